@@ -1,0 +1,1 @@
+"""The cellar: settings, clients, metric names, the command line and the embedded stack. It has no opinion about events."""

@@ -1,0 +1,77 @@
+"""`headwater`: one word a room. Each room's app file owns its command; this table only knows where to find it."""
+
+import sys
+from importlib import import_module
+from typing import Annotated
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from infra.errors import EXIT_CONFIG, EXIT_HALTED, ConfigError, Halted
+
+# command -> (module:attribute of a typer app, what it does); imported only when asked for, so that --help is fast.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "up": ("infra.embedded.app:app", "Start the whole house on this machine; Ctrl-C stops it."),
+    "doctor": ("infra.embedded.doctor:app", "Check this machine and this installation, and say what to do."),
+    "collect": ("streams.collector.app:app", "Serve the collector's HTTP doors."),
+    "worker": ("streams.runtime.app:app", "Run one stream processor: consent, identity or bandit."),
+    "warehouse": ("consumers.warehouse.app:app", "Load the stream into ClickHouse, exactly once."),
+    "decide": ("consumers.decisions.app:app", "Serve the bandit's decisions."),
+    "gauge": ("consumers.gauge.app:app", "Watch lag and serve the ops page."),
+    "topics": ("infra.topics_app:app", "Create and check Kafka topics."),
+    "contracts": ("infra.contracts_app:app", "Lint, compare, show and publish the Avro contracts."),
+    "dead": ("streams.runtime.dead_app:app", "List, show and replay dead letters."),
+    "consent": ("streams.consent.explain_app:app", "Explain what the consent policy does with an event."),
+    "experiments": ("streams.bandit.experiments_app:app", "Publish and list experiments."),
+    "keys": ("streams.collector.keys_app:app", "Make, list and revoke write keys."),
+    "simulate": ("infra.simulator.app:app", "Send a realistic day of traffic and keep a ledger of it."),
+    "reconcile": ("infra.simulator.reconcile_app:app", "Compare every layer with the ledger."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """Imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """All commands, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """The command, or None, on which click suggests near names."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        command = typer.main.get_command(getattr(import_module(module), attribute))
+        command.name = cmd_name
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """The table itself, so that help imports no room."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+app = typer.Typer(cls=LazyGroup, add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+
+
+@app.callback(epilog="Example: headwater up")
+def headwater(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Headwater: a first-party event stream, exactly once, with consent enforced on the way."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(installed("headwater"))
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: words the errors that a person can do something about."""
+    try:
+        app(prog_name="headwater")
+    except ConfigError as error:
+        typer.secho(f"headwater: {error}", fg="red", err=True)
+        sys.exit(EXIT_CONFIG)
+    except Halted as error:
+        typer.secho(f"headwater halted: {error}", fg="red", err=True)
+        sys.exit(EXIT_HALTED)

@@ -1,0 +1,18 @@
+"""An exception per meaning; only app files and the runtime catch them."""
+
+
+class ConfigError(Exception):
+    """What the user set cannot work; the message names the place and what to do. Exit code 78."""
+
+
+class Retryable(Exception):
+    """The world is at fault (Redis, Kafka, ClickHouse away): nothing is committed, back off and try the same again."""
+
+
+class Halted(Exception):
+    """Going on would do harm (too many dead letters, an impossible offset): stop and wait for a person. Exit code 75."""
+
+
+EXIT_CONFIG = 78
+EXIT_HALTED = 75
+EXIT_FENCED = 70  # an abort, a fence or a lost partition: the supervisor starts the worker again

@@ -1,0 +1,29 @@
+"""Structured logs: for people on a terminal, JSON lines elsewhere. They carry counts and reasons, never identifiers."""
+
+import logging
+import sys
+from typing import cast
+
+import structlog
+
+
+def configure_logs(stage: str) -> None:
+    """Set up logging for this process; `stage` stands in every line."""
+    human = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    structlog.contextvars.bind_contextvars(stage=stage)
+
+
+def get_logger() -> structlog.stdlib.BoundLogger:
+    """The process's logger."""
+    return cast(structlog.stdlib.BoundLogger, structlog.get_logger())

@@ -1,0 +1,99 @@
+"""Every metric of every process: its name, kind, help text and labels in one table."""
+
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+MetricName = Literal[
+    # runtime: one worker process of a stage
+    "headwater_records_total",  # records a stage has finished, by what became of them
+    "headwater_batch_seconds",  # time a stage needs for one batch
+    "headwater_commit_seconds",  # time of one Kafka transaction's end
+    "headwater_dropped_total",  # lawful drops, by reason
+    "headwater_dead_total",  # dead letters, by reason
+    "headwater_retries_total",  # batches tried again because the world was away
+    "headwater_waiting",  # 1 while a stage waits for the world
+    "headwater_halted",  # 1 once a room has stopped itself
+    "headwater_assigned_partitions",  # partitions this worker holds
+    # collector
+    "headwater_requests_total",  # requests by door and status
+    "headwater_request_seconds",  # time to answer, by door
+    "headwater_collected_total",  # events accepted, by protocol and source
+    "headwater_refused_total",  # events or requests refused, by reason
+    "headwater_spool_bytes",  # bytes waiting in the spool
+    "headwater_masked_total",  # addresses masked at the door, by source and field
+    # warehouse
+    "headwater_inserted_total",  # rows inserted, by table
+    "headwater_insert_seconds",  # time of one insert
+    "headwater_repaired_total",  # rows that a replayed intent found present or filled in
+    # decisions
+    "headwater_decisions_total",  # decisions by experiment, group and reason
+    "headwater_decision_seconds",  # time to answer
+    # gauge; names follow kafka-lag-exporter, so that existing dashboards work
+    "kafka_consumergroup_group_lag",
+    "kafka_consumergroup_group_lag_seconds",
+    "kafka_consumergroup_group_max_lag_seconds",
+    "kafka_consumergroup_group_offset",
+    "kafka_partition_latest_offset",
+]
+
+TABLE: dict[MetricName, tuple[type[Counter] | type[Gauge] | type[Histogram], str, tuple[str, ...]]] = {
+    "headwater_records_total": (Counter, "Records a stage has finished", ("stage", "outcome")),
+    "headwater_batch_seconds": (Histogram, "Seconds a stage needs for one batch", ("stage",)),
+    "headwater_commit_seconds": (Histogram, "Seconds of one commit", ("stage",)),
+    "headwater_dropped_total": (Counter, "Lawful drops", ("stage", "reason")),
+    "headwater_dead_total": (Counter, "Dead letters", ("stage", "reason")),
+    "headwater_retries_total": (Counter, "Batches tried again because the world was away", ("stage",)),
+    "headwater_waiting": (Gauge, "1 while a stage waits for the world", ("stage",)),
+    "headwater_halted": (Gauge, "1 once a room has stopped itself", ("stage",)),
+    "headwater_assigned_partitions": (Gauge, "Partitions this worker holds", ("stage",)),
+    "headwater_requests_total": (Counter, "HTTP requests", ("door", "status")),
+    "headwater_request_seconds": (Histogram, "Seconds to answer", ("door",)),
+    "headwater_collected_total": (Counter, "Events accepted", ("protocol", "source")),
+    "headwater_refused_total": (Counter, "Events or requests refused", ("door", "reason")),
+    "headwater_spool_bytes": (Gauge, "Bytes waiting in the spool", ()),
+    "headwater_masked_total": (Counter, "Addresses masked at the door", ("source", "field")),
+    "headwater_inserted_total": (Counter, "Rows inserted", ("table",)),
+    "headwater_insert_seconds": (Histogram, "Seconds of one insert", ("table",)),
+    "headwater_repaired_total": (Counter, "Rows a replayed intent found or filled", ("table", "found")),
+    "headwater_decisions_total": (Counter, "Decisions", ("experiment", "group", "reason")),
+    "headwater_decision_seconds": (Histogram, "Seconds to answer a decision", ()),
+    "kafka_consumergroup_group_lag": (Gauge, "Offset lag", ("group", "topic", "partition")),
+    "kafka_consumergroup_group_lag_seconds": (Gauge, "Time lag", ("group", "topic", "partition")),
+    "kafka_consumergroup_group_max_lag_seconds": (Gauge, "Largest time lag of a group", ("group",)),
+    "kafka_consumergroup_group_offset": (Gauge, "Committed offset", ("group", "topic", "partition")),
+    "kafka_partition_latest_offset": (Gauge, "Last stable offset", ("topic", "partition")),
+}
+
+
+class Metrics:
+    """The metrics of one process, made on first use, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._made: dict[str, Counter | Gauge | Histogram] = {}
+
+    def _get(self, name: MetricName) -> Counter | Gauge | Histogram:
+        made = self._made.get(name)
+        if made is None:
+            kind, text, labels = TABLE[name]
+            made = self._made[name] = kind(name, text, labels, registry=self.registry)
+        return made
+
+    def count(self, name: MetricName, amount: float = 1, **labels: str) -> None:
+        """Add to a counter."""
+        metric = self._get(name)
+        assert isinstance(metric, Counter)  # noqa: S101 - TABLE and call disagree: our own fault, crash loudly
+        (metric.labels(**labels) if labels else metric).inc(amount)
+
+    def set(self, name: MetricName, value: float, **labels: str) -> None:
+        """Set a gauge."""
+        metric = self._get(name)
+        assert isinstance(metric, Gauge)  # noqa: S101 - as above
+        (metric.labels(**labels) if labels else metric).set(value)
+
+    def observe(self, name: MetricName, seconds: float, **labels: str) -> None:
+        """Record one duration in seconds."""
+        metric = self._get(name)
+        assert isinstance(metric, Histogram)  # noqa: S101 - as above
+        (metric.labels(**labels) if labels else metric).observe(seconds)

@@ -1,0 +1,35 @@
+"""One master secret, and every key derived from it by name (HKDF-SHA256, RFC 5869)."""
+
+import hashlib
+import hmac
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from infra.errors import ConfigError
+
+
+class Secret:
+    """The master secret. It is never printed: `repr` shows no part of it."""
+
+    def __init__(self, master: str) -> None:
+        if len(master) < 32:
+            raise ConfigError("the master secret needs at least 32 characters, e.g. from `openssl rand -hex 32`")
+        self._master = master.encode()
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+    def derive(self, label: str, salt: bytes | None = None) -> bytes:
+        """The 32-byte key named `label`; the same label and salt give the same key on every machine."""
+        return HKDF(SHA256(), 32, salt, b"headwater/" + label.encode()).derive(self._master)
+
+
+def sha256_hex(text: str) -> str:
+    """Hex SHA-256, for things that are compared but never needed again in clear, such as write keys."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def same(a: str, b: str) -> bool:
+    """Equality in constant time."""
+    return hmac.compare_digest(a.encode(), b.encode())

@@ -1,0 +1,120 @@
+"""Everything that differs between two installations, read once at the start of a command.
+
+Sources, strongest first: `HEADWATER_*` environment variables, `<state_dir>/house.json` (written by `headwater up`, so that
+every other command finds the running house), defaults.
+"""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from infra.errors import ConfigError
+from infra.secrets import Secret
+
+PACKAGED_CONTRACTS = Path(__file__).resolve().parent.parent / "schemas"
+
+
+class Settings(BaseSettings):
+    """One installation's addresses, files and secrets. Build it with `load_settings`, which words errors for people."""
+
+    model_config = SettingsConfigDict(env_prefix="HEADWATER_", extra="forbid", frozen=True)
+
+    kafka: str = Field("127.0.0.1:9092", description="bootstrap servers, host:port, comma separated")
+    kafka_options: dict[str, str] = Field({}, description="librdkafka options for every client, e.g. TLS and SASL, as JSON")
+    replication: int = Field(1, ge=1, description="replication factor of the topics that `topics apply` creates")
+    partitions: int = Field(4, ge=1, description="partitions of the event topics that `topics apply` creates")
+    redis: str = Field("redis://127.0.0.1:6379/0", description="Redis URL")
+    clickhouse: str = Field("http://127.0.0.1:8123", description="ClickHouse HTTP interface; user and password in the URL")
+    clickhouse_database: str = "headwater"
+    schema_registry: str | None = Field(None, description="Confluent-compatible registry to push contracts to")
+
+    contracts: Path = Field(PACKAGED_CONTRACTS, description="folder of *.avsc and lock.json")
+    policy: Path | None = Field(None, description="consent policy (YAML); the packaged one when absent")
+    write_keys: Path | None = Field(None, description="hashed write keys (JSON); <state_dir>/write-keys.json when absent")
+    secret: SecretStr | None = Field(None, description="master secret, at least 32 characters")
+    secret_file: Path | None = Field(None, description="file that holds the master secret; <state_dir>/secret when absent")
+    state_dir: Path = Field(Path(".headwater"), description="what outlives a restart: spool, key ring, embedded data")
+
+    collector_url: str = "http://127.0.0.1:8080"
+    decisions_url: str = "http://127.0.0.1:8081"
+    gauge_url: str = "http://127.0.0.1:8082"
+    ops_token: SecretStr | None = Field(None, description="token of the ops page and the privacy commands")
+
+    slot: str = Field(
+        "0", description="name of this worker's place in its group; static membership and transactions hang on it"
+    )
+    metrics_port: int = Field(0, ge=0, le=65535, description="port of a worker's /metrics on loopback; 0 = none")
+    commit_interval_s: float = Field(0.1, gt=0, le=5)
+    batch_records: int = Field(10_000, ge=1, le=100_000, description="records polled at once")
+    session_timeout_s: float = Field(6.0, ge=6, description="how long a stopped worker keeps its partitions")
+    transaction_timeout_s: float = Field(30.0, ge=1)
+    dead_letter_limit: float = Field(0.5, gt=0, le=1, description="share of dead letters in 1,000 records that halts a room")
+    stuck_after_s: float = Field(60.0, gt=0, description="a partition with records and without progress restarts its worker")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment before the running house's file; no dotenv and no secrets folder."""
+        return init_settings, env_settings
+
+    @cached_property
+    def master(self) -> Secret:
+        """The master secret, from which every key is derived. ConfigError where there is none or it is too short."""
+        if self.secret is not None:
+            return Secret(self.secret.get_secret_value())
+        file = self.secret_file or self.state_dir / "secret"
+        try:
+            return Secret(file.read_text().strip())
+        except FileNotFoundError:
+            raise ConfigError(
+                f"no master secret: set HEADWATER_SECRET or HEADWATER_SECRET_FILE, or write at least 32 characters to {file} "
+                "(`headwater up` makes one)"
+            ) from None
+
+    @property
+    def write_keys_file(self) -> Path:
+        """Where the hashed write keys lie."""
+        return self.write_keys or self.state_dir / "write-keys.json"
+
+    @property
+    def keyring_dir(self) -> Path:
+        """Where the salts of the daily payload keys lie; deleting one destroys that day's payloads."""
+        return self.state_dir / "keyring"
+
+    def kafka_config(self, **options: Any) -> dict[str, Any]:
+        """librdkafka configuration: address, the installation's options, then the caller's (with dots written as `_`)."""
+        given = {name.replace("_", "."): value for name, value in options.items()}
+        return {"bootstrap.servers": self.kafka, **self.kafka_options, **given}
+
+
+def house_file(state_dir: Path) -> Path:
+    """The file in which `headwater up` says where the running house is."""
+    return state_dir / "house.json"
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings for this command; ConfigError names the variable that is wrong and what it should be."""
+    try:
+        state_dir = Settings(**overrides).state_dir
+        file = house_file(state_dir)
+        if not file.exists():
+            return Settings(**overrides)
+        house = json.loads(file.read_text())
+        from_environment = Settings(**overrides).model_fields_set
+        return Settings(**{**{k: v for k, v in house.items() if k not in from_environment}, **overrides})
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{file}, line {error.lineno}: {error.msg}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        raise ConfigError(f"HEADWATER_{name}: {first['msg']} (got {first['input']!r:.80})") from None

@@ -1,0 +1,48 @@
+"""The one table of topics: contract, key, partitions, retention. `headwater topics apply` makes Kafka look like it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic. Its contract is the newest of the same name in `schemas/`."""
+
+    name: str
+    key: str
+    """What its records are keyed by, in words."""
+    retention_days: int | None
+    """None = compacted."""
+    spread: Literal["events", "one"] = "events"
+    """`events`: as many partitions as the installation's `partitions`, so that keys meet; `one`: a single partition."""
+
+    def config(self) -> dict[str, str]:
+        """Kafka's topic configuration."""
+        # Records grow along the way (raw < consented < resolved < dead), so a prepended column never makes one too large.
+        size = {"max.message.bytes": str(MAX_BYTES.get(self.name, 4_194_304))}
+        if self.retention_days is None:
+            return {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1", **size}
+        return {"cleanup.policy": "delete", "retention.ms": str(self.retention_days * DAY_MS), **size}
+
+
+MAX_BYTES = {"events.raw": 1_048_576, "events.consented": 1_310_720, "events.resolved": 1_572_864, "events.dead": 4_194_304}
+
+TOPICS: dict[str, Topic] = {
+    topic.name: topic
+    for topic in (
+        Topic("events.raw", "subject: pseudonym of the strongest id at the door", 7),
+        Topic("events.consented", "subject; random where anonymised", 7),
+        Topic("events.resolved", "profile_id; random where anonymous", 7),
+        Topic("events.dead", "source topic:partition:offset", 14),
+        Topic("stream.counts", "stage", 7, "one"),
+        Topic("consent.audit", "site", 30),
+        Topic("identity.merges", "node", None),
+        Topic("bandit.experiments", "experiment", None, "one"),
+        Topic("bandit.decisions", "visitor; decision where there is none", 30),
+        Topic("bandit.outcomes", "decision", 30),
+        Topic("bandit.stats", "experiment|epoch|hour|arm|source partition, on the source's partition", None),
+        Topic("bandit.snapshots", "experiment", None, "one"),
+    )
+}

@@ -1,0 +1,1 @@
+"""The machine room: turns a stage into a Faust worker over librdkafka, exactly once."""

@@ -1,0 +1,102 @@
+"""The stage contract: a batch in, three trays out. Stages never see Kafka, clocks or sockets of their own making."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records of one partition in offset order, as columns: `keys[i]`, `values[i]` and `offsets[i]` are one record."""
+
+    topic: str
+    partition: int
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    """None is a tombstone."""
+    offsets: Sequence[int]
+    """Growing, but not gapless: transactions leave holes."""
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class Output(NamedTuple):
+    """One record for an exit. It carries nothing of its input: key and value are what the stage sets."""
+
+    key: bytes | None
+    value: bytes | None
+    partition: int = -1
+    """-1: Kafka's default partitioner (murmur2 of the key)."""
+
+
+class Dead(NamedTuple):
+    """One record nobody can use: its place in the batch, a typed reason, and a detail that holds no value of it."""
+
+    index: int
+    reason: str
+    detail: str
+
+
+class Cell(NamedTuple):
+    """What `stream.counts` counts by. `minute` is the start of the minute of collector time, milliseconds UTC."""
+
+    minute: int
+    source: str
+    event_name: str
+    outcome: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one batch. A one-to-one stage conserves: records in = `passed` + dropped + dead."""
+
+    out: dict[str, list[Output]] = field(default_factory=dict)
+    """Exit (topic) -> records, in order."""
+    passed: int = 0
+    """Input records that left through the stage's main exit, or were taken in by a stage that has none."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Lawful drops by reason (a closed enum of the room)."""
+    dead: list[Dead] = field(default_factory=list)
+    counts: Counter[Cell] = field(default_factory=Counter)
+    """Deltas for `stream.counts`; heartbeats are not counted."""
+    after_commit: list[Callable[[], None]] = field(default_factory=list)
+    """Called once the transaction is committed (a broker's ack is not a commit). May be lost in a crash: must be optional."""
+
+
+class Stage(Protocol):
+    """One room's work. `handle` is called from one thread at a time; what it does outside Kafka is idempotent and monotone.
+
+    Data at fault goes to the dead tray; the world at fault raises `Retryable` (the same batch comes again); anything
+    else that is raised is our own fault and ends the worker.
+    """
+
+    name: str
+    """Stage and consumer group are called `headwater.<name>`."""
+    inputs: tuple[str, ...]
+    """Topics read in the group; partitions of equal number meet in one worker."""
+    broadcast: tuple[str, ...]
+    """Topics that every worker reads whole and keeps following, for settings and cache invalidation."""
+    restore: tuple[str, ...]
+    """Compacted topics whose partition p is read to its end before the first batch of partition p."""
+
+    def handle(self, batch: Batch, now: float) -> Outcome:
+        """Work on one batch at time `now` (seconds since the epoch, UTC)."""
+        ...
+
+    def on_broadcast(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
+        """Take in (key, value) records of a broadcast topic; called before the first batch with all there is."""
+        ...
+
+    def on_restore(self, topic: str, partition: int, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
+        """Take in (key, value) records of a restored partition, oldest first."""
+        ...
+
+    def on_revoke(self, partition: int) -> None:
+        """Forget what was restored or kept for a partition that this worker no longer holds."""
+        ...
+
+    def on_tick(self, now: float) -> dict[str, list[Output]]:
+        """Called between transactions about once a second; what it returns joins the next transaction (e.g. snapshots)."""
+        ...

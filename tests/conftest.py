@@ -1,0 +1,39 @@
+"""Real components for tests: one embedded Kafka, Redis and ClickHouse a session, on free ports, in temporary folders."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Bootstrap address of a real broker."""
+    from infra.embedded.kafka import EmbeddedKafka
+
+    with EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker.address
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real Redis; use a fresh database number or flush it where a test needs it empty."""
+    from infra.embedded.redis import EmbeddedRedis
+
+    with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def clickhouse_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of the embedded ClickHouse endpoint; use a database of your own in it."""
+    from infra.embedded.clickhouse import EmbeddedClickHouse
+
+    with EmbeddedClickHouse(tmp_path_factory.mktemp("clickhouse")) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def contracts_dir() -> Path:
+    """The packaged contracts; copy the folder before changing it."""
+    return Path(__file__).resolve().parent.parent / "schemas"
