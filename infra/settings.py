@@ -44,9 +44,7 @@ class Settings(BaseSettings):
     gauge_url: str = "http://127.0.0.1:8082"
     ops_token: SecretStr | None = Field(None, description="token of the ops page and the privacy commands")
 
-    slot: str = Field(
-        "0", description="name of this worker's place in its group; static membership and transactions hang on it"
-    )
+    slot: str = Field("0", description="this worker's place in its group; static membership and transactions hang on it")
     metrics_port: int = Field(0, ge=0, le=65535, description="port of a worker's /metrics on loopback; 0 = none")
     commit_interval_s: float = Field(0.1, gt=0, le=5)
     batch_records: int = Field(10_000, ge=1, le=100_000, description="records polled at once")
@@ -58,11 +56,11 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings gives all five
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment before the running house's file; no dotenv and no secrets folder."""
         return init_settings, env_settings

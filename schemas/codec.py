@@ -59,7 +59,7 @@ def _read(stream: BytesIO, schema: Any) -> Record:
 
 
 def encode_columns(contract: Contract) -> Callable[[Record], bytes]:
-    """A function that encodes the prepended columns of a derived contract, header included: what stands before the old bytes."""
+    """A function that encodes a derived contract's header and prepended columns: what stands before the old bytes."""
     schema, header = contract.columns(), contract.header
 
     def columns(record: Record) -> bytes:

@@ -1,8 +1,8 @@
 """The contracts of one folder: every version ever published, its id, and which id a stage writes for an id it read.
 
-Files: `<topic>.avsc` are the current contracts. `derived.json` names the columns that the consent and identity stages prepend; the
-contracts of `events.consented` and `events.resolved` are generated from it. `lock.json` holds every published version
-with its id; ids are only ever allocated, never changed or freed.
+Files: `<topic>.avsc` are the current contracts. `derived.json` names the columns that the consent and identity stages
+prepend; the contracts of `events.consented` and `events.resolved` are generated from it. `lock.json` holds every
+published version with its id; ids are only ever allocated, never changed or freed.
 """
 
 import fcntl
