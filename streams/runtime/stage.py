@@ -32,9 +32,9 @@ class Output(NamedTuple):
 
 
 class Dead(NamedTuple):
-    """One record nobody can use: its place in the batch, a typed reason, and a detail that holds no value of it."""
+    """One record nobody can use: its position in the batch, a typed reason, and a detail that holds no value of it."""
 
-    index: int
+    at: int
     reason: str
     detail: str
 
