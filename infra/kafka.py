@@ -43,4 +43,5 @@ def reader(settings: Settings, group: str, **options: Any) -> ck.Consumer:
 
 def admin(settings: Settings) -> AdminClient:
     """An admin client."""
-    return AdminClient(settings.kafka_config())
+    # librdkafka's own log would repeat every refused connection; what an admin call raises says it once.
+    return AdminClient({**settings.kafka_config(), "log_level": 2})

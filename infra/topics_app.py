@@ -16,6 +16,7 @@ from infra.settings import Settings, load_settings
 from schemas.topics import TOPICS, Topic
 
 TIMEOUT_S = 30.0
+CONNECT_S = 10.0
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Create and check Kafka topics.")
 
@@ -112,7 +113,7 @@ def _partition_conflict(name: str, target: Shape, found: int) -> str:
 
 def observe(client: Any, names: Iterable[str], timeout_s: float = TIMEOUT_S) -> dict[str, Shape]:
     """The shape of those of the topics that exist."""
-    listed = client.list_topics(timeout=timeout_s).topics
+    listed = client.list_topics(timeout=min(timeout_s, CONNECT_S)).topics
     existing = [name for name in names if name in listed and listed[name].error is None]
     if not existing:
         return {}

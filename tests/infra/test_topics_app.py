@@ -95,12 +95,13 @@ def test_apply_creates_then_does_nothing_then_repairs(kafka: str) -> None:
 def test_apply_refuses_to_grow_and_changes_nothing_before(kafka: str) -> None:
     """A partition-count mismatch stops everything, also the creation of other topics."""
     settings = load_settings(kafka=kafka, partitions=2)
-    for future in admin(settings).create_topics([NewTopic("topics-app.small", 1, 1)]).values():
+    client = admin(settings)
+    for future in client.create_topics([NewTopic("topics-app.small", 1, 1)]).values():
         future.result(30)
     topics = (Topic("topics-app.small", "subject", 7), Topic("topics-app.never", "subject", 7))
     with pytest.raises(ConfigError, match=r"topics-app\.small has 1 partitions, wanted 2"):
         apply(settings, topics)
-    assert "topics-app.never" not in admin(settings).list_topics(timeout=30).topics
+    assert "topics-app.never" not in client.list_topics(timeout=30).topics
 
 
 def test_the_command_says_what_it_did(kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
