@@ -1,0 +1,31 @@
+"""Runs a command that dies with us: `python leash.py PARENT_PID COMMAND...`.
+
+On Linux the kernel kills the command when its parent is gone (`prctl(2)`, PR_SET_PDEATHSIG), however the parent ended. This
+little program sets that and becomes the command, so that no Python code has to run between fork and exec in a process that
+may have threads. The kernel means the parent *thread*: start children from a thread that lives as long as they should.
+Elsewhere the command is started without a leash, and only an orderly stop ends it.
+
+This file runs with `python -I -S`: it imports the standard library only.
+"""
+
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str]) -> None:
+    """Become the command, on a leash."""
+    parent, command = int(arguments[0]), arguments[1:]
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it died before the leash was on
+            sys.exit(1)
+    os.execvp(command[0], command)  # noqa: S606 - no shell is wanted; the command comes from our own code
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,41 @@
+"""Ports on loopback: which are free, and which of ours stay the same over a restart."""
+
+import random
+import socket
+
+LOOPBACK = "127.0.0.1"
+# Below the range from which Linux takes the ports of outgoing connections (32768 upwards), so that a port that we keep
+# while its server restarts is not given to somebody's client in the meantime.
+LOWEST, HIGHEST = 20_000, 32_000
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on `port` of loopback now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True
+
+
+def is_served(port: int, timeout_s: float = 0.5) -> bool:
+    """Whether something accepts connections on `port` of loopback."""
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout_s):
+            return True
+    except OSError:
+        return False
+
+
+def free_port(wanted: int = 0) -> int:
+    """`wanted` when it is free; otherwise any free port outside the range of outgoing connections."""
+    if wanted and is_free(wanted):
+        return wanted
+    chooser = random.SystemRandom()
+    for _ in range(1_000):
+        port = chooser.randrange(LOWEST, HIGHEST)
+        if is_free(port):
+            return port
+    raise OSError(f"no free port between {LOWEST} and {HIGHEST} on {LOOPBACK}")
