@@ -1,18 +1,38 @@
 """Kafka clients as the house wants them. librdkafka's queues are bounded here, so that memory is bounded everywhere."""
 
+import time
 from typing import Any
 
 import confluent_kafka as ck
 from confluent_kafka.admin import AdminClient
 
+from infra.logs import get_logger
 from infra.settings import Settings
+
+REPEAT_S = 30.0
+
+_reported: dict[str, float] = {}
+
+
+def report(error: ck.KafkaError) -> None:
+    """Log a client's error once in a while: librdkafka repeats a refused connection many times a second."""
+    now = time.monotonic()
+    if now - _reported.get(error.name(), -REPEAT_S) >= REPEAT_S:
+        _reported[error.name()] = now
+        get_logger().warning("kafka", error=error.name(), text=error.str())
+
+
+def _client(settings: Settings, options: dict[str, Any]) -> dict[str, Any]:
+    # librdkafka's own log goes to stderr unstructured; what matters of it comes through the error callback.
+    return {**settings.kafka_config(**options), "log_level": 0, "error_cb": report}
 
 
 def producer(settings: Settings, **options: Any) -> ck.Producer:
     """A producer that answers for durability (acks=all, idempotent) and partitions as Java clients do (murmur2)."""
     return ck.Producer(
-        settings.kafka_config(
-            **{
+        _client(
+            settings,
+            {
                 "acks": "all",
                 "enable_idempotence": "true",
                 "partitioner": "murmur2_random",
@@ -20,7 +40,7 @@ def producer(settings: Settings, **options: Any) -> ck.Producer:
                 "linger_ms": 5,
                 "queue_buffering_max_kbytes": 131_072,
                 **options,
-            }
+            },
         )
     )
 
@@ -28,20 +48,20 @@ def producer(settings: Settings, **options: Any) -> ck.Producer:
 def reader(settings: Settings, group: str, **options: Any) -> ck.Consumer:
     """A consumer of committed records only, without automatic commits; 32 MB of prefetched records at the most."""
     return ck.Consumer(
-        settings.kafka_config(
-            **{
+        _client(
+            settings,
+            {
                 "group_id": group,
                 "enable_auto_commit": "false",
                 "isolation_level": "read_committed",
                 "queued_max_messages_kbytes": 32_768,
                 "fetch_wait_max_ms": 50,
                 **options,
-            }
+            },
         )
     )
 
 
 def admin(settings: Settings) -> AdminClient:
     """An admin client."""
-    # librdkafka's own log would repeat every refused connection; what an admin call raises says it once.
-    return AdminClient({**settings.kafka_config(), "log_level": 2})
+    return AdminClient(_client(settings, {}))

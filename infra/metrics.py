@@ -14,6 +14,7 @@ MetricName = Literal[
     "headwater_retries_total",  # batches tried again because the world was away
     "headwater_waiting",  # 1 while a stage waits for the world
     "headwater_halted",  # 1 once a room has stopped itself
+    "headwater_cells_folded_total",  # events counted as `other` because a minute had too many cells
     "headwater_assigned_partitions",  # partitions this worker holds
     # collector
     "headwater_requests_total",  # requests by door and status
@@ -46,6 +47,7 @@ TABLE: dict[MetricName, tuple[type[Counter] | type[Gauge] | type[Histogram], str
     "headwater_retries_total": (Counter, "Batches tried again because the world was away", ("stage",)),
     "headwater_waiting": (Gauge, "1 while a stage waits for the world", ("stage",)),
     "headwater_halted": (Gauge, "1 once a room has stopped itself", ("stage",)),
+    "headwater_cells_folded_total": (Counter, "Events counted as `other`", ("stage",)),
     "headwater_assigned_partitions": (Gauge, "Partitions this worker holds", ("stage",)),
     "headwater_requests_total": (Counter, "HTTP requests", ("door", "status")),
     "headwater_request_seconds": (Histogram, "Seconds to answer", ("door",)),

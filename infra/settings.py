@@ -45,7 +45,8 @@ class Settings(BaseSettings):
     ops_token: SecretStr | None = Field(None, description="token of the ops page and the privacy commands")
 
     slot: str = Field("0", description="this worker's place in its group; static membership and transactions hang on it")
-    metrics_port: int = Field(0, ge=0, le=65535, description="port of a worker's /metrics on loopback; 0 = none")
+    metrics_port: int = Field(0, ge=0, le=65535, description="port of a worker's /metrics; 0 = none")
+    metrics_host: str = Field("127.0.0.1", description="address of a worker's /metrics; loopback unless told otherwise")
     commit_interval_s: float = Field(0.1, gt=0, le=5)
     batch_records: int = Field(10_000, ge=1, le=100_000, description="records polled at once")
     session_timeout_s: float = Field(6.0, ge=6, description="how long a stopped worker keeps its partitions")

@@ -1,0 +1,68 @@
+"""The least a stage can do, as a worker of its own: copies records to another topic, same partition.
+
+    python -m bench.passthrough '{"source": "a", "sink": "b", "name": "copy", "settings": {...}}'
+
+`settings` are Headwater's; `sleep_s` makes each batch slow, `consumer` names another consumer class (module:class).
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
+
+from infra.metrics import Metrics
+from infra.settings import Settings
+from streams.runtime.first_start import begin_at_earliest
+from streams.runtime.stage import Batch, Outcome, Output
+from streams.runtime.transport import Transport
+from streams.runtime.worker import Worker, run
+
+
+class PassThrough:
+    """Copies every record."""
+
+    broadcast: tuple[str, ...] = ()
+    restore: tuple[str, ...] = ()
+
+    def __init__(self, name: str, source: str, sink: str, sleep_s: float = 0) -> None:
+        self.name = name
+        self.inputs: tuple[str, ...] = (source,)
+        self._sink = sink
+        self._sleep_s = sleep_s
+
+    def handle(self, batch: Batch, now: float) -> Outcome:  # noqa: ARG002 - the stage contract gives the time
+        """Each record as it came, to the partition it came from."""
+        if self._sleep_s:
+            time.sleep(self._sleep_s)
+        out = [Output(k, v, batch.partition) for k, v in zip(batch.keys, batch.values, strict=True)]
+        return Outcome({self._sink: out}, passed=len(batch))
+
+    def on_broadcast(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
+        """Has none."""
+
+    def on_restore(self, topic: str, partition: int, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
+        """Has none."""
+
+    def on_revoke(self, partition: int) -> None:
+        """Keeps nothing."""
+
+    def on_tick(self, now: float) -> dict[str, list[Output]]:  # noqa: ARG002 - the stage contract gives the time
+        """Says nothing."""
+        return {}
+
+
+def main(given: dict[str, Any]) -> None:
+    """Run the worker until a signal stops it."""
+    settings = Settings(**given["settings"])
+    worker = Worker(settings, PassThrough(given["name"], given["source"], given["sink"], given.get("sleep_s", 0)), Metrics())
+    if "consumer" in given:
+        module, name = given["consumer"].split(":")
+        Transport.Consumer = getattr(import_module(module), name)
+    begin_at_earliest(settings, worker.group, worker.stage.inputs)
+    run(worker)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

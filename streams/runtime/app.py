@@ -1,0 +1,56 @@
+"""`headwater worker`: one worker of one stream processor."""
+
+from enum import StrEnum
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+class Room(StrEnum):
+    """The stream processors."""
+
+    CONSENT = "consent"
+    IDENTITY = "identity"
+    BANDIT = "bandit"
+
+
+class Start(StrEnum):
+    """Where partitions without a committed offset begin."""
+
+    COMMITTED = "committed"
+    EARLIEST = "earliest"
+
+
+@app.command(epilog="Example: headwater worker consent --slot 1 --metrics-port 9101")
+def worker(
+    room: Annotated[Room, typer.Argument(help="Which stream processor.")],
+    slot: Annotated[str | None, typer.Option(help="This worker's place in its group; one running worker a slot.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Port of /metrics.")] = None,
+    begin: Annotated[
+        Start,
+        typer.Option("--from", help="`earliest`: partitions without a usable committed offset begin at their first record."),
+    ] = Start.COMMITTED,
+) -> None:
+    """Run one worker. Several workers of a room share its partitions; each needs a slot of its own."""
+    from prometheus_client import start_http_server
+
+    from infra.logs import configure_logs
+    from infra.metrics import Metrics
+    from infra.settings import load_settings
+    from streams.runtime.first_start import begin_at_earliest
+    from streams.runtime.worker import Worker, run
+
+    configure_logs(room.value)
+    given: dict[str, Any] = {"slot": slot, "metrics_port": metrics_port}
+    settings = load_settings(**{name: value for name, value in given.items() if value is not None})
+    metrics = Metrics()
+    if settings.metrics_port:
+        start_http_server(settings.metrics_port, settings.metrics_host, metrics.registry)
+    stage = import_module(f"streams.{room.value}.app").build(settings, metrics)
+    made = Worker(settings, stage, metrics)
+    if begin is Start.EARLIEST:
+        begin_at_earliest(settings, made.group, stage.inputs)
+    run(made)

@@ -1,0 +1,58 @@
+"""Deltas for `stream.counts`, bounded: past the cell limit a minute, events are counted as `other` of their source."""
+
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+
+from schemas.codec import encode
+from schemas.registry import Registry
+from streams.runtime.stage import Cell, Output
+
+CELLS_A_MINUTE = 2_000
+MINUTES_REMEMBERED = 120
+OTHER = "other"
+
+
+class CellCounts:
+    """Counts of one worker since its last commit."""
+
+    def __init__(self, registry: Registry, stage: str) -> None:
+        self._registry = registry
+        self._stage = stage
+        self._pending: Counter[Cell] = Counter()
+        self._seen: OrderedDict[int, set[Cell]] = OrderedDict()
+
+    def add(self, counts: Mapping[Cell, int]) -> int:
+        """Take in one batch's counts; returns how many events went to `other`."""
+        folded = 0
+        for cell, n in counts.items():
+            counted = self._bounded(cell)
+            if counted is not cell:
+                folded += n
+            self._pending[counted] += n
+        return folded
+
+    def _bounded(self, cell: Cell) -> Cell:
+        seen = self._seen.get(cell.minute)
+        if seen is None:
+            seen = self._seen[cell.minute] = set()
+            while len(self._seen) > MINUTES_REMEMBERED:
+                self._seen.popitem(last=False)
+        if cell in seen:
+            return cell
+        if len(seen) >= CELLS_A_MINUTE:
+            return cell._replace(event_name=OTHER)
+        seen.add(cell)
+        return cell
+
+    def take(self) -> dict[str, list[Output]]:
+        """The records for `stream.counts`, and start again from zero."""
+        if not self._pending:
+            return {}
+        contract = self._registry.latest("stream.counts")
+        pending, self._pending = self._pending, Counter()
+        key = self._stage.encode()
+        return {
+            "stream.counts": [
+                Output(key, encode(contract, {"stage": self._stage, **cell._asdict(), "n": n})) for cell, n in pending.items()
+            ]
+        }

@@ -1,0 +1,54 @@
+"""The explicit first start of a group: partitions without a usable committed offset begin at their earliest record."""
+
+import time
+
+import confluent_kafka as ck
+
+from infra.errors import ConfigError, Retryable
+from infra.kafka import reader
+from infra.logs import get_logger
+from infra.settings import Settings
+from streams.runtime.follow import partitions_of, stable_end
+
+GROUP_EMPTY_S = 60.0
+
+
+def begin_at_earliest(settings: Settings, group: str, topics: tuple[str, ...]) -> int:
+    """Commit the earliest offset for each partition that has none (or one whose record is deleted); returns how many.
+
+    ConfigError when the group has members that hold such partitions for longer than a minute: only an empty group can be moved.
+    """
+    consumer = reader(settings, group)
+    try:
+        deadline = time.monotonic() + GROUP_EMPTY_S
+        while True:
+            missing = _without_offset(consumer, topics)
+            if not missing:
+                return 0
+            try:
+                consumer.commit(offsets=missing, asynchronous=False)
+            except ck.KafkaException as error:
+                if time.monotonic() > deadline:
+                    raise ConfigError(
+                        f"group {group} is at work: stop its workers, then start once with --from earliest"
+                    ) from error
+                time.sleep(1)
+                continue
+            get_logger().info("first start", group=group, partitions=len(missing))
+            return len(missing)
+    finally:
+        consumer.close()
+
+
+def _without_offset(consumer: ck.Consumer, topics: tuple[str, ...]) -> list[ck.TopicPartition]:
+    wanted = [ck.TopicPartition(topic, partition) for topic in topics for partition in partitions_of(consumer, topic)]
+    try:
+        committed = consumer.committed(wanted, timeout=30)
+    except ck.KafkaException as error:
+        raise Retryable(f"no committed offsets: {error.args[0].name()}") from error
+    missing = []
+    for tp in committed:
+        first, _ = stable_end(consumer, tp.topic, tp.partition)
+        if tp.offset < first:
+            missing.append(ck.TopicPartition(tp.topic, tp.partition, first))
+    return missing

@@ -1,0 +1,131 @@
+"""Reading topics outside the group: a compacted partition to its end (restore), and topics every worker follows whole."""
+
+import queue
+import threading
+from collections.abc import Iterator
+
+import confluent_kafka as ck
+
+from infra.errors import Retryable
+from infra.kafka import reader
+from infra.settings import Settings
+
+KeyValue = tuple[bytes | None, bytes | None]
+
+CHUNK = 5_000
+ADMIN_S = 30.0
+
+
+def stable_end(consumer: ck.Consumer, topic: str, partition: int) -> tuple[int, int]:
+    """(first offset, last stable offset) of a partition, as the broker says now."""
+    try:
+        first, end = consumer.get_watermark_offsets(ck.TopicPartition(topic, partition), timeout=ADMIN_S)
+    except ck.KafkaException as error:
+        raise Retryable(f"no offsets of {topic}:{partition}: {error.args[0].name()}") from error
+    return int(first), int(end)
+
+
+def read_partition(settings: Settings, topic: str, partition: int) -> Iterator[list[KeyValue]]:
+    """All committed records of one partition, oldest first, up to the end it had when the reading began."""
+    consumer = reader(settings, "headwater.restore", enable_partition_eof="true")
+    try:
+        first, end = stable_end(consumer, topic, partition)
+        if first >= end:
+            return
+        consumer.assign([ck.TopicPartition(topic, partition, first)])
+        while True:
+            records = consumer.consume(CHUNK, 1.0)
+            yield [(record.key(), record.value()) for record in records if record.error() is None]
+            if any(_is_end(record) for record in records):
+                return
+    finally:
+        consumer.close()
+
+
+def _is_end(record: ck.Message) -> bool:
+    error = record.error()
+    if error is None:
+        return False
+    if error.code() == ck.KafkaError._PARTITION_EOF:
+        return True
+    if error.retriable() or error.code() in (ck.KafkaError._TRANSPORT, ck.KafkaError._ALL_BROKERS_DOWN):
+        return False
+    raise ck.KafkaException(error)
+
+
+def partitions_of(consumer: ck.Consumer, topic: str) -> list[int]:
+    """Partition numbers of a topic. Retryable while it is unknown."""
+    metadata = consumer.list_topics(topic, timeout=ADMIN_S).topics[topic]
+    if metadata.error is not None or not metadata.partitions:
+        raise Retryable(f"topic {topic} is not there: run `headwater topics apply`")
+    return sorted(metadata.partitions)
+
+
+class Follower:
+    """Follows topics whole, in a thread of its own. What it has read waits in a bounded queue until `take`."""
+
+    def __init__(self, settings: Settings, topics: tuple[str, ...]) -> None:
+        self._settings = settings
+        self._topics = topics
+        self._read: queue.Queue[tuple[str, list[KeyValue]]] = queue.Queue(maxsize=64)
+        self._stop = threading.Event()
+        self._caught_up = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
+        self.failure: BaseException | None = None
+
+    def start(self) -> None:
+        """Begin to read."""
+        if self._topics:
+            self._thread.start()
+        else:
+            self._caught_up.set()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(10)
+
+    def take(self) -> Iterator[tuple[str, list[KeyValue]]]:
+        """(topic, records) read since the last call, without waiting. Raises what ended the thread, if anything did."""
+        if self.failure is not None:
+            raise self.failure
+        while True:
+            try:
+                yield self._read.get_nowait()
+            except queue.Empty:
+                return
+
+    @property
+    def caught_up(self) -> bool:
+        """All that was there when the follower started has been read (and waits in the queue or was taken)."""
+        return self._caught_up.is_set()
+
+    def _run(self) -> None:
+        consumer = reader(self._settings, "headwater.follow", enable_partition_eof="true")
+        try:
+            waiting = {(topic, partition) for topic in self._topics for partition in partitions_of(consumer, topic)}
+            consumer.assign([ck.TopicPartition(t, p, ck.OFFSET_BEGINNING) for t, p in sorted(waiting)])
+            while not self._stop.is_set():
+                self._pass_on(consumer.consume(CHUNK, 0.2), waiting)
+        except BaseException as error:  # the worker raises it in its own thread: nothing may die here unseen
+            self.failure = error
+        finally:
+            consumer.close()
+
+    def _pass_on(self, records: list[ck.Message], waiting: set[tuple[str, int]]) -> None:
+        read: dict[str, list[KeyValue]] = {}
+        for record in records:
+            if record.error() is None:
+                read.setdefault(record.topic(), []).append((record.key(), record.value()))
+            elif _is_end(record):
+                waiting.discard((record.topic(), record.partition()))
+        for item in read.items():
+            while not self._stop.is_set():
+                try:
+                    self._read.put(item, timeout=0.5)
+                    break
+                except queue.Full:
+                    continue
+        if not waiting:
+            self._caught_up.set()

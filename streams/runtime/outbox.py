@@ -1,0 +1,142 @@
+"""The transactional outbox: outputs, dead letters, counts and input offsets of whole batches in one Kafka transaction.
+
+Source: KIP-98 (transactions) and KIP-447 (a transaction is fenced by the consumer group's generation, so that a zombie's
+commit is refused although its transactional.id is its own).
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import confluent_kafka as ck
+
+from infra.errors import EXIT_FENCED
+from infra.kafka import producer
+from infra.logs import get_logger
+from infra.settings import Settings
+from streams.runtime.stage import Output
+
+TopicPartition = tuple[str, int]
+Trays = Mapping[str, Iterable[Output]]
+
+PRODUCE_WAIT_S = 0.1
+SEND_OFFSETS_S = 10
+COMMIT_S = 20
+
+
+def transactional_id(group: str, slot: str) -> str:
+    """One id a slot: a worker that comes back aborts the transaction that its dead predecessor left open."""
+    return f"{group}-{slot}"
+
+
+class Outbox:
+    """What the worker has done since the last commit. `put` and `advance` are synchronous and called under `lock`."""
+
+    def __init__(self, settings: Settings, group: str, closing: Callable[[], Trays]) -> None:
+        self._interval = settings.commit_interval_s
+        self._closing = closing
+        """Called at the end of each transaction for what sums it up (counts)."""
+        self.lock = asyncio.Lock()
+        self.group_metadata: Any = None
+        """From the consumer, taken in its poll thread: on the event loop the call would deadlock with a rebalance."""
+        self._next: dict[TopicPartition, int] = {}
+        self._committed: dict[TopicPartition, int] = {}
+        self._hooks: list[Callable[[], None]] = []
+        self._began: float | None = None
+        self.on_committed: Callable[[float, list[Callable[[], None]]], None] = lambda _seconds, _hooks: None
+        self._producer = producer(
+            settings,
+            transactional_id=transactional_id(group, settings.slot),
+            transaction_timeout_ms=int(settings.transaction_timeout_s * 1000),
+            batch_size=1_000_000,
+            queue_buffering_max_messages=1_000_000,
+        )
+
+    def open(self) -> None:
+        """Fence a predecessor in this slot and abort what it left open. Blocks until the broker answers."""
+        self._producer.init_transactions(60)
+
+    def seconds_left(self) -> float:
+        """Until the transaction in progress is due; the whole interval when there is none."""
+        return self._interval if self._began is None else max(0.0, self._began + self._interval - time.monotonic())
+
+    def put(self, tp: TopicPartition, next_offset: int, trays: Trays, hooks: list[Callable[[], None]]) -> None:
+        """Outputs and the offset behind their batch, with no await between them."""
+        self._begin()
+        self._produce(trays)
+        self._next[tp] = next_offset
+        self._hooks += hooks
+
+    def advance(self, tp: TopicPartition, end_offset: int) -> None:
+        """Move past a transaction marker at the end of a partition, else lag would stay at 1 for ever."""
+        if end_offset > self.position(tp):
+            self._begin()
+            self._next[tp] = end_offset
+
+    def add(self, trays: Trays) -> None:
+        """Outputs of no batch. They are fenced too: an offset that is committed already goes with them."""
+        if not trays or not self._committed.keys() | self._next.keys():
+            return
+        self._begin()
+        self._produce(trays)
+        if not self._next:
+            tp, offset = next(iter(self._committed.items()))
+            self._next[tp] = offset
+
+    def assigned(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Where the partitions of this worker start."""
+        self._committed |= offsets
+
+    def released(self, tps: Iterable[TopicPartition]) -> None:
+        """Forget partitions that belong to somebody else from now on; nothing of theirs may be in the outbox."""
+        for tp in tps:
+            self._committed.pop(tp, None)
+
+    def position(self, tp: TopicPartition) -> int:
+        """The offset behind what was done of a partition."""
+        return max(self._next.get(tp, -1), self._committed.get(tp, -1))
+
+    async def commit(self) -> None:
+        """Commit what is whole, if anything is."""
+        async with self.lock:
+            await self.commit_locked()
+
+    async def commit_locked(self) -> None:
+        """`commit` for callers that hold the lock."""
+        if not self._next:
+            return
+        self._produce(self._closing())
+        offsets = [ck.TopicPartition(topic, partition, offset) for (topic, partition), offset in self._next.items()]
+        started = time.monotonic()
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, self._end_transaction, offsets)
+        except ck.KafkaException as error:
+            # Fenced or aborted. The next start aborts the transaction and reads from the committed offset.
+            get_logger().error("commit refused, worker ends", error=str(error.args[0].name()))
+            os._exit(EXIT_FENCED)
+        self._committed |= self._next
+        hooks, self._hooks, self._next, self._began = self._hooks, [], {}, None
+        self.on_committed(time.monotonic() - started, hooks)
+
+    def _begin(self) -> None:
+        if self._began is None:
+            self._producer.begin_transaction()
+            self._began = time.monotonic()
+
+    def _produce(self, trays: Trays) -> None:
+        produce = self._producer.produce
+        for topic, outputs in trays.items():
+            for key, value, partition in outputs:
+                while True:
+                    try:
+                        produce(topic, value, key, partition=partition)
+                        break
+                    except BufferError:
+                        self._producer.poll(PRODUCE_WAIT_S)
+        self._producer.poll(0)
+
+    def _end_transaction(self, offsets: list[Any]) -> None:
+        self._producer.send_offsets_to_transaction(offsets, self.group_metadata, SEND_OFFSETS_S)
+        self._producer.commit_transaction(COMMIT_S)

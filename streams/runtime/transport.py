@@ -1,0 +1,280 @@
+"""A Faust transport over librdkafka: one Faust message per (partition, polled batch), in lock step.
+
+Poll, hand over, collect, commit, poll again. librdkafka prefetches behind our back, so polling ahead would gain little;
+and a rebalance, which happens inside poll, always meets an outbox that holds whole batches only.
+Found by Faust through the entry point `faust.transports`: broker URLs start with `librdkafka://`.
+"""
+
+import asyncio
+import os
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import confluent_kafka as ck
+from faust.transport.base import Transport as BaseTransport
+from faust.transport.consumer import Consumer as FaustConsumer
+from faust.types import TP, ConsumerMessage
+from mode import Service
+
+from infra.errors import EXIT_FENCED
+from infra.logs import get_logger
+from streams.runtime.stage import Batch
+
+STILL_WORKING_S = 1.0
+"""How long a batch may take before the consumer polls with everything paused, to stay in its group."""
+
+
+class Lease:
+    """The right to emit for one partition, handed out with its assignment and withdrawn with its revocation."""
+
+    held = True
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What the agent gets: one batch and the lease of its partition."""
+
+    lease: Lease
+    batch: Batch
+
+
+@dataclass(slots=True)
+class Polled:
+    """What one poll brought."""
+
+    batches: dict[TP, list[ck.Message]] = field(default_factory=lambda: defaultdict(list))
+    ends: dict[TP, int] = field(default_factory=dict)
+    """Partition -> offset of its end, where the poll met it."""
+
+
+class Consumer(FaustConsumer):
+    """Polls in one thread, works on the event loop. Offsets are the outbox's business, not Faust's."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.worker = self.app.worker
+        self.poll_thread = ThreadPoolExecutor(1, "poll")
+        self.leases: dict[TP, Lease] = {}
+        self.outstanding = 0
+        self.all_done = asyncio.Event()
+        self.subscribed = asyncio.Event()
+        self.early: list[ck.Message] = []
+        """Records that came while a stage was still working: they open the next poll."""
+
+    async def on_start(self) -> None:
+        """Open the client and the outbox before Faust subscribes."""
+        self.event_loop = asyncio.get_running_loop()
+        self.kafka = self.worker.open_consumer()
+        await super().on_start()
+
+    async def subscribe(self, topics: Any) -> None:
+        """Join the group; Faust calls this once with the agent's topics."""
+        self.kafka.subscribe(sorted(topics), on_assign=self._assign, on_revoke=self._revoke, on_lost=self._lost)
+        self.subscribed.set()
+
+    @Service.task
+    async def _drive(self) -> None:
+        """The worker's one loop. Whatever ends it ends the process: a worker that only looks alive is worse than none."""
+        await self.subscribed.wait()
+        try:
+            while not self.should_stop:
+                polled = await self._in_poll_thread(self._poll, self.worker.outbox.seconds_left())
+                await self._work_on(polled)
+                await self.worker.end_round(self._held(polled.ends))
+        except Exception as error:
+            self.worker.die(error)
+
+    async def _work_on(self, polled: Polled) -> None:
+        self.outstanding = len(polled.batches)
+        self.all_done.clear()
+        for tp, records in polled.batches.items():
+            batch = Batch(
+                tp.topic,
+                tp.partition,
+                [record.key() for record in records],
+                [record.value() for record in records],
+                [record.offset() for record in records],
+            )
+            await self.callback(self._message(tp, Handed(self.leases[tp], batch)))
+        paused = False
+        while self.outstanding and not self.should_stop:
+            try:
+                await asyncio.wait_for(self.all_done.wait(), STILL_WORKING_S)
+            except TimeoutError:
+                await self._in_poll_thread(self._poll_paused)
+                paused = True
+                self.worker.check_progress()
+        if paused:
+            await self._in_poll_thread(self._resume)
+
+    def _message(self, tp: TP, handed: Handed) -> ConsumerMessage:
+        # Faust's stream skips messages of another generation without a word: this one is its own idea of the current one.
+        return ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            handed.batch.offsets[-1],
+            time.time(),
+            1,
+            [],
+            None,
+            handed,
+            None,
+            0,
+            0,
+            tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+
+    def done(self) -> None:
+        """The agent is through with one batch. (Faust's own acks are inlined in Cython: overriding ack() sees nothing.)"""
+        self.outstanding -= 1
+        if not self.outstanding:
+            self.all_done.set()
+
+    def _held(self, ends: dict[TP, int]) -> dict[TP, int]:
+        return {tp: end for tp, end in ends.items() if tp in self.leases}
+
+    def _in_poll_thread(self, function: Any, *args: Any) -> Any:
+        return self.event_loop.run_in_executor(self.poll_thread, function, *args)
+
+    # -- in the poll thread
+
+    def _poll(self, seconds: float) -> Polled:
+        first, self.early = self.early, []
+        if not first:
+            # poll for the first record, then take what is there: consume(n, seconds) would wait all the time unless n come.
+            record = self.kafka.poll(seconds)
+            first = [] if record is None else [record]
+        self._take_metadata()
+        self.worker.watch(self.kafka)
+        polled = Polled()
+        for record in [*first, *self.kafka.consume(self.worker.settings.batch_records, 0)] if first else ():
+            error = record.error()
+            if error is None:
+                polled.batches[TP(record.topic(), record.partition())].append(record)
+            elif error.code() == ck.KafkaError._PARTITION_EOF:
+                polled.ends[TP(record.topic(), record.partition())] = record.offset()
+            else:
+                self.worker.consumer_error(error)
+        return polled
+
+    def _take_metadata(self) -> None:
+        if self.leases:
+            self.worker.outbox.group_metadata = self.group_metadata()
+
+    def group_metadata(self) -> Any:
+        """Member and generation, which fence a zombie's commit (KIP-447)."""
+        return self.kafka.consumer_group_metadata()
+
+    def _poll_paused(self) -> None:
+        self.kafka.pause(self.kafka.assignment())
+        record = self.kafka.poll(0)
+        if record is not None:
+            self.early.append(record)  # of a partition assigned just now, or an end of partition
+        self._take_metadata()
+
+    def _resume(self) -> None:
+        self.kafka.resume(self.kafka.assignment())
+
+    def _on_loop(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.event_loop).result()
+
+    def _assign(self, kafka: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
+        try:
+            started = self.worker.prepare(kafka, partitions)
+        except Exception as error:
+            self.worker.die(error)
+            return
+        kafka.assign(started)
+        self.leases |= {TP(p.topic, p.partition): Lease() for p in partitions}
+        self._take_metadata()
+        self.app.on_rebalance_start()
+        self._on_loop(self.on_partitions_assigned(set(self.leases), self.app.consumer_generation_id))
+
+    def _revoke(self, kafka: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
+        tps = [TP(p.topic, p.partition) for p in partitions]
+        self._on_loop(self.let_go(tps))
+        self.early = [record for record in self.early if TP(record.topic(), record.partition()) in self.leases]
+        kafka.unassign()
+
+    def _lost(self, _kafka: ck.Consumer, _partitions: list[ck.TopicPartition]) -> None:
+        get_logger().error("partitions lost, worker ends")
+        os._exit(EXIT_FENCED)  # somebody else has them already: nothing of ours may be committed any more
+
+    async def let_go(self, tps: list[TP]) -> None:
+        """Commit the whole batches that are there, and refuse, in the same step, what is still in the stage's hands.
+
+        Without that step a batch could enter the outbox after this commit and be committed under the new generation,
+        which fences nothing.
+        """
+        async with self.worker.outbox.lock:
+            await self.worker.outbox.commit_locked()
+            for tp in tps:
+                lease = self.leases.pop(tp, None)
+                if lease is not None:
+                    lease.held = False
+            self.worker.released(tps)
+
+    async def on_stop(self) -> None:
+        """Commit what is whole and leave; with static membership the partitions stay ours until the session times out."""
+        await self.let_go(list(self.leases))
+        await self._in_poll_thread(self.kafka.close)
+        self.worker.close()
+        self.poll_thread.shutdown(wait=False)
+
+    # -- what Faust would do with offsets, positions and fetching is done above
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        await fetcher.wait(asyncio.Event())
+
+    async def commit(self, *_args: Any, **_kwargs: Any) -> bool:
+        """Nothing: the outbox commits."""
+        return True
+
+    async def seek_to_committed(self) -> dict[TP, int]:
+        """Nothing: partitions are assigned at their committed offsets."""
+        return {}
+
+    def assignment(self) -> set[TP]:
+        """Partitions of this worker."""
+        return set(self.leases)
+
+    def highwater(self, _tp: TP) -> int:
+        """Unknown to Faust."""
+        return 0
+
+    async def _unused(self, *_args: Any, **_kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    _getmany = _seek = _commit = seek_wait = position = earliest_offsets = highwaters = _unused
+
+    def _to_message(self, tp: TP, record: Any) -> Any:
+        raise NotImplementedError
+
+    def topic_partitions(self, _topic: str) -> int | None:
+        """Unknown to Faust."""
+        return None
+
+    def key_partition(self, _topic: str, _key: bytes, partition: int | None = None) -> int | None:
+        """As given."""
+        return partition
+
+    def _new_topicpartition(self, topic: str, partition: int) -> TP:
+        return TP(topic, partition)
+
+    async def create_topic(self, *_args: Any, **_kwargs: Any) -> None:
+        """Nothing: `headwater topics apply` creates topics."""
+
+    def verify_event_path(self, _now: float, _tp: TP) -> None:
+        """Nothing: the worker watches progress itself."""
+
+
+class Transport(BaseTransport):
+    """librdkafka for consuming; producing is the outbox's business, so Faust's own producer stays its empty base class."""
+
+    Consumer = Consumer
+    default_port = 9092
+    driver_version = f"librdkafka={ck.libversion()[0]}"

@@ -1,0 +1,375 @@
+"""One worker: a stage, its outbox and what stands around them. The Faust agent hands it batches; nothing else does.
+
+The only place, with the transport, that catches: data at fault never gets here, the world at fault is waited for,
+our own fault ends the process.
+"""
+
+import asyncio
+import gc
+import os
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn
+
+import confluent_kafka as ck
+import faust
+from faust.serializers.schemas import Schema
+
+from infra.errors import EXIT_CONFIG, EXIT_FENCED, EXIT_HALTED, ConfigError, Halted, Retryable
+from infra.kafka import reader
+from infra.keyring import KeyRing
+from infra.logs import get_logger
+from infra.metrics import Metrics
+from infra.settings import Settings
+from schemas.registry import Registry
+from streams.runtime.counts import CellCounts
+from streams.runtime.deadletter import DeadLetters, Place, Refusal
+from streams.runtime.follow import Follower, read_partition, stable_end
+from streams.runtime.outbox import Outbox
+from streams.runtime.stage import Outcome, Output, Stage
+from streams.runtime.transport import Handed
+
+TICK_S = 1.0
+BACK_OFF_S = (0.1, 5.0)
+LIMIT_WINDOW = 1_000
+"""Records over which the share of dead letters is judged."""
+
+
+class Worker:
+    """Runs one stage. Built outside the event loop; `run` starts it."""
+
+    def __init__(self, settings: Settings, stage: Stage, metrics: Metrics) -> None:
+        self.settings = settings
+        self.stage = stage
+        self.metrics = metrics
+        self.group = f"headwater.{stage.name}"
+        registry = Registry(settings.contracts)
+        self._dead = DeadLetters(registry, KeyRing(settings.keyring_dir, settings.master), stage.name)
+        self._counts = CellCounts(registry, stage.name)
+        self._follower = Follower(settings, stage.broadcast)
+        self._stage_thread = ThreadPoolExecutor(1, "stage")
+        self._recent: deque[tuple[int, int]] = deque()
+        self._next_tick = 0.0
+        self._progress: dict[tuple[str, int], float] = {}
+        self._waiting_since: float | None = None
+        self.outbox = Outbox(settings, self.group, self._counts.take)
+        self.outbox.on_committed = self._committed
+
+    # -- start and end
+
+    def open_consumer(self) -> ck.Consumer:
+        """Take over the slot, read the broadcast topics, and make the client. Blocks."""
+        self.outbox.open()
+        self._follower.start()
+        while not self._follower.caught_up:
+            self._take_broadcasts()
+            time.sleep(0.01)
+        self._take_broadcasts()
+        session_ms = int(self.settings.session_timeout_s * 1000)
+        gc.freeze()
+        gc.set_threshold(200_000, 50, 100)  # lists of 10,000 records make the collector walk everything otherwise
+        return reader(
+            self.settings,
+            self.group,
+            group_instance_id=f"{self.group}-{self.settings.slot}",
+            partition_assignment_strategy="range",
+            auto_offset_reset="error",
+            enable_partition_eof="true",
+            session_timeout_ms=session_ms,
+            heartbeat_interval_ms=session_ms // 4,
+            queued_min_messages=100_000,
+            fetch_queue_backoff_ms=5,
+        )
+
+    def close(self) -> None:
+        """End the threads."""
+        self._follower.stop()
+        self._stage_thread.shutdown(wait=False, cancel_futures=True)
+
+    def die(self, error: BaseException) -> NoReturn:
+        """End the process at once, with a code the supervisor understands."""
+        log = get_logger()
+        if isinstance(error, ConfigError):
+            log.error("configuration error, worker ends", error=str(error))
+            os._exit(EXIT_CONFIG)
+        if isinstance(error, Halted):
+            self.metrics.set("headwater_halted", 1, stage=self.stage.name)
+            log.error("halted", error=str(error))
+            os._exit(EXIT_HALTED)
+        log.error("worker ends", exc_info=error)
+        os._exit(EXIT_FENCED)
+
+    # -- partitions; called from the consumer's poll thread
+
+    def prepare(self, kafka: ck.Consumer, partitions: list[ck.TopicPartition]) -> list[ck.TopicPartition]:
+        """Committed offsets of new partitions, and the stage's state restored for them."""
+        started = self._committed_offsets(kafka, partitions)
+        for partition in {p.partition for p in partitions if p.topic == self.stage.inputs[0]}:
+            for topic in self.stage.restore:
+                for records in read_partition(self.settings, topic, partition):
+                    self._stage_thread.submit(self.stage.on_restore, topic, partition, records).result()
+        self.outbox.assigned({(p.topic, p.partition): p.offset for p in started})
+        self._progress |= {(p.topic, p.partition): time.monotonic() for p in started}
+        self.metrics.set("headwater_assigned_partitions", len(self._progress), stage=self.stage.name)
+        return started
+
+    def _committed_offsets(self, kafka: ck.Consumer, partitions: list[ck.TopicPartition]) -> list[ck.TopicPartition]:
+        deadline = time.monotonic() + self.settings.transaction_timeout_s + 30
+        while True:
+            # Read committed, so the broker answers only once a predecessor's transaction has ended either way.
+            try:
+                committed: list[ck.TopicPartition] = kafka.committed(partitions, timeout=10)
+                break
+            except ck.KafkaException as error:
+                if time.monotonic() > deadline:
+                    raise Retryable(f"no committed offsets: {error.args[0].name()}") from error
+        for p in committed:
+            if p.error is not None:
+                raise ck.KafkaException(p.error)
+            if p.offset < 0:
+                raise Halted(
+                    f"{self.group} has no committed offset for {p.topic}:{p.partition}, and starting anywhere in silence would "
+                    f"lose or repeat events: start once with `headwater worker {self.stage.name} --from earliest`"
+                )
+        return committed
+
+    def released(self, tps: list[Any]) -> None:
+        """Partitions that this worker no longer holds."""
+        keys = [(tp.topic, tp.partition) for tp in tps]
+        self.outbox.released(keys)
+        for topic, partition in keys:
+            self._progress.pop((topic, partition), None)
+            if topic == self.stage.inputs[0]:
+                self._stage_thread.submit(self.stage.on_revoke, partition)
+        self.metrics.set("headwater_assigned_partitions", len(self._progress), stage=self.stage.name)
+
+    def consumer_error(self, error: ck.KafkaError) -> None:
+        """Errors that a poll brought: fatal ones end the worker, the rest is librdkafka's to mend."""
+        if error.code() == ck.KafkaError._AUTO_OFFSET_RESET or error.code() == ck.KafkaError.OFFSET_OUT_OF_RANGE:
+            self.die(
+                Halted(
+                    f"the committed offset of {self.group} is no longer on its topic: records were deleted before they were "
+                    f"read. Decide, then start once with `headwater worker {self.stage.name} --from earliest`"
+                )
+            )
+        if error.fatal():
+            self.die(ck.KafkaException(error))
+        get_logger().warning("consumer", error=error.name())
+
+    # -- batches
+
+    async def work(self, handed: Handed, done: Callable[[], None]) -> None:
+        """Hand one batch to the stage, again and again while the world is away, and put what came of it into the outbox."""
+        try:
+            outcome = await self._handle(handed)
+            if outcome is not None:
+                async with self.outbox.lock:
+                    if handed.lease.held:
+                        self._put(handed, outcome)
+        except Exception as error:
+            self.die(error)
+        done()
+
+    async def _handle(self, handed: Handed) -> Outcome | None:
+        """The outcome, or None if the partition went to somebody else meanwhile."""
+        loop = asyncio.get_running_loop()
+        pause, most = BACK_OFF_S
+        started = time.monotonic()
+        while handed.lease.held:
+            try:
+                outcome = await loop.run_in_executor(self._stage_thread, self._in_stage_thread, handed)
+            except Retryable as error:
+                self._wait_begins(error)
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(most, pause * 2)
+            else:
+                self._wait_ends()
+                self.metrics.observe("headwater_batch_seconds", time.monotonic() - started, stage=self.stage.name)
+                return outcome
+        return None
+
+    def _in_stage_thread(self, handed: Handed) -> Outcome:
+        self._take_broadcasts()
+        return self.stage.handle(handed.batch, time.time())
+
+    def _take_broadcasts(self) -> None:
+        for topic, records in self._follower.take():
+            self.stage.on_broadcast(topic, records)
+
+    def _put(self, handed: Handed, outcome: Outcome) -> None:
+        batch, name = handed.batch, self.stage.name
+        self._judge(len(batch), len(outcome.dead))
+        trays: dict[str, list[Output]] = dict(outcome.out)
+        if outcome.dead:
+            trays["events.dead"] = [*trays.get("events.dead", ()), *self._letters(handed, outcome)]
+        folded = self._counts.add(outcome.counts)
+        self.outbox.put((batch.topic, batch.partition), batch.offsets[-1] + 1, trays, outcome.after_commit)
+        self._progress[batch.topic, batch.partition] = time.monotonic()
+        count = self.metrics.count
+        count("headwater_records_total", outcome.passed, stage=name, outcome="passed")
+        count("headwater_records_total", len(outcome.dead), stage=name, outcome="dead")
+        count("headwater_records_total", outcome.dropped.total(), stage=name, outcome="dropped")
+        for reason, n in outcome.dropped.items():
+            count("headwater_dropped_total", n, stage=name, reason=reason)
+        for dead in outcome.dead:
+            count("headwater_dead_total", stage=name, reason=dead.reason)
+        if folded:
+            count("headwater_cells_folded_total", folded, stage=name)
+
+    def _letters(self, handed: Handed, outcome: Outcome) -> list[Output]:
+        batch, now = handed.batch, time.time()
+        return [
+            self._dead.letter(
+                Refusal(dead.reason, dead.detail, Place(batch.topic, batch.partition, batch.offsets[dead.at])),
+                batch.keys[dead.at],
+                batch.values[dead.at],
+                now,
+            )
+            for dead in outcome.dead
+        ]
+
+    def _judge(self, records: int, dead: int) -> None:
+        """Halt the room when most of what comes is refused: that is rather our fault than the data's."""
+        self._recent.append((records, dead))
+        while len(self._recent) > 1 and sum(n for n, _ in self._recent) - self._recent[0][0] >= LIMIT_WINDOW:
+            self._recent.popleft()
+        seen, refused = sum(n for n, _ in self._recent), sum(n for _, n in self._recent)
+        if seen >= LIMIT_WINDOW and refused > self.settings.dead_letter_limit * seen:
+            raise Halted(
+                f"{refused} of the last {seen} records were refused (limit: HEADWATER_DEAD_LETTER_LIMIT="
+                f"{self.settings.dead_letter_limit:g}). See `headwater dead list`; a higher limit lets them pass to events.dead"
+            )
+
+    # -- between batches
+
+    async def end_round(self, ends: Mapping[Any, int]) -> None:
+        """After each poll: move past transaction markers, tick, and commit when it is due."""
+        now = time.monotonic()
+        for tp in ends:
+            self._progress[tp.topic, tp.partition] = now
+        async with self.outbox.lock:
+            for tp, end in ends.items():
+                self.outbox.advance((tp.topic, tp.partition), end)
+        if now >= self._next_tick:
+            self._next_tick = now + TICK_S
+            await self._tick()
+        if self.outbox.seconds_left() == 0:
+            await self.outbox.commit()
+
+    async def _tick(self) -> None:
+        if not self._progress:
+            return
+        try:
+            trays = await asyncio.get_running_loop().run_in_executor(self._stage_thread, self._tick_in_stage_thread)
+        except Retryable as error:
+            self._wait_begins(error)
+            return
+        async with self.outbox.lock:
+            self.outbox.add(trays)
+
+    def _tick_in_stage_thread(self) -> dict[str, list[Output]]:
+        self._take_broadcasts()
+        return self.stage.on_tick(time.time())
+
+    def _committed(self, seconds: float, hooks: list[Callable[[], None]]) -> None:
+        self.metrics.observe("headwater_commit_seconds", seconds, stage=self.stage.name)
+        if hooks:
+            self._stage_thread.submit(self._run_hooks, hooks)
+
+    def _run_hooks(self, hooks: list[Callable[[], None]]) -> None:
+        for hook in hooks:
+            try:
+                hook()
+            except Retryable as error:
+                get_logger().warning("after-commit hook skipped", error=str(error))
+            except Exception as error:
+                self.die(error)
+
+    # -- waiting and watching
+
+    def _wait_begins(self, error: Retryable) -> None:
+        self.metrics.count("headwater_retries_total", stage=self.stage.name)
+        if self._waiting_since is None:
+            self._waiting_since = time.monotonic()
+            self.metrics.set("headwater_waiting", 1, stage=self.stage.name)
+            get_logger().warning("waiting", error=str(error))
+
+    def _wait_ends(self) -> None:
+        if self._waiting_since is not None:
+            get_logger().info("going on", waited_s=round(time.monotonic() - self._waiting_since, 1))
+            self._waiting_since = None
+            self.metrics.set("headwater_waiting", 0, stage=self.stage.name)
+
+    def check_progress(self) -> None:
+        """A batch that neither ends nor waits for the world for too long ends the worker: another start may do better."""
+        if self._waiting_since is not None or not self._progress:
+            return
+        if time.monotonic() - max(self._progress.values()) > self.settings.stuck_after_s:
+            self.die(RuntimeError(f"no progress for {self.settings.stuck_after_s:g} s in the middle of a batch"))
+
+    def watch(self, kafka: ck.Consumer) -> None:
+        """A partition with records and without progress ends the worker. The broker is asked only on suspicion."""
+        now = time.monotonic()
+        for tp, since in list(self._progress.items()):
+            if now - since <= self.settings.stuck_after_s:
+                continue
+            self._progress[tp] = now
+            try:
+                _, end = stable_end(kafka, *tp)
+            except Retryable:
+                continue  # the broker is away: nothing a restart of ours would mend
+            if self.outbox.position(tp) < end:
+                self.die(
+                    RuntimeError(f"{tp[0]}:{tp[1]} has records and made no progress for {self.settings.stuck_after_s:g} s")
+                )
+
+
+class Raw(Schema):
+    """Keys and values as the transport hands them over."""
+
+    def loads_key(self, _app: Any, message: Any, **_kwargs: Any) -> Any:
+        """As it is."""
+        return message.key
+
+    def loads_value(self, _app: Any, message: Any, **_kwargs: Any) -> Any:
+        """As it is."""
+        return message.value
+
+
+class StageApp(faust.App):
+    """A Faust app that knows its worker."""
+
+    worker: Worker
+
+
+def make_app(worker: Worker, transport: str = "librdkafka") -> StageApp:
+    """The Faust app of a worker: one agent over the stage's inputs."""
+    app = StageApp(
+        worker.group,
+        broker=f"{transport}://{worker.settings.kafka.split(',')[0]}",
+        store="memory://",
+        web_enabled=False,
+        topic_disable_leader=True,
+        stream_wait_empty=False,
+        stream_recovery_delay=0,
+        datadir=str(worker.settings.state_dir / "faust"),
+    )
+    app.worker = worker
+    topic = app.topic(*worker.stage.inputs, schema=Raw(), acks=True, allow_empty=True)
+
+    @app.agent(topic, name=worker.stage.name)
+    async def stage(stream: Any) -> None:
+        async for event in stream.events():
+            await worker.work(event.message.value, app.consumer.done)
+
+    return app
+
+
+def run(worker: Worker) -> None:
+    """Run until a signal stops the worker: finish the batch, commit, close."""
+    faust_worker = faust.Worker(make_app(worker), loglevel="WARNING", redirect_stdouts=False, quiet=True)
+    faust_worker.spinner = None  # it writes terminal codes even where there is no terminal
+    faust_worker.execute_from_commandline()
