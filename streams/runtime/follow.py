@@ -26,6 +26,12 @@ def stable_end(consumer: ck.Consumer, topic: str, partition: int) -> tuple[int, 
 
 
 def read_partition(settings: Settings, topic: str, partition: int) -> Iterator[list[KeyValue]]:
+    """Keys and values of all committed records of one partition, as `read_messages`."""
+    for messages in read_messages(settings, topic, partition):
+        yield [(message.key(), message.value()) for message in messages]
+
+
+def read_messages(settings: Settings, topic: str, partition: int) -> Iterator[list[ck.Message]]:
     """All committed records of one partition, oldest first, up to the end it had when the reading began."""
     consumer = reader(settings, "headwater.restore", enable_partition_eof="true")
     try:
@@ -34,9 +40,10 @@ def read_partition(settings: Settings, topic: str, partition: int) -> Iterator[l
             return
         consumer.assign([ck.TopicPartition(topic, partition, first)])
         while True:
-            records = consumer.consume(CHUNK, 1.0)
-            yield [(record.key(), record.value()) for record in records if record.error() is None]
-            if any(_is_end(record) for record in records):
+            messages = consumer.consume(CHUNK, 0.2)
+            records = [message for message in messages if message.error() is None]
+            yield records
+            if any(_is_end(message) for message in messages) or (records and records[-1].offset() >= end - 1):
                 return
     finally:
         consumer.close()
