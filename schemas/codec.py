@@ -25,7 +25,11 @@ def schema_id(value: bytes) -> int:
     """The contract id in a framed value. Undecodable where there is no frame."""
     if len(value) < HEADER_BYTES or value[:1] != WIRE_MAGIC:
         raise Undecodable("not in Confluent wire format (a zero byte and a 4-byte schema id)")
-    return int.from_bytes(value[1:HEADER_BYTES], "big")
+    found = int.from_bytes(value[1:HEADER_BYTES], "big")
+    if not 0 < found < 1 << 31:
+        # Registries allocate positive 32-bit integers: this is no id that may still become known, but no frame at all.
+        raise Undecodable("the schema id is out of range")
+    return found
 
 
 def encode(contract: Contract, record: Record) -> bytes:

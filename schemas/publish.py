@@ -1,0 +1,103 @@
+"""Publishing: new versions get ids, and every source version gets its derived contracts."""
+
+import copy
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fastavro.schema import SchemaParseException, UnknownType
+
+from schemas.contract import Contract, ContractError, Schema, parse
+from schemas.files import format_lock, format_schema, read_contracts, read_json, read_lock, write_atomically
+
+
+def derive(columns: dict[str, Any], source: Schema) -> Schema:
+    """The contract `columns + all fields of source` (an entry of derived.json and its source's schema)."""
+    return {
+        "type": "record",
+        "name": columns["name"],
+        "namespace": "headwater",
+        "doc": columns["doc"],
+        "prepended": len(columns["columns"]),
+        "fields": [*columns["columns"], *source["fields"]],
+    }
+
+
+def publish(state: dict[str, Any], contracts: Mapping[str, Schema], derived: Mapping[str, Any]) -> list[Contract]:
+    """Add to the lock `state` what is new in `contracts` and in what is derived from them; returns the new versions."""
+    new: list[Contract] = []
+    for topic, schema in contracts.items():
+        _publish(state, new, topic, schema, None)
+    for topic, columns in derived.items():
+        if columns["from"] in list(derived)[list(derived).index(topic) :]:
+            raise ContractError(f"derived.json: {topic} stands before {columns['from']}, which it is derived from")
+        # One derived contract for every version of the source: old and new events flow side by side.
+        for source in [entry for entry in state["contracts"] if entry["topic"] == columns["from"]]:
+            _publish(state, new, topic, derive(columns, source["schema"]), source["id"])
+    return new
+
+
+def preview(folder: Path) -> list[Contract]:
+    """What `lock` would publish; changes nothing."""
+    state = copy.deepcopy(read_lock(folder))
+    return publish(state, read_contracts(folder), read_json(folder / "derived.json"))
+
+
+def lock(folder: Path) -> list[Contract]:
+    """Publish what has changed: allocate ids for new versions, regenerate the derived contracts. Returns the new ones.
+
+    Safe against a second caller (the folder is locked) and a crash (files are replaced whole, the lock file last).
+    ContractError, before anything is written, where a contract is no Avro record.
+    """
+    with _only_writer(folder):
+        state = read_lock(folder)
+        derived = read_json(folder / "derived.json")
+        new = publish(state, read_contracts(folder), derived)
+        for topic in derived:
+            write_atomically(folder / f"{topic}.avsc", format_schema(current_derived(state, topic)))
+        if new:
+            write_atomically(folder / "lock.json", format_lock(state))
+        return new
+
+
+def current_derived(state: dict[str, Any], topic: str) -> Schema:
+    """The newest published contract of a derived topic."""
+    latest = max((entry for entry in state["contracts"] if entry["topic"] == topic), key=lambda entry: int(entry["version"]))
+    schema: Schema = latest["schema"]
+    return schema
+
+
+def _publish(state: dict[str, Any], new: list[Contract], topic: str, schema: Schema, source_id: int | None) -> None:
+    versions = [e for e in state["contracts"] if e["topic"] == topic and e.get("source_id") == source_id]
+    if versions and same_schema(versions[-1]["schema"], schema):
+        return
+    try:
+        parse(schema)
+    except (SchemaParseException, UnknownType, KeyError, TypeError) as error:
+        raise ContractError(f"{topic}.avsc: no Avro record: {type(error).__name__}: {error}") from None
+    version = 1 + max((entry["version"] for entry in state["contracts"] if entry["topic"] == topic), default=0)
+    entry: dict[str, Any] = {"id": state["next_id"], "topic": topic, "version": version}
+    if source_id is not None:
+        entry["source_id"] = source_id
+    state["contracts"].append({**entry, "schema": schema})
+    state["next_id"] += 1
+    new.append(Contract(topic, version, entry["id"], schema, source_id))
+
+
+def same_schema(a: Schema, b: Schema) -> bool:
+    """Whether two schemas are the same text but for white space and the order of keys (false is not 0, 1 is not 1.0)."""
+    return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
+
+
+@contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
