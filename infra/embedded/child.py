@@ -15,7 +15,7 @@ LOG_BYTES = 5_000_000  # what is kept of the previous run's log at a start
 
 
 class NotReady(Exception):
-    """A child ended, or did not answer in time; the message carries the end of its log."""
+    """A program ended, or did not answer in time; the message carries the end of its log."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,16 @@ class Child:
         """Its exit code, negative for a signal; None while it runs."""
         return self._process.poll()
 
+    def terminate(self) -> None:
+        """Ask it to end; does not wait."""
+        if self._process.poll() is None:
+            self._process.terminate()
+
     def stop(self, patience_s: float = 10.0) -> int:
         """Ask it to end, and end it and whatever it started when it does not in time; its exit code."""
         if self._process.poll() is None:
             self._process.terminate()
+            self._process.send_signal(signal.SIGCONT)  # one that was stopped could not hear us
             try:
                 self._process.wait(patience_s)
             except subprocess.TimeoutExpired:
