@@ -2,6 +2,7 @@
 
 import random
 import socket
+from contextlib import suppress
 
 LOOPBACK = "127.0.0.1"
 # Below the range from which Linux takes the ports of outgoing connections (32768 upwards), so that a port that we keep
@@ -39,3 +40,14 @@ def free_port(wanted: int = 0) -> int:
         if is_free(port):
             return port
     raise OSError(f"no free port between {LOWEST} and {HIGHEST} on {LOOPBACK}")
+
+
+def owner(port: int) -> str:
+    """` by process N (name)` for a port that is taken, where this user may know; else nothing."""
+    import psutil
+
+    with suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.pid and getattr(connection.laddr, "port", 0) == port:
+                return f" by process {connection.pid} ({psutil.Process(connection.pid).name()})"
+    return ""

@@ -160,9 +160,8 @@ class Supervisor:
 
     def _see_to(self, status: Status) -> None:
         now = self.clock()
-        if (status.state is State.WAITING and self._met(status.service.needs)) or (
-            status.state is State.PAUSING and now >= status.wait_until
-        ):
+        first = status.state is State.WAITING and self._met(status.service.needs)
+        if first or (status.state is State.PAUSING and now >= status.wait_until):
             self._start(status)
         elif status.state in {State.STARTING, State.READY} and status.child is not None:
             code = status.child.exit_code()
