@@ -42,7 +42,8 @@ TOPICS: dict[str, Topic] = {
         Topic("bandit.experiments", "experiment", None, "one"),
         Topic("bandit.decisions", "visitor; decision where there is none", 30),
         Topic("bandit.outcomes", "decision", 30),
-        Topic("bandit.stats", "experiment|epoch|hour|arm|source partition, on the source's partition", None),
+        Topic("bandit.stats", "experiment|epoch|hour|group|arm|source partition, on the source's partition", None),
+        Topic("bandit.units", "decision, on the source's partition", None),
         Topic("bandit.snapshots", "experiment", None, "one"),
     )
 }
