@@ -1,0 +1,80 @@
+"""Waits until every consumer group has read all there is: offset lag to the last stable offset is 0."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from infra.kafka import admin
+from infra.settings import Settings
+
+TIMEOUT_S = 10.0
+POLL_S = 0.5
+
+Lags = Mapping[str, int]
+"""Group -> records that it has not read yet."""
+
+# What each group must have read. The order is the order of the walk.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "headwater.consent": ("events.raw",),
+    "headwater.identity": ("events.consented",),
+    "headwater.bandit": ("events.resolved",),
+    "headwater.warehouse": ("events.resolved", "events.dead", "stream.counts", "bandit.decisions", "bandit.outcomes"),
+}
+
+
+class NotDrained(Exception):
+    """The stream did not come to rest in time."""
+
+
+def ends(client: AdminClient, topic: str) -> dict[int, int]:
+    """Last stable offset of each partition of a topic; empty where there is no such topic."""
+    listed = client.list_topics(timeout=TIMEOUT_S).topics.get(topic)
+    if listed is None or listed.error is not None:
+        return {}
+    wanted = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in listed.partitions}
+    futures = client.list_offsets(wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=TIMEOUT_S)
+    return {place.partition: future.result(TIMEOUT_S).offset for place, future in futures.items()}
+
+
+def committed(client: AdminClient, group: str) -> dict[tuple[str, int], int]:
+    """What a group has committed."""
+    asked = [ConsumerGroupTopicPartitions(group)]
+    answer: Any = client.list_consumer_group_offsets(asked, request_timeout=TIMEOUT_S)[group].result(TIMEOUT_S)
+    return {(place.topic, place.partition): place.offset for place in answer.topic_partitions or [] if place.offset >= 0}
+
+
+def lags(client: AdminClient, groups: Mapping[str, tuple[str, ...]] = GROUPS) -> dict[str, int]:
+    """Lag of each group. A topic that a group has never committed anything of counts only if it is the group's first."""
+    found = {}
+    tops = {topic: ends(client, topic) for topic in dict.fromkeys(topic for topics in groups.values() for topic in topics)}
+    for group, topics in groups.items():
+        at = committed(client, group)
+        read = [topic for topic in topics if topic == topics[0] or any(place[0] == topic for place in at)]
+        found[group] = sum(
+            max(0, end - at.get((topic, partition), 0)) for topic in read for partition, end in tops[topic].items()
+        )
+    return found
+
+
+def wait(settings: Settings, timeout_s: float, tell: Callable[[Lags], None]) -> None:
+    """Return once every group's lag was 0 twice in a row; `tell` hears each look. NotDrained after `timeout_s`."""
+    client = admin(settings)
+    deadline = time.monotonic() + timeout_s
+    rests = 0
+    found: Lags = {}
+    trouble = ""
+    while rests < 2:
+        if time.monotonic() > deadline:
+            behind = ", ".join(f"{group} {lag}" for group, lag in found.items() if lag)
+            raise NotDrained(f"not drained after {timeout_s:.0f} s: {trouble or behind or 'still moving'}")
+        try:
+            found, trouble = lags(client), ""
+        except KafkaException as error:
+            # The broker may be starting again: that is what the time is for.
+            found, trouble = {}, f"Kafka at {settings.kafka}: {error.args[0]}"
+        tell(found)
+        rests = rests + 1 if found and not any(found.values()) else 0
+        time.sleep(POLL_S)

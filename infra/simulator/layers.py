@@ -1,0 +1,123 @@
+"""Reads the layers that are Kafka topics: committed records since the run began, one at a time, nothing kept."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import confluent_kafka as ck
+
+from infra.errors import ConfigError
+from infra.kafka import reader
+from infra.keyring import KeyGone, KeyRing
+from infra.settings import Settings
+from infra.simulator.compare import Letters
+from infra.simulator.ledger import Expected
+from infra.simulator.marks import MarkerScan, event_number
+from infra.simulator.tally import Seen
+from schemas.codec import HeadReader, Record, Undecodable, decode
+from schemas.registry import Registry, UnknownContract
+from streams.runtime.deadletter import open_letter
+
+GROUP = "headwater.reconcile"
+CHUNK = 10_000
+TIMEOUT_S = 30.0
+OTHER_RUNS = re.compile(rb"[a-f]{8}-0000-4000-8000-[0-9a-f]{12}|dd-[a-f]{8}-[a-p]{8}")
+
+
+def scan(settings: Settings, topic: str, since: int) -> Iterator[ck.Message]:
+    """Every committed record of a topic that was written at or after `since` (milliseconds UTC)."""
+    consumer = reader(settings, GROUP, enable_partition_eof="true")
+    try:
+        waiting = {place.partition for place in _start(consumer, topic, since)}
+        while waiting:
+            for message in consumer.consume(CHUNK, 0.5):
+                error = message.error()
+                if error is None:
+                    yield message
+                elif error.code() == ck.KafkaError._PARTITION_EOF:
+                    waiting.discard(message.partition())
+                elif not error.retriable():
+                    raise ck.KafkaException(error)
+    finally:
+        consumer.close()
+
+
+def _start(consumer: ck.Consumer, topic: str, since: int) -> list[ck.TopicPartition]:
+    listed = consumer.list_topics(topic, timeout=TIMEOUT_S).topics[topic]
+    if listed.error is not None:
+        raise ConfigError(f"no topic {topic}: is this the house that the ledger was made with (HEADWATER_KAFKA)?")
+    asked = [ck.TopicPartition(topic, partition, since) for partition in listed.partitions]
+    places: list[ck.TopicPartition] = consumer.offsets_for_times(asked, timeout=TIMEOUT_S)
+    consumer.assign(places)
+    return places
+
+
+class EventReader:
+    """Turns records of the event topics into sightings."""
+
+    def __init__(self, registry: Registry, run: str) -> None:
+        self._heads = HeadReader(registry, "event_name")
+        self._markers = MarkerScan(run)
+
+    def see(self, value: bytes | None) -> Seen:
+        """What one record shows; one that cannot be read shows only its markers."""
+        marks = self._markers.find(value or b"")
+        try:
+            _, head = self._heads.read(value or b"")
+        except (Undecodable, UnknownContract):
+            return Seen("", "", marks=marks)
+        resolved = head.get("identity_state") == "resolved"
+        return Seen(
+            head["event_id"],
+            head["event_name"],
+            head.get("consent_outcome", ""),
+            head.get("consent_purposes", 0),
+            head.get("profile_id", "") if resolved else "",
+            marks,
+        )
+
+
+class LetterReader:
+    """Finds out which event a dead letter is about, from its bytes."""
+
+    def __init__(self, settings: Settings, registry: Registry, run: str) -> None:
+        self._keyring = KeyRing(settings.keyring_dir, settings.master)
+        self._registry = registry
+        self._markers = MarkerScan(run)
+        self._run = run
+        self._ids = re.compile(run.encode() + rb"-0000-4000-8000-[0-9a-f]{12}")
+
+    def about(self, value: bytes | None) -> tuple[set[int], str]:
+        """(numbers of the events it is about, what is wrong with it). Neither, for a letter of another run."""
+        try:
+            _, record = decode(self._registry, value or b"")
+            _, payload = open_letter(record, self._keyring)
+        except (Undecodable, UnknownContract, KeyGone) as error:
+            return set(), f"dead letter that cannot be opened ({type(error).__name__})"
+        marked = {n for kind, n in self._markers.find(payload) if kind == "dd"}
+        named = {event_number(self._run, found.decode()) for found in self._ids.findall(payload)}
+        about = marked or {n for n in named if n is not None}
+        if not about and not OTHER_RUNS.search(payload):
+            return set(), f"dead letter of {record['stage']}: {record['reason']}"
+        return about, ""
+
+
+def read_letters(settings: Settings, registry: Registry, expected: Expected) -> tuple[Letters, Counter[str]]:
+    """Dead letters by event, and how often each letter's key was written."""
+    letters, keys = Letters(), Counter[str]()
+    letter_reader = LetterReader(settings, registry, expected.run.run)
+    for message in scan(settings, "events.dead", expected.run.started):
+        about, wrong = letter_reader.about(message.value())
+        letters.copies.update(about)
+        if wrong:
+            letters.unexplained[wrong] += 1
+        keys[(message.key() or b"").decode(errors="replace")] += 1
+    return letters, keys
+
+
+def read_records(settings: Settings, registry: Registry, topic: str, since: int) -> Iterator[Record]:
+    """Whole records of a topic; one that cannot be read is an error of ours."""
+    for message in scan(settings, topic, since):
+        value: Any = message.value()
+        yield decode(registry, value)[1]
