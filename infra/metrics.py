@@ -34,8 +34,15 @@ MetricName = Literal[
     "kafka_consumergroup_group_lag",
     "kafka_consumergroup_group_lag_seconds",
     "kafka_consumergroup_group_max_lag_seconds",
+    "kafka_consumergroup_group_max_lag",
+    "kafka_consumergroup_group_sum_lag",
     "kafka_consumergroup_group_offset",
+    "kafka_partition_earliest_offset",
     "kafka_partition_latest_offset",
+    "headwater_lag_state",  # 1 for the state that a group is in on a partition
+    "headwater_group_members",  # workers of a group
+    "headwater_partition_held_back",  # records behind an open transaction
+    "headwater_gauge_reading_age_seconds",  # how old the figures above are
 ]
 
 TABLE: dict[MetricName, tuple[type[Counter] | type[Gauge] | type[Histogram], str, tuple[str, ...]]] = {
@@ -65,6 +72,13 @@ TABLE: dict[MetricName, tuple[type[Counter] | type[Gauge] | type[Histogram], str
     "kafka_consumergroup_group_max_lag_seconds": (Gauge, "Largest time lag of a group", ("group",)),
     "kafka_consumergroup_group_offset": (Gauge, "Committed offset", ("group", "topic", "partition")),
     "kafka_partition_latest_offset": (Gauge, "Last stable offset", ("topic", "partition")),
+    "kafka_partition_earliest_offset": (Gauge, "First offset still kept", ("topic", "partition")),
+    "kafka_consumergroup_group_max_lag": (Gauge, "Largest offset lag of a group", ("group",)),
+    "kafka_consumergroup_group_sum_lag": (Gauge, "Offset lag of a group, all partitions", ("group",)),
+    "headwater_lag_state": (Gauge, "1 for the state of a group on a partition", ("group", "topic", "partition", "state")),
+    "headwater_group_members": (Gauge, "Workers of a group", ("group",)),
+    "headwater_partition_held_back": (Gauge, "Records behind an open transaction", ("topic", "partition")),
+    "headwater_gauge_reading_age_seconds": (Gauge, "Age of the lag figures", ()),
 }
 
 
