@@ -8,7 +8,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
@@ -53,10 +53,11 @@ class PassThrough:
         return {}
 
 
-def main(given: dict[str, Any]) -> None:
+def main(given: dict[str, Any], make_stage: Callable[..., PassThrough] = PassThrough) -> None:
     """Run the worker until a signal stops it."""
     settings = Settings(**given["settings"])
-    worker = Worker(settings, PassThrough(given["name"], given["source"], given["sink"], given.get("sleep_s", 0)), Metrics())
+    stage = make_stage(name=given["name"], source=given["source"], sink=given["sink"], sleep_s=given.get("sleep_s", 0))
+    worker = Worker(settings, stage, Metrics())
     if "consumer" in given:
         module, name = given["consumer"].split(":")
         Transport.Consumer = getattr(import_module(module), name)

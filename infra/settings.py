@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     metrics_host: str = Field("127.0.0.1", description="address of a worker's /metrics; loopback unless told otherwise")
     commit_interval_s: float = Field(0.1, gt=0, le=5)
     batch_records: int = Field(10_000, ge=1, le=100_000, description="records polled at once")
-    session_timeout_s: float = Field(6.0, ge=6, description="how long a stopped worker keeps its partitions")
+    session_timeout_s: float = Field(6.0, ge=1, description="how long a stopped worker keeps its partitions")
     transaction_timeout_s: float = Field(30.0, ge=1)
     dead_letter_limit: float = Field(0.5, gt=0, le=1, description="share of dead letters in 1,000 records that halts a room")
     stuck_after_s: float = Field(60.0, gt=0, description="a partition with records and without progress restarts its worker")

@@ -19,25 +19,30 @@ def begin_at_earliest(settings: Settings, group: str, topics: tuple[str, ...]) -
     ConfigError when the group has members that hold such partitions for longer than a minute: only an empty group can be moved.
     """
     consumer = reader(settings, group)
+    deadline = time.monotonic() + GROUP_EMPTY_S
     try:
-        deadline = time.monotonic() + GROUP_EMPTY_S
         while True:
-            missing = _without_offset(consumer, topics)
-            if not missing:
-                return 0
             try:
-                consumer.commit(offsets=missing, asynchronous=False)
+                return _commit_missing(consumer, group, topics)
+            except Retryable:  # a coordinator that has just started
+                if time.monotonic() > deadline:
+                    raise
             except ck.KafkaException as error:
                 if time.monotonic() > deadline:
                     raise ConfigError(
                         f"group {group} is at work: stop its workers, then start once with --from earliest"
                     ) from error
-                time.sleep(1)
-                continue
-            get_logger().info("first start", group=group, partitions=len(missing))
-            return len(missing)
+            time.sleep(0.5)
     finally:
         consumer.close()
+
+
+def _commit_missing(consumer: ck.Consumer, group: str, topics: tuple[str, ...]) -> int:
+    missing = _without_offset(consumer, topics)
+    if missing:
+        consumer.commit(offsets=missing, asynchronous=False)
+        get_logger().info("first start", group=group, partitions=len(missing))
+    return len(missing)
 
 
 def _without_offset(consumer: ck.Consumer, topics: tuple[str, ...]) -> list[ck.TopicPartition]:

@@ -189,6 +189,7 @@ class Consumer(FaustConsumer):
             self.worker.die(error)
             return
         kafka.assign(started)
+        kafka.resume(started)  # a pause outlives its assignment: a partition that comes back would stay silent for ever
         self.leases |= {TP(p.topic, p.partition): Lease() for p in partitions}
         self._take_metadata()
         self.app.on_rebalance_start()

@@ -1,0 +1,175 @@
+"""A pair of topics, records on one, and workers of the pass-through stage that copy them to the other."""
+
+import json
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import confluent_kafka as ck
+from confluent_kafka.admin import AdminClient, NewTopic
+
+SHARED = ("events.dead", "stream.counts")
+PARTITIONS = 4
+
+
+def create_topics(kafka: str, topics: Iterable[str], partitions: int = PARTITIONS) -> None:
+    """Create what is not there yet and wait for leaders."""
+    admin = AdminClient({"bootstrap.servers": kafka})
+    for done in admin.create_topics([NewTopic(topic, partitions, 1) for topic in topics]).values():
+        try:
+            done.result()
+        except ck.KafkaException as error:
+            if error.args[0].code() != ck.KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+
+
+@dataclass
+class Counted:
+    """What lies on a topic, read committed, against the numbers 0..n-1 that should."""
+
+    lost: int
+    doubled: int
+    out_of_order: int
+
+
+@dataclass
+class Copying:
+    """One run: topics and a group of its own on a shared broker."""
+
+    kafka: str
+    folder: Path
+    run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    module: str = "bench.passthrough"
+    options: dict[str, Any] = field(default_factory=dict)
+    """More for the worker's configuration, e.g. `sleep_s`."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def source(self) -> str:
+        """Topic that is copied."""
+        return f"in-{self.run}"
+
+    @property
+    def sink(self) -> str:
+        """Topic it is copied to."""
+        return f"out-{self.run}"
+
+    @property
+    def group(self) -> str:
+        """Consumer group of the workers."""
+        return f"headwater.{self.run}"
+
+    def fill(self, records: int) -> None:
+        """Put the numbers 0..records-1 on the source, 1,000 keys, each on one partition."""
+        create_topics(self.kafka, [self.source, self.sink, *SHARED])
+        producer = ck.Producer({"bootstrap.servers": self.kafka, "linger.ms": 20, "queue.buffering.max.messages": 2_000_000})
+        for i in range(records):
+            producer.produce(self.source, b"%d" % i, b"k%d" % (i % 1000), partition=i % PARTITIONS)
+            if i % 5000 == 0:
+                producer.poll(0)
+        producer.flush()
+
+    def start(self, slot: str, **options: Any) -> subprocess.Popen[bytes]:
+        """Start a worker in `slot`."""
+        settings = {
+            "kafka": self.kafka,
+            "state_dir": str(self.folder),
+            "secret": "for tests only, forty characters long...",
+            "slot": slot,
+            **self.settings,
+        }
+        given = {"name": self.run, "source": self.source, "sink": self.sink, "settings": settings, **self.options, **options}
+        log = (self.folder / f"worker-{slot}.log").open("ab")
+        process = subprocess.Popen([sys.executable, "-m", self.module, json.dumps(given)], stdout=log, stderr=log)
+        log.close()
+        self.processes.append(process)
+        return process
+
+    def stop(self) -> None:
+        """Kill whatever is left."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+    def lag(self, records: int) -> int:
+        """Records that the group has not committed yet."""
+        consumer = ck.Consumer({"bootstrap.servers": self.kafka, "group.id": self.group})
+        committed = consumer.committed([ck.TopicPartition(self.source, p) for p in range(PARTITIONS)], timeout=20)
+        consumer.close()
+        return records - sum(max(0, int(p.offset)) for p in committed)
+
+    def drained(self, records: int, deadline_s: float) -> bool:
+        """Wait until the group has committed all records."""
+        deadline = time.monotonic() + deadline_s
+        while time.monotonic() < deadline:
+            if self.lag(records) == 0:
+                return True
+            time.sleep(0.2)
+        return False
+
+    def counted(self, records: int) -> Counted:
+        """Read the sink, committed records only, to its end. The end is known only once open transactions have ended."""
+        return count_numbers(self.kafka, self.sink, records)
+
+    def log(self, slot: str) -> str:
+        """What the workers in a slot have logged."""
+        return (self.folder / f"worker-{slot}.log").read_text()
+
+
+def read_committed(kafka: str, topic: str) -> list[ck.Message]:
+    """All committed records of a topic. Waits for open transactions: the last stable offset must reach the end."""
+    options = {"bootstrap.servers": kafka, "group.id": uuid.uuid4().hex, "auto.offset.reset": "earliest"}
+    wait_for_stable_end(kafka, topic)
+    reader = ck.Consumer({**options, "isolation.level": "read_committed", "enable.partition.eof": True})
+    partitions = sorted(reader.list_topics(topic, timeout=20).topics[topic].partitions)
+    reader.assign([ck.TopicPartition(topic, p, ck.OFFSET_BEGINNING) for p in partitions])
+    found: list[ck.Message] = []
+    ended: set[int] = set()
+    deadline = time.monotonic() + 60
+    while len(ended) < len(partitions):
+        assert time.monotonic() < deadline, f"{topic} could not be read to its end"
+        for message in reader.consume(10_000, 1):
+            if message.error() is None:
+                found.append(message)
+            elif message.error().code() == ck.KafkaError._PARTITION_EOF:
+                ended.add(message.partition())
+    reader.close()
+    return found
+
+
+def wait_for_stable_end(kafka: str, topic: str, deadline_s: float = 60) -> None:
+    """Until no transaction is open on any partition of a topic: its last stable offset is its end."""
+    deadline = time.monotonic() + deadline_s
+    options = {"bootstrap.servers": kafka, "group.id": uuid.uuid4().hex}
+    stable = ck.Consumer({**options, "isolation.level": "read_committed"})
+    all_of_it = ck.Consumer({**options, "isolation.level": "read_uncommitted"})
+    try:
+        for partition in stable.list_topics(topic, timeout=20).topics[topic].partitions:
+            tp = ck.TopicPartition(topic, partition)
+            while stable.get_watermark_offsets(tp, 20) != all_of_it.get_watermark_offsets(tp, 20):
+                assert time.monotonic() < deadline, f"a transaction stays open on {topic}:{partition}"
+                time.sleep(0.2)
+    finally:
+        stable.close()
+        all_of_it.close()
+
+
+def count_numbers(kafka: str, topic: str, records: int) -> Counted:
+    """How the numbers on a topic differ from 0..records-1, each once, ascending per key."""
+    seen: Counter[int] = Counter()
+    last: dict[bytes | None, int] = {}
+    out_of_order = 0
+    for message in read_committed(kafka, topic):
+        value = int(message.value())
+        seen[value] += 1
+        out_of_order += last.get(message.key(), -1) > value
+        last[message.key()] = value
+    return Counted(records - len(seen), seen.total() - len(seen), out_of_order)

@@ -1,0 +1,94 @@
+"""A worker that lost its partitions cannot emit for them, shown with each safeguard and with it removed."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.errors import EXIT_FENCED
+from tests.broker.copying import Copying
+
+RECORDS = 2_000
+
+
+@pytest.fixture
+def copying(kafka: str, tmp_path: Path) -> Iterator[Copying]:
+    """Records to copy by workers whose first batch waits at a gate."""
+    copying = Copying(kafka, tmp_path, settings={"transaction_timeout_s": 30, "session_timeout_s": 3})
+    copying.fill(RECORDS)
+    yield copying
+    copying.stop()
+
+
+def start_gated(copying: Copying, slot: str, consumer: str) -> tuple[subprocess.Popen[bytes], Path]:
+    """A worker in the middle of its first batch, and the gate that lets it go on."""
+    gate = copying.folder / f"gate-{slot}"
+    copying.module = "tests.broker.gated"
+    worker = copying.start(slot, gate=str(gate), consumer=f"tests.broker.gated:{consumer}")
+    copying.module = "bench.passthrough"
+    wait_until(gate.with_suffix(".waiting").exists, 30)
+    return worker, gate
+
+
+def wait_until(condition: object, seconds: float) -> None:
+    """Poll a condition with a deadline."""
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def run_zombie(copying: Copying, consumer: str) -> subprocess.Popen[bytes]:
+    """Stop a worker in mid-batch until another has taken over and finished, then let it go on to its commit."""
+    zombie, gate = start_gated(copying, "0", consumer)
+    zombie.send_signal(signal.SIGSTOP)
+    copying.start("1")
+    assert copying.drained(RECORDS, 25), copying.log("1")
+    gate.touch()
+    zombie.send_signal(signal.SIGCONT)
+    return zombie
+
+
+def test_a_zombies_commit_is_fenced(copying: Copying) -> None:
+    """The broker refuses the commit of a worker of an older generation, and what it produced is never seen."""
+    zombie = run_zombie(copying, "Zombie")
+    assert zombie.wait(30) == EXIT_FENCED
+    assert "commit refused" in copying.log("0")
+    counted = copying.counted(RECORDS)
+    assert (counted.lost, counted.doubled, counted.out_of_order) == (0, 0, 0)
+
+
+def test_without_the_generation_a_zombie_doubles(copying: Copying) -> None:
+    """The same run with a commit that names no generation goes through and doubles: the fence is what protected above."""
+    zombie = run_zombie(copying, "ZombieWithoutGeneration")
+    wait_until(lambda: copying.counted(RECORDS).doubled > 0 or zombie.poll() is not None, 40)
+    assert copying.counted(RECORDS).doubled > 0, copying.log("0")
+
+
+def run_revoked_in_mid_batch(copying: Copying, consumer: str) -> None:
+    """Let a second worker join while the first is in mid-batch, and let that batch return after the second is through."""
+    first, gate = start_gated(copying, "0", consumer)
+    copying.start("1")
+    # Both partitions that went over are copied by the second worker; the first still sits in its batch.
+    wait_until(lambda: copying.lag(RECORDS) <= RECORDS // 2, 30)
+    gate.touch()
+    assert copying.drained(RECORDS, 30), copying.log("0") + copying.log("1")
+    first.terminate()
+    first.wait(20)
+
+
+def test_a_batch_that_returns_after_its_revocation_emits_nothing(copying: Copying) -> None:
+    """The lease of a partition is withdrawn with the revocation's commit, in one step."""
+    run_revoked_in_mid_batch(copying, "Consumer")
+    counted = copying.counted(RECORDS)
+    assert (counted.lost, counted.doubled, counted.out_of_order) == (0, 0, 0)
+
+
+def test_without_the_lease_it_doubles(copying: Copying) -> None:
+    """The same run without withdrawal doubles: the new generation's commit fences nothing."""
+    run_revoked_in_mid_batch(copying, "WithoutLease")
+    assert copying.counted(RECORDS).doubled > 0
