@@ -13,6 +13,7 @@ from infra.errors import EXIT_CONFIG, EXIT_HALTED, ConfigError, Halted
 # command -> (module:attribute of a typer app, what it does); imported only when asked for, so that --help is fast.
 COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("infra.embedded.app:app", "Start the whole house on this machine; Ctrl-C stops it."),
+    "demo": ("infra.embedded.demo:app", "Start the house, simulate a day, reconcile the ledger."),
     "doctor": ("infra.embedded.doctor:app", "Check this machine and this installation, and say what to do."),
     "collect": ("streams.collector.app:app", "Serve the collector's HTTP doors."),
     "worker": ("streams.runtime.app:app", "Run one stream processor: consent, identity or bandit."),

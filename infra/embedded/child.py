@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from infra.embedded.ports import is_free, owner
 
@@ -34,27 +35,30 @@ class Program:
 class Child:
     """A running program. Create it in a thread that outlives it: the leash is tied to that thread.
 
-    Raises NotReady when its port is taken, OSError when it cannot be run.
+    Its output goes to its log, or to `output`. Raises NotReady when its port is taken, OSError when it cannot be run.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, *, output: IO[bytes] | None = None) -> None:
         if program.port and not is_free(program.port):
             # Said before the start: whoever has the port might answer for the child.
             raise NotReady(f"port {program.port} for {program.name} is taken{owner(program.port)}")
         self.program = program
         program.log.parent.mkdir(parents=True, exist_ok=True)
         shorten(program.log)
-        leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid())]
         with program.log.open("ab") as log:
-            # A session of its own: Ctrl-C on the terminal reaches us alone, and we stop the children in order.
-            self._process = subprocess.Popen(  # noqa: S603 - the command comes from our own code
-                [*leash, *program.command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **program.environment},
-                start_new_session=True,
-            )
+            self._process = self._spawn(output or log)
+
+    def _spawn(self, output: IO[bytes]) -> subprocess.Popen[bytes]:
+        leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid())]
+        # A session of its own: Ctrl-C on the terminal reaches us alone, and we stop the children in order.
+        return subprocess.Popen(  # noqa: S603 - the command comes from our own code
+            [*leash, *self.program.command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **self.program.environment},
+            start_new_session=True,
+        )
 
     @property
     def pid(self) -> int:

@@ -97,7 +97,7 @@ class House:
         self._demo_key()
         # Only after all that can be refused: other commands believe this file.
         self.state.write_house({**self.house, "ops_token": ops_token})
-        self._environment = {
+        self.environment = {
             "HEADWATER_STATE_DIR": str(self.state.path),
             "HEADWATER_OPS_TOKEN": ops_token,
             **{f"HEADWATER_{name.upper()}": value for name, value in self.house.items()},
@@ -220,7 +220,7 @@ class House:
         return self._program(name, words, environment, metrics_port)
 
     def _program(self, name: str, words: Sequence[str], environment: Mapping[str, str], port: int) -> Program:
-        return Program(name, [*HEADWATER, *words], self.state.log(name), {**self._environment, **environment}, port)
+        return Program(name, [*HEADWATER, *words], self.state.log(name), {**self.environment, **environment}, port)
 
     def _works(self, room: str, metrics_url: str) -> bool:
         """A worker is ready once it holds partitions; then its group has begun, and never begins at the earliest again."""
