@@ -30,6 +30,11 @@ MetricName = Literal[
     # decisions
     "headwater_decisions_total",  # decisions by experiment, group and reason
     "headwater_decision_seconds",  # time to answer
+    "headwater_decisions_unlogged_total",  # decisions that could not be logged, by why
+    # bandit
+    "headwater_outcomes_total",  # exposures and rewards counted or not, by experiment and verdict
+    "headwater_snapshots_total",  # snapshots by experiment: published, clipped or refused
+    "headwater_reward_drift_total",  # changes of an arm's reward rate
     # gauge; names follow kafka-lag-exporter, so that existing dashboards work
     "kafka_consumergroup_group_lag",
     "kafka_consumergroup_group_lag_seconds",
@@ -67,6 +72,10 @@ TABLE: dict[MetricName, tuple[type[Counter] | type[Gauge] | type[Histogram], str
     "headwater_repaired_total": (Counter, "Rows a replayed intent found or filled", ("table", "found")),
     "headwater_decisions_total": (Counter, "Decisions", ("experiment", "group", "reason")),
     "headwater_decision_seconds": (Histogram, "Seconds to answer a decision", ()),
+    "headwater_decisions_unlogged_total": (Counter, "Decisions that could not be logged", ("reason",)),
+    "headwater_outcomes_total": (Counter, "Exposures and rewards, counted or not", ("experiment", "verdict")),
+    "headwater_snapshots_total": (Counter, "Snapshots published, clipped or refused", ("experiment", "outcome")),
+    "headwater_reward_drift_total": (Counter, "Changes of an arm's reward rate", ("experiment", "arm")),
     "kafka_consumergroup_group_lag": (Gauge, "Offset lag", ("group", "topic", "partition")),
     "kafka_consumergroup_group_lag_seconds": (Gauge, "Time lag", ("group", "topic", "partition")),
     "kafka_consumergroup_group_max_lag_seconds": (Gauge, "Largest time lag of a group", ("group",)),

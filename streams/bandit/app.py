@@ -1,0 +1,24 @@
+"""Opens what the bandit's stage needs."""
+
+import redis
+
+from infra.metrics import Metrics
+from infra.settings import Settings
+from schemas.registry import Registry
+from streams.bandit.publisher import Publisher
+from streams.bandit.stage import BanditStage
+from streams.bandit.store import RedisStore
+
+TIMEOUT_S = 2.0
+
+
+def build(settings: Settings, metrics: Metrics) -> BanditStage:
+    """The stage of one worker."""
+    registry = Registry(settings.contracts)
+    client = redis.Redis.from_url(settings.redis, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
+    return BanditStage(
+        registry,
+        settings.master.derive("decision-token"),
+        Publisher(registry, RedisStore(client), metrics),
+        metrics,
+    )

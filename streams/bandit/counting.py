@@ -1,0 +1,144 @@
+"""What one partition of outcomes has counted: a decision's exposure once, its conversion once, and how far it has forgotten.
+
+All outcomes of a decision lie on one partition (their key is the decision), so this partition alone knows what was
+counted. The memory is bounded by time and by number; a decision that was forgotten is never counted again, because
+whatever is older than the horizon is refused as late.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from streams.bandit.statistics import HOUR_MS, CellKey, Line, Sums
+
+EXPOSED, CONVERTED = 1, 2
+MAX_UNITS = 150_000
+"""Decisions remembered a partition, about 150 bytes each."""
+
+Verdict = Literal["exposure", "conversion", "again", "late", "overflow"]
+
+
+class Seen(NamedTuple):
+    """One outcome as far as counting goes."""
+
+    decision: bytes
+    cell: CellKey
+    decided_ts: int
+    converts: bool
+    reward: float
+
+
+@dataclass(slots=True)
+class Changes:
+    """What counting has changed since it was last asked."""
+
+    cells: set[CellKey] = field(default_factory=set)
+    units: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    """Decision -> (hour, seen)."""
+    forgotten: list[bytes] = field(default_factory=list)
+    horizon: int | None = None
+    """Set when the horizon has moved."""
+
+
+class Counting:
+    """The counter of one partition."""
+
+    def __init__(self, partition: int, max_units: int = MAX_UNITS) -> None:
+        self.partition = partition
+        self.horizon = 0
+        """Start of the first hour that is remembered, milliseconds UTC."""
+        self._max_units = max_units
+        self._hours: dict[int, dict[bytes, int]] = {}
+        self._units = 0
+        self._sums: dict[CellKey, Sums] = {}
+        self._changes = Changes()
+
+    # -- restore
+
+    def restore_line(self, line: Line) -> None:
+        """Take in what this partition had written of a cell."""
+        self._sums[line.cell] = line.sums
+
+    def restore_unit(self, decision: bytes, hour: int, seen: int) -> None:
+        """Take in what was remembered of a decision; the empty one says how far the partition had forgotten."""
+        if not decision:
+            self.horizon = max(self.horizon, hour)
+            return
+        units = self._hours.setdefault(hour, {})
+        self._units += decision not in units
+        units[decision] = seen
+
+    def restore_forgotten(self, decision: bytes) -> None:
+        """Take in that a decision was forgotten."""
+        for units in self._hours.values():
+            if units.pop(decision, None) is not None:
+                self._units -= 1
+                return
+
+    # -- work
+
+    def count(self, seen: Seen, keep_ms: int) -> Verdict:
+        """Count one outcome; decisions older than `keep_ms` before the newest one of the partition are forgotten."""
+        hour = seen.cell.hour
+        if hour < self.horizon:
+            return "late"
+        self._forget_before((seen.decided_ts - keep_ms) // HOUR_MS * HOUR_MS)
+        known = self._hours.get(hour, {}).get(seen.decision, 0)
+        # A conversion proves the exposure that was lost or is still on its way: conversions never exceed exposures.
+        gained = (EXPOSED | CONVERTED if seen.converts else EXPOSED) & ~known
+        if not gained:
+            return "again"
+        if not known and not self._has_room(hour):
+            return "overflow"
+        self._remember(seen.decision, hour, known | gained)
+        self._add(seen, gained)
+        return "conversion" if gained & CONVERTED else "exposure"
+
+    def _has_room(self, hour: int) -> bool:
+        while self._units >= self._max_units:
+            oldest = min(self._hours)
+            if oldest >= hour:
+                return False
+            self._forget_before(oldest + HOUR_MS)
+        return True
+
+    def _remember(self, decision: bytes, hour: int, seen: int) -> None:
+        units = self._hours.setdefault(hour, {})
+        self._units += decision not in units
+        units[decision] = seen
+        self._changes.units[decision] = (hour, seen)
+
+    def _add(self, seen: Seen, gained: int) -> None:
+        converts = bool(gained & CONVERTED)
+        reward = seen.reward if converts else 0.0
+        gain = Sums(float(gained & EXPOSED), float(converts), reward, reward * reward)
+        self._sums[seen.cell] = self._sums.get(seen.cell, Sums()).plus(gain)
+        self._changes.cells.add(seen.cell)
+
+    def _forget_before(self, horizon: int) -> None:
+        if horizon <= self.horizon:
+            return
+        self.horizon = self._changes.horizon = horizon
+        for hour in [hour for hour in self._hours if hour < horizon]:
+            gone = self._hours.pop(hour)
+            self._units -= len(gone)
+            for decision in gone:
+                self._changes.units.pop(decision, None)
+                self._changes.forgotten.append(decision)
+
+    # -- what to write
+
+    def take_changes(self) -> Changes:
+        """What has changed since the last call."""
+        changes, self._changes = self._changes, Changes()
+        return changes
+
+    def lines(self, cells: set[CellKey], applied_offset: int) -> Iterator[Line]:
+        """The lines of these cells, in a fixed order."""
+        for cell in sorted(cells):
+            yield Line(cell, self.partition, applied_offset, self._sums[cell])
+
+    @property
+    def units(self) -> int:
+        """Decisions remembered."""
+        return self._units

@@ -1,0 +1,183 @@
+"""The bandit's stage: joins events to decisions, counts each decision once, publishes what follows.
+
+Two inputs, one group. `events.resolved` is joined without memory: whatever answers a decision goes to `bandit.outcomes`,
+keyed by the decision. That topic comes back as the second input, so that all outcomes of a decision meet on one
+partition, also where profiles merged in between; there they are counted, once, under the memory of that partition.
+"""
+
+from collections.abc import Iterable
+from uuid import UUID
+
+from infra.errors import Retryable
+from infra.logs import get_logger
+from infra.metrics import Metrics
+from schemas.codec import HeadReader, Record, Undecodable, UnknownContract, decode, encode
+from schemas.registry import Registry
+from streams.bandit.catalogue import Catalogue
+from streams.bandit.counting import Changes, Counting, Seen
+from streams.bandit.join import join
+from streams.bandit.publisher import Publisher
+from streams.bandit.statistics import HOUR_MS, CellKey, line
+from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output
+
+RESOLVED, OUTCOMES = "events.resolved", "bandit.outcomes"
+EXPERIMENTS, STATS, UNITS, SNAPSHOTS = "bandit.experiments", "bandit.stats", "bandit.units", "bandit.snapshots"
+
+HORIZON_KEY = b"horizon"
+SLACK_MS = 86_400_000
+"""How long after its window a decision is remembered, for events that arrive late."""
+PUBLISHER_PARTITION = 0
+"""Whoever holds it publishes: the group makes sure that it is one worker, and its transactions are fenced."""
+
+KeyValues = Iterable[tuple[bytes | None, bytes | None]]
+
+
+class BanditStage:
+    """See the module. Learning needs Kafka only; Redis is where the publisher puts what decisions read."""
+
+    name = "bandit"
+    inputs = (RESOLVED, OUTCOMES)
+    broadcast = (EXPERIMENTS, STATS, SNAPSHOTS)
+    restore = (STATS, UNITS)
+
+    def __init__(self, registry: Registry, token_key: bytes, publisher: Publisher, metrics: Metrics) -> None:
+        self._registry = registry
+        self._token_key = token_key
+        self._publisher = publisher
+        self._metrics = metrics
+        self._catalogue = Catalogue(registry)
+        self._head = HeadReader(registry, "event_ts")
+        self._countings: dict[int, Counting] = {}
+
+    # -- batches
+
+    def handle(self, batch: Batch, now: float) -> Outcome:  # noqa: ARG002 - the data's own clocks decide, so that a replay agrees
+        """Join or count one batch. Retryable for a contract nobody knows yet; nothing was counted then."""
+        counting = self._counting(batch.partition)
+        return self._join(batch) if batch.topic == RESOLVED else self._count(batch, counting)
+
+    def _join(self, batch: Batch) -> Outcome:
+        outcome = Outcome()
+        found = outcome.out.setdefault(OUTCOMES, [])
+        contract = self._registry.latest(OUTCOMES)
+        for at, value in enumerate(batch.values):
+            event = self._read(outcome, at, value)
+            if event is None:
+                continue
+            outcome.passed += 1
+            if event["heartbeat"]:
+                continue
+            verdict, record = join(self._token_key, self._catalogue, event)
+            if record is not None:
+                found.append(Output(record["decision_id"].encode(), encode(contract, record)))
+            minute = event["collector_ts"] // 60_000 * 60_000
+            outcome.counts[Cell(minute, event["source"], event["event_name"], verdict)] += 1
+        return outcome
+
+    def _read(self, outcome: Outcome, at: int, value: bytes | None) -> Record | None:
+        try:
+            return self._head.read(value or b"")[1]
+        except Undecodable as error:
+            outcome.dead.append(Dead(at, "UNDECODABLE", str(error)))
+            return None
+        except UnknownContract as error:
+            raise Retryable(str(error)) from error
+
+    def _count(self, batch: Batch, counting: Counting) -> Outcome:
+        outcome = Outcome()
+        # Read all before counting any: the batch comes again whole if one of them must wait for its contract.
+        seen = [self._seen(outcome, at, value) for at, value in enumerate(batch.values)]
+        keep_ms = self._catalogue.longest_window_ms + SLACK_MS
+        for one in seen:
+            if one is None:
+                continue
+            verdict = counting.count(one, keep_ms)
+            self._metrics.count("headwater_outcomes_total", experiment=one.cell.experiment, verdict=verdict)
+            if verdict in ("late", "overflow"):
+                outcome.dropped[verdict] += 1
+            else:
+                outcome.passed += 1
+        outcome.out = self._written(counting, batch.offsets[-1])
+        return outcome
+
+    def _seen(self, outcome: Outcome, at: int, value: bytes | None) -> Seen | None:
+        try:
+            _, record = decode(self._registry, value or b"")
+            decision = UUID(record["decision_id"]).bytes
+        except UnknownContract as error:
+            raise Retryable(str(error)) from error
+        except Undecodable as error:
+            outcome.dead.append(Dead(at, "UNDECODABLE", str(error)))
+            return None
+        except ValueError:
+            outcome.dead.append(Dead(at, "DECISION_ID", "not a UUID"))
+            return None
+        hour = record["decided_ts"] // HOUR_MS * HOUR_MS
+        cell = CellKey(record["experiment"], record["epoch"], hour, record["group"], record["arm"])
+        return Seen(decision, cell, record["decided_ts"], record["kind"] == "reward", record["reward"])
+
+    def _written(self, counting: Counting, applied_offset: int) -> dict[str, list[Output]]:
+        """What counting has changed, on its own partition: there it is restored from."""
+        changes, partition = counting.take_changes(), counting.partition
+        contract = self._registry.latest(STATS)
+        lines = counting.lines(changes.cells, applied_offset)
+        stats = [Output(found.key, encode(contract, found.record()), partition) for found in lines]
+        return {STATS: stats, UNITS: self._units(changes, partition)}
+
+    def _units(self, changes: Changes, partition: int) -> list[Output]:
+        contract = self._registry.latest(UNITS)
+
+        def unit(key: bytes, decision_id: str, hour: int, seen: int) -> Output:
+            return Output(key, encode(contract, {"decision_id": decision_id, "hour": hour, "seen": seen}), partition)
+
+        written = [Output(str(UUID(bytes=decision)).encode(), None, partition) for decision in changes.forgotten]
+        for decision, (hour, seen) in changes.units.items():
+            decision_id = str(UUID(bytes=decision))
+            written.append(unit(decision_id.encode(), decision_id, hour, seen))
+        if changes.horizon is not None:
+            written.append(unit(HORIZON_KEY, "", changes.horizon, 0))
+        return written
+
+    # -- memory
+
+    def _counting(self, partition: int) -> Counting:
+        if partition == PUBLISHER_PARTITION:
+            self._publisher.elected = True
+        return self._countings.setdefault(partition, Counting(partition))
+
+    def on_restore(self, topic: str, partition: int, records: KeyValues) -> None:
+        """Take in what this partition had counted, oldest first."""
+        counting = self._counting(partition)
+        for key, value in records:
+            if topic == STATS:
+                if value is not None:
+                    counting.restore_line(line(decode(self._registry, value)[1]))
+            elif value is None:
+                counting.restore_forgotten(UUID((key or b"").decode("ascii")).bytes)
+            else:
+                _, record = decode(self._registry, value)
+                decision = UUID(record["decision_id"]).bytes if record["decision_id"] else b""
+                counting.restore_unit(decision, record["hour"], record["seen"])
+
+    def on_revoke(self, partition: int) -> None:
+        """Forget a partition that is somebody else's now."""
+        self._countings.pop(partition, None)
+        if partition == PUBLISHER_PARTITION:
+            self._publisher.elected = False
+
+    def on_broadcast(self, topic: str, records: KeyValues) -> None:
+        """Follow experiments, everybody's statistics, and what was published."""
+        if topic == EXPERIMENTS:
+            self._catalogue.take(records)
+            get_logger().info("experiments", known=len(self._catalogue))
+            return
+        for _, value in records:
+            if value is not None and topic == STATS:
+                self._publisher.take_line(line(decode(self._registry, value)[1]))
+            elif value is not None:
+                self._publisher.take_published(value)
+
+    def on_tick(self, now: float) -> dict[str, list[Output]]:
+        """Move what was published into Redis, then publish what is due. Retryable while Redis is away: learning goes on."""
+        published = self._publisher.due(self._catalogue, int(now * 1_000))
+        return {SNAPSHOTS: published} if published else {}
