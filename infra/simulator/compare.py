@@ -74,7 +74,7 @@ def once_row(layer: str, expected: Expected, names: Mapping[str, int], tally: Ta
     return _row(layer, _sum((wanted, found, lost, doubled), anonymous), tally)
 
 
-def profiles_row(tally: Tally) -> Row:
+def profiles_row(tally: Tally, layer: str = "profiles") -> Row:
     """One person, one profile; two people never the same one."""
     owners = Counter(profile for profiles in tally.profiles.values() for profile in profiles)
     doubled = sum(len(profiles) - 1 for profiles in tally.profiles.values())
@@ -82,7 +82,7 @@ def profiles_row(tally: Tally) -> Row:
     notes = [f"{doubled} further profiles of one person"] * bool(doubled) + [f"{shared} people on another's profile"] * bool(
         shared
     )
-    return Row("profiles of people", len(tally.profiles), len(owners), 0, doubled, shared, 0, tuple(notes))
+    return Row(layer, len(tally.profiles), len(owners), 0, doubled, shared, 0, tuple(notes))
 
 
 def dead_row(layer: str, expected: Expected, letters: Letters) -> Row:

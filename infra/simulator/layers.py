@@ -1,8 +1,7 @@
 """Reads the layers that are Kafka topics: committed records since the run began, one at a time, nothing kept."""
 
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import confluent_kafka as ck
@@ -11,8 +10,6 @@ from infra.errors import ConfigError
 from infra.kafka import reader
 from infra.keyring import KeyGone, KeyRing
 from infra.settings import Settings
-from infra.simulator.compare import Letters
-from infra.simulator.ledger import Expected
 from infra.simulator.marks import MarkerScan, event_number
 from infra.simulator.tally import Seen
 from schemas.codec import HeadReader, Record, Undecodable, decode
@@ -25,8 +22,8 @@ TIMEOUT_S = 30.0
 OTHER_RUNS = re.compile(rb"[a-f]{8}-0000-4000-8000-[0-9a-f]{12}|dd-[a-f]{8}-[a-p]{8}")
 
 
-def scan(settings: Settings, topic: str, since: int) -> Iterator[ck.Message]:
-    """Every committed record of a topic that was written at or after `since` (milliseconds UTC)."""
+def scan(settings: Settings, topic: str, since: int = 0) -> Iterator[ck.Message]:
+    """Every committed record of a topic that was written at or after `since` (milliseconds UTC; 0 = all)."""
     consumer = reader(settings, GROUP, enable_partition_eof="true")
     try:
         waiting = {place.partition for place in _start(consumer, topic, since)}
@@ -43,12 +40,31 @@ def scan(settings: Settings, topic: str, since: int) -> Iterator[ck.Message]:
         consumer.close()
 
 
-def _start(consumer: ck.Consumer, topic: str, since: int) -> list[ck.TopicPartition]:
+def begins_at_zero(settings: Settings, topics: Iterable[str]) -> bool:
+    """Whether these topics still hold all that was ever written to them."""
+    consumer = reader(settings, GROUP)
+    try:
+        return all(
+            consumer.get_watermark_offsets(place, timeout=TIMEOUT_S)[0] == 0
+            for topic in topics
+            for place in _partitions(consumer, topic)
+        )
+    finally:
+        consumer.close()
+
+
+def _partitions(consumer: ck.Consumer, topic: str) -> list[ck.TopicPartition]:
     listed = consumer.list_topics(topic, timeout=TIMEOUT_S).topics[topic]
     if listed.error is not None:
         raise ConfigError(f"no topic {topic}: is this the house that the ledger was made with (HEADWATER_KAFKA)?")
-    asked = [ck.TopicPartition(topic, partition, since) for partition in listed.partitions]
-    places: list[ck.TopicPartition] = consumer.offsets_for_times(asked, timeout=TIMEOUT_S)
+    return [ck.TopicPartition(topic, partition, ck.OFFSET_BEGINNING) for partition in listed.partitions]
+
+
+def _start(consumer: ck.Consumer, topic: str, since: int) -> list[ck.TopicPartition]:
+    places = _partitions(consumer, topic)
+    if since:
+        asked = [ck.TopicPartition(topic, place.partition, since) for place in places]
+        places = consumer.offsets_for_times(asked, timeout=TIMEOUT_S)
     consumer.assign(places)
     return places
 
@@ -57,7 +73,7 @@ class EventReader:
     """Turns records of the event topics into sightings."""
 
     def __init__(self, registry: Registry, run: str) -> None:
-        self._heads = HeadReader(registry, "event_name")
+        self._heads = HeadReader(registry, "heartbeat")
         self._markers = MarkerScan(run)
 
     def see(self, value: bytes | None) -> Seen:
@@ -67,13 +83,14 @@ class EventReader:
             _, head = self._heads.read(value or b"")
         except (Undecodable, UnknownContract):
             return Seen("", "", marks=marks)
-        resolved = head.get("identity_state") == "resolved"
         return Seen(
             head["event_id"],
             head["event_name"],
             head.get("consent_outcome", ""),
             head.get("consent_purposes", 0),
-            head.get("profile_id", "") if resolved else "",
+            head.get("profile_id", ""),
+            head.get("identity_state", ""),
+            head["heartbeat"],
             marks,
         )
 
@@ -88,36 +105,23 @@ class LetterReader:
         self._run = run
         self._ids = re.compile(run.encode() + rb"-0000-4000-8000-[0-9a-f]{12}")
 
-    def about(self, value: bytes | None) -> tuple[set[int], str]:
-        """(numbers of the events it is about, what is wrong with it). Neither, for a letter of another run."""
+    def about(self, value: bytes | None) -> tuple[str, set[int], str]:
+        """(stage that wrote it, numbers of the events it is about, what is wrong with it)."""
         try:
             _, record = decode(self._registry, value or b"")
             _, payload = open_letter(record, self._keyring)
         except (Undecodable, UnknownContract, KeyGone) as error:
-            return set(), f"dead letter that cannot be opened ({type(error).__name__})"
+            return "", set(), f"dead letter that cannot be opened ({type(error).__name__})"
         marked = {n for kind, n in self._markers.find(payload) if kind == "dd"}
         named = {event_number(self._run, found.decode()) for found in self._ids.findall(payload)}
         about = marked or {n for n in named if n is not None}
         if not about and not OTHER_RUNS.search(payload):
-            return set(), f"dead letter of {record['stage']}: {record['reason']}"
-        return about, ""
+            return record["stage"], set(), f"dead letter of {record['stage']}: {record['reason']}"
+        return record["stage"], about, ""
 
 
-def read_letters(settings: Settings, registry: Registry, expected: Expected) -> tuple[Letters, Counter[str]]:
-    """Dead letters by event, and how often each letter's key was written."""
-    letters, keys = Letters(), Counter[str]()
-    letter_reader = LetterReader(settings, registry, expected.run.run)
-    for message in scan(settings, "events.dead", expected.run.started):
-        about, wrong = letter_reader.about(message.value())
-        letters.copies.update(about)
-        if wrong:
-            letters.unexplained[wrong] += 1
-        keys[(message.key() or b"").decode(errors="replace")] += 1
-    return letters, keys
-
-
-def read_records(settings: Settings, registry: Registry, topic: str, since: int) -> Iterator[Record]:
-    """Whole records of a topic; one that cannot be read is an error of ours."""
+def records(settings: Settings, registry: Registry, topic: str, since: int) -> Iterator[tuple[bytes | None, Record]]:
+    """Key and whole record of everything in a topic since `since`."""
     for message in scan(settings, topic, since):
         value: Any = message.value()
-        yield decode(registry, value)[1]
+        yield message.key(), decode(registry, value)[1]

@@ -20,7 +20,9 @@ class Seen(NamedTuple):
     """Consent outcome; empty before the gate."""
     mask: int = 0
     profile: str = ""
-    """Only where identity has resolved it."""
+    state: str = ""
+    """Identity's: resolved, unresolved or anonymous; empty before it."""
+    heartbeat: bool = False
     marks: frozenset[tuple[str, int]] | set[tuple[str, int]] = frozenset()
     """Markers of this run in its bytes."""
 
@@ -105,5 +107,5 @@ class Tally:
 
     def _profile(self, n: int, seen: Seen) -> None:
         account = self.expected.accounts[n]
-        if account >= 0 and seen.profile:
+        if account >= 0 and seen.state == "resolved":
             self.profiles.setdefault(account, set()).add(seen.profile)

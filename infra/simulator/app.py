@@ -1,0 +1,135 @@
+"""`headwater simulate`: a realistic stream through the real doors, and a ledger of it."""
+
+import asyncio
+import random
+import secrets
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from infra.errors import ConfigError
+from infra.kafka import producer
+from infra.settings import Settings, load_settings
+from infra.simulator.acts import EXPERIMENT
+from infra.simulator.ledger import End, EventLine, Run, Writer
+from infra.simulator.marks import run_id
+from infra.simulator.sender import PATIENCE_S, Line, Pace, Progress, Sender, Target
+from infra.simulator.world import World
+
+EVERY_S = 5.0
+LOOK_S = 0.25
+WIDTH = 48
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(epilog="Example: headwater simulate --events 5000 --seed 7 --ledger ledger.jsonl")
+def simulate(
+    events: Annotated[int, typer.Option("--events", min=1, help="Unique events to send.")] = 10_000,
+    rate: Annotated[float, typer.Option("--rate", min=0, help="Events a second; 0 = as fast as the house takes them.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed makes the same visitors do the same.")] = 1,
+    ledger: Annotated[Path, typer.Option("--ledger", help="File to write the ledger to.")] = Path("ledger.jsonl"),
+    width: Annotated[int, typer.Option("--width", min=1, max=1000, help="Households at a time.")] = WIDTH,
+) -> None:
+    """Send a realistic day of traffic and keep a ledger of what must become of it."""
+    settings = load_settings()
+    key = demo_key(settings)
+    publish_experiment(settings)
+    run = Run(run_id(random.Random(secrets.randbits(64))), seed, events, int(time.time() * 1000))
+    with Writer(ledger, run) as writer:
+
+        def keep(line: Line) -> None:
+            writer.write("event" if isinstance(line, EventLine) else "decision", line)
+
+        target = Target(settings.collector_url, settings.decisions_url, key, _poisoner(settings))
+        progress = asyncio.run(_drive(Sender(target, Pace(rate), keep, seed), run, width))
+        end = End(int(time.time() * 1000), progress.events, progress.acknowledged, progress.open)
+        writer.write("end", end)
+    Console(stderr=True).print(
+        f"run {run.run}: {progress.events} events, {progress.acknowledged} acknowledged, {progress.refused} refused, "
+        f"{progress.open} open, {progress.decisions} decisions, {progress.retries} retries; ledger in {ledger}",
+        highlight=False,
+    )
+    if progress.open:
+        raise typer.Exit(1)
+
+
+def demo_key(settings: Settings) -> str:
+    """The write key that `headwater up` left for us."""
+    file = settings.state_dir / "demo-key"
+    try:
+        return file.read_text().strip()
+    except OSError as error:
+        raise ConfigError(
+            f"no write key in {file} ({error.strerror}): start the house with `headwater up`, or write one of "
+            "`headwater keys create` there"
+        ) from None
+
+
+def publish_experiment(settings: Settings) -> None:
+    """Publish the packaged experiment unless its topic already has one of that key."""
+    from streams.bandit.experiments_app import ensure
+
+    ensure(settings, EXPERIMENT)
+
+
+async def _drive(sender: Sender, run: Run, width: int) -> Progress:
+    world = World(run.seed, run.run, run.events)
+    with _shown(run.events) as show:
+        work = asyncio.create_task(sender.run(world.journeys(), width))
+        while not work.done():
+            await asyncio.wait((work,), timeout=LOOK_S)
+            show(sender.progress)
+        await work
+    return sender.progress
+
+
+def _poisoner(settings: Settings) -> Callable[[bytes, bytes], Awaitable[None]]:
+    kafka = producer(settings)
+
+    def produce(key: bytes, value: bytes) -> None:
+        kafka.produce("events.raw", value, key)
+        if kafka.flush(PATIENCE_S):
+            raise ConfigError(f"Kafka at {settings.kafka} did not take a record in {PATIENCE_S:.0f} s")
+
+    async def poison(key: bytes, value: bytes) -> None:
+        await asyncio.to_thread(produce, key, value)
+
+    return poison
+
+
+@contextmanager
+def _shown(events: int) -> Iterator[Callable[[Progress], None]]:
+    """Progress on stderr: a bar on a terminal, elsewhere a line now and then."""
+    if not sys.stderr.isatty():
+        yield _lines(events)
+        return
+    columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[said]}"))
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task("sending", total=events, said="")
+
+        def show(progress: Progress) -> None:
+            said = f"{progress.retries} retries {progress.trouble}" if progress.retries else ""
+            bars.update(task, completed=progress.events, said=said)
+
+        yield show
+
+
+def _lines(events: int) -> Callable[[Progress], None]:
+    last = [time.monotonic()]
+
+    def show(progress: Progress) -> None:
+        if time.monotonic() - last[0] >= EVERY_S:
+            last[0] = time.monotonic()
+            trouble = f" ({progress.trouble})" if progress.trouble else ""
+            typer.echo(f"sent {progress.events}/{events}, {progress.retries} retries{trouble}", err=True)
+
+    return show

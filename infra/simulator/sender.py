@@ -1,0 +1,204 @@
+"""Sends journeys over HTTP, as patient clients do: the same bytes again until the house takes or refuses them."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import orjson
+
+from infra.simulator.acts import Ask, Defect, Event, Journey, Request
+from infra.simulator.ledger import DecisionLine, EventLine
+from infra.simulator.protocols import Answer, Post, Stamp, ask, build
+from infra.simulator.truth import PERSONALIZATION, fate, granted
+
+PATIENCE_S = 180.0
+TIMEOUT_S = 20.0
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 2.0
+
+Line = EventLine | DecisionLine
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the house is, and how to come in."""
+
+    collector_url: str
+    decisions_url: str
+    write_key: str
+    produce_poison: Callable[[bytes, bytes], Awaitable[None]]
+    """Writes (key, value) to `events.raw` past the collector."""
+
+
+@dataclass
+class Progress:
+    """How far the run is."""
+
+    events: int = 0
+    acknowledged: int = 0
+    refused: int = 0
+    open: int = 0
+    requests: int = 0
+    retries: int = 0
+    decisions: int = 0
+    trouble: str = ""
+    """The last reason for a retry."""
+
+
+@dataclass
+class _Sent:
+    """What became of one event so far."""
+
+    event: Event
+    sent: int = 0
+    acked: int = 0
+    status: int = 0
+    decision: str = ""
+
+
+@dataclass
+class _Walk:
+    """One journey on its way."""
+
+    sent: dict[int, _Sent] = field(default_factory=dict)
+    posts: dict[int, Post] = field(default_factory=dict)
+    """Bytes by request, so that a repeated request is the same bytes."""
+    answer: Answer = field(default_factory=Answer)
+
+
+class Pace:
+    """Lets at most `rate` events a second through; 0 = as many as there are."""
+
+    def __init__(self, rate: float) -> None:
+        self._gap = 1 / rate if rate > 0 else 0.0
+        self._next = time.monotonic()
+
+    async def wait(self, events: int) -> None:
+        """Return when `events` more may be sent."""
+        if not self._gap:
+            return
+        # A pause of the house is not made up for by a flood: at most a second's worth is behind.
+        self._next = max(self._next, time.monotonic() - 1) + events * self._gap
+        await asyncio.sleep(max(0.0, self._next - time.monotonic()))
+
+
+class Sender:
+    """Walks journeys beside one another and hands each journey's ledger lines to `keep`."""
+
+    def __init__(self, target: Target, pace: Pace, keep: Callable[[Line], None], seed: int) -> None:
+        self.progress = Progress()
+        self._target = target
+        self._pace = pace
+        self._keep = keep
+        self._jitter = random.Random(seed)
+
+    async def run(self, journeys: Iterable[Journey], width: int) -> None:
+        """Send everything, `width` journeys at a time."""
+        waiting = iter(journeys)
+        connector = aiohttp.TCPConnector(limit=width)
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session, asyncio.TaskGroup() as walkers:
+            for _ in range(width):
+                walkers.create_task(self._walk_all(session, waiting))
+
+    async def _walk_all(self, session: aiohttp.ClientSession, waiting: Iterator[Journey]) -> None:
+        for journey in waiting:
+            walk = _Walk()
+            try:
+                for step in journey:
+                    if isinstance(step, Ask):
+                        await self._ask(session, walk, step)
+                    else:
+                        await self._send(session, walk, step)
+            finally:
+                # A run that is cut short still says what it has sent.
+                self._write(walk)
+
+    async def _ask(self, session: aiohttp.ClientSession, walk: _Walk, step: Ask) -> None:
+        post = ask(step)
+        status, body, _ = await self._post(session, self._target.decisions_url, post)
+        walk.answer = Answer.read(orjson.loads(body)) if status == 200 else Answer()
+        learns = bool(walk.answer.token) and bool(granted(step.device.choice, step.device.region) & PERSONALIZATION)
+        if walk.answer.decision_id:
+            self.progress.decisions += 1
+            answer = walk.answer
+            self._keep(DecisionLine(answer.decision_id, step.experiment, answer.arm, answer.group, learns))
+
+    async def _send(self, session: aiohttp.ClientSession, walk: _Walk, request: Request) -> None:
+        await self._pace.wait(len(request.events))
+        post = walk.posts.get(id(request))
+        if post is None:
+            stamp = Stamp(int(time.time() * 1000), self._target.write_key, walk.answer.token)
+            post = walk.posts[id(request)] = build(request, stamp)
+        if request.events[0].defect is Defect.POISON:
+            await self._target.produce_poison(request.events[0].id.encode(), post.body)
+            status, attempts = 200, 1
+        else:
+            status, _, attempts = await self._post(session, self._target.collector_url, post)
+        for event in request.events:
+            sent = walk.sent.setdefault(event.n, _Sent(event))
+            sent.sent += attempts
+            sent.acked += 200 <= status < 300
+            sent.status = status
+            sent.decision = walk.answer.decision_id if event.answers and not sent.decision else sent.decision
+            self._count(sent)
+
+    def _count(self, sent: _Sent) -> None:
+        if sent.sent > 1 and sent.acked > 1:
+            return
+        self.progress.events += 1
+        if 200 <= sent.status < 300:
+            self.progress.acknowledged += 1
+        elif 400 <= sent.status < 500:
+            self.progress.refused += 1
+        else:
+            self.progress.open += 1
+
+    async def _post(self, session: aiohttp.ClientSession, url: str, post: Post) -> tuple[int, bytes, int]:
+        """(status, body, attempts); status 0 when patience ended without an answer."""
+        deadline = time.monotonic() + PATIENCE_S
+        wait, attempts, status, body = FIRST_WAIT_S, 0, 0, b""
+        while True:
+            attempts += 1
+            self.progress.requests += 1
+            try:
+                async with session.post(url + post.path, data=post.body, headers=post.headers, params=post.query) as answer:
+                    status, body = answer.status, await answer.read()
+                    if status < 500 and status != 429:
+                        return status, body, attempts
+                    self.progress.trouble = f"HTTP {status}"
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                status, body = 0, b""
+                self.progress.trouble = type(error).__name__
+            if time.monotonic() > deadline:
+                return status, body, attempts
+            self.progress.retries += 1
+            await asyncio.sleep(wait * (0.5 + self._jitter.random()))
+            wait = min(LONGEST_WAIT_S, wait * 2)
+
+    def _write(self, walk: _Walk) -> None:
+        for sent in walk.sent.values():
+            self._keep(event_line(sent))
+
+
+def event_line(sent: Any) -> EventLine:
+    """The ledger's line about one event."""
+    event: Event = sent.event
+    must = fate(event)
+    return EventLine(
+        n=event.n,
+        id=event.id,
+        door=event.device.door,
+        name=event.name,
+        sent=sent.sent,
+        acked=sent.acked,
+        status=sent.status,
+        fate=must.name,
+        outcome=must.outcome,
+        mask=must.mask,
+        account=event.person.name if event.login else "",
+        decision=sent.decision if must.mask & PERSONALIZATION else "",
+    )

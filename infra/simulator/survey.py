@@ -1,0 +1,132 @@
+"""Walks through the layers of a house, one pass each, and judges them one by one."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from infra.settings import Settings
+from infra.simulator import compare
+from infra.simulator.compare import Letters, Row
+from infra.simulator.layers import EventReader, LetterReader, begins_at_zero, records, scan
+from infra.simulator.ledger import ANONYMISED, POISON, RESOLVED, Expected
+from infra.simulator.tables import Tables
+from infra.simulator.tally import Seen, Tally
+from schemas.registry import Registry
+
+COUNTED = ("consent", "identity")
+# The Kafka key of a dead letter, put together again.
+PLACE = "concat(if(source_topic = '', 'door', source_topic), ':', toString(source_partition), ':', toString(source_offset))"
+
+
+class Survey:
+    """One reconciliation: every layer is read once, from its beginning, because counts are totals."""
+
+    def __init__(self, settings: Settings, expected: Expected) -> None:
+        self._settings = settings
+        self._expected = expected
+        self._since = expected.run.started
+        self._registry = Registry(settings.contracts)
+        self._events = EventReader(self._registry, expected.run.run)
+        self._cells: Counter[str] = Counter()
+        self._totals: Counter[str] = Counter()
+
+    def rows(self) -> Iterator[Row]:
+        """The verdicts, in the order of the walk."""
+        expected = self._expected
+        raw, copies = Tally(expected), Counter[str]()
+        for seen in self._topic("events.raw"):
+            self._take_raw(raw, copies, seen)
+        yield compare.raw_row(expected, raw)
+        consented = Tally(expected)
+        for seen in self._topic("events.consented", "consent"):
+            consented.behind_gate(seen)
+        yield compare.consented_row(expected, raw, copies, consented)
+        resolved = Tally(expected)
+        for seen in self._topic("events.resolved", "identity"):
+            resolved.behind_gate(seen)
+        yield compare.once_row("events.resolved", expected, copies, resolved)
+        yield compare.profiles_row(resolved, "profiles in events.resolved")
+        letters, keys = self._letters()
+        yield compare.dead_row("events.dead", expected, letters)
+        yield from self._bandit()
+        yield self._counts()
+        yield from self._warehouse(copies, keys)
+
+    def _take_raw(self, raw: Tally, copies: Counter[str], seen: Seen) -> None:
+        if not seen.event_id:
+            # Poison: nothing can be read but the marker in its bytes.
+            for kind, poisoned in seen.marks:
+                if kind == "dd" and self._expected.fate(poisoned) == POISON:
+                    raw.count(poisoned)
+            return
+        raw.at_door(seen, (RESOLVED, ANONYMISED))
+        n = self._expected.number(seen.event_id)
+        if n is not None and self._expected.fate(n) == ANONYMISED:
+            copies[seen.event_name] += 1
+
+    def _topic(self, topic: str, stage: str = "") -> Iterator[Seen]:
+        """Sightings since the run began; all records, older ones too, go into the totals that counts are held against."""
+        for message in scan(self._settings, topic):
+            seen = self._events.see(message.value())
+            if not seen.heartbeat:
+                self._totals[topic] += 1
+                if stage:
+                    self._cells[f"{stage} {seen.state if stage == 'identity' else seen.outcome}"] += 1
+            if message.timestamp()[1] >= self._since:
+                yield seen
+
+    def _letters(self) -> tuple[Letters, Counter[str]]:
+        letters, keys = Letters(), Counter[str]()
+        reader = LetterReader(self._settings, self._registry, self._expected.run.run)
+        for message in scan(self._settings, "events.dead"):
+            stage, about, wrong = reader.about(message.value())
+            self._cells[f"{stage} dead"] += 1
+            if message.timestamp()[1] < self._since:
+                continue
+            letters.copies.update(about)
+            if wrong:
+                letters.unexplained[wrong] += 1
+            keys[(message.key() or b"").decode(errors="replace")] += 1
+        return letters, keys
+
+    def _bandit(self) -> Iterator[Row]:
+        expected, ours = self._expected, self._expected.decisions
+        decided: Counter[str] = Counter()
+        for _, record in records(self._settings, self._registry, "bandit.decisions", self._since):
+            decided[record["decision_id"]] += record["decision_id"] in ours
+        yield compare.joined_row("bandit.decisions", ours, +decided)
+        joined: Counter[str] = Counter()
+        for _, record in records(self._settings, self._registry, "bandit.outcomes", self._since):
+            if record["decision_id"] in ours:
+                joined[f"{record['kind']} {record['decision_id']}"] += 1
+        wanted = {f"exposure {decision}" for decision in expected.exposures if ours.get(decision)}
+        wanted |= {f"reward {decision}" for decision in expected.rewards if ours.get(decision)}
+        yield compare.joined_row("bandit.outcomes", wanted, joined)
+
+    def _counts(self) -> Row:
+        counted: Counter[str] = Counter()
+        for _, record in records(self._settings, self._registry, "stream.counts", 0):
+            stage, outcome = record["stage"], record["outcome"].partition(":")[0]
+            if stage in COUNTED:
+                counted[f"{stage} {outcome}"] += record["n"]
+        if not begins_at_zero(self._settings, ("events.raw", "events.consented", "events.resolved", "stream.counts")):
+            return Row("stream.counts", 0, 0, notes=("not compared: retention has removed the beginning of a topic",))
+        cells = Counter({cell: n for cell, n in self._cells.items() if cell.partition(" ")[0] in COUNTED})
+        for stage, before, after in (
+            ("consent", "events.raw", "events.consented"),
+            ("identity", "events.consented", "events.resolved"),
+        ):
+            cells[f"{stage} dropped"] = self._totals[before] - self._totals[after] - cells[f"{stage} dead"]
+        return compare.counts_row(+cells, +counted)
+
+    def _warehouse(self, copies: Counter[str], letters: Counter[str]) -> Iterator[Row]:
+        tables = Tables(self._settings)
+        try:
+            tally = Tally(self._expected)
+            for seen in tables.events(self._expected.run.run, self._since):
+                tally.behind_gate(seen)
+            yield compare.once_row("ClickHouse events", self._expected, copies, tally)
+            yield compare.profiles_row(tally, "profiles in ClickHouse")
+            found = tables.keys("dead_letters", PLACE, "dead_ts", self._since)
+            yield compare.joined_row("ClickHouse dead_letters", letters, {key: n for key, n in found.items() if key in letters})
+        finally:
+            tables.close()
