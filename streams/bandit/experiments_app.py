@@ -91,7 +91,8 @@ def _read(settings: Settings, topic: str, partition: int) -> Iterator[list[tuple
         yield from read_partition(settings, topic, partition)
     except (Retryable, ck.KafkaException) as error:
         raise ConfigError(
-            f"Kafka at {settings.kafka}: {error}. Is it running (`headwater up`), and are the topics there (`headwater topics apply`)?"
+            f"Kafka at {settings.kafka}: {error}. Is it running (`headwater up`), "
+            "and are the topics there (`headwater topics apply`)?"
         ) from None
 
 
