@@ -27,6 +27,7 @@ from infra.simulator.world import World
 EVERY_S = 5.0
 LOOK_S = 0.25
 WIDTH = 48
+SNAPSHOT_S = 60.0
 
 app = typer.Typer(add_completion=False)
 
@@ -75,10 +76,20 @@ def demo_key(settings: Settings) -> str:
 
 
 def publish_experiment(settings: Settings) -> None:
-    """Publish the packaged experiment unless its topic already has one of that key."""
-    from streams.bandit.experiments_app import ensure
+    """Publish the packaged experiment unless there is one of its key, and wait until the bandit has taken it in."""
+    from streams.bandit.experiment import parse
+    from streams.bandit.experiments_app import EXAMPLE, experiments, publish_experiment, snapshot_of
 
-    ensure(settings, EXPERIMENT)
+    if experiments(settings).get(EXPERIMENT) is None:
+        publish_experiment(settings, parse(EXAMPLE.read_bytes()))
+    # Its first snapshot says that the bandit knows it; what came before would be answers to an unknown experiment.
+    deadline = time.monotonic() + SNAPSHOT_S
+    while snapshot_of(settings, EXPERIMENT) is None:
+        if time.monotonic() > deadline:
+            raise ConfigError(
+                f"the bandit published nothing for {EXPERIMENT} in {SNAPSHOT_S:.0f} s: is `headwater worker bandit` up?"
+            )
+        time.sleep(LOOK_S)
 
 
 async def _drive(sender: Sender, run: Run, width: int) -> Progress:
