@@ -1,0 +1,200 @@
+"""`headwater gauge`: asks Kafka every few seconds, and serves what it learns."""
+
+import asyncio
+import ipaddress
+import json
+import time
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from consumers.gauge.reading import Place, Reading, as_json
+from consumers.gauge.rules import Limits
+from consumers.gauge.store import RedisTables, TableStore
+from consumers.gauge.timetable import TimeTable
+from consumers.gauge.watch import Watch
+from infra.errors import ConfigError, Retryable
+from infra.logs import configure_logs, get_logger
+from infra.settings import Settings, load_settings
+
+SAVE_S = 30.0
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Where and how the gauge runs."""
+
+    host: str
+    port: int
+    interval_s: float
+    limits: Limits
+
+
+class Collector:
+    """Asks Kafka, keeps the time tables in the store."""
+
+    def __init__(self, settings: Settings, serving: Serving, store: TableStore | None) -> None:
+        from consumers.gauge.cluster import Cluster
+
+        self.watch = Watch(serving.limits, serving.interval_s)
+        self._cluster = Cluster(settings)
+        self._store = store
+        self._loaded: set[Place] = set()
+        self._saved_at = 0.0
+
+    def round(self, now: float) -> Reading:
+        """One round of questions. Retryable where Kafka does not answer; without Redis it goes on."""
+        facts = self._cluster.facts(now)
+        self._load(set(facts.ends) - self._loaded)
+        wanted = self.watch.take(facts)
+        reading = self.watch.read(facts, self._cluster.record_times(wanted, facts.ends))
+        if now - self._saved_at >= SAVE_S:
+            self._saved_at = now
+            self._save()
+        return reading
+
+    def close(self) -> None:
+        """Save what is known and close the clients."""
+        self._save()
+        self._cluster.close()
+
+    def _load(self, places: set[Place]) -> None:
+        if not places or self._store is None:
+            return
+        self._loaded |= places
+        try:
+            found: dict[Place, TimeTable] = self._store.load(places)
+        except Retryable as error:
+            get_logger().warning("time tables not loaded", reason=str(error))
+            return
+        for place, table in found.items():
+            self.watch.tables.setdefault(place, table)
+
+    def _save(self) -> None:
+        if self._store is None:
+            return
+        try:
+            self._store.save(self.watch.tables)
+        except Retryable as error:
+            get_logger().warning("time tables not saved", reason=str(error))
+
+
+async def collect(collector: Collector, board: Any, interval_s: float) -> None:
+    """Ask for ever. A round that fails leaves the last reading on the board, which then says how old it is."""
+    away = False
+    while True:
+        began = time.monotonic()
+        try:
+            board.reading = await asyncio.to_thread(collector.round, time.time())
+            away = False
+        except Retryable as error:
+            if not away:
+                get_logger().warning("no reading", reason=str(error))
+            away = True
+        await asyncio.sleep(max(0.2, interval_s - (time.monotonic() - began)))
+
+
+async def serve(settings: Settings, serving: Serving) -> None:
+    """Run until cancelled."""
+    from aiohttp import web
+
+    from consumers.gauge.door import Board, make_door
+    from consumers.gauge.page import Page
+    from consumers.gauge.recent import Side, Tail
+    from schemas.registry import Registry
+
+    side = Side(Registry(settings.contracts))
+    tail = Tail(settings, side)
+    stale_s = max(30.0, 3 * serving.interval_s)
+    board = Board(stale_s, recent=lambda now: side.recent(now, tail.complete))
+    token = settings.ops_token.get_secret_value() if settings.ops_token else None
+    collector = Collector(settings, serving, tables(settings))
+    runner = web.AppRunner(make_door(board, Page(serving.interval_s, stale_s), token), access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, serving.host, serving.port).start()
+        tail.start()
+        get_logger().info("gauge", url=f"http://{serving.host}:{serving.port}/", token=token is not None)
+        await collect(collector, board, serving.interval_s)
+    finally:
+        await runner.cleanup()
+        await asyncio.to_thread(tail.stop)
+        await asyncio.to_thread(collector.close)
+
+
+def tables(settings: Settings) -> TableStore:
+    """The time tables' place in Redis; asked only when needed."""
+    import redis
+
+    return RedisTables(redis.Redis.from_url(settings.redis, socket_timeout=3, socket_connect_timeout=2))
+
+
+def check_exposure(host: str, token: str | None) -> None:
+    """ConfigError where the page would be open to the network."""
+    try:
+        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local and not token:
+        raise ConfigError(f"--host {host} is not loopback: set HEADWATER_OPS_TOKEN first, e.g. from `openssl rand -hex 24`")
+    if token is not None and len(token) < 16:
+        raise ConfigError("HEADWATER_OPS_TOKEN needs at least 16 characters, e.g. from `openssl rand -hex 24`")
+
+
+def once(settings: Settings, serving: Serving, as_json_text: bool) -> None:
+    """Print the lag as it is now."""
+    collector = Collector(settings, serving, tables(settings))
+    try:
+        reading = collector.round(time.time())
+    except Retryable as error:
+        raise ConfigError(f"{error} ({settings.kafka}). Is it running, and is HEADWATER_KAFKA right?") from error
+    finally:
+        collector.close()
+    if as_json_text:
+        typer.echo(json.dumps(as_json(reading)))
+        return
+    from consumers.gauge.page import duration
+
+    for group in reading.groups:
+        for p in group.partitions:
+            behind = duration(p.time_lag_s)
+            typer.echo(f"{group.group:24} {p.topic:20} {p.partition:>3} {p.lag:>10,} {behind:>12}  {p.state.value}: {p.detail}")
+
+
+@app.command(epilog="Example: headwater gauge --port 8082 --interval 2")
+def gauge(  # noqa: PLR0913, PLR0917 - each is an option of the command line
+    host: Annotated[
+        str, typer.Option(help="Address to serve on; other than loopback needs HEADWATER_OPS_TOKEN.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to serve on.")] = 8082,
+    interval: Annotated[float, typer.Option(min=0.5, max=60, help="Seconds between two rounds of questions to Kafka.")] = 10.0,
+    slo: Annotated[float, typer.Option(min=1, help="Time lag that is in order, seconds.")] = 60.0,
+    print_once: Annotated[bool, typer.Option("--once", help="Print the lag and exit.")] = False,
+    as_json_text: Annotated[bool, typer.Option("--json", help="With --once: print JSON.")] = False,
+) -> None:
+    """Watch how far every group is behind; serve /lag, /metrics and the ops page."""
+    configure_logs("gauge")
+    settings = load_settings()
+    serving = Serving(host, port, interval, Limits(slo_s=slo))
+    if print_once:
+        once(settings, serving, as_json_text)
+        return
+    check_exposure(host, settings.ops_token.get_secret_value() if settings.ops_token else None)
+    asyncio.run(_until_signal(settings, serving))
+
+
+async def _until_signal(settings: Settings, serving: Serving) -> None:
+    import signal
+
+    task = asyncio.ensure_future(serve(settings, serving))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        get_logger().info("gauge stopped")
+    except OSError as error:
+        raise ConfigError(f"cannot serve on {serving.host}:{serving.port}: {error.strerror}; try another --port") from error

@@ -1,0 +1,155 @@
+"""What Kafka says: groups, offsets, ends of partitions, and the time of single records. The gauge only ever reads."""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import confluent_kafka as ck
+from confluent_kafka.admin import ConsumerGroupState, IsolationLevel, OffsetSpec
+
+from consumers.gauge.reading import Ends, Facts, GroupFacts, Place
+from infra.errors import Retryable
+from infra.kafka import admin, reader
+from infra.settings import Settings
+
+GROUP = "headwater-gauge"  # never commits, and the name is outside the prefix that it watches
+TIMEOUT_S = 8.0
+REBALANCING = {
+    state
+    for name in ("PREPARING_REBALANCING", "COMPLETING_REBALANCING", "ASSIGNING", "RECONCILING")
+    if (state := getattr(ConsumerGroupState, name, None)) is not None
+}
+
+
+class Cluster:
+    """Asks through one admin client and, when it must look at a record, through one consumer that is in no group."""
+
+    def __init__(self, settings: Settings, prefix: str = "headwater.") -> None:
+        self._settings = settings
+        self._prefix = prefix
+        self._admin = admin(settings)
+        self._consumer: Any = None
+
+    def close(self) -> None:
+        """Close the consumer."""
+        if self._consumer is not None:
+            self._consumer.close()
+            self._consumer = None
+
+    def facts(self, now: float) -> Facts:
+        """One round of questions. Retryable where Kafka does not answer; a single partition that does not is left out."""
+        try:
+            groups = self._groups()
+            return Facts(now, self._ends({place for group in groups for place in group.committed}), tuple(groups))
+        except ck.KafkaException as error:
+            raise Retryable(f"Kafka does not answer: {error.args[0].name()}") from error
+        except TimeoutError as error:
+            raise Retryable("Kafka does not answer in time") from error
+
+    def _groups(self) -> list[GroupFacts]:
+        listed = self._admin.list_consumer_groups(request_timeout=TIMEOUT_S).result(TIMEOUT_S)
+        names = sorted(group.group_id for group in listed.valid if group.group_id.startswith(self._prefix))
+        if not names:
+            return []
+        described = self._admin.describe_consumer_groups(names, request_timeout=TIMEOUT_S)
+        offsets = {
+            # One group a request is all that this call can do; the requests travel together.
+            name: self._admin.list_consumer_group_offsets(
+                [ck.ConsumerGroupTopicPartitions(name)], require_stable=False, request_timeout=TIMEOUT_S
+            )[name]
+            for name in names
+        }
+        metadata = self._admin.list_topics(timeout=TIMEOUT_S).topics
+        return [_group(name, described[name], offsets[name].result(TIMEOUT_S), metadata) for name in names]
+
+    def _ends(self, places: Iterable[Place]) -> dict[Place, Ends]:
+        tps = [ck.TopicPartition(*place) for place in sorted(places)]
+        if not tps:
+            return {}
+        start = self._list(tps, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED)
+        # Stable before high: a record that arrives in between looks held back for one round, never lost.
+        stable = self._list(tps, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED)
+        high = self._list(tps, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)
+        return {place: Ends(start[place], stable[place], high[place]) for place in start if place in stable and place in high}
+
+    def _list(self, tps: list[ck.TopicPartition], spec: OffsetSpec, isolation: IsolationLevel) -> dict[Place, int]:
+        asked = self._admin.list_offsets(dict.fromkeys(tps, spec), isolation_level=isolation, request_timeout=TIMEOUT_S)
+        found = {}
+        for tp, future in asked.items():
+            try:
+                found[Place(tp.topic, tp.partition)] = int(future.result(TIMEOUT_S).offset)
+            except ck.KafkaException:
+                continue  # without a leader at the moment, or just deleted
+        if not found:
+            raise TimeoutError
+        return found
+
+    def record_times(
+        self, wanted: Iterable[tuple[Place, int]], starts: Mapping[Place, Ends], budget_s: float = 3.0, each_s: float = 1.0
+    ) -> dict[tuple[Place, int], int]:
+        """Milliseconds UTC of the first committed record at or after each offset, as far as the budget goes.
+
+        An offset that was deleted is answered with the oldest record there is. What cannot be read is left out.
+        """
+        deadline = time.monotonic() + budget_s
+        found = {}
+        for place, offset in wanted:
+            left = min(each_s, deadline - time.monotonic())
+            if left <= 0:
+                break
+            written = self._record_time(place, max(offset, starts[place].start), left)
+            if written is not None:
+                found[place, offset] = written
+        return found
+
+    def _record_time(self, place: Place, offset: int, timeout_s: float) -> int | None:
+        try:
+            if self._consumer is None:
+                self._consumer = reader(
+                    self._settings,
+                    GROUP,
+                    auto_offset_reset="earliest",
+                    enable_partition_eof="true",
+                    queued_min_messages=1,
+                    queued_max_messages_kbytes=1_024,
+                )
+            self._consumer.assign([ck.TopicPartition(place.topic, place.partition, offset)])
+            deadline = time.monotonic() + timeout_s
+            while (left := deadline - time.monotonic()) > 0:
+                message = self._consumer.poll(left)
+                if message is None:
+                    break
+                if message.error() is None:
+                    kind, written = message.timestamp()
+                    return int(written) if kind != ck.TIMESTAMP_NOT_AVAILABLE else None
+                if message.error().code() == ck.KafkaError._PARTITION_EOF:
+                    break
+        except ck.KafkaException:
+            return None  # a record that cannot be read only makes its age less exact
+        finally:
+            if self._consumer is not None:
+                self._consumer.unassign()
+        return None
+
+
+def _group(name: str, described: Any, offsets: Any, metadata: Any) -> GroupFacts:
+    committed: dict[Place, int | None] = {
+        Place(tp.topic, tp.partition): tp.offset if tp.offset >= 0 else None
+        for tp in offsets.topic_partitions
+        if tp.error is None and tp.topic in metadata
+    }
+    members, rebalancing, assignment = None, False, frozenset[tuple[str, tuple[Place, ...]]]()
+    try:
+        description = described.result(TIMEOUT_S)
+        members, rebalancing = len(description.members), description.state in REBALANCING
+        assignment = frozenset(
+            (member.member_id, tuple(sorted(Place(tp.topic, tp.partition) for tp in member.assignment.topic_partitions)))
+            for member in description.members
+        )
+    except ck.KafkaException:
+        pass  # the coordinator is moving: the offsets are known all the same
+    topics = {place.topic for place in committed} | {place.topic for _, places in assignment for place in places}
+    for topic in topics & set(metadata):
+        for partition in metadata[topic].partitions:
+            committed.setdefault(Place(topic, partition), None)
+    return GroupFacts(name, members, rebalancing, assignment, committed)

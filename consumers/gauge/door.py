@@ -1,0 +1,145 @@
+"""The gauge's HTTP door: /lag, /metrics, the page and its health. Reads only; nothing here changes anything."""
+
+import hashlib
+import hmac
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import orjson
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from consumers.gauge.export import exposition
+from consumers.gauge.page import HERE, Page
+from consumers.gauge.reading import Reading, as_json
+from consumers.gauge.recent import Recent
+from infra.secrets import same
+
+COOKIE = "headwater_gauge"
+COOKIE_S = 12 * 3_600
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+LOCAL_NAMES = {"127.0.0.1", "localhost", "::1"}
+STATIC = {"gauge.css": "text/css", "refresh.js": "text/javascript", "icon.svg": "image/svg+xml"}
+
+
+@dataclass(slots=True)
+class Board:
+    """What the door shows; the collector loop writes it, whole values only."""
+
+    stale_s: float
+    reading: Reading | None = None
+    recent: Callable[[float], Recent] = field(default=lambda _now: Recent())
+
+    def fresh(self, now: float) -> bool:
+        """Whether Kafka has answered lately."""
+        return self.reading is not None and now - self.reading.at <= self.stale_s
+
+
+def make_door(board: Board, page: Page, token: str | None, now: Callable[[], float] = time.time) -> web.Application:
+    """The application. With a token every path but /health/* needs it; without one only loopback names are answered."""
+
+    async def lag(_request: web.Request) -> web.StreamResponse:
+        if board.reading is None:
+            return _json({"error": "Kafka has not answered yet"}, 503)
+        body = as_json(board.reading)
+        return _json({**body, "fresh": board.fresh(now()), "age_s": round(now() - board.reading.at, 3)})
+
+    async def metrics(_request: web.Request) -> web.StreamResponse:
+        return web.Response(body=exposition(board.reading, now()), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    async def home(_request: web.Request) -> web.StreamResponse:
+        html = page.render(board.reading, board.recent(now()), now())
+        return web.Response(text=html, content_type="text/html")
+
+    async def live(_request: web.Request) -> web.StreamResponse:
+        return _json({"live": True})
+
+    async def ready(_request: web.Request) -> web.StreamResponse:
+        fresh = board.fresh(now())
+        return _json({"ready": fresh}, 200 if fresh else 503)
+
+    async def static(request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        if name not in STATIC:
+            raise web.HTTPNotFound
+        headers = {"Cache-Control": "max-age=300"}
+        return web.Response(body=(HERE / "static" / name).read_bytes(), content_type=STATIC[name], headers=headers)
+
+    guard = _token_guard(page, token) if token else _loopback_guard
+    app = web.Application(middlewares=[_security_headers, guard], client_max_size=65_536)
+    app.add_routes(
+        [
+            web.get("/", home),
+            web.get("/lag", lag),
+            web.get("/metrics", metrics),
+            web.get("/health/live", live),
+            web.get("/health/ready", ready),
+            web.get("/static/{name}", static),
+        ]
+    )
+    return app
+
+
+def _json(body: object, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(body), status=status, content_type="application/json")
+
+
+@web.middleware
+async def _security_headers(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        response = await handler(request)
+    except web.HTTPException as error:
+        error.headers.update({name: value for name, value in HEADERS.items() if name not in error.headers})
+        raise
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
+
+
+@web.middleware
+async def _loopback_guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Without a token: answer to loopback names only, so that no web page can rebind a name of its own to this door."""
+    if urlsplit(f"//{request.host}").hostname not in LOCAL_NAMES:
+        raise web.HTTPMisdirectedRequest(text="this gauge has no token, so it answers on loopback only")
+    return await handler(request)
+
+
+def _token_guard(page: Page, token: str) -> Middleware:
+    # The cookie proves the token and does not hold it.
+    proof = hmac.new(token.encode(), b"headwater/gauge/cookie", hashlib.sha256).hexdigest()
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path.startswith(("/health/", "/static/")):
+            return await handler(request)
+        bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if same(bearer, token) or same(request.cookies.get(COOKIE, ""), proof):
+            return await handler(request)
+        if same(request.query.get("token", ""), token):
+            # At once to the address without the token, so that it stays in no history, bookmark or screenshot.
+            moved = web.HTTPSeeOther(request.path)
+            moved.set_cookie(
+                COOKIE, proof, max_age=COOKIE_S, httponly=True, samesite="Strict", path="/", secure=_secure(request)
+            )
+            raise moved
+        if request.path == "/":
+            return web.Response(text=page.sign_in(), status=401, content_type="text/html")
+        return web.json_response({"error": "token needed"}, status=401, headers={"WWW-Authenticate": "Bearer"})
+
+    return guard
+
+
+def _secure(request: web.Request) -> bool:
+    return request.secure or request.headers.get("X-Forwarded-Proto") == "https"

@@ -1,0 +1,42 @@
+"""A reading as Prometheus metrics. They are made anew each time, so that a group that is gone leaves no series behind."""
+
+from prometheus_client import generate_latest
+
+from consumers.gauge.reading import Reading
+from infra.metrics import Metrics
+
+
+def exposition(reading: Reading | None, now: float) -> bytes:
+    """The text of `GET /metrics`; without a reading, none of the lag metrics."""
+    metrics = Metrics()
+    if reading is not None:
+        metrics.set("headwater_gauge_reading_age_seconds", max(0.0, now - reading.at))
+        _partitions(reading, metrics)
+        _groups(reading, metrics)
+    return generate_latest(metrics.registry)
+
+
+def _partitions(reading: Reading, metrics: Metrics) -> None:
+    for place, ends in reading.ends.items():
+        labels = {"topic": place.topic, "partition": str(place.partition)}
+        metrics.set("kafka_partition_earliest_offset", ends.start, **labels)
+        metrics.set("kafka_partition_latest_offset", ends.stable, **labels)
+        metrics.set("headwater_partition_held_back", ends.high - ends.stable, **labels)
+
+
+def _groups(reading: Reading, metrics: Metrics) -> None:
+    for group in reading.groups:
+        for p in group.partitions:
+            labels = {"group": group.group, "topic": p.topic, "partition": str(p.partition)}
+            metrics.set("kafka_consumergroup_group_lag", p.lag, **labels)
+            metrics.set("headwater_lag_state", 1, state=p.state.value, **labels)
+            if p.time_lag_s is not None:
+                metrics.set("kafka_consumergroup_group_lag_seconds", p.time_lag_s, **labels)
+            if p.committed is not None:
+                metrics.set("kafka_consumergroup_group_offset", p.committed, **labels)
+        metrics.set("kafka_consumergroup_group_max_lag", max((p.lag for p in group.partitions), default=0), group=group.group)
+        metrics.set("kafka_consumergroup_group_sum_lag", group.lag, group=group.group)
+        if group.time_lag_s is not None:
+            metrics.set("kafka_consumergroup_group_max_lag_seconds", group.time_lag_s, group=group.group)
+        if group.members is not None:
+            metrics.set("headwater_group_members", group.members, group=group.group)

@@ -1,0 +1,189 @@
+"""What the side topics said lately: dead letters by reason, volumes of the last hour, snapshots of experiments. Bounded."""
+
+import threading
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import confluent_kafka as ck
+
+from infra.kafka import reader
+from infra.logs import get_logger
+from infra.settings import Settings
+from schemas.codec import HeadReader, Undecodable, decode
+from schemas.registry import Registry, UnknownContract
+
+DEAD, COUNTS, SNAPSHOTS = "events.dead", "stream.counts", "bandit.snapshots"
+DEAD_KEPT = 5_000
+DEAD_WINDOW_S = 24 * 3_600
+HOUR_S = 3_600
+BACK = {DEAD: 2_000, COUNTS: 200_000, SNAPSHOTS: 2_000}
+"""Records a partition is read back at the most when the gauge starts."""
+EXPERIMENTS_KEPT = 100
+CELLS_KEPT = 20_000
+
+
+class DeadLetter(NamedTuple):
+    """What the page says about one dead letter; never its payload."""
+
+    dead_ts: int
+    stage: str
+    reason: str
+    source: str
+
+
+class Snapshot(NamedTuple):
+    """One experiment's newest snapshot: arms with their share and the mean of their posterior (None: another form)."""
+
+    experiment: str
+    published_ts: int
+    arms: tuple[tuple[str, float, float | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """What is shown. `complete` is False while the gauge still reads back."""
+
+    dead: tuple[tuple[tuple[str, str, str], int], ...] = ()
+    """((stage, reason, source), n) of the newest dead letters within a day, most frequent first."""
+    dead_truncated: bool = False
+    """Whether there were more than are kept."""
+    volumes: tuple[tuple[tuple[str, str], int, tuple[int, ...]], ...] = ()
+    """((stage, outcome), events in the last hour, events in each of its sixty minutes)."""
+    snapshots: tuple[Snapshot, ...] = ()
+    complete: bool = False
+
+
+class Side:
+    """Takes in records of the side topics and forgets them again in time."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._heads = HeadReader(registry, "dead_ts")
+        self._dead: deque[DeadLetter] = deque(maxlen=DEAD_KEPT)
+        self._counts: Counter[tuple[int, str, str]] = Counter()
+        self._snapshots: OrderedDict[str, Snapshot] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def take(self, topic: str, value: bytes) -> None:
+        """One record. What cannot be decoded is left out: it is shown nowhere, but nothing breaks."""
+        take: dict[str, Callable[[bytes], None]] = {
+            DEAD: self._take_dead,
+            COUNTS: self._take_count,
+            SNAPSHOTS: self._take_snapshot,
+        }
+        try:
+            with self._lock:
+                take[topic](value)
+        except (Undecodable, UnknownContract):
+            get_logger().warning("a record of a side topic cannot be read", topic=topic)
+
+    def _take_dead(self, value: bytes) -> None:
+        head = self._heads.read(value)[1]  # the payload is never touched
+        self._dead.append(DeadLetter(head["dead_ts"], head["stage"], head["reason"], head["source"]))
+
+    def _take_count(self, value: bytes) -> None:
+        record = decode(self._registry, value)[1]
+        cell = (record["minute"], record["stage"], record["outcome"])
+        if cell in self._counts or len(self._counts) < CELLS_KEPT:
+            self._counts[cell] += record["n"]
+
+    def _take_snapshot(self, value: bytes) -> None:
+        record = decode(self._registry, value)[1]
+        self._snapshots[record["experiment"]] = snapshot(record)
+        self._snapshots.move_to_end(record["experiment"])
+        while len(self._snapshots) > EXPERIMENTS_KEPT:
+            self._snapshots.popitem(last=False)
+
+    def recent(self, now: float, complete: bool) -> Recent:
+        """What is left of it at `now` (seconds UTC)."""
+        with self._lock:
+            while self._dead and self._dead[0].dead_ts < (now - DEAD_WINDOW_S) * 1000:
+                self._dead.popleft()
+            last = int(now // 60) * 60_000
+            for cell in [cell for cell in self._counts if cell[0] <= last - HOUR_S * 1000]:
+                del self._counts[cell]
+            dead = Counter((letter.stage, letter.reason, letter.source) for letter in self._dead)
+            minutes: dict[tuple[str, str], list[int]] = {}
+            for (minute, stage, outcome), n in self._counts.items():
+                slot = 59 - (last - minute) // 60_000
+                if 0 <= slot < 60:
+                    minutes.setdefault((stage, outcome), [0] * 60)[slot] += n
+            volumes = tuple((cell, sum(series), tuple(series)) for cell, series in sorted(minutes.items()))
+            truncated = len(self._dead) == DEAD_KEPT
+            return Recent(tuple(dead.most_common()), truncated, volumes, tuple(sorted(self._snapshots.values())), complete)
+
+
+def snapshot(record: dict[str, Any]) -> Snapshot:
+    """What is shown of a BanditSnapshot; a two-parameter posterior is read as Beta(alpha, beta)."""
+    arms = []
+    for arm, share, posterior in zip(record["arms"], record["probabilities"], record["posterior"], strict=False):
+        beta = len(posterior) == 2 and sum(posterior) > 0
+        arms.append((arm, share, posterior[0] / sum(posterior) if beta else None))
+    return Snapshot(record["experiment"], record["published_ts"], tuple(arms))
+
+
+class Tail:
+    """Follows the side topics in a thread of its own, in no group; begins again where Kafka was away."""
+
+    def __init__(self, settings: Settings, side: Side) -> None:
+        self._settings = settings
+        self._side = side
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="side-topics", daemon=True)
+        self.complete = False
+
+    def start(self) -> None:
+        """Begin reading back."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop and wait for the thread."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(10)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            consumer = reader(self._settings, "headwater-gauge", auto_offset_reset="earliest", enable_partition_eof="true")
+            try:
+                self._follow(consumer)
+            except ck.KafkaException as error:
+                get_logger().warning("side topics", error=error.args[0].name())
+                self._stop.wait(5)
+            finally:
+                consumer.close()
+
+    def _follow(self, consumer: Any) -> None:
+        begin = starts(consumer, time.time())
+        if not begin:
+            self._stop.wait(5)  # the topics are not there yet
+            return
+        waiting = {(tp.topic, tp.partition) for tp in begin}
+        self.complete = False
+        consumer.assign(begin)
+        while not self._stop.is_set():
+            for message in consumer.consume(1_000, 0.5):
+                error = message.error()
+                if error is None:
+                    if message.value() is not None:
+                        self._side.take(message.topic(), message.value())
+                elif error.code() == ck.KafkaError._PARTITION_EOF:
+                    waiting.discard((message.topic(), message.partition()))
+            self.complete = not waiting
+
+
+def starts(consumer: Any, now: float) -> list[ck.TopicPartition]:
+    """Where to begin: a day back for dead letters, an hour for counts, the first record of snapshots; never too far back."""
+    known = consumer.list_topics(timeout=10).topics
+    since = {DEAD: now - DEAD_WINDOW_S, COUNTS: now - HOUR_S, SNAPSHOTS: 0.0}
+    begin = []
+    for topic, at in since.items():
+        for partition in sorted(known[topic].partitions) if topic in known else ():
+            first, end = consumer.get_watermark_offsets(ck.TopicPartition(topic, partition), timeout=10)
+            (found,) = consumer.offsets_for_times([ck.TopicPartition(topic, partition, round(at * 1000))], timeout=10)
+            offset = found.offset if found.offset >= 0 else end
+            begin.append(ck.TopicPartition(topic, partition, max(first, offset, end - BACK[topic])))
+    return begin
