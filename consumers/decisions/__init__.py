@@ -1,0 +1,1 @@
+"""Decisions: answers widgets with an arm, logs the probability it was drawn with, and never makes a page wait."""

@@ -1,0 +1,179 @@
+"""`headwater decide`: serves the bandit's decisions over HTTP. The only file here that knows Kafka, Redis and settings."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import typer
+
+from consumers.decisions.limits import RateLimit
+from consumers.decisions.log import DecisionLog
+from consumers.decisions.server import Door, Guard
+from consumers.decisions.service import DecisionService, Doors
+from consumers.decisions.snapshots import Snapshots
+from infra.errors import ConfigError
+from infra.logs import configure_logs, get_logger
+from infra.metrics import Metrics
+from infra.settings import Settings, load_settings
+from schemas.registry import Registry
+from streams.bandit.catalogue import Catalogue
+from streams.runtime.follow import Follower
+
+EXPERIMENTS_S = 0.2
+SNAPSHOTS_S = 1.0
+REPORTS_S = 0.05
+REDIS_S = 1.0
+RESTART_S = 1.0
+FLUSH_S = 5.0
+QUEUE = 20_000
+"""Decisions that may wait for Kafka; past it the default arm is served."""
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@dataclass
+class House:
+    """What one process holds open."""
+
+    settings: Settings
+    metrics: Metrics = field(default_factory=Metrics)
+    experiments_known: bool = False
+
+    def open(self) -> "House":
+        """Make the clients; nothing is asked yet."""
+        import redis.asyncio
+
+        from infra.kafka import producer
+
+        registry = Registry(self.settings.contracts)
+        self.catalogue = Catalogue(registry)
+        client: Any = redis.asyncio.Redis.from_url(
+            self.settings.redis, socket_timeout=REDIS_S, socket_connect_timeout=REDIS_S
+        )
+        self.redis = client
+        self.snapshots = Snapshots(client, registry)
+        kafka = producer(self.settings, queue_buffering_max_messages=QUEUE, queue_buffering_max_kbytes=32_768)
+        self.log = DecisionLog(kafka, registry, self.metrics)
+        self.service = DecisionService(self.catalogue, self.snapshots, self.log, doors(self.settings), self.metrics)
+        return self
+
+    def door(self) -> Door:
+        """The HTTP door."""
+        rate = self.settings.decision_rate
+        guard = Guard(frozenset(self.settings.decision_origins), RateLimit(rate, 2 * rate), self.settings.region_header)
+        return Door(self.service, guard, self.metrics, self.state)
+
+    def state(self) -> dict[str, bool]:
+        """For /health/ready."""
+        return {"experiments": self.experiments_known, "redis": self.snapshots.reachable}
+
+    # -- what goes on beside the requests
+
+    async def follow_experiments(self) -> None:
+        """Keep the catalogue current; start again where Kafka was away."""
+        while True:
+            follower = Follower(self.settings, ("bandit.experiments",))
+            follower.start()
+            try:
+                while True:
+                    # Before taking: what was read by then lies in the queue.
+                    caught_up = follower.caught_up
+                    for _, records in follower.take():
+                        self.catalogue.take(records)
+                    self.experiments_known = self.experiments_known or caught_up
+                    await asyncio.sleep(EXPERIMENTS_S)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                get_logger().warning("experiments cannot be read, trying again", error=str(error))
+            finally:
+                await asyncio.get_running_loop().run_in_executor(None, follower.stop)
+            await asyncio.sleep(RESTART_S)
+
+    async def follow_snapshots(self) -> None:
+        """Ask Redis every second."""
+        while True:
+            await self.snapshots.refresh([experiment.key for experiment in self.catalogue])
+            await asyncio.sleep(SNAPSHOTS_S if self.catalogue else EXPERIMENTS_S)
+
+    async def take_reports(self) -> None:
+        """Delivery reports of the decision log."""
+        while True:
+            self.log.poll()
+            await asyncio.sleep(REPORTS_S)
+
+
+def doors(settings: Settings) -> Doors:
+    """Pseudonyms as the collector makes them, consent as the consent room decides it."""
+    from consumers.decisions.consent import gate
+    from streams.identity.nodes import NodeKeys, node
+
+    keys = NodeKeys.derive(settings.master)
+    return Doors(lambda value: node(keys, "cookie", value), gate(settings), settings.master.derive("decision-token"))
+
+
+async def serve(settings: Settings, host: str, port: int, started: Callable[[int], None] = lambda _port: None) -> None:
+    """Serve until a signal comes. `started` is told the port."""
+    from aiohttp import web
+
+    house = House(settings).open()
+    tasks = [asyncio.create_task(work) for work in (house.follow_experiments(), house.follow_snapshots(), house.take_reports())]
+    runner = web.AppRunner(house.door().app(), access_log=None, keepalive_timeout=75)
+    await runner.setup()
+    stop = asyncio.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    try:
+        await listen(runner, host, port, started)
+        await first(stop, tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await runner.cleanup()
+        left = await asyncio.get_running_loop().run_in_executor(None, house.log.close, FLUSH_S)
+        await house.redis.aclose()
+        get_logger().info("stopped", decisions_undelivered=left)
+
+
+async def listen(runner: Any, host: str, port: int, started: Callable[[int], None]) -> None:
+    """Open the door; ConfigError where the port is taken."""
+    from aiohttp import web
+
+    site = web.TCPSite(runner, host, port, backlog=1_024)
+    try:
+        await site.start()
+    except OSError as error:
+        raise ConfigError(f"cannot serve on {host}:{port}: {error.strerror}; choose another with --port") from None
+    bound = runner.addresses[0][1]
+    get_logger().info("serving decisions", host=host, port=bound)
+    started(bound)
+
+
+async def first(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for the signal; what ends a task before it is our own fault and ends the process."""
+    waiting = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    for task in done - {waiting}:
+        task.result()
+    waiting.cancel()
+
+
+@app.command(epilog="Example: headwater decide --port 8081 --origin https://shop.example")
+def decide(
+    host: Annotated[str, typer.Option(help="Address to serve on; loopback unless told otherwise.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8081,
+    origin: Annotated[list[str] | None, typer.Option(help="Origin of a page that may ask; repeat it for more.")] = None,
+) -> None:
+    """Serve POST /v1/decide, GET /widget.js, /health/live, /health/ready and /metrics."""
+    import uvloop
+
+    configure_logs("decisions")
+    settings = load_settings()
+    if origin:
+        settings = settings.model_copy(update={"decision_origins": [*settings.decision_origins, *origin]})
+    began = time.monotonic()
+    uvloop.run(serve(settings, host, port, lambda _port: get_logger().info("ready", after_s=round(time.monotonic() - began, 2))))

@@ -1,0 +1,25 @@
+"""A token bucket per caller, bounded in number: the least recently seen caller is forgotten."""
+
+from collections import OrderedDict
+
+CALLERS = 10_000
+
+
+class RateLimit:
+    """At most `per_second` calls on average and `burst` at once, for each caller."""
+
+    def __init__(self, per_second: float, burst: float, callers: int = CALLERS) -> None:
+        self._per_second = per_second
+        self._burst = burst
+        self._most = callers
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def allow(self, caller: str, now: float) -> bool:
+        """Take one call of `caller` at `now` (seconds, any clock that does not go back)."""
+        left, since = self._left.pop(caller, (self._burst, now))
+        left = min(self._burst, left + (now - since) * self._per_second)
+        allowed = left >= 1
+        self._left[caller] = (left - 1 if allowed else left, now)
+        if len(self._left) > self._most:
+            self._left.popitem(last=False)
+        return allowed

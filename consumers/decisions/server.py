@@ -1,0 +1,139 @@
+"""The HTTP door: origins, limits, and one route that matters."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import orjson
+from aiohttp import web
+from prometheus_client import generate_latest
+
+from consumers.decisions.limits import RateLimit
+from consumers.decisions.request import MAX_BODY, BadRequest, parse_request
+from consumers.decisions.service import Asked, DecisionService, UnknownExperiment
+from infra.metrics import Metrics
+
+WIDGET = Path(__file__).with_name("widget.js")
+BODY_S = 5.0
+DOOR = "decide"
+JSON = "application/json"
+LOOPBACK = ("127.0.0.1", "::1")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Guard(NamedTuple):
+    """Who may ask, and how often."""
+
+    origins: frozenset[str]
+    limit: RateLimit
+    region_header: str
+    """Header that the load balancer sets to the visitor's country; it must drop what a client sends under that name."""
+
+
+class Door:
+    """The routes of one process."""
+
+    def __init__(
+        self, service: DecisionService, guard: Guard, metrics: Metrics, ready: Callable[[], Mapping[str, bool]]
+    ) -> None:
+        self._service = service
+        self._guard = guard
+        self._metrics = metrics
+        self._ready = ready
+        self._widget = WIDGET.read_bytes()
+
+    def app(self) -> web.Application:
+        """The aiohttp application."""
+        app = web.Application(client_max_size=MAX_BODY, middlewares=[self._counted])
+        app.router.add_post("/v1/decide", self.decide)
+        app.router.add_options("/v1/decide", self.preflight)
+        app.router.add_get("/widget.js", self.widget)
+        app.router.add_get("/health/live", self.live)
+        app.router.add_get("/health/ready", self.ready)
+        app.router.add_get("/metrics", self.metrics)
+        return app
+
+    @web.middleware
+    async def _counted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        started = time.perf_counter()
+        try:
+            response = await handler(request)
+        except web.HTTPException as error:
+            response = _refusal(error.status, error.reason.lower())
+        if request.path == "/v1/decide":
+            self._metrics.observe("headwater_decision_seconds", time.perf_counter() - started)
+            self._metrics.count("headwater_requests_total", door=DOOR, status=str(response.status))
+        return response
+
+    async def decide(self, request: web.Request) -> web.Response:
+        """`POST /v1/decide`."""
+        if not self._allowed(request):
+            return _refusal(403, "this origin may not ask; add it with --origin or HEADWATER_DECISION_ORIGINS")
+        caller = request.remote or ""
+        if caller not in LOOPBACK and not self._guard.limit.allow(caller, time.monotonic()):
+            return self._cross(request, _refusal(429, "too many questions from this address", {"Retry-After": "1"}))
+        return self._cross(request, await self._answer(request))
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        try:
+            body = await asyncio.wait_for(request.read(), BODY_S)
+            region = request.headers.get(self._guard.region_header, "")[:6] if self._guard.region_header else ""
+            asked = Asked(parse_request(body), region, request.headers.get("Sec-GPC") == "1")
+            answer = self._service.answer(asked, time.time_ns() // 1_000_000)
+        except web.HTTPRequestEntityTooLarge:
+            return _refusal(413, f"the body is larger than {MAX_BODY} bytes")
+        except TimeoutError:
+            return _refusal(408, f"the body did not arrive within {BODY_S:g} s")
+        except BadRequest as error:
+            return _refusal(400, str(error))
+        except UnknownExperiment:
+            return _refusal(404, "no such experiment; `headwater experiments list` shows what there is")
+        return web.Response(body=orjson.dumps(answer), content_type=JSON, headers={"Cache-Control": "no-store"})
+
+    def _allowed(self, request: web.Request) -> bool:
+        origin = request.headers.get("Origin")
+        # A request without an origin comes from a server or this very page; an origin is what keeps other pages out.
+        return origin is None or origin in self._guard.origins or origin.partition("://")[2] == request.host
+
+    def _cross(self, request: web.Request, response: web.Response) -> web.Response:
+        origin = request.headers.get("Origin")
+        if origin is not None:
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Vary"] = "Origin"
+        return response
+
+    async def preflight(self, request: web.Request) -> web.Response:
+        """CORS preflight: the origins of the allow-list, POST, and a content type."""
+        if not self._allowed(request):
+            return _refusal(403, "this origin may not ask")
+        headers = {
+            "Access-Control-Allow-Methods": "POST",
+            "Access-Control-Allow-Headers": "content-type",
+            "Access-Control-Max-Age": "600",
+        }
+        return self._cross(request, web.Response(status=204, headers=headers))
+
+    async def widget(self, _request: web.Request) -> web.Response:
+        """The browser's side."""
+        headers = {"Cache-Control": "public, max-age=300", "X-Content-Type-Options": "nosniff"}
+        return web.Response(body=self._widget, content_type="text/javascript", charset="utf-8", headers=headers)
+
+    async def live(self, _request: web.Request) -> web.Response:
+        """The process answers."""
+        return web.json_response({"live": True})
+
+    async def ready(self, _request: web.Request) -> web.Response:
+        """200 once the experiments are known; without Redis the last snapshots, else the default arm are served."""
+        state = dict(self._ready())
+        return web.json_response(state, status=200 if state["experiments"] else 503)
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        """Prometheus metrics."""
+        return web.Response(body=generate_latest(self._metrics.registry), content_type="text/plain", charset="utf-8")
+
+
+def _refusal(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.Response(status=status, body=orjson.dumps({"error": text}), content_type=JSON, headers=headers)

@@ -1,0 +1,103 @@
+"""From a request to an answer: pseudonym, consent, rules, log, token. No HTTP here."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from consumers.decisions.log import Decision, DecisionLog, uuid7
+from consumers.decisions.request import DecideRequest
+from consumers.decisions.rules import Question, aside, decide
+from consumers.decisions.snapshots import Snapshots
+from infra.metrics import Metrics
+from streams.bandit.catalogue import Catalogue
+from streams.bandit.experiment import Experiment
+from streams.bandit.token import DecisionRef, sign
+
+
+class Doors(NamedTuple):
+    """What guards the entrance."""
+
+    pseudonym: Callable[[str], str | None]
+    """Cookie value -> identity node, as the collector makes it; None where it identifies nobody."""
+    personalization: Callable[[Mapping[str, str], str, int], bool]
+    """(signals, region, now in milliseconds) -> whether the consent room grants personalization."""
+    token_key: bytes
+
+
+class Asked(NamedTuple):
+    """A request with what only the server knows."""
+
+    request: DecideRequest
+    region: str
+    gpc: bool
+    """The browser sent Sec-GPC: 1."""
+
+
+class UnknownExperiment(LookupError):
+    """Nobody published an experiment of this key."""
+
+
+class DecisionService:
+    """Answers questions; one a process."""
+
+    def __init__(self, catalogue: Catalogue, snapshots: Snapshots, log: DecisionLog, doors: Doors, metrics: Metrics) -> None:
+        self._catalogue = catalogue
+        self._snapshots = snapshots
+        self._log = log
+        self._doors = doors
+        self._metrics = metrics
+
+    def answer(self, asked: Asked, now_ms: int) -> dict[str, Any]:
+        """The answer's JSON. UnknownExperiment."""
+        request = asked.request
+        experiment = self._catalogue.get(request.experiment)
+        if experiment is None:
+            raise UnknownExperiment(request.experiment)
+        question = self._question(asked, now_ms)
+        choice = decide(experiment, self._snapshots.get(experiment.key), question, now_ms)
+        # Without consent nothing of the visitor may be kept, not even her pseudonym.
+        visitor = question.visitor if question.personalization and choice.counts else None
+        decision = Decision(uuid7(now_ms), visitor or "", choice, now_ms)
+        if not self._log.append(experiment, decision) and choice.counts:
+            # A decision that is not logged must not be learned from.
+            decision = decision._replace(visitor="", choice=aside(experiment, "fallback"))
+        self._metrics.count(
+            "headwater_decisions_total",
+            experiment=experiment.key,
+            group=decision.choice.group,
+            reason=decision.choice.reason,
+        )
+        return self._told(experiment, decision)
+
+    def _question(self, asked: Asked, now_ms: int) -> Question:
+        request = asked.request
+        signals = {**request.consent, "gpc": "1"} if asked.gpc else request.consent
+        granted = self._doors.personalization(signals, asked.region, now_ms)
+        visitor = self._doors.pseudonym(request.visitor) if granted and request.visitor else None
+        candidates = None if request.candidates is None else tuple(request.candidates)
+        return Question(visitor, granted, request.values(), candidates)
+
+    def _told(self, experiment: Experiment, decision: Decision) -> dict[str, Any]:
+        choice = decision.choice
+        ref = DecisionRef(
+            decision.decision_id,
+            experiment.key,
+            experiment.epoch,
+            choice.arm,
+            choice.group,
+            choice.propensity,
+            decision.decided_ts,
+        )
+        return {
+            "decision_id": decision.decision_id,
+            "arm": choice.arm,
+            "payload": experiment.arm(choice.arm).payload_ref,
+            "propensity": choice.propensity,
+            "model_version": choice.snapshot_version,
+            "config_version": experiment.version,
+            "group": choice.group,
+            "is_control": choice.group == "control",
+            "reason": choice.reason,
+            "ttl_s": experiment.ttl_s,
+            # What is not learned from gets no token: there is nothing to echo.
+            "token": sign(self._doors.token_key, ref) if choice.counts else "",
+        }

@@ -1,0 +1,56 @@
+"""The snapshots this process draws from: what Redis points to, kept in memory while Redis is away."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from infra.logs import get_logger
+from schemas.codec import Undecodable, UnknownContract, decode
+from schemas.registry import Registry
+from streams.bandit.kernel import Unsound
+from streams.bandit.snapshot import Snapshot, from_record
+from streams.bandit.store import blob_key, pointer_key
+
+
+class Snapshots:
+    """Versions only grow: a pointer that fell behind (Redis lost data) changes nothing here."""
+
+    def __init__(self, client: Any, registry: Registry) -> None:
+        self._redis = client
+        self._registry = registry
+        self._held: dict[str, Snapshot] = {}
+        self.reachable = False
+
+    def get(self, experiment: str) -> Snapshot | None:
+        """The newest snapshot known."""
+        return self._held.get(experiment)
+
+    async def refresh(self, experiments: Iterable[str]) -> None:
+        """Ask Redis for newer versions. Where it does not answer, what is held stays."""
+        try:
+            await asyncio.gather(*(self._refresh(experiment) for experiment in experiments))
+        except (RedisError, OSError, TimeoutError) as error:
+            if self.reachable:
+                get_logger().warning("Redis away, drawing from what is held", error=type(error).__name__)
+            self.reachable = False
+        else:
+            self.reachable = True
+
+    async def _refresh(self, experiment: str) -> None:
+        pointer = await self._redis.get(pointer_key(experiment))
+        version = int(pointer) if pointer and pointer.isdigit() else 0
+        held = self._held.get(experiment)
+        if version <= (held.version if held else 0):
+            return
+        blob = await self._redis.get(blob_key(experiment, version))
+        if blob is None:
+            return  # it has moved on meanwhile: the next round finds the newer one
+        try:
+            snapshot = from_record(decode(self._registry, blob)[1])
+        except (Undecodable, UnknownContract, Unsound) as error:
+            get_logger().error("snapshot not taken over", experiment=experiment, version=version, error=str(error))
+            return
+        if snapshot.experiment == experiment:
+            self._held[experiment] = snapshot
