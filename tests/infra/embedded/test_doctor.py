@@ -1,0 +1,109 @@
+"""The doctor sees what is wrong, grades it, and says what to do."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from typer.testing import CliRunner
+
+from infra.embedded import doctor
+from infra.embedded.doctor import Finding, Grade
+from infra.settings import Settings, load_settings
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings of an installation without anything."""
+    return load_settings(state_dir=tmp_path)
+
+
+def test_this_machine_can_run_the_house(settings: Settings) -> None:
+    """Python, Java, redis-server, chDB and the contracts are there."""
+    looks = [doctor.python(), doctor.java(), doctor.redis_binary(), doctor.clickhouse_engine(), doctor.contracts(settings)]
+    assert {finding.grade for finding in looks} == {Grade.OK}, looks
+
+
+def test_absent_jars_are_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Jars that are not there yet will be downloaded."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert doctor.jars().grade is Grade.WARN
+
+
+def test_damaged_contracts_fail(tmp_path: Path) -> None:
+    """A contracts folder without a lock file cannot work."""
+    assert doctor.contracts(load_settings(state_dir=tmp_path, contracts=tmp_path)).grade is Grade.FAIL
+
+
+def test_secret_grades(settings: Settings) -> None:
+    """No secret yet is a warning; one that is too short or may be read by others is a failure."""
+    assert doctor.secret(settings).grade is Grade.WARN
+    file = settings.state_dir / "secret"
+    file.write_text("x" * 32)
+    file.chmod(0o644)
+    assert "chmod 600" in doctor.secret(settings).advice
+    file.chmod(0o600)
+    assert doctor.secret(settings).grade is Grade.OK
+    assert doctor.secret(load_settings(state_dir=settings.state_dir, secret=SecretStr("short"))).grade is Grade.FAIL
+
+
+def test_write_key_grades(settings: Settings) -> None:
+    """No file is a warning, a damaged one a failure, and only keys that are not revoked count."""
+    assert doctor.write_keys(settings).grade is Grade.WARN
+    file = settings.write_keys_file
+    file.write_text("{")
+    assert doctor.write_keys(settings).grade is Grade.FAIL
+    file.write_text(json.dumps({"keys": [{"source": "web", "revoked": True}]}))
+    assert doctor.write_keys(settings).grade is Grade.WARN
+    file.write_text(json.dumps({"keys": [{"source": "web", "revoked": False}]}))
+    assert doctor.write_keys(settings) == Finding("write keys", Grade.OK, "1 for web")
+
+
+def told(state_dir: Path, up: int, **row: object) -> list[Finding]:
+    """What the doctor says of a house with one worker."""
+    worker = {"name": "consent", "state": "ready", "pid": os.getpid(), "port": 1, "restarts": 0, "log": "consent.log"} | row
+    (state_dir / "services.json").write_text(json.dumps({"up": up, "services": [worker]}))
+    return list(doctor.house(load_settings(state_dir=state_dir)))
+
+
+@pytest.mark.parametrize(
+    ("row", "grade"),
+    [
+        ({}, Grade.OK),
+        ({"state": "halted", "pid": 0}, Grade.FAIL),
+        ({"state": "pausing", "pid": 0}, Grade.WARN),
+        ({"pid": 2**22 + 1}, Grade.WARN),
+    ],
+)
+def test_services_are_graded(tmp_path: Path, row: dict[str, object], grade: Grade) -> None:
+    """A part that halted is a failure; one that is away for the moment a warning."""
+    assert [finding.grade for finding in told(tmp_path, os.getpid(), **row)] == [grade]
+
+
+def test_killed_house_is_noticed(tmp_path: Path) -> None:
+    """A services.json whose `up` is gone is not believed."""
+    assert "was killed" in told(tmp_path, 2**22 + 1)[0].found
+
+
+@pytest.fixture
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("HEADWATER_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HEADWATER_STATE_DIR", str(tmp_path))
+
+
+@pytest.mark.usefixtures("_elsewhere")
+def test_command_exits_1_on_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something that cannot work makes the exit code 1, in words and in JSON."""
+    findings = [Finding("java", Grade.FAIL, "none", "install it")]
+    monkeypatch.setattr(doctor, "examine", lambda _: findings)
+    words = CliRunner().invoke(doctor.app, [])
+    assert words.exit_code == 1
+    assert "FAIL java  none" in words.output
+    assert "-> install it" in words.output
+    machine = CliRunner().invoke(doctor.app, ["--json"])
+    assert machine.exit_code == 1
+    assert json.loads(machine.output) == [{"what": "java", "grade": "FAIL", "found": "none", "advice": "install it"}]
+    findings[0] = Finding("java", Grade.OK, "25")
+    assert CliRunner().invoke(doctor.app, []).exit_code == 0
