@@ -28,7 +28,7 @@ def scan(settings: Settings, topic: str, since: int = 0) -> Iterator[ck.Message]
     try:
         waiting = {place.partition for place in _start(consumer, topic, since)}
         while waiting:
-            for message in consumer.consume(CHUNK, 0.5):
+            for message in _polled(consumer):
                 error = message.error()
                 if error is None:
                     yield message
@@ -38,6 +38,12 @@ def scan(settings: Settings, topic: str, since: int = 0) -> Iterator[ck.Message]
                     raise ck.KafkaException(error)
     finally:
         consumer.close()
+
+
+def _polled(consumer: ck.Consumer) -> list[ck.Message]:
+    """What is there; `consume` with a timeout would wait for more than there is."""
+    first = consumer.poll(0.5)
+    return [] if first is None else [first, *consumer.consume(CHUNK, 0)]
 
 
 def begins_at_zero(settings: Settings, topics: Iterable[str]) -> bool:
