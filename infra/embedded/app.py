@@ -4,7 +4,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +18,10 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 def tell(name: str, text: str) -> None:
-    """One line for people, at once, even into a pipe."""
-    typer.echo(f"  {name:<12}{text}")
-    sys.stdout.flush()
+    """One line for people, at once, even into a pipe. A terminal or pipe that is gone does not stop the house."""
+    with suppress(OSError):
+        typer.echo(f"  {name:<12}{text}")
+        sys.stdout.flush()
 
 
 @contextmanager

@@ -102,7 +102,7 @@ class House:
             "HEADWATER_OPS_TOKEN": ops_token,
             **{f"HEADWATER_{name.upper()}": value for name, value in self.house.items()},
         }
-        self.supervisor = Supervisor(self._parts(), self._say, self.state.write_services)
+        self.supervisor = Supervisor(self._parts(), self._say, self.state.write_services, self.state.full)
 
     def _port_names(self) -> list[str]:
         given = {"kafka": self.options.kafka, "redis": self.options.redis, "clickhouse": self.options.clickhouse}

@@ -55,6 +55,11 @@ class StateDir:
                 "free some, or give a folder on another disk with --state-dir"
             )
 
+    def full(self) -> str:
+        """What to say when the disk is nearly full; else nothing."""
+        free = shutil.disk_usage(self.path).free
+        return f"only {free / 1e6:.0f} MB are free on the disk of {self.path}: free some" if free < FREE_BYTES / 10 else ""
+
     def release(self) -> None:
         """Let go of the folder, and no longer say that a house runs here."""
         if self._lock is not None:

@@ -88,11 +88,13 @@ class _Job:
 
 @dataclass
 class Supervisor:
-    """The parts of one house. `say` gets (name, text) lines for people; `changed` is called when a pid or state changes."""
+    """The parts of one house. `say` gets (name, text) lines for people; `changed` is called when a pid or state changes;
+    `diagnose` may know why something failed, e.g. that the disk is full."""
 
     parts: Sequence[Service | Step]
     say: Callable[[str, str], None]
     changed: Callable[[Sequence[Status]], None] = lambda _: None
+    diagnose: Callable[[], str] = lambda: ""
     clock: Callable[[], float] = time.monotonic
     ready: bool = False
     _began: float = field(init=False)
@@ -221,6 +223,8 @@ class Supervisor:
             status.failures = 0
         status.failures += 1
         status.restarts += 1
+        if known := self.diagnose():
+            why = f"{why}; {known}"
         if not self.ready and status.failures >= PATIENT_STARTS:
             raise NotReady(f"{status.service.name} {why}, {status.failures} times:\n{status.log}")
         shortest, longest = BACK_OFF_S
