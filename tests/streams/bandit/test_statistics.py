@@ -1,0 +1,58 @@
+"""Statistics: lines may come in any order and any number of times."""
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.bandit.statistics import CellKey, Line, Merged, Sums, line
+
+cells = st.builds(
+    CellKey, st.just("hero"), st.integers(1, 2), st.sampled_from([0, 3_600_000]), st.sampled_from(["bandit", "control"]),
+    st.sampled_from(["a", "b"]),
+)  # fmt: skip
+lines = st.lists(
+    st.builds(Line, cells, st.integers(0, 2), st.integers(0, 6), st.builds(Sums, *[st.integers(0, 50).map(float)] * 4)),
+    max_size=30,
+    unique_by=lambda found: (found.cell, found.partition, found.applied_offset),
+)
+
+
+def totals(order: list[Line]) -> dict[tuple[int, str], dict[str, Sums]]:
+    """All totals after taking in these lines."""
+    merged = Merged()
+    for found in order:
+        merged.take(found)
+    return {(epoch, group): merged.totals("hero", epoch, group) for epoch in (1, 2) for group in ("bandit", "control")}
+
+
+@given(lines, st.randoms(use_true_random=False))
+def test_order_and_repetition_do_not_matter(given_lines: list[Line], rng: random.Random) -> None:
+    """Shuffled and doubled lines give the same totals: the furthest line of each partition counts."""
+    again = given_lines * 2
+    rng.shuffle(again)
+    assert totals(again) == totals(given_lines)
+
+
+@given(lines)
+def test_totals_are_the_sum_of_the_last_line_of_each_partition(given_lines: list[Line]) -> None:
+    """The merge agrees with a recount that keeps the highest offset a cell and partition."""
+    last: dict[tuple[CellKey, int], Line] = {}
+    for found in sorted(given_lines, key=lambda one: one.applied_offset):
+        last[found.cell, found.partition] = found
+    exposures = sum(found.sums.exposures for found in last.values())
+    assert sum(sums.exposures for arms in totals(given_lines).values() for sums in arms.values()) == exposures
+
+
+@given(lines)
+def test_a_line_survives_its_record(given_lines: list[Line]) -> None:
+    """What is written to the topic reads back as the same line."""
+    for found in given_lines:
+        assert line(found.record()) == found
+
+
+def test_lines_from_before_groups_are_the_bandits() -> None:
+    """A record without a group counts for the bandit."""
+    record = Line(CellKey("hero", 1, 0, "bandit", "a"), 0, 5, Sums(1.0)).record()
+    del record["group"]
+    assert line(record).cell.group == "bandit"
