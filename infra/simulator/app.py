@@ -5,7 +5,7 @@ import random
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -18,11 +18,11 @@ from rich.progress import Progress as Bars
 from infra.errors import ConfigError
 from infra.kafka import producer
 from infra.settings import Settings, load_settings
-from infra.simulator.acts import EXPERIMENT
+from infra.simulator.acts import EXPERIMENT, Journey
 from infra.simulator.ledger import End, EventLine, Run, Writer
 from infra.simulator.marks import run_id
 from infra.simulator.sender import PATIENCE_S, Line, Pace, Progress, Sender, Target
-from infra.simulator.world import World
+from infra.simulator.world import NOWHERE, REGIONS, World
 
 EVERY_S = 5.0
 LOOK_S = 0.25
@@ -50,8 +50,10 @@ def simulate(
         def keep(line: Line) -> None:
             writer.write("event" if isinstance(line, EventLine) else "decision", line)
 
-        target = Target(settings.collector_url, settings.decisions_url, key, _poisoner(settings))
-        progress = asyncio.run(_drive(Sender(target, Pace(rate), keep, seed), run, width))
+        target = Target(settings.collector_url, settings.decisions_url, key, settings.region_header, _poisoner(settings))
+        # A house that trusts no header for the region takes every visitor's for unknown, and so must the ledger.
+        world = World(seed, run.run, events, regions=REGIONS if settings.region_header else NOWHERE)
+        progress = asyncio.run(_drive(Sender(target, Pace(rate), keep, seed), world.journeys(), events, width))
         end = End(int(time.time() * 1000), progress.events, progress.acknowledged, progress.open)
         writer.write("end", end)
     Console(stderr=True).print(
@@ -92,10 +94,9 @@ def publish_experiment(settings: Settings) -> None:
         time.sleep(LOOK_S)
 
 
-async def _drive(sender: Sender, run: Run, width: int) -> Progress:
-    world = World(run.seed, run.run, run.events)
-    with _shown(run.events) as show:
-        work = asyncio.create_task(sender.run(world.journeys(), width))
+async def _drive(sender: Sender, journeys: Iterable[Journey], events: int, width: int) -> Progress:
+    with _shown(events) as show:
+        work = asyncio.create_task(sender.run(journeys, width))
         while not work.done():
             await asyncio.wait((work,), timeout=LOOK_S)
             show(sender.progress)

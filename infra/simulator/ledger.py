@@ -56,13 +56,16 @@ class EventLine:
 
 @dataclass(frozen=True, slots=True)
 class DecisionLine:
-    """A decision that was answered. `learns`: visitor and token are known, so that exposures and rewards count."""
+    """A decision that was answered."""
 
     id: str
     experiment: str
     arm: str
     group: str
     learns: bool
+    """It came with a token: exposures and rewards count."""
+    granted: bool
+    """Its visitor has granted personalization."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,11 @@ class Expected:
     aliases: dict[str, int] = field(default_factory=dict)
     """Event ids that the door derived, where the client could choose none."""
     decisions: dict[str, bool] = field(default_factory=dict)
-    """Decision -> whether it learns."""
+    """Decision -> whether it may be learned from: it came with a token, and personalization was granted."""
+    ungranted: set[str] = field(default_factory=set)
+    """Decisions for visitors who have not granted personalization."""
+    tracked: set[str] = field(default_factory=set)
+    """Those of them that came with a token all the same."""
     exposures: dict[str, str] = field(default_factory=dict)
     """Decision -> `widget_viewed` event that must count for it."""
     rewards: dict[str, str] = field(default_factory=dict)
@@ -141,7 +148,7 @@ def read(file: Path) -> Expected:
             case "event":
                 _take_event(expected, EventLine(**line), people)
             case "decision":
-                expected.decisions[line["id"]] = line["learns"]
+                _take_decision(expected, DecisionLine(**line))
             case "end":
                 expected.ended = line["ended"]
     return expected
@@ -157,6 +164,14 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
                     raise ConfigError(f"{file}, line {number} is no JSON") from None
     except OSError as error:
         raise ConfigError(f"cannot read the ledger {file}: {error.strerror}") from None
+
+
+def _take_decision(expected: Expected, line: DecisionLine) -> None:
+    expected.decisions[line.id] = line.learns and line.granted
+    if not line.granted:
+        expected.ungranted.add(line.id)
+        if line.learns:
+            expected.tracked.add(line.id)
 
 
 def _take_event(expected: Expected, line: EventLine, people: dict[str, int]) -> None:

@@ -13,7 +13,6 @@ from infra.simulator.truth import PERSONALIZATION, granted
 Json = dict[str, Any]
 
 SITE = "https://shop.example"
-REGION_HEADER = "X-Headwater-Region"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +21,8 @@ class Stamp:
 
     now_ms: int
     write_key: str
+    region_header: str
+    """Header that the house trusts for the region; empty = none."""
     token: str = ""
     """Token of the decision that its events may answer."""
 
@@ -77,15 +78,11 @@ def build(request: Request, stamp: Stamp) -> Post:
     return post
 
 
-def ask(step: Ask) -> Post:
+def ask(step: Ask, region_header: str) -> Post:
     """A widget's question to the decision API."""
-    question = {
-        "experiment": step.experiment,
-        "visitor": step.device.cookie,
-        "consent": {"region": step.device.region, "signals": signals(step.device)},
-        "context": {},
-    }
-    return Post("/v1/decide", orjson.dumps(question), {"Content-Type": "application/json", **_region(step.device)})
+    question = {"experiment": step.experiment, "visitor": step.device.cookie, "consent": signals(step.device)}
+    headers = {"Content-Type": "application/json", **_region(step.device, region_header)}
+    return Post("/v1/decide", orjson.dumps(question), headers)
 
 
 def signals(device: Device) -> dict[str, str]:
@@ -96,17 +93,17 @@ def signals(device: Device) -> dict[str, str]:
     return said
 
 
-def _region(device: Device) -> dict[str, str]:
-    return {REGION_HEADER: device.region} if device.region else {}
+def _region(device: Device, header: str) -> dict[str, str]:
+    return {header: device.region} if header and device.region else {}
 
 
 def _key(request: Request, stamp: Stamp) -> str:
     return "wrong-" + stamp.write_key[:8] if request.events[0].defect is Defect.WRONG_KEY else stamp.write_key
 
 
-def _headers(request: Request, authorization: str) -> dict[str, str]:
+def _headers(request: Request, stamp: Stamp, authorization: str = "") -> dict[str, str]:
     device = request.device
-    said = {"Content-Type": "application/json", "User-Agent": device.agent, **_region(device)}
+    said = {"Content-Type": "application/json", "User-Agent": device.agent, **_region(device, stamp.region_header)}
     return {**said, "Authorization": authorization} if authorization else said
 
 
@@ -135,7 +132,7 @@ def _properties(event: Event, stamp: Stamp) -> Json:
 
 def _own(request: Request, stamp: Stamp) -> Post:
     items = [_own_item(event, stamp) for event in request.events]
-    headers = _headers(request, f"Bearer {_key(request, stamp)}")
+    headers = _headers(request, stamp, f"Bearer {_key(request, stamp)}")
     return Post("/v1/events", orjson.dumps({"events": items}), headers)
 
 
@@ -167,7 +164,9 @@ def _own_item(event: Event, stamp: Stamp) -> Json | str:
 def _segment(request: Request, stamp: Stamp) -> Post:
     items = [_segment_item(event, stamp) for event in request.events]
     basic = base64.b64encode(f"{_key(request, stamp)}:".encode()).decode()
-    return Post("/v1/batch", orjson.dumps({"batch": items, "sentAt": _iso(stamp.now_ms)}), _headers(request, f"Basic {basic}"))
+    return Post(
+        "/v1/batch", orjson.dumps({"batch": items, "sentAt": _iso(stamp.now_ms)}), _headers(request, stamp, f"Basic {basic}")
+    )
 
 
 def _segment_item(event: Event, stamp: Stamp) -> Json | str:
@@ -202,7 +201,7 @@ def _segment_item(event: Event, stamp: Stamp) -> Json | str:
 def _snowplow(request: Request, stamp: Stamp) -> Post:
     items = [_snowplow_item(event, stamp) for event in request.events]
     schema = "iglu:com.snowplowanalytics.snowplow/payload_data/jsonschema/1-0-4"
-    headers = _headers(request, "")
+    headers = _headers(request, stamp)
     return Post("/com.snowplowanalytics.snowplow/tp2", orjson.dumps({"schema": schema, "data": items}), headers)
 
 
@@ -243,7 +242,7 @@ def _ga4(request: Request, stamp: Stamp) -> Post:
         said["user_id"] = first.person.account
     said["consent"] = signals(device)
     query = {"measurement_id": "G-SIM", "api_secret": _key(request, stamp)}
-    return Post("/mp/collect", orjson.dumps(said), _headers(request, ""), query)
+    return Post("/mp/collect", orjson.dumps(said), _headers(request, stamp), query)
 
 
 def _ga4_item(event: Event, stamp: Stamp) -> Json | str:

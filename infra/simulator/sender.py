@@ -29,6 +29,8 @@ class Target:
     collector_url: str
     decisions_url: str
     write_key: str
+    region_header: str
+    """Header that the house trusts for a visitor's region; empty = none."""
     produce_poison: Callable[[bytes, bytes], Awaitable[None]]
     """Writes (key, value) to `events.raw` past the collector."""
 
@@ -118,20 +120,20 @@ class Sender:
                 self._write(walk)
 
     async def _ask(self, session: aiohttp.ClientSession, walk: _Walk, step: Ask) -> None:
-        post = ask(step)
+        post = ask(step, self._target.region_header)
         status, body, _ = await self._post(session, self._target.decisions_url, post)
         walk.answer = Answer.read(orjson.loads(body)) if status == 200 else Answer()
-        learns = bool(walk.answer.token) and bool(granted(step.device.choice, step.device.region) & PERSONALIZATION)
-        if walk.answer.decision_id:
+        lawful = bool(granted(step.device.choice, step.device.region) & PERSONALIZATION)
+        answer = walk.answer
+        if answer.decision_id:
             self.progress.decisions += 1
-            answer = walk.answer
-            self._keep(DecisionLine(answer.decision_id, step.experiment, answer.arm, answer.group, learns))
+            self._keep(DecisionLine(answer.decision_id, step.experiment, answer.arm, answer.group, bool(answer.token), lawful))
 
     async def _send(self, session: aiohttp.ClientSession, walk: _Walk, request: Request) -> None:
         await self._pace.wait(len(request.events))
         post = walk.posts.get(id(request))
         if post is None:
-            stamp = Stamp(int(time.time() * 1000), self._target.write_key, walk.answer.token)
+            stamp = Stamp(int(time.time() * 1000), self._target.write_key, self._target.region_header, walk.answer.token)
             post = walk.posts[id(request)] = build(request, stamp)
         if request.events[0].defect is Defect.POISON:
             await self._target.produce_poison(request.events[0].id.encode(), post.body)

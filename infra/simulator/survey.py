@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 from infra.settings import Settings
 from infra.simulator import compare
@@ -91,9 +92,13 @@ class Survey:
     def _bandit(self) -> Iterator[Row]:
         expected, ours = self._expected, self._expected.decisions
         decided: Counter[str] = Counter()
+        tracked = set(expected.tracked)
         for _, record in records(self._settings, self._registry, "bandit.decisions", self._since):
             decided[record["decision_id"]] += record["decision_id"] in ours
-        yield compare.joined_row("bandit.decisions", ours, +decided)
+            if record["visitor"] and record["decision_id"] in expected.ungranted:
+                tracked.add(record["decision_id"])
+        row = compare.joined_row("bandit.decisions", ours, +decided)
+        yield replace(row, forbidden=len(tracked), notes=row.notes + ("visitor without consent",) * bool(tracked))
         joined: Counter[str] = Counter()
         for _, record in records(self._settings, self._registry, "bandit.outcomes", self._since):
             if record["decision_id"] in ours:

@@ -23,6 +23,7 @@ AGENTS = (
 )
 BOT_AGENT = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
 REGIONS = (("DE", 40), ("FR", 15), ("GB", 10), ("US", 25), ("", 10))
+NOWHERE = (("", 1),)
 CHOICES = (
     (Choice.CMP_ALL, 30),
     (Choice.CMP_NONE, 10),
@@ -54,14 +55,20 @@ class Mix:
     poison: float = 0.0004
 
 
+MIX = Mix()
+
+
 class World:
     """Makes journeys and numbers their events, until there are exactly `events` of them."""
 
-    def __init__(self, seed: int, run: str, events: int, mix: Mix | None = None) -> None:
+    def __init__(
+        self, seed: int, run: str, events: int, mix: Mix = MIX, *, regions: Sequence[tuple[str, int]] = REGIONS
+    ) -> None:
         self._rng = random.Random(seed)
         self._run = run
         self._left = events
-        self._mix = mix or Mix()
+        self._mix = mix
+        self._regions = regions
         self._made = 0
         self._people = 0
 
@@ -177,7 +184,7 @@ class World:
         return Device(
             cookie=f"cookie-{marker('cl', self._run, self._people)}",
             door=self._rng.choice(DOORS),
-            region=self._pick(REGIONS),
+            region=self._pick(self._regions),
             choice=Choice.SILENT if bot else self._pick(CHOICES),
             agent=BOT_AGENT if bot else self._rng.choice(AGENTS),
             bot=bot,

@@ -148,7 +148,7 @@ class SmallHouse:
         """What was sent to this house."""
         fates = {2: "anonymised", 4: "dead", 5: "poison", 6: "refused"}
         with Writer(self.ledger, Run(RUN, 1, 8, self.now - 60_000)) as writer:
-            writer.write("decision", DecisionLine(DECISION, "hero-banner", "calm", "bandit", True))
+            writer.write("decision", DecisionLine(DECISION, "hero-banner", "calm", "bandit", True, True))
             for n in range(8):
                 line = EventLine(
                     n=n,

@@ -23,7 +23,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "ledger.jsonl"
     with Writer(file, RUN) as writer:
         writer.write("event", line(0, account="person-1"))
-        writer.write("decision", DecisionLine("d1", "hero-banner", "calm", "bandit", True))
+        writer.write("decision", DecisionLine("d1", "hero-banner", "calm", "bandit", True, True))
         writer.write("event", line(1, name="widget_viewed", decision="d1"))
         writer.write("event", line(2, id="derived-by-the-door", fate="refused", outcome="", mask=0, acked=0))
         writer.write("end", End(2_000, 3, 2, 0))
