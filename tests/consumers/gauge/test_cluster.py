@@ -1,0 +1,300 @@
+"""Against a real broker: transactions, deleted records, groups without members, restarts."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import confluent_kafka as ck
+import pytest
+from confluent_kafka.admin import NewTopic
+
+from consumers.gauge.app import Collector, Serving
+from consumers.gauge.reading import GroupReading, Place, Reading
+from consumers.gauge.recent import Side, Tail
+from consumers.gauge.rules import Limits, State
+from consumers.gauge.store import RedisTables
+from infra.embedded.ports import free_port
+from infra.kafka import admin, producer, reader
+from infra.settings import Settings, load_settings
+from schemas.codec import encode
+from schemas.registry import Registry
+
+
+@pytest.fixture
+def house(kafka: str, redis_url: str, tmp_path: Path) -> Settings:
+    """Settings of a house on the session's broker."""
+    return load_settings(kafka=kafka, redis=redis_url, state_dir=tmp_path)
+
+
+@pytest.fixture
+def topic(house: Settings) -> str:
+    """A fresh topic with two partitions."""
+    name = f"gauge.{uuid.uuid4().hex[:8]}"
+    make_topics(house, NewTopic(name, 2, 1))
+    return name
+
+
+@pytest.fixture
+def collector(house: Settings) -> Iterator[Collector]:
+    """A collector without a store."""
+    made = Collector(house, Serving("127.0.0.1", 1, 0.5, Limits(hung_s=1.0)), None)
+    yield made
+    made.close()
+
+
+def make_topics(house: Settings, *topics: NewTopic) -> None:
+    """Create topics and wait until they have leaders."""
+    client = admin(house)
+    for future in client.create_topics(list(topics)).values():
+        future.result(20)
+    names = {topic.topic for topic in topics}
+    eventually(
+        lambda: all(p.leader >= 0 for n in names for p in client.list_topics(n, timeout=5).topics[n].partitions.values())
+    )
+
+
+def eventually(check: Callable[[], Any], seconds: float = 30) -> Any:
+    """What `check` returns once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := check()):
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.1)
+    return found
+
+
+def group_name() -> str:
+    """A group that the gauge will find."""
+    return f"headwater.t{uuid.uuid4().hex[:8]}"
+
+
+def produce(house: Settings, topic: str, partition: int, n: int, at_ms: int = 0) -> None:
+    """`n` plain records, written at `at_ms`, or now."""
+    made = producer(house)
+    for i in range(n):
+        made.produce(topic, value=b"%d" % i, partition=partition, timestamp=at_ms)
+    assert made.flush(20) == 0
+
+
+def commit(house: Settings, group: str, *offsets: tuple[str, int, int]) -> None:
+    """Commit for a group without joining it."""
+    consumer = reader(house, group)
+    tps = [ck.TopicPartition(*offset) for offset in offsets]
+    try:
+        # A coordinator that has just been made answers with an error for a moment.
+        eventually(lambda: _committed(consumer, tps))
+    finally:
+        consumer.close()
+
+
+def _committed(consumer: Any, tps: list[ck.TopicPartition]) -> bool:
+    try:
+        consumer.commit(offsets=tps, asynchronous=False)
+    except ck.KafkaException as error:
+        if not error.args[0].retriable():
+            raise
+        return False
+    return True
+
+
+def found(reading: Reading, group: str) -> GroupReading:
+    """One group's reading."""
+    (match,) = [g for g in reading.groups if g.group == group]
+    return match
+
+
+def test_lag_is_zero_behind_a_transaction_marker(house: Settings, topic: str, collector: Collector) -> None:
+    """The marker at the end of a partition is no record: a group that has committed past it has read all."""
+    writer = producer(house, transactional_id=topic)
+    writer.init_transactions(20)
+    writer.begin_transaction()
+    for i in range(10):
+        writer.produce(topic, value=b"%d" % i, partition=0)
+    writer.commit_transaction(20)
+    group = group_name()
+    commit(house, group, (topic, 0, 4), (topic, 1, 0))
+    before = found(collector.round(time.time()), group).partitions[0]
+    assert (before.end, before.lag) == (11, 7)
+    commit(house, group, (topic, 0, 11))
+    after = found(collector.round(time.time()), group)
+    assert (after.lag, after.time_lag_s, after.state) == (0, 0.0, State.OK)
+
+
+def test_an_open_transaction_holds_back_readers_and_is_named(house: Settings, topic: str, collector: Collector) -> None:
+    """Lag counts to the last stable offset; what lies behind an open transaction is HUNG_TXN after its time."""
+    group = group_name()
+    commit(house, group, (topic, 0, 0))
+    writer = producer(house, transactional_id=topic)
+    writer.init_transactions(20)
+    writer.begin_transaction()
+    writer.produce(topic, value=b"x", partition=0)
+    writer.flush(20)
+    reading = eventually(lambda: hung if (hung := found(collector.round(time.time()), group)).state is State.HUNG_TXN else None)
+    assert reading.lag == 0
+    assert "holds back 1 records" in reading.worst.detail
+    writer.abort_transaction(20)
+    assert found(collector.round(time.time()), group).partitions[0].state is not State.HUNG_TXN
+
+
+def test_a_group_without_members_is_stopped_and_its_age_is_read_from_the_record(
+    house: Settings, topic: str, collector: Collector
+) -> None:
+    """The gauge has just started and the record is an hour old: one look at it tells."""
+    now = time.time()
+    produce(house, topic, 0, 5, round((now - 3_600) * 1000))
+    produce(house, topic, 0, 5, round((now - 1_800) * 1000))
+    group = group_name()
+    commit(house, group, (topic, 0, 2), (topic, 1, 0))
+    reading = found(collector.round(now), group)
+    assert (reading.state, reading.members, reading.lag) == (State.STOPPED, 0, 8)
+    assert reading.time_lag_s == pytest.approx(3_600, abs=0.01)
+    assert reading.partitions[0].time_lag_from == "record"
+    commit(house, group, (topic, 0, 7))
+    assert found(collector.round(now), group).time_lag_s == pytest.approx(1_800, abs=0.01)
+
+
+def test_a_member_is_counted_and_what_it_reads_is_within_its_limit(house: Settings, topic: str, collector: Collector) -> None:
+    """A worker that has joined and not committed yet: its partitions are known from its assignment."""
+    produce(house, topic, 1, 3)
+    group = group_name()
+    worker = reader(house, group, auto_offset_reset="earliest")
+    worker.subscribe([topic])
+    try:
+        eventually(lambda: worker.poll(0.1))
+        reading = eventually(lambda: next((g for g in collector.round(time.time()).groups if g.group == group), None))
+        assert (reading.members, reading.lag, reading.state) == (1, 3, State.OK)
+        assert reading.time_lag_s < 60
+    finally:
+        worker.close()
+
+
+def test_deleted_offsets_break_neither_the_round_nor_the_neighbour(house: Settings, topic: str, collector: Collector) -> None:
+    """Records that were deleted before they were read: DATA_LOSS_RISK there, all other partitions as ever."""
+    produce(house, topic, 0, 10)
+    produce(house, topic, 1, 10)
+    group = group_name()
+    commit(house, group, (topic, 0, 2), (topic, 1, 10))
+    for future in admin(house).delete_records([ck.TopicPartition(topic, 0, 6)]).values():
+        future.result(20)
+    reading = found(collector.round(time.time()), group)
+    assert [p.state for p in reading.partitions] == [State.DATA_LOSS_RISK, State.OK]
+    assert "4 records were deleted" in reading.partitions[0].detail
+    assert reading.partitions[0].time_lag_s is not None
+
+
+def test_a_deleted_topic_leaves_the_others_alone(house: Settings, topic: str, collector: Collector) -> None:
+    """A group's commits outlive the topic that they are for."""
+    gone = f"gauge.{uuid.uuid4().hex[:8]}"
+    make_topics(house, NewTopic(gone, 1, 1))
+    group = group_name()
+    commit(house, group, (topic, 0, 0), (gone, 0, 0))
+    admin(house).delete_topics([gone])[gone].result(20)
+    eventually(lambda: {p.topic for p in found(collector.round(time.time()), group).partitions} == {topic})
+
+
+def test_time_lag_outlives_a_restart_in_redis(house: Settings, topic: str, redis_url: str) -> None:
+    """The clock is ours: ten minutes of looks, a restart, and the age is known without reading a record."""
+    import redis
+
+    store = RedisTables(redis.Redis.from_url(redis_url))
+    group, serving = group_name(), Serving("127.0.0.1", 1, 10.0, Limits())
+    commit(house, group, (topic, 0, 0))
+    began = time.time()
+    first = Collector(house, serving, store)
+    for minute in range(10):
+        produce(house, topic, 0, 6)
+        # Six records a minute, seen at the end of each, as far as the tables know.
+        first.watch.take(first._cluster.facts(began + 60 * minute - 20))
+        first.watch.take(first._cluster.facts(began + 60 * minute))
+    commit(house, group, (topic, 0, 30))
+    first.close()
+    second = Collector(house, serving, store)
+    try:
+        reading = found(second.round(began + 600), group)
+        partition = reading.partitions[0]
+        assert (partition.lag, partition.time_lag_from) == (30, "record")
+        # Look 5 saw 30 records, look 6 found 36 after a pause of 40 s: what lies in it is asked from the record itself.
+        assert second.watch.tables[Place(topic, 0)].oldest() is not None
+        commit(house, group, (topic, 0, 60))
+        assert found(second.round(began + 610), group).lag == 0
+    finally:
+        second.close()
+
+
+def test_side_topics_are_read_back(house: Settings, contracts_dir: Path) -> None:
+    """Dead letters by reason, counts of the last hour, the newest snapshot of each experiment; what is unreadable is skipped."""
+    make_topics(house, *(NewTopic(name, 1, 1) for name in ("events.dead", "stream.counts", "bandit.snapshots")))
+    registry, now = Registry(contracts_dir), time.time()
+    minute = int(now // 60) * 60_000
+    letter = {"stage": "consent", "reason": "unreadable", "detail": "", "source_topic": "events.raw", "source_partition": 0,
+              "source_offset": 1, "source": "web", "dead_ts": round(now * 1000), "key_day": "2026-01-01", "payload": b"x"}  # fmt: skip
+    count = {"stage": "consent", "source": "web", "event_name": "page_view", "outcome": "pass", "n": 5}
+    shot = {"experiment": "hero", "version": 1, "config_version": "1", "published_ts": round(now * 1000), "arms": ["a", "b"],
+            "posterior": [[1.0, 3.0], [1.0, 1.0]], "checksum": ""}  # fmt: skip
+    records = [
+        ("events.dead", letter),
+        ("events.dead", letter | {"dead_ts": 0}),
+        ("stream.counts", count | {"minute": minute}),
+        ("stream.counts", count | {"minute": minute}),
+        ("stream.counts", count | {"minute": minute - 3_600_000}),
+        ("bandit.snapshots", shot | {"probabilities": [0.5, 0.5]}),
+        ("bandit.snapshots", shot | {"probabilities": [0.2, 0.8]}),
+    ]
+    made = producer(house)
+    made.produce("stream.counts", value=b"no record at all")
+    for name, record in records:
+        made.produce(name, value=encode(registry.latest(name), record))
+    assert made.flush(20) == 0
+    side = Side(registry)
+    tail = Tail(house, side)
+    tail.start()
+    try:
+        eventually(lambda: tail.complete)
+        recent = side.recent(now, True)
+    finally:
+        tail.stop()
+    assert dict(recent.dead)["consent", "unreadable", "web"] >= 1
+    assert [(cell, total, series[-1]) for cell, total, series in recent.volumes] == [(("consent", "pass"), 10, 10)]
+    assert recent.snapshots[0].arms == (("a", 0.2, 0.25), ("b", 0.8, 0.5))
+
+
+def test_the_command_serves_and_prints(house: Settings, topic: str) -> None:
+    """`headwater gauge` answers on its port and stops on SIGTERM; `--once --json` prints what scripts wait for."""
+    produce(house, topic, 0, 3)
+    group = group_name()
+    commit(house, group, (topic, 0, 1), (topic, 1, 0))
+    environment = {**os.environ, "HEADWATER_KAFKA": house.kafka, "HEADWATER_REDIS": house.redis}
+    environment["HEADWATER_STATE_DIR"] = str(house.state_dir)
+    command = [sys.executable, "-c", "from infra.cli import main; main()", "gauge"]
+    root = Path(__file__).parents[3]
+    printed = subprocess.run(
+        [*command, "--once", "--json"], env=environment, cwd=root, capture_output=True, check=True, timeout=60
+    )
+    (seen,) = [g for g in json.loads(printed.stdout)["groups"] if g["group"] == group]
+    assert (seen["lag"], seen["state"]) == (2, "STOPPED")
+    port = free_port()
+    server = subprocess.Popen([*command, "--port", str(port), "--interval", "0.5"], env=environment, cwd=root)
+    try:
+        eventually(lambda: _get(port, "/health/ready"))
+        assert group in (_get(port, "/lag") or "")
+        assert f'kafka_consumergroup_group_lag{{group="{group}",partition="0",topic="{topic}"}} 2.0' in (
+            _get(port, "/metrics") or ""
+        )
+        assert f"{group} is STOPPED" in (_get(port, "/") or "") or "problems:" in (_get(port, "/") or "")
+    finally:
+        server.terminate()
+        assert server.wait(20) == 0
+
+
+def _get(port: int, path: str) -> str | None:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:  # noqa: S310 - our own loopback address
+            return str(answer.read().decode())
+    except OSError:
+        return None
