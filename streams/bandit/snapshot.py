@@ -70,8 +70,9 @@ def posterior(experiment: Experiment, totals: Mapping[str, Sums]) -> tuple[tuple
     found = []
     for arm in experiment.arms:
         sums = totals.get(arm.id, Sums())
-        failures = max(0.0, sums.exposures - sums.conversions)
-        found.append((arm.prior.alpha + sums.conversions, arm.prior.beta + failures))
+        failures = sums.exposures - sums.conversions
+        # Written so that NaN stays NaN, and is refused.
+        found.append((arm.prior.alpha + sums.conversions, arm.prior.beta + (0.0 if failures < 0 else failures)))
     return tuple(found)
 
 

@@ -1,0 +1,68 @@
+"""River behind our adapter: it alarms when an arm's rate changes, and what it does wrong elsewhere stays outside."""
+
+import math
+import random
+
+import pytest
+from river import proba
+from scipy.stats import beta as scipy_beta
+
+from streams.bandit.drift import MIN_EXPOSURES, ArmDrift
+from streams.bandit.kernel import probability_best
+from streams.bandit.statistics import Sums
+
+
+def alarms(rates: list[float], seed: int) -> list[int]:
+    """Positions at which an arm with these true rates, one an observation of 200 exposures, alarms."""
+    rng, watch, total, found = random.Random(seed), ArmDrift(), Sums(), []
+    for at, rate in enumerate(rates):
+        conversions = sum(rng.random() < rate for _ in range(200))
+        total = total.plus(Sums(200, conversions))
+        if watch.changed("hero", 1, "a", total):
+            found.append(at)
+    return found
+
+
+def test_a_halved_rate_alarms_soon() -> None:
+    """When the rate falls from 50 % to 20 % there is an alarm within 20 observations, for each of five seeds."""
+    for seed in range(5):
+        found = alarms([0.5] * 60 + [0.2] * 60, seed)
+        assert found
+        assert 60 <= found[0] < 80
+
+
+def test_a_steady_rate_is_quiet() -> None:
+    """A constant rate gives no alarm in 300 observations, for each of five seeds."""
+    assert [alarms([0.05] * 300, seed) for seed in range(5)] == [[]] * 5
+
+
+def test_too_few_exposures_are_no_observation() -> None:
+    """A handful of views, all converted, says nothing; they are counted on with those that follow."""
+    watch = ArmDrift()
+    for n in range(MIN_EXPOSURES):
+        assert not watch.changed("hero", 1, "a", Sums(n, n))
+
+
+def test_late_conversions_do_not_leave_the_unit_interval() -> None:
+    """More conversions than exposures in an interval (they lag behind) count as a rate of 1, not of 3."""
+    watch = ArmDrift()
+    watch.changed("hero", 1, "a", Sums(100, 0))
+    watch.changed("hero", 1, "a", Sums(160, 180))
+    (detector,) = watch._detectors.values()
+    assert detector.estimation == 1.0
+
+
+def test_rivers_beta_counts_a_fraction_as_a_success() -> None:
+    """`Beta.update(0.2)` adds a whole success: why posteriors here are made of our own sums."""
+    posterior = proba.Beta(1, 1)
+    posterior.update(0.2)
+    assert (posterior.alpha, posterior.beta) == (2, 1)
+
+
+def test_rivers_beta_density_is_lost_at_real_counts() -> None:
+    """At a few thousand observations River's density is no number any more; our quadrature works in logarithms."""
+    a, b = 300.0, 5_000.0
+    with pytest.raises(ZeroDivisionError):
+        proba.Beta(a, b)(a / (a + b))
+    assert math.isfinite(scipy_beta.logpdf(a / (a + b), a, b))
+    assert probability_best([(a, b), (a, b)]) == pytest.approx([0.5, 0.5])
