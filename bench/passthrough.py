@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
+from infra.logs import configure_logs
 from infra.metrics import Metrics
 from infra.settings import Settings
 from streams.runtime.first_start import begin_at_earliest
@@ -55,6 +56,7 @@ class PassThrough:
 
 def main(given: dict[str, Any], make_stage: Callable[..., PassThrough] = PassThrough) -> None:
     """Run the worker until a signal stops it."""
+    configure_logs(given["name"])
     settings = Settings(**given["settings"])
     stage = make_stage(name=given["name"], source=given["source"], sink=given["sink"], sleep_s=given.get("sleep_s", 0))
     worker = Worker(settings, stage, Metrics())

@@ -12,16 +12,18 @@ def configure_logs(stage: str) -> None:
     human = sys.stderr.isatty()
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            lambda _logger, _method, event: {"stage": stage, **event},  # not a context variable: threads log too
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer(),
+            *([] if human else [structlog.processors.format_exc_info]),
+            # Plain tracebacks: the default shows local variables, and those hold events.
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+            if human
+            else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    structlog.contextvars.bind_contextvars(stage=stage)
 
 
 def get_logger() -> structlog.stdlib.BoundLogger:

@@ -21,6 +21,7 @@ from mode import Service
 
 from infra.errors import EXIT_FENCED
 from infra.logs import get_logger
+from streams.runtime.outbox import TopicPartition
 from streams.runtime.stage import Batch
 
 STILL_WORKING_S = 1.0
@@ -45,8 +46,8 @@ class Handed:
 class Polled:
     """What one poll brought."""
 
-    batches: dict[TP, list[ck.Message]] = field(default_factory=lambda: defaultdict(list))
-    ends: dict[TP, int] = field(default_factory=dict)
+    batches: dict[TopicPartition, list[ck.Message]] = field(default_factory=lambda: defaultdict(list))
+    ends: dict[TopicPartition, int] = field(default_factory=dict)
     """Partition -> offset of its end, where the poll met it."""
 
 
@@ -57,11 +58,11 @@ class Consumer(FaustConsumer):
         super().__init__(*args, **kwargs)
         self.worker = self.app.worker
         self.poll_thread = ThreadPoolExecutor(1, "poll")
-        self.leases: dict[TP, Lease] = {}
+        self.leases: dict[TopicPartition, Lease] = {}
         self.outstanding = 0
         self.all_done = asyncio.Event()
         self.subscribed = asyncio.Event()
-        self.early: list[ck.Message] = []
+        self.early: list[tuple[ck.Message, Lease | None]] = []
         """Records that came while a stage was still working: they open the next poll."""
 
     async def on_start(self) -> None:
@@ -82,15 +83,18 @@ class Consumer(FaustConsumer):
         try:
             while not self.should_stop:
                 polled = await self._in_poll_thread(self._poll, self.worker.outbox.seconds_left())
+                leases = dict(self.leases)
                 await self._work_on(polled)
-                await self.worker.end_round(self._held(polled.ends))
+                # An end counts only under the lease it was met with: after a rebalance the batch before it may not be done.
+                await self.worker.end_round({tp: end for tp, end in polled.ends.items() if tp in leases and leases[tp].held})
         except Exception as error:
             self.worker.die(error)
 
     async def _work_on(self, polled: Polled) -> None:
-        self.outstanding = len(polled.batches)
+        batches = [(TP(*tp), self.leases[tp], records) for tp, records in polled.batches.items() if tp in self.leases]
+        self.outstanding = len(batches)
         self.all_done.clear()
-        for tp, records in polled.batches.items():
+        for tp, lease, records in batches:
             batch = Batch(
                 tp.topic,
                 tp.partition,
@@ -98,7 +102,7 @@ class Consumer(FaustConsumer):
                 [record.value() for record in records],
                 [record.offset() for record in records],
             )
-            await self.callback(self._message(tp, Handed(self.leases[tp], batch)))
+            await self.callback(self._message(tp, Handed(lease, batch)))
         paused = False
         while self.outstanding and not self.should_stop:
             try:
@@ -134,32 +138,41 @@ class Consumer(FaustConsumer):
         if not self.outstanding:
             self.all_done.set()
 
-    def _held(self, ends: dict[TP, int]) -> dict[TP, int]:
-        return {tp: end for tp, end in ends.items() if tp in self.leases}
-
     def _in_poll_thread(self, function: Any, *args: Any) -> Any:
         return self.event_loop.run_in_executor(self.poll_thread, function, *args)
 
     # -- in the poll thread
 
     def _poll(self, seconds: float) -> Polled:
-        first, self.early = self.early, []
-        if not first:
+        opening, self.early = self.early, []
+        if not opening:
             # poll for the first record, then take what is there: consume(n, seconds) would wait all the time unless n come.
             record = self.kafka.poll(seconds)
-            first = [] if record is None else [record]
+            opening = [] if record is None else [self._leased(record)]
+        more = self.kafka.consume(self.worker.settings.batch_records, 0) if opening else ()
         self._take_metadata()
         self.worker.watch(self.kafka)
         polled = Polled()
-        for record in [*first, *self.kafka.consume(self.worker.settings.batch_records, 0)] if first else ():
-            error = record.error()
-            if error is None:
-                polled.batches[TP(record.topic(), record.partition())].append(record)
-            elif error.code() == ck.KafkaError._PARTITION_EOF:
-                polled.ends[TP(record.topic(), record.partition())] = record.offset()
-            else:
-                self.worker.consumer_error(error)
+        # `consume` may have met a rebalance: what was polled before it counts only if its lease is still held.
+        for record, lease in opening:
+            if lease is None or lease.held:
+                self._sort(polled, record)
+        for record in more:
+            self._sort(polled, record)
         return polled
+
+    def _sort(self, polled: Polled, record: ck.Message) -> None:
+        tp = record.topic(), record.partition()
+        error = record.error()
+        if error is None:
+            polled.batches[tp].append(record)
+        elif error.code() == ck.KafkaError._PARTITION_EOF:
+            polled.ends[tp] = record.offset()
+        else:
+            self.worker.consumer_error(error)
+
+    def _leased(self, record: ck.Message) -> tuple[ck.Message, Lease | None]:
+        return record, self.leases.get((record.topic(), record.partition()))
 
     def _take_metadata(self) -> None:
         if self.leases:
@@ -173,7 +186,7 @@ class Consumer(FaustConsumer):
         self.kafka.pause(self.kafka.assignment())
         record = self.kafka.poll(0)
         if record is not None:
-            self.early.append(record)  # of a partition assigned just now, or an end of partition
+            self.early.append(self._leased(record))  # of a partition assigned just now, or an end of partition
         self._take_metadata()
 
     def _resume(self) -> None:
@@ -190,22 +203,20 @@ class Consumer(FaustConsumer):
             return
         kafka.assign(started)
         kafka.resume(started)  # a pause outlives its assignment: a partition that comes back would stay silent for ever
-        self.leases |= {TP(p.topic, p.partition): Lease() for p in partitions}
+        self.leases |= {(p.topic, p.partition): Lease() for p in partitions}
         self._take_metadata()
         self.app.on_rebalance_start()
-        self._on_loop(self.on_partitions_assigned(set(self.leases), self.app.consumer_generation_id))
+        self._on_loop(self.on_partitions_assigned(self.assignment(), self.app.consumer_generation_id))
 
     def _revoke(self, kafka: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
-        tps = [TP(p.topic, p.partition) for p in partitions]
-        self._on_loop(self.let_go(tps))
-        self.early = [record for record in self.early if TP(record.topic(), record.partition()) in self.leases]
+        self._on_loop(self.let_go([(p.topic, p.partition) for p in partitions]))
         kafka.unassign()
 
     def _lost(self, _kafka: ck.Consumer, _partitions: list[ck.TopicPartition]) -> None:
         get_logger().error("partitions lost, worker ends")
         os._exit(EXIT_FENCED)  # somebody else has them already: nothing of ours may be committed any more
 
-    async def let_go(self, tps: list[TP]) -> None:
+    async def let_go(self, tps: list[TopicPartition]) -> None:
         """Commit the whole batches that are there, and refuse, in the same step, what is still in the stage's hands.
 
         Without that step a batch could enter the outbox after this commit and be committed under the new generation,
@@ -241,7 +252,7 @@ class Consumer(FaustConsumer):
 
     def assignment(self) -> set[TP]:
         """Partitions of this worker."""
-        return set(self.leases)
+        return {TP(*tp) for tp in self.leases}
 
     def highwater(self, _tp: TP) -> int:
         """Unknown to Faust."""

@@ -28,7 +28,7 @@ from schemas.registry import Registry
 from streams.runtime.counts import CellCounts
 from streams.runtime.deadletter import DeadLetters, Place, Refusal
 from streams.runtime.follow import Follower, read_partition, stable_end
-from streams.runtime.outbox import Outbox
+from streams.runtime.outbox import Outbox, TopicPartition
 from streams.runtime.stage import Outcome, Output, Stage
 from streams.runtime.transport import Handed
 
@@ -136,11 +136,10 @@ class Worker:
                 )
         return committed
 
-    def released(self, tps: list[Any]) -> None:
+    def released(self, tps: list[TopicPartition]) -> None:
         """Partitions that this worker no longer holds."""
-        keys = [(tp.topic, tp.partition) for tp in tps]
-        self.outbox.released(keys)
-        for topic, partition in keys:
+        self.outbox.released(tps)
+        for topic, partition in tps:
             self._progress.pop((topic, partition), None)
             if topic == self.stage.inputs[0]:
                 self._stage_thread.submit(self.stage.on_revoke, partition)
@@ -245,14 +244,14 @@ class Worker:
 
     # -- between batches
 
-    async def end_round(self, ends: Mapping[Any, int]) -> None:
+    async def end_round(self, ends: Mapping[TopicPartition, int]) -> None:
         """After each poll: move past transaction markers, tick, and commit when it is due."""
         now = time.monotonic()
         for tp in ends:
-            self._progress[tp.topic, tp.partition] = now
+            self._progress[tp] = now
         async with self.outbox.lock:
             for tp, end in ends.items():
-                self.outbox.advance((tp.topic, tp.partition), end)
+                self.outbox.advance(tp, end)
         if now >= self._next_tick:
             self._next_tick = now + TICK_S
             await self._tick()

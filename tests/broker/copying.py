@@ -69,7 +69,9 @@ class Copying:
     def fill(self, records: int) -> None:
         """Put the numbers 0..records-1 on the source, 1,000 keys, each on one partition."""
         create_topics(self.kafka, [self.source, self.sink, *SHARED])
-        producer = ck.Producer({"bootstrap.servers": self.kafka, "linger.ms": 20, "queue.buffering.max.messages": 2_000_000})
+        # Idempotent, because a plain producer's retry on a topic just created may swap two of its batches.
+        options = {"enable.idempotence": True, "linger.ms": 20, "queue.buffering.max.messages": 2_000_000}
+        producer = ck.Producer({"bootstrap.servers": self.kafka, **options})
         for i in range(records):
             producer.produce(self.source, b"%d" % i, b"k%d" % (i % 1000), partition=i % PARTITIONS)
             if i % 5000 == 0:
