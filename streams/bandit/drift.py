@@ -9,7 +9,9 @@ from river import drift
 from streams.bandit.statistics import Sums
 
 MIN_EXPOSURES = 50
-"""Exposures that make one observation."""
+"""Exposures that are looked at together."""
+MAX_VALUES = 5_000
+"""Values fed at once, so that a busy arm costs milliseconds; above it a sample of the same rate stands for all."""
 DELTA = 0.002
 """ADWIN's confidence, Bifet and Gavalda 2007."""
 
@@ -22,18 +24,24 @@ class ArmDrift:
         self._last: dict[tuple[str, int, str], Sums] = {}
 
     def changed(self, experiment: str, epoch: int, arm: str, total: Sums) -> bool:
-        """Whether the arm's rate has changed, given its totals so far. Counts a partial observation on later."""
+        """Whether the arm's rate has changed, given its totals so far. Few exposures wait for more."""
         key = (experiment, epoch, arm)
         last = self._last.setdefault(key, total)
-        exposures = total.exposures - last.exposures
+        exposures = int(total.exposures - last.exposures)
         if exposures < MIN_EXPOSURES:
             return False
         self._last[key] = total
+        values = min(exposures, MAX_VALUES)
         # Conversions lag behind their exposures, so an interval can hold more of them than exposures.
-        rate = min(1.0, max(0.0, (total.conversions - last.conversions) / exposures))
-        detector = self._detectors.get(key)
-        if detector is None:
-            # Checked with every observation (River's default is every 32nd, which here would be many minutes).
-            detector = self._detectors[key] = drift.ADWIN(delta=DELTA, clock=1, grace_period=10)
-        detector.update(rate)
-        return bool(detector.drift_detected)
+        conversions = min(values, max(0, round((total.conversions - last.conversions) * values / exposures)))
+        detector = self._detectors.setdefault(key, drift.ADWIN(delta=DELTA))
+        found = False
+        for value in spread(conversions, values):
+            detector.update(value)
+            found = found or bool(detector.drift_detected)
+        return found
+
+
+def spread(ones: int, values: int) -> list[int]:
+    """`ones` ones among zeros, evenly: in which order they came is not known any more (Bresenham)."""
+    return [(at + 1) * ones // values - at * ones // values for at in range(values)]

@@ -7,7 +7,7 @@ import pytest
 from river import proba
 from scipy.stats import beta as scipy_beta
 
-from streams.bandit.drift import MIN_EXPOSURES, ArmDrift
+from streams.bandit.drift import MAX_VALUES, MIN_EXPOSURES, ArmDrift, spread
 from streams.bandit.kernel import probability_best
 from streams.bandit.statistics import Sums
 
@@ -23,10 +23,10 @@ def alarms(rates: list[float], seed: int) -> list[int]:
     return found
 
 
-def test_a_halved_rate_alarms_soon() -> None:
-    """When the rate falls from 50 % to 20 % there is an alarm within 20 observations, for each of five seeds."""
+def test_a_fallen_rate_alarms_soon() -> None:
+    """When the rate falls from 10 % to 5 % there is an alarm within 20 observations, for each of five seeds."""
     for seed in range(5):
-        found = alarms([0.5] * 60 + [0.2] * 60, seed)
+        found = alarms([0.1] * 60 + [0.05] * 30, seed)
         assert found
         assert 60 <= found[0] < 80
 
@@ -50,6 +50,23 @@ def test_late_conversions_do_not_leave_the_unit_interval() -> None:
     watch.changed("hero", 1, "a", Sums(160, 180))
     (detector,) = watch._detectors.values()
     assert detector.estimation == 1.0
+
+
+def test_a_busy_arm_is_sampled_at_its_rate() -> None:
+    """However many exposures come at once, a bounded number of values of the same rate is fed."""
+    watch = ArmDrift()
+    watch.changed("hero", 1, "a", Sums(0, 0))
+    watch.changed("hero", 1, "a", Sums(1_000_000, 250_000))
+    (detector,) = watch._detectors.values()
+    assert detector.width == MAX_VALUES
+    assert detector.estimation == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("ones", "values"), [(0, 5), (5, 5), (2, 7), (3, 10)])
+def test_ones_are_spread_evenly(ones: int, values: int) -> None:
+    """All of them, at most one a place."""
+    found = spread(ones, values)
+    assert (sum(found), len(found), set(found) <= {0, 1}) == (ones, values, True)
 
 
 def test_rivers_beta_counts_a_fraction_as_a_success() -> None:
