@@ -53,7 +53,9 @@ def simulate(
         target = Target(settings.collector_url, settings.decisions_url, key, settings.region_header, _poisoner(settings))
         # A house that trusts no header for the region takes every visitor's for unknown, and so must the ledger.
         world = World(seed, run.run, events, regions=REGIONS if settings.region_header else NOWHERE)
-        progress = asyncio.run(_drive(Sender(target, Pace(rate), keep, seed), world.journeys(), events, width))
+        progress = asyncio.run(
+            _drive(Sender(target, Pace(rate, time.monotonic()), keep, seed), world.journeys(), events, width)
+        )
         end = End(int(time.time() * 1000), progress.events, progress.acknowledged, progress.open)
         writer.write("end", end)
     Console(stderr=True).print(

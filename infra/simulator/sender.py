@@ -72,19 +72,21 @@ class _Walk:
 
 
 class Pace:
-    """Lets at most `rate` events a second through; 0 = as many as there are."""
+    """Lets at most `rate` events a second through; 0 = as many as there are. `began`: monotonic seconds."""
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, began: float) -> None:
         self._gap = 1 / rate if rate > 0 else 0.0
-        self._next = time.monotonic()
+        self._next = began
 
-    async def wait(self, events: int) -> None:
-        """Return when `events` more may be sent."""
+    def delay(self, events: int, now: float) -> float:
+        """Seconds to wait at `now` before `events` more are sent."""
         if not self._gap:
-            return
+            return 0.0
         # A pause of the house is not made up for by a flood: at most a second's worth is behind.
-        self._next = max(self._next, time.monotonic() - 1) + events * self._gap
-        await asyncio.sleep(max(0.0, self._next - time.monotonic()))
+        self._next = max(self._next, now - 1)
+        wait = max(0.0, self._next - now)
+        self._next += events * self._gap
+        return wait
 
 
 class Sender:
@@ -130,7 +132,7 @@ class Sender:
             self._keep(DecisionLine(answer.decision_id, step.experiment, answer.arm, answer.group, bool(answer.token), lawful))
 
     async def _send(self, session: aiohttp.ClientSession, walk: _Walk, request: Request) -> None:
-        await self._pace.wait(len(request.events))
+        await asyncio.sleep(self._pace.delay(len(request.events), time.monotonic()))
         post = walk.posts.get(id(request))
         if post is None:
             stamp = Stamp(int(time.time() * 1000), self._target.write_key, self._target.region_header, walk.answer.token)
