@@ -63,7 +63,8 @@ def main(given: dict[str, Any], make_stage: Callable[..., PassThrough] = PassThr
     if "consumer" in given:
         module, name = given["consumer"].split(":")
         Transport.Consumer = getattr(import_module(module), name)
-    begin_at_earliest(settings, worker.group, worker.stage.inputs)
+    if given.get("begin") != "committed":
+        begin_at_earliest(settings, worker.group, worker.stage.inputs)
     run(worker)
 
 

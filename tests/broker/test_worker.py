@@ -1,0 +1,196 @@
+"""What the runtime does around a stage: trays, hooks, broadcasts, restore, waiting, halting, watching, stopping."""
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import confluent_kafka as ck
+import pytest
+
+from infra.errors import EXIT_FENCED, EXIT_HALTED
+from infra.keyring import KeyRing
+from infra.secrets import Secret
+from schemas.codec import decode
+from schemas.registry import Registry
+from streams.runtime.deadletter import open_letter
+from tests.broker.copying import PARTITIONS, Copying, create_topics, read_committed
+from tests.broker.test_fencing import wait_until
+
+SECRET = "for tests only, forty characters long..."
+
+
+class House(Copying):
+    """Topics of the scripted stage, and workers of it."""
+
+    def open(self) -> None:
+        """Create all topics of the run."""
+        create_topics(self.kafka, [self.source, self.sink, f"{self.run}-state", "events.dead"])
+        create_topics(self.kafka, [f"{self.run}-settings", f"{self.run}-ticks", "stream.counts"], partitions=1)
+
+    @property
+    def away(self) -> Path:
+        """While this file exists, the stage says that the world is away."""
+        return self.folder / "away"
+
+    def send(self, *values: bytes, topic: str = "", key: bytes = b"k") -> None:
+        """Send values in one transaction, so that a marker is the last offset."""
+        producer = ck.Producer({"bootstrap.servers": self.kafka, "transactional.id": f"test-{self.run}"})
+        producer.init_transactions(30)
+        producer.begin_transaction()
+        for value in values:
+            producer.produce(topic or self.source, value, key)
+        producer.commit_transaction(30)
+
+    def work(self, slot: str = "0") -> subprocess.Popen[bytes]:
+        """Start a worker."""
+        return self.start(slot, away=str(self.away))
+
+    def seen(self) -> list[bytes]:
+        """What left the stage."""
+        return [message.value() for message in read_committed(self.kafka, self.sink)]
+
+    def behind(self) -> int:
+        """Offsets between what the group has committed and the end, transaction markers included."""
+        consumer = ck.Consumer({"bootstrap.servers": self.kafka, "group.id": self.group})
+        tps = [ck.TopicPartition(self.source, p) for p in range(PARTITIONS)]
+        ends = sum(int(consumer.get_watermark_offsets(tp, 20)[1]) for tp in tps)
+        committed = sum(max(0, int(tp.offset)) for tp in consumer.committed(tps, timeout=20))
+        consumer.close()
+        return ends - committed
+
+    def idle(self) -> bool:
+        """Nothing is left to do."""
+        return self.behind() == 0
+
+
+@pytest.fixture
+def house(kafka: str, tmp_path: Path) -> Iterator[House]:
+    """Topics of their own; workers end with the test."""
+    settings = {"session_timeout_s": 3, "transaction_timeout_s": 10}
+    house = House(kafka, tmp_path, module="tests.broker.scripted", settings=settings)
+    house.open()
+    yield house
+    house.stop()
+
+
+def test_lag_is_zero_behind_a_transaction_marker(house: House) -> None:
+    """The marker that ends the source's transaction is passed too, so an idle group has no lag."""
+    house.send(b"a", b"b")
+    house.work()
+    wait_until(house.idle, 30)
+    assert house.seen() == [b"a|1|none", b"b|2|none"]
+
+
+def test_a_dead_letter_holds_bytes_and_place(house: House, contracts_dir: Path) -> None:
+    """What a stage refuses lies on events.dead with its bytes, encrypted, where it came from and why."""
+    house.send(b"a", b"bad", b"drop", b"b")
+    house.work()
+    wait_until(house.idle, 30)
+    registry, keyring = Registry(contracts_dir), KeyRing(house.folder / "keyring", Secret(SECRET))
+    letters = [decode(registry, message.value())[1] for message in read_committed(house.kafka, "events.dead")]
+    (letter,) = [letter for letter in letters if letter["source_topic"] == house.source]
+    assert (letter["stage"], letter["reason"], letter["source_offset"]) == (house.run, "UNDECODABLE", 1)
+    assert b"bad" not in letter["payload"]
+    assert open_letter(letter, keyring) == (b"k", b"bad")
+    counts = [decode(registry, message.value())[1] for message in read_committed(house.kafka, "stream.counts")]
+    assert [c["n"] for c in counts if c["stage"] == house.run and c["outcome"] == "dropped:ASKED"] == [1]
+
+
+def test_state_is_restored_before_the_first_batch(house: House) -> None:
+    """A worker that was killed goes on counting where the last commit stood, and so does a worker in another slot."""
+    house.send(b"a", b"b")
+    first = house.work()
+    wait_until(house.idle, 30)
+    first.kill()
+    first.wait()
+    house.send(b"c")
+    house.work("1")
+    wait_until(house.idle, 30)
+    assert [value.split(b"|")[1] for value in house.seen()] == [b"1", b"2", b"3"]
+
+
+def test_every_worker_reads_broadcasts_before_its_first_batch_and_follows(house: House) -> None:
+    """What a broadcast topic holds is known to the first batch, and what comes later reaches later batches."""
+    house.send(b"old", b"new", topic=f"{house.run}-settings")
+    house.send(b"a")
+    house.work()
+    wait_until(house.idle, 30)
+    house.send(b"newer", topic=f"{house.run}-settings")
+
+    def sent_with_newer() -> bool:
+        house.send(b"b")
+        wait_until(house.idle, 20)
+        return house.seen()[-1].endswith(b"|newer")
+
+    wait_until(sent_with_newer, 30)
+    assert house.seen()[0] == b"a|1|new"
+
+
+def test_a_stage_waits_for_the_world_and_commits_nothing(house: House) -> None:
+    """While the world is away the worker stays in its group, emits nothing, and goes on when it is back."""
+    house.away.touch()
+    house.send(b"a")
+    worker = house.work()
+    # Longer than the session timeout: without polling meanwhile it would be thrown out of the group.
+    with pytest.raises(subprocess.TimeoutExpired):
+        worker.wait(8)
+    assert "waiting" in house.log("0")
+    assert house.behind() == 2
+    house.away.unlink()
+    wait_until(house.idle, 20)
+    assert house.seen() == [b"a|1|none"]
+    assert worker.poll() is None
+
+
+def test_hooks_run_after_the_commit(house: House) -> None:
+    """An after-commit hook of a batch runs once its transaction is committed."""
+    house.send(b"a", b"b")
+    house.work()
+    wait_until(house.idle, 30)
+    notes = house.away.with_suffix(".hooks")
+    wait_until(notes.exists, 10)
+    assert notes.read_text().split() == ["1"]
+
+
+def test_ticks_join_transactions(house: House) -> None:
+    """What a stage says on a tick is committed although no event flows."""
+    house.send(b"a")
+    house.work()
+    wait_until(lambda: len(read_committed(house.kafka, f"{house.run}-ticks")) >= 2, 30)
+
+
+def test_most_records_dead_halts_the_room(house: House) -> None:
+    """When most of 1,000 records are refused the worker stops, commits none of that batch and says what to do."""
+    house.send(*[b"bad"] * 1_200)
+    assert house.work().wait(30) == EXIT_HALTED
+    assert "HEADWATER_DEAD_LETTER_LIMIT" in house.log("0")
+    assert house.behind() == 1_201
+
+
+def test_a_hanging_batch_ends_the_worker(house: House) -> None:
+    """A batch that neither ends nor waits for the world is ended with its process, so that a supervisor can start it again."""
+    house.settings["stuck_after_s"] = 3
+    house.send(b"hang")
+    assert house.work().wait(30) == EXIT_FENCED
+    assert "no progress" in house.log("0")
+
+
+def test_a_group_without_offsets_starts_nowhere_in_silence(house: House) -> None:
+    """Without a committed offset and without an explicit first start the worker halts and names the option."""
+    house.send(b"a")
+    worker = house.start("0", away=str(house.away), begin="committed")
+    assert worker.wait(30) == EXIT_HALTED
+    assert "--from earliest" in house.log("0")
+
+
+def test_a_signal_stops_it_in_order(house: House) -> None:
+    """SIGTERM commits what is whole, closes and ends with 0; the next worker finds nothing to repeat."""
+    house.send(*[b"%d" % i for i in range(5_000)])
+    worker = house.work()
+    wait_until(lambda: house.behind() < 5_001, 30)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(20) == 0
+    house.work()
+    wait_until(house.idle, 30)
+    assert [value.split(b"|")[0] for value in house.seen()] == [b"%d" % i for i in range(5_000)]
