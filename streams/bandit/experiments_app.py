@@ -1,7 +1,7 @@
 """`headwater experiments`: publish, stop, list and show experiments."""
 
 import json
-from collections.abc import Iterator
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,16 +84,21 @@ def statistics_of(settings: Settings) -> Merged:
     return merged
 
 
-def _read(settings: Settings, topic: str, partition: int) -> Iterator[list[tuple[bytes | None, bytes | None]]]:
+def _read(settings: Settings, topic: str, partition: int) -> list[list[tuple[bytes | None, bytes | None]]]:
     from streams.runtime.follow import read_partition
 
-    try:
-        yield from read_partition(settings, topic, partition)
-    except (Retryable, ck.KafkaException) as error:
-        raise ConfigError(
-            f"Kafka at {settings.kafka}: {error}. Is it running (`headwater up`), "
-            "and are the topics there (`headwater topics apply`)?"
-        ) from None
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        try:
+            return list(read_partition(settings, topic, partition))
+        except (Retryable, ck.KafkaException) as error:
+            # A topic that was just created, or a broker that just started, has no leader for a moment.
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"Kafka at {settings.kafka}: {error}. Is it running (`headwater up`), "
+                    "and are the topics there (`headwater topics apply`)?"
+                ) from None
+        time.sleep(0.3)
 
 
 def _produce(settings: Settings, experiment: Experiment) -> None:

@@ -1,0 +1,128 @@
+"""The whole room on a real broker and a real Redis: events in, totals equal to a recount, killed in between."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import redis
+
+from infra import topics_app
+from infra.kafka import producer
+from infra.settings import Settings, load_settings
+from schemas.codec import encode
+from schemas.registry import Registry
+from streams.bandit.experiment import parse
+from streams.bandit.experiments_app import EXAMPLE, experiments, publish_experiment, snapshot_of, statistics_of
+from streams.bandit.store import pointer_key
+from streams.bandit.token import DecisionRef, sign
+
+UNITS = 3_000
+T0 = 1_795_000_000_000
+
+
+def until(what: Callable[[], bool], seconds: float = 60) -> None:
+    """Poll until `what` holds."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "not within the deadline"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def settings(kafka: str, redis_url: str, tmp_path: Path) -> Settings:
+    """An installation of its own on the shared broker."""
+    made = load_settings(kafka=kafka, redis=redis_url, state_dir=tmp_path, secret="s" * 32, partitions=4)
+    topics_app.apply(made)
+    return made
+
+
+@pytest.fixture
+def worker(settings: Settings) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+    """Starts workers of the bandit; all are gone at the end."""
+    started: list[subprocess.Popen[bytes]] = []
+    environment = {
+        **os.environ,
+        "HEADWATER_KAFKA": settings.kafka,
+        "HEADWATER_REDIS": settings.redis,
+        "HEADWATER_STATE_DIR": str(settings.state_dir),
+        "HEADWATER_SECRET": "s" * 32,
+    }
+    code = "from infra.cli import main; main()"
+
+    def start() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", code, "worker", "bandit", "--from", "earliest"]
+        started.append(subprocess.Popen(command, env=environment))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait(10)
+
+
+def send(settings: Settings, units: range) -> None:
+    """One view a decision, twice; a purchase of every fourth `bold` and every tenth other, on another partition, twice."""
+    contract, key = Registry(settings.contracts).latest("events.resolved"), settings.master.derive("decision-token")
+    client = producer(settings)
+    for unit in units:
+        arm = ("calm", "bold", "seasonal")[unit % 3]
+        ref = DecisionRef(str(UUID(int=unit)), "hero-banner", 1, arm, "bandit", 1 / 3, T0)
+        buys = unit % 12 == 4 if arm == "bold" else unit % 30 == 0
+        for n, name in enumerate(["widget_viewed"] * 2 + ["purchase"] * 2 * buys):
+            record = {
+                "profile_id": "", "node": "", "identity_state": "resolved", "consent_outcome": "pass", "consent_purposes": 7,
+                "consent_reasons": "", "consent_policy": "", "consent_evidence": "", "event_id": f"{unit}-{n}",
+                "event_name": name, "source": "web-de", "site": "", "heartbeat": False, "collector_ts": T0 + 9, "region": "",
+                "signals": {}, "identifiers": [], "decision_token": sign(key, ref), "event_ts": T0 + 5,
+                "event_ts_source": "device", "protocol": "headwater",
+            }  # fmt: skip
+            client.produce("events.resolved", encode(contract, record), b"k", partition=(unit + n) % 4)
+            client.poll(0)
+    assert client.flush(30) == 0
+
+
+def recount(units: range) -> dict[str, tuple[int, int]]:
+    """Arm -> (exposures, conversions), as sent."""
+    arms = {"calm": [u for u in units if u % 3 == 0], "bold": [u for u in units if u % 3 == 1], "seasonal": []}
+    arms["seasonal"] = [u for u in units if u % 3 == 2]
+    bought = {arm: sum(u % 12 == 4 if arm == "bold" else u % 30 == 0 for u in found) for arm, found in arms.items()}
+    return {arm: (len(found), bought[arm]) for arm, found in arms.items()}
+
+
+def counted(settings: Settings) -> dict[str, tuple[int, int]]:
+    """Arm -> (exposures, conversions), as counted."""
+    totals = statistics_of(settings).totals("hero-banner", 1, "bandit")
+    return {arm: (int(sums.exposures), int(sums.conversions)) for arm, sums in totals.items()}
+
+
+def test_totals_equal_a_recount_although_the_worker_is_killed(
+    settings: Settings, worker: Callable[[], subprocess.Popen[bytes]]
+) -> None:
+    """Doubled events on all partitions, kill -9 in between: each decision counts once, and the better arm is in Redis."""
+    experiment = publish_experiment(settings, parse(EXAMPLE.read_bytes()).model_copy(update={"publish_s": 1}))
+    assert [one.key for one in experiments(settings)] == ["hero-banner"]
+    process = worker()
+    until(lambda: snapshot_of(settings, "hero-banner") is not None)
+    send(settings, range(UNITS // 2))
+    until(lambda: sum(exposures for exposures, _ in counted(settings).values()) > UNITS // 10)
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    send(settings, range(UNITS // 2, UNITS))
+    worker()
+    until(lambda: counted(settings) == recount(range(UNITS)))
+    with redis.Redis.from_url(settings.redis) as client:
+
+        def learned() -> bool:
+            snapshot = snapshot_of(settings, experiment.key)
+            assert snapshot is not None
+            moved = snapshot.weights()["bold"] > 0.7
+            return moved and int(client.get(pointer_key(experiment.key)) or 0) == snapshot.version
+
+        until(learned)
+    assert counted(settings) == recount(range(UNITS))
