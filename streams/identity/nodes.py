@@ -1,0 +1,94 @@
+"""Identity nodes: what an identifier becomes at the door. Pure; the collector and the decisions API import it too.
+
+A node is a tier digit and 32 hexadecimal characters of HMAC-SHA256(key[type, version], type || normalised value), cut to
+16 bytes. Tiers order stability, and of two nodes the smaller string is the stronger one.
+"""
+
+import hmac
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from infra.secrets import Secret
+
+KEY_VERSION = 1
+
+TIERS: Mapping[str, str] = {"user": "0", "device": "1", "cookie": "2", "email": "3", "phone": "3"}
+"""Identifier type -> tier digit."""
+
+BLOCKED = frozenset(
+    {
+        "",
+        "-",
+        "(none)",
+        "(not set)",
+        "[object object]",
+        "anonymous",
+        "anon",
+        "default",
+        "false",
+        "guest",
+        "id",
+        "n/a",
+        "na",
+        "nan",
+        "nil",
+        "none",
+        "not set",
+        "not_set",
+        "null",
+        "test",
+        "true",
+        "undefined",
+        "unknown",
+        "user",
+    }
+)
+"""Values that tags send when they have none. One that got through would merge everybody who sends it."""
+
+_ONLY_FILLING = re.compile(r"^[0\-_.:\s]*$")  # zeros, and UUIDs or addresses made of zeros
+_EMAIL = re.compile(r"^[^@\s]+@[^@\s]+\.[^@\s.]+$")
+_E164 = re.compile(r"^\+[1-9][0-9]{6,14}$")  # ITU-T E.164: a plus and at most 15 digits
+_PHONE_FILLING = re.compile(r"[\s().\-/]")
+
+MAX_LENGTH = 512
+
+
+def normalise(kind: str, value: str) -> str | None:
+    """The one spelling of an identifier, or None where it is none. `kind` is a key of `TIERS`."""
+    value = value.strip()
+    if len(value) > MAX_LENGTH or value.lower() in BLOCKED or _ONLY_FILLING.match(value):
+        return None
+    if kind == "email":
+        value = value.lower()
+        return value if _EMAIL.match(value) else None
+    if kind == "phone":
+        value = _PHONE_FILLING.sub("", value)
+        value = "+" + value[2:] if value.startswith("00") else value
+        return value if _E164.match(value) else None
+    return value
+
+
+@dataclass(frozen=True)
+class NodeKeys:
+    """The key of each identifier type."""
+
+    keys: Mapping[str, bytes]
+
+    @classmethod
+    def derive(cls, secret: Secret) -> "NodeKeys":
+        """From the master secret, of the current version."""
+        return cls({kind: secret.derive(f"node/{kind}/v{KEY_VERSION}") for kind in TIERS})
+
+
+def node(keys: NodeKeys, kind: str, value: str) -> str | None:
+    """The node of one identifier, or None where the value is blocked or no identifier of its kind."""
+    normal = normalise(kind, value)
+    if normal is None:
+        return None
+    return TIERS[kind] + hmac.digest(keys.keys[kind], kind.encode() + normal.encode(), "sha256")[:16].hex()
+
+
+def subject(nodes: Iterable[str]) -> str | None:
+    """The strongest node: what keys an event's records until it has a profile."""
+    return min(nodes, default=None)

@@ -1,0 +1,57 @@
+"""Identifiers become nodes; junk becomes none."""
+
+import pytest
+
+from infra.secrets import Secret
+from streams.identity.nodes import NodeKeys, node, subject
+
+KEYS = NodeKeys.derive(Secret("for tests only, forty characters long..."))
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "other"),
+    [
+        ("email", " Ada@Example.ORG ", "ada@example.org"),
+        ("phone", "+49 (30) 901820", "004930901820"),
+        ("user", " u-17 ", "u-17"),
+    ],
+)
+def test_spellings_of_one_identifier_give_one_node(kind: str, one: str, other: str) -> None:
+    """Case, spaces and dialling prefixes do not make two people."""
+    assert node(KEYS, kind, one) == node(KEYS, kind, other) is not None
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", " ", "null", "NULL", "undefined", "guest", "(not set)", "0", "00000000-0000-0000-0000-000000000000", "x" * 600],
+)
+@pytest.mark.parametrize("kind", ["user", "device", "cookie"])
+def test_blocked_literals_are_no_identifiers(kind: str, value: str) -> None:
+    """What tags send when they know nothing identifies nobody."""
+    assert node(KEYS, kind, value) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [("email", "ada"), ("email", "a b@c.d"), ("phone", "030 901820"), ("phone", "+0123")]
+)
+def test_what_is_no_address_or_number_is_no_identifier(kind: str, value: str) -> None:
+    """A phone number without a country, or half an address, is not guessed at."""
+    assert node(KEYS, kind, value) is None
+
+
+def test_a_node_is_a_tier_and_an_hmac_that_hangs_on_the_secret() -> None:
+    """33 characters, other under another secret and for another type."""
+    one = node(KEYS, "user", "u-17")
+    assert one is not None
+    assert len(one) == 33
+    assert one[0] == "0"
+    others = NodeKeys.derive(Secret("another secret of at least forty characters"))
+    assert node(others, "user", "u-17") != one
+    assert (node(KEYS, "device", "u-17") or "")[1:] != one[1:]
+
+
+def test_the_subject_is_the_strongest_node() -> None:
+    """A user outranks a device, a device a cookie, a cookie an address."""
+    nodes = [node(KEYS, kind, value) or "" for kind, value in [("email", "a@b.de"), ("cookie", "c1"), ("user", "u1")]]
+    assert subject(nodes) == nodes[2]
+    assert subject([]) is None
