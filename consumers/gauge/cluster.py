@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import confluent_kafka as ck
-from confluent_kafka.admin import ConsumerGroupState, IsolationLevel, OffsetSpec
+from confluent_kafka.admin import OffsetSpec
 
 from consumers.gauge.reading import Ends, Facts, GroupFacts, Place
 from infra.errors import Retryable
@@ -17,7 +17,7 @@ TIMEOUT_S = 8.0
 REBALANCING = {
     state
     for name in ("PREPARING_REBALANCING", "COMPLETING_REBALANCING", "ASSIGNING", "RECONCILING")
-    if (state := getattr(ConsumerGroupState, name, None)) is not None
+    if (state := getattr(ck.ConsumerGroupState, name, None)) is not None
 }
 
 
@@ -66,13 +66,13 @@ class Cluster:
         tps = [ck.TopicPartition(*place) for place in sorted(places)]
         if not tps:
             return {}
-        start = self._list(tps, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED)
+        start = self._list(tps, OffsetSpec.earliest(), ck.IsolationLevel.READ_UNCOMMITTED)
         # Stable before high: a record that arrives in between looks held back for one round, never lost.
-        stable = self._list(tps, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED)
-        high = self._list(tps, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)
+        stable = self._list(tps, OffsetSpec.latest(), ck.IsolationLevel.READ_COMMITTED)
+        high = self._list(tps, OffsetSpec.latest(), ck.IsolationLevel.READ_UNCOMMITTED)
         return {place: Ends(start[place], stable[place], high[place]) for place in start if place in stable and place in high}
 
-    def _list(self, tps: list[ck.TopicPartition], spec: OffsetSpec, isolation: IsolationLevel) -> dict[Place, int]:
+    def _list(self, tps: list[ck.TopicPartition], spec: OffsetSpec, isolation: ck.IsolationLevel) -> dict[Place, int]:
         asked = self._admin.list_offsets(dict.fromkeys(tps, spec), isolation_level=isolation, request_timeout=TIMEOUT_S)
         found = {}
         for tp, future in asked.items():
@@ -112,6 +112,8 @@ class Cluster:
                     enable_partition_eof="true",
                     queued_min_messages=1,
                     queued_max_messages_kbytes=1_024,
+                    # A full queue of one record would otherwise put the partition to sleep for a second.
+                    fetch_queue_backoff_ms=5,
                 )
             self._consumer.assign([ck.TopicPartition(place.topic, place.partition, offset)])
             deadline = time.monotonic() + timeout_s

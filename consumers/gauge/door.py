@@ -111,7 +111,11 @@ async def _security_headers(request: web.Request, handler: Handler) -> web.Strea
 @web.middleware
 async def _loopback_guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Without a token: answer to loopback names only, so that no web page can rebind a name of its own to this door."""
-    if urlsplit(f"//{request.host}").hostname not in LOCAL_NAMES:
+    try:
+        name = urlsplit(f"//{request.host}").hostname
+    except ValueError:
+        name = None
+    if name not in LOCAL_NAMES:
         raise web.HTTPMisdirectedRequest(text="this gauge has no token, so it answers on loopback only")
     return await handler(request)
 
@@ -125,9 +129,9 @@ def _token_guard(page: Page, token: str) -> Middleware:
         if request.path.startswith(("/health/", "/static/")):
             return await handler(request)
         bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if same(bearer, token) or same(request.cookies.get(COOKIE, ""), proof):
+        if _is(bearer, token) or _is(request.cookies.get(COOKIE, ""), proof):
             return await handler(request)
-        if same(request.query.get("token", ""), token):
+        if _is(request.query.get("token", ""), token):
             # At once to the address without the token, so that it stays in no history, bookmark or screenshot.
             moved = web.HTTPSeeOther(request.path)
             moved.set_cookie(
@@ -139,6 +143,11 @@ def _token_guard(page: Page, token: str) -> Middleware:
         return web.json_response({"error": "token needed"}, status=401, headers={"WWW-Authenticate": "Bearer"})
 
     return guard
+
+
+def _is(given: str, secret: str) -> bool:
+    # Bytes that are no UTF-8 arrive as lone surrogates, which cannot be compared (nor printed).
+    return given.isprintable() and same(given, secret)
 
 
 def _secure(request: web.Request) -> bool:

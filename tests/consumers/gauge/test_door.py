@@ -1,0 +1,244 @@
+"""The HTTP door over real sockets: tokens, headers, and what each address answers."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from html.parser import HTMLParser
+
+import pytest
+from aiohttp import ClientSession, CookieJar, web
+from aiohttp.test_utils import TestServer
+
+from consumers.gauge.app import check_exposure
+from consumers.gauge.door import COOKIE, HEADERS, Board, make_door
+from consumers.gauge.page import LEGEND, Page, duration, headline, rate
+from consumers.gauge.reading import Ends, GroupReading, PartitionReading, Place, Reading
+from consumers.gauge.recent import Recent, Snapshot
+from consumers.gauge.rules import State
+from infra.errors import ConfigError
+
+NOW = 1_800_000_000.0
+TOKEN = "a token of sixteen"
+
+Visit = Callable[[ClientSession], Awaitable[None]]
+
+
+def partition(state: State, topic: str = "events.raw", lag: int = 1_204, age: float | None = 12.0) -> PartitionReading:
+    """One partition in a state."""
+    source = "table" if lag else "none"
+    return PartitionReading(topic, 0, state, "because", 40.0, NOW - 60, 5, 9_000, 9_000 - lag, lag, age, source, 10.0, 9.0)
+
+
+def reading(*states: State) -> Reading:
+    """A house with a group per state."""
+    names = ("headwater.consent", "headwater.identity", "headwater.warehouse", "headwater.bandit")
+    groups = tuple(GroupReading(name, 1, (partition(state),)) for name, state in zip(names, states, strict=False))
+    return Reading(NOW, groups, {Place("events.raw", 0): Ends(5, 9_000, 9_000)})
+
+
+def visit(board: Board, token: str | None, visitor: Visit) -> None:
+    """Serve on a free port, let the visitor in, stop."""
+
+    async def run() -> None:
+        application: web.Application = make_door(board, Page(10, 30), token, lambda: NOW)
+        async with (
+            TestServer(application) as server,
+            ClientSession(server.make_url("/"), cookie_jar=CookieJar(unsafe=True)) as s,
+        ):
+            await visitor(s)
+
+    asyncio.run(run())
+
+
+def test_without_a_token_loopback_is_answered_and_rebound_names_are_not() -> None:
+    """A web page that points its own name at 127.0.0.1 learns nothing."""
+
+    async def visitor(session: ClientSession) -> None:
+        for path in ("/", "/lag", "/metrics", "/health/live", "/health/ready"):
+            async with session.get(path) as answer:
+                assert answer.status == 200, path
+        for name in ("evil.example:8082", "["):
+            async with session.get("/lag", headers={"Host": name}) as answer:
+                assert answer.status == 421
+
+    visit(Board(30, reading(State.OK)), None, visitor)
+
+
+def test_with_a_token_only_health_is_open() -> None:
+    """401 with a hint, wherever the token is missing or wrong; a Bearer header opens."""
+
+    async def visitor(session: ClientSession) -> None:
+        for path in ("/lag", "/metrics"):
+            for headers in (
+                {},
+                {"Authorization": "Bearer wrong"},
+                {"Authorization": "Basic x"},
+                {"Cookie": f"{COOKIE}={TOKEN}"},
+            ):
+                async with session.get(path, headers=headers) as answer:
+                    assert answer.status == 401
+                    assert "lag" not in (await answer.text())
+            async with session.get(path, headers={"Authorization": f"Bearer {TOKEN}"}) as answer:
+                assert answer.status == 200
+        async with session.get("/") as answer:
+            assert answer.status == 401
+            assert "Token" in await answer.text()
+        async with session.get("/health/ready") as answer:
+            assert answer.status == 200
+
+    visit(Board(30, reading(State.OK)), TOKEN, visitor)
+
+
+def test_a_token_in_the_address_becomes_a_cookie_at_once() -> None:
+    """The cookie is HttpOnly, strict, holds no token, and opens the page; the address loses the token."""
+
+    async def visitor(session: ClientSession) -> None:
+        async with session.get("/", params={"token": TOKEN}, allow_redirects=False) as answer:
+            assert (answer.status, answer.headers["Location"]) == (303, "/")
+            cookie = answer.headers["Set-Cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=Strict" in cookie
+        assert TOKEN not in cookie
+        async with session.get("/") as answer:
+            assert answer.status == 200
+
+    visit(Board(30, reading(State.OK)), TOKEN, visitor)
+
+
+def test_every_answer_carries_the_security_headers() -> None:
+    """Errors and redirects too."""
+
+    async def visitor(session: ClientSession) -> None:
+        for path in ("/", "/lag", "/nowhere", "/static/gauge.css", "/static/../app.py", f"/?token={TOKEN}"):
+            async with session.get(path, allow_redirects=False) as answer:
+                assert answer.headers["Content-Security-Policy"] == HEADERS["Content-Security-Policy"], path
+                assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+    visit(Board(30, reading(State.OK)), TOKEN, visitor)
+
+
+def test_before_the_first_answer_of_kafka_the_door_says_so() -> None:
+    """Live, not ready, 503 with a reason, and a page that works."""
+
+    async def visitor(session: ClientSession) -> None:
+        for path, status in (("/health/live", 200), ("/health/ready", 503), ("/lag", 503), ("/metrics", 200), ("/", 200)):
+            async with session.get(path) as answer:
+                assert answer.status == status, path
+        async with session.get("/") as answer:
+            assert "Kafka has not answered yet" in await answer.text()
+
+    visit(Board(30), None, visitor)
+
+
+def test_metrics_have_the_names_of_kafka_lag_exporter() -> None:
+    """Existing dashboards keep working."""
+
+    async def visitor(session: ClientSession) -> None:
+        async with session.get("/metrics") as answer:
+            text = await answer.text()
+        where = 'group="headwater.consent",partition="0",topic="events.raw"'
+        assert f"kafka_consumergroup_group_lag{{{where}}} 1204.0" in text
+        assert f"kafka_consumergroup_group_lag_seconds{{{where}}} 12.0" in text
+        assert 'kafka_consumergroup_group_max_lag_seconds{group="headwater.consent"} 12.0' in text
+        assert f"headwater_lag_state{{{where.replace(',topic', ',state="STOPPED",topic')}}} 1.0" in text
+
+    visit(Board(30, reading(State.STOPPED)), None, visitor)
+
+
+@pytest.mark.parametrize(
+    ("given", "late_s", "level", "words"),
+    [
+        (reading(State.OK, State.OK), 0, "ok", "All is well: all 2 groups are within the limit"),
+        (reading(State.STOPPED, State.OK), 0, "bad", "1 problem: headwater.consent is STOPPED on events.raw since"),
+        (reading(State.OK, State.WARN, State.DATA_LOSS_RISK), 0, "bad", "2 problems: headwater.warehouse is DATA LOSS RISK"),
+        (reading(State.HUNG_TXN), 0, "warn", "HUNG TXN"),
+        (reading(State.CATCHING_UP, State.OK), 0, "busy", "done in about 40 s"),
+        (reading(), 0, "unknown", "no worker has started"),
+        (reading(State.OK), 120, "unknown", "Kafka has not answered for 2 min"),
+        (None, 0, "unknown", "nothing is known"),
+    ],
+)
+def test_the_sentence_on_top(given: Reading | None, late_s: float, level: str, words: str) -> None:
+    """The worst comes first, and silence of Kafka is never called well."""
+    found = headline(given, NOW + late_s, 30)
+    assert (found.level, words in found.text) == (level, True), found
+
+
+class Seen(HTMLParser):
+    """What matters in a page: inline code, ids, words of badges."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.inline: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Collect."""
+        given = dict(attrs)
+        self.inline += [name for name in given if name == "style" or name.startswith("on")]
+        self.inline += ["script"] if tag == "script" and "src" not in given else []
+        self.inline += ["style"] if tag == "style" else []
+        if given.get("id"):
+            self.ids.append(given["id"] or "")
+
+
+def test_the_page_needs_no_inline_code_and_every_state_has_words() -> None:
+    """The content security policy forbids inline script and style; states are readable without their colour."""
+    for state in State:
+        html = Page(10, 30).render(reading(state), Recent(), NOW)
+        seen = Seen(html)
+        assert seen.inline == []
+        assert len(seen.ids) == len(set(seen.ids))
+        assert state.value.replace("_", " ") in html
+    assert set(LEGEND) == set(State)
+    assert len({shape for shape, _ in LEGEND.values()}) == 4
+
+
+def test_what_comes_from_outside_is_escaped() -> None:
+    """Event names, sources, reasons and arms are other people's words."""
+    nasty = "<script>alert(1)</script>"
+    recent = Recent(
+        dead=((("consent", nasty, nasty), 3),),
+        volumes=((("consent", nasty), 5, (0,) * 59 + (5,)),),
+        snapshots=(Snapshot(nasty, 0, ((nasty, 1.0, None),)),),
+        complete=True,
+    )
+    html = Page(10, 30).render(reading(State.OK), recent, NOW)
+    assert nasty not in html
+    assert html.count("&lt;script&gt;") >= 5
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "–"),
+        (0, "0 s"),
+        (0.44, "0.4 s"),
+        (9.96, "10 s"),
+        (59.6, "1 min"),
+        (200, "3 min 20 s"),
+        (7_500, "2 h 5 min"),
+        (273_600, "3 d 4 h"),
+    ],
+)
+def test_durations_read_like_speech(seconds: float | None, text: str) -> None:
+    """Two units at the most."""
+    assert duration(seconds) == text
+
+
+def test_rates_are_short() -> None:
+    """A digit after the point only where it says something."""
+    assert [rate(r) for r in (0, 0.2, 9.96, 1_234.5)] == ["0/s", "0.2/s", "10/s", "1,234/s"]
+
+
+@pytest.mark.parametrize(("host", "token"), [("0.0.0.0", None), ("gauge.example", None), ("127.0.0.1", "short")])
+def test_an_open_page_is_refused(host: str, token: str | None) -> None:
+    """Off loopback a token is a must, and a token must be worth guessing."""
+    with pytest.raises(ConfigError, match="HEADWATER_OPS_TOKEN"):
+        check_exposure(host, token)
+
+
+@pytest.mark.parametrize(("host", "token"), [("127.0.0.1", None), ("localhost", None), ("::1", None), ("0.0.0.0", TOKEN)])
+def test_a_guarded_page_is_served(host: str, token: str | None) -> None:
+    """Loopback, or a token."""
+    check_exposure(host, token)
