@@ -42,7 +42,7 @@ class House:
     metrics: Metrics = field(default_factory=Metrics)
     experiments_known: bool = False
 
-    def open(self) -> "House":
+    def open(self, guarded_by: Doors) -> "House":
         """Make the clients; nothing is asked yet."""
         import redis.asyncio
 
@@ -50,14 +50,12 @@ class House:
 
         registry = Registry(self.settings.contracts)
         self.catalogue = Catalogue(registry)
-        client: Any = redis.asyncio.Redis.from_url(
-            self.settings.redis, socket_timeout=REDIS_S, socket_connect_timeout=REDIS_S
-        )
+        client: Any = redis.asyncio.Redis.from_url(self.settings.redis, socket_timeout=REDIS_S, socket_connect_timeout=REDIS_S)
         self.redis = client
         self.snapshots = Snapshots(client, registry)
         kafka = producer(self.settings, queue_buffering_max_messages=QUEUE, queue_buffering_max_kbytes=32_768)
         self.log = DecisionLog(kafka, registry, self.metrics)
-        self.service = DecisionService(self.catalogue, self.snapshots, self.log, doors(self.settings), self.metrics)
+        self.service = DecisionService(self.catalogue, self.snapshots, self.log, guarded_by, self.metrics)
         return self
 
     def door(self) -> Door:
@@ -71,6 +69,20 @@ class House:
         return {"experiments": self.experiments_known, "redis": self.snapshots.reachable}
 
     # -- what goes on beside the requests
+
+    def start(self) -> list[asyncio.Task[None]]:
+        """Begin to follow experiments and snapshots."""
+        works = (self.follow_experiments(), self.follow_snapshots(), self.take_reports())
+        return [asyncio.create_task(work) for work in works]
+
+    async def close(self, tasks: list[asyncio.Task[None]]) -> None:
+        """End the tasks, deliver what is queued."""
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        left = await asyncio.get_running_loop().run_in_executor(None, self.log.close, FLUSH_S)
+        await self.redis.aclose()
+        get_logger().info("stopped", decisions_undelivered=left)
 
     async def follow_experiments(self) -> None:
         """Keep the catalogue current; start again where Kafka was away."""
@@ -119,8 +131,8 @@ async def serve(settings: Settings, host: str, port: int, started: Callable[[int
     """Serve until a signal comes. `started` is told the port."""
     from aiohttp import web
 
-    house = House(settings).open()
-    tasks = [asyncio.create_task(work) for work in (house.follow_experiments(), house.follow_snapshots(), house.take_reports())]
+    house = House(settings).open(doors(settings))
+    tasks = house.start()
     runner = web.AppRunner(house.door().app(), access_log=None, keepalive_timeout=75)
     await runner.setup()
     stop = asyncio.Event()
@@ -130,13 +142,8 @@ async def serve(settings: Settings, host: str, port: int, started: Callable[[int
         await listen(runner, host, port, started)
         await first(stop, tasks)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         await runner.cleanup()
-        left = await asyncio.get_running_loop().run_in_executor(None, house.log.close, FLUSH_S)
-        await house.redis.aclose()
-        get_logger().info("stopped", decisions_undelivered=left)
+        await house.close(tasks)
 
 
 async def listen(runner: Any, host: str, port: int, started: Callable[[int], None]) -> None:
@@ -176,4 +183,6 @@ def decide(
     if origin:
         settings = settings.model_copy(update={"decision_origins": [*settings.decision_origins, *origin]})
     began = time.monotonic()
-    uvloop.run(serve(settings, host, port, lambda _port: get_logger().info("ready", after_s=round(time.monotonic() - began, 2))))
+    uvloop.run(
+        serve(settings, host, port, lambda _port: get_logger().info("ready", after_s=round(time.monotonic() - began, 2)))
+    )

@@ -1,0 +1,65 @@
+"""The door's bodies: what is taken, what is refused, and that a refusal repeats no value."""
+
+import json
+from typing import Any
+
+import pytest
+
+from consumers.decisions.limits import RateLimit
+from consumers.decisions.log import uuid7
+from consumers.decisions.request import BadRequest, parse_request
+
+GOOD: dict[str, Any] = {
+    "experiment": "hero-banner",
+    "visitor": "secret-visitor",
+    "consent": {"cmp.personalization": "granted", "gcs": "G111"},
+    "context": {"locale": "de-DE", "left": 3, "share": 0.5, "new": True},
+    "candidates": ["calm", "bold"],
+}
+
+
+def test_a_whole_question_is_taken() -> None:
+    """Every documented field arrives."""
+    request = parse_request(json.dumps(GOOD).encode())
+    assert (request.experiment, request.values()["left"], request.candidates) == ("hero-banner", 3, ["calm", "bold"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"experiment": "../etc"}, {"experiment": 7}, {"visitor": "x" * 513}, {"visitor": None}, {"unknown": 1},
+        {"consent": {"gcs": 1}}, {"consent": {"a b": "x"}}, {"consent": {f"s{n}": "" for n in range(33)}},
+        {"context": {"deep": {"er": 1}}}, {"context": {"list": []}}, {"candidates": ["x"] * 51}, {"candidates": "calm"},
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_without_repeating_it(changes: dict[str, Any]) -> None:
+    """Each misfit names its field; the visitor's id is in no message."""
+    with pytest.raises(BadRequest) as caught:
+        parse_request(json.dumps(GOOD | changes).encode())
+    assert "secret" not in str(caught.value)
+    assert next(iter(changes)) in str(caught.value)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[1]", b"null", b"[" * 2_000, b'{"experiment": NaN}'])
+def test_bodies_that_are_no_question_are_refused(body: bytes) -> None:
+    """Broken, deep, non-UTF-8 and non-object bodies raise the same typed refusal."""
+    with pytest.raises(BadRequest):
+        parse_request(body)
+
+
+def test_a_caller_gets_its_rate_and_no_more() -> None:
+    """Burst first, then the rate; other callers are not affected; memory is bounded."""
+    limit = RateLimit(per_second=10, burst=3, callers=2)
+    assert [limit.allow("a", 0.0) for _ in range(4)] == [True, True, True, False]
+    assert limit.allow("b", 0.0)
+    assert limit.allow("a", 0.1)
+    assert not limit.allow("a", 0.1)
+    for caller in "cdef":
+        limit.allow(caller, 0.2)
+    assert len(limit._left) == 2
+
+
+def test_decision_ids_are_uuids_of_version_7_in_time_order() -> None:
+    """RFC 9562's example value comes out bit by bit, and later ids sort later."""
+    assert uuid7(0x017F22E279B0, bytes.fromhex("0cc3" + "18c4dc0c0c07398f")) == "017f22e2-79b0-7cc3-98c4-dc0c0c07398f"
+    assert uuid7(1) < uuid7(2)

@@ -1,0 +1,277 @@
+"""The decisions API over real HTTP, with a real broker and a real Redis."""
+
+import asyncio
+import hashlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from aiohttp import ClientSession, web
+
+from consumers.decisions.app import House
+from consumers.decisions.rules import STALE_MS
+from consumers.decisions.service import Doors
+from infra import topics_app
+from infra.embedded.redis import EmbeddedRedis
+from infra.settings import Settings, load_settings
+from schemas.codec import decode, encode
+from schemas.registry import Registry
+from streams.bandit.experiment import Experiment, parse
+from streams.bandit.experiments_app import EXAMPLE, publish_experiment
+from streams.bandit.snapshot import Snapshot, follow
+from streams.bandit.store import RedisStore
+from streams.bandit.token import read
+from streams.runtime.follow import read_partition
+
+HERO = parse(EXAMPLE.read_bytes())
+PATH = "/v1/decide"
+KEY = b"k" * 32
+
+
+def pseudonym(value: str) -> str | None:
+    """A stand-in of the same shape as the collector's pseudonyms."""
+    return "2" + hashlib.sha256(value.encode()).hexdigest()[:32]
+
+
+DOORS = Doors(pseudonym, lambda signals, _region, _now: signals.get("cmp.personalization") == "granted", KEY)
+CONSENT = {"cmp.personalization": "granted"}
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[EmbeddedRedis]:
+    """A Redis that a test may stop."""
+    with EmbeddedRedis(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def settings(kafka: str, own_redis: EmbeddedRedis, tmp_path: Path) -> Settings:
+    """An installation on the shared broker."""
+    origins = ["https://shop.example"]
+    made = load_settings(
+        kafka=kafka, redis=own_redis.url, state_dir=tmp_path, secret="s" * 32, partitions=4, decision_origins=origins
+    )
+    topics_app.apply(made)
+    return made
+
+
+def published(settings: Settings, experiment: Experiment, **changes: Any) -> Snapshot:
+    """Publish an experiment and put a snapshot of it into Redis."""
+    publish_experiment(settings, experiment)
+    made = follow(experiment, {}, None, time.time_ns() // 1_000_000)
+    assert made is not None
+    snapshot = Snapshot(**{**made.__dict__, **changes})
+    value = encode(Registry(settings.contracts).latest("bandit.snapshots"), snapshot.record())
+    with redis.Redis.from_url(settings.redis) as client:
+        RedisStore(client).publish(experiment.key, snapshot.version, value)
+    return snapshot
+
+
+Ask = Callable[..., Awaitable[tuple[int, dict[str, Any]]]]
+
+
+class Running:
+    """A house that serves, and a client of it."""
+
+    def __init__(self, house: House, session: ClientSession, port: int) -> None:
+        self.house = house
+        self.session = session
+        self.url = f"http://127.0.0.1:{port}"
+
+    async def ask(self, visitor: str = "v1", **changes: Any) -> tuple[int, dict[str, Any]]:
+        """POST /v1/decide."""
+        headers = changes.pop("headers", None)
+        body = {"experiment": HERO.key, "visitor": visitor, "consent": CONSENT, **changes}
+        async with self.session.post(self.url + PATH, json=body, headers=headers) as response:
+            return response.status, await response.json()
+
+    async def until(self, what: Callable[[dict[str, Any]], bool], seconds: float = 20, **changes: Any) -> dict[str, Any]:
+        """Ask until the answer is so."""
+        deadline = time.monotonic() + seconds
+        while True:
+            status, answer = await self.ask(**changes)
+            if status == 200 and what(answer):
+                return answer
+            assert time.monotonic() < deadline, answer
+            await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Running]:
+    """Serve on a free port."""
+    house = House(settings).open(DOORS)
+    tasks = house.start()
+    runner = web.AppRunner(house.door().app(), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        async with ClientSession() as session:
+            yield Running(house, session, runner.addresses[0][1])
+    finally:
+        await runner.cleanup()
+        await house.close(tasks)
+
+
+def logged(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Decision id -> record of bandit.decisions."""
+    registry = Registry(settings.contracts)
+    found = {}
+    for partition in range(settings.partitions):
+        for records in read_partition(settings, "bandit.decisions", partition):
+            for _, value in records:
+                record = decode(registry, value or b"")[1]
+                found[record["decision_id"]] = record
+    return found
+
+
+def test_answers_follow_the_published_vector_and_are_logged_as_given(settings: Settings) -> None:
+    """Over 2,000 visitors: control has its share, arms have theirs, propensities are the published ones, and the log agrees."""
+    snapshot = published(settings, HERO, probabilities=(0.2, 0.7, 0.1))
+
+    async def walk() -> dict[str, tuple[str, dict[str, Any]]]:
+        async with running(settings) as server:
+            await server.until(lambda answer: answer["reason"] == "ok")
+            answers = {}
+            for n in range(2_000):
+                _, answer = await server.ask(f"v{n}")
+                answers[answer["decision_id"]] = (f"v{n}", answer)
+            for visitor, answer in list(answers.values())[:100]:
+                _, again = await server.ask(visitor)
+                assert (again["arm"], again["group"]) == (answer["arm"], answer["group"])
+            return answers
+
+    answers = asyncio.run(walk())
+    groups = Counter(answer["group"] for _, answer in answers.values())
+    assert 150 < groups["control"] < 250
+    assert groups["control"] + groups["bandit"] == 2_000
+    bandit = [answer for _, answer in answers.values() if answer["group"] == "bandit"]
+    assert all(answer["propensity"] == pytest.approx(snapshot.weights()[answer["arm"]]) for answer in bandit)
+    shares = Counter(answer["arm"] for answer in bandit)
+    assert abs(shares["bold"] / len(bandit) - 0.7) < 0.04
+    records = logged(settings)
+    for decision_id, (visitor, answer) in answers.items():
+        record = records[decision_id]
+        assert record["visitor"] == pseudonym(visitor)
+        assert all(record[name] == answer[name] for name in ("arm", "group", "propensity", "reason", "config_version"))
+        ref = read(KEY, answer["token"])
+        assert ref is not None
+        assert (ref.decision_id, ref.arm, ref.propensity) == (decision_id, answer["arm"], answer["propensity"])
+        assert answer["is_control"] == (answer["group"] == "control")
+
+
+def test_without_consent_the_default_arm_is_served_and_nobody_is_remembered(settings: Settings) -> None:
+    """No token, no group, no pseudonym in the log; the visitor's own word for it does not count."""
+    published(settings, HERO)
+
+    async def walk() -> list[dict[str, Any]]:
+        async with running(settings) as server:
+            await server.until(lambda answer: answer["reason"] == "ok")
+            denied = [(await server.ask(f"v{n}", consent={}))[1] for n in range(50)]
+            return [*denied, (await server.ask("v1", consent={"cmp.personalization": "denied"}))[1]]
+
+    answers = asyncio.run(walk())
+    assert {(one["arm"], one["group"], one["reason"], one["token"]) for one in answers} == {("calm", "none", "no_consent", "")}
+    records = logged(settings)
+    assert {records[one["decision_id"]]["visitor"] for one in answers} == {""}
+
+
+def test_redis_away_is_survived_and_then_told(settings: Settings, own_redis: EmbeddedRedis) -> None:
+    """With Redis gone the last snapshot serves, `stale` once it is old; a process that never saw one serves the default."""
+    published(settings, HERO)
+
+    async def walk() -> None:
+        async with running(settings) as server:
+            first = await server.until(lambda answer: answer["reason"] == "ok")
+            own_redis.stop()
+            deadline = time.monotonic() + 20
+            while server.house.snapshots.reachable:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
+            _, second = await server.ask()
+            assert (second["arm"], second["group"], second["reason"]) == (first["arm"], first["group"], "ok")
+            held = server.house.snapshots._held
+            held[HERO.key] = replace(held[HERO.key], published_ts=held[HERO.key].published_ts - STALE_MS)
+            _, stale = await server.ask()
+            assert (stale["arm"], stale["group"], stale["reason"]) == (first["arm"], first["group"], "stale")
+        async with running(settings) as server:
+            fallback = await server.until(bool)
+            assert (fallback["arm"], fallback["group"], fallback["reason"]) == ("calm", "none", "fallback")
+
+    asyncio.run(walk())
+
+
+def test_a_full_log_serves_the_default_and_is_not_learned_from(settings: Settings) -> None:
+    """When decisions cannot be queued any more, answers are the default arm without a token."""
+    published(settings, HERO)
+
+    class Full:
+        def produce(self, *_args: Any, **_options: Any) -> None:
+            raise BufferError
+
+    async def walk() -> None:
+        async with running(settings) as server:
+            await server.until(lambda answer: answer["reason"] == "ok")
+            working, server.house.log._producer = server.house.log._producer, Full()
+            _, answer = await server.ask()
+            server.house.log._producer = working
+            assert (answer["arm"], answer["group"], answer["reason"], answer["token"]) == ("calm", "none", "fallback", "")
+
+    asyncio.run(walk())
+
+
+def is_of(experiment: Experiment, answer: dict[str, Any]) -> bool:
+    """Whether the answer was given under this version."""
+    return bool(answer["config_version"] == experiment.version)
+
+
+def test_the_kill_switch_works_within_two_seconds(settings: Settings) -> None:
+    """`off` and `control` reach a running process within two seconds of being published."""
+    published(settings, HERO)
+
+    async def walk() -> None:
+        async with running(settings) as server:
+            await server.until(lambda answer: answer["reason"] == "ok")
+            for mode in ("off", "control"):
+                experiment = HERO.model_copy(update={"mode": mode})
+                await asyncio.get_running_loop().run_in_executor(None, publish_experiment, settings, experiment)
+                answer = await server.until(partial(is_of, experiment), seconds=2)
+                assert (answer["reason"], answer["token"]) == ("killed", "")
+
+    asyncio.run(walk())
+    publish_experiment(settings, HERO)
+
+
+def test_refusals_are_documented_answers(settings: Settings) -> None:
+    """Each misuse has its status and a JSON error; other origins are kept out, the listed one gets its headers."""
+    published(settings, HERO)
+
+    async def walk() -> None:
+        async with running(settings) as server:
+            await server.until(lambda answer: answer["reason"] == "ok")
+            post = server.session.post
+            for body, status in ((b"{", 400), (b"x" * 20_000, 413), (b"\xff", 400), (b'{"experiment":"nobody"}', 404)):
+                async with post(server.url + PATH, data=body) as response:
+                    assert (response.status, list(await response.json())) == (status, ["error"])
+            assert (await server.ask(headers={"Origin": "https://evil.example"}))[0] == 403
+            async with post(
+                server.url + PATH, json={"experiment": HERO.key}, headers={"Origin": "https://shop.example"}
+            ) as response:
+                assert response.headers["Access-Control-Allow-Origin"] == "https://shop.example"
+                assert (await response.json())["reason"] == "no_consent"
+            async with server.session.options(server.url + PATH, headers={"Origin": "https://shop.example"}) as response:
+                assert (response.status, response.headers["Access-Control-Allow-Methods"]) == (204, "POST")
+            async with server.session.get(server.url + PATH) as response:
+                assert response.status == 405
+            for path, text in (("/widget.js", "150"), ("/metrics", "headwater_decisions_total"), ("/health/ready", "true")):
+                async with server.session.get(server.url + path) as response:
+                    assert response.status == 200
+                    assert text in await response.text()
+
+    asyncio.run(walk())
