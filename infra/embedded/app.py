@@ -55,8 +55,11 @@ def up(options: Options, say: Callable[[str, str], None], ready: Callable[[House
             ) from None
 
 
-def _stay(house: House) -> None:
-    house.supervisor.run_until(lambda: False)
+def ops_page(house: House) -> str:
+    """Where the ops page is: on a terminal an address that signs in, elsewhere one that says where the token lies."""
+    if sys.stdout.isatty() and house.settings.ops_token:
+        return f"{house.settings.gauge_url}/?token={house.settings.ops_token.get_secret_value()}"
+    return f"{house.settings.gauge_url}  (token in {house.state.path / 'ops-token'})"
 
 
 @app.command(epilog="Example: headwater up --consent-workers 2")
@@ -92,8 +95,9 @@ def up_command(  # noqa: PLR0913, PLR0917 - each parameter is an option of the c
     began = time.monotonic()
 
     def ready(house: House) -> None:
-        tell("ready", f"in {time.monotonic() - began:.1f} s. The ops page: {house.settings.gauge_url}  Ctrl-C stops all.")
-        _stay(house)
+        tell("ready", f"in {time.monotonic() - began:.1f} s; Ctrl-C stops all")
+        tell("ops page", ops_page(house))
+        house.supervisor.run_until(lambda: False)
 
     tell("house", f"in {state_dir.resolve()}")
     try:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from infra.embedded.app import tell, up
+from infra.embedded.app import ops_page, tell, up
 from infra.embedded.child import Child, Program
 from infra.embedded.house import HEADWATER, House, Options
 
@@ -48,7 +48,7 @@ def rehearse(house: House, events: int, rate: int, seed: int) -> int:
     code = run_beside(house, "reconcile", ["reconcile", "--ledger", str(ledger)])
     passed = "passed: nothing lost, nothing doubled, nothing forbidden" if code == 0 else f"FAILED (exit code {code})"
     tell("demo", f"{passed}, in {time.monotonic() - began:.0f} s")
-    tell("ops page", f"{house.settings.gauge_url}  (token in {house.state.path / 'ops-token'})")
+    tell("ops page", ops_page(house))
     tell("logs", str(house.state.path / "logs"))
     return code
 

@@ -100,6 +100,7 @@ class House:
         self.environment = {
             "HEADWATER_STATE_DIR": str(self.state.path),
             "HEADWATER_OPS_TOKEN": ops_token,
+            "TYPER_STANDARD_TRACEBACK": "1",  # logs are read line by line: no boxes
             **{f"HEADWATER_{name.upper()}": value for name, value in self.house.items()},
         }
         self.supervisor = Supervisor(self._parts(), self._say, self.state.write_services, self.state.full)
