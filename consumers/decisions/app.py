@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from consumers.decisions.consent import gate
 from consumers.decisions.limits import RateLimit
 from consumers.decisions.log import DecisionLog
 from consumers.decisions.server import Door, Guard
@@ -20,6 +21,7 @@ from infra.metrics import Metrics
 from infra.settings import Settings, load_settings
 from schemas.registry import Registry
 from streams.bandit.catalogue import Catalogue
+from streams.identity.nodes import NodeKeys, node
 from streams.runtime.follow import Follower
 
 EXPERIMENTS_S = 0.2
@@ -120,9 +122,6 @@ class House:
 
 def doors(settings: Settings) -> Doors:
     """Pseudonyms as the collector makes them, consent as the consent room decides it."""
-    from consumers.decisions.consent import gate
-    from streams.identity.nodes import NodeKeys, node
-
     keys = NodeKeys.derive(settings.master)
     return Doors(lambda value: node(keys, "cookie", value), gate(settings), settings.master.derive("decision-token"))
 

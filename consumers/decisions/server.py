@@ -80,7 +80,7 @@ class Door:
     async def _answer(self, request: web.Request) -> web.Response:
         try:
             body = await asyncio.wait_for(request.read(), BODY_S)
-            region = request.headers.get(self._guard.region_header, "")[:6] if self._guard.region_header else ""
+            region = request.headers.get(self._guard.region_header, "") if self._guard.region_header else ""
             asked = Asked(parse_request(body), region, request.headers.get("Sec-GPC") == "1")
             answer = self._service.answer(asked, time.time_ns() // 1_000_000)
         except web.HTTPRequestEntityTooLarge:

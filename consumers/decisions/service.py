@@ -18,8 +18,8 @@ class Doors(NamedTuple):
 
     pseudonym: Callable[[str], str | None]
     """Cookie value -> identity node, as the collector makes it; None where it identifies nobody."""
-    personalization: Callable[[Mapping[str, str], str, int], bool]
-    """(signals, region, now in milliseconds) -> whether the consent room grants personalization."""
+    personalization: Callable[[Mapping[str, str], str], bool]
+    """(signals, region) -> whether the consent room grants personalization."""
     token_key: bytes
 
 
@@ -52,7 +52,7 @@ class DecisionService:
         experiment = self._catalogue.get(request.experiment)
         if experiment is None:
             raise UnknownExperiment(request.experiment)
-        question = self._question(asked, now_ms)
+        question = self._question(asked)
         choice = decide(experiment, self._snapshots.get(experiment.key), question, now_ms)
         # Without consent nothing of the visitor may be kept, not even her pseudonym.
         visitor = question.visitor if question.personalization and choice.counts else None
@@ -68,10 +68,10 @@ class DecisionService:
         )
         return self._told(experiment, decision)
 
-    def _question(self, asked: Asked, now_ms: int) -> Question:
+    def _question(self, asked: Asked) -> Question:
         request = asked.request
         signals = {**request.consent, "gpc": "1"} if asked.gpc else request.consent
-        granted = self._doors.personalization(signals, asked.region, now_ms)
+        granted = self._doors.personalization(signals, asked.region)
         visitor = self._doors.pseudonym(request.visitor) if granted and request.visitor else None
         candidates = None if request.candidates is None else tuple(request.candidates)
         return Question(visitor, granted, request.values(), candidates)

@@ -1,7 +1,6 @@
 """The decisions API over real HTTP, with a real broker and a real Redis."""
 
 import asyncio
-import hashlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -15,11 +14,11 @@ import pytest
 import redis
 from aiohttp import ClientSession, web
 
-from consumers.decisions.app import House
+from consumers.decisions.app import House, doors
 from consumers.decisions.rules import STALE_MS
-from consumers.decisions.service import Doors
 from infra import topics_app
 from infra.embedded.redis import EmbeddedRedis
+from infra.secrets import Secret
 from infra.settings import Settings, load_settings
 from schemas.codec import decode, encode
 from schemas.registry import Registry
@@ -28,19 +27,15 @@ from streams.bandit.experiments_app import EXAMPLE, publish_experiment
 from streams.bandit.snapshot import Snapshot, follow
 from streams.bandit.store import RedisStore
 from streams.bandit.token import read
+from streams.identity.nodes import NodeKeys, node
 from streams.runtime.follow import read_partition
 
 HERO = parse(EXAMPLE.read_bytes())
 PATH = "/v1/decide"
-KEY = b"k" * 32
+SECRET = Secret("s" * 32)
+KEY = SECRET.derive("decision-token")
 
 
-def pseudonym(value: str) -> str | None:
-    """A stand-in of the same shape as the collector's pseudonyms."""
-    return "2" + hashlib.sha256(value.encode()).hexdigest()[:32]
-
-
-DOORS = Doors(pseudonym, lambda signals, _region, _now: signals.get("cmp.personalization") == "granted", KEY)
 CONSENT = {"cmp.personalization": "granted"}
 
 
@@ -106,7 +101,7 @@ class Running:
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Running]:
     """Serve on a free port."""
-    house = House(settings).open(DOORS)
+    house = House(settings).open(doors(settings))
     tasks = house.start()
     runner = web.AppRunner(house.door().app(), access_log=None)
     await runner.setup()
@@ -158,7 +153,7 @@ def test_answers_follow_the_published_vector_and_are_logged_as_given(settings: S
     records = logged(settings)
     for decision_id, (visitor, answer) in answers.items():
         record = records[decision_id]
-        assert record["visitor"] == pseudonym(visitor)
+        assert record["visitor"] == node(NodeKeys.derive(SECRET), "cookie", visitor)
         assert all(record[name] == answer[name] for name in ("arm", "group", "propensity", "reason", "config_version"))
         ref = read(KEY, answer["token"])
         assert ref is not None
@@ -167,14 +162,18 @@ def test_answers_follow_the_published_vector_and_are_logged_as_given(settings: S
 
 
 def test_without_consent_the_default_arm_is_served_and_nobody_is_remembered(settings: Settings) -> None:
-    """No token, no group, no pseudonym in the log; the visitor's own word for it does not count."""
+    """Silence, denial, GPC and unreadable signals: no token, no group, no pseudonym in the log."""
     published(settings, HERO)
 
     async def walk() -> list[dict[str, Any]]:
         async with running(settings) as server:
             await server.until(lambda answer: answer["reason"] == "ok")
-            denied = [(await server.ask(f"v{n}", consent={}))[1] for n in range(50)]
-            return [*denied, (await server.ask("v1", consent={"cmp.personalization": "denied"}))[1]]
+            denied: list[dict[str, str]] = [
+                {}, {"gcs": "G111"}, {"cmp.personalization": "denied"}, {"cmp.personalization": "yes please"},
+                {"personalization": "granted"}, {**CONSENT, "gpc": "1"}, {**CONSENT, "tc_string": "null"},
+            ]  # fmt: skip
+            answers = [(await server.ask(consent=consent))[1] for consent in denied]
+            return [*answers, (await server.ask(headers={"Sec-GPC": "1"}))[1]]
 
     answers = asyncio.run(walk())
     assert {(one["arm"], one["group"], one["reason"], one["token"]) for one in answers} == {("calm", "none", "no_consent", "")}
