@@ -139,7 +139,8 @@ def test_metrics_have_the_names_of_kafka_lag_exporter() -> None:
         assert f"kafka_consumergroup_group_lag{{{where}}} 1204.0" in text
         assert f"kafka_consumergroup_group_lag_seconds{{{where}}} 12.0" in text
         assert 'kafka_consumergroup_group_max_lag_seconds{group="headwater.consent"} 12.0' in text
-        assert f"headwater_lag_state{{{where.replace(',topic', ',state="STOPPED",topic')}}} 1.0" in text
+        stopped = where.replace(",topic", ',state="STOPPED",topic')
+        assert f"headwater_lag_state{{{stopped}}} 1.0" in text
 
     visit(Board(30, reading(State.STOPPED)), None, visitor)
 

@@ -1,0 +1,183 @@
+"""The cluster profile's files: what can be checked of them without a Docker engine."""
+
+import importlib.util
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped] # publishes no types; used for one call
+import pytest
+import yaml
+from prometheus_client import Histogram
+
+from infra.cli import COMMANDS
+from infra.metrics import TABLE
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = {"topics", "contracts", "migrate", "collector", "consent", "identity", "bandit", "warehouse", "decisions", "gauge"}
+FROM_PROMETHEUS: dict[str, tuple[str, ...]] = {"up": ()}
+EVERYWHERE = {"job", "instance", "le"}
+WORDS = {"by", "without", "on", "ignoring", "group_left", "group_right", "and", "or", "unless", "bool", "offset"}
+
+
+def compose() -> dict[str, Any]:
+    """The compose file, anchors resolved."""
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return loaded
+
+
+def expressions() -> Iterator[tuple[str, str]]:
+    """(where, PromQL) of every dashboard panel and alert rule."""
+    for file in sorted((ROOT / "infra/grafana/dashboards").glob("*.json")):
+        for panel in json.loads(file.read_text())["panels"]:
+            for target in panel["targets"]:
+                yield f"{file.name}: {panel['title']}", target["expr"]
+    for group in yaml.safe_load((ROOT / "infra/prometheus/alerts.yml").read_text())["groups"]:
+        for rule in group["rules"]:
+            yield f"alerts.yml: {rule['alert']}", rule["expr"]
+
+
+def metrics_of(expr: str) -> dict[str, set[str]]:
+    """Metric -> labels that its selector names; labels of `by (...)` and the like stand under the empty name."""
+    found: dict[str, set[str]] = {"": set()}
+    expr = re.sub(r'"[^"]*"', '""', expr)
+    for names in re.findall(r"\b(?:by|without|on|ignoring)\s*\(([^)]*)\)", expr):
+        found[""] |= {name.strip() for name in names.split(",")}
+    expr = re.sub(r"\b(?:by|without|on|ignoring)\s*\([^)]*\)", " ", expr)
+    expr = re.sub(r"\[[^\]]*\]", " ", expr)
+    for name, called, selector in re.findall(r"([a-zA-Z_:][\w:]*)\s*(\(?)(\{[^}]*\})?", expr):
+        if not called and name not in WORDS and f"{name}=" not in selector:
+            found.setdefault(name, set()).update(re.findall(r"(\w+)\s*[=!]", selector))
+        expr = expr.replace(selector, " ", 1) if selector else expr
+    return found
+
+
+def declared(name: str) -> tuple[str, ...] | None:
+    """The labels of a metric of ours; None where there is no such metric."""
+    if name in FROM_PROMETHEUS:
+        return FROM_PROMETHEUS[name]
+    base = re.sub(r"_(bucket|sum|count)$", "", name)
+    for known, (kind, _, labels) in TABLE.items():
+        if known == name and kind is not Histogram:
+            return labels
+        if known == base and kind is Histogram and base != name:
+            return labels
+    return None
+
+
+def test_compose_file_obeys_the_compose_specification() -> None:
+    """The schema is check-jsonschema's vendored `vendor.compose-spec`."""
+    # Its own command line does not start beside Faust, which holds click below 8.4; the schema is what counts.
+    package = importlib.util.find_spec("check_jsonschema")
+    assert package is not None
+    assert package.origin is not None
+    schema = json.loads((Path(package.origin).parent / "builtin_schemas/vendor/compose-spec.json").read_text())
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    assert [f"{list(error.path)}: {error.message}" for error in validator.iter_errors(compose())] == []
+    assert list(validator.iter_errors({"services": {"x": {"image": 5}}}))
+
+
+def test_ports_are_published_on_loopback_only() -> None:
+    """Nobody's laptop serves Kafka to a café."""
+    for name, service in compose()["services"].items():
+        for port in service.get("ports", []):
+            assert str(port).startswith("127.0.0.1:"), name
+
+
+def test_everything_that_runs_is_watched() -> None:
+    """Each service has a healthcheck; jobs end instead, and what needs them waits for their success."""
+    services = compose()["services"]
+    jobs = {name for name, service in services.items() if service.get("restart") == "on-failure:5"}
+    assert jobs == {"topics", "contracts", "migrate"}
+    for name, service in services.items():
+        assert name in jobs or "healthcheck" in service, name
+        for needed, how in service.get("depends_on", {}).items():
+            assert needed in services
+            assert how["condition"] == ("service_completed_successfully" if needed in jobs else "service_healthy")
+
+
+def test_our_services_run_as_a_user_without_privileges() -> None:
+    """Read-only root, no capabilities, a user in the image; the commands exist."""
+    services = compose()["services"]
+    for name in OURS:
+        assert services[name]["read_only"] is True
+        assert services[name]["cap_drop"] == ["ALL"]
+        assert services[name]["security_opt"] == ["no-new-privileges:true"]
+        assert "entrypoint" in services[name] or services[name]["command"][0] in COMMANDS
+    dockerfile = (ROOT / "infra/compose/Dockerfile").read_text().splitlines()
+    assert [line for line in dockerfile if line.startswith("USER ")] == ["USER 10001:10001"]
+
+
+def test_secrets_come_from_outside() -> None:
+    """No value of a secret stands in the file; each variable is in env.example, empty."""
+    text = (ROOT / "docker-compose.yml").read_text()
+    wanted = set(re.findall(r"\$\{(\w+)", text)) | {secret["environment"] for secret in compose()["secrets"].values()}
+    example = dict(
+        line.split("=", 1) for line in (ROOT / "infra/compose/env.example").read_text().splitlines() if line and line[0] != "#"
+    )
+    assert wanted == set(example)
+    assert all(value == "" for name, value in example.items() if name != "HEADWATER_FROM")
+
+
+def test_mounted_files_exist() -> None:
+    """A missing file would be mounted as an empty folder."""
+    for service in compose()["services"].values():
+        for volume in service.get("volumes", []):
+            if volume.startswith("./"):
+                assert (ROOT / volume.split(":")[0]).exists(), volume
+
+
+def test_prometheus_scrapes_every_room() -> None:
+    """Each room's service is a target."""
+    config = yaml.safe_load((ROOT / "infra/prometheus/prometheus.yml").read_text())
+    targets = {t.split(":")[0] for job in config["scrape_configs"] for s in job["static_configs"] for t in s["targets"]}
+    assert targets == OURS - {"topics", "contracts", "migrate"}
+    assert config["rule_files"] == ["/etc/prometheus/alerts.yml"]
+
+
+@pytest.mark.parametrize(("where", "expr"), [pytest.param(*found, id=found[0]) for found in expressions()])
+def test_dashboards_and_alerts_ask_for_metrics_that_exist(where: str, expr: str) -> None:
+    """Every metric and every label in them is in the one table of metrics."""
+    asked = metrics_of(expr)
+    grouped = asked.pop("")
+    assert asked, where
+    labels: set[str] = set(EVERYWHERE)
+    for name, selected in asked.items():
+        found = declared(name)
+        assert found is not None, f"{where}: no metric {name}"
+        assert selected <= {*found, *EVERYWHERE}, f"{where}: {name} has no such label"
+        labels |= set(found)
+    assert grouped <= labels, where
+
+
+@pytest.mark.parametrize(
+    ("expr", "metrics"),
+    [
+        ("up == 0", {"up": set()}),
+        ('max by (group) (a_state{state=~"X|Y"}) == 1', {"a_state": {"state"}}),
+        ("sum(rate(b_total[5m])) / sum(rate(c_total[5m])) > 0.02", {"b_total": set(), "c_total": set()}),
+        ("absent(d) or d > 60", {"d": set()}),
+    ],
+)
+def test_the_reader_of_expressions_sees_what_is_there(expr: str, metrics: dict[str, set[str]]) -> None:
+    """The negative control of the test above: names are found, and made-up ones are no metrics."""
+    found = metrics_of(expr)
+    found.pop("")
+    assert found == metrics
+    assert all(name == "up" or declared(name) is None for name in found)
+
+
+def test_a_histogram_is_asked_for_by_its_series() -> None:
+    """`headwater_commit_seconds` alone returns nothing in Prometheus."""
+    assert declared("headwater_commit_seconds") is None
+    assert declared("headwater_commit_seconds_bucket") == ("stage",)
+
+
+def test_every_alert_says_what_to_do() -> None:
+    """A summary, an action, a severity."""
+    for group in yaml.safe_load((ROOT / "infra/prometheus/alerts.yml").read_text())["groups"]:
+        for rule in group["rules"]:
+            assert {"summary", "action"} == set(rule["annotations"])
+            assert rule["labels"]["severity"] in {"warning", "critical"}
