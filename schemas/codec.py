@@ -103,9 +103,104 @@ class HeadReader:
         return contract, _read(stream, head)
 
 
+class HeadSlicer:
+    """Finds where the fields of a head end, without decoding them: several times faster than reading them.
+
+    Only offsets are looked at: text is not checked to be UTF-8, and nothing after the head is looked at, as with `HeadReader`.
+    Equal bytes mean equal values, so slices of a head are keys of caches.
+    """
+
+    def __init__(self, contract: Contract, last_field: str) -> None:
+        end = contract.names.index(last_field) + 1
+        self._kinds = tuple(_kind(field["type"]) for field in contract.parsed["fields"][:end])
+
+    def ends(self, value: bytes) -> list[int]:
+        """The offset after each field of the head, in order. Undecodable."""
+        at, ends = HEADER_BYTES, []
+        try:
+            for kind in self._kinds:
+                if kind == "string":
+                    size = value[at]
+                    at += 1
+                    if size > 127:
+                        size, at = _varint(value, at - 1)
+                    if size & 1:
+                        raise Undecodable("broken datum: negative length")
+                    at += size >> 1
+                elif kind == "boolean":
+                    at += 1
+                elif kind == "long":
+                    while value[at] > 127:
+                        at += 1
+                    at += 1
+                else:
+                    at = _skip_blocks(value, at, 2 if kind == "map" else 1)
+                ends.append(at)
+        except IndexError:
+            raise Undecodable("broken datum: IndexError") from None
+        if at > len(value):
+            raise Undecodable("broken datum: EOFError")
+        return ends
+
+
+def _kind(schema: Any) -> str:
+    if isinstance(schema, str):
+        kind = {"bytes": "string", "int": "long"}.get(schema, schema)
+        if kind in ("string", "boolean", "long"):
+            return kind
+    elif "string" in (schema.get("values"), schema.get("items")):
+        return str(schema["type"])
+    elif schema["type"] in ("int", "long"):
+        return "long"  # a logical type's integer
+    raise TypeError(f"no head field can be of type {schema}")
+
+
+def _varint(value: bytes, at: int) -> tuple[int, int]:
+    """The zigzag-encoded number at `at`, not yet decoded from zigzag, and the offset after it."""
+    number = shift = 0
+    while True:
+        byte = value[at]
+        number |= (byte & 127) << shift
+        at += 1
+        if byte < 128:
+            return number, at
+        shift += 7
+        if shift > 63:
+            raise Undecodable("broken datum: number too long")
+
+
+def read_long(value: bytes, at: int) -> int:
+    """The integer at `at`. Undecodable; IndexError past the end."""
+    number, _ = _varint(value, at)
+    return (number >> 1) ^ -(number & 1)
+
+
+def _skip_blocks(value: bytes, at: int, texts: int) -> int:
+    """The offset after an array (`texts` = 1) or map (2) of strings."""
+    while True:
+        count = value[at]
+        at += 1
+        if count == 0:
+            return at
+        if count > 127:
+            count, at = _varint(value, at - 1)
+        if count & 1:
+            _, at = _varint(value, at)  # a negative count: the block's size in bytes stands before it
+            count += 1
+        for _ in range((count >> 1) * texts):
+            size = value[at]
+            at += 1
+            if size > 127:
+                size, at = _varint(value, at - 1)
+            if size & 1:
+                raise Undecodable("broken datum: negative length")
+            at += size >> 1
+
+
 __all__ = [
     "Contract",
     "HeadReader",
+    "HeadSlicer",
     "Record",
     "Registry",
     "Undecodable",
@@ -114,5 +209,6 @@ __all__ = [
     "encode",
     "encode_columns",
     "prepend",
+    "read_long",
     "schema_id",
 ]
