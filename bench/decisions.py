@@ -1,0 +1,177 @@
+"""Decisions a second and their latency, over real HTTP with a real broker and a real Redis on this machine.
+
+Two runs of a few seconds: as many as 16 connections can ask (throughput, and decisions per CPU second of the server), then
+a fixed, modest rate, each request timed from when it was due (latency without coordinated omission).
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from infra import topics_app
+from infra.embedded.kafka import EmbeddedKafka
+from infra.embedded.redis import EmbeddedRedis
+from infra.settings import Settings, load_settings
+from schemas.codec import encode
+from schemas.registry import Registry
+from streams.bandit.experiment import parse
+from streams.bandit.experiments_app import EXAMPLE, publish_experiment
+from streams.bandit.snapshot import follow
+from streams.bandit.store import RedisStore
+
+SECONDS = 6.0
+CONNECTIONS = 16
+RATE = 500
+SECRET = "bench-" * 6
+RUN = "from infra.cli import main; main()"
+
+
+def request(n: int) -> bytes:
+    """One question as a browser sends it."""
+    body = json.dumps(
+        {
+            "experiment": "hero-banner",
+            "visitor": f"GA1.2.{n}.1795000000",
+            "consent": {"cmp.personalization": "granted", "gcs": "G111", "gcd": "13r3r3r3r5"},
+            "context": {"locale": "de-DE", "device": "mobile"},
+        }
+    ).encode()
+    head = f"POST /v1/decide HTTP/1.1\r\nHost: decide\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+class Connection:
+    """One keep-alive connection, with as little of our own work as possible."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    async def open(self) -> "Connection":
+        """Connect."""
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        return self
+
+    async def ask(self, n: int) -> bytes:
+        """One question and its answer's body."""
+        self._writer.write(request(n))
+        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        assert head.startswith(b"http/1.1 200"), head
+        length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+        return await self._reader.readexactly(length)
+
+
+async def flat_out(port: int) -> int:
+    """Answers in SECONDS from CONNECTIONS that each wait for one before asking again."""
+    end = time.perf_counter() + SECONDS
+
+    async def one(first: int) -> int:
+        connection, n = await Connection(port).open(), 0
+        while time.perf_counter() < end:
+            await connection.ask(first + n)
+            n += 1
+        return n
+
+    return sum(await asyncio.gather(*(one(at * 1_000_000) for at in range(CONNECTIONS))))
+
+
+async def at_a_rate(port: int) -> list[float]:
+    """Seconds from when each of RATE questions a second was due until its answer was there."""
+    free: asyncio.Queue[Connection] = asyncio.Queue()
+    for _ in range(CONNECTIONS):
+        free.put_nowait(await Connection(port).open())
+    took: list[float] = []
+    start = time.perf_counter()
+
+    async def one(n: int) -> None:
+        due = start + n / RATE
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        connection = await free.get()
+        await connection.ask(n)
+        free.put_nowait(connection)
+        took.append(time.perf_counter() - due)
+
+    await asyncio.gather(*(one(n) for n in range(int(RATE * SECONDS))))
+    return took
+
+
+def prepare(settings: Settings) -> None:
+    """Topics, the packaged experiment, and its first snapshot."""
+    topics_app.apply(settings)
+    experiment = publish_experiment(settings, parse(EXAMPLE.read_bytes()))
+    snapshot = follow(experiment, {}, None, time.time_ns() // 1_000_000)
+    assert snapshot is not None
+    import redis
+
+    with redis.Redis.from_url(settings.redis) as client:
+        value = encode(Registry(settings.contracts).latest("bandit.snapshots"), snapshot.record())
+        RedisStore(client).publish(experiment.key, 1, value)
+
+
+async def until_drawn(port: int) -> None:
+    """Wait until the server draws from the snapshot."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            answer = json.loads(await (await Connection(port).open()).ask(0))
+        except (OSError, AssertionError):
+            answer = {}
+        if answer.get("reason") == "ok":
+            return
+        await asyncio.sleep(0.1)
+    raise TimeoutError("the server does not draw")
+
+
+def measure(port: int, pid: int) -> dict[str, Any]:
+    """Both runs."""
+    server = psutil.Process(pid)
+    asyncio.run(until_drawn(port))
+    before = server.cpu_times()
+    answers = asyncio.run(flat_out(port))
+    after = server.cpu_times()
+    cpu = after.user + after.system - before.user - before.system
+    took = sorted(asyncio.run(at_a_rate(port)))
+    return {
+        "decisions_per_s": round(answers / SECONDS),
+        "decisions_per_cpu_s": round(answers / cpu),
+        "at_rate": RATE,
+        "p50_ms": round(took[len(took) // 2] * 1_000, 2),
+        "p99_ms": round(took[int(len(took) * 0.99)] * 1_000, 2),
+        "rss_mb": round(server.memory_info().rss / 1e6),
+    }
+
+
+def main() -> None:
+    """Start everything, measure, print JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        state = Path(folder)
+        with EmbeddedKafka(state / "kafka") as kafka, EmbeddedRedis(state / "redis") as redis_server:
+            settings = load_settings(kafka=kafka.address, redis=redis_server.url, state_dir=state, secret=SECRET)
+            prepare(settings)
+            from infra.embedded.ports import free_port
+
+            port = free_port()
+            environment = {
+                **os.environ,
+                "HEADWATER_KAFKA": settings.kafka,
+                "HEADWATER_REDIS": settings.redis,
+                "HEADWATER_STATE_DIR": folder,
+                "HEADWATER_SECRET": SECRET,
+            }
+            server = subprocess.Popen([sys.executable, "-c", RUN, "decide", "--port", str(port)], env=environment)
+            try:
+                print(json.dumps(measure(port, server.pid)))
+            finally:
+                server.terminate()
+                server.wait(20)
+
+
+if __name__ == "__main__":
+    main()
