@@ -23,6 +23,9 @@ MetricName = Literal[
     "headwater_refused_total",  # events or requests refused, by reason
     "headwater_spool_bytes",  # bytes waiting in the spool
     "headwater_masked_total",  # addresses masked at the door, by source and field
+    # consent
+    "headwater_policy_loads_total",  # changes of the policy file, by whether it was taken
+    "headwater_consent_conflicts_total",  # events on which two signals disagree, by purpose
     # warehouse
     "headwater_inserted_total",  # rows inserted, by table
     "headwater_insert_seconds",  # time of one insert
@@ -67,6 +70,8 @@ TABLE: dict[MetricName, tuple[type[Counter] | type[Gauge] | type[Histogram], str
     "headwater_refused_total": (Counter, "Events or requests refused", ("door", "reason")),
     "headwater_spool_bytes": (Gauge, "Bytes waiting in the spool", ()),
     "headwater_masked_total": (Counter, "Addresses masked at the door", ("source", "field")),
+    "headwater_policy_loads_total": (Counter, "Changes of the consent policy file", ("result",)),
+    "headwater_consent_conflicts_total": (Counter, "Events on which two consent signals disagree", ("purpose",)),
     "headwater_inserted_total": (Counter, "Rows inserted", ("table",)),
     "headwater_insert_seconds": (Histogram, "Seconds of one insert", ("table",)),
     "headwater_repaired_total": (Counter, "Rows a replayed intent found or filled", ("table", "found")),

@@ -1,0 +1,192 @@
+"""The consent policy: one YAML file, validated, and known by the hash of its content. Errors name the file and the line."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from infra.errors import ConfigError
+from streams.consent.signals import CONSENT_MODE_SIGNALS, Word
+
+PACKAGED = Path(__file__).with_name("policy.yaml")
+
+BITS: Mapping[str, int] = MappingProxyType({"analytics": 1, "marketing": 2, "personalization": 4})
+"""Purpose -> bit of `consent_purposes`, as the contract has it."""
+
+OnDeny = Literal["anonymise", "drop"]
+PurposeName = Literal["analytics", "marketing", "personalization"]
+ModeSignal = Literal["ad_storage", "analytics_storage", "ad_user_data", "ad_personalization"]
+Letter = Literal["unknown", "deny", "grant", "unconfirmed"]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_.\-]{1,64}$")]
+
+
+class Regime(Enum):
+    """What silence means."""
+
+    OPT_IN = "opt-in"
+    OPT_OUT = "opt-out"
+
+
+class Purpose(BaseModel):
+    """What speaks for one purpose."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cmp: tuple[Name, ...] = ()
+    consent_mode: tuple[ModeSignal, ...] = ()
+    denied_by_gpc: bool
+
+
+class Rule(BaseModel):
+    """What one kind of event needs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    requires: tuple[PurposeName, ...]
+    on_deny: OnDeny
+
+
+class PolicyFile(BaseModel):
+    """The file as written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    purposes: dict[PurposeName, Purpose] = Field(min_length=1)
+    opt_out_regions: tuple[Annotated[str, Field(pattern=r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$")], ...]
+    events: dict[Annotated[str, Field(pattern=r"^([A-Za-z0-9_.\-]{1,128}\*?|\*)$")], Rule]
+    anonymous_fields: tuple[str, ...]
+    click_ids: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{2,32}$")], ...]
+    gcd_letters: dict[Annotated[str, Field(pattern=r"^[a-z]$")], Letter]
+
+    @field_validator("anonymous_fields")
+    @classmethod
+    def _never_ids(cls, fields: tuple[str, ...]) -> tuple[str, ...]:
+        forbidden = sorted(set(fields) & NEVER_ANONYMOUS)
+        if forbidden:
+            raise ValueError(f"{', '.join(forbidden)} would make an anonymised event linkable, or is set by the gate itself")
+        return fields
+
+    @model_validator(mode="after")
+    def _requires_known(self) -> "PolicyFile":
+        for name, rule in self.events.items():
+            unknown = sorted(set(rule.requires) - set(self.purposes))
+            if unknown:
+                raise ValueError(f"the events line {name!r} requires {', '.join(unknown)}, which is missing under purposes")
+        return self
+
+
+NEVER_ANONYMOUS = frozenset(
+    {
+        "event_id", "collector_ts", "event_ts", "region", "signals", "identifiers", "decision_token", "order_id", "ip_prefix",
+        "user_agent", "click_ids", "match_tokens", "page_url", "page_referrer", "properties",
+    }
+)  # fmt: skip
+"""Fields that no policy can keep on an anonymised event."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A policy in force."""
+
+    rev: str
+    purposes: Mapping[str, Purpose]
+    """In the file's order."""
+    opt_out_regions: frozenset[str]
+    events: Mapping[str, Rule]
+    anonymous_fields: frozenset[str]
+    click_ids: frozenset[str]
+    letters: Mapping[str, Word]
+
+    def regime(self, region: str) -> Regime:
+        """Opt-in everywhere but in the regions that the policy lists, and where the region is unknown."""
+        known = region in self.opt_out_regions or region[:2] in self.opt_out_regions
+        return Regime.OPT_OUT if known else Regime.OPT_IN
+
+    def rule(self, event_name: str) -> Rule | None:
+        """The rule of an event: its exact name, else the longest matching `prefix*`; None where nothing matches."""
+        exact = self.events.get(event_name)
+        if exact is not None:
+            return exact
+        matching = [name for name in self.events if name.endswith("*") and event_name.startswith(name[:-1])]
+        return self.events[max(matching, key=len)] if matching else None
+
+
+def parse_policy(text: str, name: str) -> Policy:
+    """The policy in `text`. ConfigError names `name` and the line."""
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        _refuse_doubles(node)
+        found = PolicyFile.model_validate(yaml.safe_load(text))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{name}, line {line}: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}: not YAML ({type(error).__name__})") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        raise ConfigError(f"{name}, line {_line(node, first['loc'])}: {where or 'policy'}: {first['msg']}") from None
+    content = json.dumps(found.model_dump(mode="json"), ensure_ascii=False)
+    return Policy(
+        hashlib.sha256(content.encode()).hexdigest()[:12],
+        MappingProxyType({str(purpose): found.purposes[purpose] for purpose in found.purposes}),
+        frozenset(found.opt_out_regions),
+        MappingProxyType(dict(found.events)),
+        frozenset(found.anonymous_fields),
+        frozenset(name.lower() for name in found.click_ids),
+        MappingProxyType({letter: Word(word) for letter, word in found.gcd_letters.items()}),
+    )
+
+
+def load_policy(file: Path) -> Policy:
+    """The policy in `file`. ConfigError when it cannot be read or is wrong."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"no consent policy: {file}: {error.strerror}. Set HEADWATER_POLICY to a readable file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file}: not UTF-8") from None
+    return parse_policy(text, str(file))
+
+
+def _refuse_doubles(node: yaml.Node | None) -> None:
+    """YAML's loader keeps the last of two equal keys in silence; here that could widen what is allowed."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{key.value!r} stands here for the second time", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+            _refuse_doubles(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_doubles(item)
+
+
+def _line(node: Any, location: tuple[int | str, ...]) -> int:
+    """The line of the deepest part of `location` that the file has."""
+    line: int = node.start_mark.line + 1 if node is not None else 1
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == str(part)]
+            if not found:
+                break
+            line, node = found[0][0].start_mark.line + 1, found[0][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
+
+
+__all__ = ["BITS", "CONSENT_MODE_SIGNALS", "PACKAGED", "Policy", "Purpose", "Regime", "Rule", "load_policy", "parse_policy"]

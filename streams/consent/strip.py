@@ -1,0 +1,88 @@
+"""What a decided event may carry: fields of denied purposes removed, or an allow-list and nothing else. Pure."""
+
+import hmac
+from collections.abc import Mapping
+from typing import Any
+
+from schemas.codec import Record
+from schemas.registry import Contract
+from streams.consent.clickids import ClickIds
+from streams.consent.policy import BITS, Policy
+
+HOUR_MS = 3_600_000
+DECISION_TOKEN = "decision_token"  # noqa: S105 - the name of a field
+
+_EMPTY: Mapping[str, Any] = {"string": "", "boolean": False, "int": 0, "long": 0, "float": 0.0, "double": 0.0, "bytes": b""}
+
+
+class Shape:
+    """One contract's fields as this room sees them: name, purpose and empty value."""
+
+    def __init__(self, contract: Contract) -> None:
+        self.purposes: dict[str, str] = {field["name"]: field["purpose"] for field in contract.schema["fields"]}
+        self.empty: dict[str, Any] = {field["name"]: _empty(field) for field in contract.schema["fields"]}
+
+    def blank(self) -> Record:
+        """A record in which nothing is said."""
+        return {name: _fresh(value) for name, value in self.empty.items()}
+
+    def denied(self, policy: Policy, mask: int) -> tuple[str, ...]:
+        """Fields whose purpose is not granted, or is none that the policy lists."""
+        granted = {purpose for purpose in policy.purposes if mask & BITS[purpose]} | {"exempt"}
+        return tuple(name for name, purpose in self.purposes.items() if purpose not in granted)
+
+
+def _empty(field: Mapping[str, Any]) -> Any:
+    if "default" in field:
+        return field["default"]
+    kind = field["type"]["type"] if isinstance(field["type"], dict) else field["type"]
+    if kind == "array":
+        return []
+    return {} if kind == "map" else _EMPTY[kind]
+
+
+def _fresh(value: Any) -> Any:
+    return type(value)() if isinstance(value, list | dict) else value
+
+
+def strip(record: Record, shape: Shape, policy: Policy, mask: int, click_ids: ClickIds) -> Record:
+    """A copy of `record` with nothing of a denied purpose: fields emptied, click ids and tokens taken out of the others."""
+    kept = dict(record)
+    for name in shape.denied(policy, mask):
+        kept[name] = _fresh(shape.empty[name])
+    if not mask & BITS["marketing"]:
+        _clean(kept, click_ids)
+    if not mask & BITS["personalization"] and kept["properties"]:
+        kept["properties"] = {key: text for key, text in kept["properties"].items() if key.lower() != DECISION_TOKEN}
+    return kept
+
+
+def _clean(record: Record, click_ids: ClickIds) -> None:
+    for name, value in record.items():
+        if name in ("signals", "event_id"):
+            continue  # evidence stays as it was sent; ids are no addresses
+        if isinstance(value, str):
+            record[name] = click_ids.clean_text(value)
+        elif isinstance(value, dict):
+            record[name] = click_ids.clean_map(value)
+
+
+def anonymise(record: Record, shape: Shape, policy: Policy, event_id: str) -> Record:
+    """A new record under a new id: the policy's allow-list, the hour and the country, nothing else."""
+    made = shape.blank()
+    for name in policy.anonymous_fields:
+        if name in made:
+            made[name] = record[name]
+    made["event_id"] = event_id
+    made["region"] = record["region"][:2]
+    made["collector_ts"] = record["collector_ts"] // HOUR_MS * HOUR_MS
+    made["event_ts"] = record["event_ts"] // HOUR_MS * HOUR_MS
+    return made
+
+
+def random_id(key: bytes, topic: str, partition: int, offset: int) -> str:
+    """An id that nobody without `key` can link to the record it stands for; the same record gets the same id when replayed.
+
+    HMAC-SHA256 of the record's place, cut to 16 bytes. The place is gone with the raw topic's retention.
+    """
+    return hmac.digest(key, f"{topic}:{partition}:{offset}".encode(), "sha256")[:16].hex()
