@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import json
+import threading
 import time
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -44,9 +45,15 @@ class Collector:
         self._store = store
         self._loaded: set[Place] = set()
         self._saved_at = 0.0
+        # A signal may ask to close while a round is still on its way in another thread.
+        self._busy = threading.Lock()
 
     def round(self, now: float) -> Reading:
         """One round of questions. Retryable where Kafka does not answer; without Redis it goes on."""
+        with self._busy:
+            return self._round(now)
+
+    def _round(self, now: float) -> Reading:
         facts = self._cluster.facts(now)
         self._load(set(facts.ends) - self._loaded)
         wanted = self.watch.take(facts)
@@ -58,8 +65,9 @@ class Collector:
 
     def close(self) -> None:
         """Save what is known and close the clients."""
-        self._save()
-        self._cluster.close()
+        with self._busy:
+            self._save()
+            self._cluster.close()
 
     def _load(self, places: set[Place]) -> None:
         if not places or self._store is None:

@@ -127,12 +127,12 @@ NARROW = Drawing(
     (
         Edge("events.raw", CONSENT, ("events.raw",), "M32 60V132", 44, 86, "start"),
         Edge("events.consented", IDENTITY, ("events.consented",), "M32 192V264", 44, 218, "start"),
-        Edge("events.resolved", BANDIT, ("events.resolved",), "M126 312H210", 168, 346),
+        Edge("events.resolved", BANDIT, ("events.resolved",), "M126 312H210", 222, 342, "end"),
         Edge("events.resolved", WAREHOUSE, ("events.resolved",), "M32 324V592", 44, 412, "start"),
         Edge("bandit.outcomes", WAREHOUSE, ("bandit.outcomes",), "M236 324V592", 226, 484, "end"),
         Edge("bandit.decisions", WAREHOUSE, ("bandit.decisions",), "M324 60V592", 314, 550, "end"),
     ),
-    (Feedback("snapshots", "M236 272V68", 228, 222, "end"),),
+    (Feedback("snapshots", "M236 272V68", 228, 132, "end"),),
     (
         Branch("collector", "M126 34H138", 144, 38),
         Branch("consent", "M126 166H138", 144, 170),
