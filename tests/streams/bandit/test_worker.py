@@ -1,5 +1,6 @@
 """The whole room on a real broker and a real Redis: events in, totals equal to a recount, killed in between."""
 
+import json
 import os
 import signal
 import subprocess
@@ -24,6 +25,18 @@ from streams.bandit.token import DecisionRef, sign
 
 UNITS = 3_000
 T0 = 1_795_000_000_000
+MAIN = "from infra.cli import main; main()"
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The installation for a command of its own process."""
+    return {
+        **os.environ,
+        "HEADWATER_KAFKA": settings.kafka,
+        "HEADWATER_REDIS": settings.redis,
+        "HEADWATER_STATE_DIR": str(settings.state_dir),
+        "HEADWATER_SECRET": "s" * 32,
+    }
 
 
 def until(what: Callable[[], bool], seconds: float = 60) -> None:
@@ -46,18 +59,10 @@ def settings(kafka: str, redis_url: str, tmp_path: Path) -> Settings:
 def worker(settings: Settings) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
     """Starts workers of the bandit; all are gone at the end."""
     started: list[subprocess.Popen[bytes]] = []
-    environment = {
-        **os.environ,
-        "HEADWATER_KAFKA": settings.kafka,
-        "HEADWATER_REDIS": settings.redis,
-        "HEADWATER_STATE_DIR": str(settings.state_dir),
-        "HEADWATER_SECRET": "s" * 32,
-    }
-    code = "from infra.cli import main; main()"
 
     def start() -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", code, "worker", "bandit", "--from", "earliest"]
-        started.append(subprocess.Popen(command, env=environment))
+        command = [sys.executable, "-c", MAIN, "worker", "bandit", "--from", "earliest"]
+        started.append(subprocess.Popen(command, env=environment(settings)))
         return started[-1]
 
     yield start
@@ -126,3 +131,14 @@ def test_totals_equal_a_recount_although_the_worker_is_killed(
 
         until(learned)
     assert counted(settings) == recount(range(UNITS))
+    told = json.loads(shown(settings, "experiments", "show", experiment.key, "--json"))
+    assert told["statistics"]["bandit"]["bold"]["exposures"] == UNITS // 3
+    assert "bold" in shown(settings, "experiments", "show", experiment.key)
+    assert json.loads(shown(settings, "experiments", "mode", experiment.key, "freeze", "--json"))["mode"] == "freeze"
+    assert "freeze" in shown(settings, "experiments", "list")
+
+
+def shown(settings: Settings, *words: str) -> str:
+    """What a command prints."""
+    run = subprocess.run([sys.executable, "-c", MAIN, *words], env=environment(settings), capture_output=True, check=True)
+    return run.stdout.decode()
