@@ -1,0 +1,74 @@
+# Needs python3 (3.11 or newer) and make; everything else is set up in .venv when it is missing or stale.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+STAMP := $(VENV)/.headwater-ready
+EVENTS ?= 50000
+TESTS ?=
+
+.PHONY: help setup demo test check bench lock clean
+
+help:
+	@echo "Headwater: a first-party event stream. The loop:"
+	@echo
+	@echo "  make demo    the whole house on this machine: $(EVENTS) simulated events (EVENTS=n), a reconciled ledger, the ops page"
+	@echo "  make test    every test, against real Kafka, Redis and ClickHouse started here (TESTS='tests/schemas -k codec' for some)"
+	@echo "  make check   style, types, contracts, compose file: change something, check, test, commit"
+	@echo "  make bench   how fast it is, as ratios to a hand-written loop beside it"
+	@echo "  make lock    resolve pyproject.toml anew into requirements.lock"
+	@echo "  make clean   remove the environment, caches and .headwater/"
+	@echo
+	@echo "Each sets up $(VENV) first when it is missing or older than requirements.lock or pyproject.toml."
+	@echo "Then: $(RUN)/headwater --help"
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock requirements.setup.lock pyproject.toml
+	@echo "==> setting up $(VENV) (once, and after a change of the lock; about two minutes)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "headwater needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "==> installer"
+	@$(RUN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.setup.lock
+	@echo "==> packages, as locked"
+	@VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(RUN)/python -m uv pip sync --require-hashes requirements.lock
+	@echo "==> headwater itself"
+	@VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(RUN)/python -m uv pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP)
+	@$(RUN)/headwater demo --events $(EVENTS)
+
+test: $(STAMP)
+	@echo "==> tests (real Kafka, Redis and ClickHouse; the first run fetches Kafka once)"
+	@$(RUN)/python -m pytest -ra --durations=5 $(TESTS)
+
+check: $(STAMP)
+	@echo "==> style"
+	@$(RUN)/ruff check .
+	@$(RUN)/ruff format --check .
+	@echo "==> types"
+	@$(RUN)/mypy
+	@echo "==> contracts"
+	@$(RUN)/headwater contracts lint
+	@if test -f docker-compose.yml; then echo "==> compose file"; \
+		$(RUN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml; fi
+	@echo "==> known vulnerabilities"
+	@$(RUN)/python infra/audit.py requirements.lock
+
+bench: $(STAMP)
+	@$(RUN)/python -m bench
+
+lock: $(STAMP)
+	@$(RUN)/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header --all-extras pyproject.toml -o requirements.lock
+	@echo "requirements.lock is up to date with pyproject.toml"
+
+clean:
+	@if test -f .headwater/up.pid; then echo "a house may be running from .headwater/: stop it first (Ctrl-C in its terminal)" >&2; fi
+	rm -rf $(VENV) .headwater .mypy_cache .ruff_cache .pytest_cache .hypothesis
