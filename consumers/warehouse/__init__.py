@@ -1,0 +1,5 @@
+"""The warehouse: the stream's topics into ClickHouse tables, each record once, checked by offset."""
+
+from consumers.warehouse.migrating import migrate
+
+__all__ = ["migrate"]

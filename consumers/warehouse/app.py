@@ -1,0 +1,118 @@
+"""`headwater warehouse`: run (when nothing else is said), migrate, verify."""
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from infra.errors import EXIT_FENCED
+
+if TYPE_CHECKING:
+    from consumers.warehouse.store import Store
+    from schemas.registry import Registry
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+MetricsPort = Annotated[int | None, typer.Option(help="Port of /metrics.")]
+Slot = Annotated[str | None, typer.Option(help="This loader's place in the group; one running loader a slot.")]
+
+
+@app.callback(invoke_without_command=True, epilog="Example: headwater warehouse run")
+def warehouse(context: typer.Context) -> None:
+    """Load the stream into ClickHouse, exactly once by offsets. Without a command: run."""
+    if context.invoked_subcommand is None:
+        _run(None, None)
+
+
+@app.command("run", epilog="Example: headwater warehouse run --slot 1 --metrics-port 9105")
+def run_command(slot: Slot = None, metrics_port: MetricsPort = None) -> None:
+    """Load until a signal; several loaders share the partitions, each in a slot of its own."""
+    _run(slot, metrics_port)
+
+
+def _run(slot: str | None, metrics_port: int | None) -> None:
+    import confluent_kafka as ck
+    from prometheus_client import start_http_server
+
+    from consumers.warehouse.loop import STAGE, Warehouse
+    from consumers.warehouse.rows import Loader
+    from consumers.warehouse.store import Store
+    from infra.logs import configure_logs, get_logger
+    from infra.metrics import Metrics
+    from infra.settings import load_settings
+    from schemas.registry import Registry
+
+    configure_logs(STAGE)
+    given = {"slot": slot, "metrics_port": metrics_port}
+    settings = load_settings(**{name: value for name, value in given.items() if value is not None})
+    stopping: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _frame: stopping.append(received))
+    metrics = Metrics()
+    if settings.metrics_port:
+        start_http_server(settings.metrics_port, settings.metrics_host, metrics.registry)
+    registry = Registry(settings.contracts)
+    store = Store(settings)
+    metrics.set("headwater_waiting", 0, stage=STAGE)
+    try:
+        _apply_patiently(store, registry, lambda: bool(stopping))
+        Warehouse(settings, Loader(store, registry, metrics), registry, metrics).run(lambda: bool(stopping))
+    except ck.KafkaException as error:
+        get_logger().error("ends", error=str(error.args[0]))
+        sys.exit(EXIT_FENCED)
+    finally:
+        store.close()
+
+
+def _apply_patiently(store: "Store", registry: "Registry", stopping: Callable[[], bool]) -> None:
+    """Tables and views as they should be, once ClickHouse answers."""
+    from consumers.warehouse.migrating import apply
+    from infra.errors import Retryable
+    from infra.logs import get_logger
+
+    while not stopping():
+        try:
+            apply(store, registry)
+        except Retryable as error:
+            get_logger().warning("waiting", error=str(error))
+            time.sleep(1)
+        else:
+            return
+
+
+@app.command("migrate", epilog="Example: headwater warehouse migrate")
+def migrate_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Create and extend the tables and views."""
+    from consumers.warehouse.migrating import migrate
+    from infra.settings import load_settings
+
+    done = migrate(load_settings())
+    if as_json:
+        typer.echo(json.dumps({"done": done}))
+        return
+    for line in done or ["all tables and views are as they should be"]:
+        typer.echo(line)
+
+
+@app.command("verify", epilog="Example: headwater warehouse verify --json")
+def verify_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Compare the offsets in ClickHouse with what Kafka delivers, per partition; exits 1 unless they are the same."""
+    from dataclasses import asdict
+
+    from consumers.warehouse.verifying import verify
+    from infra.settings import load_settings
+
+    found = verify(load_settings())
+    wrong = [one for one in found if not one.exact]
+    if as_json:
+        typer.echo(json.dumps({"exact": not wrong, "partitions": [asdict(one) for one in found]}))
+    else:
+        for one in found:
+            typer.echo(one.text)
+        typer.echo(f"{sum(one.missing for one in found)} missing, {sum(one.duplicates for one in found)} duplicates")
+    if wrong:
+        raise typer.Exit(1)

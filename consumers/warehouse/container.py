@@ -1,0 +1,49 @@
+"""Avro object container files (Avro 1.12, "Object Container Files") around datums that are never decoded.
+
+Each row is a block of its own. The 18 bytes more a row cost no measurable time, and they keep a broken datum from running
+into its neighbour: the engine checks at each block's end that the datum ended there too.
+"""
+
+import json
+from collections.abc import Iterable
+from hashlib import sha256
+
+from schemas.codec import HEADER_BYTES
+from schemas.registry import Contract
+
+MAGIC = b"Obj\x01"
+PLACE = ({"name": "_partition", "type": "long"}, {"name": "_offset", "type": "long"})
+
+
+def varint(number: int) -> bytes:
+    """A long in Avro's zigzag variable-length encoding."""
+    rest = (number << 1) ^ (number >> 63)
+    out = bytearray()
+    while rest > 0x7F:
+        out.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    out.append(rest)
+    return bytes(out)
+
+
+class Container:
+    """Packs the rows of one contract: the header is made once."""
+
+    def __init__(self, contract: Contract) -> None:
+        fields = [{"name": field["name"], "type": field["type"]} for field in contract.schema["fields"]]
+        schema = json.dumps({"type": "record", "name": "Row", "fields": [*PLACE, *fields]}).encode()
+        self.columns = ("_partition", "_offset", *contract.names)
+        self._sync = sha256(schema).digest()[:16]
+        pairs = ((b"avro.schema", schema), (b"avro.codec", b"null"))
+        entries = b"".join(varint(len(name)) + name + varint(len(value)) + value for name, value in pairs)
+        self._header = MAGIC + varint(len(pairs)) + entries + b"\x00" + self._sync
+
+    def pack(self, partition: int, rows: Iterable[tuple[int, bytes]]) -> bytes:
+        """A whole file of rows (offset, framed value) of one partition."""
+        one, before, sync = varint(1), varint(partition), self._sync
+        parts = [self._header]
+        add = parts.extend
+        for offset, value in rows:
+            place = before + varint(offset)
+            add((one, varint(len(place) + len(value) - HEADER_BYTES), place, value[HEADER_BYTES:], sync))
+        return b"".join(parts)

@@ -1,0 +1,134 @@
+"""Brings the rows of one batch into their table, each once, whatever happened to them before."""
+
+import time
+from dataclasses import dataclass
+
+from consumers.warehouse.batch import Batch
+from consumers.warehouse.container import Container
+from consumers.warehouse.intent import token
+from consumers.warehouse.store import Rejected, Store
+from consumers.warehouse.tables import TABLES, Table
+from infra.errors import Halted, Retryable
+from infra.metrics import Metrics
+from schemas.codec import Undecodable, decode, schema_id
+from schemas.registry import Contract, Registry, UnknownContract
+
+FILLS = 5
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A record that has no row: its place in the batch, and why."""
+
+    at: int
+    reason: str
+    detail: str
+
+
+class Loader:
+    """The way from records to rows. It knows ClickHouse, and nothing of Kafka."""
+
+    def __init__(self, store: Store, registry: Registry, metrics: Metrics) -> None:
+        self._store = store
+        self._registry = registry
+        self._metrics = metrics
+        self._containers: dict[int, Container] = {}
+
+    def highest(self, topic: str, partition: int) -> int:
+        """The highest offset of a partition that has a row; -1 for none."""
+        return self._store.highest(TABLES[topic], partition)
+
+    def load(self, batch: Batch) -> list[Bad]:
+        """Insert a batch that nobody has tried before; what of it is unreadable."""
+        bad: list[Bad] = []
+        for contract, rows in self._by_contract(batch, bad).items():
+            bad += self._insert(batch, contract, rows, token(batch.topic, batch.partition, batch.intent, contract.id))
+        return bad
+
+    def reload(self, batch: Batch) -> list[Bad]:
+        """Insert what is missing of a batch that somebody may have inserted before, and look again until all of it is there."""
+        bad: list[Bad] = []
+        for contract, rows in self._by_contract(batch, bad).items():
+            bad += self._complete(batch, contract, rows)
+        return bad
+
+    def _by_contract(self, batch: Batch, bad: list[Bad]) -> dict[Contract, list[int]]:
+        """Positions in the batch by contract. Retryable while a contract is unknown: it may be on its way."""
+        groups: dict[int, list[int]] = {}
+        for at, value in enumerate(batch.values):
+            try:
+                groups.setdefault(schema_id(value), []).append(at)
+            except Undecodable as error:
+                bad.append(Bad(at, "UNDECODABLE", str(error)))
+        found: dict[Contract, list[int]] = {}
+        for number, rows in groups.items():
+            try:
+                contract = self._registry.by_id(number)
+            except UnknownContract as error:
+                raise Retryable(f"{error}: waiting for it, {batch.topic}:{batch.partition} stands still") from None
+            if contract.topic == batch.topic:
+                found[contract] = rows
+            else:
+                bad += [Bad(at, "WRONG_CONTRACT", f"a record of {contract.topic}") for at in rows]
+        return found
+
+    def _complete(self, batch: Batch, contract: Contract, rows: list[int]) -> list[Bad]:
+        name = token(batch.topic, batch.partition, batch.intent, contract.id)
+        table = TABLES[batch.topic]
+        bad: list[Bad] = []
+        for attempt in range(FILLS):
+            self._store.wait_for(name)
+            present = self._store.present(table, batch.partition, batch.offsets[rows[0]], batch.offsets[rows[-1]])
+            refused = {one.at for one in bad}
+            missing = [at for at in rows if batch.offsets[at] not in present and at not in refused]
+            if attempt == 0:
+                self._metrics.count("headwater_repaired_total", len(rows) - len(missing), table=table.name, found="present")
+            if not missing:
+                return bad
+            # All missing: the predecessor's token, so that its insert, should it still arrive, is none. Otherwise its token
+            # may be logged without the rows (a server killed in between), and what is missing goes in under another.
+            whole = attempt == 0 and len(missing) == len(rows)
+            bad += self._insert(batch, contract, missing, name if whole else f"{name}:fill-{attempt}-{len(missing)}")
+            self._metrics.count("headwater_repaired_total", len(missing), table=table.name, found="filled")
+        raise Halted(f"rows of {batch.topic}:{batch.partition} do not stay in {table.name} after {FILLS} inserts: see its TTL")
+
+    def _insert(self, batch: Batch, contract: Contract, rows: list[int], name: str) -> list[Bad]:
+        """Insert rows under a token; take out what the engine cannot read."""
+        try:
+            self._send(batch, contract, rows, name)
+            return []
+        except Rejected as error:
+            bad = self._unreadable(batch, rows)
+            if not bad and len(rows) == 1:
+                return [Bad(rows[0], "REJECTED", str(error))]
+        refused = {one.at for one in bad}
+        good = [at for at in rows if at not in refused]
+        if bad:
+            # Nothing of a rejected insert was written and its token is free again.
+            return bad + (self._insert(batch, contract, good, name) if good else [])
+        half = len(rows) // 2
+        return [
+            *self._insert(batch, contract, rows[:half], f"{name}:{batch.offsets[rows[0]]}"),
+            *self._insert(batch, contract, rows[half:], f"{name}:{batch.offsets[rows[half]]}"),
+        ]
+
+    def _unreadable(self, batch: Batch, rows: list[int]) -> list[Bad]:
+        bad = []
+        for at in rows:
+            try:
+                decode(self._registry, batch.values[at])
+            except Undecodable as error:
+                bad.append(Bad(at, "UNDECODABLE", str(error)))
+        return bad
+
+    def _send(self, batch: Batch, contract: Contract, rows: list[int], name: str) -> None:
+        table: Table = TABLES[batch.topic]
+        self._store.fit(table, contract)
+        container = self._containers.get(contract.id)
+        if container is None:
+            container = self._containers[contract.id] = Container(contract)
+        data = container.pack(batch.partition, ((batch.offsets[at], batch.values[at]) for at in rows))
+        begun = time.monotonic()
+        written = self._store.insert(table, container.columns, data, name)
+        self._metrics.observe("headwater_insert_seconds", time.monotonic() - begun, table=table.name)
+        self._metrics.count("headwater_inserted_total", written, table=table.name)

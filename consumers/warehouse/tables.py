@@ -1,0 +1,78 @@
+"""The one table of tables: which topic is loaded into which, how it is sorted and how long it is kept."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table; its columns come from the topic's contract."""
+
+    topic: str
+    name: str
+    time: str
+    """Column that partitions (by month) and ages it."""
+    order_by: str
+    keep_days: int
+    few_values: frozenset[str] = frozenset()
+    """Text columns with few different values (LowCardinality)."""
+
+
+TABLES: dict[str, Table] = {
+    table.topic: table
+    for table in (
+        Table(
+            "events.resolved",
+            "events",
+            "collector_ts",
+            "source, event_name, toStartOfHour(collector_ts), node",
+            760,
+            frozenset(
+                {
+                    "identity_state", "consent_outcome", "consent_reasons", "consent_policy", "event_name", "source", "site",
+                    "region", "currency", "event_ts_source", "protocol", "tag_version", "device_class",
+                }
+            ),
+        ),
+        Table(
+            "events.dead",
+            "dead_letters",
+            "dead_ts",
+            "stage, reason, dead_ts",
+            30,
+            frozenset({"stage", "reason", "source_topic", "source", "key_day"}),
+        ),
+        Table(
+            "stream.counts",
+            "volume_1m",
+            "minute",
+            "stage, minute, source, event_name",
+            400,
+            frozenset({"stage", "source", "event_name", "outcome"}),
+        ),
+        Table(
+            "bandit.decisions",
+            "bandit_decisions",
+            "decided_ts",
+            "experiment, decided_ts",
+            400,
+            frozenset({"experiment", "arm", "group", "reason", "config_version"}),
+        ),
+        Table(
+            "bandit.outcomes",
+            "bandit_outcomes",
+            "decided_ts",
+            "experiment, decided_ts",
+            400,
+            frozenset({"experiment", "arm", "group", "kind"}),
+        ),
+        Table(
+            "consent.audit",
+            "consent_audit",
+            "minute",
+            "site, minute",
+            1_100,
+            frozenset({"site", "outcome", "reasons", "policy"}),
+        ),
+        Table("identity.merges", "identity_merges", "evidence_ts", "node, evidence_ts", 3_650),
+    )
+}  # fmt: skip
