@@ -33,7 +33,7 @@ STOP_S = 10.0
 
 # Parameters of the interface, not settings (ClickHouse: HTTPHandler, reserved_param_names).
 RESERVED = frozenset(
-    [
+    {
         "compress",
         "decompress",
         "user",
@@ -52,18 +52,18 @@ RESERVED = frozenset(
         "database",
         "default_format",
         "query",
-    ]
+    }
 )
 # Settings of the HTTP server that this endpoint is not: accepted, without effect.
 IGNORED = frozenset(
-    [
+    {
         "send_progress_in_http_headers",
         "http_headers_progress_interval_ms",
         "enable_http_compression",
         "http_zlib_compression_level",
         "cancel_http_readonly_queries_on_client_close",
         "http_write_exception_in_output_format",
-    ]
+    }
 )
 # ClickHouse: exceptionCodeToHTTPStatus. What is not here is 500.
 STATUS = {
