@@ -90,6 +90,8 @@ class Door:
         except BadRequest as error:
             return _refusal(400, str(error))
         except UnknownExperiment:
+            if not self._ready()["experiments"]:
+                return _refusal(503, "the experiments are not known yet", {"Retry-After": "1"})
             return _refusal(404, "no such experiment; `headwater experiments list` shows what there is")
         return web.Response(body=orjson.dumps(answer), content_type=JSON, headers={"Cache-Control": "no-store"})
 
