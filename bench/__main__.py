@@ -1,0 +1,149 @@
+"""`python -m bench`: the runtime and the consent stage beside their peers, on one broker, in one run.
+
+Machines are noisy, so the unit is L: what a hand-written confluent-kafka loop passes through here and now.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import confluent_kafka as ck
+from rich.console import Console
+from rich.table import Table
+
+from bench.events import raw_events
+from infra.embedded.kafka import EmbeddedKafka
+from infra.settings import PACKAGED_CONTRACTS, Settings
+from infra.topics_app import apply
+from schemas.registry import Registry
+
+SECRET = "a benchmark has nothing to hide, but forty characters"  # noqa: S105 - encrypts nothing that matters
+RECORD_BYTES = 480
+
+
+class Bench:
+    """One broker and what was measured on it."""
+
+    def __init__(self, kafka: str, folder: Path, console: Console) -> None:
+        self.settings: dict[str, Any] = {"kafka": kafka, "state_dir": str(folder), "secret": SECRET}
+        self._console = console
+        self.rows: dict[str, dict[str, float]] = {}
+
+    def topics(self, *names: str) -> None:
+        """Topics with 4 partitions."""
+        from confluent_kafka.admin import AdminClient, NewTopic
+
+        admin = AdminClient({"bootstrap.servers": self.settings["kafka"]})
+        for done in admin.create_topics([NewTopic(name, 4, 1) for name in names]).values():
+            done.result()
+
+    def fill(self, topic: str, records: Any, n: int, compression: str = "lz4") -> None:
+        """Produce (key, value) records, four partitions in turn."""
+        producer = ck.Producer(
+            {
+                "bootstrap.servers": self.settings["kafka"],
+                "enable.idempotence": True,
+                "linger.ms": 20,
+                "compression.type": compression,
+                "queue.buffering.max.messages": 2_000_000,
+            }
+        )
+        for i, (key, value) in enumerate(records):
+            while True:
+                try:
+                    producer.produce(topic, value, key, partition=i % 4)
+                    break
+                except BufferError:
+                    producer.poll(0.1)
+            if i % 50_000 == 0:
+                producer.poll(0)
+            if i % 50_000 == 0 and self._console.is_terminal:
+                self._console.print(f"  filling {topic}: {i:,} of {n:,}", end="\r", highlight=False)
+        producer.flush()
+        self._console.print(f"  {topic}: {n:,} records" + " " * 30, highlight=False)
+
+    def run(self, label: str, **given: Any) -> None:
+        """Run one contender and keep its figures; the best of a label's runs counts, all are shown."""
+        given["settings"] = {**self.settings, "slot": label.replace(" ", "-")}
+        command = [sys.executable, "-m", "bench.contender", json.dumps(given)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+        if done.returncode:
+            raise SystemExit(f"{label} failed:\n{done.stdout}\n{done.stderr}")
+        measured = json.loads(done.stdout.strip().splitlines()[-1])
+        rate = measured["records"] / measured["seconds"]
+        cpu_us = 1e6 * measured["cpu_s"] / measured["records"]
+        self._console.print(f"  {label}: {rate:,.0f} records/s, {cpu_us:.2f} us CPU a record", highlight=False)
+        if rate > self.rows.get(label, {"rate": 0.0})["rate"]:
+            self.rows[label] = {"rate": rate, "cpu_us": cpu_us}
+
+
+def measure(bench: Bench, records: int, events: int, rounds: int) -> None:
+    """All contenders, interleaved, so that a slow minute hits them all."""
+    payload = os.urandom(RECORD_BYTES // 2).hex().encode()
+    bench.topics("copy.in", "slow.in")
+    bench.fill("copy.in", ((b"k%d" % (i % 1000), payload) for i in range(records)), records)
+    few = max(2_000, records // 50)
+    bench.fill(
+        "slow.in", ((b"k%d" % (i % 1000), payload) for i in range(few)), few, "none"
+    )  # aiokafka reads no lz4 as it comes
+    bench.fill("events.raw", raw_events(Registry(PACKAGED_CONTRACTS), events), events)
+    for n in range(rounds):
+        sinks = [f"{name}-{n}" for name in ("loop", "ours", "faust")]
+        bench.topics(*sinks)
+        bench.run("L: hand-written loop", how="loop", stage="copy", source="copy.in", sink=sinks[0], records=records)
+        bench.run("runtime, exactly once", how="runtime", stage="copy", source="copy.in", sink=sinks[1], records=records)
+        bench.run("plain Faust, at least once", how="faust", stage="copy", source="slow.in", sink=sinks[2], records=few)
+        bench.run(
+            "consent stage in a hand-written loop", how="loop", stage="consent", source="", sink=f"cl-{n}", records=events
+        )
+        bench.run("consent stage in the runtime", how="runtime", stage="consent", source="", sink=f"cr-{n}", records=events)
+
+
+def report(bench: Bench, console: Console, as_json: bool) -> None:
+    """The best figures and their ratios."""
+    rows = bench.rows
+    ell, ours = rows["L: hand-written loop"]["rate"], rows["runtime, exactly once"]["rate"]
+    consent = rows["consent stage in the runtime"]["rate"]
+    ratios = {
+        "runtime / L": ours / ell,
+        "runtime / plain Faust": ours / rows["plain Faust, at least once"]["rate"],
+        "consent / L": consent / ell,
+        "consent / its loop": consent / rows["consent stage in a hand-written loop"]["rate"],
+    }
+    if as_json:
+        print(json.dumps({"rows": rows, "ratios": ratios, "load": os.getloadavg()}))
+        return
+    table = Table("", "records/s", "us CPU a record", "of L", title="best of the rounds")
+    for label, row in rows.items():
+        table.add_row(label, f"{row['rate']:,.0f}", f"{row['cpu_us']:.2f}", f"{row['rate'] / ell:.3f}")
+    console.print(table)
+    for label, ratio in ratios.items():
+        console.print(f"{label:>24}: {ratio:.2f}", highlight=False)
+    console.print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", highlight=False)
+
+
+def main() -> None:
+    """Parse, measure, report."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, epilog="Example: python -m bench --rounds 3")
+    parser.add_argument("--records", type=int, default=1_500_000, help="records that are copied")
+    parser.add_argument("--events", type=int, default=400_000, help="events that pass the consent stage")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    given = parser.parse_args()
+    console = Console(stderr=given.json)
+    with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:
+        console.print("starting Kafka", highlight=False)
+        with EmbeddedKafka(Path(folder) / "kafka") as broker:
+            bench = Bench(broker.address, Path(folder), console)
+            apply(Settings(**bench.settings))
+            measure(bench, given.records, given.events, given.rounds)
+            report(bench, console, given.json)
+
+
+if __name__ == "__main__":
+    main()
