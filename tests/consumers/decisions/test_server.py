@@ -1,6 +1,8 @@
 """The decisions API over real HTTP, with a real broker and a real Redis."""
 
 import asyncio
+import json
+import shutil
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -14,6 +16,7 @@ import pytest
 import redis
 from aiohttp import ClientSession, web
 
+from consumers.decisions import server
 from consumers.decisions.app import House, doors
 from consumers.decisions.rules import STALE_MS
 from infra import topics_app
@@ -42,8 +45,8 @@ CONSENT = {"cmp.personalization": "granted"}
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[EmbeddedRedis]:
     """A Redis that a test may stop."""
-    with EmbeddedRedis(tmp_path / "redis") as server:
-        yield server
+    with EmbeddedRedis(tmp_path / "redis") as own:
+        yield own
 
 
 @pytest.fixture
@@ -131,14 +134,14 @@ def test_answers_follow_the_published_vector_and_are_logged_as_given(settings: S
     snapshot = published(settings, HERO, probabilities=(0.2, 0.7, 0.1))
 
     async def walk() -> dict[str, tuple[str, dict[str, Any]]]:
-        async with running(settings) as server:
-            await server.until(lambda answer: answer["reason"] == "ok")
+        async with running(settings) as served:
+            await served.until(lambda answer: answer["reason"] == "ok")
             answers = {}
             for n in range(2_000):
-                _, answer = await server.ask(f"v{n}")
+                _, answer = await served.ask(f"v{n}")
                 answers[answer["decision_id"]] = (f"v{n}", answer)
             for visitor, answer in list(answers.values())[:100]:
-                _, again = await server.ask(visitor)
+                _, again = await served.ask(visitor)
                 assert (again["arm"], again["group"]) == (answer["arm"], answer["group"])
             return answers
 
@@ -166,14 +169,14 @@ def test_without_consent_the_default_arm_is_served_and_nobody_is_remembered(sett
     published(settings, HERO)
 
     async def walk() -> list[dict[str, Any]]:
-        async with running(settings) as server:
-            await server.until(lambda answer: answer["reason"] == "ok")
+        async with running(settings) as served:
+            await served.until(lambda answer: answer["reason"] == "ok")
             denied: list[dict[str, str]] = [
                 {}, {"gcs": "G111"}, {"cmp.personalization": "denied"}, {"cmp.personalization": "yes please"},
                 {"personalization": "granted"}, {**CONSENT, "gpc": "1"}, {**CONSENT, "tc_string": "null"},
             ]  # fmt: skip
-            answers = [(await server.ask(consent=consent))[1] for consent in denied]
-            return [*answers, (await server.ask(headers={"Sec-GPC": "1"}))[1]]
+            answers = [(await served.ask(consent=consent))[1] for consent in denied]
+            return [*answers, (await served.ask(headers={"Sec-GPC": "1"}))[1]]
 
     answers = asyncio.run(walk())
     assert {(one["arm"], one["group"], one["reason"], one["token"]) for one in answers} == {("calm", "none", "no_consent", "")}
@@ -186,21 +189,21 @@ def test_redis_away_is_survived_and_then_told(settings: Settings, own_redis: Emb
     published(settings, HERO)
 
     async def walk() -> None:
-        async with running(settings) as server:
-            first = await server.until(lambda answer: answer["reason"] == "ok")
+        async with running(settings) as served:
+            first = await served.until(lambda answer: answer["reason"] == "ok")
             own_redis.stop()
             deadline = time.monotonic() + 20
-            while server.house.snapshots.reachable:
+            while served.house.snapshots.reachable:
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.1)
-            _, second = await server.ask()
+            _, second = await served.ask()
             assert (second["arm"], second["group"], second["reason"]) == (first["arm"], first["group"], "ok")
-            held = server.house.snapshots._held
+            held = served.house.snapshots._held
             held[HERO.key] = replace(held[HERO.key], published_ts=held[HERO.key].published_ts - STALE_MS)
-            _, stale = await server.ask()
+            _, stale = await served.ask()
             assert (stale["arm"], stale["group"], stale["reason"]) == (first["arm"], first["group"], "stale")
-        async with running(settings) as server:
-            fallback = await server.until(bool)
+        async with running(settings) as served:
+            fallback = await served.until(bool)
             assert (fallback["arm"], fallback["group"], fallback["reason"]) == ("calm", "none", "fallback")
 
     asyncio.run(walk())
@@ -215,11 +218,11 @@ def test_a_full_log_serves_the_default_and_is_not_learned_from(settings: Setting
             raise BufferError
 
     async def walk() -> None:
-        async with running(settings) as server:
-            await server.until(lambda answer: answer["reason"] == "ok")
-            working, server.house.log._producer = server.house.log._producer, Full()
-            _, answer = await server.ask()
-            server.house.log._producer = working
+        async with running(settings) as served:
+            await served.until(lambda answer: answer["reason"] == "ok")
+            working, served.house.log._producer = served.house.log._producer, Full()
+            _, answer = await served.ask()
+            served.house.log._producer = working
             assert (answer["arm"], answer["group"], answer["reason"], answer["token"]) == ("calm", "none", "fallback", "")
 
     asyncio.run(walk())
@@ -235,12 +238,12 @@ def test_the_kill_switch_works_within_two_seconds(settings: Settings) -> None:
     published(settings, HERO)
 
     async def walk() -> None:
-        async with running(settings) as server:
-            await server.until(lambda answer: answer["reason"] == "ok")
+        async with running(settings) as served:
+            await served.until(lambda answer: answer["reason"] == "ok")
             for mode in ("off", "control"):
                 experiment = HERO.model_copy(update={"mode": mode})
                 await asyncio.get_running_loop().run_in_executor(None, publish_experiment, settings, experiment)
-                answer = await server.until(partial(is_of, experiment), seconds=2)
+                answer = await served.until(partial(is_of, experiment), seconds=2)
                 assert (answer["reason"], answer["token"]) == ("killed", "")
 
     asyncio.run(walk())
@@ -252,25 +255,66 @@ def test_refusals_are_documented_answers(settings: Settings) -> None:
     published(settings, HERO)
 
     async def walk() -> None:
-        async with running(settings) as server:
-            await server.until(lambda answer: answer["reason"] == "ok")
-            post = server.session.post
+        async with running(settings) as served:
+            await served.until(lambda answer: answer["reason"] == "ok")
+            post = served.session.post
             for body, status in ((b"{", 400), (b"x" * 20_000, 413), (b"\xff", 400), (b'{"experiment":"nobody"}', 404)):
-                async with post(server.url + PATH, data=body) as response:
+                async with post(served.url + PATH, data=body) as response:
                     assert (response.status, list(await response.json())) == (status, ["error"])
-            assert (await server.ask(headers={"Origin": "https://evil.example"}))[0] == 403
+            assert (await served.ask(headers={"Origin": "https://evil.example"}))[0] == 403
             async with post(
-                server.url + PATH, json={"experiment": HERO.key}, headers={"Origin": "https://shop.example"}
+                served.url + PATH, json={"experiment": HERO.key}, headers={"Origin": "https://shop.example"}
             ) as response:
                 assert response.headers["Access-Control-Allow-Origin"] == "https://shop.example"
                 assert (await response.json())["reason"] == "no_consent"
-            async with server.session.options(server.url + PATH, headers={"Origin": "https://shop.example"}) as response:
+            async with served.session.options(served.url + PATH, headers={"Origin": "https://shop.example"}) as response:
                 assert (response.status, response.headers["Access-Control-Allow-Methods"]) == (204, "POST")
-            async with server.session.get(server.url + PATH) as response:
+            async with served.session.get(served.url + PATH) as response:
                 assert response.status == 405
             for path, text in (("/widget.js", "150"), ("/metrics", "headwater_decisions_total"), ("/health/ready", "true")):
-                async with server.session.get(server.url + path) as response:
+                async with served.session.get(served.url + path) as response:
                     assert response.status == 200
                     assert text in await response.text()
+
+    asyncio.run(walk())
+
+
+WIDGET = """
+require(process.argv[1]);
+headwater.decide({experiment: "hero-banner", visitor: "v1", fallback: "static", endpoint: process.argv[2],
+  consent: {"cmp.personalization": "granted"}, timeout_ms: Number(process.argv[3]) || undefined,
+}).then((decision) => console.log(JSON.stringify(decision)));
+"""
+
+
+async def in_widget(endpoint: str, timeout_ms: int = 0) -> dict[str, Any]:
+    """What the widget resolves to, in Node (which has fetch and AbortController as browsers do)."""
+    node_js = shutil.which("node")
+    assert node_js is not None
+    process = await asyncio.create_subprocess_exec(
+        node_js, "-e", WIDGET, str(server.WIDGET), endpoint, str(timeout_ms), stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 20)
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="the widget's own language is not on this machine")
+def test_the_widget_always_resolves(settings: Settings) -> None:
+    """It hands over the server's answer; without one, or without one in time, the static default with an empty token."""
+    published(settings, HERO)
+
+    async def walk() -> None:
+        async with running(settings) as served:
+            expected = await served.until(lambda answer: answer["reason"] == "ok")
+            decided = await in_widget(served.url, timeout_ms=10_000)
+            assert (decided["arm"], decided["group"]) == (expected["arm"], expected["group"])
+            assert read(KEY, decided["token"]) is not None
+        silent = await asyncio.start_server(lambda _reader, _writer: asyncio.sleep(60), "127.0.0.1", 0)
+        port = silent.sockets[0].getsockname()[1]
+        for endpoint, reason in ((f"http://127.0.0.1:{port}", "timeout"), ("http://127.0.0.1:1", "error")):
+            given_up = await in_widget(endpoint, 0 if reason == "timeout" else 10_000)
+            assert (given_up["arm"], given_up["token"], given_up["reason"]) == ("static", "", reason)
+        silent.close()
 
     asyncio.run(walk())
