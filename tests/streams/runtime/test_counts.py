@@ -1,0 +1,47 @@
+"""Counts are deltas and bounded."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from schemas.codec import decode
+from schemas.registry import Registry
+from streams.runtime.counts import CELLS_A_MINUTE, MINUTES_REMEMBERED, CellCounts
+from streams.runtime.stage import Cell
+
+
+@pytest.fixture
+def registry(contracts_dir: Path) -> Registry:
+    """The packaged contracts."""
+    return Registry(contracts_dir)
+
+
+def test_counts_are_deltas(registry: Registry) -> None:
+    """What was taken is not counted again, and nothing to say is no record."""
+    counts = CellCounts(registry, "consent")
+    cell = Cell(60_000, "web", "page_view", "pass")
+    counts.add(Counter({cell: 2}))
+    counts.add(Counter({cell: 3}))
+    (output,) = counts.take()["stream.counts"]
+    _, record = decode(registry, output.value or b"")
+    assert (output.key, record["n"], record["minute"], record["outcome"]) == (b"consent", 5, 60_000, "pass")
+    assert counts.take() == {}
+
+
+def test_past_the_limit_events_are_counted_as_other(registry: Registry) -> None:
+    """The number of cells a minute is bounded, no event is left out, and the folded ones are told."""
+    counts = CellCounts(registry, "consent")
+    cells = [Cell(0, "web", f"event-{i}", "pass") for i in range(CELLS_A_MINUTE + 10)]
+    assert counts.add(dict.fromkeys(cells, 1)) == 10
+    records = [decode(registry, output.value or b"")[1] for output in counts.take()["stream.counts"]]
+    assert sum(record["n"] for record in records) == len(cells)
+    assert [record["n"] for record in records if record["event_name"] == "other"] == [10]
+
+
+def test_old_minutes_are_forgotten(registry: Registry) -> None:
+    """A stream of new minutes does not fill the memory."""
+    counts = CellCounts(registry, "consent")
+    for minute in range(MINUTES_REMEMBERED * 3):
+        counts.add({Cell(minute * 60_000, "web", "page_view", "pass"): 1})
+    assert len(counts._seen) == MINUTES_REMEMBERED
