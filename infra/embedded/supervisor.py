@@ -18,6 +18,8 @@ STEADY_S = 30.0
 PATIENT_STARTS = 4
 """So many ends before the house has once been ready, and the start as a whole has failed."""
 LOG_CHECK_S = 30.0
+ASK_EVERY_S = 0.1
+"""Asking more often takes time from those who are to answer."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ class Supervisor:
             code = status.child.exit_code()
             if code is not None:
                 self._ended(status, code)
-            elif status.state is State.STARTING and status.service.answers():
+            elif status.state is State.STARTING and self._answers(status, now):
                 self._answered(status)
             elif status.state is State.STARTING and now - status.since > status.service.start_s:
                 status.log = status.child.tail()
@@ -187,6 +189,13 @@ class Supervisor:
             return
         status.state, status.since = State.STARTING, self.clock()
         self.changed(self.statuses)
+
+    @staticmethod
+    def _answers(status: Status, now: float) -> bool:
+        if now < status.wait_until:
+            return False
+        status.wait_until = now + ASK_EVERY_S
+        return status.service.answers()
 
     def _answered(self, status: Status) -> None:
         status.state, status.since = State.READY, self.clock()
