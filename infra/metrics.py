@@ -26,6 +26,8 @@ MetricName = Literal[
     # consent
     "headwater_policy_loads_total",  # changes of the policy file, by whether it was taken
     "headwater_consent_conflicts_total",  # events on which two signals disagree, by purpose
+    # identity
+    "headwater_identity_conflicts_total",  # nodes that stayed with another user, by event
     # warehouse
     "headwater_inserted_total",  # rows inserted, by table
     "headwater_insert_seconds",  # time of one insert
@@ -72,6 +74,7 @@ TABLE: dict[MetricName, tuple[type[Counter] | type[Gauge] | type[Histogram], str
     "headwater_masked_total": (Counter, "Addresses masked at the door", ("source", "field")),
     "headwater_policy_loads_total": (Counter, "Changes of the consent policy file", ("result",)),
     "headwater_consent_conflicts_total": (Counter, "Events on which two consent signals disagree", ("purpose",)),
+    "headwater_identity_conflicts_total": (Counter, "Nodes of an event that stayed with another user", ()),
     "headwater_inserted_total": (Counter, "Rows inserted", ("table",)),
     "headwater_insert_seconds": (Histogram, "Seconds of one insert", ("table",)),
     "headwater_repaired_total": (Counter, "Rows a replayed intent found or filled", ("table", "found")),
