@@ -20,8 +20,16 @@ Lags = Mapping[str, int]
 GROUPS: dict[str, tuple[str, ...]] = {
     "headwater.consent": ("events.raw",),
     "headwater.identity": ("events.consented",),
-    "headwater.bandit": ("events.resolved",),
-    "headwater.warehouse": ("events.resolved", "events.dead", "stream.counts", "bandit.decisions", "bandit.outcomes"),
+    "headwater.bandit": ("events.resolved", "bandit.outcomes"),
+    "headwater.warehouse": (
+        "events.resolved",
+        "events.dead",
+        "stream.counts",
+        "bandit.decisions",
+        "bandit.outcomes",
+        "consent.audit",
+        "identity.merges",
+    ),
 }
 
 

@@ -40,6 +40,20 @@ def scan(settings: Settings, topic: str, since: int = 0) -> Iterator[ck.Message]
         consumer.close()
 
 
+def ranges(settings: Settings, topic: str, since: int) -> dict[int, tuple[int, int]]:
+    """Partition -> (first offset written at or after `since`, offset behind the last stable one)."""
+    consumer = reader(settings, GROUP)
+    try:
+        asked = [ck.TopicPartition(topic, place.partition, since) for place in _partitions(consumer, topic)]
+        found = {}
+        for place in consumer.offsets_for_times(asked, timeout=TIMEOUT_S):
+            _, end = consumer.get_watermark_offsets(place, timeout=TIMEOUT_S)
+            found[place.partition] = (place.offset if place.offset >= 0 else end, end)
+        return found
+    finally:
+        consumer.close()
+
+
 def _polled(consumer: ck.Consumer) -> list[ck.Message]:
     """What is there; `consume` with a timeout would wait for more than there is."""
     first = consumer.poll(0.5)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from infra.settings import Settings
 from infra.simulator import compare
 from infra.simulator.compare import Letters, Row
-from infra.simulator.layers import EventReader, LetterReader, begins_at_zero, records, scan
+from infra.simulator.layers import EventReader, LetterReader, begins_at_zero, ranges, records, scan
 from infra.simulator.ledger import ANONYMISED, POISON, RESOLVED, Expected
 from infra.simulator.tables import Tables
 from infra.simulator.tally import Seen, Tally
@@ -127,7 +127,7 @@ class Survey:
         tables = Tables(self._settings)
         try:
             tally = Tally(self._expected)
-            for seen in tables.events(self._expected.run.run, self._since):
+            for seen in tables.events(self._expected.run.run, ranges(self._settings, "events.resolved", self._since)):
                 tally.behind_gate(seen)
             yield compare.once_row("ClickHouse events", self._expected, copies, tally)
             yield compare.profiles_row(tally, "profiles in ClickHouse")

@@ -1,7 +1,7 @@
 """Reads the layers that are ClickHouse tables, a slice of offsets at a time."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import clickhouse_connect
@@ -14,7 +14,9 @@ from infra.simulator.marks import MarkerScan
 from infra.simulator.tally import Seen
 
 SLICE = 20_000
-HOUR_MS = 3_600_000
+
+Ranges = Mapping[int, tuple[int, int]]
+"""Partition -> (first offset, offset behind the last)."""
 
 
 class Tables:
@@ -31,18 +33,13 @@ class Tables:
         """Close the connection."""
         self._client.close()
 
-    def events(self, run: str, since: int) -> Iterator[Seen]:
-        """Every row of `events` since `since` (milliseconds UTC)."""
+    def events(self, run: str, ranges: Ranges) -> Iterator[Seen]:
+        """Every row of `events` that was loaded from these offsets of `events.resolved`."""
         markers = MarkerScan(run)
-        # An anonymised event's time is coarse: an hour before the run is still the run.
-        where = f"collector_ts >= fromUnixTimestamp64Milli({since - HOUR_MS})"
-        bounds = self._rows(
-            "SELECT _partition, min(_offset), max(_offset) FROM {table} WHERE {where} GROUP BY 1", "events", where
-        )
-        for partition, first, last in bounds:
-            for start in range(first, last + 1, SLICE):
-                piece = f"{where} AND _partition = {partition} AND _offset >= {start} AND _offset < {start + SLICE}"
-                for line in self._lines(piece):
+        for partition, (first, end) in ranges.items():
+            for start in range(first, end, SLICE):
+                where = f"_partition = {partition} AND _offset >= {start} AND _offset < {min(end, start + SLICE)}"
+                for line in self._lines(where):
                     yield _seen(line, markers)
 
     def keys(self, table: str, column: str, since_column: str, since: int) -> Counter[str]:
@@ -61,8 +58,11 @@ class Tables:
 
     def _lines(self, where: str) -> list[bytes]:
         query = f"SELECT * FROM `{self._database}`.events WHERE {where} FORMAT JSONEachRow"  # noqa: S608 - numbers of our own
-        answer: bytes = self._client.raw_query(query)
-        return answer.splitlines()
+        try:
+            answer: bytes = self._client.raw_query(query)
+        except ClickHouseError as error:
+            raise ConfigError(f"ClickHouse, table events: {str(error)[:200]}") from None
+        return answer.split(b"\n")[:-1]
 
 
 def _seen(line: bytes, markers: MarkerScan) -> Seen:

@@ -3,15 +3,20 @@
 import time
 import uuid
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import clickhouse_connect
 import confluent_kafka as ck
+import orjson
 
 from infra.kafka import admin, producer, reader
 from infra.keyring import KeyRing
 from infra.settings import Settings
+from infra.simulator.compare import Row
 from infra.simulator.drain import GROUPS, ends
+from infra.simulator.layers import ranges
 from infra.simulator.ledger import DecisionLine, End, EventLine, Run, Writer
 from infra.simulator.marks import event_id, marker
 from schemas.codec import Record, encode
@@ -40,6 +45,11 @@ class SmallHouse:
         keyring = KeyRing(self.settings.keyring_dir, self.settings.master)
         self._door = DeadLetters(self.registry, keyring, "collector")
         self._gate = DeadLetters(self.registry, keyring, "consent")
+        self.letters: list[Place] = []
+        self.last: dict[str, Row] = {}
+        """The last verdict: what the next fault is compared with."""
+        self.place = (0, 0)
+        """Partition and offset at which rows are inserted: one that holds a record of `events.resolved`."""
 
     def raw(self, n: int) -> Record:
         """Event `n` as the collector wrote it."""
@@ -111,6 +121,7 @@ class SmallHouse:
         letter = letters.letter(Refusal("TEST", "", place), None, value, self.now / 1000)
         self._producer.produce("events.dead", letter.value, letter.key)
         assert self._producer.flush(20) == 0
+        self.letters.append(place)
         return place
 
     def furnish(self) -> None:
@@ -121,6 +132,8 @@ class SmallHouse:
         self._producer.produce("events.raw", poison, b"key")
         self.put("events.consented", *(self.consented(n) for n in (0, 1, 3, 7, 7)), self.anonymised())
         self.put("events.resolved", *self.rows())
+        written = ranges(self.settings, "events.resolved", self.now - 60_000)
+        self.place = next((partition, first) for partition, (first, end) in written.items() if end > first)
         self.put_letter("", 11, b'{"note": "' + marker("dd", RUN, 4).encode() + b'"}')
         self.put_letter("events.raw", 12, poison)
         self._put_bandit()
@@ -175,3 +188,30 @@ class SmallHouse:
             places = [ck.TopicPartition(topic, p, end) for topic in topics for p, end in ends(client, topic).items()]
             consumer.commit(offsets=places, asynchronous=False)
             consumer.close()
+
+    # -- ClickHouse
+
+    def clickhouse(self, statement: str) -> None:
+        """Run a statement; `{db}` is the database."""
+        client = clickhouse_connect.get_client(dsn=self.settings.clickhouse, autogenerate_session_id=False)
+        client.command(statement.replace("{db}", self.settings.clickhouse_database))
+        client.close()
+
+    def load(self) -> None:
+        """Fill the tables as the warehouse would."""
+        self.insert(*self.rows())
+        for place in self.letters:
+            values = f"('x', '{place.topic}', {place.partition}, {place.offset}, fromUnixTimestamp64Milli({self.now}))"
+            names = "stage, source_topic, source_partition, source_offset, dead_ts"
+            self.clickhouse(f"INSERT INTO {{db}}.dead_letters ({names}) VALUES {values}")  # noqa: S608 - values of our own
+
+    def insert(self, *rows: Record) -> None:
+        """Insert rows of `events` at an offset that the topic has."""
+        told = [{**row, "_partition": self.place[0], "_offset": self.place[1]} for row in rows]
+        for row in told:
+            for name in ("collector_ts", "event_ts"):
+                row[name] = datetime.fromtimestamp(row[name] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+        client = clickhouse_connect.get_client(dsn=self.settings.clickhouse, autogenerate_session_id=False)
+        body = b"\n".join(orjson.dumps(row) for row in told)
+        client.raw_insert(f"{self.settings.clickhouse_database}.events", insert_block=body, fmt="JSONEachRow")
+        client.close()

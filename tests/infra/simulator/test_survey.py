@@ -1,15 +1,21 @@
 """Reconciliation of a small house in a real broker and a real ClickHouse, and of the same house with injected faults."""
 
+import json
+import secrets
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from consumers.warehouse.migrating import migrate
 from infra.embedded.kafka import EmbeddedKafka
 from infra.settings import load_settings
 from infra.simulator import drain
 from infra.simulator.compare import Row
 from infra.simulator.ledger import read
-from infra.simulator.marks import marker
+from infra.simulator.marks import event_id, marker
+from infra.simulator.reconcile_app import app
 from infra.simulator.survey import Survey
 from infra.topics_app import apply
 from tests.infra.simulator.small_house import DECISION, RUN, SmallHouse
@@ -18,14 +24,23 @@ Fault = Callable[[SmallHouse], object]
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallHouse]:
+def house(tmp_path_factory: pytest.TempPathFactory, clickhouse_url: str) -> Iterator[SmallHouse]:
     """A healthy house at rest, in a broker of its own: counts are compared over whole topics."""
     folder = tmp_path_factory.mktemp("house")
     with EmbeddedKafka(folder / "kafka") as kafka:
-        settings = load_settings(kafka=kafka.address, state_dir=folder, secret="s" * 40, partitions=2)
+        settings = load_settings(
+            kafka=kafka.address,
+            clickhouse=clickhouse_url,
+            clickhouse_database=f"small_{secrets.token_hex(4)}",
+            state_dir=folder,
+            secret="s" * 40,
+            partitions=2,
+        )
         apply(settings)
+        migrate(settings)
         house = SmallHouse(settings, folder / "ledger.jsonl")
         house.furnish()
+        house.load()
         house.settle()
         yield house
 
@@ -33,6 +48,22 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallHouse]:
 def verdict(house: SmallHouse) -> dict[str, Row]:
     """Every layer's row."""
     return {row.layer: row for row in Survey(house.settings, read(house.ledger)).rows()}
+
+
+def reconcile(house: SmallHouse, monkeypatch: pytest.MonkeyPatch) -> tuple[int, dict[str, Any]]:
+    """(exit code, JSON) of the command."""
+    for name in ("kafka", "clickhouse", "clickhouse_database", "state_dir"):
+        monkeypatch.setenv(f"HEADWATER_{name.upper()}", str(getattr(house.settings, name)))
+    monkeypatch.setenv("HEADWATER_SECRET", "s" * 40)
+    result = CliRunner().invoke(app, ["--ledger", str(house.ledger), "--json", "--timeout", "20"])
+    return result.exit_code, json.loads(result.stdout)
+
+
+def test_the_command_exits_0_for_a_healthy_house(house: SmallHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code and JSON agree."""
+    code, said = reconcile(house, monkeypatch)
+    assert code == 0
+    assert (said["lost"], said["doubled"], said["forbidden"], said["unexplained"], said["drained"]) == (0, 0, 0, 0, True)
 
 
 def test_a_healthy_house_drains_and_is_accounted_for(house: SmallHouse) -> None:
@@ -93,8 +124,41 @@ KAFKA_FAULTS: list[tuple[Fault, str, str]] = [
 @pytest.mark.parametrize(("fault", "layer", "cell"), KAFKA_FAULTS)
 def test_a_fault_in_a_topic_is_found_in_its_cell(house: SmallHouse, fault: Fault, layer: str, cell: str) -> None:
     """The cell grows by the one fault; the house stays spoilt for the tests after it."""
-    before = getattr(verdict(house)[layer], cell)
+    before = getattr((house.last or verdict(house))[layer], cell)
     fault(house)
-    after = verdict(house)[layer]
+    house.last = verdict(house)
+    after = house.last[layer]
     assert getattr(after, cell) == before + 1
     assert not after.good
+
+
+def _delete_row(house: SmallHouse) -> None:
+    """A row that is gone."""
+    house.clickhouse(f"ALTER TABLE {{db}}.events DELETE WHERE event_id = '{event_id(RUN, 3)}' SETTINGS mutations_sync = 1")
+
+
+TABLE_FAULTS: list[tuple[Fault, str, str]] = [
+    (_delete_row, "ClickHouse events", "lost"),
+    (lambda house: house.insert(house.resolved(0)), "ClickHouse events", "doubled"),
+    (lambda house: house.insert({**house.anonymous(), "page_title": marker("an", RUN, 2)}), "ClickHouse events", "forbidden"),
+    (lambda house: house.insert({**house.resolved(0), "profile_id": "2" + "ef" * 16}), "profiles in ClickHouse", "doubled"),
+    (lambda house: house.clickhouse("TRUNCATE TABLE {db}.dead_letters"), "ClickHouse dead_letters", "lost"),
+]
+
+
+@pytest.mark.parametrize(("fault", "layer", "cell"), TABLE_FAULTS)
+def test_a_fault_in_a_table_is_found_in_its_cell(house: SmallHouse, fault: Fault, layer: str, cell: str) -> None:
+    """Rows that are missing, twice, or hold what was never granted."""
+    before = getattr((house.last or verdict(house))[layer], cell)
+    fault(house)
+    house.last = verdict(house)
+    after = house.last[layer]
+    assert getattr(after, cell) > before
+    assert not after.good
+
+
+def test_the_command_exits_1_for_a_spoilt_house(house: SmallHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the faults above."""
+    code, said = reconcile(house, monkeypatch)
+    assert code == 1
+    assert min(said["lost"], said["doubled"], said["forbidden"], said["unexplained"]) > 0
