@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ SNAPSHOTS_S = 1.0
 REPORTS_S = 0.05
 REDIS_S = 1.0
 RESTART_S = 1.0
+STOP_S = 2.0
+LOOK_S = 0.02
 FLUSH_S = 5.0
 QUEUE = 20_000
 """Decisions that may wait for Kafka; past it the default arm is served."""
@@ -104,7 +107,7 @@ class House:
             except Exception as error:
                 get_logger().warning("experiments cannot be read, trying again", error=str(error))
             finally:
-                await asyncio.get_running_loop().run_in_executor(None, follower.stop)
+                await stopped(follower)
             await asyncio.sleep(RESTART_S)
 
     async def follow_snapshots(self) -> None:
@@ -118,6 +121,16 @@ class House:
         while True:
             self.log.poll()
             await asyncio.sleep(REPORTS_S)
+
+
+async def stopped(follower: Follower) -> None:
+    """End a follower; one that waits for a broker that is away is left to end with the process."""
+    thread = threading.Thread(target=follower.stop, name="follower-stop", daemon=True)
+    thread.start()
+    for _ in range(int(STOP_S / LOOK_S)):
+        if not thread.is_alive():
+            return
+        await asyncio.sleep(LOOK_S)
 
 
 def doors(settings: Settings) -> Doors:

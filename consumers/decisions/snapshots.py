@@ -30,7 +30,7 @@ class Snapshots:
     async def refresh(self, experiments: Iterable[str]) -> None:
         """Ask Redis for newer versions. Where it does not answer, what is held stays."""
         try:
-            await asyncio.gather(*(self._refresh(experiment) for experiment in experiments))
+            await asyncio.gather(self._redis.ping(), *(self._refresh(experiment) for experiment in experiments))
         except (RedisError, OSError, TimeoutError) as error:
             if self.reachable:
                 get_logger().warning("Redis away, drawing from what is held", error=type(error).__name__)

@@ -22,7 +22,7 @@ EXAMPLE = Path(__file__).with_name("example.json")
 TOPIC = "bandit.experiments"
 WAIT_S = 15.0
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Publish and list experiments.")
+app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="Publish and list experiments.")
 
 
 def publish_experiment(settings: Settings, experiment: Experiment) -> Experiment:
