@@ -29,6 +29,7 @@ class Cluster:
         self._prefix = prefix
         self._admin = admin(settings)
         self._consumer: Any = None
+        self._known: set[str] = set()
 
     def close(self) -> None:
         """Close the consumer."""
@@ -48,7 +49,15 @@ class Cluster:
 
     def _groups(self) -> list[GroupFacts]:
         listed = self._admin.list_consumer_groups(request_timeout=TIMEOUT_S).result(TIMEOUT_S)
-        names = sorted(group.group_id for group in listed.valid if group.group_id.startswith(self._prefix))
+        found = {group.group_id for group in listed.valid if group.group_id.startswith(self._prefix)}
+        if listed.errors:
+            # Each broker is asked for its own groups, and one that is away is only an entry here: what it
+            # coordinated is asked for by name, and nothing at all means that nobody answered.
+            found |= self._known
+            if not listed.valid:
+                raise listed.errors[0]
+        self._known = found
+        names = sorted(found)
         if not names:
             return []
         described = self._admin.describe_consumer_groups(names, request_timeout=TIMEOUT_S)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from consumers.gauge.export import exposition
 from consumers.gauge.page import HERE, Page
@@ -47,6 +48,25 @@ class Board:
         return self.reading is not None and now - self.reading.at <= self.stale_s
 
 
+@dataclass(slots=True)
+class Pace:
+    """A token bucket for the whole door: guessing tokens, or a forgotten loop, must not starve Kafka's collector."""
+
+    per_s: float = 50.0
+    burst: float = 200.0
+    _left: float = 200.0
+    _at: float = 0.0
+
+    def allows(self, now: float) -> bool:
+        """Whether one more request may be answered at `now` (seconds)."""
+        self._left = min(self.burst, self._left + max(0.0, now - self._at) * self.per_s)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
 def make_door(board: Board, page: Page, token: str | None, now: Callable[[], float] = time.time) -> web.Application:
     """The application. With a token every path but /health/* needs it; without one only loopback names are answered."""
 
@@ -57,7 +77,7 @@ def make_door(board: Board, page: Page, token: str | None, now: Callable[[], flo
         return _json({**body, "fresh": board.fresh(now()), "age_s": round(now() - board.reading.at, 3)})
 
     async def metrics(_request: web.Request) -> web.StreamResponse:
-        return web.Response(body=exposition(board.reading, now()), headers={"Content-Type": "text/plain; version=0.0.4"})
+        return web.Response(body=exposition(board.reading, now()), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def home(_request: web.Request) -> web.StreamResponse:
         html = page.render(board.reading, board.recent(now()), now())
@@ -78,7 +98,7 @@ def make_door(board: Board, page: Page, token: str | None, now: Callable[[], flo
         return web.Response(body=(HERE / "static" / name).read_bytes(), content_type=STATIC[name], headers=headers)
 
     guard = _token_guard(page, token) if token else _loopback_guard
-    app = web.Application(middlewares=[_security_headers, guard], client_max_size=65_536)
+    app = web.Application(middlewares=[_security_headers, _paced(Pace(), now), guard], client_max_size=65_536)
     app.add_routes(
         [
             web.get("/", home),
@@ -106,6 +126,16 @@ async def _security_headers(request: web.Request, handler: Handler) -> web.Strea
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     return response
+
+
+def _paced(pace: Pace, now: Callable[[], float]) -> Middleware:
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not pace.allows(now()):
+            raise web.HTTPTooManyRequests(headers={"Retry-After": "1"})
+        return await handler(request)
+
+    return guard
 
 
 @web.middleware

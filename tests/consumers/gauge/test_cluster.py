@@ -16,11 +16,13 @@ import pytest
 from confluent_kafka.admin import NewTopic
 
 from consumers.gauge.app import Collector, Serving
+from consumers.gauge.cluster import Cluster
 from consumers.gauge.reading import GroupReading, Reading
 from consumers.gauge.recent import Side, Tail
 from consumers.gauge.rules import Limits, State
 from consumers.gauge.store import RedisTables
 from infra.embedded.ports import free_port
+from infra.errors import Retryable
 from infra.kafka import admin, producer, reader
 from infra.settings import Settings, load_settings
 from schemas.codec import encode
@@ -222,6 +224,15 @@ def test_time_lag_outlives_a_restart_in_redis(house: Settings, topic: str, redis
         assert partition.time_lag_s == pytest.approx(310, abs=1)
     finally:
         second.close()
+
+
+def test_kafka_away_is_said_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer is Retryable, never a hang and never an empty house."""
+    monkeypatch.setattr("consumers.gauge.cluster.TIMEOUT_S", 1.0)
+    alone = Cluster(load_settings(kafka="127.0.0.1:9", state_dir=tmp_path))
+    with pytest.raises(Retryable, match="Kafka does not answer"):
+        alone.facts(0)
+    alone.close()
 
 
 def test_side_topics_are_read_back(house: Settings, contracts_dir: Path) -> None:

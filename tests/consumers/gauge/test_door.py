@@ -9,7 +9,7 @@ from aiohttp import ClientSession, CookieJar, web
 from aiohttp.test_utils import TestServer
 
 from consumers.gauge.app import check_exposure
-from consumers.gauge.door import COOKIE, HEADERS, Board, make_door
+from consumers.gauge.door import COOKIE, HEADERS, Board, Pace, make_door
 from consumers.gauge.page import LEGEND, Page, duration, headline, rate
 from consumers.gauge.reading import Ends, GroupReading, PartitionReading, Place, Reading
 from consumers.gauge.recent import Recent, Snapshot
@@ -114,6 +114,34 @@ def test_every_answer_carries_the_security_headers() -> None:
                 assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
     visit(Board(30, reading(State.OK)), TOKEN, visitor)
+
+
+def test_a_loop_of_requests_is_slowed_down() -> None:
+    """200 at once, then 50 a second; it says when to come again."""
+    pace = Pace()
+    assert sum(pace.allows(NOW) for _ in range(500)) == 200
+    assert sum(pace.allows(NOW + 1) for _ in range(500)) == 50
+
+    async def visitor(session: ClientSession) -> None:
+        seen = []
+        for _ in range(201):
+            async with session.get("/health/live") as answer:
+                seen.append((answer.status, answer.headers.get("Retry-After")))
+        assert seen.count((200, None)) == 200
+        assert seen[-1] == (429, "1")
+
+    visit(Board(30), None, visitor)
+
+
+def test_nothing_can_be_changed() -> None:
+    """The door only reads: other methods are refused."""
+
+    async def visitor(session: ClientSession) -> None:
+        for method in ("POST", "PUT", "DELETE", "PATCH"):
+            async with session.request(method, "/lag") as answer:
+                assert answer.status == 405
+
+    visit(Board(30, reading(State.OK)), None, visitor)
 
 
 def test_before_the_first_answer_of_kafka_the_door_says_so() -> None:
