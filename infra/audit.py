@@ -16,9 +16,9 @@ def verdict(report: dict[str, Any]) -> tuple[bool, str]:
     """Whether the check passes, and what to say, for one pip-audit report in JSON."""
     packages = report["dependencies"]
     findings = [
-        f"{package['name']} {package['version']}: {vulnerability['id']}, fixed in {', '.join(vulnerability['fix_versions']) or '-'}"
+        f"{package['name']} {package['version']}: {found['id']}, fixed in {', '.join(found['fix_versions']) or '-'}"
         for package in packages
-        for vulnerability in package.get("vulns", ())
+        for found in package.get("vulns", ())
     ]
     if findings:
         return False, "\n".join(findings)

@@ -1,0 +1,163 @@
+"""The rules for contract files. Each finding names file, line and field."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from schemas.boundary import Refused, validator
+from schemas.compatibility import breaking
+from schemas.contract import Contract, ContractError, Schema
+from schemas.files import read_contracts, read_json, read_lock
+from schemas.publish import derive, preview, same_schema
+from schemas.topics import TOPICS
+
+PURPOSES = frozenset({"analytics", "marketing", "personalization", "exempt"})
+
+HEAD = ("event_id", "event_name", "source", "site", "heartbeat", "collector_ts", "region", "signals", "identifiers")
+"""What stages read of `events.raw`: it stands first, in this order, so that they can stop there."""
+
+_PLAIN = frozenset({"string", "bytes", "int", "long", "float", "double", "boolean"})
+_LOGICAL = frozenset({None, "timestamp-millis"})
+_SNAKE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One breach of a rule. `line` is 0 where the file as a whole is meant."""
+
+    file: str
+    line: int
+    field: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line or 1}: {self.field + ': ' if self.field else ''}{self.text}"
+
+
+def lint(folder: Path) -> list[Finding]:
+    """Every finding in a contracts folder. ContractError where a file cannot be read at all."""
+    contracts = read_contracts(folder)
+    derived = read_json(folder / "derived.json")
+    findings: list[Finding] = []
+    for topic, schema in contracts.items():
+        findings += _located(folder / f"{topic}.avsc", _contract(topic, schema))
+    for columns in derived.values():
+        findings += _located(folder / "derived.json", _fields(columns["columns"]))
+    if findings:
+        return findings
+    raw = contracts.get("events.raw")
+    if raw and tuple(field["name"] for field in raw["fields"])[: len(HEAD)] != HEAD:
+        findings += _located(
+            folder / "events.raw.avsc", [("", f"must begin with the fields that stages read: {', '.join(HEAD)}")]
+        )
+    findings += _against_the_lock(folder, contracts)
+    findings += _derivations(folder, contracts, derived)
+    missing = TOPICS.keys() - contracts.keys() - derived.keys()
+    findings += [Finding("topics.py", 0, topic, "has no contract: write a file of its name") for topic in sorted(missing)]
+    return findings
+
+
+def _contract(topic: str, schema: Schema) -> Iterator[tuple[str, str]]:
+    if topic not in TOPICS:
+        yield "", "is no topic of schemas/topics.py: a contract's file is named after its topic"
+    if schema.get("type") != "record" or not schema.get("fields"):
+        yield "", "must be a record with fields"
+        return
+    if schema.get("namespace") != "headwater":
+        yield "", "the namespace must be headwater"
+    if not schema.get("doc"):
+        yield "", "the record needs a doc"
+    yield from _fields(schema["fields"])
+
+
+def _fields(fields: list[Schema]) -> Iterator[tuple[str, str]]:
+    seen: set[str] = set()
+    for field in fields:
+        name = field.get("name", "")
+        if not _SNAKE.fullmatch(name):
+            yield name, "the name must be snake_case"
+        if name in seen:
+            yield name, "stands twice"
+        seen.add(name)
+        if field.get("purpose") not in PURPOSES:
+            yield name, f"needs a purpose: {', '.join(sorted(PURPOSES))}"
+        if not field.get("doc"):
+            yield name, "needs a doc"
+        problem = _type(field.get("type"))
+        if problem:
+            yield name, problem
+        elif "default" in field and not _default_fits(field):
+            yield name, "the default is no value of its type"
+
+
+def _type(avro: Any) -> str | None:
+    if isinstance(avro, dict):
+        if avro.get("type") == "map":
+            return _type(avro.get("values"))
+        if avro.get("type") == "array":
+            return _type(avro.get("items"))
+        if avro.get("logicalType") not in _LOGICAL:
+            return f"the logical type {avro['logicalType']} is not used in this house"
+        return _type(avro.get("type"))
+    if avro in _PLAIN if isinstance(avro, str) else False:
+        return None
+    # Unions decode slowly and have no column of their own; null as an item takes no bytes, so that a count could lie.
+    return f"the type {str(avro)[:60]} is not used in this house: plain types, maps and arrays of them, empty for absent"
+
+
+def _default_fits(field: Schema) -> bool:
+    required = {key: value for key, value in field.items() if key != "default"}
+    boundary = validator(Contract("", 0, 0, {"type": "record", "name": "Default", "fields": [required]}, None))
+    try:
+        boundary.check({field["name"]: field["default"]})
+    except Refused:
+        return False
+    return True
+
+
+def _against_the_lock(folder: Path, contracts: dict[str, Schema]) -> list[Finding]:
+    locked: dict[str, Schema] = {entry["topic"]: entry["schema"] for entry in read_lock(folder)["contracts"]}
+    findings = [
+        finding
+        for topic, schema in contracts.items()
+        if topic in locked
+        for finding in _located(
+            folder / f"{topic}.avsc", [(change.field, change.text) for change in breaking(topic, locked[topic], schema)]
+        )
+    ]
+    if findings:
+        return findings
+    return [
+        Finding("lock.json", 0, "", f"lacks version {new.version} of {new.topic}: run `headwater contracts lock`")
+        for new in preview(folder)
+    ]
+
+
+def _derivations(folder: Path, contracts: dict[str, Schema], derived: dict[str, Any]) -> list[Finding]:
+    findings: list[Finding] = []
+    known = dict(contracts)
+    for topic, columns in derived.items():
+        known[topic] = derive(columns, known[columns["from"]])
+        names = [field["name"] for field in known[topic]["fields"]]
+        double = sorted({name for name in names if names.count(name) > 1})
+        findings += [Finding("derived.json", 0, name, f"stands in {topic} and in its source") for name in double]
+        file = folder / f"{topic}.avsc"
+        try:
+            same = same_schema(read_json(file), known[topic])
+        except ContractError:
+            same = False
+        if not same:
+            findings.append(Finding(file.name, 0, "", "is generated and out of date: run `headwater contracts lock`"))
+    return findings
+
+
+def _located(file: Path, problems: Any) -> list[Finding]:
+    lines = file.read_text(encoding="utf-8").splitlines()
+
+    def line(name: str) -> int:
+        sought = re.compile(rf'"name"\s*:\s*"{re.escape(name)}"')
+        return next((i for i, text in enumerate(lines, 1) if name and sought.search(text)), 0)
+
+    return [Finding(file.name, line(name), name, text) for name, text in problems]
