@@ -1,0 +1,155 @@
+"""`headwater consent explain`: what the policy does with an event, purpose by purpose and field by field."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from infra.errors import ConfigError
+from infra.settings import load_settings
+from schemas.codec import Record, encode
+from schemas.registry import Registry
+from streams.consent.clickids import ClickIds
+from streams.consent.decide import Action, Decision, decide, exempt, read_words
+from streams.consent.policy import PACKAGED, Policy, Regime, load_policy
+from streams.consent.signals import Word, claims_gdpr
+from streams.consent.strip import Shape, anonymise, strip
+
+NEW_ID = "(a new random id)"
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Explain what the consent policy does with an event.")
+
+
+@app.callback()
+def consent() -> None:
+    """Explain what the consent policy does with an event."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One event under one policy."""
+
+    policy: Policy
+    regime: Regime
+    decision: Decision
+    words: dict[str, dict[str, str]]
+    """Purpose -> format -> what it says; formats that say nothing are left out."""
+    fields: list[tuple[str, str, str]]
+    """(field, purpose, what happens to it) for each field that holds something."""
+
+
+def explain(policy: Policy, shape: Shape, record: Record) -> Explanation:
+    """What the stage would do with `record`."""
+    signals = record["signals"]
+    regime = Regime.OPT_IN if claims_gdpr(signals) else policy.regime(record["region"])
+    decision = exempt(policy) if record["heartbeat"] else decide(policy, record["event_name"], record["region"], signals)
+    words = {
+        name: {
+            where: word.value
+            for where, word in read_words(policy, purpose, regime, signals).items()
+            if word is not Word.UNKNOWN
+        }
+        for name, purpose in policy.purposes.items()
+    }
+    left = _left(policy, shape, record, decision)
+    fields = [
+        (name, shape.purposes[name], _fate(record[name], left[name] if left else None))
+        for name in record
+        if record[name] != shape.empty[name]
+    ]
+    return Explanation(policy, regime, decision, words, fields)
+
+
+def _left(policy: Policy, shape: Shape, record: Record, decision: Decision) -> Record | None:
+    if decision.action is Action.DROP:
+        return None
+    if decision.action is Action.ANONYMISE:
+        return anonymise(record, shape, policy, NEW_ID)
+    if decision.action is Action.PASS and not record["heartbeat"]:
+        return record
+    return strip(record, shape, policy, decision.mask, ClickIds(policy.click_ids))
+
+
+def _fate(before: Any, after: Any) -> str:
+    if after is None or not after:
+        return "kept" if before == after else "removed"
+    return "kept" if before == after else f"becomes {json.dumps(after, ensure_ascii=False)}"
+
+
+def read_event(file: Path, registry: Registry) -> Record:
+    """An event from JSON: any fields of the newest `events.raw`; what is missing is empty. ConfigError words what is wrong."""
+    contract = registry.latest("events.raw")
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file}: not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{file}, line {error.lineno}: {error.msg}") from None
+    if not isinstance(said, dict):
+        raise ConfigError(f"{file}: an event is a JSON object")
+    unknown = sorted(set(said) - set(contract.names))
+    if unknown:
+        raise ConfigError(f"{file}: {contract.topic} has no field {', '.join(unknown)}; it has {', '.join(contract.names)}")
+    record: Record = {**Shape(contract).blank(), **said}
+    try:
+        encode(contract, record)
+    except ValueError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    return record
+
+
+@app.command("explain", epilog="Example: headwater consent explain event.json --policy policy.yaml")
+def explain_command(
+    event: Annotated[Path, typer.Argument(help="An event as JSON: fields of events.raw, e.g. event_name, region, signals.")],
+    policy: Annotated[Path | None, typer.Option(help="Policy file; else the one in force here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what is decided on an event for each purpose, why, and what happens to each of its fields."""
+    settings = load_settings()
+    registry = Registry(settings.contracts)
+    found = explain(
+        load_policy(policy or settings.policy or PACKAGED),
+        Shape(registry.latest("events.raw")),
+        read_event(event, registry),
+    )
+    if as_json:
+        typer.echo(json.dumps(as_data(found), ensure_ascii=False, indent=2))
+    else:
+        _print(found)
+
+
+def as_data(found: Explanation) -> dict[str, Any]:
+    """The explanation as JSON."""
+    decision = found.decision
+    return {
+        "policy": found.policy.rev,
+        "regime": found.regime.value,
+        "outcome": decision.action.value,
+        "drop_reason": decision.drop_reason,
+        "purposes": [
+            {"purpose": r.purpose, "granted": r.granted, "reason": r.reason, "said": found.words[r.purpose]}
+            for r in decision.rulings
+        ],
+        "fields": [{"field": name, "purpose": purpose, "becomes": fate} for name, purpose, fate in found.fields],
+    }
+
+
+def _print(found: Explanation) -> None:
+    console, decision = Console(), found.decision
+    dropped = f" ({decision.drop_reason})" if decision.drop_reason else ""
+    console.print(f"outcome: {decision.action}{dropped}   policy {found.policy.rev}   silence means {found.regime.value}")
+    purposes = Table("purpose", "granted", "reason", "what the signals say")
+    for ruling in decision.rulings:
+        said = ", ".join(f"{where}: {word}" for where, word in found.words[ruling.purpose].items())
+        purposes.add_row(ruling.purpose, "yes" if ruling.granted else "no", ruling.reason.value, said or "nothing")
+    console.print(purposes)
+    fields = Table("field", "purpose", "what happens to it")
+    for row in found.fields:
+        fields.add_row(*row)
+    console.print(fields, markup=False)
