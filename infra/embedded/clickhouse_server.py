@@ -9,6 +9,7 @@ import asyncio
 import fcntl
 import gzip
 import json
+import os
 import signal
 import sys
 import uuid
@@ -213,6 +214,9 @@ def _claim(folder: Path) -> IO[str]:
         raise ConfigError(
             f"{folder} is open in process {holder}: the engine lets one process in. Stop that one first"
         ) from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
     return lock
 
 
