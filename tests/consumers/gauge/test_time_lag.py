@@ -1,0 +1,81 @@
+"""Time lag against the truth: simulated traffic whose every record's time is known, five ways in which lag gets hard."""
+
+import random
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from consumers.gauge.reading import Ends, Facts, GroupFacts, Place
+from consumers.gauge.watch import Watch
+
+HOUR = 3_600.0
+HERE = Place("t", 0)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`rate(t)`: records a second; `pace(t)`: what the reader can read a second; `looks(t)`: whether the gauge runs."""
+
+    rate: Callable[[float], float]
+    pace: Callable[[float], float]
+    looks: Callable[[float], bool] = lambda _t: True
+    hours: float = 8.0
+
+
+SCENARIOS = {
+    "a reader a little too slow": Scenario(lambda _t: 20, lambda _t: 19.5),
+    "an outage of an hour, caught up in another": Scenario(lambda _t: 20, lambda t: 0 if HOUR < t < 2 * HOUR else 40),
+    "traffic falls to a fiftieth at night, the reader stands still": Scenario(
+        lambda t: 20 if t < 3 * HOUR else 0.4, lambda t: 100 if t < 2 * HOUR else (0 if t < 5 * HOUR else 3)
+    ),
+    "bursts after idle hours": Scenario(
+        lambda t: 50 if t % (2 * HOUR) < 120 else 0, lambda t: 5 if t % (2 * HOUR) < 1800 else 2
+    ),
+    "the gauge is away for twenty minutes while the reader is behind": Scenario(
+        lambda _t: 20, lambda t: 0 if HOUR < t < 2 * HOUR else 25, lambda t: not 1.5 * HOUR < t < 1.5 * HOUR + 1_200
+    ),
+}
+
+
+def written(scenario: Scenario, seed: int) -> list[float]:
+    """Times of all records: each second's records at random moments of it."""
+    rng, times, owed = random.Random(seed), [], 0.0
+    for second in range(int(scenario.hours * HOUR)):
+        owed += scenario.rate(second) * rng.uniform(0.8, 1.2)
+        times += sorted(second + rng.random() for _ in range(int(owed)))
+        owed -= int(owed)
+    return times
+
+
+def looks(scenario: Scenario, times: list[float]) -> Iterator[tuple[float, int, int]]:
+    """(time, end of the partition, committed offset) at each look, every 10 s."""
+    read = 0.0
+    for second in range(1, int(scenario.hours * HOUR)):
+        end = bisect_right(times, second)
+        read = min(float(end), read + scenario.pace(second))
+        if second % 10 == 0 and scenario.looks(second):
+            yield float(second), end, int(read)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_time_lag_is_the_truth_within_three_seconds(name: str) -> None:
+    """p95 of the error over all looks at which something waited; ages from records count as they come."""
+    scenario = SCENARIOS[name]
+    times = written(scenario, 11)
+    watch, errors, asked_at = Watch(), [], []
+    for now, end, committed in looks(scenario, times):
+        group = GroupFacts("headwater.g", 1, False, frozenset(), {HERE: committed})
+        facts = Facts(now, {HERE: Ends(0, end, end)}, (group,))
+        wanted = watch.take(facts)
+        asked_at += [now] * len(wanted)
+        reading = watch.read(facts, {key: round(times[key[1]] * 1000) for key in wanted})
+        if committed < end:
+            found = reading.groups[0].time_lag_s
+            assert found is not None
+            errors.append(abs(found - (now - times[committed])))
+    assert len(errors) > 100
+    assert sorted(errors)[int(0.95 * len(errors))] <= 3.0
+    # Records are read only where the table cannot know: what was written before the first look, or in a pause of the gauge.
+    assert any(now > 300 for now in asked_at) == ("gauge is away" in name)
