@@ -1,0 +1,157 @@
+"""A small client of a Confluent-compatible schema registry: puts our contracts there, under our ids.
+
+Ids are allocated by the lock file, so the registry must take them: in mode IMPORT it does (Confluent), otherwise a
+version is registered plainly and the id that the registry gave must be ours.
+"""
+
+import base64
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from infra.errors import ConfigError
+from schemas.contract import Contract, Schema
+from schemas.publish import same_schema
+
+CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
+TIMEOUT_S = 10.0
+MAX_ANSWER_BYTES = 16 << 20
+
+NOT_FOUND = {40401: "subject", 40402: "version", 40403: "schema"}
+
+
+class Refusal(Exception):
+    """The registry answered with an error: HTTP status, its own code and message."""
+
+    def __init__(self, status: int, code: int, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+class SchemaRegistry:
+    """One registry. User and password stand in the URL and are never repeated in messages."""
+
+    def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError("HEADWATER_SCHEMA_REGISTRY: must be http(s)://[user:password@]host[:port]")
+        self.address = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+        self._timeout_s = timeout_s
+        self._headers = {"Accept": CONTENT_TYPE, "Content-Type": CONTENT_TYPE}
+        if parts.username is not None:
+            login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            self._headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
+
+    def schema(self, schema_id: int) -> Schema | None:
+        """The schema with this id, or None."""
+        try:
+            found: Schema = json.loads(self._call("GET", f"/schemas/ids/{schema_id}")["schema"])
+        except Refusal as refusal:
+            if refusal.code in NOT_FOUND:
+                return None
+            raise
+        return found
+
+    def lookup(self, subject: str, schema: Schema) -> int | None:
+        """The id under which a subject holds this schema, or None."""
+        try:
+            return int(self._call("POST", f"/subjects/{quote(subject, safe='')}", {"schema": json.dumps(schema)})["id"])
+        except Refusal as refusal:
+            if refusal.code in NOT_FOUND:
+                return None
+            raise
+
+    def compatible(self, subject: str, schema: Schema) -> bool:
+        """Whether the registry would take this schema as the subject's next version, by its own rules."""
+        path = f"/compatibility/subjects/{quote(subject, safe='')}/versions/latest"
+        try:
+            return bool(self._call("POST", path, {"schema": json.dumps(schema)})["is_compatible"])
+        except Refusal as refusal:
+            if refusal.code in NOT_FOUND:
+                return True
+            raise
+
+    def register(self, contract: Contract) -> bool:
+        """Make the registry hold this contract under its id; True if it did not before. ConfigError where it cannot."""
+        try:
+            held = self.schema(contract.id)
+            if held is not None and not same_schema(held, contract.schema):
+                raise ConfigError(self._taken(contract, "another schema has that id there"))
+            subject = subject_of(contract)
+            known = self.lookup(subject, contract.schema)
+            if known == contract.id:
+                return False
+            if known is not None:
+                raise ConfigError(self._taken(contract, f"it has the same schema under id {known}"))
+            given = self._import(subject, contract) or self._plain(subject, contract)
+        except Refusal as refusal:
+            raise ConfigError(
+                f"the registry at {self.address} refused {contract.topic} version {contract.version}: "
+                f"{refusal} (status {refusal.status}, code {refusal.code})"
+            ) from None
+        if given != contract.id:
+            raise ConfigError(self._taken(contract, f"it gave id {given}"))
+        return True
+
+    def register_all(self, contracts: Iterable[Contract]) -> list[Contract]:
+        """Register contracts in the order of their ids; returns those that were new to the registry."""
+        return [contract for contract in sorted(contracts, key=lambda contract: contract.id) if self.register(contract)]
+
+    def _taken(self, contract: Contract, what: str) -> str:
+        return (
+            f"the registry at {self.address} cannot hold {contract.topic} version {contract.version} "
+            f"under id {contract.id}: {what}. "
+            "Ids come from lock.json: use a registry of our own, or one that allows mode IMPORT"
+        )
+
+    def _import(self, subject: str, contract: Contract) -> int | None:
+        """Register with our id in mode IMPORT; None where the registry has no such mode."""
+        mode = f"/mode/{quote(subject, safe='')}"
+        try:
+            self._call("PUT", f"{mode}?force=true", {"mode": "IMPORT"})
+        except Refusal:
+            return None
+        try:
+            body = {"schema": json.dumps(contract.schema), "schemaType": "AVRO", "id": contract.id}
+            return int(self._call("POST", f"/subjects/{quote(subject, safe='')}/versions", body)["id"])
+        finally:
+            self._call("PUT", mode, {"mode": "READWRITE"})
+
+    def _plain(self, subject: str, contract: Contract) -> int:
+        body = {"schema": json.dumps(contract.schema), "schemaType": "AVRO"}
+        return int(self._call("POST", f"/subjects/{quote(subject, safe='')}/versions", body)["id"])
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.address + path, data, self._headers, method=method)  # noqa: S310 - http(s) only, checked above
+        try:
+            with urllib.request.urlopen(request, timeout=self._timeout_s) as answer:  # noqa: S310 - as above
+                found: dict[str, Any] = json.loads(answer.read(MAX_ANSWER_BYTES))
+                return found
+        except urllib.error.HTTPError as error:
+            raise self._refusal(error) from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise ConfigError(
+                f"the schema registry at {self.address} does not answer as one ({type(reason).__name__}): "
+                "is it running, and is HEADWATER_SCHEMA_REGISTRY right?"
+            ) from None
+
+    def _refusal(self, error: urllib.error.HTTPError) -> Exception:
+        if error.code in (401, 403):
+            return ConfigError(
+                f"the schema registry at {self.address} wants a user and password: put them in HEADWATER_SCHEMA_REGISTRY"
+            )
+        try:
+            said = json.loads(error.read(MAX_ANSWER_BYTES))
+            return Refusal(error.code, int(said["error_code"]), str(said["message"])[:300])
+        except (ValueError, KeyError, TypeError):
+            return Refusal(error.code, error.code, "no reason given")
+
+
+def subject_of(contract: Contract) -> str:
+    """Confluent's TopicNameStrategy."""
+    return f"{contract.topic}-value"
