@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from infra import topics_app
-from infra.kafka import producer
+from infra.kafka import admin, producer
 from infra.settings import Settings, load_settings
 from schemas.codec import encode
 from schemas.registry import Registry
@@ -56,12 +56,13 @@ def settings(kafka: str, redis_url: str, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def worker(settings: Settings) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+def worker(settings: Settings) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
     """Starts workers of the bandit; all are gone at the end."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start() -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", MAIN, "worker", "bandit", "--from", "earliest"]
+    def start(slot: str) -> subprocess.Popen[bytes]:
+        first = ["--from", "earliest"] if not started else []
+        command = [sys.executable, "-c", MAIN, "worker", "bandit", "--slot", slot, *first]
         started.append(subprocess.Popen(command, env=environment(settings)))
         return started[-1]
 
@@ -106,20 +107,30 @@ def counted(settings: Settings) -> dict[str, tuple[int, int]]:
     return {arm: (int(sums.exposures), int(sums.conversions)) for arm, sums in totals.items()}
 
 
-def test_totals_equal_a_recount_although_the_worker_is_killed(
-    settings: Settings, worker: Callable[[], subprocess.Popen[bytes]]
+def working(settings: Settings) -> int:
+    """Workers of the group that hold partitions."""
+    client = admin(settings)  # its answers end with it
+    asked = client.describe_consumer_groups(["headwater.bandit"])["headwater.bandit"]
+    return sum(bool(member.assignment.topic_partitions) for member in asked.result(10).members)
+
+
+def test_totals_equal_a_recount_although_workers_are_killed_and_join(
+    settings: Settings, worker: Callable[[str], subprocess.Popen[bytes]]
 ) -> None:
-    """Doubled events on all partitions, kill -9 in between: each decision counts once, and the better arm is in Redis."""
+    """Doubled events on all partitions, kill -9, a second worker: each decision counts once, the better arm is in Redis."""
     experiment = publish_experiment(settings, parse(EXAMPLE.read_bytes()).model_copy(update={"publish_s": 1}))
     assert [one.key for one in experiments(settings)] == ["hero-banner"]
-    process = worker()
+    process = worker("0")
     until(lambda: snapshot_of(settings, "hero-banner") is not None)
     send(settings, range(UNITS // 2))
     until(lambda: sum(exposures for exposures, _ in counted(settings).values()) > UNITS // 10)
     process.send_signal(signal.SIGKILL)
     process.wait(10)
-    send(settings, range(UNITS // 2, UNITS))
-    worker()
+    worker("0")
+    send(settings, range(UNITS // 2, UNITS * 3 // 4))
+    worker("1")
+    until(lambda: working(settings) == 2)
+    send(settings, range(UNITS * 3 // 4, UNITS))
     until(lambda: counted(settings) == recount(range(UNITS)))
     with redis.Redis.from_url(settings.redis) as client:
 
