@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated
 
 import typer
 
@@ -23,10 +23,15 @@ class Verdict(Exception):
         self.code = code
 
 
+def terminal() -> IO[bytes]:
+    """Where the commands of the demo write: our own standard output."""
+    return sys.stdout.buffer
+
+
 def run_beside(house: House, name: str, words: Sequence[str]) -> int:
     """Run one of our commands on the terminal while the house is kept running; its exit code."""
     environment = {**house.environment, "PYTHONUNBUFFERED": "1"}
-    child = Child(Program(name, [*HEADWATER, *words], house.state.log(name), environment), output=sys.stdout.buffer)
+    child = Child(Program(name, [*HEADWATER, *words], house.state.log(name), environment), output=terminal())
     try:
         house.supervisor.run_until(lambda: child.exit_code() is not None)
         return child.stop()
