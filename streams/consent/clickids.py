@@ -15,7 +15,7 @@ DEPTH = 32
 """How deep JSON is followed; what lies deeper is removed."""
 
 _SEPARATOR = r"(?:26|23|3[bB])"  # & # ; percent-encoded
-_TIDY = re.compile(r"[&;]+(?=[&;#]|$)|(?<=[?])[&;]+|[?](?=#|$)|(?:%26)+(?=%26|$)|(?<=%3F)(?:%26)+|(?<=%3f)(?:%26)+")
+_TIDY = re.compile(r"[&;]+(?=[&;#]|$)|(?<=[?#])[&;]+|[?](?=#|$)|(?:%26)+(?=%26|$)|(?<=%3F)(?:%26)+|(?<=%3f)(?:%26)+")
 
 
 class ClickIds:

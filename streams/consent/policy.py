@@ -127,8 +127,8 @@ def parse_policy(text: str, name: str) -> Policy:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{name}, line {line}: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: not YAML ({type(error).__name__})") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{name}, line 1: not YAML, or it refers to itself ({type(error).__name__})") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "[key]")

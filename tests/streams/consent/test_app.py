@@ -1,0 +1,76 @@
+"""The consent room on files: its policy is watched, and none means no start."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from infra.errors import ConfigError
+from infra.metrics import Metrics
+from infra.settings import load_settings
+from streams.consent.app import PolicyFile, build
+from streams.consent.explain_app import app
+from streams.consent.policy import PACKAGED
+
+
+def test_a_broken_policy_is_no_start(tmp_path: Path) -> None:
+    """A room whose policy does not load does not start; with a good one it does."""
+    file = tmp_path / "policy.yaml"
+    settings = load_settings(secret="s" * 32, policy=file, state_dir=tmp_path)
+    for text in (None, "purposes: 7"):
+        if text:
+            file.write_text(text)
+        with pytest.raises(ConfigError):
+            build(settings, Metrics())
+    file.write_text(PACKAGED.read_text())
+    assert build(settings, Metrics()).name == "consent"
+
+
+def test_a_changed_file_is_read_once(tmp_path: Path) -> None:
+    """A policy file is read when it changes, and a broken one complains once a change."""
+    file = tmp_path / "policy.yaml"
+    file.write_text(PACKAGED.read_text())
+    watched = PolicyFile(file)
+    assert watched.changed() is None
+    file.write_text(PACKAGED.read_text().replace("[US]", "[US, AU]"))
+    assert watched.changed() is not None
+    assert watched.changed() is None
+    file.unlink()
+    with pytest.raises(ConfigError):
+        watched.changed()
+    assert watched.changed() is None
+    file.write_text(PACKAGED.read_text())
+    os.utime(file, ns=(1, 1))
+    assert watched.changed() is not None
+
+
+def test_explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`consent explain` says what is decided and what becomes of each field, for people and for machines."""
+    monkeypatch.chdir(tmp_path)
+    event = tmp_path / "event.json"
+    said = {"event_name": "purchase", "region": "DE", "signals": {"gcs": "G101", "gcd": "13q3r3q3q5"}, "decision_token": "t"}
+    event.write_text(json.dumps({**said, "page_url": "https://x/?gclid=1&a=2"}))
+    printed = CliRunner().invoke(app, ["explain", str(event), "--json"])
+    found = json.loads(printed.stdout)
+    assert found["outcome"] == "strip"
+    assert [(p["granted"], p["reason"]) for p in found["purposes"]] == [
+        (True, "OK_CONSENT"),
+        (False, "PURPOSE"),
+        (False, "PURPOSE"),
+    ]
+    fates = {field["field"]: field["becomes"] for field in found["fields"]}
+    assert (fates["decision_token"], fates["page_url"]) == ("removed", 'becomes "https://x/?a=2"')
+    assert "OK_CONSENT" in CliRunner().invoke(app, ["explain", str(event)]).stdout
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"nonsense": 1}', '{"signals": 5}'])
+def test_explain_refuses_what_is_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """A file that is no event is an error that names the file."""
+    monkeypatch.chdir(tmp_path)
+    event = tmp_path / "event.json"
+    event.write_text(text)
+    result = CliRunner().invoke(app, ["explain", str(event)])
+    assert isinstance(result.exception, ConfigError)
+    assert str(event) in str(result.exception)

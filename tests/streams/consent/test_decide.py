@@ -1,0 +1,129 @@
+"""Reasons and outcomes, by table and by property."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.consent.decide import Action, Reason, decide, evidence_hash
+from streams.consent.policy import BITS, PACKAGED, load_policy, parse_policy
+from streams.consent.signals import CONSENT_MODE_SIGNALS
+
+POLICY = load_policy(PACKAGED)
+ALL = {f"cmp.{purpose}": "granted" for purpose in BITS}
+MODE_ALL = {"gcs": "G111", "gcd": "13r3r3r3r5"}
+
+# region, signals, granted bits, reasons of (analytics, marketing, personalization)
+TABLE: list[tuple[str, dict[str, str], int, str]] = [
+    ("DE", {}, 0, "NO_SIGNAL NO_SIGNAL NO_SIGNAL"),
+    ("", {}, 0, "NO_SIGNAL NO_SIGNAL NO_SIGNAL"),
+    ("BR", {}, 0, "NO_SIGNAL NO_SIGNAL NO_SIGNAL"),
+    ("US", {}, 7, "NO_SIGNAL NO_SIGNAL NO_SIGNAL"),
+    ("US-CA", {}, 7, "NO_SIGNAL NO_SIGNAL NO_SIGNAL"),
+    ("US", {"gdpr_applies": "1"}, 0, "NO_SIGNAL NO_SIGNAL NO_SIGNAL"),
+    ("US", {"gdpr_applies": "what"}, 0, "NO_SIGNAL NO_SIGNAL NO_SIGNAL"),
+    ("DE", {"gdpr_applies": "0"}, 0, "NO_SIGNAL NO_SIGNAL NO_SIGNAL"),
+    ("DE", ALL, 7, "OK_CONSENT OK_CONSENT OK_CONSENT"),
+    ("GB", {"cmp.analytics": "true", "cmp.marketing": "0"}, 1, "OK_CONSENT PURPOSE NO_SIGNAL"),
+    ("DE", {"cmp.analytics": "1", "cmp.statistics": "false"}, 0, "PURPOSE NO_SIGNAL NO_SIGNAL"),
+    ("US", {"cmp.marketing": "denied"}, 5, "NO_SIGNAL PURPOSE NO_SIGNAL"),
+    ("US", {"cmp.marketing": "perhaps"}, 5, "NO_SIGNAL MALFORMED NO_SIGNAL"),
+    ("DE", MODE_ALL, 7, "OK_CONSENT OK_CONSENT OK_CONSENT"),
+    ("DE", {"gcs": "G100", "gcd": "13q3q3q3q5"}, 0, "PURPOSE PURPOSE PURPOSE"),
+    ("DE", {"gcs": "G101", "gcd": "13q3r3q3q5"}, 1, "OK_CONSENT PURPOSE PURPOSE"),
+    ("DE", {"gcs": "G111"}, 1, "OK_CONSENT NO_SIGNAL NO_SIGNAL"),
+    ("US", {"gcs": "G100"}, 4, "PURPOSE PURPOSE NO_SIGNAL"),
+    ("DE", {"gcd": "13t3t3t3t5"}, 0, "PENDING PENDING PENDING"),
+    ("US", {"gcd": "13t3t3t3t5"}, 7, "OK_CONSENT OK_CONSENT OK_CONSENT"),
+    ("DE", {"gcd": "13x3r3r3r5"}, 5, "OK_CONSENT MALFORMED OK_CONSENT"),
+    ("DE", {"gcd": "13r3"}, 0, "MALFORMED MALFORMED MALFORMED"),
+    ("US", {"gcs": "nonsense"}, 0, "MALFORMED MALFORMED MALFORMED"),
+    ("DE", {f"cm.{name}": "granted" for name in CONSENT_MODE_SIGNALS}, 7, "OK_CONSENT OK_CONSENT OK_CONSENT"),
+    ("DE", {**MODE_ALL, "cm.ad_user_data": "denied"}, 5, "OK_CONSENT PURPOSE OK_CONSENT"),
+    # Consent Mode narrows what a platform's own words grant, and never adds to them.
+    ("DE", {**ALL, "gcs": "G101", "gcd": "13q3r3q3q5"}, 1, "OK_CONSENT CONFLICT CONFLICT"),
+    ("DE", {**MODE_ALL, "cmp.analytics": "granted"}, 1, "OK_CONSENT NO_SIGNAL NO_SIGNAL"),
+    ("DE", {**ALL, "gpc": "1"}, 1, "OK_CONSENT GPC GPC"),
+    ("US", {"gpc": "1"}, 1, "NO_SIGNAL GPC GPC"),
+    ("US", {"gpc": "0"}, 7, "NO_SIGNAL NO_SIGNAL NO_SIGNAL"),
+    ("US", {"gpc": "yes"}, 1, "NO_SIGNAL MALFORMED MALFORMED"),
+    # Formats that are not read yet grant nothing, whatever stands beside them.
+    ("DE", {**ALL, "tc_string": "CPx"}, 0, "UNMAPPED UNMAPPED UNMAPPED"),
+    ("US", {"tc_string": "CPx"}, 0, "UNMAPPED UNMAPPED UNMAPPED"),
+    ("US", {"tc_string": "CPx", "gdpr_applies": "0"}, 7, "NO_SIGNAL NO_SIGNAL NO_SIGNAL"),
+    ("DE", {**ALL, "gpp": "DBABLA~BVQqAAAA"}, 0, "UNMAPPED UNMAPPED UNMAPPED"),
+    ("US", {"gpp": "DBABLA~BVQqAAAA"}, 1, "NO_SIGNAL UNMAPPED UNMAPPED"),
+]
+
+
+@pytest.mark.parametrize(("region", "signals", "mask", "reasons"), TABLE)
+def test_table_of_reasons(region: str, signals: dict[str, str], mask: int, reasons: str) -> None:
+    """Each combination of region and signals grants what the table says, for the reason it says."""
+    found = decide(POLICY, "page_view", region, signals)
+    assert " ".join(ruling.reason for ruling in found.rulings) == reasons
+    assert found.mask == mask
+    assert found.action is (Action.PASS if mask == 7 else Action.STRIP if mask & 1 else Action.ANONYMISE)
+
+
+DENIALS = st.sampled_from(
+    [
+        {"cmp.analytics": "denied"}, {"cmp.marketing": "0"}, {"cmp.personalization": "rubbish"}, {"gpc": "1"}, {"gpc": "?"},
+        {"gcs": "G100"}, {"gcs": "G1"}, {"gcd": "13q3q3q3q5"}, {"gcd": "zz"}, {"cm.ad_user_data": "denied"},
+        {"tc_string": "C"}, {"gpp": "D"}, {"gdpr_applies": "1"},
+    ]
+)  # fmt: skip
+SIGNALS = st.fixed_dictionaries(
+    {},
+    optional={
+        **{f"cmp.{name}": st.sampled_from(["granted", "denied", "x"]) for name in ("analytics", "statistics", "marketing")},
+        "gcs": st.sampled_from(["G111", "G101", "G1-1", "?"]),
+        "gcd": st.sampled_from(["13r3r3r3r5", "13t3t3t3t5", "13l3l3l3l5", "13r3q3r3v5"]),
+        "cm.ad_storage": st.sampled_from(["granted", "denied"]),
+        "gpc": st.sampled_from(["0", "1"]),
+        "gdpr_applies": st.sampled_from(["0", "1"]),
+    },
+)
+
+
+@given(SIGNALS, DENIALS, st.sampled_from(["DE", "US", ""]))
+def test_adding_a_denial_never_adds_a_grant(signals: dict[str, str], denial: dict[str, str], region: str) -> None:
+    """Whatever was said before, one more denial leaves a subset of the purposes granted."""
+    before = decide(POLICY, "x", region, signals).mask
+    after = decide(POLICY, "x", region, {**signals, **denial}).mask
+    assert after & ~before == 0
+
+
+@given(st.dictionaries(st.text(max_size=12), st.text(max_size=12)), st.text(max_size=4), st.text(max_size=8))
+def test_any_signals_get_a_decision(signals: dict[str, str], region: str, name: str) -> None:
+    """No signal, region or name makes a decision fail, and equal input gets an equal one."""
+    assert decide(POLICY, name, region, signals) == decide(POLICY, name, region, signals)
+
+
+def test_rules_of_events() -> None:
+    """An exact name beats a prefix, a longer prefix a shorter one; what no line matches is dropped as unmapped."""
+    text = PACKAGED.read_text().replace(
+        '"*": {requires: [analytics], on_deny: anonymise}',
+        '"ad_*": {requires: [marketing], on_deny: drop}\n  ad_view: {requires: [], on_deny: drop}\n'
+        '  "ad_order*": {requires: [analytics], on_deny: anonymise}',
+    )
+    policy = parse_policy(text, "p")
+    denied = decide(policy, "ad_click", "DE", {"cmp.marketing": "denied"})
+    assert (denied.action, denied.drop_reason) == (Action.DROP, Reason.PURPOSE)
+    assert decide(policy, "ad_view", "DE", {}).action is Action.STRIP
+    assert decide(policy, "ad_order_x", "DE", {}).action is Action.ANONYMISE
+    unmapped = decide(policy, "other", "DE", ALL)
+    assert (unmapped.action, unmapped.drop_reason) == (Action.DROP, Reason.UNMAPPED)
+
+
+def test_a_policy_without_a_purpose_never_passes_it() -> None:
+    """Where the policy does not list a purpose, it is not granted and its fields go, even if everything listed is granted."""
+    text = PACKAGED.read_text().replace(
+        "  personalization:\n    cmp: [personalization]\n    consent_mode: [ad_personalization]\n    denied_by_gpc: true\n", ""
+    )
+    found = decide(parse_policy(text, "p"), "x", "DE", ALL)
+    assert (found.mask, found.action) == (3, Action.STRIP)
+
+
+def test_evidence_is_the_same_in_any_order() -> None:
+    """Evidence is a fingerprint of what was said, not of the order in which it was."""
+    assert evidence_hash({"a": "1", "b": "2"}) == evidence_hash({"b": "2", "a": "1"}) != evidence_hash({"a": "12", "b": ""})
+    assert evidence_hash({}) == ""

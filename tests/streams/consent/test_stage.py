@@ -1,0 +1,190 @@
+"""The consent stage: what leaves, under which key, counted and audited how."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.errors import ConfigError, Retryable
+from infra.metrics import Metrics
+from schemas.codec import Record, decode, encode
+from schemas.registry import Registry
+from streams.consent.decide import decide
+from streams.consent.policy import PACKAGED, Policy, load_policy, parse_policy
+from streams.consent.stage import AUDIT, CONSENTED, RAW, ConsentStage
+from streams.runtime.stage import Batch, Cell, Outcome
+from tests.streams.consent.events import ANALYTICS, MARKETING, PERSONALIZATION, raw
+
+REGISTRY = Registry(Path(__file__).parents[3] / "schemas")
+POLICY = load_policy(PACKAGED)
+GRANTED = {"cmp.analytics": "1", "cmp.marketing": "1", "cmp.personalization": "1"}
+DENIED = {"cmp.analytics": "0", "cmp.marketing": "0", "cmp.personalization": "0"}
+
+
+def stage(policy: Policy = POLICY, changed: Any = lambda: None) -> ConsentStage:
+    """A stage on the packaged contracts."""
+    return ConsentStage(REGISTRY, policy, b"k" * 32, Metrics(), changed)
+
+
+def batch(*values: bytes | None, offset: int = 0) -> Batch:
+    """A batch of partition 3, keyed by one subject."""
+    return Batch(RAW, 3, [b"subject"] * len(values), values, range(offset, offset + len(values)))
+
+
+def sent(**said: object) -> bytes:
+    """An event of events.raw."""
+    return encode(REGISTRY.latest(RAW), raw(**said))
+
+
+def only(outcome: Outcome) -> tuple[bytes | None, Record, bytes]:
+    """Key, record and bytes of the one event that left."""
+    (output,) = outcome.out[CONSENTED]
+    assert output.value is not None
+    return output.key, decode(REGISTRY, output.value)[1], output.value
+
+
+def test_an_allowed_event_passes_untouched() -> None:
+    """With everything granted, the payload's bytes are the same and the key stays."""
+    value = sent(signals=GRANTED)
+    key, record, written = only(stage().handle(batch(value), 0))
+    assert key == b"subject"
+    assert written.endswith(value[5:])
+    assert (record["consent_outcome"], record["consent_purposes"], record["consent_policy"]) == ("pass", 7, POLICY.rev)
+    assert record["consent_reasons"] == "analytics=OK_CONSENT marketing=OK_CONSENT personalization=OK_CONSENT"
+
+
+@given(st.sampled_from(["1", "0"]), st.sampled_from(["1", "0"]), st.sampled_from(["1", "0"]))
+def test_no_denied_value_leaves(analytics: str, marketing: str, personalization: str) -> None:
+    """Of each denied purpose, no value is in the output's bytes; of each granted one, all are, unless it is anonymised."""
+    signals = {"cmp.analytics": analytics, "cmp.marketing": marketing, "cmp.personalization": personalization}
+    key, _, written = only(stage().handle(batch(sent(signals=signals)), 0))
+    forbidden = [
+        value
+        for said, values in ((analytics, ANALYTICS), (marketing, MARKETING), (personalization, PERSONALIZATION))
+        for value in values
+        if said == "0"
+    ]
+    assert not [value for value in forbidden if value in written]
+    if analytics == "1":
+        assert key == b"subject"
+        allowed = ANALYTICS + MARKETING * (marketing == "1") + PERSONALIZATION * (personalization == "1")
+        assert all(value in written for value in allowed)
+
+
+def test_an_anonymised_event_is_unlinkable_and_replayable() -> None:
+    """It has a new id, which is its key, the hour, the country and the allow-list; the same offset gets the same id again."""
+    value = sent(signals=DENIED, region="DE-BY")
+    key, record, written = only(stage().handle(batch(value, offset=9), 0))
+    assert record["event_id"].encode() == key != b"e-1"
+    assert b"e-1" not in written
+    assert (record["event_name"], record["site"], record["region"]) == ("purchase", "shop.example", "DE")
+    assert record["collector_ts"] % 3_600_000 == record["event_ts"] % 3_600_000 == 0
+    assert record["signals"] == {}
+    assert record["consent_evidence"] == ""
+    assert only(stage().handle(batch(value, offset=9), 0))[0] == key != only(stage().handle(batch(value, offset=10), 0))[0]
+
+
+def test_heartbeats_pass_with_nothing_of_a_purpose() -> None:
+    """A heartbeat keeps its id and its key, is not counted, and smuggles nothing through the gate."""
+    outcome = stage().handle(batch(sent(heartbeat=True)), 0)
+    key, record, written = only(outcome)
+    assert (key, record["event_id"], record["consent_outcome"], record["consent_purposes"]) == (b"subject", "e-1", "pass", 0)
+    assert not [value for value in ANALYTICS + MARKETING + PERSONALIZATION if value in written]
+    assert outcome.counts == {}
+    assert AUDIT not in outcome.out
+
+
+def test_counts_and_audit() -> None:
+    """Events are counted by minute and outcome; what did not pass is audited in deltas, with its reasons."""
+    minute = 1_764_000_120_000
+    outcome = stage().handle(batch(sent(signals=GRANTED), sent(signals=DENIED), sent(signals=DENIED), b"rubbish"), 60)
+    assert outcome.counts == {
+        Cell(minute, "web-de", "purchase", "pass"): 1,
+        Cell(minute, "web-de", "purchase", "anonymise"): 2,
+        Cell(60_000, "", "", "dead:UNDECODABLE"): 1,
+    }
+    (audited,) = outcome.out[AUDIT]
+    assert audited.key == b"shop.example"
+    assert decode(REGISTRY, audited.value or b"")[1] == {
+        "site": "shop.example",
+        "minute": minute,
+        "outcome": "anonymise",
+        "reasons": "analytics=PURPOSE marketing=PURPOSE personalization=PURPOSE",
+        "policy": POLICY.rev,
+        "n": 2,
+    }
+
+
+def test_drops_carry_a_reason() -> None:
+    """A policy that drops leaves nothing but a count and an audit line."""
+    policy = parse_policy(PACKAGED.read_text().replace("on_deny: anonymise", "on_deny: drop"), "p")
+    outcome = stage(policy).handle(batch(sent(signals=DENIED), sent()), 0)
+    assert outcome.dropped == {"PURPOSE": 1, "NO_SIGNAL": 1}
+    assert outcome.out[CONSENTED] == []
+    assert len(outcome.out[AUDIT]) == 2
+
+
+def test_an_event_stripped_of_analytics_loses_its_key() -> None:
+    """Where no purpose is required, an event without analytics keeps no pseudonym, neither inside nor as its key."""
+    policy = parse_policy(PACKAGED.read_text().replace("requires: [analytics]", "requires: []"), "p")
+    key, record, _ = only(stage(policy).handle(batch(sent(signals=DENIED)), 0))
+    assert record["consent_outcome"] == "strip"
+    assert record["identifiers"] == []
+    assert key != b"subject"
+
+
+def test_an_unknown_contract_is_waited_for() -> None:
+    """An id that nobody knows yet holds the partition; bytes without a frame are dead."""
+    with pytest.raises(Retryable):
+        stage().handle(batch(b"\x00\x00\x00\x27\x0fxyz"), 0)
+    outcome = stage().handle(batch(b"", None, b"\x00\x00\x00\x00\x08", sent()[:40]), 0)
+    assert [dead.reason for dead in outcome.dead] == ["UNDECODABLE"] * 4
+
+
+def test_a_broken_tail_of_a_rewritten_event_is_dead() -> None:
+    """An event that must be decoded whole and cannot be goes to the dead tray."""
+    outcome = stage().handle(batch(sent(signals=DENIED)[:-3]), 0)
+    assert [dead.reason for dead in outcome.dead] == ["UNDECODABLE"]
+
+
+def test_many_heads_do_not_fill_memory() -> None:
+    """The cache of decisions is bounded, whatever names come."""
+    room = stage()
+    for start in range(0, 9_000, 1_000):
+        room.handle(batch(*(sent(event_name=f"n{n}") for n in range(start, start + 1_000))), 0)
+    room.handle(batch(sent(event_name="x" * 10_000)), 0)
+    assert len(room._cases) == 8_192
+    assert max(map(len, room._cases)) < 4_097
+
+
+@given(st.dictionaries(st.sampled_from(["gcs", "gcd", "gpc", "cmp.analytics"]), st.sampled_from(["1", "G111", "0", "?"])))
+def test_cached_decisions_are_the_decisions(signals: dict[str, str]) -> None:
+    """What the stage writes is what the pure function says, met for the first time or again."""
+    room = stage()
+    for _ in range(2):
+        _, record, _ = only(room.handle(batch(sent(signals=signals, region="US")), 0))
+        assert record["consent_purposes"] == decide(POLICY, "purchase", "US", signals).mask
+
+
+def test_policies_change_while_it_runs() -> None:
+    """A changed policy is in force from the next batch; a broken one leaves the old one in force."""
+    queue: list[Any] = [
+        ConfigError("broken"),
+        parse_policy(PACKAGED.read_text().replace("[US]", "[US, DE]"), "p"),
+        None,
+    ]
+
+    def changed() -> Policy | None:
+        found = queue.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found  # type: ignore[no-any-return] # the queue holds policies
+
+    room = stage(changed=changed)
+    seen = []
+    for _ in range(3):
+        assert room.on_tick(0) == {}
+        seen.append(only(room.handle(batch(sent()), 0))[1]["consent_outcome"])
+    assert seen == ["anonymise", "pass", "pass"]
