@@ -1,0 +1,19 @@
+"""One broker and one ClickHouse of the warehouse's own: its group and its tables have fixed names."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from infra.embedded.clickhouse import EmbeddedClickHouse
+from infra.embedded.kafka import EmbeddedKafka
+from tests.consumers.warehouse.plant import Plant
+
+
+@pytest.fixture(scope="module")
+def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
+    """A plant that nothing else uses."""
+    folder = tmp_path_factory.mktemp("warehouse")
+    with EmbeddedKafka(folder / "kafka") as kafka, EmbeddedClickHouse(folder / "clickhouse") as clickhouse:
+        made = Plant(kafka.address, clickhouse.url, folder)
+        yield made
+        made.store.close()

@@ -1,0 +1,130 @@
+"""A small plant for the warehouse's tests: a broker, a ClickHouse, topics, events and a loader process."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import confluent_kafka as ck
+
+from consumers.warehouse.loop import GROUP
+from consumers.warehouse.store import Store
+from consumers.warehouse.tables import TABLES
+from infra import topics_app
+from infra.kafka import producer, reader
+from infra.settings import PACKAGED_CONTRACTS, load_settings
+from schemas.codec import encode
+from schemas.registry import Contract, Registry
+
+SECRET = "a secret of the tests, long enough to pass"
+NOW_MS = int(time.time() * 1000)
+
+
+def event(contract: Contract, number: int, **more: Any) -> bytes:
+    """A resolved event; everything that the contract does not default is made up."""
+    made: dict[str, Any] = {}
+    for field in contract.schema["fields"]:
+        if "default" not in field:
+            made[field["name"]] = value_for(field["type"])
+    made |= {"event_id": f"event-{number}", "event_name": f"name_{number % 7}", "collector_ts": NOW_MS + number}
+    return encode(
+        contract, made | {"consent_purposes": 5, "properties": {"n": str(number), "text": "x" * (number % 50)}} | more
+    )
+
+
+def value_for(kind: Any) -> Any:
+    """Some value of an Avro type."""
+    if isinstance(kind, dict):
+        return {"map": {"gcs": "G111"}, "array": ["1" + "a" * 32], "long": NOW_MS}[kind["type"]]
+    return {"string": "text", "int": 3, "long": 3, "boolean": False, "double": 0.5, "bytes": b"bytes"}[kind]
+
+
+class Plant:
+    """Addresses and doings."""
+
+    def __init__(self, kafka: str, clickhouse: str, folder: Path) -> None:
+        self.contracts = folder / "contracts"
+        self.contracts.mkdir()
+        for file in [*PACKAGED_CONTRACTS.glob("*.avsc"), *PACKAGED_CONTRACTS.glob("*.json")]:
+            shutil.copy(file, self.contracts)
+        self.environment = {
+            "HEADWATER_KAFKA": kafka,
+            "HEADWATER_CLICKHOUSE": clickhouse,
+            "HEADWATER_CONTRACTS": str(self.contracts),
+            "HEADWATER_STATE_DIR": str(folder),
+            "HEADWATER_SECRET": SECRET,
+            "HEADWATER_SESSION_TIMEOUT_S": "6",
+        }
+        self.settings = load_settings(
+            kafka=kafka, clickhouse=clickhouse, contracts=self.contracts, state_dir=folder, secret=SECRET
+        )
+        self.log = folder / "warehouse.log"
+        self.registry = Registry(self.contracts)
+        self.store = Store(self.settings)
+        topics_app.apply(self.settings)
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """A loader process."""
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-c", "from infra.cli import main; main()", "warehouse"],
+                env={**os.environ, **self.environment},
+                stdout=log,
+                stderr=log,
+            )
+
+    @contextmanager
+    def loading(self) -> Iterator[subprocess.Popen[bytes]]:
+        """A loader that is stopped in the end."""
+        process = self.start()
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0, self.log.read_text()[-3000:]
+
+    def send(self, records: list[bytes], topic: str = "events.resolved", partition: int = -1) -> None:
+        """Records in one committed transaction."""
+        client = producer(self.settings, transactional_id="plant")
+        client.init_transactions(30)
+        client.begin_transaction()
+        for number, record in enumerate(records):
+            client.produce(topic, record, key=str(number).encode(), **({} if partition < 0 else {"partition": partition}))
+        client.commit_transaction(30)
+
+    def caught_up(self) -> bool:
+        """Whether the group has committed up to the end of every topic."""
+        consumer = reader(self.settings, GROUP)
+        try:
+            listed = consumer.list_topics(timeout=10).topics
+            asked = [ck.TopicPartition(topic, number) for topic in TABLES for number in listed[topic].partitions]
+            return all(
+                one.offset >= consumer.get_watermark_offsets(ck.TopicPartition(one.topic, one.partition), timeout=10)[1]
+                for one in consumer.committed(asked, timeout=10)
+            )
+        except ck.KafkaException:
+            return False  # the coordinator is not found yet
+        finally:
+            consumer.close()
+
+    def wait_caught_up(self) -> None:
+        """Until everything is loaded."""
+        wait(self.caught_up, 60, self.log)
+
+    def count(self, what: str, table: str = "events") -> Any:
+        """One figure."""
+        return self.store.rows(f"SELECT {what} FROM headwater.{table}")[0][0]  # noqa: S608 - words of the tests
+
+
+def wait(condition: Callable[[], bool], seconds: float, log: Path | None = None) -> None:
+    """Poll until a condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, log.read_text()[-3000:] if log else "timed out"
+        time.sleep(0.1)

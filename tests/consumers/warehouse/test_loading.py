@@ -1,0 +1,113 @@
+"""From Kafka into ClickHouse with real servers and a real loader process."""
+
+import json
+import random
+import time
+
+from consumers.warehouse.verifying import verify
+from infra.kafka import producer
+from schemas.registry import lock
+from tests.consumers.warehouse.plant import Plant, event, wait
+
+
+def assert_exact(plant: Plant, records: int) -> None:
+    """Each record of events.resolved has its one row."""
+    found = verify(plant.settings)
+    assert all(one.exact for one in found), [one.text for one in found if not one.exact]
+    assert sum(one.records for one in found if one.topic == "events.resolved") == records
+
+
+def test_rows_land_once_poison_becomes_a_letter_and_a_new_column_appears(plant: Plant) -> None:
+    """Loads records, takes a broken one out of the middle, and adds a column for a contract that is new to it."""
+    contract = plant.registry.latest("events.resolved")
+    good = [event(contract, n) for n in range(2_000)]
+    broken = good[:10]
+    broken[5] = broken[5][:-4]
+    broken[3] += b"\x00"
+    broken[7] = b"no frame at all"
+    with plant.loading():
+        plant.send(good)
+        plant.wait_caught_up()
+        plant.send(broken, partition=1)
+        plant.wait_caught_up()
+        assert plant.count("count()") == 2_007
+        assert plant.count("countIf(reason = 'UNDECODABLE' AND source_partition = 1)", "dead_letters") == 3
+        file = plant.contracts / "events.raw.avsc"
+        schema = json.loads(file.read_text())
+        schema["fields"].append({"name": "basket", "type": "string", "purpose": "analytics", "doc": "New.", "default": ""})
+        file.write_text(json.dumps(schema))
+        lock(plant.contracts)
+        newest = plant.registry.latest("events.resolved") if plant.registry.reload() else contract
+        assert newest.id != contract.id
+        plant.send([event(newest, n, basket="full") for n in range(100)] + good[:100])
+        plant.wait_caught_up()
+        assert plant.count("(countIf(basket = 'full'), count())") == (100, 2_207)
+    assert plant.count("count() = uniqExact(_partition, _offset)") == 1
+    assert plant.count("any(purposes)") == ["analytics", "personalization"]
+    assert plant.count("count()", "events_now") == 2_207
+    assert_exact(plant, 2_210)
+
+
+def test_a_hole_is_found_and_filled_and_nothing_doubles_when_read_again(plant: Plant) -> None:
+    """Rows that vanished come back when the group begins again at the start, and the others stay single."""
+    import confluent_kafka as ck
+
+    from consumers.warehouse.loop import GROUP
+    from infra.kafka import reader
+
+    before = plant.count("count()")
+    plant.store.command("DELETE FROM headwater.events WHERE _partition = 0 AND _offset % 3 = 1")
+    assert plant.count("count()") < before
+    assert not all(one.exact for one in verify(plant.settings))
+    consumer = reader(plant.settings, GROUP)
+    offsets = [ck.TopicPartition("events.resolved", n, 0) for n in range(4)]
+    wait(lambda: _commit(consumer, offsets), 20)
+    consumer.close()
+    with plant.loading():
+        wait(lambda: bool(plant.count("count()") == before), 30, plant.log)
+        plant.wait_caught_up()
+    assert_exact(plant, 2_210)
+
+
+def _commit(consumer: object, offsets: list[object]) -> bool:
+    """False while the stopped loader is still a member of its group."""
+    import confluent_kafka as ck
+
+    try:
+        consumer.commit(offsets=offsets, asynchronous=False)  # type: ignore[attr-defined] # the client has no types
+    except ck.KafkaException:
+        return False
+    return True
+
+
+def test_kill_9_at_random_moments_loses_and_doubles_nothing(plant: Plant) -> None:
+    """Kills the loader fifteen times under load with aborted transactions in between; every committed record has one row."""
+    chance = random.Random(7)
+    contract = plant.registry.latest("events.resolved")
+    before = sum(one.records for one in verify(plant.settings) if one.topic == "events.resolved")
+    client = producer(plant.settings, transactional_id="flow")
+    client.init_transactions(30)
+    sent, kills = 0, 0
+    process = plant.start()
+    next_kill = time.monotonic() + 3
+    while kills < 15:
+        client.begin_transaction()
+        for n in range(400):
+            client.produce("events.resolved", event(contract, n), key=str(chance.random()).encode())
+        if chance.random() < 0.2:
+            client.abort_transaction(30)
+        else:
+            client.commit_transaction(30)
+            sent += 400
+        if time.monotonic() > next_kill:
+            process.kill()
+            process.wait()
+            kills += 1
+            process = plant.start()
+            next_kill = time.monotonic() + chance.uniform(1.2, 3.0)
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    with plant.loading():
+        plant.wait_caught_up()
+    assert_exact(plant, before + sent)
