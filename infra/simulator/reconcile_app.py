@@ -1,5 +1,6 @@
 """`headwater reconcile`: compares every layer of the house with a ledger."""
 
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,7 @@ from infra.simulator.survey import Survey
 
 EXIT_UNACCOUNTED = 1
 EVERY_S = 5.0
+WIDTH = 140
 FAULTS = ("lost", "doubled", "forbidden", "unexplained")
 COLUMNS = ("expected", "found", *FAULTS)
 
@@ -93,7 +95,8 @@ def show(rows: list[Row]) -> None:
         numbers = [getattr(row, name) for name in COLUMNS]
         cells = [f"[red]{n}[/red]" if n and name in FAULTS else str(n) for name, n in zip(COLUMNS, numbers, strict=True)]
         table.add_row(row.layer, *cells, "\n".join(row.notes))
-    console = Console(highlight=False)
+    # A log file has no width: nothing is cut there.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     console.print(table)
     lost, doubled, forbidden, unexplained = total(rows)
     console.print(
