@@ -31,38 +31,43 @@ def breaking(topic: str, old: Schema, new: Schema) -> list[Change]:
         for key in ("type", "name", "namespace")
         if old.get(key) != new.get(key)
     ]
-    # Prepended columns and the source's fields are two lists: each may only grow at its end.
     before, after = old.get("prepended", 0), new.get("prepended", 0)
-    changes += _fields(topic, "the prepended columns", old["fields"][:before], new["fields"][:after])
-    changes += _fields(topic, "the fields", old["fields"][before:], new["fields"][after:])
-    return changes
+    changes += _kept(topic, old["fields"], new["fields"])
+    if before or after:
+        # Only the columns' own order: behind them stands the source's contract, which is compared by itself.
+        left = [f["name"] for f in old["fields"][:before] if f in new["fields"][after:]]
+        changes += [Change(topic, name, "moved out of the prepended columns") for name in left]
+        return changes + _order(topic, old["fields"][:before], new["fields"][:after])
+    return changes + _order(topic, old["fields"], new["fields"])
 
 
-def _fields(topic: str, where: str, old: Sequence[Schema], new: Sequence[Schema]) -> list[Change]:
+def _kept(topic: str, old: Sequence[Schema], new: Sequence[Schema]) -> list[Change]:
     new_by_name = {field["name"]: field for field in new}
-    old_names = [field["name"] for field in old]
-    changes = [
-        Change(topic, name, "removed or renamed: readers of stored records still need it")
-        for name in old_names
-        if name not in new_by_name
-    ]
+    old_names = {field["name"] for field in old}
+    changes: list[Change] = []
     for field in old:
         if field["name"] in new_by_name:
             changes += _field(topic, field, new_by_name[field["name"]])
-    kept = [name for name in old_names if name in new_by_name]
-    order = [field["name"] for field in new if field["name"] in set(old_names)]
-    if order != kept:
-        moved = next(a for a, b in zip(order, kept, strict=True) if a != b)
-        changes.append(Change(topic, moved, f"moved: the order of {where} is the order of the bytes"))
-    last_old = max((i for i, field in enumerate(new) if field["name"] in set(old_names)), default=-1)
-    for i, field in enumerate(new):
-        if field["name"] in set(old_names):
-            continue
-        if i < last_old:
-            changes.append(Change(topic, field["name"], f"inserted: new ones are appended at the end of {where}"))
-        if "default" not in field:
-            changes.append(Change(topic, field["name"], "new without a default: old records could not be read with it"))
-    return changes
+        else:
+            changes.append(Change(topic, field["name"], "removed or renamed: readers of stored records still need it"))
+    return changes + [
+        Change(topic, field["name"], "new without a default: old records could not be read with it")
+        for field in new
+        if field["name"] not in old_names and "default" not in field
+    ]
+
+
+def _order(topic: str, old: Sequence[Schema], new: Sequence[Schema]) -> list[Change]:
+    new_names = [field["name"] for field in new]
+    kept = [field["name"] for field in old if field["name"] in new_names]
+    now = [name for name in new_names if name in kept]
+    changes = [
+        Change(topic, name, "moved: the order of the fields is the order of the bytes")
+        for name in [a for a, b in zip(now, kept, strict=True) if a != b][:1]
+    ]
+    last = max((i for i, name in enumerate(new_names) if name in kept), default=-1)
+    inserted = [name for name in new_names[: last + 1] if name not in kept]
+    return changes + [Change(topic, name, "inserted: new fields are appended at the end of their block") for name in inserted]
 
 
 def _field(topic: str, old: Schema, new: Schema) -> list[Change]:

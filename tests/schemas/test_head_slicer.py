@@ -1,0 +1,86 @@
+"""Slicing a head finds the same ends as decoding it."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastavro import schemaless_reader
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.codec import HEADER_BYTES, HeadReader, HeadSlicer, Undecodable, encode, read_long
+from schemas.registry import Registry
+
+REGISTRY = Registry(Path(__file__).parents[2] / "schemas")
+RAW = REGISTRY.latest("events.raw")
+LAST = "identifiers"
+SLICER = HeadSlicer(RAW, LAST)
+TEXT = st.text(max_size=200)
+HEADS = st.fixed_dictionaries(
+    {
+        "event_id": TEXT,
+        "event_name": TEXT,
+        "source": TEXT,
+        "site": TEXT,
+        "heartbeat": st.booleans(),
+        "collector_ts": st.integers(-(2**63), 2**63 - 1),
+        "region": TEXT,
+        "signals": st.dictionaries(TEXT, TEXT, max_size=70),
+        "identifiers": st.lists(TEXT, max_size=70),
+    }
+)
+REST = {"event_ts": 0, "event_ts_source": "", "protocol": ""}
+
+
+def reference(value: bytes) -> list[int]:
+    """Ends of the fields, found by decoding one after the other."""
+    stream, ends = BytesIO(value), []
+    stream.seek(HEADER_BYTES)
+    for field in RAW.up_to(LAST)["fields"]:
+        schemaless_reader(stream, field["type"], None)
+        ends.append(stream.tell())
+    return ends
+
+
+@given(HEADS)
+def test_ends_are_those_of_decoding(head: dict[str, Any]) -> None:
+    """Every field ends where a full decode says it ends, and a long read in place is the field's value."""
+    value = encode(RAW, {**head, **REST})
+    ends = SLICER.ends(value)
+    assert ends == reference(value)
+    assert read_long(value, ends[4]) == head["collector_ts"]
+
+
+@given(HEADS, st.data())
+def test_truncated_heads_are_refused(head: dict[str, Any], data: st.DataObject) -> None:
+    """A head that ends too early is undecodable, wherever it was cut."""
+    value = encode(RAW, {**head, **REST})
+    cut = data.draw(st.integers(HEADER_BYTES, SLICER.ends(value)[-1] - 1))
+    with pytest.raises(Undecodable):
+        SLICER.ends(value[:cut])
+
+
+@given(st.binary(max_size=300))
+def test_rubbish_is_refused_or_read_alike(rubbish: bytes) -> None:
+    """Whatever a decode accepts, slicing finds the same end of; it never fails in another way."""
+    value = RAW.header + rubbish
+    try:
+        ends = SLICER.ends(value)
+    except Undecodable:
+        with pytest.raises(Undecodable):
+            HeadReader(REGISTRY, LAST).read(value)
+        return
+    assert ends == sorted(ends)
+    assert ends[-1] <= len(value)
+
+
+def test_blocks_with_sizes_are_skipped() -> None:
+    """A map written in blocks that name their size in bytes (negative counts) ends where it ends."""
+    plain = encode(RAW, {"event_id": "", "event_name": "", "source": "", "site": "", "heartbeat": False, "collector_ts": 0,
+                         "region": "", "signals": {}, "identifiers": [], **REST})  # fmt: skip
+    start = SLICER.ends(plain)[6]
+    block = b"\x01\x08\x02a\x02b\x00"  # count -1, 4 bytes, "a": "b", end
+    value = plain[:start] + block + plain[start + 1 :]
+    assert SLICER.ends(value)[7] == start + len(block)
+    assert HeadReader(REGISTRY, LAST).read(value)[1]["signals"] == {"a": "b"}
