@@ -1,0 +1,33 @@
+"""The README's table of topics is the table in the code."""
+
+import re
+from pathlib import Path
+
+from schemas.registry import Registry
+from schemas.topics import TOPICS, Topic
+
+FOLDER = Path(__file__).resolve().parents[2] / "schemas"
+
+
+def row(topic: Topic) -> str:
+    """One topic as the README shows it."""
+    kept = f"{topic.retention_days} days" if topic.retention_days else "compacted"
+    partitions = "one" if topic.spread == "one" else "as configured"
+    record = Registry(FOLDER).latest(topic.name).schema["name"]
+    key = topic.key.replace("|", "\\|")
+    return f"| `{topic.name}` | {key} | {kept} | {partitions} | {record} |"
+
+
+def test_the_table_of_topics_is_the_one_in_the_code() -> None:
+    """To write it anew, paste what this assertion expects."""
+    text = (FOLDER / "README.md").read_text()
+    found = re.search(r"<!-- topics: .*? -->\n(.*?)<!-- /topics -->", text, re.DOTALL)
+    assert found
+    assert found.group(1).splitlines()[2:] == [row(topic) for topic in TOPICS.values()]
+
+
+def test_every_file_is_introduced() -> None:
+    """A reader who has only the README finds the file."""
+    text = (FOLDER / "README.md").read_text()
+    for file in FOLDER.glob("*.py"):
+        assert file.name == "__init__.py" or f"`{file.name}`" in text
