@@ -199,13 +199,14 @@ def _segment_item(event: Event, stamp: Stamp) -> Json | str:
 
 
 def _snowplow(request: Request, stamp: Stamp) -> Post:
-    items = [_snowplow_item(event, stamp) for event in request.events]
+    key = _key(request, stamp)
+    items = [_snowplow_item(event, stamp, key) for event in request.events]
     schema = "iglu:com.snowplowanalytics.snowplow/payload_data/jsonschema/1-0-4"
     headers = _headers(request, stamp)
     return Post("/com.snowplowanalytics.snowplow/tp2", orjson.dumps({"schema": schema, "data": items}), headers)
 
 
-def _snowplow_item(event: Event, stamp: Stamp) -> Json | str:
+def _snowplow_item(event: Event, stamp: Stamp, app_id: str) -> Json | str:
     """Snowplow tracker protocol 2: a self-describing event."""
     if event.defect is Defect.NOT_AN_OBJECT:
         return event.mark("dd")
@@ -216,7 +217,7 @@ def _snowplow_item(event: Event, stamp: Stamp) -> Json | str:
         "eid": event.id,
         "tv": "sim-1",
         "p": "web",
-        "aid": stamp.write_key,
+        "aid": app_id,
         "duid": device.cookie,
         "url": _url(event),
         "page": event.mark("an"),
