@@ -70,3 +70,10 @@ class Chaos:
         self._workers["second"] = self._start("1")
         self._random = random.Random(0)
         self._slot = lambda name: {"first": "0", "second": "1"}[name]  # type: ignore[method-assign] # twins are over
+
+    def end(self) -> None:
+        """Kill whatever is left."""
+        for process in self._workers.values():
+            if process.poll() is None:
+                process.kill()
+            process.wait()
