@@ -14,6 +14,6 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
     """A plant that nothing else uses."""
     folder = tmp_path_factory.mktemp("warehouse")
     with EmbeddedKafka(folder / "kafka") as kafka, EmbeddedClickHouse(folder / "clickhouse") as clickhouse:
-        made = Plant(kafka.address, clickhouse.url, folder)
+        made = Plant(kafka.address, clickhouse, folder)
         yield made
         made.store.close()

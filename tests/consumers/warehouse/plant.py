@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import confluent_kafka as ck
+import psutil
 
 from consumers.warehouse.loop import GROUP
 from consumers.warehouse.store import Store
 from consumers.warehouse.tables import TABLES
 from infra import topics_app
+from infra.embedded.clickhouse import EmbeddedClickHouse
 from infra.kafka import producer, reader
 from infra.settings import PACKAGED_CONTRACTS, load_settings
 from schemas.codec import encode
@@ -48,7 +50,8 @@ def value_for(kind: Any) -> Any:
 class Plant:
     """Addresses and doings."""
 
-    def __init__(self, kafka: str, clickhouse: str, folder: Path) -> None:
+    def __init__(self, kafka: str, server: EmbeddedClickHouse, folder: Path) -> None:
+        self.server, clickhouse = server, server.url
         self.contracts = folder / "contracts"
         self.contracts.mkdir()
         for file in [*PACKAGED_CONTRACTS.glob("*.avsc"), *PACKAGED_CONTRACTS.glob("*.json")]:
@@ -97,6 +100,13 @@ class Plant:
         for number, record in enumerate(records):
             client.produce(topic, record, key=str(number).encode(), **({} if partition < 0 else {"partition": partition}))
         client.commit_transaction(30)
+
+    def kill_clickhouse(self) -> None:
+        """kill -9 of the server, and a new one over its folder."""
+        server = psutil.Process(self.server.pid)
+        server.kill()
+        server.wait(10)
+        self.server.start()
 
     def caught_up(self) -> bool:
         """Whether the group has committed up to the end of every topic."""
