@@ -29,6 +29,8 @@ class Survey:
         self._events = EventReader(self._registry, expected.run.run)
         self._cells: Counter[str] = Counter()
         self._totals: Counter[str] = Counter()
+        self._decided: Counter[str] = Counter()
+        self._joined: Counter[str] = Counter()
 
     def rows(self) -> Iterator[Row]:
         """The verdicts, in the order of the walk."""
@@ -97,7 +99,8 @@ class Survey:
             decided[record["decision_id"]] += record["decision_id"] in ours
             if record["visitor"] and record["decision_id"] in expected.ungranted:
                 tracked.add(record["decision_id"])
-        row = compare.joined_row("bandit.decisions", ours, +decided)
+        self._decided = +decided
+        row = compare.joined_row("bandit.decisions", ours, self._decided)
         yield replace(row, forbidden=len(tracked), notes=row.notes + ("visitor without consent",) * bool(tracked))
         joined: Counter[str] = Counter()
         for _, record in records(self._settings, self._registry, "bandit.outcomes", self._since):
@@ -105,6 +108,7 @@ class Survey:
                 joined[f"{record['kind']} {record['decision_id']}"] += 1
         wanted = {f"exposure {decision}" for decision in expected.exposures if ours.get(decision)}
         wanted |= {f"reward {decision}" for decision in expected.rewards if ours.get(decision)}
+        self._joined = joined
         yield compare.joined_row("bandit.outcomes", wanted, joined)
 
     def _counts(self) -> Row:
@@ -133,5 +137,12 @@ class Survey:
             yield compare.profiles_row(tally, "profiles in ClickHouse")
             found = tables.keys("dead_letters", PLACE, "dead_ts", self._since)
             yield compare.joined_row("ClickHouse dead_letters", letters, {key: n for key, n in found.items() if key in letters})
+            # What the topics hold was judged above: the tables must hold the same.
+            for table, column, topic in (
+                ("bandit_decisions", "decision_id", self._decided),
+                ("bandit_outcomes", "concat(kind, ' ', decision_id)", self._joined),
+            ):
+                found = tables.keys(table, column, "decided_ts", self._since)
+                yield compare.joined_row(f"ClickHouse {table}", topic, {key: n for key, n in found.items() if key in topic})
         finally:
             tables.close()

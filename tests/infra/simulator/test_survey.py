@@ -143,6 +143,7 @@ TABLE_FAULTS: list[tuple[Fault, str, str]] = [
     (lambda house: house.insert({**house.anonymous(), "page_title": marker("an", RUN, 2)}), "ClickHouse events", "forbidden"),
     (lambda house: house.insert({**house.resolved(0), "profile_id": "2" + "ef" * 16}), "profiles in ClickHouse", "doubled"),
     (lambda house: house.clickhouse("TRUNCATE TABLE {db}.dead_letters"), "ClickHouse dead_letters", "lost"),
+    (lambda house: house.clickhouse("TRUNCATE TABLE {db}.bandit_outcomes"), "ClickHouse bandit_outcomes", "lost"),
 ]
 
 
