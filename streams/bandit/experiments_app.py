@@ -2,6 +2,8 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +23,7 @@ from streams.bandit.statistics import Merged, line
 EXAMPLE = Path(__file__).with_name("example.json")
 TOPIC = "bandit.experiments"
 WAIT_S = 15.0
+READERS = 8
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="Publish and list experiments.")
 
@@ -76,9 +79,9 @@ def snapshot_of(settings: Settings, key: str) -> Snapshot | None:
 def statistics_of(settings: Settings) -> Merged:
     """The merged statistics of all experiments."""
     registry, merged = Registry(settings.contracts), Merged()
-    for partition in range(settings.partitions):
-        for records in _read(settings, "bandit.stats", partition):
-            for _, value in records:
+    with ThreadPoolExecutor(READERS) as pool:
+        for chunks in pool.map(lambda partition: _read(settings, "bandit.stats", partition), range(settings.partitions)):
+            for _, value in chain.from_iterable(chunks):
                 if value is not None:
                     merged.take(line(decode(registry, value)[1]))
     return merged
