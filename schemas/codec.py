@@ -129,12 +129,16 @@ class HeadSlicer:
                     at += size >> 1
                 elif kind == "boolean":
                     at += 1
+                elif kind == "double":
+                    at += 8
                 elif kind == "long":
                     while value[at] > 127:
                         at += 1
                     at += 1
-                else:
+                elif kind in ("map", "array"):
                     at = _skip_blocks(value, at, 2 if kind == "map" else 1)
+                else:
+                    at = _skip_by_reading(value, at, kind)
                 ends.append(at)
         except IndexError:
             raise Undecodable("broken datum: IndexError") from None
@@ -143,16 +147,24 @@ class HeadSlicer:
         return ends
 
 
-def _kind(schema: Any) -> str:
+def _kind(schema: Any) -> Any:
+    """How to find a field's end: one of the words above, or the schema itself, to be read."""
     if isinstance(schema, str):
         kind = {"bytes": "string", "int": "long"}.get(schema, schema)
-        if kind in ("string", "boolean", "long"):
+        if kind in ("string", "boolean", "long", "double"):
             return kind
-    elif "string" in (schema.get("values"), schema.get("items")):
+    elif isinstance(schema, dict) and "string" in (schema.get("values"), schema.get("items")):
         return str(schema["type"])
-    elif schema["type"] in ("int", "long"):
+    elif isinstance(schema, dict) and schema["type"] in ("int", "long"):
         return "long"  # a logical type's integer
-    raise TypeError(f"no head field can be of type {schema}")
+    return schema
+
+
+def _skip_by_reading(value: bytes, at: int, schema: Any) -> int:
+    stream = BytesIO(value)
+    stream.seek(at)
+    _read(stream, schema)
+    return stream.tell()
 
 
 def _varint(value: bytes, at: int) -> tuple[int, int]:

@@ -18,7 +18,6 @@ from schemas.codec import (
     Record,
     Undecodable,
     UnknownContract,
-    decode,
     encode,
     encode_columns,
     read_long,
@@ -28,7 +27,8 @@ from schemas.registry import Contract, Registry
 from streams.consent.clickids import ClickIds
 from streams.consent.decide import Action, Decision, Reason, decide, exempt
 from streams.consent.policy import BITS, Policy
-from streams.consent.strip import Shape, anonymise, random_id, strip
+from streams.consent.rewrite import Rewriter
+from streams.consent.strip import random_id
 from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output
 
 RAW, CONSENTED, AUDIT = "events.raw", "events.consented", "consent.audit"
@@ -65,16 +65,16 @@ class _Lineage:
     written: Contract
     columns: Callable[[Record], bytes]
     slicer: HeadSlicer
-    shape: Shape
+    rewriter: Rewriter
 
 
 class ConsentStage:
     """See the module. Broken records go to the dead tray; an unknown contract is waited for."""
 
     name = "consent"
-    inputs = (RAW,)
-    broadcast = ()
-    restore = ()
+    inputs: tuple[str, ...] = (RAW,)
+    broadcast: tuple[str, ...] = ()
+    restore: tuple[str, ...] = ()
 
     def __init__(self, registry: Registry, policy: Policy, key: bytes, metrics: Metrics, changed: PolicyReader) -> None:
         self._registry = registry
@@ -82,13 +82,13 @@ class ConsentStage:
         self._metrics = metrics
         self._changed = changed
         self._head = HeadReader(registry, "signals")
-        self._lineages: dict[bytes, _Lineage] = {}
         self._enforce(policy)
 
     def _enforce(self, policy: Policy) -> None:
         self._policy = policy
         self._click_ids = ClickIds(policy.click_ids)
         self._cases: dict[bytes, Case] = {}
+        self._lineages: dict[bytes, _Lineage] = {}
 
     # -- batches
 
@@ -130,7 +130,9 @@ class ConsentStage:
             written = self._registry.derived(read.id, CONSENTED)
         except UnknownContract as error:
             raise Retryable(str(error)) from error
-        found = _Lineage(written, encode_columns(written), HeadSlicer(read, "signals"), Shape(read))
+        found = _Lineage(
+            written, encode_columns(written), HeadSlicer(read, "signals"), Rewriter(read, self._policy, self._click_ids)
+        )
         self._lineages[value[:HEADER_BYTES]] = found
         return found
 
@@ -165,18 +167,17 @@ class ConsentStage:
 
     def _rewritten(self, batch: Batch, at: int, value: bytes, case: Case, lineage: _Lineage) -> Output:
         """A stripped or anonymised event, or a heartbeat without whatever somebody may have put into it."""
-        _, record = decode(self._registry, value)
         key = batch.keys[at]
         mask = case.decision.mask
         if case.decision.action is Action.ANONYMISE:
             unlinkable = random_id(self._key, batch.topic, batch.partition, batch.offsets[at])
-            record, key = anonymise(record, lineage.shape, self._policy, unlinkable), unlinkable.encode()
+            datum, key = lineage.rewriter.anonymise(value, unlinkable), unlinkable.encode()
         else:
-            record = strip(record, lineage.shape, self._policy, mask, self._click_ids)
+            datum = lineage.rewriter.strip(value, mask)
             if not mask & BITS["analytics"] and not case.heartbeat:
                 # The key is a pseudonym, and pseudonyms are analytics.
                 key = random_id(self._key, batch.topic, batch.partition, batch.offsets[at]).encode()
-        return Output(key, encode(lineage.written, {**case.columns, **record}))
+        return Output(key, case.prefix + datum)
 
     # -- counts and audit
 

@@ -10,6 +10,8 @@ from streams.consent.clickids import ClickIds
 from streams.consent.policy import BITS, Policy
 
 HOUR_MS = 3_600_000
+UNCLEANED = ("signals", "event_id")
+"""Evidence stays as it was sent; ids are no addresses."""
 DECISION_TOKEN = "decision_token"  # noqa: S105 - the name of a field
 
 _EMPTY: Mapping[str, Any] = {"string": "", "boolean": False, "int": 0, "long": 0, "float": 0.0, "double": 0.0, "bytes": b""}
@@ -59,8 +61,8 @@ def strip(record: Record, shape: Shape, policy: Policy, mask: int, click_ids: Cl
 
 def _clean(record: Record, click_ids: ClickIds) -> None:
     for name, value in record.items():
-        if name in ("signals", "event_id"):
-            continue  # evidence stays as it was sent; ids are no addresses
+        if name in UNCLEANED:
+            continue
         if isinstance(value, str):
             record[name] = click_ids.clean_text(value)
         elif isinstance(value, dict):
