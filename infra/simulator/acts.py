@@ -24,6 +24,8 @@ class Choice(StrEnum):
     MODE_ANALYTICS = "mode_analytics"
     CONFLICT = "conflict"
     """The CMP grants all, Consent Mode denies advertising."""
+    GPC = "gpc"
+    """The CMP grants all, the browser objects (Sec-GPC)."""
     SILENT = "silent"
     """No signal at all: the region's default decides."""
 

@@ -59,6 +59,7 @@ CMP: dict[Choice, dict[str, bool]] = {
     Choice.CMP_ANALYTICS: {"analytics": True, "marketing": False, "personalization": False},
     Choice.CMP_NO_MARKETING: {"analytics": True, "marketing": False, "personalization": True},
     Choice.CONFLICT: {"analytics": True, "marketing": True, "personalization": True},
+    Choice.GPC: {"analytics": True, "marketing": True, "personalization": True},
 }
 MODE: dict[Choice, tuple[str, str]] = {
     Choice.MODE_ALL: ("G111", "13r3r3r3r5"),
@@ -90,6 +91,8 @@ def signals(device: Device) -> dict[str, str]:
     said = {f"cmp.{purpose}": "granted" if yes else "denied" for purpose, yes in CMP.get(device.choice, {}).items()}
     if device.choice in MODE:
         said["gcs"], said["gcd"] = MODE[device.choice]
+    if device.choice is Choice.GPC:
+        said["gpc"] = "1"
     return said
 
 
@@ -104,6 +107,8 @@ def _key(request: Request, stamp: Stamp) -> str:
 def _headers(request: Request, stamp: Stamp, authorization: str = "") -> dict[str, str]:
     device = request.device
     said = {"Content-Type": "application/json", "User-Agent": device.agent, **_region(device, stamp.region_header)}
+    if device.choice is Choice.GPC:
+        said["Sec-GPC"] = "1"
     return {**said, "Authorization": authorization} if authorization else said
 
 

@@ -22,6 +22,7 @@ GRANTED: dict[Choice, int] = {
     Choice.MODE_NONE: 0,
     Choice.MODE_ANALYTICS: ANALYTICS,
     Choice.CONFLICT: ANALYTICS,
+    Choice.GPC: ANALYTICS,
     Choice.SILENT: 0,
 }
 

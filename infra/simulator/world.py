@@ -33,6 +33,7 @@ CHOICES = (
     (Choice.MODE_NONE, 6),
     (Choice.MODE_ANALYTICS, 6),
     (Choice.CONFLICT, 4),
+    (Choice.GPC, 4),
     (Choice.SILENT, 12),
 )
 BATCHED = (Defect.NO_NAME, Defect.NOT_AN_OBJECT)

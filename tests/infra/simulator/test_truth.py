@@ -29,6 +29,8 @@ EVENT = Event(
         (Choice.CMP_ANALYTICS, "US", Fate("resolved", "strip", 1)),
         (Choice.CMP_NO_MARKETING, "FR", Fate("resolved", "strip", 5)),
         (Choice.MODE_NONE, "GB", Fate("anonymised", "anonymise", 0)),
+        (Choice.GPC, "US", Fate("resolved", "strip", 1)),
+        (Choice.CONFLICT, "DE", Fate("resolved", "strip", 1)),
         (Choice.SILENT, "DE", Fate("anonymised", "anonymise", 0)),
         (Choice.SILENT, "", Fate("anonymised", "anonymise", 0)),
         (Choice.SILENT, "US", Fate("resolved", "pass", 7)),
