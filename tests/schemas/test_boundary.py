@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schemas.boundary import MAX_PROBLEMS, Boundary, Refused, validator
@@ -104,6 +104,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from([*RAW.names, "colour"]), JSON, max_size=4))
 def test_what_passes_encodes_and_comes_back(change: dict[str, Any]) -> None:
     """Whatever the boundary lets through is a record of the contract, bit for bit."""

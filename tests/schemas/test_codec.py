@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fastavro import schemaless_writer
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schemas.codec import (
@@ -29,6 +29,7 @@ from schemas.registry import Registry, UnknownContract
 REGISTRY = Registry(Path(__file__).resolve().parents[2] / "schemas")
 RAW = REGISTRY.latest("events.raw")
 
+SLOW = [HealthCheck.too_slow]  # the machine may be busy; that says nothing about the codec
 TEXT = st.text(max_size=20)
 LONG = st.integers(-(1 << 63), (1 << 63) - 1)
 
@@ -62,7 +63,7 @@ def records(topic: str) -> st.SearchStrategy[dict[str, Any]]:
 def test_every_contract_round_trips(topic: str) -> None:
     """decode(encode(record)) is the record, for every topic."""
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25, deadline=None, suppress_health_check=SLOW)
     @given(records(topic))
     def round_trip(record: dict[str, Any]) -> None:
         contract = REGISTRY.latest(topic)
@@ -71,7 +72,7 @@ def test_every_contract_round_trips(topic: str) -> None:
     round_trip()
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=SLOW)
 @given(records("events.raw"), st.sampled_from(RAW.names))
 def test_a_prefix_is_the_head_of_the_record(record: dict[str, Any], last: str) -> None:
     """Reading up to a field gives what reading everything gives, and nothing behind that field."""
@@ -80,7 +81,7 @@ def test_a_prefix_is_the_head_of_the_record(record: dict[str, Any], last: str) -
     assert (contract, head) == (RAW, {name: record[name] for name in RAW.names[:end]})
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=SLOW)
 @given(records("events.resolved"))
 def test_prepending_twice_is_encoding_the_whole(record: dict[str, Any]) -> None:
     """Consent's and identity's columns before the old bytes are the same bytes as a record encoded whole."""
@@ -108,7 +109,7 @@ def survives(value: bytes) -> None:
         assert set(record) <= set(contract.names)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
 @given(records("events.raw"), st.data())
 def test_damaged_bytes_never_hurt(record: dict[str, Any], data: st.DataObject) -> None:
     """A flipped bit, a cut or an inserted byte raises Undecodable or reads as a record, nothing else."""
@@ -124,7 +125,7 @@ def test_damaged_bytes_never_hurt(record: dict[str, Any], data: st.DataObject) -
     survives(bytes(value))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
 @given(st.binary(max_size=200))
 def test_noise_never_hurts(noise: bytes) -> None:
     """Neither do bytes that never were a record, with a header or without."""
@@ -132,6 +133,7 @@ def test_noise_never_hurts(noise: bytes) -> None:
     survives(RAW.header + noise)
 
 
+@settings(deadline=None, suppress_health_check=SLOW)
 @given(records("events.raw"), st.data())
 def test_every_cut_is_noticed(record: dict[str, Any], data: st.DataObject) -> None:
     """Avro has no framing, yet a record that lacks its end never decodes: the last field would be missing."""

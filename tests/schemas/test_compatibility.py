@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
 from avro.schema import parse
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schemas.compatibility import breaking, breaking_lock
@@ -50,7 +50,7 @@ def avro_says(reader: dict[str, Any], writer: dict[str, Any]) -> bool:
     return bool(found.compatibility is SchemaCompatibilityType.compatible)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(FIELDS, FIELDS)
 def test_what_we_allow_avro_allows_in_both_directions(
     old_fields: list[dict[str, Any]], new_fields: list[dict[str, Any]]
