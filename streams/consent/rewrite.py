@@ -27,7 +27,8 @@ class Field:
         self.name: str = schema["name"]
         self._type = parse_schema(schema["type"], _write_hint=False)
         self.empty = self.write(empty)
-        self.is_text = self._type == "string" or (isinstance(self._type, dict) and self._type.get("values") == "string")
+        self.is_map = isinstance(self._type, dict) and self._type.get("values") == "string"
+        self.is_text = self._type == "string" or self.is_map
 
     def write(self, value: Any) -> bytes:
         """The bytes of a value."""
@@ -55,8 +56,8 @@ class Rewriter:
         self._policy = policy
         self._click_ids = click_ids
         listed = b"|".join(re.escape(name.encode()) for name in click_ids.names)
-        # JSON can spell a name with escapes, an address with percent signs: then it is looked at too.
-        self._suspect = re.compile(rb"%|\\u|" + listed, re.IGNORECASE)
+        # In a text, a click id is a parameter. In a map it may be a key or stand in JSON, which can spell it with escapes.
+        self._suspect = re.compile(rb"\\u|" + listed, re.IGNORECASE)
         self._token = re.compile(DECISION_TOKEN.encode(), re.IGNORECASE)
         self._strips: dict[int, list[Change | bytes | None]] = {}
         self._anonymises = self._plan_anonymous()
@@ -107,7 +108,9 @@ class Rewriter:
             return None
 
         def change(data: bytes) -> bytes:
-            clicks = marketing and self._suspect.search(data) is not None
+            if len(data) == 1:
+                return data  # empty
+            clicks = marketing and (b"=" in data or b"%" in data or (field.is_map and self._suspect.search(data) is not None))
             tokens = token and self._token.search(data) is not None
             if not clicks and not tokens:
                 return data
