@@ -56,8 +56,9 @@ check: $(STAMP)
 	@$(RUN)/mypy
 	@echo "==> contracts"
 	@$(RUN)/headwater contracts lint
-	@if test -f docker-compose.yml; then echo "==> compose file"; \
-		$(RUN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml; fi
+	@echo "==> compose file"
+# The schema is check-jsonschema's; its command line does not start with the click that faust-streaming allows.
+	@$(RUN)/python -m pytest tests/infra/test_compose.py
 	@echo "==> known vulnerabilities"
 	@$(RUN)/python infra/audit.py requirements.lock
 
