@@ -184,7 +184,7 @@ class Warehouse:
             get_logger().warning("waiting", error=str(error))
 
     def _go_on(self) -> None:
-        if self._waiting:
+        if self._waiting and not any(buffer.pause_s for buffer in self._buffers.values()):
             self._waiting = False
             self._metrics.set("headwater_waiting", 0, stage=STAGE)
             get_logger().info("going on")

@@ -1,5 +1,6 @@
 """ClickHouse as the loader sees it: insert under a token, ask which offsets are there, wait for an insert that still runs."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -30,6 +31,8 @@ class Store:
     """One connection to the warehouse database."""
 
     def __init__(self, settings: Settings) -> None:
+        # Its own words about a refused connection say no more than our exception does.
+        logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
         self.database = settings.clickhouse_database
         self._address = settings.clickhouse
         self._client: Any = None
@@ -125,7 +128,7 @@ def _meaning(error: DatabaseError) -> Exception:
     if code in REJECTED:
         return Rejected(f"ClickHouse code {code}")
     if code is None or code in PASSING:
-        return Retryable(f"ClickHouse code {code}")
+        return Retryable("ClickHouse does not answer" if code is None else f"ClickHouse is in trouble: code {code}")
     if code in (192, 193, 194, 516):
         return ConfigError(
             "ClickHouse refuses user or password: set them in HEADWATER_CLICKHOUSE, http://user:password@host:8123"
