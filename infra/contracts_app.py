@@ -74,8 +74,14 @@ def push_command(as_json: AsJson = False) -> None:
         registry = SchemaRegistry(settings.schema_registry)
         _refuse_breaking(settings.contracts)
         # A producer uses a new id as soon as the lock has it, so readers must find it in the registry before.
-        registry.register_all([*Registry(settings.contracts).all(), *_previewed(settings.contracts)])
-    _print_new(publish(settings.contracts), as_json)
+        previewed = _previewed(settings.contracts)
+        registry.register_all([*Registry(settings.contracts).all(), *previewed])
+        new = publish(settings.contracts)
+        if new != previewed:
+            raise ConfigError("somebody else published at the same time: run `headwater contracts push` again")
+    else:
+        new = publish(settings.contracts)
+    _print_new(new, as_json)
 
 
 @app.command("show", epilog="Example: headwater contracts show events.raw")
