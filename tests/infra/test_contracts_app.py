@@ -96,7 +96,7 @@ def test_a_forgotten_lock_and_a_derived_contract_out_of_date_are_found(folder: P
     assert any("events.resolved.avsc" in text and "out of date" in text for text in texts)
     assert run("lint")[0] == 1
     assert run("lock")[0] == 0
-    assert run("lint") == (0, "13 contracts are in order\n")
+    assert run("lint") == (0, f"{len(list(folder.glob('*.avsc')))} contracts are in order\n")
 
 
 def test_an_appended_field_breaks_nothing_and_locks(folder: Path) -> None:
