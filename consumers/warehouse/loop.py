@@ -74,6 +74,9 @@ class Warehouse:
             self._buffers[found.topic, found.partition] = Buffer(
                 found.topic, found.partition, found.offset, intent, doubtful=intent is not None
             )
+        replayed = sum(buffer.intent is not None for buffer in self._buffers.values())
+        if replayed:
+            get_logger().info("replaying what a predecessor was inserting", partitions=replayed)
         # Without a commit, the beginning: rows that are there already are asked for before anything is inserted.
         starts = [
             ck.TopicPartition(b.topic, b.partition, b.committed if b.committed >= 0 else ck.OFFSET_BEGINNING)

@@ -15,5 +15,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
     folder = tmp_path_factory.mktemp("warehouse")
     with EmbeddedKafka(folder / "kafka") as kafka, EmbeddedClickHouse(folder / "clickhouse") as clickhouse:
         made = Plant(kafka.address, clickhouse, folder)
-        yield made
-        made.store.close()
+        try:
+            yield made
+        finally:
+            made.close()

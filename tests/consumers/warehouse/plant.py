@@ -67,6 +67,7 @@ class Plant:
         self.settings = load_settings(
             kafka=kafka, clickhouse=clickhouse, contracts=self.contracts, state_dir=folder, secret=SECRET
         )
+        self.started: list[subprocess.Popen[bytes]] = []
         self.log = folder / "warehouse.log"
         self.registry = Registry(self.contracts)
         self.store = Store(self.settings)
@@ -75,12 +76,21 @@ class Plant:
     def start(self) -> subprocess.Popen[bytes]:
         """A loader process."""
         with self.log.open("ab") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-c", "from infra.cli import main; main()", "warehouse"],
                 env={**os.environ, **self.environment},
                 stdout=log,
                 stderr=log,
             )
+        self.started.append(process)
+        return process
+
+    def close(self) -> None:
+        """End what a failed test left running."""
+        self.store.close()
+        for process in self.started:
+            process.kill()
+            process.wait()
 
     @contextmanager
     def loading(self) -> Iterator[subprocess.Popen[bytes]]:

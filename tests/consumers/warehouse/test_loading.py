@@ -123,3 +123,4 @@ def test_kill_9_at_random_moments_loses_and_doubles_nothing(plant: Plant) -> Non
     with plant.loading():
         plant.wait_caught_up()
     assert_exact(plant, before + sent)
+    assert "replaying" in plant.log.read_text(), "no kill hit an insert: the test proves little"
