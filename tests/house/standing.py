@@ -1,0 +1,108 @@
+"""A whole house in a folder of its own: `headwater up` as a user starts it, and what one can ask it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import clickhouse_connect
+import psutil
+
+READY_S = 90
+HEADWATER = [sys.executable, "-P", "-c", "from infra.cli import main; main()"]
+
+
+def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """What `condition` returns once it is truthy. AssertionError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        time.sleep(0.1)
+    return found
+
+
+class StandingHouse:
+    """`headwater up` in a subprocess, with contracts of its own to change."""
+
+    def __init__(self, folder: Path, contracts: Path) -> None:
+        self.folder = folder
+        self.state = folder / "state"
+        self.contracts = folder / "contracts"
+        shutil.copytree(contracts, self.contracts, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")}
+        self.environment = {
+            **clean,
+            "HEADWATER_STATE_DIR": str(self.state),
+            "HEADWATER_CONTRACTS": str(self.contracts),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def start(self) -> None:
+        """Start it and wait until it says that it is ready."""
+        with (self.folder / "up.log").open("wb") as log:
+            self._up = subprocess.Popen([*HEADWATER, "up"], env=self.environment, stdout=log, stderr=log)
+        wait_until(lambda: "ready" in self.said() or self._up.poll() is not None, READY_S, f"the house\n{self.said()}")
+        assert self._up.poll() is None, self.said()
+
+    def said(self) -> str:
+        """What `headwater up` printed so far."""
+        return (self.folder / "up.log").read_text()
+
+    def stop(self) -> None:
+        """Ctrl-C; all that it started must be gone then."""
+        children = psutil.Process(self._up.pid).children(recursive=True)
+        self._up.send_signal(signal.SIGINT)
+        assert self._up.wait(60) == 0, self.said()
+        assert [child for child in children if child.is_running()] == []
+
+    def run(self, *words: str, seconds: float = 180) -> subprocess.CompletedProcess[str]:
+        """Run one of our commands against this house."""
+        command = [*HEADWATER, *words]
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=seconds, check=False)
+
+    def begin(self, *words: str) -> subprocess.Popen[bytes]:
+        """Start one of our commands and go on."""
+        with (self.folder / f"{words[0]}.log").open("wb") as log:
+            return subprocess.Popen([*HEADWATER, *words], env=self.environment, stdout=log, stderr=log)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Addresses, as the house wrote them."""
+        found: dict[str, str] = json.loads((self.state / "house.json").read_text())
+        return found
+
+    @property
+    def key(self) -> str:
+        """The demo's write key."""
+        return (self.state / "demo-key").read_text().strip()
+
+    def pids(self) -> dict[str, int]:
+        """Service -> process id, for those that run now."""
+        services = json.loads((self.state / "services.json").read_text())["services"]
+        return {service["name"]: service["pid"] for service in services if service.get("pid")}
+
+    def kill(self, name: str) -> None:
+        """kill -9 of one service, and wait until another process has taken its place."""
+        pid = wait_until(lambda: self.pids().get(name), 30, f"{name} to run")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: self.pids().get(name) not in (None, pid), 60, f"{name} to start again")
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Rows of ClickHouse."""
+        client = clickhouse_connect.get_client(dsn=self.settings["clickhouse"])
+        try:
+            return [tuple(row) for row in client.query(sql).result_rows]
+        finally:
+            client.close()
+
+    def rows(self, where: str, columns: str = "event_id", n: int = 1) -> list[tuple[Any, ...]]:
+        """At least `n` events that match, once they have landed."""
+        sql = f"SELECT {columns} FROM headwater.events WHERE {where}"
+        wait_until(lambda: len(self.query(sql)) >= n, 30, f"events where {where}")
+        return self.query(sql)

@@ -1,0 +1,131 @@
+"""The whole house, as its users meet it: from the doors to ClickHouse, through kills, new fields and rubbish."""
+
+import json
+import time
+import uuid
+from typing import Any
+
+import pytest
+import requests
+
+from tests.house.standing import StandingHouse, wait_until
+
+EVENTS = 3_000
+RATE = 150
+GRANTED = {"cmp.analytics": "granted", "cmp.marketing": "granted", "cmp.personalization": "granted"}
+
+
+def send(house: StandingHouse, body: Any, **headers: str) -> requests.Response:
+    """POST /v1/events with the demo's key, unless told otherwise."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    given = {"Authorization": f"Bearer {house.key}", "Content-Type": "application/json"} | headers
+    return requests.post(f"{house.settings['collector_url']}/v1/events", data=data, headers=given, timeout=10)
+
+
+def event(**fields: Any) -> dict[str, Any]:
+    """An event with full consent."""
+    return {"event_id": uuid.uuid4().hex, "event_name": "page_view", "client_id": "c-1", "consent": GRANTED, **fields}
+
+
+def test_kills_of_any_part_lose_and_double_nothing(house: StandingHouse) -> None:
+    """kill -9 of each worker, the warehouse, the collector and the broker while events flow: the ledger reconciles."""
+    ledger = str(house.folder / "ledger.jsonl")
+    simulating = house.begin("simulate", "--events", str(EVENTS), "--rate", str(RATE), "--ledger", ledger)
+    for name in ("consent", "identity", "warehouse", "bandit", "collector", "kafka", "warehouse", "consent"):
+        time.sleep(1)  # between the kills, not for them: events flow meanwhile
+        house.kill(name)
+    assert simulating.wait(120) == 0, (house.folder / "simulate.log").read_text()
+    verdict = house.run("reconcile", "--ledger", ledger, "--timeout", "120", seconds=180)
+    assert verdict.returncode == 0, verdict.stdout + verdict.stderr
+    assert "0 lost, 0 doubled, 0 forbidden" in verdict.stdout
+
+
+def test_an_event_is_found_with_its_consent_profile_and_properties(house: StandingHouse) -> None:
+    """What a sender says about a visit stands in ClickHouse, and nothing that identifies in clear does."""
+    mine = event(user_id="account-17", plan="gold", user_data={"email": "ada@example.org"})
+    assert send(house, mine).status_code == 200
+    columns = "consent_outcome, consent_purposes, profile_id, properties['plan']"
+    ((outcome, purposes, profile, plan),) = house.rows(f"event_id = '{mine['event_id']}'", columns)
+    assert (outcome, purposes, plan) == ("pass", 7, "gold")
+    assert profile[0] in "012"
+    everything = house.query(f"SELECT * FROM headwater.events WHERE event_id = '{mine['event_id']}'")
+    assert "ada@example.org" not in str(everything)
+    assert "account-17" not in str(everything)
+
+
+def test_a_new_field_lands_in_a_column_while_the_stages_run_on(house: StandingHouse) -> None:
+    """Append a field to the contract, push, send: it is in ClickHouse, and no stage was started again."""
+    before = house.pids()
+    file = house.contracts / "events.raw.avsc"
+    contract = json.loads(file.read_text())
+    contract["fields"].append(
+        {"name": "loyalty_tier", "type": "string", "purpose": "analytics", "doc": "Loyalty tier.", "default": ""}
+    )
+    file.write_text(json.dumps(contract))
+    pushed = house.run("contracts", "push")
+    assert pushed.returncode == 0, pushed.stdout + pushed.stderr
+
+    def lands() -> bool:
+        mine = event(loyalty_tier="platinum")
+        assert send(house, mine).status_code == 200
+        seen = house.rows(f"event_id = '{mine['event_id']}'", "*")
+        assert seen
+        columns = house.query("SELECT name FROM system.columns WHERE database = 'headwater' AND table = 'events'")
+        if ("loyalty_tier",) not in columns:
+            return False
+        return house.rows(f"event_id = '{mine['event_id']}'", "loyalty_tier") == [("platinum",)]
+
+    wait_until(lands, 30, "the new column")
+    assert house.pids() == before
+
+
+def test_a_breaking_change_is_refused(house: StandingHouse) -> None:
+    """A field that disappears does not get published."""
+    file = house.contracts / "events.raw.avsc"
+    text = file.read_text()
+    contract = json.loads(text)
+    contract["fields"] = [field for field in contract["fields"] if field["name"] != "page_title"]
+    file.write_text(json.dumps(contract))
+    try:
+        pushed = house.run("contracts", "push")
+        assert pushed.returncode != 0
+        assert "page_title" in pushed.stdout + pushed.stderr
+    finally:
+        file.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "statuses"),
+    [
+        (b'{"event_name": "x"', {}, {400}),
+        (b"\xff\xfe not UTF-8", {}, {400}),
+        (b'{"event_name": "x"}', {"Authorization": "Bearer wrong"}, {401}),
+        (b'{"event_name": "' + b"x" * 10_000_000 + b'"}', {}, {413}),
+        (b'{"event_name": "x", "a": ' + b"[" * 5_000 + b"]" * 5_000 + b"}", {}, {400}),
+        (b'{"event_name": 17}', {}, {400}),
+    ],
+)
+def test_rubbish_at_the_door_gets_a_clear_answer(
+    house: StandingHouse, body: bytes, headers: dict[str, str], statuses: set[int]
+) -> None:
+    """Each refusal is JSON with a code and a message that says what to do."""
+    answer = send(house, body, **headers)
+    assert answer.status_code in statuses
+    assert {"code", "message"} <= answer.json().keys()
+
+
+def test_what_was_accepted_but_unusable_is_a_dead_letter(house: StandingHouse) -> None:
+    """A contract violation lies on events.dead with its bytes, and `headwater dead` lists and shows it."""
+    mark = f"mark-{uuid.uuid4().hex}"
+    assert send(house, {"event_name": 17, "note": mark}).status_code == 400
+
+    def listed() -> list[dict[str, Any]]:
+        lines = house.run("dead", "list", "--json").stdout.splitlines()
+        return [letter for letter in map(json.loads, lines) if letter["stage"] == "collector"]
+
+    letters = wait_until(listed, 20, "the dead letter")
+    shown = [
+        house.run("dead", "show", f"{letter['dead_partition']}:{letter['dead_offset']}").stdout
+        for letter in sorted(letters, key=lambda letter: -letter["dead_ts"])[:3]
+    ]
+    assert any(mark in text for text in shown)
