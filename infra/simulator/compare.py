@@ -48,8 +48,8 @@ def raw_row(expected: Expected, raw: Tally) -> Row:
     return _row("events.raw", (wanted, found, lost, 0), raw)
 
 
-def consented_row(expected: Expected, raw: Tally, raw_names: Mapping[str, int], consented: Tally) -> Row:
-    """`events.consented`: one record for each copy that lies in `events.raw`. `raw_names`: copies to be anonymised, by name."""
+def consented_row(expected: Expected, raw: Tally, anonymous: Mapping[str, int], consented: Tally) -> Row:
+    """`events.consented`: one record for each copy that lies in `events.raw`. `anonymous`: ids of anonymised copies."""
     wanted = found = lost = doubled = 0
     for fate, before, after in zip(expected.fates, raw.copies, consented.copies, strict=True):
         if fate == RESOLVED:
@@ -57,12 +57,12 @@ def consented_row(expected: Expected, raw: Tally, raw_names: Mapping[str, int], 
             found += after
             lost += max(0, before - after)
             doubled += max(0, after - before)
-    anonymous = _by_name(raw_names, consented.anonymised)
-    return _row("events.consented", _sum((wanted, found, lost, doubled), anonymous), consented)
+    cells = _sum((wanted, found, lost, doubled), _by_id(anonymous, consented.anonymised))
+    return _row("events.consented", cells, consented)
 
 
-def once_row(layer: str, expected: Expected, names: Mapping[str, int], tally: Tally) -> Row:
-    """`events.resolved` and ClickHouse: every event exactly once. `names`: anonymised events expected, by name."""
+def once_row(layer: str, expected: Expected, anonymous: Mapping[str, int], tally: Tally) -> Row:
+    """`events.resolved` and ClickHouse: every event exactly once. `anonymous`: ids of anonymised copies."""
     wanted = found = lost = doubled = 0
     for fate, acked, copies in zip(expected.fates, expected.acked, tally.copies, strict=True):
         if fate == RESOLVED:
@@ -70,8 +70,8 @@ def once_row(layer: str, expected: Expected, names: Mapping[str, int], tally: Ta
             found += copies
             lost += acked > 0 and copies == 0
             doubled += max(0, copies - 1)
-    anonymous = _by_name(names, tally.anonymised)
-    return _row(layer, _sum((wanted, found, lost, doubled), anonymous), tally)
+    cells = _sum((wanted, found, lost, doubled), _by_id(anonymous, tally.anonymised))
+    return _row(layer, cells, tally)
 
 
 def profiles_row(tally: Tally, layer: str = "profiles") -> Row:
@@ -140,9 +140,9 @@ Cells = tuple[int, int, int, int]
 """expected, found, lost, doubled"""
 
 
-def _by_name(expected: Mapping[str, int], found: Mapping[str, int]) -> Cells:
-    names = set(expected) | set(found)
-    differences = [found.get(name, 0) - expected.get(name, 0) for name in names]
+def _by_id(expected: Mapping[str, int], found: Mapping[str, int]) -> Cells:
+    ids = set(expected) | set(found)
+    differences = [found.get(name, 0) - expected.get(name, 0) for name in ids]
     return (
         sum(expected.values()),
         sum(found.values()),

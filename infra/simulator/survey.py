@@ -12,7 +12,9 @@ from infra.simulator.ledger import ANONYMISED, POISON, RESOLVED, Expected
 from infra.simulator.tables import Tables
 from infra.simulator.tally import Seen, Tally
 from schemas.registry import Registry
+from streams.consent.strip import random_id
 
+ANONYMOUS_KEY = "consent/anonymous/v1"
 COUNTED = ("consent", "identity")
 # The Kafka key of a dead letter, put together again.
 PLACE = "concat(if(source_topic = '', 'door', source_topic), ':', toString(source_partition), ':', toString(source_offset))"
@@ -27,6 +29,7 @@ class Survey:
         self._since = expected.run.started
         self._registry = Registry(settings.contracts)
         self._events = EventReader(self._registry, expected.run.run)
+        self._anonymous_key = settings.master.derive(ANONYMOUS_KEY)
         self._cells: Counter[str] = Counter()
         self._totals: Counter[str] = Counter()
         self._decided: Counter[str] = Counter()
@@ -39,11 +42,11 @@ class Survey:
         for seen in self._topic("events.raw"):
             self._take_raw(raw, copies, seen)
         yield compare.raw_row(expected, raw)
-        consented = Tally(expected)
+        consented = Tally(expected, copies)
         for seen in self._topic("events.consented", "consent"):
             consented.behind_gate(seen)
         yield compare.consented_row(expected, raw, copies, consented)
-        resolved = Tally(expected)
+        resolved = Tally(expected, copies)
         for seen in self._topic("events.resolved", "identity"):
             resolved.behind_gate(seen)
         yield compare.once_row("events.resolved", expected, copies, resolved)
@@ -64,7 +67,8 @@ class Survey:
         raw.at_door(seen, (RESOLVED, ANONYMISED))
         n = self._expected.number(seen.event_id)
         if n is not None and self._expected.fate(n) == ANONYMISED:
-            copies[seen.event_name] += 1
+            # The gate gives each copy an id made of its place, so that nobody without the key can link the two.
+            copies[random_id(self._anonymous_key, "events.raw", *seen.place)] += 1
 
     def _topic(self, topic: str, stage: str = "") -> Iterator[Seen]:
         """Sightings since the run began; all records, older ones too, go into the totals that counts are held against."""
@@ -75,7 +79,7 @@ class Survey:
                 if stage:
                     self._cells[f"{stage} {seen.state if stage == 'identity' else seen.outcome}"] += 1
             if message.timestamp()[1] >= self._since:
-                yield seen
+                yield seen._replace(place=(message.partition(), message.offset()))
 
     def _letters(self) -> tuple[Letters, Counter[str]]:
         letters, keys = Letters(), Counter[str]()
@@ -125,12 +129,12 @@ class Survey:
             ("identity", "events.consented", "events.resolved"),
         ):
             cells[f"{stage} dropped"] = self._totals[before] - self._totals[after] - cells[f"{stage} dead"]
-        return compare.counts_row(+cells, +counted)
+        return compare.counts_row(cells, counted)
 
     def _warehouse(self, copies: Counter[str], letters: Counter[str]) -> Iterator[Row]:
         tables = Tables(self._settings)
         try:
-            tally = Tally(self._expected)
+            tally = Tally(self._expected, copies)
             for seen in tables.events(self._expected.run.run, ranges(self._settings, "events.resolved", self._since)):
                 tally.behind_gate(seen)
             yield compare.once_row("ClickHouse events", self._expected, copies, tally)

@@ -1,6 +1,7 @@
 """What was found in one layer, event by event, against the ledger. A few bytes an event, whatever the layer's size."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -25,6 +26,8 @@ class Seen(NamedTuple):
     heartbeat: bool = False
     marks: frozenset[tuple[str, int]] | set[tuple[str, int]] = frozenset()
     """Markers of this run in its bytes."""
+    place: tuple[int, int] = (-1, -1)
+    """Partition and offset."""
 
 
 @dataclass
@@ -32,10 +35,12 @@ class Tally:
     """One layer's sightings."""
 
     expected: Expected
+    ours: Mapping[str, int] = field(default_factory=dict)
+    """Ids that this run's anonymised events have behind the gate."""
     copies: bytearray = field(init=False)
     """How often each event was seen, up to 255."""
     anonymised: Counter[str] = field(default_factory=Counter)
-    """Anonymised records by event name: their ids are new and random."""
+    """Anonymised records of this run, by their new ids."""
     forbidden: Counter[str] = field(default_factory=Counter)
     """What was there and must not be, by what it is."""
     unexplained: Counter[str] = field(default_factory=Counter)
@@ -67,8 +72,8 @@ class Tally:
         n = self.expected.number(seen.event_id)
         self._marks(seen)
         if n is None:
-            if seen.outcome == "anonymise":
-                self.anonymised[seen.event_name] += 1
+            if seen.event_id in self.ours:
+                self.anonymised[seen.event_id] += 1
             return
         fate = self.expected.fate(n)
         if fate == ANONYMISED:

@@ -1,7 +1,6 @@
 """A small house at rest, written by hand: what eight events must leave in every layer, and ways to spoil it."""
 
 import time
-import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from infra.simulator.ledger import DecisionLine, End, EventLine, Run, Writer
 from infra.simulator.marks import event_id, marker
 from schemas.codec import Record, encode
 from schemas.registry import Registry
+from streams.consent.strip import random_id
 from streams.runtime.deadletter import DeadLetters, Place, Refusal
 
 RUN = "fedabcde"
@@ -28,7 +28,6 @@ DECISION = "0199aaaa-0000-7000-8000-000000000001"
 PROFILE = "2" + "ab" * 16
 MASKS = {0: 7, 1: 1, 3: 7, 7: 7}
 NAMES = {3: "widget_viewed", 7: "purchase"}
-ANONYMOUS_ID = str(uuid.UUID(int=77, version=4))
 
 
 @dataclass
@@ -46,6 +45,8 @@ class SmallHouse:
         self._door = DeadLetters(self.registry, keyring, "collector")
         self._gate = DeadLetters(self.registry, keyring, "consent")
         self.letters: list[Place] = []
+        self.anonymous_id = ""
+        """What event 2 is called behind the gate."""
         self.last: dict[str, Row] = {}
         """The last verdict: what the next fault is compared with."""
         self.place = (0, 0)
@@ -97,7 +98,7 @@ class SmallHouse:
     def anonymised(self) -> Record:
         """What is left of event 2."""
         columns = {"consent_outcome": "anonymise", "consent_purposes": 0, "consent_reasons": ""}
-        kept = {**self.raw(2), "event_id": ANONYMOUS_ID, "identifiers": [], "click_ids": {}, "page_title": ""}
+        kept = {**self.raw(2), "event_id": self.anonymous_id, "identifiers": [], "click_ids": {}, "page_title": ""}
         return {**columns, "consent_policy": "p", "consent_evidence": "e", **kept}
 
     def anonymous(self) -> Record:
@@ -128,8 +129,10 @@ class SmallHouse:
         """Write the ledger and every Kafka layer."""
         self.write_ledger()
         poison = b"\xff " + marker("dd", RUN, 5).encode()
-        self.put("events.raw", *(self.raw(n) for n in (0, 1, 2, 3, 7, 7)))
+        self.put("events.raw", *(self.raw(n) for n in (0, 1, 3, 7, 7)))
+        self._producer.produce("events.raw", encode(self.registry.latest("events.raw"), self.raw(2)), on_delivery=self._named)
         self._producer.produce("events.raw", poison, b"key")
+        assert self._producer.flush(20) == 0
         self.put("events.consented", *(self.consented(n) for n in (0, 1, 3, 7, 7)), self.anonymised())
         self.put("events.resolved", *self.rows())
         written = ranges(self.settings, "events.resolved", self.now - 60_000)
@@ -148,6 +151,10 @@ class SmallHouse:
         ):
             cell = {"stage": stage, "minute": self.now, "source": "demo", "event_name": "page_view", "outcome": outcome}
             self.put("stream.counts", {**cell, "dimensions": {}, "n": n})
+
+    def _named(self, _error: object, message: ck.Message) -> None:
+        key = self.settings.master.derive("consent/anonymous/v1")
+        self.anonymous_id = random_id(key, "events.raw", message.partition(), message.offset())
 
     def _put_bandit(self) -> None:
         told = {"decision_id": DECISION, "experiment": "hero-banner", "epoch": 1, "arm": "calm", "group": "bandit"}
