@@ -90,7 +90,7 @@ def measure(folder: Path, environment: dict[str, str], clickhouse: EmbeddedClick
                 begun, cpu, first = time.monotonic(), sum(process.cpu_times()[:2]), found
             time.sleep(0.05)
         spent = sum(process.cpu_times()[:2]) - cpu
-        print(f"loader: {spent:.1f} CPU seconds, {process.memory_info().rss / 1e6:.0f} MB; ")
+        print(f"loader: {spent:.1f} CPU seconds, {process.memory_info().rss / 1e6:.0f} MB")
         return time.monotonic() - begun, found - first
     finally:
         loader.stop()
