@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from infra import topics_app
-from infra.kafka import admin, producer
+from infra.kafka import producer
 from infra.settings import Settings, load_settings
 from schemas.codec import encode
 from schemas.registry import Registry
@@ -107,17 +107,10 @@ def counted(settings: Settings) -> dict[str, tuple[int, int]]:
     return {arm: (int(sums.exposures), int(sums.conversions)) for arm, sums in totals.items()}
 
 
-def working(settings: Settings) -> int:
-    """Workers of the group that hold partitions."""
-    client = admin(settings)  # its answers end with it
-    asked = client.describe_consumer_groups(["headwater.bandit"])["headwater.bandit"]
-    return sum(bool(member.assignment.topic_partitions) for member in asked.result(10).members)
-
-
-def test_totals_equal_a_recount_although_workers_are_killed_and_join(
+def test_totals_equal_a_recount_although_the_worker_is_killed(
     settings: Settings, worker: Callable[[str], subprocess.Popen[bytes]]
 ) -> None:
-    """Doubled events on all partitions, kill -9, a second worker: each decision counts once, the better arm is in Redis."""
+    """Doubled events on all partitions, kill -9 in between: each decision counts once, the better arm is in Redis."""
     experiment = publish_experiment(settings, parse(EXAMPLE.read_bytes()).model_copy(update={"publish_s": 1}))
     assert [one.key for one in experiments(settings)] == ["hero-banner"]
     process = worker("0")
@@ -127,11 +120,11 @@ def test_totals_equal_a_recount_although_workers_are_killed_and_join(
     process.send_signal(signal.SIGKILL)
     process.wait(10)
     worker("0")
-    send(settings, range(UNITS // 2, UNITS * 3 // 4))
-    worker("1")
-    until(lambda: working(settings) == 2)
-    send(settings, range(UNITS * 3 // 4, UNITS))
-    until(lambda: counted(settings) == recount(range(UNITS)))
+    send(settings, range(UNITS // 2, UNITS))
+    deadline = time.monotonic() + 60
+    while counted(settings) != recount(range(UNITS)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert counted(settings) == recount(range(UNITS))
     with redis.Redis.from_url(settings.redis) as client:
 
         def learned() -> bool:
