@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from consumers.decisions.consent import gate
-from consumers.decisions.limits import RateLimit
+from infra.ratelimit import RateLimit
 from consumers.decisions.log import DecisionLog
 from consumers.decisions.server import Door, Guard
 from consumers.decisions.service import DecisionService, Doors

@@ -10,7 +10,7 @@ import orjson
 from aiohttp import web
 from prometheus_client import generate_latest
 
-from consumers.decisions.limits import RateLimit
+from infra.ratelimit import RateLimit
 from consumers.decisions.request import MAX_BODY, BadRequest, parse_request
 from consumers.decisions.service import Asked, DecisionService, UnknownExperiment
 from infra.metrics import Metrics

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from consumers.decisions.limits import RateLimit
+from infra.ratelimit import RateLimit
 from consumers.decisions.log import uuid7
 from consumers.decisions.request import BadRequest, parse_request
 

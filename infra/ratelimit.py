@@ -14,12 +14,12 @@ class RateLimit:
         self._most = callers
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def allow(self, caller: str, now: float) -> bool:
-        """Take one call of `caller` at `now` (seconds, any clock that does not go back)."""
+    def allow(self, caller: str, now: float, calls: int = 1) -> bool:
+        """Take `calls` calls of `caller` at `now` (seconds, any clock that does not go back), or none of them."""
         left, since = self._left.pop(caller, (self._burst, now))
         left = min(self._burst, left + (now - since) * self._per_second)
-        allowed = left >= 1
-        self._left[caller] = (left - 1 if allowed else left, now)
+        allowed = left >= calls
+        self._left[caller] = (left - calls if allowed else left, now)
         if len(self._left) > self._most:
             self._left.popitem(last=False)
         return allowed

@@ -1,0 +1,123 @@
+"""What all protocols are turned into before anything is normalised."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One event as its sender said it. Times are milliseconds UTC, None where the sender said none."""
+
+    name: str
+    protocol: str
+    event_id: str = ""
+    """Empty: the protocol has none; `derive_from` or a random one takes its place."""
+    derive_from: bytes = b""
+    """Content that is the same in each retry and in no other event."""
+    identifiers: Sequence[tuple[str, str]] = ()
+    """(type of `streams.identity.nodes.TIERS`, clear value)."""
+    created: int | None = None
+    """By the device's clock: when it happened."""
+    sent: int | None = None
+    """By the device's clock: when the request was sent."""
+    signals: Mapping[str, str] = field(default_factory=dict)
+    page_url: str = ""
+    page_title: str = ""
+    page_referrer: str = ""
+    user_agent: str = ""
+    ip: str = ""
+    tag_version: str = ""
+    click_ids: Mapping[str, str] = field(default_factory=dict)
+    order_id: str = ""
+    value: float = 0.0
+    currency: str = ""
+    decision_token: str = ""
+    properties: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """One item of a request that breaks its contract; `detail` holds no value of it."""
+
+    detail: str
+
+
+Item = Sent | Unusable
+
+CLICK_IDS = ("gclid", "gclsrc", "gbraid", "wbraid", "dclid", "fbclid", "msclkid", "ttclid", "twclid", "li_fat_id")
+
+
+class Wrong(ValueError):
+    """A field is not what its protocol says; the message names the field and what was expected."""
+
+
+def text(said: Mapping[str, Any], *names: str) -> str:
+    """The first of these fields that is there, as text; numbers are written out. Wrong for anything else."""
+    for name in names:
+        value = said.get(name)
+        if value is None:
+            continue
+        if isinstance(value, str):
+            return value
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return str(value)
+        raise Wrong(f"{name} must be text")
+    return ""
+
+
+def name_of(said: Mapping[str, Any], *names: str) -> str:
+    """The event's name: text, 1 to 128 characters. Wrong otherwise."""
+    for name in names:
+        value = said.get(name)
+        if isinstance(value, str) and 0 < len(value.strip()) <= MAX_NAME:
+            return value.strip()
+        if value is not None:
+            raise Wrong(f"{name} must be text of 1 to {MAX_NAME} characters")
+    raise Wrong(f"{names[0]} is missing")
+
+
+MAX_NAME = 128
+
+
+def number(said: Mapping[str, Any], *names: str) -> float:
+    """The first of these fields that is there, as a number; 0 where none is. Wrong for what is none."""
+    for name in names:
+        value = said.get(name)
+        if value is None or value == "":
+            continue
+        try:
+            found = float(value) if not isinstance(value, bool) else None
+        except (TypeError, ValueError):
+            found = None
+        if found is None or not isfinite(found):
+            raise Wrong(f"{name} must be a number")
+        return found
+    return 0.0
+
+
+def mapping(said: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """An object, empty where the field is missing or null. Wrong for anything else."""
+    value = said.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise Wrong(f"{name} must be an object")
+    return value
+
+
+def signals_of(said: Mapping[str, Any]) -> dict[str, str]:
+    """Consent signals as text, exactly as sent; lists and objects are no signals."""
+    found = {}
+    for name, value in said.items():
+        if isinstance(value, bool):
+            found[name] = "granted" if value else "denied"
+        elif isinstance(value, str | int | float):
+            found[name] = str(value)
+    return found
+
+
+def click_ids_of(said: Mapping[str, Any]) -> dict[str, str]:
+    """Advertising click ids that were sent as fields of their own."""
+    return {name: str(said[name]) for name in CLICK_IDS if isinstance(said.get(name), str | int)}

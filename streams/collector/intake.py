@@ -1,0 +1,112 @@
+"""From a parsed request to records: each item accepted, or a dead letter with its bytes. No HTTP here."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import orjson
+
+from infra.keyring import KeyRing
+from infra.metrics import Metrics
+from infra.secrets import Secret
+from schemas.boundary import Boundary, validator
+from schemas.boundary import Refused as Unfit
+from schemas.codec import encode
+from schemas.registry import Registry
+from streams.collector.event import Item, Sent, Unusable
+from streams.collector.normalise import Normaliser, Request
+from streams.collector.refusals import Reason
+from streams.collector.spool import Record
+from streams.identity.nodes import NodeKeys
+from streams.runtime.deadletter import DeadLetters, Place, Refusal
+
+RAW, DEAD = "events.raw", "events.dead"
+LOOK_S = 1.0
+RECENT = 1_000
+
+Reader = Callable[[Any], Item]
+
+
+@dataclass(slots=True)
+class Taken:
+    """What became of a request's items."""
+
+    records: list[Record] = field(default_factory=list)
+    accepted: int = 0
+    refused: list[tuple[int, str]] = field(default_factory=list)
+    """(place in the request, what was wrong)."""
+
+
+class Seen(NamedTuple):
+    """One item, for people who set tags up (`--micro`)."""
+
+    good: bool
+    what: Mapping[str, Any]
+
+
+class Intake:
+    """Turns items into records by the newest contract, which is looked for once a second."""
+
+    def __init__(self, registry: Registry, keyring: KeyRing, secret: Secret, metrics: Metrics) -> None:
+        self._registry = registry
+        self._keys = NodeKeys.derive(secret)
+        self._letters = DeadLetters(registry, keyring, "collector")
+        self._metrics = metrics
+        self._looked = 0.0
+        self._adopt()
+        self.on_seen: Callable[[Seen], None] | None = None
+
+    def _adopt(self) -> None:
+        contract = self._registry.latest(RAW)
+        self._normaliser = Normaliser(contract, self._keys)
+        self._boundary: Boundary = validator(contract)
+
+    def _look(self, now: float) -> None:
+        if now - self._looked >= LOOK_S:
+            self._looked = now
+            if self._registry.reload():
+                self._adopt()
+
+    def take(self, items: Iterable[Any], read: Reader, request: Request) -> Taken:
+        """All items of one request, in order. Never raises for what a sender sent."""
+        self._look(time.monotonic())
+        taken = Taken()
+        for place, raw in enumerate(items):
+            item = read(raw)
+            problem = item.detail if isinstance(item, Unusable) else self._accept(item, request, taken)
+            if problem:
+                taken.refused.append((place, problem))
+                taken.records.append(self._dead(raw, problem, request))
+                self._metrics.count("headwater_refused_total", door="collector", reason=Reason.CONTRACT)
+                self._show(False, {"problem": problem})
+        return taken
+
+    def _accept(self, event: Sent, request: Request, taken: Taken) -> str:
+        """What is wrong with it, or nothing."""
+
+        def on_masked(field_name: str) -> None:
+            self._metrics.count("headwater_masked_total", source=request.source, field=field_name[:64])
+
+        key, record = self._normaliser.record(event, request, on_masked)
+        try:
+            value = encode(self._normaliser.contract, self._boundary.check(record))
+        except Unfit as error:
+            return "; ".join(error.problems)
+        except ValueError as error:  # half a surrogate pair in a JSON escape has no UTF-8
+            return f"cannot be written: {type(error).__name__}"
+        taken.records.append(Record(RAW, key.encode(), value))
+        taken.accepted += 1
+        self._metrics.count("headwater_collected_total", protocol=event.protocol, source=request.source)
+        self._show(True, record)
+        return ""
+
+    def _dead(self, raw: Any, problem: str, request: Request) -> Record:
+        body = orjson.dumps(raw, default=str)
+        refusal = Refusal(Reason.CONTRACT, problem, Place.at_door(), request.source)
+        output = self._letters.letter(refusal, None, body, request.now_ms / 1000)
+        return Record(DEAD, output.key or b"", output.value or b"")
+
+    def _show(self, good: bool, what: Mapping[str, Any]) -> None:
+        if self.on_seen is not None:
+            self.on_seen(Seen(good, what))

@@ -1,0 +1,51 @@
+"""Opening and closing the collector: clients, spool, doors, signals."""
+
+import asyncio
+import signal
+from typing import NamedTuple
+
+from aiohttp import web
+
+from infra.errors import ConfigError
+from infra.keyring import KeyRing as PayloadKeys
+from infra.logs import get_logger
+from infra.metrics import Metrics
+from infra.settings import Settings
+from schemas.registry import Registry
+from streams.collector.intake import Intake
+from streams.collector.keys import KeyRing
+from streams.collector.server import Doors, Options
+from streams.collector.sink import Sink
+from streams.collector.spool import Spool
+
+
+class Limits(NamedTuple):
+    """How long Kafka may take, and how much may wait for it."""
+
+    budget_s: float
+    spool_bytes: int
+
+
+async def serve(settings: Settings, options: Options, address: tuple[str, int], limits: Limits) -> None:
+    """Serve until SIGTERM or SIGINT. ConfigError where the port is taken or the secret is missing."""
+    metrics = Metrics()
+    payload_keys = PayloadKeys(settings.keyring_dir, settings.master)
+    intake = Intake(Registry(settings.contracts), payload_keys, settings.master, metrics)
+    sink = Sink(settings, Spool(settings.state_dir / "spool", payload_keys, limits.spool_bytes), metrics, limits.budget_s)
+    doors = Doors(intake, sink, KeyRing(settings.write_keys_file), metrics, options)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    runner = web.AppRunner(doors.app(), access_log=None, keepalive_timeout=75, shutdown_timeout=5)
+    await runner.setup()
+    await sink.start()
+    try:
+        await web.TCPSite(runner, *address, backlog=1_024).start()
+        get_logger().info("serving", host=address[0], port=address[1])
+        await stop.wait()
+    except OSError as error:
+        raise ConfigError(f"cannot serve on {address[0]}:{address[1]}: {error.strerror}; choose another with --port") from None
+    finally:
+        await runner.cleanup()
+        await sink.stop()
+        get_logger().info("stopped")
