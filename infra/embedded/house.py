@@ -91,6 +91,8 @@ class House:
             "collector_url": self._url("collector"),
             "decisions_url": self._url("decisions"),
             "gauge_url": self._url("gauge"),
+            # Nobody but this machine reaches the doors, so whoever sends may say where the visitor is.
+            "region_header": "X-Headwater-Region",
         }
         self.settings = load_settings(state_dir=self.state.path, ops_token=SecretStr(ops_token), **self.house)
         _ = self.settings.master  # a secret that is too short is said now, not by five services
@@ -183,7 +185,7 @@ class House:
         return [
             self._door("collector", ("collect",), ("topics",)),
             self._door("decisions", ("decide",), ("topics", "redis")),
-            self._door("gauge", ("gauge",), ("topics", "redis")),
+            self._door("gauge", ("gauge", "--interval", "2"), ("topics", "redis")),
         ]
 
     def _door(self, name: str, words: Sequence[str], needs: tuple[str, ...]) -> Service:

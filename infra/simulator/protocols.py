@@ -230,6 +230,9 @@ def _snowplow_item(event: Event, stamp: Stamp, app_id: str) -> Json | str:
         "stm": str(stamp.now_ms),
         "ue_pr": orjson.dumps({"schema": UNSTRUCT, "data": data}).decode(),
     }
+    if consent := signals(device):
+        entity = {"schema": "iglu:com.headwater/consent/jsonschema/1-0-0", "data": consent}
+        said["co"] = orjson.dumps({"schema": CONTEXTS, "data": [entity]}).decode()
     if event.login:
         said["uid"] = event.person.account
     if event.defect is Defect.NO_NAME:
@@ -237,6 +240,7 @@ def _snowplow_item(event: Event, stamp: Stamp, app_id: str) -> Json | str:
     return said
 
 
+CONTEXTS = "iglu:com.snowplowanalytics.snowplow/contexts/jsonschema/1-0-1"
 UNSTRUCT = "iglu:com.snowplowanalytics.snowplow/unstruct_event/jsonschema/1-0-0"
 
 
