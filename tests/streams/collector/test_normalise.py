@@ -1,0 +1,127 @@
+"""What is normalised at the door: time, pseudonyms, masks, coarse addresses."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.secrets import Secret
+from schemas.codec import Record, encode
+from schemas.registry import Contract, Registry
+from streams.collector.agents import device_class, is_bot
+from streams.collector.event import Sent
+from streams.collector.mask import masked
+from streams.collector.normalise import Normaliser, Request, event_time, ip_prefix
+from streams.identity.nodes import NodeKeys, node
+
+KEYS = NodeKeys.derive(Secret("for tests only, forty characters long..."))
+RAW = Registry(Path(__file__).resolve().parents[3] / "schemas").latest("events.raw")
+NOW = 1_795_514_401_000
+HOUR = 3_600_000
+CRAWLER = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
+PHONE_AGENT = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_1 like Mac OS X) AppleWebKit/605.1.15 (KHTML) Mobile/15E148 Safari/604.1"
+
+
+def record(event: Sent, contract: Contract = RAW, **request: Any) -> tuple[str, Record, list[str]]:
+    """Key, record and the fields that were masked."""
+    hidden: list[str] = []
+    key, found = Normaliser(contract, KEYS).record(event, Request("web", "shop.example", NOW, **request), hidden.append)
+    encode(contract, found)  # it fits
+    return key, found, hidden
+
+
+@pytest.mark.parametrize(
+    ("created", "sent", "when", "clock"),
+    [
+        (None, None, NOW, "collector"),
+        (NOW - 5_000, None, NOW - 5_000, "device"),
+        (1_000_000, 1_007_000, NOW - 7_000, "corrected"),  # a clock that is decades behind
+        (1_000_900, 1_000_000, NOW, "corrected"),  # a sending time cut to whole seconds
+        (NOW + 24 * HOUR, None, NOW, "collector"),
+        (NOW - 72 * HOUR, None, NOW - 72 * HOUR, "device"),
+    ],
+)
+def test_the_best_clock_there_is(created: int | None, sent: int | None, when: int, clock: str) -> None:
+    """The device's clock corrected by its skew, where it shows one; the collector's, where the device's is absurd."""
+    assert event_time(Sent("x", "headwater", created=created, sent=sent), NOW) == (when, clock)
+
+
+def test_no_identifier_gets_past_in_clear() -> None:
+    """Nodes instead of ids, the strongest keys the record, and e-mail only as a match token."""
+    identifiers = [("cookie", "c-17"), ("user", "account-17"), ("email", "Ada@Example.org"), ("cookie", "undefined")]
+    key, found, _ = record(Sent("x", "headwater", identifiers=identifiers))
+    assert key == node(KEYS, "user", "account-17")
+    assert len(found["identifiers"]) == 3
+    assert found["match_tokens"].keys() == {"email"}
+    assert not any(clear in str(found) for clear in ("c-17", "account-17", "example.org", "Example.org"))
+
+
+def test_without_identifiers_the_event_id_is_the_key() -> None:
+    """Nobody to keep in order with."""
+    key, found, _ = record(Sent("x", "headwater"))
+    assert key == found["event_id"]
+
+
+def test_ids_are_the_senders_or_derived_or_random() -> None:
+    """A retry with the same content has the same id; without one, two events have two."""
+    assert record(Sent("x", "ga4", "mine"))[1]["event_id"] == "mine"
+    derived = [record(Sent("x", "ga4", derive_from=content))[1]["event_id"] for content in (b"a", b"a", b"b", b"", b"")]
+    assert derived[0] == derived[1]
+    assert len(set(derived)) == 4
+
+
+def test_addresses_where_none_belong_are_masked_and_told() -> None:
+    """In URLs, titles and properties; which field leaked is counted."""
+    event = Sent(
+        "x",
+        "headwater",
+        page_url="https://x.example/?mail=ada%40example.org",
+        page_title="Mail to ada@example.org",
+        properties={"contact": "+49 30 901820", "nested": {"mail": "ada@example.org"}, "order": "0012345678901234567"},
+    )
+    _, found, hidden = record(event)
+    assert "ada" not in str(found)
+    assert "901820" not in str(found)
+    assert set(hidden) == {"page_url", "page_title", "contact", "nested"}
+    assert found["properties"]["order"] == "0012345678901234567"
+
+
+@pytest.mark.parametrize("text", ["order 1795514401000", "v1.2.3", "10+20", "a@b", "https://x.example/@handle", "2026-11-24"])
+def test_what_is_no_address_stays(text: str) -> None:
+    """Timestamps, versions and handles are not masked."""
+    assert masked(text) == text
+
+
+@pytest.mark.parametrize(
+    ("address", "prefix"),
+    [("203.0.113.77", "203.0.113.0"), ("2001:db8:1:2:3::4", "2001:db8:1::"), ("", ""), ("nonsense", "")],
+)
+def test_addresses_are_cut(address: str, prefix: str) -> None:
+    """/24 and /48."""
+    assert ip_prefix(address) == prefix
+
+
+def test_signals_pass_untouched_and_gpc_joins_them() -> None:
+    """The collector decides nothing."""
+    signals = {"tc_string": "C" * 50, "cmp.x": "granted"}
+    assert record(Sent("x", "headwater", signals=signals), gpc=True)[1]["signals"] == {**signals, "gpc": "1"}
+
+
+def test_an_appended_field_is_taken_from_the_properties() -> None:
+    """A contract that has grown is filled by name, with its type; what does not fit is its default."""
+    fields = [
+        *RAW.schema["fields"],
+        {"name": "tier", "type": "string", "default": ""},
+        {"name": "points", "type": "long", "default": 0},
+    ]
+    grown = Contract("events.raw", 2, 99, {**RAW.schema, "fields": fields}, None)
+    _, found, _ = record(Sent("x", "headwater", properties={"tier": "gold", "points": "12", "rest": 1}), grown)
+    assert (found["tier"], found["points"], found["properties"]) == ("gold", 12, {"rest": "1"})
+    assert record(Sent("x", "headwater", properties={"points": "many"}), grown)[1]["points"] == 0
+
+
+def test_crawlers_are_flagged_and_devices_told_apart() -> None:
+    """Flagged, not dropped."""
+    assert is_bot(CRAWLER)
+    assert (device_class(CRAWLER), device_class(PHONE_AGENT), device_class("")) == ("bot", "mobile", "")
+    assert not is_bot(PHONE_AGENT)

@@ -1,0 +1,183 @@
+"""Each protocol is turned into the same thing; what breaks its rules says so without its values."""
+
+import base64
+from typing import Any
+
+import orjson
+import pytest
+
+from streams.collector import ga4, own, segment, snowplow
+from streams.collector.event import Sent, Unusable, Wrong
+
+UNSTRUCT = "iglu:com.snowplowanalytics.snowplow/unstruct_event/jsonschema/1-0-0"
+CONTEXTS = "iglu:com.snowplowanalytics.snowplow/contexts/jsonschema/1-0-1"
+
+
+def sent(item: Any) -> Sent:
+    """The item, which must have been usable."""
+    assert isinstance(item, Sent), item
+    return item
+
+
+def test_own_events_as_a_tag_container_sends_them() -> None:
+    """Common keys stand at the top, consent in x-ga-*, and unknown keys become properties."""
+    event = sent(
+        own.read(
+            {
+                "event_name": "purchase",
+                "event_id": "e1",
+                "client_id": "c1",
+                "user_id": 17,
+                "user_data": {"email_address": "a@b.example"},
+                "x-ga-gcs": "G111",
+                "consent": {"cmp.analytics": True},
+                "page_location": "https://x.example/",
+                "gclid": "click",
+                "value": "19.90",
+                "transaction_id": "o1",
+                "items": [{"id": 1}],
+                "properties": {"plan": "b"},
+            }
+        )
+    )
+    assert set(event.identifiers) == {("user", "17"), ("cookie", "c1"), ("email", "a@b.example")}
+    assert event.signals == {"cmp.analytics": "granted", "gcs": "G111"}
+    assert (event.value, event.order_id, event.click_ids) == (19.9, "o1", {"gclid": "click"})
+    assert event.properties == {"plan": "b", "items": [{"id": 1}]}
+
+
+@pytest.mark.parametrize("body", [{"event_name": "x"}, [{"event_name": "x"}], {"events": [{"event_name": "x"}]}])
+def test_own_bodies_may_be_one_event_or_several(body: Any) -> None:
+    """Generic HTTP tags wrap the body in an array."""
+    assert own.items_of(body) == [{"event_name": "x"}]
+
+
+@pytest.mark.parametrize("body", ["x", 1, None, {"events": "x"}])
+def test_other_bodies_are_wrong(body: Any) -> None:
+    """The message says what a body must be."""
+    with pytest.raises(Wrong, match="must be"):
+        own.items_of(body)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {},
+        {"event_name": ""},
+        {"event_name": 17},
+        {"event_name": "x" * 200},
+        {"event_name": "x", "value": "SECRET"},
+        {"event_name": "x", "value": True},
+        {"event_name": "x", "value": float("inf")},
+        {"event_name": "x", "consent": "SECRET"},
+        {"event_name": "x", "client_id": ["SECRET"]},
+        {"event_name": "x", "event_ts": "SECRET"},
+        {"event_name": "x", "event_ts": -1},
+        "SECRET",
+        None,
+    ],
+)
+def test_own_items_that_break_the_rules(item: Any) -> None:
+    """Each is unusable, and the reason holds no value of it."""
+    found = own.read(item)
+    assert isinstance(found, Unusable)
+    assert found.detail
+    assert "SECRET" not in found.detail
+
+
+def test_a_segment_batch_shares_its_context() -> None:
+    """`context` merges under each item; an item's own word counts."""
+    body = {
+        "batch": [
+            {"type": "track", "event": "A", "messageId": "m1", "anonymousId": None, "userId": "u1"},
+            {"type": "page", "messageId": "m2", "context": {"page": {"url": "https://own.example/"}}},
+        ],
+        "context": {"page": {"url": "https://shared.example/"}, "library": {"name": "lib", "version": "1"}},
+        "sentAt": "2026-11-24T10:00:01Z",
+    }
+    first, second = (sent(segment.read(item)) for item in segment.items_of(body, "batch"))
+    assert (first.name, first.page_url, first.tag_version) == ("A", "https://shared.example/", "lib/1")
+    assert first.identifiers == [("user", "u1")]
+    assert (second.name, second.page_url) == ("page", "https://own.example/")
+    assert first.sent == 1795514401000
+
+
+def test_segments_consent_categories_are_purposes() -> None:
+    """categoryPreferences are one boolean a purpose."""
+    context = {"consent": {"categoryPreferences": {"analytics": True, "marketing": False}}}
+    event = sent(segment.read({"type": "track", "event": "A", "context": context}))
+    assert event.signals == {"cmp.analytics": "granted", "cmp.marketing": "denied"}
+
+
+@pytest.mark.parametrize("item", [{"type": "sing"}, {"type": "track"}, {"type": "track", "event": "A", "context": []}, 5])
+def test_segment_calls_that_break_the_rules(item: Any) -> None:
+    """An unknown call, a track without an event, a context that is none."""
+    assert isinstance(segment.read(item), Unusable)
+
+
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("alphabet", [base64.b64encode, base64.urlsafe_b64encode])
+def test_snowplow_self_describing_events_in_any_base64(padded: bool, alphabet: Any) -> None:
+    """URL-safe or not, padded or not; the consent entity becomes signals, others become properties."""
+
+    def encoded(data: Any) -> str:
+        text: str = alphabet(orjson.dumps(data)).decode()
+        return text if padded else text.rstrip("=")
+
+    inner = {"schema": "iglu:shop.example/plan_chosen/jsonschema/1-0-0", "data": {"plan": "gold?>~", "order_id": "o1"}}
+    entities = [
+        {"schema": "iglu:com.headwater/consent/jsonschema/1-0-0", "data": {"gcs": "G100"}},
+        {"schema": "iglu:shop.example/cart/jsonschema/1-0-0", "data": {"size": 2}},
+    ]
+    item = {
+        "e": "ue",
+        "eid": "e1",
+        "ue_px": encoded({"schema": UNSTRUCT, "data": inner}),
+        "cx": encoded({"schema": CONTEXTS, "data": entities}),
+        "duid": "c1",
+        "dtm": "1795514401000",
+        "stm": "1795514401000",
+    }
+    event = sent(snowplow.read(item))
+    assert (event.name, event.signals, event.order_id) == ("plan_chosen", {"gcs": "G100"}, "o1")
+    assert event.properties == {"plan": "gold?>~", "entity.cart": {"size": 2}}
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {},
+        {"e": "xx"},
+        {"e": "ue", "ue_px": "%%%"},
+        {"e": "ue", "ue_pr": "["},
+        {"e": "pv", "dtm": "now"},
+        {"e": "pv", "co": "[]"},
+    ],
+)
+def test_snowplow_events_that_break_the_rules(item: Any) -> None:
+    """An unknown kind, undecodable data, a time that is none."""
+    assert isinstance(snowplow.read(item), Unusable)
+
+
+def test_ga4_events_take_what_the_body_says_for_all() -> None:
+    """client_id and consent stand at the top; a retry derives the same id, another event does not."""
+    body = {
+        "client_id": "1.2",
+        "timestamp_micros": 1795514401000000,
+        "consent": {"ad_user_data": "GRANTED", "ad_personalization": "DENIED"},
+        "events": [
+            {"name": "purchase", "params": {"transaction_id": "o1", "value": 5, "currency": "EUR", "gcs": "G111"}},
+            {"name": "purchase", "params": {"transaction_id": "o2"}},
+        ],
+    }
+    first, second = (sent(ga4.read(item)) for item in ga4.items_of(body))
+    again = sent(ga4.read(ga4.items_of(body)[0]))
+    assert first.signals == {"cm.ad_user_data": "GRANTED", "cm.ad_personalization": "DENIED", "gcs": "G111"}
+    assert (first.order_id, first.value, first.created) == ("o1", 5, 1795514401000)
+    assert first.derive_from == again.derive_from != second.derive_from
+
+
+@pytest.mark.parametrize("event", [{}, {"name": "x" * 41}, {"name": "x", "params": {f"p{i}": 1 for i in range(26)}}, 3])
+def test_ga4_events_that_break_the_rules(event: Any) -> None:
+    """Names up to 40 characters, up to 25 params."""
+    assert isinstance(ga4.read({"shared": {}, "event": event}), Unusable)
