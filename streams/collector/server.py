@@ -100,7 +100,7 @@ class Doors:
         except web.HTTPRequestEntityTooLarge:
             response = self._refusal(Reason.TOO_LARGE)
         except web.HTTPException as error:
-            response = self._refusal(Reason.NOT_FOUND) if error.status == 404 else error
+            response = self._refusal(Reason.NOT_FOUND) if error.status in (404, 405) else error
         door = request.match_info.route.resource.canonical if request.match_info.route.resource else "none"
         self._metrics.observe("headwater_request_seconds", time.perf_counter() - started, door=door)
         self._metrics.count("headwater_requests_total", door=door, status=str(response.status))

@@ -1,0 +1,286 @@
+"""The doors as clients meet them: a real collector process in front of a real broker."""
+
+import base64
+import gzip
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from infra.embedded.kafka import EmbeddedKafka
+from infra.embedded.ports import free_port
+from infra.settings import Settings
+from infra.topics_app import apply
+from schemas.codec import decode
+from schemas.registry import Registry
+from streams.collector.keys import create_key, revoke_keys
+from streams.collector.refusals import STATUS
+from tests.broker.copying import read_committed
+
+SECRET = "for tests only, forty characters long..."
+README = Path(__file__).resolve().parents[3] / "streams" / "collector" / "README.md"
+
+
+class Collector:
+    """`headwater collect` in a process of its own."""
+
+    def __init__(self, kafka: str, folder: Path, *options: str) -> None:
+        self.folder = folder
+        self.kafka = kafka
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.keys = folder / "write-keys.json"
+        self.key = create_key(self.keys, "web-de", site="shop.example")
+        self._options = options
+        self.registry = Registry(Settings().contracts)
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        environment = {
+            **os.environ,
+            "HEADWATER_KAFKA": self.kafka,
+            "HEADWATER_STATE_DIR": str(self.folder),
+            "HEADWATER_SECRET": SECRET,
+        }
+        command = [sys.executable, "-m", "infra.cli", "collect", "--port", str(self.port), *self._options]
+        with (self.folder / "collector.log").open("ab") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        wait_until(self._lives, 20)
+
+    def _lives(self) -> bool:
+        assert self.process.poll() is None, (self.folder / "collector.log").read_text()
+        try:
+            return requests.get(f"{self.url}/health/live", timeout=1).ok
+        except requests.ConnectionError:
+            return False
+
+    def stop(self) -> None:
+        """As an orchestrator would."""
+        self.process.terminate()
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def send(self, body: Any, path: str = "/v1/events", **headers: str) -> requests.Response:
+        """POST; objects as JSON, bytes as they are; the key as Bearer unless another header says otherwise."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return requests.post(self.url + path, data=data, headers={"Authorization": f"Bearer {self.key}"} | headers, timeout=20)
+
+    def events(self, mark: str) -> list[dict[str, Any]]:
+        """Events on events.raw whose property `mark` this is."""
+        records = [decode(self.registry, message.value())[1] for message in read_committed(self.kafka, "events.raw")]
+        return [record for record in records if record["properties"].get("mark") == mark]
+
+
+def wait_until(condition: Callable[[], Any], seconds: float) -> None:
+    """Poll with a deadline."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def collector(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
+    """One collector on the shared broker."""
+    apply(Settings(kafka=kafka))
+    collector = Collector(kafka, tmp_path_factory.mktemp("collector"), "--micro", "--cors-origin", "https://shop.example")
+    collector.start()
+    yield collector
+    collector.stop()
+
+
+def refused(answer: requests.Response, reason: str) -> None:
+    """The answer is the table's for this reason."""
+    status, _ = next(row for of, row in STATUS.items() if of == reason)
+    assert (answer.status_code, answer.json()["code"]) == (status, reason)
+    assert answer.json()["message"]
+
+
+def test_a_200_means_that_kafka_has_it(collector: Collector) -> None:
+    """The event is on the topic when the answer comes, keyed by its subject."""
+    mark = uuid.uuid4().hex
+    answer = collector.send({"event_name": "page_view", "client_id": "c-1", "mark": mark})
+    assert answer.json() == {"success": True, "accepted": 1, "refused": []}
+    (event,) = collector.events(mark)
+    assert (event["source"], event["site"], event["protocol"]) == ("web-de", "shop.example", "headwater")
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "reason"),
+    [
+        (b'{"event_name"', {}, "INVALID_JSON"),
+        (b"\xff\xfe", {}, "INVALID_JSON"),
+        (b'{"event_name": "\xff"}', {}, "INVALID_JSON"),
+        (b"", {}, "INVALID_JSON"),
+        (b'{"event_name": "x"}', {"Authorization": "Bearer wrong"}, "UNKNOWN_KEY"),
+        (b'{"event_name": "x"}', {"Authorization": ""}, "UNKNOWN_KEY"),
+        (b'"' + b"x" * 10_000_000 + b'"', {}, "TOO_LARGE"),
+        (gzip.compress(b'"' + b"x" * 10_000_000 + b'"'), {"Content-Encoding": "gzip"}, "TOO_LARGE"),
+        (b"no gzip at all", {"Content-Encoding": "gzip"}, "ENCODING"),
+        (b'{"event_name": "x", "a": ' + b"[" * 40 + b"]" * 40 + b"}", {}, "TOO_DEEP"),
+        (b"[" * 100_000, {}, "INVALID_JSON"),
+        (json.dumps([{"event_name": "x"}] * 501).encode(), {}, "TOO_MANY"),
+        (b'{"event_name": 17}', {}, "CONTRACT"),
+        (b'{"event_name": "\\ud800"}', {}, "INVALID_JSON"),
+        (b"17", {}, "CONTRACT"),
+    ],
+)
+def test_refusals_are_the_tables(collector: Collector, body: bytes, headers: dict[str, str], reason: str) -> None:
+    """Status, code and a message that says what to do."""
+    refused(collector.send(body, **headers), reason)
+
+
+def test_the_readme_shows_the_table() -> None:
+    """Every refusal stands in the README with its status."""
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (\d+) \|", README.read_text(), re.MULTILINE))
+    assert rows == {str(reason): str(status) for reason, (status, _) in STATUS.items()}
+
+
+def test_no_such_door(collector: Collector) -> None:
+    """404, worded."""
+    refused(collector.send({}, "/v2/events"), "NOT_FOUND")
+
+
+def test_good_items_of_a_batch_are_taken_and_bad_ones_are_dead_letters(collector: Collector) -> None:
+    """The answer names the bad ones; their bytes are on events.dead, encrypted."""
+    mark = uuid.uuid4().hex
+    answer = collector.send(
+        [{"event_name": "a", "mark": mark}, {"event_name": 5, "mark": mark}, {"event_name": "b", "mark": mark}]
+    )
+    said = answer.json()
+    assert (answer.status_code, said["accepted"], [item["index"] for item in said["refused"]]) == (200, 2, [1])
+    assert [event["event_name"] for event in collector.events(mark)] == ["a", "b"]
+    dead = [message.value() for message in read_committed(collector.kafka, "events.dead")]
+    assert dead
+    assert not any(mark.encode() in value for value in dead)
+
+
+def test_compressed_bodies_are_read(collector: Collector) -> None:
+    """gzip, as rudder-sdk-python sends by default."""
+    mark = uuid.uuid4().hex
+    body = gzip.compress(json.dumps({"event_name": "x", "mark": mark}).encode())
+    assert collector.send(body, **{"Content-Encoding": "gzip"}).ok
+    assert len(collector.events(mark)) == 1
+
+
+def test_segment_accepts_the_key_as_user_name_or_in_the_body(collector: Collector) -> None:
+    """Basic auth with the colon, or writeKey."""
+    call = {"event": "A", "anonymousId": "c", "messageId": "m"}
+    basic = base64.b64encode(f"{collector.key}:".encode()).decode()
+    assert collector.send(call, "/v1/track", Authorization=f"Basic {basic}").ok
+    assert collector.send({**call, "writeKey": collector.key}, "/v1/track", Authorization="").ok
+    refused(collector.send(call, "/v1/track", Authorization=""), "UNKNOWN_KEY")
+
+
+def test_a_trackers_bad_event_is_answered_ok(collector: Collector) -> None:
+    """A Snowplow tracker would repeat a refusal for ever: 200, and a dead letter."""
+    body = {
+        "schema": "iglu:com.snowplowanalytics.snowplow/payload_data/jsonschema/1-0-4",
+        "data": [{"e": "nonsense", "aid": collector.key}],
+    }
+    before = len(read_committed(collector.kafka, "events.dead"))
+    answer = collector.send(body, "/com.snowplowanalytics.snowplow/tp2")
+    assert (answer.status_code, answer.text) == (200, "ok")
+    assert len(read_committed(collector.kafka, "events.dead")) == before + 1
+
+
+def test_the_pixel(collector: Collector) -> None:
+    """GET /i answers a picture."""
+    answer = requests.get(f"{collector.url}/i", {"e": "pv", "aid": collector.key, "url": "https://x.example/"}, timeout=10)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "image/gif")
+
+
+def test_ga4_debug_says_what_collect_would_refuse(collector: Collector) -> None:
+    """And keeps nothing."""
+    query = f"?api_secret={collector.key}&measurement_id=G-1"
+    body = {"client_id": "c", "events": [{"name": "x" * 50}]}
+    said = collector.send(body, f"/debug/mp/collect{query}", Authorization="").json()
+    assert [message["fieldPath"] for message in said["validationMessages"]] == ["events[0]"]
+    assert collector.send(body, f"/mp/collect{query}", Authorization="").status_code == 200
+
+
+def test_only_listed_origins_may_send_from_a_browser(collector: Collector) -> None:
+    """The allow-list, in preflight and answer."""
+    listed = requests.options(f"{collector.url}/v1/events", headers={"Origin": "https://shop.example"}, timeout=10)
+    assert listed.headers["Access-Control-Allow-Origin"] == "https://shop.example"
+    other = requests.options(f"{collector.url}/v1/events", headers={"Origin": "https://other.example"}, timeout=10)
+    assert "Access-Control-Allow-Origin" not in other.headers
+
+
+def test_micro_shows_good_and_bad(collector: Collector) -> None:
+    """For people who set tags up."""
+    requests.get(f"{collector.url}/micro/reset", timeout=10)
+    collector.send([{"event_name": "seen"}, {"event_name": 5}])
+    good, bad = (requests.get(f"{collector.url}/micro/{what}", timeout=10).json() for what in ("good", "bad"))
+    assert ([event["event_name"] for event in good], len(bad)) == (["seen"], 1)
+
+
+def test_a_revoked_key_is_refused_within_a_second_or_two(collector: Collector) -> None:
+    """Without a restart; other keys of other sources stay."""
+    other = create_key(collector.keys, "app", site="app.example")
+    header = {"Authorization": f"Bearer {other}"}
+    wait_until(lambda: collector.send({"event_name": "x"}, **header).ok, 5)
+    assert revoke_keys(collector.keys, "app") == 1
+    wait_until(lambda: collector.send({"event_name": "x"}, **header).status_code == 401, 5)
+    assert collector.send({"event_name": "x"}).ok
+
+
+def test_too_fast_a_source_is_told_to_wait(collector: Collector) -> None:
+    """429 with Retry-After, per source."""
+    slow = create_key(collector.keys, "slow", site="x.example", events_per_s=1)
+    header = {"Authorization": f"Bearer {slow}"}
+    wait_until(lambda: collector.send({"event_name": "x"}, **header).ok, 5)
+    answer = collector.send([{"event_name": "x"}] * 500, **header)
+    refused(answer, "RATE")
+    assert answer.headers["Retry-After"] == "1"
+
+
+def test_health_and_metrics(collector: Collector) -> None:
+    """Liveness, readiness and numbers."""
+    assert requests.get(f"{collector.url}/health/ready", timeout=10).json()["ready"] is True
+    assert "headwater_collected_total" in requests.get(f"{collector.url}/metrics", timeout=10).text
+
+
+def test_while_kafka_stands_still_events_are_kept_and_come_after(tmp_path: Path) -> None:
+    """Answers come from the spool; a kill -9 of the collector and Kafka's return lose nothing and keep the order."""
+    with EmbeddedKafka(tmp_path / "kafka") as broker:
+        apply(Settings(kafka=broker.address))
+        collector = Collector(broker.address, tmp_path, "--budget", "0.5")
+        collector.start()
+        mark = uuid.uuid4().hex
+        try:
+            assert collector.send({"event_name": "before", "client_id": "c", "mark": mark}).ok
+            os.kill(broker.pid, signal.SIGSTOP)
+            for i in range(3):
+                assert collector.send(
+                    {"event_name": f"during-{i}", "event_id": f"d{i}-{mark}", "client_id": "c", "mark": mark}
+                ).ok
+            collector.process.kill()
+            collector.process.wait()
+            os.kill(broker.pid, signal.SIGCONT)
+            collector.start()
+            assert collector.send({"event_name": "after", "client_id": "c", "mark": mark}).ok
+            names: list[str] = []
+
+            def arrived() -> bool:
+                names[:] = list(dict.fromkeys(event["event_name"] for event in collector.events(mark)))
+                return "after" in names
+
+            wait_until(arrived, 30)
+            assert names == ["before", "during-0", "during-1", "during-2", "after"]
+        finally:
+            os.kill(broker.pid, signal.SIGCONT)
+            collector.stop()
