@@ -47,9 +47,9 @@ class IdentityStage:
     """See the module. While the store is away nothing is stamped: the batch comes again."""
 
     name = "identity"
-    inputs = (CONSENTED,)
-    broadcast = (MERGES,)
-    restore = ()
+    inputs: tuple[str, ...] = (CONSENTED,)
+    broadcast: tuple[str, ...] = (MERGES,)
+    restore: tuple[str, ...] = ()
 
     def __init__(self, registry: Registry, store: GraphStore, metrics: Metrics) -> None:
         self._registry = registry

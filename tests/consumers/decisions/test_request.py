@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from infra.ratelimit import RateLimit
 from consumers.decisions.log import uuid7
 from consumers.decisions.request import BadRequest, parse_request
+from infra.ratelimit import RateLimit
 
 GOOD: dict[str, Any] = {
     "experiment": "hero-banner",

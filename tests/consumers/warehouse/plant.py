@@ -139,7 +139,7 @@ class Plant:
 
     def count(self, what: str, table: str = "events") -> Any:
         """One figure."""
-        return self.store.rows(f"SELECT {what} FROM headwater.{table}")[0][0]  # noqa: S608 - words of the tests
+        return self.store.rows(f"SELECT {what} FROM headwater.{table}")[0][0]
 
 
 def wait(condition: Callable[[], bool], seconds: float, log: Path | None = None) -> None:

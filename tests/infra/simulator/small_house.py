@@ -208,14 +208,14 @@ class SmallHouse:
         """Fill the tables as the warehouse would."""
         self.insert(*self.rows())
         at = f"fromUnixTimestamp64Milli({self.now})"
-        self.clickhouse(f"INSERT INTO {{db}}.bandit_decisions (decision_id, decided_ts) VALUES ('{DECISION}', {at})")  # noqa: S608 - ours
+        self.clickhouse(f"INSERT INTO {{db}}.bandit_decisions (decision_id, decided_ts) VALUES ('{DECISION}', {at})")
         for kind in ("exposure", "reward"):
             values = f"('{DECISION}', '{kind}', {at})"
-            self.clickhouse(f"INSERT INTO {{db}}.bandit_outcomes (decision_id, kind, decided_ts) VALUES {values}")  # noqa: S608 - ours
+            self.clickhouse(f"INSERT INTO {{db}}.bandit_outcomes (decision_id, kind, decided_ts) VALUES {values}")
         for place in self.letters:
             values = f"('x', '{place.topic}', {place.partition}, {place.offset}, fromUnixTimestamp64Milli({self.now}))"
             names = "stage, source_topic, source_partition, source_offset, dead_ts"
-            self.clickhouse(f"INSERT INTO {{db}}.dead_letters ({names}) VALUES {values}")  # noqa: S608 - values of our own
+            self.clickhouse(f"INSERT INTO {{db}}.dead_letters ({names}) VALUES {values}")
 
     def insert(self, *rows: Record) -> None:
         """Insert rows of `events` at an offset that the topic has."""

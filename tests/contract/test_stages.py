@@ -1,0 +1,144 @@
+"""What every one-to-one stage owes: conservation, the same result when replayed, its input untouched, order per key."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from infra.metrics import Metrics
+from schemas.codec import Record, decode, encode
+from schemas.registry import Registry
+from streams.consent.policy import PACKAGED, load_policy
+from streams.consent.stage import ConsentStage
+from streams.identity.stage import IdentityStage
+from streams.identity.store import MemoryStore
+from streams.runtime.stage import Batch, Stage
+
+REGISTRY = Registry(Path(__file__).parents[2] / "schemas")
+NODES = ["0" + "a" * 32, "0" + "b" * 32, "1" + "c" * 32, "2" + "d" * 32, "2" + "e" * 32]
+
+WORDS = st.sampled_from(["granted", "denied"])
+EVENTS = st.fixed_dictionaries(
+    {
+        "event_id": st.sampled_from([f"e{n}" for n in range(20)]),
+        "event_name": st.sampled_from(["page_view", "purchase"]),
+        "heartbeat": st.booleans(),
+        "region": st.sampled_from(["DE", "US", ""]),
+        "signals": st.fixed_dictionaries({}, optional={"cmp.analytics": WORDS, "cmp.marketing": WORDS, "gpc": st.just("1")}),
+        "identifiers": st.lists(st.sampled_from(NODES), max_size=3, unique=True).map(sorted),
+        "page_url": st.sampled_from(["", "https://x/?gclid=1"]),
+    }
+)
+
+
+def raw(said: dict[str, Any]) -> bytes:
+    """An event of events.raw."""
+    fixed = {"source": "s", "site": "x", "collector_ts": 0, "event_ts": 0, "event_ts_source": "", "protocol": ""}
+    return encode(REGISTRY.latest("events.raw"), {**fixed, **said})
+
+
+def consented(said: dict[str, Any]) -> bytes:
+    """The same event behind a gate that wrote what this event's signals look like."""
+    granted = said["signals"].get("cmp.analytics") == "granted"
+    columns = {
+        "consent_outcome": "pass" if granted else "anonymise",
+        "consent_purposes": 7 if granted else 0,
+        "consent_reasons": "",
+        "consent_policy": "",
+        "consent_evidence": "",
+    }
+    _, record = decode(REGISTRY, raw(said))
+    return encode(REGISTRY.latest("events.consented"), {**columns, **record})
+
+
+@dataclass(frozen=True)
+class Case:
+    """A stage, how to make one, what it reads and where its input leaves."""
+
+    make: Callable[[], Stage]
+    value: Callable[[dict[str, Any]], bytes]
+    exit: str
+
+
+CASES = {
+    "consent": Case(
+        lambda: ConsentStage(REGISTRY, load_policy(PACKAGED), b"k" * 32, Metrics(), lambda: None), raw, "events.consented"
+    ),
+    "identity": Case(lambda: IdentityStage(REGISTRY, MemoryStore(), Metrics()), consented, "events.resolved"),
+}
+
+BATCHES = st.lists(st.one_of(EVENTS, st.binary(max_size=30), st.none()), max_size=30)
+room = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+bounded = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def batch(case: Case, items: list[Any], offset: int = 0) -> Batch:
+    """Events, rubbish and tombstones of one partition; offsets have holes, as transactions leave them."""
+    values = [case.value(item) if isinstance(item, dict) else item for item in items]
+    # No bytes of a test may look like a contract that nobody knows yet: that is waited for, and no data's fault.
+    values = [value if isinstance(value, bytes) and len(value) > 30 else value and b"\xff" + value for value in values]
+    keys = [f"k{n % 4}".encode() for n in range(len(items))]
+    return Batch(case.make().inputs[0], 0, keys, values, [offset + 2 * n for n in range(len(items))])
+
+
+@room
+@bounded
+@given(items=BATCHES)
+def test_conserves(case: Case, items: list[Any]) -> None:
+    """Records in = passed + dropped + dead, and as many leave through the main exit as passed."""
+    outcome = case.make().handle(batch(case, items), 0)
+    assert len(items) == outcome.passed + outcome.dropped.total() + len(outcome.dead)
+    assert outcome.passed == len(outcome.out.get(case.exit, ()))
+    assert {dead.at for dead in outcome.dead} == {at for at, item in enumerate(items) if not isinstance(item, dict)}
+
+
+@room
+@bounded
+@given(items=BATCHES, sizes=st.lists(st.integers(1, 7), min_size=30, max_size=30))
+def test_replay_gives_the_same(case: Case, items: list[Any], sizes: list[int]) -> None:
+    """The same records again, from the same stage or a new one with its memory, leave as the same bytes in the same order."""
+    stage, whole = case.make(), batch(case, items)
+    first = stage.handle(whole, 0)
+    again = stage.handle(whole, 99)
+    assert again.out.get(case.exit) == first.out.get(case.exit)
+    assert (again.passed, again.dropped, again.dead) == (first.passed, first.dropped, first.dead)
+    for hook in first.after_commit:
+        hook()
+    assert stage.handle(whole, 0).out.get(case.exit) == first.out.get(case.exit)
+
+
+@room
+@bounded
+@given(items=BATCHES)
+def test_leaves_its_input_untouched(case: Case, items: list[Any]) -> None:
+    """The batch is the same before and after."""
+    given_batch = batch(case, items)
+    before = (list(given_batch.keys), list(given_batch.values), list(given_batch.offsets))
+    case.make().handle(given_batch, 0)
+    assert (list(given_batch.keys), list(given_batch.values), list(given_batch.offsets)) == before
+
+
+@room
+@bounded
+@given(events=st.lists(EVENTS, max_size=30))
+def test_keeps_order(case: Case, events: list[Record]) -> None:
+    """Events leave in the order in which they came, so every key keeps its order too."""
+    stage = case.make()
+    names = [{**event, "event_id": f"n{n:03d}", "signals": {"cmp.analytics": "granted"}} for n, event in enumerate(events)]
+    outcome = stage.handle(batch(case, names), 0)
+    left = [decode(REGISTRY, output.value or b"")[1]["event_id"] for output in outcome.out.get(case.exit, ())]
+    assert left == [name["event_id"] for name in names]
+
+
+@room
+def test_has_a_name_and_inputs(case: Case) -> None:
+    """A stage says what it is called, what it reads, and does nothing when nothing happens."""
+    stage = case.make()
+    assert (stage.name, bool(stage.inputs)) in (("consent", True), ("identity", True))
+    assert stage.on_tick(0) == {}
+    stage.on_revoke(0)
+    stage.on_restore("x", 0, ())

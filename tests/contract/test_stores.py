@@ -1,0 +1,109 @@
+"""The identity graph's stores, memory and a real Redis alike: written once, safe to write again."""
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from infra.errors import ConfigError, Retryable
+from streams.identity.rules import Link, Slot
+from streams.identity.store import GraphStore, MemoryStore, RedisStore, event_key
+
+A, B, C = "0" + "a" * 32, "1" + "b" * 32, "2" + "c" * 32
+
+
+@pytest.fixture(params=["memory", "redis"])
+def store(request: pytest.FixtureRequest) -> Iterator[GraphStore]:
+    """An empty store."""
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    with redis.Redis.from_url(request.getfixturevalue("redis_url")) as client:
+        client.flushdb()
+        yield RedisStore(client)
+
+
+def test_a_slot_is_written_once(store: GraphStore) -> None:
+    """The first link of a node wins, also within one call; later ones change nothing and say so."""
+    assert store.link([Link(C, B, 0), Link(B, A, 1), Link(C, A, 2)]) == [True, True, False]
+    assert store.link([Link(C, A, 0)]) == [False]
+    assert store.read([C, B, A], []) == ([Slot(B, logged=False), Slot(A, logged=False), None], [])
+
+
+def test_logged_is_never_taken_back(store: GraphStore) -> None:
+    """Confirming marks the slot that was logged, as often as one likes, and no other one."""
+    store.link([Link(C, B, 0)])
+    store.confirm([(C, Slot(A, logged=False)), (B, Slot(A, logged=False))])
+    assert store.read([C, B], [])[0] == [Slot(B, logged=False), None]
+    for _ in range(2):
+        store.confirm([(C, Slot(B, logged=False))])
+        assert store.read([C], [])[0] == [Slot(B, logged=True)]
+    assert store.link([Link(C, B, 0)]) == [False]
+    assert store.read([C], [])[0] == [Slot(B, logged=True)]
+
+
+def test_a_claim_belongs_to_the_first(store: GraphStore) -> None:
+    """The first record that claims an event keeps it; asking again with the same place is no conflict."""
+    assert store.claim([("s:e1", "0:5"), ("s:e2", "0:6"), ("s:e1", "0:9")]) == ["0:5", "0:6", "0:5"]
+    assert store.claim([("s:e1", "0:5"), ("s:e2", "1:6")]) == ["0:5", "0:6"]
+    assert store.read([], ["s:e1", "s:e3"]) == ([], ["0:5", None])
+
+
+def test_nothing_is_little_work(store: GraphStore) -> None:
+    """Empty calls are answered with nothing."""
+    assert store.read([], []) == ([], [])
+    assert store.claim([]) == []
+    assert store.link([]) == []
+    store.confirm([])
+
+
+def test_many_keys_come_back_in_order(store: GraphStore) -> None:
+    """More keys than one round trip takes come back in the order asked for."""
+    nodes = [f"2{n:032x}" for n in range(6_000)]
+    store.link([Link(node, A, 0) for node in nodes[::2]])
+    slots = store.read(nodes, ["s:e"])[0]
+    assert [slot is not None for slot in slots] == [n % 2 == 0 for n in range(6_000)]
+
+
+def test_event_keys() -> None:
+    """Event ids are told apart by source, whatever their length or letters."""
+    assert event_key("a", "1") != event_key("b", "1")
+    assert len(event_key("a", "x" * 10_000)) <= 80
+    assert event_key("a", "é☃") == event_key("a", "é☃")
+
+
+def test_claims_expire_in_redis(redis_url: str) -> None:
+    """A claim is forgotten after a day, a slot never."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushdb()
+        store = RedisStore(client)
+        store.claim([("s:e", "0:1")])
+        store.link([Link(C, A, 0)])
+        lives = {bytes(key)[:1]: client.ttl(key) for key in client.keys("*")}
+    assert 86_000 < lives[b"e"] <= 86_400
+    assert lives[b"n"] == -1
+
+
+def test_a_redis_that_forgets_is_refused(redis_url: str) -> None:
+    """A Redis that may evict keys ends the room with an error that says what to set."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            with pytest.raises(ConfigError, match="noeviction"):
+                RedisStore(client).read([A], [])
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
+        assert RedisStore(client).read([A], ["s:unknown"]) is not None
+
+
+def test_a_redis_that_is_away_is_waited_for() -> None:
+    """Every call of a Redis that does not answer is the world's fault, not the data's."""
+    store = RedisStore(redis.Redis(port=1, socket_connect_timeout=0.2))
+    for call in (
+        lambda: store.read([A], []),
+        lambda: store.claim([("e", "0:1")]),
+        lambda: store.link([Link(C, A, 0)]),
+        lambda: store.confirm([(C, Slot(A, logged=False))]),
+    ):
+        with pytest.raises(Retryable):
+            call()

@@ -1,0 +1,251 @@
+"""The identity stage: partitions, labels, duplicates, and what survives a crash."""
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import redis
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infra.errors import Retryable
+from infra.metrics import Metrics
+from schemas.codec import Record, decode, encode
+from schemas.registry import Registry
+from streams.identity.rules import Link, Slot, View
+from streams.identity.stage import CONSENTED, MERGES, RESOLVED, IdentityStage
+from streams.identity.store import GraphStore, MemoryStore, RedisStore
+from streams.runtime.stage import Batch, Cell, Outcome
+
+REGISTRY = Registry(Path(__file__).parents[3] / "schemas")
+U1, U2 = "0" + "1" * 32, "0" + "2" * 32
+D1, C1, C2, C3 = "1" + "a" * 32, "2" + "b" * 32, "2" + "c" * 32, "2" + "d" * 32
+ANONYMOUS = [f"{tier}{n:032x}" for tier in "12" for n in range(8)]
+WORLD = st.lists(st.lists(st.sampled_from(ANONYMOUS), min_size=1, max_size=3, unique=True).map(sorted), min_size=1, max_size=30)
+
+
+def event(n: int, nodes: Sequence[str], **said: object) -> bytes:
+    """An event of events.consented with everything granted."""
+    record = {
+        "consent_outcome": "pass",
+        "consent_purposes": 7,
+        "consent_reasons": "",
+        "consent_policy": "",
+        "consent_evidence": "",
+        "event_id": f"e{n}",
+        "event_name": "page_view",
+        "source": "web",
+        "site": "x",
+        "heartbeat": False,
+        "collector_ts": 1_764_000_123_456,
+        "region": "",
+        "signals": {},
+        "identifiers": sorted(nodes),
+        "event_ts": 0,
+        "event_ts_source": "",
+        "protocol": "",
+        **said,
+    }
+    return encode(REGISTRY.latest(CONSENTED), record)
+
+
+def batch(values: Sequence[bytes | None], offset: int = 0, partition: int = 0) -> Batch:
+    """A batch of one partition."""
+    return Batch(CONSENTED, partition, [b"k"] * len(values), values, range(offset, offset + len(values)))
+
+
+def stage(store: GraphStore) -> IdentityStage:
+    """A worker on a store."""
+    return IdentityStage(REGISTRY, store, Metrics())
+
+
+def resolved(outcome: Outcome) -> list[Record]:
+    """What left."""
+    return [decode(REGISTRY, output.value or b"")[1] for output in outcome.out[RESOLVED]]
+
+
+def merges(outcome: Outcome) -> dict[str, str]:
+    """Node -> parent, as logged."""
+    records = [decode(REGISTRY, output.value or b"")[1] for output in outcome.out.get(MERGES, ())]
+    return {record["node"]: record["parent"] for record in records}
+
+
+def commit(outcome: Outcome) -> None:
+    """What the runtime does after a commit."""
+    for hook in outcome.after_commit:
+        hook()
+
+
+def partition_of(slots: dict[str, Slot], nodes: Sequence[str]) -> set[frozenset[str]]:
+    """The components of a graph."""
+    view = View({**dict.fromkeys(nodes), **slots})
+    groups: dict[str, set[str]] = {}
+    for node in nodes:
+        groups.setdefault(view.find(node), set()).add(node)
+    return {frozenset(group) for group in groups.values()}
+
+
+@given(WORLD, st.randoms(use_true_random=False), st.integers(1, 10))
+@settings(deadline=None, max_examples=60)
+def test_any_order_batching_and_worker_gives_one_partition(world: list[list[str]], rng: random.Random, size: int) -> None:
+    """Shuffled, doubled, cut into batches, spread over two workers that crash: the components are the same."""
+    straight = MemoryStore()
+    stage(straight).handle(batch([event(n, nodes) for n, nodes in enumerate(world)]), 0)
+    store, log = MemoryStore(), dict[str, str]()
+    values = [event(n, nodes) for n, nodes in enumerate(world)] * 2
+    rng.shuffle(values)
+    workers = [stage(store), stage(store)]
+    for start in range(0, len(values), size):
+        part = batch(values[start : start + size], start)
+        if rng.random() < 0.3:
+            rng.choice(workers).handle(part, 0)  # crashed before its commit: nothing of it left
+        outcome = rng.choice(workers).handle(part, 0)
+        log.update(merges(outcome))
+        if rng.random() < 0.7:
+            commit(outcome)
+    assert partition_of(store.slots, ANONYMOUS) == partition_of(straight.slots, ANONYMOUS)
+    assert log == {node: slot.parent for node, slot in store.slots.items()}, "the log alone rebuilds the graph"
+
+
+def test_one_person_one_profile_across_devices() -> None:
+    """What was stamped before the login is the user's label; a second device joins it; the event's own bytes stay."""
+    store = MemoryStore()
+    room = stage(store)
+    values = [event(1, [D1, C1]), event(2, [U1, C1]), event(3, [U1, C2]), event(4, [C2]), event(5, [C1])]
+    profiles = []
+    for at, value in enumerate(values):
+        outcome = room.handle(batch([value], at), 0)
+        commit(outcome)
+        (record,) = resolved(outcome)
+        (output,) = outcome.out[RESOLVED]
+        assert output.key == record["profile_id"].encode()
+        assert (output.value or b"").endswith(value[5:])
+        assert record["identity_state"] == "resolved"
+        profiles.append(record["profile_id"])
+    assert profiles == [D1] * 5
+    assert store.slots[U1] == Slot(D1, logged=True)
+
+
+def test_users_never_merge() -> None:
+    """Two users on one cookie keep two profiles; the cookie stays with the first."""
+    room = stage(MemoryStore())
+    outcome = room.handle(batch([event(1, [U1, C1]), event(2, [U2, C1]), event(3, [U2]), event(4, [C1])]), 0)
+    assert [record["profile_id"] for record in resolved(outcome)] == [C1, U2, U2, C1]
+
+
+def test_duplicates_die_and_replays_do_not() -> None:
+    """A second offset with the same id from the same source is dropped; the same offset again passes."""
+    room = stage(MemoryStore())
+    values = [event(1, [C1]), event(1, [C1]), event(1, [C1], source="other"), event(2, [C1])]
+    first = room.handle(batch(values), 0)
+    assert first.dropped == {"DUPLICATE": 1}
+    assert first.counts[Cell(1_764_000_120_000, "web", "page_view", "dropped:DUPLICATE")] == 1
+    assert room.handle(batch(values), 0).out[RESOLVED] == first.out[RESOLVED]
+    assert room.handle(batch(values, offset=10), 0).dropped == {"DUPLICATE": 4}
+    assert room.handle(batch(values, partition=1), 0).dropped == {"DUPLICATE": 4}
+
+
+def test_without_consent_nothing_is_linked() -> None:
+    """Anonymised events, heartbeats and events without analytics leave as anonymous, and no store is asked to link."""
+    store = MemoryStore()
+    values = [
+        event(1, [], consent_outcome="anonymise", consent_purposes=0),
+        event(2, [U1, C1], consent_outcome="strip", consent_purposes=2),
+        event(3, [U1, C1], heartbeat=True),
+        event(4, []),
+    ]
+    outcome = stage(store).handle(batch(values), 0)
+    assert [(record["profile_id"], record["node"], record["identity_state"]) for record in resolved(outcome)] == [
+        ("", "", "anonymous")
+    ] * 4
+    assert [output.key for output in outcome.out[RESOLVED]] == [b"e1", b"e2", b"e3", b"e4"]
+    assert store.slots == {}
+    assert set(store.claims) == {"web:e2", "web:e4"}
+    assert sum(outcome.counts.values()) == 3
+
+
+def test_rubbish_is_dead_and_unknown_contracts_are_waited_for() -> None:
+    """Broken bytes, tombstones and identifiers that are none go to the dead tray; an id from the future is waited for."""
+    outcome = stage(MemoryStore()).handle(batch([b"x", None, event(1, ["someone@example.org"]), event(2, [C1])]), 0)
+    assert [dead.at for dead in outcome.dead] == [0, 1, 2]
+    assert outcome.passed == 1
+    with pytest.raises(Retryable):
+        stage(MemoryStore()).handle(batch([b"\x00\x00\x00\x27\x0fxyz"]), 0)
+
+
+def test_a_link_is_logged_until_a_commit_is_known() -> None:
+    """A crash between writing a slot and committing loses nothing: whoever meets the slot logs it, until it is confirmed."""
+    store = MemoryStore()
+    crashed = stage(store).handle(batch([event(1, [D1, C1])]), 0)
+    assert merges(crashed) == {C1: D1}
+    other = stage(store).handle(batch([event(2, [C1])], 7), 0)
+    assert merges(other) == {C1: D1}
+    commit(other)
+    assert merges(stage(store).handle(batch([event(3, [C1])], 8), 0)) == {}
+
+
+def test_labels_are_found_after_a_crash() -> None:
+    """A worker that died between winning a link and claiming the label: the next one claims the same label."""
+    store = MemoryStore()
+    store.link([Link(D1, U1, 0)])
+    (record,) = resolved(stage(store).handle(batch([event(1, [U1, D1])]), 0))
+    assert record["profile_id"] == D1
+
+
+class Racing(MemoryStore):
+    """A store in which another worker links a node first, at the moment this one tries to."""
+
+    def link(self, links: Sequence[Link]) -> list[bool]:
+        """The other one is faster, once."""
+        for link in links:
+            if link.node == C2:
+                self.slots.setdefault(C2, Slot(C1, logged=False))
+                self.slots.setdefault(C1, Slot(D1, logged=True))
+        return super().link(links)
+
+
+def test_a_lost_race_is_joined() -> None:
+    """Where another worker linked a node first, its way up is read and linked instead: one component, nothing overwritten."""
+    store = Racing()
+    outcome = stage(store).handle(batch([event(1, [C2, C3, U1])]), 0)
+    assert store.slots[C2].parent == C1
+    assert store.slots[C1].parent == D1
+    view = View({**store.slots})
+    assert {view.find(node) for node in (C1, C2, C3, D1)} == {U1}
+    assert set(merges(outcome)) >= {C2, C3, D1, U1}
+
+
+def test_broadcast_merges_save_questions() -> None:
+    """What other workers have committed is known without asking, and a newer epoch replaces an older one only."""
+    first, second = MemoryStore(), stage(MemoryStore())
+    outcome = stage(first).handle(batch([event(1, [D1, C1])]), 0)
+    second.on_broadcast(MERGES, [(output.key, output.value) for output in outcome.out[MERGES]])
+    second.on_broadcast(MERGES, [(b"k", None)])
+    (record,) = resolved(second.handle(batch([event(2, [C1])]), 0))
+    assert record["profile_id"] == D1
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    """An empty real Redis."""
+    with redis.Redis.from_url(redis_url) as found:
+        found.flushdb()
+        yield found
+
+
+def test_a_real_redis_gives_the_same(client: redis.Redis) -> None:
+    """Random traffic, interrupted and repeated, leaves a real Redis and the memory store in the same state."""
+    rng = random.Random(7)
+    values = [event(rng.randrange(150), rng.sample([*ANONYMOUS, U1, U2], rng.randint(1, 3))) for _ in range(300)]
+    memory = MemoryStore()
+    rooms = [stage(memory), stage(RedisStore(client))]
+    for start in range(0, 300, 50):
+        part = batch(values[start : start + 50], start)
+        outcomes = [room.handle(part, 0) for room in rooms]
+        assert outcomes[0].out == outcomes[1].out
+        assert outcomes[0].dropped == outcomes[1].dropped
+        for outcome in outcomes:
+            commit(outcome)
+    nodes = [*ANONYMOUS, U1, U2]
+    assert RedisStore(client).read(nodes, [])[0] == memory.read(nodes, [])[0]
