@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 
 from consumers.decisions.consent import gate
-from infra.ratelimit import RateLimit
 from consumers.decisions.log import DecisionLog
 from consumers.decisions.server import Door, Guard
 from consumers.decisions.service import DecisionService, Doors
@@ -19,6 +18,7 @@ from consumers.decisions.snapshots import Snapshots
 from infra.errors import ConfigError
 from infra.logs import configure_logs, get_logger
 from infra.metrics import Metrics
+from infra.ratelimit import RateLimit
 from infra.settings import Settings, load_settings
 from schemas.registry import Registry
 from streams.bandit.catalogue import Catalogue

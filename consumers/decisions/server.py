@@ -10,10 +10,10 @@ import orjson
 from aiohttp import web
 from prometheus_client import generate_latest
 
-from infra.ratelimit import RateLimit
 from consumers.decisions.request import MAX_BODY, BadRequest, parse_request
 from consumers.decisions.service import Asked, DecisionService, UnknownExperiment
 from infra.metrics import Metrics
+from infra.ratelimit import RateLimit
 
 WIDGET = Path(__file__).with_name("widget.js")
 BODY_S = 5.0
