@@ -18,8 +18,8 @@ from streams.consent.strip import DECISION_TOKEN, HOUR_MS, UNCLEANED, Shape
 
 Change = Callable[[bytes], bytes]
 """The bytes of one field -> what is written instead."""
-Plan = list[tuple[int, Change | bytes]]
-"""Place of a field that changes, in order -> how, or the bytes that are written whatever it held."""
+Plan = list[tuple[int, int, Change | bytes]]
+"""(first field, last field, what is written for them: always these bytes, or what the change makes of theirs), in order."""
 
 
 class Field:
@@ -40,8 +40,12 @@ class Field:
 
     def read(self, data: bytes) -> Any:
         """The value. Undecodable."""
+        return self.read_from(BytesIO(data))
+
+    def read_from(self, stream: BytesIO) -> Any:
+        """The value that comes next. Undecodable."""
         try:
-            return schemaless_reader(BytesIO(data), self._type, None)
+            return schemaless_reader(stream, self._type, None)
         except (EOFError, ValueError, IndexError, TypeError, OverflowError, MemoryError) as error:
             raise Undecodable(f"broken datum: {type(error).__name__}") from None
 
@@ -74,7 +78,7 @@ class Rewriter:
 
     def anonymise(self, value: bytes, event_id: str) -> bytes:
         """The datum of a framed event with the allow-list only, under a new id."""
-        return self._apply(value, [(0, self._fields[0].write(event_id)), *self._anonymises])
+        return self._apply(value, [(0, 0, self._fields[0].write(event_id)), *self._anonymises])
 
     def _apply(self, value: bytes, plan: Plan) -> bytes:
         ends = self._slicer.ends(value)
@@ -82,8 +86,8 @@ class Rewriter:
             raise Undecodable(f"{len(value) - ends[-1]} bytes left over after the last field")
         parts: list[bytes] = []
         kept_from = HEADER_BYTES
-        for place, change in plan:
-            begin, end = ends[place - 1] if place else HEADER_BYTES, ends[place]
+        for first, last, change in plan:
+            begin, end = ends[first - 1] if first else HEADER_BYTES, ends[last]
             if isinstance(change, bytes):
                 parts += (value[kept_from:begin], change)
             elif (changed := change(old := value[begin:end])) is not old:
@@ -96,33 +100,61 @@ class Rewriter:
 
     def _plan_strip(self, mask: int) -> Plan:
         denied = set(self._shape.denied(self._policy, mask))
-        plan: Plan = []
+        changes: list[tuple[int, Change | bytes]] = []
+        texts: set[int] = set()
         for place, field in enumerate(self._fields):
             if field.name in denied:
-                plan.append((place, field.empty))
+                changes.append((place, field.empty))
             elif field.is_text and field.name not in UNCLEANED and (change := self._cleaning(field, mask)) is not None:
-                plan.append((place, change))
-        return plan
+                changes.append((place, change))
+                if not field.is_map:
+                    texts.add(place)
+        return self._merged(changes, texts)
+
+    def _merged(self, changes: list[tuple[int, Change | bytes]], texts: set[int]) -> Plan:
+        """Neighbours in one step: constants as one constant, texts as one look at all of them."""
+        plan: Plan = []
+        for place, change in changes:
+            first, last, before = plan[-1] if plan else (0, -2, b"")
+            if last == place - 1 and isinstance(before, bytes) and isinstance(change, bytes):
+                plan[-1] = (first, place, before + change)
+            elif last == place - 1 and last in texts and place in texts:
+                plan[-1] = (first, place, before)
+            else:
+                plan.append((place, place, change))
+        return [(first, last, self._texts(first, last) if first in texts else change) for first, last, change in plan]
+
+    def _texts(self, first: int, last: int) -> Change:
+        """Cleans neighbouring texts; most hold no parameter at all, which is seen at once."""
+        fields, clean = self._fields[first : last + 1], self._click_ids.clean_text
+
+        def change(data: bytes) -> bytes:
+            if b"=" not in data and b"%" not in data:
+                return data
+            stream = BytesIO(data)
+            return b"".join(field.write(clean(field.read_from(stream))) for field in fields)
+
+        return change
 
     def _cleaning(self, field: Field, mask: int) -> Change | None:
+        """For a map; texts are cleaned together, by `_texts`."""
         marketing = not mask & BITS["marketing"]
         token = not mask & BITS["personalization"] and field.name == "properties"
         if not marketing and not token:
             return None
 
-        is_map, suspect = field.is_map, self._suspect.search
+        suspect = self._suspect.search
 
         def change(data: bytes) -> bytes:
             if len(data) == 1:
                 return data  # empty
-            clicks = marketing and (b"=" in data or b"%" in data or (is_map and suspect(data.lower()) is not None))
+            clicks = marketing and (b"=" in data or b"%" in data or suspect(data.lower()) is not None)
             tokens = token and self._token.search(data) is not None
             if not clicks and not tokens:
                 return data
             content = field.read(data)
             if clicks:
-                clean = self._click_ids.clean_text if isinstance(content, str) else self._click_ids.clean_map
-                content = clean(content)
+                content = self._click_ids.clean_map(content)
             if tokens:
                 content = {key: text for key, text in content.items() if key.lower() != DECISION_TOKEN}
             return field.write(content)
@@ -131,15 +163,15 @@ class Rewriter:
 
     def _plan_anonymous(self) -> Plan:
         """All but the event id, which stands first and is new each time."""
-        plan: Plan = []
+        changes: list[tuple[int, Change | bytes]] = []
         for place, field in enumerate(self._fields[1:], start=1):
             if field.name == "region":
-                plan.append((place, self._to_country(field)))
+                changes.append((place, self._to_country(field)))
             elif field.name in ("collector_ts", "event_ts"):
-                plan.append((place, self._to_hour(field)))
+                changes.append((place, self._to_hour(field)))
             elif field.name not in self._policy.anonymous_fields:
-                plan.append((place, field.empty))
-        return plan
+                changes.append((place, field.empty))
+        return self._merged(changes, set())
 
     def _to_country(self, field: Field) -> Change:
         return lambda data: field.write(field.read(data)[:2])
