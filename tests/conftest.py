@@ -1,4 +1,4 @@
-"""Real components for tests: one embedded Kafka, Redis and ClickHouse a session, on free ports, in temporary folders."""
+"""Real components for tests: Kafka, Redis and ClickHouse for each test file, on free ports, in temporary folders."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Bootstrap address of a real broker."""
     from infra.embedded.kafka import EmbeddedKafka
@@ -15,7 +15,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield broker.address
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a real Redis; use a fresh database number or flush it where a test needs it empty."""
     from infra.embedded.redis import EmbeddedRedis
@@ -24,7 +24,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield server.url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def clickhouse_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of the embedded ClickHouse endpoint; use a database of your own in it."""
     from infra.embedded.clickhouse import EmbeddedClickHouse

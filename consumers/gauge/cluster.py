@@ -55,7 +55,8 @@ class Cluster:
             # coordinated is asked for by name, and nothing at all means that nobody answered.
             found |= self._known
             if not listed.valid:
-                raise listed.errors[0]
+                # What stands here may be a KafkaError, which Python cannot raise in order.
+                raise Retryable(f"Kafka does not answer: {listed.errors[0]}")
         self._known = found
         names = sorted(found)
         if not names:
