@@ -1,8 +1,11 @@
 """The whole house, as its users meet it: from the doors to ClickHouse, through kills, new fields and rubbish."""
 
 import json
+import re
+import subprocess
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from tests.house.standing import StandingHouse, wait_until
 
 EVENTS = 3_000
 RATE = 150
+README = Path(__file__).resolve().parents[2] / "README.md"
 GRANTED = {"cmp.analytics": "granted", "cmp.marketing": "granted", "cmp.personalization": "granted"}
 
 
@@ -51,6 +55,27 @@ def test_an_event_is_found_with_its_consent_profile_and_properties(house: Standi
     everything = house.query(f"SELECT * FROM headwater.events WHERE event_id = '{mine['event_id']}'")
     assert "ada@example.org" not in str(everything)
     assert "account-17" not in str(everything)
+
+
+def test_the_readmes_two_curls_work_as_they_stand(house: StandingHouse) -> None:
+    """Copied from the README into a shell, they send an event and find it; only ports and the state folder are this house's."""
+    snippets = re.findall(r"```sh\n(curl .*?)```", README.read_text(), re.DOTALL)
+    replaced = {
+        "http://127.0.0.1:8080": house.settings["collector_url"],
+        "http://127.0.0.1:8123": house.settings["clickhouse"],
+        ".headwater": str(house.state),
+    }
+
+    def shell(snippet: str) -> str:
+        for written, ours in replaced.items():
+            snippet = snippet.replace(written, ours)
+        return subprocess.run(["/bin/bash", "-euc", snippet], capture_output=True, text=True, timeout=30, check=True).stdout
+
+    send_it, find_it = snippets
+    assert json.loads(shell(send_it))["accepted"] == 1
+    row = wait_until(lambda: found if "purchase" in (found := shell(find_it)) else "", 30, "the README's event")
+    # One purpose is granted in an unknown region: the rest is stripped.
+    assert row.split("\t")[1] == "strip"
 
 
 def test_a_new_field_lands_in_a_column_while_the_stages_run_on(house: StandingHouse) -> None:
