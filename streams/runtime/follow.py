@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Iterator
 
 import confluent_kafka as ck
@@ -17,7 +18,7 @@ ADMIN_S = 30.0
 
 
 def stable_end(consumer: ck.Consumer, topic: str, partition: int) -> tuple[int, int]:
-    """(first offset, last stable offset) of a partition, as the broker says now."""
+    """(first offset, end) of a partition, as the broker says now: for a reader of committed records the last stable offset."""
     try:
         first, end = consumer.get_watermark_offsets(ck.TopicPartition(topic, partition), timeout=ADMIN_S)
     except ck.KafkaException as error:
@@ -32,19 +33,38 @@ def read_partition(settings: Settings, topic: str, partition: int) -> Iterator[l
 
 
 def read_messages(settings: Settings, topic: str, partition: int) -> Iterator[list[ck.Message]]:
-    """All committed records of one partition, oldest first, up to the end it had when the reading began."""
+    """All committed records of one partition, oldest first, up to the end it had when the reading began.
+
+    A commit returns before its markers are on all partitions. So the end is that of everything written, committed or not, and
+    a transaction that is open there is waited for: its records are either restored or aborted. Retryable when it stays open.
+    """
+    first, end = _written(settings, topic, partition)
+    if first >= end:
+        return
     consumer = reader(settings, "headwater.restore", enable_partition_eof="true")
     try:
-        first, end = stable_end(consumer, topic, partition)
-        if first >= end:
-            return
         consumer.assign([ck.TopicPartition(topic, partition, first)])
-        while True:
+        reached, deadline = first, time.monotonic() + settings.transaction_timeout_s + ADMIN_S
+        while reached < end:
             messages = consumer.consume(CHUNK, 0.2)
-            records = [message for message in messages if message.error() is None]
-            yield records
-            if any(_is_end(message) for message in messages) or (records and records[-1].offset() >= end - 1):
-                return
+            yield [message for message in messages if message.error() is None]
+            for message in messages:
+                # The offset of an end-of-partition event is the last stable offset, behind markers and aborted records.
+                if message.error() is None:
+                    reached, deadline = message.offset() + 1, time.monotonic() + settings.transaction_timeout_s + ADMIN_S
+                elif _is_end(message):
+                    reached = max(reached, message.offset())
+            if time.monotonic() > deadline:
+                raise Retryable(f"{topic}:{partition} could not be read to its end")
+    finally:
+        consumer.close()
+
+
+def _written(settings: Settings, topic: str, partition: int) -> tuple[int, int]:
+    """(first offset, offset behind the last record written) of a partition, whatever is committed of it."""
+    consumer = reader(settings, "headwater.restore", isolation_level="read_uncommitted")
+    try:
+        return stable_end(consumer, topic, partition)
     finally:
         consumer.close()
 

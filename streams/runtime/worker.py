@@ -109,6 +109,7 @@ class Worker:
         started = self._committed_offsets(kafka, partitions)
         for partition in {p.partition for p in partitions if p.topic == self.stage.inputs[0]}:
             for topic in self.stage.restore:
+                self._stage_thread.submit(self.stage.on_restore, topic, partition, ()).result()  # it is ours, even if empty
                 for records in read_partition(self.settings, topic, partition):
                     self._stage_thread.submit(self.stage.on_restore, topic, partition, records).result()
         self.outbox.assigned({(p.topic, p.partition): p.offset for p in started})

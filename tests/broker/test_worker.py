@@ -4,6 +4,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import confluent_kafka as ck
 import pytest
@@ -23,6 +24,8 @@ SECRET = "for tests only, forty characters long..."
 class House(Copying):
     """Topics of the scripted stage, and workers of it."""
 
+    _producer: Any = None
+
     def open(self) -> None:
         """Create all topics of the run."""
         create_topics(self.kafka, [self.source, self.sink, f"{self.run}-state", "events.dead"])
@@ -35,12 +38,13 @@ class House(Copying):
 
     def send(self, *values: bytes, topic: str = "", key: bytes = b"k") -> None:
         """Send values in one transaction, so that a marker is the last offset."""
-        producer = ck.Producer({"bootstrap.servers": self.kafka, "transactional.id": f"test-{self.run}"})
-        producer.init_transactions(30)
-        producer.begin_transaction()
+        if self._producer is None:
+            self._producer = ck.Producer({"bootstrap.servers": self.kafka, "transactional.id": f"test-{self.run}"})
+            self._producer.init_transactions(30)
+        self._producer.begin_transaction()
         for value in values:
-            producer.produce(topic or self.source, value, key)
-        producer.commit_transaction(30)
+            self._producer.produce(topic or self.source, value, key)
+        self._producer.commit_transaction(30)
 
     def work(self, slot: str = "0") -> subprocess.Popen[bytes]:
         """Start a worker."""
@@ -108,6 +112,36 @@ def test_state_is_restored_before_the_first_batch(house: House) -> None:
     house.work("1")
     wait_until(house.idle, 30)
     assert [value.split(b"|")[1] for value in house.seen()] == [b"1", b"2", b"3"]
+
+
+def test_a_partition_that_moves_takes_its_state_along(house: House) -> None:
+    """While records flow a second worker joins, the first is killed and comes back: each key is counted on without a gap."""
+    keys = [b"k%d" % i for i in range(40)]
+    sent = 0
+
+    def send_some() -> None:
+        nonlocal sent
+        for key in keys:
+            house.send(b"a", b"b", key=key)
+        sent += 2
+
+    first = house.work("0")
+    send_some()
+    wait_until(house.idle, 30)
+    house.work("1")
+    for _ in range(4):  # the second joins and takes over meanwhile
+        send_some()
+    first.kill()
+    first.wait()
+    send_some()
+    house.work("0")
+    for _ in range(2):
+        send_some()
+    wait_until(house.idle, 40)
+    counted: dict[bytes, list[int]] = {}
+    for message in read_committed(house.kafka, house.sink):
+        counted.setdefault(message.key(), []).append(int(message.value().split(b"|")[1]))
+    assert counted == {key: list(range(1, sent + 1)) for key in keys}
 
 
 def test_every_worker_reads_broadcasts_before_its_first_batch_and_follows(house: House) -> None:
