@@ -124,7 +124,7 @@ class HeadSlicer:
         try:
             for kind in self._kinds:
                 if kind == "string":
-                    at = at + step if (step := STEPS[value[at]]) else _skip_text(value, at)
+                    at = at + step if (step := STEPS[value[at]]) else text_end(value, at)
                 elif kind == "boolean":
                     at += 1
                 elif kind == "double":
@@ -198,10 +198,11 @@ def _skip_blocks(value: bytes, at: int, texts: int) -> int:
             _, at = _varint(value, at)  # a negative count: the block's size in bytes stands before it
             count += 1
         for _ in range((count >> 1) * texts):
-            at = at + step if (step := STEPS[value[at]]) else _skip_text(value, at)
+            at = at + step if (step := STEPS[value[at]]) else text_end(value, at)
 
 
-def _skip_text(value: bytes, at: int) -> int:
+def text_end(value: bytes, at: int) -> int:
+    """The offset after the text at `at`. Undecodable; IndexError past the end."""
     size, at = _varint(value, at)
     if size & 1:
         raise Undecodable("broken datum: negative length")
@@ -222,4 +223,5 @@ __all__ = [
     "prepend",
     "read_long",
     "schema_id",
+    "text_end",
 ]

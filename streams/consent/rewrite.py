@@ -10,7 +10,7 @@ from typing import Any
 
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
-from schemas.codec import HEADER_BYTES, HeadSlicer, Undecodable
+from schemas.codec import HEADER_BYTES, HeadSlicer, Undecodable, text_end
 from schemas.registry import Contract
 from streams.consent.clickids import ClickIds
 from streams.consent.policy import BITS, Policy
@@ -40,12 +40,8 @@ class Field:
 
     def read(self, data: bytes) -> Any:
         """The value. Undecodable."""
-        return self.read_from(BytesIO(data))
-
-    def read_from(self, stream: BytesIO) -> Any:
-        """The value that comes next. Undecodable."""
         try:
-            return schemaless_reader(stream, self._type, None)
+            return schemaless_reader(BytesIO(data), self._type, None)
         except (EOFError, ValueError, IndexError, TypeError, OverflowError, MemoryError) as error:
             raise Undecodable(f"broken datum: {type(error).__name__}") from None
 
@@ -131,8 +127,13 @@ class Rewriter:
         def change(data: bytes) -> bytes:
             if b"=" not in data and b"%" not in data:
                 return data
-            stream = BytesIO(data)
-            return b"".join(field.write(clean(field.read_from(stream))) for field in fields)
+            parts, begin = [], 0
+            for field in fields:
+                end = text_end(data, begin)
+                part = data[begin:end]
+                parts.append(field.write(clean(field.read(part))) if b"=" in part or b"%" in part else part)
+                begin = end
+            return b"".join(parts)
 
         return change
 
