@@ -16,11 +16,13 @@ WEIGHTS = [45, 30, 15, 10]
 
 
 def raw_events(registry: Registry, n: int, seed: int = 1) -> Iterator[tuple[bytes, bytes]]:
-    """(key, value) of `n` records for events.raw: 75 % granted in full, 15 % without marketing, 10 % denied."""
+    """(key, value) of `n` records for events.raw: 75 % granted in full, 15 % without marketing, 10 % denied; 10 % click ids."""
     rng = random.Random(seed)
     contract = registry.latest("events.raw")
     for i in range(n):
         visitor = f"2{rng.randrange(5_000):032x}"
+        # A click id stands in the address of the page that a visit begins with, not on every page.
+        click = f"&gclid=Cj0KCQ{i:x}" if rng.random() < 0.1 else ""
         country = rng.choice(["DE", "FR", "US", "AT", "NL", "IT", "ES", "PL", "SE", "GB", "CH", "BE", "DK", "NO", "IE"])
         event = {
             "event_id": f"{i:032x}",
@@ -36,7 +38,7 @@ def raw_events(registry: Registry, n: int, seed: int = 1) -> Iterator[tuple[byte
             "event_ts_source": "corrected",
             "protocol": "headwater",
             "tag_version": "gtm-server/1.0",
-            "page_url": f"https://shop.example/p/{rng.randrange(900)}?utm_source=news&gclid=Cj0KCQ{i:x}",
+            "page_url": f"https://shop.example/p/{rng.randrange(900)}?utm_source=news{click}",
             "page_title": "A product that many people look at",
             "page_referrer": "https://www.search.example/",
             "user_agent": "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML) Safari/605.1.15",
