@@ -88,8 +88,11 @@ class EmbeddedKafka:
 
         jars = os.pathsep.join(map(str, classpath()))
         log4j = f"-Dlog4j2.configurationFile={Path(__file__).with_name('log4j2.properties')}"
-        java = [str(JAVA), *JVM, log4j, "-cp", jars]
-        self._dir.mkdir(parents=True, exist_ok=True)
+        # Native libraries that a killed broker leaves behind lie with its data, and are gone with the next start.
+        unpacked = self._dir / "tmp"
+        shutil.rmtree(unpacked, ignore_errors=True)
+        unpacked.mkdir(parents=True)
+        java = [str(JAVA), *JVM, log4j, f"-Djava.io.tmpdir={unpacked}", "-cp", jars]
         logs = self._dir / "logs"
         if not (logs / "meta.properties").exists():
             self._format([*java, "-XX:TieredStopAtLevel=1"], logs)
