@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from streams.consent.policy import BITS, Policy, Purpose, Regime
+from streams.consent.reason import Reason
 from streams.consent.signals import (
     Signals,
     Word,
@@ -24,39 +25,6 @@ from streams.consent.signals import (
     strictest,
     tc_word,
 )
-
-
-class Reason(StrEnum):
-    """Why a purpose was granted or denied: a closed list. Those that no code assigns yet wait for their format's decoder."""
-
-    OK_CONSENT = "OK_CONSENT"
-    """Granted by the visitor's own signal."""
-    OK_LI = "OK_LI"
-    """Granted by legitimate interest (TCF)."""
-    OK_EXEMPT = "OK_EXEMPT"
-    """Needs no consent: a heartbeat of the house."""
-    NO_SIGNAL = "NO_SIGNAL"
-    """The event says nothing: the region's default, which grants under opt-out and denies under opt-in."""
-    PENDING = "PENDING"
-    """Granted by a default that the visitor has not confirmed: no consent under opt-in."""
-    MALFORMED = "MALFORMED"
-    VERSION = "VERSION"
-    STALE = "STALE"
-    FUTURE = "FUTURE"
-    NOT_DISCLOSED = "NOT_DISCLOSED"
-    PURPOSE = "PURPOSE"
-    """The visitor denied this purpose."""
-    VENDOR = "VENDOR"
-    RESTRICTED = "RESTRICTED"
-    LI_FORBIDDEN = "LI_FORBIDDEN"
-    GVL_UNKNOWN = "GVL_UNKNOWN"
-    GPC = "GPC"
-    """Denied by the browser's Global Privacy Control."""
-    WITHDRAWN = "WITHDRAWN"
-    CONFLICT = "CONFLICT"
-    """One signal grants and another denies: denied."""
-    UNMAPPED = "UNMAPPED"
-    """A signal in a format that is not read yet, or an event that the policy has no rule for."""
 
 
 class Action(StrEnum):
@@ -173,3 +141,6 @@ def evidence_hash(signals: Signals) -> str:
         return ""
     text = json.dumps(sorted(signals.items()), ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+__all__ = ["Action", "Decision", "Reason", "Ruling", "decide", "evidence_hash", "exempt", "read_words", "rule_purpose"]
