@@ -26,6 +26,8 @@ MetricName = Literal[
     # consent
     "headwater_policy_loads_total",  # changes of the policy file, by whether it was taken
     "headwater_consent_conflicts_total",  # events on which two signals disagree, by purpose
+    "headwater_consent_lookups_total",  # subjects looked up in the ledger's view
+    "headwater_consent_strings_total",  # TC and GPP strings, by whether they were decoded already
     # identity
     "headwater_identity_conflicts_total",  # nodes that stayed with another user, by event
     # warehouse
@@ -74,6 +76,8 @@ TABLE: dict[MetricName, tuple[type[Counter] | type[Gauge] | type[Histogram], str
     "headwater_masked_total": (Counter, "Addresses masked at the door", ("source", "field")),
     "headwater_policy_loads_total": (Counter, "Changes of the consent policy file", ("result",)),
     "headwater_consent_conflicts_total": (Counter, "Events on which two consent signals disagree", ("purpose",)),
+    "headwater_consent_lookups_total": (Counter, "Subjects looked up in the consent ledger's view", ()),
+    "headwater_consent_strings_total": (Counter, "TC and GPP strings", ("format", "cache")),
     "headwater_identity_conflicts_total": (Counter, "Nodes of an event that stayed with another user", ()),
     "headwater_inserted_total": (Counter, "Rows inserted", ("table",)),
     "headwater_insert_seconds": (Histogram, "Seconds of one insert", ("table",)),

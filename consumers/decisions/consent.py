@@ -1,10 +1,12 @@
 """Whether a decision may be personal: what the consent room decides about the same signals, by the same policy file."""
 
 import re
+import time
 from collections.abc import Callable, Mapping
 
 from infra.settings import Settings
 from streams.consent.decide import decide
+from streams.consent.evidence import Reader
 from streams.consent.policy import BITS, PACKAGED, load_policy
 
 PERSONALIZATION = BITS["personalization"]
@@ -17,10 +19,12 @@ _REGION = re.compile(r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$")  # ISO 3166-1 country or 31
 def gate(settings: Settings) -> Callable[[Mapping[str, str], str], bool]:
     """(signals, region) -> whether personalization is granted. ConfigError where the policy does not load."""
     policy = load_policy(settings.policy or PACKAGED)
+    reader = Reader(policy)
 
     def granted(signals: Mapping[str, str], region: str) -> bool:
         # A region that is no region is an unknown one, which is the strictest.
         known = region.upper() if _REGION.match(region.upper()) else ""
-        return bool(decide(policy, EVENT, known, signals).mask & PERSONALIZATION)
+        evidence = reader.read(known, signals, int(time.time() * 1000))
+        return bool(decide(policy, EVENT, evidence).mask & PERSONALIZATION)
 
     return granted

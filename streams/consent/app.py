@@ -1,12 +1,22 @@
-"""Opens what the consent stage needs: its policy file and its key."""
+"""Opens what the consent stage needs: its policy file, its key, and the view of its ledger."""
 
+from collections.abc import Iterator
 from pathlib import Path
+
+import redis
 
 from infra.metrics import Metrics
 from infra.settings import Settings
+from schemas.codec import decode
 from schemas.registry import Registry
+from streams.consent.ledger import Times
 from streams.consent.policy import PACKAGED, Policy, load_policy
-from streams.consent.stage import ConsentStage
+from streams.consent.stage import STATE, ConsentStage, Kit
+from streams.consent.store import RedisStates, states_of
+from streams.runtime.follow import read_partition
+
+TIMEOUT_S = 5.0
+DAY_S = 86_400
 
 
 class PolicyFile:
@@ -36,5 +46,18 @@ def build(settings: Settings, metrics: Metrics) -> ConsentStage:
     """The stage of one worker. ConfigError for a policy that does not load: nothing passes without one."""
     file = PolicyFile(settings.policy or PACKAGED)
     policy = load_policy(settings.policy or PACKAGED)
+    registry = Registry(settings.contracts)
+    states = open_states(settings, registry, policy.memory.max_age_days)
     key = settings.master.derive("consent/anonymous/v1")
-    return ConsentStage(Registry(settings.contracts), policy, key, metrics, file.changed)
+    return ConsentStage(registry, policy, Kit(key, states, metrics, file.changed))
+
+
+def open_states(settings: Settings, registry: Registry, keep_days: int) -> RedisStates:
+    """The ledger's view, built from `consent.state`. Redis is met with the first batch."""
+    client = redis.Redis.from_url(settings.redis, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
+
+    def changed(partition: int, since: int) -> Iterator[dict[str, Times]]:
+        for records in read_partition(settings, STATE, partition, since):
+            yield states_of(decode(registry, value)[1] for _, value in records if value is not None)
+
+    return RedisStates(client, changed, keep_days * DAY_S)

@@ -1,7 +1,8 @@
-"""Where a consent reason is decided: signals, region and policy in, one ruling a purpose and one outcome an event out. Pure.
+"""Where a consent reason is decided: evidence, memory and policy in, one ruling a purpose and one outcome an event out. Pure.
 
 Deny beats grant and invalid counts as deny; Consent Mode narrows and never widens; only what the event's own signals leave
-unknown is filled by the region's default. Adding a denial to an event can therefore never add a grant.
+unknown is filled, by what is remembered of its subject and then by the region's default; a withdrawal beats what is not newer.
+Adding a denial to an event can therefore never add a grant.
 """
 
 import hashlib
@@ -9,22 +10,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
-from streams.consent.policy import BITS, Policy, Purpose, Regime
+from streams.consent.evidence import Evidence, Heard
+from streams.consent.ledger import Memory
+from streams.consent.policy import BITS, Policy, Regime
 from streams.consent.reason import Reason
-from streams.consent.signals import (
-    Signals,
-    Word,
-    claims_gdpr,
-    cmp_word,
-    consent_mode,
-    consent_mode_word,
-    gpc_word,
-    gpp_word,
-    has_explicit_choice,
-    strictest,
-    tc_word,
-)
+from streams.consent.signals import Signals, Word
+
+GRANTING = (Reason.OK_CONSENT, Reason.OK_LI)
+Recalled = Mapping[str, Memory]
+NOTHING: Recalled = MappingProxyType({})
 
 
 class Action(StrEnum):
@@ -53,8 +49,6 @@ class Decision:
     action: Action
     mask: int
     """Granted purposes as bits."""
-    evidence: str
-    """Hash of the signals that were decided on."""
     drop_reason: Reason | None = None
 
     @property
@@ -63,64 +57,55 @@ class Decision:
         return " ".join(f"{ruling.purpose}={ruling.reason}" for ruling in self.rulings)
 
 
-def decide(policy: Policy, event_name: str, region: str, signals: Signals) -> Decision:
-    """The decision on an event that is no heartbeat."""
-    regime = policy.regime(region)
-    if claims_gdpr(signals):
-        regime = Regime.OPT_IN
-    rulings = tuple(rule_purpose(policy, purpose, regime, signals) for purpose in policy.purposes)
-    granted = frozenset(ruling.purpose for ruling in rulings if ruling.granted)
-    mask = sum(BITS[purpose] for purpose in granted)
+def decide(policy: Policy, event_name: str, evidence: Evidence, recalled: Recalled = NOTHING) -> Decision:
+    """The decision on an event that is no heartbeat. `recalled`: what the ledger says of its subject, purpose by purpose."""
+    rulings = tuple(
+        rule_purpose(name, evidence, recalled.get(name, Memory.NOTHING), policy.memory.use_stored_state)
+        for name in policy.purposes
+    )
+    mask = sum(BITS[ruling.purpose] for ruling in rulings if ruling.granted)
     action, drop_reason = _action(policy, event_name, rulings)
-    return Decision(rulings, action, mask, evidence_hash(signals), drop_reason)
+    return Decision(rulings, action, mask, drop_reason)
 
 
 def exempt(policy: Policy) -> Decision:
     """The decision on a heartbeat: it passes and is granted nothing, so no field of a purpose travels with it."""
-    return Decision(tuple(Ruling(purpose, False, Reason.OK_EXEMPT) for purpose in policy.purposes), Action.PASS, 0, "")
+    return Decision(tuple(Ruling(purpose, False, Reason.OK_EXEMPT) for purpose in policy.purposes), Action.PASS, 0)
 
 
-def rule_purpose(policy: Policy, name: str, regime: Regime, signals: Signals) -> Ruling:
-    """The ruling on one purpose: words first, the region's default only where there are none."""
-    words = read_words(policy, policy.purposes[name], regime, signals)
-    reason = _reason(words)
-    if reason is Reason.NO_SIGNAL:
-        return Ruling(name, regime is Regime.OPT_OUT, reason)
-    return Ruling(name, reason is Reason.OK_CONSENT, reason)
+def rule_purpose(name: str, evidence: Evidence, memory: Memory, use_stored_state: bool) -> Ruling:
+    """The ruling on one purpose: the event's own signals first; then what is remembered; the region's default last.
+
+    A withdrawal beats every grant that is not newer (`ledger.recall` has compared the times).
+    """
+    reason = _reason(evidence.heard[name])
+    if memory is Memory.WITHDRAWN and reason in (*GRANTING, Reason.NO_SIGNAL):
+        return Ruling(name, False, Reason.WITHDRAWN)
+    if reason is not Reason.NO_SIGNAL:
+        return Ruling(name, reason in GRANTING, reason)
+    if use_stored_state and memory is Memory.GRANTED:
+        return Ruling(name, True, Reason.OK_CONSENT)
+    if memory is Memory.DENIED:
+        return Ruling(name, False, Reason.PURPOSE)
+    return Ruling(name, evidence.regime is Regime.OPT_OUT, Reason.NO_SIGNAL)
 
 
-def read_words(policy: Policy, purpose: Purpose, regime: Regime, signals: Signals) -> dict[str, Word]:
-    """Format -> what it says about a purpose under this regime."""
-    mode = consent_mode_word(consent_mode(signals, policy.letters), purpose.consent_mode)
-    if mode is Word.UNCONFIRMED and regime is Regime.OPT_OUT:
-        mode = Word.GRANT
-    if mode is Word.GRANT and has_explicit_choice(signals):
-        mode = Word.UNKNOWN  # it narrows what the platform's own words grant, and adds nothing to them
-    objection = purpose.denied_by_gpc
-    return {
-        "cmp": cmp_word(signals, purpose.cmp),
-        "consent_mode": mode,
-        "gpc": gpc_word(signals) if objection else Word.UNKNOWN,
-        "tc_string": tc_word(signals),
-        # Under opt-out a GPP string speaks about sale and sharing, which is what GPC objects to as well.
-        "gpp": gpp_word(signals) if objection or regime is Regime.OPT_IN else Word.UNKNOWN,
-    }
-
-
-def _reason(words: Mapping[str, Word]) -> Reason:
+def _reason(heard: Mapping[str, Heard]) -> Reason:
     """The one place where words become a reason; strictest first."""
-    worst = strictest(words.values())
-    if worst is Word.INVALID:
-        return Reason.MALFORMED
-    if worst is Word.UNDECODED:
+    by_word: dict[Word, Heard] = {}
+    for one in heard.values():
+        by_word.setdefault(one.word, one)
+    if Word.INVALID in by_word:
+        return by_word[Word.INVALID].reason
+    if Word.UNDECODED in by_word:
         return Reason.UNMAPPED
-    if worst is Word.DENY:
-        if words["gpc"] is Word.DENY:
+    if Word.DENY in by_word:
+        if "gpc" in heard:
             return Reason.GPC
-        return Reason.CONFLICT if Word.GRANT in words.values() else Reason.PURPOSE
-    if worst is Word.UNCONFIRMED:
+        return Reason.CONFLICT if Word.GRANT in by_word else by_word[Word.DENY].reason
+    if Word.UNCONFIRMED in by_word:
         return Reason.PENDING
-    return Reason.OK_CONSENT if worst is Word.GRANT else Reason.NO_SIGNAL
+    return by_word[Word.GRANT].reason if Word.GRANT in by_word else Reason.NO_SIGNAL
 
 
 def _action(policy: Policy, event_name: str, rulings: tuple[Ruling, ...]) -> tuple[Action, Reason | None]:
@@ -143,4 +128,4 @@ def evidence_hash(signals: Signals) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-__all__ = ["Action", "Decision", "Reason", "Ruling", "decide", "evidence_hash", "exempt", "read_words", "rule_purpose"]
+__all__ = ["Action", "Decision", "Reason", "Ruling", "decide", "evidence_hash", "exempt", "rule_purpose"]

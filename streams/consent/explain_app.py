@@ -14,9 +14,9 @@ from infra.settings import load_settings
 from schemas.codec import Record, encode
 from schemas.registry import Registry
 from streams.consent.clickids import ClickIds
-from streams.consent.decide import Action, Decision, decide, exempt, read_words
+from streams.consent.decide import Action, Decision, decide, exempt
+from streams.consent.evidence import Reader
 from streams.consent.policy import PACKAGED, Policy, Regime, load_policy
-from streams.consent.signals import Word, claims_gdpr
 from streams.consent.strip import Shape, anonymise, strip
 
 NEW_ID = "(a new random id)"
@@ -44,24 +44,16 @@ class Explanation:
 
 def explain(policy: Policy, shape: Shape, record: Record) -> Explanation:
     """What the stage would do with `record`."""
-    signals = record["signals"]
-    regime = Regime.OPT_IN if claims_gdpr(signals) else policy.regime(record["region"])
-    decision = exempt(policy) if record["heartbeat"] else decide(policy, record["event_name"], record["region"], signals)
-    words = {
-        name: {
-            where: word.value
-            for where, word in read_words(policy, purpose, regime, signals).items()
-            if word is not Word.UNKNOWN
-        }
-        for name, purpose in policy.purposes.items()
-    }
+    evidence = Reader(policy).read(record["region"], record["signals"], record["collector_ts"])
+    decision = exempt(policy) if record["heartbeat"] else decide(policy, record["event_name"], evidence)
+    words = {name: {where: one.word.value for where, one in formats.items()} for name, formats in evidence.heard.items()}
     left = _left(policy, shape, record, decision)
     fields = [
         (name, shape.purposes[name], _fate(record[name], left[name] if left else None))
         for name in record
         if record[name] != shape.empty[name]
     ]
-    return Explanation(policy, regime, decision, words, fields)
+    return Explanation(policy, evidence.regime, decision, words, fields)
 
 
 def _left(policy: Policy, shape: Shape, record: Record, decision: Decision) -> Record | None:

@@ -1,7 +1,7 @@
 """What is remembered of a subject's consent, and what it means for an event. Pure.
 
-A state maps `<purpose>.<what>` to the newest time at which it was so, milliseconds UTC. Times only grow, so two states merge by taking
-the larger of each, in any order: neither a replay nor a zombie can bring an old grant back.
+A state maps `<purpose>.<what>` to the newest time at which it was so, milliseconds UTC. Times only grow, so two states merge by
+taking the larger of each, in any order: neither a replay nor a zombie can bring an old grant back.
 """
 
 from collections.abc import Iterable, Mapping
@@ -93,7 +93,7 @@ class Change(NamedTuple):
 
 
 def learn(times: Times, said: Said, now: int, use_stored_state: bool) -> Change:
-    """What `said` adds to a state; nothing where it says what is known. Signals without a time are kept for a day's precision."""
+    """What `said` adds to a state; nothing where it says what is known."""
     new: dict[str, int] = {}
     withdrawn: list[str] = []
     for purpose in sorted(said.granted):

@@ -23,6 +23,7 @@ BITS: Mapping[str, int] = MappingProxyType({"analytics": 1, "marketing": 2, "per
 OnDeny = Literal["anonymise", "drop"]
 PurposeName = Literal["analytics", "marketing", "personalization"]
 ModeSignal = Literal["ad_storage", "analytics_storage", "ad_user_data", "ad_personalization"]
+SiteName = Annotated[str, Field(pattern=r"^[^|\s]{1,253}$")]
 Letter = Literal["unknown", "deny", "grant", "unconfirmed"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_.\-]{1,64}$")]
 
@@ -41,7 +42,37 @@ class Purpose(BaseModel):
 
     cmp: tuple[Name, ...] = ()
     consent_mode: tuple[ModeSignal, ...] = ()
+    tcf: tuple[Annotated[int, Field(ge=1, le=24)], ...] = ()
     denied_by_gpc: bool
+
+
+class TcfRules(BaseModel):
+    """How TC strings are read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    vendor: int = Field(0, ge=0, le=65_535)
+    max_age_days: int = Field(395, ge=1, le=1_000)
+
+
+class MemoryRules(BaseModel):
+    """What is remembered beyond one event."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    use_stored_state: bool = False
+    max_age_days: int = Field(395, ge=1, le=1_000)
+    site_groups: dict[SiteName, tuple[SiteName, ...]] = {}
+    choice_events: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,128}$")], ...] = ()
+
+    @field_validator("site_groups")
+    @classmethod
+    def _one_group_a_site(cls, groups: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        listed = [site for sites in groups.values() for site in sites]
+        doubled = sorted({site for site in listed if listed.count(site) > 1})
+        if doubled:
+            raise ValueError(f"{', '.join(doubled)} stands in more than one group")
+        return groups
 
 
 class Rule(BaseModel):
@@ -58,7 +89,10 @@ class PolicyFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    controller: Annotated[str, Field(max_length=500)] = ""
     purposes: dict[PurposeName, Purpose] = Field(min_length=1)
+    tcf: TcfRules = TcfRules()
+    memory: MemoryRules = MemoryRules()
     opt_out_regions: tuple[Annotated[str, Field(pattern=r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$")], ...]
     events: dict[Annotated[str, Field(pattern=r"^([A-Za-z0-9_.\-]{1,128}\*?|\*)$")], Rule]
     anonymous_fields: tuple[str, ...]
@@ -103,6 +137,16 @@ class Policy:
     anonymous_fields: frozenset[str]
     click_ids: frozenset[str]
     letters: Mapping[str, Word]
+    controller: str
+    """Who is responsible, for the audit."""
+    tcf: TcfRules
+    memory: MemoryRules
+    groups: Mapping[str, str]
+    """Site -> group of sites that share what is remembered."""
+
+    def group(self, site: str) -> str:
+        """The group of a site: its own where the policy names none."""
+        return self.groups.get(site, site)
 
     def regime(self, region: str) -> Regime:
         """Opt-in everywhere but in the regions that the policy lists, and where the region is unknown."""
@@ -142,6 +186,10 @@ def parse_policy(text: str, name: str) -> Policy:
         frozenset(found.anonymous_fields),
         frozenset(name.lower() for name in found.click_ids),
         MappingProxyType({letter: Word(word) for letter, word in found.gcd_letters.items()}),
+        found.controller,
+        found.tcf,
+        found.memory,
+        MappingProxyType({site: group for group, sites in found.memory.site_groups.items() for site in sites}),
     )
 
 
@@ -189,4 +237,16 @@ def _line(node: Any, location: tuple[int | str, ...]) -> int:
     return line
 
 
-__all__ = ["BITS", "CONSENT_MODE_SIGNALS", "PACKAGED", "Policy", "Purpose", "Regime", "Rule", "load_policy", "parse_policy"]
+__all__ = [
+    "BITS",
+    "CONSENT_MODE_SIGNALS",
+    "PACKAGED",
+    "MemoryRules",
+    "Policy",
+    "Purpose",
+    "Regime",
+    "Rule",
+    "TcfRules",
+    "load_policy",
+    "parse_policy",
+]

@@ -1,40 +1,32 @@
-"""The consent stage: a decision per event, its columns prepended; only what loses something is decoded and written anew.
+"""The consent stage: a decision per event, its columns prepended; only what loses something is written anew.
 
-A decision depends on the head's bytes alone (name, source, site, region, signals), so it is kept with its encoded columns
-under those bytes, and most events cost a look-up and a concatenation.
+A decision depends on the head's bytes (name, source, site, region, signals), the day and what the ledger remembers of the
+subject, so it is kept with its encoded columns, and most events cost two look-ups and a concatenation.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from infra.errors import ConfigError, Retryable
 from infra.logs import get_logger
 from infra.metrics import Metrics
-from schemas.codec import (
-    HEADER_BYTES,
-    HeadReader,
-    HeadSlicer,
-    Record,
-    Undecodable,
-    UnknownContract,
-    encode,
-    encode_columns,
-    read_long,
-    schema_id,
-)
-from schemas.registry import Contract, Registry
-from streams.consent.clickids import ClickIds
-from streams.consent.decide import Action, Decision, Reason, decide, exempt
+from schemas.codec import HEADER_BYTES, Undecodable, UnknownContract, decode, read_long, schema_id
+from schemas.registry import Registry
+from streams.consent.audit import Head
+from streams.consent.case import Case, Cases, Lineage
+from streams.consent.decide import Action, Reason
+from streams.consent.entries import AUDIT, HEADS, REVOCATIONS, STATE, Entries, minute
+from streams.consent.evidence import Reader
+from streams.consent.learning import SIGNALS, SUBJECT_LENGTH, Learner
+from streams.consent.ledger import DAY_MS
 from streams.consent.policy import BITS, Policy
-from streams.consent.rewrite import Rewriter
+from streams.consent.standing import Place, Standings
+from streams.consent.store import StateStore
 from streams.consent.strip import random_id
 from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output
 
-RAW, CONSENTED, AUDIT = "events.raw", "events.consented", "consent.audit"
-KEPT_CASES = 8_192
-KEPT_BYTES = 4_096
-"""Heads longer than this are decided each time, so that memory stays bounded whatever is sent."""
+RAW, CONSENTED = "events.raw", "events.consented"
 MINUTE_MS = 60_000
 
 KeyValues = Iterable[tuple[bytes | None, bytes | None]]
@@ -42,173 +34,187 @@ PolicyReader = Callable[[], Policy | None]
 """The policy if it has changed since it was last asked for; ConfigError if it is broken now."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Case:
-    """Everything that is the same for all events with one head."""
+class Kit(NamedTuple):
+    """What the stage works with beside contracts and policy."""
 
-    decision: Decision
-    columns: Record
-    prefix: bytes
-    """Header and consent columns, encoded."""
-    source: str
-    site: str
-    event_name: str
-    heartbeat: bool
-    passes: bool
-    """Nothing is taken away: the payload is not touched."""
+    key: bytes
+    """For ids of events that lose theirs."""
+    states: StateStore
+    metrics: Metrics
+    changed: PolicyReader
 
 
-@dataclass(frozen=True, slots=True)
-class _Lineage:
-    """What is made once for each version of `events.raw`."""
-
-    written: Contract
-    columns: Callable[[Record], bytes]
-    slicer: HeadSlicer
-    rewriter: Rewriter
+Row = tuple[int, bytes, Case, int]
+"""One event of a batch, decided on by its own signals: place in the batch, value, case, collector time (milliseconds UTC)."""
 
 
 class ConsentStage:
-    """See the module. Broken records go to the dead tray; an unknown contract is waited for."""
+    """See the module. Broken records go to the dead tray; an unknown contract and an absent ledger are waited for."""
 
     name = "consent"
-    inputs: tuple[str, ...] = (RAW,)
+    inputs: tuple[str, ...] = (RAW, SIGNALS)
     broadcast: tuple[str, ...] = ()
-    restore: tuple[str, ...] = ()
+    restore: tuple[str, ...] = (HEADS,)
 
-    def __init__(self, registry: Registry, policy: Policy, key: bytes, metrics: Metrics, changed: PolicyReader) -> None:
+    def __init__(self, registry: Registry, policy: Policy, kit: Kit) -> None:
         self._registry = registry
-        self._key = key
-        self._metrics = metrics
-        self._changed = changed
-        self._head = HeadReader(registry, "signals")
+        self._key = kit.key
+        self._metrics = kit.metrics
+        self._changed = kit.changed
+        self._standings = Standings(kit.states, kit.metrics)
+        self._announced: set[int] = set()
         self._enforce(policy)
 
     def _enforce(self, policy: Policy) -> None:
         self._policy = policy
-        self._click_ids = ClickIds(policy.click_ids)
-        self._cases: dict[bytes, Case] = {}
-        self._lineages: dict[bytes, _Lineage] = {}
+        reader = Reader(policy)
+        self._cases = Cases(self._registry, policy, reader)
+        self._learner = Learner(self._registry, policy, reader, self._standings)
+        self._lineages: dict[bytes, Lineage] = {}
+        self._announced.clear()
+        self._standings.forget()
 
     # -- batches
 
     def handle(self, batch: Batch, now: float) -> Outcome:
-        """Decide on one batch. Retryable for a contract nobody knows yet."""
+        """Decide on one batch. Retryable for a contract nobody knows yet, and while the ledger is away."""
         outcome = Outcome()
+        holding = self._standings.holding(batch.partition)
+        entries = Entries(self._registry, self._policy, batch.partition, holding.head)
+        at = int(now * 1000)
+        try:
+            self._standings.trim(batch.partition)
+            if batch.topic == SIGNALS:
+                outcome.passed, broken = self._learner.take(batch, holding, entries)
+                for place, detail in broken:
+                    self._bury(outcome, place, detail, now)
+            else:
+                self._take_events(outcome, batch, entries, now)
+        except BaseException:
+            # What was looked up may have been changed by a batch that comes again: look it up anew.
+            self._standings.drop(batch.partition)
+            raise
+        if batch.partition not in self._announced:
+            entries.policy_in_force(at)
+            self._announced.add(batch.partition)
+        for topic, outputs in entries.trays().items():
+            outcome.out.setdefault(topic, []).extend(outputs)
+        holding.head = entries.head
+        if entries.states:
+            outcome.after_commit.append(self._standings.saving(batch.partition, entries.states, at))
+        return outcome
+
+    def _take_events(self, outcome: Outcome, batch: Batch, entries: Entries, now: float) -> None:
+        rows, wanted = self._read(outcome, batch, now)
+        if wanted:
+            self._standings.load(batch.partition, wanted)
+        tables = self._standings.holding(batch.partition).tables
         tally: dict[tuple[Case, int], int] = {}
         written: list[Output] = outcome.out.setdefault(CONSENTED, [])
-        cases, lineages, keys = self._cases, self._lineages, batch.keys
+        keys = batch.keys
+        for at, value, case, time in rows:
+            key = keys[at]
+            if key is not None and len(key) == SUBJECT_LENGTH and case.scope:
+                table = tables[case.scope]
+                standing = table[key]
+                if case.teaches and (standing is None or standing.learned_from is not case or time >= standing.until):
+                    standing = self._learner.learn((case, time), table, key, entries)
+                if standing is not None and (standing.withdrawn or not case.settled):
+                    memories = self._learner.recall(case, standing, time)
+                    case = self._cases.variant(case, memories)  # noqa: PLW2901 - the same event, better known
+            if case.passes:
+                written.append(Output(key, case.prefix + value[HEADER_BYTES:]))
+            elif case.decision.action is not Action.DROP:
+                try:
+                    written.append(self._rewritten(batch, at, value, case))
+                except Undecodable as error:
+                    self._bury(outcome, at, str(error), now)
+                    continue
+            counted = (case, time // MINUTE_MS)
+            tally[counted] = tally.get(counted, 0) + 1
+        outcome.passed = len(written)
+        self._count(tally, outcome, entries)
+
+    def _read(self, outcome: Outcome, batch: Batch, now: float) -> tuple[list[Row], set[Place]]:
+        """The events with their cases, and the subjects that must be looked up."""
+        rows: list[Row] = []
+        wanted: set[Place] = set()
+        lineages, keys = self._lineages, batch.keys
+        holding = self._standings.holding(batch.partition)
+        cases: dict[bytes, Case] = {}
+        today = -1
         for at, value in enumerate(batch.values):
             try:
                 if value is None:
                     raise Undecodable("tombstone")
                 lineage = lineages.get(value[:HEADER_BYTES]) or self._lineage(value)
                 name_at, _, _, _, clock_at, region_at, _, head_end = lineage.slicer.ends(value)
+                time = read_long(value, clock_at)
+                if time // DAY_MS != today:
+                    today = time // DAY_MS
+                    cases = self._cases.of_day(today)
                 head = value[:HEADER_BYTES] + value[name_at:clock_at] + value[region_at:head_end]
-                case = cases.get(head) or self._case(head, value, lineage)
-                minute = read_long(value, clock_at) // MINUTE_MS
-                if case.passes:
-                    written.append(Output(keys[at], case.prefix + value[HEADER_BYTES:]))
-                elif case.decision.action is not Action.DROP:
-                    written.append(self._rewritten(batch, at, value, case, lineage))
+                case = cases.get(head) or self._cases.meet(head, value, today, lineage)
             except Undecodable as error:
-                outcome.dead.append(Dead(at, "UNDECODABLE", str(error)))
-                outcome.counts[Cell(int(now // 60) * MINUTE_MS, "", "", "dead:UNDECODABLE")] += 1
+                self._bury(outcome, at, str(error), now)
                 continue
-            counted = (case, minute)
-            tally[counted] = tally.get(counted, 0) + 1
-        outcome.passed = len(written)
-        self._count(tally, outcome)
-        return outcome
+            rows.append((at, value, case, time))
+            key = keys[at]
+            if key is not None and len(key) == SUBJECT_LENGTH and case.scope and key not in holding.table(case.scope):
+                wanted.add((case.scope, key))
+        return rows, wanted
 
-    def _lineage(self, value: bytes) -> _Lineage:
+    def _bury(self, outcome: Outcome, at: int, detail: str, now: float) -> None:
+        outcome.dead.append(Dead(at, "UNDECODABLE", detail))
+        outcome.counts[Cell(minute(int(now * 1000)), "", "", "dead:UNDECODABLE")] += 1
+
+    def _lineage(self, value: bytes) -> Lineage:
         """Raises Undecodable where there is no frame, Retryable where its contract is not known yet."""
         try:
             read = self._registry.by_id(schema_id(value))
             if read.topic != RAW:
                 raise Undecodable(f"a record of {read.topic}")
-            written = self._registry.derived(read.id, CONSENTED)
+            found = Lineage(read, self._registry.derived(read.id, CONSENTED), self._policy)
         except UnknownContract as error:
             raise Retryable(str(error)) from error
-        found = _Lineage(
-            written, encode_columns(written), HeadSlicer(read, "signals"), Rewriter(read, self._policy, self._click_ids)
-        )
         self._lineages[value[:HEADER_BYTES]] = found
         return found
 
-    def _case(self, key: bytes, value: bytes, lineage: _Lineage) -> Case:
-        """A head that is met for the first time. The oldest one is forgotten when there are too many."""
-        head = self._head.read(value)[1]
-        heartbeat: bool = head["heartbeat"]
-        if heartbeat:
-            decision = exempt(self._policy)
-        else:
-            decision = decide(self._policy, head["event_name"], head["region"], head["signals"])
-        columns = self._columns(decision)
-        case = Case(
-            decision, columns, lineage.columns(columns), head["source"], head["site"], head["event_name"], heartbeat,
-            decision.action is Action.PASS and not heartbeat,
-        )  # fmt: skip
-        if len(key) <= KEPT_BYTES:
-            if len(self._cases) >= KEPT_CASES:
-                self._cases.pop(next(iter(self._cases)))
-            self._cases[key] = case
-        return case
-
-    def _columns(self, decision: Decision) -> Record:
-        return {
-            "consent_outcome": decision.action.value,
-            "consent_purposes": decision.mask,
-            "consent_reasons": decision.reasons,
-            "consent_policy": self._policy.rev,
-            # A hash of rare signals would tie an anonymised event to its visitor's others.
-            "consent_evidence": "" if decision.action is Action.ANONYMISE else decision.evidence,
-        }
-
-    def _rewritten(self, batch: Batch, at: int, value: bytes, case: Case, lineage: _Lineage) -> Output:
+    def _rewritten(self, batch: Batch, at: int, value: bytes, case: Case) -> Output:
         """A stripped or anonymised event, or a heartbeat without whatever somebody may have put into it."""
-        key = batch.keys[at]
+        key, rewriter = batch.keys[at], case.lineage.rewriter
         mask = case.decision.mask
         if case.decision.action is Action.ANONYMISE:
             unlinkable = random_id(self._key, batch.topic, batch.partition, batch.offsets[at])
-            datum, key = lineage.rewriter.anonymise(value, unlinkable), unlinkable.encode()
+            datum, key = rewriter.anonymise(value, unlinkable), unlinkable.encode()
         else:
-            datum = lineage.rewriter.strip(value, mask)
-            if not mask & BITS["analytics"] and not case.heartbeat:
+            datum = rewriter.strip(value, mask)
+            if not mask & BITS["analytics"] and not case.head.heartbeat:
                 # The key is a pseudonym, and pseudonyms are analytics.
                 key = random_id(self._key, batch.topic, batch.partition, batch.offsets[at]).encode()
         return Output(key, case.prefix + datum)
 
     # -- counts and audit
 
-    def _count(self, tally: dict[tuple[Case, int], int], outcome: Outcome) -> None:
-        audit: Counter[tuple[str, int, str, str]] = Counter()
-        for (case, minute), n in tally.items():
-            if case.heartbeat:
+    def _count(self, tally: dict[tuple[Case, int], int], outcome: Outcome, entries: Entries) -> None:
+        prints: Counter[Cell] = Counter()
+        for (case, at), n in tally.items():
+            head, decision, start = case.head, case.decision, at * MINUTE_MS
+            if head.heartbeat:
                 continue
-            decision, start = case.decision, minute * MINUTE_MS
             what = decision.action.value
             if decision.drop_reason is not None:
                 outcome.dropped[decision.drop_reason.value] += n
                 what = f"dropped:{decision.drop_reason}"
-            outcome.counts[Cell(start, case.source, case.event_name, what)] += n
+            outcome.counts[Cell(start, head.source, head.event_name, what)] += n
+            if case.fingerprint:
+                prints[Cell(start, head.source, "", "fingerprint", case.fingerprint)] += n
             if decision.action is not Action.PASS:
-                audit[case.site, start, decision.action.value, decision.reasons] += n
+                entries.denied(head.site, start, decision.action, decision.reasons, n)
             for ruling in decision.rulings:
                 if ruling.reason is Reason.CONFLICT:
                     self._metrics.count("headwater_consent_conflicts_total", n, purpose=ruling.purpose)
-        if audit:
-            outcome.out[AUDIT] = self._audited(audit)
-
-    def _audited(self, audit: Counter[tuple[str, int, str, str]]) -> list[Output]:
-        contract = self._registry.latest(AUDIT)
-        names = ("site", "minute", "outcome", "reasons")
-        return [
-            Output(
-                line[0].encode(), encode(contract, {**dict(zip(names, line, strict=True)), "policy": self._policy.rev, "n": n})
-            )
-            for line, n in audit.items()
-        ]
+        outcome.counts.update(prints)
 
     # -- the runtime's other calls
 
@@ -229,11 +235,19 @@ class ConsentStage:
     def on_broadcast(self, topic: str, records: KeyValues) -> None:
         """Follows no topic."""
 
-    def on_restore(self, topic: str, partition: int, records: KeyValues) -> None:
-        """Remembers nothing."""
+    def on_restore(self, topic: str, partition: int, records: KeyValues) -> None:  # noqa: ARG002 - it restores one topic
+        """The end of a partition's audit chain."""
+        head = None
+        for _, value in records:
+            if value is not None:
+                record = decode(self._registry, value)[1]
+                head = Head(record["seq"], record["hash"])
+        self._standings.restore(partition, head)
 
     def on_revoke(self, partition: int) -> None:
-        """Keeps nothing of a partition."""
+        """Forget what was looked up for a partition."""
+        self._standings.revoke(partition)
+        self._announced.discard(partition)
 
 
-__all__ = ["AUDIT", "CONSENTED", "RAW", "Case", "ConsentStage"]
+__all__ = ["AUDIT", "CONSENTED", "RAW", "REVOCATIONS", "SIGNALS", "STATE", "ConsentStage", "Kit"]

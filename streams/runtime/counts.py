@@ -40,7 +40,7 @@ class CellCounts:
         if cell in seen:
             return cell
         if len(seen) >= CELLS_A_MINUTE:
-            return cell._replace(event_name=OTHER)
+            return cell._replace(event_name=OTHER, dimensions=())
         seen.add(cell)
         return cell
 
@@ -53,6 +53,10 @@ class CellCounts:
         key = self._stage.encode()
         return {
             "stream.counts": [
-                Output(key, encode(contract, {"stage": self._stage, **cell._asdict(), "n": n})) for cell, n in pending.items()
+                Output(
+                    key,
+                    encode(contract, {"stage": self._stage, **cell._asdict(), "dimensions": dict(cell.dimensions), "n": n}),
+                )
+                for cell, n in pending.items()
             ]
         }

@@ -26,19 +26,21 @@ def stable_end(consumer: ck.Consumer, topic: str, partition: int) -> tuple[int, 
     return int(first), int(end)
 
 
-def read_partition(settings: Settings, topic: str, partition: int) -> Iterator[list[KeyValue]]:
+def read_partition(settings: Settings, topic: str, partition: int, since: int = 0) -> Iterator[list[KeyValue]]:
     """Keys and values of all committed records of one partition, as `read_messages`."""
-    for messages in read_messages(settings, topic, partition):
+    for messages in read_messages(settings, topic, partition, since):
         yield [(message.key(), message.value()) for message in messages]
 
 
-def read_messages(settings: Settings, topic: str, partition: int) -> Iterator[list[ck.Message]]:
+def read_messages(settings: Settings, topic: str, partition: int, since: int = 0) -> Iterator[list[ck.Message]]:
     """All committed records of one partition, oldest first, up to the end it had when the reading began.
+
+    `since`: only those with this timestamp or a later one, milliseconds UTC.
 
     A commit returns before its markers are on all partitions. So the end is that of everything written, committed or not, and
     a transaction that is open there is waited for: its records are either restored or aborted. Retryable when it stays open.
     """
-    first, end = _written(settings, topic, partition)
+    first, end = _written(settings, topic, partition, since)
     if first >= end:
         return
     consumer = reader(settings, "headwater.restore", enable_partition_eof="true")
@@ -60,11 +62,17 @@ def read_messages(settings: Settings, topic: str, partition: int) -> Iterator[li
         consumer.close()
 
 
-def _written(settings: Settings, topic: str, partition: int) -> tuple[int, int]:
-    """(first offset, offset behind the last record written) of a partition, whatever is committed of it."""
+def _written(settings: Settings, topic: str, partition: int, since: int) -> tuple[int, int]:
+    """(first offset, offset behind the last record written) of a partition since then, whatever is committed of it."""
     consumer = reader(settings, "headwater.restore", isolation_level="read_uncommitted")
     try:
-        return stable_end(consumer, topic, partition)
+        first, end = stable_end(consumer, topic, partition)
+        if since:
+            found = consumer.offsets_for_times([ck.TopicPartition(topic, partition, since)], timeout=ADMIN_S)[0]
+            first = found.offset if found.offset >= 0 else end
+        return first, end
+    except ck.KafkaException as error:
+        raise Retryable(f"no offsets of {topic}:{partition}: {error.args[0].name()}") from error
     finally:
         consumer.close()
 

@@ -46,6 +46,8 @@ class Cell(NamedTuple):
     source: str
     event_name: str
     outcome: str
+    dimensions: tuple[tuple[str, str], ...] = ()
+    """Further (name, value) pairs, few-valued."""
 
 
 @dataclass(slots=True)

@@ -13,7 +13,8 @@ from infra.metrics import Metrics
 from schemas.codec import Record, decode, encode
 from schemas.registry import Registry
 from streams.consent.policy import PACKAGED, load_policy
-from streams.consent.stage import ConsentStage
+from streams.consent.stage import ConsentStage, Kit
+from streams.consent.store import MemoryStates
 from streams.identity.stage import IdentityStage
 from streams.identity.store import MemoryStore
 from streams.runtime.stage import Batch, Stage
@@ -66,7 +67,9 @@ class Case:
 
 CASES = {
     "consent": Case(
-        lambda: ConsentStage(REGISTRY, load_policy(PACKAGED), b"k" * 32, Metrics(), lambda: None), raw, "events.consented"
+        lambda: ConsentStage(REGISTRY, load_policy(PACKAGED), Kit(b"k" * 32, MemoryStates(), Metrics(), lambda: None)),
+        raw,
+        "events.consented",
     ),
     "identity": Case(lambda: IdentityStage(REGISTRY, MemoryStore(), Metrics()), consented, "events.resolved"),
 }

@@ -1,5 +1,6 @@
 """The consent stage: what leaves, under which key, counted and audited how."""
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from infra.metrics import Metrics
 from schemas.codec import Record, decode, encode
 from schemas.registry import Registry
 from streams.consent.decide import decide
+from streams.consent.evidence import Reader
 from streams.consent.policy import PACKAGED, Policy, load_policy, parse_policy
-from streams.consent.stage import AUDIT, CONSENTED, RAW, ConsentStage
+from streams.consent.stage import AUDIT, CONSENTED, RAW, ConsentStage, Kit
+from streams.consent.store import MemoryStates
 from streams.runtime.stage import Batch, Cell, Outcome
 from tests.streams.consent.events import ANALYTICS, MARKETING, PERSONALIZATION, raw
 
@@ -21,11 +24,12 @@ REGISTRY = Registry(Path(__file__).parents[3] / "schemas")
 POLICY = load_policy(PACKAGED)
 GRANTED = {"cmp.analytics": "1", "cmp.marketing": "1", "cmp.personalization": "1"}
 DENIED = {"cmp.analytics": "0", "cmp.marketing": "0", "cmp.personalization": "0"}
+SERVICES = sha256(b"cmp.analytics|cmp.marketing|cmp.personalization").hexdigest()[:8]
 
 
 def stage(policy: Policy = POLICY, changed: Any = lambda: None) -> ConsentStage:
     """A stage on the packaged contracts."""
-    return ConsentStage(REGISTRY, policy, b"k" * 32, Metrics(), changed)
+    return ConsentStage(REGISTRY, policy, Kit(b"k" * 32, MemoryStates(), Metrics(), changed))
 
 
 def batch(*values: bytes | None, offset: int = 0) -> Batch:
@@ -93,7 +97,7 @@ def test_heartbeats_pass_with_nothing_of_a_purpose() -> None:
     assert (key, record["event_id"], record["consent_outcome"], record["consent_purposes"]) == (b"subject", "e-1", "pass", 0)
     assert not [value for value in ANALYTICS + MARKETING + PERSONALIZATION if value in written]
     assert outcome.counts == {}
-    assert AUDIT not in outcome.out
+    assert [decode(REGISTRY, output.value or b"")[1]["kind"] for output in outcome.out[AUDIT]] == ["policy"]
 
 
 def test_counts_and_audit() -> None:
@@ -104,17 +108,23 @@ def test_counts_and_audit() -> None:
         Cell(minute, "web-de", "purchase", "pass"): 1,
         Cell(minute, "web-de", "purchase", "anonymise"): 2,
         Cell(60_000, "", "", "dead:UNDECODABLE"): 1,
+        Cell(minute, "web-de", "", "fingerprint", (("site", "shop.example"), ("services", SERVICES))): 3,
     }
-    (audited,) = outcome.out[AUDIT]
-    assert audited.key == b"shop.example"
-    assert decode(REGISTRY, audited.value or b"")[1] == {
+    in_force, denied = (decode(REGISTRY, output.value or b"")[1] for output in outcome.out[AUDIT])
+    assert (in_force["kind"], in_force["policy"], in_force["chain"], in_force["seq"]) == ("policy", POLICY.rev, 3, 1)
+    said = {
+        "kind": "denied",
         "site": "shop.example",
         "minute": minute,
         "outcome": "anonymise",
         "reasons": "analytics=PURPOSE marketing=PURPOSE personalization=PURPOSE",
         "policy": POLICY.rev,
         "n": 2,
+        "subject": "",
+        "seq": 2,
+        "prev_hash": in_force["hash"],
     }
+    assert {name: denied[name] for name in said} == said
 
 
 def test_drops_carry_a_reason() -> None:
@@ -123,7 +133,7 @@ def test_drops_carry_a_reason() -> None:
     outcome = stage(policy).handle(batch(sent(signals=DENIED), sent()), 0)
     assert outcome.dropped == {"PURPOSE": 1, "NO_SIGNAL": 1}
     assert outcome.out[CONSENTED] == []
-    assert len(outcome.out[AUDIT]) == 2
+    assert len(outcome.out[AUDIT]) == 1 + 2
 
 
 def test_an_event_stripped_of_analytics_loses_its_key() -> None:
@@ -155,8 +165,9 @@ def test_many_heads_do_not_fill_memory() -> None:
     for start in range(0, 9_000, 1_000):
         room.handle(batch(*(sent(event_name=f"n{n}") for n in range(start, start + 1_000))), 0)
     room.handle(batch(sent(event_name="x" * 10_000)), 0)
-    assert len(room._cases) == 8_192
-    assert max(map(len, room._cases)) < 4_097
+    (cases,) = room._cases._days.values()
+    assert len(cases) == 8_192
+    assert max(map(len, cases)) < 4_097
 
 
 @given(st.dictionaries(st.sampled_from(["gcs", "gcd", "gpc", "cmp.analytics"]), st.sampled_from(["1", "G111", "0", "?"])))
@@ -165,7 +176,7 @@ def test_cached_decisions_are_the_decisions(signals: dict[str, str]) -> None:
     room = stage()
     for _ in range(2):
         _, record, _ = only(room.handle(batch(sent(signals=signals, region="US")), 0))
-        assert record["consent_purposes"] == decide(POLICY, "purchase", "US", signals).mask
+        assert record["consent_purposes"] == decide(POLICY, "purchase", Reader(POLICY).read("US", signals, 0)).mask
 
 
 def test_policies_change_while_it_runs() -> None:

@@ -1,0 +1,81 @@
+"""The audit chain: every record carries the hash of the one before, one chain a partition. Pure.
+
+A record that is changed, removed or put in between breaks the chain from there on. The last link of each chain is kept on
+`consent.heads`, so that records cut off at the end are missed as well.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+Record = dict[str, Any]
+
+FORM = "headwater-27560-1"
+"""Version of the record's form; its groups are those of ISO/IEC TS 27560."""
+HASHED = (
+    "chain", "seq", "kind", "form", "subject", "site", "regulation", "policy", "reasons", "controller", "platform", "outcome",
+    "method", "minute", "event_ts", "evidence", "n", "prev_hash",
+)  # fmt: skip
+"""Everything but the hash itself, in this order. A new field changes `FORM`."""
+
+
+class Head(NamedTuple):
+    """The last link of a chain."""
+
+    seq: int = 0
+    hash: str = ""
+
+
+def hash_of(record: Mapping[str, Any]) -> str:
+    """SHA-256 over the fields as compact JSON: an array of their values in the order of `HASHED`."""
+    text = json.dumps([record[name] for name in HASHED], ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def link(head: Head, chain: int, said: Mapping[str, Any]) -> tuple[Head, Record]:
+    """The record that follows `head` and says this; what it does not say is empty."""
+    record: Record = {
+        "subject": "", "site": "", "regulation": "", "controller": "", "platform": "", "evidence": "", "event_ts": 0, "n": 1,
+        **said, "chain": chain, "seq": head.seq + 1, "form": FORM, "prev_hash": head.hash,
+    }  # fmt: skip
+    record["hash"] = hash_of(record)
+    return Head(record["seq"], record["hash"]), record
+
+
+class Broken(NamedTuple):
+    """One place where a chain does not hold."""
+
+    chain: int
+    seq: int
+    problem: str
+
+
+def check(records: Iterable[Mapping[str, Any]], heads: Mapping[int, Head]) -> Iterator[Broken]:
+    """What is wrong with records, sorted by chain and seq. The oldest of a chain may follow records that retention has taken.
+
+    `heads`: the last link of each chain as `consent.heads` has it.
+    """
+    last: dict[int, Head] = {}
+    for record in records:
+        chain, seq = record["chain"], record["seq"]
+        before = last.get(chain)
+        if before is not None and seq != before.seq + 1:
+            what = f"{seq - before.seq - 1} records are missing before it" if seq > before.seq else "stands twice"
+            yield Broken(chain, seq, what)
+        elif before is not None and record["prev_hash"] != before.hash:
+            yield Broken(chain, seq, "does not follow the record before it")
+        if record["hash"] != hash_of(record):
+            yield Broken(chain, seq, "was changed: its hash is not that of its fields")
+        last[chain] = Head(seq, record["hash"])
+    for chain, head in heads.items():
+        found = last.get(chain, Head())
+        if found.seq < head.seq:
+            yield Broken(
+                chain, head.seq, f"the chain ends at {found.seq}: {head.seq - found.seq} records are missing at the end"
+            )
+        elif found.seq == head.seq and found.hash != head.hash:
+            yield Broken(chain, head.seq, "is not the record that was written last")
+
+
+__all__ = ["FORM", "Broken", "Head", "check", "hash_of", "link"]

@@ -1,0 +1,123 @@
+"""What one batch writes down beside its events: changed states, revocations, and the audit chain."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from schemas.codec import encode
+from schemas.registry import Registry
+from streams.consent.audit import Head, link
+from streams.consent.decide import Action
+from streams.consent.ledger import Change, Times, merge
+from streams.consent.policy import BITS, Policy
+from streams.runtime.stage import Output
+
+STATE, REVOCATIONS, AUDIT, HEADS = "consent.state", "consent.revocations", "consent.audit", "consent.heads"
+MINUTE_MS = 60_000
+
+
+class Source(NamedTuple):
+    """What a change follows from."""
+
+    scope: str
+    subject: str
+    at: int
+    """Collector time, milliseconds UTC."""
+    chosen: int
+    """When the visitor chose; 0 = unknown."""
+    method: str
+    """event, webhook or linked."""
+    evidence: str
+    platform: str = ""
+    gvl: int = 0
+
+    @property
+    def key(self) -> str:
+        """The state's."""
+        return f"{self.scope}|{self.subject}"
+
+
+class Entries:
+    """The entries of one batch. `trays` closes them."""
+
+    def __init__(self, registry: Registry, policy: Policy, partition: int, head: Head) -> None:
+        self._registry = registry
+        self._policy = policy
+        self._partition = partition
+        self.head = head
+        self.states: dict[str, Times] = {}
+        """Changed states, by key."""
+        self._trays: dict[str, list[Output]] = {}
+        self._denied: Counter[tuple[str, int, str, str]] = Counter()
+
+    def policy_in_force(self, at: int) -> None:
+        """The policy that decides from here on."""
+        purposes = " ".join(self._policy.purposes)
+        self._audit({"kind": "policy", "reasons": purposes, "outcome": "in force", "method": "file", "minute": minute(at)})
+
+    def change(self, source: Source, times: Times, change: Change) -> Times:
+        """A state that has learned something: the new state, its audit record, and a revocation where it is a withdrawal."""
+        now = merge(times, change.times)
+        self.states[source.key] = now
+        regulation, _, site = source.scope.partition("|")
+        self._add(
+            STATE,
+            source.key,
+            {
+                "subject": source.subject, "site": site, "regulation": regulation, "times": now, "evidence": source.evidence,
+                "platform": source.platform, "gvl": source.gvl, "policy": self._policy.rev, "changed_ts": source.at,
+            },
+            self._partition,
+        )  # fmt: skip
+        self._audit(
+            {
+                "kind": "state", "subject": source.subject, "site": site, "regulation": regulation,
+                "reasons": " ".join(f"{name}={time}" for name, time in sorted(change.times.items())),
+                "platform": source.platform, "outcome": _outcome(change), "method": source.method, "minute": minute(source.at),
+                "event_ts": source.chosen, "evidence": source.evidence,
+            }
+        )  # fmt: skip
+        if change.withdrawn and source.method != "linked":
+            revocation = {
+                "subject": source.subject, "site": site, "regulation": regulation, "purposes": list(change.withdrawn),
+                "withdrawn_ts": source.chosen, "received_ts": source.at, "evidence": source.evidence,
+            }  # fmt: skip
+            self._add(REVOCATIONS, source.subject, revocation)
+        return now
+
+    def denied(self, site: str, start: int, action: Action, reasons: str, n: int) -> None:
+        """Events that lost something."""
+        self._denied[site, start, action.value, reasons] += n
+
+    def trays(self) -> Mapping[str, list[Output]]:
+        """Everything, with the chain's last link."""
+        for (site, start, outcome, reasons), n in self._denied.items():
+            said = {"kind": "denied", "site": site, "minute": start, "outcome": outcome, "reasons": reasons, "n": n}
+            self._audit({**said, "method": "event"})
+        if AUDIT in self._trays:
+            self._add(HEADS, str(self._partition), {"chain": self._partition, **self.head._asdict()}, self._partition)
+        return self._trays
+
+    def _audit(self, said: Mapping[str, Any]) -> None:
+        facts = {"policy": self._policy.rev, "controller": self._policy.controller, **said}
+        self.head, record = link(self.head, self._partition, facts)
+        self._add(AUDIT, str(self._partition), record, self._partition)
+
+    def _add(self, topic: str, key: str, record: Mapping[str, Any], partition: int = -1) -> None:
+        value = encode(self._registry.latest(topic), dict(record))
+        self._trays.setdefault(topic, []).append(Output(key.encode(), value, partition))
+
+
+def minute(time: int) -> int:
+    """The start of a minute."""
+    return time // MINUTE_MS * MINUTE_MS
+
+
+def _outcome(change: Change) -> str:
+    if change.withdrawn:
+        return "withdrawn"
+    whats = {name.rpartition(".")[2] for name in change.times}
+    return "denied" if whats & {"denied", "seen_denied"} else "granted"
+
+
+__all__ = ["AUDIT", "BITS", "HEADS", "REVOCATIONS", "STATE", "Entries", "Source", "minute"]

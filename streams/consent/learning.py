@@ -1,0 +1,113 @@
+"""What the ledger learns: from events that carry a choice, from webhooks, and from withdrawals that reach a linked id."""
+
+from typing import Any
+
+from infra.errors import Retryable
+from schemas.codec import Undecodable, UnknownContract, decode
+from schemas.registry import Registry
+from streams.consent.case import Case, Memories
+from streams.consent.entries import Entries, Source
+from streams.consent.evidence import Reader, believed
+from streams.consent.ledger import DAY_MS, Moment, Said, learn, recall, withdraw
+from streams.consent.policy import BITS, Policy, Regime
+from streams.consent.standing import Holding, Standing, Standings, Table
+from streams.runtime.stage import Batch
+
+SIGNALS = "consent.signals"
+SUBJECT_LENGTH = 33
+"""Of an identity node; every other key is an event's own and remembers nothing."""
+
+
+class Learner:
+    """Under one policy."""
+
+    def __init__(self, registry: Registry, policy: Policy, reader: Reader, standings: Standings) -> None:
+        self._registry = registry
+        self._policy = policy
+        self._reader = reader
+        self._standings = standings
+
+    def recall(self, case: Case, standing: Standing, time: int) -> Memories:
+        """What is remembered, purpose by purpose, as far as it matters to an event of this case and collector time."""
+        oldest = time - self._policy.memory.max_age_days * DAY_MS
+        moment = Moment(time, self._said(case, time).granted_at, oldest)
+        return tuple(recall(standing.times, purpose, moment) for purpose in self._policy.purposes)
+
+    def learn(self, event: tuple[Case, int], table: Table, key: bytes, entries: Entries) -> Standing | None:
+        """Take down what an event (its case, its time) says, if that is news."""
+        (case, time), standing = event, table[key]
+        assert case.evidence is not None  # noqa: S101 - heartbeats teach nothing
+        times = {} if standing is None else standing.times
+        said = self._said(case, time)
+        change = learn(times, said, time, self._policy.memory.use_stored_state)
+        if change.times:
+            chosen = said.denied_at if change.withdrawn else max(said.granted_at, said.denied_at)
+            source = Source(
+                case.scope, key.decode(), time, chosen, "event", case.evidence_hash, case.evidence.platform, case.evidence.gvl
+            )
+            standing = table[key] = Standing(entries.change(source, times, change))
+        if standing is not None:
+            standing.learned_from, standing.until = case, time + DAY_MS
+        return standing
+
+    def _said(self, case: Case, time: int) -> Said:
+        """What an event says, with the times that can be believed; an event that is a choice is made now."""
+        assert case.evidence is not None  # noqa: S101 - heartbeats have no scope
+        said = believed(case.evidence.said, time)
+        if case.head.event_name in self._policy.memory.choice_events:
+            return said._replace(granted_at=said.granted_at or time, denied_at=said.denied_at or time)
+        return said
+
+    def take(self, batch: Batch, holding: Holding, entries: Entries) -> tuple[int, list[tuple[int, str]]]:
+        """Take in a batch of `consent.signals`: how many were taken, and (place, what was wrong) of the others."""
+        read: list[tuple[dict[str, Any], Regime]] = []
+        broken: list[tuple[int, str]] = []
+        for at, value in enumerate(batch.values):
+            try:
+                record = self._decode(value or b"")
+            except Undecodable as error:
+                broken.append((at, str(error)))
+            except UnknownContract as error:
+                raise Retryable(str(error)) from error
+            else:
+                read += [(record, regime) for regime in Regime if record["regulation"] in ("", regime.value)]
+        sources = [self._source(record, regime) for record, regime in read]
+        places = {(source.scope, source.subject.encode()) for source in sources}
+        self._standings.load(batch.partition, {place for place in places if place[1] not in holding.table(place[0])})
+        for (record, regime), source in zip(read, sources, strict=True):
+            self._take(record, regime, source, holding.table(source.scope), entries)
+        return len(batch) - len(broken), broken
+
+    def _decode(self, value: bytes) -> dict[str, Any]:
+        contract, record = decode(self._registry, value)
+        if contract.topic != SIGNALS:
+            raise Undecodable(f"a record of {contract.topic}")
+        if len(record["subject"]) != SUBJECT_LENGTH or record["kind"] not in ("choice", "withdrawal"):
+            raise Undecodable("no subject that is an identity node, or a kind that is not known")
+        return record
+
+    def _source(self, record: dict[str, Any], regime: Regime) -> Source:
+        received = record["received_ts"]
+        return Source(
+            f"{regime.value}|{self._policy.group(record['site'])}",
+            record["subject"],
+            received,
+            min(record["chosen_ts"] or received, received),
+            record["via"],
+            record["evidence"],
+            record["signals"].get("platform", ""),
+        )
+
+    def _take(self, record: dict[str, Any], regime: Regime, source: Source, table: Table, entries: Entries) -> None:
+        subject = source.subject.encode()
+        standing = table[subject]
+        times = {} if standing is None else standing.times
+        if record["kind"] == "withdrawal":
+            purposes = [name for name in record["purposes"] if name in BITS] or list(self._policy.purposes)
+            change = withdraw(times, purposes, source.chosen)
+        else:
+            said, at = self._reader.hear(regime, record["signals"], source.at).said, source.chosen
+            said = believed(said._replace(granted_at=said.granted_at or at, denied_at=said.denied_at or at), source.at)
+            change = learn(times, said, source.at, self._policy.memory.use_stored_state)
+        if change.times:
+            table[subject] = Standing(entries.change(source, times, change))

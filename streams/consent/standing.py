@@ -1,0 +1,131 @@
+"""What a worker keeps of the ledger: states by partition, those not yet in the view, and where each audit chain ends."""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from infra.metrics import Metrics
+from streams.consent.audit import Head
+from streams.consent.ledger import Times, is_withdrawn, merge
+from streams.consent.policy import BITS
+from streams.consent.store import States, StateStore
+
+KEPT_STATES = 200_000
+"""A worker's, of all its partitions. Subjects without a state are kept too: most have none."""
+
+Place = tuple[str, bytes]
+"""(scope: regulation and group of sites, subject) of a state."""
+
+
+class Standing:
+    """The state of one subject, and which case it has learned from last."""
+
+    __slots__ = ("learned_from", "times", "until", "withdrawn")
+
+    def __init__(self, times: Times) -> None:
+        self.times = times
+        self.withdrawn = any(is_withdrawn(times, purpose) for purpose in BITS)
+        self.learned_from: Any = None
+        self.until = 0
+        """Collector time from which the same case is worth learning from again, milliseconds UTC."""
+
+
+Table = dict[bytes, Standing | None]
+"""Subject -> what is known, None for nothing. One for each scope."""
+
+
+class Holding:
+    """One partition, as long as the worker holds it."""
+
+    def __init__(self, head: Head) -> None:
+        self.head = head
+        self.tables: dict[str, Table] = {}
+        self.kept = 0
+        self.unsaved: dict[str, Times] = {}
+        """Changed and not in the view yet: committed a moment ago, or about to be."""
+        self.committed: dict[str, Times] = {}
+        """Of those, what is committed and waits for the store."""
+        self.open = False
+
+    def table(self, scope: str) -> Table:
+        """The subjects of one scope."""
+        found = self.tables.get(scope)
+        if found is None:
+            found = self.tables[scope] = {}
+        return found
+
+
+class Standings:
+    """All partitions of one worker."""
+
+    def __init__(self, store: StateStore, metrics: Metrics) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._holdings: dict[int, Holding] = {}
+
+    def restore(self, partition: int, head: Head | None) -> None:
+        """Begin a partition at the end of its audit chain; None = as far as is known."""
+        holding = self._holdings.setdefault(partition, Holding(Head()))
+        if head is not None:
+            holding.head = head
+
+    def revoke(self, partition: int) -> None:
+        """Forget a partition."""
+        self._holdings.pop(partition, None)
+
+    def drop(self, partition: int) -> None:
+        """Forget what was looked up for a partition; it is looked up again."""
+        holding = self._holdings.get(partition)
+        if holding is not None:
+            holding.tables, holding.kept = {}, 0
+
+    def trim(self, partition: int) -> None:
+        """Keep memory bounded; between batches only, because a batch relies on what it has looked up."""
+        holding = self._holdings.get(partition)
+        if holding is not None and holding.kept > KEPT_STATES // len(self._holdings):
+            self.drop(partition)
+
+    def forget(self) -> None:
+        """Forget what was looked up; for another policy, whose scopes are others."""
+        for partition in self._holdings:
+            self.drop(partition)
+
+    def holding(self, partition: int) -> Holding:
+        """A partition whose view is complete. Retryable while the store is away."""
+        holding = self._holdings.setdefault(partition, Holding(Head()))
+        if not holding.open:
+            self._store.open(partition)
+            holding.open = True
+        return holding
+
+    def load(self, partition: int, wanted: Iterable[Place]) -> None:
+        """Look up subjects that are not known yet, in one round trip. Retryable."""
+        places = list(wanted)
+        if not places:
+            return
+        holding = self.holding(partition)
+        keys = [f"{scope}|{subject.decode()}" for scope, subject in places]
+        for (scope, subject), key, found in zip(places, keys, self._store.read(partition, keys), strict=True):
+            unsaved = holding.unsaved.get(key)
+            times = found if unsaved is None else merge(found or {}, unsaved)
+            holding.table(scope)[subject] = None if times is None else Standing(times)
+        holding.kept += len(places)
+        self._metrics.count("headwater_consent_lookups_total", len(places))
+
+    def saving(self, partition: int, states: States, at: int) -> partial[None]:
+        """The hook that writes these states to the view once they are committed."""
+        self.holding(partition).unsaved.update(states)
+        return partial(self._save, partition, states, at)
+
+    def _save(self, partition: int, states: States, at: int) -> None:
+        holding = self._holdings.get(partition)
+        if holding is None:  # the next owner finds them on the topic
+            self._store.write(partition, states, at)
+            return
+        # Whatever an earlier hook could not write goes too: the view is complete up to `at`, or not said to be.
+        holding.committed.update(states)
+        self._store.write(partition, holding.committed, at)
+        for key, times in holding.committed.items():
+            if holding.unsaved.get(key) is times:
+                del holding.unsaved[key]
+        holding.committed = {}

@@ -1,0 +1,175 @@
+"""The ledger as the stage looks it up: a view of `consent.state`, in Redis. The topic is the truth; the view can be lost.
+
+Written after the commit, by merging: times only grow, so writing twice or late changes nothing.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import redis
+
+from infra.errors import ConfigError, Retryable
+from infra.logs import get_logger
+from streams.consent.ledger import Times, merge
+
+States = Mapping[str, Times]
+"""Key of a state (see `state_key`) -> its times."""
+Changed = Callable[[int, int], Iterator[States]]
+"""(partition, time in milliseconds UTC) -> the states of a partition that were written since then, from the topic."""
+
+CHUNK = 5_000
+MARGIN_MS = 300_000
+"""Longer than a transaction may last: what was committed and not written to the view is at most that much older."""
+
+# One key only. Every entry becomes the larger of what is there and what is given.
+MERGE = """
+local found = redis.call('GET', KEYS[1])
+local new = cjson.decode(ARGV[1])
+if found then
+  for name, time in pairs(cjson.decode(found)) do
+    if not new[name] or new[name] < time then new[name] = time end
+  end
+end
+redis.call('SET', KEYS[1], cjson.encode(new), 'EX', ARGV[2])
+return 1
+"""
+
+
+class StateStore(Protocol):
+    """Retryable while it is away, from every call."""
+
+    def open(self, partition: int) -> None:
+        """Make sure that the view holds everything that was committed of a partition."""
+        ...
+
+    def read(self, partition: int, keys: Sequence[str]) -> list[Times | None]:
+        """The states of these keys, None where nothing is known."""
+        ...
+
+    def write(self, partition: int, states: States, at: int) -> None:
+        """Merge states in that were committed; all older ones of the partition are in. `at`: milliseconds UTC."""
+        ...
+
+
+def state_key(regulation: str, site: str, subject: str) -> str:
+    """The name of a state."""
+    return f"{regulation}|{site}|{subject}"
+
+
+class MemoryStates:
+    """For tests and walks without Redis."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, Times] = {}
+
+    def open(self, partition: int) -> None:
+        """See `StateStore`."""
+
+    def read(self, partition: int, keys: Sequence[str]) -> list[Times | None]:  # noqa: ARG002 - one view for all
+        """See `StateStore`."""
+        return [self.states.get(key) for key in keys]
+
+    def write(self, partition: int, states: States, at: int) -> None:  # noqa: ARG002 - one view for all
+        """See `StateStore`."""
+        for key, times in states.items():
+            self.states[key] = merge(self.states.get(key, {}), times)
+
+
+class RedisStates:
+    """`cs:<key>` = the times as JSON; `cv:<partition>` = which server the view was built on, and when it was last complete.
+
+    A server that was started again may have lost what it held, so its run id is part of the mark; another means: build again.
+    """
+
+    def __init__(self, client: Any, changed: Changed, keep_s: int) -> None:
+        self._redis = client
+        self._changed = changed
+        self._keep_s = keep_s
+        self._merge = client.register_script(MERGE)
+        self._server = ""
+
+    def open(self, partition: int) -> None:
+        """See `StateStore`. What the mark does not cover is read from the topic."""
+        try:
+            self._server = self._check()
+            mark = (self._redis.get(_mark_key(partition)) or b"").decode().split("|")
+            since = int(mark[1]) - MARGIN_MS if len(mark) == 2 and mark[0] == self._server else 0
+            began, written = int(time.time() * 1000), 0
+            for states in self._changed(partition, max(0, since)):
+                self._merged(states)
+                written += len(states)
+            self._set_mark(partition, began)
+        except redis.RedisError as error:
+            raise _away(error) from error
+        if written:
+            get_logger().info("consent view", partition=partition, states=written, whole=since <= 0)
+
+    def read(self, partition: int, keys: Sequence[str]) -> list[Times | None]:
+        """See `StateStore`. Retryable, after building the view again, where it turns out to be lost."""
+        found: list[bytes | None] = []
+        try:
+            mark = self._redis.get(_mark_key(partition))
+            if mark is None or mark.decode().partition("|")[0] != self._server or self._check() != self._server:
+                self.open(partition)
+            for start in range(0, len(keys), CHUNK):
+                found += self._redis.mget([_key(key) for key in keys[start : start + CHUNK]])
+        except redis.RedisError as error:
+            raise _away(error) from error
+        return [None if text is None else json.loads(text) for text in found]
+
+    def write(self, partition: int, states: States, at: int) -> None:
+        """See `StateStore`."""
+        try:
+            self._merged(states)
+            self._set_mark(partition, at)
+        except redis.RedisError as error:
+            raise _away(error) from error
+
+    def _merged(self, states: States) -> None:
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for key, times in states.items():
+                self._merge(keys=[_key(key)], args=[json.dumps(times, separators=(",", ":")), self._keep_s], client=pipeline)
+            pipeline.execute()
+
+    def _set_mark(self, partition: int, at: int) -> None:
+        self._redis.set(_mark_key(partition), f"{self._server}|{at}")
+
+    def _check(self) -> str:
+        """The server's run id. ConfigError where it may forget withdrawals on its own."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.info("server")
+            pipeline.info("memory")
+            server, memory = pipeline.execute()
+        policy = memory.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            raise ConfigError(
+                f"Redis has maxmemory-policy {policy}: it would forget withdrawals of consent in silence. Set "
+                "`maxmemory-policy noeviction` there, or use a Redis of its own (HEADWATER_REDIS)"
+            )
+        return str(server["run_id"])
+
+
+def states_of(records: Iterable[Mapping[str, Any]]) -> dict[str, Times]:
+    """Decoded `consent.state` records -> states."""
+    found: dict[str, Times] = {}
+    for record in records:
+        key = state_key(record["regulation"], record["site"], record["subject"])
+        found[key] = merge(found.get(key, {}), record["times"])
+    return found
+
+
+def _away(error: redis.RedisError) -> Retryable:
+    return Retryable(f"the consent ledger's Redis: {type(error).__name__}")
+
+
+def _key(key: str) -> str:
+    return f"cs:{key}"
+
+
+def _mark_key(partition: int) -> str:
+    return f"cv:{partition}"
+
+
+__all__ = ["MemoryStates", "RedisStates", "StateStore", "state_key", "states_of"]

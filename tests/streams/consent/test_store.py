@@ -1,0 +1,93 @@
+"""The ledger's view on a real Redis: it merges, it notices its loss, and it is built again from the topic."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from infra.embedded.redis import EmbeddedRedis
+from infra.errors import ConfigError, Retryable
+from streams.consent.store import RedisStates, States
+
+KEY = "opt-in|shop.example|2" + "a" * 32
+
+
+class Topic:
+    """What `consent.state` holds, and since when it was asked for."""
+
+    def __init__(self, states: States) -> None:
+        self.states = states
+        self.asked: list[tuple[int, int]] = []
+
+    def __call__(self, partition: int, since: int) -> Iterator[States]:
+        """One chunk."""
+        self.asked.append((partition, since))
+        yield self.states
+
+
+@pytest.fixture
+def view(redis_url: str) -> Iterator[Callable[[Topic], RedisStates]]:
+    """Views on an empty Redis."""
+    client = redis.Redis.from_url(redis_url)
+    client.flushall()
+    yield lambda topic: RedisStates(client, topic, 60)
+    client.flushall()
+    client.close()
+
+
+def test_writes_merge(view: Callable[[Topic], RedisStates]) -> None:
+    """The larger time of each entry stays, whatever is written when; thirteen digits survive."""
+    states = view(Topic({}))
+    states.open(0)
+    states.write(0, {KEY: {"a.granted": 1_795_000_000_123, "a.denied": 7}}, 1)
+    states.write(0, {KEY: {"a.granted": 5, "a.withdrawn": 1_795_000_000_999}}, 2)
+    assert states.read(0, [KEY, "other"]) == [
+        {"a.granted": 1_795_000_000_123, "a.denied": 7, "a.withdrawn": 1_795_000_000_999},
+        None,
+    ]
+
+
+def test_a_lost_view_is_built_again(view: Callable[[Topic], RedisStates], redis_url: str) -> None:
+    """Emptied behind the worker's back, the next look-up reads the whole topic first; a withdrawal is never forgotten."""
+    topic = Topic({KEY: {"a.withdrawn": 5}})
+    states = view(topic)
+    states.open(3)
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+    assert states.read(3, [KEY]) == [{"a.withdrawn": 5}]
+    assert topic.asked == [(3, 0), (3, 0)]
+
+
+def test_a_new_worker_reads_only_what_is_new(view: Callable[[Topic], RedisStates]) -> None:
+    """Where the view is marked as complete up to a time, only records from a little before it are read."""
+    topic = Topic({})
+    states = view(topic)
+    states.open(0)
+    states.write(0, {KEY: {"a.granted": 5}}, 1_795_000_000_000)
+    view(topic).open(0)
+    assert topic.asked == [(0, 0), (0, 1_795_000_000_000 - 300_000)]
+
+
+def test_a_restarted_redis_is_not_trusted(tmp_path: Path) -> None:
+    """Another run of the server means a view that may lack its last second: the topic is read again; while away: Retryable."""
+    topic = Topic({KEY: {"a.withdrawn": 5}})
+    with EmbeddedRedis(tmp_path) as server:
+        client = redis.Redis.from_url(server.url)
+        states = RedisStates(client, topic, 60)
+        states.open(0)
+        server.stop()
+        with pytest.raises(Retryable):
+            states.read(0, [KEY])
+        server.start()
+        assert states.read(0, [KEY]) == [{"a.withdrawn": 5}]
+        assert topic.asked == [(0, 0), (0, 0)]
+        client.close()
+
+
+def test_a_redis_that_forgets_is_refused(tmp_path: Path) -> None:
+    """A server that may evict keys would forget withdrawals: a configuration error that says what to do."""
+    with EmbeddedRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        with pytest.raises(ConfigError, match="noeviction"):
+            RedisStates(client, Topic({}), 60).open(0)
