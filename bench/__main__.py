@@ -18,6 +18,7 @@ from rich.table import Table
 
 from bench.events import raw_events
 from infra.embedded.kafka import EmbeddedKafka
+from infra.embedded.redis import EmbeddedRedis
 from infra.settings import PACKAGED_CONTRACTS, Settings
 from infra.topics_app import apply
 from schemas.registry import Registry
@@ -29,8 +30,8 @@ RECORD_BYTES = 480
 class Bench:
     """One broker and what was measured on it."""
 
-    def __init__(self, kafka: str, folder: Path, console: Console) -> None:
-        self.settings: dict[str, Any] = {"kafka": kafka, "state_dir": str(folder), "secret": SECRET}
+    def __init__(self, settings: dict[str, Any], console: Console) -> None:
+        self.settings = settings
         self._console = console
         self.rows: dict[str, dict[str, float]] = {}
 
@@ -137,9 +138,9 @@ def main() -> None:
     given = parser.parse_args()
     console = Console(stderr=given.json)
     with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:
-        console.print("starting Kafka", highlight=False)
-        with EmbeddedKafka(Path(folder) / "kafka") as broker:
-            bench = Bench(broker.address, Path(folder), console)
+        console.print("starting Kafka and Redis", highlight=False)
+        with EmbeddedKafka(Path(folder) / "kafka") as broker, EmbeddedRedis(Path(folder) / "redis") as redis:
+            bench = Bench({"kafka": broker.address, "redis": redis.url, "state_dir": folder, "secret": SECRET}, console)
             apply(Settings(**bench.settings))
             measure(bench, given.records, given.events, given.rounds)
             report(bench, console, given.json)

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import confluent_kafka as ck
@@ -147,6 +148,7 @@ def run_faust(given: dict[str, Any], clock: Clock) -> None:
         topic_disable_leader=True,
         value_serializer="raw",
         consumer_auto_offset_reset="earliest",
+        datadir=str(Path(given["settings"]["state_dir"]) / "faust"),
     )
     sink = app.topic(given["sink"], key_type=bytes, value_type=bytes)
 

@@ -12,11 +12,14 @@ import confluent_kafka as ck
 
 from bench.events import raw_events
 from infra.embedded.kafka import EmbeddedKafka
+from infra.embedded.redis import EmbeddedRedis
 from infra.kafka import producer
 from infra.settings import Settings
 from infra.topics_app import apply
-from schemas.codec import HeadReader
+from schemas.codec import HeadReader, decode
 from schemas.registry import Registry
+from streams.consent.audit import Head
+from streams.consent.audit import check as check_chains
 from tests.broker.chaos import Chaos
 from tests.broker.copying import read_committed
 
@@ -29,7 +32,7 @@ class Load:
 
     def __init__(self, settings: Settings) -> None:
         self._producer = producer(settings)
-        self._events = raw_events(Registry(settings.contracts), 1_000_000)
+        self._events = raw_events(Registry(settings.contracts), 1_000_000, chosen=0.1)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.sent: list[tuple[bytes, bytes]] = []
@@ -66,13 +69,17 @@ def lag(settings: Settings, group: str, topic: str) -> int:
 
 
 def test_kills_stops_and_twins_neither_lose_nor_double(tmp_path: Path) -> None:
-    """Two consent workers, 50 kills and stops, one of the two now and then a twin in the other's slot: each event once."""
-    with EmbeddedKafka(tmp_path / "kafka") as broker:
+    """Two consent workers, 50 kills and stops, one of the two now and then a twin in the other's slot: each event once.
+
+    What they write down beside the events too: every state change once, in chains that hold.
+    """
+    with EmbeddedKafka(tmp_path / "kafka") as broker, EmbeddedRedis(tmp_path / "redis") as redis:
         settings = Settings(kafka=broker.address, state_dir=tmp_path, secret="for tests only, forty characters long...")
         apply(settings)
         environment = {
             **os.environ,
             "HEADWATER_KAFKA": broker.address,
+            "HEADWATER_REDIS": redis.url,
             "HEADWATER_STATE_DIR": str(tmp_path),
             "HEADWATER_SECRET": "for tests only, forty characters long...",
             "HEADWATER_SESSION_TIMEOUT_S": "3",
@@ -100,6 +107,7 @@ def test_kills_stops_and_twins_neither_lose_nor_double(tmp_path: Path) -> None:
             chaos.end()
         print(chaos.faults, chaos.exits, len(load.sent))  # noqa: T201 - pytest shows it when the test fails
         check(settings, load.sent)
+        check_entries(settings)
         assert chaos.faults["kill"] + chaos.faults["stop"] >= FAULTS
         assert chaos.faults["twin"] > 0
 
@@ -120,3 +128,20 @@ def check(settings: Settings, sent: list[tuple[bytes, bytes]]) -> None:
             out_of_order += last.get(message.key(), -1) > place
             last[message.key()] = place
     assert (len(sent) - len(seen), seen.total() - len(seen), out_of_order) == (0, 0, 0)
+
+
+def check_entries(settings: Settings) -> None:
+    """The audit chains hold to their last links, and every state is told as often as it changed."""
+    registry = Registry(settings.contracts)
+    audit, states, heads = (
+        [decode(registry, message.value())[1] for message in read_committed(settings.kafka, topic)]
+        for topic in ("consent.audit", "consent.state", "consent.heads")
+    )
+    audit.sort(key=lambda record: (record["chain"], record["seq"]))
+    last = {record["chain"]: Head(record["seq"], record["hash"]) for record in heads}
+    assert list(check_chains(audit, last)) == []
+    assert len(last) == settings.partitions
+    changes = [record for record in audit if record["kind"] == "state"]
+    assert len(changes) == len(states) > 1_000
+    told = Counter((state["subject"], tuple(sorted(state["times"].items()))) for state in states)
+    assert max(told.values()) == 1
