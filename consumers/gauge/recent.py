@@ -86,6 +86,8 @@ class Side:
 
     def _take_count(self, value: bytes) -> None:
         record = decode(self._registry, value)[1]
+        if record["dimensions"]:
+            return  # these events are counted without them too
         cell = (record["minute"], record["stage"], record["outcome"])
         if cell in self._counts or len(self._counts) < CELLS_KEPT:
             self._counts[cell] += record["n"]

@@ -18,7 +18,7 @@ Lags = Mapping[str, int]
 
 # What each group must have read. The order is the order of the walk.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "headwater.consent": ("events.raw",),
+    "headwater.consent": ("events.raw", "consent.signals"),
     "headwater.identity": ("events.consented",),
     "headwater.bandit": ("events.resolved", "bandit.outcomes"),
     "headwater.warehouse": (

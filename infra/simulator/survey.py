@@ -119,7 +119,8 @@ class Survey:
         counted: Counter[str] = Counter()
         for _, record in records(self._settings, self._registry, "stream.counts", 0):
             stage, outcome = record["stage"], record["outcome"].partition(":")[0]
-            if stage in COUNTED:
+            # Cells with dimensions count the same events once more.
+            if stage in COUNTED and not record["dimensions"]:
                 counted[f"{stage} {outcome}"] += record["n"]
         if not begins_at_zero(self._settings, ("events.raw", "events.consented", "events.resolved", "stream.counts")):
             return Row("stream.counts", 0, 0, notes=("not compared: retention has removed the beginning of a topic",))
