@@ -34,6 +34,7 @@ class Settings(BaseSettings):
 
     contracts: Path = Field(PACKAGED_CONTRACTS, description="folder of *.avsc and lock.json")
     policy: Path | None = Field(None, description="consent policy (YAML); the packaged one when absent")
+    gvl: Path | None = Field(None, description="folder of imported Global Vendor Lists; <state_dir>/gvl when absent")
     write_keys: Path | None = Field(None, description="hashed write keys (JSON); <state_dir>/write-keys.json when absent")
     secret: SecretStr | None = Field(None, description="master secret, at least 32 characters")
     secret_file: Path | None = Field(None, description="file that holds the master secret; <state_dir>/secret when absent")
@@ -88,6 +89,11 @@ class Settings(BaseSettings):
     def write_keys_file(self) -> Path:
         """Where the hashed write keys lie."""
         return self.write_keys or self.state_dir / "write-keys.json"
+
+    @property
+    def gvl_dir(self) -> Path:
+        """Where the imported Global Vendor Lists lie."""
+        return self.gvl or self.state_dir / "gvl"
 
     @property
     def keyring_dir(self) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from infra.settings import Settings
 from streams.consent.decide import decide
 from streams.consent.evidence import Reader
+from streams.consent.gvl import GvlFolder
 from streams.consent.policy import BITS, PACKAGED, load_policy
 
 PERSONALIZATION = BITS["personalization"]
@@ -19,7 +20,7 @@ _REGION = re.compile(r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$")  # ISO 3166-1 country or 31
 def gate(settings: Settings) -> Callable[[Mapping[str, str], str], bool]:
     """(signals, region) -> whether personalization is granted. ConfigError where the policy does not load."""
     policy = load_policy(settings.policy or PACKAGED)
-    reader = Reader(policy)
+    reader = Reader(policy, GvlFolder(settings.gvl_dir))
 
     def granted(signals: Mapping[str, str], region: str) -> bool:
         # A region that is no region is an unknown one, which is the strictest.

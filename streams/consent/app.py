@@ -9,6 +9,7 @@ from infra.metrics import Metrics
 from infra.settings import Settings
 from schemas.codec import decode
 from schemas.registry import Registry
+from streams.consent.gvl import GvlFolder
 from streams.consent.ledger import Times
 from streams.consent.policy import PACKAGED, Policy, load_policy
 from streams.consent.stage import STATE, ConsentStage, Kit
@@ -49,7 +50,7 @@ def build(settings: Settings, metrics: Metrics) -> ConsentStage:
     registry = Registry(settings.contracts)
     states = open_states(settings, registry, policy.memory.max_age_days)
     key = settings.master.derive("consent/anonymous/v1")
-    return ConsentStage(registry, policy, Kit(key, states, metrics, file.changed))
+    return ConsentStage(registry, policy, Kit(key, states, metrics, file.changed, GvlFolder(settings.gvl_dir)))
 
 
 def open_states(settings: Settings, registry: Registry, keep_days: int) -> RedisStates:

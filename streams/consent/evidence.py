@@ -7,8 +7,10 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import NamedTuple
 
+from streams.consent.gvl import GvlFolder
 from streams.consent.ledger import Said
 from streams.consent.policy import Policy, Purpose, Regime
 from streams.consent.reason import Reason
@@ -19,15 +21,25 @@ from streams.consent.signals import (
     cmp_word,
     consent_mode,
     consent_mode_word,
+    gdpr_applies,
     gpc_word,
     gpp_word,
     has_explicit_choice,
-    tc_word,
 )
+from streams.consent.tcf import DAY_MS, Demand, judge
+from streams.consent.tcstring import InvalidTcString, TcString, decode
 
 SKEW_MS = 300_000
 """How far a sender's clock may be ahead before the time of a choice is not believed."""
 
+
+KEPT_STRINGS = 8_192
+LONGEST_KEPT = 2_048
+"""Characters: longer strings are decoded each time, so that memory stays bounded whatever is sent."""
+FINAL_STATUS = ("tcloaded", "useractioncomplete")
+"""Event statuses of a TC string after which the visitor's choice stands; before them the banner is open."""
+VISITORS = frozenset({Reason.PURPOSE, Reason.VENDOR, Reason.GPC})
+"""Denials that the visitor made; what is unreadable, too old or not yet chosen is none."""
 
 WHY: Mapping[Word, Reason] = {Word.GRANT: Reason.OK_CONSENT, Word.INVALID: Reason.MALFORMED}
 """The reason of a word where its format gives no finer one."""
@@ -60,8 +72,16 @@ class Evidence:
 class Reader:
     """Reads signals by one policy."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, lists: GvlFolder | None = None) -> None:
         self._policy = policy
+        self._lists = lists
+        self._kept = lru_cache(KEPT_STRINGS)(_decoded)
+
+    @property
+    def strings(self) -> tuple[int, int]:
+        """How many TC strings were known already, and how many had to be decoded."""
+        info = self._kept.cache_info()
+        return info.hits, info.misses
 
     def regime(self, region: str, signals: Signals) -> Regime:
         """What silence means for this event."""
@@ -71,11 +91,42 @@ class Reader:
         """The evidence of an event. `now`: collector time, of which only the day matters."""
         return self.hear(self.regime(region, signals), signals, now)
 
-    def hear(self, regime: Regime, signals: Signals, now: int) -> Evidence:  # noqa: ARG002 - for TC strings
+    def hear(self, regime: Regime, signals: Signals, now: int) -> Evidence:
         """The same under a given regime."""
+        tc = self._tc_string(signals)
         heard = {name: self._hear(purpose, regime, signals) for name, purpose in self._policy.purposes.items()}
-        at = chosen_at(signals)
-        return Evidence(regime, heard, _said(heard, at, at), signals.get("platform", ""), fingerprint=fingerprint(signals))
+        for name, purpose in self._policy.purposes.items():
+            word = self._tc_word(tc, purpose, signals, now)
+            if word is not None:
+                heard[name]["tc_string"] = word
+        granted_at = denied_at = chosen_at(signals)
+        if not isinstance(tc, TcString):
+            return Evidence(regime, heard, _said(heard, granted_at, denied_at), signals.get("platform", ""), 0, marks(signals))
+        if not granted_at:
+            granted_at, denied_at = tc.last_updated_ms, tc.last_updated_ms + DAY_MS - 1
+        platform = signals.get("platform") or str(tc.cmp_id)
+        return Evidence(regime, heard, _said(heard, granted_at, denied_at), platform, tc.gvl_version, marks(signals, tc))
+
+    def _tc_string(self, signals: Signals) -> TcString | Reason | None:
+        """The TC string, or why it cannot be read; None where there is none, or where GDPR is said not to apply."""
+        text = signals.get("tc_string", "")
+        if not text or gdpr_applies(signals) is False:
+            return None
+        return self._kept(text) if len(text) <= LONGEST_KEPT else _decoded(text)
+
+    def _tc_word(self, tc: TcString | Reason | None, purpose: Purpose, signals: Signals, now: int) -> Heard | None:
+        if tc is None:
+            return None
+        if isinstance(tc, Reason):
+            return Heard(Word.INVALID, tc)
+        if not gdpr_applies(signals) or signals.get("tc_event_status", "").strip().lower() not in FINAL_STATUS:
+            return Heard(Word.DENY, Reason.PENDING)
+        if not purpose.tcf:
+            return Heard(Word.UNDECODED, Reason.UNMAPPED)
+        rules = self._policy.tcf
+        lists = self._lists.version(tc.gvl_version) if rules.vendor and self._lists is not None else None
+        reason = judge(tc, Demand(purpose.tcf, rules.vendor, rules.max_age_days), lists, now)
+        return Heard(Word.GRANT if reason in (Reason.OK_CONSENT, Reason.OK_LI) else Word.DENY, reason)
 
     def _hear(self, purpose: Purpose, regime: Regime, signals: Signals) -> dict[str, Heard]:
         mode = consent_mode_word(consent_mode(signals, self._policy.letters), purpose.consent_mode)
@@ -88,11 +139,13 @@ class Reader:
             "cmp": cmp_word(signals, purpose.cmp),
             "consent_mode": mode,
             "gpc": gpc_word(signals) if objection else Word.UNKNOWN,
-            "tc_string": tc_word(signals),
             # Under opt-out a GPP string speaks about sale and sharing, which is what GPC objects to as well.
             "gpp": gpp_word(signals) if objection or regime is Regime.OPT_IN else Word.UNKNOWN,
         }
-        return {name: Heard(word, WHY.get(word, Reason.PURPOSE)) for name, word in words.items() if word is not Word.UNKNOWN}
+        heard = {name: Heard(word, WHY.get(word, Reason.PURPOSE)) for name, word in words.items() if word is not Word.UNKNOWN}
+        if words["gpc"] is Word.DENY:
+            heard["gpc"] = Heard(Word.DENY, Reason.GPC)
+        return heard
 
 
 def _said(heard: Mapping[str, Mapping[str, Heard]], granted_at: int, denied_at: int) -> Said:
@@ -100,10 +153,21 @@ def _said(heard: Mapping[str, Mapping[str, Heard]], granted_at: int, denied_at: 
     words = {purpose: {one.word for one in formats.values()} for purpose, formats in heard.items()}
     return Said(
         frozenset(purpose for purpose, said in words.items() if said == {Word.GRANT}),
-        frozenset(purpose for purpose, said in words.items() if Word.DENY in said),
+        frozenset(
+            purpose
+            for purpose, formats in heard.items()
+            if any(one.word is Word.DENY and one.reason in VISITORS for one in formats.values())
+        ),
         granted_at,
         denied_at,
     )
+
+
+def _decoded(text: str) -> TcString | Reason:
+    try:
+        return decode(text)
+    except InvalidTcString as error:
+        return error.reason
 
 
 def chosen_at(signals: Signals) -> int:
@@ -129,9 +193,14 @@ def _iso(text: str) -> int:
     return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-def fingerprint(signals: Signals) -> tuple[tuple[str, str], ...]:
+def marks(signals: Signals, tc: TcString | None = None) -> tuple[tuple[str, str], ...]:
     """How the consent platform is set up, as far as an event shows it: its metadata, and which services it names."""
     found = {name: signals[name][:64] for name in ("platform", "platform_version", "platform_event") if signals.get(name)}
+    if tc is not None:
+        found |= {
+            "cmp_id": str(tc.cmp_id), "cmp_version": str(tc.cmp_version), "gvl": str(tc.gvl_version),
+            "tcf_policy": str(tc.policy_version),
+        }  # fmt: skip
     services = sorted(name for name in signals if name.startswith("cmp."))
     if services:
         found["services"] = hashlib.sha256("|".join(services).encode("utf-8", "surrogatepass")).hexdigest()[:8]

@@ -16,12 +16,16 @@ from schemas.registry import Registry
 from streams.consent.clickids import ClickIds
 from streams.consent.decide import Action, Decision, decide, exempt
 from streams.consent.evidence import Reader
+from streams.consent.gvl_app import app as gvl_app
 from streams.consent.policy import PACKAGED, Policy, Regime, load_policy
 from streams.consent.strip import Shape, anonymise, strip
 
 NEW_ID = "(a new random id)"
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Explain what the consent policy does with an event.")
+
+
+app.add_typer(gvl_app, name="gvl")
 
 
 @app.callback()

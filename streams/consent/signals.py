@@ -100,11 +100,10 @@ def gpc_word(signals: Signals) -> Word:
     return Word.DENY if value in _YES else Word.INVALID
 
 
-def tc_word(signals: Signals) -> Word:
-    """A TC string is not read yet, and what cannot be read grants nothing. It is void where GDPR is said not to apply."""
-    if not signals.get("tc_string") or signals.get("gdpr_applies", "").strip().lower() in _NO:
-        return Word.UNKNOWN
-    return Word.UNDECODED
+def gdpr_applies(signals: Signals) -> bool | None:
+    """What the page says of GDPR; None where it says nothing, or nothing that can be read."""
+    value = signals.get("gdpr_applies", "").strip().lower()
+    return True if value in _YES else False if value in _NO else None
 
 
 def gpp_word(signals: Signals) -> Word:
@@ -114,7 +113,9 @@ def gpp_word(signals: Signals) -> Word:
 
 def has_explicit_choice(signals: Signals) -> bool:
     """Whether a consent platform spoke for itself; Consent Mode beside it can narrow, never widen."""
-    return any(name.startswith("cmp.") for name in signals) or bool(signals.get("tc_string") or signals.get("gpp"))
+    if any(name.startswith("cmp.") for name in signals) or signals.get("gpp"):
+        return True
+    return bool(signals.get("tc_string")) and gdpr_applies(signals) is not False
 
 
 def claims_gdpr(signals: Signals) -> bool:

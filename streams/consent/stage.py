@@ -18,6 +18,7 @@ from streams.consent.case import Case, Cases, Lineage
 from streams.consent.decide import Action, Reason
 from streams.consent.entries import AUDIT, HEADS, REVOCATIONS, STATE, Entries, minute
 from streams.consent.evidence import Reader
+from streams.consent.gvl import GvlFolder
 from streams.consent.learning import SIGNALS, SUBJECT_LENGTH, Learner
 from streams.consent.ledger import DAY_MS
 from streams.consent.policy import BITS, Policy
@@ -42,6 +43,8 @@ class Kit(NamedTuple):
     states: StateStore
     metrics: Metrics
     changed: PolicyReader
+    lists: GvlFolder | None = None
+    """Imported vendor lists; None where the policy names no vendor."""
 
 
 Row = tuple[int, bytes, Case, int]
@@ -61,13 +64,14 @@ class ConsentStage:
         self._key = kit.key
         self._metrics = kit.metrics
         self._changed = kit.changed
+        self._lists = kit.lists
         self._standings = Standings(kit.states, kit.metrics)
         self._announced: set[int] = set()
         self._enforce(policy)
 
     def _enforce(self, policy: Policy) -> None:
         self._policy = policy
-        reader = Reader(policy)
+        self._reader = reader = Reader(policy, self._lists)
         self._cases = Cases(self._registry, policy, reader)
         self._learner = Learner(self._registry, policy, reader, self._standings)
         self._lineages: dict[bytes, Lineage] = {}

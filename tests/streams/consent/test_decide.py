@@ -8,15 +8,18 @@ from streams.consent.decide import Action, Decision, Reason, decide, evidence_ha
 from streams.consent.evidence import Reader
 from streams.consent.policy import BITS, PACKAGED, Policy, load_policy, parse_policy
 from streams.consent.signals import CONSENT_MODE_SIGNALS
+from tests.streams.consent.strings import tc_string
 
 POLICY = load_policy(PACKAGED)
 ALL = {f"cmp.{purpose}": "granted" for purpose in BITS}
+TC = {"gdpr_applies": "1", "tc_event_status": "tcloaded"}
+NOW = 1_710_000_000_000
 MODE_ALL = {"gcs": "G111", "gcd": "13r3r3r3r5"}
 
 
 def decided(policy: Policy, name: str, region: str, signals: dict[str, str]) -> Decision:
     """The decision on an event of a subject of whom nothing is remembered."""
-    return decide(policy, name, Reader(policy).read(region, signals, 0))
+    return decide(policy, name, Reader(policy).read(region, signals, NOW))
 
 
 # region, signals, granted bits, reasons of (analytics, marketing, personalization)
@@ -53,10 +56,27 @@ TABLE: list[tuple[str, dict[str, str], int, str]] = [
     ("US", {"gpc": "1"}, 1, "NO_SIGNAL GPC GPC"),
     ("US", {"gpc": "0"}, 7, "NO_SIGNAL NO_SIGNAL NO_SIGNAL"),
     ("US", {"gpc": "yes"}, 1, "NO_SIGNAL MALFORMED MALFORMED"),
-    # Formats that are not read yet grant nothing, whatever stands beside them.
-    ("DE", {**ALL, "tc_string": "CPx"}, 0, "UNMAPPED UNMAPPED UNMAPPED"),
-    ("US", {"tc_string": "CPx"}, 0, "UNMAPPED UNMAPPED UNMAPPED"),
+    # TC strings: all that they allow, and no more than Consent Mode beside them allows.
+    ("DE", {**TC, "tc_string": tc_string()}, 7, "OK_CONSENT OK_CONSENT OK_CONSENT"),
+    ("DE", {**TC, "tc_string": tc_string("10000001")}, 1, "OK_CONSENT PURPOSE PURPOSE"),
+    ("DE", {**TC, "tc_string": tc_string("00000001")}, 0, "PURPOSE PURPOSE PURPOSE"),
+    ("DE", {**TC, "tc_string": tc_string(updated_ms=1_500_000_000_000)}, 0, "STALE STALE STALE"),
+    ("DE", {**TC, "tc_string": tc_string(updated_ms=1_800_000_000_000)}, 0, "FUTURE FUTURE FUTURE"),
+    ("DE", {**TC, "tc_string": tc_string(policy=f"{2:06b}")}, 0, "VERSION VERSION VERSION"),
+    ("DE", {**TC, "tc_string": tc_string(version=f"{1:06b}")}, 0, "VERSION VERSION VERSION"),
+    ("DE", {**TC, "tc_string": "null"}, 0, "MALFORMED MALFORMED MALFORMED"),
+    ("DE", {**ALL, **TC, "tc_string": "CPx"}, 0, "MALFORMED MALFORMED MALFORMED"),
+    ("DE", {"tc_string": tc_string(), "gdpr_applies": "1"}, 0, "PENDING PENDING PENDING"),
+    ("DE", {**TC, "tc_string": tc_string(), "tc_event_status": "cmpuishown"}, 0, "PENDING PENDING PENDING"),
+    ("US", {"tc_string": tc_string(), "tc_event_status": "tcloaded"}, 0, "PENDING PENDING PENDING"),
     ("US", {"tc_string": "CPx", "gdpr_applies": "0"}, 7, "NO_SIGNAL NO_SIGNAL NO_SIGNAL"),
+    ("DE", {"tc_string": "CPx", "gdpr_applies": "0", **MODE_ALL}, 7, "OK_CONSENT OK_CONSENT OK_CONSENT"),
+    ("DE", {**TC, "tc_string": tc_string(), **MODE_ALL}, 7, "OK_CONSENT OK_CONSENT OK_CONSENT"),
+    ("DE", {**TC, "tc_string": tc_string(), "gcs": "G101", "gcd": "13q3r3q3q5"}, 1, "OK_CONSENT CONFLICT CONFLICT"),
+    ("DE", {**TC, "tc_string": tc_string("0"), **MODE_ALL}, 0, "PURPOSE PURPOSE PURPOSE"),
+    ("DE", {**TC, "tc_string": tc_string(), "gpc": "1"}, 1, "OK_CONSENT GPC GPC"),
+    ("DE", {**TC, "tc_string": tc_string(), "cmp.marketing": "0"}, 5, "OK_CONSENT CONFLICT OK_CONSENT"),
+    # Formats that are not read grant nothing, whatever stands beside them.
     ("DE", {**ALL, "gpp": "DBABLA~BVQqAAAA"}, 0, "UNMAPPED UNMAPPED UNMAPPED"),
     ("US", {"gpp": "DBABLA~BVQqAAAA"}, 1, "NO_SIGNAL UNMAPPED UNMAPPED"),
 ]
