@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from streams.consent.gvl import Gvl, Vendor
 from streams.consent.reason import Reason
-from streams.consent.tcstring import TcString
+from streams.consent.tcstring import TcString, has_purpose
 
 DAY_MS = 86_400_000
 DISCLOSURE_SINCE_MS = 1_772_323_200_000
@@ -106,7 +106,7 @@ def _allowed(tc: TcString, purpose: int, vendor: int, basis: int) -> Reason:
     if basis == LEGITIMATE_INTEREST:
         if purpose in CONSENT_ONLY:
             return Reason.LI_FORBIDDEN
-        if not tc.purposes_li >> purpose & 1:
+        if not has_purpose(tc.purposes_li, purpose):
             return Reason.PURPOSE
         granted, reason = tc.vendors_li, Reason.OK_LI
     else:
@@ -114,10 +114,10 @@ def _allowed(tc: TcString, purpose: int, vendor: int, basis: int) -> Reason:
         if reason is not Reason.OK_CONSENT:
             return reason
         granted = tc.vendors_consent
-    if not granted >> vendor & 1:
+    if not granted.has(vendor):
         return Reason.VENDOR
     # Before it was mandatory the segment could be left out, so that a string cut short would have granted more.
-    if tc.last_updated_ms >= DISCLOSURE_SINCE_MS and not (tc.disclosed or 0) >> vendor & 1:
+    if tc.last_updated_ms >= DISCLOSURE_SINCE_MS and (tc.disclosed is None or not tc.disclosed.has(vendor)):
         return Reason.NOT_DISCLOSED
     return reason
 
@@ -125,4 +125,4 @@ def _allowed(tc: TcString, purpose: int, vendor: int, basis: int) -> Reason:
 def _consented(tc: TcString, purpose: int) -> Reason:
     if purpose == 1 and tc.purpose_one_treatment:
         return Reason.PURPOSE  # the visitor was not asked about it
-    return Reason.OK_CONSENT if tc.purposes_consent >> purpose & 1 else Reason.PURPOSE
+    return Reason.OK_CONSENT if has_purpose(tc.purposes_consent, purpose) else Reason.PURPOSE

@@ -1,13 +1,11 @@
 """IAB TCF consent strings, version 2 (2.2 and 2.3), decoded strictly: what is not exactly a TC string is refused. Pure.
 
-Source: IAB Tech Lab, "Transparency and Consent String with Global Vendor & CMP List Formats", v2. Sets of ids are integers:
-bit n stands for id n.
+Source: IAB Tech Lab, "Transparency and Consent String with Global Vendor & CMP List Formats", v2. Nothing is unpacked that is
+not asked for: sets of vendors stay the bits or ranges that they are.
 """
 
 import binascii
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from streams.consent.reason import Reason
@@ -18,9 +16,10 @@ CORE_BITS = 213
 """Before the vendor sections."""
 CORE_CHARACTERS = -(-CORE_BITS // 6)
 DECISECOND_MS = 100
+PURPOSES = 24
 
-_SEGMENTS = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
-_STANDARD = str.maketrans("-_", "+/")
+# Standard base64, with everything that is no base64url mapped to what strict decoding refuses.
+_STANDARD = bytes.maketrans(b"-_+/=", b"+/!!!")
 DISCLOSED, ALLOWED, PUBLISHER = 1, 2, 3
 """Types of segments behind the core. Allowed vendors are obsolete: read and ignored."""
 
@@ -43,9 +42,24 @@ class Restriction(NamedTuple):
     vendors: Ranges
 
 
-@dataclass(frozen=True, slots=True)
-class TcString:
-    """What a string says."""
+class Vendors(NamedTuple):
+    """A set of vendors."""
+
+    largest: int
+    bits: int = 0
+    """A bit an id, the first id's the highest."""
+    ranges: Ranges | None = None
+    """In place of bits."""
+
+    def has(self, vendor: int) -> bool:
+        """Whether a vendor is in it."""
+        if self.ranges is not None:
+            return any(first <= vendor <= last for first, last in self.ranges)
+        return 1 <= vendor <= self.largest and bool(self.bits >> (self.largest - vendor) & 1)
+
+
+class TcString(NamedTuple):
+    """What a string says. Purposes are 24 bits, the first purpose's the highest: see `has_purpose`."""
 
     created_ms: int
     last_updated_ms: int
@@ -55,53 +69,58 @@ class TcString:
     policy_version: int
     service_specific: bool
     special_features: int
+    """12 bits, like purposes."""
     purposes_consent: int
     purposes_li: int
     purpose_one_treatment: bool
-    vendors_consent: int
-    vendors_li: int
+    vendors_consent: Vendors
+    vendors_li: Vendors
     restrictions: Mapping[int, tuple[Restriction, ...]]
     """Purpose -> restrictions."""
-    disclosed: int | None
+    disclosed: Vendors | None
     """None where the string has no such segment."""
+
+
+def has_purpose(bits: int, purpose: int) -> bool:
+    """Whether a purpose is among 24 bits of purposes."""
+    return 1 <= purpose <= PURPOSES and bool(bits >> (PURPOSES - purpose) & 1)
 
 
 def decode(text: str) -> TcString:
     """The content of a TC string. InvalidTcString for everything that is none."""
-    if not SHORTEST <= len(text) <= LONGEST or not _SEGMENTS.fullmatch(text):
+    if not SHORTEST <= len(text) <= LONGEST or not text.isascii():
         raise InvalidTcString(Reason.MALFORMED)
-    core, *others = text.split(".")
+    core, *others = text.encode().split(b".")
     if len(core) < CORE_CHARACTERS:
         raise InvalidTcString(Reason.MALFORMED)
-    bits = _bits(core)
-    head = int(bits[:CORE_BITS], 2)
+    reader = _Reader(core)
+    head = reader.number(CORE_BITS)
     if head >> (CORE_BITS - 6) != 2:
         raise InvalidTcString(Reason.VERSION)
-    reader = _Reader(bits, CORE_BITS)
     vendors_consent, vendors_li = reader.vendors(), reader.vendors()
     restrictions = reader.restrictions()
     reader.end()
     return TcString(
         (head >> 171 & 0xF_FFFF_FFFF) * DECISECOND_MS, (head >> 135 & 0xF_FFFF_FFFF) * DECISECOND_MS,
         head >> 123 & 0xFFF, head >> 111 & 0xFFF, head >> 81 & 0xFFF, head >> 75 & 0x3F, bool(head >> 74 & 1),
-        _ids(bits[140:152]), _ids(bits[152:176]), _ids(bits[176:200]), bool(head >> 12 & 1),
+        head >> 61 & 0xFFF, head >> 37 & 0xFF_FFFF, head >> 13 & 0xFF_FFFF, bool(head >> 12 & 1),
         vendors_consent, vendors_li, restrictions, _segments(others),
     )  # fmt: skip
 
 
-def _segments(segments: Iterable[str]) -> int | None:
+def _segments(segments: Iterable[bytes]) -> Vendors | None:
     """Disclosed vendors, from the segments behind the core; None without that segment."""
     seen: set[int] = set()
     disclosed = None
     for segment in segments:
-        reader = _Reader(_bits(segment), 0)
+        reader = _Reader(segment)
         kind = reader.number(3)
         if kind in seen or kind not in (DISCLOSED, ALLOWED, PUBLISHER):
             raise InvalidTcString(Reason.MALFORMED)
         seen.add(kind)
         if kind == PUBLISHER:
-            reader.skip(48)
-            reader.skip(2 * reader.number(6))
+            reader.number(48)
+            reader.number(2 * reader.number(6))
         else:
             vendors = reader.vendors()
             disclosed = vendors if kind == DISCLOSED else disclosed
@@ -109,81 +128,68 @@ def _segments(segments: Iterable[str]) -> int | None:
     return disclosed
 
 
-def _bits(segment: str) -> str:
-    """The segment as zeros and ones, six a character."""
-    padded = segment.translate(_STANDARD) + "A" * (-len(segment) % 4)
-    number = int.from_bytes(b"\x01" + binascii.a2b_base64(padded))
-    return bin(number)[3 : 3 + 6 * len(segment)]
-
-
-def _ids(bits: str) -> int:
-    """Bits whose first stands for id 1."""
-    return int(bits[::-1] + "0", 2) if bits else 0
-
-
 class _Reader:
-    """Reads zeros and ones from a place on, never past their end."""
+    """Reads one segment's bits, six a character, never past their end."""
 
-    def __init__(self, bits: str, at: int) -> None:
-        self._bits = bits
-        self._at = at
+    def __init__(self, segment: bytes) -> None:
+        spare = -len(segment) % 4
+        try:
+            decoded = binascii.a2b_base64(segment.translate(_STANDARD) + b"A" * spare, strict_mode=True)
+        except binascii.Error:
+            raise InvalidTcString(Reason.MALFORMED) from None
+        self._bits = int.from_bytes(decoded) >> 6 * spare
+        self._left = 6 * len(segment)
 
     def number(self, width: int) -> int:
-        """The next bits as a number."""
-        self.skip(width)
-        return int(self._bits[self._at - width : self._at], 2)
-
-    def skip(self, width: int) -> None:
-        """Pass over bits; MALFORMED where there are none."""
-        self._at += width
-        if self._at > len(self._bits):
+        """The next bits as a number; MALFORMED where there are none."""
+        self._left -= width
+        if self._left < 0:
             raise InvalidTcString(Reason.MALFORMED)
+        return self._bits >> self._left & (1 << width) - 1
 
     def end(self) -> None:
         """Only padding may follow."""
-        if "1" in self._bits[self._at :]:
+        if self._bits & (1 << self._left) - 1:
             raise InvalidTcString(Reason.MALFORMED)
 
-    def vendors(self) -> int:
+    def vendors(self) -> Vendors:
         """A vendor section: a bit field, or ranges."""
-        largest = self.number(16)
-        if not self.number(1):
-            start = self._at
-            self.skip(largest)
-            return _ids(self._bits[start : self._at])
-        marked = bytearray(b"0" * (largest + 1))
-        end = 0
-        for first, last in sorted(self.ranges(largest)):
-            # Overlapping ranges are written once, so that the work is bounded by the largest id.
-            start = max(first, end)
-            if start <= last:
-                marked[start : last + 1] = b"1" * (last + 1 - start)
-                end = last + 1
-        return int(marked[::-1], 2)
+        head = self.number(17)
+        largest = head >> 1
+        if head & 1:
+            return Vendors(largest, 0, self.ranges(largest))
+        return Vendors(largest, self.number(largest))
 
-    def ranges(self, largest: int) -> list[tuple[int, int]]:
+    def ranges(self, largest: int) -> Ranges:
         """A list of ids and ranges of ids, 1 <= first <= last <= largest."""
-        found = []
-        for _ in range(self.number(12)):
-            if self.number(1):
-                both = self.number(32)
-                first, last = both >> 16, both & 0xFFFF
+        count = self.number(12)
+        # Zeros behind the end, so that every entry can be looked at as if it were a range: flag, first, last.
+        bits, left, found = self._bits << 33, self._left, []
+        for _ in range(count):
+            entry = bits >> left & 0x1_FFFF_FFFF
+            first = entry >> 16 & 0xFFFF
+            if entry >> 32:
+                last = entry & 0xFFFF
+                left -= 33
             else:
-                first = last = self.number(16)
-            if not 1 <= first <= last <= largest:
+                last = first
+                left -= 17
+            if left < 0 or not 1 <= first <= last <= largest:
                 raise InvalidTcString(Reason.MALFORMED)
             found.append((first, last))
-        return found
+        self._left = left
+        return tuple(found)
 
     def restrictions(self) -> dict[int, tuple[Restriction, ...]]:
         """The publisher's restrictions."""
         found: dict[int, tuple[Restriction, ...]] = {}
         for _ in range(self.number(12)):
-            purpose, kind = self.number(6), self.number(2)
-            if not 1 <= purpose <= 24 or kind > 2:
+            head = self.number(8)
+            purpose, kind = head >> 2, head & 3
+            if not 1 <= purpose <= PURPOSES or kind > 2:
                 raise InvalidTcString(Reason.MALFORMED)
-            found[purpose] = (*found.get(purpose, ()), Restriction(kind, tuple(self.ranges(0xFFFF))))
+            found[purpose] = (*found.get(purpose, ()), Restriction(kind, self.ranges(0xFFFF)))
         return found
 
 
-__all__ = ["InvalidTcString", "Restriction", "TcString", "decode"]
+__all__ = ["InvalidTcString", "Ranges", "Restriction", "TcString", "Vendors", "decode", "has_purpose"]

@@ -18,6 +18,7 @@ const VENDORS = 1600;
 const purposes = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
 const vendors = {};
 for (let id = 1; id <= VENDORS; id++) {
+  if (id > 20 && random() < 0.35) continue; // many ids are gone from the lists of these years
   const basis = purposes.map((p) => [p, random()]);
   vendors[id] = {
     id, name: `Vendor ${id}`,
@@ -38,7 +39,7 @@ const gvls = [[2, 17], [4, 190], [4, 210], [5, 211], [5, 250], [5, 300]].map(([t
   new GVL({ ...list, tcfPolicyVersion, vendorListVersion }));
 
 function vendorSet() {
-  const max = pick([3, 20, 200, 800, VENDORS]);
+  const max = pick([20, 700, 1000, 1400, VENDORS]); // the lists of these years name 700 to 1,600 vendors
   const kind = below(5);
   if (kind === 0) return [];
   if (kind === 1) return ids(max, 0.01);

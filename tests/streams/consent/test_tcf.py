@@ -8,13 +8,14 @@ import pytest
 from streams.consent.gvl import Gvl, Vendor
 from streams.consent.reason import Reason
 from streams.consent.tcf import Demand, judge
-from streams.consent.tcstring import Restriction, TcString
+from streams.consent.tcstring import Restriction, TcString, Vendors
 
 DAY = 86_400_000
 OLD = 1_767_225_600_000  # 2026-01-01, before disclosure became mandatory
 NEW = 1_775_001_600_000  # 2026-04-01
 VENDOR = 77
-EVERYTHING = (1 << 25) - 2
+EVERYTHING = (1 << 24) - 1
+IN, OUT = Vendors(VENDOR, 1), Vendors(VENDOR, 0)
 
 
 def tc(**said: Any) -> TcString:
@@ -22,8 +23,8 @@ def tc(**said: Any) -> TcString:
     fields: dict[str, Any] = {
         "created_ms": NEW, "last_updated_ms": NEW, "cmp_id": 7, "cmp_version": 1, "gvl_version": 9, "policy_version": 5,
         "service_specific": True, "special_features": 0, "purposes_consent": EVERYTHING, "purposes_li": EVERYTHING,
-        "purpose_one_treatment": False, "vendors_consent": 1 << VENDOR, "vendors_li": 1 << VENDOR, "restrictions": {},
-        "disclosed": 1 << VENDOR, **said,
+        "purpose_one_treatment": False, "vendors_consent": IN, "vendors_li": IN, "restrictions": {},
+        "disclosed": IN, **said,
     }  # fmt: skip
     return TcString(**fields)
 
@@ -53,17 +54,17 @@ TABLE: list[tuple[TcString, tuple[int, ...], int, Gvl | None, Reason]] = [
     (tc(disclosed=None), (1,), 0, None, Reason.NOT_DISCLOSED),
     (tc(disclosed=None, policy_version=4), (1,), VENDOR, LIST, Reason.NOT_DISCLOSED),
     (tc(disclosed=None, last_updated_ms=OLD), (1,), VENDOR, LIST, Reason.OK_CONSENT),
-    (tc(disclosed=0), (1,), VENDOR, LIST, Reason.NOT_DISCLOSED),
+    (tc(disclosed=OUT), (1,), VENDOR, LIST, Reason.NOT_DISCLOSED),
     (tc(purposes_consent=0), (1,), VENDOR, LIST, Reason.PURPOSE),
-    (tc(purposes_consent=0b10), (1, 2), 0, None, Reason.PURPOSE),
+    (tc(purposes_consent=1 << 23), (1, 2), 0, None, Reason.PURPOSE),
     (tc(purpose_one_treatment=True), (1,), VENDOR, LIST, Reason.PURPOSE),
-    (tc(vendors_consent=0), (1,), VENDOR, LIST, Reason.VENDOR),
-    (tc(vendors_li=0), (7,), VENDOR, LIST, Reason.VENDOR),
+    (tc(vendors_consent=OUT), (1,), VENDOR, LIST, Reason.VENDOR),
+    (tc(vendors_li=OUT), (7,), VENDOR, LIST, Reason.VENDOR),
     (tc(purposes_li=0), (7,), VENDOR, LIST, Reason.PURPOSE),
     (tc(), (5,), VENDOR, LIST, Reason.GVL_UNKNOWN),
     (tc(), (1,), VENDOR, Gvl(9, {}), Reason.OK_CONSENT),
     (tc(purposes_consent=0), (7,), VENDOR, None, Reason.GVL_UNKNOWN),
-    (tc(vendors_consent=0), (7,), VENDOR, None, Reason.GVL_UNKNOWN),
+    (tc(vendors_consent=OUT), (7,), VENDOR, None, Reason.GVL_UNKNOWN),
     (tc(purposes_consent=0, purposes_li=0), (7,), VENDOR, None, Reason.PURPOSE),
     (tc(), (1,), VENDOR, listed(deleted_ms=NEW), Reason.VENDOR),
     (tc(), (1,), VENDOR, listed(deleted_ms=NEW + 1), Reason.OK_CONSENT),
@@ -122,11 +123,11 @@ def test_the_enforcement_matrix(restriction: int | None, default: str, flexible:
     for (purpose_consent, purpose_li, vendor_consent, vendor_li), disclosed in product(BITS, (False, True)):
         string = tc(
             restrictions=restrictions,
-            purposes_consent=purpose_consent << purpose,
-            purposes_li=purpose_li << purpose,
-            vendors_consent=vendor_consent << VENDOR,
-            vendors_li=vendor_li << VENDOR,
-            disclosed=disclosed << VENDOR,
+            purposes_consent=purpose_consent << 24 - purpose,
+            purposes_li=purpose_li << 24 - purpose,
+            vendors_consent=IN if vendor_consent else OUT,
+            vendors_li=IN if vendor_li else OUT,
+            disclosed=IN if disclosed else OUT,
         )
         allowed = disclosed and (
             (basis == "consent" and purpose_consent and vendor_consent) or (basis == "li" and purpose_li and vendor_li)

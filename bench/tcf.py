@@ -1,0 +1,103 @@
+"""`python -m bench.tcf`: the TC string decoder, uncached, beside `iab-tcf`, and what the worst inputs cost it.
+
+Both decode the official library's vectors that `iab-tcf` accepts, in turns, in one process; the best of the rounds counts.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import iab_tcf
+from rich.console import Console
+
+from streams.consent.tcstring import InvalidTcString, decode
+
+VECTORS = Path(__file__).parents[1] / "tests/golden/tcf/vectors.json"
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+
+def rate(read: Callable[[str], object], strings: list[str]) -> float:
+    """Strings a second."""
+    began = time.perf_counter()
+    for string in strings:
+        read(string)
+    return len(strings) / (time.perf_counter() - began)
+
+
+def theirs(string: str) -> object:
+    """The peer's reading."""
+    return iab_tcf.decode_v2(string)
+
+
+def accepted(string: str) -> bool:
+    """Whether the peer reads it at all."""
+    try:
+        theirs(string)
+    except Exception:  # whatever it raises, it is not measured on this one
+        return False
+    return True
+
+
+def worst_inputs() -> list[str]:
+    """8 KiB each: as many single ids, ranges over everything, restrictions and bits as fit, and noise."""
+    head = f"{2:06b}" + "0" * 132 + "1" + "0" * 74
+    budget = 8_192 * 6
+    singles = head + f"{65_535:016b}1{2_800:012b}" + "".join(f"0{1 + 23 * n % 65_535:016b}" for n in range(2_800))
+    ranges = head + f"{65_535:016b}1{1_450:012b}" + f"1{1:016b}{65_535:016b}" * 1_450
+    field = head + f"{48_000:016b}0" + "1" * 48_000
+    restrictions = head + ("0" * 17) * 2 + f"{900:012b}" + (f"{2:06b}01{1:012b}1{1:016b}{65_535:016b}") * 900
+    noise = f"{2:06b}" + f"{random.Random(5).getrandbits(budget - 6):0{budget - 6}b}"
+    inputs = []
+    for bits in (singles, ranges, field, restrictions, noise):
+        whole = (bits[:budget]).ljust(budget, "0")
+        inputs.append("".join(ALPHABET[int(whole[at : at + 6], 2)] for at in range(0, budget, 6)))
+    return inputs
+
+
+def slowest_ms(inputs: list[str]) -> float:
+    """The most that any of them takes, each at its best of five."""
+    worst = 0.0
+    for string in inputs:
+        times = []
+        for _ in range(5):
+            began = time.perf_counter()
+            with contextlib.suppress(InvalidTcString):
+                decode(string)
+            times.append(time.perf_counter() - began)
+        worst = max(worst, min(times))
+    return worst * 1_000
+
+
+def main() -> None:
+    """Measure and tell."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.tcf", description=__doc__, epilog="Example: python -m bench.tcf --json"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    given = parser.parse_args()
+    strings = [vector["text"] for vector in json.loads(VECTORS.read_text())]
+    both = [string for string in strings if accepted(string)]
+    ours_best, theirs_best = 0.0, 0.0
+    for _ in range(given.rounds):
+        ours_best = max(ours_best, rate(decode, both * 5))
+        theirs_best = max(theirs_best, rate(theirs, both))
+    figures = {
+        "strings": len(both), "ours_per_s": round(ours_best), "iab_tcf_per_s": round(theirs_best),
+        "ratio": round(ours_best / theirs_best, 1), "slowest_8_kib_ms": round(slowest_ms(worst_inputs()), 2),
+        "load": os.getloadavg()[0],
+    }  # fmt: skip
+    if given.json:
+        print(json.dumps(figures))
+        return
+    for name, value in figures.items():
+        Console().print(f"{name:>18}: {value:,}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()
