@@ -30,6 +30,8 @@ MetricName = Literal[
     "headwater_consent_strings_total",  # TC and GPP strings, by whether they were decoded already
     # identity
     "headwater_identity_conflicts_total",  # nodes that stayed with another user, by event
+    "headwater_revocations_total",  # withdrawals expanded to linked ids, by whether all of them were
+    "headwater_privacy_requests",  # privacy requests by state: open, overdue
     # warehouse
     "headwater_inserted_total",  # rows inserted, by table
     "headwater_insert_seconds",  # time of one insert
@@ -79,6 +81,8 @@ TABLE: dict[MetricName, tuple[type[Counter] | type[Gauge] | type[Histogram], str
     "headwater_consent_lookups_total": (Counter, "Subjects looked up in the consent ledger's view", ()),
     "headwater_consent_strings_total": (Counter, "TC and GPP strings", ("format", "cache")),
     "headwater_identity_conflicts_total": (Counter, "Nodes of an event that stayed with another user", ()),
+    "headwater_revocations_total": (Counter, "Withdrawals expanded to linked ids", ("whole",)),
+    "headwater_privacy_requests": (Gauge, "Privacy requests that not every room has answered", ("state",)),
     "headwater_inserted_total": (Counter, "Rows inserted", ("table",)),
     "headwater_insert_seconds": (Histogram, "Seconds of one insert", ("table",)),
     "headwater_repaired_total": (Counter, "Rows a replayed intent found or filled", ("table", "found")),

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from consumers.decisions.log import DecisionLog
 from consumers.decisions.server import Door, Guard
 from consumers.decisions.service import DecisionService, Doors
 from consumers.decisions.snapshots import Snapshots
+from consumers.decisions.withdrawals import Withdrawals
 from infra.errors import ConfigError
 from infra.logs import configure_logs, get_logger
 from infra.metrics import Metrics
@@ -22,9 +23,12 @@ from infra.ratelimit import RateLimit
 from infra.settings import Settings, load_settings
 from schemas.registry import Registry
 from streams.bandit.catalogue import Catalogue
+from streams.consent.evidence import SKEW_MS, chosen_at
 from streams.identity.nodes import NodeKeys, node
+from streams.runtime.clerk import REQUESTS, Clerk
 from streams.runtime.follow import Follower
 
+EXPERIMENTS = "bandit.experiments"
 EXPERIMENTS_S = 0.2
 SNAPSHOTS_S = 1.0
 REPORTS_S = 0.05
@@ -47,7 +51,7 @@ class House:
     metrics: Metrics = field(default_factory=Metrics)
     experiments_known: bool = False
 
-    def open(self, guarded_by: Doors) -> "House":
+    def open(self) -> "House":
         """Make the clients; nothing is asked yet."""
         import redis.asyncio
 
@@ -55,6 +59,8 @@ class House:
 
         registry = Registry(self.settings.contracts)
         self.catalogue = Catalogue(registry)
+        self.withdrawals = Withdrawals(registry)
+        guarded_by = doors(self.settings, self.withdrawals)
         client: Any = redis.asyncio.Redis.from_url(self.settings.redis, socket_timeout=REDIS_S, socket_connect_timeout=REDIS_S)
         self.redis = client
         self.snapshots = Snapshots(client, registry)
@@ -77,7 +83,7 @@ class House:
 
     def start(self) -> list[asyncio.Task[None]]:
         """Begin to follow experiments and snapshots."""
-        works = (self.follow_experiments(), self.follow_snapshots(), self.take_reports())
+        works = (self.follow_topics(), self.follow_snapshots(), self.take_reports())
         return [asyncio.create_task(work) for work in works]
 
     async def close(self, tasks: list[asyncio.Task[None]]) -> None:
@@ -89,23 +95,23 @@ class House:
         await self.redis.aclose()
         get_logger().info("stopped", decisions_undelivered=left)
 
-    async def follow_experiments(self) -> None:
-        """Keep the catalogue current; start again where Kafka was away."""
+    async def follow_topics(self) -> None:
+        """Keep catalogue and withdrawals current; start again where Kafka was away."""
         while True:
-            follower = Follower(self.settings, ("bandit.experiments",))
+            follower = Follower(self.settings, (EXPERIMENTS, REQUESTS))
             follower.start()
             try:
                 while True:
                     # Before taking: what was read by then lies in the queue.
                     caught_up = follower.caught_up
-                    for _, records in follower.take():
-                        self.catalogue.take(records)
+                    for topic, records in follower.take():
+                        (self.catalogue if topic == EXPERIMENTS else self.withdrawals).take(records)
                     self.experiments_known = self.experiments_known or caught_up
                     await asyncio.sleep(EXPERIMENTS_S)
             except asyncio.CancelledError:
                 raise
             except Exception as error:
-                get_logger().warning("experiments cannot be read, trying again", error=str(error))
+                get_logger().warning("experiments and withdrawals cannot be read, trying again", error=str(error))
             finally:
                 await stopped(follower)
             await asyncio.sleep(RESTART_S)
@@ -133,17 +139,32 @@ async def stopped(follower: Follower) -> None:
         await asyncio.sleep(LOOK_S)
 
 
-def doors(settings: Settings) -> Doors:
+def doors(settings: Settings, withdrawals: Withdrawals) -> Doors:
     """Pseudonyms as the collector makes them, consent as the consent room decides it."""
     keys = NodeKeys.derive(settings.master)
-    return Doors(lambda value: node(keys, "cookie", value), gate(settings), settings.master.derive("decision-token"))
+
+    def withdrawn(visitor: str, signals: Mapping[str, str], now_ms: int) -> bool:
+        chosen = chosen_at(signals)
+        # A time that lies ahead is not believed, as at the gate.
+        return withdrawals.stands(visitor, chosen if chosen <= now_ms + SKEW_MS else 0)
+
+    token_key = settings.master.derive("decision-token")
+    return Doors(lambda value: node(keys, "cookie", value), gate(settings), token_key, withdrawn)
+
+
+def part(withdrawals: Withdrawals, request: Mapping[str, Any]) -> str:
+    """This room's part of a privacy request."""
+    withdrawals.add(request)
+    return f"no decision for these {len(request['nodes'])} ids is personal or logged with an id any more"
 
 
 async def serve(settings: Settings, host: str, port: int, started: Callable[[int], None] = lambda _port: None) -> None:
     """Serve until a signal comes. `started` is told the port."""
     from aiohttp import web
 
-    house = House(settings).open(doors(settings))
+    house = House(settings).open()
+    clerk = Clerk(settings, "decisions", lambda request: part(house.withdrawals, request))
+    clerk.start()
     tasks = house.start()
     runner = web.AppRunner(house.door().app(), access_log=None, keepalive_timeout=75)
     await runner.setup()
@@ -155,6 +176,7 @@ async def serve(settings: Settings, host: str, port: int, started: Callable[[int
         await first(stop, tasks)
     finally:
         await runner.cleanup()
+        await asyncio.get_running_loop().run_in_executor(None, clerk.stop)
         await house.close(tasks)
 
 

@@ -21,6 +21,8 @@ class Doors(NamedTuple):
     personalization: Callable[[Mapping[str, str], str], bool]
     """(signals, region) -> whether the consent room grants personalization."""
     token_key: bytes
+    withdrawn: Callable[[str, Mapping[str, str], int], bool]
+    """(node, signals, now) -> whether she has withdrawn consent to personalization, and these signals lift it not."""
 
 
 class Asked(NamedTuple):
@@ -52,7 +54,7 @@ class DecisionService:
         experiment = self._catalogue.get(request.experiment)
         if experiment is None:
             raise UnknownExperiment(request.experiment)
-        question = self._question(asked)
+        question = self._question(asked, now_ms)
         choice = decide(experiment, self._snapshots.get(experiment.key), question, now_ms)
         # Without consent nothing of the visitor may be kept, not even her pseudonym.
         visitor = question.visitor if question.personalization and choice.counts else None
@@ -68,11 +70,13 @@ class DecisionService:
         )
         return self._told(experiment, decision)
 
-    def _question(self, asked: Asked) -> Question:
+    def _question(self, asked: Asked, now_ms: int) -> Question:
         request = asked.request
         signals = {**request.consent, "gpc": "1"} if asked.gpc else request.consent
         granted = self._doors.personalization(signals, asked.region)
         visitor = self._doors.pseudonym(request.visitor) if granted and request.visitor else None
+        if visitor is not None and self._doors.withdrawn(visitor, signals, now_ms):
+            granted, visitor = False, None
         candidates = None if request.candidates is None else tuple(request.candidates)
         return Question(visitor, granted, request.values(), candidates)
 

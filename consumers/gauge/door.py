@@ -73,11 +73,15 @@ def make_door(board: Board, page: Page, token: str | None, now: Callable[[], flo
     async def lag(_request: web.Request) -> web.StreamResponse:
         if board.reading is None:
             return _json({"error": "Kafka has not answered yet"}, 503)
-        body = as_json(board.reading)
+        pending = board.recent(now()).pending
+        overdue = sum(one.overdue(int(now() * 1000)) for one in pending)
+        body = {**as_json(board.reading), "privacy": {"open": len(pending), "overdue": overdue}}
         return _json({**body, "fresh": board.fresh(now()), "age_s": round(now() - board.reading.at, 3)})
 
     async def metrics(_request: web.Request) -> web.StreamResponse:
-        return web.Response(body=exposition(board.reading, now()), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+        recent = board.recent(now())
+        pending = recent.pending if recent.complete else None
+        return web.Response(body=exposition(board.reading, pending, now()), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def home(_request: web.Request) -> web.StreamResponse:
         html = page.render(board.reading, board.recent(now()), now())

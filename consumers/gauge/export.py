@@ -1,14 +1,20 @@
 """A reading as Prometheus metrics. They are made anew each time, so that a group that is gone leaves no series behind."""
 
+from collections.abc import Sequence
+
 from prometheus_client import generate_latest
 
 from consumers.gauge.reading import Reading
 from infra.metrics import Metrics
+from streams.runtime.requests import Pending
 
 
-def exposition(reading: Reading | None, now: float) -> bytes:
-    """The text of `GET /metrics`; without a reading, none of the lag metrics."""
+def exposition(reading: Reading | None, pending: Sequence[Pending] | None, now: float) -> bytes:
+    """The text of `GET /metrics`; without a reading, none of the lag metrics; without requests read back, none of theirs."""
     metrics = Metrics()
+    if pending is not None:
+        metrics.set("headwater_privacy_requests", len(pending), state="open")
+        metrics.set("headwater_privacy_requests", sum(one.overdue(int(now * 1000)) for one in pending), state="overdue")
     if reading is not None:
         metrics.set("headwater_gauge_reading_age_seconds", max(0.0, now - reading.at))
         _partitions(reading, metrics)

@@ -152,5 +152,6 @@ class Page:
             "dead_by_stage": dead_by_stage,
             "dead_total": sum(n for _, n in recent.dead),
             "dead_most": max((n for _, n in recent.dead), default=1),
+            "overdue": [one for one in recent.pending if one.overdue(int(now * 1000))],
             "legend": LEGEND,
         }

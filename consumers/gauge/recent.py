@@ -14,12 +14,15 @@ from infra.logs import get_logger
 from infra.settings import Settings
 from schemas.codec import HeadReader, Undecodable, decode
 from schemas.registry import Registry, UnknownContract
+from streams.runtime.clerk import ACKS, REQUESTS
+from streams.runtime.requests import Pending, Requests
 
 DEAD, COUNTS, SNAPSHOTS = "events.dead", "stream.counts", "bandit.snapshots"
+PRIVACY = (REQUESTS, ACKS)
 DEAD_KEPT = 5_000
 DEAD_WINDOW_S = 24 * 3_600
 HOUR_S = 3_600
-BACK = {DEAD: 2_000, COUNTS: 200_000, SNAPSHOTS: 2_000}
+BACK = {DEAD: 2_000, COUNTS: 200_000, SNAPSHOTS: 2_000, REQUESTS: 50_000, ACKS: 150_000}
 """Records a partition is read back at the most when the gauge starts."""
 EXPERIMENTS_KEPT = 100
 CELLS_KEPT = 20_000
@@ -53,6 +56,8 @@ class Recent:
     volumes: tuple[tuple[tuple[str, str], int, tuple[int, ...]], ...] = ()
     """((stage, outcome), events in the last hour, events in each of its sixty minutes)."""
     snapshots: tuple[Snapshot, ...] = ()
+    pending: tuple[Pending, ...] = ()
+    """Privacy requests that not every room has answered, oldest first."""
     complete: bool = False
 
 
@@ -65,6 +70,7 @@ class Side:
         self._dead: deque[DeadLetter] = deque(maxlen=DEAD_KEPT)
         self._counts: Counter[tuple[int, str, str]] = Counter()
         self._snapshots: OrderedDict[str, Snapshot] = OrderedDict()
+        self._requests = Requests()
         self._lock = threading.Lock()
 
     def take(self, topic: str, value: bytes) -> None:
@@ -73,6 +79,8 @@ class Side:
             DEAD: self._take_dead,
             COUNTS: self._take_count,
             SNAPSHOTS: self._take_snapshot,
+            REQUESTS: lambda value: self._requests.take(REQUESTS, decode(self._registry, value)[1]),
+            ACKS: lambda value: self._requests.take(ACKS, decode(self._registry, value)[1]),
         }
         try:
             with self._lock:
@@ -115,7 +123,14 @@ class Side:
                     minutes.setdefault((stage, outcome), [0] * 60)[slot] += n
             volumes = tuple((cell, sum(series), tuple(series)) for cell, series in sorted(minutes.items()))
             truncated = len(self._dead) == DEAD_KEPT
-            return Recent(tuple(dead.most_common()), truncated, volumes, tuple(sorted(self._snapshots.values())), complete)
+            return Recent(
+                tuple(dead.most_common()),
+                truncated,
+                volumes,
+                tuple(sorted(self._snapshots.values())),
+                tuple(self._requests.pending()),
+                complete,
+            )
 
 
 def snapshot(record: dict[str, Any]) -> Snapshot:
@@ -178,9 +193,9 @@ class Tail:
 
 
 def starts(consumer: Any, now: float) -> list[ck.TopicPartition]:
-    """Where to begin: a day back for dead letters, an hour for counts, the first record of snapshots; never too far back."""
+    """Where to begin: a day back for dead letters, an hour for counts, else the first record; never too far back."""
     known = consumer.list_topics(timeout=10).topics
-    since = {DEAD: now - DEAD_WINDOW_S, COUNTS: now - HOUR_S, SNAPSHOTS: 0.0}
+    since = {DEAD: now - DEAD_WINDOW_S, COUNTS: now - HOUR_S, SNAPSHOTS: 0.0, **dict.fromkeys(PRIVACY, 0.0)}
     begin = []
     for topic, at in since.items():
         for partition in sorted(known[topic].partitions) if topic in known else ():

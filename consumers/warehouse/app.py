@@ -39,12 +39,14 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
     from prometheus_client import start_http_server
 
     from consumers.warehouse.loop import STAGE, Warehouse
+    from consumers.warehouse.privacy import count_part
     from consumers.warehouse.rows import Loader
     from consumers.warehouse.store import Store
     from infra.logs import configure_logs, get_logger
     from infra.metrics import Metrics
     from infra.settings import load_settings
     from schemas.registry import Registry
+    from streams.runtime.clerk import Clerk
 
     configure_logs(STAGE)
     given = {"slot": slot, "metrics_port": metrics_port}
@@ -58,14 +60,19 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
     registry = Registry(settings.contracts)
     store = Store(settings)
     metrics.set("headwater_waiting", 0, stage=STAGE)
+    beside = Store(settings)
+    clerk = Clerk(settings, STAGE, lambda request: count_part(beside, request))
     try:
         _apply_patiently(store, registry, lambda: bool(stopping))
+        clerk.start()
         Warehouse(settings, Loader(store, registry, metrics), registry, metrics).run(lambda: bool(stopping))
     except ck.KafkaException as error:
         get_logger().error("ends", error=str(error.args[0]))
         sys.exit(EXIT_FENCED)
     finally:
+        clerk.stop()
         store.close()
+        beside.close()
 
 
 def _apply_patiently(store: "Store", registry: "Registry", stopping: Callable[[], bool]) -> None:

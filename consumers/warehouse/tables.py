@@ -71,8 +71,25 @@ TABLES: dict[str, Table] = {
             "minute",
             "site, minute",
             1_100,
-            frozenset({"site", "outcome", "reasons", "policy"}),
+            frozenset({"site", "outcome", "policy", "kind", "form", "regulation", "controller", "platform", "method"}),
         ),
+        Table(
+            "consent.revocations",
+            "consent_revocations",
+            "received_ts",
+            "subject, received_ts",
+            1_100,
+            frozenset({"site", "regulation"}),
+        ),
+        Table(
+            "privacy.requests",
+            "privacy_requests",
+            "requested_ts",
+            "request_id",
+            1_100,
+            frozenset({"kind", "site"}),
+        ),
+        Table("privacy.acks", "privacy_acks", "done_ts", "request_id, room", 1_100, frozenset({"room", "detail"})),
         Table("identity.merges", "identity_merges", "evidence_ts", "node, evidence_ts", 3_650),
     )
 }  # fmt: skip

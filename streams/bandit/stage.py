@@ -18,11 +18,13 @@ from streams.bandit.counting import Changes, Counting, Seen
 from streams.bandit.join import join
 from streams.bandit.publisher import Publisher
 from streams.bandit.statistics import HOUR_MS, CellKey, line
+from streams.runtime.clerk import ACKS, REQUESTS, ack
 from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output
 
 RESOLVED, OUTCOMES = "events.resolved", "bandit.outcomes"
 EXPERIMENTS, STATS, UNITS, SNAPSHOTS = "bandit.experiments", "bandit.stats", "bandit.units", "bandit.snapshots"
 
+FORGOTTEN = "nothing to do: decisions and sums are kept, and no ids of persons"
 HORIZON_KEY = b"horizon"
 SLACK_MS = 86_400_000
 """How long after its window a decision is remembered, for events that arrive late."""
@@ -36,7 +38,7 @@ class BanditStage:
     """See the module. Learning needs Kafka only; Redis is where the publisher puts what decisions read."""
 
     name = "bandit"
-    inputs = (RESOLVED, OUTCOMES)
+    inputs = (RESOLVED, OUTCOMES, REQUESTS)
     broadcast = (EXPERIMENTS, STATS, SNAPSHOTS)
     restore = (STATS, UNITS)
 
@@ -51,8 +53,13 @@ class BanditStage:
 
     # -- batches
 
-    def handle(self, batch: Batch, now: float) -> Outcome:  # noqa: ARG002 - the data's own clocks decide, so that a replay agrees
-        """Join or count one batch. Retryable for a contract nobody knows yet; nothing was counted then."""
+    def handle(self, batch: Batch, now: float) -> Outcome:
+        """Join, count or answer one batch. Retryable for a contract nobody knows yet; nothing was counted then.
+
+        The data's own clocks decide, so that a replay agrees; only an answer says when it was given.
+        """
+        if batch.topic == REQUESTS:
+            return self._answer(batch, now)
         counting = self._counting(batch.partition)
         return self._join(batch) if batch.topic == RESOLVED else self._count(batch, counting)
 
@@ -72,6 +79,25 @@ class BanditStage:
                 found.append(Output(record["decision_id"].encode(), encode(contract, record)))
             minute = event["collector_ts"] // 60_000 * 60_000
             outcome.counts[Cell(minute, event["source"], event["event_name"], verdict)] += 1
+        return outcome
+
+    def _answer(self, batch: Batch, now: float) -> Outcome:
+        """Privacy requests: nothing here is kept by person, so there is nothing to forget, and that is the answer."""
+        outcome = Outcome()
+        contract = self._registry.latest(ACKS)
+        for at, value in enumerate(batch.values):
+            try:
+                read, request = decode(self._registry, value or b"")
+                if read.topic != REQUESTS:
+                    raise Undecodable(f"a record of {read.topic}")
+            except Undecodable as error:
+                outcome.dead.append(Dead(at, "UNDECODABLE", str(error)))
+                continue
+            except UnknownContract as error:
+                raise Retryable(str(error)) from error
+            record = ack(request["request_id"], "bandit", FORGOTTEN, now)
+            outcome.out.setdefault(ACKS, []).append(Output(record["request_id"].encode(), encode(contract, record)))
+            outcome.passed += 1
         return outcome
 
     def _read(self, outcome: Outcome, at: int, value: bytes | None) -> Record | None:

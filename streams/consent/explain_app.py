@@ -19,6 +19,7 @@ from streams.consent.evidence import Reader
 from streams.consent.gvl_app import app as gvl_app
 from streams.consent.policy import PACKAGED, Policy, Regime, load_policy
 from streams.consent.strip import Shape, anonymise, strip
+from streams.consent.verify_app import verify_command
 
 NEW_ID = "(a new random id)"
 
@@ -26,6 +27,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Explain what
 
 
 app.add_typer(gvl_app, name="gvl")
+app.command("verify-audit", epilog="Example: headwater consent verify-audit --json")(verify_command)
 
 
 @app.callback()

@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from functools import partial
 
 from infra.errors import Retryable
+from infra.logs import get_logger
 from infra.metrics import Metrics
 from schemas.codec import HeadReader, Record, Undecodable, UnknownContract, decode, encode, encode_columns, prepend
 from schemas.registry import Contract, Registry
+from streams.identity.revocation import component, request, signals
 from streams.identity.rules import Link, Nodes, Slot, View, home, plan_labels, plan_links, unlogged
 from streams.identity.store import GraphStore, event_key
 from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output
 
 CONSENTED, RESOLVED, MERGES = "events.consented", "events.resolved", "identity.merges"
+REVOCATIONS, SIGNALS, REQUESTS = "consent.revocations", "consent.signals", "privacy.requests"
 DUPLICATE = "DUPLICATE"
 ANALYTICS = 1
 """Bit of `consent_purposes` without which nothing is linked."""
@@ -47,12 +50,13 @@ class IdentityStage:
     """See the module. While the store is away nothing is stamped: the batch comes again."""
 
     name = "identity"
-    inputs: tuple[str, ...] = (CONSENTED,)
+    inputs: tuple[str, ...] = (CONSENTED, REVOCATIONS)
     broadcast: tuple[str, ...] = (MERGES,)
     restore: tuple[str, ...] = ()
 
-    def __init__(self, registry: Registry, store: GraphStore, metrics: Metrics) -> None:
+    def __init__(self, registry: Registry, store: GraphStore, metrics: Metrics, sla_ms: int = 86_400_000) -> None:
         self._registry = registry
+        self._sla_ms = sla_ms
         self._store = store
         self._metrics = metrics
         self._head = HeadReader(registry, "identifiers")
@@ -64,6 +68,9 @@ class IdentityStage:
     def handle(self, batch: Batch, now: float) -> Outcome:
         """Resolve one batch. Retryable while the store is away or a contract unknown."""
         outcome = Outcome()
+        if batch.topic == REVOCATIONS:
+            self._expand(outcome, batch, now)
+            return outcome
         events = [event for at in range(len(batch)) if (event := self._read(outcome, batch, at, now)) is not None]
         view, met = View(), dict[str, Slot | None]()
         held = self._look_up(view, met, events)
@@ -173,6 +180,35 @@ class IdentityStage:
             met.update(found)
             wanted = nodes
         return not lost
+
+    # -- withdrawals
+
+    def _expand(self, outcome: Outcome, batch: Batch, now: float) -> None:
+        """Say each withdrawal of every linked id to the consent room, and ask the rooms that hold data to do their part."""
+        for at, value in enumerate(batch.values):
+            try:
+                contract, revocation = decode(self._registry, value or b"")
+                if contract.topic != REVOCATIONS or not _NODE.fullmatch(revocation["subject"]):
+                    raise Undecodable(f"a record of {contract.topic}, or a subject that is no identity node")
+            except Undecodable as error:
+                outcome.dead.append(Dead(at, "UNDECODABLE", str(error)))
+                outcome.counts[Cell(int(now // 60) * MINUTE_MS, "", "", "dead:UNDECODABLE")] += 1
+                continue
+            except UnknownContract as error:
+                raise Retryable(str(error)) from error
+            linked = component(self._store, revocation["subject"])
+            if not linked.whole:
+                get_logger().warning("a withdrawal is linked to too many ids, not all are expanded", nodes=len(linked.nodes))
+            for record in signals(revocation, linked):
+                self._say(outcome, SIGNALS, record["subject"], record)
+            asked = request(revocation, linked, self._sla_ms)
+            self._say(outcome, REQUESTS, asked["request_id"], asked)
+            self._metrics.count("headwater_revocations_total", whole=str(linked.whole).lower())
+            outcome.passed += 1
+
+    def _say(self, outcome: Outcome, topic: str, key: str, record: Record) -> None:
+        value = encode(self._registry.latest(topic), record)
+        outcome.out.setdefault(topic, []).append(Output(key.encode(), value))
 
     # -- what leaves
 

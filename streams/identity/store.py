@@ -47,6 +47,10 @@ class GraphStore(Protocol):
         """Mark slots as logged, once the log has them for sure."""
         ...
 
+    def children(self, nodes: Sequence[str]) -> list[set[str]]:
+        """For each node, those whose slot may point at it: all that do, and some whose link was never won."""
+        ...
+
 
 def event_key(source: str, event_id: str) -> str:
     """The name of an event in claims: its id, within its source. Long ids are hashed, so that keys stay small."""
@@ -60,6 +64,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self.slots: dict[str, Slot] = {}
         self.claims: dict[str, str] = {}
+        self.below: dict[str, set[str]] = {}
 
     def read(self, nodes: Sequence[str], events: Sequence[str]) -> tuple[list[Slot | None], list[str | None]]:
         """See `GraphStore`."""
@@ -73,6 +78,7 @@ class MemoryStore:
         """See `GraphStore`."""
         won = []
         for link in links:
+            self.below.setdefault(link.parent, set()).add(link.node)
             won.append(link.node not in self.slots)
             self.slots.setdefault(link.node, Slot(link.parent, logged=False))
         return won
@@ -83,9 +89,17 @@ class MemoryStore:
             if self.slots.get(node) == slot._replace(logged=False):
                 self.slots[node] = slot._replace(logged=True)
 
+    def children(self, nodes: Sequence[str]) -> list[set[str]]:
+        """See `GraphStore`."""
+        return [set(self.below.get(node, ())) for node in nodes]
+
 
 class RedisStore:
-    """The graph in Redis: `n:{tag}:<node>` = state (P pending, D in the log), parent, epoch; `e:{tag}:<event>` = place."""
+    """The graph in Redis.
+
+    `n:{tag}:<node>` = state (P pending, D in the log), parent, epoch; `c:{tag}:<node>` = set of nodes whose slot may point at
+    it; `e:{tag}:<event>` = place.
+    """
 
     def __init__(self, client: Any) -> None:
         self._redis = client
@@ -137,8 +151,10 @@ class RedisStore:
         try:
             with self._redis.pipeline(transaction=False) as pipeline:
                 for link in links:
+                    # The child first: what ends in between leaves one too many there, and never one too few.
+                    pipeline.sadd(_children_key(link.parent), link.node)
                     pipeline.set(_node_key(link.node), _text(Slot(link.parent, logged=False)), nx=True)
-                return [bool(won) for won in pipeline.execute()]
+                return [bool(won) for won in pipeline.execute()[1::2]]
         except redis.RedisError as error:
             raise _away(error) from error
 
@@ -153,6 +169,16 @@ class RedisStore:
         except redis.RedisError as error:
             raise _away(error) from error
 
+    def children(self, nodes: Sequence[str]) -> list[set[str]]:
+        """See `GraphStore`."""
+        try:
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for node in nodes:
+                    pipeline.smembers(_children_key(node))
+                return [{child.decode() for child in found} for found in pipeline.execute()]
+        except redis.RedisError as error:
+            raise _away(error) from error
+
 
 def _away(error: redis.RedisError) -> Retryable:
     return Retryable(f"the identity graph's Redis: {type(error).__name__}")
@@ -160,6 +186,10 @@ def _away(error: redis.RedisError) -> Retryable:
 
 def _node_key(node: str) -> str:
     return f"n:{{{int(node[1:3], 16) % TAGS:02x}}}:{node}"
+
+
+def _children_key(node: str) -> str:
+    return f"c:{{{int(node[1:3], 16) % TAGS:02x}}}:{node}"
 
 
 def _event_key(event: str) -> str:

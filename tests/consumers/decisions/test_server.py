@@ -104,7 +104,7 @@ class Running:
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Running]:
     """Serve on a free port."""
-    house = House(settings).open(doors(settings))
+    house = House(settings).open()
     tasks = house.start()
     runner = web.AppRunner(house.door().app(), access_log=None)
     await runner.setup()

@@ -1,0 +1,118 @@
+"""Answers privacy requests for a room that is no stage: reads `privacy.requests`, lets the room do its part, acknowledges.
+
+At least once: a request may come again after a crash, so a part must be safe to do again, and an ack may stand twice.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import confluent_kafka as ck
+
+from infra.errors import EXIT_FENCED, Retryable
+from infra.kafka import producer, reader
+from infra.keyring import KeyRing
+from infra.logs import get_logger
+from infra.settings import Settings
+from schemas.codec import Undecodable, UnknownContract, decode, encode
+from schemas.registry import Registry
+from streams.runtime.deadletter import DeadLetters, Place, Refusal
+
+REQUESTS, ACKS = "privacy.requests", "privacy.acks"
+ROOMS = ("warehouse", "bandit", "decisions")
+"""Who must answer each request."""
+POLL_S = 0.5
+BACK_OFF_S = (0.2, 10.0)
+FLUSH_S = 30.0
+
+Part = Callable[[Mapping[str, Any]], str]
+"""A request -> what was done, for people, without identifiers. Retryable: it is asked again."""
+
+
+def ack(request_id: str, room: str, detail: str, now: float) -> dict[str, Any]:
+    """The record of `privacy.acks`."""
+    return {"request_id": request_id, "room": room, "done_ts": int(now * 1000), "detail": detail}
+
+
+class Clerk:
+    """One room's, in a thread of its own. What it cannot survive ends the process."""
+
+    def __init__(self, settings: Settings, room: str, part: Part) -> None:
+        self._settings = settings
+        self._room = room
+        self._part = part
+        self._registry = Registry(settings.contracts)
+        self._letters = DeadLetters(self._registry, KeyRing(settings.keyring_dir, settings.master), room)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="clerk", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the request in hand."""
+        self._stop.set()
+        self._thread.join(5)
+
+    def _run(self) -> None:
+        group = f"headwater.{self._room}-privacy"
+        try:
+            consumer = reader(
+                self._settings,
+                group,
+                # Requests are safe to do again, and a new room owes an answer to those that were made before it.
+                auto_offset_reset="earliest",
+            )
+            try:
+                self._serve(consumer, producer(self._settings))
+            finally:
+                consumer.close()
+        except BaseException as error:  # nothing may die here unseen
+            get_logger().error("privacy requests cannot be answered, the process ends", exc_info=error)
+            os._exit(EXIT_FENCED)
+
+    def _serve(self, consumer: ck.Consumer, acks: ck.Producer) -> None:
+        consumer.subscribe([REQUESTS])
+        while not self._stop.is_set():
+            message = consumer.poll(POLL_S)
+            if message is None:
+                continue
+            error = message.error()
+            if error is not None:
+                if error.fatal():
+                    raise ck.KafkaException(error)
+                get_logger().warning("privacy requests", error=error.name())
+                continue
+            topic, key, value = self._answered(message)
+            if self._stop.is_set() and not topic:
+                return
+            acks.produce(topic, value, key)
+            if acks.flush(FLUSH_S):
+                raise Retryable(f"{topic} does not take an answer")
+            consumer.commit(message, asynchronous=False)
+
+    def _answered(self, message: ck.Message) -> tuple[str, bytes | None, bytes | None]:
+        """Where the answer goes, and what it is: an ack, or a dead letter; an empty topic where the clerk was stopped."""
+        pause, most = BACK_OFF_S
+        while True:
+            try:
+                request = decode(self._registry, message.value() or b"")[1]
+                record = ack(request["request_id"], self._room, self._part(request), time.time())
+                return ACKS, record["request_id"].encode(), encode(self._registry.latest(ACKS), record)
+            except Undecodable as error:
+                place = Place(message.topic(), message.partition(), message.offset())
+                letter = self._letters.letter(
+                    Refusal("UNDECODABLE", str(error), place), message.key(), message.value(), time.time()
+                )
+                return "events.dead", letter.key, letter.value
+            except (Retryable, UnknownContract) as error:
+                get_logger().warning("a privacy request waits", error=str(error))
+                if self._stop.wait(pause):
+                    return "", None, None
+                pause = min(most, pause * 2)
+
+
+__all__ = ["ACKS", "REQUESTS", "ROOMS", "Clerk", "Part", "ack"]
