@@ -17,7 +17,7 @@ import redis
 from aiohttp import ClientSession, web
 
 from consumers.decisions import server
-from consumers.decisions.app import House, doors
+from consumers.decisions.app import House
 from consumers.decisions.rules import STALE_MS
 from infra import topics_app
 from infra.embedded.redis import EmbeddedRedis
