@@ -14,6 +14,7 @@ from schemas.boundary import Boundary, validator
 from schemas.boundary import Refused as Unfit
 from schemas.codec import encode
 from schemas.registry import Registry
+from streams.collector import choices
 from streams.collector.event import Item, Sent, Unusable
 from streams.collector.normalise import Normaliser, Request
 from streams.collector.refusals import Reason
@@ -21,7 +22,7 @@ from streams.collector.spool import Record
 from streams.identity.nodes import NodeKeys
 from streams.runtime.deadletter import DeadLetters, Place, Refusal
 
-RAW, DEAD = "events.raw", "events.dead"
+RAW, DEAD, SIGNALS = "events.raw", "events.dead", "consent.signals"
 LOOK_S = 1.0
 RECENT = 1_000
 
@@ -80,6 +81,31 @@ class Intake:
                 taken.records.append(self._dead(raw, problem, request))
                 self._metrics.count("headwater_refused_total", door="collector", reason=Reason.CONTRACT)
                 self._show(False, {"problem": problem})
+        return taken
+
+    def take_choices(self, items: Iterable[Any], request: Request) -> Taken:
+        """All choices of one request, for `consent.signals`. Never raises for what a sender sent."""
+        taken = Taken()
+        contract = self._registry.latest(SIGNALS)
+        for place, raw in enumerate(items):
+            choice = choices.read(raw)
+            if isinstance(choice, choices.Choice):
+                found = choices.records(choice, self._keys, request.site, request.now_ms)
+                problem = "" if found else "it names nobody: give user_id, client_id or another identifier"
+            else:
+                found, problem = [], choice.detail
+            try:
+                written = [Record(SIGNALS, key.encode(), encode(contract, record)) for key, record in found]
+            except ValueError as error:  # half a surrogate pair in a JSON escape has no UTF-8
+                written, problem = [], f"cannot be written: {type(error).__name__}"
+            if problem:
+                taken.refused.append((place, problem))
+                taken.records.append(self._dead(raw, problem, request))
+                self._metrics.count("headwater_refused_total", door="collector", reason=Reason.CONTRACT)
+                continue
+            taken.records += written
+            taken.accepted += 1
+            self._metrics.count("headwater_collected_total", protocol="consent", source=request.source)
         return taken
 
     def _accept(self, event: Sent, request: Request, taken: Taken) -> str:

@@ -15,7 +15,7 @@ from prometheus_client import generate_latest
 
 from infra.metrics import Metrics
 from infra.ratelimit import RateLimit
-from streams.collector import ga4, own, segment, snowplow
+from streams.collector import choices, ga4, own, segment, snowplow
 from streams.collector.event import Wrong
 from streams.collector.intake import RECENT, Intake, Reader, Seen, Taken
 from streams.collector.keys import KeyRing, WriteKey
@@ -72,6 +72,7 @@ class Doors:
         app = web.Application(client_max_size=MAX_BODY, middlewares=[self._around])
         add = app.router.add_route
         add("POST", "/v1/events", self.own)
+        add("POST", "/v1/consent", self.consent)
         for call in ("batch", *segment.CALLS):
             add("POST", f"/v1/{call}", self.segment)
         add("POST", TP2, self.tp2)
@@ -124,6 +125,17 @@ class Doors:
         key = self._key(clear if scheme.lower() == "bearer" else "")
         body = await self._json(request)
         taken = await self._take(request, key, Batch(_items(own.items_of, body), own.read))
+        return _answer(taken)
+
+    async def consent(self, request: web.Request) -> web.Response:
+        """`POST /v1/consent`: choices without an event; the same key and answers as `/v1/events`."""
+        scheme, _, clear = request.headers.get("Authorization", "").partition(" ")
+        key = self._key(clear if scheme.lower() == "bearer" else "")
+        items = _items(choices.items_of, await self._json(request))
+        self._admit(key, len(items))
+        taken = self._intake.take_choices(items, self._asked(request, key))
+        if taken.records:
+            await self._sink.send(taken.records)
         return _answer(taken)
 
     async def segment(self, request: web.Request) -> web.Response:
@@ -226,12 +238,15 @@ class Doors:
             raise Refused(Reason.TOO_DEEP)
         return parsed
 
-    async def _take(self, request: web.Request, key: WriteKey, batch: Batch) -> Taken:
-        if len(batch.items) > MAX_EVENTS:
+    def _admit(self, key: WriteKey, items: int) -> None:
+        if items > MAX_EVENTS:
             raise Refused(Reason.TOO_MANY)
         limit = self._limits.setdefault(key.events_per_s, RateLimit(key.events_per_s, max(2 * key.events_per_s, MAX_EVENTS)))
-        if not limit.allow(key.source, time.monotonic(), len(batch.items)):
+        if not limit.allow(key.source, time.monotonic(), items):
             raise Refused(Reason.RATE)
+
+    async def _take(self, request: web.Request, key: WriteKey, batch: Batch) -> Taken:
+        self._admit(key, len(batch.items))
         taken = self._intake.take(batch.items, batch.read, self._asked(request, key))
         if taken.records:
             await self._sink.send(taken.records)

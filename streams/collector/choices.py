@@ -1,0 +1,94 @@
+"""`POST /v1/consent`: choices and withdrawals that come without an event, from a consent platform's webhook or a form. Pure.
+
+Body: one choice, an array, or `{"choices": [...]}`. A choice names whom it is about (the identifiers of `/v1/events`, each of
+them), and either `consent` (signals, as with an event) or `"kind": "withdrawal"` with the `purposes` withdrawn (none = all).
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from streams.collector.event import Unusable, Wrong, mapping, signals_of, text
+from streams.collector.own import IDENTIFIERS, time_of
+from streams.identity.nodes import NodeKeys, node
+
+PURPOSES = ("analytics", "marketing", "personalization")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One choice as it was sent."""
+
+    identifiers: Sequence[tuple[str, str]]
+    kind: str
+    signals: Mapping[str, str]
+    purposes: Sequence[str]
+    chosen: int | None
+    """Milliseconds UTC; None = now."""
+    site: str
+    evidence: str
+    """Hash of the item."""
+
+
+def items_of(body: Any) -> list[Any]:
+    """The items of a body. Wrong where it is neither object nor array."""
+    if isinstance(body, list):
+        return body
+    if not isinstance(body, dict):
+        raise Wrong('the body must be a choice, an array of choices, or {"choices": [...]}')
+    if "choices" not in body:
+        return [body]
+    if not isinstance(body["choices"], list):
+        raise Wrong("choices must be an array")
+    return body["choices"]
+
+
+def read(item: Any) -> Choice | Unusable:
+    """One item."""
+    if not isinstance(item, dict):
+        return Unusable("a choice must be an object")
+    try:
+        return _read(item)
+    except Wrong as error:
+        return Unusable(str(error))
+
+
+def _read(said: Mapping[str, Any]) -> Choice:
+    person = mapping(said, "user_data")
+    identifiers = [(kind, text(said, name)) for name, kind in IDENTIFIERS.items()]
+    identifiers += [("email", text(person, "email", "email_address")), ("phone", text(person, "phone", "phone_number"))]
+    kind = text(said, "kind") or "choice"
+    if kind not in ("choice", "withdrawal"):
+        raise Wrong("kind must be choice or withdrawal")
+    signals = signals_of(mapping(said, "consent"))
+    if kind == "choice" and not signals:
+        raise Wrong("consent must say what was chosen, or kind must be withdrawal")
+    purposes = said.get("purposes", [])
+    if not isinstance(purposes, list) or not set(map(str, purposes)) <= set(PURPOSES):
+        raise Wrong(f"purposes must be an array of {', '.join(PURPOSES)}")
+    if platform := text(said, "platform"):
+        signals["platform"] = platform[:64]
+    evidence = hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS, default=str)).hexdigest()[:16]
+    return Choice(
+        [(name, value) for name, value in identifiers if value], kind, signals, purposes, time_of(said, "chosen_ts"),
+        text(said, "site"), evidence,
+    )  # fmt: skip
+
+
+def records(choice: Choice, keys: NodeKeys, site: str, now: int) -> list[tuple[str, dict[str, Any]]]:
+    """(Kafka key, record of `consent.signals`) for each of its subjects; none where nobody is named that can be told apart."""
+    nodes = sorted({found for kind, value in choice.identifiers if (found := node(keys, kind, value))})
+    return [
+        (
+            subject,
+            {
+                "subject": subject, "site": choice.site or site, "regulation": "", "kind": choice.kind,
+                "signals": dict(choice.signals), "purposes": list(choice.purposes), "chosen_ts": choice.chosen or now,
+                "received_ts": now, "via": "webhook", "evidence": choice.evidence,
+            },
+        )
+        for subject in nodes
+    ]  # fmt: skip
