@@ -19,12 +19,14 @@ import requests
 
 from infra.embedded.kafka import EmbeddedKafka
 from infra.embedded.ports import free_port
+from infra.secrets import Secret
 from infra.settings import Settings
 from infra.topics_app import apply
 from schemas.codec import decode
 from schemas.registry import Registry
 from streams.collector.keys import create_key, revoke_keys
 from streams.collector.refusals import STATUS
+from streams.identity.nodes import NodeKeys, node
 from tests.broker.copying import read_committed
 
 SECRET = "for tests only, forty characters long..."
@@ -166,6 +168,46 @@ def test_good_items_of_a_batch_are_taken_and_bad_ones_are_dead_letters(collector
     dead = [message.value() for message in read_committed(collector.kafka, "events.dead")]
     assert dead
     assert not any(mark.encode() in value for value in dead)
+
+
+def test_choices_without_an_event_go_to_their_subjects(collector: Collector) -> None:
+    """One record for each identifier, keyed by its pseudonym, with what was chosen and when; nothing in clear."""
+    name = uuid.uuid4().hex
+    said = {
+        "user_id": name,
+        "user_data": {"email": f"{name}@example.org"},
+        "consent": {"cmp.marketing": False},
+        "chosen_ts": 17,
+    }
+    answer = collector.send([said, {"client_id": name, "kind": "withdrawal", "purposes": ["analytics"]}], "/v1/consent")
+    assert answer.json() == {"success": True, "accepted": 2, "refused": []}
+    keys = NodeKeys.derive(Secret(SECRET))
+    ours = {
+        str(node(keys, kind, value)) for kind, value in (("user", name), ("email", f"{name}@example.org"), ("cookie", name))
+    }
+    read = [(message.key().decode(), message.value()) for message in read_committed(collector.kafka, "consent.signals")]
+    records = [decode(collector.registry, value)[1] for key, value in read if key in ours]
+    assert {record["subject"] for record in records} == ours
+    assert len(records) == 3
+    assert not any(name.encode() in value for _, value in read)
+    withdrawal = next(record for record in records if record["kind"] == "withdrawal")
+    choice = next(record for record in records if record["kind"] == "choice")
+    assert (withdrawal["purposes"], withdrawal["site"], withdrawal["via"]) == (["analytics"], "shop.example", "webhook")
+    assert (choice["signals"], choice["chosen_ts"]) == ({"cmp.marketing": "denied"}, 17)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"client_id": "c"}, {"consent": {"cmp.marketing": "0"}}, {"client_id": "undefined", "kind": "withdrawal"}, 17,
+        {"client_id": "c", "kind": "perhaps"}, {"client_id": "c", "kind": "withdrawal", "purposes": ["all"]},
+        {"client_id": "c", "kind": "withdrawal", "purposes": "analytics"}, {"client_id": "c", "consent": "yes"},
+        {"client_id": "c", "kind": "withdrawal", "chosen_ts": "yesterday"},
+    ],
+)  # fmt: skip
+def test_choices_that_say_nothing_are_refused(collector: Collector, item: Any) -> None:
+    """Nobody named, nothing chosen, purposes that are none: 400 with words, and a dead letter."""
+    refused(collector.send([item], "/v1/consent"), "CONTRACT")
 
 
 def test_compressed_bodies_are_read(collector: Collector) -> None:

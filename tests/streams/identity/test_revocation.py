@@ -1,0 +1,128 @@
+"""Withdrawals reach every linked id: pure on a memory graph, and on a real Redis."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.metrics import Metrics
+from schemas.codec import decode, encode
+from schemas.registry import Registry
+from streams.identity.revocation import component, request_id
+from streams.identity.rules import Link, View, plan_labels, plan_links
+from streams.identity.stage import REQUESTS, REVOCATIONS, SIGNALS, IdentityStage
+from streams.identity.store import GraphStore, MemoryStore, RedisStore
+from streams.runtime.stage import Batch
+
+REGISTRY = Registry(Path(__file__).parents[3] / "schemas")
+T = 1_764_000_123_456
+
+
+def made(tier: int, n: int) -> str:
+    """A node."""
+    return f"{tier}{n:032x}"
+
+
+def linked(store: GraphStore, *events: list[str]) -> None:
+    """Let these events link their nodes, as the stage does."""
+    view = View()
+    for n, nodes in enumerate(events):
+        event = [(n, sorted(nodes))]
+        known = {node: slot for node in (made(t, i) for t in range(4) for i in range(9)) for slot in store.read([node], [])[0]}
+        view.slots.update(known)
+        for links in (plan_links(view, event)[0], plan_labels(view, event)):
+            store.link(links)
+
+
+EVENTS = st.lists(st.lists(st.builds(made, st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=3), max_size=12)
+
+
+@given(EVENTS, st.builds(made, st.integers(0, 3), st.integers(0, 3)))
+def test_the_whole_component_and_nothing_else(events: list[list[str]], node: str) -> None:
+    """What is found from any node is exactly what has the same root, asked from whichever of its nodes."""
+    store = MemoryStore()
+    linked(store, *events)
+    view = View(dict(store.slots))
+    for other in (made(t, i) for t in range(4) for i in range(9)):
+        view.slots.setdefault(other, None)
+    expected = {other for other in view.slots if view.find(other) == view.find(node)}
+    found = component(store, node)
+    assert set(found.nodes) == expected
+    assert all(component(store, other).nodes == found.nodes for other in found.nodes)
+    label = view.label(view.find(node))
+    assert label is None or label in found.profiles
+
+
+@pytest.fixture
+def graph(redis_url: str) -> Iterator[RedisStore]:
+    """An empty graph in Redis."""
+    client = redis.Redis.from_url(redis_url)
+    client.flushall()
+    yield RedisStore(client)
+    client.flushall()
+    client.close()
+
+
+def test_on_redis_a_link_that_was_lost_is_no_link(graph: RedisStore) -> None:
+    """A child whose slot points elsewhere is not expanded: another worker was faster."""
+    assert graph.link([Link(made(2, 1), made(0, 1), 0)]) == [True]
+    assert graph.link([Link(made(2, 1), made(0, 2), 0), Link(made(2, 2), made(0, 2), 1)]) == [False, True]
+    assert component(graph, made(2, 1)).nodes == (made(0, 1), made(2, 1))
+    assert component(graph, made(0, 2)).nodes == (made(0, 2), made(2, 2))
+    assert component(graph, made(3, 7)).nodes == (made(3, 7),)
+
+
+def revocation(subject: str, **said: Any) -> bytes:
+    """A record of consent.revocations."""
+    record = {
+        "subject": subject, "site": "shop.example", "regulation": "opt-in", "purposes": ["analytics", "marketing"],
+        "withdrawn_ts": T, "received_ts": T + 9, "evidence": "e", **said,
+    }  # fmt: skip
+    return encode(REGISTRY.latest(REVOCATIONS), record)
+
+
+def test_the_stage_expands_and_asks(graph: RedisStore) -> None:
+    """One signal for each other node under its own key, one request with all of them; again, the same bytes."""
+    cookie, other, user = made(2, 1), made(2, 2), made(0, 1)
+    linked(graph, [cookie, user], [other, user])
+    stage = IdentityStage(REGISTRY, graph, Metrics(), 60_000)
+    batch = Batch(REVOCATIONS, 0, [cookie.encode()], [revocation(cookie)], [4])
+    outcome = stage.handle(batch, 0)
+    said = {output.key: decode(REGISTRY, output.value or b"")[1] for output in outcome.out[SIGNALS]}
+    assert set(said) == {other.encode(), user.encode()}
+    for key, record in said.items():
+        assert record["subject"].encode() == key
+        assert (record["kind"], record["via"], record["chosen_ts"]) == ("withdrawal", "linked", T)
+        assert record["purposes"] == ["analytics", "marketing"]
+    (asked,) = [decode(REGISTRY, output.value or b"")[1] for output in outcome.out[REQUESTS]]
+    assert asked["nodes"] == sorted([cookie, other, user])
+    assert (asked["requested_ts"], asked["deadline_ts"]) == (T + 9, T + 9 + 60_000)
+    assert set(asked["profiles"]) >= {cookie, user}
+    assert stage.handle(batch, 99).out == outcome.out
+    assert outcome.passed == 1
+
+
+def test_broken_revocations_are_dead() -> None:
+    """Rubbish, a tombstone, a subject that is no node: dead letters; the others are expanded."""
+    stage = IdentityStage(REGISTRY, MemoryStore(), Metrics())
+    values = [b"rubbish", None, revocation("nobody"), revocation(made(2, 1))]
+    outcome = stage.handle(Batch(REVOCATIONS, 0, [b"k"] * 4, values, range(4)), 0)
+    assert ([dead.at for dead in outcome.dead], outcome.passed) == ([0, 1, 2], 1)
+
+
+def test_request_ids_tell_withdrawals_apart() -> None:
+    """The same withdrawal has the same id; another subject, site, time or purpose another one."""
+    first = {"subject": "a", "site": "s", "regulation": "opt-in", "purposes": ["x", "y"], "withdrawn_ts": 1}
+    assert request_id(first) == request_id({**first, "purposes": ["y", "x"]})
+    others: list[dict[str, Any]] = [
+        {"subject": "b"},
+        {"site": "t"},
+        {"withdrawn_ts": 2},
+        {"purposes": ["x"]},
+        {"regulation": "opt-out"},
+    ]
+    assert len({request_id({**first, **other}) for other in others} | {request_id(first)}) == 6
