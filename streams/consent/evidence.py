@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
 
+from streams.consent import gpp as gpp_strings
+from streams.consent.gpp import GppString
 from streams.consent.gvl import GvlFolder
 from streams.consent.ledger import Said
 from streams.consent.policy import Policy, Purpose, Regime
@@ -23,8 +25,7 @@ from streams.consent.signals import (
     consent_mode_word,
     gdpr_applies,
     gpc_word,
-    gpp_word,
-    has_explicit_choice,
+    has_cmp_choice,
 )
 from streams.consent.tcf import DAY_MS, Demand, judge
 from streams.consent.tcstring import InvalidTcString, TcString, decode
@@ -76,6 +77,7 @@ class Reader:
         self._policy = policy
         self._lists = lists
         self._kept = lru_cache(KEPT_STRINGS)(_decoded)
+        self._kept_gpp = lru_cache(KEPT_STRINGS)(_decoded_gpp)
 
     @property
     def strings(self) -> tuple[int, int]:
@@ -93,12 +95,16 @@ class Reader:
 
     def hear(self, regime: Regime, signals: Signals, now: int) -> Evidence:
         """The same under a given regime."""
-        tc = self._tc_string(signals)
-        heard = {name: self._hear(purpose, regime, signals) for name, purpose in self._policy.purposes.items()}
+        gpp = self._gpp(signals)
+        tc = self._tc_string(signals, gpp)
+        heard = {name: self._hear(purpose, regime, signals, tc) for name, purpose in self._policy.purposes.items()}
         for name, purpose in self._policy.purposes.items():
-            word = self._tc_word(tc, purpose, signals, now)
-            if word is not None:
-                heard[name]["tc_string"] = word
+            for format_name, word in (
+                ("tc_string", self._tc_word(tc, purpose, signals, now)),
+                ("gpp", _gpp_word(gpp, purpose, regime)),
+            ):
+                if word is not None:
+                    heard[name][format_name] = word
         granted_at = denied_at = chosen_at(signals)
         if not isinstance(tc, TcString):
             return Evidence(regime, heard, _said(heard, granted_at, denied_at), signals.get("platform", ""), 0, marks(signals))
@@ -107,9 +113,16 @@ class Reader:
         platform = signals.get("platform") or str(tc.cmp_id)
         return Evidence(regime, heard, _said(heard, granted_at, denied_at), platform, tc.gvl_version, marks(signals, tc))
 
-    def _tc_string(self, signals: Signals) -> TcString | Reason | None:
-        """The TC string, or why it cannot be read; None where there is none, or where GDPR is said not to apply."""
-        text = signals.get("tc_string", "")
+    def _gpp(self, signals: Signals) -> GppString | Reason | None:
+        """The GPP string, or why it cannot be read; None where there is none."""
+        text = signals.get("gpp", "")
+        if not text:
+            return None
+        return self._kept_gpp(text) if len(text) <= LONGEST_KEPT else _decoded_gpp(text)
+
+    def _tc_string(self, signals: Signals, gpp: GppString | Reason | None) -> TcString | Reason | None:
+        """The TC string (the event's own, else GPP's), or why it cannot be read; None without one, or where it is void."""
+        text = signals.get("tc_string", "") or (gpp.tc_string if isinstance(gpp, GppString) else "")
         if not text or gdpr_applies(signals) is False:
             return None
         return self._kept(text) if len(text) <= LONGEST_KEPT else _decoded(text)
@@ -128,19 +141,17 @@ class Reader:
         reason = judge(tc, Demand(purpose.tcf, rules.vendor, rules.max_age_days), lists, now)
         return Heard(Word.GRANT if reason in (Reason.OK_CONSENT, Reason.OK_LI) else Word.DENY, reason)
 
-    def _hear(self, purpose: Purpose, regime: Regime, signals: Signals) -> dict[str, Heard]:
+    def _hear(self, purpose: Purpose, regime: Regime, signals: Signals, tc: TcString | Reason | None) -> dict[str, Heard]:
         mode = consent_mode_word(consent_mode(signals, self._policy.letters), purpose.consent_mode)
         if mode is Word.UNCONFIRMED and regime is Regime.OPT_OUT:
             mode = Word.GRANT
-        if mode is Word.GRANT and has_explicit_choice(signals):
+        if mode is Word.GRANT and (tc is not None or has_cmp_choice(signals)):
             mode = Word.UNKNOWN  # it narrows what the platform's own words grant, and adds nothing to them
         objection = purpose.denied_by_gpc
         words = {
             "cmp": cmp_word(signals, purpose.cmp),
             "consent_mode": mode,
             "gpc": gpc_word(signals) if objection else Word.UNKNOWN,
-            # Under opt-out a GPP string speaks about sale and sharing, which is what GPC objects to as well.
-            "gpp": gpp_word(signals) if objection or regime is Regime.OPT_IN else Word.UNKNOWN,
         }
         heard = {name: Heard(word, WHY.get(word, Reason.PURPOSE)) for name, word in words.items() if word is not Word.UNKNOWN}
         if words["gpc"] is Word.DENY:
@@ -191,6 +202,25 @@ def believed(said: Said, now: int) -> Said:
 def _iso(text: str) -> int:
     found = datetime.fromisoformat(text)
     return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _decoded_gpp(text: str) -> GppString | Reason:
+    try:
+        return gpp_strings.decode(text)
+    except gpp_strings.InvalidGpp:
+        return Reason.MALFORMED
+
+
+def _gpp_word(gpp: GppString | Reason | None, purpose: Purpose, regime: Regime) -> Heard | None:
+    """US sections speak about sale, sharing and advertising: what GPC objects to as well. Not to object is no consent."""
+    if gpp is None:
+        return None
+    if isinstance(gpp, Reason):
+        return Heard(Word.INVALID, gpp)
+    word = gpp_strings.sale_and_sharing(gpp) if purpose.denied_by_gpc else Word.UNKNOWN
+    if word is Word.DENY:
+        return Heard(word, Reason.PURPOSE)
+    return Heard(word, Reason.OK_CONSENT) if word is Word.GRANT and regime is Regime.OPT_OUT else None
 
 
 def marks(signals: Signals, tc: TcString | None = None) -> tuple[tuple[str, str], ...]:

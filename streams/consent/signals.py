@@ -106,16 +106,9 @@ def gdpr_applies(signals: Signals) -> bool | None:
     return True if value in _YES else False if value in _NO else None
 
 
-def gpp_word(signals: Signals) -> Word:
-    """A GPP string is not read yet, and what cannot be read grants nothing."""
-    return Word.UNDECODED if signals.get("gpp") else Word.UNKNOWN
-
-
-def has_explicit_choice(signals: Signals) -> bool:
-    """Whether a consent platform spoke for itself; Consent Mode beside it can narrow, never widen."""
-    if any(name.startswith("cmp.") for name in signals) or signals.get("gpp"):
-        return True
-    return bool(signals.get("tc_string")) and gdpr_applies(signals) is not False
+def has_cmp_choice(signals: Signals) -> bool:
+    """Whether a consent platform spoke in its own words; Consent Mode beside it can narrow, never widen."""
+    return any(name.startswith("cmp.") for name in signals)
 
 
 def claims_gdpr(signals: Signals) -> bool:

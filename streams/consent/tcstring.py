@@ -93,7 +93,7 @@ def decode(text: str) -> TcString:
     core, *others = text.encode().split(b".")
     if len(core) < CORE_CHARACTERS:
         raise InvalidTcString(Reason.MALFORMED)
-    reader = _Reader(core)
+    reader = Segment(core)
     head = reader.number(CORE_BITS)
     if head >> (CORE_BITS - 6) != 2:
         raise InvalidTcString(Reason.VERSION)
@@ -113,7 +113,7 @@ def _segments(segments: Iterable[bytes]) -> Vendors | None:
     seen: set[int] = set()
     disclosed = None
     for segment in segments:
-        reader = _Reader(segment)
+        reader = Segment(segment)
         kind = reader.number(3)
         if kind in seen or kind not in (DISCLOSED, ALLOWED, PUBLISHER):
             raise InvalidTcString(Reason.MALFORMED)
@@ -128,7 +128,7 @@ def _segments(segments: Iterable[bytes]) -> Vendors | None:
     return disclosed
 
 
-class _Reader:
+class Segment:
     """Reads one segment's bits, six a character, never past their end."""
 
     def __init__(self, segment: bytes) -> None:
@@ -192,4 +192,4 @@ class _Reader:
         return found
 
 
-__all__ = ["InvalidTcString", "Ranges", "Restriction", "TcString", "Vendors", "decode", "has_purpose"]
+__all__ = ["InvalidTcString", "Ranges", "Restriction", "Segment", "TcString", "Vendors", "decode", "has_purpose"]

@@ -76,9 +76,20 @@ TABLE: list[tuple[str, dict[str, str], int, str]] = [
     ("DE", {**TC, "tc_string": tc_string("0"), **MODE_ALL}, 0, "PURPOSE PURPOSE PURPOSE"),
     ("DE", {**TC, "tc_string": tc_string(), "gpc": "1"}, 1, "OK_CONSENT GPC GPC"),
     ("DE", {**TC, "tc_string": tc_string(), "cmp.marketing": "0"}, 5, "OK_CONSENT CONFLICT OK_CONSENT"),
-    # Formats that are not read grant nothing, whatever stands beside them.
-    ("DE", {**ALL, "gpp": "DBABLA~BVQqAAAA"}, 0, "UNMAPPED UNMAPPED UNMAPPED"),
-    ("US", {"gpp": "DBABLA~BVQqAAAA"}, 1, "NO_SIGNAL UNMAPPED UNMAPPED"),
+    # GPP: US sections object or do not; the European one is a TC string; not to object is no consent.
+    ("US", {"gpp": "DBABTA~1YNN"}, 7, "NO_SIGNAL OK_CONSENT OK_CONSENT"),
+    ("US", {"gpp": "DBABTA~1YYN"}, 1, "NO_SIGNAL PURPOSE PURPOSE"),
+    ("US", {"gpp": "DBABTA~1YYN", "gpc": "1"}, 1, "NO_SIGNAL GPC GPC"),
+    ("US", {"gpp": "DBABTA~1YYN", "cmp.marketing": "1"}, 1, "NO_SIGNAL CONFLICT PURPOSE"),
+    ("US", {"gpp": "DBABRg~BAAAAABA"}, 1, "NO_SIGNAL PURPOSE PURPOSE"),
+    ("US", {"gpp": "nonsense"}, 0, "MALFORMED MALFORMED MALFORMED"),
+    ("DE", {"gpp": "DBABTA~1YNN"}, 0, "NO_SIGNAL NO_SIGNAL NO_SIGNAL"),
+    ("DE", {"gpp": "DBABTA~1YNN", **MODE_ALL}, 7, "OK_CONSENT OK_CONSENT OK_CONSENT"),
+    ("DE", {**ALL, "gpp": "DBABTA~1YYN"}, 1, "OK_CONSENT CONFLICT CONFLICT"),
+    ("DE", {**TC, "gpp": f"DBABMA~{tc_string()}"}, 7, "OK_CONSENT OK_CONSENT OK_CONSENT"),
+    ("DE", {**TC, "gpp": f"DBABMA~{tc_string('10000001')}"}, 1, "OK_CONSENT PURPOSE PURPOSE"),
+    ("DE", {**TC, "gpp": "DBABMA~CPx"}, 0, "MALFORMED MALFORMED MALFORMED"),
+    ("DE", {**TC, "gpp": "nonsense", "tc_string": tc_string()}, 0, "MALFORMED MALFORMED MALFORMED"),
 ]
 
 
