@@ -1,10 +1,19 @@
-"""Decisions kept by what they depend on: the bytes of an event's head, the day, and what is remembered of its subject."""
+"""Decisions kept by what they depend on: where an event was, what its signals say, and what is remembered of its subject.
 
+Where (name, source, site) has few values and comes in every combination with what is said (region, signals), which has many.
+So each is kept under its own bytes of the event's head, and a decision under both.
+"""
+
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any
 
-from schemas.codec import HeadReader, HeadSlicer, Record, encode_columns
-from schemas.registry import Contract, Registry
+from fastavro import parse_schema, schemaless_reader
+
+from schemas.codec import HeadSlicer, Record, Undecodable, encode_columns
+from schemas.registry import Contract
 from streams.consent.clickids import ClickIds
 from streams.consent.decide import Action, Decision, decide, evidence_hash, exempt
 from streams.consent.evidence import Evidence, Reader
@@ -12,137 +21,161 @@ from streams.consent.ledger import DAY_MS, Memory
 from streams.consent.policy import Policy
 from streams.consent.reason import Reason
 from streams.consent.rewrite import Rewriter
-from streams.consent.signals import Signals
 
-KEPT_CASES = 8_192
+KEPT_WHERES = 4_096
+KEPT_WHATS = 16_384
+"""Of all days together. What a visitor chose stays the same for months, and few choices make most of the traffic."""
 KEPT_BYTES = 4_096
-"""Heads longer than this are decided each time, so that memory stays bounded whatever is sent."""
-KEPT_DAYS = 3
+"""Longer ones are read each time, so that memory stays bounded whatever is sent."""
+
+HEARTBEAT = -1
 
 Dimensions = tuple[tuple[str, str], ...]
 Memories = tuple[Memory, ...]
-"""What is remembered, in the policy's order of purposes."""
+"""What is remembered, in the policy's order of purposes; empty = nothing."""
 
 
-class Lineage:
-    """What is made once for each version of `events.raw` under one policy."""
-
-    def __init__(self, read: Contract, written: Contract, policy: Policy) -> None:
-        self.columns: Callable[[Record], bytes] = encode_columns(written)
-        self.slicer = HeadSlicer(read, "signals")
-        self.rewriter = Rewriter(read, policy, ClickIds(policy.click_ids))
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What a decision is made of, as it was sent."""
+@dataclass(slots=True, eq=False)
+class Where:
+    """The part of an event's head that names it."""
 
     event_name: str
     source: str
     site: str
     heartbeat: bool
-    region: str
-    signals: Signals
+    rule: int
+    """Number of the policy's rule for events of this name: what decisions differ by."""
+    group: str
+    """Of sites that share what is remembered."""
+    is_choice: bool
+    """The event is a choice, made when it happened."""
 
 
 @dataclass(slots=True, eq=False)
-class Case:
-    """Everything that is the same for all events with one head, on one day, with one memory."""
+class Decided:
+    """A decision, and what is written for it."""
 
-    head: Head
     decision: Decision
-    evidence: Evidence | None
-    """None for a heartbeat."""
-    lineage: Lineage
     prefix: bytes
     """Header and consent columns, encoded."""
-    scope: str
-    """Regulation and group of sites, under which the ledger remembers; empty for a heartbeat."""
     passes: bool
     """Nothing is taken away: the payload is not touched."""
     settled: bool
     """The signals speak about every purpose, so that only a withdrawal can change the decision."""
-    teaches: bool
-    """The ledger may learn from it."""
-    evidence_hash: str
-    fingerprint: Dimensions
-    """What tells one set-up of a consent platform from another; empty where there is none."""
-    variants: dict[Memories, "Case"] = field(default_factory=dict)
+    heartbeat: bool
 
 
-class Cases:
-    """The cases of one policy."""
+@dataclass(slots=True, eq=False)
+class What:
+    """The part of an event's head that says what its visitor wants."""
 
-    def __init__(self, registry: Registry, policy: Policy, reader: Reader) -> None:
+    evidence: Evidence
+    hash: str
+    speaks: bool
+    """It grants or denies something."""
+    chosen: bool
+    """It says when that was chosen."""
+    decided: dict[tuple[int, Memories], Decided] = field(default_factory=dict)
+    """By rule and memory."""
+
+
+class Lineage:
+    """What is made once for each version of `events.raw` under one policy: readers of the head, and what was read."""
+
+    def __init__(self, read: Contract, written: Contract, policy: Policy, reader: Reader) -> None:
         self._policy = policy
         self._reader = reader
-        self._head = HeadReader(registry, "signals")
-        self._days: dict[int, dict[bytes, Case]] = {}
+        self._encode: Callable[[Record], bytes] = encode_columns(written)
+        self._where = _part(read, ("event_name", "source", "site", "heartbeat"))
+        self._what = _part(read, ("region", "signals"))
+        self.slicer = HeadSlicer(read, "signals")
+        self.rewriter = Rewriter(read, policy, ClickIds(policy.click_ids))
+        self._rules: dict[str, int] = {}
+        self.wheres: dict[bytes, Where] = {}
+        self.whats: OrderedDict[tuple[int, bytes], What] = OrderedDict()
+        """By day since 1970 and bytes."""
 
-    def of_day(self, day: int) -> dict[bytes, Case]:
-        """What is kept of a day (days since 1970), by the bytes of the head."""
-        found = self._days.get(day)
-        if found is None:
-            while len(self._days) >= KEPT_DAYS:
-                self._days.pop(min(self._days))
-            found = self._days[day] = {}
+    def where(self, data: bytes) -> Where:
+        """Met for the first time. Undecodable."""
+        read = self._where(data)
+        found = Where(
+            **read,
+            rule=HEARTBEAT if read["heartbeat"] else self._rule(read["event_name"]),
+            group=self._policy.group(read["site"]),
+            is_choice=read["event_name"] in self._policy.memory.choice_events,
+        )
+        if len(data) <= KEPT_BYTES:
+            if len(self.wheres) >= KEPT_WHERES:
+                self.wheres.pop(next(iter(self.wheres)))
+            self.wheres[data] = found
         return found
 
-    def meet(self, key: bytes, value: bytes, day: int, lineage: Lineage) -> Case:
-        """A head that is met for the first time that day. The oldest one is forgotten when there are too many."""
-        read = self._head.read(value)[1]
-        head = Head(
-            read["event_name"], read["source"], read["site"], read["heartbeat"], read["region"], read["signals"]
-        )  # fmt: skip
-        if head.heartbeat:
-            case = self._case(head, exempt(self._policy), None, lineage)
-        else:
-            evidence = self._reader.read(head.region, head.signals, day * DAY_MS)
-            case = self._case(head, decide(self._policy, head.event_name, evidence), evidence, lineage)
-        cases = self.of_day(day)
-        if len(key) <= KEPT_BYTES:
-            if len(cases) >= KEPT_CASES:
-                cases.pop(next(iter(cases)))
-            cases[key] = case
-        return case
+    def _rule(self, event_name: str) -> int:
+        rule = self._policy.rule(event_name)
+        return self._rules.setdefault("" if rule is None else rule.model_dump_json(), len(self._rules))
 
-    def variant(self, case: Case, memories: Memories) -> Case:
-        """The same case for a subject of whom something is remembered."""
-        found = case.variants.get(memories)
-        if found is None:
-            assert case.evidence is not None  # noqa: S101 - nothing is remembered of heartbeats
-            recalled = dict(zip(self._policy.purposes, memories, strict=True))
-            decision = decide(self._policy, case.head.event_name, case.evidence, recalled)
-            found = case.variants[memories] = self._case(case.head, decision, case.evidence, case.lineage)
+    def what(self, day: int, data: bytes) -> What:
+        """Met for the first time that day; the one met longest ago is forgotten when there are too many. Undecodable."""
+        read = self._what(data)
+        evidence = self._reader.read(read["region"], read["signals"], day * DAY_MS)
+        said = evidence.said
+        found = What(
+            evidence, evidence_hash(read["signals"]), bool(said.granted or said.denied), bool(said.granted_at or said.denied_at)
+        )
+        if len(data) <= KEPT_BYTES:
+            if len(self.whats) >= KEPT_WHATS:
+                self.whats.popitem(last=False)
+            self.whats[day, data] = found
         return found
 
-    def _case(self, head: Head, decision: Decision, evidence: Evidence | None, lineage: Lineage) -> Case:
-        memory, said = self._policy.memory, None if evidence is None else evidence.said
-        chosen = said is not None and (bool(said.granted_at or said.denied_at) or head.event_name in memory.choice_events)
-        return Case(
-            head, decision, evidence, lineage, lineage.columns(self._columns(head, decision)),
-            "" if evidence is None else scope(self._policy, evidence, head.site),
-            decision.action is Action.PASS and not head.heartbeat,
-            all(ruling.reason is not Reason.NO_SIGNAL for ruling in decision.rulings),
-            said is not None and bool(said.granted or said.denied) and (chosen or memory.use_stored_state),
-            "" if evidence is None else evidence_hash(head.signals),
-            () if evidence is None or not evidence.fingerprint else (("site", head.site), *evidence.fingerprint),
-        )  # fmt: skip
+    def decided(self, where: Where, what: What, memories: Memories = ()) -> Decided:
+        """The decision on an event of this name, saying this, of a subject of whom this is remembered."""
+        key = (where.rule, memories)
+        found = what.decided.get(key)
+        if found is None:
+            if where.heartbeat:
+                decision = exempt(self._policy)
+            else:
+                recalled = dict(zip(self._policy.purposes, memories, strict=False))
+                decision = decide(self._policy, where.event_name, what.evidence, recalled)
+            found = what.decided[key] = Decided(
+                decision,
+                self._encode(self._columns(decision, what, where.heartbeat)),
+                decision.action is Action.PASS and not where.heartbeat,
+                all(ruling.reason is not Reason.NO_SIGNAL for ruling in decision.rulings),
+                where.heartbeat,
+            )
+        return found
 
-    def _columns(self, head: Head, decision: Decision) -> Record:
+    def _columns(self, decision: Decision, what: What, heartbeat: bool) -> Record:
         return {
             "consent_outcome": decision.action.value,
             "consent_purposes": decision.mask,
             "consent_reasons": decision.reasons,
             "consent_policy": self._policy.rev,
             # A hash of rare signals would tie an anonymised event to its visitor's others.
-            "consent_evidence": "" if decision.action is Action.ANONYMISE or head.heartbeat else evidence_hash(head.signals),
+            "consent_evidence": "" if decision.action is Action.ANONYMISE or heartbeat else what.hash,
         }
 
 
-def scope(policy: Policy, evidence: Evidence, site: str) -> str:
-    """Under which regulation and group of sites something is remembered."""
-    return f"{evidence.regime.value}|{policy.group(site)}"
+def _part(contract: Contract, names: tuple[str, ...]) -> Callable[[bytes], dict[str, Any]]:
+    """Reads these neighbouring fields alone."""
+    fields = [item for item in contract.schema["fields"] if item["name"] in names]
+    schema = parse_schema({**contract.schema, "name": f"{contract.schema['name']}Part{names[0]}", "fields": fields})
+
+    def read(data: bytes) -> dict[str, Any]:
+        try:
+            found: Any = schemaless_reader(BytesIO(data), schema, None)
+        except Exception as error:  # fastavro's word for broken bytes depends on where they break
+            raise Undecodable(f"broken datum: {type(error).__name__}") from None
+        return dict(found)
+
+    return read
 
 
-__all__ = ["Case", "Cases", "Head", "Lineage", "Memories", "scope"]
+def fingerprint(where: Where, what: What) -> Dimensions:
+    """What tells one set-up of a site's consent platform from another; empty where there is none."""
+    return (("site", where.site), *what.evidence.fingerprint) if what.evidence.fingerprint else ()
+
+
+__all__ = ["Decided", "Dimensions", "Lineage", "Memories", "What", "Where", "fingerprint"]

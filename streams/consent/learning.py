@@ -1,21 +1,30 @@
 """What the ledger learns: from events that carry a choice, from webhooks, and from withdrawals that reach a linked id."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from infra.errors import Retryable
 from schemas.codec import Undecodable, UnknownContract, decode
 from schemas.registry import Registry
-from streams.consent.case import Case, Memories
+from streams.consent.case import Memories, What, Where
 from streams.consent.entries import Entries, Source
 from streams.consent.evidence import Reader, believed
 from streams.consent.ledger import DAY_MS, Moment, Said, learn, recall, withdraw
 from streams.consent.policy import BITS, Policy, Regime
-from streams.consent.standing import Holding, Standing, Standings, Table
+from streams.consent.standing import Holding, Scope, Standing, Standings, Table
 from streams.runtime.stage import Batch
 
 SIGNALS = "consent.signals"
 SUBJECT_LENGTH = 33
 """Of an identity node; every other key is an event's own and remembers nothing."""
+
+
+class Event(NamedTuple):
+    """An event as the ledger sees it."""
+
+    where: Where
+    what: What
+    time: int
+    """Collector time, milliseconds UTC."""
 
 
 class Learner:
@@ -26,36 +35,39 @@ class Learner:
         self._policy = policy
         self._reader = reader
         self._standings = standings
+        self.learns_all = policy.memory.use_stored_state
+        """Signals that say no time too."""
 
-    def recall(self, case: Case, standing: Standing, time: int) -> Memories:
-        """What is remembered, purpose by purpose, as far as it matters to an event of this case and collector time."""
-        oldest = time - self._policy.memory.max_age_days * DAY_MS
-        moment = Moment(time, self._said(case, time).granted_at, oldest)
+    def recall(self, event: Event, standing: Standing) -> Memories:
+        """What is remembered, purpose by purpose, as far as it matters to an event."""
+        oldest = event.time - self._policy.memory.max_age_days * DAY_MS
+        moment = Moment(event.time, self._said(event).granted_at, oldest)
         return tuple(recall(standing.times, purpose, moment) for purpose in self._policy.purposes)
 
-    def learn(self, event: tuple[Case, int], table: Table, key: bytes, entries: Entries) -> Standing | None:
-        """Take down what an event (its case, its time) says, if that is news."""
-        (case, time), standing = event, table[key]
-        assert case.evidence is not None  # noqa: S101 - heartbeats teach nothing
+    def learn(self, event: Event, table: Table, key: bytes, entries: Entries) -> Standing | None:
+        """Take down what an event says, if that is news."""
+        where, what, time = event
+        standing = table[key]
+        if standing is not None and standing.learned_from is what and time < standing.until and not where.is_choice:
+            return standing
         times = {} if standing is None else standing.times
-        said = self._said(case, time)
+        said = self._said(event)
         change = learn(times, said, time, self._policy.memory.use_stored_state)
         if change.times:
             chosen = said.denied_at if change.withdrawn else max(said.granted_at, said.denied_at)
-            source = Source(
-                case.scope, key.decode(), time, chosen, "event", case.evidence_hash, case.evidence.platform, case.evidence.gvl
-            )
+            evidence = what.evidence
+            scope = f"{evidence.regime.value}|{where.group}"
+            source = Source(scope, key.decode(), time, chosen, "event", what.hash, evidence.platform, evidence.gvl)
             standing = table[key] = Standing(entries.change(source, times, change))
         if standing is not None:
-            standing.learned_from, standing.until = case, time + DAY_MS
+            standing.learned_from, standing.until = what, time + DAY_MS
         return standing
 
-    def _said(self, case: Case, time: int) -> Said:
+    def _said(self, event: Event) -> Said:
         """What an event says, with the times that can be believed; an event that is a choice is made now."""
-        assert case.evidence is not None  # noqa: S101 - heartbeats have no scope
-        said = believed(case.evidence.said, time)
-        if case.head.event_name in self._policy.memory.choice_events:
-            return said._replace(granted_at=said.granted_at or time, denied_at=said.denied_at or time)
+        said = believed(event.what.evidence.said, event.time)
+        if event.where.is_choice:
+            return said._replace(granted_at=said.granted_at or event.time, denied_at=said.denied_at or event.time)
         return said
 
     def take(self, batch: Batch, holding: Holding, entries: Entries) -> tuple[int, list[tuple[int, str]]]:
@@ -71,11 +83,11 @@ class Learner:
                 raise Retryable(str(error)) from error
             else:
                 read += [(record, regime) for regime in Regime if record["regulation"] in ("", regime.value)]
-        sources = [self._source(record, regime) for record, regime in read]
-        places = {(source.scope, source.subject.encode()) for source in sources}
+        scopes = [(regime.value, self._policy.group(record["site"])) for record, regime in read]
+        places = {(scope, record["subject"].encode()) for scope, (record, _) in zip(scopes, read, strict=True)}
         self._standings.load(batch.partition, {place for place in places if place[1] not in holding.table(place[0])})
-        for (record, regime), source in zip(read, sources, strict=True):
-            self._take(record, regime, source, holding.table(source.scope), entries)
+        for (record, regime), scope in zip(read, scopes, strict=True):
+            self._take(record, regime, self._source(record, scope), holding.table(scope), entries)
         return len(batch) - len(broken), broken
 
     def _decode(self, value: bytes) -> dict[str, Any]:
@@ -86,10 +98,10 @@ class Learner:
             raise Undecodable("no subject that is an identity node, or a kind that is not known")
         return record
 
-    def _source(self, record: dict[str, Any], regime: Regime) -> Source:
+    def _source(self, record: dict[str, Any], scope: Scope) -> Source:
         received = record["received_ts"]
         return Source(
-            f"{regime.value}|{self._policy.group(record['site'])}",
+            "|".join(scope),
             record["subject"],
             received,
             min(record["chosen_ts"] or received, received),

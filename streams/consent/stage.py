@@ -4,7 +4,6 @@ A decision depends on the head's bytes (name, source, site, region, signals), th
 subject, so it is kept with its encoded columns, and most events cost two look-ups and a concatenation.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -14,12 +13,12 @@ from infra.metrics import Metrics
 from schemas.codec import HEADER_BYTES, Undecodable, UnknownContract, decode, read_long, schema_id
 from schemas.registry import Registry
 from streams.consent.audit import Head
-from streams.consent.case import Case, Cases, Lineage
+from streams.consent.case import Decided, Lineage, Memories, What, Where, fingerprint
 from streams.consent.decide import Action, Reason
 from streams.consent.entries import AUDIT, HEADS, REVOCATIONS, STATE, Entries, minute
 from streams.consent.evidence import Reader
 from streams.consent.gvl import GvlFolder
-from streams.consent.learning import SIGNALS, SUBJECT_LENGTH, Learner
+from streams.consent.learning import SIGNALS, SUBJECT_LENGTH, Event, Learner
 from streams.consent.ledger import DAY_MS
 from streams.consent.policy import BITS, Policy
 from streams.consent.standing import Place, Standings
@@ -29,6 +28,7 @@ from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output
 
 RAW, CONSENTED = "events.raw", "events.consented"
 MINUTE_MS = 60_000
+NOTHING: Memories = ()
 
 KeyValues = Iterable[tuple[bytes | None, bytes | None]]
 PolicyReader = Callable[[], Policy | None]
@@ -47,8 +47,8 @@ class Kit(NamedTuple):
     """Imported vendor lists; None where the policy names no vendor."""
 
 
-Row = tuple[int, bytes, Case, int]
-"""One event of a batch, decided on by its own signals: place in the batch, value, case, collector time (milliseconds UTC)."""
+Row = tuple[int, bytes, Lineage, Where, What, int]
+"""One event of a batch as far as it is read: place, value, lineage, where, what, collector time (milliseconds UTC)."""
 
 
 class ConsentStage:
@@ -71,9 +71,8 @@ class ConsentStage:
 
     def _enforce(self, policy: Policy) -> None:
         self._policy = policy
-        self._reader = reader = Reader(policy, self._lists)
-        self._cases = Cases(self._registry, policy, reader)
-        self._learner = Learner(self._registry, policy, reader, self._standings)
+        self._reader = Reader(policy, self._lists)
+        self._learner = Learner(self._registry, policy, self._reader, self._standings)
         self._lineages: dict[bytes, Lineage] = {}
         self._announced.clear()
         self._standings.forget()
@@ -112,41 +111,40 @@ class ConsentStage:
         rows, wanted = self._read(outcome, batch, now)
         if wanted:
             self._standings.load(batch.partition, wanted)
-        tables = self._standings.holding(batch.partition).tables
-        tally: dict[tuple[Case, int], int] = {}
+        holding = self._standings.holding(batch.partition)
+        learner, keys = self._learner, batch.keys
+        tally: dict[tuple[Where, What, Decided, int], int] = {}
         written: list[Output] = outcome.out.setdefault(CONSENTED, [])
-        keys = batch.keys
-        for at, value, case, time in rows:
-            key = keys[at]
-            if key is not None and len(key) == SUBJECT_LENGTH and case.scope:
-                table = tables[case.scope]
+        for at, value, lineage, where, what, time in rows:
+            key, memories = keys[at], NOTHING
+            decided = what.decided.get((where.rule, NOTHING)) or lineage.decided(where, what)
+            if key is not None and len(key) == SUBJECT_LENGTH and not where.heartbeat:
+                table = holding.tables[what.evidence.regime.value, where.group]
                 standing = table[key]
-                if case.teaches and (standing is None or standing.learned_from is not case or time >= standing.until):
-                    standing = self._learner.learn((case, time), table, key, entries)
-                if standing is not None and (standing.withdrawn or not case.settled):
-                    memories = self._learner.recall(case, standing, time)
-                    case = self._cases.variant(case, memories)  # noqa: PLW2901 - the same event, better known
-            if case.passes:
-                written.append(Output(key, case.prefix + value[HEADER_BYTES:]))
-            elif case.decision.action is not Action.DROP:
+                if what.speaks and (what.chosen or where.is_choice or learner.learns_all):
+                    standing = learner.learn(Event(where, what, time), table, key, entries)
+                if standing is not None and (standing.withdrawn or not decided.settled):
+                    memories = learner.recall(Event(where, what, time), standing)
+                    decided = lineage.decided(where, what, memories)
+            if decided.passes:
+                written.append(Output(key, decided.prefix + value[HEADER_BYTES:]))
+            elif decided.decision.action is not Action.DROP:
                 try:
-                    written.append(self._rewritten(batch, at, value, case))
+                    written.append(self._rewritten(batch, at, value, lineage, decided))
                 except Undecodable as error:
                     self._bury(outcome, at, str(error), now)
                     continue
-            counted = (case, time // MINUTE_MS)
+            counted = (where, what, decided, time // MINUTE_MS)
             tally[counted] = tally.get(counted, 0) + 1
         outcome.passed = len(written)
         self._count(tally, outcome, entries)
 
     def _read(self, outcome: Outcome, batch: Batch, now: float) -> tuple[list[Row], set[Place]]:
-        """The events with their cases, and the subjects that must be looked up."""
+        """The events as far as they are read, and the subjects that must be looked up."""
         rows: list[Row] = []
         wanted: set[Place] = set()
         lineages, keys = self._lineages, batch.keys
         holding = self._standings.holding(batch.partition)
-        cases: dict[bytes, Case] = {}
-        today = -1
         for at, value in enumerate(batch.values):
             try:
                 if value is None:
@@ -154,18 +152,19 @@ class ConsentStage:
                 lineage = lineages.get(value[:HEADER_BYTES]) or self._lineage(value)
                 name_at, _, _, _, clock_at, region_at, _, head_end = lineage.slicer.ends(value)
                 time = read_long(value, clock_at)
-                if time // DAY_MS != today:
-                    today = time // DAY_MS
-                    cases = self._cases.of_day(today)
-                head = value[:HEADER_BYTES] + value[name_at:clock_at] + value[region_at:head_end]
-                case = cases.get(head) or self._cases.meet(head, value, today, lineage)
+                day = time // DAY_MS
+                name, said = value[name_at:clock_at], value[region_at:head_end]
+                where = lineage.wheres.get(name) or lineage.where(name)
+                what = lineage.whats.get((day, said)) or lineage.what(day, said)
             except Undecodable as error:
                 self._bury(outcome, at, str(error), now)
                 continue
-            rows.append((at, value, case, time))
+            rows.append((at, value, lineage, where, what, time))
             key = keys[at]
-            if key is not None and len(key) == SUBJECT_LENGTH and case.scope and key not in holding.table(case.scope):
-                wanted.add((case.scope, key))
+            if key is not None and len(key) == SUBJECT_LENGTH and not where.heartbeat:
+                scope = (what.evidence.regime.value, where.group)
+                if key not in holding.table(scope):
+                    wanted.add((scope, key))
         return rows, wanted
 
     def _bury(self, outcome: Outcome, at: int, detail: str, now: float) -> None:
@@ -178,47 +177,44 @@ class ConsentStage:
             read = self._registry.by_id(schema_id(value))
             if read.topic != RAW:
                 raise Undecodable(f"a record of {read.topic}")
-            found = Lineage(read, self._registry.derived(read.id, CONSENTED), self._policy)
+            found = Lineage(read, self._registry.derived(read.id, CONSENTED), self._policy, self._reader)
         except UnknownContract as error:
             raise Retryable(str(error)) from error
         self._lineages[value[:HEADER_BYTES]] = found
         return found
 
-    def _rewritten(self, batch: Batch, at: int, value: bytes, case: Case) -> Output:
+    def _rewritten(self, batch: Batch, at: int, value: bytes, lineage: Lineage, decided: Decided) -> Output:
         """A stripped or anonymised event, or a heartbeat without whatever somebody may have put into it."""
-        key, rewriter = batch.keys[at], case.lineage.rewriter
-        mask = case.decision.mask
-        if case.decision.action is Action.ANONYMISE:
+        key, decision = batch.keys[at], decided.decision
+        if decision.action is Action.ANONYMISE:
             unlinkable = random_id(self._key, batch.topic, batch.partition, batch.offsets[at])
-            datum, key = rewriter.anonymise(value, unlinkable), unlinkable.encode()
+            datum, key = lineage.rewriter.anonymise(value, unlinkable), unlinkable.encode()
         else:
-            datum = rewriter.strip(value, mask)
-            if not mask & BITS["analytics"] and not case.head.heartbeat:
+            datum = lineage.rewriter.strip(value, decision.mask)
+            if not decision.mask & BITS["analytics"] and not decided.heartbeat:
                 # The key is a pseudonym, and pseudonyms are analytics.
                 key = random_id(self._key, batch.topic, batch.partition, batch.offsets[at]).encode()
-        return Output(key, case.prefix + datum)
+        return Output(key, decided.prefix + datum)
 
     # -- counts and audit
 
-    def _count(self, tally: dict[tuple[Case, int], int], outcome: Outcome, entries: Entries) -> None:
-        prints: Counter[Cell] = Counter()
-        for (case, at), n in tally.items():
-            head, decision, start = case.head, case.decision, at * MINUTE_MS
-            if head.heartbeat:
+    def _count(self, tally: dict[tuple[Where, What, Decided, int], int], outcome: Outcome, entries: Entries) -> None:
+        for (where, what, decided, at), n in tally.items():
+            if where.heartbeat:
                 continue
-            what = decision.action.value
+            decision, start = decided.decision, at * MINUTE_MS
+            outcome_said = decision.action.value
             if decision.drop_reason is not None:
                 outcome.dropped[decision.drop_reason.value] += n
-                what = f"dropped:{decision.drop_reason}"
-            outcome.counts[Cell(start, head.source, head.event_name, what)] += n
-            if case.fingerprint:
-                prints[Cell(start, head.source, "", "fingerprint", case.fingerprint)] += n
+                outcome_said = f"dropped:{decision.drop_reason}"
+            outcome.counts[Cell(start, where.source, where.event_name, outcome_said)] += n
+            if what.evidence.fingerprint:
+                outcome.counts[Cell(start, where.source, "", "fingerprint", fingerprint(where, what))] += n
             if decision.action is not Action.PASS:
-                entries.denied(head.site, start, decision.action, decision.reasons, n)
+                entries.denied(where.site, start, decision.action, decision.reasons, n)
             for ruling in decision.rulings:
                 if ruling.reason is Reason.CONFLICT:
                     self._metrics.count("headwater_consent_conflicts_total", n, purpose=ruling.purpose)
-        outcome.counts.update(prints)
 
     # -- the runtime's other calls
 

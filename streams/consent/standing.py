@@ -8,17 +8,19 @@ from infra.metrics import Metrics
 from streams.consent.audit import Head
 from streams.consent.ledger import Times, is_withdrawn, merge
 from streams.consent.policy import BITS
-from streams.consent.store import States, StateStore
+from streams.consent.store import States, StateStore, state_key
 
 KEPT_STATES = 200_000
 """A worker's, of all its partitions. Subjects without a state are kept too: most have none."""
 
-Place = tuple[str, bytes]
-"""(scope: regulation and group of sites, subject) of a state."""
+Scope = tuple[str, str]
+"""(regulation, group of sites) that something is remembered for."""
+Place = tuple[Scope, bytes]
+"""Scope and subject of a state."""
 
 
 class Standing:
-    """The state of one subject, and which case it has learned from last."""
+    """The state of one subject, and what it has learned from last."""
 
     __slots__ = ("learned_from", "times", "until", "withdrawn")
 
@@ -27,7 +29,7 @@ class Standing:
         self.withdrawn = any(is_withdrawn(times, purpose) for purpose in BITS)
         self.learned_from: Any = None
         self.until = 0
-        """Collector time from which the same case is worth learning from again, milliseconds UTC."""
+        """Collector time from which the same is worth learning from again, milliseconds UTC."""
 
 
 Table = dict[bytes, Standing | None]
@@ -39,7 +41,7 @@ class Holding:
 
     def __init__(self, head: Head) -> None:
         self.head = head
-        self.tables: dict[str, Table] = {}
+        self.tables: dict[Scope, Table] = {}
         self.kept = 0
         self.unsaved: dict[str, Times] = {}
         """Changed and not in the view yet: committed a moment ago, or about to be."""
@@ -47,7 +49,7 @@ class Holding:
         """Of those, what is committed and waits for the store."""
         self.open = False
 
-    def table(self, scope: str) -> Table:
+    def table(self, scope: Scope) -> Table:
         """The subjects of one scope."""
         found = self.tables.get(scope)
         if found is None:
@@ -104,7 +106,7 @@ class Standings:
         if not places:
             return
         holding = self.holding(partition)
-        keys = [f"{scope}|{subject.decode()}" for scope, subject in places]
+        keys = [state_key(*scope, subject.decode()) for scope, subject in places]
         for (scope, subject), key, found in zip(places, keys, self._store.read(partition, keys), strict=True):
             unsaved = holding.unsaved.get(key)
             times = found if unsaved is None else merge(found or {}, unsaved)

@@ -162,12 +162,14 @@ def test_a_broken_tail_of_a_rewritten_event_is_dead() -> None:
 def test_many_heads_do_not_fill_memory() -> None:
     """The cache of decisions is bounded, whatever names come."""
     room = stage()
-    for start in range(0, 9_000, 1_000):
-        room.handle(batch(*(sent(event_name=f"n{n}") for n in range(start, start + 1_000))), 0)
-    room.handle(batch(sent(event_name="x" * 10_000)), 0)
-    (cases,) = room._cases._days.values()
-    assert len(cases) == 8_192
-    assert max(map(len, cases)) < 4_097
+    for start in range(0, 18_000, 1_000):
+        names = (sent(event_name=f"n{n}", signals={"cmp.x": str(n)}) for n in range(start, start + 1_000))
+        room.handle(batch(*names), 0)
+    room.handle(batch(sent(event_name="x" * 10_000, signals={"cmp.x": "y" * 10_000})), 0)
+    (lineage,) = room._lineages.values()
+    assert (len(lineage.wheres), len(lineage.whats)) == (4_096, 16_384)
+    assert max(map(len, lineage.wheres)) < 4_097
+    assert max(len(said) for _, said in lineage.whats) < 4_097
 
 
 @given(st.dictionaries(st.sampled_from(["gcs", "gcd", "gpc", "cmp.analytics"]), st.sampled_from(["1", "G111", "0", "?"])))
