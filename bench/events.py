@@ -1,9 +1,11 @@
 """Realistic encoded events for benchmarks: about 500 bytes, 60 combinations of signals, 5,000 visitors."""
 
+import base64
 import random
 from collections.abc import Iterator
+from itertools import accumulate
 
-from schemas.codec import encode
+from schemas.codec import decode, encode
 from schemas.registry import Registry
 
 CHOICES = [
@@ -14,6 +16,55 @@ CHOICES = [
 ]
 WEIGHTS = [45, 30, 15, 10]
 FIRST_TS = 1_790_000_000_000
+
+
+VENDORS = 1_200
+DAY_DS = 864_000
+"""A day in deciseconds, the unit of TC strings."""
+
+
+def tc_strings(n: int, seed: int = 2) -> list[str]:
+    """`n` different TC strings as consent platforms write them now: 70 % accept all, 10 % reject all, the rest choose."""
+    rng = random.Random(seed)
+    vendors = sum(1 << bit for bit in range(VENDORS) if rng.random() < 0.65)
+    today = FIRST_TS // 100 // DAY_DS
+    found: dict[str, None] = {}
+    while len(found) < n:
+        kind = rng.random()
+        purposes = 0xFFE000 if kind < 0.7 else 0 if kind < 0.8 else rng.getrandbits(11) << 13 | 1 << 23
+        allowed = 0 if not purposes else vendors if kind < 0.7 else vendors & rng.getrandbits(VENDORS)
+        day = (today - rng.randrange(300)) * DAY_DS
+        fields = (
+            (2, 6), (day, 36), (day, 36), (2 + rng.randrange(400), 12), (rng.randrange(200), 12), (1, 6), (100, 12), (210, 12),
+            (5, 6), (1, 1), (0, 1), (0, 12), (purposes, 24), (purposes & 0x3FE000, 24), (0, 1), (100, 12), (VENDORS, 16), (0, 1),
+            (allowed, VENDORS), (VENDORS, 16), (0, 1), (allowed >> 1, VENDORS), (0, 12),
+        )  # fmt: skip
+        found[f"{_text(fields)}.{_text(((1, 3), (VENDORS, 16), (0, 1), (vendors, VENDORS)))}"] = None
+    return list(found)
+
+
+def _text(fields: tuple[tuple[int, int], ...]) -> str:
+    """(value, width) after one another, six bits a character."""
+    bits, width = 0, 0
+    for value, size in fields:
+        bits, width = bits << size | value, width + size
+    spare = -width % 24
+    data = (bits << spare).to_bytes((width + spare) // 8)
+    return base64.urlsafe_b64encode(data).decode()[: -(-width // 6)]
+
+
+def tc_events(registry: Registry, n: int, strings: int = 50_000, visitors: int = 100_000) -> Iterator[tuple[bytes, bytes]]:
+    """(key, value) as `raw_events`, but choices are TC strings: each visitor has one, drawn from a Zipf law (exponent 1.1)."""
+    rng = random.Random(3)
+    contract, texts = registry.latest("events.raw"), tc_strings(strings)
+    weights = list(accumulate(rank**-1.1 for rank in range(1, strings + 1)))
+    theirs = rng.choices(texts, cum_weights=weights, k=visitors)
+    for _, value in raw_events(registry, n):
+        event, visitor = decode(registry, value)[1], rng.randrange(visitors)
+        event["identifiers"] = [f"2{visitor:032x}"]
+        event["signals"] = {"tc_string": theirs[visitor], "gdpr_applies": "1", "tc_event_status": "tcloaded"}
+        event["region"] = "DE"
+        yield event["identifiers"][0].encode(), encode(contract, event)
 
 
 def raw_events(registry: Registry, n: int, seed: int = 1, chosen: float = 0.0) -> Iterator[tuple[bytes, bytes]]:

@@ -17,7 +17,7 @@ from schemas.registry import Contract
 from streams.consent.clickids import ClickIds
 from streams.consent.decide import Action, Decision, decide, evidence_hash, exempt
 from streams.consent.evidence import Evidence, Reader
-from streams.consent.ledger import DAY_MS, Memory
+from streams.consent.ledger import DAY_MS, DENIED, GRANTED, Memory, entry
 from streams.consent.policy import Policy
 from streams.consent.reason import Reason
 from streams.consent.rewrite import Rewriter
@@ -75,6 +75,8 @@ class What:
     """It grants or denies something."""
     chosen: bool
     """It says when that was chosen."""
+    entries: tuple[tuple[str, int], ...]
+    """What a state must hold to know all of it: names and times; for choices whose time is known."""
     decided: dict[tuple[int, Memories], Decided] = field(default_factory=dict)
     """By rule and memory."""
 
@@ -115,12 +117,19 @@ class Lineage:
         return self._rules.setdefault("" if rule is None else rule.model_dump_json(), len(self._rules))
 
     def what(self, day: int, data: bytes) -> What:
-        """Met for the first time that day; the one met longest ago is forgotten when there are too many. Undecodable."""
+        """Met for the first time that day; the first of those kept is forgotten when there are too many. Undecodable."""
         read = self._what(data)
         evidence = self._reader.read(read["region"], read["signals"], day * DAY_MS)
         said = evidence.said
         found = What(
-            evidence, evidence_hash(read["signals"]), bool(said.granted or said.denied), bool(said.granted_at or said.denied_at)
+            evidence,
+            evidence_hash(read["signals"]),
+            bool(said.granted or said.denied),
+            bool(said.granted_at or said.denied_at),
+            (
+                *((entry(purpose, GRANTED), said.granted_at) for purpose in sorted(said.granted)),
+                *((entry(purpose, DENIED), said.denied_at) for purpose in sorted(said.denied)),
+            ),
         )
         if len(data) <= KEPT_BYTES:
             if len(self.whats) >= KEPT_WHATS:

@@ -27,6 +27,14 @@ class Event(NamedTuple):
     """Collector time, milliseconds UTC."""
 
 
+def _known(standing: Standing, what: What, time: int) -> bool:
+    """Whether a state says all that an event says, as most do: a quick look before a thorough one."""
+    if what.chosen:
+        times = standing.times
+        return all(times.get(name, 0) >= at for name, at in what.entries)
+    return standing.learned_from is what and time < standing.until
+
+
 class Learner:
     """Under one policy."""
 
@@ -48,7 +56,7 @@ class Learner:
         """Take down what an event says, if that is news."""
         where, what, time = event
         standing = table[key]
-        if standing is not None and standing.learned_from is what and time < standing.until and not where.is_choice:
+        if standing is not None and not where.is_choice and _known(standing, what, time):
             return standing
         times = {} if standing is None else standing.times
         said = self._said(event)
