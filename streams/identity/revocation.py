@@ -27,17 +27,20 @@ def component(store: GraphStore, node: str) -> Component:
     root = node
     while root[0] != USER and (slot := store.read([root], [])[0][0]) is not None:
         root = slot.parent
-    found, level, labels = {node, root}, [root], set[str]()
+    # From the root down, the node's own branch included: it may lie in the middle of a tree.
+    found, level, labels = {root}, [root], set[str]()
     if root[0] == USER and (label := store.read([root], [])[0][0]) is not None:
         labels.add(label.parent)
     while level and len(found) < MOST_NODES:
         below = [(child, parent) for parent, children in zip(level, store.children(level), strict=True) for child in children]
-        new = sorted({child for child, _ in below} - found)
+        new = sorted({child for child, _ in below if child[0] != USER} - found)
         slots = dict(zip(new, store.read(new, [])[0], strict=True))
         held = {child for child, parent in below if (slot := slots.get(child)) is not None and slot.parent == parent}
         level = sorted(held)[: MOST_NODES - len(found)]
         found.update(level)
-    return Component(tuple(sorted(found)), tuple(sorted(found | labels)), len(found) < MOST_NODES)
+    whole = len(found) < MOST_NODES
+    found.add(node)
+    return Component(tuple(sorted(found)), tuple(sorted(found | labels)), whole)
 
 
 def request_id(revocation: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 SHARED = ("events.dead", "stream.counts")
 PARTITIONS = 4
+COORDINATOR_MOVES = (ck.KafkaError.NOT_COORDINATOR, ck.KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
 
 
 def create_topics(kafka: str, topics: Iterable[str], partitions: int = PARTITIONS) -> None:
@@ -27,6 +28,23 @@ def create_topics(kafka: str, topics: Iterable[str], partitions: int = PARTITION
         except ck.KafkaException as error:
             if error.args[0].code() != ck.KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
+
+
+def committed_sum(kafka: str, group: str, topic: str, partitions: int = PARTITIONS) -> int:
+    """What a group has committed of a topic, all partitions added up. Waits while the group's coordinator is moving in."""
+    consumer = ck.Consumer({"bootstrap.servers": kafka, "group.id": group})
+    tps = [ck.TopicPartition(topic, partition) for partition in range(partitions)]
+    deadline = time.monotonic() + 20
+    try:
+        while True:
+            try:
+                return sum(max(0, int(tp.offset)) for tp in consumer.committed(tps, timeout=20))
+            except ck.KafkaException as error:
+                if error.args[0].code() not in COORDINATOR_MOVES or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+    finally:
+        consumer.close()
 
 
 @dataclass
@@ -103,10 +121,7 @@ class Copying:
 
     def lag(self, records: int) -> int:
         """Records that the group has not committed yet."""
-        consumer = ck.Consumer({"bootstrap.servers": self.kafka, "group.id": self.group})
-        committed = consumer.committed([ck.TopicPartition(self.source, p) for p in range(PARTITIONS)], timeout=20)
-        consumer.close()
-        return records - sum(max(0, int(p.offset)) for p in committed)
+        return records - committed_sum(self.kafka, self.group, self.source)
 
     def drained(self, records: int, deadline_s: float) -> bool:
         """Wait until the group has committed all records."""

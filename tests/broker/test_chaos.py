@@ -21,7 +21,7 @@ from schemas.registry import Registry
 from streams.consent.audit import Head
 from streams.consent.audit import check as check_chains
 from tests.broker.chaos import Chaos
-from tests.broker.copying import read_committed
+from tests.broker.copying import committed_sum, read_committed
 
 FAULTS = 50
 EVENTS_PER_S = 1_500
@@ -63,7 +63,7 @@ def lag(settings: Settings, group: str, topic: str) -> int:
     try:
         tps = [ck.TopicPartition(topic, p) for p in range(settings.partitions)]
         ends = sum(int(consumer.get_watermark_offsets(tp, 20)[1]) for tp in tps)
-        return ends - sum(max(0, int(tp.offset)) for tp in consumer.committed(tps, timeout=20))
+        return ends - committed_sum(settings.kafka, group, topic, settings.partitions)
     finally:
         consumer.close()
 

@@ -57,6 +57,14 @@ def test_the_whole_component_and_nothing_else(events: list[list[str]], node: str
     assert label is None or label in found.profiles
 
 
+def test_an_id_in_the_middle_of_the_tree_reaches_those_below_it() -> None:
+    """A cookie that another cookie hangs under, and that hangs under a user, speaks for all three."""
+    store, user, cookie, other = MemoryStore(), made(0, 0), made(1, 0), made(1, 1)
+    linked(store, [cookie, other], [user, cookie])
+    for node in (user, cookie, other):
+        assert component(store, node).nodes == (user, cookie, other)
+
+
 @pytest.fixture
 def graph(redis_url: str) -> Iterator[RedisStore]:
     """An empty graph in Redis."""
