@@ -36,8 +36,8 @@ def tc_strings(n: int, seed: int = 2) -> list[str]:
         day = (today - rng.randrange(300)) * DAY_DS
         fields = (
             (2, 6), (day, 36), (day, 36), (2 + rng.randrange(400), 12), (rng.randrange(200), 12), (1, 6), (100, 12), (210, 12),
-            (5, 6), (1, 1), (0, 1), (0, 12), (purposes, 24), (purposes & 0x3FE000, 24), (0, 1), (100, 12), (VENDORS, 16), (0, 1),
-            (allowed, VENDORS), (VENDORS, 16), (0, 1), (allowed >> 1, VENDORS), (0, 12),
+            (5, 6), (1, 1), (0, 1), (0, 12), (purposes, 24), (purposes & 0x3FE000, 24), (0, 1), (100, 12), (VENDORS, 16),
+            (0, 1), (allowed, VENDORS), (VENDORS, 16), (0, 1), (allowed >> 1, VENDORS), (0, 12),
         )  # fmt: skip
         found[f"{_text(fields)}.{_text(((1, 3), (VENDORS, 16), (0, 1), (vendors, VENDORS)))}"] = None
     return list(found)
