@@ -28,8 +28,16 @@ class Clock:
 
     def __init__(self, records: int) -> None:
         self._records = records
+        self.metrics = Metrics()
+        """Of the contender's stage."""
         self._began: float | None = None
         self._done = 0
+
+    def _hit_rate(self) -> float | None:
+        """Of events, those whose signals had been read before; None where no consent stage ran."""
+        name = "headwater_consent_signals_total"
+        hits, misses = (self.metrics.registry.get_sample_value(name, {"cache": cache}) for cache in ("hit", "miss"))
+        return None if hits is None or misses is None else hits / (hits + misses)
 
     def begin(self) -> None:
         """At each batch; the first one counts."""
@@ -41,7 +49,8 @@ class Clock:
         self._done += records
         if self._done >= self._records and self._began is not None:
             seconds = time.monotonic() - self._began
-            print(json.dumps({"records": self._done, "seconds": seconds, "cpu_s": time.process_time()}), flush=True)
+            measured = {"records": self._done, "seconds": seconds, "cpu_s": time.process_time()}
+            print(json.dumps({**measured, "hit_rate": self._hit_rate()}), flush=True)
             os._exit(0)
 
 
@@ -50,7 +59,7 @@ def run_runtime(given: dict[str, Any], clock: Clock) -> None:
     from streams.runtime.worker import Worker, run
 
     settings = Settings(**given["settings"])
-    stage = make_stage(given["stage"], settings, given["source"], given["sink"])
+    stage = make_stage(given["stage"], settings, given["source"], given["sink"], clock.metrics)
     handle = stage.handle
 
     def timed(batch: Batch, now: float) -> Outcome:
@@ -60,7 +69,7 @@ def run_runtime(given: dict[str, Any], clock: Clock) -> None:
         return outcome
 
     stage.handle = timed  # type: ignore[method-assign] # measured from outside, so that the stage stays as it is
-    worker = Worker(settings, stage, Metrics())
+    worker = Worker(settings, stage, clock.metrics)
     begin_at_earliest(settings, worker.group, stage.inputs)
     run(worker)
 
@@ -68,7 +77,7 @@ def run_runtime(given: dict[str, Any], clock: Clock) -> None:
 def run_loop(given: dict[str, Any], clock: Clock) -> None:
     """L: poll, produce, one transaction every 100 ms; for a stage, the same `handle` as the worker's."""
     settings = Settings(**given["settings"])
-    stage = make_stage(given["stage"], settings, given["source"], given["sink"])
+    stage = make_stage(given["stage"], settings, given["source"], given["sink"], clock.metrics)
     common = {"bootstrap.servers": settings.kafka}
     consumer = ck.Consumer(
         {

@@ -27,7 +27,7 @@ MetricName = Literal[
     "headwater_policy_loads_total",  # changes of the policy file, by whether it was taken
     "headwater_consent_conflicts_total",  # events on which two signals disagree, by purpose
     "headwater_consent_lookups_total",  # subjects looked up in the ledger's view
-    "headwater_consent_strings_total",  # TC and GPP strings, by whether they were decoded already
+    "headwater_consent_signals_total",  # events, by whether the same signals were read before (hit) or not (miss)
     # identity
     "headwater_identity_conflicts_total",  # nodes that stayed with another user, by event
     "headwater_revocations_total",  # withdrawals expanded to linked ids, by whether all of them were
@@ -79,7 +79,7 @@ TABLE: dict[MetricName, tuple[type[Counter] | type[Gauge] | type[Histogram], str
     "headwater_policy_loads_total": (Counter, "Changes of the consent policy file", ("result",)),
     "headwater_consent_conflicts_total": (Counter, "Events on which two consent signals disagree", ("purpose",)),
     "headwater_consent_lookups_total": (Counter, "Subjects looked up in the consent ledger's view", ()),
-    "headwater_consent_strings_total": (Counter, "TC and GPP strings", ("format", "cache")),
+    "headwater_consent_signals_total": (Counter, "Events, by whether the same signals were read before", ("cache",)),
     "headwater_identity_conflicts_total": (Counter, "Nodes of an event that stayed with another user", ()),
     "headwater_revocations_total": (Counter, "Withdrawals expanded to linked ids", ("whole",)),
     "headwater_privacy_requests": (Gauge, "Privacy requests that not every room has answered", ("state",)),

@@ -79,12 +79,6 @@ class Reader:
         self._kept = lru_cache(KEPT_STRINGS)(_decoded)
         self._kept_gpp = lru_cache(KEPT_STRINGS)(_decoded_gpp)
 
-    @property
-    def strings(self) -> tuple[int, int]:
-        """How many TC strings were known already, and how many had to be decoded."""
-        info = self._kept.cache_info()
-        return info.hits, info.misses
-
     def regime(self, region: str, signals: Signals) -> Regime:
         """What silence means for this event."""
         return Regime.OPT_IN if claims_gdpr(signals) else self._policy.regime(region)

@@ -143,7 +143,7 @@ class ConsentStage:
         """The events as far as they are read, and the subjects that must be looked up."""
         rows: list[Row] = []
         wanted: set[Place] = set()
-        lineages, keys = self._lineages, batch.keys
+        lineages, keys, misses = self._lineages, batch.keys, 0
         holding = self._standings.holding(batch.partition)
         for at, value in enumerate(batch.values):
             try:
@@ -155,7 +155,10 @@ class ConsentStage:
                 day = time // DAY_MS
                 name, said = value[name_at:clock_at], value[region_at:head_end]
                 where = lineage.wheres.get(name) or lineage.where(name)
-                what = lineage.whats.get((day, said)) or lineage.what(day, said)
+                what = lineage.whats.get((day, said))
+                if what is None:
+                    misses += 1
+                    what = lineage.what(day, said)
             except Undecodable as error:
                 self._bury(outcome, at, str(error), now)
                 continue
@@ -165,6 +168,8 @@ class ConsentStage:
                 scope = (what.evidence.regime.value, where.group)
                 if key not in holding.table(scope):
                     wanted.add((scope, key))
+        self._metrics.count("headwater_consent_signals_total", len(rows) - misses, cache="hit")
+        self._metrics.count("headwater_consent_signals_total", misses, cache="miss")
         return rows, wanted
 
     def _bury(self, outcome: Outcome, at: int, detail: str, now: float) -> None:
