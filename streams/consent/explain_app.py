@@ -16,8 +16,10 @@ from schemas.registry import Registry
 from streams.consent.clickids import ClickIds
 from streams.consent.decide import Action, Decision, decide, exempt
 from streams.consent.evidence import Reader
+from streams.consent.gvl import GvlFolder
 from streams.consent.gvl_app import app as gvl_app
 from streams.consent.policy import PACKAGED, Policy, Regime, load_policy
+from streams.consent.simulate_app import simulate_command
 from streams.consent.strip import Shape, anonymise, strip
 from streams.consent.verify_app import verify_command
 
@@ -27,6 +29,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Explain what
 
 
 app.add_typer(gvl_app, name="gvl")
+app.command("simulate", epilog="Example: headwater consent simulate --policy new.yaml --hours 6")(simulate_command)
 app.command("verify-audit", epilog="Example: headwater consent verify-audit --json")(verify_command)
 
 
@@ -48,9 +51,9 @@ class Explanation:
     """(field, purpose, what happens to it) for each field that holds something."""
 
 
-def explain(policy: Policy, shape: Shape, record: Record) -> Explanation:
-    """What the stage would do with `record`."""
-    evidence = Reader(policy).read(record["region"], record["signals"], record["collector_ts"])
+def explain(policy: Policy, shape: Shape, record: Record, lists: GvlFolder | None = None) -> Explanation:
+    """What the stage would do with `record`, of a subject of whom nothing is remembered. `lists`: imported vendor lists."""
+    evidence = Reader(policy, lists).read(record["region"], record["signals"], record["collector_ts"])
     decision = exempt(policy) if record["heartbeat"] else decide(policy, record["event_name"], evidence)
     words = {name: {where: one.word.value for where, one in formats.items()} for name, formats in evidence.heard.items()}
     left = _left(policy, shape, record, decision)
@@ -115,6 +118,7 @@ def explain_command(
         load_policy(policy or settings.policy or PACKAGED),
         Shape(registry.latest("events.raw")),
         read_event(event, registry),
+        GvlFolder(settings.gvl_dir),
     )
     if as_json:
         typer.echo(json.dumps(as_data(found), ensure_ascii=False, indent=2))
