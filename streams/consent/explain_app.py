@@ -13,12 +13,14 @@ from infra.errors import ConfigError
 from infra.settings import load_settings
 from schemas.codec import Record, encode
 from schemas.registry import Registry
+from streams.consent import worded
 from streams.consent.clickids import ClickIds
 from streams.consent.decide import Action, Decision, decide, exempt
 from streams.consent.evidence import Reader
 from streams.consent.gvl import GvlFolder
 from streams.consent.gvl_app import app as gvl_app
 from streams.consent.policy import PACKAGED, Policy, Regime, load_policy
+from streams.consent.reason import Reason
 from streams.consent.simulate_app import simulate_command
 from streams.consent.strip import Shape, anonymise, strip
 from streams.consent.verify_app import verify_command
@@ -144,14 +146,17 @@ def as_data(found: Explanation) -> dict[str, Any]:
 
 def _print(found: Explanation) -> None:
     console, decision = Console(), found.decision
-    dropped = f" ({decision.drop_reason})" if decision.drop_reason else ""
-    console.print(f"outcome: {decision.action}{dropped}   policy {found.policy.rev}   silence means {found.regime.value}")
-    purposes = Table("purpose", "granted", "reason", "what the signals say")
+    console.print(worded.outcome(decision), f"({decision.action})", highlight=False, markup=False)
+    console.print(worded.silence(found.regime), f"Policy {found.policy.rev}.", highlight=False, markup=False)
+    purposes = Table("purpose", "granted", "because", "the event's signals", "reason")
     for ruling in decision.rulings:
-        said = ", ".join(f"{where}: {word}" for where, word in found.words[ruling.purpose].items())
-        purposes.add_row(ruling.purpose, "yes" if ruling.granted else "no", ruling.reason.value, said or "nothing")
+        words = worded.REASONS[ruling.reason], worded.said(found.words[ruling.purpose])
+        purposes.add_row(ruling.purpose, "yes" if ruling.granted else "no", *words, ruling.reason.value)
     console.print(purposes)
     fields = Table("field", "purpose", "what happens to it")
     for row in found.fields:
         fields.add_row(*row)
     console.print(fields, markup=False)
+    if not decision.rulings or any(ruling.reason is Reason.OK_EXEMPT for ruling in decision.rulings):
+        return
+    console.print("What is remembered of the visitor (an earlier choice, a withdrawal) is not looked up here.", highlight=False)

@@ -43,11 +43,8 @@ def events(*said: Mapping[str, object]) -> list[Recorded]:
 
 def test_only_what_differs_is_told() -> None:
     """Granted events fare the same; denied ones would be dropped instead of anonymised, each name for itself."""
-    said: list[dict[str, object]] = [
-        {"signals": GRANTED},
-        *[{"signals": DENIED}] * 2,
-        {"signals": DENIED, "event_name": "search"},
-    ]
+    denied: dict[str, object] = {"signals": DENIED}
+    said: list[dict[str, object]] = [{"signals": GRANTED}, denied, denied, {**denied, "event_name": "search"}]
     before, after = Trial(REGISTRY, policy(PACKAGED_TEXT), None), Trial(REGISTRY, policy(STRICTER), None)
     found = compare(REGISTRY, events(*said), before, after, T / 1000)
     assert found.events == 4
