@@ -45,8 +45,8 @@ demo: $(STAMP)
 	@$(RUN)/headwater demo --events $(EVENTS)
 
 test: $(STAMP)
-	@echo "==> tests (real Kafka, Redis and ClickHouse; the first run fetches Kafka once)"
-	@$(RUN)/python -m pytest -ra --durations=5 $(TESTS)
+	@echo "==> tests, a file at a time on each core (real Kafka, Redis and ClickHouse; the first run fetches Kafka once)"
+	@$(RUN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -ra --durations=5 $(TESTS)
 
 check: $(STAMP)
 	@echo "==> style"
