@@ -89,7 +89,7 @@ def _commit(consumer: object, offsets: list[object]) -> bool:
 
 
 def test_kill_9_at_random_moments_loses_and_doubles_nothing(plant: Plant) -> None:
-    """Kills the loader nine times and ClickHouse three times, under load, aborted transactions in between: a row a record."""
+    """Kills of the loader and of ClickHouse (every fourth), under load, aborted transactions in between: a row a record."""
     chance = random.Random(7)
     contract = plant.registry.latest("events.resolved")
     before = sum(one.records for one in verify(plant.settings) if one.topic == "events.resolved")
@@ -98,7 +98,8 @@ def test_kill_9_at_random_moments_loses_and_doubles_nothing(plant: Plant) -> Non
     sent, kills = 0, 0
     process = plant.start()
     next_kill = time.monotonic() + 3
-    while kills < 12:
+    # At least twelve, and until one has hit an insert: on a busy machine the first ones may all hit a start.
+    while kills < 12 or (kills < 40 and "replaying" not in plant.log.read_text()):
         client.begin_transaction()
         for n in range(400):
             client.produce("events.resolved", event(contract, n), key=str(chance.random()).encode())

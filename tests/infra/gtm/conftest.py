@@ -1,0 +1,28 @@
+"""The checker, installed once outside of the tree, and what it says of the template."""
+
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+
+from tests.infra.gtm.checker import FOLDER, TEMPLATE, Checker, node_and_npm
+
+
+@pytest.fixture(scope="session")
+def checker(tmp_path_factory: pytest.TempPathFactory) -> Checker:
+    """Packages as locked, in a temporary folder beside a copy of the scripts."""
+    folder = tmp_path_factory.mktemp("gtm")
+    for file in [*FOLDER.glob("*.mjs"), *FOLDER.glob("*.json"), FOLDER / "headwater.tpl"]:
+        shutil.copy(file, folder)
+    node, npm = node_and_npm()
+    command = [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return Checker(node, folder)
+
+
+@pytest.fixture(scope="session")
+def findings(checker: Checker, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the checker says of the template as it stands."""
+    return checker.look(TEMPLATE, tmp_path_factory.mktemp("template") / "as-it-stands.tpl")[1]

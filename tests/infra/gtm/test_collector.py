@@ -1,0 +1,68 @@
+"""What the collector makes of the tag's requests."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from infra.keyring import KeyRing
+from infra.metrics import Metrics
+from infra.secrets import Secret
+from schemas.codec import decode
+from schemas.registry import Registry
+from streams.collector import own
+from streams.collector.intake import Intake, Taken
+from streams.collector.normalise import Request
+
+EVERYTHING = "All signals together arrive side by side"
+MALFORMED = "A malformed consent field is left for the collector to refuse"
+NOW_MS = 1_790_000_000_500
+
+
+@pytest.fixture
+def intake(contracts_dir: Path, tmp_path: Path) -> Intake:
+    """The collector behind its HTTP door."""
+    secret = Secret("for tests only, forty characters long...")
+    return Intake(Registry(contracts_dir), KeyRing(tmp_path, secret), secret, Metrics())
+
+
+def take(intake: Intake, body: str) -> Taken:
+    """What `POST /v1/events` makes of a body."""
+    return intake.take(own.items_of(orjson.loads(body)), own.read, Request("web", "shop.example", NOW_MS))
+
+
+def test_the_collector_accepts_what_the_tag_sends_and_keeps_each_signal(
+    findings: dict[str, Any], intake: Intake, contracts_dir: Path
+) -> None:
+    """From the container's event data to a record of events.raw, consent arrives as it was said."""
+    (sent,) = next(one["sent"] for one in findings["scenarios"] if one["name"] == EVERYTHING)
+    taken = take(intake, sent["body"])
+    assert (taken.accepted, taken.refused) == (1, [])
+    _, record = decode(Registry(contracts_dir), taken.records[0].value)
+    assert record["signals"] == {
+        "gcs": "G111",
+        "gcd": "13t3t3t3t5l1",
+        "tc_string": "CPEVENT",
+        "tc_event_status": "tcloaded",
+        "gdpr_applies": "1",
+        "gpp": "DBABMA~CPEVENT",
+        "gpc": "1",
+        "cmp.marketing": "false",
+    }
+    assert (record["event_id"], record["event_ts"]) == ("1790000000000-7-7", 1_790_000_000_000)
+    assert (record["event_name"], record["page_url"], record["tag_version"]) == (
+        "page_view",
+        "https://shop.example/a",
+        "sgtm-1",
+    )
+    assert set(record["match_tokens"]) == {"email"}
+    assert len(record["identifiers"]) == 2  # the cookie's and the e-mail's
+
+
+def test_the_collector_takes_every_scenarios_body_and_names_the_malformed_one(findings: dict[str, Any], intake: Intake) -> None:
+    """No scenario sends what the collector would refuse, but for the one that means to."""
+    for scenario in findings["scenarios"]:
+        for sent in scenario["sent"]:
+            refused = [(0, "consent must be an object")] if scenario["name"] == MALFORMED else []
+            assert take(intake, sent["body"]).refused == refused, scenario["name"]
