@@ -107,12 +107,17 @@ def mapping(said: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return value
 
 
+FLAGS = ("gdpr_applies", "gpc")
+"""Consent signals that are no choices: true and false say whether something is so."""
+
+
 def signals_of(said: Mapping[str, Any]) -> dict[str, str]:
     """Consent signals as text, exactly as sent; lists and objects are no signals."""
     found = {}
     for name, value in said.items():
         if isinstance(value, bool):
-            found[name] = "granted" if value else "denied"
+            yes, no = ("1", "0") if name in FLAGS else ("granted", "denied")
+            found[name] = yes if value else no
         elif isinstance(value, str | int | float):
             found[name] = str(value)
     return found
