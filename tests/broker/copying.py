@@ -47,6 +47,16 @@ def committed_sum(kafka: str, group: str, topic: str, partitions: int = PARTITIO
         consumer.close()
 
 
+def behind(kafka: str, group: str, topic: str, partitions: int = PARTITIONS) -> int:
+    """Offsets between what a group has committed and the ends of a topic, transaction markers included."""
+    consumer = ck.Consumer({"bootstrap.servers": kafka, "group.id": group})
+    try:
+        ends = (consumer.get_watermark_offsets(ck.TopicPartition(topic, p), 20)[1] for p in range(partitions))
+        return sum(map(int, ends)) - committed_sum(kafka, group, topic, partitions)
+    finally:
+        consumer.close()
+
+
 @dataclass
 class Counted:
     """What lies on a topic, read committed, against the numbers 0..n-1 that should."""

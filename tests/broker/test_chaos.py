@@ -8,8 +8,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import confluent_kafka as ck
-
 from bench.events import raw_events
 from infra.embedded.kafka import EmbeddedKafka
 from infra.embedded.redis import EmbeddedRedis
@@ -21,7 +19,7 @@ from schemas.registry import Registry
 from streams.consent.audit import Head
 from streams.consent.audit import check as check_chains
 from tests.broker.chaos import Chaos
-from tests.broker.copying import committed_sum, read_committed
+from tests.broker.copying import behind, read_committed
 
 FAULTS = 50
 EVENTS_PER_S = 1_500
@@ -57,17 +55,6 @@ class Load:
             self._producer.poll(0)
 
 
-def lag(settings: Settings, group: str, topic: str) -> int:
-    """Offsets between the group's commits and the ends of the topic."""
-    consumer = ck.Consumer({"bootstrap.servers": settings.kafka, "group.id": group})
-    try:
-        tps = [ck.TopicPartition(topic, p) for p in range(settings.partitions)]
-        ends = sum(int(consumer.get_watermark_offsets(tp, 20)[1]) for tp in tps)
-        return ends - committed_sum(settings.kafka, group, topic, settings.partitions)
-    finally:
-        consumer.close()
-
-
 def test_kills_stops_and_twins_neither_lose_nor_double(tmp_path: Path) -> None:
     """Two consent workers, 50 kills and stops, one of the two now and then a twin in the other's slot: each event once.
 
@@ -100,7 +87,9 @@ def test_kills_stops_and_twins_neither_lose_nor_double(tmp_path: Path) -> None:
             load.stop()
             chaos.calm()
             deadline = time.monotonic() + 90
-            while lag(settings, "headwater.consent", "events.raw") and time.monotonic() < deadline:
+            while (
+                behind(broker.address, "headwater.consent", "events.raw", settings.partitions) and time.monotonic() < deadline
+            ):
                 chaos.revive()
                 time.sleep(0.5)
         finally:

@@ -15,7 +15,7 @@ from infra.secrets import Secret
 from schemas.codec import decode
 from schemas.registry import Registry
 from streams.runtime.deadletter import open_letter
-from tests.broker.copying import PARTITIONS, Copying, committed_sum, create_topics, read_committed
+from tests.broker.copying import Copying, behind, create_topics, read_committed
 from tests.broker.test_fencing import wait_until
 
 SECRET = "for tests only, forty characters long..."
@@ -55,12 +55,8 @@ class House(Copying):
         return [message.value() for message in read_committed(self.kafka, self.sink)]
 
     def behind(self) -> int:
-        """Offsets between what the group has committed and the end, transaction markers included."""
-        consumer = ck.Consumer({"bootstrap.servers": self.kafka, "group.id": self.group})
-        tps = [ck.TopicPartition(self.source, p) for p in range(PARTITIONS)]
-        ends = sum(int(consumer.get_watermark_offsets(tp, 20)[1]) for tp in tps)
-        consumer.close()
-        return ends - committed_sum(self.kafka, self.group, self.source)
+        """Offsets that the group has not committed yet."""
+        return behind(self.kafka, self.group, self.source)
 
     def idle(self) -> bool:
         """Nothing is left to do."""
