@@ -14,6 +14,9 @@ from typing import Any
 import clickhouse_connect
 import psutil
 
+from infra.embedded.house import USUAL_PORTS
+from infra.embedded.ports import free_port
+
 READY_S = 90
 HEADWATER = [sys.executable, "-P", "-c", "from infra.cli import main; main()"]
 
@@ -44,10 +47,12 @@ class StandingHouse:
         }
 
     def start(self) -> None:
-        """Start it and wait until it says that it is ready."""
+        """Start it and wait until it says that all of it is ready."""
+        # Ports of its own: another test's house may be choosing among the usual ones at this moment.
+        ports = [word for name in USUAL_PORTS for word in (f"--{name}-port", str(free_port()))]
         with (self.folder / "up.log").open("wb") as log:
-            self._up = subprocess.Popen([*HEADWATER, "up"], env=self.environment, stdout=log, stderr=log)
-        wait_until(lambda: "ready" in self.said() or self._up.poll() is not None, READY_S, f"the house\n{self.said()}")
+            self._up = subprocess.Popen([*HEADWATER, "up", *ports], env=self.environment, stdout=log, stderr=log)
+        wait_until(lambda: "Ctrl-C stops all" in self.said() or self._up.poll() is not None, READY_S, "the house")
         assert self._up.poll() is None, self.said()
 
     def said(self) -> str:
