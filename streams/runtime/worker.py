@@ -12,11 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any, NoReturn
 
 import confluent_kafka as ck
 import faust
 from faust.serializers.schemas import Schema
+from mode.utils.queues import FlowControlEvent
 
 from infra.errors import EXIT_CONFIG, EXIT_FENCED, EXIT_HALTED, ConfigError, Halted, Retryable
 from infra.kafka import reader
@@ -339,10 +341,33 @@ class Raw(Schema):
         return message.value
 
 
+class OpenFlow(FlowControlEvent):
+    """Always open, and empties nothing.
+
+    Faust empties the agents' queues some time after every assignment, in a task of its own: batches of an incremental
+    rebalance, or of a poll that came first, would be gone without a word, and the lock step would wait for them for ever.
+    Here leases say what may still be emitted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(initially_suspended=False)
+
+    def suspend(self) -> None:
+        """Nothing."""
+
+    def clear(self) -> None:
+        """Nothing."""
+
+
 class StageApp(faust.App):
     """A Faust app that knows its worker."""
 
     worker: Worker
+
+    @cached_property
+    def flow_control(self) -> FlowControlEvent:
+        """See `OpenFlow`."""
+        return OpenFlow()
 
 
 def make_app(worker: Worker, transport: str = "librdkafka") -> StageApp:

@@ -2,11 +2,20 @@
 
 import shutil
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.infra.gtm.checker import FOLDER, TEMPLATE, Checker, node_and_npm
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_compile_cache() -> Iterator[None]:
+    """Npm would leave compiled scripts in the machine's temporary folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NODE_DISABLE_COMPILE_CACHE", "1")
+        yield
 
 
 @pytest.fixture(scope="session")

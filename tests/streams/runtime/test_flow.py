@@ -1,0 +1,26 @@
+"""Faust's flow control, which empties queues after each assignment, has no say over batches that were handed over."""
+
+import asyncio
+from pathlib import Path
+
+from bench.passthrough import PassThrough
+from infra.metrics import Metrics
+from infra.settings import Settings
+from streams.runtime.worker import Worker, make_app
+
+
+def test_a_rebalance_leaves_handed_batches_in_the_queue(tmp_path: Path) -> None:
+    """What Faust does once an assignment is through (suspend, resume, clear) takes nothing from an agent's queue."""
+    settings = Settings(kafka="127.0.0.1:1", state_dir=tmp_path, secret="for tests only, forty characters long...")
+
+    async def left() -> int:
+        app = make_app(Worker(settings, PassThrough("flow", "a", "b"), Metrics()))
+        queue = app.FlowControlQueue(10, clear_on_resume=True)
+        await asyncio.wait_for(queue.put("batch"), 1)
+        app.flow_control.suspend()
+        app.flow_control.resume()
+        app.flow_control.clear()
+        assert app.flow_control.is_active()
+        return int(queue.qsize())
+
+    assert asyncio.run(left()) == 1
