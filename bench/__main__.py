@@ -9,10 +9,12 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import confluent_kafka as ck
+import redis
 from rich.console import Console
 from rich.table import Table
 
@@ -28,6 +30,7 @@ RECORD_BYTES = 480
 LOOP, OURS = "consent stage in a hand-written loop", "consent stage in the runtime"
 TC = ", TC strings"
 """50,000 different ones, drawn from a Zipf law (exponent 1.1)."""
+LEDGER = ["consent.state", "consent.heads"]
 
 
 class Bench:
@@ -71,6 +74,18 @@ class Bench:
         producer.flush()
         self._console.print(f"  {topic}: {n:,} records" + " " * 30, highlight=False)
 
+    def forget(self) -> None:
+        """An empty consent ledger, so that no contender meets what another has learned."""
+        from confluent_kafka.admin import AdminClient
+
+        redis.Redis.from_url(self.settings["redis"]).flushdb()
+        admin = AdminClient({"bootstrap.servers": self.settings["kafka"]})
+        for done in admin.delete_topics(LEDGER).values():
+            done.result()
+        while set(LEDGER) & admin.list_topics(timeout=20).topics.keys():
+            time.sleep(0.05)
+        apply(Settings(**self.settings))
+
     def run(self, label: str, **given: Any) -> None:
         """Run one contender and keep its figures; the best of a label's runs counts, all are shown."""
         given["settings"] = {**self.settings, "slot": label.replace(" ", "-")}
@@ -88,7 +103,7 @@ class Bench:
 
 
 def measure(bench: Bench, records: int, events: int, rounds: int) -> None:
-    """All contenders, interleaved, so that a slow minute hits them all."""
+    """All contenders, interleaved, so that a slow minute hits them all. The ledger is empty at each one's start."""
     payload = os.urandom(RECORD_BYTES // 2).hex().encode()
     bench.topics("copy.in", "slow.in")
     bench.fill("copy.in", ((b"k%d" % (i % 1000), payload) for i in range(records)), records)
@@ -108,8 +123,9 @@ def measure(bench: Bench, records: int, events: int, rounds: int) -> None:
         bench.run("plain Faust, at least once", how="faust", stage="copy", source="slow.in", sink=sinks[2], records=few)
         for source, suffix in (("events.raw", ""), ("tc.in", TC)):
             given = {"stage": "consent", "source": source, "records": events}
-            bench.run(f"{LOOP}{suffix}", how="loop", sink=f"cl-{source}-{n}", **given)
-            bench.run(f"{OURS}{suffix}", how="runtime", sink=f"cr-{source}-{n}", **given)
+            for label, how in ((LOOP, "loop"), (OURS, "runtime")):
+                bench.forget()
+                bench.run(f"{label}{suffix}", how=how, sink=f"{how}-{source}-{n}", **given)
 
 
 def report(bench: Bench, console: Console, as_json: bool) -> None:
@@ -148,8 +164,8 @@ def main() -> None:
     console = Console(stderr=given.json)
     with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:
         console.print("starting Kafka and Redis", highlight=False)
-        with EmbeddedKafka(Path(folder) / "kafka") as broker, EmbeddedRedis(Path(folder) / "redis") as redis:
-            bench = Bench({"kafka": broker.address, "redis": redis.url, "state_dir": folder, "secret": SECRET}, console)
+        with EmbeddedKafka(Path(folder) / "kafka") as broker, EmbeddedRedis(Path(folder) / "redis") as memory:
+            bench = Bench({"kafka": broker.address, "redis": memory.url, "state_dir": folder, "secret": SECRET}, console)
             apply(Settings(**bench.settings))
             measure(bench, given.records, given.events, given.rounds)
             report(bench, console, given.json)

@@ -19,6 +19,8 @@ FIRST_TS = 1_790_000_000_000
 
 
 VENDORS = 1_200
+VISITING = 1_000
+"""Visitors at the same time."""
 DAY_DS = 864_000
 """A day in deciseconds, the unit of TC strings."""
 
@@ -35,7 +37,7 @@ def tc_strings(n: int, seed: int = 2) -> list[str]:
         allowed = 0 if not purposes else vendors if kind < 0.7 else vendors & rng.getrandbits(VENDORS)
         day = (today - rng.randrange(300)) * DAY_DS
         fields = (
-            (2, 6), (day, 36), (day, 36), (2 + rng.randrange(400), 12), (rng.randrange(200), 12), (1, 6), (100, 12), (210, 12),
+            (2, 6), (day, 36), (day, 36), (300, 12), (rng.randrange(1, 6), 12), (1, 6), (100, 12), (210, 12),
             (5, 6), (1, 1), (0, 1), (0, 12), (purposes, 24), (purposes & 0x3FE000, 24), (0, 1), (100, 12), (VENDORS, 16),
             (0, 1), (allowed, VENDORS), (VENDORS, 16), (0, 1), (allowed >> 1, VENDORS), (0, 12),
         )  # fmt: skip
@@ -53,14 +55,17 @@ def _text(fields: tuple[tuple[int, int], ...]) -> str:
     return base64.urlsafe_b64encode(data).decode()[: -(-width // 6)]
 
 
-def tc_events(registry: Registry, n: int, strings: int = 50_000, visitors: int = 100_000) -> Iterator[tuple[bytes, bytes]]:
-    """(key, value) as `raw_events`, but choices are TC strings: each visitor has one, drawn from a Zipf law (exponent 1.1)."""
+def tc_events(registry: Registry, n: int, strings: int = 50_000, each: int = 10) -> Iterator[tuple[bytes, bytes]]:
+    """(key, value) as `raw_events`, but choices are TC strings: each visitor has one, drawn from a Zipf law (exponent 1.1).
+
+    A visitor sends `each` events on average, in between those of a thousand others; nobody has been there before.
+    """
     rng = random.Random(3)
     contract, texts = registry.latest("events.raw"), tc_strings(strings)
     weights = list(accumulate(rank**-1.1 for rank in range(1, strings + 1)))
-    theirs = rng.choices(texts, cum_weights=weights, k=visitors)
-    for _, value in raw_events(registry, n):
-        event, visitor = decode(registry, value)[1], rng.randrange(visitors)
+    theirs = rng.choices(texts, cum_weights=weights, k=n // each + VISITING)
+    for i, (_, value) in enumerate(raw_events(registry, n)):
+        event, visitor = decode(registry, value)[1], i // each + rng.randrange(VISITING)
         event["identifiers"] = [f"2{visitor:032x}"]
         event["signals"] = {"tc_string": theirs[visitor], "gdpr_applies": "1", "tc_event_status": "tcloaded"}
         event["region"] = "DE"

@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from importlib import import_module
+from itertools import repeat
 from typing import Any
 
 from infra.logs import configure_logs
 from infra.metrics import Metrics
 from infra.settings import Settings
 from streams.runtime.first_start import begin_at_earliest
-from streams.runtime.stage import Batch, Outcome, Output
+from streams.runtime.stage import Batch, Outcome, Output, outputs
 from streams.runtime.transport import Transport
 from streams.runtime.worker import Worker, run
 
@@ -37,8 +38,7 @@ class PassThrough:
         """Each record as it came, to the partition it came from."""
         if self._sleep_s:
             time.sleep(self._sleep_s)
-        out = [Output(k, v, batch.partition) for k, v in zip(batch.keys, batch.values, strict=True)]
-        return Outcome({self._sink: out}, passed=len(batch))
+        return Outcome({self._sink: outputs(zip(batch.keys, batch.values, repeat(batch.partition)))}, passed=len(batch))
 
     def on_broadcast(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
         """Has none."""

@@ -46,6 +46,7 @@ class Outbox:
         self._hooks: list[Callable[[], None]] = []
         self._began: float | None = None
         self.on_committed: Callable[[float, list[Callable[[], None]]], None] = lambda _seconds, _hooks: None
+        self.committing = False
         self._producer = producer(
             settings,
             transactional_id=transactional_id(group, settings.slot),
@@ -59,8 +60,10 @@ class Outbox:
         self._producer.init_transactions(60)
 
     def seconds_left(self) -> float:
-        """Until the transaction in progress is due; the whole interval when there is none."""
-        return self._interval if self._began is None else max(0.0, self._began + self._interval - time.monotonic())
+        """Until the transaction in progress is due; the whole interval when there is none, or when it is being committed."""
+        if self._began is None or self.committing:
+            return self._interval
+        return max(0.0, self._began + self._interval - time.monotonic())
 
     def put(self, tp: TopicPartition, next_offset: int, trays: Trays, hooks: list[Callable[[], None]]) -> None:
         """Outputs and the offset behind their batch, with no await between them."""
@@ -110,12 +113,14 @@ class Outbox:
         self._produce(self._closing())
         offsets = [ck.TopicPartition(topic, partition, offset) for (topic, partition), offset in self._next.items()]
         started = time.monotonic()
+        self.committing = True
         try:
             await asyncio.get_running_loop().run_in_executor(None, self._end_transaction, offsets)
         except ck.KafkaException as error:
             # Fenced or aborted. The next start aborts the transaction and reads from the committed offset.
             get_logger().error("commit refused, worker ends", error=str(error.args[0].name()))
             os._exit(EXIT_FENCED)
+        self.committing = False
         self._committed |= self._next
         hooks, self._hooks, self._next, self._began = self._hooks, [], {}, None
         self.on_committed(time.monotonic() - started, hooks)
@@ -131,7 +136,7 @@ class Outbox:
             for key, value, partition in outputs:
                 while True:
                     try:
-                        produce(topic, value, key, partition=partition)
+                        produce(topic, value, key, partition)  # by place: names cost a third more, at every record
                         break
                     except BufferError:
                         self._producer.poll(PRODUCE_WAIT_S)

@@ -9,8 +9,10 @@ import asyncio
 import os
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import confluent_kafka as ck
@@ -98,9 +100,9 @@ class Consumer(FaustConsumer):
             batch = Batch(
                 tp.topic,
                 tp.partition,
-                [record.key() for record in records],
-                [record.value() for record in records],
-                [record.offset() for record in records],
+                list(map(ck.Message.key, records)),
+                list(map(ck.Message.value, records)),
+                list(map(ck.Message.offset, records)),
             )
             await self.callback(self._message(tp, Handed(lease, batch)))
         paused = False
@@ -154,22 +156,22 @@ class Consumer(FaustConsumer):
         self.worker.watch(self.kafka)
         polled = Polled()
         # `consume` may have met a rebalance: what was polled before it counts only if its lease is still held.
-        for record, lease in opening:
-            if lease is None or lease.held:
-                self._sort(polled, record)
-        for record in more:
-            self._sort(polled, record)
+        self._sort(polled, [record for record, lease in opening if lease is None or lease.held])
+        self._sort(polled, more)
         return polled
 
-    def _sort(self, polled: Polled, record: ck.Message) -> None:
-        tp = record.topic(), record.partition()
-        error = record.error()
-        if error is None:
-            polled.batches[tp].append(record)
-        elif error.code() == ck.KafkaError._PARTITION_EOF:
-            polled.ends[tp] = record.offset()
-        else:
-            self.worker.consumer_error(error)
+    def _sort(self, polled: Polled, records: Sequence[ck.Message]) -> None:
+        """Records come in runs of one partition, and runs are taken as they are."""
+        if failed := [record for record in records if record.error() is not None]:
+            records = [record for record in records if record.error() is None]
+        for topic, of_topic in groupby(records, ck.Message.topic):
+            for partition, run in groupby(of_topic, ck.Message.partition):
+                polled.batches[topic, partition] += run
+        for record in failed:
+            if record.error().code() == ck.KafkaError._PARTITION_EOF:
+                polled.ends[record.topic(), record.partition()] = record.offset()
+            else:
+                self.worker.consumer_error(record.error())
 
     def _leased(self, record: ck.Message) -> tuple[ck.Message, Lease | None]:
         return record, self.leases.get((record.topic(), record.partition()))

@@ -57,6 +57,7 @@ class Worker:
         self._next_tick = 0.0
         self._progress: dict[tuple[str, int], float] = {}
         self._waiting_since: float | None = None
+        self._commit: asyncio.Task[None] | None = None
         self.outbox = Outbox(settings, self.group, self._counts.take)
         self.outbox.on_committed = self._committed
 
@@ -259,7 +260,14 @@ class Worker:
             self._next_tick = now + TICK_S
             await self._tick()
         if self.outbox.seconds_left() == 0:
+            # Beside the next poll and the stage's next batch, which waits for the outbox's lock before it goes in.
+            self._commit = asyncio.create_task(self._commit_now())
+
+    async def _commit_now(self) -> None:
+        try:
             await self.outbox.commit()
+        except Exception as error:
+            self.die(error)
 
     async def _tick(self) -> None:
         if not self._progress:
