@@ -4,7 +4,7 @@ Avro records have no framing of their own (Avro 1.12, "Data serialization"): a r
 order. So a prefix of the fields can be read alone, and columns can be put before a record without touching it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Any, cast
 
@@ -116,33 +116,52 @@ class HeadSlicer:
 
     def __init__(self, contract: Contract, last_field: str) -> None:
         end = contract.names.index(last_field) + 1
-        self._kinds = tuple(_kind(field["type"]) for field in contract.parsed["fields"][:end])
+        walk = _walk([_kind(field["type"]) for field in contract.parsed["fields"][:end]])
 
-    def ends(self, value: bytes) -> list[int]:
+        def ends(value: bytes) -> list[int]:
+            try:
+                found = walk(value)
+            except IndexError:
+                raise Undecodable("broken datum: IndexError") from None
+            if found[-1] > len(value):
+                raise Undecodable("broken datum: EOFError")
+            return found
+
+        self.ends: Callable[[bytes], list[int]] = ends
         """The offset after each field of the head, in order. Undecodable."""
-        at, ends = HEADER_BYTES, []
-        try:
-            for kind in self._kinds:
-                if kind == "string":
-                    at = at + step if (step := STEPS[value[at]]) else text_end(value, at)
-                elif kind == "boolean":
-                    at += 1
-                elif kind == "double":
-                    at += 8
-                elif kind == "long":
-                    while value[at] > 127:
-                        at += 1
-                    at += 1
-                elif kind in ("map", "array"):
-                    at = _skip_blocks(value, at, 2 if kind == "map" else 1)
-                else:
-                    at = _skip_by_reading(value, at, kind)
-                ends.append(at)
-        except IndexError:
-            raise Undecodable("broken datum: IndexError") from None
-        if at > len(value):
-            raise Undecodable("broken datum: EOFError")
-        return ends
+
+
+def _walk(kinds: Sequence[Any]) -> Callable[[bytes], list[int]]:
+    """A function made for these fields, one statement or two for each: half the time of a loop that asks for each kind.
+
+    It walks by offsets alone. The source depends on the kinds of a contract's fields and on nothing that a record holds.
+    """
+    step = "at = at + step if (step := steps[value[at]]) else text_end(value, at)"
+    lines = ["def walk(value):", f" at = {HEADER_BYTES}"]
+    for place, kind in enumerate(kinds):
+        if kind == "string":
+            lines += [f" {step}"]
+        elif kind in ("boolean", "double"):
+            lines += [f" at += {1 if kind == 'boolean' else 8}"]
+        elif kind == "long":
+            lines += [" while value[at] > 127: at += 1", " at += 1"]
+        elif kind in ("map", "array"):
+            # Nearly always one block of fewer than 64 items, or none.
+            texts = "count" if kind == "map" else "count >> 1"
+            lines += [
+                " begin, count = at, value[at]", " at += 1", " if count:",
+                "  if not count & 129:", f"   for _ in range({texts}): {step}",
+                f"  at = skip_blocks(value, begin, {2 if kind == 'map' else 1}) if count & 129 or value[at] else at + 1",
+            ]  # fmt: skip
+        else:
+            lines += [f" at = by_reading(value, at, kinds[{place}])"]
+        lines += [f" end_{place} = at"]
+    lines += [f" return [{', '.join(f'end_{place}' for place in range(len(kinds)))}]"]
+    names: dict[str, Any] = {
+        "steps": STEPS, "text_end": text_end, "skip_blocks": _skip_blocks, "by_reading": _skip_by_reading, "kinds": kinds,
+    }  # fmt: skip
+    exec("\n".join(lines), names)  # noqa: S102 - see the docstring: no data gets into the source
+    return cast(Callable[[bytes], list[int]], names["walk"])
 
 
 def _kind(schema: Any) -> Any:

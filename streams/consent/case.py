@@ -5,9 +5,10 @@ So each is kept under its own bytes of the event's head, and a decision under bo
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import count
 from typing import Any
 
 from fastavro import parse_schema, schemaless_reader
@@ -18,7 +19,7 @@ from streams.consent.clickids import ClickIds
 from streams.consent.decide import Action, Decision, decide, evidence_hash, exempt
 from streams.consent.evidence import Evidence, Reader
 from streams.consent.ledger import DAY_MS, DENIED, GRANTED, Memory, entry
-from streams.consent.policy import Policy
+from streams.consent.policy import Policy, Regime
 from streams.consent.reason import Reason
 from streams.consent.rewrite import Rewriter
 
@@ -27,6 +28,7 @@ KEPT_WHATS = 16_384
 """Of all days together. What a visitor chose stays the same for months, and few choices make most of the traffic."""
 KEPT_BYTES = 4_096
 """Longer ones are read each time, so that memory stays bounded whatever is sent."""
+KEPT_KINDS = 4_096
 
 HEARTBEAT = -1
 
@@ -45,16 +47,30 @@ class Where:
     heartbeat: bool
     rule: int
     """Number of the policy's rule for events of this name: what decisions differ by."""
-    group: str
-    """Of sites that share what is remembered."""
+    scopes: Mapping[str, tuple[str, str]]
+    """Regime -> regime and group of sites that share what is remembered."""
     is_choice: bool
     """The event is a choice, made when it happened."""
+
+
+@dataclass(slots=True, eq=False)
+class Kind:
+    """What events are counted by: equal decisions under equal set-ups of a consent platform are of one kind."""
+
+    decision: Decision
+    outcome: str
+    """The action; for a drop with its reason."""
+    reasons: str
+    fingerprint: Dimensions
+    """Of the platform's set-up, without the site."""
+    heartbeat: bool
 
 
 @dataclass(slots=True, eq=False)
 class Decided:
     """A decision, and what is written for it."""
 
+    kind: Kind
     decision: Decision
     prefix: bytes
     """Header and consent columns, encoded."""
@@ -62,22 +78,28 @@ class Decided:
     """Nothing is taken away: the payload is not touched."""
     settled: bool
     """The signals speak about every purpose, so that only a withdrawal can change the decision."""
-    heartbeat: bool
 
 
 @dataclass(slots=True, eq=False)
 class What:
     """The part of an event's head that says what its visitor wants."""
 
+    number: int
+    """Never given twice."""
     evidence: Evidence
+    regime: str
     hash: str
     speaks: bool
     """It grants or denies something."""
     chosen: bool
     """It says when that was chosen."""
+    learnable: bool
+    """It is taken down, whatever the event is called."""
     entries: tuple[tuple[str, int], ...]
     """What a state must hold to know all of it: names and times; for choices whose time is known."""
-    decided: dict[tuple[int, Memories], Decided] = field(default_factory=dict)
+    decided: dict[int, Decided] = field(default_factory=dict)
+    """By rule, for subjects of whom nothing is remembered that matters."""
+    recalled: dict[tuple[int, Memories], Decided] = field(default_factory=dict)
     """By rule and memory."""
 
 
@@ -90,9 +112,10 @@ class Lineage:
         self._encode: Callable[[Record], bytes] = encode_columns(written)
         self._where = _part(read, ("event_name", "source", "site", "heartbeat"))
         self._what = _part(read, ("region", "signals"))
-        self.slicer = HeadSlicer(read, "signals")
+        self.ends = HeadSlicer(read, "signals").ends
         self.rewriter = Rewriter(read, policy, ClickIds(policy.click_ids))
         self._rules: dict[str, int] = {}
+        self._kinds: dict[tuple[Decision, Dimensions, bool], Kind] = {}
         self.wheres: dict[bytes, Where] = {}
         self.whats: OrderedDict[tuple[int, bytes], What] = OrderedDict()
         """By day since 1970 and bytes."""
@@ -100,10 +123,11 @@ class Lineage:
     def where(self, data: bytes) -> Where:
         """Met for the first time. Undecodable."""
         read = self._where(data)
+        group = self._policy.group(read["site"])
         found = Where(
             **read,
             rule=HEARTBEAT if read["heartbeat"] else self._rule(read["event_name"]),
-            group=self._policy.group(read["site"]),
+            scopes={regime.value: (regime.value, group) for regime in Regime},
             is_choice=read["event_name"] in self._policy.memory.choice_events,
         )
         if len(data) <= KEPT_BYTES:
@@ -121,11 +145,15 @@ class Lineage:
         read = self._what(data)
         evidence = self._reader.read(read["region"], read["signals"], day * DAY_MS)
         said = evidence.said
+        speaks, chosen = bool(said.granted or said.denied), bool(said.granted_at or said.denied_at)
         found = What(
+            next(_numbers),
             evidence,
+            evidence.regime.value,
             evidence_hash(read["signals"]),
-            bool(said.granted or said.denied),
-            bool(said.granted_at or said.denied_at),
+            speaks,
+            chosen,
+            speaks and (chosen or self._policy.memory.use_stored_state),
             (
                 *((entry(purpose, GRANTED), said.granted_at) for purpose in sorted(said.granted)),
                 *((entry(purpose, DENIED), said.denied_at) for purpose in sorted(said.denied)),
@@ -137,34 +165,56 @@ class Lineage:
             self.whats[day, data] = found
         return found
 
-    def decided(self, where: Where, what: What, memories: Memories = ()) -> Decided:
-        """The decision on an event of this name, saying this, of a subject of whom this is remembered."""
-        key = (where.rule, memories)
-        found = what.decided.get(key)
+    def decided(self, where: Where, what: What) -> Decided:
+        """The decision on an event of this name, saying this, of a subject of whom nothing is remembered."""
+        found = what.decided.get(where.rule)
         if found is None:
-            if where.heartbeat:
-                decision = exempt(self._policy)
-            else:
-                recalled = dict(zip(self._policy.purposes, memories, strict=False))
-                decision = decide(self._policy, where.event_name, what.evidence, recalled)
-            found = what.decided[key] = Decided(
-                decision,
-                self._encode(self._columns(decision, what, where.heartbeat)),
-                decision.action is Action.PASS and not where.heartbeat,
-                all(ruling.reason is not Reason.NO_SIGNAL for ruling in decision.rulings),
-                where.heartbeat,
-            )
+            decision = exempt(self._policy) if where.heartbeat else decide(self._policy, where.event_name, what.evidence)
+            found = what.decided[where.rule] = self._decided(decision, where, what)
         return found
 
-    def _columns(self, decision: Decision, what: What, heartbeat: bool) -> Record:
+    def recalled(self, where: Where, what: What, memories: Memories) -> Decided:
+        """The same, where this is remembered."""
+        found = what.recalled.get((where.rule, memories))
+        if found is None:
+            recalled = dict(zip(self._policy.purposes, memories, strict=True))
+            decision = decide(self._policy, where.event_name, what.evidence, recalled)
+            found = what.recalled[where.rule, memories] = self._decided(decision, where, what)
+        return found
+
+    def _decided(self, decision: Decision, where: Where, what: What) -> Decided:
+        kind = self._kind(decision, what.evidence.fingerprint, where.heartbeat)
+        return Decided(
+            kind,
+            kind.decision,
+            self._encode(self._columns(kind, what)),
+            decision.action is Action.PASS and not where.heartbeat,
+            all(ruling.reason is not Reason.NO_SIGNAL for ruling in decision.rulings),
+        )
+
+    def _kind(self, decision: Decision, fingerprint: Dimensions, heartbeat: bool) -> Kind:
+        found = self._kinds.get((decision, fingerprint, heartbeat))
+        if found is None:
+            if len(self._kinds) >= KEPT_KINDS:
+                self._kinds.clear()
+            action, reason = decision.action.value, decision.drop_reason
+            outcome = action if reason is None else f"dropped:{reason}"
+            found = Kind(decision, outcome, decision.reasons, fingerprint, heartbeat)
+            self._kinds[decision, fingerprint, heartbeat] = found
+        return found
+
+    def _columns(self, kind: Kind, what: What) -> Record:
         return {
-            "consent_outcome": decision.action.value,
-            "consent_purposes": decision.mask,
-            "consent_reasons": decision.reasons,
+            "consent_outcome": kind.decision.action.value,
+            "consent_purposes": kind.decision.mask,
+            "consent_reasons": kind.reasons,
             "consent_policy": self._policy.rev,
             # A hash of rare signals would tie an anonymised event to its visitor's others.
-            "consent_evidence": "" if decision.action is Action.ANONYMISE or heartbeat else what.hash,
+            "consent_evidence": "" if kind.decision.action is Action.ANONYMISE or kind.heartbeat else what.hash,
         }
+
+
+_numbers = count(1)
 
 
 def _part(contract: Contract, names: tuple[str, ...]) -> Callable[[bytes], dict[str, Any]]:
@@ -182,9 +232,4 @@ def _part(contract: Contract, names: tuple[str, ...]) -> Callable[[bytes], dict[
     return read
 
 
-def fingerprint(where: Where, what: What) -> Dimensions:
-    """What tells one set-up of a site's consent platform from another; empty where there is none."""
-    return (("site", where.site), *what.evidence.fingerprint) if what.evidence.fingerprint else ()
-
-
-__all__ = ["Decided", "Dimensions", "Lineage", "Memories", "What", "Where", "fingerprint"]
+__all__ = ["Decided", "Dimensions", "Kind", "Lineage", "Memories", "What", "Where"]

@@ -7,8 +7,8 @@ from schemas.codec import Undecodable, UnknownContract, decode
 from schemas.registry import Registry
 from streams.consent.case import Memories, What, Where
 from streams.consent.entries import Entries, Source
-from streams.consent.evidence import Reader, believed
-from streams.consent.ledger import DAY_MS, Moment, Said, learn, recall, withdraw
+from streams.consent.evidence import SKEW_MS, Reader, believed
+from streams.consent.ledger import DAY_MS, Moment, Said, Times, learn, recall, withdraw
 from streams.consent.policy import BITS, Policy, Regime
 from streams.consent.standing import Holding, Scope, Standing, Standings, Table
 from streams.runtime.stage import Batch
@@ -16,6 +16,8 @@ from streams.runtime.stage import Batch
 SIGNALS = "consent.signals"
 SUBJECT_LENGTH = 33
 """Of an identity node; every other key is an event's own and remembers nothing."""
+FOR_EVER = 1 << 62
+NO_TIMES: Times = {}
 
 
 class Event(NamedTuple):
@@ -27,14 +29,6 @@ class Event(NamedTuple):
     """Collector time, milliseconds UTC."""
 
 
-def _known(standing: Standing, what: What, time: int) -> bool:
-    """Whether a state says all that an event says, as most do: a quick look before a thorough one."""
-    if what.chosen:
-        times = standing.times
-        return all(times.get(name, 0) >= at for name, at in what.entries)
-    return standing.learned_from is what and time < standing.until
-
-
 class Learner:
     """Under one policy."""
 
@@ -43,8 +37,6 @@ class Learner:
         self._policy = policy
         self._reader = reader
         self._standings = standings
-        self.learns_all = policy.memory.use_stored_state
-        """Signals that say no time too."""
 
     def recall(self, event: Event, standing: Standing) -> Memories:
         """What is remembered, purpose by purpose, as far as it matters to an event."""
@@ -53,23 +45,27 @@ class Learner:
         return tuple(recall(standing.times, purpose, moment) for purpose in self._policy.purposes)
 
     def learn(self, event: Event, table: Table, key: bytes, entries: Entries) -> Standing | None:
-        """Take down what an event says, if that is news."""
+        """Take down what an event says, if that is news. Most say what is known: see `Standing.knows`, before calling this."""
         where, what, time = event
         standing = table[key]
-        if standing is not None and not where.is_choice and _known(standing, what, time):
-            return standing
-        times = {} if standing is None else standing.times
+        times: Times = NO_TIMES if standing is None else standing.times
+        known = what.chosen and not where.is_choice and all(times.get(name, 0) >= at for name, at in what.entries)
+        if known and standing is not None:
+            return standing.has_learned(what.number, FOR_EVER)
         said = self._said(event)
         change = learn(times, said, time, self._policy.memory.use_stored_state)
         if change.times:
             chosen = said.denied_at if change.withdrawn else max(said.granted_at, said.denied_at)
             evidence = what.evidence
-            scope = f"{evidence.regime.value}|{where.group}"
+            scope = "|".join(where.scopes[what.regime])
             source = Source(scope, key.decode(), time, chosen, "event", what.hash, evidence.platform, evidence.gvl)
             standing = table[key] = Standing(entries.change(source, times, change))
-        if standing is not None:
-            standing.learned_from, standing.until = what, time + DAY_MS
-        return standing
+        if standing is None:
+            return None
+        if not what.chosen:
+            return standing.has_learned(what.number, time + DAY_MS)
+        # A time that was not believed, of a clock that is ahead, may be soon.
+        return standing.has_learned(what.number, FOR_EVER if said.granted_at or said.denied_at else time + SKEW_MS)
 
     def _said(self, event: Event) -> Said:
         """What an event says, with the times that can be believed; an event that is a choice is made now."""

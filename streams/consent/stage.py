@@ -4,6 +4,7 @@ A decision depends on the head's bytes (name, source, site, region, signals), th
 subject, so it is kept with its encoded columns, and most events cost two look-ups and a concatenation.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from infra.metrics import Metrics
 from schemas.codec import HEADER_BYTES, Undecodable, UnknownContract, decode, read_long, schema_id
 from schemas.registry import Registry
 from streams.consent.audit import Head
-from streams.consent.case import Decided, Lineage, Memories, What, Where, fingerprint
+from streams.consent.case import Decided, Kind, Lineage, What, Where
 from streams.consent.decide import Action, Reason
 from streams.consent.entries import AUDIT, HEADS, REVOCATIONS, STATE, Entries, minute
 from streams.consent.evidence import Reader
@@ -21,14 +22,13 @@ from streams.consent.gvl import GvlFolder
 from streams.consent.learning import SIGNALS, SUBJECT_LENGTH, Event, Learner
 from streams.consent.ledger import DAY_MS
 from streams.consent.policy import BITS, Policy
-from streams.consent.standing import Place, Standings
+from streams.consent.standing import Place, Standings, Table
 from streams.consent.store import StateStore
 from streams.consent.strip import random_id
-from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output
+from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output, outputs
 
 RAW, CONSENTED = "events.raw", "events.consented"
 MINUTE_MS = 60_000
-NOTHING: Memories = ()
 
 KeyValues = Iterable[tuple[bytes | None, bytes | None]]
 PolicyReader = Callable[[], Policy | None]
@@ -47,8 +47,11 @@ class Kit(NamedTuple):
     """Imported vendor lists; None where the policy names no vendor."""
 
 
-Row = tuple[int, bytes, Lineage, Where, What, int]
-"""One event of a batch as far as it is read: place, value, lineage, where, what, collector time (milliseconds UTC)."""
+Row = tuple[int, bytes | None, bytes, Lineage, Where, What, int, Table | None]
+"""One event of a batch as far as it is read: place, key, value, lineage, where, what, collector time (milliseconds UTC), and
+what is known of subjects like its own; None where nothing is remembered of it."""
+Tally = Counter[tuple[Where, Kind, int]]
+"""Events by name and kind and the minute of their collector time."""
 
 
 class ConsentStage:
@@ -100,8 +103,8 @@ class ConsentStage:
         if batch.partition not in self._announced:
             entries.policy_in_force(at)
             self._announced.add(batch.partition)
-        for topic, outputs in entries.trays().items():
-            outcome.out.setdefault(topic, []).extend(outputs)
+        for topic, made in entries.trays().items():
+            outcome.out.setdefault(topic, []).extend(made)
         holding.head = entries.head
         if entries.states:
             outcome.after_commit.append(self._standings.saving(batch.partition, entries.states, at))
@@ -111,46 +114,44 @@ class ConsentStage:
         rows, wanted = self._read(outcome, batch, now)
         if wanted:
             self._standings.load(batch.partition, wanted)
-        holding = self._standings.holding(batch.partition)
-        learner, keys = self._learner, batch.keys
-        tally: dict[tuple[Where, What, Decided, int], int] = {}
-        written: list[Output] = outcome.out.setdefault(CONSENTED, [])
-        for at, value, lineage, where, what, time in rows:
-            key, memories = keys[at], NOTHING
-            decided = what.decided.get((where.rule, NOTHING)) or lineage.decided(where, what)
-            if key is not None and len(key) == SUBJECT_LENGTH and not where.heartbeat:
-                table = holding.tables[what.evidence.regime.value, where.group]
+        learn, recall = self._learner.learn, self._learner.recall
+        counted: list[tuple[Where, Kind, int]] = []
+        written: list[tuple[bytes | None, bytes | None, int]] = []
+        for at, key, value, lineage, where, what, time, table in rows:
+            decided = what.decided.get(where.rule) or lineage.decided(where, what)
+            if table is not None and key is not None:
                 standing = table[key]
-                if what.speaks and (what.chosen or where.is_choice or learner.learns_all):
-                    standing = learner.learn(Event(where, what, time), table, key, entries)
+                if (what.learnable or (what.speaks and where.is_choice)) and (
+                    standing is None or standing.learned_from != what.number or time >= standing.until or where.is_choice
+                ):
+                    standing = learn(Event(where, what, time), table, key, entries)
                 if standing is not None and (standing.withdrawn or not decided.settled):
-                    memories = learner.recall(Event(where, what, time), standing)
-                    decided = lineage.decided(where, what, memories)
+                    decided = lineage.recalled(where, what, recall(Event(where, what, time), standing))
             if decided.passes:
-                written.append(Output(key, decided.prefix + value[HEADER_BYTES:]))
+                written.append((key, decided.prefix + value[HEADER_BYTES:], -1))
             elif decided.decision.action is not Action.DROP:
                 try:
                     written.append(self._rewritten(batch, at, value, lineage, decided))
                 except Undecodable as error:
                     self._bury(outcome, at, str(error), now)
                     continue
-            counted = (where, what, decided, time // MINUTE_MS)
-            tally[counted] = tally.get(counted, 0) + 1
+            counted.append((where, decided.kind, time // MINUTE_MS))
+        outcome.out.setdefault(CONSENTED, []).extend(outputs(written))
         outcome.passed = len(written)
-        self._count(tally, outcome, entries)
+        self._count(Counter(counted), outcome, entries)
 
     def _read(self, outcome: Outcome, batch: Batch, now: float) -> tuple[list[Row], set[Place]]:
         """The events as far as they are read, and the subjects that must be looked up."""
         rows: list[Row] = []
         wanted: set[Place] = set()
-        lineages, keys, misses = self._lineages, batch.keys, 0
-        holding = self._standings.holding(batch.partition)
-        for at, value in enumerate(batch.values):
+        lineages, misses = self._lineages, 0
+        table_of = self._standings.holding(batch.partition).table
+        for at, (key, value) in enumerate(zip(batch.keys, batch.values, strict=True)):
             try:
                 if value is None:
                     raise Undecodable("tombstone")
                 lineage = lineages.get(value[:HEADER_BYTES]) or self._lineage(value)
-                name_at, _, _, _, clock_at, region_at, _, head_end = lineage.slicer.ends(value)
+                name_at, _, _, _, clock_at, region_at, _, head_end = lineage.ends(value)
                 time = read_long(value, clock_at)
                 day = time // DAY_MS
                 name, said = value[name_at:clock_at], value[region_at:head_end]
@@ -162,12 +163,13 @@ class ConsentStage:
             except Undecodable as error:
                 self._bury(outcome, at, str(error), now)
                 continue
-            rows.append((at, value, lineage, where, what, time))
-            key = keys[at]
+            table = None
             if key is not None and len(key) == SUBJECT_LENGTH and not where.heartbeat:
-                scope = (what.evidence.regime.value, where.group)
-                if key not in holding.table(scope):
+                scope = where.scopes[what.regime]
+                table = table_of(scope)
+                if key not in table:
                     wanted.add((scope, key))
+            rows.append((at, key, value, lineage, where, what, time, table))
         self._metrics.count("headwater_consent_signals_total", len(rows) - misses, cache="hit")
         self._metrics.count("headwater_consent_signals_total", misses, cache="miss")
         return rows, wanted
@@ -196,27 +198,26 @@ class ConsentStage:
             datum, key = lineage.rewriter.anonymise(value, unlinkable), unlinkable.encode()
         else:
             datum = lineage.rewriter.strip(value, decision.mask)
-            if not decision.mask & BITS["analytics"] and not decided.heartbeat:
+            if not decision.mask & BITS["analytics"] and not decided.kind.heartbeat:
                 # The key is a pseudonym, and pseudonyms are analytics.
                 key = random_id(self._key, batch.topic, batch.partition, batch.offsets[at]).encode()
         return Output(key, decided.prefix + datum)
 
     # -- counts and audit
 
-    def _count(self, tally: dict[tuple[Where, What, Decided, int], int], outcome: Outcome, entries: Entries) -> None:
-        for (where, what, decided, at), n in tally.items():
-            if where.heartbeat:
+    def _count(self, tally: Tally, outcome: Outcome, entries: Entries) -> None:
+        for (where, kind, at), n in tally.items():
+            if kind.heartbeat:
                 continue
-            decision, start = decided.decision, at * MINUTE_MS
-            outcome_said = decision.action.value
+            decision, start = kind.decision, at * MINUTE_MS
             if decision.drop_reason is not None:
                 outcome.dropped[decision.drop_reason.value] += n
-                outcome_said = f"dropped:{decision.drop_reason}"
-            outcome.counts[Cell(start, where.source, where.event_name, outcome_said)] += n
-            if what.evidence.fingerprint:
-                outcome.counts[Cell(start, where.source, "", "fingerprint", fingerprint(where, what))] += n
+            outcome.counts[Cell(start, where.source, where.event_name, kind.outcome)] += n
+            if kind.fingerprint:
+                set_up = (("site", where.site), *kind.fingerprint)
+                outcome.counts[Cell(start, where.source, "", "fingerprint", set_up)] += n
             if decision.action is not Action.PASS:
-                entries.denied(where.site, start, decision.action, decision.reasons, n)
+                entries.denied(where.site, start, decision.action, kind.reasons, n)
             for ruling in decision.rulings:
                 if ruling.reason is Reason.CONFLICT:
                     self._metrics.count("headwater_consent_conflicts_total", n, purpose=ruling.purpose)

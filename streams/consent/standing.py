@@ -2,16 +2,18 @@
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import Self
 
 from infra.metrics import Metrics
 from streams.consent.audit import Head
-from streams.consent.ledger import Times, is_withdrawn, merge
+from streams.consent.ledger import WITHDRAWN, Times, entry, is_withdrawn, merge
 from streams.consent.policy import BITS
 from streams.consent.store import States, StateStore, state_key
 
 KEPT_STATES = 200_000
 """A worker's, of all its partitions. Subjects without a state are kept too: most have none."""
+
+WITHDRAWALS = frozenset(entry(purpose, WITHDRAWN) for purpose in BITS)
 
 Scope = tuple[str, str]
 """(regulation, group of sites) that something is remembered for."""
@@ -26,10 +28,16 @@ class Standing:
 
     def __init__(self, times: Times) -> None:
         self.times = times
-        self.withdrawn = any(is_withdrawn(times, purpose) for purpose in BITS)
-        self.learned_from: Any = None
+        self.withdrawn = not WITHDRAWALS.isdisjoint(times) and any(is_withdrawn(times, purpose) for purpose in BITS)
+        self.learned_from = 0
+        """Number of what was learned from last."""
         self.until = 0
         """Collector time from which the same is worth learning from again, milliseconds UTC."""
+
+    def has_learned(self, number: int, until: int) -> Self:
+        """Take down that it knows this, until then."""
+        self.learned_from, self.until = number, until
+        return self
 
 
 Table = dict[bytes, Standing | None]
