@@ -4,13 +4,15 @@ The same results as `strip.py` gives on decoded records, several times faster.
 """
 
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from io import BytesIO
 from typing import Any
 
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
-from schemas.codec import HEADER_BYTES, HeadSlicer, Undecodable, text_end
+from schemas.codec import HEADER_BYTES, HeadSlicer, Undecodable, read_long
 from schemas.registry import Contract
 from streams.consent.clickids import ClickIds
 from streams.consent.policy import BITS, Policy
@@ -20,6 +22,13 @@ Change = Callable[[bytes], bytes]
 """The bytes of one field -> what is written instead."""
 Plan = list[tuple[int, int, Change | bytes]]
 """(first field, last field, what is written for them: always these bytes, or what the change makes of theirs), in order."""
+
+
+SPELT = re.compile("%|\\\\u|\u0130|\u0131|\u017f|\u212a".encode())
+"""What may spell a name otherwise: encodings, escapes, and letters that count as `i`, `s` or `k` where case does not matter."""
+KEPT_VALUES = 1_024
+PART = 3
+"""Bytes of the parts of names that are looked for first."""
 
 
 class Field:
@@ -51,33 +60,50 @@ class Rewriter:
 
     def __init__(self, contract: Contract, policy: Policy, click_ids: ClickIds) -> None:
         names = contract.names
-        self._slicer = HeadSlicer(contract, names[-1])
+        self._ends = HeadSlicer(contract, names[-1]).ends
         self._shape = Shape(contract)
         fields = contract.parsed["fields"]
         self._fields = [Field(field, self._shape.empty[field["name"]]) for field in fields]
         self._policy = policy
         self._click_ids = click_ids
-        listed = b"|".join(re.escape(name.encode()) for name in click_ids.names)
-        # In a text, a click id is a parameter. In a map it may be a key or stand in JSON, which can spell it with escapes.
-        # Searched in lower case: ignoring case costs the search its first-letter table, and six times the time.
-        self._suspect = re.compile(rb"\\u|[\x80-\xff]|" + listed)
+        # Bytes are compared in lower case, which is ASCII's: another name ends every text.
+        self._names = tuple(name.encode() if name.isascii() else b"" for name in click_ids.names)
+        self._reach = 3 * max(map(len, self._names), default=0)
+        """Bytes that a name may take: some letters that are no ASCII count as `k` or `s` where case does not matter."""
+        self._parts = _cover(self._names)
         self._token = re.compile(DECISION_TOKEN.encode(), re.IGNORECASE)
-        self._strips: dict[int, Plan] = {}
+        self._strips: dict[tuple[int, bool], Plan] = {}
         self._anonymises = self._plan_anonymous()
 
     def strip(self, value: bytes, mask: int) -> bytes:
         """The datum of a framed event without what the granted purposes do not cover."""
-        plan = self._strips.get(mask)
+        suspected = not mask & BITS["marketing"] and self._suspects_texts(value)
+        plan = self._strips.get((mask, suspected))
         if plan is None:
-            plan = self._strips[mask] = self._plan_strip(mask)
+            plan = self._strips[mask, suspected] = self._plan_strip(mask, suspected)
         return self._apply(value, plan)
+
+    def _suspects_texts(self, data: bytes) -> bool:
+        """Whether a click id may be a parameter in it: a name before `=`, or before an index, or anything percent-encoded."""
+        if b"%" in data or b"]=" in data:
+            return True
+        names, reach, before = self._names, -self._reach, data.lower().split(b"=")
+        before.pop()
+        return any(text.endswith(names) or not text[reach:].isascii() for text in before)
+
+    def _suspects_map(self, data: bytes) -> bool:
+        """The same for a map, where a click id may also be a key, or stand in JSON, which spells what it likes with escapes."""
+        if SPELT.search(data) is not None:
+            return True
+        lower = data.lower()
+        return any(map(lower.__contains__, self._parts)) and any(map(lower.__contains__, self._names))
 
     def anonymise(self, value: bytes, event_id: str) -> bytes:
         """The datum of a framed event with the allow-list only, under a new id."""
         return self._apply(value, [(0, 0, self._fields[0].write(event_id)), *self._anonymises])
 
     def _apply(self, value: bytes, plan: Plan) -> bytes:
-        ends = self._slicer.ends(value)
+        ends = self._ends(value)
         if ends[-1] != len(value):
             raise Undecodable(f"{len(value) - ends[-1]} bytes left over after the last field")
         parts: list[bytes] = []
@@ -94,62 +120,34 @@ class Rewriter:
         parts.append(value[kept_from:])
         return b"".join(parts)
 
-    def _plan_strip(self, mask: int) -> Plan:
+    def _plan_strip(self, mask: int, suspected: bool) -> Plan:
         denied = set(self._shape.denied(self._policy, mask))
         changes: list[tuple[int, Change | bytes]] = []
-        texts: set[int] = set()
         for place, field in enumerate(self._fields):
             if field.name in denied:
                 changes.append((place, field.empty))
-            elif field.is_text and field.name not in UNCLEANED and (change := self._cleaning(field, mask)) is not None:
-                changes.append((place, change))
-                if not field.is_map:
-                    texts.add(place)
-        return self._merged(changes, texts)
+            elif field.is_map and field.name not in UNCLEANED:
+                changes.append((place, self._cleaned_map(field, mask)))
+            elif field.is_text and field.name not in UNCLEANED and suspected:
+                changes.append((place, self._cleaned_text(field)))
+        return _merged(changes)
 
-    def _merged(self, changes: list[tuple[int, Change | bytes]], texts: set[int]) -> Plan:
-        """Neighbours in one step: constants as one constant, texts as one look at all of them."""
-        plan: Plan = []
-        for place, change in changes:
-            first, last, before = plan[-1] if plan else (0, -2, b"")
-            if last == place - 1 and isinstance(before, bytes) and isinstance(change, bytes):
-                plan[-1] = (first, place, before + change)
-            elif last == place - 1 and last in texts and place in texts:
-                plan[-1] = (first, place, before)
-            else:
-                plan.append((place, place, change))
-        return [(first, last, self._texts(first, last) if first in texts else change) for first, last, change in plan]
-
-    def _texts(self, first: int, last: int) -> Change:
-        """Cleans neighbouring texts; most hold no parameter at all, which is seen at once."""
-        fields, clean = self._fields[first : last + 1], self._click_ids.clean_text
-
+    def _cleaned_text(self, field: Field) -> Change:
         def change(data: bytes) -> bytes:
             if b"=" not in data and b"%" not in data:
                 return data
-            parts, begin = [], 0
-            for field in fields:
-                end = text_end(data, begin)
-                part = data[begin:end]
-                parts.append(field.write(clean(field.read(part))) if b"=" in part or b"%" in part else part)
-                begin = end
-            return b"".join(parts)
+            return field.write(self._click_ids.clean_text(field.read(data)))
 
         return change
 
-    def _cleaning(self, field: Field, mask: int) -> Change | None:
-        """For a map; texts are cleaned together, by `_texts`."""
+    def _cleaned_map(self, field: Field, mask: int) -> Change:
         marketing = not mask & BITS["marketing"]
         token = not mask & BITS["personalization"] and field.name == "properties"
-        if not marketing and not token:
-            return None
-
-        suspect = self._suspect.search
 
         def change(data: bytes) -> bytes:
             if len(data) == 1:
                 return data  # empty
-            clicks = marketing and (b"=" in data or b"%" in data or suspect(data.lower()) is not None)
+            clicks = marketing and self._suspects_map(data)
             tokens = token and self._token.search(data) is not None
             if not clicks and not tokens:
                 return data
@@ -172,10 +170,33 @@ class Rewriter:
                 changes.append((place, self._to_hour(field)))
             elif field.name not in self._policy.anonymous_fields:
                 changes.append((place, field.empty))
-        return self._merged(changes, set())
+        return _merged(changes)
 
     def _to_country(self, field: Field) -> Change:
-        return lambda data: field.write(field.read(data)[:2])
+        return lru_cache(KEPT_VALUES)(lambda data: field.write(field.read(data)[:2]))
 
     def _to_hour(self, field: Field) -> Change:
-        return lambda data: field.write(field.read(data) // HOUR_MS * HOUR_MS)
+        written = lru_cache(KEPT_VALUES)(lambda hour: field.write(hour * HOUR_MS))
+        return lambda data: written(read_long(data, 0) // HOUR_MS)
+
+
+def _merged(changes: list[tuple[int, Change | bytes]]) -> Plan:
+    """Neighbouring constants as one."""
+    plan: Plan = []
+    for place, change in changes:
+        first, last, before = plan[-1] if plan else (0, -2, b"")
+        if last == place - 1 and isinstance(before, bytes) and isinstance(change, bytes):
+            plan[-1] = (first, place, before + change)
+        else:
+            plan.append((place, place, change))
+    return plan
+
+
+def _cover(names: Iterable[bytes]) -> list[bytes]:
+    """Few short texts such that every name contains one: what contains none of them contains no name."""
+    left, parts = set(names), list[bytes]()
+    while left:
+        within = Counter(part for name in left for part in {name[at : at + PART] for at in range(max(1, len(name) - PART + 1))})
+        parts.append(max(within, key=lambda part: (within[part], part)))
+        left = {name for name in left if parts[-1] not in name}
+    return parts

@@ -1,5 +1,7 @@
 """Rewriting bytes gives what stripping and anonymising the decoded record gives."""
 
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,8 @@ from hypothesis import strategies as st
 from schemas.codec import Undecodable, decode, encode
 from schemas.registry import Contract, Registry
 from streams.consent.clickids import ClickIds
-from streams.consent.policy import PACKAGED, load_policy
-from streams.consent.rewrite import Rewriter
+from streams.consent.policy import BITS, PACKAGED, load_policy
+from streams.consent.rewrite import SPELT, Rewriter
 from streams.consent.strip import Shape, anonymise, strip
 
 REGISTRY = Registry(Path(__file__).parents[3] / "schemas")
@@ -20,6 +22,7 @@ POLICY = load_policy(PACKAGED)
 CLICKS = ClickIds(POLICY.click_ids)
 SHAPE = Shape(RAW)
 REWRITER = Rewriter(RAW, POLICY, CLICKS)
+NO_MARKETING = sum(BITS.values()) & ~BITS["marketing"]
 
 TEXT = st.text(max_size=40) | st.sampled_from(
     [
@@ -29,6 +32,8 @@ TEXT = st.text(max_size=40) | st.sampled_from(
         '{"\\u0067clid": "SECRET"}',
         "gclid",
         "50 % off",
+        "?mscl\u212aid=SECRET&a=1",
+        "a=b;GBRAID[0]=SECRET",
     ]
 )
 TEXTS = st.dictionaries(st.sampled_from(["gclid", "decision_token", "Decision_Token", "note", "url"]) | TEXT, TEXT, max_size=6)
@@ -88,3 +93,25 @@ def test_a_field_of_an_unusual_type_is_rewritten_too() -> None:
     rewriter = Rewriter(contract, POLICY, CLICKS)
     stripped = contract.header + rewriter.strip(encode(contract, event), 1)
     assert stripped == encode(contract, event | {"plan": None})
+
+
+def test_letters_that_count_as_ascii_are_all_known() -> None:
+    """Whatever letter a name may be spelt with where case does not matter leads to a thorough look."""
+    unusual = {chr(c) for c in range(128, sys.maxunicode + 1) if re.fullmatch("[a-z]", chr(c), re.IGNORECASE)}
+    unusual |= {chr(c) for c in range(128, sys.maxunicode + 1) if chr(c).lower().isascii()}
+    assert unusual
+    assert all(SPELT.search(letter.encode("utf-8", "surrogatepass")) for letter in unusual)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["?gclid=1", "?GCLID=1", "?mscl\u212aid=1", "#a;awc[0]=1", "?a=b&\u017fccid=2", "?x=%67clid%3d1", "?a=1&b=2&_gl=1*2"],
+)
+def test_no_spelling_of_a_parameter_gets_by(text: str) -> None:
+    """The quick look passes nothing that the thorough one would have changed."""
+    blank = {name: SHAPE.empty[name] for name in RAW.names}
+    event = {**blank, "page_url": f"https://shop.example/{text}", "properties": {"url": text, "note": "plain"}}
+    expected = strip(event, SHAPE, POLICY, NO_MARKETING, CLICKS)
+    assert expected["page_url"] != event["page_url"]
+    assert expected["properties"] != event["properties"]
+    assert RAW.header + REWRITER.strip(encode(RAW, event), NO_MARKETING) == encode(RAW, expected)
