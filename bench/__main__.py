@@ -27,9 +27,12 @@ from schemas.registry import Registry
 
 SECRET = "a benchmark has nothing to hide, but forty characters"  # noqa: S105 - encrypts nothing that matters
 RECORD_BYTES = 480
-LOOP, OURS = "consent stage in a hand-written loop", "consent stage in the runtime"
+L, COPY, FAUST = "L: hand-written loop", "runtime, exactly once", "plain Faust, at least once"
+LOOP, OURS = "consent in a loop", "consent in the runtime"
 TC = ", TC strings"
 """50,000 different ones, drawn from a Zipf law (exponent 1.1)."""
+KNOWN = ", known visitors"
+"""Whose states are in the ledger already; otherwise nobody has been there before."""
 LEDGER = ["consent.state", "consent.heads"]
 
 
@@ -50,20 +53,21 @@ class Bench:
             done.result()
 
     def fill(self, topic: str, records: Any, n: int, compression: str = "lz4") -> None:
-        """Produce (key, value) records, four partitions in turn."""
+        """Produce (key, value) records, each key's to one of four partitions."""
         producer = ck.Producer(
             {
                 "bootstrap.servers": self.settings["kafka"],
                 "enable.idempotence": True,
                 "linger.ms": 20,
                 "compression.type": compression,
+                "partitioner": "murmur2_random",
                 "queue.buffering.max.messages": 2_000_000,
             }
         )
         for i, (key, value) in enumerate(records):
             while True:
                 try:
-                    producer.produce(topic, value, key, partition=i % 4)
+                    producer.produce(topic, value, key)
                     break
                 except BufferError:
                     producer.poll(0.1)
@@ -102,45 +106,56 @@ class Bench:
             self.rows[label] = {"rate": rate, "cpu_us": cpu_us}
 
 
-def measure(bench: Bench, records: int, events: int, rounds: int) -> None:
+def measure(bench: Bench, records: int, events: int, rounds: int, only: str | None) -> None:
     """All contenders, interleaved, so that a slow minute hits them all. The ledger is empty at each one's start."""
     payload = os.urandom(RECORD_BYTES // 2).hex().encode()
-    bench.topics("copy.in", "slow.in")
-    bench.fill("copy.in", ((b"k%d" % (i % 1000), payload) for i in range(records)), records)
     few = max(2_000, records // 50)
-    bench.fill(
-        "slow.in", ((b"k%d" % (i % 1000), payload) for i in range(few)), few, "none"
-    )  # aiokafka reads no lz4 as it comes
-    bench.topics("tc.in")
     registry = Registry(PACKAGED_CONTRACTS)
-    bench.fill("events.raw", raw_events(registry, events), events)
-    bench.fill("tc.in", tc_events(registry, events), events)
+    bench.topics("copy.in")
+    bench.fill("copy.in", ((b"k%d" % (i % 1000), payload) for i in range(records)), records)
+    if only in (None, "copy"):
+        bench.topics("slow.in")
+        # aiokafka reads no lz4 as it comes
+        bench.fill("slow.in", ((b"k%d" % (i % 1000), payload) for i in range(few)), few, "none")
+    if only in (None, "events"):
+        bench.fill("events.raw", raw_events(registry, events), events)
+    if only in (None, "tc"):
+        bench.topics("tc.in")
+        bench.fill("tc.in", tc_events(registry, events), events)
     for n in range(rounds):
         sinks = [f"{name}-{n}" for name in ("loop", "ours", "faust")]
         bench.topics(*sinks)
-        bench.run("L: hand-written loop", how="loop", stage="copy", source="copy.in", sink=sinks[0], records=records)
-        bench.run("runtime, exactly once", how="runtime", stage="copy", source="copy.in", sink=sinks[1], records=records)
-        bench.run("plain Faust, at least once", how="faust", stage="copy", source="slow.in", sink=sinks[2], records=few)
-        for source, suffix in (("events.raw", ""), ("tc.in", TC)):
-            given = {"stage": "consent", "source": source, "records": events}
-            for label, how in ((LOOP, "loop"), (OURS, "runtime")):
-                bench.forget()
-                bench.run(f"{label}{suffix}", how=how, sink=f"{how}-{source}-{n}", **given)
+        bench.run(L, how="loop", stage="copy", source="copy.in", sink=sinks[0], records=records)
+        if only in (None, "copy"):
+            bench.run(COPY, how="runtime", stage="copy", source="copy.in", sink=sinks[1], records=records)
+            bench.run(FAUST, how="faust", stage="copy", source="slow.in", sink=sinks[2], records=few)
+        if only in (None, "events"):
+            measure_consent(bench, "events.raw", "", events, n)
+        if only in (None, "tc"):
+            measure_consent(bench, "tc.in", TC, events, n)
+
+
+def measure_consent(bench: Bench, source: str, suffix: str, events: int, n: int) -> None:
+    """The stage in a loop and in the runtime, with an empty ledger each, and again over visitors that it knows."""
+    given = {"stage": "consent", "source": source, "records": events}
+    bench.forget()
+    bench.run(f"{LOOP}{suffix}", how="loop", sink=f"loop-{source}-{n}", **given)
+    bench.forget()
+    bench.run(f"{OURS}{suffix}", how="runtime", sink=f"cold-{source}-{n}", **given)
+    bench.run(f"{OURS}{suffix}{KNOWN}", how="runtime", sink=f"warm-{source}-{n}", **given)
 
 
 def report(bench: Bench, console: Console, as_json: bool) -> None:
     """The best figures and their ratios."""
     rows = bench.rows
-    ell, ours = rows["L: hand-written loop"]["rate"], rows["runtime, exactly once"]["rate"]
-    ratios = {
-        "runtime / L": ours / ell,
-        "runtime / plain Faust": ours / rows["plain Faust, at least once"]["rate"],
-        **{f"consent{suffix} / L": rows[f"{OURS}{suffix}"]["rate"] / ell for suffix in ("", TC)},
-        **{
-            f"consent{suffix} / its loop": rows[f"{OURS}{suffix}"]["rate"] / rows[f"{LOOP}{suffix}"]["rate"]
-            for suffix in ("", TC)
-        },
-    }
+    rates = {label: row["rate"] for label, row in rows.items()}
+    ell = rates[L]
+    ratios = {f"{label} / L": rate / ell for label, rate in rates.items() if label != L}
+    if COPY in rates:
+        ratios[f"{COPY} / {FAUST}"] = rates[COPY] / rates[FAUST]
+    for suffix in ("", TC):
+        if f"{OURS}{suffix}" in rates:
+            ratios[f"{OURS}{suffix} / its loop"] = rates[f"{OURS}{suffix}"] / rates[f"{LOOP}{suffix}"]
     if as_json:
         print(json.dumps({"rows": rows, "ratios": ratios, "load": os.getloadavg()}))
         return
@@ -149,7 +164,7 @@ def report(bench: Bench, console: Console, as_json: bool) -> None:
         table.add_row(label, f"{row['rate']:,.0f}", f"{row['cpu_us']:.2f}", f"{row['rate'] / ell:.3f}")
     console.print(table)
     for label, ratio in ratios.items():
-        console.print(f"{label:>32}: {ratio:.2f}", highlight=False)
+        console.print(f"{label:>58}: {ratio:.2f}", highlight=False)
     console.print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", highlight=False)
 
 
@@ -159,6 +174,7 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=1_500_000, help="records that are copied")
     parser.add_argument("--events", type=int, default=400_000, help="events that pass the consent stage")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--only", choices=("copy", "events", "tc"), help="beside L, which is always measured")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     given = parser.parse_args()
     console = Console(stderr=given.json)
@@ -167,7 +183,7 @@ def main() -> None:
         with EmbeddedKafka(Path(folder) / "kafka") as broker, EmbeddedRedis(Path(folder) / "redis") as memory:
             bench = Bench({"kafka": broker.address, "redis": memory.url, "state_dir": folder, "secret": SECRET}, console)
             apply(Settings(**bench.settings))
-            measure(bench, given.records, given.events, given.rounds)
+            measure(bench, given.records, given.events, given.rounds, given.only)
             report(bench, console, given.json)
 
 

@@ -2,8 +2,7 @@
 
 import base64
 import random
-from collections.abc import Iterator
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
 
 from schemas.codec import decode, encode
 from schemas.registry import Registry
@@ -19,29 +18,38 @@ FIRST_TS = 1_790_000_000_000
 
 
 VENDORS = 1_200
+SHARES = {"all": 0.7, "none": 0.1, "some": 0.2}
 VISITING = 1_000
 """Visitors at the same time."""
 DAY_DS = 864_000
 """A day in deciseconds, the unit of TC strings."""
 
 
-def tc_strings(n: int, seed: int = 2) -> list[str]:
-    """`n` different TC strings as consent platforms write them now: 70 % accept all, 10 % reject all, the rest choose."""
+def tc_strings(weights: Sequence[float], seed: int = 2) -> list[str]:
+    """A TC string for each weight, all different, as consent platforms write them now: by weight, 70 % accept all, 10 % reject
+    all, and the rest choose."""
     rng = random.Random(seed)
     vendors = sum(1 << bit for bit in range(VENDORS) if rng.random() < 0.65)
     today = FIRST_TS // 100 // DAY_DS
     found: dict[str, None] = {}
-    while len(found) < n:
-        kind = rng.random()
-        purposes = 0xFFE000 if kind < 0.7 else 0 if kind < 0.8 else rng.getrandbits(11) << 13 | 1 << 23
-        allowed = 0 if not purposes else vendors if kind < 0.7 else vendors & rng.getrandbits(VENDORS)
-        day = (today - rng.randrange(300)) * DAY_DS
+    given = dict.fromkeys(SHARES, 0.0)
+    while len(found) < len(weights):
+        # Who is farthest behind its share comes next; otherwise the few heaviest strings would make the mixture.
+        kind = max(SHARES, key=lambda kind: SHARES[kind] * (sum(given.values()) + 1) - given[kind])
+        purposes = {"all": 0xFFE000, "none": 0, "some": rng.getrandbits(11) << 13 | 1 << 23}[kind]
+        allowed = {"all": vendors, "none": 0, "some": vendors & rng.getrandbits(VENDORS)}[kind]
+        updated = rng.randrange(300)
+        created = updated + rng.randrange(300)
         fields = (
-            (2, 6), (day, 36), (day, 36), (300, 12), (rng.randrange(1, 6), 12), (1, 6), (100, 12), (210, 12),
+            (2, 6), ((today - created) * DAY_DS, 36), ((today - updated) * DAY_DS, 36),
+            (300, 12), (rng.randrange(1, 6), 12), (1, 6), (100, 12), (210, 12),
             (5, 6), (1, 1), (0, 1), (0, 12), (purposes, 24), (purposes & 0x3FE000, 24), (0, 1), (100, 12), (VENDORS, 16),
             (0, 1), (allowed, VENDORS), (VENDORS, 16), (0, 1), (allowed >> 1, VENDORS), (0, 12),
         )  # fmt: skip
-        found[f"{_text(fields)}.{_text(((1, 3), (VENDORS, 16), (0, 1), (vendors, VENDORS)))}"] = None
+        text = f"{_text(fields)}.{_text(((1, 3), (VENDORS, 16), (0, 1), (vendors, VENDORS)))}"
+        if text not in found:
+            given[kind] += weights[len(found)]
+            found[text] = None
     return list(found)
 
 
@@ -55,15 +63,15 @@ def _text(fields: tuple[tuple[int, int], ...]) -> str:
     return base64.urlsafe_b64encode(data).decode()[: -(-width // 6)]
 
 
-def tc_events(registry: Registry, n: int, strings: int = 50_000, each: int = 10) -> Iterator[tuple[bytes, bytes]]:
+def tc_events(registry: Registry, n: int, strings: int = 50_000, each: int = 20) -> Iterator[tuple[bytes, bytes]]:
     """(key, value) as `raw_events`, but choices are TC strings: each visitor has one, drawn from a Zipf law (exponent 1.1).
 
     A visitor sends `each` events on average, in between those of a thousand others; nobody has been there before.
     """
     rng = random.Random(3)
-    contract, texts = registry.latest("events.raw"), tc_strings(strings)
-    weights = list(accumulate(rank**-1.1 for rank in range(1, strings + 1)))
-    theirs = rng.choices(texts, cum_weights=weights, k=n // each + VISITING)
+    weights = [rank**-1.1 for rank in range(1, strings + 1)]
+    contract, texts = registry.latest("events.raw"), tc_strings(weights)
+    theirs = rng.choices(texts, weights, k=n // each + VISITING)
     for i, (_, value) in enumerate(raw_events(registry, n)):
         event, visitor = decode(registry, value)[1], i // each + rng.randrange(VISITING)
         event["identifiers"] = [f"2{visitor:032x}"]

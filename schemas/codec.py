@@ -200,7 +200,14 @@ def _varint(value: bytes, at: int) -> tuple[int, int]:
 
 def read_long(value: bytes, at: int) -> int:
     """The integer at `at`. Undecodable; IndexError past the end."""
-    number, _ = _varint(value, at)
+    six = int.from_bytes(value[at : at + 6], "little")
+    if six & 0x8080_8080_8080 == 0x0080_8080_8080:  # six bytes, as every time of these decades in milliseconds takes
+        number = (
+            six & 0x7F | six >> 1 & 0x3F80 | six >> 2 & 0x1F_C000
+            | six >> 3 & 0xFE0_0000 | six >> 4 & 0x7_F000_0000 | six >> 5 & 0x3F8_0000_0000
+        )  # fmt: skip
+    else:
+        number, _ = _varint(value, at)
     return (number >> 1) ^ -(number & 1)
 
 

@@ -5,9 +5,10 @@ A record that is changed, removed or put in between breaks the chain from there 
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
+
+import orjson
 
 Record = dict[str, Any]
 
@@ -29,8 +30,7 @@ class Head(NamedTuple):
 
 def hash_of(record: Mapping[str, Any]) -> str:
     """SHA-256 over the fields as compact JSON: an array of their values in the order of `HASHED`."""
-    text = json.dumps([record[name] for name in HASHED], ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(orjson.dumps([record[name] for name in HASHED])).hexdigest()
 
 
 def link(head: Head, chain: int, said: Mapping[str, Any]) -> tuple[Head, Record]:

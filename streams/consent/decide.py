@@ -6,11 +6,12 @@ Adding a denial to an event can therefore never add a grant.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+
+import orjson
 
 from streams.consent.evidence import Evidence, Heard
 from streams.consent.ledger import Memory
@@ -124,8 +125,7 @@ def evidence_hash(signals: Signals) -> str:
     """A fingerprint of the signals, in any order; empty where there are none."""
     if not signals:
         return ""
-    text = json.dumps(sorted(signals.items()), ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return hashlib.sha256(orjson.dumps(sorted(signals.items()))).hexdigest()[:16]
 
 
 __all__ = ["Action", "Decision", "Reason", "Ruling", "decide", "evidence_hash", "exempt", "rule_purpose"]

@@ -57,7 +57,7 @@ class Entries:
 
     def change(self, source: Source, times: Times, change: Change) -> Times:
         """A state that has learned something: the new state, its audit record, and a revocation where it is a withdrawal."""
-        now = merge(times, change.times)
+        now = merge(times, change.times) if times else change.times
         self.states[source.key] = now
         regulation, _, site = source.scope.partition("|")
         self._add(

@@ -91,7 +91,8 @@ class Reader:
         """The same under a given regime."""
         gpp = self._gpp(signals)
         tc = self._tc_string(signals, gpp)
-        heard = {name: self._hear(purpose, regime, signals, tc) for name, purpose in self._policy.purposes.items()}
+        mode = consent_mode(signals, self._policy.letters)
+        heard = {name: _hear(purpose, regime, signals, mode, tc) for name, purpose in self._policy.purposes.items()}
         for name, purpose in self._policy.purposes.items():
             for format_name, word in (
                 ("tc_string", self._tc_word(tc, purpose, signals, now)),
@@ -135,22 +136,25 @@ class Reader:
         reason = judge(tc, Demand(purpose.tcf, rules.vendor, rules.max_age_days), lists, now)
         return Heard(Word.GRANT if reason in (Reason.OK_CONSENT, Reason.OK_LI) else Word.DENY, reason)
 
-    def _hear(self, purpose: Purpose, regime: Regime, signals: Signals, tc: TcString | Reason | None) -> dict[str, Heard]:
-        mode = consent_mode_word(consent_mode(signals, self._policy.letters), purpose.consent_mode)
-        if mode is Word.UNCONFIRMED and regime is Regime.OPT_OUT:
-            mode = Word.GRANT
-        if mode is Word.GRANT and (tc is not None or has_cmp_choice(signals)):
-            mode = Word.UNKNOWN  # it narrows what the platform's own words grant, and adds nothing to them
-        objection = purpose.denied_by_gpc
-        words = {
-            "cmp": cmp_word(signals, purpose.cmp),
-            "consent_mode": mode,
-            "gpc": gpc_word(signals) if objection else Word.UNKNOWN,
-        }
-        heard = {name: Heard(word, WHY.get(word, Reason.PURPOSE)) for name, word in words.items() if word is not Word.UNKNOWN}
-        if words["gpc"] is Word.DENY:
-            heard["gpc"] = Heard(Word.DENY, Reason.GPC)
-        return heard
+
+def _hear(
+    purpose: Purpose, regime: Regime, signals: Signals, mode: Mapping[str, Word], tc: TcString | Reason | None
+) -> dict[str, Heard]:
+    word = consent_mode_word(mode, purpose.consent_mode)
+    if word is Word.UNCONFIRMED and regime is Regime.OPT_OUT:
+        word = Word.GRANT
+    if word is Word.GRANT and (tc is not None or has_cmp_choice(signals)):
+        word = Word.UNKNOWN  # it narrows what the platform's own words grant, and adds nothing to them
+    objection = purpose.denied_by_gpc
+    words = {
+        "cmp": cmp_word(signals, purpose.cmp),
+        "consent_mode": word,
+        "gpc": gpc_word(signals) if objection else Word.UNKNOWN,
+    }
+    heard = {name: Heard(word, WHY.get(word, Reason.PURPOSE)) for name, word in words.items() if word is not Word.UNKNOWN}
+    if words["gpc"] is Word.DENY:
+        heard["gpc"] = Heard(Word.DENY, Reason.GPC)
+    return heard
 
 
 def _said(heard: Mapping[str, Mapping[str, Heard]], granted_at: int, denied_at: int) -> Said:

@@ -103,7 +103,7 @@ def learn(times: Times, said: Said, now: int, use_stored_state: bool) -> Change:
             _seen(new, times, (entry(purpose, SEEN_GRANTED), entry(purpose, SEEN_DENIED)), now)
     for purpose in sorted(said.denied):
         if said.denied_at:
-            if _was_granted(times, purpose, said.denied_at):
+            if times and _was_granted(times, purpose, said.denied_at):
                 new[entry(purpose, WITHDRAWN)] = said.denied_at
                 withdrawn.append(purpose)
             new[entry(purpose, DENIED)] = said.denied_at

@@ -56,14 +56,18 @@ def cmp_word(signals: Signals, names: Iterable[str]) -> Word:
 
 def consent_mode_word(mode: Mapping[str, Word], names: Iterable[str]) -> Word:
     """Consent Mode on a purpose that needs all of these signals: granted only if each one is."""
+    if not mode:
+        return Word.UNKNOWN
     words = [mode.get(name, Word.UNKNOWN) for name in names]
     word = strictest(words)
     return Word.UNKNOWN if word in (Word.GRANT, Word.UNCONFIRMED) and Word.UNKNOWN in words else word
 
 
 def consent_mode(signals: Signals, letters: Mapping[str, Word]) -> dict[str, Word]:
-    """Each Consent Mode signal's word, from gcs, gcd and `cm.<signal>`; where they disagree, the strictest."""
+    """Each Consent Mode signal's word, from gcs, gcd and `cm.<signal>`; where they disagree, the strictest. Empty if none."""
     tables = [_from_gcs(signals.get("gcs")), _from_gcd(signals.get("gcd"), letters), _from_words(signals)]
+    if not any(tables):
+        return {}
     return {name: strictest(table.get(name, Word.UNKNOWN) for table in tables) for name in CONSENT_MODE_SIGNALS}
 
 

@@ -3,11 +3,11 @@
 Written after the commit, by merging: times only grow, so writing twice or late changes nothing.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import orjson
 import redis
 
 from infra.errors import ConfigError, Retryable
@@ -19,21 +19,26 @@ States = Mapping[str, Times]
 Changed = Callable[[int, int], Iterator[States]]
 """(partition, time in milliseconds UTC) -> the states of a partition that were written since then, from the topic."""
 
-CHUNK = 5_000
+CHUNK = 1_000
+"""Keys of one call, so that no call keeps the server from others for long."""
 MARGIN_MS = 300_000
 """Longer than a transaction may last: what was committed and not written to the view is at most that much older."""
 
-# One key only. Every entry becomes the larger of what is there and what is given.
+# Keys of one partition share a hash tag, and so a node. Every entry becomes the larger of what is there and what is given.
 MERGE = """
-local found = redis.call('GET', KEYS[1])
-local new = cjson.decode(ARGV[1])
-if found then
-  for name, time in pairs(cjson.decode(found)) do
-    if not new[name] or new[name] < time then new[name] = time end
+for at, key in ipairs(KEYS) do
+  local text = ARGV[at + 1]
+  local found = redis.call('GET', key)
+  if found and found ~= text then
+    local new = cjson.decode(text)
+    for name, time in pairs(cjson.decode(found)) do
+      if not new[name] or new[name] < time then new[name] = time end
+    end
+    text = cjson.encode(new)
   end
+  redis.call('SET', key, text, 'EX', ARGV[1])
 end
-redis.call('SET', KEYS[1], cjson.encode(new), 'EX', ARGV[2])
-return 1
+return #KEYS
 """
 
 
@@ -78,7 +83,8 @@ class MemoryStates:
 
 
 class RedisStates:
-    """`cs:<key>` = the times as JSON; `cv:<partition>` = which server the view was built on, and when it was last complete.
+    """`cs:{<partition>}:<key>` = the times as JSON; `cv:<partition>` = which server the view was built on, and when
+    it was last complete.
 
     A server that was started again may have lost what it held, so its run id is part of the mark; another means: build again.
     """
@@ -98,7 +104,7 @@ class RedisStates:
             since = int(mark[1]) - MARGIN_MS if len(mark) == 2 and mark[0] == self._server else 0
             began, written = int(time.time() * 1000), 0
             for states in self._changed(partition, max(0, since)):
-                self._merged(states)
+                self._merged(partition, states)
                 written += len(states)
             self._set_mark(partition, began)
         except redis.RedisError as error:
@@ -114,24 +120,25 @@ class RedisStates:
             if mark is None or mark.decode().partition("|")[0] != self._server or self._check() != self._server:
                 self.open(partition)
             for start in range(0, len(keys), CHUNK):
-                found += self._redis.mget([_key(key) for key in keys[start : start + CHUNK]])
+                found += self._redis.mget([_key(partition, key) for key in keys[start : start + CHUNK]])
         except redis.RedisError as error:
             raise _away(error) from error
-        return [None if text is None else json.loads(text) for text in found]
+        return [None if text is None else orjson.loads(text) for text in found]
 
     def write(self, partition: int, states: States, at: int) -> None:
         """See `StateStore`."""
         try:
-            self._merged(states)
+            self._merged(partition, states)
             self._set_mark(partition, at)
         except redis.RedisError as error:
             raise _away(error) from error
 
-    def _merged(self, states: States) -> None:
-        with self._redis.pipeline(transaction=False) as pipeline:
-            for key, times in states.items():
-                self._merge(keys=[_key(key)], args=[json.dumps(times, separators=(",", ":")), self._keep_s], client=pipeline)
-            pipeline.execute()
+    def _merged(self, partition: int, states: States) -> None:
+        items = list(states.items())
+        for start in range(0, len(items), CHUNK):
+            some = items[start : start + CHUNK]
+            texts = [orjson.dumps(times) for _, times in some]
+            self._merge(keys=[_key(partition, key) for key, _ in some], args=[self._keep_s, *texts])
 
     def _set_mark(self, partition: int, at: int) -> None:
         self._redis.set(_mark_key(partition), f"{self._server}|{at}")
@@ -164,8 +171,8 @@ def _away(error: redis.RedisError) -> Retryable:
     return Retryable(f"the consent ledger's Redis: {type(error).__name__}")
 
 
-def _key(key: str) -> str:
-    return f"cs:{key}"
+def _key(partition: int, key: str) -> str:
+    return f"cs:{{{partition}}}:{key}"
 
 
 def _mark_key(partition: int) -> str:
