@@ -87,8 +87,10 @@ def raw_events(registry: Registry, n: int, seed: int = 1, chosen: float = 0.0) -
     """
     rng = random.Random(seed)
     contract = registry.latest("events.raw")
+    choices = rng.choices(CHOICES, WEIGHTS, k=5_000)
     for i in range(n):
-        visitor = f"2{rng.randrange(5_000):032x}"
+        at = rng.randrange(len(choices))
+        visitor = f"2{at:032x}"
         # A click id stands in the address of the page that a visit begins with, not on every page.
         click = f"&gclid=Cj0KCQ{i:x}" if rng.random() < 0.1 else ""
         said = {"chosen_ts": str(FIRST_TS + i)} if rng.random() < chosen else {}
@@ -101,7 +103,7 @@ def raw_events(registry: Registry, n: int, seed: int = 1, chosen: float = 0.0) -
             "heartbeat": False,
             "collector_ts": FIRST_TS + i,
             "region": country,
-            "signals": rng.choices(CHOICES, WEIGHTS)[0] | said,
+            "signals": choices[at] | said,
             "identifiers": [visitor],
             "event_ts": FIRST_TS + i - 40,
             "event_ts_source": "corrected",

@@ -51,6 +51,8 @@ class Where:
     """Regime -> regime and group of sites that share what is remembered."""
     is_choice: bool
     """The event is a choice, made when it happened."""
+    ordinary: bool
+    """It is neither a choice nor a heartbeat."""
 
 
 @dataclass(slots=True, eq=False)
@@ -113,6 +115,7 @@ class Lineage:
         self._where = _part(read, ("event_name", "source", "site", "heartbeat"))
         self._what = _part(read, ("region", "signals"))
         self.ends = HeadSlicer(read, "signals").ends
+        self.near_ends = HeadSlicer(read, "collector_ts").ends
         self.rewriter = Rewriter(read, policy, ClickIds(policy.click_ids))
         self._rules: dict[str, int] = {}
         self._kinds: dict[tuple[Decision, Dimensions, bool], Kind] = {}
@@ -128,7 +131,8 @@ class Lineage:
             **read,
             rule=HEARTBEAT if read["heartbeat"] else self._rule(read["event_name"]),
             scopes={regime.value: (regime.value, group) for regime in Regime},
-            is_choice=read["event_name"] in self._policy.memory.choice_events,
+            is_choice=(is_choice := read["event_name"] in self._policy.memory.choice_events),
+            ordinary=not is_choice and not read["heartbeat"],
         )
         if len(data) <= KEPT_BYTES:
             if len(self.wheres) >= KEPT_WHERES:

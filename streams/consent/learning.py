@@ -91,6 +91,7 @@ class Learner:
         places = {(scope, record["subject"].encode()) for scope, (record, _) in zip(scopes, read, strict=True)}
         self._standings.load(batch.partition, {place for place in places if place[1] not in holding.table(place[0])})
         for (record, regime), scope in zip(read, scopes, strict=True):
+            holding.visitors.pop(record["subject"].encode(), None)
             self._take(record, regime, self._source(record, scope), holding.table(scope), entries)
         return len(batch) - len(broken), broken
 

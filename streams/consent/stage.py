@@ -19,10 +19,10 @@ from streams.consent.decide import Action, Reason
 from streams.consent.entries import AUDIT, HEADS, REVOCATIONS, STATE, Entries, minute
 from streams.consent.evidence import Reader
 from streams.consent.gvl import GvlFolder
-from streams.consent.learning import SIGNALS, SUBJECT_LENGTH, Event, Learner
+from streams.consent.learning import FOR_EVER, SIGNALS, SUBJECT_LENGTH, Event, Learner
 from streams.consent.ledger import DAY_MS
 from streams.consent.policy import BITS, Policy
-from streams.consent.standing import Place, Standings, Table
+from streams.consent.standing import Place, Standings, Table, Visitor
 from streams.consent.store import StateStore
 from streams.consent.strip import random_id
 from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output, outputs
@@ -47,11 +47,26 @@ class Kit(NamedTuple):
     """Imported vendor lists; None where the policy names no vendor."""
 
 
-Row = tuple[int, bytes | None, bytes, Lineage, Where, What, int, Table | None]
-"""One event of a batch as far as it is read: place, key, value, lineage, where, what, collector time (milliseconds UTC), and
-what is known of subjects like its own; None where nothing is remembered of it."""
+Row = tuple[int, bytes | None, bytes, bytes, Lineage, Where, What, int, Table | None]
+"""One event of a batch as far as it is read: place, key, value, region and signals, lineage, where, what, collector time
+(milliseconds UTC), and what is known of subjects like its own; None where nothing is remembered of it."""
 Tally = Counter[tuple[Where, Kind, int]]
 """Events by name and kind and the minute of their collector time."""
+
+
+class Work:
+    """One batch of events on its way."""
+
+    def __init__(self, batch: Batch, now: float, outcome: Outcome) -> None:
+        self.batch = batch
+        self.now = now
+        self.outcome = outcome
+        self.written: list[tuple[bytes | None, bytes | None, int]] = []
+        self.counted: list[tuple[Where, Kind, int]] = []
+        self.rows: list[Row] = []
+        """Events that need a closer look, in order."""
+        self.wanted: set[Place] = set()
+        """Subjects that must be looked up first."""
 
 
 class ConsentStage:
@@ -111,68 +126,97 @@ class ConsentStage:
         return outcome
 
     def _take_events(self, outcome: Outcome, batch: Batch, entries: Entries, now: float) -> None:
-        rows, wanted = self._read(outcome, batch, now)
-        if wanted:
-            self._standings.load(batch.partition, wanted)
-        learn, recall = self._learner.learn, self._learner.recall
-        counted: list[tuple[Where, Kind, int]] = []
-        written: list[tuple[bytes | None, bytes | None, int]] = []
-        for at, key, value, lineage, where, what, time, table in rows:
-            decided = what.decided.get(where.rule) or lineage.decided(where, what)
-            if table is not None and key is not None:
-                standing = table[key]
-                if (what.learnable or (what.speaks and where.is_choice)) and (
-                    standing is None or standing.learned_from != what.number or time >= standing.until or where.is_choice
-                ):
-                    standing = learn(Event(where, what, time), table, key, entries)
-                if standing is not None and (standing.withdrawn or not decided.settled):
-                    decided = lineage.recalled(where, what, recall(Event(where, what, time), standing))
-            if decided.passes:
-                written.append((key, decided.prefix + value[HEADER_BYTES:], -1))
-            elif decided.decision.action is not Action.DROP:
-                try:
-                    written.append(self._rewritten(batch, at, value, lineage, decided))
-                except Undecodable as error:
-                    self._bury(outcome, at, str(error), now)
-                    continue
-            counted.append((where, decided.kind, time // MINUTE_MS))
-        outcome.out.setdefault(CONSENTED, []).extend(outputs(written))
-        outcome.passed = len(written)
-        self._count(Counter(counted), outcome, entries)
+        """Events of visitors who say what they said before go at once, the others after a look-up; a key's in their order."""
+        work = Work(batch, now, outcome)
+        self._recognise(work)
+        if work.wanted:
+            self._standings.load(batch.partition, work.wanted)
+        self._look_closer(work, entries)
+        outcome.out.setdefault(CONSENTED, []).extend(outputs(work.written))
+        outcome.passed = len(work.written)
+        self._count(Counter(work.counted), outcome, entries)
 
-    def _read(self, outcome: Outcome, batch: Batch, now: float) -> tuple[list[Row], set[Place]]:
-        """The events as far as they are read, and the subjects that must be looked up."""
-        rows: list[Row] = []
-        wanted: set[Place] = set()
-        lineages, misses = self._lineages, 0
-        table_of = self._standings.holding(batch.partition).table
+    def _recognise(self, work: Work) -> None:
+        batch, misses = work.batch, 0
+        holding, lineages = self._standings.holding(batch.partition), self._lineages
+        visitors, write, count = holding.visitors, work.written.append, work.counted.append
         for at, (key, value) in enumerate(zip(batch.keys, batch.values, strict=True)):
             try:
                 if value is None:
                     raise Undecodable("tombstone")
                 lineage = lineages.get(value[:HEADER_BYTES]) or self._lineage(value)
-                name_at, _, _, _, clock_at, region_at, _, head_end = lineage.ends(value)
+                name_at, _, _, _, clock_at, region_at = lineage.near_ends(value)
                 time = read_long(value, clock_at)
-                day = time // DAY_MS
-                name, said = value[name_at:clock_at], value[region_at:head_end]
+                name = value[name_at:clock_at]
                 where = lineage.wheres.get(name) or lineage.where(name)
-                what = lineage.whats.get((day, said))
-                if what is None:
-                    misses += 1
-                    what = lineage.what(day, said)
+                visitor = visitors.get(key)  # type: ignore[arg-type] # None is nobody's key
+                if visitor is not None:
+                    known, what, said, scope, times, remembered = visitor
+                    if (
+                        value.startswith(said, region_at)
+                        and known is lineage
+                        and where.scopes[what.regime] == scope
+                        and time in times
+                        and where.ordinary
+                    ):
+                        decided = what.decided.get(where.rule) or lineage.decided(where, what)
+                        if decided.settled or not remembered:
+                            if decided.passes:
+                                write((key, decided.prefix + value[HEADER_BYTES:], -1))
+                            else:
+                                self._write_less(work, at, lineage, decided)
+                            count((where, decided.kind, time // MINUTE_MS))
+                            continue
+                    # Its next events in this batch must not overtake this one.
+                    del visitors[key]  # type: ignore[arg-type]
+                day = time // DAY_MS
+                said = value[region_at : lineage.ends(value)[-1]]
+                found = lineage.whats.get((day, said))
+                misses += found is None
+                what = found or lineage.what(day, said)
             except Undecodable as error:
-                self._bury(outcome, at, str(error), now)
+                self._bury(work.outcome, at, str(error), work.now)
                 continue
             table = None
             if key is not None and len(key) == SUBJECT_LENGTH and not where.heartbeat:
                 scope = where.scopes[what.regime]
-                table = table_of(scope)
+                table = holding.table(scope)
                 if key not in table:
-                    wanted.add((scope, key))
-            rows.append((at, key, value, lineage, where, what, time, table))
-        self._metrics.count("headwater_consent_signals_total", len(rows) - misses, cache="hit")
+                    work.wanted.add((scope, key))
+            work.rows.append((at, key, value, said, lineage, where, what, time, table))
+        self._metrics.count("headwater_consent_signals_total", len(batch) - misses, cache="hit")
         self._metrics.count("headwater_consent_signals_total", misses, cache="miss")
-        return rows, wanted
+
+    def _look_closer(self, work: Work, entries: Entries) -> None:
+        visitors = self._standings.holding(work.batch.partition).visitors
+        learn, recall = self._learner.learn, self._learner.recall
+        for at, key, value, said, lineage, where, what, time, table in work.rows:
+            decided = what.decided.get(where.rule) or lineage.decided(where, what)
+            if table is not None and key is not None:
+                standing, until = table[key], FOR_EVER
+                if what.learnable or (what.speaks and where.is_choice):
+                    if standing is None or where.is_choice or not standing.knows(what.number, time):
+                        standing = learn(Event(where, what, time), table, key, entries)
+                    until = 0 if standing is None else standing.until
+                if standing is not None and (standing.withdrawn or not decided.settled):
+                    decided = lineage.recalled(where, what, recall(Event(where, what, time), standing))
+                elif where.ordinary:
+                    begin = time - time % DAY_MS
+                    times = range(begin, min(begin + DAY_MS, until))
+                    visitors[key] = Visitor(lineage, what, said, where.scopes[what.regime], times, standing is not None)
+            try:
+                if decided.passes:
+                    work.written.append((key, decided.prefix + value[HEADER_BYTES:], -1))
+                else:
+                    self._write_less(work, at, lineage, decided)
+                work.counted.append((where, decided.kind, time // MINUTE_MS))
+            except Undecodable as error:
+                self._bury(work.outcome, at, str(error), work.now)
+
+    def _write_less(self, work: Work, at: int, lineage: Lineage, decided: Decided) -> None:
+        """An event that loses something, or everything. Undecodable."""
+        if decided.decision.action is not Action.DROP:
+            work.written.append(self._rewritten(work.batch, at, lineage, decided))
 
     def _bury(self, outcome: Outcome, at: int, detail: str, now: float) -> None:
         outcome.dead.append(Dead(at, "UNDECODABLE", detail))
@@ -190,9 +234,9 @@ class ConsentStage:
         self._lineages[value[:HEADER_BYTES]] = found
         return found
 
-    def _rewritten(self, batch: Batch, at: int, value: bytes, lineage: Lineage, decided: Decided) -> Output:
+    def _rewritten(self, batch: Batch, at: int, lineage: Lineage, decided: Decided) -> Output:
         """A stripped or anonymised event, or a heartbeat without whatever somebody may have put into it."""
-        key, decision = batch.keys[at], decided.decision
+        key, value, decision = batch.keys[at], batch.values[at] or b"", decided.decision
         if decision.action is Action.ANONYMISE:
             unlinkable = random_id(self._key, batch.topic, batch.partition, batch.offsets[at])
             datum, key = lineage.rewriter.anonymise(value, unlinkable), unlinkable.encode()

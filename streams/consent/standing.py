@@ -2,16 +2,19 @@
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Self
+from typing import NamedTuple, Self
 
 from infra.metrics import Metrics
 from streams.consent.audit import Head
+from streams.consent.case import Lineage, What
 from streams.consent.ledger import WITHDRAWN, Times, entry, is_withdrawn, merge
 from streams.consent.policy import BITS
 from streams.consent.store import States, StateStore, state_key
 
 KEPT_STATES = 200_000
 """A worker's, of all its partitions. Subjects without a state are kept too: most have none."""
+KEPT_VISITORS = 32_768
+"""A worker's too. They are few because each may hold on to what it said, which is larger than a state."""
 
 WITHDRAWALS = frozenset(entry(purpose, WITHDRAWN) for purpose in BITS)
 
@@ -34,10 +37,28 @@ class Standing:
         self.until = 0
         """Collector time from which the same is worth learning from again, milliseconds UTC."""
 
+    def knows(self, number: int, time: int) -> bool:
+        """Whether an event of this time that says this tells nothing new."""
+        return self.learned_from == number and time < self.until
+
     def has_learned(self, number: int, until: int) -> Self:
         """Take down that it knows this, until then."""
         self.learned_from, self.until = number, until
         return self
+
+
+class Visitor(NamedTuple):
+    """A subject whose last event said what its state knows: the same again needs no look-up and teaches nothing."""
+
+    lineage: Lineage
+    what: What
+    said: bytes
+    """What `what` was read from."""
+    scope: Scope
+    times: range
+    """Collector times for which that holds, milliseconds UTC."""
+    remembered: bool
+    """There is a state, which matters where the signals leave something open."""
 
 
 Table = dict[bytes, Standing | None]
@@ -51,6 +72,8 @@ class Holding:
         self.head = head
         self.tables: dict[Scope, Table] = {}
         self.kept = 0
+        self.visitors: dict[bytes, Visitor] = {}
+        """By subject."""
         self.unsaved: dict[str, Times] = {}
         """Changed and not in the view yet: committed a moment ago, or about to be."""
         self.committed: dict[str, Times] = {}
@@ -87,13 +110,15 @@ class Standings:
         """Forget what was looked up for a partition; it is looked up again."""
         holding = self._holdings.get(partition)
         if holding is not None:
-            holding.tables, holding.kept = {}, 0
+            holding.tables, holding.visitors, holding.kept = {}, {}, 0
 
     def trim(self, partition: int) -> None:
         """Keep memory bounded; between batches only, because a batch relies on what it has looked up."""
         holding = self._holdings.get(partition)
         if holding is not None and holding.kept > KEPT_STATES // len(self._holdings):
             self.drop(partition)
+        elif holding is not None and len(holding.visitors) > KEPT_VISITORS // len(self._holdings):
+            holding.visitors = {}
 
     def forget(self) -> None:
         """Forget what was looked up; for another policy, whose scopes are others."""
