@@ -14,6 +14,7 @@ CHOICES = [
     {"gcs": "G100", "gcd": "13q3q3q3q5"},
 ]
 WEIGHTS = [45, 30, 15, 10]
+COUNTRIES = ["DE", "FR", "US", "AT", "NL", "IT", "ES", "PL", "SE", "GB", "CH", "BE", "DK", "NO", "IE"]
 FIRST_TS = 1_790_000_000_000
 
 
@@ -87,14 +88,13 @@ def raw_events(registry: Registry, n: int, seed: int = 1, chosen: float = 0.0) -
     """
     rng = random.Random(seed)
     contract = registry.latest("events.raw")
-    choices = rng.choices(CHOICES, WEIGHTS, k=5_000)
+    choices, countries = rng.choices(CHOICES, WEIGHTS, k=5_000), rng.choices(COUNTRIES, k=5_000)
     for i in range(n):
         at = rng.randrange(len(choices))
         visitor = f"2{at:032x}"
         # A click id stands in the address of the page that a visit begins with, not on every page.
         click = f"&gclid=Cj0KCQ{i:x}" if rng.random() < 0.1 else ""
         said = {"chosen_ts": str(FIRST_TS + i)} if rng.random() < chosen else {}
-        country = rng.choice(["DE", "FR", "US", "AT", "NL", "IT", "ES", "PL", "SE", "GB", "CH", "BE", "DK", "NO", "IE"])
         event = {
             "event_id": f"{i:032x}",
             "event_name": rng.choice(["page_view", "add_to_cart", "purchase", "view_item"]),
@@ -102,7 +102,7 @@ def raw_events(registry: Registry, n: int, seed: int = 1, chosen: float = 0.0) -
             "site": "shop.example",
             "heartbeat": False,
             "collector_ts": FIRST_TS + i,
-            "region": country,
+            "region": countries[at],
             "signals": choices[at] | said,
             "identifiers": [visitor],
             "event_ts": FIRST_TS + i - 40,

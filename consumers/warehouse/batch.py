@@ -36,7 +36,9 @@ class Buffer:
     paused: bool = False
 
     def add(self, offset: int, key: bytes | None, value: bytes, now: float) -> None:
-        """One more record."""
+        """One more record. ValueError for one that was here already: inserting it again would double it."""
+        if self.offsets and offset <= self.offsets[-1]:
+            raise ValueError(f"offset {offset} of {self.topic}:{self.partition} came after {self.offsets[-1]}")
         if not self.offsets:
             self.since = now
         self.offsets.append(offset)

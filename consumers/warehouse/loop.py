@@ -36,6 +36,7 @@ class Warehouse:
         self._metrics = metrics
         self._letters = DeadLetters(registry, KeyRing(settings.keyring_dir, settings.master), STAGE)
         self._buffers: dict[tuple[str, int], Buffer] = {}
+        self._rebalances = 0
         self._producer: ck.Producer | None = None
         self._waiting = False
         self._consumer = reader(
@@ -68,6 +69,7 @@ class Warehouse:
     # -- Kafka
 
     def _assigned(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
+        self._rebalances += 1
         self._buffers.clear()
         for found in _committed(consumer, partitions):
             intent = read_intent(found.offset, found.metadata)
@@ -83,6 +85,7 @@ class Warehouse:
             for b in self._buffers.values()
         ]
         consumer.assign(starts)
+        consumer.resume(starts)  # a pause outlives its assignment
         self._metrics.set("headwater_assigned_partitions", len(starts), stage=STAGE)
 
     def _revoked(self, _consumer: ck.Consumer, _partitions: list[ck.TopicPartition]) -> None:
@@ -93,8 +96,11 @@ class Warehouse:
         first = self._consumer.poll(POLL_S)
         if first is None:
             return
-        now = time.monotonic()
-        for message in [first, *self._consumer.consume(self._settings.batch_records, 0)]:
+        now, rebalances = time.monotonic(), self._rebalances
+        messages = self._consumer.consume(self._settings.batch_records, 0)
+        if rebalances == self._rebalances:  # otherwise `first` is read again, with what follows the committed offset
+            messages.insert(0, first)
+        for message in messages:
             error = message.error()
             if error is not None and error.code() != ck.KafkaError._PARTITION_EOF:
                 self._trouble(error)

@@ -24,6 +24,7 @@ from infra.errors import EXIT_CONFIG, EXIT_FENCED, EXIT_HALTED, ConfigError, Hal
 from infra.kafka import reader
 from infra.keyring import KeyRing
 from infra.logs import get_logger
+from infra.memory import keep_freed_memory
 from infra.metrics import Metrics
 from infra.settings import Settings
 from schemas.registry import Registry
@@ -403,6 +404,7 @@ def make_app(worker: Worker, transport: str = "librdkafka") -> StageApp:
 
 def run(worker: Worker) -> None:
     """Run until a signal stops the worker: finish the batch, commit, close."""
+    keep_freed_memory()
     faust_worker = faust.Worker(make_app(worker), loglevel="WARNING", redirect_stdouts=False, quiet=True)
     faust_worker.spinner = None  # it writes terminal codes even where there is no terminal
     faust_worker.execute_from_commandline()

@@ -5,9 +5,15 @@ import random
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
+import confluent_kafka as ck
+
+from consumers.warehouse.loop import Warehouse
+from consumers.warehouse.rows import Loader
 from consumers.warehouse.verifying import verify
 from infra.kafka import producer
+from infra.metrics import Metrics
 from schemas.registry import Registry, lock
 from tests.consumers.warehouse.plant import Plant, event, wait
 
@@ -86,6 +92,53 @@ def _commit(consumer: object, offsets: list[object]) -> bool:
     except ck.KafkaException:
         return False
     return True
+
+
+class MeetsRebalances:
+    """A consumer whose reads meet a rebalance after their first record and get the same partitions again, ten times."""
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        self._warehouse = warehouse
+        self._consumer: Any = warehouse._consumer
+        self._polled: ck.Message | None = None
+        self.met = 0
+
+    def poll(self, timeout: float) -> ck.Message | None:
+        """As the client does it."""
+        self._polled = self._consumer.poll(timeout)
+        return self._polled
+
+    def consume(self, n: int, timeout: float) -> list[ck.Message]:
+        """As the client does it: the callback runs in the middle of the call."""
+        if self.met < 10 and self._polled is not None and self._polled.error() is None:
+            self.met += 1
+            self._warehouse._assigned(self._consumer, self._consumer.assignment())
+        found: list[ck.Message] = self._consumer.consume(n, timeout)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
+
+
+def test_a_rebalance_in_the_middle_of_a_read_doubles_nothing(plant: Plant) -> None:
+    """What was polled before it is read again, and is not taken twice."""
+    before = sum(one.records for one in verify(plant.settings) if one.topic == "events.resolved")
+    contract = plant.registry.latest("events.resolved")
+    warehouse = Warehouse(plant.settings, Loader(plant.store, plant.registry, Metrics()), plant.registry, Metrics())
+    client = MeetsRebalances(warehouse)
+    warehouse._consumer = client
+    deadline, sent = time.monotonic() + 60, 0
+
+    def stopping() -> bool:
+        nonlocal sent
+        if client.met < 10:
+            plant.send([event(contract, n) for n in range(50)])
+            sent += 50
+        return time.monotonic() > deadline or (client.met == 10 and plant.caught_up())
+
+    warehouse.run(stopping)
+    assert client.met == 10
+    assert_exact(plant, before + sent)
 
 
 def test_kill_9_at_random_moments_loses_and_doubles_nothing(plant: Plant) -> None:
