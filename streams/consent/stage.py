@@ -29,6 +29,8 @@ from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output, outputs
 
 RAW, CONSENTED = "events.raw", "events.consented"
 MINUTE_MS = 60_000
+AT_ONCE = 1_000
+"""Events."""
 
 KeyValues = Iterable[tuple[bytes | None, bytes | None]]
 PolicyReader = Callable[[], Policy | None]
@@ -126,21 +128,27 @@ class ConsentStage:
         return outcome
 
     def _take_events(self, outcome: Outcome, batch: Batch, entries: Entries, now: float) -> None:
-        """Events of visitors who say what they said before go at once, the others after a look-up; a key's in their order."""
+        """Events of visitors who say what they said before go at once, the others after a look-up; a key's in their order.
+
+        A few at a time, so that a visitor met in a batch is known in the rest of it.
+        """
         work = Work(batch, now, outcome)
-        self._recognise(work)
-        if work.wanted:
-            self._standings.load(batch.partition, work.wanted)
-        self._look_closer(work, entries)
+        for start in range(0, len(batch), AT_ONCE):
+            self._recognise(work, range(start, min(start + AT_ONCE, len(batch))))
+            if work.wanted:
+                self._standings.load(batch.partition, work.wanted)
+            self._look_closer(work, entries)
         outcome.out.setdefault(CONSENTED, []).extend(outputs(work.written))
         outcome.passed = len(work.written)
         self._count(Counter(work.counted), outcome, entries)
 
-    def _recognise(self, work: Work) -> None:
+    def _recognise(self, work: Work, places: range) -> None:
         batch, misses = work.batch, 0
+        work.rows, work.wanted = [], set()
         holding, lineages = self._standings.holding(batch.partition), self._lineages
         visitors, write, count = holding.visitors, work.written.append, work.counted.append
-        for at, (key, value) in enumerate(zip(batch.keys, batch.values, strict=True)):
+        for at in places:
+            key, value = batch.keys[at], batch.values[at]
             try:
                 if value is None:
                     raise Undecodable("tombstone")
@@ -184,7 +192,7 @@ class ConsentStage:
                 if key not in table:
                     work.wanted.add((scope, key))
             work.rows.append((at, key, value, said, lineage, where, what, time, table))
-        self._metrics.count("headwater_consent_signals_total", len(batch) - misses, cache="hit")
+        self._metrics.count("headwater_consent_signals_total", len(places) - misses, cache="hit")
         self._metrics.count("headwater_consent_signals_total", misses, cache="miss")
 
     def _look_closer(self, work: Work, entries: Entries) -> None:
