@@ -16,7 +16,14 @@ from infra.embedded.child import Child, NotReady, Program
 from infra.embedded.jars import classpath
 from infra.embedded.ports import LOOPBACK, free_port
 
-JVM = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:-UsePerfData", "--sun-misc-unsafe-memory-access=allow")
+# One compiler: on few cores the optimising one takes more from the house in its first minutes than it gives the broker.
+JVM = (
+    "-Xmx512m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:-UsePerfData",
+    "--sun-misc-unsafe-memory-access=allow",
+)
 START_S = 60.0  # a broker that was killed may have logs to check first
 STOP_S = 20.0
 
@@ -95,7 +102,7 @@ class EmbeddedKafka:
         java = [str(JAVA), *JVM, log4j, f"-Djava.io.tmpdir={unpacked}", "-cp", jars]
         logs = self._dir / "logs"
         if not (logs / "meta.properties").exists():
-            self._format([*java, "-XX:TieredStopAtLevel=1"], logs)
+            self._format(java, logs)
         properties = self._configure(self._dir / "server.properties", logs)
         return Program("kafka", [*java, "kafka.Kafka", str(properties)], self._log, port=self.port)
 

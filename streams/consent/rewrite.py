@@ -24,8 +24,8 @@ Plan = list[tuple[int, int, Change | bytes]]
 """(first field, last field, what is written for them: always these bytes, or what the change makes of theirs), in order."""
 
 
-SPELT = re.compile("%|\\\\u|\u0130|\u0131|\u017f|\u212a".encode())
-"""What may spell a name otherwise: encodings, escapes, and letters that count as `i`, `s` or `k` where case does not matter."""
+SPELT = re.compile("\u0130|\u0131|\u017f|\u212a".encode())
+"""Letters that count as `i`, `s` or `k` where case does not matter."""
 KEPT_VALUES = 1_024
 PART = 3
 """Bytes of the parts of names that are looked for first."""
@@ -68,9 +68,10 @@ class Rewriter:
         self._click_ids = click_ids
         # Bytes are compared in lower case, which is ASCII's: another name ends every text.
         self._names = tuple(name.encode() if name.isascii() else b"" for name in click_ids.names)
+        self._name_or_index = (*self._names, b"]")
         self._reach = 3 * max(map(len, self._names), default=0)
         """Bytes that a name may take: some letters that are no ASCII count as `k` or `s` where case does not matter."""
-        self._parts = _cover(self._names)
+        self._part = re.compile(b"|".join(map(re.escape, _cover(self._names))) or rb"(?!)")
         self._token = re.compile(DECISION_TOKEN.encode(), re.IGNORECASE)
         self._strips: dict[tuple[int, bool], Plan] = {}
         self._anonymises = self._plan_anonymous()
@@ -85,18 +86,18 @@ class Rewriter:
 
     def _suspects_texts(self, data: bytes) -> bool:
         """Whether a click id may be a parameter in it: a name before `=`, or before an index, or anything percent-encoded."""
-        if b"%" in data or b"]=" in data:
+        if b"%" in data:
             return True
-        names, reach, before = self._names, -self._reach, data.lower().split(b"=")
+        names, reach, before = self._name_or_index, -self._reach, data.lower().split(b"=")
         before.pop()
         return any(text.endswith(names) or not text[reach:].isascii() for text in before)
 
     def _suspects_map(self, data: bytes) -> bool:
         """The same for a map, where a click id may also be a key, or stand in JSON, which spells what it likes with escapes."""
-        if SPELT.search(data) is not None:
+        if b"%" in data or b"\\u" in data or (not data.isascii() and SPELT.search(data) is not None):
             return True
         lower = data.lower()
-        return any(map(lower.__contains__, self._parts)) and any(map(lower.__contains__, self._names))
+        return self._part.search(lower) is not None and any(map(lower.__contains__, self._names))
 
     def anonymise(self, value: bytes, event_id: str) -> bytes:
         """The datum of a framed event with the allow-list only, under a new id."""
