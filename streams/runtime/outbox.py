@@ -52,6 +52,7 @@ class Outbox:
             transactional_id=transactional_id(group, settings.slot),
             transaction_timeout_ms=int(settings.transaction_timeout_s * 1000),
             batch_size=1_000_000,
+            linger_ms=25,  # a commit sends what is left, so waiting makes larger batches and nothing later
             queue_buffering_max_messages=1_000_000,
         )
 
