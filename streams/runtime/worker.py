@@ -260,7 +260,7 @@ class Worker:
         if now >= self._next_tick:
             self._next_tick = now + TICK_S
             await self._tick()
-        if self.outbox.seconds_left() == 0:
+        if self.outbox.seconds_left() == 0 and (self._commit is None or self._commit.done()):
             # Beside the next poll and the stage's next batch, which waits for the outbox's lock before it goes in.
             self._commit = asyncio.create_task(self._commit_now())
 
