@@ -10,10 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import confluent_kafka as ck
+import psutil
 import redis
 from rich.console import Console
 from rich.table import Table
@@ -33,6 +35,7 @@ TC = ", TC strings"
 """50,000 different ones, drawn from a Zipf law (exponent 1.1)."""
 KNOWN = ", known visitors"
 """Whose states are in the ledger already; otherwise nobody has been there before."""
+TWO = ", two workers"
 LEDGER = ["consent.state", "consent.heads"]
 
 
@@ -105,6 +108,49 @@ class Bench:
         if rate > self.rows.get(label, {"rate": 0.0})["rate"]:
             self.rows[label] = {"rate": rate, "cpu_us": cpu_us}
 
+    def run_group(self, label: str, workers: int, **given: Any) -> None:
+        """The same for several workers of one group, from the moment when each has its first batch to the last commit."""
+        gate = Path(self.settings["state_dir"]) / f"gate-{given['sink']}"
+        processes: list[psutil.Popen] = []
+        try:
+            for n in range(workers):
+                settings = {**self.settings, "slot": f"{given['sink']}-{n}"}
+                more = {"how": "runtime", "settings": settings, "gate": str(gate), "begin": n == 0}
+                command = [sys.executable, "-m", "bench.contender", json.dumps({**given, **more})]
+                processes.append(psutil.Popen(command, stdout=subprocess.DEVNULL))
+                self._wait(lambda: len(list(gate.parent.glob(f"{gate.name}.*"))) == len(processes), processes)
+            group, source = f"headwater.bench-{given['sink']}", given["source"]
+            consumer = ck.Consumer({"bootstrap.servers": self.settings["kafka"], "group.id": group})
+            places = [ck.TopicPartition(source, partition) for partition in range(4)]
+            ends = [consumer.get_watermark_offsets(place, 20)[1] for place in places]
+            cpu = [process.cpu_times() for process in processes]
+            began = time.monotonic()
+            gate.touch()
+            self._wait(lambda: [place.offset for place in consumer.committed(places, 20)] == ends, processes)
+            seconds = time.monotonic() - began
+            used = [(process.cpu_times(), before) for process, before in zip(processes, cpu, strict=True)]
+            consumer.close()
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        rate = given["records"] / seconds
+        cpu_us = 1e6 * sum(now.user + now.system - before.user - before.system for now, before in used) / given["records"]
+        self._console.print(f"  {label}: {rate:,.0f} records/s, {cpu_us:.2f} us CPU a record", highlight=False)
+        self._keep(label, rate, cpu_us)
+
+    def _keep(self, label: str, rate: float, cpu_us: float) -> None:
+        if rate > self.rows.get(label, {"rate": 0.0})["rate"]:
+            self.rows[label] = {"rate": rate, "cpu_us": cpu_us}
+
+    @staticmethod
+    def _wait(condition: Callable[[], bool], processes: list[psutil.Popen]) -> None:
+        deadline = time.monotonic() + 240
+        while not condition():
+            if time.monotonic() > deadline or any(process.poll() is not None for process in processes):
+                raise SystemExit("a worker ended, or took too long")
+            time.sleep(0.02)
+
 
 def measure(bench: Bench, records: int, events: int, rounds: int, only: str | None) -> None:
     """All contenders, interleaved, so that a slow minute hits them all. The ledger is empty at each one's start."""
@@ -143,6 +189,8 @@ def measure_consent(bench: Bench, source: str, suffix: str, events: int, n: int)
     bench.forget()
     bench.run(f"{OURS}{suffix}", how="runtime", sink=f"cold-{source}-{n}", **given)
     bench.run(f"{OURS}{suffix}{KNOWN}", how="runtime", sink=f"warm-{source}-{n}", **given)
+    bench.forget()
+    bench.run_group(f"{OURS}{suffix}{TWO}", 2, sink=f"two-{source}-{n}", **given)
 
 
 def report(bench: Bench, console: Console, as_json: bool) -> None:
