@@ -250,15 +250,16 @@ class IdentityStage:
         contract = self._registry.latest(MERGES)
         slots = [(node, slot) for node in nodes if (slot := view.slots[node]) is not None]
         logged = outcome.out.setdefault(MERGES, [])
+        met_ts = max(event.head["collector_ts"] for event in events.values())
         for node, slot in slots:
             at = evidence.get(node)
             record = {
                 "node": node,
                 "parent": slot.parent,
                 "epoch": slot.epoch,
-                # Met and not made here: whoever made it has the evidence.
+                # Met and not made here: whoever made it had the evidence, so no event is named.
                 "event_id": "" if at is None else events[at].head["event_id"],
-                "evidence_ts": 0 if at is None else events[at].head["collector_ts"],
+                "evidence_ts": met_ts if at is None else events[at].head["collector_ts"],
             }
             logged.append(Output(node.encode(), encode(contract, record)))
         outcome.after_commit.append(partial(self._store.confirm, slots))

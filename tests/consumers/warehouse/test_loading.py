@@ -9,11 +9,12 @@ from typing import Any
 
 import confluent_kafka as ck
 
-from consumers.warehouse.loop import Warehouse
+from consumers.warehouse.loop import GROUP, Warehouse
 from consumers.warehouse.rows import Loader
 from consumers.warehouse.verifying import verify
-from infra.kafka import producer
+from infra.kafka import producer, reader
 from infra.metrics import Metrics
+from schemas.codec import encode
 from schemas.registry import Registry, lock
 from tests.consumers.warehouse.plant import Plant, event, wait
 
@@ -64,11 +65,6 @@ def test_rows_land_once_poison_becomes_a_letter_and_a_new_column_appears(plant: 
 
 def test_a_hole_is_found_and_filled_and_nothing_doubles_when_read_again(plant: Plant) -> None:
     """Rows that vanished come back when the group begins again at the start, and the others stay single."""
-    import confluent_kafka as ck
-
-    from consumers.warehouse.loop import GROUP
-    from infra.kafka import reader
-
     before = plant.count("count()")
     plant.store.command("DELETE FROM headwater.events WHERE _partition = 0 AND _offset % 3 = 1")
     assert plant.count("count()") < before
@@ -85,8 +81,6 @@ def test_a_hole_is_found_and_filled_and_nothing_doubles_when_read_again(plant: P
 
 def _commit(consumer: object, offsets: list[object]) -> bool:
     """False while the stopped loader is still a member of its group."""
-    import confluent_kafka as ck
-
     try:
         consumer.commit(offsets=offsets, asynchronous=False)  # type: ignore[attr-defined] # the client has no types
     except ck.KafkaException:
@@ -178,3 +172,20 @@ def test_kill_9_at_random_moments_loses_and_doubles_nothing(plant: Plant) -> Non
         plant.wait_caught_up()
     assert_exact(plant, before + sent)
     assert "replaying" in plant.log.read_text(), "no kill hit an insert: the test proves little"
+
+
+def test_rows_past_their_time_to_live_halt_nothing(plant: Plant) -> None:
+    """Rows that the table's TTL takes at once are no hole: read again, they are passed by. Last, because they stay away."""
+    contract = plant.registry.latest("identity.merges")
+    old = {"node": "2" + "a" * 32, "parent": "1" + "b" * 32, "epoch": 1, "event_id": "old", "evidence_ts": 1}
+    records = [encode(contract, old), encode(contract, old | {"evidence_ts": int(time.time() * 1000)})]
+    plant.send(records, "identity.merges", partition=0)
+    with plant.loading():
+        plant.wait_caught_up()
+    consumer = reader(plant.settings, GROUP)
+    wait(lambda: _commit(consumer, [ck.TopicPartition("identity.merges", 0, 0)]), 20)
+    consumer.close()
+    with plant.loading():
+        plant.wait_caught_up()
+    assert "rows too old to be kept" in plant.log.read_text()
+    assert plant.count("count()", "identity_merges") == 1
