@@ -78,7 +78,7 @@ class IdentityStage:
         linked = [(event.at, event.nodes) for event in alive if event.nodes]
         evidence = self._link(view, met, linked)
         self._stamp(outcome, batch, view, alive)
-        self._log(outcome, view, met, evidence, {event.at: event for event in alive})
+        self._log(outcome, view, met, evidence, {event.at: event for event in events})
         self._keep(view)
         return outcome
 
