@@ -112,6 +112,11 @@ def joined_row(layer: str, wanted: Iterable[str], found: Mapping[str, int], lawf
     return Row(layer, len(needed), sum(found.values()), lost, doubled, 0, strangers, notes)
 
 
+def mirrored_row(layer: str, wanted: Mapping[str, int], found: Mapping[str, int]) -> Row:
+    """A table that holds what its topic holds, key by key and copy by copy."""
+    return Row(layer, *_by_id(wanted, {key: n for key, n in found.items() if key in wanted}))
+
+
 def counts_row(layers: Mapping[str, int], counted: Mapping[str, int]) -> Row:
     """`stream.counts` against the layers themselves, cell by cell."""
     lost = doubled = 0

@@ -161,6 +161,14 @@ def test_joined_records_are_wanted_exactly_once() -> None:
     assert compare.joined_row("x", ["a"], {"a": 1, "c": 1}).unexplained == 1
 
 
+def test_a_table_mirrors_its_topic_copy_by_copy() -> None:
+    """As often as in the topic, no more and no less; what other runs left is nobody's."""
+    assert compare.mirrored_row("x", {"a": 1, "b": 2}, {"a": 1, "b": 2, "other": 7}).good
+    assert compare.mirrored_row("x", {"a": 1, "b": 2}, {"a": 1, "b": 1}).lost == 1
+    assert compare.mirrored_row("x", {"a": 1, "b": 2}, {"a": 1, "b": 3}).doubled == 1
+    assert compare.mirrored_row("x", {"a": 1}, {}).lost == 1
+
+
 def test_anonymised_events_of_other_runs_are_nobodys(expected: Expected) -> None:
     """Several runs share a house."""
     assert walk(expected, *GOOD, Seen("of another run", "page_view", "anonymise", 0, "", "anonymous")).good
