@@ -23,6 +23,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "contracts": ("infra.contracts_app:app", "Lint, compare, show and publish the Avro contracts."),
     "dead": ("streams.runtime.dead_app:app", "List, show and replay dead letters."),
     "consent": ("streams.consent.explain_app:app", "Explain what the consent policy does with an event; verify its audit."),
+    "identity": (
+        "streams.identity.identity_app:app",
+        "Show what is linked, compare the identity graph with its log, rebuild it.",
+    ),
     "privacy": ("streams.runtime.privacy_app:app", "See what became of withdrawals of consent."),
     "experiments": ("streams.bandit.experiments_app:app", "Publish and list experiments."),
     "keys": ("streams.collector.keys_app:app", "Make, list and revoke write keys."),

@@ -11,7 +11,11 @@ from streams.identity.store import RedisStore
 TIMEOUT_S = 5.0
 
 
+def open_store(settings: Settings) -> RedisStore:
+    """The graph. Redis is met with the first call."""
+    return RedisStore(redis.Redis.from_url(settings.redis, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S))
+
+
 def build(settings: Settings, metrics: Metrics) -> IdentityStage:
-    """The stage of one worker. Redis is met with the first batch; one that may evict keys ends the worker then."""
-    client = redis.Redis.from_url(settings.redis, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
-    return IdentityStage(Registry(settings.contracts), RedisStore(client), metrics, int(settings.privacy_sla_s * 1000))
+    """The stage of one worker; a Redis that may evict keys ends it with the first batch."""
+    return IdentityStage(Registry(settings.contracts), open_store(settings), metrics, int(settings.privacy_sla_s * 1000))

@@ -5,13 +5,13 @@ never taken back. A replayed batch changes nothing.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import redis
 
 from infra.errors import ConfigError, Retryable
-from streams.identity.rules import Link, Slot
+from streams.identity.rules import USER, Link, Slot
 
 CLAIM_S = 86_400
 """How long a duplicate is recognised, seconds."""
@@ -25,6 +25,19 @@ LONGEST_ID = 80
 CONFIRM = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) return 1 end
 return 0
+"""
+
+
+# One key only: a slot from the log replaces an older one, and one that is not known to be in the log.
+RESTORE = """
+local found = redis.call('GET', KEYS[1])
+if found == ARGV[1] then return 0 end
+if found then
+  local epoch = tonumber(string.match(found, '|(%d+)$'))
+  if epoch > tonumber(ARGV[2]) or (epoch == tonumber(ARGV[2]) and string.sub(found, 1, 1) == 'D') then return 0 end
+end
+redis.call('SET', KEYS[1], ARGV[1])
+return 1
 """
 
 
@@ -104,6 +117,7 @@ class RedisStore:
     def __init__(self, client: Any) -> None:
         self._redis = client
         self._confirm = client.register_script(CONFIRM)
+        self._restore = client.register_script(RESTORE)
         self._checked = False
 
     def read(self, nodes: Sequence[str], events: Sequence[str]) -> tuple[list[Slot | None], list[str | None]]:
@@ -178,6 +192,39 @@ class RedisStore:
                 return [{child.decode() for child in found} for found in pipeline.execute()]
         except redis.RedisError as error:
             raise _away(error) from error
+
+    def restore(self, slots: Sequence[tuple[str, Slot]]) -> int:
+        """Write slots as the log has them where they are missing or older; how many were. Retryable."""
+        try:
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for node, slot in slots:
+                    if node[0] != USER:
+                        pipeline.sadd(_children_key(slot.parent), node)
+                    text = _text(slot._replace(logged=True))
+                    self._restore(keys=[_node_key(node)], args=[text, slot.epoch], client=pipeline)
+                # A set says how many nodes were new to it: only what the scripts say counts.
+                said = pipeline.execute()
+        except redis.RedisError as error:
+            raise _away(error) from error
+        places, at = [], 0
+        for node, _ in slots:
+            at += 1 if node[0] == USER else 2
+            places.append(at - 1)
+        return sum(said[place] for place in places)
+
+    def scan(self) -> Iterator[list[str]]:
+        """The nodes of all slots, some at a time; one that is written meanwhile may be missing or there twice. Retryable."""
+        nodes: list[str] = []
+        try:
+            for key in self._redis.scan_iter(match="n:*", count=1_000):
+                nodes.append(key.decode().rpartition(":")[2])
+                if len(nodes) == CHUNK:
+                    yield nodes
+                    nodes = []
+        except redis.RedisError as error:
+            raise _away(error) from error
+        if nodes:
+            yield nodes
 
 
 def _away(error: redis.RedisError) -> Retryable:

@@ -1,0 +1,133 @@
+"""`headwater identity`: the graph looked at, compared with its log, and built again from it."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from infra.errors import ConfigError, Retryable
+from infra.settings import Settings, load_settings
+from streams.identity.app import open_store
+from streams.identity.log import diff, read_log, rebuild
+from streams.identity.nodes import TIERS, NodeKeys, node
+from streams.identity.revocation import MOST_NODES, component
+from streams.identity.rules import USER
+from streams.identity.store import RedisStore
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Look at the identity graph, compare it with its log, rebuild it."
+)
+
+NODE = re.compile(r"[0-9][0-9a-f]{32}")
+NAMES = {"0": "user", "1": "device", "2": "cookie", "3": "e-mail or phone"}
+"""Tier digit -> what such a node is."""
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback()
+def identity() -> None:
+    """Look at the identity graph, compare it with its log, rebuild it."""
+
+
+@contextmanager
+def opened(what: str, quiet: bool) -> Iterator[tuple[Settings, RedisStore, Callable[[int], None]]]:
+    """Settings, the graph, and how to tell progress (standard error). ConfigError where Kafka or Redis is away."""
+    settings = load_settings()
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TextColumn("{task.completed:,.0f} records"),
+        TimeElapsedColumn(),
+    )
+    try:
+        with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:
+            task = bar.add_task(what, total=None)
+            yield settings, open_store(settings), lambda n: bar.advance(task, n)
+    except Retryable as error:
+        raise ConfigError(f"{error}. Is the house up (`headwater up`), and does HEADWATER_STATE_DIR name it?") from error
+
+
+@app.command("rebuild", epilog="Example: headwater identity rebuild")
+def rebuild_command(as_json: AsJson = False) -> None:
+    """Write every slot of `identity.merges` that is missing or older in Redis.
+
+    For a Redis that was lost or restored from a backup. Stop the identity workers before: one that meets an id whose slot was
+    lost links it anew, and the newer link would stand.
+    """
+    read = 0
+    with opened("rebuilding the graph from its log", as_json) as (settings, store, advance):
+
+        def count(n: int) -> None:
+            nonlocal read
+            read += n
+            advance(n)
+
+        written = rebuild(read_log(settings), store, count)
+    typer.echo(
+        json.dumps({"records": read, "written": written}) if as_json else f"{read:,} records read, {written:,} slots written"
+    )
+
+
+@app.command("diff", epilog="Example: headwater identity diff --json")
+def diff_command(as_json: AsJson = False) -> None:
+    """Compare the graph in Redis with its log; exits 1 where they differ.
+
+    Stop the identity workers for an exact answer: what they write meanwhile may show up. Slots that are not known to be logged
+    yet are counted apart, and are no difference.
+    """
+    with opened("comparing the graph with its log", as_json) as (settings, store, advance):
+        found = diff(read_log(settings), store, advance)
+    if as_json:
+        typer.echo(json.dumps({**found._asdict(), "same": found.same}))
+    else:
+        typer.echo(
+            f"{found.logged:,} slots in the log: {found.missing:,} missing in Redis, {found.other:,} others there, "
+            f"{found.unlogged:,} there that the log does not have, {found.pending:,} not yet logged"
+        )
+        for example in found.examples:
+            typer.echo(f"  {example}")
+        typer.echo("the same" if found.same else "NOT the same: `headwater identity rebuild` writes what is missing or older")
+    if not found.same:
+        raise typer.Exit(1)
+
+
+@app.command("show", epilog="Example: headwater identity show user=jo@shop.example")
+def show_command(
+    who: Annotated[str, typer.Argument(help=f"A node (33 characters), or KIND=VALUE; kinds: {', '.join(TIERS)}.")],
+    as_json: AsJson = False,
+) -> None:
+    """What is linked to an id: its root, what its events are stamped with, and every other node."""
+    with opened("looking", quiet=True) as (settings, store, _):
+        asked = _node(settings, who)
+        linked = component(store, asked)
+        root = min(linked.nodes)
+        slot = store.read([root], ())[0][0]
+        profile = slot.parent if root[0] == USER and slot is not None else root
+    if as_json:
+        told = {"node": asked, "root": root, "profile": profile, "nodes": linked.nodes, "whole": linked.whole}
+        typer.echo(json.dumps(told))
+        return
+    typer.echo(f"node     {asked}  {NAMES.get(asked[0], '')}")
+    typer.echo(f"profile  {profile}")
+    for one in linked.nodes:
+        typer.echo(f"linked   {one}  {NAMES.get(one[0], '')}{'  root' if one == root else ''}")
+    if not linked.whole:
+        typer.echo(f"more than {MOST_NODES:,} nodes, which is no person: the rest is not shown")
+
+
+def _node(settings: Settings, who: str) -> str:
+    if NODE.fullmatch(who):
+        return who
+    kind, equals, value = who.partition("=")
+    if not equals or kind not in TIERS:
+        raise ConfigError(f"{who[:40]!r} is neither a node nor KIND=VALUE with one of {', '.join(TIERS)}")
+    found = node(NodeKeys.derive(settings.master), kind, value)
+    if found is None:
+        raise ConfigError(f"this is no {kind}, or one of the values that are never linked")
+    return found

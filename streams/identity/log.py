@@ -1,0 +1,140 @@
+"""The graph as its log has it, beside the graph in Redis: built again from it, and compared with it.
+
+`identity.merges` is the truth; Redis can be lost. Nothing here needs more memory for a larger graph.
+"""
+
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from infra.kafka import reader
+from infra.settings import Settings
+from schemas.codec import decode
+from schemas.registry import Registry
+from streams.identity.rules import Slot
+from streams.identity.store import RedisStore
+from streams.runtime.follow import partitions_of, read_partition
+
+MERGES = "identity.merges"
+EXAMPLES = 20
+
+Slots = Sequence[tuple[str, Slot]]
+Progress = Callable[[int], None]
+"""Told how many more records are done."""
+
+
+def read_log(settings: Settings) -> Iterator[Slots]:
+    """All slots of the log, a chunk at a time, each node's in their order. Retryable where Kafka is away."""
+    registry = Registry(settings.contracts)
+    with closing(reader(settings, "headwater.identity")) as consumer:
+        partitions = partitions_of(consumer, MERGES)
+    for partition in partitions:
+        for records in read_partition(settings, MERGES, partition):
+            found = (decode(registry, value)[1] for _, value in records if value is not None)
+            yield [(record["node"], Slot(record["parent"], logged=True, epoch=record["epoch"])) for record in found]
+
+
+def rebuild(log: Iterator[Slots], store: RedisStore, progress: Progress) -> int:
+    """Write what is missing or older in Redis; how many slots were. Safe while workers run: a slot only ever gets newer."""
+    written = 0
+    for slots in log:
+        written += store.restore(slots)
+        progress(len(slots))
+    return written
+
+
+class Difference(NamedTuple):
+    """The log against Redis."""
+
+    logged: int
+    """Nodes in the log."""
+    missing: int
+    """Of those, nodes without a slot in Redis."""
+    other: int
+    """Nodes whose slot in Redis is another one, or an older one."""
+    unlogged: int
+    """Nodes that Redis takes for logged, or newer than the log, and that the log does not have so."""
+    pending: int
+    """Slots that Redis does not know to be logged yet: written a moment ago, or by a worker that ended in between. No fault."""
+    examples: tuple[str, ...]
+    """Some nodes that differ."""
+
+    @property
+    def same(self) -> bool:
+        """Whether Redis is what the log says."""
+        return not (self.missing or self.other or self.unlogged)
+
+
+class LogIndex:
+    """The newest slot of each node of the log, in a temporary file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._db = sqlite3.connect(folder / "log.sqlite3", isolation_level=None)
+        self._db.execute("PRAGMA journal_mode = OFF")
+        self._db.execute("CREATE TABLE slots (node TEXT PRIMARY KEY, parent TEXT, epoch INTEGER) WITHOUT ROWID")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._db.close()
+
+    def add(self, slots: Slots) -> None:
+        """Take in a chunk of the log; of a node, the newest counts."""
+        self._db.execute("BEGIN")
+        self._db.executemany(
+            "INSERT INTO slots VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET parent = excluded.parent, epoch = excluded.epoch "
+            "WHERE excluded.epoch >= slots.epoch",
+            ((node, slot.parent, slot.epoch) for node, slot in slots),
+        )
+        self._db.execute("COMMIT")
+
+    def chunks(self, n: int) -> Iterator[Slots]:
+        """Everything, by node."""
+        rows = self._db.execute("SELECT node, parent, epoch FROM slots")
+        while some := rows.fetchmany(n):
+            yield [(node, Slot(parent, logged=True, epoch=epoch)) for node, parent, epoch in some]
+
+    def get(self, nodes: Sequence[str]) -> list[Slot | None]:
+        """The slots of these nodes."""
+        found = []
+        for node in nodes:
+            row = self._db.execute("SELECT parent, epoch FROM slots WHERE node = ?", (node,)).fetchone()
+            found.append(None if row is None else Slot(row[0], logged=True, epoch=row[1]))
+        return found
+
+
+def diff(log: Iterator[Slots], store: RedisStore, progress: Progress) -> Difference:
+    """Compare both, each way. What is written meanwhile may show up: stop the identity workers for an exact answer."""
+    logged = missing = other = unlogged = pending = 0
+    examples: list[str] = []
+    with tempfile.TemporaryDirectory() as folder, LogIndex(Path(folder)) as index:
+        for slots in log:
+            index.add(slots)
+            progress(len(slots))
+        for slots in index.chunks(5_000):
+            logged += len(slots)
+            for (node, said), held in zip(slots, store.read([node for node, _ in slots], ())[0], strict=True):
+                if held is None:
+                    missing += 1
+                elif held.epoch < said.epoch or (held.epoch == said.epoch and held.parent != said.parent):
+                    other += 1
+                else:
+                    continue
+                examples += [node] * (len(examples) < EXAMPLES)
+        for nodes in store.scan():
+            for node, slot, newest in zip(nodes, store.read(nodes, ())[0], index.get(nodes), strict=True):
+                if slot is None:
+                    continue
+                if not slot.logged:
+                    pending += 1
+                elif newest is None or newest.epoch < slot.epoch:
+                    unlogged += 1
+                    examples += [node] * (len(examples) < EXAMPLES)
+    return Difference(logged, missing, other, unlogged, pending, tuple(examples))
+
+
+__all__ = ["Difference", "LogIndex", "diff", "read_log", "rebuild"]
