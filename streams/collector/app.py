@@ -18,7 +18,7 @@ def collect(  # noqa: PLR0913, PLR0917 - each parameter is an option of the comm
     cors_origin: Annotated[
         list[str] | None, typer.Option(help="Origin of pages that may send from a browser; repeat it.")
     ] = None,
-    budget: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for Kafka before an event goes to the spool.")] = 2.0,
+    budget: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for Kafka before an event goes to the spool.")] = 1.5,
     spool_bytes: Annotated[int, typer.Option(min=4_194_304, help="Largest size of the spool.")] = 1_073_741_824,
     micro: Annotated[
         bool, typer.Option(help="Serve /micro/*: the last events, for setting tags up. Not for production.")

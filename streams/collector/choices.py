@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from streams.collector.event import Unusable, Wrong, mapping, signals_of, text
-from streams.collector.own import IDENTIFIERS, time_of
+from streams.collector.own import identifiers_of, time_of
 from streams.identity.nodes import NodeKeys, node
 
 PURPOSES = ("analytics", "marketing", "personalization")
@@ -57,9 +57,6 @@ def read(item: Any) -> Choice | Unusable:
 
 
 def _read(said: Mapping[str, Any]) -> Choice:
-    person = mapping(said, "user_data")
-    identifiers = [(kind, text(said, name)) for name, kind in IDENTIFIERS.items()]
-    identifiers += [("email", text(person, "email", "email_address")), ("phone", text(person, "phone", "phone_number"))]
     kind = text(said, "kind") or "choice"
     if kind not in ("choice", "withdrawal"):
         raise Wrong("kind must be choice or withdrawal")
@@ -73,8 +70,7 @@ def _read(said: Mapping[str, Any]) -> Choice:
         signals["platform"] = platform[:64]
     evidence = hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS, default=str)).hexdigest()[:16]
     return Choice(
-        [(name, value) for name, value in identifiers if value], kind, signals, purposes, time_of(said, "chosen_ts"),
-        text(said, "site"), evidence,
+        identifiers_of(said), kind, signals, purposes, time_of(said, "chosen_ts"), text(said, "site"), evidence,
     )  # fmt: skip
 
 

@@ -67,6 +67,17 @@ def text(said: Mapping[str, Any], *names: str) -> str:
     return ""
 
 
+def texts(said: Mapping[str, Any], *names: str) -> list[str]:
+    """The same for a field that may be a list of texts, as Google's `user_data` may."""
+    for name in names:
+        value = said.get(name)
+        if isinstance(value, list):
+            return [found for one in value if (found := text({name: one}, name))]
+        if value is not None:
+            return [text(said, name)]
+    return []
+
+
 def name_of(said: Mapping[str, Any], *names: str) -> str:
     """The event's name: text, 1 to 128 characters. Wrong otherwise."""
     for name in names:

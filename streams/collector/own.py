@@ -19,6 +19,7 @@ from streams.collector.event import (
     number,
     signals_of,
     text,
+    texts,
 )
 
 PROTOCOL = "headwater"
@@ -38,8 +39,8 @@ def items_of(body: Any) -> list[Any]:
         return body
     if not isinstance(body, dict):
         raise Wrong('the body must be an event, an array of events, or {"events": [...]}')
-    if "events" not in body:
-        return [body]
+    if "events" not in body or "event_name" in body:
+        return [body]  # an event may have a field of that name
     if not isinstance(body["events"], list):
         raise Wrong("events must be an array")
     return body["events"]
@@ -56,16 +57,16 @@ def read(item: Any) -> Item:
 
 
 def _read(said: Mapping[str, Any]) -> Sent:
-    person = mapping(said, "user_data")
-    identifiers = [(kind, text(said, name)) for name, kind in IDENTIFIERS.items()]
-    identifiers += [("email", text(person, "email", "email_address")), ("phone", text(person, "phone", "phone_number"))]
     signals = signals_of(mapping(said, "consent"))
-    signals |= {ours: text(said, theirs) for theirs, ours in GA_SIGNALS.items() if said.get(theirs)}
+    for theirs, ours in GA_SIGNALS.items():
+        if value := text(said, theirs):
+            # Where both are there and disagree, both go on: the gate takes the stricter one.
+            signals[theirs if signals.get(ours, value) != value else ours] = value
     return Sent(
         name_of(said, "event_name"),
         PROTOCOL,
         text(said, "event_id"),
-        identifiers=[(kind, value) for kind, value in identifiers if value],
+        identifiers=identifiers_of(said),
         created=time_of(said, "event_ts", "timestamp"),
         sent=time_of(said, "sent_ts"),
         signals=signals,
@@ -84,21 +85,33 @@ def _read(said: Mapping[str, Any]) -> Sent:
     )
 
 
+def identifiers_of(said: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(kind, value) of every identifier that is named."""
+    person = mapping(said, "user_data")
+    found = [(kind, text(said, name)) for name, kind in IDENTIFIERS.items()]
+    found += [("email", value) for value in texts(person, "email", "email_address")]
+    found += [("phone", value) for value in texts(person, "phone", "phone_number")]
+    return [(kind, value) for kind, value in found if value]
+
+
 def time_of(said: Mapping[str, Any], *names: str) -> int | None:
-    """Milliseconds from a number of milliseconds or an ISO 8601 text. Wrong for anything else."""
+    """Milliseconds from a number of milliseconds or of seconds, or an ISO 8601 text. Wrong for anything else.
+
+    A number that as milliseconds would lie before March 1973 is one of seconds.
+    """
     for name in names:
         value = said.get(name)
         if value is None or value == "":
             continue
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < MAX_MS:
-            return int(value)
+            return int(value if value >= MIN_MS else value * 1000)
         if isinstance(value, str):
             try:
                 return int(datetime.fromisoformat(value).timestamp() * 1000)
             except (ValueError, OverflowError):
                 pass
-        raise Wrong(f"{name} must be milliseconds since 1970 or an ISO 8601 time")
+        raise Wrong(f"{name} must be milliseconds or seconds since 1970, or an ISO 8601 time")
     return None
 
 
-MAX_MS = 4_102_444_800_000  # the year 2100
+MIN_MS, MAX_MS = 100_000_000_000, 4_102_444_800_000  # 1973 and 2100

@@ -1,7 +1,8 @@
 """What one event's consent signals say about one purpose, format by format. Pure; `decide.py` turns it into a reason.
 
 Signals are the contract's `signals` map: `cmp.<name>` (a consent platform's own words), `gcs`, `gcd` and `cm.<signal>`
-(Google Consent Mode v2), `gpc` (Sec-GPC), `tc_string` (IAB TCF), `gpp` (IAB GPP), `gdpr_applies`.
+(Google Consent Mode v2; `x-ga-gcs`, `x-ga-gcd` beside them where a container's event has both and they disagree), `gpc`
+(Sec-GPC), `tc_string` (IAB TCF), `gpp` (IAB GPP), `gdpr_applies`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -65,7 +66,11 @@ def consent_mode_word(mode: Mapping[str, Word], names: Iterable[str]) -> Word:
 
 def consent_mode(signals: Signals, letters: Mapping[str, Word]) -> dict[str, Word]:
     """Each Consent Mode signal's word, from gcs, gcd and `cm.<signal>`; where they disagree, the strictest. Empty if none."""
-    tables = [_from_gcs(signals.get("gcs")), _from_gcd(signals.get("gcd"), letters), _from_words(signals)]
+    tables = [
+        *(_from_gcs(signals.get(name)) for name in ("gcs", "x-ga-gcs")),
+        *(_from_gcd(signals.get(name), letters) for name in ("gcd", "x-ga-gcd")),
+        _from_words(signals),
+    ]
     if not any(tables):
         return {}
     return {name: strictest(table.get(name, Word.UNKNOWN) for table in tables) for name in CONSENT_MODE_SIGNALS}

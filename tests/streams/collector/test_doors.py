@@ -177,7 +177,7 @@ def test_choices_without_an_event_go_to_their_subjects(collector: Collector) -> 
         "user_id": name,
         "user_data": {"email": f"{name}@example.org"},
         "consent": {"cmp.marketing": False},
-        "chosen_ts": 17,
+        "chosen_ts": 1_795_000_000_017,
     }
     answer = collector.send([said, {"client_id": name, "kind": "withdrawal", "purposes": ["analytics"]}], "/v1/consent")
     assert answer.json() == {"success": True, "accepted": 2, "refused": []}
@@ -193,7 +193,7 @@ def test_choices_without_an_event_go_to_their_subjects(collector: Collector) -> 
     withdrawal = next(record for record in records if record["kind"] == "withdrawal")
     choice = next(record for record in records if record["kind"] == "choice")
     assert (withdrawal["purposes"], withdrawal["site"], withdrawal["via"]) == (["analytics"], "shop.example", "webhook")
-    assert (choice["signals"], choice["chosen_ts"]) == ({"cmp.marketing": "denied"}, 17)
+    assert (choice["signals"], choice["chosen_ts"]) == ({"cmp.marketing": "denied"}, 1_795_000_000_017)
 
 
 @pytest.mark.parametrize(

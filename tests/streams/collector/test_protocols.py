@@ -52,6 +52,34 @@ def test_own_bodies_may_be_one_event_or_several(body: Any) -> None:
     assert own.items_of(body) == [{"event_name": "x"}]
 
 
+def test_an_event_may_have_a_field_called_events() -> None:
+    """What has a name is an event."""
+    body = {"event_name": "x", "events": [1, 2]}
+    assert own.items_of(body) == [body]
+    assert sent(own.read(body)).properties == {"events": [1, 2]}
+
+
+def test_several_addresses_and_numbers_of_one_person_are_taken() -> None:
+    """Google's user_data may hold lists; what is no text in them is wrong."""
+    person = {"email": ["a@b.example", None, "c@d.example"], "phone_number": ["+49301234567"]}
+    event = sent(own.read({"event_name": "x", "user_data": person}))
+    assert event.identifiers == [("email", "a@b.example"), ("email", "c@d.example"), ("phone", "+49301234567")]
+    assert own.read({"event_name": "x", "user_data": {"email": [["a"]]}}) == Unusable("email must be text")
+
+
+def test_signals_that_disagree_both_go_on() -> None:
+    """The collector decides nothing: the gate gets both words, and takes the stricter one."""
+    both = {"event_name": "x", "x-ga-gcs": "G111", "consent": {"gcs": "G100"}}
+    assert sent(own.read(both)).signals == {"gcs": "G100", "x-ga-gcs": "G111"}
+    assert sent(own.read(both | {"consent": {"gcs": "G111"}})).signals == {"gcs": "G111"}
+
+
+@pytest.mark.parametrize("value", [1_795_000_000_123, 1_795_000_000.123, "2026-11-18T11:06:40.123+00:00"])
+def test_times_may_be_milliseconds_seconds_or_iso(value: Any) -> None:
+    """The same moment each time."""
+    assert sent(own.read({"event_name": "x", "timestamp": value})).created == 1_795_000_000_123
+
+
 @pytest.mark.parametrize("body", ["x", 1, None, {"events": "x"}])
 def test_other_bodies_are_wrong(body: Any) -> None:
     """The message says what a body must be."""

@@ -76,6 +76,9 @@ TABLE: list[tuple[str, dict[str, str], int, str]] = [
     ("DE", {**TC, "tc_string": tc_string("0"), **MODE_ALL}, 0, "PURPOSE PURPOSE PURPOSE"),
     ("DE", {**TC, "tc_string": tc_string(), "gpc": "1"}, 1, "OK_CONSENT GPC GPC"),
     ("DE", {**TC, "tc_string": tc_string(), "cmp.marketing": "0"}, 5, "OK_CONSENT CONFLICT OK_CONSENT"),
+    # A container's own words beside the sender's: the stricter ones count, whichever they are.
+    ("DE", {**MODE_ALL, "x-ga-gcs": "G100"}, 4, "PURPOSE PURPOSE OK_CONSENT"),
+    ("DE", {"gcs": "G100", "gcd": "13q3q3q3q5", "x-ga-gcs": "G111", "x-ga-gcd": "13r3r3r3r5"}, 0, "PURPOSE PURPOSE PURPOSE"),
     # GPP: US sections object or do not; the European one is a TC string; not to object is no consent.
     ("US", {"gpp": "DBABTA~1YNN"}, 7, "NO_SIGNAL OK_CONSENT OK_CONSENT"),
     ("US", {"gpp": "DBABTA~1YYN"}, 1, "NO_SIGNAL PURPOSE PURPOSE"),
