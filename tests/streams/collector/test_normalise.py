@@ -75,6 +75,7 @@ def test_addresses_where_none_belong_are_masked_and_told() -> None:
     event = Sent(
         "x",
         "headwater",
+        "e1",  # a random id may spell a name
         page_url="https://x.example/?mail=ada%40example.org",
         page_title="Mail to ada@example.org",
         properties={"contact": "+49 30 901820", "nested": {"mail": "ada@example.org"}, "order": "0012345678901234567"},
