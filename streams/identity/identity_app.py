@@ -4,6 +4,9 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -13,7 +16,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from infra.errors import ConfigError, Retryable
 from infra.settings import Settings, load_settings
 from streams.identity.app import open_store
-from streams.identity.log import diff, read_log, rebuild
+from streams.identity.log import LogIndex, diff, read_log, rebuild, why
 from streams.identity.nodes import TIERS, NodeKeys, node
 from streams.identity.revocation import MOST_NODES, component
 from streams.identity.rules import USER
@@ -119,6 +122,41 @@ def show_command(
         typer.echo(f"linked   {one}  {NAMES.get(one[0], '')}{'  root' if one == root else ''}")
     if not linked.whole:
         typer.echo(f"more than {MOST_NODES:,} nodes, which is no person: the rest is not shown")
+
+
+@app.command("why", epilog="Example: headwater identity why user=jo@shop.example cookie=1234567890.1234567890")
+def why_command(
+    one: Annotated[str, typer.Argument(help="A node, or KIND=VALUE.")],
+    other: Annotated[str, typer.Argument(help="Another.")],
+    as_json: AsJson = False,
+) -> None:
+    """The chain of evidence that links two ids, by the log: each link with the event it was made for; exits 1 without one."""
+    with (
+        opened("reading the log", as_json) as (settings, _, advance),
+        TemporaryDirectory() as folder,
+        LogIndex(Path(folder)) as index,
+    ):
+        first, second = _node(settings, one), _node(settings, other)
+        for records in read_log(settings):
+            index.add(records)
+            advance(len(records))
+        chain = why(index, first, second)
+    if as_json:
+        links = [
+            {"node": link.node, "parent": link.slot.parent, "event_id": link.event_id, "evidence_ts": link.evidence_ts}
+            for link in chain or ()
+        ]
+        typer.echo(json.dumps({"linked": chain is not None, "links": links}))
+    elif chain is None:
+        typer.echo("nothing in the log links them")
+    elif not chain:
+        typer.echo("they are the same node")
+    for link in () if as_json else chain or ():
+        when = datetime.fromtimestamp(link.evidence_ts / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        event = f"event {link.event_id}" if link.event_id else "an event that a later record no longer names"
+        typer.echo(f"{link.node} -> {link.slot.parent}  by {event}, {when}")
+    if chain is None:
+        raise typer.Exit(1)
 
 
 def _node(settings: Settings, who: str) -> str:

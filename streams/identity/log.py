@@ -14,7 +14,7 @@ from infra.kafka import reader
 from infra.settings import Settings
 from schemas.codec import decode
 from schemas.registry import Registry
-from streams.identity.rules import Slot
+from streams.identity.rules import USER, Slot
 from streams.identity.store import RedisStore
 from streams.runtime.follow import partitions_of, read_partition
 
@@ -22,27 +22,48 @@ MERGES = "identity.merges"
 EXAMPLES = 20
 
 Slots = Sequence[tuple[str, Slot]]
+
+
+class Logged(NamedTuple):
+    """One record of the log."""
+
+    node: str
+    slot: Slot
+    event_id: str
+    """The event that gave the evidence; empty where a worker logged again what another had written."""
+    evidence_ts: int
+    """Collector time of that event, or of the one with which it was logged again, milliseconds UTC."""
+
+
 Progress = Callable[[int], None]
 """Told how many more records are done."""
 
 
-def read_log(settings: Settings) -> Iterator[Slots]:
-    """All slots of the log, a chunk at a time, each node's in their order. Retryable where Kafka is away."""
+def read_log(settings: Settings) -> Iterator[Sequence[Logged]]:
+    """The whole log, a chunk at a time, each node's records in their order. Retryable where Kafka is away."""
     registry = Registry(settings.contracts)
     with closing(reader(settings, "headwater.identity")) as consumer:
         partitions = partitions_of(consumer, MERGES)
     for partition in partitions:
         for records in read_partition(settings, MERGES, partition):
             found = (decode(registry, value)[1] for _, value in records if value is not None)
-            yield [(record["node"], Slot(record["parent"], logged=True, epoch=record["epoch"])) for record in found]
+            yield [
+                Logged(
+                    record["node"],
+                    Slot(record["parent"], logged=True, epoch=record["epoch"]),
+                    record["event_id"],
+                    record["evidence_ts"],
+                )
+                for record in found
+            ]
 
 
-def rebuild(log: Iterator[Slots], store: RedisStore, progress: Progress) -> int:
-    """Write what is missing or older in Redis; how many slots were. Safe while workers run: a slot only ever gets newer."""
+def rebuild(log: Iterator[Sequence[Logged]], store: RedisStore, progress: Progress) -> int:
+    """Write what is missing or older in Redis; how many slots were. A slot only ever gets newer."""
     written = 0
-    for slots in log:
-        written += store.restore(slots)
-        progress(len(slots))
+    for records in log:
+        written += store.restore([(record.node, record.slot) for record in records])
+        progress(len(records))
     return written
 
 
@@ -74,7 +95,10 @@ class LogIndex:
     def __init__(self, folder: Path) -> None:
         self._db = sqlite3.connect(folder / "log.sqlite3", isolation_level=None)
         self._db.execute("PRAGMA journal_mode = OFF")
-        self._db.execute("CREATE TABLE slots (node TEXT PRIMARY KEY, parent TEXT, epoch INTEGER) WITHOUT ROWID")
+        self._db.execute(
+            "CREATE TABLE slots (node TEXT PRIMARY KEY, parent TEXT, epoch INTEGER, event_id TEXT, evidence_ts INTEGER) "
+            "WITHOUT ROWID"
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -82,13 +106,14 @@ class LogIndex:
     def __exit__(self, *_error: object) -> None:
         self._db.close()
 
-    def add(self, slots: Slots) -> None:
-        """Take in a chunk of the log; of a node, the newest counts."""
+    def add(self, records: Sequence[Logged]) -> None:
+        """Take in a chunk of the log; of a node, the newest counts, and of the same slot the one that names its event."""
         self._db.execute("BEGIN")
         self._db.executemany(
-            "INSERT INTO slots VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET parent = excluded.parent, epoch = excluded.epoch "
-            "WHERE excluded.epoch >= slots.epoch",
-            ((node, slot.parent, slot.epoch) for node, slot in slots),
+            "INSERT INTO slots VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
+            "SET parent = excluded.parent, epoch = excluded.epoch, event_id = excluded.event_id, evidence_ts = excluded.evidence_ts "
+            "WHERE excluded.epoch > slots.epoch OR (excluded.epoch = slots.epoch AND excluded.event_id <> '')",
+            ((record.node, record.slot.parent, record.slot.epoch, record.event_id, record.evidence_ts) for record in records),
         )
         self._db.execute("COMMIT")
 
@@ -98,23 +123,42 @@ class LogIndex:
         while some := rows.fetchmany(n):
             yield [(node, Slot(parent, logged=True, epoch=epoch)) for node, parent, epoch in some]
 
-    def get(self, nodes: Sequence[str]) -> list[Slot | None]:
-        """The slots of these nodes."""
-        found = []
-        for node in nodes:
-            row = self._db.execute("SELECT parent, epoch FROM slots WHERE node = ?", (node,)).fetchone()
-            found.append(None if row is None else Slot(row[0], logged=True, epoch=row[1]))
-        return found
+    def record(self, node: str) -> Logged | None:
+        """The newest record of a node."""
+        query = "SELECT parent, epoch, event_id, evidence_ts FROM slots WHERE node = ?"
+        row = self._db.execute(query, (node,)).fetchone()
+        return None if row is None else Logged(node, Slot(row[0], logged=True, epoch=row[1]), row[2], row[3])
 
 
-def diff(log: Iterator[Slots], store: RedisStore, progress: Progress) -> Difference:
+def why(index: LogIndex, one: str, other: str) -> list[Logged] | None:
+    """The links between two nodes: from the one up to what both hang under, then down to the other. None without any."""
+    up, down = _way(index, one), _way(index, other)
+    above = {other, *(record.slot.parent for record in down)}
+    first = [one, *(record.slot.parent for record in up)]
+    meeting = next((node for node in first if node in above), None)
+    if meeting is None:
+        return None
+    ways = [next((at for at, record in enumerate(way) if record.node == meeting), len(way)) for way in (up, down)]
+    return [*up[: ways[0]], *reversed(down[: ways[1]])]
+
+
+def _way(index: LogIndex, node: str) -> list[Logged]:
+    """The links from a node to its root."""
+    found: list[Logged] = []
+    while node[0] != USER and (record := index.record(node)) is not None:
+        found.append(record)
+        node = record.slot.parent
+    return found
+
+
+def diff(log: Iterator[Sequence[Logged]], store: RedisStore, progress: Progress) -> Difference:
     """Compare both, each way. What is written meanwhile may show up: stop the identity workers for an exact answer."""
     logged = missing = other = unlogged = pending = 0
     examples: list[str] = []
     with tempfile.TemporaryDirectory() as folder, LogIndex(Path(folder)) as index:
-        for slots in log:
-            index.add(slots)
-            progress(len(slots))
+        for records in log:
+            index.add(records)
+            progress(len(records))
         for slots in index.chunks(5_000):
             logged += len(slots)
             for (node, said), held in zip(slots, store.read([node for node, _ in slots], ())[0], strict=True):
@@ -126,15 +170,16 @@ def diff(log: Iterator[Slots], store: RedisStore, progress: Progress) -> Differe
                     continue
                 examples += [node] * (len(examples) < EXAMPLES)
         for nodes in store.scan():
-            for node, slot, newest in zip(nodes, store.read(nodes, ())[0], index.get(nodes), strict=True):
+            for node, slot in zip(nodes, store.read(nodes, ())[0], strict=True):
                 if slot is None:
                     continue
+                newest = index.record(node)
                 if not slot.logged:
                     pending += 1
-                elif newest is None or newest.epoch < slot.epoch:
+                elif newest is None or newest.slot.epoch < slot.epoch:
                     unlogged += 1
                     examples += [node] * (len(examples) < EXAMPLES)
     return Difference(logged, missing, other, unlogged, pending, tuple(examples))
 
 
-__all__ = ["Difference", "LogIndex", "diff", "read_log", "rebuild"]
+__all__ = ["Difference", "LogIndex", "Logged", "diff", "read_log", "rebuild", "why"]

@@ -40,9 +40,10 @@ def house(kafka: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) 
     settings = Settings(kafka=kafka, redis=redis_url, state_dir=folder, secret="for tests only, forty characters long...")
     apply(settings)
     contract, client = Registry(settings.contracts).latest(MERGES), producer(settings)
-    for _ in range(2):  # a worker that meets a pending slot logs it again
+    for again in range(2):  # a worker that meets a pending slot logs it again, without the event
         for name, parent in SLOTS.items():
-            record = {"node": name, "parent": parent, "epoch": 0, "event_id": "e", "evidence_ts": 1_795_000_000_000}
+            event = "" if again else f"event-{name}"
+            record = {"node": name, "parent": parent, "epoch": 0, "event_id": event, "evidence_ts": 1_795_000_000_000 + again}
             client.produce(MERGES, encode(contract, record), name.encode())
     client.flush(30)
     return settings
@@ -114,6 +115,10 @@ def test_the_commands(house: Settings, store: RedisStore, monkeypatch: pytest.Mo
     shown = json.loads(runner.invoke(app, ["show", NODES[20], "--json"]).stdout)
     assert (shown["root"], shown["profile"], len(shown["nodes"])) == (USER, NODES[0], len(NODES) + 1)
     assert f"linked   {USER}  user  root" in runner.invoke(app, ["show", NODES[20]]).output
+    said = runner.invoke(app, ["why", NODES[20], NODES[0]])
+    assert f"{NODES[20]} -> {SLOTS[NODES[20]]}  by event event-{NODES[20]}, 2026-11-18 11:06:40Z" in said.output
+    assert runner.invoke(app, ["why", NODES[20], "2" + "e" * 32]).exit_code == 1
+    assert json.loads(runner.invoke(app, ["why", NODES[1], NODES[0], "--json"]).stdout)["links"][0]["parent"] == NODES[0]
     alone = json.loads(runner.invoke(app, ["show", "user=jo@shop.example", "--json"]).stdout)
     assert alone["nodes"] == [node(NodeKeys.derive(house.master), "user", "jo@shop.example")]
 
