@@ -111,7 +111,8 @@ class LogIndex:
         self._db.execute("BEGIN")
         self._db.executemany(
             "INSERT INTO slots VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
-            "SET parent = excluded.parent, epoch = excluded.epoch, event_id = excluded.event_id, evidence_ts = excluded.evidence_ts "
+            "SET (parent, epoch, event_id, evidence_ts) "
+            "= (excluded.parent, excluded.epoch, excluded.event_id, excluded.evidence_ts) "
             "WHERE excluded.epoch > slots.epoch OR (excluded.epoch = slots.epoch AND excluded.event_id <> '')",
             ((record.node, record.slot.parent, record.slot.epoch, record.event_id, record.evidence_ts) for record in records),
         )
