@@ -114,16 +114,21 @@ class RedisStates:
 
     def read(self, partition: int, keys: Sequence[str]) -> list[Times | None]:
         """See `StateStore`. Retryable, after building the view again, where it turns out to be lost."""
-        found: list[bytes | None] = []
+        names = [_key(partition, key) for key in keys]
+        chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
         try:
-            mark = self._redis.get(_mark_key(partition))
-            if mark is None or mark.decode().partition("|")[0] != self._server or self._check() != self._server:
+            # One trip on one connection, so that all of it is the same server's.
+            with self._redis.pipeline(transaction=False) as pipeline:
+                pipeline.get(_mark_key(partition)).info("server").info("memory")
+                for chunk in chunks:
+                    pipeline.mget(chunk)
+                mark, server, memory, *found = pipeline.execute()
+            if mark is None or mark.decode().partition("|")[0] != self._server or _run_id(server, memory) != self._server:
                 self.open(partition)
-            for start in range(0, len(keys), CHUNK):
-                found += self._redis.mget([_key(partition, key) for key in keys[start : start + CHUNK]])
+                found = [self._redis.mget(chunk) for chunk in chunks]
         except redis.RedisError as error:
             raise _away(error) from error
-        return [None if text is None else orjson.loads(text) for text in found]
+        return [None if text is None else orjson.loads(text) for texts in found for text in texts]
 
     def write(self, partition: int, states: States, at: int) -> None:
         """See `StateStore`."""
@@ -144,18 +149,20 @@ class RedisStates:
         self._redis.set(_mark_key(partition), f"{self._server}|{at}")
 
     def _check(self) -> str:
-        """The server's run id. ConfigError where it may forget withdrawals on its own."""
         with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.info("server")
-            pipeline.info("memory")
-            server, memory = pipeline.execute()
-        policy = memory.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction":
-            raise ConfigError(
-                f"Redis has maxmemory-policy {policy}: it would forget withdrawals of consent in silence. Set "
-                "`maxmemory-policy noeviction` there, or use a Redis of its own (HEADWATER_REDIS)"
-            )
-        return str(server["run_id"])
+            pipeline.info("server").info("memory")
+            return _run_id(*pipeline.execute())
+
+
+def _run_id(server: Mapping[str, Any], memory: Mapping[str, Any]) -> str:
+    """The server's run id. ConfigError where it may forget withdrawals on its own."""
+    policy = memory.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise ConfigError(
+            f"Redis has maxmemory-policy {policy}: it would forget withdrawals of consent in silence. Set "
+            "`maxmemory-policy noeviction` there, or use a Redis of its own (HEADWATER_REDIS)"
+        )
+    return str(server["run_id"])
 
 
 def states_of(records: Iterable[Mapping[str, Any]]) -> dict[str, Times]:
