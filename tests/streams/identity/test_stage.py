@@ -181,6 +181,9 @@ def test_a_link_is_logged_until_a_commit_is_known() -> None:
     assert merges(crashed) == {C1: D1}
     other = stage(store).handle(batch([event(2, [C1])], 7), 0)
     assert merges(other) == {C1: D1}
+    (again,) = [decode(REGISTRY, record.value or b"")[1] for record in other.out[MERGES]]
+    # Its evidence is not known here, but a row without a time would be older than any time to live.
+    assert (again["event_id"], again["evidence_ts"]) == ("", 1_764_000_123_456)
     commit(other)
     assert merges(stage(store).handle(batch([event(3, [C1])], 8), 0)) == {}
 
