@@ -14,7 +14,7 @@ from infra.metrics import Metrics
 from schemas.codec import HEADER_BYTES, Undecodable, UnknownContract, decode, read_long, schema_id
 from schemas.registry import Registry
 from streams.consent.audit import Head
-from streams.consent.case import Decided, Kind, Lineage, What, Where
+from streams.consent.case import KEPT_BYTES, Decided, Kind, Lineage, What, Where
 from streams.consent.decide import Action, Reason
 from streams.consent.entries import AUDIT, HEADS, REVOCATIONS, STATE, Entries, minute
 from streams.consent.evidence import Reader
@@ -208,7 +208,7 @@ class ConsentStage:
                     until = 0 if standing is None else standing.until
                 if standing is not None and (standing.withdrawn or not decided.settled):
                     decided = lineage.recalled(where, what, recall(Event(where, what, time), standing))
-                elif where.ordinary:
+                elif where.ordinary and len(said) <= KEPT_BYTES:
                     begin = time - time % DAY_MS
                     times = range(begin, min(begin + DAY_MS, until))
                     visitors[key] = Visitor(lineage, what, said, where.scopes[what.regime], times, standing is not None)

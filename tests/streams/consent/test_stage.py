@@ -172,6 +172,14 @@ def test_many_heads_do_not_fill_memory() -> None:
     assert max(len(said) for _, said in lineage.whats) < 4_097
 
 
+def test_who_says_much_is_not_kept_as_a_visitor() -> None:
+    """Memory stays bounded whatever is sent; who says little is recognised when they come again."""
+    room, keys = stage(), [b"2" + b"a" * 32, b"2" + b"b" * 32]
+    values = [sent(signals={"cmp.x": "y" * 10_000}), sent(signals={"cmp.x": "y"})]
+    room.handle(Batch(RAW, 3, keys, values, range(2)), 0)
+    assert list(room._standings.holding(3).visitors) == keys[1:]
+
+
 @given(st.dictionaries(st.sampled_from(["gcs", "gcd", "gpc", "cmp.analytics"]), st.sampled_from(["1", "G111", "0", "?"])))
 def test_cached_decisions_are_the_decisions(signals: dict[str, str]) -> None:
     """What the stage writes is what the pure function says, met for the first time or again."""
