@@ -105,8 +105,7 @@ class Bench:
         cpu_us = 1e6 * measured["cpu_s"] / measured["records"]
         hits = "" if measured["hit_rate"] is None else f", signals kept: {measured['hit_rate']:.1%}"
         self._console.print(f"  {label}: {rate:,.0f} records/s, {cpu_us:.2f} us CPU a record{hits}", highlight=False)
-        if rate > self.rows.get(label, {"rate": 0.0})["rate"]:
-            self.rows[label] = {"rate": rate, "cpu_us": cpu_us}
+        self._keep(label, rate, cpu_us)
 
     def run_group(self, label: str, workers: int, **given: Any) -> None:
         """The same for several workers of one group, from the moment when each has its first batch to the last commit."""
