@@ -45,6 +45,8 @@ TOPICS: dict[str, Topic] = {
         Topic("privacy.requests", "request", 400),
         Topic("privacy.acks", "request", 400),
         Topic("identity.merges", "node", None),
+        Topic("identity.links", "digest of the nodes", None),
+        Topic("identity.conflicts", "node", 30),
         Topic("bandit.experiments", "experiment", None, "one"),
         Topic("bandit.decisions", "visitor; decision where there is none", 30),
         Topic("bandit.outcomes", "decision", 30),

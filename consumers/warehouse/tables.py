@@ -91,5 +91,6 @@ TABLES: dict[str, Table] = {
         ),
         Table("privacy.acks", "privacy_acks", "done_ts", "request_id, room", 1_100, frozenset({"room", "detail"})),
         Table("identity.merges", "identity_merges", "evidence_ts", "node, evidence_ts", 3_650),
+        Table("identity.conflicts", "identity_conflicts", "evidence_ts", "node, evidence_ts", 400, frozenset({"rule"})),
     )
 }  # fmt: skip
