@@ -29,7 +29,7 @@ MetricName = Literal[
     "headwater_consent_lookups_total",  # subjects looked up in the ledger's view
     "headwater_consent_signals_total",  # events, by whether the same signals were read before (hit) or not (miss)
     # identity
-    "headwater_identity_conflicts_total",  # nodes that stayed with another user, by event
+    "headwater_identity_conflicts_total",  # nodes that were demoted: they cannot be one person's, by rule
     "headwater_revocations_total",  # withdrawals expanded to linked ids, by whether all of them were
     "headwater_privacy_requests",  # privacy requests by state: open, overdue
     # warehouse
@@ -80,7 +80,7 @@ TABLE: dict[MetricName, tuple[type[Counter] | type[Gauge] | type[Histogram], str
     "headwater_consent_conflicts_total": (Counter, "Events on which two consent signals disagree", ("purpose",)),
     "headwater_consent_lookups_total": (Counter, "Subjects looked up in the consent ledger's view", ()),
     "headwater_consent_signals_total": (Counter, "Events, by whether the same signals were read before", ("cache",)),
-    "headwater_identity_conflicts_total": (Counter, "Nodes of an event that stayed with another user", ()),
+    "headwater_identity_conflicts_total": (Counter, "Nodes that were demoted", ("rule",)),
     "headwater_revocations_total": (Counter, "Withdrawals expanded to linked ids", ("whole",)),
     "headwater_privacy_requests": (Gauge, "Privacy requests that not every room has answered", ("state",)),
     "headwater_inserted_total": (Counter, "Rows inserted", ("table",)),

@@ -14,6 +14,7 @@ from infra.kafka import reader
 from infra.settings import Settings
 from schemas.codec import decode
 from schemas.registry import Registry
+from streams.identity.evidence import slot_of
 from streams.identity.rules import USER, Slot
 from streams.identity.store import RedisStore
 from streams.runtime.follow import partitions_of, read_partition
@@ -50,7 +51,7 @@ def read_log(settings: Settings) -> Iterator[Sequence[Logged]]:
             yield [
                 Logged(
                     record["node"],
-                    Slot(record["parent"], logged=True, epoch=record["epoch"]),
+                    slot_of(record),
                     record["event_id"],
                     record["evidence_ts"],
                 )
@@ -96,7 +97,8 @@ class LogIndex:
         self._db = sqlite3.connect(folder / "log.sqlite3", isolation_level=None)
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute(
-            "CREATE TABLE slots (node TEXT PRIMARY KEY, parent TEXT, epoch INTEGER, event_id TEXT, evidence_ts INTEGER) "
+            "CREATE TABLE slots (node TEXT PRIMARY KEY, parent TEXT, epoch INTEGER, event_id TEXT, "
+            "evidence_ts INTEGER, state TEXT, since INTEGER) "
             "WITHOUT ROWID"
         )
 
@@ -110,25 +112,28 @@ class LogIndex:
         """Take in a chunk of the log; of a node, the newest counts, and of the same slot the one that names its event."""
         self._db.execute("BEGIN")
         self._db.executemany(
-            "INSERT INTO slots VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
-            "SET (parent, epoch, event_id, evidence_ts) "
-            "= (excluded.parent, excluded.epoch, excluded.event_id, excluded.evidence_ts) "
+            "INSERT INTO slots VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
+            "SET (parent, epoch, event_id, evidence_ts, state, since) = (excluded.parent, excluded.epoch, "
+            "excluded.event_id, excluded.evidence_ts, excluded.state, excluded.since) "
             "WHERE excluded.epoch > slots.epoch OR (excluded.epoch = slots.epoch AND excluded.event_id <> '')",
-            ((record.node, record.slot.parent, record.slot.epoch, record.event_id, record.evidence_ts) for record in records),
+            (
+                (node, slot.parent, slot.epoch, event_id, evidence_ts, slot.state, slot.since)
+                for node, slot, event_id, evidence_ts in records
+            ),
         )
         self._db.execute("COMMIT")
 
     def chunks(self, n: int) -> Iterator[Slots]:
         """Everything, by node."""
-        rows = self._db.execute("SELECT node, parent, epoch FROM slots")
+        rows = self._db.execute("SELECT node, parent, epoch, state, since FROM slots")
         while some := rows.fetchmany(n):
-            yield [(node, Slot(parent, logged=True, epoch=epoch)) for node, parent, epoch in some]
+            yield [(node, Slot(parent, True, epoch, state, since)) for node, parent, epoch, state, since in some]
 
     def record(self, node: str) -> Logged | None:
         """The newest record of a node."""
-        query = "SELECT parent, epoch, event_id, evidence_ts FROM slots WHERE node = ?"
+        query = "SELECT parent, epoch, state, since, event_id, evidence_ts FROM slots WHERE node = ?"
         row = self._db.execute(query, (node,)).fetchone()
-        return None if row is None else Logged(node, Slot(row[0], logged=True, epoch=row[1]), row[2], row[3])
+        return None if row is None else Logged(node, Slot(row[0], True, *row[1:4]), *row[4:])
 
 
 def why(index: LogIndex, one: str, other: str) -> list[Logged] | None:
@@ -146,7 +151,7 @@ def why(index: LogIndex, one: str, other: str) -> list[Logged] | None:
 def _way(index: LogIndex, node: str) -> list[Logged]:
     """The links from a node to its root."""
     found: list[Logged] = []
-    while node[0] != USER and (record := index.record(node)) is not None:
+    while node[0] != USER and (record := index.record(node)) is not None and record.slot.parent != node:
         found.append(record)
         node = record.slot.parent
     return found
@@ -165,7 +170,7 @@ def diff(log: Iterator[Sequence[Logged]], store: RedisStore, progress: Progress)
             for (node, said), held in zip(slots, store.read([node for node, _ in slots], ())[0], strict=True):
                 if held is None:
                     missing += 1
-                elif held.epoch < said.epoch or (held.epoch == said.epoch and held.parent != said.parent):
+                elif held.epoch < said.epoch or (held.epoch == said.epoch and held._replace(logged=True) != said):
                     other += 1
                 else:
                     continue

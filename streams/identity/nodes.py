@@ -6,7 +6,7 @@ A node is a tier digit and 32 hexadecimal characters of HMAC-SHA256(key[type, ve
 
 import hmac
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from infra.secrets import Secret
@@ -87,6 +87,16 @@ def node(keys: NodeKeys, kind: str, value: str) -> str | None:
     if normal is None:
         return None
     return TIERS[kind] + hmac.digest(keys.keys[kind], kind.encode() + normal.encode(), "sha256")[:16].hex()
+
+
+Alias = Callable[[str, int], str]
+"""Node, epoch of its slot -> what its events are stamped with while it neither links nor attributes."""
+
+
+def alias(secret: Secret) -> Alias:
+    """An id of the node alone that nobody else's events carry, and another one after each rewrite of its slot."""
+    key = secret.derive("alias/v1")
+    return lambda node, epoch: node[0] + hmac.digest(key, f"{node}|{epoch}".encode(), "sha256")[:16].hex()
 
 
 def subject(nodes: Iterable[str]) -> str | None:

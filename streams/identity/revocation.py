@@ -23,24 +23,29 @@ class Component(NamedTuple):
 
 
 def component(store: GraphStore, node: str) -> Component:
-    """Up to the root by slots, then down by children whose slot holds. Retryable while the store is away."""
-    root = node
-    while root[0] != USER and (slot := store.read([root], [])[0][0]) is not None:
-        root = slot.parent
+    """Up to the root by slots, then down by children whose slot holds. Retryable while the store is away.
+
+    A node that was demoted is nobody's: it is alone. What hung under it before stays with its root.
+    """
+    root, (slot,) = node, store.read([node], [])[0]
+    if slot is not None and slot.state:
+        return Component((node,), (node,), whole=True)
+    while root[0] != USER and slot is not None and slot.parent != root:
+        root, (slot,) = slot.parent, store.read([slot.parent], [])[0]
     # From the root down, the node's own branch included: it may lie in the middle of a tree.
-    found, level, labels = {root}, [root], set[str]()
-    if root[0] == USER and (label := store.read([root], [])[0][0]) is not None:
-        labels.add(label.parent)
+    found, shared, level = {root}, set[str](), [root]
+    labels = {slot.parent} if root[0] == USER and slot is not None else set[str]()
     while level and len(found) < MOST_NODES:
         below = [(child, parent) for parent, children in zip(level, store.children(level), strict=True) for child in children]
-        new = sorted({child for child, _ in below if child[0] != USER} - found)
+        new = sorted({child for child, _ in below if child[0] != USER} - found - shared)
         slots = dict(zip(new, store.read(new, [])[0], strict=True))
-        held = {child for child, parent in below if (slot := slots.get(child)) is not None and slot.parent == parent}
+        held = {child for child, parent in below if (at := slots.get(child)) is not None and at.parent == parent}
         level = sorted(held)[: MOST_NODES - len(found)]
-        found.update(level)
+        shared.update(child for child in level if (at := slots[child]) is not None and at.state)
+        found.update(child for child in level if child not in shared)
     whole = len(found) < MOST_NODES
     found.add(node)
-    return Component(tuple(sorted(found)), tuple(sorted(found | labels)), whole)
+    return Component(tuple(sorted(found)), tuple(sorted(found | shared | labels)), whole)
 
 
 def request_id(revocation: Mapping[str, Any]) -> str:

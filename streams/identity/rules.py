@@ -1,38 +1,69 @@
-"""Union-find on what a batch has read of the graph: who is whose root, which links are missing, what is stamped. Pure.
+"""Union-find on what a batch has read of the graph: who is whose root, what is to be written, what is stamped. Pure.
 
 Jayanti & Tarjan, "A randomized concurrent algorithm for disjoint set union" (PODC 2016), with the nodes' own order as
 priority: a link always hangs the larger root under the smaller one. So every parent is strictly smaller than its child, and no
 cycle can form, under stale reads, lost writes or replay. User nodes (tier 0) never get a parent: two users can never merge.
+
+A node that cannot be one person's is demoted: its slot is marked as shared, and from then on it neither links nor attributes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 USER = "0"
 """Tier digit of user nodes. What stands in their slot is no parent but a label: what their events are stamped with."""
+SHARED, ERASED = "shared", "erased"
+"""States of a slot; linked ones have none."""
 
-Nodes = Sequence[str]
+LIMITS: Mapping[tuple[str, str], tuple[str, int]] = {
+    ("1", "2"): ("cookies_per_device", 12),
+    ("3", "1"): ("devices_per_email", 8),
+}
+"""(Tier of a holder, tier of what it holds) -> rule, and how many one person plausibly has. A backstop where nobody logs in."""
+TWO_USERS = "two_users"
+
+Nodes = tuple[str, ...]
+"""Of one event, strongest first."""
+Events = Mapping[Nodes, int]
+"""Each different combination of nodes in a batch, and the first event (its position) that had it."""
 
 
 class Slot(NamedTuple):
     """What the graph holds for a node. A node without one is a root."""
 
     parent: str
-    """The node it hangs under; for a user node its label."""
+    """The node it hangs under; for a user node its label; the node itself where it is a root."""
     logged: bool
     """Whether `identity.merges` is known to have it; whoever meets one that is not logs it again."""
     epoch: int = 0
-    """Grows when a split rewrites the slot."""
+    """Grows with each rewrite."""
+    state: str = ""
+    since: int = 0
+    """Of an erased node: milliseconds UTC; events collected until then are hers, and are erased too."""
 
 
-class Link(NamedTuple):
+class Write(NamedTuple):
     """A slot to be written, if nobody has written it meanwhile."""
 
     node: str
-    parent: str
+    held: Slot | None
+    """What the slot was when this was planned."""
+    slot: Slot
     at: int
     """The event of the batch that gives the evidence."""
+    rule: str = ""
+    """Why a node is demoted; empty for links and labels."""
+    refused: str = ""
+    """The root that a demoted node appeared with."""
+
+
+class Pair(NamedTuple):
+    """Something that a holder is about to be linked with; how many it may hold is limited."""
+
+    holder: str
+    member: str
+    limit: tuple[str, int]
 
 
 @dataclass(slots=True)
@@ -47,7 +78,7 @@ class View:
         wanted = set()
         for node in nodes:
             at: str = node
-            while (slot := self.slots.get(at)) is not None and at[0] != USER:
+            while (slot := self.slots.get(at)) is not None and at[0] != USER and slot.parent != at:
                 at = slot.parent
             if at not in self.slots:
                 wanted.add(at)
@@ -55,17 +86,32 @@ class View:
 
     def find(self, node: str) -> str:
         """The root of a node, by what was read."""
-        return self.way(node)[0]
-
-    def way(self, node: str) -> tuple[str, str]:
-        """(root, last node before it; the root itself where there is none)."""
-        before = node
+        slots = self.slots
         while node[0] != USER:
-            slot = self.slots.get(node)
-            if slot is None:
+            slot = slots.get(node)
+            if slot is None or slot.parent == node:
                 break
+            node = slot.parent
+        return node
+
+    def before(self, node: str) -> str:
+        """The last node before the root; the root itself where there is none."""
+        root, before = self.find(node), node
+        while node != root:
+            slot = self.slots[node]
+            assert slot is not None  # noqa: S101 - only a root has none
             before, node = node, slot.parent
-        return node, before
+        return before
+
+    def marked(self, node: str) -> bool:
+        """Whether a node is shared or erased."""
+        slot = self.slots.get(node)
+        return slot is not None and slot.state != ""
+
+    def epoch(self, node: str) -> int:
+        """Of a node's slot; 0 where it has none."""
+        slot = self.slots.get(node)
+        return 0 if slot is None else slot.epoch
 
     def label(self, root: str) -> str | None:
         """What events of a root are stamped with; None for a user that nobody has stamped yet."""
@@ -75,54 +121,105 @@ class View:
         return slot.parent if slot is not None else None
 
 
-def home(view: View, nodes: Nodes) -> str:
-    """The root that an event with these nodes (strongest first) belongs to.
+def live(view: View, nodes: Nodes) -> Nodes:
+    """Those that link and attribute."""
+    slots = view.slots
+    for node in nodes:
+        slot = slots.get(node)
+        if slot is not None and slot.state:
+            return tuple(node for node in nodes if not view.marked(node))
+    return nodes
 
-    The event's own user if it has one; else the user that one of its nodes belongs to; else the smallest root.
+
+def home(view: View, nodes: Nodes) -> str:
+    """The root that an event with these nodes (live, strongest first, at least one) belongs to.
+
+    The event's own user if it has one; else the user that one of its nodes belongs to; else the smallest root. A root that
+    was demoted is a home only for what hangs under it already.
     """
     strongest = view.find(nodes[0])
-    if strongest[0] == USER:
+    if strongest[0] == USER or len(nodes) == 1:
         return strongest
-    return min(view.find(node) for node in nodes)
+    roots = [strongest, *(view.find(node) for node in nodes[1:])]
+    return min((root for root in roots if not view.marked(root)), default=min(roots))
 
 
-def plan_links(view: View, events: Iterable[tuple[int, Nodes]]) -> tuple[list[Link], int]:
-    """Links that these events (position, nodes) ask for, entered into `view` as if they held; and how many were refused.
+def plan(view: View, events: Events, full: Collection[str] = ()) -> tuple[list[Write], list[Pair]]:
+    """Links that these events ask for, and demotions, entered into `view` as if they held; and what they put under a limit.
 
-    Refused: a node that belongs to another user already stays where it is.
+    A node that belongs to another user already cannot be one person's and is demoted. So are the nodes of `full`.
     """
-    links: list[Link] = []
-    conflicts = 0
-    for at, nodes in events:
-        target = home(view, nodes)
-        for node in nodes:
+    writes: list[Write] = []
+    pairs: list[Pair] = []
+    for nodes, at in events.items():
+        if full:
+            for node in live(view, tuple(node for node in nodes if node in full)):
+                rule = next(name for (holder, _), (name, _) in LIMITS.items() if holder == node[0])
+                _write(view, writes, Write(node, view.slots.get(node), _demoted(view, node), at, rule))
+        alive = live(view, nodes)
+        if not alive:
+            continue
+        target = home(view, alive)
+        before = len(writes)
+        for node in alive:
             root = view.find(node)
-            if root == target:
+            if root == target or view.marked(root) or view.marked(target):
                 continue
+            if node[0] == USER:
+                continue  # a second user in one event: never demoted, only not believed
             if root[0] == USER:
-                conflicts += 1
-                continue
-            links.append(Link(root, target, at))
-            view.slots[root] = Slot(target, logged=False)
-    return links, conflicts
+                _write(view, writes, Write(node, view.slots[node], _demoted(view, node), at, TWO_USERS, target))
+            else:
+                _write(view, writes, Write(root, None, Slot(target, logged=False), at))
+        if len(writes) > before:
+            pairs += _limited(alive)
+    return writes, pairs
 
 
-def plan_labels(view: View, events: Iterable[tuple[int, Nodes]]) -> list[Link]:
+def _demoted(view: View, node: str) -> Slot:
+    held = view.slots.get(node)
+    if held is None:
+        return Slot(node, logged=False, epoch=1, state=SHARED)
+    return Slot(held.parent, logged=False, epoch=held.epoch + 1, state=SHARED)
+
+
+def _write(view: View, writes: list[Write], write: Write) -> None:
+    writes.append(write)
+    view.slots[write.node] = write.slot
+
+
+def _limited(nodes: Nodes) -> Iterable[Pair]:
+    for holder in nodes:
+        for member in nodes:
+            if (limit := LIMITS.get((holder[0], member[0]))) is not None:
+                yield Pair(holder, member, limit)
+
+
+def undo(view: View, writes: Sequence[Write]) -> None:
+    """Take back what was entered into the view for writes that do not come about."""
+    for write in reversed(writes):
+        view.slots[write.node] = write.held
+
+
+def plan_labels(view: View, events: Events) -> list[Write]:
     """Labels that users among these events still need. Only to be called once the links before them are won.
 
     The anonymous root that came to the user first, because its events are stamped with it already; the user itself if
     there is none. Found by its slot and not by memory, so that a replay after a crash finds it too.
     """
-    labels: dict[str, Link] = {}
-    for at, nodes in events:
-        root = home(view, nodes)
+    labels: dict[str, Write] = {}
+    for nodes, at in events.items():
+        alive = live(view, nodes)
+        if not alive:
+            continue
+        root = home(view, alive)
         if root[0] != USER or view.slots.get(root) is not None:
             continue
-        ways = (view.way(node) for node in nodes)
-        anonymous = min((before for found, before in ways if found == root and before != root), default=root)
+        ways = (view.before(node) for node in alive if view.find(node) == root)
+        anonymous = min((before for before in ways if before != root), default=root)
         known = labels.get(root)
-        if known is None or (known.parent == root and anonymous != root):
-            labels[root] = Link(root, anonymous, at)
+        if known is None or (known.slot.parent == root and anonymous != root):
+            labels[root] = Write(root, None, Slot(anonymous, logged=False), at)
     return list(labels.values())
 
 

@@ -1,7 +1,7 @@
 """The identity stage: one stable profile per event, prepended; duplicates die here.
 
-A batch reads level by level: one round trip for all its nodes and event ids, one more for each step up. Then it claims, links
-and labels, each in one round trip, and only then stamps. Everything written is written once and is safe to write again.
+A batch is looked up, its duplicates dropped, its links won, and only then is it stamped. What it found out goes out in the
+same transaction: slots of the graph, the evidence for them, and nodes that were demoted.
 """
 
 import re
@@ -14,20 +14,23 @@ from infra.logs import get_logger
 from infra.metrics import Metrics
 from schemas.codec import HeadReader, Record, Undecodable, UnknownContract, decode, encode, encode_columns, prepend
 from schemas.registry import Contract, Registry
+from streams.identity.evidence import Evidence, conflict, log_key, slot_of, slot_record
+from streams.identity.graph import Graph, Met
+from streams.identity.nodes import Alias
 from streams.identity.revocation import component, request, signals
-from streams.identity.rules import Link, Nodes, Slot, View, home, plan_labels, plan_links, unlogged
+from streams.identity.rules import ERASED, Nodes, View, Write, home, live, unlogged
 from streams.identity.store import GraphStore, event_key
 from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output
 
-CONSENTED, RESOLVED, MERGES = "events.consented", "events.resolved", "identity.merges"
+CONSENTED, RESOLVED = "events.consented", "events.resolved"
+MERGES, LINKS, CONFLICTS = "identity.merges", "identity.links", "identity.conflicts"
 REVOCATIONS, SIGNALS, REQUESTS = "consent.revocations", "consent.signals", "privacy.requests"
-DUPLICATE = "DUPLICATE"
+DUPLICATE, ERASURE = "DUPLICATE", "ERASED"
 ANALYTICS = 1
 """Bit of `consent_purposes` without which nothing is linked."""
 MINUTE_MS = 60_000
-KEPT_SLOTS = 200_000
-ROUNDS = 50
-"""How often a batch starts its links anew because other workers were faster, before it waits a little."""
+ANONYMOUS, STAMPED = "anonymous", "resolved"
+"""Values of `identity_state`."""
 
 KeyValues = Iterable[tuple[bytes | None, bytes | None]]
 _NODE = re.compile(r"[0-3][0-9a-f]{32}")
@@ -54,13 +57,14 @@ class IdentityStage:
     broadcast: tuple[str, ...] = (MERGES,)
     restore: tuple[str, ...] = ()
 
-    def __init__(self, registry: Registry, store: GraphStore, metrics: Metrics, sla_ms: int = 86_400_000) -> None:
+    def __init__(self, registry: Registry, store: GraphStore, metrics: Metrics, alias: Alias, sla_ms: int = 86_400_000) -> None:
         self._registry = registry
         self._sla_ms = sla_ms
-        self._store = store
+        self._graph = Graph(store)
         self._metrics = metrics
+        self._alias = alias
+        self._evidence = Evidence(registry)
         self._head = HeadReader(registry, "identifiers")
-        self._kept: dict[str, Slot] = {}
         self._columns: dict[int, Callable[[Record], bytes]] = {}
 
     # -- batches
@@ -72,14 +76,19 @@ class IdentityStage:
             self._expand(outcome, batch, now)
             return outcome
         events = [event for at in range(len(batch)) if (event := self._read(outcome, batch, at, now)) is not None]
-        view, met = View(), dict[str, Slot | None]()
-        held = self._look_up(view, met, events)
-        alive = self._without_duplicates(outcome, batch, events, held)
-        linked = [(event.at, event.nodes) for event in alive if event.nodes]
-        evidence = self._link(view, met, linked)
+        view, met = View(), Met()
+        keys = [event.key for event in events if event.key]
+        held = self._graph.look_up(view, met, (node for event in events for node in event.nodes), keys)
+        alive = self._without_erased(outcome, view, self._without_duplicates(outcome, batch, events, held))
+        combinations: dict[Nodes, int] = {}
+        for event in alive:
+            if event.nodes:
+                combinations.setdefault(event.nodes, event.at)
+        won = self._graph.settle(view, met, combinations)
         self._stamp(outcome, batch, view, alive)
-        self._log(outcome, view, met, evidence, {event.at: event for event in events})
-        self._keep(view)
+        self._log(outcome, view, met, won, {event.at: event for event in events})
+        self._evidence.add(outcome, view, [event for event in alive if len(event.nodes) > 1])
+        self._graph.keep(view)
         return outcome
 
     def _read(self, outcome: Outcome, batch: Batch, at: int, now: float) -> Event | None:
@@ -97,34 +106,7 @@ class IdentityStage:
         except UnknownContract as error:
             raise Retryable(str(error)) from error
         single = head["heartbeat"] or head["consent_outcome"] == "anonymise"  # their ids are new or nobody's
-        return Event(at, head, contract, nodes, "" if single else event_key(head["source"], head["event_id"]))
-
-    def _look_up(self, view: View, met: dict[str, Slot | None], events: Sequence[Event]) -> dict[str, str | None]:
-        """Everything that this batch's links hang on, level by level; and which places hold its events."""
-        wanted: Iterable[str] = {node for event in events for node in event.nodes}
-        keys = [event.key for event in events if event.key]
-        ahead: Sequence[str] = keys
-        held: dict[str, str | None] = {}
-        while True:
-            wanted = self._climb(view, wanted)
-            if not wanted and not ahead:
-                return held
-            nodes = list(wanted)
-            slots, places = self._store.read(nodes, ahead)
-            held.update(zip(ahead, places, strict=True))
-            ahead = ()
-            found = dict(zip(nodes, slots, strict=True))
-            view.slots.update(found)
-            met.update(found)
-            wanted = nodes
-
-    def _climb(self, view: View, nodes: Iterable[str]) -> set[str]:
-        """Follow `nodes` up through what is kept; what must be asked for comes back."""
-        missing = view.missing(nodes)
-        while known := {node: slot for node in missing if (slot := self._kept.get(node)) is not None}:
-            view.slots.update(known)
-            missing = view.missing(missing)
-        return missing
+        return Event(at, head, contract, tuple(nodes), "" if single else event_key(head["source"], head["event_id"]))
 
     def _without_duplicates(
         self, outcome: Outcome, batch: Batch, events: Sequence[Event], held: dict[str, str | None]
@@ -136,50 +118,29 @@ class IdentityStage:
             if event.key and held[event.key] is None:
                 free.setdefault(event.key, places[event.at])
         if free:
-            held.update(zip(free, self._store.claim(list(free.items())), strict=True))
+            held.update(zip(free, self._graph.store.claim(list(free.items())), strict=True))
         alive = []
         for event in events:
             if not event.key or held[event.key] == places[event.at]:
                 alive.append(event)
-                continue
-            outcome.dropped[DUPLICATE] += 1
-            outcome.counts[self._cell(event, f"dropped:{DUPLICATE}")] += 1
+            else:
+                self._drop(outcome, event, DUPLICATE)
         return alive
 
-    def _link(self, view: View, met: dict[str, Slot | None], events: Sequence[tuple[int, Nodes]]) -> dict[str, int]:
-        """Win every link and label that the events ask for; node -> the event that gave the evidence."""
-        evidence: dict[str, int] = {}
-        for _ in range(ROUNDS):
-            links, conflicts = plan_links(view, events)
-            if not self._write(view, met, links, evidence):
-                continue
-            if self._write(view, met, plan_labels(view, events), evidence):
-                if conflicts:
-                    self._metrics.count("headwater_identity_conflicts_total", conflicts)
-                return evidence
-        raise Retryable("other workers link the same nodes all the time")
-
-    def _write(self, view: View, met: dict[str, Slot | None], links: Sequence[Link], evidence: dict[str, int]) -> bool:
-        """Whether all of these were won. What others have written instead is read, with all that it leads to."""
-        if not links:
-            return True
-        won = self._store.link(links)
-        lost = []
-        for link, mine in zip(links, won, strict=True):
-            if mine:
-                evidence[link.node] = link.at
-                view.slots[link.node] = met[link.node] = Slot(link.parent, logged=False)
+    def _without_erased(self, outcome: Outcome, view: View, events: Sequence[Event]) -> list[Event]:
+        """Events that no erased person can have sent before she was erased: a replay does not bring her back."""
+        alive = []
+        for event in events:
+            marks = [slot for node in event.nodes if (slot := view.slots[node]) is not None and slot.state == ERASED]
+            if any(event.head["collector_ts"] <= slot.since for slot in marks):
+                self._drop(outcome, event, ERASURE)
             else:
-                lost.append(link.node)
-                view.slots.pop(link.node)
-        wanted: Iterable[str] = lost
-        while wanted := self._climb(view, wanted):
-            nodes = list(wanted)
-            found = dict(zip(nodes, self._store.read(nodes, ())[0], strict=True))
-            view.slots.update(found)
-            met.update(found)
-            wanted = nodes
-        return not lost
+                alive.append(event)
+        return alive
+
+    def _drop(self, outcome: Outcome, event: Event, reason: str) -> None:
+        outcome.dropped[reason] += 1
+        outcome.counts[self._cell(event, f"dropped:{reason}")] += 1
 
     # -- withdrawals
 
@@ -196,7 +157,7 @@ class IdentityStage:
                 continue
             except UnknownContract as error:
                 raise Retryable(str(error)) from error
-            linked = component(self._store, revocation["subject"])
+            linked = component(self._graph.store, revocation["subject"])
             if not linked.whole:
                 get_logger().warning("a withdrawal is linked to too many ids, not all are expanded", nodes=len(linked.nodes))
             for record in signals(revocation, linked):
@@ -214,17 +175,33 @@ class IdentityStage:
 
     def _stamp(self, outcome: Outcome, batch: Batch, view: View, events: Sequence[Event]) -> None:
         written = outcome.out.setdefault(RESOLVED, [])
+        profiles: dict[Nodes, tuple[str, str]] = {}
         for event in events:
             value = batch.values[event.at]
             assert value is not None  # noqa: S101 - it was read
-            profile, node, state = "", "", "anonymous"
-            if event.nodes:
-                profile, node, state = view.label(home(view, event.nodes)) or "", event.nodes[0], "resolved"
+            found = profiles.get(event.nodes)
+            if found is None:
+                found = profiles[event.nodes] = self._profile(view, event.nodes)
+            profile, state = found
+            node = event.nodes[0] if event.nodes else ""
             columns = self._encoder(event.contract)({"profile_id": profile, "node": node, "identity_state": state})
             written.append(Output((profile or event.head["event_id"]).encode(), prepend(columns, value)))
             if not event.head["heartbeat"]:
                 outcome.counts[self._cell(event, state)] += 1
         outcome.passed = len(written)
+
+    def _profile(self, view: View, nodes: Nodes) -> tuple[str, str]:
+        """What an event with these nodes is stamped with, and its state."""
+        if not nodes:
+            return "", ANONYMOUS
+        alive = live(view, nodes)
+        if not alive:
+            return self._alias(nodes[0], view.epoch(nodes[0])), STAMPED
+        root = home(view, alive)
+        slot = view.slots.get(root)
+        if slot is not None and slot.state == ERASED:
+            return self._alias(root, slot.epoch), STAMPED
+        return view.label(root) or "", STAMPED
 
     def _encoder(self, contract: Contract) -> Callable[[Record], bytes]:
         found = self._columns.get(contract.id)
@@ -240,9 +217,7 @@ class IdentityStage:
         head = event.head
         return Cell(head["collector_ts"] // MINUTE_MS * MINUTE_MS, head["source"], head["event_name"], what)
 
-    def _log(
-        self, outcome: Outcome, view: View, met: dict[str, Slot | None], evidence: dict[str, int], events: dict[int, Event]
-    ) -> None:
+    def _log(self, outcome: Outcome, view: View, met: Met, won: dict[str, Write], events: dict[int, Event]) -> None:
         """Put every slot that may not be in the log into it, and mark it once that is committed."""
         nodes = unlogged(view, met)
         if not nodes:
@@ -252,41 +227,30 @@ class IdentityStage:
         logged = outcome.out.setdefault(MERGES, [])
         met_ts = max(event.head["collector_ts"] for event in events.values())
         for node, slot in slots:
-            at = evidence.get(node)
-            record = {
-                "node": node,
-                "parent": slot.parent,
-                "epoch": slot.epoch,
+            write = won.get(node)
+            if write is None or write.slot != slot:
                 # Met and not made here: whoever made it had the evidence, so no event is named.
-                "event_id": "" if at is None else events[at].head["event_id"],
-                "evidence_ts": met_ts if at is None else events[at].head["collector_ts"],
-            }
-            logged.append(Output(node.encode(), encode(contract, record)))
-        outcome.after_commit.append(partial(self._store.confirm, slots))
+                head: Record = {"event_id": "", "collector_ts": met_ts}
+            else:
+                head = events[write.at].head
+                if write.rule:
+                    self._demoted(outcome, view, write, head)
+            record = slot_record(node, slot, head["event_id"], head["collector_ts"])
+            logged.append(Output(log_key(node, slot), encode(contract, record)))
+        outcome.after_commit.append(partial(self._graph.store.confirm, slots))
+
+    def _demoted(self, outcome: Outcome, view: View, write: Write, head: Record) -> None:
+        self._metrics.count("headwater_identity_conflicts_total", rule=write.rule)
+        self._say(outcome, CONFLICTS, write.node, conflict(view, write, head))
 
     # -- memory
-
-    def _keep(self, view: View) -> None:
-        """Remember slots that are in the log: they are written once, so they stay true."""
-        for node, slot in view.slots.items():
-            if slot is not None and slot.logged:
-                self._keep_slot(node, slot)
-
-    def _keep_slot(self, node: str, slot: Slot) -> None:
-        known = self._kept.get(node)
-        if known is not None and known.epoch > slot.epoch:
-            return
-        if known is None and len(self._kept) >= KEPT_SLOTS:
-            self._kept.pop(next(iter(self._kept)))
-        self._kept[node] = slot
 
     def on_broadcast(self, topic: str, records: KeyValues) -> None:  # noqa: ARG002 - it follows one topic
         """What any worker has linked, committed: the newest slot of a node replaces the one that is kept."""
         for _, value in records:
-            if value is None:
-                continue
-            record = decode(self._registry, value)[1]
-            self._keep_slot(record["node"], Slot(record["parent"], logged=True, epoch=record["epoch"]))
+            if value is not None:
+                record = decode(self._registry, value)[1]
+                self._graph.keep_slot(record["node"], slot_of(record))
 
     def on_restore(self, topic: str, partition: int, records: KeyValues) -> None:
         """Nothing: the store outlives the worker."""

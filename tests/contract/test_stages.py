@@ -71,7 +71,9 @@ CASES = {
         raw,
         "events.consented",
     ),
-    "identity": Case(lambda: IdentityStage(REGISTRY, MemoryStore(), Metrics()), consented, "events.resolved"),
+    "identity": Case(
+        lambda: IdentityStage(REGISTRY, MemoryStore(), Metrics(), lambda node, _epoch: node), consented, "events.resolved"
+    ),
 }
 
 BATCHES = st.lists(st.one_of(EVENTS, st.binary(max_size=30), st.none()), max_size=30)

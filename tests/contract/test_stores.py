@@ -6,10 +6,15 @@ import pytest
 import redis
 
 from infra.errors import ConfigError, Retryable
-from streams.identity.rules import Link, Slot
+from streams.identity.rules import Pair, Slot, Write
 from streams.identity.store import GraphStore, MemoryStore, RedisStore, event_key
 
 A, B, C = "0" + "a" * 32, "1" + "b" * 32, "2" + "c" * 32
+
+
+def link(node: str, parent: str) -> Write:
+    """A first link."""
+    return Write(node, None, Slot(parent, logged=False), 0)
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -20,26 +25,49 @@ def store(request: pytest.FixtureRequest) -> Iterator[GraphStore]:
         return
     with redis.Redis.from_url(request.getfixturevalue("redis_url")) as client:
         client.flushdb()
-        yield RedisStore(client)
+        yield RedisStore(lambda: client)
 
 
 def test_a_slot_is_written_once(store: GraphStore) -> None:
     """The first link of a node wins, also within one call; later ones change nothing and say so."""
-    assert store.link([Link(C, B, 0), Link(B, A, 1), Link(C, A, 2)]) == [True, True, False]
-    assert store.link([Link(C, A, 0)]) == [False]
+    assert store.write([link(C, B), link(B, A), link(C, A)]) == [True, True, False]
+    assert store.write([link(C, A)]) == [False]
     assert store.read([C, B, A], []) == ([Slot(B, logged=False), Slot(A, logged=False), None], [])
 
 
 def test_logged_is_never_taken_back(store: GraphStore) -> None:
     """Confirming marks the slot that was logged, as often as one likes, and no other one."""
-    store.link([Link(C, B, 0)])
+    store.write([link(C, B)])
     store.confirm([(C, Slot(A, logged=False)), (B, Slot(A, logged=False))])
     assert store.read([C, B], [])[0] == [Slot(B, logged=False), None]
     for _ in range(2):
         store.confirm([(C, Slot(B, logged=False))])
         assert store.read([C], [])[0] == [Slot(B, logged=True)]
-    assert store.link([Link(C, B, 0)]) == [False]
+    assert store.write([link(C, B)]) == [False]
     assert store.read([C], [])[0] == [Slot(B, logged=True)]
+
+
+def test_a_slot_is_rewritten_by_who_has_seen_it(store: GraphStore) -> None:
+    """A demotion replaces the slot that was held, and no other one; a confirmation that is late is none."""
+    first, demoted = Slot(B, logged=False), Slot(B, logged=False, epoch=1, state="shared")
+    store.write([link(C, B)])
+    store.confirm([(C, first)])
+    assert store.write([Write(C, Slot(A, logged=False), demoted, 0), Write(B, demoted, demoted, 0)]) == [False, False]
+    assert store.write([Write(C, first, demoted, 0)]) == [True]
+    store.confirm([(C, first)])
+    assert store.read([C, B], [])[0] == [demoted, None]
+    erased = Slot(C, logged=False, epoch=2, state="erased", since=1_764_000_000_000)
+    assert store.write([Write(C, demoted, erased, 0), Write(C, demoted, erased, 0)]) == [True, False]
+    assert store.read([C], [])[0] == [erased]
+    assert store.children([B]) == [{C}]
+
+
+def test_a_holder_takes_so_many(store: GraphStore) -> None:
+    """Up to its limit, counted for each rule; what it holds already is always welcome."""
+    two, three = ("cookies_per_device", 2), ("other", 1)
+    cookies = [f"2{n:032x}" for n in range(3 * 16**20, 3 * 16**20 + 3 * 16**20 + 1, 16**20)]
+    assert store.admit([Pair(B, cookie, two) for cookie in cookies[:3]]) == [True, True, False]
+    assert store.admit([Pair(B, cookies[1], two), Pair(B, cookies[3], two), Pair(B, cookies[3], three)]) == [True, False, True]
 
 
 def test_a_claim_belongs_to_the_first(store: GraphStore) -> None:
@@ -53,14 +81,14 @@ def test_nothing_is_little_work(store: GraphStore) -> None:
     """Empty calls are answered with nothing."""
     assert store.read([], []) == ([], [])
     assert store.claim([]) == []
-    assert store.link([]) == []
+    assert store.write([]) == []
     store.confirm([])
 
 
 def test_many_keys_come_back_in_order(store: GraphStore) -> None:
     """More keys than one round trip takes come back in the order asked for."""
     nodes = [f"2{n:032x}" for n in range(6_000)]
-    store.link([Link(node, A, 0) for node in nodes[::2]])
+    store.write([link(node, A) for node in nodes[::2]])
     slots = store.read(nodes, ["s:e"])[0]
     assert [slot is not None for slot in slots] == [n % 2 == 0 for n in range(6_000)]
 
@@ -76,9 +104,9 @@ def test_claims_expire_in_redis(redis_url: str) -> None:
     """A claim is forgotten after a day, a slot never."""
     with redis.Redis.from_url(redis_url) as client:
         client.flushdb()
-        store = RedisStore(client)
+        store = RedisStore(lambda: client)
         store.claim([("s:e", "0:1")])
-        store.link([Link(C, A, 0)])
+        store.write([link(C, A)])
         lives = {bytes(key)[:1]: client.ttl(key) for key in client.keys("*")}
     assert 86_000 < lives[b"e"] <= 86_400
     assert lives[b"n"] == -1
@@ -90,19 +118,19 @@ def test_a_redis_that_forgets_is_refused(redis_url: str) -> None:
         client.config_set("maxmemory-policy", "allkeys-lru")
         try:
             with pytest.raises(ConfigError, match="noeviction"):
-                RedisStore(client).read([A], [])
+                RedisStore(lambda: client).read([A], [])
         finally:
             client.config_set("maxmemory-policy", "noeviction")
-        assert RedisStore(client).read([A], ["s:unknown"]) is not None
+        assert RedisStore(lambda: client).read([A], ["s:unknown"]) is not None
 
 
 def test_a_redis_that_is_away_is_waited_for() -> None:
     """Every call of a Redis that does not answer is the world's fault, not the data's."""
-    store = RedisStore(redis.Redis(port=1, socket_connect_timeout=0.2))
+    store = RedisStore(lambda: redis.Redis(port=1, socket_connect_timeout=0.2))
     for call in (
         lambda: store.read([A], []),
         lambda: store.claim([("e", "0:1")]),
-        lambda: store.link([Link(C, A, 0)]),
+        lambda: store.write([link(C, A)]),
         lambda: store.confirm([(C, Slot(A, logged=False))]),
     ):
         with pytest.raises(Retryable):

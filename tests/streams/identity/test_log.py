@@ -43,7 +43,14 @@ def house(kafka: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) 
     for again in range(2):  # a worker that meets a pending slot logs it again, without the event
         for name, parent in SLOTS.items():
             event = "" if again else f"event-{name}"
-            record = {"node": name, "parent": parent, "epoch": 0, "event_id": event, "evidence_ts": 1_795_000_000_000 + again}
+            record = {
+                "node": name,
+                "parent": parent,
+                "epoch": 0,
+                "event_id": event,
+                "evidence_ts": 1_795_000_000_000 + again,
+                "state": "",
+            }
             client.produce(MERGES, encode(contract, record), name.encode())
     client.flush(30)
     return settings
@@ -54,7 +61,7 @@ def store(house: Settings) -> Iterator[RedisStore]:
     """An empty Redis."""
     with redis.Redis.from_url(house.redis) as client:
         client.flushall()
-        yield RedisStore(client)
+        yield RedisStore(lambda: client)
 
 
 def test_an_empty_redis_is_rebuilt_and_then_the_same(house: Settings, store: RedisStore) -> None:

@@ -6,13 +6,31 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from streams.identity.rules import Link, Slot, View, home, plan_labels, plan_links, unlogged
+from streams.identity.rules import (
+    SHARED,
+    TWO_USERS,
+    Events,
+    Pair,
+    Slot,
+    View,
+    Write,
+    home,
+    live,
+    plan,
+    plan_labels,
+    undo,
+    unlogged,
+)
 
 ANONYMOUS = [f"{tier}{n:032x}" for tier in "123" for n in range(8)]
 USERS = [f"0{n:032x}" for n in range(4)]
 NODES = ANONYMOUS + USERS
-EVENTS = st.lists(st.lists(st.sampled_from(ANONYMOUS), min_size=1, max_size=3, unique=True).map(sorted), max_size=40)
-CONFLICTED = st.lists(st.lists(st.sampled_from(NODES), min_size=1, max_size=4, unique=True).map(sorted), max_size=40)
+
+
+def events(nodes: list[str], most: int) -> st.SearchStrategy[Events]:
+    """What a batch may ask for."""
+    event = st.lists(st.sampled_from(nodes), min_size=1, max_size=most, unique=True).map(lambda some: tuple(sorted(some)))
+    return st.lists(event, max_size=40).map(lambda some: {event: at for at, event in enumerate(dict.fromkeys(some))})
 
 
 def seen_all() -> View:
@@ -20,70 +38,100 @@ def seen_all() -> View:
     return View(dict.fromkeys(NODES))
 
 
-def oracle(events: list[list[str]]) -> dict[str, int]:
+def oracle(asked: Events) -> dict[str, int]:
     """Node -> component, by scipy."""
     index = {node: at for at, node in enumerate(NODES)}
-    pairs = [(index[event[0]], index[node]) for event in events for node in event]
+    pairs = [(index[event[0]], index[node]) for event in asked for node in event]
     rows, columns = zip(*pairs, strict=True) if pairs else ((), ())
     matrix = coo_matrix((np.ones(len(pairs)), (rows, columns)), shape=(len(NODES), len(NODES)))
     _, labels = connected_components(matrix, directed=False)
     return dict(zip(NODES, labels.tolist(), strict=True))
 
 
-@given(EVENTS)
+@given(events(ANONYMOUS, 3))
 @settings(deadline=None)
-def test_partition_is_the_oracles(events: list[list[str]]) -> None:
+def test_partition_is_the_oracles(asked: Events) -> None:
     """Without users, two nodes share a root exactly when a chain of events connects them."""
     view = seen_all()
-    plan_links(view, enumerate(events))
-    component = oracle(events)
+    plan(view, asked)
+    component = oracle(asked)
     roots = {node: view.find(node) for node in NODES}
     for a in NODES:
         assert all((roots[a] == roots[b]) == (component[a] == component[b]) for b in NODES)
 
 
-@given(CONFLICTED)
-def test_every_parent_is_smaller_and_users_have_none(events: list[list[str]]) -> None:
+@given(events(NODES, 4))
+def test_every_parent_is_smaller_and_users_have_none(asked: Events) -> None:
     """Whatever is asked for, links go to strictly smaller nodes, users are never linked, so there is no cycle."""
     view = seen_all()
-    links, _ = plan_links(view, enumerate(events))
-    assert all(link.parent < link.node and link.node[0] != "0" for link in links)
-    assert len({link.node for link in links}) == len(links)
-    assert plan_links(view, enumerate(events))[0] == []
+    writes, _ = plan(view, asked)
+    links = [write for write in writes if not write.rule]
+    assert all(write.slot.parent < write.node and write.node[0] != "0" for write in links)
+    assert len({write.node for write in links}) == len(links)
+    assert plan(view, asked)[0] == []
 
 
-@given(CONFLICTED)
-def test_an_event_with_a_user_is_the_users(events: list[list[str]]) -> None:
+@given(events(NODES, 4))
+def test_an_event_with_a_user_is_the_users(asked: Events) -> None:
     """An event that names a user belongs to that user, whoever its other nodes belong to."""
     view = seen_all()
-    plan_links(view, enumerate(events))
-    assert all(home(view, event) == event[0] for event in events if event[0][0] == "0")
+    plan(view, asked)
+    assert all(home(view, live(view, event)) == event[0] for event in asked if event[0][0] == "0")
 
 
-def test_a_nodes_second_user_is_a_conflict() -> None:
-    """A cookie that belongs to one user stays there when another one uses it; it is counted."""
+@given(events(NODES, 4))
+def test_what_is_undone_was_never_there(asked: Events) -> None:
+    """A plan taken back leaves the view as it was."""
     view = seen_all()
-    cookie = ANONYMOUS[0]
-    links, conflicts = plan_links(view, [(0, [USERS[0], cookie]), (1, [USERS[1], cookie])])
-    assert (links, conflicts) == ([Link(cookie, USERS[0], 0)], 1)
-    assert home(view, [cookie]) == USERS[0]
+    writes, _ = plan(view, asked)
+    undo(view, writes)
+    assert view.slots == seen_all().slots
+
+
+def test_a_nodes_second_user_demotes_it() -> None:
+    """A cookie that appears with another user than its own is nobody's: it keeps its place, and speaks for nobody."""
+    view = seen_all()
+    cookie, other = ANONYMOUS[8], ANONYMOUS[9]
+    asked = {(USERS[0], cookie): 0, (cookie, other): 1, (USERS[1], cookie): 2, (cookie,): 3}
+    writes, _ = plan(view, asked)
+    link, shared = Slot(USERS[0], logged=False), Slot(USERS[0], logged=False, epoch=1, state=SHARED)
+    assert writes[0] == Write(cookie, None, link, 0)
+    assert writes[-1] == Write(cookie, link, shared, 2, TWO_USERS, USERS[1])
+    assert live(view, (USERS[1], cookie)) == (USERS[1],)
+    assert live(view, (cookie,)) == ()
+    assert view.find(other) == USERS[0], "what hung under the user stays there"
+    assert plan(view, {(cookie, ANONYMOUS[10]): 0}) == ([], [])
+
+
+def test_what_holds_too_much_is_demoted() -> None:
+    """A device with too many cookies: it takes no more, it goes where it is, a cookie of its own remains its child."""
+    view = seen_all()
+    device, first, second = ANONYMOUS[0], ANONYMOUS[8], ANONYMOUS[9]
+    _, pairs = plan(view, {(device, first): 0})
+    assert pairs == [Pair(device, first, ("cookies_per_device", 12))]
+    again, _ = plan(view, {(device, second): 0}, {device})
+    assert again == [Write(device, None, Slot(device, logged=False, epoch=1, state=SHARED), 0, "cookies_per_device")]
+    assert (view.find(first), view.find(second)) == (device, second)
+    assert home(view, (first, second)) == second, "a demoted root takes nothing more in"
+    assert plan(view, {(first, second): 0}) == ([], [])
+    assert home(view, (first,)) == device
 
 
 def test_a_users_label_is_the_root_that_came_first() -> None:
     """The anonymous root already stamped, by the first event that leads to the user; the user itself where there is none."""
     view = seen_all()
     device, cookie = ANONYMOUS[0], ANONYMOUS[8]
-    events = [(0, [device, cookie]), (1, [USERS[0], cookie]), (2, [USERS[1]])]
-    plan_links(view, events)
-    labels = plan_labels(view, events)
-    assert labels == [Link(USERS[0], device, 0), Link(USERS[1], USERS[1], 2)]
+    asked = {(device, cookie): 0, (USERS[0], cookie): 1, (USERS[1],): 2}
+    plan(view, asked)
+    labels = plan_labels(view, asked)
+    assert [(label.node, label.slot.parent) for label in labels] == [(USERS[0], device), (USERS[1], USERS[1])]
     view.slots[USERS[0]] = Slot(device, logged=False)
     assert view.label(USERS[0]) == view.label(view.find(cookie)) == device
-    assert plan_labels(view, events) == labels[1:]
+    assert plan_labels(view, asked) == labels[1:]
 
 
 def test_missing_asks_level_by_level() -> None:
-    """Of each way up, the next node that was not read is asked for."""
+    """Of each way up, the next node that was not read is asked for; a root that was demoted ends it."""
     a, b, c = ANONYMOUS[:3]
     view = View()
     assert view.missing([c, b]) == {c, b}
@@ -93,6 +141,9 @@ def test_missing_asks_level_by_level() -> None:
     assert view.missing([c]) == {USERS[0]}
     view.slots[USERS[0]] = Slot(a, logged=True)  # a label is no parent
     assert view.missing([c]) == set()
+    view.slots[a] = Slot(a, logged=True, epoch=1, state=SHARED)
+    assert view.missing([c]) == set()
+    assert view.before(c) == b
 
 
 def test_only_what_is_not_logged_is_logged_again() -> None:

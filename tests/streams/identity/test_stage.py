@@ -11,13 +11,16 @@ from hypothesis import strategies as st
 
 from infra.errors import Retryable
 from infra.metrics import Metrics
+from infra.secrets import Secret
 from schemas.codec import Record, decode, encode
 from schemas.registry import Registry
-from streams.identity.rules import Link, Slot, View
-from streams.identity.stage import CONSENTED, MERGES, RESOLVED, IdentityStage
+from streams.identity.nodes import alias
+from streams.identity.rules import Slot, View, Write
+from streams.identity.stage import CONFLICTS, CONSENTED, LINKS, MERGES, RESOLVED, IdentityStage
 from streams.identity.store import GraphStore, MemoryStore, RedisStore
 from streams.runtime.stage import Batch, Cell, Outcome
 
+ALIAS = alias(Secret("for tests only, forty characters long..."))
 REGISTRY = Registry(Path(__file__).parents[3] / "schemas")
 U1, U2 = "0" + "1" * 32, "0" + "2" * 32
 D1, C1, C2, C3 = "1" + "a" * 32, "2" + "b" * 32, "2" + "c" * 32, "2" + "d" * 32
@@ -57,7 +60,7 @@ def batch(values: Sequence[bytes | None], offset: int = 0, partition: int = 0) -
 
 def stage(store: GraphStore) -> IdentityStage:
     """A worker on a store."""
-    return IdentityStage(REGISTRY, store, Metrics())
+    return IdentityStage(REGISTRY, store, Metrics(), ALIAS)
 
 
 def resolved(outcome: Outcome) -> list[Record]:
@@ -128,10 +131,58 @@ def test_one_person_one_profile_across_devices() -> None:
 
 
 def test_users_never_merge() -> None:
-    """Two users on one cookie keep two profiles; the cookie stays with the first."""
-    room = stage(MemoryStore())
-    outcome = room.handle(batch([event(1, [U1, C1]), event(2, [U2, C1]), event(3, [U2]), event(4, [C1])]), 0)
-    assert [record["profile_id"] for record in resolved(outcome)] == [C1, U2, U2, C1]
+    """Two users on one cookie keep two profiles; the cookie is demoted, and stamped with an id of its own."""
+    store = MemoryStore()
+    room = stage(store)
+    first = room.handle(batch([event(1, [U1, C1]), event(2, [C1])]), 0)
+    assert [record["profile_id"] for record in resolved(first)] == [C1, C1]
+    outcome = room.handle(batch([event(3, [U2, C1]), event(4, [C1, C2]), event(5, [C1]), event(6, [U1])], 2), 0)
+    alone = ALIAS(C1, 1)
+    assert [record["profile_id"] for record in resolved(outcome)] == [U2, C2, alone, C1]
+    assert alone not in (C1, U1, U2)
+    assert store.slots[C1] == Slot(U1, logged=False, epoch=1, state="shared")
+    (conflict,) = [decode(REGISTRY, output.value or b"")[1] for output in outcome.out[CONFLICTS]]
+    assert (conflict["node"], conflict["rule"], conflict["kept"], conflict["refused"]) == (C1, "two_users", U1, U2)
+    assert (conflict["epoch"], conflict["event_id"]) == (1, "e3")
+
+
+def test_two_users_in_one_event() -> None:
+    """The event is the stronger one's, and nobody is demoted."""
+    store = MemoryStore()
+    outcome = stage(store).handle(batch([event(1, [U1, U2, C1]), event(2, [U2])]), 0)
+    assert [record["profile_id"] for record in resolved(outcome)] == [C1, U2]
+    assert CONFLICTS not in outcome.out
+
+
+def test_a_device_of_many_is_nobodys() -> None:
+    """A thirteenth cookie demotes its device: that cookie stays alone, and events of the device have an id of their own."""
+    store = MemoryStore()
+    room = stage(store)
+    cookies = [f"2{n:x}" + "c" * 31 for n in range(1, 14)]
+    outcomes = [room.handle(batch([event(n, [D1, cookie])], n), 0) for n, cookie in enumerate(cookies)]
+    profiles = [resolved(outcome)[0]["profile_id"] for outcome in outcomes]
+    assert profiles == [D1] * 12 + [cookies[12]]
+    (conflict,) = [decode(REGISTRY, output.value or b"")[1] for output in outcomes[-1].out[CONFLICTS]]
+    assert (conflict["node"], conflict["rule"]) == (D1, "cookies_per_device")
+    outcome = room.handle(batch([event(20, [D1]), event(21, [cookies[0]]), event(22, [D1, C3])], 20), 0)
+    assert [record["profile_id"] for record in resolved(outcome)] == [ALIAS(D1, 1), D1, C3]
+
+
+def test_evidence_is_said_once_it_is_committed() -> None:
+    """Each combination of nodes is evidence, once; until it is known to be committed it is said again."""
+    store = MemoryStore()
+    room = stage(store)
+    values = [event(1, [D1, C1]), event(2, [D1, C1]), event(3, [C1]), event(4, [U1, D1, C1], collector_ts=7)]
+    first = room.handle(batch(values), 0)
+    said = [decode(REGISTRY, output.value or b"")[1] for output in first.out[LINKS]]
+    assert [(one["nodes"], one["event_id"], one["evidence_ts"]) for one in said] == [
+        ([D1, C1], "e1", 1_764_000_123_456),
+        ([U1, D1, C1], "e4", 7),
+    ]
+    assert [output.key for output in first.out[LINKS]] == [one["link_id"].encode() for one in said]
+    assert room.handle(batch(values), 0).out[LINKS] == first.out[LINKS]
+    commit(first)
+    assert LINKS not in room.handle(batch(values), 0).out
 
 
 def test_duplicates_die_and_replays_do_not() -> None:
@@ -191,7 +242,7 @@ def test_a_link_is_logged_until_a_commit_is_known() -> None:
 def test_labels_are_found_after_a_crash() -> None:
     """A worker that died between winning a link and claiming the label: the next one claims the same label."""
     store = MemoryStore()
-    store.link([Link(D1, U1, 0)])
+    store.write([Write(D1, None, Slot(U1, logged=False), 0)])
     (record,) = resolved(stage(store).handle(batch([event(1, [U1, D1])]), 0))
     assert record["profile_id"] == D1
 
@@ -199,13 +250,13 @@ def test_labels_are_found_after_a_crash() -> None:
 class Racing(MemoryStore):
     """A store in which another worker links a node first, at the moment this one tries to."""
 
-    def link(self, links: Sequence[Link]) -> list[bool]:
+    def write(self, writes: Sequence[Write]) -> list[bool]:
         """The other one is faster, once."""
-        for link in links:
-            if link.node == C2:
+        for write in writes:
+            if write.node == C2:
                 self.slots.setdefault(C2, Slot(C1, logged=False))
                 self.slots.setdefault(C1, Slot(D1, logged=True))
-        return super().link(links)
+        return super().write(writes)
 
 
 def test_a_lost_race_is_joined() -> None:
@@ -242,7 +293,7 @@ def test_a_real_redis_gives_the_same(client: redis.Redis) -> None:
     rng = random.Random(7)
     values = [event(rng.randrange(150), rng.sample([*ANONYMOUS, U1, U2], rng.randint(1, 3))) for _ in range(300)]
     memory = MemoryStore()
-    rooms = [stage(memory), stage(RedisStore(client))]
+    rooms = [stage(memory), stage(RedisStore(lambda: client))]
     for start in range(0, 300, 50):
         part = batch(values[start : start + 50], start)
         outcomes = [room.handle(part, 0) for room in rooms]
@@ -251,4 +302,4 @@ def test_a_real_redis_gives_the_same(client: redis.Redis) -> None:
         for outcome in outcomes:
             commit(outcome)
     nodes = [*ANONYMOUS, U1, U2]
-    assert RedisStore(client).read(nodes, [])[0] == memory.read(nodes, [])[0]
+    assert RedisStore(lambda: client).read(nodes, [])[0] == memory.read(nodes, [])[0]
