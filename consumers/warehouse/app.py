@@ -39,7 +39,7 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
     from prometheus_client import start_http_server
 
     from consumers.warehouse.loop import STAGE, Warehouse
-    from consumers.warehouse.privacy import count_part
+    from consumers.warehouse.privacy import Eraser, count_part
     from consumers.warehouse.rows import Loader
     from consumers.warehouse.store import Store
     from infra.logs import configure_logs, get_logger
@@ -61,7 +61,7 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
     store = Store(settings)
     metrics.set("headwater_waiting", 0, stage=STAGE)
     beside = Store(settings)
-    clerk = Clerk(settings, STAGE, lambda request: count_part(beside, request))
+    clerk = Clerk(settings, STAGE, lambda request: count_part(beside, request), Eraser(settings, beside).part)
     try:
         _apply_patiently(store, registry, lambda: bool(stopping))
         clerk.start()

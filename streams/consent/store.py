@@ -138,6 +138,22 @@ class RedisStates:
         except redis.RedisError as error:
             raise _away(error) from error
 
+    def forget(self, partition: int, keys: Sequence[str]) -> int:
+        """Take states out of the view, whose records are tombstones by then; how many were there. Retryable."""
+        return self._counted("DEL", partition, keys)
+
+    def known(self, partition: int, keys: Sequence[str]) -> int:
+        """How many of these states are in the view. Retryable."""
+        return self._counted("EXISTS", partition, keys)
+
+    def _counted(self, command: str, partition: int, keys: Sequence[str]) -> int:
+        names = [_key(partition, key) for key in keys]
+        chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
+        try:
+            return sum(int(self._redis.execute_command(command, *chunk)) for chunk in chunks)
+        except redis.RedisError as error:
+            raise _away(error) from error
+
     def _merged(self, partition: int, states: States) -> None:
         items = list(states.items())
         for start in range(0, len(items), CHUNK):
