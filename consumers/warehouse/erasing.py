@@ -97,9 +97,18 @@ def erase(store: Store, request_id: str, who: Person) -> dict[str, int]:
     named = _count(store, "events", beside(who))
     taken_out = f"UPDATE identifiers = arrayFilter(one -> one NOT IN {_among(who.nodes)}, identifiers)"
     _mutate(store, "events", request_id, taken_out, beside(who))
-    query = f"SELECT table_name, uniqExact(_partition, _offset) FROM {base}.erased_rows WHERE {marked} GROUP BY table_name"  # noqa: S608
-    removed = {str(table): int(n) for table, n in store.rows(query)}
-    return {table: removed.get(table, 0) for table in found} | {IDENTIFIERS: named}
+    done = removed(store, request_id)
+    return {table: done.get(table, 0) for table in found} | {IDENTIFIERS: named}
+
+
+def removed(store: Store, request_id: str) -> dict[str, int]:
+    """Table -> rows that a request removed, in all its runs. Retryable."""
+    query = (
+        "SELECT table_name, uniqExact(_partition, _offset) "  # noqa: S608 - names of our own
+        f"FROM {ddl.quoted(store.database)}.erased_rows "
+        "WHERE request_id = {request:String} GROUP BY table_name"
+    )
+    return {str(table): int(n) for table, n in store.rows(query, {"request": request_id})}
 
 
 def lines(store: Store, table: str, who: Person) -> Iterator[bytes]:
@@ -153,4 +162,4 @@ def _quoted(ids: Sequence[str]) -> list[str]:
     return [f"'{one}'" for one in ids]
 
 
-__all__ = ["IDENTIFIERS", "NAMES", "Person", "audited", "conditions", "counts", "erase", "lines", "person"]
+__all__ = ["IDENTIFIERS", "NAMES", "Person", "audited", "conditions", "counts", "erase", "lines", "person", "removed"]

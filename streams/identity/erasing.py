@@ -84,7 +84,7 @@ def suppress(store: GraphStore, who: Members, since: int) -> list[tuple[str, Slo
                 writes.append(Write(node, held, Slot(node, logged=False, epoch=held.epoch + 1, state=SHARED), 0))
         writes = [write for write in writes if write.slot != write.held]
         if not writes:
-            return [(node, slot) for node, slot in slots.items() if slot is not None and (node in who.nodes or slot.state)]
+            return [(node, slot) for node, slot in slots.items() if slot is not None and (node in who.nodes or not slot.logged)]
         store.write(writes)
     raise Retryable("workers change these slots all the time")
 

@@ -17,7 +17,7 @@ from schemas.registry import Contract, Registry
 from streams.identity.evidence import Evidence, conflict, log_key, slot_of, slot_record
 from streams.identity.graph import Graph, Met
 from streams.identity.nodes import Alias
-from streams.identity.revocation import component, request, signals
+from streams.identity.revocation import component, outlived, request, signals
 from streams.identity.rules import ERASED, Nodes, View, Write, home, live, unlogged
 from streams.identity.store import GraphStore, event_key
 from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output
@@ -157,6 +157,9 @@ class IdentityStage:
                 continue
             except UnknownContract as error:
                 raise Retryable(str(error)) from error
+            if outlived(self._graph.store, revocation):
+                outcome.dropped[ERASURE] += 1
+                continue
             linked = component(self._graph.store, revocation["subject"])
             if not linked.whole:
                 get_logger().warning("a withdrawal is linked to too many ids, not all are expanded", nodes=len(linked.nodes))

@@ -17,13 +17,6 @@ from streams.runtime.clerk import ACKS, REQUESTS
 from streams.runtime.follow import partitions_of, read_partition
 from streams.runtime.requests import Requests
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="See what became of withdrawals of consent.")
-
-
-@app.callback()
-def privacy() -> None:
-    """See what became of withdrawals of consent."""
-
 
 def read_requests(settings: Settings) -> Requests:
     """Everything that the two topics hold. Retryable where Kafka is away."""
@@ -42,7 +35,6 @@ def read_requests(settings: Settings) -> Requests:
     return found
 
 
-@app.command("status", epilog="Example: headwater privacy status --json")
 def status_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Open requests, since when, and which rooms have not answered; exits 1 when one is overdue."""
     requests, now = read_requests(load_settings()), int(time.time() * 1000)
