@@ -15,6 +15,7 @@ from streams.identity.erasing import Members
 from streams.identity.nodes import Alias
 from streams.identity.store import RedisStore
 from streams.privacy import topics
+from streams.privacy.reading import partitions
 from streams.privacy.topics import LINKS, MERGES, REQUESTS, STATE, Held
 
 SLOTS, SETS, VIEW = "redis.slots", "redis.sets", "redis.consent"
@@ -49,7 +50,7 @@ class Office:
 
     def search(self, who: Members, until: int) -> Traces:
         """Read the long-kept topics. Retryable."""
-        found = {topic: topics.find(self.settings, topic, who.nodes) for topic in topics.SEARCHED}
+        found, scopes = topics.find(self.settings, who.nodes)
         for topic, time in ((STATE, "changed_ts"), (REQUESTS, "requested_ts")):
             found[topic] = [one for one in found[topic] if one.record[time] <= until]
         nodes = sorted({one.record["node"] for one in found[MERGES]})
@@ -57,7 +58,7 @@ class Office:
         hers = frozenset(who.nodes)
         found[MERGES] = [one for one in found[MERGES] if graph.tells(one.record, hers, epochs)]
         met = sorted({node for one in found[LINKS] for node in one.record["nodes"]} - hers)
-        return Traces(found, sorted(topics.scopes(self.settings)), epochs, tuple(met))
+        return Traces(found, scopes, epochs, tuple(met))
 
     def left(self, who: Members, until: int, traces: Traces) -> dict[str, int]:
         """Place -> how many slots, keys, records and rows there are of a person. Retryable."""
@@ -71,7 +72,7 @@ class Office:
     def view(self, who: Members, until: int, traces: Traces) -> list[tuple[int, list[str]]]:
         """Partition and keys of states of hers in the view. Retryable."""
         keys = [f"{scope}|{node}" for scope in traces.scopes for node in who.nodes]
-        return [(at, self.states.known(at, keys, until)) for at in topics.partitions(self.settings, STATE)]
+        return [(at, self.states.known(at, keys, until)) for at in partitions(self.settings, STATE)]
 
 
 __all__ = ["Office", "Traces"]

@@ -9,29 +9,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from infra.kafka import reader
 from infra.settings import Settings, load_settings
 from schemas.codec import decode
 from schemas.registry import Registry
+from streams.privacy.reading import read
 from streams.runtime.clerk import ACKS, REQUESTS
-from streams.runtime.follow import partitions_of, read_partition
 from streams.runtime.requests import Requests
 
 
 def read_requests(settings: Settings) -> Requests:
     """Everything that the two topics hold. Retryable where Kafka is away."""
     registry, found = Registry(settings.contracts), Requests()
-    for topic in (REQUESTS, ACKS):
-        consumer = reader(settings, "headwater.privacy")
-        try:
-            partitions = partitions_of(consumer, topic)
-        finally:
-            consumer.close()
-        for partition in partitions:
-            for records in read_partition(settings, topic, partition):
-                for _, value in records:
-                    if value is not None:
-                        found.take(topic, decode(registry, value)[1])
+    for message in read(settings, (REQUESTS, ACKS)):
+        found.take(message.topic(), decode(registry, message.value())[1])
     return found
 
 

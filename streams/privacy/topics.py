@@ -7,18 +7,17 @@ from typing import Any, NamedTuple
 import confluent_kafka as ck
 
 from infra.errors import Retryable
-from infra.kafka import producer, reader
+from infra.kafka import producer
 from infra.settings import Settings
 from schemas.codec import decode, encode
 from schemas.registry import Registry
-from streams.runtime.follow import partitions_of, read_partition
+from streams.privacy.reading import DESK, read
 
 MERGES, LINKS, STATE = "identity.merges", "identity.links", "consent.state"
 REQUESTS, ACKS, ERASURES, AUDIT = "privacy.requests", "privacy.acks", "privacy.erasures", "privacy.audit"
 SEARCHED = (MERGES, LINKS, STATE, REQUESTS)
 """Kept until replaced, or for more than a month. Every other topic that names somebody is kept for 30 days at the most."""
 NODE = re.compile(rb"[0-3][0-9a-f]{32}")
-DESK = "headwater.privacy"
 AT_ONCE = 5_000
 KAFKA_S = 30.0
 
@@ -41,47 +40,40 @@ class Output(NamedTuple):
     partition: int = -1
 
 
-def find(settings: Settings, topic: str, nodes: Iterable[str]) -> list[Held]:
-    """Newest records of a topic whose content names one of these nodes. Memory grows with them only. Retryable."""
+class Found(NamedTuple):
+    """What the topics hold of a person."""
+
+    held: dict[str, list[Held]]
+    scopes: list[str]
+    """Regulation and site of every state that was ever kept, anybody's. Few."""
+
+
+def find(settings: Settings, nodes: Iterable[str]) -> Found:
+    """Newest records of the long-kept topics whose content names one of these nodes. Memory grows with them only. Retryable."""
     wanted, registry = {node.encode() for node in nodes}, Registry(settings.contracts)
-    found: dict[tuple[int, bytes | None], bytes] = {}
-    for partition in partitions(settings, topic):
-        for records in read_partition(settings, topic, partition):
-            for key, value in records:
-                if value is not None and not wanted.isdisjoint(NODE.findall(value)):
-                    found[partition, key] = value
-                elif found:
-                    found.pop((partition, key), None)
-    return [Held(topic, partition, key, decode(registry, value)[1]) for (partition, key), value in found.items()]
-
-
-def scopes(settings: Settings) -> set[str]:
-    """Regulation and site of every state that was ever kept. Few. Retryable."""
-    found: set[bytes] = set()
-    for partition in partitions(settings, STATE):
-        for records in read_partition(settings, STATE, partition):
-            found.update((key or b"").rpartition(b"|")[0] for key, _ in records)
-    return {scope.decode() for scope in found}
-
-
-def partitions(settings: Settings, topic: str) -> list[int]:
-    """Of a topic. Retryable while it is unknown."""
-    consumer = reader(settings, DESK)
-    try:
-        return partitions_of(consumer, topic)
-    except ck.KafkaException as error:
-        raise Retryable(f"Kafka at {settings.kafka}: {error.args[0].name()}") from error
-    finally:
-        consumer.close()
+    found: dict[tuple[str, int, bytes | None], bytes] = {}
+    scopes: set[bytes] = set()
+    for message in read(settings, SEARCHED):
+        topic, key, value = message.topic(), message.key(), message.value()
+        place = (topic, message.partition(), key)
+        if topic == STATE:
+            scopes.add((key or b"").rpartition(b"|")[0])
+        if value is not None and not wanted.isdisjoint(NODE.findall(value)):
+            found[place] = value
+        elif found:
+            found.pop(place, None)
+    held: dict[str, list[Held]] = {topic: [] for topic in SEARCHED}
+    for (topic, partition, key), value in found.items():
+        held[topic].append(Held(topic, partition, key, decode(registry, value)[1]))
+    return Found(held, sorted(scope.decode() for scope in scopes))
 
 
 def everything(settings: Settings, topic: str, since: int = 0) -> Iterable[tuple[bytes | None, dict[str, Any] | None]]:
     """Keys and records of a topic, tombstones too, each partition in its order; `since`: milliseconds UTC. Retryable."""
     registry = Registry(settings.contracts)
-    for partition in partitions(settings, topic):
-        for records in read_partition(settings, topic, partition, since):
-            for key, value in records:
-                yield key, None if value is None else decode(registry, value)[1]
+    for message in read(settings, [topic], since):
+        value = message.value()
+        yield message.key(), None if value is None else decode(registry, value)[1]
 
 
 class Pen:
@@ -115,6 +107,6 @@ class Pen:
 
 
 __all__ = [
-    "ACKS", "AUDIT", "ERASURES", "LINKS", "MERGES", "REQUESTS", "SEARCHED", "STATE", "Held", "Output", "Pen",
-    "everything", "find", "partitions", "scopes",
+    "ACKS", "AUDIT", "ERASURES", "LINKS", "MERGES", "REQUESTS", "SEARCHED", "STATE", "Found", "Held", "Output", "Pen",
+    "everything", "find",
 ]  # fmt: skip
