@@ -41,7 +41,7 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
     from consumers.warehouse.loop import STAGE, Warehouse
     from consumers.warehouse.privacy import Eraser, count_part
     from consumers.warehouse.rows import Loader
-    from consumers.warehouse.store import Store
+    from consumers.warehouse.store import SEARCH_S, Store
     from infra.logs import configure_logs, get_logger
     from infra.metrics import Metrics
     from infra.settings import load_settings
@@ -60,7 +60,7 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
     registry = Registry(settings.contracts)
     store = Store(settings)
     metrics.set("headwater_waiting", 0, stage=STAGE)
-    beside = Store(settings)
+    beside = Store(settings, SEARCH_S)
     clerk = Clerk(settings, STAGE, lambda request: count_part(beside, request), Eraser(settings, beside).part)
     try:
         _apply_patiently(store, registry, lambda: bool(stopping))

@@ -17,6 +17,8 @@ from schemas.registry import Contract
 T = TypeVar("T")
 
 INSERT_S = 60
+SEARCH_S = 3_600
+"""For questions and removals that read whole tables."""
 # The data's fault: 1001 std::exception (the Avro library), 8 THERE_IS_NO_COLUMN, 33 CANNOT_READ_ALL_DATA, and conversions.
 REJECTED = frozenset({6, 8, 26, 27, 32, 33, 34, 41, 53, 69, 70, 72, 117, 131, 321, 349, 1001})
 # ClickHouse's own trouble, which may pass: timeouts, network, memory, too many parts or queries, read only, Keeper.
@@ -32,11 +34,12 @@ class Rejected(Exception):
 class Store:
     """One connection to the warehouse database."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, patience_s: int = INSERT_S) -> None:
         # Its own words about a refused connection say no more than our exception does.
         logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
         self.database = settings.clickhouse_database
         self._address = settings.clickhouse
+        self._patience_s = patience_s
         self._client: Any = None
         self._columns: dict[str, set[str]] = {}
         self._ready: set[tuple[str, int]] = set()
@@ -146,7 +149,7 @@ class Store:
         try:
             if self._client is None:
                 self._client = clickhouse_connect.get_client(
-                    dsn=self._address, autogenerate_session_id=False, send_receive_timeout=INSERT_S, query_retries=0
+                    dsn=self._address, autogenerate_session_id=False, send_receive_timeout=self._patience_s, query_retries=0
                 )
             return question(self._client)
         except DatabaseError as error:

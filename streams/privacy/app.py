@@ -16,7 +16,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from consumers.warehouse.store import Store
+from consumers.warehouse.store import SEARCH_S, Store
 from infra.errors import ConfigError, Retryable
 from infra.settings import Settings, load_settings
 from schemas.registry import Registry
@@ -58,7 +58,7 @@ def office(quiet: bool) -> Iterator[tuple[Office, Tell]]:
     settings = load_settings()
     keep_days = load_policy(settings.policy or PACKAGED).memory.max_age_days
     states = open_states(settings, Registry(settings.contracts), keep_days)
-    made = Office(settings, open_store(settings), states, Store(settings), alias(settings.master))
+    made = Office(settings, open_store(settings), states, Store(settings, SEARCH_S), alias(settings.master))
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     try:
         with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:

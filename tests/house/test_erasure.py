@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import redis
 import requests
+from typer.testing import CliRunner
 
 from infra.kafka import producer
 from infra.secrets import Secret
@@ -14,6 +15,7 @@ from infra.settings import Settings, load_settings
 from schemas.codec import decode, encode
 from schemas.registry import Registry
 from streams.identity.nodes import NodeKeys, node
+from streams.privacy.app import app
 from streams.runtime.passing import Passage
 from tests.broker.copying import read_committed
 from tests.house.standing import StandingHouse, wait_until
@@ -56,14 +58,13 @@ class People:
         assert answer.status_code == 200, answer.text
 
     def visit(self, device: str, who: str = "", event_name: str = "page_view", **said: Any) -> str:
-        """An event, once it has landed; its id."""
+        """An event; its id."""
         event_id = uuid.uuid4().hex
         body = {
             "event_id": event_id, "event_name": event_name, "client_id": self.value(device), "consent": GRANTED,
             "page_location": f"https://{SITE}/", **({"user_id": self.value(who)} if who else {}), **said,
         }  # fmt: skip
         self.post("/v1/events", body)
-        self.house.rows(f"event_id = '{event_id}'", "event_id")
         return event_id
 
     def rows(self, nodes: set[str]) -> dict[str, int]:
@@ -94,9 +95,10 @@ class People:
 
     def run(self, *words: str) -> tuple[int, Any]:
         """Exit code and JSON of `headwater privacy`."""
-        done = self.house.run("privacy", *words)
-        assert done.returncode in (0, 1), done.stdout + done.stderr
-        return done.returncode, json.loads(done.stdout)
+        done = CliRunner().invoke(app, words, env=self.house.environment)
+        assert done.exit_code in (0, 1), done.output
+        assert done.stdout, done.exception
+        return done.exit_code, json.loads(done.stdout)
 
     def passed(self) -> None:
         """Until all that is on its way has been through identity and into the warehouse."""
@@ -113,14 +115,16 @@ class People:
 def people(house: StandingHouse) -> People:
     """Known to the house, with choices, a withdrawal, decisions, and a kiosk that both have used."""
     some = People(house)
-    some.visit("kiosk", "ada")
+    first = some.visit("kiosk", "ada")
+    house.rows(f"event_id = '{first}'")
     for device in ("phone", "laptop"):
         some.visit(device, "ada")
     some.visit("tablet", "bob")
     some.visit("kiosk", "bob")
     some.visit("kiosk")
     some.visit("phone", event_name="consent_update")
-    some.visit("tablet", event_name="consent_update")
+    last = some.visit("tablet", event_name="consent_update")
+    house.rows(f"event_id = '{last}'")
     assert house.run("experiments", "put", "example").returncode == 0
     for device in ("laptop", "tablet"):
         body = {"experiment": "hero-banner", "visitor": some.value(device), "consent": GRANTED}
@@ -149,14 +153,15 @@ def test_a_person_is_erased_and_does_not_come_back(house: StandingHouse, people:
     assert (code, set(found["nodes"]), found["shared"]) == (0, people.ada, [people.kiosk])
     assert people.rows(people.ada) == ada
     assert people.run("verify", account, "--json")[0] == 1
-    told = json.loads(house.run("privacy", "export", account).stdout)
+    told = people.run("export", account)[1]
     assert set(told["slots"]) == people.ada
     assert {name: len(rows) for name, rows in told["tables"].items() if name in ada} == ada
     assert told["links"]
     assert told["consent_states"]
 
-    code, proof = people.run("erase", people.node("cookie", "laptop"), "--yes", "--json")
-    assert code == 0
+    erased = house.run("privacy", "erase", people.node("cookie", "laptop"), "--yes", "--json")
+    assert erased.returncode == 0, erased.stderr
+    proof = json.loads(erased.stdout)
     assert proof["counts"]["clickhouse.events"] == ada["events"]
     gone(people, account)
     assert people.rows(people.bob) == bob
@@ -175,7 +180,7 @@ def gone(people: People, account: str) -> None:
     assert kept(people.settings, "identity.merges", people.ada) == len(people.ada), "that they are erased, and no more"
     code, verified = people.run("verify", account, "--json")
     assert (code, set(verified["left"].values())) == (0, {0}), verified
-    told = json.loads(people.house.run("privacy", "export", account).stdout)
+    told = people.run("export", account)[1]
     del told["tables"]["consent_audit"]
     assert [rows for rows in told["tables"].values() if rows] == []
     assert [told[name] for name in ("merges", "links", "consent_states", "requests")] == [[], [], [], []]
@@ -211,7 +216,7 @@ def proven(people: People, request_id: str) -> None:
     assert (code, len(told["broken"])) == (1, 1)
     house.query(change.format("-", request_id, "SETTINGS mutations_sync = 1"))
     assert people.run(*verify)[0] == 0
-    assert json.loads(house.run("privacy", "status", "--json").stdout)["open"] == []
+    assert people.run("status", "--json")[1]["open"] == []
     exact = house.run("warehouse", "verify", "--json")
     wrong = [one for one in json.loads(exact.stdout)["partitions"] if one["missing"] or one["duplicates"] or one["unexpected"]]
     assert wrong == []

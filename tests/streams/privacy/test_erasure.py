@@ -1,11 +1,14 @@
 """An erasure that is cut short anywhere is completed by the next run: on a real Kafka, Redis and ClickHouse."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import redis
+from typer.testing import CliRunner, Result
 
 from consumers.warehouse import erasing as rows
 from consumers.warehouse.migrating import migrate
@@ -18,11 +21,12 @@ from schemas.registry import Registry
 from streams.consent.store import RedisStates
 from streams.identity import erasing as graph
 from streams.identity.evidence import link_record, log_key, slot_record
+from streams.identity.log import diff, read_log, rebuild
 from streams.identity.nodes import alias
 from streams.identity.rules import Pair, Slot, Write
 from streams.identity.store import RedisStore
 from streams.privacy import erasure as desk
-from streams.privacy.app import open_erasure
+from streams.privacy.app import app, open_erasure
 from streams.privacy.audit import Head, broken
 from streams.privacy.erasure import Erasure, Waiting, opened, proofs, who
 from streams.privacy.office import Office
@@ -199,6 +203,12 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(office: Office, monkey
     assert len({record["request_id"] for record in chain}) == len(chain) == EFFECTS
     assert list(broken(chain, Head(chain[-1]["seq"], chain[-1]["hash"]))) == []
     assert opened(office) == {}
+    assert diff(read_log(office.settings), office.graph, lambda _n: None).same
+    with redis.Redis.from_url(office.settings.redis) as client:
+        client.flushall()
+    rebuild(read_log(office.settings), office.graph, lambda _n: None)
+    nodes = [node for n in range(1, EFFECTS + 1) for node in person(n).nodes]
+    assert {slot.state for slot in office.graph.read(nodes, [])[0] if slot} == {"erased"}, "a rebuild brings nobody back"
 
 
 def assert_erased(office: Office, she: Person, proof: dict[str, Any]) -> None:
@@ -255,3 +265,28 @@ def test_a_shared_id_is_nobodys(office: Office) -> None:
     with pytest.raises(graph.Refused, match="several persons") as refused:
         graph.members(office.graph, she.kiosk, office.alias)
     assert she.kiosk not in str(refused.value)
+
+
+def test_the_commands(office: Office, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nobody is erased unasked; a copy is its owner's and never written over; `verify` exits 1 while something is there."""
+    she = person(203)
+    live(office, she)
+    for name in ("kafka", "redis", "clickhouse", "state_dir"):
+        monkeypatch.setenv(f"HEADWATER_{name.upper()}", str(getattr(office.settings, name)))
+    monkeypatch.setenv("HEADWATER_SECRET", "for tests only, forty characters long...")
+
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(app, words)
+
+    assert "nobody is there to be asked" in str(run("erase", she.user).exception)
+    assert "no erasure with this request id" in str(run("erase", "ab" * 16, "--yes").exception)
+    assert "nothing was changed" in run("erase", she.cookie, "--dry-run").output
+    copy = tmp_path / "copy.json"
+    assert run("export", she.cookie, "--output", str(copy)).exit_code == 0
+    assert copy.stat().st_mode & 0o777 == 0o600
+    told = json.loads(copy.read_text())
+    assert [len(told[name]) for name in ("slots", "merges", "links", "consent_states", "requests")] == [3, 5, 2, 1, 1]
+    assert {row["node"] for row in told["tables"]["events"]} == set(she.nodes)
+    assert "File exists" in str(run("export", she.cookie, "--output", str(copy)).exception)
+    assert run("verify", she.cookie).exit_code == 1
+    assert "no such request" in str(run("verify", "ab" * 16).exception)
