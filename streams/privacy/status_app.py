@@ -34,10 +34,12 @@ def status_command(as_json: Annotated[bool, typer.Option("--json", help="Print J
         told = [{**one._asdict(), "overdue": one.overdue(now)} for one in pending]
         typer.echo(json.dumps({"answered": requests.answered, "open": told}))
     else:
-        table = Table("request", "asked", "must be answered by", "waits for", "")
+        table = Table("request", "kind", "asked", "must be answered by", "waits for", "")
         for one in pending:
             late = "overdue" if one.overdue(now) else ""
-            table.add_row(one.request_id[:12], _time(one.requested_ts), _time(one.deadline_ts), ", ".join(one.missing), late)
+            table.add_row(
+                one.request_id[:12], one.kind, _time(one.requested_ts), _time(one.deadline_ts), ", ".join(one.missing), late
+            )
         if pending:
             Console().print(table)
         typer.echo(f"{requests.answered} answered, {len(pending)} open, {len(overdue)} overdue")
