@@ -43,7 +43,7 @@ def conditions(database: str, who: Person) -> dict[str, str]:
     until = f"fromUnixTimestamp64Milli(toInt64({int(who.until)}))"
     events = (
         f"((node IN {nodes} AND collector_ts <= {until}) OR (profile_id IN {_among(who.profiles)} AND "
-        f"(node NOT IN {_among(who.shared)} OR hasAny(identifiers, {_array(who.nodes)}))))"
+        f"(node NOT IN {_among(who.shared)} OR {_any('identifiers', who.nodes)})))"
     )
     decisions = f"(visitor IN {nodes} AND decided_ts <= {until})"
     return {
@@ -54,7 +54,7 @@ def conditions(database: str, who: Person) -> dict[str, str]:
         "bandit_decisions": decisions,
         "consent_revocations": f"(subject IN {nodes} AND received_ts <= {until})",
         "privacy_requests": (
-            f"((subject IN {nodes} OR hasAny(nodes, {_array(who.nodes)}) OR hasAny(profiles, {_array(_hers(who))})) "
+            f"((subject IN {nodes} OR {_any('nodes', who.nodes)} OR {_any('profiles', _hers(who))}) "
             f"AND requested_ts <= {until})"
         ),
         "identity_merges": f"(node IN {nodes} OR parent IN {nodes})",
@@ -66,7 +66,7 @@ def conditions(database: str, who: Person) -> dict[str, str]:
 def beside(who: Person) -> str:
     """Which events of others name her too."""
     until = f"fromUnixTimestamp64Milli(toInt64({int(who.until)}))"
-    return f"(hasAny(identifiers, {_array(who.nodes)}) AND collector_ts <= {until} AND node NOT IN {_among(who.nodes)})"
+    return f"({_any('identifiers', who.nodes)} AND collector_ts <= {until} AND node NOT IN {_among(who.nodes)})"
 
 
 def audited(who: Person) -> str:
@@ -149,8 +149,9 @@ def _among(ids: Sequence[str]) -> str:
     return f"({', '.join(_quoted(ids)) or _NOBODY})"
 
 
-def _array(ids: Sequence[str]) -> str:
-    return f"[{', '.join(_quoted(ids)) or _NOBODY}]"
+def _any(column: str, ids: Sequence[str]) -> str:
+    """Whether an array names one of them; a set, because `hasAny` compares each with each."""
+    return f"arrayExists(one -> one IN {_among(ids)}, {column})"
 
 
 _NOBODY = "'-'"

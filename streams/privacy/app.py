@@ -36,6 +36,8 @@ from streams.privacy.topics import Pen
 
 REQUEST = re.compile(r"[0-9a-f]{32}")
 PATIENCE_S = 120.0
+LOADED_S, LOOK_S = 5.0, 0.5
+"""In which the warehouse loads a proof; how often it is looked for."""
 TIMES = ("requested_ts", "erased_ts", "done_ts")
 
 app = typer.Typer(
@@ -220,6 +222,10 @@ def chain_faults(made: Office) -> list[Broken]:
     """What is wrong with the chain of erasures, in Kafka and in ClickHouse."""
     kept = proofs(made)
     head = Head(kept[-1]["seq"], kept[-1]["hash"]) if kept else Head()
+    deadline = time.monotonic() + LOADED_S
+    # The last proof may have been written a moment ago.
+    while max((record["seq"] for record in loaded(made.settings)), default=0) < head.seq and time.monotonic() < deadline:
+        time.sleep(LOOK_S)
     return [*broken(kept, head), *broken(loaded(made.settings), head)]
 
 
