@@ -30,6 +30,8 @@ MetricName = Literal[
     "headwater_consent_signals_total",  # events, by whether the same signals were read before (hit) or not (miss)
     # identity
     "headwater_identity_conflicts_total",  # nodes that were demoted: they cannot be one person's, by rule
+    "headwater_identity_degraded",  # 1 while events pass unresolved because the graph is away
+    "headwater_identity_deferred",  # records that passed so, and whose links are due
     "headwater_revocations_total",  # withdrawals expanded to linked ids, by whether all of them were
     "headwater_privacy_requests",  # privacy requests by state: open, overdue
     # warehouse
@@ -81,6 +83,8 @@ TABLE: dict[MetricName, tuple[type[Counter] | type[Gauge] | type[Histogram], str
     "headwater_consent_lookups_total": (Counter, "Subjects looked up in the consent ledger's view", ()),
     "headwater_consent_signals_total": (Counter, "Events, by whether the same signals were read before", ("cache",)),
     "headwater_identity_conflicts_total": (Counter, "Nodes that were demoted", ("rule",)),
+    "headwater_identity_degraded": (Gauge, "1 while events pass unresolved", ()),
+    "headwater_identity_deferred": (Gauge, "Records whose links are due", ()),
     "headwater_revocations_total": (Counter, "Withdrawals expanded to linked ids", ("whole",)),
     "headwater_privacy_requests": (Gauge, "Privacy requests that not every room has answered", ("state",)),
     "headwater_inserted_total": (Counter, "Rows inserted", ("table",)),

@@ -172,7 +172,7 @@ def plan(view: View, events: Events, full: Collection[str] = ()) -> tuple[list[W
             else:
                 _write(view, writes, Write(root, None, Slot(target, logged=False), at))
         if len(writes) > before:
-            pairs += _limited(alive)
+            pairs += limited(alive)
     return writes, pairs
 
 
@@ -188,7 +188,8 @@ def _write(view: View, writes: list[Write], write: Write) -> None:
     view.slots[write.node] = write.slot
 
 
-def _limited(nodes: Nodes) -> Iterable[Pair]:
+def limited(nodes: Sequence[str]) -> Iterable[Pair]:
+    """What these nodes, which belong together, put under a limit."""
     for holder in nodes:
         for member in nodes:
             if (limit := LIMITS.get((holder[0], member[0]))) is not None:

@@ -60,8 +60,12 @@ SCRIPTS = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() 
 )}  # fmt: skip
 
 
+class Away(Retryable):
+    """The graph cannot be reached."""
+
+
 class GraphStore(Protocol):
-    """Retryable while it is away, from every call."""
+    """Away while it cannot be reached, from every call."""
 
     def read(self, nodes: Sequence[str], events: Sequence[str]) -> tuple[list[Slot | None], list[str | None]]:
         """Slots of nodes, and places that hold events (see `event_key`), None where there is none."""
@@ -180,10 +184,10 @@ class RedisStore:
                 shard.script_load(text)
         self._shards = shards
 
-    def _away(self, error: redis.RedisError) -> Retryable:
+    def _away(self, error: redis.RedisError) -> Away:
         """What an error means. The next call opens anew: shards may have moved, and a new Redis has no scripts."""
         self.close()
-        return Retryable(f"the identity graph's Redis: {type(error).__name__}")
+        return Away(f"the identity graph's Redis: {type(error).__name__}")
 
     def close(self) -> None:
         """Let go of the connections."""

@@ -14,9 +14,11 @@ from infra.metrics import Metrics
 from infra.secrets import Secret
 from schemas.codec import Record, decode, encode
 from schemas.registry import Registry
+from streams.identity.evidence import LINKS
 from streams.identity.nodes import alias
+from streams.identity.resolver import CONFLICTS, CONSENTED, MERGES, RESOLVED
 from streams.identity.rules import Slot, View, Write
-from streams.identity.stage import CONFLICTS, CONSENTED, LINKS, MERGES, RESOLVED, IdentityStage
+from streams.identity.stage import IdentityStage, Kit
 from streams.identity.store import GraphStore, MemoryStore, RedisStore
 from streams.runtime.stage import Batch, Cell, Outcome
 
@@ -60,7 +62,7 @@ def batch(values: Sequence[bytes | None], offset: int = 0, partition: int = 0) -
 
 def stage(store: GraphStore) -> IdentityStage:
     """A worker on a store."""
-    return IdentityStage(REGISTRY, store, Metrics(), ALIAS)
+    return IdentityStage(REGISTRY, store, Metrics(), Kit(ALIAS))
 
 
 def resolved(outcome: Outcome) -> list[Record]:
