@@ -48,22 +48,20 @@ class Deferred:
         return self._set(due._replace(first=until))
 
     def _set(self, due: Range) -> Output:
-        key = f"{due.topic}:{due.partition}".encode()
-        if due.first >= due.end:
+        self._take(due)
+        # What is done is said as an empty range and not as a tombstone: a reader that looks on sees it too.
+        value = encode(self._registry.latest(DEFERRED), due._asdict())
+        return Output(f"{due.topic}:{due.partition}".encode(), value, due.partition)
+
+    def _take(self, due: Range) -> None:
+        if due.first < due.end:
+            self._ranges[due.topic, due.partition] = due
+        else:
             self._ranges.pop((due.topic, due.partition), None)
-            return Output(key, None, due.partition)
-        self._ranges[due.topic, due.partition] = due
-        return Output(key, encode(self._registry.latest(DEFERRED), due._asdict()), due.partition)
 
     def restore(self, record: Mapping[str, Any]) -> None:
         """Take in a record of the topic."""
-        due = Range(record["topic"], record["partition"], record["first"], record["end"])
-        self._ranges[due.topic, due.partition] = due
-
-    def forget(self, key: bytes) -> None:
-        """Take in a tombstone."""
-        topic, _, partition = key.decode().rpartition(":")
-        self._ranges.pop((topic, int(partition)), None)
+        self._take(Range(record["topic"], record["partition"], record["first"], record["end"]))
 
     def revoke(self, partition: int) -> None:
         """Somebody else's from now on."""

@@ -139,11 +139,9 @@ class IdentityStage:
 
     def on_restore(self, topic: str, partition: int, records: KeyValues) -> None:  # noqa: ARG002 - it restores one topic
         """What passed unresolved and is due."""
-        for key, value in records:
+        for _, value in records:
             if value is not None:
                 self._deferred.restore(decode(self._registry, value)[1])
-            elif key is not None:
-                self._deferred.forget(key)
         self._metrics.set("headwater_identity_deferred", len(self._deferred))
 
     def on_revoke(self, partition: int) -> None:

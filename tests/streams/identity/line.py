@@ -32,13 +32,13 @@ def event(n: int, nodes: Iterable[str], **said: object) -> bytes:
     return encode(REGISTRY.latest(CONSENTED), record)
 
 
-def end_of(settings: Settings) -> int:
-    """The next offset of the input."""
+def end_of(settings: Settings, partition: int) -> int:
+    """The next offset of a partition of the input."""
     deadline = time.monotonic() + 30
     with closing(reader(settings, "headwater.line")) as consumer:
         while True:
             try:
-                return stable_end(consumer, CONSENTED, 0)[1]
+                return stable_end(consumer, CONSENTED, partition)[1]
             except Retryable:  # a topic that was just made has no leader yet
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
@@ -53,22 +53,24 @@ class Line:
         self.metrics = [Metrics() for _ in range(workers)]
         self.workers = [build(settings, metrics) for metrics in self.metrics]
         self.resolved: list[Record] = []
-        self.events = end_of(settings)
+        self.ends = [end_of(settings, worker) for worker in range(workers)]
+        self.events = sum(self.ends)
 
     def fresh(self) -> IdentityStage:
         """A worker that has just started, and knows the log."""
         return build(self.settings, Metrics())
 
     def send(self, combinations: Sequence[Sequence[str]], worker: int = 0) -> list[Record]:
-        """A batch of events of partition 0, each on the input too, through one of the workers, committed; what left."""
+        """A batch of events on the worker's own partition of the input, and through it, committed; what left."""
         values = [event(self.events + n, nodes) for n, nodes in enumerate(combinations)]
-        offsets = range(self.events, self.events + len(values))
+        offsets = range(self.ends[worker], self.ends[worker] + len(values))
+        self.ends[worker] += len(values)
         self.events += len(values)
         for value in values:
-            self._producer.produce(CONSENTED, value, b"k", 0)
+            self._producer.produce(CONSENTED, value, b"k", worker)
         assert self._producer.flush(10) == 0
         stage = self.workers[worker]
-        outcome = stage.handle(Batch(CONSENTED, 0, [b"k"] * len(values), values, offsets), 0)
+        outcome = stage.handle(Batch(CONSENTED, worker, [b"k"] * len(values), values, offsets), 0)
         self.commit(outcome)
         assert outcome.passed == len(values)
         left = [decode(REGISTRY, output.value or b"")[1] for output in outcome.out[RESOLVED]]
