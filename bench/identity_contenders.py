@@ -44,12 +44,15 @@ class Result:
     """For the resolution alone; encoding, decoding of what left, and scoring are not in it."""
 
 
-def stage(events: Sequence[Event], advance: Advance) -> Result:
-    """The identity stage over the memory store, one worker, committed batch by batch; it hears its log, as any does."""
+def stage(events: Sequence[Event], advance: Advance, size: int = BATCH) -> Result:
+    """The identity stage over the memory store, one worker, committed batch by batch; it hears its log, as any does.
+
+    `size`: events of a batch. What a batch learns, all of its events are stamped by.
+    """
     registry, store = Registry(PACKAGED_CONTRACTS), MemoryStore()
     room, stamped, seconds = IdentityStage(registry, store, Metrics()), dict[str, str](), 0.0
-    for start in range(0, len(events), BATCH):
-        part = events[start : start + BATCH]
+    for start in range(0, len(events), size):
+        part = events[start : start + size]
         values = [consented(registry, event) for event in part]
         batch = Batch(CONSENTED, 0, [event.nodes[0].encode() for event in part], values, range(start, start + len(part)))
         began = time.perf_counter()
