@@ -7,7 +7,7 @@ import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from rich.console import Console
@@ -17,7 +17,7 @@ from rich.table import Table
 from bench.identity_causes import lost_by_cause, wrong_by_cause
 from bench.identity_contenders import Advance, Result, capped_union, labels_in_sql, stage, union_of_all, unique_only
 from bench.identity_metrics import Score, bound, first_deliveries, score
-from bench.identity_rates import Rates
+from bench.identity_rates import WORLDS, Rates
 from bench.identity_world import Event, World, make_world
 
 BOUND, OURS, ALL, CAPPED, UNIQUE, SQL = (
@@ -87,24 +87,49 @@ def _shown(figure: float | None, how: str) -> str:
     return {"100": f"{100 * figure:.3f}", "1": f"{figure:.4f}", "n": f"{figure:,.0f}", "s": f"{figure:.1f}"}[how]
 
 
+def rates_of(name: str, events: int, changes: Sequence[str]) -> Rates:
+    """The rates of a world with changes `NAME=NUMBER`. ValueError where there is no such rate."""
+    found = replace(WORLDS[name], events=events)
+    kinds = {field.name: type(getattr(found, field.name)) for field in fields(found)}
+    for change in changes:
+        rate, _, number = change.partition("=")
+        if kinds.get(rate) not in (int, float):
+            raise ValueError(f"{rate!r} is none of the rates that are numbers; see bench/identity_rates.py")
+        found = replace(found, **{rate: kinds[rate](number)})
+    return found
+
+
 def main() -> None:
     """Make the world, run everybody, report."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.identity", description=__doc__, epilog="Example: python -m bench.identity --events 50000 --causes"
     )
     parser.add_argument("--events", type=int, default=Rates.events, help="events of the world (default %(default)s)")
+    parser.add_argument("--world", choices=WORLDS, default="shop", help="whose rates (default %(default)s)")
+    parser.add_argument("--rate", action="append", default=[], metavar="NAME=NUMBER", help="another rate; may be repeated")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--causes", action="store_true", help="also tell why events are wrong and why pairs are lost")
     parser.add_argument("--json", action="store_true", help="one JSON object, causes included")
     given = parser.parse_args()
+    try:
+        rates = rates_of(given.world, given.events, given.rate)
+    except ValueError as error:
+        parser.error(str(error))
     console = Console(stderr=given.json)
     bar = (TextColumn("{task.description:>16}"), BarColumn(), TextColumn("{task.completed:,.0f} events"), TimeElapsedColumn())
     with Progress(*bar, console=Console(stderr=True), transient=True, disable=not Console(stderr=True).is_terminal) as progress:
         making = progress.add_task("making the world", total=None)
-        world = make_world(Rates(events=given.events), given.seed)
+        world = make_world(rates, given.seed)
         progress.update(making, total=len(world.events), completed=len(world.events))
         rows = measure(world, progress)
-    about = {"events": len(world.events), "persons": len(world.users), "seed": given.seed, "load": os.getloadavg()[0]}
+    about = {
+        "world": given.world,
+        "changed": given.rate,
+        "events": len(world.events),
+        "persons": len(world.users),
+        "seed": given.seed,
+        "load": os.getloadavg()[0],
+    }
     if given.json:
         print(json.dumps({**about, "rows": rows}))
         return

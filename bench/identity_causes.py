@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from bench.identity_metrics import Canonicals, contents, evidence, owned, pairs, same_nodes
 from bench.identity_world import KIOSK, OWN, Event, World
+from streams.identity.rules import USER
 
 WORST_FIRST = (
     "junk user id", "junk e-mail", "junk device id", "kiosk", "forwarded newsletter", "household e-mail", "shared device",
@@ -16,16 +17,23 @@ NO_EVIDENCE = "no evidence"
 def wrong_by_cause(world: World, events: Sequence[Event], canonicals: Canonicals) -> dict[str, float]:
     """Share of all events that are wrong, by cause: where it happened, or by what its own device was merged with another's.
 
-    Those that are not most of the events with the very same nodes could not have been told apart, and say so.
+    Unavoidable: most events with the very same nodes are another's. Hidden: no identifier in the canonical was ever seen in
+    events of two users, so that no conflict gave it away; a cap still may.
     """
     likeliest = owned(contents(events, same_nodes(events)))
     owners = owned(contents(events, canonicals))
     reasons = _reasons(world, events, canonicals)
+    suspicious = _suspicious(events)
+    open_to_see = {one for event, one in zip(events, canonicals, strict=True) if not suspicious.isdisjoint(event.nodes)}
     causes: Counter[str] = Counter()
     for event, canonical, alike in zip(events, canonicals, same_nodes(events), strict=True):
         if event.person != owners[canonical]:
             cause = f"own, merged by: {_worst(reasons[canonical])}" if event.place == OWN else f"at: {event.place}"
-            causes[cause if event.person == likeliest[alike] else f"unavoidable, {cause}"] += 1
+            if event.person != likeliest[alike]:
+                cause = f"unavoidable, {cause}"
+            elif canonical not in open_to_see:
+                cause = f"hidden, {cause}"
+            causes[cause] += 1
     return {cause: n / len(events) for cause, n in causes.most_common()}
 
 
@@ -58,6 +66,16 @@ def _lost(counts: Counter[tuple[str | int, str]], places: Iterable[str]) -> int:
         if place in places:
             found[canonical] += n
     return pairs(sum(found.values())) - sum(pairs(n) for n in found.values())
+
+
+def _suspicious(events: Sequence[Event]) -> set[str]:
+    """Nodes that were seen with several users."""
+    users: defaultdict[str, set[str]] = defaultdict(set)
+    for event in events:
+        if event.nodes[0][0] == USER:
+            for node in event.nodes[1:]:
+                users[node].add(event.nodes[0])
+    return {node for node, found in users.items() if len(found) > 1}
 
 
 def _reasons(world: World, events: Sequence[Event], groups: Canonicals) -> defaultdict[str | int, set[str]]:

@@ -4,6 +4,7 @@ No public data set has cookies, devices and logins of the same people over time 
 retailer's orders of magnitude. They are meant to be argued with: change one, run again.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 DAY_MS = 86_400_000
@@ -116,3 +117,12 @@ class Rates:
     """Lateness is log-normal with a cap: mostly an hour, sometimes days."""
     duplicates: float = 0.005
     """Of events: delivered again, seconds to minutes later, with the same event id."""
+
+
+WORLDS: Mapping[str, Rates] = {
+    "shop": Rates(),
+    "members": Rates(
+        visits_mu=2.0, accounts_rare=0.7, accounts_frequent=0.95, habit_alpha=2.0, habit_beta=1.0, remembered=0.7, sign_ups=0.2
+    ),
+}
+"""A shop, where most never log in; and a service for members, where most come often and do: media, banking, a marketplace."""

@@ -5,6 +5,7 @@ consented, so that the graph is measured and not the gate.
 """
 
 import random
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -55,7 +56,7 @@ class World:
     users: list[str | None] = field(default_factory=list)
     """Person -> user node."""
     several: dict[str, str] = field(default_factory=dict)
-    """Node that several persons have -> why."""
+    """Node that events of several persons carry -> why."""
     blocked: int = 0
     """Values that were no identifiers."""
 
@@ -92,6 +93,11 @@ class _Maker:
                 self._visit(household, person, at)
             number += 1
         world.events.sort()
+        people: defaultdict[str, set[int]] = defaultdict(set)
+        for event in world.events:
+            for one in event.nodes:
+                people[one].add(event.person)
+        world.several = {one: why for one, why in world.several.items() if len(people[one]) > 1}
         return world
 
     # -- visits

@@ -4,7 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
+
+from bench.identity import rates_of
+from bench.identity_rates import WORLDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,3 +38,11 @@ def test_tables_are_for_people() -> None:
     shown = run("--causes")
     assert "identities, against the truth" in shown
     assert "no evidence" in shown
+
+
+def test_rates_can_be_changed() -> None:
+    """By name, within a world; what is no rate is refused."""
+    assert rates_of("members", 10, ["kiosks=4", "shared=0.5"]) == replace(WORLDS["members"], events=10, kiosks=4, shared=0.5)
+    for change in ("nothing=1", "household_sizes=1", "shared=x"):
+        with pytest.raises(ValueError):
+            rates_of("shop", 10, [change])

@@ -69,13 +69,15 @@ def test_the_bound_is_reached_by_who_knows_the_truth() -> None:
 
 
 def test_wrong_events_have_causes() -> None:
-    """By place, or by what merged one's own device with another's; what no one could know is said to be unavoidable."""
+    """By place, or by what merged one's own device with another's; and whether anything gave it away."""
     assert wrong_by_cause(WORLD, EVENTS, ["x", "x", "x", "y", "x", "y"]) == {
-        f"at: {KIOSK}": 1 / 6,
+        f"hidden, at: {KIOSK}": 1 / 6,
         f"unavoidable, at: {KIOSK}": 1 / 6,
     }
     merged = [event(0, 0, U0, C2), event(1, 0, U0, C2), event(2, 1, U1)]
-    assert wrong_by_cause(WORLD, merged, ["x"] * 3) == {"own, merged by: junk e-mail": 1 / 3}
+    assert wrong_by_cause(WORLD, merged, ["x"] * 3) == {"hidden, own, merged by: junk e-mail": 1 / 3}
+    seen = [*merged, event(3, 1, U1, C2)]
+    assert wrong_by_cause(WORLD, seen, ["x", "x", "x", "y"]) == {"own, merged by: junk e-mail": 1 / 4}
 
 
 def test_lost_pairs_have_causes() -> None:
