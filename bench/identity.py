@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from bench.identity_causes import lost_by_cause, wrong_by_cause
-from bench.identity_contenders import Advance, Result, capped_union, labels_in_sql, stage, union_of_all, unique_only
+from bench.identity_contenders import BATCH, Advance, Result, capped_union, labels_in_sql, stage, union_of_all, unique_only
 from bench.identity_metrics import Score, bound, first_deliveries, score
 from bench.identity_rates import WORLDS, Rates
 from bench.identity_world import Event, World, make_world
@@ -28,8 +28,9 @@ BOUND, OURS, ALL, CAPPED, UNIQUE, SQL = (
     "unique only",
     "labels in SQL",
 )
-CONTENDERS = {ALL: union_of_all, CAPPED: capped_union, UNIQUE: unique_only, SQL: labels_in_sql}
-"""Beside ours."""
+ONLINE = {ALL: union_of_all, CAPPED: capped_union}
+ANEW = {UNIQUE: unique_only, SQL: labels_in_sql}
+"""Beside ours: those that stamp events as they come, and those that compute everything anew."""
 COLUMNS: Mapping[str, tuple[str, str]] = {
     "wrong": ("wrong events %", "100"), "avoidable": ("of it avoidable %", "100"),
     "wrong_known": ("of it in known profiles %", "100"),
@@ -41,7 +42,7 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
 """Figure -> its heading, and how it is shown: as a percentage, as it is, as a count, as seconds."""
 
 
-def measure(world: World, progress: Progress) -> dict[str, dict[str, Any]]:
+def measure(world: World, progress: Progress, batch: int = BATCH) -> dict[str, dict[str, Any]]:
     """Figures and causes of every contender, and the bound."""
     events = first_deliveries(world.events)
     rows: dict[str, dict[str, Any]] = {BOUND: asdict(bound(world, events))}
@@ -58,8 +59,10 @@ def measure(world: World, progress: Progress) -> dict[str, dict[str, Any]]:
         }
         rows[name] = {**asdict(figures), "seconds": round(result.seconds, 2), **causes}
 
-    keep(OURS, stage(world.events, told(OURS, world.events)))
-    for name, resolve in CONTENDERS.items():
+    keep(OURS, stage(world.events, told(OURS, world.events), batch))
+    for name, stamp in ONLINE.items():
+        keep(name, stamp(events, told(name, events), batch))
+    for name, resolve in ANEW.items():
         keep(name, resolve(events, told(name, events)))
     return rows
 
@@ -108,6 +111,7 @@ def main() -> None:
     parser.add_argument("--world", choices=WORLDS, default="shop", help="whose rates (default %(default)s)")
     parser.add_argument("--rate", action="append", default=[], metavar="NAME=NUMBER", help="another rate; may be repeated")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=BATCH, help="events that are resolved together (default %(default)s)")
     parser.add_argument("--causes", action="store_true", help="also tell why events are wrong and why pairs are lost")
     parser.add_argument("--json", action="store_true", help="one JSON object, causes included")
     given = parser.parse_args()
@@ -121,7 +125,7 @@ def main() -> None:
         making = progress.add_task("making the world", total=None)
         world = make_world(rates, given.seed)
         progress.update(making, total=len(world.events), completed=len(world.events))
-        rows = measure(world, progress)
+        rows = measure(world, progress, given.batch)
     about = {
         "world": given.world,
         "changed": given.rate,

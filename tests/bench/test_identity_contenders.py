@@ -54,9 +54,11 @@ def test_following_ends() -> None:
 
 def test_the_union_of_all_merges_users() -> None:
     """Two users on one cookie become one; stamps are what was known when they were made."""
-    result = union_of_all(events([C1], [U1], [C1, U1], [C1, U2], [U3]), quiet)
+    given = events([C1], [U1], [C1, U1], [C1, U2], [U3])
+    result = union_of_all(given, quiet, size=1)
     assert groups(result.canonicals) == [0, 0, 0, 0, 1]
     assert groups(result.stamped or ()) == [0, 1, 0, 0, 2]
+    assert groups(union_of_all(given, quiet, size=3).stamped or ()) == [0, 0, 0, 0, 1]
 
 
 def test_caps_refuse_the_link_that_is_too_many() -> None:
