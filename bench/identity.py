@@ -137,9 +137,8 @@ def main() -> None:
     if given.json:
         print(json.dumps({**about, "rows": rows}))
         return
-    console.print(
-        f"{len(world.events):,} events of {len(world.users):,} persons, {world.blocked:,} values blocked; seed {given.seed}"
-    )
+    size = f"{len(world.events):,} events of {len(world.users):,} persons, {world.blocked:,} values blocked"
+    console.print(f"world {given.world!r}, seed {given.seed}: {size}; batches of {given.batch}", highlight=False)
     console.print(table(rows))
     if given.causes:
         console.print(causes(rows, "wrong_by_cause", "wrong events, % of all"))

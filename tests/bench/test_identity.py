@@ -36,6 +36,7 @@ def test_json_has_every_figure_of_everybody() -> None:
 def test_tables_are_for_people() -> None:
     """Figures, and the causes where they are asked for."""
     shown = run("--causes")
+    assert shown.startswith("world 'shop', seed 1: 2,")
     assert "identities, against the truth" in shown
     assert "no evidence" in shown
 
