@@ -32,7 +32,7 @@ ONLINE = {ALL: union_of_all, CAPPED: capped_union}
 ANEW = {UNIQUE: unique_only, SQL: labels_in_sql}
 """Beside ours: those that stamp events as they come, and those that compute everything anew."""
 COLUMNS: Mapping[str, tuple[str, str]] = {
-    "wrong": ("wrong events %", "100"), "avoidable": ("of it avoidable %", "100"),
+    "wrong": ("wrong events %", "100"), "unattributed": ("events of nobody %", "100"), "avoidable": ("of it avoidable %", "100"),
     "wrong_known": ("of it in known profiles %", "100"),
     "canonicals": ("canonicals a person", "1"), "precision": ("pair precision", "1"), "recall": ("pair recall", "1"),
     "merged_people": ("canonicals of several persons", "n"), "merged_accounts": ("of several accounts", "n"),
@@ -52,7 +52,7 @@ def measure(world: World, progress: Progress, batch: int = BATCH) -> dict[str, d
         return lambda n: progress.advance(task, n)
 
     def keep(name: str, result: Result) -> None:
-        figures: Score = score(world, events, result.canonicals, result.stamped)
+        figures: Score = score(world, events, result.canonicals, result.stamped, result.nobodys)
         causes = {
             "wrong_by_cause": wrong_by_cause(world, events, result.canonicals),
             "lost_by_cause": lost_by_cause(world, events, result.canonicals),

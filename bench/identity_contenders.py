@@ -15,11 +15,14 @@ from bench.identity_metrics import Canonicals
 from bench.identity_unions import Unions
 from bench.identity_world import Event
 from infra.metrics import Metrics
+from infra.secrets import Secret
 from infra.settings import PACKAGED_CONTRACTS
 from schemas.codec import decode, encode
 from schemas.registry import Registry
+from streams.identity.nodes import alias
+from streams.identity.resolver import CONSENTED, RESOLVED, SHARED_IDS
 from streams.identity.rules import USER, Slot
-from streams.identity.stage import CONSENTED, RESOLVED, IdentityStage
+from streams.identity.stage import IdentityStage, Kit
 from streams.identity.store import MemoryStore
 from streams.runtime.stage import Batch
 
@@ -48,13 +51,19 @@ class Result:
     """What each event was stamped with when it came; None for those that compute everything anew."""
     seconds: float
     """For the resolution alone; encoding, decoding of what left, and scoring are not in it."""
+    nobodys: frozenset[str] = frozenset()
+    """Canonicals that are said to be no person's: events of nodes that were found to be shared."""
 
 
 def stage(events: Sequence[Event], advance: Advance, size: int = BATCH) -> Result:
     """The identity stage over the memory store, one worker, committed batch by batch; it hears its log, as any does."""
     registry, store = Registry(PACKAGED_CONTRACTS), MemoryStore()
-    room, stamped, seconds = IdentityStage(registry, store, Metrics()), dict[str, str](), 0.0
-    start = 0
+    room, stamped, seconds = (
+        IdentityStage(registry, store, Metrics(), Kit(alias(Secret("a benchmark has nothing to hide, but forty characters")))),
+        dict[str, str](),
+        0.0,
+    )
+    start, nobodys = 0, set[str]()
     for part in _batches(events, advance, size):
         values = [consented(registry, event) for event in part]
         batch = Batch(CONSENTED, 0, [event.nodes[0].encode() for event in part], values, range(start, start + len(part)))
@@ -68,10 +77,12 @@ def stage(events: Sequence[Event], advance: Advance, size: int = BATCH) -> Resul
         for output in outcome.out[RESOLVED]:
             record = decode(registry, output.value or b"")[1]
             stamped[record["event_id"]] = record["profile_id"]
+            if record["identity_state"] == SHARED_IDS:
+                nobodys.add(record["profile_id"])
         start += len(part)
     profiles = [stamped.pop(event.event_id) for event in events if event.event_id in stamped]
     finals = {profile: follow(store.slots, profile) for profile in set(profiles)}
-    return Result([finals[profile] for profile in profiles], profiles, seconds)
+    return Result([finals[profile] for profile in profiles], profiles, seconds, frozenset(nobodys))
 
 
 def consented(registry: Registry, event: Event) -> bytes:

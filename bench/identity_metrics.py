@@ -4,7 +4,7 @@ A canonical is what an event belongs to in the end. Its owner is the person with
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.identity_unions import Unions
@@ -21,6 +21,8 @@ class Score:
 
     wrong: float
     """Of events: in the canonical of somebody else."""
+    unattributed: float
+    """Of events: in a canonical that is said to be nobody's, so attributed to nobody; never counted as wrong."""
     avoidable: float
     """Of events: wrong, though most events with the very same nodes are of the person whose event it is."""
     wrong_known: float
@@ -45,20 +47,31 @@ class Score:
     """Stamped ids that have to be mapped to another one when history is read, to an event."""
 
 
-def score(world: World, events: Sequence[Event], canonicals: Canonicals, stamped: Canonicals | None) -> Score:
-    """Figures of a contender."""
+def score(
+    world: World,
+    events: Sequence[Event],
+    canonicals: Canonicals,
+    stamped: Canonicals | None,
+    nobodys: Collection[str | int] = (),
+) -> Score:
+    """Figures of a contender; `nobodys` are the canonicals that it says are no person's."""
     people = contents(events, canonicals)
-    wrong = {canonical: sum(counts.values()) - max(counts.values()) for canonical, counts in people.items()}
+    wrong = {
+        canonical: sum(counts.values()) - max(counts.values())
+        for canonical, counts in people.items()
+        if canonical not in nobodys
+    }
     users = carried_users(events, canonicals)
     owners, likeliest = owned(people), owned(contents(events, same_nodes(events)))
     avoidable = sum(
-        owners[canonical] != event.person == likeliest[alike]
+        canonical not in nobodys and owners[canonical] != event.person == likeliest[alike]
         for event, canonical, alike in zip(events, canonicals, same_nodes(events), strict=True)
     )
     whole = Counter(event.person for event in events)
     together = sum(pairs(n) for counts in people.values() for n in counts.values())
     return Score(
         wrong=sum(wrong.values()) / len(events),
+        unattributed=sum(canonical in nobodys for canonical in canonicals) / len(events),
         avoidable=avoidable / len(events),
         wrong_known=sum(n for canonical, n in wrong.items() if canonical in users) / len(events),
         canonicals=sum(len(counts) for counts in people.values()) / len(whole),
@@ -81,7 +94,7 @@ def bound(world: World, events: Sequence[Event]) -> Score:
     same = score(world, events, same_nodes(events), None)
     connected = score(world, events, evidence(events), None)
     return Score(
-        wrong=same.wrong, avoidable=0.0, wrong_known=same.wrong_known,
+        wrong=same.wrong, unattributed=0.0, avoidable=0.0, wrong_known=same.wrong_known,
         canonicals=connected.canonicals, precision=1.0, recall=connected.recall,
         merged_people=0, merged_accounts=0, merged_households=0, two_users=0, stale=0.0, overrides=0.0,
     )  # fmt: skip

@@ -19,7 +19,7 @@ from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output
 CONSENTED, RESOLVED = "events.consented", "events.resolved"
 MERGES, CONFLICTS = "identity.merges", "identity.conflicts"
 DUPLICATE, ERASURE = "DUPLICATE", "ERASED"
-ANONYMOUS, STAMPED, UNRESOLVED = "anonymous", "resolved", "unresolved"
+ANONYMOUS, STAMPED, SHARED_IDS, UNRESOLVED = "anonymous", "resolved", "shared", "unresolved"
 """Values of `identity_state`."""
 ANALYTICS = 1
 """Bit of `consent_purposes` without which nothing is linked."""
@@ -167,11 +167,11 @@ class Resolver:
             return "", ANONYMOUS
         alive = live(view, nodes)
         if not alive:
-            return self._alias(nodes[0], view.epoch(nodes[0])), STAMPED
+            return self._alias(nodes[0], view.epoch(nodes[0])), SHARED_IDS
         root = home(view, alive)
         slot = view.slots.get(root)
         if slot is not None and slot.state == ERASED:
-            return self._alias(root, slot.epoch), STAMPED
+            return self._alias(root, slot.epoch), SHARED_IDS
         return view.label(root) or "", STAMPED
 
     def _encoder(self, contract: Contract) -> Callable[[Record], bytes]:

@@ -150,6 +150,7 @@ def test_a_redis_that_was_emptied_is_noticed(line: Line, server: EmbeddedRedis) 
     after = line.send(asked)
     assert {record["identity_state"] for record in after} == {"resolved"}
     assert [record["profile_id"] for record in after] == [record["profile_id"] for record in before]
+    wait_until(partial(caught_up, line, 0), 20, "the links that are due")
 
 
 def test_what_is_due_survives_the_worker(line: Line, server: EmbeddedRedis) -> None:
