@@ -32,7 +32,8 @@ ONLINE = {ALL: union_of_all, CAPPED: capped_union}
 ANEW = {UNIQUE: unique_only, SQL: labels_in_sql}
 """Beside ours: those that stamp events as they come, and those that compute everything anew."""
 COLUMNS: Mapping[str, tuple[str, str]] = {
-    "wrong": ("wrong events %", "100"), "unattributed": ("events of nobody %", "100"), "avoidable": ("of it avoidable %", "100"),
+    "wrong": ("wrong events %", "100"), "unattributed": ("events of nobody %", "100"),
+    "avoidable": ("of it avoidable %", "100"),
     "wrong_known": ("of it in known profiles %", "100"),
     "canonicals": ("canonicals a person", "1"), "precision": ("pair precision", "1"), "recall": ("pair recall", "1"),
     "merged_people": ("canonicals of several persons", "n"), "merged_accounts": ("of several accounts", "n"),

@@ -58,11 +58,8 @@ class Result:
 def stage(events: Sequence[Event], advance: Advance, size: int = BATCH) -> Result:
     """The identity stage over the memory store, one worker, committed batch by batch; it hears its log, as any does."""
     registry, store = Registry(PACKAGED_CONTRACTS), MemoryStore()
-    room, stamped, seconds = (
-        IdentityStage(registry, store, Metrics(), Kit(alias(Secret("a benchmark has nothing to hide, but forty characters")))),
-        dict[str, str](),
-        0.0,
-    )
+    kit = Kit(alias(Secret("a benchmark has nothing to hide, but forty characters")))
+    room, stamped, seconds = IdentityStage(registry, store, Metrics(), kit), dict[str, str](), 0.0
     start, nobodys = 0, set[str]()
     for part in _batches(events, advance, size):
         values = [consented(registry, event) for event in part]

@@ -23,13 +23,14 @@ KIOSK_PAGES = 3.0
 
 OWN, SHARED, LEFT_OPEN, KIOSK = "own", "shared", "left open", "kiosk"
 """Where an event happened. Left open: on a shared one, in the session of somebody else."""
-JUNK_EMAILS = ("test@test.com", "no@no.com", "info@shop.example", "a@a.aa", "none@none.com")
+JUNK_EMAILS = ("asdf@asdf.com", "no@no.com", "info@shop.example", "a@a.aa", "none@none.com")
 JUNK_WEIGHTS = (8, 4, 2, 1, 1)
 NO_EMAILS = ("null", "none", "n/a", "test", "abc", "-", "undefined")
 LITERALS = ("null", "undefined", "(not set)", "guest", "0", "[object Object]")
-JUNK_DEVICE = "9774d56d682e549c"
+JUNK_DEVICE = "12345-abcde-unset"
 """The id that a bug gave to a whole generation of phones, and that emulators still have."""
-JUNK_USER = "-1"
+JUNK_USER = "visitor_0"
+"""What a broken release sends for visitors who are not logged in, and no list of literals knows."""
 
 
 class Event(NamedTuple):
