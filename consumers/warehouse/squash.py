@@ -33,7 +33,7 @@ SELECT DISTINCT joinGet('{database_name}.{frozen}', 'canonical', profile_id), {v
 """
 REWRITE = """
 ALTER TABLE {database}.events UPDATE profile_id = joinGet('{database_name}.{frozen}', 'canonical', profile_id)
-IN PARTITION ID '{month}' WHERE {old}
+IN PARTITION ID '{month}' WHERE {old} SETTINGS mutations_sync = 0
 """
 NEEDLESS = """
 INSERT INTO {needless}

@@ -1,0 +1,132 @@
+"""`python -m bench.overrides`: what it costs to read history under today's identity (`profile_now`) instead of `profile_id`.
+
+The engine makes the events itself from numbers(): only `profile_id`, the node and the time, ten rows a profile, scattered. The
+view is the migration's own. Plain and mapped take turns; CPU is the server process's, all threads.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from consumers.warehouse import migrating
+from consumers.warehouse.store import Store
+from infra.embedded.clickhouse import EmbeddedClickHouse
+from infra.settings import load_settings
+
+DATABASE = "bench"
+MIGRATION = "0005_overrides.sql"
+ROWS_A_PROFILE = 10
+QUERIES = {
+    "number of profiles": "SELECT uniq({id}) FROM {table}",
+    "events a profile, top 10": "SELECT {id}, count() AS n FROM {table} GROUP BY {id} ORDER BY n DESC, {id} LIMIT 10",
+    "column read, nothing else": "SELECT max({id}) FROM {table}",
+}
+PROFILE = "concat(toString(1 + {n} % 3), lower(hex(sipHash128({n}))))"
+MAKE = """
+INSERT INTO bench.events SELECT {profile}, {profile}, toDateTime64('2026-11-01 00:00:00', 3, 'UTC') + intDiv(number, 100)
+FROM numbers({rows})
+"""
+OVERRIDE = (
+    "INSERT INTO bench.identity_overrides SELECT {profile}, concat('0', lower(hex(sipHash128('user', number)))), 1 FROM {of}"
+)
+
+
+def fill(store: Store, rows: int, overrides: int) -> None:
+    """Events and overrides; every override is of a profile that has events."""
+    profiles = rows // ROWS_A_PROFILE
+    store.command(f"CREATE DATABASE {DATABASE} ENGINE = Atomic")
+    store.command(
+        f"CREATE TABLE {DATABASE}.events (profile_id String, node String, collector_ts DateTime64(3, 'UTC')) "
+        "ENGINE = MergeTree PARTITION BY toYYYYMM(collector_ts) ORDER BY (toStartOfHour(collector_ts), node)"
+    )
+    for statement in migrating.statements(migrating.FOLDER / MIGRATION, DATABASE):
+        store.command(statement)
+    store.command(MAKE.format(profile=PROFILE.format(n=f"(intHash64(number) % {profiles})"), rows=rows))
+    spread = f"(number * {profiles // overrides})"
+    store.command(OVERRIDE.format(profile=PROFILE.format(n=spread), of=f"numbers({overrides})"))
+
+
+def timed(process: psutil.Process, ask: Callable[[], Any]) -> tuple[float, float]:
+    """(CPU seconds of the server, wall seconds)."""
+    cpu, begun = sum(process.cpu_times()[:2]), time.perf_counter()
+    ask()
+    wall = time.perf_counter() - begun
+    return sum(process.cpu_times()[:2]) - cpu, wall
+
+
+def measure(store: Store, process: psutil.Process, rounds: int) -> list[dict[str, Any]]:
+    """A row a query; a round of each first that does not count."""
+    found = []
+    for name, query in QUERIES.items():
+        both = {
+            "plain": query.format(id="profile_id", table=f"{DATABASE}.events"),
+            "mapped": query.format(id="profile_now", table=f"{DATABASE}.events_now"),
+        }
+        taken: dict[str, list[tuple[float, float]]] = {kind: [] for kind in both}
+        for number in range(rounds + 1):
+            for kind, text in both.items():
+                took = timed(process, lambda text=text: store.rows(text))  # type: ignore[misc] # mypy cannot type a default
+                if number:
+                    taken[kind].append(took)
+        found.append({"query": name, **summary(taken)})
+    return found
+
+
+def summary(taken: dict[str, list[tuple[float, float]]]) -> dict[str, float]:
+    """Best and median of the rounds, and the ratios of the medians and of the best."""
+    figures: dict[str, float] = {}
+    for at, unit in enumerate(("cpu", "wall")):
+        for kind, times in taken.items():
+            values = [one[at] for one in times]
+            figures[f"{kind}_{unit}_best_s"] = round(min(values), 3)
+            figures[f"{kind}_{unit}_median_s"] = round(statistics.median(values), 3)
+        for how in ("best", "median"):
+            figures[f"{unit}_{how}_ratio"] = round(figures[f"mapped_{unit}_{how}_s"] / figures[f"plain_{unit}_{how}_s"], 2)
+    return figures
+
+
+def show(figures: dict[str, Any]) -> None:
+    """For people."""
+    table = Table("query", "plain, CPU s", "mapped, CPU s", "ratio", "plain, s", "mapped, s", "ratio", title=figures["what"])
+    for row in figures["queries"]:
+        cells = [row[f"{kind}_{unit}_median_s"] for unit in ("cpu", "wall") for kind in ("plain", "mapped")]
+        table.add_row(
+            row["query"], f"{cells[0]:.2f}", f"{cells[1]:.2f}", f"{row['cpu_median_ratio']:.2f}x",
+            f"{cells[2]:.2f}", f"{cells[3]:.2f}", f"{row['wall_median_ratio']:.2f}x",
+        )  # fmt: skip
+    Console(width=128).print(table)
+    Console().print(f"load {figures['load']}", highlight=False)
+
+
+def main() -> None:
+    """Measure and tell."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.overrides", description=__doc__, epilog="Example: python -m bench.overrides --rounds 5 --json"
+    )
+    parser.add_argument("--rows", type=int, default=20_000_000)
+    parser.add_argument("--overrides", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder, EmbeddedClickHouse(Path(folder)) as clickhouse:
+        store = Store(load_settings(clickhouse=clickhouse.url, clickhouse_database=DATABASE, state_dir=Path(folder)), 600)
+        fill(store, given.rows, given.overrides)
+        queries = measure(store, psutil.Process(clickhouse.pid), given.rounds)
+        store.close()
+    what = f"{given.rows:,} events, {given.overrides:,} overrides, median of {given.rounds} rounds"
+    figures = {"what": what, "queries": queries, "load": round(os.getloadavg()[0], 1)}
+    print(json.dumps(figures)) if given.json else show(figures)
+
+
+if __name__ == "__main__":
+    main()
