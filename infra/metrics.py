@@ -38,6 +38,10 @@ MetricName = Literal[
     "headwater_inserted_total",  # rows inserted, by table
     "headwater_insert_seconds",  # time of one insert
     "headwater_repaired_total",  # rows that a replayed intent found present or filled in
+    "headwater_overrides",  # profile ids of events that belong to another profile today
+    "headwater_overrides_runs_total",  # runs of the projection, by outcome: changed, unchanged, idle, failed
+    "headwater_overrides_seconds",  # time of one run
+    "headwater_squashed_rows_total",  # old rows whose profile id was rewritten
     # decisions
     "headwater_decisions_total",  # decisions by experiment, group and reason
     "headwater_decision_seconds",  # time to answer
@@ -90,6 +94,10 @@ TABLE: dict[MetricName, tuple[type[Counter] | type[Gauge] | type[Histogram], str
     "headwater_inserted_total": (Counter, "Rows inserted", ("table",)),
     "headwater_insert_seconds": (Histogram, "Seconds of one insert", ("table",)),
     "headwater_repaired_total": (Counter, "Rows a replayed intent found or filled", ("table", "found")),
+    "headwater_overrides": (Gauge, "Profile ids of events that belong to another profile today", ()),
+    "headwater_overrides_runs_total": (Counter, "Runs of the projection of identity overrides", ("outcome",)),
+    "headwater_overrides_seconds": (Histogram, "Seconds of one projection of identity overrides", ()),
+    "headwater_squashed_rows_total": (Counter, "Old rows whose profile id was rewritten", ()),
     "headwater_decisions_total": (Counter, "Decisions", ("experiment", "group", "reason")),
     "headwater_decision_seconds": (Histogram, "Seconds to answer a decision", ()),
     "headwater_decisions_unlogged_total": (Counter, "Decisions that could not be logged", ("reason",)),

@@ -58,6 +58,13 @@ class Settings(BaseSettings):
     session_timeout_s: float = Field(6.0, ge=1, description="how long a stopped worker keeps its partitions")
     transaction_timeout_s: float = Field(30.0, ge=1)
     dead_letter_limit: float = Field(0.5, gt=0, le=1, description="share of dead letters in 1,000 records that halts a room")
+    overrides_interval_s: float = Field(
+        60.0, ge=0, description="the warehouse maps history to today's identity so often; 0 = never"
+    )
+    squash_every_days: float = Field(
+        7.0, ge=0, le=30, description="the warehouse rewrites old rows' identity so often; 0 = never"
+    )
+    squash_after_days: float = Field(7.0, ge=0, description="younger rows keep the profile id that they were stamped with")
     stuck_after_s: float = Field(60.0, gt=0, description="a partition with records and without progress restarts its worker")
 
     @classmethod

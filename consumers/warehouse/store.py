@@ -28,13 +28,14 @@ class Rejected(Exception):
 
 
 class Store:
-    """One connection to the warehouse database."""
+    """One connection to the warehouse database; an answer that takes longer than `patience_s` is none."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, patience_s: float = INSERT_S) -> None:
         # Its own words about a refused connection say no more than our exception does.
         logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
         self.database = settings.clickhouse_database
         self._address = settings.clickhouse
+        self._patience_s = patience_s
         self._client: Any = None
         self._columns: dict[str, set[str]] = {}
         self._ready: set[tuple[str, int]] = set()
@@ -114,7 +115,7 @@ class Store:
         try:
             if self._client is None:
                 self._client = clickhouse_connect.get_client(
-                    dsn=self._address, autogenerate_session_id=False, send_receive_timeout=INSERT_S, query_retries=0
+                    dsn=self._address, autogenerate_session_id=False, send_receive_timeout=self._patience_s, query_retries=0
                 )
             return question(self._client)
         except DatabaseError as error:
