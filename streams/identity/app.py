@@ -16,7 +16,8 @@ CLUSTER = "cluster+"
 
 def open_store(settings: Settings) -> RedisStore:
     """The graph. Redis is met with the first call."""
-    url, timeouts = settings.redis, {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
+    url = settings.identity_redis or settings.redis
+    timeouts = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
     if url.startswith(CLUSTER):
         return RedisStore(lambda: redis.RedisCluster.from_url(url.removeprefix(CLUSTER), **timeouts))
     return RedisStore(lambda: redis.Redis.from_url(url, **timeouts))

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import redis
 from redis.crc import key_slot
+from redis.exceptions import RedisClusterException
 
 from infra.errors import ConfigError, Retryable
 from streams.identity.rules import USER, Pair, Slot, Write
@@ -21,6 +22,8 @@ TAGS = 64
 CHUNK = 5_000
 """Keys of one MGET: Redis answers nobody else meanwhile."""
 LONGEST_ID = 80
+AWAY = (redis.RedisError, RedisClusterException)
+"""What a Redis that is away, or a cluster that is not whole, raises; the second is no kind of the first."""
 
 # A slot becomes logged if it is still the one that was logged.
 CONFIRM = """
@@ -174,13 +177,13 @@ class RedisStore:
             if policy != "noeviction":
                 raise ConfigError(
                     f"Redis has maxmemory-policy {policy}: it would forget links of the identity graph in silence. Set "
-                    "`maxmemory-policy noeviction` there, or give the identity graph a Redis of its own (HEADWATER_REDIS)"
+                    "`maxmemory-policy noeviction` there, or give it a Redis of its own (HEADWATER_IDENTITY_REDIS)"
                 )
             for text in (CONFIRM, SWAP, ADMIT, RESTORE):
                 shard.script_load(text)
         self._shards = shards
 
-    def _away(self, error: redis.RedisError) -> Retryable:
+    def _away(self, error: Exception) -> Retryable:
         """What an error means. The next call opens anew: shards may have moved, and a new Redis has no scripts."""
         self.close()
         return Retryable(f"the identity graph's Redis: {type(error).__name__}")
@@ -206,7 +209,7 @@ class RedisStore:
                         pipeline.execute_command(*commands[at][1])
                     for at, answer in zip(places, pipeline.execute(), strict=True):
                         answers[at] = answer
-        except redis.RedisError as error:
+        except AWAY as error:
             raise self._away(error) from error
         return answers
 
@@ -220,7 +223,7 @@ class RedisStore:
                 for start in range(0, len(keys), CHUNK):
                     found += self._shards[0].mget([key for _, key in keys[start : start + CHUNK]])
                 return found
-        except redis.RedisError as error:
+        except AWAY as error:
             raise self._away(error) from error
         by_tag: dict[int, list[int]] = {}
         for at, (tag, _) in enumerate(keys):
@@ -316,7 +319,7 @@ class RedisStore:
                     if len(nodes) == CHUNK:
                         yield nodes
                         nodes = []
-        except redis.RedisError as error:
+        except AWAY as error:
             raise self._away(error) from error
         if nodes:
             yield nodes

@@ -1,4 +1,4 @@
-"""The identity graph's stores, memory and a real Redis alike: written once, safe to write again."""
+"""The identity graph's stores, memory, a real Redis and a real Redis Cluster alike: written once, safe to write again."""
 
 from collections.abc import Iterator
 
@@ -17,11 +17,16 @@ def link(node: str, parent: str) -> Write:
     return Write(node, None, Slot(parent, logged=False), 0)
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "cluster"])
 def store(request: pytest.FixtureRequest) -> Iterator[GraphStore]:
     """An empty store."""
     if request.param == "memory":
         yield MemoryStore()
+        return
+    if request.param == "cluster":
+        cluster = request.getfixturevalue("redis_cluster")
+        cluster.empty()
+        yield RedisStore(cluster.connect)
         return
     with redis.Redis.from_url(request.getfixturevalue("redis_url")) as client:
         client.flushdb()

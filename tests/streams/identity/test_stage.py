@@ -280,20 +280,25 @@ def test_broadcast_merges_save_questions() -> None:
     assert record["profile_id"] == D1
 
 
-@pytest.fixture
-def client(redis_url: str) -> Iterator[redis.Redis]:
-    """An empty real Redis."""
-    with redis.Redis.from_url(redis_url) as found:
+@pytest.fixture(params=["redis", "cluster"])
+def store(request: pytest.FixtureRequest) -> Iterator[RedisStore]:
+    """An empty real Redis, and an empty real Redis Cluster."""
+    if request.param == "cluster":
+        cluster = request.getfixturevalue("redis_cluster")
+        cluster.empty()
+        yield RedisStore(cluster.connect)
+        return
+    with redis.Redis.from_url(request.getfixturevalue("redis_url")) as found:
         found.flushdb()
-        yield found
+        yield RedisStore(lambda: found)
 
 
-def test_a_real_redis_gives_the_same(client: redis.Redis) -> None:
+def test_a_real_redis_gives_the_same(store: RedisStore) -> None:
     """Random traffic, interrupted and repeated, leaves a real Redis and the memory store in the same state."""
     rng = random.Random(7)
     values = [event(rng.randrange(150), rng.sample([*ANONYMOUS, U1, U2], rng.randint(1, 3))) for _ in range(300)]
     memory = MemoryStore()
-    rooms = [stage(memory), stage(RedisStore(lambda: client))]
+    rooms = [stage(memory), stage(store)]
     for start in range(0, 300, 50):
         part = batch(values[start : start + 50], start)
         outcomes = [room.handle(part, 0) for room in rooms]
@@ -302,4 +307,4 @@ def test_a_real_redis_gives_the_same(client: redis.Redis) -> None:
         for outcome in outcomes:
             commit(outcome)
     nodes = [*ANONYMOUS, U1, U2]
-    assert RedisStore(lambda: client).read(nodes, [])[0] == memory.read(nodes, [])[0]
+    assert store.read(nodes, [])[0] == memory.read(nodes, [])[0]
