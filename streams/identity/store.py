@@ -19,6 +19,8 @@ CLAIM_S = 86_400
 """How long a duplicate is recognised, seconds."""
 TAGS = 64
 """Redis Cluster hash tags: as many groups of keys that can be read by one MGET each."""
+_TAG = {f"{n:02x}": n % TAGS for n in range(256)}
+_BRACED = [f"{{{tag:02x}}}" for tag in range(TAGS)]
 CHUNK = 5_000
 """Keys of one MGET: Redis answers nobody else meanwhile."""
 LONGEST_ID = 80
@@ -240,14 +242,14 @@ class RedisStore:
     def read(self, nodes: Sequence[str], events: Sequence[str]) -> tuple[list[Slot | None], list[str | None]]:
         """See `GraphStore`. ConfigError where this Redis may forget slots on its own."""
         keys = [(tag_of(node), _key("n", node)) for node in nodes]
-        keys += [(_event_tag(event), f"e:{{{_event_tag(event):02x}}}:{event}") for event in events]
+        keys += [_event(event) for event in events]
         found = self._mget(keys)
         slots, places = found[: len(nodes)], found[len(nodes) :]
         return [_slot(text) for text in slots], [None if place is None else place.decode() for place in places]
 
     def claim(self, claims: Sequence[tuple[str, str]]) -> list[str]:
         """See `GraphStore`."""
-        keys = [(_event_tag(event), f"e:{{{_event_tag(event):02x}}}:{event}") for event, _ in claims]
+        keys = [_event(event) for event, _ in claims]
         won = self._run(
             [(tag, ("SET", key, place, "NX", "EX", CLAIM_S)) for (tag, key), (_, place) in zip(keys, claims, strict=True)]
         )
@@ -332,15 +334,16 @@ def points(node: str, slot: Slot) -> bool:
 
 def tag_of(node: str) -> int:
     """The hash tag of a node's keys."""
-    return int(node[1:3], 16) % TAGS
+    return _TAG[node[1:3]]
 
 
 def _key(kind: str, node: str) -> str:
-    return f"{kind}:{{{int(node[1:3], 16) % TAGS:02x}}}:{node}"
+    return f"{kind}:{_BRACED[_TAG[node[1:3]]]}:{node}"
 
 
-def _event_tag(event: str) -> int:
-    return sum(event[-4:].encode()) % TAGS
+def _event(event: str) -> tuple[int, str]:
+    tag = sum(event[-4:].encode()) % TAGS
+    return tag, f"e:{_BRACED[tag]}:{event}"
 
 
 def _same(one: Slot, other: Slot) -> bool:
