@@ -67,6 +67,16 @@ def test_a_slot_is_rewritten_by_who_has_seen_it(store: GraphStore) -> None:
     assert store.children([B]) == [{C}]
 
 
+def test_a_root_with_a_slot_is_linked(store: GraphStore) -> None:
+    """A slot that points at itself makes nobody's child; once it points elsewhere, it is that one's."""
+    alone, linked = Slot(C, logged=False, epoch=1), Slot(B, logged=False, epoch=2)
+    assert store.write([Write(C, None, alone, 0)]) == [True]
+    assert store.children([C]) == [set()]
+    assert store.write([Write(C, alone, linked, 0), link(C, A)]) == [True, False]
+    assert store.read([C], [])[0] == [linked]
+    assert store.children([B, C]) == [{C}, set()]
+
+
 def test_a_holder_takes_so_many(store: GraphStore) -> None:
     """Up to its limit, counted for each rule; what it holds already is always welcome."""
     two, three = ("cookies_per_device", 2), ("other", 1)
