@@ -17,6 +17,8 @@ from streams.identity.rules import USER, Pair, Slot, Write
 
 CLAIM_S = 86_400
 """How long a duplicate is recognised, seconds."""
+NOTE_S = 30 * 86_400
+"""How long a split can be completed, seconds."""
 TAGS = 64
 """Redis Cluster hash tags: as many groups of keys that can be read by one MGET each."""
 _TAG = {f"{n:02x}": n % TAGS for n in range(256)}
@@ -107,6 +109,7 @@ class MemoryStore:
         self.claims: dict[str, str] = {}
         self.below: dict[str, set[str]] = {}
         self.held: dict[tuple[str, str], set[str]] = {}
+        self.notes: dict[str, str] = {}
 
     def read(self, nodes: Sequence[str], events: Sequence[str]) -> tuple[list[Slot | None], list[str | None]]:
         """See `GraphStore`."""
@@ -149,13 +152,22 @@ class MemoryStore:
         """See `GraphStore`."""
         return [set(self.below.get(node, ())) for node in nodes]
 
+    def note(self, node: str, text: str) -> None:
+        """Keep a text for a node, in place of an earlier one."""
+        self.notes[node] = text
+
+    def noted(self, node: str) -> str | None:
+        """What is kept for it."""
+        return self.notes.get(node)
+
 
 class RedisStore:
     """The graph in Redis, or in a Redis Cluster.
 
     `n:{tag}:<node>` = state (P pending, D in the log), parent, epoch, and what the node is marked as; `c:{tag}:<node>` = set
-    of nodes whose slot may point at it; `k:{tag}:<node>:<rule>` = set of what it holds under a limit; `e:{tag}:<event>` =
-    place. Every shard is spoken to by a client of its own: what a batch needs of it is one round trip.
+    of nodes whose slot may point at it; `k:{tag}:<node>:<rule>` = set of what it holds under a limit; `s:{tag}:<node>` = what
+    its split has to write; `e:{tag}:<event>` = place. Every shard is spoken to by a client of its own: what a batch needs of
+    it is one round trip.
     """
 
     def __init__(self, connect: Callable[[], redis.Redis | redis.RedisCluster]) -> None:
@@ -297,6 +309,17 @@ class RedisStore:
         """See `GraphStore`."""
         found = self._run([(tag_of(node), ("SMEMBERS", _key("c", node))) for node in nodes])
         return [{child.decode() for child in some} for some in found]
+
+    # -- notes
+
+    def note(self, node: str, text: str) -> None:
+        """Keep a text for a node for a month, in place of an earlier one. Retryable."""
+        self._run([(tag_of(node), ("SET", _key("s", node), text, "EX", NOTE_S))])
+
+    def noted(self, node: str) -> str | None:
+        """What is kept for it. Retryable."""
+        (text,) = self._mget([(tag_of(node), _key("s", node))])
+        return None if text is None else text.decode()
 
     # -- the whole of it
 

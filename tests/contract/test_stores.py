@@ -7,6 +7,7 @@ import redis
 
 from infra.errors import ConfigError, Retryable
 from streams.identity.rules import Pair, Slot, Write
+from streams.identity.splitting import SplitStore
 from streams.identity.store import GraphStore, MemoryStore, RedisStore, event_key
 
 A, B, C = "0" + "a" * 32, "1" + "b" * 32, "2" + "c" * 32
@@ -90,6 +91,15 @@ def test_a_claim_belongs_to_the_first(store: GraphStore) -> None:
     assert store.claim([("s:e1", "0:5"), ("s:e2", "0:6"), ("s:e1", "0:9")]) == ["0:5", "0:6", "0:5"]
     assert store.claim([("s:e1", "0:5"), ("s:e2", "1:6")]) == ["0:5", "0:6"]
     assert store.read([], ["s:e1", "s:e3"]) == ([], ["0:5", None])
+
+
+def test_a_note_is_kept_for_its_node(store: SplitStore) -> None:
+    """The newest text stands, whatever is in it; other nodes have theirs."""
+    assert store.noted(C) is None
+    store.note(C, "one")
+    store.note(C, '{"é": 2}')
+    store.note(B, "three")
+    assert [store.noted(node) for node in (A, B, C)] == [None, "three", '{"é": 2}']
 
 
 def test_nothing_is_little_work(store: GraphStore) -> None:

@@ -10,10 +10,13 @@ import pytest
 import redis
 
 from infra.errors import Retryable
+from infra.secrets import Secret
 from infra.settings import Settings
 from streams.identity.app import open_store
 from streams.identity.log import Logged, diff, rebuild
-from streams.identity.rules import Slot, Write
+from streams.identity.nodes import alias as make_alias
+from streams.identity.rules import SHARED, Slot, Write
+from streams.identity.splitting import split
 from streams.identity.store import TAGS, MemoryStore, RedisStore, tag_of
 from tests.redis_cluster import LocalCluster, slot_of_tag
 
@@ -74,6 +77,19 @@ def test_a_lost_cluster_is_rebuilt(cluster: LocalCluster, store: RedisStore) -> 
     assert 0 < missing < len(NODES)
     assert rebuild(iter([log]), store, lambda _: None) == missing
     assert diff(iter([log]), store, lambda _: None).same
+
+
+def test_a_split_reaches_every_primary(store: RedisStore) -> None:
+    """Everything that hung under the node is free, wherever it lies; what was written is in the log once."""
+    store.write(links(NODES))
+    log = dict[str, Slot]()
+    alias = make_alias(Secret("for tests only, forty characters long..."))
+    split(store, ROOT, lambda _: [(NODES[0], NODES[70])], alias, lambda _, slots: log.update(slots))
+    assert len(log) == len(NODES) + 1
+    found = dict(zip([ROOT, *NODES], store.read([ROOT, *NODES], [])[0], strict=True))
+    assert found == {node: slot._replace(logged=True) for node, slot in log.items()}
+    assert found[ROOT] == Slot(ROOT, logged=True, epoch=1, state=SHARED)
+    assert (log[NODES[70]].parent, log[NODES[71]].parent) == (NODES[0], NODES[71])
 
 
 def test_slots_that_have_moved_are_found(cluster: LocalCluster, store: RedisStore) -> None:
