@@ -105,7 +105,7 @@ def nothing(_records: int) -> None:
 
 
 def test_a_kiosk_is_taken_out(house: Settings, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """First said, then done; without ClickHouse the graph is split and the next run rewrites the rows, and later ones what came late."""
+    """First said, then done; without ClickHouse the graph is split, the next run rewrites the rows, later ones late rows."""
     user, kiosk, one, two, three = person(1)
     settle(house, store, world(1))
     rows = [

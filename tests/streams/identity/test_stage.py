@@ -247,6 +247,21 @@ def test_labels_are_found_after_a_crash() -> None:
     assert record["profile_id"] == D1
 
 
+def test_what_a_split_set_free_is_linked_again() -> None:
+    """A root whose slot points at itself is stamped as any root, and linked one epoch on, in the log beside what it was."""
+    store = MemoryStore()
+    store.slots[C1] = Slot(C1, logged=True, epoch=3)
+    room = stage(store)
+    outcome = room.handle(batch([event(1, [C1]), event(2, [C1, C2])]), 0)
+    commit(outcome)
+    assert [record["profile_id"] for record in resolved(outcome)] == [C1, C1]
+    outcome = room.handle(batch([event(3, [D1, C1]), event(4, [U1, C2])], 2), 0)
+    commit(outcome)
+    assert [record["profile_id"] for record in resolved(outcome)] == [D1, D1]
+    assert store.slots[C1] == Slot(D1, logged=True, epoch=4)
+    assert f"{C1}|4".encode() in [output.key for output in outcome.out[MERGES]]
+
+
 class Racing(MemoryStore):
     """A store in which another worker links a node first, at the moment this one tries to."""
 
