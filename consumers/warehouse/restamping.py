@@ -41,9 +41,13 @@ def restamp(store: Store, node: str, once: Nodes, restamps: Iterable[Restamp], p
             f"SELECT {who} AS who, profile_id, count() FROM {store.database}.events WHERE {where} GROUP BY who, profile_id"  # noqa: S608 - checked
         )
         stale = [
-            (who, profile, part[who].profile, n)
+            (who, profile, said.profile, n)
             for who, profile, n in found
-            if profile in known and who in part and profile != part[who].profile and _foreign(node, part[who], profile)
+            if profile in known
+            and (said := part.get(who)) is not None
+            # What is of the part itself stays; the node that was taken out is nobody's part.
+            and profile != said.profile
+            and (profile == node or part.get(profile) is not said)
         ]
         for pairs in _some(stale, PAIRS):
             _update(store, who, where, pairs)
@@ -51,11 +55,6 @@ def restamp(store: Store, node: str, once: Nodes, restamps: Iterable[Restamp], p
     if rows:
         _wait(store, time.monotonic() + patience_s)
     return rows
-
-
-def _foreign(node: str, said: Restamp, profile: str) -> bool:
-    """Whether a profile is not of the part itself. Of the node that was taken out, every earlier one is."""
-    return said.nodes == (node,) or profile not in said.nodes
 
 
 def _update(store: Store, who: str, where: str, pairs: Sequence[tuple[str, str, str, int]]) -> None:
