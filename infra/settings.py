@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     identity_redis: str | None = Field(
         None,
         pattern=r"^((cluster\+)?rediss?|unix)://",
-        description="Redis URL of the identity graph alone, or cluster+redis://host:port; the Redis of all rooms when absent",
+        description="Redis URL of the identity graph alone, or cluster+redis://host:port,host:port; `redis` when absent",
     )
     clickhouse: str = Field("http://127.0.0.1:8123", description="ClickHouse HTTP interface; user and password in the URL")
     clickhouse_database: str = "headwater"

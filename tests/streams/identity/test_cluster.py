@@ -9,10 +9,10 @@ from typing import TypeVar
 import pytest
 import redis
 
-from infra.errors import Retryable
+from infra.errors import ConfigError, Retryable
 from infra.secrets import Secret
 from infra.settings import Settings
-from streams.identity.app import open_store
+from streams.identity.app import open_store, seeds
 from streams.identity.log import Logged, diff, rebuild
 from streams.identity.nodes import alias as make_alias
 from streams.identity.rules import SHARED, Slot, Write
@@ -132,6 +132,25 @@ def test_a_slot_that_moves_is_waited_for(cluster: LocalCluster, store: RedisStor
     patiently(lambda: store.write(swaps))
     patiently(lambda: store.write(swaps))
     assert store.read(nodes, [])[0] == [Slot(ROOT, logged=False, epoch=1)] * len(nodes)
+
+
+def test_one_node_that_answers_is_enough(cluster: LocalCluster) -> None:
+    """The others that an address names may be away."""
+    for hosts in (
+        f"127.0.0.1:1,{cluster.address.removeprefix('cluster+redis://')}",
+        f"127.0.0.1:{cluster.ports[1]},127.0.0.1:1",
+    ):
+        store = open_store(Settings(identity_redis=f"cluster+redis://{hosts}"))
+        assert store.read([ROOT], [])[0] == [None]
+        store.close()
+
+
+def test_addresses_of_a_cluster() -> None:
+    """Name and password go with the first; each node has a port."""
+    assert seeds("redis://:secret@a:1,b:2,c:3") == ("redis://:secret@a:1", [("b", 2), ("c", 3)])
+    assert seeds("rediss://a:1") == ("rediss://a:1", [])
+    with pytest.raises(ConfigError, match="host:port"):
+        seeds("redis://a:1,b")
 
 
 def test_a_cluster_that_is_away_is_waited_for() -> None:
