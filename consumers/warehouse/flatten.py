@@ -13,7 +13,7 @@ from consumers.warehouse.store import Store
 from infra.errors import Halted, Retryable
 
 BUCKET_NODES = 1_000_000
-"""Nodes that one join holds in memory: about 100 MB."""
+"""Nodes that one join holds in memory."""
 MAX_ROUNDS = 64
 LEFT_BEHIND_MS = 6 * 3_600_000
 PREFIX = "identity_work_"
