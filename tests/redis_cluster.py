@@ -19,6 +19,7 @@ SLOTS = 16_384
 BUS = 10_000
 """What a server adds to its port for the bus of the cluster."""
 START_S = 15.0
+AGREE_S = 10.0
 
 
 class LocalCluster:
@@ -90,9 +91,9 @@ class LocalCluster:
 
     # -- resharding, as `redis-cli --cluster reshard` does it
 
-    def owner(self, slot: int) -> int:
-        """Which of `nodes` has a slot."""
-        for first, last, (_, port, *_rest), *_replicas in self.nodes[0].execute_command("CLUSTER SLOTS"):
+    def owner(self, slot: int, asked: int = 0) -> int:
+        """Which of `nodes` has a slot, as one of them says."""
+        for first, last, (_, port, *_rest), *_replicas in self.nodes[asked].execute_command("CLUSTER SLOTS"):
             if first <= slot <= last:
                 return self.ports.index(port)
         raise AssertionError(f"nobody has slot {slot}")
@@ -114,9 +115,15 @@ class LocalCluster:
 
     def end(self, slot: int, target: int) -> None:
         """Give a moving slot to its new owner."""
-        winner = self._ids()[target]
-        for node in (self.nodes[target], *self.nodes):
-            node.execute_command("CLUSTER SETSLOT", slot, "NODE", winner)
+        winner, deadline = self._ids()[target], time.monotonic() + AGREE_S
+        # Gossip that is older than the move may take it back on a node that is slow to hear of it.
+        while True:
+            for node in (self.nodes[target], *self.nodes):
+                node.execute_command("CLUSTER SETSLOT", slot, "NODE", winner)
+            if all(self.owner(slot, asked) == target for asked in range(len(self.nodes))):
+                return
+            assert time.monotonic() < deadline, f"the nodes do not agree on who has slot {slot}"
+            time.sleep(0.05)
 
     def move(self, slot: int, target: int) -> None:
         """All of it at once."""
