@@ -19,7 +19,7 @@ SHARED, ERASED = "shared", "erased"
 LIMITS: Mapping[tuple[str, str], tuple[str, int]] = {
     ("1", "2"): ("cookies_per_device", 12),
     ("3", "1"): ("devices_per_email", 8),
-    ("3", "2"): ("cookies_per_email", 24),
+    ("3", "2"): ("cookies_per_email", 8),
 }
 """(Tier of a holder, tier of what it holds) -> rule, and how many one person plausibly has. A backstop where nobody logs in."""
 TWO_USERS = "two_users"
