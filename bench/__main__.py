@@ -27,6 +27,7 @@ from infra.embedded.redis import EmbeddedRedis
 from infra.settings import PACKAGED_CONTRACTS, Settings
 from infra.topics_app import apply
 from schemas.registry import Registry
+from tests.redis_cluster import LocalCluster
 
 SECRET = "a benchmark has nothing to hide, but forty characters"  # noqa: S105 - encrypts nothing that matters
 RECORD_BYTES = 480
@@ -39,6 +40,8 @@ KNOWN = ", known visitors"
 TWO = ", two workers"
 IDENTITY = "identity in the runtime"
 STRANGERS = ", strangers only"
+CLUSTER = ", Redis Cluster"
+"""Of three nodes."""
 """Nobody comes twice."""
 LEDGER = ["consent.state", "consent.heads"]
 GRAPH = ["identity.merges", "identity.links", "identity.conflicts"]
@@ -47,8 +50,9 @@ GRAPH = ["identity.merges", "identity.links", "identity.conflicts"]
 class Bench:
     """One broker and what was measured on it."""
 
-    def __init__(self, settings: dict[str, Any], console: Console) -> None:
+    def __init__(self, settings: dict[str, Any], cluster: LocalCluster, console: Console) -> None:
         self.settings = settings
+        self.cluster = cluster
         self._console = console
         self.rows: dict[str, dict[str, float]] = {}
 
@@ -91,6 +95,7 @@ class Bench:
         from confluent_kafka.admin import AdminClient
 
         redis.Redis.from_url(self.settings["redis"]).flushdb()
+        self.cluster.empty()
         admin = AdminClient({"bootstrap.servers": self.settings["kafka"]})
         for done in admin.delete_topics(topics).values():
             done.result()
@@ -100,7 +105,7 @@ class Bench:
 
     def run(self, label: str, **given: Any) -> None:
         """Run one contender and keep its figures; the best of a label's runs counts, all are shown."""
-        given["settings"] = {**self.settings, "slot": label.replace(" ", "-")}
+        given["settings"] = {**self.settings, "slot": label.replace(" ", "-"), **given.get("settings", {})}
         command = [sys.executable, "-m", "bench.contender", json.dumps(given)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
         if done.returncode:
@@ -217,6 +222,11 @@ def measure_identity(bench: Bench, events: int, n: int) -> None:
             bench.forget(GRAPH)
         sink = f"identity-{source}-{n}"
         bench.run(f"{IDENTITY}{suffix}", how="runtime", stage="identity", source=source, sink=sink, records=events)
+    bench.forget(GRAPH)
+    settings = {"identity_redis": bench.cluster.address}
+    for source, suffix, _ in runs[:2]:
+        given = {"stage": "identity", "source": source, "sink": f"cluster-{source}-{n}", "records": events}
+        bench.run(f"{IDENTITY}{CLUSTER}{suffix}", how="runtime", settings=settings, **given)
 
 
 def report(bench: Bench, console: Console, as_json: bool) -> None:
@@ -254,8 +264,13 @@ def main() -> None:
     console = Console(stderr=given.json)
     with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:
         console.print("starting Kafka and Redis", highlight=False)
-        with EmbeddedKafka(Path(folder) / "kafka") as broker, EmbeddedRedis(Path(folder) / "redis") as memory:
-            bench = Bench({"kafka": broker.address, "redis": memory.url, "state_dir": folder, "secret": SECRET}, console)
+        with (
+            EmbeddedKafka(Path(folder) / "kafka") as broker,
+            EmbeddedRedis(Path(folder) / "redis") as memory,
+            LocalCluster(Path(folder) / "cluster") as cluster,
+        ):
+            settings = {"kafka": broker.address, "redis": memory.url, "state_dir": folder, "secret": SECRET}
+            bench = Bench(settings, cluster, console)
             apply(Settings(**bench.settings))
             measure(bench, given.records, given.events, given.rounds, given.only)
             report(bench, console, given.json)
