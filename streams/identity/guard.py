@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from infra.errors import Retryable
+from infra.errors import ConfigError, Retryable
 from infra.logs import get_logger
 from infra.metrics import Metrics
 
@@ -45,37 +45,31 @@ class Mender:
         self._mend = mend
         self._metrics = metrics
         self._patience_s = patience_s
-        self._usable: bool | None = None
+        self._whole = threading.Event()
         self._thread: threading.Thread | None = None
 
     def usable(self) -> bool:
         """See `Guard`. The first call waits a while for the graph: what is only starting is not away."""
-        if self._usable is None:
-            self._start()
-        return self._usable is True
-
-    def _start(self) -> None:
-        deadline = time.monotonic() + self._patience_s
-        while True:
-            try:
-                self._mend()
-            except Retryable as error:
-                if time.monotonic() > deadline:
-                    self.lost(error)
-                    return
-                time.sleep(BACK_OFF_S[0])
-            else:
-                self._set(usable=True)
-                return
+        if self._thread is None:
+            self._begin()
+            if not self._whole.wait(self._patience_s):
+                self._say("it does not answer, or its log is long")
+        return self._whole.is_set()
 
     def lost(self, error: Exception) -> None:
         """See `Guard`."""
-        if self._usable is False:
-            return
-        get_logger().warning("events pass unresolved until the identity graph is back", error=str(error))
-        self._set(usable=False)
+        if self._whole.is_set():
+            self._whole.clear()
+            self._say(str(error))
+            self._begin()
+
+    def _begin(self) -> None:
         self._thread = threading.Thread(target=self._run, name="mender", daemon=True)
         self._thread.start()
+
+    def _say(self, why: str) -> None:
+        self._metrics.set("headwater_identity_degraded", 1)
+        get_logger().warning("events pass unresolved until the identity graph is back", error=why)
 
     def _run(self) -> None:
         began, (pause, most) = time.monotonic(), BACK_OFF_S
@@ -86,12 +80,11 @@ class Mender:
             except Retryable:
                 time.sleep(pause)
                 pause = min(most, pause * 2)
+            except ConfigError:
+                break  # the stage meets it too, and ends the worker as any wrong setting does
             except BaseException as error:  # nothing may die here unseen; the graph stays away, and says so
                 get_logger().error("the identity graph cannot be mended", exc_info=error)
                 time.sleep(most)
-        get_logger().info("the identity graph is whole again", seconds=round(time.monotonic() - began, 1))
-        self._set(usable=True)
-
-    def _set(self, *, usable: bool) -> None:
-        self._usable = usable
-        self._metrics.set("headwater_identity_degraded", 0 if usable else 1)
+        get_logger().info("the identity graph is whole", seconds=round(time.monotonic() - began, 1))
+        self._metrics.set("headwater_identity_degraded", 0)
+        self._whole.set()
