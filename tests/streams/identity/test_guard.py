@@ -33,7 +33,11 @@ def test_a_graph_that_is_only_starting_is_not_away() -> None:
 def test_a_long_mending_does_not_hold_events_back() -> None:
     """Past its patience the worker lets events pass, and says so; once the graph is whole it is used."""
     over, metrics = threading.Event(), Metrics()
-    guard = Mender(lambda: over.wait(30) and None, metrics, patience_s=0.05)
+
+    def mend() -> None:
+        over.wait(30)
+
+    guard = Mender(mend, metrics, patience_s=0.05)
     assert not guard.usable()
     assert degraded(metrics) == 1
     over.set()
