@@ -60,7 +60,7 @@ class Graph:
     def settle(self, view: View, met: Met, events: Events) -> dict[str, Write]:
         """Win every link, demotion and label that the events ask for; node -> its last write of ours. Retryable."""
         won: dict[str, Write] = {}
-        full: set[str] = set()
+        full: dict[str, str] = {}
         admitted: set[tuple[str, str]] = set()
         for _ in range(ROUNDS):
             writes, pairs = plan(view, events, full)
@@ -68,7 +68,7 @@ class Graph:
             if asked:
                 answers = self.store.admit(asked)
                 admitted.update(pair[:2] for pair in asked)
-                refused = {pair.holder for pair, room in zip(asked, answers, strict=True) if not room}
+                refused = {pair.holder: pair.limit[0] for pair, room in zip(asked, answers, strict=True) if not room}
                 if refused:
                     full |= refused
                     undo(view, writes)

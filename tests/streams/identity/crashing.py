@@ -68,6 +68,14 @@ class TransitionStore(InterruptedStore):
         return [None if slot is None else slot._replace(logged=True) for slot in slots], places
 
 
+class TightStore(InterruptedStore):
+    """Nothing holds more than one of anything."""
+
+    def admit(self, pairs: Sequence[Pair]) -> list[bool]:
+        """See `GraphStore`."""
+        return super().admit([pair._replace(limit=(pair.limit[0], 1)) for pair in pairs])
+
+
 class LabelFirstStore(InterruptedStore):
     """A worker that claims a user's label before the link that it hangs on: the other negative control."""
 
