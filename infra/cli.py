@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "streams.identity.identity_app:app",
         "Show what is linked, split it, compare the identity graph with its log, rebuild it.",
     ),
-    "privacy": ("streams.runtime.privacy_app:app", "See what became of withdrawals of consent."),
+    "privacy": ("streams.privacy.app:app", "Erase a person, export what is held of her, verify it; see requests."),
     "experiments": ("streams.bandit.experiments_app:app", "Publish and list experiments."),
     "keys": ("streams.collector.keys_app:app", "Make, list and revoke write keys."),
     "simulate": ("infra.simulator.app:app", "Send a realistic day of traffic and keep a ledger of it."),

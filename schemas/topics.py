@@ -17,14 +17,25 @@ class Topic:
     """None = compacted."""
     spread: Literal["events", "one"] = "events"
     """`events`: as many partitions as the installation's `partitions`, so that keys meet; `one`: a single partition."""
+    replaced: bool = False
+    """A record replaces an older one of its key also where it is kept for so many days: what was erased is written again."""
+
+    @property
+    def compacted(self) -> bool:
+        """Whether records can disappear before their time, because a newer one has their key."""
+        return self.replaced or self.retention_days is None
 
     def config(self) -> dict[str, str]:
         """Kafka's topic configuration."""
         # Records grow along the way (raw < consented < resolved < dead), so a prepended column never makes one too large.
         size = {"max.message.bytes": str(MAX_BYTES.get(self.name, 4_194_304))}
+        if self.compacted:
+            # What a tombstone replaces is gone after a day, however little is written: Kafka's own default waits for ever.
+            size |= {"min.cleanable.dirty.ratio": "0.1", "max.compaction.lag.ms": str(DAY_MS)}
         if self.retention_days is None:
-            return {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1", **size}
-        return {"cleanup.policy": "delete", "retention.ms": str(self.retention_days * DAY_MS), **size}
+            return {"cleanup.policy": "compact", **size}
+        policy = "compact,delete" if self.replaced else "delete"
+        return {"cleanup.policy": policy, "retention.ms": str(self.retention_days * DAY_MS), **size}
 
 
 MAX_BYTES = {"events.raw": 1_048_576, "events.consented": 1_310_720, "events.resolved": 1_572_864, "events.dead": 4_194_304}
@@ -42,8 +53,10 @@ TOPICS: dict[str, Topic] = {
         Topic("consent.revocations", "subject", 30),
         Topic("consent.audit", "chain, on the source's partition", 30),
         Topic("consent.heads", "chain, on the source's partition", None),
-        Topic("privacy.requests", "request", 400),
+        Topic("privacy.requests", "request", 400, replaced=True),
         Topic("privacy.acks", "request", 400),
+        Topic("privacy.erasures", "request", None, "one"),
+        Topic("privacy.audit", "chain", 1_100, "one"),
         Topic("identity.merges", "node", None),
         Topic("identity.links", "digest of the nodes", None),
         Topic("identity.conflicts", "node", 30),

@@ -158,12 +158,19 @@ def part(withdrawals: Withdrawals, request: Mapping[str, Any]) -> str:
     return f"no decision for these {len(request['nodes'])} ids is personal or logged with an id any more"
 
 
+def erase_part(withdrawals: Withdrawals, erasure: Mapping[str, Any]) -> str:
+    """This room's part of an erasure: it holds nothing of a visitor but when she withdrew."""
+    withdrawals.forget(erasure["nodes"])
+    return "withdrawals forgotten; nothing else is kept by person"
+
+
 async def serve(settings: Settings, host: str, port: int, started: Callable[[int], None] = lambda _port: None) -> None:
     """Serve until a signal comes. `started` is told the port."""
     from aiohttp import web
 
     house = House(settings).open()
-    clerk = Clerk(settings, "decisions", lambda request: part(house.withdrawals, request))
+    told = house.withdrawals
+    clerk = Clerk(settings, "decisions", lambda request: part(told, request), lambda erasure: erase_part(told, erasure))
     clerk.start()
     tasks = house.start()
     runner = web.AppRunner(house.door().app(), access_log=None, keepalive_timeout=75)

@@ -36,6 +36,11 @@ class Withdrawals:
         while len(self._since) > MOST_NODES:
             self._since.popitem(last=False)
 
+    def forget(self, nodes: Iterable[str]) -> None:
+        """A person who was erased: what she says from now on is said by somebody new."""
+        for node in nodes:
+            self._since.pop(node, None)
+
     def stands(self, node: str, chosen_ts: int) -> bool:
         """Whether a withdrawal of this node is not older than the choice that the page reports (0 = it says no time)."""
         since = self._since.get(node)

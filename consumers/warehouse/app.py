@@ -44,10 +44,10 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
     from prometheus_client import start_http_server
 
     from consumers.warehouse.loop import STAGE, Warehouse
-    from consumers.warehouse.privacy import count_part
+    from consumers.warehouse.privacy import Eraser, count_part
     from consumers.warehouse.projecting import Projecting
     from consumers.warehouse.rows import Loader
-    from consumers.warehouse.store import Store
+    from consumers.warehouse.store import SEARCH_S, Store
     from infra.logs import configure_logs, get_logger
     from infra.metrics import Metrics
     from infra.settings import load_settings
@@ -66,8 +66,8 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
     registry = Registry(settings.contracts)
     store = Store(settings)
     metrics.set("headwater_waiting", 0, stage=STAGE)
-    beside = Store(settings)
-    clerk = Clerk(settings, STAGE, lambda request: count_part(beside, request))
+    beside = Store(settings, SEARCH_S)
+    clerk = Clerk(settings, STAGE, lambda request: count_part(beside, request), Eraser(settings, beside).part)
     patient = Store(settings, PATIENCE_S)
     projecting = Projecting(settings, patient, metrics)
     try:

@@ -1,4 +1,4 @@
-"""The warehouse's part of a withdrawal.
+"""The warehouse's part of a withdrawal, and of an erasure.
 
 What was collected while consent stood was lawful and stays. What the gate let through in the seconds before it knew stays
 too, and is counted here, so that the audit can say how much that was.
@@ -7,8 +7,16 @@ too, and is counted here, so that the audit can say how much that was.
 from collections.abc import Mapping
 from typing import Any
 
+from consumers.warehouse.erasing import erase, person
+from consumers.warehouse.loop import GROUP
 from consumers.warehouse.store import Store
+from consumers.warehouse.tables import TABLES
+from infra.errors import Retryable
+from infra.settings import Settings
 from streams.consent.policy import BITS
+from streams.runtime.passing import Passage
+
+MOST_PASSAGES = 1_000
 
 
 def count_part(store: Store, request: Mapping[str, Any]) -> str:
@@ -25,3 +33,25 @@ def count_part(store: Store, request: Mapping[str, Any]) -> str:
     }  # fmt: skip
     ((found,),) = store.rows(query, parameters)
     return f"{found} rows were collected between the withdrawal and its arrival at the gate; no further ones are let through"
+
+
+class Eraser:
+    """Erases once everything that lay in the topics when it was asked to is loaded, so that no row comes after."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        self._passages: dict[str, Passage] = {}
+
+    def part(self, erasure: Mapping[str, Any]) -> str:
+        """Rows removed by table. Retryable until they are."""
+        name = erasure["request_id"]
+        if name not in self._passages:
+            if len(self._passages) >= MOST_PASSAGES:
+                self._passages.pop(next(iter(self._passages)))
+            self._passages[name] = Passage(self._settings, GROUP, TABLES)
+        if left := self._passages[name].left():
+            raise Retryable(f"{left} records that were there before the erasure are not loaded yet")
+        removed = erase(self._store, name, person(erasure))
+        del self._passages[name]
+        return "rows removed: " + ", ".join(f"{table} {n}" for table, n in removed.items())

@@ -80,7 +80,9 @@ class Loader:
         bad: list[Bad] = []
         for attempt in range(FILLS):
             self._store.wait_for(name)
-            present = self._store.present(table, batch.partition, batch.offsets[rows[0]], batch.offsets[rows[-1]])
+            reach = (table, batch.partition, batch.offsets[rows[0]], batch.offsets[rows[-1]])
+            # What was erased is not missing: it must not come back.
+            present = self._store.present(*reach) | self._store.erased(*reach)
             refused = {one.at for one in bad}
             missing = [at for at in rows if batch.offsets[at] not in present and at not in refused]
             if attempt == 0:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import clickhouse_connect
@@ -17,10 +17,14 @@ from schemas.registry import Contract
 T = TypeVar("T")
 
 INSERT_S = 60
+SEARCH_S = 3_600
+"""For questions and removals that read whole tables."""
 # The data's fault: 1001 std::exception (the Avro library), 8 THERE_IS_NO_COLUMN, 33 CANNOT_READ_ALL_DATA, and conversions.
 REJECTED = frozenset({6, 8, 26, 27, 32, 33, 34, 41, 53, 69, 70, 72, 117, 131, 321, 349, 1001})
 # ClickHouse's own trouble, which may pass: timeouts, network, memory, too many parts or queries, read only, Keeper.
 PASSING = frozenset({159, 164, 202, 203, 209, 210, 225, 236, 241, 242, 243, 252, 319, 394, 415, 439, 999})
+
+LONG = {"max_query_size": 16 * 1024 * 1024}
 
 
 class Rejected(Exception):
@@ -61,11 +65,22 @@ class Store:
         )
         return {row[0] for row in self.rows(query)}
 
+    def erased(self, table: Table, partition: int, first: int, last: int) -> set[int]:
+        """Which offsets of a range had a row that was erased."""
+        query = (
+            f"SELECT _offset FROM {ddl.quoted(self.database)}.erased_rows WHERE table_name = '{table.name}' "  # noqa: S608 - ours
+            f"AND _partition = {partition} AND _offset BETWEEN {first} AND {last}"
+        )
+        return {row[0] for row in self.rows(query)}
+
     def highest(self, table: Table, partition: int) -> int:
-        """The highest offset of a partition in the table; -1 for none."""
-        query = f"SELECT max(_offset), count() FROM {self._name(table)} WHERE _partition = {partition}"  # noqa: S608 - ours
-        ((found, n),) = self.rows(query)
-        return int(found) if n else -1
+        """The highest offset of a partition that has a row, or had one that was erased; -1 for none."""
+        query = (
+            f"SELECT max(_offset), count() FROM {self._name(table)} WHERE _partition = {partition} UNION ALL "  # noqa: S608 - ours
+            f"SELECT max(_offset), count() FROM {ddl.quoted(self.database)}.erased_rows "
+            f"WHERE table_name = '{table.name}' AND _partition = {partition}"
+        )
+        return max((int(found) for found, n in self.rows(query) if n), default=-1)
 
     def wait_for(self, token_start: str) -> None:
         """Wait until no insert whose token begins so runs any more: a predecessor's may still be on its way."""
@@ -98,6 +113,25 @@ class Store:
         """The rows of a query."""
         found: list[tuple[Any, ...]] = self._ask(lambda client: client.query(query, parameters=parameters)).result_rows
         return found
+
+    def lines(self, query: str) -> Iterator[bytes]:
+        """The rows of a query as JSON, a line each, as they come."""
+        stream = self._ask(lambda client: client.raw_stream(query, fmt="JSONEachRow", settings=LONG))
+        rest = b""
+        for chunk in stream:
+            *whole, rest = (rest + chunk).split(b"\n")
+            yield from whole
+        if rest:
+            yield rest
+
+    def long_rows(self, query: str) -> list[tuple[Any, ...]]:
+        """The rows of a query that names thousands of ids."""
+        found: list[tuple[Any, ...]] = self._ask(lambda client: client.query(query, settings=LONG)).result_rows
+        return found
+
+    def long_command(self, statement: str) -> None:
+        """Run a statement that names thousands of ids."""
+        self._ask(lambda client: client.command(statement, settings=LONG))
 
     def command(self, statement: str) -> None:
         """Run a statement."""

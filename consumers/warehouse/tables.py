@@ -90,6 +90,7 @@ TABLES: dict[str, Table] = {
             frozenset({"kind", "site"}),
         ),
         Table("privacy.acks", "privacy_acks", "done_ts", "request_id, room", 1_100, frozenset({"room", "detail"})),
+        Table("privacy.audit", "privacy_audit", "done_ts", "chain, seq", 1_100, frozenset({"form", "kind"})),
         Table("identity.merges", "identity_merges", "evidence_ts", "node, evidence_ts", 3_650),
         Table("identity.conflicts", "identity_conflicts", "evidence_ts", "node, evidence_ts", 400, frozenset({"rule"})),
     )

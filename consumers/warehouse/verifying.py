@@ -32,8 +32,10 @@ class Found:
     duplicates: int
     """Rows beyond the first of an offset."""
     unexpected: int
-    """Rows of offsets that Kafka does not deliver (aborted); not looked for in compacted topics."""
+    """Rows of offsets that Kafka does not deliver (aborted; not looked for in compacted topics), and rows that were erased."""
     dead: int
+    erased: int = 0
+    """Records whose row was erased, because the person was."""
 
     @property
     def exact(self) -> bool:
@@ -45,7 +47,8 @@ class Found:
         """For people."""
         return (
             f"{'ok  ' if self.exact else 'WRONG'} {self.topic}:{self.partition}  {self.records} records, {self.rows} rows, "
-            f"{self.dead} dead, {self.missing} missing, {self.duplicates} duplicates, {self.unexpected} unexpected"
+            f"{self.dead} dead, {self.erased} erased, {self.missing} missing, {self.duplicates} duplicates, "
+            f"{self.unexpected} unexpected"
         )
 
 
@@ -73,15 +76,17 @@ def _compare(store: Store, consumer: ck.Consumer, topic: str, partition: int, en
     table = TABLES[topic]
     first, _ = consumer.get_watermark_offsets(ck.TopicPartition(topic, partition), timeout=30)
     dead = _dead(store, topic, partition)
-    records = rows = missing = unexpected = buried = 0
+    records = rows = missing = unexpected = buried = gone = 0
     start = first
     for offsets, upto in _slices(consumer, topic, partition, end):
         present = store.present(table, partition, start, upto - 1) if upto > start else set()
-        missing += len(offsets - present - dead)
+        erased = store.erased(table, partition, start, upto - 1) if upto > start else set()
+        missing += len(offsets - present - dead - erased)
         buried += len(offsets & dead)
-        unexpected += 0 if TOPICS[topic].retention_days is None else len(present - offsets)
+        gone += len(offsets & erased)
+        unexpected += len(present & erased) + (0 if TOPICS[topic].compacted else len(present - offsets))
         records, rows, start = records + len(offsets), rows + len(present), upto
-    return Found(topic, partition, records, rows, missing, _duplicates(store, table, partition), unexpected, buried)
+    return Found(topic, partition, records, rows, missing, _duplicates(store, table, partition), unexpected, buried, gone)
 
 
 def _slices(consumer: ck.Consumer, topic: str, partition: int, end: int) -> Iterator[tuple[set[int], int]]:

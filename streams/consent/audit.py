@@ -5,7 +5,7 @@ A record that is changed, removed or put in between breaks the chain from there 
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -28,9 +28,9 @@ class Head(NamedTuple):
     hash: str = ""
 
 
-def hash_of(record: Mapping[str, Any]) -> str:
-    """SHA-256 over the fields as compact JSON: an array of their values in the order of `HASHED`."""
-    return hashlib.sha256(orjson.dumps([record[name] for name in HASHED])).hexdigest()
+def hash_of(record: Mapping[str, Any], hashed: Sequence[str] = HASHED) -> str:
+    """SHA-256 over the fields as compact JSON: an array of their values in the order of `hashed`."""
+    return hashlib.sha256(orjson.dumps([record[name] for name in hashed])).hexdigest()
 
 
 def link(head: Head, chain: int, said: Mapping[str, Any]) -> tuple[Head, Record]:
@@ -51,7 +51,7 @@ class Broken(NamedTuple):
     problem: str
 
 
-def check(records: Iterable[Mapping[str, Any]], heads: Mapping[int, Head]) -> Iterator[Broken]:
+def check(records: Iterable[Mapping[str, Any]], heads: Mapping[int, Head], hashed: Sequence[str] = HASHED) -> Iterator[Broken]:
     """What is wrong with records, sorted by chain and seq. The oldest of a chain may follow records that retention has taken.
 
     `heads`: the last link of each chain as `consent.heads` has it.
@@ -65,7 +65,7 @@ def check(records: Iterable[Mapping[str, Any]], heads: Mapping[int, Head]) -> It
             yield Broken(chain, seq, what)
         elif before is not None and record["prev_hash"] != before.hash:
             yield Broken(chain, seq, "does not follow the record before it")
-        if record["hash"] != hash_of(record):
+        if record["hash"] != hash_of(record, hashed):
             yield Broken(chain, seq, "was changed: its hash is not that of its fields")
         last[chain] = Head(seq, record["hash"])
     for chain, head in heads.items():

@@ -8,7 +8,7 @@ from schemas.registry import Registry
 from streams.consent.case import Memories, What, Where
 from streams.consent.entries import Entries, Source
 from streams.consent.evidence import SKEW_MS, Reader, believed
-from streams.consent.ledger import DAY_MS, Moment, Said, Times, learn, recall, withdraw
+from streams.consent.ledger import DAY_MS, Moment, Said, Times, is_erased, learn, recall, withdraw
 from streams.consent.policy import BITS, Policy, Regime
 from streams.consent.standing import Holding, Scope, Standing, Standings, Table
 from streams.runtime.stage import Batch
@@ -49,6 +49,8 @@ class Learner:
         where, what, time = event
         standing = table[key]
         times: Times = NO_TIMES if standing is None else standing.times
+        if is_erased(times, time):
+            return standing
         known = what.chosen and not where.is_choice and all(times.get(name, 0) >= at for name, at in what.entries)
         if known and standing is not None:
             return standing.has_learned(what.number, FOR_EVER)
@@ -119,6 +121,8 @@ class Learner:
         subject = source.subject.encode()
         standing = table[subject]
         times = {} if standing is None else standing.times
+        if is_erased(times, source.at):
+            return
         if record["kind"] == "withdrawal":
             purposes = [name for name in record["purposes"] if name in BITS] or list(self._policy.purposes)
             change = withdraw(times, purposes, source.chosen)

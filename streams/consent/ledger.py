@@ -13,7 +13,15 @@ Times = Mapping[str, int]
 WITHDRAWN, GRANTED, DENIED, SEEN_GRANTED, SEEN_DENIED = "withdrawn", "granted", "denied", "seen_granted", "seen_denied"
 """Of a choice whose time is known: withdrawn, granted, denied. Of a signal that came with an event and says no time: seen_*."""
 
+ERASED = "erased"
+"""Name of a time that stands alone: the subject was erased then, and what was said until then is not taken down again."""
+
 DAY_MS = 86_400_000
+
+
+def is_erased(times: Times, at: int) -> bool:
+    """Whether what was collected at this time must not be remembered."""
+    return at <= times.get(ERASED, 0)
 
 
 class Memory(Enum):

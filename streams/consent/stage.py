@@ -27,7 +27,7 @@ from streams.consent.store import StateStore
 from streams.consent.strip import random_id
 from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output, outputs
 
-RAW, CONSENTED = "events.raw", "events.consented"
+RAW, CONSENTED, ERASURES = "events.raw", "events.consented", "privacy.erasures"
 MINUTE_MS = 60_000
 AT_ONCE = 1_000
 """Events."""
@@ -76,7 +76,7 @@ class ConsentStage:
 
     name = "consent"
     inputs: tuple[str, ...] = (RAW, SIGNALS)
-    broadcast: tuple[str, ...] = ()
+    broadcast: tuple[str, ...] = (ERASURES,)
     restore: tuple[str, ...] = (HEADS,)
 
     def __init__(self, registry: Registry, policy: Policy, kit: Kit) -> None:
@@ -290,8 +290,10 @@ class ConsentStage:
             self._enforce(policy)
         return Outcome()
 
-    def on_broadcast(self, topic: str, records: KeyValues) -> None:
-        """Follows no topic."""
+    def on_broadcast(self, topic: str, records: KeyValues) -> None:  # noqa: ARG002 - it follows one topic
+        """Somebody was erased: what is known of subjects is looked up anew, and is not there any more."""
+        if any(value is not None for _, value in records):
+            self._standings.forget()
 
     def on_restore(self, topic: str, partition: int, records: KeyValues) -> None:  # noqa: ARG002 - it restores one topic
         """The end of a partition's audit chain."""

@@ -12,7 +12,7 @@ import redis
 
 from infra.errors import ConfigError, Retryable
 from infra.logs import get_logger
-from streams.consent.ledger import Times, merge
+from streams.consent.ledger import ERASED, Times, merge
 
 States = Mapping[str, Times]
 """Key of a state (see `state_key`) -> its times."""
@@ -21,6 +21,7 @@ Changed = Callable[[int, int], Iterator[States]]
 
 CHUNK = 1_000
 """Keys of one call, so that no call keeps the server from others for long."""
+MARKED_S = 8 * 86_400
 MARGIN_MS = 300_000
 """Longer than a transaction may last: what was committed and not written to the view is at most that much older."""
 
@@ -137,6 +138,32 @@ class RedisStates:
             self._set_mark(partition, at)
         except redis.RedisError as error:
             raise _away(error) from error
+
+    def erase(self, partition: int, keys: Sequence[str], at: int) -> None:
+        """Take states out of the view, whose records are tombstones by then; a mark keeps a replay from bringing them back.
+
+        It stays for as long as `events.raw` could be read again. Retryable.
+        """
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.set(_key(partition, key), orjson.dumps({ERASED: at}), ex=MARKED_S)
+            try:
+                pipeline.execute()
+            except redis.RedisError as error:
+                raise _away(error) from error
+
+    def known(self, partition: int, keys: Sequence[str], until: int) -> list[str]:
+        """Those of these states in the view that say something of a time until then. Retryable."""
+        found: list[str] = []
+        try:
+            for start in range(0, len(keys), CHUNK):
+                some = keys[start : start + CHUNK]
+                for key, text in zip(some, self._redis.mget([_key(partition, key) for key in some]), strict=True):
+                    times = {} if text is None else orjson.loads(text)
+                    found += [key] * any(time <= until for name, time in times.items() if name != ERASED)
+        except redis.RedisError as error:
+            raise _away(error) from error
+        return found
 
     def _merged(self, partition: int, states: States) -> None:
         items = list(states.items())

@@ -1,7 +1,6 @@
 """`headwater identity`: the graph looked at, compared with its log, built again from it, and split."""
 
 import json
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,17 +17,17 @@ from infra.errors import ConfigError, Retryable
 from infra.settings import Settings, load_settings
 from streams.identity.app import open_store
 from streams.identity.log import LogIndex, diff, read_log, rebuild, why
-from streams.identity.nodes import TIERS, NodeKeys, alias, node
+from streams.identity.nodes import alias
 from streams.identity.revocation import MOST_NODES, component
 from streams.identity.rules import USER
 from streams.identity.splitting import Journal, log_to, prepare, said_on, split
 from streams.identity.store import RedisStore
+from streams.identity.who import HELP, node_of
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Look at the identity graph, compare it with its log, rebuild it."
 )
 
-NODE = re.compile(r"[0-9][0-9a-f]{32}")
 NAMES = {"0": "user", "1": "device", "2": "cookie", "3": "e-mail or phone"}
 """Tier digit -> what such a node is."""
 
@@ -104,12 +103,12 @@ def diff_command(as_json: AsJson = False) -> None:
 
 @app.command("show", epilog="Example: headwater identity show user=jo@shop.example")
 def show_command(
-    who: Annotated[str, typer.Argument(help=f"A node (33 characters), or KIND=VALUE; kinds: {', '.join(TIERS)}.")],
+    who: Annotated[str, typer.Argument(help=HELP)],
     as_json: AsJson = False,
 ) -> None:
     """What is linked to an id: its root, what its events are stamped with, and every other node."""
     with opened("looking", quiet=True) as (settings, store, _):
-        asked = _node(settings, who)
+        asked = node_of(settings.master, who)
         linked = component(store, asked)
         root = min(linked.nodes)
         slot = store.read([root], ())[0][0]
@@ -138,7 +137,7 @@ def why_command(
         TemporaryDirectory() as folder,
         LogIndex(Path(folder)) as index,
     ):
-        first, second = _node(settings, one), _node(settings, other)
+        first, second = node_of(settings.master, one), node_of(settings.master, other)
         for records in read_log(settings):
             index.add(records)
             advance(len(records))
@@ -173,7 +172,7 @@ def split_command(
     done by a second run, which also completes one that was cut short.
     """
     with opened("reading the evidence", as_json) as (settings, store, _):
-        asked = _node(settings, who)
+        asked = node_of(settings.master, who)
         said, stamp = said_on(settings), alias(settings.master)
         if dry_run:
             plan = prepare(store, asked, said, stamp)
@@ -213,15 +212,3 @@ def _restamp(settings: Settings, node: str, done: Journal) -> int | None:
         return None
     finally:
         warehouse.close()
-
-
-def _node(settings: Settings, who: str) -> str:
-    if NODE.fullmatch(who):
-        return who
-    kind, equals, value = who.partition("=")
-    if not equals or kind not in TIERS:
-        raise ConfigError(f"{who[:40]!r} is neither a node nor KIND=VALUE with one of {', '.join(TIERS)}")
-    found = node(NodeKeys.derive(settings.master), kind, value)
-    if found is None:
-        raise ConfigError(f"this is no {kind}, or one of the values that are never linked")
-    return found

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from streams.identity.rules import USER
+from streams.identity.rules import ERASED, USER
 from streams.identity.store import GraphStore
 
 MOST_NODES = 10_000
@@ -46,6 +46,12 @@ def component(store: GraphStore, node: str) -> Component:
     whole = len(found) < MOST_NODES
     found.add(node)
     return Component(tuple(sorted(found)), tuple(sorted(found | shared | labels)), whole)
+
+
+def outlived(store: GraphStore, revocation: Mapping[str, Any]) -> bool:
+    """Whether who withdrew was erased since: read again, her withdrawal names nobody any more. Retryable."""
+    (slot,) = store.read([revocation["subject"]], [])[0]
+    return slot is not None and slot.state == ERASED and revocation["received_ts"] <= slot.since
 
 
 def request_id(revocation: Mapping[str, Any]) -> str:

@@ -17,8 +17,8 @@ from streams.identity.evidence import slot_of
 from streams.identity.graph import Graph
 from streams.identity.guard import Guard, Trusting
 from streams.identity.nodes import Alias
-from streams.identity.resolver import CONSENTED, MERGES, MINUTE_MS, RESOLVED, Resolver, is_node
-from streams.identity.revocation import component, request, signals
+from streams.identity.resolver import CONSENTED, ERASURE, MERGES, MINUTE_MS, RESOLVED, Resolver, is_node
+from streams.identity.revocation import component, outlived, request, signals
 from streams.identity.store import Away, GraphStore
 from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output
 
@@ -113,6 +113,9 @@ class IdentityStage:
                 continue
             except UnknownContract as error:
                 raise Retryable(str(error)) from error
+            if outlived(self._graph.store, revocation):
+                outcome.dropped[ERASURE] += 1
+                continue
             linked = component(self._graph.store, revocation["subject"])
             if not linked.whole:
                 get_logger().warning("a withdrawal is linked to too many ids, not all are expanded", nodes=len(linked.nodes))

@@ -13,7 +13,7 @@ from redis.crc import key_slot
 from redis.exceptions import RedisClusterException
 
 from infra.errors import ConfigError, Retryable
-from streams.identity.rules import USER, Pair, Slot, Write
+from streams.identity.rules import LIMITS, USER, Pair, Slot, Write
 
 CLAIM_S = 86_400
 """How long a duplicate is recognised, seconds."""
@@ -98,6 +98,14 @@ class GraphStore(Protocol):
         """For each node, those whose slot may point at it: all that do, and some whose link was never won."""
         ...
 
+    def forget(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
+        """Forget what these nodes hold, and that `holders` hold them; how many sets and members are gone. Slots stay."""
+        ...
+
+    def holding(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
+        """How many sets and members `forget` would take."""
+        ...
+
 
 def event_key(source: str, event_id: str) -> str:
     """The name of an event in claims: its id, within its source. Long ids are hashed, so that keys stay small."""
@@ -163,6 +171,24 @@ class MemoryStore:
     def noted(self, node: str) -> str | None:
         """What is kept for it."""
         return self.notes.get(node)
+
+    def forget(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
+        """See `GraphStore`."""
+        gone = self.holding(nodes, holders)
+        for node in nodes:
+            self.below.pop(node, None)
+            for _, (rule, _) in LIMITS.items():
+                self.held.pop((node, rule), None)
+        for holder, held in [*self.below.items(), *((at, some) for (at, _), some in self.held.items())]:
+            if holder in holders:
+                held.difference_update(nodes)
+        return gone
+
+    def holding(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
+        """See `GraphStore`."""
+        others = set(holders) - set(nodes)
+        sets = [*self.below.items(), *((at, some) for (at, _), some in self.held.items())]
+        return sum(at in nodes for at, some in sets if some) + sum(len(some & set(nodes)) for at, some in sets if at in others)
 
 
 class RedisStore:
@@ -325,6 +351,18 @@ class RedisStore:
         (text,) = self._mget([(tag_of(node), _key("s", node))])
         return None if text is None else text.decode()
 
+    def forget(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
+        """See `GraphStore`."""
+        commands = [(tag_of(node), ("DEL", *_sets(node))) for node in nodes]
+        commands += [(tag_of(at), ("SREM", key, *some)) for at, key, some in _memberships(nodes, holders)]
+        return sum(self._run(commands))
+
+    def holding(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
+        """See `GraphStore`."""
+        found: int = sum(self._run([(tag_of(node), ("EXISTS", *_sets(node))) for node in nodes]))
+        commands = [(tag_of(at), ("SMISMEMBER", key, *some)) for at, key, some in _memberships(nodes, holders)]
+        return found + sum(map(sum, self._run(commands)))
+
     # -- the whole of it
 
     def restore(self, slots: Sequence[tuple[str, Slot]]) -> int:
@@ -366,6 +404,18 @@ def tag_of(node: str) -> int:
 
 def _key(kind: str, node: str) -> str:
     return f"{kind}:{_BRACED[_TAG[node[1:3]]]}:{node}"
+
+
+def _sets(node: str) -> list[str]:
+    """The keys of what a node holds."""
+    return [_key("c", node), *(f"{_key('k', node)}:{rule}" for (tier, _), (rule, _) in LIMITS.items() if tier == node[0])]
+
+
+def _memberships(nodes: Sequence[str], holders: Sequence[str]) -> Iterator[tuple[str, str, Sequence[str]]]:
+    """Each other holder, a key of what it holds, and as what it holds these nodes."""
+    for holder in sorted(set(holders) - set(nodes)):
+        for key in _sets(holder):
+            yield holder, key, nodes if key[0] == "c" else [node[1:13] for node in nodes]
 
 
 def _event(event: str) -> tuple[int, str]:

@@ -1,4 +1,7 @@
-"""Answers privacy requests for a room that is no stage: reads `privacy.requests`, lets the room do its part, acknowledges.
+"""Answers privacy requests for a room that is no stage: reads them, lets the room do its part, acknowledges.
+
+Withdrawals come on `privacy.requests`, erasures with the ids of the person on `privacy.erasures`, where they last no longer
+than it takes; what `privacy.requests` says of an erasure names nobody and is not answered here.
 
 At least once: a request may come again after a crash, so a part must be safe to do again, and an ack may stand twice.
 """
@@ -20,7 +23,8 @@ from schemas.codec import Undecodable, UnknownContract, decode, encode
 from schemas.registry import Registry
 from streams.runtime.deadletter import DeadLetters, Place, Refusal
 
-REQUESTS, ACKS = "privacy.requests", "privacy.acks"
+REQUESTS, ACKS, ERASURES = "privacy.requests", "privacy.acks", "privacy.erasures"
+ERASURE, ASKED = "erasure", "asked"
 ROOMS = ("warehouse", "bandit", "decisions")
 """Who must answer each request."""
 POLL_S = 0.5
@@ -36,13 +40,18 @@ def ack(request_id: str, room: str, detail: str, now: float) -> dict[str, Any]:
     return {"request_id": request_id, "room": room, "done_ts": int(now * 1000), "detail": detail}
 
 
+def asks(topic: str, request: Mapping[str, Any]) -> bool:
+    """Whether a record asks a clerk for something."""
+    return bool(request["state"] == ASKED if topic == ERASURES else request["kind"] != ERASURE)
+
+
 class Clerk:
     """One room's, in a thread of its own. What it cannot survive ends the process."""
 
-    def __init__(self, settings: Settings, room: str, part: Part) -> None:
+    def __init__(self, settings: Settings, room: str, withdraw: Part, erase: Part) -> None:
         self._settings = settings
         self._room = room
-        self._part = part
+        self._parts = {REQUESTS: withdraw, ERASURES: erase}
         self._registry = Registry(settings.contracts)
         self._letters = DeadLetters(self._registry, KeyRing(settings.keyring_dir, settings.master), room)
         self._stop = threading.Event()
@@ -75,7 +84,7 @@ class Clerk:
             os._exit(EXIT_FENCED)
 
     def _serve(self, consumer: ck.Consumer, acks: ck.Producer) -> None:
-        consumer.subscribe([REQUESTS])
+        consumer.subscribe(list(self._parts))
         while not self._stop.is_set():
             message = consumer.poll(POLL_S)
             if message is None:
@@ -89,18 +98,23 @@ class Clerk:
             topic, key, value = self._answered(message)
             if self._stop.is_set() and not topic:
                 return
-            acks.produce(topic, value, key)
-            if acks.flush(FLUSH_S):
-                raise Retryable(f"{topic} does not take an answer")
+            if topic:
+                acks.produce(topic, value, key)
+                if acks.flush(FLUSH_S):
+                    raise Retryable(f"{topic} does not take an answer")
             consumer.commit(message, asynchronous=False)
 
     def _answered(self, message: ck.Message) -> tuple[str, bytes | None, bytes | None]:
-        """Where the answer goes, and what it is: an ack, or a dead letter; an empty topic where the clerk was stopped."""
+        """Where the answer goes, and what it is: an ack, or a dead letter; an empty topic where there is none to give."""
         pause, most = BACK_OFF_S
+        if message.value() is None and message.topic() == ERASURES:
+            return "", None, None
         while True:
             try:
                 request = decode(self._registry, message.value() or b"")[1]
-                record = ack(request["request_id"], self._room, self._part(request), time.time())
+                if not asks(message.topic(), request):
+                    return "", None, None
+                record = ack(request["request_id"], self._room, self._parts[message.topic()](request), time.time())
                 return ACKS, record["request_id"].encode(), encode(self._registry.latest(ACKS), record)
             except Undecodable as error:
                 place = Place(message.topic(), message.partition(), message.offset())
@@ -115,4 +129,4 @@ class Clerk:
                 pause = min(most, pause * 2)
 
 
-__all__ = ["ACKS", "REQUESTS", "ROOMS", "Clerk", "Part", "ack"]
+__all__ = ["ACKS", "ASKED", "ERASURE", "ERASURES", "REQUESTS", "ROOMS", "Clerk", "Part", "ack", "asks"]

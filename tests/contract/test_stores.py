@@ -86,6 +86,20 @@ def test_a_holder_takes_so_many(store: GraphStore) -> None:
     assert store.admit([Pair(B, cookies[1], two), Pair(B, cookies[3], two), Pair(B, cookies[3], three)]) == [True, False, True]
 
 
+def test_what_is_held_is_forgotten(store: GraphStore) -> None:
+    """What a node holds, and that others hold it; nothing else of the others. Twice is as good as once."""
+    other, rule = "2" + "d" * 32, ("cookies_per_device", 12)
+    store.write([link(C, B), link(other, B)])
+    store.admit([Pair(B, C, rule), Pair(B, other, rule)])
+    assert (store.holding([C], [B]), store.holding([B], [C])) == (2, 2)
+    assert store.forget([C], [B]) == 2
+    assert (store.holding([C], [B]), store.children([B])) == (0, [{other}])
+    assert store.admit([Pair(B, other, (rule[0], 1)), Pair(B, C, (rule[0], 1))]) == [True, False]
+    assert store.forget([B], [C]) == 2
+    assert store.forget([B], [C, B]) == 0
+    assert store.children([B]) == [set()]
+
+
 def test_a_claim_belongs_to_the_first(store: GraphStore) -> None:
     """The first record that claims an event keeps it; asking again with the same place is no conflict."""
     assert store.claim([("s:e1", "0:5"), ("s:e2", "0:6"), ("s:e1", "0:9")]) == ["0:5", "0:6", "0:5"]

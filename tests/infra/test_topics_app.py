@@ -36,6 +36,15 @@ def test_an_empty_kafka_needs_every_topic() -> None:
     ]
 
 
+def test_what_is_written_again_replaces_what_was_there() -> None:
+    """Compacted topics are cleaned within a day, also one whose records run out; nothing else is compacted."""
+    policies = {name: topic.config()["cleanup.policy"] for name, topic in TOPICS.items()}
+    assert (policies["privacy.requests"], policies["identity.links"]) == ("compact,delete", "compact")
+    assert (policies["events.raw"], policies["privacy.audit"]) == ("delete", "delete")
+    lags = {name for name, topic in TOPICS.items() if topic.config().get("max.compaction.lag.ms") == "86400000"}
+    assert lags == {name for name, policy in policies.items() if "compact" in policy}
+
+
 def test_two_of_three_replicas_must_answer() -> None:
     """`acks=all` promises something only while more than one replica has to answer."""
     assert wanted((RAW,), 1, 3)["t.raw"].config["min.insync.replicas"] == "2"

@@ -84,6 +84,26 @@ def test_a_withdrawal_beats_what_is_not_newer() -> None:
     assert room.event(GRANTED, T + 7) == ALL_OK
 
 
+def test_who_was_erased_is_not_remembered_again_by_a_replay() -> None:
+    """Choices and withdrawals collected until then teach nothing; those that she makes as somebody new do."""
+    room = Room()
+    room.signal(regulation="opt-in")
+    (key,) = room.states.states
+    choice = {**GRANTED, "chosen_ts": str(T + 1)}
+    room.states.states[key] = {"erased": T + HOUR}
+    assert room.event(EMPTY, T + 1) == ALL_WITHDRAWN, "the worker knows her still"
+    room.stage.on_broadcast("privacy.erasures", [(b"r", b"asked")])
+    assert room.event(GRANTED, T + 2) == ALL_OK
+    for outcome in (
+        room.signal(regulation="opt-in"),
+        room.take(RAW, encode(REGISTRY.latest(RAW), raw(signals=choice, collector_ts=T + 3))),
+    ):
+        assert records(outcome, STATE) == records(outcome, REVOCATIONS) == []
+    assert room.states.states[key] == {"erased": T + HOUR}
+    room.signal(regulation="opt-in", received_ts=T + 2 * HOUR, chosen_ts=T + 2 * HOUR)
+    assert room.event(GRANTED, T + 3 * HOUR) == ALL_WITHDRAWN
+
+
 def test_other_sites_and_regulations_are_others() -> None:
     """A withdrawal holds for its group of sites, and for its regulation where it names one."""
     policy = parse_policy(

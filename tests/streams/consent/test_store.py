@@ -48,6 +48,22 @@ def test_writes_merge(view: Callable[[Topic], RedisStates]) -> None:
     ]
 
 
+def test_who_was_erased_leaves_a_mark_that_expires(view: Callable[[Topic], RedisStates], redis_url: str) -> None:
+    """What was known until then is gone, and not known again by a late write; what she says later is."""
+    states = view(Topic({}))
+    states.open(0)
+    states.write(0, {KEY: {"a.granted": 5}}, 1)
+    assert (states.known(0, [KEY, "other"], 10), states.known(0, [KEY], 4)) == ([KEY], [])
+    states.erase(0, [KEY], 10)
+    assert states.read(0, [KEY]) == [{"erased": 10}]
+    states.write(0, {KEY: {"a.granted": 12}}, 2)
+    assert states.known(0, [KEY], 10) == []
+    states.erase(0, [KEY], 20)
+    with redis.Redis.from_url(redis_url) as client:
+        (key,) = client.scan_iter(match="cs:*")
+        assert 7 * 86_400 < client.ttl(key) <= 8 * 86_400
+
+
 def test_a_lost_view_is_built_again(view: Callable[[Topic], RedisStates], redis_url: str) -> None:
     """Emptied behind the worker's back, the next look-up reads the whole topic first; a withdrawal is never forgotten."""
     topic = Topic({KEY: {"a.withdrawn": 5}})

@@ -123,6 +123,16 @@ def test_the_stage_expands_and_asks(graph: RedisStore) -> None:
     assert outcome.passed == 1
 
 
+def test_a_withdrawal_of_who_was_erased_since_asks_nobody() -> None:
+    """Read again, it would name her again; one that she makes later is expanded."""
+    store, node = MemoryStore(), made(2, 1)
+    store.write([Write(node, None, Slot(node, logged=False, epoch=1, state="erased", since=T + 9), 0)])
+    stage = IdentityStage(REGISTRY, store, Metrics(), Kit(ALIAS))
+    values = [revocation(node), revocation(node, received_ts=T + 10)]
+    outcome = stage.handle(Batch(REVOCATIONS, 0, [b"k"] * 2, values, range(2)), 0)
+    assert (outcome.passed, dict(outcome.dropped), len(outcome.out[REQUESTS])) == (1, {"ERASED": 1}, 1)
+
+
 def test_broken_revocations_are_dead() -> None:
     """Rubbish, a tombstone, a subject that is no node: dead letters; the others are expanded."""
     stage = IdentityStage(REGISTRY, MemoryStore(), Metrics(), Kit(ALIAS))

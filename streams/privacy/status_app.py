@@ -9,40 +9,22 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from infra.kafka import reader
 from infra.settings import Settings, load_settings
 from schemas.codec import decode
 from schemas.registry import Registry
+from streams.privacy.reading import read
 from streams.runtime.clerk import ACKS, REQUESTS
-from streams.runtime.follow import partitions_of, read_partition
 from streams.runtime.requests import Requests
-
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="See what became of withdrawals of consent.")
-
-
-@app.callback()
-def privacy() -> None:
-    """See what became of withdrawals of consent."""
 
 
 def read_requests(settings: Settings) -> Requests:
     """Everything that the two topics hold. Retryable where Kafka is away."""
     registry, found = Registry(settings.contracts), Requests()
-    for topic in (REQUESTS, ACKS):
-        consumer = reader(settings, "headwater.privacy")
-        try:
-            partitions = partitions_of(consumer, topic)
-        finally:
-            consumer.close()
-        for partition in partitions:
-            for records in read_partition(settings, topic, partition):
-                for _, value in records:
-                    if value is not None:
-                        found.take(topic, decode(registry, value)[1])
+    for message in read(settings, (REQUESTS, ACKS)):
+        found.take(message.topic(), decode(registry, message.value())[1])
     return found
 
 
-@app.command("status", epilog="Example: headwater privacy status --json")
 def status_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Open requests, since when, and which rooms have not answered; exits 1 when one is overdue."""
     requests, now = read_requests(load_settings()), int(time.time() * 1000)
@@ -52,10 +34,12 @@ def status_command(as_json: Annotated[bool, typer.Option("--json", help="Print J
         told = [{**one._asdict(), "overdue": one.overdue(now)} for one in pending]
         typer.echo(json.dumps({"answered": requests.answered, "open": told}))
     else:
-        table = Table("request", "asked", "must be answered by", "waits for", "")
+        table = Table("request", "kind", "asked", "must be answered by", "waits for", "")
         for one in pending:
             late = "overdue" if one.overdue(now) else ""
-            table.add_row(one.request_id[:12], _time(one.requested_ts), _time(one.deadline_ts), ", ".join(one.missing), late)
+            table.add_row(
+                one.request_id[:12], one.kind, _time(one.requested_ts), _time(one.deadline_ts), ", ".join(one.missing), late
+            )
         if pending:
             Console().print(table)
         typer.echo(f"{requests.answered} answered, {len(pending)} open, {len(overdue)} overdue")

@@ -1,0 +1,165 @@
+"""The warehouse's part of an erasure: every row that is of a person, out of every table that names one.
+
+First the places of the rows are taken down, without identifiers, then the rows go. So a replay of the loader takes them for
+present and fills nothing in again, and whoever crashes in between finds what is left to do.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from consumers.warehouse import ddl
+from consumers.warehouse.store import Store
+from consumers.warehouse.tables import TABLES
+from infra.errors import Retryable
+
+PLAIN = re.compile(r"[0-9a-f]{32,33}")
+"""What may stand in a statement as it is."""
+IDENTIFIERS = "events.identifiers"
+"""Place of ids beside another person's in her event: they are taken out, and the row stays hers."""
+NAMES = tuple(table.name for table in TABLES.values())
+
+
+class Person(NamedTuple):
+    """Whose rows."""
+
+    nodes: Sequence[str]
+    profiles: Sequence[str]
+    """What her events can have been stamped with."""
+    shared: Sequence[str]
+    """Of those, nodes that several persons use: what was collected of them alone is not hers."""
+    until: int
+    """What was collected until then, milliseconds UTC. She may have come back since, as somebody new."""
+
+
+def person(record: Mapping[str, Any]) -> Person:
+    """Of a record of `privacy.erasures`."""
+    return Person(record["nodes"], record["profiles"], record["shared"], record["erased_ts"])
+
+
+def conditions(database: str, who: Person) -> dict[str, str]:
+    """Table -> which of its rows are hers. Outcomes first: what tells whose they are goes later."""
+    base, nodes = ddl.quoted(database), _among(who.nodes)
+    until = f"fromUnixTimestamp64Milli(toInt64({int(who.until)}))"
+    events = (
+        f"((node IN {nodes} AND collector_ts <= {until}) OR (profile_id IN {_among(who.profiles)} AND "
+        f"(node NOT IN {_among(who.shared)} OR hasAny(identifiers, {_array(who.nodes)}))))"
+    )
+    decisions = f"(visitor IN {nodes} AND decided_ts <= {until})"
+    return {
+        "bandit_outcomes": (
+            f"(decision_id IN (SELECT decision_id FROM {base}.bandit_decisions WHERE {decisions}) OR event_id IN "  # noqa: S608
+            f"(SELECT event_id FROM {base}.events WHERE decision_token != '' AND {events}))"
+        ),
+        "bandit_decisions": decisions,
+        "consent_revocations": f"(subject IN {nodes} AND received_ts <= {until})",
+        "privacy_requests": (
+            f"((subject IN {nodes} OR hasAny(nodes, {_array(who.nodes)}) OR hasAny(profiles, {_array(_hers(who))})) "
+            f"AND requested_ts <= {until})"
+        ),
+        "identity_merges": f"(node IN {nodes} OR parent IN {nodes})",
+        "identity_conflicts": f"(node IN {nodes} OR kept IN {nodes} OR refused IN {nodes})",
+        "events": events,
+    }
+
+
+def beside(who: Person) -> str:
+    """Which events of others name her too."""
+    until = f"fromUnixTimestamp64Milli(toInt64({int(who.until)}))"
+    return f"(hasAny(identifiers, {_array(who.nodes)}) AND collector_ts <= {until} AND node NOT IN {_among(who.nodes)})"
+
+
+def audited(who: Person) -> str:
+    """Which rows of `consent_audit` are hers: they prove what was consented to, and stay."""
+    return f"subject IN {_among(who.nodes)}"
+
+
+def counts(store: Store, who: Person) -> dict[str, int]:
+    """Table -> rows that are hers, and events of others that name her. Retryable."""
+    found = {table: _count(store, table, where) for table, where in conditions(store.database, who).items()}
+    return {**found, IDENTIFIERS: _count(store, "events", f"{beside(who)} AND NOT {_events(store, who)}")}
+
+
+def erase(store: Store, request_id: str, who: Person) -> dict[str, int]:
+    """Remove them; table -> rows removed by this request, by whichever run of it. Retryable."""
+    if not PLAIN.fullmatch(request_id):
+        raise ValueError("a request id that is none")
+    base, marked = ddl.quoted(store.database), f"request_id = '{request_id}'"
+    found = conditions(store.database, who)
+    for table, where in found.items():
+        store.long_command(
+            f"INSERT INTO {base}.erased_rows (table_name, _partition, _offset, request_id) "  # noqa: S608 - names of our own
+            f"SELECT '{table}', _partition, _offset, '{request_id}' FROM {base}.{table} WHERE {where}"
+        )
+    for table in found:
+        places = f"(SELECT _partition, _offset FROM {base}.erased_rows WHERE table_name = '{table}' AND {marked})"  # noqa: S608
+        _mutate(store, table, request_id, "DELETE", f"(_partition, _offset) IN {places}")
+    named = _count(store, "events", beside(who))
+    taken_out = f"UPDATE identifiers = arrayFilter(one -> one NOT IN {_among(who.nodes)}, identifiers)"
+    _mutate(store, "events", request_id, taken_out, beside(who))
+    done = removed(store, request_id)
+    return {table: done.get(table, 0) for table in found} | {IDENTIFIERS: named}
+
+
+def removed(store: Store, request_id: str) -> dict[str, int]:
+    """Table -> rows that a request removed, in all its runs. Retryable."""
+    query = (
+        "SELECT table_name, uniqExact(_partition, _offset) "  # noqa: S608 - names of our own
+        f"FROM {ddl.quoted(store.database)}.erased_rows "
+        "WHERE request_id = {request:String} GROUP BY table_name"
+    )
+    return {str(table): int(n) for table, n in store.rows(query, {"request": request_id})}
+
+
+def lines(store: Store, table: str, who: Person) -> Iterator[bytes]:
+    """Her rows of a table as JSON, a line each."""
+    where = audited(who) if table == "consent_audit" else conditions(store.database, who)[table]
+    return store.lines(f"SELECT * FROM {ddl.quoted(store.database)}.{table} WHERE {where}")  # noqa: S608 - checked ids
+
+
+def _mutate(store: Store, table: str, request_id: str, what: str, where: str) -> None:
+    """Rewrite what a condition fits, and wait for it; one that still runs from an earlier try is waited for first."""
+    name = f"{ddl.quoted(store.database)}.{table}"
+    running = (
+        f"SELECT count() FROM system.mutations WHERE database = '{store.database}' AND table = '{table}' "  # noqa: S608 - ours
+        f"AND NOT is_done AND (position(command, '{request_id}') > 0 OR position(command, 'arrayFilter') > 0)"
+    )
+    if store.rows(running)[0][0]:
+        raise Retryable(f"rows of {table} are still being removed")
+    if _count(store, table, where):
+        store.long_command(
+            f"ALTER TABLE {name} {what} WHERE {where} SETTINGS mutations_sync = 1, allow_nondeterministic_mutations = 1"
+        )
+
+
+def _count(store: Store, table: str, where: str) -> int:
+    query = f"SELECT count() FROM {ddl.quoted(store.database)}.{table} WHERE {where}"  # noqa: S608 - checked ids
+    return int(store.long_rows(query)[0][0])
+
+
+def _events(store: Store, who: Person) -> str:
+    return conditions(store.database, who)["events"]
+
+
+def _hers(who: Person) -> list[str]:
+    return sorted(set(who.profiles) - set(who.shared))
+
+
+def _among(ids: Sequence[str]) -> str:
+    return f"({', '.join(_quoted(ids)) or _NOBODY})"
+
+
+def _array(ids: Sequence[str]) -> str:
+    return f"[{', '.join(_quoted(ids)) or _NOBODY}]"
+
+
+_NOBODY = "'-'"
+
+
+def _quoted(ids: Sequence[str]) -> list[str]:
+    if not all(map(PLAIN.fullmatch, ids)):
+        raise ValueError("an id that is none")
+    return [f"'{one}'" for one in ids]
+
+
+__all__ = ["IDENTIFIERS", "NAMES", "Person", "audited", "conditions", "counts", "erase", "lines", "person", "removed"]

@@ -1,0 +1,240 @@
+"""`headwater privacy`: erase a person everywhere, export what is held of her, verify that nothing is; status of requests."""
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import clickhouse_connect
+import typer
+from clickhouse_connect.driver.exceptions import ClickHouseError
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from consumers.warehouse.store import SEARCH_S, Store
+from infra.errors import ConfigError, Retryable
+from infra.settings import Settings, load_settings
+from schemas.registry import Registry
+from streams.consent.app import open_states
+from streams.consent.policy import PACKAGED, load_policy
+from streams.identity import who as asked
+from streams.identity.app import open_store
+from streams.identity.erasing import Members, Refused, members
+from streams.identity.nodes import alias
+from streams.identity.rules import ERASED
+from streams.privacy.audit import HASHED, Broken, Head, broken
+from streams.privacy.erasure import Erasure, Tell, Waiting, opened, proofs, who
+from streams.privacy.export import export
+from streams.privacy.office import Office
+from streams.privacy.status_app import status_command
+from streams.privacy.topics import Pen
+
+REQUEST = re.compile(r"[0-9a-f]{32}")
+PATIENCE_S = 120.0
+TIMES = ("requested_ts", "erased_ts", "done_ts")
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Erase a person, export what is held of her, verify it; see requests."
+)
+app.command("status", epilog="Example: headwater privacy status --json")(status_command)
+
+Who = Annotated[str, typer.Argument(metavar="WHO", help=f"{asked.HELP} Or the id of a request.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback()
+def privacy() -> None:
+    """Erase a person, export what is held of her, verify it; see requests."""
+
+
+@contextmanager
+def office(quiet: bool) -> Iterator[tuple[Office, Tell]]:
+    """What the desk reaches, and how to tell what is done (standard error). ConfigError where something is away."""
+    settings = load_settings()
+    keep_days = load_policy(settings.policy or PACKAGED).memory.max_age_days
+    states = open_states(settings, Registry(settings.contracts), keep_days)
+    made = Office(settings, open_store(settings), states, Store(settings, SEARCH_S), alias(settings.master))
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:
+            task = bar.add_task("looking", total=None)
+            yield made, lambda what: bar.update(task, description=what)
+    except Waiting as error:
+        raise ConfigError(f"not done yet: {error}") from error
+    except Refused as error:
+        raise ConfigError(str(error)) from error
+    except Retryable as error:
+        raise ConfigError(f"{error}. Is the house up (`headwater up`), and does HEADWATER_STATE_DIR name it?") from error
+    finally:
+        made.warehouse.close()
+        made.graph.close()
+
+
+def open_erasure(made: Office, name: str) -> dict[str, Any] | None:
+    """The erasure that is not done yet of this request, or that has this node."""
+    return next((one for request, one in opened(made).items() if name == request or name in one["nodes"]), None)
+
+
+def named(settings: Settings, text: str) -> str:
+    """A request id as it is, or the node."""
+    return text if REQUEST.fullmatch(text) else asked.node_of(settings.master, text)
+
+
+def person(made: Office, node: str) -> tuple[Members, int]:
+    """Whose data somebody asks for, and until when it was collected: of who was erased, until then."""
+    (slot,) = made.graph.read([node], ())[0]
+    if slot is None or slot.state != ERASED:
+        return members(made.graph, node, made.alias), int(time.time() * 1000)
+    # What came later is stamped with the alias of this epoch, and is somebody's who came anew.
+    before = [made.alias(node, epoch) for epoch in range(1, slot.epoch)]
+    return Members((node,), tuple(sorted([node, *before])), ()), slot.since
+
+
+@app.command("erase", epilog="Example: headwater privacy erase email=jo@shop.example --dry-run")
+def erase_command(
+    who_: Who,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be erased, and change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    patience: Annotated[float, typer.Option(min=1, help="Seconds to wait for workers and rooms.")] = PATIENCE_S,
+    as_json: AsJson = False,
+) -> None:
+    """Erase a person everywhere: every id that is linked to this one, in the graph, the topics that are kept, and every room.
+
+    There is no way back. A run that was cut short is completed by the same command, given the same id or the request's.
+    """
+    with office(quiet=as_json) as (made, tell):
+        name = named(made.settings, who_)
+        going_on = open_erasure(made, name)
+        if going_on is None and REQUEST.fullmatch(name):
+            raise ConfigError("no erasure with this request id is open")
+        people = who(going_on) if going_on else members(made.graph, name, made.alias)
+        if dry_run:
+            tell("counting")
+            until = going_on["erased_ts"] if going_on else int(time.time() * 1000)
+            _print_counts(people, made.left(people, until, made.search(people, until)), as_json)
+            return
+        _confirm(yes, people)
+        tell("counting")
+        pen = Pen(made.settings)
+        if going_on is None:
+            work = Erasure.begin(made, pen, people, tell, patience)
+        else:
+            work = Erasure(made, pen, going_on, tell, patience)
+        proof = work.run()
+    if as_json:
+        typer.echo(json.dumps(proof))
+        return
+    for place, n in proof["counts"].items():
+        typer.echo(f"{n:>10,}  {place}")
+    typer.echo(f"erased, nothing is left; the proof is `headwater privacy verify {proof['request_id']}`")
+
+
+def _confirm(yes: bool, people: Members) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError("nobody is there to be asked: look at it with --dry-run, then give --yes")
+    typer.confirm(f"Erase a person with {len(people.nodes)} ids, for good?", abort=True, err=True)
+
+
+def _print_counts(people: Members, found: Mapping[str, int], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({**people._asdict(), "counts": found}))
+        return
+    for node in people.nodes:
+        typer.echo(f"linked   {node}")
+    for node in people.shared:
+        typer.echo(f"shared   {node}  several persons use it: it stays")
+    for place, n in found.items():
+        typer.echo(f"{n:>10,}  {place}")
+    typer.echo("nothing was changed")
+
+
+@app.command("export", epilog="Example: headwater privacy export user=jo --output jo.json")
+def export_command(
+    who_: Annotated[str, typer.Argument(metavar="WHO", help=asked.HELP)],
+    output: Annotated[
+        Path | None, typer.Option(help="A new file, readable by its owner only; standard output without.")
+    ] = None,
+) -> None:
+    """Write all that is held of a person as JSON: her slots, links, choices, withdrawals, and her rows of every table."""
+    with office(quiet=output is None) as (made, tell):
+        people, until = person(made, asked.node_of(made.settings.master, who_))
+        tell("searching the topics that are kept")
+        traces = made.search(people, until)
+        tell("reading tables")
+        if output is None:
+            export(made, people, until, traces, sys.stdout.write)
+            return
+        try:
+            file = os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w")
+        except OSError as error:
+            raise ConfigError(f"{output}: {error.strerror}") from None
+        with file:
+            counts = export(made, people, until, traces, file.write)
+    for place, n in counts.items():
+        typer.echo(f"{n:>10,}  {place}")
+
+
+@app.command("verify", epilog="Example: headwater privacy verify user=jo --json")
+def verify_command(who_: Who, as_json: AsJson = False) -> None:
+    """Count what is left of a person anywhere, and recompute the chain of erasures; exits 1 unless both are as they should be.
+
+    Of a request that is done the ids are gone: its proof is looked up. Give an id of the person to look for her again.
+    """
+    with office(quiet=as_json) as (made, tell):
+        tell("recomputing the chain")
+        wrong = chain_faults(made)
+        name = named(made.settings, who_)
+        going_on, proof, left = open_erasure(made, name), None, dict[str, int]()
+        if going_on is None and REQUEST.fullmatch(name):
+            proof = next((one for one in proofs(made) if one["request_id"] == name), None)
+            if proof is None:
+                raise ConfigError("no such request")
+        else:
+            tell("counting what is left")
+            people, until = (who(going_on), going_on["erased_ts"]) if going_on else person(made, name)
+            left = made.left(people, until, made.search(people, until))
+    clean = not wrong and not any(left.values())
+    if as_json:
+        told = {"left": left, "proof": proof, "open": going_on is not None, "broken": [one._asdict() for one in wrong]}
+        typer.echo(json.dumps({**told, "clean": clean}))
+    else:
+        for place, n in left.items():
+            typer.echo(f"{n:>10,}  {place}")
+        if proof is not None:
+            typer.echo(f"done: {sum(proof['counts'].values()):,} records, keys and rows were removed")
+        for one in wrong:
+            typer.echo(f"erasure {one.seq} of the chain: {one.problem}")
+        typer.echo("nothing is left, and the chain holds" if clean else "NOT clean")
+    if not clean:
+        raise typer.Exit(1)
+
+
+def chain_faults(made: Office) -> list[Broken]:
+    """What is wrong with the chain of erasures, in Kafka and in ClickHouse."""
+    kept = proofs(made)
+    head = Head(kept[-1]["seq"], kept[-1]["hash"]) if kept else Head()
+    return [*broken(kept, head), *broken(loaded(made.settings), head)]
+
+
+def loaded(settings: Settings) -> Iterator[dict[str, Any]]:
+    """The chain as ClickHouse has it. ConfigError where it is away."""
+    names = (*HASHED, "hash")
+    columns = ", ".join(f"toUnixTimestamp64Milli({name})" if name in TIMES else name for name in names)
+    query = f"SELECT {columns} FROM {settings.clickhouse_database}.privacy_audit ORDER BY chain, seq"  # noqa: S608 - ours
+    try:
+        client = clickhouse_connect.get_client(dsn=settings.clickhouse, autogenerate_session_id=False)
+        with client.query_rows_stream(query) as rows:
+            for row in rows:
+                yield dict(zip(names, row, strict=True))
+    except (ClickHouseError, OSError) as error:
+        raise ConfigError(f"ClickHouse at {settings.clickhouse} does not answer: {type(error).__name__}") from None
+
+
+__all__ = ["app", "office"]
