@@ -11,7 +11,7 @@ STAMP := $(VENV)/.headwater-ready
 EVENTS ?= 50000
 TESTS ?=
 
-.PHONY: help setup demo test check bench lock clean
+.PHONY: help setup demo test check bench bench-identity lock clean
 
 help:
 	@echo "Headwater: a first-party event stream. The loop:"
@@ -20,6 +20,7 @@ help:
 	@echo "  make test    every test, against real Kafka, Redis and ClickHouse started here (TESTS='tests/schemas -k codec' for some)"
 	@echo "  make check   style, types, contracts, compose file: change something, check, test, commit"
 	@echo "  make bench   how fast it is, as ratios to a hand-written loop beside it"
+	@echo "  make bench-identity   how well identities are told apart, beside four other ways, on a world whose truth is known"
 	@echo "  make lock    resolve pyproject.toml anew into requirements.lock"
 	@echo "  make clean   remove the environment, caches and .headwater/"
 	@echo
@@ -64,6 +65,9 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	@$(RUN)/python -m bench
+
+bench-identity: $(STAMP)
+	@$(RUN)/python -m bench.identity --causes
 
 lock: $(STAMP)
 	@$(RUN)/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -1,4 +1,4 @@
-"""`python -m bench`: the runtime and the consent stage beside their peers, on one broker, in one run.
+"""`python -m bench`: the runtime and the stages beside their peers, on one broker, in one run.
 
 Machines are noisy, so the unit is L: what a hand-written confluent-kafka loop passes through here and now.
 """
@@ -21,11 +21,13 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.events import raw_events, tc_events
+from bench.visits import regulars, visits
 from infra.embedded.kafka import EmbeddedKafka
 from infra.embedded.redis import EmbeddedRedis
 from infra.settings import PACKAGED_CONTRACTS, Settings
 from infra.topics_app import apply
 from schemas.registry import Registry
+from tests.redis_cluster import LocalCluster
 
 SECRET = "a benchmark has nothing to hide, but forty characters"  # noqa: S105 - encrypts nothing that matters
 RECORD_BYTES = 480
@@ -34,16 +36,23 @@ LOOP, OURS = "consent in a loop", "consent in the runtime"
 TC = ", TC strings"
 """50,000 different ones, drawn from a Zipf law (exponent 1.1)."""
 KNOWN = ", known visitors"
-"""Whose states are in the ledger already; otherwise nobody has been there before."""
+"""Whose states are in the ledger, or ids in the graph, already; otherwise nobody has been there before."""
 TWO = ", two workers"
+IDENTITY = "identity in the runtime"
+STRANGERS = ", strangers only"
+CLUSTER = ", Redis Cluster"
+"""Of three nodes."""
+"""Nobody comes twice."""
 LEDGER = ["consent.state", "consent.heads"]
+GRAPH = ["identity.merges", "identity.links", "identity.conflicts"]
 
 
 class Bench:
     """One broker and what was measured on it."""
 
-    def __init__(self, settings: dict[str, Any], console: Console) -> None:
+    def __init__(self, settings: dict[str, Any], cluster: LocalCluster, console: Console) -> None:
         self.settings = settings
+        self.cluster = cluster
         self._console = console
         self.rows: dict[str, dict[str, float]] = {}
 
@@ -81,21 +90,22 @@ class Bench:
         producer.flush()
         self._console.print(f"  {topic}: {n:,} records" + " " * 30, highlight=False)
 
-    def forget(self) -> None:
-        """An empty consent ledger, so that no contender meets what another has learned."""
+    def forget(self, topics: list[str]) -> None:
+        """An empty Redis and these topics empty, so that no contender meets what another has learned."""
         from confluent_kafka.admin import AdminClient
 
         redis.Redis.from_url(self.settings["redis"]).flushdb()
+        self.cluster.empty()
         admin = AdminClient({"bootstrap.servers": self.settings["kafka"]})
-        for done in admin.delete_topics(LEDGER).values():
+        for done in admin.delete_topics(topics).values():
             done.result()
-        while set(LEDGER) & admin.list_topics(timeout=20).topics.keys():
+        while set(topics) & admin.list_topics(timeout=20).topics.keys():
             time.sleep(0.05)
         apply(Settings(**self.settings))
 
     def run(self, label: str, **given: Any) -> None:
         """Run one contender and keep its figures; the best of a label's runs counts, all are shown."""
-        given["settings"] = {**self.settings, "slot": label.replace(" ", "-")}
+        given["settings"] = {**self.settings, "slot": label.replace(" ", "-"), **given.get("settings", {})}
         command = [sys.executable, "-m", "bench.contender", json.dumps(given)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
         if done.returncode:
@@ -167,6 +177,8 @@ def measure(bench: Bench, records: int, events: int, rounds: int, only: str | No
     if only in (None, "tc"):
         bench.topics("tc.in")
         bench.fill("tc.in", tc_events(registry, events), events)
+    if only in (None, "identity"):
+        fill_visits(bench, registry, events)
     for n in range(rounds):
         sinks = [f"{name}-{n}" for name in ("loop", "ours", "faust")]
         bench.topics(*sinks)
@@ -178,18 +190,43 @@ def measure(bench: Bench, records: int, events: int, rounds: int, only: str | No
             measure_consent(bench, "events.raw", "", events, n)
         if only in (None, "tc"):
             measure_consent(bench, "tc.in", TC, events, n)
+        if only in (None, "identity"):
+            measure_identity(bench, events, n)
 
 
 def measure_consent(bench: Bench, source: str, suffix: str, events: int, n: int) -> None:
     """The stage in a loop and in the runtime, with an empty ledger each, and again over visitors that it knows."""
     given = {"stage": "consent", "source": source, "records": events}
-    bench.forget()
+    bench.forget(LEDGER)
     bench.run(f"{LOOP}{suffix}", how="loop", sink=f"loop-{source}-{n}", **given)
-    bench.forget()
+    bench.forget(LEDGER)
     bench.run(f"{OURS}{suffix}", how="runtime", sink=f"cold-{source}-{n}", **given)
     bench.run(f"{OURS}{suffix}{KNOWN}", how="runtime", sink=f"warm-{source}-{n}", **given)
-    bench.forget()
+    bench.forget(LEDGER)
     bench.run_group(f"{OURS}{suffix}{TWO}", 2, sink=f"two-{source}-{n}", **given)
+
+
+def fill_visits(bench: Bench, registry: Registry, events: int) -> None:
+    """Two days of the same visitors, and a day of those who come once."""
+    days = [regulars(events), regulars(events), range(events)]
+    for day, visitors in enumerate(days):
+        bench.topics(f"visits-{day}.in")
+        bench.fill(f"visits-{day}.in", visits(registry, visitors, day), events)
+
+
+def measure_identity(bench: Bench, events: int, n: int) -> None:
+    """Over an empty graph, then a day later over the graph that this has made; and over an empty one with strangers."""
+    runs = [("visits-0.in", "", True), ("visits-1.in", KNOWN, False), ("visits-2.in", STRANGERS, True)]
+    for source, suffix, empty in runs:
+        if empty:
+            bench.forget(GRAPH)
+        sink = f"identity-{source}-{n}"
+        bench.run(f"{IDENTITY}{suffix}", how="runtime", stage="identity", source=source, sink=sink, records=events)
+    bench.forget(GRAPH)
+    settings = {"identity_redis": bench.cluster.address}
+    for source, suffix, _ in runs[:2]:
+        given = {"stage": "identity", "source": source, "sink": f"cluster-{source}-{n}", "records": events}
+        bench.run(f"{IDENTITY}{CLUSTER}{suffix}", how="runtime", settings=settings, **given)
 
 
 def report(bench: Bench, console: Console, as_json: bool) -> None:
@@ -219,16 +256,21 @@ def main() -> None:
     """Parse, measure, report."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, epilog="Example: python -m bench --rounds 3")
     parser.add_argument("--records", type=int, default=1_500_000, help="records that are copied")
-    parser.add_argument("--events", type=int, default=400_000, help="events that pass the consent stage")
+    parser.add_argument("--events", type=int, default=400_000, help="events that pass a stage")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--only", choices=("copy", "events", "tc"), help="beside L, which is always measured")
+    parser.add_argument("--only", choices=("copy", "events", "tc", "identity"), help="beside L, which is always measured")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     given = parser.parse_args()
     console = Console(stderr=given.json)
     with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:
         console.print("starting Kafka and Redis", highlight=False)
-        with EmbeddedKafka(Path(folder) / "kafka") as broker, EmbeddedRedis(Path(folder) / "redis") as memory:
-            bench = Bench({"kafka": broker.address, "redis": memory.url, "state_dir": folder, "secret": SECRET}, console)
+        with (
+            EmbeddedKafka(Path(folder) / "kafka") as broker,
+            EmbeddedRedis(Path(folder) / "redis") as memory,
+            LocalCluster(Path(folder) / "cluster") as cluster,
+        ):
+            settings = {"kafka": broker.address, "redis": memory.url, "state_dir": folder, "secret": SECRET}
+            bench = Bench(settings, cluster, console)
             apply(Settings(**bench.settings))
             measure(bench, given.records, given.events, given.rounds, given.only)
             report(bench, console, given.json)

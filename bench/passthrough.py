@@ -17,7 +17,7 @@ from infra.logs import configure_logs
 from infra.metrics import Metrics
 from infra.settings import Settings
 from streams.runtime.first_start import begin_at_earliest
-from streams.runtime.stage import Batch, Outcome, Output, outputs
+from streams.runtime.stage import Batch, Outcome, outputs
 from streams.runtime.transport import Transport
 from streams.runtime.worker import Worker, run
 
@@ -49,9 +49,9 @@ class PassThrough:
     def on_revoke(self, partition: int) -> None:
         """Keeps nothing."""
 
-    def on_tick(self, now: float) -> dict[str, list[Output]]:  # noqa: ARG002 - the stage contract gives the time
+    def on_tick(self, now: float) -> Outcome:  # noqa: ARG002 - the stage contract gives the time
         """Says nothing."""
-        return {}
+        return Outcome()
 
 
 def main(given: dict[str, Any], make_stage: Callable[..., PassThrough] = PassThrough) -> None:

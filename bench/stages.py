@@ -1,5 +1,7 @@
 """The stages that benchmarks run, by name, over topics of the benchmark's choice."""
 
+from collections.abc import Callable
+
 from bench.passthrough import PassThrough
 from infra.metrics import Metrics
 from infra.settings import Settings
@@ -7,13 +9,25 @@ from streams.runtime.stage import Stage
 
 
 def make_stage(name: str, settings: Settings, source: str, sink: str, metrics: Metrics) -> Stage:
-    """`copy` from `source` to `sink`, or `consent` as it is, reading events from `source`; its exits are its own."""
+    """`copy` from `source` to `sink`; or a stage as it is, reading events from `source`: its exits are its own."""
     if name == "copy":
         return PassThrough(f"bench-{sink}", source, sink)
-    from streams.consent.app import build
-    from streams.consent.stage import SIGNALS
-
-    stage = build(settings, metrics)
+    stage = STAGES[name](settings, metrics)
     stage.name = f"bench-{sink}"  # a consumer group of its own for each contender
-    stage.inputs = (source, SIGNALS)
+    stage.inputs = (source, *stage.inputs[1:])
     return stage
+
+
+def _consent(settings: Settings, metrics: Metrics) -> Stage:
+    from streams.consent.app import build
+
+    return build(settings, metrics)
+
+
+def _identity(settings: Settings, metrics: Metrics) -> Stage:
+    from streams.identity.app import build
+
+    return build(settings, metrics)
+
+
+STAGES: dict[str, Callable[[Settings, Metrics], Stage]] = {"consent": _consent, "identity": _identity}

@@ -30,12 +30,18 @@ MetricName = Literal[
     "headwater_consent_signals_total",  # events, by whether the same signals were read before (hit) or not (miss)
     # identity
     "headwater_identity_conflicts_total",  # nodes that were demoted: they cannot be one person's, by rule
+    "headwater_identity_degraded",  # 1 while events pass unresolved because the graph is away
+    "headwater_identity_deferred",  # records that passed so, and whose links are due
     "headwater_revocations_total",  # withdrawals expanded to linked ids, by whether all of them were
     "headwater_privacy_requests",  # privacy requests by state: open, overdue
     # warehouse
     "headwater_inserted_total",  # rows inserted, by table
     "headwater_insert_seconds",  # time of one insert
     "headwater_repaired_total",  # rows that a replayed intent found present or filled in
+    "headwater_overrides",  # profile ids of events that belong to another profile today
+    "headwater_overrides_runs_total",  # runs of the projection, by outcome: changed, unchanged, idle, failed
+    "headwater_overrides_seconds",  # time of one run
+    "headwater_squashed_rows_total",  # old rows whose profile id was rewritten
     # decisions
     "headwater_decisions_total",  # decisions by experiment, group and reason
     "headwater_decision_seconds",  # time to answer
@@ -81,11 +87,17 @@ TABLE: dict[MetricName, tuple[type[Counter] | type[Gauge] | type[Histogram], str
     "headwater_consent_lookups_total": (Counter, "Subjects looked up in the consent ledger's view", ()),
     "headwater_consent_signals_total": (Counter, "Events, by whether the same signals were read before", ("cache",)),
     "headwater_identity_conflicts_total": (Counter, "Nodes that were demoted", ("rule",)),
+    "headwater_identity_degraded": (Gauge, "1 while events pass unresolved", ()),
+    "headwater_identity_deferred": (Gauge, "Records whose links are due", ()),
     "headwater_revocations_total": (Counter, "Withdrawals expanded to linked ids", ("whole",)),
     "headwater_privacy_requests": (Gauge, "Privacy requests that not every room has answered", ("state",)),
     "headwater_inserted_total": (Counter, "Rows inserted", ("table",)),
     "headwater_insert_seconds": (Histogram, "Seconds of one insert", ("table",)),
     "headwater_repaired_total": (Counter, "Rows a replayed intent found or filled", ("table", "found")),
+    "headwater_overrides": (Gauge, "Profile ids of events that belong to another profile today", ()),
+    "headwater_overrides_runs_total": (Counter, "Runs of the projection of identity overrides", ("outcome",)),
+    "headwater_overrides_seconds": (Histogram, "Seconds of one projection of identity overrides", ()),
+    "headwater_squashed_rows_total": (Counter, "Old rows whose profile id was rewritten", ()),
     "headwater_decisions_total": (Counter, "Decisions", ("experiment", "group", "reason")),
     "headwater_decision_seconds": (Histogram, "Seconds to answer a decision", ()),
     "headwater_decisions_unlogged_total": (Counter, "Decisions that could not be logged", ("reason",)),

@@ -27,7 +27,14 @@ class Settings(BaseSettings):
     kafka_options: dict[str, str] = Field({}, description="librdkafka options for every client, e.g. TLS and SASL, as JSON")
     replication: int = Field(1, ge=1, description="replication factor of the topics that `topics apply` creates")
     partitions: int = Field(4, ge=1, description="partitions of the event topics that `topics apply` creates")
-    redis: str = Field("redis://127.0.0.1:6379/0", description="Redis URL")
+    redis: str = Field(
+        "redis://127.0.0.1:6379/0", pattern=r"^(rediss?|unix)://", description="Redis URL; one Redis, for every room"
+    )
+    identity_redis: str | None = Field(
+        None,
+        pattern=r"^((cluster\+)?rediss?|unix)://",
+        description="Redis URL of the identity graph alone, or cluster+redis://host:port,host:port; `redis` when absent",
+    )
     clickhouse: str = Field("http://127.0.0.1:8123", description="ClickHouse HTTP interface; user and password in the URL")
     clickhouse_database: str = "headwater"
     schema_registry: str | None = Field(None, description="Confluent-compatible registry to push contracts to")
@@ -58,6 +65,13 @@ class Settings(BaseSettings):
     session_timeout_s: float = Field(6.0, ge=1, description="how long a stopped worker keeps its partitions")
     transaction_timeout_s: float = Field(30.0, ge=1)
     dead_letter_limit: float = Field(0.5, gt=0, le=1, description="share of dead letters in 1,000 records that halts a room")
+    overrides_interval_s: float = Field(
+        60.0, ge=0, description="the warehouse maps history to today's identity so often; 0 = never"
+    )
+    squash_every_days: float = Field(
+        7.0, ge=0, le=30, description="the warehouse rewrites old rows' identity so often; 0 = never"
+    )
+    squash_after_days: float = Field(7.0, ge=0, description="younger rows keep the profile id that they were stamped with")
     stuck_after_s: float = Field(60.0, gt=0, description="a partition with records and without progress restarts its worker")
 
     @classmethod
@@ -127,4 +141,6 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
-        raise ConfigError(f"HEADWATER_{name}: {first['msg']} (got {first['input']!r:.80})") from None
+        # An address may hold a password.
+        given = "" if "@" in str(first["input"]) else f" (got {first['input']!r:.80})"
+        raise ConfigError(f"HEADWATER_{name}: {first['msg']}{given}") from None

@@ -60,6 +60,7 @@ TOPICS: dict[str, Topic] = {
         Topic("identity.merges", "node", None),
         Topic("identity.links", "digest of the nodes", None),
         Topic("identity.conflicts", "node", 30),
+        Topic("identity.deferred", "source topic:partition, on the source's partition", None),
         Topic("bandit.experiments", "experiment", None, "one"),
         Topic("bandit.decisions", "visitor; decision where there is none", 30),
         Topic("bandit.outcomes", "decision", 30),

@@ -73,9 +73,10 @@ def make_door(board: Board, page: Page, token: str | None, now: Callable[[], flo
     async def lag(_request: web.Request) -> web.StreamResponse:
         if board.reading is None:
             return _json({"error": "Kafka has not answered yet"}, 503)
-        pending = board.recent(now()).pending
+        recent = board.recent(now())
+        pending = recent.pending
         overdue = sum(one.overdue(int(now() * 1000)) for one in pending)
-        body = {**as_json(board.reading), "privacy": {"open": len(pending), "overdue": overdue}}
+        body = {**as_json(board.reading), "privacy": {"open": len(pending), "overdue": overdue}, "unresolved": recent.deferred}
         return _json({**body, "fresh": board.fresh(now()), "age_s": round(now() - board.reading.at, 3)})
 
     async def metrics(_request: web.Request) -> web.StreamResponse:

@@ -14,15 +14,17 @@ from infra.logs import get_logger
 from infra.settings import Settings
 from schemas.codec import HeadReader, Undecodable, decode
 from schemas.registry import Registry, UnknownContract
+from streams.identity.deferred import DEFERRED
 from streams.runtime.clerk import ACKS, REQUESTS
 from streams.runtime.requests import Pending, Requests
 
 DEAD, COUNTS, SNAPSHOTS = "events.dead", "stream.counts", "bandit.snapshots"
-PRIVACY = (REQUESTS, ACKS)
+WHOLE = (REQUESTS, ACKS, DEFERRED)
+"""Read from their first record."""
 DEAD_KEPT = 5_000
 DEAD_WINDOW_S = 24 * 3_600
 HOUR_S = 3_600
-BACK = {DEAD: 2_000, COUNTS: 200_000, SNAPSHOTS: 2_000, REQUESTS: 50_000, ACKS: 150_000}
+BACK = {DEAD: 2_000, COUNTS: 200_000, SNAPSHOTS: 2_000, REQUESTS: 50_000, ACKS: 150_000, DEFERRED: 50_000}
 """Records a partition is read back at the most when the gauge starts."""
 EXPERIMENTS_KEPT = 100
 CELLS_KEPT = 20_000
@@ -58,6 +60,8 @@ class Recent:
     snapshots: tuple[Snapshot, ...] = ()
     pending: tuple[Pending, ...] = ()
     """Privacy requests that not every room has answered, oldest first."""
+    deferred: int = 0
+    """Records that passed identity unresolved, because its graph was away, and whose links are not made yet."""
     complete: bool = False
 
 
@@ -71,6 +75,7 @@ class Side:
         self._counts: Counter[tuple[int, str, str]] = Counter()
         self._snapshots: OrderedDict[str, Snapshot] = OrderedDict()
         self._requests = Requests()
+        self._deferred: dict[tuple[str, int], int] = {}
         self._lock = threading.Lock()
 
     def take(self, topic: str, value: bytes) -> None:
@@ -81,6 +86,7 @@ class Side:
             SNAPSHOTS: self._take_snapshot,
             REQUESTS: lambda value: self._requests.take(REQUESTS, decode(self._registry, value)[1]),
             ACKS: lambda value: self._requests.take(ACKS, decode(self._registry, value)[1]),
+            DEFERRED: self._take_deferred,
         }
         try:
             with self._lock:
@@ -107,6 +113,10 @@ class Side:
         while len(self._snapshots) > EXPERIMENTS_KEPT:
             self._snapshots.popitem(last=False)
 
+    def _take_deferred(self, value: bytes) -> None:
+        record = decode(self._registry, value)[1]
+        self._deferred[record["topic"], record["partition"]] = record["end"] - record["first"]
+
     def recent(self, now: float, complete: bool) -> Recent:
         """What is left of it at `now` (seconds UTC)."""
         with self._lock:
@@ -129,6 +139,7 @@ class Side:
                 volumes,
                 tuple(sorted(self._snapshots.values())),
                 tuple(self._requests.pending()),
+                sum(self._deferred.values()),
                 complete,
             )
 
@@ -195,7 +206,7 @@ class Tail:
 def starts(consumer: Any, now: float) -> list[ck.TopicPartition]:
     """Where to begin: a day back for dead letters, an hour for counts, else the first record; never too far back."""
     known = consumer.list_topics(timeout=10).topics
-    since = {DEAD: now - DEAD_WINDOW_S, COUNTS: now - HOUR_S, SNAPSHOTS: 0.0, **dict.fromkeys(PRIVACY, 0.0)}
+    since = {DEAD: now - DEAD_WINDOW_S, COUNTS: now - HOUR_S, SNAPSHOTS: 0.0, **dict.fromkeys(WHOLE, 0.0)}
     begin = []
     for topic, at in since.items():
         for partition in sorted(known[topic].partitions) if topic in known else ():

@@ -1,10 +1,11 @@
-"""`headwater warehouse`: run (when nothing else is said), migrate, verify."""
+"""`headwater warehouse`: run (when nothing else is said), migrate, verify, overrides, squash."""
 
 import json
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,9 +16,13 @@ if TYPE_CHECKING:
     from consumers.warehouse.store import Store
     from schemas.registry import Registry
 
+PATIENCE_S = 3_600
+"""What a query over all of history may take."""
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 MetricsPort = Annotated[int | None, typer.Option(help="Port of /metrics.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Slot = Annotated[str | None, typer.Option(help="This loader's place in the group; one running loader a slot.")]
 
 
@@ -40,6 +45,7 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
 
     from consumers.warehouse.loop import STAGE, Warehouse
     from consumers.warehouse.privacy import Eraser, count_part
+    from consumers.warehouse.projecting import Projecting
     from consumers.warehouse.rows import Loader
     from consumers.warehouse.store import SEARCH_S, Store
     from infra.logs import configure_logs, get_logger
@@ -62,17 +68,21 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
     metrics.set("headwater_waiting", 0, stage=STAGE)
     beside = Store(settings, SEARCH_S)
     clerk = Clerk(settings, STAGE, lambda request: count_part(beside, request), Eraser(settings, beside).part)
+    patient = Store(settings, PATIENCE_S)
+    projecting = Projecting(settings, patient, metrics)
     try:
         _apply_patiently(store, registry, lambda: bool(stopping))
         clerk.start()
+        projecting.start()
         Warehouse(settings, Loader(store, registry, metrics), registry, metrics).run(lambda: bool(stopping))
     except ck.KafkaException as error:
         get_logger().error("ends", error=str(error.args[0]))
         sys.exit(EXIT_FENCED)
     finally:
+        projecting.stop()
         clerk.stop()
-        store.close()
-        beside.close()
+        for opened in (store, beside, patient):
+            opened.close()
 
 
 def _apply_patiently(store: "Store", registry: "Registry", stopping: Callable[[], bool]) -> None:
@@ -92,7 +102,7 @@ def _apply_patiently(store: "Store", registry: "Registry", stopping: Callable[[]
 
 
 @app.command("migrate", epilog="Example: headwater warehouse migrate")
-def migrate_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def migrate_command(as_json: AsJson = False) -> None:
     """Create and extend the tables and views."""
     from consumers.warehouse.migrating import migrate
     from infra.settings import load_settings
@@ -106,7 +116,7 @@ def migrate_command(as_json: Annotated[bool, typer.Option("--json", help="Print 
 
 
 @app.command("verify", epilog="Example: headwater warehouse verify --json")
-def verify_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def verify_command(as_json: AsJson = False) -> None:
     """Compare the offsets in ClickHouse with what Kafka delivers, per partition; exits 1 unless they are the same."""
     from dataclasses import asdict
 
@@ -123,3 +133,61 @@ def verify_command(as_json: Annotated[bool, typer.Option("--json", help="Print J
         typer.echo(f"{sum(one.missing for one in found)} missing, {sum(one.duplicates for one in found)} duplicates")
     if wrong:
         raise typer.Exit(1)
+
+
+@app.command("overrides", epilog="Example: headwater warehouse overrides --json")
+def overrides_command(as_json: AsJson = False) -> None:
+    """Map history to today's identity now; the loader does it each minute. Safe at any time."""
+    from dataclasses import asdict
+
+    from consumers.warehouse.overrides import project, stamped
+
+    with _patient_store() as store:
+        done = project(store, time.time_ns() // 1_000_000)
+        ids = stamped(store)
+    if as_json:
+        typer.echo(json.dumps({"stamped": ids, **asdict(done)}))
+        return
+    typer.echo(f"{done.overrides} of about {ids} profile ids of events belong to another profile today")
+    typer.echo(f"{done.changed} new or changed, {done.gone} gone; {done.seconds:.1f} s")
+
+
+@app.command("squash", epilog="Example: headwater warehouse squash --older-than 30")
+def squash_command(
+    older_than: Annotated[float | None, typer.Option(help="Days; HEADWATER_SQUASH_AFTER_DAYS when absent.", min=0)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write today's identity into old rows, forget overrides that no row needs; the loader does it each week."""
+    from dataclasses import asdict
+
+    from consumers.warehouse.squash import squash
+    from infra.settings import load_settings
+
+    days = load_settings().squash_after_days if older_than is None else older_than
+    with _patient_store() as store:
+        done = squash(store, time.time_ns() // 1_000_000, days, lambda: False)
+    if as_json:
+        typer.echo(json.dumps({"rows": done.rows, **asdict(done)}))
+        return
+    for month, rows in done.months.items():
+        typer.echo(f"{month}  {rows} rows rewritten")
+    typer.echo(f"{done.rows} rows rewritten, {done.forgotten} overrides forgotten, {done.overrides} left")
+
+
+@contextmanager
+def _patient_store() -> "Iterator[Store]":
+    """A connection for one long job by hand, over tables as they should be. ConfigError where ClickHouse is away."""
+    from consumers.warehouse.migrating import migrate
+    from consumers.warehouse.store import Store
+    from infra.errors import ConfigError, Retryable
+    from infra.settings import load_settings
+
+    settings = load_settings()
+    migrate(settings)
+    store = Store(settings, PATIENCE_S)
+    try:
+        yield store
+    except Retryable as error:
+        raise ConfigError(str(error)) from error
+    finally:
+        store.close()

@@ -58,9 +58,14 @@ def _files(store: Store) -> list[str]:
         if file.name in applied:
             continue
         # Statements can be repeated (IF NOT EXISTS, OR REPLACE): one that was cut short is applied again as a whole.
-        for statement in file.read_text().replace("{database}", database).split(";\n"):
-            if statement.strip():
-                store.command(statement)
+        for statement in statements(file, store.database):
+            store.command(statement)
         store.command(f"INSERT INTO {database}.migrations (name) VALUES ('{file.name}')")  # noqa: S608 - ours
         done.append(f"applied {file.name}")
     return done
+
+
+def statements(file: Path, database: str) -> list[str]:
+    """The statements of a numbered file for one database; `{database_name}` is its bare name, for functions that take it."""
+    text = file.read_text().replace("{database}", ddl.quoted(database)).replace("{database_name}", database)
+    return [statement for statement in text.split(";\n") if statement.strip()]

@@ -32,9 +32,9 @@ class Rejected(Exception):
 
 
 class Store:
-    """One connection to the warehouse database."""
+    """One connection to the warehouse database; an answer that takes longer than `patience_s` is none."""
 
-    def __init__(self, settings: Settings, patience_s: int = INSERT_S) -> None:
+    def __init__(self, settings: Settings, patience_s: float = INSERT_S) -> None:
         # Its own words about a refused connection say no more than our exception does.
         logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
         self.database = settings.clickhouse_database

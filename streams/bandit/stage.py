@@ -203,7 +203,7 @@ class BanditStage:
             elif value is not None:
                 self._publisher.take_published(value)
 
-    def on_tick(self, now: float) -> dict[str, list[Output]]:
+    def on_tick(self, now: float) -> Outcome:
         """Move what was published into Redis, then publish what is due. Retryable while Redis is away: learning goes on."""
         published = self._publisher.due(self._catalogue, int(now * 1_000))
-        return {SNAPSHOTS: published} if published else {}
+        return Outcome({SNAPSHOTS: published} if published else {})

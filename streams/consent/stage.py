@@ -276,19 +276,19 @@ class ConsentStage:
 
     # -- the runtime's other calls
 
-    def on_tick(self, now: float) -> dict[str, list[Output]]:  # noqa: ARG002 - the policy file's own clock decides
+    def on_tick(self, now: float) -> Outcome:  # noqa: ARG002 - the policy file's own clock decides
         """Take up a changed policy; a broken one changes nothing and is said loudly."""
         try:
             policy = self._changed()
         except ConfigError as error:
             self._metrics.count("headwater_policy_loads_total", result="refused")
             get_logger().error("new consent policy refused, the old one stays in force", error=str(error), rev=self._policy.rev)
-            return {}
+            return Outcome()
         if policy is not None and policy.rev != self._policy.rev:
             self._metrics.count("headwater_policy_loads_total", result="loaded")
             get_logger().info("consent policy in force", rev=policy.rev)
             self._enforce(policy)
-        return {}
+        return Outcome()
 
     def on_broadcast(self, topic: str, records: KeyValues) -> None:  # noqa: ARG002 - it follows one topic
         """Somebody was erased: what is known of subjects is looked up anew, and is not there any more."""

@@ -1,28 +1,88 @@
-"""Opens what the identity stage needs: the graph in Redis."""
+"""Opens what the identity stage needs: the graph in Redis, and what mends it."""
+
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
 
 import redis
+from redis.cluster import ClusterNode
 
+from infra.errors import ConfigError
 from infra.metrics import Metrics
 from infra.settings import Settings
 from schemas.registry import Registry
+from streams.identity.fence import FencedStore, MendedStore
+from streams.identity.guard import Mender
+from streams.identity.log import mend
 from streams.identity.nodes import alias
-from streams.identity.stage import IdentityStage
+from streams.identity.stage import IdentityStage, Kit
 from streams.identity.store import RedisStore
+from streams.runtime.follow import read_range
+from streams.runtime.stage import Batch
 
 TIMEOUT_S = 5.0
 CLUSTER = "cluster+"
-"""Before the scheme of an address: any node of a Redis Cluster."""
+"""Before the scheme of an address: one node of a Redis Cluster or more (host:port,host:port), of which one must answer."""
+
+
+def connect(settings: Settings, **options: Any) -> redis.Redis | redis.RedisCluster:
+    """A client of the graph's Redis, or of its Redis Cluster."""
+    url = settings.identity_redis or settings.redis
+    given = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S, **options}
+    if not url.startswith(CLUSTER):
+        return redis.Redis.from_url(url, **given)
+    seed, nodes = seeds(url.removeprefix(CLUSTER))
+    others = [ClusterNode(*node) for node in nodes]  # type: ignore[no-untyped-call] # redis-py gives it no types
+    return redis.RedisCluster.from_url(seed, startup_nodes=others, **given)
 
 
 def open_store(settings: Settings) -> RedisStore:
-    """The graph. Redis is met with the first call."""
-    url, timeouts = settings.redis, {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
-    if url.startswith(CLUSTER):
-        return RedisStore(lambda: redis.RedisCluster.from_url(url.removeprefix(CLUSTER), **timeouts))
-    return RedisStore(lambda: redis.Redis.from_url(url, **timeouts))
+    """The graph as it is. Redis is met with the first call."""
+    return RedisStore(partial(connect, settings))
+
+
+def open_mended(settings: Settings) -> MendedStore:
+    """The graph as it is, and its marks."""
+    return MendedStore(partial(connect, settings))
+
+
+def open_fenced(settings: Settings) -> FencedStore:
+    """The graph as long as it is whole."""
+    store: FencedStore
+
+    def met(connection: Any) -> None:
+        if not (settings.identity_redis or "").startswith(CLUSTER):  # a cluster's client has done this
+            connection.on_connect()
+        store.met(connection)
+
+    store = FencedStore(partial(connect, settings, redis_connect_func=met))
+    return store
+
+
+def read_back(settings: Settings, topic: str, partition: int, first: int, end: int) -> Batch:
+    """See `ReadBack`."""
+    found = read_range(settings, topic, partition, first, end)
+    keys, values = [message.key() for message in found], [message.value() for message in found]
+    return Batch(topic, partition, keys, values, [message.offset() for message in found])
+
+
+def seeds(url: str) -> tuple[str, list[tuple[str, int]]]:
+    """Address of the first of the nodes that an address names, and the others. ConfigError for one without a port."""
+    parts = urlsplit(url)
+    login, at, hosts = parts.netloc.rpartition("@")
+    first, *others = hosts.split(",")
+    split = [host.rpartition(":") for host in others]
+    if not all(host and port.isdigit() for host, _, port in split):
+        raise ConfigError("HEADWATER_IDENTITY_REDIS: each node of a cluster is host:port, with commas between")
+    return parts._replace(netloc=f"{login}{at}{first}").geturl(), [(host, int(port)) for host, _, port in split]
 
 
 def build(settings: Settings, metrics: Metrics) -> IdentityStage:
     """The stage of one worker; a Redis that may evict keys ends it with the first batch."""
-    registry, sla_ms = Registry(settings.contracts), int(settings.privacy_sla_s * 1000)
-    return IdentityStage(registry, open_store(settings), metrics, alias(settings.master), sla_ms)
+    kit = Kit(
+        alias(settings.master),
+        Mender(partial(mend, settings, open_mended(settings), settings.slot), metrics),
+        partial(read_back, settings),
+        int(settings.privacy_sla_s * 1000),
+    )
+    return IdentityStage(Registry(settings.contracts), open_fenced(settings), metrics, kit)

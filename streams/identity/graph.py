@@ -7,7 +7,7 @@ demotions, then labels, each in one round trip. Everything written is safe to wr
 from collections.abc import Iterable, Sequence
 
 from infra.errors import Retryable
-from streams.identity.rules import Events, Slot, View, Write, plan, plan_labels, undo
+from streams.identity.rules import ERASED, Events, Slot, View, Write, plan, plan_labels, undo
 from streams.identity.store import GraphStore
 
 KEPT_SLOTS = 200_000
@@ -24,6 +24,12 @@ class Graph:
     def __init__(self, store: GraphStore) -> None:
         self.store = store
         self._kept: dict[str, Slot] = {}
+        self.erased: dict[str, Slot] = {}
+        """All there are: what was erased must be known even while the store is away. Few are."""
+
+    def known(self, nodes: Iterable[str]) -> dict[str, Slot | None]:
+        """What is remembered of nodes."""
+        return {node: self._kept.get(node) for node in nodes}
 
     def look_up(self, view: View, met: Met, nodes: Iterable[str], keys: Sequence[str]) -> dict[str, str | None]:
         """Everything that links of `nodes` hang on, level by level, into `view`; and which places hold the events `keys`."""
@@ -54,7 +60,7 @@ class Graph:
     def settle(self, view: View, met: Met, events: Events) -> dict[str, Write]:
         """Win every link, demotion and label that the events ask for; node -> its last write of ours. Retryable."""
         won: dict[str, Write] = {}
-        full: set[str] = set()
+        full: dict[str, str] = {}
         admitted: set[tuple[str, str]] = set()
         for _ in range(ROUNDS):
             writes, pairs = plan(view, events, full)
@@ -62,7 +68,7 @@ class Graph:
             if asked:
                 answers = self.store.admit(asked)
                 admitted.update(pair[:2] for pair in asked)
-                refused = {pair.holder for pair, room in zip(asked, answers, strict=True) if not room}
+                refused = {pair.holder: pair.limit[0] for pair, room in zip(asked, answers, strict=True) if not room}
                 if refused:
                     full |= refused
                     undo(view, writes)
@@ -97,13 +103,11 @@ class Graph:
 
     def keep_slot(self, node: str, slot: Slot) -> None:
         """Remember one, unless a newer one is remembered."""
+        if slot.state == ERASED:
+            self.erased[node] = slot
         known = self._kept.get(node)
         if known is not None and known.epoch > slot.epoch:
             return
         if known is None and len(self._kept) >= KEPT_SLOTS:
             self._kept.pop(next(iter(self._kept)))
         self._kept[node] = slot
-
-    def forget(self) -> None:
-        """Remember nothing: the store may have lost what was remembered."""
-        self._kept.clear()

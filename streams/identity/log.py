@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from infra.kafka import reader
+from infra.logs import get_logger
 from infra.settings import Settings
-from schemas.codec import decode
+from schemas.codec import Record, decode
 from schemas.registry import Registry
 from streams.identity.evidence import slot_of
-from streams.identity.rules import USER, Slot
+from streams.identity.fence import MendedStore
+from streams.identity.rules import USER, Slot, limited
 from streams.identity.store import RedisStore
 from streams.runtime.follow import partitions_of, read_partition
 
-MERGES = "identity.merges"
+MERGES, LINKS = "identity.merges", "identity.links"
 EXAMPLES = 20
 
 Slots = Sequence[tuple[str, Slot]]
@@ -42,21 +44,17 @@ Progress = Callable[[int], None]
 
 def read_log(settings: Settings) -> Iterator[Sequence[Logged]]:
     """The whole log, a chunk at a time, each node's records in their order. Retryable where Kafka is away."""
+    for records in _read(settings, MERGES):
+        yield [Logged(record["node"], slot_of(record), record["event_id"], record["evidence_ts"]) for record in records]
+
+
+def _read(settings: Settings, topic: str) -> Iterator[list[Record]]:
     registry = Registry(settings.contracts)
     with closing(reader(settings, "headwater.identity")) as consumer:
-        partitions = partitions_of(consumer, MERGES)
+        partitions = partitions_of(consumer, topic)
     for partition in partitions:
-        for records in read_partition(settings, MERGES, partition):
-            found = (decode(registry, value)[1] for _, value in records if value is not None)
-            yield [
-                Logged(
-                    record["node"],
-                    slot_of(record),
-                    record["event_id"],
-                    record["evidence_ts"],
-                )
-                for record in found
-            ]
+        for records in read_partition(settings, topic, partition):
+            yield [decode(registry, value)[1] for _, value in records if value is not None]
 
 
 def rebuild(log: Iterator[Sequence[Logged]], store: RedisStore, progress: Progress) -> int:
@@ -66,6 +64,25 @@ def rebuild(log: Iterator[Sequence[Logged]], store: RedisStore, progress: Progre
         written += store.restore([(record.node, record.slot) for record in records])
         progress(len(records))
     return written
+
+
+def readmit(settings: Settings, store: RedisStore) -> None:
+    """Count again what each holder holds, from the evidence. Retryable."""
+    for records in _read(settings, LINKS):
+        pairs = [pair for record in records for pair in limited(record["nodes"])]
+        if pairs:
+            store.admit(pairs)
+
+
+def mend(settings: Settings, store: MendedStore, who: str) -> None:
+    """See that Redis is what the log says, unless it is known to be so already. Retryable."""
+    if store.whole():
+        return
+    with store.mending(who) as still:
+        written = rebuild(read_log(settings), store, lambda _records: still())
+        readmit(settings, store)
+        store.declare_whole()
+    get_logger().info("identity graph read back from its log", slots_written=written)
 
 
 class Difference(NamedTuple):

@@ -7,7 +7,7 @@ cycle can form, under stale reads, lost writes or replay. User nodes (tier 0) ne
 A node that cannot be one person's is demoted: its slot is marked as shared, and from then on it neither links nor attributes.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,9 +19,16 @@ SHARED, ERASED = "shared", "erased"
 LIMITS: Mapping[tuple[str, str], tuple[str, int]] = {
     ("1", "2"): ("cookies_per_device", 12),
     ("3", "1"): ("devices_per_email", 8),
+    ("3", "2"): ("cookies_per_email", 8),
+    ("0", "2"): ("cookies_per_user", 60),
+    ("0", "1"): ("devices_per_user", 30),
 }
-"""(Tier of a holder, tier of what it holds) -> rule, and how many one person plausibly has. A backstop where nobody logs in."""
+"""(Tier of a holder, tier of what it holds) -> rule, and how many one person plausibly has.
+
+A backstop where nobody logs in, and for a constant that a tag sends as the user of everybody who is not logged in."""
 TWO_USERS = "two_users"
+
+NOTHING: Mapping[str, str] = {}
 
 Nodes = tuple[str, ...]
 """Of one event, strongest first."""
@@ -122,11 +129,13 @@ class View:
 
 
 def live(view: View, nodes: Nodes) -> Nodes:
-    """Those that link and attribute."""
+    """Those that link and attribute; none where the event's own user does not: it is not somebody else's either."""
     slots = view.slots
     for node in nodes:
         slot = slots.get(node)
         if slot is not None and slot.state:
+            if view.marked(nodes[0]) and nodes[0][0] == USER:
+                return ()
             return tuple(node for node in nodes if not view.marked(node))
     return nodes
 
@@ -144,21 +153,23 @@ def home(view: View, nodes: Nodes) -> str:
     return min((root for root in roots if not view.marked(root)), default=min(roots))
 
 
-def plan(view: View, events: Events, full: Collection[str] = ()) -> tuple[list[Write], list[Pair]]:
+def plan(view: View, events: Events, full: Mapping[str, str] = NOTHING) -> tuple[list[Write], list[Pair]]:
     """Links that these events ask for, and demotions, entered into `view` as if they held; and what they put under a limit.
 
-    A node that belongs to another user already cannot be one person's and is demoted. So are the nodes of `full`.
+    A node that belongs to another user already cannot be one person's and is demoted. So are the nodes of `full` (node ->
+    rule). What a demoted user had taken is free again as soon as it is met.
     """
     writes: list[Write] = []
     pairs: list[Pair] = []
     for nodes, at in events.items():
         if full:
             for node in live(view, tuple(node for node in nodes if node in full)):
-                rule = next(name for (holder, _), (name, _) in LIMITS.items() if holder == node[0])
-                _write(view, writes, Write(node, view.slots.get(node), _demoted(view, node), at, rule))
+                _write(view, writes, Write(node, view.slots.get(node), _demoted(view, node), at, full[node]))
         alive = live(view, nodes)
         if not alive:
             continue
+        for node in alive:
+            _release(view, writes, node, at)
         target = home(view, alive)
         before = len(writes)
         for node in alive:
@@ -170,10 +181,22 @@ def plan(view: View, events: Events, full: Collection[str] = ()) -> tuple[list[W
             if root[0] == USER:
                 _write(view, writes, Write(node, view.slots[node], _demoted(view, node), at, TWO_USERS, target))
             else:
-                _write(view, writes, Write(root, None, Slot(target, logged=False), at))
+                # A split has left a slot that points at itself; any other root has none.
+                held = view.slots.get(root)
+                _write(view, writes, Write(root, held, Slot(target, logged=False, epoch=held.epoch + 1 if held else 0), at))
         if len(writes) > before:
-            pairs += _limited(alive)
+            pairs += limited(alive)
     return writes, pairs
+
+
+def _release(view: View, writes: list[Write], node: str, at: int) -> None:
+    """Make a root of what hangs under a demoted user, but for that user's label: two users must never share one."""
+    root = view.find(node)
+    slot = view.slots.get(root)
+    if root[0] == USER and slot is not None and slot.state == SHARED and (top := view.before(node)) not in (root, slot.parent):
+        held = view.slots[top]
+        assert held is not None  # noqa: S101 - it is no root
+        _write(view, writes, Write(top, held, Slot(top, logged=False, epoch=held.epoch + 1), at))
 
 
 def _demoted(view: View, node: str) -> Slot:
@@ -188,7 +211,8 @@ def _write(view: View, writes: list[Write], write: Write) -> None:
     view.slots[write.node] = write.slot
 
 
-def _limited(nodes: Nodes) -> Iterable[Pair]:
+def limited(nodes: Sequence[str]) -> Iterable[Pair]:
+    """What these nodes, which belong together, put under a limit."""
     for holder in nodes:
         for member in nodes:
             if (limit := LIMITS.get((holder[0], member[0]))) is not None:

@@ -1,155 +1,111 @@
-"""The identity stage: one stable profile per event, prepended; duplicates die here.
+"""The identity stage: one stable profile per event, prepended; duplicates die here; withdrawals are expanded to all linked ids.
 
-A batch is looked up, its duplicates dropped, its links won, and only then is it stamped. What it found out goes out in the
-same transaction: slots of the graph, the evidence for them, and nodes that were demoted.
+While the graph is away, events pass under their strongest node, marked as unresolved, and what their links and withdrawals
+ask for is done once it is back.
 """
 
-import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from infra.errors import Retryable
 from infra.logs import get_logger
 from infra.metrics import Metrics
-from schemas.codec import HeadReader, Record, Undecodable, UnknownContract, decode, encode, encode_columns, prepend
-from schemas.registry import Contract, Registry
-from streams.identity.evidence import Evidence, conflict, log_key, slot_of, slot_record
-from streams.identity.graph import Graph, Met
+from schemas.codec import Record, Undecodable, UnknownContract, decode, encode
+from schemas.registry import Registry
+from streams.identity.deferred import DEFERRED, Deferred, ReadBack
+from streams.identity.evidence import slot_of
+from streams.identity.graph import Graph
+from streams.identity.guard import Guard, Trusting
 from streams.identity.nodes import Alias
+from streams.identity.resolver import CONSENTED, ERASURE, MERGES, MINUTE_MS, RESOLVED, Resolver, is_node
 from streams.identity.revocation import component, outlived, request, signals
-from streams.identity.rules import ERASED, Nodes, View, Write, home, live, unlogged
-from streams.identity.store import GraphStore, event_key
+from streams.identity.store import Away, GraphStore
 from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output
 
-CONSENTED, RESOLVED = "events.consented", "events.resolved"
-MERGES, LINKS, CONFLICTS = "identity.merges", "identity.links", "identity.conflicts"
 REVOCATIONS, SIGNALS, REQUESTS = "consent.revocations", "consent.signals", "privacy.requests"
-DUPLICATE, ERASURE = "DUPLICATE", "ERASED"
-ANALYTICS = 1
-"""Bit of `consent_purposes` without which nothing is linked."""
-MINUTE_MS = 60_000
-ANONYMOUS, STAMPED = "anonymous", "resolved"
-"""Values of `identity_state`."""
+DAY_MS = 86_400_000
 
 KeyValues = Iterable[tuple[bytes | None, bytes | None]]
-_NODE = re.compile(r"[0-3][0-9a-f]{32}")
 
 
-@dataclass(slots=True)
-class Event:
-    """One record of a batch, as far as identity reads it."""
+def _nothing_to_read(topic: str, partition: int, first: int, end: int) -> Batch:
+    raise Retryable(f"{topic}:{partition} {first}-{end}: nothing reads back here")
 
-    at: int
-    head: Record
-    contract: Contract
-    nodes: Nodes
-    """Strongest first; empty where nothing may be linked."""
-    key: str
-    """Name in claims; empty where duplicates cannot be told."""
+
+@dataclass(frozen=True)
+class Kit:
+    """What the stage needs besides its store."""
+
+    alias: Alias
+    guard: Guard = field(default_factory=Trusting)
+    read_back: ReadBack = _nothing_to_read
+    sla_ms: int = DAY_MS
+    """Within which every room must have answered a privacy request."""
 
 
 class IdentityStage:
-    """See the module. While the store is away nothing is stamped: the batch comes again."""
+    """See the module."""
 
     name = "identity"
     inputs: tuple[str, ...] = (CONSENTED, REVOCATIONS)
     broadcast: tuple[str, ...] = (MERGES,)
-    restore: tuple[str, ...] = ()
+    restore: tuple[str, ...] = (DEFERRED,)
 
-    def __init__(self, registry: Registry, store: GraphStore, metrics: Metrics, alias: Alias, sla_ms: int = 86_400_000) -> None:
+    def __init__(self, registry: Registry, store: GraphStore, metrics: Metrics, kit: Kit) -> None:
         self._registry = registry
-        self._sla_ms = sla_ms
-        self._graph = Graph(store)
         self._metrics = metrics
-        self._alias = alias
-        self._evidence = Evidence(registry)
-        self._head = HeadReader(registry, "identifiers")
-        self._columns: dict[int, Callable[[Record], bytes]] = {}
+        self._kit = kit
+        self._graph = Graph(store)
+        self._resolver = Resolver(registry, self._graph, metrics, kit.alias)
+        self._deferred = Deferred(registry)
 
     # -- batches
 
     def handle(self, batch: Batch, now: float) -> Outcome:
-        """Resolve one batch. Retryable while the store is away or a contract unknown."""
-        outcome = Outcome()
-        if batch.topic == REVOCATIONS:
-            self._expand(outcome, batch, now)
-            return outcome
-        events = [event for at in range(len(batch)) if (event := self._read(outcome, batch, at, now)) is not None]
-        view, met = View(), Met()
-        keys = [event.key for event in events if event.key]
-        held = self._graph.look_up(view, met, (node for event in events for node in event.nodes), keys)
-        alive = self._without_erased(outcome, view, self._without_duplicates(outcome, batch, events, held))
-        combinations: dict[Nodes, int] = {}
-        for event in alive:
-            if event.nodes:
-                combinations.setdefault(event.nodes, event.at)
-        won = self._graph.settle(view, met, combinations)
-        self._stamp(outcome, batch, view, alive)
-        self._log(outcome, view, met, won, {event.at: event for event in events})
-        self._evidence.add(outcome, view, [event for event in alive if len(event.nodes) > 1])
-        self._graph.keep(view)
+        """One batch. Retryable while a contract is unknown."""
+        if self._kit.guard.usable():
+            try:
+                return self._work(batch, now)
+            except Away as error:
+                self._kit.guard.lost(error)
+        outcome = self._resolver.pass_on(batch, now) if batch.topic == CONSENTED else Outcome(passed=len(batch))
+        outcome.out.setdefault(DEFERRED, []).append(self._deferred.add(batch))
+        self._metrics.set("headwater_identity_deferred", len(self._deferred))
         return outcome
 
-    def _read(self, outcome: Outcome, batch: Batch, at: int, now: float) -> Event | None:
-        try:
-            contract, head = self._head.read(batch.values[at] or b"")
-            if contract.topic != CONSENTED:
-                raise Undecodable(f"a record of {contract.topic}")
-            nodes = head["identifiers"] if head["consent_purposes"] & ANALYTICS and not head["heartbeat"] else ()
-            if not all(map(_NODE.fullmatch, nodes)):
-                raise Undecodable("an identifier that is no identity node")
-        except Undecodable as error:
-            outcome.dead.append(Dead(at, "UNDECODABLE", str(error)))
-            outcome.counts[Cell(int(now // 60) * MINUTE_MS, "", "", "dead:UNDECODABLE")] += 1
-            return None
-        except UnknownContract as error:
-            raise Retryable(str(error)) from error
-        single = head["heartbeat"] or head["consent_outcome"] == "anonymise"  # their ids are new or nobody's
-        return Event(at, head, contract, tuple(nodes), "" if single else event_key(head["source"], head["event_id"]))
+    def _work(self, batch: Batch, now: float) -> Outcome:
+        return self._resolver.resolve(batch, now) if batch.topic == CONSENTED else self._expand(batch, now)
 
-    def _without_duplicates(
-        self, outcome: Outcome, batch: Batch, events: Sequence[Event], held: dict[str, str | None]
-    ) -> list[Event]:
-        """Events whose id belongs to their own record; the same record read again is no duplicate."""
-        places = {event.at: f"{batch.partition}:{batch.offsets[event.at]}" for event in events if event.key}
-        free: dict[str, str] = {}
-        for event in events:
-            if event.key and held[event.key] is None:
-                free.setdefault(event.key, places[event.at])
-        if free:
-            held.update(zip(free, self._graph.store.claim(list(free.items())), strict=True))
-        alive = []
-        for event in events:
-            if not event.key or held[event.key] == places[event.at]:
-                alive.append(event)
-            else:
-                self._drop(outcome, event, DUPLICATE)
-        return alive
-
-    def _without_erased(self, outcome: Outcome, view: View, events: Sequence[Event]) -> list[Event]:
-        """Events that no erased person can have sent before she was erased: a replay does not bring her back."""
-        alive = []
-        for event in events:
-            marks = [slot for node in event.nodes if (slot := view.slots[node]) is not None and slot.state == ERASED]
-            if any(event.head["collector_ts"] <= slot.since for slot in marks):
-                self._drop(outcome, event, ERASURE)
-            else:
-                alive.append(event)
-        return alive
-
-    def _drop(self, outcome: Outcome, event: Event, reason: str) -> None:
-        outcome.dropped[reason] += 1
-        outcome.counts[self._cell(event, f"dropped:{reason}")] += 1
+    def on_tick(self, now: float) -> Outcome:
+        """Make some of the links that are due. Retryable while they cannot be read."""
+        due = self._deferred.next()
+        if due is None or not self._kit.guard.usable():
+            return Outcome()
+        batch = self._kit.read_back(*due)
+        outcome = Outcome()
+        if len(batch):
+            try:
+                found = self._work(batch, now)
+            except Away as error:
+                self._kit.guard.lost(error)
+                return outcome
+            # What left once does not leave again, nor is it counted again; dead letters of it were written then.
+            found.out.pop(RESOLVED, None)
+            outcome = Outcome(found.out, after_commit=found.after_commit)
+        until = batch.offsets[-1] + 1 if len(batch) else due.end
+        outcome.out.setdefault(DEFERRED, []).append(self._deferred.done(due, until))
+        self._metrics.set("headwater_identity_deferred", len(self._deferred))
+        return outcome
 
     # -- withdrawals
 
-    def _expand(self, outcome: Outcome, batch: Batch, now: float) -> None:
+    def _expand(self, batch: Batch, now: float) -> Outcome:
         """Say each withdrawal of every linked id to the consent room, and ask the rooms that hold data to do their part."""
+        outcome = Outcome()
         for at, value in enumerate(batch.values):
             try:
                 contract, revocation = decode(self._registry, value or b"")
-                if contract.topic != REVOCATIONS or not _NODE.fullmatch(revocation["subject"]):
+                if contract.topic != REVOCATIONS or not is_node(revocation["subject"]):
                     raise Undecodable(f"a record of {contract.topic}, or a subject that is no identity node")
             except Undecodable as error:
                 outcome.dead.append(Dead(at, "UNDECODABLE", str(error)))
@@ -165,86 +121,15 @@ class IdentityStage:
                 get_logger().warning("a withdrawal is linked to too many ids, not all are expanded", nodes=len(linked.nodes))
             for record in signals(revocation, linked):
                 self._say(outcome, SIGNALS, record["subject"], record)
-            asked = request(revocation, linked, self._sla_ms)
+            asked = request(revocation, linked, self._kit.sla_ms)
             self._say(outcome, REQUESTS, asked["request_id"], asked)
             self._metrics.count("headwater_revocations_total", whole=str(linked.whole).lower())
             outcome.passed += 1
+        return outcome
 
     def _say(self, outcome: Outcome, topic: str, key: str, record: Record) -> None:
         value = encode(self._registry.latest(topic), record)
         outcome.out.setdefault(topic, []).append(Output(key.encode(), value))
-
-    # -- what leaves
-
-    def _stamp(self, outcome: Outcome, batch: Batch, view: View, events: Sequence[Event]) -> None:
-        written = outcome.out.setdefault(RESOLVED, [])
-        profiles: dict[Nodes, tuple[str, str]] = {}
-        for event in events:
-            value = batch.values[event.at]
-            assert value is not None  # noqa: S101 - it was read
-            found = profiles.get(event.nodes)
-            if found is None:
-                found = profiles[event.nodes] = self._profile(view, event.nodes)
-            profile, state = found
-            node = event.nodes[0] if event.nodes else ""
-            columns = self._encoder(event.contract)({"profile_id": profile, "node": node, "identity_state": state})
-            written.append(Output((profile or event.head["event_id"]).encode(), prepend(columns, value)))
-            if not event.head["heartbeat"]:
-                outcome.counts[self._cell(event, state)] += 1
-        outcome.passed = len(written)
-
-    def _profile(self, view: View, nodes: Nodes) -> tuple[str, str]:
-        """What an event with these nodes is stamped with, and its state."""
-        if not nodes:
-            return "", ANONYMOUS
-        alive = live(view, nodes)
-        if not alive:
-            return self._alias(nodes[0], view.epoch(nodes[0])), STAMPED
-        root = home(view, alive)
-        slot = view.slots.get(root)
-        if slot is not None and slot.state == ERASED:
-            return self._alias(root, slot.epoch), STAMPED
-        return view.label(root) or "", STAMPED
-
-    def _encoder(self, contract: Contract) -> Callable[[Record], bytes]:
-        found = self._columns.get(contract.id)
-        if found is None:
-            try:
-                found = encode_columns(self._registry.derived(contract.id, RESOLVED))
-            except UnknownContract as error:
-                raise Retryable(str(error)) from error
-            self._columns[contract.id] = found
-        return found
-
-    def _cell(self, event: Event, what: str) -> Cell:
-        head = event.head
-        return Cell(head["collector_ts"] // MINUTE_MS * MINUTE_MS, head["source"], head["event_name"], what)
-
-    def _log(self, outcome: Outcome, view: View, met: Met, won: dict[str, Write], events: dict[int, Event]) -> None:
-        """Put every slot that may not be in the log into it, and mark it once that is committed."""
-        nodes = unlogged(view, met)
-        if not nodes:
-            return
-        contract = self._registry.latest(MERGES)
-        slots = [(node, slot) for node in nodes if (slot := view.slots[node]) is not None]
-        logged = outcome.out.setdefault(MERGES, [])
-        met_ts = max(event.head["collector_ts"] for event in events.values())
-        for node, slot in slots:
-            write = won.get(node)
-            if write is None or write.slot != slot:
-                # Met and not made here: whoever made it had the evidence, so no event is named.
-                head: Record = {"event_id": "", "collector_ts": met_ts}
-            else:
-                head = events[write.at].head
-                if write.rule:
-                    self._demoted(outcome, view, write, head)
-            record = slot_record(node, slot, head["event_id"], head["collector_ts"])
-            logged.append(Output(log_key(node, slot), encode(contract, record)))
-        outcome.after_commit.append(partial(self._graph.store.confirm, slots))
-
-    def _demoted(self, outcome: Outcome, view: View, write: Write, head: Record) -> None:
-        self._metrics.count("headwater_identity_conflicts_total", rule=write.rule)
-        self._say(outcome, CONFLICTS, write.node, conflict(view, write, head))
 
     # -- memory
 
@@ -255,12 +140,13 @@ class IdentityStage:
                 record = decode(self._registry, value)[1]
                 self._graph.keep_slot(record["node"], slot_of(record))
 
-    def on_restore(self, topic: str, partition: int, records: KeyValues) -> None:
-        """Nothing: the store outlives the worker."""
+    def on_restore(self, topic: str, partition: int, records: KeyValues) -> None:  # noqa: ARG002 - it restores one topic
+        """What passed unresolved and is due."""
+        for _, value in records:
+            if value is not None:
+                self._deferred.restore(decode(self._registry, value)[1])
+        self._metrics.set("headwater_identity_deferred", len(self._deferred))
 
     def on_revoke(self, partition: int) -> None:
-        """Nothing is kept for a partition."""
-
-    def on_tick(self, now: float) -> dict[str, list[Output]]:  # noqa: ARG002 - no clock is needed
-        """Nothing to do between batches."""
-        return {}
+        """What is due of a partition is somebody else's."""
+        self._deferred.revoke(partition)

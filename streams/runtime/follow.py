@@ -62,6 +62,25 @@ def read_messages(settings: Settings, topic: str, partition: int, since: int = 0
         consumer.close()
 
 
+def read_range(settings: Settings, topic: str, partition: int, first: int, end: int) -> list[ck.Message]:
+    """Committed records from offset `first` on, before `end`, as many as come in one go; none where there are none left.
+
+    Records that retention has taken meanwhile are left out. Retryable while they cannot be read.
+    """
+    consumer = reader(settings, "headwater.restore", enable_partition_eof="true", auto_offset_reset="earliest")
+    try:
+        consumer.assign([ck.TopicPartition(topic, partition, first)])
+        deadline = time.monotonic() + ADMIN_S
+        while time.monotonic() < deadline:
+            messages = consumer.consume(CHUNK, 0.5)
+            found = [message for message in messages if message.error() is None]
+            if found or any(_is_end(message) for message in messages):
+                return [message for message in found if message.offset() < end]
+        raise Retryable(f"{topic}:{partition} could not be read at {first}")
+    finally:
+        consumer.close()
+
+
 def _written(settings: Settings, topic: str, partition: int, since: int) -> tuple[int, int]:
     """(first offset, offset behind the last record written) of a partition since then, whatever is committed of it."""
     consumer = reader(settings, "headwater.restore", isolation_level="read_uncommitted")

@@ -7,7 +7,7 @@ commit is refused although its transactional.id is its own).
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import confluent_kafka as ck
@@ -79,12 +79,13 @@ class Outbox:
             self._begin()
             self._next[tp] = end_offset
 
-    def add(self, trays: Trays) -> None:
+    def add(self, trays: Trays, hooks: Sequence[Callable[[], None]] = ()) -> None:
         """Outputs of no batch. They are fenced too: an offset that is committed already goes with them."""
         if not trays or not self._committed.keys() | self._next.keys():
             return
         self._begin()
         self._produce(trays)
+        self._hooks += hooks
         if not self._next:
             tp, offset = next(iter(self._committed.items()))
             self._next[tp] = offset

@@ -108,6 +108,6 @@ class Stage(Protocol):
         """Forget what was restored or kept for a partition that this worker no longer holds."""
         ...
 
-    def on_tick(self, now: float) -> dict[str, list[Output]]:
-        """Called between transactions about once a second; what it returns joins the next transaction (e.g. snapshots)."""
+    def on_tick(self, now: float) -> Outcome:
+        """Called between transactions about once a second; its outputs join the next transaction (e.g. snapshots)."""
         ...

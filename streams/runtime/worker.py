@@ -274,14 +274,14 @@ class Worker:
         if not self._progress:
             return
         try:
-            trays = await asyncio.get_running_loop().run_in_executor(self._stage_thread, self._tick_in_stage_thread)
+            outcome = await asyncio.get_running_loop().run_in_executor(self._stage_thread, self._tick_in_stage_thread)
         except Retryable as error:
             self._wait_begins(error)
             return
         async with self.outbox.lock:
-            self.outbox.add(trays)
+            self.outbox.add(outcome.out, outcome.after_commit)
 
-    def _tick_in_stage_thread(self) -> dict[str, list[Output]]:
+    def _tick_in_stage_thread(self) -> Outcome:
         self._take_broadcasts()
         return self.stage.on_tick(time.time())
 

@@ -78,9 +78,9 @@ class Scripted(passthrough.PassThrough):
         """Its counts may go on elsewhere."""
         self._counted.pop(partition, None)
 
-    def on_tick(self, now: float) -> dict[str, list[Output]]:
+    def on_tick(self, now: float) -> Outcome:
         """A sign of life."""
-        return {f"{self.name}-ticks": [Output(None, b"tick")]}
+        return Outcome({f"{self.name}-ticks": [Output(None, b"tick")]})
 
 
 if __name__ == "__main__":

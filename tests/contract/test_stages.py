@@ -16,6 +16,7 @@ from streams.consent.policy import PACKAGED, load_policy
 from streams.consent.stage import ConsentStage, Kit
 from streams.consent.store import MemoryStates
 from streams.identity.stage import IdentityStage
+from streams.identity.stage import Kit as IdentityKit
 from streams.identity.store import MemoryStore
 from streams.runtime.stage import Batch, Stage
 
@@ -72,7 +73,9 @@ CASES = {
         "events.consented",
     ),
     "identity": Case(
-        lambda: IdentityStage(REGISTRY, MemoryStore(), Metrics(), lambda node, _epoch: node), consented, "events.resolved"
+        lambda: IdentityStage(REGISTRY, MemoryStore(), Metrics(), IdentityKit(lambda node, _epoch: node)),
+        consented,
+        "events.resolved",
     ),
 }
 
@@ -144,6 +147,6 @@ def test_has_a_name_and_inputs(case: Case) -> None:
     """A stage says what it is called, what it reads, and does nothing when nothing happens."""
     stage = case.make()
     assert (stage.name, bool(stage.inputs)) in (("consent", True), ("identity", True))
-    assert stage.on_tick(0) == {}
+    assert stage.on_tick(0).out == {}
     stage.on_revoke(0)
     stage.on_restore("x", 0, ())

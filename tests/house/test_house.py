@@ -35,7 +35,7 @@ def test_kills_of_any_part_lose_and_double_nothing(house: StandingHouse) -> None
     """kill -9 of each worker, the warehouse, the collector and the broker while events flow: the ledger reconciles."""
     ledger = str(house.folder / "ledger.jsonl")
     simulating = house.begin("simulate", "--events", str(EVENTS), "--rate", str(RATE), "--ledger", ledger)
-    for name in ("consent", "identity", "warehouse", "bandit", "collector", "kafka", "warehouse", "consent"):
+    for name in ("consent", "identity", "redis", "warehouse", "bandit", "collector", "kafka", "warehouse", "redis", "consent"):
         time.sleep(1)  # between the kills, not for them: events flow meanwhile
         house.kill(name)
     assert simulating.wait(120) == 0, (house.folder / "simulate.log").read_text()

@@ -237,7 +237,9 @@ def test_kafka_away_is_said_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_side_topics_are_read_back(house: Settings, contracts_dir: Path) -> None:
     """Dead letters by reason, counts of the last hour, newest snapshots; what is unreadable is skipped."""
-    make_topics(house, *(NewTopic(name, 1, 1) for name in ("events.dead", "stream.counts", "bandit.snapshots")))
+    make_topics(
+        house, *(NewTopic(name, 1, 1) for name in ("events.dead", "stream.counts", "bandit.snapshots", "identity.deferred"))
+    )
     registry, now = Registry(contracts_dir), time.time()
     minute = int(now // 60) * 60_000
     where = {"source_topic": "events.raw", "source_partition": 0, "source_offset": 1, "source": "web"}
@@ -246,6 +248,7 @@ def test_side_topics_are_read_back(house: Settings, contracts_dir: Path) -> None
     count = {"stage": "consent", "source": "web", "event_name": "page_view", "outcome": "pass", "n": 5}
     shot = {"experiment": "hero", "version": 1, "config_version": "1", "published_ts": round(now * 1000), "checksum": ""}
     shot |= {"arms": ["a", "b"], "posterior": [[1.0, 3.0], [1.0, 1.0]]}
+    due = {"topic": "events.consented", "first": 10}
     records = [
         ("events.dead", letter),
         ("events.dead", letter | {"dead_ts": 0}),
@@ -254,6 +257,9 @@ def test_side_topics_are_read_back(house: Settings, contracts_dir: Path) -> None
         ("stream.counts", count | {"minute": minute - 3_600_000}),
         ("bandit.snapshots", shot | {"probabilities": [0.5, 0.5]}),
         ("bandit.snapshots", shot | {"probabilities": [0.2, 0.8]}),
+        ("identity.deferred", due | {"partition": 0, "end": 40}),
+        ("identity.deferred", due | {"partition": 1, "end": 90}),
+        ("identity.deferred", due | {"partition": 0, "end": 10}),
     ]
     made = producer(house)
     made.produce("stream.counts", value=b"no record at all")
@@ -271,6 +277,7 @@ def test_side_topics_are_read_back(house: Settings, contracts_dir: Path) -> None
     assert dict(recent.dead)["consent", "unreadable", "web"] >= 1
     assert [(cell, total, series[-1]) for cell, total, series in recent.volumes] == [(("consent", "pass"), 10, 10)]
     assert recent.snapshots[0].arms == (("a", 0.2, 0.25), ("b", 0.8, 0.5))
+    assert recent.deferred == 80
 
 
 def test_the_command_serves_and_prints(house: Settings, topic: str) -> None:

@@ -237,6 +237,13 @@ def test_what_comes_from_outside_is_escaped() -> None:
     assert html.count("&lt;script&gt;") >= 5
 
 
+def test_degraded_identity_is_said() -> None:
+    """While events pass unresolved the page says how many; otherwise it says nothing about it."""
+    page = Page(10, 30)
+    assert "1,234 records" in page.render(reading(State.OK), Recent(deferred=1_234, complete=True), NOW)
+    assert "Identity is degraded" not in page.render(reading(State.OK), Recent(complete=True), NOW)
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

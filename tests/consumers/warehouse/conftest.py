@@ -6,6 +6,7 @@ import pytest
 
 from infra.embedded.clickhouse import EmbeddedClickHouse
 from infra.embedded.kafka import EmbeddedKafka
+from tests.consumers.warehouse.history import History
 from tests.consumers.warehouse.plant import Plant
 
 
@@ -19,3 +20,20 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
             yield made
         finally:
             made.close()
+
+
+@pytest.fixture(scope="module")
+def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
+    """A ClickHouse of the module's own, with the warehouse's tables."""
+    folder = tmp_path_factory.mktemp("history")
+    with EmbeddedClickHouse(folder / "clickhouse") as server:
+        made = History(server, folder)
+        yield made
+        made.store.close()
+
+
+@pytest.fixture
+def history(clickhouse: History) -> History:
+    """The same, empty."""
+    clickhouse.empty()
+    return clickhouse

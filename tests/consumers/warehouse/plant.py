@@ -63,6 +63,7 @@ class Plant:
             "HEADWATER_STATE_DIR": str(folder),
             "HEADWATER_SECRET": SECRET,
             "HEADWATER_SESSION_TIMEOUT_S": "6",
+            "HEADWATER_OVERRIDES_INTERVAL_S": "1",
         }
         self.settings = load_settings(
             kafka=kafka, clickhouse=clickhouse, contracts=self.contracts, state_dir=folder, secret=SECRET

@@ -224,7 +224,7 @@ def test_unreadable_outcomes_are_dead() -> None:
 
 def tick(made: BanditStage, now: float, *, commit: bool = True) -> list[dict[str, Any]]:
     """What is published now; it comes back as a broadcast once committed."""
-    outputs = made.on_tick(now).get(SNAPSHOTS, [])
+    outputs = made.on_tick(now).out.get(SNAPSHOTS, [])
     if commit:
         made.on_broadcast(SNAPSHOTS, [(output.key, output.value) for output in outputs])
     return records(outputs)
@@ -241,7 +241,7 @@ def test_a_snapshot_is_in_redis_only_after_its_commit() -> None:
     """The store gets a version when its record came back committed, not when it was handed over."""
     store = MemoryStore()
     made = stage(store)
-    outputs = made.on_tick(NOW)[SNAPSHOTS]
+    outputs = made.on_tick(NOW).out[SNAPSHOTS]
     made.on_tick(NOW + 1)
     assert store.pointers == {}
     made.on_broadcast(SNAPSHOTS, [(output.key, output.value) for output in outputs])

@@ -206,6 +206,6 @@ def test_policies_change_while_it_runs() -> None:
     room = stage(changed=changed)
     seen = []
     for _ in range(3):
-        assert room.on_tick(0) == {}
+        assert room.on_tick(0).out == {}
         seen.append(only(room.handle(batch(sent()), 0))[1]["consent_outcome"])
     assert seen == ["anonymise", "pass", "pass"]

@@ -16,7 +16,7 @@ from schemas.registry import Registry
 from streams.identity.nodes import alias
 from streams.identity.revocation import component, request_id
 from streams.identity.rules import Slot, View, Write, plan, plan_labels
-from streams.identity.stage import REQUESTS, REVOCATIONS, SIGNALS, IdentityStage
+from streams.identity.stage import REQUESTS, REVOCATIONS, SIGNALS, IdentityStage, Kit
 from streams.identity.store import GraphStore, MemoryStore, RedisStore
 from streams.runtime.stage import Batch
 
@@ -106,7 +106,7 @@ def test_the_stage_expands_and_asks(graph: RedisStore) -> None:
     """One signal for each other node under its own key, one request with all of them; again, the same bytes."""
     cookie, other, user = made(2, 1), made(2, 2), made(0, 1)
     linked(graph, [cookie, user], [other, user])
-    stage = IdentityStage(REGISTRY, graph, Metrics(), ALIAS, 60_000)
+    stage = IdentityStage(REGISTRY, graph, Metrics(), Kit(ALIAS, sla_ms=60_000))
     batch = Batch(REVOCATIONS, 0, [cookie.encode()], [revocation(cookie)], [4])
     outcome = stage.handle(batch, 0)
     said = {output.key: decode(REGISTRY, output.value or b"")[1] for output in outcome.out[SIGNALS]}
@@ -127,7 +127,7 @@ def test_a_withdrawal_of_who_was_erased_since_asks_nobody() -> None:
     """Read again, it would name her again; one that she makes later is expanded."""
     store, node = MemoryStore(), made(2, 1)
     store.write([Write(node, None, Slot(node, logged=False, epoch=1, state="erased", since=T + 9), 0)])
-    stage = IdentityStage(REGISTRY, store, Metrics(), ALIAS)
+    stage = IdentityStage(REGISTRY, store, Metrics(), Kit(ALIAS))
     values = [revocation(node), revocation(node, received_ts=T + 10)]
     outcome = stage.handle(Batch(REVOCATIONS, 0, [b"k"] * 2, values, range(2)), 0)
     assert (outcome.passed, dict(outcome.dropped), len(outcome.out[REQUESTS])) == (1, {"ERASED": 1}, 1)
@@ -135,7 +135,7 @@ def test_a_withdrawal_of_who_was_erased_since_asks_nobody() -> None:
 
 def test_broken_revocations_are_dead() -> None:
     """Rubbish, a tombstone, a subject that is no node: dead letters; the others are expanded."""
-    stage = IdentityStage(REGISTRY, MemoryStore(), Metrics(), ALIAS)
+    stage = IdentityStage(REGISTRY, MemoryStore(), Metrics(), Kit(ALIAS))
     values = [b"rubbish", None, revocation("nobody"), revocation(made(2, 1))]
     outcome = stage.handle(Batch(REVOCATIONS, 0, [b"k"] * 4, values, range(4)), 0)
     assert ([dead.at for dead in outcome.dead], outcome.passed) == ([0, 1, 2], 1)

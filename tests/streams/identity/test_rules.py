@@ -109,12 +109,61 @@ def test_what_holds_too_much_is_demoted() -> None:
     device, first, second = ANONYMOUS[0], ANONYMOUS[8], ANONYMOUS[9]
     _, pairs = plan(view, {(device, first): 0})
     assert pairs == [Pair(device, first, ("cookies_per_device", 12))]
-    again, _ = plan(view, {(device, second): 0}, {device})
+    again, _ = plan(view, {(device, second): 0}, {device: "cookies_per_device"})
     assert again == [Write(device, None, Slot(device, logged=False, epoch=1, state=SHARED), 0, "cookies_per_device")]
     assert (view.find(first), view.find(second)) == (device, second)
     assert home(view, (first, second)) == second, "a demoted root takes nothing more in"
     assert plan(view, {(first, second): 0}) == ([], [])
     assert home(view, (first,)) == device
+
+
+def test_a_root_that_a_split_left_is_linked_again() -> None:
+    """A slot that points at itself is a root's: it takes others in, and it is linked by replacing what it holds."""
+    view = seen_all()
+    device, cookie, other = ANONYMOUS[0], ANONYMOUS[8], ANONYMOUS[9]
+    alone = view.slots[cookie] = Slot(cookie, logged=True, epoch=3)
+    assert (view.find(cookie), view.before(cookie), view.missing([cookie])) == (cookie, cookie, set())
+    assert not view.marked(cookie)
+    writes, _ = plan(view, {(cookie, other): 0, (device, cookie): 1})
+    assert writes == [
+        Write(other, None, Slot(cookie, logged=False), 0),
+        Write(cookie, alone, Slot(device, logged=False, epoch=4), 1),
+    ]
+    assert view.find(other) == device
+    undo(view, writes)
+    assert view.slots[cookie] == alone
+
+
+@given(events(NODES, 4), st.sets(st.sampled_from(ANONYMOUS)))
+def test_roots_with_a_slot_link_as_roots_without(asked: Events, split: set[str]) -> None:
+    """Whichever roots a split has left, the same events give the same components, written over what was held."""
+    plain, view = seen_all(), seen_all()
+    view.slots |= {node: Slot(node, logged=True, epoch=2) for node in split}
+    plan(plain, asked)
+    for write in plan(view, asked)[0]:
+        if not write.rule and write.node in split:
+            assert write.slot.epoch == 3
+    assert [view.find(node) for node in NODES] == [plain.find(node) for node in NODES]
+
+
+def test_a_user_of_everybody_is_nobody() -> None:
+    """A user with too many cookies is demoted; what it had taken is free again when it comes next, but for its label."""
+    view = seen_all()
+    first, second, third = ANONYMOUS[8:11]
+    asked: Events = {(USERS[0], first): 0, (USERS[0], second): 1}
+    plan(view, asked)
+    assert [label.slot.parent for label in plan_labels(view, asked)] == [first]
+    view.slots[USERS[0]] = Slot(first, logged=True)
+    writes, _ = plan(view, {(USERS[0], third): 2}, {USERS[0]: "cookies_per_user"})
+    assert [(write.node, write.slot.state, write.rule) for write in writes] == [(USERS[0], SHARED, "cookies_per_user")]
+    assert live(view, (USERS[0], third)) == (), "it is nobody else's event"
+    writes, _ = plan(view, {(USERS[1], second): 3, (first,): 4})
+    assert [(write.node, write.slot) for write in writes] == [
+        (second, Slot(second, logged=False, epoch=1)),
+        (second, Slot(USERS[1], logged=False, epoch=2)),
+    ]
+    assert view.find(first) == USERS[0]
+    assert view.label(USERS[0]) == first
 
 
 def test_a_users_label_is_the_root_that_came_first() -> None:

@@ -1,0 +1,209 @@
+"""Who competes: the identity stage, and four ways in which others resolve identities.
+
+All see the same events in the same order, and the same filter of blocked literals has passed over them. The stage meets the
+duplicates and drops them itself; to the others they are not shown.
+"""
+
+import sqlite3
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations
+
+from bench.identity_metrics import Canonicals
+from bench.identity_unions import Unions
+from bench.identity_world import Event
+from infra.metrics import Metrics
+from infra.secrets import Secret
+from infra.settings import PACKAGED_CONTRACTS
+from schemas.codec import decode, encode
+from schemas.registry import Registry
+from streams.identity.nodes import alias
+from streams.identity.resolver import CONSENTED, RESOLVED, SHARED_IDS
+from streams.identity.rules import USER, Slot
+from streams.identity.stage import IdentityStage, Kit
+from streams.identity.store import MemoryStore
+from streams.runtime.stage import Batch
+
+BATCH = 500
+"""Events that are resolved together: what a batch learns, all of its events are stamped by, whoever resolves it.
+
+Two months pass here in so few events that 500 are two hours, which leaves fewer stamps stale than in a busy stream; with 1,
+everything is learnt as late as it can be.
+"""
+EMAIL = "3"
+CAPS: Mapping[tuple[str, str], int] = {
+    ("1", "2"): 12, ("1", "0"): 3, ("2", "0"): 3, ("3", "0"): 1, ("3", "1"): 8, ("3", "2"): 8,
+}  # fmt: skip
+"""(tier, tier of others) -> with how many others it may be linked. A cookie counts as a device, except on a device."""
+
+Advance = Callable[[int], None]
+"""Told how many events were done."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a contender made of the events, duplicates left out."""
+
+    canonicals: Canonicals
+    stamped: Canonicals | None
+    """What each event was stamped with when it came; None for those that compute everything anew."""
+    seconds: float
+    """For the resolution alone; encoding, decoding of what left, and scoring are not in it."""
+    nobodys: frozenset[str] = frozenset()
+    """Canonicals that are said to be no person's: events of nodes that were found to be shared."""
+
+
+def stage(events: Sequence[Event], advance: Advance, size: int = BATCH) -> Result:
+    """The identity stage over the memory store, one worker, committed batch by batch; it hears its log, as any does."""
+    registry, store = Registry(PACKAGED_CONTRACTS), MemoryStore()
+    kit = Kit(alias(Secret("a benchmark has nothing to hide, but forty characters")))
+    room, stamped, seconds = IdentityStage(registry, store, Metrics(), kit), dict[str, str](), 0.0
+    start, nobodys = 0, set[str]()
+    for part in _batches(events, advance, size):
+        values = [consented(registry, event) for event in part]
+        batch = Batch(CONSENTED, 0, [event.nodes[0].encode() for event in part], values, range(start, start + len(part)))
+        began = time.perf_counter()
+        outcome = room.handle(batch, part[-1].arrived / 1_000)
+        for hook in outcome.after_commit:
+            hook()
+        for topic in room.broadcast:
+            room.on_broadcast(topic, [(output.key, output.value) for output in outcome.out.get(topic, ())])
+        seconds += time.perf_counter() - began
+        for output in outcome.out[RESOLVED]:
+            record = decode(registry, output.value or b"")[1]
+            stamped[record["event_id"]] = record["profile_id"]
+            if record["identity_state"] == SHARED_IDS:
+                nobodys.add(record["profile_id"])
+        start += len(part)
+    profiles = [stamped.pop(event.event_id) for event in events if event.event_id in stamped]
+    finals = {profile: follow(store.slots, profile) for profile in set(profiles)}
+    return Result([finals[profile] for profile in profiles], profiles, seconds, frozenset(nobodys))
+
+
+def consented(registry: Registry, event: Event) -> bytes:
+    """The event as the consent room lets it pass, everything granted."""
+    record = {
+        "consent_outcome": "pass", "consent_purposes": 7, "consent_reasons": "", "consent_policy": "", "consent_evidence": "",
+        "event_id": event.event_id, "event_name": "page_view", "source": "web", "site": "shop.example", "heartbeat": False,
+        "collector_ts": event.arrived, "region": "", "signals": {}, "identifiers": list(event.nodes), "event_ts": event.ts,
+        "event_ts_source": "", "protocol": "",
+    }  # fmt: skip
+    return encode(registry.latest(CONSENTED), record)
+
+
+def follow(slots: Mapping[str, Slot], profile: str) -> str:
+    """The canonical that a stamped profile leads to by now."""
+    while (slot := slots.get(profile)) is not None and slot.parent != profile:
+        if profile[0] == USER:
+            return slot.parent
+        profile = slot.parent
+    return profile
+
+
+def union_of_all(events: Sequence[Event], advance: Advance, size: int = BATCH) -> Result:
+    """Whatever is seen in one event is one person, for ever."""
+    began, unions, stamped = time.perf_counter(), Unions(), list[int]()
+    for part in _batches(events, advance, size):
+        for event in part:
+            first, *others = map(unions.number, event.nodes)
+            for other in others:
+                unions.join(first, other)
+        stamped += (unions.find(unions.number(event.nodes[0])) for event in part)
+    return _ended(unions, events, stamped, began)
+
+
+def capped_union(events: Sequence[Event], advance: Advance, size: int = BATCH) -> Result:
+    """As the union of all, but a link is refused that would give one of its ends more others than `CAPS` allows.
+
+    An event belongs to its strongest node.
+    """
+    began, unions, stamped = time.perf_counter(), Unions(), list[int]()
+    others: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+
+    def fits(node: str, other: str) -> bool:
+        known = others[node, other[0]]
+        return other in known or len(known) < CAPS.get((node[0], other[0]), len(known) + 1)
+
+    for part in _batches(events, advance, size):
+        for strong, weak in (pair for event in part for pair in combinations(event.nodes, 2)):
+            if fits(strong, weak) and fits(weak, strong):
+                others[strong, weak[0]].add(weak)
+                others[weak, strong[0]].add(strong)
+                unions.join(unions.number(strong), unions.number(weak))
+        stamped += (unions.find(unions.number(event.nodes[0])) for event in part)
+    return _ended(unions, events, stamped, began)
+
+
+def _batches(events: Sequence[Event], advance: Advance, size: int) -> Iterator[Sequence[Event]]:
+    """The events, `size` at a time; progress is told now and then, so that telling takes no time."""
+    told = 0
+    for start in range(0, len(events), size):
+        yield events[start : start + size]
+        done = min(start + size, len(events))
+        if done - told >= BATCH or done == len(events):
+            advance(done - told)
+            told = done
+
+
+def _ended(unions: Unions, events: Sequence[Event], stamped: Canonicals, began: float) -> Result:
+    finals = [unions.find(unions.number(event.nodes[0])) for event in events]
+    return Result(finals, stamped, time.perf_counter() - began)
+
+
+def unique_only(events: Sequence[Event], advance: Advance) -> Result:
+    """Only user ids and e-mails make a person; computed over the whole history at once.
+
+    1. An e-mail that was seen with exactly one user belongs to that user; any other is a person of its own.
+    2. A device or cookie that was seen with exactly one user belongs to that user; if it was seen with none, but with
+       exactly one e-mail, to that e-mail. Any other is a person of its own. Devices and cookies never link each other.
+    3. An event belongs to its user; without one to whom its strongest node that belongs to somebody belongs; else to its
+       strongest node.
+    """
+    began = time.perf_counter()
+    users: defaultdict[str, set[str]] = defaultdict(set)
+    emails: defaultdict[str, set[str]] = defaultdict(set)
+    for event in chain.from_iterable(_batches(events, advance, BATCH)):
+        for node in event.nodes:
+            users[node].update(other for other in event.nodes if other[0] == USER)
+            emails[node].update(other for other in event.nodes if other[0] == EMAIL)
+
+    def owner(node: str) -> str:
+        if len(users[node]) == 1:
+            return next(iter(users[node]))
+        if not users[node] and len(emails[node]) == 1 and node[0] != EMAIL:
+            return owner(next(iter(emails[node])))
+        return node
+
+    owners = {node: owner(node) for node in users}
+    finals = []
+    for event in events:
+        owned = (owners[node] for node in event.nodes if owners[node] != node or node[0] == USER)
+        finals.append(next(owned, event.nodes[0]))
+    return Result(finals, None, time.perf_counter() - began)
+
+
+def labels_in_sql(events: Sequence[Event], advance: Advance) -> Result:
+    """A batch job in a warehouse: the smallest label among neighbours, again and again until nothing changes. In SQLite."""
+    began, unions = time.perf_counter(), Unions()
+    rows = set[tuple[int, int]]()
+    for event in chain.from_iterable(_batches(events, advance, BATCH)):
+        first, *others = map(unions.number, event.nodes)
+        rows.add((first, first))
+        rows.update(pair for other in others for pair in ((first, other), (other, first), (other, other)))
+    base = sqlite3.connect(":memory:")
+    base.execute("CREATE TABLE edges (a INTEGER, b INTEGER, PRIMARY KEY (a, b)) WITHOUT ROWID")
+    base.execute("CREATE TABLE labels (node INTEGER PRIMARY KEY, label INTEGER)")
+    base.executemany("INSERT INTO edges VALUES (?, ?)", sorted(rows))
+    base.execute("INSERT INTO labels SELECT DISTINCT a, a FROM edges")
+    smaller = """
+        UPDATE labels SET label = least FROM (
+            SELECT a, min(label) AS least FROM edges JOIN labels ON node = b GROUP BY a
+        ) WHERE node = a AND least < label"""
+    while base.execute(smaller).rowcount:
+        pass
+    labels: dict[int, int] = dict(base.execute("SELECT node, label FROM labels"))
+    base.close()
+    finals = [labels[unions.number(event.nodes[0])] for event in events]
+    return Result(finals, None, time.perf_counter() - began)

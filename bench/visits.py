@@ -1,0 +1,82 @@
+"""Realistic encoded records of events.consented for the identity stage: about 600 bytes, about two nodes each."""
+
+import random
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from itertools import accumulate
+
+from bench.events import FIRST_TS
+from schemas.codec import encode
+from schemas.registry import Registry
+
+EXPONENT = 0.7
+"""Of the Zipf law by which visitors come: the busiest of 100,000 makes one event in a hundred."""
+EACH = 4
+"""Events for each visitor that there is; the rarest do not come at all."""
+NAMES = {"page_view": 60, "view_item": 30, "add_to_cart": 8, "purchase": 2}
+DAY_MS = 86_400_000
+
+
+def regulars(n: int) -> Sequence[int]:
+    """Who makes each of `n` events, by a Zipf law; always the same ones."""
+    ranks = range(1, max(1, n // EACH) + 1)
+    return random.Random(4).choices(ranks, cum_weights=list(accumulate(rank**-EXPONENT for rank in ranks)), k=n)
+
+
+def visits(registry: Registry, visitors: Sequence[int], day: int = 0) -> Iterator[tuple[bytes, bytes]]:
+    """(key, value) of an event of each of these visitors; on another `day` the same with other event ids and times.
+
+    Every event has its visitor's cookie, seven in ten her device. One visitor in three has an account and is logged in
+    half of the time; two in three of those have said their e-mail address too, which then comes with the user id.
+    """
+    rng = random.Random(5)
+    contract = registry.latest("events.consented")
+    begin = FIRST_TS + day * DAY_MS
+    for i, visitor in enumerate(visitors):
+        nodes = _nodes(visitor, rng)
+        event = {
+            "consent_outcome": "pass",
+            "consent_purposes": 7,
+            "consent_reasons": "analytics=GRANTED marketing=GRANTED personalization=GRANTED",
+            "consent_policy": "5d1c0f6a2b7e",
+            "consent_evidence": "9f86d081884c7d65",
+            "event_id": f"{day:08x}{i:024x}",
+            "event_name": rng.choices(list(NAMES), list(NAMES.values()))[0],
+            "source": "web-de",
+            "site": "shop.example",
+            "heartbeat": False,
+            "collector_ts": begin + i,
+            "region": "DE",
+            "signals": {"cmp.analytics": "granted", "cmp.marketing": "granted", "cmp.personalization": "granted"},
+            "identifiers": nodes,
+            "event_ts": begin + i - 40,
+            "event_ts_source": "corrected",
+            "protocol": "headwater",
+            "tag_version": "gtm-server/1.0",
+            "page_url": f"https://shop.example/p/{rng.randrange(900)}?utm_source=news",
+            "page_title": "A product that many people look at",
+            "page_referrer": "https://www.search.example/",
+            "user_agent": "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML) Safari/605.1.15",
+            "device_class": "desktop",
+            "ip_prefix": "203.0.113.0",
+            "properties": {"plan": "b", "items": '[{"id":"sku-1","price":19.9}]', "list": "home"},
+        }
+        yield nodes[0].encode(), encode(contract, event)
+
+
+def _nodes(visitor: int, rng: random.Random) -> list[str]:
+    """Of one event, strongest first."""
+    nodes = []
+    account = visitor % 3 == 0 and rng.random() < 0.5
+    if account:
+        nodes.append(_node("0", visitor))
+    if rng.random() < 0.7:
+        nodes.append(_node("1", visitor))
+    nodes.append(_node("2", visitor))
+    if account and visitor % 9:
+        nodes.append(_node("3", visitor))
+    return nodes
+
+
+def _node(tier: str, visitor: int) -> str:
+    return tier + blake2b(f"{tier}{visitor}".encode(), digest_size=16).hexdigest()

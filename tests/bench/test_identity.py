@@ -1,0 +1,49 @@
+"""`python -m bench.identity` as somebody runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.identity import rates_of
+from bench.identity_rates import WORLDS
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*more: str) -> str:
+    """What it prints for a tiny world."""
+    command = [sys.executable, "-m", "bench.identity", "--events", "2000", *more]
+    wide = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(command, cwd=ROOT, env=wide, capture_output=True, text=True, check=True).stdout
+
+
+def test_json_has_every_figure_of_everybody() -> None:
+    """The bound, ours and four others, with causes."""
+    told = json.loads(run("--json", "--seed", "4"))
+    assert told["seed"] == 4
+    assert list(told["rows"]) == ["bound", "identity stage", "union of all", "capped union", "unique only", "labels in SQL"]
+    assert told["rows"]["identity stage"]["two_users"] == 0
+    for name, row in told["rows"].items():
+        assert {"wrong", "avoidable", "canonicals", "precision", "recall", "stale", "overrides"} <= row.keys()
+        assert name == "bound" or {"seconds", "wrong_by_cause", "lost_by_cause"} <= row.keys()
+
+
+def test_tables_are_for_people() -> None:
+    """Figures, and the causes where they are asked for."""
+    shown = run("--causes")
+    assert shown.startswith("world 'shop', seed 1: 2,")
+    assert "identities, against the truth" in shown
+    assert "no evidence" in shown
+
+
+def test_rates_can_be_changed() -> None:
+    """By name, within a world; what is no rate is refused."""
+    assert rates_of("members", 10, ["kiosks=4", "shared=0.5"]) == replace(WORLDS["members"], events=10, kiosks=4, shared=0.5)
+    for change in ("nothing=1", "household_sizes=1", "shared=x"):
+        with pytest.raises(ValueError):
+            rates_of("shop", 10, [change])

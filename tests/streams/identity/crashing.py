@@ -1,0 +1,198 @@
+"""Workers on one graph, in one thread: each can be interrupted at any single write, by its end or by another worker's batch."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from infra.metrics import Metrics
+from infra.secrets import Secret
+from schemas.codec import Record, decode, encode
+from streams.identity.evidence import slot_of
+from streams.identity.nodes import alias
+from streams.identity.resolver import CONSENTED, MERGES, RESOLVED
+from streams.identity.rules import Pair, Slot, View, Write
+from streams.identity.stage import IdentityStage, Kit
+from streams.identity.store import MemoryStore
+from streams.runtime.stage import Batch
+from tests.streams.identity.line import REGISTRY, event
+
+ALIAS = alias(Secret("for tests only, forty characters long..."))
+
+Nodes = tuple[str, ...]
+X = TypeVar("X")
+Y = TypeVar("Y")
+
+
+class Ended(Exception):
+    """The worker's process is gone."""
+
+
+class InterruptedStore(MemoryStore):
+    """Before each single write something may happen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before_write: Callable[[], None] = lambda: None
+
+    def claim(self, claims: Sequence[tuple[str, str]]) -> list[str]:
+        """See `GraphStore`."""
+        call = super().claim
+        return [self._one(call, claim)[0] for claim in claims]
+
+    def write(self, writes: Sequence[Write]) -> list[bool]:
+        """See `GraphStore`."""
+        call = super().write
+        return [self._one(call, write)[0] for write in writes]
+
+    def admit(self, pairs: Sequence[Pair]) -> list[bool]:
+        """See `GraphStore`."""
+        call = super().admit
+        return [self._one(call, pair)[0] for pair in pairs]
+
+    def confirm(self, slots: Iterable[tuple[str, Slot]]) -> None:
+        """See `GraphStore`."""
+        for slot in slots:
+            self._one(super().confirm, slot)
+
+    def _one(self, call: Callable[[Sequence[X]], Y], argument: X) -> Y:
+        self.before_write()
+        return call([argument])
+
+
+class TransitionStore(InterruptedStore):
+    """A worker that logs what it wrote itself and nothing that it met: the negative control."""
+
+    def read(self, nodes: Sequence[str], events: Sequence[str]) -> tuple[list[Slot | None], list[str | None]]:
+        """Every slot that is there passes for logged."""
+        slots, places = super().read(nodes, events)
+        return [None if slot is None else slot._replace(logged=True) for slot in slots], places
+
+
+class TightStore(InterruptedStore):
+    """Nothing holds more than one of anything."""
+
+    def admit(self, pairs: Sequence[Pair]) -> list[bool]:
+        """See `GraphStore`."""
+        return super().admit([pair._replace(limit=(pair.limit[0], 1)) for pair in pairs])
+
+
+class LabelFirstStore(InterruptedStore):
+    """A worker that claims a user's label before the link that it hangs on: the other negative control."""
+
+    def write(self, writes: Sequence[Write]) -> list[bool]:
+        """The label of each user that something is to be linked to, then what was asked for."""
+        won = []
+        for write in writes:
+            if write.held is None and write.node[0] != "0" and write.slot.parent[0] == "0":
+                super().write([Write(write.slot.parent, None, Slot(write.node, logged=False), write.at)])
+            won += super().write([write])
+        return won
+
+
+@dataclass
+class Plan:
+    """What happens to whom, and when."""
+
+    size: int
+    """Events of a batch."""
+    ends: dict[int, bool] = field(default_factory=dict)
+    """Number of a write, counted over all workers -> the worker ends before it (True), or another one has a batch first."""
+    uncommitted: frozenset[int] = frozenset()
+    """Batches, counted, whose worker ends before its commit."""
+    unconfirmed: frozenset[int] = frozenset()
+    """Batches, counted, whose worker ends between its commit and what it does after it."""
+
+
+class World:
+    """Partitions of events, one worker each, and the log."""
+
+    def __init__(self, store: InterruptedStore, partitions: Sequence[Sequence[tuple[int, Nodes]]], plan: Plan) -> None:
+        self.store = store
+        self.log: list[Record] = []
+        self.stamps: dict[int, list[Record]] = {}
+        """What left for each event of the world, by its number."""
+        self._partitions = partitions
+        self._plan = plan
+        self._next = [0] * len(partitions)
+        self._workers = [self._worker() for _ in partitions]
+        self.writes = self._batches = 0
+        self._busy = set[int]()
+        store.before_write = self._before_write
+
+    def _worker(self) -> IdentityStage:
+        room = IdentityStage(REGISTRY, self.store, Metrics(), Kit(ALIAS))
+        room.on_broadcast(MERGES, self._broadcast(self.log))
+        return room
+
+    @staticmethod
+    def _broadcast(records: Iterable[Record]) -> list[tuple[bytes | None, bytes | None]]:
+        return [(b"", encode(REGISTRY.latest(MERGES), record)) for record in records]
+
+    def _before_write(self) -> None:
+        self.writes += 1
+        happens = self._plan.ends.get(self.writes)
+        if happens is True:
+            raise Ended
+        if happens is False:
+            for worker in range(len(self._partitions)):
+                if worker not in self._busy and self._next[worker] < len(self._partitions[worker]):
+                    self._step(worker)
+                    return
+
+    def run(self) -> None:
+        """Until every event of every partition is through."""
+        while waiting := [at for at, n in enumerate(self._next) if n < len(self._partitions[at])]:
+            self._step(waiting[self._batches % len(waiting)])
+
+    def _step(self, worker: int) -> None:
+        """One batch of a worker, which may end in it and then starts anew from its last commit."""
+        self._busy.add(worker)
+        self._batches += 1
+        number, first = self._batches, self._next[worker]
+        events = self._partitions[worker][first : first + self._plan.size]
+        values = [event(n, nodes) for n, nodes in events]
+        batch = Batch(CONSENTED, worker, [b"k"] * len(values), values, range(first, first + len(values)))
+        try:
+            outcome = self._workers[worker].handle(batch, 0)
+            if number in self._plan.uncommitted:
+                raise Ended
+            self._next[worker] = first + len(values)
+            committed = [decode(REGISTRY, output.value or b"")[1] for output in outcome.out.get(MERGES, ())]
+            self.log += committed
+            for output in outcome.out[RESOLVED]:
+                record = decode(REGISTRY, output.value or b"")[1]
+                self.stamps.setdefault(int(record["event_id"][1:]), []).append(record)
+            for other in self._workers:
+                other.on_broadcast(MERGES, self._broadcast(committed))
+            if number in self._plan.unconfirmed:
+                raise Ended
+            for hook in outcome.after_commit:
+                hook()
+        except Ended:
+            self._workers[worker] = self._worker()
+        finally:
+            self._busy.discard(worker)
+
+    # -- what came of it
+
+    def live(self) -> dict[str, Slot]:
+        """The graph as it is."""
+        return {node: slot._replace(logged=True) for node, slot in self.store.slots.items()}
+
+    def logged(self) -> dict[str, Slot]:
+        """The graph by nothing but its log, in whatever order that is read."""
+        found: dict[str, Slot] = {}
+        for record in self.log:
+            slot, known = slot_of(record), found.get(record["node"])
+            if known is None or known.epoch <= slot.epoch:
+                found[record["node"]] = slot
+        return found
+
+
+def groups_of(slots: dict[str, Slot], nodes: Iterable[str]) -> set[frozenset[str]]:
+    """Nodes that have the same root."""
+    view = View({**dict.fromkeys(nodes), **slots})
+    groups: dict[str, set[str]] = {}
+    for node in nodes:
+        groups.setdefault(view.find(node), set()).add(node)
+    return {frozenset(group) for group in groups.values()}

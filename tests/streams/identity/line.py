@@ -1,0 +1,94 @@
+"""Identity workers on a real log: what the runtime does between a batch and its commit, without a group."""
+
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from infra.errors import Retryable
+from infra.kafka import producer, reader
+from infra.metrics import Metrics
+from infra.settings import Settings
+from schemas.codec import Record, decode, encode
+from schemas.registry import Registry
+from streams.identity.app import build
+from streams.identity.resolver import CONSENTED, MERGES, RESOLVED
+from streams.identity.stage import IdentityStage
+from streams.runtime.follow import stable_end
+from streams.runtime.stage import Batch, Outcome
+
+CONTRACTS = Path(__file__).parents[3] / "schemas"
+REGISTRY = Registry(CONTRACTS)
+T = 1_764_000_123_456
+
+
+def event(n: int, nodes: Iterable[str], **said: object) -> bytes:
+    """An event of events.consented with everything granted."""
+    record = {
+        "consent_outcome": "pass", "consent_purposes": 7, "consent_reasons": "", "consent_policy": "", "consent_evidence": "",
+        "event_id": f"e{n}", "event_name": "page_view", "source": "web", "site": "x", "heartbeat": False, "collector_ts": T,
+        "region": "", "signals": {}, "identifiers": sorted(nodes), "event_ts": 0, "event_ts_source": "", "protocol": "", **said,
+    }  # fmt: skip
+    return encode(REGISTRY.latest(CONSENTED), record)
+
+
+def end_of(settings: Settings, partition: int) -> int:
+    """The next offset of a partition of the input."""
+    deadline = time.monotonic() + 30
+    with closing(reader(settings, "headwater.line")) as consumer:
+        while True:
+            try:
+                return stable_end(consumer, CONSENTED, partition)[1]
+            except Retryable:  # a topic that was just made has no leader yet
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+
+
+class Line:
+    """Workers, one after the other at work, whose outcomes stand on Kafka before the next batch comes."""
+
+    def __init__(self, settings: Settings, workers: int) -> None:
+        self.settings = settings
+        self._producer = producer(settings)
+        self.metrics = [Metrics() for _ in range(workers)]
+        self.workers = [build(settings, metrics) for metrics in self.metrics]
+        self.resolved: list[Record] = []
+        self.ends = [end_of(settings, worker) for worker in range(workers)]
+        self.events = sum(self.ends)
+
+    def fresh(self) -> IdentityStage:
+        """A worker that has just started, and knows the log."""
+        return build(self.settings, Metrics())
+
+    def send(self, combinations: Sequence[Sequence[str]], worker: int = 0) -> list[Record]:
+        """A batch of events on the worker's own partition of the input, and through it, committed; what left."""
+        values = [event(self.events + n, nodes) for n, nodes in enumerate(combinations)]
+        offsets = range(self.ends[worker], self.ends[worker] + len(values))
+        self.ends[worker] += len(values)
+        self.events += len(values)
+        for value in values:
+            self._producer.produce(CONSENTED, value, b"k", worker)
+        assert self._producer.flush(10) == 0
+        stage = self.workers[worker]
+        outcome = stage.handle(Batch(CONSENTED, worker, [b"k"] * len(values), values, offsets), 0)
+        self.commit(outcome)
+        assert outcome.passed == len(values)
+        left = [decode(REGISTRY, output.value or b"")[1] for output in outcome.out[RESOLVED]]
+        self.resolved += left
+        return left
+
+    def tick(self, *workers: int) -> None:
+        """What workers do between batches."""
+        for worker in workers:
+            self.commit(self.workers[worker].on_tick(0))
+
+    def commit(self, outcome: Outcome) -> None:
+        """Everything but the events onto Kafka, then the hooks, then the broadcast to everybody."""
+        for topic, outputs in outcome.out.items():
+            for output in outputs if topic != RESOLVED else ():
+                self._producer.produce(topic, output.value, output.key, max(output.partition, 0))
+        assert self._producer.flush(10) == 0
+        for hook in outcome.after_commit:
+            hook()
+        for worker in self.workers:
+            worker.on_broadcast(MERGES, [(output.key, output.value) for output in outcome.out.get(MERGES, ())])

@@ -1,0 +1,185 @@
+"""Whoever ends wherever, whoever is faster: the graph is the oracle's, and its log alone says the same."""
+
+import numpy as np
+import pytest
+from hypothesis import find, given, settings
+from hypothesis import strategies as st
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from streams.identity.rules import SHARED, View
+from tests.streams.identity.crashing import (
+    InterruptedStore,
+    LabelFirstStore,
+    Nodes,
+    Plan,
+    TightStore,
+    TransitionStore,
+    World,
+    groups_of,
+)
+
+PEOPLE = 4
+OWN = {
+    person: [f"0{person:032x}", *(f"{tier}{person * 8 + n:02x}{'e' * 30}" for tier in "123" for n in range(3))]
+    for person in range(PEOPLE)
+}
+NODES = [node for nodes in OWN.values() for node in nodes]
+
+
+def some(nodes: list[str]) -> st.SearchStrategy[Nodes]:
+    """An event with one to four of these."""
+    return st.lists(st.sampled_from(nodes), min_size=1, max_size=4, unique=True).map(lambda found: tuple(sorted(found)))
+
+
+PEACEFUL = st.lists(st.integers(0, PEOPLE - 1).flatmap(lambda person: some(OWN[person])), min_size=1, max_size=24)
+"""Nobody uses what is another one's."""
+CONFLICTED = st.lists(some(NODES), min_size=1, max_size=24)
+PLANS = st.builds(
+    Plan,
+    st.integers(1, 6),
+    st.dictionaries(st.integers(1, 60), st.booleans(), max_size=8),
+    st.frozensets(st.integers(1, 16), max_size=4),
+    st.frozensets(st.integers(1, 16), max_size=4),
+)
+
+
+def spread(events: list[Nodes], workers: int, order: list[int]) -> list[list[tuple[int, Nodes]]]:
+    """Events in this order, each a second time at the end, over partitions."""
+    partitions: list[list[tuple[int, Nodes]]] = [[] for _ in range(workers)]
+    for place, n in enumerate([*order, *order[: len(order) // 2]]):
+        partitions[place % workers].append((n, events[n]))
+    return partitions
+
+
+@st.composite
+def worlds(draw: st.DrawFn, events: st.SearchStrategy[list[Nodes]], store: type[InterruptedStore]) -> tuple[list[Nodes], World]:
+    """Shuffled events with duplicates, on one to four workers, with a plan of what happens; run to the end."""
+    asked = draw(events)
+    order = draw(st.permutations(range(len(asked))))
+    world = World(store(), spread(asked, draw(st.integers(1, 4)), order), draw(PLANS))
+    world.run()
+    return asked, world
+
+
+def oracle(events: list[Nodes]) -> set[frozenset[str]]:
+    """Components by scipy."""
+    index = {node: at for at, node in enumerate(NODES)}
+    rows, columns = zip(*[(index[nodes[0]], index[node]) for nodes in events for node in nodes], strict=True)
+    size = len(NODES)
+    _, labels = connected_components(coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(size, size)), directed=False)
+    groups: dict[int, set[str]] = {}
+    for node, label in zip(NODES, labels.tolist(), strict=True):
+        groups.setdefault(label, set()).add(node)
+    return {frozenset(group) for group in groups.values()}
+
+
+@given(worlds(PEACEFUL, InterruptedStore))
+@settings(deadline=None, max_examples=300)
+def test_the_graph_is_the_oracles_and_so_is_its_log(made: tuple[list[Nodes], World]) -> None:
+    """Partition and roots, live and by the log alone; the smallest node of each group is its root."""
+    asked, world = made
+    expected = oracle(asked)
+    assert groups_of(world.store.slots, NODES) == expected
+    assert groups_of(world.logged(), NODES) == expected
+    view = View({**dict.fromkeys(NODES), **world.store.slots})
+    assert all(view.find(node) == min(group) for group in expected for node in group)
+    assert world.live() == world.logged()
+
+
+@given(worlds(CONFLICTED, InterruptedStore) | worlds(CONFLICTED, TightStore))
+@settings(deadline=None, max_examples=500)
+def test_no_profile_has_two_users(made: tuple[list[Nodes], World]) -> None:
+    """Whatever conflicts: users keep profiles of their own, the log says what is live, and nothing is lost."""
+    asked, world = made
+    assert world.live() == world.logged()
+    view = View({**dict.fromkeys(NODES), **world.store.slots})
+    users: dict[str, set[str]] = {}
+    for n, records in world.stamps.items():
+        for record in records:
+            if asked[n][0][0] == "0" and record["identity_state"] == "resolved":
+                users.setdefault(record["profile_id"], set()).add(asked[n][0])
+    # Of two users in one event the second is believed once the first has been demoted: then two speak for one event.
+    alone = {nodes[0] for nodes in asked} - {node for nodes in asked for node in nodes[1:]}
+    assert {profile: found for profile, found in users.items() if len(found & alone) > 1} == {}
+    seen = {node for nodes in asked for node in nodes if node[0] == "0" and node == nodes[0]}
+    labels = {user: view.label(user) for user in seen}
+    assert None not in labels.values()
+    assert len(set(labels.values())) == len(labels)
+    assert set(world.stamps) == set(range(len(asked))), "each event left"
+    alone = {
+        record["profile_id"] for records in world.stamps.values() for record in records if record["identity_state"] == SHARED
+    }
+    assert not alone & set(NODES)
+
+
+@given(worlds(CONFLICTED, InterruptedStore))
+@settings(deadline=None, max_examples=100)
+def test_an_event_passes_once(made: tuple[list[Nodes], World]) -> None:
+    """Of an id that came twice, on whichever partitions, exactly one passes, though workers end between the two."""
+    _, world = made
+    assert {n: len(records) for n, records in world.stamps.items() if len(records) != 1} == {}
+
+
+@given(worlds(CONFLICTED, InterruptedStore))
+@settings(deadline=None, max_examples=100)
+def test_a_rebuilt_graph_goes_on_as_the_old_one(made: tuple[list[Nodes], World]) -> None:
+    """An empty store filled from the log stamps every event as the live one would."""
+    asked, world = made
+    again = [(len(asked) + n, nodes) for n, nodes in enumerate(asked)]
+    rebuilt = InterruptedStore()
+    rebuilt.slots = world.logged()
+    rebuilt.held = world.store.held
+    stamps = []
+    for store in (world.store, rebuilt):
+        late = World(store, [again], Plan(5))
+        late.run()
+        stamps.append({n: [record["profile_id"] for record in records] for n, records in late.stamps.items()})
+    assert stamps[0] == stamps[1]
+
+
+def test_who_logs_only_what_it_wrote_loses_links() -> None:
+    """The negative control: emitted on transition, a link of a worker that ended before its commit never gets into the log."""
+    _, world = find(
+        worlds(PEACEFUL, TransitionStore), lambda made: made[1].live() != made[1].logged(), settings=settings(deadline=None)
+    )
+    assert world.logged().keys() < world.live().keys()
+
+
+def test_who_claims_labels_before_links_merges_users() -> None:
+    """The other one: two workers that want the same cookie both take it as their user's label."""
+    cookie = "2" + "c" * 32
+    asked = [[(0, (OWN[0][0], cookie))], [(1, (OWN[1][0], cookie))]]
+
+    def labels(store: InterruptedStore, meanwhile: int) -> list[str]:
+        World(store, asked, Plan(1, {meanwhile: False})).run()
+        return [slot.parent for node, slot in store.slots.items() if node[0] == "0"]
+
+    moments = range(1, 12)
+    assert any(len(set(found)) < len(found) for found in (labels(LabelFirstStore(), at) for at in moments))
+    assert all(len(set(found)) == len(found) == 2 for found in (labels(InterruptedStore(), at) for at in moments))
+
+
+CONFLICT: list[Nodes] = [
+    (NODES[1], NODES[4]), (NODES[0], NODES[4]), (NODES[4], NODES[7]), (NODES[10], NODES[4]),
+    (NODES[10], NODES[11], NODES[14]), (NODES[7],), (NODES[14], NODES[17]), (NODES[0], NODES[1]),
+]  # fmt: skip
+PEACE: list[Nodes] = [nodes for nodes in CONFLICT if nodes != (NODES[10], NODES[4])]
+
+
+@pytest.mark.parametrize("asked", [CONFLICT, PEACE], ids=["conflict", "peace"])
+def test_every_single_write_may_be_the_last(asked: list[Nodes]) -> None:
+    """The worker ended before its first write, its second, and so on, until there are no more: the log says what is live."""
+
+    def run(ends: dict[int, bool]) -> World:
+        world = World(InterruptedStore(), spread(asked, 2, list(range(len(asked)))), Plan(2, ends))
+        world.run()
+        return world
+
+    whole = run({})
+    assert any(slot.state == SHARED for slot in whole.live().values()) == (asked is CONFLICT)
+    for last in range(1, whole.writes + 1):
+        world = run({last: True})
+        assert world.live() == world.logged(), last
+        if asked is PEACE:
+            assert groups_of(world.live(), NODES) == oracle(asked), last
