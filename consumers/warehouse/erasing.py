@@ -63,6 +63,12 @@ def conditions(database: str, who: Person) -> dict[str, str]:
     }
 
 
+def derived(who: Person) -> dict[str, str]:
+    """Table that is made from others -> which of its rows are hers."""
+    hers = _among(_hers(who))
+    return {"identity_stamped": f"profile_id IN {hers}", "identity_overrides": f"(profile_id IN {hers} OR canonical IN {hers})"}
+
+
 def beside(who: Person) -> str:
     """Which events of others name her too."""
     until = f"fromUnixTimestamp64Milli(toInt64({int(who.until)}))"
@@ -76,7 +82,8 @@ def audited(who: Person) -> str:
 
 def counts(store: Store, who: Person) -> dict[str, int]:
     """Table -> rows that are hers, and events of others that name her. Retryable."""
-    found = {table: _count(store, table, where) for table, where in conditions(store.database, who).items()}
+    tables = conditions(store.database, who) | derived(who)
+    found = {table: _count(store, table, where) for table, where in tables.items()}
     return {**found, IDENTIFIERS: _count(store, "events", f"{beside(who)} AND NOT {_events(store, who)}")}
 
 
@@ -94,6 +101,8 @@ def erase(store: Store, request_id: str, who: Person) -> dict[str, int]:
     for table in found:
         places = f"(SELECT _partition, _offset FROM {base}.erased_rows WHERE table_name = '{table}' AND {marked})"  # noqa: S608
         _mutate(store, table, request_id, "DELETE", f"(_partition, _offset) IN {places}")
+    for table, where in derived(who).items():
+        _mutate(store, table, request_id, "DELETE", where)
     named = _count(store, "events", beside(who))
     taken_out = f"UPDATE identifiers = arrayFilter(one -> one NOT IN {_among(who.nodes)}, identifiers)"
     _mutate(store, "events", request_id, taken_out, beside(who))

@@ -6,7 +6,7 @@ from typing import Any
 import confluent_kafka as ck
 import pytest
 
-from consumers.warehouse.erasing import IDENTIFIERS, Person, conditions, counts, erase, lines
+from consumers.warehouse.erasing import IDENTIFIERS, Person, conditions, counts, derived, erase, lines
 from consumers.warehouse.loop import GROUP
 from consumers.warehouse.migrating import migrate
 from consumers.warehouse.store import Store
@@ -71,13 +71,19 @@ def test_her_rows_go_and_no_replay_brings_them_back(plant: Plant) -> None:
     with plant.loading():
         fill(plant)
         plant.wait_caught_up()
+    for profile in (COOKIE, BOB):
+        plant.store.command(f"INSERT INTO headwater.identity_stamped VALUES ('{profile}', {NOW_MS})")
+        plant.store.command(f"INSERT INTO headwater.identity_overrides VALUES ('1{profile[1:]}', '{profile}', {NOW_MS})")
     before = counts(plant.store, WHO)
     assert before == {
         "events": 4, "bandit_decisions": 1, "bandit_outcomes": 1, "consent_revocations": 1, "privacy_requests": 1,
         "identity_merges": 1, "identity_conflicts": 1, IDENTIFIERS: 1,
+        "identity_stamped": 1, "identity_overrides": 1,
     }  # fmt: skip
     told = [json.loads(line) for line in lines(plant.store, "events", WHO)]
     assert {one["event_id"] for one in told} == set(EVENTS) - STAY
+    for table in derived(WHO):
+        del before[table]
     assert erase(plant.store, REQUEST, WHO) == before
     again = erase(plant.store, REQUEST, WHO)
     assert again == {**before, IDENTIFIERS: 0}, "a second run says the same and does nothing"
