@@ -355,13 +355,25 @@ class RedisStore:
         """See `GraphStore`."""
         commands = [(tag_of(node), ("DEL", *_sets(node))) for node in nodes]
         commands += [(tag_of(at), ("SREM", key, *some)) for at, key, some in _memberships(nodes, holders)]
+        commands += [(tag_of(at), ("DEL", _key("s", at))) for at in self._noted(nodes, holders)]
         return sum(self._run(commands))
 
     def holding(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
         """See `GraphStore`."""
         found: int = sum(self._run([(tag_of(node), ("EXISTS", *_sets(node))) for node in nodes]))
         commands = [(tag_of(at), ("SMISMEMBER", key, *some)) for at, key, some in _memberships(nodes, holders)]
-        return found + sum(map(sum, self._run(commands)))
+        return found + sum(map(sum, self._run(commands))) + len(self._noted(nodes, holders))
+
+    def _noted(self, nodes: Sequence[str], holders: Sequence[str]) -> list[str]:
+        """Nodes for which a text is kept that is theirs or names them."""
+        asked = sorted({*nodes, *holders})
+        texts = self._mget([(tag_of(at), _key("s", at)) for at in asked])
+        names = [node.encode() for node in nodes]
+        return [
+            at
+            for at, text in zip(asked, texts, strict=True)
+            if text is not None and (at in nodes or any(name in text for name in names))
+        ]
 
     # -- the whole of it
 

@@ -100,6 +100,18 @@ def test_what_is_held_is_forgotten(store: GraphStore) -> None:
     assert store.children([B]) == [set()]
 
 
+def test_notes_that_name_a_node_are_forgotten(redis_url: str) -> None:
+    """Its own, and those of its holders that name it; the others stay."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushdb()
+        store = RedisStore(lambda: client)
+        for node, text in ((A, "x"), (B, f"names {A}"), (C, "y")):
+            store.note(node, text)
+        assert store.holding([A], [B, C]) == 2
+        assert store.forget([A], [B, C]) == 2
+        assert [store.noted(node) for node in (A, B, C)] == [None, None, "y"]
+
+
 def test_a_claim_belongs_to_the_first(store: GraphStore) -> None:
     """The first record that claims an event keeps it; asking again with the same place is no conflict."""
     assert store.claim([("s:e1", "0:5"), ("s:e2", "0:6"), ("s:e1", "0:9")]) == ["0:5", "0:6", "0:5"]
