@@ -75,15 +75,14 @@ def test_her_rows_go_and_no_replay_brings_them_back(plant: Plant) -> None:
         plant.store.command(f"INSERT INTO headwater.identity_stamped VALUES ('{profile}', {NOW_MS})")
         plant.store.command(f"INSERT INTO headwater.identity_overrides VALUES ('1{profile[1:]}', '{profile}', {NOW_MS})")
     before = counts(plant.store, WHO)
+    # What the loader's own projector had made of the events by then is hers too.
+    assert all(before.pop(table) >= 1 for table in derived(WHO))
     assert before == {
         "events": 4, "bandit_decisions": 1, "bandit_outcomes": 1, "consent_revocations": 1, "privacy_requests": 1,
         "identity_merges": 1, "identity_conflicts": 1, IDENTIFIERS: 1,
-        "identity_stamped": 1, "identity_overrides": 1,
     }  # fmt: skip
     told = [json.loads(line) for line in lines(plant.store, "events", WHO)]
     assert {one["event_id"] for one in told} == set(EVENTS) - STAY
-    for table in derived(WHO):
-        del before[table]
     assert erase(plant.store, REQUEST, WHO) == before
     again = erase(plant.store, REQUEST, WHO)
     assert again == {**before, IDENTIFIERS: 0}, "a second run says the same and does nothing"
