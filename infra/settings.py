@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     gvl: Path | None = Field(None, description="folder of imported Global Vendor Lists; <state_dir>/gvl when absent")
     write_keys: Path | None = Field(None, description="hashed write keys (JSON); <state_dir>/write-keys.json when absent")
     secret: SecretStr | None = Field(None, description="master secret, at least 32 characters")
+    node_key_version: int = Field(
+        1, ge=1, description="version of the keys of pseudonyms; another one makes everybody somebody new, see streams/identity"
+    )
     secret_file: Path | None = Field(None, description="file that holds the master secret; <state_dir>/secret when absent")
     state_dir: Path = Field(Path(".headwater"), description="what outlives a restart: spool, key ring, embedded data")
 

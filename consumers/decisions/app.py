@@ -141,7 +141,7 @@ async def stopped(follower: Follower) -> None:
 
 def doors(settings: Settings, withdrawals: Withdrawals) -> Doors:
     """Pseudonyms as the collector makes them, consent as the consent room decides it."""
-    keys = NodeKeys.derive(settings.master)
+    keys = NodeKeys.derive(settings.master, settings.node_key_version)
 
     def withdrawn(visitor: str, signals: Mapping[str, str], now_ms: int) -> bool:
         chosen = chosen_at(signals)

@@ -9,7 +9,6 @@ import orjson
 
 from infra.keyring import KeyRing
 from infra.metrics import Metrics
-from infra.secrets import Secret
 from schemas.boundary import Boundary, validator
 from schemas.boundary import Refused as Unfit
 from schemas.codec import encode
@@ -49,9 +48,9 @@ class Seen(NamedTuple):
 class Intake:
     """Turns items into records by the newest contract, which is looked for once a second."""
 
-    def __init__(self, registry: Registry, keyring: KeyRing, secret: Secret, metrics: Metrics) -> None:
+    def __init__(self, registry: Registry, keyring: KeyRing, keys: NodeKeys, metrics: Metrics) -> None:
         self._registry = registry
-        self._keys = NodeKeys.derive(secret)
+        self._keys = keys
         self._letters = DeadLetters(registry, keyring, "collector")
         self._metrics = metrics
         self._looked = 0.0

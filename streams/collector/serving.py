@@ -17,6 +17,7 @@ from streams.collector.keys import KeyRing
 from streams.collector.server import Doors, Options
 from streams.collector.sink import Sink
 from streams.collector.spool import Spool
+from streams.identity.nodes import NodeKeys
 
 
 class Limits(NamedTuple):
@@ -30,7 +31,8 @@ async def serve(settings: Settings, options: Options, address: tuple[str, int], 
     """Serve until SIGTERM or SIGINT. ConfigError where the port is taken or the secret is missing."""
     metrics = Metrics()
     payload_keys = PayloadKeys(settings.keyring_dir, settings.master)
-    intake = Intake(Registry(settings.contracts), payload_keys, settings.master, metrics)
+    keys = NodeKeys.derive(settings.master, settings.node_key_version)
+    intake = Intake(Registry(settings.contracts), payload_keys, keys, metrics)
     sink = Sink(settings, Spool(settings.state_dir / "spool", payload_keys, limits.spool_bytes), metrics, limits.budget_s)
     doors = Doors(intake, sink, KeyRing(settings.write_keys_file), metrics, options)
     stop = asyncio.Event()

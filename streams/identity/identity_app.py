@@ -108,7 +108,7 @@ def show_command(
 ) -> None:
     """What is linked to an id: its root, what its events are stamped with, and every other node."""
     with opened("looking", quiet=True) as (settings, store, _):
-        asked = node_of(settings.master, who)
+        asked = node_of(settings, who)
         linked = component(store, asked)
         root = min(linked.nodes)
         slot = store.read([root], ())[0][0]
@@ -137,7 +137,7 @@ def why_command(
         TemporaryDirectory() as folder,
         LogIndex(Path(folder)) as index,
     ):
-        first, second = node_of(settings.master, one), node_of(settings.master, other)
+        first, second = node_of(settings, one), node_of(settings, other)
         for records in read_log(settings):
             index.add(records)
             advance(len(records))
@@ -172,7 +172,7 @@ def split_command(
     done by a second run, which also completes one that was cut short.
     """
     with opened("reading the evidence", as_json) as (settings, store, _):
-        asked = node_of(settings.master, who)
+        asked = node_of(settings, who)
         said, stamp = said_on(settings), alias(settings.master)
         if dry_run:
             plan = prepare(store, asked, said, stamp)

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 from infra.secrets import Secret
 
-KEY_VERSION = 1
-
 TIERS: Mapping[str, str] = {"user": "0", "device": "1", "cookie": "2", "email": "3", "phone": "3"}
 """Identifier type -> tier digit."""
 
@@ -83,9 +81,9 @@ class NodeKeys:
     keys: Mapping[str, bytes]
 
     @classmethod
-    def derive(cls, secret: Secret) -> "NodeKeys":
-        """From the master secret, of the current version."""
-        return cls({kind: secret.derive(f"node/{kind}/v{KEY_VERSION}") for kind in TIERS})
+    def derive(cls, secret: Secret, version: int = 1) -> "NodeKeys":
+        """From the master secret. Another version makes other nodes of the same identifiers: nothing links them to the old."""
+        return cls({kind: secret.derive(f"node/{kind}/v{version}") for kind in TIERS})
 
 
 def node(keys: NodeKeys, kind: str, value: str) -> str | None:

@@ -84,7 +84,7 @@ def open_erasure(made: Office, name: str) -> dict[str, Any] | None:
 
 def named(settings: Settings, text: str) -> str:
     """A request id as it is, or the node."""
-    return text if REQUEST.fullmatch(text) else asked.node_of(settings.master, text)
+    return text if REQUEST.fullmatch(text) else asked.node_of(settings, text)
 
 
 def person(made: Office, node: str) -> tuple[Members, int]:
@@ -166,7 +166,7 @@ def export_command(
 ) -> None:
     """Write all that is held of a person as JSON: her slots, links, choices, withdrawals, and her rows of every table."""
     with office(quiet=output is None) as (made, tell):
-        people, until = person(made, asked.node_of(made.settings.master, who_))
+        people, until = person(made, asked.node_of(made.settings, who_))
         tell("searching the topics that are kept")
         traces = made.search(people, until)
         tell("reading tables")

@@ -14,6 +14,7 @@ from schemas.registry import Registry
 from streams.collector import own
 from streams.collector.intake import Intake, Taken
 from streams.collector.normalise import Request
+from streams.identity.nodes import NodeKeys
 
 EVERYTHING = "All signals together arrive side by side"
 MALFORMED = "A malformed consent field is left for the collector to refuse"
@@ -24,7 +25,7 @@ NOW_MS = 1_790_000_000_500
 def intake(contracts_dir: Path, tmp_path: Path) -> Intake:
     """The collector behind its HTTP door."""
     secret = Secret("for tests only, forty characters long...")
-    return Intake(Registry(contracts_dir), KeyRing(tmp_path, secret), secret, Metrics())
+    return Intake(Registry(contracts_dir), KeyRing(tmp_path, secret), NodeKeys.derive(secret), Metrics())
 
 
 def take(intake: Intake, body: str) -> Taken:

@@ -46,6 +46,8 @@ def test_a_node_is_a_tier_and_an_hmac_that_hangs_on_the_secret() -> None:
     assert len(one) == 33
     assert one[0] == "0"
     others = NodeKeys.derive(Secret("another secret of at least forty characters"))
+    rotated = NodeKeys.derive(Secret("for tests only, forty characters long..."), 2)
+    assert node(rotated, "user", "u-17") != one
     assert node(others, "user", "u-17") != one
     assert (node(KEYS, "device", "u-17") or "")[1:] != one[1:]
 
