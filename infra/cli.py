@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "consent": ("streams.consent.explain_app:app", "Explain what the consent policy does with an event; verify its audit."),
     "identity": (
         "streams.identity.identity_app:app",
-        "Show what is linked, compare the identity graph with its log, rebuild it.",
+        "Show what is linked, split it, compare the identity graph with its log, rebuild it.",
     ),
     "privacy": ("streams.runtime.privacy_app:app", "See what became of withdrawals of consent."),
     "experiments": ("streams.bandit.experiments_app:app", "Publish and list experiments."),

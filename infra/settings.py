@@ -27,7 +27,14 @@ class Settings(BaseSettings):
     kafka_options: dict[str, str] = Field({}, description="librdkafka options for every client, e.g. TLS and SASL, as JSON")
     replication: int = Field(1, ge=1, description="replication factor of the topics that `topics apply` creates")
     partitions: int = Field(4, ge=1, description="partitions of the event topics that `topics apply` creates")
-    redis: str = Field("redis://127.0.0.1:6379/0", description="Redis URL")
+    redis: str = Field(
+        "redis://127.0.0.1:6379/0", pattern=r"^(rediss?|unix)://", description="Redis URL; one Redis, for every room"
+    )
+    identity_redis: str | None = Field(
+        None,
+        pattern=r"^((cluster\+)?rediss?|unix)://",
+        description="Redis URL of the identity graph alone, or cluster+redis://host:port,host:port; `redis` when absent",
+    )
     clickhouse: str = Field("http://127.0.0.1:8123", description="ClickHouse HTTP interface; user and password in the URL")
     clickhouse_database: str = "headwater"
     schema_registry: str | None = Field(None, description="Confluent-compatible registry to push contracts to")
@@ -134,4 +141,6 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
-        raise ConfigError(f"HEADWATER_{name}: {first['msg']} (got {first['input']!r:.80})") from None
+        # An address may hold a password.
+        given = "" if "@" in str(first["input"]) else f" (got {first['input']!r:.80})"
+        raise ConfigError(f"HEADWATER_{name}: {first['msg']}{given}") from None

@@ -1,9 +1,16 @@
-"""Real components for tests: Kafka, Redis and ClickHouse for each test file, on free ports, in temporary folders."""
+"""Real components for tests: Kafka, Redis and ClickHouse for each test file, on free ports, in temporary folders.
+
+A Redis Cluster, which takes two seconds to come together, is started once for all of them.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.redis_cluster import LocalCluster
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +29,15 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator["LocalCluster"]:
+    """A real Redis Cluster of three primaries; empty it where a test needs it empty."""
+    from tests.redis_cluster import LocalCluster
+
+    with LocalCluster(tmp_path_factory.mktemp("redis-cluster")) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module")

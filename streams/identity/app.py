@@ -2,9 +2,12 @@
 
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis
+from redis.cluster import ClusterNode
 
+from infra.errors import ConfigError
 from infra.metrics import Metrics
 from infra.settings import Settings
 from schemas.registry import Registry
@@ -19,15 +22,21 @@ from streams.runtime.stage import Batch
 
 TIMEOUT_S = 5.0
 CLUSTER = "cluster+"
-"""Before the scheme of an address: any node of a Redis Cluster."""
+"""Before the scheme of an address: one node of a Redis Cluster or more (host:port,host:port), of which one must answer."""
 
 
 def connect(settings: Settings, **options: Any) -> redis.Redis | redis.RedisCluster:
     """A client of the graph's Redis, or of its Redis Cluster."""
-    url, timeouts = settings.redis, {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
+    url, timeouts = _address(settings), {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
     if url.startswith(CLUSTER):
-        return redis.RedisCluster.from_url(url.removeprefix(CLUSTER), **timeouts, **options)
+        seed, nodes = seeds(url.removeprefix(CLUSTER))
+        others = [ClusterNode(*node) for node in nodes]  # type: ignore[no-untyped-call] # redis-py gives it no types
+        return redis.RedisCluster.from_url(seed, startup_nodes=others, **timeouts, **options)
     return redis.Redis.from_url(url, **timeouts, **options)
+
+
+def _address(settings: Settings) -> str:
+    return settings.identity_redis or settings.redis
 
 
 def open_store(settings: Settings) -> RedisStore:
@@ -45,7 +54,7 @@ def open_fenced(settings: Settings) -> FencedStore:
     store: FencedStore
 
     def met(connection: Any) -> None:
-        if not settings.redis.startswith(CLUSTER):  # a cluster's client has done this
+        if not _address(settings).startswith(CLUSTER):  # a cluster's client has done this
             connection.on_connect()
         store.met(connection)
 
@@ -58,6 +67,17 @@ def read_back(settings: Settings, topic: str, partition: int, first: int, end: i
     found = read_range(settings, topic, partition, first, end)
     keys, values = [message.key() for message in found], [message.value() for message in found]
     return Batch(topic, partition, keys, values, [message.offset() for message in found])
+
+
+def seeds(url: str) -> tuple[str, list[tuple[str, int]]]:
+    """Address of the first of the nodes that an address names, and the others. ConfigError for one without a port."""
+    parts = urlsplit(url)
+    login, at, hosts = parts.netloc.rpartition("@")
+    first, *others = hosts.split(",")
+    split = [host.rpartition(":") for host in others]
+    if not all(host and port.isdigit() for host, _, port in split):
+        raise ConfigError("HEADWATER_IDENTITY_REDIS: each node of a cluster is host:port, with commas between")
+    return parts._replace(netloc=f"{login}{at}{first}").geturl(), [(host, int(port)) for host, _, port in split]
 
 
 def build(settings: Settings, metrics: Metrics) -> IdentityStage:

@@ -10,7 +10,7 @@ from typing import Any
 
 import redis
 
-from streams.identity.store import TAGS, Away, RedisStore
+from streams.identity.store import AWAY, TAGS, Away, RedisStore
 
 LOCK_S = 60
 """How long a worker that mends may be silent before another one takes over."""
@@ -30,7 +30,7 @@ class MendedStore(RedisStore):
             if not self._shards:
                 self._open()
             return self._marks()
-        except redis.RedisError as error:
+        except AWAY as error:
             raise self._away(error) from error
 
     def _marks(self) -> list[tuple[int, str, str]]:

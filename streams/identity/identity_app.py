@@ -1,7 +1,8 @@
-"""`headwater identity`: the graph looked at, compared with its log, and built again from it."""
+"""`headwater identity`: the graph looked at, compared with its log, built again from it, and split."""
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,9 +18,10 @@ from infra.errors import ConfigError, Retryable
 from infra.settings import Settings, load_settings
 from streams.identity.app import open_store
 from streams.identity.log import LogIndex, diff, read_log, rebuild, why
-from streams.identity.nodes import TIERS, NodeKeys, node
+from streams.identity.nodes import TIERS, NodeKeys, alias, node
 from streams.identity.revocation import MOST_NODES, component
 from streams.identity.rules import USER
+from streams.identity.splitting import Journal, log_to, prepare, said_on, split
 from streams.identity.store import RedisStore
 
 app = typer.Typer(
@@ -157,6 +159,60 @@ def why_command(
         typer.echo(f"{link.node} -> {link.slot.parent}  by {event}, {when}")
     if chain is None:
         raise typer.Exit(1)
+
+
+@app.command("split", epilog="Example: headwater identity split cookie=1234567890.1234567890 --dry-run")
+def split_command(
+    who: Annotated[str, typer.Argument(help="The node that links what does not belong together, or KIND=VALUE.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take an id out of its component: it neither links nor attributes any more, and the rest is what other events link.
+
+    For a tester's cookie or a shared device found by hand. Past rows in ClickHouse are rewritten; exits 1 where that has to be
+    done by a second run, which also completes one that was cut short.
+    """
+    with opened("reading the evidence", as_json) as (settings, store, _):
+        asked = _node(settings, who)
+        said, stamp = said_on(settings), alias(settings.master)
+        if dry_run:
+            plan = prepare(store, asked, said, stamp)
+            done = Journal.read(store.noted(asked)).add(plan)
+        else:
+            done = split(store, asked, said, stamp, log_to(settings, asked, int(time.time() * 1000)))
+    rows = None if dry_run else _restamp(settings, asked, done)
+    written = {write.node: write.slot._asdict() for write in done.writes}
+    profiles = [{"profile": profile, "nodes": nodes} for profile, nodes in done.restamps]
+    if as_json:
+        told = {"node": asked, "dry_run": dry_run, "slots": written, "profiles": profiles, "once": done.once, "rows": rows}
+        typer.echo(json.dumps(told))
+    else:
+        typer.echo(f"{asked}  {'would be' if dry_run else 'is'} nobody's; {len(written):,} slots {_rewritten(dry_run)}")
+        for profile, nodes in done.restamps:
+            typer.echo(f"profile  {profile}  {len(nodes):,} ids, {nodes[0]} first")
+        if rows is not None:
+            typer.echo(f"{rows:,} past rows rewritten")
+    if rows is None and not dry_run:
+        typer.echo("past rows are NOT rewritten, ClickHouse does not answer: run the same command again", err=True)
+        raise typer.Exit(1)
+
+
+def _rewritten(dry_run: bool) -> str:
+    return "would be rewritten" if dry_run else "rewritten"
+
+
+def _restamp(settings: Settings, node: str, done: Journal) -> int | None:
+    """Past rows, rewritten; how many, None where ClickHouse is away."""
+    from consumers.warehouse.restamping import restamp
+    from consumers.warehouse.store import Store
+
+    warehouse = Store(settings)
+    try:
+        return restamp(warehouse, node, done.once, done.restamps)
+    except Retryable:
+        return None
+    finally:
+        warehouse.close()
 
 
 def _node(settings: Settings, who: str) -> str:

@@ -171,7 +171,9 @@ def plan(view: View, events: Events, full: Collection[str] = ()) -> tuple[list[W
             if root[0] == USER:
                 _write(view, writes, Write(node, view.slots[node], _demoted(view, node), at, TWO_USERS, target))
             else:
-                _write(view, writes, Write(root, None, Slot(target, logged=False), at))
+                # A split has left a slot that points at itself; any other root has none.
+                held = view.slots.get(root)
+                _write(view, writes, Write(root, held, Slot(target, logged=False, epoch=held.epoch + 1 if held else 0), at))
         if len(writes) > before:
             pairs += limited(alive)
     return writes, pairs

@@ -10,17 +10,24 @@ from typing import Any, Protocol
 
 import redis
 from redis.crc import key_slot
+from redis.exceptions import RedisClusterException
 
 from infra.errors import ConfigError, Retryable
 from streams.identity.rules import USER, Pair, Slot, Write
 
 CLAIM_S = 86_400
 """How long a duplicate is recognised, seconds."""
+NOTE_S = 30 * 86_400
+"""How long a split can be completed, seconds."""
 TAGS = 64
 """Redis Cluster hash tags: as many groups of keys that can be read by one MGET each."""
+_TAG = {f"{n:02x}": n % TAGS for n in range(256)}
+_BRACED = [f"{{{tag:02x}}}" for tag in range(TAGS)]
 CHUNK = 5_000
 """Keys of one MGET: Redis answers nobody else meanwhile."""
 LONGEST_ID = 80
+AWAY = (redis.RedisError, RedisClusterException)
+"""What a Redis that is away, or a cluster that is not whole, raises; the second is no kind of the first."""
 
 # A slot becomes logged if it is still the one that was logged.
 CONFIRM = """
@@ -106,6 +113,7 @@ class MemoryStore:
         self.claims: dict[str, str] = {}
         self.below: dict[str, set[str]] = {}
         self.held: dict[tuple[str, str], set[str]] = {}
+        self.notes: dict[str, str] = {}
 
     def read(self, nodes: Sequence[str], events: Sequence[str]) -> tuple[list[Slot | None], list[str | None]]:
         """See `GraphStore`."""
@@ -148,13 +156,22 @@ class MemoryStore:
         """See `GraphStore`."""
         return [set(self.below.get(node, ())) for node in nodes]
 
+    def note(self, node: str, text: str) -> None:
+        """Keep a text for a node, in place of an earlier one."""
+        self.notes[node] = text
+
+    def noted(self, node: str) -> str | None:
+        """What is kept for it."""
+        return self.notes.get(node)
+
 
 class RedisStore:
     """The graph in Redis, or in a Redis Cluster.
 
     `n:{tag}:<node>` = state (P pending, D in the log), parent, epoch, and what the node is marked as; `c:{tag}:<node>` = set
-    of nodes whose slot may point at it; `k:{tag}:<node>:<rule>` = set of what it holds under a limit; `e:{tag}:<event>` =
-    place. Every shard is spoken to by a client of its own: what a batch needs of it is one round trip.
+    of nodes whose slot may point at it; `k:{tag}:<node>:<rule>` = set of what it holds under a limit; `s:{tag}:<node>` = what
+    its split has to write; `e:{tag}:<event>` = place. Every shard is spoken to by a client of its own: what a batch needs of
+    it is one round trip.
     """
 
     def __init__(self, connect: Callable[[], redis.Redis | redis.RedisCluster]) -> None:
@@ -178,13 +195,13 @@ class RedisStore:
             if policy != "noeviction":
                 raise ConfigError(
                     f"Redis has maxmemory-policy {policy}: it would forget links of the identity graph in silence. Set "
-                    "`maxmemory-policy noeviction` there, or give the identity graph a Redis of its own (HEADWATER_REDIS)"
+                    "`maxmemory-policy noeviction` there, or give it a Redis of its own (HEADWATER_IDENTITY_REDIS)"
                 )
             for text in (CONFIRM, SWAP, ADMIT, RESTORE):
                 shard.script_load(text)
         self._shards = shards
 
-    def _away(self, error: redis.RedisError) -> Away:
+    def _away(self, error: Exception) -> Away:
         """What an error means. The next call opens anew: shards may have moved, and a new Redis has no scripts."""
         self.close()
         return Away(f"the identity graph's Redis: {type(error).__name__}")
@@ -210,7 +227,7 @@ class RedisStore:
                         pipeline.execute_command(*commands[at][1])
                     for at, answer in zip(places, pipeline.execute(), strict=True):
                         answers[at] = answer
-        except redis.RedisError as error:
+        except AWAY as error:
             raise self._away(error) from error
         return answers
 
@@ -224,7 +241,7 @@ class RedisStore:
                 for start in range(0, len(keys), CHUNK):
                     found += self._shards[0].mget([key for _, key in keys[start : start + CHUNK]])
                 return found
-        except redis.RedisError as error:
+        except AWAY as error:
             raise self._away(error) from error
         by_tag: dict[int, list[int]] = {}
         for at, (tag, _) in enumerate(keys):
@@ -241,14 +258,14 @@ class RedisStore:
     def read(self, nodes: Sequence[str], events: Sequence[str]) -> tuple[list[Slot | None], list[str | None]]:
         """See `GraphStore`. ConfigError where this Redis may forget slots on its own."""
         keys = [(tag_of(node), _key("n", node)) for node in nodes]
-        keys += [(_event_tag(event), f"e:{{{_event_tag(event):02x}}}:{event}") for event in events]
+        keys += [_event(event) for event in events]
         found = self._mget(keys)
         slots, places = found[: len(nodes)], found[len(nodes) :]
         return [_slot(text) for text in slots], [None if place is None else place.decode() for place in places]
 
     def claim(self, claims: Sequence[tuple[str, str]]) -> list[str]:
         """See `GraphStore`."""
-        keys = [(_event_tag(event), f"e:{{{_event_tag(event):02x}}}:{event}") for event, _ in claims]
+        keys = [_event(event) for event, _ in claims]
         won = self._run(
             [(tag, ("SET", key, place, "NX", "EX", CLAIM_S)) for (tag, key), (_, place) in zip(keys, claims, strict=True)]
         )
@@ -297,6 +314,17 @@ class RedisStore:
         found = self._run([(tag_of(node), ("SMEMBERS", _key("c", node))) for node in nodes])
         return [{child.decode() for child in some} for some in found]
 
+    # -- notes
+
+    def note(self, node: str, text: str) -> None:
+        """Keep a text for a node for a month, in place of an earlier one. Retryable."""
+        self._run([(tag_of(node), ("SET", _key("s", node), text, "EX", NOTE_S))])
+
+    def noted(self, node: str) -> str | None:
+        """What is kept for it. Retryable."""
+        (text,) = self._mget([(tag_of(node), _key("s", node))])
+        return None if text is None else text.decode()
+
     # -- the whole of it
 
     def restore(self, slots: Sequence[tuple[str, Slot]]) -> int:
@@ -320,7 +348,7 @@ class RedisStore:
                     if len(nodes) == CHUNK:
                         yield nodes
                         nodes = []
-        except redis.RedisError as error:
+        except AWAY as error:
             raise self._away(error) from error
         if nodes:
             yield nodes
@@ -333,15 +361,16 @@ def points(node: str, slot: Slot) -> bool:
 
 def tag_of(node: str) -> int:
     """The hash tag of a node's keys."""
-    return int(node[1:3], 16) % TAGS
+    return _TAG[node[1:3]]
 
 
 def _key(kind: str, node: str) -> str:
-    return f"{kind}:{{{int(node[1:3], 16) % TAGS:02x}}}:{node}"
+    return f"{kind}:{_BRACED[_TAG[node[1:3]]]}:{node}"
 
 
-def _event_tag(event: str) -> int:
-    return sum(event[-4:].encode()) % TAGS
+def _event(event: str) -> tuple[int, str]:
+    tag = sum(event[-4:].encode()) % TAGS
+    return tag, f"e:{_BRACED[tag]}:{event}"
 
 
 def _same(one: Slot, other: Slot) -> bool:

@@ -1,4 +1,4 @@
-"""The identity graph's stores, memory and a real Redis alike: written once, safe to write again."""
+"""The identity graph's stores, memory, a real Redis and a real Redis Cluster alike: written once, safe to write again."""
 
 from collections.abc import Iterator
 
@@ -7,6 +7,7 @@ import redis
 
 from infra.errors import ConfigError, Retryable
 from streams.identity.rules import Pair, Slot, Write
+from streams.identity.splitting import SplitStore
 from streams.identity.store import GraphStore, MemoryStore, RedisStore, event_key
 
 A, B, C = "0" + "a" * 32, "1" + "b" * 32, "2" + "c" * 32
@@ -17,11 +18,16 @@ def link(node: str, parent: str) -> Write:
     return Write(node, None, Slot(parent, logged=False), 0)
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "cluster"])
 def store(request: pytest.FixtureRequest) -> Iterator[GraphStore]:
     """An empty store."""
     if request.param == "memory":
         yield MemoryStore()
+        return
+    if request.param == "cluster":
+        cluster = request.getfixturevalue("redis_cluster")
+        cluster.empty()
+        yield RedisStore(cluster.connect)
         return
     with redis.Redis.from_url(request.getfixturevalue("redis_url")) as client:
         client.flushdb()
@@ -62,6 +68,16 @@ def test_a_slot_is_rewritten_by_who_has_seen_it(store: GraphStore) -> None:
     assert store.children([B]) == [{C}]
 
 
+def test_a_root_with_a_slot_is_linked(store: GraphStore) -> None:
+    """A slot that points at itself makes nobody's child; once it points elsewhere, it is that one's."""
+    alone, linked = Slot(C, logged=False, epoch=1), Slot(B, logged=False, epoch=2)
+    assert store.write([Write(C, None, alone, 0)]) == [True]
+    assert store.children([C]) == [set()]
+    assert store.write([Write(C, alone, linked, 0), link(C, A)]) == [True, False]
+    assert store.read([C], [])[0] == [linked]
+    assert store.children([B, C]) == [{C}, set()]
+
+
 def test_a_holder_takes_so_many(store: GraphStore) -> None:
     """Up to its limit, counted for each rule; what it holds already is always welcome."""
     two, three = ("cookies_per_device", 2), ("other", 1)
@@ -75,6 +91,15 @@ def test_a_claim_belongs_to_the_first(store: GraphStore) -> None:
     assert store.claim([("s:e1", "0:5"), ("s:e2", "0:6"), ("s:e1", "0:9")]) == ["0:5", "0:6", "0:5"]
     assert store.claim([("s:e1", "0:5"), ("s:e2", "1:6")]) == ["0:5", "0:6"]
     assert store.read([], ["s:e1", "s:e3"]) == ([], ["0:5", None])
+
+
+def test_a_note_is_kept_for_its_node(store: SplitStore) -> None:
+    """The newest text stands, whatever is in it; other nodes have theirs."""
+    assert store.noted(C) is None
+    store.note(C, "one")
+    store.note(C, '{"é": 2}')
+    store.note(B, "three")
+    assert [store.noted(node) for node in (A, B, C)] == [None, "three", '{"é": 2}']
 
 
 def test_nothing_is_little_work(store: GraphStore) -> None:

@@ -54,3 +54,16 @@ def test_the_secret_is_not_shown(tmp_path: Path) -> None:
     """Neither settings nor the secret print it."""
     settings = load_settings(state_dir=tmp_path, secret="s" * 40)
     assert "sss" not in repr(settings) + repr(settings.master)
+
+
+def test_the_identity_graph_may_have_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph's Redis may be a cluster; that of all rooms may not, and the error says so before anything starts."""
+    monkeypatch.setenv("HEADWATER_IDENTITY_REDIS", "cluster+redis://redis-1.example:6379")
+    assert load_settings(state_dir=tmp_path).identity_redis == "cluster+redis://redis-1.example:6379"
+    monkeypatch.setenv("HEADWATER_REDIS", "cluster+redis://redis-1.example:6379")
+    with pytest.raises(ConfigError, match=r"HEADWATER_REDIS.*rediss"):
+        load_settings(state_dir=tmp_path)
+    monkeypatch.setenv("HEADWATER_REDIS", "redis//:hidden@redis.example")
+    with pytest.raises(ConfigError, match="HEADWATER_REDIS") as wrong:
+        load_settings(state_dir=tmp_path)
+    assert "hidden" not in str(wrong.value), "an address may hold a password"

@@ -117,6 +117,35 @@ def test_what_holds_too_much_is_demoted() -> None:
     assert home(view, (first,)) == device
 
 
+def test_a_root_that_a_split_left_is_linked_again() -> None:
+    """A slot that points at itself is a root's: it takes others in, and it is linked by replacing what it holds."""
+    view = seen_all()
+    device, cookie, other = ANONYMOUS[0], ANONYMOUS[8], ANONYMOUS[9]
+    alone = view.slots[cookie] = Slot(cookie, logged=True, epoch=3)
+    assert (view.find(cookie), view.before(cookie), view.missing([cookie])) == (cookie, cookie, set())
+    assert not view.marked(cookie)
+    writes, _ = plan(view, {(cookie, other): 0, (device, cookie): 1})
+    assert writes == [
+        Write(other, None, Slot(cookie, logged=False), 0),
+        Write(cookie, alone, Slot(device, logged=False, epoch=4), 1),
+    ]
+    assert view.find(other) == device
+    undo(view, writes)
+    assert view.slots[cookie] == alone
+
+
+@given(events(NODES, 4), st.sets(st.sampled_from(ANONYMOUS)))
+def test_roots_with_a_slot_link_as_roots_without(asked: Events, split: set[str]) -> None:
+    """Whichever roots a split has left, the same events give the same components, written over what was held."""
+    plain, view = seen_all(), seen_all()
+    view.slots |= {node: Slot(node, logged=True, epoch=2) for node in split}
+    plan(plain, asked)
+    for write in plan(view, asked)[0]:
+        if not write.rule and write.node in split:
+            assert write.slot.epoch == 3
+    assert [view.find(node) for node in NODES] == [plain.find(node) for node in NODES]
+
+
 def test_a_users_label_is_the_root_that_came_first() -> None:
     """The anonymous root already stamped, by the first event that leads to the user; the user itself where there is none."""
     view = seen_all()

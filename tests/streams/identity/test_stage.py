@@ -249,6 +249,21 @@ def test_labels_are_found_after_a_crash() -> None:
     assert record["profile_id"] == D1
 
 
+def test_what_a_split_set_free_is_linked_again() -> None:
+    """A root whose slot points at itself is stamped as any root, and linked one epoch on, in the log beside what it was."""
+    store = MemoryStore()
+    store.slots[C1] = Slot(C1, logged=True, epoch=3)
+    room = stage(store)
+    outcome = room.handle(batch([event(1, [C1]), event(2, [C1, C2])]), 0)
+    commit(outcome)
+    assert [record["profile_id"] for record in resolved(outcome)] == [C1, C1]
+    outcome = room.handle(batch([event(3, [D1, C1]), event(4, [U1, C2])], 2), 0)
+    commit(outcome)
+    assert [record["profile_id"] for record in resolved(outcome)] == [D1, D1]
+    assert store.slots[C1] == Slot(D1, logged=True, epoch=4)
+    assert f"{C1}|4".encode() in [output.key for output in outcome.out[MERGES]]
+
+
 class Racing(MemoryStore):
     """A store in which another worker links a node first, at the moment this one tries to."""
 
@@ -282,20 +297,25 @@ def test_broadcast_merges_save_questions() -> None:
     assert record["profile_id"] == D1
 
 
-@pytest.fixture
-def client(redis_url: str) -> Iterator[redis.Redis]:
-    """An empty real Redis."""
-    with redis.Redis.from_url(redis_url) as found:
+@pytest.fixture(params=["redis", "cluster"])
+def store(request: pytest.FixtureRequest) -> Iterator[RedisStore]:
+    """An empty real Redis, and an empty real Redis Cluster."""
+    if request.param == "cluster":
+        cluster = request.getfixturevalue("redis_cluster")
+        cluster.empty()
+        yield RedisStore(cluster.connect)
+        return
+    with redis.Redis.from_url(request.getfixturevalue("redis_url")) as found:
         found.flushdb()
-        yield found
+        yield RedisStore(lambda: found)
 
 
-def test_a_real_redis_gives_the_same(client: redis.Redis) -> None:
+def test_a_real_redis_gives_the_same(store: RedisStore) -> None:
     """Random traffic, interrupted and repeated, leaves a real Redis and the memory store in the same state."""
     rng = random.Random(7)
     values = [event(rng.randrange(150), rng.sample([*ANONYMOUS, U1, U2], rng.randint(1, 3))) for _ in range(300)]
     memory = MemoryStore()
-    rooms = [stage(memory), stage(RedisStore(lambda: client))]
+    rooms = [stage(memory), stage(store)]
     for start in range(0, 300, 50):
         part = batch(values[start : start + 50], start)
         outcomes = [room.handle(part, 0) for room in rooms]
@@ -304,4 +324,4 @@ def test_a_real_redis_gives_the_same(client: redis.Redis) -> None:
         for outcome in outcomes:
             commit(outcome)
     nodes = [*ANONYMOUS, U1, U2]
-    assert RedisStore(lambda: client).read(nodes, [])[0] == memory.read(nodes, [])[0]
+    assert store.read(nodes, [])[0] == memory.read(nodes, [])[0]
