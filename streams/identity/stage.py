@@ -68,13 +68,13 @@ class IdentityStage:
                 return self._work(batch, now)
             except Away as error:
                 self._kit.guard.lost(error)
-        outcome = self._resolver.pass_on(batch, now) if batch.topic == CONSENTED else Outcome(passed=len(batch))
+        outcome = Outcome(passed=len(batch)) if batch.topic == REVOCATIONS else self._resolver.pass_on(batch, now)
         outcome.out.setdefault(DEFERRED, []).append(self._deferred.add(batch))
         self._metrics.set("headwater_identity_deferred", len(self._deferred))
         return outcome
 
     def _work(self, batch: Batch, now: float) -> Outcome:
-        return self._resolver.resolve(batch, now) if batch.topic == CONSENTED else self._expand(batch, now)
+        return self._expand(batch, now) if batch.topic == REVOCATIONS else self._resolver.resolve(batch, now)
 
     def on_tick(self, now: float) -> Outcome:
         """Make some of the links that are due. Retryable while they cannot be read."""
