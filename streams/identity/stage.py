@@ -13,12 +13,13 @@ from infra.metrics import Metrics
 from schemas.codec import Record, Undecodable, UnknownContract, decode, encode
 from schemas.registry import Registry
 from streams.identity.deferred import DEFERRED, Deferred, ReadBack
-from streams.identity.evidence import slot_of
 from streams.identity.graph import Graph
 from streams.identity.guard import Guard, Trusting
 from streams.identity.nodes import Alias
-from streams.identity.resolver import CONSENTED, MERGES, MINUTE_MS, RESOLVED, Resolver, is_node
+from streams.identity.reading import CONSENTED, MINUTE_MS, RESOLVED, is_node
+from streams.identity.resolver import Resolver
 from streams.identity.revocation import component, request, signals
+from streams.identity.slots import MERGES, SlotLog
 from streams.identity.store import Away, GraphStore
 from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output
 
@@ -57,6 +58,7 @@ class IdentityStage:
         self._kit = kit
         self._graph = Graph(store)
         self._resolver = Resolver(registry, self._graph, metrics, kit.alias)
+        self._slots = SlotLog(registry)
         self._deferred = Deferred(registry)
 
     # -- batches
@@ -134,8 +136,7 @@ class IdentityStage:
         """What any worker has linked, committed: the newest slot of a node replaces the one that is kept."""
         for _, value in records:
             if value is not None:
-                record = decode(self._registry, value)[1]
-                self._graph.keep_slot(record["node"], slot_of(record))
+                self._graph.keep_slot(*self._slots.read(value))
 
     def on_restore(self, topic: str, partition: int, records: KeyValues) -> None:  # noqa: ARG002 - it restores one topic
         """What passed unresolved and is due."""

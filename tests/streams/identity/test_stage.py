@@ -16,8 +16,10 @@ from schemas.codec import Record, decode, encode
 from schemas.registry import Registry
 from streams.identity.evidence import LINKS
 from streams.identity.nodes import alias
-from streams.identity.resolver import CONFLICTS, CONSENTED, MERGES, RESOLVED
+from streams.identity.reading import CONSENTED, RESOLVED
+from streams.identity.resolver import CONFLICTS
 from streams.identity.rules import Slot, View, Write
+from streams.identity.slots import MERGES
 from streams.identity.stage import IdentityStage, Kit
 from streams.identity.store import GraphStore, MemoryStore, RedisStore
 from streams.runtime.stage import Batch, Cell, Outcome
@@ -214,7 +216,7 @@ def test_without_consent_nothing_is_linked() -> None:
     ] * 4
     assert [output.key for output in outcome.out[RESOLVED]] == [b"e1", b"e2", b"e3", b"e4"]
     assert store.slots == {}
-    assert set(store.claims) == {"web:e2", "web:e4"}
+    assert set(store.claims) == {b"web:e2", b"web:e4"}
     assert sum(outcome.counts.values()) == 3
 
 
@@ -324,4 +326,4 @@ def test_a_real_redis_gives_the_same(store: RedisStore) -> None:
         for outcome in outcomes:
             commit(outcome)
     nodes = [*ANONYMOUS, U1, U2]
-    assert store.read(nodes, [])[0] == memory.read(nodes, [])[0]
+    assert store.read(nodes) == memory.read(nodes)
