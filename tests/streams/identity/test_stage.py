@@ -26,6 +26,7 @@ from streams.runtime.stage import Batch, Cell, Outcome
 
 ALIAS = alias(Secret("for tests only, forty characters long..."))
 REGISTRY = Registry(Path(__file__).parents[3] / "schemas")
+T = 1_764_000_123_456
 U1, U2 = "0" + "1" * 32, "0" + "2" * 32
 D1, C1, C2, C3 = "1" + "a" * 32, "2" + "b" * 32, "2" + "c" * 32, "2" + "d" * 32
 ANONYMOUS = [f"{tier}{n:032x}" for tier in "12" for n in range(8)]
@@ -45,7 +46,7 @@ def event(n: int, nodes: Sequence[str], **said: object) -> bytes:
         "source": "web",
         "site": "x",
         "heartbeat": False,
-        "collector_ts": 1_764_000_123_456,
+        "collector_ts": T,
         "region": "",
         "signals": {},
         "identifiers": sorted(nodes),
