@@ -106,6 +106,12 @@ _SIZES = [bytes([n << 1]) for n in range(64)]
 
 def _long_bytes(number: int) -> bytes:
     number = number << 1 if number >= 0 else ~(number << 1)
+    if number >> 35 and not number >> 42:  # six bytes, as in `read_long`
+        six = (
+            number & 0x7F | number << 1 & 0x7F00 | number << 2 & 0x7F_0000 | number << 3 & 0x7F00_0000
+            | number << 4 & 0x7F_0000_0000 | number << 5 & 0x7F00_0000_0000 | 0x0080_8080_8080
+        )  # fmt: skip
+        return six.to_bytes(6, "little")
     out = bytearray()
     while number > 127:
         out.append(number & 127 | 128)
@@ -117,8 +123,12 @@ def _long_bytes(number: int) -> bytes:
 def _array_of_texts(texts: Sequence[str]) -> bytes:
     if not texts:
         return b"\0"
-    encoded = [text.encode() for text in texts]
-    return b"".join([_long_bytes(len(encoded)), *(part for text in encoded for part in (_long_bytes(len(text)), text)), b"\0"])
+    parts = [_SIZES[n] if (n := len(texts)) < 64 else _long_bytes(n)]
+    for text in texts:
+        encoded = text.encode()
+        parts += (_SIZES[n] if (n := len(encoded)) < 64 else _long_bytes(n), encoded)
+    parts.append(b"\0")
+    return b"".join(parts)
 
 
 def prepend(columns: bytes, value: bytes) -> bytes:

@@ -1,9 +1,12 @@
 """Nodes that come together in events, and what such events are stamped with as long as nothing that it hangs on has changed."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
-from streams.identity.rules import ERASED, USER, Nodes, View
+from streams.identity.rules import USER, Nodes, View
+
+ANONYMOUS, STAMPED, SHARED_IDS, UNRESOLVED = "anonymous", "resolved", "shared", "unresolved"
+"""Values of `identity_state`."""
 
 
 class Stamp(NamedTuple):
@@ -21,39 +24,45 @@ class Stamp(NamedTuple):
 class Combination:
     """Compared by identity: there is one for each spelling that is remembered."""
 
-    __slots__ = ("age", "columns", "nodes", "root", "stamp")
+    __slots__ = ("_columns", "age", "nodes", "root", "stamp")
 
     def __init__(self, nodes: Nodes, columns: Callable[..., bytes]) -> None:
         self.nodes = nodes
         """Strongest first; empty where nothing may be linked."""
-        self.columns = columns
-        """Encodes profile, node and state for its records."""
-        self.stamp: Stamp | None = None
+        self._columns = columns
+        self.stamp: Stamp | None = None if nodes else self.stamped("", ANONYMOUS, ())
         """None: to be looked at closer."""
         self.root = ""
-        """The stamp holds as long as this node has no slot; empty where it hangs on slots alone."""
+        """The stamp holds as long as this node has no slot; empty where its root has one."""
         self.age = 0
         """The stamp holds as long as no slot is rewritten: `Graph.age`."""
 
+    def stamped(self, profile: str, state: str, live: Nodes) -> Stamp:
+        """With this profile."""
+        columns = self._columns(profile, self.nodes[0] if self.nodes else "", state)
+        return Stamp(profile.encode(), columns, state, live)
 
-def watched(view: View, nodes: Iterable[str]) -> str | None:
-    """The one root without a slot that ways of `nodes` end at, empty where every root has one. None: look again next time.
+    def settle(self, view: View, age: int) -> bool:
+        """Remember the stamp if all that it hangs on is in the log: one root, and every slot on the ways to it, none marked.
 
-    Every other slot on their ways is in the log. So nothing but a first slot of that root, or a slot that is rewritten, can
-    change what these nodes are stamped with, or make them ask for a link.
-    """
-    slots = view.slots
-    roots = set()
-    for node in nodes:
-        at: str = node
-        while (slot := slots.get(at)) is not None:
-            if not slot.logged or slot.state == ERASED:
-                return None
-            if at[0] == USER or slot.parent == at:
-                break
-            at = slot.parent
-        else:
-            roots.add(at)
-    if len(roots) > 1:
-        return None
-    return roots.pop() if roots else ""
+        Then nothing is to be linked, and only two things can change that: a first slot of a root that has none, or a slot
+        that is rewritten.
+        """
+        slots = view.slots
+        home = label = ""
+        for node in self.nodes:
+            at: str = node
+            while (slot := slots.get(at)) is not None:
+                if not slot.logged or slot.state:
+                    return False
+                if at[0] == USER or slot.parent == at:
+                    label = slot.parent
+                    break
+                at = slot.parent
+            if at != home and home:
+                return False
+            home = at
+        if home[0] == USER and not label:
+            return False
+        self.stamp, self.root, self.age = self.stamped(label or home, STAMPED, self.nodes), "" if label else home, age
+        return True

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 
 from infra.errors import Retryable
-from streams.identity.combination import Combination, Stamp, watched
+from streams.identity.combination import Combination
 from streams.identity.rules import ERASED, Nodes, Pair, Slot, View, Write, plan, plan_labels, undo
 from streams.identity.store import GraphStore
 
@@ -39,11 +39,11 @@ class Graph:
         return {node: self._kept.get(node) for node in nodes}
 
     def look_up(self, view: View, met: Met, combinations: Iterable[Combination]) -> set[Combination]:
-        """Read all that these hang on, level by level, into `view`, the store being asked at least once; those whose stamp
-        may not hold come back."""
+        """Read all that these hang on, level by level, into `view`, the store being asked at least once. Those whose stamp is
+        not sure come back."""
         sure, closer, wanted = list[Combination](), set[Combination](), set[str]()
         for found in combinations:
-            if found.stamp is not None and found.age == self._age:
+            if found.stamp is not None and (found.age == self._age or not found.nodes):
                 sure.append(found)
                 wanted.add(found.root)
             else:
@@ -52,7 +52,7 @@ class Graph:
         wanted.discard("")
         self._read(view, met, wanted)
         self._look_closer(view, met, closer, self._moved(view, sure))
-        return closer
+        return {found for found in closer if not found.settle(view, self._age)}
 
     def _moved(self, view: View, sure: Iterable[Combination]) -> list[Combination]:
         """Those whose root has a slot by now."""
@@ -165,8 +165,3 @@ class Graph:
         elif known != slot:
             self._age += 1
         self._kept[node] = slot
-
-    def keep_stamp(self, view: View, found: Combination, stamp: Stamp) -> None:
-        """Remember what events of a combination are stamped with, if that is sure to hold until something changes."""
-        root = watched(view, found.nodes)
-        found.stamp, found.root, found.age = (None, "", 0) if root is None else (stamp, root, self._age)

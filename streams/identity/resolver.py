@@ -7,19 +7,17 @@ from functools import partial
 from infra.metrics import Metrics
 from schemas.codec import HEADER_BYTES, encode
 from schemas.registry import Registry
-from streams.identity.combination import Combination, Stamp
+from streams.identity.combination import SHARED_IDS, STAMPED, UNRESOLVED, Combination, Stamp
 from streams.identity.evidence import Evidence, conflict
 from streams.identity.graph import Graph, Met
 from streams.identity.nodes import Alias
 from streams.identity.reading import MINUTE_MS, RESOLVED, Event, Reader, Where
-from streams.identity.rules import ERASED, Nodes, Slot, View, Write, home, live, unlogged
+from streams.identity.rules import ERASED, Slot, View, Write, home, live, unlogged
 from streams.identity.slots import MERGES, SlotLog
 from streams.runtime.stage import Batch, Cell, Outcome, Output, outputs
 
 CONFLICTS = "identity.conflicts"
 DUPLICATE, ERASURE = "DUPLICATE", "ERASED"
-ANONYMOUS, STAMPED, SHARED_IDS, UNRESOLVED = "anonymous", "resolved", "shared", "unresolved"
-"""Values of `identity_state`."""
 
 
 class Resolver:
@@ -39,15 +37,16 @@ class Resolver:
         outcome = Outcome()
         events = self._reader.read(outcome, batch, now)
         view, met = View(), Met()
-        closer = self._graph.look_up(view, met, _firsts(events))
+        firsts = _firsts(events)
+        closer = self._graph.look_up(view, met, firsts)
         alive = self._without_erased(outcome, view.slots, closer, self._without_duplicates(outcome, batch, events, now))
-        firsts = _firsts(alive)
+        firsts = firsts if len(alive) == len(events) else _firsts(alive)
         asking = {found: event.at for found, event in firsts.items() if found.nodes}
         won = self._graph.settle(view, met, asking, closer)
         self._graph.keep(view)
         stamps: dict[Combination, Stamp] = {}
         for found in firsts:
-            stamps[found] = found.stamp if found.stamp and found not in closer else self._settled(view, found)
+            stamps[found] = found.stamp if found.stamp and found not in closer else self._looked_up(view, found)
         self._stamp(outcome, alive, stamps)
         self._log(outcome, view, met, won, events)
         self._evidence.add(outcome, firsts, stamps)
@@ -99,35 +98,26 @@ class Resolver:
 
     # -- what leaves
 
-    def _settled(self, view: View, found: Combination) -> Stamp:
-        """What a combination that was looked at is stamped with, remembered where it holds."""
-        profile, state, alive = self._profile(view, found.nodes)
-        stamp = _stamp_of(found, profile, state, alive)
-        self._graph.keep_stamp(view, found, stamp)
-        return stamp
-
-    def _profile(self, view: View, nodes: Nodes) -> tuple[str, str, Nodes]:
-        """What an event with these nodes is stamped with, its state, and which of them live."""
-        if not nodes:
-            return "", ANONYMOUS, ()
+    def _looked_up(self, view: View, found: Combination) -> Stamp:
+        """What a combination that was looked at closer is stamped with."""
+        nodes = found.nodes
         alive = live(view, nodes)
         if not alive:
-            return self._alias(nodes[0], view.epoch(nodes[0])), SHARED_IDS, ()
+            return found.stamped(self._alias(nodes[0], view.epoch(nodes[0])), SHARED_IDS, ())
         root = home(view, alive)
         slot = view.slots.get(root)
         if slot is not None and slot.state == ERASED:
-            return self._alias(root, slot.epoch), SHARED_IDS, alive
-        return view.label(root) or "", STAMPED, alive
+            return found.stamped(self._alias(root, slot.epoch), SHARED_IDS, alive)
+        return found.stamped(view.label(root) or "", STAMPED, alive)
 
     def _alone(self, found: Combination) -> Stamp:
         """What it is stamped with while the graph is away."""
         nodes = found.nodes
-        if not nodes:
-            return _stamp_of(found, "", ANONYMOUS, ())
+        if not nodes and found.stamp:
+            return found.stamp
         view = View(self._graph.known(nodes))
         alive = live(view, nodes)
-        profile = alive[0] if alive else self._alias(nodes[0], view.epoch(nodes[0]))
-        return _stamp_of(found, profile, UNRESOLVED, alive)
+        return found.stamped(alive[0] if alive else self._alias(nodes[0], view.epoch(nodes[0])), UNRESOLVED, alive)
 
     def _stamp(self, outcome: Outcome, events: Sequence[Event], stamps: Mapping[Combination, Stamp]) -> None:
         rows = []
@@ -180,7 +170,3 @@ def _firsts(events: Iterable[Event]) -> dict[Combination, Event]:
 def _drop(outcome: Outcome, event: Event, reason: str) -> None:
     outcome.dropped[reason] += 1
     outcome.counts[event.cell(f"dropped:{reason}")] += 1
-
-
-def _stamp_of(found: Combination, profile: str, state: str, alive: Nodes) -> Stamp:
-    return Stamp(profile.encode(), found.columns(profile, found.nodes[0] if found.nodes else "", state), state, alive)

@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.identity import graph, reading, rules
+from streams.identity.reading import RESOLVED
 from streams.identity.rules import ERASED, Nodes, Slot
 from streams.identity.slots import MERGES, SlotLog
 from streams.identity.splitting import split
 from streams.identity.stage import IdentityStage
 from streams.identity.store import MemoryStore
 from streams.runtime.stage import Batch, Outcome
-from tests.streams.identity.test_stage import ALIAS, REGISTRY, RESOLVED, T, batch, commit, event, stage
+from tests.streams.identity.test_stage import ALIAS, REGISTRY, T, batch, commit, event, stage
 
 NODES = [f"{tier}{n:032x}" for tier, most in (("0", 2), ("1", 3), ("2", 5), ("3", 2)) for n in range(most)]
 EVENTS = st.lists(
