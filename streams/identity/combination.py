@@ -1,9 +1,9 @@
 """Nodes that come together in events, and what such events are stamped with as long as nothing that it hangs on has changed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from streams.identity.rules import USER, Nodes, View
+from streams.identity.rules import USER, Nodes, Slot
 
 ANONYMOUS, STAMPED, SHARED_IDS, UNRESOLVED = "anonymous", "resolved", "shared", "unresolved"
 """Values of `identity_state`."""
@@ -42,23 +42,23 @@ class Combination:
         columns = self._columns(profile, self.nodes[0] if self.nodes else "", state)
         return Stamp(profile.encode(), columns, state, live)
 
-    def settle(self, view: View, age: int) -> bool:
+    def settle(self, slots: Mapping[str, Slot | None], age: int) -> bool:
         """Remember the stamp if all that it hangs on is in the log: one root, and every slot on the ways to it, none marked.
 
         Then nothing is to be linked, and only two things can change that: a first slot of a root that has none, or a slot
         that is rewritten.
         """
-        slots = view.slots
         home = label = ""
         for node in self.nodes:
             at: str = node
             while (slot := slots.get(at)) is not None:
-                if not slot.logged or slot.state:
+                parent, logged, _, state, _ = slot
+                if not logged or state:
                     return False
-                if at[0] == USER or slot.parent == at:
-                    label = slot.parent
+                if at[0] == USER or parent == at:
+                    label = parent
                     break
-                at = slot.parent
+                at = parent
             if at != home and home:
                 return False
             home = at

@@ -43,7 +43,8 @@ class Graph:
         not sure come back."""
         sure, closer, wanted = list[Combination](), set[Combination](), set[str]()
         for found in combinations:
-            if found.stamp is not None and (found.age == self._age or not found.nodes):
+            known = found.stamp is not None and (found.age == self._age or not found.nodes)
+            if known or found.settle(self._kept, self._age):
                 sure.append(found)
                 wanted.add(found.root)
             else:
@@ -52,7 +53,7 @@ class Graph:
         wanted.discard("")
         self._read(view, met, wanted)
         self._look_closer(view, met, closer, self._moved(view, sure))
-        return {found for found in closer if not found.settle(view, self._age)}
+        return {found for found in closer if not found.settle(view.slots, self._age)}
 
     def _moved(self, view: View, sure: Iterable[Combination]) -> list[Combination]:
         """Those whose root has a slot by now."""
