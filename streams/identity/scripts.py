@@ -40,16 +40,19 @@ return lost
 
 # Arguments: what the slot was (without its first letter; empty: there was none), what it becomes.
 WRITE = """
-local done = {}
-for i, key in ipairs(KEYS) do
-  local found, held = redis.call('GET', key), ARGV[2 * i - 1]
-  if (found and held == string.sub(found, 2)) or (not found and held == '') then
-    redis.call('SET', key, ARGV[2 * i])
+local done, written, pairs = {}, {}, {}
+for i, slot in ipairs(redis.call('MGET', unpack(KEYS))) do
+  local key, held = KEYS[i], ARGV[2 * i - 1]
+  slot = written[key] or slot
+  done[i] = 0
+  if (slot and held == string.sub(slot, 2)) or (not slot and held == '') then
+    written[key] = ARGV[2 * i]
+    pairs[#pairs + 1] = key
+    pairs[#pairs + 1] = ARGV[2 * i]
     done[i] = 1
-  else
-    done[i] = 0
   end
 end
+if #pairs > 0 then redis.call('MSET', unpack(pairs)) end
 return done
 """
 
@@ -65,9 +68,10 @@ ADMIT = """
 local done = {}
 for i, key in ipairs(KEYS) do
   local member = ARGV[2 * i - 1]
-  done[i] = redis.call('SISMEMBER', key, member)
-  if done[i] == 0 and redis.call('SCARD', key) < tonumber(ARGV[2 * i]) then
-    done[i] = redis.call('SADD', key, member)
+  done[i] = 1
+  if redis.call('SADD', key, member) == 1 and redis.call('SCARD', key) > tonumber(ARGV[2 * i]) then
+    redis.call('SREM', key, member)
+    done[i] = 0
   end
 end
 return done
@@ -75,14 +79,16 @@ return done
 
 # Argument: the slot that was logged, without its first letter. It becomes logged if it is still the same.
 CONFIRM = """
-local done = {}
-for i, key in ipairs(KEYS) do
+local done, pairs = {}, {}
+for i, slot in ipairs(redis.call('MGET', unpack(KEYS))) do
   done[i] = 0
-  if redis.call('GET', key) == 'P' .. ARGV[i] then
-    redis.call('SET', key, 'D' .. ARGV[i])
+  if slot == 'P' .. ARGV[i] then
+    pairs[#pairs + 1] = KEYS[i]
+    pairs[#pairs + 1] = 'D' .. ARGV[i]
     done[i] = 1
   end
 end
+if #pairs > 0 then redis.call('MSET', unpack(pairs)) end
 return done
 """
 
