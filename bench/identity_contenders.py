@@ -19,8 +19,9 @@ from infra.secrets import Secret
 from infra.settings import PACKAGED_CONTRACTS
 from schemas.codec import decode, encode
 from schemas.registry import Registry
+from streams.identity.combination import SHARED_IDS
 from streams.identity.nodes import alias
-from streams.identity.resolver import CONSENTED, RESOLVED, SHARED_IDS
+from streams.identity.reading import CONSENTED, RESOLVED
 from streams.identity.rules import USER, Slot
 from streams.identity.stage import IdentityStage, Kit
 from streams.identity.store import MemoryStore

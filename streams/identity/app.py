@@ -27,13 +27,16 @@ CLUSTER = "cluster+"
 
 def connect(settings: Settings, **options: Any) -> redis.Redis | redis.RedisCluster:
     """A client of the graph's Redis, or of its Redis Cluster."""
-    url = settings.identity_redis or settings.redis
-    given = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S, **options}
+    url, given = _address(settings), {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S, **options}
     if not url.startswith(CLUSTER):
         return redis.Redis.from_url(url, **given)
     seed, nodes = seeds(url.removeprefix(CLUSTER))
     others = [ClusterNode(*node) for node in nodes]  # type: ignore[no-untyped-call] # redis-py gives it no types
     return redis.RedisCluster.from_url(seed, startup_nodes=others, **given)
+
+
+def _address(settings: Settings) -> str:
+    return settings.identity_redis or settings.redis
 
 
 def open_store(settings: Settings) -> RedisStore:
@@ -51,7 +54,7 @@ def open_fenced(settings: Settings) -> FencedStore:
     store: FencedStore
 
     def met(connection: Any) -> None:
-        if not (settings.identity_redis or "").startswith(CLUSTER):  # a cluster's client has done this
+        if not _address(settings).startswith(CLUSTER):  # a cluster's client has done this
             connection.on_connect()
         store.met(connection)
 

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from infra.errors import Retryable
-from streams.identity.evidence import link_id, log_key, slot_record
+from streams.identity.evidence import link_id
 from streams.identity.nodes import Alias
 from streams.identity.revocation import Component, component
 from streams.identity.rules import ERASED, SHARED, Slot, Write
+from streams.identity.slots import log_key, slot_record
 from streams.identity.store import GraphStore
 
 ROUNDS = 20
@@ -40,7 +41,7 @@ def members(store: GraphStore, node: str, alias: Alias) -> Members:
     found = component(store, node)
     if not found.whole:
         raise Refused(f"more than {len(found.nodes):,} ids are linked to it, which is no person: split them first")
-    (slot,) = store.read([node], ())[0]
+    (slot,) = store.read([node])
     if slot is not None and slot.state == SHARED:
         raise Refused("several persons use this id, so it is nobody's and nothing is linked to it")
     return _members(store, found, alias)
@@ -142,7 +143,7 @@ def holders(store: GraphStore, who: Members, met: Iterable[str]) -> tuple[str, .
 
 
 def _read(store: GraphStore, nodes: Sequence[str]) -> list[Slot | None]:
-    return [slot for start in range(0, len(nodes), CHUNK) for slot in store.read(nodes[start : start + CHUNK], ())[0]]
+    return [slot for start in range(0, len(nodes), CHUNK) for slot in store.read(nodes[start : start + CHUNK])]
 
 
 __all__ = [

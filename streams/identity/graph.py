@@ -1,13 +1,18 @@
 """The graph as one worker sees it: read level by level, written until every link that a batch asks for is won.
 
-One round trip for all nodes and event ids of a batch, one more for each step up that is not remembered; then links and
-demotions, then labels, each in one round trip. Everything written is safe to write again.
+One round trip for all nodes of a batch, one more for each step up that is not remembered; then links and demotions, then
+labels, each in one round trip. Everything written is safe to write again.
+
+Combinations whose stamp is known to hold are not looked at again. What a batch writes, or finds written by others, may touch
+them: those are then looked at like the others.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 
 from infra.errors import Retryable
-from streams.identity.rules import ERASED, Events, Slot, View, Write, plan, plan_labels, undo
+from streams.identity.combination import Combination
+from streams.identity.rules import ERASED, Nodes, Pair, Slot, View, Write, plan, plan_labels, undo
 from streams.identity.store import GraphStore
 
 KEPT_SLOTS = 200_000
@@ -23,7 +28,9 @@ class Graph:
 
     def __init__(self, store: GraphStore) -> None:
         self.store = store
-        self._kept: dict[str, Slot] = {}
+        self._kept: OrderedDict[str, Slot] = OrderedDict()
+        self._age = 0
+        """Grows with each slot that was rewritten, here or elsewhere: no stamp from before holds any more."""
         self.erased: dict[str, Slot] = {}
         """All there are: what was erased must be known even while the store is away. Few are."""
 
@@ -31,23 +38,43 @@ class Graph:
         """What is remembered of nodes."""
         return {node: self._kept.get(node) for node in nodes}
 
-    def look_up(self, view: View, met: Met, nodes: Iterable[str], keys: Sequence[str]) -> dict[str, str | None]:
-        """Everything that links of `nodes` hang on, level by level, into `view`; and which places hold the events `keys`."""
-        wanted: Iterable[str] = set(nodes)
-        ahead = keys
-        held: dict[str, str | None] = {}
+    def look_up(self, view: View, met: Met, combinations: Iterable[Combination]) -> set[Combination]:
+        """Read all that these hang on, level by level, into `view`, the store being asked at least once. Those whose stamp is
+        not sure come back."""
+        sure, closer, wanted = list[Combination](), set[Combination](), set[str]()
+        for found in combinations:
+            known = found.stamp is not None and (found.age == self._age or not found.nodes)
+            if known or found.settle(self._kept, self._age):
+                sure.append(found)
+                wanted.add(found.root)
+            else:
+                closer.add(found)
+                wanted.update(found.nodes)
+        wanted.discard("")
+        self._read(view, met, wanted)
+        self._look_closer(view, met, closer, self._moved(view, sure))
+        return {found for found in closer if not found.settle(view.slots, self._age)}
+
+    def _moved(self, view: View, sure: Iterable[Combination]) -> list[Combination]:
+        """Those whose root has a slot by now."""
+        slots = view.slots
+        return [found for found in sure if found.root and slots.get(found.root) is not None]
+
+    def _look_closer(self, view: View, met: Met, closer: set[Combination], more: Sequence[Combination]) -> None:
+        if more:
+            closer.update(more)
+            self._read(view, met, {node for found in more for node in found.nodes})
+
+    def _read(self, view: View, met: Met, nodes: Iterable[str]) -> None:
+        wanted = self._climb(view, nodes)
         while True:
-            wanted = self._climb(view, wanted)
-            if not wanted and not ahead:
-                return held
             read = list(wanted)
-            slots, places = self.store.read(read, ahead)
-            held.update(zip(ahead, places, strict=True))
-            ahead = ()
-            found = dict(zip(read, slots, strict=True))
+            found = dict(zip(read, self.store.read(read), strict=True))
             view.slots.update(found)
             met.update(found)
-            wanted = read
+            wanted = self._climb(view, read)
+            if not wanted:
+                return
 
     def _climb(self, view: View, nodes: Iterable[str]) -> set[str]:
         """Follow `nodes` up through what is kept; what must be asked for comes back."""
@@ -57,25 +84,43 @@ class Graph:
             missing = view.missing(missing)
         return missing
 
-    def settle(self, view: View, met: Met, events: Events) -> dict[str, Write]:
-        """Win every link, demotion and label that the events ask for; node -> its last write of ours. Retryable."""
+    def settle(
+        self, view: View, met: Met, combinations: Mapping[Combination, int], closer: set[Combination]
+    ) -> dict[str, Write]:
+        """Win every link, demotion and label that the combinations (each with its first event) ask for; node -> its last
+        write of ours. Those of `closer` ask; those that their writes touch are added to it. Retryable."""
         won: dict[str, Write] = {}
         full: dict[str, str] = {}
         admitted: set[tuple[str, str]] = set()
         for _ in range(ROUNDS):
+            events: dict[Nodes, int] = {}
+            for found, at in combinations.items():
+                if found in closer:
+                    events.setdefault(found.nodes, at)
             writes, pairs = plan(view, events, full)
-            asked = [pair for pair in dict.fromkeys(pairs) if pair[:2] not in admitted]
-            if asked:
-                answers = self.store.admit(asked)
-                admitted.update(pair[:2] for pair in asked)
-                refused = {pair.holder: pair.limit[0] for pair, room in zip(asked, answers, strict=True) if not room}
-                if refused:
-                    full |= refused
-                    undo(view, writes)
-                    continue
-            if self._write(view, met, writes, won) and self._write(view, met, plan_labels(view, events), won):
+            sure = [found for found in combinations if found not in closer] if writes else []
+            if touched := self._touched(view, writes, sure):
+                undo(view, writes)
+                self._look_closer(view, met, closer, touched)
+            elif refused := self._refused(pairs, admitted):
+                full |= refused
+                undo(view, writes)
+            elif self._write(view, met, writes, won) and self._write(view, met, plan_labels(view, events), won):
                 return won
+            else:
+                self._look_closer(view, met, closer, [found for found in combinations if found not in closer])
         raise Retryable("other workers link the same nodes all the time")
+
+    def _refused(self, pairs: Iterable[Pair], admitted: set[tuple[str, str]]) -> dict[str, str]:
+        """Holder -> rule, of those without room for what they are to be linked with; nothing of `admitted` is asked again."""
+        asked = [pair for pair in dict.fromkeys(pairs) if pair[:2] not in admitted]
+        answers = self.store.admit(asked) if asked else ()
+        admitted.update(pair[:2] for pair in asked)
+        return {pair.holder: pair.limit[0] for pair, room in zip(asked, answers, strict=True) if not room}
+
+    def _touched(self, view: View, writes: Sequence[Write], sure: Sequence[Combination]) -> Sequence[Combination]:
+        """Those that planned writes may change: a link those under its root, a rewrite whoever has the node."""
+        return sure if any(write.held is not None for write in writes) else self._moved(view, sure)
 
     def _write(self, view: View, met: Met, writes: Sequence[Write], won: dict[str, Write]) -> bool:
         """Whether all of these were won. What others have written instead is read, with all that it leads to."""
@@ -92,22 +137,33 @@ class Graph:
             view.slots.pop(node, None)
             self._kept.pop(node, None)
         if lost:
-            self.look_up(view, met, lost, ())
+            self._read(view, met, lost)
         return not lost
 
+    # -- memory
+
     def keep(self, view: View) -> None:
-        """Remember slots that are in the log."""
+        """Remember slots that are in the log. One that was forgotten meanwhile is none that was rewritten: broadcasts tell."""
+        kept = self._kept
         for node, slot in view.slots.items():
-            if slot is not None and slot.logged:
-                self.keep_slot(node, slot)
+            if slot is not None and slot.logged and (known := kept.get(node)) is not slot:
+                self._replace(node, known, slot)
 
     def keep_slot(self, node: str, slot: Slot) -> None:
-        """Remember one, unless a newer one is remembered."""
+        """Take in what any worker has committed."""
+        if slot.epoch:
+            self._age += 1  # a first slot is no rewrite: who hangs on a node without one reads it each time
+        self._replace(node, self._kept.get(node), slot)
+
+    def _replace(self, node: str, known: Slot | None, slot: Slot) -> None:
+        """Remember a slot, unless a newer one is remembered."""
         if slot.state == ERASED:
             self.erased[node] = slot
-        known = self._kept.get(node)
-        if known is not None and known.epoch > slot.epoch:
+        if known is None:
+            if len(self._kept) >= KEPT_SLOTS:
+                self._kept.popitem(last=False)
+        elif known.epoch > slot.epoch:
             return
-        if known is None and len(self._kept) >= KEPT_SLOTS:
-            self._kept.pop(next(iter(self._kept)))
+        elif known != slot:
+            self._age += 1
         self._kept[node] = slot

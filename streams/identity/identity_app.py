@@ -111,7 +111,7 @@ def show_command(
         asked = node_of(settings, who)
         linked = component(store, asked)
         root = min(linked.nodes)
-        slot = store.read([root], ())[0][0]
+        slot = store.read([root])[0]
         profile = slot.parent if root[0] == USER and slot is not None else root
     if as_json:
         told = {"node": asked, "root": root, "profile": profile, "nodes": linked.nodes, "whole": linked.whole}

@@ -15,9 +15,9 @@ from infra.logs import get_logger
 from infra.settings import Settings
 from schemas.codec import Record, decode
 from schemas.registry import Registry
-from streams.identity.evidence import slot_of
 from streams.identity.fence import MendedStore
 from streams.identity.rules import USER, Slot, limited
+from streams.identity.slots import slot_of
 from streams.identity.store import RedisStore
 from streams.runtime.follow import partitions_of, read_partition
 
@@ -184,7 +184,7 @@ def diff(log: Iterator[Sequence[Logged]], store: RedisStore, progress: Progress)
             progress(len(records))
         for slots in index.chunks(5_000):
             logged += len(slots)
-            for (node, said), held in zip(slots, store.read([node for node, _ in slots], ())[0], strict=True):
+            for (node, said), held in zip(slots, store.read([node for node, _ in slots]), strict=True):
                 if held is None:
                     missing += 1
                 elif held.epoch < said.epoch or (held.epoch == said.epoch and held._replace(logged=True) != said):
@@ -193,7 +193,7 @@ def diff(log: Iterator[Sequence[Logged]], store: RedisStore, progress: Progress)
                     continue
                 examples += [node] * (len(examples) < EXAMPLES)
         for nodes in store.scan():
-            for node, slot in zip(nodes, store.read(nodes, ())[0], strict=True):
+            for node, slot in zip(nodes, store.read(nodes), strict=True):
                 if slot is None:
                     continue
                 newest = index.record(node)

@@ -1,44 +1,23 @@
 """Events to profiles: duplicates dropped, links won, each event stamped, and what was found out on its way to the log."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
-from infra.errors import Retryable
 from infra.metrics import Metrics
-from schemas.codec import HeadReader, Record, Undecodable, UnknownContract, encode, encode_columns, prepend
-from schemas.registry import Contract, Registry
-from streams.identity.evidence import Evidence, conflict, log_key, slot_record
+from schemas.codec import HEADER_BYTES, encode
+from schemas.registry import Registry
+from streams.identity.combination import SHARED_IDS, STAMPED, UNRESOLVED, Combination, Stamp
+from streams.identity.evidence import Evidence, conflict
 from streams.identity.graph import Graph, Met
 from streams.identity.nodes import Alias
-from streams.identity.rules import ERASED, Nodes, Slot, View, Write, home, live, unlogged
-from streams.identity.store import event_key
-from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output
+from streams.identity.reading import MINUTE_MS, RESOLVED, Event, Reader, Where
+from streams.identity.rules import ERASED, Slot, View, Write, home, live, unlogged
+from streams.identity.slots import MERGES, SlotLog
+from streams.runtime.stage import Batch, Cell, Outcome, Output, outputs
 
-CONSENTED, RESOLVED = "events.consented", "events.resolved"
-MERGES, CONFLICTS = "identity.merges", "identity.conflicts"
+CONFLICTS = "identity.conflicts"
 DUPLICATE, ERASURE = "DUPLICATE", "ERASED"
-ANONYMOUS, STAMPED, SHARED_IDS, UNRESOLVED = "anonymous", "resolved", "shared", "unresolved"
-"""Values of `identity_state`."""
-ANALYTICS = 1
-"""Bit of `consent_purposes` without which nothing is linked."""
-MINUTE_MS = 60_000
-
-is_node = re.compile(r"[0-3][0-9a-f]{32}").fullmatch
-
-
-@dataclass(slots=True)
-class Event:
-    """One record of a batch, as far as identity reads it."""
-
-    at: int
-    head: Record
-    contract: Contract
-    nodes: Nodes
-    """Strongest first; empty where nothing may be linked."""
-    key: str
-    """Name in claims; empty where duplicates cannot be told."""
 
 
 class Resolver:
@@ -50,167 +29,144 @@ class Resolver:
         self._metrics = metrics
         self._alias = alias
         self._evidence = Evidence(registry)
-        self._head = HeadReader(registry, "identifiers")
-        self._columns: dict[int, Callable[[Record], bytes]] = {}
+        self._reader = Reader(registry)
+        self._slots = SlotLog(registry)
 
     def resolve(self, batch: Batch, now: float) -> Outcome:
         """Everything. Away while the graph is; Retryable while a contract is unknown."""
         outcome = Outcome()
-        events = self._events(outcome, batch, now)
+        events = self._reader.read(outcome, batch, now)
         view, met = View(), Met()
-        keys = [event.key for event in events if event.key]
-        held = self._graph.look_up(view, met, (node for event in events for node in event.nodes), keys)
-        alive = self._without_erased(outcome, view.slots, self._without_duplicates(outcome, batch, events, held))
-        combinations: dict[Nodes, int] = {}
-        for event in alive:
-            if event.nodes:
-                combinations.setdefault(event.nodes, event.at)
-        won = self._graph.settle(view, met, combinations)
-        self._stamp(outcome, batch, alive, partial(self._profile, view))
-        self._log(outcome, view, met, won, {event.at: event for event in events})
-        self._evidence.add(outcome, view, [event for event in alive if len(event.nodes) > 1])
+        firsts = _firsts(events)
+        closer = self._graph.look_up(view, met, firsts)
+        alive = self._without_erased(outcome, view.slots, closer, self._without_duplicates(outcome, batch, events, now))
+        firsts = firsts if len(alive) == len(events) else _firsts(alive)
+        asking = {found: event.at for found, event in firsts.items() if found.nodes}
+        won = self._graph.settle(view, met, asking, closer)
         self._graph.keep(view)
+        stamps: dict[Combination, Stamp] = {}
+        for found in firsts:
+            stamps[found] = found.stamp if found.stamp and found not in closer else self._looked_up(view, found)
+        self._stamp(outcome, alive, stamps)
+        self._log(outcome, view, met, won, events)
+        self._evidence.add(outcome, firsts, stamps)
         return outcome
 
     def pass_on(self, batch: Batch, now: float) -> Outcome:
         """Nothing but a stamp: the strongest node that is not known to be shared. What was erased is known here."""
         outcome = Outcome()
-        alive = self._without_erased(outcome, self._graph.erased, self._events(outcome, batch, now))
-        self._stamp(outcome, batch, alive, self._alone)
+        events = self._reader.read(outcome, batch, now)
+        alive = self._without_erased(outcome, self._graph.erased, _firsts(events), events)
+        self._stamp(outcome, alive, {found: self._alone(found) for found in _firsts(alive)})
         return outcome
 
-    def _alone(self, nodes: Nodes) -> tuple[str, str]:
-        if not nodes:
-            return "", ANONYMOUS
-        view = View(self._graph.known(nodes))
-        alive = live(view, nodes)
-        return (alive[0] if alive else self._alias(nodes[0], view.epoch(nodes[0]))), UNRESOLVED
-
-    def _events(self, outcome: Outcome, batch: Batch, now: float) -> list[Event]:
-        return [event for at in range(len(batch)) if (event := self._read(outcome, batch, at, now)) is not None]
-
-    def _read(self, outcome: Outcome, batch: Batch, at: int, now: float) -> Event | None:
-        try:
-            contract, head = self._head.read(batch.values[at] or b"")
-            if contract.topic != CONSENTED:
-                raise Undecodable(f"a record of {contract.topic}")
-            nodes = head["identifiers"] if head["consent_purposes"] & ANALYTICS and not head["heartbeat"] else ()
-            if not all(map(is_node, nodes)):
-                raise Undecodable("an identifier that is no identity node")
-        except Undecodable as error:
-            outcome.dead.append(Dead(at, "UNDECODABLE", str(error)))
-            outcome.counts[Cell(int(now // 60) * MINUTE_MS, "", "", "dead:UNDECODABLE")] += 1
-            return None
-        except UnknownContract as error:
-            raise Retryable(str(error)) from error
-        single = head["heartbeat"] or head["consent_outcome"] == "anonymise"  # their ids are new or nobody's
-        return Event(at, head, contract, tuple(nodes), "" if single else event_key(head["source"], head["event_id"]))
-
-    def _without_duplicates(
-        self, outcome: Outcome, batch: Batch, events: Sequence[Event], held: dict[str, str | None]
-    ) -> list[Event]:
+    def _without_duplicates(self, outcome: Outcome, batch: Batch, events: list[Event], now: float) -> list[Event]:
         """Events whose id belongs to their own record; the same record read again is no duplicate."""
-        places = {event.at: f"{batch.partition}:{batch.offsets[event.at]}" for event in events if event.key}
-        free: dict[str, str] = {}
-        for event in events:
-            if event.key and held[event.key] is None:
-                free.setdefault(event.key, places[event.at])
-        if free:
-            held.update(zip(free, self._graph.store.claim(list(free.items())), strict=True))
+        offsets, partition = batch.offsets, batch.partition
+        claims = [(event.claim, b"%d:%d" % (partition, offsets[event.at])) for event in events if event.claim]
+        held = self._graph.store.claim(claims, now) if claims else {}
+        if not held:
+            return events
         alive = []
         for event in events:
-            if not event.key or held[event.key] == places[event.at]:
+            holder = held.get(event.claim)
+            if holder is None or holder == b"%d:%d" % (partition, offsets[event.at]):
                 alive.append(event)
             else:
-                self._drop(outcome, event, DUPLICATE)
+                _drop(outcome, event, DUPLICATE)
         return alive
 
-    def _without_erased(self, outcome: Outcome, slots: Mapping[str, Slot | None], events: Sequence[Event]) -> list[Event]:
+    def _without_erased(
+        self, outcome: Outcome, slots: Mapping[str, Slot | None], combinations: Iterable[Combination], events: list[Event]
+    ) -> list[Event]:
         """Events that no erased person can have sent before she was erased: a replay does not bring her back."""
+        until: dict[Combination, int] = {}
+        for found in combinations:
+            for node in found.nodes:
+                slot = slots.get(node)
+                if slot is not None and slot.state == ERASED:
+                    until[found] = max(slot.since, until.get(found, 0))
+        if not until:
+            return events
         alive = []
         for event in events:
-            marks = [slot for node in event.nodes if (slot := slots.get(node)) is not None and slot.state == ERASED]
-            if any(event.head["collector_ts"] <= slot.since for slot in marks):
-                self._drop(outcome, event, ERASURE)
+            if event.combination in until and event.collector_ts <= until[event.combination]:
+                _drop(outcome, event, ERASURE)
             else:
                 alive.append(event)
         return alive
-
-    def _drop(self, outcome: Outcome, event: Event, reason: str) -> None:
-        outcome.dropped[reason] += 1
-        outcome.counts[self._cell(event, f"dropped:{reason}")] += 1
 
     # -- what leaves
 
-    def _stamp(
-        self, outcome: Outcome, batch: Batch, events: Sequence[Event], profile_of: Callable[[Nodes], tuple[str, str]]
-    ) -> None:
-        written = outcome.out.setdefault(RESOLVED, [])
-        profiles: dict[Nodes, tuple[str, str]] = {}
-        for event in events:
-            value = batch.values[event.at]
-            assert value is not None  # noqa: S101 - it was read
-            found = profiles.get(event.nodes)
-            if found is None:
-                found = profiles[event.nodes] = profile_of(event.nodes)
-            profile, state = found
-            node = event.nodes[0] if event.nodes else ""
-            columns = self._encoder(event.contract)({"profile_id": profile, "node": node, "identity_state": state})
-            written.append(Output((profile or event.head["event_id"]).encode(), prepend(columns, value)))
-            if not event.head["heartbeat"]:
-                outcome.counts[self._cell(event, state)] += 1
-        outcome.passed = len(written)
-
-    def _profile(self, view: View, nodes: Nodes) -> tuple[str, str]:
-        """What an event with these nodes is stamped with, and its state."""
-        if not nodes:
-            return "", ANONYMOUS
+    def _looked_up(self, view: View, found: Combination) -> Stamp:
+        """What a combination that was looked at closer is stamped with."""
+        nodes = found.nodes
         alive = live(view, nodes)
         if not alive:
-            return self._alias(nodes[0], view.epoch(nodes[0])), SHARED_IDS
+            return found.stamped(self._alias(nodes[0], view.epoch(nodes[0])), SHARED_IDS, ())
         root = home(view, alive)
         slot = view.slots.get(root)
         if slot is not None and slot.state == ERASED:
-            return self._alias(root, slot.epoch), SHARED_IDS
-        return view.label(root) or "", STAMPED
+            return found.stamped(self._alias(root, slot.epoch), SHARED_IDS, alive)
+        return found.stamped(view.label(root) or "", STAMPED, alive)
 
-    def _encoder(self, contract: Contract) -> Callable[[Record], bytes]:
-        found = self._columns.get(contract.id)
-        if found is None:
-            try:
-                found = encode_columns(self._registry.derived(contract.id, RESOLVED))
-            except UnknownContract as error:
-                raise Retryable(str(error)) from error
-            self._columns[contract.id] = found
-        return found
+    def _alone(self, found: Combination) -> Stamp:
+        """What it is stamped with while the graph is away."""
+        nodes = found.nodes
+        if not nodes and found.stamp:
+            return found.stamp
+        view = View(self._graph.known(nodes))
+        alive = live(view, nodes)
+        return found.stamped(alive[0] if alive else self._alias(nodes[0], view.epoch(nodes[0])), UNRESOLVED, alive)
 
-    def _cell(self, event: Event, what: str) -> Cell:
-        head = event.head
-        return Cell(head["collector_ts"] // MINUTE_MS * MINUTE_MS, head["source"], head["event_name"], what)
+    def _stamp(self, outcome: Outcome, events: Sequence[Event], stamps: Mapping[Combination, Stamp]) -> None:
+        rows = []
+        counted: Counter[tuple[int, Where, str]] = Counter()
+        for _, value, combination, where, _, collector_ts, event_id, _ in events:
+            key, columns, state, _ = stamps[combination]
+            rows.append((key or event_id, columns + value[HEADER_BYTES:], -1))
+            counted[collector_ts // MINUTE_MS, where, state] += 1
+        outcome.out.setdefault(RESOLVED, []).extend(outputs(rows))
+        for (minute, where, state), n in counted.items():
+            if not where.heartbeat:
+                outcome.counts[Cell(minute * MINUTE_MS, where.source, where.event_name, state)] += n
+        outcome.passed = len(rows)
 
-    def _log(self, outcome: Outcome, view: View, met: Met, won: dict[str, Write], events: dict[int, Event]) -> None:
+    def _log(self, outcome: Outcome, view: View, met: Met, won: dict[str, Write], events: Sequence[Event]) -> None:
         """Put every slot that may not be in the log into it, and mark it once that is committed."""
         nodes = unlogged(view, met)
         if not nodes:
             return
-        contract = self._registry.latest(MERGES)
+        by_place = {event.at: event for event in events}
         slots = [(node, slot) for node in nodes if (slot := view.slots[node]) is not None]
         logged = outcome.out.setdefault(MERGES, [])
-        met_ts = max(event.head["collector_ts"] for event in events.values())
+        met_ts = max(event.collector_ts for event in events)
         for node, slot in slots:
             write = won.get(node)
             if write is None or write.slot != slot:
                 # Met and not made here: whoever made it had the evidence, so no event is named.
-                head: Record = {"event_id": "", "collector_ts": met_ts}
-            else:
-                head = events[write.at].head
-                if write.rule:
-                    self._demoted(outcome, view, write, head)
-            record = slot_record(node, slot, head["event_id"], head["collector_ts"])
-            logged.append(Output(log_key(node, slot), encode(contract, record)))
+                logged.append(self._slots.output(node, slot, "", met_ts))
+                continue
+            event = by_place[write.at]
+            if write.rule:
+                self._demoted(outcome, view, write, event)
+            logged.append(self._slots.output(node, slot, event.event_id.decode(), event.collector_ts))
         outcome.after_commit.append(partial(self._graph.store.confirm, slots))
 
-    def _demoted(self, outcome: Outcome, view: View, write: Write, head: Record) -> None:
+    def _demoted(self, outcome: Outcome, view: View, write: Write, event: Event) -> None:
         self._metrics.count("headwater_identity_conflicts_total", rule=write.rule)
-        value = encode(self._registry.latest(CONFLICTS), conflict(view, write, head))
+        value = encode(self._registry.latest(CONFLICTS), conflict(view, write, event))
         outcome.out.setdefault(CONFLICTS, []).append(Output(write.node.encode(), value))
+
+
+def _firsts(events: Iterable[Event]) -> dict[Combination, Event]:
+    """Each combination, in the order of their first events."""
+    firsts: dict[Combination, Event] = {}
+    for event in events:
+        firsts.setdefault(event.combination, event)
+    return firsts
+
+
+def _drop(outcome: Outcome, event: Event, reason: str) -> None:
+    outcome.dropped[reason] += 1
+    outcome.counts[event.cell(f"dropped:{reason}")] += 1

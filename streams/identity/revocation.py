@@ -27,18 +27,18 @@ def component(store: GraphStore, node: str) -> Component:
 
     A node that was demoted is nobody's: it is alone. What hung under it before stays with its root.
     """
-    root, (slot,) = node, store.read([node], [])[0]
+    root, (slot,) = node, store.read([node])
     if slot is not None and slot.state:
         return Component((node,), (node,), whole=True)
     while root[0] != USER and slot is not None and slot.parent != root:
-        root, (slot,) = slot.parent, store.read([slot.parent], [])[0]
+        root, (slot,) = slot.parent, store.read([slot.parent])
     # From the root down, the node's own branch included: it may lie in the middle of a tree.
     found, shared, level = {root}, set[str](), [root]
     labels = {slot.parent} if root[0] == USER and slot is not None else set[str]()
     while level and len(found) < MOST_NODES:
         below = [(child, parent) for parent, children in zip(level, store.children(level), strict=True) for child in children]
         new = sorted({child for child, _ in below if child[0] != USER} - found - shared)
-        slots = dict(zip(new, store.read(new, [])[0], strict=True))
+        slots = dict(zip(new, store.read(new), strict=True))
         held = {child for child, parent in below if (at := slots.get(child)) is not None and at.parent == parent}
         level = sorted(held)[: MOST_NODES - len(found)]
         shared.update(child for child in level if (at := slots[child]) is not None and at.state)
@@ -50,7 +50,7 @@ def component(store: GraphStore, node: str) -> Component:
 
 def outlived(store: GraphStore, revocation: Mapping[str, Any]) -> bool:
     """Whether who withdrew was erased since: read again, her withdrawal names nobody any more. Retryable."""
-    (slot,) = store.read([revocation["subject"]], [])[0]
+    (slot,) = store.read([revocation["subject"]])
     return slot is not None and slot.state == ERASED and revocation["received_ts"] <= slot.since
 
 

@@ -149,8 +149,9 @@ def home(view: View, nodes: Nodes) -> str:
     strongest = view.find(nodes[0])
     if strongest[0] == USER or len(nodes) == 1:
         return strongest
-    roots = [strongest, *(view.find(node) for node in nodes[1:])]
-    return min((root for root in roots if not view.marked(root)), default=min(roots))
+    roots = [strongest, *[view.find(node) for node in nodes[1:]]]
+    smallest = min(roots)
+    return min((root for root in roots if not view.marked(root)), default=smallest) if view.marked(smallest) else smallest
 
 
 def plan(view: View, events: Events, full: Mapping[str, str] = NOTHING) -> tuple[list[Write], list[Pair]]:

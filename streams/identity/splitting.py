@@ -15,9 +15,10 @@ from infra.kafka import producer, reader
 from infra.settings import Settings
 from schemas.codec import Record, decode, encode
 from schemas.registry import Registry
-from streams.identity.evidence import LINKS, log_key, slot_record
+from streams.identity.evidence import LINKS
 from streams.identity.nodes import Alias
 from streams.identity.rules import ERASED, USER, Nodes, Slot, Write
+from streams.identity.slots import log_key, slot_record
 from streams.identity.split import SPLIT, Plan, Restamp, Tree, plan_split
 from streams.identity.store import CHUNK, GraphStore
 from streams.runtime.follow import partitions_of, read_partition
@@ -80,20 +81,20 @@ Log = Callable[[str, Sequence[tuple[str, Slot]]], None]
 
 def read_tree(store: GraphStore, node: str) -> Tree:
     """Everything under a node's root, demoted nodes and what hangs under them too. Retryable while the store is away."""
-    top, (slot,) = node, store.read([node], [])[0]
+    top, (slot,) = node, store.read([node])
     while top[0] != USER and slot is not None and slot.parent != top:
-        top, (slot,) = slot.parent, store.read([slot.parent], [])[0]
+        top, (slot,) = slot.parent, store.read([slot.parent])
     found: dict[str, Slot | None] = {top: slot}
     level = [top]
     while level:
         below = [(child, parent) for parent, children in zip(level, store.children(level), strict=True) for child in children]
         new = sorted({child for child, _ in below if child[0] != USER} - found.keys())
-        slots = dict(zip(new, store.read(new, [])[0], strict=True))
+        slots = dict(zip(new, store.read(new), strict=True))
         held = {child: at for child, parent in below if (at := slots.get(child)) is not None and at.parent == parent}
         found.update(held)
         level = sorted(held)
     label = slot.parent if top[0] == USER and slot is not None else top
-    return Tree(node, found, found[label] if label in found else store.read([label], [])[0][0])
+    return Tree(node, found, found[label] if label in found else store.read([label])[0])
 
 
 def prepare(store: SplitStore, node: str, said: Said, alias: Alias) -> Plan:
@@ -131,7 +132,7 @@ def _carry_out(store: SplitStore, kept: str, writes: Sequence[Write], log: Log) 
         if some:
             store.write(some)
     ours = {write.node: write.slot for write in writes}
-    found = zip(ours.items(), store.read(list(ours), [])[0], strict=True)
+    found = zip(ours.items(), store.read(list(ours)), strict=True)
     unlogged = [(node, slot) for (node, slot), now in found if now == slot]
     for start in range(0, len(unlogged), CHUNK):
         log(kept, unlogged[start : start + CHUNK])

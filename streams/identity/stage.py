@@ -13,12 +13,13 @@ from infra.metrics import Metrics
 from schemas.codec import Record, Undecodable, UnknownContract, decode, encode
 from schemas.registry import Registry
 from streams.identity.deferred import DEFERRED, Deferred, ReadBack
-from streams.identity.evidence import slot_of
 from streams.identity.graph import Graph
 from streams.identity.guard import Guard, Trusting
 from streams.identity.nodes import Alias
-from streams.identity.resolver import CONSENTED, ERASURE, MERGES, MINUTE_MS, RESOLVED, Resolver, is_node
+from streams.identity.reading import CONSENTED, MINUTE_MS, RESOLVED, is_node
+from streams.identity.resolver import ERASURE, Resolver
 from streams.identity.revocation import component, outlived, request, signals
+from streams.identity.slots import MERGES, SlotLog
 from streams.identity.store import Away, GraphStore
 from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output
 
@@ -57,6 +58,7 @@ class IdentityStage:
         self._kit = kit
         self._graph = Graph(store)
         self._resolver = Resolver(registry, self._graph, metrics, kit.alias)
+        self._slots = SlotLog(registry)
         self._deferred = Deferred(registry)
 
     # -- batches
@@ -68,13 +70,13 @@ class IdentityStage:
                 return self._work(batch, now)
             except Away as error:
                 self._kit.guard.lost(error)
-        outcome = self._resolver.pass_on(batch, now) if batch.topic == CONSENTED else Outcome(passed=len(batch))
+        outcome = Outcome(passed=len(batch)) if batch.topic == REVOCATIONS else self._resolver.pass_on(batch, now)
         outcome.out.setdefault(DEFERRED, []).append(self._deferred.add(batch))
         self._metrics.set("headwater_identity_deferred", len(self._deferred))
         return outcome
 
     def _work(self, batch: Batch, now: float) -> Outcome:
-        return self._resolver.resolve(batch, now) if batch.topic == CONSENTED else self._expand(batch, now)
+        return self._expand(batch, now) if batch.topic == REVOCATIONS else self._resolver.resolve(batch, now)
 
     def on_tick(self, now: float) -> Outcome:
         """Make some of the links that are due. Retryable while they cannot be read."""
@@ -137,8 +139,7 @@ class IdentityStage:
         """What any worker has linked, committed: the newest slot of a node replaces the one that is kept."""
         for _, value in records:
             if value is not None:
-                record = decode(self._registry, value)[1]
-                self._graph.keep_slot(record["node"], slot_of(record))
+                self._graph.keep_slot(*self._slots.read(value))
 
     def on_restore(self, topic: str, partition: int, records: KeyValues) -> None:  # noqa: ARG002 - it restores one topic
         """What passed unresolved and is due."""

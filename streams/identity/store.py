@@ -1,11 +1,12 @@
 """What identity remembers: one slot per linked node, and for a day which record an event id belongs to.
 
-Written by single-key operations only, each of which is safe to do again: a slot is replaced only by who has seen what it
+Each slot and each claim is written in one step that is safe to do again: a slot is replaced only by who has seen what it
 replaces, a claim never, and being logged is never taken back. A replayed batch changes nothing.
 """
 
-import hashlib
+from binascii import crc32
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import sha256
 from typing import Any, Protocol
 
 import redis
@@ -13,10 +14,11 @@ from redis.crc import key_slot
 from redis.exceptions import RedisClusterException
 
 from infra.errors import ConfigError, Retryable
+from streams.identity import scripts
 from streams.identity.rules import LIMITS, USER, Pair, Slot, Write
 
-CLAIM_S = 86_400
-"""How long a duplicate is recognised, seconds."""
+DAY_S = 86_400
+"""How long a duplicate is recognised at least, seconds; twice as long at most."""
 NOTE_S = 30 * 86_400
 """How long a split can be completed, seconds."""
 TAGS = 64
@@ -25,46 +27,11 @@ _TAG = {f"{n:02x}": n % TAGS for n in range(256)}
 _BRACED = [f"{{{tag:02x}}}" for tag in range(TAGS)]
 CHUNK = 5_000
 """Keys of one MGET: Redis answers nobody else meanwhile."""
+SCRIPT_CHUNK = 1_000
+"""Keys, or claims, of one script; Lua bounds what it takes apart at once."""
 LONGEST_ID = 80
 AWAY = (redis.RedisError, RedisClusterException)
 """What a Redis that is away, or a cluster that is not whole, raises; the second is no kind of the first."""
-
-# A slot becomes logged if it is still the one that was logged.
-CONFIRM = """
-if redis.call('GET', KEYS[1]) == 'P' .. ARGV[1] then redis.call('SET', KEYS[1], 'D' .. ARGV[1]) return 1 end
-return 0
-"""
-
-# A slot is replaced if it is still the one that was seen, whether it is known to be logged or not.
-SWAP = """
-local found = redis.call('GET', KEYS[1])
-if found and string.sub(found, 2) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) return 1 end
-return 0
-"""
-
-# A holder takes one more only below its limit.
-ADMIT = """
-if redis.call('SISMEMBER', KEYS[1], ARGV[1]) == 1 then return 1 end
-if redis.call('SCARD', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
-redis.call('SADD', KEYS[1], ARGV[1])
-return 1
-"""
-
-# A slot from the log replaces an older one, and one that is not known to be in the log.
-RESTORE = """
-local found = redis.call('GET', KEYS[1])
-if found == ARGV[1] then return 0 end
-if found then
-  local epoch = tonumber(string.match(found, '^.|[^|]*|(%d+)'))
-  if epoch > tonumber(ARGV[2]) or (epoch == tonumber(ARGV[2]) and string.sub(found, 1, 1) == 'D') then return 0 end
-end
-redis.call('SET', KEYS[1], ARGV[1])
-return 1
-"""
-
-SCRIPTS = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in (
-    ("confirm", CONFIRM), ("swap", SWAP), ("admit", ADMIT), ("restore", RESTORE),
-)}  # fmt: skip
 
 
 class Away(Retryable):
@@ -74,12 +41,12 @@ class Away(Retryable):
 class GraphStore(Protocol):
     """Away while it cannot be reached, from every call."""
 
-    def read(self, nodes: Sequence[str], events: Sequence[str]) -> tuple[list[Slot | None], list[str | None]]:
-        """Slots of nodes, and places that hold events (see `event_key`), None where there is none."""
+    def read(self, nodes: Sequence[str]) -> list[Slot | None]:
+        """Slots of nodes, None where there is none."""
         ...
 
-    def claim(self, claims: Sequence[tuple[str, str]]) -> list[str]:
-        """For each (event, place), in order: the place that holds the event now."""
+    def claim(self, claims: Sequence[tuple[bytes, bytes]], now: float) -> dict[bytes, bytes]:
+        """Claim events (see `event_key`), each for its place; the places that hold those which not all of theirs hold."""
         ...
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
@@ -107,10 +74,22 @@ class GraphStore(Protocol):
         ...
 
 
-def event_key(source: str, event_id: str) -> str:
-    """The name of an event in claims: its id, within its source. Long ids are hashed, so that keys stay small."""
-    name = f"{source}:{event_id}"
-    return name if len(name) <= LONGEST_ID else hashlib.sha256(name.encode()).hexdigest()
+def event_key(source: bytes, event_id: bytes) -> bytes:
+    """The name of an event in claims: its id, within its source. Long ones are hashed, so that they stay small."""
+    name = b"%b:%b" % (source, event_id)
+    return name if len(name) <= LONGEST_ID else sha256(name).hexdigest().encode()
+
+
+def _firsts(claims: Sequence[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+    """The first claim of each event; and of those that are claimed for several places, that first one."""
+    firsts = dict(claims)
+    if len(firsts) == len(claims):
+        return firsts, {}
+    firsts, again = {}, {}
+    for event, place in claims:
+        if firsts.setdefault(event, place) != place:
+            again[event] = firsts[event]
+    return firsts, again
 
 
 class MemoryStore:
@@ -118,18 +97,18 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.slots: dict[str, Slot] = {}
-        self.claims: dict[str, str] = {}
+        self.claims: dict[bytes, bytes] = {}
         self.below: dict[str, set[str]] = {}
         self.held: dict[tuple[str, str], set[str]] = {}
         self.notes: dict[str, str] = {}
 
-    def read(self, nodes: Sequence[str], events: Sequence[str]) -> tuple[list[Slot | None], list[str | None]]:
+    def read(self, nodes: Sequence[str]) -> list[Slot | None]:
         """See `GraphStore`."""
-        return [self.slots.get(node) for node in nodes], [self.claims.get(event) for event in events]
+        return [self.slots.get(node) for node in nodes]
 
-    def claim(self, claims: Sequence[tuple[str, str]]) -> list[str]:
+    def claim(self, claims: Sequence[tuple[bytes, bytes]], now: float) -> dict[bytes, bytes]:  # noqa: ARG002 - they stay
         """See `GraphStore`."""
-        return [self.claims.setdefault(event, place) for event, place in claims]
+        return {event: held for event, place in claims if (held := self.claims.setdefault(event, place)) != place}
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
         """See `GraphStore`."""
@@ -196,8 +175,8 @@ class RedisStore:
 
     `n:{tag}:<node>` = state (P pending, D in the log), parent, epoch, and what the node is marked as; `c:{tag}:<node>` = set
     of nodes whose slot may point at it; `k:{tag}:<node>:<rule>` = set of what it holds under a limit; `s:{tag}:<node>` = what
-    its split has to write; `e:{tag}:<event>` = place. Every shard is spoken to by a client of its own: what a batch needs of
-    it is one round trip.
+    its split has to write; `e:{tag}:<day>` = hash of event -> place. Every shard is spoken to by a client of its own: what a
+    batch needs of it is one round trip.
     """
 
     def __init__(self, connect: Callable[[], redis.Redis | redis.RedisCluster]) -> None:
@@ -223,7 +202,7 @@ class RedisStore:
                     f"Redis has maxmemory-policy {policy}: it would forget links of the identity graph in silence. Set "
                     "`maxmemory-policy noeviction` there, or give it a Redis of its own (HEADWATER_IDENTITY_REDIS)"
                 )
-            for text in (CONFIRM, SWAP, ADMIT, RESTORE):
+            for text in scripts.ALL:
                 shard.script_load(text)
         self._shards = shards
 
@@ -257,6 +236,27 @@ class RedisStore:
             raise self._away(error) from error
         return answers
 
+    def _each(self, script: str, asked: Sequence[tuple[int, str, tuple[Any, ...]]]) -> list[int]:
+        """Answers of a script for (tag, key, arguments), in their order, a call for each tag. Retryable."""
+        by_tag: dict[int, list[int]] = {}
+        for at, (tag, _, _) in enumerate(asked):
+            by_tag.setdefault(tag, []).append(at)
+        parts = [
+            (tag, places[start : start + SCRIPT_CHUNK])
+            for tag, places in by_tag.items()
+            for start in range(0, len(places), SCRIPT_CHUNK)
+        ]
+        commands: list[tuple[int, tuple[Any, ...]]] = []
+        for tag, places in parts:
+            keys = [asked[at][1] for at in places]
+            arguments = [argument for at in places for argument in asked[at][2]]
+            commands.append((tag, ("EVALSHA", scripts.DIGESTS[script], len(keys), *keys, *arguments)))
+        answers = [0] * len(asked)
+        for (_, places), said in zip(parts, self._run(commands), strict=True):
+            for at, answer in zip(places, said, strict=True):
+                answers[at] = answer
+        return answers
+
     def _mget(self, keys: Sequence[tuple[int, str]]) -> list[bytes | None]:
         """Values of (tag, key) pairs, in few round trips. Retryable."""
         try:
@@ -281,59 +281,53 @@ class RedisStore:
 
     # -- the graph
 
-    def read(self, nodes: Sequence[str], events: Sequence[str]) -> tuple[list[Slot | None], list[str | None]]:
+    def read(self, nodes: Sequence[str]) -> list[Slot | None]:
         """See `GraphStore`. ConfigError where this Redis may forget slots on its own."""
-        keys = [(tag_of(node), _key("n", node)) for node in nodes]
-        keys += [_event(event) for event in events]
-        found = self._mget(keys)
-        slots, places = found[: len(nodes)], found[len(nodes) :]
-        return [_slot(text) for text in slots], [None if place is None else place.decode() for place in places]
+        return [_slot(text) for text in self._mget([(tag_of(node), _key("n", node)) for node in nodes])]
 
-    def claim(self, claims: Sequence[tuple[str, str]]) -> list[str]:
+    def claim(self, claims: Sequence[tuple[bytes, bytes]], now: float) -> dict[bytes, bytes]:
         """See `GraphStore`."""
-        keys = [_event(event) for event, _ in claims]
-        won = self._run(
-            [(tag, ("SET", key, place, "NX", "EX", CLAIM_S)) for (tag, key), (_, place) in zip(keys, claims, strict=True)]
-        )
-        lost = [at for at, mine in enumerate(won) if not mine]
-        held = self._mget([keys[at] for at in lost]) if lost else []
-        places = [place for _, place in claims]
-        for at, holder in zip(lost, held, strict=True):
-            # Expired between the two calls: a day old, so no duplicate that anybody promised to recognise.
-            places[at] = places[at] if holder is None else holder.decode()
-        return places
+        firsts, held = _firsts(claims)
+        by_tag: dict[int, list[bytes]] = {}
+        for event in firsts:
+            by_tag.setdefault(crc32(event) % TAGS, []).append(event)
+        day = int(now // DAY_S)
+        asked, commands = list[list[bytes]](), list[tuple[int, tuple[Any, ...]]]()
+        for tag, events in by_tag.items():
+            keys = [f"e:{_BRACED[tag]}:{n}" for n in (day, day - 1, day + 1, day - 2)]
+            for start in range(0, len(events), SCRIPT_CHUNK):
+                some = events[start : start + SCRIPT_CHUNK]
+                pairs = [part for event in some for part in (event, firsts[event])]
+                asked.append(some)
+                commands.append((tag, ("EVALSHA", scripts.DIGESTS[scripts.CLAIM], len(keys), *keys, *pairs)))
+        for some, lost in zip(asked, self._run(commands), strict=True):
+            held.update((some[number - 1], place) for number, place in zip(lost[::2], lost[1::2], strict=True))
+        return held
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
         """See `GraphStore`."""
-        commands: list[tuple[int, tuple[Any, ...]]] = []
-        written: list[tuple[int, tuple[Any, ...]]] = []
         # Children first: what ends in between leaves one too many there, and never one too few.
-        for write in writes:
-            if points(write.node, write.slot) and (write.held is None or write.held.parent != write.slot.parent):
-                commands.append((tag_of(write.slot.parent), ("SADD", _key("c", write.slot.parent), write.node)))
-        if commands:
-            self._run(commands)
-        for write in writes:
-            tag, key, text = tag_of(write.node), _key("n", write.node), _text(write.slot)
-            if write.held is None:
-                written.append((tag, ("SET", key, text, "NX")))
-            else:
-                written.append((tag, ("EVALSHA", SCRIPTS["swap"], 1, key, _text(write.held)[1:], text)))
-        return [bool(won) for won in self._run(written)]
+        self._each(scripts.ADOPT, [
+            (tag_of(slot.parent), _key("c", slot.parent), (node,))
+            for node, held, slot, *_ in writes
+            if points(node, slot) and (held is None or held.parent != slot.parent)
+        ])  # fmt: skip
+        written = self._each(scripts.WRITE, [
+            (tag_of(node), _key("n", node), ("" if held is None else _text(held)[1:], _text(slot)))
+            for node, held, slot, *_ in writes
+        ])  # fmt: skip
+        return [won == 1 for won in written]
 
     def admit(self, pairs: Sequence[Pair]) -> list[bool]:
         """See `GraphStore`. A member is remembered by a part of its name."""
-        commands = [
-            (tag_of(holder), ("EVALSHA", SCRIPTS["admit"], 1, f"{_key('k', holder)}:{rule}", member[1:13], most))
-            for holder, member, (rule, most) in pairs
+        asked = [
+            (tag_of(holder), f"{_key('k', holder)}:{rule}", (member[1:13], most)) for holder, member, (rule, most) in pairs
         ]
-        return [bool(said) for said in self._run(commands)]
+        return [answer == 1 for answer in self._each(scripts.ADMIT, asked)]
 
     def confirm(self, slots: Iterable[tuple[str, Slot]]) -> None:
         """See `GraphStore`."""
-        self._run(
-            [(tag_of(node), ("EVALSHA", SCRIPTS["confirm"], 1, _key("n", node), _text(slot)[1:])) for node, slot in slots]
-        )
+        self._each(scripts.CONFIRM, [(tag_of(node), _key("n", node), (_text(slot)[1:],)) for node, slot in slots])
 
     def children(self, nodes: Sequence[str]) -> list[set[str]]:
         """See `GraphStore`."""
@@ -379,12 +373,9 @@ class RedisStore:
 
     def restore(self, slots: Sequence[tuple[str, Slot]]) -> int:
         """Write slots as the log has them where they are missing or older; how many were. Retryable."""
-        self._run([(tag_of(s.parent), ("SADD", _key("c", s.parent), node)) for node, s in slots if points(node, s)])
-        commands = []
-        for node, slot in slots:
-            text = _text(slot._replace(logged=True))
-            commands.append((tag_of(node), ("EVALSHA", SCRIPTS["restore"], 1, _key("n", node), text, slot.epoch)))
-        return sum(self._run(commands))
+        self._each(scripts.ADOPT, [(tag_of(s.parent), _key("c", s.parent), (node,)) for node, s in slots if points(node, s)])
+        texts = [(node, _text(slot._replace(logged=True)), slot.epoch) for node, slot in slots]
+        return sum(self._each(scripts.RESTORE, [(tag_of(node), _key("n", node), (text, n)) for node, text, n in texts]))
 
     def scan(self) -> Iterator[list[str]]:
         """The nodes of all slots, some at a time; one that is written meanwhile may be missing or there twice. Retryable."""

@@ -89,7 +89,7 @@ def named(settings: Settings, text: str) -> str:
 
 def person(made: Office, node: str) -> tuple[Members, int]:
     """Whose data somebody asks for, and until when it was collected: of who was erased, until then."""
-    (slot,) = made.graph.read([node], ())[0]
+    (slot,) = made.graph.read([node])
     if slot is None or slot.state != ERASED:
         return members(made.graph, node, made.alias), int(time.time() * 1000)
     # What came later is stamped with the alias of this epoch, and is somebody's who came anew.

@@ -15,7 +15,7 @@ Write = Callable[[str], object]
 def export(office: Office, who: Members, until: int, traces: Traces, write: Write) -> dict[str, int]:
     """Write the document; place -> how many things of it. Retryable, with half a document written."""
     person, counts = rows.Person(*who, until=until), dict[str, int]()
-    slots = zip(who.nodes, office.graph.read(who.nodes, ())[0], strict=True)
+    slots = zip(who.nodes, office.graph.read(who.nodes), strict=True)
     head = {
         "nodes": who.nodes, "profiles": who.profiles, "shared": who.shared, "until_ts": until,
         "slots": {node: slot._asdict() for node, slot in slots if slot is not None},

@@ -7,10 +7,10 @@ from typing import TypeVar
 from infra.metrics import Metrics
 from infra.secrets import Secret
 from schemas.codec import Record, decode, encode
-from streams.identity.evidence import slot_of
 from streams.identity.nodes import alias
-from streams.identity.resolver import CONSENTED, MERGES, RESOLVED
+from streams.identity.reading import CONSENTED, RESOLVED
 from streams.identity.rules import Pair, Slot, View, Write
+from streams.identity.slots import MERGES, slot_of
 from streams.identity.stage import IdentityStage, Kit
 from streams.identity.store import MemoryStore
 from streams.runtime.stage import Batch
@@ -34,10 +34,12 @@ class InterruptedStore(MemoryStore):
         super().__init__()
         self.before_write: Callable[[], None] = lambda: None
 
-    def claim(self, claims: Sequence[tuple[str, str]]) -> list[str]:
+    def claim(self, claims: Sequence[tuple[bytes, bytes]], now: float) -> dict[bytes, bytes]:
         """See `GraphStore`."""
-        call = super().claim
-        return [self._one(call, claim)[0] for claim in claims]
+        call, held = super().claim, dict[bytes, bytes]()
+        for claim in claims:
+            held |= self._one(lambda one: call(one, now), claim)
+        return held
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
         """See `GraphStore`."""
@@ -62,10 +64,9 @@ class InterruptedStore(MemoryStore):
 class TransitionStore(InterruptedStore):
     """A worker that logs what it wrote itself and nothing that it met: the negative control."""
 
-    def read(self, nodes: Sequence[str], events: Sequence[str]) -> tuple[list[Slot | None], list[str | None]]:
+    def read(self, nodes: Sequence[str]) -> list[Slot | None]:
         """Every slot that is there passes for logged."""
-        slots, places = super().read(nodes, events)
-        return [None if slot is None else slot._replace(logged=True) for slot in slots], places
+        return [None if slot is None else slot._replace(logged=True) for slot in super().read(nodes)]
 
 
 class TightStore(InterruptedStore):

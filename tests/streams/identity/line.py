@@ -12,7 +12,8 @@ from infra.settings import Settings
 from schemas.codec import Record, decode, encode
 from schemas.registry import Registry
 from streams.identity.app import build
-from streams.identity.resolver import CONSENTED, MERGES, RESOLVED
+from streams.identity.reading import CONSENTED, RESOLVED
+from streams.identity.slots import MERGES
 from streams.identity.stage import IdentityStage
 from streams.runtime.follow import stable_end
 from streams.runtime.stage import Batch, Outcome

@@ -51,7 +51,7 @@ def canonicals(store: RedisStore, nodes: set[str]) -> dict[str, str]:
     view, wanted = View(), set(nodes)
     while wanted := view.missing(wanted | nodes):
         some = sorted(wanted)
-        view.slots.update(zip(some, store.read(some, ())[0], strict=True))
+        view.slots.update(zip(some, store.read(some), strict=True))
     return {node: view.label(view.find(node)) or "" for node in nodes}
 
 
@@ -174,12 +174,12 @@ def test_a_silent_reconnection_to_another_process_is_lost(line: Line, server: Em
     mend(line.settings, open_mended(line.settings), "t")
     store = open_fenced(line.settings)
     node = "2" + "f" * 32
-    assert store.read([node], ())[0] == [None]
+    assert store.read([node]) == [None]
     server.stop()
     server.start()
     with pytest.raises(Exception, match="Redis"):
-        store.read([node], ())
+        store.read([node])
     with pytest.raises(Lost):
-        store.read([node], ())
+        store.read([node])
     mend(line.settings, open_mended(line.settings), "t")
-    assert store.read([node], ())[0] == [None]
+    assert store.read([node]) == [None]

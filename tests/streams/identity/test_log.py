@@ -93,14 +93,14 @@ def test_each_difference_is_found_and_mended(house: Settings, store: RedisStore,
     assert rebuild(read_log(house), store, done) == 3
     mended = diff(read_log(house), store, done)
     assert (mended.missing, mended.other, mended.pending) == (0, 0, 0)
-    assert store.read([NODES[7]], ())[0][0] != Slot(stranger, logged=True)
+    assert store.read([NODES[7]])[0] != Slot(stranger, logged=True)
 
 
 def test_a_newer_slot_is_not_replaced(house: Settings, store: RedisStore) -> None:
     """A split has written a later epoch: the log's older record changes nothing, and the difference is told."""
     assert store.restore([(NODES[9], Slot(NODES[1], logged=True, epoch=3))]) == 1
     rebuild(read_log(house), store, done)
-    assert store.read([NODES[9]], ())[0] == [Slot(NODES[1], logged=True, epoch=3)]
+    assert store.read([NODES[9]]) == [Slot(NODES[1], logged=True, epoch=3)]
     found = diff(read_log(house), store, done)
     assert (found.unlogged, found.examples) == (1, (NODES[9],))
 

@@ -40,7 +40,7 @@ def linked(store: GraphStore, *events: list[str]) -> None:
     view = View()
     for n, nodes in enumerate(events):
         event = {tuple(sorted(set(nodes))): n}
-        known = {node: slot for node in (made(t, i) for t in range(4) for i in range(9)) for slot in store.read([node], [])[0]}
+        known = {node: slot for node in (made(t, i) for t in range(4) for i in range(9)) for slot in store.read([node])}
         view.slots.update(known)
         for writes in (plan(view, event)[0], plan_labels(view, event)):
             store.write(writes)

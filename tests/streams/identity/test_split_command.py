@@ -18,11 +18,12 @@ from infra.settings import Settings
 from infra.topics_app import apply
 from schemas.codec import decode, encode
 from schemas.registry import Registry
-from streams.identity.evidence import LINKS, link_record, log_key, slot_record
+from streams.identity.evidence import LINKS, link_record
 from streams.identity.identity_app import app
 from streams.identity.log import diff, read_log, rebuild
 from streams.identity.nodes import alias
 from streams.identity.rules import SHARED, Nodes, Slot, View, Write, plan, plan_labels
+from streams.identity.slots import log_key, slot_record
 from streams.identity.split import Restamp
 from streams.identity.splitting import CONFLICTS, MERGES, log_to, said_on, split
 from streams.identity.store import RedisStore
@@ -70,7 +71,7 @@ def settle(settings: Settings, store: RedisStore, events: Sequence[Nodes]) -> No
         for writes in (plan(view, {nodes: n})[0], plan_labels(view, {nodes: n})):
             assert all(store.write(writes))
             view.slots.update({write.node: write.slot for write in writes})
-        link = link_record(nodes, {"event_id": f"e{n}", "collector_ts": SEEN, "consent_purposes": 7})
+        link = link_record(nodes, f"e{n}", SEEN, 7)
         client.produce(LINKS, encode(registry.latest(LINKS), link), link["link_id"])
     slots = [(node, slot) for node, slot in view.slots.items() if slot is not None]
     for node, slot in slots:
@@ -127,14 +128,14 @@ def test_a_kiosk_is_taken_out(house: Settings, store: RedisStore, monkeypatch: p
     monkeypatch.setenv("HEADWATER_SECRET", SECRET)
     monkeypatch.setenv("HEADWATER_CLICKHOUSE", "http://127.0.0.1:1")
     runner = CliRunner()
-    before = store.read(person(1), [])
+    before = store.read(person(1))
     told = json.loads(runner.invoke(app, ["split", kiosk, "--dry-run", "--json"]).stdout)
-    assert store.read(person(1), []) == before
+    assert store.read(person(1)) == before
     assert set(told["slots"]) == {kiosk, one, three}
     away = runner.invoke(app, ["split", kiosk])
     assert away.exit_code == 1, away.output
     assert "run the same command again" in away.output
-    assert store.read(person(1), [])[0] == [
+    assert store.read(person(1)) == [
         Slot(kiosk, logged=True),
         Slot(kiosk, logged=True, epoch=1, state=SHARED),
         Slot(user, logged=True, epoch=1),
@@ -200,7 +201,7 @@ def test_killed_before_each_of_its_writes(house: Settings, store: RedisStore) ->
             with pytest.raises(Killed):
                 split(dying, kiosk, said, ALIAS, killed)
         split(store, kiosk, said, ALIAS, log)
-        slots = store.read([user, kiosk, one, two, three], [])[0]
+        slots = store.read([user, kiosk, one, two, three])
         assert [(slot.parent, slot.epoch, slot.logged) for slot in slots if slot] == [
             (kiosk, 0, True), (kiosk, 1, True), (user, 1, True), (user, 0, True), (three, 1, True),
         ]  # fmt: skip
@@ -210,7 +211,7 @@ def test_killed_before_each_of_its_writes(house: Settings, store: RedisStore) ->
         client.flushall()
     rebuild(read_log(house), store, nothing)
     assert diff(read_log(house), store, nothing).same
-    assert store.read([three], [])[0] == [Slot(three, logged=True, epoch=1)]
+    assert store.read([three]) == [Slot(three, logged=True, epoch=1)]
 
 
 def test_only_nodes_reach_a_statement(house: Settings) -> None:

@@ -16,14 +16,17 @@ from schemas.codec import Record, decode, encode
 from schemas.registry import Registry
 from streams.identity.evidence import LINKS
 from streams.identity.nodes import alias
-from streams.identity.resolver import CONFLICTS, CONSENTED, MERGES, RESOLVED
+from streams.identity.reading import CONSENTED, RESOLVED
+from streams.identity.resolver import CONFLICTS
 from streams.identity.rules import Slot, View, Write
+from streams.identity.slots import MERGES
 from streams.identity.stage import IdentityStage, Kit
 from streams.identity.store import GraphStore, MemoryStore, RedisStore
 from streams.runtime.stage import Batch, Cell, Outcome
 
 ALIAS = alias(Secret("for tests only, forty characters long..."))
 REGISTRY = Registry(Path(__file__).parents[3] / "schemas")
+T = 1_764_000_123_456
 U1, U2 = "0" + "1" * 32, "0" + "2" * 32
 D1, C1, C2, C3 = "1" + "a" * 32, "2" + "b" * 32, "2" + "c" * 32, "2" + "d" * 32
 ANONYMOUS = [f"{tier}{n:032x}" for tier in "12" for n in range(8)]
@@ -43,7 +46,7 @@ def event(n: int, nodes: Sequence[str], **said: object) -> bytes:
         "source": "web",
         "site": "x",
         "heartbeat": False,
-        "collector_ts": 1_764_000_123_456,
+        "collector_ts": T,
         "region": "",
         "signals": {},
         "identifiers": sorted(nodes),
@@ -214,7 +217,7 @@ def test_without_consent_nothing_is_linked() -> None:
     ] * 4
     assert [output.key for output in outcome.out[RESOLVED]] == [b"e1", b"e2", b"e3", b"e4"]
     assert store.slots == {}
-    assert set(store.claims) == {"web:e2", "web:e4"}
+    assert set(store.claims) == {b"web:e2", b"web:e4"}
     assert sum(outcome.counts.values()) == 3
 
 
@@ -324,4 +327,4 @@ def test_a_real_redis_gives_the_same(store: RedisStore) -> None:
         for outcome in outcomes:
             commit(outcome)
     nodes = [*ANONYMOUS, U1, U2]
-    assert store.read(nodes, [])[0] == memory.read(nodes, [])[0]
+    assert store.read(nodes) == memory.read(nodes)

@@ -20,10 +20,11 @@ from schemas.codec import encode
 from schemas.registry import Registry
 from streams.consent.store import RedisStates
 from streams.identity import erasing as graph
-from streams.identity.evidence import link_record, log_key, slot_record
+from streams.identity.evidence import link_record
 from streams.identity.log import diff, read_log, rebuild
 from streams.identity.nodes import alias
 from streams.identity.rules import Pair, Slot, Write
+from streams.identity.slots import log_key, slot_record
 from streams.identity.store import RedisStore
 from streams.privacy import erasure as desk
 from streams.privacy.app import app, open_erasure
@@ -105,7 +106,7 @@ def live(office: Office, she: Person) -> None:
         say(MERGES, log_key(at, slot).decode(), slot_record(at, slot, "e", T))
     for others in ((she.kiosk,), ("0" + "b" * 32, she.kiosk)):
         nodes = tuple(sorted((she.user, *others)))
-        link = link_record(nodes, {"event_id": "e", "collector_ts": T, "consent_purposes": 1})
+        link = link_record(nodes, "e", T, 1)
         say(LINKS, link["link_id"], link)
     state = {
         "subject": she.user, "site": "s", "regulation": "opt-in", "times": {"analytics.granted": T}, "evidence": "",
@@ -208,7 +209,7 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(office: Office, monkey
         client.flushall()
     rebuild(read_log(office.settings), office.graph, lambda _n: None)
     nodes = [node for n in range(1, EFFECTS + 1) for node in person(n).nodes]
-    assert {slot.state for slot in office.graph.read(nodes, [])[0] if slot} == {"erased"}, "a rebuild brings nobody back"
+    assert {slot.state for slot in office.graph.read(nodes) if slot} == {"erased"}, "a rebuild brings nobody back"
 
 
 def assert_erased(office: Office, she: Person, proof: dict[str, Any]) -> None:
@@ -216,7 +217,7 @@ def assert_erased(office: Office, she: Person, proof: dict[str, Any]) -> None:
     members = graph.Members(she.nodes, (*she.nodes, she.kiosk), (she.kiosk,))
     left = office.left(members, proof["erased_ts"], office.search(members, proof["erased_ts"]))
     assert set(left.values()) == {0}, left
-    slots = dict(zip((*she.nodes, she.kiosk), office.graph.read([*she.nodes, she.kiosk], [])[0], strict=True))
+    slots = dict(zip((*she.nodes, she.kiosk), office.graph.read([*she.nodes, she.kiosk]), strict=True))
     assert {slots[node] for node in she.nodes} == {Slot(node, True, 1, "erased", proof["erased_ts"]) for node in she.nodes}
     assert slots[she.kiosk] == Slot(she.kiosk, logged=True, epoch=2, state="shared")
     counts = {place: n for place, n in proof["counts"].items() if n}
@@ -253,7 +254,7 @@ def test_who_comes_back_can_be_erased_again(office: Office) -> None:
     members = graph.members(office.graph, she.cookie, office.alias)
     assert stamped in members.profiles
     assert erase(office, she.cookie)["counts"]["clickhouse.events"] == 1
-    (slot,) = office.graph.read([she.cookie], [])[0]
+    (slot,) = office.graph.read([she.cookie])
     assert slot is not None
     assert (slot.epoch, slot.state) == (2, "erased")
 

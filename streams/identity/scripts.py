@@ -1,0 +1,116 @@
+"""What Redis does in one step: Lua scripts, each over many keys of one hash tag.
+
+All but the claims have one form: so many arguments for each key, in the keys' order; one answer for each, in the same order.
+"""
+
+import hashlib
+
+CLAIM_KEYS = 4
+"""Hashes of claims: today's, those of the days beside it, and the one that is over."""
+
+# Arguments: event, place, event, place, ... Claims that another place holds come back: number of the event, that place.
+CLAIM = """
+local events, held, lost, new = {}, {}, {}, {}
+for i = 1, #ARGV, 2 do events[#events + 1] = ARGV[i] end
+for day = 1, 3 do
+  if redis.call('EXISTS', KEYS[day]) == 1 then
+    for i, place in ipairs(redis.call('HMGET', KEYS[day], unpack(events))) do
+      if place then held[i] = place end
+    end
+  elseif day == 1 then
+    -- So long that Redis never keeps this hash as a list, which it would search from its start for each event.
+    redis.call('HSET', KEYS[1], '', string.rep('-', 65))
+    redis.call('EXPIRE', KEYS[1], 259200)
+    redis.call('UNLINK', KEYS[4])  -- in the background; a large hash that expires is waited for
+  end
+end
+for i, event in ipairs(events) do
+  local place = ARGV[2 * i]
+  if not held[i] then
+    new[#new + 1] = event
+    new[#new + 1] = place
+  elseif held[i] ~= place then
+    lost[#lost + 1] = i
+    lost[#lost + 1] = held[i]
+  end
+end
+if #new > 0 then redis.call('HSET', KEYS[1], unpack(new)) end
+return lost
+"""
+
+# Arguments: what the slot was (without its first letter; empty: there was none), what it becomes.
+WRITE = """
+local done, written, pairs = {}, {}, {}
+for i, slot in ipairs(redis.call('MGET', unpack(KEYS))) do
+  local key, held = KEYS[i], ARGV[2 * i - 1]
+  slot = written[key] or slot
+  done[i] = 0
+  if (slot and held == string.sub(slot, 2)) or (not slot and held == '') then
+    written[key] = ARGV[2 * i]
+    pairs[#pairs + 1] = key
+    pairs[#pairs + 1] = ARGV[2 * i]
+    done[i] = 1
+  end
+end
+if #pairs > 0 then redis.call('MSET', unpack(pairs)) end
+return done
+"""
+
+# Argument: a child of this node.
+ADOPT = """
+local done = {}
+for i, key in ipairs(KEYS) do done[i] = redis.call('SADD', key, ARGV[i]) end
+return done
+"""
+
+# Arguments: what a holder is to hold, how many it may. It takes one more only below its limit.
+ADMIT = """
+local done = {}
+for i, key in ipairs(KEYS) do
+  local member = ARGV[2 * i - 1]
+  done[i] = 1
+  if redis.call('SADD', key, member) == 1 and redis.call('SCARD', key) > tonumber(ARGV[2 * i]) then
+    redis.call('SREM', key, member)
+    done[i] = 0
+  end
+end
+return done
+"""
+
+# Argument: the slot that was logged, without its first letter. It becomes logged if it is still the same.
+CONFIRM = """
+local done, pairs = {}, {}
+for i, slot in ipairs(redis.call('MGET', unpack(KEYS))) do
+  done[i] = 0
+  if slot == 'P' .. ARGV[i] then
+    pairs[#pairs + 1] = KEYS[i]
+    pairs[#pairs + 1] = 'D' .. ARGV[i]
+    done[i] = 1
+  end
+end
+if #pairs > 0 then redis.call('MSET', unpack(pairs)) end
+return done
+"""
+
+# Arguments: a slot from the log, its epoch. It replaces an older one, and one that is not known to be in the log.
+RESTORE = """
+local done = {}
+for i, key in ipairs(KEYS) do
+  local found, slot, epoch = redis.call('GET', key), ARGV[2 * i - 1], tonumber(ARGV[2 * i])
+  local newer = not found
+  if found and found ~= slot then
+    local held = tonumber(string.match(found, '^.|[^|]*|(%d+)'))
+    newer = held < epoch or (held == epoch and string.sub(found, 1, 1) ~= 'D')
+  end
+  done[i] = 0
+  if newer then
+    redis.call('SET', key, slot)
+    done[i] = 1
+  end
+end
+return done
+"""
+
+ALL = (CLAIM, WRITE, ADOPT, ADMIT, CONFIRM, RESTORE)
+DIGESTS = {text: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for text in ALL}
+"""What Redis calls them."""

@@ -1,0 +1,58 @@
+"""Events read by slices say what decoding says, met before or not."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.codec import decode
+from streams.identity.reading import Reader
+from streams.identity.rules import Slot
+from streams.identity.slots import SlotLog, slot_of, slot_record
+from streams.identity.store import event_key
+from streams.runtime.stage import Outcome
+from tests.streams.identity.test_stage import REGISTRY, T, batch, event
+
+TEXT = st.one_of(st.sampled_from(["a", "b"]), st.text(max_size=200))
+NODE = st.from_regex(r"[0-3][0-9a-f]{32}", fullmatch=True)
+HEADS = st.fixed_dictionaries({
+    "consent_outcome": st.sampled_from(["pass", "strip", "anonymise"]), "consent_purposes": st.integers(0, 200),
+    "consent_reasons": TEXT, "event_id": st.one_of(TEXT, st.just("x" * 9_000)), "event_name": TEXT, "source": TEXT,
+    "site": TEXT,
+    "heartbeat": st.booleans(), "collector_ts": st.integers(0, 2 * T), "signals": st.dictionaries(TEXT, TEXT, max_size=3),
+})  # fmt: skip
+READER, SLOTS = Reader(REGISTRY), SlotLog(REGISTRY)
+
+
+@given(HEADS, st.lists(st.one_of(NODE, st.just("1" + "a" * 32)), max_size=70))
+def test_events_are_what_decoding_says(head: dict[str, Any], nodes: list[str]) -> None:
+    """Whatever its texts and however many nodes; twice the same is the same combination."""
+    value = event(0, nodes, **head)
+    first, second = READER.read(Outcome(), batch([value, value]), 0)
+    assert first.combination is second.combination
+    linkable = head["consent_purposes"] & 1 and not head["heartbeat"]
+    assert first.combination.nodes == (tuple(sorted(nodes)) if linkable else ())
+    assert (first.event_id.decode(), first.collector_ts) == (head["event_id"], head["collector_ts"])
+    assert first.where[:3] == (head["event_name"], head["source"], head["heartbeat"])
+    assert first.purposes == head["consent_purposes"]
+    single = head["heartbeat"] or head["consent_outcome"] == "anonymise"
+    assert first.claim == (b"" if single else event_key(head["source"].encode(), head["event_id"].encode()))
+
+
+@given(st.lists(st.one_of(NODE, st.text(max_size=40)), min_size=1, max_size=4))
+def test_what_is_no_node_is_dead(identifiers: list[str]) -> None:
+    """One of them is enough."""
+    outcome = Outcome()
+    events = READER.read(outcome, batch([event(0, identifiers)]), 0)
+    wrong = any(len(text) != 33 or text[0] not in "0123" or set(text[1:]) - set("0123456789abcdef") for text in identifiers)
+    assert (len(events), len(outcome.dead)) == ((0, 1) if wrong else (1, 0))
+
+
+@given(NODE, NODE, st.integers(0, 300), st.sampled_from(["", "shared", "erased"]), TEXT)
+def test_slots_are_what_decoding_says(node: str, parent: str, epoch: int, state: str, event_id: str) -> None:
+    """On their way to the log and back."""
+    slot = Slot(parent, True, epoch, state, T if state == "erased" else 0)
+    output = SLOTS.output(node, slot, event_id, T + 1)
+    record = decode(REGISTRY, output.value or b"")[1]
+    assert record == slot_record(node, slot, event_id, T + 1)
+    assert SLOTS.read(output.value or b"") == (node, slot) == (record["node"], slot_of(record))
