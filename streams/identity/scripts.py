@@ -38,9 +38,10 @@ if #new > 0 then redis.call('HSET', KEYS[1], unpack(new)) end
 return lost
 """
 
-# Arguments: what the slot was (without its first letter; empty: there was none), what it becomes.
+# Arguments: what the slot was (without its first letter; empty: there was none), what it becomes. Which ones are rewritten is
+# kept in a set beside them: whoever remembers the older slot would never meet the new one, should it not get into the log.
 WRITE = """
-local done, written, pairs = {}, {}, {}
+local done, written, pairs, rewritten = {}, {}, {}, {}
 for i, slot in ipairs(redis.call('MGET', unpack(KEYS))) do
   local key, held = KEYS[i], ARGV[2 * i - 1]
   slot = written[key] or slot
@@ -50,9 +51,11 @@ for i, slot in ipairs(redis.call('MGET', unpack(KEYS))) do
     pairs[#pairs + 1] = key
     pairs[#pairs + 1] = ARGV[2 * i]
     done[i] = 1
+    if held ~= '' then rewritten[#rewritten + 1] = string.match(key, '[^:]*$') end
   end
 end
 if #pairs > 0 then redis.call('MSET', unpack(pairs)) end
+if #rewritten > 0 then redis.call('SADD', 'r:' .. string.match(KEYS[1], '{.-}'), unpack(rewritten)) end
 return done
 """
 
@@ -79,9 +82,12 @@ return done
 
 # Argument: the slot that was logged, without its first letter. It becomes logged if it is still the same.
 CONFIRM = """
-local done, pairs = {}, {}
+local done, pairs, rewritten = {}, {}, {}
 for i, slot in ipairs(redis.call('MGET', unpack(KEYS))) do
   done[i] = 0
+  if slot and string.sub(slot, 2) == ARGV[i] and string.match(slot, '^.|[^|]*|(%d+)') ~= '0' then
+    rewritten[#rewritten + 1] = string.match(KEYS[i], '[^:]*$')
+  end
   if slot == 'P' .. ARGV[i] then
     pairs[#pairs + 1] = KEYS[i]
     pairs[#pairs + 1] = 'D' .. ARGV[i]
@@ -89,6 +95,7 @@ for i, slot in ipairs(redis.call('MGET', unpack(KEYS))) do
   end
 end
 if #pairs > 0 then redis.call('MSET', unpack(pairs)) end
+if #rewritten > 0 then redis.call('SREM', 'r:' .. string.match(KEYS[1], '{.-}'), unpack(rewritten)) end
 return done
 """
 

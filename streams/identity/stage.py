@@ -6,6 +6,7 @@ ask for is done once it is back.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 from infra.errors import Retryable
 from infra.logs import get_logger
@@ -25,6 +26,8 @@ from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output
 
 REVOCATIONS, SIGNALS, REQUESTS = "consent.revocations", "consent.signals", "privacy.requests"
 DAY_MS = 86_400_000
+REWRITES_S = 5.0
+"""How often rewritten slots that are not in the log are looked for."""
 
 KeyValues = Iterable[tuple[bytes | None, bytes | None]]
 
@@ -60,6 +63,7 @@ class IdentityStage:
         self._resolver = Resolver(registry, self._graph, metrics, kit.alias)
         self._slots = SlotLog(registry)
         self._deferred = Deferred(registry)
+        self._looked = 0.0
 
     # -- batches
 
@@ -79,25 +83,44 @@ class IdentityStage:
         return self._expand(batch, now) if batch.topic == REVOCATIONS else self._resolver.resolve(batch, now)
 
     def on_tick(self, now: float) -> Outcome:
-        """Make some of the links that are due. Retryable while they cannot be read."""
-        due = self._deferred.next()
-        if due is None or not self._kit.guard.usable():
-            return Outcome()
-        batch = self._kit.read_back(*due)
+        """Log what a worker that ended has rewritten; make some of the links that are due. Retryable if they cannot be read."""
         outcome = Outcome()
-        if len(batch):
+        if self._kit.guard.usable():
             try:
-                found = self._work(batch, now)
+                self._log_rewrites(outcome, now)
+                self._catch_up(outcome, now)
             except Away as error:
                 self._kit.guard.lost(error)
-                return outcome
+        return outcome
+
+    def _log_rewrites(self, outcome: Outcome, now: float) -> None:
+        """A slot that was rewritten is not met by who remembers the older one: so it is looked for."""
+        if now - self._looked < REWRITES_S:
+            return
+        self._looked = now
+        nodes = self._graph.store.rewritten()
+        slots = [(node, slot) for node, slot in zip(nodes, self._graph.store.read(nodes), strict=True) if slot is not None]
+        for node, slot in slots:
+            if not slot.logged:
+                outcome.out.setdefault(MERGES, []).append(self._slots.output(node, slot, "", int(now * 1000)))
+        if slots:
+            outcome.after_commit.append(partial(self._graph.store.confirm, slots))
+
+    def _catch_up(self, outcome: Outcome, now: float) -> None:
+        due = self._deferred.next()
+        if due is None:
+            return
+        batch = self._kit.read_back(*due)
+        if len(batch):
+            found = self._work(batch, now)
             # What left once does not leave again, nor is it counted again; dead letters of it were written then.
             found.out.pop(RESOLVED, None)
-            outcome = Outcome(found.out, after_commit=found.after_commit)
+            for topic, outputs in found.out.items():
+                outcome.out.setdefault(topic, []).extend(outputs)
+            outcome.after_commit += found.after_commit
         until = batch.offsets[-1] + 1 if len(batch) else due.end
         outcome.out.setdefault(DEFERRED, []).append(self._deferred.done(due, until))
         self._metrics.set("headwater_identity_deferred", len(self._deferred))
-        return outcome
 
     # -- withdrawals
 

@@ -61,6 +61,10 @@ class GraphStore(Protocol):
         """Mark slots as logged, once the log has them for sure."""
         ...
 
+    def rewritten(self) -> list[str]:
+        """Nodes whose slot was rewritten and is not known to be in the log."""
+        ...
+
     def children(self, nodes: Sequence[str]) -> list[set[str]]:
         """For each node, those whose slot may point at it: all that do, and some whose link was never won."""
         ...
@@ -139,6 +143,10 @@ class MemoryStore:
             if self.slots.get(node) == slot._replace(logged=False):
                 self.slots[node] = slot._replace(logged=True)
 
+    def rewritten(self) -> list[str]:
+        """See `GraphStore`."""
+        return [node for node, slot in self.slots.items() if slot.epoch and not slot.logged]
+
     def children(self, nodes: Sequence[str]) -> list[set[str]]:
         """See `GraphStore`."""
         return [set(self.below.get(node, ())) for node in nodes]
@@ -175,8 +183,8 @@ class RedisStore:
 
     `n:{tag}:<node>` = state (P pending, D in the log), parent, epoch, and what the node is marked as; `c:{tag}:<node>` = set
     of nodes whose slot may point at it; `k:{tag}:<node>:<rule>` = set of what it holds under a limit; `s:{tag}:<node>` = what
-    its split has to write; `e:{tag}:<day>` = hash of event -> place. Every shard is spoken to by a client of its own: what a
-    batch needs of it is one round trip.
+    its split has to write; `r:{tag}` = set of nodes that were rewritten and not confirmed since; `e:{tag}:<day>` = hash of
+    event -> place. Every shard is spoken to by a client of its own: what a batch needs of it is one round trip.
     """
 
     def __init__(self, connect: Callable[[], redis.Redis | redis.RedisCluster]) -> None:
@@ -328,6 +336,11 @@ class RedisStore:
     def confirm(self, slots: Iterable[tuple[str, Slot]]) -> None:
         """See `GraphStore`."""
         self._each(scripts.CONFIRM, [(tag_of(node), _key("n", node), (_text(slot)[1:],)) for node, slot in slots])
+
+    def rewritten(self) -> list[str]:
+        """See `GraphStore`."""
+        found = self._run([(tag, ("SMEMBERS", f"r:{braced}")) for tag, braced in enumerate(_BRACED)])
+        return sorted(node.decode() for some in found for node in some)
 
     def children(self, nodes: Sequence[str]) -> list[set[str]]:
         """See `GraphStore`."""

@@ -79,6 +79,23 @@ def test_a_root_with_a_slot_is_linked(store: GraphStore) -> None:
     assert store.children([B, C]) == [{C}, set()]
 
 
+def test_what_was_rewritten_is_known_until_it_is_confirmed(store: GraphStore) -> None:
+    """A rewrite that was won, and nothing else, is to be looked for until the log has it; first slots are not."""
+    first, demoted = Slot(A, logged=False), Slot(A, logged=False, epoch=1, state="shared")
+    store.write([link(C, A), link(B, A)])
+    assert store.rewritten() == []
+    store.write([Write(C, first, demoted, 0), Write(B, demoted, demoted, 0)])
+    assert store.rewritten() == [C]
+    store.confirm([(C, first), (B, first)])
+    assert store.rewritten() == [C]
+    for _ in range(2):
+        store.confirm([(C, demoted)])
+        assert store.rewritten() == []
+    store.write([Write(C, demoted, demoted._replace(epoch=2), 0)])
+    store.confirm([(C, demoted)])
+    assert store.rewritten() == [C], "a confirmation that is late says nothing of the next rewrite"
+
+
 def test_a_holder_takes_so_many(store: GraphStore) -> None:
     """Up to its limit, counted for each rule; what it holds already is always welcome."""
     two, three = ("cookies_per_device", 2), ("other", 1)

@@ -13,7 +13,7 @@ from streams.identity.rules import Pair, Slot, View, Write
 from streams.identity.slots import MERGES, slot_of
 from streams.identity.stage import IdentityStage, Kit
 from streams.identity.store import MemoryStore
-from streams.runtime.stage import Batch
+from streams.runtime.stage import Batch, Outcome
 from tests.streams.identity.line import REGISTRY, event
 
 ALIAS = alias(Secret("for tests only, forty characters long..."))
@@ -144,6 +144,20 @@ class World:
         """Until every event of every partition is through."""
         while waiting := [at for at, n in enumerate(self._next) if n < len(self._partitions[at])]:
             self._step(waiting[self._batches % len(waiting)])
+        self.store.before_write = lambda: None
+        self._commit(self._workers[0].on_tick(1e9))
+
+    def _commit(self, outcome: Outcome) -> None:
+        """Its records into the log and to everybody, then what is done after that."""
+        self._append(outcome)
+        for hook in outcome.after_commit:
+            hook()
+
+    def _append(self, outcome: Outcome) -> None:
+        committed = [decode(REGISTRY, output.value or b"")[1] for output in outcome.out.get(MERGES, ())]
+        self.log += committed
+        for other in self._workers:
+            other.on_broadcast(MERGES, self._broadcast(committed))
 
     def _step(self, worker: int) -> None:
         """One batch of a worker, which may end in it and then starts anew from its last commit."""
@@ -158,13 +172,10 @@ class World:
             if number in self._plan.uncommitted:
                 raise Ended
             self._next[worker] = first + len(values)
-            committed = [decode(REGISTRY, output.value or b"")[1] for output in outcome.out.get(MERGES, ())]
-            self.log += committed
             for output in outcome.out[RESOLVED]:
                 record = decode(REGISTRY, output.value or b"")[1]
                 self.stamps.setdefault(int(record["event_id"][1:]), []).append(record)
-            for other in self._workers:
-                other.on_broadcast(MERGES, self._broadcast(committed))
+            self._append(outcome)
             if number in self._plan.unconfirmed:
                 raise Ended
             for hook in outcome.after_commit:

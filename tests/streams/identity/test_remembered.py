@@ -15,12 +15,12 @@ from streams.identity.splitting import split
 from streams.identity.stage import IdentityStage
 from streams.identity.store import MemoryStore
 from streams.runtime.stage import Batch, Outcome
-from tests.streams.identity.test_stage import ALIAS, REGISTRY, T, batch, commit, event, stage
+from tests.streams.identity.test_stage import ALIAS, C1, C2, C3, D1, REGISTRY, U1, U2, T, batch, commit, event, resolved, stage
 
-NODES = [f"{tier}{n:032x}" for tier, most in (("0", 2), ("1", 3), ("2", 5), ("3", 2)) for n in range(most)]
+NODES = [f"{tier}{n:032x}" for tier, most in (("0", 2), ("1", 2), ("2", 3), ("3", 1)) for n in range(most)]
 EVENTS = st.lists(
     st.tuples(
-        st.integers(0, 60),
+        st.integers(0, 400),
         st.lists(st.sampled_from(NODES), min_size=1, max_size=3, unique=True).map(sorted),
         st.integers(T, T + 9),
     ),
@@ -81,9 +81,11 @@ class World:
         return {node: slot._replace(logged=True) for node, slot in self.store.slots.items()}
 
 
-@given(STEPS, st.booleans(), st.sampled_from([3, 200_000]))
-@settings(deadline=None, max_examples=150)
-def test_what_is_remembered_changes_nothing(steps: Sequence[tuple[str, Any]], confirmed: bool, most: int) -> None:
+@given(STEPS, st.booleans(), st.sampled_from([2, 200_000]), st.sampled_from([3, 100_000]))
+@settings(deadline=None, max_examples=250)
+def test_what_is_remembered_changes_nothing(
+    steps: Sequence[tuple[str, Any]], confirmed: bool, slots: int, combinations: int
+) -> None:
     """Conflicts, duplicates, demotions, splits and erasures, by it or another worker: the same bytes leave at each step.
 
     Whatever is forgotten for want of room, and whether the hooks after a commit have run.
@@ -93,8 +95,8 @@ def test_what_is_remembered_changes_nothing(steps: Sequence[tuple[str, Any]], co
     end = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rules, "LIMITS", LIMITS)
-        patch.setattr(graph, "KEPT_SLOTS", most)
-        patch.setattr(reading, "KEPT_COMBINATIONS", most)
+        patch.setattr(graph, "KEPT_SLOTS", slots)
+        patch.setattr(reading, "KEPT_COMBINATIONS", combinations)
         for what, of in steps:
             if what in ("split", "erase"):
                 for world in (old, new):
@@ -112,3 +114,40 @@ def test_what_is_remembered_changes_nothing(steps: Sequence[tuple[str, Any]], co
             assert ours.out[RESOLVED] == theirs.out[RESOLVED]
             assert (ours.dropped, ours.counts, ours.passed) == (theirs.dropped, theirs.counts, theirs.passed)
             assert old.graph() == new.graph()
+
+
+def profiles(world: World, worker: str, at: int, *combinations: Nodes) -> list[str]:
+    """What events of these, in one batch, are stamped with."""
+    values: list[bytes | None] = [event(at + n, nodes) for n, nodes in enumerate(combinations)]
+    return [record["profile_id"] for record in resolved(world.run(world.workers[worker], batch(values, at), confirmed=True))]
+
+
+def test_a_demotion_reaches_what_is_remembered_in_its_batch() -> None:
+    """A cookie that has been one user's for long is nobody's from the event on that shows it with another one."""
+    world = World()
+    for at in (0, 10):
+        assert profiles(world, "first", at, (U1, C1), (C1,), (C2,)) == [C1, C1, C2]
+    assert profiles(world, "first", 20, (C1,), (U2, C1), (C2,)) == [ALIAS(C1, 1), U2, C2]
+    assert profiles(world, "first", 30, (C1,), (U1, C1)) == [ALIAS(C1, 1), C1]
+
+
+def test_a_rewrite_of_a_forgotten_slot_reaches_what_is_remembered() -> None:
+    """Another worker's split is heard of, whether the slot is still kept or not."""
+    world = World()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "KEPT_SLOTS", 1)
+        for at in (0, 10):
+            assert profiles(world, "first", at, (D1, C1), (C1,), (D1, C2), (C2,)) == [D1] * 4
+        assert profiles(world, "first", 18, (NODES[3], C3)) == [NODES[3]]  # the one slot that is kept from here on
+        world.said.append((D1, C2))
+        world.rewrite("split", C1)
+        assert profiles(world, "first", 20, (C1,), (C2,), (D1,)) == [ALIAS(C1, 1), D1, D1]
+
+
+def test_a_link_reaches_what_is_remembered_in_its_batch() -> None:
+    """A user who logs in takes along what hung under her root, also where its events come before hers."""
+    world = World()
+    for at in (0, 10):
+        assert profiles(world, "first", at, (D1, C1), (C1,), (C2,)) == [D1, D1, C2]
+    assert profiles(world, "first", 20, (C1,), (C2,), (U1, C1), (D1, C2)) == [D1] * 4
+    assert profiles(world, "second", 30, (C2,), (U1,)) == [D1, D1]
