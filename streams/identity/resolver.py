@@ -12,6 +12,7 @@ from streams.identity.evidence import Evidence, conflict
 from streams.identity.graph import Graph, Met
 from streams.identity.nodes import Alias
 from streams.identity.reading import MINUTE_MS, RESOLVED, Event, Reader, Where
+from streams.identity.recent import Claims, Recent
 from streams.identity.rules import ERASED, Slot, View, Write, home, live, unlogged
 from streams.identity.slots import MERGES, SlotLog
 from streams.runtime.stage import Batch, Cell, Outcome, Output, outputs
@@ -31,6 +32,7 @@ class Resolver:
         self._evidence = Evidence(registry)
         self._reader = Reader(registry)
         self._slots = SlotLog(registry)
+        self._recent = Recent()
 
     def resolve(self, batch: Batch, now: float) -> Outcome:
         """Everything. Away while the graph is; Retryable while a contract is unknown."""
@@ -39,7 +41,10 @@ class Resolver:
         view, met = View(), Met()
         firsts = _firsts(events)
         closer = self._graph.look_up(view, met, firsts)
-        alive = self._without_erased(outcome, view.slots, closer, self._without_duplicates(outcome, batch, events, now))
+        claims = _claims(batch, events)
+        held = self._graph.store.claim(claims, now) if claims else {}
+        self._recent.remember(claims)
+        alive = self._without_erased(outcome, view.slots, closer, _without_duplicates(outcome, batch, events, held))
         firsts = firsts if len(alive) == len(events) else _firsts(alive)
         asking = {found: event.at for found, event in firsts.items() if found.nodes}
         won = self._graph.settle(view, met, asking, closer)
@@ -53,28 +58,13 @@ class Resolver:
         return outcome
 
     def pass_on(self, batch: Batch, now: float) -> Outcome:
-        """Nothing but a stamp: the strongest node that is not known to be shared. What was erased is known here."""
+        """Nothing but a stamp: the strongest node that is not known to be shared. Erased ones are known here, and retries."""
         outcome = Outcome()
         events = self._reader.read(outcome, batch, now)
+        events = _without_duplicates(outcome, batch, events, self._recent.claim(_claims(batch, events)))
         alive = self._without_erased(outcome, self._graph.erased, _firsts(events), events)
         self._stamp(outcome, alive, {found: self._alone(found) for found in _firsts(alive)})
         return outcome
-
-    def _without_duplicates(self, outcome: Outcome, batch: Batch, events: list[Event], now: float) -> list[Event]:
-        """Events whose id belongs to their own record; the same record read again is no duplicate."""
-        offsets, partition = batch.offsets, batch.partition
-        claims = [(event.claim, b"%d:%d" % (partition, offsets[event.at])) for event in events if event.claim]
-        held = self._graph.store.claim(claims, now) if claims else {}
-        if not held:
-            return events
-        alive = []
-        for event in events:
-            holder = held.get(event.claim)
-            if holder is None or holder == b"%d:%d" % (partition, offsets[event.at]):
-                alive.append(event)
-            else:
-                _drop(outcome, event, DUPLICATE)
-        return alive
 
     def _without_erased(
         self, outcome: Outcome, slots: Mapping[str, Slot | None], combinations: Iterable[Combination], events: list[Event]
@@ -165,6 +155,26 @@ def _firsts(events: Iterable[Event]) -> dict[Combination, Event]:
     for event in events:
         firsts.setdefault(event.combination, event)
     return firsts
+
+
+def _claims(batch: Batch, events: Iterable[Event]) -> Claims:
+    """What each event whose id can be told apart claims, and for where."""
+    offsets, partition = batch.offsets, batch.partition
+    return [(event.claim, b"%d:%d" % (partition, offsets[event.at])) for event in events if event.claim]
+
+
+def _without_duplicates(outcome: Outcome, batch: Batch, events: list[Event], held: Mapping[bytes, bytes]) -> list[Event]:
+    """Events whose id belongs to their own record; the same record read again is no duplicate."""
+    if not held:
+        return events
+    alive = []
+    for event in events:
+        holder = held.get(event.claim)
+        if holder is None or holder == b"%d:%d" % (batch.partition, batch.offsets[event.at]):
+            alive.append(event)
+        else:
+            _drop(outcome, event, DUPLICATE)
+    return alive
 
 
 def _drop(outcome: Outcome, event: Event, reason: str) -> None:

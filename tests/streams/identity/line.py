@@ -61,9 +61,10 @@ class Line:
         """A worker that has just started, and knows the log."""
         return build(self.settings, Metrics())
 
-    def send(self, combinations: Sequence[Sequence[str]], worker: int = 0) -> list[Record]:
-        """A batch of events on the worker's own partition of the input, and through it, committed; what left."""
-        values = [event(self.events + n, nodes) for n, nodes in enumerate(combinations)]
+    def send(self, combinations: Sequence[Sequence[str]], worker: int = 0, ids: Sequence[str] = ()) -> list[Record]:
+        """A batch of events on the worker's own partition of the input, and through it, committed; what left. `ids`: theirs."""
+        said = [{"event_id": one} for one in ids] or [{}] * len(combinations)
+        values = [event(self.events + n, nodes, **said[n]) for n, nodes in enumerate(combinations)]
         offsets = range(self.ends[worker], self.ends[worker] + len(values))
         self.ends[worker] += len(values)
         self.events += len(values)
@@ -73,7 +74,7 @@ class Line:
         stage = self.workers[worker]
         outcome = stage.handle(Batch(CONSENTED, worker, [b"k"] * len(values), values, offsets), 0)
         self.commit(outcome)
-        assert outcome.passed == len(values)
+        assert outcome.passed + outcome.dropped["DUPLICATE"] == len(values)
         left = [decode(REGISTRY, output.value or b"")[1] for output in outcome.out[RESOLVED]]
         self.resolved += left
         return left

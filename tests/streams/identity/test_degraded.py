@@ -115,6 +115,9 @@ def test_a_redis_that_is_killed(line: Line, server: EmbeddedRedis, tmp_path: Pat
         line.send(asked[start : start + 20], start // 20 % 2)
 
     server.kill()
+    ids = [f"twice{n}" for n in range(10)]
+    assert len(line.send(asked[:10], 0, ids)) == 10
+    assert line.send(asked[:10], 0, ids) == [], "retries die while it is away"
     away = [record for start in (120, 140) for record in line.send(asked[start : start + 20], start // 20 % 2)]
     assert {record["identity_state"] for record in away} == {"unresolved"}
     assert [record["profile_id"] for record in away] == [nodes[0] for nodes in asked[120:160]]

@@ -1,0 +1,39 @@
+"""Where the newest events of a worker stood, so that retries die while the graph, which knows of a whole day, is away."""
+
+from collections.abc import Sequence
+
+MOST = 50_000
+"""Events of one of two generations; about 200 bytes each."""
+
+Claims = Sequence[tuple[bytes, bytes]]
+"""(name of the event, its place) each."""
+
+
+class Recent:
+    """Two generations of events: when the younger one is full, the older one is forgotten."""
+
+    def __init__(self, most: int = MOST) -> None:
+        self._most = most
+        self._young: dict[bytes, bytes] = {}
+        self._old: dict[bytes, bytes] = {}
+
+    def remember(self, claims: Claims) -> None:
+        """These have passed, or others have passed for them."""
+        self._young.update(claims)
+        self._age()
+
+    def claim(self, claims: Claims) -> dict[bytes, bytes]:
+        """Events that are known from another place, and that place; the others are remembered."""
+        held = {}
+        for event, place in claims:
+            known = self._young.get(event) or self._old.get(event)
+            if known is None:
+                self._young[event] = place
+            elif known != place:
+                held[event] = known
+        self._age()
+        return held
+
+    def _age(self) -> None:
+        if len(self._young) > self._most:
+            self._old, self._young = self._young, {}
