@@ -1,6 +1,7 @@
-"""Where the newest events of a worker stood, so that retries die while the graph, which knows of a whole day, is away."""
+"""Where the newest events of a worker stood, so that retries die while the graph, which knows of a whole day, is away, and
+after it lost its last second."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 MOST = 50_000
 """Events of one of two generations; about 200 bytes each."""
@@ -17,13 +18,23 @@ class Recent:
         self._young: dict[bytes, bytes] = {}
         self._old: dict[bytes, bytes] = {}
 
-    def remember(self, claims: Claims) -> None:
-        """These have passed, or others have passed for them."""
+    def held(self, claims: Claims) -> dict[bytes, bytes]:
+        """Events that are known from another place, and that place."""
+        young, old = self._young, self._old
+        return {
+            event: known
+            for event, place in claims
+            if (known := young.get(event) or old.get(event)) is not None and known != place
+        }
+
+    def remember(self, claims: Claims, held: Mapping[bytes, bytes]) -> None:
+        """Where these stand now; `held`: those that stand elsewhere, and where."""
         self._young.update(claims)
+        self._young.update(held)
         self._age()
 
     def claim(self, claims: Claims) -> dict[bytes, bytes]:
-        """Events that are known from another place, and that place; the others are remembered."""
+        """Events that are known from another place, and that place; the others are remembered, each at its first place."""
         held = {}
         for event, place in claims:
             known = self._young.get(event) or self._old.get(event)

@@ -42,8 +42,8 @@ class Resolver:
         firsts = _firsts(events)
         closer = self._graph.look_up(view, met, firsts)
         claims = _claims(batch, events)
-        held = self._graph.store.claim(claims, now) if claims else {}
-        self._recent.remember(claims)
+        held = {**self._recent.held(claims), **self._graph.store.claim(claims, now)} if claims else {}
+        self._recent.remember(claims, held)
         alive = self._without_erased(outcome, view.slots, closer, _without_duplicates(outcome, batch, events, held))
         firsts = firsts if len(alive) == len(events) else _firsts(alive)
         asking = {found: event.at for found, event in firsts.items() if found.nodes}
