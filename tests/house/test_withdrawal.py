@@ -92,7 +92,7 @@ def test_a_withdrawal_silences_every_linked_id(house: StandingHouse, person: Per
             person.visit(device)
             person.visit(device, user_id=person.account)
         time.sleep(0.2)
-    assert person.arm(person.laptop)["reason"] == "no_consent"
+    wait_until(lambda: person.arm(person.laptop)["reason"] == "no_consent", 15, "the decisions room to have heard of it")
     last = person.visit(person.laptop, event_name="after_the_withdrawal")
     wait_until(
         lambda: house.query("SELECT count() FROM headwater.events WHERE event_name = 'after_the_withdrawal'")[0][0],
