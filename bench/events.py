@@ -2,7 +2,8 @@
 
 import base64
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from schemas.codec import decode, encode
 from schemas.registry import Registry
@@ -24,6 +25,22 @@ VISITING = 1_000
 """Visitors at the same time."""
 DAY_DS = 864_000
 """A day in deciseconds, the unit of TC strings."""
+
+PAGE_VIEW: Mapping[str, Any] = {
+    "source": "web-de",
+    "site": "shop.example",
+    "heartbeat": False,
+    "event_ts_source": "corrected",
+    "protocol": "headwater",
+    "tag_version": "gtm-server/1.0",
+    "page_title": "A product that many people look at",
+    "page_referrer": "https://www.search.example/",
+    "user_agent": "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML) Safari/605.1.15",
+    "device_class": "desktop",
+    "ip_prefix": "203.0.113.0",
+    "properties": {"plan": "b", "items": '[{"id":"sku-1","price":19.9}]', "list": "home"},
+}
+"""What all events of the benchmarks say alike."""
 
 
 def tc_strings(weights: Sequence[float], seed: int = 2) -> list[str]:
@@ -98,23 +115,12 @@ def raw_events(registry: Registry, n: int, seed: int = 1, chosen: float = 0.0) -
         event = {
             "event_id": f"{i:032x}",
             "event_name": rng.choice(["page_view", "add_to_cart", "purchase", "view_item"]),
-            "source": "web-de",
-            "site": "shop.example",
-            "heartbeat": False,
+            **PAGE_VIEW,
             "collector_ts": FIRST_TS + i,
             "region": countries[at],
             "signals": choices[at] | said,
             "identifiers": [visitor],
             "event_ts": FIRST_TS + i - 40,
-            "event_ts_source": "corrected",
-            "protocol": "headwater",
-            "tag_version": "gtm-server/1.0",
             "page_url": f"https://shop.example/p/{rng.randrange(900)}?utm_source=news{click}",
-            "page_title": "A product that many people look at",
-            "page_referrer": "https://www.search.example/",
-            "user_agent": "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML) Safari/605.1.15",
-            "device_class": "desktop",
-            "ip_prefix": "203.0.113.0",
-            "properties": {"plan": "b", "items": '[{"id":"sku-1","price":19.9}]', "list": "home"},
         }
         yield visitor.encode(), encode(contract, event)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from itertools import accumulate
 
-from bench.events import FIRST_TS
+from bench.events import FIRST_TS, PAGE_VIEW
 from schemas.codec import encode
 from schemas.registry import Registry
 
@@ -42,24 +42,13 @@ def visits(registry: Registry, visitors: Sequence[int], day: int = 0) -> Iterato
             "consent_evidence": "9f86d081884c7d65",
             "event_id": f"{day:08x}{i:024x}",
             "event_name": rng.choices(list(NAMES), list(NAMES.values()))[0],
-            "source": "web-de",
-            "site": "shop.example",
-            "heartbeat": False,
+            **PAGE_VIEW,
             "collector_ts": begin + i,
             "region": "DE",
             "signals": {"cmp.analytics": "granted", "cmp.marketing": "granted", "cmp.personalization": "granted"},
             "identifiers": nodes,
             "event_ts": begin + i - 40,
-            "event_ts_source": "corrected",
-            "protocol": "headwater",
-            "tag_version": "gtm-server/1.0",
             "page_url": f"https://shop.example/p/{rng.randrange(900)}?utm_source=news",
-            "page_title": "A product that many people look at",
-            "page_referrer": "https://www.search.example/",
-            "user_agent": "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML) Safari/605.1.15",
-            "device_class": "desktop",
-            "ip_prefix": "203.0.113.0",
-            "properties": {"plan": "b", "items": '[{"id":"sku-1","price":19.9}]', "list": "home"},
         }
         yield nodes[0].encode(), encode(contract, event)
 

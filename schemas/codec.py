@@ -96,7 +96,7 @@ def flat_encoder(schema: Any, header: bytes) -> Callable[..., bytes]:
             raise ValueError(f"{schema['name']} is not flat: it holds {kind}")
     arguments = ", ".join(f"v{place}" for place in range(len(schema["fields"])))
     source = [f"def flat({arguments}):", *lines, f" return b''.join(({', '.join(parts)},))"]
-    names: dict[str, Any] = {"header": header, "sizes": _SIZES, "long_bytes": _long_bytes, "array_of_texts": _array_of_texts}
+    names: dict[str, Any] = {"header": header, "sizes": _SIZES, "long_bytes": long_bytes, "array_of_texts": _array_of_texts}
     exec("\n".join(source), names)  # noqa: S102 - see the docstring: no data gets into the source
     return cast(Callable[..., bytes], names["flat"])
 
@@ -104,7 +104,8 @@ def flat_encoder(schema: Any, header: bytes) -> Callable[..., bytes]:
 _SIZES = [bytes([n << 1]) for n in range(64)]
 
 
-def _long_bytes(number: int) -> bytes:
+def long_bytes(number: int) -> bytes:
+    """A long in Avro's zigzag variable-length encoding."""
     number = number << 1 if number >= 0 else ~(number << 1)
     if number >> 35 and not number >> 42:  # six bytes, as in `read_long`
         six = (
@@ -123,10 +124,10 @@ def _long_bytes(number: int) -> bytes:
 def _array_of_texts(texts: Sequence[str]) -> bytes:
     if not texts:
         return b"\0"
-    parts = [_SIZES[n] if (n := len(texts)) < 64 else _long_bytes(n)]
+    parts = [_SIZES[n] if (n := len(texts)) < 64 else long_bytes(n)]
     for text in texts:
         encoded = text.encode()
-        parts += (_SIZES[n] if (n := len(encoded)) < 64 else _long_bytes(n), encoded)
+        parts += (_SIZES[n] if (n := len(encoded)) < 64 else long_bytes(n), encoded)
     parts.append(b"\0")
     return b"".join(parts)
 
@@ -303,6 +304,7 @@ __all__ = [
     "encode",
     "encode_columns",
     "flat_encoder",
+    "long_bytes",
     "prepend",
     "read_long",
     "schema_id",

@@ -8,22 +8,11 @@ import json
 from collections.abc import Iterable
 from hashlib import sha256
 
-from schemas.codec import HEADER_BYTES
+from schemas.codec import HEADER_BYTES, long_bytes
 from schemas.registry import Contract
 
 MAGIC = b"Obj\x01"
 PLACE = ({"name": "_partition", "type": "long"}, {"name": "_offset", "type": "long"})
-
-
-def varint(number: int) -> bytes:
-    """A long in Avro's zigzag variable-length encoding."""
-    rest = (number << 1) ^ (number >> 63)
-    out = bytearray()
-    while rest > 0x7F:
-        out.append(rest & 0x7F | 0x80)
-        rest >>= 7
-    out.append(rest)
-    return bytes(out)
 
 
 class Container:
@@ -35,15 +24,15 @@ class Container:
         self.columns = ("_partition", "_offset", *contract.names)
         self._sync = sha256(schema).digest()[:16]
         pairs = ((b"avro.schema", schema), (b"avro.codec", b"null"))
-        entries = b"".join(varint(len(name)) + name + varint(len(value)) + value for name, value in pairs)
-        self._header = MAGIC + varint(len(pairs)) + entries + b"\x00" + self._sync
+        entries = b"".join(long_bytes(len(name)) + name + long_bytes(len(value)) + value for name, value in pairs)
+        self._header = MAGIC + long_bytes(len(pairs)) + entries + b"\x00" + self._sync
 
     def pack(self, partition: int, rows: Iterable[tuple[int, bytes]]) -> bytes:
         """A whole file of rows (offset, framed value) of one partition."""
-        one, before, sync = varint(1), varint(partition), self._sync
+        one, before, sync = long_bytes(1), long_bytes(partition), self._sync
         parts = [self._header]
         add = parts.extend
         for offset, value in rows:
-            place = before + varint(offset)
-            add((one, varint(len(place) + len(value) - HEADER_BYTES), place, value[HEADER_BYTES:], sync))
+            place = before + long_bytes(offset)
+            add((one, long_bytes(len(place) + len(value) - HEADER_BYTES), place, value[HEADER_BYTES:], sync))
         return b"".join(parts)

@@ -16,7 +16,7 @@ from schemas.registry import Registry
 from streams.consent.audit import Head
 from streams.consent.case import KEPT_BYTES, Decided, Kind, Lineage, What, Where
 from streams.consent.decide import Action, Reason
-from streams.consent.entries import AUDIT, HEADS, REVOCATIONS, STATE, Entries, minute
+from streams.consent.entries import AUDIT, HEADS, REVOCATIONS, STATE, Entries
 from streams.consent.evidence import Reader
 from streams.consent.gvl import GvlFolder
 from streams.consent.learning import FOR_EVER, SIGNALS, SUBJECT_LENGTH, Event, Learner
@@ -25,7 +25,7 @@ from streams.consent.policy import BITS, Policy
 from streams.consent.standing import Place, Standings, Table, Visitor
 from streams.consent.store import StateStore
 from streams.consent.strip import random_id
-from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output, outputs
+from streams.runtime.stage import Batch, Cell, Outcome, Output, outputs
 
 RAW, CONSENTED, ERASURES = "events.raw", "events.consented", "privacy.erasures"
 MINUTE_MS = 60_000
@@ -110,7 +110,7 @@ class ConsentStage:
             if batch.topic == SIGNALS:
                 outcome.passed, broken = self._learner.take(batch, holding, entries)
                 for place, detail in broken:
-                    self._bury(outcome, place, detail, now)
+                    outcome.bury(place, detail, now)
             else:
                 self._take_events(outcome, batch, entries, now)
         except BaseException:
@@ -183,7 +183,7 @@ class ConsentStage:
                 misses += found is None
                 what = found or lineage.what(day, said)
             except Undecodable as error:
-                self._bury(work.outcome, at, str(error), work.now)
+                work.outcome.bury(at, str(error), work.now)
                 continue
             table = None
             if key is not None and len(key) == SUBJECT_LENGTH and not where.heartbeat:
@@ -219,16 +219,12 @@ class ConsentStage:
                     self._write_less(work, at, lineage, decided)
                 work.counted.append((where, decided.kind, time // MINUTE_MS))
             except Undecodable as error:
-                self._bury(work.outcome, at, str(error), work.now)
+                work.outcome.bury(at, str(error), work.now)
 
     def _write_less(self, work: Work, at: int, lineage: Lineage, decided: Decided) -> None:
         """An event that loses something, or everything. Undecodable."""
         if decided.decision.action is not Action.DROP:
             work.written.append(self._rewritten(work.batch, at, lineage, decided))
-
-    def _bury(self, outcome: Outcome, at: int, detail: str, now: float) -> None:
-        outcome.dead.append(Dead(at, "UNDECODABLE", detail))
-        outcome.counts[Cell(minute(int(now * 1000)), "", "", "dead:UNDECODABLE")] += 1
 
     def _lineage(self, value: bytes) -> Lineage:
         """Raises Undecodable where there is no frame, Retryable where its contract is not known yet."""

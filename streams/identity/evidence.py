@@ -9,10 +9,10 @@ from schemas.codec import Record, flat_encoder
 from schemas.registry import Registry
 from streams.identity.combination import Combination, Stamp
 from streams.identity.reading import Event
-from streams.identity.rules import Nodes, View, Write
+from streams.identity.rules import Nodes, Write
 from streams.runtime.stage import Outcome, Output
 
-LINKS = "identity.links"
+LINKS, CONFLICTS = "identity.links", "identity.conflicts"
 SAME_EVENT = "same_event"
 KEPT_LINKS = 200_000
 """Combinations of nodes that a worker remembers to have given evidence of."""
@@ -31,11 +31,11 @@ def link_record(nodes: Nodes, event_id: str, evidence_ts: int, purposes: int) ->
     }  # fmt: skip
 
 
-def conflict(view: View, write: Write, event: Event) -> Record:
-    """The record of `identity.conflicts`."""
+def conflict_record(write: Write, kept: str, event_id: str, evidence_ts: int) -> Record:
+    """The record of `identity.conflicts`; `kept`: root that the demoted node hung under."""
     return {
-        "node": write.node, "rule": write.rule, "kept": view.find(write.node), "refused": write.refused,
-        "epoch": write.slot.epoch, "event_id": event.event_id.decode(), "evidence_ts": event.collector_ts,
+        "node": write.node, "rule": write.rule, "kept": kept, "refused": write.refused, "epoch": write.slot.epoch,
+        "event_id": event_id, "evidence_ts": evidence_ts,
     }  # fmt: skip
 
 

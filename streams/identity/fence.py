@@ -14,7 +14,7 @@ from streams.identity.store import AWAY, TAGS, Away, RedisStore
 
 LOCK_S = 60
 """How long a worker that mends may be silent before another one takes over."""
-MENDING = "g:mending"
+MENDING = "g:mending:{00}"
 
 
 class Lost(Away):
@@ -42,7 +42,9 @@ class MendedStore(RedisStore):
 
     def whole(self) -> bool:
         """Whether every shard is marked. Away."""
-        marks = self.marks()
+        return self._marked(self.marks())
+
+    def _marked(self, marks: Sequence[tuple[int, str, str]]) -> bool:
         return self._mget([(tag, key) for tag, key, _ in marks]) == [run.encode() for _, _, run in marks]
 
     def declare_whole(self) -> None:
@@ -52,17 +54,17 @@ class MendedStore(RedisStore):
     @contextmanager
     def mending(self, who: str) -> Iterator[Callable[[], None]]:
         """Be the only one who mends; gives what says that one still does. Away while somebody else mends."""
-        (took,) = self._run([(0, ("SET", f"{MENDING}:{{00}}", who, "NX", "EX", LOCK_S))])
+        (took,) = self._run([(0, ("SET", MENDING, who, "NX", "EX", LOCK_S))])
         if not took:
             raise Away("another worker reads the log back into it")
 
         def still() -> None:
-            self._run([(0, ("EXPIRE", f"{MENDING}:{{00}}", LOCK_S))])
+            self._run([(0, ("EXPIRE", MENDING, LOCK_S))])
 
         try:
             yield still
         finally:
-            self._run([(0, ("DEL", f"{MENDING}:{{00}}"))])
+            self._run([(0, ("DEL", MENDING))])
 
 
 class FencedStore(MendedStore):
@@ -76,7 +78,7 @@ class FencedStore(MendedStore):
     def _open(self) -> None:
         super()._open()
         marks = self._marks()
-        if self._mget([(tag, key) for tag, key, _ in marks]) != [run.encode() for _, _, run in marks]:
+        if not self._marked(marks):
             self.close()
             raise Lost("the identity graph's Redis was started anew, or emptied: its log must be read back first")
         self._runs = {run for _, _, run in marks}

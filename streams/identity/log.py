@@ -6,22 +6,20 @@
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from infra.kafka import reader
 from infra.logs import get_logger
 from infra.settings import Settings
 from schemas.codec import Record, decode
 from schemas.registry import Registry
+from streams.identity.evidence import LINKS
 from streams.identity.fence import MendedStore
 from streams.identity.rules import USER, Slot, limited
-from streams.identity.slots import slot_of
+from streams.identity.slots import MERGES, slot_of
 from streams.identity.store import RedisStore
-from streams.runtime.follow import partitions_of, read_partition
+from streams.runtime.follow import read_topic
 
-MERGES, LINKS = "identity.merges", "identity.links"
 EXAMPLES = 20
 
 Slots = Sequence[tuple[str, Slot]]
@@ -50,11 +48,8 @@ def read_log(settings: Settings) -> Iterator[Sequence[Logged]]:
 
 def _read(settings: Settings, topic: str) -> Iterator[list[Record]]:
     registry = Registry(settings.contracts)
-    with closing(reader(settings, "headwater.identity")) as consumer:
-        partitions = partitions_of(consumer, topic)
-    for partition in partitions:
-        for records in read_partition(settings, topic, partition):
-            yield [decode(registry, value)[1] for _, value in records if value is not None]
+    for records in read_topic(settings, topic):
+        yield [decode(registry, value)[1] for _, value in records if value is not None]
 
 
 def rebuild(log: Iterator[Sequence[Logged]], store: RedisStore, progress: Progress) -> int:

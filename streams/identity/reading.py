@@ -25,7 +25,7 @@ from schemas.codec import (
 from schemas.registry import Registry
 from streams.identity.combination import Combination
 from streams.identity.store import event_key
-from streams.runtime.stage import Batch, Cell, Dead, Outcome
+from streams.runtime.stage import Batch, Cell, Outcome
 
 CONSENTED, RESOLVED = "events.consented", "events.resolved"
 ANALYTICS = 1
@@ -98,8 +98,7 @@ class Reader:
                 heads = self._heads.get(value[:HEADER_BYTES]) or self._open(value)
                 events.append(heads.event(at, value))
             except Undecodable as error:
-                outcome.dead.append(Dead(at, "UNDECODABLE", str(error)))
-                outcome.counts[Cell(int(now // 60) * MINUTE_MS, "", "", "dead:UNDECODABLE")] += 1
+                outcome.bury(at, str(error), now)
             except UnknownContract as error:
                 raise Retryable(str(error)) from error
         return events

@@ -3,6 +3,8 @@ after it lost its last second."""
 
 from collections.abc import Mapping, Sequence
 
+from streams.identity.store import firsts
+
 MOST = 50_000
 """Events of one of two generations; about 200 bytes each."""
 
@@ -35,14 +37,8 @@ class Recent:
 
     def claim(self, claims: Claims) -> dict[bytes, bytes]:
         """Events that are known from another place, and that place; the others are remembered, each at its first place."""
-        held = {}
-        for event, place in claims:
-            known = self._young.get(event) or self._old.get(event)
-            if known is None:
-                self._young[event] = place
-            elif known != place:
-                held[event] = known
-        self._age()
+        held = {**firsts(claims)[1], **self.held(claims)}
+        self.remember(claims, held)
         return held
 
     def _age(self) -> None:

@@ -8,7 +8,7 @@ from infra.metrics import Metrics
 from schemas.codec import HEADER_BYTES, encode
 from schemas.registry import Registry
 from streams.identity.combination import SHARED_IDS, STAMPED, UNRESOLVED, Combination, Stamp
-from streams.identity.evidence import Evidence, conflict
+from streams.identity.evidence import CONFLICTS, Evidence, conflict_record
 from streams.identity.graph import Graph, Met
 from streams.identity.nodes import Alias
 from streams.identity.reading import MINUTE_MS, RESOLVED, Event, Reader, Where
@@ -17,7 +17,6 @@ from streams.identity.rules import ERASED, Slot, View, Write, home, live, unlogg
 from streams.identity.slots import MERGES, SlotLog
 from streams.runtime.stage import Batch, Cell, Outcome, Output, outputs
 
-CONFLICTS = "identity.conflicts"
 DUPLICATE, ERASURE = "DUPLICATE", "ERASED"
 
 
@@ -145,7 +144,8 @@ class Resolver:
 
     def _demoted(self, outcome: Outcome, view: View, write: Write, event: Event) -> None:
         self._metrics.count("headwater_identity_conflicts_total", rule=write.rule)
-        value = encode(self._registry.latest(CONFLICTS), conflict(view, write, event))
+        record = conflict_record(write, view.find(write.node), event.event_id.decode(), event.collector_ts)
+        value = encode(self._registry.latest(CONFLICTS), record)
         outcome.out.setdefault(CONFLICTS, []).append(Output(write.node.encode(), value))
 
 

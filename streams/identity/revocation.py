@@ -1,10 +1,10 @@
 """A withdrawal of consent, expanded: every id that is linked to the one that withdrew, and what other rooms are asked to do."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from streams.identity.rules import ERASED, USER
+from streams.identity.rules import ERASED, USER, Slot
 from streams.identity.store import GraphStore
 
 MOST_NODES = 10_000
@@ -22,26 +22,37 @@ class Component(NamedTuple):
     """False: there are more than `MOST_NODES`."""
 
 
+def climb(store: GraphStore, node: str, slot: Slot | None) -> tuple[str, Slot | None]:
+    """The root above a node, whose slot was read, and the root's slot. Retryable while the store is away."""
+    while node[0] != USER and slot is not None and slot.parent != node:
+        node, (slot,) = slot.parent, store.read([slot.parent])
+    return node, slot
+
+
+def hanging(store: GraphStore, level: Sequence[str], seen: Container[str]) -> dict[str, Slot]:
+    """Nodes whose slot holds them under one of these, those of `seen` left out. Retryable while the store is away."""
+    below = [(child, parent) for parent, children in zip(level, store.children(level), strict=True) for child in children]
+    new = sorted({child for child, _ in below if child[0] != USER and child not in seen})
+    slots = dict(zip(new, store.read(new), strict=True))
+    return {child: slot for child, parent in below if (slot := slots.get(child)) is not None and slot.parent == parent}
+
+
 def component(store: GraphStore, node: str) -> Component:
     """Up to the root by slots, then down by children whose slot holds. Retryable while the store is away.
 
     A node that was demoted is nobody's: it is alone. What hung under it before stays with its root.
     """
-    root, (slot,) = node, store.read([node])
+    (slot,) = store.read([node])
     if slot is not None and slot.state:
         return Component((node,), (node,), whole=True)
-    while root[0] != USER and slot is not None and slot.parent != root:
-        root, (slot,) = slot.parent, store.read([slot.parent])
+    root, slot = climb(store, node, slot)
     # From the root down, the node's own branch included: it may lie in the middle of a tree.
     found, shared, level = {root}, set[str](), [root]
     labels = {slot.parent} if root[0] == USER and slot is not None else set[str]()
     while level and len(found) < MOST_NODES:
-        below = [(child, parent) for parent, children in zip(level, store.children(level), strict=True) for child in children]
-        new = sorted({child for child, _ in below if child[0] != USER} - found - shared)
-        slots = dict(zip(new, store.read(new), strict=True))
-        held = {child for child, parent in below if (at := slots.get(child)) is not None and at.parent == parent}
-        level = sorted(held)[: MOST_NODES - len(found)]
-        shared.update(child for child in level if (at := slots[child]) is not None and at.state)
+        below = hanging(store, level, found | shared)
+        level = sorted(below)[: MOST_NODES - len(found)]
+        shared.update(child for child in level if below[child].state)
         found.update(child for child in level if child not in shared)
     whole = len(found) < MOST_NODES
     found.add(node)

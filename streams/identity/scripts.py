@@ -5,10 +5,8 @@ All but the claims have one form: so many arguments for each key, in the keys' o
 
 import hashlib
 
-CLAIM_KEYS = 4
-"""Hashes of claims: today's, those of the days beside it, and the one that is over."""
-
-# Arguments: event, place, event, place, ... Claims that another place holds come back: number of the event, that place.
+# Keys: the hash of today's claims, those of the days beside it, and the one that is over. Arguments: event, place, event,
+# place, ... Claims that another place holds come back: number of the event, that place.
 CLAIM = """
 local events, held, lost, new = {}, {}, {}, {}
 for i = 1, #ARGV, 2 do events[#events + 1] = ARGV[i] end

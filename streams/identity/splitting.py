@@ -7,23 +7,22 @@ workers have linked meanwhile, until there is nothing left to do.
 
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import closing
 from typing import Any, NamedTuple, Protocol
 
 from infra.errors import ConfigError, Retryable
-from infra.kafka import producer, reader
+from infra.kafka import producer
 from infra.settings import Settings
 from schemas.codec import Record, decode, encode
 from schemas.registry import Registry
-from streams.identity.evidence import LINKS
+from streams.identity.evidence import CONFLICTS, LINKS, conflict_record
 from streams.identity.nodes import Alias
+from streams.identity.revocation import climb, hanging
 from streams.identity.rules import ERASED, USER, Nodes, Slot, Write
-from streams.identity.slots import log_key, slot_record
+from streams.identity.slots import MERGES, log_key, slot_record
 from streams.identity.split import SPLIT, Plan, Restamp, Tree, plan_split
 from streams.identity.store import CHUNK, GraphStore
-from streams.runtime.follow import partitions_of, read_partition
+from streams.runtime.follow import read_topic
 
-MERGES, CONFLICTS = "identity.merges", "identity.conflicts"
 ROUNDS = 20
 """How often what workers link meanwhile is taken out too, before they are to be stopped."""
 FLUSH_S = 30.0
@@ -81,18 +80,13 @@ Log = Callable[[str, Sequence[tuple[str, Slot]]], None]
 
 def read_tree(store: GraphStore, node: str) -> Tree:
     """Everything under a node's root, demoted nodes and what hangs under them too. Retryable while the store is away."""
-    top, (slot,) = node, store.read([node])
-    while top[0] != USER and slot is not None and slot.parent != top:
-        top, (slot,) = slot.parent, store.read([slot.parent])
+    top, slot = climb(store, node, *store.read([node]))
     found: dict[str, Slot | None] = {top: slot}
     level = [top]
     while level:
-        below = [(child, parent) for parent, children in zip(level, store.children(level), strict=True) for child in children]
-        new = sorted({child for child, _ in below if child[0] != USER} - found.keys())
-        slots = dict(zip(new, store.read(new), strict=True))
-        held = {child: at for child, parent in below if (at := slots.get(child)) is not None and at.parent == parent}
-        found.update(held)
-        level = sorted(held)
+        below = hanging(store, level, found)
+        found.update(below)
+        level = sorted(below)
     label = slot.parent if top[0] == USER and slot is not None else top
     return Tree(node, found, found[label] if label in found else store.read([label])[0])
 
@@ -145,16 +139,13 @@ def said_on(settings: Settings) -> Said:
     def said(nodes: Collection[str]) -> Iterable[Nodes]:
         registry, wanted = Registry(settings.contracts), set(nodes)
         found: dict[bytes | None, Nodes] = {}
-        with closing(reader(settings, "headwater.identity")) as consumer:
-            partitions = partitions_of(consumer, LINKS)
-        for partition in partitions:
-            for records in read_partition(settings, LINKS, partition):
-                for key, value in records:
-                    combination = () if value is None else tuple(decode(registry, value)[1]["nodes"])
-                    if len(wanted.intersection(combination)) > 1:
-                        found[key] = combination
-                    else:
-                        found.pop(key, None)  # erased
+        for records in read_topic(settings, LINKS):
+            for key, value in records:
+                combination = () if value is None else tuple(decode(registry, value)[1]["nodes"])
+                if len(wanted.intersection(combination)) > 1:
+                    found[key] = combination
+                else:
+                    found.pop(key, None)  # erased
         return found.values()
 
     return said
@@ -177,8 +168,7 @@ def log_to(settings: Settings, node: str, at_ms: int) -> Log:
         for one, slot in slots:
             send(MERGES, log_key(one, slot), slot_record(one, slot, "", at_ms))
             if one == node:
-                said = {"node": node, "rule": SPLIT, "kept": kept, "refused": "", "epoch": slot.epoch}
-                send(CONFLICTS, node.encode(), {**said, "event_id": "", "evidence_ts": at_ms})
+                send(CONFLICTS, node.encode(), conflict_record(Write(node, None, slot, 0, SPLIT), kept, "", at_ms))
         if client.flush(FLUSH_S) or failed:
             raise Retryable(f"Kafka did not take the slots of a split: {', '.join(sorted(set(failed))) or 'no answer'}")
 

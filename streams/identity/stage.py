@@ -17,12 +17,12 @@ from streams.identity.deferred import DEFERRED, Deferred, ReadBack
 from streams.identity.graph import Graph
 from streams.identity.guard import Guard, Trusting
 from streams.identity.nodes import Alias
-from streams.identity.reading import CONSENTED, MINUTE_MS, RESOLVED, is_node
+from streams.identity.reading import CONSENTED, RESOLVED, is_node
 from streams.identity.resolver import ERASURE, Resolver
 from streams.identity.revocation import component, outlived, request, signals
 from streams.identity.slots import MERGES, SlotLog
 from streams.identity.store import Away, GraphStore
-from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output
+from streams.runtime.stage import Batch, Outcome, Output
 
 REVOCATIONS, SIGNALS, REQUESTS = "consent.revocations", "consent.signals", "privacy.requests"
 DAY_MS = 86_400_000
@@ -133,8 +133,7 @@ class IdentityStage:
                 if contract.topic != REVOCATIONS or not is_node(revocation["subject"]):
                     raise Undecodable(f"a record of {contract.topic}, or a subject that is no identity node")
             except Undecodable as error:
-                outcome.dead.append(Dead(at, "UNDECODABLE", str(error)))
-                outcome.counts[Cell(int(now // 60) * MINUTE_MS, "", "", "dead:UNDECODABLE")] += 1
+                outcome.bury(at, str(error), now)
                 continue
             except UnknownContract as error:
                 raise Retryable(str(error)) from error

@@ -84,16 +84,16 @@ def event_key(source: bytes, event_id: bytes) -> bytes:
     return name if len(name) <= LONGEST_ID else sha256(name).hexdigest().encode()
 
 
-def _firsts(claims: Sequence[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+def firsts(claims: Sequence[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
     """The first claim of each event; and of those that are claimed for several places, that first one."""
-    firsts = dict(claims)
-    if len(firsts) == len(claims):
-        return firsts, {}
-    firsts, again = {}, {}
+    places = dict(claims)
+    if len(places) == len(claims):
+        return places, {}
+    places, again = {}, {}
     for event, place in claims:
-        if firsts.setdefault(event, place) != place:
-            again[event] = firsts[event]
-    return firsts, again
+        if places.setdefault(event, place) != place:
+            again[event] = places[event]
+    return places, again
 
 
 class MemoryStore:
@@ -295,9 +295,9 @@ class RedisStore:
 
     def claim(self, claims: Sequence[tuple[bytes, bytes]], now: float) -> dict[bytes, bytes]:
         """See `GraphStore`."""
-        firsts, held = _firsts(claims)
+        places, held = firsts(claims)
         by_tag: dict[int, list[bytes]] = {}
-        for event in firsts:
+        for event in places:
             by_tag.setdefault(crc32(event) % TAGS, []).append(event)
         day = int(now // DAY_S)
         asked, commands = list[list[bytes]](), list[tuple[int, tuple[Any, ...]]]()
@@ -305,7 +305,7 @@ class RedisStore:
             keys = [f"e:{_BRACED[tag]}:{n}" for n in (day, day - 1, day + 1, day - 2)]
             for start in range(0, len(events), SCRIPT_CHUNK):
                 some = events[start : start + SCRIPT_CHUNK]
-                pairs = [part for event in some for part in (event, firsts[event])]
+                pairs = [part for event in some for part in (event, places[event])]
                 asked.append(some)
                 commands.append((tag, ("EVALSHA", scripts.DIGESTS[scripts.CLAIM], len(keys), *keys, *pairs)))
         for some, lost in zip(asked, self._run(commands), strict=True):

@@ -8,7 +8,7 @@ import confluent_kafka as ck
 from infra.errors import Retryable
 from infra.kafka import reader
 from infra.settings import Settings
-from streams.runtime.follow import ADMIN_S, CHUNK, partitions_of, stable_end
+from streams.runtime.follow import ADMIN_S, CHUNK, partitions_of, stable_end, topic_partitions
 
 DESK = "headwater.privacy"
 POLL_S = 0.05
@@ -52,13 +52,10 @@ def read(settings: Settings, topics: Iterable[str], since: int = 0) -> Iterator[
 
 def partitions(settings: Settings, topic: str) -> list[int]:
     """Of a topic. Retryable while it is unknown."""
-    consumer = reader(settings, DESK)
     try:
-        return partitions_of(consumer, topic)
+        return topic_partitions(settings, topic)
     except ck.KafkaException as error:
         raise _away(settings, error) from error
-    finally:
-        consumer.close()
 
 
 def _reach(settings: Settings, topics: Iterable[str], since: int) -> tuple[dict[Place, int], dict[Place, int]]:

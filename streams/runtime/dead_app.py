@@ -20,18 +20,12 @@ Letter = dict[str, Any]
 
 def letters(settings: Settings) -> Iterator[Letter]:
     """Every dead letter that is on the topic now, with its own place (`dead_partition`, `dead_offset`)."""
-    from infra.kafka import reader
     from schemas.codec import decode
     from schemas.registry import Registry
-    from streams.runtime.follow import partitions_of, read_messages
+    from streams.runtime.follow import read_messages, topic_partitions
 
     registry = Registry(settings.contracts)
-    consumer = reader(settings, "headwater.dead")
-    try:
-        partitions = partitions_of(consumer, "events.dead")
-    finally:
-        consumer.close()
-    for partition in partitions:
+    for partition in topic_partitions(settings, "events.dead"):
         for messages in read_messages(settings, "events.dead", partition):
             for message in messages:
                 _, record = decode(registry, message.value() or b"")

@@ -62,6 +62,21 @@ def read_messages(settings: Settings, topic: str, partition: int, since: int = 0
         consumer.close()
 
 
+def topic_partitions(settings: Settings, topic: str) -> list[int]:
+    """Partition numbers of a topic, by a consumer of its own. Retryable while it is unknown."""
+    consumer = reader(settings, "headwater.restore")
+    try:
+        return partitions_of(consumer, topic)
+    finally:
+        consumer.close()
+
+
+def read_topic(settings: Settings, topic: str) -> Iterator[list[KeyValue]]:
+    """Keys and values of all committed records of a topic, one partition after the other, as `read_messages`."""
+    for partition in topic_partitions(settings, topic):
+        yield from read_partition(settings, topic, partition)
+
+
 def read_range(settings: Settings, topic: str, partition: int, first: int, end: int) -> list[ck.Message]:
     """Committed records from offset `first` on, before `end`, as many as come in one go; none where there are none left.
 

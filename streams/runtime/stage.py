@@ -75,6 +75,11 @@ class Outcome:
     after_commit: list[Callable[[], None]] = field(default_factory=list)
     """Called once the transaction is committed (a broker's ack is not a commit). May be lost in a crash: must be optional."""
 
+    def bury(self, at: int, detail: str, now: float) -> None:
+        """A record that cannot be read: dead, and counted at `now` (seconds), because its own time cannot be known."""
+        self.dead.append(Dead(at, "UNDECODABLE", detail))
+        self.counts[Cell(int(now // 60) * 60_000, "", "", "dead:UNDECODABLE")] += 1
+
 
 class Stage(Protocol):
     """One room's work. `handle` is called from one thread at a time; what it does outside Kafka is idempotent and monotone.

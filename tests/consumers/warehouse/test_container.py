@@ -8,7 +8,8 @@ from fastavro import reader
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.warehouse.container import Container, varint
+from consumers.warehouse.container import Container
+from schemas.codec import long_bytes
 from schemas.registry import Registry
 from tests.consumers.warehouse.plant import event
 
@@ -20,7 +21,7 @@ def test_varints_are_avros_longs(number: int) -> None:
 
     out = BytesIO()
     schemaless_writer(out, "long", number)
-    assert varint(number) == out.getvalue()
+    assert long_bytes(number) == out.getvalue()
 
 
 def test_a_container_holds_each_row_with_its_place(contracts_dir: Path) -> None:

@@ -16,10 +16,11 @@ from infra.topics_app import apply
 from schemas.codec import encode
 from schemas.registry import Registry
 from streams.identity.identity_app import app
-from streams.identity.log import MERGES, diff, read_log, rebuild
+from streams.identity.log import diff, read_log, rebuild
 from streams.identity.nodes import NodeKeys, node
 from streams.identity.revocation import component
 from streams.identity.rules import Slot
+from streams.identity.slots import MERGES
 from streams.identity.store import RedisStore
 
 NODES = [f"{1 + n % 2}{n:032x}" for n in range(60)]

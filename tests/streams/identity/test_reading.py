@@ -11,7 +11,8 @@ from streams.identity.rules import Slot
 from streams.identity.slots import SlotLog, slot_of, slot_record
 from streams.identity.store import event_key
 from streams.runtime.stage import Outcome
-from tests.streams.identity.test_stage import REGISTRY, T, batch, event
+from tests.streams.identity.line import REGISTRY, T, event
+from tests.streams.identity.test_stage import batch
 
 TEXT = st.one_of(st.sampled_from(["a", "b"]), st.text(max_size=200))
 NODE = st.from_regex(r"[0-3][0-9a-f]{32}", fullmatch=True)

@@ -15,7 +15,8 @@ from streams.identity.splitting import split
 from streams.identity.stage import IdentityStage
 from streams.identity.store import MemoryStore
 from streams.runtime.stage import Batch, Outcome
-from tests.streams.identity.test_stage import ALIAS, C1, C2, C3, D1, REGISTRY, U1, U2, T, batch, commit, event, resolved, stage
+from tests.streams.identity.line import REGISTRY, T, event
+from tests.streams.identity.test_stage import ALIAS, C1, C2, C3, D1, U1, U2, batch, commit, resolved, stage
 
 NODES = [f"{tier}{n:032x}" for tier, most in (("0", 2), ("1", 2), ("2", 3), ("3", 1)) for n in range(most)]
 EVENTS = st.lists(

@@ -18,14 +18,14 @@ from infra.settings import Settings
 from infra.topics_app import apply
 from schemas.codec import decode, encode
 from schemas.registry import Registry
-from streams.identity.evidence import LINKS, link_record
+from streams.identity.evidence import CONFLICTS, LINKS, link_record
 from streams.identity.identity_app import app
 from streams.identity.log import diff, read_log, rebuild
 from streams.identity.nodes import alias
 from streams.identity.rules import SHARED, Nodes, Slot, View, Write, plan, plan_labels
-from streams.identity.slots import log_key, slot_record
+from streams.identity.slots import MERGES, log_key, slot_record
 from streams.identity.split import Restamp
-from streams.identity.splitting import CONFLICTS, MERGES, log_to, said_on, split
+from streams.identity.splitting import log_to, said_on, split
 from streams.identity.store import RedisStore
 from streams.runtime.follow import read_partition
 

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pytest
 import redis
@@ -12,50 +11,22 @@ from hypothesis import strategies as st
 from infra.errors import Retryable
 from infra.metrics import Metrics
 from infra.secrets import Secret
-from schemas.codec import Record, decode, encode
-from schemas.registry import Registry
-from streams.identity.evidence import LINKS
+from schemas.codec import Record, decode
+from streams.identity.evidence import CONFLICTS, LINKS
 from streams.identity.nodes import alias
 from streams.identity.reading import CONSENTED, RESOLVED
-from streams.identity.resolver import CONFLICTS
 from streams.identity.rules import Slot, View, Write
 from streams.identity.slots import MERGES
 from streams.identity.stage import IdentityStage, Kit
 from streams.identity.store import GraphStore, MemoryStore, RedisStore
 from streams.runtime.stage import Batch, Cell, Outcome
+from tests.streams.identity.line import REGISTRY, event
 
 ALIAS = alias(Secret("for tests only, forty characters long..."))
-REGISTRY = Registry(Path(__file__).parents[3] / "schemas")
-T = 1_764_000_123_456
 U1, U2 = "0" + "1" * 32, "0" + "2" * 32
 D1, C1, C2, C3 = "1" + "a" * 32, "2" + "b" * 32, "2" + "c" * 32, "2" + "d" * 32
 ANONYMOUS = [f"{tier}{n:032x}" for tier in "12" for n in range(8)]
 WORLD = st.lists(st.lists(st.sampled_from(ANONYMOUS), min_size=1, max_size=3, unique=True).map(sorted), min_size=1, max_size=30)
-
-
-def event(n: int, nodes: Sequence[str], **said: object) -> bytes:
-    """An event of events.consented with everything granted."""
-    record = {
-        "consent_outcome": "pass",
-        "consent_purposes": 7,
-        "consent_reasons": "",
-        "consent_policy": "",
-        "consent_evidence": "",
-        "event_id": f"e{n}",
-        "event_name": "page_view",
-        "source": "web",
-        "site": "x",
-        "heartbeat": False,
-        "collector_ts": T,
-        "region": "",
-        "signals": {},
-        "identifiers": sorted(nodes),
-        "event_ts": 0,
-        "event_ts_source": "",
-        "protocol": "",
-        **said,
-    }
-    return encode(REGISTRY.latest(CONSENTED), record)
 
 
 def batch(values: Sequence[bytes | None], offset: int = 0, partition: int = 0) -> Batch:
