@@ -125,9 +125,7 @@ class House:
         for port in (USUAL_PORTS.get(name, 0), remembered):
             if port and port not in self._ports.values() and is_free(port):
                 return port
-        while (port := free_port()) in self._ports.values():
-            pass
-        return port
+        return free_port()
 
     def _url(self, name: str) -> str:
         return f"http://{LOOPBACK}:{self._ports[name]}"

@@ -2,12 +2,16 @@
 
 import random
 import socket
+import sys
 from contextlib import suppress
 
 LOOPBACK = "127.0.0.1"
 # Below the range from which Linux takes the ports of outgoing connections (32768 upwards), so that a port that we keep
 # while its server restarts is not given to somebody's client in the meantime.
 LOWEST, HIGHEST = 20_000, 32_000
+HELD = 64
+_held: dict[int, socket.socket] = {}
+"""The ports chosen last, which may not have their server yet."""
 
 
 def is_free(port: int) -> bool:
@@ -31,15 +35,35 @@ def is_served(port: int, timeout_s: float = 0.5) -> bool:
 
 
 def free_port(wanted: int = 0) -> int:
-    """`wanted` when it is free; otherwise any free port outside the range of outgoing connections."""
+    """`wanted` when it is free; otherwise any free port outside the range of outgoing connections.
+
+    A port that was chosen is not chosen again, here or (on Linux) in another process, while its server is still starting.
+    """
     if wanted and is_free(wanted):
         return wanted
     chooser = random.SystemRandom()
     for _ in range(1_000):
         port = chooser.randrange(LOWEST, HIGHEST)
-        if is_free(port):
+        if is_free(port) and _hold(port):
             return port
     raise OSError(f"no free port between {LOWEST} and {HIGHEST} on {LOOPBACK}")
+
+
+def _hold(port: int) -> bool:
+    if port in _held:
+        return False
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        # An abstract name lives where ports live, in the network namespace, and ends with the process: no file to clean up.
+        if sys.platform == "linux":
+            claim.bind(f"\0headwater-port-{port}")
+    except OSError:
+        claim.close()
+        return False
+    _held[port] = claim
+    if len(_held) > HELD:
+        _held.pop(next(iter(_held))).close()
+    return True
 
 
 def owner(port: int) -> str:

@@ -193,7 +193,10 @@ def test_a_derived_contract_stands_after_its_source(folder: Path) -> None:
 
 def _publish_in(folder: str, name: str) -> None:
     file = Path(folder) / f"{name}.avsc"
-    file.write_text(json.dumps({"type": "record", "name": name, "fields": [{"name": "x", "type": "int"}]}))
+    # Renamed into place, as an editor does it: the others read the folder meanwhile.
+    draft = file.with_suffix(".draft")
+    draft.write_text(json.dumps({"type": "record", "name": name, "fields": [{"name": "x", "type": "int"}]}))
+    draft.replace(file)
     lock(Path(folder))
 
 
