@@ -82,7 +82,7 @@ def flat_encoder(schema: Any, header: bytes) -> Callable[..., bytes]:
     that a record holds. ValueError for a schema that holds anything else.
     """
     lines, parts = [], ["header"]
-    for place, kind in enumerate(_kind(field["type"]) for field in schema["fields"]):
+    for place, kind in enumerate(kind_of(field["type"]) for field in schema["fields"]):
         if kind == "string":
             lines += [f" t{place} = v{place}.encode()"]
             parts += [f"sizes[n] if (n := len(t{place})) < 64 else long_bytes(n)", f"t{place}"]
@@ -173,7 +173,7 @@ class HeadSlicer:
 
     def __init__(self, contract: Contract, last_field: str) -> None:
         end = contract.names.index(last_field) + 1
-        walk = _walk([_kind(field["type"]) for field in contract.parsed["fields"][:end]])
+        walk = _walk([kind_of(field["type"]) for field in contract.parsed["fields"][:end]])
 
         def ends(value: bytes) -> list[int]:
             try:
@@ -221,7 +221,7 @@ def _walk(kinds: Sequence[Any]) -> Callable[[bytes], list[int]]:
     return cast(Callable[[bytes], list[int]], names["walk"])
 
 
-def _kind(schema: Any) -> Any:
+def kind_of(schema: Any) -> Any:
     """How to find a field's end: one of the words above, or the schema itself, to be read."""
     if isinstance(schema, str):
         kind = {"bytes": "string", "int": "long"}.get(schema, schema)

@@ -24,7 +24,7 @@ class Stamp(NamedTuple):
 class Combination:
     """Compared by identity: there is one for each spelling that is remembered."""
 
-    __slots__ = ("_columns", "age", "nodes", "root", "stamp")
+    __slots__ = ("_columns", "age", "nodes", "root", "said", "stamp")
 
     def __init__(self, nodes: Nodes, columns: Callable[..., bytes]) -> None:
         self.nodes = nodes
@@ -36,6 +36,8 @@ class Combination:
         """The stamp holds as long as this node has no slot; empty where its root has one."""
         self.age = 0
         """The stamp holds as long as no slot is rewritten: `Graph.age`."""
+        self.said = len(nodes) < 2
+        """The log has the evidence that its nodes belong together; there is none for a single one."""
 
     def stamped(self, profile: str, state: str, live: Nodes) -> Stamp:
         """With this profile."""

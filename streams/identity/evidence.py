@@ -1,7 +1,6 @@
 """What goes out beside the events: the evidence of links, and nodes that were demoted."""
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from functools import partial
 
@@ -14,8 +13,6 @@ from streams.runtime.stage import Outcome, Output
 
 LINKS, CONFLICTS = "identity.links", "identity.conflicts"
 SAME_EVENT = "same_event"
-KEPT_LINKS = 200_000
-"""Combinations of nodes that a worker remembers to have given evidence of."""
 
 
 def link_id(nodes: Nodes) -> str:
@@ -40,30 +37,26 @@ def conflict_record(write: Write, kept: str, event_id: str, evidence_ts: int) ->
 
 
 class Evidence:
-    """Says each combination of nodes once, and again after a start; compaction keeps one of them."""
+    """Says each combination of nodes once, and again when it was forgotten or after a start; compaction keeps one of them."""
 
     def __init__(self, registry: Registry) -> None:
         contract = registry.latest(LINKS)
         self._encode = flat_encoder(contract.parsed, contract.header)
-        self._said: OrderedDict[Nodes, None] = OrderedDict()
 
     def add(self, outcome: Outcome, events: Mapping[Combination, Event], stamps: Mapping[Combination, Stamp]) -> None:
         """Put what is new among these, each with its first event, out, and remember it once that is committed."""
-        new: dict[Nodes, Combination] = {}
-        for found in events:
-            if len(found.nodes) > 1 and found.nodes not in self._said:
-                new.setdefault(found.nodes, found)
+        new = [found for found in events if not found.said]
         if not new:
             return
         out = outcome.out.setdefault(LINKS, [])
-        for found in new.values():
+        for found in new:
             live, event = stamps[found].live, events[found]
             if len(live) > 1:
                 record = link_record(live, event.event_id.decode(), event.collector_ts, event.purposes)
                 out.append(Output(record["link_id"].encode(), self._encode(*record.values())))
-        outcome.after_commit.append(partial(self._remember, list(new)))
+        outcome.after_commit.append(partial(_remember, new))
 
-    def _remember(self, said: Iterable[Nodes]) -> None:
-        self._said.update(dict.fromkeys(said))
-        while len(self._said) > KEPT_LINKS:
-            self._said.popitem(last=False)
+
+def _remember(said: Iterable[Combination]) -> None:
+    for found in said:
+        found.said = True

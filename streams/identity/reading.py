@@ -5,10 +5,14 @@ Only what is decoded is checked to be UTF-8; other texts of the head pass as the
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import compress
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
 
 from infra.errors import Retryable
 from schemas.codec import (
@@ -22,17 +26,21 @@ from schemas.codec import (
     read_long,
     schema_id,
 )
+from schemas.columns import HeadColumns
 from schemas.registry import Registry
 from streams.identity.combination import Combination
-from streams.identity.store import event_key
+from streams.identity.store import LONGEST_CLAIM, shortened
 from streams.runtime.stage import Batch, Cell, Outcome
 
 CONSENTED, RESOLVED = "events.consented", "events.resolved"
 ANALYTICS = 1
 """Bit of `consent_purposes` without which nothing is linked."""
 MINUTE_MS = 60_000
+AT_ONCE = 1_000
+"""Records whose heads are read together: about as many as a processor keeps at hand until they are looked at one by one."""
 KEPT_TEXTS = 10_000
-KEPT_COMBINATIONS = 100_000
+KEPT_COMBINATIONS = 50_000
+"""Of one of two generations; about 1 KB each."""
 LAST_FIELD = "identifiers"
 
 T = TypeVar("T")
@@ -47,16 +55,18 @@ class Consent(NamedTuple):
 
     purposes: int
     anonymised: bool
+    linkable: bool
 
 
-class Where(NamedTuple):
-    """Event name, source and whether it is a heartbeat."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Where:
+    """Event name, source and whether it is a heartbeat. Compared by identity, so that counting by it is cheap."""
 
     event_name: str
     source: str
     heartbeat: bool
-    coded: bytes
-    """The source, encoded."""
+    claims: bytes
+    """What names in claims begin with: the source."""
 
 
 class Event(NamedTuple):
@@ -80,6 +90,9 @@ class Event(NamedTuple):
 
 _as_event: Callable[[Any], Event] = partial(tuple.__new__, Event)
 
+Failed = Callable[[int, Undecodable], None]
+"""Told which record of a batch is none, and why."""
+
 
 class Reader:
     """Reads batches, whatever versions their records have."""
@@ -90,18 +103,34 @@ class Reader:
 
     def read(self, outcome: Outcome, batch: Batch, now: float) -> list[Event]:
         """Its events; what is none goes to the dead tray. Retryable while a contract is unknown."""
-        events = []
-        for at, value in enumerate(batch.values):
-            try:
-                if value is None:
-                    raise Undecodable("a tombstone")
-                heads = self._heads.get(value[:HEADER_BYTES]) or self._open(value)
-                events.append(heads.event(at, value))
-            except Undecodable as error:
-                outcome.bury(at, str(error), now)
-            except UnknownContract as error:
-                raise Retryable(str(error)) from error
+        events: list[Event] = []
+
+        def failed(at: int, error: Undecodable) -> None:
+            outcome.bury(at, str(error), now)
+
+        for start in range(0, len(batch), AT_ONCE):
+            values = batch.values[start : start + AT_ONCE]
+            heads = self._heads.get((values[0] or b"")[:HEADER_BYTES])
+            odd: Iterable[int] = range(len(values))
+            if heads is not None:
+                found, odd = heads.together(start, values, failed)
+                events += found
+            for at in odd:
+                events += self._alone(start + at, values[at], failed)
+            if odd:
+                events.sort(key=itemgetter(0))
         return events
+
+    def _alone(self, at: int, value: bytes | None, failed: Failed) -> list[Event]:
+        try:
+            if value is None:
+                raise Undecodable("a tombstone")
+            return (self._heads.get(value[:HEADER_BYTES]) or self._open(value)).alone(at, value, failed)
+        except Undecodable as error:
+            failed(at, error)
+        except UnknownContract as error:
+            raise Retryable(str(error)) from error
+        return []
 
     def _open(self, value: bytes) -> "_Heads":
         found = self._heads[value[:HEADER_BYTES]] = _Heads(self._registry, value)
@@ -116,55 +145,96 @@ class _Heads:
         if contract.topic != CONSENTED:
             raise Undecodable(f"a record of {contract.topic}")
         resolved = registry.derived(contract.id, RESOLVED)
-        place = contract.names.index
-        self._pick: Callable[[Any], tuple[int, ...]] = itemgetter(
-            place("consent_purposes"), place("event_id") - 1, place("event_id"), place("heartbeat"), place("signals"),
-            place(LAST_FIELD),
-        )  # fmt: skip
-        self._ends = HeadSlicer(contract, LAST_FIELD).ends
+        self._places = [
+            contract.names.index(name) for name in ("consent_purposes", "event_id", "heartbeat", "collector_ts", LAST_FIELD)
+        ]
+        self._slicer = HeadSlicer(contract, LAST_FIELD)
+        self._columns = HeadColumns(contract, LAST_FIELD)
         self._reader = HeadReader(registry, LAST_FIELD)
-        self._columns = flat_encoder(resolved.columns(), resolved.header)
+        self._stamps = flat_encoder(resolved.columns(), resolved.header)
         self._consents: OrderedDict[bytes, Consent] = OrderedDict()
         self._wheres: OrderedDict[bytes, Where] = OrderedDict()
-        self._combinations: OrderedDict[bytes, Combination] = OrderedDict()
-        self._nobody = Combination((), self._columns)
+        self._combinations: dict[bytes, Combination] = {}
+        self._older: dict[bytes, Combination] = {}
+        self._nobody = Combination((), self._stamps)
 
-    def event(self, at: int, value: bytes) -> Event:
-        """One of them. Undecodable."""
-        purposes_end, id_at, name_at, clock_at, identifiers_at, end = self._pick(self._ends(value))
-        said = value[:purposes_end]
-        consent = self._consents.get(said) or self._consent(said, value)
-        name = value[name_at:clock_at]
-        where = self._wheres.get(name) or self._where(name, value)
+    def together(self, start: int, values: Sequence[bytes | None], failed: Failed) -> tuple[list[Event], list[int]]:
+        """The events of most records from place `start` on; and which of the values are to be read alone."""
+        read = self._columns.read([value or b"" for value in values])
+        purposes, event_id, heartbeat, clock, nodes = self._places
+        columns = (
+            read.ends[purposes], read.begins[event_id], read.ends[event_id], read.ends[heartbeat], read.numbers[clock],
+            read.begins[nodes], read.ends[nodes],
+        )  # fmt: skip
+        rows: Iterable[Any] = enumerate(zip(values, *(column.tolist() for column in columns), strict=True), start)
+        odd = np.flatnonzero(~read.sound).tolist()
+        if odd:
+            rows = compress(rows, read.sound.tolist())
+        return self._events(rows, failed), odd
+
+    def alone(self, at: int, value: bytes, failed: Failed) -> list[Event]:
+        """The event of one record, whatever it looks like, if it is one. Undecodable."""
+        ends = self._slicer.ends(value)
+        purposes, event_id, heartbeat, clock, nodes = self._places
+        id_at = ends[event_id - 1]
         while value[id_at] > 127:  # its length takes more than a byte
             id_at += 1
-        event_id = value[id_at + 1 : name_at]
-        if not event_id.isascii():
-            event_id = self._head(value)["event_id"].encode()
-        if consent.purposes & ANALYTICS and not where.heartbeat:
-            said = value[identifiers_at:end]
-            combination = self._combinations.get(said) or self._combination(said, value)
-        else:
-            combination = self._nobody
-        single = where.heartbeat or consent.anonymised  # their ids are new or nobody's
-        claim = b"" if single else event_key(where.coded, event_id)
-        clock = read_long(value, clock_at)
-        return _as_event((at, value, combination, where, consent.purposes, clock, event_id, claim))
+        clock_at = ends[clock - 1]
+        row = (value, ends[purposes], id_at + 1, ends[event_id], ends[heartbeat], read_long(value, clock_at), ends[nodes - 1])
+        return self._events([(at, (*row, ends[nodes]))], failed)
+
+    def _events(self, rows: Iterable[tuple[int, tuple[Any, ...]]], failed: Failed) -> list[Event]:
+        events: list[Event] = []
+        consents, wheres, combinations = self._consents.get, self._wheres.get, self._combinations.get
+        for at, (value, purposes_end, id_at, id_end, where_end, clock, nodes_at, nodes_end) in rows:
+            try:
+                said = value[:purposes_end]
+                purposes, anonymised, linkable = consents(said) or self._consent(said, value)
+                said = value[id_end:where_end]
+                where = wheres(said) or self._where(said, value)
+                event_id = value[id_at:id_end]
+                if not event_id.isascii():
+                    event_id = self._head(value)["event_id"].encode()
+                if linkable and not where.heartbeat:
+                    said = value[nodes_at:nodes_end]
+                    combination = combinations(said) or self._combination(said, value)
+                else:
+                    combination = self._nobody
+            except Undecodable as error:
+                failed(at, error)
+                continue
+            # Ids of heartbeats are new, and anonymised ones are nobody's.
+            claim = b"" if where.heartbeat or anonymised else where.claims + event_id
+            if len(claim) > LONGEST_CLAIM:
+                claim = shortened(claim)
+            events.append(_as_event((at, value, combination, where, purposes, clock, event_id, claim)))
+        return events
 
     def _head(self, value: bytes) -> Record:
         return self._reader.read(value)[1]
 
     def _consent(self, said: bytes, value: bytes) -> Consent:
         head = self._head(value)
-        found = Consent(head["consent_purposes"], head["consent_outcome"] == "anonymise")
+        purposes = head["consent_purposes"]
+        found = Consent(purposes, head["consent_outcome"] == "anonymise", bool(purposes & ANALYTICS))
         return _keep(self._consents, KEPT_TEXTS, said, found)
 
     def _where(self, said: bytes, value: bytes) -> Where:
         head = self._head(value)
         source = head["source"]
-        return _keep(self._wheres, KEPT_TEXTS, said, Where(head["event_name"], source, head["heartbeat"], source.encode()))
+        return _keep(
+            self._wheres, KEPT_TEXTS, said, Where(head["event_name"], source, head["heartbeat"], source.encode() + b":")
+        )
 
     def _combination(self, said: bytes, value: bytes) -> Combination:
+        """One that is not among the younger ones."""
+        found = self._combinations.get(said) or self._older.get(said) or self._combined(said, value)
+        if len(self._combinations) >= KEPT_COMBINATIONS:
+            self._older, self._combinations = self._combinations, {}
+        self._combinations[said] = found
+        return found
+
+    def _combined(self, said: bytes, value: bytes) -> Combination:
         if _plain(said) and said[0] == 2 * (len(said) // 34):
             text = said.decode("ascii")
             nodes = [text[at : at + 33] for at in range(2, len(text) - 1, 34)]
@@ -172,8 +242,7 @@ class _Heads:
             nodes = self._head(value)[LAST_FIELD]
             if not all(map(is_node, nodes)):
                 raise Undecodable("an identifier that is no identity node")
-        found = Combination(tuple(nodes), self._columns) if nodes else self._nobody
-        return _keep(self._combinations, KEPT_COMBINATIONS, said, found)
+        return Combination(tuple(nodes), self._stamps) if nodes else self._nobody
 
 
 def _keep(kept: OrderedDict[bytes, T], most: int, said: bytes, found: T) -> T:

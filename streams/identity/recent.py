@@ -1,15 +1,13 @@
 """Where the newest events of a worker stood, so that retries die while the graph, which knows of a whole day, is away, and
 after it lost its last second."""
 
-from collections.abc import Mapping, Sequence
-
-from streams.identity.store import firsts
+from collections.abc import Mapping
 
 MOST = 50_000
 """Events of one of two generations; about 200 bytes each."""
 
-Claims = Sequence[tuple[bytes, bytes]]
-"""(name of the event, its place) each."""
+Claims = Mapping[bytes, bytes]
+"""Name of an event -> its place."""
 
 
 class Recent:
@@ -23,9 +21,11 @@ class Recent:
     def held(self, claims: Claims) -> dict[bytes, bytes]:
         """Events that are known from another place, and that place."""
         young, old = self._young, self._old
+        if young.keys().isdisjoint(claims.keys()) and old.keys().isdisjoint(claims.keys()):
+            return {}
         return {
             event: known
-            for event, place in claims
+            for event, place in claims.items()
             if (known := young.get(event) or old.get(event)) is not None and known != place
         }
 
@@ -34,12 +34,6 @@ class Recent:
         self._young.update(claims)
         self._young.update(held)
         self._age()
-
-    def claim(self, claims: Claims) -> dict[bytes, bytes]:
-        """Events that are known from another place, and that place; the others are remembered, each at its first place."""
-        held = {**firsts(claims)[1], **self.held(claims)}
-        self.remember(claims, held)
-        return held
 
     def _age(self) -> None:
         if len(self._young) > self._most:

@@ -5,7 +5,7 @@ replaces, a claim never, and being logged is never taken back. A replayed batch 
 """
 
 from binascii import crc32
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ CHUNK = 5_000
 """Keys of one MGET: Redis answers nobody else meanwhile."""
 SCRIPT_CHUNK = 1_000
 """Keys, or claims, of one script; Lua bounds what it takes apart at once."""
-LONGEST_ID = 80
+LONGEST_CLAIM = 80
 AWAY = (redis.RedisError, RedisClusterException)
 """What a Redis that is away, or a cluster that is not whole, raises; the second is no kind of the first."""
 
@@ -45,8 +45,8 @@ class GraphStore(Protocol):
         """Slots of nodes, None where there is none."""
         ...
 
-    def claim(self, claims: Sequence[tuple[bytes, bytes]], now: float) -> dict[bytes, bytes]:
-        """Claim events (see `event_key`), each for its place; the places that hold those which not all of theirs hold."""
+    def claim(self, claims: Mapping[bytes, bytes], now: float) -> dict[bytes, bytes]:
+        """Claim events (by source and id), each for its place; those that another place holds, and that place."""
         ...
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
@@ -78,14 +78,13 @@ class GraphStore(Protocol):
         ...
 
 
-def event_key(source: bytes, event_id: bytes) -> bytes:
-    """The name of an event in claims: its id, within its source. Long ones are hashed, so that they stay small."""
-    name = b"%b:%b" % (source, event_id)
-    return name if len(name) <= LONGEST_ID else sha256(name).hexdigest().encode()
+def shortened(claim: bytes) -> bytes:
+    """What stands for a name in claims that is too long."""
+    return sha256(claim).hexdigest().encode()
 
 
-def firsts(claims: Sequence[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
-    """The first claim of each event; and of those that are claimed for several places, that first one."""
+def first_places(claims: Sequence[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+    """The first place of each event that is claimed; and of those that are claimed for several places, that first one."""
     places = dict(claims)
     if len(places) == len(claims):
         return places, {}
@@ -110,9 +109,9 @@ class MemoryStore:
         """See `GraphStore`."""
         return [self.slots.get(node) for node in nodes]
 
-    def claim(self, claims: Sequence[tuple[bytes, bytes]], now: float) -> dict[bytes, bytes]:  # noqa: ARG002 - they stay
+    def claim(self, claims: Mapping[bytes, bytes], now: float) -> dict[bytes, bytes]:  # noqa: ARG002 - they stay
         """See `GraphStore`."""
-        return {event: held for event, place in claims if (held := self.claims.setdefault(event, place)) != place}
+        return {event: held for event, place in claims.items() if (held := self.claims.setdefault(event, place)) != place}
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
         """See `GraphStore`."""
@@ -293,21 +292,21 @@ class RedisStore:
         """See `GraphStore`. ConfigError where this Redis may forget slots on its own."""
         return [_slot(text) for text in self._mget([(tag_of(node), _key("n", node)) for node in nodes])]
 
-    def claim(self, claims: Sequence[tuple[bytes, bytes]], now: float) -> dict[bytes, bytes]:
+    def claim(self, claims: Mapping[bytes, bytes], now: float) -> dict[bytes, bytes]:
         """See `GraphStore`."""
-        places, held = firsts(claims)
-        by_tag: dict[int, list[bytes]] = {}
-        for event in places:
-            by_tag.setdefault(crc32(event) % TAGS, []).append(event)
+        by_tag: list[list[bytes]] = [[] for _ in range(TAGS)]
+        for event in claims:
+            by_tag[crc32(event) % TAGS].append(event)
         day = int(now // DAY_S)
         asked, commands = list[list[bytes]](), list[tuple[int, tuple[Any, ...]]]()
-        for tag, events in by_tag.items():
+        for tag, events in enumerate(by_tag):
             keys = [f"e:{_BRACED[tag]}:{n}" for n in (day, day - 1, day + 1, day - 2)]
             for start in range(0, len(events), SCRIPT_CHUNK):
                 some = events[start : start + SCRIPT_CHUNK]
-                pairs = [part for event in some for part in (event, places[event])]
+                pairs = [part for event in some for part in (event, claims[event])]
                 asked.append(some)
                 commands.append((tag, ("EVALSHA", scripts.DIGESTS[scripts.CLAIM], len(keys), *keys, *pairs)))
+        held: dict[bytes, bytes] = {}
         for some, lost in zip(asked, self._run(commands), strict=True):
             held.update((some[number - 1], place) for number, place in zip(lost[::2], lost[1::2], strict=True))
         return held
@@ -432,11 +431,6 @@ def _memberships(nodes: Sequence[str], holders: Sequence[str]) -> Iterator[tuple
     for holder in sorted(set(holders) - set(nodes)):
         for key in _sets(holder):
             yield holder, key, nodes if key[0] == "c" else [node[1:13] for node in nodes]
-
-
-def _event(event: str) -> tuple[int, str]:
-    tag = sum(event[-4:].encode()) % TAGS
-    return tag, f"e:{_BRACED[tag]}:{event}"
 
 
 def _same(one: Slot, other: Slot) -> bool:

@@ -1,6 +1,6 @@
 """Workers on one graph, in one thread: each can be interrupted at any single write, by its end or by another worker's batch."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -34,11 +34,11 @@ class InterruptedStore(MemoryStore):
         super().__init__()
         self.before_write: Callable[[], None] = lambda: None
 
-    def claim(self, claims: Sequence[tuple[bytes, bytes]], now: float) -> dict[bytes, bytes]:
+    def claim(self, claims: Mapping[bytes, bytes], now: float) -> dict[bytes, bytes]:
         """See `GraphStore`."""
         call, held = super().claim, dict[bytes, bytes]()
-        for claim in claims:
-            held |= self._one(lambda one: call(one, now), claim)
+        for claim in claims.items():
+            held |= self._one(lambda one: call(dict(one), now), claim)
         return held
 
     def write(self, writes: Sequence[Write]) -> list[bool]:

@@ -95,7 +95,7 @@ def test_a_split_reaches_every_primary(store: RedisStore) -> None:
 def test_slots_that_have_moved_are_found(cluster: LocalCluster, store: RedisStore) -> None:
     """A slot on another primary between two calls costs a repetition, whatever the call is; nothing is written twice."""
     memory, chance = MemoryStore(), random.Random(3)
-    claims = [(b"s:%d" % n, b"0:%d" % n) for n in range(200)]
+    claims = {b"s:%d" % n: b"0:%d" % n for n in range(200)}
     calls: list[Callable[[RedisStore | MemoryStore], object]] = [
         lambda graph: graph.write(links(NODES[::2])),
         lambda graph: graph.claim(claims, 0),
@@ -110,8 +110,8 @@ def test_slots_that_have_moved_are_found(cluster: LocalCluster, store: RedisStor
         patiently(partial(call, store))
         call(memory)
     assert patiently(lambda: store.read(NODES)) == memory.read(NODES)
-    others = [(event, b"1:1") for event, _ in claims]
-    assert patiently(lambda: store.claim(others, 0)) == memory.claim(others, 0) == dict(claims)
+    others = dict.fromkeys(claims, b"1:1")
+    assert patiently(lambda: store.claim(others, 0)) == memory.claim(others, 0) == claims
 
 
 def test_a_slot_that_moves_is_waited_for(cluster: LocalCluster, store: RedisStore) -> None:

@@ -1,0 +1,70 @@
+"""Heads that are read by columns are read as one alone is; what is not read so is named."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.codec import HEADER_BYTES, encode
+from schemas.columns import Columns, HeadColumns
+from tests.schemas.test_head_slicer import HEADS, LAST, RAW, REGISTRY, REST, SLICER
+
+COLUMNS = HeadColumns(RAW, LAST)
+CLOCK = RAW.names.index("collector_ts")
+OTHER = REGISTRY.latest("events.consented")
+
+
+def encoded(head: dict[str, Any]) -> bytes:
+    """A record with this head."""
+    return encode(RAW, {**head, **REST})
+
+
+def agree(values: list[bytes], read: Columns) -> None:
+    """Whatever was read is what is read of it alone."""
+    for at, value in enumerate(values):
+        if read.sound[at]:
+            assert [int(column[at]) for column in read.ends] == SLICER.ends(value)
+            assert value[: read.begins[0][at]] == RAW.header + value[HEADER_BYTES : read.begins[0][at]]
+
+
+@given(st.lists(HEADS, min_size=1, max_size=5))
+def test_many_heads_are_read_as_one_alone_is(heads: list[dict[str, Any]]) -> None:
+    """Ends, texts and numbers; none is left out that has no more than 63 items in a map or array and no huge number."""
+    values = [encoded(head) for head in heads]
+    read = COLUMNS.read(values)
+    agree(values, read)
+    for at, head in enumerate(heads):
+        small = len(head["signals"]) <= 63 and len(head["identifiers"]) <= 63 and -(2**62) <= head["collector_ts"] < 2**62
+        assert read.sound[at] or not small
+        if read.sound[at]:
+            assert read.numbers[CLOCK][at] == head["collector_ts"]
+            for place, name in enumerate(("event_id", "event_name", "source", "site")):
+                assert values[at][read.begins[place][at] : read.ends[place][at]].decode() == head[name]
+
+
+@given(st.lists(HEADS, min_size=2, max_size=4), st.data())
+def test_a_truncated_head_is_named_and_hurts_nobody(heads: list[dict[str, Any]], data: st.DataObject) -> None:
+    """Wherever it was cut, and whoever comes after it."""
+    values = [encoded(head) for head in heads]
+    at = data.draw(st.integers(0, len(values) - 1))
+    values[at] = values[at][: data.draw(st.integers(0, SLICER.ends(values[at])[-1] - 1))]
+    read = COLUMNS.read(values)
+    assert not read.sound[at]
+    agree(values, read)
+
+
+@given(st.lists(st.binary(max_size=300), max_size=4))
+def test_rubbish_is_named_or_read_alike(rubbish: list[bytes]) -> None:
+    """Nothing is read where reading it alone is refused."""
+    values = [RAW.header + some for some in rubbish]
+    agree(values, COLUMNS.read(values))
+
+
+def test_another_contract_is_named() -> None:
+    """Nothing, half a header and a record of another contract stand among those of this one."""
+    good = encode(RAW, {"event_id": "e", "event_name": "n", "source": "s", "site": "", "heartbeat": True, "collector_ts": 1,
+                        "region": "", "signals": {"a": "b" * 9_000}, "identifiers": [], **REST})  # fmt: skip
+    short = encode(RAW, {"event_id": "e", "event_name": "n" * 8_000, "source": "s", "site": "", "heartbeat": True,
+                         "collector_ts": 1, "region": "", "signals": {}, "identifiers": ["x"], **REST})  # fmt: skip
+    values = [b"", short, good[:3], OTHER.header + good[HEADER_BYTES:], good, short]
+    assert COLUMNS.read(values).sound.tolist() == [False, True, False, False, False, True]
