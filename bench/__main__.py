@@ -223,6 +223,10 @@ def measure_identity(bench: Bench, events: int, n: int) -> None:
         sink = f"identity-{source}-{n}"
         bench.run(f"{IDENTITY}{suffix}", how="runtime", stage="identity", source=source, sink=sink, records=events)
     bench.forget(GRAPH)
+    for source, suffix, _ in runs[:2]:
+        sink = f"two-{source}-{n}"
+        bench.run_group(f"{IDENTITY}{suffix}{TWO}", 2, stage="identity", source=source, sink=sink, records=events)
+    bench.forget(GRAPH)
     settings = {"identity_redis": bench.cluster.address}
     for source, suffix, _ in runs[:2]:
         given = {"stage": "identity", "source": source, "sink": f"cluster-{source}-{n}", "records": events}
