@@ -15,8 +15,8 @@ from streams.identity.fence import FencedStore, MendedStore
 from streams.identity.guard import Mender
 from streams.identity.log import mend
 from streams.identity.nodes import alias
+from streams.identity.redis_store import RedisStore
 from streams.identity.stage import IdentityStage, Kit
-from streams.identity.store import RedisStore
 from streams.runtime.follow import read_range
 from streams.runtime.stage import Batch
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import redis
 
-from streams.identity.store import AWAY, TAGS, Away, RedisStore
+from streams.identity.redis_store import AWAY, TAGS, RedisStore
+from streams.identity.store import Away
 
 LOCK_S = 60
 """How long a worker that mends may be silent before another one takes over."""

@@ -18,10 +18,10 @@ from infra.settings import Settings, load_settings
 from streams.identity.app import open_store
 from streams.identity.log import LogIndex, diff, read_log, rebuild, why
 from streams.identity.nodes import alias
+from streams.identity.redis_store import RedisStore
 from streams.identity.revocation import MOST_NODES, component
 from streams.identity.rules import USER
 from streams.identity.splitting import Journal, log_to, prepare, said_on, split
-from streams.identity.store import RedisStore
 from streams.identity.who import HELP, node_of
 
 app = typer.Typer(

@@ -15,9 +15,9 @@ from schemas.codec import Record, decode
 from schemas.registry import Registry
 from streams.identity.evidence import LINKS
 from streams.identity.fence import MendedStore
+from streams.identity.redis_store import RedisStore
 from streams.identity.rules import USER, Slot, limited
 from streams.identity.slots import MERGES, slot_of
-from streams.identity.store import RedisStore
 from streams.runtime.follow import read_topic
 
 EXAMPLES = 20

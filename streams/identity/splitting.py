@@ -16,11 +16,12 @@ from schemas.codec import Record, decode, encode
 from schemas.registry import Registry
 from streams.identity.evidence import CONFLICTS, LINKS, conflict_record
 from streams.identity.nodes import Alias
+from streams.identity.redis_store import CHUNK
 from streams.identity.revocation import climb, hanging
 from streams.identity.rules import ERASED, USER, Nodes, Slot, Write
 from streams.identity.slots import MERGES, log_key, slot_record
 from streams.identity.split import SPLIT, Plan, Restamp, Tree, plan_split
-from streams.identity.store import CHUNK, GraphStore
+from streams.identity.store import GraphStore
 from streams.runtime.follow import read_topic
 
 ROUNDS = 20

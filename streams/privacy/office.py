@@ -13,7 +13,7 @@ from streams.consent.store import RedisStates
 from streams.identity import erasing as graph
 from streams.identity.erasing import Members
 from streams.identity.nodes import Alias
-from streams.identity.store import RedisStore
+from streams.identity.redis_store import RedisStore
 from streams.privacy import topics
 from streams.privacy.reading import partitions
 from streams.privacy.topics import LINKS, MERGES, REQUESTS, STATE, Held

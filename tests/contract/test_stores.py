@@ -6,9 +6,10 @@ import pytest
 import redis
 
 from infra.errors import ConfigError, Retryable
+from streams.identity.redis_store import RedisStore
 from streams.identity.rules import Pair, Slot, Write
 from streams.identity.splitting import SplitStore
-from streams.identity.store import GraphStore, MemoryStore, RedisStore, first_places, shortened
+from streams.identity.store import GraphStore, MemoryStore, first_places, shortened
 
 NOW = 1_764_000_123.0
 A, B, C = "0" + "a" * 32, "1" + "b" * 32, "2" + "c" * 32

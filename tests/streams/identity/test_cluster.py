@@ -15,9 +15,10 @@ from infra.settings import Settings
 from streams.identity.app import open_store, seeds
 from streams.identity.log import Logged, diff, rebuild
 from streams.identity.nodes import alias as make_alias
+from streams.identity.redis_store import TAGS, RedisStore, tag_of
 from streams.identity.rules import SHARED, Slot, Write
 from streams.identity.splitting import split
-from streams.identity.store import TAGS, MemoryStore, RedisStore, tag_of
+from streams.identity.store import MemoryStore
 from tests.redis_cluster import LocalCluster, slot_of_tag
 
 T = TypeVar("T")

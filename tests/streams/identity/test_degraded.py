@@ -17,8 +17,8 @@ from streams.identity.app import open_fenced, open_mended, open_store
 from streams.identity.deferred import DEFERRED
 from streams.identity.fence import Lost
 from streams.identity.log import diff, mend, read_log
+from streams.identity.redis_store import RedisStore
 from streams.identity.rules import View
-from streams.identity.store import RedisStore
 from streams.runtime.follow import read_partition
 from tests.house.standing import wait_until
 from tests.streams.identity.line import REGISTRY, Line

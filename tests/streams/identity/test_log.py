@@ -18,10 +18,10 @@ from schemas.registry import Registry
 from streams.identity.identity_app import app
 from streams.identity.log import diff, read_log, rebuild
 from streams.identity.nodes import NodeKeys, node
+from streams.identity.redis_store import RedisStore
 from streams.identity.revocation import component
 from streams.identity.rules import Slot
 from streams.identity.slots import MERGES
-from streams.identity.store import RedisStore
 
 NODES = [f"{1 + n % 2}{n:032x}" for n in range(60)]
 USER = "0" + "f" * 32

@@ -14,10 +14,11 @@ from infra.secrets import Secret
 from schemas.codec import decode, encode
 from schemas.registry import Registry
 from streams.identity.nodes import alias
+from streams.identity.redis_store import RedisStore
 from streams.identity.revocation import component, request_id
 from streams.identity.rules import Slot, View, Write, plan, plan_labels
 from streams.identity.stage import REQUESTS, REVOCATIONS, SIGNALS, IdentityStage, Kit
-from streams.identity.store import GraphStore, MemoryStore, RedisStore
+from streams.identity.store import GraphStore, MemoryStore
 from streams.runtime.stage import Batch
 
 ALIAS = alias(Secret("for tests only, forty characters long..."))

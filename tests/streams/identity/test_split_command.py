@@ -22,11 +22,11 @@ from streams.identity.evidence import CONFLICTS, LINKS, link_record
 from streams.identity.identity_app import app
 from streams.identity.log import diff, read_log, rebuild
 from streams.identity.nodes import alias
+from streams.identity.redis_store import RedisStore
 from streams.identity.rules import SHARED, Nodes, Slot, View, Write, plan, plan_labels
 from streams.identity.slots import MERGES, log_key, slot_record
 from streams.identity.split import Restamp
 from streams.identity.splitting import log_to, said_on, split
-from streams.identity.store import RedisStore
 from streams.runtime.follow import read_partition
 
 SECRET = "for tests only, forty characters long..."

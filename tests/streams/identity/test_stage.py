@@ -15,10 +15,11 @@ from schemas.codec import Record, decode
 from streams.identity.evidence import CONFLICTS, LINKS
 from streams.identity.nodes import alias
 from streams.identity.reading import CONSENTED, RESOLVED
+from streams.identity.redis_store import RedisStore
 from streams.identity.rules import Slot, View, Write
 from streams.identity.slots import MERGES
 from streams.identity.stage import IdentityStage, Kit
-from streams.identity.store import GraphStore, MemoryStore, RedisStore
+from streams.identity.store import GraphStore, MemoryStore
 from streams.runtime.stage import Batch, Cell, Outcome
 from tests.streams.identity.line import REGISTRY, event
 

@@ -23,9 +23,9 @@ from streams.identity import erasing as graph
 from streams.identity.evidence import link_record
 from streams.identity.log import diff, read_log, rebuild
 from streams.identity.nodes import alias
+from streams.identity.redis_store import RedisStore
 from streams.identity.rules import Pair, Slot, Write
 from streams.identity.slots import log_key, slot_record
-from streams.identity.store import RedisStore
 from streams.privacy import erasure as desk
 from streams.privacy.app import app, open_erasure
 from streams.privacy.audit import Head, broken

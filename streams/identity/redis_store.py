@@ -1,0 +1,297 @@
+"""What identity remembers, in Redis or in a Redis Cluster: keys, round trips, and what an error of it means."""
+
+from binascii import crc32
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import redis
+from redis.crc import key_slot
+from redis.exceptions import RedisClusterException
+
+from infra.errors import ConfigError
+from streams.identity import scripts
+from streams.identity.rules import LIMITS, Pair, Slot, Write
+from streams.identity.store import Away, points
+
+DAY_S = 86_400
+"""How long a duplicate is recognised at least, seconds; twice as long at most."""
+NOTE_S = 30 * 86_400
+"""How long a split can be completed, seconds."""
+TAGS = 64
+"""Redis Cluster hash tags: as many groups of keys that can be read by one MGET each."""
+_TAG = {f"{n:02x}": n % TAGS for n in range(256)}
+_BRACED = [f"{{{tag:02x}}}" for tag in range(TAGS)]
+CHUNK = 5_000
+"""Keys of one MGET: Redis answers nobody else meanwhile."""
+SCRIPT_CHUNK = 1_000
+"""Keys, or claims, of one script; Lua bounds what it takes apart at once."""
+AWAY = (redis.RedisError, RedisClusterException)
+"""What a Redis that is away, or a cluster that is not whole, raises; the second is no kind of the first."""
+
+
+class RedisStore:
+    """The graph in Redis, or in a Redis Cluster.
+
+    `n:{tag}:<node>` = state (P pending, D in the log), parent, epoch, and what the node is marked as; `c:{tag}:<node>` = set
+    of nodes whose slot may point at it; `k:{tag}:<node>:<rule>` = set of what it holds under a limit; `s:{tag}:<node>` = what
+    its split has to write; `r:{tag}` = set of nodes that were rewritten and not confirmed since; `e:{tag}:<day>` = hash of
+    event -> place. Every shard is spoken to by a client of its own: what a batch needs of it is one round trip.
+    """
+
+    def __init__(self, connect: Callable[[], redis.Redis | redis.RedisCluster]) -> None:
+        self._connect = connect
+        self._client: redis.Redis | redis.RedisCluster | None = None
+        self._shards: list[Any] = []
+        """The client of each tag."""
+
+    # -- shards
+
+    def _open(self) -> None:
+        """Find the shards. ConfigError where one may forget slots on its own."""
+        client = self._client = self._connect()
+        if isinstance(client, redis.RedisCluster):
+            nodes = [client.nodes_manager.get_node_from_slot(key_slot(f"{{{tag:02x}}}".encode())) for tag in range(TAGS)]
+            shards = [client.get_redis_connection(node) for node in nodes]
+        else:
+            shards = [client] * TAGS
+        for shard in {id(shard): shard for shard in shards}.values():
+            policy = shard.info("memory").get("maxmemory_policy", "noeviction")
+            if policy != "noeviction":
+                raise ConfigError(
+                    f"Redis has maxmemory-policy {policy}: it would forget links of the identity graph in silence. Set "
+                    "`maxmemory-policy noeviction` there, or give it a Redis of its own (HEADWATER_IDENTITY_REDIS)"
+                )
+            for text in scripts.ALL:
+                shard.script_load(text)
+        self._shards = shards
+
+    def _away(self, error: Exception) -> Away:
+        """What an error means. The next call opens anew: shards may have moved, and a new Redis has no scripts."""
+        self.close()
+        return Away(f"the identity graph's Redis: {type(error).__name__}")
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        if self._client is not None:
+            self._client.close()
+        self._client, self._shards = None, []
+
+    def _run(self, commands: Sequence[tuple[int, tuple[Any, ...]]]) -> list[Any]:
+        """(tag, command) pairs, one round trip a shard; the answers in their order. Retryable."""
+        try:
+            if not self._shards:
+                self._open()
+            by_shard: dict[int, list[int]] = {}
+            for at, (tag, _) in enumerate(commands):
+                by_shard.setdefault(id(self._shards[tag]), []).append(at)
+            answers: list[Any] = [None] * len(commands)
+            for places in by_shard.values():
+                with self._shards[commands[places[0]][0]].pipeline(transaction=False) as pipeline:
+                    for at in places:
+                        pipeline.execute_command(*commands[at][1])
+                    for at, answer in zip(places, pipeline.execute(), strict=True):
+                        answers[at] = answer
+        except AWAY as error:
+            raise self._away(error) from error
+        return answers
+
+    def _each(self, script: str, asked: Sequence[tuple[int, str, tuple[Any, ...]]]) -> list[int]:
+        """Answers of a script for (tag, key, arguments), in their order, a call for each tag. Retryable."""
+        by_tag: dict[int, list[int]] = {}
+        for at, (tag, _, _) in enumerate(asked):
+            by_tag.setdefault(tag, []).append(at)
+        parts = [
+            (tag, places[start : start + SCRIPT_CHUNK])
+            for tag, places in by_tag.items()
+            for start in range(0, len(places), SCRIPT_CHUNK)
+        ]
+        commands: list[tuple[int, tuple[Any, ...]]] = []
+        for tag, places in parts:
+            keys = [asked[at][1] for at in places]
+            arguments = [argument for at in places for argument in asked[at][2]]
+            commands.append((tag, ("EVALSHA", scripts.DIGESTS[script], len(keys), *keys, *arguments)))
+        answers = [0] * len(asked)
+        for (_, places), said in zip(parts, self._run(commands), strict=True):
+            for at, answer in zip(places, said, strict=True):
+                answers[at] = answer
+        return answers
+
+    def _mget(self, keys: Sequence[tuple[int, str]]) -> list[bytes | None]:
+        """Values of (tag, key) pairs, in few round trips. Retryable."""
+        try:
+            if not self._shards:
+                self._open()
+            if isinstance(self._client, redis.Redis):
+                found: list[bytes | None] = []
+                for start in range(0, len(keys), CHUNK):
+                    found += self._shards[0].mget([key for _, key in keys[start : start + CHUNK]])
+                return found
+        except AWAY as error:
+            raise self._away(error) from error
+        by_tag: dict[int, list[int]] = {}
+        for at, (tag, _) in enumerate(keys):
+            by_tag.setdefault(tag, []).append(at)
+        told = self._run([(tag, ("MGET", *(keys[at][1] for at in places))) for tag, places in by_tag.items()])
+        values: list[bytes | None] = [None] * len(keys)
+        for places, some in zip(by_tag.values(), told, strict=True):
+            for at, value in zip(places, some, strict=True):
+                values[at] = value
+        return values
+
+    # -- the graph
+
+    def read(self, nodes: Sequence[str]) -> list[Slot | None]:
+        """See `GraphStore`. ConfigError where this Redis may forget slots on its own."""
+        return [_slot(text) for text in self._mget([(tag_of(node), _key("n", node)) for node in nodes])]
+
+    def claim(self, claims: Mapping[bytes, bytes], now: float) -> dict[bytes, bytes]:
+        """See `GraphStore`."""
+        by_tag: list[list[bytes]] = [[] for _ in range(TAGS)]
+        for event in claims:
+            by_tag[crc32(event) % TAGS].append(event)
+        day = int(now // DAY_S)
+        asked, commands = list[list[bytes]](), list[tuple[int, tuple[Any, ...]]]()
+        for tag, events in enumerate(by_tag):
+            if not events:
+                continue
+            keys = [f"e:{_BRACED[tag]}:{n}" for n in (day, day - 1, day + 1, day - 2)]
+            for start in range(0, len(events), SCRIPT_CHUNK):
+                some = events[start : start + SCRIPT_CHUNK]
+                pairs = [part for event in some for part in (event, claims[event])]
+                asked.append(some)
+                commands.append((tag, ("EVALSHA", scripts.DIGESTS[scripts.CLAIM], len(keys), *keys, *pairs)))
+        held: dict[bytes, bytes] = {}
+        for some, lost in zip(asked, self._run(commands), strict=True):
+            held.update((some[number - 1], place) for number, place in zip(lost[::2], lost[1::2], strict=True))
+        return held
+
+    def write(self, writes: Sequence[Write]) -> list[bool]:
+        """See `GraphStore`."""
+        # Children first: what ends in between leaves one too many there, and never one too few.
+        self._each(scripts.ADOPT, [
+            (tag_of(slot.parent), _key("c", slot.parent), (node,))
+            for node, held, slot, *_ in writes
+            if points(node, slot) and (held is None or held.parent != slot.parent)
+        ])  # fmt: skip
+        written = self._each(scripts.WRITE, [
+            (tag_of(node), _key("n", node), ("" if held is None else _text(held)[1:], _text(slot)))
+            for node, held, slot, *_ in writes
+        ])  # fmt: skip
+        return [won == 1 for won in written]
+
+    def admit(self, pairs: Sequence[Pair]) -> list[bool]:
+        """See `GraphStore`. A member is remembered by a part of its name."""
+        asked = [
+            (tag_of(holder), f"{_key('k', holder)}:{rule}", (member[1:13], most)) for holder, member, (rule, most) in pairs
+        ]
+        return [answer == 1 for answer in self._each(scripts.ADMIT, asked)]
+
+    def confirm(self, slots: Iterable[tuple[str, Slot]]) -> None:
+        """See `GraphStore`."""
+        self._each(scripts.CONFIRM, [(tag_of(node), _key("n", node), (_text(slot)[1:],)) for node, slot in slots])
+
+    def rewritten(self) -> list[str]:
+        """See `GraphStore`."""
+        found = self._run([(tag, ("SMEMBERS", f"r:{braced}")) for tag, braced in enumerate(_BRACED)])
+        return sorted(node.decode() for some in found for node in some)
+
+    def children(self, nodes: Sequence[str]) -> list[set[str]]:
+        """See `GraphStore`."""
+        found = self._run([(tag_of(node), ("SMEMBERS", _key("c", node))) for node in nodes])
+        return [{child.decode() for child in some} for some in found]
+
+    # -- notes
+
+    def note(self, node: str, text: str) -> None:
+        """Keep a text for a node for a month, in place of an earlier one. Retryable."""
+        self._run([(tag_of(node), ("SET", _key("s", node), text, "EX", NOTE_S))])
+
+    def noted(self, node: str) -> str | None:
+        """What is kept for it. Retryable."""
+        (text,) = self._mget([(tag_of(node), _key("s", node))])
+        return None if text is None else text.decode()
+
+    def forget(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
+        """See `GraphStore`."""
+        commands = [(tag_of(node), ("DEL", *_sets(node))) for node in nodes]
+        commands += [(tag_of(at), ("SREM", key, *some)) for at, key, some in _memberships(nodes, holders)]
+        commands += [(tag_of(at), ("DEL", _key("s", at))) for at in self._noted(nodes, holders)]
+        return sum(self._run(commands))
+
+    def holding(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
+        """See `GraphStore`."""
+        found: int = sum(self._run([(tag_of(node), ("EXISTS", *_sets(node))) for node in nodes]))
+        commands = [(tag_of(at), ("SMISMEMBER", key, *some)) for at, key, some in _memberships(nodes, holders)]
+        return found + sum(map(sum, self._run(commands))) + len(self._noted(nodes, holders))
+
+    def _noted(self, nodes: Sequence[str], holders: Sequence[str]) -> list[str]:
+        """Nodes for which a text is kept that is theirs or names them."""
+        asked = sorted({*nodes, *holders})
+        texts = self._mget([(tag_of(at), _key("s", at)) for at in asked])
+        names = [node.encode() for node in nodes]
+        return [
+            at
+            for at, text in zip(asked, texts, strict=True)
+            if text is not None and (at in nodes or any(name in text for name in names))
+        ]
+
+    # -- the whole of it
+
+    def restore(self, slots: Sequence[tuple[str, Slot]]) -> int:
+        """Write slots as the log has them where they are missing or older; how many were. Retryable."""
+        self._each(scripts.ADOPT, [(tag_of(s.parent), _key("c", s.parent), (node,)) for node, s in slots if points(node, s)])
+        texts = [(node, _text(slot._replace(logged=True)), slot.epoch) for node, slot in slots]
+        return sum(self._each(scripts.RESTORE, [(tag_of(node), _key("n", node), (text, n)) for node, text, n in texts]))
+
+    def scan(self) -> Iterator[list[str]]:
+        """The nodes of all slots, some at a time; one that is written meanwhile may be missing or there twice. Retryable."""
+        nodes: list[str] = []
+        try:
+            if not self._shards:
+                self._open()
+            for shard in {id(shard): shard for shard in self._shards}.values():
+                for key in shard.scan_iter(match="n:*", count=1_000):
+                    nodes.append(key.decode().rpartition(":")[2])
+                    if len(nodes) == CHUNK:
+                        yield nodes
+                        nodes = []
+        except AWAY as error:
+            raise self._away(error) from error
+        if nodes:
+            yield nodes
+
+
+def tag_of(node: str) -> int:
+    """The hash tag of a node's keys."""
+    return _TAG[node[1:3]]
+
+
+def _key(kind: str, node: str) -> str:
+    return f"{kind}:{_BRACED[_TAG[node[1:3]]]}:{node}"
+
+
+def _sets(node: str) -> list[str]:
+    """The keys of what a node holds."""
+    return [_key("c", node), *(f"{_key('k', node)}:{rule}" for (tier, _), (rule, _) in LIMITS.items() if tier == node[0])]
+
+
+def _memberships(nodes: Sequence[str], holders: Sequence[str]) -> Iterator[tuple[str, str, Sequence[str]]]:
+    """Each other holder, a key of what it holds, and as what it holds these nodes."""
+    for holder in sorted(set(holders) - set(nodes)):
+        for key in _sets(holder):
+            yield holder, key, nodes if key[0] == "c" else [node[1:13] for node in nodes]
+
+
+def _text(slot: Slot) -> str:
+    text = f"{'D' if slot.logged else 'P'}|{slot.parent}|{slot.epoch}"
+    if not slot.state:
+        return text
+    return f"{text}|{slot.state}|{slot.since}" if slot.since else f"{text}|{slot.state}"
+
+
+def _slot(text: bytes | None) -> Slot | None:
+    if text is None:
+        return None
+    letter, parent, epoch, *marked = text.decode("ascii").split("|")
+    state = marked[0] if marked else ""
+    return Slot(parent, letter == "D", int(epoch), state, int(marked[1]) if len(marked) > 1 else 0)
