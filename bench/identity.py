@@ -34,6 +34,7 @@ ANEW = {UNIQUE: unique_only, SQL: labels_in_sql}
 COLUMNS: Mapping[str, tuple[str, str]] = {
     "wrong": ("wrong events %", "100"), "unattributed": ("events of nobody %", "100"),
     "avoidable": ("of it avoidable %", "100"),
+    "given_away": ("of that given away by a conflict %", "100"),
     "wrong_known": ("of it in known profiles %", "100"),
     "canonicals": ("canonicals a person", "1"), "precision": ("pair precision", "1"), "recall": ("pair recall", "1"),
     "merged_people": ("canonicals of several persons", "n"), "merged_accounts": ("of several accounts", "n"),

@@ -3,9 +3,8 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-from bench.identity_metrics import Canonicals, contents, evidence, owned, pairs, same_nodes
+from bench.identity_metrics import Canonicals, conflicting, contents, evidence, owned, pairs, same_nodes
 from bench.identity_world import KIOSK, OWN, Event, World
-from streams.identity.rules import USER
 
 WORST_FIRST = (
     "junk user id", "junk e-mail", "junk device id", "kiosk", "forwarded newsletter", "household e-mail", "shared device",
@@ -23,7 +22,7 @@ def wrong_by_cause(world: World, events: Sequence[Event], canonicals: Canonicals
     likeliest = owned(contents(events, same_nodes(events)))
     owners = owned(contents(events, canonicals))
     reasons = _reasons(world, events, canonicals)
-    suspicious = _suspicious(events)
+    suspicious = conflicting(events)
     open_to_see = {one for event, one in zip(events, canonicals, strict=True) if not suspicious.isdisjoint(event.nodes)}
     causes: Counter[str] = Counter()
     for event, canonical, alike in zip(events, canonicals, same_nodes(events), strict=True):
@@ -66,16 +65,6 @@ def _lost(counts: Counter[tuple[str | int, str]], places: Iterable[str]) -> int:
         if place in places:
             found[canonical] += n
     return pairs(sum(found.values())) - sum(pairs(n) for n in found.values())
-
-
-def _suspicious(events: Sequence[Event]) -> set[str]:
-    """Nodes that were seen with several users."""
-    users: defaultdict[str, set[str]] = defaultdict(set)
-    for event in events:
-        if event.nodes[0][0] == USER:
-            for node in event.nodes[1:]:
-                users[node].add(event.nodes[0])
-    return {node for node, found in users.items() if len(found) > 1}
 
 
 def _reasons(world: World, events: Sequence[Event], groups: Canonicals) -> defaultdict[str | int, set[str]]:

@@ -25,6 +25,8 @@ class Score:
     """Of events: in a canonical that is said to be nobody's, so attributed to nobody; never counted as wrong."""
     avoidable: float
     """Of events: wrong, though most events with the very same nodes are of the person whose event it is."""
+    given_away: float
+    """Of events: avoidable, and in a canonical with an id that was seen with several users: what a conflict could have told."""
     wrong_known: float
     """Of events: wrong, and in a canonical that has somebody's user id: what is wrong in a known customer's history."""
     canonicals: float
@@ -63,16 +65,20 @@ def score(
     }
     users = carried_users(events, canonicals)
     owners, likeliest = owned(people), owned(contents(events, same_nodes(events)))
-    avoidable = sum(
-        canonical not in nobodys and owners[canonical] != event.person == likeliest[alike]
+    suspects = conflicting(events)
+    suspected = {one for event, one in zip(events, canonicals, strict=True) if not suspects.isdisjoint(event.nodes)}
+    avoidable = [
+        canonical
         for event, canonical, alike in zip(events, canonicals, same_nodes(events), strict=True)
-    )
+        if canonical not in nobodys and owners[canonical] != event.person == likeliest[alike]
+    ]
     whole = Counter(event.person for event in events)
     together = sum(pairs(n) for counts in people.values() for n in counts.values())
     return Score(
         wrong=sum(wrong.values()) / len(events),
         unattributed=sum(canonical in nobodys for canonical in canonicals) / len(events),
-        avoidable=avoidable / len(events),
+        avoidable=len(avoidable) / len(events),
+        given_away=sum(canonical in suspected for canonical in avoidable) / len(events),
         wrong_known=sum(n for canonical, n in wrong.items() if canonical in users) / len(events),
         canonicals=sum(len(counts) for counts in people.values()) / len(whole),
         precision=_share(together, sum(pairs(sum(counts.values())) for counts in people.values())),
@@ -94,7 +100,8 @@ def bound(world: World, events: Sequence[Event]) -> Score:
     same = score(world, events, same_nodes(events), None)
     connected = score(world, events, evidence(events), None)
     return Score(
-        wrong=same.wrong, unattributed=0.0, avoidable=0.0, wrong_known=same.wrong_known,
+        wrong=same.wrong, unattributed=0.0, avoidable=0.0, given_away=0.0,
+        wrong_known=same.wrong_known,
         canonicals=connected.canonicals, precision=1.0, recall=connected.recall,
         merged_people=0, merged_accounts=0, merged_households=0, two_users=0, stale=0.0, overrides=0.0,
     )  # fmt: skip
@@ -130,6 +137,16 @@ def carried_users(events: Sequence[Event], canonicals: Canonicals) -> Mapping[st
         if event.nodes[0][0] == USER:
             users[canonical].update(node for node in event.nodes if node[0] == USER)
     return users
+
+
+def conflicting(events: Iterable[Event]) -> set[str]:
+    """Nodes that were seen in events of several users."""
+    users: defaultdict[str, set[str]] = defaultdict(set)
+    for event in events:
+        if event.nodes[0][0] == USER:
+            for node in event.nodes[1:]:
+                users[node].add(event.nodes[0])
+    return {node for node, found in users.items() if len(found) > 1}
 
 
 def pairs(n: int) -> int:

@@ -38,6 +38,8 @@ ANALYTICS = 1
 MINUTE_MS = 60_000
 AT_ONCE = 1_000
 """Records whose heads are read together: about as many as a processor keeps at hand until they are looked at one by one."""
+FEW = 100
+"""Fewer records are read one by one: reading them together takes as long as a hundred alone, however few they are."""
 KEPT_TEXTS = 10_000
 KEPT_COMBINATIONS = 50_000
 """Of one of two generations; about 1 KB each."""
@@ -112,7 +114,7 @@ class Reader:
             values = batch.values[start : start + AT_ONCE]
             heads = self._heads.get((values[0] or b"")[:HEADER_BYTES])
             odd: Iterable[int] = range(len(values))
-            if heads is not None:
+            if heads is not None and len(values) >= FEW:
                 found, odd = heads.together(start, values, failed)
                 events += found
             for at in odd:

@@ -31,7 +31,7 @@ def test_figures_are_those_counted_by_hand() -> None:
     found = score(WORLD, EVENTS, ["x", "x", "x", "y", "x", "y"], ["x", "z", "x", "y", "z", "w"])
     assert found.wrong == 2 / 6
     # Event 4 has the nodes of event 5 too and came first, so by its nodes it is person 1's: it could have been right.
-    assert found.avoidable == 1 / 6
+    assert (found.avoidable, found.given_away) == (1 / 6, 0.0)
     assert found.wrong_known == 2 / 6
     assert found.canonicals == (1 + 2 + 1) / 3
     assert found.precision == 3 / (6 + 1)
@@ -69,14 +69,17 @@ def test_the_bound_is_reached_by_who_knows_the_truth() -> None:
 
 
 def test_wrong_events_have_causes() -> None:
-    """By place, or by what merged one's own device with another's; and whether anything gave it away."""
+    """By place, or by what merged one's own device with another's; and whether a conflict gave it away."""
     assert wrong_by_cause(WORLD, EVENTS, ["x", "x", "x", "y", "x", "y"]) == {
         f"hidden, at: {KIOSK}": 1 / 6,
         f"unavoidable, at: {KIOSK}": 1 / 6,
     }
     merged = [event(0, 0, U0, C2), event(1, 0, U0, C2), event(2, 1, U1)]
     assert wrong_by_cause(WORLD, merged, ["x"] * 3) == {"hidden, own, merged by: junk e-mail": 1 / 3}
+    assert score(WORLD, merged, ["x"] * 3, None).given_away == 0
     seen = [*merged, event(3, 1, U1, C2)]
+    assert score(WORLD, seen, ["x", "x", "x", "y"], None).given_away == 1 / 4
+    assert score(WORLD, seen, ["x", "x", "x", "y"], None, nobodys={"x"}).given_away == 0
     assert wrong_by_cause(WORLD, seen, ["x", "x", "x", "y"]) == {"own, merged by: junk e-mail": 1 / 4}
 
 

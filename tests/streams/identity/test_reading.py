@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.codec import decode
-from streams.identity.reading import Reader
+from streams.identity.reading import FEW, Reader
 from streams.identity.rules import Slot
 from streams.identity.slots import SlotLog, slot_of, slot_record
 from streams.identity.store import LONGEST_CLAIM
@@ -27,10 +27,13 @@ READER, SLOTS = Reader(REGISTRY), SlotLog(REGISTRY)
 
 @given(HEADS, st.lists(st.one_of(NODE, st.just("1" + "a" * 32)), max_size=70))
 def test_events_are_what_decoding_says(head: dict[str, Any], nodes: list[str]) -> None:
-    """Whatever its texts and however many nodes; twice the same is the same combination."""
+    """Whatever its texts and however many nodes, alone and among many; the same again is the same combination."""
     value = event(0, nodes, **head)
     first, second = READER.read(Outcome(), batch([value, value]), 0)
     assert first.combination is second.combination
+    many = READER.read(Outcome(), batch([value] * FEW), 0)
+    assert [one.at for one in many] == list(range(FEW))
+    assert {one._replace(at=0) for one in many} == {first}
     linkable = head["consent_purposes"] & 1 and not head["heartbeat"]
     assert first.combination.nodes == (tuple(sorted(nodes)) if linkable else ())
     assert (first.event_id.decode(), first.collector_ts) == (head["event_id"], head["collector_ts"])
@@ -50,6 +53,20 @@ def test_what_is_no_node_is_dead(identifiers: list[str]) -> None:
     events = READER.read(outcome, batch([event(0, identifiers)]), 0)
     wrong = any(len(text) != 33 or text[0] not in "0123" or set(text[1:]) - set("0123456789abcdef") for text in identifiers)
     assert (len(events), len(outcome.dead)) == ((0, 1) if wrong else (1, 0))
+
+
+@given(st.lists(st.sampled_from(["fine", "long", "rubbish", "nothing", "no node"]), min_size=FEW, max_size=FEW))
+def test_odd_records_keep_their_place_among_many(kinds: list[str]) -> None:
+    """What is read alone stands where it came; what is no event is dead, each with its place."""
+    values = {
+        "fine": event(1, ["2" + "a" * 32]), "long": event(2, ["2" + "b" * 32], event_id="x" * 9_000),
+        "rubbish": event(3, [])[:9], "nothing": None, "no node": event(4, ["a text"]),
+    }  # fmt: skip
+    outcome = Outcome()
+    events = READER.read(outcome, batch([values[kind] for kind in kinds]), 0)
+    alive = ("fine", "long")
+    assert [(one.at, one.value) for one in events] == [(at, values[kind]) for at, kind in enumerate(kinds) if kind in alive]
+    assert sorted(dead.at for dead in outcome.dead) == [at for at, kind in enumerate(kinds) if kind not in alive]
 
 
 @given(NODE, NODE, st.integers(0, 300), st.sampled_from(["", "shared", "erased"]), TEXT)
