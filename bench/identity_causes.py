@@ -22,15 +22,14 @@ def wrong_by_cause(world: World, events: Sequence[Event], canonicals: Canonicals
     likeliest = owned(contents(events, same_nodes(events)))
     owners = owned(contents(events, canonicals))
     reasons = _reasons(world, events, canonicals)
-    suspicious = conflicting(events)
-    open_to_see = {one for event, one in zip(events, canonicals, strict=True) if not suspicious.isdisjoint(event.nodes)}
+    conflicts = conflicting(events, canonicals)
     causes: Counter[str] = Counter()
     for event, canonical, alike in zip(events, canonicals, same_nodes(events), strict=True):
         if event.person != owners[canonical]:
             cause = f"own, merged by: {_worst(reasons[canonical])}" if event.place == OWN else f"at: {event.place}"
             if event.person != likeliest[alike]:
                 cause = f"unavoidable, {cause}"
-            elif canonical not in open_to_see:
+            elif canonical not in conflicts:
                 cause = f"hidden, {cause}"
             causes[cause] += 1
     return {cause: n / len(events) for cause, n in causes.most_common()}

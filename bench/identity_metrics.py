@@ -65,8 +65,7 @@ def score(
     }
     users = carried_users(events, canonicals)
     owners, likeliest = owned(people), owned(contents(events, same_nodes(events)))
-    suspects = conflicting(events)
-    suspected = {one for event, one in zip(events, canonicals, strict=True) if not suspects.isdisjoint(event.nodes)}
+    conflicts = conflicting(events, canonicals)
     avoidable = [
         canonical
         for event, canonical, alike in zip(events, canonicals, same_nodes(events), strict=True)
@@ -78,7 +77,7 @@ def score(
         wrong=sum(wrong.values()) / len(events),
         unattributed=sum(canonical in nobodys for canonical in canonicals) / len(events),
         avoidable=len(avoidable) / len(events),
-        given_away=sum(canonical in suspected for canonical in avoidable) / len(events),
+        given_away=sum(canonical in conflicts for canonical in avoidable) / len(events),
         wrong_known=sum(n for canonical, n in wrong.items() if canonical in users) / len(events),
         canonicals=sum(len(counts) for counts in people.values()) / len(whole),
         precision=_share(together, sum(pairs(sum(counts.values())) for counts in people.values())),
@@ -139,14 +138,15 @@ def carried_users(events: Sequence[Event], canonicals: Canonicals) -> Mapping[st
     return users
 
 
-def conflicting(events: Iterable[Event]) -> set[str]:
-    """Nodes that were seen in events of several users."""
+def conflicting(events: Sequence[Event], canonicals: Canonicals) -> set[str | int]:
+    """Canonicals with a node that was seen in events of several users, there or elsewhere."""
     users: defaultdict[str, set[str]] = defaultdict(set)
     for event in events:
         if event.nodes[0][0] == USER:
             for node in event.nodes[1:]:
                 users[node].add(event.nodes[0])
-    return {node for node, found in users.items() if len(found) > 1}
+    shared = {node for node, found in users.items() if len(found) > 1}
+    return {canonical for event, canonical in zip(events, canonicals, strict=True) if not shared.isdisjoint(event.nodes)}
 
 
 def pairs(n: int) -> int:

@@ -1,7 +1,7 @@
 """Heads of many records at once, a field at a time: what takes a step for each record otherwise is a step for all of them.
 
 As with `HeadSlicer` only offsets are looked at. What is rare is not read here but named, for somebody to read it alone: another
-contract, texts of 8 KiB, arrays and maps of several blocks or of more than 63 items, and whatever is broken.
+contract, texts of 8 KiB, arrays and maps of several blocks or of more than 63 items, heads with unions, and whatever is broken.
 """
 
 from collections.abc import Sequence
@@ -33,16 +33,12 @@ class Columns(NamedTuple):
 
 
 class HeadColumns:
-    """Reads the fields of one contract up to `last_field`. ValueError where one is neither text, number, boolean, map nor array
-    of texts."""
+    """Reads the fields of one contract up to `last_field`."""
 
     def __init__(self, contract: Contract, last_field: str) -> None:
         end = contract.names.index(last_field) + 1
         self._header = contract.header
         self._kinds = [kind_of(field["type"]) for field in contract.parsed["fields"][:end]]
-        for kind in self._kinds:
-            if not isinstance(kind, str):
-                raise ValueError(f"{contract.topic}: heads with {kind} are not read by columns")
 
     def read(self, values: Sequence[bytes]) -> Columns:
         """The heads of framed records."""
@@ -56,8 +52,10 @@ class HeadColumns:
                 numbers[place] = walk.number()
             elif kind in ("map", "array"):
                 walk.texts(2 if kind == "map" else 1)
-            else:
+            elif kind in ("boolean", "double"):
                 walk.at = walk.at + (1 if kind == "boolean" else 8)
+            else:
+                walk.sound[:] = False
             begins.append(begin - walk.start)
             ends.append(walk.at - walk.start)
         return Columns(walk.sound & (walk.at <= walk.end), ends, begins, numbers)
@@ -81,17 +79,20 @@ class _Walk:
 
     def text(self) -> Offsets:
         """Step over a text; where its characters begin."""
+        begin, self.at, sound = self._text()
+        self.sound &= sound
+        return begin
+
+    def _text(self) -> tuple[Offsets, Offsets, NDArray[np.bool_] | bool]:
+        """Where the characters of a text begin and end, and whether they do."""
         first = self._byte(self.at)
         begin = self.at + 1
         if not (first & 0x81).any():  # all of up to 63 bytes
-            self.at = begin + (first >> 1)
-            return begin
+            return begin, begin + (first >> 1), True
         second, long = self._byte(begin), first > 127
         size = np.where(long, first & 127 | second.astype(np.int64) << 7, first)
-        self.sound &= ~(long & (second > 127)) & (size & 1 == 0)
         begin = begin + long
-        self.at = begin + (size >> 1)
-        return begin
+        return begin, begin + (size >> 1), ~(long & (second > 127)) & (size & 1 == 0)
 
     def number(self) -> Offsets:
         """Step over an integer; what it is."""
@@ -114,11 +115,9 @@ class _Walk:
         self.at = self.at + 1
         left: Any = np.where(self.sound, (count >> 1).astype(np.int64) * each, 0)
         while (going := left > 0).any():
-            before, sound = self.at, self.sound
-            self.sound = sound.copy()
-            self.text()
-            self.at = np.where(going, self.at, before)
-            self.sound |= sound & ~going
+            _, end, sound = self._text()
+            self.at = np.where(going, end, self.at)
+            self.sound &= sound | ~going
             left -= 1
         some = count > 0
         self.sound &= ~some | (self._byte(self.at) == 0)

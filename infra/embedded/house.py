@@ -125,7 +125,10 @@ class House:
         for port in (USUAL_PORTS.get(name, 0), remembered):
             if port and port not in self._ports.values() and is_free(port):
                 return port
-        return free_port()
+        # One that was remembered, or is a usual one, is nobody's yet and may be found free.
+        while (port := free_port()) in self._ports.values():
+            pass
+        return port
 
     def _url(self, name: str) -> str:
         return f"http://{LOOPBACK}:{self._ports[name]}"

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from schemas.codec import HEADER_BYTES, encode
 from schemas.columns import Columns, HeadColumns
+from schemas.contract import Contract
 from tests.schemas.test_head_slicer import HEADS, LAST, RAW, REGISTRY, REST, SLICER
 
 COLUMNS = HeadColumns(RAW, LAST)
@@ -68,3 +69,12 @@ def test_another_contract_is_named() -> None:
                          "collector_ts": 1, "region": "", "signals": {}, "identifiers": ["x"], **REST})  # fmt: skip
     values = [b"", short, good[:3], OTHER.header + good[HEADER_BYTES:], good, short]
     assert COLUMNS.read(values).sound.tolist() == [False, True, False, False, False, True]
+
+
+def test_heads_with_unions_are_all_named() -> None:
+    """No field of another kind makes a contract unreadable: its records are read one by one."""
+    fields = [{"name": "a", "type": ["null", "string"]}, {"name": "b", "type": "long"}]
+    contract = Contract("t", 1, 1, {"type": "record", "name": "T", "fields": fields}, None)
+    read = HeadColumns(contract, "b").read([encode(contract, {"a": "x", "b": n}) for n in range(3)])
+    assert read.sound.tolist() == [False] * 3
+    assert len(read.ends) == len(read.begins) == 2
