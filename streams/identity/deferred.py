@@ -4,6 +4,7 @@ They are kept on a compacted topic, in the same transaction as the events themse
 """
 
 from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 from schemas.codec import encode
@@ -26,11 +27,18 @@ class Range(NamedTuple):
 
 
 class Deferred:
-    """The ranges of this worker's partitions; one a partition, which may cover some that were resolved."""
+    """The ranges of this worker's partitions; one a partition, which may cover some that were resolved.
 
-    def __init__(self, registry: Registry) -> None:
+    Ranges of `last` have their turn when nobody, in any worker, has a range of another topic.
+    """
+
+    def __init__(self, registry: Registry, last: str) -> None:
         self._registry = registry
+        self._last = last
+        self._held: set[int] = set()
         self._ranges: dict[tuple[str, int], Range] = {}
+        self._said: dict[tuple[str, int], Range] = {}
+        """What the log says of all workers' partitions; of those that are held here, `_ranges` is newer."""
 
     def add(self, batch: Batch) -> Output:
         """A batch passes unresolved; the record that says so."""
@@ -39,34 +47,55 @@ class Deferred:
         end = batch.offsets[-1] + 1 if known is None else max(known.end, batch.offsets[-1] + 1)
         return self._set(Range(batch.topic, batch.partition, first, end))
 
+    @property
+    def linking(self) -> bool:
+        """Whether links are due, here or in another worker."""
+        elsewhere = (due for due in self._said.values() if due.partition not in self._held)
+        return any(due.topic != self._last for due in chain(self._ranges.values(), elsewhere))
+
     def next(self) -> Range | None:
-        """One that is due."""
-        return next(iter(self._ranges.values()), None)
+        """One that is due and whose turn it is."""
+        due = sorted(self._ranges.values(), key=lambda due: due.topic == self._last)
+        return due[0] if due and (due[0].topic != self._last or not self.linking) else None
 
     def done(self, due: Range, until: int) -> Output:
         """Links of `due` are made up to this offset; the record that says so."""
         return self._set(due._replace(first=until))
 
     def _set(self, due: Range) -> Output:
-        self._take(due)
+        _take(self._ranges, due)
         # What is done is said as an empty range and not as a tombstone: a reader that looks on sees it too.
         value = encode(self._registry.latest(DEFERRED), due._asdict())
         return Output(f"{due.topic}:{due.partition}".encode(), value, due.partition)
 
-    def _take(self, due: Range) -> None:
-        if due.first < due.end:
-            self._ranges[due.topic, due.partition] = due
-        else:
-            self._ranges.pop((due.topic, due.partition), None)
+    def follow(self, record: Mapping[str, Any]) -> None:
+        """Take in a record of the topic that any worker has written."""
+        _take(self._said, _range(record))
+
+    def hold(self, partition: int) -> None:
+        """This worker's from now on; `restore` says what is due of it."""
+        self._held.add(partition)
 
     def restore(self, record: Mapping[str, Any]) -> None:
-        """Take in a record of the topic."""
-        self._take(Range(record["topic"], record["partition"], record["first"], record["end"]))
+        """Take in a record of a partition that is held."""
+        _take(self._ranges, _range(record))
 
     def revoke(self, partition: int) -> None:
         """Somebody else's from now on."""
+        self._held.discard(partition)
         for key in [key for key in self._ranges if key[1] == partition]:
             del self._ranges[key]
 
     def __len__(self) -> int:
         return sum(due.end - due.first for due in self._ranges.values())
+
+
+def _range(record: Mapping[str, Any]) -> Range:
+    return Range(record["topic"], record["partition"], record["first"], record["end"])
+
+
+def _take(ranges: dict[tuple[str, int], Range], due: Range) -> None:
+    if due.first < due.end:
+        ranges[due.topic, due.partition] = due
+    else:
+        ranges.pop((due.topic, due.partition), None)

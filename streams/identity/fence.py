@@ -54,9 +54,12 @@ class MendedStore(RedisStore):
 
     @contextmanager
     def mending(self, who: str) -> Iterator[Callable[[], None]]:
-        """Be the only one who mends; gives what says that one still does. Away while somebody else mends."""
-        (took,) = self._run([(0, ("SET", MENDING, who, "NX", "EX", LOCK_S))])
-        if not took:
+        """Be the only one who mends; gives what says that one still does. Away while somebody else mends.
+
+        Who was cut short by an end of Redis, or by its own, finds itself as the one who mends and begins again.
+        """
+        took, holder = self._run([(0, ("SET", MENDING, who, "NX", "EX", LOCK_S)), (0, ("GET", MENDING))])
+        if not took and holder != who.encode():
             raise Away("another worker reads the log back into it")
 
         def still() -> None:

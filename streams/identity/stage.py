@@ -13,7 +13,7 @@ from infra.logs import get_logger
 from infra.metrics import Metrics
 from schemas.codec import Record, Undecodable, UnknownContract, decode, encode
 from schemas.registry import Registry
-from streams.identity.deferred import DEFERRED, Deferred, ReadBack
+from streams.identity.deferred import DEFERRED, Deferred, Range, ReadBack
 from streams.identity.graph import Graph
 from streams.identity.guard import Guard, Trusting
 from streams.identity.nodes import Alias
@@ -28,6 +28,8 @@ REVOCATIONS, SIGNALS, REQUESTS = "consent.revocations", "consent.signals", "priv
 DAY_MS = 86_400_000
 REWRITES_S = 5.0
 """How often rewritten slots that are not in the log are looked for."""
+CATCH_UP = 5_000
+"""Deferred records after which a tick ends."""
 
 KeyValues = Iterable[tuple[bytes | None, bytes | None]]
 
@@ -52,7 +54,7 @@ class IdentityStage:
 
     name = "identity"
     inputs: tuple[str, ...] = (CONSENTED, REVOCATIONS)
-    broadcast: tuple[str, ...] = (MERGES,)
+    broadcast: tuple[str, ...] = (MERGES, DEFERRED)
     restore: tuple[str, ...] = (DEFERRED,)
 
     def __init__(self, registry: Registry, store: GraphStore, metrics: Metrics, kit: Kit) -> None:
@@ -62,22 +64,31 @@ class IdentityStage:
         self._graph = Graph(store)
         self._resolver = Resolver(registry, self._graph, metrics, kit.alias)
         self._slots = SlotLog(registry)
-        self._deferred = Deferred(registry)
+        self._deferred = Deferred(registry, REVOCATIONS)
         self._looked = 0.0
 
     # -- batches
 
     def handle(self, batch: Batch, now: float) -> Outcome:
         """One batch. Retryable while a contract is unknown."""
+        outcome = self._attempt(batch, now)
+        if outcome is None:
+            outcome = Outcome(passed=len(batch)) if batch.topic == REVOCATIONS else self._resolver.pass_on(batch, now)
+        elif batch.topic != REVOCATIONS or not self._deferred.linking:
+            return outcome
+        # A withdrawal that came while links are due reaches more ids once they are made: it is expanded at once and then again.
+        outcome.out.setdefault(DEFERRED, []).append(self._deferred.add(batch))
+        self._metrics.set("headwater_identity_deferred", len(self._deferred))
+        return outcome
+
+    def _attempt(self, batch: Batch, now: float) -> Outcome | None:
+        """What comes of a batch; None while the graph is away."""
         if self._kit.guard.usable():
             try:
                 return self._work(batch, now)
             except Away as error:
                 self._kit.guard.lost(error)
-        outcome = Outcome(passed=len(batch)) if batch.topic == REVOCATIONS else self._resolver.pass_on(batch, now)
-        outcome.out.setdefault(DEFERRED, []).append(self._deferred.add(batch))
-        self._metrics.set("headwater_identity_deferred", len(self._deferred))
-        return outcome
+        return None
 
     def _work(self, batch: Batch, now: float) -> Outcome:
         return self._expand(batch, now) if batch.topic == REVOCATIONS else self._resolver.resolve(batch, now)
@@ -107,10 +118,20 @@ class IdentityStage:
             outcome.after_commit.append(partial(self._graph.store.confirm, slots))
 
     def _catch_up(self, outcome: Outcome, now: float) -> None:
-        due = self._deferred.next()
-        if due is None:
-            return
-        batch = self._kit.read_back(*due)
+        read = 0
+        while read < CATCH_UP and (due := self._deferred.next()) is not None:
+            try:
+                batch = self._kit.read_back(*due)
+            except Retryable:
+                if read:
+                    break  # what was done until here is to leave
+                raise
+            read += len(batch)
+            self._link(batch, due, outcome, now)
+        self._metrics.set("headwater_identity_deferred", len(self._deferred))
+
+    def _link(self, batch: Batch, due: Range, outcome: Outcome, now: float) -> None:
+        """Records that passed unresolved: all that they ask for but the events themselves."""
         if len(batch):
             found = self._work(batch, now)
             # What left once does not leave again, nor is it counted again; dead letters of it were written then.
@@ -120,7 +141,6 @@ class IdentityStage:
             outcome.after_commit += found.after_commit
         until = batch.offsets[-1] + 1 if len(batch) else due.end
         outcome.out.setdefault(DEFERRED, []).append(self._deferred.done(due, until))
-        self._metrics.set("headwater_identity_deferred", len(self._deferred))
 
     # -- withdrawals
 
@@ -157,14 +177,19 @@ class IdentityStage:
 
     # -- memory
 
-    def on_broadcast(self, topic: str, records: KeyValues) -> None:  # noqa: ARG002 - it follows one topic
-        """What any worker has linked, committed: the newest slot of a node replaces the one that is kept."""
+    def on_broadcast(self, topic: str, records: KeyValues) -> None:
+        """What any worker has linked, committed: the newest slot of a node replaces the one that is kept. And what is due."""
         for _, value in records:
-            if value is not None:
+            if value is None:
+                continue
+            if topic == DEFERRED:
+                self._deferred.follow(decode(self._registry, value)[1])
+            else:
                 self._graph.keep_slot(*self._slots.read(value))
 
     def on_restore(self, topic: str, partition: int, records: KeyValues) -> None:  # noqa: ARG002 - it restores one topic
         """What passed unresolved and is due."""
+        self._deferred.hold(partition)
         for _, value in records:
             if value is not None:
                 self._deferred.restore(decode(self._registry, value)[1])

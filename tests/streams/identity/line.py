@@ -12,9 +12,9 @@ from infra.settings import Settings
 from schemas.codec import Record, decode, encode
 from schemas.registry import Registry
 from streams.identity.app import build
+from streams.identity.deferred import DEFERRED
 from streams.identity.reading import CONSENTED, RESOLVED
-from streams.identity.slots import MERGES
-from streams.identity.stage import IdentityStage
+from streams.identity.stage import REQUESTS, REVOCATIONS, IdentityStage
 from streams.runtime.follow import stable_end
 from streams.runtime.stage import Batch, Outcome
 
@@ -33,13 +33,13 @@ def event(n: int, nodes: Iterable[str], **said: object) -> bytes:
     return encode(REGISTRY.latest(CONSENTED), record)
 
 
-def end_of(settings: Settings, partition: int) -> int:
-    """The next offset of a partition of the input."""
+def end_of(settings: Settings, partition: int, topic: str = CONSENTED) -> int:
+    """The next offset of a partition of an input."""
     deadline = time.monotonic() + 30
     with closing(reader(settings, "headwater.line")) as consumer:
         while True:
             try:
-                return stable_end(consumer, CONSENTED, partition)[1]
+                return stable_end(consumer, topic, partition)[1]
             except Retryable:  # a topic that was just made has no leader yet
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
@@ -55,6 +55,8 @@ class Line:
         self.workers = [build(settings, metrics) for metrics in self.metrics]
         self.resolved: list[Record] = []
         self.ends = [end_of(settings, worker) for worker in range(workers)]
+        for worker, stage in enumerate(self.workers):
+            stage.on_restore(DEFERRED, worker, ())
         self.events = sum(self.ends)
 
     def fresh(self) -> IdentityStage:
@@ -79,10 +81,26 @@ class Line:
         self.resolved += left
         return left
 
-    def tick(self, *workers: int) -> None:
-        """What workers do between batches."""
+    def withdraw(self, subject: str, worker: int = 0) -> list[Record]:
+        """A withdrawal through a worker, committed; what the rooms are asked."""
+        value = encode(REGISTRY.latest(REVOCATIONS), {
+            "subject": subject, "site": "x", "regulation": "gdpr", "purposes": ["personalization"], "withdrawn_ts": T,
+            "received_ts": T, "evidence": "",
+        })  # fmt: skip
+        offset = end_of(self.settings, worker, REVOCATIONS)
+        self._producer.produce(REVOCATIONS, value, b"k", worker)
+        assert self._producer.flush(10) == 0
+        outcome = self.workers[worker].handle(Batch(REVOCATIONS, worker, [b"k"], [value], [offset]), 0)
+        self.commit(outcome)
+        return [decode(REGISTRY, output.value or b"")[1] for output in outcome.out.get(REQUESTS, ())]
+
+    def tick(self, *workers: int) -> list[Outcome]:
+        """What workers do between batches; committed."""
+        outcomes = []
         for worker in workers:
-            self.commit(self.workers[worker].on_tick(0))
+            outcomes.append(self.workers[worker].on_tick(0))
+            self.commit(outcomes[-1])
+        return outcomes
 
     def commit(self, outcome: Outcome) -> None:
         """Everything but the events onto Kafka, then the hooks, then the broadcast to everybody."""
@@ -93,4 +111,5 @@ class Line:
         for hook in outcome.after_commit:
             hook()
         for worker in self.workers:
-            worker.on_broadcast(MERGES, [(output.key, output.value) for output in outcome.out.get(MERGES, ())])
+            for topic in worker.broadcast:
+                worker.on_broadcast(topic, [(output.key, output.value) for output in outcome.out.get(topic, ())])

@@ -19,6 +19,8 @@ from streams.identity.fence import Lost
 from streams.identity.log import diff, mend, read_log
 from streams.identity.redis_store import RedisStore
 from streams.identity.rules import View
+from streams.identity.stage import REQUESTS
+from streams.identity.store import Away
 from streams.runtime.follow import read_partition
 from tests.house.standing import wait_until
 from tests.streams.identity.line import REGISTRY, Line
@@ -159,7 +161,7 @@ def test_a_redis_that_was_emptied_is_noticed(line: Line, server: EmbeddedRedis) 
 def test_what_is_due_survives_the_worker(line: Line, server: EmbeddedRedis) -> None:
     """A worker that takes the partition over makes the links that its predecessor could not make."""
     asked = combinations(9, 20, "e")
-    line.send(combinations(9, 1, "e"))
+    line.send(combinations(9, 1, "e"), 1)
     server.kill()
     line.send(asked, 1)
     server.start()
@@ -170,6 +172,43 @@ def test_what_is_due_survives_the_worker(line: Line, server: EmbeddedRedis) -> N
     wait_until(partial(caught_up, line, 1), 20, "the heir")
     found = canonicals(open_store(line.settings), {node for nodes in asked for node in nodes})
     assert groups_of(found) == straight(asked)
+
+
+def test_a_withdrawal_that_comes_before_the_links_are_made(line: Line, server: EmbeddedRedis) -> None:
+    """Of another worker's events at that: it is expanded to what is linked by then, and again once nobody's links are due."""
+    phone, laptop, account = (f"{tier}{of * 32}" for tier, of in (("2", "a"), ("2", "b"), ("0", "c")))
+    other = combinations(10, 1, "f")
+    for worker in (0, 1):
+        line.send(other, worker)
+    server.kill()
+    line.send([[account, phone], [account, laptop]], 1)
+    server.start()
+    wait_until(lambda: line.send(other)[0]["identity_state"] == "resolved", 20, "the graph to be mended")
+    line.tick(0)
+    assert due(line) == 2
+    assert [request["nodes"] for request in line.withdraw(phone)] == [[phone]]
+    line.tick(0)
+    assert due(line) == 3, "the withdrawal waits for the other worker's links"
+
+    def expanded() -> list[Record]:
+        line.tick(1)
+        (outcome,) = line.tick(0)
+        return [decode(REGISTRY, output.value or b"")[1] for output in outcome.out.get(REQUESTS, ())]
+
+    (request,) = wait_until(expanded, 20, "the links, and the withdrawal after them")
+    assert request["nodes"] == sorted([account, phone, laptop])
+    assert due(line) == 0
+
+
+def test_a_mender_that_is_cut_short_begins_again_at_once(line: Line, server: EmbeddedRedis) -> None:
+    """A Redis that ends while the log is read back into it still holds its lock; the same worker takes it up again."""
+    with pytest.raises(Away), open_mended(line.settings).mending("0"):
+        server.stop()
+    server.start()
+    with pytest.raises(Away, match="another worker"):
+        mend(line.settings, open_mended(line.settings), "1")
+    mend(line.settings, open_mended(line.settings), "0")
+    assert open_mended(line.settings).whole()
 
 
 def test_a_silent_reconnection_to_another_process_is_lost(line: Line, server: EmbeddedRedis) -> None:
