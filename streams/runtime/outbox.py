@@ -24,6 +24,8 @@ Trays = Mapping[str, Iterable[Output]]
 PRODUCE_WAIT_S = 0.1
 SEND_OFFSETS_S = 10
 COMMIT_S = 20
+GRACE_S = 5
+"""How much longer than that a call may take. One whose coordinator went away did not return at all."""
 
 
 def transactional_id(group: str, slot: str) -> str:
@@ -116,11 +118,15 @@ class Outbox:
         offsets = [ck.TopicPartition(topic, partition, offset) for (topic, partition), offset in self._next.items()]
         started = time.monotonic()
         self.committing = True
+        # Where one of these fails, the next start aborts the transaction and reads from the committed offset.
         try:
-            await asyncio.get_running_loop().run_in_executor(None, self._end_transaction, offsets)
+            await self._call(SEND_OFFSETS_S, self._producer.send_offsets_to_transaction, offsets, self.group_metadata)
+            await self._call(COMMIT_S, self._producer.commit_transaction)
         except ck.KafkaException as error:
-            # Fenced or aborted. The next start aborts the transaction and reads from the committed offset.
             get_logger().error("commit refused, worker ends", error=str(error.args[0].name()))
+            os._exit(EXIT_FENCED)
+        except TimeoutError:
+            get_logger().error("commit not answered, worker ends")
             os._exit(EXIT_FENCED)
         self.committing = False
         self._committed |= self._next
@@ -144,6 +150,6 @@ class Outbox:
                         self._producer.poll(PRODUCE_WAIT_S)
         self._producer.poll(0)
 
-    def _end_transaction(self, offsets: list[Any]) -> None:
-        self._producer.send_offsets_to_transaction(offsets, self.group_metadata, SEND_OFFSETS_S)
-        self._producer.commit_transaction(COMMIT_S)
+    async def _call(self, seconds: float, function: Callable[..., Any], *args: Any) -> None:
+        """A call that blocks, with its own time limit as its last argument, and ours in case that one does not hold."""
+        await asyncio.wait_for(asyncio.to_thread(function, *args, seconds), seconds + GRACE_S)
