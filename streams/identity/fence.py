@@ -27,9 +27,8 @@ class MendedStore(RedisStore):
 
     def marks(self) -> list[tuple[int, str, str]]:
         """(tag, key of the mark, run id) of each shard. Away."""
+        self._connected()
         try:
-            if not self._shards:
-                self._open()
             return self._marks()
         except AWAY as error:
             raise self._away(error) from error

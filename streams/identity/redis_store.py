@@ -11,7 +11,7 @@ from redis.exceptions import RedisClusterException
 from infra.errors import ConfigError
 from streams.identity import scripts
 from streams.identity.rules import LIMITS, Pair, Slot, Write
-from streams.identity.store import Away, points
+from streams.identity.store import Away, Held, points
 
 DAY_S = 86_400
 """How long a duplicate is recognised at least, seconds; twice as long at most."""
@@ -21,10 +21,16 @@ TAGS = 64
 """Redis Cluster hash tags: as many groups of keys that can be read by one MGET each."""
 _TAG = {f"{n:02x}": n % TAGS for n in range(256)}
 _BRACED = [f"{{{tag:02x}}}" for tag in range(TAGS)]
+_KEYS = {two: f"n:{_BRACED[tag]}:" for two, tag in _TAG.items()}
+"""What keys of slots begin with, by a node's first two letters behind its tier."""
 CHUNK = 5_000
 """Keys of one MGET: Redis answers nobody else meanwhile."""
+FIRST_SLOT = 37
+"""Bytes of a slot that was never rewritten: its letter, its parent's 33, its epoch of 0, and what divides them."""
 SCRIPT_CHUNK = 1_000
 """Keys, or claims, of one script; Lua bounds what it takes apart at once."""
+Command = tuple[int, tuple[Any, ...]]
+"""The hash tag whose shard it is for, and its words."""
 AWAY = (redis.RedisError, RedisClusterException)
 """What a Redis that is away, or a cluster that is not whole, raises; the second is no kind of the first."""
 
@@ -65,6 +71,14 @@ class RedisStore:
                 shard.script_load(text)
         self._shards = shards
 
+    def _connected(self) -> None:
+        """Find the shards unless they are known. Retryable; ConfigError."""
+        if not self._shards:
+            try:
+                self._open()
+            except AWAY as error:
+                raise self._away(error) from error
+
     def _away(self, error: Exception) -> Away:
         """What an error means. The next call opens anew: shards may have moved, and a new Redis has no scripts."""
         self.close()
@@ -76,64 +90,84 @@ class RedisStore:
             self._client.close()
         self._client, self._shards = None, []
 
-    def _run(self, commands: Sequence[tuple[int, tuple[Any, ...]]]) -> list[Any]:
-        """(tag, command) pairs, one round trip a shard; the answers in their order. Retryable."""
-        try:
-            if not self._shards:
-                self._open()
-            by_shard: dict[int, list[int]] = {}
-            for at, (tag, _) in enumerate(commands):
-                by_shard.setdefault(id(self._shards[tag]), []).append(at)
-            answers: list[Any] = [None] * len(commands)
-            for places in by_shard.values():
-                with self._shards[commands[places[0]][0]].pipeline(transaction=False) as pipeline:
+    def _send(self, commands: Sequence[Command]) -> Callable[[], list[Any]]:
+        """Send commands, all of them before any answer is read; what waits for the answers, in their order. Retryable, both."""
+        sent: list[tuple[Any, Any, list[int]]] = []
+
+        def away(error: Exception) -> Away:
+            for pool, connection, _ in sent:
+                connection.disconnect()  # or somebody would read answers that are not his
+                pool.release(connection)
+            return self._away(error)
+
+        def answers() -> list[Any]:
+            found: list[Any] = [None] * len(commands)
+            try:
+                for pool, connection, places in list(sent):
                     for at in places:
-                        pipeline.execute_command(*commands[at][1])
-                    for at, answer in zip(places, pipeline.execute(), strict=True):
-                        answers[at] = answer
+                        found[at] = connection.read_response()
+                    pool.release(connection)
+                    sent.pop(0)
+            except AWAY as error:
+                raise away(error) from error
+            return found
+
+        self._connected()
+        by_shard: dict[int, list[int]] = {}
+        for at, (tag, _) in enumerate(commands):
+            by_shard.setdefault(id(self._shards[tag]), []).append(at)
+        try:
+            for places in by_shard.values():
+                pool = self._shards[commands[places[0]][0]].connection_pool
+                connection = pool.get_connection()
+                sent.append((pool, connection, places))
+                connection.send_packed_command(connection.pack_commands([commands[at][1] for at in places]))
         except AWAY as error:
-            raise self._away(error) from error
+            raise away(error) from error
         return answers
 
-    def _each(self, script: str, asked: Sequence[tuple[int, str, tuple[Any, ...]]]) -> list[int]:
-        """Answers of a script for (tag, key, arguments), in their order, a call for each tag. Retryable."""
-        by_tag: dict[int, list[int]] = {}
-        for at, (tag, _, _) in enumerate(asked):
-            by_tag.setdefault(tag, []).append(at)
-        parts = [
-            (tag, places[start : start + SCRIPT_CHUNK])
-            for tag, places in by_tag.items()
-            for start in range(0, len(places), SCRIPT_CHUNK)
-        ]
-        commands: list[tuple[int, tuple[Any, ...]]] = []
-        for tag, places in parts:
-            keys = [asked[at][1] for at in places]
-            arguments = [argument for at in places for argument in asked[at][2]]
-            commands.append((tag, ("EVALSHA", scripts.DIGESTS[script], len(keys), *keys, *arguments)))
-        answers = [0] * len(asked)
-        for (_, places), said in zip(parts, self._run(commands), strict=True):
+    def _run(self, commands: Sequence[Command]) -> list[Any]:
+        """The answers to commands, one round trip a shard. Retryable."""
+        return self._send(commands)()
+
+    def _each(self, script: str, kind: str, names: Sequence[str], *columns: Sequence[Any]) -> list[int]:
+        """A script's answers for each name's key of a kind, with its arguments (one of each column), in their order; a call
+        for each tag. Retryable."""
+        by_tag: list[list[int]] = [[] for _ in range(TAGS)]
+        for at, name in enumerate(names):
+            by_tag[_TAG[name[1:3]]].append(at)
+        parts: list[list[int]] = []
+        commands: list[Command] = []
+        for tag, all_places in enumerate(by_tag):
+            prefix = f"{kind}:{_BRACED[tag]}:"
+            for start in range(0, len(all_places), SCRIPT_CHUNK):
+                places = all_places[start : start + SCRIPT_CHUNK]
+                keys = [prefix + names[at] for at in places]
+                arguments = [column[at] for at in places for column in columns]
+                parts.append(places)
+                commands.append((tag, ("EVALSHA", scripts.DIGESTS[script], len(keys), *keys, *arguments)))
+        answers = [0] * len(names)
+        for places, said in zip(parts, self._run(commands), strict=True):
             for at, answer in zip(places, said, strict=True):
                 answers[at] = answer
         return answers
 
     def _mget(self, keys: Sequence[tuple[int, str]]) -> list[bytes | None]:
         """Values of (tag, key) pairs, in few round trips. Retryable."""
-        try:
-            if not self._shards:
-                self._open()
-            if isinstance(self._client, redis.Redis):
-                found: list[bytes | None] = []
-                for start in range(0, len(keys), CHUNK):
-                    found += self._shards[0].mget([key for _, key in keys[start : start + CHUNK]])
-                return found
-        except AWAY as error:
-            raise self._away(error) from error
-        by_tag: dict[int, list[int]] = {}
-        for at, (tag, _) in enumerate(keys):
-            by_tag.setdefault(tag, []).append(at)
-        told = self._run([(tag, ("MGET", *(keys[at][1] for at in places))) for tag, places in by_tag.items()])
+        self._connected()
+        # Where all tags are on one shard they need not be told apart.
+        groups: dict[int, list[int]] = {}
+        if isinstance(self._client, redis.RedisCluster):
+            for at, (tag, _) in enumerate(keys):
+                groups.setdefault(tag, []).append(at)
+        elif keys:
+            groups[0] = list(range(len(keys)))
+        parts = [
+            (tag, places[start : start + CHUNK]) for tag, places in groups.items() for start in range(0, len(places), CHUNK)
+        ]
+        told = self._run([(tag, ("MGET", *(keys[at][1] for at in places))) for tag, places in parts])
         values: list[bytes | None] = [None] * len(keys)
-        for places, some in zip(by_tag.values(), told, strict=True):
+        for (_, places), some in zip(parts, told, strict=True):
             for at, value in zip(places, some, strict=True):
                 values[at] = value
         return values
@@ -142,53 +176,58 @@ class RedisStore:
 
     def read(self, nodes: Sequence[str]) -> list[Slot | None]:
         """See `GraphStore`. ConfigError where this Redis may forget slots on its own."""
-        return [_slot(text) for text in self._mget([(tag_of(node), _key("n", node)) for node in nodes])]
+        return list(map(_slot, self._mget([(_TAG[node[1:3]], _KEYS[node[1:3]] + node) for node in nodes])))
 
-    def claim(self, claims: Mapping[bytes, bytes], now: float) -> dict[bytes, bytes]:
+    def claim(self, claims: Mapping[bytes, bytes], now: float) -> Held:
         """See `GraphStore`."""
         by_tag: list[list[bytes]] = [[] for _ in range(TAGS)]
-        for event in claims:
-            by_tag[crc32(event) % TAGS].append(event)
+        for event, place in claims.items():
+            of_tag = by_tag[crc32(event) % TAGS]
+            of_tag.append(event)
+            of_tag.append(place)
         day = int(now // DAY_S)
-        asked, commands = list[list[bytes]](), list[tuple[int, tuple[Any, ...]]]()
-        for tag, events in enumerate(by_tag):
-            if not events:
-                continue
+        asked, commands = list[list[bytes]](), list[Command]()
+        for tag, of_tag in enumerate(by_tag):
             keys = [f"e:{_BRACED[tag]}:{n}" for n in (day, day - 1, day + 1, day - 2)]
-            for start in range(0, len(events), SCRIPT_CHUNK):
-                some = events[start : start + SCRIPT_CHUNK]
-                pairs = [part for event in some for part in (event, claims[event])]
-                asked.append(some)
+            for start in range(0, len(of_tag), 2 * SCRIPT_CHUNK):
+                pairs = of_tag[start : start + 2 * SCRIPT_CHUNK]
+                asked.append(pairs)
                 commands.append((tag, ("EVALSHA", scripts.DIGESTS[scripts.CLAIM], len(keys), *keys, *pairs)))
-        held: dict[bytes, bytes] = {}
-        for some, lost in zip(asked, self._run(commands), strict=True):
-            held.update((some[number - 1], place) for number, place in zip(lost[::2], lost[1::2], strict=True))
+        answers = self._send(commands)
+
+        def held() -> dict[bytes, bytes]:
+            found: dict[bytes, bytes] = {}
+            for pairs, lost in zip(asked, answers(), strict=True):
+                found.update((pairs[2 * number - 2], place) for number, place in zip(lost[::2], lost[1::2], strict=True))
+            return found
+
         return held
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
         """See `GraphStore`."""
         # Children first: what ends in between leaves one too many there, and never one too few.
-        self._each(scripts.ADOPT, [
-            (tag_of(slot.parent), _key("c", slot.parent), (node,))
+        new = [
+            (slot.parent, node)
             for node, held, slot, *_ in writes
             if points(node, slot) and (held is None or held.parent != slot.parent)
-        ])  # fmt: skip
-        written = self._each(scripts.WRITE, [
-            (tag_of(node), _key("n", node), ("" if held is None else _text(held)[1:], _text(slot)))
-            for node, held, slot, *_ in writes
-        ])  # fmt: skip
+        ]
+        self._each(scripts.ADOPT, "c", [parent for parent, _ in new], [node for _, node in new])
+        held = ["" if write.held is None else _text(write.held)[1:] for write in writes]
+        texts = [_text(write.slot) for write in writes]
+        written = self._each(scripts.WRITE, "n", [write.node for write in writes], held, texts)
         return [won == 1 for won in written]
 
     def admit(self, pairs: Sequence[Pair]) -> list[bool]:
         """See `GraphStore`. A member is remembered by a part of its name."""
-        asked = [
-            (tag_of(holder), f"{_key('k', holder)}:{rule}", (member[1:13], most)) for holder, member, (rule, most) in pairs
-        ]
-        return [answer == 1 for answer in self._each(scripts.ADMIT, asked)]
+        names = [f"{holder}:{rule}" for holder, _, (rule, _) in pairs]
+        members = [member[1:13] for _, member, _ in pairs]
+        answers = self._each(scripts.ADMIT, "k", names, members, [most for *_, (_, most) in pairs])
+        return [answer == 1 for answer in answers]
 
     def confirm(self, slots: Iterable[tuple[str, Slot]]) -> None:
         """See `GraphStore`."""
-        self._each(scripts.CONFIRM, [(tag_of(node), _key("n", node), (_text(slot)[1:],)) for node, slot in slots])
+        pairs = list(slots)
+        self._each(scripts.CONFIRM, "n", [node for node, _ in pairs], [_text(slot)[1:] for _, slot in pairs])
 
     def rewritten(self) -> list[str]:
         """See `GraphStore`."""
@@ -239,16 +278,16 @@ class RedisStore:
 
     def restore(self, slots: Sequence[tuple[str, Slot]]) -> int:
         """Write slots as the log has them where they are missing or older; how many were. Retryable."""
-        self._each(scripts.ADOPT, [(tag_of(s.parent), _key("c", s.parent), (node,)) for node, s in slots if points(node, s)])
-        texts = [(node, _text(slot._replace(logged=True)), slot.epoch) for node, slot in slots]
-        return sum(self._each(scripts.RESTORE, [(tag_of(node), _key("n", node), (text, n)) for node, text, n in texts]))
+        new = [(slot.parent, node) for node, slot in slots if points(node, slot)]
+        self._each(scripts.ADOPT, "c", [parent for parent, _ in new], [node for _, node in new])
+        texts = [_text(slot._replace(logged=True)) for _, slot in slots]
+        return sum(self._each(scripts.RESTORE, "n", [node for node, _ in slots], texts, [slot.epoch for _, slot in slots]))
 
     def scan(self) -> Iterator[list[str]]:
         """The nodes of all slots, some at a time; one that is written meanwhile may be missing or there twice. Retryable."""
         nodes: list[str] = []
+        self._connected()
         try:
-            if not self._shards:
-                self._open()
             for shard in {id(shard): shard for shard in self._shards}.values():
                 for key in shard.scan_iter(match="n:*", count=1_000):
                     nodes.append(key.decode().rpartition(":")[2])
@@ -292,6 +331,8 @@ def _text(slot: Slot) -> str:
 def _slot(text: bytes | None) -> Slot | None:
     if text is None:
         return None
+    if len(text) == FIRST_SLOT and text.endswith(b"|0"):
+        return Slot(text[2:-2].decode("ascii"), text.startswith(b"D"))
     letter, parent, epoch, *marked = text.decode("ascii").split("|")
     state = marked[0] if marked else ""
     return Slot(parent, letter == "D", int(epoch), state, int(marked[1]) if len(marked) > 1 else 0)

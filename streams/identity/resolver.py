@@ -38,12 +38,13 @@ class Resolver:
         """Everything. Away while the graph is; Retryable while a contract is unknown."""
         outcome = Outcome()
         events = self._reader.read(outcome, batch, now)
+        claims, held = _claims(batch, events)
+        claimed = self._graph.store.claim(claims, now)  # it is answered while the graph is looked up
         view, met = View(), Met()
         firsts = _firsts(events)
         closer = self._graph.look_up(view, met, firsts)
-        claims, held = _claims(batch, events)
         held |= self._recent.held(claims)
-        held |= self._graph.store.claim(claims, now)
+        held |= claimed()
         self._recent.remember(claims, held)
         alive = self._without_erased(outcome, view.slots, closer, _without_duplicates(outcome, batch, events, held))
         firsts = firsts if len(alive) == len(events) else _firsts(alive)

@@ -4,7 +4,7 @@ Each slot and each claim is written in one step that is safe to do again: a slot
 replaces, a claim never, and being logged is never taken back. A replayed batch changes nothing.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Protocol
 
@@ -12,6 +12,9 @@ from infra.errors import Retryable
 from streams.identity.rules import LIMITS, USER, Pair, Slot, Write
 
 LONGEST_CLAIM = 80
+
+Held = Callable[[], dict[bytes, bytes]]
+"""Waits; events -> the places that hold them. Away."""
 
 
 class Away(Retryable):
@@ -25,8 +28,8 @@ class GraphStore(Protocol):
         """Slots of nodes, None where there is none."""
         ...
 
-    def claim(self, claims: Mapping[bytes, bytes], now: float) -> dict[bytes, bytes]:
-        """Claim events (by source and id), each for its place; those that another place holds, and that place."""
+    def claim(self, claims: Mapping[bytes, bytes], now: float) -> Held:
+        """Claim events (by source and id), each for its place; what waits for those that another place holds."""
         ...
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
@@ -89,9 +92,10 @@ class MemoryStore:
         """See `GraphStore`."""
         return [self.slots.get(node) for node in nodes]
 
-    def claim(self, claims: Mapping[bytes, bytes], now: float) -> dict[bytes, bytes]:  # noqa: ARG002 - they stay
+    def claim(self, claims: Mapping[bytes, bytes], now: float) -> Held:  # noqa: ARG002 - they stay
         """See `GraphStore`."""
-        return {event: held for event, place in claims.items() if (held := self.claims.setdefault(event, place)) != place}
+        held = {event: held for event, place in claims.items() if (held := self.claims.setdefault(event, place)) != place}
+        return lambda: held
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
         """See `GraphStore`."""

@@ -133,10 +133,10 @@ def test_notes_that_name_a_node_are_forgotten(redis_url: str) -> None:
 
 def test_a_claim_belongs_to_the_first(store: GraphStore) -> None:
     """The first record that claims an event keeps it; asking again with the same place is no conflict."""
-    assert store.claim({b"s:e1": b"0:5", b"s:e2": b"0:6"}, NOW) == {}
-    assert store.claim({b"s:e1": b"0:5", b"s:e2": b"1:6", b"s:e3": b"1:7"}, NOW) == {b"s:e2": b"0:6"}
-    assert store.claim({b"s:e1": b"0:9", b"s:e3": b"1:7"}, NOW) == {b"s:e1": b"0:5"}
-    assert store.claim({b"s:e2": b"0:6", b"s:e3": b"1:7"}, NOW) == {}
+    assert store.claim({b"s:e1": b"0:5", b"s:e2": b"0:6"}, NOW)() == {}
+    assert store.claim({b"s:e1": b"0:5", b"s:e2": b"1:6", b"s:e3": b"1:7"}, NOW)() == {b"s:e2": b"0:6"}
+    assert store.claim({b"s:e1": b"0:9", b"s:e3": b"1:7"}, NOW)() == {b"s:e1": b"0:5"}
+    assert store.claim({b"s:e2": b"0:6", b"s:e3": b"1:7"}, NOW)() == {}
 
 
 def test_of_claims_that_come_together_the_first_counts() -> None:
@@ -149,19 +149,19 @@ def test_of_claims_that_come_together_the_first_counts() -> None:
 def test_many_claims_at_once(store: GraphStore) -> None:
     """As many as come in one batch, also of one hash tag, each to its own place; long and odd names too."""
     claims = {b"s:\xc3\xa9 %d" % n: b"0:%d" % n for n in range(90_000)}
-    assert store.claim(claims, NOW) == {}
-    assert store.claim(claims, NOW) == {}
+    assert store.claim(claims, NOW)() == {}
+    assert store.claim(claims, NOW)() == {}
     some = dict(list(claims.items())[::1_000])
-    assert store.claim(dict.fromkeys(some, b"1:1"), NOW) == some
+    assert store.claim(dict.fromkeys(some, b"1:1"), NOW)() == some
 
 
 def test_a_claim_is_recognised_for_a_day(store: GraphStore) -> None:
     """On whatever side of midnight, and by a worker whose clock is behind."""
     before, midnight = b"s:before", 20_000 * 86_400
-    assert store.claim({before: b"0:1"}, midnight - 1) == {}
-    assert store.claim({before: b"0:2"}, midnight + 86_399) == {before: b"0:1"}
-    assert store.claim({b"s:after": b"0:3"}, midnight) == {}
-    assert store.claim({b"s:after": b"0:4"}, midnight - 1) == {b"s:after": b"0:3"}
+    assert store.claim({before: b"0:1"}, midnight - 1)() == {}
+    assert store.claim({before: b"0:2"}, midnight + 86_399)() == {before: b"0:1"}
+    assert store.claim({b"s:after": b"0:3"}, midnight)() == {}
+    assert store.claim({b"s:after": b"0:4"}, midnight - 1)() == {b"s:after": b"0:3"}
 
 
 def test_a_note_is_kept_for_its_node(store: SplitStore) -> None:
@@ -176,7 +176,7 @@ def test_a_note_is_kept_for_its_node(store: SplitStore) -> None:
 def test_nothing_is_little_work(store: GraphStore) -> None:
     """Empty calls are answered with nothing."""
     assert store.read([]) == []
-    assert store.claim({}, NOW) == {}
+    assert store.claim({}, NOW)() == {}
     assert store.write([]) == []
     store.confirm([])
 
@@ -200,14 +200,14 @@ def test_claims_are_forgotten_in_redis(redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         client.flushdb()
         store = RedisStore(lambda: client)
-        store.claim({b"s:e": b"0:1"}, NOW)
+        store.claim({b"s:e": b"0:1"}, NOW)()
         store.write([link(C, A)])
         lives = {bytes(key)[:1]: client.ttl(key) for key in client.keys("*")}
         assert 2 * 86_400 < lives[b"e"] <= 3 * 86_400
         assert lives[b"n"] == -1
         kept = []
         for day in (1, 2, 3):
-            store.claim({b"s:e": b"0:1"}, NOW + day * 86_400)
+            store.claim({b"s:e": b"0:1"}, NOW + day * 86_400)()
             kept.append(len(list(client.scan_iter("e:*"))))
     assert kept == [2, 2, 2]
 

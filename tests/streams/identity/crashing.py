@@ -12,7 +12,7 @@ from streams.identity.reading import CONSENTED, RESOLVED
 from streams.identity.rules import Pair, Slot, View, Write
 from streams.identity.slots import MERGES, slot_of
 from streams.identity.stage import IdentityStage, Kit
-from streams.identity.store import MemoryStore
+from streams.identity.store import Held, MemoryStore
 from streams.runtime.stage import Batch, Outcome
 from tests.streams.identity.line import REGISTRY, event
 
@@ -34,12 +34,12 @@ class InterruptedStore(MemoryStore):
         super().__init__()
         self.before_write: Callable[[], None] = lambda: None
 
-    def claim(self, claims: Mapping[bytes, bytes], now: float) -> dict[bytes, bytes]:
+    def claim(self, claims: Mapping[bytes, bytes], now: float) -> Held:
         """See `GraphStore`."""
         call, held = super().claim, dict[bytes, bytes]()
         for claim in claims.items():
-            held |= self._one(lambda one: call(dict(one), now), claim)
-        return held
+            held |= self._one(lambda one: call(dict(one), now)(), claim)
+        return lambda: held
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
         """See `GraphStore`."""
