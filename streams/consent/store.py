@@ -25,7 +25,7 @@ MARKED_S = 8 * 86_400
 MARGIN_MS = 300_000
 """Longer than a transaction may last: what was committed and not written to the view is at most that much older."""
 
-# Keys of one partition share a hash tag, and so a node. Every entry becomes the larger of what is there and what is given.
+# Keys of one partition share a hash tag, and so a node. `ledger.merge` of what is there and what is given.
 MERGE = """
 for at, key in ipairs(KEYS) do
   local text = ARGV[at + 1]
@@ -35,7 +35,11 @@ for at, key in ipairs(KEYS) do
     for name, time in pairs(cjson.decode(found)) do
       if not new[name] or new[name] < time then new[name] = time end
     end
-    text = cjson.encode(new)
+    local left = {}
+    for name, time in pairs(new) do
+      if name == 'erased' or not new.erased or time > new.erased then left[name] = time end
+    end
+    text = cjson.encode(left)
   end
   redis.call('SET', key, text, 'EX', ARGV[1])
 end
@@ -192,12 +196,11 @@ def _run_id(server: Mapping[str, Any], memory: Mapping[str, Any]) -> str:
     return str(server["run_id"])
 
 
-def states_of(records: Iterable[Mapping[str, Any]]) -> dict[str, Times]:
-    """Decoded `consent.state` records -> states."""
+def states_of(records: Iterable[tuple[str, Times]]) -> dict[str, Times]:
+    """Keys and times of several records, of a key perhaps more than one, as states."""
     found: dict[str, Times] = {}
-    for record in records:
-        key = state_key(record["regulation"], record["site"], record["subject"])
-        found[key] = merge(found.get(key, {}), record["times"])
+    for key, times in records:
+        found[key] = merge(found.get(key, {}), times)
     return found
 
 

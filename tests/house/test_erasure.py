@@ -1,26 +1,32 @@
 """A person is erased out of a standing house: nothing of hers is left, others lose nothing, no replay brings her back."""
 
 import json
+import os
+import signal
 import uuid
+from contextlib import closing
 from typing import Any
 
 import pytest
 import redis
 import requests
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from typer.testing import CliRunner
 
-from infra.kafka import producer
+from infra.kafka import admin, producer, reader
 from infra.secrets import Secret
 from infra.settings import Settings, load_settings
 from schemas.codec import decode, encode
 from schemas.registry import Registry
 from streams.identity.nodes import NodeKeys, node
 from streams.privacy.app import app
+from streams.runtime.follow import partitions_of
 from streams.runtime.passing import Passage
 from tests.broker.copying import read_committed
 from tests.house.standing import StandingHouse, wait_until
 
 SITE = "shop.example"
+GROUP = "headwater.consent"
 GRANTED = {"cmp.analytics": "granted", "cmp.marketing": "granted", "cmp.personalization": "granted"}
 TABLES = {
     "events": "node IN ({0}) OR profile_id IN ({0}) OR hasAny(identifiers, [{0}])", "bandit_decisions": "visitor IN ({0})",
@@ -103,7 +109,7 @@ class People:
     def passed(self) -> None:
         """Until all that is on its way has been through identity and into the warehouse."""
         for group, topics in (
-            ("headwater.consent", ["events.raw"]),
+            (GROUP, ["events.raw", "consent.signals"]),
             ("headwater.identity", ["events.consented", "consent.revocations"]),
             ("headwater.warehouse", ["events.resolved", "identity.merges", "identity.conflicts", "privacy.requests"]),
         ):
@@ -166,6 +172,9 @@ def test_a_person_is_erased_and_does_not_come_back(house: StandingHouse, people:
     gone(people, account)
     assert people.rows(people.bob) == bob
     assert house.query(f"SELECT count() FROM headwater.events WHERE node = '{people.kiosk}'") == kiosk
+    replayed(people)
+    gone(people, account)
+    assert people.rows(people.bob)["events"] == bob["events"]
     again(people)
     gone(people, account)
     proven(people, proof["request_id"])
@@ -184,6 +193,34 @@ def gone(people: People, account: str) -> None:
     del told["tables"]["consent_audit"]
     assert [rows for rows in told["tables"].values() if rows] == []
     assert [told[name] for name in ("merges", "links", "consent_states", "requests")] == [[], [], [], []]
+
+
+def replayed(people: People) -> None:
+    """The consent room reads everything again from the earliest offsets, as an operator who resets its group would have it."""
+    before = people.house.pids()["consent"]
+    written = len(read_committed(people.settings.kafka, "events.consented"))
+    os.kill(before, signal.SIGSTOP)  # the group is empty once the session of its one member has ended
+    try:
+        wait_until(lambda: reset(people.settings), 60, "the group to be empty")
+    finally:
+        os.kill(before, signal.SIGCONT)
+    wait_until(lambda: people.house.pids().get("consent") not in (None, before), 60, "the worker to notice")
+    people.passed()
+    people.passed()  # what consent and identity have written meanwhile
+    assert len(read_committed(people.settings.kafka, "events.consented")) >= 2 * written
+
+
+def reset(settings: Settings) -> bool:
+    """Whether the group of the consent room could be set to the first offsets of what it reads."""
+    with closing(reader(settings, "headwater.test")) as consumer:
+        places = [
+            TopicPartition(topic, partition, consumer.get_watermark_offsets(TopicPartition(topic, partition))[0])
+            for topic in ("events.raw", "consent.signals")
+            for partition in partitions_of(consumer, topic)
+        ]
+    client = admin(settings)  # an answer never comes to a client that is no more
+    (answer,) = client.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(GROUP, places)]).values()
+    return all(place.error is None for place in answer.result(30).topic_partitions)
 
 
 def again(people: People) -> None:
