@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 DAY_MS = 86_400_000
+REPLAY_DAYS = 7
+"""How long events are kept on the topics of the way."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Topic:
         if self.compacted:
             # What a tombstone replaces is gone after a day, however little is written: Kafka's own default waits for ever.
             size |= {"min.cleanable.dirty.ratio": "0.1", "max.compaction.lag.ms": str(DAY_MS)}
+            # Who was erased must be known for as long as older events can be read again.
+            size |= {"delete.retention.ms": str((REPLAY_DAYS + 1) * DAY_MS)}
         if self.retention_days is None:
             return {"cleanup.policy": "compact", **size}
         policy = "compact,delete" if self.replaced else "delete"
@@ -43,12 +47,12 @@ MAX_BYTES = {"events.raw": 1_048_576, "events.consented": 1_310_720, "events.res
 TOPICS: dict[str, Topic] = {
     topic.name: topic
     for topic in (
-        Topic("events.raw", "subject: pseudonym of the strongest id at the door", 7),
-        Topic("events.consented", "subject; random where anonymised", 7),
-        Topic("events.resolved", "profile_id; random where anonymous", 7),
+        Topic("events.raw", "subject: pseudonym of the strongest id at the door", REPLAY_DAYS),
+        Topic("events.consented", "subject; random where anonymised", REPLAY_DAYS),
+        Topic("events.resolved", "profile_id; random where anonymous", REPLAY_DAYS),
         Topic("events.dead", "source topic:partition:offset", 14),
         Topic("stream.counts", "stage", 7, "one"),
-        Topic("consent.signals", "subject", 7),
+        Topic("consent.signals", "subject", REPLAY_DAYS),
         Topic("consent.state", "regulation|site|subject, on the source's partition", None),
         Topic("consent.revocations", "subject", 30),
         Topic("consent.audit", "chain, on the source's partition", 30),

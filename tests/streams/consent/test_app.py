@@ -2,17 +2,25 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
+import redis
 from typer.testing import CliRunner
 
 from infra.errors import ConfigError
+from infra.kafka import producer
 from infra.metrics import Metrics
 from infra.settings import load_settings
-from streams.consent.app import PolicyFile, build
+from infra.topics_app import apply
+from schemas.codec import encode
+from schemas.registry import Registry
+from streams.consent.app import PolicyFile, build, open_states
 from streams.consent.explain_app import app
+from streams.consent.ledger import ERASED
 from streams.consent.policy import PACKAGED
+from streams.consent.stage import STATE
 
 
 def test_a_broken_policy_is_no_start(tmp_path: Path) -> None:
@@ -44,6 +52,36 @@ def test_a_changed_file_is_read_once(tmp_path: Path) -> None:
     file.write_text(PACKAGED.read_text())
     os.utime(file, ns=(1, 1))
     assert watched.changed() is not None
+
+
+def test_a_view_that_is_built_again_knows_who_was_erased(kafka: str, redis_url: str, tmp_path: Path) -> None:
+    """Until compaction the records from before the tombstone are on the topic too: they do not come back."""
+    settings = load_settings(secret="s" * 32, kafka=kafka, redis=redis_url, state_dir=tmp_path)
+    apply(settings)
+    registry, pen, began = Registry(settings.contracts), producer(settings), int(time.time() * 1000)
+    keys = [f"opt-in|shop.example|2{of * 32}" for of in "ab"]
+
+    def say(key: str, at: int) -> None:
+        record = {
+            "subject": key[-33:], "site": "shop.example", "regulation": "opt-in", "times": {"analytics.granted": at},
+            "evidence": "", "platform": "", "gvl": 0, "policy": "", "changed_ts": at,
+        }  # fmt: skip
+        pen.produce(STATE, encode(registry.latest(STATE), record), key.encode(), 0)
+
+    for key in keys:
+        say(key, began - 9)
+    pen.produce(STATE, None, keys[0].encode(), 0)
+    say(keys[1], began + 3_600_000)
+    assert pen.flush(10) == 0
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushdb()
+    states = open_states(settings, registry, 395)
+    states.open(0)
+    gone, kept = states.read(0, keys)
+    assert gone is not None
+    assert gone.keys() == {ERASED}
+    assert gone[ERASED] >= began
+    assert kept == {"analytics.granted": began + 3_600_000}
 
 
 def test_explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

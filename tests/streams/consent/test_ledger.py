@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.consent.ledger import Memory, Moment, Said, learn, merge, recall, withdraw
+from streams.consent.ledger import ERASED, Memory, Moment, Said, learn, merge, recall, withdraw
 
-NAMES = [f"a.{what}" for what in ("withdrawn", "granted", "denied", "seen_granted", "seen_denied")]
+NAMES = [*(f"a.{what}" for what in ("withdrawn", "granted", "denied", "seen_granted", "seen_denied")), ERASED]
 STATES = st.dictionaries(st.sampled_from(NAMES), st.integers(1, 9))
 
 # state, time of the event, time of its own choice, what it recalls
@@ -49,6 +49,13 @@ def test_states_merge_in_any_order(one: dict[str, int], two: dict[str, int], thr
     assert merge(one, two) == merge(two, one)
     assert merge(merge(one, two), three) == merge(one, merge(two, three))
     assert merge(merge(one, two), two) == merge(one, two)
+
+
+def test_nothing_of_who_was_erased_comes_back() -> None:
+    """What was said until then is gone, whichever of the two comes first; what is said later stays."""
+    said = {"a.granted": 3, "a.denied": 5, "b.granted": 6}
+    assert merge(said, {ERASED: 5}) == merge({ERASED: 5}, said) == {ERASED: 5, "b.granted": 6}
+    assert merge({ERASED: 5}, {}) == {ERASED: 5}
 
 
 @given(STATES, st.integers(1, 9), st.integers(1, 9), st.integers(0, 9))

@@ -56,7 +56,10 @@ def test_who_was_erased_leaves_a_mark_that_expires(view: Callable[[Topic], Redis
     assert (states.known(0, [KEY, "other"], 10), states.known(0, [KEY], 4)) == ([KEY], [])
     states.erase(0, [KEY], 10)
     assert states.read(0, [KEY]) == [{"erased": 10}]
+    states.write(0, {KEY: {"a.granted": 9, "b.granted": 10}}, 2)
+    assert states.read(0, [KEY]) == [{"erased": 10}], "as a worker writes that starts anew"
     states.write(0, {KEY: {"a.granted": 12}}, 2)
+    assert states.read(0, [KEY]) == [{"erased": 10, "a.granted": 12}]
     assert states.known(0, [KEY], 10) == []
     states.erase(0, [KEY], 20)
     with redis.Redis.from_url(redis_url) as client:
