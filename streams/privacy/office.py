@@ -15,8 +15,8 @@ from streams.identity.erasing import Members
 from streams.identity.nodes import Alias
 from streams.identity.redis_store import RedisStore
 from streams.privacy import topics
-from streams.privacy.reading import partitions
 from streams.privacy.topics import LINKS, MERGES, REQUESTS, STATE, Held
+from streams.runtime.follow import topic_partitions
 
 SLOTS, SETS, VIEW = "redis.slots", "redis.sets", "redis.consent"
 
@@ -72,7 +72,7 @@ class Office:
     def view(self, who: Members, until: int, traces: Traces) -> list[tuple[int, list[str]]]:
         """Partition and keys of states of hers in the view. Retryable."""
         keys = [f"{scope}|{node}" for scope in traces.scopes for node in who.nodes]
-        return [(at, self.states.known(at, keys, until)) for at in partitions(self.settings, STATE)]
+        return [(at, self.states.known(at, keys, until)) for at in topic_partitions(self.settings, STATE)]
 
 
 __all__ = ["Office", "Traces"]

@@ -8,7 +8,7 @@ import confluent_kafka as ck
 from infra.errors import Retryable
 from infra.kafka import reader
 from infra.settings import Settings
-from streams.runtime.follow import ADMIN_S, CHUNK, partitions_of, stable_end, topic_partitions
+from streams.runtime.follow import ADMIN_S, CHUNK, partitions_of, stable_end
 
 DESK = "headwater.privacy"
 POLL_S = 0.05
@@ -50,14 +50,6 @@ def read(settings: Settings, topics: Iterable[str], since: int = 0) -> Iterator[
         consumer.close()
 
 
-def partitions(settings: Settings, topic: str) -> list[int]:
-    """Of a topic. Retryable while it is unknown."""
-    try:
-        return topic_partitions(settings, topic)
-    except ck.KafkaException as error:
-        raise _away(settings, error) from error
-
-
 def _reach(settings: Settings, topics: Iterable[str], since: int) -> tuple[dict[Place, int], dict[Place, int]]:
     """Where to begin and where to end in partitions that have something to read."""
     consumer = reader(settings, DESK, isolation_level="read_uncommitted")
@@ -85,4 +77,4 @@ def _away(settings: Settings, error: ck.KafkaException) -> Retryable:
     return Retryable(f"Kafka at {settings.kafka}: {error.args[0].name()}")
 
 
-__all__ = ["DESK", "partitions", "read"]
+__all__ = ["DESK", "read"]

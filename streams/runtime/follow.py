@@ -63,10 +63,12 @@ def read_messages(settings: Settings, topic: str, partition: int, since: int = 0
 
 
 def topic_partitions(settings: Settings, topic: str) -> list[int]:
-    """Partition numbers of a topic, by a consumer of its own. Retryable while it is unknown."""
+    """Partition numbers of a topic, by a consumer of its own. Retryable while it is unknown, or Kafka is away."""
     consumer = reader(settings, "headwater.restore")
     try:
         return partitions_of(consumer, topic)
+    except ck.KafkaException as error:
+        raise Retryable(f"Kafka at {settings.kafka}: {error.args[0].name()}") from error
     finally:
         consumer.close()
 
