@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import uuid
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
@@ -26,13 +27,16 @@ from tests.broker.copying import read_committed
 from tests.house.standing import StandingHouse, wait_until
 
 SITE = "shop.example"
-GROUP = "headwater.consent"
 GRANTED = {"cmp.analytics": "granted", "cmp.marketing": "granted", "cmp.personalization": "granted"}
 TABLES = {
     "events": "node IN ({0}) OR profile_id IN ({0}) OR hasAny(identifiers, [{0}])", "bandit_decisions": "visitor IN ({0})",
     "consent_revocations": "subject IN ({0})", "privacy_requests": "subject IN ({0}) OR hasAny(nodes, [{0}])",
     "identity_merges": "node IN ({0}) OR parent IN ({0})", "identity_conflicts": "kept IN ({0}) OR node IN ({0})",
 }  # fmt: skip
+
+
+LANDED = ("events.resolved", "identity.merges", "identity.conflicts", "consent.revocations", "privacy.requests")
+"""Topics of these tables, but for decisions."""
 
 
 class People:
@@ -109,9 +113,12 @@ class People:
     def passed(self) -> None:
         """Until all that is on its way has been through identity and into the warehouse."""
         for group, topics in (
-            (GROUP, ["events.raw", "consent.signals"]),
+            ("headwater.consent", ["events.raw", "consent.signals"]),
             ("headwater.identity", ["events.consented", "consent.revocations"]),
-            ("headwater.warehouse", ["events.resolved", "identity.merges", "identity.conflicts", "privacy.requests"]),
+            (
+                "headwater.warehouse",
+                list(LANDED),
+            ),
         ):
             passage = Passage(self.settings, group, topics)
             wait_until(lambda passage=passage: passage.left() == 0, 60, group)  # type: ignore[misc]
@@ -196,38 +203,44 @@ def gone(people: People, account: str) -> None:
 
 
 def replayed(people: People) -> None:
-    """The consent room reads everything again from the earliest offsets, as an operator who resets its group would have it."""
-    before = people.house.pids()["consent"]
+    """Everything from the earliest offsets again, as an operator who resets the groups would have it."""
     written = len(read_committed(people.settings.kafka, "events.consented"))
-    os.kill(before, signal.SIGSTOP)  # the group is empty once the session of its one member has ended
-    try:
-        wait_until(lambda: reset(people.settings), 60, "the group to be empty")
-    finally:
-        os.kill(before, signal.SIGCONT)
-    wait_until(lambda: people.house.pids().get("consent") not in (None, before), 60, "the worker to notice")
+    reset(people, "consent", ("events.raw", "consent.signals"))
+    reset(people, "identity", ("consent.revocations",))
     people.passed()
     people.passed()  # what consent and identity have written meanwhile
     assert len(read_committed(people.settings.kafka, "events.consented")) >= 2 * written
 
 
-def reset(settings: Settings) -> bool:
-    """Whether the group of the consent room could be set to the first offsets of what it reads."""
+def reset(people: People, room: str, topics: Sequence[str]) -> None:
+    """Let a room begin at the first offsets of these of its topics."""
+    before = people.house.pids()[room]
+    os.kill(before, signal.SIGSTOP)  # the group is empty once the session of its one member has ended
+    try:
+        wait_until(lambda: moved(people.settings, f"headwater.{room}", topics), 60, "the group to be empty")
+    finally:
+        os.kill(before, signal.SIGCONT)
+    wait_until(lambda: people.house.pids().get(room) not in (None, before), 60, "the worker to notice")
+
+
+def moved(settings: Settings, group: str, topics: Sequence[str]) -> bool:
+    """Whether a group could be set to the first offsets of these topics."""
     with closing(reader(settings, "headwater.test")) as consumer:
         places = [
             TopicPartition(topic, partition, consumer.get_watermark_offsets(TopicPartition(topic, partition))[0])
-            for topic in ("events.raw", "consent.signals")
+            for topic in topics
             for partition in partitions_of(consumer, topic)
         ]
     client = admin(settings)  # an answer never comes to a client that is no more
-    (answer,) = client.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(GROUP, places)]).values()
+    (answer,) = client.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, places)]).values()
     return all(place.error is None for place in answer.result(30).topic_partitions)
 
 
 def again(people: People) -> None:
-    """Her raw events, choices and withdrawals once more, as collected then, under new ids so that they are no duplicates."""
+    """Her raw events and choices once more, as collected then, under new ids so that they are no duplicates."""
     registry, settings = Registry(people.settings.contracts), people.settings
     sent, raw, client = 0, 0, producer(settings)
-    for topic in ("events.raw", "consent.signals", "consent.revocations"):
+    for topic in ("events.raw", "consent.signals"):
         for message in read_committed(settings.kafka, topic):
             if any(one.encode() in message.value() for one in people.ada):
                 contract, record = decode(registry, message.value())
