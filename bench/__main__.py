@@ -40,9 +40,9 @@ KNOWN = ", known visitors"
 TWO = ", two workers"
 IDENTITY = "identity in the runtime"
 STRANGERS = ", strangers only"
+"""Nobody comes twice."""
 CLUSTER = ", Redis Cluster"
 """Of three nodes."""
-"""Nobody comes twice."""
 LEDGER = ["consent.state", "consent.heads"]
 GRAPH = ["identity.merges", "identity.links", "identity.conflicts"]
 
@@ -189,6 +189,9 @@ def measure(bench: Bench, records: int, events: int, rounds: int, only: str | No
         if only in (None, "events"):
             measure_consent(bench, "events.raw", "", events, n)
         if only in (None, "tc"):
+            # What records of this size can reach at all, next to what the stage makes of them.
+            bench.topics(f"bare-{n}")
+            bench.run(f"{L}{TC}", how="loop", stage="copy", source="tc.in", sink=f"bare-{n}", records=events)
             measure_consent(bench, "tc.in", TC, events, n)
         if only in (None, "identity"):
             measure_identity(bench, events, n)
@@ -244,6 +247,8 @@ def report(bench: Bench, console: Console, as_json: bool) -> None:
     for suffix in ("", TC):
         if f"{OURS}{suffix}" in rates:
             ratios[f"{OURS}{suffix} / its loop"] = rates[f"{OURS}{suffix}"] / rates[f"{LOOP}{suffix}"]
+    if f"{L}{TC}" in rates:
+        ratios[f"{OURS}{TC}{TWO} / {L}{TC}"] = rates[f"{OURS}{TC}{TWO}"] / rates[f"{L}{TC}"]
     if as_json:
         print(json.dumps({"rows": rows, "ratios": ratios, "load": os.getloadavg()}))
         return
