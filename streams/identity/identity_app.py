@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,14 +13,11 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from consumers.warehouse.tables import TABLES
 from infra.errors import ConfigError, Retryable
 from infra.settings import Settings, load_settings
 from streams.identity.app import open_store
-from streams.identity.expiring import Unseen, expire
 from streams.identity.log import LogIndex, diff, read_log, rebuild, why
 from streams.identity.nodes import alias
-from streams.identity.reading import RESOLVED
 from streams.identity.redis_store import RedisStore
 from streams.identity.revocation import MOST_NODES, component
 from streams.identity.rules import USER
@@ -147,7 +144,7 @@ def why_command(
         chain = why(index, first, second)
     if as_json:
         links = [
-            {"node": link.node, "parent": link.parent, "event_id": link.event_id, "evidence_ts": link.evidence_ts}
+            {"node": link.node, "parent": link.slot.parent, "event_id": link.event_id, "evidence_ts": link.evidence_ts}
             for link in chain or ()
         ]
         typer.echo(json.dumps({"linked": chain is not None, "links": links}))
@@ -158,7 +155,7 @@ def why_command(
     for link in () if as_json else chain or ():
         when = datetime.fromtimestamp(link.evidence_ts / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
         event = f"event {link.event_id}" if link.event_id else "an event that a later record no longer names"
-        typer.echo(f"{link.node} -> {link.parent}  by {event}, {when}")
+        typer.echo(f"{link.node} -> {link.slot.parent}  by {event}, {when}")
     if chain is None:
         raise typer.Exit(1)
 
@@ -197,40 +194,6 @@ def split_command(
     if rows is None and not dry_run:
         typer.echo("past rows are NOT rewritten, ClickHouse does not answer: run the same command again", err=True)
         raise typer.Exit(1)
-
-
-@app.command("expire", epilog="Example: headwater identity expire --days 395 --dry-run")
-def expire_command(
-    days: Annotated[int, typer.Option(min=31, max=TABLES[RESOLVED].keep_days, help="Not seen for so many days.")] = 395,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be forgotten, and forget nothing.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Forget ids that were not seen for long, and how they were linked. Who comes back is somebody new.
-
-    Seen: in an event that ClickHouse holds, or linked with an id that was. Ids that were demoted, split or erased are kept,
-    with all that is linked to them. Past events stay as they are.
-    """
-    from consumers.warehouse.seen import seen
-    from consumers.warehouse.store import Store
-
-    since_ms = int(time.time() * 1000) - days * 86_400_000
-    with (
-        opened("reading the log", as_json) as (settings, store, advance),
-        closing(Store(settings)) as warehouse,
-        TemporaryDirectory() as folder,
-        LogIndex(Path(folder)) as index,
-    ):
-        for records in read_log(settings):
-            index.add(records)
-            advance(len(records))
-        unseen = Unseen(index)
-        unseen.find(seen(warehouse, since_ms), since_ms)
-        done = expire(settings, store, unseen, dry_run, advance)
-    if as_json:
-        typer.echo(json.dumps({"days": days, "dry_run": dry_run, **done._asdict()}))
-    else:
-        verb = "would be forgotten" if dry_run else "forgotten"
-        typer.echo(f"{done.slots:,} linked ids {verb}, and {done.links:,} records of how; {done.kept:,} were changed meanwhile")
 
 
 def _rewritten(dry_run: bool) -> str:

@@ -286,11 +286,6 @@ class RedisStore:
         texts = [_text(slot._replace(logged=True)) for _, slot in slots]
         return sum(self._each(scripts.RESTORE, "n", [node for node, _ in slots], texts, [slot.epoch for _, slot in slots]))
 
-    def expire(self, slots: Sequence[tuple[str, Slot | None]]) -> list[bool]:
-        """Forget slots that are still these, or, for None, that were never rewritten; whether each is gone. Retryable."""
-        texts = ["" if slot is None else _text(slot) for _, slot in slots]
-        return [gone == 1 for gone in self._each(scripts.EXPIRE, "n", [node for node, _ in slots], texts)]
-
     def scan(self) -> Iterator[list[str]]:
         """The nodes of all slots, some at a time; one that is written meanwhile may be missing or there twice. Retryable."""
         nodes: list[str] = []

@@ -116,22 +116,6 @@ end
 return done
 """
 
-# Argument: the slot that is to go, or nothing where any goes that was never rewritten; one that is not logged stays. What is
-# not there is gone.
-EXPIRE = """
-local done = {}
-for i, key in ipairs(KEYS) do
-  local found = redis.call('GET', key)
-  done[i] = 1
-  if found and (found == ARGV[i] or (ARGV[i] == '' and string.match(found, '^D|[^|]*|0$'))) then
-    redis.call('DEL', key)
-  elseif found then
-    done[i] = 0
-  end
-end
-return done
-"""
-
-ALL = (CLAIM, WRITE, ADOPT, ADMIT, CONFIRM, RESTORE, EXPIRE)
+ALL = (CLAIM, WRITE, ADOPT, ADMIT, CONFIRM, RESTORE)
 DIGESTS = {text: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for text in ALL}
 """What Redis calls them."""

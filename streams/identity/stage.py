@@ -179,11 +179,10 @@ class IdentityStage:
 
     def on_broadcast(self, topic: str, records: KeyValues) -> None:
         """What any worker has linked, committed: the newest slot of a node replaces the one that is kept. And what is due."""
-        for key, value in records:
+        for _, value in records:
             if value is None:
-                if topic == MERGES and key is not None:
-                    self._graph.drop(key.decode())
-            elif topic == DEFERRED:
+                continue
+            if topic == DEFERRED:
                 self._deferred.follow(decode(self._registry, value)[1])
             else:
                 self._graph.keep_slot(*self._slots.read(value))
