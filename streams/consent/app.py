@@ -11,10 +11,10 @@ from infra.settings import Settings
 from schemas.codec import decode
 from schemas.registry import Registry
 from streams.consent.gvl import GvlFolder
-from streams.consent.ledger import ERASED, Times
+from streams.consent.ledger import Times
 from streams.consent.policy import PACKAGED, Policy, load_policy
 from streams.consent.stage import STATE, ConsentStage, Kit
-from streams.consent.store import RedisStates, states_of
+from streams.consent.store import RedisStates, Written, piece_of
 from streams.runtime.follow import read_messages
 
 TIMEOUT_S = 5.0
@@ -58,14 +58,12 @@ def open_states(settings: Settings, registry: Registry, keep_days: int) -> Redis
     """The ledger's view, built from `consent.state`. Redis is met with the first batch."""
     client = redis.Redis.from_url(settings.redis, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
 
-    def said(record: ck.Message) -> tuple[str, Times]:
-        # A tombstone is an erasure's. Until compaction the older records of its key are there too, and must not come back.
-        value = record.value()
-        times = {ERASED: record.timestamp()[1]} if value is None else decode(registry, value)[1]["times"]
-        return record.key().decode(), times
+    def said(record: ck.Message) -> tuple[str, Times | None, int]:
+        times = None if record.value() is None else decode(registry, record.value())[1]["times"]
+        return record.key().decode(), times, record.timestamp()[1]
 
-    def changed(partition: int, since: int) -> Iterator[dict[str, Times]]:
+    def changed(partition: int, since: int) -> Iterator[Written]:
         for records in read_messages(settings, STATE, partition, since):
-            yield states_of(map(said, records))
+            yield piece_of(map(said, records))
 
     return RedisStates(client, changed, keep_days * DAY_S)

@@ -50,13 +50,11 @@ def entry(purpose: str, what: str) -> str:
 
 
 def merge(one: Times, other: Times) -> dict[str, int]:
-    """Both states as one; nothing is left in it of what was said before the subject was erased."""
+    """Both states as one."""
     merged = dict(one)
     for name, time in other.items():
         if time > merged.get(name, 0):
             merged[name] = time
-    if (erased := merged.get(ERASED, 0)) and len(merged) > 1:
-        return {name: time for name, time in merged.items() if time > erased or name == ERASED}
     return merged
 
 

@@ -5,7 +5,7 @@ Written after the commit, by merging: times only grow, so writing twice or late 
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 import redis
@@ -16,8 +16,19 @@ from streams.consent.ledger import ERASED, Times, merge
 
 States = Mapping[str, Times]
 """Key of a state (see `state_key`) -> its times."""
-Changed = Callable[[int, int], Iterator[States]]
-"""(partition, time in milliseconds UTC) -> the states of a partition that were written since then, from the topic."""
+
+
+class Written(NamedTuple):
+    """A piece of the topic."""
+
+    erased: Mapping[str, int]
+    """Keys whose older records hold no more, and since when, milliseconds UTC."""
+    states: States
+    """What was written after that."""
+
+
+Changed = Callable[[int, int], Iterator[Written]]
+"""(partition, time in milliseconds UTC) -> what was written to a partition of the topic since then, in its order."""
 
 CHUNK = 1_000
 """Keys of one call, so that no call keeps the server from others for long."""
@@ -25,7 +36,7 @@ MARKED_S = 8 * 86_400
 MARGIN_MS = 300_000
 """Longer than a transaction may last: what was committed and not written to the view is at most that much older."""
 
-# Keys of one partition share a hash tag, and so a node. `ledger.merge` of what is there and what is given.
+# Keys of one partition share a hash tag, and so a node. Every entry becomes the larger of what is there and what is given.
 MERGE = """
 for at, key in ipairs(KEYS) do
   local text = ARGV[at + 1]
@@ -35,11 +46,7 @@ for at, key in ipairs(KEYS) do
     for name, time in pairs(cjson.decode(found)) do
       if not new[name] or new[name] < time then new[name] = time end
     end
-    local left = {}
-    for name, time in pairs(new) do
-      if name == 'erased' or not new.erased or time > new.erased then left[name] = time end
-    end
-    text = cjson.encode(left)
+    text = cjson.encode(new)
   end
   redis.call('SET', key, text, 'EX', ARGV[1])
 end
@@ -108,9 +115,10 @@ class RedisStates:
             mark = (self._redis.get(_mark_key(partition)) or b"").decode().split("|")
             since = int(mark[1]) - MARGIN_MS if len(mark) == 2 and mark[0] == self._server else 0
             began, written = int(time.time() * 1000), 0
-            for states in self._changed(partition, max(0, since)):
-                self._merged(partition, states)
-                written += len(states)
+            for piece in self._changed(partition, max(0, since)):
+                self._struck(partition, piece.erased)
+                self._merged(partition, piece.states)
+                written += len(piece.states)
             self._set_mark(partition, began)
         except redis.RedisError as error:
             raise _away(error) from error
@@ -148,13 +156,10 @@ class RedisStates:
 
         It stays for as long as `events.raw` could be read again. Retryable.
         """
-        with self._redis.pipeline(transaction=False) as pipeline:
-            for key in keys:
-                pipeline.set(_key(partition, key), orjson.dumps({ERASED: at}), ex=MARKED_S)
-            try:
-                pipeline.execute()
-            except redis.RedisError as error:
-                raise _away(error) from error
+        try:
+            self._set_erased(partition, dict.fromkeys(keys, at))
+        except redis.RedisError as error:
+            raise _away(error) from error
 
     def known(self, partition: int, keys: Sequence[str], until: int) -> list[str]:
         """Those of these states in the view that say something of a time until then. Retryable."""
@@ -168,6 +173,20 @@ class RedisStates:
         except redis.RedisError as error:
             raise _away(error) from error
         return found
+
+    def _struck(self, partition: int, erased: Mapping[str, int]) -> None:
+        """What the view says of these is from before they were erased, or comes again. A mark that it has is the better one."""
+        for start in range(0, len(erased), CHUNK):
+            some = list(erased.items())[start : start + CHUNK]
+            texts = self._redis.mget([_key(partition, key) for key, _ in some])
+            known = [{} if text is None else orjson.loads(text) for text in texts]
+            self._set_erased(partition, {key: times.get(ERASED, at) for (key, at), times in zip(some, known, strict=True)})
+
+    def _set_erased(self, partition: int, erased: Mapping[str, int]) -> None:
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for key, at in erased.items():
+                pipeline.set(_key(partition, key), orjson.dumps({ERASED: at}), ex=MARKED_S)
+            pipeline.execute()
 
     def _merged(self, partition: int, states: States) -> None:
         items = list(states.items())
@@ -196,12 +215,17 @@ def _run_id(server: Mapping[str, Any], memory: Mapping[str, Any]) -> str:
     return str(server["run_id"])
 
 
-def states_of(records: Iterable[tuple[str, Times]]) -> dict[str, Times]:
-    """Keys and times of several records, of a key perhaps more than one, as states."""
-    found: dict[str, Times] = {}
-    for key, times in records:
-        found[key] = merge(found.get(key, {}), times)
-    return found
+def piece_of(records: Iterable[tuple[str, Times | None, int]]) -> Written:
+    """Keys, times (None: a tombstone, which is an erasure's) and when they were written, milliseconds UTC, in their order."""
+    erased: dict[str, int] = {}
+    states: dict[str, Times] = {}
+    for key, times, at in records:
+        if times is None:
+            erased[key] = at
+            states.pop(key, None)
+        else:
+            states[key] = merge(states.get(key, {}), times)
+    return Written(erased, states)
 
 
 def _away(error: redis.RedisError) -> Retryable:
@@ -216,4 +240,4 @@ def _mark_key(partition: int) -> str:
     return f"cv:{partition}"
 
 
-__all__ = ["MemoryStates", "RedisStates", "StateStore", "state_key", "states_of"]
+__all__ = ["MemoryStates", "RedisStates", "StateStore", "Written", "piece_of", "state_key"]

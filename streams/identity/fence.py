@@ -62,11 +62,16 @@ class MendedStore(RedisStore):
             raise Away("another worker reads the log back into it")
 
         def still() -> None:
+            (holder,) = self._run([(0, ("GET", MENDING))])
+            if holder != who.encode():
+                raise Away("this worker was silent for too long while it read the log back into it")
             self._run([(0, ("EXPIRE", MENDING, LOCK_S))])
 
+        still()
         try:
             yield still
         finally:
+            still()
             self._run([(0, ("DEL", MENDING))])
 
 

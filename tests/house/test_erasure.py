@@ -125,8 +125,9 @@ class People:
 
 
 @pytest.fixture
-def people(house: StandingHouse) -> People:
+def people(own_house: StandingHouse) -> People:
     """Known to the house, with choices, a withdrawal, decisions, and a kiosk that both have used."""
+    house = own_house
     some = People(house)
     first = some.visit("kiosk", "ada")
     house.rows(f"event_id = '{first}'")
@@ -156,8 +157,9 @@ def decided(house: StandingHouse, body: dict[str, Any]) -> bool:
     return answer.json().get("reason") in ("ok", "stale")
 
 
-def test_a_person_is_erased_and_does_not_come_back(house: StandingHouse, people: People) -> None:
+def test_a_person_is_erased_and_does_not_come_back(people: People) -> None:
     """Zero rows and keys of hers, all of Bob's and the kiosk's; her raw events sent again change nothing; the proof holds."""
+    house = people.house
     ada, bob = people.rows(people.ada), people.rows(people.bob)
     assert all(ada.values()), ada
     account = people.node("user", "ada")

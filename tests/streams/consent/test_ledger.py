@@ -51,13 +51,6 @@ def test_states_merge_in_any_order(one: dict[str, int], two: dict[str, int], thr
     assert merge(merge(one, two), two) == merge(one, two)
 
 
-def test_nothing_of_who_was_erased_comes_back() -> None:
-    """What was said until then is gone, whichever of the two comes first; what is said later stays."""
-    said = {"a.granted": 3, "a.denied": 5, "b.granted": 6}
-    assert merge(said, {ERASED: 5}) == merge({ERASED: 5}, said) == {ERASED: 5, "b.granted": 6}
-    assert merge({ERASED: 5}, {}) == {ERASED: 5}
-
-
 @given(STATES, st.integers(1, 9), st.integers(1, 9), st.integers(0, 9))
 def test_a_denial_never_adds_a_grant(times: dict[str, int], at: int, now: int, chosen: int) -> None:
     """Learning a denial or a withdrawal turns no memory into a grant."""

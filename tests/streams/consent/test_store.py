@@ -8,7 +8,7 @@ import redis
 
 from infra.embedded.redis import EmbeddedRedis
 from infra.errors import ConfigError, Retryable
-from streams.consent.store import RedisStates, States
+from streams.consent.store import RedisStates, States, Written, piece_of
 
 KEY = "opt-in|shop.example|2" + "a" * 32
 
@@ -16,14 +16,14 @@ KEY = "opt-in|shop.example|2" + "a" * 32
 class Topic:
     """What `consent.state` holds, and since when it was asked for."""
 
-    def __init__(self, states: States) -> None:
-        self.states = states
+    def __init__(self, states: States, erased: dict[str, int] | None = None) -> None:
+        self.piece = Written(erased or {}, states)
         self.asked: list[tuple[int, int]] = []
 
-    def __call__(self, partition: int, since: int) -> Iterator[States]:
+    def __call__(self, partition: int, since: int) -> Iterator[Written]:
         """One chunk."""
         self.asked.append((partition, since))
-        yield self.states
+        yield self.piece
 
 
 @pytest.fixture
@@ -56,15 +56,32 @@ def test_who_was_erased_leaves_a_mark_that_expires(view: Callable[[Topic], Redis
     assert (states.known(0, [KEY, "other"], 10), states.known(0, [KEY], 4)) == ([KEY], [])
     states.erase(0, [KEY], 10)
     assert states.read(0, [KEY]) == [{"erased": 10}]
-    states.write(0, {KEY: {"a.granted": 9, "b.granted": 10}}, 2)
-    assert states.read(0, [KEY]) == [{"erased": 10}], "as a worker writes that starts anew"
     states.write(0, {KEY: {"a.granted": 12}}, 2)
-    assert states.read(0, [KEY]) == [{"erased": 10, "a.granted": 12}]
     assert states.known(0, [KEY], 10) == []
     states.erase(0, [KEY], 20)
     with redis.Redis.from_url(redis_url) as client:
         (key,) = client.scan_iter(match="cs:*")
         assert 7 * 86_400 < client.ttl(key) <= 8 * 86_400
+
+
+def test_a_tombstone_takes_out_what_older_records_said(view: Callable[[Topic], RedisStates], redis_url: str) -> None:
+    """Of the view too; the mark that is there stays, another expires as soon; what was written after it counts, however old."""
+    other = KEY.replace("a", "b")
+    before = view(Topic({KEY: {"a.granted": 5}, other: {"a.granted": 5}}))
+    before.open(0)
+    before.erase(0, [KEY], 10)
+    before.write(0, {KEY: {"a.granted": 5}}, 1)
+    states = view(Topic({other: {"a.denied": 3}}, {KEY: 12, other: 12}))
+    states.open(0)
+    assert states.read(0, [KEY, other]) == [{"erased": 10}, {"erased": 12, "a.denied": 3}]
+    with redis.Redis.from_url(redis_url) as client:
+        assert 7 * 86_400 < client.ttl(f"cs:{{0}}:{KEY}") <= 8 * 86_400
+
+
+def test_pieces_of_the_topic_are_in_order() -> None:
+    """What stands before a tombstone of its key is gone, what stands behind it is not."""
+    records = [("k", {"a": 1}, 5), ("l", {"a": 1}, 5), ("k", None, 6), ("k", {"a": 2}, 7), ("k", {"a": 1, "b": 1}, 8)]
+    assert piece_of(records) == Written({"k": 6}, {"l": {"a": 1}, "k": {"a": 2, "b": 1}})
 
 
 def test_a_lost_view_is_built_again(view: Callable[[Topic], RedisStates], redis_url: str) -> None:
