@@ -176,8 +176,9 @@ class RedisStates:
 
     def _struck(self, partition: int, erased: Mapping[str, int]) -> None:
         """What the view says of these is from before they were erased, or comes again. A mark that it has is the better one."""
-        for start in range(0, len(erased), CHUNK):
-            some = list(erased.items())[start : start + CHUNK]
+        items = list(erased.items())
+        for start in range(0, len(items), CHUNK):
+            some = items[start : start + CHUNK]
             texts = self._redis.mget([_key(partition, key) for key, _ in some])
             known = [{} if text is None else orjson.loads(text) for text in texts]
             self._set_erased(partition, {key: times.get(ERASED, at) for (key, at), times in zip(some, known, strict=True)})

@@ -57,16 +57,14 @@ class MendedStore(RedisStore):
 
         Who was cut short by an end of Redis, or by its own, finds itself as the one who mends and begins again.
         """
-        took, holder = self._run([(0, ("SET", MENDING, who, "NX", "EX", LOCK_S)), (0, ("GET", MENDING))])
-        if not took and holder != who.encode():
-            raise Away("another worker reads the log back into it")
 
         def still() -> None:
             (holder,) = self._run([(0, ("GET", MENDING))])
             if holder != who.encode():
-                raise Away("this worker was silent for too long while it read the log back into it")
+                raise Away("another worker reads the log back into it, or this one was silent for too long")
             self._run([(0, ("EXPIRE", MENDING, LOCK_S))])
 
+        self._run([(0, ("SET", MENDING, who, "NX", "EX", LOCK_S))])
         still()
         try:
             yield still

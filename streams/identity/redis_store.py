@@ -104,11 +104,12 @@ class RedisStore:
         def answers() -> list[Any]:
             found: list[Any] = [None] * len(commands)
             try:
-                for pool, connection, places in list(sent):
+                while sent:
+                    pool, connection, places = sent[0]
                     for at in places:
                         found[at] = connection.read_response()
                     pool.release(connection)
-                    sent.pop(0)
+                    del sent[0]
             except AWAY as error:
                 raise away(error) from error
             return found
@@ -163,7 +164,7 @@ class RedisStore:
         if isinstance(self._client, redis.RedisCluster):
             for at, (tag, _) in enumerate(keys):
                 groups.setdefault(tag, []).append(at)
-        elif keys:
+        else:
             groups[0] = list(range(len(keys)))
         parts = [
             (tag, places[start : start + CHUNK]) for tag, places in groups.items() for start in range(0, len(places), CHUNK)
@@ -209,16 +210,16 @@ class RedisStore:
     def write(self, writes: Sequence[Write]) -> list[bool]:
         """See `GraphStore`."""
         # Children first: what ends in between leaves one too many there, and never one too few.
-        new = [
-            (slot.parent, node)
-            for node, held, slot, *_ in writes
-            if points(node, slot) and (held is None or held.parent != slot.parent)
-        ]
-        self._each(scripts.ADOPT, "c", [parent for parent, _ in new], [node for _, node in new])
+        self._adopt((node, slot) for node, held, slot, *_ in writes if held is None or held.parent != slot.parent)
         held = ["" if write.held is None else _text(write.held)[1:] for write in writes]
         texts = [_text(write.slot) for write in writes]
         written = self._each(scripts.WRITE, "n", [write.node for write in writes], held, texts)
         return [won == 1 for won in written]
+
+    def _adopt(self, slots: Iterable[tuple[str, Slot]]) -> None:
+        """Let the parent of each slot that has one know its child. Retryable."""
+        new = [(slot.parent, node) for node, slot in slots if points(node, slot)]
+        self._each(scripts.ADOPT, "c", [parent for parent, _ in new], [node for _, node in new])
 
     def admit(self, pairs: Sequence[Pair]) -> list[bool]:
         """See `GraphStore`. A member is remembered by a part of its name."""
@@ -281,8 +282,7 @@ class RedisStore:
 
     def restore(self, slots: Sequence[tuple[str, Slot]]) -> int:
         """Write slots as the log has them where they are missing or older; how many were. Retryable."""
-        new = [(slot.parent, node) for node, slot in slots if points(node, slot)]
-        self._each(scripts.ADOPT, "c", [parent for parent, _ in new], [node for _, node in new])
+        self._adopt(slots)
         texts = [_text(slot._replace(logged=True)) for _, slot in slots]
         return sum(self._each(scripts.RESTORE, "n", [node for node, _ in slots], texts, [slot.epoch for _, slot in slots]))
 

@@ -8,7 +8,7 @@ import confluent_kafka as ck
 from infra.errors import Retryable
 from infra.kafka import reader
 from infra.settings import Settings
-from streams.runtime.follow import ADMIN_S, CHUNK, partitions_of, stable_end
+from streams.runtime.follow import ADMIN_S, CHUNK, away, partitions_of, stable_end
 
 DESK = "headwater.privacy"
 POLL_S = 0.05
@@ -63,7 +63,7 @@ def _reach(settings: Settings, topics: Iterable[str], since: int) -> tuple[dict[
             starts = {(at.topic, at.partition): at.offset for at in answers if at.offset >= 0}
         return starts, {place: end for place, (_, end) in found.items() if starts.get(place, end) < end}
     except ck.KafkaException as error:
-        raise _away(settings, error) from error
+        raise away(settings, error) from error
     finally:
         consumer.close()
 
@@ -71,10 +71,6 @@ def _reach(settings: Settings, topics: Iterable[str], since: int) -> tuple[dict[
 def _unless_passing(error: ck.KafkaError) -> None:
     if not (error.retriable() or error.code() in (ck.KafkaError._TRANSPORT, ck.KafkaError._ALL_BROKERS_DOWN)):
         raise ck.KafkaException(error)
-
-
-def _away(settings: Settings, error: ck.KafkaException) -> Retryable:
-    return Retryable(f"Kafka at {settings.kafka}: {error.args[0].name()}")
 
 
 __all__ = ["DESK", "read"]

@@ -12,6 +12,7 @@ from infra.settings import Settings
 from schemas.codec import decode, encode
 from schemas.registry import Registry
 from streams.privacy.reading import DESK, read
+from streams.runtime.follow import away
 
 MERGES, LINKS, STATE = "identity.merges", "identity.links", "consent.state"
 REQUESTS, ACKS, ERASURES, AUDIT = "privacy.requests", "privacy.acks", "privacy.erasures", "privacy.audit"
@@ -85,7 +86,7 @@ class Pen:
         try:
             self._kafka.init_transactions(KAFKA_S)
         except ck.KafkaException as error:
-            raise Retryable(f"Kafka at {settings.kafka}: {error.args[0].name()}") from error
+            raise away(settings, error) from error
 
     def output(self, topic: str, key: bytes | None, record: dict[str, Any], partition: int = -1) -> Output:
         """A record under the newest contract of its topic."""

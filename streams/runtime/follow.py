@@ -62,13 +62,18 @@ def read_messages(settings: Settings, topic: str, partition: int, since: int = 0
         consumer.close()
 
 
+def away(settings: Settings, error: ck.KafkaException) -> Retryable:
+    """What an error means to a command: Kafka does not answer."""
+    return Retryable(f"Kafka at {settings.kafka}: {error.args[0].name()}")
+
+
 def topic_partitions(settings: Settings, topic: str) -> list[int]:
     """Partition numbers of a topic, by a consumer of its own. Retryable while it is unknown, or Kafka is away."""
     consumer = reader(settings, "headwater.restore")
     try:
         return partitions_of(consumer, topic)
     except ck.KafkaException as error:
-        raise Retryable(f"Kafka at {settings.kafka}: {error.args[0].name()}") from error
+        raise away(settings, error) from error
     finally:
         consumer.close()
 

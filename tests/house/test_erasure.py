@@ -21,7 +21,7 @@ from schemas.codec import decode, encode
 from schemas.registry import Registry
 from streams.identity.nodes import NodeKeys, node
 from streams.privacy.app import app
-from streams.runtime.follow import partitions_of
+from streams.runtime.follow import partitions_of, stable_end
 from streams.runtime.passing import Passage
 from tests.broker.copying import read_committed
 from tests.house.standing import StandingHouse, wait_until
@@ -33,8 +33,6 @@ TABLES = {
     "consent_revocations": "subject IN ({0})", "privacy_requests": "subject IN ({0}) OR hasAny(nodes, [{0}])",
     "identity_merges": "node IN ({0}) OR parent IN ({0})", "identity_conflicts": "kept IN ({0}) OR node IN ({0})",
 }  # fmt: skip
-
-
 LANDED = ("events.resolved", "identity.merges", "identity.conflicts", "consent.revocations", "privacy.requests")
 """Topics of these tables, but for decisions."""
 
@@ -115,10 +113,7 @@ class People:
         for group, topics in (
             ("headwater.consent", ["events.raw", "consent.signals"]),
             ("headwater.identity", ["events.consented", "consent.revocations"]),
-            (
-                "headwater.warehouse",
-                list(LANDED),
-            ),
+            ("headwater.warehouse", list(LANDED)),
         ):
             passage = Passage(self.settings, group, topics)
             wait_until(lambda passage=passage: passage.left() == 0, 60, group)  # type: ignore[misc]
@@ -229,7 +224,7 @@ def moved(settings: Settings, group: str, topics: Sequence[str]) -> bool:
     """Whether a group could be set to the first offsets of these topics."""
     with closing(reader(settings, "headwater.test")) as consumer:
         places = [
-            TopicPartition(topic, partition, consumer.get_watermark_offsets(TopicPartition(topic, partition))[0])
+            TopicPartition(topic, partition, stable_end(consumer, topic, partition)[0])
             for topic in topics
             for partition in partitions_of(consumer, topic)
         ]
