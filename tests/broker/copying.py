@@ -49,7 +49,8 @@ def committed_sum(kafka: str, group: str, topic: str, partitions: int = PARTITIO
 
 def behind(kafka: str, group: str, topic: str, partitions: int = PARTITIONS) -> int:
     """Offsets between what a group has committed and the ends of a topic, transaction markers included."""
-    consumer = ck.Consumer({"bootstrap.servers": kafka, "group.id": group})
+    # Uncommitted: a producer is told of its commit before the partitions have the marker, so the stable end may still be 0.
+    consumer = ck.Consumer({"bootstrap.servers": kafka, "group.id": group, "isolation.level": "read_uncommitted"})
     try:
         ends = (consumer.get_watermark_offsets(ck.TopicPartition(topic, p), 20)[1] for p in range(partitions))
         return sum(map(int, ends)) - committed_sum(kafka, group, topic, partitions)

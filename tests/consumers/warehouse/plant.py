@@ -121,7 +121,8 @@ class Plant:
 
     def caught_up(self) -> bool:
         """Whether the group has committed up to the end of every topic."""
-        consumer = reader(self.settings, GROUP)
+        # Uncommitted: a producer is told of its commit before the partitions have the marker.
+        consumer = reader(self.settings, GROUP, isolation_level="read_uncommitted")
         try:
             listed = consumer.list_topics(timeout=10).topics
             asked = [ck.TopicPartition(topic, number) for topic in TABLES for number in listed[topic].partitions]

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from consumers.warehouse.migrating import migrate
 from infra.embedded.kafka import EmbeddedKafka
+from infra.kafka import admin, producer
 from infra.settings import load_settings
 from infra.simulator import drain
 from infra.simulator.compare import Row
@@ -18,6 +19,7 @@ from infra.simulator.marks import event_id, marker
 from infra.simulator.reconcile_app import app
 from infra.simulator.survey import Survey
 from infra.topics_app import apply
+from tests.broker.copying import create_topics
 from tests.infra.simulator.small_house import DECISION, RUN, SmallHouse
 
 Fault = Callable[[SmallHouse], object]
@@ -70,6 +72,21 @@ def test_a_healthy_house_drains_and_is_accounted_for(house: SmallHouse) -> None:
     """Nothing lost, doubled, forbidden or unexplained in any layer."""
     drain.wait(house.settings, 20, lambda _lags: None)
     assert [row for row in verdict(house).values() if not row.good] == []
+
+
+def test_records_of_an_open_transaction_are_still_to_come(house: SmallHouse) -> None:
+    """Nobody can have read them, so the stream is not drained."""
+    create_topics(house.settings.kafka, ["undecided"])
+    writer = producer(house.settings, transactional_id="undecided")
+    writer.init_transactions(30)
+    writer.begin_transaction()
+    writer.produce("undecided", b"x")
+    assert writer.flush(30) == 0
+    group = {"nobody": ("undecided",)}
+    try:
+        assert drain.lags(admin(house.settings), group) == {"nobody": 1}
+    finally:
+        writer.abort_transaction(30)
 
 
 def _leak(house: SmallHouse) -> None:
