@@ -5,7 +5,7 @@ So each is kept under its own bytes of the event's head, and a decision under bo
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import count
@@ -13,7 +13,8 @@ from typing import Any
 
 from fastavro import parse_schema, schemaless_reader
 
-from schemas.codec import HeadSlicer, Record, Undecodable, encode_columns
+from schemas.codec import HeadSlicer, Record, Undecodable, encode_columns, read_long
+from schemas.columns import HeadColumns
 from schemas.registry import Contract
 from streams.consent.clickids import ClickIds
 from streams.consent.decide import Action, Decision, decide, evidence_hash, exempt
@@ -31,6 +32,7 @@ KEPT_BYTES = 4_096
 KEPT_KINDS = 4_096
 
 HEARTBEAT = -1
+CLOCK = "collector_ts"
 
 Dimensions = tuple[tuple[str, str], ...]
 Memories = tuple[Memory, ...]
@@ -47,8 +49,10 @@ class Where:
     heartbeat: bool
     rule: int
     """Number of the policy's rule for events of this name: what decisions differ by."""
+    group: str
+    """Of sites that share what is remembered."""
     scopes: Mapping[str, tuple[str, str]]
-    """Regime -> regime and group of sites that share what is remembered."""
+    """Regime -> regime and group."""
     is_choice: bool
     """The event is a choice, made when it happened."""
     ordinary: bool
@@ -115,13 +119,28 @@ class Lineage:
         self._where = _part(read, ("event_name", "source", "site", "heartbeat"))
         self._what = _part(read, ("region", "signals"))
         self.ends = HeadSlicer(read, "signals").ends
-        self.near_ends = HeadSlicer(read, "collector_ts").ends
+        self._near_ends = HeadSlicer(read, CLOCK).ends
+        self._heads = HeadColumns(read, CLOCK)
+        self._places = [read.names.index(name) for name in ("event_id", "heartbeat", CLOCK)]
         self.rewriter = Rewriter(read, policy, ClickIds(policy.click_ids))
         self._rules: dict[str, int] = {}
         self._kinds: dict[tuple[Decision, Dimensions, bool], Kind] = {}
         self.wheres: dict[bytes, Where] = {}
         self.whats: OrderedDict[tuple[int, bytes], What] = OrderedDict()
         """By day since 1970 and bytes."""
+
+    def heads(self, values: Sequence[bytes | None]) -> Iterator[tuple[bool, int, int, int, int]]:
+        """Of each record, whether it could be read together with the others, and if so what `head` says."""
+        read = self._heads.read([value or b"" for value in values])
+        event_id, heartbeat, clock = self._places
+        offsets = (read.ends[event_id], read.ends[heartbeat], read.ends[clock], read.numbers[clock])
+        return zip(read.sound.tolist(), *(column.tolist() for column in offsets), strict=True)
+
+    def head(self, value: bytes) -> tuple[int, int, int, int]:
+        """Where the name begins, where it ends, where the region begins, and the collector time. Undecodable."""
+        ends = self._near_ends(value)
+        event_id, heartbeat, clock = self._places
+        return ends[event_id], ends[heartbeat], ends[clock], read_long(value, ends[clock - 1])
 
     def where(self, data: bytes) -> Where:
         """Met for the first time. Undecodable."""
@@ -130,6 +149,7 @@ class Lineage:
         found = Where(
             **read,
             rule=HEARTBEAT if read["heartbeat"] else self._rule(read["event_name"]),
+            group=group,
             scopes={regime.value: (regime.value, group) for regime in Regime},
             is_choice=(is_choice := read["event_name"] in self._policy.memory.choice_events),
             ordinary=not is_choice and not read["heartbeat"],

@@ -54,7 +54,8 @@ class Visitor(NamedTuple):
     what: What
     said: bytes
     """What `what` was read from."""
-    scope: Scope
+    group: str
+    """Of sites."""
     times: range
     """Collector times for which that holds, milliseconds UTC."""
     remembered: bool
