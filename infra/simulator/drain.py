@@ -38,7 +38,7 @@ class NotDrained(Exception):
 
 
 def ends(client: AdminClient, topic: str) -> dict[int, int]:
-    """End of each partition of a topic, open transactions included: they are still to come. Empty where there is no such topic."""
+    """End of each partition of a topic, with open transactions, which are still to come. Empty where there is no such topic."""
     listed = client.list_topics(timeout=TIMEOUT_S).topics.get(topic)
     if listed is None or listed.error is not None:
         return {}

@@ -5,12 +5,13 @@ So each is kept under its own bytes of the event's head, and a decision under bo
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
-from itertools import count
+from itertools import count, repeat
 from typing import Any
 
+import numpy as np
 from fastavro import parse_schema, schemaless_reader
 
 from schemas.codec import HeadSlicer, Record, Undecodable, encode_columns, read_long
@@ -120,7 +121,7 @@ class Lineage:
         self._what = _part(read, ("region", "signals"))
         self.ends = HeadSlicer(read, "signals").ends
         self._near_ends = HeadSlicer(read, CLOCK).ends
-        self._heads = HeadColumns(read, CLOCK)
+        self._columns = HeadColumns(read, CLOCK)
         self._places = [read.names.index(name) for name in ("event_id", "heartbeat", CLOCK)]
         self.rewriter = Rewriter(read, policy, ClickIds(policy.click_ids))
         self._rules: dict[str, int] = {}
@@ -129,18 +130,21 @@ class Lineage:
         self.whats: OrderedDict[tuple[int, bytes], What] = OrderedDict()
         """By day since 1970 and bytes."""
 
-    def heads(self, values: Sequence[bytes | None]) -> Iterator[tuple[bool, int, int, int, int]]:
-        """Of each record, whether it could be read together with the others, and if so what `head` says."""
-        read = self._heads.read([value or b"" for value in values])
+    def heads(self, values: Sequence[bytes]) -> list["Head | None"]:
+        """Heads of many records at once; None where one is to be read alone."""
+        read = self._columns.read(values)
         event_id, heartbeat, clock = self._places
         offsets = (read.ends[event_id], read.ends[heartbeat], read.ends[clock], read.numbers[clock])
-        return zip(read.sound.tolist(), *(column.tolist() for column in offsets), strict=True)
+        found: list[Head | None] = list(zip(repeat(self), *(column.tolist() for column in offsets), strict=False))
+        for odd in np.flatnonzero(~read.sound):
+            found[odd] = None
+        return found
 
-    def head(self, value: bytes) -> tuple[int, int, int, int]:
-        """Where the name begins, where it ends, where the region begins, and the collector time. Undecodable."""
+    def head(self, value: bytes) -> "Head":
+        """The head of one record. Undecodable."""
         ends = self._near_ends(value)
         event_id, heartbeat, clock = self._places
-        return ends[event_id], ends[heartbeat], ends[clock], read_long(value, ends[clock - 1])
+        return self, ends[event_id], ends[heartbeat], ends[clock], read_long(value, ends[clock - 1])
 
     def where(self, data: bytes) -> Where:
         """Met for the first time. Undecodable."""
@@ -211,7 +215,7 @@ class Lineage:
         return Decided(
             kind,
             kind.decision,
-            self._encode(self._columns(kind, what)),
+            self._encode(self._told(kind, what)),
             decision.action is Action.PASS and not where.heartbeat,
             all(ruling.reason is not Reason.NO_SIGNAL for ruling in decision.rulings),
         )
@@ -227,7 +231,7 @@ class Lineage:
             self._kinds[decision, fingerprint, heartbeat] = found
         return found
 
-    def _columns(self, kind: Kind, what: What) -> Record:
+    def _told(self, kind: Kind, what: What) -> Record:
         return {
             "consent_outcome": kind.decision.action.value,
             "consent_purposes": kind.decision.mask,
@@ -237,6 +241,9 @@ class Lineage:
             "consent_evidence": "" if kind.decision.action is Action.ANONYMISE or kind.heartbeat else what.hash,
         }
 
+
+Head = tuple[Lineage, int, int, int, int]
+"""An event's lineage; where its name begins, where its names end, where its region begins; its collector time."""
 
 _numbers = count(1)
 
@@ -256,4 +263,4 @@ def _part(contract: Contract, names: tuple[str, ...]) -> Callable[[bytes], dict[
     return read
 
 
-__all__ = ["Decided", "Dimensions", "Kind", "Lineage", "Memories", "What", "Where"]
+__all__ = ["Decided", "Dimensions", "Head", "Kind", "Lineage", "Memories", "What", "Where"]

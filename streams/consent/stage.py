@@ -14,8 +14,8 @@ from infra.logs import get_logger
 from infra.metrics import Metrics
 from schemas.codec import HEADER_BYTES, Undecodable, UnknownContract, decode, schema_id
 from schemas.registry import Registry
-from streams.consent.audit import Head
-from streams.consent.case import KEPT_BYTES, Decided, Kind, Lineage, What, Where
+from streams.consent.audit import Head as ChainHead
+from streams.consent.case import KEPT_BYTES, Decided, Head, Kind, Lineage, What, Where
 from streams.consent.decide import Action, Reason
 from streams.consent.entries import AUDIT, HEADS, REVOCATIONS, STATE, Entries
 from streams.consent.evidence import Reader
@@ -34,8 +34,6 @@ AT_ONCE = 1_000
 """Events."""
 FEW = 100
 """Fewer heads are read one by one: reading them together takes as long as a hundred alone, however few they are."""
-ALONE = (False, 0, 0, 0, 0)
-"""Of a head that is read alone."""
 
 KeyValues = Iterable[tuple[bytes | None, bytes | None]]
 PolicyReader = Callable[[], Policy | None]
@@ -150,16 +148,15 @@ class ConsentStage:
     def _recognise(self, work: Work, places: range) -> None:
         batch, misses = work.batch, 0
         work.rows, work.wanted = [], set()
-        keys, values = batch.keys[places.start : places.stop], batch.values[places.start : places.stop]
-        common = self._lineages.get((values[0] or b"")[:HEADER_BYTES])
-        heads = repeat(ALONE) if common is None or len(values) < FEW else common.heads(values)
+        keys = batch.keys[places.start : places.stop]
+        values = [value or b"" for value in batch.values[places.start : places.stop]]
+        common = self._lineages.get(values[0][:HEADER_BYTES])
+        heads = repeat(None) if common is None or len(values) < FEW else common.heads(values)
         holding, write, count = self._standings.holding(batch.partition), work.written.append, work.counted.append
         visitors = holding.visitors
-        for at, key, value, (sound, name_at, name_end, region_at, time) in zip(places, keys, values, heads, strict=False):
+        for at, key, value, head in zip(places, keys, values, heads, strict=False):
             try:
-                lineage = common
-                if not sound or lineage is None:
-                    lineage, name_at, name_end, region_at, time = self._alone(value)
+                lineage, name_at, name_end, region_at, time = head or self._alone(value)
                 name = value[name_at:name_end]
                 where = lineage.wheres.get(name) or lineage.where(name)
                 visitor = visitors.get(key)  # type: ignore[arg-type] # None is nobody's key
@@ -231,12 +228,11 @@ class ConsentStage:
         if decided.decision.action is not Action.DROP:
             work.written.append(self._rewritten(work.batch, at, lineage, decided))
 
-    def _alone(self, value: bytes | None) -> tuple[Lineage, int, int, int, int]:
-        """Of a record that was not read together with others: its lineage, and what its head says. Undecodable, Retryable."""
-        if value is None:
+    def _alone(self, value: bytes) -> Head:
+        """The head of a record that was not read together with others. Undecodable, Retryable."""
+        if not value:
             raise Undecodable("tombstone")
-        lineage = self._lineages.get(value[:HEADER_BYTES]) or self._lineage(value)
-        return lineage, *lineage.head(value)
+        return (self._lineages.get(value[:HEADER_BYTES]) or self._lineage(value)).head(value)
 
     def _lineage(self, value: bytes) -> Lineage:
         """Raises Undecodable where there is no frame, Retryable where its contract is not known yet."""
@@ -309,7 +305,7 @@ class ConsentStage:
         for _, value in records:
             if value is not None:
                 record = decode(self._registry, value)[1]
-                head = Head(record["seq"], record["hash"])
+                head = ChainHead(record["seq"], record["hash"])
         self._standings.restore(partition, head)
 
     def on_revoke(self, partition: int) -> None:
