@@ -89,10 +89,20 @@ def counts(store: Store, who: Person) -> dict[str, int]:
 
 def erase(store: Store, request_id: str, who: Person) -> dict[str, int]:
     """Remove them; table -> rows removed by this request, by whichever run of it. Retryable."""
+    done = remove(store, request_id, conditions(store.database, who))
+    for table, where in derived(who).items():
+        _mutate(store, table, request_id, "DELETE", where)
+    named = _count(store, "events", beside(who))
+    taken_out = f"UPDATE identifiers = arrayFilter(one -> one NOT IN {_among(who.nodes)}, identifiers)"
+    _mutate(store, "events", request_id, taken_out, beside(who))
+    return done | {IDENTIFIERS: named}
+
+
+def remove(store: Store, request_id: str, found: Mapping[str, str]) -> dict[str, int]:
+    """Remove rows, given as table -> condition; table -> rows removed by this request, by whichever run of it. Retryable."""
     if not PLAIN.fullmatch(request_id):
         raise ValueError("a request id that is none")
     base, marked = ddl.quoted(store.database), f"request_id = '{request_id}'"
-    found = conditions(store.database, who)
     for table, where in found.items():
         store.long_command(
             f"INSERT INTO {base}.erased_rows (table_name, _partition, _offset, request_id) "  # noqa: S608 - names of our own
@@ -101,13 +111,8 @@ def erase(store: Store, request_id: str, who: Person) -> dict[str, int]:
     for table in found:
         places = f"(SELECT _partition, _offset FROM {base}.erased_rows WHERE table_name = '{table}' AND {marked})"  # noqa: S608
         _mutate(store, table, request_id, "DELETE", f"(_partition, _offset) IN {places}")
-    for table, where in derived(who).items():
-        _mutate(store, table, request_id, "DELETE", where)
-    named = _count(store, "events", beside(who))
-    taken_out = f"UPDATE identifiers = arrayFilter(one -> one NOT IN {_among(who.nodes)}, identifiers)"
-    _mutate(store, "events", request_id, taken_out, beside(who))
     done = removed(store, request_id)
-    return {table: done.get(table, 0) for table in found} | {IDENTIFIERS: named}
+    return {table: done.get(table, 0) for table in found}
 
 
 def removed(store: Store, request_id: str) -> dict[str, int]:
@@ -155,7 +160,7 @@ def _hers(who: Person) -> list[str]:
 
 
 def _among(ids: Sequence[str]) -> str:
-    return f"({', '.join(_quoted(ids)) or _NOBODY})"
+    return f"({', '.join(quoted(ids)) or _NOBODY})"
 
 
 def _any(column: str, ids: Sequence[str]) -> str:
@@ -166,10 +171,14 @@ def _any(column: str, ids: Sequence[str]) -> str:
 _NOBODY = "'-'"
 
 
-def _quoted(ids: Sequence[str]) -> list[str]:
+def quoted(ids: Sequence[str]) -> list[str]:
+    """Ids as texts in SQL; ValueError for what is none."""
     if not all(map(PLAIN.fullmatch, ids)):
         raise ValueError("an id that is none")
     return [f"'{one}'" for one in ids]
 
 
-__all__ = ["IDENTIFIERS", "NAMES", "Person", "audited", "conditions", "counts", "erase", "lines", "person", "removed"]
+__all__ = [
+    "IDENTIFIERS", "NAMES", "Person", "audited", "conditions", "counts", "erase", "lines", "person", "quoted", "remove",
+    "removed",
+]  # fmt: skip

@@ -19,7 +19,8 @@ LEFT_BEHIND_MS = 6 * 3_600_000
 PREFIX = "identity_work_"
 
 WORK = "CREATE TABLE {table} ({columns}) ENGINE = MergeTree ORDER BY node SETTINGS fsync_after_insert = 0"
-# The newest record of a node is its slot. `settled`: not followed further. That is a user (what it points to is its label) and
+# The newest record of a node is its slot: by epoch, and by time where it was forgotten and linked anew. `settled`: not
+# followed further. That is a user (what it points to is its label) and
 # an erased node, whose end is '': nobody. A pointer that does not lead to a smaller node is none: a circle cannot come in.
 SLOTS = """
 INSERT INTO {slots}
@@ -27,7 +28,10 @@ SELECT node, if(erased, '', parent) AS at, erased OR is_user AS settled
 FROM (
     SELECT node, tupleElement(slot, 1) AS parent, tupleElement(slot, 2) = 'erased' AS erased,
         length(node) = 33 AND startsWith(node, '0') AS is_user
-    FROM (SELECT node, argMax((m.parent, m.state), m.epoch) AS slot FROM {database}.identity_merges AS m GROUP BY node)
+    FROM (
+        SELECT node, argMax((m.parent, m.state), (m.epoch, m.evidence_ts)) AS slot
+        FROM {database}.identity_merges AS m GROUP BY node
+    )
 )
 WHERE erased OR (parent != '' AND (is_user OR parent < node))
 SETTINGS optimize_aggregation_in_order = 1, max_bytes_before_external_group_by = 200000000

@@ -7,6 +7,7 @@ from streams.identity.rules import USER, Nodes, Slot
 
 ANONYMOUS, STAMPED, SHARED_IDS, UNRESOLVED = "anonymous", "resolved", "shared", "unresolved"
 """Values of `identity_state`."""
+NEVER, ALWAYS = -1, 1 << 62
 
 
 class Stamp(NamedTuple):
@@ -36,8 +37,8 @@ class Combination:
         """The stamp holds as long as this node has no slot; empty where its root has one."""
         self.age = 0
         """The stamp holds as long as no slot is rewritten: `Graph.age`."""
-        self.said = len(nodes) < 2
-        """The log has the evidence that its nodes belong together; there is none for a single one."""
+        self.said = NEVER if len(nodes) > 1 else ALWAYS
+        """Since when (see `Evidence`) the log says that its nodes belong together. A single one needs no evidence."""
 
     def stamped(self, profile: str, state: str, live: Nodes) -> Stamp:
         """With this profile."""

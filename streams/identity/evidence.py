@@ -37,15 +37,21 @@ def conflict_record(write: Write, kept: str, event_id: str, evidence_ts: int) ->
 
 
 class Evidence:
-    """Says each combination of nodes once, and again when it was forgotten or after a start; compaction keeps one of them."""
+    """Says each combination of nodes once, and again when it was forgotten or struck out, or after a start."""
 
     def __init__(self, registry: Registry) -> None:
         contract = registry.latest(LINKS)
         self._encode = flat_encoder(contract.parsed, contract.header)
+        self._since = 0
+        """Grows when evidence was struck out: what was said before may be missing."""
+
+    def struck_out(self) -> None:
+        """Some of what was said is no longer there."""
+        self._since += 1
 
     def add(self, outcome: Outcome, events: Mapping[Combination, Event], stamps: Mapping[Combination, Stamp]) -> None:
         """Put what is new among these, each with its first event, out, and remember it once that is committed."""
-        new = [found for found in events if not found.said]
+        new = [found for found in events if found.said < self._since]
         if not new:
             return
         out = outcome.out.setdefault(LINKS, [])
@@ -54,9 +60,9 @@ class Evidence:
             if len(live) > 1:
                 record = link_record(live, event.event_id.decode(), event.collector_ts, event.purposes)
                 out.append(Output(record["link_id"].encode(), self._encode(*record.values())))
-        outcome.after_commit.append(partial(_remember, new))
+        outcome.after_commit.append(partial(_remember, new, self._since))
 
 
-def _remember(said: Iterable[Combination]) -> None:
+def _remember(said: Iterable[Combination], since: int) -> None:
     for found in said:
-        found.said = True
+        found.said = since

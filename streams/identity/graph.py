@@ -155,6 +155,13 @@ class Graph:
             self._age += 1  # a first slot is no rewrite: who hangs on a node without one reads it each time
         self._replace(node, self._kept.get(node), slot)
 
+    def drop(self, node: str) -> None:
+        """It was not seen for long, and what it pointed to is forgotten."""
+        known = self._kept.get(node)
+        if known is not None and not known.epoch:
+            del self._kept[node]
+            self._age += 1
+
     def _replace(self, node: str, known: Slot | None, slot: Slot) -> None:
         """Remember a slot, unless a newer one is remembered."""
         if slot.state == ERASED:

@@ -144,7 +144,7 @@ def why_command(
         chain = why(index, first, second)
     if as_json:
         links = [
-            {"node": link.node, "parent": link.slot.parent, "event_id": link.event_id, "evidence_ts": link.evidence_ts}
+            {"node": link.node, "parent": link.parent, "event_id": link.event_id, "evidence_ts": link.evidence_ts}
             for link in chain or ()
         ]
         typer.echo(json.dumps({"linked": chain is not None, "links": links}))
@@ -155,7 +155,7 @@ def why_command(
     for link in () if as_json else chain or ():
         when = datetime.fromtimestamp(link.evidence_ts / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
         event = f"event {link.event_id}" if link.event_id else "an event that a later record no longer names"
-        typer.echo(f"{link.node} -> {link.slot.parent}  by {event}, {when}")
+        typer.echo(f"{link.node} -> {link.parent}  by {event}, {when}")
     if chain is None:
         raise typer.Exit(1)
 

@@ -5,7 +5,8 @@
 
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -29,11 +30,17 @@ class Logged(NamedTuple):
     """One record of the log."""
 
     node: str
-    slot: Slot
+    slot: Slot | None
+    """None: the node was not seen for long, and what was said of it before holds no more."""
     event_id: str
     """The event that gave the evidence; empty where a worker logged again what another had written."""
     evidence_ts: int
     """Collector time of that event, or of the one with which it was logged again, milliseconds UTC."""
+
+    @property
+    def parent(self) -> str:
+        """Of its slot; empty where it has none."""
+        return "" if self.slot is None else self.slot.parent
 
 
 Progress = Callable[[int], None]
@@ -42,29 +49,42 @@ Progress = Callable[[int], None]
 
 def read_log(settings: Settings) -> Iterator[Sequence[Logged]]:
     """The whole log, a chunk at a time, each node's records in their order. Retryable where Kafka is away."""
-    for records in _read(settings, MERGES):
-        yield [Logged(record["node"], slot_of(record), record["event_id"], record["evidence_ts"]) for record in records]
-
-
-def _read(settings: Settings, topic: str) -> Iterator[list[Record]]:
     registry = Registry(settings.contracts)
-    for records in read_topic(settings, topic):
-        yield [decode(registry, value)[1] for _, value in records if value is not None]
+    for records in read_topic(settings, MERGES):
+        yield [_logged(key, None if value is None else decode(registry, value)[1]) for key, value in records]
+
+
+def _logged(key: bytes | None, record: Record | None) -> Logged:
+    if record is None:
+        return Logged((key or b"").decode(), None, "", 0)
+    return Logged(record["node"], slot_of(record), record["event_id"], record["evidence_ts"])
+
+
+def _runs(records: Iterable[Logged]) -> Iterator[tuple[bool, list[Logged]]]:
+    """Records in their order, in runs of those that hold a slot and of those that do not."""
+    for slots, run in groupby(records, lambda record: record.slot is not None):
+        yield slots, list(run)
 
 
 def rebuild(log: Iterator[Sequence[Logged]], store: RedisStore, progress: Progress) -> int:
     """Write what is missing or older in Redis; how many slots were. A slot only ever gets newer."""
     written = 0
     for records in log:
-        written += store.restore([(record.node, record.slot) for record in records])
+        for slots, run in _runs(records):
+            if slots:
+                written += store.restore([(record.node, record.slot) for record in run if record.slot is not None])
+            else:
+                store.expire([(record.node, None) for record in run])
         progress(len(records))
     return written
 
 
 def readmit(settings: Settings, store: RedisStore) -> None:
     """Count again what each holder holds, from the evidence. Retryable."""
-    for records in _read(settings, LINKS):
-        pairs = [pair for record in records for pair in limited(record["nodes"])]
+    registry = Registry(settings.contracts)
+    for records in read_topic(settings, LINKS):
+        said = [decode(registry, value)[1]["nodes"] for _, value in records if value is not None]
+        pairs = [pair for nodes in said for pair in limited(nodes)]
         if pairs:
             store.admit(pairs)
 
@@ -106,9 +126,9 @@ class LogIndex:
     """The newest slot of each node of the log, in a temporary file."""
 
     def __init__(self, folder: Path) -> None:
-        self._db = sqlite3.connect(folder / "log.sqlite3", isolation_level=None)
-        self._db.execute("PRAGMA journal_mode = OFF")
-        self._db.execute(
+        self.db = sqlite3.connect(folder / "log.sqlite3", isolation_level=None)
+        self.db.execute("PRAGMA journal_mode = OFF")
+        self.db.execute(
             "CREATE TABLE slots (node TEXT PRIMARY KEY, parent TEXT, epoch INTEGER, event_id TEXT, "
             "evidence_ts INTEGER, state TEXT, since INTEGER) "
             "WITHOUT ROWID"
@@ -118,12 +138,20 @@ class LogIndex:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._db.close()
+        self.db.close()
 
     def add(self, records: Sequence[Logged]) -> None:
         """Take in a chunk of the log; of a node, the newest counts, and of the same slot the one that names its event."""
-        self._db.execute("BEGIN")
-        self._db.executemany(
+        self.db.execute("BEGIN")
+        for slots, run in _runs(records):
+            (self._enter if slots else self._strike_out)(run)
+        self.db.execute("COMMIT")
+
+    def _strike_out(self, records: Sequence[Logged]) -> None:
+        self.db.executemany("DELETE FROM slots WHERE node = ? AND epoch = 0", ((record.node,) for record in records))
+
+    def _enter(self, records: Sequence[Logged]) -> None:
+        self.db.executemany(
             "INSERT INTO slots VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
             "SET (parent, epoch, event_id, evidence_ts, state, since) = (excluded.parent, excluded.epoch, "
             "excluded.event_id, excluded.evidence_ts, excluded.state, excluded.since) "
@@ -131,28 +159,28 @@ class LogIndex:
             (
                 (node, slot.parent, slot.epoch, event_id, evidence_ts, slot.state, slot.since)
                 for node, slot, event_id, evidence_ts in records
+                if slot is not None
             ),
         )
-        self._db.execute("COMMIT")
 
     def chunks(self, n: int) -> Iterator[Slots]:
         """Everything, by node."""
-        rows = self._db.execute("SELECT node, parent, epoch, state, since FROM slots")
+        rows = self.db.execute("SELECT node, parent, epoch, state, since FROM slots")
         while some := rows.fetchmany(n):
             yield [(node, Slot(parent, True, epoch, state, since)) for node, parent, epoch, state, since in some]
 
     def record(self, node: str) -> Logged | None:
         """The newest record of a node."""
         query = "SELECT parent, epoch, state, since, event_id, evidence_ts FROM slots WHERE node = ?"
-        row = self._db.execute(query, (node,)).fetchone()
+        row = self.db.execute(query, (node,)).fetchone()
         return None if row is None else Logged(node, Slot(row[0], True, *row[1:4]), *row[4:])
 
 
 def why(index: LogIndex, one: str, other: str) -> list[Logged] | None:
     """The links between two nodes: from the one up to what both hang under, then down to the other. None without any."""
     up, down = _way(index, one), _way(index, other)
-    above = {other, *(record.slot.parent for record in down)}
-    first = [one, *(record.slot.parent for record in up)]
+    above = {other, *(record.parent for record in down)}
+    first = [one, *(record.parent for record in up)]
     meeting = next((node for node in first if node in above), None)
     if meeting is None:
         return None
@@ -163,9 +191,9 @@ def why(index: LogIndex, one: str, other: str) -> list[Logged] | None:
 def _way(index: LogIndex, node: str) -> list[Logged]:
     """The links from a node to its root."""
     found: list[Logged] = []
-    while node[0] != USER and (record := index.record(node)) is not None and record.slot.parent != node:
+    while node[0] != USER and (record := index.record(node)) is not None and record.parent != node:
         found.append(record)
-        node = record.slot.parent
+        node = record.parent
     return found
 
 
@@ -194,7 +222,7 @@ def diff(log: Iterator[Sequence[Logged]], store: RedisStore, progress: Progress)
                 newest = index.record(node)
                 if not slot.logged:
                     pending += 1
-                elif newest is None or newest.slot.epoch < slot.epoch:
+                elif newest is None or newest.slot is None or newest.slot.epoch < slot.epoch:
                     unlogged += 1
                     examples += [node] * (len(examples) < EXAMPLES)
     return Difference(logged, missing, other, unlogged, pending, tuple(examples))

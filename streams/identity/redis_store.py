@@ -286,6 +286,16 @@ class RedisStore:
         texts = [_text(slot._replace(logged=True)) for _, slot in slots]
         return sum(self._each(scripts.RESTORE, "n", [node for node, _ in slots], texts, [slot.epoch for _, slot in slots]))
 
+    def expire(self, slots: Sequence[tuple[str, Slot | None]]) -> list[bool]:
+        """Forget slots that are still these, or, for None, that were never rewritten; whether each is gone. Retryable."""
+        nodes = [node for node, _ in slots]
+        held = [said or found for (_, said), found in zip(slots, self.read(nodes), strict=True)]
+        texts = ["" if slot is None else _text(slot)[1:] for _, slot in slots]
+        gone = [answer == 1 for answer in self._each(scripts.EXPIRE, "n", nodes, texts)]
+        above = [(slot.parent, node) for node, slot, went in zip(nodes, held, gone, strict=True) if went and slot is not None]
+        self._run([(tag_of(parent), ("SREM", _key("c", parent), node)) for parent, node in above])
+        return gone
+
     def scan(self) -> Iterator[list[str]]:
         """The nodes of all slots, some at a time; one that is written meanwhile may be missing or there twice. Retryable."""
         nodes: list[str] = []

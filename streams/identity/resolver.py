@@ -29,7 +29,7 @@ class Resolver:
         self._graph = graph
         self._metrics = metrics
         self._alias = alias
-        self._evidence = Evidence(registry)
+        self.evidence = Evidence(registry)
         self._reader = Reader(registry)
         self._slots = SlotLog(registry)
         self._recent = Recent()
@@ -56,7 +56,7 @@ class Resolver:
             stamps[found] = found.stamp if found.stamp and found not in closer else self._looked_up(view, found)
         self._stamp(outcome, alive, stamps)
         self._log(outcome, view, met, won, events)
-        self._evidence.add(outcome, firsts, stamps)
+        self.evidence.add(outcome, firsts, stamps)
         return outcome
 
     def pass_on(self, batch: Batch, now: float) -> Outcome:

@@ -116,6 +116,22 @@ end
 return done
 """
 
-ALL = (CLAIM, WRITE, ADOPT, ADMIT, CONFIRM, RESTORE)
+# Argument: the slot that is to go, without its first letter, or nothing where any goes that is in the log and was never
+# rewritten. What is not there is gone.
+EXPIRE = """
+local done = {}
+for i, key in ipairs(KEYS) do
+  local found = redis.call('GET', key)
+  done[i] = 1
+  if found and (string.sub(found, 2) == ARGV[i] or (ARGV[i] == '' and string.match(found, '^D|[^|]*|0$'))) then
+    redis.call('DEL', key)
+  elseif found then
+    done[i] = 0
+  end
+end
+return done
+"""
+
+ALL = (CLAIM, WRITE, ADOPT, ADMIT, CONFIRM, RESTORE, EXPIRE)
 DIGESTS = {text: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for text in ALL}
 """What Redis calls them."""

@@ -179,13 +179,18 @@ class IdentityStage:
 
     def on_broadcast(self, topic: str, records: KeyValues) -> None:
         """What any worker has linked, committed: the newest slot of a node replaces the one that is kept. And what is due."""
-        for _, value in records:
+        dropped = False
+        for key, value in records:
             if value is None:
-                continue
-            if topic == DEFERRED:
+                if topic == MERGES and key is not None:
+                    self._graph.drop(key.decode())
+                    dropped = True
+            elif topic == DEFERRED:
                 self._deferred.follow(decode(self._registry, value)[1])
             else:
                 self._graph.keep_slot(*self._slots.read(value))
+        if dropped:
+            self._resolver.evidence.struck_out()
 
     def on_restore(self, topic: str, partition: int, records: KeyValues) -> None:  # noqa: ARG002 - it restores one topic
         """What passed unresolved and is due."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import clickhouse_connect
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from consumers.warehouse.store import SEARCH_S, Store
+from consumers.warehouse.tables import TABLES
 from infra.errors import ConfigError, Retryable
 from infra.settings import Settings, load_settings
 from schemas.registry import Registry
@@ -25,8 +27,11 @@ from streams.consent.policy import PACKAGED, load_policy
 from streams.identity import who as asked
 from streams.identity.app import open_store
 from streams.identity.erasing import Members, Refused, members
+from streams.identity.log import LogIndex
 from streams.identity.nodes import alias
+from streams.identity.reading import RESOLVED
 from streams.identity.rules import ERASED
+from streams.privacy import expiry
 from streams.privacy.audit import HASHED, Broken, Head, broken
 from streams.privacy.erasure import Erasure, Tell, Waiting, opened, proofs, who
 from streams.privacy.export import export
@@ -41,7 +46,9 @@ LOADED_S, LOOK_S = 5.0, 0.5
 TIMES = ("requested_ts", "erased_ts", "done_ts")
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Erase a person, export what is held of her, verify it; see requests."
+    add_completion=False,
+    no_args_is_help=True,
+    help="Erase a person, export what is held of her, verify it; see requests; forget who was not seen for long.",
 )
 app.command("status", epilog="Example: headwater privacy status --json")(status_command)
 
@@ -51,7 +58,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.callback()
 def privacy() -> None:
-    """Erase a person, export what is held of her, verify it; see requests."""
+    """Erase a person, export what is held of her, verify it; see requests; forget who was not seen for long."""
 
 
 @contextmanager
@@ -216,6 +223,32 @@ def verify_command(who_: Who, as_json: AsJson = False) -> None:
         typer.echo("nothing is left, and the chain holds" if clean else "NOT clean")
     if not clean:
         raise typer.Exit(1)
+
+
+@app.command("expire", epilog="Example: headwater privacy expire --days 395 --dry-run")
+def expire_command(
+    days: Annotated[int, typer.Option(min=31, max=TABLES[RESOLVED].keep_days, help="Not seen for so many days.")] = 395,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be forgotten, and forget nothing.")] = False,
+    patience: Annotated[float, typer.Option(min=1, help="Seconds to wait for the warehouse.")] = PATIENCE_S,
+    as_json: AsJson = False,
+) -> None:
+    """Forget ids that were not seen for long, and how they were linked. Who comes back is somebody new.
+
+    Seen: in an event that ClickHouse holds, or linked with an id that was. Ids that were demoted, split or erased are kept,
+    with all that is linked to them. Past events stay as they are.
+    """
+    since_ms = int(time.time() * 1000) - days * 86_400_000
+    with office(quiet=as_json) as (made, tell), TemporaryDirectory() as folder, LogIndex(Path(folder)) as index:
+        unseen, done = expiry.find(made, index, since_ms, tell, patience)
+        if not dry_run:
+            done = expiry.expire(made, Pen(made.settings), unseen, since_ms, tell)
+    if as_json:
+        typer.echo(json.dumps({"days": days, "dry_run": dry_run, **done._asdict()}))
+        return
+    typer.echo(f"{done.slots:>10,}  linked ids {'would be forgotten' if dry_run else 'forgotten'}")
+    typer.echo(f"{done.links:>10,}  records of how they were linked")
+    if done.kept:
+        typer.echo(f"{done.kept:>10,}  were changed meanwhile, and stay")
 
 
 def chain_faults(made: Office) -> list[Broken]:

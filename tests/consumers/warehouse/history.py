@@ -65,9 +65,10 @@ class History:
         for table in TABLES:
             self.store.command(f"TRUNCATE TABLE headwater.{table}")
 
-    def merge(self, *slots: Slot) -> None:
+    def merge(self, *slots: Slot, days_ago: float = 0) -> None:
         """Records of identity.merges, as they were loaded."""
-        rows = ", ".join(f"('{s.node}', '{s.parent}', {s.epoch}, '{s.state}', 'event', now64(3))" for s in slots)
+        at = f"fromUnixTimestamp64Milli({NOW_MS - int(days_ago * DAY_MS)})"
+        rows = ", ".join(f"('{s.node}', '{s.parent}', {s.epoch}, '{s.state}', 'event', {at})" for s in slots)
         columns = "node, parent, epoch, state, event_id, evidence_ts"
         self.store.command(f"INSERT INTO headwater.identity_merges ({columns}) VALUES {rows}")
 

@@ -72,6 +72,17 @@ def test_a_rewrite_with_a_higher_epoch_changes_and_removes_overrides(history: Hi
     assert versions[node(2, 1)] > versions[node(2, 3)], "an override that stays keeps the time since when it holds"
 
 
+@pytest.mark.parametrize("newer_first", [False, True])
+def test_of_a_node_that_was_forgotten_and_linked_anew_the_newer_link_counts(history: History, newer_first: bool) -> None:
+    """Both have the same epoch, and the older record may still be there, or be loaded again."""
+    old, new = (Slot(node(2, 9), node(2, 1)), 0.2), (Slot(node(2, 9), node(2, 5)), 0.1)
+    for slot, days_ago in (new, old) if newer_first else (old, new):
+        history.merge(slot, days_ago=days_ago)
+    history.stamp(node(2, 9))
+    project(history.store, NOW_MS)
+    assert history.store.rows("SELECT profile_id, canonical FROM headwater.identity_overrides") == [(node(2, 9), node(2, 5))]
+
+
 def test_ids_that_share_a_prefix_are_kept_apart(history: History) -> None:
     """Overrides are found by the whole id: ids that differ in the last digit only, or in the tier only, do not mix."""
     hexes = "ab" * 15

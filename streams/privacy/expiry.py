@@ -1,0 +1,166 @@
+"""Components of which no id was seen for a long time: forgotten in the graph, in its log, in the evidence, and in ClickHouse.
+
+A component goes as a whole, or the ids that are left would lose their root. One that somebody has intervened in stays: its
+demoted, split or erased ids keep protecting whoever comes with them, and there are few.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from consumers.warehouse import unseen as warehouse
+from consumers.warehouse.loop import GROUP
+from streams.identity import erasing as graph
+from streams.identity.log import LogIndex, read_log
+from streams.identity.reading import RESOLVED
+from streams.identity.redis_store import CHUNK
+from streams.identity.rules import Slot
+from streams.identity.slots import MERGES, log_key
+from streams.privacy import topics
+from streams.privacy.erasure import LOOK_S, Tell, Waiting
+from streams.privacy.office import Office
+from streams.privacy.topics import LINKS, Output, Pen
+from streams.runtime.passing import Passage
+
+
+class Expired(NamedTuple):
+    """What was forgotten, or would be."""
+
+    slots: int
+    links: int
+    """Records of `identity.links`."""
+    rows: int
+    """Of `identity_merges` in ClickHouse."""
+    kept: int
+    """Slots that were changed meanwhile, so that they stay."""
+
+
+class Unseen:
+    """The nodes of a log that are to be forgotten, worked out in its index."""
+
+    def __init__(self, index: LogIndex) -> None:
+        self._db = index.db
+        for table in ("seen", "gone"):
+            self._db.execute(f"CREATE TABLE {table} (node TEXT PRIMARY KEY) WITHOUT ROWID")
+
+    def find(self, seen: Iterable[Sequence[str]], since_ms: int) -> None:
+        """All whose whole component was neither seen nor linked since then."""
+        say = self._db.execute
+        for some in seen:
+            say("BEGIN")
+            self._db.executemany("INSERT OR IGNORE INTO seen VALUES (?)", ((node,) for node in some))
+            say("COMMIT")
+        # What a user points to is a label, not a parent. Then each is pointed further up, until all point to their roots.
+        say("CREATE TABLE tops AS SELECT node, iif(node LIKE '0%', node, parent) AS top FROM slots")
+        say("CREATE UNIQUE INDEX tops_by_node ON tops (node)")
+        further = "UPDATE tops SET top = above.top FROM tops AS above WHERE above.node = tops.top AND above.top != tops.top"
+        while say(further).rowcount:
+            pass
+        say(
+            "CREATE TABLE kept AS SELECT DISTINCT top FROM tops JOIN slots USING (node) WHERE epoch > 0 OR state != '' "
+            "OR evidence_ts >= ? OR node IN seen OR parent IN seen OR top IN seen",
+            (since_ms,),
+        )
+        for column in ("node", "top"):  # a root that is no user has no slot, and goes too
+            say(f"INSERT OR IGNORE INTO gone SELECT {column} FROM tops WHERE top NOT IN kept")  # noqa: S608 - ours
+
+    def slots(self) -> Iterator[list[tuple[str, Slot]]]:
+        """Theirs, some at a time."""
+        rows = self._db.execute("SELECT node, parent FROM slots JOIN gone USING (node)")
+        while some := rows.fetchmany(CHUNK):
+            yield [(node, Slot(parent, logged=True)) for node, parent in some]
+
+    def take_links(self, records: Iterable[tuple[bytes | None, Mapping[str, Any] | None]]) -> int:
+        """Find those of the evidence that name some of them; how many do."""
+        self._db.execute("CREATE TABLE links (key BLOB PRIMARY KEY, record TEXT) WITHOUT ROWID")
+        self._db.execute("BEGIN")
+        for key, record in records:
+            # Of a key the newest record counts, and none where that is a tombstone.
+            if record is not None and self.among(record["nodes"]):
+                self._db.execute("INSERT OR REPLACE INTO links VALUES (?, ?)", (key, json.dumps(record)))
+            else:
+                self._db.execute("DELETE FROM links WHERE key = ?", (key,))
+        self._db.execute("COMMIT")
+        ((n,),) = self._db.execute("SELECT count(*) FROM links")
+        return int(n)
+
+    def links(self) -> Iterator[list[tuple[bytes, dict[str, Any]]]]:
+        """Keys and records of those, some at a time."""
+        rows = self._db.execute("SELECT key, record FROM links")
+        while some := rows.fetchmany(CHUNK):
+            yield [(key, json.loads(record)) for key, record in some]
+
+    def nodes(self) -> Iterator[list[str]]:
+        """All of them, those without slots too, some at a time."""
+        rows = self._db.execute("SELECT node FROM gone")
+        while some := rows.fetchmany(CHUNK):
+            yield [node for (node,) in some]
+
+    def stay(self, nodes: Iterable[str]) -> None:
+        """These do not go after all."""
+        self._db.executemany("DELETE FROM gone WHERE node = ?", ((node,) for node in nodes))
+
+    def among(self, nodes: Iterable[str]) -> frozenset[str]:
+        """Those of them that go."""
+        query = "SELECT 1 FROM gone WHERE node = ?"
+        return frozenset(node for node in nodes if self._db.execute(query, (node,)).fetchone())
+
+
+def find(office: Office, index: LogIndex, since_ms: int, tell: Tell, patience_s: float) -> tuple[Unseen, Expired]:
+    """Who is to be forgotten, and how much. ConfigError where the warehouse cannot tell; Waiting where it stays behind."""
+    tell("waiting for the warehouse")
+    passage, deadline = Passage(office.settings, GROUP, (RESOLVED, MERGES)), time.monotonic() + patience_s
+    while left := passage.left():
+        if time.monotonic() > deadline:
+            raise Waiting(f"{left} records are not in ClickHouse yet; is the warehouse running? Then run this again")
+        time.sleep(LOOK_S)
+    tell("reading the log")
+    for records in read_log(office.settings):
+        index.add(records)
+    tell("looking for who was seen")
+    unseen = Unseen(index)
+    unseen.find(warehouse.seen(office.warehouse, since_ms), since_ms)
+    tell("looking for how they were linked")
+    links = unseen.take_links(topics.everything(office.settings, LINKS))
+    slots = sum(map(len, unseen.slots()))
+    return unseen, Expired(slots, links, slots, 0)
+
+
+def expire(office: Office, pen: Pen, unseen: Unseen, since_ms: int, tell: Tell) -> Expired:
+    """Forget them. Cut short, the next run completes it: the log, which tells who goes, is struck out last. Retryable."""
+    tell("removing how they were linked")
+    links = 0
+    for found in unseen.links():
+        pen.write(one for key, record in found for one in _without(pen, unseen, key, record))
+        links += len(found)
+    tell("removing rows from ClickHouse")
+    rows = warehouse.forget(office.warehouse, uuid.uuid4().hex, unseen.nodes(), since_ms)
+    tell("removing slots from Redis")
+    kept = 0
+    for some in unseen.slots():
+        gone = office.graph.expire(some)
+        stay = [pair for pair, is_gone in zip(some, gone, strict=True) if not is_gone]
+        # What still hangs under a node is not forgotten with it.
+        unseen.stay({one for node, slot in stay for one in (node, slot.parent)})
+        kept += len(stay)
+    for nodes in unseen.nodes():
+        office.graph.forget(nodes, ())
+    tell("striking them out of the log")
+    slots = 0
+    for some in unseen.slots():
+        pen.write(Output(MERGES, log_key(node, slot), None) for node, slot in some)
+        slots += len(some)
+    return Expired(slots, links, rows, kept)
+
+
+def _without(pen: Pen, unseen: Unseen, key: bytes, record: Mapping[str, Any]) -> Iterator[Output]:
+    """Evidence struck out; what it says of others is said anew."""
+    yield Output(LINKS, key, None)
+    others = graph.without(record, unseen.among(record["nodes"]))
+    if others is not None:
+        yield pen.output(LINKS, others["link_id"].encode(), others)
+
+
+__all__ = ["Expired", "Unseen", "expire", "find"]
