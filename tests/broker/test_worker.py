@@ -15,7 +15,7 @@ from infra.secrets import Secret
 from schemas.codec import decode
 from schemas.registry import Registry
 from streams.runtime.deadletter import open_letter
-from tests.broker.copying import Copying, behind, create_topics, read_committed
+from tests.broker.copying import Copying, behind, create_topics, read_committed, wait_for_stable_end
 from tests.broker.test_fencing import wait_until
 
 SECRET = "for tests only, forty characters long..."
@@ -37,7 +37,7 @@ class House(Copying):
         return self.folder / "away"
 
     def send(self, *values: bytes, topic: str = "", key: bytes = b"k") -> None:
-        """Send values in one transaction, so that a marker is the last offset."""
+        """Send values in one transaction, so that a marker is the last offset. It is there when this returns."""
         if self._producer is None:
             self._producer = ck.Producer({"bootstrap.servers": self.kafka, "transactional.id": f"test-{self.run}"})
             self._producer.init_transactions(30)
@@ -45,6 +45,7 @@ class House(Copying):
         for value in values:
             self._producer.produce(topic or self.source, value, key)
         self._producer.commit_transaction(30)
+        wait_for_stable_end(self.kafka, topic or self.source)
 
     def work(self, slot: str = "0") -> subprocess.Popen[bytes]:
         """Start a worker."""
