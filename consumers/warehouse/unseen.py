@@ -1,6 +1,7 @@
 """Ids that no event has named for long: who was seen, and how the links of the others leave `identity_merges`."""
 
 import json
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
@@ -50,7 +51,7 @@ def seen(store: Store, since_ms: int) -> Iterator[list[str]]:
 
 def forget(store: Store, request_id: str, nodes: Iterable[Sequence[str]], before_ms: int) -> int:
     """Remove what was said of these nodes before then; how many rows. No replay brings them back. Retryable."""
-    with workbench(store, next_version(store, before_ms)) as bench:
+    with workbench(store, next_version(store, int(time.time() * 1000))) as bench:
         table = bench.name("forgotten")
         bench.say(WORK, table=table, columns="node String")
         for some in nodes:

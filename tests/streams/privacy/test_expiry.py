@@ -1,6 +1,7 @@
 """Ids that were not seen for long are forgotten, whole components, on a real Kafka, Redis and ClickHouse; nobody else's are."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -13,8 +14,10 @@ from typer.testing import CliRunner
 from consumers.warehouse import unseen
 from consumers.warehouse.loop import GROUP
 from consumers.warehouse.migrating import migrate
+from consumers.warehouse.overrides import project
 from consumers.warehouse.squash import squash
 from consumers.warehouse.tables import TABLES
+from consumers.warehouse.verifying import verify
 from infra.embedded.clickhouse import EmbeddedClickHouse
 from infra.embedded.kafka import EmbeddedKafka
 from infra.kafka import producer, reader
@@ -86,7 +89,7 @@ def store(plant: Plant, redis_url: str) -> Iterator[RedisStore]:
     plant.environment["HEADWATER_REDIS"] = redis_url
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()
-        for table in ("events", "identity_merges", "identity_stamped", "identity_overrides"):
+        for table in ("identity_stamped", "identity_overrides"):
             plant.store.command(f"TRUNCATE TABLE headwater.{table}")
         write(plant)
         contract = plant.registry.latest("events.resolved")
@@ -98,7 +101,8 @@ def store(plant: Plant, redis_url: str) -> Iterator[RedisStore]:
         with plant.loading():
             plant.send(events)
             plant.wait_caught_up()
-            wait(lambda: overrides(plant) == [(STALE, FORMER)], 30, plant.log)
+        project(plant.store, int(time.time() * 1000))
+        assert overrides(plant) == [(STALE, FORMER)]
         found = RedisStore(lambda: client)
         rebuild(read_log(plant.settings), found, nothing)
         yield found
@@ -181,6 +185,7 @@ def assert_forgotten(plant: Plant, store: RedisStore, gone: set[str], left: set[
     with plant.loading():
         plant.wait_caught_up()
     assert rows(plant) == SLOTS.keys() - gone
+    assert [one.text for one in verify(plant.settings) if not one.exact] == []
 
 
 def test_whole_components_that_nobody_saw_are_forgotten(
