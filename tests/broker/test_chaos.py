@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from bench.events import raw_events
 from infra.embedded.kafka import EmbeddedKafka
@@ -34,7 +35,8 @@ class Load:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.sent: list[tuple[bytes, bytes]] = []
-        """(key, value), in the order sent."""
+        """(key, value), in the order sent; without what was refused, which is known only in the end."""
+        self._refused: dict[int, str] = {}
 
     def start(self) -> None:
         """Begin."""
@@ -45,13 +47,20 @@ class Load:
         self._stop.set()
         self._thread.join()
         assert self._producer.flush(30) == 0
+        assert len(self._refused) < 100, self._refused
+        self.sent = [pair for at, pair in enumerate(self.sent) if at not in self._refused]
+
+    def _answered(self, at: int, error: Any) -> None:
+        if error is not None:
+            self._refused[at] = error.name()
 
     def _run(self) -> None:
         while not self._stop.wait(0.1):
             for _ in range(EVENTS_PER_S // 10):
                 key, value = next(self._events)
-                self._producer.produce("events.raw", value, key)
+                at = len(self.sent)
                 self.sent.append((key, value))
+                self._producer.produce("events.raw", value, key, on_delivery=lambda error, _, at=at: self._answered(at, error))
             self._producer.poll(0)
 
 

@@ -35,6 +35,7 @@ def test_kills_of_any_part_lose_and_double_nothing(house: StandingHouse) -> None
     """kill -9 of each worker, the warehouse, the collector and the broker while events flow: the ledger reconciles."""
     ledger = str(house.folder / "ledger.jsonl")
     simulating = house.begin("simulate", "--events", str(EVENTS), "--rate", str(RATE), "--ledger", ledger)
+    wait_until(Path(ledger).exists, 60, "events to flow")
     for name in ("consent", "identity", "warehouse", "bandit", "collector", "kafka", "warehouse", "consent"):
         time.sleep(1)  # between the kills, not for them: events flow meanwhile
         house.kill(name)
@@ -48,6 +49,7 @@ def test_kills_of_redis_lose_nothing(house: StandingHouse) -> None:
     """What was in flight is there, under the right profiles. (A claim of its last second may be lost: the known hole.)"""
     ledger = str(house.folder / "redis-ledger.jsonl")
     simulating = house.begin("simulate", "--events", "900", "--rate", str(RATE), "--ledger", ledger)
+    wait_until(Path(ledger).exists, 60, "events to flow")
     for _ in range(2):
         time.sleep(2)  # between the kills, not for them: events flow meanwhile
         house.kill("redis")
