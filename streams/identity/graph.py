@@ -158,9 +158,9 @@ class Graph:
     def drop(self, node: str) -> None:
         """It was not seen for long, and what it pointed to is forgotten."""
         known = self._kept.get(node)
-        if known is not None and not known.epoch:
-            del self._kept[node]
-            self._age += 1
+        if known is None or not known.epoch:
+            self._kept.pop(node, None)
+            self._age += 1  # also where it was no longer remembered: a stamp may hang on it still
 
     def _replace(self, node: str, known: Slot | None, slot: Slot) -> None:
         """Remember a slot, unless a newer one is remembered."""

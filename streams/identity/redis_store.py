@@ -290,11 +290,18 @@ class RedisStore:
         """Forget slots that are still these, or, for None, that were never rewritten; whether each is gone. Retryable."""
         nodes = [node for node, _ in slots]
         held = [said or found for (_, said), found in zip(slots, self.read(nodes), strict=True)]
+        above = [(node, slot) for node, slot in zip(nodes, held, strict=True) if slot is not None]
+        # Out of their parents' sets first: whoever links them anew enters them again, once the slot is gone.
+        self._run([(tag_of(slot.parent), ("SREM", _key("c", slot.parent), node)) for node, slot in above])
         texts = ["" if slot is None else _text(slot)[1:] for _, slot in slots]
         gone = [answer == 1 for answer in self._each(scripts.EXPIRE, "n", nodes, texts)]
-        above = [(slot.parent, node) for node, slot, went in zip(nodes, held, gone, strict=True) if went and slot is not None]
-        self._run([(tag_of(parent), ("SREM", _key("c", parent), node)) for parent, node in above])
+        still = {node for node, went in zip(nodes, gone, strict=True) if not went}
+        self._adopt([pair for pair in above if pair[0] in still])
         return gone
+
+    def uncount(self, nodes: Sequence[str]) -> None:
+        """Forget what was counted of nodes for their limits, and what is noted for them. Retryable."""
+        self._run([(tag_of(node), ("DEL", *_sets(node)[1:], _key("s", node))) for node in nodes])
 
     def scan(self) -> Iterator[list[str]]:
         """The nodes of all slots, some at a time; one that is written meanwhile may be missing or there twice. Retryable."""

@@ -234,8 +234,8 @@ def expire_command(
 ) -> None:
     """Forget ids that were not seen for long, and how they were linked. Who comes back is somebody new.
 
-    Seen: in an event that ClickHouse holds, or linked with an id that was. Ids that were demoted, split or erased are kept,
-    with all that is linked to them. Past events stay as they are.
+    Seen: in an event of these days, or linked with an id that was. Whose profile any row in ClickHouse carries is kept, and so
+    are ids that were demoted, split or erased, with all that is linked to them.
     """
     since_ms = int(time.time() * 1000) - days * 86_400_000
     with office(quiet=as_json) as (made, tell), TemporaryDirectory() as folder, LogIndex(Path(folder)) as index:

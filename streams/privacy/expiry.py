@@ -8,6 +8,8 @@ import json
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 from consumers.warehouse import unseen as warehouse
@@ -17,12 +19,18 @@ from streams.identity.log import LogIndex, read_log
 from streams.identity.reading import RESOLVED
 from streams.identity.redis_store import CHUNK
 from streams.identity.rules import Slot
-from streams.identity.slots import MERGES, log_key
+from streams.identity.slots import MERGES, log_key, slot_record
 from streams.privacy import topics
-from streams.privacy.erasure import LOOK_S, Tell, Waiting
+from streams.privacy.erasure import CONSENTED, IDENTITY, LOOK_S, Tell, Waiting
 from streams.privacy.office import Office
 from streams.privacy.topics import LINKS, Output, Pen
 from streams.runtime.passing import Passage
+
+CONSENT, RAW = "headwater.consent", "events.raw"
+WAY = ((CONSENT, (RAW,)), (IDENTITY, (CONSENTED,)), (GROUP, (RESOLVED, MERGES)))
+"""Who must have passed on what lies there now, before anybody counts as unseen: groups and topics, from the door on."""
+ROWS_OF = 500_000
+"""Nodes whose rows ClickHouse removes at once: it holds them in memory."""
 
 
 class Expired(NamedTuple):
@@ -98,10 +106,6 @@ class Unseen:
         while some := rows.fetchmany(CHUNK):
             yield [node for (node,) in some]
 
-    def stay(self, nodes: Iterable[str]) -> None:
-        """These do not go after all."""
-        self._db.executemany("DELETE FROM gone WHERE node = ?", ((node,) for node in nodes))
-
     def among(self, nodes: Iterable[str]) -> frozenset[str]:
         """Those of them that go."""
         query = "SELECT 1 FROM gone WHERE node = ?"
@@ -110,12 +114,15 @@ class Unseen:
 
 def find(office: Office, index: LogIndex, since_ms: int, tell: Tell, patience_s: float) -> tuple[Unseen, Expired]:
     """Who is to be forgotten, and how much. ConfigError where the warehouse cannot tell; Waiting where it stays behind."""
-    tell("waiting for the warehouse")
-    passage, deadline = Passage(office.settings, GROUP, (RESOLVED, MERGES)), time.monotonic() + patience_s
-    while left := passage.left():
-        if time.monotonic() > deadline:
-            raise Waiting(f"{left} records are not in ClickHouse yet; is the warehouse running? Then run this again")
-        time.sleep(LOOK_S)
+    deadline = time.monotonic() + patience_s
+    # One after the other: what the first ones have in hand now goes on to the last.
+    for group, of_group in WAY:
+        tell(f"waiting for {group}")
+        passage = Passage(office.settings, group, of_group)
+        while left := passage.left():
+            if time.monotonic() > deadline:
+                raise Waiting(f"{left} records wait for {group}; is it running? Then run this again")
+            time.sleep(LOOK_S)
     tell("reading the log")
     for records in read_log(office.settings):
         index.add(records)
@@ -136,23 +143,32 @@ def expire(office: Office, pen: Pen, unseen: Unseen, since_ms: int, tell: Tell) 
         pen.write(one for key, record in found for one in _without(pen, unseen, key, record))
         links += len(found)
     tell("removing rows from ClickHouse")
-    rows = warehouse.forget(office.warehouse, uuid.uuid4().hex, unseen.nodes(), since_ms)
-    tell("removing slots from Redis")
-    kept = 0
-    for some in unseen.slots():
-        gone = office.graph.expire(some)
-        stay = [pair for pair, is_gone in zip(some, gone, strict=True) if not is_gone]
-        # What still hangs under a node is not forgotten with it.
-        unseen.stay({one for node, slot in stay for one in (node, slot.parent)})
-        kept += len(stay)
+    rows, some = 0, list[str]()
+    for nodes in chain(unseen.nodes(), [[]]):
+        some += nodes
+        if len(some) >= ROWS_OF or not nodes:
+            rows += warehouse.forget(office.warehouse, uuid.uuid4().hex, some, since_ms)
+            some = []
+    tell("removing slots from Redis, and striking them out of the log")
+    slots = kept = 0
+    for pairs in unseen.slots():
+        gone = office.graph.expire(pairs)
+        struck = [pair for pair, is_gone in zip(pairs, gone, strict=True) if is_gone]
+        pen.write((Output(MERGES, log_key(*pair), None) for pair in struck), partial(_relinked, office, pen, struck))
+        slots, kept = slots + len(struck), kept + len(pairs) - len(struck)
     for nodes in unseen.nodes():
-        office.graph.forget(nodes, ())
-    tell("striking them out of the log")
-    slots = 0
-    for some in unseen.slots():
-        pen.write(Output(MERGES, log_key(node, slot), None) for node, slot in some)
-        slots += len(some)
+        office.graph.uncount(nodes)
     return Expired(slots, links, rows, kept)
+
+
+def _relinked(office: Office, pen: Pen, struck: Sequence[tuple[str, Slot]]) -> Iterator[Output]:
+    """What workers have linked anew by now. They write a slot before they log it, so what was logged before it was struck
+    out is among these, and is logged again."""
+    now_ms = int(time.time() * 1000)
+    nodes = [node for node, _ in struck]
+    for node, slot in zip(nodes, office.graph.read(nodes), strict=True):
+        if slot is not None:
+            yield pen.output(MERGES, log_key(node, slot), slot_record(node, slot, "", now_ms))
 
 
 def _without(pen: Pen, unseen: Unseen, key: bytes, record: Mapping[str, Any]) -> Iterator[Output]:

@@ -1,7 +1,7 @@
 """What long-kept topics hold of a person, found by her ids, and written anew without them."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import confluent_kafka as ck
@@ -92,19 +92,27 @@ class Pen:
         """A record under the newest contract of its topic."""
         return Output(topic, key, encode(self._registry.latest(topic), record), partition)
 
-    def write(self, outputs: Iterable[Output]) -> None:
-        """All of them, so many in one transaction. Retryable; also where another desk has begun meanwhile."""
+    def write(self, outputs: Iterable[Output], then: Callable[[], Iterable[Output]] = tuple) -> None:
+        """All of them, so many in one transaction; at its end what `then` says once they are on the topics.
+
+        Retryable; also where another desk has begun meanwhile.
+        """
         some = list(outputs)
         for start in range(0, len(some), AT_ONCE):
             try:
                 self._kafka.begin_transaction()
-                for one in some[start : start + AT_ONCE]:
-                    self._kafka.produce(one.topic, one.value, one.key, one.partition)
+                self._produce(some[start : start + AT_ONCE])
+                self._kafka.flush(KAFKA_S)
+                self._produce(then())
                 self._kafka.commit_transaction(KAFKA_S)
             except ck.KafkaException as error:
                 raise Retryable(
                     f"Kafka did not take what was written ({error.args[0].name()}), or another erasure began"
                 ) from error
+
+    def _produce(self, outputs: Iterable[Output]) -> None:
+        for one in outputs:
+            self._kafka.produce(one.topic, one.value, one.key, one.partition)
 
 
 __all__ = [

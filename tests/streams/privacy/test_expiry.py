@@ -93,7 +93,7 @@ def store(plant: Plant, redis_url: str) -> Iterator[RedisStore]:
             plant.store.command(f"TRUNCATE TABLE headwater.{table}")
         write(plant)
         contract = plant.registry.latest("events.resolved")
-        came = [(SEEN, REGULAR, NOW_MS - DAY_MS), (PHONE, PHONE, OLD), (LONE, LONE, OLD), (STALE, STALE, OLD)]
+        came = [(SEEN, REGULAR, NOW_MS - DAY_MS), (PHONE, "", OLD), (LONE, LONE, OLD), (STALE, STALE, OLD)]
         events = [
             event(contract, n, node=one, profile_id=profile, identifiers=[one], collector_ts=at)
             for n, (one, profile, at) in enumerate(came)
@@ -191,17 +191,13 @@ def assert_forgotten(plant: Plant, store: RedisStore, gone: set[str], left: set[
 def test_whole_components_that_nobody_saw_are_forgotten(
     plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those that were seen, linked lately, intervened in, or by which past rows are read stay; so does what comes back."""
+    """Those that were seen, linked lately, intervened in, or whose profile a row carries stay; so does what comes back."""
     told = {"days": 395, "slots": 4, "links": 4, "rows": 4, "kept": 0}
     assert run(plant, monkeypatch, "--dry-run") == (0, {**told, "dry_run": True})
     assert missing(store) == set()
     assert run(plant, monkeypatch) == (0, {**told, "dry_run": False})
     assert_forgotten(plant, store, GONE, LEFT)
     assert run(plant, monkeypatch)[1]["slots"] == 0
-    assert squash(plant.store, NOW_MS, 7, lambda: False).rows == 1
-    assert run(plant, monkeypatch)[1]["slots"] == 1
-    assert_forgotten(plant, store, {*GONE, STALE}, {(REGULAR, SEEN), (LATELY, LINKED)})
-
     back = Slot(STRANGER, logged=False)
     assert store.write([Write(LAPTOP, None, back, 0)]) == [True]
     pen = producer(plant.settings)
@@ -214,8 +210,8 @@ def test_whole_components_that_nobody_saw_are_forgotten(
     assert store.read([LAPTOP]) == [back._replace(logged=True)]
     assert diff(read_log(plant.settings), store, nothing).same
     assert LAPTOP in rows(plant)
-    assert unseen.forget(plant.store, "ab" * 16, [[LAPTOP]], NOW_MS) == 0
-    assert unseen.forget(plant.store, "cd" * 16, [[LAPTOP]], NOW_MS + 1) == 1
+    assert unseen.forget(plant.store, "ab" * 16, [LAPTOP], NOW_MS) == 0
+    assert unseen.forget(plant.store, "cd" * 16, [LAPTOP], NOW_MS + 1) == 1
 
 
 EFFECTS = 10
@@ -274,15 +270,37 @@ def test_what_was_changed_meanwhile_stays(plant: Plant, store: RedisStore, monke
     assert store.children([STRANGER]) == [{TWICE}]
 
 
+def test_what_comes_back_meanwhile_is_in_the_log(plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that links a node anew, and logs that, between its slot's end and its tombstone."""
+    expire, back = RedisStore.expire, Slot(REGULAR, logged=False)
+
+    def meanwhile(self: RedisStore, slots: Any) -> list[bool]:
+        gone = expire(self, slots)
+        assert store.write([Write(LAPTOP, None, back, 0)]) == [True]
+        pen = producer(plant.settings)
+        pen.produce(MERGES, encode(plant.registry.latest(MERGES), slot_record(LAPTOP, back, "e", OLD)), log_key(LAPTOP, back))
+        assert pen.flush(30) == 0
+        store.confirm([(LAPTOP, back)])
+        return gone
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RedisStore, "expire", meanwhile)
+        assert run(plant, monkeypatch)[1]["slots"] == 4
+    assert missing(store) == GONE - {LAPTOP}
+    assert store.children([REGULAR]) == [{SEEN, LAPTOP}]
+    assert diff(read_log(plant.settings), store, nothing).same
+
+
 def test_a_warehouse_that_cannot_tell_is_not_believed(plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is behind, or that holds no events from then."""
     plant.send([event(plant.registry.latest("events.resolved"), 9)])
     code, error = run(plant, monkeypatch, "--patience", "1")
-    assert (code, "not in ClickHouse yet" in str(error)) == (1, True)
+    assert (code, "wait for headwater.warehouse" in str(error)) == (1, True)
     with plant.loading():
         plant.wait_caught_up()
-    code, error = run(plant, monkeypatch, "--days", "700")
-    assert (code, "cannot be told" in str(error)) == (1, True)
+    for days in ("450", "700"):
+        code, error = run(plant, monkeypatch, "--days", days)
+        assert (code, "cannot be told" in str(error)) == (1, True)
     assert missing(store) == set()
 
 
@@ -312,3 +330,19 @@ def test_the_command_is_told_in_words(plant: Plant, store: RedisStore, monkeypat
     done = CliRunner().invoke(app, ["expire", "--dry-run"])
     assert done.exit_code == 0
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["4", "4"]
+
+
+def test_a_profile_that_a_row_carries_does_not_become_anothers(
+    plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However old the row is; once it is gone, and no override needs it, the component goes."""
+    rewrite = "ALTER TABLE headwater.events {} SETTINGS mutations_sync = 1"
+    plant.store.command(rewrite.format(f"UPDATE profile_id = '{PHONE}' WHERE node = '{PHONE}'"))
+    assert run(plant, monkeypatch)[0] == 0
+    assert missing(store) == {TWICE}, "the phone's row carries the label of its user"
+    with plant.loading():
+        plant.wait_caught_up()
+    plant.store.command(rewrite.format(f"DELETE WHERE node IN ('{PHONE}', '{STALE}')"))
+    squash(plant.store, NOW_MS, 7, lambda: False)
+    assert run(plant, monkeypatch)[0] == 0
+    assert missing(store) == {*GONE, STALE}
