@@ -15,6 +15,8 @@ from schemas.registry import Contract
 
 Offsets: TypeAlias = NDArray[np.int64]
 
+FEW = 100
+"""Fewer heads are read one by one: reading them together takes as long as a hundred alone, however few they are."""
 SINGLE_BYTES = 9
 """The longest number that is read here, encoded."""
 

@@ -13,6 +13,7 @@ from infra.errors import ConfigError, Retryable
 from infra.logs import get_logger
 from infra.metrics import Metrics
 from schemas.codec import HEADER_BYTES, Undecodable, UnknownContract, decode, schema_id
+from schemas.columns import FEW
 from schemas.registry import Registry
 from streams.consent.audit import Head as ChainHead
 from streams.consent.case import KEPT_BYTES, Decided, Head, Kind, Lineage, What, Where
@@ -32,8 +33,6 @@ RAW, CONSENTED, ERASURES = "events.raw", "events.consented", "privacy.erasures"
 MINUTE_MS = 60_000
 AT_ONCE = 1_000
 """Events."""
-FEW = 100
-"""Fewer heads are read one by one: reading them together takes as long as a hundred alone, however few they are."""
 
 KeyValues = Iterable[tuple[bytes | None, bytes | None]]
 PolicyReader = Callable[[], Policy | None]

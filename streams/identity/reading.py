@@ -26,7 +26,7 @@ from schemas.codec import (
     read_long,
     schema_id,
 )
-from schemas.columns import HeadColumns
+from schemas.columns import FEW, HeadColumns
 from schemas.registry import Registry
 from streams.identity.combination import Combination
 from streams.identity.store import LONGEST_CLAIM, shortened
@@ -38,8 +38,6 @@ ANALYTICS = 1
 MINUTE_MS = 60_000
 AT_ONCE = 1_000
 """Records whose heads are read together: about as many as a processor keeps at hand until they are looked at one by one."""
-FEW = 100
-"""Fewer records are read one by one: reading them together takes as long as a hundred alone, however few they are."""
 KEPT_TEXTS = 10_000
 KEPT_COMBINATIONS = 50_000
 """Of one of two generations; about 1 KB each."""

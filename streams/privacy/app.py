@@ -229,7 +229,7 @@ def verify_command(who_: Who, as_json: AsJson = False) -> None:
 def expire_command(
     days: Annotated[int, typer.Option(min=31, max=TABLES[RESOLVED].keep_days, help="Not seen for so many days.")] = 395,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be forgotten, and forget nothing.")] = False,
-    patience: Annotated[float, typer.Option(min=1, help="Seconds to wait for the warehouse.")] = PATIENCE_S,
+    patience: Annotated[float, typer.Option(min=1, help="Seconds to wait for workers and the warehouse.")] = PATIENCE_S,
     as_json: AsJson = False,
 ) -> None:
     """Forget ids that were not seen for long, and how they were linked. Who comes back is somebody new.

@@ -37,6 +37,14 @@ class Waiting(Retryable):
     """Somebody has not done a part yet; the same command goes on from here."""
 
 
+def await_passage(passage: Passage, group: str, deadline: float) -> None:
+    """Until a group is through what lay there. Waiting after the deadline (monotonic seconds)."""
+    while left := passage.left():
+        if time.monotonic() > deadline:
+            raise Waiting(f"{left} records wait for {group}; is it running? Then run this again")
+        time.sleep(LOOK_S)
+
+
 def who(erasure: Mapping[str, Any]) -> Members:
     """Whom a record of `privacy.erasures` is about."""
     return Members(tuple(erasure["nodes"]), tuple(erasure["profiles"]), tuple(erasure["shared"]))
@@ -114,11 +122,8 @@ class Erasure:
 
     def _settle(self) -> None:
         time.sleep(GRACE_S)
-        passage, deadline = Passage(self._office.settings, IDENTITY, [CONSENTED]), time.monotonic() + self._patience_s
-        while left := passage.left():
-            if time.monotonic() > deadline:
-                raise Waiting(f"{left} events wait for the identity worker; is it running? Then run this again")
-            time.sleep(LOOK_S)
+        passage = Passage(self._office.settings, IDENTITY, [CONSENTED])
+        await_passage(passage, "the identity worker", time.monotonic() + self._patience_s)
 
     # -- the topics
 
@@ -230,4 +235,4 @@ def _ids(members: Members) -> dict[str, list[str]]:
     return {name: list(some) for name, some in members._asdict().items()}
 
 
-__all__ = ["Erasure", "Waiting", "opened", "proofs", "who"]
+__all__ = ["Erasure", "Waiting", "await_passage", "opened", "proofs", "who"]

@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
 from typing import Any, NamedTuple
 
 from consumers.warehouse import unseen as warehouse
@@ -21,7 +20,7 @@ from streams.identity.redis_store import CHUNK
 from streams.identity.rules import Slot
 from streams.identity.slots import MERGES, log_key, slot_record
 from streams.privacy import topics
-from streams.privacy.erasure import CONSENTED, IDENTITY, LOOK_S, Tell, Waiting
+from streams.privacy.erasure import CONSENTED, IDENTITY, Tell, await_passage
 from streams.privacy.office import Office
 from streams.privacy.topics import LINKS, Output, Pen
 from streams.runtime.passing import Passage
@@ -100,10 +99,10 @@ class Unseen:
         while some := rows.fetchmany(CHUNK):
             yield [(key, json.loads(record)) for key, record in some]
 
-    def nodes(self) -> Iterator[list[str]]:
-        """All of them, those without slots too, some at a time."""
+    def nodes(self, n: int) -> Iterator[list[str]]:
+        """All of them, those without slots too, `n` at a time."""
         rows = self._db.execute("SELECT node FROM gone")
-        while some := rows.fetchmany(CHUNK):
+        while some := rows.fetchmany(n):
             yield [node for (node,) in some]
 
     def among(self, nodes: Iterable[str]) -> frozenset[str]:
@@ -118,11 +117,7 @@ def find(office: Office, index: LogIndex, since_ms: int, tell: Tell, patience_s:
     # One after the other: what the first ones have in hand now goes on to the last.
     for group, of_group in WAY:
         tell(f"waiting for {group}")
-        passage = Passage(office.settings, group, of_group)
-        while left := passage.left():
-            if time.monotonic() > deadline:
-                raise Waiting(f"{left} records wait for {group}; is it running? Then run this again")
-            time.sleep(LOOK_S)
+        await_passage(Passage(office.settings, group, of_group), group, deadline)
     tell("reading the log")
     for records in read_log(office.settings):
         index.add(records)
@@ -143,12 +138,10 @@ def expire(office: Office, pen: Pen, unseen: Unseen, since_ms: int, tell: Tell) 
         pen.write(one for key, record in found for one in _without(pen, unseen, key, record))
         links += len(found)
     tell("removing rows from ClickHouse")
-    rows, some = 0, list[str]()
-    for nodes in chain(unseen.nodes(), [[]]):
-        some += nodes
-        if len(some) >= ROWS_OF or not nodes:
-            rows += warehouse.forget(office.warehouse, uuid.uuid4().hex, some, since_ms)
-            some = []
+    rows = sum(warehouse.forget(office.warehouse, uuid.uuid4().hex, nodes, since_ms) for nodes in unseen.nodes(ROWS_OF))
+    tell("removing what was counted of them")
+    for nodes in unseen.nodes(CHUNK):
+        office.graph.uncount(nodes)
     tell("removing slots from Redis, and striking them out of the log")
     slots = kept = 0
     for pairs in unseen.slots():
@@ -156,8 +149,6 @@ def expire(office: Office, pen: Pen, unseen: Unseen, since_ms: int, tell: Tell) 
         struck = [pair for pair, is_gone in zip(pairs, gone, strict=True) if is_gone]
         pen.write((Output(MERGES, log_key(*pair), None) for pair in struck), partial(_relinked, office, pen, struck))
         slots, kept = slots + len(struck), kept + len(pairs) - len(struck)
-    for nodes in unseen.nodes():
-        office.graph.uncount(nodes)
     return Expired(slots, links, rows, kept)
 
 

@@ -102,7 +102,8 @@ class Pen:
             try:
                 self._kafka.begin_transaction()
                 self._produce(some[start : start + AT_ONCE])
-                self._kafka.flush(KAFKA_S)
+                if self._kafka.flush(KAFKA_S):
+                    raise Retryable("Kafka did not take what was written in time")
                 self._produce(then())
                 self._kafka.commit_transaction(KAFKA_S)
             except ck.KafkaException as error:

@@ -1,5 +1,6 @@
 """The consent stage: what leaves, under which key, counted and audited how."""
 
+from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from infra.errors import ConfigError, Retryable
 from infra.metrics import Metrics
 from schemas.codec import Record, decode, encode
+from schemas.columns import FEW
 from schemas.registry import Registry
 from streams.consent.decide import decide
 from streams.consent.evidence import Reader
@@ -98,6 +100,27 @@ def test_heartbeats_pass_with_nothing_of_a_purpose() -> None:
     assert not [value for value in ANALYTICS + MARKETING + PERSONALIZATION if value in written]
     assert outcome.counts == {}
     assert [decode(REGISTRY, output.value or b"")[1]["kind"] for output in outcome.out[AUDIT]] == ["policy"]
+
+
+ODD: list[bytes | None] = [
+    sent(signals=GRANTED), sent(signals=DENIED, event_name="x" * 9_000), sent(heartbeat=True), sent(signals=GRANTED)[:40],
+    sent(site="s" * 70, region="US-CA"), b"rubbish", b"", None, sent(collector_ts=-1), sent(signals=DENIED)[:-1],
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(ODD), min_size=FEW, max_size=FEW))
+def test_events_read_together_leave_as_they_do_alone(values: list[bytes | None]) -> None:
+    """Whatever lies between them."""
+    one, many = stage(), stage()
+    for each in (one, many):
+        each.handle(batch(sent(signals=GRANTED)), 0)
+    together = many.handle(batch(*values), 0)
+    alone = [one.handle(batch(value, offset=at), 0) for at, value in enumerate(values)]
+    assert together.out[CONSENTED] == [output for outcome in alone for output in outcome.out[CONSENTED]]
+    assert sorted((dead.at, dead.detail) for dead in together.dead) == [
+        (at, dead.detail) for at, outcome in enumerate(alone) for dead in outcome.dead
+    ]
+    assert together.counts == sum((outcome.counts for outcome in alone), Counter())
 
 
 def test_counts_and_audit() -> None:

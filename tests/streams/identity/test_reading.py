@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.codec import decode
-from streams.identity.reading import FEW, Reader
+from schemas.columns import FEW
+from streams.identity.reading import Reader
 from streams.identity.rules import Slot
 from streams.identity.slots import SlotLog, slot_of, slot_record
 from streams.identity.store import LONGEST_CLAIM

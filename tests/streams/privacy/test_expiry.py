@@ -27,7 +27,7 @@ from streams.identity.evidence import LINKS, link_id, link_record
 from streams.identity.log import diff, read_log, rebuild
 from streams.identity.nodes import alias
 from streams.identity.redis_store import RedisStore
-from streams.identity.rules import SHARED, Nodes, Slot, Write
+from streams.identity.rules import SHARED, Nodes, Pair, Slot, Write
 from streams.identity.slots import MERGES, log_key, slot_record
 from streams.identity.stage import IdentityStage, Kit
 from streams.privacy.app import app
@@ -105,6 +105,7 @@ def store(plant: Plant, redis_url: str) -> Iterator[RedisStore]:
         assert overrides(plant) == [(STALE, FORMER)]
         found = RedisStore(lambda: client)
         rebuild(read_log(plant.settings), found, nothing)
+        assert found.admit([Pair(STRANGER, TWICE, ("cookies_per_device", 12))]) == [True]
         yield found
 
 
@@ -160,6 +161,7 @@ def assert_forgotten(plant: Plant, store: RedisStore, gone: set[str], left: set[
     assert missing(store) == gone
     assert rows(plant) == SLOTS.keys() - gone
     assert evidence(plant) == left
+    assert store.holding([*gone, STRANGER], ()) == 0
     assert store.children([PHONE, USER, STRANGER, REGULAR]) == [set(), set(), set(), {SEEN}]
     assert diff(read_log(plant.settings), store, nothing).same
     with redis.Redis.from_url(plant.environment["HEADWATER_REDIS"]) as client:
@@ -239,7 +241,13 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(
 
         return do
 
-    for owner, name in ((Pen, "write"), (RedisStore, "expire"), (RedisStore, "forget"), (unseen, "forget"), (unseen, "remove")):
+    for owner, name in (
+        (Pen, "write"),
+        (RedisStore, "expire"),
+        (RedisStore, "uncount"),
+        (unseen, "forget"),
+        (unseen, "remove"),
+    ):
         monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
     with plant.loading():
         for crashes in range(EFFECTS):
@@ -254,14 +262,14 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(
 def test_what_was_changed_meanwhile_stays(plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slot that a worker has rewritten, and what it hangs under; a pending one that says the same goes."""
     rewritten = Slot(STRANGER, logged=False, epoch=1)
-    find = unseen.forget
+    forget = unseen.forget
 
     def meanwhile(*args: Any) -> int:
         assert store.write([Write(TWICE, SLOTS[TWICE][0], rewritten, 0)]) == [True]
         with redis.Redis.from_url(plant.environment["HEADWATER_REDIS"]) as client:
             (key,) = client.keys(f"n:*:{LAPTOP}")
             client.set(key, b"P" + (client.get(key) or b"")[1:])
-        return find(*args)
+        return forget(*args)
 
     monkeypatch.setattr(unseen, "forget", meanwhile)
     done = run(plant, monkeypatch)[1]
