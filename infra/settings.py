@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from infra.errors import ConfigError
@@ -45,7 +45,10 @@ class Settings(BaseSettings):
     write_keys: Path | None = Field(None, description="hashed write keys (JSON); <state_dir>/write-keys.json when absent")
     secret: SecretStr | None = Field(None, description="master secret, at least 32 characters")
     node_key_version: int = Field(
-        1, ge=1, description="version of the keys of pseudonyms; another one makes everybody somebody new, see streams/identity"
+        1, ge=1, le=99, description="version of the keys of pseudonyms; a higher one alone makes everybody somebody new"
+    )
+    node_key_since: int | None = Field(
+        None, ge=1, description="oldest version that is sent beside it, so that everybody stays who they are"
     )
     secret_file: Path | None = Field(None, description="file that holds the master secret; <state_dir>/secret when absent")
     state_dir: Path = Field(Path(".headwater"), description="what outlives a restart: spool, key ring, embedded data")
@@ -88,6 +91,13 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment before the running house's file; no dotenv and no secrets folder."""
         return init_settings, env_settings
+
+    @field_validator("node_key_since")
+    @classmethod
+    def _not_newer(cls, since: int | None, others: ValidationInfo) -> int | None:
+        if since is not None and since > others.data.get("node_key_version", since):
+            raise ValueError("is newer than HEADWATER_NODE_KEY_VERSION")
+        return since
 
     @cached_property
     def master(self) -> Secret:

@@ -24,7 +24,7 @@ from infra.settings import Settings, load_settings
 from schemas.registry import Registry
 from streams.bandit.catalogue import Catalogue
 from streams.consent.evidence import SKEW_MS, chosen_at
-from streams.identity.nodes import NodeKeys, node
+from streams.identity.nodes import NodeKeys, versions
 from streams.runtime.clerk import REQUESTS, Clerk
 from streams.runtime.follow import Follower
 
@@ -141,15 +141,23 @@ async def stopped(follower: Follower) -> None:
 
 def doors(settings: Settings, withdrawals: Withdrawals) -> Doors:
     """Pseudonyms as the collector makes them, consent as the consent room decides it."""
-    keys = NodeKeys.derive(settings.master, settings.node_key_version)
+    keys = NodeKeys.of(settings)
 
-    def withdrawn(visitor: str, signals: Mapping[str, str], now_ms: int) -> bool:
+    def pseudonym(value: str) -> str | None:
+        # Of the versions in use the oldest: she stays in her group while keys are rotated.
+        return next(iter(nodes_of(value)[keys.since - 1 :]), None)
+
+    def nodes_of(value: str) -> list[str]:
+        return versions(keys, "cookie", value)
+
+    def withdrawn(value: str, signals: Mapping[str, str], now_ms: int) -> bool:
         chosen = chosen_at(signals)
         # A time that lies ahead is not believed, as at the gate.
-        return withdrawals.stands(visitor, chosen if chosen <= now_ms + SKEW_MS else 0)
+        chosen = chosen if chosen <= now_ms + SKEW_MS else 0
+        return any(withdrawals.stands(node, chosen) for node in nodes_of(value))
 
     token_key = settings.master.derive("decision-token")
-    return Doors(lambda value: node(keys, "cookie", value), gate(settings), token_key, withdrawn)
+    return Doors(pseudonym, gate(settings), token_key, withdrawn)
 
 
 def part(withdrawals: Withdrawals, request: Mapping[str, Any]) -> str:

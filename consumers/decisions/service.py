@@ -17,12 +17,12 @@ class Doors(NamedTuple):
     """What guards the entrance."""
 
     pseudonym: Callable[[str], str | None]
-    """Cookie value -> identity node, as the collector makes it; None where it identifies nobody."""
+    """Cookie value -> an identity node that the collector makes of it; None where it identifies nobody."""
     personalization: Callable[[Mapping[str, str], str], bool]
     """(signals, region) -> whether the consent room grants personalization."""
     token_key: bytes
     withdrawn: Callable[[str, Mapping[str, str], int], bool]
-    """(node, signals, now) -> whether she has withdrawn consent to personalization, and these signals lift it not."""
+    """(cookie value, signals, now) -> whether she has withdrawn consent to personalization, and these signals lift it not."""
 
 
 class Asked(NamedTuple):
@@ -75,7 +75,7 @@ class DecisionService:
         signals = {**request.consent, "gpc": "1"} if asked.gpc else request.consent
         granted = self._doors.personalization(signals, asked.region)
         visitor = self._doors.pseudonym(request.visitor) if granted and request.visitor else None
-        if visitor is not None and self._doors.withdrawn(visitor, signals, now_ms):
+        if visitor is not None and self._doors.withdrawn(request.visitor, signals, now_ms):
             granted, visitor = False, None
         candidates = None if request.candidates is None else tuple(request.candidates)
         return Question(visitor, granted, request.values(), candidates)

@@ -20,14 +20,16 @@ PREFIX = "identity_work_"
 
 WORK = "CREATE TABLE {table} ({columns}) ENGINE = MergeTree ORDER BY node SETTINGS fsync_after_insert = 0"
 # The newest record of a node is its slot: by epoch, and by time where it was forgotten and linked anew. `settled`: not
-# followed further. That is a user (what it points to is its label) and
-# an erased node, whose end is '': nobody. A pointer that does not lead to a smaller node is none: a circle cannot come in.
+# followed further. That is a user (what it points to is its label, unless it is another user, who is the same person under
+# other keys) and an erased node, whose end is '': nobody. A pointer of another node that leads to no smaller one is none, so a
+# circle cannot come in.
 SLOTS = """
 INSERT INTO {slots}
-SELECT node, if(erased, '', parent) AS at, erased OR is_user AS settled
+SELECT node, if(erased, '', parent) AS at, erased OR (is_user AND NOT renamed) AS settled
 FROM (
     SELECT node, tupleElement(slot, 1) AS parent, tupleElement(slot, 2) = 'erased' AS erased,
-        length(node) = 33 AND startsWith(node, '0') AS is_user
+        length(node) = 33 AND startsWith(node, '0') AS is_user,
+        is_user AND startsWith(parent, '0') AND parent != node AS renamed
     FROM (
         SELECT node, argMax((m.parent, m.state), (m.epoch, m.evidence_ts)) AS slot
         FROM {database}.identity_merges AS m GROUP BY node

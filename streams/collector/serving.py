@@ -31,7 +31,7 @@ async def serve(settings: Settings, options: Options, address: tuple[str, int], 
     """Serve until SIGTERM or SIGINT. ConfigError where the port is taken or the secret is missing."""
     metrics = Metrics()
     payload_keys = PayloadKeys(settings.keyring_dir, settings.master)
-    keys = NodeKeys.derive(settings.master, settings.node_key_version)
+    keys = NodeKeys.of(settings)
     intake = Intake(Registry(settings.contracts), payload_keys, keys, metrics)
     sink = Sink(settings, Spool(settings.state_dir / "spool", payload_keys, limits.spool_bytes), metrics, limits.budget_s)
     doors = Doors(intake, sink, KeyRing(settings.write_keys_file), metrics, options)

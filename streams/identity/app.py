@@ -14,7 +14,7 @@ from schemas.registry import Registry
 from streams.identity.fence import FencedStore, MendedStore
 from streams.identity.guard import Mender
 from streams.identity.log import mend
-from streams.identity.nodes import alias
+from streams.identity.nodes import NodeKeys, alias
 from streams.identity.redis_store import RedisStore
 from streams.identity.stage import IdentityStage, Kit
 from streams.runtime.follow import read_range
@@ -87,5 +87,6 @@ def build(settings: Settings, metrics: Metrics) -> IdentityStage:
         Mender(partial(mend, settings, open_mended(settings), settings.slot), metrics),
         partial(read_back, settings),
         int(settings.privacy_sla_s * 1000),
+        NodeKeys.of(settings).renamed,
     )
     return IdentityStage(Registry(settings.contracts), open_fenced(settings), metrics, kit)

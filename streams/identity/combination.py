@@ -58,7 +58,7 @@ class Combination:
                 parent, logged, _, state, _ = slot
                 if not logged or state:
                     return False
-                if at[0] == USER or parent == at:
+                if parent == at or (at[0] == USER and parent[0] != USER):
                     label = parent
                     break
                 at = parent

@@ -47,6 +47,22 @@ def members(store: GraphStore, node: str, alias: Alias) -> Members:
     return _members(store, found, alias)
 
 
+def members_of(store: GraphStore, names: Sequence[str], alias: Alias) -> Members:
+    """All that is linked to any of the nodes that one identifier has under several versions of the keys. Refused where each of
+    them is refused."""
+    found: list[Members] = []
+    refused: Refused | None = None
+    for name in names:
+        if not any(name in one.nodes for one in found):
+            try:
+                found.append(members(store, name, alias))
+            except Refused as error:
+                refused = error
+    if not found and refused is not None:
+        raise refused
+    return Members(*(tuple(sorted(set().union(*some))) for some in zip(*found, strict=True)))
+
+
 def more(store: GraphStore, known: Members, alias: Alias) -> Members:
     """The same and whatever a worker has linked to them before it knew that they are erased. Retryable."""
     nodes, profiles, shared = (set(some) for some in known)
@@ -147,6 +163,6 @@ def _read(store: GraphStore, nodes: Sequence[str]) -> list[Slot | None]:
 
 
 __all__ = [
-    "Members", "Refused", "epochs", "holders", "log_records", "members", "more", "older", "suppress", "tells", "unsuppressed",
-    "without",
+    "Members", "Refused", "epochs", "holders", "log_records", "members", "members_of", "more", "older", "suppress", "tells",
+    "unsuppressed", "without",
 ]  # fmt: skip

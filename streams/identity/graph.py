@@ -8,11 +8,11 @@ them: those are then looked at like the others.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from infra.errors import Retryable
 from streams.identity.combination import Combination
-from streams.identity.rules import ERASED, Nodes, Pair, Slot, View, Write, plan, plan_labels, undo
+from streams.identity.rules import ERASED, NOTHING, Nodes, Pair, Slot, View, Write, plan, plan_labels, undo
 from streams.identity.store import GraphStore
 
 KEPT_SLOTS = 200_000
@@ -23,11 +23,21 @@ Met = dict[str, Slot | None]
 """What a batch has read or written of the graph, and not remembered."""
 
 
+Renamed = Callable[[Iterable[str]], Mapping[str, str]]
+"""Nodes -> those that are former ones, and the newer nodes of the same identifiers, both among them."""
+
+
+def no_names(_nodes: Iterable[str]) -> Mapping[str, str]:
+    """Where no keys are rotated."""
+    return NOTHING
+
+
 class Graph:
     """A store, and a bounded memory of slots that are in the log: other workers' rewrites reach it by broadcast."""
 
-    def __init__(self, store: GraphStore) -> None:
+    def __init__(self, store: GraphStore, renamed: Renamed = no_names) -> None:
         self.store = store
+        self._renamed = renamed
         self._kept: OrderedDict[str, Slot] = OrderedDict()
         self._age = 0
         """Grows with each slot that was rewritten, here or elsewhere: no stamp from before holds any more."""
@@ -97,7 +107,8 @@ class Graph:
             for found, at in combinations.items():
                 if found in closer:
                     events.setdefault(found.nodes, at)
-            writes, pairs = plan(view, events, full)
+            renamed = self._renamed(node for nodes in events for node in nodes)
+            writes, pairs = plan(view, events, full, renamed)
             sure = [found for found in combinations if found not in closer] if writes else []
             if touched := self._touched(view, writes, sure):
                 undo(view, writes)

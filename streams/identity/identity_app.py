@@ -2,9 +2,10 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -19,10 +20,10 @@ from streams.identity.app import open_store
 from streams.identity.log import LogIndex, diff, read_log, rebuild, why
 from streams.identity.nodes import alias
 from streams.identity.redis_store import RedisStore
-from streams.identity.revocation import MOST_NODES, component
+from streams.identity.revocation import MOST_NODES, climb, component
 from streams.identity.rules import USER
 from streams.identity.splitting import Journal, log_to, prepare, said_on, split
-from streams.identity.who import HELP, node_of
+from streams.identity.who import HELP, nodes_of
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Look at the identity graph, compare it with its log, rebuild it."
@@ -55,6 +56,12 @@ def opened(what: str, quiet: bool) -> Iterator[tuple[Settings, RedisStore, Calla
             yield settings, open_store(settings), lambda n: bar.advance(task, n)
     except Retryable as error:
         raise ConfigError(f"{error}. Is the house up (`headwater up`), and does HEADWATER_STATE_DIR name it?") from error
+
+
+def known(store: RedisStore, names: Sequence[str]) -> str:
+    """The first of an identifier's nodes that is linked; the very first where none is. Retryable."""
+    linked = zip(names, store.read(names), store.children(names), strict=True)
+    return next((name for name, slot, children in linked if slot is not None or children), names[0])
 
 
 @app.command("rebuild", epilog="Example: headwater identity rebuild")
@@ -108,10 +115,9 @@ def show_command(
 ) -> None:
     """What is linked to an id: its root, what its events are stamped with, and every other node."""
     with opened("looking", quiet=True) as (settings, store, _):
-        asked = node_of(settings, who)
+        asked = known(store, nodes_of(settings, who))
         linked = component(store, asked)
-        root = min(linked.nodes)
-        slot = store.read([root])[0]
+        root, slot = climb(store, linked.nodes[0], *store.read([linked.nodes[0]]))
         profile = slot.parent if root[0] == USER and slot is not None else root
     if as_json:
         told = {"node": asked, "root": root, "profile": profile, "nodes": linked.nodes, "whole": linked.whole}
@@ -137,11 +143,12 @@ def why_command(
         TemporaryDirectory() as folder,
         LogIndex(Path(folder)) as index,
     ):
-        first, second = node_of(settings, one), node_of(settings, other)
+        ends = [nodes_of(settings, who) for who in (one, other)]
         for records in read_log(settings):
             index.add(records)
             advance(len(records))
-        chain = why(index, first, second)
+        ways = (why(index, first, second) for first, second in product(*ends))
+        chain = next((way for way in ways if way is not None), None)
     if as_json:
         links = [
             {"node": link.node, "parent": link.parent, "event_id": link.event_id, "evidence_ts": link.evidence_ts}
@@ -172,7 +179,7 @@ def split_command(
     done by a second run, which also completes one that was cut short.
     """
     with opened("reading the evidence", as_json) as (settings, store, _):
-        asked = node_of(settings, who)
+        asked = known(store, nodes_of(settings, who))
         said, stamp = said_on(settings), alias(settings.master)
         if dry_run:
             plan = prepare(store, asked, said, stamp)

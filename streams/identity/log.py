@@ -16,8 +16,9 @@ from schemas.codec import Record, decode
 from schemas.registry import Registry
 from streams.identity.evidence import LINKS
 from streams.identity.fence import MendedStore
+from streams.identity.nodes import NodeKeys
 from streams.identity.redis_store import RedisStore
-from streams.identity.rules import USER, Slot, limited
+from streams.identity.rules import Slot, is_root, limited
 from streams.identity.slots import MERGES, slot_of
 from streams.runtime.follow import read_topic
 
@@ -81,10 +82,10 @@ def rebuild(log: Iterator[Sequence[Logged]], store: RedisStore, progress: Progre
 
 def readmit(settings: Settings, store: RedisStore) -> None:
     """Count again what each holder holds, from the evidence. Retryable."""
-    registry = Registry(settings.contracts)
+    registry, keys = Registry(settings.contracts), NodeKeys.of(settings)
     for records in read_topic(settings, LINKS):
         said = [decode(registry, value)[1]["nodes"] for _, value in records if value is not None]
-        pairs = [pair for nodes in said for pair in limited(nodes)]
+        pairs = [pair for nodes in said for pair in limited(nodes, keys.renamed(nodes))]
         if pairs:
             store.admit(pairs)
 
@@ -191,7 +192,7 @@ def why(index: LogIndex, one: str, other: str) -> list[Logged] | None:
 def _way(index: LogIndex, node: str) -> list[Logged]:
     """The links from a node to its root."""
     found: list[Logged] = []
-    while node[0] != USER and (record := index.record(node)) is not None and record.parent != node:
+    while (record := index.record(node)) is not None and record.slot is not None and not is_root(node, record.slot):
         found.append(record)
         node = record.parent
     return found

@@ -1,7 +1,9 @@
 """Identity nodes: what an identifier becomes at the door. Pure; the collector and the decisions API import it too.
 
-A node is a tier digit and 32 hexadecimal characters of HMAC-SHA256(key[type, version], type || normalised value), cut to
-16 bytes. Tiers order stability, and of two nodes the smaller string is the stronger one.
+A node is a tier digit and 32 hexadecimal characters of HMAC-SHA256(key[type], type || normalised value), cut to 16 bytes.
+Tiers order stability, and of two nodes the smaller string is the stronger one. Each later version of the keys makes a node of
+the node before: HMAC-SHA256(key[tier, version], node), cut likewise. So who has the keys can tell that two nodes are one
+identifier's, and whoever has only the older key cannot find the newer node.
 """
 
 import hmac
@@ -10,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from infra.secrets import Secret
+from infra.settings import Settings
 
 TIERS: Mapping[str, str] = {"user": "0", "device": "1", "cookie": "2", "email": "3", "phone": "3"}
 """Identifier type -> tier digit."""
@@ -76,22 +79,69 @@ def normalise(kind: str, value: str) -> str | None:
 
 @dataclass(frozen=True)
 class NodeKeys:
-    """The key of each identifier type."""
+    """The keys of all versions."""
 
-    keys: Mapping[str, bytes]
+    first: Mapping[str, bytes]
+    """Identifier type -> key of the first version."""
+    later: tuple[Mapping[str, bytes], ...] = ()
+    """Tier -> key, of each later version."""
+    since: int = 1
+    """The oldest version that is in use beside the newest."""
 
     @classmethod
-    def derive(cls, secret: Secret, version: int = 1) -> "NodeKeys":
-        """From the master secret. Another version makes other nodes of the same identifiers: nothing links them to the old."""
-        return cls({kind: secret.derive(f"node/{kind}/v{version}") for kind in TIERS})
+    def derive(cls, secret: Secret, version: int = 1, since: int | None = None) -> "NodeKeys":
+        """From the master secret; `since` is `version` unless told."""
+        later = range(2, version + 1)
+        return cls(
+            {kind: secret.derive(f"node/{kind}/v1") for kind in TIERS},
+            tuple({tier: secret.derive(f"node/tier{tier}/v{n}") for tier in TIERS.values()} for n in later),
+            since or version,
+        )
+
+    @classmethod
+    def of(cls, settings: Settings) -> "NodeKeys":
+        """As they are set. ConfigError without a master secret."""
+        return cls.derive(settings.master, settings.node_key_version, settings.node_key_since)
+
+    def renamed(self, nodes: Iterable[str]) -> dict[str, str]:
+        """Former node -> the newer one of the same identifier, where both are among these and both versions are in use."""
+        steps = self.later[self.since - 1 :]
+        if not steps:
+            return {}
+        among = set(nodes)
+        return {former: newer for former in among for keys in steps if (newer := _cut(keys[former[0]], former)) in among}
+
+
+def versions(keys: NodeKeys, kind: str, value: str) -> list[str]:
+    """The nodes of one identifier under all versions, oldest first; none where the value is blocked or none of its kind."""
+    normal = normalise(kind, value)
+    if normal is None:
+        return []
+    tier = TIERS[kind]
+    found = [tier + hmac.digest(keys.first[kind], kind.encode() + normal.encode(), "sha256")[:16].hex()]
+    for later in keys.later:
+        found.append(_cut(later[tier], found[-1]))
+    return found
 
 
 def node(keys: NodeKeys, kind: str, value: str) -> str | None:
     """The node of one identifier, or None where the value is blocked or no identifier of its kind."""
-    normal = normalise(kind, value)
-    if normal is None:
-        return None
-    return TIERS[kind] + hmac.digest(keys.keys[kind], kind.encode() + normal.encode(), "sha256")[:16].hex()
+    found = versions(keys, kind, value)
+    return found[-1] if found else None
+
+
+def nodes_in_use(keys: NodeKeys, identifiers: Iterable[tuple[str, str]]) -> list[str]:
+    """What identifiers (type, value) become at the door, strongest first: a node of each version that is in use."""
+    return sorted({found for kind, value in identifiers for found in versions(keys, kind, value)[keys.since - 1 :]})
+
+
+def all_nodes(keys: NodeKeys, identifiers: Iterable[tuple[str, str]]) -> list[str]:
+    """The same under all versions, those too that are no longer in use."""
+    return sorted({found for kind, value in identifiers for found in versions(keys, kind, value)})
+
+
+def _cut(key: bytes, former: str) -> str:
+    return former[0] + hmac.digest(key, former.encode(), "sha256")[:16].hex()
 
 
 Alias = Callable[[str, int], str]

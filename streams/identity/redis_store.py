@@ -11,8 +11,8 @@ from redis.exceptions import RedisClusterException
 
 from infra.errors import ConfigError
 from streams.identity import scripts
-from streams.identity.rules import LIMITS, Pair, Slot, Write
-from streams.identity.store import Away, Held, points
+from streams.identity.rules import LIMITS, Pair, Slot, Write, is_root
+from streams.identity.store import Away, Held
 
 DAY_S = 86_400
 """How long a duplicate is recognised at least, seconds; twice as long at most."""
@@ -218,7 +218,7 @@ class RedisStore:
 
     def _adopt(self, slots: Iterable[tuple[str, Slot]]) -> None:
         """Let the parent of each slot that has one know its child. Retryable."""
-        new = [(slot.parent, node) for node, slot in slots if points(node, slot)]
+        new = [(slot.parent, node) for node, slot in slots if not is_root(node, slot)]
         self._each(scripts.ADOPT, "c", [parent for parent, _ in new], [node for _, node in new])
 
     def admit(self, pairs: Sequence[Pair]) -> list[bool]:

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from streams.identity.rules import ERASED, USER, Slot
+from streams.identity.rules import ERASED, USER, Slot, is_root
 from streams.identity.store import GraphStore
 
 MOST_NODES = 10_000
@@ -24,7 +24,7 @@ class Component(NamedTuple):
 
 def climb(store: GraphStore, node: str, slot: Slot | None) -> tuple[str, Slot | None]:
     """The root above a node, whose slot was read, and the root's slot. Retryable while the store is away."""
-    while node[0] != USER and slot is not None and slot.parent != node:
+    while slot is not None and not is_root(node, slot):
         node, (slot,) = slot.parent, store.read([slot.parent])
     return node, slot
 
@@ -32,7 +32,7 @@ def climb(store: GraphStore, node: str, slot: Slot | None) -> tuple[str, Slot | 
 def hanging(store: GraphStore, level: Sequence[str], seen: Container[str]) -> dict[str, Slot]:
     """Nodes whose slot holds them under one of these, those of `seen` left out. Retryable while the store is away."""
     below = [(child, parent) for parent, children in zip(level, store.children(level), strict=True) for child in children]
-    new = sorted({child for child, _ in below if child[0] != USER and child not in seen})
+    new = sorted({child for child, _ in below if child not in seen})
     slots = dict(zip(new, store.read(new), strict=True))
     return {child: slot for child, parent in below if (slot := slots.get(child)) is not None and slot.parent == parent}
 

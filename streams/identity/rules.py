@@ -4,6 +4,10 @@ Jayanti & Tarjan, "A randomized concurrent algorithm for disjoint set union" (PO
 priority: a link always hangs the larger root under the smaller one. So every parent is strictly smaller than its child, and no
 cycle can form, under stale reads, lost writes or replay. User nodes (tier 0) never get a parent: two users can never merge.
 
+But for one case: while keys are rotated, an event carries both nodes of its user id, which the keys attest. The one that has no
+slot yet then hangs under the other, once and for all, so that none of the two loses its label; where both have one, the larger.
+No cycle can form there either: who hangs has no slot, and who is hung under has one, or is smaller.
+
 A node that cannot be one person's is demoted: its slot is marked as shared, and from then on it neither links nor attributes.
 """
 
@@ -26,7 +30,7 @@ LIMITS: Mapping[tuple[str, str], tuple[str, int]] = {
 """(Tier of a holder, tier of what it holds) -> rule, and how many one person plausibly has.
 
 A backstop where nobody logs in, and for a constant that a tag sends as the user of everybody who is not logged in."""
-TWO_USERS = "two_users"
+TWO_USERS, RENAMED = "two_users", "renamed"
 
 NOTHING: Mapping[str, str] = {}
 
@@ -40,7 +44,8 @@ class Slot(NamedTuple):
     """What the graph holds for a node. A node without one is a root."""
 
     parent: str
-    """The node it hangs under; for a user node its label; the node itself where it is a root."""
+    """The node it hangs under; for a user node its label, or the other node of the same user; the node itself where it is a
+    root."""
     logged: bool
     """Whether `identity.merges` is known to have it; whoever meets one that is not logs it again."""
     epoch: int = 0
@@ -73,6 +78,11 @@ class Pair(NamedTuple):
     limit: tuple[str, int]
 
 
+def is_root(node: str, slot: Slot) -> bool:
+    """Whether nothing is above a node that has this slot: it marks a root, or is the label of a user."""
+    return slot.parent == node or (node[0] == USER and slot.parent[0] != USER)
+
+
 @dataclass(slots=True)
 class View:
     """The part of the graph that a batch has seen."""
@@ -85,7 +95,7 @@ class View:
         wanted = set()
         for node in nodes:
             at: str = node
-            while (slot := self.slots.get(at)) is not None and at[0] != USER and slot.parent != at:
+            while (slot := self.slots.get(at)) is not None and not is_root(at, slot):
                 at = slot.parent
             if at not in self.slots:
                 wanted.add(at)
@@ -94,11 +104,11 @@ class View:
     def find(self, node: str) -> str:
         """The root of a node, by what was read."""
         slots = self.slots
-        while node[0] != USER:
-            slot = slots.get(node)
-            if slot is None or slot.parent == node:
+        while (slot := slots.get(node)) is not None:
+            parent = slot.parent
+            if parent == node or (node[0] == USER and parent[0] != USER):  # `is_root`: a call costs more than all of this
                 break
-            node = slot.parent
+            node = parent
         return node
 
     def before(self, node: str) -> str:
@@ -109,6 +119,12 @@ class View:
             assert slot is not None  # noqa: S101 - only a root has none
             before, node = node, slot.parent
         return before
+
+    def below_users(self, node: str) -> str:
+        """The last node on the way to the root that is no user; a user itself."""
+        while (slot := self.slots.get(node)) is not None and slot.parent[0] != USER and not is_root(node, slot):
+            node = slot.parent
+        return node
 
     def marked(self, node: str) -> bool:
         """Whether a node is shared or erased."""
@@ -154,23 +170,27 @@ def home(view: View, nodes: Nodes) -> str:
     return min((root for root in roots if not view.marked(root)), default=smallest) if view.marked(smallest) else smallest
 
 
-def plan(view: View, events: Events, full: Mapping[str, str] = NOTHING) -> tuple[list[Write], list[Pair]]:
+def plan(
+    view: View, events: Events, full: Mapping[str, str] = NOTHING, renamed: Mapping[str, str] = NOTHING
+) -> tuple[list[Write], list[Pair]]:
     """Links that these events ask for, and demotions, entered into `view` as if they held; and what they put under a limit.
 
     A node that belongs to another user already cannot be one person's and is demoted. So are the nodes of `full` (node ->
-    rule). What a demoted user had taken is free again as soon as it is met.
+    rule). What a demoted user had taken is free again as soon as it is met. `renamed`: former nodes and the newer ones of the
+    same identifiers.
     """
     writes: list[Write] = []
     pairs: list[Pair] = []
     for nodes, at in events.items():
-        if full:
-            for node in live(view, tuple(node for node in nodes if node in full)):
-                _write(view, writes, Write(node, view.slots.get(node), _demoted(view, node), at, full[node]))
+        names = [(node, renamed[node]) for node in nodes if renamed.get(node) in nodes] if renamed else []
+        _demote(view, writes, nodes, full, at)
+        _pass_on(view, writes, names, at)
         alive = live(view, nodes)
         if not alive:
             continue
         for node in alive:
             _release(view, writes, node, at)
+        _rename(view, writes, alive, names, at)
         target = home(view, alive)
         before = len(writes)
         for node in alive:
@@ -186,8 +206,39 @@ def plan(view: View, events: Events, full: Mapping[str, str] = NOTHING) -> tuple
                 held = view.slots.get(root)
                 _write(view, writes, Write(root, held, Slot(target, logged=False, epoch=held.epoch + 1 if held else 0), at))
         if len(writes) > before:
-            pairs += limited(alive)
+            _pass_on(view, writes, names, at)
+            pairs += limited(alive, renamed)
     return writes, pairs
+
+
+def _demote(view: View, writes: list[Write], nodes: Nodes, full: Mapping[str, str], at: int) -> None:
+    """Those that have no room for what they are to be linked with."""
+    if full:
+        for node in live(view, tuple(node for node in nodes if node in full)):
+            _write(view, writes, Write(node, view.slots.get(node), _demoted(view, node), at, full[node]))
+
+
+def _rename(view: View, writes: list[Write], alive: Nodes, names: Iterable[tuple[str, str]], at: int) -> None:
+    """Hang one of the two nodes that an event's user has under the other."""
+    for former, newer in names:
+        if former[0] != USER or former not in alive or newer not in alive:
+            continue
+        smaller, larger = sorted((view.find(former), view.find(newer)))
+        if smaller == larger or view.marked(smaller) or view.marked(larger):
+            continue
+        held = view.slots.get(larger)
+        if held is None or view.slots.get(smaller) is not None:
+            parent, child = smaller, larger
+        else:
+            parent, child, held = larger, smaller, None
+        _write(view, writes, Write(child, held, Slot(parent, logged=False, epoch=held.epoch + 1 if held else 0), at))
+
+
+def _pass_on(view: View, writes: list[Write], names: Iterable[tuple[str, str]], at: int) -> None:
+    """Demote the newer node of an identifier whose former one is marked: it is no more one person's than that."""
+    for former, newer in names:
+        if view.marked(former) and not view.marked(newer):
+            _write(view, writes, Write(newer, view.slots.get(newer), _demoted(view, newer), at, RENAMED, view.find(former)))
 
 
 def _release(view: View, writes: list[Write], node: str, at: int) -> None:
@@ -212,11 +263,14 @@ def _write(view: View, writes: list[Write], write: Write) -> None:
     view.slots[write.node] = write.slot
 
 
-def limited(nodes: Sequence[str]) -> Iterable[Pair]:
-    """What these nodes, which belong together, put under a limit."""
+def limited(nodes: Sequence[str], renamed: Mapping[str, str] = NOTHING) -> Iterable[Pair]:
+    """What these nodes, which belong together, put under a limit. A former node does not count beside the newer one, and of
+    the two only users have limits both: one of them is the root."""
     for holder in nodes:
+        if holder in renamed and holder[0] != USER:
+            continue
         for member in nodes:
-            if (limit := LIMITS.get((holder[0], member[0]))) is not None:
+            if (limit := LIMITS.get((holder[0], member[0]))) is not None and member not in renamed:
                 yield Pair(holder, member, limit)
 
 
@@ -240,8 +294,8 @@ def plan_labels(view: View, events: Events) -> list[Write]:
         root = home(view, alive)
         if root[0] != USER or view.slots.get(root) is not None:
             continue
-        ways = (view.before(node) for node in alive if view.find(node) == root)
-        anonymous = min((before for before in ways if before != root), default=root)
+        below = (view.below_users(node) for node in alive if view.find(node) == root)
+        anonymous = min((node for node in below if node[0] != USER), default=root)
         known = labels.get(root)
         if known is None or (known.slot.parent == root and anonymous != root):
             labels[root] = Write(root, None, Slot(anonymous, logged=False), at)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from streams.identity.nodes import Alias
-from streams.identity.rules import ERASED, SHARED, USER, Nodes, Slot, View, Write
+from streams.identity.rules import ERASED, SHARED, USER, Nodes, Slot, View, Write, is_root
 
 SPLIT = "split"
 """The rule that a conflict names."""
@@ -46,8 +46,9 @@ class Plan(NamedTuple):
     """The node's own, then each part's, the largest first."""
 
 
-def parts(members: Iterable[str], evidence: Iterable[Nodes]) -> list[Nodes]:
-    """What the evidence links of these nodes, each part sorted; of two users in one event the stronger one takes it."""
+def parts(members: Iterable[str], evidence: Iterable[Nodes], names: Iterable[tuple[str, str]] = ()) -> list[Nodes]:
+    """What the evidence links of these nodes, each part sorted; of two users in one event the stronger one takes it, but for
+    those that are `names` of the same user."""
     parent = {node: node for node in members}
 
     def find(node: str) -> str:
@@ -55,6 +56,10 @@ def parts(members: Iterable[str], evidence: Iterable[Nodes]) -> list[Nodes]:
             parent[node] = node = parent[parent[node]]
         return node
 
+    for one, other in names:
+        if one in parent and other in parent:
+            first, second = sorted((find(one), find(other)))
+            parent[second] = first
     for nodes in evidence:
         first, *others = sorted({find(node) for node in nodes if node in parent}) or [""]
         for root in others:
@@ -75,7 +80,8 @@ def plan_split(tree: Tree, evidence: Iterable[Nodes], alias: Alias) -> Plan:
     done = held is not None and held.state == SHARED and held.parent == node
     writes = [] if done else [Write(node, held, alone, 0, SPLIT)]
     members = {one for one, slot in slots.items() if one != node and (slot is None or slot.state != ERASED)}
-    found = parts(members, evidence)
+    users = ((one, slot) for one, slot in slots.items() if one[0] == USER and slot is not None)
+    found = parts(members, evidence, [(one, slot.parent) for one, slot in users if not is_root(one, slot)])
     label = next((write for part in found if top in part if (write := _label(tree, top, part)) is not None), None)
     writes += [] if label is None else [label]
     heads = [_head(slots, top, part) for part in found]
@@ -98,8 +104,12 @@ def _pointers(slots: Mapping[str, Slot | None], head: str, part: Nodes) -> Itera
     """Slots that lead out of a part, or past its root. What hangs under one of its nodes leads to the root already."""
     for node in part:
         held = slots[node]
-        if held is None or node[0] == USER:
+        if held is None:
             continue  # the root that it was
+        if node[0] == USER:
+            if not is_root(node, held) and held.parent not in part:
+                yield Write(node, held, Slot(node, logged=False, epoch=held.epoch + 1, state=held.state), 0)
+            continue
         if node <= head:
             parent = node
         elif held.parent in part and head <= held.parent < node:
@@ -128,7 +138,7 @@ def _profile(slots: Mapping[str, Slot | None], head: str, label: Write | None) -
     if head[0] != USER:
         return head
     slot = slots[head] if label is None else label.slot
-    return head if slot is None else slot.parent
+    return slot.parent if slot is not None and is_root(head, slot) else head
 
 
 def _marked(slot: Slot | None) -> bool:

@@ -14,7 +14,7 @@ from infra.metrics import Metrics
 from schemas.codec import Record, Undecodable, UnknownContract, decode, encode
 from schemas.registry import Registry
 from streams.identity.deferred import DEFERRED, Deferred, Range, ReadBack
-from streams.identity.graph import Graph
+from streams.identity.graph import Graph, Renamed, no_names
 from streams.identity.guard import Guard, Trusting
 from streams.identity.nodes import Alias
 from streams.identity.reading import CONSENTED, RESOLVED, is_node
@@ -47,6 +47,7 @@ class Kit:
     read_back: ReadBack = _nothing_to_read
     sla_ms: int = DAY_MS
     """Within which every room must have answered a privacy request."""
+    renamed: Renamed = no_names
 
 
 class IdentityStage:
@@ -61,7 +62,7 @@ class IdentityStage:
         self._registry = registry
         self._metrics = metrics
         self._kit = kit
-        self._graph = Graph(store)
+        self._graph = Graph(store, kit.renamed)
         self._resolver = Resolver(registry, self._graph, metrics, kit.alias)
         self._slots = SlotLog(registry)
         self._deferred = Deferred(registry, REVOCATIONS)

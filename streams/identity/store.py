@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Protocol
 
 from infra.errors import Retryable
-from streams.identity.rules import LIMITS, USER, Pair, Slot, Write
+from streams.identity.rules import LIMITS, Pair, Slot, Write, is_root
 
 LONGEST_CLAIM = 80
 
@@ -104,7 +104,7 @@ class MemoryStore:
             found = self.slots.get(write.node)
             mine = found is None if write.held is None else found is not None and _same(found, write.held)
             won.append(mine)
-            if points(write.node, write.slot):
+            if not is_root(write.node, write.slot):
                 self.below.setdefault(write.slot.parent, set()).add(write.node)
             if mine:
                 self.slots[write.node] = write.slot
@@ -159,11 +159,6 @@ class MemoryStore:
         others = set(holders) - set(nodes)
         sets = [*self.below.items(), *((at, some) for (at, _), some in self.held.items())]
         return sum(at in nodes for at, some in sets if some) + sum(len(some & set(nodes)) for at, some in sets if at in others)
-
-
-def points(node: str, slot: Slot) -> bool:
-    """Whether a slot is a pointer to a parent, not a label or a mark on a root."""
-    return node[0] != USER and slot.parent != node
 
 
 def _same(one: Slot, other: Slot) -> bool:

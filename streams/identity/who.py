@@ -4,23 +4,24 @@ import re
 
 from infra.errors import ConfigError
 from infra.settings import Settings
-from streams.identity.nodes import TIERS, NodeKeys, node
+from streams.identity.nodes import TIERS, NodeKeys, versions
 
 NODE = re.compile(r"[0-9][0-9a-f]{32}")
 HELP = f"A node (33 characters), or KIND=VALUE; kinds: {', '.join(TIERS)}."
 
 
-def node_of(settings: Settings, who: str) -> str:
-    """The node. ConfigError where it is none; the message repeats no more than what was typed."""
+def nodes_of(settings: Settings, who: str) -> list[str]:
+    """The node; of an identifier those of all versions of the keys, the newest first. ConfigError where it is none; the message
+    repeats no more than what was typed."""
     if NODE.fullmatch(who):
-        return who
+        return [who]
     kind, equals, value = who.partition("=")
     if not equals or kind not in TIERS:
         raise ConfigError(f"{who[:40]!r} is neither a node nor KIND=VALUE with one of {', '.join(TIERS)}")
-    found = node(NodeKeys.derive(settings.master, settings.node_key_version), kind, value)
-    if found is None:
+    found = versions(NodeKeys.of(settings), kind, value)
+    if not found:
         raise ConfigError(f"this is no {kind}, or one of the values that are never linked")
-    return found
+    return found[::-1]
 
 
-__all__ = ["HELP", "NODE", "node_of"]
+__all__ = ["HELP", "NODE", "nodes_of"]

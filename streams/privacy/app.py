@@ -5,7 +5,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +27,7 @@ from streams.consent.app import open_states
 from streams.consent.policy import PACKAGED, load_policy
 from streams.identity import who as asked
 from streams.identity.app import open_store
-from streams.identity.erasing import Members, Refused, members
+from streams.identity.erasing import Members, Refused, members_of
 from streams.identity.log import LogIndex
 from streams.identity.nodes import alias
 from streams.identity.reading import RESOLVED
@@ -84,24 +85,28 @@ def office(quiet: bool) -> Iterator[tuple[Office, Tell]]:
         made.graph.close()
 
 
-def open_erasure(made: Office, name: str) -> dict[str, Any] | None:
-    """The erasure that is not done yet of this request, or that has this node."""
-    return next((one for request, one in opened(made).items() if name == request or name in one["nodes"]), None)
+def open_erasure(made: Office, names: Sequence[str]) -> dict[str, Any] | None:
+    """The erasure that is not done yet of this request, or that has one of these nodes."""
+    asked_for = set(names)
+    return next((one for request, one in opened(made).items() if asked_for.intersection([request, *one["nodes"]])), None)
 
 
-def named(settings: Settings, text: str) -> str:
-    """A request id as it is, or the node."""
-    return text if REQUEST.fullmatch(text) else asked.node_of(settings, text)
+def named(settings: Settings, text: str) -> list[str]:
+    """A request id as it is, or the nodes."""
+    return [text] if REQUEST.fullmatch(text) else asked.nodes_of(settings, text)
 
 
-def person(made: Office, node: str) -> tuple[Members, int]:
-    """Whose data somebody asks for, and until when it was collected: of who was erased, until then."""
-    (slot,) = made.graph.read([node])
-    if slot is None or slot.state != ERASED:
-        return members(made.graph, node, made.alias), int(time.time() * 1000)
-    # What came later is stamped with the alias of this epoch, and is somebody's who came anew.
-    before = [made.alias(node, epoch) for epoch in range(1, slot.epoch)]
-    return Members((node,), tuple(sorted([node, *before])), ()), slot.since
+def person(made: Office, names: Sequence[str]) -> list[tuple[Members, int]]:
+    """Whose data somebody asks for, and until when it was collected: of who was erased, until then; who was not comes first."""
+    slots = list(zip(names, made.graph.read(names), strict=True))
+    alive = [name for name, slot in slots if slot is None or slot.state != ERASED]
+    found = [(members_of(made.graph, alive, made.alias), int(time.time() * 1000))] if alive else []
+    for name, slot in slots:
+        if slot is not None and slot.state == ERASED:
+            # What came later is stamped with the alias of this epoch, and is somebody's who came anew.
+            before = [made.alias(name, epoch) for epoch in range(1, slot.epoch)]
+            found.append((Members((name,), tuple(sorted([name, *before])), ()), slot.since))
+    return found
 
 
 @app.command("erase", epilog="Example: headwater privacy erase email=jo@shop.example --dry-run")
@@ -117,11 +122,11 @@ def erase_command(
     There is no way back. A run that was cut short is completed by the same command, given the same id or the request's.
     """
     with office(quiet=as_json) as (made, tell):
-        name = named(made.settings, who_)
-        going_on = open_erasure(made, name)
-        if going_on is None and REQUEST.fullmatch(name):
+        names = named(made.settings, who_)
+        going_on = open_erasure(made, names)
+        if going_on is None and REQUEST.fullmatch(who_):
             raise ConfigError("no erasure with this request id is open")
-        people = who(going_on) if going_on else members(made.graph, name, made.alias)
+        people = who(going_on) if going_on else members_of(made.graph, names, made.alias)
         if dry_run:
             tell("counting")
             until = going_on["erased_ts"] if going_on else int(time.time() * 1000)
@@ -173,7 +178,7 @@ def export_command(
 ) -> None:
     """Write all that is held of a person as JSON: her slots, links, choices, withdrawals, and her rows of every table."""
     with office(quiet=output is None) as (made, tell):
-        people, until = person(made, asked.node_of(made.settings, who_))
+        people, until = person(made, asked.nodes_of(made.settings, who_))[0]
         tell("searching the topics that are kept")
         traces = made.search(people, until)
         tell("reading tables")
@@ -199,16 +204,16 @@ def verify_command(who_: Who, as_json: AsJson = False) -> None:
     with office(quiet=as_json) as (made, tell):
         tell("recomputing the chain")
         wrong = chain_faults(made)
-        name = named(made.settings, who_)
-        going_on, proof, left = open_erasure(made, name), None, dict[str, int]()
-        if going_on is None and REQUEST.fullmatch(name):
-            proof = next((one for one in proofs(made) if one["request_id"] == name), None)
+        names = named(made.settings, who_)
+        going_on, proof, left = open_erasure(made, names), None, Counter[str]()
+        if going_on is None and REQUEST.fullmatch(who_):
+            proof = next((one for one in proofs(made) if one["request_id"] == who_), None)
             if proof is None:
                 raise ConfigError("no such request")
         else:
             tell("counting what is left")
-            people, until = (who(going_on), going_on["erased_ts"]) if going_on else person(made, name)
-            left = made.left(people, until, made.search(people, until))
+            for people, until in [(who(going_on), going_on["erased_ts"])] if going_on else person(made, names):
+                left.update(made.left(people, until, made.search(people, until)))
     clean = not wrong and not any(left.values())
     if as_json:
         told = {"left": left, "proof": proof, "open": going_on is not None, "broken": [one._asdict() for one in wrong]}

@@ -59,8 +59,8 @@ class Unseen:
             say("BEGIN")
             self._db.executemany("INSERT OR IGNORE INTO seen VALUES (?)", ((node,) for node in some))
             say("COMMIT")
-        # What a user points to is a label, not a parent. Then each is pointed further up, until all point to their roots.
-        say("CREATE TABLE tops AS SELECT node, iif(node LIKE '0%', node, parent) AS top FROM slots")
+        # What a user points to is a label, unless it is a user. Then each is pointed further up, until all point to the roots.
+        say("CREATE TABLE tops AS SELECT node, iif(node LIKE '0%' AND parent NOT LIKE '0%', node, parent) AS top FROM slots")
         say("CREATE UNIQUE INDEX tops_by_node ON tops (node)")
         further = "UPDATE tops SET top = above.top FROM tops AS above WHERE above.node = tops.top AND above.top != tops.top"
         while say(further).rowcount:

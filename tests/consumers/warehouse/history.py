@@ -42,7 +42,7 @@ def reference(slots: Iterable[Slot], profile: str) -> str:
     while (found := newest.get(at)) is not None:
         if found.state == "erased":
             return profile
-        if at[0] == "0":
+        if at[0] == "0" and (found.parent[0] != "0" or found.parent == at):
             return found.parent
         if found.parent == at:
             return at

@@ -35,6 +35,19 @@ def test_a_label_is_not_followed(history: History) -> None:
     assert history.overrides() == {node(2, 6): label, node(2, 8): node(0, 2)}
 
 
+def test_a_user_under_newer_keys_is_the_same(history: History) -> None:
+    """Whatever her two nodes hang under each other: both, and all below, are what events of the one above are stamped with."""
+    history.merge(
+        Slot(node(2, 5), node(0, 9)), Slot(node(0, 9), node(2, 5)), Slot(node(0, 3), node(0, 9)), Slot(node(2, 6), node(0, 3)),
+        Slot(node(0, 7), node(0, 7)), Slot(node(0, 8), node(0, 7)), Slot(node(2, 7), node(0, 8)),
+    )  # fmt: skip
+    history.stamp(node(0, 9), node(0, 3), node(2, 6), node(0, 8), node(2, 7))
+    project(history.store, NOW_MS)
+    assert history.overrides() == {
+        node(0, 9): node(2, 5), node(0, 3): node(2, 5), node(2, 6): node(2, 5), node(0, 8): node(0, 7), node(2, 7): node(0, 7),
+    }  # fmt: skip
+
+
 def test_only_ids_that_an_event_was_stamped_with_have_an_override(history: History) -> None:
     """A thousand linked nodes, three of them stamped; an id without a slot, an alias and no id at all are themselves."""
     history.merge(*(Slot(node(2, n), node(1, n)) for n in range(1_000)))
@@ -106,7 +119,8 @@ def test_the_view_equals_a_walk_step_by_step_on_random_graphs(history: History, 
         for at in chance.sample(range(1, len(nodes)), 150):
             epoch = 1 + max((slot.epoch for slot in merged if slot.node == nodes[at]), default=-1)
             below = nodes[max(0, at - chance.choice([1, 1, 300])) : at]
-            parent = chance.choice(nodes if nodes[at][0] == "0" else [*below, nodes[at]] if epoch else below)
+            labels = [one for one in nodes if one[0] != "0" or one <= nodes[at]]
+            parent = chance.choice(labels if nodes[at][0] == "0" else [*below, nodes[at]] if epoch else below)
             slots.append(Slot(nodes[at], parent, epoch, chance.choice(["", "", "", "shared", "erased"] if epoch else [""])))
         merged += slots
         chance.shuffle(slots)

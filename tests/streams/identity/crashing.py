@@ -9,7 +9,7 @@ from infra.secrets import Secret
 from schemas.codec import Record, decode, encode
 from streams.identity.nodes import alias
 from streams.identity.reading import CONSENTED, RESOLVED
-from streams.identity.rules import Pair, Slot, View, Write
+from streams.identity.rules import NOTHING, Pair, Slot, View, Write
 from streams.identity.slots import MERGES, slot_of
 from streams.identity.stage import IdentityStage, Kit
 from streams.identity.store import Held, MemoryStore
@@ -107,8 +107,16 @@ class Plan:
 class World:
     """Partitions of events, one worker each, and the log."""
 
-    def __init__(self, store: InterruptedStore, partitions: Sequence[Sequence[tuple[int, Nodes]]], plan: Plan) -> None:
+    def __init__(
+        self,
+        store: InterruptedStore,
+        partitions: Sequence[Sequence[tuple[int, Nodes]]],
+        plan: Plan,
+        newer: Mapping[str, str] = NOTHING,
+    ) -> None:
         self.store = store
+        self._newer = newer
+        """Former nodes, and those that the same identifiers have under newer keys."""
         self.log: list[Record] = []
         self.stamps: dict[int, list[Record]] = {}
         """What left for each event of the world, by its number."""
@@ -121,9 +129,13 @@ class World:
         store.before_write = self._before_write
 
     def _worker(self) -> IdentityStage:
-        room = IdentityStage(REGISTRY, self.store, Metrics(), Kit(ALIAS))
+        room = IdentityStage(REGISTRY, self.store, Metrics(), Kit(ALIAS, renamed=self._renamed))
         room.on_broadcast(MERGES, self._broadcast(self.log))
         return room
+
+    def _renamed(self, nodes: Iterable[str]) -> Mapping[str, str]:
+        among = set(nodes)
+        return {node: newer for node in among if (newer := self._newer.get(node)) in among and newer is not None}
 
     @staticmethod
     def _broadcast(records: Iterable[Record]) -> list[tuple[bytes | None, bytes | None]]:

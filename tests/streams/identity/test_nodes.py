@@ -3,7 +3,7 @@
 import pytest
 
 from infra.secrets import Secret
-from streams.identity.nodes import NodeKeys, node, subject
+from streams.identity.nodes import NodeKeys, node, nodes_in_use, subject, versions
 
 KEYS = NodeKeys.derive(Secret("for tests only, forty characters long..."))
 
@@ -50,6 +50,22 @@ def test_a_node_is_a_tier_and_an_hmac_that_hangs_on_the_secret() -> None:
     assert node(rotated, "user", "u-17") != one
     assert node(others, "user", "u-17") != one
     assert (node(KEYS, "device", "u-17") or "")[1:] != one[1:]
+
+
+def test_each_version_makes_a_node_of_the_one_before() -> None:
+    """Nodes of a version are the same whichever is the newest; the keys attest which are one identifier's, and no others."""
+    secret = Secret("for tests only, forty characters long...")
+    first, second, third = versions(NodeKeys.derive(secret, 3), "email", "jo@shop.example")
+    assert versions(NodeKeys.derive(secret, 2), "email", "jo@shop.example") == [first, second]
+    assert node(KEYS, "email", "jo@shop.example") == first
+    keys = NodeKeys.derive(secret, 3, 1)
+    assert nodes_in_use(keys, [("email", "jo@shop.example")]) == sorted([first, second, third])
+    assert nodes_in_use(NodeKeys.derive(secret, 3), [("email", "jo@shop.example")]) == [third]
+    stranger = versions(keys, "email", "ann@shop.example")[1]
+    assert keys.renamed([first, second, third, stranger]) == {first: second, second: third}
+    assert keys.renamed([first, stranger, third]) == {}
+    assert NodeKeys.derive(secret, 3).renamed([first, second, third]) == {}
+    assert NodeKeys.derive(secret, 3, 2).renamed([first, second, third]) == {second: third}
 
 
 def test_the_subject_is_the_strongest_node() -> None:

@@ -1,0 +1,191 @@
+"""Keys are rotated: while both versions are in use everybody stays who they are, whoever ends wherever."""
+
+import random
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infra.errors import ConfigError
+from infra.metrics import Metrics
+from infra.secrets import Secret
+from infra.settings import load_settings
+from schemas.codec import Record, decode
+from streams.identity.evidence import CONFLICTS
+from streams.identity.nodes import NodeKeys, alias, nodes_in_use, versions
+from streams.identity.reading import CONSENTED, RESOLVED
+from streams.identity.revocation import component
+from streams.identity.rules import LIMITS, SHARED, Slot, View
+from streams.identity.splitting import split
+from streams.identity.stage import IdentityStage, Kit
+from streams.identity.store import MemoryStore
+from streams.runtime.stage import Batch, Outcome
+from tests.streams.identity.crashing import InterruptedStore, Nodes, Plan, World, groups_of
+from tests.streams.identity.line import REGISTRY, event
+from tests.streams.identity.test_crashes import PLANS, spread
+
+SECRET = Secret("for tests only, forty characters long...")
+ALIAS = alias(SECRET)
+OLD, BOTH, NEW = NodeKeys.derive(SECRET), NodeKeys.derive(SECRET, 2, 1), NodeKeys.derive(SECRET, 2)
+PEOPLE = 4
+FORMER = {person: f"0{8 + person:032x}" for person in range(PEOPLE)}
+NEWER = {person: f"0{person if person % 2 else 16 + person:032x}" for person in range(PEOPLE)}
+"""Of every second person it is the smaller one."""
+THINGS = {person: [f"{tier}{person * 8 + n:02x}{'e' * 30}" for tier in "123" for n in range(2)] for person in range(PEOPLE)}
+NEWER_OF = {FORMER[person]: NEWER[person] for person in range(PEOPLE)}
+NODES = [*FORMER.values(), *NEWER.values(), *(thing for things in THINGS.values() for thing in things)]
+
+
+@st.composite
+def asked_of(draw: st.DrawFn, person: int) -> Nodes:
+    """An event of this person: her user under none, one or both of the keys, and some of her things."""
+    names = draw(st.sampled_from([[], [FORMER[person]], [NEWER[person]], [FORMER[person], NEWER[person]]]))
+    things = draw(st.lists(st.sampled_from(THINGS[person]), min_size=0 if names else 1, max_size=3, unique=True))
+    return tuple(sorted([*names, *things]))
+
+
+ASKED = st.lists(st.integers(0, PEOPLE - 1).flatmap(asked_of), min_size=1, max_size=20)
+
+
+@given(ASKED, st.integers(1, 4), PLANS, st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=400)
+def test_both_names_of_a_user_are_one_profile(asked: list[Nodes], workers: int, plan: Plan, rng: random.Random) -> None:
+    """On any number of workers that end at any write: what an event with both names has shown holds, for good, and nobody else
+    is merged; pointers never go in a circle; the log alone says the same."""
+    order = list(range(len(asked)))
+    rng.shuffle(order)
+    world = World(InterruptedStore(), spread(asked, workers, order), plan, NEWER_OF)
+    world.run()
+    assert world.live() == world.logged()
+    view = View({**dict.fromkeys(NODES), **world.store.slots})
+    groups = groups_of(world.store.slots, NODES)
+    for person in range(PEOPLE):
+        shown = any({FORMER[person], NEWER[person]} <= set(nodes) for nodes in asked)
+        together = view.find(FORMER[person]) == view.find(NEWER[person])
+        assert together == shown, "a cookie that came with one name and then the other is demoted, but merges nobody"
+    owned = [{FORMER[person], NEWER[person], *THINGS[person]} for person in range(PEOPLE)]
+    assert all(any(group <= mine for mine in owned) for group in groups)
+    labels = {view.find(name): view.label(view.find(name)) for nodes in asked for name in nodes[:1] if name[0] == "0"}
+    assert len(set(labels.values())) == len(labels)
+    assert all(label is not None and (label[0] != "0" or label == root) for root, label in labels.items())
+
+
+class Room:
+    """A worker on a store, told of events by what their senders know."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self._stage = IdentityStage(REGISTRY, self.store, Metrics(), Kit(ALIAS, renamed=BOTH.renamed))
+        self._n = 0
+        self.outcome = Outcome()
+
+    def send(self, keys: NodeKeys, **ids: str) -> Record:
+        """One event, through the door's keys; what left."""
+        return self.pass_through(nodes_in_use(keys, ids.items()))
+
+    def pass_through(self, nodes: Sequence[str]) -> Record:
+        """One event with these nodes."""
+        self._n += 1
+        self.outcome = self._stage.handle(Batch(CONSENTED, 0, [b"k"], [event(self._n, nodes)], range(self._n, self._n + 1)), 0)
+        for hook in self.outcome.after_commit:
+            hook()
+        (left,) = self.outcome.out[RESOLVED]
+        return decode(REGISTRY, left.value or b"")[1]
+
+
+@pytest.mark.parametrize("name", [f"user-{n}" for n in range(6)])
+def test_who_is_seen_while_both_are_in_use_keeps_her_profile(name: str) -> None:
+    """Before, meanwhile and after, on a new browser too: one profile, though an event of that time has only the newer ids."""
+    room = Room()
+    room.send(OLD, cookie="c1")
+    before = room.send(OLD, user=name, cookie="c1")["profile_id"]
+    assert room.send(BOTH, user=name, cookie="c1")["profile_id"] == before
+    assert [room.send(NEW, user=name, cookie=cookie)["profile_id"] for cookie in ("c1", "c2")] == [before, before]
+    assert room.send(NEW, cookie="c2")["profile_id"] == before
+    everything = {node for keys in (OLD, NEW) for node in nodes_in_use(keys, [("user", name), ("cookie", "c1")])}
+    assert set(component(room.store, versions(NEW, "user", name)[0]).nodes) > everything
+
+
+@pytest.mark.parametrize("name", [f"user-{n}" for n in range(6)])
+def test_who_was_somebody_new_already_is_joined(name: str) -> None:
+    """A door that had the newer keys alone for a while: both histories are one again, under one of the two labels."""
+    room = Room()
+    one = room.send(OLD, user=name, cookie="c1")["profile_id"]
+    other = room.send(NEW, user=name, cookie="c9")["profile_id"]
+    assert one != other
+    label = room.send(BOTH, user=name)["profile_id"]
+    assert label in {one, other}
+    assert {room.send(keys, user=name)["profile_id"] for keys in (OLD, BOTH, NEW)} == {label}
+    assert room.send(OLD, cookie="c1")["profile_id"] == room.send(NEW, cookie="c9")["profile_id"] == label
+
+
+def test_two_users_in_one_event_are_not_taken_for_names() -> None:
+    """The keys attest which nodes are one identifier's; a sender cannot."""
+    room = Room()
+    first, second = versions(OLD, "user", "jo")[0], versions(NEW, "user", "ann")[1]
+    room.pass_through(sorted([first, second]))
+    view = View(dict(room.store.slots))
+    assert view.find(first) != view.find(second)
+
+
+def test_what_was_nobodys_stays_nobodys() -> None:
+    """A cookie that two users shared under the older keys neither links nor attributes under the newer ones."""
+    room = Room()
+    room.send(OLD, user="jo", cookie="shared")
+    room.send(OLD, user="ann", cookie="shared")
+    jo = room.send(BOTH, user="jo", cookie="shared")
+    former, newer = versions(NEW, "cookie", "shared")
+    assert room.store.slots[newer].state == SHARED
+    (conflict,) = [decode(REGISTRY, output.value or b"")[1] for output in room.outcome.out[CONFLICTS]]
+    assert (conflict["node"], conflict["rule"]) == (newer, "renamed")
+    assert room.send(NEW, cookie="shared")["identity_state"] == "shared"
+    assert room.send(NEW, user="ann", cookie="shared")["profile_id"] != jo["profile_id"]
+    assert component(room.store, former).nodes == (former,)
+
+
+def test_a_constant_that_a_tag_sends_as_user_is_demoted_under_both_keys() -> None:
+    """It reached its limit under the older keys; under the newer ones it does not begin anew."""
+    room = Room()
+    _, most = LIMITS["0", "2"]
+    for n in range(most + 1):
+        room.send(OLD, user="visitor_0", cookie=f"c{n}")
+    assert room.send(BOTH, user="visitor_0", cookie="another")["identity_state"] == "shared"
+    assert room.send(NEW, user="visitor_0", cookie="one more")["identity_state"] == "shared"
+
+
+def test_names_do_not_count_twice_under_a_limit() -> None:
+    """A device with as many cookies as it may have keeps them all: each has two names for a while."""
+    room = Room()
+    _, most = LIMITS["1", "2"]
+    profiles = {room.send(keys, device="d", cookie=f"c{n}")["profile_id"] for keys in (OLD, BOTH, NEW) for n in range(most)}
+    assert {slot.state for slot in room.store.slots.values()} == {""}
+    view = View(dict(room.store.slots))
+    assert len({view.find(profile) for profile in profiles}) == 1
+
+
+@pytest.mark.parametrize("name", [f"user-{n}" for n in range(4)])
+@pytest.mark.parametrize("taken", ["former", "newer", "cookie"])
+def test_a_split_takes_one_of_the_names_out(name: str, taken: str) -> None:
+    """Whichever it is: the other one keeps what the evidence links with it, and nobody hangs under who was taken out."""
+    room, said = Room(), list[Nodes]()
+    for keys in (OLD, BOTH, NEW):
+        for ids in ({"user": name, "cookie": "c1"}, {"user": name, "cookie": "c2"}):
+            room.send(keys, **ids)
+            said.append(tuple(nodes_in_use(keys, ids.items())))
+    former, newer = versions(NEW, "user", name)
+    out = {"former": former, "newer": newer, "cookie": versions(NEW, "cookie", "c1")[1]}[taken]
+    split(room.store, out, lambda _nodes: said, ALIAS, lambda _kept, _slots: None)
+    view = View(dict(room.store.slots))
+    assert room.store.slots[out] == Slot(out, logged=True, epoch=room.store.slots[out].epoch, state=SHARED)
+    rest = {node for nodes in said for node in nodes} - {out}
+    assert len({view.find(node) for node in rest}) == 1
+    assert out not in {view.find(node) for node in rest}
+    assert view.label(view.find(min(rest))) in rest
+
+
+def test_keys_of_a_version_that_does_not_exist_are_refused() -> None:
+    """What is in use beside the newest version is older."""
+    assert NodeKeys.of(load_settings(secret="x" * 40, node_key_version=3, node_key_since=2)).since == 2
+    with pytest.raises(ConfigError, match="NODE_KEY_SINCE"):
+        load_settings(node_key_version=2, node_key_since=3)
