@@ -9,12 +9,14 @@ from infra.secrets import Secret
 from schemas.codec import Record, encode
 from schemas.registry import Contract, Registry
 from streams.collector.agents import device_class, is_bot
+from streams.collector.choices import Choice, read, records
 from streams.collector.event import Sent, signals_of
 from streams.collector.mask import masked
 from streams.collector.normalise import Normaliser, Request, event_time, ip_prefix
-from streams.identity.nodes import NodeKeys, node
+from streams.identity.nodes import NodeKeys, node, versions
 
-KEYS = NodeKeys.derive(Secret("for tests only, forty characters long..."))
+SECRET = Secret("for tests only, forty characters long...")
+KEYS, BOTH, NEWER = NodeKeys.derive(SECRET), NodeKeys.derive(SECRET, 2, 1), NodeKeys.derive(SECRET, 2)
 RAW = Registry(Path(__file__).resolve().parents[3] / "schemas").latest("events.raw")
 NOW = 1_795_514_401_000
 HOUR = 3_600_000
@@ -54,6 +56,30 @@ def test_no_identifier_gets_past_in_clear() -> None:
     assert len(found["identifiers"]) == 3
     assert found["match_tokens"].keys() == {"email"}
     assert not any(clear in str(found) for clear in ("c-17", "account-17", "example.org", "Example.org"))
+
+
+def test_identifiers_have_a_node_of_each_version_in_use() -> None:
+    """While keys are rotated an event carries both."""
+    ids = [("user", "account-17"), ("cookie", "c")]
+    every = sorted(name for kind, value in ids for name in versions(NEWER, kind, value))
+    request = Request("web", "shop.example", NOW)
+    key, found = Normaliser(RAW, BOTH).record(Sent("x", "own", identifiers=ids), request, lambda _name: None)
+    assert (key, found["identifiers"]) == (every[0], every)
+
+
+def test_a_withdrawal_is_said_of_every_node_there_ever_was() -> None:
+    """Whatever versions are in use; a choice is said of those that are."""
+    ids = [("user", "account-17"), ("cookie", "c")]
+    every = sorted(name for kind, value in ids for name in versions(NEWER, kind, value))
+    newest = sorted(str(node(NEWER, kind, value)) for kind, value in ids)
+
+    def said_of(kind: str, keys: NodeKeys) -> list[str]:
+        choice = read({"user_id": "account-17", "client_id": "c", "kind": kind, "consent": {"cmp.analytics": False}})
+        assert isinstance(choice, Choice)
+        return [subject for subject, _ in records(choice, keys, "s", NOW)]
+
+    assert [said_of("choice", keys) for keys in (BOTH, NEWER)] == [every, newest]
+    assert [said_of("withdrawal", keys) for keys in (BOTH, NEWER)] == [every, every]
 
 
 def test_without_identifiers_the_event_id_is_the_key() -> None:

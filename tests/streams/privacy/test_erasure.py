@@ -22,7 +22,7 @@ from streams.consent.store import RedisStates
 from streams.identity import erasing as graph
 from streams.identity.evidence import link_record
 from streams.identity.log import diff, read_log, rebuild
-from streams.identity.nodes import alias
+from streams.identity.nodes import NodeKeys, alias, versions
 from streams.identity.redis_store import RedisStore
 from streams.identity.rules import Pair, Slot, Write
 from streams.identity.slots import log_key, slot_record
@@ -138,7 +138,7 @@ def answering(office: Office, node: str) -> Callable[[str], None]:
     def tell(what: str) -> None:
         if what != "waiting for the rooms":
             return
-        erasure = open_erasure(office, node)
+        erasure = open_erasure(office, [node])
         assert erasure
         contract, kafka = office.registry.latest(ACKS), producer(office.settings)
         rows.erase(office.warehouse, erasure["request_id"], rows.person(erasure))
@@ -151,7 +151,7 @@ def answering(office: Office, node: str) -> Callable[[str], None]:
 
 def erase(office: Office, node: str) -> dict[str, Any]:
     """What the command does."""
-    going_on, pen, tell = open_erasure(office, node), Pen(office.settings), answering(office, node)
+    going_on, pen, tell = open_erasure(office, [node]), Pen(office.settings), answering(office, node)
     if going_on is not None:
         return Erasure(office, pen, going_on, tell, 20).run()
     return Erasure.begin(office, pen, graph.members(office.graph, node, office.alias), tell, 20).run()
@@ -196,7 +196,7 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(office: Office, monkey
             assert completed
         else:
             # From another of her ids: which one does not matter, though the graph no longer says that they are linked.
-            going_on = open_erasure(office, she.device)
+            going_on = open_erasure(office, [she.device])
             proof = erase(office, she.device) if going_on else proofs(office)[-1]
             assert_erased(office, she, proof)
     assert completed
@@ -237,11 +237,11 @@ def test_a_room_that_does_not_answer_leaves_it_open(office: Office) -> None:
     assert (members.nodes, members.shared) == (tuple(sorted(she.nodes)), (she.kiosk,))
     with pytest.raises(Waiting, match="warehouse, bandit, decisions did not answer"):
         Erasure.begin(office, Pen(office.settings), members, lambda _what: None, 0.1).run()
-    going_on = open_erasure(office, she.user)
+    going_on = open_erasure(office, [she.user])
     assert going_on
     assert who(going_on) == members
     assert erase(office, she.user)["request_id"] == going_on["request_id"]
-    assert open_erasure(office, she.user) is None
+    assert open_erasure(office, [she.user]) is None
 
 
 def test_who_comes_back_can_be_erased_again(office: Office) -> None:
@@ -291,3 +291,32 @@ def test_the_commands(office: Office, monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert "File exists" in str(run("export", she.cookie, "--output", str(copy)).exception)
     assert run("verify", she.cookie).exit_code == 1
     assert "no such request" in str(run("verify", "ab" * 16).exception)
+
+
+def test_who_names_an_identifier_means_its_nodes_under_all_versions(
+    office: Office, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys were rotated while nobody was looking: what is held under either version is exported, erased and looked for."""
+    keys = NodeKeys.derive(settings.master, 2)
+    names = {kind: versions(keys, kind, f"rotated-{kind}") for kind in ("user", "device", "cookie")}
+    both = [Person(*(names[kind][at] for kind in names), f"1f{at}{'a' * 30}") for at in (0, 1)]
+    for she in both:
+        live(office, she)
+    for name in ("kafka", "redis", "clickhouse", "state_dir"):
+        monkeypatch.setenv(f"HEADWATER_{name.upper()}", str(getattr(settings, name)))
+    monkeypatch.setenv("HEADWATER_SECRET", "for tests only, forty characters long...")
+    monkeypatch.setenv("HEADWATER_NODE_KEY_VERSION", "2")
+
+    def run(*words: str) -> Any:
+        return json.loads(CliRunner().invoke(app, words).stdout)
+
+    hers = {node for she in both for node in she.nodes}
+    told = run("export", "user=rotated-user")
+    assert {row["node"] for row in told["tables"]["events"]} == hers
+    planned = run("erase", "cookie=rotated-cookie", "--dry-run", "--json")
+    assert (set(planned["nodes"]), set(planned["shared"])) == (hers, {she.kiosk for she in both})
+    pen, members = Pen(settings), graph.members_of(office.graph, names["device"], office.alias)
+    Erasure.begin(office, pen, members, answering(office, both[0].user), 20).run()
+    assert {slot.state for slot in office.graph.read(sorted(hers)) if slot} == {"erased"}
+    assert set(run("verify", "user=rotated-user", "--json")["left"].values()) == {0}
+    assert "several persons" in str(CliRunner().invoke(app, ["erase", both[0].kiosk, "--dry-run"]).exception)
