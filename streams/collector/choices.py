@@ -13,7 +13,7 @@ import orjson
 
 from streams.collector.event import Unusable, Wrong, mapping, signals_of, text
 from streams.collector.own import identifiers_of, time_of
-from streams.identity.nodes import NodeKeys, all_nodes, nodes_in_use
+from streams.identity.nodes import NodeKeys, all_nodes, named
 
 PURPOSES = ("analytics", "marketing", "personalization")
 
@@ -77,7 +77,7 @@ def _read(said: Mapping[str, Any]) -> Choice:
 def records(choice: Choice, keys: NodeKeys, site: str, now: int) -> list[tuple[str, dict[str, Any]]]:
     """(Kafka key, record of `consent.signals`) for each of its subjects; none where nobody is named that can be told apart."""
     # A withdrawal holds under every name that she ever had, whatever versions of the keys are in use.
-    nodes = all_nodes(keys, choice.identifiers) if choice.kind == "withdrawal" else nodes_in_use(keys, choice.identifiers)
+    nodes = all_nodes(keys, choice.identifiers) if choice.kind == "withdrawal" else named(keys, choice.identifiers).nodes
     return [
         (
             subject,

@@ -17,7 +17,7 @@ from schemas.registry import Contract
 from streams.collector.agents import device_class, is_bot
 from streams.collector.event import Sent
 from streams.collector.mask import masked
-from streams.identity.nodes import NodeKeys, nodes_in_use, normalise, subject
+from streams.identity.nodes import NodeKeys, named, normalise
 
 FUTURE_MS = 23 * 3_600_000
 MAX_TEXT = 4_096
@@ -62,7 +62,7 @@ class Normaliser:
 
     def record(self, event: Sent, request: Request, on_masked: Masked) -> tuple[str, Record]:
         """(Kafka key, record)."""
-        nodes = nodes_in_use(self._keys, event.identifiers)
+        subject, nodes = named(self._keys, event.identifiers)
         event_id = self._event_id(event)
         when, clock = event_time(event, request.now_ms)
         agent = (event.user_agent or request.user_agent)[:MAX_TEXT]
@@ -75,7 +75,7 @@ class Normaliser:
                 on_masked(name)
             return shown
 
-        return subject(nodes) or event_id, {
+        return subject or event_id, {
             "event_id": event_id,
             "event_name": clean("event_name", event.name),
             "source": request.source,

@@ -14,6 +14,7 @@ from infra.settings import load_settings
 from schemas.codec import Record, encode
 from schemas.registry import Registry
 from streams.consent import worded
+from streams.consent.carry_over_app import carry_over_command
 from streams.consent.clickids import ClickIds
 from streams.consent.decide import Action, Decision, decide, exempt
 from streams.consent.evidence import Reader
@@ -32,6 +33,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Explain what
 
 app.add_typer(gvl_app, name="gvl")
 app.command("simulate", epilog="Example: headwater consent simulate --policy new.yaml --hours 6")(simulate_command)
+app.command("carry-over", epilog="Example: headwater consent carry-over")(carry_over_command)
 app.command("verify-audit", epilog="Example: headwater consent verify-audit --json")(verify_command)
 
 

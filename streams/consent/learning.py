@@ -8,7 +8,7 @@ from schemas.registry import Registry
 from streams.consent.case import Memories, What, Where
 from streams.consent.entries import Entries, Source
 from streams.consent.evidence import SKEW_MS, Reader, believed
-from streams.consent.ledger import DAY_MS, Moment, Said, Times, is_erased, learn, recall, withdraw
+from streams.consent.ledger import DAY_MS, Change, Moment, Said, Times, is_erased, is_time, learn, recall, withdraw
 from streams.consent.policy import BITS, Policy, Regime
 from streams.consent.standing import Holding, Scope, Standing, Standings, Table
 from streams.runtime.stage import Batch
@@ -16,6 +16,8 @@ from streams.runtime.stage import Batch
 SIGNALS = "consent.signals"
 SUBJECT_LENGTH = 33
 """Of an identity node; every other key is an event's own and remembers nothing."""
+STATE_KIND = "state"
+"""Of a signal that says a whole state: its times by name, as text."""
 FOR_EVER = 1 << 62
 NO_TIMES: Times = {}
 
@@ -101,8 +103,10 @@ class Learner:
         contract, record = decode(self._registry, value)
         if contract.topic != SIGNALS:
             raise Undecodable(f"a record of {contract.topic}")
-        if len(record["subject"]) != SUBJECT_LENGTH or record["kind"] not in ("choice", "withdrawal"):
+        if len(record["subject"]) != SUBJECT_LENGTH or record["kind"] not in ("choice", "withdrawal", STATE_KIND):
             raise Undecodable("no subject that is an identity node, or a kind that is not known")
+        if record["kind"] == STATE_KIND and not all(is_time(*item) for item in record["signals"].items()):
+            raise Undecodable("a state with something that is no time of a purpose")
         return record
 
     def _source(self, record: dict[str, Any], scope: Scope) -> Source:
@@ -126,9 +130,12 @@ class Learner:
         if record["kind"] == "withdrawal":
             purposes = [name for name in record["purposes"] if name in BITS] or list(self._policy.purposes)
             change = withdraw(times, purposes, source.chosen)
+        elif record["kind"] == STATE_KIND:
+            said = ((name, int(time)) for name, time in record["signals"].items())
+            change = Change({name: time for name, time in said if time > times.get(name, 0)}, ())
         else:
-            said, at = self._reader.hear(regime, record["signals"], source.at).said, source.chosen
-            said = believed(said._replace(granted_at=said.granted_at or at, denied_at=said.denied_at or at), source.at)
-            change = learn(times, said, source.at, self._policy.memory.use_stored_state)
+            heard, at = self._reader.hear(regime, record["signals"], source.at).said, source.chosen
+            heard = believed(heard._replace(granted_at=heard.granted_at or at, denied_at=heard.denied_at or at), source.at)
+            change = learn(times, heard, source.at, self._policy.memory.use_stored_state)
         if change.times:
             table[subject] = Standing(entries.change(source, times, change))

@@ -13,10 +13,13 @@ Times = Mapping[str, int]
 WITHDRAWN, GRANTED, DENIED, SEEN_GRANTED, SEEN_DENIED = "withdrawn", "granted", "denied", "seen_granted", "seen_denied"
 """Of a choice whose time is known: withdrawn, granted, denied. Of a signal that came with an event and says no time: seen_*."""
 
+WHATS = frozenset({WITHDRAWN, GRANTED, DENIED, SEEN_GRANTED, SEEN_DENIED})
 ERASED = "erased"
 """Name of a time that stands alone: the subject was erased then, and what was said until then is not taken down again."""
 
 DAY_MS = 86_400_000
+TIME_DIGITS = 15
+"""More milliseconds than that are past the year 30,000."""
 
 
 def is_erased(times: Times, at: int) -> bool:
@@ -47,6 +50,12 @@ class Moment(NamedTuple):
 def entry(purpose: str, what: str) -> str:
     """The name of one time in a state."""
     return f"{purpose}.{what}"
+
+
+def is_time(name: str, text: str) -> bool:
+    """Whether this names a time of a state, and is one."""
+    purpose, _, what = name.rpartition(".")
+    return bool(purpose) and what in WHATS and text.isascii() and text.isdigit() and len(text) <= TIME_DIGITS
 
 
 def merge(one: Times, other: Times) -> dict[str, int]:

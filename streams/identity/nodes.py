@@ -10,6 +10,7 @@ import hmac
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from infra.secrets import Secret
 from infra.settings import Settings
@@ -111,6 +112,10 @@ class NodeKeys:
         among = set(nodes)
         return {former: newer for former in among for keys in steps if (newer := _cut(keys[former[0]], former)) in among}
 
+    def newer(self, former: str) -> str:
+        """What a node of the version before the newest becomes in that one. LookupError where there is only one version."""
+        return _cut(self.later[-1][former[0]], former)
+
 
 def versions(keys: NodeKeys, kind: str, value: str) -> list[str]:
     """The nodes of one identifier under all versions, oldest first; none where the value is blocked or none of its kind."""
@@ -130,13 +135,24 @@ def node(keys: NodeKeys, kind: str, value: str) -> str | None:
     return found[-1] if found else None
 
 
-def nodes_in_use(keys: NodeKeys, identifiers: Iterable[tuple[str, str]]) -> list[str]:
-    """What identifiers (type, value) become at the door, strongest first: a node of each version that is in use."""
-    return sorted({found for kind, value in identifiers for found in versions(keys, kind, value)[keys.since - 1 :]})
+class Named(NamedTuple):
+    """What an event's identifiers become at the door."""
+
+    subject: str | None
+    """The strongest node, which keys the event's records until it has a profile; None where nobody is named. Of the versions in
+    use it is the oldest one's, so that it stays the same while keys are rotated."""
+    nodes: list[str]
+    """Strongest first; a node of each version that is in use."""
+
+
+def named(keys: NodeKeys, identifiers: Iterable[tuple[str, str]]) -> Named:
+    """Identifiers (type, value) as the door passes them on."""
+    found = [some[keys.since - 1 :] for kind, value in identifiers if (some := versions(keys, kind, value))]
+    return Named(min((some[0] for some in found), default=None), sorted({one for some in found for one in some}))
 
 
 def all_nodes(keys: NodeKeys, identifiers: Iterable[tuple[str, str]]) -> list[str]:
-    """The same under all versions, those too that are no longer in use."""
+    """Their nodes under all versions, those too that are no longer in use; strongest first."""
     return sorted({found for kind, value in identifiers for found in versions(keys, kind, value)})
 
 
@@ -152,8 +168,3 @@ def alias(secret: Secret) -> Alias:
     """An id of the node alone that nobody else's events carry, and another one after each rewrite of its slot."""
     key = secret.derive("alias/v1")
     return lambda node, epoch: node[0] + hmac.digest(key, f"{node}|{epoch}".encode(), "sha256")[:16].hex()
-
-
-def subject(nodes: Iterable[str]) -> str | None:
-    """The strongest node: what keys an event's records until it has a profile."""
-    return min(nodes, default=None)

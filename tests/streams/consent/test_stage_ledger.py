@@ -248,3 +248,38 @@ def test_broken_signals_are_dead() -> None:
     values = [b"\x00", encode(REGISTRY.latest(RAW), raw()), good, None, good.replace(SUBJECT, SUBJECT[:-1] + b"\xff")]
     outcome = room.stage.handle(Batch(SIGNALS, 0, [SUBJECT] * 5, values, range(5)), 0)
     assert (outcome.passed, [dead.at for dead in outcome.dead]) == (1, [0, 1, 3, 4])
+
+
+def test_a_state_that_is_said_again_is_learned_as_it_is() -> None:
+    """Of somebody under other keys: every time, and nobody is told of a withdrawal again; a second time changes nothing."""
+    room = Room(STORED)
+    room.event(GRANTED, T - HOUR)
+    room.event({**GRANTED, "cmp.marketing": "0", "chosen_ts": str(T - HOUR)}, T)
+    room.signal(purposes=["personalization"], regulation="opt-in")
+    (was,) = [times for key, times in room.states.states.items() if key.endswith(SUBJECT.decode())]
+    assert {name.partition(".")[2] for name in was} == {"seen_granted", "granted", "denied", "withdrawn"}
+    said = {"subject": OTHER.decode(), "kind": "state", "signals": {name: str(at) for name, at in was.items()}, "via": "linked"}
+    outcome = room.signal(**said, regulation="opt-in")
+    assert [times for key, times in room.states.states.items() if key.endswith(OTHER.decode())] == [was]
+    assert REVOCATIONS not in outcome.out
+    (audited,) = [record for record in records(outcome, AUDIT) if record["kind"] == "state"]
+    assert audited["method"] == "linked"
+    assert STATE not in room.signal(**said, regulation="opt-in").out
+    assert room.event(GRANTED, T + HOUR, OTHER) == room.event(GRANTED, T + HOUR)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"analytics.erased": "5"},
+        {"analytics.granted": "soon"},
+        {"granted": "5"},
+        {"analytics.granted": "9" * 16},
+        {"erased": "5"},
+    ],
+)
+def test_a_state_that_is_none_is_dead(times: dict[str, str]) -> None:
+    """What is no time of a purpose teaches nothing."""
+    outcome = Room().signal(kind="state", signals=times)
+    assert [dead.detail for dead in outcome.dead] == ["a state with something that is no time of a purpose"]
+    assert STATE not in outcome.out

@@ -3,7 +3,7 @@
 import pytest
 
 from infra.secrets import Secret
-from streams.identity.nodes import NodeKeys, node, nodes_in_use, subject, versions
+from streams.identity.nodes import NodeKeys, named, node, versions
 
 KEYS = NodeKeys.derive(Secret("for tests only, forty characters long..."))
 
@@ -59,8 +59,8 @@ def test_each_version_makes_a_node_of_the_one_before() -> None:
     assert versions(NodeKeys.derive(secret, 2), "email", "jo@shop.example") == [first, second]
     assert node(KEYS, "email", "jo@shop.example") == first
     keys = NodeKeys.derive(secret, 3, 1)
-    assert nodes_in_use(keys, [("email", "jo@shop.example")]) == sorted([first, second, third])
-    assert nodes_in_use(NodeKeys.derive(secret, 3), [("email", "jo@shop.example")]) == [third]
+    assert named(keys, [("email", "jo@shop.example")]).nodes == sorted([first, second, third])
+    assert named(NodeKeys.derive(secret, 3), [("email", "jo@shop.example")]).nodes == [third]
     stranger = versions(keys, "email", "ann@shop.example")[1]
     assert keys.renamed([first, second, third, stranger]) == {first: second, second: third}
     assert keys.renamed([first, stranger, third]) == {}
@@ -70,6 +70,16 @@ def test_each_version_makes_a_node_of_the_one_before() -> None:
 
 def test_the_subject_is_the_strongest_node() -> None:
     """A user outranks a device, a device a cookie, a cookie an address."""
-    nodes = [node(KEYS, kind, value) or "" for kind, value in [("email", "a@b.de"), ("cookie", "c1"), ("user", "u1")]]
-    assert subject(nodes) == nodes[2]
-    assert subject([]) is None
+    assert named(KEYS, [("email", "a@b.de"), ("cookie", "c1"), ("user", "u1")]).subject == node(KEYS, "user", "u1")
+    assert named(KEYS, [("user", "null")]) == (None, [])
+
+
+@pytest.mark.parametrize("name", [f"u{n}" for n in range(5)])
+def test_the_subject_stays_while_keys_are_rotated(name: str) -> None:
+    """Of the versions in use the oldest counts: consent is remembered of a subject."""
+    secret = Secret("for tests only, forty characters long...")
+    ids = [("user", name), ("cookie", name)]
+    assert named(NodeKeys.derive(secret, 2, 1), ids).subject == named(KEYS, ids).subject
+    newer = named(NodeKeys.derive(secret, 2), ids).subject
+    assert newer != named(KEYS, ids).subject
+    assert NodeKeys.derive(secret, 2).newer(named(KEYS, ids).subject or "") == newer

@@ -1,19 +1,30 @@
 """Keys are rotated: while both versions are in use everybody stays who they are, whoever ends wherever."""
 
+import json
 import random
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from infra.embedded.redis import EmbeddedRedis
 from infra.errors import ConfigError
 from infra.metrics import Metrics
 from infra.secrets import Secret
 from infra.settings import load_settings
+from infra.topics_app import apply
 from schemas.codec import Record, decode
+from streams.identity.app import open_mended, open_store
 from streams.identity.evidence import CONFLICTS
-from streams.identity.nodes import NodeKeys, alias, nodes_in_use, versions
+from streams.identity.identity_app import app
+from streams.identity.log import mend
+from streams.identity.nodes import NodeKeys, alias, named, versions
 from streams.identity.reading import CONSENTED, RESOLVED
 from streams.identity.revocation import component
 from streams.identity.rules import LIMITS, SHARED, Slot, View
@@ -22,7 +33,7 @@ from streams.identity.stage import IdentityStage, Kit
 from streams.identity.store import MemoryStore
 from streams.runtime.stage import Batch, Outcome
 from tests.streams.identity.crashing import InterruptedStore, Nodes, Plan, World, groups_of
-from tests.streams.identity.line import REGISTRY, event
+from tests.streams.identity.line import REGISTRY, Line, event
 from tests.streams.identity.test_crashes import PLANS, spread
 
 SECRET = Secret("for tests only, forty characters long...")
@@ -82,7 +93,7 @@ class Room:
 
     def send(self, keys: NodeKeys, **ids: str) -> Record:
         """One event, through the door's keys; what left."""
-        return self.pass_through(nodes_in_use(keys, ids.items()))
+        return self.pass_through(named(keys, ids.items()).nodes)
 
     def pass_through(self, nodes: Sequence[str]) -> Record:
         """One event with these nodes."""
@@ -103,7 +114,7 @@ def test_who_is_seen_while_both_are_in_use_keeps_her_profile(name: str) -> None:
     assert room.send(BOTH, user=name, cookie="c1")["profile_id"] == before
     assert [room.send(NEW, user=name, cookie=cookie)["profile_id"] for cookie in ("c1", "c2")] == [before, before]
     assert room.send(NEW, cookie="c2")["profile_id"] == before
-    everything = {node for keys in (OLD, NEW) for node in nodes_in_use(keys, [("user", name), ("cookie", "c1")])}
+    everything = {node for keys in (OLD, NEW) for node in named(keys, [("user", name), ("cookie", "c1")]).nodes}
     assert set(component(room.store, versions(NEW, "user", name)[0]).nodes) > everything
 
 
@@ -172,7 +183,7 @@ def test_a_split_takes_one_of_the_names_out(name: str, taken: str) -> None:
     for keys in (OLD, BOTH, NEW):
         for ids in ({"user": name, "cookie": "c1"}, {"user": name, "cookie": "c2"}):
             room.send(keys, **ids)
-            said.append(tuple(nodes_in_use(keys, ids.items())))
+            said.append(tuple(named(keys, ids.items()).nodes))
     former, newer = versions(NEW, "user", name)
     out = {"former": former, "newer": newer, "cookie": versions(NEW, "cookie", "c1")[1]}[taken]
     split(room.store, out, lambda _nodes: said, ALIAS, lambda _kept, _slots: None)
@@ -182,6 +193,52 @@ def test_a_split_takes_one_of_the_names_out(name: str, taken: str) -> None:
     assert len({view.find(node) for node in rest}) == 1
     assert out not in {view.find(node) for node in rest}
     assert view.label(view.find(min(rest))) in rest
+
+
+def test_rotated_in_a_real_graph(kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers whose settings say so; a withdrawal under the newest name reaches the others; a Redis that was lost is built
+    again from the log, limits too; `show` finds an identifier under whichever version it is known."""
+    with EmbeddedRedis(tmp_path / "redis") as server:
+        settings = load_settings(
+            kafka=kafka, redis=server.url, state_dir=tmp_path, secret="rotated for a test, forty characters long...",
+            node_key_version=2, node_key_since=1,
+        )  # fmt: skip
+        apply(settings)
+        line = Line(settings, 2)
+        sent = [
+            named(keys, ids.items()).nodes
+            for keys in map(partial(NodeKeys.derive, settings.master), (1, 2, 2), (1, 1, 2))
+            for n in range(30)
+            for ids in ({"user": f"u{n}", "cookie": f"c{n}"}, {"user": f"u{n}", "device": f"d{n}"})
+        ]
+        for start in range(0, len(sent), 10):
+            line.send(sent[start : start + 10], worker=start // 10 % 2)
+        profiles: dict[str, set[str]] = {}
+        for record in line.resolved:
+            (user,) = [node for node in record["identifiers"] if node[0] == "0"][:1]
+            profiles.setdefault(min(component(open_store(settings), user).nodes), set()).add(record["profile_id"])
+        assert len(profiles) == 30
+        assert {len(found) for found in profiles.values()} == {1}, "nobody was stamped with two ids"
+        former, newer = versions(NodeKeys.of(settings), "user", "u7")
+        (asked,) = line.withdraw(newer)
+        assert {former, newer, *versions(NodeKeys.of(settings), "cookie", "c7")} < set(asked["nodes"])
+        for name in ("kafka", "redis", "state_dir", "node_key_version"):
+            monkeypatch.setenv(f"HEADWATER_{name.upper()}", str(getattr(settings, name)))
+        monkeypatch.setenv("HEADWATER_SECRET", "rotated for a test, forty characters long...")
+
+        def ask(*words: str) -> Any:
+            return json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+
+        shown = ask("show", "user=u7")
+        assert (shown["root"], set(shown["nodes"])) == (former, set(asked["nodes"]))
+        assert [link["node"] for link in ask("why", "user=u7", former)["links"]] == [newer]
+        with redis.Redis.from_url(server.url) as client:
+            counted = {key: client.smembers(key) for key in client.scan_iter(match="k:*")}
+            client.flushall()
+            mend(settings, open_mended(settings), "test")
+            assert {key: client.smembers(key) for key in client.scan_iter(match="k:*")} == counted
+        assert ask("diff")["same"]
+        assert ask("show", "user=u7") == shown
 
 
 def test_keys_of_a_version_that_does_not_exist_are_refused() -> None:
