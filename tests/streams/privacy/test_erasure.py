@@ -299,7 +299,7 @@ def test_who_names_an_identifier_means_its_nodes_under_all_versions(
     """Keys were rotated while nobody was looking: what is held under either version is exported, erased and looked for."""
     keys = NodeKeys.derive(settings.master, 2)
     names = {kind: versions(keys, kind, f"rotated-{kind}") for kind in ("user", "device", "cookie")}
-    both = [Person(*(names[kind][at] for kind in names), f"1f{at}{'a' * 30}") for at in (0, 1)]
+    both = [Person(names["user"][at], names["device"][at], names["cookie"][at], f"1f{at}{'a' * 30}") for at in (0, 1)]
     for she in both:
         live(office, she)
     for name in ("kafka", "redis", "clickhouse", "state_dir"):
