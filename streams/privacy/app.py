@@ -244,6 +244,9 @@ def expire_command(
     """
     since_ms = int(time.time() * 1000) - days * 86_400_000
     with office(quiet=as_json) as (made, tell), TemporaryDirectory() as folder, LogIndex(Path(folder)) as index:
+        if opened(made):
+            # Only one of them can write at a time, and a person who asked to be erased does not wait.
+            raise ConfigError("an erasure is not done: `headwater privacy erase` with its id completes it, then run this again")
         unseen, done = expiry.find(made, index, since_ms, tell, patience)
         if not dry_run:
             done = expiry.expire(made, Pen(made.settings), unseen, since_ms, tell)

@@ -31,7 +31,7 @@ from streams.identity.rules import SHARED, Nodes, Pair, Slot, Write
 from streams.identity.slots import MERGES, log_key, slot_record
 from streams.identity.stage import IdentityStage, Kit
 from streams.privacy.app import app
-from streams.privacy.topics import Pen
+from streams.privacy.topics import ERASURES, Output, Pen
 from streams.runtime.follow import read_topic
 from streams.runtime.stage import Batch
 from tests.consumers.warehouse.plant import NOW_MS, Plant, event, wait
@@ -332,6 +332,21 @@ def test_a_worker_hears_of_it(plant: Plant, store: RedisStore) -> None:
             hook()
         spoken.append(len(outcome.out.get(LINKS, ())))
     assert spoken == [1, 0, 1, 0]
+
+
+def test_an_erasure_goes_first(plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as one is not done nothing is forgotten: both would write the same records anew."""
+    record = {
+        "request_id": "ab" * 16, "state": "begun", "nodes": [], "profiles": [], "shared": [], "erased_ts": OLD,
+        "requested_ts": OLD, "deadline_ts": OLD, "counts": {},
+    }  # fmt: skip
+    pen = Pen(plant.settings)
+    pen.write([pen.output(ERASURES, b"ab" * 16, record)])
+    code, error = run(plant, monkeypatch)
+    assert (code, "an erasure is not done" in str(error)) == (1, True)
+    assert missing(store) == set()
+    pen.write([Output(ERASURES, b"ab" * 16, None)])
+    assert run(plant, monkeypatch, "--dry-run")[0] == 0
 
 
 def test_the_command_is_told_in_words(plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
