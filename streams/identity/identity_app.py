@@ -1,10 +1,11 @@
-"""`headwater identity`: the graph looked at, compared with its log, built again from it, and split."""
+"""`headwater identity`: the graph looked at, compared with its log, built again from it, split and tidied."""
 
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +23,8 @@ from streams.identity.nodes import alias
 from streams.identity.redis_store import RedisStore
 from streams.identity.revocation import MOST_NODES, climb, component
 from streams.identity.rules import USER
-from streams.identity.splitting import Journal, log_to, prepare, said_on, split
+from streams.identity.splitting import Journal, log_to, prepare, read_evidence, said_on, split
+from streams.identity.tidying import demoted, planned, tidy
 from streams.identity.who import HELP, nodes_of
 
 app = typer.Typer(
@@ -200,6 +202,42 @@ def split_command(
             typer.echo(f"{rows:,} past rows rewritten")
     if rows is None and not dry_run:
         typer.echo("past rows are NOT rewritten, ClickHouse does not answer: run the same command again", err=True)
+        raise typer.Exit(1)
+
+
+@app.command("tidy", epilog="Example: headwater identity tidy --hours 48")
+def tidy_command(
+    hours: Annotated[float, typer.Option(min=1, max=720, help="Of ids that were demoted in so many hours.")] = 48,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take every id that was demoted lately out of its component, as `split` does with one.
+
+    For a timer, once a day: a conflict or a limit demotes an id at once, and this sets free what nothing but that id had
+    linked. Past rows in ClickHouse are rewritten; exits 1 where the next run has to do that.
+    """
+    now_ms, written, rows, left = int(time.time() * 1000), 0, 0, list[str]()
+    with opened("reading the evidence", as_json) as (settings, store, advance):
+        nodes, stamp = demoted(settings, now_ms - int(hours * 3_600_000)), alias(settings.master)
+        gather = partial(read_evidence, settings, progress=advance)
+        if dry_run:
+            written = sum(len(plan.writes) for _, plan in planned(store, nodes, gather, stamp))
+        else:
+            for node, done in tidy(store, nodes, gather, stamp, lambda node: log_to(settings, node, now_ms)):
+                found = None if done is None else _restamp(settings, node, done)
+                written += 0 if done is None else len(done.writes)
+                rows += found or 0
+                left += [node] * (found is None)
+    if as_json:
+        told = {"demoted": len(nodes), "dry_run": dry_run, "slots": written, "rows": rows, "left": left}
+        typer.echo(json.dumps(told))
+    else:
+        typer.echo(f"{len(nodes):>10,}  ids were demoted in the last {hours:g} hours")
+        typer.echo(f"{written:>10,}  slots {_rewritten(dry_run)}, those of earlier runs among them")
+        typer.echo(f"{rows:>10,}  past rows rewritten")
+    if left:
+        why_left = "workers link them, or ClickHouse does not answer"
+        typer.echo(f"{len(left):,} of them are left for the next run: {why_left}", err=True)
         raise typer.Exit(1)
 
 

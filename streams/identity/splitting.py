@@ -136,20 +136,22 @@ def _carry_out(store: SplitStore, kept: str, writes: Sequence[Write], log: Log) 
 
 def said_on(settings: Settings) -> Said:
     """The evidence on `identity.links`. Retryable while Kafka is away."""
+    return lambda nodes: read_evidence(settings, nodes, lambda _n: None)
 
-    def said(nodes: Collection[str]) -> Iterable[Nodes]:
-        registry, wanted = Registry(settings.contracts), set(nodes)
-        found: dict[bytes | None, Nodes] = {}
-        for records in read_topic(settings, LINKS):
-            for key, value in records:
-                combination = () if value is None else tuple(decode(registry, value)[1]["nodes"])
-                if len(wanted.intersection(combination)) > 1:
-                    found[key] = combination
-                else:
-                    found.pop(key, None)  # erased
-        return found.values()
 
-    return said
+def read_evidence(settings: Settings, nodes: Collection[str], progress: Callable[[int], None]) -> Iterable[Nodes]:
+    """What `identity.links` says of two or more of these nodes. Retryable."""
+    registry, wanted = Registry(settings.contracts), set(nodes)
+    found: dict[bytes | None, Nodes] = {}
+    for records in read_topic(settings, LINKS):
+        for key, value in records:
+            combination = () if value is None else tuple(decode(registry, value)[1]["nodes"])
+            if len(wanted.intersection(combination)) > 1:
+                found[key] = combination
+            else:
+                found.pop(key, None)  # erased
+        progress(len(records))
+    return found.values()
 
 
 def log_to(settings: Settings, node: str, at_ms: int) -> Log:

@@ -1,0 +1,154 @@
+"""Demoted ids are taken out of their components, many at once: as one by one, on a real Redis, Kafka and ClickHouse."""
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import redis
+from hypothesis import given, settings
+from typer.testing import CliRunner
+
+from consumers.warehouse.migrating import migrate
+from consumers.warehouse.store import Store
+from infra.kafka import producer
+from infra.settings import Settings
+from infra.topics_app import apply
+from schemas.codec import encode
+from schemas.registry import Registry
+from streams.identity.evidence import CONFLICTS, conflict_record
+from streams.identity.identity_app import app
+from streams.identity.redis_store import RedisStore
+from streams.identity.rules import SHARED, TWO_USERS, Nodes, Slot, Write
+from streams.identity.splitting import Log, split
+from streams.identity.store import MemoryStore
+from streams.identity.tidying import tidy
+from tests.streams.identity.test_split import ALIAS, C1, C2, C3, D1, U1, U2, WORLD, linked, said_by
+from tests.streams.identity.test_split_command import SECRET, SEEN, insert, settle
+
+
+def ignored(_node: str) -> Log:
+    """A log that nobody reads."""
+    return lambda _kept, _slots: None
+
+
+def marked(store: MemoryStore) -> list[str]:
+    """What was demoted."""
+    return sorted(node for node, slot in store.slots.items() if slot.state == SHARED)
+
+
+@given(WORLD)
+@settings(deadline=None, max_examples=300)
+def test_many_at_once_are_as_one_by_one(world: list[Nodes]) -> None:
+    """Whatever was demoted, wherever it stands; and a second time changes nothing."""
+    together, one_by_one = linked(*world), linked(*world)
+    nodes = marked(together)
+    assert [node for node, done in tidy(together, nodes, said_by(world), ALIAS, ignored) if done is not None] == nodes
+    for node in nodes:
+        split(one_by_one, node, said_by(world), ALIAS, lambda _kept, _slots: None)
+    assert together.slots == one_by_one.slots
+    assert all(together.slots[node].parent == node for node in nodes)
+    before = dict(together.slots)
+    assert all(done is not None for _, done in tidy(together, nodes, said_by(world), ALIAS, ignored))
+    assert together.slots == before
+
+
+def test_what_only_a_shared_device_linked_is_free() -> None:
+    """A cookie that came to a user by a device of two is nobody's; one that came with the user herself stays hers."""
+    world: list[Nodes] = [(U1, D1), (D1, C1), (U1, C2), (U2, D1)]
+    store = linked(*world)
+    assert marked(store) == [D1]
+    assert store.slots[C1].parent == U1
+    ((node, done),) = tidy(store, [D1], said_by(world), ALIAS, ignored)
+    assert (node, store.slots[C1].parent, store.slots[C2].parent) == (D1, C1, U1)
+    assert done is not None
+    assert {restamp.nodes: restamp.profile for restamp in done.restamps} == {
+        (D1,): ALIAS(D1, store.slots[D1].epoch), (U1, C2): store.slots[U1].parent, (C1,): C1,
+    }  # fmt: skip
+
+
+def test_what_is_linked_meanwhile_is_left_for_the_next_run() -> None:
+    """The evidence was read before: a part that it does not know of must not be taken for one that nothing links."""
+    world: list[Nodes] = [(U1, D1), (D1, C1), (U2, D1)]
+    store = linked(*world)
+
+    def gather(nodes: Collection[str]) -> Iterable[Nodes]:
+        found = said_by(world)(nodes)
+        store.write([Write(C3, None, Slot(U1, logged=True), 0)])
+        return found
+
+    assert list(tidy(store, [D1], gather, ALIAS, ignored)) == [(D1, None)]
+    assert store.slots[C3].parent == U1
+    ((_, done),) = tidy(store, [D1], said_by([*world, (U1, C3)]), ALIAS, ignored)
+    assert done is not None
+    assert (store.slots[C3].parent, store.slots[C1].parent) == (U1, C1)
+
+
+@pytest.fixture
+def house(kafka: str, redis_url: str, clickhouse_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Topics and tables; commands find them."""
+    made = Settings(kafka=kafka, redis=redis_url, clickhouse=clickhouse_url, state_dir=tmp_path, secret=SECRET)
+    apply(made)
+    migrate(made)
+    for name in ("kafka", "redis", "clickhouse", "state_dir"):
+        monkeypatch.setenv(f"HEADWATER_{name.upper()}", str(getattr(made, name)))
+    monkeypatch.setenv("HEADWATER_SECRET", SECRET)
+    return made
+
+
+@pytest.fixture
+def store(house: Settings) -> Iterator[RedisStore]:
+    """What the log says, in an empty Redis."""
+    with redis.Redis.from_url(house.redis) as client:
+        client.flushall()
+        yield RedisStore(lambda: client)
+
+
+def conflict(house: Settings, node: str, rule: str) -> None:
+    """What a worker says when it demotes a node."""
+    record = conflict_record(Write(node, None, Slot(node, False, 1, SHARED), 0, rule), "", "e", SEEN)
+    kafka = producer(house)
+    kafka.produce(CONFLICTS, encode(Registry(house.contracts).latest(CONFLICTS), record), node.encode())
+    assert kafka.flush(10) == 0
+
+
+def test_the_command(house: Settings, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted, then done; without ClickHouse the next run rewrites the rows; what somebody split by hand is not touched."""
+
+    def ids(user: str) -> Sequence[str]:
+        return [f"{tier}{user}{digit}" + "5a" * 15 for tier, digit in ("00", "10", "20", "21")]
+
+    (ann, tablet, hers, other), (bob, *_) = ids("a"), ids("b")
+    settle(house, store, [(ann, tablet), (tablet, other), (ann, hers), (bob, tablet)])
+    assert [slot and slot.state for slot in store.read([tablet])] == [SHARED]
+    conflict(house, tablet, TWO_USERS)
+    conflict(house, "1" + "c" * 32, "split")
+    warehouse = Store(house)
+    for name, node in (("tidied-1", tablet), ("tidied-2", other), ("tidied-3", hers)):
+        insert(warehouse, name, tablet, node, [node])
+
+    def run(*words: str) -> tuple[int, dict[str, object]]:
+        done = CliRunner().invoke(app, ["tidy", "--json", *words])
+        return done.exit_code, json.loads(done.stdout)
+
+    before = store.read([tablet, other])
+    code, told = run("--dry-run")
+    assert (code, told["rows"], store.read([tablet, other])) == (0, 0, before)
+    assert isinstance(told["slots"], int)
+    assert told["slots"] >= 2
+    with monkeypatch.context() as patched:
+        patched.setenv("HEADWATER_CLICKHOUSE", "http://127.0.0.1:1")
+        code, told = run()
+        assert (code, tablet in str(told["left"])) == (1, True)
+    code, told = run()
+    assert (code, told["left"], told["rows"]) == (0, [], 2)
+    (split_, free) = store.read([tablet, other])
+    assert (split_ and split_.parent, free and free.parent) == (tablet, other)
+    query = "SELECT event_id, profile_id FROM headwater.events WHERE startsWith(event_id, 'tidied') ORDER BY event_id"
+    label = store.read([ann])[0]
+    assert label is not None
+    assert split_ is not None
+    assert warehouse.rows(query) == [("tidied-1", ALIAS(tablet, split_.epoch)), ("tidied-2", other), ("tidied-3", label.parent)]
+    warehouse.close()
+    assert "past rows rewritten" in CliRunner().invoke(app, ["tidy"]).output
+    assert run()[1]["rows"] == 0
