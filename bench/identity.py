@@ -20,9 +20,10 @@ from bench.identity_metrics import Score, bound, first_deliveries, score
 from bench.identity_rates import WORLDS, Rates
 from bench.identity_world import Event, World, make_world
 
-BOUND, OURS, ALL, CAPPED, UNIQUE, SQL = (
+BOUND, OURS, TIDIED, ALL, CAPPED, UNIQUE, SQL = (
     "bound",
     "identity stage",
+    "and tidied",
     "union of all",
     "capped union",
     "unique only",
@@ -61,7 +62,8 @@ def measure(world: World, progress: Progress, batch: int = BATCH) -> dict[str, d
         }
         rows[name] = {**asdict(figures), "seconds": round(result.seconds, 2), **causes}
 
-    keep(OURS, stage(world.events, told(OURS, world.events), batch))
+    for name, result in zip((OURS, TIDIED), stage(world.events, told(OURS, world.events), batch), strict=True):
+        keep(name, result)
     for name, stamp in ONLINE.items():
         keep(name, stamp(events, told(name, events), batch))
     for name, resolve in ANEW.items():

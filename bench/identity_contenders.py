@@ -7,11 +7,11 @@ duplicates and drops them itself; to the others they are not shown.
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 
-from bench.identity_metrics import Canonicals
+from bench.identity_metrics import Canonicals, first_deliveries
 from bench.identity_unions import Unions
 from bench.identity_world import Event
 from infra.metrics import Metrics
@@ -20,11 +20,13 @@ from infra.settings import PACKAGED_CONTRACTS
 from schemas.codec import decode, encode
 from schemas.registry import Registry
 from streams.identity.combination import SHARED_IDS
+from streams.identity.evidence import CONFLICTS, LINKS
 from streams.identity.nodes import alias
 from streams.identity.reading import CONSENTED, RESOLVED
 from streams.identity.rules import USER, Slot
 from streams.identity.stage import IdentityStage, Kit
 from streams.identity.store import MemoryStore
+from streams.identity.tidying import tidy
 from streams.runtime.stage import Batch
 
 BATCH = 500
@@ -34,6 +36,7 @@ Two months pass here in so few events that 500 are two hours, which leaves fewer
 everything is learnt as late as it can be.
 """
 EMAIL = "3"
+ALIAS = alias(Secret("a benchmark has nothing to hide, but forty characters"))
 CAPS: Mapping[tuple[str, str], int] = {
     ("1", "2"): 12, ("1", "0"): 3, ("2", "0"): 3, ("3", "0"): 1, ("3", "1"): 8, ("3", "2"): 8,
 }  # fmt: skip
@@ -56,12 +59,13 @@ class Result:
     """Canonicals that are said to be no person's: events of nodes that were found to be shared."""
 
 
-def stage(events: Sequence[Event], advance: Advance, size: int = BATCH) -> Result:
-    """The identity stage over the memory store, one worker, committed batch by batch; it hears its log, as any does."""
+def stage(events: Sequence[Event], advance: Advance, size: int = BATCH) -> tuple[Result, Result]:
+    """The identity stage over the memory store, one worker, committed batch by batch; it hears its log, as any does. As it
+    stamped the events, and what `headwater identity tidy` then makes of the graph and of past rows."""
     registry, store = Registry(PACKAGED_CONTRACTS), MemoryStore()
-    kit = Kit(alias(Secret("a benchmark has nothing to hide, but forty characters")))
-    room, stamped, seconds = IdentityStage(registry, store, Metrics(), kit), dict[str, str](), 0.0
+    room, stamped, seconds = IdentityStage(registry, store, Metrics(), Kit(ALIAS)), dict[str, str](), 0.0
     start, nobodys = 0, set[str]()
+    evidence, demoted = dict[bytes | None, tuple[str, ...]](), dict[str, None]()
     for part in _batches(events, advance, size):
         values = [consented(registry, event) for event in part]
         batch = Batch(CONSENTED, 0, [event.nodes[0].encode() for event in part], values, range(start, start + len(part)))
@@ -77,10 +81,47 @@ def stage(events: Sequence[Event], advance: Advance, size: int = BATCH) -> Resul
             stamped[record["event_id"]] = record["profile_id"]
             if record["identity_state"] == SHARED_IDS:
                 nobodys.add(record["profile_id"])
+        evidence |= {link.key: tuple(decode(registry, link.value or b"")[1]["nodes"]) for link in outcome.out.get(LINKS, ())}
+        demoted |= dict.fromkeys((conflict.key or b"").decode() for conflict in outcome.out.get(CONFLICTS, ()))
         start += len(part)
-    profiles = [stamped.pop(event.event_id) for event in events if event.event_id in stamped]
+    first = first_deliveries(events)
+    profiles = [stamped[event.event_id] for event in first]
+    as_stamped = _followed(store, profiles, seconds, nobodys)
+    began = time.perf_counter()
+    tidied = _tidied(store, list(demoted), evidence.values(), zip(first, profiles, strict=True), nobodys)
+    return as_stamped, _followed(store, tidied, time.perf_counter() - began, nobodys)
+
+
+def _followed(store: MemoryStore, profiles: Sequence[str], seconds: float, nobodys: Iterable[str]) -> Result:
     finals = {profile: follow(store.slots, profile) for profile in set(profiles)}
     return Result([finals[profile] for profile in profiles], profiles, seconds, frozenset(nobodys))
+
+
+def _tidied(
+    store: MemoryStore,
+    demoted: Sequence[str],
+    evidence: Iterable[tuple[str, ...]],
+    rows: Iterable[tuple[Event, str]],
+    nobodys: set[str],
+) -> list[str]:
+    """Take demoted nodes out, and rewrite past rows as `consumers/warehouse/restamping.py` does; their profiles."""
+    events, profiles = zip(*rows, strict=True)
+    found, places = list(profiles), defaultdict[str, list[int]](list)
+    for at, event in enumerate(events):
+        places[event.nodes[0]].append(at)
+    for node, done in tidy(store, demoted, lambda _nodes: evidence, ALIAS, lambda _node: lambda _kept, _slots: None):
+        assert done is not None, "nobody links meanwhile"
+        part = {one: said for said in done.restamps for one in said.nodes}
+        for one in part:
+            for at in places[one]:
+                who = next((other for other in events[at].nodes if other != node), node) if one == node else one
+                said, profile = part.get(who), found[at]
+                if said is None or profile not in done.once or profile == said.profile:
+                    continue
+                if profile == node or part.get(profile) is not said:
+                    found[at] = said.profile
+                    nobodys.update([said.profile] if who == node else ())
+    return found
 
 
 def consented(registry: Registry, event: Event) -> bytes:

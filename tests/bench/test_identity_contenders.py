@@ -7,7 +7,7 @@ import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from bench.identity_contenders import Result, capped_union, follow, labels_in_sql, stage, union_of_all, unique_only
+from bench.identity_contenders import Advance, Result, capped_union, follow, labels_in_sql, stage, union_of_all, unique_only
 from bench.identity_metrics import Canonicals, bound, first_deliveries, score
 from bench.identity_rates import Rates
 from bench.identity_world import OWN, Event, World, make_world
@@ -41,9 +41,20 @@ def world() -> World:
 def test_the_stage_stamps_and_follows() -> None:
     """An id that was stamped before it was known to be another's is followed there; a duplicate counts once."""
     given = events([C1], [C2], [C2, U1], [C1, U1], [C2])
-    result = stage([*given, given[0]._replace(arrived=9)], quiet, size=1)
+    result, tidied = stage([*given, given[0]._replace(arrived=9)], quiet, size=1)
+    assert (tidied.canonicals, tidied.stamped) == (result.canonicals, result.stamped), "nothing was demoted"
     assert result.stamped == [C1, C2, C2, C2, C2]
     assert result.canonicals == [C2] * 5
+
+
+def test_tidied_rows_are_whose_the_rest_of_the_evidence_says() -> None:
+    """What only a shared device had linked is free, and its own events are nobody's; who has other evidence keeps it."""
+    given = events([U1, D1], [D1, C1], [C1], [U1, C2], [D1], [U2, D1], [D1])
+    as_stamped, tidied = stage(given, quiet, size=1)
+    assert groups(as_stamped.canonicals) == [0, 0, 0, 0, 0, 1, 2]
+    assert groups(tidied.canonicals) == [0, 1, 1, 0, 2, 3, 4]
+    assert {tidied.canonicals[4], tidied.canonicals[6]} <= tidied.nobodys
+    assert tidied.canonicals[1] == C1
 
 
 def test_following_ends() -> None:
@@ -87,12 +98,22 @@ def test_components_are_those_of_scipy(world: World, resolve: Callable[..., Resu
     assert groups(resolve(given, quiet).canonicals) == expected
 
 
-@pytest.mark.parametrize("resolve", [stage, union_of_all, capped_union, unique_only, labels_in_sql])
+def as_stamped(given: Sequence[Event], advance: Advance) -> Result:
+    """The stage alone."""
+    return stage(given, advance)[0]
+
+
+def tidied(given: Sequence[Event], advance: Advance) -> Result:
+    """The stage, and what was put right afterwards."""
+    return stage(given, advance)[1]
+
+
+@pytest.mark.parametrize("resolve", [as_stamped, tidied, union_of_all, capped_union, unique_only, labels_in_sql])
 def test_everybody_is_scored_on_a_small_world(world: World, resolve: Callable[..., Result]) -> None:
     """One canonical an event, the same again in a second run, shares between 0 and 1, no recall above the bound by much."""
     given = first_deliveries(world.events)
     told: list[int] = []
-    shown = world.events if resolve is stage else given
+    shown = world.events if resolve in (as_stamped, tidied) else given
     result = resolve(shown, told.append)
     assert sum(told) == len(shown)
     assert resolve(shown, quiet).canonicals == result.canonicals
@@ -106,5 +127,5 @@ def test_everybody_is_scored_on_a_small_world(world: World, resolve: Callable[..
 
 def test_the_stage_never_has_two_users_in_one(world: World) -> None:
     """Its first invariant, seen from outside."""
-    result = stage(world.events, quiet)
-    assert score(world, first_deliveries(world.events), result.canonicals, result.stamped).two_users == 0
+    for result in stage(world.events, quiet):
+        assert score(world, first_deliveries(world.events), result.canonicals, result.stamped).two_users == 0
