@@ -26,12 +26,18 @@ def carry_over_command(as_json: Annotated[bool, typer.Option("--json", help="Pri
     For a rotation of the keys (HEADWATER_NODE_KEY_VERSION): a refusal under the version before holds under the newest too. Run
     it before the older version goes out of use, and once more after that; what was said already changes nothing.
     """
+    from streams.privacy.erasure import opened
+
     settings = load_settings()
     if settings.node_key_version == 1:
         raise ConfigError("there is only one version of the keys: HEADWATER_NODE_KEY_VERSION is 1")
     columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} records of consent.state"), TimeElapsedColumn())
     kafka, said, failed = producer(settings), 0, list[str]()
     try:
+        if opened(settings):
+            raise ConfigError(
+                "somebody is being erased: `headwater privacy erase` with the id completes it, then run this again"
+            )
         with (
             Progress(*columns, console=Console(stderr=True), transient=True, disable=as_json) as bar,
             TemporaryDirectory() as folder,

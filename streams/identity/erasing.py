@@ -3,7 +3,7 @@
 Every step may be done again: a crash anywhere is completed by the next run.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from infra.errors import Retryable
@@ -32,6 +32,10 @@ class Members(NamedTuple):
     """Of those, nodes that several persons use: they are nobody's, and stay."""
 
 
+Later = Callable[[Iterable[str]], set[str]]
+"""Nodes -> what they are called under later versions of the keys."""
+
+
 class Refused(ValueError):
     """This cannot be erased; the message says why, and holds no id."""
 
@@ -47,20 +51,18 @@ def members(store: GraphStore, node: str, alias: Alias) -> Members:
     return _members(store, found, alias)
 
 
-def members_of(store: GraphStore, names: Sequence[str], alias: Alias) -> Members:
-    """All that is linked to any of the nodes that one identifier has under several versions of the keys. Refused where each of
-    them is refused."""
+def members_of(store: GraphStore, names: Sequence[str], alias: Alias, later: Later) -> Members:
+    """All that is linked to any of the nodes that one identifier has under several versions of the keys, and what those nodes
+    are called under later versions, where that is linked to nobody else. Refused where one of them is refused."""
     found: list[Members] = []
-    refused: Refused | None = None
     for name in names:
         if not any(name in one.nodes for one in found):
-            try:
-                found.append(members(store, name, alias))
-            except Refused as error:
-                refused = error
-    if not found and refused is not None:
-        raise refused
-    return Members(*(tuple(sorted(set().union(*some))) for some in zip(*found, strict=True)))
+            found.append(members(store, name, alias))
+    nodes, profiles, shared = (set[str]().union(*some) for some in zip(*found, strict=True))
+    others = sorted(later(nodes) - nodes)
+    linked = zip(others, _read(store, others), store.children(others), strict=True)
+    unknown = {node for node, slot, children in linked if slot is None and not children}
+    return Members(tuple(sorted(nodes | unknown)), tuple(sorted(profiles | unknown)), tuple(sorted(shared)))
 
 
 def more(store: GraphStore, known: Members, alias: Alias) -> Members:

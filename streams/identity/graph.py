@@ -23,11 +23,11 @@ Met = dict[str, Slot | None]
 """What a batch has read or written of the graph, and not remembered."""
 
 
-Renamed = Callable[[Iterable[str]], Mapping[str, str]]
-"""Nodes -> those that are former ones, and the newer nodes of the same identifiers, both among them."""
+Renamed = Callable[[Iterable[Nodes]], Mapping[str, str]]
+"""Combinations -> nodes that are former ones, and the newer nodes of the same identifiers, both in one of them."""
 
 
-def no_names(_nodes: Iterable[str]) -> Mapping[str, str]:
+def no_names(_combinations: Iterable[Nodes]) -> Mapping[str, str]:
     """Where no keys are rotated."""
     return NOTHING
 
@@ -107,8 +107,7 @@ class Graph:
             for found, at in combinations.items():
                 if found in closer:
                     events.setdefault(found.nodes, at)
-            renamed = self._renamed(node for nodes in events for node in nodes)
-            writes, pairs = plan(view, events, full, renamed)
+            writes, pairs = plan(view, events, full, self._renamed(events))
             sure = [found for found in combinations if found not in closer] if writes else []
             if touched := self._touched(view, writes, sure):
                 undo(view, writes)

@@ -60,10 +60,10 @@ def opened(what: str, quiet: bool) -> Iterator[tuple[Settings, RedisStore, Calla
         raise ConfigError(f"{error}. Is the house up (`headwater up`), and does HEADWATER_STATE_DIR name it?") from error
 
 
-def known(store: RedisStore, names: Sequence[str]) -> str:
-    """The first of an identifier's nodes that is linked; the very first where none is. Retryable."""
+def known(store: RedisStore, names: Sequence[str]) -> list[str]:
+    """Those of an identifier's nodes that are linked; the first where none is. Retryable."""
     linked = zip(names, store.read(names), store.children(names), strict=True)
-    return next((name for name, slot, children in linked if slot is not None or children), names[0])
+    return [name for name, slot, children in linked if slot is not None or children] or [*names[:1]]
 
 
 @app.command("rebuild", epilog="Example: headwater identity rebuild")
@@ -117,9 +117,11 @@ def show_command(
 ) -> None:
     """What is linked to an id: its root, what its events are stamped with, and every other node."""
     with opened("looking", quiet=True) as (settings, store, _):
-        asked = known(store, nodes_of(settings, who))
+        asked = known(store, nodes_of(settings, who))[0]
         linked = component(store, asked)
-        root, slot = climb(store, linked.nodes[0], *store.read([linked.nodes[0]]))
+        root, slot = asked, store.read([asked])[0]
+        if slot is None or not slot.state:  # a demoted one is nobody's, whatever it hangs under
+            root, slot = climb(store, asked, slot)
         profile = slot.parent if root[0] == USER and slot is not None else root
     if as_json:
         told = {"node": asked, "root": root, "profile": profile, "nodes": linked.nodes, "whole": linked.whole}
@@ -181,28 +183,36 @@ def split_command(
     done by a second run, which also completes one that was cut short.
     """
     with opened("reading the evidence", as_json) as (settings, store, _):
-        asked = known(store, nodes_of(settings, who))
-        said, stamp = said_on(settings), alias(settings.master)
-        if dry_run:
-            plan = prepare(store, asked, said, stamp)
-            done = Journal.read(store.noted(asked)).add(plan)
-        else:
-            done = split(store, asked, said, stamp, log_to(settings, asked, int(time.time() * 1000)))
-    rows = None if dry_run else _restamp(settings, asked, done)
-    written = {write.node: write.slot._asdict() for write in done.writes}
-    profiles = [{"profile": profile, "nodes": nodes} for profile, nodes in done.restamps]
+        names = known(store, nodes_of(settings, who))
+        done = {asked: _split(settings, store, asked, dry_run) for asked in names}
+    counted = {asked: None if dry_run else _restamp(settings, asked, journal) for asked, journal in done.items()}
+    rows = None if None in counted.values() else sum(n or 0 for n in counted.values())
+    written = {write.node: write.slot._asdict() for journal in done.values() for write in journal.writes}
+    restamps = [restamp for journal in done.values() for restamp in journal.restamps]
     if as_json:
-        told = {"node": asked, "dry_run": dry_run, "slots": written, "profiles": profiles, "once": done.once, "rows": rows}
+        profiles = [{"profile": profile, "nodes": nodes} for profile, nodes in restamps]
+        once = sorted({node for journal in done.values() for node in journal.once})
+        told = {"node": names[0], "dry_run": dry_run, "slots": written, "profiles": profiles, "once": once, "rows": rows}
         typer.echo(json.dumps(told))
     else:
-        typer.echo(f"{asked}  {'would be' if dry_run else 'is'} nobody's; {len(written):,} slots {_rewritten(dry_run)}")
-        for profile, nodes in done.restamps:
+        for asked in names:
+            typer.echo(f"{asked}  {'would be' if dry_run else 'is'} nobody's")
+        typer.echo(f"{len(written):,} slots {_rewritten(dry_run)}")
+        for profile, nodes in restamps:
             typer.echo(f"profile  {profile}  {len(nodes):,} ids, {nodes[0]} first")
         if rows is not None:
             typer.echo(f"{rows:,} past rows rewritten")
     if rows is None and not dry_run:
         typer.echo("past rows are NOT rewritten, ClickHouse does not answer: run the same command again", err=True)
         raise typer.Exit(1)
+
+
+def _split(settings: Settings, store: RedisStore, node: str, dry_run: bool) -> Journal:
+    """All that is written for one node, or would be."""
+    said, stamp = said_on(settings), alias(settings.master)
+    if dry_run:
+        return Journal.read(store.noted(node)).add(prepare(store, node, said, stamp))
+    return split(store, node, said, stamp, log_to(settings, node, int(time.time() * 1000)))
 
 
 @app.command("tidy", epilog="Example: headwater identity tidy --hours 48")

@@ -85,7 +85,7 @@ def readmit(settings: Settings, store: RedisStore) -> None:
     registry, keys = Registry(settings.contracts), NodeKeys.of(settings)
     for records in read_topic(settings, LINKS):
         said = [decode(registry, value)[1]["nodes"] for _, value in records if value is not None]
-        pairs = [pair for nodes in said for pair in limited(nodes, keys.renamed(nodes))]
+        pairs = [pair for nodes in said for pair in limited(nodes, keys.renamed([nodes]))]
         if pairs:
             store.admit(pairs)
 

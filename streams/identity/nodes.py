@@ -8,8 +8,9 @@ identifier's, and whoever has only the older key cannot find the newer node.
 
 import hmac
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from infra.secrets import Secret
@@ -104,13 +105,27 @@ class NodeKeys:
         """As they are set. ConfigError without a master secret."""
         return cls.derive(settings.master, settings.node_key_version, settings.node_key_since)
 
-    def renamed(self, nodes: Iterable[str]) -> dict[str, str]:
-        """Former node -> the newer one of the same identifier, where both are among these and both versions are in use."""
-        steps = self.later[self.since - 1 :]
-        if not steps:
-            return {}
-        among = set(nodes)
-        return {former: newer for former in among for keys in steps if (newer := _cut(keys[former[0]], former)) in among}
+    def renamed(self, combinations: Iterable[Sequence[str]]) -> dict[str, str]:
+        """Former node -> the newer one of the same identifier, where a combination (strongest first) has both; of whatever
+        versions, because what was sent while both were in use may come later."""
+        found: dict[str, str] = {}
+        for nodes in combinations if self.later else ():
+            for tier in {node[0] for node, other in pairwise(nodes) if node[0] == other[0]}:
+                among = {node for node in nodes if node[0] == tier}
+                steps = [keys[tier] for keys in self.later]
+                found.update((one, newer) for one in among for key in steps if (newer := _cut(key, one)) in among)
+        return found
+
+    def later_nodes(self, nodes: Iterable[str]) -> set[str]:
+        """What these become under later versions of the keys; of a node it is not known which version made it."""
+        found = set[str]()
+        for node in nodes:
+            for first in range(len(self.later)):
+                at = node
+                for keys in self.later[first:]:
+                    at = _cut(keys[at[0]], at)
+                    found.add(at)
+        return found
 
     def newer(self, former: str) -> str:
         """What a node of the version before the newest becomes in that one. LookupError where there is only one version."""

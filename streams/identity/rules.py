@@ -111,15 +111,6 @@ class View:
             node = parent
         return node
 
-    def before(self, node: str) -> str:
-        """The last node before the root; the root itself where there is none."""
-        root, before = self.find(node), node
-        while node != root:
-            slot = self.slots[node]
-            assert slot is not None  # noqa: S101 - only a root has none
-            before, node = node, slot.parent
-        return before
-
     def below_users(self, node: str) -> str:
         """The last node on the way to the root that is no user; a user itself."""
         while (slot := self.slots.get(node)) is not None and slot.parent[0] != USER and not is_root(node, slot):
@@ -184,7 +175,7 @@ def plan(
     for nodes, at in events.items():
         names = [(node, renamed[node]) for node in nodes if renamed.get(node) in nodes] if renamed else []
         _demote(view, writes, nodes, full, at)
-        _pass_on(view, writes, names, at)
+        _pass_on(view, writes, nodes, names, at)
         alive = live(view, nodes)
         if not alive:
             continue
@@ -206,16 +197,18 @@ def plan(
                 held = view.slots.get(root)
                 _write(view, writes, Write(root, held, Slot(target, logged=False, epoch=held.epoch + 1 if held else 0), at))
         if len(writes) > before:
-            _pass_on(view, writes, names, at)
-            pairs += limited(alive, renamed)
+            _pass_on(view, writes, nodes, names, at)
+            pairs += limited(alive, dict(names))
     return writes, pairs
 
 
 def _demote(view: View, writes: list[Write], nodes: Nodes, full: Mapping[str, str], at: int) -> None:
-    """Those that have no room for what they are to be linked with."""
+    """Those that have no room for what they are to be linked with; of a user that hangs under another node of hers, both."""
     if full:
         for node in live(view, tuple(node for node in nodes if node in full)):
-            _write(view, writes, Write(node, view.slots.get(node), _demoted(view, node), at, full[node]))
+            root = view.find(node)
+            for one in (node, root) if root != node and node[0] == USER else (node,):
+                _write(view, writes, Write(one, view.slots.get(one), _demoted(view, one), at, full[node]))
 
 
 def _rename(view: View, writes: list[Write], alive: Nodes, names: Iterable[tuple[str, str]], at: int) -> None:
@@ -234,21 +227,38 @@ def _rename(view: View, writes: list[Write], alive: Nodes, names: Iterable[tuple
         _write(view, writes, Write(child, held, Slot(parent, logged=False, epoch=held.epoch + 1 if held else 0), at))
 
 
-def _pass_on(view: View, writes: list[Write], names: Iterable[tuple[str, str]], at: int) -> None:
-    """Demote the newer node of an identifier whose former one is marked: it is no more one person's than that."""
+def _pass_on(view: View, writes: list[Write], nodes: Nodes, names: Iterable[tuple[str, str]], at: int) -> None:
+    """Mark what is another name of a marked node: it is no more one person's than that, or as erased as that."""
     for former, newer in names:
-        if view.marked(former) and not view.marked(newer):
-            _write(view, writes, Write(newer, view.slots.get(newer), _demoted(view, newer), at, RENAMED, view.find(former)))
+        for marked, other in ((former, newer), (newer, former)):
+            if view.marked(marked) and not view.marked(other):
+                _mark(view, writes, marked, other, at)
+    for node in nodes:
+        if node[0] != USER:
+            break
+        root = view.find(node)
+        if root != node and view.marked(root) and not view.marked(node):
+            _mark(view, writes, root, node, at)
+
+
+def _mark(view: View, writes: list[Write], marked: str, other: str, at: int) -> None:
+    slot, held = view.slots[marked], view.slots.get(other)
+    assert slot is not None  # noqa: S101 - it is marked
+    if slot.state == ERASED:
+        erased = Slot(other, logged=False, epoch=held.epoch + 1 if held else 1, state=ERASED, since=slot.since)
+        _write(view, writes, Write(other, held, erased, at))
+    else:
+        _write(view, writes, Write(other, held, _demoted(view, other), at, RENAMED, view.find(marked)))
 
 
 def _release(view: View, writes: list[Write], node: str, at: int) -> None:
     """Make a root of what hangs under a demoted user, but for that user's label: two users must never share one."""
-    root = view.find(node)
+    root, top = view.find(node), view.below_users(node)
     slot = view.slots.get(root)
-    if root[0] == USER and slot is not None and slot.state == SHARED and (top := view.before(node)) not in (root, slot.parent):
+    if root[0] == USER and slot is not None and slot.state == SHARED and top[0] != USER and top != slot.parent:
         held = view.slots[top]
         assert held is not None  # noqa: S101 - it is no root
-        _write(view, writes, Write(top, held, Slot(top, logged=False, epoch=held.epoch + 1), at))
+        _write(view, writes, Write(top, held, Slot(top, logged=False, epoch=held.epoch + 1, state=held.state), at))
 
 
 def _demoted(view: View, node: str) -> Slot:

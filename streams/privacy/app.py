@@ -88,7 +88,9 @@ def office(quiet: bool) -> Iterator[tuple[Office, Tell]]:
 def open_erasure(made: Office, names: Sequence[str]) -> dict[str, Any] | None:
     """The erasure that is not done yet of this request, or that has one of these nodes."""
     asked_for = set(names)
-    return next((one for request, one in opened(made).items() if asked_for.intersection([request, *one["nodes"]])), None)
+    return next(
+        (one for request, one in opened(made.settings).items() if asked_for.intersection([request, *one["nodes"]])), None
+    )
 
 
 def named(settings: Settings, text: str) -> list[str]:
@@ -100,7 +102,7 @@ def person(made: Office, names: Sequence[str]) -> list[tuple[Members, int]]:
     """Whose data somebody asks for, and until when it was collected: of who was erased, until then; who was not comes first."""
     slots = list(zip(names, made.graph.read(names), strict=True))
     alive = [name for name, slot in slots if slot is None or slot.state != ERASED]
-    found = [(members_of(made.graph, alive, made.alias), int(time.time() * 1000))] if alive else []
+    found = [(members_of(made.graph, alive, made.alias, made.keys.later_nodes), int(time.time() * 1000))] if alive else []
     for name, slot in slots:
         if slot is not None and slot.state == ERASED:
             # What came later is stamped with the alias of this epoch, and is somebody's who came anew.
@@ -126,7 +128,7 @@ def erase_command(
         going_on = open_erasure(made, names)
         if going_on is None and REQUEST.fullmatch(who_):
             raise ConfigError("no erasure with this request id is open")
-        people = who(going_on) if going_on else members_of(made.graph, names, made.alias)
+        people = who(going_on) if going_on else members_of(made.graph, names, made.alias, made.keys.later_nodes)
         if dry_run:
             tell("counting")
             until = going_on["erased_ts"] if going_on else int(time.time() * 1000)
@@ -244,7 +246,7 @@ def expire_command(
     """
     since_ms = int(time.time() * 1000) - days * 86_400_000
     with office(quiet=as_json) as (made, tell), TemporaryDirectory() as folder, LogIndex(Path(folder)) as index:
-        if opened(made):
+        if opened(made.settings):
             # Only one of them can write at a time, and a person who asked to be erased does not wait.
             raise ConfigError("an erasure is not done: `headwater privacy erase` with its id completes it, then run this again")
         unseen, done = expiry.find(made, index, since_ms, tell, patience)

@@ -11,6 +11,7 @@ from typing import Any
 
 from consumers.warehouse import erasing as rows
 from infra.errors import Retryable
+from infra.settings import Settings
 from streams.identity import erasing as graph
 from streams.identity.erasing import Members
 from streams.privacy import topics
@@ -50,10 +51,10 @@ def who(erasure: Mapping[str, Any]) -> Members:
     return Members(tuple(erasure["nodes"]), tuple(erasure["profiles"]), tuple(erasure["shared"]))
 
 
-def opened(office: Office) -> dict[str, Record]:
+def opened(settings: Settings) -> dict[str, Record]:
     """Erasures that are not done, by request. Retryable."""
     found: dict[str, Record] = {}
-    for key, record in topics.everything(office.settings, ERASURES):
+    for key, record in topics.everything(settings, ERASURES):
         name = (key or b"").decode()
         if record is None:
             found.pop(name, None)

@@ -12,7 +12,7 @@ from schemas.registry import Registry
 from streams.consent.store import RedisStates
 from streams.identity import erasing as graph
 from streams.identity.erasing import Members
-from streams.identity.nodes import Alias
+from streams.identity.nodes import Alias, NodeKeys
 from streams.identity.redis_store import RedisStore
 from streams.privacy import topics
 from streams.privacy.topics import LINKS, MERGES, REQUESTS, STATE, Held
@@ -47,6 +47,11 @@ class Office:
     def registry(self) -> Registry:
         """Contracts."""
         return Registry(self.settings.contracts)
+
+    @cached_property
+    def keys(self) -> NodeKeys:
+        """Of pseudonyms."""
+        return NodeKeys.of(self.settings)
 
     def search(self, who: Members, until: int) -> Traces:
         """Read the long-kept topics. Retryable."""

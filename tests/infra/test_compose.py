@@ -118,7 +118,7 @@ def test_secrets_come_from_outside() -> None:
         line.split("=", 1) for line in (ROOT / "infra/compose/env.example").read_text().splitlines() if line and line[0] != "#"
     )
     assert wanted == set(example)
-    public = {"HEADWATER_FROM", "HEADWATER_NODE_KEY_VERSION", "HEADWATER_NODE_KEY_SINCE"}
+    public = {"HEADWATER_FROM", "HEADWATER_NODE_KEY_VERSION"}
     assert all(value == "" for name, value in example.items() if name not in public)
 
 

@@ -20,6 +20,7 @@ from streams.consent.policy import PACKAGED, parse_policy
 from streams.consent.stage import STATE, ConsentStage, Kit
 from streams.consent.store import MemoryStates, state_key
 from streams.identity.nodes import NodeKeys, versions
+from streams.privacy.topics import ERASURES, Output, Pen
 from streams.runtime.follow import read_topic
 from streams.runtime.stage import Batch
 
@@ -97,3 +98,16 @@ def test_with_one_version_there_is_nothing_to_say(house: Settings, monkeypatch: 
     """It says which setting is meant."""
     monkeypatch.setenv("HEADWATER_NODE_KEY_VERSION", "1")
     assert "HEADWATER_NODE_KEY_VERSION is 1" in str(CliRunner().invoke(app, ["carry-over"]).exception)
+
+
+def test_it_waits_for_an_erasure(house: Settings) -> None:
+    """What is remembered of somebody must not be said again while it is being removed."""
+    record = {
+        "request_id": "cd" * 16, "state": "begun", "nodes": [], "profiles": [], "shared": [], "erased_ts": T, "requested_ts": T,
+        "deadline_ts": T, "counts": {},
+    }  # fmt: skip
+    pen = Pen(house)
+    pen.write([pen.output(ERASURES, b"cd" * 16, record)])
+    assert "is being erased" in str(CliRunner().invoke(app, ["carry-over"]).exception)
+    pen.write([Output(ERASURES, b"cd" * 16, None)])
+    assert CliRunner().invoke(app, ["carry-over"]).exit_code == 0

@@ -133,9 +133,9 @@ class World:
         room.on_broadcast(MERGES, self._broadcast(self.log))
         return room
 
-    def _renamed(self, nodes: Iterable[str]) -> Mapping[str, str]:
-        among = set(nodes)
-        return {node: newer for node in among if (newer := self._newer.get(node)) in among and newer is not None}
+    def _renamed(self, combinations: Iterable[Nodes]) -> Mapping[str, str]:
+        both = [(node, self._newer.get(node), nodes) for nodes in combinations for node in nodes]
+        return {node: newer for node, newer, nodes in both if newer is not None and newer in nodes}
 
     @staticmethod
     def _broadcast(records: Iterable[Record]) -> list[tuple[bytes | None, bytes | None]]:

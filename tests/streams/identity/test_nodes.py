@@ -62,10 +62,15 @@ def test_each_version_makes_a_node_of_the_one_before() -> None:
     assert named(keys, [("email", "jo@shop.example")]).nodes == sorted([first, second, third])
     assert named(NodeKeys.derive(secret, 3), [("email", "jo@shop.example")]).nodes == [third]
     stranger = versions(keys, "email", "ann@shop.example")[1]
-    assert keys.renamed([first, second, third, stranger]) == {first: second, second: third}
-    assert keys.renamed([first, stranger, third]) == {}
-    assert NodeKeys.derive(secret, 3).renamed([first, second, third]) == {}
-    assert NodeKeys.derive(secret, 3, 2).renamed([first, second, third]) == {second: third}
+    together = tuple(sorted([first, second, third, stranger]))
+    assert keys.renamed([together]) == {first: second, second: third}
+    assert keys.renamed([(first,), (second,), tuple(sorted([first, stranger, third]))]) == {}, "not in one event"
+    assert NodeKeys.derive(secret, 3).renamed([together]) == {first: second, second: third}, (
+        "what was sent before may come later"
+    )
+    assert NodeKeys.derive(secret).renamed([together]) == {}
+    assert {second, third} < NodeKeys.derive(secret, 3).later_nodes([first])
+    assert NodeKeys.derive(secret).later_nodes([first]) == set()
 
 
 def test_the_subject_is_the_strongest_node() -> None:

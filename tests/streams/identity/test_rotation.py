@@ -21,19 +21,20 @@ from infra.settings import load_settings
 from infra.topics_app import apply
 from schemas.codec import Record, decode
 from streams.identity.app import open_mended, open_store
+from streams.identity.erasing import Refused, members_of, suppress
 from streams.identity.evidence import CONFLICTS
 from streams.identity.identity_app import app
 from streams.identity.log import mend
-from streams.identity.nodes import NodeKeys, alias, named, versions
+from streams.identity.nodes import TIERS, NodeKeys, alias, named, versions
 from streams.identity.reading import CONSENTED, RESOLVED
 from streams.identity.revocation import component
-from streams.identity.rules import LIMITS, SHARED, Slot, View
+from streams.identity.rules import ERASED, LIMITS, SHARED, Slot, View
 from streams.identity.splitting import split
 from streams.identity.stage import IdentityStage, Kit
 from streams.identity.store import MemoryStore
 from streams.runtime.stage import Batch, Outcome
 from tests.streams.identity.crashing import InterruptedStore, Nodes, Plan, World, groups_of
-from tests.streams.identity.line import REGISTRY, Line, event
+from tests.streams.identity.line import REGISTRY, Line, T, event
 from tests.streams.identity.test_crashes import PLANS, spread
 
 SECRET = Secret("for tests only, forty characters long...")
@@ -44,7 +45,10 @@ FORMER = {person: f"0{8 + person:032x}" for person in range(PEOPLE)}
 NEWER = {person: f"0{person if person % 2 else 16 + person:032x}" for person in range(PEOPLE)}
 """Of every second person it is the smaller one."""
 THINGS = {person: [f"{tier}{person * 8 + n:02x}{'e' * 30}" for tier in "123" for n in range(2)] for person in range(PEOPLE)}
-NEWER_OF = {FORMER[person]: NEWER[person] for person in range(PEOPLE)}
+NEWER_OF = {FORMER[person]: NEWER[person] for person in range(PEOPLE)} | {
+    one: other for things in THINGS.values() for one, other in zip(things[::2], things[1::2], strict=True)
+}
+"""Her two devices, cookies and addresses are names of one another too."""
 NODES = [*FORMER.values(), *NEWER.values(), *(thing for things in THINGS.values() for thing in things)]
 
 
@@ -175,6 +179,94 @@ def test_names_do_not_count_twice_under_a_limit() -> None:
     assert len({view.find(profile) for profile in profiles}) == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "other"), [("device", "cookie"), ("email", "cookie"), ("email", "device"), ("user", "cookie")]
+)
+@pytest.mark.parametrize("name", ["a@b.de", "c@d.de", "e@f.de"])
+def test_a_limit_holds_while_both_are_in_use(kind: str, other: str, name: str) -> None:
+    """Whichever name is the smaller one: as many are kept apart as without a rotation."""
+
+    def roots(keys: NodeKeys) -> int:
+        room = Room()
+        for n in range(LIMITS[TIERS[kind], TIERS[other]][1] + 20):
+            room.send(keys, **{kind: name, other: f"{n}@x.de"})
+        view = View(dict(room.store.slots))
+        newest = [versions(NEW, other, f"{n}@x.de")[1] for n in range(LIMITS[TIERS[kind], TIERS[other]][1] + 20)]
+        return len({view.find(node) for node in newest})
+
+    assert roots(BOTH) == roots(NEW) > 19
+
+
+@pytest.mark.parametrize("name", [f"visitor_{n}" for n in range(4)])
+def test_a_constant_that_is_full_after_the_rotation_lets_everybody_go(name: str) -> None:
+    """Both of its nodes are demoted, and whom it had merged is free as soon as she is met."""
+    room = Room()
+    room.send(BOTH, user=name, cookie="first")
+    _, most = LIMITS["0", "2"]
+    for n in range(most + 1):
+        room.send(NEW, user=name, cookie=f"c{n}")
+    view = View(dict(room.store.slots))
+    assert all(view.marked(view.find(node)) for node in versions(NEW, "user", name))
+    profiles = [room.send(NEW, cookie=f"c{n}")["profile_id"] for n in range(most)]
+    assert len(set(profiles)) >= most - 1, "all but the label"
+    assert room.send(NEW, user="jo", cookie="c5")["identity_state"] == "resolved"
+    assert room.send(BOTH, user=name, cookie="c6")["identity_state"] == "shared"
+    assert {room.store.slots[node].state for node in versions(NEW, "user", name)} == {SHARED}, "and they stay demoted"
+
+
+def test_what_is_let_go_stays_demoted_where_it_was() -> None:
+    """A shared device under a constant becomes a root, not somebody's again."""
+    room = Room()
+    room.send(NEW, user="visitor_0", device="tablet")
+    room.send(NEW, device="tablet", cookie="c")
+    room.send(NEW, user="jo", device="tablet")
+    tablet, user = versions(NEW, "device", "tablet")[1], versions(NEW, "user", "visitor_0")[1]
+    room.store.slots[user] = room.store.slots[user]._replace(parent=versions(NEW, "cookie", "x")[1])  # another one is the label
+    _, most = LIMITS["0", "2"]
+    for n in range(most + 1):
+        room.send(NEW, user="visitor_0", cookie=f"c{n}")
+    room.send(NEW, cookie="c")
+    assert room.store.slots[tablet].state == SHARED
+    assert room.send(NEW, device="tablet")["identity_state"] == "shared"
+
+
+def test_who_was_erased_is_so_under_the_newer_keys() -> None:
+    """Her late events are nobody's under the newer name too, and a second erasure reaches all that she left."""
+    room = Room()
+    room.send(OLD, user="jo", cookie="c1")
+    former, newer = versions(NEW, "user", "jo")
+    suppress(room.store, members_of(room.store, [former], ALIAS, NEW.later_nodes), T - 1)
+    slots = [room.store.slots[node] for node in versions(NEW, "cookie", "c1")]
+    assert [slot.state for slot in slots] == [ERASED, ERASED], (
+        "what her ids are called under the newer keys is erased with them"
+    )
+    del room.store.slots[newer]  # as if it had not been erased by name
+    left = [room.send(keys, user="jo", cookie="c2") for keys in (BOTH, NEW)]
+    assert {record["identity_state"] for record in left} == {"shared"}
+    assert room.store.slots[newer][3:] == (ERASED, T - 1)
+    again = members_of(room.store, [newer, former], ALIAS, NEW.later_nodes)
+    assert {record["profile_id"] for record in left} <= set(again.profiles)
+
+
+def test_nobody_is_erased_by_a_name_that_was_not_met_yet() -> None:
+    """What several persons use is refused under whatever version is asked for."""
+    room = Room()
+    room.send(OLD, user="jo", cookie="kiosk")
+    room.send(OLD, user="ann", cookie="kiosk")
+    with pytest.raises(Refused, match="several persons"):
+        members_of(room.store, versions(NEW, "cookie", "kiosk")[::-1], ALIAS, NEW.later_nodes)
+
+
+def test_another_ones_newer_cookie_is_not_erased() -> None:
+    """A browser that was hers under the older keys, and somebody else's since: only what nobody has goes with her."""
+    room = Room()
+    room.send(OLD, user="jo", cookie="c1")
+    room.send(NEW, user="ann", cookie="c1")
+    former, newer = versions(NEW, "cookie", "c1")
+    found = members_of(room.store, versions(NEW, "user", "jo"), ALIAS, NEW.later_nodes)
+    assert (former in found.nodes, newer in found.nodes) == (True, False)
+
+
 @pytest.mark.parametrize("name", [f"user-{n}" for n in range(4)])
 @pytest.mark.parametrize("taken", ["former", "newer", "cookie"])
 def test_a_split_takes_one_of_the_names_out(name: str, taken: str) -> None:
@@ -235,10 +327,15 @@ def test_rotated_in_a_real_graph(kafka: str, tmp_path: Path, monkeypatch: pytest
         with redis.Redis.from_url(server.url) as client:
             counted = {key: client.smembers(key) for key in client.scan_iter(match="k:*")}
             client.flushall()
-            mend(settings, open_mended(settings), "test")
+            newest = load_settings(**{**settings.model_dump(), "node_key_since": None, "secret": settings.secret})
+            mend(newest, open_mended(newest), "test")  # evidence of the time when both were in use still counts once
             assert {key: client.smembers(key) for key in client.scan_iter(match="k:*")} == counted
         assert ask("diff")["same"]
         assert ask("show", "user=u7") == shown
+        monkeypatch.setenv("HEADWATER_CLICKHOUSE", "http://127.0.0.1:1")
+        assert set(versions(NodeKeys.of(settings), "cookie", "c9")) <= set(ask("split", "cookie=c9")["slots"])
+        demoted = ask("show", "cookie=c9")
+        assert demoted["root"] == demoted["profile"] == demoted["node"]
 
 
 def test_keys_of_a_version_that_does_not_exist_are_refused() -> None:

@@ -122,7 +122,7 @@ def test_a_root_that_a_split_left_is_linked_again() -> None:
     view = seen_all()
     device, cookie, other = ANONYMOUS[0], ANONYMOUS[8], ANONYMOUS[9]
     alone = view.slots[cookie] = Slot(cookie, logged=True, epoch=3)
-    assert (view.find(cookie), view.before(cookie), view.missing([cookie])) == (cookie, cookie, set())
+    assert (view.find(cookie), view.below_users(cookie), view.missing([cookie])) == (cookie, cookie, set())
     assert not view.marked(cookie)
     writes, _ = plan(view, {(cookie, other): 0, (device, cookie): 1})
     assert writes == [
@@ -192,7 +192,7 @@ def test_missing_asks_level_by_level() -> None:
     assert view.missing([c]) == set()
     view.slots[a] = Slot(a, logged=True, epoch=1, state=SHARED)
     assert view.missing([c]) == set()
-    assert view.before(c) == b
+    assert view.below_users(c) == a
 
 
 def test_only_what_is_not_logged_is_logged_again() -> None:
