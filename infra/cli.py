@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "consent": ("streams.consent.explain_app:app", "Explain what the consent policy does with an event; verify its audit."),
     "identity": (
         "streams.identity.identity_app:app",
-        "Show what is linked, split it, compare the identity graph with its log, rebuild it.",
+        "Show what is linked, split and tidy it, compare the identity graph with its log, rebuild it.",
     ),
     "privacy": ("streams.privacy.app:app", "Erase a person, export what is held of her, verify it; see requests."),
     "experiments": ("streams.bandit.experiments_app:app", "Publish and list experiments."),
