@@ -7,13 +7,14 @@ duplicates and drops them itself; to the others they are not shown.
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 
 from bench.identity_metrics import Canonicals, first_deliveries
 from bench.identity_unions import Unions
 from bench.identity_world import Event
+from consumers.warehouse.restamping import together
 from infra.metrics import Metrics
 from infra.secrets import Secret
 from infra.settings import PACKAGED_CONTRACTS
@@ -24,6 +25,7 @@ from streams.identity.evidence import CONFLICTS, LINKS
 from streams.identity.nodes import alias
 from streams.identity.reading import CONSENTED, RESOLVED
 from streams.identity.rules import USER, Slot
+from streams.identity.splitting import Log
 from streams.identity.stage import IdentityStage, Kit
 from streams.identity.store import MemoryStore
 from streams.identity.tidying import tidy
@@ -97,6 +99,25 @@ def _followed(store: MemoryStore, profiles: Sequence[str], seconds: float, nobod
     return Result([finals[profile] for profile in profiles], profiles, seconds, frozenset(nobodys))
 
 
+class Said:
+    """Evidence that is all there."""
+
+    def __init__(self, evidence: Iterable[tuple[str, ...]]) -> None:
+        self._evidence = evidence
+
+    def read(self, _nodes: Collection[str]) -> Iterable[tuple[str, ...]]:
+        """All of it."""
+        return self._evidence
+
+    def news(self, _nodes: Collection[str]) -> Iterable[tuple[str, ...]]:
+        """None."""
+        return ()
+
+
+def _unlogged(_node: str) -> Log:
+    return lambda _kept, _slots: None
+
+
 def _tidied(
     store: MemoryStore,
     demoted: Sequence[str],
@@ -109,18 +130,20 @@ def _tidied(
     found, places = list(profiles), defaultdict[str, list[int]](list)
     for at, event in enumerate(events):
         places[event.nodes[0]].append(at)
-    for node, done in tidy(store, demoted, lambda _nodes: evidence, ALIAS, lambda _node: lambda _kept, _slots: None):
-        assert done is not None, "nobody links meanwhile"
-        part = {one: said for said in done.restamps for one in said.nodes}
-        for one in part:
-            for at in places[one]:
-                who = next((other for other in events[at].nodes if other != node), node) if one == node else one
-                said, profile = part.get(who), found[at]
-                if said is None or profile not in done.once or profile == said.profile:
-                    continue
-                if profile == node or part.get(profile) is not said:
-                    found[at] = said.profile
-                    nobodys.update([said.profile] if who == node else ())
+    done = {node: journal for node, journal in tidy(store, demoted, Said(evidence), ALIAS, _unlogged) if journal is not None}
+    taken = together(done)
+    for node, journal in done.items():
+        part = {one: said for said in journal.restamps for one in said.nodes}
+        for at in {at for one in {*part, *taken[node]} for at in places[one]}:
+            event, profile = events[at], found[at]
+            others = (other for other in event.nodes if other not in taken[node])
+            who = next(others, event.nodes[0]) if event.nodes[0] in taken[node] else event.nodes[0]
+            said = part.get(who)
+            if said is None or profile not in journal.once or profile == said.profile:
+                continue
+            if profile in taken[node] or part.get(profile) is not said:
+                found[at] = said.profile
+                nobodys.update([said.profile] if who in taken[node] else ())
     return found
 
 

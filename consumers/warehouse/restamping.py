@@ -1,42 +1,45 @@
 """Past events of a component that was split: their profile rewritten by node.
 
-`headwater identity split` says which nodes' events belong to which profile now; `restamp(Store(settings), node, once,
-restamps)` rewrites those rows that are stamped with what is another part's. Doing it twice changes nothing.
+`headwater identity split` and `tidy` say which nodes' events belong to which profile now; `restamp(Store(settings), taken,
+done)` rewrites those rows that are stamped with what is another part's. Doing it twice changes nothing.
 """
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from consumers.warehouse.store import Store
 from infra.errors import Retryable
-from streams.identity.rules import Nodes
-from streams.identity.split import Restamp
+from streams.identity.splitting import Journal
 
 NODES, PAIRS = 2_000, 1_000
 """Of one statement: ClickHouse takes 256 KB."""
 PATIENCE_S = 3_600.0
+LATE_MS = 600_000
+"""In which every worker has heard of a split, and what it had stamped before is loaded."""
 _NODE = re.compile(r"[0-9][0-9a-f]{32}")
 
 
-def restamp(store: Store, node: str, once: Nodes, restamps: Iterable[Restamp], patience_s: float = PATIENCE_S) -> int:
-    """Rewrite the profile of past events after `node` was taken out of its component; how many rows were stale. Retryable.
+def restamp(store: Store, taken: Collection[str], done: Journal, patience_s: float = PATIENCE_S) -> int:
+    """Rewrite the profile of past events after a split; how many rows were stale. Retryable.
 
-    An event of the node itself belongs to whom its other nodes belong to. `once` is what any of these events can have been
-    stamped with; a profile among an event's own part is mapped to the part's root by its readers, and stays.
+    `taken`: every node that was taken out of this component, by this split or another. An event of them belongs to whom its
+    other nodes belong to. `done.once` is what any of these events can have been stamped with; a profile among an event's own
+    part is mapped to the part's root by its readers, and stays. So do events that came long after the split.
     """
     if not store.rows(f"SELECT 1 FROM system.tables WHERE database = '{store.database}' AND name = 'events'"):  # noqa: S608 - ours
         return 0
-    part = {one: said for said in restamps for one in said.nodes}
-    known = frozenset(once)
+    part = {one: said for said in done.restamps for one in said.nodes}
+    known = frozenset(done.once)
     rows = 0
-    for nodes in _some(sorted(part), NODES):
-        where = f"node IN ({_quoted(nodes)})"
-        who = (
-            f"if(node = {_quoted([node])} AND length(identifiers) > 1, "
-            f"arrayFirst(one -> one != {_quoted([node])}, identifiers), node)"
-        )
+    out = _quoted(sorted(taken))
+    who = f"if(node IN ({out}), arrayFirst(one -> one NOT IN ({out}), arrayPushBack(identifiers, '')), '')"
+    who = f"if({who} = '', node, {who})"
+    soon = f" AND collector_ts <= fromUnixTimestamp64Milli(toInt64({done.at_ms + LATE_MS}))" if done.at_ms else ""
+    for nodes in _some(sorted({*part, *taken}), NODES):
+        where = f"node IN ({_quoted(nodes)}){soon}"
         found = store.rows(
             f"SELECT {who} AS who, profile_id, count() FROM {store.database}.events WHERE {where} GROUP BY who, profile_id"  # noqa: S608 - checked
         )
@@ -45,9 +48,9 @@ def restamp(store: Store, node: str, once: Nodes, restamps: Iterable[Restamp], p
             for who, profile, n in found
             if profile in known
             and (said := part.get(who)) is not None
-            # What is of the part itself stays; the node that was taken out is nobody's part.
+            # What is of the part itself stays; a node that was taken out is nobody's part.
             and profile != said.profile
-            and (profile == node or part.get(profile) is not said)
+            and (profile in taken or part.get(profile) is not said)
         ]
         for pairs in _some(stale, PAIRS):
             _update(store, who, where, pairs)
@@ -55,6 +58,15 @@ def restamp(store: Store, node: str, once: Nodes, restamps: Iterable[Restamp], p
     if rows:
         _wait(store, time.monotonic() + patience_s)
     return rows
+
+
+def together(done: Mapping[str, Journal]) -> dict[str, set[str]]:
+    """Node that was taken out -> all of `done` that were taken out of the same component, itself too."""
+    by_node: defaultdict[str, set[str]] = defaultdict(set)
+    for node, journal in done.items():
+        for one in journal.once:
+            by_node[one].add(node)
+    return {node: {node}.union(*(by_node[one] for one in journal.once)) for node, journal in done.items()}
 
 
 def _update(store: Store, who: str, where: str, pairs: Sequence[tuple[str, str, str, int]]) -> None:

@@ -2,10 +2,9 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,9 +21,9 @@ from streams.identity.log import LogIndex, diff, read_log, rebuild, why
 from streams.identity.nodes import alias
 from streams.identity.redis_store import RedisStore
 from streams.identity.revocation import MOST_NODES, climb, component
-from streams.identity.rules import USER
-from streams.identity.splitting import Journal, log_to, prepare, read_evidence, said_on, split
-from streams.identity.tidying import demoted, planned, tidy
+from streams.identity.rules import ERASED, USER
+from streams.identity.splitting import Journal, log_to, prepare, said_on, split
+from streams.identity.tidying import TopicEvidence, demoted, planned, tidy
 from streams.identity.who import HELP, nodes_of
 
 app = typer.Typer(
@@ -61,9 +60,10 @@ def opened(what: str, quiet: bool) -> Iterator[tuple[Settings, RedisStore, Calla
 
 
 def known(store: RedisStore, names: Sequence[str]) -> list[str]:
-    """Those of an identifier's nodes that are linked; the first where none is. Retryable."""
-    linked = zip(names, store.read(names), store.children(names), strict=True)
-    return [name for name, slot, children in linked if slot is not None or children] or [*names[:1]]
+    """Those of an identifier's nodes that are linked and not erased; the first where none is. Retryable."""
+    linked = [found for found in zip(names, store.read(names), store.children(names), strict=True) if found[1] or found[2]]
+    alive = [name for name, slot, _ in linked if slot is None or slot.state != ERASED]
+    return alive or [name for name, *_ in linked] or [*names[:1]]
 
 
 @app.command("rebuild", epilog="Example: headwater identity rebuild")
@@ -185,8 +185,7 @@ def split_command(
     with opened("reading the evidence", as_json) as (settings, store, _):
         names = known(store, nodes_of(settings, who))
         done = {asked: _split(settings, store, asked, dry_run) for asked in names}
-    counted = {asked: None if dry_run else _restamp(settings, asked, journal) for asked, journal in done.items()}
-    rows = None if None in counted.values() else sum(n or 0 for n in counted.values())
+    rows = None if dry_run else _restamp(settings, done)
     written = {write.node: write.slot._asdict() for journal in done.values() for write in journal.writes}
     restamps = [restamp for journal in done.values() for restamp in journal.restamps]
     if as_json:
@@ -217,7 +216,7 @@ def _split(settings: Settings, store: RedisStore, node: str, dry_run: bool) -> J
 
 @app.command("tidy", epilog="Example: headwater identity tidy --hours 48")
 def tidy_command(
-    hours: Annotated[float, typer.Option(min=1, max=720, help="Of ids that were demoted in so many hours.")] = 48,
+    hours: Annotated[float, typer.Option(min=1, max=720, help="Of ids that were demoted in so many hours.")] = 168,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -226,28 +225,33 @@ def tidy_command(
     For a timer, once a day: a conflict or a limit demotes an id at once, and this sets free what nothing but that id had
     linked. Past rows in ClickHouse are rewritten; exits 1 where the next run has to do that.
     """
-    now_ms, written, rows, left = int(time.time() * 1000), 0, 0, list[str]()
+    now_ms, left, done = int(time.time() * 1000), list[str](), dict[str, Journal]()
     with opened("reading the evidence", as_json) as (settings, store, advance):
         nodes, stamp = demoted(settings, now_ms - int(hours * 3_600_000)), alias(settings.master)
-        gather = partial(read_evidence, settings, progress=advance)
+        evidence = TopicEvidence(settings, advance)
         if dry_run:
-            written = sum(len(plan.writes) for _, plan in planned(store, nodes, gather, stamp))
+            done = {node: Journal().add(plan) for node, plan in planned(store, nodes, evidence, stamp)}
         else:
-            for node, done in tidy(store, nodes, gather, stamp, lambda node: log_to(settings, node, now_ms)):
-                found = None if done is None else _restamp(settings, node, done)
-                written += 0 if done is None else len(done.writes)
-                rows += found or 0
-                left += [node] * (found is None)
+            # All of them first: rewriting rows may take long, and what was read would be old.
+            for node, journal in tidy(store, nodes, evidence, stamp, lambda node: log_to(settings, node, now_ms)):
+                if journal is None:
+                    left.append(node)
+                else:
+                    done[node] = journal
+    written, rows = sum(len(journal.writes) for journal in done.values()), None if dry_run else _restamp(settings, done)
     if as_json:
         told = {"demoted": len(nodes), "dry_run": dry_run, "slots": written, "rows": rows, "left": left}
         typer.echo(json.dumps(told))
     else:
         typer.echo(f"{len(nodes):>10,}  ids were demoted in the last {hours:g} hours")
         typer.echo(f"{written:>10,}  slots {_rewritten(dry_run)}, those of earlier runs among them")
-        typer.echo(f"{rows:>10,}  past rows rewritten")
+        if rows is not None:
+            typer.echo(f"{rows:>10,}  past rows rewritten")
     if left:
-        why_left = "workers link them, or ClickHouse does not answer"
-        typer.echo(f"{len(left):,} of them are left for the next run: {why_left}", err=True)
+        typer.echo(f"{len(left):,} of them are left for the next run: workers link them all the time", err=True)
+    if rows is None and not dry_run:
+        typer.echo("past rows are NOT rewritten, ClickHouse does not answer: run the same command again", err=True)
+    if left or (rows is None and not dry_run):
         raise typer.Exit(1)
 
 
@@ -255,14 +259,15 @@ def _rewritten(dry_run: bool) -> str:
     return "would be rewritten" if dry_run else "rewritten"
 
 
-def _restamp(settings: Settings, node: str, done: Journal) -> int | None:
+def _restamp(settings: Settings, done: Mapping[str, Journal]) -> int | None:
     """Past rows, rewritten; how many, None where ClickHouse is away."""
-    from consumers.warehouse.restamping import restamp
+    from consumers.warehouse.restamping import restamp, together
     from consumers.warehouse.store import Store
 
     warehouse = Store(settings)
+    taken = together(done)
     try:
-        return restamp(warehouse, node, done.once, done.restamps)
+        return sum(restamp(warehouse, taken[node], journal) for node, journal in done.items())
     except Retryable:
         return None
     finally:

@@ -207,7 +207,7 @@ def _demote(view: View, writes: list[Write], nodes: Nodes, full: Mapping[str, st
     if full:
         for node in live(view, tuple(node for node in nodes if node in full)):
             root = view.find(node)
-            for one in (node, root) if root != node and node[0] == USER else (node,):
+            for one in (node, root) if root != node and node[0] == USER and not view.marked(root) else (node,):
                 _write(view, writes, Write(one, view.slots.get(one), _demoted(view, one), at, full[node]))
 
 
@@ -229,10 +229,9 @@ def _rename(view: View, writes: list[Write], alive: Nodes, names: Iterable[tuple
 
 def _pass_on(view: View, writes: list[Write], nodes: Nodes, names: Iterable[tuple[str, str]], at: int) -> None:
     """Mark what is another name of a marked node: it is no more one person's than that, or as erased as that."""
-    for former, newer in names:
-        for marked, other in ((former, newer), (newer, former)):
-            if view.marked(marked) and not view.marked(other):
-                _mark(view, writes, marked, other, at)
+    pairs = [pair for former, newer in names for pair in ((former, newer), (newer, former))]
+    while found := next(((one, other) for one, other in pairs if view.marked(one) and not view.marked(other)), None):
+        _mark(view, writes, *found, at)
     for node in nodes:
         if node[0] != USER:
             break
@@ -244,9 +243,8 @@ def _pass_on(view: View, writes: list[Write], nodes: Nodes, names: Iterable[tupl
 def _mark(view: View, writes: list[Write], marked: str, other: str, at: int) -> None:
     slot, held = view.slots[marked], view.slots.get(other)
     assert slot is not None  # noqa: S101 - it is marked
-    if slot.state == ERASED:
-        erased = Slot(other, logged=False, epoch=held.epoch + 1 if held else 1, state=ERASED, since=slot.since)
-        _write(view, writes, Write(other, held, erased, at))
+    if slot.state == ERASED and held is None:  # what hangs under one that is linked is not all of the time before
+        _write(view, writes, Write(other, None, Slot(other, False, 1, ERASED, slot.since), at))
     else:
         _write(view, writes, Write(other, held, _demoted(view, other), at, RENAMED, view.find(marked)))
 

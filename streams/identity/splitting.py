@@ -6,7 +6,9 @@ workers have linked meanwhile, until there is nothing left to do.
 """
 
 import json
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 from infra.errors import ConfigError, Retryable
@@ -22,7 +24,7 @@ from streams.identity.rules import ERASED, USER, Nodes, Slot, Write
 from streams.identity.slots import MERGES, log_key, slot_record
 from streams.identity.split import SPLIT, Plan, Restamp, Tree, plan_split
 from streams.identity.store import GraphStore
-from streams.runtime.follow import read_topic
+from streams.runtime.follow import read_partition, topic_partitions
 
 ROUNDS = 20
 """How often what workers link meanwhile is taken out too, before they are to be stopped."""
@@ -48,11 +50,13 @@ class Journal(NamedTuple):
     writes: tuple[Write, ...] = ()
     once: Nodes = ()
     restamps: tuple[Restamp, ...] = ()
+    at_ms: int = 0
+    """When the last round was, milliseconds UTC: events that came much later were stamped by who knew of it. 0 = unknown."""
 
-    def add(self, plan: Plan) -> "Journal":
+    def add(self, plan: Plan, at_ms: int = 0) -> "Journal":
         """With one more round; what it says of a node replaces what was said before."""
         once = tuple(sorted({*self.once, *plan.once}))
-        return Journal(self.kept or plan.kept, (*self.writes, *plan.writes), once, (*self.restamps, *plan.restamps))
+        return Journal(self.kept or plan.kept, (*self.writes, *plan.writes), once, (*self.restamps, *plan.restamps), at_ms)
 
     def text(self) -> str:
         """As it is noted."""
@@ -63,9 +67,9 @@ class Journal(NamedTuple):
         """From a note; empty where there is none."""
         if text is None:
             return cls()
-        kept, writes, once, restamps = json.loads(text)
+        kept, writes, once, restamps, *at_ms = json.loads(text)
         stamps = (Restamp(profile, tuple(nodes)) for profile, nodes in restamps)
-        return cls(kept, tuple(map(_write, writes)), tuple(once), tuple(stamps))
+        return cls(kept, tuple(map(_write, writes)), tuple(once), tuple(stamps), *at_ms)
 
 
 def _write(fields: Sequence[Any]) -> Write:
@@ -110,7 +114,7 @@ def split(store: SplitStore, node: str, said: Said, alias: Alias, log: Log) -> J
         plan = prepare(store, node, said, alias)
         if not plan.writes:
             return journal
-        journal = journal.add(plan)
+        journal = journal.add(plan, int(time.time() * 1000))
         store.note(node, journal.text())
         _carry_out(store, journal.kept, plan.writes, log)
     raise Retryable("workers link this id all the time: stop the identity workers")
@@ -139,11 +143,15 @@ def said_on(settings: Settings) -> Said:
     return lambda nodes: read_evidence(settings, nodes, lambda _n: None)
 
 
-def read_evidence(settings: Settings, nodes: Collection[str], progress: Callable[[int], None]) -> Iterable[Nodes]:
-    """What `identity.links` says of two or more of these nodes. Retryable."""
+def read_evidence(
+    settings: Settings, nodes: Collection[str], progress: Callable[[int], None], since_ms: int = 0
+) -> Iterable[Nodes]:
+    """What `identity.links` says of two or more of these nodes; `since_ms`: from then on, milliseconds UTC. Retryable."""
     registry, wanted = Registry(settings.contracts), set(nodes)
     found: dict[bytes | None, Nodes] = {}
-    for records in read_topic(settings, LINKS):
+    for records in chain.from_iterable(
+        read_partition(settings, LINKS, partition, since_ms) for partition in topic_partitions(settings, LINKS)
+    ):
         for key, value in records:
             combination = () if value is None else tuple(decode(registry, value)[1]["nodes"])
             if len(wanted.intersection(combination)) > 1:

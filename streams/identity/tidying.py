@@ -4,10 +4,12 @@ A demotion is quick and local: the id links nothing from then on, and what hangs
 many ids at once: the evidence is read once.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Protocol
 
-from infra.errors import Retryable
+from infra.errors import ConfigError, Retryable
 from infra.settings import Settings
 from schemas.codec import decode
 from schemas.registry import Registry
@@ -15,15 +17,45 @@ from streams.identity.evidence import CONFLICTS
 from streams.identity.nodes import Alias
 from streams.identity.rules import ERASED, Nodes
 from streams.identity.split import SPLIT, Plan
-from streams.identity.splitting import Journal, Log, Said, SplitStore, prepare, read_tree, split
+from streams.identity.splitting import Journal, Log, Said, SplitStore, prepare, read_evidence, read_tree, split
+from streams.identity.store import Away
 from streams.runtime.follow import read_partition, topic_partitions
 
-Gather = Callable[[Collection[str]], Iterable[Nodes]]
-"""Nodes of all components -> the evidence that links two of them."""
+MARGIN_MS = 60_000
+"""Longer than a record may take to its topic, and than clocks differ."""
 
 
-class Linked(Retryable):
-    """More was linked than the evidence was read for."""
+class Evidence(Protocol):
+    """What the log says of links."""
+
+    def read(self, nodes: Collection[str]) -> Iterable[Nodes]:
+        """Everything that links two of these. Retryable."""
+        ...
+
+    def news(self, nodes: Collection[str]) -> Iterable[Nodes]:
+        """The same, since it was read last. Retryable."""
+        ...
+
+
+class TopicEvidence:
+    """On `identity.links`."""
+
+    def __init__(self, settings: Settings, progress: Callable[[int], None]) -> None:
+        self._settings = settings
+        self._progress = progress
+        self._since_ms = 0
+
+    def read(self, nodes: Collection[str]) -> Iterable[Nodes]:
+        """See `Evidence`."""
+        return self._from(nodes, 0)
+
+    def news(self, nodes: Collection[str]) -> Iterable[Nodes]:
+        """See `Evidence`."""
+        return self._from(nodes, self._since_ms)
+
+    def _from(self, nodes: Collection[str], since_ms: int) -> Iterable[Nodes]:
+        self._since_ms = int(time.time() * 1000) - MARGIN_MS
+        return read_evidence(self._settings, nodes, self._progress, since_ms)
 
 
 def demoted(settings: Settings, since_ms: int) -> list[str]:
@@ -37,29 +69,31 @@ def demoted(settings: Settings, since_ms: int) -> list[str]:
 
 
 def tidy(
-    store: SplitStore, nodes: Sequence[str], gather: Gather, alias: Alias, log: Callable[[str], Log]
+    store: SplitStore, nodes: Sequence[str], evidence: Evidence, alias: Alias, log: Callable[[str], Log]
 ) -> Iterator[tuple[str, Journal | None]]:
-    """Each node that was taken out, and what has been done for it; None where workers were linking it: the next run does it.
+    """Each node that was taken out, and what has been done for it; None where workers link it all the time.
 
-    Done already is done again, which changes nothing. Retryable.
+    Done already is done again, which changes nothing. Retryable while something is away.
     """
-    alive, said = _read(store, nodes, gather)
+    alive, said = _read(store, nodes, evidence)
     for node in alive:
         try:
             yield node, split(store, node, said, alias, log(node))
-        except Linked:
+        except Away:
+            raise
+        except (ConfigError, Retryable):  # she was erased meanwhile, or more is linked each time
             yield node, None
 
 
-def planned(store: SplitStore, nodes: Sequence[str], gather: Gather, alias: Alias) -> Iterator[tuple[str, Plan]]:
+def planned(store: SplitStore, nodes: Sequence[str], evidence: Evidence, alias: Alias) -> Iterator[tuple[str, Plan]]:
     """What `tidy` would begin with."""
-    alive, said = _read(store, nodes, gather)
+    alive, said = _read(store, nodes, evidence)
     for node in alive:
         yield node, prepare(store, node, said, alias)
 
 
-def _read(store: SplitStore, nodes: Sequence[str], gather: Gather) -> tuple[list[str], Said]:
-    """Those that were not erased, and what the evidence says of all that is linked to them now."""
+def _read(store: SplitStore, nodes: Sequence[str], evidence: Evidence) -> tuple[list[str], Said]:
+    """Those that were not erased, and what the evidence says of all that is linked to them."""
     alive, known = list[str](), set[str]()
     for node in nodes:
         slots = read_tree(store, node).slots
@@ -67,21 +101,26 @@ def _read(store: SplitStore, nodes: Sequence[str], gather: Gather) -> tuple[list
         if slot is None or slot.state != ERASED:
             alive.append(node)
             known.update(slots)
-    return alive, said_among(gather(known) if alive else (), known)
+    return alive, _said(evidence, known)
 
 
-def said_among(evidence: Iterable[Nodes], known: Collection[str]) -> Said:
-    """Evidence that was read for these nodes; asked for others it raises Linked."""
-    by_node: defaultdict[str, list[Nodes]] = defaultdict(list)
-    for combination in evidence:
-        for node in combination:
-            by_node[node].append(combination)
+def _said(evidence: Evidence, known: set[str]) -> Said:
+    """Read for all at once; before each use, what has come since, and all that there is of nodes that have joined."""
+    combinations: defaultdict[str, set[Nodes]] = defaultdict(set)
+
+    def add(some: Iterable[Nodes]) -> None:
+        for combination in some:
+            for node in combination:
+                combinations[node].add(combination)
+
+    if known:
+        add(evidence.read(known))
 
     def said(nodes: Collection[str]) -> Iterable[Nodes]:
         wanted = set(nodes)
-        if not wanted.issubset(known):
-            raise Linked("workers are linking these ids")
-        found = {combination for node in wanted for combination in by_node[node]}
+        add(evidence.news(known) if wanted.issubset(known) else evidence.read(known | wanted))
+        known.update(wanted)
+        found = {combination for node in wanted for combination in combinations[node]}
         return sorted(combination for combination in found if len(wanted.intersection(combination)) > 1)
 
     return said

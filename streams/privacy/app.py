@@ -101,7 +101,9 @@ def named(settings: Settings, text: str) -> list[str]:
 def person(made: Office, names: Sequence[str]) -> list[tuple[Members, int]]:
     """Whose data somebody asks for, and until when it was collected: of who was erased, until then; who was not comes first."""
     slots = list(zip(names, made.graph.read(names), strict=True))
-    alive = [name for name, slot in slots if slot is None or slot.state != ERASED]
+    erased = any(slot is not None and slot.state == ERASED for _, slot in slots)
+    # A name that nobody has met, of somebody who was erased, is no one to look for.
+    alive = [name for name, slot in slots if (slot is None and not erased) or (slot is not None and slot.state != ERASED)]
     found = [(members_of(made.graph, alive, made.alias, made.keys.later_nodes), int(time.time() * 1000))] if alive else []
     for name, slot in slots:
         if slot is not None and slot.state == ERASED:

@@ -248,6 +248,20 @@ def test_who_was_erased_is_so_under_the_newer_keys() -> None:
     assert {record["profile_id"] for record in left} <= set(again.profiles)
 
 
+def test_who_came_anew_before_is_demoted_and_lets_her_cookies_go() -> None:
+    """A door that had the newer keys alone took her for somebody new: what was linked to that is free again, not erased."""
+    room = Room()
+    room.send(OLD, user="jo", cookie="c1")
+    former, newer = versions(NEW, "user", "jo")
+    suppress(room.store, members_of(room.store, [former], ALIAS, lambda _: set()), T - 1)
+    for cookie in ("c8", "c9"):
+        room.send(NEW, user="jo", cookie=cookie)
+    room.send(BOTH, user="jo", cookie="c9")
+    assert room.store.slots[newer].state == SHARED
+    assert room.send(NEW, cookie="c9")["identity_state"] == "resolved"
+    assert room.send(NEW, user="ann", cookie="c9")["identity_state"] == "resolved"
+
+
 def test_nobody_is_erased_by_a_name_that_was_not_met_yet() -> None:
     """What several persons use is refused under whatever version is asked for."""
     room = Room()

@@ -26,7 +26,7 @@ from streams.identity.redis_store import RedisStore
 from streams.identity.rules import SHARED, Nodes, Slot, View, Write, plan, plan_labels
 from streams.identity.slots import MERGES, log_key, slot_record
 from streams.identity.split import Restamp
-from streams.identity.splitting import log_to, said_on, split
+from streams.identity.splitting import Journal, log_to, said_on, split
 from streams.runtime.follow import read_partition
 
 SECRET = "for tests only, forty characters long..."
@@ -153,6 +153,11 @@ def test_a_kiosk_is_taken_out(house: Settings, store: RedisStore, monkeypatch: p
     insert(warehouse, "late", kiosk, three, [three])  # stamped by a worker that did not know yet
     assert json.loads(runner.invoke(app, ["split", kiosk, "--json"]).stdout)["rows"] == 1
     assert warehouse.rows("SELECT profile_id FROM headwater.events WHERE event_id = 'late'") == [(three,)]
+    warehouse.command(
+        "INSERT INTO headwater.events (event_id, profile_id, node, identifiers, collector_ts) "
+        f"VALUES ('next-day', '{kiosk}', '{three}', ['{three}'], now64(3) + INTERVAL 1 DAY)"
+    )
+    assert json.loads(runner.invoke(app, ["split", kiosk, "--json"]).stdout)["rows"] == 0, "stamped by who knew of the split"
     (conflict,) = conflicts(house, kiosk)
     assert (conflict["rule"], conflict["kept"], conflict["epoch"]) == ("split", user, 1)
     assert diff(read_log(house), store, nothing).same
@@ -219,12 +224,12 @@ def test_only_nodes_reach_a_statement(house: Settings) -> None:
     warehouse = Store(house)
     node = "1" + "a" * 32
     with pytest.raises(ValueError, match="neither"):
-        restamp(warehouse, node, (node,), [Restamp("x' OR '1", ("y') --",))])
+        restamp(warehouse, [node], Journal(once=(node,), restamps=(Restamp("x' OR '1", ("y') --",)),)))
     warehouse.close()
 
 
 def test_a_warehouse_without_tables_has_no_rows(house: Settings, tmp_path: Path) -> None:
     """Nothing was loaded yet: there is nothing to rewrite."""
     warehouse = Store(house.model_copy(update={"clickhouse_database": "empty"}))
-    assert restamp(warehouse, "1" + "a" * 32, (), []) == 0
+    assert restamp(warehouse, ["1" + "a" * 32], Journal()) == 0
     warehouse.close()

@@ -1,7 +1,7 @@
 """Demoted ids are taken out of their components, many at once: as one by one, on a real Redis, Kafka and ClickHouse."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,12 +19,30 @@ from schemas.registry import Registry
 from streams.identity.evidence import CONFLICTS, conflict_record
 from streams.identity.identity_app import app
 from streams.identity.redis_store import RedisStore
-from streams.identity.rules import SHARED, TWO_USERS, Nodes, Slot, Write
+from streams.identity.rules import ERASED, SHARED, TWO_USERS, Nodes, Slot, Write
 from streams.identity.splitting import Log, split
 from streams.identity.store import MemoryStore
 from streams.identity.tidying import tidy
-from tests.streams.identity.test_split import ALIAS, C1, C2, C3, D1, U1, U2, WORLD, linked, said_by
+from tests.streams.identity.test_split import ALIAS, C1, C2, C3, D1, D2, U1, U2, WORLD, linked, said_by
 from tests.streams.identity.test_split_command import SECRET, SEEN, insert, settle
+
+
+class Said:
+    """Evidence in memory; some of it is said after it was read."""
+
+    def __init__(self, world: Iterable[Nodes], later: Callable[[], Iterable[Nodes]] = tuple) -> None:
+        self._world = list(world)
+        self._later = later
+
+    def read(self, nodes: Collection[str]) -> Iterable[Nodes]:
+        """See `Evidence`."""
+        return said_by(self._world)(nodes)
+
+    def news(self, nodes: Collection[str]) -> Iterable[Nodes]:
+        """See `Evidence`."""
+        new = list(self._later())
+        self._world += new
+        return said_by(new)(nodes)
 
 
 def ignored(_node: str) -> Log:
@@ -43,13 +61,13 @@ def test_many_at_once_are_as_one_by_one(world: list[Nodes]) -> None:
     """Whatever was demoted, wherever it stands; and a second time changes nothing."""
     together, one_by_one = linked(*world), linked(*world)
     nodes = marked(together)
-    assert [node for node, done in tidy(together, nodes, said_by(world), ALIAS, ignored) if done is not None] == nodes
+    assert [node for node, done in tidy(together, nodes, Said(world), ALIAS, ignored) if done is not None] == nodes
     for node in nodes:
         split(one_by_one, node, said_by(world), ALIAS, lambda _kept, _slots: None)
     assert together.slots == one_by_one.slots
     assert all(together.slots[node].parent == node for node in nodes)
     before = dict(together.slots)
-    assert all(done is not None for _, done in tidy(together, nodes, said_by(world), ALIAS, ignored))
+    assert all(done is not None for _, done in tidy(together, nodes, Said(world), ALIAS, ignored))
     assert together.slots == before
 
 
@@ -59,7 +77,7 @@ def test_what_only_a_shared_device_linked_is_free() -> None:
     store = linked(*world)
     assert marked(store) == [D1]
     assert store.slots[C1].parent == U1
-    ((node, done),) = tidy(store, [D1], said_by(world), ALIAS, ignored)
+    ((node, done),) = tidy(store, [D1], Said(world), ALIAS, ignored)
     assert (node, store.slots[C1].parent, store.slots[C2].parent) == (D1, C1, U1)
     assert done is not None
     assert {restamp.nodes: restamp.profile for restamp in done.restamps} == {
@@ -67,21 +85,35 @@ def test_what_only_a_shared_device_linked_is_free() -> None:
     }  # fmt: skip
 
 
-def test_what_is_linked_meanwhile_is_left_for_the_next_run() -> None:
-    """The evidence was read before: a part that it does not know of must not be taken for one that nothing links."""
+@pytest.mark.parametrize("joins", [C1, C3])
+def test_what_is_linked_meanwhile_stays(joins: str) -> None:
+    """The evidence is read once and news of it before each use: of ids that were there, and of one that joins only then."""
     world: list[Nodes] = [(U1, D1), (D1, C1), (U2, D1)]
     store = linked(*world)
 
-    def gather(nodes: Collection[str]) -> Iterable[Nodes]:
-        found = said_by(world)(nodes)
-        store.write([Write(C3, None, Slot(U1, logged=True), 0)])
-        return found
+    def later() -> Iterable[Nodes]:
+        store.write([Write(C3, None, Slot(U1, logged=True), 0)] if joins == C3 else [])
+        return [(U1, joins)]
 
-    assert list(tidy(store, [D1], gather, ALIAS, ignored)) == [(D1, None)]
-    assert store.slots[C3].parent == U1
-    ((_, done),) = tidy(store, [D1], said_by([*world, (U1, C3)]), ALIAS, ignored)
+    ((_, done),) = tidy(store, [D1], Said(world, later), ALIAS, ignored)
     assert done is not None
-    assert (store.slots[C3].parent, store.slots[C1].parent) == (U1, C1)
+    assert store.slots[joins].parent == U1
+    assert store.slots[D1].parent == D1
+
+
+def test_what_cannot_be_split_does_not_keep_the_others() -> None:
+    """Somebody was erased meanwhile: the rest is done."""
+    world: list[Nodes] = [(U1, D1), (U2, D1), (U1, D2), (U2, D2)]
+    store = linked(*world)
+    assert marked(store) == [D1, D2]
+
+    def later() -> Iterable[Nodes]:
+        store.slots[D1] = Slot(D1, logged=True, epoch=9, state=ERASED, since=1)
+        return ()
+
+    (first, second) = tidy(store, [D1, D2], Said(world, later), ALIAS, ignored)
+    assert (first[1], second[1] is not None) == (None, True)
+    assert (store.slots[D1].state, store.slots[D2].parent) == (ERASED, D2)
 
 
 @pytest.fixture
@@ -118,14 +150,17 @@ def test_the_command(house: Settings, store: RedisStore, monkeypatch: pytest.Mon
     def ids(user: str) -> Sequence[str]:
         return [f"{tier}{user}{digit}" + "5a" * 15 for tier, digit in ("00", "10", "20", "21")]
 
-    (ann, tablet, hers, other), (bob, *_) = ids("a"), ids("b")
-    settle(house, store, [(ann, tablet), (tablet, other), (ann, hers), (bob, tablet)])
-    assert [slot and slot.state for slot in store.read([tablet])] == [SHARED]
-    conflict(house, tablet, TWO_USERS)
+    (ann, tablet, hers, other), (bob, jar, *_) = ids("a"), ids("b")
+    settle(house, store, [(ann, tablet), (ann, jar), (tablet, jar, other), (ann, hers), (bob, tablet), (bob, jar)])
+    assert [slot and slot.state for slot in store.read([tablet, jar])] == [SHARED, SHARED]
+    for node in (tablet, jar):
+        conflict(house, node, TWO_USERS)
     conflict(house, "1" + "c" * 32, "split")
     warehouse = Store(house)
-    for name, node in (("tidied-1", tablet), ("tidied-2", other), ("tidied-3", hers)):
-        insert(warehouse, name, tablet, node, [node])
+    stamped = store.read([ann])[0]
+    assert stamped is not None
+    for name, nodes in (("1", [tablet]), ("2", [other]), ("3", [hers]), ("4", [tablet, jar]), ("5", [jar, tablet, other])):
+        insert(warehouse, f"tidied-{name}", stamped.parent, nodes[0], nodes)
 
     def run(*words: str) -> tuple[int, dict[str, object]]:
         done = CliRunner().invoke(app, ["tidy", "--json", *words])
@@ -133,22 +168,23 @@ def test_the_command(house: Settings, store: RedisStore, monkeypatch: pytest.Mon
 
     before = store.read([tablet, other])
     code, told = run("--dry-run")
-    assert (code, told["rows"], store.read([tablet, other])) == (0, 0, before)
+    assert (code, told["rows"], store.read([tablet, other])) == (0, None, before)
     assert isinstance(told["slots"], int)
     assert told["slots"] >= 2
     with monkeypatch.context() as patched:
         patched.setenv("HEADWATER_CLICKHOUSE", "http://127.0.0.1:1")
         code, told = run()
-        assert (code, tablet in str(told["left"])) == (1, True)
+        assert (code, told["left"], told["rows"]) == (1, [], None)
     code, told = run()
-    assert (code, told["left"], told["rows"]) == (0, [], 2)
+    assert (code, told["left"], told["rows"]) == (0, [], 4)
     (split_, free) = store.read([tablet, other])
     assert (split_ and split_.parent, free and free.parent) == (tablet, other)
     query = "SELECT event_id, profile_id FROM headwater.events WHERE startsWith(event_id, 'tidied') ORDER BY event_id"
     label = store.read([ann])[0]
     assert label is not None
     assert split_ is not None
-    assert warehouse.rows(query) == [("tidied-1", ALIAS(tablet, split_.epoch)), ("tidied-2", other), ("tidied-3", label.parent)]
+    alone = ALIAS(tablet, split_.epoch)
+    assert [profile for _, profile in warehouse.rows(query)] == [alone, other, label.parent, alone, other]
     warehouse.close()
     assert "past rows rewritten" in CliRunner().invoke(app, ["tidy"]).output
     assert run()[1]["rows"] == 0

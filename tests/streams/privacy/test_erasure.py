@@ -321,3 +321,17 @@ def test_who_names_an_identifier_means_its_nodes_under_all_versions(
     assert {slot and slot.state for slot in office.graph.read(sorted(hers | called))} == {"erased"}
     assert set(run("verify", "user=rotated-user", "--json")["left"].values()) == {0}
     assert "several persons" in str(CliRunner().invoke(app, ["erase", both[0].kiosk, "--dry-run"]).exception)
+
+
+def test_who_was_erased_before_a_rotation_is_gone(office: Office, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Her name under the newer keys is nobody's: looked for by it, nothing is left."""
+    keys = NodeKeys.derive(settings.master, 2)
+    user, device, cookie = (versions(keys, kind, f"before-{kind}")[0] for kind in ("user", "device", "cookie"))
+    live(office, Person(user, device, cookie, "1f9" + "a" * 30))
+    erase(office, user)
+    for name in ("kafka", "redis", "clickhouse", "state_dir"):
+        monkeypatch.setenv(f"HEADWATER_{name.upper()}", str(getattr(settings, name)))
+    monkeypatch.setenv("HEADWATER_SECRET", "for tests only, forty characters long...")
+    monkeypatch.setenv("HEADWATER_NODE_KEY_VERSION", "2")
+    left = json.loads(CliRunner().invoke(app, ["verify", "user=before-user", "--json"]).stdout)["left"]
+    assert set(left.values()) == {0}, left
