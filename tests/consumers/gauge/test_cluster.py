@@ -27,6 +27,7 @@ from infra.kafka import admin, producer, reader
 from infra.settings import Settings, load_settings
 from schemas.codec import encode
 from schemas.registry import Registry
+from tests.broker.groups import commit_offsets
 
 
 @pytest.fixture
@@ -89,20 +90,9 @@ def commit(house: Settings, group: str, *offsets: tuple[str, int, int]) -> None:
     consumer = reader(house, group)
     tps = [ck.TopicPartition(*offset) for offset in offsets]
     try:
-        # A coordinator that has just been made answers with an error for a moment.
-        eventually(lambda: _committed(consumer, tps))
+        commit_offsets(consumer, tps)
     finally:
         consumer.close()
-
-
-def _committed(consumer: Any, tps: list[ck.TopicPartition]) -> bool:
-    try:
-        consumer.commit(offsets=tps, asynchronous=False)
-    except ck.KafkaException as error:
-        if not error.args[0].retriable():
-            raise
-        return False
-    return True
 
 
 def found(reading: Reading, group: str) -> GroupReading:

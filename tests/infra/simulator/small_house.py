@@ -22,6 +22,7 @@ from schemas.codec import Record, encode
 from schemas.registry import Registry
 from streams.consent.strip import random_id
 from streams.runtime.deadletter import DeadLetters, Place, Refusal
+from tests.broker.groups import commit_offsets
 
 RUN = "fedabcde"
 DECISION = "0199aaaa-0000-7000-8000-000000000001"
@@ -193,7 +194,7 @@ class SmallHouse:
         for group, topics in GROUPS.items():
             consumer = reader(self.settings, group)
             places = [ck.TopicPartition(topic, p, end) for topic in topics for p, end in ends(client, topic).items()]
-            consumer.commit(offsets=places, asynchronous=False)
+            commit_offsets(consumer, places)
             consumer.close()
 
     # -- ClickHouse
