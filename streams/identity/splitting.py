@@ -8,7 +8,6 @@ workers have linked meanwhile, until there is nothing left to do.
 import json
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 from infra.errors import ConfigError, Retryable
@@ -24,7 +23,7 @@ from streams.identity.rules import ERASED, USER, Nodes, Slot, Write
 from streams.identity.slots import MERGES, log_key, slot_record
 from streams.identity.split import SPLIT, Plan, Restamp, Tree, plan_split
 from streams.identity.store import GraphStore
-from streams.runtime.follow import read_partition, topic_partitions
+from streams.runtime.follow import read_topic
 
 ROUNDS = 20
 """How often what workers link meanwhile is taken out too, before they are to be stopped."""
@@ -149,9 +148,7 @@ def read_evidence(
     """What `identity.links` says of two or more of these nodes; `since_ms`: from then on, milliseconds UTC. Retryable."""
     registry, wanted = Registry(settings.contracts), set(nodes)
     found: dict[bytes | None, Nodes] = {}
-    for records in chain.from_iterable(
-        read_partition(settings, LINKS, partition, since_ms) for partition in topic_partitions(settings, LINKS)
-    ):
+    for records in read_topic(settings, LINKS, since_ms):
         for key, value in records:
             combination = () if value is None else tuple(decode(registry, value)[1]["nodes"])
             if len(wanted.intersection(combination)) > 1:

@@ -19,7 +19,7 @@ from streams.identity.rules import ERASED, Nodes
 from streams.identity.split import SPLIT, Plan
 from streams.identity.splitting import Journal, Log, Said, SplitStore, prepare, read_evidence, read_tree, split
 from streams.identity.store import Away
-from streams.runtime.follow import read_partition, topic_partitions
+from streams.runtime.follow import read_topic
 
 MARGIN_MS = 60_000
 """Longer than a record may take to its topic, and than clocks differ."""
@@ -61,10 +61,9 @@ class TopicEvidence:
 def demoted(settings: Settings, since_ms: int) -> list[str]:
     """Nodes that a conflict or a limit demoted since then (milliseconds UTC). Retryable."""
     registry, found = Registry(settings.contracts), dict[str, None]()
-    for partition in topic_partitions(settings, CONFLICTS):
-        for records in read_partition(settings, CONFLICTS, partition, since_ms):
-            said = (decode(registry, value)[1] for _, value in records if value is not None)
-            found.update((record["node"], None) for record in said if record["rule"] != SPLIT)
+    for records in read_topic(settings, CONFLICTS, since_ms):
+        said = (decode(registry, value)[1] for _, value in records if value is not None)
+        found.update((record["node"], None) for record in said if record["rule"] != SPLIT)
     return list(found)
 
 

@@ -78,10 +78,10 @@ def topic_partitions(settings: Settings, topic: str) -> list[int]:
         consumer.close()
 
 
-def read_topic(settings: Settings, topic: str) -> Iterator[list[KeyValue]]:
+def read_topic(settings: Settings, topic: str, since: int = 0) -> Iterator[list[KeyValue]]:
     """Keys and values of all committed records of a topic, one partition after the other, as `read_messages`."""
     for partition in topic_partitions(settings, topic):
-        yield from read_partition(settings, topic, partition)
+        yield from read_partition(settings, topic, partition, since)
 
 
 def read_range(settings: Settings, topic: str, partition: int, first: int, end: int) -> list[ck.Message]:
