@@ -95,10 +95,11 @@ class Graph:
         return missing
 
     def settle(
-        self, view: View, met: Met, combinations: Mapping[Combination, int], closer: set[Combination]
+        self, view: View, met: Met, combinations: Mapping[Combination, int], closer: set[Combination], day: int
     ) -> dict[str, Write]:
         """Win every link, demotion and label that the combinations (each with its first event) ask for; node -> its last
-        write of ours. Those of `closer` ask; those that their writes touch are added to it. Retryable."""
+        write of ours. Those of `closer` ask; those that their writes touch are added to it. `day`, since 1970, counts for
+        limits. Retryable."""
         won: dict[str, Write] = {}
         full: dict[str, str] = {}
         admitted: set[tuple[str, str]] = set()
@@ -112,7 +113,7 @@ class Graph:
             if touched := self._touched(view, writes, sure):
                 undo(view, writes)
                 self._look_closer(view, met, closer, touched)
-            elif refused := self._refused(pairs, admitted):
+            elif refused := self._refused(pairs, admitted, day):
                 full |= refused
                 undo(view, writes)
             elif self._write(view, met, writes, won) and self._write(view, met, plan_labels(view, events), won):
@@ -121,12 +122,12 @@ class Graph:
                 self._look_closer(view, met, closer, [found for found in combinations if found not in closer])
         raise Retryable("other workers link the same nodes all the time")
 
-    def _refused(self, pairs: Iterable[Pair], admitted: set[tuple[str, str]]) -> dict[str, str]:
+    def _refused(self, pairs: Iterable[Pair], admitted: set[tuple[str, str]], day: int) -> dict[str, str]:
         """Holder -> rule, of those without room for what they are to be linked with; nothing of `admitted` is asked again."""
         asked = [pair for pair in dict.fromkeys(pairs) if pair[:2] not in admitted]
-        answers = self.store.admit(asked) if asked else ()
+        answers = self.store.admit(asked, day) if asked else ()
         admitted.update(pair[:2] for pair in asked)
-        return {pair.holder: pair.limit[0] for pair, room in zip(asked, answers, strict=True) if not room}
+        return {pair.holder: pair.limit.rule for pair, room in zip(asked, answers, strict=True) if not room}
 
     def _touched(self, view: View, writes: Sequence[Write], sure: Sequence[Combination]) -> Sequence[Combination]:
         """Those that planned writes may change: a link those under its root, a rewrite whoever has the node."""

@@ -5,8 +5,9 @@
 
 import sqlite3
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -17,8 +18,9 @@ from schemas.registry import Registry
 from streams.identity.evidence import LINKS
 from streams.identity.fence import MendedStore
 from streams.identity.nodes import NodeKeys
+from streams.identity.reading import DAY_MS
 from streams.identity.redis_store import RedisStore
-from streams.identity.rules import Slot, is_root, limited
+from streams.identity.rules import LIMITS, Pair, Slot, is_root, limited
 from streams.identity.slots import MERGES, slot_of
 from streams.runtime.follow import read_topic
 
@@ -81,13 +83,17 @@ def rebuild(log: Iterator[Sequence[Logged]], store: RedisStore, progress: Progre
 
 
 def readmit(settings: Settings, store: RedisStore) -> None:
-    """Count again what each holder holds, from the evidence. Retryable."""
-    registry, keys = Registry(settings.contracts), NodeKeys.of(settings)
-    for records in read_topic(settings, LINKS):
-        said = [decode(registry, value)[1]["nodes"] for _, value in records if value is not None]
-        pairs = [pair for nodes in said for pair in limited(nodes, keys.renamed([nodes]))]
-        if pairs:
-            store.admit(pairs)
+    """Count again what each holder was linked with lately, from the evidence. Retryable."""
+    registry, keys, today = Registry(settings.contracts), NodeKeys.of(settings), int(time.time() * 1_000) // DAY_MS
+    longest = max(limit.days for limit in chain.from_iterable(LIMITS.values()))
+    for records in read_topic(settings, LINKS, (today - longest) * DAY_MS):
+        by_day: dict[int, list[Pair]] = {}
+        for said in (decode(registry, value)[1] for _, value in records if value is not None):
+            day = said["evidence_ts"] // DAY_MS
+            pairs = limited(said["nodes"], keys.renamed([said["nodes"]]))
+            by_day.setdefault(day, []).extend(pair for pair in pairs if day > today - pair.limit.days)
+        for day, pairs in sorted(by_day.items()):
+            store.admit(pairs, day)
 
 
 def mend(settings: Settings, store: MendedStore, who: str) -> None:

@@ -36,6 +36,7 @@ CONSENTED, RESOLVED = "events.consented", "events.resolved"
 ANALYTICS = 1
 """Bit of `consent_purposes` without which nothing is linked."""
 MINUTE_MS = 60_000
+DAY_MS = 86_400_000
 AT_ONCE = 1_000
 """Records whose heads are read together: about as many as a processor keeps at hand until they are looked at one by one."""
 KEPT_TEXTS = 10_000

@@ -40,9 +40,10 @@ class RedisStore:
     """The graph in Redis, or in a Redis Cluster.
 
     `n:{tag}:<node>` = state (P pending, D in the log), parent, epoch, and what the node is marked as; `c:{tag}:<node>` = set
-    of nodes whose slot may point at it; `k:{tag}:<node>:<rule>` = set of what it holds under a limit; `s:{tag}:<node>` = what
-    its split has to write; `r:{tag}` = set of nodes that were rewritten and not confirmed since; `e:{tag}:<day>` = hash of
-    event -> place. Every shard is spoken to by a client of its own: what a batch needs of it is one round trip.
+    of nodes whose slot may point at it; `w:{tag}:<node>:<rule>` = sorted set of what it was linked with lately, by day, under a
+    limit; `s:{tag}:<node>` = what its split has to write; `r:{tag}` = set of nodes that were rewritten and not confirmed since;
+    `e:{tag}:<day>` = hash of event -> place. Every shard is spoken to by a client of its own: what a batch needs of it is one
+    round trip.
     """
 
     def __init__(self, connect: Callable[[], redis.Redis | redis.RedisCluster]) -> None:
@@ -221,11 +222,12 @@ class RedisStore:
         new = [(slot.parent, node) for node, slot in slots if not is_root(node, slot)]
         self._each(scripts.ADOPT, "c", [parent for parent, _ in new], [node for _, node in new])
 
-    def admit(self, pairs: Sequence[Pair]) -> list[bool]:
+    def admit(self, pairs: Sequence[Pair], day: int) -> list[bool]:
         """See `GraphStore`. A member is remembered by a part of its name."""
-        names = [f"{holder}:{rule}" for holder, _, (rule, _) in pairs]
+        names = [f"{holder}:{limit.rule}" for holder, _, limit in pairs]
         members = [member[1:13] for _, member, _ in pairs]
-        answers = self._each(scripts.ADMIT, "k", names, members, [most for *_, (_, most) in pairs])
+        most, days = [limit.most for *_, limit in pairs], [limit.days for *_, limit in pairs]
+        answers = self._each(scripts.ADMIT, "w", names, members, most, [day] * len(pairs), days)
         return [answer == 1 for answer in answers]
 
     def confirm(self, slots: Iterable[tuple[str, Slot]]) -> None:
@@ -257,15 +259,17 @@ class RedisStore:
     def forget(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
         """See `GraphStore`."""
         commands = [(tag_of(node), ("DEL", *_sets(node))) for node in nodes]
-        commands += [(tag_of(at), ("SREM", key, *some)) for at, key, some in _memberships(nodes, holders)]
+        commands += [(tag_of(at), (f"{kind}REM", key, *some)) for at, kind, key, some in _memberships(nodes, holders)]
         commands += [(tag_of(at), ("DEL", _key("s", at))) for at in self._noted(nodes, holders)]
         return sum(self._run(commands))
 
     def holding(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
         """See `GraphStore`."""
         found: int = sum(self._run([(tag_of(node), ("EXISTS", *_sets(node))) for node in nodes]))
-        commands = [(tag_of(at), ("SMISMEMBER", key, *some)) for at, key, some in _memberships(nodes, holders)]
-        return found + sum(map(sum, self._run(commands))) + len(self._noted(nodes, holders))
+        members = list(_memberships(nodes, holders))
+        asked = [(tag_of(at), ("SMISMEMBER" if kind == "S" else "ZMSCORE", key, *some)) for at, kind, key, some in members]
+        found += sum(held not in (0, None) for answers in self._run(asked) for held in answers)
+        return found + len(self._noted(nodes, holders))
 
     def _noted(self, nodes: Sequence[str], holders: Sequence[str]) -> list[str]:
         """Nodes for which a text is kept that is theirs or names them."""
@@ -331,14 +335,17 @@ def _key(kind: str, node: str) -> str:
 
 def _sets(node: str) -> list[str]:
     """The keys of what a node holds."""
-    return [_key("c", node), *(f"{_key('k', node)}:{rule}" for (tier, _), (rule, _) in LIMITS.items() if tier == node[0])]
+    limits = [limit for (tier, _), some in LIMITS.items() if tier == node[0] for limit in some]
+    return [_key("c", node), *(f"{_key('w', node)}:{limit.rule}" for limit in limits)]
 
 
-def _memberships(nodes: Sequence[str], holders: Sequence[str]) -> Iterator[tuple[str, str, Sequence[str]]]:
-    """Each other holder, a key of what it holds, and as what it holds these nodes."""
+def _memberships(nodes: Sequence[str], holders: Sequence[str]) -> Iterator[tuple[str, str, str, Sequence[str]]]:
+    """Each other holder, a key of what it holds, the first letter of what Redis does with such sets, and as what it holds these
+    nodes."""
     for holder in sorted(set(holders) - set(nodes)):
-        for key in _sets(holder):
-            yield holder, key, nodes if key[0] == "c" else [node[1:13] for node in nodes]
+        children, *limited = _sets(holder)
+        yield holder, "S", children, nodes
+        yield from ((holder, "Z", key, [node[1:13] for node in nodes]) for key in limited)
 
 
 def _text(slot: Slot) -> str:

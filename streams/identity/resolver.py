@@ -11,7 +11,7 @@ from streams.identity.combination import SHARED_IDS, STAMPED, UNRESOLVED, Combin
 from streams.identity.evidence import CONFLICTS, Evidence, conflict_record
 from streams.identity.graph import Graph, Met
 from streams.identity.nodes import Alias
-from streams.identity.reading import MINUTE_MS, RESOLVED, Event, Reader, Where
+from streams.identity.reading import DAY_MS, MINUTE_MS, RESOLVED, Event, Reader, Where
 from streams.identity.recent import Recent
 from streams.identity.rules import ERASED, Slot, View, Write, home, live, unlogged
 from streams.identity.slots import MERGES, SlotLog
@@ -49,7 +49,9 @@ class Resolver:
         alive = self._without_erased(outcome, view.slots, closer, _without_duplicates(outcome, batch, events, held))
         firsts = firsts if len(alive) == len(events) else _firsts(alive)
         asking = {found: event.at for found, event in firsts.items() if found.nodes}
-        won = self._graph.settle(view, met, asking, closer)
+        # By the events' clock: a backlog of days is not one day's.
+        day = max((event.collector_ts for event in alive), default=0) // DAY_MS
+        won = self._graph.settle(view, met, asking, closer, day)
         self._graph.keep(view)
         stamps: dict[Combination, Stamp] = {}
         for found in firsts:

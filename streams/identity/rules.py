@@ -20,16 +20,27 @@ USER = "0"
 SHARED, ERASED = "shared", "erased"
 """States of a slot; linked ones have none."""
 
-LIMITS: Mapping[tuple[str, str], tuple[str, int]] = {
-    ("1", "2"): ("cookies_per_device", 12),
-    ("3", "1"): ("devices_per_email", 8),
-    ("3", "2"): ("cookies_per_email", 8),
-    ("0", "2"): ("cookies_per_user", 60),
-    ("0", "1"): ("devices_per_user", 30),
-}
-"""(Tier of a holder, tier of what it holds) -> rule, and how many one person plausibly has.
 
-A backstop where nobody logs in, and for a constant that a tag sends as the user of everybody who is not logged in."""
+class Limit(NamedTuple):
+    """How many new ones a node may be linked with in some days, and still be one person's."""
+
+    rule: str
+    most: int
+    days: int
+
+
+LIMITS: Mapping[tuple[str, str], Sequence[Limit]] = {
+    ("1", "2"): (Limit("cookies_per_device", 12, 30),),
+    ("3", "1"): (Limit("devices_per_email", 8, 30),),
+    ("3", "2"): (Limit("cookies_per_email", 8, 30),),
+    ("0", "2"): (Limit("cookies_per_user_and_day", 10, 1), Limit("cookies_per_user", 60, 30)),
+    ("0", "1"): (Limit("devices_per_user_and_day", 5, 1), Limit("devices_per_user", 30, 30)),
+}
+"""(Tier of a holder, tier of what it holds) -> limits.
+
+A backstop where nobody logs in, and for a constant that a tag sends as the user of everybody who is not logged in. By days,
+because a browser that drops its cookies every week takes whoever comes often past any limit there is for ever.
+"""
 TWO_USERS, RENAMED = "two_users", "renamed"
 
 NOTHING: Mapping[str, str] = {}
@@ -75,7 +86,7 @@ class Pair(NamedTuple):
 
     holder: str
     member: str
-    limit: tuple[str, int]
+    limit: Limit
 
 
 def is_root(node: str, slot: Slot) -> bool:
@@ -278,8 +289,8 @@ def limited(nodes: Sequence[str], renamed: Mapping[str, str] = NOTHING) -> Itera
         if holder in renamed and holder[0] != USER:
             continue
         for member in nodes:
-            if (limit := LIMITS.get((holder[0], member[0]))) is not None and member not in renamed:
-                yield Pair(holder, member, limit)
+            if member not in renamed:
+                yield from (Pair(holder, member, limit) for limit in LIMITS.get((holder[0], member[0]), ()))
 
 
 def undo(view: View, writes: Sequence[Write]) -> None:

@@ -64,15 +64,21 @@ for i, key in ipairs(KEYS) do done[i] = redis.call('SADD', key, ARGV[i]) end
 return done
 """
 
-# Arguments: what a holder is to hold, how many it may. It takes one more only below its limit.
+# Arguments: what a holder is to hold, how many it may, the day, for how many days it then holds it. It takes one more only
+# below its limit.
 ADMIT = """
 local done = {}
 for i, key in ipairs(KEYS) do
-  local member = ARGV[2 * i - 1]
+  local member, most, day, days = ARGV[4 * i - 3], tonumber(ARGV[4 * i - 2]), tonumber(ARGV[4 * i - 1]), tonumber(ARGV[4 * i])
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', day - days)
   done[i] = 1
-  if redis.call('SADD', key, member) == 1 and redis.call('SCARD', key) > tonumber(ARGV[2 * i]) then
-    redis.call('SREM', key, member)
-    done[i] = 0
+  if redis.call('ZADD', key, 'NX', day, member) == 1 then
+    if redis.call('ZCARD', key) > most then
+      redis.call('ZREM', key, member)
+      done[i] = 0
+    else
+      redis.call('EXPIRE', key, 86400 * (days + 1))
+    end
   end
 end
 return done

@@ -17,7 +17,7 @@ from streams.identity.deferred import DEFERRED, Deferred, Range, ReadBack
 from streams.identity.graph import Graph, Renamed, no_names
 from streams.identity.guard import Guard, Trusting
 from streams.identity.nodes import Alias
-from streams.identity.reading import CONSENTED, RESOLVED, is_node
+from streams.identity.reading import CONSENTED, DAY_MS, RESOLVED, is_node
 from streams.identity.resolver import ERASURE, Resolver
 from streams.identity.revocation import component, outlived, request, signals
 from streams.identity.slots import MERGES, SlotLog
@@ -25,7 +25,6 @@ from streams.identity.store import Away, GraphStore
 from streams.runtime.stage import Batch, Outcome, Output
 
 REVOCATIONS, SIGNALS, REQUESTS = "consent.revocations", "consent.signals", "privacy.requests"
-DAY_MS = 86_400_000
 REWRITES_S = 5.0
 """How often rewritten slots that are not in the log are looked for."""
 CATCH_UP = 5_000

@@ -6,6 +6,7 @@ replaces, a claim never, and being logged is never taken back. A replayed batch 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
+from itertools import chain
 from typing import Protocol
 
 from infra.errors import Retryable
@@ -36,8 +37,9 @@ class GraphStore(Protocol):
         """Write slots, in order, where each is still what was held; for each, whether it was this call that wrote it."""
         ...
 
-    def admit(self, pairs: Sequence[Pair]) -> list[bool]:
-        """Whether each holder has room for its member, or holds it already; it holds it from then on."""
+    def admit(self, pairs: Sequence[Pair], day: int) -> list[bool]:
+        """Whether each holder has room for its member on that day (since 1970), or holds it already; it holds it from then on,
+        for the days of its limit."""
         ...
 
     def confirm(self, slots: Iterable[tuple[str, Slot]]) -> None:
@@ -85,7 +87,8 @@ class MemoryStore:
         self.slots: dict[str, Slot] = {}
         self.claims: dict[bytes, bytes] = {}
         self.below: dict[str, set[str]] = {}
-        self.held: dict[tuple[str, str], set[str]] = {}
+        self.held: dict[tuple[str, str], dict[str, int]] = {}
+        """(Holder, rule) -> what it holds, and since which day."""
         self.notes: dict[str, str] = {}
 
     def read(self, nodes: Sequence[str]) -> list[Slot | None]:
@@ -110,14 +113,15 @@ class MemoryStore:
                 self.slots[write.node] = write.slot
         return won
 
-    def admit(self, pairs: Sequence[Pair]) -> list[bool]:
+    def admit(self, pairs: Sequence[Pair], day: int) -> list[bool]:
         """See `GraphStore`."""
         admitted = []
-        for holder, member, (rule, most) in pairs:
-            held = self.held.setdefault((holder, rule), set())
+        for holder, member, (rule, most, days) in pairs:
+            before = self.held.get((holder, rule), {})
+            held = self.held[holder, rule] = {one: since for one, since in before.items() if since > day - days}
             admitted.append(member in held or len(held) < most)
             if admitted[-1]:
-                held.add(member)
+                held.setdefault(member, day)
         return admitted
 
     def confirm(self, slots: Iterable[tuple[str, Slot]]) -> None:
@@ -147,17 +151,21 @@ class MemoryStore:
         gone = self.holding(nodes, holders)
         for node in nodes:
             self.below.pop(node, None)
-            for _, (rule, _) in LIMITS.items():
-                self.held.pop((node, rule), None)
-        for holder, held in [*self.below.items(), *((at, some) for (at, _), some in self.held.items())]:
+            for limit in chain.from_iterable(LIMITS.values()):
+                self.held.pop((node, limit.rule), None)
+        for holder, below in self.below.items():
             if holder in holders:
-                held.difference_update(nodes)
+                below.difference_update(nodes)
+        for (holder, _), held in self.held.items():
+            if holder in holders:
+                for node in nodes:
+                    held.pop(node, None)
         return gone
 
     def holding(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
         """See `GraphStore`."""
         others = set(holders) - set(nodes)
-        sets = [*self.below.items(), *((at, some) for (at, _), some in self.held.items())]
+        sets = [*self.below.items(), *((at, set(some)) for (at, _), some in self.held.items())]
         return sum(at in nodes for at, some in sets if some) + sum(len(some & set(nodes)) for at, some in sets if at in others)
 
 

@@ -7,12 +7,15 @@ import redis
 
 from infra.errors import ConfigError, Retryable
 from streams.identity.redis_store import RedisStore
-from streams.identity.rules import Pair, Slot, Write
+from streams.identity.rules import Limit, Pair, Slot, Write
 from streams.identity.splitting import SplitStore
 from streams.identity.store import GraphStore, MemoryStore, first_places, shortened
 
 NOW = 1_764_000_123.0
 A, B, C = "0" + "a" * 32, "1" + "b" * 32, "2" + "c" * 32
+COOKIES = [f"2{n:x}" + "c" * 31 for n in range(4)]
+DAY = 20_000
+"""Since 1970."""
 
 
 def link(node: str, parent: str) -> Write:
@@ -99,21 +102,50 @@ def test_what_was_rewritten_is_known_until_it_is_confirmed(store: GraphStore) ->
 
 def test_a_holder_takes_so_many(store: GraphStore) -> None:
     """Up to its limit, counted for each rule; what it holds already is always welcome."""
-    two, three = ("cookies_per_device", 2), ("other", 1)
-    cookies = [f"2{n:032x}" for n in range(3 * 16**20, 3 * 16**20 + 3 * 16**20 + 1, 16**20)]
-    assert store.admit([Pair(B, cookie, two) for cookie in cookies[:3]]) == [True, True, False]
-    assert store.admit([Pair(B, cookies[1], two), Pair(B, cookies[3], two), Pair(B, cookies[3], three)]) == [True, False, True]
+    two, three = Limit("cookies_per_device", 2, 30), Limit("cookies_per_user", 1, 30)
+    assert store.admit([Pair(B, cookie, two) for cookie in COOKIES[:3]], DAY) == [True, True, False]
+    asked = [Pair(B, COOKIES[1], two), Pair(B, COOKIES[3], two), Pair(B, COOKIES[3], three)]
+    assert store.admit(asked, DAY) == [True, False, True]
+
+
+def test_a_holder_has_room_again_after_some_days(store: GraphStore) -> None:
+    """What came first goes first, on the day after its last; a day that is behind takes nothing away."""
+    limit = Limit("cookies_per_device", 2, 30)
+
+    def admit(cookie: int, day: int) -> bool:
+        (room,) = store.admit([Pair(B, COOKIES[cookie], limit)], day)
+        return room
+
+    assert admit(0, DAY)
+    assert admit(1, DAY + 20)
+    assert not admit(2, DAY + 29)
+    assert admit(0, DAY + 29), "it holds it still"
+    assert not admit(3, DAY)
+    assert admit(2, DAY + 30)
+    assert not admit(3, DAY + 49)
+    assert not admit(3, DAY + 31), "nor does it bring back what is gone"
+    assert admit(3, DAY + 50)
+
+
+def test_what_is_held_goes_by_itself(redis_url: str) -> None:
+    """A day after its last one at the latest, whether anybody asks or not."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushdb()
+        RedisStore(lambda: client).admit([Pair(B, C, Limit("cookies_per_user_and_day", 2, 1))], DAY)
+        (key,) = client.keys()
+        assert 86_400 < client.ttl(key) <= 2 * 86_400
 
 
 def test_what_is_held_is_forgotten(store: GraphStore) -> None:
     """What a node holds, and that others hold it; nothing else of the others. Twice is as good as once."""
-    other, rule = "2" + "d" * 32, ("cookies_per_device", 12)
+    other, rule = "2" + "d" * 32, Limit("cookies_per_device", 12, 30)
     store.write([link(C, B), link(other, B)])
-    store.admit([Pair(B, C, rule), Pair(B, other, rule)])
+    store.admit([Pair(B, C, rule), Pair(B, other, rule)], DAY)
     assert (store.holding([C], [B]), store.holding([B], [C])) == (2, 2)
     assert store.forget([C], [B]) == 2
     assert (store.holding([C], [B]), store.children([B])) == (0, [{other}])
-    assert store.admit([Pair(B, other, (rule[0], 1)), Pair(B, C, (rule[0], 1))]) == [True, False]
+    one = rule._replace(most=1)
+    assert store.admit([Pair(B, other, one), Pair(B, C, one)], DAY) == [True, False]
     assert store.forget([B], [C]) == 2
     assert store.forget([B], [C, B]) == 0
     assert store.children([B]) == [set()]

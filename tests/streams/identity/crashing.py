@@ -46,10 +46,10 @@ class InterruptedStore(MemoryStore):
         call = super().write
         return [self._one(call, write)[0] for write in writes]
 
-    def admit(self, pairs: Sequence[Pair]) -> list[bool]:
+    def admit(self, pairs: Sequence[Pair], day: int) -> list[bool]:
         """See `GraphStore`."""
         call = super().admit
-        return [self._one(call, pair)[0] for pair in pairs]
+        return [self._one(lambda one: call(one, day), pair)[0] for pair in pairs]
 
     def confirm(self, slots: Iterable[tuple[str, Slot]]) -> None:
         """See `GraphStore`."""
@@ -72,9 +72,9 @@ class TransitionStore(InterruptedStore):
 class TightStore(InterruptedStore):
     """Nothing holds more than one of anything."""
 
-    def admit(self, pairs: Sequence[Pair]) -> list[bool]:
+    def admit(self, pairs: Sequence[Pair], day: int) -> list[bool]:
         """See `GraphStore`."""
-        return super().admit([pair._replace(limit=(pair.limit[0], 1)) for pair in pairs])
+        return super().admit([pair._replace(limit=pair.limit._replace(most=1)) for pair in pairs], day)
 
 
 class LabelFirstStore(InterruptedStore):

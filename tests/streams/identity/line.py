@@ -50,6 +50,8 @@ class Line:
 
     def __init__(self, settings: Settings, workers: int) -> None:
         self.settings = settings
+        self.now = T
+        """Collector time of the events that are sent, milliseconds UTC."""
         self._producer = producer(settings)
         self.metrics = [Metrics() for _ in range(workers)]
         self.workers = [build(settings, metrics) for metrics in self.metrics]
@@ -66,7 +68,7 @@ class Line:
     def send(self, combinations: Sequence[Sequence[str]], worker: int = 0, ids: Sequence[str] = ()) -> list[Record]:
         """A batch of events on the worker's own partition of the input, and through it, committed; what left. `ids`: theirs."""
         said = [{"event_id": one} for one in ids] or [{}] * len(combinations)
-        values = [event(self.events + n, nodes, **said[n]) for n, nodes in enumerate(combinations)]
+        values = [event(self.events + n, nodes, collector_ts=self.now, **said[n]) for n, nodes in enumerate(combinations)]
         offsets = range(self.ends[worker], self.ends[worker] + len(values))
         self.ends[worker] += len(values)
         self.events += len(values)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from streams.identity import graph, reading, rules
 from streams.identity.reading import RESOLVED
-from streams.identity.rules import ERASED, Nodes, Slot
+from streams.identity.rules import ERASED, Limit, Nodes, Slot
 from streams.identity.slots import MERGES, SlotLog
 from streams.identity.splitting import split
 from streams.identity.stage import IdentityStage
@@ -38,7 +38,7 @@ STEPS = st.lists(
     min_size=4,
     max_size=25,
 )
-LIMITS = {("1", "2"): ("cookies_per_device", 2), ("3", "2"): ("cookies_per_email", 3)}
+LIMITS = {("1", "2"): [Limit("cookies_per_device", 2, 30)], ("3", "2"): [Limit("cookies_per_email", 3, 30)]}
 
 
 class World:

@@ -14,14 +14,14 @@ from infra.secrets import Secret
 from schemas.codec import Record, decode
 from streams.identity.evidence import CONFLICTS, LINKS
 from streams.identity.nodes import alias
-from streams.identity.reading import CONSENTED, RESOLVED
+from streams.identity.reading import CONSENTED, DAY_MS, RESOLVED
 from streams.identity.redis_store import RedisStore
 from streams.identity.rules import Slot, View, Write
 from streams.identity.slots import MERGES
 from streams.identity.stage import IdentityStage, Kit
 from streams.identity.store import GraphStore, MemoryStore
 from streams.runtime.stage import Batch, Cell, Outcome
-from tests.streams.identity.line import REGISTRY, event
+from tests.streams.identity.line import REGISTRY, T, event
 
 ALIAS = alias(Secret("for tests only, forty characters long..."))
 U1, U2 = "0" + "1" * 32, "0" + "2" * 32
@@ -143,6 +143,38 @@ def test_a_device_of_many_is_nobodys() -> None:
     assert (conflict["node"], conflict["rule"]) == (D1, "cookies_per_device")
     outcome = room.handle(batch([event(20, [D1]), event(21, [cookies[0]]), event(22, [D1, C3])], 20), 0)
     assert [record["profile_id"] for record in resolved(outcome)] == [ALIAS(D1, 1), D1, C3]
+
+
+def test_whoever_comes_often_stays_who_she_is() -> None:
+    """A year in browsers that drop their cookies every week, by newsletter, app and login: nothing of hers is demoted."""
+    store = MemoryStore()
+    room = stage(store)
+    email, profiles = "3" + "e" * 32, set()
+    for week in range(52):
+        cookie, at = f"2{week:02x}" + "c" * 30, T + 7 * week * DAY_MS
+        ways = [[email, cookie], [D1, f"2{week:02x}" + "d" * 30], [U1, cookie], [U1, D1]]
+        outcome = room.handle(batch([event(4 * week + n, ids, collector_ts=at) for n, ids in enumerate(ways)], 4 * week), 0)
+        profiles |= {record["profile_id"] for record in resolved(outcome)}
+    assert len(profiles) == 1
+    assert {slot.state for slot in store.slots.values()} == {""}
+
+
+def test_a_constant_as_user_is_found_on_its_first_day() -> None:
+    """An eleventh new cookie in a day demotes a user id: that cookie stays alone, and so do the others from then on."""
+    store = MemoryStore()
+    room = stage(store)
+    cookies = [f"2{n:02x}" + "c" * 30 for n in range(12)]
+    outcome = room.handle(batch([event(n, [U1, cookie]) for n, cookie in enumerate(cookies[:10])]), 0)
+    assert CONFLICTS not in outcome.out
+    outcome = room.handle(batch([event(10, [U1, cookies[10]], collector_ts=T + DAY_MS)], 10), 0)
+    assert CONFLICTS not in outcome.out, "it is another day"
+    outcome = room.handle(
+        batch([event(11 + n, [U1, f"2{n:02x}" + "d" * 30], collector_ts=T + DAY_MS) for n in range(10)], 11), 0
+    )
+    (conflict,) = [decode(REGISTRY, output.value or b"")[1] for output in outcome.out[CONFLICTS]]
+    assert (conflict["node"], conflict["rule"]) == (U1, "cookies_per_user_and_day")
+    outcome = room.handle(batch([event(30 + n, [cookie]) for n, cookie in enumerate(cookies[1:])], 30), 0)
+    assert [record["profile_id"] for record in resolved(outcome)] == cookies[1:]
 
 
 def test_evidence_is_said_once_it_is_committed() -> None:

@@ -24,7 +24,7 @@ from streams.identity.evidence import link_record
 from streams.identity.log import diff, read_log, rebuild
 from streams.identity.nodes import NodeKeys, alias, versions
 from streams.identity.redis_store import RedisStore
-from streams.identity.rules import Pair, Slot, Write
+from streams.identity.rules import Limit, Pair, Slot, Write
 from streams.identity.slots import log_key, slot_record
 from streams.privacy import erasure as desk
 from streams.privacy.app import app, open_erasure
@@ -99,9 +99,8 @@ def live(office: Office, she: Person) -> None:
     office.graph.confirm(slots.items())
     demoted = Slot(she.user, logged=False, epoch=1, state="shared")
     office.graph.write([Write(she.kiosk, slots[she.kiosk], demoted, 0)])
-    office.graph.admit(
-        [Pair(she.device, she.cookie, ("cookies_per_device", 12)), Pair(she.kiosk, she.cookie, ("cookies_per_device", 12))]
-    )
+    limit = Limit("cookies_per_device", 12, 30)
+    office.graph.admit([Pair(she.device, she.cookie, limit), Pair(she.kiosk, she.cookie, limit)], 20_000)
     for at, slot in [*slots.items(), (she.kiosk, demoted)]:
         say(MERGES, log_key(at, slot).decode(), slot_record(at, slot, "e", T))
     for others in ((she.kiosk,), ("0" + "b" * 32, she.kiosk)):

@@ -27,7 +27,7 @@ from streams.identity.evidence import LINKS, link_id, link_record
 from streams.identity.log import diff, read_log, rebuild
 from streams.identity.nodes import alias
 from streams.identity.redis_store import RedisStore
-from streams.identity.rules import SHARED, Nodes, Pair, Slot, Write
+from streams.identity.rules import SHARED, Limit, Nodes, Pair, Slot, Write
 from streams.identity.slots import MERGES, log_key, slot_record
 from streams.identity.stage import IdentityStage, Kit
 from streams.privacy.app import app
@@ -108,7 +108,7 @@ def store(plant: Plant, redis_url: str) -> Iterator[RedisStore]:
         assert overrides(plant) == [(STALE, FORMER)]
         found = RedisStore(lambda: client)
         rebuild(read_log(plant.settings), found, nothing)
-        assert found.admit([Pair(STRANGER, TWICE, ("cookies_per_device", 12))]) == [True]
+        assert found.admit([Pair(STRANGER, TWICE, Limit("cookies_per_device", 12, 30))], 20_000) == [True]
         yield found
 
 
