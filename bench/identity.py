@@ -57,7 +57,7 @@ def measure(world: World, progress: Progress, batch: int = BATCH) -> dict[str, d
     def keep(name: str, result: Result) -> None:
         figures: Score = score(world, events, result.canonicals, result.stamped, result.nobodys)
         causes = {
-            "wrong_by_cause": wrong_by_cause(world, events, result.canonicals),
+            "wrong_by_cause": wrong_by_cause(world, events, result.canonicals, result.nobodys),
             "lost_by_cause": lost_by_cause(world, events, result.canonicals),
         }
         rows[name] = {**asdict(figures), "seconds": round(result.seconds, 2), **causes}

@@ -1,7 +1,7 @@
 """Why events are wrong, and why pairs of a person's events were not brought together. Reads the truth; contenders never do."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from bench.identity_metrics import Canonicals, conflicting, contents, evidence, owned, pairs, same_nodes
 from bench.identity_world import KIOSK, OWN, Event, World
@@ -13,8 +13,11 @@ WORST_FIRST = (
 NO_EVIDENCE = "no evidence"
 
 
-def wrong_by_cause(world: World, events: Sequence[Event], canonicals: Canonicals) -> dict[str, float]:
+def wrong_by_cause(
+    world: World, events: Sequence[Event], canonicals: Canonicals, nobodys: Collection[str | int] = ()
+) -> dict[str, float]:
     """Share of all events that are wrong, by cause: where it happened, or by what its own device was merged with another's.
+    Events in canonicals that are said to be nobody's are not wrong.
 
     Unavoidable: most events with the very same nodes are another's. Hidden: no identifier in the canonical was ever seen in
     events of two users, so that no conflict gave it away; a cap still may.
@@ -25,7 +28,7 @@ def wrong_by_cause(world: World, events: Sequence[Event], canonicals: Canonicals
     conflicts = conflicting(events, canonicals)
     causes: Counter[str] = Counter()
     for event, canonical, alike in zip(events, canonicals, same_nodes(events), strict=True):
-        if event.person != owners[canonical]:
+        if event.person != owners[canonical] and canonical not in nobodys:
             cause = f"own, merged by: {_worst(reasons[canonical])}" if event.place == OWN else f"at: {event.place}"
             if event.person != likeliest[alike]:
                 cause = f"unavoidable, {cause}"

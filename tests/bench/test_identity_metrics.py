@@ -81,6 +81,7 @@ def test_wrong_events_have_causes() -> None:
     assert score(WORLD, seen, ["x", "x", "x", "y"], None).given_away == 1 / 4
     assert score(WORLD, seen, ["x", "x", "x", "y"], None, nobodys={"x"}).given_away == 0
     assert wrong_by_cause(WORLD, seen, ["x", "x", "x", "y"]) == {"own, merged by: junk e-mail": 1 / 4}
+    assert wrong_by_cause(WORLD, seen, ["x", "x", "x", "y"], {"x"}) == {}
 
 
 def test_lost_pairs_have_causes() -> None:
