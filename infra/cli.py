@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Show what is linked, split and tidy it, compare the identity graph with its log, rebuild it.",
     ),
     "privacy": ("streams.privacy.app:app", "Erase a person, export what is held of her, verify it; see requests."),
+    "upkeep": ("infra.upkeep:app", "Do what is due once a day or a week: tidy identities, forget old ones."),
     "experiments": ("streams.bandit.experiments_app:app", "Publish and list experiments."),
     "keys": ("streams.collector.keys_app:app", "Make, list and revoke write keys."),
     "simulate": ("infra.simulator.app:app", "Send a realistic day of traffic and keep a ledger of it."),

@@ -50,6 +50,8 @@ MetricName = Literal[
     "headwater_outcomes_total",  # exposures and rewards counted or not, by experiment and verdict
     "headwater_snapshots_total",  # snapshots by experiment: published, clipped or refused
     "headwater_reward_drift_total",  # changes of an arm's reward rate
+    # upkeep
+    "headwater_upkeep_late_seconds",  # how long a task has been due and was not done
     # gauge; names follow kafka-lag-exporter, so that existing dashboards work
     "kafka_consumergroup_group_lag",
     "kafka_consumergroup_group_lag_seconds",
@@ -104,6 +106,7 @@ TABLE: dict[MetricName, tuple[type[Counter] | type[Gauge] | type[Histogram], str
     "headwater_outcomes_total": (Counter, "Exposures and rewards, counted or not", ("experiment", "verdict")),
     "headwater_snapshots_total": (Counter, "Snapshots published, clipped or refused", ("experiment", "outcome")),
     "headwater_reward_drift_total": (Counter, "Changes of an arm's reward rate", ("experiment", "arm")),
+    "headwater_upkeep_late_seconds": (Gauge, "How long a task has been due and was not done", ("task",)),
     "kafka_consumergroup_group_lag": (Gauge, "Offset lag", ("group", "topic", "partition")),
     "kafka_consumergroup_group_lag_seconds": (Gauge, "Time lag", ("group", "topic", "partition")),
     "kafka_consumergroup_group_max_lag_seconds": (Gauge, "Largest time lag of a group", ("group",)),

@@ -13,6 +13,8 @@ from typing import IO
 
 from infra.embedded.ports import is_free, owner
 
+HEADWATER = (sys.executable, "-P", "-c", "from infra.cli import main; main()")
+"""The program itself, of this environment."""
 LEASH = Path(__file__).with_name("leash.py")
 LOG_BYTES = 5_000_000  # what is kept of the previous run's log at a start
 

@@ -9,8 +9,8 @@ from typing import IO, Annotated
 import typer
 
 from infra.embedded.app import ops_page, tell, up
-from infra.embedded.child import Child, Program
-from infra.embedded.house import HEADWATER, House, Options
+from infra.embedded.child import HEADWATER, Child, Program
+from infra.embedded.house import House, Options
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

@@ -1,7 +1,6 @@
 """The parts of the house and what each needs: the table that the supervisor works through."""
 
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Any, Self
 from pydantic import SecretStr
 
 from infra.embedded import kafka, redis
-from infra.embedded.child import Program
+from infra.embedded.child import HEADWATER, Program
 from infra.embedded.kafka import EmbeddedKafka
 from infra.embedded.ports import LOOPBACK, free_port, is_free, owner
 from infra.embedded.probes import elsewhere, http_answers, http_get, served_and
@@ -24,7 +23,6 @@ from infra.settings import load_settings
 
 # What each part listens on when nobody says otherwise and nobody else is there.
 USUAL_PORTS = {"kafka": 9092, "redis": 6379, "clickhouse": 8123, "collector": 8080, "decisions": 8081, "gauge": 8082}
-HEADWATER = (sys.executable, "-P", "-c", "from infra.cli import main; main()")
 DEMO_SOURCE, DEMO_SITE = "demo", "shop.example"
 
 Say = Callable[[str, str], None]
@@ -110,7 +108,8 @@ class House:
     def _port_names(self) -> list[str]:
         given = {"kafka": self.options.kafka, "redis": self.options.redis, "clickhouse": self.options.clickhouse}
         servers = [name for name in USUAL_PORTS if not given.get(name)]
-        workers = [*(f"consent-{n}" for n in range(self.options.consent_workers)), "identity", "bandit", "warehouse"]
+        consent = (f"consent-{n}" for n in range(self.options.consent_workers))
+        workers = [*consent, "identity", "bandit", "warehouse", "upkeep"]
         return [*servers, *(f"{worker} metrics" for worker in workers)]
 
     def _choose_port(self, name: str, remembered: int) -> int:
@@ -207,7 +206,13 @@ class House:
         program = partial(self._program, "warehouse", ["warehouse"], {"HEADWATER_METRICS_PORT": str(port)}, port)
         answers = partial(http_answers, f"http://{LOOPBACK}:{port}/metrics")
         warehouse = Service("warehouse", program, answers, "", port, ("topics", "tables"), tier=3, stop_s=20.0)
-        return [*consent, identity, bandit, warehouse]
+        return [*consent, identity, bandit, warehouse, self._upkeep()]
+
+    def _upkeep(self) -> Service:
+        port = self._ports["upkeep metrics"]
+        program = partial(self._program, "upkeep", ["upkeep"], {"HEADWATER_METRICS_PORT": str(port)}, port)
+        answers = partial(http_answers, f"http://{LOOPBACK}:{port}/metrics")
+        return Service("upkeep", program, answers, "", port, ("topics", "tables"), tier=4, stop_s=20.0)
 
     def _worker(self, name: str, room: str, slot: int, needs: tuple[str, ...]) -> Service:
         port = self._ports[f"{room}-{slot} metrics" if room == "consent" else f"{room} metrics"]

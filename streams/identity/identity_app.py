@@ -222,8 +222,8 @@ def tidy_command(
 ) -> None:
     """Take every id that was demoted lately out of its component, as `split` does with one.
 
-    For a timer, once a day: a conflict or a limit demotes an id at once, and this sets free what nothing but that id had
-    linked. Past rows in ClickHouse are rewritten; exits 1 where the next run has to do that.
+    `headwater upkeep` does so once a day: a conflict or a limit demotes an id at once, and this sets free what nothing but
+    that id had linked. Past rows in ClickHouse are rewritten; exits 1 where the next run has to do that.
     """
     now_ms, left, done = int(time.time() * 1000), list[str](), dict[str, Journal]()
     with opened("reading the evidence", as_json) as (settings, store, advance):

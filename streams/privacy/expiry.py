@@ -52,6 +52,10 @@ class Unseen:
         for table in ("seen", "gone"):
             self._db.execute(f"CREATE TABLE {table} (node TEXT PRIMARY KEY) WITHOUT ROWID")
 
+    def may_find(self, since_ms: int) -> bool:
+        """Whether anything was linked before then: in a house that is younger there is nothing to forget."""
+        return self._db.execute("SELECT 1 FROM slots WHERE evidence_ts < ? LIMIT 1", (since_ms,)).fetchone() is not None
+
     def find(self, seen: Iterable[Sequence[str]], since_ms: int) -> None:
         """All whose whole component was neither seen nor linked since then."""
         say = self._db.execute
@@ -121,11 +125,14 @@ def find(office: Office, index: LogIndex, since_ms: int, tell: Tell, patience_s:
     tell("reading the log")
     for records in read_log(office.settings):
         index.add(records)
-    tell("looking for who was seen")
     unseen = Unseen(index)
-    unseen.find(warehouse.seen(office.warehouse, since_ms), since_ms)
+    evidence: Iterable[tuple[bytes | None, Mapping[str, Any] | None]] = ()
+    if unseen.may_find(since_ms):
+        tell("looking for who was seen")
+        unseen.find(warehouse.seen(office.warehouse, since_ms), since_ms)
+        evidence = topics.everything(office.settings, LINKS)
     tell("looking for how they were linked")
-    links = unseen.take_links(topics.everything(office.settings, LINKS))
+    links = unseen.take_links(evidence)
     slots = sum(map(len, unseen.slots()))
     return unseen, Expired(slots, links, slots, 0)
 

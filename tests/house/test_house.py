@@ -170,3 +170,14 @@ def test_what_was_accepted_but_unusable_is_a_dead_letter(house: StandingHouse) -
         for letter in sorted(letters, key=lambda letter: -letter["dead_ts"])[:3]
     ]
     assert any(mark in text for text in shown)
+
+
+def test_what_is_due_is_done_by_itself(house: StandingHouse) -> None:
+    """The upkeep of a house that has run for long: identities are tidied, old ones forgotten, and it is written down."""
+    diary = house.state / "upkeep.json"
+    diary.write_text(json.dumps({"identity tidy": 0, "privacy expire": 0}))
+    began = time.time()
+    house.kill("upkeep")
+    wait_until(lambda: min(json.loads(diary.read_text()).values()) > began, 120, "both tasks")
+    assert "ids were demoted" in (house.state / "logs" / "identity-tidy.log").read_text()
+    assert "linked ids forgotten" in (house.state / "logs" / "privacy-expire.log").read_text()

@@ -16,7 +16,19 @@ from infra.cli import COMMANDS
 from infra.metrics import TABLE
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = {"topics", "contracts", "migrate", "collector", "consent", "identity", "bandit", "warehouse", "decisions", "gauge"}
+OURS = {
+    "topics",
+    "contracts",
+    "migrate",
+    "collector",
+    "consent",
+    "identity",
+    "bandit",
+    "warehouse",
+    "decisions",
+    "gauge",
+    "upkeep",
+}
 FROM_PROMETHEUS: dict[str, tuple[str, ...]] = {"up": ()}
 EVERYWHERE = {"job", "instance", "le"}
 WORDS = {"by", "without", "on", "ignoring", "group_left", "group_right", "and", "or", "unless", "bool", "offset"}

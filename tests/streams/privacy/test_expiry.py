@@ -309,9 +309,18 @@ def test_a_warehouse_that_cannot_tell_is_not_believed(plant: Plant, store: Redis
     assert (code, "wait for headwater.warehouse" in str(error)) == (1, True)
     with plant.loading():
         plant.wait_caught_up()
-    for days in ("450", "700"):
-        code, error = run(plant, monkeypatch, "--days", days)
-        assert (code, "cannot be told" in str(error)) == (1, True)
+    plant.store.command(
+        "ALTER TABLE headwater.events DELETE WHERE collector_ts < now() - INTERVAL 300 DAY SETTINGS mutations_sync = 2"
+    )
+    code, error = run(plant, monkeypatch)
+    assert (code, "cannot be told" in str(error)) == (1, True)
+    assert missing(store) == set()
+
+
+def test_in_a_young_house_nothing_is_forgotten(plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing was linked before then, the warehouse need not tell: it has no event from then either."""
+    code, done = run(plant, monkeypatch, "--days", "700")
+    assert (code, done["slots"], done["links"], done["rows"]) == (0, 0, 0, 0)
     assert missing(store) == set()
 
 
