@@ -15,4 +15,4 @@ class Halted(Exception):
 
 EXIT_CONFIG = 78
 EXIT_HALTED = 75
-EXIT_FENCED = 70  # an abort, a fence or a lost partition: the supervisor starts the worker again
+EXIT_FENCED = 70  # an abort, a fence, a lost partition, or a world that is away: the supervisor starts the worker again

@@ -83,7 +83,10 @@ class Writer:
     """Writes a ledger, line by line."""
 
     def __init__(self, file: Path, run: Run) -> None:
-        self._out: BinaryIO = file.open("wb", buffering=1 << 20)
+        try:
+            self._out: BinaryIO = file.open("wb", buffering=1 << 20)
+        except OSError as error:
+            raise ConfigError(f"{file}: {error.strerror}") from error
         self.write("run", run)
 
     def write(self, kind: str, line: Run | EventLine | DecisionLine | End) -> None:

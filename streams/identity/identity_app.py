@@ -21,7 +21,7 @@ from streams.identity.log import LogIndex, diff, read_log, rebuild, why
 from streams.identity.nodes import alias
 from streams.identity.redis_store import RedisStore
 from streams.identity.revocation import MOST_NODES, climb, component
-from streams.identity.rules import ERASED, USER
+from streams.identity.rules import ERASED, SHARED, USER
 from streams.identity.splitting import Journal, log_to, prepare, said_on, split
 from streams.identity.tidying import TopicEvidence, demoted, planned, tidy
 from streams.identity.who import HELP, nodes_of
@@ -32,6 +32,8 @@ app = typer.Typer(
 
 NAMES = {"0": "user", "1": "device", "2": "cookie", "3": "e-mail or phone"}
 """Tier digit -> what such a node is."""
+WHAT = {SHARED: "  shared: nobody's, because several persons had it", ERASED: "  erased"}
+"""State of a slot -> what that means."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -115,20 +117,25 @@ def show_command(
     who: Annotated[str, typer.Argument(help=HELP)],
     as_json: AsJson = False,
 ) -> None:
-    """What is linked to an id: its root, what its events are stamped with, and every other node."""
+    """What is linked to an id: its root, what its events are stamped with, and every other node; whether it is anybody's."""
     with opened("looking", quiet=True) as (settings, store, _):
         asked = known(store, nodes_of(settings, who))[0]
         linked = component(store, asked)
         root, slot = asked, store.read([asked])[0]
-        if slot is None or not slot.state:  # a demoted one is nobody's, whatever it hangs under
+        state = slot.state if slot is not None else ""
+        if slot is not None and state:  # nobody's, whatever it hangs under
+            profile = alias(settings.master)(asked, slot.epoch)
+        else:
             root, slot = climb(store, asked, slot)
-        profile = slot.parent if root[0] == USER and slot is not None else root
+            profile = slot.parent if root[0] == USER and slot is not None else root
     if as_json:
-        told = {"node": asked, "root": root, "profile": profile, "nodes": linked.nodes, "whole": linked.whole}
-        typer.echo(json.dumps(told))
+        told = {"node": asked, "state": state, "root": root, "profile": profile, "nodes": linked.nodes}
+        typer.echo(json.dumps({**told, "whole": linked.whole}))
         return
-    typer.echo(f"node     {asked}  {NAMES.get(asked[0], '')}")
-    typer.echo(f"profile  {profile}")
+    typer.echo(f"node     {asked}  {NAMES.get(asked[0], '')}{WHAT.get(state, '')}")
+    typer.echo(f"profile  {profile}{'  what events that have nothing else are stamped with' if state else ''}")
+    if not state and linked.nodes == (asked,):
+        typer.echo("nothing is linked to it: it always came alone, or never")
     for one in linked.nodes:
         typer.echo(f"linked   {one}  {NAMES.get(one[0], '')}{'  root' if one == root else ''}")
     if not linked.whole:

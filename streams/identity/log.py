@@ -20,7 +20,7 @@ from streams.identity.fence import MendedStore
 from streams.identity.nodes import NodeKeys
 from streams.identity.reading import DAY_MS
 from streams.identity.redis_store import RedisStore
-from streams.identity.rules import LIMITS, Pair, Slot, is_root, limited
+from streams.identity.rules import ERASED, LIMITS, Pair, Slot, is_root, limited
 from streams.identity.slots import MERGES, slot_of
 from streams.runtime.follow import read_topic
 
@@ -92,8 +92,11 @@ def readmit(settings: Settings, store: RedisStore) -> None:
             day = said["evidence_ts"] // DAY_MS
             pairs = limited(said["nodes"], keys.renamed([said["nodes"]]))
             by_day.setdefault(day, []).extend(pair for pair in pairs if day > today - pair.limit.days)
+        nodes = sorted({node for pairs in by_day.values() for pair in pairs for node in pair[:2]})
+        # A tombstone may stand behind evidence that is not compacted yet.
+        erased = {node for node, slot in zip(nodes, store.read(nodes), strict=True) if slot and slot.state == ERASED}
         for day, pairs in sorted(by_day.items()):
-            store.admit(pairs, day)
+            store.admit([pair for pair in pairs if erased.isdisjoint(pair[:2])], day)
 
 
 def mend(settings: Settings, store: MendedStore, who: str) -> None:

@@ -285,10 +285,25 @@ class RedisStore:
     # -- the whole of it
 
     def restore(self, slots: Sequence[tuple[str, Slot]]) -> int:
-        """Write slots as the log has them where they are missing or older; how many were. Retryable."""
-        self._adopt(slots)
-        texts = [_text(slot._replace(logged=True)) for _, slot in slots]
-        return sum(self._each(scripts.RESTORE, "n", [node for node, _ in slots], texts, [slot.epoch for _, slot in slots]))
+        """Write slots as the log has them where they are missing or older; how many were. Cut short, it is to be done again.
+        Retryable."""
+        newest: dict[str, Slot] = {}
+        for node, slot in slots:
+            if node not in newest or slot.epoch >= newest[node].epoch:
+                newest[node] = slot
+        nodes = list(newest)
+        before = self.read(nodes)
+        texts = [_text(slot._replace(logged=True)) for slot in newest.values()]
+        answers = self._each(scripts.RESTORE, "n", nodes, texts, [slot.epoch for slot in newest.values()])
+        # Not of what is older than what is there: the log has that for long, also of who was erased since.
+        self._adopt((node, newest[node]) for node, answer in zip(nodes, answers, strict=True) if answer)
+        gone = [
+            (held.parent, node)
+            for node, held, answer in zip(nodes, before, answers, strict=True)
+            if answer == 1 and held is not None and held.parent not in (node, newest[node].parent)
+        ]
+        self._run([(tag_of(parent), ("SREM", _key("c", parent), node)) for parent, node in gone])
+        return answers.count(1)
 
     def expire(self, slots: Sequence[tuple[str, Slot | None]]) -> list[bool]:
         """Forget slots that are still these, or, for None, that were never rewritten; whether each is gone. Retryable."""

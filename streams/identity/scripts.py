@@ -103,7 +103,8 @@ if #rewritten > 0 then redis.call('SREM', 'r:' .. string.match(KEYS[1], '{.-}'),
 return done
 """
 
-# Arguments: a slot from the log, its epoch. It replaces an older one, and one that is not known to be in the log.
+# Arguments: a slot from the log, its epoch. It replaces an older one, and one that is not known to be in the log (1); 2 where
+# it is there already, 0 where a newer one is.
 RESTORE = """
 local done = {}
 for i, key in ipairs(KEYS) do
@@ -113,7 +114,7 @@ for i, key in ipairs(KEYS) do
     local held = tonumber(string.match(found, '^.|[^|]*|(%d+)'))
     newer = held < epoch or (held == epoch and string.sub(found, 1, 1) ~= 'D')
   end
-  done[i] = 0
+  done[i] = found == slot and 2 or 0
   if newer then
     redis.call('SET', key, slot)
     done[i] = 1

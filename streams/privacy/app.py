@@ -180,9 +180,13 @@ def export_command(
         Path | None, typer.Option(help="A new file, readable by its owner only; standard output without.")
     ] = None,
 ) -> None:
-    """Write all that is held of a person as JSON: her slots, links, choices, withdrawals, and her rows of every table."""
+    """Write all that is held of a person as JSON: her slots, links, choices, withdrawals, and her rows of every table.
+
+    Of who was erased, what was collected since.
+    """
     with office(quiet=output is None) as (made, tell):
-        people, until = person(made, asked.nodes_of(made.settings, who_))[0]
+        names, until = asked.nodes_of(made.settings, who_), int(time.time() * 1000)
+        people = members_of(made.graph, names, made.alias, made.keys.later_nodes)
         tell("searching the topics that are kept")
         traces = made.search(people, until)
         tell("reading tables")
@@ -203,28 +207,36 @@ def export_command(
 def verify_command(who_: Who, as_json: AsJson = False) -> None:
     """Count what is left of a person anywhere, and recompute the chain of erasures; exits 1 unless both are as they should be.
 
-    Of a request that is done the ids are gone: its proof is looked up. Give an id of the person to look for her again.
+    Of a request that is done the ids are gone: its proof is looked up. Give an id of the person to look for her again; what was
+    collected since she was erased is told apart, and is no fault.
     """
     with office(quiet=as_json) as (made, tell):
         tell("recomputing the chain")
         wrong = chain_faults(made)
         names = named(made.settings, who_)
-        going_on, proof, left = open_erasure(made, names), None, Counter[str]()
+        going_on, proof, left, newer = open_erasure(made, names), None, Counter[str](), Counter[str]()
         if going_on is None and REQUEST.fullmatch(who_):
             proof = next((one for one in proofs(made) if one["request_id"] == who_), None)
             if proof is None:
                 raise ConfigError("no such request")
         else:
             tell("counting what is left")
-            for people, until in [(who(going_on), going_on["erased_ts"])] if going_on else person(made, names):
+            now = int(time.time() * 1000)
+            found = [(who(going_on), going_on["erased_ts"])] if going_on else person(made, names)
+            for people, until in found:
                 left.update(made.left(people, until, made.search(people, until)))
+            if not going_on and any(until < now for _, until in found):
+                people = members_of(made.graph, names, made.alias, made.keys.later_nodes)
+                newer = Counter(made.left(people, now, made.search(people, now))) - left
     clean = not wrong and not any(left.values())
     if as_json:
-        told = {"left": left, "proof": proof, "open": going_on is not None, "broken": [one._asdict() for one in wrong]}
-        typer.echo(json.dumps({**told, "clean": clean}))
+        told = {"left": left, "since": newer, "proof": proof, "open": going_on is not None, "clean": clean}
+        typer.echo(json.dumps({**told, "broken": [one._asdict() for one in wrong]}))
     else:
         for place, n in left.items():
             typer.echo(f"{n:>10,}  {place}")
+        for place, n in newer.items():
+            typer.echo(f"{n:>10,}  {place}, collected since she was erased")
         if proof is not None:
             typer.echo(f"done: {sum(proof['counts'].values()):,} records, keys and rows were removed")
         for one in wrong:

@@ -74,6 +74,7 @@ class Clerk:
                 group,
                 # Requests are safe to do again, and a new room owes an answer to those that were made before it.
                 auto_offset_reset="earliest",
+                enable_partition_eof="true",
             )
             try:
                 self._serve(consumer, producer(self._settings))
@@ -91,6 +92,11 @@ class Clerk:
                 continue
             error = message.error()
             if error is not None:
+                if error.code() == ck.KafkaError._PARTITION_EOF:
+                    # Behind the last request stands the marker of its transaction: without this, lag stays at 1 for ever.
+                    end = ck.TopicPartition(message.topic(), message.partition(), message.offset())
+                    consumer.commit(offsets=[end], asynchronous=True)
+                    continue
                 if error.fatal():
                     raise ck.KafkaException(error)
                 get_logger().warning("privacy requests", error=error.name())

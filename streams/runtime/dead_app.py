@@ -16,6 +16,7 @@ from infra.settings import Settings, load_settings
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
 Letter = dict[str, Any]
+LISTED = 50
 
 
 def letters(settings: Settings) -> Iterator[Letter]:
@@ -44,32 +45,44 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
 @app.command("list", epilog="Example: headwater dead list --stage consent")
-def list_letters(stage: Stage = None, reason: Reason = None, limit: int = 50, as_json: AsJson = False) -> None:
+def list_letters(
+    stage: Stage = None,
+    reason: Reason = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The newest so many; 50 unless told otherwise, as JSON all.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """Count the dead letters by stage and reason, and list the newest."""
     from rich.console import Console
     from rich.table import Table
 
-    settings = load_settings()
+    settings, most = load_settings(), limit or LISTED
     counts: Counter[tuple[str, str]] = Counter()
     newest: list[Letter] = []
     for letter in _chosen(settings, stage, reason):
         counts[letter["stage"], letter["reason"]] += 1
-        if as_json:
-            typer.echo(orjson.dumps({k: v for k, v in letter.items() if k != "payload"}).decode())
+        if as_json and limit is None:
+            _echo(letter)
             continue
         newest.append(letter)
-        if len(newest) > 10 * limit:
-            newest = sorted(newest, key=_age)[:limit]
+        if len(newest) > 10 * most:
+            newest = sorted(newest, key=_age)[:most]
+    newest = sorted(newest, key=_age)[:most]
     if as_json:
+        for letter in newest:
+            _echo(letter)
         return
     console = Console()
     table = Table("place", "stage", "reason", "source", "when (UTC)", "detail", title=f"{counts.total():,} dead letters")
-    for letter in sorted(newest, key=_age)[:limit]:
+    for letter in newest:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(letter["dead_ts"] / 1000))
         table.add_row(_place(letter), letter["stage"], letter["reason"], letter["source"], when, letter["detail"])
     console.print(table)
     for (of_stage, of_reason), n in counts.most_common():
         console.print(f"{n:>10,}  {of_stage}  {of_reason}", highlight=False)
+
+
+def _echo(letter: Letter) -> None:
+    typer.echo(orjson.dumps({k: v for k, v in letter.items() if k != "payload"}).decode())
 
 
 def _age(letter: Letter) -> int:
@@ -114,7 +127,10 @@ def replay(
     send: Annotated[bool, typer.Option("--send", help="Really send; without it, only say what would be sent.")] = False,
     rate: Annotated[float, typer.Option(help="Records a second at the most.")] = 1_000,
 ) -> None:
-    """Send dead letters back to their topic once what refused them is mended. Those from a door cannot be sent again."""
+    """Send dead letters back to their topic once what refused them is mended. Those from a door cannot be sent again.
+
+    Each run sends all that there were when it began: what it sends and is refused once more is a letter for the next one.
+    """
     from infra.kafka import producer
     from infra.keyring import KeyGone, KeyRing
     from streams.runtime.deadletter import open_letter
@@ -123,7 +139,10 @@ def replay(
     keyring = KeyRing(settings.keyring_dir, settings.master)
     out = producer(settings) if send else None
     counts: Counter[str] = Counter()
+    began = int(time.time() * 1_000)
     for letter in _chosen(settings, stage, reason):
+        if letter["dead_ts"] >= began:
+            continue
         topic = letter["source_topic"]
         if not topic:
             counts["from a door: cannot be sent again"] += 1

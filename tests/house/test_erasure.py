@@ -83,7 +83,7 @@ class People:
 
     def keys(self, nodes: set[str]) -> dict[str, int]:
         """What Redis holds of these: keys by kind, slots and marks of an erasure aside, and places where they are named."""
-        found = {"n": 0, "c": 0, "k": 0, "cs": 0, "named": 0}
+        found = {"n": 0, "c": 0, "w": 0, "cs": 0, "named": 0}
         with redis.Redis.from_url(self.settings.redis, decode_responses=True) as client:
             for key in client.scan_iter(count=1_000):
                 kind = key.partition(":")[0]
@@ -94,11 +94,10 @@ class People:
                     found["named"] += not hers and any(one in value for one in nodes)
                 elif kind == "cs":
                     found["cs"] += hers and set(json.loads(str(client.get(key)))) != {"erased"}
-                elif kind in ("c", "k"):
+                elif kind in ("c", "w"):
+                    members = client.smembers(key) if kind == "c" else client.zrange(key, 0, -1)
                     found[kind] += hers
-                    found["named"] += any(
-                        one in member or one[1:13] == member for one in nodes for member in client.smembers(key)
-                    )
+                    found["named"] += any(one in member or one[1:13] == member for one in nodes for member in members)
         return found
 
     def run(self, *words: str) -> tuple[int, Any]:
@@ -181,6 +180,9 @@ def test_a_person_is_erased_and_does_not_come_back(people: People) -> None:
     assert people.rows(people.bob)["events"] == bob["events"]
     again(people)
     gone(people, account)
+    rebuilt(people)
+    gone(people, account)
+    returned(people, account)
     proven(people, proof["request_id"])
 
 
@@ -250,6 +252,24 @@ def again(people: People) -> None:
     people.passed()  # what consent and identity have written meanwhile
     dropped = "SELECT sum(n) FROM headwater.volume_1m WHERE stage = 'identity' AND outcome = 'dropped:ERASED'"
     wait_until(lambda: people.house.query(dropped)[0][0] >= raw, 30, "drops to be counted")
+
+
+def rebuilt(people: People) -> None:
+    """The graph is read back from its log, as whenever Redis starts: for a while that holds what was linked before."""
+    log, said = people.house.state / "logs" / "identity.log", "identity graph read back from its log"
+    before = log.read_text().count(said)
+    people.house.kill("redis")
+    wait_until(lambda: log.read_text().count(said) > before, 60, "the graph")
+
+
+def returned(people: People, account: str) -> None:
+    """Who comes back is not who was erased; but what is collected since is hers, and she is told of it when she asks."""
+    event = people.visit("phone", "ada")
+    people.house.rows(f"event_id = '{event}'")
+    code, verified = people.run("verify", account, "--json")
+    assert (code, set(verified["left"].values())) == (0, {0}), verified
+    assert verified["since"]["clickhouse.events"] == 1
+    assert [row["event_id"] for row in people.run("export", account)[1]["tables"]["events"]] == [event]
 
 
 def proven(people: People, request_id: str) -> None:

@@ -54,5 +54,7 @@ def test_a_command_is_run_and_its_words_are_kept(tmp_path: Path) -> None:
 def test_a_command_does_not_outlive_its_keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is to stop ends the command first: here one that would run for ever."""
     monkeypatch.setenv("HEADWATER_STATE_DIR", str(tmp_path))
+    before = set(psutil.Process().children(recursive=True))  # another test's house may have an upkeep of its own
     assert run(Task(("upkeep",), DAY_S), tmp_path, (tmp_path / "upkeep.json").exists) == 0
-    assert [one.cmdline() for one in psutil.Process().children(recursive=True) if "upkeep" in one.cmdline()] == []
+    left = set(psutil.Process().children(recursive=True)) - before
+    assert [one.cmdline() for one in left if "upkeep" in one.cmdline()] == []

@@ -17,10 +17,10 @@ from schemas.codec import encode
 from schemas.registry import Registry
 from streams.identity.identity_app import app
 from streams.identity.log import diff, read_log, rebuild
-from streams.identity.nodes import NodeKeys, node
+from streams.identity.nodes import NodeKeys, alias, node
 from streams.identity.redis_store import RedisStore
 from streams.identity.revocation import component
-from streams.identity.rules import Slot
+from streams.identity.rules import ERASED, SHARED, Slot
 from streams.identity.slots import MERGES
 
 NODES = [f"{1 + n % 2}{n:032x}" for n in range(60)]
@@ -106,6 +106,25 @@ def test_a_newer_slot_is_not_replaced(house: Settings, store: RedisStore) -> Non
     assert (found.unlogged, found.examples) == (1, (NODES[9],))
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("together", [True, False])
+def test_whom_an_erased_id_was_linked_with_is_not_brought_back(
+    store: RedisStore, order: tuple[int, int], together: bool
+) -> None:
+    """Its older slot may lie on the log for some time, before or behind the one that says that it is erased."""
+    child, parent = "2" + "e" * 32, "1" + "e" * 32
+    said = [(child, Slot(parent, logged=True)), (child, Slot(child, logged=True, epoch=1, state=ERASED, since=5))]
+    records = [said[n] for n in order]
+    for some in [records] if together else [[record] for record in records]:
+        store.restore(some)
+    assert store.read([child])[0] == said[1][1]
+    assert store.children([parent]) == [set()]
+    store.restore([("2" + "f" * 32, Slot(parent, logged=True))])
+    for _ in range(2):
+        store.restore([("2" + "d" * 32, Slot(parent, logged=True))])
+    assert store.children([parent]) == [{"2" + "f" * 32, "2" + "d" * 32}]
+
+
 def test_the_commands(house: Settings, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """`diff` exits 1 while they differ, `rebuild` mends it, `show` names all that is linked; `--json` for machines."""
     for name in ("kafka", "redis", "state_dir"):
@@ -129,6 +148,12 @@ def test_the_commands(house: Settings, store: RedisStore, monkeypatch: pytest.Mo
     assert json.loads(runner.invoke(app, ["why", NODES[1], NODES[0], "--json"]).stdout)["links"][0]["parent"] == NODES[0]
     alone = json.loads(runner.invoke(app, ["show", "user=jo@shop.example", "--json"]).stdout)
     assert alone["nodes"] == [node(NodeKeys.derive(house.master), "user", "jo@shop.example")]
+    assert "nothing is linked to it" in runner.invoke(app, ["show", "user=jo@shop.example"]).output
+    store.restore([(NODES[20], Slot(NODES[3], logged=True, epoch=1, state=SHARED))])
+    demoted = json.loads(runner.invoke(app, ["show", NODES[20], "--json"]).stdout)
+    assert (demoted["state"], demoted["nodes"]) == ("shared", [NODES[20]])
+    assert demoted["profile"] == alias(house.master)(NODES[20], 1)
+    assert "nobody's" in runner.invoke(app, ["show", NODES[20]]).output
 
 
 @pytest.mark.parametrize(

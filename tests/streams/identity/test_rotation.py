@@ -352,7 +352,8 @@ def test_rotated_in_a_real_graph(kafka: str, tmp_path: Path, monkeypatch: pytest
         monkeypatch.setenv("HEADWATER_CLICKHOUSE", "http://127.0.0.1:1")
         assert set(versions(NodeKeys.of(settings), "cookie", "c9")) <= set(ask("split", "cookie=c9")["slots"])
         demoted = ask("show", "cookie=c9")
-        assert demoted["root"] == demoted["profile"] == demoted["node"]
+        assert (demoted["root"], demoted["state"]) == (demoted["node"], "shared")
+        assert demoted["profile"] not in demoted["nodes"]
 
 
 def test_keys_of_a_version_that_does_not_exist_are_refused() -> None:

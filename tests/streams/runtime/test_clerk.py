@@ -1,8 +1,18 @@
 """What a clerk is asked for, and by which topic."""
 
+import time
+from pathlib import Path
+
+import confluent_kafka as ck
 import pytest
 
-from streams.runtime.clerk import ERASURES, REQUESTS, asks
+from infra.kafka import producer
+from infra.settings import load_settings
+from infra.topics_app import apply
+from schemas.codec import encode
+from schemas.registry import Registry
+from streams.runtime.clerk import ACKS, ERASURES, REQUESTS, Clerk, asks
+from tests.broker.copying import read_committed
 
 
 @pytest.mark.parametrize(
@@ -17,3 +27,32 @@ from streams.runtime.clerk import ERASURES, REQUESTS, asks
 def test_erasures_are_answered_where_the_ids_are(topic: str, request_: dict[str, str], asked: bool) -> None:
     """Withdrawals on their topic; an erasure on its own, and only once the ids are marked in the graph."""
     assert asks(topic, request_) is asked
+
+
+def test_a_clerk_that_has_answered_everything_has_no_lag(kafka: str, tmp_path: Path) -> None:
+    """Requests come in transactions, whose markers stand behind them: it moves past those too."""
+    settings = load_settings(kafka=kafka, state_dir=tmp_path, secret="a clerk for a test, forty characters long...")
+    apply(settings)
+    registry, pen = Registry(settings.contracts), producer(settings, transactional_id="asking")
+    pen.init_transactions(60)
+    request = {
+        "request_id": "ab" * 16, "kind": "withdrawal", "subject": "2" + "a" * 32, "site": "x", "nodes": [],
+        "profiles": [], "purposes": [], "withdrawn_ts": 0, "requested_ts": 0, "deadline_ts": 0,
+    }  # fmt: skip
+    pen.begin_transaction()
+    pen.produce(REQUESTS, encode(registry.latest(REQUESTS), request), b"k", 0)
+    pen.commit_transaction(30)
+    clerk = Clerk(settings, "warehouse", lambda _: "done", lambda _: "done")
+    clerk.start()
+    reading = ck.Consumer({"bootstrap.servers": kafka, "group.id": "headwater.warehouse-privacy"})
+    place, deadline = ck.TopicPartition(REQUESTS, 0), time.monotonic() + 60
+    try:
+        end = reading.get_watermark_offsets(place, 20)[1]
+        assert end == 2, "a request and a marker"
+        while reading.committed([place], 20)[0].offset != end:
+            assert time.monotonic() < deadline, "it stays behind"
+            time.sleep(0.1)
+        assert len(read_committed(kafka, ACKS)) == 1
+    finally:
+        clerk.stop()
+        reading.close()
