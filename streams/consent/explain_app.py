@@ -1,6 +1,7 @@
 """`headwater consent explain`: what the policy does with an event, purpose by purpose and field by field."""
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,9 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.errors import ConfigError
+from infra.secrets import Secret
 from infra.settings import load_settings
 from schemas.codec import Record, encode
-from schemas.registry import Registry
+from schemas.registry import Contract, Registry
+from streams.collector import own
+from streams.collector.event import Unusable
+from streams.collector.normalise import Normaliser, Request
 from streams.consent import worded
 from streams.consent.carry_over_app import carry_over_command
 from streams.consent.clickids import ClickIds
@@ -25,6 +30,7 @@ from streams.consent.reason import Reason
 from streams.consent.simulate_app import simulate_command
 from streams.consent.strip import Shape, anonymise, strip
 from streams.consent.verify_app import verify_command
+from streams.identity.nodes import NodeKeys
 
 NEW_ID = "(a new random id)"
 
@@ -85,8 +91,9 @@ def _fate(before: Any, after: Any) -> str:
     return "kept" if before == after else f"becomes {json.dumps(after, ensure_ascii=False)}"
 
 
-def read_event(file: Path, registry: Registry) -> Record:
-    """An event from JSON: any fields of the newest `events.raw`; what is missing is empty. ConfigError words what is wrong."""
+def read_event(file: Path, registry: Registry, region: str = "") -> Record:
+    """An event from JSON: any fields of the newest `events.raw`, what is missing is empty; or, where it has `consent`, what one
+    sends to `/v1/events`, and from where. ConfigError words what is wrong."""
     contract = registry.latest("events.raw")
     try:
         said = json.loads(file.read_text(encoding="utf-8"))
@@ -98,6 +105,10 @@ def read_event(file: Path, registry: Registry) -> Record:
         raise ConfigError(f"{file}, line {error.lineno}: {error.msg}") from None
     if not isinstance(said, dict):
         raise ConfigError(f"{file}: an event is a JSON object")
+    if "consent" in said:
+        return _collected(file, said, contract, region)
+    if region:
+        said["region"] = region
     unknown = sorted(set(said) - set(contract.names))
     if unknown:
         raise ConfigError(f"{file}: {contract.topic} has no field {', '.join(unknown)}; it has {', '.join(contract.names)}")
@@ -109,9 +120,20 @@ def read_event(file: Path, registry: Registry) -> Record:
     return record
 
 
+def _collected(file: Path, said: Any, contract: Contract, region: str) -> Record:
+    """What the collector would make of it. Its pseudonyms are no real ones: they are not shown."""
+    sent = own.read(said)
+    if isinstance(sent, Unusable):
+        raise ConfigError(f"{file}: {sent.detail}")
+    normaliser = Normaliser(contract, NodeKeys.derive(Secret("of pseudonyms that nobody gets to see, and nothing links")))
+    request = Request("", "", int(time.time() * 1_000), region)
+    return normaliser.record(sent, request, lambda _name: None)[1]
+
+
 @app.command("explain", epilog="Example: headwater consent explain event.json --policy policy.yaml")
 def explain_command(
-    event: Annotated[Path, typer.Argument(help="An event as JSON: fields of events.raw, e.g. event_name, region, signals.")],
+    event: Annotated[Path, typer.Argument(help="An event as JSON: as sent to /v1/events, or fields of events.raw.")],
+    region: Annotated[str, typer.Option(help="Where the visitor is, as DE or US-CA; unknown counts as opt-in.")] = "",
     policy: Annotated[Path | None, typer.Option(help="Policy file; else the one in force here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -121,7 +143,7 @@ def explain_command(
     found = explain(
         load_policy(policy or settings.policy or PACKAGED),
         Shape(registry.latest("events.raw")),
-        read_event(event, registry),
+        read_event(event, registry, region),
         GvlFolder(settings.gvl_dir),
     )
     if as_json:

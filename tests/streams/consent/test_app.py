@@ -4,6 +4,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -101,6 +102,24 @@ def test_explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fates = {field["field"]: field["becomes"] for field in found["fields"]}
     assert (fates["decision_token"], fates["page_url"]) == ("removed", 'becomes "https://x/?a=2"')
     assert "OK_CONSENT" in CliRunner().invoke(app, ["explain", str(event)]).stdout
+
+
+def test_explain_takes_what_is_sent_to_the_collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event of the README, read as the door reads it; and from where it comes decides, if it is said."""
+    monkeypatch.setenv("HEADWATER_STATE_DIR", str(tmp_path))
+    event = tmp_path / "event.json"
+    event.write_text('{"event_name": "purchase", "user_id": "ada", "value": 19.9, "consent": {"cmp.analytics": "1"}}')
+
+    def explained(*words: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(CliRunner().invoke(app, ["explain", str(event), "--json", *words]).stdout)
+        return found
+
+    assert (explained()["outcome"], explained()["regime"]) == ("strip", "opt-in")
+    assert explained("--region", "US")["regime"] == "opt-out"
+    fates = {field["field"]: field["becomes"] for field in explained()["fields"]}
+    assert fates["identifiers"] == fates["value"] == "kept"
+    event.write_text('{"consent": {"cmp.analytics": "1"}}')
+    assert "event_name" in str(CliRunner().invoke(app, ["explain", str(event)]).exception)
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"nonsense": 1}', '{"signals": 5}'])
