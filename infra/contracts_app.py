@@ -17,7 +17,12 @@ from schemas.publish import derive, preview
 from schemas.publish import lock as publish_lock
 from schemas.registry import Registry, UnknownContract
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Lint, compare, show and publish the Avro contracts.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Lint, compare, show and publish the Avro contracts.",
+    epilog="Example: headwater contracts lint",
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

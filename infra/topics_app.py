@@ -18,7 +18,9 @@ from schemas.topics import TOPICS, Topic
 TIMEOUT_S = 30.0
 CONNECT_S = 10.0
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Create and check Kafka topics.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Create and check Kafka topics.", epilog="Example: headwater topics apply"
+)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,13 @@ TOPIC = "bandit.experiments"
 WAIT_S = 15.0
 READERS = 8
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="Publish and list experiments.")
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Publish and list experiments.",
+    epilog="Example: headwater experiments list",
+)
 
 
 def publish_experiment(settings: Settings, experiment: Experiment) -> Experiment:

@@ -7,7 +7,13 @@ import typer
 
 from infra.settings import load_settings
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Make, list and revoke write keys.",
+    epilog="Example: headwater keys create web --site shop.example",
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 

@@ -43,7 +43,7 @@ app.command("carry-over", epilog="Example: headwater consent carry-over")(carry_
 app.command("verify-audit", epilog="Example: headwater consent verify-audit --json")(verify_command)
 
 
-@app.callback()
+@app.callback(epilog="Example: headwater consent explain event.json --region DE")
 def consent() -> None:
     """Explain what the consent policy does with an event."""
 

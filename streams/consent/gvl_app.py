@@ -9,7 +9,12 @@ import typer
 from infra.settings import load_settings
 from streams.consent.gvl import GvlFolder, import_gvl
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Import and list Global Vendor Lists (IAB TCF).")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Import and list Global Vendor Lists (IAB TCF).",
+    epilog="Example: headwater consent gvl import vendor-list.json",
+)
 
 
 @app.command("import", epilog="Example: headwater consent gvl import vendor-list.json")

@@ -64,7 +64,8 @@ def verify_command(as_json: Annotated[bool, typer.Option("--json", help="Print J
     else:
         for one in broken[:20]:
             typer.echo(_worded(one))
-        typer.echo(f"{n} records in {len(last)} chains: " + (f"{len(broken)} places do not hold" if broken else "all hold"))
+        verdict = f"{len(broken)} places do not hold" if broken else "all hold" if n else "nothing to verify"
+        typer.echo(f"{n} records in {len(last)} chains: {verdict}")
     if broken:
         raise typer.Exit(1)
 

@@ -38,7 +38,7 @@ WHAT = {SHARED: "  shared: nobody's, because several persons had it", ERASED: " 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@app.callback()
+@app.callback(epilog="Example: headwater identity show user=jo@shop.example")
 def identity() -> None:
     """Look at the identity graph, compare it with its log, rebuild it."""
 

@@ -57,7 +57,7 @@ Who = Annotated[str, typer.Argument(metavar="WHO", help=f"{asked.HELP} Or the id
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@app.callback()
+@app.callback(epilog="Example: headwater privacy export user=jo@shop.example --output jo.json")
 def privacy() -> None:
     """Erase a person, export what is held of her, verify it; see requests; forget who was not seen for long."""
 

@@ -13,7 +13,13 @@ import typer
 from infra.errors import ConfigError
 from infra.settings import Settings, load_settings
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="List, show and replay dead letters.",
+    epilog="Example: headwater dead list --stage consent",
+)
 
 Letter = dict[str, Any]
 LISTED = 50
