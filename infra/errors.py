@@ -13,6 +13,11 @@ class Halted(Exception):
     """Going on would do harm (too many dead letters, an impossible offset): stop and wait for a person. Exit code 75."""
 
 
+def no_house(error: Retryable) -> str:
+    """What to tell a person whose command found nobody."""
+    return f"{error}. Is the house up (`headwater up`), and does HEADWATER_STATE_DIR name it?"
+
+
 EXIT_CONFIG = 78
 EXIT_HALTED = 75
 EXIT_FENCED = 70  # an abort, a fence, a lost partition, or a world that is away: the supervisor starts the worker again

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 MetricName = Literal[
     # runtime: one worker process of a stage
@@ -128,6 +128,11 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._made: dict[str, Counter | Gauge | Histogram] = {}
+
+    def serve(self, port: int, host: str) -> None:
+        """Answer /metrics from a thread of its own; port 0 = nowhere. OSError where the port is taken."""
+        if port:
+            start_http_server(port, host, self.registry)
 
     def _get(self, name: MetricName) -> Counter | Gauge | Histogram:
         made = self._made.get(name)

@@ -87,16 +87,13 @@ def run(task: Task, logs: Path, stopping: Callable[[], bool]) -> int:
 @app.command(epilog="Example: headwater upkeep --metrics-port 9106")
 def upkeep(metrics_port: Annotated[int | None, typer.Option(help="Port of /metrics.")] = None) -> None:
     """Run `identity tidy` every day and `privacy expire` every week, until a signal. One is enough for a whole house."""
-    from prometheus_client import start_http_server
-
     configure_logs("upkeep")
     settings = load_settings(**({} if metrics_port is None else {"metrics_port": metrics_port}))
     stopped: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: stopped.append(received))
     metrics = Metrics()
-    if settings.metrics_port:
-        start_http_server(settings.metrics_port, settings.metrics_host, metrics.registry)
+    metrics.serve(settings.metrics_port, settings.metrics_host)
     diary = Diary(settings.state_dir / "upkeep.json", TASKS, time.time())
     while not stopped:
         for task in TASKS:

@@ -41,7 +41,6 @@ def run_command(slot: Slot = None, metrics_port: MetricsPort = None) -> None:
 
 def _run(slot: str | None, metrics_port: int | None) -> None:
     import confluent_kafka as ck
-    from prometheus_client import start_http_server
 
     from consumers.warehouse.loop import STAGE, Warehouse
     from consumers.warehouse.privacy import Eraser, count_part
@@ -61,8 +60,7 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: stopping.append(received))
     metrics = Metrics()
-    if settings.metrics_port:
-        start_http_server(settings.metrics_port, settings.metrics_host, metrics.registry)
+    metrics.serve(settings.metrics_port, settings.metrics_host)
     registry = Registry(settings.contracts)
     store = Store(settings)
     metrics.set("headwater_waiting", 0, stage=STAGE)

@@ -202,17 +202,14 @@ class House:
         ]
         identity = self._worker("identity", "identity", 0, ("topics", "redis"))
         bandit = self._worker("bandit", "bandit", 0, ("topics", "redis"))
-        port = self._ports["warehouse metrics"]
-        program = partial(self._program, "warehouse", ["warehouse"], {"HEADWATER_METRICS_PORT": str(port)}, port)
-        answers = partial(http_answers, f"http://{LOOPBACK}:{port}/metrics")
-        warehouse = Service("warehouse", program, answers, "", port, ("topics", "tables"), tier=3, stop_s=20.0)
-        return [*consent, identity, bandit, warehouse, self._upkeep()]
+        return [*consent, identity, bandit, self._keeper("warehouse", 3), self._keeper("upkeep", 4)]
 
-    def _upkeep(self) -> Service:
-        port = self._ports["upkeep metrics"]
-        program = partial(self._program, "upkeep", ["upkeep"], {"HEADWATER_METRICS_PORT": str(port)}, port)
+    def _keeper(self, name: str, tier: int) -> Service:
+        """A command without a door, that works on tables."""
+        port = self._ports[f"{name} metrics"]
+        program = partial(self._program, name, [name], {"HEADWATER_METRICS_PORT": str(port)}, port)
         answers = partial(http_answers, f"http://{LOOPBACK}:{port}/metrics")
-        return Service("upkeep", program, answers, "", port, ("topics", "tables"), tier=4, stop_s=20.0)
+        return Service(name, program, answers, "", port, ("topics", "tables"), tier=tier, stop_s=20.0)
 
     def _worker(self, name: str, room: str, slot: int, needs: tuple[str, ...]) -> Service:
         port = self._ports[f"{room}-{slot} metrics" if room == "consent" else f"{room} metrics"]

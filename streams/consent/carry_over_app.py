@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from infra.errors import ConfigError, Retryable
+from infra.errors import ConfigError, Retryable, no_house
 from infra.settings import load_settings
 from streams.consent.carry_over import carried_over
 from streams.consent.learning import SIGNALS
@@ -48,5 +48,5 @@ def carry_over_command(as_json: Annotated[bool, typer.Option("--json", help="Pri
                 pen.write(some)
                 said += len(some)
     except Retryable as error:
-        raise ConfigError(f"{error}. Is the house up (`headwater up`), and does HEADWATER_STATE_DIR name it?") from error
+        raise ConfigError(no_house(error)) from error
     typer.echo(json.dumps({"said": said}) if as_json else f"{said:,} states said again; the gate takes them down")

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from infra.errors import ConfigError, Retryable
+from infra.errors import ConfigError, Retryable, no_house
 from infra.settings import Settings, load_settings
 from streams.identity.app import open_store
 from streams.identity.log import LogIndex, diff, read_log, rebuild, why
@@ -58,7 +58,7 @@ def opened(what: str, quiet: bool) -> Iterator[tuple[Settings, RedisStore, Calla
             task = bar.add_task(what, total=None)
             yield settings, open_store(settings), lambda n: bar.advance(task, n)
     except Retryable as error:
-        raise ConfigError(f"{error}. Is the house up (`headwater up`), and does HEADWATER_STATE_DIR name it?") from error
+        raise ConfigError(no_house(error)) from error
 
 
 def known(store: RedisStore, names: Sequence[str]) -> list[str]:

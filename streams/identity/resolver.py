@@ -49,8 +49,8 @@ class Resolver:
         alive = self._without_erased(outcome, view.slots, closer, _without_duplicates(outcome, batch, events, held))
         firsts = firsts if len(alive) == len(events) else _firsts(alive)
         asking = {found: event.at for found, event in firsts.items() if found.nodes}
-        # By the events' clock: a backlog of days is not one day's.
-        day = max((event.collector_ts for event in alive), default=0) // DAY_MS
+        # By the clock of the events that ask: a backlog of days is not one day's.
+        day = max((event.collector_ts for found, event in firsts.items() if found in closer), default=0) // DAY_MS
         won = self._graph.settle(view, met, asking, closer, day)
         self._graph.keep(view)
         stamps: dict[Combination, Stamp] = {}

@@ -20,7 +20,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from consumers.warehouse.store import SEARCH_S, Store
 from consumers.warehouse.tables import TABLES
-from infra.errors import ConfigError, Retryable
+from infra.errors import ConfigError, Retryable, no_house
 from infra.settings import Settings, load_settings
 from schemas.registry import Registry
 from streams.consent.app import open_states
@@ -79,7 +79,7 @@ def office(quiet: bool) -> Iterator[tuple[Office, Tell]]:
     except Refused as error:
         raise ConfigError(str(error)) from error
     except Retryable as error:
-        raise ConfigError(f"{error}. Is the house up (`headwater up`), and does HEADWATER_STATE_DIR name it?") from error
+        raise ConfigError(no_house(error)) from error
     finally:
         made.warehouse.close()
         made.graph.close()

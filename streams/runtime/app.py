@@ -35,8 +35,6 @@ def worker(
     ] = Start.COMMITTED,
 ) -> None:
     """Run one worker. Several workers of a room share its partitions; each needs a slot of its own."""
-    from prometheus_client import start_http_server
-
     from infra.logs import configure_logs
     from infra.metrics import Metrics
     from infra.settings import load_settings
@@ -47,8 +45,7 @@ def worker(
     given: dict[str, Any] = {"slot": slot, "metrics_port": metrics_port}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
     metrics = Metrics()
-    if settings.metrics_port:
-        start_http_server(settings.metrics_port, settings.metrics_host, metrics.registry)
+    metrics.serve(settings.metrics_port, settings.metrics_host)
     stage = import_module(f"streams.{room.value}.app").build(settings, metrics)
     made = Worker(settings, stage, metrics)
     if begin is Start.EARLIEST:

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import Any
 import clickhouse_connect
 import psutil
 
+from infra.embedded.child import HEADWATER
 from infra.embedded.house import USUAL_PORTS
 from infra.embedded.ports import free_port
 
 READY_S = 90
-HEADWATER = [sys.executable, "-P", "-c", "from infra.cli import main; main()"]
 
 
 def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,11 +15,12 @@ import psutil
 import pytest
 
 from infra.embedded import probes
+from infra.embedded.child import HEADWATER
 from infra.embedded.ports import LOOPBACK
 from infra.embedded.state import StateDir
 from infra.errors import EXIT_CONFIG, ConfigError
 
-UP = (sys.executable, "-P", "-c", "from infra.cli import main; main()", "up")
+UP = (*HEADWATER, "up")
 
 
 def environment() -> dict[str, str]:
