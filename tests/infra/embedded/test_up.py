@@ -143,6 +143,10 @@ def test_house_mends_itself_and_leaves_nothing(tmp_path: Path) -> None:
         first = house.services()["consent"]["pid"]
         os.kill(first, signal.SIGKILL)
         house.until(lambda: house.services()["consent"]["restarts"] == 1 and house.services()["consent"]["state"] == "ready")
+        # Each worker's group is noted once it holds partitions: all three, or the next start notes the rest.
+        house.until(
+            lambda: [len(groups) for groups in json.loads((state_dir / "first-starts.json").read_text()).values()] == [3]
+        )
         cluster = json.loads((state_dir / "first-starts.json").read_text())
         pids = house.pids()
         assert len(pids) >= len(house.services())
