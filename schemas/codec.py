@@ -4,8 +4,9 @@ Avro records have no framing of their own (Avro 1.12, "Data serialization"): a r
 order. So a prefix of the fields can be read alone, and columns can be put before a record without touching it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
+from operator import itemgetter
 from typing import Any, cast
 
 from fastavro import schemaless_reader, schemaless_writer
@@ -76,7 +77,7 @@ def encode_columns(contract: Contract) -> Callable[[Record], bytes]:
 
 
 def flat_encoder(schema: Any, header: bytes) -> Callable[..., bytes]:
-    """A function that encodes a record given its fields in order, for texts, integers, booleans and arrays of texts alone.
+    """A function that encodes a record given its fields in order: texts, integers, booleans, arrays of texts, maps of integers.
 
     Two to four times as fast as `encode`, and the same bytes. Its source depends on the kinds of the fields and on nothing
     that a record holds. ValueError for a schema that holds anything else.
@@ -92,11 +93,16 @@ def flat_encoder(schema: Any, header: bytes) -> Callable[..., bytes]:
             parts += [f"sizes[v{place}] if 0 <= v{place} < 64 else long_bytes(v{place})"]
         elif kind == "array":
             parts += [f"array_of_texts(v{place})"]
+        elif isinstance(kind, dict) and kind.get("values") == "long":
+            parts += [f"map_of_longs(v{place})"]
         else:
             raise ValueError(f"{schema['name']} is not flat: it holds {kind}")
     arguments = ", ".join(f"v{place}" for place in range(len(schema["fields"])))
     source = [f"def flat({arguments}):", *lines, f" return b''.join(({', '.join(parts)},))"]
-    names: dict[str, Any] = {"header": header, "sizes": _SIZES, "long_bytes": long_bytes, "array_of_texts": _array_of_texts}
+    names: dict[str, Any] = {
+        "header": header, "sizes": _SIZES, "long_bytes": long_bytes,
+        "array_of_texts": _array_of_texts, "map_of_longs": _map_of_longs,
+    }  # fmt: skip
     exec("\n".join(source), names)  # noqa: S102 - see the docstring: no data gets into the source
     return cast(Callable[..., bytes], names["flat"])
 
@@ -130,6 +136,25 @@ def _array_of_texts(texts: Sequence[str]) -> bytes:
         parts += (_SIZES[n] if (n := len(encoded)) < 64 else long_bytes(n), encoded)
     parts.append(b"\0")
     return b"".join(parts)
+
+
+def _map_of_longs(items: Mapping[str, int]) -> bytes:
+    if not items:
+        return b"\0"
+    parts = [long_bytes(len(items))]
+    for name, number in items.items():
+        encoded = name.encode()
+        parts += (_SIZES[n] if (n := len(encoded)) < 64 else long_bytes(n), encoded, long_bytes(number))
+    parts.append(b"\0")
+    return b"".join(parts)
+
+
+def flat_record_encoder(schema: Any, header: bytes) -> Callable[[Record], bytes]:
+    """The same by name: a function of a record. KeyError where a field is missing without a default."""
+    flat = flat_encoder(schema, header)
+    pick = itemgetter(*(field["name"] for field in schema["fields"]))
+    defaults = {field["name"]: field["default"] for field in schema["fields"] if "default" in field}
+    return lambda record: flat(*pick(defaults | record))
 
 
 def prepend(columns: bytes, value: bytes) -> bytes:
@@ -286,6 +311,9 @@ def _skip_blocks(value: bytes, at: int, texts: int) -> int:
 
 def text_end(value: bytes, at: int) -> int:
     """The offset after the text at `at`. Undecodable; IndexError past the end."""
+    first, second = value[at], value[at + 1]
+    if first & 0x81 == 0x80 and second < 128:  # of 64 bytes to 8 KiB, as nearly all of those whose size is not one byte
+        return at + 2 + ((first & 127 | second << 7) >> 1)
     size, at = _varint(value, at)
     if size & 1:
         raise Undecodable("broken datum: negative length")
@@ -304,6 +332,7 @@ __all__ = [
     "encode",
     "encode_columns",
     "flat_encoder",
+    "flat_record_encoder",
     "long_bytes",
     "prepend",
     "read_long",

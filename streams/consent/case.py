@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from fastavro import parse_schema, schemaless_reader
 
-from schemas.codec import HeadSlicer, Record, Undecodable, encode_columns, read_long
+from schemas.codec import HeadSlicer, Record, Undecodable, flat_record_encoder, read_long
 from schemas.columns import HeadColumns
 from schemas.registry import Contract
 from streams.consent.clickids import ClickIds
@@ -116,7 +116,7 @@ class Lineage:
     def __init__(self, read: Contract, written: Contract, policy: Policy, reader: Reader) -> None:
         self._policy = policy
         self._reader = reader
-        self._encode: Callable[[Record], bytes] = encode_columns(written)
+        self._encode = flat_record_encoder(written.columns(), written.header)
         self._where = _part(read, ("event_name", "source", "site", "heartbeat"))
         self._what = _part(read, ("region", "signals"))
         self.ends = HeadSlicer(read, "signals").ends

@@ -7,9 +7,9 @@ Adding a denial to an event can therefore never add a grant.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+from typing import NamedTuple
 
 import orjson
 
@@ -33,8 +33,7 @@ class Action(StrEnum):
     DROP = "drop"
 
 
-@dataclass(frozen=True, slots=True)
-class Ruling:
+class Ruling(NamedTuple):
     """One purpose of one event."""
 
     purpose: str
@@ -42,8 +41,7 @@ class Ruling:
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """One event: rulings in the policy's order, what becomes of it, and on what evidence."""
 
     rulings: tuple[Ruling, ...]

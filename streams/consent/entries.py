@@ -1,10 +1,10 @@
 """What one batch writes down beside its events: changed states, revocations, and the audit chain."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from schemas.codec import encode
+from schemas.codec import Record, flat_record_encoder
 from schemas.registry import Registry
 from streams.consent.audit import Head, link
 from streams.consent.decide import Action
@@ -14,6 +14,16 @@ from streams.runtime.stage import Output
 
 STATE, REVOCATIONS, AUDIT, HEADS = "consent.state", "consent.revocations", "consent.audit", "consent.heads"
 MINUTE_MS = 60_000
+
+
+Written = Mapping[str, Callable[[Record], bytes]]
+"""Topic -> how a record is written there."""
+
+
+def written(registry: Registry) -> Written:
+    """By the newest contracts."""
+    contracts = [registry.latest(topic) for topic in (STATE, REVOCATIONS, AUDIT, HEADS)]
+    return {contract.topic: flat_record_encoder(contract.parsed, contract.header) for contract in contracts}
 
 
 class Source(NamedTuple):
@@ -40,8 +50,8 @@ class Source(NamedTuple):
 class Entries:
     """The entries of one batch. `trays` closes them."""
 
-    def __init__(self, registry: Registry, policy: Policy, partition: int, head: Head) -> None:
-        self._registry = registry
+    def __init__(self, written: Written, policy: Policy, partition: int, head: Head) -> None:
+        self._written = written
         self._policy = policy
         self._partition = partition
         self.head = head
@@ -103,9 +113,8 @@ class Entries:
         self.head, record = link(self.head, self._partition, facts)
         self._add(AUDIT, str(self._partition), record, self._partition)
 
-    def _add(self, topic: str, key: str, record: Mapping[str, Any], partition: int = -1) -> None:
-        value = encode(self._registry.latest(topic), dict(record))
-        self._trays.setdefault(topic, []).append(Output(key.encode(), value, partition))
+    def _add(self, topic: str, key: str, record: Record, partition: int = -1) -> None:
+        self._trays.setdefault(topic, []).append(Output(key.encode(), self._written[topic](record), partition))
 
 
 def minute(time: int) -> int:
@@ -120,4 +129,4 @@ def _outcome(change: Change) -> str:
     return "denied" if whats & {"denied", "seen_denied"} else "granted"
 
 
-__all__ = ["AUDIT", "BITS", "HEADS", "REVOCATIONS", "STATE", "Entries", "Source", "minute"]
+__all__ = ["AUDIT", "BITS", "HEADS", "REVOCATIONS", "STATE", "Entries", "Source", "minute", "written"]

@@ -4,7 +4,7 @@ Strings are decoded once and kept, failures too: what a visitor chose stays the 
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -53,6 +53,9 @@ class Heard(NamedTuple):
     reason: Reason
 
 
+PENDING, UNMAPPED = Heard(Word.DENY, Reason.PENDING), Heard(Word.UNDECODED, Reason.UNMAPPED)
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What one event's signals say under one policy, in one region, on one day."""
@@ -91,15 +94,11 @@ class Reader:
         """The same under a given regime."""
         gpp = self._gpp(signals)
         tc = self._tc_string(signals, gpp)
-        mode = consent_mode(signals, self._policy.letters)
-        heard = {name: _hear(purpose, regime, signals, mode, tc) for name, purpose in self._policy.purposes.items()}
-        for name, purpose in self._policy.purposes.items():
-            for format_name, word in (
-                ("tc_string", self._tc_word(tc, purpose, signals, now)),
-                ("gpp", _gpp_word(gpp, purpose, regime)),
-            ):
-                if word is not None:
-                    heard[name][format_name] = word
+        formats = self._formats(regime, signals, (tc, gpp), now)
+        heard = {
+            name: {which: one for which, listen in formats if (one := listen(purpose)) is not None}
+            for name, purpose in self._policy.purposes.items()
+        }
         granted_at = denied_at = chosen_at(signals)
         if not isinstance(tc, TcString):
             return Evidence(regime, heard, _said(heard, granted_at, denied_at), signals.get("platform", ""), 0, marks(signals))
@@ -107,6 +106,32 @@ class Reader:
             granted_at, denied_at = tc.last_updated_ms, tc.last_updated_ms + DAY_MS - 1
         platform = signals.get("platform") or str(tc.cmp_id)
         return Evidence(regime, heard, _said(heard, granted_at, denied_at), platform, tc.gvl_version, marks(signals, tc))
+
+    def _formats(
+        self, regime: Regime, signals: Signals, strings: tuple[TcString | Reason | None, GppString | Reason | None], now: int
+    ) -> list[tuple[str, Callable[[Purpose], Heard | None]]]:
+        """The formats that an event has, and how to ask each about a purpose."""
+        tc, gpp = strings
+        found: list[tuple[str, Callable[[Purpose], Heard | None]]] = []
+        chosen = has_cmp_choice(signals)
+        if chosen:
+            found.append(("cmp", lambda purpose: _heard(cmp_word(signals, purpose.cmp))))
+        mode = consent_mode(signals, self._policy.letters)
+        if mode:
+            # It narrows what the platform's own words grant, and adds nothing to them.
+            narrows = chosen or tc is not None
+            found.append(("consent_mode", lambda purpose: _heard(_mode_word(mode, purpose, regime, narrows))))
+        objection = {Word.DENY: Heard(Word.DENY, Reason.GPC), Word.INVALID: Heard(Word.INVALID, Reason.MALFORMED)}.get(
+            gpc_word(signals)
+        )
+        if objection is not None:
+            found.append(("gpc", lambda purpose: objection if purpose.denied_by_gpc else None))
+        if tc is not None:
+            final = bool(gdpr_applies(signals)) and signals.get("tc_event_status", "").strip().lower() in FINAL_STATUS
+            found.append(("tc_string", self._tc_words(tc, final, now)))
+        if gpp is not None:
+            found.append(("gpp", lambda purpose: _gpp_word(gpp, purpose, regime)))
+        return found
 
     def _gpp(self, signals: Signals) -> GppString | Reason | None:
         """The GPP string, or why it cannot be read; None where there is none."""
@@ -122,46 +147,44 @@ class Reader:
             return None
         return self._kept(text) if len(text) <= LONGEST_KEPT else _decoded(text)
 
-    def _tc_word(self, tc: TcString | Reason | None, purpose: Purpose, signals: Signals, now: int) -> Heard | None:
-        if tc is None:
-            return None
+    def _tc_words(self, tc: TcString | Reason, final: bool, now: int) -> Callable[[Purpose], Heard]:
         if isinstance(tc, Reason):
-            return Heard(Word.INVALID, tc)
-        if not gdpr_applies(signals) or signals.get("tc_event_status", "").strip().lower() not in FINAL_STATUS:
-            return Heard(Word.DENY, Reason.PENDING)
-        if not purpose.tcf:
-            return Heard(Word.UNDECODED, Reason.UNMAPPED)
+            unreadable = Heard(Word.INVALID, tc)
+            return lambda _: unreadable
         rules = self._policy.tcf
         lists = self._lists.version(tc.gvl_version) if rules.vendor and self._lists is not None else None
-        reason = judge(tc, Demand(purpose.tcf, rules.vendor, rules.max_age_days), lists, now)
-        return Heard(Word.GRANT if reason in (Reason.OK_CONSENT, Reason.OK_LI) else Word.DENY, reason)
+
+        def word(purpose: Purpose) -> Heard:
+            if not final:
+                return PENDING
+            if not purpose.tcf:
+                return UNMAPPED
+            reason = judge(tc, Demand(purpose.tcf, rules.vendor, rules.max_age_days), lists, now)
+            return Heard(Word.GRANT if reason in (Reason.OK_CONSENT, Reason.OK_LI) else Word.DENY, reason)
+
+        return word
 
 
-def _hear(
-    purpose: Purpose, regime: Regime, signals: Signals, mode: Mapping[str, Word], tc: TcString | Reason | None
-) -> dict[str, Heard]:
+def _heard(word: Word) -> Heard | None:
+    """What is heard where a word says everything."""
+    return None if word is Word.UNKNOWN else Heard(word, WHY.get(word, Reason.PURPOSE))
+
+
+def _mode_word(mode: Mapping[str, Word], purpose: Purpose, regime: Regime, narrows: bool) -> Word:
     word = consent_mode_word(mode, purpose.consent_mode)
     if word is Word.UNCONFIRMED and regime is Regime.OPT_OUT:
         word = Word.GRANT
-    if word is Word.GRANT and (tc is not None or has_cmp_choice(signals)):
-        word = Word.UNKNOWN  # it narrows what the platform's own words grant, and adds nothing to them
-    objection = purpose.denied_by_gpc
-    words = {
-        "cmp": cmp_word(signals, purpose.cmp),
-        "consent_mode": word,
-        "gpc": gpc_word(signals) if objection else Word.UNKNOWN,
-    }
-    heard = {name: Heard(word, WHY.get(word, Reason.PURPOSE)) for name, word in words.items() if word is not Word.UNKNOWN}
-    if words["gpc"] is Word.DENY:
-        heard["gpc"] = Heard(Word.DENY, Reason.GPC)
-    return heard
+    return Word.UNKNOWN if word is Word.GRANT and narrows else word
 
 
 def _said(heard: Mapping[str, Mapping[str, Heard]], granted_at: int, denied_at: int) -> Said:
     """Purposes that are granted by all that is heard, and those that the visitor denies. What is unreadable is neither."""
-    words = {purpose: {one.word for one in formats.values()} for purpose, formats in heard.items()}
     return Said(
-        frozenset(purpose for purpose, said in words.items() if said == {Word.GRANT}),
+        frozenset(
+            purpose
+            for purpose, formats in heard.items()
+            if formats and all(one.word is Word.GRANT for one in formats.values())
+        ),
         frozenset(
             purpose
             for purpose, formats in heard.items()

@@ -5,7 +5,7 @@ taking the larger of each, in any order: neither a replay nor a zombie can bring
 """
 
 from collections.abc import Iterable, Mapping
-from enum import Enum
+from enum import StrEnum
 from typing import NamedTuple
 
 Times = Mapping[str, int]
@@ -27,7 +27,7 @@ def is_erased(times: Times, at: int) -> bool:
     return at <= times.get(ERASED, 0)
 
 
-class Memory(Enum):
+class Memory(StrEnum):
     """What a state says of one purpose to one event."""
 
     NOTHING = "nothing"

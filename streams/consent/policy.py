@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -28,7 +28,7 @@ Letter = Literal["unknown", "deny", "grant", "unconfirmed"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_.\-]{1,64}$")]
 
 
-class Regime(Enum):
+class Regime(StrEnum):
     """What silence means."""
 
     OPT_IN = "opt-in"

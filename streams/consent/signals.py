@@ -6,12 +6,12 @@ Signals are the contract's `signals` map: `cmp.<name>` (a consent platform's own
 """
 
 from collections.abc import Iterable, Mapping
-from enum import Enum
+from enum import StrEnum
 
 Signals = Mapping[str, str]
 
 
-class Word(Enum):
+class Word(StrEnum):
     """What one format says about one purpose."""
 
     GRANT = "grant"
@@ -35,6 +35,9 @@ CMP_WORDS: Mapping[str, Word] = {
 
 CONSENT_MODE_SIGNALS = ("ad_storage", "analytics_storage", "ad_user_data", "ad_personalization")
 """In the order of gcd's letters."""
+
+MODE_NAMES = frozenset({"gcs", "gcd", "x-ga-gcs", "x-ga-gcd", *(f"cm.{name}" for name in CONSENT_MODE_SIGNALS)})
+"""Names of signals that Consent Mode is read from."""
 
 _GCS_FLAGS: Mapping[str, Word] = {"1": Word.GRANT, "0": Word.DENY, "-": Word.UNKNOWN}
 _YES, _NO = frozenset({"1", "true"}), frozenset({"0", "false"})
@@ -66,6 +69,8 @@ def consent_mode_word(mode: Mapping[str, Word], names: Iterable[str]) -> Word:
 
 def consent_mode(signals: Signals, letters: Mapping[str, Word]) -> dict[str, Word]:
     """Each Consent Mode signal's word, from gcs, gcd and `cm.<signal>`; where they disagree, the strictest. Empty if none."""
+    if MODE_NAMES.isdisjoint(signals):
+        return {}
     tables = [
         *(_from_gcs(signals.get(name)) for name in ("gcs", "x-ga-gcs")),
         *(_from_gcd(signals.get(name), letters) for name in ("gcd", "x-ga-gcd")),

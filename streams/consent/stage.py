@@ -18,7 +18,7 @@ from schemas.registry import Registry
 from streams.consent.audit import Head as ChainHead
 from streams.consent.case import KEPT_BYTES, Decided, Head, Kind, Lineage, What, Where
 from streams.consent.decide import Action, Reason
-from streams.consent.entries import AUDIT, HEADS, REVOCATIONS, STATE, Entries
+from streams.consent.entries import AUDIT, HEADS, REVOCATIONS, STATE, Entries, written
 from streams.consent.evidence import Reader
 from streams.consent.gvl import GvlFolder
 from streams.consent.learning import FOR_EVER, SIGNALS, SUBJECT_LENGTH, Event, Learner
@@ -83,6 +83,7 @@ class ConsentStage:
 
     def __init__(self, registry: Registry, policy: Policy, kit: Kit) -> None:
         self._registry = registry
+        self._written = written(registry)
         self._key = kit.key
         self._metrics = kit.metrics
         self._changed = kit.changed
@@ -105,7 +106,7 @@ class ConsentStage:
         """Decide on one batch. Retryable for a contract nobody knows yet, and while the ledger is away."""
         outcome = Outcome()
         holding = self._standings.holding(batch.partition)
-        entries = Entries(self._registry, self._policy, batch.partition, holding.head)
+        entries = Entries(self._written, self._policy, batch.partition, holding.head)
         at = int(now * 1000)
         try:
             self._standings.trim(batch.partition)
