@@ -131,11 +131,15 @@ def _array_of_texts(texts: Sequence[str]) -> bytes:
     if not texts:
         return b"\0"
     parts = [_SIZES[n] if (n := len(texts)) < 64 else long_bytes(n)]
-    for text in texts:
-        encoded = text.encode()
-        parts += (_SIZES[n] if (n := len(encoded)) < 64 else long_bytes(n), encoded)
+    parts += map(text_bytes, texts)
     parts.append(b"\0")
     return b"".join(parts)
+
+
+def text_bytes(text: str) -> bytes:
+    """A text in Avro's encoding."""
+    encoded = text.encode()
+    return (_SIZES[n] if (n := len(encoded)) < 64 else long_bytes(n)) + encoded
 
 
 def _map_of_longs(items: Mapping[str, int]) -> bytes:
@@ -143,8 +147,7 @@ def _map_of_longs(items: Mapping[str, int]) -> bytes:
         return b"\0"
     parts = [long_bytes(len(items))]
     for name, number in items.items():
-        encoded = name.encode()
-        parts += (_SIZES[n] if (n := len(encoded)) < 64 else long_bytes(n), encoded, long_bytes(number))
+        parts += (text_bytes(name), long_bytes(number))
     parts.append(b"\0")
     return b"".join(parts)
 
@@ -337,5 +340,6 @@ __all__ = [
     "prepend",
     "read_long",
     "schema_id",
+    "text_bytes",
     "text_end",
 ]

@@ -6,6 +6,7 @@ A record that is changed, removed or put in between breaks the chain from there 
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import orjson
@@ -30,7 +31,7 @@ class Head(NamedTuple):
 
 def hash_of(record: Mapping[str, Any], hashed: Sequence[str] = HASHED) -> str:
     """SHA-256 over the fields as compact JSON: an array of their values in the order of `hashed`."""
-    return hashlib.sha256(orjson.dumps([record[name] for name in hashed])).hexdigest()
+    return hashlib.sha256(orjson.dumps(itemgetter(*hashed)(record))).hexdigest()
 
 
 def link(head: Head, chain: int, said: Mapping[str, Any]) -> tuple[Head, Record]:

@@ -217,6 +217,8 @@ def believed(said: Said, now: int) -> Said:
     """The same, without the times of a clock that is ahead: such a choice counts as one of unknown time."""
     if max(said.granted_at, said.denied_at) > now + SKEW_MS:
         return said._replace(granted_at=0, denied_at=0)
+    if said.granted_at <= now and said.denied_at <= now:
+        return said
     return said._replace(granted_at=min(said.granted_at, now), denied_at=min(said.denied_at, now))
 
 

@@ -5,14 +5,16 @@ The same results as `strip.py` gives on decoded records, several times faster.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
-from schemas.codec import HEADER_BYTES, HeadSlicer, Undecodable, read_long
+from schemas.codec import HEADER_BYTES, HeadSlicer, Undecodable, read_long, text_bytes
+from schemas.columns import FEW, HeadColumns
 from schemas.registry import Contract
 from streams.consent.clickids import ClickIds
 from streams.consent.policy import BITS, Policy
@@ -22,11 +24,16 @@ Change = Callable[[bytes], bytes]
 """The bytes of one field -> what is written instead."""
 Plan = list[tuple[int, int, Change | bytes]]
 """(first field, last field, what is written for them: always these bytes, or what the change makes of theirs), in order."""
+Ends = Sequence[int]
+"""The offset behind each field of an event."""
 
 
 SPELT = re.compile("\u0130|\u0131|\u017f|\u212a".encode())
 """Letters that count as `i`, `s` or `k` where case does not matter."""
 KEPT_VALUES = 1_024
+KEPT_BYTES = 1_024
+HOURS, COUNTRY = ("collector_ts", "event_ts"), "region"
+"""Fields of which an anonymised event keeps a part."""
 PART = 3
 """Bytes of the parts of names that are looked for first."""
 
@@ -61,6 +68,7 @@ class Rewriter:
     def __init__(self, contract: Contract, policy: Policy, click_ids: ClickIds) -> None:
         names = contract.names
         self._ends = HeadSlicer(contract, names[-1]).ends
+        self._columns = HeadColumns(contract, names[-1])
         self._shape = Shape(contract)
         fields = contract.parsed["fields"]
         self._fields = [Field(field, self._shape.empty[field["name"]]) for field in fields]
@@ -75,14 +83,28 @@ class Rewriter:
         self._token = re.compile(DECISION_TOKEN.encode(), re.IGNORECASE)
         self._strips: dict[tuple[int, bool], Plan] = {}
         self._anonymises = self._plan_anonymous()
+        self._hours = [names.index(name) for name in HOURS]
+        changed = {place for first, last, _ in self._anonymises for place in range(first, last + 1)}
+        self._kept = [place for place in range(1, len(names)) if place not in changed or names[place] == COUNTRY]
+        self._anonymous: dict[tuple[int | bytes, ...], bytes] = {}
 
-    def strip(self, value: bytes, mask: int) -> bytes:
-        """The datum of a framed event without what the granted purposes do not cover."""
+    def ends(self, values: Sequence[bytes]) -> list[Ends | None]:
+        """Where the fields of many events end; None where an event is to be looked at alone."""
+        if len(values) < FEW:
+            return [None] * len(values)
+        read = self._columns.read(values)
+        found: list[Ends | None] = np.stack(read.ends, axis=1).tolist()
+        for odd in np.flatnonzero(~read.sound):
+            found[odd] = None
+        return found
+
+    def strip(self, value: bytes, mask: int, ends: Ends | None = None) -> bytes:
+        """The datum of a framed event without what the granted purposes do not cover. Undecodable."""
         suspected = not mask & BITS["marketing"] and self._suspects_texts(value)
         plan = self._strips.get((mask, suspected))
         if plan is None:
             plan = self._strips[mask, suspected] = self._plan_strip(mask, suspected)
-        return self._apply(value, plan)
+        return self._apply(value, self._whole(value, ends), plan)
 
     def _suspects_texts(self, data: bytes) -> bool:
         """Whether a click id may be a parameter in it: a name before `=`, or before an index, or anything percent-encoded."""
@@ -99,14 +121,31 @@ class Rewriter:
         lower = data.lower()
         return self._part.search(lower) is not None and any(map(lower.__contains__, self._names))
 
-    def anonymise(self, value: bytes, event_id: str) -> bytes:
-        """The datum of a framed event with the allow-list only, under a new id."""
-        return self._apply(value, [(0, 0, self._fields[0].write(event_id)), *self._anonymises])
+    def anonymise(self, value: bytes, event_id: str, ends: Ends | None = None) -> bytes:
+        """The datum of a framed event with the allow-list only, under a new id. Undecodable.
 
-    def _apply(self, value: bytes, plan: Plan) -> bytes:
-        ends = self._ends(value)
+        What is left of an event is the same for many, so it is kept by what it is made of.
+        """
+        ends = self._whole(value, ends)
+        kept = [value[ends[place - 1] : ends[place]] for place in self._kept]
+        made_of = (*kept, *[read_long(value, ends[place - 1]) // HOUR_MS for place in self._hours])
+        left = self._anonymous.get(made_of)
+        if left is None:
+            left = self._apply(value, ends, [(0, 0, b""), *self._anonymises])
+            if sum(map(len, kept)) <= KEPT_BYTES:
+                if len(self._anonymous) >= KEPT_VALUES:
+                    self._anonymous.clear()
+                self._anonymous[made_of] = left
+        return text_bytes(event_id) + left
+
+    def _whole(self, value: bytes, ends: Ends | None) -> Ends:
+        """Where the fields of an event end, of which the last is at its end. Undecodable."""
+        ends = ends or self._ends(value)
         if ends[-1] != len(value):
             raise Undecodable(f"{len(value) - ends[-1]} bytes left over after the last field")
+        return ends
+
+    def _apply(self, value: bytes, ends: Ends, plan: Plan) -> bytes:
         parts: list[bytes] = []
         kept_from = HEADER_BYTES
         for first, last, change in plan:
@@ -165,9 +204,9 @@ class Rewriter:
         """All but the event id, which stands first and is new each time."""
         changes: list[tuple[int, Change | bytes]] = []
         for place, field in enumerate(self._fields[1:], start=1):
-            if field.name == "region":
+            if field.name == COUNTRY:
                 changes.append((place, self._to_country(field)))
-            elif field.name in ("collector_ts", "event_ts"):
+            elif field.name in HOURS:
                 changes.append((place, self._to_hour(field)))
             elif field.name not in self._policy.anonymous_fields:
                 changes.append((place, field.empty))

@@ -26,8 +26,8 @@ from streams.consent.ledger import DAY_MS
 from streams.consent.policy import BITS, Policy
 from streams.consent.standing import Place, Standings, Table, Visitor
 from streams.consent.store import StateStore
-from streams.consent.strip import random_id
-from streams.runtime.stage import Batch, Cell, Outcome, Output, outputs
+from streams.consent.strip import RandomIds
+from streams.runtime.stage import Batch, Cell, Outcome, outputs
 
 RAW, CONSENTED, ERASURES = "events.raw", "events.consented", "privacy.erasures"
 MINUTE_MS = 60_000
@@ -58,6 +58,22 @@ Tally = Counter[tuple[Where, Kind, int]]
 """Events by name and kind and the minute of their collector time."""
 
 
+class Less(NamedTuple):
+    """An event that loses something."""
+
+    place: int
+    """Among what is written."""
+    at: int
+    """In the batch."""
+    where: Where
+    decided: Decided
+    minute: int
+
+
+Written = tuple[bytes | None, bytes | None, int]
+"""Key, value and partition of a record."""
+
+
 class Work:
     """One batch of events on its way."""
 
@@ -65,12 +81,22 @@ class Work:
         self.batch = batch
         self.now = now
         self.outcome = outcome
-        self.written: list[tuple[bytes | None, bytes | None, int]] = []
+        self.written: list[Written | None] = []
+        """None where the place is kept for an event that loses something."""
         self.counted: list[tuple[Where, Kind, int]] = []
+        self.less: dict[Lineage, list[Less]] = {}
         self.rows: list[Row] = []
         """Events that need a closer look, in order."""
         self.wanted: set[Place] = set()
         """Subjects that must be looked up first."""
+
+    def pass_less(self, lineage: Lineage, less: Less) -> None:
+        """Keep a place for an event that loses something; one that loses everything needs none."""
+        if less.decided.decision.action is Action.DROP:
+            self.counted.append((less.where, less.decided.kind, less.minute))
+        else:
+            self.less.setdefault(lineage, []).append(less)
+            self.written.append(None)
 
 
 class ConsentStage:
@@ -141,8 +167,10 @@ class ConsentStage:
             if work.wanted:
                 self._standings.load(batch.partition, work.wanted)
             self._look_closer(work, entries)
-        outcome.out.setdefault(CONSENTED, []).extend(outputs(work.written))
-        outcome.passed = len(work.written)
+        self._write_less(work)
+        written = outputs(row for row in work.written if row is not None)
+        outcome.out.setdefault(CONSENTED, []).extend(written)
+        outcome.passed = len(written)
         self._count(Counter(work.counted), outcome, entries)
 
     def _recognise(self, work: Work, places: range) -> None:
@@ -173,9 +201,9 @@ class ConsentStage:
                         if decided.settled or not remembered:
                             if decided.passes:
                                 write((key, decided.prefix + value[HEADER_BYTES:], -1))
+                                count((where, decided.kind, time // MINUTE_MS))
                             else:
-                                self._write_less(work, at, lineage, decided)
-                            count((where, decided.kind, time // MINUTE_MS))
+                                work.pass_less(lineage, Less(len(work.written), at, where, decided, time // MINUTE_MS))
                             continue
                     # Its next events in this batch must not overtake this one.
                     del visitors[key]  # type: ignore[arg-type]
@@ -214,19 +242,33 @@ class ConsentStage:
                     begin = time - time % DAY_MS
                     times = range(begin, min(begin + DAY_MS, until))
                     visitors[key] = Visitor(lineage, what, said, where.group, times, standing is not None)
-            try:
-                if decided.passes:
-                    work.written.append((key, decided.prefix + value[HEADER_BYTES:], -1))
-                else:
-                    self._write_less(work, at, lineage, decided)
+            if decided.passes:
+                work.written.append((key, decided.prefix + value[HEADER_BYTES:], -1))
                 work.counted.append((where, decided.kind, time // MINUTE_MS))
-            except Undecodable as error:
-                work.outcome.bury(at, str(error), work.now)
+            else:
+                work.pass_less(lineage, Less(len(work.written), at, where, decided, time // MINUTE_MS))
 
-    def _write_less(self, work: Work, at: int, lineage: Lineage, decided: Decided) -> None:
-        """An event that loses something, or everything. Undecodable."""
-        if decided.decision.action is not Action.DROP:
-            work.written.append(self._rewritten(work.batch, at, lineage, decided))
+    def _write_less(self, work: Work) -> None:
+        """The events that lose something, all together, each in its place."""
+        unlinkable = RandomIds(self._key, work.batch.topic, work.batch.partition)
+        for lineage, less in work.less.items():
+            values = [work.batch.values[one.at] or b"" for one in less]
+            for (place, at, where, decided, minute), value, ends in zip(less, values, lineage.rewriter.ends(values), strict=True):
+                decision, key = decided.decision, work.batch.keys[at]
+                try:
+                    if decision.action is Action.ANONYMISE:
+                        new_id = unlinkable.of(work.batch.offsets[at])
+                        datum, key = lineage.rewriter.anonymise(value, new_id, ends), new_id.encode()
+                    else:
+                        datum = lineage.rewriter.strip(value, decision.mask, ends)
+                        if not decision.mask & BITS["analytics"] and not decided.kind.heartbeat:
+                            # The key is a pseudonym, and pseudonyms are analytics.
+                            key = unlinkable.of(work.batch.offsets[at]).encode()
+                except Undecodable as error:
+                    work.outcome.bury(at, str(error), work.now)
+                else:
+                    work.written[place] = (key, decided.prefix + datum, -1)
+                    work.counted.append((where, decided.kind, minute))
 
     def _alone(self, value: bytes) -> Head:
         """The head of a record that was not read together with others. Undecodable, Retryable."""
@@ -245,19 +287,6 @@ class ConsentStage:
             raise Retryable(str(error)) from error
         self._lineages[value[:HEADER_BYTES]] = found
         return found
-
-    def _rewritten(self, batch: Batch, at: int, lineage: Lineage, decided: Decided) -> Output:
-        """A stripped or anonymised event, or a heartbeat without whatever somebody may have put into it."""
-        key, value, decision = batch.keys[at], batch.values[at] or b"", decided.decision
-        if decision.action is Action.ANONYMISE:
-            unlinkable = random_id(self._key, batch.topic, batch.partition, batch.offsets[at])
-            datum, key = lineage.rewriter.anonymise(value, unlinkable), unlinkable.encode()
-        else:
-            datum = lineage.rewriter.strip(value, decision.mask)
-            if not decision.mask & BITS["analytics"] and not decided.kind.heartbeat:
-                # The key is a pseudonym, and pseudonyms are analytics.
-                key = random_id(self._key, batch.topic, batch.partition, batch.offsets[at]).encode()
-        return Output(key, decided.prefix + datum)
 
     # -- counts and audit
 

@@ -82,9 +82,22 @@ def anonymise(record: Record, shape: Shape, policy: Policy, event_id: str) -> Re
     return made
 
 
-def random_id(key: bytes, topic: str, partition: int, offset: int) -> str:
-    """An id that nobody without `key` can link to the record it stands for; the same record gets the same id when replayed.
+class RandomIds:
+    """Ids that nobody without `key` can link to the records they stand for; the same record gets the same id when replayed.
 
     Keyed BLAKE2b (RFC 7693) of the record's place, 16 bytes. The place is gone with the raw topic's retention.
     """
-    return blake2b(f"{topic}:{partition}:{offset}".encode(), key=key, digest_size=16).hexdigest()
+
+    def __init__(self, key: bytes, topic: str, partition: int) -> None:
+        self._begun = blake2b(f"{topic}:{partition}:".encode(), key=key, digest_size=16)
+
+    def of(self, offset: int) -> str:
+        """The id of the record at this offset."""
+        whole = self._begun.copy()
+        whole.update(b"%d" % offset)
+        return whole.hexdigest()
+
+
+def random_id(key: bytes, topic: str, partition: int, offset: int) -> str:
+    """One of them."""
+    return RandomIds(key, topic, partition).of(offset)
