@@ -1,6 +1,7 @@
 """Opens what the consent stage needs: its policy file, its key, and the view of its ledger."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import confluent_kafka as ck
@@ -56,7 +57,7 @@ def build(settings: Settings, metrics: Metrics) -> ConsentStage:
 
 def open_states(settings: Settings, registry: Registry, keep_days: int) -> RedisStates:
     """The ledger's view, built from `consent.state`. Redis is met with the first batch."""
-    client = redis.Redis.from_url(settings.redis, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
+    connect = partial(redis.Redis.from_url, settings.redis, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
 
     def said(record: ck.Message) -> tuple[str, Times | None, int]:
         times = None if record.value() is None else decode(registry, record.value())[1]["times"]
@@ -66,4 +67,4 @@ def open_states(settings: Settings, registry: Registry, keep_days: int) -> Redis
         for records in read_messages(settings, STATE, partition, since):
             yield piece_of(map(said, records))
 
-    return RedisStates(client, changed, keep_days * DAY_S)
+    return RedisStates(connect, changed, keep_days * DAY_S)

@@ -181,9 +181,7 @@ def _said(heard: Mapping[str, Mapping[str, Heard]], granted_at: int, denied_at: 
     """Purposes that are granted by all that is heard, and those that the visitor denies. What is unreadable is neither."""
     return Said(
         frozenset(
-            purpose
-            for purpose, formats in heard.items()
-            if formats and all(one.word is Word.GRANT for one in formats.values())
+            purpose for purpose, formats in heard.items() if formats and all(one.word is Word.GRANT for one in formats.values())
         ),
         frozenset(
             purpose

@@ -53,9 +53,9 @@ class Learner:
         times: Times = NO_TIMES if standing is None else standing.times
         if is_erased(times, time):
             return standing
-        if standing is not None and what.chosen and not where.is_choice:
-            if all(times.get(name, 0) >= at for name, at in what.entries):
-                return standing.has_learned(what.number, FOR_EVER)
+        dated = what.chosen and not where.is_choice
+        if standing is not None and dated and all(times.get(name, 0) >= at for name, at in what.entries):
+            return standing.has_learned(what.number, FOR_EVER)
         said = self._said(event)
         change = learn(times, said, time, self._policy.memory.use_stored_state)
         if change.times:

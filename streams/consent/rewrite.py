@@ -86,7 +86,7 @@ class Rewriter:
         self._hours = [names.index(name) for name in HOURS]
         changed = {place for first, last, _ in self._anonymises for place in range(first, last + 1)}
         self._kept = [place for place in range(1, len(names)) if place not in changed or names[place] == COUNTRY]
-        self._anonymous: dict[tuple[int | bytes, ...], bytes] = {}
+        self._anonymous: dict[tuple[bytes | int, ...], bytes] = {}
 
     def ends(self, values: Sequence[bytes]) -> list[Ends | None]:
         """Where the fields of many events end; None where an event is to be looked at alone."""
@@ -128,7 +128,7 @@ class Rewriter:
         """
         ends = self._whole(value, ends)
         kept = [value[ends[place - 1] : ends[place]] for place in self._kept]
-        made_of = (*kept, *[read_long(value, ends[place - 1]) // HOUR_MS for place in self._hours])
+        made_of: tuple[bytes | int, ...] = (*kept, *[read_long(value, ends[place - 1]) // HOUR_MS for place in self._hours])
         left = self._anonymous.get(made_of)
         if left is None:
             left = self._apply(value, ends, [(0, 0, b""), *self._anonymises])

@@ -253,7 +253,8 @@ class ConsentStage:
         unlinkable = RandomIds(self._key, work.batch.topic, work.batch.partition)
         for lineage, less in work.less.items():
             values = [work.batch.values[one.at] or b"" for one in less]
-            for (place, at, where, decided, minute), value, ends in zip(less, values, lineage.rewriter.ends(values), strict=True):
+            all_ends = lineage.rewriter.ends(values)
+            for (place, at, where, decided, minute), value, ends in zip(less, values, all_ends, strict=True):
                 decision, key = decided.decision, work.batch.keys[at]
                 try:
                     if decision.action is Action.ANONYMISE:

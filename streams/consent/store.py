@@ -12,6 +12,7 @@ import redis
 
 from infra.errors import ConfigError, Retryable
 from infra.logs import get_logger
+from infra.redis import run_of
 from streams.consent.ledger import ERASED, Times, merge
 
 States = Mapping[str, Times]
@@ -32,6 +33,8 @@ Changed = Callable[[int, int], Iterator[Written]]
 
 CHUNK = 1_000
 """Keys of one call, so that no call keeps the server from others for long."""
+CHECK_S = 1.0
+"""How often Redis is asked whether it may forget; it can be told so at any time."""
 MARKED_S = 8 * 86_400
 MARGIN_MS = 300_000
 """Longer than a transaction may last: what was committed and not written to the view is at most that much older."""
@@ -99,19 +102,25 @@ class RedisStates:
     it was last complete.
 
     A server that was started again may have lost what it held, so its run id is part of the mark; another means: build again.
+    Each connection asks for it once: nothing but a new connection can lead to another server. `connect` makes the client.
     """
 
-    def __init__(self, client: Any, changed: Changed, keep_s: int) -> None:
-        self._redis = client
+    def __init__(self, connect: Callable[..., Any], changed: Changed, keep_s: int) -> None:
+        self._redis = connect(redis_connect_func=self._meet)
         self._changed = changed
         self._keep_s = keep_s
-        self._merge = client.register_script(MERGE)
+        self._merge = self._redis.register_script(MERGE)
+        self._met = ""
+        """Run id of the server that the newest connection leads to."""
         self._server = ""
+        """That of the one on which what is open was found to be whole."""
+        self._checked = 0.0
 
     def open(self, partition: int) -> None:
         """See `StateStore`. What the mark does not cover is read from the topic."""
         try:
-            self._server = self._check()
+            self._check()
+            self._server = self._met
             mark = (self._redis.get(_mark_key(partition)) or b"").decode().split("|")
             since = int(mark[1]) - MARGIN_MS if len(mark) == 2 and mark[0] == self._server else 0
             began, written = int(time.time() * 1000), 0
@@ -127,21 +136,30 @@ class RedisStates:
 
     def read(self, partition: int, keys: Sequence[str]) -> list[Times | None]:
         """See `StateStore`. Retryable, after building the view again, where it turns out to be lost."""
-        names = [_key(partition, key) for key in keys]
-        chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
         try:
-            # One trip on one connection, so that all of it is the same server's.
-            with self._redis.pipeline(transaction=False) as pipeline:
-                pipeline.get(_mark_key(partition)).info("server").info("memory")
-                for chunk in chunks:
-                    pipeline.mget(chunk)
-                mark, server, memory, *found = pipeline.execute()
-            if mark is None or mark.decode().partition("|")[0] != self._server or _run_id(server, memory) != self._server:
+            if time.monotonic() > self._checked + CHECK_S:
+                self._check()
+            texts = self._look_up(partition, keys)
+            if texts is None:
                 self.open(partition)
-                found = [self._redis.mget(chunk) for chunk in chunks]
+                texts = self._look_up(partition, keys)
         except redis.RedisError as error:
             raise _away(error) from error
-        return [None if text is None else orjson.loads(text) for texts in found for text in texts]
+        if texts is None:
+            raise Retryable("the consent ledger's Redis was emptied while it was read")
+        return [None if text is None else orjson.loads(text) for text in texts]
+
+    def _look_up(self, partition: int, keys: Sequence[str]) -> list[bytes | None] | None:
+        """The texts of these keys, or None where the view is not whole any more."""
+        found: list[bytes | None] = []
+        for start in range(0, len(keys), CHUNK):
+            # The mark comes along each time, so that no look-up falls between an end of the view and its being noticed.
+            names = [_mark_key(partition), *(_key(partition, key) for key in keys[start : start + CHUNK])]
+            mark, *texts = self._redis.mget(names)
+            if mark is None or not self._server == self._met == mark.decode().partition("|")[0]:
+                return None
+            found += texts
+        return found
 
     def write(self, partition: int, states: States, at: int) -> None:
         """See `StateStore`."""
@@ -199,21 +217,19 @@ class RedisStates:
     def _set_mark(self, partition: int, at: int) -> None:
         self._redis.set(_mark_key(partition), f"{self._server}|{at}")
 
-    def _check(self) -> str:
-        with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.info("server").info("memory")
-            return _run_id(*pipeline.execute())
+    def _check(self) -> None:
+        """ConfigError where Redis may forget withdrawals on its own."""
+        policy = self._redis.info("memory").get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            raise ConfigError(
+                f"Redis has maxmemory-policy {policy}: it would forget withdrawals of consent in silence. Set "
+                "`maxmemory-policy noeviction` there, or use a Redis of its own (HEADWATER_REDIS)"
+            )
+        self._checked = time.monotonic()
 
-
-def _run_id(server: Mapping[str, Any], memory: Mapping[str, Any]) -> str:
-    """The server's run id. ConfigError where it may forget withdrawals on its own."""
-    policy = memory.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction":
-        raise ConfigError(
-            f"Redis has maxmemory-policy {policy}: it would forget withdrawals of consent in silence. Set "
-            "`maxmemory-policy noeviction` there, or use a Redis of its own (HEADWATER_REDIS)"
-        )
-    return str(server["run_id"])
+    def _meet(self, connection: Any) -> None:
+        connection.on_connect()
+        self._met = run_of(connection)
 
 
 def piece_of(records: Iterable[tuple[str, Times | None, int]]) -> Written:

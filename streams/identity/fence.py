@@ -10,6 +10,7 @@ from typing import Any
 
 import redis
 
+from infra.redis import run_of
 from streams.identity.redis_store import AWAY, TAGS, RedisStore
 from streams.identity.store import Away
 
@@ -97,10 +98,8 @@ class FencedStore(MendedStore):
 
     def met(self, connection: Any) -> None:
         """For each new connection: a client connects again in silence, and then perhaps to another process."""
-        connection.send_command("INFO", "server")
-        text = connection.read_response()
-        said = dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
-        if self._runs and said["run_id"] not in self._runs:
+        run = run_of(connection)
+        if self._runs and run not in self._runs:
             raise redis.ConnectionError("another process than before")
 
     def _mget(self, keys: Sequence[tuple[int, str]]) -> list[bytes | None]:

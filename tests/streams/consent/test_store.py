@@ -1,6 +1,7 @@
 """The ledger's view on a real Redis: it merges, it notices its loss, and it is built again from the topic."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def view(redis_url: str) -> Iterator[Callable[[Topic], RedisStates]]:
     """Views on an empty Redis."""
     client = redis.Redis.from_url(redis_url)
     client.flushall()
-    yield lambda topic: RedisStates(client, topic, 60)
+    yield lambda topic: RedisStates(partial(redis.Redis.from_url, redis_url), topic, 60)
     client.flushall()
     client.close()
 
@@ -109,8 +110,7 @@ def test_a_restarted_redis_is_not_trusted(tmp_path: Path) -> None:
     """Another run of the server means a view that may lack its last second: the topic is read again; while away: Retryable."""
     topic = Topic({KEY: {"a.withdrawn": 5}})
     with EmbeddedRedis(tmp_path) as server:
-        client = redis.Redis.from_url(server.url)
-        states = RedisStates(client, topic, 60)
+        states = RedisStates(partial(redis.Redis.from_url, server.url), topic, 60)
         states.open(0)
         server.stop()
         with pytest.raises(Retryable):
@@ -118,7 +118,6 @@ def test_a_restarted_redis_is_not_trusted(tmp_path: Path) -> None:
         server.start()
         assert states.read(0, [KEY]) == [{"a.withdrawn": 5}]
         assert topic.asked == [(0, 0), (0, 0)]
-        client.close()
 
 
 def test_a_redis_that_forgets_is_refused(tmp_path: Path) -> None:
@@ -126,4 +125,4 @@ def test_a_redis_that_forgets_is_refused(tmp_path: Path) -> None:
     with EmbeddedRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
         with pytest.raises(ConfigError, match="noeviction"):
-            RedisStates(client, Topic({}), 60).open(0)
+            RedisStates(partial(redis.Redis.from_url, server.url), Topic({}), 60).open(0)

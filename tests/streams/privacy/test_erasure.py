@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,7 +79,8 @@ def office(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Offi
     """What the desk reaches. No identity worker has anything in hand."""
     monkeypatch.setattr(desk, "GRACE_S", 0.0)
     with redis.Redis.from_url(settings.redis) as client:
-        store, states = RedisStore(lambda: client), RedisStates(client, lambda _p, _s: iter(()), 1_000)
+        connect = partial(redis.Redis.from_url, settings.redis)
+        store, states = RedisStore(lambda: client), RedisStates(connect, lambda _p, _s: iter(()), 1_000)
         made = Office(settings, store, states, Store(settings), alias(settings.master))
         yield made
         made.warehouse.close()
