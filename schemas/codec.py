@@ -157,7 +157,14 @@ def flat_record_encoder(schema: Any, header: bytes) -> Callable[[Record], bytes]
     flat = flat_encoder(schema, header)
     pick = itemgetter(*(field["name"] for field in schema["fields"]))
     defaults = {field["name"]: field["default"] for field in schema["fields"] if "default" in field}
-    return lambda record: flat(*pick(defaults | record))
+
+    def encode_flat(record: Record) -> bytes:
+        try:
+            return flat(*pick(record))
+        except KeyError:
+            return flat(*pick(defaults | record))
+
+    return encode_flat
 
 
 def prepend(columns: bytes, value: bytes) -> bytes:

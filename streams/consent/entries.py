@@ -2,18 +2,20 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from schemas.codec import Record, flat_record_encoder
 from schemas.registry import Registry
 from streams.consent.audit import Head, link
 from streams.consent.decide import Action
-from streams.consent.ledger import Change, Times, merge
+from streams.consent.ledger import DENIED, SEEN_DENIED, Change, Times, entry, merge
 from streams.consent.policy import BITS, Policy
 from streams.runtime.stage import Output
 
 STATE, REVOCATIONS, AUDIT, HEADS = "consent.state", "consent.revocations", "consent.audit", "consent.heads"
 MINUTE_MS = 60_000
+DENIALS = tuple(entry("", what) for what in (DENIED, SEEN_DENIED))
+"""Ends of names of times."""
 
 
 Written = Mapping[str, Callable[[Record], bytes]]
@@ -41,11 +43,6 @@ class Source(NamedTuple):
     platform: str = ""
     gvl: int = 0
 
-    @property
-    def key(self) -> str:
-        """The state's."""
-        return f"{self.scope}|{self.subject}"
-
 
 class Entries:
     """The entries of one batch. `trays` closes them."""
@@ -68,11 +65,12 @@ class Entries:
     def change(self, source: Source, times: Times, change: Change) -> Times:
         """A state that has learned something: the new state, its audit record, and a revocation where it is a withdrawal."""
         now = merge(times, change.times) if times else change.times
-        self.states[source.key] = now
+        key = f"{source.scope}|{source.subject}"
+        self.states[key] = now
         regulation, _, site = source.scope.partition("|")
         self._add(
             STATE,
-            source.key,
+            key,
             {
                 "subject": source.subject, "site": site, "regulation": regulation, "times": now, "evidence": source.evidence,
                 "platform": source.platform, "gvl": source.gvl, "policy": self._policy.rev, "changed_ts": source.at,
@@ -108,9 +106,9 @@ class Entries:
             self._add(HEADS, str(self._partition), {"chain": self._partition, **self.head._asdict()}, self._partition)
         return self._trays
 
-    def _audit(self, said: Mapping[str, Any]) -> None:
-        facts = {"policy": self._policy.rev, "controller": self._policy.controller, **said}
-        self.head, record = link(self.head, self._partition, facts)
+    def _audit(self, said: Record) -> None:
+        said |= {"policy": self._policy.rev, "controller": self._policy.controller}
+        self.head, record = link(self.head, self._partition, said)
         self._add(AUDIT, str(self._partition), record, self._partition)
 
     def _add(self, topic: str, key: str, record: Record, partition: int = -1) -> None:
@@ -125,8 +123,7 @@ def minute(time: int) -> int:
 def _outcome(change: Change) -> str:
     if change.withdrawn:
         return "withdrawn"
-    whats = {name.rpartition(".")[2] for name in change.times}
-    return "denied" if whats & {"denied", "seen_denied"} else "granted"
+    return "denied" if any(name.endswith(DENIALS) for name in change.times) else "granted"
 
 
 __all__ = ["AUDIT", "BITS", "HEADS", "REVOCATIONS", "STATE", "Entries", "Source", "minute", "written"]

@@ -162,7 +162,8 @@ class Consumer(FaustConsumer):
 
     def _sort(self, polled: Polled, records: Sequence[ck.Message]) -> None:
         """Records come in runs of one partition, and runs are taken as they are."""
-        if failed := [record for record in records if record.error() is not None]:
+        failed = [record for record in records if record.error() is not None] if any(map(ck.Message.error, records)) else []
+        if failed:
             records = [record for record in records if record.error() is None]
         for topic, of_topic in groupby(records, ck.Message.topic):
             for partition, run in groupby(of_topic, ck.Message.partition):
