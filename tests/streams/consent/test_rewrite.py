@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.codec import Undecodable, decode, encode
+from schemas.columns import FEW
 from schemas.registry import Contract, Registry
 from streams.consent.clickids import ClickIds
 from streams.consent.policy import BITS, PACKAGED, load_policy
-from streams.consent.rewrite import SPELT, Rewriter
+from streams.consent.rewrite import SPELT, Ends, Rewriter
 from streams.consent.strip import Shape, anonymise, strip
 
 REGISTRY = Registry(Path(__file__).parents[3] / "schemas")
@@ -71,6 +72,25 @@ def test_anonymising_bytes_is_anonymising_the_record(event: dict[str, Any]) -> N
     value = encode(RAW, event)
     expected = encode(RAW, anonymise(decode(REGISTRY, value)[1], SHAPE, POLICY, "0" * 32))
     assert RAW.header + REWRITER.anonymise(value, "0" * 32) == expected
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(EVENTS, min_size=1, max_size=3), st.integers(0, 7))
+def test_many_are_rewritten_as_each_alone(events: list[dict[str, Any]], mask: int) -> None:
+    """Whether their ends were found together or one by one, and whatever was kept of others before."""
+    values = [encode(RAW, event) for event in events]
+    values = [*values, values[0][:-1], values[0] + b"x", b"", RAW.header, *values * FEW]
+    alone = {value: rewritten(Rewriter(RAW, POLICY, CLICKS), value, mask, None) for value in set(values)}
+    for value, ends in zip(values, REWRITER.ends(values), strict=True):
+        assert rewritten(REWRITER, value, mask, ends) == alone[value]
+
+
+def rewritten(rewriter: Rewriter, value: bytes, mask: int, ends: Ends | None) -> tuple[bytes, bytes] | None:
+    """Stripped and anonymised; None where that cannot be."""
+    try:
+        return rewriter.strip(value, mask, ends), rewriter.anonymise(value, "0" * 32, ends)
+    except Undecodable:
+        return None
 
 
 @pytest.mark.parametrize("change", [lambda v: v[:-1], lambda v: v + b"x"])

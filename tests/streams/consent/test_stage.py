@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import ConfigError, Retryable
@@ -108,7 +108,8 @@ ODD: list[bytes | None] = [
 ]  # fmt: skip
 
 
-@given(st.lists(st.sampled_from(ODD), min_size=FEW, max_size=FEW))
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from(ODD), min_size=6 * FEW, max_size=6 * FEW))
 def test_events_read_together_leave_as_they_do_alone(values: list[bytes | None]) -> None:
     """Whatever lies between them."""
     one, many = stage(), stage()
