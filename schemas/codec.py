@@ -63,19 +63,6 @@ def _read(stream: BytesIO, schema: Any) -> Record:
         raise Undecodable(f"broken datum: {type(error).__name__}") from None
 
 
-def encode_columns(contract: Contract) -> Callable[[Record], bytes]:
-    """A function that encodes a derived contract's header and prepended columns: what stands before the old bytes."""
-    schema, header = contract.columns(), contract.header
-
-    def columns(record: Record) -> bytes:
-        out = BytesIO()
-        out.write(header)
-        schemaless_writer(out, schema, record, strict_allow_default=True)
-        return out.getvalue()
-
-    return columns
-
-
 def flat_encoder(schema: Any, header: bytes) -> Callable[..., bytes]:
     """A function that encodes a record given its fields in order: texts, integers, booleans, arrays of texts, maps of integers.
 
@@ -165,11 +152,6 @@ def flat_record_encoder(schema: Any, header: bytes) -> Callable[[Record], bytes]
             return flat(*pick(defaults | record))
 
     return encode_flat
-
-
-def prepend(columns: bytes, value: bytes) -> bytes:
-    """`columns` (from `encode_columns`) before the datum of `value`: the payload is not touched."""
-    return columns + value[HEADER_BYTES:]
 
 
 class HeadReader:
@@ -340,11 +322,9 @@ __all__ = [
     "UnknownContract",
     "decode",
     "encode",
-    "encode_columns",
     "flat_encoder",
     "flat_record_encoder",
     "long_bytes",
-    "prepend",
     "read_long",
     "schema_id",
     "text_bytes",

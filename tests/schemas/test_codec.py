@@ -20,8 +20,7 @@ from schemas.codec import (
     Undecodable,
     decode,
     encode,
-    encode_columns,
-    prepend,
+    flat_record_encoder,
     schema_id,
 )
 from schemas.registry import Registry, UnknownContract
@@ -90,7 +89,7 @@ def test_prepending_twice_is_encoding_the_whole(record: dict[str, Any]) -> None:
     for topic in ("events.consented", "events.resolved"):
         contract = REGISTRY.derived(source.id, topic)
         mine = {name: record[name] for name in contract.names[: contract.schema["prepended"]]}
-        value = prepend(encode_columns(contract)(mine), value)
+        value = flat_record_encoder(contract.columns(), contract.header)(mine) + value[HEADER_BYTES:]
         assert value == encode(contract, {name: record[name] for name in contract.names})
         source = contract
 
