@@ -98,7 +98,7 @@ class MemoryStates:
 
 
 class RedisStates:
-    """`cs:{<partition>}:<key>` = the times as JSON; `cv:<partition>` = which server the view was built on, and when
+    """`cs:{<partition>}:<key>` = the times as JSON; `cv:{<partition>}` = which server the view was built on, and when
     it was last complete.
 
     A server that was started again may have lost what it held, so its run id is part of the mark; another means: build again.
@@ -254,7 +254,7 @@ def _key(partition: int, key: str) -> str:
 
 
 def _mark_key(partition: int) -> str:
-    return f"cv:{partition}"
+    return f"cv:{{{partition}}}"
 
 
 __all__ = ["MemoryStates", "RedisStates", "StateStore", "Written", "piece_of", "state_key"]
