@@ -36,7 +36,7 @@ from streams.privacy import expiry
 from streams.privacy.audit import HASHED, Broken, Head, broken
 from streams.privacy.erasure import Erasure, Tell, Waiting, opened, proofs, who
 from streams.privacy.export import export
-from streams.privacy.office import Office
+from streams.privacy.office import SLOTS, Office
 from streams.privacy.status_app import status_command
 from streams.privacy.topics import Pen
 
@@ -93,6 +93,12 @@ def open_erasure(made: Office, names: Sequence[str]) -> dict[str, Any] | None:
     )
 
 
+def tell_if_unknown(met: bool, counts: Mapping[str, int]) -> None:
+    """A slip of the pen names somebody too, of whom nothing is held: say so, or it would look like a person who is erased."""
+    if not met and not any(n for place, n in counts.items() if place != SLOTS):
+        typer.echo("nothing is held of this id: nobody ever came with it, or it is spelt otherwise", err=True)
+
+
 def named(settings: Settings, text: str) -> list[str]:
     """A request id as it is, or the nodes."""
     return [text] if REQUEST.fullmatch(text) else asked.nodes_of(settings, text)
@@ -131,10 +137,13 @@ def erase_command(
         if going_on is None and REQUEST.fullmatch(who_):
             raise ConfigError("no erasure with this request id is open")
         people = who(going_on) if going_on else members_of(made.graph, names, made.alias, made.keys.later_nodes)
+        met = going_on is not None or any(made.graph.read(people.nodes))
         if dry_run:
             tell("counting")
             until = going_on["erased_ts"] if going_on else int(time.time() * 1000)
-            _print_counts(people, made.left(people, until, made.search(people, until)), as_json)
+            found = made.left(people, until, made.search(people, until))
+            _print_counts(people, found, as_json)
+            tell_if_unknown(met, found)
             return
         _confirm(yes, people)
         tell("counting")
@@ -144,6 +153,7 @@ def erase_command(
         else:
             work = Erasure(made, pen, going_on, tell, patience)
         proof = work.run()
+    tell_if_unknown(met, proof["counts"])
     if as_json:
         typer.echo(json.dumps(proof))
         return
@@ -190,8 +200,9 @@ def export_command(
         tell("searching the topics that are kept")
         traces = made.search(people, until)
         tell("reading tables")
+        met = any(made.graph.read(people.nodes))
         if output is None:
-            export(made, people, until, traces, sys.stdout.write)
+            tell_if_unknown(met, export(made, people, until, traces, sys.stdout.write))
             return
         try:
             file = os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w")
@@ -199,6 +210,7 @@ def export_command(
             raise ConfigError(f"{output}: {error.strerror}") from None
         with file:
             counts = export(made, people, until, traces, file.write)
+    tell_if_unknown(met, counts)
     for place, n in counts.items():
         typer.echo(f"{n:>10,}  {place}")
 

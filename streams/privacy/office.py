@@ -80,4 +80,4 @@ class Office:
         return [(at, self.states.known(at, keys, until)) for at in topic_partitions(self.settings, STATE)]
 
 
-__all__ = ["Office", "Traces"]
+__all__ = ["SLOTS", "Office", "Traces"]

@@ -40,9 +40,18 @@ def letters(settings: Settings) -> Iterator[Letter]:
 
 
 def _chosen(settings: Settings, stage: str | None, reason: str | None) -> Iterator[Letter]:
+    """Those of a stage and a reason; where there is none, say which there are (standard error)."""
+    others: Counter[tuple[str, str]] = Counter()
+    found = False
     for letter in letters(settings):
         if (stage is None or letter["stage"] == stage) and (reason is None or letter["reason"] == reason):
+            found = True
             yield letter
+        elif not found:
+            others[letter["stage"], letter["reason"]] += 1
+    if not found and others:
+        there = ", ".join(f"{of_stage} {of_reason}" for of_stage, of_reason in sorted(others))
+        typer.echo(f"no dead letter is of this stage and reason; there are: {there}", err=True)
 
 
 Stage = Annotated[str | None, typer.Option(help="Only letters of this stage.")]

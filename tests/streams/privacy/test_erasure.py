@@ -294,6 +294,19 @@ def test_the_commands(office: Office, monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert "no such request" in str(run("verify", "ab" * 16).exception)
 
 
+def test_a_slip_of_the_pen_is_told(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an id that nobody came with nothing is held: each command says so, and does not of one that somebody came with."""
+    she, other = person(204), person(205)
+    live(office, she)
+    for name in ("kafka", "redis", "clickhouse", "state_dir"):
+        monkeypatch.setenv(f"HEADWATER_{name.upper()}", str(getattr(office.settings, name)))
+    monkeypatch.setenv("HEADWATER_SECRET", "for tests only, forty characters long...")
+    for words in (("erase", "--dry-run"), ("erase", "--dry-run", "--json"), ("export",)):
+        told = [CliRunner().invoke(app, (words[0], node, *words[1:])) for node in (she.cookie, other.cookie)]
+        assert [result.exit_code for result in told] == [0, 0]
+        assert ["spelt otherwise" in result.stderr for result in told] == [False, True]
+
+
 def test_who_names_an_identifier_means_its_nodes_under_all_versions(
     office: Office, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
