@@ -118,7 +118,7 @@ class Bench:
         self._keep(label, rate, cpu_us)
 
     def run_group(self, label: str, workers: int, **given: Any) -> None:
-        """The same for several workers of one group, from the moment when each has its first batch to the last commit."""
+        """The same for several workers of one group, from when each has the first batch of its own to the last commit."""
         gate = Path(self.settings["state_dir"]) / f"gate-{given['sink']}"
         processes: list[psutil.Popen] = []
         try:
@@ -128,6 +128,10 @@ class Bench:
                 command = [sys.executable, "-m", "bench.contender", json.dumps({**given, **more})]
                 processes.append(psutil.Popen(command, stdout=subprocess.DEVNULL))
                 self._wait(lambda: len(list(gate.parent.glob(f"{gate.name}.*"))) == len(processes), processes)
+                # Who was there before holds a batch of the assignment before.
+                for process in processes[:-1]:
+                    gate.with_name(f"{gate.name}.{process.pid}").unlink()
+            self._wait(lambda: len(list(gate.parent.glob(f"{gate.name}.*"))) == len(processes), processes)
             group, source = f"headwater.bench-{given['sink']}", given["source"]
             consumer = ck.Consumer({"bootstrap.servers": self.settings["kafka"], "group.id": group})
             places = [ck.TopicPartition(source, partition) for partition in range(4)]

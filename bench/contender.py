@@ -27,7 +27,8 @@ class Clock:
     """Measures and ends the process.
 
     `gate`: the first batch waits until this file exists, and says so by another (`<gate>.<process id>`). A worker of a group
-    does not know how much of the work is its own, so whoever opened the gate measures and ends it.
+    does not know how much of the work is its own, so whoever opened the gate measures and ends it. Who got all partitions before
+    the others came holds a batch that is not its own any more: where its file is taken away, it goes on, and waits with the next.
     """
 
     def __init__(self, records: int, gate: str = "") -> None:
@@ -47,8 +48,11 @@ class Clock:
     def begin(self) -> None:
         """At each batch; the first one counts."""
         if self._began is None and self._gate:
-            Path(f"{self._gate}.{os.getpid()}").touch()
+            mine = Path(f"{self._gate}.{os.getpid()}")
+            mine.touch()
             while not Path(self._gate).exists():
+                if not mine.exists():
+                    return
                 time.sleep(0.005)
         if self._began is None:
             self._began = time.monotonic()

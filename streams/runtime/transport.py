@@ -205,7 +205,6 @@ class Consumer(FaustConsumer):
             self.worker.die(error)
             return
         kafka.assign(started)
-        kafka.resume(started)  # a pause outlives its assignment: a partition that comes back would stay silent for ever
         self.leases |= {(p.topic, p.partition): Lease() for p in partitions}
         self._take_metadata()
         self.app.on_rebalance_start()
@@ -213,6 +212,9 @@ class Consumer(FaustConsumer):
 
     def _revoke(self, kafka: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
         self._on_loop(self.let_go([(p.topic, p.partition) for p in partitions]))
+        # A pause outlives its assignment: a partition that comes back would stay silent for ever. It ends here, because ending it
+        # right behind an assignment can cross librdkafka's first fetch, which then comes a second later.
+        kafka.resume(partitions)
         kafka.unassign()
 
     def _lost(self, _kafka: ck.Consumer, _partitions: list[ck.TopicPartition]) -> None:
