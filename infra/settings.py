@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     metrics_port: int = Field(0, ge=0, le=65535, description="port of a worker's /metrics; 0 = none")
     metrics_host: str = Field("127.0.0.1", description="address of a worker's /metrics; loopback unless told otherwise")
     commit_interval_s: float = Field(0.1, gt=0, le=5)
-    batch_records: int = Field(10_000, ge=1, le=100_000, description="records polled at once")
+    batch_records: int = Field(20_000, ge=1, le=100_000, description="records polled at once, at the most")
     session_timeout_s: float = Field(6.0, ge=1, description="how long a stopped worker keeps its partitions")
     transaction_timeout_s: float = Field(30.0, ge=1)
     dead_letter_limit: float = Field(0.5, gt=0, le=1, description="share of dead letters in 1,000 records that halts a room")

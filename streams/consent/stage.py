@@ -58,16 +58,8 @@ Tally = Counter[tuple[Where, Kind, int]]
 """Events by name and kind and the minute of their collector time."""
 
 
-class Less(NamedTuple):
-    """An event that loses something."""
-
-    place: int
-    """Among what is written."""
-    at: int
-    """In the batch."""
-    where: Where
-    decided: Decided
-    minute: int
+Less = tuple[int, int, Where, Decided, int]
+"""An event that loses something: its place among what is written, its place in the batch, where, decision, minute."""
 
 
 Written = tuple[bytes | None, bytes | None, int]
@@ -92,8 +84,9 @@ class Work:
 
     def pass_less(self, lineage: Lineage, less: Less) -> None:
         """Keep a place for an event that loses something; one that loses everything needs none."""
-        if less.decided.decision.action is Action.DROP:
-            self.counted.append((less.where, less.decided.kind, less.minute))
+        _, _, where, decided, minute = less
+        if decided.decision.action is Action.DROP:
+            self.counted.append((where, decided.kind, minute))
         else:
             self.less.setdefault(lineage, []).append(less)
             self.written.append(None)
@@ -168,7 +161,7 @@ class ConsentStage:
                 self._standings.load(batch.partition, work.wanted)
             self._look_closer(work, entries)
         self._write_less(work)
-        written = outputs(row for row in work.written if row is not None)
+        written = outputs(filter(None, work.written))
         outcome.out.setdefault(CONSENTED, []).extend(written)
         outcome.passed = len(written)
         self._count(Counter(work.counted), outcome, entries)
@@ -203,7 +196,7 @@ class ConsentStage:
                                 write((key, decided.prefix + value[HEADER_BYTES:], -1))
                                 count((where, decided.kind, time // MINUTE_MS))
                             else:
-                                work.pass_less(lineage, Less(len(work.written), at, where, decided, time // MINUTE_MS))
+                                work.pass_less(lineage, (len(work.written), at, where, decided, time // MINUTE_MS))
                             continue
                     # Its next events in this batch must not overtake this one.
                     del visitors[key]  # type: ignore[arg-type]
@@ -246,13 +239,13 @@ class ConsentStage:
                 work.written.append((key, decided.prefix + value[HEADER_BYTES:], -1))
                 work.counted.append((where, decided.kind, time // MINUTE_MS))
             else:
-                work.pass_less(lineage, Less(len(work.written), at, where, decided, time // MINUTE_MS))
+                work.pass_less(lineage, (len(work.written), at, where, decided, time // MINUTE_MS))
 
     def _write_less(self, work: Work) -> None:
         """The events that lose something, all together, each in its place."""
         unlinkable = RandomIds(self._key, work.batch.topic, work.batch.partition)
         for lineage, less in work.less.items():
-            values = [work.batch.values[one.at] or b"" for one in less]
+            values = [work.batch.values[at] or b"" for _, at, *_ in less]
             all_ends = lineage.rewriter.ends(values)
             for (place, at, where, decided, minute), value, ends in zip(less, values, all_ends, strict=True):
                 decision, key = decided.decision, work.batch.keys[at]

@@ -28,6 +28,10 @@ from streams.runtime.stage import Batch
 
 STILL_WORKING_S = 1.0
 """How long a batch may take before the consumer polls with everything paused, to stay in its group."""
+ROUND_S = 0.6
+"""How long the work on what one poll brings should take: more holds up a rebalance, less makes each record dearer."""
+FEWEST = 5_000
+"""Records of a poll."""
 
 
 class Lease:
@@ -42,6 +46,21 @@ class Handed:
 
     lease: Lease
     batch: Batch
+
+
+class Pace:
+    """How many records the next poll may bring: as many as are worked on in `ROUND_S`, `most` at the most."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._fewest = min(FEWEST, most)
+        self.records = self._fewest
+
+    def went(self, records: int, seconds: float) -> None:
+        """So many took so long. A poll that brought little does not tell what a full one takes."""
+        if 2 * records > self.records:
+            affordable = int(records * ROUND_S / max(seconds, 1e-6))
+            self.records = max(self._fewest, min(affordable, 2 * self.records, self._most))
 
 
 @dataclass(slots=True)
@@ -64,6 +83,7 @@ class Consumer(FaustConsumer):
         self.outstanding = 0
         self.all_done = asyncio.Event()
         self.subscribed = asyncio.Event()
+        self.pace = Pace(self.worker.settings.batch_records)
         self.early: list[tuple[ck.Message, Lease | None]] = []
         """Records that came while a stage was still working: they open the next poll."""
 
@@ -86,7 +106,9 @@ class Consumer(FaustConsumer):
             while not self.should_stop:
                 polled = await self._in_poll_thread(self._poll, self.worker.outbox.seconds_left())
                 leases = dict(self.leases)
+                began = time.monotonic()
                 await self._work_on(polled)
+                self.pace.went(sum(map(len, polled.batches.values())), time.monotonic() - began)
                 # An end counts only under the lease it was met with: after a rebalance the batch before it may not be done.
                 await self.worker.end_round({tp: end for tp, end in polled.ends.items() if tp in leases and leases[tp].held})
         except Exception as error:
@@ -151,7 +173,7 @@ class Consumer(FaustConsumer):
             # poll for the first record, then take what is there: consume(n, seconds) would wait all the time unless n come.
             record = self.kafka.poll(seconds)
             opening = [] if record is None else [self._leased(record)]
-        more = self.kafka.consume(self.worker.settings.batch_records, 0) if opening else ()
+        more = self.kafka.consume(self.pace.records, 0) if opening else ()
         self._take_metadata()
         self.worker.watch(self.kafka)
         polled = Polled()
@@ -212,8 +234,8 @@ class Consumer(FaustConsumer):
 
     def _revoke(self, kafka: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
         self._on_loop(self.let_go([(p.topic, p.partition) for p in partitions]))
-        # A pause outlives its assignment: a partition that comes back would stay silent for ever. It ends here, because ending it
-        # right behind an assignment can cross librdkafka's first fetch, which then comes a second later.
+        # A pause outlives its assignment: a partition that comes back would stay silent for ever. It ends here, because to end
+        # it right behind an assignment can cross librdkafka's first fetch, which then comes a second later.
         kafka.resume(partitions)
         kafka.unassign()
 
