@@ -27,8 +27,9 @@ class Clock:
     """Measures and ends the process.
 
     `gate`: the first batch waits until this file exists, and says so by another (`<gate>.<process id>`). A worker of a group
-    does not know how much of the work is its own, so whoever opened the gate measures and ends it. Who got all partitions before
-    the others came holds a batch that is not its own any more: where its file is taken away, it goes on, and waits with the next.
+    does not know how much of the work is its own, so whoever opened the gate measures and ends it. Who got all partitions
+    before the others came holds a batch that is not its own any more: where its file is taken away, it goes on, and waits
+    with the next.
     """
 
     def __init__(self, records: int, gate: str = "") -> None:
