@@ -282,6 +282,8 @@ def read_long(value: bytes, at: int) -> int:
         )  # fmt: skip
     else:
         number, _ = _varint(value, at)
+        if number >> 64:
+            raise Undecodable("broken datum: number too long")
     return (number >> 1) ^ -(number & 1)
 
 

@@ -152,7 +152,7 @@ class Reader:
             unreadable = Heard(Word.INVALID, tc)
             return lambda _: unreadable
         rules = self._policy.tcf
-        lists = self._lists.version(tc.gvl_version) if rules.vendor and self._lists is not None else None
+        lists = self._lists.version(tc.gvl_version) if final and rules.vendor and self._lists is not None else None
 
         def word(purpose: Purpose) -> Heard:
             if not final:

@@ -49,9 +49,12 @@ class Field:
         self.is_text = self._type == "string" or self.is_map
 
     def write(self, value: Any) -> bytes:
-        """The bytes of a value."""
+        """The bytes of a value. Undecodable for the start of an hour that no time can say."""
         out = BytesIO()
-        schemaless_writer(out, self._type, value)
+        try:
+            schemaless_writer(out, self._type, value)
+        except OverflowError:
+            raise Undecodable("a number out of range") from None
         return out.getvalue()
 
     def read(self, data: bytes) -> Any:
@@ -188,7 +191,7 @@ class Rewriter:
             if len(data) == 1:
                 return data  # empty
             clicks = marketing and self._suspects_map(data)
-            tokens = token and self._token in data.lower()
+            tokens = token and (self._token in data.lower() or SPELT.search(data) is not None)
             if not clicks and not tokens:
                 return data
             content = field.read(data)

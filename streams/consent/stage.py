@@ -242,9 +242,12 @@ class ConsentStage:
                 work.pass_less(lineage, (len(work.written), at, where, decided, time // MINUTE_MS))
 
     def _write_less(self, work: Work) -> None:
-        """The events that lose something, all together, each in its place."""
+        """The events that lose something, many together, each in its place."""
         unlinkable = RandomIds(self._key, work.batch.topic, work.batch.partition)
-        for lineage, less in work.less.items():
+        pieces = (
+            (lineage, less[at : at + AT_ONCE]) for lineage, less in work.less.items() for at in range(0, len(less), AT_ONCE)
+        )
+        for lineage, less in pieces:
             values = [work.batch.values[at] or b"" for _, at, *_ in less]
             all_ends = lineage.rewriter.ends(values)
             for (place, at, where, decided, minute), value, ends in zip(less, values, all_ends, strict=True):

@@ -3,6 +3,7 @@
 Written after the commit, by merging: times only grow, so writing twice or late changes nothing.
 """
 
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -33,6 +34,8 @@ Changed = Callable[[int, int], Iterator[Written]]
 
 CHUNK = 1_000
 """Keys of one call, so that no call keeps the server from others for long."""
+BUILDING = "building"
+"""In place of a run id: nobody believes it."""
 CHECK_S = 1.0
 """How often Redis is asked whether it may forget; it can be told so at any time."""
 MARKED_S = 8 * 86_400
@@ -54,6 +57,17 @@ for at, key in ipairs(KEYS) do
   redis.call('SET', key, text, 'EX', ARGV[1])
 end
 return #KEYS
+"""
+
+
+# Where the mark begins with the first argument it becomes the second: who was emptied or started again meanwhile has no such mark.
+MOVE = """
+local found = redis.call('GET', KEYS[1])
+if found and string.sub(found, 1, #ARGV[1]) == ARGV[1] then
+  redis.call('SET', KEYS[1], ARGV[2])
+  return 1
+end
+return 0
 """
 
 
@@ -110,27 +124,31 @@ class RedisStates:
         self._changed = changed
         self._keep_s = keep_s
         self._merge = self._redis.register_script(MERGE)
+        self._move = self._redis.register_script(MOVE)
         self._met = ""
         """Run id of the server that the newest connection leads to."""
-        self._server = ""
-        """That of the one on which what is open was found to be whole."""
+        self._whole: dict[int, str] = {}
+        """Partition -> run id of the server on which it was found to be whole."""
         self._checked = 0.0
 
     def open(self, partition: int) -> None:
-        """See `StateStore`. What the mark does not cover is read from the topic."""
+        """See `StateStore`. What the mark does not cover is read from the topic. Retryable where it is emptied meanwhile."""
         try:
             self._check()
-            self._server = self._met
-            mark = (self._redis.get(_mark_key(partition)) or b"").decode().split("|")
-            since = int(mark[1]) - MARGIN_MS if len(mark) == 2 and mark[0] == self._server else 0
+            server, building = self._met, f"{BUILDING}|{secrets.token_hex(8)}"
+            mark = (self._redis.set(_mark_key(partition), building, get=True) or b"").decode().split("|")
+            since = int(mark[1]) - MARGIN_MS if len(mark) == 2 and mark[0] == server else 0
             began, written = int(time.time() * 1000), 0
             for piece in self._changed(partition, max(0, since)):
                 self._struck(partition, piece.erased)
                 self._merged(partition, piece.states)
                 written += len(piece.states)
-            self._set_mark(partition, began)
+            done = self._moved(partition, building, f"{server}|{began}")
         except redis.RedisError as error:
             raise _away(error) from error
+        if not done or self._met != server:
+            raise Retryable("the consent ledger's Redis was emptied, or started again, while its view was built")
+        self._whole[partition] = server
         if written:
             get_logger().info("consent view", partition=partition, states=written, whole=since <= 0)
 
@@ -156,16 +174,18 @@ class RedisStates:
             # The mark comes along each time, so that no look-up falls between an end of the view and its being noticed.
             names = [_mark_key(partition), *(_key(partition, key) for key in keys[start : start + CHUNK])]
             mark, *texts = self._redis.mget(names)
-            if mark is None or not self._server == self._met == mark.decode().partition("|")[0]:
+            if mark is None or not self._whole.get(partition) == self._met == mark.decode().partition("|")[0]:
                 return None
             found += texts
         return found
 
     def write(self, partition: int, states: States, at: int) -> None:
-        """See `StateStore`."""
+        """See `StateStore`. A view that is not whole any more is not said to be: the next look-up builds it."""
         try:
             self._merged(partition, states)
-            self._set_mark(partition, at)
+            server = self._whole.get(partition)
+            if server is not None:
+                self._moved(partition, f"{server}|", f"{server}|{at}")
         except redis.RedisError as error:
             raise _away(error) from error
 
@@ -214,8 +234,9 @@ class RedisStates:
             texts = [orjson.dumps(times) for _, times in some]
             self._merge(keys=[_key(partition, key) for key, _ in some], args=[self._keep_s, *texts])
 
-    def _set_mark(self, partition: int, at: int) -> None:
-        self._redis.set(_mark_key(partition), f"{self._server}|{at}")
+    def _moved(self, partition: int, before: str, mark: str) -> bool:
+        """Set the mark where it begins like this; whether it did."""
+        return bool(self._move(keys=[_mark_key(partition)], args=[before, mark]))
 
     def _check(self) -> None:
         """ConfigError where Redis may forget withdrawals on its own."""

@@ -96,7 +96,7 @@ def open_erasure(made: Office, names: Sequence[str]) -> dict[str, Any] | None:
 def tell_if_unknown(met: bool, counts: Mapping[str, int]) -> None:
     """A slip of the pen names somebody too, of whom nothing is held: say so, or it would look like a person who is erased."""
     if not met and not any(n for place, n in counts.items() if place != SLOTS):
-        typer.echo("nothing is held of this id: nobody ever came with it, or it is spelt otherwise", err=True)
+        typer.echo("nothing is held of this id: it is spelt otherwise, was forgotten already, or came a moment ago", err=True)
 
 
 def named(settings: Settings, text: str) -> list[str]:

@@ -101,6 +101,28 @@ def test_broken_events_are_refused(change: Any) -> None:
         REWRITER.strip(change(value), 0)
 
 
+@pytest.mark.parametrize("time", [-(2**63), 2**63 - 1])
+def test_times_that_nobody_lives_in_are_data_at_fault(time: int) -> None:
+    """Such an event is refused, or rewritten; it does not end the worker."""
+    event = {field["name"]: SHAPE.empty[field["name"]] for field in RAW.schema["fields"]} | {"event_ts": time}
+    value = encode(RAW, event)
+    assert REWRITER.strip(value, 0)
+    if time < 0:
+        with pytest.raises(Undecodable, match="out of range"):
+            REWRITER.anonymise(value, "0" * 32)
+    else:
+        assert REWRITER.anonymise(value, "0" * 32)
+
+
+def test_a_token_in_other_letters_goes_too() -> None:
+    """The Kelvin sign is a `k` where case does not matter."""
+    event = {field["name"]: SHAPE.empty[field["name"]] for field in RAW.schema["fields"]}
+    event |= {"properties": {"decision_to\u212aen": "x", "plan": "b"}}
+    mask = BITS["analytics"] | BITS["marketing"]
+    stripped = decode(REGISTRY, RAW.header + REWRITER.strip(encode(RAW, event), mask))[1]
+    assert stripped["properties"] == {"plan": "b"}
+
+
 def test_a_field_of_an_unusual_type_is_rewritten_too() -> None:
     """A contract may have nullable fields and floats: their ends are found by reading them."""
     fields = [

@@ -120,6 +120,53 @@ def test_a_restarted_redis_is_not_trusted(tmp_path: Path) -> None:
         assert topic.asked == [(0, 0), (0, 0)]
 
 
+def test_a_partition_is_believed_only_where_it_was_built(tmp_path: Path) -> None:
+    """Redis is started again in the middle of a round: one partition is built anew, and a late write to another marks nothing."""
+    topic = Topic({KEY: {"a.withdrawn": 5}})
+    with EmbeddedRedis(tmp_path) as server:
+        states = RedisStates(partial(redis.Redis.from_url, server.url), topic, 60)
+        for partition in (0, 1):
+            states.open(partition)
+        server.stop()
+        server.start()
+        with redis.Redis.from_url(server.url) as client:
+            client.delete(f"cs:{{0}}:{KEY}")
+        assert states.read(1, [KEY]) == [{"a.withdrawn": 5}]
+        states.write(0, {"other": {"a.granted": 1}}, 9)
+        assert states.read(0, [KEY, "other"]) == [{"a.withdrawn": 5}, {"a.granted": 1}]
+
+
+def test_a_write_does_not_hide_that_the_view_was_emptied(view: Callable[[Topic], RedisStates], redis_url: str) -> None:
+    """Between a look-up and what it leads to."""
+    states = view(Topic({KEY: {"a.withdrawn": 5}}))
+    states.open(0)
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+    states.write(0, {"other": {"a.granted": 1}}, 9)
+    assert states.read(0, [KEY, "other"]) == [{"a.withdrawn": 5}, {"a.granted": 1}]
+
+
+def test_a_view_that_is_emptied_while_it_is_built_is_not_whole(redis_url: str) -> None:
+    """It is built again; a worker that was cut short leaves nothing that the next one believes."""
+    flushes = 1
+
+    def changed(_partition: int, since: int) -> Iterator[Written]:
+        nonlocal flushes
+        assert since == 0
+        yield Written({}, {KEY: {"a.withdrawn": 5}})
+        if flushes:
+            flushes -= 1
+            with redis.Redis.from_url(redis_url) as client:
+                client.flushall()
+        yield Written({}, {"other": {"a.granted": 1}})
+
+    states = RedisStates(partial(redis.Redis.from_url, redis_url), changed, 60)
+    with pytest.raises(Retryable, match="while its view was built"):
+        states.open(7)
+    states.open(7)
+    assert states.read(7, [KEY, "other"]) == [{"a.withdrawn": 5}, {"a.granted": 1}]
+
+
 def test_a_redis_that_forgets_is_refused(tmp_path: Path) -> None:
     """A server that may evict keys would forget withdrawals: a configuration error that says what to do."""
     with EmbeddedRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
