@@ -60,7 +60,7 @@ return #KEYS
 """
 
 
-# Where the mark begins with the first argument it becomes the second: who was emptied or started again meanwhile has no such mark.
+# The mark becomes the second argument where it begins with the first: a server that was emptied or started again has none such.
 MOVE = """
 local found = redis.call('GET', KEYS[1])
 if found and string.sub(found, 1, #ARGV[1]) == ARGV[1] then

@@ -121,7 +121,7 @@ def test_a_restarted_redis_is_not_trusted(tmp_path: Path) -> None:
 
 
 def test_a_partition_is_believed_only_where_it_was_built(tmp_path: Path) -> None:
-    """Redis is started again in the middle of a round: one partition is built anew, and a late write to another marks nothing."""
+    """Redis starts again in the middle of a round: one partition is built anew, and a late write to another marks nothing."""
     topic = Topic({KEY: {"a.withdrawn": 5}})
     with EmbeddedRedis(tmp_path) as server:
         states = RedisStates(partial(redis.Redis.from_url, server.url), topic, 60)
