@@ -37,6 +37,8 @@ from streams.runtime.transport import Handed
 
 TICK_S = 1.0
 BACK_OFF_S = (0.1, 5.0)
+AGAIN_S = 5.0
+"""After which a suspicion is looked into again."""
 LIMIT_WINDOW = 1_000
 """Records over which the share of dead letters is judged."""
 
@@ -57,6 +59,8 @@ class Worker:
         self._recent: deque[tuple[int, int]] = deque()
         self._next_tick = 0.0
         self._progress: dict[tuple[str, int], float] = {}
+        self._suspected: dict[tuple[str, int], int] = {}
+        """Where a partition stood when it was suspected."""
         self._waiting_since: float | None = None
         self._commit: asyncio.Task[None] | None = None
         self.outbox = Outbox(settings, self.group, self._counts.take)
@@ -322,20 +326,27 @@ class Worker:
             self.die(RuntimeError(f"no progress for {self.settings.stuck_after_s:g} s in the middle of a batch"))
 
     def watch(self, kafka: ck.Consumer) -> None:
-        """A partition with records and without progress ends the worker. The broker is asked only on suspicion."""
-        now = time.monotonic()
+        """A partition with records and without progress ends the worker. The broker is asked only on suspicion.
+
+        It is asked again a little later: a partition that was idle may have got its records this moment.
+        """
+        now, patience = time.monotonic(), self.settings.stuck_after_s
         for tp, since in list(self._progress.items()):
-            if now - since <= self.settings.stuck_after_s:
+            if now - since <= patience:
                 continue
+            before = self._suspected.pop(tp, None)
             self._progress[tp] = now
             try:
                 _, end = stable_end(kafka, *tp)
             except Retryable:
                 continue  # the broker is away: nothing a restart of ours would mend
-            if self.outbox.position(tp) < end:
-                self.die(
-                    RuntimeError(f"{tp[0]}:{tp[1]} has records and made no progress for {self.settings.stuck_after_s:g} s")
-                )
+            position = self.outbox.position(tp)
+            if position >= end:
+                continue
+            if position == before:
+                self.die(RuntimeError(f"{tp[0]}:{tp[1]} has records and made no progress for {patience:g} s"))
+            self._suspected[tp] = position
+            self._progress[tp] = now - patience + AGAIN_S
 
 
 class Raw(Schema):

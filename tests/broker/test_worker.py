@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,18 @@ def test_a_hanging_batch_ends_the_worker(house: House) -> None:
     house.send(b"hang")
     assert house.work().wait(30) == EXIT_FENCED
     assert "no progress" in house.log("0")
+
+
+def test_a_record_for_an_idle_partition_ends_no_worker(house: House) -> None:
+    """Though it comes in the very moment in which a partition without progress is looked at, which some of these do."""
+    house.settings["stuck_after_s"] = 0.5
+    worker = house.work()
+    for n in range(25):
+        house.send(b"%d" % n)
+        time.sleep(0.55 + n / 100)
+    assert worker.poll() is None, house.log("0")
+    wait_until(house.idle, 30)
+    assert [value.split(b"|")[0] for value in house.seen()] == [b"%d" % n for n in range(25)]
 
 
 def test_a_group_without_offsets_starts_nowhere_in_silence(house: House) -> None:
