@@ -121,17 +121,21 @@ class Bench:
         """The same for several workers of one group, from when each has the first batch of its own to the last commit."""
         gate = Path(self.settings["state_dir"]) / f"gate-{given['sink']}"
         processes: list[psutil.Popen] = []
+
+        def ready() -> bool:
+            return len(list(gate.parent.glob(f"{gate.name}.*"))) == len(processes)
+
         try:
             for n in range(workers):
                 settings = {**self.settings, "slot": f"{given['sink']}-{n}"}
                 more = {"how": "runtime", "settings": settings, "gate": str(gate), "begin": n == 0}
                 command = [sys.executable, "-m", "bench.contender", json.dumps({**given, **more})]
                 processes.append(psutil.Popen(command, stdout=subprocess.DEVNULL))
-                self._wait(lambda: len(list(gate.parent.glob(f"{gate.name}.*"))) == len(processes), processes)
+                self._wait(ready, processes)
                 # Who was there before holds a batch of the assignment before.
                 for process in processes[:-1]:
                     gate.with_name(f"{gate.name}.{process.pid}").unlink()
-            self._wait(lambda: len(list(gate.parent.glob(f"{gate.name}.*"))) == len(processes), processes)
+            self._wait(ready, processes)
             group, source = f"headwater.bench-{given['sink']}", given["source"]
             consumer = ck.Consumer({"bootstrap.servers": self.settings["kafka"], "group.id": group})
             places = [ck.TopicPartition(source, partition) for partition in range(4)]

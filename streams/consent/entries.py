@@ -18,11 +18,11 @@ DENIALS = tuple(entry("", what) for what in (DENIED, SEEN_DENIED))
 """Ends of names of times."""
 
 
-Written = Mapping[str, Callable[[Record], bytes]]
+Writers = Mapping[str, Callable[[Record], bytes]]
 """Topic -> how a record is written there."""
 
 
-def written(registry: Registry) -> Written:
+def writers(registry: Registry) -> Writers:
     """By the newest contracts."""
     contracts = [registry.latest(topic) for topic in (STATE, REVOCATIONS, AUDIT, HEADS)]
     return {contract.topic: flat_record_encoder(contract.parsed, contract.header) for contract in contracts}
@@ -47,8 +47,8 @@ class Source(NamedTuple):
 class Entries:
     """The entries of one batch. `trays` closes them."""
 
-    def __init__(self, written: Written, policy: Policy, partition: int, head: Head) -> None:
-        self._written = written
+    def __init__(self, writers: Writers, policy: Policy, partition: int, head: Head) -> None:
+        self._writers = writers
         self._policy = policy
         self._partition = partition
         self.head = head
@@ -112,7 +112,7 @@ class Entries:
         self._add(AUDIT, str(self._partition), record, self._partition)
 
     def _add(self, topic: str, key: str, record: Record, partition: int = -1) -> None:
-        self._trays.setdefault(topic, []).append(Output(key.encode(), self._written[topic](record), partition))
+        self._trays.setdefault(topic, []).append(Output(key.encode(), self._writers[topic](record), partition))
 
 
 def minute(time: int) -> int:
@@ -126,4 +126,4 @@ def _outcome(change: Change) -> str:
     return "denied" if any(name.endswith(DENIALS) for name in change.times) else "granted"
 
 
-__all__ = ["AUDIT", "BITS", "HEADS", "REVOCATIONS", "STATE", "Entries", "Source", "minute", "written"]
+__all__ = ["AUDIT", "BITS", "HEADS", "REVOCATIONS", "STATE", "Entries", "Source", "minute", "writers"]

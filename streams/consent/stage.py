@@ -18,7 +18,7 @@ from schemas.registry import Registry
 from streams.consent.audit import Head as ChainHead
 from streams.consent.case import KEPT_BYTES, Decided, Head, Kind, Lineage, What, Where
 from streams.consent.decide import Action, Reason
-from streams.consent.entries import AUDIT, HEADS, REVOCATIONS, STATE, Entries, written
+from streams.consent.entries import AUDIT, HEADS, REVOCATIONS, STATE, Entries, writers
 from streams.consent.evidence import Reader
 from streams.consent.gvl import GvlFolder
 from streams.consent.learning import FOR_EVER, SIGNALS, SUBJECT_LENGTH, Event, Learner
@@ -62,10 +62,6 @@ Less = tuple[int, int, Where, Decided, int]
 """An event that loses something: its place among what is written, its place in the batch, where, decision, minute."""
 
 
-Written = tuple[bytes | None, bytes | None, int]
-"""Key, value and partition of a record."""
-
-
 class Work:
     """One batch of events on its way."""
 
@@ -73,8 +69,8 @@ class Work:
         self.batch = batch
         self.now = now
         self.outcome = outcome
-        self.written: list[Written | None] = []
-        """None where the place is kept for an event that loses something."""
+        self.written: list[tuple[bytes | None, bytes | None, int] | None] = []
+        """Keys, values and partitions; None where the place is kept for an event that loses something."""
         self.counted: list[tuple[Where, Kind, int]] = []
         self.less: dict[Lineage, list[Less]] = {}
         self.rows: list[Row] = []
@@ -102,7 +98,7 @@ class ConsentStage:
 
     def __init__(self, registry: Registry, policy: Policy, kit: Kit) -> None:
         self._registry = registry
-        self._written = written(registry)
+        self._writers = writers(registry)
         self._key = kit.key
         self._metrics = kit.metrics
         self._changed = kit.changed
@@ -125,7 +121,7 @@ class ConsentStage:
         """Decide on one batch. Retryable for a contract nobody knows yet, and while the ledger is away."""
         outcome = Outcome()
         holding = self._standings.holding(batch.partition)
-        entries = Entries(self._written, self._policy, batch.partition, holding.head)
+        entries = Entries(self._writers, self._policy, batch.partition, holding.head)
         at = int(now * 1000)
         try:
             self._standings.trim(batch.partition)
@@ -243,29 +239,30 @@ class ConsentStage:
 
     def _write_less(self, work: Work) -> None:
         """The events that lose something, many together, each in its place."""
-        unlinkable = RandomIds(self._key, work.batch.topic, work.batch.partition)
-        pieces = (
-            (lineage, less[at : at + AT_ONCE]) for lineage, less in work.less.items() for at in range(0, len(less), AT_ONCE)
-        )
-        for lineage, less in pieces:
-            values = [work.batch.values[at] or b"" for _, at, *_ in less]
-            all_ends = lineage.rewriter.ends(values)
-            for (place, at, where, decided, minute), value, ends in zip(less, values, all_ends, strict=True):
-                decision, key = decided.decision, work.batch.keys[at]
-                try:
-                    if decision.action is Action.ANONYMISE:
-                        new_id = unlinkable.of(work.batch.offsets[at])
-                        datum, key = lineage.rewriter.anonymise(value, new_id, ends), new_id.encode()
-                    else:
-                        datum = lineage.rewriter.strip(value, decision.mask, ends)
-                        if not decision.mask & BITS["analytics"] and not decided.kind.heartbeat:
-                            # The key is a pseudonym, and pseudonyms are analytics.
-                            key = unlinkable.of(work.batch.offsets[at]).encode()
-                except Undecodable as error:
-                    work.outcome.bury(at, str(error), work.now)
+        for lineage, less in work.less.items():
+            for start in range(0, len(less), AT_ONCE):
+                self._rewrite(work, lineage, less[start : start + AT_ONCE])
+
+    def _rewrite(self, work: Work, lineage: Lineage, less: list[Less]) -> None:
+        batch, rewriter = work.batch, lineage.rewriter
+        unlinkable = RandomIds(self._key, batch.topic, batch.partition)
+        values = [batch.values[at] or b"" for _, at, *_ in less]
+        for (place, at, where, decided, minute), value, ends in zip(less, values, rewriter.ends(values), strict=True):
+            decision, key = decided.decision, batch.keys[at]
+            try:
+                if decision.action is Action.ANONYMISE:
+                    new_id = unlinkable.of(batch.offsets[at])
+                    datum, key = rewriter.anonymise(value, new_id, ends), new_id.encode()
                 else:
-                    work.written[place] = (key, decided.prefix + datum, -1)
-                    work.counted.append((where, decided.kind, minute))
+                    datum = rewriter.strip(value, decision.mask, ends)
+                    if not decision.mask & BITS["analytics"] and not decided.kind.heartbeat:
+                        # The key is a pseudonym, and pseudonyms are analytics.
+                        key = unlinkable.of(batch.offsets[at]).encode()
+            except Undecodable as error:
+                work.outcome.bury(at, str(error), work.now)
+            else:
+                work.written[place] = (key, decided.prefix + datum, -1)
+                work.counted.append((where, decided.kind, minute))
 
     def _alone(self, value: bytes) -> Head:
         """The head of a record that was not read together with others. Undecodable, Retryable."""

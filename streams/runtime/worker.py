@@ -150,6 +150,7 @@ class Worker:
         self.outbox.released(tps)
         for topic, partition in tps:
             self._progress.pop((topic, partition), None)
+            self._suspected.pop((topic, partition), None)
             if topic == self.stage.inputs[0]:
                 self._stage_thread.submit(self.stage.on_revoke, partition)
         self.metrics.set("headwater_assigned_partitions", len(self._progress), stage=self.stage.name)
