@@ -5,7 +5,9 @@ order. So a prefix of the fields can be read alone, and columns can be put befor
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from io import BytesIO
+from itertools import starmap
 from operator import itemgetter
 from typing import Any, cast
 
@@ -73,11 +75,11 @@ def flat_encoder(schema: Any, header: bytes) -> Callable[..., bytes]:
     for place, kind in enumerate(kind_of(field["type"]) for field in schema["fields"]):
         if kind == "string":
             lines += [f" t{place} = v{place}.encode()"]
-            parts += [f"sizes[n] if (n := len(t{place})) < 64 else long_bytes(n)", f"t{place}"]
+            parts += [f"sizes[n] if (n := len(t{place})) < {LOOKED_UP} else long_bytes(n)", f"t{place}"]
         elif kind == "boolean":
             parts += [f"b'\\1' if v{place} else b'\\0'"]
         elif kind == "long":
-            parts += [f"sizes[v{place}] if 0 <= v{place} < 64 else long_bytes(v{place})"]
+            parts += [f"sizes[v{place}] if 0 <= v{place} < {LOOKED_UP} else long_bytes(v{place})"]
         elif kind == "array":
             parts += [f"array_of_texts(v{place})"]
         elif isinstance(kind, dict) and kind.get("values") == "long":
@@ -92,9 +94,6 @@ def flat_encoder(schema: Any, header: bytes) -> Callable[..., bytes]:
     }  # fmt: skip
     exec("\n".join(source), names)  # noqa: S102 - see the docstring: no data gets into the source
     return cast(Callable[..., bytes], names["flat"])
-
-
-_SIZES = [bytes([n << 1]) for n in range(64)]
 
 
 def long_bytes(number: int) -> bytes:
@@ -114,10 +113,15 @@ def long_bytes(number: int) -> bytes:
     return bytes(out)
 
 
+LOOKED_UP = 1_024
+"""Smaller ones stand in a table: lengths, most of them."""
+_SIZES = [long_bytes(n) for n in range(LOOKED_UP)]
+
+
 def _array_of_texts(texts: Sequence[str]) -> bytes:
     if not texts:
         return b"\0"
-    parts = [_SIZES[n] if (n := len(texts)) < 64 else long_bytes(n)]
+    parts = [_SIZES[n] if (n := len(texts)) < LOOKED_UP else long_bytes(n)]
     parts += map(text_bytes, texts)
     parts.append(b"\0")
     return b"".join(parts)
@@ -126,17 +130,19 @@ def _array_of_texts(texts: Sequence[str]) -> bytes:
 def text_bytes(text: str) -> bytes:
     """A text in Avro's encoding."""
     encoded = text.encode()
-    return (_SIZES[n] if (n := len(encoded)) < 64 else long_bytes(n)) + encoded
+    return (_SIZES[n] if (n := len(encoded)) < LOOKED_UP else long_bytes(n)) + encoded
 
 
 def _map_of_longs(items: Mapping[str, int]) -> bytes:
     if not items:
         return b"\0"
-    parts = [long_bytes(len(items))]
-    for name, number in items.items():
-        parts += (text_bytes(name), long_bytes(number))
-    parts.append(b"\0")
-    return b"".join(parts)
+    return b"".join((long_bytes(len(items)), *starmap(_item_of_longs, items.items()), b"\0"))
+
+
+@lru_cache(4_096)
+def _item_of_longs(name: str, number: int) -> bytes:
+    """Many maps have items in common: of few names, and of times that many share."""
+    return text_bytes(name) + long_bytes(number)
 
 
 def flat_record_encoder(schema: Any, header: bytes) -> Callable[[Record], bytes]:

@@ -93,6 +93,11 @@ class What:
 
     number: int
     """Never given twice."""
+    said: bytes
+    """What it was read from. Visitors who said the same share it."""
+    begins: int
+    ends: int
+    """The day that it holds for, milliseconds UTC."""
     evidence: Evidence
     regime: str
     hash: str
@@ -176,6 +181,9 @@ class Lineage:
         speaks, chosen = bool(said.granted or said.denied), bool(said.granted_at or said.denied_at)
         found = What(
             next(_numbers),
+            data,
+            day * DAY_MS,
+            (day + 1) * DAY_MS,
             evidence,
             evidence.regime.value,
             evidence_hash(read["signals"]),

@@ -88,7 +88,7 @@ class Rewriter:
         self._anonymises = self._plan_anonymous()
         self._hours = [names.index(name) for name in HOURS]
         changed = {place for first, last, _ in self._anonymises for place in range(first, last + 1)}
-        self._kept = [place for place in range(1, len(names)) if place not in changed or names[place] == COUNTRY]
+        self._kept = _runs(place for place in range(1, len(names)) if place not in changed or names[place] == COUNTRY)
         self._anonymous: dict[tuple[bytes | int, ...], bytes] = {}
 
     def ends(self, values: Sequence[bytes]) -> list[Ends | None]:
@@ -113,13 +113,13 @@ class Rewriter:
         """Whether a click id may be a parameter in it: a name before `=`, or before an index, or anything percent-encoded."""
         if b"%" in data:
             return True
-        names, reach, before = self._name_or_index, -self._reach, data.lower().split(b"=")
+        names, reach, before = self._name_or_index, -self._reach, data.split(b"=")
         before.pop()
-        return any(text.endswith(names) or not text[reach:].isascii() for text in before)
+        return any(not (end := text[reach:]).isascii() or end.lower().endswith(names) for text in before)
 
     def _suspects_map(self, data: bytes) -> bool:
         """The same for a map, where a click id may also be a key, or stand in JSON, which spells what it likes with escapes."""
-        if b"%" in data or b"\\u" in data or (not data.isascii() and SPELT.search(data) is not None):
+        if b"%" in data or b"\\u" in data or _is_spelt_otherwise(data):
             return True
         lower = data.lower()
         return self._part.search(lower) is not None and any(map(lower.__contains__, self._names))
@@ -130,7 +130,7 @@ class Rewriter:
         What is left of an event is the same for many, so it is kept by what it is made of.
         """
         ends = self._whole(value, ends)
-        kept = [value[ends[place - 1] : ends[place]] for place in self._kept]
+        kept = [value[ends[first - 1] : ends[last]] for first, last in self._kept]
         made_of: tuple[bytes | int, ...] = (*kept, *[read_long(value, ends[place - 1]) // HOUR_MS for place in self._hours])
         left = self._anonymous.get(made_of)
         if left is None:
@@ -191,7 +191,7 @@ class Rewriter:
             if len(data) == 1:
                 return data  # empty
             clicks = marketing and self._suspects_map(data)
-            tokens = token and (self._token in data.lower() or SPELT.search(data) is not None)
+            tokens = token and (self._token in data.lower() or _is_spelt_otherwise(data))
             if not clicks and not tokens:
                 return data
             content = field.read(data)
@@ -221,6 +221,19 @@ class Rewriter:
     def _to_hour(self, field: Field) -> Change:
         written = lru_cache(KEPT_VALUES)(lambda hour: field.write(hour * HOUR_MS))
         return lambda data: written(read_long(data, 0) // HOUR_MS)
+
+
+def _is_spelt_otherwise(data: bytes) -> bool:
+    return not data.isascii() and SPELT.search(data) is not None
+
+
+def _runs(places: Iterable[int]) -> list[tuple[int, int]]:
+    """Neighbours as one: first and last of each run."""
+    runs: list[tuple[int, int]] = []
+    for place in places:
+        first = runs.pop()[0] if runs and runs[-1][1] == place - 1 else place
+        runs.append((first, place))
+    return runs
 
 
 def _merged(changes: list[tuple[int, Change | bytes]]) -> Plan:

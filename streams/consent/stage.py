@@ -27,7 +27,7 @@ from streams.consent.policy import BITS, Policy
 from streams.consent.standing import Place, Standings, Table, Visitor
 from streams.consent.store import StateStore
 from streams.consent.strip import RandomIds
-from streams.runtime.stage import Batch, Cell, Outcome, outputs
+from streams.runtime.stage import Batch, Cell, Outcome, Output, as_output
 
 RAW, CONSENTED, ERASURES = "events.raw", "events.consented", "privacy.erasures"
 MINUTE_MS = 60_000
@@ -51,9 +51,9 @@ class Kit(NamedTuple):
     """Imported vendor lists; None where the policy names no vendor."""
 
 
-Row = tuple[int, bytes | None, bytes, bytes, Lineage, Where, What, int, Table | None]
-"""One event of a batch as far as it is read: place, key, value, region and signals, lineage, where, what, collector time
-(milliseconds UTC), and what is known of subjects like its own; None where nothing is remembered of it."""
+Row = tuple[int, bytes | None, bytes, Lineage, Where, What, int, Table | None]
+"""One event of a batch as far as it is read: place, key, value, lineage, where, what, collector time (milliseconds UTC), and what
+is known of subjects like its own; None where nothing is remembered of it."""
 Tally = Counter[tuple[Where, Kind, int]]
 """Events by name and kind and the minute of their collector time."""
 
@@ -69,8 +69,8 @@ class Work:
         self.batch = batch
         self.now = now
         self.outcome = outcome
-        self.written: list[tuple[bytes | None, bytes | None, int] | None] = []
-        """Keys, values and partitions; None where the place is kept for an event that loses something."""
+        self.written: list[Output | None] = []
+        """None where the place is kept for an event that loses something."""
         self.counted: list[tuple[Where, Kind, int]] = []
         self.less: dict[Lineage, list[Less]] = {}
         self.rows: list[Row] = []
@@ -157,7 +157,7 @@ class ConsentStage:
                 self._standings.load(batch.partition, work.wanted)
             self._look_closer(work, entries)
         self._write_less(work)
-        written = outputs(filter(None, work.written))
+        written = list(filter(None, work.written))
         outcome.out.setdefault(CONSENTED, []).extend(written)
         outcome.passed = len(written)
         self._count(Counter(work.counted), outcome, entries)
@@ -178,18 +178,18 @@ class ConsentStage:
                 where = lineage.wheres.get(name) or lineage.where(name)
                 visitor = visitors.get(key)  # type: ignore[arg-type] # None is nobody's key
                 if visitor is not None:
-                    known, what, said, group, times, remembered = visitor
+                    known, what, group, until, remembered = visitor
                     if (
-                        value.startswith(said, region_at)
+                        value.startswith(what.said, region_at)
                         and known is lineage
                         and where.group == group
-                        and time in times
+                        and what.begins <= time < until
                         and where.ordinary
                     ):
                         decided = what.decided.get(where.rule) or lineage.decided(where, what)
                         if decided.settled or not remembered:
                             if decided.passes:
-                                write((key, decided.prefix + value[HEADER_BYTES:], -1))
+                                write(as_output((key, decided.prefix + value[HEADER_BYTES:], -1)))
                                 count((where, decided.kind, time // MINUTE_MS))
                             else:
                                 work.pass_less(lineage, (len(work.written), at, where, decided, time // MINUTE_MS))
@@ -210,14 +210,14 @@ class ConsentStage:
                 table = holding.table(scope)
                 if key not in table:
                     work.wanted.add((scope, key))
-            work.rows.append((at, key, value, said, lineage, where, what, time, table))
+            work.rows.append((at, key, value, lineage, where, what, time, table))
         self._metrics.count("headwater_consent_signals_total", len(places) - misses, cache="hit")
         self._metrics.count("headwater_consent_signals_total", misses, cache="miss")
 
     def _look_closer(self, work: Work, entries: Entries) -> None:
         visitors = self._standings.holding(work.batch.partition).visitors
         learn, recall = self._learner.learn, self._learner.recall
-        for at, key, value, said, lineage, where, what, time, table in work.rows:
+        for at, key, value, lineage, where, what, time, table in work.rows:
             decided = what.decided.get(where.rule) or lineage.decided(where, what)
             if table is not None and key is not None:
                 standing, until = table[key], FOR_EVER
@@ -227,12 +227,10 @@ class ConsentStage:
                     until = 0 if standing is None else standing.until
                 if standing is not None and (standing.withdrawn or not decided.settled):
                     decided = lineage.recalled(where, what, recall(Event(where, what, time), standing))
-                elif where.ordinary and len(said) <= KEPT_BYTES:
-                    begin = time - time % DAY_MS
-                    times = range(begin, min(begin + DAY_MS, until))
-                    visitors[key] = Visitor(lineage, what, said, where.group, times, standing is not None)
+                elif where.ordinary and len(what.said) <= KEPT_BYTES:
+                    visitors[key] = Visitor(lineage, what, where.group, min(what.ends, until), standing is not None)
             if decided.passes:
-                work.written.append((key, decided.prefix + value[HEADER_BYTES:], -1))
+                work.written.append(as_output((key, decided.prefix + value[HEADER_BYTES:], -1)))
                 work.counted.append((where, decided.kind, time // MINUTE_MS))
             else:
                 work.pass_less(lineage, (len(work.written), at, where, decided, time // MINUTE_MS))
@@ -261,7 +259,7 @@ class ConsentStage:
             except Undecodable as error:
                 work.outcome.bury(at, str(error), work.now)
             else:
-                work.written[place] = (key, decided.prefix + datum, -1)
+                work.written[place] = as_output((key, decided.prefix + datum, -1))
                 work.counted.append((where, decided.kind, minute))
 
     def _alone(self, value: bytes) -> Head:

@@ -52,12 +52,10 @@ class Visitor(NamedTuple):
 
     lineage: Lineage
     what: What
-    said: bytes
-    """What `what` was read from."""
     group: str
     """Of sites."""
-    times: range
-    """Collector times for which that holds, milliseconds UTC."""
+    until: int
+    """Collector time at which that ends, milliseconds UTC; within the day of `what`."""
     remembered: bool
     """There is a state, which matters where the signals leave something open."""
 

@@ -34,10 +34,11 @@ class Output(NamedTuple):
 
 def outputs(rows: Iterable[tuple[bytes | None, bytes | None, int]]) -> list[Output]:
     """Many at once from (key, value, partition), in less than half the time that making them one by one takes."""
-    return list(map(_as_output, rows))
+    return list(map(as_output, rows))
 
 
-_as_output: Callable[[tuple[bytes | None, bytes | None, int]], Output] = partial(tuple.__new__, Output)
+as_output: Callable[[tuple[bytes | None, bytes | None, int]], Output] = partial(tuple.__new__, Output)
+"""The same for one."""
 
 
 class Dead(NamedTuple):
