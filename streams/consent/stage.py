@@ -52,8 +52,8 @@ class Kit(NamedTuple):
 
 
 Row = tuple[int, bytes | None, bytes, Lineage, Where, What, int, Table | None]
-"""One event of a batch as far as it is read: place, key, value, lineage, where, what, collector time (milliseconds UTC), and what
-is known of subjects like its own; None where nothing is remembered of it."""
+"""One event of a batch as far as it is read: place, key, value, lineage, where, what, collector time (milliseconds UTC), and
+what is known of subjects like its own; None where nothing is remembered of it."""
 Tally = Counter[tuple[Where, Kind, int]]
 """Events by name and kind and the minute of their collector time."""
 
