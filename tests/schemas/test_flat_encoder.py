@@ -9,7 +9,7 @@ from fastavro import schemaless_writer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.codec import encode, flat_encoder, flat_record_encoder
+from schemas.codec import decode, encode, flat_encoder, flat_record_encoder
 from schemas.registry import Registry
 
 REGISTRY = Registry(Path(__file__).parents[2] / "schemas")
@@ -35,6 +35,17 @@ def test_states_are_encoded_alike(record: dict[str, Any]) -> None:
     """Maps of integers too; fields are found by their names."""
     contract = REGISTRY.latest("consent.state")
     assert flat_record_encoder(contract.parsed, contract.header)(dict(reversed(record.items()))) == encode(contract, record)
+
+
+@pytest.mark.parametrize("length", [0, 63, 64, 1_023, 1_024, 8_191, 8_192])
+def test_lengths_and_small_numbers_are_encoded_alike(length: int) -> None:
+    """Whether they stand in a table, take another byte, or neither."""
+    contract = REGISTRY.latest("consent.state")
+    texts = dict.fromkeys(("subject", "site", "regulation", "evidence", "platform", "policy"), "x" * length)
+    record = {**texts, "times": {"a": length, "b": -length, "c": length}, "gvl": length, "changed_ts": length}
+    written = flat_record_encoder(contract.parsed, contract.header)(record)
+    assert written == encode(contract, record)
+    assert decode(REGISTRY, written) == (contract, record)
 
 
 def test_what_is_left_out_has_its_default() -> None:
