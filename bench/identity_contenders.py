@@ -76,15 +76,15 @@ def stage(events: Sequence[Event], advance: Advance, size: int = BATCH) -> tuple
         for hook in outcome.after_commit:
             hook()
         for topic in room.broadcast:
-            room.on_broadcast(topic, [(output.key, output.value) for output in outcome.out.get(topic, ())])
+            room.on_broadcast(topic, [(key, value) for key, value, _ in outcome.out.get(topic, ())])
         seconds += time.perf_counter() - began
-        for output in outcome.out[RESOLVED]:
-            record = decode(registry, output.value or b"")[1]
+        for _, value, _ in outcome.out[RESOLVED]:
+            record = decode(registry, value or b"")[1]
             stamped[record["event_id"]] = record["profile_id"]
             if record["identity_state"] == SHARED_IDS:
                 nobodys.add(record["profile_id"])
-        evidence |= {link.key: tuple(decode(registry, link.value or b"")[1]["nodes"]) for link in outcome.out.get(LINKS, ())}
-        demoted |= dict.fromkeys((conflict.key or b"").decode() for conflict in outcome.out.get(CONFLICTS, ()))
+        evidence |= {key: tuple(decode(registry, value or b"")[1]["nodes"]) for key, value, _ in outcome.out.get(LINKS, ())}
+        demoted |= dict.fromkeys((key or b"").decode() for key, _, _ in outcome.out.get(CONFLICTS, ()))
         start += len(part)
     first = first_deliveries(events)
     profiles = [stamped[event.event_id] for event in first]

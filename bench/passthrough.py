@@ -17,7 +17,7 @@ from infra.logs import configure_logs
 from infra.metrics import Metrics
 from infra.settings import Settings
 from streams.runtime.first_start import begin_at_earliest
-from streams.runtime.stage import Batch, Outcome, outputs
+from streams.runtime.stage import Batch, Outcome
 from streams.runtime.transport import Transport
 from streams.runtime.worker import Worker, run
 
@@ -38,7 +38,7 @@ class PassThrough:
         """Each record as it came, to the partition it came from."""
         if self._sleep_s:
             time.sleep(self._sleep_s)
-        return Outcome({self._sink: outputs(zip(batch.keys, batch.values, repeat(batch.partition)))}, passed=len(batch))
+        return Outcome({self._sink: list(zip(batch.keys, batch.values, repeat(batch.partition)))}, passed=len(batch))
 
     def on_broadcast(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
         """Has none."""

@@ -136,7 +136,8 @@ def text_bytes(text: str) -> bytes:
 def _map_of_longs(items: Mapping[str, int]) -> bytes:
     if not items:
         return b"\0"
-    return b"".join((long_bytes(len(items)), *starmap(_item_of_longs, items.items()), b"\0"))
+    size = _SIZES[n] if (n := len(items)) < LOOKED_UP else long_bytes(n)
+    return b"".join((size, *starmap(_item_of_longs, items.items()), b"\0"))
 
 
 @lru_cache(4_096)

@@ -32,6 +32,8 @@ class Columns(NamedTuple):
     """Of the characters of a text; of the field itself otherwise."""
     numbers: dict[int, Offsets]
     """Field -> what it holds; of integers."""
+    sizes: Offsets
+    """Of the whole records, bytes."""
 
 
 class HeadColumns:
@@ -60,7 +62,7 @@ class HeadColumns:
                 walk.sound[:] = False
             begins.append(begin - walk.start)
             ends.append(walk.at - walk.start)
-        return Columns(walk.sound & (walk.at <= walk.end), ends, begins, numbers)
+        return Columns(walk.sound & (walk.at <= walk.end), ends, begins, numbers, walk.end - walk.start)
 
 
 class _Walk:

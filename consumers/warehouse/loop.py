@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import confluent_kafka as ck
 
@@ -209,10 +208,9 @@ class Warehouse:
         now = time.time()
         for one in bad:
             place = Place(batch.topic, batch.partition, batch.offsets[one.at])
-            letter: Any = self._letters.letter(
-                Refusal(one.reason, one.detail, place), batch.keys[one.at], batch.values[one.at], now
-            )
-            self._producer.produce("events.dead", letter.value, letter.key)
+            refusal = Refusal(one.reason, one.detail, place)
+            key, value, _ = self._letters.letter(refusal, batch.keys[one.at], batch.values[one.at], now)
+            self._producer.produce("events.dead", value, key)
             self._metrics.count("headwater_dead_total", stage=STAGE, reason=one.reason)
         end = [ck.TopicPartition(batch.topic, batch.partition, batch.next)]
         self._producer.send_offsets_to_transaction(end, self._consumer.consumer_group_metadata(), KAFKA_S)

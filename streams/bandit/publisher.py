@@ -13,7 +13,7 @@ from streams.bandit.kernel import Unsound
 from streams.bandit.snapshot import Snapshot, follow, from_record, too_early
 from streams.bandit.statistics import Line, Merged, Sums
 from streams.bandit.store import SnapshotStore
-from streams.runtime.stage import Output
+from streams.runtime.stage import BY_KEY, Output
 
 LEARNED = "bandit"
 """The group that is learned from: all its arms see the same mix of hours. Control stays out, it is what uplift is told by."""
@@ -85,7 +85,7 @@ class Publisher:
         self._count(experiment, "clipped" if snapshot.clipped else "published")
         self._watch(experiment, totals)
         value = encode(self._registry.latest("bandit.snapshots"), snapshot.record())
-        return [Output(experiment.key.encode(), value)]
+        return [(experiment.key.encode(), value, BY_KEY)]
 
     def _ahead_of_redis(self, experiment: Experiment, previous: Snapshot | None) -> Snapshot | None:
         """`previous`; nothing where Redis kept a higher version from before Kafka began anew, which must be overtaken."""

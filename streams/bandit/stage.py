@@ -19,7 +19,7 @@ from streams.bandit.join import join
 from streams.bandit.publisher import Publisher
 from streams.bandit.statistics import HOUR_MS, CellKey, line
 from streams.runtime.clerk import ACKS, REQUESTS, ack
-from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output
+from streams.runtime.stage import BY_KEY, Batch, Cell, Dead, Outcome, Output
 
 RESOLVED, OUTCOMES = "events.resolved", "bandit.outcomes"
 EXPERIMENTS, STATS, UNITS, SNAPSHOTS = "bandit.experiments", "bandit.stats", "bandit.units", "bandit.snapshots"
@@ -76,7 +76,7 @@ class BanditStage:
                 continue
             verdict, record = join(self._token_key, self._catalogue, event)
             if record is not None:
-                found.append(Output(record["decision_id"].encode(), encode(contract, record)))
+                found.append((record["decision_id"].encode(), encode(contract, record), BY_KEY))
             minute = event["collector_ts"] // 60_000 * 60_000
             outcome.counts[Cell(minute, event["source"], event["event_name"], verdict)] += 1
         return outcome
@@ -96,7 +96,7 @@ class BanditStage:
             except UnknownContract as error:
                 raise Retryable(str(error)) from error
             record = ack(request["request_id"], "bandit", FORGOTTEN, now)
-            outcome.out.setdefault(ACKS, []).append(Output(record["request_id"].encode(), encode(contract, record)))
+            outcome.out.setdefault(ACKS, []).append((record["request_id"].encode(), encode(contract, record), BY_KEY))
             outcome.passed += 1
         return outcome
 
@@ -147,16 +147,16 @@ class BanditStage:
         changes, partition = counting.take_changes(), counting.partition
         contract = self._registry.latest(STATS)
         lines = counting.lines(changes.cells, applied_offset)
-        stats = [Output(found.key, encode(contract, found.record()), partition) for found in lines]
+        stats: list[Output] = [(found.key, encode(contract, found.record()), partition) for found in lines]
         return {STATS: stats, UNITS: self._units(changes, partition)}
 
     def _units(self, changes: Changes, partition: int) -> list[Output]:
         contract = self._registry.latest(UNITS)
 
         def unit(key: bytes, decision_id: str, hour: int, seen: int) -> Output:
-            return Output(key, encode(contract, {"decision_id": decision_id, "hour": hour, "seen": seen}), partition)
+            return key, encode(contract, {"decision_id": decision_id, "hour": hour, "seen": seen}), partition
 
-        written = [Output(str(UUID(bytes=decision)).encode(), None, partition) for decision in changes.forgotten]
+        written: list[Output] = [(str(UUID(bytes=decision)).encode(), None, partition) for decision in changes.forgotten]
         for decision, (hour, seen) in changes.units.items():
             decision_id = str(UUID(bytes=decision))
             written.append(unit(decision_id.encode(), decision_id, hour, seen))

@@ -129,8 +129,8 @@ class Intake:
     def _dead(self, raw: Any, problem: str, request: Request) -> Record:
         body = orjson.dumps(raw, default=str)
         refusal = Refusal(Reason.CONTRACT, problem, Place.at_door(), request.source)
-        output = self._letters.letter(refusal, None, body, request.now_ms / 1000)
-        return Record(DEAD, output.key or b"", output.value or b"")
+        key, value, _ = self._letters.letter(refusal, None, body, request.now_ms / 1000)
+        return Record(DEAD, key or b"", value or b"")
 
     def _show(self, good: bool, what: Mapping[str, Any]) -> None:
         if self.on_seen is not None:

@@ -83,6 +83,8 @@ class Decided:
     """Header and consent columns, encoded."""
     passes: bool
     """Nothing is taken away: the payload is not touched."""
+    anonymises: bool
+    drops: bool
     settled: bool
     """The signals speak about every purpose, so that only a withdrawal can change the decision."""
 
@@ -124,6 +126,7 @@ class Lineage:
         self._encode = flat_record_encoder(written.columns(), written.header)
         self._where = _part(read, ("event_name", "source", "site", "heartbeat"))
         self._what = _part(read, ("region", "signals"))
+        self.header = read.header
         self.ends = HeadSlicer(read, "signals").ends
         self._near_ends = HeadSlicer(read, CLOCK).ends
         self._columns = HeadColumns(read, CLOCK)
@@ -225,6 +228,8 @@ class Lineage:
             kind.decision,
             self._encode(self._told(kind, what)),
             decision.action is Action.PASS and not where.heartbeat,
+            decision.action is Action.ANONYMISE,
+            decision.action is Action.DROP,
             all(ruling.reason is not Reason.NO_SIGNAL for ruling in decision.rulings),
         )
 

@@ -10,7 +10,7 @@ from streams.consent.audit import Head, link
 from streams.consent.decide import Action
 from streams.consent.ledger import DENIED, SEEN_DENIED, Change, Times, entry, merge
 from streams.consent.policy import BITS, Policy
-from streams.runtime.stage import Output
+from streams.runtime.stage import BY_KEY, Output
 
 STATE, REVOCATIONS, AUDIT, HEADS = "consent.state", "consent.revocations", "consent.audit", "consent.heads"
 MINUTE_MS = 60_000
@@ -111,8 +111,8 @@ class Entries:
         self.head, record = link(self.head, self._partition, said)
         self._add(AUDIT, str(self._partition), record, self._partition)
 
-    def _add(self, topic: str, key: str, record: Record, partition: int = -1) -> None:
-        self._trays.setdefault(topic, []).append(Output(key.encode(), self._writers[topic](record), partition))
+    def _add(self, topic: str, key: str, record: Record, partition: int = BY_KEY) -> None:
+        self._trays.setdefault(topic, []).append((key.encode(), self._writers[topic](record), partition))
 
 
 def minute(time: int) -> int:

@@ -1,6 +1,6 @@
 """What the ledger learns: from events that carry a choice, from webhooks, and from withdrawals that reach a linked id."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from infra.errors import Retryable
 from schemas.codec import Undecodable, UnknownContract, decode
@@ -22,13 +22,8 @@ FOR_EVER = 1 << 62
 NO_TIMES: Times = {}
 
 
-class Event(NamedTuple):
-    """An event as the ledger sees it."""
-
-    where: Where
-    what: What
-    time: int
-    """Collector time, milliseconds UTC."""
+Event = tuple[Where, What, int]
+"""An event as the ledger sees it: where, what, and its collector time, milliseconds UTC."""
 
 
 class Learner:
@@ -42,8 +37,9 @@ class Learner:
 
     def recall(self, event: Event, standing: Standing) -> Memories:
         """What is remembered, purpose by purpose, as far as it matters to an event."""
-        oldest = event.time - self._policy.memory.max_age_days * DAY_MS
-        moment = Moment(event.time, self._said(event).granted_at, oldest)
+        _, _, time = event
+        oldest = time - self._policy.memory.max_age_days * DAY_MS
+        moment = Moment(time, self._said(event).granted_at, oldest)
         return tuple(recall(standing.times, purpose, moment) for purpose in self._policy.purposes)
 
     def learn(self, event: Event, table: Table, key: bytes, entries: Entries) -> Standing | None:
@@ -73,9 +69,10 @@ class Learner:
 
     def _said(self, event: Event) -> Said:
         """What an event says, with the times that can be believed; an event that is a choice is made now."""
-        said = believed(event.what.evidence.said, event.time)
-        if event.where.is_choice:
-            return said._replace(granted_at=said.granted_at or event.time, denied_at=said.denied_at or event.time)
+        where, what, time = event
+        said = believed(what.evidence.said, time)
+        if where.is_choice:
+            return said._replace(granted_at=said.granted_at or time, denied_at=said.denied_at or time)
         return said
 
     def take(self, batch: Batch, holding: Holding, entries: Entries) -> tuple[int, list[tuple[int, str]]]:

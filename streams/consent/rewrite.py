@@ -14,7 +14,7 @@ import numpy as np
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from schemas.codec import HEADER_BYTES, HeadSlicer, Undecodable, read_long, text_bytes
-from schemas.columns import FEW, HeadColumns
+from schemas.columns import FEW, HeadColumns, Offsets
 from schemas.registry import Contract
 from streams.consent.clickids import ClickIds
 from streams.consent.policy import BITS, Policy
@@ -89,7 +89,8 @@ class Rewriter:
         self._hours = [names.index(name) for name in HOURS]
         changed = {place for first, last, _ in self._anonymises for place in range(first, last + 1)}
         self._kept = _runs(place for place in range(1, len(names)) if place not in changed or names[place] == COUNTRY)
-        self._anonymous: dict[tuple[bytes | int, ...], bytes] = {}
+        self._anonymous: dict[tuple[Any, ...], bytes] = {}
+        """What is left by what it is made of: the parts that are kept, and hours."""
 
     def ends(self, values: Sequence[bytes]) -> list[Ends | None]:
         """Where the fields of many events end; None where an event is to be looked at alone."""
@@ -124,22 +125,41 @@ class Rewriter:
         lower = data.lower()
         return self._part.search(lower) is not None and any(map(lower.__contains__, self._names))
 
-    def anonymise(self, value: bytes, event_id: str, ends: Ends | None = None) -> bytes:
-        """The datum of a framed event with the allow-list only, under a new id. Undecodable.
+    def anonymise(self, value: bytes, event_id: str) -> bytes:
+        """The datum of a framed event with the allow-list only, under a new id. Undecodable."""
+        return text_bytes(event_id) + self._left(value)
+
+    def anonymise_many(self, values: Sequence[bytes], event_ids: Sequence[str]) -> list[bytes | None]:
+        """The same of many; None where an event is to be looked at alone.
 
         What is left of an event is the same for many, so it is kept by what it is made of.
         """
-        ends = self._whole(value, ends)
-        kept = [value[ends[first - 1] : ends[last]] for first, last in self._kept]
-        made_of: tuple[bytes | int, ...] = (*kept, *[read_long(value, ends[place - 1]) // HOUR_MS for place in self._hours])
-        left = self._anonymous.get(made_of)
-        if left is None:
-            left = self._apply(value, ends, [(0, 0, b""), *self._anonymises])
-            if sum(map(len, kept)) <= KEPT_BYTES:
-                if len(self._anonymous) >= KEPT_VALUES:
-                    self._anonymous.clear()
-                self._anonymous[made_of] = left
-        return text_bytes(event_id) + left
+        if len(values) < FEW:
+            return [None] * len(values)
+        read = self._columns.read(values)
+        sound = read.sound & (read.ends[-1] == read.sizes)
+        parts = [_slices(values, read.ends[first - 1], read.ends[last]) for first, last in self._kept]
+        hours = [(read.numbers[place] // HOUR_MS).tolist() for place in self._hours]
+        made: list[bytes | None] = []
+        all_made_of = zip(*parts, *hours, strict=True)
+        for value, event_id, whole, made_of in zip(values, event_ids, sound.tolist(), all_made_of, strict=True):
+            left = (self._anonymous.get(made_of) or self._leave(value, made_of)) if whole else None
+            made.append(left and text_bytes(event_id) + left)
+        return made
+
+    def _left(self, value: bytes) -> bytes:
+        return self._apply(value, self._whole(value, None), [(0, 0, b""), *self._anonymises])
+
+    def _leave(self, value: bytes, made_of: tuple[Any, ...]) -> bytes | None:
+        try:
+            left = self._left(value)
+        except Undecodable:
+            return None
+        if sum(map(len, made_of[: len(self._kept)])) <= KEPT_BYTES:
+            if len(self._anonymous) >= KEPT_VALUES:
+                self._anonymous.clear()
+            self._anonymous[made_of] = left
+        return left
 
     def _whole(self, value: bytes, ends: Ends | None) -> Ends:
         """Where the fields of an event end, of which the last is at its end. Undecodable."""
@@ -225,6 +245,10 @@ class Rewriter:
 
 def _is_spelt_otherwise(data: bytes) -> bool:
     return not data.isascii() and SPELT.search(data) is not None
+
+
+def _slices(values: Sequence[bytes], begins: Offsets, ends: Offsets) -> list[bytes]:
+    return [value[begin:end] for value, begin, end in zip(values, begins.tolist(), ends.tolist(), strict=True)]
 
 
 def _runs(places: Iterable[int]) -> list[tuple[int, int]]:

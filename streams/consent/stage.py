@@ -7,7 +7,7 @@ subject, so it is kept with its encoded columns, and most events cost two look-u
 from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from infra.errors import ConfigError, Retryable
 from infra.logs import get_logger
@@ -21,18 +21,20 @@ from streams.consent.decide import Action, Reason
 from streams.consent.entries import AUDIT, HEADS, REVOCATIONS, STATE, Entries, writers
 from streams.consent.evidence import Reader
 from streams.consent.gvl import GvlFolder
-from streams.consent.learning import FOR_EVER, SIGNALS, SUBJECT_LENGTH, Event, Learner
+from streams.consent.learning import FOR_EVER, SIGNALS, SUBJECT_LENGTH, Learner
 from streams.consent.ledger import DAY_MS
 from streams.consent.policy import BITS, Policy
-from streams.consent.standing import Place, Standings, Table, Visitor
+from streams.consent.standing import Place, Standings, Table
 from streams.consent.store import StateStore
 from streams.consent.strip import RandomIds
-from streams.runtime.stage import Batch, Cell, Outcome, Output, as_output
+from streams.runtime.stage import BY_KEY, Batch, Cell, Outcome, Output
 
 RAW, CONSENTED, ERASURES = "events.raw", "events.consented", "privacy.erasures"
 MINUTE_MS = 60_000
 AT_ONCE = 1_000
 """Events."""
+
+NOBODY: Any = (None, None)
 
 KeyValues = Iterable[tuple[bytes | None, bytes | None]]
 PolicyReader = Callable[[], Policy | None]
@@ -72,7 +74,8 @@ class Work:
         self.written: list[Output | None] = []
         """None where the place is kept for an event that loses something."""
         self.counted: list[tuple[Where, Kind, int]] = []
-        self.less: dict[Lineage, list[Less]] = {}
+        self.anonymous: dict[Lineage, list[Less]] = {}
+        self.stripped: dict[Lineage, list[Less]] = {}
         self.rows: list[Row] = []
         """Events that need a closer look, in order."""
         self.wanted: set[Place] = set()
@@ -81,10 +84,10 @@ class Work:
     def pass_less(self, lineage: Lineage, less: Less) -> None:
         """Keep a place for an event that loses something; one that loses everything needs none."""
         _, _, where, decided, minute = less
-        if decided.decision.action is Action.DROP:
+        if decided.drops:
             self.counted.append((where, decided.kind, minute))
         else:
-            self.less.setdefault(lineage, []).append(less)
+            (self.anonymous if decided.anonymises else self.stripped).setdefault(lineage, []).append(less)
             self.written.append(None)
 
 
@@ -166,11 +169,14 @@ class ConsentStage:
         batch, misses = work.batch, 0
         work.rows, work.wanted = [], set()
         keys = batch.keys[places.start : places.stop]
-        values = [value or b"" for value in batch.values[places.start : places.stop]]
+        values: Any = batch.values[places.start : places.stop]
+        if not all(values):
+            values = [value or b"" for value in values]
         common = self._lineages.get(values[0][:HEADER_BYTES])
         heads = repeat(None) if common is None or len(values) < FEW else common.heads(values)
         holding, write, count = self._standings.holding(batch.partition), work.written.append, work.counted.append
-        visitors = holding.visitors
+        visitors, tables = holding.visitors, holding.tables
+        met: dict[bytes | None, tuple[Lineage, What]] = {}
         for at, key, value, head in zip(places, keys, values, heads, strict=False):
             try:
                 lineage, name_at, name_end, region_at, time = head or self._alone(value)
@@ -189,25 +195,28 @@ class ConsentStage:
                         decided = what.decided.get(where.rule) or lineage.decided(where, what)
                         if decided.settled or not remembered:
                             if decided.passes:
-                                write(as_output((key, decided.prefix + value[HEADER_BYTES:], -1)))
+                                write((key, value.replace(lineage.header, decided.prefix, 1), BY_KEY))
                                 count((where, decided.kind, time // MINUTE_MS))
                             else:
                                 work.pass_less(lineage, (len(work.written), at, where, decided, time // MINUTE_MS))
                             continue
                     # Its next events in this batch must not overtake this one.
                     del visitors[key]  # type: ignore[arg-type]
-                day = time // DAY_MS
-                said = value[region_at : lineage.ends(value)[-1]]
-                found = lineage.whats.get((day, said))
-                misses += found is None
-                what = found or lineage.what(day, said)
+                known, what = met.get(key, NOBODY)
+                if known is not lineage or not (what.begins <= time < what.ends and value.startswith(what.said, region_at)):
+                    day = time // DAY_MS
+                    said = value[region_at : lineage.ends(value)[-1]]
+                    found = lineage.whats.get((day, said))
+                    misses += found is None
+                    what = found or lineage.what(day, said)
+                    met[key] = lineage, what
             except Undecodable as error:
                 work.outcome.bury(at, str(error), work.now)
                 continue
             table = None
             if key is not None and len(key) == SUBJECT_LENGTH and not where.heartbeat:
                 scope = where.scopes[what.regime]
-                table = holding.table(scope)
+                table = tables.get(scope) or holding.table(scope)
                 if key not in table:
                     work.wanted.add((scope, key))
             work.rows.append((at, key, value, lineage, where, what, time, table))
@@ -223,43 +232,55 @@ class ConsentStage:
                 standing, until = table[key], FOR_EVER
                 if what.learnable or (what.speaks and where.is_choice):
                     if standing is None or where.is_choice or not standing.knows(what.number, time):
-                        standing = learn(Event(where, what, time), table, key, entries)
+                        standing = learn((where, what, time), table, key, entries)
                     until = 0 if standing is None else standing.until
                 if standing is not None and (standing.withdrawn or not decided.settled):
-                    decided = lineage.recalled(where, what, recall(Event(where, what, time), standing))
+                    decided = lineage.recalled(where, what, recall((where, what, time), standing))
                 elif where.ordinary and len(what.said) <= KEPT_BYTES:
-                    visitors[key] = Visitor(lineage, what, where.group, min(what.ends, until), standing is not None)
+                    visitors[key] = (lineage, what, where.group, min(what.ends, until), standing is not None)
             if decided.passes:
-                work.written.append(as_output((key, decided.prefix + value[HEADER_BYTES:], -1)))
+                work.written.append((key, value.replace(lineage.header, decided.prefix, 1), BY_KEY))
                 work.counted.append((where, decided.kind, time // MINUTE_MS))
             else:
                 work.pass_less(lineage, (len(work.written), at, where, decided, time // MINUTE_MS))
 
     def _write_less(self, work: Work) -> None:
         """The events that lose something, many together, each in its place."""
-        for lineage, less in work.less.items():
-            for start in range(0, len(less), AT_ONCE):
-                self._rewrite(work, lineage, less[start : start + AT_ONCE])
+        for way, tray in ((self._anonymise, work.anonymous), (self._strip, work.stripped)):
+            for lineage, less in tray.items():
+                for start in range(0, len(less), AT_ONCE):
+                    way(work, lineage, less[start : start + AT_ONCE])
 
-    def _rewrite(self, work: Work, lineage: Lineage, less: list[Less]) -> None:
+    def _anonymise(self, work: Work, lineage: Lineage, less: list[Less]) -> None:
+        batch, rewriter = work.batch, lineage.rewriter
+        values = [batch.values[at] or b"" for _, at, *_ in less]
+        unlinkable = RandomIds(self._key, batch.topic, batch.partition)
+        ids = [unlinkable.of(batch.offsets[at]) for _, at, *_ in less]
+        data = rewriter.anonymise_many(values, ids)
+        for (place, at, where, decided, minute), value, new_id, made in zip(less, values, ids, data, strict=True):
+            try:
+                datum = made or rewriter.anonymise(value, new_id)
+            except Undecodable as error:
+                work.outcome.bury(at, str(error), work.now)
+            else:
+                work.written[place] = (new_id.encode(), decided.prefix + datum, BY_KEY)
+                work.counted.append((where, decided.kind, minute))
+
+    def _strip(self, work: Work, lineage: Lineage, less: list[Less]) -> None:
         batch, rewriter = work.batch, lineage.rewriter
         unlinkable = RandomIds(self._key, batch.topic, batch.partition)
         values = [batch.values[at] or b"" for _, at, *_ in less]
         for (place, at, where, decided, minute), value, ends in zip(less, values, rewriter.ends(values), strict=True):
-            decision, key = decided.decision, batch.keys[at]
+            mask, key = decided.decision.mask, batch.keys[at]
             try:
-                if decision.action is Action.ANONYMISE:
-                    new_id = unlinkable.of(batch.offsets[at])
-                    datum, key = rewriter.anonymise(value, new_id, ends), new_id.encode()
-                else:
-                    datum = rewriter.strip(value, decision.mask, ends)
-                    if not decision.mask & BITS["analytics"] and not decided.kind.heartbeat:
-                        # The key is a pseudonym, and pseudonyms are analytics.
-                        key = unlinkable.of(batch.offsets[at]).encode()
+                datum = rewriter.strip(value, mask, ends)
             except Undecodable as error:
                 work.outcome.bury(at, str(error), work.now)
             else:
-                work.written[place] = as_output((key, decided.prefix + datum, -1))
+                if not mask & BITS["analytics"] and not decided.kind.heartbeat:
+                    # The key is a pseudonym, and pseudonyms are analytics.
+                    key = unlinkable.of(batch.offsets[at]).encode()
+                work.written[place] = (key, decided.prefix + datum, BY_KEY)
                 work.counted.append((where, decided.kind, minute))
 
     def _alone(self, value: bytes) -> Head:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from functools import partial
-from typing import NamedTuple, Self
+from typing import Self
 
 from infra.metrics import Metrics
 from streams.consent.audit import Head
@@ -47,17 +47,12 @@ class Standing:
         return self
 
 
-class Visitor(NamedTuple):
-    """A subject whose last event said what its state knows: the same again needs no look-up and teaches nothing."""
+Visitor = tuple[Lineage, What, str, int, bool]
+"""A subject whose last event said what its state knows: the same again needs no look-up and teaches nothing.
 
-    lineage: Lineage
-    what: What
-    group: str
-    """Of sites."""
-    until: int
-    """Collector time at which that ends, milliseconds UTC; within the day of `what`."""
-    remembered: bool
-    """There is a state, which matters where the signals leave something open."""
+Its event's lineage and what it said; the group of the site; the collector time at which that ends (milliseconds UTC, within the
+day of what was said); and whether there is a state, which matters where the signals leave something open.
+"""
 
 
 Table = dict[bytes, Standing | None]

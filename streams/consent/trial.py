@@ -73,7 +73,7 @@ class Trial:
             return Fate(UNREADABLE)
         for reason in outcome.dropped:
             return Fate(f"drop ({reason})")
-        head = self._head.read(outcome.out[CONSENTED][0].value or b"")[1]
+        head = self._head.read(outcome.out[CONSENTED][0][1] or b"")[1]
         return Fate(head["consent_outcome"], tuple(head["consent_reasons"].split()))
 
 

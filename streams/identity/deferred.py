@@ -66,7 +66,7 @@ class Deferred:
         _take(self._ranges, due)
         # What is done is said as an empty range and not as a tombstone: a reader that looks on sees it too.
         value = encode(self._registry.latest(DEFERRED), due._asdict())
-        return Output(f"{due.topic}:{due.partition}".encode(), value, due.partition)
+        return f"{due.topic}:{due.partition}".encode(), value, due.partition
 
     def follow(self, record: Mapping[str, Any]) -> None:
         """Take in a record of the topic that any worker has written."""

@@ -9,7 +9,7 @@ from schemas.registry import Registry
 from streams.identity.combination import Combination, Stamp
 from streams.identity.reading import Event
 from streams.identity.rules import Nodes, Write
-from streams.runtime.stage import Outcome, Output
+from streams.runtime.stage import BY_KEY, Outcome
 
 LINKS, CONFLICTS = "identity.links", "identity.conflicts"
 SAME_EVENT = "same_event"
@@ -59,7 +59,7 @@ class Evidence:
             live, event = stamps[found].live, events[found]
             if len(live) > 1:
                 record = link_record(live, event.event_id.decode(), event.collector_ts, event.purposes)
-                out.append(Output(record["link_id"].encode(), self._encode(*record.values())))
+                out.append((record["link_id"].encode(), self._encode(*record.values()), BY_KEY))
         outcome.after_commit.append(partial(_remember, new, self._since))
 
 

@@ -16,7 +16,7 @@ from streams.identity.recent import Recent
 from streams.identity.rules import ERASED, Slot, View, Write, home, live, unlogged
 from streams.identity.slots import MERGES, SlotLog
 from streams.identity.store import first_places
-from streams.runtime.stage import Batch, Cell, Outcome, Output, outputs
+from streams.runtime.stage import BY_KEY, Batch, Cell, Outcome, Output
 
 DUPLICATE, ERASURE = "DUPLICATE", "ERASED"
 
@@ -117,13 +117,13 @@ class Resolver:
         return found.stamped(alive[0] if alive else self._alias(nodes[0], view.epoch(nodes[0])), UNRESOLVED, alive)
 
     def _stamp(self, outcome: Outcome, events: Sequence[Event], stamps: Mapping[Combination, Stamp]) -> None:
-        rows: list[tuple[bytes, bytes, int]] = []
+        rows: list[Output] = []
         cells: list[tuple[int, Where, str]] = []
         for _, value, combination, where, _, collector_ts, event_id, _ in events:
             key, columns, state, _ = stamps[combination]
-            rows.append((key or event_id, columns + value[HEADER_BYTES:], -1))
+            rows.append((key or event_id, columns + value[HEADER_BYTES:], BY_KEY))
             cells.append((collector_ts // MINUTE_MS, where, state))
-        outcome.out.setdefault(RESOLVED, []).extend(outputs(rows))
+        outcome.out.setdefault(RESOLVED, []).extend(rows)
         for (minute, where, state), n in Counter(cells).items():
             if not where.heartbeat:
                 outcome.counts[Cell(minute * MINUTE_MS, where.source, where.event_name, state)] += n
@@ -154,7 +154,7 @@ class Resolver:
         self._metrics.count("headwater_identity_conflicts_total", rule=write.rule)
         record = conflict_record(write, view.find(write.node), event.event_id.decode(), event.collector_ts)
         value = encode(self._registry.latest(CONFLICTS), record)
-        outcome.out.setdefault(CONFLICTS, []).append(Output(write.node.encode(), value))
+        outcome.out.setdefault(CONFLICTS, []).append((write.node.encode(), value, BY_KEY))
 
 
 def _firsts(events: Iterable[Event]) -> dict[Combination, Event]:

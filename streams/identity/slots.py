@@ -6,7 +6,7 @@ from typing import Any
 from schemas.codec import HEADER_BYTES, HeadSlicer, Record, decode, flat_encoder, read_long, schema_id
 from schemas.registry import Registry
 from streams.identity.rules import ERASED, Slot
-from streams.runtime.stage import Output
+from streams.runtime.stage import BY_KEY, Output
 
 MERGES = "identity.merges"
 NODE_BYTES = 34
@@ -43,7 +43,7 @@ class SlotLog:
 
     def output(self, node: str, slot: Slot, event_id: str, evidence_ts: int) -> Output:
         """The record that says so."""
-        return Output(log_key(node, slot), self._encode(*slot_record(node, slot, event_id, evidence_ts).values()))
+        return log_key(node, slot), self._encode(*slot_record(node, slot, event_id, evidence_ts).values()), BY_KEY
 
     def read(self, value: bytes) -> tuple[str, Slot]:
         """Node and slot. Undecodable; UnknownContract."""

@@ -22,7 +22,7 @@ from streams.identity.resolver import ERASURE, Resolver
 from streams.identity.revocation import component, outlived, request, signals
 from streams.identity.slots import MERGES, SlotLog
 from streams.identity.store import Away, GraphStore
-from streams.runtime.stage import Batch, Outcome, Output
+from streams.runtime.stage import BY_KEY, Batch, Outcome
 
 REVOCATIONS, SIGNALS, REQUESTS = "consent.revocations", "consent.signals", "privacy.requests"
 REWRITES_S = 5.0
@@ -173,7 +173,7 @@ class IdentityStage:
 
     def _say(self, outcome: Outcome, topic: str, key: str, record: Record) -> None:
         value = encode(self._registry.latest(topic), record)
-        outcome.out.setdefault(topic, []).append(Output(key.encode(), value))
+        outcome.out.setdefault(topic, []).append((key.encode(), value, BY_KEY))
 
     # -- memory
 

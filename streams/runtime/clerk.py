@@ -124,10 +124,9 @@ class Clerk:
                 return ACKS, record["request_id"].encode(), encode(self._registry.latest(ACKS), record)
             except Undecodable as error:
                 place = Place(message.topic(), message.partition(), message.offset())
-                letter = self._letters.letter(
-                    Refusal("UNDECODABLE", str(error), place), message.key(), message.value(), time.time()
-                )
-                return "events.dead", letter.key, letter.value
+                refusal = Refusal("UNDECODABLE", str(error), place)
+                key, value, _ = self._letters.letter(refusal, message.key(), message.value(), time.time())
+                return "events.dead", key, value
             except (Retryable, UnknownContract) as error:
                 get_logger().warning("a privacy request waits", error=str(error))
                 if self._stop.wait(pause):

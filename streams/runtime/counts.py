@@ -3,9 +3,9 @@
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 
-from schemas.codec import encode
+from schemas.codec import Record, encode
 from schemas.registry import Registry
-from streams.runtime.stage import Cell, Output
+from streams.runtime.stage import BY_KEY, Cell, Output
 
 CELLS_A_MINUTE = 2_000
 MINUTES_REMEMBERED = 120
@@ -51,12 +51,7 @@ class CellCounts:
         contract = self._registry.latest("stream.counts")
         pending, self._pending = self._pending, Counter()
         key = self._stage.encode()
-        return {
-            "stream.counts": [
-                Output(
-                    key,
-                    encode(contract, {"stage": self._stage, **cell._asdict(), "dimensions": dict(cell.dimensions), "n": n}),
-                )
-                for cell, n in pending.items()
-            ]
-        }
+        return {"stream.counts": [(key, encode(contract, self._record(cell, n)), BY_KEY) for cell, n in pending.items()]}
+
+    def _record(self, cell: Cell, n: int) -> Record:
+        return {"stage": self._stage, **cell._asdict(), "dimensions": dict(cell.dimensions), "n": n}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from infra.keyring import KeyRing
 from schemas.codec import Record, encode
 from schemas.registry import Registry
-from streams.runtime.stage import Output
+from streams.runtime.stage import BY_KEY, Output
 
 CONTEXT = b"events.dead"
 NO_KEY = 0xFFFFFFFF
@@ -68,7 +68,7 @@ class DeadLetters:
             "key_day": day,
             "payload": payload,
         }
-        return Output(refusal.place.key, encode(self._registry.latest("events.dead"), record))
+        return refusal.place.key, encode(self._registry.latest("events.dead"), record), BY_KEY
 
 
 def open_letter(record: Record, keyring: KeyRing) -> tuple[bytes | None, bytes]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from bench import passthrough
 from infra.errors import Retryable
-from streams.runtime.stage import Batch, Cell, Dead, Outcome, Output
+from streams.runtime.stage import BY_KEY, Batch, Cell, Dead, Outcome
 
 KeyValues = Iterable[tuple[bytes | None, bytes | None]]
 
@@ -55,8 +55,8 @@ class Scripted(passthrough.PassThrough):
         else:
             counted[key] += 1
             number = b"%d" % counted[key]
-            outcome.out[self._sink].append(Output(key, value + b"|" + number + b"|" + self._setting))
-            outcome.out[self.restore[0]].append(Output(key, number, partition))
+            outcome.out[self._sink].append((key, value + b"|" + number + b"|" + self._setting, BY_KEY))
+            outcome.out[self.restore[0]].append((key, number, partition))
             outcome.passed += 1
 
     def _note(self, offset: int) -> None:
@@ -80,7 +80,7 @@ class Scripted(passthrough.PassThrough):
 
     def on_tick(self, now: float) -> Outcome:
         """A sign of life."""
-        return Outcome({f"{self.name}-ticks": [Output(None, b"tick")]})
+        return Outcome({f"{self.name}-ticks": [(None, b"tick", BY_KEY)]})
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def test_keeps_order(case: Case, events: list[Record]) -> None:
     stage = case.make()
     names = [{**event, "event_id": f"n{n:03d}", "signals": {"cmp.analytics": "granted"}} for n, event in enumerate(events)]
     outcome = stage.handle(batch(case, names), 0)
-    left = [decode(REGISTRY, output.value or b"")[1]["event_id"] for output in outcome.out.get(case.exit, ())]
+    left = [decode(REGISTRY, value or b"")[1]["event_id"] for _, value, _ in outcome.out.get(case.exit, ())]
     assert left == [name["event_id"] for name in names]
 
 

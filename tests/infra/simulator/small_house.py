@@ -120,8 +120,8 @@ class SmallHouse:
         """Write a dead letter: of the door, or of the consent stage about a record of `topic`."""
         place = Place(topic, 0 if topic else -1, offset)
         letters = self._gate if topic else self._door
-        letter = letters.letter(Refusal("TEST", "", place), None, value, self.now / 1000)
-        self._producer.produce("events.dead", letter.value, letter.key)
+        key, written, _ = letters.letter(Refusal("TEST", "", place), None, value, self.now / 1000)
+        self._producer.produce("events.dead", written, key)
         assert self._producer.flush(20) == 0
         self.letters.append(place)
         return place

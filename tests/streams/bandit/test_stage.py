@@ -67,12 +67,12 @@ def publish(made: BanditStage, experiment: Experiment) -> None:
 
 def records(outputs: list[Output]) -> list[dict[str, Any]]:
     """The outputs, decoded."""
-    return [decode(REGISTRY, output.value)[1] for output in outputs if output.value is not None]
+    return [decode(REGISTRY, value)[1] for _, value, _ in outputs if value is not None]
 
 
 def outcomes_of(made: BanditStage, values: list[bytes | None]) -> list[bytes | None]:
     """What joining these events writes to bandit.outcomes."""
-    return [output.value for output in made.handle(batch(RESOLVED, values, partition=1), NOW).out[OUTCOMES]]
+    return [value for _, value, _ in made.handle(batch(RESOLVED, values, partition=1), NOW).out[OUTCOMES]]
 
 
 MIXED: list[bytes | None] = [
@@ -103,7 +103,7 @@ def test_joining_conserves_and_says_what_became_of_each() -> None:
     }  # fmt: skip
     found = records(outcome.out[OUTCOMES])
     assert [(one["kind"], one["reward"], one["arm"]) for one in found] == [("exposure", 0, "bold"), ("reward", 1, "bold")]
-    assert all(output.key == one["decision_id"].encode() for output, one in zip(outcome.out[OUTCOMES], found, strict=True))
+    assert all(key == one["decision_id"].encode() for (key, _, _), one in zip(outcome.out[OUTCOMES], found, strict=True))
 
 
 def test_a_replay_gives_the_same_and_leaves_its_input_alone() -> None:
@@ -112,7 +112,7 @@ def test_a_replay_gives_the_same_and_leaves_its_input_alone() -> None:
     results = []
     for made in (stage(), stage()):
         joined = made.handle(batch(RESOLVED, values), NOW)
-        counted = made.handle(batch(OUTCOMES, [output.value for output in joined.out[OUTCOMES]]), NOW)
+        counted = made.handle(batch(OUTCOMES, [value for _, value, _ in joined.out[OUTCOMES]]), NOW)
         results.append((joined, counted))
     assert results[0] == results[1]
     assert values == MIXED
@@ -150,12 +150,12 @@ def test_counting_writes_cumulative_lines_on_its_own_partition() -> None:
     values += [event("purchase", token(1)), event("purchase", token(1)), event("purchase", token(9, group="control"))]
     outcome = counted(made, values, first=100)
     assert outcome.passed == 7
-    assert {output.partition for tray in outcome.out.values() for output in tray} == {1}
+    assert {partition for tray in outcome.out.values() for _, _, partition in tray} == {1}
     found = {one["group"]: one for one in records(outcome.out[STATS])}
     assert (found["bandit"]["exposures"], found["bandit"]["conversions"]) == (4, 1)
     assert (found["control"]["exposures"], found["control"]["conversions"]) == (1, 1)
     assert found["bandit"]["applied_offset"] == 106
-    assert all(output.key is not None and output.key.isascii() for tray in outcome.out.values() for output in tray)
+    assert all(key is not None and key.isascii() for tray in outcome.out.values() for key, _, _ in tray)
 
 
 def restored_from(outcomes: list[Outcome]) -> BanditStage:
@@ -164,9 +164,9 @@ def restored_from(outcomes: list[Outcome]) -> BanditStage:
     for topic in (STATS, UNITS):
         kept: dict[bytes | None, bytes | None] = {}
         for outcome in outcomes:
-            for output in outcome.out[topic]:
-                kept.pop(output.key, None)
-                kept[output.key] = output.value
+            for key, value, _ in outcome.out[topic]:
+                kept.pop(key, None)
+                kept[key] = value
         made.on_restore(topic, 1, list(kept.items()))
     return made
 
@@ -193,7 +193,7 @@ def test_forgetting_is_written_as_tombstones_and_survives_a_restart() -> None:
         "widget_viewed", token(2, decided_ts=T0 + 3 * day), collector_ts=T0 + 3 * day, event_ts=T0 + 3 * day
     )
     after = counted(made, [newer], first=10)
-    assert [output.key for output in after.out[UNITS] if output.value is None] == [str(UUID(int=1)).encode()]
+    assert [key for key, value, _ in after.out[UNITS] if value is None] == [str(UUID(int=1)).encode()]
     late = counted(restored_from([before, after]), [event("purchase", token(1))], first=20)
     assert dict(late.dropped) == {"late": 1}
     assert not late.out[STATS]
@@ -226,7 +226,7 @@ def tick(made: BanditStage, now: float, *, commit: bool = True) -> list[dict[str
     """What is published now; it comes back as a broadcast once committed."""
     outputs = made.on_tick(now).out.get(SNAPSHOTS, [])
     if commit:
-        made.on_broadcast(SNAPSHOTS, [(output.key, output.value) for output in outputs])
+        made.on_broadcast(SNAPSHOTS, [(key, value) for key, value, _ in outputs])
     return records(outputs)
 
 
@@ -244,10 +244,10 @@ def test_a_snapshot_is_in_redis_only_after_its_commit() -> None:
     outputs = made.on_tick(NOW).out[SNAPSHOTS]
     made.on_tick(NOW + 1)
     assert store.pointers == {}
-    made.on_broadcast(SNAPSHOTS, [(output.key, output.value) for output in outputs])
+    made.on_broadcast(SNAPSHOTS, [(key, value) for key, value, _ in outputs])
     made.on_tick(NOW + 2)
     assert store.pointers == {"hero-banner": 1}
-    assert store.blobs["hero-banner", 1] == outputs[0].value
+    assert store.blobs["hero-banner", 1] == outputs[0][1]
 
 
 def learned(made: BanditStage, conversions: dict[str, int], views: int = 400) -> None:
@@ -258,7 +258,7 @@ def learned(made: BanditStage, conversions: dict[str, int], views: int = 400) ->
         values += [event("widget_viewed", token(unit, arm)) for unit in units]
         values += [event("purchase", token(unit, arm)) for unit in units[:converted]]
     outputs = counted(made, values).out[STATS]
-    made.on_broadcast(STATS, [(output.key, output.value) for output in outputs])
+    made.on_broadcast(STATS, [(key, value) for key, value, _ in outputs])
 
 
 def test_the_elected_worker_publishes_what_was_learned_step_by_step() -> None:
@@ -293,7 +293,7 @@ def test_control_is_not_learned_from() -> None:
     made.on_restore(STATS, 0, [])
     tick(made, NOW)
     values: list[bytes | None] = [event("purchase", token(unit, "calm", "control")) for unit in range(1, 200)]
-    made.on_broadcast(STATS, [(output.key, output.value) for output in counted(made, values).out[STATS]])
+    made.on_broadcast(STATS, [(key, value) for key, value, _ in counted(made, values).out[STATS]])
     assert tick(made, NOW + 30) == []
 
 

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from schemas.columns import FEW
 from schemas.registry import Contract, Registry
 from streams.consent.clickids import ClickIds
 from streams.consent.policy import BITS, PACKAGED, load_policy
-from streams.consent.rewrite import SPELT, Ends, Rewriter
+from streams.consent.rewrite import SPELT, Rewriter
 from streams.consent.strip import Shape, anonymise, strip
 
 REGISTRY = Registry(Path(__file__).parents[3] / "schemas")
@@ -80,15 +81,18 @@ def test_many_are_rewritten_as_each_alone(events: list[dict[str, Any]], mask: in
     """Whether their ends were found together or one by one, and whatever was kept of others before."""
     values = [encode(RAW, event) for event in events]
     values = [*values, values[0][:-1], values[0] + b"x", b"", RAW.header, *values * FEW]
-    alone = {value: rewritten(Rewriter(RAW, POLICY, CLICKS), value, mask, None) for value in set(values)}
+    alone = Rewriter(RAW, POLICY, CLICKS)
     for value, ends in zip(values, REWRITER.ends(values), strict=True):
-        assert rewritten(REWRITER, value, mask, ends) == alone[value]
+        assert done(REWRITER.strip, value, mask, ends) == done(alone.strip, value, mask)
+    ids = [f"{at:032x}" for at in range(len(values))]
+    for value, new_id, anonymous in zip(values, ids, REWRITER.anonymise_many(values, ids), strict=True):
+        assert anonymous == done(alone.anonymise, value, new_id)
 
 
-def rewritten(rewriter: Rewriter, value: bytes, mask: int, ends: Ends | None) -> tuple[bytes, bytes] | None:
-    """Stripped and anonymised; None where that cannot be."""
+def done(rewrite: Callable[..., bytes], *args: Any) -> bytes | None:
+    """None where that cannot be."""
     try:
-        return rewriter.strip(value, mask, ends), rewriter.anonymise(value, "0" * 32, ends)
+        return rewrite(*args)
     except Undecodable:
         return None
 

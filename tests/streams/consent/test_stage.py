@@ -46,9 +46,9 @@ def sent(**said: object) -> bytes:
 
 def only(outcome: Outcome) -> tuple[bytes | None, Record, bytes]:
     """Key, record and bytes of the one event that left."""
-    (output,) = outcome.out[CONSENTED]
-    assert output.value is not None
-    return output.key, decode(REGISTRY, output.value)[1], output.value
+    ((key, value, _),) = outcome.out[CONSENTED]
+    assert value is not None
+    return key, decode(REGISTRY, value)[1], value
 
 
 def test_an_allowed_event_passes_untouched() -> None:
@@ -99,7 +99,7 @@ def test_heartbeats_pass_with_nothing_of_a_purpose() -> None:
     assert (key, record["event_id"], record["consent_outcome"], record["consent_purposes"]) == (b"subject", "e-1", "pass", 0)
     assert not [value for value in ANALYTICS + MARKETING + PERSONALIZATION if value in written]
     assert outcome.counts == {}
-    assert [decode(REGISTRY, output.value or b"")[1]["kind"] for output in outcome.out[AUDIT]] == ["policy"]
+    assert [decode(REGISTRY, value or b"")[1]["kind"] for _, value, _ in outcome.out[AUDIT]] == ["policy"]
 
 
 ODD: list[bytes | None] = [
@@ -134,7 +134,7 @@ def test_counts_and_audit() -> None:
         Cell(60_000, "", "", "dead:UNDECODABLE"): 1,
         Cell(minute, "web-de", "", "fingerprint", (("site", "shop.example"), ("services", SERVICES))): 3,
     }
-    in_force, denied = (decode(REGISTRY, output.value or b"")[1] for output in outcome.out[AUDIT])
+    in_force, denied = (decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out[AUDIT])
     assert (in_force["kind"], in_force["policy"], in_force["chain"], in_force["seq"]) == ("policy", POLICY.rev, 3, 1)
     said = {
         "kind": "denied",

@@ -63,7 +63,7 @@ class Room:
 
 def records(outcome: Outcome, topic: str) -> list[Record]:
     """What left through an exit, decoded."""
-    return [decode(REGISTRY, output.value or b"")[1] for output in outcome.out.get(topic, ())]
+    return [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out.get(topic, ())]
 
 
 ALL_OK = "OK_CONSENT OK_CONSENT OK_CONSENT"
@@ -228,8 +228,8 @@ def test_the_chain_holds_over_batches_and_restarts() -> None:
             room.stage.on_restore("consent.heads", 3, heads)
         outcome = room.signal(chosen_ts=T + n, received_ts=T + n, via="linked")
         written += records(outcome, AUDIT)
-        heads += [(output.key, output.value) for output in outcome.out["consent.heads"]]
-        assert {output.partition for output in [*outcome.out[AUDIT], *outcome.out["consent.heads"]]} == {3}
+        heads += [(key, value) for key, value, _ in outcome.out["consent.heads"]]
+        assert {partition for _, _, partition in [*outcome.out[AUDIT], *outcome.out["consent.heads"]]} == {3}
     last = decode(REGISTRY, heads[-1][1] or b"")[1]
     assert len(written) == 6 * 2 + 2
     assert list(check(written, {3: Head(last["seq"], last["hash"])})) == []

@@ -166,7 +166,7 @@ class World:
             hook()
 
     def _append(self, outcome: Outcome) -> None:
-        committed = [decode(REGISTRY, output.value or b"")[1] for output in outcome.out.get(MERGES, ())]
+        committed = [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out.get(MERGES, ())]
         self.log += committed
         for other in self._workers:
             other.on_broadcast(MERGES, self._broadcast(committed))
@@ -184,8 +184,8 @@ class World:
             if number in self._plan.uncommitted:
                 raise Ended
             self._next[worker] = first + len(values)
-            for output in outcome.out[RESOLVED]:
-                record = decode(REGISTRY, output.value or b"")[1]
+            for _, value, _ in outcome.out[RESOLVED]:
+                record = decode(REGISTRY, value or b"")[1]
                 self.stamps.setdefault(int(record["event_id"][1:]), []).append(record)
             self._append(outcome)
             if number in self._plan.unconfirmed:

@@ -79,7 +79,7 @@ class Line:
         outcome = stage.handle(Batch(CONSENTED, worker, [b"k"] * len(values), values, offsets), 0)
         self.commit(outcome)
         assert outcome.passed + outcome.dropped["DUPLICATE"] == len(values)
-        left = [decode(REGISTRY, output.value or b"")[1] for output in outcome.out[RESOLVED]]
+        left = [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out[RESOLVED]]
         self.resolved += left
         return left
 
@@ -94,7 +94,7 @@ class Line:
         assert self._producer.flush(10) == 0
         outcome = self.workers[worker].handle(Batch(REVOCATIONS, worker, [b"k"], [value], [offset]), 0)
         self.commit(outcome)
-        return [decode(REGISTRY, output.value or b"")[1] for output in outcome.out.get(REQUESTS, ())]
+        return [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out.get(REQUESTS, ())]
 
     def tick(self, *workers: int) -> list[Outcome]:
         """What workers do between batches; committed."""
@@ -107,11 +107,11 @@ class Line:
     def commit(self, outcome: Outcome) -> None:
         """Everything but the events onto Kafka, then the hooks, then the broadcast to everybody."""
         for topic, outputs in outcome.out.items():
-            for output in outputs if topic != RESOLVED else ():
-                self._producer.produce(topic, output.value, output.key, max(output.partition, 0))
+            for key, value, partition in outputs if topic != RESOLVED else ():
+                self._producer.produce(topic, value, key, max(partition, 0))
         assert self._producer.flush(10) == 0
         for hook in outcome.after_commit:
             hook()
         for worker in self.workers:
             for topic in worker.broadcast:
-                worker.on_broadcast(topic, [(output.key, output.value) for output in outcome.out.get(topic, ())])
+                worker.on_broadcast(topic, [(key, value) for key, value, _ in outcome.out.get(topic, ())])

@@ -193,7 +193,7 @@ def test_a_withdrawal_that_comes_before_the_links_are_made(line: Line, server: E
     def expanded() -> list[Record]:
         line.tick(1)
         (outcome,) = line.tick(0)
-        return [decode(REGISTRY, output.value or b"")[1] for output in outcome.out.get(REQUESTS, ())]
+        return [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out.get(REQUESTS, ())]
 
     (request,) = wait_until(expanded, 20, "the links, and the withdrawal after them")
     assert request["nodes"] == sorted([account, phone, laptop])

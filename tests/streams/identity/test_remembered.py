@@ -54,7 +54,7 @@ class World:
         outcome = worker.handle(part, 0)
         if confirmed:
             commit(outcome)
-        self.tell([(output.key, output.value) for output in outcome.out.get(MERGES, ())])
+        self.tell([(key, value) for key, value, _ in outcome.out.get(MERGES, ())])
         return outcome
 
     def tell(self, records: Sequence[tuple[bytes | None, bytes | None]]) -> None:
@@ -75,7 +75,7 @@ class World:
     def log(self, slots: Sequence[tuple[str, Slot]]) -> None:
         """As the commands do."""
         outputs = [SlotLog(REGISTRY).output(node, slot, "", T) for node, slot in slots]
-        self.tell([(output.key, output.value) for output in outputs])
+        self.tell([(key, value) for key, value, _ in outputs])
 
     def graph(self) -> dict[str, Any]:
         """Slots, whether they are known to be logged or not."""

@@ -110,13 +110,13 @@ def test_the_stage_expands_and_asks(graph: RedisStore) -> None:
     stage = IdentityStage(REGISTRY, graph, Metrics(), Kit(ALIAS, sla_ms=60_000))
     batch = Batch(REVOCATIONS, 0, [cookie.encode()], [revocation(cookie)], [4])
     outcome = stage.handle(batch, 0)
-    said = {output.key: decode(REGISTRY, output.value or b"")[1] for output in outcome.out[SIGNALS]}
+    said = {key: decode(REGISTRY, value or b"")[1] for key, value, _ in outcome.out[SIGNALS]}
     assert set(said) == {other.encode(), user.encode()}
     for key, record in said.items():
         assert record["subject"].encode() == key
         assert (record["kind"], record["via"], record["chosen_ts"]) == ("withdrawal", "linked", T)
         assert record["purposes"] == ["analytics", "marketing"]
-    (asked,) = [decode(REGISTRY, output.value or b"")[1] for output in outcome.out[REQUESTS]]
+    (asked,) = [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out[REQUESTS]]
     assert asked["nodes"] == sorted([cookie, other, user])
     assert (asked["requested_ts"], asked["deadline_ts"]) == (T + 9, T + 9 + 60_000)
     assert set(asked["profiles"]) >= {cookie, user}

@@ -106,8 +106,8 @@ class Room:
         self.outcome = self._stage.handle(Batch(CONSENTED, 0, [b"k"], [event(self._n, nodes)], range(self._n, self._n + 1)), 0)
         for hook in self.outcome.after_commit:
             hook()
-        (left,) = self.outcome.out[RESOLVED]
-        return decode(REGISTRY, left.value or b"")[1]
+        ((_, left, _),) = self.outcome.out[RESOLVED]
+        return decode(REGISTRY, left or b"")[1]
 
 
 @pytest.mark.parametrize("name", [f"user-{n}" for n in range(6)])
@@ -153,7 +153,7 @@ def test_what_was_nobodys_stays_nobodys() -> None:
     jo = room.send(BOTH, user="jo", cookie="shared")
     former, newer = versions(NEW, "cookie", "shared")
     assert room.store.slots[newer].state == SHARED
-    (conflict,) = [decode(REGISTRY, output.value or b"")[1] for output in room.outcome.out[CONFLICTS]]
+    (conflict,) = [decode(REGISTRY, value or b"")[1] for _, value, _ in room.outcome.out[CONFLICTS]]
     assert (conflict["node"], conflict["rule"]) == (newer, "renamed")
     assert room.send(NEW, cookie="shared")["identity_state"] == "shared"
     assert room.send(NEW, user="ann", cookie="shared")["profile_id"] != jo["profile_id"]

@@ -42,12 +42,12 @@ def stage(store: GraphStore) -> IdentityStage:
 
 def resolved(outcome: Outcome) -> list[Record]:
     """What left."""
-    return [decode(REGISTRY, output.value or b"")[1] for output in outcome.out[RESOLVED]]
+    return [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out[RESOLVED]]
 
 
 def merges(outcome: Outcome) -> dict[str, str]:
     """Node -> parent, as logged."""
-    records = [decode(REGISTRY, output.value or b"")[1] for output in outcome.out.get(MERGES, ())]
+    records = [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out.get(MERGES, ())]
     return {record["node"]: record["parent"] for record in records}
 
 
@@ -98,9 +98,9 @@ def test_one_person_one_profile_across_devices() -> None:
         outcome = room.handle(batch([value], at), 0)
         commit(outcome)
         (record,) = resolved(outcome)
-        (output,) = outcome.out[RESOLVED]
-        assert output.key == record["profile_id"].encode()
-        assert (output.value or b"").endswith(value[5:])
+        ((key, written, _),) = outcome.out[RESOLVED]
+        assert key == record["profile_id"].encode()
+        assert (written or b"").endswith(value[5:])
         assert record["identity_state"] == "resolved"
         profiles.append(record["profile_id"])
     assert profiles == [D1] * 5
@@ -118,7 +118,7 @@ def test_users_never_merge() -> None:
     assert [record["profile_id"] for record in resolved(outcome)] == [U2, C2, alone, C1]
     assert alone not in (C1, U1, U2)
     assert store.slots[C1] == Slot(U1, logged=False, epoch=1, state="shared")
-    (conflict,) = [decode(REGISTRY, output.value or b"")[1] for output in outcome.out[CONFLICTS]]
+    (conflict,) = [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out[CONFLICTS]]
     assert (conflict["node"], conflict["rule"], conflict["kept"], conflict["refused"]) == (C1, "two_users", U1, U2)
     assert (conflict["epoch"], conflict["event_id"]) == (1, "e3")
 
@@ -139,7 +139,7 @@ def test_a_device_of_many_is_nobodys() -> None:
     outcomes = [room.handle(batch([event(n, [D1, cookie])], n), 0) for n, cookie in enumerate(cookies)]
     profiles = [resolved(outcome)[0]["profile_id"] for outcome in outcomes]
     assert profiles == [D1] * 12 + [cookies[12]]
-    (conflict,) = [decode(REGISTRY, output.value or b"")[1] for output in outcomes[-1].out[CONFLICTS]]
+    (conflict,) = [decode(REGISTRY, value or b"")[1] for _, value, _ in outcomes[-1].out[CONFLICTS]]
     assert (conflict["node"], conflict["rule"]) == (D1, "cookies_per_device")
     outcome = room.handle(batch([event(20, [D1]), event(21, [cookies[0]]), event(22, [D1, C3])], 20), 0)
     assert [record["profile_id"] for record in resolved(outcome)] == [ALIAS(D1, 1), D1, C3]
@@ -171,7 +171,7 @@ def test_a_constant_as_user_is_found_on_its_first_day() -> None:
     outcome = room.handle(
         batch([event(11 + n, [U1, f"2{n:02x}" + "d" * 30], collector_ts=T + DAY_MS) for n in range(10)], 11), 0
     )
-    (conflict,) = [decode(REGISTRY, output.value or b"")[1] for output in outcome.out[CONFLICTS]]
+    (conflict,) = [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out[CONFLICTS]]
     assert (conflict["node"], conflict["rule"]) == (U1, "cookies_per_user_and_day")
     outcome = room.handle(batch([event(30 + n, [cookie]) for n, cookie in enumerate(cookies[1:])], 30), 0)
     assert [record["profile_id"] for record in resolved(outcome)] == cookies[1:]
@@ -183,12 +183,12 @@ def test_evidence_is_said_once_it_is_committed() -> None:
     room = stage(store)
     values = [event(1, [D1, C1]), event(2, [D1, C1]), event(3, [C1]), event(4, [U1, D1, C1], collector_ts=7)]
     first = room.handle(batch(values), 0)
-    said = [decode(REGISTRY, output.value or b"")[1] for output in first.out[LINKS]]
+    said = [decode(REGISTRY, value or b"")[1] for _, value, _ in first.out[LINKS]]
     assert [(one["nodes"], one["event_id"], one["evidence_ts"]) for one in said] == [
         ([D1, C1], "e1", 1_764_000_123_456),
         ([U1, D1, C1], "e4", 7),
     ]
-    assert [output.key for output in first.out[LINKS]] == [one["link_id"].encode() for one in said]
+    assert [key for key, _, _ in first.out[LINKS]] == [one["link_id"].encode() for one in said]
     assert room.handle(batch(values), 0).out[LINKS] == first.out[LINKS]
     commit(first)
     assert LINKS not in room.handle(batch(values), 0).out
@@ -219,7 +219,7 @@ def test_without_consent_nothing_is_linked() -> None:
     assert [(record["profile_id"], record["node"], record["identity_state"]) for record in resolved(outcome)] == [
         ("", "", "anonymous")
     ] * 4
-    assert [output.key for output in outcome.out[RESOLVED]] == [b"e1", b"e2", b"e3", b"e4"]
+    assert [key for key, _, _ in outcome.out[RESOLVED]] == [b"e1", b"e2", b"e3", b"e4"]
     assert store.slots == {}
     assert set(store.claims) == {b"web:e2", b"web:e4"}
     assert sum(outcome.counts.values()) == 3
@@ -241,7 +241,7 @@ def test_a_link_is_logged_until_a_commit_is_known() -> None:
     assert merges(crashed) == {C1: D1}
     other = stage(store).handle(batch([event(2, [C1])], 7), 0)
     assert merges(other) == {C1: D1}
-    (again,) = [decode(REGISTRY, record.value or b"")[1] for record in other.out[MERGES]]
+    (again,) = [decode(REGISTRY, value or b"")[1] for _, value, _ in other.out[MERGES]]
     # Its evidence is not known here, but a row without a time would be older than any time to live.
     assert (again["event_id"], again["evidence_ts"]) == ("", 1_764_000_123_456)
     commit(other)
@@ -268,7 +268,7 @@ def test_what_a_split_set_free_is_linked_again() -> None:
     commit(outcome)
     assert [record["profile_id"] for record in resolved(outcome)] == [D1, D1]
     assert store.slots[C1] == Slot(D1, logged=True, epoch=4)
-    assert f"{C1}|4".encode() in [output.key for output in outcome.out[MERGES]]
+    assert f"{C1}|4".encode() in [key for key, _, _ in outcome.out[MERGES]]
 
 
 class Racing(MemoryStore):
@@ -298,7 +298,7 @@ def test_broadcast_merges_save_questions() -> None:
     """What other workers have committed is known without asking, and a newer epoch replaces an older one only."""
     first, second = MemoryStore(), stage(MemoryStore())
     outcome = stage(first).handle(batch([event(1, [D1, C1])]), 0)
-    second.on_broadcast(MERGES, [(output.key, output.value) for output in outcome.out[MERGES]])
+    second.on_broadcast(MERGES, [(key, value) for key, value, _ in outcome.out[MERGES]])
     second.on_broadcast(MERGES, [(b"k", None)])
     (record,) = resolved(second.handle(batch([event(2, [C1])]), 0))
     assert record["profile_id"] == D1

@@ -38,8 +38,8 @@ def settings(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     ]
     keyring.destroy_before(now, 5)
     client = producer(made)
-    for letter in letters:
-        client.produce("events.dead", letter.value, letter.key)
+    for key, value, _ in letters:
+        client.produce("events.dead", value, key)
     assert client.flush(10) == 0
     return made
 
