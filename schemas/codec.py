@@ -195,30 +195,31 @@ class HeadSlicer:
     Equal bytes mean equal values, so slices of a head are keys of caches.
     """
 
-    def __init__(self, contract: Contract, last_field: str) -> None:
+    def __init__(self, contract: Contract, last_field: str, first_field: str | None = None) -> None:
+        begin = 0 if first_field is None else contract.names.index(first_field)
         end = contract.names.index(last_field) + 1
-        walk = _walk([kind_of(field["type"]) for field in contract.parsed["fields"][:end]])
+        walk = _walk([kind_of(field["type"]) for field in contract.parsed["fields"][begin:end]])
 
-        def ends(value: bytes) -> list[int]:
+        def ends(value: bytes, at: int = HEADER_BYTES) -> list[int]:
             try:
-                found = walk(value)
+                found = walk(value, at)
             except IndexError:
                 raise Undecodable("broken datum: IndexError") from None
             if found[-1] > len(value):
                 raise Undecodable("broken datum: EOFError")
             return found
 
-        self.ends: Callable[[bytes], list[int]] = ends
-        """The offset after each field of the head, in order. Undecodable."""
+        self.ends: Callable[..., list[int]] = ends
+        """The offset after each field from the first on, which begins at the second argument. Undecodable."""
 
 
-def _walk(kinds: Sequence[Any]) -> Callable[[bytes], list[int]]:
+def _walk(kinds: Sequence[Any]) -> Callable[[bytes, int], list[int]]:
     """A function made for these fields, one statement or two for each: half the time of a loop that asks for each kind.
 
     It walks by offsets alone. The source depends on the kinds of a contract's fields and on nothing that a record holds.
     """
     step = "at = at + step if (step := steps[value[at]]) else text_end(value, at)"
-    lines = ["def walk(value):", f" at = {HEADER_BYTES}"]
+    lines = ["def walk(value, at):"]
     for place, kind in enumerate(kinds):
         if kind == "string":
             lines += [f" {step}"]
@@ -242,7 +243,7 @@ def _walk(kinds: Sequence[Any]) -> Callable[[bytes], list[int]]:
         "steps": STEPS, "text_end": text_end, "skip_blocks": _skip_blocks, "by_reading": _skip_by_reading, "kinds": kinds,
     }  # fmt: skip
     exec("\n".join(lines), names)  # noqa: S102 - see the docstring: no data gets into the source
-    return cast(Callable[[bytes], list[int]], names["walk"])
+    return cast(Callable[[bytes, int], list[int]], names["walk"])
 
 
 def kind_of(schema: Any) -> Any:

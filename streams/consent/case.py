@@ -127,7 +127,7 @@ class Lineage:
         self._where = _part(read, ("event_name", "source", "site", "heartbeat"))
         self._what = _part(read, ("region", "signals"))
         self.header = read.header
-        self.ends = HeadSlicer(read, "signals").ends
+        self.said_ends = HeadSlicer(read, "signals", "region").ends
         self._near_ends = HeadSlicer(read, CLOCK).ends
         self._columns = HeadColumns(read, CLOCK)
         self._places = [read.names.index(name) for name in ("event_id", "heartbeat", CLOCK)]

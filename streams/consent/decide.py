@@ -27,6 +27,8 @@ NOTHING: Recalled = MappingProxyType({})
 class Action(StrEnum):
     """What becomes of one event."""
 
+    __hash__ = str.__hash__  # an enum's own is Python code
+
     PASS = "pass"  # noqa: S105 - the name of an outcome
     STRIP = "strip"
     ANONYMISE = "anonymise"

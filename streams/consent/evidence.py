@@ -39,6 +39,7 @@ LONGEST_KEPT = 2_048
 """Characters: longer strings are decoded each time, so that memory stays bounded whatever is sent."""
 FINAL_STATUS = ("tcloaded", "useractioncomplete")
 """Event statuses of a TC string after which the visitor's choice stands; before them the banner is open."""
+GRANT = frozenset({Word.GRANT})
 VISITORS = frozenset({Reason.PURPOSE, Reason.VENDOR, Reason.GPC})
 """Denials that the visitor made; what is unreadable, too old or not yet chosen is none."""
 
@@ -53,6 +54,9 @@ class Heard(NamedTuple):
     reason: Reason
 
 
+OK = (Reason.OK_CONSENT, Reason.OK_LI)
+HEARD = {reason: Heard(Word.GRANT if reason in OK else Word.DENY, reason) for reason in Reason}
+"""What a TC string says, by its reason."""
 PENDING, UNMAPPED = Heard(Word.DENY, Reason.PENDING), Heard(Word.UNDECODED, Reason.UNMAPPED)
 
 
@@ -79,6 +83,10 @@ class Reader:
     def __init__(self, policy: Policy, lists: GvlFolder | None = None) -> None:
         self._policy = policy
         self._lists = lists
+        rules = policy.tcf
+        self._demands = {
+            purpose.tcf: Demand(purpose.tcf, rules.vendor, rules.max_age_days) for purpose in policy.purposes.values()
+        }
         self._kept = lru_cache(KEPT_STRINGS)(_decoded)
         self._kept_gpp = lru_cache(KEPT_STRINGS)(_decoded_gpp)
 
@@ -159,8 +167,7 @@ class Reader:
                 return PENDING
             if not purpose.tcf:
                 return UNMAPPED
-            reason = judge(tc, Demand(purpose.tcf, rules.vendor, rules.max_age_days), lists, now)
-            return Heard(Word.GRANT if reason in (Reason.OK_CONSENT, Reason.OK_LI) else Word.DENY, reason)
+            return HEARD[judge(tc, self._demands[purpose.tcf], lists, now)]
 
         return word
 
@@ -179,18 +186,14 @@ def _mode_word(mode: Mapping[str, Word], purpose: Purpose, regime: Regime, narro
 
 def _said(heard: Mapping[str, Mapping[str, Heard]], granted_at: int, denied_at: int) -> Said:
     """Purposes that are granted by all that is heard, and those that the visitor denies. What is unreadable is neither."""
-    return Said(
-        frozenset(
-            purpose for purpose, formats in heard.items() if formats and all(one.word is Word.GRANT for one in formats.values())
-        ),
-        frozenset(
-            purpose
-            for purpose, formats in heard.items()
-            if any(one.word is Word.DENY and one.reason in VISITORS for one in formats.values())
-        ),
-        granted_at,
-        denied_at,
-    )
+    granted, denied = set[str](), set[str]()
+    for purpose, formats in heard.items():
+        words = {one.word for one in formats.values()}
+        if words == GRANT:
+            granted.add(purpose)
+        elif Word.DENY in words and any(one.word is Word.DENY and one.reason in VISITORS for one in formats.values()):
+            denied.add(purpose)
+    return Said(frozenset(granted), frozenset(denied), granted_at, denied_at)
 
 
 def _decoded(text: str) -> TcString | Reason:

@@ -30,6 +30,8 @@ def is_erased(times: Times, at: int) -> bool:
 class Memory(StrEnum):
     """What a state says of one purpose to one event."""
 
+    __hash__ = str.__hash__  # an enum's own is Python code
+
     NOTHING = "nothing"
     GRANTED = "granted"
     DENIED = "denied"

@@ -6,6 +6,8 @@ from enum import StrEnum
 class Reason(StrEnum):
     """One for each purpose of each event."""
 
+    __hash__ = str.__hash__  # an enum's own is Python code
+
     OK_CONSENT = "OK_CONSENT"
     """Granted by the visitor's own signal, or by what she said before where the policy remembers it."""
     OK_LI = "OK_LI"

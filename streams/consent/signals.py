@@ -14,6 +14,8 @@ Signals = Mapping[str, str]
 class Word(StrEnum):
     """What one format says about one purpose."""
 
+    __hash__ = str.__hash__  # an enum's own is Python code
+
     GRANT = "grant"
     DENY = "deny"
     UNKNOWN = "unknown"

@@ -205,7 +205,7 @@ class ConsentStage:
                 known, what = met.get(key, NOBODY)
                 if known is not lineage or not (what.begins <= time < what.ends and value.startswith(what.said, region_at)):
                     day = time // DAY_MS
-                    said = value[region_at : lineage.ends(value)[-1]]
+                    said = value[region_at : lineage.said_ends(value, region_at)[-1]]
                     found = lineage.whats.get((day, said))
                     misses += found is None
                     what = found or lineage.what(day, said)

@@ -34,11 +34,14 @@ def judge(tc: TcString, demand: Demand, gvl: Gvl | None, now_ms: int) -> Reason:
     whole = _whole(tc, demand, now_ms)
     if whole is not None:
         return whole
-    reasons = [_purpose(tc, purpose, demand.vendor, gvl) for purpose in demand.purposes]
-    denied = [reason for reason in reasons if reason not in (Reason.OK_CONSENT, Reason.OK_LI)]
-    if denied:
-        return denied[0]
-    return Reason.OK_LI if Reason.OK_LI in reasons else Reason.OK_CONSENT
+    granted = Reason.OK_CONSENT
+    for purpose in demand.purposes:
+        reason = _purpose(tc, purpose, demand.vendor, gvl)
+        if reason is Reason.OK_LI:
+            granted = reason
+        elif reason is not Reason.OK_CONSENT:
+            return reason
+    return granted
 
 
 def _whole(tc: TcString, demand: Demand, now_ms: int) -> Reason | None:
