@@ -31,6 +31,8 @@ KEPT_WHATS = 16_384
 KEPT_BYTES = 4_096
 """Longer ones are read each time, so that memory stays bounded whatever is sent."""
 KEPT_KINDS = 4_096
+HEAD_BYTES = 256
+"""Of an event, within which its collector time is expected. One that says it later is read alone."""
 
 HEARTBEAT = -1
 CLOCK = "collector_ts"
@@ -140,7 +142,8 @@ class Lineage:
 
     def heads(self, values: Sequence[bytes]) -> list["Head | None"]:
         """Heads of many records at once; None where one is to be read alone."""
-        read = self._columns.read(values)
+        # Joining whole events would push out of the processor's cache what is compared next.
+        read = self._columns.read([value[:HEAD_BYTES] for value in values])
         event_id, heartbeat, clock = self._places
         offsets = (read.ends[event_id], read.ends[heartbeat], read.ends[clock], read.numbers[clock])
         found: list[Head | None] = list(zip(repeat(self), *(column.tolist() for column in offsets), strict=False))

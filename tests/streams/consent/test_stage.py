@@ -14,6 +14,7 @@ from infra.metrics import Metrics
 from schemas.codec import Record, decode, encode
 from schemas.columns import FEW
 from schemas.registry import Registry
+from streams.consent.case import HEAD_BYTES
 from streams.consent.decide import decide
 from streams.consent.evidence import Reader
 from streams.consent.policy import PACKAGED, Policy, load_policy, parse_policy
@@ -105,6 +106,7 @@ def test_heartbeats_pass_with_nothing_of_a_purpose() -> None:
 ODD: list[bytes | None] = [
     sent(signals=GRANTED), sent(signals=DENIED, event_name="x" * 9_000), sent(heartbeat=True), sent(signals=GRANTED)[:40],
     sent(site="s" * 70, region="US-CA"), b"rubbish", b"", None, sent(collector_ts=-1), sent(signals=DENIED)[:-1],
+    *(sent(signals=GRANTED, event_name="x" * (HEAD_BYTES - spare)) for spare in range(0, 80, 4)),
 ]  # fmt: skip
 
 
