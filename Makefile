@@ -75,5 +75,7 @@ lock: $(STAMP)
 	@echo "requirements.lock is up to date with pyproject.toml"
 
 clean:
-	@if test -f .headwater/up.pid; then echo "a house may be running from .headwater/: stop it first (Ctrl-C in its terminal)" >&2; fi
+	@test ! -f .headwater/up.lock \
+		|| $(PYTHON) -c 'import fcntl; fcntl.flock(open(".headwater/up.lock"), fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null \
+		|| { echo "a house runs from .headwater/ (process $$(cat .headwater/up.lock)): stop it first (Ctrl-C in its terminal)" >&2; exit 1; }
 	rm -rf $(VENV) .headwater .mypy_cache .ruff_cache .pytest_cache .hypothesis

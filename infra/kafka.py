@@ -1,15 +1,18 @@
 """Kafka clients as the house wants them. librdkafka's queues are bounded here, so that memory is bounded everywhere."""
 
+import socket
 import time
 from typing import Any
 
 import confluent_kafka as ck
 from confluent_kafka.admin import AdminClient
 
+from infra.errors import Retryable
 from infra.logs import get_logger
-from infra.settings import Settings
+from infra.settings import Settings, load_settings
 
 REPEAT_S = 30.0
+KNOCK_S = 2.0
 
 _reported: dict[str, float] = {}
 
@@ -20,6 +23,19 @@ def report(error: ck.KafkaError) -> None:
     if now - _reported.get(error.name(), -REPEAT_S) >= REPEAT_S:
         _reported[error.name()] = now
         get_logger().warning("kafka", error=error.name(), text=error.str())
+
+
+def settings_with_kafka() -> Settings:
+    """Settings for a command at a terminal; Retryable where no broker listens, at once and not after a client's half minute."""
+    settings = load_settings()
+    for address in settings.kafka.split(","):
+        host, _, port = address.strip().rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
+        except (OSError, ValueError):
+            continue
+        return settings
+    raise Retryable(f"nobody listens at {settings.kafka}, where Kafka should be")
 
 
 def _client(settings: Settings, options: dict[str, Any]) -> dict[str, Any]:

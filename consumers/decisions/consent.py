@@ -1,6 +1,5 @@
 """Whether a decision may be personal: what the consent room decides about the same signals, by the same policy file."""
 
-import re
 import time
 from collections.abc import Callable, Mapping
 
@@ -14,8 +13,6 @@ PERSONALIZATION = BITS["personalization"]
 EVENT = "widget_viewed"
 """What a decision leads to; which purposes are granted does not depend on it."""
 
-_REGION = re.compile(r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$")  # ISO 3166-1 country or 3166-2 region
-
 
 def gate(settings: Settings) -> Callable[[Mapping[str, str], str], bool]:
     """(signals, region) -> whether personalization is granted. ConfigError where the policy does not load."""
@@ -23,9 +20,7 @@ def gate(settings: Settings) -> Callable[[Mapping[str, str], str], bool]:
     reader = Reader(policy, GvlFolder(settings.gvl_dir))
 
     def granted(signals: Mapping[str, str], region: str) -> bool:
-        # A region that is no region is an unknown one, which is the strictest.
-        known = region.upper() if _REGION.match(region.upper()) else ""
-        evidence = reader.read(known, signals, int(time.time() * 1000))
+        evidence = reader.read(region, signals, int(time.time() * 1000))
         return bool(decide(policy, EVENT, evidence).mask & PERSONALIZATION)
 
     return granted

@@ -11,7 +11,8 @@ import confluent_kafka as ck
 import typer
 
 from infra.errors import ConfigError, Retryable
-from infra.settings import Settings, load_settings
+from infra.kafka import settings_with_kafka
+from infra.settings import Settings
 from schemas.codec import decode, encode
 from schemas.registry import Registry
 from streams.bandit.catalogue import Catalogue
@@ -138,7 +139,7 @@ def put(
         text = place.read_bytes()
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from None
-    _tell(publish_experiment(load_settings(), parse(text, str(file))), as_json)
+    _tell(publish_experiment(settings_with_kafka(), parse(text, str(file))), as_json)
 
 
 @app.command("mode", epilog="Example: headwater experiments mode hero-banner control")
@@ -146,7 +147,7 @@ def mode(
     key: KeyArgument, to: Annotated[str, typer.Argument(help="run, freeze, control or off.")], as_json: AsJson = False
 ) -> None:
     """The kill switch: `control` and `off` take effect within 2 seconds, `freeze` stops the model from moving."""
-    settings = load_settings()
+    settings = settings_with_kafka()
     known = _known(settings, key)
     allowed: tuple[Mode, ...] = ("run", "freeze", "control", "off")
     if to not in allowed:
@@ -157,7 +158,7 @@ def mode(
 @app.command("list", epilog="Example: headwater experiments list")
 def list_command(as_json: AsJson = False) -> None:
     """Print all experiments."""
-    found = [_summary(experiment) for experiment in experiments(load_settings())]
+    found = [_summary(experiment) for experiment in experiments(settings_with_kafka())]
     if as_json:
         typer.echo(json.dumps(found))
         return
@@ -172,7 +173,7 @@ def list_command(as_json: AsJson = False) -> None:
 @app.command("show", epilog="Example: headwater experiments show hero-banner --json")
 def show(key: KeyArgument, as_json: AsJson = False) -> None:
     """Print an experiment, its published probabilities, and what was counted per group and arm."""
-    settings = load_settings()
+    settings = settings_with_kafka()
     experiment, snapshot, merged = _known(settings, key), snapshot_of(settings, key), statistics_of(settings)
     counted = {
         group: {arm: sums._asdict() for arm, sums in sorted(merged.totals(key, experiment.epoch, group).items())}

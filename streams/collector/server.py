@@ -15,6 +15,7 @@ from prometheus_client import generate_latest
 
 from infra.metrics import Metrics
 from infra.ratelimit import RateLimit
+from infra.region import region_of
 from streams.collector import choices, ga4, own, segment, snowplow
 from streams.collector.event import Wrong
 from streams.collector.intake import RECENT, Intake, Reader, Seen, Taken
@@ -259,7 +260,7 @@ class Doors:
             key.source,
             key.site,
             int(time.time() * 1000),
-            headers.get(options.region_header, "")[:16].upper() if options.region_header else "",
+            region_of(headers.get(options.region_header, "")) if options.region_header else "",
             headers.get("User-Agent", ""),
             forwarded or request.remote or "",
             headers.get("Sec-GPC") == "1",

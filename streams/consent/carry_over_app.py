@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from infra.errors import ConfigError, Retryable, no_house
-from infra.settings import load_settings
+from infra.kafka import settings_with_kafka
 from streams.consent.carry_over import carried_over
 from streams.consent.learning import SIGNALS
 
@@ -28,7 +28,7 @@ def carry_over_command(as_json: Annotated[bool, typer.Option("--json", help="Pri
     from streams.privacy.erasure import opened
     from streams.privacy.topics import Output, Pen
 
-    settings, said = load_settings(), 0
+    settings, said = settings_with_kafka(), 0
     if settings.node_key_version == 1:
         raise ConfigError("there is only one version of the keys: HEADWATER_NODE_KEY_VERSION is 1")
     columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} records of consent.state"), TimeElapsedColumn())

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.errors import ConfigError
+from infra.region import region_of
 from infra.secrets import Secret
 from infra.settings import load_settings
 from schemas.codec import Record, encode
@@ -27,6 +29,8 @@ from streams.consent.gvl import GvlFolder
 from streams.consent.gvl_app import app as gvl_app
 from streams.consent.policy import PACKAGED, Policy, Regime, load_policy
 from streams.consent.reason import Reason
+from streams.consent.rewrite import HOURS
+from streams.consent.signals import is_read
 from streams.consent.simulate_app import simulate_command
 from streams.consent.strip import Shape, anonymise, strip
 from streams.consent.verify_app import verify_command
@@ -59,6 +63,8 @@ class Explanation:
     """Purpose -> format -> what it says; formats that say nothing are left out."""
     fields: list[tuple[str, str, str]]
     """(field, purpose, what happens to it) for each field that holds something."""
+    unread: list[str]
+    """Names of its signals that mean nothing to this policy."""
 
 
 def explain(policy: Policy, shape: Shape, record: Record, lists: GvlFolder | None = None) -> Explanation:
@@ -68,11 +74,13 @@ def explain(policy: Policy, shape: Shape, record: Record, lists: GvlFolder | Non
     words = {name: {where: one.word.value for where, one in formats.items()} for name, formats in evidence.heard.items()}
     left = _left(policy, shape, record, decision)
     fields = [
-        (name, shape.purposes[name], _fate(record[name], left[name] if left else None))
+        (name, shape.purposes[name], _fate(name, record[name], left[name] if left else None))
         for name in record
         if record[name] != shape.empty[name]
     ]
-    return Explanation(policy, evidence.regime, decision, words, fields)
+    listed = {name for purpose in policy.purposes.values() for name in purpose.cmp}
+    unread = sorted(name for name in record["signals"] if not is_read(name, listed))
+    return Explanation(policy, evidence.regime, decision, words, fields, unread)
 
 
 def _left(policy: Policy, shape: Shape, record: Record, decision: Decision) -> Record | None:
@@ -85,15 +93,19 @@ def _left(policy: Policy, shape: Shape, record: Record, decision: Decision) -> R
     return strip(record, shape, policy, decision.mask, ClickIds(policy.click_ids))
 
 
-def _fate(before: Any, after: Any) -> str:
-    if after is None or not after:
-        return "kept" if before == after else "removed"
-    return "kept" if before == after else f"becomes {json.dumps(after, ensure_ascii=False)}"
+def _fate(name: str, before: Any, after: Any) -> str:
+    if before == after:
+        return "kept"
+    if not after:
+        return "removed"
+    if name in HOURS:
+        return f"becomes {datetime.fromtimestamp(after / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+    return f"becomes {after if after == NEW_ID else json.dumps(after, ensure_ascii=False)}"
 
 
 def read_event(file: Path, registry: Registry, region: str = "") -> Record:
-    """An event from JSON: any fields of the newest `events.raw`, what is missing is empty; or, where it has `consent`, what one
-    sends to `/v1/events`, and from where. ConfigError words what is wrong."""
+    """An event from JSON: what one sends to `/v1/events`, and from where; or, where it has a field that only `events.raw` has,
+    any fields of that, and what is missing is empty. ConfigError words what is wrong."""
     contract = registry.latest("events.raw")
     try:
         said = json.loads(file.read_text(encoding="utf-8"))
@@ -105,7 +117,7 @@ def read_event(file: Path, registry: Registry, region: str = "") -> Record:
         raise ConfigError(f"{file}, line {error.lineno}: {error.msg}") from None
     if not isinstance(said, dict):
         raise ConfigError(f"{file}: an event is a JSON object")
-    if "consent" in said:
+    if "consent" in said or (set(contract.names) - own.TAKEN).isdisjoint(said):
         return _collected(file, said, contract, region)
     if region:
         said["region"] = region
@@ -138,12 +150,14 @@ def explain_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what is decided on an event for each purpose, why, and what happens to each of its fields."""
+    if region and not region_of(region):
+        raise ConfigError(f"--region {region}: a region is an ISO 3166 country or a part of one, as DE or US-CA")
     settings = load_settings()
     registry = Registry(settings.contracts)
     found = explain(
         load_policy(policy or settings.policy or PACKAGED),
         Shape(registry.latest("events.raw")),
-        read_event(event, registry, region),
+        read_event(event, registry, region_of(region)),
         GvlFolder(settings.gvl_dir),
     )
     if as_json:
@@ -164,6 +178,7 @@ def as_data(found: Explanation) -> dict[str, Any]:
             {"purpose": r.purpose, "granted": r.granted, "reason": r.reason, "said": found.words[r.purpose]}
             for r in decision.rulings
         ],
+        "unread": found.unread,
         "fields": [{"field": name, "purpose": purpose, "becomes": fate} for name, purpose, fate in found.fields],
     }
 
@@ -177,6 +192,10 @@ def _print(found: Explanation) -> None:
         words = worded.REASONS[ruling.reason], worded.said(found.words[ruling.purpose])
         purposes.add_row(ruling.purpose, "yes" if ruling.granted else "no", *words, ruling.reason.value)
     console.print(purposes)
+    if found.unread:
+        names = ", ".join(found.unread)
+        advice = "no signal of that name is known, or no purpose of the policy lists it. See streams/collector/README.md."
+        console.print(f"Not read: {names}: {advice}", highlight=False, markup=False)
     fields = Table("field", "purpose", "what happens to it")
     for row in found.fields:
         fields.add_row(*row)

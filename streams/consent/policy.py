@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from infra.errors import ConfigError
+from infra.region import REGION, region_of
 from streams.consent.signals import CONSENT_MODE_SIGNALS, Word
 
 PACKAGED = Path(__file__).with_name("policy.yaml")
@@ -93,7 +95,7 @@ class PolicyFile(BaseModel):
     purposes: dict[PurposeName, Purpose] = Field(min_length=1)
     tcf: TcfRules = TcfRules()
     memory: MemoryRules = MemoryRules()
-    opt_out_regions: tuple[Annotated[str, Field(pattern=r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$")], ...]
+    opt_out_regions: tuple[Annotated[str, Field(pattern=rf"^{REGION}$")], ...]
     events: dict[Annotated[str, Field(pattern=r"^([A-Za-z0-9_.\-]{1,128}\*?|\*)$")], Rule]
     anonymous_fields: tuple[str, ...]
     click_ids: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{2,32}$")], ...]
@@ -150,6 +152,7 @@ class Policy:
 
     def regime(self, region: str) -> Regime:
         """Opt-in everywhere but in the regions that the policy lists, and where the region is unknown."""
+        region = region_of(region)
         known = region in self.opt_out_regions or region[:2] in self.opt_out_regions
         return Regime.OPT_OUT if known else Regime.OPT_IN
 
@@ -160,6 +163,15 @@ class Policy:
             return exact
         matching = [name for name in self.events if name.endswith("*") and event_name.startswith(name[:-1])]
         return self.events[max(matching, key=len)] if matching else None
+
+
+PROBLEMS = {
+    "extra_forbidden": "there is no such name here",
+    "missing": "is missing",
+    "tuple_type": "must be a list, as [one, another]",
+    "model_type": "must be names with values",
+}
+"""Types of pydantic's errors that are worded for its own users."""
 
 
 def parse_policy(text: str, name: str) -> Policy:
@@ -174,9 +186,10 @@ def parse_policy(text: str, name: str) -> Policy:
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{name}, line 1: not YAML, or it refers to itself ({type(error).__name__})") from None
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt name is both unknown and missing: it is the unknown one that stands in the file.
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         where = ".".join(str(part) for part in first["loc"] if part != "[key]")
-        raise ConfigError(f"{name}, line {_line(node, first['loc'])}: {where or 'policy'}: {first['msg']}") from None
+        raise ConfigError(f"{name}, line {_line(node, first['loc'])}: {where or 'policy'}: {_problem(first)}") from None
     content = json.dumps(found.model_dump(mode="json"), ensure_ascii=False)
     return Policy(
         hashlib.sha256(content.encode()).hexdigest()[:12],
@@ -198,10 +211,20 @@ def load_policy(file: Path) -> Policy:
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"no consent policy: {file}: {error.strerror}. Set HEADWATER_POLICY to a readable file") from None
+        advice = "Name a readable file by HEADWATER_POLICY, or by --policy where a command has it"
+        raise ConfigError(f"no consent policy: {file}: {error.strerror}. {advice}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{file}: not UTF-8") from None
     return parse_policy(text, str(file))
+
+
+def _problem(error: ErrorDetails) -> str:
+    """What is wrong, in the file's terms."""
+    if error["type"] == "string_pattern_mismatch" and error["loc"][0] == "opt_out_regions":
+        return f"{error['input']!r} is no ISO 3166 country or part of one, as DE or US-CA"
+    if isinstance(error["input"], bool):
+        return f"{error['msg']}. YAML reads yes, no, on and off as true and false: quote the text that is meant"
+    return PROBLEMS.get(error["type"], error["msg"])
 
 
 def _refuse_doubles(node: yaml.Node | None) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
+from infra.region import region_of
 from schemas.codec import HEADER_BYTES, HeadSlicer, Undecodable, read_long, text_bytes
 from schemas.columns import FEW, HeadColumns, Offsets
 from schemas.registry import Contract
@@ -236,7 +237,7 @@ class Rewriter:
         return _merged(changes)
 
     def _to_country(self, field: Field) -> Change:
-        return lru_cache(KEPT_VALUES)(lambda data: field.write(field.read(data)[:2]))
+        return lru_cache(KEPT_VALUES)(lambda data: field.write(region_of(field.read(data))[:2]))
 
     def _to_hour(self, field: Field) -> Change:
         written = lru_cache(KEPT_VALUES)(lambda hour: field.write(hour * HOUR_MS))

@@ -5,7 +5,7 @@ Signals are the contract's `signals` map: `cmp.<name>` (a consent platform's own
 (Sec-GPC), `tc_string` (IAB TCF), `gpp` (IAB GPP), `gdpr_applies`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from enum import StrEnum
 
 Signals = Mapping[str, str]
@@ -41,8 +41,28 @@ CONSENT_MODE_SIGNALS = ("ad_storage", "analytics_storage", "ad_user_data", "ad_p
 MODE_NAMES = frozenset({"gcs", "gcd", "x-ga-gcs", "x-ga-gcd", *(f"cm.{name}" for name in CONSENT_MODE_SIGNALS)})
 """Names of signals that Consent Mode is read from."""
 
+OTHER_NAMES = frozenset(
+    {
+        "gpc",
+        "tc_string",
+        "tc_event_status",
+        "gdpr_applies",
+        "gpp",
+        "chosen_ts",
+        "platform",
+        "platform_version",
+        "platform_event",
+    }
+)
+"""Names of the other signals, but for those of consent platforms (`cmp.<name>`), which the policy lists."""
+
 _GCS_FLAGS: Mapping[str, Word] = {"1": Word.GRANT, "0": Word.DENY, "-": Word.UNKNOWN}
 _YES, _NO = frozenset({"1", "true"}), frozenset({"0", "false"})
+
+
+def is_read(name: str, cmp_names: Container[str]) -> bool:
+    """Whether a signal of this name means anything. `cmp_names`: what the policy lists of consent platforms' names."""
+    return name in OTHER_NAMES or name in MODE_NAMES or (name.startswith("cmp.") and name[4:] in cmp_names)
 
 
 def strictest(words: Iterable[Word]) -> Word:

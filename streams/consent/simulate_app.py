@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from infra.settings import Settings, load_settings
+from infra.kafka import settings_with_kafka
+from infra.settings import Settings
 from schemas.registry import Registry
 from streams.consent.gvl import GvlFolder
 from streams.consent.policy import PACKAGED, load_policy
@@ -50,7 +51,7 @@ def simulate_command(
     Nothing is written anywhere. Both runs remember what the events themselves tell; choices and withdrawals that came earlier
     or at the consent door are not looked up, so that a withdrawn visitor counts by what her events say.
     """
-    settings = load_settings()
+    settings = settings_with_kafka()
     registry, lists = Registry(settings.contracts), GvlFolder(settings.gvl_dir)
     before, after = load_policy(settings.policy or PACKAGED), load_policy(policy)
     now = time.time()

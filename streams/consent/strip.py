@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
+from infra.region import region_of
 from schemas.codec import Record
 from schemas.registry import Contract
 from streams.consent.clickids import ClickIds
@@ -76,7 +77,7 @@ def anonymise(record: Record, shape: Shape, policy: Policy, event_id: str) -> Re
         if name in made:
             made[name] = record[name]
     made["event_id"] = event_id
-    made["region"] = record["region"][:2]
+    made["region"] = region_of(record["region"])[:2]
     made["collector_ts"] = record["collector_ts"] // HOUR_MS * HOUR_MS
     made["event_ts"] = record["event_ts"] // HOUR_MS * HOUR_MS
     return made

@@ -9,7 +9,8 @@ import typer
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from infra.errors import ConfigError
-from infra.settings import Settings, load_settings
+from infra.kafka import settings_with_kafka
+from infra.settings import Settings
 from schemas.codec import decode
 from schemas.registry import Registry
 from streams.consent.audit import HASHED, Broken, Head, check
@@ -49,7 +50,7 @@ def verify_command(as_json: Annotated[bool, typer.Option("--json", help="Print J
 
     Records that retention has removed from the beginning of a chain are no fault.
     """
-    settings = load_settings()
+    settings = settings_with_kafka()
     last, n = heads(settings), 0
 
     def counted() -> Iterator[dict[str, Any]]:

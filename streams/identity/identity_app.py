@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from infra.errors import ConfigError, Retryable, no_house
-from infra.settings import Settings, load_settings
+from infra.kafka import settings_with_kafka
+from infra.settings import Settings
 from streams.identity.app import open_store
 from streams.identity.log import LogIndex, diff, read_log, rebuild, why
 from streams.identity.nodes import alias
@@ -46,7 +47,7 @@ def identity() -> None:
 @contextmanager
 def opened(what: str, quiet: bool) -> Iterator[tuple[Settings, RedisStore, Callable[[int], None]]]:
     """Settings, the graph, and how to tell progress (standard error). ConfigError where Kafka or Redis is away."""
-    settings = load_settings()
+    settings = settings_with_kafka()
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -21,7 +21,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from consumers.warehouse.store import SEARCH_S, Store
 from consumers.warehouse.tables import TABLES
 from infra.errors import ConfigError, Retryable, no_house
-from infra.settings import Settings, load_settings
+from infra.kafka import settings_with_kafka
+from infra.settings import Settings
 from schemas.registry import Registry
 from streams.consent.app import open_states
 from streams.consent.policy import PACKAGED, load_policy
@@ -65,7 +66,7 @@ def privacy() -> None:
 @contextmanager
 def office(quiet: bool) -> Iterator[tuple[Office, Tell]]:
     """What the desk reaches, and how to tell what is done (standard error). ConfigError where something is away."""
-    settings = load_settings()
+    settings = settings_with_kafka()
     keep_days = load_policy(settings.policy or PACKAGED).memory.max_age_days
     states = open_states(settings, Registry(settings.contracts), keep_days)
     made = Office(settings, open_store(settings), states, Store(settings, SEARCH_S), alias(settings.master))
@@ -160,6 +161,7 @@ def erase_command(
     for place, n in proof["counts"].items():
         typer.echo(f"{n:>10,}  {place}")
     typer.echo(f"erased, nothing is left; the proof is `headwater privacy verify {proof['request_id']}`")
+    typer.echo("dead letters, of which nobody can tell whose they are, become unreadable within two weeks")
 
 
 def _confirm(yes: bool, people: Members) -> None:
@@ -236,7 +238,7 @@ def verify_command(who_: Who, as_json: AsJson = False) -> None:
             now = int(time.time() * 1000)
             found = [(who(going_on), going_on["erased_ts"])] if going_on else person(made, names)
             for people, until in found:
-                left.update(made.left(people, until, made.search(people, until)))
+                left.update(_left(made, people, until))
             if not going_on and any(until < now for _, until in found):
                 people = members_of(made.graph, names, made.alias, made.keys.later_nodes)
                 newer = Counter(made.left(people, now, made.search(people, now))) - left
@@ -256,6 +258,15 @@ def verify_command(who_: Who, as_json: AsJson = False) -> None:
         typer.echo("nothing is left, and the chain holds" if clean else "NOT clean")
     if not clean:
         raise typer.Exit(1)
+
+
+def _left(made: Office, people: Members, until: int) -> dict[str, int]:
+    traces = made.search(people, until)
+    counts = made.left(people, until, traces)
+    if not traces.logged and not any(made.graph.read(people.nodes)):
+        counts[SLOTS] = 0  # she was never linked and never erased: there is no slot that would have to say so
+        tell_if_unknown(False, counts)
+    return counts
 
 
 @app.command("expire", epilog="Example: headwater privacy expire --days 395 --dry-run")

@@ -31,6 +31,8 @@ class Traces(NamedTuple):
     """Epochs of the slots of the nodes of these records."""
     met: tuple[str, ...]
     """Nodes that hers came with in one event."""
+    logged: bool
+    """Whether `identity.merges` names her at all, be it to say that she is erased."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,10 @@ class Office:
             found[topic] = [one for one in found[topic] if one.record[time] <= until]
         nodes = sorted({one.record["node"] for one in found[MERGES]})
         epochs = graph.epochs(self.graph, nodes)
-        hers = frozenset(who.nodes)
+        hers, logged = frozenset(who.nodes), bool(nodes)
         found[MERGES] = [one for one in found[MERGES] if graph.tells(one.record, hers, epochs)]
         met = sorted({node for one in found[LINKS] for node in one.record["nodes"]} - hers)
-        return Traces(found, scopes, epochs, tuple(met))
+        return Traces(found, scopes, epochs, tuple(met), logged)
 
     def left(self, who: Members, until: int, traces: Traces) -> dict[str, int]:
         """Place -> how many slots, keys, records and rows there are of a person. Retryable."""

@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from infra.settings import Settings, load_settings
+from infra.kafka import settings_with_kafka
+from infra.settings import Settings
 from schemas.codec import decode
 from schemas.registry import Registry
 from streams.privacy.reading import read
@@ -27,7 +28,7 @@ def read_requests(settings: Settings) -> Requests:
 
 def status_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Open requests, since when, and which rooms have not answered; exits 1 when one is overdue."""
-    requests, now = read_requests(load_settings()), int(time.time() * 1000)
+    requests, now = read_requests(settings_with_kafka()), int(time.time() * 1000)
     pending = requests.pending()
     overdue = [one for one in pending if one.overdue(now)]
     if as_json:

@@ -11,7 +11,8 @@ import orjson
 import typer
 
 from infra.errors import ConfigError
-from infra.settings import Settings, load_settings
+from infra.kafka import settings_with_kafka
+from infra.settings import Settings
 
 app = typer.Typer(
     add_completion=False,
@@ -70,7 +71,7 @@ def list_letters(
     from rich.console import Console
     from rich.table import Table
 
-    settings, most = load_settings(), limit or LISTED
+    settings, most = settings_with_kafka(), limit or LISTED
     counts: Counter[tuple[str, str]] = Counter()
     newest: list[Letter] = []
     for letter in _chosen(settings, stage, reason):
@@ -117,7 +118,7 @@ def show(
     from infra.keyring import KeyGone, KeyRing
     from streams.runtime.deadletter import open_letter
 
-    settings = load_settings()
+    settings = settings_with_kafka()
     letter = next((letter for letter in letters(settings) if _place(letter) == place), None)
     if letter is None:
         raise ConfigError(f"no dead letter at {place}: see `headwater dead list`")
@@ -150,7 +151,7 @@ def replay(
     from infra.keyring import KeyGone, KeyRing
     from streams.runtime.deadletter import open_letter
 
-    settings = load_settings()
+    settings = settings_with_kafka()
     keyring = KeyRing(settings.keyring_dir, settings.master)
     out = producer(settings) if send else None
     counts: Counter[str] = Counter()

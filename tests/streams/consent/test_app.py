@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -115,9 +116,20 @@ def test_explain_takes_what_is_sent_to_the_collector(tmp_path: Path, monkeypatch
         return found
 
     assert (explained()["outcome"], explained()["regime"]) == ("strip", "opt-in")
-    assert explained("--region", "US")["regime"] == "opt-out"
+    assert explained("--region", "us-ca")["regime"] == "opt-out"
+    assert "DE or US-CA" in str(CliRunner().invoke(app, ["explain", str(event), "--region", "USA"]).exception)
     fates = {field["field"]: field["becomes"] for field in explained()["fields"]}
     assert fates["identifiers"] == fates["value"] == "kept"
+    event.write_text('{"event_name": "purchase", "user_id": "ada"}')
+    assert (explained()["outcome"], explained()["unread"]) == ("anonymise", [])
+    fates = {field["field"]: field["becomes"] for field in explained()["fields"]}
+    assert fates["event_id"] == "becomes (a new random id)"
+    assert re.fullmatch(r"becomes \d{4}-\d\d-\d\d \d\d:00 UTC", fates["collector_ts"])
+    event.write_text(
+        '{"event_name": "purchase", "consent": {"cmp.analytics": "1", "cmp.sales": "1", "analytics": "1", "gcs": "G111"}}'
+    )
+    assert explained()["unread"] == ["analytics", "cmp.sales"]
+    assert "analytics, cmp.sales" in CliRunner().invoke(app, ["explain", str(event)]).stdout
     event.write_text('{"consent": {"cmp.analytics": "1"}}')
     assert "event_name" in str(CliRunner().invoke(app, ["explain", str(event)]).exception)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from infra.errors import ConfigError
-from streams.consent.policy import PACKAGED, load_policy, parse_policy
+from streams.consent.policy import PACKAGED, Regime, load_policy, parse_policy
 
 GOOD = PACKAGED.read_text()
 
@@ -26,6 +26,10 @@ def test_revision_is_of_the_content() -> None:
         ("  l: unknown", "  l: maybe", "gcd_letters.l"),
         ("opt_out_regions:", "opt_out_regions: [DE]\nopt_out_regions:", "second time"),
         ("purposes:", "purposes: [", "line"),
+        ("opt_out_regions:", "optout_regions:", "optout_regions: there is no such name here"),
+        ("[US]", "[USA]", "'USA' is no ISO 3166 country"),
+        ("[US]", "[NO]", "quote the text"),
+        ("[US]", "US", "must be a list"),
     ],
 )
 def test_errors_name_file_and_line(old: str, new: str, says: str) -> None:
@@ -34,6 +38,20 @@ def test_errors_name_file_and_line(old: str, new: str, says: str) -> None:
         parse_policy(GOOD.replace(old, new, 1), "mine.yaml")
     assert str(caught.value).startswith("mine.yaml, line ")
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("region", "regime"),
+    [
+        ("US", Regime.OPT_OUT), ("US-CA", Regime.OPT_OUT), ("us-ca", Regime.OPT_OUT), ("AU", Regime.OPT_OUT),
+        ("CA-QC", Regime.OPT_OUT),
+        ("DE", Regime.OPT_IN), ("CA", Regime.OPT_IN), ("CA-ON", Regime.OPT_IN), ("", Regime.OPT_IN),
+        ("USA", Regime.OPT_IN), ("AUSTRIA", Regime.OPT_IN), ("US-", Regime.OPT_IN), ("US-CALIFORNIA", Regime.OPT_IN),
+    ],
+)  # fmt: skip
+def test_only_a_region_that_is_listed_is_opt_out(region: str, regime: Regime) -> None:
+    """A country counts for its parts, and not for longer words that begin like it."""
+    assert parse_policy(GOOD.replace("[US]", "[US, AU, CA-QC]"), "p").regime(region) is regime
 
 
 def test_the_line_is_the_mistakes_own() -> None:

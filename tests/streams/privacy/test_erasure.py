@@ -307,6 +307,29 @@ def test_a_slip_of_the_pen_is_told(office: Office, monkeypatch: pytest.MonkeyPat
         assert ["spelt otherwise" in result.stderr for result in told] == [False, True]
 
 
+def test_who_was_never_met_has_nothing_left(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """She needs no slot that says she is erased; who was erased does, and it is missed where Redis has lost it."""
+    she, other = person(206), person(207)
+    live(office, she)
+    for name in ("kafka", "redis", "clickhouse", "state_dir"):
+        monkeypatch.setenv(f"HEADWATER_{name.upper()}", str(getattr(office.settings, name)))
+    monkeypatch.setenv("HEADWATER_SECRET", "for tests only, forty characters long...")
+
+    def left(node: str) -> tuple[dict[str, int], bool]:
+        result = CliRunner().invoke(app, ("verify", node, "--json"))
+        counts = json.loads(result.stdout)["left"]
+        return {place: n for place, n in counts.items() if n}, "spelt otherwise" in result.stderr
+
+    assert left(other.cookie) == ({}, True)
+    held, unknown = left(she.cookie)
+    assert (held["redis.slots"], unknown) == (4, False)  # three of hers, and the kiosk that hangs under one
+    erase(office, she.cookie)
+    assert left(she.cookie) == ({}, False)
+    with redis.Redis.from_url(office.settings.redis) as client:
+        client.flushall()
+    assert left(she.cookie) == ({"redis.slots": 1}, False)
+
+
 def test_who_names_an_identifier_means_its_nodes_under_all_versions(
     office: Office, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
