@@ -74,6 +74,7 @@ def demo(
     def ready(house: House) -> None:
         code = rehearse(house, events, rate, seed)
         if not sys.stdin.isatty():
+            tell("house", "stops, because nobody is at a terminal; `headwater up` starts it again")
             raise Verdict(code)
         tell("house", "stays up; Ctrl-C stops it")
         house.supervisor.run_until(lambda: False)

@@ -147,6 +147,21 @@ def contracts(settings: Settings) -> Finding:
     return Finding("contracts", Grade.OK, f"{len(TOPICS)} topics' in {settings.contracts}")
 
 
+def policy(settings: Settings) -> Finding:
+    """Whether the consent policy loads, and says who is responsible."""
+    from streams.consent.policy import PACKAGED, load_policy
+
+    file = settings.policy or PACKAGED
+    try:
+        found = load_policy(file)
+    except ConfigError as error:
+        return Finding("policy", Grade.FAIL, str(error), "mend it: the consent gate does not start without one")
+    if not found.controller:
+        advice = f"the audit names nobody: copy {file.name}, fill in `controller`, and name the copy by HEADWATER_POLICY"
+        return Finding("policy", Grade.WARN, f"{found.rev}, as delivered" if file == PACKAGED else found.rev, advice)
+    return Finding("policy", Grade.OK, f"{found.rev} of {found.controller[:60]}")
+
+
 def secret(settings: Settings) -> Finding:
     """Whether there is a master secret that only its owner reads."""
     file = settings.secret_file or settings.state_dir / "secret"
@@ -225,7 +240,7 @@ def _waiting(page: str) -> bool:
 def examine(settings: Settings) -> list[Finding]:
     """Everything, in the order in which it is needed."""
     machine: tuple[Callable[[], Finding], ...] = (python, java, jars, redis_binary, clickhouse_engine, memory)
-    installation: tuple[Callable[[Settings], Finding], ...] = (disk, ports, contracts, secret, write_keys)
+    installation: tuple[Callable[[Settings], Finding], ...] = (disk, ports, contracts, policy, secret, write_keys)
     return [*(look() for look in machine), *(look(settings) for look in installation), *house(settings)]
 
 

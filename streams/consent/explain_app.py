@@ -38,7 +38,11 @@ from streams.identity.nodes import NodeKeys
 
 NEW_ID = "(a new random id)"
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Explain what the consent policy does with an event.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Explain what the consent policy does with an event, or with recorded ones; vendor lists; verify the audit.",
+)
 
 
 app.add_typer(gvl_app, name="gvl")
@@ -49,7 +53,7 @@ app.command("verify-audit", epilog="Example: headwater consent verify-audit --js
 
 @app.callback(epilog="Example: headwater consent explain event.json --region DE")
 def consent() -> None:
-    """Explain what the consent policy does with an event."""
+    """Explain what the consent policy does with an event, or with recorded ones; vendor lists; verify the audit."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,9 @@ from streams.identity.tidying import TopicEvidence, demoted, planned, tidy
 from streams.identity.who import HELP, nodes_of
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Look at the identity graph, compare it with its log, rebuild it."
+    add_completion=False,
+    no_args_is_help=True,
+    help="Look at the identity graph, ask why ids are one person's, take one out; compare it with its log, rebuild it.",
 )
 
 NAMES = {"0": "user", "1": "device", "2": "cookie", "3": "e-mail or phone"}
@@ -41,7 +43,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.callback(epilog="Example: headwater identity show user=jo@shop.example")
 def identity() -> None:
-    """Look at the identity graph, compare it with its log, rebuild it."""
+    """Look at the identity graph, ask why ids are one person's, take one out; compare it with its log, rebuild it."""
 
 
 @contextmanager

@@ -121,7 +121,7 @@ def show(
     settings = settings_with_kafka()
     letter = next((letter for letter in letters(settings) if _place(letter) == place), None)
     if letter is None:
-        raise ConfigError(f"no dead letter at {place}: see `headwater dead list`")
+        raise ConfigError(f"no dead letter at {place}: places are partition:offset, as `headwater dead list` prints them")
     try:
         key, value = open_letter(letter, KeyRing(settings.keyring_dir, settings.master))
     except KeyGone as error:

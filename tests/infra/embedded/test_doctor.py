@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from infra.embedded import doctor
 from infra.embedded.doctor import Finding, Grade
 from infra.settings import Settings, load_settings
+from streams.consent.policy import PACKAGED
 
 
 @pytest.fixture
@@ -34,6 +35,18 @@ def test_absent_jars_are_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_damaged_contracts_fail(tmp_path: Path) -> None:
     """A contracts folder without a lock file cannot work."""
     assert doctor.contracts(load_settings(state_dir=tmp_path, contracts=tmp_path)).grade is Grade.FAIL
+
+
+def test_policy_grades(settings: Settings, tmp_path: Path) -> None:
+    """One that names nobody is a warning, a broken one a failure."""
+    assert doctor.policy(settings).grade is Grade.WARN
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(PACKAGED.read_text().replace('controller: ""', 'controller: "Shop Ltd, privacy@shop.example"'))
+    named = load_settings(state_dir=tmp_path, policy=mine)
+    assert doctor.policy(named) == Finding("policy", Grade.OK, doctor.policy(named).found)
+    assert doctor.policy(named).found.endswith("of Shop Ltd, privacy@shop.example")
+    mine.write_text("nonsense")
+    assert doctor.policy(named).grade is Grade.FAIL
 
 
 def test_secret_grades(settings: Settings) -> None:
