@@ -139,7 +139,8 @@ def put(
         text = place.read_bytes()
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from None
-    _tell(publish_experiment(settings_with_kafka(), parse(text, str(file))), as_json)
+    experiment = parse(text, str(file))
+    _tell(publish_experiment(settings_with_kafka(), experiment), as_json)
 
 
 @app.command("mode", epilog="Example: headwater experiments mode hero-banner control")

@@ -16,7 +16,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from infra.errors import ConfigError, Retryable, no_house
 from infra.kafka import settings_with_kafka
-from infra.settings import Settings
+from infra.settings import Settings, load_settings
 from streams.identity.app import open_store
 from streams.identity.log import LogIndex, diff, read_log, rebuild, why
 from streams.identity.nodes import alias
@@ -47,9 +47,12 @@ def identity() -> None:
 
 
 @contextmanager
-def opened(what: str, quiet: bool) -> Iterator[tuple[Settings, RedisStore, Callable[[int], None]]]:
-    """Settings, the graph, and how to tell progress (standard error). ConfigError where Kafka or Redis is away."""
-    settings = settings_with_kafka()
+def opened(
+    what: str, quiet: bool, settings: Settings | None = None
+) -> Iterator[tuple[Settings, RedisStore, Callable[[int], None]]]:
+    """Settings, the graph, and how to tell progress (standard error). ConfigError where Redis is away, or Kafka, unless
+    `settings` are given."""
+    settings = settings or settings_with_kafka()
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -121,7 +124,7 @@ def show_command(
     as_json: AsJson = False,
 ) -> None:
     """What is linked to an id: its root, what its events are stamped with, and every other node; whether it is anybody's."""
-    with opened("looking", quiet=True) as (settings, store, _):
+    with opened("looking", quiet=True, settings=load_settings()) as (settings, store, _):
         asked = known(store, nodes_of(settings, who))[0]
         linked = component(store, asked)
         root, slot = asked, store.read([asked])[0]
