@@ -13,12 +13,12 @@ import orjson
 
 from streams.collector.event import Unusable, Wrong, mapping, signals_of, text
 from streams.collector.own import identifiers_of, time_of
+from streams.consent.signals import CHOICE_NAMES
 from streams.identity.nodes import NodeKeys, all_nodes, named
 
 PURPOSES = ("analytics", "marketing", "personalization")
-WORDS = ("gcs", "gcd", "x-ga-gcs", "x-ga-gcd", "tc_string", "gpp", "gpc")
 FAMILIES = ("cm.", "cmp.")
-"""Signals that can be a choice, and what the names of others begin with."""
+"""What the names of signals begin with that can be a choice, beside those that are listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def _read(said: Mapping[str, Any]) -> Choice:
     signals = signals_of(mapping(said, "consent"))
     if kind == "choice" and not signals:
         raise Wrong("consent must say what was chosen, or kind must be withdrawal")
-    if kind == "choice" and not any(name in WORDS or name.startswith(FAMILIES) for name in signals):
+    if kind == "choice" and not any(name in CHOICE_NAMES or name.startswith(FAMILIES) for name in signals):
         # Taken, it would be forgotten in silence, and most of those who send a choice send a refusal.
         raise Wrong(
             "consent has no signal that is known: gcs, gcd, tc_string, gpp, gpc, cm.<Consent Mode signal>, cmp.<purpose>"

@@ -38,23 +38,15 @@ CMP_WORDS: Mapping[str, Word] = {
 CONSENT_MODE_SIGNALS = ("ad_storage", "analytics_storage", "ad_user_data", "ad_personalization")
 """In the order of gcd's letters."""
 
-MODE_NAMES = frozenset({"gcs", "gcd", "x-ga-gcs", "x-ga-gcd", *(f"cm.{name}" for name in CONSENT_MODE_SIGNALS)})
+MODE_STRINGS = frozenset({"gcs", "gcd", "x-ga-gcs", "x-ga-gcd"})
+MODE_NAMES = MODE_STRINGS | {f"cm.{name}" for name in CONSENT_MODE_SIGNALS}
 """Names of signals that Consent Mode is read from."""
 
-OTHER_NAMES = frozenset(
-    {
-        "gpc",
-        "tc_string",
-        "tc_event_status",
-        "gdpr_applies",
-        "gpp",
-        "chosen_ts",
-        "platform",
-        "platform_version",
-        "platform_event",
-    }
-)
-"""Names of the other signals, but for those of consent platforms (`cmp.<name>`), which the policy lists."""
+CHOICE_NAMES = MODE_STRINGS | {"tc_string", "gpp", "gpc"}
+"""Names of signals that can be a choice, but for the families `cm.<signal>` and `cmp.<name>`."""
+
+DETAIL_NAMES = frozenset({"tc_event_status", "gdpr_applies", "chosen_ts", "platform", "platform_version", "platform_event"})
+"""Names of signals that say more about a choice."""
 
 _GCS_FLAGS: Mapping[str, Word] = {"1": Word.GRANT, "0": Word.DENY, "-": Word.UNKNOWN}
 _YES, _NO = frozenset({"1", "true"}), frozenset({"0", "false"})
@@ -62,7 +54,7 @@ _YES, _NO = frozenset({"1", "true"}), frozenset({"0", "false"})
 
 def is_read(name: str, cmp_names: Container[str]) -> bool:
     """Whether a signal of this name means anything. `cmp_names`: what the policy lists of consent platforms' names."""
-    return name in OTHER_NAMES or name in MODE_NAMES or (name.startswith("cmp.") and name[4:] in cmp_names)
+    return name in CHOICE_NAMES | MODE_NAMES | DETAIL_NAMES or (name.startswith("cmp.") and name[4:] in cmp_names)
 
 
 def strictest(words: Iterable[Word]) -> Word:

@@ -158,6 +158,13 @@ def erase(office: Office, node: str) -> dict[str, Any]:
     return Erasure.begin(office, pen, graph.members(office.graph, node, office.alias), tell, 20).run()
 
 
+def point_commands_to(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the commands read from the environment."""
+    for name in ("kafka", "redis", "clickhouse", "state_dir"):
+        monkeypatch.setenv(f"HEADWATER_{name.upper()}", str(getattr(settings, name)))
+    monkeypatch.setenv("HEADWATER_SECRET", "for tests only, forty characters long...")
+
+
 def cut(monkeypatch: pytest.MonkeyPatch, after: int) -> list[str]:
     """End the process after so many effects; what they were."""
     done: list[str] = []
@@ -273,9 +280,7 @@ def test_the_commands(office: Office, monkeypatch: pytest.MonkeyPatch, tmp_path:
     """Nobody is erased unasked; a copy is its owner's and never written over; `verify` exits 1 while something is there."""
     she = person(203)
     live(office, she)
-    for name in ("kafka", "redis", "clickhouse", "state_dir"):
-        monkeypatch.setenv(f"HEADWATER_{name.upper()}", str(getattr(office.settings, name)))
-    monkeypatch.setenv("HEADWATER_SECRET", "for tests only, forty characters long...")
+    point_commands_to(office.settings, monkeypatch)
 
     def run(*words: str) -> Result:
         return CliRunner().invoke(app, words)
@@ -298,9 +303,7 @@ def test_a_slip_of_the_pen_is_told(office: Office, monkeypatch: pytest.MonkeyPat
     """Of an id that nobody came with nothing is held: each command says so, and does not of one that somebody came with."""
     she, other = person(204), person(205)
     live(office, she)
-    for name in ("kafka", "redis", "clickhouse", "state_dir"):
-        monkeypatch.setenv(f"HEADWATER_{name.upper()}", str(getattr(office.settings, name)))
-    monkeypatch.setenv("HEADWATER_SECRET", "for tests only, forty characters long...")
+    point_commands_to(office.settings, monkeypatch)
     for words in (("erase", "--dry-run"), ("erase", "--dry-run", "--json"), ("export",)):
         told = [CliRunner().invoke(app, (words[0], node, *words[1:])) for node in (she.cookie, other.cookie)]
         assert [result.exit_code for result in told] == [0, 0]
@@ -311,9 +314,7 @@ def test_who_was_never_met_has_nothing_left(office: Office, monkeypatch: pytest.
     """She needs no slot that says she is erased; who was erased does, and it is missed where Redis has lost it."""
     she, other = person(206), person(207)
     live(office, she)
-    for name in ("kafka", "redis", "clickhouse", "state_dir"):
-        monkeypatch.setenv(f"HEADWATER_{name.upper()}", str(getattr(office.settings, name)))
-    monkeypatch.setenv("HEADWATER_SECRET", "for tests only, forty characters long...")
+    point_commands_to(office.settings, monkeypatch)
 
     def left(node: str) -> tuple[dict[str, int], bool]:
         result = CliRunner().invoke(app, ("verify", node, "--json"))
@@ -339,9 +340,7 @@ def test_who_names_an_identifier_means_its_nodes_under_all_versions(
     both = [Person(names["user"][at], names["device"][at], names["cookie"][at], f"1f{at}{'a' * 30}") for at in (0, 1)]
     for she in both:
         live(office, she)
-    for name in ("kafka", "redis", "clickhouse", "state_dir"):
-        monkeypatch.setenv(f"HEADWATER_{name.upper()}", str(getattr(settings, name)))
-    monkeypatch.setenv("HEADWATER_SECRET", "for tests only, forty characters long...")
+    point_commands_to(settings, monkeypatch)
     monkeypatch.setenv("HEADWATER_NODE_KEY_VERSION", "2")
 
     def run(*words: str) -> Any:
@@ -366,9 +365,7 @@ def test_who_was_erased_before_a_rotation_is_gone(office: Office, settings: Sett
     user, device, cookie = (versions(keys, kind, f"before-{kind}")[0] for kind in ("user", "device", "cookie"))
     live(office, Person(user, device, cookie, "1f9" + "a" * 30))
     erase(office, user)
-    for name in ("kafka", "redis", "clickhouse", "state_dir"):
-        monkeypatch.setenv(f"HEADWATER_{name.upper()}", str(getattr(settings, name)))
-    monkeypatch.setenv("HEADWATER_SECRET", "for tests only, forty characters long...")
+    point_commands_to(settings, monkeypatch)
     monkeypatch.setenv("HEADWATER_NODE_KEY_VERSION", "2")
     left = json.loads(CliRunner().invoke(app, ["verify", "user=before-user", "--json"]).stdout)["left"]
     assert set(left.values()) == {0}, left
