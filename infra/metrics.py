@@ -28,6 +28,8 @@ MetricName = Literal[
     "headwater_consent_conflicts_total",  # events on which two signals disagree, by purpose
     "headwater_consent_lookups_total",  # subjects looked up in the ledger's view
     "headwater_consent_signals_total",  # events, by whether the same signals were read before (hit) or not (miss)
+    "headwater_consent_unmapped_total",  # signals under names that nothing maps, by source and name
+    "headwater_consent_gpp_unreadable_total",  # events with a GPP section that cannot be read, by its id
     # identity
     "headwater_identity_conflicts_total",  # nodes that were demoted: they cannot be one person's, by rule
     "headwater_identity_degraded",  # 1 while events pass unresolved because the graph is away
@@ -88,6 +90,8 @@ TABLE: dict[MetricName, tuple[type[Counter] | type[Gauge] | type[Histogram], str
     "headwater_consent_conflicts_total": (Counter, "Events on which two consent signals disagree", ("purpose",)),
     "headwater_consent_lookups_total": (Counter, "Subjects looked up in the consent ledger's view", ()),
     "headwater_consent_signals_total": (Counter, "Events, by whether the same signals were read before", ("cache",)),
+    "headwater_consent_unmapped_total": (Counter, "Consent signals under names that nothing maps", ("source", "name")),
+    "headwater_consent_gpp_unreadable_total": (Counter, "Events with a GPP section that cannot be read", ("section",)),
     "headwater_identity_conflicts_total": (Counter, "Nodes that were demoted", ("rule",)),
     "headwater_identity_degraded": (Gauge, "1 while events pass unresolved", ()),
     "headwater_identity_deferred": (Gauge, "Records whose links are due", ()),
@@ -141,7 +145,7 @@ class Metrics:
             made = self._made[name] = kind(name, text, labels, registry=self.registry)
         return made
 
-    def count(self, name: MetricName, amount: float = 1, **labels: str) -> None:
+    def count(self, name: MetricName, amount: float = 1, /, **labels: str) -> None:
         """Add to a counter."""
         metric = self._get(name)
         assert isinstance(metric, Counter)  # noqa: S101 - TABLE and call disagree: our own fault, crash loudly

@@ -76,7 +76,12 @@ def make_door(board: Board, page: Page, token: str | None, now: Callable[[], flo
         recent = board.recent(now())
         pending = recent.pending
         overdue = sum(one.overdue(int(now() * 1000)) for one in pending)
-        body = {**as_json(board.reading), "privacy": {"open": len(pending), "overdue": overdue}, "unresolved": recent.deferred}
+        body = {
+            **as_json(board.reading),
+            "privacy": {"open": len(pending), "overdue": overdue},
+            "unresolved": recent.deferred,
+            "unmapped_signals": [{"source": source, "name": name, "events": n} for (source, name), n in recent.unmapped],
+        }
         return _json({**body, "fresh": board.fresh(now()), "age_s": round(now() - board.reading.at, 3)})
 
     async def metrics(_request: web.Request) -> web.StreamResponse:

@@ -26,6 +26,8 @@ DEAD_WINDOW_S = 24 * 3_600
 HOUR_S = 3_600
 BACK = {DEAD: 2_000, COUNTS: 200_000, SNAPSHOTS: 2_000, REQUESTS: 50_000, ACKS: 150_000, DEFERRED: 50_000}
 """Records a partition is read back at the most when the gauge starts."""
+UNMAPPED = "unmapped"
+"""Outcome under which the consent stage counts signals that nothing maps."""
 EXPERIMENTS_KEPT = 100
 CELLS_KEPT = 20_000
 
@@ -60,6 +62,8 @@ class Recent:
     snapshots: tuple[Snapshot, ...] = ()
     pending: tuple[Pending, ...] = ()
     """Privacy requests that not every room has answered, oldest first."""
+    unmapped: tuple[tuple[tuple[str, str], int], ...] = ()
+    """((source, name), events in the last hour) of consent signals that nothing in the policy maps, most frequent first."""
     deferred: int = 0
     """Records that passed identity unresolved, because its graph was away, and whose links are not made yet."""
     complete: bool = False
@@ -73,6 +77,8 @@ class Side:
         self._heads = HeadReader(registry, "dead_ts")
         self._dead: deque[DeadLetter] = deque(maxlen=DEAD_KEPT)
         self._counts: Counter[tuple[int, str, str]] = Counter()
+        self._unmapped: Counter[tuple[int, str, str]] = Counter()
+        """By minute, source and name of the signal."""
         self._snapshots: OrderedDict[str, Snapshot] = OrderedDict()
         self._requests = Requests()
         self._deferred: dict[tuple[str, int], int] = {}
@@ -100,11 +106,10 @@ class Side:
 
     def _take_count(self, value: bytes) -> None:
         record = decode(self._registry, value)[1]
-        if record["dimensions"]:
-            return  # these events are counted without them too
-        cell = (record["minute"], record["stage"], record["outcome"])
-        if cell in self._counts or len(self._counts) < CELLS_KEPT:
-            self._counts[cell] += record["n"]
+        if record["outcome"] == UNMAPPED:
+            _add(self._unmapped, (record["minute"], record["source"], record["dimensions"].get("name", "")), record["n"])
+        elif not record["dimensions"]:  # events with dimensions are counted without them too
+            _add(self._counts, (record["minute"], record["stage"], record["outcome"]), record["n"])
 
     def _take_snapshot(self, value: bytes) -> None:
         record = decode(self._registry, value)[1]
@@ -123,8 +128,12 @@ class Side:
             while self._dead and self._dead[0].dead_ts < (now - DEAD_WINDOW_S) * 1000:
                 self._dead.popleft()
             last = int(now // 60) * 60_000
-            for cell in [cell for cell in self._counts if cell[0] <= last - HOUR_S * 1000]:
-                del self._counts[cell]
+            for counts in (self._counts, self._unmapped):
+                for cell in [cell for cell in counts if cell[0] <= last - HOUR_S * 1000]:
+                    del counts[cell]
+            unmapped: Counter[tuple[str, str]] = Counter()
+            for (_, source, name), n in self._unmapped.items():
+                unmapped[source, name] += n
             dead = Counter((letter.stage, letter.reason, letter.source) for letter in self._dead)
             minutes: dict[tuple[str, str], list[int]] = {}
             for (minute, stage, outcome), n in self._counts.items():
@@ -139,9 +148,16 @@ class Side:
                 volumes,
                 tuple(sorted(self._snapshots.values())),
                 tuple(self._requests.pending()),
+                tuple(unmapped.most_common()),
                 sum(self._deferred.values()),
                 complete,
             )
+
+
+def _add(counts: Counter[tuple[int, str, str]], cell: tuple[int, str, str], n: int) -> None:
+    """Within the bound."""
+    if cell in counts or len(counts) < CELLS_KEPT:
+        counts[cell] += n
 
 
 def snapshot(record: dict[str, Any]) -> Snapshot:

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from infra.settings import Settings, house_file, load_settings
 
 MEMORY_BYTES = 3_000_000_000
 """What the embedded house takes when busy: the broker 0.4 GB, ClickHouse about 1 GB, seven services up to 0.3 GB each."""
+
+UNMAPPED = re.compile(r'headwater_consent_unmapped_total\{name="([^"]*)",source="([^"]*)"\} (\S+)')
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -223,6 +226,9 @@ def _service(row: dict[str, str | int]) -> Finding:
         return Finding(name, Grade.WARN, f"{found}, but not ready to take requests", f"see {row['log']}")
     if "headwater_waiting{" in (page := http_get(f"http://{LOOPBACK}:{row['port']}/metrics")) and _waiting(page):
         return Finding(name, Grade.WARN, f"{found}, waits for Kafka, Redis or ClickHouse", f"see {row['log']}")
+    if unmapped := _unmapped(page):
+        advice = "map them in the consent policy's `platforms`: a no under such a name denies what no other signal speaks about"
+        return Finding(name, Grade.WARN, f"{found}; consent signals that nothing maps: {unmapped}", advice)
     return Finding(name, Grade.OK, found)
 
 
@@ -235,6 +241,15 @@ def psutil_alive(pid: int) -> bool:
 
 def _waiting(page: str) -> bool:
     return any(line.startswith("headwater_waiting{") and line.endswith(" 1.0") for line in page.splitlines())
+
+
+def _unmapped(page: str) -> str:
+    """Names of consent signals that nothing maps, with their sources, most frequent first."""
+    signals = []
+    for line in page.splitlines():
+        if match := UNMAPPED.match(line):
+            signals.append((-float(match[3]), f"{match[1]} ({match[2]})"))
+    return ", ".join(text for _, text in sorted(signals)[:5])
 
 
 def examine(settings: Settings) -> list[Finding]:

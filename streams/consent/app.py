@@ -1,7 +1,7 @@
 """Opens what the consent stage needs: its policy file, its key, and the view of its ledger."""
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 
 import confluent_kafka as ck
@@ -14,9 +14,9 @@ from schemas.registry import Registry
 from streams.consent.gvl import GvlFolder
 from streams.consent.ledger import Times
 from streams.consent.policy import PACKAGED, Policy, load_policy
-from streams.consent.stage import STATE, ConsentStage, Kit
+from streams.consent.stage import SIGNALS, STATE, ConsentStage, Kit
 from streams.consent.store import RedisStates, Written, piece_of
-from streams.runtime.follow import read_messages
+from streams.runtime.follow import read_messages, topic_partitions
 
 TIMEOUT_S = 5.0
 DAY_S = 86_400
@@ -52,7 +52,20 @@ def build(settings: Settings, metrics: Metrics) -> ConsentStage:
     registry = Registry(settings.contracts)
     states = open_states(settings, registry, policy.memory.max_age_days)
     key = settings.master.derive("consent/anonymous/v1")
-    return ConsentStage(registry, policy, Kit(key, states, metrics, file.changed, GvlFolder(settings.gvl_dir)))
+    kit = Kit(key, states, metrics, file.changed, GvlFolder(settings.gvl_dir), partitioner(settings))
+    return ConsentStage(registry, policy, kit)
+
+
+def partitioner(settings: Settings) -> Callable[[bytes], int]:
+    """Subject -> the partition where its own records lie, by Kafka's default partitioner. Kafka is asked once, for how many
+    there are; Retryable while it does not say."""
+    from aiokafka.partitioner import murmur2
+
+    @cache
+    def partitions() -> int:
+        return len(topic_partitions(settings, SIGNALS))
+
+    return lambda subject: (murmur2(subject) & 0x7FFFFFFF) % partitions()
 
 
 def open_states(settings: Settings, registry: Registry, keep_days: int) -> RedisStates:

@@ -14,8 +14,7 @@ import orjson
 from infra.settings import Settings
 from schemas.codec import decode, encode
 from schemas.registry import Registry
-from streams.consent.entries import STATE
-from streams.consent.learning import SIGNALS, STATE_KIND
+from streams.consent.entries import SIGNALS, STATE, STATE_KIND
 from streams.identity.nodes import NodeKeys
 from streams.runtime.follow import read_topic
 

@@ -14,7 +14,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from infra.errors import ConfigError, Retryable, no_house
 from infra.kafka import settings_with_kafka
 from streams.consent.carry_over import carried_over
-from streams.consent.learning import SIGNALS
+from streams.consent.entries import SIGNALS
 
 AT_ONCE = 10_000
 

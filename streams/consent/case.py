@@ -4,6 +4,7 @@ Where (name, source, site) has few values and comes in every combination with wh
 So each is kept under its own bytes of the event's head, and a decision under both.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from schemas.registry import Contract
 from streams.consent.clickids import ClickIds
 from streams.consent.decide import Action, Decision, decide, evidence_hash, exempt
 from streams.consent.evidence import Evidence, Reader
-from streams.consent.ledger import DAY_MS, DENIED, GRANTED, Memory, entry
+from streams.consent.ledger import DAY_MS, DENIED, GRANTED, Memory, day_end, entry
 from streams.consent.policy import Policy, Regime
 from streams.consent.reason import Reason
 from streams.consent.rewrite import Rewriter
@@ -34,10 +35,20 @@ KEPT_KINDS = 4_096
 HEAD_BYTES = 256
 """Of an event, within which its collector time is expected. One that says it later is read alone."""
 
+NODE_BYTES = 34
+"""Of an identity node in an array, its length included."""
+PLAIN_IDENTIFIERS = re.compile(rb"[\x02-\x7e](?:\x42[0-3][0-9a-f]{32})+\x00").match
+"""An Avro array of nodes as every writer encodes it: one block (twice its count), texts of 33 bytes (twice that), the end."""
+UNMAPPED_KEPT = 8
+"""Names of one event that are counted."""
+ONE_IDENTIFIER = b"\x02\x42"
+"""An Avro array of one text of 33 bytes begins like this."""
 HEARTBEAT = -1
 CLOCK = "collector_ts"
 
 Dimensions = tuple[tuple[str, str], ...]
+Marks = tuple[Dimensions, tuple[str, ...], tuple[int, ...]]
+"""Of an event's evidence, what it is counted by: the platform's set-up, unmapped names, GPP sections that cannot be read."""
 Memories = tuple[Memory, ...]
 """What is remembered, in the policy's order of purposes; empty = nothing."""
 
@@ -72,6 +83,10 @@ class Kind:
     reasons: str
     fingerprint: Dimensions
     """Of the platform's set-up, without the site."""
+    unmapped: tuple[str, ...]
+    """Names of signals that nothing maps."""
+    unreadable_sections: tuple[int, ...]
+    """Ids of GPP sections that cannot be read."""
     heartbeat: bool
 
 
@@ -99,6 +114,8 @@ class What:
     """Never given twice."""
     said: bytes
     """What it was read from. Visitors who said the same share it."""
+    alone: bytes
+    """The same, and the beginning of an array of one identifier: the event's key is its only one."""
     begins: int
     ends: int
     """The day that it holds for, milliseconds UTC."""
@@ -107,16 +124,22 @@ class What:
     hash: str
     speaks: bool
     """It grants or denies something."""
-    chosen: bool
-    """It says when that was chosen."""
+    refuses: bool
+    """It denies something that is remembered."""
+    dated: bool
+    """It says when that was chosen, if only the day."""
     learnable: bool
     """It is taken down, whatever the event is called."""
     entries: tuple[tuple[str, int], ...]
     """What a state must hold to know all of it: names and times; for choices whose time is known."""
     decided: dict[int, Decided] = field(default_factory=dict)
     """By rule, for subjects of whom nothing is remembered that matters."""
-    recalled: dict[tuple[int, Memories], Decided] = field(default_factory=dict)
-    """By rule and memory."""
+    recalled: dict[Memories, dict[int, Decided]] = field(default_factory=dict)
+    """By memory and rule."""
+
+    def by_rule(self, memories: Memories) -> dict[int, Decided]:
+        """Decisions for subjects of whom this is remembered; for whom nothing is, `()`."""
+        return self.recalled.setdefault(memories, {}) if memories else self.decided
 
 
 class Lineage:
@@ -125,9 +148,11 @@ class Lineage:
     def __init__(self, read: Contract, written: Contract, policy: Policy, reader: Reader) -> None:
         self._policy = policy
         self._reader = reader
+        self._lifts = policy.memory.undated_grants_lift
         self._encode = flat_record_encoder(written.columns(), written.header)
         self._where = _part(read, ("event_name", "source", "site", "heartbeat"))
         self._what = _part(read, ("region", "signals"))
+        self._identifiers = _part(read, ("identifiers",))
         self.header = read.header
         self.said_ends = HeadSlicer(read, "signals", "region").ends
         self._near_ends = HeadSlicer(read, CLOCK).ends
@@ -135,7 +160,7 @@ class Lineage:
         self._places = [read.names.index(name) for name in ("event_id", "heartbeat", CLOCK)]
         self.rewriter = Rewriter(read, policy, ClickIds(policy.click_ids))
         self._rules: dict[str, int] = {}
-        self._kinds: dict[tuple[Decision, Dimensions, bool], Kind] = {}
+        self._kinds: dict[tuple[Decision, Marks, bool], Kind] = {}
         self.wheres: dict[bytes, Where] = {}
         self.whats: OrderedDict[tuple[int, bytes], What] = OrderedDict()
         """By day since 1970 and bytes."""
@@ -175,6 +200,13 @@ class Lineage:
             self.wheres[data] = found
         return found
 
+    def identifiers(self, value: bytes, begin: int) -> list[bytes]:
+        """The identifiers of an event, whose array begins there. Undecodable."""
+        plain = PLAIN_IDENTIFIERS(value, begin)
+        if plain is not None and value[begin] == 2 * ((plain.end() - begin) // NODE_BYTES):
+            return [value[at : at + NODE_BYTES - 1] for at in range(begin + 2, plain.end() - 1, NODE_BYTES)]
+        return [node.encode() for node in self._identifiers(value[begin:])["identifiers"]]
+
     def _rule(self, event_name: str) -> int:
         rule = self._policy.rule(event_name)
         return self._rules.setdefault("" if rule is None else rule.model_dump_json(), len(self._rules))
@@ -183,22 +215,25 @@ class Lineage:
         """Met for the first time that day; the first of those kept is forgotten when there are too many. Undecodable."""
         read = self._what(data)
         evidence = self._reader.read(read["region"], read["signals"], day * DAY_MS)
-        said = evidence.said
-        speaks, chosen = bool(said.granted or said.denied), bool(said.granted_at or said.denied_at)
+        claim = evidence.claim
+        speaks, dated = bool(claim.granted or claim.denied), claim.chosen != 0 or claim.days is not None
+        first, last = (claim.chosen,) * 2 if claim.chosen else claim.days or (0, 0)
         found = What(
             next(_numbers),
             data,
+            data + ONE_IDENTIFIER,
             day * DAY_MS,
             (day + 1) * DAY_MS,
             evidence,
             evidence.regime.value,
             evidence_hash(read["signals"]),
             speaks,
-            chosen,
-            speaks and (chosen or self._policy.memory.use_stored_state),
+            bool(claim.denied),
+            dated,
+            speaks and (dated or bool(claim.denied) or self._policy.memory.use_stored_state or self._lifts),
             (
-                *((entry(purpose, GRANTED), said.granted_at) for purpose in sorted(said.granted)),
-                *((entry(purpose, DENIED), said.denied_at) for purpose in sorted(said.denied)),
+                *((entry(purpose, GRANTED), first) for purpose in sorted(claim.granted)),
+                *((entry(purpose, DENIED), last if claim.chosen else day_end(last)) for purpose in sorted(claim.denied)),
             ),
         )
         if len(data) <= KEPT_BYTES:
@@ -207,8 +242,10 @@ class Lineage:
             self.whats[day, data] = found
         return found
 
-    def decided(self, where: Where, what: What) -> Decided:
-        """The decision on an event of this name, saying this, of a subject of whom nothing is remembered."""
+    def decided(self, where: Where, what: What, memories: Memories = ()) -> Decided:
+        """The decision on an event of this name, saying this, of a subject of whom this is remembered."""
+        if memories:
+            return self.recalled(where, what, memories)
         found = what.decided.get(where.rule)
         if found is None:
             decision = exempt(self._policy) if where.heartbeat else decide(self._policy, where.event_name, what.evidence)
@@ -217,15 +254,16 @@ class Lineage:
 
     def recalled(self, where: Where, what: What, memories: Memories) -> Decided:
         """The same, where this is remembered."""
-        found = what.recalled.get((where.rule, memories))
+        by_rule = what.by_rule(memories)
+        found = by_rule.get(where.rule)
         if found is None:
             recalled = dict(zip(self._policy.purposes, memories, strict=True))
             decision = decide(self._policy, where.event_name, what.evidence, recalled)
-            found = what.recalled[where.rule, memories] = self._decided(decision, where, what)
+            found = by_rule[where.rule] = self._decided(decision, where, what)
         return found
 
     def _decided(self, decision: Decision, where: Where, what: What) -> Decided:
-        kind = self._kind(decision, what.evidence.fingerprint, where.heartbeat)
+        kind = self._kind(decision, what.evidence, where.heartbeat)
         return Decided(
             kind,
             kind.decision,
@@ -236,15 +274,15 @@ class Lineage:
             all(ruling.reason is not Reason.NO_SIGNAL for ruling in decision.rulings),
         )
 
-    def _kind(self, decision: Decision, fingerprint: Dimensions, heartbeat: bool) -> Kind:
-        found = self._kinds.get((decision, fingerprint, heartbeat))
+    def _kind(self, decision: Decision, evidence: Evidence, heartbeat: bool) -> Kind:
+        marks = (evidence.fingerprint, evidence.unmapped[:UNMAPPED_KEPT], evidence.unreadable_sections)
+        found = self._kinds.get((decision, marks, heartbeat))
         if found is None:
             if len(self._kinds) >= KEPT_KINDS:
                 self._kinds.clear()
             action, reason = decision.action.value, decision.drop_reason
             outcome = action if reason is None else f"dropped:{reason}"
-            found = Kind(decision, outcome, decision.reasons, fingerprint, heartbeat)
-            self._kinds[decision, fingerprint, heartbeat] = found
+            found = self._kinds[decision, marks, heartbeat] = Kind(decision, outcome, decision.reasons, *marks, heartbeat)
         return found
 
     def _told(self, kind: Kind, what: What) -> Record:

@@ -1,7 +1,8 @@
 """Where a consent reason is decided: evidence, memory and policy in, one ruling a purpose and one outcome an event out. Pure.
 
 Deny beats grant and invalid counts as deny; Consent Mode narrows and never widens; only what the event's own signals leave
-unknown is filled, by what is remembered of its subject and then by the region's default; a withdrawal beats what is not newer.
+unknown is filled, by what is remembered of its subject and then by the region's default; a refusal whose time is known beats
+what is not newer.
 Adding a denial to an event can therefore never add a grant.
 """
 
@@ -20,6 +21,8 @@ from streams.consent.reason import Reason
 from streams.consent.signals import Signals, Word
 
 GRANTING = (Reason.OK_CONSENT, Reason.OK_LI)
+REMEMBERED: Mapping[Memory, Reason] = MappingProxyType({Memory.WITHDRAWN: Reason.WITHDRAWN, Memory.REFUSED: Reason.PURPOSE})
+"""What is remembered that beats an event's own signals, and the reason."""
 Recalled = Mapping[str, Memory]
 NOTHING: Recalled = MappingProxyType({})
 
@@ -77,11 +80,11 @@ def exempt(policy: Policy) -> Decision:
 def rule_purpose(name: str, evidence: Evidence, memory: Memory, use_stored_state: bool) -> Ruling:
     """The ruling on one purpose: the event's own signals first; then what is remembered; the region's default last.
 
-    A withdrawal beats every grant that is not newer (`ledger.recall` has compared the times).
+    A refusal whose time is known beats every grant that is not newer (`ledger.recall` has compared the times).
     """
     reason = _reason(evidence.heard[name])
-    if memory is Memory.WITHDRAWN and reason in (*GRANTING, Reason.NO_SIGNAL):
-        return Ruling(name, False, Reason.WITHDRAWN)
+    if memory in REMEMBERED and reason in (*GRANTING, Reason.NO_SIGNAL):
+        return Ruling(name, False, REMEMBERED[memory])
     if reason is not Reason.NO_SIGNAL:
         return Ruling(name, reason in GRANTING, reason)
     if use_stored_state and memory is Memory.GRANTED:

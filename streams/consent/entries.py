@@ -1,20 +1,24 @@
 """What one batch writes down beside its events: changed states, revocations, and the audit chain."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import NamedTuple
 
-from schemas.codec import Record, flat_record_encoder
+from schemas.codec import Record, encode, flat_record_encoder
 from schemas.registry import Registry
 from streams.consent.audit import Head, link
 from streams.consent.decide import Action
-from streams.consent.ledger import DENIED, SEEN_DENIED, Change, Times, entry, merge
+from streams.consent.ledger import DENIED, SEEN_DENIED, WITHDRAWN, Change, Times, entry, merge
 from streams.consent.policy import BITS, Policy
 from streams.runtime.stage import BY_KEY, Output
 
 STATE, REVOCATIONS, AUDIT, HEADS = "consent.state", "consent.revocations", "consent.audit", "consent.heads"
+SIGNALS = "consent.signals"
+STATE_KIND = "state"
+"""Of a signal that says a whole state: its times by name, as text."""
 MINUTE_MS = 60_000
-DENIALS = tuple(entry("", what) for what in (DENIED, SEEN_DENIED))
+DENIALS = tuple(entry("", what) for what in (DENIED, SEEN_DENIED, WITHDRAWN))
 """Ends of names of times."""
 
 
@@ -25,7 +29,8 @@ Writers = Mapping[str, Callable[[Record], bytes]]
 def writers(registry: Registry) -> Writers:
     """By the newest contracts."""
     contracts = [registry.latest(topic) for topic in (STATE, REVOCATIONS, AUDIT, HEADS)]
-    return {contract.topic: flat_record_encoder(contract.parsed, contract.header) for contract in contracts}
+    flat = {contract.topic: flat_record_encoder(contract.parsed, contract.header) for contract in contracts}
+    return {**flat, SIGNALS: partial(encode, registry.latest(SIGNALS))}
 
 
 class Source(NamedTuple):
@@ -63,7 +68,7 @@ class Entries:
         self._audit({"kind": "policy", "reasons": purposes, "outcome": "in force", "method": "file", "minute": minute(at)})
 
     def change(self, source: Source, times: Times, change: Change) -> Times:
-        """A state that has learned something: the new state, its audit record, and a revocation where it is a withdrawal."""
+        """A state that has learned something: the new state, and its audit record."""
         now = merge(times, change.times) if times else change.times
         key = f"{source.scope}|{source.subject}"
         self.states[key] = now
@@ -85,13 +90,29 @@ class Entries:
                 "event_ts": source.chosen, "evidence": source.evidence,
             }
         )  # fmt: skip
-        if change.withdrawn and source.method != "linked":
-            revocation = {
-                "subject": source.subject, "site": site, "regulation": regulation, "purposes": list(change.withdrawn),
-                "withdrawn_ts": source.chosen, "received_ts": source.at, "evidence": source.evidence,
-            }  # fmt: skip
-            self._add(REVOCATIONS, source.subject, revocation)
         return now
+
+    def revoke(self, source: Source, site: str, regulation: str, changes: Iterable[Change]) -> None:
+        """Ask for a refusal to reach every linked id: one record for what was granted until now, one for what was not."""
+        withdrawn = sorted({purpose for change in changes for purpose in change.withdrawn})
+        refused = sorted({purpose for change in changes for purpose in change.refused}.difference(withdrawn))
+        for purposes, was_granted in ((withdrawn, True), (refused, False)):
+            if purposes:
+                revocation = {
+                    "subject": source.subject, "site": site, "regulation": regulation, "purposes": purposes,
+                    "withdrawn_ts": source.chosen, "received_ts": source.at, "evidence": source.evidence,
+                    "withdrawal": was_granted,
+                }  # fmt: skip
+                self._add(REVOCATIONS, source.subject, revocation)
+
+    def tell(self, source: Source, site: str, regulation: str, times: Times) -> None:
+        """Say times of an event's own choice of another of its identifiers, `source.subject`."""
+        record = {
+            "subject": source.subject, "site": site, "regulation": regulation, "kind": STATE_KIND,
+            "signals": {name: str(time) for name, time in times.items()}, "purposes": [], "chosen_ts": source.chosen,
+            "received_ts": source.at, "via": source.method, "evidence": source.evidence,
+        }  # fmt: skip
+        self._add(SIGNALS, source.subject, record)
 
     def denied(self, site: str, start: int, action: Action, reasons: str, n: int) -> None:
         """Events that lost something."""

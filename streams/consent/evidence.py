@@ -4,40 +4,29 @@ Strings are decoded once and kept, failures too: what a visitor chose stays the 
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
 
+from infra.times import parse_time
 from streams.consent import gpp as gpp_strings
+from streams.consent.consent_mode import consent_mode, consent_mode_word
+from streams.consent.gpc import gpc_word
 from streams.consent.gpp import GppString
 from streams.consent.gvl import GvlFolder
-from streams.consent.ledger import Said
+from streams.consent.ledger import Claim
 from streams.consent.policy import Policy, Purpose, Regime
 from streams.consent.reason import Reason
-from streams.consent.signals import (
-    Signals,
-    Word,
-    claims_gdpr,
-    cmp_word,
-    consent_mode,
-    consent_mode_word,
-    gdpr_applies,
-    gpc_word,
-    has_cmp_choice,
-)
-from streams.consent.tcf import DAY_MS, Demand, judge
+from streams.consent.signals import Signals, SignalSet, Word, signal_set, strictest
+from streams.consent.tcf import Demand, judge
 from streams.consent.tcstring import InvalidTcString, TcString, decode
-
-SKEW_MS = 300_000
-"""How far a sender's clock may be ahead before the time of a choice is not believed."""
-
 
 KEPT_STRINGS = 8_192
 LONGEST_KEPT = 2_048
 """Characters: longer strings are decoded each time, so that memory stays bounded whatever is sent."""
-FINAL_STATUS = ("tcloaded", "useractioncomplete")
+ACTED = "useractioncomplete"
+FINAL_STATUS = ("tcloaded", ACTED)
 """Event statuses of a TC string after which the visitor's choice stands; before them the banner is open."""
 GRANT = frozenset({Word.GRANT})
 VISITORS = frozenset({Reason.PURPOSE, Reason.VENDOR, Reason.GPC})
@@ -45,6 +34,7 @@ VISITORS = frozenset({Reason.PURPOSE, Reason.VENDOR, Reason.GPC})
 
 WHY: Mapping[Word, Reason] = {Word.GRANT: Reason.OK_CONSENT, Word.INVALID: Reason.MALFORMED}
 """The reason of a word where its format gives no finer one."""
+YES, NO = frozenset({"1", "true", "yes", "granted"}), frozenset({"0", "false", "no", "denied"})
 
 
 class Heard(NamedTuple):
@@ -58,6 +48,10 @@ OK = (Reason.OK_CONSENT, Reason.OK_LI)
 HEARD = {reason: Heard(Word.GRANT if reason in OK else Word.DENY, reason) for reason in Reason}
 """What a TC string says, by its reason."""
 PENDING, UNMAPPED = Heard(Word.DENY, Reason.PENDING), Heard(Word.UNDECODED, Reason.UNMAPPED)
+MALFORMED, REFUSED_UNMAPPED = Heard(Word.INVALID, Reason.MALFORMED), Heard(Word.DENY, Reason.UNMAPPED)
+
+Listener = Callable[[Purpose, str], Heard | None]
+"""(purpose, its name) -> what a format says about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +61,7 @@ class Evidence:
     regime: Regime
     heard: Mapping[str, Mapping[str, Heard]]
     """Purpose -> format -> what it says."""
-    said: Said
+    claim: Claim
     """What the visitor chose, as far as it is remembered."""
     platform: str = ""
     """Consent platform: the TC string's CMP id, or its name."""
@@ -75,6 +69,10 @@ class Evidence:
     """Vendor list version of the TC string."""
     fingerprint: tuple[tuple[str, str], ...] = ()
     """Name and version of the platform, vendor list, policy version, its services: what changes when its set-up does."""
+    unmapped: tuple[str, ...] = ()
+    """Names of signals that nothing maps."""
+    unreadable_sections: tuple[int, ...] = ()
+    """Ids of GPP sections that cannot be read; 0 = the header."""
 
 
 class Reader:
@@ -90,86 +88,123 @@ class Reader:
         self._kept = lru_cache(KEPT_STRINGS)(_decoded)
         self._kept_gpp = lru_cache(KEPT_STRINGS)(_decoded_gpp)
 
-    def regime(self, region: str, signals: Signals) -> Regime:
-        """What silence means for this event."""
-        return Regime.OPT_IN if claims_gdpr(signals) else self._policy.regime(region)
-
     def read(self, region: str, signals: Signals, now: int) -> Evidence:
         """The evidence of an event. `now`: collector time, of which only the day matters."""
-        return self.hear(self.regime(region, signals), signals, now)
+        sent = self._signal_set(signals)
+        regime = Regime.OPT_IN if claims_gdpr(sent) else self._policy.regime(region)
+        return self._evidence(regime, region, sent, now)
 
     def hear(self, regime: Regime, signals: Signals, now: int) -> Evidence:
-        """The same under a given regime."""
-        gpp = self._gpp(signals)
-        tc = self._tc_string(signals, gpp)
-        formats = self._formats(regime, signals, (tc, gpp), now)
+        """The same under a given regime, of a visitor whose region is not known."""
+        return self._evidence(regime, "", self._signal_set(signals), now)
+
+    def _signal_set(self, signals: Signals) -> SignalSet:
+        return signal_set(signals, self._policy.vocabulary, self._policy.signals.empty_denies)
+
+    def _evidence(self, regime: Regime, region: str, sent: SignalSet, now: int) -> Evidence:
+        gpps = [self._gpp(text) for text in sent.values.get("gpp", ())]
+        strings = [self._tc_string(text) for text in _tc_texts(sent, gpps)]
+        void = gdpr_applies(sent) is False and not self._policy.under_gdpr(region)
+        formats = self._formats(regime, region, sent, ([] if void else strings, gpps), now)
         heard = {
-            name: {which: one for which, listen in formats if (one := listen(purpose)) is not None}
+            name: {which: one for which, listen in formats if (one := listen(purpose, name)) is not None}
             for name, purpose in self._policy.purposes.items()
         }
-        granted_at = denied_at = chosen_at(signals)
-        if not isinstance(tc, TcString):
-            return Evidence(regime, heard, _said(heard, granted_at, denied_at), signals.get("platform", ""), 0, marks(signals))
-        if not granted_at:
-            granted_at, denied_at = tc.last_updated_ms, tc.last_updated_ms + DAY_MS - 1
-        platform = signals.get("platform") or str(tc.cmp_id)
-        return Evidence(regime, heard, _said(heard, granted_at, denied_at), platform, tc.gvl_version, marks(signals, tc))
+        if sent.unmapped_refusal and self._policy.signals.unmapped_refusals_deny:
+            for by_format in heard.values():
+                if not by_format:
+                    by_format["unmapped"] = REFUSED_UNMAPPED
+        valid = [] if void else [one for one in strings if isinstance(one, TcString)]
+        platform = sent.first("platform") or (str(valid[0].cmp_id) if valid else "")
+        return Evidence(
+            regime,
+            heard,
+            _claim(heard, sent, valid),
+            platform,
+            valid[0].gvl_version if valid else 0,
+            marks(sent, valid[0] if valid else None),
+            sent.unmapped,
+            tuple(
+                sorted(
+                    {
+                        section
+                        for one in gpps
+                        for section in (
+                            getattr(one, "unreadable", one.unread if hasattr(one, "unread") else ())
+                            if isinstance(one, GppString)
+                            else (0,)
+                        )
+                    }
+                )
+            ),
+        )
 
     def _formats(
-        self, regime: Regime, signals: Signals, strings: tuple[TcString | Reason | None, GppString | Reason | None], now: int
-    ) -> list[tuple[str, Callable[[Purpose], Heard | None]]]:
+        self,
+        regime: Regime,
+        region: str,
+        sent: SignalSet,
+        strings: tuple[Sequence[TcString | Reason], Sequence[GppString | Reason]],
+        now: int,
+    ) -> list[tuple[str, Listener]]:
         """The formats that an event has, and how to ask each about a purpose."""
-        tc, gpp = strings
-        found: list[tuple[str, Callable[[Purpose], Heard | None]]] = []
-        chosen = has_cmp_choice(signals)
-        if chosen:
-            found.append(("cmp", lambda purpose: _heard(cmp_word(signals, purpose.cmp))))
-        mode = consent_mode(signals, self._policy.letters)
+        tcs, gpps = strings
+        formats: list[tuple[str, Listener]] = []
+        if sent.unreadable:
+            formats.append(("consent", lambda _purpose, _name: MALFORMED))
+        if sent.choices:
+            formats.append(("cmp", lambda _purpose, name: _heard(sent.choice(name))))
+        mode = consent_mode(sent.values, self._policy.letters)
         if mode:
             # It narrows what the platform's own words grant, and adds nothing to them.
-            narrows = chosen or tc is not None
-            found.append(("consent_mode", lambda purpose: _heard(_mode_word(mode, purpose, regime, narrows))))
-        objection = {Word.DENY: Heard(Word.DENY, Reason.GPC), Word.INVALID: Heard(Word.INVALID, Reason.MALFORMED)}.get(
-            gpc_word(signals)
-        )
-        if objection is not None:
-            found.append(("gpc", lambda purpose: objection if purpose.denied_by_gpc else None))
-        if tc is not None:
-            final = bool(gdpr_applies(signals)) and signals.get("tc_event_status", "").strip().lower() in FINAL_STATUS
-            found.append(("tc_string", self._tc_words(tc, final, now)))
-        if gpp is not None:
-            found.append(("gpp", lambda purpose: _gpp_word(gpp, purpose, regime)))
-        return found
+            narrows = sent.from_platform or bool(tcs)
+            formats.append(("consent_mode", lambda purpose, _name: _heard(_mode_word(mode, purpose, regime, narrows))))
+        objection = strictest(map(gpc_word, sent.values.get("gpc", ()))) if self._policy.gpc_counts(region) else Word.UNKNOWN
+        if objection in (Word.DENY, Word.INVALID):
+            gpc = Heard(Word.DENY, Reason.GPC) if objection is Word.DENY else MALFORMED
+            formats.append(("gpc", lambda purpose, _name: gpc if purpose.denied_by_gpc else None))
+        for number, tc in enumerate(tcs):
+            formats.append((f"tc_string_{number + 1}" if number else "tc_string", self._tc_words(tc, sent, now)))
+        words = [_sharing_word(gpp) for gpp in gpps]
+        if words:
+            formats.append(("gpp", _sharing(words, regime)))
+        if texts := sent.values.get("us_privacy", ()):
+            formats.append(("us_privacy", _sharing([gpp_strings.usp_word(text) for text in texts], regime)))
+        return formats
 
-    def _gpp(self, signals: Signals) -> GppString | Reason | None:
-        """The GPP string, or why it cannot be read; None where there is none."""
-        text = signals.get("gpp", "")
-        if not text:
-            return None
+    def _gpp(self, text: str) -> GppString | Reason:
+        """A GPP string, or why it cannot be read."""
         return self._kept_gpp(text) if len(text) <= LONGEST_KEPT else _decoded_gpp(text)
 
-    def _tc_string(self, signals: Signals, gpp: GppString | Reason | None) -> TcString | Reason | None:
-        """The TC string (the event's own, else GPP's), or why it cannot be read; None without one, or where it is void."""
-        text = signals.get("tc_string", "") or (gpp.tc_string if isinstance(gpp, GppString) else "")
-        if not text or gdpr_applies(signals) is False:
-            return None
+    def _tc_string(self, text: str) -> TcString | Reason:
+        """A TC string, or why it cannot be read."""
         return self._kept(text) if len(text) <= LONGEST_KEPT else _decoded(text)
 
-    def _tc_words(self, tc: TcString | Reason, final: bool, now: int) -> Callable[[Purpose], Heard]:
+    def _tc_words(self, tc: TcString | Reason, sent: SignalSet, now: int) -> Listener:
+        applies = gdpr_applies(sent)
         if isinstance(tc, Reason):
             unreadable = Heard(Word.INVALID, tc)
-            return lambda _: unreadable
+            return lambda _purpose, _name: unreadable
+        final = applies is not None and is_final(sent)
         rules = self._policy.tcf
         lists = self._lists.version(tc.gvl_version) if final and rules.vendor and self._lists is not None else None
 
-        def word(purpose: Purpose) -> Heard:
+        def word(purpose: Purpose, _name: str) -> Heard | None:
             if not final:
                 return PENDING
             if not purpose.tcf:
                 return UNMAPPED
-            return HEARD[judge(tc, self._demands[purpose.tcf], lists, now)]
+            heard = HEARD[judge(tc, self._demands[purpose.tcf], lists, now)]
+            # Where the GDPR is said not to apply, a string grants nothing; what it refuses is refused.
+            return None if applies is False and heard.word is Word.GRANT else heard
 
         return word
+
+
+def _tc_texts(sent: SignalSet, gpps: Iterable[GppString | Reason]) -> list[str]:
+    """The event's own TC strings, and those within its GPP strings; the strictest of all counts."""
+    within = (gpp.tc_string for gpp in gpps if isinstance(gpp, GppString) and gpp.tc_string)
+    return list(dict.fromkeys((*sent.values.get("tc_string", ()), *within)))
 
 
 def _heard(word: Word) -> Heard | None:
@@ -184,7 +219,7 @@ def _mode_word(mode: Mapping[str, Word], purpose: Purpose, regime: Regime, narro
     return Word.UNKNOWN if word is Word.GRANT and narrows else word
 
 
-def _said(heard: Mapping[str, Mapping[str, Heard]], granted_at: int, denied_at: int) -> Said:
+def _claim(heard: Mapping[str, Mapping[str, Heard]], sent: SignalSet, strings: Sequence[TcString]) -> Claim:
     """Purposes that are granted by all that is heard, and those that the visitor denies. What is unreadable is neither."""
     granted, denied = set[str](), set[str]()
     for purpose, formats in heard.items():
@@ -193,7 +228,15 @@ def _said(heard: Mapping[str, Mapping[str, Heard]], granted_at: int, denied_at: 
             granted.add(purpose)
         elif Word.DENY in words and any(one.word is Word.DENY and one.reason in VISITORS for one in formats.values()):
             denied.add(purpose)
-    return Said(frozenset(granted), frozenset(denied), granted_at, denied_at)
+    days = [string.last_updated_ms for string in strings]
+    statuses = {text.strip().lower() for text in sent.values.get("tc_event_status", ())}
+    return Claim(
+        frozenset(granted),
+        frozenset(denied),
+        chosen_at(sent.values.get("chosen_ts", ())),
+        (min(days), max(days)) if days else None,
+        statuses == {ACTED},
+    )
 
 
 def _decoded(text: str) -> TcString | Reason:
@@ -203,29 +246,32 @@ def _decoded(text: str) -> TcString | Reason:
         return error.reason
 
 
-def chosen_at(signals: Signals) -> int:
-    """When the choice was made, if the sender says so: `chosen_ts`, milliseconds or ISO 8601. 0 = unknown."""
-    value = signals.get("chosen_ts", "").strip()
-    if not value:
+def chosen_at(texts: Iterable[str]) -> int | None:
+    """When the choice was made, milliseconds UTC: 0 where the sender says nothing, None where it cannot be read or is said
+    twice differently."""
+    times = {parse_time(text) for text in texts}
+    if not times:
         return 0
-    try:
-        return int(value) if value.isascii() and value.isdigit() else _iso(value)
-    except (ValueError, OverflowError):
-        return 0
+    return times.pop() if len(times) == 1 else None
 
 
-def believed(said: Said, now: int) -> Said:
-    """The same, without the times of a clock that is ahead: such a choice counts as one of unknown time."""
-    if max(said.granted_at, said.denied_at) > now + SKEW_MS:
-        return said._replace(granted_at=0, denied_at=0)
-    if said.granted_at <= now and said.denied_at <= now:
-        return said
-    return said._replace(granted_at=min(said.granted_at, now), denied_at=min(said.denied_at, now))
+def gdpr_applies(sent: SignalSet) -> bool | None:
+    """What the page says of GDPR; None where it says nothing, or nothing that can be read, or contradicts itself."""
+    values = {value.strip().lower() for value in sent.values.get("gdpr_applies", ())}
+    if not values:
+        return None
+    return True if values <= YES else False if values <= NO else None
 
 
-def _iso(text: str) -> int:
-    found = datetime.fromisoformat(text)
-    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
+def claims_gdpr(sent: SignalSet) -> bool:
+    """Whether the page says that GDPR applies (or says it unreadably), wherever the visitor seems to be."""
+    return any(value.strip().lower() not in NO for value in sent.values.get("gdpr_applies", ()))
+
+
+def is_final(sent: SignalSet) -> bool:
+    """Whether the banner is closed: every status that is said is a final one, and one is."""
+    statuses = sent.values.get("tc_event_status", ())
+    return bool(statuses) and all(status.strip().lower() in FINAL_STATUS for status in statuses)
 
 
 def _decoded_gpp(text: str) -> GppString | Reason:
@@ -235,27 +281,27 @@ def _decoded_gpp(text: str) -> GppString | Reason:
         return Reason.MALFORMED
 
 
-def _gpp_word(gpp: GppString | Reason | None, purpose: Purpose, regime: Regime) -> Heard | None:
+def _sharing_word(gpp: GppString | Reason) -> Word:
+    return Word.INVALID if isinstance(gpp, Reason) else gpp_strings.sale_and_sharing(gpp)
+
+
+def _sharing(words: Sequence[Word], regime: Regime) -> Listener:
     """US sections speak about sale, sharing and advertising: what GPC objects to as well. Not to object is no consent."""
-    if gpp is None:
-        return None
-    if isinstance(gpp, Reason):
-        return Heard(Word.INVALID, gpp)
-    word = gpp_strings.sale_and_sharing(gpp) if purpose.denied_by_gpc else Word.UNKNOWN
-    if word is Word.DENY:
-        return Heard(word, Reason.PURPOSE)
-    return Heard(word, Reason.OK_CONSENT) if word is Word.GRANT and regime is Regime.OPT_OUT else None
+    word = strictest(words)
+    heard = _heard(Word.UNKNOWN if word is Word.GRANT and regime is Regime.OPT_IN else word)
+    return lambda purpose, _name: heard if purpose.denied_by_gpc else None
 
 
-def marks(signals: Signals, tc: TcString | None = None) -> tuple[tuple[str, str], ...]:
+def marks(sent: SignalSet, tc: TcString | None = None) -> tuple[tuple[str, str], ...]:
     """How the consent platform is set up, as far as an event shows it: its metadata, and which services it names."""
-    found = {name: signals[name][:64] for name in ("platform", "platform_version", "platform_event") if signals.get(name)}
+    names = ("platform", "platform_version", "platform_event")
+    found = {name: sent.first(name)[:64] for name in names if sent.first(name)}
     if tc is not None:
         found |= {
             "cmp_id": str(tc.cmp_id), "cmp_version": str(tc.cmp_version), "gvl": str(tc.gvl_version),
             "tcf_policy": str(tc.policy_version),
         }  # fmt: skip
-    services = sorted(name for name in signals if name.startswith("cmp."))
-    if services:
-        found["services"] = hashlib.sha256("|".join(services).encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    if sent.services:
+        joined = "|".join(sent.services)
+        found["services"] = hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return tuple(sorted(found.items()))

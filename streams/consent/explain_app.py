@@ -30,7 +30,6 @@ from streams.consent.gvl_app import app as gvl_app
 from streams.consent.policy import PACKAGED, Policy, Regime, load_policy
 from streams.consent.reason import Reason
 from streams.consent.rewrite import HOURS
-from streams.consent.signals import is_read
 from streams.consent.simulate_app import simulate_command
 from streams.consent.strip import Shape, anonymise, strip
 from streams.consent.verify_app import verify_command
@@ -82,8 +81,7 @@ def explain(policy: Policy, shape: Shape, record: Record, lists: GvlFolder | Non
         for name in record
         if record[name] != shape.empty[name]
     ]
-    listed = {name for purpose in policy.purposes.values() for name in purpose.cmp}
-    unread = sorted(name for name in record["signals"] if not is_read(name, listed))
+    unread = sorted(evidence.unmapped)
     return Explanation(policy, evidence.regime, decision, words, fields, unread)
 
 

@@ -1,29 +1,53 @@
-"""What the ledger learns: from events that carry a choice, from webhooks, and from withdrawals that reach a linked id."""
+"""What the ledger learns: from events that carry a choice, from webhooks, and from refusals that reach a linked id."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from infra.errors import Retryable
 from schemas.codec import Undecodable, UnknownContract, decode
 from schemas.registry import Registry
 from streams.consent.case import Memories, What, Where
-from streams.consent.entries import Entries, Source
-from streams.consent.evidence import SKEW_MS, Reader, believed
-from streams.consent.ledger import DAY_MS, Change, Moment, Said, Times, is_erased, is_time, learn, recall, withdraw
+from streams.consent.entries import SIGNALS, STATE_KIND, Entries, Source
+from streams.consent.evidence import Reader
+from streams.consent.ledger import (
+    DAY_MS,
+    DENIED,
+    GRANTED,
+    SEEN_GRANTED,
+    SKEW_MS,
+    Change,
+    Claim,
+    Dates,
+    Memory,
+    Moment,
+    Times,
+    dates,
+    entry,
+    is_erased,
+    is_refused,
+    is_time,
+    learn,
+    merge,
+    recall,
+    take_over,
+    withdraw,
+)
 from streams.consent.policy import BITS, Policy, Regime
-from streams.consent.standing import Holding, Scope, Standing, Standings, Table
+from streams.consent.standing import Holding, Place, Scope, Standing, Standings, Table
 from streams.runtime.stage import Batch
 
-SIGNALS = "consent.signals"
 SUBJECT_LENGTH = 33
 """Of an identity node; every other key is an event's own and remembers nothing."""
-STATE_KIND = "state"
-"""Of a signal that says a whole state: its times by name, as text."""
 FOR_EVER = 1 << 62
 NO_TIMES: Times = {}
+NO_DATES = Dates(0, 0)
+STRICTEST = (Memory.WITHDRAWN, Memory.REFUSED, Memory.DENIED)
 
 
 Event = tuple[Where, What, int]
 """An event as the ledger sees it: where, what, and its collector time, milliseconds UTC."""
+Others = Sequence[tuple[bytes, Standing | None]]
+"""Identifiers that an event has beside its key, and what is remembered of each."""
 
 
 class Learner:
@@ -35,66 +59,149 @@ class Learner:
         self._reader = reader
         self._standings = standings
 
-    def recall(self, event: Event, standing: Standing) -> Memories:
-        """What is remembered, purpose by purpose, as far as it matters to an event."""
-        _, _, time = event
-        oldest = time - self._policy.memory.max_age_days * DAY_MS
-        moment = Moment(time, self._said(event).granted_at, oldest)
-        return tuple(recall(standing.times, purpose, moment) for purpose in self._policy.purposes)
+    def recall(self, event: Event, standing: Standing | None, others: Others = ()) -> Memories:
+        """What is remembered, purpose by purpose, as far as it matters to an event; empty = nothing.
 
-    def learn(self, event: Event, table: Table, key: bytes, entries: Entries) -> Standing | None:
-        """Take down what an event says, if that is news. Most say what is known: see `Standing.knows`, before calling this."""
+        Refusals count, whichever of the event's identifiers they are remembered of. A later grant of the same identifier lifts
+        one, and so does a later grant of the event's key, its strongest identifier: who agrees as a user agrees for her
+        devices, and nobody who shares a device agrees for its users.
+        """
+        _, what, time = event
+        oldest = time - self._policy.memory.max_age_days * DAY_MS
+        granted_at = self._dates(event).granted_at
+        own = NO_TIMES if standing is None else standing.times
+        memories = []
+        for purpose in self._policy.purposes:
+            moment = Moment(time, granted_at if purpose in what.evidence.claim.granted else 0, oldest)
+            memory = recall(own, purpose, moment)
+            if others:
+                grants = {name: own[name] for what in (GRANTED, SEEN_GRANTED) if (name := entry(purpose, what)) in own}
+                all_of_them = {recall(merge(other.times, grants), purpose, moment) for _, other in others if other is not None}
+                memory = next((one for one in STRICTEST if one in all_of_them or one is memory), memory)
+            memories.append(memory)
+        return () if all(memory is Memory.NOTHING for memory in memories) else tuple(memories)
+
+    def learn(self, event: Event, tables: Mapping[Scope, Table], key: bytes, entries: Entries) -> Standing | None:
+        """Take down what an event says, if that is news. Most say what is known: see `Standing.knows`, before calling this.
+
+        Refusals hold under every regime, grants under the event's own.
+        """
         where, what, time = event
-        standing = table[key]
+        scope = where.scopes[what.regime]
+        standing = tables[scope][key]
         times: Times = NO_TIMES if standing is None else standing.times
         if is_erased(times, time):
             return standing
-        dated = what.chosen and not where.is_choice
-        if standing is not None and dated and all(times.get(name, 0) >= at for name, at in what.entries):
+        constant = what.dated and not where.is_choice
+        if standing is not None and constant and all(times.get(name, 0) >= at for name, at in what.entries):
             return standing.has_learned(what.number, FOR_EVER)
-        said = self._said(event)
-        change = learn(times, said, time, self._policy.memory.use_stored_state)
-        if change.times:
-            chosen = said.denied_at if change.withdrawn else max(said.granted_at, said.denied_at)
-            evidence = what.evidence
-            scope = "|".join(where.scopes[what.regime])
-            source = Source(scope, key.decode(), time, chosen, "event", what.hash, evidence.platform, evidence.gvl)
-            standing = table[key] = Standing(entries.change(source, times, change))
+        when = self._dates(event)
+        claim = what.evidence.claim
+        changes = [self._take_down(event, (scope, tables[scope], key), claim, entries)]
+        if claim.denied:
+            refusal = claim._replace(granted=frozenset())
+            changes += [
+                self._take_down(event, (other, tables[other], key), refusal, entries)
+                for other in where.scopes.values()
+                if other != scope
+            ]
+            if any(change.refused for change in changes):
+                entries.revoke(self._source(event, scope, key, when.denied_at), scope[1], "", changes)
+        standing = tables[scope][key]
         if standing is None:
             return None
-        if not what.chosen:
+        if not what.dated or when.by_arrival:
             return standing.has_learned(what.number, time + DAY_MS)
         # A time that was not believed, of a clock that is ahead, may be soon.
-        return standing.has_learned(what.number, FOR_EVER if said.granted_at or said.denied_at else time + SKEW_MS)
+        return standing.has_learned(what.number, FOR_EVER if when.granted_at else time + SKEW_MS)
 
-    def _said(self, event: Event) -> Said:
-        """What an event says, with the times that can be believed; an event that is a choice is made now."""
+    def _take_down(self, event: Event, place: tuple[Scope, Table, bytes], claim: Claim, entries: Entries) -> Change:
+        """Take down a claim in the state of one scope, table and subject."""
+        (_, _, time), (scope, table, key) = event, place
+        standing = table[key]
+        times: Times = NO_TIMES if standing is None else standing.times
+        if is_erased(times, time):
+            return Change({})
+        when = self._dates(event)
+        change = learn(times, claim, when, time, self._policy.memory.use_stored_state)
+        if change.times:
+            chosen = when.denied_at if change.refused else max(when.granted_at, when.denied_at)
+            table[key] = Standing(entries.change(self._source(event, scope, key, chosen), times, change))
+        return change
+
+    def _source(self, event: Event, scope: Scope, key: bytes, chosen: int) -> Source:
+        _, what, time = event
+        evidence = what.evidence
+        return Source("|".join(scope), key.decode(), time, chosen, "event", what.hash, evidence.platform, evidence.gvl)
+
+    def tell_others(
+        self, event: Event, key: bytes, others: Others, tables: Mapping[Scope, Table], entries: Entries
+    ) -> dict[Place, Standing]:
+        """Say an event's own choice of its other identifiers too, as far as it is news to them; what is known of them then.
+
+        A refusal counts for all of them, under every regime, and with it the grants of the key that it does not undo; a grant is
+        said where it lifts a refusal.
+        """
         where, what, time = event
-        said = believed(what.evidence.said, time)
-        if where.is_choice:
-            return said._replace(granted_at=said.granted_at or time, denied_at=said.denied_at or time)
-        return said
+        scope = where.scopes[what.regime]
+        told: dict[Place, Standing] = {}
+        for other, standing in others:
+            times: Times = NO_TIMES if standing is None else standing.times
+            if is_erased(times, time):
+                continue
+            denied, granted = self._news(event, times)
+            news = {"": denied, what.regime: granted}
+            for regulation, among in where.scopes.items() if denied else ():
+                known = tables[among].get(key)
+                grants = {name: known.times[name] for purpose in what.evidence.claim.denied
+                          if known is not None and (name := entry(purpose, GRANTED)) in known.times}  # fmt: skip
+                news[regulation] = take_over(
+                    times if among == scope else NO_TIMES, merge(news.get(regulation, {}), grants)
+                ).times
+            for regulation, said in news.items():
+                if said:
+                    entries.tell(self._source(event, scope, other, max(said.values())), scope[1], regulation, said)
+            if denied or granted:
+                told[scope, other] = Standing(merge(merge(times, denied), news[what.regime]))
+        return told
+
+    def _news(self, event: Event, times: Times) -> tuple[dict[str, int], dict[str, int]]:
+        """What an event denies that a state does not know, and what it grants that lifts a refusal there."""
+        claim, when = event[1].evidence.claim, self._dates(event)
+        denied = {entry(purpose, DENIED): when.denied_at for purpose in claim.denied if when.denied_at}
+        granted = {entry(purpose, GRANTED): when.granted_at for purpose in claim.granted if is_refused(times, purpose)}
+        if when.by_arrival and any(is_refused(times, purpose) for purpose in claim.denied):
+            denied = {}
+        return take_over(times, denied).times, take_over(times, granted).times
+
+    def _dates(self, event: Event) -> Dates:
+        """When the choice of an event was made; an event that is a choice is made now."""
+        where, what, time = event
+        if not what.speaks:
+            return NO_DATES
+        return dates(what.evidence.claim, time, where.is_choice, self._policy.memory.undated_grants_lift)
 
     def take(self, batch: Batch, holding: Holding, entries: Entries) -> tuple[int, list[tuple[int, str]]]:
         """Take in a batch of `consent.signals`: how many were taken, and (place, what was wrong) of the others."""
-        read: list[tuple[dict[str, Any], Regime]] = []
+        records: list[dict[str, Any]] = []
         broken: list[tuple[int, str]] = []
         for at, value in enumerate(batch.values):
             try:
-                record = self._decode(value or b"")
+                records.append(self._decode(value or b""))
             except Undecodable as error:
                 broken.append((at, str(error)))
             except UnknownContract as error:
                 raise Retryable(str(error)) from error
-            else:
-                read += [(record, regime) for regime in Regime if record["regulation"] in ("", regime.value)]
-        scopes = [(regime.value, self._policy.group(record["site"])) for record, regime in read]
-        places = {(scope, record["subject"].encode()) for scope, (record, _) in zip(scopes, read, strict=True)}
+        places = {(scope, record["subject"].encode()) for record in records for scope in self._scopes(record).values()}
         self._standings.load(batch.partition, {place for place in places if place[1] not in holding.table(place[0])})
-        for (record, regime), scope in zip(read, scopes, strict=True):
+        for record in records:
             holding.visitors.pop(record["subject"].encode(), None)
-            self._take(record, regime, self._source(record, scope), holding.table(scope), entries)
+            self._take(record, holding, entries)
         return len(batch) - len(broken), broken
+
+    def _scopes(self, record: dict[str, Any]) -> dict[Regime, Scope]:
+        group = self._policy.group(record["site"])
+        return {regime: (regime.value, group) for regime in Regime if record["regulation"] in ("", regime.value)}
 
     def _decode(self, value: bytes) -> dict[str, Any]:
         contract, record = decode(self._registry, value)
@@ -106,33 +213,40 @@ class Learner:
             raise Undecodable("a state with something that is no time of a purpose")
         return record
 
-    def _source(self, record: dict[str, Any], scope: Scope) -> Source:
-        received = record["received_ts"]
-        return Source(
-            "|".join(scope),
-            record["subject"],
-            received,
-            min(record["chosen_ts"] or received, received),
-            record["via"],
-            record["evidence"],
-            record["signals"].get("platform", ""),
-        )
+    def _take(self, record: dict[str, Any], holding: Holding, entries: Entries) -> None:
+        """One signal, under each regime that it holds for."""
+        subject, received = record["subject"].encode(), record["received_ts"]
+        changes, chosen = [], received
+        for regime, scope in self._scopes(record).items():
+            table = holding.table(scope)
+            standing = table[subject]
+            times: Times = NO_TIMES if standing is None else standing.times
+            if is_erased(times, received):
+                continue
+            change, chosen = self._learned(record, regime, times)
+            if change.times:
+                source = Source(
+                    "|".join(scope), record["subject"], received, chosen, record["via"], record["evidence"],
+                    record["signals"].get("platform", ""),
+                )  # fmt: skip
+                table[subject] = Standing(entries.change(source, times, change))
+                changes.append(change)
+        if record["via"] != "linked" and any(change.refused for change in changes):
+            source = Source("", record["subject"], received, chosen, record["via"], record["evidence"])
+            entries.revoke(source, self._policy.group(record["site"]), record["regulation"], changes)
 
-    def _take(self, record: dict[str, Any], regime: Regime, source: Source, table: Table, entries: Entries) -> None:
-        subject = source.subject.encode()
-        standing = table[subject]
-        times = {} if standing is None else standing.times
-        if is_erased(times, source.at):
-            return
+    def _learned(self, record: dict[str, Any], regime: Regime, times: Times) -> tuple[Change, int]:
+        """What a signal adds to a state, and when that was chosen."""
+        received = record["received_ts"]
+        chosen = min(record["chosen_ts"] or received, received)
         if record["kind"] == "withdrawal":
             purposes = [name for name in record["purposes"] if name in BITS] or list(self._policy.purposes)
-            change = withdraw(times, purposes, source.chosen)
-        elif record["kind"] == STATE_KIND:
-            said = ((name, int(time)) for name, time in record["signals"].items())
-            change = Change({name: time for name, time in said if time > times.get(name, 0)}, ())
-        else:
-            heard, at = self._reader.hear(regime, record["signals"], source.at).said, source.chosen
-            heard = believed(heard._replace(granted_at=heard.granted_at or at, denied_at=heard.denied_at or at), source.at)
-            change = learn(times, heard, source.at, self._policy.memory.use_stored_state)
-        if change.times:
-            table[subject] = Standing(entries.change(source, times, change))
+            return withdraw(times, purposes, chosen), chosen
+        if record["kind"] == STATE_KIND:
+            return take_over(times, {name: int(time) for name, time in record["signals"].items()}), chosen
+        claim = self._reader.hear(regime, record["signals"], received).claim
+        if claim.days is None and claim.chosen == 0:
+            claim = claim._replace(chosen=record["chosen_ts"] or None)
+        when = dates(claim, received, is_choice=True)
+        change = learn(times, claim, when, received, self._policy.memory.use_stored_state)
+        return change, when.denied_at if change.refused else max(when.granted_at, when.denied_at)

@@ -1,7 +1,8 @@
 """What is remembered of a subject's consent, and what it means for an event. Pure.
 
 A state maps `<purpose>.<what>` to the newest time at which it was so, milliseconds UTC. Times only grow, so two states merge by
-taking the larger of each, in any order: neither a replay nor a zombie can bring an old grant back.
+taking the larger of each, in any order: neither a replay nor a zombie can bring an old grant back, and it does not matter
+which of two choices arrives first. What is learned from a choice with a time depends on nothing but the choice.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,12 +13,15 @@ Times = Mapping[str, int]
 
 WITHDRAWN, GRANTED, DENIED, SEEN_GRANTED, SEEN_DENIED = "withdrawn", "granted", "denied", "seen_granted", "seen_denied"
 """Of a choice whose time is known: withdrawn, granted, denied. Of a signal that came with an event and says no time: seen_*."""
+REFUSALS = (DENIED, WITHDRAWN)
 
 WHATS = frozenset({WITHDRAWN, GRANTED, DENIED, SEEN_GRANTED, SEEN_DENIED})
 ERASED = "erased"
 """Name of a time that stands alone: the subject was erased then, and what was said until then is not taken down again."""
 
 DAY_MS = 86_400_000
+SKEW_MS = 300_000
+"""How far a sender's clock may be ahead before the time of a choice is not believed."""
 TIME_DIGITS = 15
 """More milliseconds than that are past the year 30,000."""
 
@@ -35,7 +39,11 @@ class Memory(StrEnum):
     NOTHING = "nothing"
     GRANTED = "granted"
     DENIED = "denied"
+    """Refused at a time that is not known: an answer to silence only."""
+    REFUSED = "refused"
+    """Refused, and nothing newer grants it: beats every signal that is not newer."""
     WITHDRAWN = "withdrawn"
+    """The same, of a consent that was given before or by a request of the visitor."""
 
 
 class Moment(NamedTuple):
@@ -44,7 +52,7 @@ class Moment(NamedTuple):
     now: int
     """Collector time: what was granted later is not granted to it."""
     granted_at: int = 0
-    """When the choice that the event carries was made; 0 = it does not say, so it is newer than no withdrawal."""
+    """When the choice that the event carries was made; 0 = it does not say, so it is newer than no refusal."""
     oldest: int = 0
     """What was said before is forgotten."""
 
@@ -69,16 +77,21 @@ def merge(one: Times, other: Times) -> dict[str, int]:
     return merged
 
 
-def is_withdrawn(times: Times, purpose: str) -> bool:
-    """Whether the newest choice that counts is a withdrawal; on a tie it is."""
-    withdrawn = times.get(entry(purpose, WITHDRAWN), 0)
-    return withdrawn > 0 and times.get(entry(purpose, GRANTED), 0) <= withdrawn
+def is_refused(times: Times, purpose: str) -> bool:
+    """Whether the newest choice that counts is a refusal; on a tie it is."""
+    refused = max(times.get(entry(purpose, what), 0) for what in REFUSALS)
+    return refused > 0 and times.get(entry(purpose, GRANTED), 0) <= refused
 
 
 def recall(times: Times, purpose: str, moment: Moment) -> Memory:
     """What a state says of a purpose to an event of this moment. Denial wins where times are equal."""
-    if is_withdrawn(times, purpose) and moment.granted_at <= times[entry(purpose, WITHDRAWN)]:
+    granted = max(times.get(entry(purpose, GRANTED), 0), moment.granted_at)
+    withdrawn, denied = times.get(entry(purpose, WITHDRAWN), 0), times.get(entry(purpose, DENIED), 0)
+    if withdrawn and granted <= withdrawn:
         return Memory.WITHDRAWN
+    if denied >= max(moment.oldest, 1) and granted <= denied:
+        was_granted = any(entry(purpose, what) in times for what in (GRANTED, SEEN_GRANTED))
+        return Memory.WITHDRAWN if was_granted else Memory.REFUSED
     granted = _newest(times, purpose, (GRANTED, SEEN_GRANTED), (moment.oldest, moment.now))
     denied = _newest(times, purpose, (DENIED, SEEN_DENIED, WITHDRAWN), (moment.oldest, max(times.values(), default=0)))
     if denied >= granted:
@@ -87,19 +100,61 @@ def recall(times: Times, purpose: str, moment: Moment) -> Memory:
 
 
 def _newest(times: Times, purpose: str, whats: Iterable[str], between: tuple[int, int]) -> int:
-    found = (times.get(entry(purpose, what), 0) for what in whats)
-    return max((time for time in found if between[0] <= time <= between[1]), default=0)
+    known = (times.get(entry(purpose, what), 0) for what in whats)
+    return max((time for time in known if between[0] <= time <= between[1]), default=0)
 
 
-class Said(NamedTuple):
-    """What one event or one signal of a platform says about a subject, purpose by purpose."""
+class Claim(NamedTuple):
+    """What one event or one signal of a platform says about a subject, purpose by purpose, and what it says of when."""
 
     granted: frozenset[str]
     denied: frozenset[str]
+    chosen: int | None = 0
+    """Time of the choice; 0 = it says nothing, None = it cannot be read."""
+    days: tuple[int, int] | None = None
+    """First moments of the earliest and the latest day that it was made on, where only the day is known: TC strings."""
+    acted: bool = False
+    """The visitor has acted on this very page."""
+
+
+class Dates(NamedTuple):
+    """When a choice counts as made, milliseconds UTC; 0 = not known."""
+
     granted_at: int
-    """Time of the choice, at the earliest; 0 = unknown. A TC string tells the day only: its first moment."""
+    """At the earliest, so that a refusal of the same day wins."""
     denied_at: int
-    """Time of the choice, at the latest: the last moment of that day, so that denial wins on the same day."""
+    """At the latest."""
+    by_arrival: bool = False
+    """It says a time that cannot be believed, so a refusal counts as made when it arrived."""
+
+
+def dates(claim: Claim, now: int, is_choice: bool, undated_grants_lift: bool = False) -> Dates:
+    """When the choice of an event counts as made. `now`: collector time; `is_choice`: the event itself is the choice.
+
+    A time that cannot be read, or lies ahead, counts as none for grants and as `now` for refusals.
+    """
+    made = _dates(claim, now, is_choice)
+    return made._replace(granted_at=now) if undated_grants_lift and not made.granted_at else made
+
+
+def _dates(claim: Claim, now: int, is_choice: bool) -> Dates:
+    if claim.chosen is None or claim.chosen > now + SKEW_MS:
+        return Dates(0, now, by_arrival=True)
+    if claim.chosen:
+        return Dates(min(claim.chosen, now), min(claim.chosen, now))
+    if claim.days is None:
+        return Dates(now, now) if is_choice else Dates(0, 0)
+    first, last = claim.days
+    if first > now:
+        return Dates(0, day_end(now))  # by a clock that is ahead
+    if is_choice and claim.acted and first // DAY_MS == now // DAY_MS:
+        return Dates(now, now)
+    return Dates(first, min(day_end(last), day_end(now)))
+
+
+def day_end(time: int) -> int:
+    """The last moment of a day."""
+    return time // DAY_MS * DAY_MS + DAY_MS - 1
 
 
 class Change(NamedTuple):
@@ -107,29 +162,49 @@ class Change(NamedTuple):
 
     times: dict[str, int]
     """Entries that are new or newer."""
-    withdrawn: tuple[str, ...]
+    withdrawn: tuple[str, ...] = ()
     """Purposes that were granted until now."""
+    refused: tuple[str, ...] = ()
+    """Purposes that are refused from now on, and were not, or not since this time; those withdrawn are among them."""
 
 
-def learn(times: Times, said: Said, now: int, use_stored_state: bool) -> Change:
-    """What `said` adds to a state; nothing where it says what is known."""
+def learn(times: Times, claim: Claim, when: Dates, now: int, remember_undated: bool) -> Change:
+    """What a choice adds to a state; nothing where it says what is known.
+
+    Refusals without a time are remembered for events that say nothing; grants without one where the policy uses them
+    (`remember_undated`), and where they follow such a refusal.
+    """
     new: dict[str, int] = {}
-    withdrawn: list[str] = []
-    for purpose in sorted(said.granted):
-        if said.granted_at:
-            new[entry(purpose, GRANTED)] = said.granted_at
-        elif use_stored_state:
+    for purpose in sorted(claim.granted):
+        if when.granted_at:
+            new[entry(purpose, GRANTED)] = when.granted_at
+        elif remember_undated or entry(purpose, SEEN_DENIED) in times:
             _seen(new, times, (entry(purpose, SEEN_GRANTED), entry(purpose, SEEN_DENIED)), now)
-    for purpose in sorted(said.denied):
-        if said.denied_at:
-            if times and _was_granted(times, purpose, said.denied_at):
-                new[entry(purpose, WITHDRAWN)] = said.denied_at
-                withdrawn.append(purpose)
-            new[entry(purpose, DENIED)] = said.denied_at
-        elif use_stored_state:
+    for purpose in sorted(claim.denied):
+        if when.denied_at:
+            if when.by_arrival and is_refused(times, purpose) and now - _refused_at(times, purpose) < DAY_MS:
+                continue  # it comes with every event: once a day is enough
+            new[entry(purpose, DENIED)] = when.denied_at
+        else:
             _seen(new, times, (entry(purpose, SEEN_DENIED), entry(purpose, SEEN_GRANTED)), now)
+    return _change(times, new)
+
+
+def _change(times: Times, new: Mapping[str, int], withdrawn: Iterable[str] = ()) -> Change:
+    """`withdrawn`: purposes that count as granted until now, whatever is known of them."""
     newer = {name: time for name, time in new.items() if time > times.get(name, 0)}
-    return Change(newer, tuple(purpose for purpose in withdrawn if entry(purpose, WITHDRAWN) in newer))
+    merged = merge(times, newer)
+    refused = dict.fromkeys(name.rpartition(".")[0] for name in newer if name.rpartition(".")[2] in REFUSALS)
+    in_force = tuple(purpose for purpose in refused if is_refused(merged, purpose))
+    return Change(
+        newer,
+        tuple(purpose for purpose in in_force if purpose in withdrawn or _was_granted(times, purpose, max(newer.values()))),
+        in_force,
+    )
+
+
+def _refused_at(times: Times, purpose: str) -> int:
+    return max(times.get(entry(purpose, what), 0) for what in REFUSALS)
 
 
 def _was_granted(times: Times, purpose: str, until: int) -> bool:
@@ -145,6 +220,10 @@ def _seen(new: dict[str, int], times: Times, names: tuple[str, str], now: int) -
 
 def withdraw(times: Times, purposes: Iterable[str], at: int) -> Change:
     """A withdrawal that was said as such; it needs no grant before it."""
-    new = {entry(purpose, WITHDRAWN): at for purpose in purposes}
-    newer = {name: time for name, time in new.items() if time > times.get(name, 0)}
-    return Change(newer, tuple(name.rpartition(".")[0] for name in newer))
+    purposes = list(purposes)
+    return _change(times, {entry(purpose, WITHDRAWN): at for purpose in purposes}, purposes)
+
+
+def take_over(times: Times, other: Times) -> Change:
+    """Another state of the same person, as it is."""
+    return _change(times, other)

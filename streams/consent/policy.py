@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from infra.errors import ConfigError
 from infra.region import REGION, region_of
-from streams.consent.signals import CONSENT_MODE_SIGNALS, Word
+from streams.consent.signals import CONSENT_MODE_SIGNALS, Meaning, Vocabulary, Word
 
 PACKAGED = Path(__file__).with_name("policy.yaml")
 
@@ -27,7 +27,17 @@ PurposeName = Literal["analytics", "marketing", "personalization"]
 ModeSignal = Literal["ad_storage", "analytics_storage", "ad_user_data", "ad_personalization"]
 SiteName = Annotated[str, Field(pattern=r"^[^|\s]{1,253}$")]
 Letter = Literal["unknown", "deny", "grant", "unconfirmed"]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9_.\-]{1,64}$")]
+Name = Annotated[str, Field(pattern=r"^[^\s#|](.{0,126}[^\s#|])?$")]
+"""Of a choice, as a consent platform calls it: compared without regard to case, blanks, `_` and `-`."""
+
+
+GDPR_REGIONS = frozenset(
+    {
+        "AT", "BE", "BG", "HR", "CY", "CZ", "DK", "EE", "FI", "FR", "DE", "GR", "HU", "IE", "IT", "LV", "LT", "LU", "MT", "NL",
+        "PL", "PT", "RO", "SK", "SI", "ES", "SE", "IS", "LI", "NO", "GB", "CH", "GF", "GP", "MQ", "RE", "YT", "MF", "AX", "GI",
+    }
+)  # fmt: skip
+"""The EEA with its outermost regions, the United Kingdom and Switzerland, as ISO 3166-1 writes them."""
 
 
 class Regime(StrEnum):
@@ -48,6 +58,25 @@ class Purpose(BaseModel):
     denied_by_gpc: bool
 
 
+class PlatformName(BaseModel):
+    """What a yes and a no under a platform's name are about, where that is not the same."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    grants: tuple[PurposeName, ...] = ()
+    denies: tuple[PurposeName, ...] = ()
+
+
+class SignalRules(BaseModel):
+    """How signals are read that no format defines."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    unmapped_refusals_deny: bool = True
+    empty_denies: bool = True
+    gpc_regions: tuple[Annotated[str, Field(pattern=rf"^{REGION}$")], ...] = ()
+
+
 class TcfRules(BaseModel):
     """How TC strings are read."""
 
@@ -63,6 +92,7 @@ class MemoryRules(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     use_stored_state: bool = False
+    undated_grants_lift: bool = False
     max_age_days: int = Field(395, ge=1, le=1_000)
     site_groups: dict[SiteName, tuple[SiteName, ...]] = {}
     choice_events: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,128}$")], ...] = ()
@@ -93,6 +123,8 @@ class PolicyFile(BaseModel):
 
     controller: Annotated[str, Field(max_length=500)] = ""
     purposes: dict[PurposeName, Purpose] = Field(min_length=1)
+    platforms: dict[Name, dict[Name, tuple[PurposeName, ...] | PlatformName]] = {}
+    signals: SignalRules = SignalRules()
     tcf: TcfRules = TcfRules()
     memory: MemoryRules = MemoryRules()
     opt_out_regions: tuple[Annotated[str, Field(pattern=rf"^{REGION}$")], ...]
@@ -145,6 +177,19 @@ class Policy:
     memory: MemoryRules
     groups: Mapping[str, str]
     """Site -> group of sites that share what is remembered."""
+    vocabulary: Vocabulary
+    """Names of consent platforms' choices."""
+    signals: SignalRules
+
+    def reads(self, name: str) -> bool:
+        """Whether a signal of this name, as sent, means something here."""
+        return self.vocabulary.knows(name)
+
+    def gpc_counts(self, region: str) -> bool:
+        """Whether Global Privacy Control is an objection in this region; where the region is unknown it is."""
+        region = region_of(region)
+        listed = self.signals.gpc_regions
+        return not listed or not region or region in listed or region[:2] in listed
 
     def group(self, site: str) -> str:
         """The group of a site: its own where the policy names none."""
@@ -155,6 +200,11 @@ class Policy:
         region = region_of(region)
         known = region in self.opt_out_regions or region[:2] in self.opt_out_regions
         return Regime.OPT_OUT if known else Regime.OPT_IN
+
+    def under_gdpr(self, region: str) -> bool:
+        """Whether a visitor is, or may be, where the GDPR or its likes hold: an unknown region may be."""
+        region = region_of(region)
+        return not region or region[:2] in GDPR_REGIONS
 
     def rule(self, event_name: str) -> Rule | None:
         """The rule of an event: its exact name, else the longest matching `prefix*`; None where nothing matches."""
@@ -203,7 +253,29 @@ def parse_policy(text: str, name: str) -> Policy:
         found.tcf,
         found.memory,
         MappingProxyType({site: group for group, sites in found.memory.site_groups.items() for site in sites}),
+        _vocabulary(found),
+        found.signals,
     )
+
+
+def _vocabulary(file: PolicyFile) -> Vocabulary:
+    """The names under `purposes` hold for every platform, those under `platforms` for one each."""
+    names: dict[str, Meaning] = {"all": Meaning(frozenset(file.purposes), frozenset(file.purposes))}
+    for purpose, rules in file.purposes.items():
+        for name in rules.cmp:
+            about = names.get(name, Meaning(frozenset(), frozenset()))
+            names[name] = Meaning(about.grants | {purpose}, about.denies | {purpose})
+    platforms = {
+        platform: {name: _meaning(about, frozenset(file.purposes)) for name, about in listed.items()}
+        for platform, listed in file.platforms.items()
+    }
+    return Vocabulary(names, platforms)
+
+
+def _meaning(about: tuple[str, ...] | PlatformName, purposes: frozenset[str]) -> Meaning:
+    if isinstance(about, PlatformName):
+        return Meaning(frozenset(about.grants) & purposes, frozenset(about.denies) & purposes)
+    return Meaning(frozenset(about) & purposes, frozenset(about) & purposes)
 
 
 def load_policy(file: Path) -> Policy:

@@ -1,12 +1,20 @@
-"""What one event's consent signals say about one purpose, format by format. Pure; `decide.py` turns it into a reason.
+"""What one event's consent signals hold: names in every usual spelling, values as words, choices of consent platforms. Pure.
 
-Signals are the contract's `signals` map: `cmp.<name>` (a consent platform's own words), `gcs`, `gcd` and `cm.<signal>`
-(Google Consent Mode v2; `x-ga-gcs`, `x-ga-gcd` beside them where a container's event has both and they disagree), `gpc`
-(Sec-GPC), `tc_string` (IAB TCF), `gpp` (IAB GPP), `gdpr_applies`.
+Signals are the contract's `signals` map, as senders wrote them. A name that came twice with different values stands there again
+as `name#2`, `name#3`; all of its values count, and the strictest decides. Names are compared without regard to case, blanks,
+`_` and `-`. `decide.py` turns what formats say into a reason.
 """
 
-from collections.abc import Container, Iterable, Mapping
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+import orjson
 
 Signals = Mapping[str, str]
 
@@ -26,120 +34,318 @@ class Word(StrEnum):
     """There, and in a format that this version does not read: never a grant."""
 
 
-CMP_WORDS: Mapping[str, Word] = {
-    "granted": Word.GRANT,
-    "true": Word.GRANT,
-    "1": Word.GRANT,
-    "denied": Word.DENY,
-    "false": Word.DENY,
-    "0": Word.DENY,
-}
+GRANTS = (
+    "granted", "grant", "true", "1", "yes", "y", "on", "allow", "allowed", "accept", "accepted", "enabled", "enable", "active",
+    "optin", "optedin", "consented", "agreed",
+)  # fmt: skip
+DENIALS = (
+    "denied", "deny", "false", "0", "no", "n", "off", "disallow", "disallowed", "reject", "rejected", "refuse", "refused",
+    "disabled", "disable", "inactive", "decline", "declined", "optout", "optedout", "withdrawn", "withdraw", "revoked",
+    "blocked", "objected", "dismissed", "notgranted", "notallowed", "notaccepted", "notconsented",
+)  # fmt: skip
+WORDS: Mapping[str, Word] = MappingProxyType(dict.fromkeys(GRANTS, Word.GRANT) | dict.fromkeys(DENIALS, Word.DENY))
+"""Words of consent platforms, folded like names; every other word cannot be read."""
 
 CONSENT_MODE_SIGNALS = ("ad_storage", "analytics_storage", "ad_user_data", "ad_personalization")
 """In the order of gcd's letters."""
+MODE = tuple(f"cm.{name}" for name in CONSENT_MODE_SIGNALS)
+CMP = "cmp."
+"""What the names of a consent platform's own choices begin with."""
+WHOLE = "consent"
+"""Name of a consent object that is none: what it says cannot be read, about any purpose."""
 
-MODE_STRINGS = frozenset({"gcs", "gcd", "x-ga-gcs", "x-ga-gcd"})
-MODE_NAMES = MODE_STRINGS | {f"cm.{name}" for name in CONSENT_MODE_SIGNALS}
-"""Names of signals that Consent Mode is read from."""
+CHOICES = frozenset({"gcs", "gcd", "tc_string", "gpp", "us_privacy", "gpc", "npa", *MODE})
+"""Signals of standard formats that can be a choice, by their one spelling."""
+DETAILS = frozenset({"gdpr_applies", "tc_event_status", "chosen_ts", "platform", "platform_version", "platform_event", "dma"})
+"""Signals that say more about a choice."""
 
-CHOICE_NAMES = MODE_STRINGS | {"tc_string", "gpp", "gpc"}
-"""Names of signals that can be a choice, but for the families `cm.<signal>` and `cmp.<name>`."""
+SPELLINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "xgagcs": "gcs", "xgagcd": "gcd", "gcsparam": "gcs", "gcdparam": "gcd", "nonpersonalizedads": "npa",
+        "tcf": "tc_string", "tcfstring": "tc_string", "tcdata": "tc_string", "tcstring": "tc_string", "iabtcf": "tc_string",
+        "iabtcfstring": "tc_string", "iabtcftcstring": "tc_string", "euconsent": "tc_string", "euconsentv2": "tc_string",
+        "gdprconsent": "tc_string", "gdprconsentstring": "tc_string", "consentstring": "tc_string",
+        "eventstatus": "tc_event_status", "tcfeventstatus": "tc_event_status", "tceventstatus": "tc_event_status",
+        "gdprapplies": "gdpr_applies", "tcfgdprapplies": "gdpr_applies",
+        "iabtcfgdprapplies": "gdpr_applies", "subjecttogdpr": "gdpr_applies",
+        "gppstring": "gpp", "iabgpp": "gpp", "iabgpphdrgppstring": "gpp", "gppconsent": "gpp",
+        "usprivacy": "us_privacy", "usprivacystring": "us_privacy", "iabusprivacystring": "us_privacy", "ccpa": "us_privacy",
+        "uspstring": "us_privacy", "usp": "us_privacy",
+        "secgpc": "gpc", "globalprivacycontrol": "gpc", "isgpcenabled": "gpc", "gpcenabled": "gpc", "gpcsignal": "gpc",
+        "chosenat": "chosen_ts", "chosents": "chosen_ts", "cmpname": "platform", "cmpplatform": "platform",
+        "dmacps": "dma",
+        **{name.replace("_", ""): name for name in (*CHOICES, *DETAILS) if not name.startswith("cm.")},
+        **{name.replace("_", ""): f"cm.{name}" for name in CONSENT_MODE_SIGNALS},
+        **{f"cm.{name.replace('_', '')}": f"cm.{name}" for name in CONSENT_MODE_SIGNALS},
+    }
+)  # fmt: skip
+"""Folded name -> its one spelling."""
 
-DETAIL_NAMES = frozenset({"tc_event_status", "gdpr_applies", "chosen_ts", "platform", "platform_version", "platform_event"})
-"""Names of signals that say more about a choice."""
+ACTIVE_GROUPS = frozenset({"onetrustactivegroups", "optanonactivegroups", "activegroups"})
+"""Folded names of lists of what is granted: `,C0001,C0003,`. Groups that are missing there are denied."""
+PACKED = frozenset(
+    {
+        "optanonconsent", "groups", "cookieyesconsent", "cookieconsent", "cookiebot", "klaro", "borlabscookie",
+        "axeptiocookies", "cookieyes", "onetrust", "didomi", "usercentrics", "complianz", "iubenda", WHOLE,
+    }
+)  # fmt: skip
+"""Folded names of texts that hold several choices: JSON, a query string, or `name:word,name:word`."""
+NOTES = frozenset({"ver", "version", "utc", "stamp", "method", "region", "action", "consent", "lastreneweddate", "completed"})
+"""Folded names within such texts that are no choices, though their values can look like some."""
+DEPTH = 4
+_SECOND = re.compile(r"#\d+$")
+_FOLDED_AWAY = re.compile(r"[\s_\-]+")
+_GROUP = re.compile(r"c\d{4}$")
+_PAIR = re.compile(r"""^[{\s'"]*([^:,]{1,64}?)['"\s]*:\s*['"]?([^:,'"}]{0,64})['"}\s]*$""")
 
-_GCS_FLAGS: Mapping[str, Word] = {"1": Word.GRANT, "0": Word.DENY, "-": Word.UNKNOWN}
-_YES, _NO = frozenset({"1", "true"}), frozenset({"0", "false"})
+
+@lru_cache(8_192)
+def fold(name: str) -> str:
+    """A name as names are compared: NFKC, without case, blanks, `_`, `-`, and the number of a repeated one."""
+    return _FOLDED_AWAY.sub("", unicodedata.normalize("NFKC", _SECOND.sub("", name)).casefold())
 
 
-def is_read(name: str, cmp_names: Container[str]) -> bool:
-    """Whether a signal of this name means anything. `cmp_names`: what the policy lists of consent platforms' names."""
-    return name in CHOICE_NAMES | MODE_NAMES | DETAIL_NAMES or (name.startswith("cmp.") and name[4:] in cmp_names)
+def word_of(text: str) -> Word:
+    """A consent platform's word. INVALID for what is none."""
+    return WORDS.get(fold(text.strip()), Word.INVALID) if len(text) <= 32 else Word.INVALID
+
+
+class Meaning(NamedTuple):
+    """What a platform's name is about: purposes that a yes under it grants, and those that anything else denies."""
+
+    grants: frozenset[str]
+    denies: frozenset[str]
+
+
+class Vocabulary:
+    """Names of consent platforms' choices under one policy.
+
+    `general`: names that hold for every platform; `platforms`: those of one platform each. Where an event does not say which
+    platform it has, a yes counts only for purposes for which all platforms with that name take it, a no for those of any.
+    """
+
+    def __init__(self, general: Mapping[str, Meaning], platforms: Mapping[str, Mapping[str, Meaning]]) -> None:
+        self._general = {fold(name): meaning for name, meaning in general.items()}
+        self._platforms = {
+            fold(platform): {fold(name): meaning for name, meaning in names.items()} for platform, names in platforms.items()
+        }
+        self._any: dict[str, Meaning] = {}
+        for names in self._platforms.values():
+            for name, meaning in names.items():
+                if name.isdigit():
+                    continue  # numbers mean nothing unless it is known whose they are
+                other = self._any.get(name, meaning)
+                self._any[name] = Meaning(meaning.grants & other.grants, meaning.denies | other.denies)
+        self.general_names = tuple(sorted(general))
+
+    def meaning(self, name: str, platform: str = "") -> Meaning | None:
+        """Of a folded name, of which the platform's prefix was taken off; None where nothing maps it."""
+        general = self._general.get(name)
+        other = self._platforms.get(platform, self._any).get(name)
+        if general is None or other is None:
+            return general or other
+        return Meaning(general.grants | other.grants, general.denies | other.denies)
+
+    def groups(self, platform: str) -> Iterable[str]:
+        """Names of one platform, folded."""
+        return self._platforms.get(platform, {})
+
+    def knows(self, name: str, platform: str = "") -> bool:
+        """Whether a signal of this name, as sent, means something."""
+        folded = fold(name)
+        return folded in SPELLINGS or folded in ACTIVE_GROUPS | PACKED or self._meaning_of(folded, fold(platform)) is not None
+
+    def _meaning_of(self, folded: str, platform: str) -> Meaning | None:
+        """By the whole name, then by what stands behind its last dot."""
+        short = folded.removeprefix(CMP)
+        return self.meaning(short, platform) or self.meaning(short.rpartition(".")[2], platform)
+
+    def resolve(self, folded: str, platform: str) -> tuple[Meaning | None, bool]:
+        """What a folded name means, and whether it is a part of something that must not have parts."""
+        meaning = self._meaning_of(folded, platform)
+        if meaning is not None:
+            return meaning, False
+        parent = folded.rpartition(".")[0]
+        while parent and parent not in ("cmp", "cm"):
+            if parent in SPELLINGS:
+                return None, True
+            meaning = self.meaning(parent.removeprefix(CMP), platform)
+            if meaning is not None:
+                return meaning, True
+            parent = parent.rpartition(".")[0]
+        return None, False
+
+
+class Choice(NamedTuple):
+    """What one name of a consent platform says."""
+
+    meaning: Meaning
+    word: Word
+
+
+class SignalSet(NamedTuple):
+    """The signals of one event, by what they are."""
+
+    values: Mapping[str, tuple[str, ...]]
+    """One spelling of a standard signal -> its values."""
+    choices: tuple[Choice, ...]
+    from_platform: bool
+    """A consent platform spoke in its own words; Consent Mode beside it can narrow, never widen."""
+    unmapped: tuple[str, ...]
+    """Names, as sent, that nothing maps."""
+    unmapped_refusal: bool
+    """One of those holds a refusal."""
+    unreadable: bool
+    """The consent object itself cannot be read."""
+    services: tuple[str, ...]
+    """Folded names of the platform's own choices."""
+
+    def first(self, name: str) -> str:
+        """A value of a standard signal; empty where there is none."""
+        values = self.values.get(name)
+        return values[0] if values else ""
+
+    def choice(self, purpose: str) -> Word:
+        """What the platform says about a purpose: the strictest of its words."""
+        words = (
+            choice.word
+            for choice in self.choices
+            if purpose in (choice.meaning.grants if choice.word is Word.GRANT else choice.meaning.denies)
+        )
+        return strictest(words)
+
+
+def signal_set(signals: Signals, vocabulary: Vocabulary, empty_denies: bool = True) -> SignalSet:
+    """The signals of one event under a vocabulary. `empty_denies`: an empty text counts as one that cannot be read."""
+    values: dict[str, list[str]] = {}
+    choices: list[Choice] = []
+    unmapped: list[str] = []
+    services: list[str] = []
+    from_platform = refusal = unreadable = False
+    platform = fold(next((text for name, text in signals.items() if SPELLINGS.get(fold(name)) == "platform"), ""))
+    for name, folded, value in _unpacked(signals, vocabulary, platform):
+        if not value and not empty_denies:
+            continue
+        standard = _standard(folded, value)
+        if standard is not None:
+            values.setdefault(standard, []).append(value)
+            continue
+        if folded == WHOLE:
+            unreadable = True
+            continue
+        is_choice = folded.startswith(CMP)
+        if is_choice:
+            from_platform = True
+            services.append(folded)
+        meaning, is_part = vocabulary.resolve(folded, platform)
+        word = word_of(value)
+        if meaning is not None:
+            from_platform = True
+            choices.append(Choice(meaning, Word.INVALID if is_part else word))
+        elif is_part:
+            values.setdefault(_standard_above(folded), []).append("{}")
+        else:
+            unmapped.append(name)
+            # Under a platform's prefix whatever is no yes may be a no; elsewhere it may be a note about the choice.
+            refusal |= word is Word.DENY or (word is Word.INVALID and (is_choice or value[:1] in ("{", "[") or value == "null"))
+    by_name = {name: tuple(some) for name, some in values.items()}
+    names = tuple(sorted(services))
+    return SignalSet(by_name, tuple(choices), from_platform, tuple(unmapped), refusal, unreadable, names)
+
+
+def _standard(folded: str, value: str) -> str | None:
+    """The standard signal of this name, or of what stands behind its last dot: `tcf.gdprApplies`."""
+    standard = SPELLINGS.get(folded)
+    if standard is None and "." in folded:
+        standard = SPELLINGS.get(folded.rpartition(".")[2])
+        if folded.startswith(CMP) and standard not in CHOICES:
+            return None  # a platform's own word, whatever it is called
+    if folded == "gdpr" and value in ("0", "1"):
+        return "gdpr_applies"  # as IAB's macros write it; words under that name are choices
+    return standard
+
+
+def _standard_above(folded: str) -> str:
+    while folded not in SPELLINGS:
+        folded = folded.rpartition(".")[0]
+    return SPELLINGS[folded]
+
+
+def _unpacked(signals: Signals, vocabulary: Vocabulary, platform: str) -> Iterator[tuple[str, str, str]]:
+    """(name as sent, folded name, value), with texts that hold several choices taken apart."""
+    for name, value in signals.items():
+        folded = fold(name)
+        short = folded.removeprefix(CMP).rpartition(".")[2]
+        if short in ACTIVE_GROUPS:
+            active = {fold(part) for part in re.split(r"[,;|\s]+", value) if part}
+            for group in sorted({*filter(_GROUP.match, vocabulary.groups("onetrust")), *active}):
+                yield name, f"{CMP}{group}", "granted" if group in active else "denied"
+        elif short in PACKED and folded not in SPELLINGS and (pairs := _pairs(value)):
+            for inner, text in pairs:
+                known = fold(inner)
+                if known in SPELLINGS:
+                    yield f"{name}.{inner}"[:128], known, text
+                elif known not in NOTES and (
+                    word_of(text) is not Word.INVALID or vocabulary.resolve(known, platform)[0] is not None
+                ):  # else it is when, by which method or in which version it was chosen
+                    yield f"{name}.{inner}"[:128], f"{CMP}{known}", text
+        else:
+            yield name, folded, value
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    """Names and words of a text that holds several choices; none where it is no such text."""
+    text = text.strip()
+    if text[:1] == "{":
+        try:
+            parsed = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            pass
+        else:
+            return list(_flat(parsed, "", DEPTH)) if isinstance(parsed, dict) else []
+    elif "=" in text:
+        query = dict(parse_qsl(text, keep_blank_values=True, max_num_fields=64)) if text.count("&") < 64 else {}
+        return _pairs(query.get("groups", "")) + [("gpc", query["isGpcEnabled"])] * ("isGpcEnabled" in query)
+    parts = [_PAIR.match(part) for part in text.split(",")]
+    if not text or len(parts) > 64 or not all(parts):
+        return []
+    return [(part[1].strip(), part[2].strip()) for part in parts if part]
+
+
+def _flat(value: Any, name: str, depth: int) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value and depth:
+        for inner, some in value.items():
+            yield from _flat(some, f"{name}.{inner}" if name else inner, depth - 1)
+    elif isinstance(value, bool):
+        yield name, "granted" if value else "denied"
+    else:
+        yield name, value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
 def strictest(words: Iterable[Word]) -> Word:
     """Of several words on one thing the most restrictive: deny beats grant, invalid counts as deny."""
-    found = set(words)
+    distinct = set(words)
     for word in (Word.INVALID, Word.UNDECODED, Word.DENY, Word.UNCONFIRMED, Word.GRANT):
-        if word in found:
+        if word in distinct:
             return word
     return Word.UNKNOWN
 
 
-def cmp_word(signals: Signals, names: Iterable[str]) -> Word:
-    """What the consent platform says under the names that the policy maps to the purpose."""
-    said = (signals.get(f"cmp.{name}") for name in names)
-    return strictest(CMP_WORDS.get(value.strip().lower(), Word.INVALID) for value in said if value is not None)
-
-
-def consent_mode_word(mode: Mapping[str, Word], names: Iterable[str]) -> Word:
-    """Consent Mode on a purpose that needs all of these signals: granted only if each one is."""
-    if not mode:
-        return Word.UNKNOWN
-    words = [mode.get(name, Word.UNKNOWN) for name in names]
-    word = strictest(words)
-    return Word.UNKNOWN if word in (Word.GRANT, Word.UNCONFIRMED) and Word.UNKNOWN in words else word
-
-
-def consent_mode(signals: Signals, letters: Mapping[str, Word]) -> dict[str, Word]:
-    """Each Consent Mode signal's word, from gcs, gcd and `cm.<signal>`; where they disagree, the strictest. Empty if none."""
-    if MODE_NAMES.isdisjoint(signals):
-        return {}
-    tables = [
-        *(_from_gcs(signals.get(name)) for name in ("gcs", "x-ga-gcs")),
-        *(_from_gcd(signals.get(name), letters) for name in ("gcd", "x-ga-gcd")),
-        _from_words(signals),
-    ]
-    if not any(tables):
-        return {}
-    return {name: strictest(table.get(name, Word.UNKNOWN) for table in tables) for name in CONSENT_MODE_SIGNALS}
-
-
-def _from_gcs(gcs: str | None) -> dict[str, Word]:
-    """`G1xy`: x is ad_storage, y analytics_storage."""
-    if not gcs:
-        return {}
-    flags = gcs[2:]
-    if not gcs.startswith("G1") or len(flags) != 2 or not set(flags) <= set(_GCS_FLAGS):
-        return dict.fromkeys(CONSENT_MODE_SIGNALS, Word.INVALID)
-    return {"ad_storage": _GCS_FLAGS[flags[0]], "analytics_storage": _GCS_FLAGS[flags[1]]}
-
-
-def _from_gcd(gcd: str | None, letters: Mapping[str, Word]) -> dict[str, Word]:
-    """A leading character, then a digit and a letter for each signal, then a tail. Unknown letters are invalid."""
-    if not gcd:
-        return {}
-    pairs = gcd[1:9]
-    if len(pairs) != 8 or not gcd.isascii() or not pairs[::2].isdigit():
-        return dict.fromkeys(CONSENT_MODE_SIGNALS, Word.INVALID)
-    return {name: letters.get(letter, Word.INVALID) for name, letter in zip(CONSENT_MODE_SIGNALS, pairs[1::2], strict=True)}
-
-
-def _from_words(signals: Signals) -> dict[str, Word]:
-    said = ((name, signals.get(f"cm.{name}")) for name in CONSENT_MODE_SIGNALS)
-    return {name: CMP_WORDS.get(value.strip().lower(), Word.INVALID) for name, value in said if value is not None}
-
-
-def gpc_word(signals: Signals) -> Word:
-    """Sec-GPC: `1` objects; `0` says nothing; anything else is not lawful spelling and counts as an objection."""
-    value = signals.get("gpc", "").strip().lower()
-    if value in _NO or not value:
-        return Word.UNKNOWN
-    return Word.DENY if value in _YES else Word.INVALID
-
-
-def gdpr_applies(signals: Signals) -> bool | None:
-    """What the page says of GDPR; None where it says nothing, or nothing that can be read."""
-    value = signals.get("gdpr_applies", "").strip().lower()
-    return True if value in _YES else False if value in _NO else None
-
-
-def has_cmp_choice(signals: Signals) -> bool:
-    """Whether a consent platform spoke in its own words; Consent Mode beside it can narrow, never widen."""
-    return any(name.startswith("cmp.") for name in signals)
-
-
-def claims_gdpr(signals: Signals) -> bool:
-    """Whether the page says that GDPR applies (or says it unreadably), wherever the visitor seems to be."""
-    value = signals.get("gdpr_applies", "").strip().lower()
-    return bool(value) and value not in _NO
+__all__ = [
+    "CHOICES",
+    "CMP",
+    "CONSENT_MODE_SIGNALS",
+    "DETAILS",
+    "SPELLINGS",
+    "WHOLE",
+    "Choice",
+    "Meaning",
+    "SignalSet",
+    "Signals",
+    "Vocabulary",
+    "Word",
+    "fold",
+    "signal_set",
+    "strictest",
+    "word_of",
+]

@@ -16,20 +16,23 @@ from schemas.codec import HEADER_BYTES, Undecodable, UnknownContract, decode, sc
 from schemas.columns import FEW
 from schemas.registry import Registry
 from streams.consent.audit import Head as ChainHead
-from streams.consent.case import KEPT_BYTES, Decided, Head, Kind, Lineage, What, Where
+from streams.consent.case import KEPT_BYTES, Decided, Head, Kind, Lineage, Memories, What, Where
 from streams.consent.decide import Action, Reason
-from streams.consent.entries import AUDIT, HEADS, REVOCATIONS, STATE, Entries, writers
+from streams.consent.entries import AUDIT, HEADS, REVOCATIONS, SIGNALS, STATE, Entries, writers
 from streams.consent.evidence import Reader
 from streams.consent.gvl import GvlFolder
-from streams.consent.learning import FOR_EVER, SIGNALS, SUBJECT_LENGTH, Learner
+from streams.consent.learning import FOR_EVER, SUBJECT_LENGTH, Event, Learner, Others
 from streams.consent.ledger import DAY_MS
 from streams.consent.policy import BITS, Policy
-from streams.consent.standing import Place, Standings, Table
+from streams.consent.standing import Holding, Place, Standing, Standings, Table
 from streams.consent.store import StateStore
 from streams.consent.strip import RandomIds
 from streams.runtime.stage import BY_KEY, Batch, Cell, Outcome, Output
 
 RAW, CONSENTED, ERASURES = "events.raw", "events.consented", "privacy.erasures"
+UNMAPPED = "unmapped"
+"""Outcome under which signals are counted that nothing maps, with their names as dimension."""
+LABELS_KEPT, LABEL_LENGTH = 200, 64
 MINUTE_MS = 60_000
 AT_ONCE = 1_000
 """Events."""
@@ -51,11 +54,13 @@ class Kit(NamedTuple):
     changed: PolicyReader
     lists: GvlFolder | None = None
     """Imported vendor lists; None where the policy names no vendor."""
+    partition_of: Callable[[bytes], int] = lambda _subject: 0
+    """Subject -> partition that its own records lie on, and where its state is kept."""
 
 
-Row = tuple[int, bytes | None, bytes, Lineage, Where, What, int, Table | None]
-"""One event of a batch as far as it is read: place, key, value, lineage, where, what, collector time (milliseconds UTC), and
-what is known of subjects like its own; None where nothing is remembered of it."""
+Row = tuple[int, bytes | None, bytes, Lineage, Where, What, int, Table | None, tuple[bytes, ...]]
+"""One event of a batch as far as it is read: place, key, value, lineage, where, what, collector time (milliseconds UTC), what
+is known of subjects like its own (None where nothing is remembered of it), and its identifiers beside its key."""
 Tally = Counter[tuple[Where, Kind, int]]
 """Events by name and kind and the minute of their collector time."""
 
@@ -80,6 +85,8 @@ class Work:
         """Events that need a closer look, in order."""
         self.wanted: set[Place] = set()
         """Subjects that must be looked up first."""
+        self.others: set[Place] = set()
+        """Identifiers beside keys that must be."""
 
     def pass_less(self, lineage: Lineage, less: Less) -> None:
         """Keep a place for an event that loses something; one that loses everything needs none."""
@@ -106,8 +113,9 @@ class ConsentStage:
         self._metrics = kit.metrics
         self._changed = kit.changed
         self._lists = kit.lists
-        self._standings = Standings(kit.states, kit.metrics)
+        self._standings = Standings(kit.states, kit.metrics, kit.partition_of)
         self._announced: set[int] = set()
+        self._labels: set[str] = set()
         self._enforce(policy)
 
     def _enforce(self, policy: Policy) -> None:
@@ -127,7 +135,7 @@ class ConsentStage:
         entries = Entries(self._writers, self._policy, batch.partition, holding.head)
         at = int(now * 1000)
         try:
-            self._standings.trim(batch.partition)
+            self._standings.trim(batch.partition, now)
             if batch.topic == SIGNALS:
                 outcome.passed, broken = self._learner.take(batch, holding, entries)
                 for place, detail in broken:
@@ -156,8 +164,8 @@ class ConsentStage:
         work = Work(batch, now, outcome)
         for start in range(0, len(batch), AT_ONCE):
             self._recognise(work, range(start, min(start + AT_ONCE, len(batch))))
-            if work.wanted:
-                self._standings.load(batch.partition, work.wanted)
+            self._standings.load(batch.partition, work.wanted)
+            self._standings.load_others(batch.partition, work.others)
             self._look_closer(work, entries)
         self._write_less(work)
         written = list(filter(None, work.written))
@@ -167,7 +175,7 @@ class ConsentStage:
 
     def _recognise(self, work: Work, places: range) -> None:
         batch, misses = work.batch, 0
-        work.rows, work.wanted = [], set()
+        work.rows, work.wanted, work.others = [], set(), set()
         keys = batch.keys[places.start : places.stop]
         values: Any = batch.values[places.start : places.stop]
         if not all(values):
@@ -175,7 +183,7 @@ class ConsentStage:
         common = self._lineages.get(values[0][:HEADER_BYTES])
         heads = repeat(None) if common is None or len(values) < FEW else common.heads(values)
         holding, write, count = self._standings.holding(batch.partition), work.written.append, work.counted.append
-        visitors, tables = holding.visitors, holding.tables
+        visitors = holding.visitors
         met: dict[bytes | None, tuple[Lineage, What]] = {}
         for at, key, value, head in zip(places, keys, values, heads, strict=False):
             try:
@@ -184,22 +192,21 @@ class ConsentStage:
                 where = lineage.wheres.get(name) or lineage.where(name)
                 visitor = visitors.get(key)  # type: ignore[arg-type] # None is nobody's key
                 if visitor is not None:
-                    known, what, group, until, remembered = visitor
+                    known, what, group, since, until, by_rule = visitor
                     if (
-                        value.startswith(what.said, region_at)
+                        value.startswith(what.alone, region_at)
                         and known is lineage
                         and where.group == group
-                        and what.begins <= time < until
+                        and since <= time < until
                         and where.ordinary
+                        and (decided := by_rule.get(where.rule)) is not None
                     ):
-                        decided = what.decided.get(where.rule) or lineage.decided(where, what)
-                        if decided.settled or not remembered:
-                            if decided.passes:
-                                write((key, value.replace(lineage.header, decided.prefix, 1), BY_KEY))
-                                count((where, decided.kind, time // MINUTE_MS))
-                            else:
-                                work.pass_less(lineage, (len(work.written), at, where, decided, time // MINUTE_MS))
-                            continue
+                        if decided.passes:
+                            write((key, value.replace(lineage.header, decided.prefix, 1), BY_KEY))
+                            count((where, decided.kind, time // MINUTE_MS))
+                        else:
+                            work.pass_less(lineage, (len(work.written), at, where, decided, time // MINUTE_MS))
+                        continue
                     # Its next events in this batch must not overtake this one.
                     del visitors[key]  # type: ignore[arg-type]
                 known, what = met.get(key, NOBODY)
@@ -210,39 +217,77 @@ class ConsentStage:
                     misses += found is None
                     what = found or lineage.what(day, said)
                     met[key] = lineage, what
+                subjects = self._subjects(work, holding, (lineage, where, what), key, value[region_at:])
             except Undecodable as error:
                 work.outcome.bury(at, str(error), work.now)
                 continue
-            table = None
-            if key is not None and len(key) == SUBJECT_LENGTH and not where.heartbeat:
-                scope = where.scopes[what.regime]
-                table = tables.get(scope) or holding.table(scope)
-                if key not in table:
-                    work.wanted.add((scope, key))
-            work.rows.append((at, key, value, lineage, where, what, time, table))
+            work.rows.append((at, key, value, lineage, where, what, time, *subjects))
         self._metrics.count("headwater_consent_signals_total", len(places) - misses, cache="hit")
         self._metrics.count("headwater_consent_signals_total", misses, cache="miss")
 
+    def _subjects(
+        self, work: Work, holding: Holding, read: tuple[Lineage, Where, What], key: bytes | None, value: bytes
+    ) -> tuple[Table | None, tuple[bytes, ...]]:
+        """What is known of subjects like this event's, and its identifiers beside its key; what is not known is wanted.
+
+        `value`: the event from its region on. Undecodable.
+        """
+        lineage, where, what = read
+        if key is None or len(key) != SUBJECT_LENGTH or where.heartbeat:
+            return None, ()
+        scope = where.scopes[what.regime]
+        # A refusal is taken down under every regime.
+        for one in where.scopes.values() if what.refuses else (scope,):
+            if key not in holding.table(one):
+                work.wanted.add((one, key))
+        if value.startswith(what.alone) and value.startswith(key, len(what.alone)):
+            return holding.table(scope), ()
+        others = tuple(node for node in lineage.identifiers(value, len(what.said)) if node != key)
+        work.others.update((scope, node) for node in others if (scope, node) not in holding.others)
+        return holding.table(scope), others
+
     def _look_closer(self, work: Work, entries: Entries) -> None:
-        visitors = self._standings.holding(work.batch.partition).visitors
-        learn, recall = self._learner.learn, self._learner.recall
-        for at, key, value, lineage, where, what, time, table in work.rows:
+        holding = self._standings.holding(work.batch.partition)
+        visitors = holding.visitors
+        for at, key, value, lineage, where, what, time, table, others in work.rows:
             decided = what.decided.get(where.rule) or lineage.decided(where, what)
             if table is not None and key is not None:
-                standing, until = table[key], FOR_EVER
-                if what.learnable or (what.speaks and where.is_choice):
-                    if standing is None or where.is_choice or not standing.knows(what.number, time):
-                        standing = learn((where, what, time), table, key, entries)
-                    until = 0 if standing is None else standing.until
-                if standing is not None and (standing.withdrawn or not decided.settled):
-                    decided = lineage.recalled(where, what, recall((where, what, time), standing))
-                elif where.ordinary and len(what.said) <= KEPT_BYTES:
-                    visitors[key] = (lineage, what, where.group, min(what.ends, until), standing is not None)
+                standing, until = self._learned(holding, (where, what, time), key, entries)
+                memories: Memories = ()
+                known = self._others(holding, (where, what, time), key, others, entries) if others else ()
+                if known or (standing is not None and (standing.refuses or not decided.settled)):
+                    memories = self._learner.recall((where, what, time), standing, known)
+                    if memories:
+                        decided = lineage.recalled(where, what, memories)
+                if not others and where.ordinary and len(what.said) <= KEPT_BYTES:
+                    visitors[key] = (lineage, what, where.group, time, min(what.ends, until), what.by_rule(memories))
             if decided.passes:
                 work.written.append((key, value.replace(lineage.header, decided.prefix, 1), BY_KEY))
                 work.counted.append((where, decided.kind, time // MINUTE_MS))
             else:
                 work.pass_less(lineage, (len(work.written), at, where, decided, time // MINUTE_MS))
+
+    def _learned(self, holding: Holding, event: Event, key: bytes, entries: Entries) -> tuple[Standing | None, int]:
+        """What is remembered of an event's key, the event included, and the collector time until which the same is no news."""
+        where, what, time = event
+        standing = holding.tables[where.scopes[what.regime]][key]
+        undated = what.speaks and standing is not None and standing.refuses_undated
+        if not (what.learnable or undated or (what.speaks and where.is_choice)):
+            return standing, FOR_EVER
+        if standing is None or where.is_choice or not standing.knows(what.number, time):
+            standing = self._learner.learn(event, holding.tables, key, entries)
+        return standing, 0 if standing is None else standing.until
+
+    def _others(self, holding: Holding, event: Event, key: bytes, nodes: Iterable[bytes], entries: Entries) -> Others:
+        """What is remembered of an event's identifiers beside its key; what it chooses is said of them too."""
+        where, what, _ = event
+        scope = where.scopes[what.regime]
+        others = [(node, holding.others[scope, node]) for node in nodes]
+        if what.speaks and (what.dated or where.is_choice):
+            told = self._learner.tell_others(event, key, others, holding.tables, entries)
+            holding.others.update(told)
+            others = [(node, told.get((scope, node), standing)) for node, standing in others]
+        return others
 
     def _write_less(self, work: Work) -> None:
         """The events that lose something, many together, each in its place."""
@@ -314,11 +359,24 @@ class ConsentStage:
             if kind.fingerprint:
                 set_up = (("site", where.site), *kind.fingerprint)
                 outcome.counts[Cell(start, where.source, "", "fingerprint", set_up)] += n
+            for name in kind.unmapped:
+                outcome.counts[Cell(start, where.source, "", UNMAPPED, (("name", name[:LABEL_LENGTH]),))] += n
+                label = {"source": where.source, "name": self._label(name[:LABEL_LENGTH])}
+                self._metrics.count("headwater_consent_unmapped_total", n, **label)
+            for section in kind.unreadable_sections:
+                self._metrics.count("headwater_consent_gpp_unreadable_total", n, section=str(section))
             if decision.action is not Action.PASS:
                 entries.denied(where.site, start, decision.action, kind.reasons, n)
             for ruling in decision.rulings:
                 if ruling.reason is Reason.CONFLICT:
                     self._metrics.count("headwater_consent_conflicts_total", n, purpose=ruling.purpose)
+
+    def _label(self, name: str) -> str:
+        """A name that senders choose, as a metric's label: only so many different ones."""
+        if name not in self._labels and len(self._labels) >= LABELS_KEPT:
+            return "other"
+        self._labels.add(name)
+        return name
 
     # -- the runtime's other calls
 

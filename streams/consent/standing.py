@@ -1,13 +1,13 @@
 """What a worker keeps of the ledger: states by partition, those not yet in the view, and where each audit chain ends."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Self
 
 from infra.metrics import Metrics
 from streams.consent.audit import Head
-from streams.consent.case import Lineage, What
-from streams.consent.ledger import WITHDRAWN, Times, entry, is_withdrawn, merge
+from streams.consent.case import Decided, Lineage, What
+from streams.consent.ledger import REFUSALS, SEEN_DENIED, Times, entry, is_refused, merge
 from streams.consent.policy import BITS
 from streams.consent.store import States, StateStore, state_key
 
@@ -16,7 +16,10 @@ KEPT_STATES = 200_000
 KEPT_VISITORS = 32_768
 """A worker's too. They are few because each may hold on to what it said, which is larger than a state."""
 
-WITHDRAWALS = frozenset(entry(purpose, WITHDRAWN) for purpose in BITS)
+REFUSING = frozenset(entry(purpose, refusal) for purpose in BITS for refusal in REFUSALS)
+UNDATED = frozenset(entry(purpose, SEEN_DENIED) for purpose in BITS)
+OTHERS_KEPT_S = 1.0
+"""How long what was read of an event's other identifiers is believed: another worker may learn something of them."""
 
 Scope = tuple[str, str]
 """(regulation, group of sites) that something is remembered for."""
@@ -27,11 +30,12 @@ Place = tuple[Scope, bytes]
 class Standing:
     """The state of one subject, and what it has learned from last."""
 
-    __slots__ = ("learned_from", "times", "until", "withdrawn")
+    __slots__ = ("learned_from", "refuses", "refuses_undated", "times", "until")
 
     def __init__(self, times: Times) -> None:
         self.times = times
-        self.withdrawn = not WITHDRAWALS.isdisjoint(times) and any(is_withdrawn(times, purpose) for purpose in BITS)
+        self.refuses = not REFUSING.isdisjoint(times) and any(is_refused(times, purpose) for purpose in BITS)
+        self.refuses_undated = not UNDATED.isdisjoint(times)
         self.learned_from = 0
         """Number of what was learned from last."""
         self.until = 0
@@ -47,11 +51,11 @@ class Standing:
         return self
 
 
-Visitor = tuple[Lineage, What, str, int, bool]
-"""A subject whose last event said what its state knows: the same again needs no look-up and teaches nothing.
+Visitor = tuple[Lineage, What, str, int, int, dict[int, Decided]]
+"""A subject with one identifier, whose last event said what its state knows: the same again needs no look-up, teaches nothing.
 
-Its event's lineage and what it said; the group of the site; the collector time at which that ends (milliseconds UTC, within the
-day of what was said); and whether there is a state, which matters where the signals leave something open.
+Its event's lineage and what it said; the group of the site; the collector times from and until which that holds (milliseconds
+UTC, within the day of what was said); and the decisions by rule, under what is remembered of it.
 """
 
 
@@ -65,6 +69,9 @@ class Holding:
     def __init__(self, head: Head) -> None:
         self.head = head
         self.tables: dict[Scope, Table] = {}
+        self.others: dict[Place, Standing | None] = {}
+        """Of identifiers that events have beside their keys: their states are kept elsewhere."""
+        self.others_until = 0.0
         self.kept = 0
         self.visitors: dict[bytes, Visitor] = {}
         """By subject."""
@@ -85,8 +92,9 @@ class Holding:
 class Standings:
     """All partitions of one worker."""
 
-    def __init__(self, store: StateStore, metrics: Metrics) -> None:
+    def __init__(self, store: StateStore, metrics: Metrics, partition_of: Callable[[bytes], int]) -> None:
         self._store = store
+        self._partition_of = partition_of
         self._metrics = metrics
         self._holdings: dict[int, Holding] = {}
 
@@ -104,11 +112,13 @@ class Standings:
         """Forget what was looked up for a partition; it is looked up again."""
         holding = self._holdings.get(partition)
         if holding is not None:
-            holding.tables, holding.visitors, holding.kept = {}, {}, 0
+            holding.tables, holding.visitors, holding.others, holding.kept = {}, {}, {}, 0
 
-    def trim(self, partition: int) -> None:
-        """Keep memory bounded; between batches only, because a batch relies on what it has looked up."""
+    def trim(self, partition: int, now: float) -> None:
+        """Keep memory bounded; between batches only, because a batch relies on what it has looked up. `now`: seconds UTC."""
         holding = self._holdings.get(partition)
+        if holding is not None and not now <= holding.others_until <= now + OTHERS_KEPT_S:
+            holding.others, holding.others_until = {}, now + OTHERS_KEPT_S
         if holding is not None and holding.kept > KEPT_STATES // len(self._holdings):
             self.drop(partition)
         elif holding is not None and len(holding.visitors) > KEPT_VISITORS // len(self._holdings):
@@ -139,6 +149,27 @@ class Standings:
             times = found if unsaved is None else merge(found or {}, unsaved)
             holding.table(scope)[subject] = None if times is None else Standing(times)
         holding.kept += len(places)
+        self._metrics.count("headwater_consent_lookups_total", len(places))
+
+    def load_others(self, partition: int, wanted: Iterable[Place]) -> None:
+        """Look up identifiers that are not their event's key, wherever their states are kept, in one round trip. Retryable."""
+        places = list(wanted)
+        if not places:
+            return
+        by_partition: dict[int, list[Place]] = {}
+        for place in places:
+            by_partition.setdefault(self._partition_of(place[1]), []).append(place)
+        keys = {
+            elsewhere: [state_key(*scope, subject.decode()) for scope, subject in some]
+            for elsewhere, some in by_partition.items()
+        }
+        read = self._store.read_elsewhere(keys)
+        others = self.holding(partition).others
+        for elsewhere, some in by_partition.items():
+            unsaved = self._holdings[elsewhere].unsaved if elsewhere in self._holdings else {}
+            for place, key in zip(some, keys[elsewhere], strict=True):
+                times = merge(read[key] or {}, unsaved.get(key, {}))
+                others[place] = Standing(times) if times else None
         self._metrics.count("headwater_consent_lookups_total", len(places))
 
     def saving(self, partition: int, states: States, at: int) -> partial[None]:

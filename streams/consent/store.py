@@ -82,6 +82,10 @@ class StateStore(Protocol):
         """The states of these keys, None where nothing is known."""
         ...
 
+    def read_elsewhere(self, keys: Mapping[int, Sequence[str]]) -> dict[str, Times | None]:
+        """States of these keys by partition, which other workers may hold."""
+        ...
+
     def write(self, partition: int, states: States, at: int) -> None:
         """Merge states in that were committed; all older ones of the partition are in. `at`: milliseconds UTC."""
         ...
@@ -104,6 +108,10 @@ class MemoryStates:
     def read(self, partition: int, keys: Sequence[str]) -> list[Times | None]:  # noqa: ARG002 - one view for all
         """See `StateStore`."""
         return [self.states.get(key) for key in keys]
+
+    def read_elsewhere(self, keys: Mapping[int, Sequence[str]]) -> dict[str, Times | None]:
+        """See `StateStore`."""
+        return {key: self.states.get(key) for some in keys.values() for key in some}
 
     def write(self, partition: int, states: States, at: int) -> None:  # noqa: ARG002 - one view for all
         """See `StateStore`."""
@@ -166,6 +174,40 @@ class RedisStates:
         if texts is None:
             raise Retryable("the consent ledger's Redis was emptied while it was read")
         return [None if text is None else orjson.loads(text) for text in texts]
+
+    def read_elsewhere(self, keys: Mapping[int, Sequence[str]]) -> dict[str, Times | None]:
+        """See `StateStore`. A view that nobody has built on this server is built first. Retryable."""
+        try:
+            read = self._look_elsewhere(keys)
+            missing = [partition for partition in keys if partition not in read]
+            for partition in missing:
+                self.open(partition)
+            if missing:
+                read |= self._look_elsewhere({partition: keys[partition] for partition in missing})
+        except redis.RedisError as error:
+            raise _away(error) from error
+        if read.keys() != keys.keys():
+            raise Retryable("the consent ledger's Redis was emptied while it was read")
+        return {
+            key: None if text is None else orjson.loads(text)
+            for partition, some in keys.items()
+            for key, text in zip(some, read[partition], strict=True)
+        }
+
+    def _look_elsewhere(self, keys: Mapping[int, Sequence[str]]) -> dict[int, list[bytes | None]]:
+        """The texts of those partitions whose view is whole, whoever has built it, in one round trip."""
+        pieces = [(partition, some[at : at + CHUNK]) for partition, some in keys.items() for at in range(0, len(some), CHUNK)]
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for partition, some in pieces:
+                pipeline.mget([_mark_key(partition), *(_key(partition, key) for key in some)])
+            answers = pipeline.execute()
+        texts: dict[int, list[bytes | None]] = {partition: [] for partition in keys}
+        for (partition, _), (mark, *found) in zip(pieces, answers, strict=True):
+            if mark is None or mark.decode().partition("|")[0] != self._met:
+                texts.pop(partition, None)
+            elif partition in texts:
+                texts[partition] += found
+        return texts
 
     def _look_up(self, partition: int, keys: Sequence[str]) -> list[bytes | None] | None:
         """The texts of these keys, or None where the view is not whole any more."""

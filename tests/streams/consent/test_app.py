@@ -126,10 +126,11 @@ def test_explain_takes_what_is_sent_to_the_collector(tmp_path: Path, monkeypatch
     assert fates["event_id"] == "becomes (a new random id)"
     assert re.fullmatch(r"becomes \d{4}-\d\d-\d\d \d\d:00 UTC", fates["collector_ts"])
     event.write_text(
-        '{"event_name": "purchase", "consent": {"cmp.analytics": "1", "cmp.sales": "1", "analytics": "1", "gcs": "G111"}}'
+        '{"event_name": "purchase",'
+        ' "consent": {"cmp.analytics": "1", "cmp.sales": "1", "Analytics": "1", "gcs": "G111", "x": 2}}'
     )
-    assert explained()["unread"] == ["analytics", "cmp.sales"]
-    assert "analytics, cmp.sales" in CliRunner().invoke(app, ["explain", str(event)]).stdout
+    assert explained()["unread"] == ["cmp.sales", "x"]
+    assert "cmp.sales, x" in CliRunner().invoke(app, ["explain", str(event)]).stdout
     event.write_text('{"consent": {"cmp.analytics": "1"}}')
     assert "event_name" in str(CliRunner().invoke(app, ["explain", str(event)]).exception)
 

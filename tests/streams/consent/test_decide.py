@@ -70,7 +70,13 @@ TABLE: list[tuple[str, dict[str, str], int, str]] = [
     ("DE", {**TC, "tc_string": tc_string(), "tc_event_status": "cmpuishown"}, 0, "PENDING PENDING PENDING"),
     ("US", {"tc_string": tc_string(), "tc_event_status": "tcloaded"}, 0, "PENDING PENDING PENDING"),
     ("US", {"tc_string": "CPx", "gdpr_applies": "0"}, 7, "NO_SIGNAL NO_SIGNAL NO_SIGNAL"),
-    ("DE", {"tc_string": "CPx", "gdpr_applies": "0", **MODE_ALL}, 7, "OK_CONSENT OK_CONSENT OK_CONSENT"),
+    # That the GDPR does not apply voids a string where it cannot apply, and no refusal where it does or may.
+    ("BR", {"tc_string": "CPx", "gdpr_applies": "0", **MODE_ALL}, 7, "OK_CONSENT OK_CONSENT OK_CONSENT"),
+    ("DE", {"tc_string": "CPx", "gdpr_applies": "0", **MODE_ALL}, 0, "MALFORMED MALFORMED MALFORMED"),
+    ("DE", {**TC, "gdpr_applies": "0", "tc_string": tc_string(), **ALL}, 7, "OK_CONSENT OK_CONSENT OK_CONSENT"),
+    ("DE", {**TC, "gdpr_applies": "0", "tc_string": tc_string()}, 0, "NO_SIGNAL NO_SIGNAL NO_SIGNAL"),
+    ("GB", {**TC, "gdpr_applies": "0", "tc_string": tc_string("10000001"), **ALL}, 1, "OK_CONSENT CONFLICT CONFLICT"),
+    ("", {**TC, "gdpr_applies": "0", "tc_string": tc_string("0"), **ALL}, 0, "CONFLICT CONFLICT CONFLICT"),
     ("DE", {**TC, "tc_string": tc_string(), **MODE_ALL}, 7, "OK_CONSENT OK_CONSENT OK_CONSENT"),
     ("DE", {**TC, "tc_string": tc_string(), "gcs": "G101", "gcd": "13q3r3q3q5"}, 1, "OK_CONSENT CONFLICT CONFLICT"),
     ("DE", {**TC, "tc_string": tc_string("0"), **MODE_ALL}, 0, "PURPOSE PURPOSE PURPOSE"),
@@ -85,14 +91,14 @@ TABLE: list[tuple[str, dict[str, str], int, str]] = [
     ("US", {"gpp": "DBABTA~1YYN", "gpc": "1"}, 1, "NO_SIGNAL GPC GPC"),
     ("US", {"gpp": "DBABTA~1YYN", "cmp.marketing": "1"}, 1, "NO_SIGNAL CONFLICT PURPOSE"),
     ("US", {"gpp": "DBABRg~BAAAAABA"}, 1, "NO_SIGNAL PURPOSE PURPOSE"),
-    ("US", {"gpp": "nonsense"}, 0, "MALFORMED MALFORMED MALFORMED"),
+    ("US", {"gpp": "nonsense"}, 1, "NO_SIGNAL MALFORMED MALFORMED"),
     ("DE", {"gpp": "DBABTA~1YNN"}, 0, "NO_SIGNAL NO_SIGNAL NO_SIGNAL"),
     ("DE", {"gpp": "DBABTA~1YNN", **MODE_ALL}, 7, "OK_CONSENT OK_CONSENT OK_CONSENT"),
     ("DE", {**ALL, "gpp": "DBABTA~1YYN"}, 1, "OK_CONSENT CONFLICT CONFLICT"),
     ("DE", {**TC, "gpp": f"DBABMA~{tc_string()}"}, 7, "OK_CONSENT OK_CONSENT OK_CONSENT"),
     ("DE", {**TC, "gpp": f"DBABMA~{tc_string('10000001')}"}, 1, "OK_CONSENT PURPOSE PURPOSE"),
     ("DE", {**TC, "gpp": "DBABMA~CPx"}, 0, "MALFORMED MALFORMED MALFORMED"),
-    ("DE", {**TC, "gpp": "nonsense", "tc_string": tc_string()}, 0, "MALFORMED MALFORMED MALFORMED"),
+    ("DE", {**TC, "gpp": "nonsense", "tc_string": tc_string()}, 1, "OK_CONSENT MALFORMED MALFORMED"),
 ]
 
 

@@ -201,7 +201,7 @@ def test_many_heads_do_not_fill_memory() -> None:
 def test_who_says_much_is_not_kept_as_a_visitor() -> None:
     """Memory stays bounded whatever is sent; who says little is recognised when they come again."""
     room, keys = stage(), [b"2" + b"a" * 32, b"2" + b"b" * 32]
-    values = [sent(signals={"cmp.x": "y" * 10_000}), sent(signals={"cmp.x": "y"})]
+    values = [sent(signals={"cmp.x": "y" * n}, identifiers=[key.decode()]) for n, key in zip((10_000, 1), keys, strict=True)]
     room.handle(Batch(RAW, 3, keys, values, range(2)), 0)
     assert list(room._standings.holding(3).visitors) == keys[1:]
 

@@ -1,0 +1,63 @@
+"""The consent stage with a view of its own, as tests feed it."""
+
+from pathlib import Path
+from typing import Any
+
+from infra.metrics import Metrics
+from schemas.codec import Record, decode, encode
+from schemas.registry import Registry
+from streams.consent.entries import SIGNALS
+from streams.consent.policy import PACKAGED, Policy, parse_policy
+from streams.consent.stage import CONSENTED, RAW, ConsentStage, Kit
+from streams.consent.store import MemoryStates
+from streams.runtime.stage import Batch, Outcome
+from tests.streams.consent.events import raw
+
+REGISTRY = Registry(Path(__file__).parents[3] / "schemas")
+POLICY = parse_policy(PACKAGED.read_text(), "p")
+STORED = parse_policy(PACKAGED.read_text().replace("use_stored_state: false", "use_stored_state: true"), "p")
+SUBJECT, OTHER = b"2" + b"ab" * 16, b"0" + b"cd" * 16
+T = 1_764_000_123_456
+HOUR = 3_600_000
+GRANTED = {"cmp.analytics": "1", "cmp.marketing": "1", "cmp.personalization": "1"}
+DENIED = dict.fromkeys(GRANTED, "0")
+EMPTY: dict[str, str] = {}
+
+
+class Room:
+    """A stage with its view, fed event by event; what it writes is committed each time unless told otherwise."""
+
+    def __init__(self, policy: Policy = POLICY, states: MemoryStates | None = None) -> None:
+        self.states = states or MemoryStates()
+        self.stage = ConsentStage(REGISTRY, policy, Kit(b"k" * 32, self.states, Metrics(), lambda: None))
+        self.offset = 0
+
+    def take(self, topic: str, value: bytes, subject: bytes = SUBJECT, *, commit: bool = True) -> Outcome:
+        """One record."""
+        self.offset += 1
+        outcome = self.stage.handle(Batch(topic, 3, [subject], [value], [self.offset]), T / 1000)
+        for hook in outcome.after_commit if commit else ():
+            hook()
+        for key, told, _ in outcome.out.get(SIGNALS, ()):
+            self.take(SIGNALS, told or b"", key or b"", commit=commit)
+        return outcome
+
+    def event(self, signals: dict[str, str], at: int = T, subject: bytes = SUBJECT, **said: object) -> str:
+        """An event's reasons, e.g. `OK_CONSENT PURPOSE PURPOSE`. `subject`: its key and only identifier."""
+        event = raw(**{"signals": signals, "collector_ts": at, "identifiers": [subject.decode()], **said})
+        value = encode(REGISTRY.latest(RAW), event)
+        (record,) = records(self.take(RAW, value, subject), CONSENTED)
+        return " ".join(pair.partition("=")[2] for pair in record["consent_reasons"].split())
+
+    def signal(self, **said: Any) -> Outcome:
+        """A record of consent.signals."""
+        record = {
+            "subject": SUBJECT.decode(), "site": "shop.example", "regulation": "", "kind": "withdrawal", "signals": {},
+            "purposes": [], "chosen_ts": T, "received_ts": T, "via": "webhook", "evidence": "e", **said,
+        }  # fmt: skip
+        return self.take(SIGNALS, encode(REGISTRY.latest(SIGNALS), record), record["subject"].encode())
+
+
+def records(outcome: Outcome, topic: str) -> list[Record]:
+    """What left through an exit, decoded."""
+    return [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out.get(topic, ())]
