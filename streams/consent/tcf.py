@@ -50,10 +50,12 @@ def _whole(tc: TcString, demand: Demand, now_ms: int) -> Reason | None:
         return Reason.MALFORMED
     if tc.policy_version < OLDEST_POLICY:
         return Reason.VERSION
-    if tc.last_updated_ms > now_ms + DAY_MS:
+    if max(tc.created_ms, tc.last_updated_ms) > now_ms + DAY_MS:
         return Reason.FUTURE
     if now_ms - tc.last_updated_ms > demand.max_age_days * DAY_MS:
         return Reason.STALE
+    if tc.created_ms > tc.last_updated_ms:
+        return Reason.MALFORMED  # both are rounded to a day, so no encoder writes a later creation, not even by hours
     if tc.disclosed is None and tc.last_updated_ms >= DISCLOSURE_SINCE_MS:
         return Reason.NOT_DISCLOSED
     return None

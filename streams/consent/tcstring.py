@@ -147,6 +147,10 @@ class Segment:
             raise InvalidTcString(Reason.MALFORMED)
         return self._bits >> self._left & (1 << width) - 1
 
+    def unread(self) -> int:
+        """How many bits are left."""
+        return self._left
+
     def end(self) -> None:
         """Only padding may follow."""
         if self._bits & (1 << self._left) - 1:

@@ -4,6 +4,8 @@ from itertools import product
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from streams.consent.gvl import Gvl, Vendor
 from streams.consent.reason import Reason
@@ -19,9 +21,10 @@ IN, OUT = Vendors(VENDOR, 1), Vendors(VENDOR, 0)
 
 
 def tc(**said: Any) -> TcString:
-    """A string that grants everything to the vendor, with some fields replaced."""
+    """A string that grants everything to the vendor, with some fields replaced; created when it was last updated."""
     fields: dict[str, Any] = {
-        "created_ms": NEW, "last_updated_ms": NEW, "cmp_id": 7, "cmp_version": 1, "gvl_version": 9, "policy_version": 5,
+        "created_ms": said.get("last_updated_ms", NEW), "last_updated_ms": NEW,
+        "cmp_id": 7, "cmp_version": 1, "gvl_version": 9, "policy_version": 5,
         "service_specific": True, "special_features": 0, "purposes_consent": EVERYTHING, "purposes_li": EVERYTHING,
         "purpose_one_treatment": False, "vendors_consent": IN, "vendors_li": IN, "restrictions": {},
         "disclosed": IN, **said,
@@ -51,6 +54,14 @@ TABLE: list[tuple[TcString, tuple[int, ...], int, Gvl | None, Reason]] = [
     (tc(last_updated_ms=NEW + DAY + 1), (1,), 0, None, Reason.FUTURE),
     (tc(last_updated_ms=NEW - 395 * DAY), (1,), 0, None, Reason.OK_CONSENT),
     (tc(last_updated_ms=NEW - 396 * DAY), (1,), 0, None, Reason.STALE),
+    (tc(created_ms=NEW + 1), (1,), 0, None, Reason.MALFORMED),
+    (tc(created_ms=NEW + DAY), (1,), 0, None, Reason.MALFORMED),
+    (tc(created_ms=NEW + DAY + 1), (1,), 0, None, Reason.FUTURE),
+    (tc(created_ms=NEW + DAY, last_updated_ms=NEW + DAY), (1,), 0, None, Reason.OK_CONSENT),
+    (tc(created_ms=NEW - 700 * DAY), (1,), 0, None, Reason.OK_CONSENT),
+    (tc(created_ms=0), (1,), 0, None, Reason.OK_CONSENT),
+    (tc(created_ms=OLD + 1, last_updated_ms=OLD), (1,), 0, None, Reason.MALFORMED),
+    (tc(created_ms=NEW, last_updated_ms=NEW - 396 * DAY), (1,), 0, None, Reason.STALE),
     (tc(disclosed=None), (1,), 0, None, Reason.NOT_DISCLOSED),
     (tc(disclosed=None, policy_version=4), (1,), VENDOR, LIST, Reason.NOT_DISCLOSED),
     (tc(disclosed=None, last_updated_ms=OLD), (1,), VENDOR, LIST, Reason.OK_CONSENT),
@@ -84,6 +95,21 @@ TABLE: list[tuple[TcString, tuple[int, ...], int, Gvl | None, Reason]] = [
 def test_table_of_rules(string: TcString, purposes: tuple[int, ...], vendor: int, gvl: Gvl | None, reason: Reason) -> None:
     """Each string allows or denies for the reason the table gives."""
     assert judge(string, Demand(purposes, vendor), gvl, NEW) is reason
+
+
+FAR = (1 << 36) * 100
+
+
+@given(
+    st.integers(0, FAR) | st.integers(NEW - 2 * DAY, NEW + 3 * DAY),
+    st.integers(0, FAR) | st.integers(NEW - 2 * DAY, NEW + 3 * DAY),
+)
+def test_no_string_of_impossible_times_grants(created_ms: int, last_updated_ms: int) -> None:
+    """A string is granted only if it was created first, then updated, not a day ahead of now, and not too long ago."""
+    reason = judge(tc(created_ms=created_ms, last_updated_ms=last_updated_ms), Demand((1,), 0), None, NEW)
+    possible = created_ms <= last_updated_ms and NEW - 395 * DAY <= last_updated_ms <= NEW + DAY
+    assert (reason is Reason.OK_CONSENT) == possible
+    assert possible or reason in (Reason.FUTURE, Reason.STALE, Reason.MALFORMED)
 
 
 # Restriction of the publisher, default basis of the vendor, flexible -> on which basis it works then. Written by hand.
