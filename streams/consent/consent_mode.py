@@ -7,7 +7,7 @@ letters' meaning stands in the policy. What has another form is INVALID for all 
 import re
 from collections.abc import Iterable, Mapping
 
-from streams.consent.signals import CMP_WORDS, CONSENT_MODE_SIGNALS, MODE_NAMES, Signals, Word, strictest
+from streams.consent.signals import CONSENT_MODE_SIGNALS, MODE, Word, strictest, word_of
 
 GCS = re.compile(r"G1([01-])([01-])", re.ASCII)
 """`G1`, then ad_storage and analytics_storage: 1 granted, 0 denied, - not set."""
@@ -50,24 +50,23 @@ def gcd_words(gcd: str, letters: Mapping[str, Word]) -> Mapping[str, Word]:
     return {name: letters.get(letter, Word.INVALID) for name, letter in zip(CONSENT_MODE_SIGNALS, pairs.groups(), strict=True)}
 
 
-def mode_words(signals: Signals) -> Mapping[str, Word]:
-    """What `cm.<signal>` says, for the signals that are there."""
-    values = ((name, signals.get(f"cm.{name}")) for name in CONSENT_MODE_SIGNALS)
-    return {name: CMP_WORDS.get(value.strip().lower(), Word.INVALID) for name, value in values if value is not None}
-
-
-def consent_mode(signals: Signals, letters: Mapping[str, Word]) -> dict[str, Word]:
-    """Each Consent Mode signal's word, from gcs, gcd and `cm.<signal>`; where they disagree, the strictest. Empty if none."""
-    if MODE_NAMES.isdisjoint(signals):
-        return {}
+def consent_mode(values: Mapping[str, Iterable[str]], letters: Mapping[str, Word]) -> dict[str, Word]:
+    """Each Consent Mode signal's word, from all values of gcs, gcd, `cm.<signal>` and npa (non-personalised ads); where they
+    disagree, the strictest. Empty if there are none; an empty text is INVALID."""
     tables = [
-        *(gcs_words(signals.get(name, "")) for name in ("gcs", "x-ga-gcs")),
-        *(gcd_words(signals.get(name, ""), letters) for name in ("gcd", "x-ga-gcd")),
-        mode_words(signals),
+        *(gcs_words(gcs) or ALL_INVALID for gcs in values.get("gcs", ())),
+        *(gcd_words(gcd, letters) or ALL_INVALID for gcd in values.get("gcd", ())),
+        *({name.removeprefix("cm."): word_of(text)} for name in MODE for text in values.get(name, ())),
+        *({"ad_personalization": word} for npa in values.get("npa", ()) if (word := _npa_word(npa)) is not Word.UNKNOWN),
     ]
-    if not any(tables):
+    if not tables:
         return {}
     return {name: strictest(table.get(name, Word.UNKNOWN) for table in tables) for name in CONSENT_MODE_SIGNALS}
+
+
+def _npa_word(text: str) -> Word:
+    """A yes to ads without personalisation is a no to personalisation; a no to them says nothing."""
+    return {Word.GRANT: Word.DENY, Word.DENY: Word.UNKNOWN}.get(word_of(text), Word.INVALID)
 
 
 def consent_mode_word(mode: Mapping[str, Word], names: Iterable[str]) -> Word:
@@ -79,4 +78,4 @@ def consent_mode_word(mode: Mapping[str, Word], names: Iterable[str]) -> Word:
     return Word.UNKNOWN if word in (Word.GRANT, Word.UNCONFIRMED) and Word.UNKNOWN in words else word
 
 
-__all__ = ["GCD", "GCS", "consent_mode", "consent_mode_word", "gcd_words", "gcs_words", "mode_words"]
+__all__ = ["GCD", "GCS", "consent_mode", "consent_mode_word", "gcd_words", "gcs_words"]

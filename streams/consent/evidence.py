@@ -10,10 +10,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from infra.times import parse_time
-from streams.consent import gpp as gpp_strings
 from streams.consent.consent_mode import consent_mode, consent_mode_word
 from streams.consent.gpc import gpc_word
-from streams.consent.gpp import GppString
+from streams.consent.gpp import GppString, InvalidGpp, canadian_word, us_word, usp_word
+from streams.consent.gpp import decode as decode_gpp
 from streams.consent.gvl import GvlFolder
 from streams.consent.ledger import Claim
 from streams.consent.policy import Policy, Purpose, Regime
@@ -124,19 +124,7 @@ class Reader:
             valid[0].gvl_version if valid else 0,
             marks(sent, valid[0] if valid else None),
             sent.unmapped,
-            tuple(
-                sorted(
-                    {
-                        section
-                        for one in gpps
-                        for section in (
-                            getattr(one, "unreadable", one.unread if hasattr(one, "unread") else ())
-                            if isinstance(one, GppString)
-                            else (0,)
-                        )
-                    }
-                )
-            ),
+            tuple(sorted({section for one in gpps for section in (one.unreadable if isinstance(one, GppString) else (0,))})),
         )
 
     def _formats(
@@ -165,11 +153,11 @@ class Reader:
             formats.append(("gpc", lambda purpose, _name: gpc if purpose.denied_by_gpc else None))
         for number, tc in enumerate(tcs):
             formats.append((f"tc_string_{number + 1}" if number else "tc_string", self._tc_words(tc, sent, now)))
-        words = [_sharing_word(gpp) for gpp in gpps]
-        if words:
-            formats.append(("gpp", _sharing(words, regime)))
+        if gpps:
+            formats.append(("gpp", lambda purpose, _name: _gpp_word(gpps, purpose, regime)))
         if texts := sent.values.get("us_privacy", ()):
-            formats.append(("us_privacy", _sharing([gpp_strings.usp_word(text) for text in texts], regime)))
+            word = strictest(usp_word(text) if text.strip() else Word.INVALID for text in texts)
+            formats.append(("us_privacy", lambda purpose, _name: _objection(word, regime) if purpose.denied_by_gpc else None))
         return formats
 
     def _gpp(self, text: str) -> GppString | Reason:
@@ -178,6 +166,7 @@ class Reader:
 
     def _tc_string(self, text: str) -> TcString | Reason:
         """A TC string, or why it cannot be read."""
+        text = text.strip()
         return self._kept(text) if len(text) <= LONGEST_KEPT else _decoded(text)
 
     def _tc_words(self, tc: TcString | Reason, sent: SignalSet, now: int) -> Listener:
@@ -276,20 +265,32 @@ def is_final(sent: SignalSet) -> bool:
 
 def _decoded_gpp(text: str) -> GppString | Reason:
     try:
-        return gpp_strings.decode(text)
-    except gpp_strings.InvalidGpp:
+        return decode_gpp(text)
+    except InvalidGpp:
         return Reason.MALFORMED
 
 
-def _sharing_word(gpp: GppString | Reason) -> Word:
-    return Word.INVALID if isinstance(gpp, Reason) else gpp_strings.sale_and_sharing(gpp)
+def _gpp_word(gpps: Sequence[GppString | Reason], purpose: Purpose, regime: Regime) -> Heard | None:
+    """What GPP strings say of a purpose, the strictest of all sections. One that cannot be read may hold an objection.
+
+    US sections speak about sale, sharing and advertising, what GPC objects to as well; the Canadian one about purposes.
+    """
+    read = [gpp for gpp in gpps if isinstance(gpp, GppString)]
+    consents = [canadian_word(gpp.canada, purpose.tcf) for gpp in read if gpp.canada is not None]
+    heard = {_heard(word) for word in consents}
+    if purpose.denied_by_gpc:
+        objections = [us_word(section) for gpp in read for section in gpp.us] + [usp_word(gpp.usp) for gpp in read]
+        heard.add(_objection(strictest(objections), regime))
+        if len(read) < len(gpps) or any(gpp.unreadable for gpp in read):
+            heard.add(MALFORMED)
+    # A refusal that was read is remembered, whatever else cannot be read.
+    words = {one.word: one for one in heard if one is not None}
+    return words.get(Word.DENY) or words.get(Word.INVALID) or words.get(Word.GRANT)
 
 
-def _sharing(words: Sequence[Word], regime: Regime) -> Listener:
-    """US sections speak about sale, sharing and advertising: what GPC objects to as well. Not to object is no consent."""
-    word = strictest(words)
-    heard = _heard(Word.UNKNOWN if word is Word.GRANT and regime is Regime.OPT_IN else word)
-    return lambda purpose, _name: heard if purpose.denied_by_gpc else None
+def _objection(word: Word, regime: Regime) -> Heard | None:
+    """Not to object to sale and sharing is a consent only where none is needed."""
+    return _heard(Word.UNKNOWN if word is Word.GRANT and regime is Regime.OPT_IN else word)
 
 
 def marks(sent: SignalSet, tc: TcString | None = None) -> tuple[tuple[str, str], ...]:

@@ -134,45 +134,25 @@ class Learner:
         evidence = what.evidence
         return Source("|".join(scope), key.decode(), time, chosen, "event", what.hash, evidence.platform, evidence.gvl)
 
-    def tell_others(
-        self, event: Event, key: bytes, others: Others, tables: Mapping[Scope, Table], entries: Entries
-    ) -> dict[Place, Standing]:
-        """Say an event's own choice of its other identifiers too, as far as it is news to them; what is known of them then.
-
-        A refusal counts for all of them, under every regime, and with it the grants of the key that it does not undo; a grant is
-        said where it lifts a refusal.
-        """
+    def tell_others(self, event: Event, others: Others, entries: Entries) -> dict[Place, Standing]:
+        """Say an event's own choice, where its time is known, of its other identifiers too, as far as it is news to them; what
+        is known of them then. A refusal counts under every regime, a grant under the event's own."""
         where, what, time = event
-        scope = where.scopes[what.regime]
+        scope, claim, when = where.scopes[what.regime], what.evidence.claim, self._dates(event)
+        denied = {entry(purpose, DENIED): when.denied_at for purpose in claim.denied if when.denied_at}
+        granted = {entry(purpose, GRANTED): when.granted_at for purpose in claim.granted if when.granted_at}
         told: dict[Place, Standing] = {}
         for other, standing in others:
             times: Times = NO_TIMES if standing is None else standing.times
-            if is_erased(times, time):
+            if is_erased(times, time) or (when.by_arrival and any(is_refused(times, purpose) for purpose in claim.denied)):
                 continue
-            denied, granted = self._news(event, times)
-            news = {"": denied, what.regime: granted}
-            for regulation, among in where.scopes.items() if denied else ():
-                known = tables[among].get(key)
-                grants = {name: known.times[name] for purpose in what.evidence.claim.denied
-                          if known is not None and (name := entry(purpose, GRANTED)) in known.times}  # fmt: skip
-                news[regulation] = take_over(
-                    times if among == scope else NO_TIMES, merge(news.get(regulation, {}), grants)
-                ).times
+            news = {"": take_over(times, denied).times, what.regime: take_over(times, granted).times}
             for regulation, said in news.items():
                 if said:
                     entries.tell(self._source(event, scope, other, max(said.values())), scope[1], regulation, said)
-            if denied or granted:
-                told[scope, other] = Standing(merge(merge(times, denied), news[what.regime]))
+            if any(news.values()):
+                told[scope, other] = Standing(merge(merge(times, denied), granted))
         return told
-
-    def _news(self, event: Event, times: Times) -> tuple[dict[str, int], dict[str, int]]:
-        """What an event denies that a state does not know, and what it grants that lifts a refusal there."""
-        claim, when = event[1].evidence.claim, self._dates(event)
-        denied = {entry(purpose, DENIED): when.denied_at for purpose in claim.denied if when.denied_at}
-        granted = {entry(purpose, GRANTED): when.granted_at for purpose in claim.granted if is_refused(times, purpose)}
-        if when.by_arrival and any(is_refused(times, purpose) for purpose in claim.denied):
-            denied = {}
-        return take_over(times, denied).times, take_over(times, granted).times
 
     def _dates(self, event: Event) -> Dates:
         """When the choice of an event was made; an event that is a choice is made now."""

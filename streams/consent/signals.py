@@ -81,6 +81,8 @@ SPELLINGS: Mapping[str, str] = MappingProxyType(
 )  # fmt: skip
 """Folded name -> its one spelling."""
 
+LONGEST_WORD = 32
+"""Characters."""
 ACTIVE_GROUPS = frozenset({"onetrustactivegroups", "optanonactivegroups", "activegroups"})
 """Folded names of lists of what is granted: `,C0001,C0003,`. Groups that are missing there are denied."""
 PACKED = frozenset(
@@ -107,7 +109,10 @@ def fold(name: str) -> str:
 
 def word_of(text: str) -> Word:
     """A consent platform's word. INVALID for what is none."""
-    return WORDS.get(fold(text.strip()), Word.INVALID) if len(text) <= 32 else Word.INVALID
+    if len(text) > LONGEST_WORD:
+        return Word.INVALID
+    folded = fold(text.strip())
+    return Word.INVALID if folded in ("0", "1") and folded != text.strip() else WORDS.get(folded, Word.INVALID)
 
 
 class Meaning(NamedTuple):
@@ -247,7 +252,7 @@ def signal_set(signals: Signals, vocabulary: Vocabulary, empty_denies: bool = Tr
         else:
             unmapped.append(name)
             # Under a platform's prefix whatever is no yes may be a no; elsewhere it may be a note about the choice.
-            refusal |= word is Word.DENY or (word is Word.INVALID and (is_choice or value[:1] in ("{", "[") or value == "null"))
+            refusal |= word is Word.DENY or (word is Word.INVALID and (is_choice or is_structure(value)))
     by_name = {name: tuple(some) for name, some in values.items()}
     names = tuple(sorted(services))
     return SignalSet(by_name, tuple(choices), from_platform, tuple(unmapped), refusal, unreadable, names)
@@ -280,17 +285,28 @@ def _unpacked(signals: Signals, vocabulary: Vocabulary, platform: str) -> Iterat
             active = {fold(part) for part in re.split(r"[,;|\s]+", value) if part}
             for group in sorted({*filter(_GROUP.match, vocabulary.groups("onetrust")), *active}):
                 yield name, f"{CMP}{group}", "granted" if group in active else "denied"
-        elif short in PACKED and folded not in SPELLINGS and (pairs := _pairs(value)):
-            for inner, text in pairs:
+        elif short in PACKED and folded not in SPELLINGS:
+            choices = [pair for pair in _pairs(value) if _is_choice(*pair, vocabulary, platform)]
+            for inner, text in choices:
                 known = fold(inner)
-                if known in SPELLINGS:
-                    yield f"{name}.{inner}"[:128], known, text
-                elif known not in NOTES and (
-                    word_of(text) is not Word.INVALID or vocabulary.resolve(known, platform)[0] is not None
-                ):  # else it is when, by which method or in which version it was chosen
-                    yield f"{name}.{inner}"[:128], f"{CMP}{known}", text
+                yield f"{name}.{inner}"[:128], known if known in SPELLINGS else f"{CMP}{known}", text
+            if not choices:
+                yield name, folded if folded == WHOLE else f"{CMP}{short}", value
         else:
             yield name, folded, value
+
+
+def _is_choice(name: str, text: str, vocabulary: Vocabulary, platform: str) -> bool:
+    """Of a pair within a text; others say when, by which method or in which version it was chosen."""
+    folded = fold(name)
+    if folded in SPELLINGS or vocabulary.resolve(folded, platform)[0] is not None:
+        return True
+    return folded not in NOTES and (word_of(text) is not Word.INVALID or is_structure(text))
+
+
+def is_structure(text: str) -> bool:
+    """Whether a value was null, a list or an object where a word was expected."""
+    return text == "null" or text[:1] in ("{", "[")
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
@@ -302,7 +318,7 @@ def _pairs(text: str) -> list[tuple[str, str]]:
         except orjson.JSONDecodeError:
             pass
         else:
-            return list(_flat(parsed, "", DEPTH)) if isinstance(parsed, dict) else []
+            return list(_flat(parsed, "", DEPTH)) if isinstance(parsed, dict) and parsed else []
     elif "=" in text:
         query = dict(parse_qsl(text, keep_blank_values=True, max_num_fields=64)) if text.count("&") < 64 else {}
         return _pairs(query.get("groups", "")) + [("gpc", query["isGpcEnabled"])] * ("isGpcEnabled" in query)

@@ -254,7 +254,7 @@ class ConsentStage:
             if table is not None and key is not None:
                 standing, until = self._learned(holding, (where, what, time), key, entries)
                 memories: Memories = ()
-                known = self._others(holding, (where, what, time), key, others, entries) if others else ()
+                known = self._others(holding, (where, what, time), others, entries) if others else ()
                 if known or (standing is not None and (standing.refuses or not decided.settled)):
                     memories = self._learner.recall((where, what, time), standing, known)
                     if memories:
@@ -278,13 +278,13 @@ class ConsentStage:
             standing = self._learner.learn(event, holding.tables, key, entries)
         return standing, 0 if standing is None else standing.until
 
-    def _others(self, holding: Holding, event: Event, key: bytes, nodes: Iterable[bytes], entries: Entries) -> Others:
+    def _others(self, holding: Holding, event: Event, nodes: Iterable[bytes], entries: Entries) -> Others:
         """What is remembered of an event's identifiers beside its key; what it chooses is said of them too."""
         where, what, _ = event
         scope = where.scopes[what.regime]
         others = [(node, holding.others[scope, node]) for node in nodes]
         if what.speaks and (what.dated or where.is_choice):
-            told = self._learner.tell_others(event, key, others, holding.tables, entries)
+            told = self._learner.tell_others(event, others, entries)
             holding.others.update(told)
             others = [(node, told.get((scope, node), standing)) for node, standing in others]
         return others

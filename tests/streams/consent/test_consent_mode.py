@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.consent.consent_mode import consent_mode, consent_mode_word, gcd_words, gcs_words, mode_words
+from streams.consent.consent_mode import consent_mode, consent_mode_word, gcd_words, gcs_words
 from streams.consent.signals import CONSENT_MODE_SIGNALS, Word
 
 LETTERS: Mapping[str, Word] = {
@@ -85,28 +85,31 @@ def test_empty_strings(text: str) -> None:
 
 def test_words_of_single_signals() -> None:
     """Only signals that are there, and what is no word of consent is invalid."""
-    signals = {
-        "cm.ad_storage": " Granted",
-        "cm.ad_user_data": "denied",
-        "cm.ad_personalization": "maybe",
-        "cm.other": "granted",
-    }
-    assert mode_words(signals) == {"ad_storage": G, "ad_user_data": D, "ad_personalization": X}
+    values = {"cm.ad_storage": (" Granted",), "cm.ad_user_data": ("denied",), "cm.ad_personalization": ("maybe",)}
+    words = {"ad_storage": G, "analytics_storage": U, "ad_user_data": D, "ad_personalization": X}
+    assert consent_mode({**values, "cm.other": ("granted",)}, LETTERS) == words
 
 
 def test_the_strictest_of_all_counts() -> None:
     """A string of the container beside its own, and single words: each can narrow."""
-    signals = {"gcd": "13r3r3r3r5", "x-ga-gcs": "G101", "cm.ad_user_data": "denied"}
-    assert consent_mode(signals, LETTERS) == {
+    values = {"gcd": ("13r3r3r3r5",), "gcs": ("G101",), "cm.ad_user_data": ("denied",)}
+    assert consent_mode(values, LETTERS) == {
         "ad_storage": D, "analytics_storage": G, "ad_user_data": D, "ad_personalization": G,
     }  # fmt: skip
-    assert consent_mode({**signals, "x-ga-gcd": "93r3r3r3r5"}, LETTERS)["analytics_storage"] is X
-    assert consent_mode({"gpc": "1"}, LETTERS) == consent_mode({"gcs": ""}, LETTERS) == {}
+    assert consent_mode({**values, "gcd": ("13r3r3r3r5", "93r3r3r3r5")}, LETTERS)["analytics_storage"] is X
+    assert consent_mode({"gpc": ("1",)}, LETTERS) == {}
+    assert consent_mode({"gcs": ("",)}, LETTERS) == ALL_INVALID
+
+
+@pytest.mark.parametrize(("text", "word"), [("1", D), ("true", D), ("0", U), ("false", U), ("2", X), ("null", X), ("", X)])
+def test_ads_without_personalisation(text: str, word: Word) -> None:
+    """A yes is a no to personalisation, a no says nothing."""
+    assert consent_mode({"npa": (text,)}, LETTERS).get("ad_personalization", U) is word
 
 
 def test_a_purpose_needs_all_its_signals() -> None:
     """One that is not said leaves the purpose unsaid, one that denies denies it."""
-    mode = consent_mode({"gcs": "G11-"}, LETTERS)
+    mode = consent_mode({"gcs": ("G11-",)}, LETTERS)
     assert consent_mode_word(mode, ["ad_storage"]) is G
     assert consent_mode_word(mode, ["ad_storage", "ad_user_data"]) is U
     assert consent_mode_word({**mode, "ad_user_data": D}, ["ad_storage", "ad_user_data"]) is D

@@ -55,7 +55,8 @@ TABLE: list[tuple[str, dict[str, str], int, str]] = [
     ("DE", {**ALL, "gpc": "1"}, 1, "OK_CONSENT GPC GPC"),
     ("US", {"gpc": "1"}, 1, "NO_SIGNAL GPC GPC"),
     ("US", {"gpc": "0"}, 7, "NO_SIGNAL NO_SIGNAL NO_SIGNAL"),
-    ("US", {"gpc": "yes"}, 1, "NO_SIGNAL MALFORMED MALFORMED"),
+    ("US", {"gpc": "yes"}, 1, "NO_SIGNAL GPC GPC"),
+    ("US", {"gpc": "perhaps"}, 1, "NO_SIGNAL MALFORMED MALFORMED"),
     # TC strings: all that they allow, and no more than Consent Mode beside them allows.
     ("DE", {**TC, "tc_string": tc_string()}, 7, "OK_CONSENT OK_CONSENT OK_CONSENT"),
     ("DE", {**TC, "tc_string": tc_string("10000001")}, 1, "OK_CONSENT PURPOSE PURPOSE"),
@@ -90,7 +91,7 @@ TABLE: list[tuple[str, dict[str, str], int, str]] = [
     ("US", {"gpp": "DBABTA~1YYN"}, 1, "NO_SIGNAL PURPOSE PURPOSE"),
     ("US", {"gpp": "DBABTA~1YYN", "gpc": "1"}, 1, "NO_SIGNAL GPC GPC"),
     ("US", {"gpp": "DBABTA~1YYN", "cmp.marketing": "1"}, 1, "NO_SIGNAL CONFLICT PURPOSE"),
-    ("US", {"gpp": "DBABRg~BAAAAABA"}, 1, "NO_SIGNAL PURPOSE PURPOSE"),
+    ("US", {"gpp": "DBABRg~BAAAAABA"}, 1, "NO_SIGNAL MALFORMED MALFORMED"),
     ("US", {"gpp": "nonsense"}, 1, "NO_SIGNAL MALFORMED MALFORMED"),
     ("DE", {"gpp": "DBABTA~1YNN"}, 0, "NO_SIGNAL NO_SIGNAL NO_SIGNAL"),
     ("DE", {"gpp": "DBABTA~1YNN", **MODE_ALL}, 7, "OK_CONSENT OK_CONSENT OK_CONSENT"),

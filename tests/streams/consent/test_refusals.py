@@ -13,6 +13,7 @@ from tests.streams.consent.room import DENIED, EMPTY, GRANTED, HOUR, POLICY, SUB
 from tests.streams.consent.strings import tc_string
 
 NOON = T // DAY_MS * DAY_MS + 12 * HOUR
+CLOCK = datetime.fromtimestamp(NOON / 1000, UTC)
 TC = {"gdpr_applies": "1", "tc_event_status": "tcloaded"}
 USER, COOKIE, PHONE = b"0" + b"ee" * 16, SUBJECT, b"2" + b"cc" * 16
 OK, SILENT = "OK_CONSENT OK_CONSENT OK_CONSENT", "NO_SIGNAL NO_SIGNAL NO_SIGNAL"
@@ -176,8 +177,7 @@ def test_refusals_hold_across_regions_and_grants_only_within_their_own() -> None
     "form",
     [
         str(NOON // 1000), str(NOON), f"{NOON / 1000:.3f}", f"{NOON}.0", f"{NOON}000",
-        f"{datetime.fromtimestamp(NOON / 1000, UTC):%Y-%m-%dT%H:%M:%S}", f"{datetime.fromtimestamp(NOON / 1000, UTC):%Y-%m-%d %H:%M:%SZ}",
-        f"{datetime.fromtimestamp(NOON / 1000, UTC):%Y-%m-%dT%H:%M:%S}+00:00",
+        f"{CLOCK:%Y-%m-%dT%H:%M:%S}", f"{CLOCK:%Y-%m-%d %H:%M:%SZ}", f"{CLOCK:%Y-%m-%dT%H:%M:%S}+00:00",
     ],
 )  # fmt: skip
 def test_times_of_choices_are_read_in_every_usual_form(form: str) -> None:
