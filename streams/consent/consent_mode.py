@@ -24,6 +24,7 @@ GCD = re.compile(
     """,
     re.ASCII | re.VERBOSE,
 )
+MODE_NAMES = frozenset({"gcs", "gcd", "npa", *MODE})
 ALL_INVALID: Mapping[str, Word] = dict.fromkeys(CONSENT_MODE_SIGNALS, Word.INVALID)
 
 
@@ -53,6 +54,8 @@ def gcd_words(gcd: str, letters: Mapping[str, Word]) -> Mapping[str, Word]:
 def consent_mode(values: Mapping[str, Iterable[str]], letters: Mapping[str, Word]) -> dict[str, Word]:
     """Each Consent Mode signal's word, from all values of gcs, gcd, `cm.<signal>` and npa (non-personalised ads); where they
     disagree, the strictest. Empty if there are none; an empty text is INVALID."""
+    if MODE_NAMES.isdisjoint(values):
+        return {}
     tables = [
         *(gcs_words(gcs) or ALL_INVALID for gcs in values.get("gcs", ())),
         *(gcd_words(gcd, letters) or ALL_INVALID for gcd in values.get("gcd", ())),

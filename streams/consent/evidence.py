@@ -18,7 +18,7 @@ from streams.consent.gvl import GvlFolder
 from streams.consent.ledger import Claim
 from streams.consent.policy import Policy, Purpose, Regime
 from streams.consent.reason import Reason
-from streams.consent.signals import Signals, SignalSet, Word, signal_set, strictest
+from streams.consent.signals import Signals, SignalSet, Word, strictest
 from streams.consent.tcf import Demand, judge
 from streams.consent.tcstring import InvalidTcString, TcString, decode
 
@@ -49,6 +49,8 @@ HEARD = {reason: Heard(Word.GRANT if reason in OK else Word.DENY, reason) for re
 """What a TC string says, by its reason."""
 PENDING, UNMAPPED = Heard(Word.DENY, Reason.PENDING), Heard(Word.UNDECODED, Reason.UNMAPPED)
 MALFORMED, REFUSED_UNMAPPED = Heard(Word.INVALID, Reason.MALFORMED), Heard(Word.DENY, Reason.UNMAPPED)
+
+GPC_HEARD: Mapping[Word, Heard] = {Word.DENY: Heard(Word.DENY, Reason.GPC), Word.INVALID: MALFORMED}
 
 Listener = Callable[[Purpose, str], Heard | None]
 """(purpose, its name) -> what a format says about it."""
@@ -99,7 +101,7 @@ class Reader:
         return self._evidence(regime, "", self._signal_set(signals), now)
 
     def _signal_set(self, signals: Signals) -> SignalSet:
-        return signal_set(signals, self._policy.vocabulary, self._policy.signals.empty_denies)
+        return SignalSet(signals, self._policy.vocabulary, self._policy.signals.empty_denies)
 
     def _evidence(self, regime: Regime, region: str, sent: SignalSet, now: int) -> Evidence:
         gpps = [self._gpp(text) for text in sent.values.get("gpp", ())]
@@ -123,8 +125,8 @@ class Reader:
             platform,
             valid[0].gvl_version if valid else 0,
             marks(sent, valid[0] if valid else None),
-            sent.unmapped,
-            tuple(sorted({section for one in gpps for section in (one.unreadable if isinstance(one, GppString) else (0,))})),
+            tuple(sent.unmapped),
+            _unreadable_sections(gpps) if gpps else (),
         )
 
     def _formats(
@@ -147,9 +149,8 @@ class Reader:
             # It narrows what the platform's own words grant, and adds nothing to them.
             narrows = sent.from_platform or bool(tcs)
             formats.append(("consent_mode", lambda purpose, _name: _heard(_mode_word(mode, purpose, regime, narrows))))
-        objection = strictest(map(gpc_word, sent.values.get("gpc", ()))) if self._policy.gpc_counts(region) else Word.UNKNOWN
-        if objection in (Word.DENY, Word.INVALID):
-            gpc = Heard(Word.DENY, Reason.GPC) if objection is Word.DENY else MALFORMED
+        if (texts := sent.values.get("gpc", ())) and self._policy.gpc_counts(region):
+            gpc = GPC_HEARD.get(strictest(map(gpc_word, texts)))
             formats.append(("gpc", lambda purpose, _name: gpc if purpose.denied_by_gpc else None))
         for number, tc in enumerate(tcs):
             formats.append((f"tc_string_{number + 1}" if number else "tc_string", self._tc_words(tc, sent, now)))
@@ -190,6 +191,11 @@ class Reader:
         return word
 
 
+def _unreadable_sections(gpps: Iterable[GppString | Reason]) -> tuple[int, ...]:
+    """Ids of sections that cannot be read; 0 for a header, or a string of which nothing can be."""
+    return tuple(sorted({section for gpp in gpps for section in (gpp.unreadable if isinstance(gpp, GppString) else (0,))}))
+
+
 def _tc_texts(sent: SignalSet, gpps: Iterable[GppString | Reason]) -> list[str]:
     """The event's own TC strings, and those within its GPP strings; the strictest of all counts."""
     within = (gpp.tc_string for gpp in gpps if isinstance(gpp, GppString) and gpp.tc_string)
@@ -218,13 +224,12 @@ def _claim(heard: Mapping[str, Mapping[str, Heard]], sent: SignalSet, strings: S
         elif Word.DENY in words and any(one.word is Word.DENY and one.reason in VISITORS for one in formats.values()):
             denied.add(purpose)
     days = [string.last_updated_ms for string in strings]
-    statuses = {text.strip().lower() for text in sent.values.get("tc_event_status", ())}
     return Claim(
         frozenset(granted),
         frozenset(denied),
         chosen_at(sent.values.get("chosen_ts", ())),
         (min(days), max(days)) if days else None,
-        statuses == {ACTED},
+        all(text.strip().lower() == ACTED for text in sent.values.get("tc_event_status", ("",))),
     )
 
 
@@ -303,6 +308,6 @@ def marks(sent: SignalSet, tc: TcString | None = None) -> tuple[tuple[str, str],
             "tcf_policy": str(tc.policy_version),
         }  # fmt: skip
     if sent.services:
-        joined = "|".join(sent.services)
+        joined = "|".join(sorted(sent.services))
         found["services"] = hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return tuple(sorted(found.items()))

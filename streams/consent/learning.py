@@ -97,11 +97,11 @@ class Learner:
             return standing.has_learned(what.number, FOR_EVER)
         when = self._dates(event)
         claim = what.evidence.claim
-        changes = [self._take_down(event, (scope, tables[scope], key), claim, entries)]
+        changes = [self._take_down(event, (scope, tables[scope], key), (claim, when), entries)]
         if claim.denied:
             refusal = claim._replace(granted=frozenset())
             changes += [
-                self._take_down(event, (other, tables[other], key), refusal, entries)
+                self._take_down(event, (other, tables[other], key), (refusal, when), entries)
                 for other in where.scopes.values()
                 if other != scope
             ]
@@ -115,14 +115,15 @@ class Learner:
         # A time that was not believed, of a clock that is ahead, may be soon.
         return standing.has_learned(what.number, FOR_EVER if when.granted_at else time + SKEW_MS)
 
-    def _take_down(self, event: Event, place: tuple[Scope, Table, bytes], claim: Claim, entries: Entries) -> Change:
-        """Take down a claim in the state of one scope, table and subject."""
-        (_, _, time), (scope, table, key) = event, place
+    def _take_down(
+        self, event: Event, place: tuple[Scope, Table, bytes], choice: tuple[Claim, Dates], entries: Entries
+    ) -> Change:
+        """Take down a choice in the state of one scope, table and subject."""
+        (_, _, time), (scope, table, key), (claim, when) = event, place, choice
         standing = table[key]
         times: Times = NO_TIMES if standing is None else standing.times
         if is_erased(times, time):
             return Change({})
-        when = self._dates(event)
         change = learn(times, claim, when, time, self._policy.memory.use_stored_state)
         if change.times:
             chosen = when.denied_at if change.refused else max(when.granted_at, when.denied_at)

@@ -79,7 +79,7 @@ def merge(one: Times, other: Times) -> dict[str, int]:
 
 def is_refused(times: Times, purpose: str) -> bool:
     """Whether the newest choice that counts is a refusal; on a tie it is."""
-    refused = max(times.get(entry(purpose, what), 0) for what in REFUSALS)
+    refused = _refused_at(times, purpose)
     return refused > 0 and times.get(entry(purpose, GRANTED), 0) <= refused
 
 
@@ -192,19 +192,19 @@ def learn(times: Times, claim: Claim, when: Dates, now: int, remember_undated: b
 
 def _change(times: Times, new: Mapping[str, int], withdrawn: Iterable[str] = ()) -> Change:
     """`withdrawn`: purposes that count as granted until now, whatever is known of them."""
-    newer = {name: time for name, time in new.items() if time > times.get(name, 0)}
-    merged = merge(times, newer)
-    refused = dict.fromkeys(name.rpartition(".")[0] for name in newer if name.rpartition(".")[2] in REFUSALS)
+    newer = {name: time for name, time in new.items() if time > times.get(name, 0)} if times else dict(new)
+    refused = dict.fromkeys(purpose for purpose, _, what in (name.rpartition(".") for name in newer) if what in REFUSALS)
+    if not refused:
+        return Change(newer)
+    merged = merge(times, newer) if times else newer
     in_force = tuple(purpose for purpose in refused if is_refused(merged, purpose))
-    return Change(
-        newer,
-        tuple(purpose for purpose in in_force if purpose in withdrawn or _was_granted(times, purpose, max(newer.values()))),
-        in_force,
-    )
+    until = max(newer.values())
+    granted = (purpose for purpose in in_force if purpose in withdrawn or (times and _was_granted(times, purpose, until)))
+    return Change(newer, tuple(granted), in_force)
 
 
 def _refused_at(times: Times, purpose: str) -> int:
-    return max(times.get(entry(purpose, what), 0) for what in REFUSALS)
+    return max(times.get(f"{purpose}.{DENIED}", 0), times.get(f"{purpose}.{WITHDRAWN}", 0))
 
 
 def _was_granted(times: Times, purpose: str, until: int) -> bool:

@@ -81,8 +81,9 @@ SPELLINGS: Mapping[str, str] = MappingProxyType(
 )  # fmt: skip
 """Folded name -> its one spelling."""
 
-LONGEST_WORD = 32
+LONGEST_WORD, LONGEST_NAME = 32, 128
 """Characters."""
+RESOLVED_KEPT = 8_192
 ACTIVE_GROUPS = frozenset({"onetrustactivegroups", "optanonactivegroups", "activegroups"})
 """Folded names of lists of what is granted: `,C0001,C0003,`. Groups that are missing there are denied."""
 PACKED = frozenset(
@@ -141,7 +142,7 @@ class Vocabulary:
                     continue  # numbers mean nothing unless it is known whose they are
                 other = self._any.get(name, meaning)
                 self._any[name] = Meaning(meaning.grants & other.grants, meaning.denies | other.denies)
-        self.general_names = tuple(sorted(general))
+        self._resolved: dict[tuple[str, str], tuple[Meaning | None, bool]] = {}
 
     def meaning(self, name: str, platform: str = "") -> Meaning | None:
         """Of a folded name, of which the platform's prefix was taken off; None where nothing maps it."""
@@ -167,6 +168,14 @@ class Vocabulary:
 
     def resolve(self, folded: str, platform: str) -> tuple[Meaning | None, bool]:
         """What a folded name means, and whether it is a part of something that must not have parts."""
+        resolved = self._resolved.get((folded, platform))
+        if resolved is None:
+            if len(self._resolved) >= RESOLVED_KEPT:
+                self._resolved.clear()
+            resolved = self._resolved[folded, platform] = self._resolve(folded, platform)
+        return resolved
+
+    def _resolve(self, folded: str, platform: str) -> tuple[Meaning | None, bool]:
         meaning = self._meaning_of(folded, platform)
         if meaning is not None:
             return meaning, False
@@ -188,22 +197,43 @@ class Choice(NamedTuple):
     word: Word
 
 
-class SignalSet(NamedTuple):
+class SignalSet:
     """The signals of one event, by what they are."""
 
-    values: Mapping[str, tuple[str, ...]]
-    """One spelling of a standard signal -> its values."""
-    choices: tuple[Choice, ...]
-    from_platform: bool
-    """A consent platform spoke in its own words; Consent Mode beside it can narrow, never widen."""
-    unmapped: tuple[str, ...]
-    """Names, as sent, that nothing maps."""
-    unmapped_refusal: bool
-    """One of those holds a refusal."""
-    unreadable: bool
-    """The consent object itself cannot be read."""
-    services: tuple[str, ...]
-    """Folded names of the platform's own choices."""
+    __slots__ = (
+        "_platform", "_vocabulary", "choices", "from_platform", "services", "unmapped", "unmapped_refusal", "unreadable",
+        "values",
+    )  # fmt: skip
+
+    def __init__(self, signals: Signals, vocabulary: Vocabulary, empty_denies: bool = True) -> None:
+        """`empty_denies`: an empty text counts as one that cannot be read."""
+        self.values: dict[str, list[str]] = {}
+        """One spelling of a standard signal -> its values."""
+        self.choices: list[Choice] = []
+        self.services: list[str] = []
+        """Folded names of the platform's own choices."""
+        self.from_platform = False
+        """A consent platform spoke in its own words; Consent Mode beside it can narrow, never widen."""
+        self.unmapped: list[str] = []
+        """Names, as sent, that nothing maps."""
+        self.unmapped_refusal = False
+        """One of those holds a refusal."""
+        self.unreadable = False
+        """The consent object itself cannot be read."""
+        self._vocabulary = vocabulary
+        self._platform = ""
+        others = []
+        for name, value in signals.items():
+            if value or empty_denies:
+                standard = standard_name(name)
+                if standard is None:
+                    others.append((name, value))
+                else:
+                    self.values.setdefault(standard, []).append(value)
+        if others:
+            self._platform = fold(self.first("platform"))
+            for name, value in others:
+                self._add(name, value)
 
     def first(self, name: str) -> str:
         """A value of a standard signal; empty where there is none."""
@@ -219,54 +249,66 @@ class SignalSet(NamedTuple):
         )
         return strictest(words)
 
+    def _add(self, name: str, value: str) -> None:
+        """A signal that is no standard one; texts that hold several choices are taken apart."""
+        folded = fold(name)
+        short = folded.removeprefix(CMP).rpartition(".")[2]
+        if short in ACTIVE_GROUPS:
+            active = {fold(part) for part in re.split(r"[,;|\s]+", value) if part}
+            for group in sorted({*filter(_GROUP.match, self._vocabulary.groups("onetrust")), *active}):
+                self._choose(name, f"{CMP}{group}", "granted" if group in active else "denied")
+        elif short in PACKED:
+            pairs = [(inner, text) for inner, text in _pairs(value) if self._is_choice(inner, text)]
+            for inner, text in pairs:
+                standard = standard_name(inner)
+                if standard is None:
+                    self._choose(f"{name}.{inner}"[:LONGEST_NAME], f"{CMP}{fold(inner)}", text)
+                else:
+                    self.values.setdefault(standard, []).append(text)
+            if not pairs and folded == WHOLE:
+                self.unreadable = True
+            elif not pairs:
+                self._choose(name, f"{CMP}{short}", value)
+        elif folded == "gdpr" and value in ("0", "1"):
+            self.values.setdefault("gdpr_applies", []).append(value)  # IAB's macros; words under that name are choices
+        else:
+            self._choose(name, folded, value)
 
-def signal_set(signals: Signals, vocabulary: Vocabulary, empty_denies: bool = True) -> SignalSet:
-    """The signals of one event under a vocabulary. `empty_denies`: an empty text counts as one that cannot be read."""
-    values: dict[str, list[str]] = {}
-    choices: list[Choice] = []
-    unmapped: list[str] = []
-    services: list[str] = []
-    from_platform = refusal = unreadable = False
-    platform = fold(next((text for name, text in signals.items() if SPELLINGS.get(fold(name)) == "platform"), ""))
-    for name, folded, value in _unpacked(signals, vocabulary, platform):
-        if not value and not empty_denies:
-            continue
-        standard = _standard(folded, value)
-        if standard is not None:
-            values.setdefault(standard, []).append(value)
-            continue
-        if folded == WHOLE:
-            unreadable = True
-            continue
+    def _is_choice(self, name: str, text: str) -> bool:
+        """Of a pair within a text; others say when, by which method or in which version it was chosen."""
+        folded = fold(name)
+        if folded in SPELLINGS or self._vocabulary.resolve(folded, self._platform)[0] is not None:
+            return True
+        return folded not in NOTES and (word_of(text) is not Word.INVALID or is_structure(text))
+
+    def _choose(self, name: str, folded: str, value: str) -> None:
+        """A choice of a consent platform, or what may be one."""
         is_choice = folded.startswith(CMP)
         if is_choice:
-            from_platform = True
-            services.append(folded)
-        meaning, is_part = vocabulary.resolve(folded, platform)
+            self.from_platform = True
+            self.services.append(folded)
+        meaning, is_part = self._vocabulary.resolve(folded, self._platform)
         word = word_of(value)
         if meaning is not None:
-            from_platform = True
-            choices.append(Choice(meaning, Word.INVALID if is_part else word))
+            self.from_platform = True
+            self.choices.append(Choice(meaning, Word.INVALID if is_part else word))
         elif is_part:
-            values.setdefault(_standard_above(folded), []).append("{}")
+            self.values.setdefault(_standard_above(folded), []).append("{}")
         else:
-            unmapped.append(name)
+            self.unmapped.append(name)
             # Under a platform's prefix whatever is no yes may be a no; elsewhere it may be a note about the choice.
-            refusal |= word is Word.DENY or (word is Word.INVALID and (is_choice or is_structure(value)))
-    by_name = {name: tuple(some) for name, some in values.items()}
-    names = tuple(sorted(services))
-    return SignalSet(by_name, tuple(choices), from_platform, tuple(unmapped), refusal, unreadable, names)
+            self.unmapped_refusal |= word is Word.DENY or (word is Word.INVALID and (is_choice or is_structure(value)))
 
 
-def _standard(folded: str, value: str) -> str | None:
-    """The standard signal of this name, or of what stands behind its last dot: `tcf.gdprApplies`."""
+@lru_cache(8_192)
+def standard_name(name: str) -> str | None:
+    """The standard signal of this name, or of what stands behind its last dot: `tcf.gdprApplies`. None for others."""
+    folded = fold(name)
     standard = SPELLINGS.get(folded)
     if standard is None and "." in folded:
         standard = SPELLINGS.get(folded.rpartition(".")[2])
         if folded.startswith(CMP) and standard not in CHOICES:
             return None  # a platform's own word, whatever it is called
-    if folded == "gdpr" and value in ("0", "1"):
-        return "gdpr_applies"  # as IAB's macros write it; words under that name are choices
     return standard
 
 
@@ -274,34 +316,6 @@ def _standard_above(folded: str) -> str:
     while folded not in SPELLINGS:
         folded = folded.rpartition(".")[0]
     return SPELLINGS[folded]
-
-
-def _unpacked(signals: Signals, vocabulary: Vocabulary, platform: str) -> Iterator[tuple[str, str, str]]:
-    """(name as sent, folded name, value), with texts that hold several choices taken apart."""
-    for name, value in signals.items():
-        folded = fold(name)
-        short = folded.removeprefix(CMP).rpartition(".")[2]
-        if short in ACTIVE_GROUPS:
-            active = {fold(part) for part in re.split(r"[,;|\s]+", value) if part}
-            for group in sorted({*filter(_GROUP.match, vocabulary.groups("onetrust")), *active}):
-                yield name, f"{CMP}{group}", "granted" if group in active else "denied"
-        elif short in PACKED and folded not in SPELLINGS:
-            choices = [pair for pair in _pairs(value) if _is_choice(*pair, vocabulary, platform)]
-            for inner, text in choices:
-                known = fold(inner)
-                yield f"{name}.{inner}"[:128], known if known in SPELLINGS else f"{CMP}{known}", text
-            if not choices:
-                yield name, folded if folded == WHOLE else f"{CMP}{short}", value
-        else:
-            yield name, folded, value
-
-
-def _is_choice(name: str, text: str, vocabulary: Vocabulary, platform: str) -> bool:
-    """Of a pair within a text; others say when, by which method or in which version it was chosen."""
-    folded = fold(name)
-    if folded in SPELLINGS or vocabulary.resolve(folded, platform)[0] is not None:
-        return True
-    return folded not in NOTES and (word_of(text) is not Word.INVALID or is_structure(text))
 
 
 def is_structure(text: str) -> bool:
@@ -361,7 +375,7 @@ __all__ = [
     "Vocabulary",
     "Word",
     "fold",
-    "signal_set",
+    "standard_name",
     "strictest",
     "word_of",
 ]

@@ -405,7 +405,7 @@ def test_no_truncation_grants_what_was_denied() -> None:
 
 
 @given(STRINGS.filter(lambda text: decode(text).tc_string), st.data())
-@settings(suppress_health_check=[HealthCheck.filter_too_much])
+@settings(suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow], deadline=None)
 def test_no_truncation_hides_a_european_section(text: str, data: st.DataObject) -> None:
     """As long as the header is whole, a TC string of the string is judged, cut or not."""
     whole = decode(text)

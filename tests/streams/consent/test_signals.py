@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from streams.consent.decide import decide
 from streams.consent.evidence import Reader
 from streams.consent.policy import BITS, PACKAGED, Policy, load_policy, parse_policy
-from streams.consent.signals import DENIALS, GRANTS, fold, signal_set
+from streams.consent.signals import DENIALS, GRANTS, SignalSet, fold
 from tests.streams.consent.strings import tc_string
 
 POLICY = load_policy(PACKAGED)
@@ -144,7 +144,7 @@ def test_a_refusal_under_a_name_that_nothing_maps_denies_what_nothing_else_speak
 def test_a_grant_under_a_name_that_nothing_maps_grants_nothing(value: str) -> None:
     """Neither where silence denies nor in place of another signal."""
     assert mask({"vendor-x": value, "cmp.vendor-y": value}, "DE") == 0
-    assert signal_set({"vendor-x": value}, POLICY.vocabulary).unmapped == ("vendor-x",)
+    assert SignalSet({"vendor-x": value}, POLICY.vocabulary).unmapped == ["vendor-x"]
 
 
 def test_unmapped_names_are_told_as_they_were_sent() -> None:
