@@ -14,7 +14,8 @@ from schemas.registry import Registry
 from streams.identity.app import build
 from streams.identity.deferred import DEFERRED
 from streams.identity.reading import CONSENTED, RESOLVED
-from streams.identity.stage import REQUESTS, REVOCATIONS, IdentityStage
+from streams.identity.revocation import REQUESTS, REVOCATIONS
+from streams.identity.stage import IdentityStage
 from streams.runtime.follow import stable_end
 from streams.runtime.stage import Batch, Outcome
 
@@ -31,6 +32,15 @@ def event(n: int, nodes: Iterable[str], **said: object) -> bytes:
         "region": "", "signals": {}, "identifiers": sorted(nodes), "event_ts": 0, "event_ts_source": "", "protocol": "", **said,
     }  # fmt: skip
     return encode(REGISTRY.latest(CONSENTED), record)
+
+
+def revocation(subject: str, **said: object) -> bytes:
+    """A record of consent.revocations."""
+    record = {
+        "subject": subject, "site": "shop.example", "regulation": "opt-in", "purposes": ["analytics", "marketing"],
+        "withdrawn_ts": T, "received_ts": T + 9, "evidence": "e", "withdrawal": True, **said,
+    }  # fmt: skip
+    return encode(REGISTRY.latest(REVOCATIONS), record)
 
 
 def end_of(settings: Settings, partition: int, topic: str = CONSENTED) -> int:

@@ -18,8 +18,8 @@ from streams.identity.deferred import DEFERRED
 from streams.identity.fence import Lost
 from streams.identity.log import diff, mend, read_log
 from streams.identity.redis_store import RedisStore
+from streams.identity.revocation import REQUESTS
 from streams.identity.rules import View
-from streams.identity.stage import REQUESTS
 from streams.identity.store import Away
 from streams.runtime.follow import read_partition
 from tests.house.standing import wait_until
