@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, find, given, settings
 from hypothesis import strategies as st
 
 from infra.metrics import Metrics
-from schemas.codec import Record, decode
+from schemas.codec import Record, decode, encode
 from streams.identity.reading import CONSENTED
 from streams.identity.redis_store import RedisStore
 from streams.identity.refusals import Refusals
@@ -30,7 +30,6 @@ from tests.streams.identity.crashing import (
     WatchedStore,
     Withdrawal,
     World,
-    groups_of,
 )
 from tests.streams.identity.line import REGISTRY, T, event, revocation
 from tests.streams.identity.test_crashes import CONFLICTED, NODES, PEACEFUL, PLANS, oracle, spread
@@ -165,10 +164,9 @@ def test_a_refusal_where_nothing_was_granted_asks_no_room() -> None:
 
 def test_records_of_the_first_version_are_withdrawals() -> None:
     """They do not say whether something was granted: every room is asked, as before."""
-    room, first = Room(), REGISTRY.versions(REVOCATIONS)[0]
+    room = Room()
+    first = next(found for n in range(1, 99) if (found := REGISTRY.by_id(n)).topic == REVOCATIONS)
     assert "withdrawal" not in first.names
-    from schemas.codec import encode
-
     record = decode(REGISTRY, revocation(PHONE))[1]
     del record["withdrawal"]
     assert len(room.handle(REVOCATIONS, encode(first, record)).out[REQUESTS]) == 1
@@ -338,7 +336,7 @@ def test_every_single_step_may_be_the_last() -> None:
 
 def test_who_takes_what_it_remembered_for_signalled_loses_refusals() -> None:
     """The negative control: a crash between the graph and the commit leaves an id that is never told."""
-    _, withdrawals, world = find(
+    *_, world = find(
         refusing(PEACEFUL, SureStore),
         lambda made: bool(unheard(made[2], made[1], lambda at: component(made[2].store, at).live)),
         settings=settings(deadline=None, max_examples=2_000, suppress_health_check=[HealthCheck.too_slow]),
@@ -442,7 +440,8 @@ def in_turns(schedule: Callable[[int], int], *batches: tuple[str, Sequence[bytes
 
 
 JOINED = (CONSENTED, [event(90, [LAPTOP, TABLET])])
-REFUSED = (REVOCATIONS, [revocation(PHONE)])
+REFUSED = (REVOCATIONS, [revocation(LAPTOP)])
+"""Of a node that is no root, so that the root, which the link is made to, hears of it later."""
 
 
 def test_a_refusal_and_a_link_in_any_turns() -> None:
@@ -451,18 +450,18 @@ def test_a_refusal_and_a_link_in_any_turns() -> None:
     for first in range(steps + 1):
         for second in range(first, steps + 1):
             for begins in (0, 1):
-                turns = lambda step, at=(first, second), one=begins: one if at[0] <= step < at[1] else 1 - one  # type: ignore[misc] # noqa: E731
+                turns = lambda step, at=(first, second), one=begins: one if at[0] <= step < at[1] else 1 - one  # noqa: E731
                 told, _ = in_turns(turns, REFUSED, JOINED)
-                assert told >= {LAPTOP, TABLET, EMAIL}, (first, second, begins)
+                assert told >= {PHONE, TABLET, EMAIL}, (first, second, begins)
 
 
-@given(st.lists(st.integers(0, 2), max_size=60), st.permutations([USER, EMAIL, PHONE]))
+@given(st.lists(st.integers(0, 2), max_size=60), st.sampled_from([PHONE, LAPTOP]))
 @settings(deadline=None, max_examples=300)
-def test_two_links_and_a_refusal_in_any_turns(turns: list[int], ends: list[str]) -> None:
+def test_two_links_and_a_refusal_in_any_turns(turns: list[int], subject: str) -> None:
     """A chain of two links, each by a worker of its own, in any order of calls: the refusal reaches its other end."""
     links = [(CONSENTED, [event(90, sorted([LAPTOP, TABLET]))]), (CONSENTED, [event(91, sorted([EMAIL, USER]))])]
-    told, _ = in_turns(lambda step: turns[step] if step < len(turns) else 0, *links, (REVOCATIONS, [revocation(PHONE)]))
-    assert told >= {LAPTOP, TABLET, EMAIL, USER}
+    told, _ = in_turns(lambda step: turns[step] if step < len(turns) else 0, *links, (REVOCATIONS, [revocation(subject)]))
+    assert told >= {PHONE, LAPTOP, TABLET, EMAIL, USER} - {subject}
 
 
 def test_a_rewritten_link_whose_worker_ended_is_handed_over() -> None:
@@ -516,11 +515,3 @@ def test_it_is_bounded(graph: RedisStore) -> None:
     (signals,) = room.visit(USER, PHONE).values()
     assert len(signals) == 512
     assert room.visit(USER, LAPTOP).keys() == {LAPTOP}
-
-
-def test_groups_are_what_the_graph_says() -> None:
-    """The oracle of these tests, on a small example."""
-    room = Room()
-    room.visit(USER, PHONE)
-    assert isinstance(room.store, MemoryStore)
-    assert groups_of(room.store.slots, [USER, PHONE, LAPTOP]) == {frozenset({USER, PHONE}), frozenset({LAPTOP})}
