@@ -14,7 +14,7 @@ from schemas.registry import Registry
 from streams.identity.app import build
 from streams.identity.deferred import DEFERRED
 from streams.identity.reading import CONSENTED, RESOLVED
-from streams.identity.revocation import REQUESTS, REVOCATIONS
+from streams.identity.revocation import REQUESTS, REVOCATIONS, SIGNALS
 from streams.identity.stage import IdentityStage
 from streams.runtime.follow import stable_end
 from streams.runtime.stage import Batch, Outcome
@@ -66,6 +66,8 @@ class Line:
         self.metrics = [Metrics() for _ in range(workers)]
         self.workers = [build(settings, metrics) for metrics in self.metrics]
         self.resolved: list[Record] = []
+        self.signals: list[Record] = []
+        """What the consent room was told."""
         self.ends = [end_of(settings, worker) for worker in range(workers)]
         for worker, stage in enumerate(self.workers):
             stage.on_restore(DEFERRED, worker, ())
@@ -106,6 +108,11 @@ class Line:
         self.commit(outcome)
         return [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out.get(REQUESTS, ())]
 
+    def spoil(self) -> None:
+        """Put something that is no record on the topic of withdrawals."""
+        self._producer.produce(REVOCATIONS, b"rubbish", b"k", 0)
+        assert self._producer.flush(10) == 0
+
     def tick(self, *workers: int) -> list[Outcome]:
         """What workers do between batches; committed."""
         outcomes = []
@@ -120,6 +127,7 @@ class Line:
             for key, value, partition in outputs if topic != RESOLVED else ():
                 self._producer.produce(topic, value, key, max(partition, 0))
         assert self._producer.flush(10) == 0
+        self.signals += [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out.get(SIGNALS, ())]
         for hook in outcome.after_commit:
             hook()
         for worker in self.workers:
