@@ -1,7 +1,7 @@
 """Refusals on their way to every linked id, also to those that are linked later.
 
 Two writers may meet: one that expands a refusal, and one that makes a link. Each does its own part first and then looks for the
-other's: who expands lets nodes remember the refusal and then enumerates the component, again until nothing new is found; who
+other's: who expands lets nodes remember the refusal and then enumerates the component, again until it has not grown; who
 links writes the slot and then reads what both ends of it have refused. So whichever link is missing in the last enumeration was
 written after it, and whoever wrote it reads the refusal at that end.
 
@@ -11,6 +11,7 @@ link: a replay meets both, and signals again what may never have left.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 from infra.errors import Retryable
@@ -61,10 +62,12 @@ def hand_over(store: GraphStore, links: Iterable[tuple[str, str]]) -> Pending:
     """What the nodes of components that these links (child, parent) have joined refused, as far as others of them may not have
     heard of it. One round trip where none of the ends has refused anything. Retryable."""
     pairs = list(links)
-    ends = sorted({end for pair in pairs for end in pair})
+    ends = list(dict.fromkeys(chain.from_iterable(pairs)))
     refusing = {end for end, memory in zip(ends, store.refusals(ends), strict=True) if memory}
+    if not refusing:
+        return {}
     joined = sorted({end for pair in pairs if not refusing.isdisjoint(pair) for end in pair})
-    return _spread(store, joined, lambda _linked, memories: newest(memories))[1] if joined else {}
+    return _spread(store, joined, lambda _linked, memories: newest(memories))[1]
 
 
 def _spread(store: GraphStore, nodes: Sequence[str], wanted: Wanted) -> tuple[list[Component], Pending]:
@@ -72,13 +75,13 @@ def _spread(store: GraphStore, nodes: Sequence[str], wanted: Wanted) -> tuple[li
     added: Pending = {}
     for _ in range(ROUNDS):
         linked = components(store, nodes)
-        live = {some.live: some for some in linked if some.live}
-        everybody = [node for some in live for node in some]
+        by_members = {component.live: component for component in linked}
+        everybody = [node for members in by_members for node in members]
         memories = dict(zip(everybody, store.refusals(everybody), strict=True))
         new, pending = Pending(), Pending()
-        for some, found in live.items():
-            refusals = wanted(found, [memories[node] for node in some])
-            for node in some if refusals else ():
+        for members, component in by_members.items():
+            refusals = wanted(component, [memories[node] for node in members])
+            for node in members if refusals else ():
                 # Of one that remembers too much already, the oldest ones do not stay: they are signalled all the same.
                 known = {**added.get(node, NONE), **memories[node]}
                 if missing := lacking(known, refusals):

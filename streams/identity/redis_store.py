@@ -11,7 +11,7 @@ from redis.exceptions import RedisClusterException
 
 from infra.errors import ConfigError, Retryable
 from streams.identity import scripts
-from streams.identity.refusals import Refusals, confirmed, from_text, merged, to_text
+from streams.identity.refusals import NONE, Refusals, confirmed, from_text, merged, to_text
 from streams.identity.rules import LIMITS, Pair, Slot, Write, is_root
 from streams.identity.store import Away, Held
 
@@ -30,6 +30,8 @@ _TAG = {f"{n:02x}": n % TAGS for n in range(256)}
 _BRACED = [f"{{{tag:02x}}}" for tag in range(TAGS)]
 _KEYS = {two: f"n:{_BRACED[tag]}:" for two, tag in _TAG.items()}
 """What keys of slots begin with, by a node's first two letters behind its tier."""
+_REFUSAL_KEYS = {two: f"f:{_BRACED[tag]}:" for two, tag in _TAG.items()}
+"""The same of keys of refusals."""
 CHUNK = 5_000
 """Keys of one MGET: Redis answers nobody else meanwhile."""
 FIRST_SLOT = 37
@@ -255,7 +257,7 @@ class RedisStore:
 
     def refusals(self, nodes: Sequence[str]) -> list[Refusals]:
         """See `GraphStore`."""
-        return [from_text(text) for text in self._refusal_texts(nodes)]
+        return [from_text(text) if text else NONE for text in self._refusal_texts(nodes)]
 
     def refuse(self, refusals: Mapping[str, Refusals]) -> None:
         """See `GraphStore`."""
@@ -267,7 +269,7 @@ class RedisStore:
 
     def _refusal_texts(self, nodes: Sequence[str]) -> list[bytes | None]:
         # Texts and not hashes: most nodes have none, and one MGET says so of all nodes of a batch.
-        return self._mget([(tag_of(node), _key("f", node)) for node in nodes])
+        return self._mget([(_TAG[node[1:3]], _REFUSAL_KEYS[node[1:3]] + node) for node in nodes])
 
     def _revise(self, refusals: Mapping[str, Refusals], revise: Callable[[Refusals, Refusals], Refusals]) -> None:
         """Replace what each node remembers by what `revise` makes of it and of the new ones. Retryable."""

@@ -120,9 +120,9 @@ def test_both_sides_hand_over_what_they_refused() -> None:
     room.withdraw(LAPTOP, purposes=["analytics"], site="other.example", withdrawn_ts=T + 2)
     room.visit(USER, PHONE)
     signals = room.visit(USER, LAPTOP)
-    seen = {node: {(r["site"], *r["purposes"], r["chosen_ts"]) for r in records} for node, records in signals.items()}
+    by_node = {node: {(r["site"], *r["purposes"], r["chosen_ts"]) for r in records} for node, records in signals.items()}
     newer = {("shop.example", "marketing", T + 5), ("other.example", "analytics", T + 2)}
-    assert seen == {USER: newer, PHONE: newer}
+    assert by_node == {USER: newer, PHONE: newer}
 
 
 def test_two_events_of_one_batch() -> None:
@@ -260,13 +260,13 @@ def test_no_link_costs_nothing() -> None:
 
 def unheard(world: World, withdrawals: Sequence[Withdrawal], alike: Callable[[str], Sequence[str]]) -> list[tuple[str, str]]:
     """(Subject, node): linked in the end, and the consent room was never told of the node."""
-    told: dict[str, int] = {}
+    signalled: dict[str, int] = {}
     for record in world.signals:
-        told[record["subject"]] = max(record["chosen_ts"], told.get(record["subject"], 0))
+        signalled[record["subject"]] = max(record["chosen_ts"], signalled.get(record["subject"], 0))
     own: dict[str, int] = {}
     for subject, at in withdrawals:
         own[subject] = max(at, own.get(subject, 0))
-    heard = {node: max(told.get(node, 0), own.get(node, 0)) for node in {*told, *own}}
+    heard = {node: max(signalled.get(node, 0), own.get(node, 0)) for node in {*signalled, *own}}
     return [(subject, node) for subject, at in withdrawals for node in alike(subject) if heard.get(node, 0) < at]
 
 
@@ -428,15 +428,15 @@ def in_turns(schedule: Callable[[int], int], *batches: tuple[str, Sequence[bytes
     before = Room(store)
     before.visit(PHONE, LAPTOP)
     before.visit(TABLET, EMAIL)
-    told: set[str] = set()
+    signalled: set[str] = set()
 
     def work(topic: str, values: Sequence[bytes]) -> Callable[[], None]:
         room = Room(store)
         room._offset = 10 * len(values) + len(topic)
-        return lambda: told.update(signals_of(room.handle(topic, *values)))
+        return lambda: signalled.update(signals_of(room.handle(topic, *values)))
 
     steps = store.run(*(work(*batch) for batch in batches))
-    return told, steps
+    return signalled, steps
 
 
 JOINED = (CONSENTED, [event(90, [LAPTOP, TABLET])])
@@ -451,8 +451,8 @@ def test_a_refusal_and_a_link_in_any_turns() -> None:
         for second in range(first, steps + 1):
             for begins in (0, 1):
                 turns = lambda step, at=(first, second), one=begins: one if at[0] <= step < at[1] else 1 - one  # noqa: E731
-                told, _ = in_turns(turns, REFUSED, JOINED)
-                assert told >= {PHONE, TABLET, EMAIL}, (first, second, begins)
+                signalled, _ = in_turns(turns, REFUSED, JOINED)
+                assert signalled >= {PHONE, TABLET, EMAIL}, (first, second, begins)
 
 
 @given(st.lists(st.integers(0, 2), max_size=60), st.sampled_from([PHONE, LAPTOP]))
@@ -460,8 +460,8 @@ def test_a_refusal_and_a_link_in_any_turns() -> None:
 def test_two_links_and_a_refusal_in_any_turns(turns: list[int], subject: str) -> None:
     """A chain of two links, each by a worker of its own, in any order of calls: the refusal reaches its other end."""
     links = [(CONSENTED, [event(90, sorted([LAPTOP, TABLET]))]), (CONSENTED, [event(91, sorted([EMAIL, USER]))])]
-    told, _ = in_turns(lambda step: turns[step] if step < len(turns) else 0, *links, (REVOCATIONS, [revocation(subject)]))
-    assert told >= {PHONE, LAPTOP, TABLET, EMAIL, USER} - {subject}
+    signalled, _ = in_turns(lambda step: turns[step] if step < len(turns) else 0, *links, (REVOCATIONS, [revocation(subject)]))
+    assert signalled >= {PHONE, LAPTOP, TABLET, EMAIL, USER} - {subject}
 
 
 def test_a_rewritten_link_whose_worker_ended_is_handed_over() -> None:
