@@ -34,7 +34,8 @@ MetricName = Literal[
     "headwater_identity_conflicts_total",  # nodes that were demoted: they cannot be one person's, by rule
     "headwater_identity_degraded",  # 1 while events pass unresolved because the graph is away
     "headwater_identity_deferred",  # records that passed so, and whose links are due
-    "headwater_revocations_total",  # withdrawals expanded to linked ids, by whether all of them were
+    "headwater_revocations_total",  # refusals expanded to linked ids, by whether all of them were
+    "headwater_refusals_handed_over_total",  # ids that got refusals of what they were linked with
     "headwater_privacy_requests",  # privacy requests by state: open, overdue
     # warehouse
     "headwater_inserted_total",  # rows inserted, by table
@@ -95,7 +96,8 @@ TABLE: dict[MetricName, tuple[type[Counter] | type[Gauge] | type[Histogram], str
     "headwater_identity_conflicts_total": (Counter, "Nodes that were demoted", ("rule",)),
     "headwater_identity_degraded": (Gauge, "1 while events pass unresolved", ()),
     "headwater_identity_deferred": (Gauge, "Records whose links are due", ()),
-    "headwater_revocations_total": (Counter, "Withdrawals expanded to linked ids", ("whole",)),
+    "headwater_revocations_total": (Counter, "Refusals expanded to linked ids", ("whole",)),
+    "headwater_refusals_handed_over_total": (Counter, "Ids that got refusals of what they were linked with", ()),
     "headwater_privacy_requests": (Gauge, "Privacy requests that not every room has answered", ("state",)),
     "headwater_inserted_total": (Counter, "Rows inserted", ("table",)),
     "headwater_insert_seconds": (Histogram, "Seconds of one insert", ("table",)),

@@ -18,7 +18,7 @@ from infra.errors import ConfigError, Retryable, no_house
 from infra.kafka import settings_with_kafka
 from infra.settings import Settings, load_settings
 from streams.identity.app import open_store
-from streams.identity.log import LogIndex, diff, read_log, rebuild, why
+from streams.identity.log import LogIndex, diff, read_log, rebuild, recall_refusals, why
 from streams.identity.nodes import alias
 from streams.identity.redis_store import RedisStore
 from streams.identity.revocation import MOST_NODES, climb, component
@@ -76,7 +76,7 @@ def known(store: RedisStore, names: Sequence[str]) -> list[str]:
 
 @app.command("rebuild", epilog="Example: headwater identity rebuild")
 def rebuild_command(as_json: AsJson = False) -> None:
-    """Write every slot of `identity.merges` that is missing or older in Redis.
+    """Write every slot of `identity.merges` that is missing or older in Redis, and the refusals of `consent.revocations`.
 
     For a Redis that was lost or restored from a backup. Stop the identity workers before: one that meets an id whose slot was
     lost links it anew, and the newer link would stand.
@@ -90,6 +90,7 @@ def rebuild_command(as_json: AsJson = False) -> None:
             advance(n)
 
         written = rebuild(read_log(settings), store, count)
+        recall_refusals(settings, store, advance)
     typer.echo(
         json.dumps({"records": read, "written": written}) if as_json else f"{read:,} records read, {written:,} slots written"
     )

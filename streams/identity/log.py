@@ -13,13 +13,15 @@ from typing import NamedTuple, Self
 
 from infra.logs import get_logger
 from infra.settings import Settings
-from schemas.codec import Record, decode
+from schemas.codec import Record, Undecodable, decode
 from schemas.registry import Registry
 from streams.identity.evidence import LINKS
 from streams.identity.fence import MendedStore
+from streams.identity.handover import expand
 from streams.identity.nodes import NodeKeys
-from streams.identity.reading import DAY_MS
+from streams.identity.reading import DAY_MS, is_node
 from streams.identity.redis_store import RedisStore
+from streams.identity.revocation import REVOCATIONS, outlived
 from streams.identity.rules import ERASED, LIMITS, Pair, Slot, is_root, limited
 from streams.identity.slots import MERGES, slot_of
 from streams.runtime.follow import read_topic
@@ -99,6 +101,29 @@ def readmit(settings: Settings, store: RedisStore) -> None:
             store.admit([pair for pair in pairs if erased.isdisjoint(pair[:2])], day)
 
 
+def recall_refusals(settings: Settings, store: RedisStore, progress: Progress) -> None:
+    """Let ids remember again what they, and what is linked to them, refused, as far back as `consent.revocations` reaches. What
+    the linked ones remember is pending: the next link signals it once more. Retryable."""
+    registry = Registry(settings.contracts)
+    for records in read_topic(settings, REVOCATIONS):
+        revocations = list(_revocations(registry, (value for _, value in records)))
+        slots = store.read([revocation["subject"] for revocation in revocations])
+        pairs = zip(revocations, slots, strict=True)
+        expand(store, [revocation for revocation, slot in pairs if not outlived(revocation, slot)])
+        progress(len(records))
+
+
+def _revocations(registry: Registry, values: Iterable[bytes | None]) -> Iterator[Record]:
+    """Those that can be read: the stage has buried the others."""
+    for value in values:
+        try:
+            contract, record = decode(registry, value or b"")
+        except Undecodable:
+            continue
+        if contract.topic == REVOCATIONS and is_node(record["subject"]):
+            yield record
+
+
 def mend(settings: Settings, store: MendedStore, who: str) -> None:
     """See that Redis is what the log says, unless it is known to be so already. Retryable."""
     if store.whole():
@@ -106,6 +131,7 @@ def mend(settings: Settings, store: MendedStore, who: str) -> None:
     with store.mending(who) as still:
         written = rebuild(read_log(settings), store, lambda _records: still())
         readmit(settings, store)
+        recall_refusals(settings, store, lambda _records: still())
         store.declare_whole()
     get_logger().info("identity graph read back from its log", slots_written=written)
 
@@ -238,4 +264,4 @@ def diff(log: Iterator[Sequence[Logged]], store: RedisStore, progress: Progress)
     return Difference(logged, missing, other, unlogged, pending, tuple(examples))
 
 
-__all__ = ["Difference", "LogIndex", "Logged", "diff", "read_log", "rebuild", "why"]
+__all__ = ["Difference", "LogIndex", "Logged", "diff", "read_log", "rebuild", "recall_refusals", "why"]

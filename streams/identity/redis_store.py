@@ -9,8 +9,9 @@ import redis
 from redis.crc import key_slot
 from redis.exceptions import RedisClusterException
 
-from infra.errors import ConfigError
+from infra.errors import ConfigError, Retryable
 from streams.identity import scripts
+from streams.identity.refusals import NONE, Refusals, confirmed, from_text, merged, to_text
 from streams.identity.rules import LIMITS, Pair, Slot, Write, is_root
 from streams.identity.store import Away, Held
 
@@ -18,12 +19,19 @@ DAY_S = 86_400
 """How long a duplicate is recognised at least, seconds; twice as long at most."""
 NOTE_S = 30 * 86_400
 """How long a split can be completed, seconds."""
+REFUSAL_S = 395 * DAY_S
+"""How long a node's refusals are kept after the last one that was new, seconds: as long as the consent policy remembers choices
+(`memory.max_age_days`, as delivered)."""
+REVISIONS = 50
+"""How often refusals are merged anew because another worker was faster, before the batch waits a little."""
 TAGS = 64
 """Redis Cluster hash tags: as many groups of keys that can be read by one MGET each."""
 _TAG = {f"{n:02x}": n % TAGS for n in range(256)}
 _BRACED = [f"{{{tag:02x}}}" for tag in range(TAGS)]
 _KEYS = {two: f"n:{_BRACED[tag]}:" for two, tag in _TAG.items()}
 """What keys of slots begin with, by a node's first two letters behind its tier."""
+_REFUSAL_KEYS = {two: f"f:{_BRACED[tag]}:" for two, tag in _TAG.items()}
+"""The same of keys of refusals."""
 CHUNK = 5_000
 """Keys of one MGET: Redis answers nobody else meanwhile."""
 FIRST_SLOT = 37
@@ -41,9 +49,9 @@ class RedisStore:
 
     `n:{tag}:<node>` = state (P pending, D in the log), parent, epoch, and what the node is marked as; `c:{tag}:<node>` = set
     of nodes whose slot may point at it; `w:{tag}:<node>:<rule>` = sorted set of what it was linked with lately, by day, under a
-    limit; `s:{tag}:<node>` = what its split has to write; `r:{tag}` = set of nodes that were rewritten and not confirmed since;
-    `e:{tag}:<day>` = hash of event -> place. Every shard is spoken to by a client of its own: what a batch needs of it is one
-    round trip.
+    limit; `s:{tag}:<node>` = what its split has to write; `f:{tag}:<node>` = its refusals; `r:{tag}` = set of nodes that were
+    rewritten and not confirmed since; `e:{tag}:<day>` = hash of event -> place. Every shard is spoken to by a client of its
+    own: what a batch needs of it is one round trip.
     """
 
     def __init__(self, connect: Callable[[], redis.Redis | redis.RedisCluster]) -> None:
@@ -245,6 +253,41 @@ class RedisStore:
         found = self._run([(tag_of(node), ("SMEMBERS", _key("c", node))) for node in nodes])
         return [{child.decode() for child in some} for some in found]
 
+    # -- refusals
+
+    def refusals(self, nodes: Sequence[str]) -> list[Refusals]:
+        """See `GraphStore`."""
+        return [from_text(text) if text else NONE for text in self._refusal_texts(nodes)]
+
+    def refuse(self, refusals: Mapping[str, Refusals]) -> None:
+        """See `GraphStore`."""
+        self._revise(refusals, merged)
+
+    def confirm_refusals(self, refusals: Mapping[str, Refusals]) -> None:
+        """See `GraphStore`."""
+        self._revise(refusals, confirmed)
+
+    def _refusal_texts(self, nodes: Sequence[str]) -> list[bytes | None]:
+        # Texts and not hashes: most nodes have none, and one MGET says so of all nodes of a batch.
+        return self._mget([(_TAG[node[1:3]], _REFUSAL_KEYS[node[1:3]] + node) for node in nodes])
+
+    def _revise(self, refusals: Mapping[str, Refusals], revise: Callable[[Refusals, Refusals], Refusals]) -> None:
+        """Replace what each node remembers by what `revise` makes of it and of the new ones. Retryable."""
+        waiting = list(refusals)
+        for _ in range(REVISIONS):
+            if not waiting:
+                return
+            replaced: dict[str, tuple[bytes, str]] = {}
+            for node, text in zip(waiting, self._refusal_texts(waiting), strict=True):
+                held = from_text(text)
+                revised = revise(held, refusals[node])
+                if revised is not held:
+                    replaced[node] = text or b"", to_text(revised)
+            before, after = [text for text, _ in replaced.values()], [text for _, text in replaced.values()]
+            answers = self._each(scripts.REPLACE, "f", list(replaced), before, after, [REFUSAL_S] * len(replaced))
+            waiting = [node for node, answer in zip(replaced, answers, strict=True) if not answer]
+        raise Retryable("other workers change the refusals of the same nodes all the time")
+
     # -- notes
 
     def note(self, node: str, text: str) -> None:
@@ -259,6 +302,7 @@ class RedisStore:
     def forget(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
         """See `GraphStore`."""
         commands = [(tag_of(node), ("DEL", *_sets(node))) for node in nodes]
+        commands += [(tag_of(node), ("DEL", _key("f", node))) for node in nodes]
         commands += [(tag_of(at), (f"{kind}REM", key, *some)) for at, kind, key, some in _memberships(nodes, holders)]
         commands += [(tag_of(at), ("DEL", _key("s", at))) for at in self._noted(nodes, holders)]
         return sum(self._run(commands))
@@ -266,6 +310,7 @@ class RedisStore:
     def holding(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
         """See `GraphStore`."""
         found: int = sum(self._run([(tag_of(node), ("EXISTS", *_sets(node))) for node in nodes]))
+        found += sum(self._run([(tag_of(node), ("EXISTS", _key("f", node))) for node in nodes]))
         members = list(_memberships(nodes, holders))
         asked = [(tag_of(at), ("SMISMEMBER" if kind == "S" else "ZMSCORE", key, *some)) for at, kind, key, some in members]
         found += sum(held not in (0, None) for answers in self._run(asked) for held in answers)

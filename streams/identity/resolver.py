@@ -10,6 +10,7 @@ from schemas.registry import Registry
 from streams.identity.combination import SHARED_IDS, STAMPED, UNRESOLVED, Combination, Stamp
 from streams.identity.evidence import CONFLICTS, Evidence, conflict_record
 from streams.identity.graph import Graph, Met
+from streams.identity.handover import Handover
 from streams.identity.nodes import Alias
 from streams.identity.reading import DAY_MS, MINUTE_MS, RESOLVED, Event, Reader, Where
 from streams.identity.recent import Recent
@@ -24,11 +25,12 @@ DUPLICATE, ERASURE = "DUPLICATE", "ERASED"
 class Resolver:
     """Works on batches of events with a graph, or without it while it is away."""
 
-    def __init__(self, registry: Registry, graph: Graph, metrics: Metrics, alias: Alias) -> None:
+    def __init__(self, registry: Registry, graph: Graph, metrics: Metrics, alias: Alias, handover: Handover) -> None:
         self._registry = registry
         self._graph = graph
         self._metrics = metrics
         self._alias = alias
+        self._handover = handover
         self.evidence = Evidence(registry)
         self._reader = Reader(registry)
         self._slots = SlotLog(registry)
@@ -148,6 +150,7 @@ class Resolver:
             if write.rule:
                 self._demoted(outcome, view, write, event)
             logged.append(self._slots.output(node, slot, event.event_id.decode(), event.collector_ts))
+        self._handover.add(outcome, slots)
         outcome.after_commit.append(partial(self._graph.store.confirm, slots))
 
     def _demoted(self, outcome: Outcome, view: View, write: Write, event: Event) -> None:

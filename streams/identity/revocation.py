@@ -4,9 +4,10 @@ import hashlib
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from streams.identity.rules import ERASED, USER, Slot, is_root
+from streams.identity.rules import ERASED, USER, Slot, View, is_root
 from streams.identity.store import GraphStore
 
+REVOCATIONS, SIGNALS, REQUESTS = "consent.revocations", "consent.signals", "privacy.requests"
 MOST_NODES = 10_000
 """Of one component; more is no person, and what lies beyond is not expanded."""
 
@@ -20,6 +21,8 @@ class Component(NamedTuple):
     """What events of these nodes can have been stamped with: any of them was a root once, or a user's label."""
     whole: bool
     """False: there are more than `MOST_NODES`."""
+    live: tuple[str, ...]
+    """Those of the nodes that are neither shared nor erased: they get and give refusals."""
 
 
 def climb(store: GraphStore, node: str, slot: Slot | None) -> tuple[str, Slot | None]:
@@ -38,30 +41,75 @@ def hanging(store: GraphStore, level: Sequence[str], seen: Container[str]) -> di
 
 
 def component(store: GraphStore, node: str) -> Component:
-    """Up to the root by slots, then down by children whose slot holds. Retryable while the store is away.
+    """Of one node; see `components`. Retryable while the store is away."""
+    return components(store, [node])[0]
 
-    A node that was demoted is nobody's: it is alone. What hung under it before stays with its root.
+
+def components(store: GraphStore, nodes: Sequence[str]) -> list[Component]:
+    """For each node, up to the root by slots, then down by children whose slot holds: as many round trips as the deepest takes.
+    Retryable while the store is away.
+
+    A node that was demoted is nobody's: it is alone. What hung under it before stays with its root; but what hangs under a
+    demoted user is free, each branch by itself (see `rules.plan`).
     """
-    (slot,) = store.read([node])
-    if slot is not None and slot.state:
-        return Component((node,), (node,), whole=True)
-    root, slot = climb(store, node, slot)
-    # From the root down, the node's own branch included: it may lie in the middle of a tree.
-    found, shared, level = {root}, set[str](), [root]
-    labels = {slot.parent} if root[0] == USER and slot is not None else set[str]()
-    while level and len(found) < MOST_NODES:
-        below = hanging(store, level, found | shared)
-        level = sorted(below)[: MOST_NODES - len(found)]
-        shared.update(child for child in level if below[child].state)
-        found.update(child for child in level if child not in shared)
-    whole = len(found) < MOST_NODES
-    found.add(node)
-    return Component(tuple(sorted(found)), tuple(sorted(found | shared | labels)), whole)
+    view = View()
+    while wanted := sorted(view.missing(nodes)):
+        view.slots.update(zip(wanted, store.read(wanted), strict=True))
+    tops = {node: _top(view, node) for node in nodes if not view.marked(node)}
+    trees = {top: _Tree(top, view.slots.get(top)) for top in tops.values()}
+    _descend(store, trees)
+    alone = {node: Component((node,), (node,), True, ()) for node in nodes if node not in tops}
+    return [alone[node] if node in alone else trees[tops[node]].component(view, node) for node in nodes]
 
 
-def outlived(store: GraphStore, revocation: Mapping[str, Any]) -> bool:
-    """Whether who withdrew was erased since: read again, her withdrawal names nobody any more. Retryable."""
-    (slot,) = store.read([revocation["subject"]])
+def _top(view: View, node: str) -> str:
+    """The root of the tree that a node that is not demoted belongs to."""
+    root = view.find(node)
+    return view.below_users(node) if root[0] == USER and view.marked(root) else root
+
+
+class _Tree:
+    """What hangs under a root."""
+
+    def __init__(self, top: str, slot: Slot | None) -> None:
+        self._erased = slot is not None and slot.state == ERASED
+        self._top = top
+        shared = slot is not None and slot.state != "" and not self._erased
+        self._nodes = set() if shared else {top}
+        self._shared = {top} if shared else set()
+
+    def __len__(self) -> int:
+        return len(self._nodes) + len(self._shared)
+
+    def add(self, child: str, slot: Slot) -> None:
+        """A node below it."""
+        (self._shared if slot.state else self._nodes).add(child)
+
+    def component(self, view: View, node: str) -> Component:
+        """As it is for a node of it."""
+        root = view.find(node)
+        label = view.label(root)
+        nodes = self._nodes | {node}
+        live = nodes - {self._top} if self._erased else nodes
+        profiles = nodes | self._shared | {root} | ({label} if label else set())
+        return Component(tuple(sorted(nodes)), tuple(sorted(profiles)), len(self) < MOST_NODES, tuple(sorted(live)))
+
+
+def _descend(store: GraphStore, trees: Mapping[str, _Tree]) -> None:
+    """Level by level, the branches of all at once."""
+    tops, level = {top: top for top in trees}, sorted(trees)
+    while level:
+        below, level = hanging(store, level, tops), []
+        for child, slot in sorted(below.items()):
+            top = tops[slot.parent]
+            if len(trees[top]) < MOST_NODES:
+                trees[top].add(child, slot)
+                tops[child] = top
+                level.append(child)
+
+
+def outlived(revocation: Mapping[str, Any], slot: Slot | None) -> bool:
+    """Whether who withdrew, and has this slot, was erased since: read again, her withdrawal names nobody any more."""
     return slot is not None and slot.state == ERASED and revocation["received_ts"] <= slot.since
 
 

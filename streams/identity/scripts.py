@@ -139,6 +139,19 @@ end
 return done
 """
 
-ALL = (CLAIM, WRITE, ADOPT, ADMIT, CONFIRM, RESTORE, EXPIRE)
+# Arguments: the text that was read (empty: there was none), the one that replaces it, for how many seconds it is kept.
+REPLACE = """
+local done = {}
+for i, key in ipairs(KEYS) do
+  done[i] = 0
+  if (redis.call('GET', key) or '') == ARGV[3 * i - 2] then
+    redis.call('SET', key, ARGV[3 * i - 1], 'EX', ARGV[3 * i])
+    done[i] = 1
+  end
+end
+return done
+"""
+
+ALL = (CLAIM, WRITE, ADOPT, ADMIT, CONFIRM, RESTORE, EXPIRE, REPLACE)
 DIGESTS = {text: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for text in ALL}
 """What Redis calls them."""

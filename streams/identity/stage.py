@@ -16,15 +16,15 @@ from schemas.registry import Registry
 from streams.identity.deferred import DEFERRED, Deferred, Range, ReadBack
 from streams.identity.graph import Graph, Renamed, no_names
 from streams.identity.guard import Guard, Trusting
+from streams.identity.handover import Handover, expand
 from streams.identity.nodes import Alias
 from streams.identity.reading import CONSENTED, DAY_MS, RESOLVED, is_node
 from streams.identity.resolver import ERASURE, Resolver
-from streams.identity.revocation import component, outlived, request, signals
+from streams.identity.revocation import REQUESTS, REVOCATIONS, SIGNALS, outlived, request, signals
 from streams.identity.slots import MERGES, SlotLog
 from streams.identity.store import Away, GraphStore
 from streams.runtime.stage import BY_KEY, Batch, Outcome
 
-REVOCATIONS, SIGNALS, REQUESTS = "consent.revocations", "consent.signals", "privacy.requests"
 REWRITES_S = 5.0
 """How often rewritten slots that are not in the log are looked for."""
 CATCH_UP = 5_000
@@ -62,7 +62,8 @@ class IdentityStage:
         self._metrics = metrics
         self._kit = kit
         self._graph = Graph(store, kit.renamed)
-        self._resolver = Resolver(registry, self._graph, metrics, kit.alias)
+        self._handover = Handover(registry, store, metrics)
+        self._resolver = Resolver(registry, self._graph, metrics, kit.alias, self._handover)
         self._slots = SlotLog(registry)
         self._deferred = Deferred(registry, REVOCATIONS)
         self._looked = 0.0
@@ -111,9 +112,11 @@ class IdentityStage:
         self._looked = now
         nodes = self._graph.store.rewritten()
         slots = [(node, slot) for node, slot in zip(nodes, self._graph.store.read(nodes), strict=True) if slot is not None]
-        for node, slot in slots:
-            if not slot.logged:
-                outcome.out.setdefault(MERGES, []).append(self._slots.output(node, slot, "", int(now * 1000)))
+        unlogged = [(node, slot) for node, slot in slots if not slot.logged]
+        for node, slot in unlogged:
+            outcome.out.setdefault(MERGES, []).append(self._slots.output(node, slot, "", int(now * 1000)))
+        # One of them may be a link whose worker ended: once it is marked as logged, nobody else hands over what it has joined.
+        self._handover.add(outcome, unlogged)
         if slots:
             outcome.after_commit.append(partial(self._graph.store.confirm, slots))
 
@@ -145,8 +148,28 @@ class IdentityStage:
     # -- withdrawals
 
     def _expand(self, batch: Batch, now: float) -> Outcome:
-        """Say each withdrawal of every linked id to the consent room, and ask the rooms that hold data to do their part."""
+        """Signal each refusal of every linked id to the consent room; of a withdrawal, ask the rooms that hold data to do their
+        part."""
         outcome = Outcome()
+        revocations = self._alive(outcome, self._revocations(outcome, batch, now))
+        expansion = expand(self._graph.store, revocations)
+        for revocation, linked in zip(revocations, expansion.components, strict=True):
+            if not linked.whole:
+                get_logger().warning("a refusal is linked to too many ids, not all are expanded", nodes=len(linked.nodes))
+            for record in signals(revocation, linked):
+                self._say(outcome, SIGNALS, record["subject"], record)
+            if revocation.get("withdrawal", True):  # the oldest records do not say
+                asked = request(revocation, linked, self._kit.sla_ms)
+                self._say(outcome, REQUESTS, asked["request_id"], asked)
+            self._metrics.count("headwater_revocations_total", whole=str(linked.whole).lower())
+            outcome.passed += 1
+        if expansion.pending:
+            outcome.after_commit.append(partial(self._graph.store.confirm_refusals, expansion.pending))
+        return outcome
+
+    def _revocations(self, outcome: Outcome, batch: Batch, now: float) -> list[Record]:
+        """The records of a batch that are refusals of an identity node; the others are dead."""
+        revocations: list[Record] = []
         for at, value in enumerate(batch.values):
             try:
                 contract, revocation = decode(self._registry, value or b"")
@@ -154,22 +177,20 @@ class IdentityStage:
                     raise Undecodable(f"a record of {contract.topic}, or a subject that is no identity node")
             except Undecodable as error:
                 outcome.bury(at, str(error), now)
-                continue
             except UnknownContract as error:
                 raise Retryable(str(error)) from error
-            if outlived(self._graph.store, revocation):
-                outcome.dropped[ERASURE] += 1
-                continue
-            linked = component(self._graph.store, revocation["subject"])
-            if not linked.whole:
-                get_logger().warning("a withdrawal is linked to too many ids, not all are expanded", nodes=len(linked.nodes))
-            for record in signals(revocation, linked):
-                self._say(outcome, SIGNALS, record["subject"], record)
-            asked = request(revocation, linked, self._kit.sla_ms)
-            self._say(outcome, REQUESTS, asked["request_id"], asked)
-            self._metrics.count("headwater_revocations_total", whole=str(linked.whole).lower())
-            outcome.passed += 1
-        return outcome
+            else:
+                revocations.append(revocation)
+        return revocations
+
+    def _alive(self, outcome: Outcome, revocations: list[Record]) -> list[Record]:
+        """Those whose subject was not erased since."""
+        slots = self._graph.store.read([revocation["subject"] for revocation in revocations])
+        pairs = zip(revocations, slots, strict=True)
+        alive = [revocation for revocation, slot in pairs if not outlived(revocation, slot)]
+        if len(alive) < len(revocations):
+            outcome.dropped[ERASURE] += len(revocations) - len(alive)
+        return alive
 
     def _say(self, outcome: Outcome, topic: str, key: str, record: Record) -> None:
         value = encode(self._registry.latest(topic), record)

@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Protocol
 
 from infra.errors import Retryable
+from streams.identity.refusals import NONE, Refusals, confirmed, merged
 from streams.identity.rules import LIMITS, Pair, Slot, Write, is_root
 
 LONGEST_CLAIM = 80
@@ -54,8 +55,21 @@ class GraphStore(Protocol):
         """For each node, those whose slot may point at it: all that do, and some whose link was never won."""
         ...
 
+    def refusals(self, nodes: Sequence[str]) -> list[Refusals]:
+        """For each node, the refusals that it remembers."""
+        ...
+
+    def refuse(self, refusals: Mapping[str, Refusals]) -> None:
+        """Let nodes remember refusals, beside those that they know; of one scope the newest stays."""
+        ...
+
+    def confirm_refusals(self, refusals: Mapping[str, Refusals]) -> None:
+        """Mark refusals as signalled, once their signals are committed for sure; those that are gone stay gone."""
+        ...
+
     def forget(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
-        """Forget what these nodes hold, and that `holders` hold them; how many sets and members are gone. Slots stay."""
+        """Forget what these nodes hold, what they refused, and that `holders` hold them; how many sets, members and memories of
+        refusals are gone. Slots stay."""
         ...
 
     def holding(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
@@ -90,6 +104,7 @@ class MemoryStore:
         self.held: dict[tuple[str, str], dict[str, int]] = {}
         """(Holder, rule) -> what it holds, and since which day."""
         self.notes: dict[str, str] = {}
+        self.refused: dict[str, Refusals] = {}
 
     def read(self, nodes: Sequence[str]) -> list[Slot | None]:
         """See `GraphStore`."""
@@ -138,6 +153,22 @@ class MemoryStore:
         """See `GraphStore`."""
         return [set(self.below.get(node, ())) for node in nodes]
 
+    def refusals(self, nodes: Sequence[str]) -> list[Refusals]:
+        """See `GraphStore`."""
+        return [self.refused.get(node, NONE) for node in nodes]
+
+    def refuse(self, refusals: Mapping[str, Refusals]) -> None:
+        """See `GraphStore`."""
+        for node, new in refusals.items():
+            if new:
+                self.refused[node] = merged(self.refused.get(node, NONE), new)
+
+    def confirm_refusals(self, refusals: Mapping[str, Refusals]) -> None:
+        """See `GraphStore`."""
+        for node, signalled in refusals.items():
+            if node in self.refused:
+                self.refused[node] = confirmed(self.refused[node], signalled)
+
     def note(self, node: str, text: str) -> None:
         """Keep a text for a node, in place of an earlier one."""
         self.notes[node] = text
@@ -151,6 +182,7 @@ class MemoryStore:
         gone = self.holding(nodes, holders)
         for node in nodes:
             self.below.pop(node, None)
+            self.refused.pop(node, None)
             for limit in chain.from_iterable(LIMITS.values()):
                 self.held.pop((node, limit.rule), None)
         for holder, below in self.below.items():
@@ -166,7 +198,9 @@ class MemoryStore:
         """See `GraphStore`."""
         others = set(holders) - set(nodes)
         sets = [*self.below.items(), *((at, set(some)) for (at, _), some in self.held.items())]
-        return sum(at in nodes for at, some in sets if some) + sum(len(some & set(nodes)) for at, some in sets if at in others)
+        refused = sum(node in self.refused for node in nodes)
+        held = sum(at in nodes for at, some in sets if some)
+        return refused + held + sum(len(some & set(nodes)) for at, some in sets if at in others)
 
 
 def _same(one: Slot, other: Slot) -> bool:

@@ -22,7 +22,7 @@ from streams.runtime.clerk import ASKED, ERASURE, ROOMS
 from streams.runtime.passing import Passage
 
 BEGUN = "begun"
-IDENTITY, CONSENTED = "headwater.identity", "events.consented"
+IDENTITY, CONSENTED, REVOCATIONS = "headwater.identity", "events.consented", "consent.revocations"
 GRACE_S = 2.0
 """In which every identity worker hears of slots that were marked."""
 LOOK_S = 0.5
@@ -123,7 +123,8 @@ class Erasure:
 
     def _settle(self) -> None:
         time.sleep(GRACE_S)
-        passage = Passage(self._office.settings, IDENTITY, [CONSENTED])
+        # A refusal in hand would be remembered of her ids once more, after they were forgotten.
+        passage = Passage(self._office.settings, IDENTITY, [CONSENTED, REVOCATIONS])
         await_passage(passage, "the identity worker", time.monotonic() + self._patience_s)
 
     # -- the topics

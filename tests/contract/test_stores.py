@@ -1,12 +1,14 @@
 """The identity graph's stores, memory, a real Redis and a real Redis Cluster alike: written once, safe to write again."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import redis
 
 from infra.errors import ConfigError, Retryable
-from streams.identity.redis_store import RedisStore
+from streams.identity.redis_store import REFUSAL_S, RedisStore
+from streams.identity.refusals import MOST_REFUSALS, Memory, Refusal, Scope
 from streams.identity.rules import Limit, Pair, Slot, Write
 from streams.identity.splitting import SplitStore
 from streams.identity.store import GraphStore, MemoryStore, first_places, shortened
@@ -163,6 +165,84 @@ def test_notes_that_name_a_node_are_forgotten(redis_url: str) -> None:
         assert [store.noted(node) for node in (A, B, C)] == [None, None, "y"]
 
 
+SCOPE, OTHER = Scope("shop.example", "opt-in", "marketing"), Scope("", "", "")
+OLD, NEW = Refusal(1_764_000_000_000, 1_764_000_000_009, "a"), Refusal(1_764_000_000_001, 1_764_000_000_002, 'é|"\n')
+
+
+def test_the_newest_refusal_stays(store: GraphStore) -> None:
+    """Of each scope, in whichever order they come and however often; other nodes and scopes have theirs."""
+    for refusal in (OLD, NEW, OLD):
+        store.refuse({C: {SCOPE: Memory(refusal, False)}})
+    store.refuse({B: {SCOPE: Memory(OLD, True), OTHER: Memory(NEW, False)}, C: {OTHER: Memory(OLD, False)}})
+    assert store.refusals([A, B, C]) == [
+        {},
+        {SCOPE: Memory(OLD, True), OTHER: Memory(NEW, False)},
+        {SCOPE: Memory(NEW, False), OTHER: Memory(OLD, False)},
+    ]
+
+
+def test_a_refusal_is_pending_until_it_is_confirmed(store: GraphStore) -> None:
+    """Only the one that was signalled, and for good; a newer one is pending again, and one that is gone stays gone."""
+    store.refuse({C: {SCOPE: Memory(OLD, False)}})
+    store.refuse({C: {SCOPE: Memory(OLD, True)}})
+    assert store.refusals([C]) == [{SCOPE: Memory(OLD, False)}], "nobody has committed its signal"
+    store.confirm_refusals({C: {SCOPE: Memory(NEW, False), OTHER: Memory(OLD, False)}, A: {SCOPE: Memory(OLD, False)}})
+    assert store.refusals([A, C]) == [{}, {SCOPE: Memory(OLD, False)}]
+    store.confirm_refusals({C: {SCOPE: Memory(OLD, False)}})
+    store.refuse({C: {SCOPE: Memory(OLD, False)}})
+    assert store.refusals([C]) == [{SCOPE: Memory(OLD, True)}]
+    store.refuse({C: {SCOPE: Memory(NEW, False)}})
+    store.confirm_refusals({C: {SCOPE: Memory(OLD, False)}})
+    assert store.refusals([C]) == [{SCOPE: Memory(NEW, False)}]
+
+
+def test_the_oldest_refusals_of_a_node_go(store: GraphStore) -> None:
+    """There is a most, whatever comes in whichever order."""
+    refusals = {Scope(f"{n}", "opt-in", "marketing"): Memory(Refusal(n, n, ""), False) for n in range(MOST_REFUSALS + 9)}
+    store.refuse({C: dict(reversed(refusals.items()))})
+    store.refuse({C: refusals})
+    assert store.refusals([C]) == [dict(list(refusals.items())[9:])]
+
+
+def test_refusals_are_forgotten(store: GraphStore) -> None:
+    """Of an erased node with everything else that is kept of it; what others refused stays, whoever they were linked with."""
+    store.refuse({node: {SCOPE: Memory(OLD, False)} for node in (B, C)})
+    assert store.holding([C], [B]) == 1
+    assert store.forget([C], [B]) == 1
+    assert store.holding([C], [B]) == 0
+    assert store.refusals([B, C]) == [{SCOPE: Memory(OLD, False)}, {}]
+
+
+def test_refusals_go_by_themselves(redis_url: str) -> None:
+    """Thirteen months after the last one that was new."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushdb()
+        RedisStore(lambda: client).refuse({C: {SCOPE: Memory(OLD, False)}})
+        (key,) = client.keys()
+        assert REFUSAL_S - 60 < client.ttl(key) <= REFUSAL_S
+
+
+def test_refusals_of_many_workers_are_merged(redis_url: str) -> None:
+    """Whoever has read what another one replaces meanwhile reads again: none is lost."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushdb()
+
+        class Overtaken(RedisStore):
+            """Another worker is faster, three times."""
+
+            times = 3
+
+            def _each(self, script: str, kind: str, names: Sequence[str], *columns: Sequence[Any]) -> list[int]:
+                if self.times:
+                    self.times -= 1
+                    RedisStore(lambda: client).refuse({C: {Scope("", "", str(self.times)): Memory(OLD, False)}})
+                return super()._each(script, kind, names, *columns)
+
+        store = Overtaken(lambda: client)
+        store.refuse({C: {SCOPE: Memory(OLD, False)}, B: {SCOPE: Memory(OLD, False)}})
+        assert [len(memories) for memories in store.refusals([B, C])] == [1, 4]
+
+
 def test_a_claim_belongs_to_the_first(store: GraphStore) -> None:
     """The first record that claims an event keeps it; asking again with the same place is no conflict."""
     assert store.claim({b"s:e1": b"0:5", b"s:e2": b"0:6"}, NOW)() == {}
@@ -211,6 +291,9 @@ def test_nothing_is_little_work(store: GraphStore) -> None:
     assert store.claim({}, NOW)() == {}
     assert store.write([]) == []
     store.confirm([])
+    assert store.refusals([]) == []
+    store.refuse({})
+    store.confirm_refusals({})
 
 
 def test_many_keys_come_back_in_order(store: GraphStore) -> None:
@@ -264,6 +347,8 @@ def test_a_redis_that_is_away_is_waited_for() -> None:
         lambda: store.claim({b"e": b"0:1"}, NOW),
         lambda: store.write([link(C, A)]),
         lambda: store.confirm([(C, Slot(A, logged=False))]),
+        lambda: store.refusals([A]),
+        lambda: store.refuse({A: {SCOPE: Memory(OLD, False)}}),
     ):
         with pytest.raises(Retryable):
             call()

@@ -83,7 +83,7 @@ class People:
 
     def keys(self, nodes: set[str]) -> dict[str, int]:
         """What Redis holds of these: keys by kind, slots and marks of an erasure aside, and places where they are named."""
-        found = {"n": 0, "c": 0, "w": 0, "cs": 0, "named": 0}
+        found = {"n": 0, "c": 0, "w": 0, "f": 0, "cs": 0, "named": 0}
         with redis.Redis.from_url(self.settings.redis, decode_responses=True) as client:
             for key in client.scan_iter(count=1_000):
                 kind = key.partition(":")[0]
@@ -92,6 +92,8 @@ class People:
                     value = str(client.get(key))
                     found["n"] += hers and "|erased|" not in value
                     found["named"] += not hers and any(one in value for one in nodes)
+                elif kind == "f":
+                    found["f"] += hers
                 elif kind == "cs":
                     found["cs"] += hers and set(json.loads(str(client.get(key)))) != {"erased"}
                 elif kind in ("c", "w"):

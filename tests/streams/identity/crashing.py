@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from infra.metrics import Metrics
 from infra.secrets import Secret
 from schemas.codec import Record, decode, encode
 from streams.identity.nodes import alias
 from streams.identity.reading import CONSENTED, RESOLVED
+from streams.identity.refusals import Refusals
+from streams.identity.revocation import REVOCATIONS, SIGNALS
 from streams.identity.rules import NOTHING, Pair, Slot, View, Write
 from streams.identity.slots import MERGES, slot_of
 from streams.identity.stage import IdentityStage, Kit
 from streams.identity.store import Held, MemoryStore
 from streams.runtime.stage import Batch, Outcome
-from tests.streams.identity.line import REGISTRY, event
+from tests.streams.identity.line import REGISTRY, event, revocation
 
 ALIAS = alias(Secret("for tests only, forty characters long..."))
 
@@ -56,9 +58,51 @@ class InterruptedStore(MemoryStore):
         for slot in slots:
             self._one(super().confirm, slot)
 
+    def refuse(self, refusals: Mapping[str, Refusals]) -> None:
+        """See `GraphStore`."""
+        for item in refusals.items():
+            self._one(lambda one: super(InterruptedStore, self).refuse(dict(one)), item)
+
+    def confirm_refusals(self, refusals: Mapping[str, Refusals]) -> None:
+        """See `GraphStore`."""
+        for item in refusals.items():
+            self._one(lambda one: super(InterruptedStore, self).confirm_refusals(dict(one)), item)
+
     def _one(self, call: Callable[[Sequence[X]], Y], argument: X) -> Y:
         self.before_write()
         return call([argument])
+
+
+class WatchedStore(InterruptedStore):
+    """Before each single read something may happen too."""
+
+    def read(self, nodes: Sequence[str]) -> list[Slot | None]:
+        """See `GraphStore`."""
+        self.before_write()
+        return super().read(nodes)
+
+    def children(self, nodes: Sequence[str]) -> list[set[str]]:
+        """See `GraphStore`."""
+        self.before_write()
+        return super().children(nodes)
+
+    def refusals(self, nodes: Sequence[str]) -> list[Refusals]:
+        """See `GraphStore`."""
+        self.before_write()
+        return super().refusals(nodes)
+
+
+class SureStore(InterruptedStore):
+    """A worker that takes for signalled what it has only remembered: a negative control."""
+
+    def refuse(self, refusals: Mapping[str, Refusals]) -> None:
+        """Nothing is pending."""
+        super().refuse(
+            {
+                node: {scope: memory._replace(signalled=True) for scope, memory in memories.items()}
+                for node, memories in refusals.items()
+            }
+        )
 
 
 class TransitionStore(InterruptedStore):
@@ -104,13 +148,21 @@ class Plan:
     """Batches, counted, whose worker ends between its commit and what it does after it."""
 
 
+class Withdrawal(NamedTuple):
+    """A record of `consent.revocations`."""
+
+    subject: str
+    at: int
+    """When, milliseconds UTC."""
+
+
 class World:
-    """Partitions of events, one worker each, and the log."""
+    """Partitions of events or of withdrawals, one worker each, and the log."""
 
     def __init__(
         self,
         store: InterruptedStore,
-        partitions: Sequence[Sequence[tuple[int, Nodes]]],
+        partitions: Sequence[Sequence[tuple[int, Nodes] | Withdrawal]],
         plan: Plan,
         newer: Mapping[str, str] = NOTHING,
     ) -> None:
@@ -118,6 +170,8 @@ class World:
         self._newer = newer
         """Former nodes, and those that the same identifiers have under newer keys."""
         self.log: list[Record] = []
+        self.signals: list[Record] = []
+        """What the consent room was told, committed."""
         self.stamps: dict[int, list[Record]] = {}
         """What left for each event of the world, by its number."""
         self._partitions = partitions
@@ -168,6 +222,7 @@ class World:
     def _append(self, outcome: Outcome) -> None:
         committed = [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out.get(MERGES, ())]
         self.log += committed
+        self.signals += [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out.get(SIGNALS, ())]
         for other in self._workers:
             other.on_broadcast(MERGES, self._broadcast(committed))
 
@@ -176,15 +231,18 @@ class World:
         self._busy.add(worker)
         self._batches += 1
         number, first = self._batches, self._next[worker]
-        events = self._partitions[worker][first : first + self._plan.size]
-        values = [event(n, nodes) for n, nodes in events]
-        batch = Batch(CONSENTED, worker, [b"k"] * len(values), values, range(first, first + len(values)))
+        items = self._partitions[worker][first : first + self._plan.size]
+        topic = REVOCATIONS if isinstance(items[0], Withdrawal) else CONSENTED
+        values = [
+            revocation(item.subject, withdrawn_ts=item.at) if isinstance(item, Withdrawal) else event(*item) for item in items
+        ]
+        batch = Batch(topic, worker, [b"k"] * len(values), values, range(first, first + len(values)))
         try:
             outcome = self._workers[worker].handle(batch, 0)
             if number in self._plan.uncommitted:
                 raise Ended
             self._next[worker] = first + len(values)
-            for _, value, _ in outcome.out[RESOLVED]:
+            for _, value, _ in outcome.out.get(RESOLVED, ()):
                 record = decode(REGISTRY, value or b"")[1]
                 self.stamps.setdefault(int(record["event_id"][1:]), []).append(record)
             self._append(outcome)

@@ -14,7 +14,8 @@ from schemas.registry import Registry
 from streams.identity.app import build
 from streams.identity.deferred import DEFERRED
 from streams.identity.reading import CONSENTED, RESOLVED
-from streams.identity.stage import REQUESTS, REVOCATIONS, IdentityStage
+from streams.identity.revocation import REQUESTS, REVOCATIONS, SIGNALS
+from streams.identity.stage import IdentityStage
 from streams.runtime.follow import stable_end
 from streams.runtime.stage import Batch, Outcome
 
@@ -31,6 +32,15 @@ def event(n: int, nodes: Iterable[str], **said: object) -> bytes:
         "region": "", "signals": {}, "identifiers": sorted(nodes), "event_ts": 0, "event_ts_source": "", "protocol": "", **said,
     }  # fmt: skip
     return encode(REGISTRY.latest(CONSENTED), record)
+
+
+def revocation(subject: str, **said: object) -> bytes:
+    """A record of consent.revocations."""
+    record = {
+        "subject": subject, "site": "shop.example", "regulation": "opt-in", "purposes": ["analytics", "marketing"],
+        "withdrawn_ts": T, "received_ts": T + 9, "evidence": "e", "withdrawal": True, **said,
+    }  # fmt: skip
+    return encode(REGISTRY.latest(REVOCATIONS), record)
 
 
 def end_of(settings: Settings, partition: int, topic: str = CONSENTED) -> int:
@@ -56,6 +66,8 @@ class Line:
         self.metrics = [Metrics() for _ in range(workers)]
         self.workers = [build(settings, metrics) for metrics in self.metrics]
         self.resolved: list[Record] = []
+        self.signals: list[Record] = []
+        """What the consent room was told."""
         self.ends = [end_of(settings, worker) for worker in range(workers)]
         for worker, stage in enumerate(self.workers):
             stage.on_restore(DEFERRED, worker, ())
@@ -96,6 +108,11 @@ class Line:
         self.commit(outcome)
         return [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out.get(REQUESTS, ())]
 
+    def spoil(self) -> None:
+        """Put something that is no record on the topic of withdrawals."""
+        self._producer.produce(REVOCATIONS, b"rubbish", b"k", 0)
+        assert self._producer.flush(10) == 0
+
     def tick(self, *workers: int) -> list[Outcome]:
         """What workers do between batches; committed."""
         outcomes = []
@@ -110,6 +127,7 @@ class Line:
             for key, value, partition in outputs if topic != RESOLVED else ():
                 self._producer.produce(topic, value, key, max(partition, 0))
         assert self._producer.flush(10) == 0
+        self.signals += [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out.get(SIGNALS, ())]
         for hook in outcome.after_commit:
             hook()
         for worker in self.workers:

@@ -16,14 +16,14 @@ from schemas.codec import Record, decode
 from streams.identity.app import open_fenced, open_mended, open_store
 from streams.identity.deferred import DEFERRED
 from streams.identity.fence import Lost
-from streams.identity.log import diff, mend, read_log
+from streams.identity.log import diff, mend, read_log, recall_refusals
 from streams.identity.redis_store import RedisStore
-from streams.identity.rules import View
-from streams.identity.stage import REQUESTS
+from streams.identity.revocation import REQUESTS
+from streams.identity.rules import ERASED, Slot, View, Write
 from streams.identity.store import Away
 from streams.runtime.follow import read_partition
 from tests.house.standing import wait_until
-from tests.streams.identity.line import REGISTRY, Line
+from tests.streams.identity.line import REGISTRY, Line, T
 
 
 @pytest.fixture
@@ -198,6 +198,43 @@ def test_a_withdrawal_that_comes_before_the_links_are_made(line: Line, server: E
     (request,) = wait_until(expanded, 20, "the links, and the withdrawal after them")
     assert request["nodes"] == sorted([account, phone, laptop])
     assert due(line) == 0
+
+
+@pytest.mark.parametrize("comes_back", ["as it was", "empty"])
+def test_a_login_while_redis_is_away_hears_of_the_refusal(
+    line: Line, server: EmbeddedRedis, tmp_path: Path, comes_back: str
+) -> None:
+    """Its link is made later, and hands over what was refused before, also where Redis has lost what it remembered."""
+    of = {"as it was": "3", "empty": "4"}[comes_back]
+    phone, laptop, account = (f"{tier}{n}{of * 31}" for tier, n in (("2", "0"), ("2", "1"), ("0", "0")))
+    line.send([[phone, laptop]])
+    line.withdraw(laptop)
+    assert {record["subject"] for record in line.signals} == {phone}
+    server.kill()
+    assert line.send([[account, phone]])[0]["identity_state"] == "unresolved"
+    if comes_back == "empty":
+        shutil.rmtree(tmp_path / "redis")
+    server.start()
+    wait_until(partial(caught_up, line, 0), 20, "the link that is due")
+    assert account in {record["subject"] for record in line.signals}
+    assert {(record["chosen_ts"], *record["purposes"]) for record in line.signals} == {(T, "personalization")}
+    told = len(line.signals)
+    line.send([[account, phone], [account, laptop]])
+    assert len(line.signals) == told, "nobody is told again"
+
+
+def test_refusals_of_who_was_erased_are_not_read_back(line: Line, server: EmbeddedRedis) -> None:
+    """A rebuild remembers the refusals of whoever is left, and what no refusal is does not stop it."""
+    phone, laptop = (f"2{n}{'5' * 31}" for n in "01")
+    for node in (phone, laptop):
+        line.send([[node]])
+        line.withdraw(node)
+    store = open_store(line.settings)
+    store.write([Write(phone, None, Slot(phone, logged=True, epoch=1, state=ERASED, since=T), 0)])
+    store.forget([phone, laptop], ())
+    line.spoil()
+    recall_refusals(line.settings, store, lambda _records: None)
+    assert [len(memories) for memories in store.refusals([phone, laptop])] == [0, 1]
 
 
 def test_a_mender_that_is_cut_short_begins_again_at_once(line: Line, server: EmbeddedRedis) -> None:

@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 
 from infra.metrics import Metrics
 from infra.secrets import Secret
-from schemas.codec import decode, encode
+from schemas.codec import decode
 from schemas.registry import Registry
 from streams.identity.nodes import alias
 from streams.identity.redis_store import RedisStore
-from streams.identity.revocation import component, request_id
+from streams.identity.revocation import REQUESTS, REVOCATIONS, SIGNALS, component, request_id
 from streams.identity.rules import Slot, View, Write, plan, plan_labels
-from streams.identity.stage import REQUESTS, REVOCATIONS, SIGNALS, IdentityStage, Kit
+from streams.identity.stage import IdentityStage, Kit
 from streams.identity.store import GraphStore, MemoryStore
 from streams.runtime.stage import Batch
+from tests.streams.identity.line import revocation
 
 ALIAS = alias(Secret("for tests only, forty characters long..."))
 REGISTRY = Registry(Path(__file__).parents[3] / "schemas")
@@ -92,15 +93,6 @@ def test_on_redis_a_link_that_was_lost_is_no_link(graph: RedisStore) -> None:
     assert component(graph, made(2, 1)).nodes == (made(0, 1), made(2, 1))
     assert component(graph, made(0, 2)).nodes == (made(0, 2), made(2, 2))
     assert component(graph, made(3, 7)).nodes == (made(3, 7),)
-
-
-def revocation(subject: str, **said: Any) -> bytes:
-    """A record of consent.revocations."""
-    record = {
-        "subject": subject, "site": "shop.example", "regulation": "opt-in", "purposes": ["analytics", "marketing"],
-        "withdrawn_ts": T, "received_ts": T + 9, "evidence": "e", **said,
-    }  # fmt: skip
-    return encode(REGISTRY.latest(REVOCATIONS), record)
 
 
 def test_the_stage_expands_and_asks(graph: RedisStore) -> None:

@@ -28,14 +28,14 @@ from streams.identity.identity_app import app
 from streams.identity.log import mend
 from streams.identity.nodes import TIERS, NodeKeys, alias, named, versions
 from streams.identity.reading import CONSENTED, RESOLVED
-from streams.identity.revocation import component
+from streams.identity.revocation import REVOCATIONS, SIGNALS, component
 from streams.identity.rules import ERASED, LIMITS, SHARED, Slot, View
 from streams.identity.splitting import split
 from streams.identity.stage import IdentityStage, Kit
 from streams.identity.store import MemoryStore
 from streams.runtime.stage import Batch, Outcome
 from tests.streams.identity.crashing import InterruptedStore, Nodes, Plan, World, groups_of
-from tests.streams.identity.line import REGISTRY, Line, T, event
+from tests.streams.identity.line import REGISTRY, Line, T, event, revocation
 from tests.streams.identity.test_crashes import PLANS, spread
 
 SECRET = Secret("for tests only, forty characters long...")
@@ -100,6 +100,13 @@ class Room:
         """One event, through the door's keys; what left."""
         return self.pass_through(named(keys, ids.items()).nodes)
 
+    def refuse(self, subject: str) -> None:
+        """A refusal, committed."""
+        self._n += 1
+        outcome = self._stage.handle(Batch(REVOCATIONS, 0, [b"k"], [revocation(subject)], range(self._n, self._n + 1)), 0)
+        for hook in outcome.after_commit:
+            hook()
+
     def pass_through(self, nodes: Sequence[str]) -> Record:
         """One event with these nodes."""
         self._n += 1
@@ -134,6 +141,17 @@ def test_who_was_somebody_new_already_is_joined(name: str) -> None:
     assert label in {one, other}
     assert {room.send(keys, user=name)["profile_id"] for keys in (OLD, BOTH, NEW)} == {label}
     assert room.send(OLD, cookie="c1")["profile_id"] == room.send(NEW, cookie="c9")["profile_id"] == label
+
+
+def test_the_newer_name_gets_what_the_older_one_refused() -> None:
+    """As soon as an event carries both, whatever kind of id it is: of a user too, who otherwise never merges with another."""
+    for kind in ("cookie", "user", "email"):
+        room = Room()
+        value = "jo@shop.example" if kind == "email" else "c1"
+        former, newer = versions(NEW, kind, value)
+        room.refuse(former)
+        room.send(BOTH, **{kind: value})
+        assert [decode(REGISTRY, value or b"")[1]["subject"] for _, value, _ in room.outcome.out[SIGNALS]] == [newer]
 
 
 def test_two_users_in_one_event_are_not_taken_for_names() -> None:

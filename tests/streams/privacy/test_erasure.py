@@ -25,6 +25,7 @@ from streams.identity.evidence import link_record
 from streams.identity.log import diff, read_log, rebuild
 from streams.identity.nodes import NodeKeys, alias, versions
 from streams.identity.redis_store import RedisStore
+from streams.identity.refusals import Memory, Refusal, Scope
 from streams.identity.rules import Limit, Pair, Slot, Write
 from streams.identity.slots import log_key, slot_record
 from streams.privacy import erasure as desk
@@ -36,6 +37,7 @@ from streams.privacy.topics import ACKS, LINKS, MERGES, REQUESTS, STATE, Pen
 from streams.runtime.clerk import ROOMS, ack
 
 T = int(time.time() * 1000) - 60_000
+STRANGER = "0" + "b" * 32
 EFFECTS = 12
 """More than a run has: the last runs are not cut short."""
 
@@ -103,9 +105,11 @@ def live(office: Office, she: Person) -> None:
     office.graph.write([Write(she.kiosk, slots[she.kiosk], demoted, 0)])
     limit = Limit("cookies_per_device", 12, 30)
     office.graph.admit([Pair(she.device, she.cookie, limit), Pair(she.kiosk, she.cookie, limit)], 20_000)
+    refusal = Memory(Refusal(T, T, "e"), signalled=True)
+    office.graph.refuse({at: {Scope("s", "opt-in", "marketing"): refusal} for at in (she.cookie, she.device, STRANGER)})
     for at, slot in [*slots.items(), (she.kiosk, demoted)]:
         say(MERGES, log_key(at, slot).decode(), slot_record(at, slot, "e", T))
-    for others in ((she.kiosk,), ("0" + "b" * 32, she.kiosk)):
+    for others in ((she.kiosk,), (STRANGER, she.kiosk)):
         nodes = tuple(sorted((she.user, *others)))
         link = link_record(nodes, "e", T, 1)
         say(LINKS, link["link_id"], link)
@@ -229,8 +233,9 @@ def assert_erased(office: Office, she: Person, proof: dict[str, Any]) -> None:
     assert {slots[node] for node in she.nodes} == {Slot(node, True, 1, "erased", proof["erased_ts"]) for node in she.nodes}
     assert slots[she.kiosk] == Slot(she.kiosk, logged=True, epoch=2, state="shared")
     counts = {place: n for place, n in proof["counts"].items() if n}
+    assert [len(memories) for memories in office.graph.refusals([*she.nodes, STRANGER])] == [0, 0, 0, 1]
     assert counts == {
-        "redis.slots": 4, "redis.sets": 3, "redis.consent": 1, MERGES: 5, LINKS: 2, STATE: 1, REQUESTS: 1,
+        "redis.slots": 4, "redis.sets": 5, "redis.consent": 1, MERGES: 5, LINKS: 2, STATE: 1, REQUESTS: 1,
         "clickhouse.events": 3,
     }  # fmt: skip
     stays = office.warehouse.rows(f"SELECT count() FROM headwater.events WHERE node = '{she.kiosk}'")
