@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from streams.collector.event import Item, Sent, Unusable, Wrong, click_ids_of, mapping, name_of, number, signals_of, text
+from streams.collector.event import Item, Sent, Unusable, Wrong, click_ids_of, mapping, name_of, number, text, without
 from streams.collector.own import time_of
+from streams.collector.place import place_of
+from streams.collector.repeated import each, overlaid, selected
+from streams.collector.signals import MAX_NAME, SignalSet, field_of
 
 PROTOCOL = "segment"
 CALLS = ("track", "identify", "page", "screen", "group", "alias")
-PURPOSES = "categoryPreferences"
 
 
 def items_of(body: Any, call: str) -> list[Any]:
@@ -16,20 +18,29 @@ def items_of(body: Any, call: str) -> list[Any]:
     if not isinstance(body, dict):
         raise Wrong("the body must be an object")
     if call != "batch":
-        return [{"type": call, **body}]
+        return [overlaid({"type": call}, body)]
     batch = body.get("batch")
     if not isinstance(batch, list):
         raise Wrong("batch must be an array")
-    shared, sent = mapping(body, "context"), body.get("sentAt")
-    return [_under(item, shared, sent) for item in batch]
+    shared = mapping(body, "context")
+    for earlier in each(body, "context")[:-1]:
+        shared = overlaid(earlier, shared, _consents(earlier)) if isinstance(earlier, Mapping) else shared
+    defaults = {"sentAt": body.get("sentAt"), **selected(body, [name for name in body if field_of(name[:MAX_NAME])])}
+    return [_under(item, shared, defaults) for item in batch]
 
 
-def _under(item: Any, context: Mapping[str, Any], sent: Any) -> Any:
+def _under(item: Any, context: Mapping[str, Any], defaults: Mapping[str, Any]) -> Any:
+    """An item beneath what its batch says. A refusal of the batch is not lifted by an item's own consent: both stay."""
     if not isinstance(item, dict):
         return item
     own = item.get("context")
-    merged = {**context, **own} if isinstance(own, dict) else own if own is not None else context
-    return {"sentAt": sent, **item, "context": merged}
+    merged = overlaid(context, own, _consents(context)) if isinstance(own, dict) else own if own is not None else context
+    return overlaid(overlaid(defaults, item, _consents(defaults)), {"context": merged})
+
+
+def _consents(fields: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the fields that are consent signals."""
+    return frozenset(name for name in fields if field_of(name[:MAX_NAME]) is not None)
 
 
 def read(item: Any) -> Item:
@@ -48,6 +59,7 @@ def _read(said: Mapping[str, Any]) -> Sent:
         raise Wrong(f"type must be one of {', '.join(CALLS)}")
     context, properties = mapping(said, "context"), mapping(said, "properties")
     traits = {**mapping(context, "traits"), **mapping(said, "traits")}
+    signals, taken = _signals(said)
     page, library, device = mapping(context, "page"), mapping(context, "library"), mapping(context, "device")
     identifiers = [
         ("user", text(said, "userId")),
@@ -63,7 +75,7 @@ def _read(said: Mapping[str, Any]) -> Sent:
         identifiers=[(kind, value) for kind, value in identifiers if value],
         created=time_of(said, "originalTimestamp", "timestamp"),
         sent=time_of(said, "sentAt"),
-        signals=_signals(mapping(context, "consent")),
+        signals=signals.as_map(),
         page_url=text(page, "url") or text(properties, "url"),
         page_title=text(page, "title") or text(properties, "title"),
         page_referrer=text(page, "referrer") or text(properties, "referrer"),
@@ -75,15 +87,20 @@ def _read(said: Mapping[str, Any]) -> Sent:
         value=number(properties, "value", "revenue", "total"),
         currency=text(properties, "currency"),
         decision_token=text(properties, "decision_token"),
-        properties={k: v for k, v in properties.items() if k not in TAKEN},
+        properties=without(properties, TAKEN | taken),
+        region=place_of([mapping(context, "location")] if isinstance(context.get("location"), Mapping) else []),
     )
 
 
-def _signals(consent: Mapping[str, Any]) -> dict[str, str]:
-    """Segment's consent object: one boolean a category. Anything else in it is a signal under its own name."""
-    found = signals_of({name: value for name, value in consent.items() if name != PURPOSES})
-    categories = signals_of(mapping(consent, PURPOSES))
-    return found | {f"cmp.{name}": value for name, value in categories.items()}
+def _signals(said: Mapping[str, Any]) -> tuple[SignalSet, set[str]]:
+    """Signals of a call, from its context, its properties and beside them; and which of the properties they are."""
+    signals = SignalSet()
+    signals.add_named(said)
+    for context in each(said, "context"):
+        if isinstance(context, Mapping):
+            signals.add_named(context)
+    named = [signals.add_named(one) for one in each(said, "properties") if isinstance(one, Mapping)]
+    return signals, {name for names in named for name in names}
 
 
 TAKEN = {"url", "title", "referrer", "order_id", "orderId", "value", "revenue", "total", "currency", "decision_token"}

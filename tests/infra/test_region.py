@@ -34,8 +34,8 @@ def test_only_ascii_folds(text: str) -> None:
     ("country", "part", "region"),
     [
         ("US", "CA", "US-CA"), ("us", "us-ca", "US-CA"), ("US", "usca", "US-CA"), ("US", "", "US"), ("US", "California", "US"),
-        ("US", "US", "US"), ("DE", "US-CA", ""), ("DE", "US", "DE-US"), ("", "US-CA", ""), ("Germany", "BE", ""), 
-        ("US-CA", "CA", "US-CA"),        ("US-CA", "TX", "US"), ("US", "ß", "US"), ("US", "CÃ", "US"),
+        ("US", "US", "US"), ("DE", "US-CA", ""), ("DE", "US", "DE-US"), ("", "US-CA", ""), ("Germany", "BE", ""),
+        ("US-CA", "CA", "US-CA"), ("US-CA", "TX", "US"), ("US", "ß", "US"), ("US", "CÃ", "US"),
     ],
 )  # fmt: skip
 def test_parts_of_countries(country: str, part: str, region: str) -> None:
