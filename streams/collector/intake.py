@@ -121,6 +121,11 @@ class Intake:
             self._metrics.count("headwater_collected_total", protocol="consent", source=request.source)
         return taken
 
+    def refuse(self, body: bytes, problem: str, request: Request) -> Taken:
+        """A body with no items in it, as one dead letter."""
+        self._metrics.count("headwater_refused_total", door="collector", reason=Reason.CONTRACT)
+        return Taken([self._dead(None, problem, request, body)], refused=[(0, problem)])
+
     def _problem(self, choice: choices.Choice, request: Request) -> str:
         """What is not understood about a choice, or nothing. Without a policy nothing is understood."""
         return "this collector has no consent policy" if self._rules is None else self._rules.problem(choice, request.source)

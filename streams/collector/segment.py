@@ -25,7 +25,7 @@ def items_of(body: Any, call: str) -> list[Any]:
     shared = mapping(body, "context")
     for earlier in each(body, "context")[:-1]:
         shared = overlaid(earlier, shared, _consents(earlier)) if isinstance(earlier, Mapping) else shared
-    defaults = {"sentAt": body.get("sentAt"), **selected(body, [name for name in body if field_of(name[:MAX_NAME])])}
+    defaults = overlaid({"sentAt": body.get("sentAt")}, selected(body, _consents(body)))
     return [_under(item, shared, defaults) for item in batch]
 
 

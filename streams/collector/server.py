@@ -134,10 +134,15 @@ class Doors:
         key = self._key(clear if scheme.lower() == "bearer" else "")
         raw = await self._bytes(request)
         body = _parsed(raw)
-        items = _items(choices.items_of, body)
-        self._admit(key, len(items))
-        alone = raw if items and items[0] is body else b""
-        taken = self._intake.take_choices(items, self._asked(request, key), alone)
+        try:
+            items = choices.items_of(body)
+        except Wrong as error:
+            self._admit(key, 1)
+            taken = self._intake.refuse(raw, str(error), self._asked(request, key))
+        else:
+            self._admit(key, len(items))
+            alone = raw if items and items[0] is body else b""
+            taken = self._intake.take_choices(items, self._asked(request, key), alone)
         if taken.records:
             await self._sink.send(taken.records)
         return _answer(taken)
