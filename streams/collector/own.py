@@ -19,9 +19,8 @@ from streams.collector.event import (
     number,
     text,
     texts,
-    without,
 )
-from streams.collector.place import locations, place_of
+from streams.collector.place import place_in
 from streams.collector.repeated import each
 from streams.collector.signals import SignalSet
 
@@ -59,9 +58,14 @@ def read(item: Any) -> Item:
 
 
 def _read(said: Mapping[str, Any]) -> Sent:
-    signals = SignalSet()
-    inner = mapping(said, "properties")
-    taken = {*signals.add_named(said), *(name for one in each(said, "properties") for name in _named(signals, one))}
+    signals, inner = SignalSet(), mapping(said, "properties")
+    properties = {**inner, **{name: value for name, value in said.items() if name not in TAKEN}}
+    taken = signals.add_named(said)
+    for one in each(said, "properties"):
+        if isinstance(one, Mapping):
+            taken += signals.add_named(one)
+    for name in taken:
+        properties.pop(name, None)
     return Sent(
         name_of(said, "event_name"),
         PROTOCOL,
@@ -81,13 +85,9 @@ def _read(said: Mapping[str, Any]) -> Sent:
         value=number(said, "value"),
         currency=text(said, "currency"),
         decision_token=text(said, "decision_token"),
-        properties=without({**inner, **{name: value for name, value in said.items() if name not in TAKEN}}, taken),
-        region=place_of([*locations(said), *locations(inner), said, inner]),
+        properties=properties,
+        region=place_in(said, inner),
     )
-
-
-def _named(signals: SignalSet, properties: Any) -> list[str]:
-    return signals.add_named(properties) if isinstance(properties, Mapping) else []
 
 
 def identifiers_of(said: Mapping[str, Any]) -> list[tuple[str, str]]:

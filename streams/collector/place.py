@@ -16,6 +16,7 @@ LOCATIONS = ("event_location", "user_location")
 
 UNREADABLE = ""
 _FIELDS, _LOCATION_FIELDS = frozenset(COUNTRY + PART), frozenset(LOCATIONS)
+_ANY = _FIELDS | _LOCATION_FIELDS
 
 
 def place_of(sources: Iterable[Mapping[str, Any]]) -> str:
@@ -31,6 +32,13 @@ def place_of(sources: Iterable[Mapping[str, Any]]) -> str:
         return UNREADABLE
     parts = places - countries
     return parts.pop() if len(parts) == 1 else countries.pop()
+
+
+def place_in(*events: Mapping[str, Any]) -> str:
+    """The region that events agree on, in their own fields and in the locations that they hold."""
+    if all(_ANY.isdisjoint(event) for event in events):
+        return UNREADABLE
+    return place_of([*(location for event in events for location in locations(event)), *events])
 
 
 def locations(source: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -59,4 +67,4 @@ def _values(source: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
     return [value if isinstance(value, str) else "?" for value in values if value is not None and value != ""]
 
 
-__all__ = ["locations", "place_of"]
+__all__ = ["locations", "place_in", "place_of"]

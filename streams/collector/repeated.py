@@ -14,7 +14,6 @@ MAX_LEVELS = 33
 """Levels of objects and arrays of a request's body, itself among them: values may be nested 32 levels deep."""
 
 _KEY_END = re.compile(rb'"[ \t\r\n]*:')
-_SPACED = (b'" ', b'"\n', b'"\r', b'"\t')
 
 
 class RepeatedKeys(dict[str, Any]):
@@ -28,7 +27,7 @@ class RepeatedKeys(dict[str, Any]):
 def loads(raw: bytes) -> Any:
     """The value of a JSON text, objects with repeated keys as `RepeatedKeys`. orjson.JSONDecodeError where it is none."""
     parsed = orjson.loads(raw)
-    keys, _ = measure(parsed)
+    keys = _keys(parsed)
     return _loads_repeated(raw, parsed) if keys and _may_repeat(raw, keys) else parsed
 
 
@@ -59,10 +58,25 @@ def measure(value: Any) -> tuple[int, int]:
     return keys, depth
 
 
+def _keys(value: Any) -> int:
+    keys = 0
+    containers = [value] if type(value) is dict or type(value) is list else []
+    while containers:
+        outer: Any = containers.pop()
+        if type(outer) is dict:
+            keys += len(outer)
+            outer = outer.values()
+        for one in outer:
+            if type(one) is dict or type(one) is list:
+                containers.append(one)
+    return keys
+
+
 def each(source: Mapping[str, Any], name: str) -> list[Any]:
     """Every value that stands under a name, the one that counts last."""
-    values = [value for key, value in source.earlier if key == name] if isinstance(source, RepeatedKeys) else []
-    return [*values, source[name]] if name in source else values
+    if not isinstance(source, RepeatedKeys):
+        return [source[name]] if name in source else []
+    return [value for key, value in pairs(source) if key == name]
 
 
 def pairs(source: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -102,7 +116,8 @@ def _written(value: Any) -> Any:
 
 def _may_repeat(raw: bytes, keys: int) -> bool:
     """Whether the text has more keys than were parsed. Never false where it has: what is not sure counts as a key."""
-    if b'\\\\"' not in raw and not any(spaced in raw for spaced in _SPACED):
+    spaced = b'" ' in raw or b'"\n' in raw or b'"\r' in raw or b'"\t' in raw
+    if not spaced and b'\\\\"' not in raw:
         # A quote in a text is escaped by one backslash, and each key's closing quote has its colon behind it.
         return raw.count(b'":') - raw.count(b'\\":') != keys
     return sum(_is_quote(raw, match.start()) for match in _KEY_END.finditer(raw)) != keys

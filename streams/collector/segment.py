@@ -1,13 +1,13 @@
 """The Segment HTTP API (`/v1/batch`, `/v1/track`, ...), which RudderStack and Hightouch speak too. Pure."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from streams.collector.event import Item, Sent, Unusable, Wrong, click_ids_of, mapping, name_of, number, text, without
 from streams.collector.own import time_of
 from streams.collector.place import place_of
 from streams.collector.repeated import each, overlaid, selected
-from streams.collector.signals import MAX_NAME, SignalSet, field_of
+from streams.collector.signals import SignalSet, signal_fields
 
 PROTOCOL = "segment"
 CALLS = ("track", "identify", "page", "screen", "group", "alias")
@@ -24,23 +24,34 @@ def items_of(body: Any, call: str) -> list[Any]:
         raise Wrong("batch must be an array")
     shared = mapping(body, "context")
     for earlier in each(body, "context")[:-1]:
-        shared = overlaid(earlier, shared, _consents(earlier)) if isinstance(earlier, Mapping) else shared
-    defaults = overlaid({"sentAt": body.get("sentAt")}, selected(body, _consents(body)))
-    return [_under(item, shared, defaults) for item in batch]
+        if isinstance(earlier, Mapping):
+            shared = overlaid(earlier, shared, frozenset(signal_fields(earlier)))
+    fields = overlaid({"sentAt": body.get("sentAt")}, selected(body, signal_fields(body)))
+    whole = _BatchContext(shared, frozenset(signal_fields(shared)), fields, frozenset(signal_fields(fields)))
+    return [_under(item, whole) for item in batch]
 
 
-def _under(item: Any, context: Mapping[str, Any], defaults: Mapping[str, Any]) -> Any:
+class _BatchContext(NamedTuple):
+    """What a batch says for each of its items, and which of the names are consent signals."""
+
+    context: Mapping[str, Any]
+    context_signals: frozenset[str]
+    fields: Mapping[str, Any]
+    field_signals: frozenset[str]
+
+
+def _under(item: Any, batch: _BatchContext) -> Any:
     """An item beneath what its batch says. A refusal of the batch is not lifted by an item's own consent: both stay."""
     if not isinstance(item, dict):
         return item
     own = item.get("context")
-    merged = overlaid(context, own, _consents(context)) if isinstance(own, dict) else own if own is not None else context
-    return overlaid(overlaid(defaults, item, _consents(defaults)), {"context": merged})
-
-
-def _consents(fields: Mapping[str, Any]) -> frozenset[str]:
-    """Names of the fields that are consent signals."""
-    return frozenset(name for name in fields if field_of(name[:MAX_NAME]) is not None)
+    if isinstance(own, dict):
+        context: Any = overlaid(batch.context, own, batch.context_signals)
+    else:
+        context = batch.context if own is None else own
+    if type(item) is dict:
+        return overlaid(batch.fields, {**item, "context": context}, batch.field_signals)
+    return overlaid(batch.fields, overlaid(item, {"context": context}), batch.field_signals)
 
 
 def read(item: Any) -> Item:

@@ -18,6 +18,7 @@ MAX_NAME = 128  # characters
 MAX_JSON = 1_024  # characters of a value that is written as JSON
 MAX_LEVELS = 4  # names that a flattened name may be made of
 MAX_SIGNALS = 512
+MOST_FIELDS = 8_192  # names of fields that are remembered
 
 TOO_MANY = f"more than {MAX_SIGNALS} signals"
 WHOLE = "consent"
@@ -91,9 +92,7 @@ class Field(NamedTuple):
     """Of the signal."""
 
 
-@lru_cache(8_192)
-def field_of(name: str) -> Field | None:
-    """What a field of this name is to consent; None for nothing."""
+def _field_of(name: str) -> Field | None:
     bare = folded(name)
     if bare in OBJECTS:
         return Field(Place.OBJECT, name)
@@ -104,6 +103,29 @@ def field_of(name: str) -> Field | None:
     if bare in CONTAINER_STRINGS:
         return Field(Place.CONTAINER_STRING, name)
     return Field(Place.SIGNAL, ALIASES.get(bare, name)) if bare in NAMED else None
+
+
+# A plain dictionary: each field of each event is looked up, and most are known to be no signal.
+_FIELDS: dict[str, Field | None] = {}
+_UNSEEN = Field(Place.SIGNAL, "")
+
+
+def field_of(name: str) -> Field | None:
+    """What a field of this name is to consent; None for nothing."""
+    field = _FIELDS.get(name, _UNSEEN)
+    if field is not _UNSEEN:
+        return field
+    name = name[:MAX_NAME]
+    if len(_FIELDS) >= MOST_FIELDS:
+        _FIELDS.clear()
+    field = _FIELDS[name] = _field_of(name)
+    return field
+
+
+def signal_fields(fields: Mapping[str, Any]) -> list[str]:
+    """Names of the fields that are consent signals wherever they stand."""
+    maybe = [name for name in fields if _FIELDS.get(name, _UNSEEN) is not None]
+    return [name for name in maybe if field_of(name) is not None] if maybe else maybe
 
 
 class SignalSet:
@@ -157,24 +179,33 @@ class SignalSet:
     def add_categories(self, name: str, categories: Any) -> None:
         """Add Segment's categories: one boolean a purpose, under the platform's own names."""
         if isinstance(categories, Mapping):
-            for category, value in pairs(categories):
-                bare = folded(category[:MAX_NAME])
-                self._add(category, value, "" if bare in MODE_NAMES else "cmp.", 2)
+            for category, value in categories.items() if type(categories) is dict else pairs(categories):
+                if type(value) is bool:
+                    self.put(_category_name(category[:MAX_NAME]), "granted" if value else "denied")
+                else:
+                    bare = folded(category[:MAX_NAME])
+                    self._add(category, value, "" if bare in MODE_NAMES else "cmp.", 2)
         else:
             self.put(name, written(categories))
 
     def add_named(self, fields: Mapping[str, Any]) -> list[str]:
         """Add the fields of an event that are consent signals wherever they stand; their names."""
-        names = [name for name in fields if field_of(name[:MAX_NAME]) is not None]
-        if names:
-            named = [(field, value) for name, value in pairs(fields) if (field := field_of(name[:MAX_NAME])) is not None]
-            # A container's strings come last: they take the plain name only where nothing else has it.
-            for field, value in sorted(named, key=lambda one: one[0].place is Place.CONTAINER_STRING):
+        names = signal_fields(fields)
+        later = []
+        for name, value in [(name, fields[name]) for name in names] if type(fields) is dict else pairs(fields):
+            field = field_of(name)
+            if field is None:
+                continue
+            if field.place is Place.CONTAINER_STRING:
+                later.append((field, value))
+            elif field.place is Place.OBJECT:
+                self.add_consent(value)
+            else:
                 self._ADDERS[field.place](self, field.name, value)
+        # A container's strings take the plain name only where nothing else has it.
+        for field, value in later:
+            self._add_container_string(field.name, value)
         return names
-
-    def _add_object(self, _name: str, value: Any) -> None:
-        self.add_consent(value)
 
     def _add_management(self, _name: str, value: Any) -> None:
         self.add_management(value)
@@ -188,17 +219,23 @@ class SignalSet:
             self.put(name, text)
 
     _ADDERS: Mapping[Place, Callable[["SignalSet", str, Any], None]] = {
-        Place.OBJECT: _add_object,
         Place.MANAGEMENT: _add_management,
         Place.CATEGORIES: add_categories,
         Place.CHOICES: _add_choices,
         Place.SIGNAL: _add_choices,
-        Place.CONTAINER_STRING: _add_container_string,
     }
 
     def _add_fields(self, fields: Mapping[str, Any], prefix: str, level: int) -> None:
-        for name, value in pairs(fields):
-            self._add(name, value, prefix, level)
+        signals = self._signals
+        for name, value in fields.items() if type(fields) is dict else pairs(fields):
+            if type(value) is str:
+                full = prefix + name[:MAX_NAME].strip() if prefix else _top_name(name[:MAX_NAME])
+                if full not in signals and len(signals) < MAX_SIGNALS and len(full) <= MAX_NAME:
+                    signals[full] = value
+                else:
+                    self.put(full, value)
+            else:
+                self._add(name, value, prefix, level)
 
     def _add(self, name: str, value: Any, prefix: str, level: int) -> None:
         """Add one field of a consent object. `prefix`: names of the objects around it; `level`: how many names it has."""
@@ -262,11 +299,21 @@ def with_objection(signals: Mapping[str, str], header: str) -> dict[str, str]:
 
 
 def _full(name: str, prefix: str) -> str:
-    name = name[:MAX_NAME].strip()
-    if not prefix and folded(name) in MODE_NAMES:
-        # Consent Mode's names mean at every door what they mean at Google's.
-        return f"cm.{name}"
-    return prefix + name
+    return prefix + name[:MAX_NAME].strip() if prefix else _top_name(name[:MAX_NAME])
+
+
+@lru_cache(8_192)
+def _top_name(name: str) -> str:
+    """The signal's name of a field of a consent object that nothing is around."""
+    name = name.strip()
+    # Consent Mode's names mean at every door what they mean at Google's.
+    return f"cm.{name}" if folded(name) in MODE_NAMES else name
+
+
+@lru_cache(8_192)
+def _category_name(category: str) -> str:
+    name = _top_name(category)
+    return name if folded(category) in MODE_NAMES else f"cmp.{name}"
 
 
 def _item(value: Any) -> str:

@@ -2,6 +2,8 @@
 
 import base64
 from collections.abc import Mapping
+from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -19,6 +21,18 @@ NAMES = {"pv": "page_view", "pp": "page_ping", "tr": "transaction", "ti": "trans
 KINDS = (*NAMES, "ue")
 MAX_ENTITIES = 50
 TAKEN = frozenset({"order_id", "value", "currency", "decision_token"})
+
+MAX_SCHEMA = 256  # characters of a schema's address that tell its kind
+
+
+class SchemaKind(Enum):
+    """What the data of an event or an entity is, by its schema."""
+
+    CONSENT = "consent object"
+    CHOICE = "Snowplow's own consent schema"
+    PLACE = "visitor's place"
+    OTHER = "anything else"
+
 
 Described = tuple[str, Mapping[str, Any]]
 """(schema, self-describing object) of an event or an entity."""
@@ -81,7 +95,7 @@ def _read(said: Mapping[str, Any]) -> Sent:
         currency=text(said, "tr_cu", "ti_cu") or text(properties, "currency"),
         decision_token=text(properties, "decision_token"),
         properties=without(properties, TAKEN | taken),
-        region=place_of([said, *_located(entities)]),
+        region=place_of([said, *_located(entities)]) if entities or "geo_country" in said else "",
     )
 
 
@@ -120,26 +134,42 @@ def _signals(said: Mapping[str, Any], events: list[Described], entities: list[De
     """Signals of consent entities, of Snowplow's own schemas and of fields; which fields of the event's data they are."""
     signals, taken = SignalSet(), set[str]()
     described = [(schema, data) for schema, inner in (*events, *entities) for data in each(inner, "data")]
+    choices = False
     for schema, data in described:
-        if schema.startswith(CONSENT) or (folded(_short(schema)) in OBJECTS and not schema.startswith(VENDOR)):
+        kind = _kind(schema[:MAX_SCHEMA])
+        if kind is SchemaKind.CONSENT:
             signals.add_consent(data)
-        elif isinstance(data, Mapping) and not is_consent_schema(schema):
+        elif kind is SchemaKind.CHOICE:
+            choices = True
+        elif isinstance(data, Mapping):
             taken.update(signals.add_named(data))
-    add_choices(signals, described)
+    if choices:
+        add_choices(signals, described)
     signals.add_named(said)
     return signals, taken if events else set()
 
 
 def _located(entities: list[Described]) -> list[Mapping[str, Any]]:
     """Data of the entities that say where the visitor is."""
-    placed = [entity.get("data") for schema, entity in entities if any(word in _short(schema) for word in ("geo", "location"))]
+    placed = [entity.get("data") for schema, entity in entities if _kind(schema[:MAX_SCHEMA]) is SchemaKind.PLACE]
     return [data for data in placed if isinstance(data, Mapping)]
+
+
+@lru_cache(1_024)
+def _kind(schema: str) -> SchemaKind:
+    """What data of this schema says of consent, or of the visitor's place."""
+    short = _short(schema)
+    if is_consent_schema(schema):
+        return SchemaKind.CHOICE
+    if schema.startswith(CONSENT) or (folded(short) in OBJECTS and not schema.startswith(VENDOR)):
+        return SchemaKind.CONSENT
+    return SchemaKind.PLACE if "geo" in short or "location" in short else SchemaKind.OTHER
 
 
 def _objects(said: Mapping[str, Any], plain: str, encoded: str) -> list[Mapping[str, Any]]:
     """Objects of two fields, JSON in clear and in base64 (URL-safe or not, padded or not); those in clear stand last."""
-    raws = [_decoded(text({encoded: value}, encoded), encoded) for value in each(said, encoded) if value]
-    raws += [text({plain: value}, plain).encode() for value in each(said, plain) if value]
+    raws = [_decoded(value, encoded) for value in each(said, encoded) if value]
+    raws += [_encoded(value, plain) for value in each(said, plain) if value]
     objects: list[Mapping[str, Any]] = []
     for raw in raws:
         try:
@@ -152,7 +182,12 @@ def _objects(said: Mapping[str, Any], plain: str, encoded: str) -> list[Mapping[
     return objects
 
 
-def _decoded(field: str, name: str) -> bytes:
+def _encoded(value: Any, name: str) -> bytes:
+    return value.encode() if isinstance(value, str) else text({name: value}, name).encode()
+
+
+def _decoded(value: Any, name: str) -> bytes:
+    field = value if isinstance(value, str) else text({name: value}, name)
     field = field.replace("-", "+").replace("_", "/")
     try:
         return base64.b64decode(field + "=" * (-len(field) % 4), validate=True)
