@@ -13,6 +13,8 @@ import idna
 
 MAX_SITE = 253
 """Characters of the longest host name (RFC 1035)."""
+MAX_AUTHORITY = 1_024
+"""Characters of a host with its user and port that are looked at."""
 
 _AUTHORITY = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.\-]*):)?//([^/?#\\]*)")
 _HOST = re.compile(r"[^\s|/?#@\\:\[\]\x00-\x20\x7f]{1,253}")
@@ -27,7 +29,8 @@ def site_of(text: str) -> str:
     """
     text = text.strip()
     match = _AUTHORITY.match(text)
-    return _site(match[2] if match else re.split(r"[/?#\\]", text, maxsplit=1)[0])
+    authority = match[2] if match else re.split(r"[/?#\\]", text, maxsplit=1)[0]
+    return _site(authority) if len(authority) <= MAX_AUTHORITY else ""
 
 
 def page_site(address: str) -> str:
@@ -35,7 +38,7 @@ def page_site(address: str) -> str:
     match = _AUTHORITY.match(address.strip())
     if match is None or (match[1] is not None and match[1].lower() not in _WEB):
         return ""
-    return _site(match[2])
+    return _site(match[2]) if len(match[2]) <= MAX_AUTHORITY else ""
 
 
 @lru_cache(8_192)

@@ -23,6 +23,7 @@ from streams.consent.signals import (
     MODE_NAMES,
     Word,
     consent_mode,
+    gpc_word,
 )
 
 MOST_SITES = 4_096
@@ -41,6 +42,8 @@ EXPECTED = {
     "gdpr_applies": YES_OR_NO,
 }
 """What to send, by the name of the signal."""
+MODE_KINDS = {"gcs": "gcs", "gcd": "gcd", "xgagcs": "gcs", "xgagcd": "gcd"}
+OPEN_STATUS = "cmpuishown"
 STATUSES = " or ".join(FINAL_STATUS)
 
 
@@ -71,6 +74,8 @@ def signal_problem(signals: Mapping[str, str], policy: Policy) -> str:
             )
         if expected := _expected(bare, value, policy):
             return f"consent.{_shown(plain)} cannot be read: send {expected}"
+    if not any(_decides(folded(plain_name(name)), value, policy) for name, value in signals.items()):
+        return "consent says neither yes nor no of anything: send what was granted or denied"
     return _tcf_problem(signals)
 
 
@@ -125,10 +130,20 @@ def _expected(bare: str, value: str, policy: Policy) -> str:
     text = value.strip()
     if bare.startswith(("cm.", "cmp.")):
         return "" if text.lower() in CMP_WORDS else GRANTED_OR_DENIED
-    kind = {"xgagcs": "gcs", "xgagcd": "gcd"}.get(bare) or next((one for one in EXPECTED if folded(one) == bare), "")
+    kind = MODE_KINDS.get(bare) or next((one for one in EXPECTED if folded(one) == bare), "")
     if not kind:
-        return STATUSES if bare == folded("tc_event_status") and text.lower() not in FINAL_STATUS else ""
+        return STATUSES if bare == "tceventstatus" and text.lower() not in (*FINAL_STATUS, OPEN_STATUS) else ""
     return "" if _readable(kind, text, policy) else EXPECTED[kind]
+
+
+def _decides(bare: str, value: str, policy: Policy) -> bool:
+    """Whether a readable signal says yes or no of a purpose; flags that are `-`, and `gpc` of 0, say neither."""
+    if bare.startswith(("cm.", "cmp.")) or bare in ("tcstring", "gpp"):
+        return True
+    if bare == "gpc":
+        return gpc_word({"gpc": value}) is not Word.UNKNOWN
+    words = consent_mode({MODE_KINDS[bare]: value.strip()}, policy.letters) if bare in MODE_KINDS else {}
+    return bool(set(words.values()) - {Word.UNKNOWN})
 
 
 def _readable(kind: str, text: str, policy: Policy) -> bool:
@@ -158,6 +173,8 @@ def _tcf_problem(signals: Mapping[str, str]) -> str:
         return ""
     if not values.get("tceventstatus"):
         return f"consent.tc_event_status is missing: beside {field} send {STATUSES}"
+    if OPEN_STATUS in values["tceventstatus"]:
+        return f"consent.tc_event_status says that the banner is open: beside {field} send {STATUSES}"
     if not values.get("gdprapplies"):
         return f"consent.gdpr_applies is missing: beside {field} send 1"
     if set(values["gdprapplies"]) & {"0", "false"}:

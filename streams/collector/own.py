@@ -4,6 +4,7 @@ Body: one event, `{"events": [...]}`, or an array. Common keys of a container's 
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from infra.times import parse_time
@@ -21,8 +22,8 @@ from streams.collector.event import (
     texts,
 )
 from streams.collector.place import place_in
-from streams.collector.repeated import each
-from streams.collector.signals import SignalSet
+from streams.collector.repeated import each, overlaid, selected
+from streams.collector.signals import SignalSet, signal_fields
 
 PROTOCOL = "headwater"
 
@@ -44,7 +45,12 @@ def items_of(body: Any) -> list[Any]:
         return [body]  # an event may have a field of that name
     if not isinstance(body["events"], list):
         raise Wrong("events must be an array")
-    return body["events"]
+    shared = selected(body, signal_fields(body))
+    if not shared:
+        return body["events"]
+    # What is said of consent for all events is said of each, and an event's own words lift nothing of it.
+    names = frozenset(shared)
+    return [overlaid(shared, item, names) if isinstance(item, dict) else item for item in body["events"]]
 
 
 def read(item: Any) -> Item:
@@ -100,12 +106,25 @@ def identifiers_of(said: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def time_of(said: Mapping[str, Any], *names: str) -> int | None:
-    """Milliseconds UTC from the first of these fields that is there, in any form of `infra.times`; Wrong for what is none."""
+    """Milliseconds UTC from the first of these fields that is there, in any form of `infra.times`; Wrong for what is none.
+
+    A time that can be read and cannot be (of 1900, or a number of seconds since a page was opened) counts as none said.
+    """
     for name in names:
         value = said.get(name)
         if value is None or value == "":
             continue
         if (moment := parse_time(value)) is not None:
             return moment
-        raise Wrong(f"{name} must be milliseconds or seconds since 1970, or an ISO 8601 time")
+        if not _is_impossible(value):
+            raise Wrong(f"{name} must be milliseconds or seconds since 1970, or an ISO 8601 time")
     return None
+
+
+def _is_impossible(value: Any) -> bool:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return 0 < value < float("inf")
+    try:
+        return isinstance(value, str) and bool(datetime.fromisoformat(value.strip().upper()))
+    except ValueError:
+        return False

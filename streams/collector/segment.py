@@ -104,12 +104,15 @@ def _read(said: Mapping[str, Any]) -> Sent:
 
 
 def _signals(said: Mapping[str, Any]) -> tuple[SignalSet, set[str]]:
-    """Signals of a call, from its context, its properties and beside them; and which of the properties they are."""
+    """Signals of a call, from its context, traits and properties and beside them; and which of the properties they are."""
     signals = SignalSet()
     signals.add_named(said)
     for context in each(said, "context"):
         if isinstance(context, Mapping):
             signals.add_named(context)
+    for traits in (*each(said, "traits"), *each(mapping(said, "context"), "traits")):
+        if isinstance(traits, Mapping):
+            signals.add_named(traits)
     named = [signals.add_named(one) for one in each(said, "properties") if isinstance(one, Mapping)]
     return signals, {name for names in named for name in names}
 

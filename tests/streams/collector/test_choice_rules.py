@@ -120,6 +120,7 @@ def test_choices_that_are_understood(door: Door, consent: dict[str, Any]) -> Non
         ({"tc_string": TC, **FINAL, "gdpr_applies": False}, "gdpr_applies", "must be 1"),
         ({"tc_string": TC, **FINAL, "gdpr_applies": 1, "gdprApplies": 0}, "gdpr_applies", "must be 1"),
         ({"gpp": f"DBABMA~{TC}"}, "tc_event_status", "beside gpp"),
+        ({"cmp.marketing": "0", "tc_event_status": "soon"}, "tc_event_status", "tcloaded"),
     ],
 )  # fmt: skip
 def test_choices_that_are_not_understood(door: Door, consent: dict[str, Any], field: str, advice: str) -> None:
@@ -137,6 +138,14 @@ def test_choices_that_are_not_understood(door: Door, consent: dict[str, Any], fi
 def test_choices_without_a_choice(door: Door, consent: Any) -> None:
     """What holds no signal that is known is refused."""
     assert "consent" in door.problem(consent=consent)
+
+
+@pytest.mark.parametrize(
+    "consent", [{"gcs": "G1--"}, {"gcd": "13l3l3l3l5"}, {"gpc": "0"}, {"gpc": False, "gcs": "G1--", "platform": "acme"}]
+)
+def test_choices_that_leave_everything_open(door: Door, consent: dict[str, Any]) -> None:
+    """A choice whose signals say neither yes nor no has no effect, and is refused."""
+    assert "neither yes nor no" in door.problem(consent=consent)
 
 
 def test_a_second_word_is_judged_too(door: Door) -> None:

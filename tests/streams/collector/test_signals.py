@@ -219,6 +219,21 @@ def test_a_batchs_context_and_an_items(shared: str, context: str, signals: Signa
     assert of_segment(filled('{"context":%s,"batch":[{"type":"track","event":"A","context":%s}]}', shared, context)) == signals
 
 
+def test_what_is_said_beside_the_events_is_said_of_each() -> None:
+    """Consent beside `events` holds for every event, and an event's own words lift nothing of it."""
+    body = '{"gpc":"1","consent":{"cmp.m":"0"},"events":[{"event_name":"a"},{"event_name":"b","consent":{"cmp.m":"1"}},7]}'
+    first, second, third = own.items_of(loads(body.encode()))
+    assert recorded(own.read(first)) == {"gpc": "1", "cmp.m": "0"}
+    assert recorded(own.read(second)) == {"gpc": "1", "cmp.m": "0", "cmp.m#2": "1"}
+    assert third == 7
+
+
+def test_traits_are_heard() -> None:
+    """What a person's traits say of consent is a signal too."""
+    for body in ('{"traits":{"consent":{"cmp.m":"0"}}}', '{"context":{"traits":{"gpc":"1"}}}'):
+        assert of_segment(body, "identify")
+
+
 def test_a_context_that_stands_twice() -> None:
     """The context that does not count for anything else still refuses."""
     denied, granted = (filled('{"consent":{"cmp.m":"%s"}}', value) for value in "01")
