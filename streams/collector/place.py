@@ -15,6 +15,8 @@ LOCATIONS = ("event_location", "user_location")
 """Objects of an event that hold the fields above; their name may also hold a region itself."""
 
 UNREADABLE = ""
+UNKNOWN = "?"
+"""A country that no region has."""
 _FIELDS, _LOCATION_FIELDS = frozenset(COUNTRY + PART), frozenset(LOCATIONS)
 _ANY = _FIELDS | _LOCATION_FIELDS
 
@@ -42,15 +44,19 @@ def place_in(*events: Mapping[str, Any]) -> str:
 
 
 def locations(source: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The location objects of an event; a location that is no object counts as one that names a region."""
+    """The locations that an event holds; one that is no object counts as one that names a region."""
     if _LOCATION_FIELDS.isdisjoint(source):
         return []
-    return [
-        value if isinstance(value, Mapping) else {"region": value}
-        for name in LOCATIONS
-        for value in each(source, name)
-        if value is not None and value != ""
-    ]
+    return [location(value) for name in LOCATIONS for value in each(source, name) if value is not None and value != ""]
+
+
+def location(value: Any) -> Mapping[str, Any]:
+    """One location as the fields above. A part that names no country, and stands beside none, is a part of an unknown one."""
+    if not isinstance(value, Mapping):
+        return {"region": value}
+    if _values(value, COUNTRY) or all("-" in part for part in _values(value, PART)):
+        return value
+    return {"country": UNKNOWN}
 
 
 def _places(source: Mapping[str, Any]) -> list[str]:
@@ -64,7 +70,7 @@ def _places(source: Mapping[str, Any]) -> list[str]:
 
 def _values(source: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
     values = [value for name in names if name in source for value in each(source, name)]
-    return [value if isinstance(value, str) else "?" for value in values if value is not None and value != ""]
+    return [value if isinstance(value, str) else UNKNOWN for value in values if value is not None and value != ""]
 
 
-__all__ = ["locations", "place_in", "place_of"]
+__all__ = ["location", "locations", "place_in", "place_of"]

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from streams.collector.event import Item, Sent, Unusable, Wrong, click_ids_of, mapping, name_of, number, text, without
 from streams.collector.own import time_of
-from streams.collector.place import place_of
+from streams.collector.place import location, place_of
 from streams.collector.repeated import each, overlaid, selected
 from streams.collector.signals import SignalSet, signal_fields
 
@@ -99,7 +99,7 @@ def _read(said: Mapping[str, Any]) -> Sent:
         currency=text(properties, "currency"),
         decision_token=text(properties, "decision_token"),
         properties=without(properties, TAKEN | taken),
-        region=place_of([mapping(context, "location")] if isinstance(context.get("location"), Mapping) else []),
+        region=place_of([location(context["location"])] if isinstance(context.get("location"), Mapping) else []),
     )
 
 

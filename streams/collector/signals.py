@@ -29,17 +29,20 @@ NOT_SELECTED = "cmp.not_selected"
 """A refusal under a name that nothing maps: it denies the purposes of which no other signal speaks."""
 
 FLAGS = frozenset(
-    {
-        "gdprapplies", "gpc", "secgpc", "npa", "xganpa", "nonpersonalizedads", "donotsell", "donotshare", "donotsellorshare",
-        "donottrack", "dnt", "optout", "optedout", "saleoptout", "sharingoptout", "targetedadvertisingoptout",
-    }
-)  # fmt: skip
-"""Folded names of signals that are no choices: true and false say whether something is so, and true may be an objection."""
+    {"gdprapplies", "gpc", "secgpc", "globalprivacycontrol", "npa", "xganpa", "nonpersonalizedads", "dnt", "rdp", "ldu"}
+)
+"""Folded names of signals that are no choices: true and false say whether something is so."""
+_OBJECTION = re.compile(
+    "(donot|optout|optedout|limit|restrict|reject|deny|denied|refuse|decline|disable|block|withdraw|revoke|object).*"
+    "|.*(optout|optedout|rejected|denied|refused|declined|disabled|blocked|withdrawn|revoked|objected)"
+)
+"""Folded names by which true refuses: it must not be written as `granted`."""
 
 MODE_NAMES = frozenset(name.replace("_", "") for name in CONSENT_MODE_SIGNALS)
 ALIASES = {
     "xganpa": "npa", "gcsparam": "gcs", "gcdparam": "gcd", "gdprconsent": "tc_string", "euconsentv2": "tc_string",
     "gppstring": "gpp", "uspstring": "us_privacy", "usprivacystring": "us_privacy", "secgpc": "gpc",
+    "globalprivacycontrol": "gpc",
 }  # fmt: skip
 """Names beside the consent object, folded, by which tags send a signal of another name."""
 CONTAINER_STRINGS = {"xgagcs": "gcs", "xgagcd": "gcd"}
@@ -73,13 +76,21 @@ def folded(name: str) -> str:
     return re.sub(r"[\s_\-]", "", unicodedata.normalize("NFKC", name).casefold())
 
 
+@lru_cache(8_192)
+def is_flag(name: str) -> bool:
+    """Whether true and false under this name are written as `1` and `0`, for they are no grant and no denial."""
+    bare = folded(name)
+    return bare in FLAGS or _OBJECTION.fullmatch(bare) is not None
+
+
 class Place(Enum):
     """What a field beside the consent object is to consent."""
 
     OBJECT = "consent object"
     MANAGEMENT = "RudderStack's consent object"
     CATEGORIES = "Segment's categories"
-    CHOICES = "a platform's own words"
+    PLATFORM = "a platform's own words"
+    CHOICES = "one of a platform's own words"
     SIGNAL = "one signal"
     CONTAINER_STRING = "one signal of a tag container"
 
@@ -98,7 +109,9 @@ def _field_of(name: str) -> Field | None:
         return Field(Place.OBJECT, name)
     if bare in (MANAGEMENT, CATEGORIES):
         return Field(Place.MANAGEMENT if bare == MANAGEMENT else Place.CATEGORIES, name)
-    if bare in ("cmp", "cm") or bare.startswith(("cmp.", "cm.")):
+    if bare == "cmp":
+        return Field(Place.PLATFORM, name)
+    if bare.startswith(("cmp.", "cm.")):
         return Field(Place.CHOICES, name)
     if bare in CONTAINER_STRINGS:
         return Field(Place.CONTAINER_STRING, name)
@@ -190,11 +203,11 @@ class SignalSet:
 
     def add_named(self, fields: Mapping[str, Any]) -> list[str]:
         """Add the fields of an event that are consent signals wherever they stand; their names."""
-        names = signal_fields(fields)
+        names = [name for name in signal_fields(fields) if not _is_campaign(name, fields[name])]
         later = []
         for name, value in [(name, fields[name]) for name in names] if type(fields) is dict else pairs(fields):
             field = field_of(name)
-            if field is None:
+            if field is None or _is_campaign(name, value):
                 continue
             if field.place is Place.CONTAINER_STRING:
                 later.append((field, value))
@@ -221,6 +234,7 @@ class SignalSet:
     _ADDERS: Mapping[Place, Callable[["SignalSet", str, Any], None]] = {
         Place.MANAGEMENT: _add_management,
         Place.CATEGORIES: add_categories,
+        Place.PLATFORM: _add_choices,
         Place.CHOICES: _add_choices,
         Place.SIGNAL: _add_choices,
     }
@@ -242,7 +256,7 @@ class SignalSet:
         if isinstance(value, str):
             self.put(_full(name, prefix), value)
         elif isinstance(value, bool):
-            yes, no = ("1", "0") if not prefix and folded(name[:MAX_NAME]) in FLAGS else ("granted", "denied")
+            yes, no = ("1", "0") if is_flag(name[:MAX_NAME]) else ("granted", "denied")
             self.put(_full(name, prefix), yes if value else no)
         elif isinstance(value, Mapping):
             self._add_object_field(name, value, prefix, level)
@@ -288,6 +302,11 @@ class SignalSet:
             if item:
                 self.put(f"cmp.{item}", word)
         return bool(items) and all(items)
+
+
+def _is_campaign(name: str, value: Any) -> bool:
+    """A text or a number named `cmp` is an advertising campaign's, not a consent platform's words."""
+    return type(value) in (str, int, float) and folded(name[:MAX_NAME]) == "cmp"
 
 
 def with_objection(signals: Mapping[str, str], header: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from streams.collector.event import Item, Sent, Unusable, Wrong, click_ids_of, mapping, number, text, without
-from streams.collector.place import place_of
+from streams.collector.place import location, place_of
 from streams.collector.repeated import each, loads
 from streams.collector.signals import OBJECTS, SignalSet, folded
 from streams.collector.snowplow_consent import VENDOR, add_choices, is_consent_schema
@@ -22,6 +22,7 @@ KINDS = (*NAMES, "ue")
 MAX_ENTITIES = 50
 TAKEN = frozenset({"order_id", "value", "currency", "decision_token"})
 
+GEO = frozenset({"geo_country", "geo_region"})
 MAX_SCHEMA = 256  # characters of a schema's address that tell its kind
 
 
@@ -95,7 +96,7 @@ def _read(said: Mapping[str, Any]) -> Sent:
         currency=text(said, "tr_cu", "ti_cu") or text(properties, "currency"),
         decision_token=text(properties, "decision_token"),
         properties=without(properties, TAKEN | taken),
-        region=place_of([said, *_located(entities)]) if entities or "geo_country" in said else "",
+        region=place_of(map(location, [said, *_located(entities)])) if entities or not GEO.isdisjoint(said) else "",
     )
 
 

@@ -257,7 +257,7 @@ def test_whose_region_counts(regional: Collector, kind: KeyKind, header: str, ow
     mark = uuid.uuid4().hex
     key = create_key(regional.keys, kind, site="shop.example", kind=KeyKind(kind))
     authorized = {"Authorization": f"Bearer {key}", "X-Region": header}
-    event = {"event_name": "x", "mark": mark, "event_location": {"region": own_region}}
+    event = {"event_name": "x", "mark": mark, "region": own_region}
     wait_until(lambda: regional.send(event, **authorized).ok, 5)
     assert {record["region"] for record in regional.events(mark)} == {region}
 

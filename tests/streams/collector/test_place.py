@@ -29,6 +29,7 @@ def region(item: Item) -> str:
         ({"country": "DE"}, "DE"), ({"country": "United States"}, ""), ({"country": "ＵＳ"}, ""), ({"country": ["US"]}, ""),
         ({"country": 1}, ""), ({"country": None, "region": "US"}, "US"),
         ({"country": "", "event_location": {"country": "US"}}, "US"), ({"event_location": None, "country": "US"}, "US"),
+        ({"event_location": {"region": "US"}}, ""), ({"event_location": {"region": "US-CA"}}, "US-CA"),
         ({"event_location": ["US"]}, ""), ({"event_location": {}}, ""),
         ({"event_location": {"city": "Berlin"}, "country": "DE"}, "DE"),
         ({"event_location": {"country": "US"}, "country": "DE"}, ""),

@@ -97,6 +97,10 @@ CONSENTS: list[tuple[str, Signals]] = [
     ('{"cm.AD_STORAGE":"DENIED"}', {"cm.AD_STORAGE": "DENIED"}),
     ('{"gdpr_applies":true,"gdprApplies":false,"GPC":true}', {"gdpr_applies": "1", "gdprApplies": "0", "GPC": "1"}),
     ('{"do_not_sell":true,"opt_out":true,"npa":true}', {"do_not_sell": "1", "opt_out": "1", "npa": "1"}),
+    (
+        '{"all_rejected":true,"Do Not Track":true,"x":{"optedOut":true},"globalPrivacyControl":true}',
+        {"all_rejected": "1", "Do Not Track": "1", "x.optedOut": "1", "globalPrivacyControl": "1"},
+    ),
     ('{"us_privacy":"1YYY"}', {"us_privacy": "1YYY"}),
     ('{"enabled":["ads"],"disabled":["stats","x y"]}', {"cmp.ads": "granted", "cmp.stats": "denied", "cmp.x y": "denied"}),
     ('{"purposes":{"enabled":["a"],"disabled":["b"]}}', {"cmp.a": "granted", "cmp.b": "denied"}),
@@ -156,13 +160,13 @@ def test_every_door_builds_the_same_signals(consent: str, signals: Signals) -> N
         ('"ad_storage":{"x":1}', {"cm.ad_storage": '{"x":1}', "cm.ad_storage.x": "1"}),
         ('"cmp":{"ads":false}', {"cmp.ads": "denied"}),
         ('"cmp.ads":false', {"cmp.ads": "denied"}),
-        ('"cmp":"none"', {"cmp": "none"}),
+        ('"cmp":["none"]', {"cmp": '["none"]'}),
         ('"consentMode":{"analytics_storage":"denied"}', {"cm.analytics_storage": "denied"}),
         ('"consent":{"cmp.ads":"0"},"consent":{"cmp.ads":"1"}', {"cmp.ads": "0", "cmp.ads#2": "1"}),
         ('"consentManagement":{"deniedConsentIds":["ads"]}', {"cmp.ads": "denied"}),
         ('"categoryPreferences":{"ads":false}', {"cmp.ads": "denied"}),
         ('"gcs":"G100","gcs":"G111"', {"gcs": "G100", "gcs#2": "G111"}),
-        ('"dma":"1","x-ga-dma":"1","gdpr":"0","consented":"no","tcs":1', {}),
+        ('"dma":"1","x-ga-dma":"1","gdpr":"0","consented":"no","cmp":"summer","cm":180', {}),
     ],
 )
 def test_signals_beside_the_consent_object(fields: str, signals: Signals) -> None:
