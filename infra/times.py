@@ -34,14 +34,20 @@ def parse_time(value: object) -> int | None:
     text = value.strip()
     if not text.isascii():
         return None
-    if _NUMBER.fullmatch(text):
+    if text[10:11] == "T" and text[-1] == "Z":  # what most senders write
+        try:
+            return _in_range(datetime.fromisoformat(text))
+        except ValueError:
+            pass
+    if text[4:5] != "-" and _NUMBER.fullmatch(text):
         number = _from_number(int(text) if text.isdigit() else float(text))
         if number is not None:
             return number
     moment = _moment(text)
-    if moment is None:
-        return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return None if moment is None else _in_range(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+
+
+def _in_range(moment: datetime) -> int | None:
     seconds = moment.timestamp()
     return round(seconds * 1000) if MIN_S <= seconds < MAX_S else None
 
@@ -57,8 +63,8 @@ def _from_number(number: float) -> int | None:
 
 def _moment(text: str) -> datetime | None:
     """The moment of a written date; naive where it names no zone."""
-    iso = text.upper() if text[:1].isdigit() else ""
-    if iso:
+    if text[:1].isdigit():
+        iso = text.upper()
         if " " in iso or iso.endswith(("UTC", "GMT")):
             iso = _ZONE.sub(lambda match: match[1] or "Z", iso)
         try:

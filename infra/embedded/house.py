@@ -133,13 +133,14 @@ class House:
         return f"http://{LOOPBACK}:{self._ports[name]}"
 
     def _demo_key(self) -> None:
-        from streams.collector.keys import create_key
+        from streams.collector.keys import KeyKind, create_key, read_keys
 
-        file = self.state.path / "demo-key"
-        if file.exists() and self.settings.write_keys_file.exists():
+        file, keys = self.state.path / "demo-key", self.settings.write_keys_file
+        # The simulator's visitors send from where they are. A key of another kind is from before there were kinds.
+        if file.exists() and any(key.source == DEMO_SOURCE and key.kind is KeyKind.BROWSER for key in read_keys(keys)):
             refuse_shared(file)
             return
-        write_private(file, create_key(self.settings.write_keys_file, DEMO_SOURCE, site=DEMO_SITE) + "\n")
+        write_private(file, create_key(keys, DEMO_SOURCE, site=DEMO_SITE, kind=KeyKind.BROWSER) + "\n")
 
     # -- the parts
 

@@ -87,7 +87,7 @@ const BIGGEST_RANDOM = 2147483647;
 // Credentials of the visitor's request: a client may have put all its headers into the event data.
 const NEVER_SENT = ['authorization', 'proxy-authorization', 'cookie', 'set-cookie'];
 
-// The collector's name of each consent signal, and where event data carries it; the first that is there counts.
+// The collector's name of each consent signal, and where event data carries it; values that differ are all sent.
 const SIGNALS = [
   { name: 'gcs', from: ['x-ga-gcs', 'gcs'] },
   { name: 'gcd', from: ['x-ga-gcd', 'gcd'] },
@@ -126,37 +126,65 @@ const withoutCredentials = (value) => {
   return kept;
 };
 
-// As text, so that the collector sees true and false as they were said.
+// A signal that is there with another value is sent beside it: the consent stage takes the strictest. Scalars are sent as text,
+// so that the collector sees true and false as they were said; anything else as it is, for it must not vanish.
+const put = (signals, name, value) => {
+  if (value === undefined || value === '') return;
+  const text = isScalar(value) ? makeString(value) : value;
+  let key = name;
+  let count = 1;
+  while (signals[key] !== undefined && signals[key] !== text) {
+    count = count + 1;
+    key = name + '#' + count;
+  }
+  signals[key] = text;
+};
+
 const addTo = (signals, prefix, said) => {
-  Object.keys(said).forEach((name) => {
-    if (isScalar(said[name])) signals[prefix + name] = makeString(said[name]);
-  });
+  Object.keys(said).forEach((name) => put(signals, prefix + name, said[name]));
 };
 
 // Moves what event data says of consent into one object, unread.
 const takeSignals = (event) => {
   const signals = {};
+  put(signals, 'gpc', getRequestHeader('Sec-GPC'));
   if (getType(event.consent) === 'object') addTo(signals, '', event.consent);
+  else put(signals, 'consent', event.consent);
   if (getType(event.cmp) === 'object') {
     addTo(signals, 'cmp.', event.cmp);
     event.cmp = undefined;
   }
   SIGNALS.forEach((signal) => {
-    let found;
     signal.from.forEach((field) => {
       if (!isScalar(event[field])) return;
-      if (absent(found)) found = event[field];
+      put(signals, signal.name, event[field]);
       event[field] = undefined;
     });
-    if (!absent(found)) signals[signal.name] = makeString(found);
   });
-  const gpc = getRequestHeader('Sec-GPC');
-  if (!absent(gpc)) signals.gpc = gpc;
   if (absent(signals.tc_string)) {
-    const kept = getCookieValues('euconsent-v2');
-    if (kept && !absent(kept[0])) signals.tc_string = kept[0];
+    const kept = getCookieValues('euconsent-v2') || [];
+    kept.forEach((value) => put(signals, 'tc_string', value));
   }
   return signals;
+};
+
+// What a load balancer writes for a place that it does not know.
+const NOWHERE = ['ZZ', 'XX', 'T1'];
+
+const placeOf = (country, region) => {
+  if (absent(country) || NOWHERE.indexOf(makeString(country).toUpperCase()) >= 0) return undefined;
+  return absent(region) ? { country: country } : { country: country, region: region };
+};
+
+// Where the visitor's request came from, as the load balancer in front of the container says. The container's own place is not sent.
+const takePlace = (event) => {
+  const place = placeOf(getRequestHeader('X-Gclb-Country'), getRequestHeader('X-Gclb-Region')) ||
+    placeOf(getRequestHeader('X-AppEngine-Country'), getRequestHeader('X-AppEngine-Region')) ||
+    placeOf(getRequestHeader('CF-IPCountry'));
+  if (place === undefined) return;
+  // Beside what the event says itself: two places that disagree are no place to the collector.
+  if (absent(event.event_location)) event.event_location = place;
+  else if (absent(event.user_location)) event.user_location = place;
 };
 
 const takeFirst = (person) => {
@@ -166,8 +194,8 @@ const takeFirst = (person) => {
 };
 
 const prepare = (event) => {
-  // A consent field that is no object stays as it is, and all signals with it: the collector refuses it by name, which is seen.
-  if (absent(event.consent) || getType(event.consent) === 'object') event.consent = takeSignals(event);
+  event.consent = takeSignals(event);
+  takePlace(event);
   if (getType(event.user_data) === 'object') takeFirst(event.user_data);
   const now = getTimestampMillis();
   if (absent(event.event_ts) && absent(event.timestamp)) event.event_ts = now;
@@ -284,6 +312,81 @@ ___SERVER_PERMISSIONS___
                   {
                     "type": 1,
                     "string": "user-agent"
+                  }
+                ]
+              },
+              {
+                "type": 3,
+                "mapKey": [
+                  {
+                    "type": 1,
+                    "string": "headerName"
+                  }
+                ],
+                "mapValue": [
+                  {
+                    "type": 1,
+                    "string": "cf-ipcountry"
+                  }
+                ]
+              },
+              {
+                "type": 3,
+                "mapKey": [
+                  {
+                    "type": 1,
+                    "string": "headerName"
+                  }
+                ],
+                "mapValue": [
+                  {
+                    "type": 1,
+                    "string": "x-appengine-region"
+                  }
+                ]
+              },
+              {
+                "type": 3,
+                "mapKey": [
+                  {
+                    "type": 1,
+                    "string": "headerName"
+                  }
+                ],
+                "mapValue": [
+                  {
+                    "type": 1,
+                    "string": "x-appengine-country"
+                  }
+                ]
+              },
+              {
+                "type": 3,
+                "mapKey": [
+                  {
+                    "type": 1,
+                    "string": "headerName"
+                  }
+                ],
+                "mapValue": [
+                  {
+                    "type": 1,
+                    "string": "x-gclb-region"
+                  }
+                ]
+              },
+              {
+                "type": 3,
+                "mapKey": [
+                  {
+                    "type": 1,
+                    "string": "headerName"
+                  }
+                ],
+                "mapValue": [
+                  {
+                    "type": 1,
+                    "string": "x-gclb-country"
                   }
                 ]
               }
@@ -430,19 +533,73 @@ scenarios:
     world.event.gpp = 'DBABLA~BVVqAAAAAgA.QA';
     runCode(settings);
     assertThat(sent().consent).isEqualTo({gpp: 'DBABLA~BVVqAAAAAgA.QA'});
-- name: Sec-GPC of the visitor is forwarded and beats what the page says
+- name: Sec-GPC of the visitor is forwarded beside what the page says
   code: |-
     world.headers['sec-gpc'] = '1';
     world.event.gpc = '0';
     runCode(settings);
-    assertThat(sent().consent).isEqualTo({gpc: '1'});
+    assertThat(sent().consent).isEqualTo({gpc: '1', 'gpc#2': '0'});
+- name: Two values of one signal are both forwarded
+  code: |-
+    world.event['x-ga-gcs'] = 'G111';
+    world.event.gcs = 'G100';
+    world.event.consent = {gcs: 'G101', 'cmp.ads': 'denied'};
+    world.event.cmp = {ads: true};
+    world.event.tc_string = 'CPONE';
+    world.event.gdpr_consent = 'CPTWO';
+    runCode(settings);
+    assertThat(sent().consent).isEqualTo({
+      gcs: 'G101', 'cmp.ads': 'denied', 'cmp.ads#2': 'true', 'gcs#2': 'G111', 'gcs#3': 'G100', tc_string: 'CPONE',
+      'tc_string#2': 'CPTWO'
+    });
+- name: Empty texts are no signals, and the same value is sent once
+  code: |-
+    world.headers['sec-gpc'] = '';
+    world.event['x-ga-gcs'] = '';
+    world.event.gcs = 'G100';
+    world.event.consent = {gcs: 'G100', gpp: '', 'cmp.ads': 'denied'};
+    runCode(settings);
+    assertThat(sent().consent).isEqualTo({gcs: 'G100', 'cmp.ads': 'denied'});
+- name: Where the visitor is comes from the load balancer of the container
+  code: |-
+    world.headers['x-gclb-country'] = 'US';
+    world.headers['x-gclb-region'] = 'USCA';
+    world.headers['x-appengine-country'] = 'DE';
+    runCode(settings);
+    assertThat(sent().event_location).isEqualTo({country: 'US', region: 'USCA'});
+    assertThat(sent().user_location).isUndefined();
+- name: The place may come from App Engine
+  code: |-
+    world.headers['x-gclb-country'] = 'ZZ';
+    world.headers['x-appengine-country'] = 'us';
+    world.headers['x-appengine-region'] = 'ca';
+    runCode(settings);
+    assertThat(sent().event_location).isEqualTo({country: 'us', region: 'ca'});
+- name: The place may come from Cloudflare
+  code: |-
+    world.headers['cf-ipcountry'] = 'FR';
+    runCode(settings);
+    assertThat(sent().event_location).isEqualTo({country: 'FR'});
+- name: A place that the event has stands beside the load balancer's
+  code: |-
+    world.headers['cf-ipcountry'] = 'DE';
+    world.event.event_location = {country: 'US', city: 'Austin'};
+    runCode(settings);
+    assertThat(sent().event_location).isEqualTo({country: 'US', city: 'Austin'});
+    assertThat(sent().user_location).isEqualTo({country: 'DE'});
+- name: Without a place the tag claims none
+  code: |-
+    world.headers['cf-ipcountry'] = 'T1';
+    runCode(settings);
+    assertThat(sent().event_location).isUndefined();
+    assertThat(sent().user_location).isUndefined();
 - name: A consent platform's choices are forwarded under cmp
   code: |-
     world.event.cmp = {analytics: true, marketing: 'denied', vendors: ['x']};
     world.event.consent = {'cmp.preferences': '1', platform: 'acme'};
     runCode(settings);
     assertThat(sent().consent).isEqualTo({
-      'cmp.preferences': '1', platform: 'acme', 'cmp.analytics': 'true', 'cmp.marketing': 'denied'
+      'cmp.preferences': '1', platform: 'acme', 'cmp.analytics': 'true', 'cmp.marketing': 'denied', 'cmp.vendors': ['x']
     });
     assertThat(sent().cmp).isUndefined();
 - name: All signals together arrive side by side
@@ -486,15 +643,21 @@ scenarios:
     runCode(settings);
     assertApi('sendHttpRequest').wasNotCalled();
     assertApi('gtmOnFailure').wasCalled();
-- name: A malformed consent field is left for the collector to refuse
+- name: A consent field that is no object is a signal like the others
   code: |-
-    world.event.consent = 'granted';
+    world.event.consent = 'denied';
     world.event['x-ga-gcs'] = 'G100';
-    world.answer = {statusCode: 400};
+    world.headers['sec-gpc'] = '1';
     runCode(settings);
-    assertThat(sent().consent).isEqualTo('granted');
-    assertThat(sent()['x-ga-gcs']).isEqualTo('G100');
-    assertApi('gtmOnFailure').wasCalled();
+    assertThat(sent().consent).isEqualTo({gpc: '1', consent: 'denied', gcs: 'G100'});
+    assertApi('gtmOnSuccess').wasCalled();
+- name: What is no text in a consent field is forwarded as it is
+  code: |-
+    world.event.consent = {'cmp.ads': null, ads: {a: [1]}, 'cmp.stats': 0};
+    world.event['x-ga-gcs'] = null;
+    runCode(settings);
+    assertThat(sent().consent).isEqualTo({'cmp.ads': null, ads: {a: [1]}, 'cmp.stats': '0'});
+    assertThat(sent()['x-ga-gcs']).isNull();
 - name: An answer of 500 is a failure
   code: |-
     world.answer = {statusCode: 500};

@@ -5,20 +5,28 @@ them), and either `consent` (signals, as with an event) or `"kind": "withdrawal"
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from streams.collector.event import Unusable, Wrong, mapping, signals_of, text
-from streams.collector.own import identifiers_of, time_of
+from infra.site import site_of
+from infra.times import parse_time
+from streams.collector.event import Unusable, Wrong, text
+from streams.collector.own import identifiers_of
+from streams.collector.signals import MAX_NAME, SignalSet, folded
 from streams.consent.signals import CHOICE_NAMES
 from streams.identity.nodes import NodeKeys, all_nodes, named
 
 PURPOSES = ("analytics", "marketing", "personalization")
 FAMILIES = ("cm.", "cmp.")
 """What the names of signals begin with that can be a choice, beside those that are listed."""
+UNDATED = 0
+"""`chosen_ts` of a choice whose time cannot be read: the gate takes a refusal as made on arrival, and a grant as undated."""
+_CHOICES = frozenset(map(folded, CHOICE_NAMES))
+_REPEATED = re.compile(r"#[0-9]+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +38,9 @@ class Choice:
     signals: Mapping[str, str]
     purposes: Sequence[str]
     chosen: int | None
-    """Milliseconds UTC; None = now."""
+    """Milliseconds UTC; None = now, `UNDATED` = a time that cannot be read."""
     site: str
+    """As events' hosts are written; empty = the key's."""
     evidence: str
     """Hash of the item."""
 
@@ -63,10 +72,11 @@ def _read(said: Mapping[str, Any]) -> Choice:
     kind = text(said, "kind") or "choice"
     if kind not in ("choice", "withdrawal"):
         raise Wrong("kind must be choice or withdrawal")
-    signals = signals_of(mapping(said, "consent"))
-    if kind == "choice" and not signals:
+    built = SignalSet()
+    built.add_named(said)
+    if kind == "choice" and not built.as_map():
         raise Wrong("consent must say what was chosen, or kind must be withdrawal")
-    if kind == "choice" and not any(name in CHOICE_NAMES or name.startswith(FAMILIES) for name in signals):
+    if kind == "choice" and not any(map(_is_choice, built.as_map())):
         # Taken, it would be forgotten in silence, and most of those who send a choice send a refusal.
         raise Wrong(
             "consent has no signal that is known: gcs, gcd, tc_string, gpp, gpc, cm.<Consent Mode signal>, cmp.<purpose>"
@@ -75,23 +85,49 @@ def _read(said: Mapping[str, Any]) -> Choice:
     if not isinstance(purposes, list) or not set(map(str, purposes)) <= set(PURPOSES):
         raise Wrong(f"purposes must be an array of {', '.join(PURPOSES)}")
     if platform := text(said, "platform"):
-        signals["platform"] = platform[:64]
+        built.put("platform", platform[:64])
     evidence = hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS, default=str)).hexdigest()[:16]
-    return Choice(
-        identifiers_of(said), kind, signals, purposes, time_of(said, "chosen_ts"), text(said, "site"), evidence,
-    )  # fmt: skip
+    return Choice(identifiers_of(said), kind, built.as_map(), purposes, _chosen(said, built.as_map()), _site(said), evidence)
+
+
+def plain_name(name: str) -> str:
+    """The name of a signal that may be the second or a later one of that name."""
+    return _REPEATED.sub("", name[:MAX_NAME])
+
+
+def _is_choice(name: str) -> bool:
+    bare = folded(plain_name(name))
+    return bare in _CHOICES or bare.startswith(FAMILIES)
+
+
+def _chosen(said: Mapping[str, Any], signals: Mapping[str, str]) -> int | None:
+    """When it was chosen: beside the consent object or in it."""
+    values = [value for value in (said.get("chosen_ts"), signals.get("chosen_ts")) if value not in (None, "")]
+    if not values:
+        return None
+    moment = parse_time(values[0])
+    return UNDATED if moment is None else moment
+
+
+def _site(said: Mapping[str, Any]) -> str:
+    named = text(said, "site")
+    site = site_of(named)
+    if named.strip() and not site:
+        raise Wrong("site must be the host of the pages that it is about, such as shop.example")
+    return site
 
 
 def records(choice: Choice, keys: NodeKeys, site: str, now: int) -> list[tuple[str, dict[str, Any]]]:
     """(Kafka key, record of `consent.signals`) for each of its subjects; none where nobody is named that can be told apart."""
     # A withdrawal holds under every name that she ever had, whatever versions of the keys are in use.
+    chosen = now if choice.chosen is None or (choice.chosen == UNDATED and choice.kind == "withdrawal") else choice.chosen
     nodes = all_nodes(keys, choice.identifiers) if choice.kind == "withdrawal" else named(keys, choice.identifiers).nodes
     return [
         (
             subject,
             {
                 "subject": subject, "site": choice.site or site, "regulation": "", "kind": choice.kind,
-                "signals": dict(choice.signals), "purposes": list(choice.purposes), "chosen_ts": choice.chosen or now,
+                "signals": dict(choice.signals), "purposes": list(choice.purposes), "chosen_ts": chosen,
                 "received_ts": now, "via": "webhook", "evidence": choice.evidence,
             },
         )

@@ -1,6 +1,6 @@
 """What all protocols are turned into before anything is normalised."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -35,6 +35,8 @@ class Sent:
     currency: str = ""
     decision_token: str = ""
     properties: Mapping[str, Any] = field(default_factory=dict)
+    region: str = ""
+    """Where the event says that its visitor is, as `infra.region` writes it; empty = unknown. Counts for servers' keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,20 +120,9 @@ def mapping(said: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return value
 
 
-FLAGS = ("gdpr_applies", "gpc")
-"""Consent signals that are no choices: true and false say whether something is so."""
-
-
-def signals_of(said: Mapping[str, Any]) -> dict[str, str]:
-    """Consent signals as text, exactly as sent; lists and objects are no signals."""
-    found = {}
-    for name, value in said.items():
-        if isinstance(value, bool):
-            yes, no = ("1", "0") if name in FLAGS else ("granted", "denied")
-            found[name] = yes if value else no
-        elif isinstance(value, str | int | float):
-            found[name] = str(value)
-    return found
+def without(fields: Mapping[str, Any], names: Collection[str]) -> Mapping[str, Any]:
+    """The fields but these; the same object where none of them is there."""
+    return {name: value for name, value in fields.items() if name not in names} if names else fields
 
 
 def click_ids_of(said: Mapping[str, Any]) -> dict[str, str]:

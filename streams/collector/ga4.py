@@ -18,16 +18,18 @@ from streams.collector.event import (
     mapping,
     name_of,
     number,
-    signals_of,
     text,
+    without,
 )
+from streams.collector.place import locations, place_of
+from streams.collector.repeated import each, selected
+from streams.collector.signals import SignalSet
 
 PROTOCOL = "ga4"
 MAX_EVENTS, MAX_PARAMS, MAX_NAME = 25, 25, 40
-CONSENT_MODE = ("ad_storage", "analytics_storage", "ad_user_data", "ad_personalization")
 TAKEN = {
     "event_id", "page_location", "page_title", "page_referrer", "transaction_id", "order_id", "value", "currency",
-    "decision_token", "gcs", "gcd", *CLICK_IDS,
+    "decision_token", *CLICK_IDS,
 }  # fmt: skip
 
 
@@ -38,7 +40,7 @@ def items_of(body: Any) -> list[Any]:
     events = body.get("events")
     if not isinstance(events, list) or not 0 < len(events) <= MAX_EVENTS:
         raise Wrong(f"events must be an array of 1 to {MAX_EVENTS}")
-    shared = {name: value for name, value in body.items() if name != "events"}
+    shared = selected(body, [name for name in body if name != "events"])
     return [{"shared": shared, "event": event} for event in events]
 
 
@@ -57,6 +59,7 @@ def _read(shared: Mapping[str, Any], event: Mapping[str, Any]) -> Sent:
     name, params = name_of(event, "name"), mapping(event, "params")
     if len(name) > MAX_NAME or len(params) > MAX_PARAMS:
         raise Wrong(f"an event has a name of at most {MAX_NAME} characters and at most {MAX_PARAMS} params")
+    signals, taken = _signals(shared, event)
     micros = event.get("timestamp_micros", shared.get("timestamp_micros"))
     created = None if micros is None else int(number({"timestamp_micros": micros}, "timestamp_micros")) // 1000
     identifiers = [
@@ -73,7 +76,7 @@ def _read(shared: Mapping[str, Any], event: Mapping[str, Any]) -> Sent:
         same_in_retries,
         [(kind, value) for kind, value in identifiers if value],
         created=created,
-        signals=_signals(mapping(shared, "consent"), params),
+        signals=signals.as_map(),
         page_url=text(params, "page_location"),
         page_title=text(params, "page_title"),
         page_referrer=text(params, "page_referrer"),
@@ -84,12 +87,15 @@ def _read(shared: Mapping[str, Any], event: Mapping[str, Any]) -> Sent:
         value=number(params, "value"),
         currency=text(params, "currency"),
         decision_token=text(params, "decision_token"),
-        properties={k: v for k, v in params.items() if k not in TAKEN},
+        properties=without(params, TAKEN | taken),
+        region=place_of([*locations(shared), *locations(event)]),
     )
 
 
-def _signals(consent: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, str]:
-    """The protocol's `consent` object holds Consent Mode words; gcs and gcd may stand among the params."""
-    said = signals_of(consent)
-    found = {f"cm.{name}" if name in CONSENT_MODE else name: value for name, value in said.items()}
-    return found | {name: text(params, name) for name in ("gcs", "gcd") if params.get(name)}
+def _signals(shared: Mapping[str, Any], event: Mapping[str, Any]) -> tuple[SignalSet, set[str]]:
+    """Signals of the body (its `consent` is Consent Mode), of the event and of its params; which of the params they are."""
+    signals = SignalSet()
+    signals.add_named(shared)
+    signals.add_named(event)
+    named = [signals.add_named(params) for params in each(event, "params") if isinstance(params, Mapping)]
+    return signals, {name for names in named for name in names}

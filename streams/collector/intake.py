@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import orjson
-
 from infra.keyring import KeyRing
 from infra.metrics import Metrics
 from schemas.boundary import Boundary, validator
@@ -14,9 +12,11 @@ from schemas.boundary import Refused as Unfit
 from schemas.codec import encode
 from schemas.registry import Registry
 from streams.collector import choices
+from streams.collector.choice_rules import ChoiceRules
 from streams.collector.event import Item, Sent, Unusable
 from streams.collector.normalise import Normaliser, Request
 from streams.collector.refusals import Reason
+from streams.collector.repeated import dumps
 from streams.collector.spool import Record
 from streams.identity.nodes import NodeKeys
 from streams.runtime.deadletter import DeadLetters, Place, Refusal
@@ -24,6 +24,10 @@ from streams.runtime.deadletter import DeadLetters, Place, Refusal
 RAW, DEAD, SIGNALS = "events.raw", "events.dead", "consent.signals"
 LOOK_S = 1.0
 RECENT = 1_000
+
+UNDATED_WARNING = (
+    "chosen_ts cannot be read: a refusal counts from now, a grant as undated; send milliseconds since 1970 or ISO 8601"
+)
 
 Reader = Callable[[Any], Item]
 
@@ -36,6 +40,8 @@ class Taken:
     accepted: int = 0
     refused: list[tuple[int, str]] = field(default_factory=list)
     """(place in the request, what was wrong)."""
+    warnings: list[tuple[int, str]] = field(default_factory=list)
+    """(place in the request, what was taken otherwise than it was sent)."""
 
 
 class Seen(NamedTuple):
@@ -48,11 +54,14 @@ class Seen(NamedTuple):
 class Intake:
     """Turns items into records by the newest contract, which is looked for once a second."""
 
-    def __init__(self, registry: Registry, keyring: KeyRing, keys: NodeKeys, metrics: Metrics) -> None:
+    def __init__(
+        self, registry: Registry, keyring: KeyRing, keys: NodeKeys, metrics: Metrics, rules: ChoiceRules | None = None
+    ) -> None:
         self._registry = registry
         self._keys = keys
         self._letters = DeadLetters(registry, keyring, "collector")
         self._metrics = metrics
+        self._rules = rules
         self._looked = 0.0
         self._adopt()
         self.on_seen: Callable[[Seen], None] | None = None
@@ -82,30 +91,44 @@ class Intake:
                 self._show(False, {"problem": problem})
         return taken
 
-    def take_choices(self, items: Iterable[Any], request: Request) -> Taken:
-        """All choices of one request, for `consent.signals`. Never raises for what a sender sent."""
+    def take_choices(self, items: Iterable[Any], request: Request, body: bytes = b"") -> Taken:
+        """All choices of one request, for `consent.signals`. Never raises for what a sender sent.
+
+        `body`: the request's bytes where they are one choice, which is kept byte for byte if it is refused.
+        """
         taken = Taken()
         contract = self._registry.latest(SIGNALS)
         for place, raw in enumerate(items):
             choice = choices.read(raw)
-            if isinstance(choice, choices.Choice):
-                found = choices.records(choice, self._keys, request.site, request.now_ms)
+            problem = choice.detail if isinstance(choice, Unusable) else self._problem(choice, request)
+            found: list[tuple[str, dict[str, Any]]] = []
+            if not problem and isinstance(choice, choices.Choice):
+                found += choices.records(choice, self._keys, request.site, request.now_ms)
                 problem = "" if found else "it names nobody: give user_id, client_id or another identifier"
-            else:
-                found, problem = [], choice.detail
             try:
                 written = [Record(SIGNALS, key.encode(), encode(contract, record)) for key, record in found]
             except ValueError as error:  # half a surrogate pair in a JSON escape has no UTF-8
                 written, problem = [], f"cannot be written: {type(error).__name__}"
             if problem:
                 taken.refused.append((place, problem))
-                taken.records.append(self._dead(raw, problem, request))
+                taken.records.append(self._dead(raw, problem, request, body))
                 self._metrics.count("headwater_refused_total", door="collector", reason=Reason.CONTRACT)
                 continue
             taken.records += written
             taken.accepted += 1
+            if isinstance(choice, choices.Choice) and choice.chosen == choices.UNDATED:
+                taken.warnings.append((place, UNDATED_WARNING))
             self._metrics.count("headwater_collected_total", protocol="consent", source=request.source)
         return taken
+
+    def refuse(self, body: bytes, problem: str, request: Request) -> Taken:
+        """A body with no items in it, as one dead letter."""
+        self._metrics.count("headwater_refused_total", door="collector", reason=Reason.CONTRACT)
+        return Taken([self._dead(None, problem, request, body)], refused=[(0, problem)])
+
+    def _problem(self, choice: choices.Choice, request: Request) -> str:
+        """What is not understood about a choice, or nothing. Without a policy nothing is understood."""
+        return "this collector has no consent policy" if self._rules is None else self._rules.problem(choice, request.source)
 
     def _accept(self, event: Sent, request: Request, taken: Taken) -> str:
         """What is wrong with it, or nothing."""
@@ -121,13 +144,16 @@ class Intake:
         except ValueError as error:  # half a surrogate pair in a JSON escape has no UTF-8
             return f"cannot be written: {type(error).__name__}"
         taken.records.append(Record(RAW, key.encode(), value))
+        if self._rules is not None:
+            self._rules.sites.add(record["site"])
         taken.accepted += 1
         self._metrics.count("headwater_collected_total", protocol=event.protocol, source=request.source)
         self._show(True, record)
         return ""
 
-    def _dead(self, raw: Any, problem: str, request: Request) -> Record:
-        body = orjson.dumps(raw, default=str)
+    def _dead(self, raw: Any, problem: str, request: Request, body: bytes = b"") -> Record:
+        """A dead letter with the item's bytes: the request's own where they are given, else written as they were read."""
+        body = body or dumps(raw)
         refusal = Refusal(Reason.CONTRACT, problem, Place.at_door(), request.source)
         key, value, _ = self._letters.letter(refusal, None, body, request.now_ms / 1000)
         return Record(DEAD, key or b"", value or b"")

@@ -4,17 +4,31 @@ import fcntl
 import json
 import secrets
 import time
+from collections.abc import Collection
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from infra.errors import ConfigError
 from infra.secrets import same, sha256_hex
+from infra.site import site_of
 from schemas.registry import write_atomically
 
 LOOK_S = 1.0
 PREFIX = "hw_"
+
+
+class KeyKind(StrEnum):
+    """Who sends under a key, which says whose place a request's headers tell."""
+
+    BROWSER = "browser"
+    """Visitors' own devices: the region is the trusted header's."""
+    SERVER = "server"
+    """Servers, tag-manager containers among them: the region is the event's, never the server's own."""
+    IMPORT = "import"
+    """Files of the past, sent by a server."""
 
 
 class WriteKey(BaseModel):
@@ -25,9 +39,16 @@ class WriteKey(BaseModel):
     source: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     site: Annotated[str, Field(min_length=1, max_length=253)]
-    """Site of events that name no page."""
+    """Site of events that name no page; a host is kept in the spelling of events' hosts."""
+    kind: KeyKind = KeyKind.SERVER
+    """Of files written before there were kinds: the one by which no region is wrong."""
     events_per_s: Annotated[float, Field(gt=0)] = 5_000
     revoked: bool = False
+
+    @field_validator("site")
+    @classmethod
+    def _as_events_have_it(cls, site: str) -> str:
+        return site_of(site) or site
 
 
 class KeyFile(BaseModel):
@@ -50,11 +71,11 @@ def read_keys(file: Path) -> list[WriteKey]:
         raise ConfigError(f"write keys {file}: {place or 'file'}: {first['msg']}") from None
 
 
-def create_key(file: Path, source: str, *, site: str, events_per_s: float = 5_000) -> str:
+def create_key(file: Path, source: str, *, site: str, events_per_s: float = 5_000, kind: KeyKind = KeyKind.SERVER) -> str:
     """Add a key for `source` and return it in clear, for the first and last time. ConfigError for a bad name."""
     clear = PREFIX + secrets.token_urlsafe(24)
     try:
-        key = WriteKey(source=source, sha256=sha256_hex(clear), site=site, events_per_s=events_per_s)
+        key = WriteKey(source=source, sha256=sha256_hex(clear), site=site, events_per_s=events_per_s, kind=kind)
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"{first['loc'][0]}: {first['msg']}") from None
@@ -97,6 +118,11 @@ class KeyRing:
         self._stamp = -1
         self._looked = -LOOK_S
         self._keys: dict[str, WriteKey] = {}
+
+    def in_force(self) -> Collection[WriteKey]:
+        """All keys that are not revoked."""
+        self._look()
+        return self._keys.values()
 
     def find(self, clear: str) -> WriteKey | None:
         """The key, or None for an unknown or revoked one."""

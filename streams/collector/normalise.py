@@ -8,15 +8,16 @@ import ipaddress
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import orjson
 
+from infra.site import page_site
 from schemas.codec import Record
 from schemas.registry import Contract
 from streams.collector.agents import device_class, is_bot
 from streams.collector.event import Sent
 from streams.collector.mask import masked
+from streams.collector.signals import with_objection
 from streams.identity.nodes import NodeKeys, named, normalise
 
 FUTURE_MS = 23 * 3_600_000
@@ -42,10 +43,12 @@ class Request(NamedTuple):
     site: str
     """Used where the event names no page."""
     now_ms: int
-    region: str = ""
+    region: str | None = ""
+    """Of the trusted header; None where the event's own place counts instead."""
     user_agent: str = ""
     ip: str = ""
-    gpc: bool = False
+    gpc: str = ""
+    """The header `Sec-GPC`, as sent; empty where it objects to nothing."""
 
 
 Masked = Callable[[str], None]
@@ -79,11 +82,11 @@ class Normaliser:
             "event_id": event_id,
             "event_name": clean("event_name", event.name),
             "source": request.source,
-            "site": _host(event.page_url) or request.site,
+            "site": page_site(event.page_url) or request.site,
             "heartbeat": False,
             "collector_ts": request.now_ms,
-            "region": request.region,
-            "signals": {**event.signals, "gpc": "1"} if request.gpc else dict(event.signals),
+            "region": event.region if request.region is None else request.region,
+            "signals": with_objection(event.signals, request.gpc) if request.gpc else dict(event.signals),
             "identifiers": nodes,
             "decision_token": event.decision_token[:MAX_TEXT],
             "order_id": event.order_id[:MAX_ID],
@@ -180,10 +183,3 @@ def _typed(value: Any, field: Mapping[str, Any]) -> Any:
     except (TypeError, ValueError, OverflowError):
         pass
     return field.get("default")
-
-
-def _host(address: str) -> str:
-    try:
-        return urlsplit(address).hostname or ""
-    except ValueError:
-        return ""

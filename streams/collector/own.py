@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from infra.times import parse_time
 from streams.collector.event import (
     CLICK_IDS,
     Item,
@@ -17,19 +18,20 @@ from streams.collector.event import (
     mapping,
     name_of,
     number,
-    signals_of,
     text,
     texts,
 )
+from streams.collector.place import place_in
+from streams.collector.repeated import each, overlaid, selected
+from streams.collector.signals import SignalSet, signal_fields
 
 PROTOCOL = "headwater"
 
 IDENTIFIERS = {"user_id": "user", "device_id": "device", "client_id": "cookie", "anonymous_id": "cookie"}
-GA_SIGNALS = {"x-ga-gcs": "gcs", "x-ga-gcd": "gcd"}
 TAKEN = {
-    "event_id", "event_name", "event_ts", "timestamp", "sent_ts", "consent", "user_data", "page_location", "page_url",
+    "event_id", "event_name", "event_ts", "timestamp", "sent_ts", "user_data", "page_location", "page_url",
     "page_title", "page_referrer", "user_agent", "ip_override", "tag_version", "order_id", "transaction_id", "value",
-    "currency", "decision_token", "properties", *IDENTIFIERS, *GA_SIGNALS, *CLICK_IDS,
+    "currency", "decision_token", "properties", *IDENTIFIERS, *CLICK_IDS,
 }  # fmt: skip
 
 
@@ -43,7 +45,12 @@ def items_of(body: Any) -> list[Any]:
         return [body]  # an event may have a field of that name
     if not isinstance(body["events"], list):
         raise Wrong("events must be an array")
-    return body["events"]
+    shared = selected(body, signal_fields(body))
+    if not shared:
+        return body["events"]
+    # What is said of consent for all events is said of each, and an event's own words lift nothing of it.
+    names = frozenset(shared)
+    return [overlaid(shared, item, names) if isinstance(item, dict) else item for item in body["events"]]
 
 
 def read(item: Any) -> Item:
@@ -57,11 +64,14 @@ def read(item: Any) -> Item:
 
 
 def _read(said: Mapping[str, Any]) -> Sent:
-    signals = signals_of(mapping(said, "consent"))
-    for theirs, ours in GA_SIGNALS.items():
-        if value := text(said, theirs):
-            # Where both are there and disagree, both go on: the gate takes the stricter one.
-            signals[theirs if signals.get(ours, value) != value else ours] = value
+    signals, inner = SignalSet(), mapping(said, "properties")
+    properties = {**inner, **{name: value for name, value in said.items() if name not in TAKEN}}
+    taken = signals.add_named(said)
+    for one in each(said, "properties"):
+        if isinstance(one, Mapping):
+            taken += signals.add_named(one)
+    for name in taken:
+        properties.pop(name, None)
     return Sent(
         name_of(said, "event_name"),
         PROTOCOL,
@@ -69,7 +79,7 @@ def _read(said: Mapping[str, Any]) -> Sent:
         identifiers=identifiers_of(said),
         created=time_of(said, "event_ts", "timestamp"),
         sent=time_of(said, "sent_ts"),
-        signals=signals,
+        signals=signals.as_map(),
         page_url=text(said, "page_location", "page_url"),
         page_title=text(said, "page_title"),
         page_referrer=text(said, "page_referrer"),
@@ -81,7 +91,8 @@ def _read(said: Mapping[str, Any]) -> Sent:
         value=number(said, "value"),
         currency=text(said, "currency"),
         decision_token=text(said, "decision_token"),
-        properties={**mapping(said, "properties"), **{name: value for name, value in said.items() if name not in TAKEN}},
+        properties=properties,
+        region=place_in(said, inner),
     )
 
 
@@ -95,23 +106,25 @@ def identifiers_of(said: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def time_of(said: Mapping[str, Any], *names: str) -> int | None:
-    """Milliseconds from a number of milliseconds or of seconds, or an ISO 8601 text. Wrong for anything else.
+    """Milliseconds UTC from the first of these fields that is there, in any form of `infra.times`; Wrong for what is none.
 
-    A number that as milliseconds would lie before March 1973 is one of seconds.
+    A time that can be read and cannot be (of 1900, or a number of seconds since a page was opened) counts as none said.
     """
     for name in names:
         value = said.get(name)
         if value is None or value == "":
             continue
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < MAX_MS:
-            return int(value if value >= MIN_MS else value * 1000)
-        if isinstance(value, str):
-            try:
-                return int(datetime.fromisoformat(value).timestamp() * 1000)
-            except (ValueError, OverflowError):
-                pass
-        raise Wrong(f"{name} must be milliseconds or seconds since 1970, or an ISO 8601 time")
+        if (moment := parse_time(value)) is not None:
+            return moment
+        if not _is_impossible(value):
+            raise Wrong(f"{name} must be milliseconds or seconds since 1970, or an ISO 8601 time")
     return None
 
 
-MIN_MS, MAX_MS = 100_000_000_000, 4_102_444_800_000  # 1973 and 2100
+def _is_impossible(value: Any) -> bool:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return 0 < value < float("inf")
+    try:
+        return isinstance(value, str) and bool(datetime.fromisoformat(value.strip().upper()))
+    except ValueError:
+        return False

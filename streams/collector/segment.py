@@ -1,14 +1,16 @@
 """The Segment HTTP API (`/v1/batch`, `/v1/track`, ...), which RudderStack and Hightouch speak too. Pure."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from streams.collector.event import Item, Sent, Unusable, Wrong, click_ids_of, mapping, name_of, number, signals_of, text
+from streams.collector.event import Item, Sent, Unusable, Wrong, click_ids_of, mapping, name_of, number, text, without
 from streams.collector.own import time_of
+from streams.collector.place import location, place_of
+from streams.collector.repeated import each, overlaid, selected
+from streams.collector.signals import SignalSet, signal_fields
 
 PROTOCOL = "segment"
 CALLS = ("track", "identify", "page", "screen", "group", "alias")
-PURPOSES = "categoryPreferences"
 
 
 def items_of(body: Any, call: str) -> list[Any]:
@@ -16,20 +18,40 @@ def items_of(body: Any, call: str) -> list[Any]:
     if not isinstance(body, dict):
         raise Wrong("the body must be an object")
     if call != "batch":
-        return [{"type": call, **body}]
+        return [overlaid({"type": call}, body)]
     batch = body.get("batch")
     if not isinstance(batch, list):
         raise Wrong("batch must be an array")
-    shared, sent = mapping(body, "context"), body.get("sentAt")
-    return [_under(item, shared, sent) for item in batch]
+    shared = mapping(body, "context")
+    for earlier in each(body, "context")[:-1]:
+        if isinstance(earlier, Mapping):
+            shared = overlaid(earlier, shared, frozenset(signal_fields(earlier)))
+    fields = overlaid({"sentAt": body.get("sentAt")}, selected(body, signal_fields(body)))
+    whole = _BatchContext(shared, frozenset(signal_fields(shared)), fields, frozenset(signal_fields(fields)))
+    return [_under(item, whole) for item in batch]
 
 
-def _under(item: Any, context: Mapping[str, Any], sent: Any) -> Any:
+class _BatchContext(NamedTuple):
+    """What a batch says for each of its items, and which of the names are consent signals."""
+
+    context: Mapping[str, Any]
+    context_signals: frozenset[str]
+    fields: Mapping[str, Any]
+    field_signals: frozenset[str]
+
+
+def _under(item: Any, batch: _BatchContext) -> Any:
+    """An item beneath what its batch says. A refusal of the batch is not lifted by an item's own consent: both stay."""
     if not isinstance(item, dict):
         return item
     own = item.get("context")
-    merged = {**context, **own} if isinstance(own, dict) else own if own is not None else context
-    return {"sentAt": sent, **item, "context": merged}
+    if isinstance(own, dict):
+        context: Any = overlaid(batch.context, own, batch.context_signals)
+    else:
+        context = batch.context if own is None else own
+    if type(item) is dict:
+        return overlaid(batch.fields, {**item, "context": context}, batch.field_signals)
+    return overlaid(batch.fields, overlaid(item, {"context": context}), batch.field_signals)
 
 
 def read(item: Any) -> Item:
@@ -48,6 +70,7 @@ def _read(said: Mapping[str, Any]) -> Sent:
         raise Wrong(f"type must be one of {', '.join(CALLS)}")
     context, properties = mapping(said, "context"), mapping(said, "properties")
     traits = {**mapping(context, "traits"), **mapping(said, "traits")}
+    signals, taken = _signals(said)
     page, library, device = mapping(context, "page"), mapping(context, "library"), mapping(context, "device")
     identifiers = [
         ("user", text(said, "userId")),
@@ -63,7 +86,7 @@ def _read(said: Mapping[str, Any]) -> Sent:
         identifiers=[(kind, value) for kind, value in identifiers if value],
         created=time_of(said, "originalTimestamp", "timestamp"),
         sent=time_of(said, "sentAt"),
-        signals=_signals(mapping(context, "consent")),
+        signals=signals.as_map(),
         page_url=text(page, "url") or text(properties, "url"),
         page_title=text(page, "title") or text(properties, "title"),
         page_referrer=text(page, "referrer") or text(properties, "referrer"),
@@ -75,15 +98,23 @@ def _read(said: Mapping[str, Any]) -> Sent:
         value=number(properties, "value", "revenue", "total"),
         currency=text(properties, "currency"),
         decision_token=text(properties, "decision_token"),
-        properties={k: v for k, v in properties.items() if k not in TAKEN},
+        properties=without(properties, TAKEN | taken),
+        region=place_of([location(context["location"])] if isinstance(context.get("location"), Mapping) else []),
     )
 
 
-def _signals(consent: Mapping[str, Any]) -> dict[str, str]:
-    """Segment's consent object: one boolean a category. Anything else in it is a signal under its own name."""
-    found = signals_of({name: value for name, value in consent.items() if name != PURPOSES})
-    categories = signals_of(mapping(consent, PURPOSES))
-    return found | {f"cmp.{name}": value for name, value in categories.items()}
+def _signals(said: Mapping[str, Any]) -> tuple[SignalSet, set[str]]:
+    """Signals of a call, from its context, traits and properties and beside them; and which of the properties they are."""
+    signals = SignalSet()
+    signals.add_named(said)
+    for context in each(said, "context"):
+        if isinstance(context, Mapping):
+            signals.add_named(context)
+    for traits in (*each(said, "traits"), *each(mapping(said, "context"), "traits")):
+        if isinstance(traits, Mapping):
+            signals.add_named(traits)
+    named = [signals.add_named(one) for one in each(said, "properties") if isinstance(one, Mapping)]
+    return signals, {name for names in named for name in names}
 
 
 TAKEN = {"url", "title", "referrer", "order_id", "orderId", "value", "revenue", "total", "currency", "decision_token"}

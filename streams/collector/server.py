@@ -5,7 +5,7 @@ import base64
 import binascii
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +19,15 @@ from infra.region import region_of
 from streams.collector import choices, ga4, own, segment, snowplow
 from streams.collector.event import Wrong
 from streams.collector.intake import RECENT, Intake, Reader, Seen, Taken
-from streams.collector.keys import KeyRing, WriteKey
+from streams.collector.keys import KeyKind, KeyRing, WriteKey
 from streams.collector.normalise import Request
 from streams.collector.refusals import RETRY_AFTER_S, Reason, Refused
+from streams.collector.repeated import MAX_LEVELS, RepeatedKeys, loads_measured
 from streams.collector.sink import Sink
 from streams.collector.spool import SpoolFull
 
 MAX_BODY = 1_000_000
 MAX_EVENTS = 500
-MAX_DEPTH = 32
 BODY_S = 10.0
 JSON = "application/json"
 PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
@@ -132,9 +132,17 @@ class Doors:
         """`POST /v1/consent`: choices without an event; the same key and answers as `/v1/events`."""
         scheme, _, clear = request.headers.get("Authorization", "").partition(" ")
         key = self._key(clear if scheme.lower() == "bearer" else "")
-        items = _items(choices.items_of, await self._json(request))
-        self._admit(key, len(items))
-        taken = self._intake.take_choices(items, self._asked(request, key))
+        raw = await self._bytes(request)
+        body = _parsed(raw)
+        try:
+            items = choices.items_of(body)
+        except Wrong as error:
+            self._admit(key, 1)
+            taken = self._intake.refuse(raw, str(error), self._asked(request, key))
+        else:
+            self._admit(key, len(items))
+            alone = raw if items and items[0] is body else b""
+            taken = self._intake.take_choices(items, self._asked(request, key), alone)
         if taken.records:
             await self._sink.send(taken.records)
         return _answer(taken)
@@ -160,7 +168,7 @@ class Doors:
 
     async def pixel(self, request: web.Request) -> web.Response:
         """Snowplow's GET: one event as a query string, a picture as the answer."""
-        said = dict(request.query)
+        said = _query(request)
         key = self._key(said.get("aid", ""))
         await self._take(request, key, Batch([said], snowplow.read))
         return web.Response(body=PIXEL, content_type="image/gif", headers={"Cache-Control": "no-store"})
@@ -220,6 +228,10 @@ class Doors:
         return key
 
     async def _json(self, request: web.Request) -> Any:
+        return _parsed(await self._bytes(request))
+
+    async def _bytes(self, request: web.Request) -> bytes:
+        """The body, inflated."""
         try:
             body = await asyncio.wait_for(request.read(), BODY_S)
         except TimeoutError:
@@ -230,14 +242,7 @@ class Doors:
             raise Refused(Reason.ENCODING) from None
         if request.headers.get("Content-Encoding", "").lower() not in ("", "identity", "gzip", "deflate"):
             raise Refused(Reason.ENCODING)
-        try:
-            parsed = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            where = f" (line {error.lineno}, column {error.colno})" if error.doc else ""
-            raise Refused(Reason.INVALID_JSON, f"the body must be JSON in UTF-8{where}") from None
-        if too_deep(parsed):
-            raise Refused(Reason.TOO_DEEP)
-        return parsed
+        return body
 
     def _admit(self, key: WriteKey, items: int) -> None:
         if items > MAX_EVENTS:
@@ -260,11 +265,43 @@ class Doors:
             key.source,
             key.site,
             int(time.time() * 1000),
-            region_of(headers.get(options.region_header, "")) if options.region_header else "",
+            _region(headers.get(options.region_header, "") if options.region_header else "", key),
             headers.get("User-Agent", ""),
             forwarded or request.remote or "",
-            headers.get("Sec-GPC") == "1",
+            _objection(headers.getall("Sec-GPC", ())),
         )
+
+
+def _parsed(body: bytes) -> Any:
+    """The JSON of a body, with the keys that stand in it twice."""
+    try:
+        parsed, depth = loads_measured(body)
+    except orjson.JSONDecodeError as error:
+        where = f" (line {error.lineno}, column {error.colno})" if error.doc else ""
+        raise Refused(Reason.INVALID_JSON, f"the body must be JSON in UTF-8{where}") from None
+    if depth > MAX_LEVELS:
+        raise Refused(Reason.TOO_DEEP)
+    return parsed
+
+
+def _query(request: web.Request) -> dict[str, Any]:
+    """The fields of a query string; of a name that stands in it twice the first value counts, and the others stay."""
+    fields = dict(request.query)
+    if len(fields) == len(request.query):
+        return fields
+    others = [(name, value) for name in fields for value in request.query.getall(name)[1:]]
+    return RepeatedKeys(fields.items(), others)
+
+
+def _region(header: str, key: WriteKey) -> str | None:
+    """The region of a visitor's own request; None for a server's, whose headers tell where the server is."""
+    return region_of(header) if key.kind is KeyKind.BROWSER else None
+
+
+def _objection(headers: Sequence[str]) -> str:
+    """What `Sec-GPC` says, as sent: the gate judges it. Empty for what is absent or does not object."""
+    objection = ", ".join(value for value in headers if value.strip() not in ("", "0"))
+    return objection.encode("ascii", "replace").decode()  # a header's bytes may be no UTF-8
 
 
 def _items(items_of: Callable[[Any], list[Any]], body: Any) -> list[Any]:
@@ -281,6 +318,8 @@ def _answer(taken: Taken) -> web.Response:
         said: Mapping[str, Any] = {"code": Reason.CONTRACT, "message": refused[0]["message"], "refused": refused}
         return web.Response(body=orjson.dumps(said), status=400, content_type=JSON)
     said = {"success": True, "accepted": taken.accepted, "refused": refused}
+    if taken.warnings:
+        said |= {"warnings": [{"index": place, "message": message} for place, message in taken.warnings]}
     return web.Response(body=orjson.dumps(said), content_type=JSON)
 
 
@@ -292,19 +331,3 @@ def _basic_user(header: str) -> str:
         return base64.b64decode(encoded, validate=True).decode().partition(":")[0]
     except (binascii.Error, UnicodeDecodeError):
         return ""
-
-
-def too_deep(value: Any) -> bool:
-    """Objects and arrays nested more than 32 levels deep."""
-    level, depth = [value], 0
-    while level:
-        if depth > MAX_DEPTH:
-            return True
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
-            if isinstance(inner, dict | list)
-        ]
-        depth += 1
-    return False

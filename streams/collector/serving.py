@@ -12,8 +12,10 @@ from infra.logs import get_logger
 from infra.metrics import Metrics
 from infra.settings import Settings
 from schemas.registry import Registry
+from streams.collector.choice_rules import ChoiceRules
 from streams.collector.intake import Intake
 from streams.collector.keys import KeyRing
+from streams.collector.policy_source import PolicySource
 from streams.collector.server import Doors, Options
 from streams.collector.sink import Sink
 from streams.collector.spool import Spool
@@ -28,13 +30,15 @@ class Limits(NamedTuple):
 
 
 async def serve(settings: Settings, options: Options, address: tuple[str, int], limits: Limits) -> None:
-    """Serve until SIGTERM or SIGINT. ConfigError where the port is taken or the secret is missing."""
+    """Serve until SIGTERM or SIGINT. ConfigError where the port is taken, the secret is missing or the policy does not load."""
     metrics = Metrics()
     payload_keys = PayloadKeys(settings.keyring_dir, settings.master)
     keys = NodeKeys.of(settings)
-    intake = Intake(Registry(settings.contracts), payload_keys, keys, metrics)
+    write_keys = KeyRing(settings.write_keys_file)
+    rules = ChoiceRules(PolicySource(settings.policy), write_keys)
+    intake = Intake(Registry(settings.contracts), payload_keys, keys, metrics, rules)
     sink = Sink(settings, Spool(settings.state_dir / "spool", payload_keys, limits.spool_bytes), metrics, limits.budget_s)
-    doors = Doors(intake, sink, KeyRing(settings.write_keys_file), metrics, options)
+    doors = Doors(intake, sink, write_keys, metrics, options)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -17,7 +17,6 @@ from streams.collector.normalise import Request
 from streams.identity.nodes import NodeKeys
 
 EVERYTHING = "All signals together arrive side by side"
-MALFORMED = "A malformed consent field is left for the collector to refuse"
 NOW_MS = 1_790_000_000_500
 
 
@@ -30,7 +29,7 @@ def intake(contracts_dir: Path, tmp_path: Path) -> Intake:
 
 def take(intake: Intake, body: str) -> Taken:
     """What `POST /v1/events` makes of a body."""
-    return intake.take(own.items_of(orjson.loads(body)), own.read, Request("web", "shop.example", NOW_MS))
+    return intake.take(own.items_of(orjson.loads(body)), own.read, Request("web", "shop.example", NOW_MS, None))
 
 
 def test_the_collector_accepts_what_the_tag_sends_and_keeps_each_signal(
@@ -61,9 +60,49 @@ def test_the_collector_accepts_what_the_tag_sends_and_keeps_each_signal(
     assert len(record["identifiers"]) == 2  # the cookie's and the e-mail's
 
 
-def test_the_collector_takes_every_scenarios_body_and_names_the_malformed_one(findings: dict[str, Any], intake: Intake) -> None:
-    """No scenario sends what the collector would refuse, but for the one that means to."""
+def test_the_collector_takes_every_scenarios_body(findings: dict[str, Any], intake: Intake) -> None:
+    """No scenario sends what the collector would refuse."""
     for scenario in findings["scenarios"]:
         for sent in scenario["sent"]:
-            refused = [(0, "consent must be an object")] if scenario["name"] == MALFORMED else []
-            assert take(intake, sent["body"]).refused == refused, scenario["name"]
+            assert take(intake, sent["body"]).refused == [], scenario["name"]
+
+
+@pytest.mark.parametrize(
+    ("name", "signals"),
+    [
+        ("A consent field that is no object is a signal like the others", {"gpc": "1", "consent": "denied", "gcs": "G100"}),
+        (
+            "What is no text in a consent field is forwarded as it is",
+            {"cmp.ads": "null", "ads.a": "[1]", "cmp.stats": "0", "gcs": "null"},
+        ),
+        ("Sec-GPC of the visitor is forwarded beside what the page says", {"gpc": "1", "gpc#2": "0"}),
+    ],
+)
+def test_what_the_tag_cannot_read_reaches_the_record(
+    findings: dict[str, Any], intake: Intake, contracts_dir: Path, name: str, signals: dict[str, str]
+) -> None:
+    """Objects, nulls and second words pass the tag and the collector."""
+    assert record_of(findings, intake, contracts_dir, name)["signals"] == signals
+
+
+@pytest.mark.parametrize(
+    ("name", "region"),
+    [
+        ("Where the visitor is comes from the load balancer of the container", "US-CA"),
+        ("The place may come from App Engine", "US-CA"),
+        ("The place may come from Cloudflare", "FR"),
+        ("A place that the event has stands beside the load balancer's", ""),
+        ("Without a place the tag claims none", ""),
+    ],
+)
+def test_the_visitors_place_reaches_the_record(
+    findings: dict[str, Any], intake: Intake, contracts_dir: Path, name: str, region: str
+) -> None:
+    """Under a server's key the region is what the container knows of the visitor; two places that disagree are none."""
+    assert record_of(findings, intake, contracts_dir, name)["region"] == region
+
+
+def record_of(findings: dict[str, Any], intake: Intake, contracts_dir: Path, name: str) -> dict[str, Any]:
+    """The record that a scenario's request becomes."""
+    (sent,) = next(one["sent"] for one in findings["scenarios"] if one["name"] == name)
+    return decode(Registry(contracts_dir), take(intake, sent["body"]).records[0].value)[1]

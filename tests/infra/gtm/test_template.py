@@ -105,11 +105,11 @@ def test_a_template_that_google_would_refuse_is_refused(
 @pytest.mark.parametrize(
     ("change", "scenario", "complaint"),
     [
-        (swap("{gpc: '1'}", "{gpc: '0'}"), "Sec-GPC of the visitor", "is not equal to"),
+        (swap("{gpc: '1', 'gpc#2': '0'}", "{gpc: '1'}"), "Sec-GPC of the visitor", "is not equal to"),
         (swap("'authorization', ", ""), "Cookies and Authorization", "contains"),
         (swap("['x-ga-gcs', 'gcs']", "['gcs']"), "Consent Mode is forwarded", "is not equal to"),
         (
-            swap("signals[prefix + name] = makeString(said[name])", "signals[prefix + name] = 'granted'"),
+            swap("isScalar(value) ? makeString(value) : value;", "'granted';"),
             "A consent platform",
             "granted",
         ),

@@ -19,14 +19,16 @@ import requests
 
 from infra.embedded.kafka import EmbeddedKafka
 from infra.embedded.ports import free_port
+from infra.keyring import KeyRing
 from infra.secrets import Secret
 from infra.settings import Settings
 from infra.topics_app import apply
 from schemas.codec import decode
 from schemas.registry import Registry
-from streams.collector.keys import create_key, revoke_keys
+from streams.collector.keys import KeyKind, create_key, revoke_keys
 from streams.collector.refusals import STATUS
 from streams.identity.nodes import NodeKeys, node
+from streams.runtime.deadletter import open_letter
 from tests.broker.copying import read_committed
 
 SECRET = "for tests only, forty characters long..."
@@ -99,6 +101,16 @@ def collector(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """One collector on the shared broker."""
     apply(Settings(kafka=kafka))
     collector = Collector(kafka, tmp_path_factory.mktemp("collector"), "--micro", "--cors-origin", "https://shop.example")
+    collector.start()
+    yield collector
+    collector.stop()
+
+
+@pytest.fixture(scope="module")
+def regional(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
+    """One that trusts a proxy's header for the region."""
+    apply(Settings(kafka=kafka))
+    collector = Collector(kafka, tmp_path_factory.mktemp("regional"), "--region-header", "X-Region")
     collector.start()
     yield collector
     collector.stop()
@@ -202,12 +214,77 @@ def test_choices_without_an_event_go_to_their_subjects(collector: Collector) -> 
         {"client_id": "c"}, {"consent": {"cmp.marketing": "0"}}, {"client_id": "undefined", "kind": "withdrawal"}, 17,
         {"client_id": "c", "kind": "perhaps"}, {"client_id": "c", "kind": "withdrawal", "purposes": ["all"]},
         {"client_id": "c", "kind": "withdrawal", "purposes": "analytics"}, {"client_id": "c", "consent": "yes"},
-        {"client_id": "c", "kind": "withdrawal", "chosen_ts": "yesterday"}, {"client_id": "c", "consent": {"marketing": "0"}},
+        {"client_id": "c", "kind": "withdrawal", "site": "other.example"}, {"client_id": "c", "consent": {"marketing": "0"}},
+        {"client_id": "c", "consent": {"cmp.marketing": "no"}}, {"client_id": "c", "consent": {"gcs": "G100", "cmp.x": "0"}},
     ],
 )  # fmt: skip
 def test_choices_that_say_nothing_are_refused(collector: Collector, item: Any) -> None:
     """Nobody named, nothing chosen, purposes that are none: 400 with words, and a dead letter."""
     refused(collector.send([item], "/v1/consent"), "CONTRACT")
+
+
+def letters(collector: Collector) -> list[bytes]:
+    """The bytes of all dead letters, decrypted."""
+    keyring = KeyRing(collector.folder / "keyring", Secret(SECRET))
+    dead = [decode(collector.registry, message.value())[1] for message in read_committed(collector.kafka, "events.dead")]
+    return [open_letter(letter, keyring)[1] for letter in dead if letter["stage"] == "collector"]
+
+
+@pytest.mark.parametrize("body", ['{ "client_id": "%s", "consent": {"gcs": "G1"} }', '"%s"', '{"choices": "%s"}'])
+def test_a_choice_that_is_not_understood_is_kept_byte_for_byte(collector: Collector, body: str) -> None:
+    """400, and a dead letter of just what was sent."""
+    raw = (body % uuid.uuid4().hex).encode()
+    refused(collector.send(raw, "/v1/consent"), "CONTRACT")
+    assert raw in letters(collector)
+
+
+def test_a_time_that_cannot_be_read_is_a_warning(collector: Collector) -> None:
+    """The choice is taken, and the answer says that its time is not."""
+    answer = collector.send({"client_id": "c", "kind": "withdrawal", "chosen_ts": "yesterday"}, "/v1/consent").json()
+    assert (answer["success"], [warning["index"] for warning in answer["warnings"]]) == (True, [0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "header", "own_region", "region"),
+    [
+        ("browser", "US", "", "US"), ("browser", "DE", "US", "DE"), ("browser", "", "US", ""), ("browser", "Ohio", "US", ""),
+        ("server", "US", "", ""), ("server", "US", "DE", "DE"), ("server", "DE", "US-CA", "US-CA"),
+        ("import", "US", "Ohio", ""),
+    ],
+)  # fmt: skip
+def test_whose_region_counts(regional: Collector, kind: KeyKind, header: str, own_region: str, region: str) -> None:
+    """The trusted header is the visitor's where a browser sends; a server's events say themselves where their visitor is."""
+    mark = uuid.uuid4().hex
+    key = create_key(regional.keys, kind, site="shop.example", kind=KeyKind(kind))
+    authorized = {"Authorization": f"Bearer {key}", "X-Region": header}
+    event = {"event_name": "x", "mark": mark, "region": own_region}
+    wait_until(lambda: regional.send(event, **authorized).ok, 5)
+    assert {record["region"] for record in regional.events(mark)} == {region}
+
+
+def test_the_browsers_objection_is_passed_on_as_sent(collector: Collector) -> None:
+    """Any value of Sec-GPC but 0 is a signal, beside what the body says."""
+    sent = {"1": {"gpc": "1", "gpc#2": "0"}, "yes": {"gpc": "yes", "gpc#2": "0"}, "0": {"gpc": "0"}, "": {"gpc": "0"}}
+    for header, signals in sent.items():
+        mark = uuid.uuid4().hex
+        assert collector.send({"event_name": "x", "mark": mark, "consent": {"gpc": False}}, **{"Sec-GPC": header}).ok
+        assert [record["signals"] for record in collector.events(mark)] == [signals]
+
+
+def test_words_that_stand_twice_in_a_request_are_both_kept(collector: Collector) -> None:
+    """A repeated JSON key, and a repeated name of a query string."""
+    mark = uuid.uuid4().hex
+    body = b'{"event_name":"x","mark":"%s","consent":{"cmp.m":"0","cmp.m":"1"}}' % mark.encode()
+    assert collector.send(body).ok
+    assert [record["signals"] for record in collector.events(mark)] == [{"cmp.m": "0", "cmp.m#2": "1"}]
+    entities = [[{"schema": "iglu:com.headwater/consent/jsonschema/1-0-0", "data": {"cmp.m": word}}] for word in "01"]
+    co = [json.dumps({"schema": "iglu:c/contexts/jsonschema/1-0-0", "data": data}) for data in entities]
+    page = f"https://{mark}.example/"
+    query: list[tuple[str, str]] = [("e", "pv"), ("aid", collector.key), ("url", page), *(("co", text) for text in co)]
+    assert requests.get(f"{collector.url}/i", query, timeout=10).ok
+    records = [decode(collector.registry, message.value())[1] for message in read_committed(collector.kafka, "events.raw")]
+    (signals,) = [record["signals"] for record in records if record["page_url"] == page]
+    assert sorted(signals.values()) == ["0", "1"]
 
 
 def test_compressed_bodies_are_read(collector: Collector) -> None:

@@ -10,7 +10,7 @@ from schemas.codec import Record, encode
 from schemas.registry import Contract, Registry
 from streams.collector.agents import device_class, is_bot
 from streams.collector.choices import Choice, read, records
-from streams.collector.event import Sent, signals_of
+from streams.collector.event import Sent
 from streams.collector.mask import masked
 from streams.collector.normalise import Normaliser, Request, event_time, ip_prefix
 from streams.identity.nodes import NodeKeys, node, versions
@@ -128,19 +128,10 @@ def test_addresses_are_cut(address: str, prefix: str) -> None:
     assert ip_prefix(address) == prefix
 
 
-def test_true_and_false_are_choices_or_flags() -> None:
-    """A choice becomes granted or denied; whether GDPR applies, and whether the browser objects, is no choice."""
-    said = {"cmp.analytics": True, "cmp.marketing": False, "gdpr_applies": True, "gpc": False, "gcs": "G111", "list": []}
-    assert signals_of(said) == {
-        "cmp.analytics": "granted", "cmp.marketing": "denied", "gdpr_applies": "1", "gpc": "0", "gcs": "G111",
-    }  # fmt: skip
-    assert signals_of({"gdpr_applies": False, "gpc": True}) == {"gdpr_applies": "0", "gpc": "1"}
-
-
 def test_signals_pass_untouched_and_gpc_joins_them() -> None:
     """The collector decides nothing."""
     signals = {"tc_string": "C" * 50, "cmp.x": "granted"}
-    assert record(Sent("x", "headwater", signals=signals), gpc=True)[1]["signals"] == {**signals, "gpc": "1"}
+    assert record(Sent("x", "headwater", signals=signals), gpc="1")[1]["signals"] == {**signals, "gpc": "1"}
 
 
 def test_an_appended_field_is_taken_from_the_properties() -> None:

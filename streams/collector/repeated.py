@@ -1,0 +1,155 @@
+"""JSON whose repeated keys stay: parsers keep the last of two equal keys in silence, and the first may be a refusal. Pure.
+
+Repeated keys are rare, so they are counted before they are looked for: the keys that were parsed against the keys in the text.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import orjson
+
+MAX_LEVELS = 33
+"""Levels of objects and arrays of a request's body, itself among them: values may be nested 32 levels deep."""
+
+_KEY_END = re.compile(rb'"[ \t\r\n]*:')
+
+
+class RepeatedKeys(dict[str, Any]):
+    """An object with keys that stood in it more than once: the last value counts, `earlier` holds the others in order."""
+
+    def __init__(self, pairs: Iterable[tuple[str, Any]], earlier: Iterable[tuple[str, Any]] = ()) -> None:
+        super().__init__(pairs)
+        self.earlier = list(earlier)
+
+
+def loads(raw: bytes) -> Any:
+    """The value of a JSON text, objects with repeated keys as `RepeatedKeys`. orjson.JSONDecodeError where it is none."""
+    parsed = orjson.loads(raw)
+    keys = _keys(parsed)
+    return _loads_repeated(raw, parsed) if keys and _may_repeat(raw, keys) else parsed
+
+
+def loads_measured(raw: bytes) -> tuple[Any, int]:
+    """The same, and how many levels of objects and arrays it has; more than `MAX_LEVELS` are not looked into."""
+    parsed = orjson.loads(raw)
+    keys, depth = measure(parsed)
+    if depth <= MAX_LEVELS and keys and _may_repeat(raw, keys):
+        parsed = _loads_repeated(raw, parsed)
+    return parsed, depth
+
+
+def measure(value: Any) -> tuple[int, int]:
+    """(keys, levels) of what orjson parsed. Levels beneath `MAX_LEVELS` are not counted."""
+    keys = depth = 0
+    level = [value] if type(value) is dict or type(value) is list else []
+    while level and depth <= MAX_LEVELS:
+        depth += 1
+        inner = []
+        for outer in level:
+            if type(outer) is dict:
+                keys += len(outer)
+                values: Iterable[Any] = outer.values()
+            else:
+                values = outer
+            inner += [one for one in values if type(one) is dict or type(one) is list]
+        level = inner
+    return keys, depth
+
+
+def _keys(value: Any) -> int:
+    keys = 0
+    containers = [value] if type(value) is dict or type(value) is list else []
+    while containers:
+        outer: Any = containers.pop()
+        if type(outer) is dict:
+            keys += len(outer)
+            outer = outer.values()
+        for one in outer:
+            if type(one) is dict or type(one) is list:
+                containers.append(one)
+    return keys
+
+
+def each(source: Mapping[str, Any], name: str) -> list[Any]:
+    """Every value that stands under a name, the one that counts last."""
+    if not isinstance(source, RepeatedKeys):
+        return [source[name]] if name in source else []
+    return [value for key, value in pairs(source) if key == name]
+
+
+def pairs(source: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every name with every value that stands under it, those that count last."""
+    if isinstance(source, RepeatedKeys):
+        yield from source.earlier
+    yield from source.items()
+
+
+def selected(source: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """These fields of an object, repeated ones too."""
+    wanted = set(names)
+    fields = {name: value for name, value in source.items() if name in wanted}
+    if not isinstance(source, RepeatedKeys):
+        return fields
+    return RepeatedKeys(fields.items(), [(name, value) for name, value in source.earlier if name in wanted])
+
+
+def overlaid(base: Mapping[str, Any], top: Mapping[str, Any], both: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """`top` over `base`, as `{**base, **top}`; of the names `both`, the value that is covered stays as a repeated one."""
+    covered = [(name, base[name]) for name in both if name in base and name in top]
+    earlier = [pair for source in (base, top) if isinstance(source, RepeatedKeys) for pair in source.earlier]
+    merged = {**base, **top}
+    return RepeatedKeys(merged.items(), [*earlier, *covered]) if earlier or covered else merged
+
+
+def dumps(value: Any) -> bytes:
+    """JSON of a value that was parsed here, with the repeated keys; what is no JSON as its text."""
+    return orjson.dumps(value, default=_written, option=orjson.OPT_PASSTHROUGH_SUBCLASS)
+
+
+def _written(value: Any) -> Any:
+    if isinstance(value, RepeatedKeys):
+        return orjson.Fragment(b"{%s}" % b",".join(b"%s:%s" % (dumps(name), dumps(one)) for name, one in pairs(value)))
+    return str(value)
+
+
+def _may_repeat(raw: bytes, keys: int) -> bool:
+    """Whether the text has more keys than were parsed. Never false where it has: what is not sure counts as a key."""
+    spaced = b'" ' in raw or b'"\n' in raw or b'"\r' in raw or b'"\t' in raw
+    if not spaced and b'\\\\"' not in raw:
+        # A quote in a text is escaped by one backslash, and each key's closing quote has its colon behind it.
+        return raw.count(b'":') - raw.count(b'\\":') != keys
+    return sum(_is_quote(raw, match.start()) for match in _KEY_END.finditer(raw)) != keys
+
+
+def _is_quote(raw: bytes, at: int) -> bool:
+    """Whether the quote at this place begins or ends a text: an even number of backslashes stands before it."""
+    first = at
+    while first and raw[first - 1] == 0x5C:
+        first -= 1
+    return (at - first) % 2 == 0
+
+
+def _loads_repeated(raw: bytes, parsed: Any) -> Any:
+    """The value with its repeated keys. Numbers are read as orjson reads them."""
+    repeats = False
+
+    def built(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal repeats
+        values = dict(fields)
+        if len(values) == len(fields):
+            return values
+        repeats = True
+        last = {name: place for place, (name, _) in enumerate(fields)}
+        return RepeatedKeys(values.items(), [pair for place, pair in enumerate(fields) if last[pair[0]] != place])
+
+    try:
+        slow = json.loads(raw, object_pairs_hook=built, parse_int=orjson.loads, parse_float=orjson.loads)
+    except RecursionError:
+        # Only a text inside a field can be nested that deep: bodies are bounded before.
+        raise orjson.JSONDecodeError("nested too deep", "", 0) from None
+    return slow if repeats else parsed
+
+
+__all__ = ["MAX_LEVELS", "RepeatedKeys", "dumps", "each", "loads", "loads_measured", "measure", "overlaid", "pairs", "selected"]
