@@ -17,6 +17,8 @@ ROUNDS = 8
 """How often a text is searched again, because what is left may read as a name; a text that needs more is removed."""
 KEY_SIZE = 128
 """How many characters before a name can belong to its key."""
+CONTAINER_SIZE = 1_024
+"""How many characters before a name its brackets can open; where they do not, all of that goes."""
 AMBIGUOUS = 4
 """Names of so few letters and nothing else are words too: as values, and before a colon, they count in JSON only."""
 
@@ -28,12 +30,13 @@ _QUOTES = "\"'`"
 _RUNS = re.compile(rb"\x01+")
 _CLOSERS = {"{": "}", "[": "]", "<": ">"}
 _BRACKETS = {opener: re.compile(rf'["\{opener}\{closer}]') for opener, closer in _CLOSERS.items()}
-_PART = r"(?:\[[^\[\]=&]*\]|\]|\.[A-Za-z0-9_]+)*"
-_AFTER = re.compile(rf"{_PART}(?P<quote>[\"'`]?)(?:\s|\+)*(?P<sign>=+>?|:+(?!//)=?)\s*")
+_PART = r"(?:\[[^\[\]=&]*\]|\]|\.[A-Za-z0-9_]+){0,32}+"
+_AFTER = re.compile(rf"{_PART}(?P<quote>[\"'`]?)(?:\s|\+)*(?P<sign>=+>?|:+(?!//)=?)(?:(?:\s|\+)*(?=[\"'`{{\[])|\s*)")
+_SLASH = re.compile(rf"{_PART}/")
 _KEY = re.compile(r"\s*[^\s/=&?]+\s*")
 _KEY_END = re.compile(rf"{_PART}[\s\"'`\]]*$")
-_NAMED_BEFORE = re.compile(rf"\b(?:{'|'.join(NAMING)})[\"'`]?\s*[:=]\s*$", re.IGNORECASE)
-_PAIR = re.compile(r"[\"'`]\s*,[^,\]]*(?:\]|$)")
+_NAMED_BEFORE = re.compile(rf"\b(?:{'|'.join(NAMING)})[\"'`]?[\s+]*[:=][\s+]*$", re.IGNORECASE)
+_PAIR = re.compile(r"[\"'`][\s+]*,[^,\]]*(?:\]|$)")
 _PARAMETER_END = re.compile(r"[&;#\s\"'`<>\\]")
 _SEGMENT_END = re.compile(r"[/?&;#\s\"'`<>\\]")
 _MEMBER_END = re.compile(r"[,}\]&;\s\"'`<>)]")
@@ -206,8 +209,8 @@ def _span(decoded: DecodedText, name: int, end: int) -> Span | None:
     after = _AFTER.match(text, end)
     if after and not (is_host and after["sign"][0] == ":"):
         return _pair(decoded, slice(name, end), after, begin)
-    if before and before in "/?#" and not is_host and text.startswith("/", end):
-        return _segments(decoded, begin, end)
+    if before and before in "/?#" and not is_host and (slash := _SLASH.match(text, end)):
+        return _segments(decoded, begin, slash.end() - 1)
     is_value = before and before in _QUOTES and text.startswith(before, end)
     if is_value and (not _ambiguous(text[name:end]) or _is_named(text, begin - 1, end)):
         return _container(decoded, begin - 1)
@@ -218,7 +221,7 @@ def _is_named(text: str, begin: int, end: int) -> bool:
     """Whether a word in quotes is a parameter's name by what stands around it: `"key": "fbc"`, `["fbc", ...]`."""
     if _NAMED_BEFORE.search(text, max(0, begin - KEY_SIZE), begin):
         return True
-    return text[:begin].rstrip().endswith("[") and _PAIR.match(text, end) is not None
+    return text[:begin].rstrip(" +\n\t").endswith("[") and _PAIR.match(text, end) is not None
 
 
 def _pair(decoded: DecodedText, name: slice, after: re.Match[str], begin: int) -> Span | None:
@@ -272,19 +275,20 @@ def _segments(decoded: DecodedText, begin: int, slash: int) -> Span | None:
 
 def _container(decoded: DecodedText, at: int) -> Span | None:
     """What stands beside a name in the innermost brackets; to the end of the text where they are never closed."""
-    depth = 0
-    if not re.search(r"[{\[<]", decoded.text[:at]):
+    text, depth = decoded.text, 0
+    if not re.search(r"[{\[<]", text[:at]):
         return None
-    for place in range(at - 1, -1, -1):
-        character = decoded.text[place]
+    first = max(0, at - CONTAINER_SIZE)
+    for place in range(at - 1, first - 1, -1):
+        character = text[place]
         if character in "}]>":
             depth += 1
         elif character in "{[<":
             if depth == 0:
                 end = _closing(decoded, place)
-                return Span(place + 1, end - decoded.text.startswith(_CLOSERS[character], end - 1), "")
+                return Span(place + 1, end - text.startswith(_CLOSERS[character], end - 1), "")
             depth -= 1
-    return None
+    return Span(first, len(text), "") if first else None
 
 
 def _closing(decoded: DecodedText, begin: int) -> int:
@@ -311,10 +315,10 @@ def _with_separator(decoded: DecodedText, span: Span, gone: bytearray) -> tuple[
     begin, end, separators = span
     if not separators:
         return begin, end
-    blanks = " \t\r\n" if "," in separators else ""
-    left, right = begin - 1, end
-    while left >= 0 and (gone[left] or text[left] in blanks):
-        left -= 1
+    blanks = " +\t\r\n" if "," in separators else ""
+    left, right = gone.rfind(b"\0", 0, begin), end
+    while left >= 0 and text[left] in blanks:
+        left = gone.rfind(b"\0", 0, left)
     while right < len(text) and text[right] in blanks:
         right += 1
     if left >= 0 and text[left] in separators:

@@ -58,7 +58,7 @@ def around(escape: Callable[[str], str]) -> Callable[[str], str]:
     return lambda text: "VALUE".join(map(escape, text.split("VALUE")))
 
 
-ESCAPES = {
+ESCAPES: dict[str, Callable[[str], str]] = {
     "none": str,
     "upper case": lambda text: text.upper().replace("\\U", "\\u"),
     "percent": lambda text: quote(text, safe=""),
@@ -116,6 +116,21 @@ def test_every_place_in_every_spelling(place: str, escape: str) -> None:
         cleaned = CLEANER.clean_map({"a": text, "b": json.dumps({"c": [text, "d"]})})
         assert "VALUE" not in str(cleaned), text
         assert CLEANER.may_hold([text])
+
+
+CHAINS = st.lists(st.sampled_from(["percent", "percent, all", "escape()", "JSON", "HTML"]), max_size=4)
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(HIDING_PLACES), NAMES, CHAINS, st.integers(4, 500))
+def test_escapes_after_one_another_and_a_cut(place: str, name: str, chain: list[str], size: int) -> None:
+    """An id is removed through four escapes of different kinds, also from a text that ends somewhere behind it."""
+    text = place.format(name)
+    for escape in chain:
+        text = ESCAPES[escape](text)
+    text = text[: text.index("VALUE") + size]
+    assert "VALU" not in CLEANER.clean_text(text), text
+    assert "VALU" not in str(CLEANER.clean_map({"a": text})), text
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import html
 import json
+from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from streams.consent.decoded_text import decode_text, decode_with_offsets, first_escape, has_escapes
 
-ESCAPES = {
+ESCAPES: dict[str, Callable[[str], str]] = {
     "percent": lambda text: quote(text, safe=""),
     "JSON": lambda text: json.dumps(text)[1:-1],
     "HTML": html.escape,
