@@ -65,9 +65,18 @@ class ClickIds:
         # By first letter, and for text in lower case: several times faster than one after the other, and in any case.
         listed = "|".join(f"{letter}(?:{'|'.join(rests)})" for letter, rests in by_letter.items()) or "(?!)"
         self._listed = re.compile(rf"(?:{listed})(?![a-z0-9_\-])")
+        self._anywhere = re.compile(listed)
+
+    def may_hold_bytes(self, data: bytes) -> bool:
+        """The quick check of encoded fields, false only if `may_hold` is false of their texts.
+
+        Lengths stand beside the texts, and read as any character: so a name counts whatever is next to it.
+        """
+        text = data.decode(errors="replace")
+        return has_escapes(text) or self._anywhere.search(text.lower()) is not None
 
     def may_hold(self, texts: Iterable[str]) -> bool:
-        """The quick check: false only if `clean_text` and `clean_map` leave all of these as they are."""
+        """The quick check of texts: false only if `clean_text` and `clean_map` leave all of these as they are."""
         return self._suspect("\n".join(texts)) is not None
 
     def clean_text(self, text: str) -> str:

@@ -214,13 +214,10 @@ class Rewriter:
         clean: set[bytes] = set()
 
         def change(data: bytes) -> bytes:
-            values = fields.read(data)
-            if any(cleaner.may_hold(_texts(values)) for cleaner in applied):
-                cleaned = values
-                for cleaner in applied:
-                    cleaned = {name: clean_value(value, cleaner) for name, value in cleaned.items()}
-                if cleaned != values:
-                    return fields.write(cleaned)
+            if any(cleaner.may_hold_bytes(data) for cleaner in applied):
+                cleaned = _clean(fields, data, applied)
+                if cleaned is not None:
+                    return cleaned
             if len(data) <= CLEAN_BYTES:
                 if len(clean) >= CLEAN_VALUES:
                     clean.clear()
@@ -257,6 +254,17 @@ class Rewriter:
     def _to_hour(self, field: Field) -> Change:
         written = lru_cache(KEPT_VALUES)(lambda hour: field.write(hour * HOUR_MS))
         return lambda data: written(read_long(data, 0) // HOUR_MS)
+
+
+def _clean(fields: FieldRun, data: bytes, applied: Sequence[ClickIds]) -> bytes | None:
+    """Neighbouring fields without click ids and tokens; None where they hold none. Undecodable."""
+    values = fields.read(data)
+    if not any(cleaner.may_hold(_texts(values)) for cleaner in applied):
+        return None
+    cleaned = values
+    for cleaner in applied:
+        cleaned = {name: clean_value(value, cleaner) for name, value in cleaned.items()}
+    return None if cleaned == values else fields.write(cleaned)
 
 
 def _texts(values: dict[str, Any]) -> Iterator[str]:

@@ -257,6 +257,9 @@ def test_the_quick_check_misses_nothing(text: str) -> None:
         if not CLEANER.may_hold([spelling, "b"]):
             assert CLEANER.clean_text(spelling) == spelling
             assert CLEANER.clean_map({spelling: "a", "b": spelling}) == {spelling: "a", "b": spelling}
+        data = spelling.encode(errors="replace")
+        if not CLEANER.may_hold_bytes(b"\x86\x01" + data + b"0"):
+            assert not CLEANER.may_hold([data.decode()])
 
 
 @pytest.mark.parametrize("piece", ["\\", "%25", "&amp;", '["gclid" ', "gclid[", '{"gclid":', "gclid=&", "]gclid", "%2%35"])
