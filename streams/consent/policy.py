@@ -130,7 +130,7 @@ class PolicyFile(BaseModel):
     opt_out_regions: tuple[Annotated[str, Field(pattern=rf"^{REGION}$")], ...]
     events: dict[Annotated[str, Field(pattern=r"^([A-Za-z0-9_.\-]{1,128}\*?|\*)$")], Rule]
     anonymous_fields: tuple[str, ...]
-    click_ids: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{2,32}$")], ...]
+    click_ids: tuple[Annotated[str, Field(pattern=r"^_*[A-Za-z0-9][A-Za-z0-9_]{1,31}\*?$")], ...]
     gcd_letters: dict[Annotated[str, Field(pattern=r"^[a-z]$")], Letter]
 
     @field_validator("anonymous_fields")
@@ -170,6 +170,7 @@ class Policy:
     events: Mapping[str, Rule]
     anonymous_fields: frozenset[str]
     click_ids: frozenset[str]
+    """In lower case; those that end with `*` are patterns."""
     letters: Mapping[str, Word]
     controller: str
     """Who is responsible, for the audit."""

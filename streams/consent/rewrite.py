@@ -1,11 +1,9 @@
-"""Strips and anonymises events as bytes: kept fields are copied as slices, and only what may hold a click id is decoded.
+"""Strips and anonymises events as bytes: kept fields are copied as slices; what is known to hold no click id is not decoded.
 
 The same results as `strip.py` gives on decoded records, several times faster.
 """
 
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from functools import lru_cache
 from io import BytesIO
 from typing import Any
@@ -19,41 +17,48 @@ from schemas.columns import FEW, HeadColumns, Offsets
 from schemas.registry import Contract
 from streams.consent.clickids import ClickIds
 from streams.consent.policy import BITS, Policy
-from streams.consent.strip import DECISION_TOKEN, HOUR_MS, UNCLEANED, Shape
+from streams.consent.strip import (
+    HOUR_MS,
+    SIGNALS,
+    UNCLEANED,
+    Shape,
+    clean_value,
+    cleaners,
+    read_signals,
+    signal_reader,
+)
 
 Change = Callable[[bytes], bytes]
 """The bytes of one field -> what is written instead."""
-Plan = list[tuple[int, int, Change | bytes]]
-"""(first field, last field, what is written for them: always these bytes, or what the change makes of theirs), in order."""
+Plan = list[tuple[int, int, Change | bytes, Set[bytes]]]
+"""(first field, last field, what is written for them, bytes that are known to stay as they are), in order. What is written is
+always the same bytes, or what the change makes of theirs."""
 Ends = Sequence[int]
 """The offset behind each field of an event."""
 
 
-SPELT = re.compile("\u0130|\u0131|\u017f|\u212a".encode())
-"""Letters that count as `i`, `s` or `k` where case does not matter."""
+NONE: Set[bytes] = frozenset()
 KEPT_VALUES = 1_024
 KEPT_BYTES = 1_024
 HOURS, COUNTRY = ("collector_ts", "event_ts"), "region"
 """Fields of which an anonymised event keeps a part."""
-PART = 3
-"""Bytes of the parts of names that are looked for first."""
+VARYING = ("page_url", "page_title", "page_referrer", "properties")
+"""Fields that are looked at alone, because others beside them are known already more often without."""
+CLEAN_VALUES, CLEAN_BYTES = 2_048, 512
+"""How many values of a field, and up to which size, are known to hold nothing that goes."""
 
 
-class Field:
-    """One field of a contract, read and written alone."""
+class Datum:
+    """Bytes of one Avro type, read and written alone."""
 
-    def __init__(self, schema: dict[str, Any], empty: Any) -> None:
-        self.name: str = schema["name"]
-        self._type = parse_schema(schema["type"], _write_hint=False)
-        self.empty = self.write(empty)
-        self.is_map = isinstance(self._type, dict) and self._type.get("values") == "string"
-        self.is_text = self._type == "string" or self.is_map
+    def __init__(self, schema: Any) -> None:
+        self._schema = parse_schema(schema, _write_hint=False)
 
     def write(self, value: Any) -> bytes:
         """The bytes of a value. Undecodable for the start of an hour that no time can say."""
         out = BytesIO()
         try:
-            schemaless_writer(out, self._type, value)
+            schemaless_writer(out, self._schema, value)
         except OverflowError:
             raise Undecodable("a number out of range") from None
         return out.getvalue()
@@ -61,9 +66,30 @@ class Field:
     def read(self, data: bytes) -> Any:
         """The value. Undecodable."""
         try:
-            return schemaless_reader(BytesIO(data), self._type, None)
+            return schemaless_reader(BytesIO(data), self._schema, None)
         except (EOFError, ValueError, IndexError, TypeError, OverflowError, MemoryError) as error:
             raise Undecodable(f"broken datum: {type(error).__name__}") from None
+
+
+class Field(Datum):
+    """One field of a contract."""
+
+    def __init__(self, schema: dict[str, Any], empty: Any) -> None:
+        super().__init__(schema["type"])
+        self.schema = schema
+        self.name: str = schema["name"]
+        self.empty = self.write(empty)
+        kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        self.is_map = any(isinstance(kind, dict) and kind.get("values") == "string" for kind in kinds)
+        self.holds_text = self.is_map or any(kind in ("string", {"type": "string"}) for kind in kinds)
+
+
+class FieldRun(Datum):
+    """Neighbouring fields of a contract, as a record of their own."""
+
+    def __init__(self, fields: Sequence[Field]) -> None:
+        columns = [{"name": field.name, "type": field.schema["type"]} for field in fields]
+        super().__init__({"type": "record", "name": "FieldRun", "fields": columns})
 
 
 class Rewriter:
@@ -78,17 +104,11 @@ class Rewriter:
         self._fields = [Field(field, self._shape.empty[field["name"]]) for field in fields]
         self._policy = policy
         self._click_ids = click_ids
-        # Bytes are compared in lower case, which is ASCII's: another name ends every text.
-        self._names = tuple(name.encode() if name.isascii() else b"" for name in click_ids.names)
-        self._name_or_index = (*self._names, b"]")
-        self._reach = 3 * max(map(len, self._names), default=0)
-        """Bytes that a name may take: some letters that are no ASCII count as `k` or `s` where case does not matter."""
-        self._part = re.compile(b"|".join(map(re.escape, _cover(self._names))) or rb"(?!)")
-        self._token = DECISION_TOKEN.encode()
-        self._strips: dict[tuple[int, bool], Plan] = {}
+        self._reads = signal_reader(policy)
+        self._strips: dict[int, Plan] = {}
         self._anonymises = self._plan_anonymous()
         self._hours = [names.index(name) for name in HOURS]
-        changed = {place for first, last, _ in self._anonymises for place in range(first, last + 1)}
+        changed = {place for first, last, *_ in self._anonymises for place in range(first, last + 1)}
         self._kept = _runs(place for place in range(1, len(names)) if place not in changed or names[place] == COUNTRY)
         self._anonymous: dict[tuple[Any, ...], bytes] = {}
         """What is left by what it is made of: the parts that are kept, and hours."""
@@ -105,26 +125,10 @@ class Rewriter:
 
     def strip(self, value: bytes, mask: int, ends: Ends | None = None) -> bytes:
         """The datum of a framed event without what the granted purposes do not cover. Undecodable."""
-        suspected = not mask & BITS["marketing"] and self._suspects_texts(value)
-        plan = self._strips.get((mask, suspected))
+        plan = self._strips.get(mask)
         if plan is None:
-            plan = self._strips[mask, suspected] = self._plan_strip(mask, suspected)
+            plan = self._strips[mask] = self._plan_strip(mask)
         return self._apply(value, self._whole(value, ends), plan)
-
-    def _suspects_texts(self, data: bytes) -> bool:
-        """Whether a click id may be a parameter in it: a name before `=`, or before an index, or anything percent-encoded."""
-        if b"%" in data:
-            return True
-        names, reach, before = self._name_or_index, -self._reach, data.split(b"=")
-        before.pop()
-        return any(not (end := text[reach:]).isascii() or end.lower().endswith(names) for text in before)
-
-    def _suspects_map(self, data: bytes) -> bool:
-        """The same for a map, where a click id may also be a key, or stand in JSON, which spells what it likes with escapes."""
-        if b"%" in data or b"\\u" in data or _is_spelt_otherwise(data):
-            return True
-        lower = data.lower()
-        return self._part.search(lower) is not None and any(map(lower.__contains__, self._names))
 
     def anonymise(self, value: bytes, event_id: str) -> bytes:
         """The datum of a framed event with the allow-list only, under a new id. Undecodable."""
@@ -149,7 +153,7 @@ class Rewriter:
         return made
 
     def _left(self, value: bytes) -> bytes:
-        return self._apply(value, self._whole(value, None), [(0, 0, b""), *self._anonymises])
+        return self._apply(value, self._whole(value, None), [(0, 0, b"", NONE), *self._anonymises])
 
     def _leave(self, value: bytes, made_of: tuple[Any, ...]) -> bytes | None:
         try:
@@ -172,11 +176,11 @@ class Rewriter:
     def _apply(self, value: bytes, ends: Ends, plan: Plan) -> bytes:
         parts: list[bytes] = []
         kept_from = HEADER_BYTES
-        for first, last, change in plan:
+        for first, last, change, unchanged in plan:
             begin, end = ends[first - 1] if first else HEADER_BYTES, ends[last]
             if isinstance(change, bytes):
                 parts += (value[kept_from:begin], change)
-            elif (changed := change(old := value[begin:end])) is not old:
+            elif (old := value[begin:end]) not in unchanged and (changed := change(old)) is not old:
                 parts += (value[kept_from:begin], changed)
             else:
                 continue
@@ -184,56 +188,64 @@ class Rewriter:
         parts.append(value[kept_from:])
         return b"".join(parts)
 
-    def _plan_strip(self, mask: int, suspected: bool) -> Plan:
+    def _plan_strip(self, mask: int) -> Plan:
         denied = set(self._shape.denied(self._policy, mask))
-        changes: list[tuple[int, Change | bytes]] = []
-        for place, field in enumerate(self._fields):
-            if field.name in denied:
-                changes.append((place, field.empty))
-            elif field.is_map and field.name not in UNCLEANED:
-                changes.append((place, self._cleaned_map(field, mask)))
-            elif field.is_text and field.name not in UNCLEANED and suspected:
-                changes.append((place, self._cleaned_text(field)))
-        return _merged(changes)
+        applied = cleaners(mask, self._click_ids)
+        changes: Plan = [(at, at, field.empty, NONE) for at, field in enumerate(self._fields) if field.name in denied]
+        kept = [at for at, field in enumerate(self._fields) if field.name not in denied]
+        if not mask & BITS["analytics"] and SIGNALS not in denied:
+            at = list(self._shape.purposes).index(SIGNALS)
+            kept.remove(at)
+            changes.append((at, at, self._reduced_signals(self._fields[at], applied), NONE))
+        if applied:
+            cleaned = [at for at in kept if self._fields[at].holds_text and self._fields[at].name not in UNCLEANED]
+            changes += [(first, last, *self._cleaned(first, last, applied)) for first, last in self._text_runs(cleaned)]
+        return _merged(sorted(changes, key=lambda change: change[0]))
 
-    def _cleaned_text(self, field: Field) -> Change:
+    def _text_runs(self, places: Iterable[int]) -> list[tuple[int, int]]:
+        """Neighbouring fields that are looked at together."""
+        alone = {at for at, field in enumerate(self._fields) if field.name in VARYING}
+        together = _runs(at for at in places if at not in alone)
+        return [*together, *((at, at) for at in places if at in alone)]
+
+    def _cleaned(self, first: int, last: int, applied: Sequence[ClickIds]) -> tuple[Change, Set[bytes]]:
+        """Takes click ids and tokens out of neighbouring fields; bytes that hold none are known the next time."""
+        fields = FieldRun(self._fields[first : last + 1])
+        clean: set[bytes] = set()
+
         def change(data: bytes) -> bytes:
-            if b"=" not in data and b"%" not in data:
-                return data
-            return field.write(self._click_ids.clean_text(field.read(data)))
+            if any(cleaner.may_hold_bytes(data) for cleaner in applied):
+                cleaned = _clean(fields, data, applied)
+                if cleaned is not None:
+                    return cleaned
+            if len(data) <= CLEAN_BYTES:
+                if len(clean) >= CLEAN_VALUES:
+                    clean.clear()
+                clean.add(data)
+            return data
 
-        return change
+        return change, clean
 
-    def _cleaned_map(self, field: Field, mask: int) -> Change:
-        marketing = not mask & BITS["marketing"]
-        token = not mask & BITS["personalization"] and field.name == "properties"
-
+    def _reduced_signals(self, field: "Field", applied: Sequence[ClickIds]) -> Change:
         def change(data: bytes) -> bytes:
-            if len(data) == 1:
-                return data  # empty
-            clicks = marketing and self._suspects_map(data)
-            tokens = token and (self._token in data.lower() or _is_spelt_otherwise(data))
-            if not clicks and not tokens:
-                return data
-            content = field.read(data)
-            if clicks:
-                content = self._click_ids.clean_map(content)
-            if tokens:
-                content = {key: text for key, text in content.items() if key.lower() != DECISION_TOKEN}
-            return field.write(content)
+            signals = field.read(data)
+            for cleaner in applied:
+                signals = cleaner.clean_map(signals)
+            return field.write(read_signals(signals, self._reads))
 
-        return change
+        remembered = lru_cache(KEPT_VALUES)(change)
+        return lambda data: remembered(data) if len(data) <= KEPT_BYTES else change(data)
 
     def _plan_anonymous(self) -> Plan:
         """All but the event id, which stands first and is new each time."""
-        changes: list[tuple[int, Change | bytes]] = []
+        changes: Plan = []
         for place, field in enumerate(self._fields[1:], start=1):
             if field.name == COUNTRY:
-                changes.append((place, self._to_country(field)))
+                changes.append((place, place, self._to_country(field), NONE))
             elif field.name in HOURS:
-                changes.append((place, self._to_hour(field)))
+                changes.append((place, place, self._to_hour(field), NONE))
             elif field.name not in self._policy.anonymous_fields:
-                changes.append((place, field.empty))
+                changes.append((place, place, field.empty, NONE))
         return _merged(changes)
 
     def _to_country(self, field: Field) -> Change:
@@ -244,8 +256,25 @@ class Rewriter:
         return lambda data: written(read_long(data, 0) // HOUR_MS)
 
 
-def _is_spelt_otherwise(data: bytes) -> bool:
-    return not data.isascii() and SPELT.search(data) is not None
+def _clean(fields: FieldRun, data: bytes, applied: Sequence[ClickIds]) -> bytes | None:
+    """Neighbouring fields without click ids and tokens; None where they hold none. Undecodable."""
+    values = fields.read(data)
+    if not any(cleaner.may_hold(_texts(values)) for cleaner in applied):
+        return None
+    cleaned = values
+    for cleaner in applied:
+        cleaned = {name: clean_value(value, cleaner) for name, value in cleaned.items()}
+    return None if cleaned == values else fields.write(cleaned)
+
+
+def _texts(values: dict[str, Any]) -> Iterator[str]:
+    """The texts in fields, names of maps too."""
+    for value in values.values():
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            yield from value
+            yield from value.values()
 
 
 def _slices(values: Sequence[bytes], begins: Offsets, ends: Offsets) -> list[bytes]:
@@ -261,23 +290,13 @@ def _runs(places: Iterable[int]) -> list[tuple[int, int]]:
     return runs
 
 
-def _merged(changes: list[tuple[int, Change | bytes]]) -> Plan:
+def _merged(changes: Plan) -> Plan:
     """Neighbouring constants as one."""
     plan: Plan = []
-    for place, change in changes:
-        first, last, before = plan[-1] if plan else (0, -2, b"")
-        if last == place - 1 and isinstance(before, bytes) and isinstance(change, bytes):
-            plan[-1] = (first, place, before + change)
+    for first, last, change, unchanged in changes:
+        begin, end, before, _ = plan[-1] if plan else (0, -2, b"", NONE)
+        if end == first - 1 and isinstance(before, bytes) and isinstance(change, bytes):
+            plan[-1] = (begin, last, before + change, NONE)
         else:
-            plan.append((place, place, change))
+            plan.append((first, last, change, unchanged))
     return plan
-
-
-def _cover(names: Iterable[bytes]) -> list[bytes]:
-    """Few short texts such that every name contains one: what contains none of them contains no name."""
-    left, parts = set(names), list[bytes]()
-    while left:
-        within = Counter(part for name in left for part in {name[at : at + PART] for at in range(max(1, len(name) - PART + 1))})
-        parts.append(max(within, key=lambda part: (within[part], part)))
-        left = {name for name in left if parts[-1] not in name}
-    return parts

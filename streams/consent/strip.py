@@ -1,6 +1,7 @@
 """What a decided event may carry: fields of denied purposes removed, or an allow-list and nothing else. Pure."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any
 
@@ -9,12 +10,19 @@ from schemas.codec import Record
 from schemas.registry import Contract
 from streams.consent.clickids import ClickIds
 from streams.consent.policy import BITS, Policy
+from streams.consent.signals import is_read
 
 HOUR_MS = 3_600_000
-UNCLEANED = ("signals", "event_id")
-"""Evidence stays as it was sent; ids are no addresses."""
-DECISION_TOKEN = "decision_token"  # noqa: S105 - the name of a field
+UNCLEANED = ("event_id",)
+"""It tells duplicates, so it stays as it was sent."""
+SIGNALS = "signals"
+DECISION_TOKENS = ClickIds(("decision_token",))
+"""Tokens of decisions hide where click ids do, and go where personalization is denied."""
 
+ReadsSignal = Callable[[str], bool]
+"""Whether the gate reads a signal of this name."""
+
+_REPEATED = re.compile(r"#[0-9]+$")
 _EMPTY: Mapping[str, Any] = {"string": "", "boolean": False, "int": 0, "long": 0, "float": 0.0, "double": 0.0, "bytes": b""}
 
 
@@ -49,25 +57,42 @@ def _fresh(value: Any) -> Any:
 
 
 def strip(record: Record, shape: Shape, policy: Policy, mask: int, click_ids: ClickIds) -> Record:
-    """A copy of `record` with nothing of a denied purpose: fields emptied, click ids and tokens taken out of the others."""
+    """A copy of `record` with nothing of a denied purpose: fields emptied, click ids and tokens taken out of the others.
+
+    Without analytics only those signals stay that the gate reads.
+    """
     kept = dict(record)
     for name in shape.denied(policy, mask):
         kept[name] = _fresh(shape.empty[name])
-    if not mask & BITS["marketing"]:
-        _clean(kept, click_ids)
-    if not mask & BITS["personalization"] and kept["properties"]:
-        kept["properties"] = {key: text for key, text in kept["properties"].items() if key.lower() != DECISION_TOKEN}
+    for cleaner in cleaners(mask, click_ids):
+        kept |= {name: clean_value(value, cleaner) for name, value in kept.items() if name not in UNCLEANED}
+    if not mask & BITS["analytics"]:
+        kept[SIGNALS] = read_signals(kept[SIGNALS], signal_reader(policy))
     return kept
 
 
-def _clean(record: Record, click_ids: ClickIds) -> None:
-    for name, value in record.items():
-        if name in UNCLEANED:
-            continue
-        if isinstance(value, str):
-            record[name] = click_ids.clean_text(value)
-        elif isinstance(value, dict):
-            record[name] = click_ids.clean_map(value)
+def cleaners(mask: int, click_ids: ClickIds) -> list[ClickIds]:
+    """What takes names of denied purposes out of the fields that stay."""
+    marketing, personalization = mask & BITS["marketing"], mask & BITS["personalization"]
+    return [cleaner for granted, cleaner in ((marketing, click_ids), (personalization, DECISION_TOKENS)) if not granted]
+
+
+def clean_value(value: Any, cleaner: ClickIds) -> Any:
+    """A field's value without the cleaner's names, where it is a text or a map of texts."""
+    if isinstance(value, str):
+        return cleaner.clean_text(value)
+    return cleaner.clean_map(value) if isinstance(value, dict) else value
+
+
+def signal_reader(policy: Policy) -> ReadsSignal:
+    """The policy's names of signals, and those that the formats have."""
+    names = frozenset(name for purpose in policy.purposes.values() for name in purpose.cmp)
+    return lambda name: is_read(name, names)
+
+
+def read_signals(signals: Mapping[str, str], reads: ReadsSignal) -> dict[str, str]:
+    """The signals that the gate reads. One that was sent twice has `#2` at the end of its second name."""
+    return {name: value for name, value in signals.items() if reads(_REPEATED.sub("", name))}
 
 
 def anonymise(record: Record, shape: Shape, policy: Policy, event_id: str) -> Record:
