@@ -21,9 +21,10 @@ from infra.logs import configure_logs, get_logger
 from infra.metrics import Metrics
 from infra.ratelimit import RateLimit
 from infra.settings import Settings, load_settings
+from infra.times import parse_time
 from schemas.registry import Registry
 from streams.bandit.catalogue import Catalogue
-from streams.consent.evidence import SKEW_MS, chosen_at
+from streams.consent.ledger import SKEW_MS
 from streams.identity.nodes import NodeKeys, versions
 from streams.runtime.clerk import REQUESTS, Clerk
 from streams.runtime.follow import Follower
@@ -151,7 +152,7 @@ def doors(settings: Settings, withdrawals: Withdrawals) -> Doors:
         return versions(keys, "cookie", value)
 
     def withdrawn(value: str, signals: Mapping[str, str], now_ms: int) -> bool:
-        chosen = chosen_at(signals)
+        chosen = parse_time(signals.get("chosen_ts")) or 0
         # A time that lies ahead is not believed, as at the gate.
         chosen = chosen if chosen <= now_ms + SKEW_MS else 0
         return any(withdrawals.stands(node, chosen) for node in nodes_of(value))

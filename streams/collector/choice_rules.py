@@ -5,32 +5,27 @@ A choice without an event has no second chance: nobody looks at it again, and th
 
 import re
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 
 from infra.site import site_of
 from streams.collector.choices import Choice, plain_name
 from streams.collector.keys import KeyRing
 from streams.collector.mask import masked
 from streams.collector.policy_source import PolicySource
-from streams.collector.signals import MAX_NAME, folded
+from streams.collector.signals import MAX_NAME
 from streams.consent import gpp, tcstring
-from streams.consent.evidence import FINAL_STATUS
-from streams.consent.policy import Policy
-from streams.consent.signals import (
-    CHOICE_NAMES,
-    CMP_WORDS,
-    DETAIL_NAMES,
-    MODE_NAMES,
-    Word,
-    consent_mode,
-    gpc_word,
-)
+from streams.consent.consent_mode import consent_mode
+from streams.consent.evidence import FINAL_STATUS, NO, YES, Reader
+from streams.consent.gpc import gpc_word
+from streams.consent.policy import Policy, Regime
+from streams.consent.signals import SignalSet, Word, standard_name, word_of
 
 MOST_SITES = 4_096
 """Hosts of events that are remembered."""
 MOST_NAMED = 20
 """Sites that a refusal names."""
 
+OPEN_STATUS = "cmpuishown"
+STATUSES = " or ".join(FINAL_STATUS)
 GRANTED_OR_DENIED = "granted or denied"
 YES_OR_NO = "1 or 0"
 EXPECTED = {
@@ -40,43 +35,28 @@ EXPECTED = {
     "tc_string": "an IAB TCF string",
     "gpc": YES_OR_NO,
     "gdpr_applies": YES_OR_NO,
+    "npa": YES_OR_NO,
+    "us_privacy": "a US Privacy string, as in 1YNN",
+    "tc_event_status": STATUSES,
 }
 """What to send, by the name of the signal."""
-MODE_KINDS = {"gcs": "gcs", "gcd": "gcd", "xgagcs": "gcs", "xgagcd": "gcd"}
-OPEN_STATUS = "cmpuishown"
-STATUSES = " or ".join(FINAL_STATUS)
 
 
-def known_names(policy: Policy) -> frozenset[str]:
-    """Folded names of the signals that the gate reads by this policy."""
-    return _known(_platform_names(policy))
-
-
-def _platform_names(policy: Policy) -> tuple[str, ...]:
-    return tuple(f"cmp.{name}" for purpose in policy.purposes.values() for name in purpose.cmp)
-
-
-@lru_cache(16)
-def _known(platform_names: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(map(folded, CHOICE_NAMES | MODE_NAMES | DETAIL_NAMES | set(platform_names)))
-
-
-def signal_problem(signals: Mapping[str, str], policy: Policy) -> str:
+def signal_problem(signals: Mapping[str, str], policy: Policy, now_ms: int) -> str:
     """What is not understood about the signals of a choice, and what to send instead; empty where all of them are."""
-    known = known_names(policy)
     for name, value in signals.items():
-        plain = plain_name(name)
-        bare = folded(plain)
-        if bare not in known:
+        if not policy.reads(name):
             return (
-                f"consent.{_shown(plain)} is not known: send gcs, gcd, tc_string, gpp, gpc, cm.<Consent Mode signal>, or what "
-                f"the policy names: {', '.join(_platform_names(policy))}"
+                f"consent.{_shown(plain_name(name))} is not known: send gcs, gcd, tc_string, gpp, us_privacy, gpc, cm.<Consent "
+                f"Mode signal>, or a name of the policy, such as {', '.join(f'cmp.{purpose}' for purpose in policy.purposes)}"
             )
-        if expected := _expected(bare, value, policy):
-            return f"consent.{_shown(plain)} cannot be read: send {expected}"
-    if not any(_decides(folded(plain_name(name)), value, policy) for name, value in signals.items()):
+        if expected := _expected(name, value, policy):
+            return f"consent.{_shown(plain_name(name))} cannot be read: send {expected}"
+    if problem := _tcf_problem(signals):
+        return problem
+    if not _decides(signals, policy, now_ms):
         return "consent says neither yes nor no of anything: send what was granted or denied"
-    return _tcf_problem(signals)
+    return ""
 
 
 class KnownSites:
@@ -116,46 +96,49 @@ class ChoiceRules:
         self._policy = policy
         self.sites = KnownSites(keys, policy)
 
-    def problem(self, choice: Choice, source: str) -> str:
+    def problem(self, choice: Choice, source: str, now_ms: int) -> str:
         """Why a choice is refused, naming the field and what to send; empty where it is understood."""
         if choice.site and not self.sites.knows(choice.site):
             sites = ", ".join(self.sites.of_source(source)[:MOST_NAMED])
             return f"site is none of which events come: leave it out, or send the host of the page, such as {sites}"
         # A withdrawal says what it withdraws by itself.
-        return signal_problem(choice.signals, self._policy.policy()) if choice.kind == "choice" else ""
+        return signal_problem(choice.signals, self._policy.policy(), now_ms) if choice.kind == "choice" else ""
 
 
-def _expected(bare: str, value: str, policy: Policy) -> str:
+def _expected(name: str, value: str, policy: Policy) -> str:
     """What a signal should be, where its value is none that can be read; else nothing."""
-    text = value.strip()
-    if bare.startswith(("cm.", "cmp.")):
-        return "" if text.lower() in CMP_WORDS else GRANTED_OR_DENIED
-    kind = MODE_KINDS.get(bare) or next((one for one in EXPECTED if folded(one) == bare), "")
-    if not kind:
-        return STATUSES if bare == "tceventstatus" and text.lower() not in (*FINAL_STATUS, OPEN_STATUS) else ""
-    return "" if _readable(kind, text, policy) else EXPECTED[kind]
+    standard, text = standard_name(name), value.strip()
+    if standard is None:
+        parts = SignalSet({name: value}, policy.vocabulary)
+        return GRANTED_OR_DENIED if parts.unreadable or any(choice.word is Word.INVALID for choice in parts.choices) else ""
+    if standard.startswith("cm."):
+        return "" if word_of(text) is not Word.INVALID else GRANTED_OR_DENIED
+    return "" if _readable(standard, text, policy) else EXPECTED[standard]
 
 
-def _decides(bare: str, value: str, policy: Policy) -> bool:
-    """Whether a readable signal says yes or no of a purpose; flags that are `-`, and `gpc` of 0, say neither."""
-    if bare.startswith(("cm.", "cmp.")) or bare in ("tcstring", "gpp"):
-        return True
-    if bare == "gpc":
-        return gpc_word({"gpc": value}) is not Word.UNKNOWN
-    words = consent_mode({MODE_KINDS[bare]: value.strip()}, policy.letters) if bare in MODE_KINDS else {}
-    return bool(set(words.values()) - {Word.UNKNOWN})
+def _decides(signals: Mapping[str, str], policy: Policy, now_ms: int) -> bool:
+    """Whether the gate hears a yes or a no in them, of any purpose; flags that are `-`, and `gpc` of 0, say neither."""
+    reader = Reader(policy)
+    evidence = (reader.hear(regime, signals, now_ms) for regime in Regime)
+    return any(formats for one in evidence for formats in one.heard.values())
 
 
-def _readable(kind: str, text: str, policy: Policy) -> bool:
-    if kind in ("gcs", "gcd"):
-        words = consent_mode({kind: text}, policy.letters)
-        return bool(words) and Word.INVALID not in words.values()
-    if kind in ("gpc", "gdpr_applies"):
-        return text.lower() in ("1", "true", "0", "false")
+def _readable(standard: str, text: str, policy: Policy) -> bool:
+    if standard in ("gcs", "gcd", "npa"):
+        words = consent_mode({standard: [text]}, policy.letters)
+        return Word.INVALID not in words.values()
+    if standard == "gpc":
+        return bool(text) and gpc_word(text) is not Word.INVALID
+    if standard == "us_privacy":
+        return bool(text) and gpp.usp_word(text) is not Word.INVALID
+    if standard == "gdpr_applies":
+        return text.lower() in YES | NO
+    if standard == "tc_event_status":
+        return text.lower() in (*FINAL_STATUS, OPEN_STATUS)
     try:
-        if kind == "gpp":
-            gpp.decode(text)
-        else:
+        if standard == "gpp":
+            return not gpp.decode(text).unreadable
+        if standard == "tc_string":
             tcstring.decode(text)
     except (gpp.InvalidGpp, tcstring.InvalidTcString):
         return False
@@ -166,18 +149,20 @@ def _tcf_problem(signals: Mapping[str, str]) -> str:
     """A TC string counts only once the banner is closed and where GDPR applies: without both words it would be forgotten."""
     values: dict[str, list[str]] = {}
     for name, value in signals.items():
-        values.setdefault(folded(plain_name(name)), []).append(value.strip().lower())
-    texts = [value.strip() for name, value in signals.items() if folded(plain_name(name)) == "gpp"]
-    field = "tc_string" if "tcstring" in values else "gpp" if any(gpp.decode(text).tc_string for text in texts) else ""
+        values.setdefault(standard_name(name) or "", []).append(value.strip())
+    strings = any(gpp.decode(text).tc_string for text in values.get("gpp", ()))
+    field = "tc_string" if "tc_string" in values else "gpp" if strings else ""
     if not field:
         return ""
-    if not values.get("tceventstatus"):
+    statuses = [text.lower() for text in values.get("tc_event_status", ())]
+    if not statuses:
         return f"consent.tc_event_status is missing: beside {field} send {STATUSES}"
-    if OPEN_STATUS in values["tceventstatus"]:
+    if OPEN_STATUS in statuses:
         return f"consent.tc_event_status says that the banner is open: beside {field} send {STATUSES}"
-    if not values.get("gdprapplies"):
+    applies = {text.lower() for text in values.get("gdpr_applies", ())}
+    if not applies:
         return f"consent.gdpr_applies is missing: beside {field} send 1"
-    if set(values["gdprapplies"]) & {"0", "false"}:
+    if applies & NO:
         return f"consent.gdpr_applies must be 1 beside {field}: where GDPR does not apply the string says nothing"
     return ""
 
@@ -187,4 +172,4 @@ def _shown(name: str) -> str:
     return re.sub(r"[^\x20-\x7e]", "?", masked(name[:MAX_NAME]))[:64]
 
 
-__all__ = ["ChoiceRules", "KnownSites", "known_names", "signal_problem"]
+__all__ = ["ChoiceRules", "KnownSites", "signal_problem"]

@@ -16,16 +16,12 @@ from infra.site import site_of
 from infra.times import parse_time
 from streams.collector.event import Unusable, Wrong, text
 from streams.collector.own import identifiers_of
-from streams.collector.signals import MAX_NAME, SignalSet, folded
-from streams.consent.signals import CHOICE_NAMES
+from streams.collector.signals import MAX_NAME, SignalBuilder
 from streams.identity.nodes import NodeKeys, all_nodes, named
 
 PURPOSES = ("analytics", "marketing", "personalization")
-FAMILIES = ("cm.", "cmp.")
-"""What the names of signals begin with that can be a choice, beside those that are listed."""
 UNDATED = 0
 """`chosen_ts` of a choice whose time cannot be read: the gate takes a refusal as made on arrival, and a grant as undated."""
-_CHOICES = frozenset(map(folded, CHOICE_NAMES))
 _REPEATED = re.compile(r"#[0-9]+$")
 
 
@@ -72,15 +68,10 @@ def _read(said: Mapping[str, Any]) -> Choice:
     kind = text(said, "kind") or "choice"
     if kind not in ("choice", "withdrawal"):
         raise Wrong("kind must be choice or withdrawal")
-    built = SignalSet()
+    built = SignalBuilder()
     built.add_named(said)
     if kind == "choice" and not built.as_map():
         raise Wrong("consent must say what was chosen, or kind must be withdrawal")
-    if kind == "choice" and not any(map(_is_choice, built.as_map())):
-        # Taken, it would be forgotten in silence, and most of those who send a choice send a refusal.
-        raise Wrong(
-            "consent has no signal that is known: gcs, gcd, tc_string, gpp, gpc, cm.<Consent Mode signal>, cmp.<purpose>"
-        )
     purposes = said.get("purposes", [])
     if not isinstance(purposes, list) or not set(map(str, purposes)) <= set(PURPOSES):
         raise Wrong(f"purposes must be an array of {', '.join(PURPOSES)}")
@@ -93,11 +84,6 @@ def _read(said: Mapping[str, Any]) -> Choice:
 def plain_name(name: str) -> str:
     """The name of a signal that may be the second or a later one of that name."""
     return _REPEATED.sub("", name[:MAX_NAME])
-
-
-def _is_choice(name: str) -> bool:
-    bare = folded(plain_name(name))
-    return bare in _CHOICES or bare.startswith(FAMILIES)
 
 
 def _chosen(said: Mapping[str, Any], signals: Mapping[str, str]) -> int | None:

@@ -23,7 +23,7 @@ from streams.collector.event import (
 )
 from streams.collector.place import locations, place_of
 from streams.collector.repeated import each, selected
-from streams.collector.signals import SignalSet
+from streams.collector.signals import SignalBuilder
 
 PROTOCOL = "ga4"
 MAX_EVENTS, MAX_PARAMS, MAX_NAME = 25, 25, 40
@@ -92,9 +92,9 @@ def _read(shared: Mapping[str, Any], event: Mapping[str, Any]) -> Sent:
     )
 
 
-def _signals(shared: Mapping[str, Any], event: Mapping[str, Any]) -> tuple[SignalSet, set[str]]:
+def _signals(shared: Mapping[str, Any], event: Mapping[str, Any]) -> tuple[SignalBuilder, set[str]]:
     """Signals of the body (its `consent` is Consent Mode), of the event and of its params; which of the params they are."""
-    signals = SignalSet()
+    signals = SignalBuilder()
     signals.add_named(shared)
     signals.add_named(event)
     named = [signals.add_named(params) for params in each(event, "params") if isinstance(params, Mapping)]

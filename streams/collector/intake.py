@@ -128,7 +128,11 @@ class Intake:
 
     def _problem(self, choice: choices.Choice, request: Request) -> str:
         """What is not understood about a choice, or nothing. Without a policy nothing is understood."""
-        return "this collector has no consent policy" if self._rules is None else self._rules.problem(choice, request.source)
+        return (
+            "this collector has no consent policy"
+            if self._rules is None
+            else self._rules.problem(choice, request.source, request.now_ms)
+        )
 
     def _accept(self, event: Sent, request: Request, taken: Taken) -> str:
         """What is wrong with it, or nothing."""

@@ -23,7 +23,7 @@ from streams.collector.event import (
 )
 from streams.collector.place import place_in
 from streams.collector.repeated import each, overlaid, selected
-from streams.collector.signals import SignalSet, signal_fields
+from streams.collector.signals import SignalBuilder, signal_fields
 
 PROTOCOL = "headwater"
 
@@ -64,7 +64,7 @@ def read(item: Any) -> Item:
 
 
 def _read(said: Mapping[str, Any]) -> Sent:
-    signals, inner = SignalSet(), mapping(said, "properties")
+    signals, inner = SignalBuilder(), mapping(said, "properties")
     properties = {**inner, **{name: value for name, value in said.items() if name not in TAKEN}}
     taken = signals.add_named(said)
     for one in each(said, "properties"):

@@ -7,7 +7,7 @@ from streams.collector.event import Item, Sent, Unusable, Wrong, click_ids_of, m
 from streams.collector.own import time_of
 from streams.collector.place import location, place_of
 from streams.collector.repeated import each, overlaid, selected
-from streams.collector.signals import SignalSet, signal_fields
+from streams.collector.signals import SignalBuilder, signal_fields
 
 PROTOCOL = "segment"
 CALLS = ("track", "identify", "page", "screen", "group", "alias")
@@ -103,9 +103,9 @@ def _read(said: Mapping[str, Any]) -> Sent:
     )
 
 
-def _signals(said: Mapping[str, Any]) -> tuple[SignalSet, set[str]]:
+def _signals(said: Mapping[str, Any]) -> tuple[SignalBuilder, set[str]]:
     """Signals of a call, from its context, traits and properties and beside them; and which of the properties they are."""
-    signals = SignalSet()
+    signals = SignalBuilder()
     signals.add_named(said)
     for context in each(said, "context"):
         if isinstance(context, Mapping):

@@ -5,14 +5,13 @@ twice with different values is kept twice (`name`, `name#2`, ...): the gate take
 """
 
 import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from streams.collector.repeated import dumps, pairs
-from streams.consent.signals import CONSENT_MODE_SIGNALS
+from streams.consent.signals import CONSENT_MODE_SIGNALS, WHOLE, fold, is_objection
 
 MAX_NAME = 128  # characters
 MAX_JSON = 1_024  # characters of a value that is written as JSON
@@ -21,8 +20,6 @@ MAX_SIGNALS = 512
 MOST_FIELDS = 8_192  # names of fields that are remembered
 
 TOO_MANY = f"more than {MAX_SIGNALS} signals"
-WHOLE = "consent"
-"""Signal of a consent object that is no object, or of one that is too large: its value is none that grants."""
 EVERYTHING = "cmp.all"
 """The gate reads it as every purpose."""
 NOT_SELECTED = "cmp.not_selected"
@@ -32,11 +29,6 @@ FLAGS = frozenset(
     {"gdprapplies", "gpc", "secgpc", "globalprivacycontrol", "npa", "xganpa", "nonpersonalizedads", "dnt", "rdp", "ldu"}
 )
 """Folded names of signals that are no choices: true and false say whether something is so."""
-_OBJECTION = re.compile(
-    "(donot|optout|optedout|limit|restrict|reject|deny|denied|refuse|decline|disable|block|withdraw|revoke|object).*"
-    "|.*(optout|optedout|rejected|denied|refused|declined|disabled|blocked|withdrawn|revoked|objected)"
-)
-"""Folded names by which true refuses: it must not be written as `granted`."""
 
 MODE_NAMES = frozenset(name.replace("_", "") for name in CONSENT_MODE_SIGNALS)
 ALIASES = {
@@ -71,16 +63,10 @@ _DENIED_LIST = re.compile(rf"{_DENIALS}({_NOUNS}*)|{_NOUNS}+{_DENIALS}")
 
 
 @lru_cache(8_192)
-def folded(name: str) -> str:
-    """A name as the gate compares it: NFKC, without regard to case, blanks, `_` and `-`. Callers cut it to `MAX_NAME`."""
-    return re.sub(r"[\s_\-]", "", unicodedata.normalize("NFKC", name).casefold())
-
-
-@lru_cache(8_192)
 def is_flag(name: str) -> bool:
     """Whether true and false under this name are written as `1` and `0`, for they are no grant and no denial."""
-    bare = folded(name)
-    return bare in FLAGS or _OBJECTION.fullmatch(bare) is not None
+    bare = fold(name)
+    return bare in FLAGS or is_objection(bare)
 
 
 class Place(Enum):
@@ -104,7 +90,7 @@ class Field(NamedTuple):
 
 
 def _field_of(name: str) -> Field | None:
-    bare = folded(name)
+    bare = fold(name)
     if bare in OBJECTS:
         return Field(Place.OBJECT, name)
     if bare in (MANAGEMENT, CATEGORIES):
@@ -141,7 +127,7 @@ def signal_fields(fields: Mapping[str, Any]) -> list[str]:
     return [name for name in maybe if field_of(name) is not None] if maybe else maybe
 
 
-class SignalSet:
+class SignalBuilder:
     """Builds the signals of one event. The order of calls decides which of two values has the plain name, and nothing else."""
 
     __slots__ = ("_signals",)
@@ -183,7 +169,7 @@ class SignalSet:
             self.add_consent(consent)
             return
         for name, value in pairs(consent):
-            detail = MANAGEMENT_DETAILS.get(folded(name[:MAX_NAME]))
+            detail = MANAGEMENT_DETAILS.get(fold(name[:MAX_NAME]))
             if detail is None:
                 self._add(name, value, "", 1)
             elif detail and isinstance(value, str) and value:
@@ -196,7 +182,7 @@ class SignalSet:
                 if type(value) is bool:
                     self.put(_category_name(category[:MAX_NAME]), "granted" if value else "denied")
                 else:
-                    bare = folded(category[:MAX_NAME])
+                    bare = fold(category[:MAX_NAME])
                     self._add(category, value, "" if bare in MODE_NAMES else "cmp.", 2)
         else:
             self.put(name, written(categories))
@@ -227,11 +213,11 @@ class SignalSet:
         self._add(name, value, "", 1)
 
     def _add_container_string(self, name: str, value: Any) -> None:
-        plain, text = CONTAINER_STRINGS[folded(name)], written(value)
+        plain, text = CONTAINER_STRINGS[fold(name)], written(value)
         if self._signals.setdefault(plain, text) != text:
             self.put(name, text)
 
-    _ADDERS: Mapping[Place, Callable[["SignalSet", str, Any], None]] = {
+    _ADDERS: Mapping[Place, Callable[["SignalBuilder", str, Any], None]] = {
         Place.MANAGEMENT: _add_management,
         Place.CATEGORIES: add_categories,
         Place.PLATFORM: _add_choices,
@@ -267,14 +253,14 @@ class SignalSet:
 
     def _add_object_field(self, name: str, value: Mapping[str, Any], prefix: str, level: int) -> None:
         name = name[:MAX_NAME]
-        bare, full = folded(name), _full(name, prefix)
+        bare, full = fold(name), _full(name, prefix)
         if bare == CATEGORIES and not prefix:
             self.add_categories(name, value)
         elif bare == MANAGEMENT and not prefix:
             self.add_management(value)
         else:
             # Under the name of a signal an object is a value that cannot be read, whatever is in it.
-            is_leaf = bare in LEAVES or folded(full[:MAX_NAME]).startswith(("cmp.", "cm."))
+            is_leaf = bare in LEAVES or fold(full[:MAX_NAME]).startswith(("cmp.", "cm."))
             if is_leaf or not value or level >= MAX_LEVELS:
                 self.put(full, written(value))
             if level < MAX_LEVELS:
@@ -306,12 +292,12 @@ class SignalSet:
 
 def _is_campaign(name: str, value: Any) -> bool:
     """A text or a number named `cmp` is an advertising campaign's, not a consent platform's words."""
-    return type(value) in (str, int, float) and folded(name[:MAX_NAME]) == "cmp"
+    return type(value) in (str, int, float) and fold(name[:MAX_NAME]) == "cmp"
 
 
 def with_objection(signals: Mapping[str, str], header: str) -> dict[str, str]:
     """An event's signals and its request's `Sec-GPC`: both are kept where they differ."""
-    joined = SignalSet({"gpc": header})
+    joined = SignalBuilder({"gpc": header})
     for name, value in signals.items():
         joined.put(name, value)
     return joined.as_map()
@@ -326,13 +312,13 @@ def _top_name(name: str) -> str:
     """The signal's name of a field of a consent object that nothing is around."""
     name = name.strip()
     # Consent Mode's names mean at every door what they mean at Google's.
-    return f"cm.{name}" if folded(name) in MODE_NAMES else name
+    return f"cm.{name}" if fold(name) in MODE_NAMES else name
 
 
 @lru_cache(8_192)
 def _category_name(category: str) -> str:
     name = _top_name(category)
-    return name if folded(category) in MODE_NAMES else f"cmp.{name}"
+    return name if fold(category) in MODE_NAMES else f"cmp.{name}"
 
 
 def _item(value: Any) -> str:
@@ -343,7 +329,7 @@ def _item(value: Any) -> str:
 @lru_cache(8_192)
 def list_word(name: str) -> str:
     """What a list of this name says of its items: `granted`, `denied`, or nothing that is known."""
-    bare = folded(name)
+    bare = fold(name)
     return "denied" if _DENIED_LIST.fullmatch(bare) else "granted" if _GRANTED_LIST.fullmatch(bare) else ""
 
 
@@ -361,4 +347,4 @@ def written(value: Any) -> str:
     return str(value) if isinstance(value, int | float) else dumps(value).decode()[:MAX_JSON]
 
 
-__all__ = ["EVERYTHING", "NOT_SELECTED", "SignalSet", "field_of", "folded", "list_word", "with_objection", "written"]
+__all__ = ["EVERYTHING", "NOT_SELECTED", "SignalBuilder", "field_of", "list_word", "with_objection", "written"]

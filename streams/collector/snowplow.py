@@ -11,8 +11,9 @@ import orjson
 from streams.collector.event import Item, Sent, Unusable, Wrong, click_ids_of, mapping, number, text, without
 from streams.collector.place import location, place_of
 from streams.collector.repeated import each, loads
-from streams.collector.signals import OBJECTS, SignalSet, folded
+from streams.collector.signals import OBJECTS, SignalBuilder
 from streams.collector.snowplow_consent import VENDOR, add_choices, is_consent_schema
+from streams.consent.signals import fold
 
 PROTOCOL = "snowplow"
 PAYLOAD = "iglu:com.snowplowanalytics.snowplow/payload_data/"
@@ -131,9 +132,9 @@ def _entities(said: Mapping[str, Any]) -> list[Described]:
     return entities
 
 
-def _signals(said: Mapping[str, Any], events: list[Described], entities: list[Described]) -> tuple[SignalSet, set[str]]:
+def _signals(said: Mapping[str, Any], events: list[Described], entities: list[Described]) -> tuple[SignalBuilder, set[str]]:
     """Signals of consent entities, of Snowplow's own schemas and of fields; which fields of the event's data they are."""
-    signals, taken = SignalSet(), set[str]()
+    signals, taken = SignalBuilder(), set[str]()
     described = [(schema, data) for schema, inner in (*events, *entities) for data in each(inner, "data")]
     choices = False
     for schema, data in described:
@@ -162,7 +163,7 @@ def _kind(schema: str) -> SchemaKind:
     short = _short(schema)
     if is_consent_schema(schema):
         return SchemaKind.CHOICE
-    if schema.startswith(CONSENT) or (folded(short) in OBJECTS and not schema.startswith(VENDOR)):
+    if schema.startswith(CONSENT) or (fold(short) in OBJECTS and not schema.startswith(VENDOR)):
         return SchemaKind.CONSENT
     return SchemaKind.PLACE if "geo" in short or "location" in short else SchemaKind.OTHER
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streams.collector.repeated import each
-from streams.collector.signals import EVERYTHING, NOT_SELECTED, SignalSet
+from streams.collector.signals import EVERYTHING, NOT_SELECTED, SignalBuilder
 
 VENDOR = "iglu:com.snowplowanalytics.snowplow/"
 PREFERENCES, WITHDRAWN, GRANTED, DOCUMENT = "consent_preferences", "consent_withdrawn", "consent_granted", "consent_document"
@@ -18,7 +18,7 @@ UNDECIDED = frozenset({"pending", "implicit_consent"})
 """Event types of consent_preferences by which nobody has chosen anything yet."""
 
 
-def add_choices(signals: SignalSet, described: Sequence[tuple[str, Any]]) -> None:
+def add_choices(signals: SignalBuilder, described: Sequence[tuple[str, Any]]) -> None:
     """Add what an event and its entities say by Snowplow's own consent schemas. `described`: schema and data of each."""
     named = [(_name(schema), data) for schema, data in described if schema.startswith(VENDOR)]
     documents = [data for name, data in named if name == DOCUMENT]
@@ -40,7 +40,7 @@ def _name(schema: str) -> str:
     return schema.removeprefix(VENDOR).partition("/")[0]
 
 
-def _add_preferences(signals: SignalSet, data: Any) -> None:
+def _add_preferences(signals: SignalBuilder, data: Any) -> None:
     if not isinstance(data, Mapping):
         signals.put(EVERYTHING, "denied")
         return
@@ -52,7 +52,7 @@ def _add_preferences(signals: SignalSet, data: Any) -> None:
             signals.add_consent({"gdpr_applies": applies})
 
 
-def _add_kind(signals: SignalSet, kind: str, scopes: list[Any]) -> None:
+def _add_kind(signals: SignalBuilder, kind: str, scopes: list[Any]) -> None:
     if kind:
         signals.put("platform_event", kind[:64])
     if kind in UNDECIDED:
@@ -68,14 +68,14 @@ def _add_kind(signals: SignalSet, kind: str, scopes: list[Any]) -> None:
         signals.put(EVERYTHING, "denied")
 
 
-def _add_withdrawn(signals: SignalSet, data: Any, documents: list[Any]) -> None:
+def _add_withdrawn(signals: SignalBuilder, data: Any, documents: list[Any]) -> None:
     whole = each(data, "all") if isinstance(data, Mapping) else [None]
     _add_documents(signals, documents, "denied")
     if not documents or any(value is not False for value in whole):
         signals.put(EVERYTHING, "denied")
 
 
-def _add_documents(signals: SignalSet, documents: list[Any], word: str) -> None:
+def _add_documents(signals: SignalBuilder, documents: list[Any], word: str) -> None:
     """A document is known by its id and its name, and a policy may map either."""
     for document in documents:
         labels = [document.get("id"), document.get("name")] if isinstance(document, Mapping) else []

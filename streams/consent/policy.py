@@ -270,7 +270,7 @@ def _vocabulary(file: PolicyFile) -> Vocabulary:
         platform: {name: _meaning(about, frozenset(file.purposes)) for name, about in listed.items()}
         for platform, listed in file.platforms.items()
     }
-    return Vocabulary(names, platforms)
+    return Vocabulary(names, platforms, frozenset(name for name, rules in file.purposes.items() if rules.denied_by_gpc))
 
 
 def _meaning(about: tuple[str, ...] | PlatformName, purposes: frozenset[str]) -> Meaning:

@@ -25,7 +25,6 @@ from streams.consent.strip import (
     clean_value,
     cleaners,
     read_signals,
-    signal_reader,
 )
 
 Change = Callable[[bytes], bytes]
@@ -104,7 +103,7 @@ class Rewriter:
         self._fields = [Field(field, self._shape.empty[field["name"]]) for field in fields]
         self._policy = policy
         self._click_ids = click_ids
-        self._reads = signal_reader(policy)
+        self._reads = policy.reads
         self._strips: dict[int, Plan] = {}
         self._anonymises = self._plan_anonymous()
         self._hours = [names.index(name) for name in HOURS]

@@ -123,6 +123,21 @@ class Meaning(NamedTuple):
     denies: frozenset[str]
 
 
+OBJECTION = re.compile(
+    r"(donot|optout|optedout|limit|restrict|reject|deny|denied|refuse|decline|disable|block|withdraw|revoke|objected|objection).*"
+    r"|.*(optout|optedout|rejected|denied|refused|declined|disabled|blocked|withdrawn|revoked|objected)|rdp|ldu|dnt"
+)
+"""Folded names under which a yes refuses."""
+SALE = re.compile(r".*(sell|sale|shar|target|profil|adv|ads|personali|limit|restrict|rdp|ldu)")
+"""Of those, names that are about sale, sharing and advertising; others are about everything."""
+
+
+@lru_cache(8_192)
+def is_objection(folded: str) -> bool:
+    """Whether a yes under this folded name refuses."""
+    return OBJECTION.fullmatch(folded.removeprefix(CMP).rpartition(".")[2]) is not None
+
+
 class Vocabulary:
     """Names of consent platforms' choices under one policy.
 
@@ -130,7 +145,11 @@ class Vocabulary:
     platform it has, a yes counts only for purposes for which all platforms with that name take it, a no for those of any.
     """
 
-    def __init__(self, general: Mapping[str, Meaning], platforms: Mapping[str, Mapping[str, Meaning]]) -> None:
+    def __init__(
+        self, general: Mapping[str, Meaning], platforms: Mapping[str, Mapping[str, Meaning]], objectionable: frozenset[str]
+    ) -> None:
+        """`objectionable`: purposes that an objection to sale and sharing denies."""
+        self._objections = Meaning(frozenset(), objectionable)
         self._general = {fold(name): meaning for name, meaning in general.items()}
         self._platforms = {
             fold(platform): {fold(name): meaning for name, meaning in names.items()} for platform, names in platforms.items()
@@ -152,6 +171,10 @@ class Vocabulary:
             return general or other
         return Meaning(general.grants | other.grants, general.denies | other.denies)
 
+    def objection(self, folded: str) -> Meaning:
+        """What a yes under the name of an objection is about."""
+        return self._objections if SALE.match(folded) else self._general["all"]
+
     def groups(self, platform: str) -> Iterable[str]:
         """Names of one platform, folded."""
         return self._platforms.get(platform, {})
@@ -159,7 +182,10 @@ class Vocabulary:
     def knows(self, name: str, platform: str = "") -> bool:
         """Whether a signal of this name, as sent, means something."""
         folded = fold(name)
-        return folded in SPELLINGS or folded in ACTIVE_GROUPS | PACKED or self._meaning_of(folded, fold(platform)) is not None
+        short = folded.removeprefix(CMP).rpartition(".")[2]
+        if standard_name(name) is not None or short in ACTIVE_GROUPS or short in PACKED or is_objection(folded):
+            return True
+        return self._meaning_of(folded, fold(platform)) is not None
 
     def _meaning_of(self, folded: str, platform: str) -> Meaning | None:
         """By the whole name, then by what stands behind its last dot."""
@@ -292,6 +318,9 @@ class SignalSet:
         if meaning is not None:
             self.from_platform = True
             self.choices.append(Choice(meaning, Word.INVALID if is_part else word))
+        elif is_objection(folded):
+            if word is not Word.DENY:
+                self.choices.append(Choice(self._vocabulary.objection(folded), Word.DENY if word is Word.GRANT else word))
         elif is_part:
             self.values.setdefault(_standard_above(folded), []).append("{}")
         else:

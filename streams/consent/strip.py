@@ -1,6 +1,5 @@
 """What a decided event may carry: fields of denied purposes removed, or an allow-list and nothing else. Pure."""
 
-import re
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any
@@ -10,7 +9,6 @@ from schemas.codec import Record
 from schemas.registry import Contract
 from streams.consent.clickids import ClickIds
 from streams.consent.policy import BITS, Policy
-from streams.consent.signals import is_read
 
 HOUR_MS = 3_600_000
 UNCLEANED = ("event_id",)
@@ -22,7 +20,6 @@ DECISION_TOKENS = ClickIds(("decision_token",))
 ReadsSignal = Callable[[str], bool]
 """Whether the gate reads a signal of this name."""
 
-_REPEATED = re.compile(r"#[0-9]+$")
 _EMPTY: Mapping[str, Any] = {"string": "", "boolean": False, "int": 0, "long": 0, "float": 0.0, "double": 0.0, "bytes": b""}
 
 
@@ -67,7 +64,7 @@ def strip(record: Record, shape: Shape, policy: Policy, mask: int, click_ids: Cl
     for cleaner in cleaners(mask, click_ids):
         kept |= {name: clean_value(value, cleaner) for name, value in kept.items() if name not in UNCLEANED}
     if not mask & BITS["analytics"]:
-        kept[SIGNALS] = read_signals(kept[SIGNALS], signal_reader(policy))
+        kept[SIGNALS] = read_signals(kept[SIGNALS], policy.reads)
     return kept
 
 
@@ -84,15 +81,9 @@ def clean_value(value: Any, cleaner: ClickIds) -> Any:
     return cleaner.clean_map(value) if isinstance(value, dict) else value
 
 
-def signal_reader(policy: Policy) -> ReadsSignal:
-    """The policy's names of signals, and those that the formats have."""
-    names = frozenset(name for purpose in policy.purposes.values() for name in purpose.cmp)
-    return lambda name: is_read(name, names)
-
-
 def read_signals(signals: Mapping[str, str], reads: ReadsSignal) -> dict[str, str]:
-    """The signals that the gate reads. One that was sent twice has `#2` at the end of its second name."""
-    return {name: value for name, value in signals.items() if reads(_REPEATED.sub("", name))}
+    """The signals that the gate reads."""
+    return {name: value for name, value in signals.items() if reads(name)}
 
 
 def anonymise(record: Record, shape: Shape, policy: Policy, event_id: str) -> Record:

@@ -214,8 +214,8 @@ def test_choices_without_an_event_go_to_their_subjects(collector: Collector) -> 
         {"client_id": "c"}, {"consent": {"cmp.marketing": "0"}}, {"client_id": "undefined", "kind": "withdrawal"}, 17,
         {"client_id": "c", "kind": "perhaps"}, {"client_id": "c", "kind": "withdrawal", "purposes": ["all"]},
         {"client_id": "c", "kind": "withdrawal", "purposes": "analytics"}, {"client_id": "c", "consent": "yes"},
-        {"client_id": "c", "kind": "withdrawal", "site": "other.example"}, {"client_id": "c", "consent": {"marketing": "0"}},
-        {"client_id": "c", "consent": {"cmp.marketing": "no"}}, {"client_id": "c", "consent": {"gcs": "G100", "cmp.x": "0"}},
+        {"client_id": "c", "kind": "withdrawal", "site": "other.example"}, {"client_id": "c", "consent": {"sales": "0"}},
+        {"client_id": "c", "consent": {"cmp.marketing": "hm"}}, {"client_id": "c", "consent": {"gcs": "G100", "cmp.x": "0"}},
     ],
 )  # fmt: skip
 def test_choices_that_say_nothing_are_refused(collector: Collector, item: Any) -> None:

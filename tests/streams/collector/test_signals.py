@@ -18,7 +18,7 @@ from streams.collector import choices, ga4, own, segment, snowplow
 from streams.collector.event import Item, Sent
 from streams.collector.normalise import Normaliser, Request
 from streams.collector.repeated import RepeatedKeys, loads
-from streams.collector.signals import MAX_JSON, MAX_NAME, MAX_SIGNALS, TOO_MANY, SignalSet
+from streams.collector.signals import MAX_JSON, MAX_NAME, MAX_SIGNALS, TOO_MANY, SignalBuilder
 from streams.identity.nodes import NodeKeys
 
 RAW = Registry(Path(__file__).resolve().parents[3] / "schemas").latest("events.raw")
@@ -464,7 +464,7 @@ def test_the_order_of_words_changes_no_word(words: list[tuple[str, str]]) -> Non
     """Each word is there once under its name, in whatever order it came."""
 
     def of(order: list[tuple[str, str]]) -> set[tuple[str, str]]:
-        signals = SignalSet()
+        signals = SignalBuilder()
         for name, text in order:
             signals.put(name, text)
         return {(name.partition("#")[0], text) for name, text in signals.as_map().items()}

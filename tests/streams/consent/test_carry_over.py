@@ -13,8 +13,8 @@ from infra.settings import Settings, load_settings
 from infra.topics_app import apply
 from schemas.codec import encode
 from schemas.registry import Registry
+from streams.consent.entries import SIGNALS
 from streams.consent.explain_app import app
-from streams.consent.learning import SIGNALS
 from streams.consent.ledger import Times
 from streams.consent.policy import PACKAGED, parse_policy
 from streams.consent.stage import STATE, ConsentStage, Kit

@@ -7,7 +7,7 @@ import pytest
 from infra.errors import Retryable
 from schemas.codec import decode, encode
 from streams.consent.audit import Head, check
-from streams.consent.learning import SIGNALS
+from streams.consent.entries import SIGNALS
 from streams.consent.ledger import Times
 from streams.consent.policy import PACKAGED, parse_policy
 from streams.consent.stage import AUDIT, RAW, REVOCATIONS, STATE
