@@ -7,6 +7,7 @@ import hashlib
 import ipaddress
 import secrets
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -16,7 +17,8 @@ from schemas.codec import Record
 from schemas.registry import Contract
 from streams.collector.agents import device_class, is_bot
 from streams.collector.event import Sent
-from streams.collector.mask import masked
+from streams.collector.masking import EventMask
+from streams.collector.masking.field_names import Category
 from streams.identity.nodes import NodeKeys, named, normalise
 
 FUTURE_MS = 23 * 3_600_000
@@ -63,52 +65,50 @@ class Normaliser:
     def record(self, event: Sent, request: Request, on_masked: Masked) -> tuple[str, Record]:
         """(Kafka key, record)."""
         subject, nodes = named(self._keys, event.identifiers)
-        event_id = self._event_id(event)
+        mask = EventMask(event, request.ip, on_masked)
+        event_id = self._event_id(event, mask)
         when, clock = event_time(event, request.now_ms)
         agent = (event.user_agent or request.user_agent)[:MAX_TEXT]
-        said = dict(event.properties)
+        page_url = mask.field("page_url", event.page_url, MAX_TEXT)
+        site = _host(event.page_url) or request.site
+        if page_url is not event.page_url and mask.mask(site) is not site:
+            site = request.site  # a host that shows a person's address is no site
+        said = dict(mask.properties())
         added = {field["name"]: _typed(said.pop(field["name"]), field) for field in self._added if field["name"] in said}
-
-        def clean(name: str, value: str) -> str:
-            shown = masked(value[:MAX_TEXT])
-            if shown != value[:MAX_TEXT]:
-                on_masked(name)
-            return shown
-
         return subject or event_id, {
             "event_id": event_id,
-            "event_name": clean("event_name", event.name),
+            "event_name": mask.short("event_name", event.name, MAX_ID),
             "source": request.source,
-            "site": _host(event.page_url) or request.site,
+            "site": site,
             "heartbeat": False,
             "collector_ts": request.now_ms,
             "region": request.region,
-            "signals": {**event.signals, "gpc": "1"} if request.gpc else dict(event.signals),
+            "signals": mask.signals({**event.signals, "gpc": "1"} if request.gpc else event.signals),
             "identifiers": nodes,
-            "decision_token": event.decision_token[:MAX_TEXT],
-            "order_id": event.order_id[:MAX_ID],
+            "decision_token": mask.short("decision_token", event.decision_token, MAX_TEXT),
+            "order_id": mask.short("order_id", event.order_id, MAX_ID),
             "value": event.value,
-            "currency": event.currency[:8],
+            "currency": mask.short("currency", event.currency, 8),
             "event_ts": when,
             "event_ts_source": clock,
             "protocol": event.protocol,
-            "tag_version": event.tag_version[:MAX_ID],
-            "page_url": clean("page_url", event.page_url),
-            "page_title": clean("page_title", event.page_title),
-            "page_referrer": clean("page_referrer", event.page_referrer),
-            "user_agent": agent,
+            "tag_version": mask.short("tag_version", event.tag_version, MAX_ID, Category.VERSION),
+            "page_url": page_url,
+            "page_title": mask.short("page_title", event.page_title, MAX_TEXT),
+            "page_referrer": mask.field("page_referrer", event.page_referrer, MAX_TEXT),
+            "user_agent": mask.field("user_agent", agent, MAX_TEXT),
             "device_class": device_class(agent),
             "bot": is_bot(agent),
             "ip_prefix": ip_prefix(event.ip or request.ip),
-            "click_ids": dict(event.click_ids),
+            "click_ids": mask.click_ids(event.click_ids, MAX_TEXT),
             "match_tokens": match_tokens(event),
-            "properties": {name: clean(name, text) for name, text in flat(said).items()},
+            "properties": {name: text[:MAX_TEXT] for name, text in flat(said).items()},
             **added,
         }
 
-    def _event_id(self, event: Sent) -> str:
+    def _event_id(self, event: Sent, mask: EventMask) -> str:
         if event.event_id:
-            return event.event_id[:MAX_ID]
+            return mask.event_id(event.event_id, self._keys.first["user"])[:MAX_ID]
         if event.derive_from:
             return hashlib.sha256(event.derive_from).hexdigest()[:32]
         return secrets.token_hex(16)
@@ -135,6 +135,7 @@ def match_tokens(event: Sent) -> dict[str, str]:
     return found
 
 
+@lru_cache(maxsize=4_096)
 def ip_prefix(address: str) -> str:
     """The network of an address, /24 or /48; empty where there is none."""
     try:

@@ -1,0 +1,235 @@
+"""A text as a reader would see it: percent-encoding, HTML entities, JSON escapes and look-alike characters undone. Pure.
+
+Patterns are matched on the decoded view; a view maps each of its spans back to the source, so that what is masked is cut out of
+the source and nothing else of it changes.
+"""
+
+import re
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from html.entities import html5
+
+MAX_ROUNDS = 8
+"""Encodings within encodings that are undone. Each round is linear in the text."""
+
+_ESCAPE = re.compile(
+    r"(?:%(?:25)*[0-9A-Fa-f]{2})+"  # a run of bytes, each encoded once or more
+    r"|%u[0-9A-Fa-f]{4}"
+    r"|&(?:#[0-9]+|#[xX][0-9A-Fa-f]+|[A-Za-z][A-Za-z0-9]{1,31}(?=;));?"
+    r"|\\+u[dD][89abAB][0-9A-Fa-f]{2}\\+u[dD][c-fC-F][0-9A-Fa-f]{2}"
+    r"|\\+(?:u[0-9A-Fa-f]{4}|u\{[0-9A-Fa-f]{1,8}\}|x[0-9A-Fa-f]{2}|[\"'/bfnrtv])"
+)
+_BYTE = re.compile(r"%(?:25)*([0-9A-Fa-f]{2})")
+_UNUSUAL = re.compile(r"[^\x20-\x7e]")
+_BLANKS = "\t\n\v\f\r"
+_DROPPED = frozenset({"Cc", "Cf", "Mn", "Me"})
+_FILLERS = frozenset("\u115f\u1160\u3164\uffa0\u2800")
+"""Letters and symbols that show nothing."""
+_DOTS = frozenset("\u3002\uff61")
+"""Full stops that IDNA (RFC 3490, section 3.1) takes for the dot of a domain."""
+_LETTERS_OF_ESCAPES = frozenset("bfnrtv")
+
+Token = tuple[int, int, str]
+"""Start and end in the source, text in the view."""
+
+
+class Layer:
+    """One round of decoding: where its tokens stand in the view and in the source."""
+
+    __slots__ = ("_source_ends", "_source_starts", "_view_ends", "_view_starts", "text")
+
+    def __init__(self, source: str, tokens: Iterator[Token]) -> None:
+        self._view_starts: list[int] = []
+        self._view_ends: list[int] = []
+        self._source_starts: list[int] = []
+        self._source_ends: list[int] = []
+        pieces: list[str] = []
+        read = length = 0
+        for start, end, plain in tokens:
+            pieces += (source[read:start], plain)
+            length += start - read
+            self._view_starts.append(length)
+            length += len(plain)
+            self._view_ends.append(length)
+            self._source_starts.append(start)
+            self._source_ends.append(end)
+            read = end
+        self.text = "".join(pieces) + source[read:] if pieces else source
+
+    def __bool__(self) -> bool:
+        return bool(self._view_starts)
+
+    def source_start(self, at: int) -> int:
+        """Where the character at this place of the view begins in the source."""
+        token = bisect_right(self._view_starts, at) - 1
+        if token < 0:
+            return at
+        beyond = at - self._view_ends[token]
+        return self._source_starts[token] if beyond < 0 else self._source_ends[token] + beyond
+
+    def source_end(self, at: int) -> int:
+        """Where the character before this place of the view ends in the source."""
+        token = bisect_right(self._view_starts, at - 1) - 1
+        if token < 0:
+            return at
+        beyond = at - self._view_ends[token]
+        return self._source_ends[token] + max(0, beyond)
+
+
+class View:
+    """A decoded text and the way back to its source."""
+
+    __slots__ = ("_layers", "complete", "text")
+
+    def __init__(self, source: str) -> None:
+        self._layers: list[Layer] = []
+        self.text = source
+        self.complete = False
+        """False where more encodings are left than `MAX_ROUNDS` undoes."""
+        for _ in range(MAX_ROUNDS):
+            folded = not _is_usual(self.text) and self._apply(_folded_tokens)
+            if not (_has_escapes(self.text) and self._apply(_escape_tokens)) and not folded:
+                self.complete = True
+                break
+
+    def _apply(self, tokens: Callable[[str], Iterator[Token]]) -> bool:
+        layer = Layer(self.text, tokens(self.text))
+        if layer:
+            self._layers.append(layer)
+            self.text = layer.text
+        return bool(layer)
+
+    def source_span(self, start: int, end: int) -> tuple[int, int]:
+        """A span of the view, not empty, as the span of the source that spells it."""
+        for layer in reversed(self._layers):
+            start, end = layer.source_start(start), layer.source_end(end)
+        return start, end
+
+
+def is_encoded(text: str) -> bool:
+    """Whether a view may differ from the text."""
+    return not _is_usual(text) or _has_escapes(text)
+
+
+_HIDING = re.compile(r"%(?!2[0CcFf]|7[Cc])")
+"""A percent sign of anything but a blank, a comma, a slash or a bar."""
+
+
+def hides_nothing(text: str) -> bool:
+    """Whether blanks, commas, slashes and bars are all that is encoded in a text: true of most addresses of pages."""
+    return (
+        _is_usual(text)
+        and "\\" not in text
+        and not ("&" in text and (";" in text or "&#" in text))
+        and not _HIDING.search(text)
+    )
+
+
+def _is_usual(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
+def view_of(text: str) -> View:
+    """The view of a text."""
+    return _cached_view(text) if len(text) <= MAX_CACHED else View(text)
+
+
+MAX_CACHED = 512
+"""Characters of a text whose view is kept: addresses of pages come again and again, long texts do not."""
+
+
+@lru_cache(maxsize=2_048)
+def _cached_view(text: str) -> View:
+    return View(text)
+
+
+def _has_escapes(text: str) -> bool:
+    return "%" in text or "\\" in text or _has_entities(text)
+
+
+def _has_entities(text: str) -> bool:
+    return "&" in text and (";" in text or "&#" in text)
+
+
+def _escape_tokens(text: str) -> Iterator[Token]:
+    for match in _ESCAPE.finditer(text):
+        token = match[0]
+        if token[0] == "%" and token[1] != "u":
+            yield from _byte_tokens(token, match.start())
+            continue
+        plain = _unescaped(token)
+        if plain is not None:
+            yield match.start(), match.end(), plain
+
+
+def _byte_tokens(run: str, offset: int) -> Iterator[Token]:
+    """Percent-encoded bytes as characters: UTF-8 where they are, Latin-1 where they are not."""
+    if len(run) == 3:
+        yield offset, offset + 3, chr(int(run[1:], 16))
+        return
+    spans = [(match.start() + offset, match.end() + offset, int(match[1], 16)) for match in _BYTE.finditer(run)]
+    at = 0
+    while at < len(spans):
+        first = spans[at][2]
+        length = 1 if first < 0xC2 else 2 if first < 0xE0 else 3 if first < 0xF0 else 4
+        try:
+            plain = bytes(byte for _, _, byte in spans[at : at + length]).decode()
+        except UnicodeDecodeError:
+            plain, length = chr(first), 1
+        last = min(at + length, len(spans)) - 1
+        yield spans[at][0], spans[last][1], plain
+        at = last + 1
+
+
+def _unescaped(token: str) -> str | None:
+    """The character of an entity or of an escape; None where it is none."""
+    if token[0] == "&":
+        if token[1] != "#":
+            return html5.get(token[1:])
+        body = token[2:].rstrip(";")
+        return _character(body[1:], 16) if body[0] in "xX" else _character(body, 10)
+    escape = token.lstrip("\\%")
+    if escape[0] in "ux" and len(escape) > 1:
+        digits = escape[1:].strip("{}")
+        if len(digits) > 6 and "\\" in digits:  # a surrogate pair
+            high, low = int(digits[:4], 16), int(digits[-4:], 16)
+            return chr(0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00))
+        return _character(digits, 16)
+    return " " if escape in _LETTERS_OF_ESCAPES else escape
+
+
+def _character(digits: str, base: int) -> str | None:
+    digits = digits.lstrip("0")
+    if not digits or len(digits) > 7:
+        return None
+    number = int(digits, base)
+    return chr(number) if number < 0x110000 else None
+
+
+def _folded_tokens(text: str) -> Iterator[Token]:
+    for match in _UNUSUAL.finditer(text):
+        char = match[0]
+        plain = fold_character(char)
+        if plain != char:
+            yield match.start(), match.end(), plain
+
+
+@lru_cache(maxsize=8_192)
+def fold_character(char: str) -> str:
+    """What a character stands for: nothing where it shows nothing, an ASCII digit, blank or hyphen, else its NFKC form."""
+    if char in _BLANKS:
+        return " "
+    category = unicodedata.category(char)
+    if category in _DROPPED or char in _FILLERS:
+        return ""
+    if category in ("Zs", "Zl", "Zp"):
+        return " "
+    if category == "Nd":
+        return str(unicodedata.decimal(char))
+    if category == "Pd" or char == "\u2212":
+        return "-"
+    if char in _DOTS:
+        return "."
+    return unicodedata.normalize("NFKC", char)

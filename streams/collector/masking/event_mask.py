@@ -1,0 +1,105 @@
+"""Masks all texts of one event: by what they show, by the names of their fields, and by the event's own identifiers. Pure."""
+
+import hmac
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from streams.collector.event import Sent
+from streams.collector.masking.field_names import Category, category_of, is_flag
+from streams.collector.masking.own_identifiers import OwnIdentifiers
+from streams.collector.masking.text import is_plain, mask_text
+from streams.collector.masking.values import any_personal, collect_texts, mask_value, unused_name
+
+SLACK = 4_096
+"""Characters behind a field's limit that are searched, so that no address is cut in two before it is masked."""
+MAX_SEARCHED = 16_384
+"""Characters of a property that are searched; the rest is cut, as the contract's limit is lower."""
+MAX_WORD = 24
+"""Characters of an answer such as `opted out`."""
+
+OnMasked = Callable[[str], None]
+"""Called with the name of each field in which something was masked; the name itself is masked."""
+
+
+class EventMask:
+    """The masks of one event. Most events hold nothing to mask, so their short texts are looked at all at once."""
+
+    __slots__ = ("_on_masked", "_own", "_personal", "_plain", "_properties")
+
+    def __init__(self, event: Sent, address: str, on_masked: OnMasked) -> None:
+        self._own = OwnIdentifiers(event.identifiers, (event.ip, address))
+        self._on_masked = on_masked
+        self._properties = event.properties
+        texts = [event.event_id, event.name, event.order_id, event.tag_version, event.currency, event.decision_token]
+        texts += (event.page_title, *event.click_ids, *event.click_ids.values(), *event.signals, *event.signals.values())
+        self._personal = collect_texts(event.properties, "", texts)
+        joined = "\n".join(texts)
+        self._plain = is_plain(joined) and self._own.are_absent(joined)
+
+    def mask(self, text: str, category: Category = Category.OTHER, depth: int = 0) -> str:
+        """A text with labels in it; the same object where nothing is masked."""
+        return mask_text(self._own.mask(text), category, depth)
+
+    def field(self, name: str, text: str, limit: int, category: Category = Category.OTHER) -> str:
+        """The text of a field, masked and then cut to its limit in characters."""
+        window = text if len(text) <= limit + SLACK else text[: limit + SLACK]
+        shown = self.mask(window, category)
+        if shown is not window:
+            self._on_masked(name)
+        return shown if len(shown) <= limit else shown[:limit]
+
+    def short(self, name: str, text: str, limit: int, category: Category = Category.OTHER) -> str:
+        """The same for one of the texts that were looked at together."""
+        return text[:limit] if self._plain else self.field(name, text, limit, category)
+
+    def event_id(self, event_id: str, key: bytes) -> str:
+        """The id, or a pseudonym of it where there is something to mask: a label would make one event of many."""
+        if self._plain or self.mask(event_id) is event_id:
+            return event_id
+        # Keyed, because whoever knows addresses could guess a plain hash.
+        return hmac.digest(key, b"event/" + event_id.encode("utf-8", "surrogatepass"), "sha256")[:16].hex()
+
+    def click_ids(self, values: Mapping[str, str], limit: int) -> dict[str, str]:
+        """Click ids, names and values masked."""
+        if self._plain:
+            return {name: text[:limit] for name, text in values.items()}
+        masked: dict[str, str] = {}
+        for name, text in values.items():
+            shown = self.mask(name)
+            masked[unused_name(shown, masked) if shown is not name else name] = self.field(
+                shown, text, limit, category_of(name)
+            )
+        return masked
+
+    def signals(self, signals: Mapping[str, str]) -> dict[str, str]:
+        """Consent signals, masked. None is lost: names that are masked alike are numbered, and a masked value denies."""
+        if self._plain and not any_personal("", tuple(signals)):
+            return dict(signals)
+        masked: dict[str, str] = {}
+        for name, text in signals.items():
+            category = category_of(name)
+            if category in (Category.EMAIL, Category.PHONE) and _is_word(text):
+                category = Category.OTHER  # consent to letters or to calls
+            shown = self.mask(name)
+            masked[unused_name(shown, masked) if shown is not name else name] = self.field(shown, text, len(text), category)
+        return masked
+
+    def properties(self) -> Mapping[str, Any]:
+        """Properties with masks in names and values, nested values too; the same object where nothing is masked."""
+        properties = self._properties
+        if self._plain and not self._personal:
+            return properties
+        masked: dict[str, Any] = {}
+        for name, value in properties.items():
+            shown_name = self.mask(name)
+            window = value[:MAX_SEARCHED] if isinstance(value, str) else value
+            shown = mask_value(window, self.mask, name, category_of(name))
+            if shown is not window or shown_name is not name:
+                self._on_masked(shown_name)
+            masked[unused_name(shown_name, masked) if shown_name is not name else name] = shown
+        return masked
+
+
+def _is_word(text: str) -> bool:
+    """Letters only: what somebody answered, no address and no number."""
+    return is_flag(text) or (len(text) <= MAX_WORD and text.replace("_", "").replace("-", "").replace(" ", "").isalpha())
