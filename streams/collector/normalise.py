@@ -86,7 +86,7 @@ class Normaliser:
             "signals": mask.signals({**event.signals, "gpc": "1"} if request.gpc else event.signals),
             "identifiers": nodes,
             "decision_token": mask.short("decision_token", event.decision_token, MAX_TEXT),
-            "order_id": mask.short("order_id", event.order_id, MAX_ID),
+            "order_id": mask.order_id(event.order_id, MAX_ID, self._keys.first["user"]),
             "value": event.value,
             "currency": mask.short("currency", event.currency, 8),
             "event_ts": when,

@@ -8,23 +8,22 @@ import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from html.entities import html5
 
 MAX_ROUNDS = 8
 """Encodings within encodings that are undone. Each round is linear in the text."""
 
 _ESCAPE = re.compile(
-    r"(?:%(?:25)*[0-9A-Fa-f]{2})+"  # a run of bytes, each encoded once or more
+    r"(?:%[0-9A-Fa-f]{2})+"  # a run of bytes
     r"|%u[0-9A-Fa-f]{4}"
     r"|&(?:#[0-9]+|#[xX][0-9A-Fa-f]+|[A-Za-z][A-Za-z0-9]{1,31}(?=;));?"
     r"|\\+u[dD][89abAB][0-9A-Fa-f]{2}\\+u[dD][c-fC-F][0-9A-Fa-f]{2}"
     r"|\\+(?:u[0-9A-Fa-f]{4}|u\{[0-9A-Fa-f]{1,8}\}|x[0-9A-Fa-f]{2}|[\"'/bfnrtv])"
 )
-_BYTE = re.compile(r"%(?:25)*([0-9A-Fa-f]{2})")
-_UNUSUAL = re.compile(r"[^\x20-\x7e]")
 _BLANKS = "\t\n\v\f\r"
-_DROPPED = frozenset({"Cc", "Cf", "Mn", "Me"})
+_DROPPED = frozenset({"Cc", "Cf", "Mn", "Mc", "Me"})
+"""Unicode categories of controls, formats and marks, which patterns of words do not fit."""
 _FILLERS = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 """Letters and symbols that show nothing."""
 _DOTS = frozenset("\u3002\uff61")
@@ -81,18 +80,21 @@ class Layer:
 class View:
     """A decoded text and the way back to its source."""
 
-    __slots__ = ("_layers", "complete", "text")
+    __slots__ = ("_layers", "complete", "levels", "text")
 
     def __init__(self, source: str) -> None:
         self._layers: list[Layer] = []
         self.text = source
+        self.levels: list[tuple[str, int]] = []
+        """What each round made of the text, and the layers that lead back from there."""
         self.complete = False
         """False where more encodings are left than `MAX_ROUNDS` undoes."""
         for _ in range(MAX_ROUNDS):
-            folded = not _is_usual(self.text) and self._apply(_folded_tokens)
-            if not (_has_escapes(self.text) and self._apply(_escape_tokens)) and not folded:
+            folds = not is_usual(self.text) and self._apply(_folded_tokens)
+            if not (_has_escapes(self.text) and self._apply(_escape_tokens)) and not folds:
                 self.complete = True
                 break
+            self.levels.append((self.text, len(self._layers)))
 
     def _apply(self, tokens: Callable[[str], Iterator[Token]]) -> bool:
         layer = Layer(self.text, tokens(self.text))
@@ -101,16 +103,16 @@ class View:
             self.text = layer.text
         return bool(layer)
 
-    def source_span(self, start: int, end: int) -> tuple[int, int]:
-        """A span of the view, not empty, as the span of the source that spells it."""
-        for layer in reversed(self._layers):
+    def source_span(self, start: int, end: int, layers: int | None = None) -> tuple[int, int]:
+        """A span of the view, or of one of its levels, not empty, as the span of the source that spells it."""
+        for layer in reversed(self._layers[:layers]):
             start, end = layer.source_start(start), layer.source_end(end)
         return start, end
 
 
 def is_encoded(text: str) -> bool:
     """Whether a view may differ from the text."""
-    return not _is_usual(text) or _has_escapes(text)
+    return not is_usual(text) or _has_escapes(text)
 
 
 _HIDING = re.compile(r"%(?!2[0CcFf]|7[Cc])")
@@ -119,15 +121,11 @@ _HIDING = re.compile(r"%(?!2[0CcFf]|7[Cc])")
 
 def hides_nothing(text: str) -> bool:
     """Whether blanks, commas, slashes and bars are all that is encoded in a text: true of most addresses of pages."""
-    return (
-        _is_usual(text)
-        and "\\" not in text
-        and not ("&" in text and (";" in text or "&#" in text))
-        and not _HIDING.search(text)
-    )
+    return is_usual(text) and "\\" not in text and not _has_entities(text) and not _HIDING.search(text)
 
 
-def _is_usual(text: str) -> bool:
+def is_usual(text: str) -> bool:
+    """Whether a text is printable ASCII."""
     return text.isascii() and text.isprintable()
 
 
@@ -166,21 +164,17 @@ def _escape_tokens(text: str) -> Iterator[Token]:
 
 def _byte_tokens(run: str, offset: int) -> Iterator[Token]:
     """Percent-encoded bytes as characters: UTF-8 where they are, Latin-1 where they are not."""
-    if len(run) == 3:
-        yield offset, offset + 3, chr(int(run[1:], 16))
-        return
-    spans = [(match.start() + offset, match.end() + offset, int(match[1], 16)) for match in _BYTE.finditer(run)]
+    content = bytes.fromhex(run.replace("%", ""))
     at = 0
-    while at < len(spans):
-        first = spans[at][2]
+    while at < len(content):
+        first = content[at]
         length = 1 if first < 0xC2 else 2 if first < 0xE0 else 3 if first < 0xF0 else 4
         try:
-            plain = bytes(byte for _, _, byte in spans[at : at + length]).decode()
+            plain = content[at : at + length].decode()
         except UnicodeDecodeError:
             plain, length = chr(first), 1
-        last = min(at + length, len(spans)) - 1
-        yield spans[at][0], spans[last][1], plain
-        at = last + 1
+        yield offset + 3 * at, offset + 3 * (at + length), plain
+        at += length
 
 
 def _unescaped(token: str) -> str | None:
@@ -209,15 +203,34 @@ def _character(digits: str, base: int) -> str | None:
 
 
 def _folded_tokens(text: str) -> Iterator[Token]:
-    for match in _UNUSUAL.finditer(text):
-        char = match[0]
-        plain = fold_character(char)
-        if plain != char:
+    for match in _foldable().finditer(text):
+        plain = _fold(match[0])
+        if plain != match[0]:
             yield match.start(), match.end(), plain
 
 
+def folded(text: str) -> str:
+    """The text without what shows nothing, in ASCII where it can be: the first layer of its view."""
+    return text if is_usual(text) else _foldable().sub(lambda match: _fold(match[0]), text)
+
+
+@cache
+def _foldable() -> re.Pattern[str]:
+    """Characters that may stand for an ASCII one or for nothing. Made on first use: the scan of Unicode takes some 100 ms.
+
+    Most letters are neither, so that texts in other alphabets are searched at the speed of the pattern.
+    """
+    codes = [code for code in range(0x80, 0x20000) if chr(code).isalnum() and any(map(str.isascii, _fold(chr(code))))]
+    # As ranges: letters beyond the basic plane are compared one by one.
+    foldable = set(codes)
+    starts = [code for code in codes if code - 1 not in foldable]
+    ends = [code for code in codes if code + 1 not in foldable]
+    ranges = "".join(f"{chr(start)}-{chr(end)}" for start, end in zip(starts, ends, strict=True))
+    return re.compile(f"[^\\x20-\\x7e\\w]|[{ranges}]")
+
+
 @lru_cache(maxsize=8_192)
-def fold_character(char: str) -> str:
+def _fold(char: str) -> str:
     """What a character stands for: nothing where it shows nothing, an ASCII digit, blank or hyphen, else its NFKC form."""
     if char in _BLANKS:
         return " "

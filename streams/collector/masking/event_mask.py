@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from streams.collector.event import Sent
+from streams.collector.masking.decoding import folded
 from streams.collector.masking.field_names import Category, category_of, is_flag
 from streams.collector.masking.own_identifiers import OwnIdentifiers
 from streams.collector.masking.text import is_plain, mask_text
@@ -12,8 +13,6 @@ from streams.collector.masking.values import any_personal, collect_texts, mask_v
 
 SLACK = 4_096
 """Characters behind a field's limit that are searched, so that no address is cut in two before it is masked."""
-MAX_SEARCHED = 16_384
-"""Characters of a property that are searched; the rest is cut, as the contract's limit is lower."""
 MAX_WORD = 24
 """Characters of an answer such as `opted out`."""
 
@@ -33,7 +32,7 @@ class EventMask:
         texts = [event.event_id, event.name, event.order_id, event.tag_version, event.currency, event.decision_token]
         texts += (event.page_title, *event.click_ids, *event.click_ids.values(), *event.signals, *event.signals.values())
         self._personal = collect_texts(event.properties, "", texts)
-        joined = "\n".join(texts)
+        joined = folded("|".join(texts))
         self._plain = is_plain(joined) and self._own.are_absent(joined)
 
     def mask(self, text: str, category: Category = Category.OTHER, depth: int = 0) -> str:
@@ -56,8 +55,14 @@ class EventMask:
         """The id, or a pseudonym of it where there is something to mask: a label would make one event of many."""
         if self._plain or self.mask(event_id) is event_id:
             return event_id
-        # Keyed, because whoever knows addresses could guess a plain hash.
-        return hmac.digest(key, b"event/" + event_id.encode("utf-8", "surrogatepass"), "sha256")[:16].hex()
+        return _pseudonym(key, "event", event_id)[:32]
+
+    def order_id(self, order_id: str, limit: int, key: bytes) -> str:
+        """The id, masked; a pseudonym behind the label keeps orders apart."""
+        if self._plain or self.mask(order_id) is order_id:
+            return order_id[:limit]
+        digest = _pseudonym(key, "order", order_id)[:12]
+        return f"{self.field('order_id', order_id, limit - len(digest) - 1)}#{digest}"
 
     def click_ids(self, values: Mapping[str, str], limit: int) -> dict[str, str]:
         """Click ids, names and values masked."""
@@ -92,9 +97,8 @@ class EventMask:
         masked: dict[str, Any] = {}
         for name, value in properties.items():
             shown_name = self.mask(name)
-            window = value[:MAX_SEARCHED] if isinstance(value, str) else value
-            shown = mask_value(window, self.mask, name, category_of(name))
-            if shown is not window or shown_name is not name:
+            shown = mask_value(value, self.mask, name, category_of(name))
+            if shown is not value or shown_name is not name:
                 self._on_masked(shown_name)
             masked[unused_name(shown_name, masked) if shown_name is not name else name] = shown
         return masked
@@ -103,3 +107,8 @@ class EventMask:
 def _is_word(text: str) -> bool:
     """Letters only: what somebody answered, no address and no number."""
     return is_flag(text) or (len(text) <= MAX_WORD and text.replace("_", "").replace("-", "").replace(" ", "").isalpha())
+
+
+def _pseudonym(key: bytes, kind: str, value: str) -> str:
+    # Keyed, because whoever knows addresses could guess a plain hash.
+    return hmac.digest(key, f"{kind}/{value}".encode("utf-8", "surrogatepass"), "sha256").hex()

@@ -39,7 +39,8 @@ class Category(Enum):
 
 _SEARCHED = frozenset({Category.OTHER, Category.VERSION, Category.CODE})
 
-_HASHED = r"(?:_?(?:hash|hashed|sha_?\d*|md_?5|plain|raw|lower|value|\d{1,3}))*"
+_HASHED = r"(?:_?(?:hash(?:ed)?|sha_?\d*+|md_?5|plain|raw|lower|value|\d++))*+"
+"""What may follow a name without changing whose value it is. Possessive: names come from senders."""
 _OWNER = r"(?:^|_|user|customer|client|contact|login|billing|shipping|guest|buyer|hashed|sha_?256|md_?5)"
 _PERSON = (
     r"(?:user|customer|client|visitor|member|subscriber|anonymous|anon|device|person|contact|shopper|guest|buyer|patient|employee"
@@ -48,7 +49,7 @@ _PERSON = (
 )
 _CONTAINER = re.compile(r"(?:^|_)(?:user_?data|ud|user_?info|user_?provided_?data|address_?data)_")
 _RULES: tuple[tuple[Category, re.Pattern[str]], ...] = (
-    (Category.OTHER, re.compile(r"(?:^|_)(?:is|has|can|opt_?in|opt_?out)_(?:[a-z]+_)*[a-z]+$")),
+    (Category.OTHER, re.compile(r"(?:^|_)(?:is|has|can|opt_?in|opt_?out)_[a-z]+(?:_[a-z]+){0,2}$")),
     (
         Category.USER_ID,
         re.compile(

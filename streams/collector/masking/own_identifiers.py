@@ -18,7 +18,7 @@ MAX_NEEDLES = 32
 
 ID = "[id]"
 _LABELS = {"email": EMAIL, "phone": PHONE}
-_SEPARATORS = r"[ ().\-/_+]{0,4}"
+_SEPARATORS = r"[ ().\-/_+]{0,6}"
 _NOT_DIGIT = re.compile(r"\D+")
 
 Needle = tuple[str, str]
@@ -42,7 +42,7 @@ class OwnIdentifiers:
             if kind == "phone":
                 self._phones += _national_forms(spelling)
         for address in addresses:
-            if len(address) >= MIN_IDENTIFIER:
+            if len(address) >= MIN_IDENTIFIER and not address.startswith("127."):
                 self._needles += _address_forms(address.strip().lower())
         del self._needles[MAX_NEEDLES:]
         self._compact = not (self._phones or any(sign in needle for needle, _ in self._needles for sign in " ,/|"))

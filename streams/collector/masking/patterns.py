@@ -26,8 +26,8 @@ LABELS = tuple(category.value for category in Category if category.is_masked)
 MAX_LOCAL = 256
 """Characters in front of an `@`; RFC 5321 allows 64, and what is longer is masked no less."""
 
-_LOCAL_BACKWARDS = re.compile(r"[\w.+\-'~$*^!%]*")
-_QUOTED_LOCAL_BACKWARDS = re.compile(r'"([\w .+\-@]{1,64})"(?=$|[\s:=,;<(\[{"\\])')
+_LOCAL_BACKWARDS = re.compile(r"(?:\)[^()@]{0,64}\((?=\w))?[\w.+\-'~$*^!%]*")
+_QUOTED_LOCAL_BACKWARDS = re.compile(r'"([\w .+\-@]{1,64})"(?!\w)')
 _DOMAIN = re.compile(r"(?:\w[\w-]{0,62}\.){1,32}[^\W\d_][\w-]{1,62}|\[[0-9A-Fa-f:.]{2,45}\]")
 _IS_VERSION = re.compile(r"v?\d+\.\d")
 _IS_PICTURE = re.compile(r"\dx\.(?:png|jpe?g|webp|gif|svg|avif)(?!\w)")
@@ -41,18 +41,18 @@ _SPELLED_DOMAIN = re.compile(r"(?:\w[\w-]{0,62}\s(?:dot|punkt)\s){1,4}[^\W\d_][\
 _SURE_LOCAL = re.compile(r"[^\W\d_]{2,}[._+-]\w")
 """Two words with a dot between them in front of ` at ` are a local part, one word is a word."""
 
-_GAP = r"[ ().\-/_+]{0,4}"
+_GAP = r"[ ().\-/_+~\u00b7\u2022\u2027\u2219]{0,6}"
 _PHONE_PLUS = re.compile(rf"(?<![\w+])\+{_GAP}[1-9](?:{_GAP}\d){{7,15}}(?!\d)")
-_PHONE_ZEROS = re.compile(rf"(?<![\w+.,:-])00{_GAP}[1-9](?:{_GAP}\d){{7,15}}(?![\w]|-\w)")
+_PHONE_ZEROS = re.compile(rf"(?<![\w+.,-])(?<!\d:)00{_GAP}[1-9](?:{_GAP}\d){{7,15}}(?![\w]|-\w)")
 _ZEROS = re.compile(rf"00{_GAP}[1-9]")
-_JOINING = frozenset("_+.,:-")
+_JOINING = frozenset("_+.,-")
 """Signs in front of two zeros that make them a part of something else; so do letters and digits."""
 _PHONE_LINK = re.compile(r"(?<!\w)(?:tel|sms|callto):[ +(]{0,3}\d(?:[ ().\-/+]{0,3}\d){4,15}", re.IGNORECASE)
 _CODE_BEFORE = re.compile(
     r"(?:gtin|ean|upc|sku|isbn|barcode|asin|mpn|item|product|article)\w{0,8}[\"']?\s?[:=/]?\s?[\"']?$", re.IGNORECASE
 )
 
-_IPV4 = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?!\d|\.\d)")
+_IPV4 = re.compile(r"(?<!\d)(?<!\d\.)(?:\d{1,3}\.){3}\d{1,3}(?!\d|\.\d)")
 _IPV6 = re.compile(r"(?<![0-9A-Fa-f:.])[0-9A-Fa-f:.]{3,64}(?![0-9A-Fa-f:.])")
 _PRODUCT_BEFORE = re.compile(r"(?:^|[\s(;,\"'])[A-Za-z][\w.+-]{0,63}/$")
 _VERSION_BEFORE = re.compile(
@@ -145,11 +145,16 @@ def _phones(text: str, category: Category) -> Iterator[Span]:
             yield Span(match.start(), match.end(), PHONE)
     if "00" in text:
         for match in _PHONE_ZEROS.finditer(text) if shows_zeros(text) else ():
-            if not (match[0].isdigit() and _is_article_number(text, match, category)):
+            if not match[0].isdigit() or (_is_dialled(match[0]) and not _is_article_number(text, match, category)):
                 yield Span(match.start(), match.end(), PHONE)
     if ":" in text:
         for match in _PHONE_LINK.finditer(text):
             yield Span(match.start(), match.end(), PHONE)
+
+
+def _is_dialled(digits: str) -> bool:
+    """Digits without any gap have the length of a phone number (ITU-T E.164); zones 1 and 7 have ten digits each."""
+    return len(digits) == 13 if digits[2] in "17" else 11 <= len(digits) <= 16
 
 
 def _is_article_number(text: str, match: re.Match[str], category: Category) -> bool:
@@ -173,8 +178,10 @@ def _ipv4(text: str, category: Category) -> Iterator[Span]:
         versioned = category is Category.VERSION or (before and _VERSION_BEFORE.search(before, max(0, len(before) - 24)))
         if before.endswith("/") and not before.endswith("//"):
             if _PRODUCT_BEFORE.search(before):
-                continue
-            joined = True
+                if category is not Category.VERSION:
+                    continue
+            else:
+                joined = True
         if (joined and not _is_rather_an_address(octets)) or (versioned and sum(octet >= 100 for octet in octets) < 2):
             continue
         yield Span(start, end, IP)
@@ -188,21 +195,26 @@ def _is_rather_an_address(octets: list[int]) -> bool:
 def _ipv6(text: str) -> Iterator[Span]:
     for match in _IPV6.finditer(text):
         token = match[0]
-        if token.count(":") < 2 or text[match.start() - 1 : match.start()].isalpha() or text[match.end() :][:1].isalpha():
+        if token.count(":") < 2 or text[match.end() : match.end() + 1].isalpha():
             continue
-        offset = 1 if token[0] == ":" and token[1] != ":" else 0
-        address = token[offset:].rstrip(".")
-        address = address[:-1] if address.endswith(":") and not address.endswith("::") else address
-        if _is_ipv6(address):
-            start = match.start() + offset
-            end = start + len(address)
-            bracketed = text[start - 1 : start] == "[" and text[end : end + 1] == "]"
-            yield Span(start - bracketed, end + bracketed, IP)
+        # What stands in front of a colon may be a word: `contact:2001:db8::1`.
+        offsets = [0] if not text[match.start() - 1 : match.start()].isalpha() else []
+        for offset in (*offsets, token.index(":") + 1):
+            address = token[offset:].rstrip(".")
+            address = address[:-1] if address.endswith(":") and not address.endswith("::") else address
+            if _is_ipv6(address):
+                start = match.start() + offset
+                end = start + len(address)
+                bracketed = text[start - 1 : start] == "[" and text[end : end + 1] == "]"
+                yield Span(start - bracketed, end + bracketed, IP)
+                break
 
 
 def _is_ipv6(token: str) -> bool:
     groups = [group for group in token.split(":") if group]
-    if len(groups) + token.count(".") < 3 or not any(char.isdigit() for char in token):
+    if len(groups) + token.count(".") < 2 or not any(char.isdigit() for char in token):
+        return False
+    if len(groups) == 2 and len(groups[0]) < 4:  # `a1::b2` is a name in many languages
         return False
     try:
         address = ip_address(token)

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import orjson
 
-from streams.collector.masking.decoding import MAX_CACHED, View, hides_nothing, is_encoded, view_of
+from streams.collector.masking.decoding import MAX_CACHED, View, folded, hides_nothing, is_encoded, view_of
 from streams.collector.masking.embedded import encoded_spans
 from streams.collector.masking.field_names import Category, is_flag
 from streams.collector.masking.patterns import LABELS, REMOVED, Span, address_spans, field_spans, shows_zeros
@@ -15,20 +15,19 @@ from streams.collector.masking.values import MAX_DEPTH, mask_value
 MIN_LENGTH = 6
 """Characters of the shortest address that is masked."""
 
-_RELEVANT = re.compile(r"[@＠﹫=＝%％﹪&＆﹠\\＼﹨:：]|(?:[\d⁰-₉①-⓿][^\d]{0,4}){7}|[aäａÄAＡ][tｔTＴ][ )\]}>）］｝＞]")
-"""What other texts than ASCII need for anything to be masked in them."""
+MAX_PASSES = 3
+"""A label in the place of an address shows what its last letters hid: a number that follows it without a blank."""
+
 _SPOKEN_AT_END = re.compile(r"at ?[)\]}>]")
 _DOTTED = re.compile(r"\.\d{1,3}\.\d{1,3}\.\d")
 _COLONS = re.compile(r":[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{1,4}:")
 
 
 def is_plain(text: str) -> bool:
-    """Whether nothing in a text can be masked: cheap, and true of most texts. Several may be joined by line feeds.
+    """Whether nothing in a folded text can be masked: cheap, and true of most texts. Several may be joined by bars.
 
     False says only that the text must be searched.
     """
-    if not text.isascii():
-        return not (_RELEVANT.search(text) or " at " in text.lower())
     if "@" in text or "=" in text or "%" in text or "\\" in text or "+" in text or "&" in text:
         return False
     if ("00" in text and shows_zeros(text)) or ("." in text and _DOTTED.search(text)):
@@ -56,7 +55,16 @@ def mask_text(text: str, category: Category = Category.OTHER, depth: int = 0) ->
 
 
 def _search(text: str, category: Category, depth: int) -> str:
-    if is_plain(text):
+    for _ in range(MAX_PASSES):
+        masked = _pass(text, category, depth)
+        if masked == text:
+            return text
+        text = masked
+    return text
+
+
+def _pass(text: str, category: Category, depth: int) -> str:
+    if is_plain(folded(text)):
         return text
     if text.lstrip()[:1] in ("{", "["):
         masked = _mask_json(text, depth)
@@ -67,11 +75,12 @@ def _search(text: str, category: Category, depth: int) -> str:
     view = view_of(text)
     if not view.complete:
         return REMOVED
-    # Fields of the source come first: a value may hold an encoded separator, which the view shows as one.
-    shown = [*address_spans(view.text, category), *encoded_spans(view.text)]
-    if view.text.count("=") != text.count("=") or ":" in view.text:
-        shown += field_spans(view.text)
-    return replace_spans(text, [*field_spans(text), *in_source(view, shown)])
+    spans = in_source(view, [*address_spans(view.text, category), *encoded_spans(view.text)])
+    spans += field_spans(text)
+    # Level by level, since a value may hold an encoded separator, which the next level shows as one.
+    for level, layers in view.levels:
+        spans += in_source(view, field_spans(level), layers)
+    return replace_spans(text, spans)
 
 
 def _needs_no_blanks(text: str) -> bool:
@@ -96,9 +105,9 @@ def _mask_json(text: str, depth: int) -> str | None:
     return text if masked is value else orjson.dumps(masked).decode()
 
 
-def in_source(view: View, spans: Iterable[Span]) -> list[Span]:
-    """Spans of a view as spans of its source."""
-    return [Span(*view.source_span(start, end), label) for start, end, label in spans]
+def in_source(view: View, spans: Iterable[Span], layers: int | None = None) -> list[Span]:
+    """Spans of a view, or of one of its levels, as spans of its source."""
+    return [Span(*view.source_span(start, end, layers), label) for start, end, label in spans]
 
 
 def replace_spans(text: str, spans: Iterable[Span]) -> str:

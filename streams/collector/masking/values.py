@@ -10,6 +10,11 @@ from streams.collector.masking.patterns import REMOVED
 MAX_DEPTH = 64
 """Levels of values in values, JSON in texts included. What lies deeper is removed."""
 
+MAX_SEARCHED = 16_384
+"""Characters of a text that are searched; the rest is cut, as the contract's limit is lower."""
+MIN_NUMBER = 100_000
+"""Smaller numbers are nobody's id."""
+
 MaskText = Callable[[str, Category, int], str]
 """Text, category of its field, depth -> masked text."""
 
@@ -19,18 +24,24 @@ def collect_texts(value: Mapping[str, Any] | list[Any], name: str, texts: list[s
     personal = False
     if isinstance(value, list):
         for inner in value:
-            if type(inner) is str:
+            kind = type(inner)
+            if kind is str:
                 texts.append(inner)
-            elif type(inner) is dict or type(inner) is list:
+            elif kind is dict or kind is list:
                 personal |= collect_texts(inner, name, texts)
+            elif (kind is int or kind is float) and inner >= MIN_NUMBER:
+                texts.append(str(inner))
         return personal
     personal = any_personal(name, tuple(value))
     texts += value
     for key, inner in value.items():
-        if type(inner) is str:
+        kind = type(inner)
+        if kind is str:
             texts.append(inner)
-        elif type(inner) is dict or type(inner) is list:
+        elif kind is dict or kind is list:
             personal |= collect_texts(inner, key, texts)
+        elif (kind is int or kind is float) and inner >= MIN_NUMBER:
+            texts.append(str(inner))
     return personal
 
 
@@ -46,7 +57,7 @@ def mask_value(value: Any, mask_text: MaskText, name: str = "", category: Catego
     `name` and `category` are those of the field that holds it. What is under a masked name is masked to its last leaf.
     """
     if isinstance(value, str):
-        return mask_text(value, category, depth)
+        return mask_text(value[:MAX_SEARCHED], category, depth)
     if isinstance(value, dict | list):
         if depth >= MAX_DEPTH:
             return REMOVED
@@ -55,8 +66,13 @@ def mask_value(value: Any, mask_text: MaskText, name: str = "", category: Catego
             if isinstance(value, dict)
             else _mask_list(value, mask_text, name, category, depth)
         )
-    if category.is_masked and isinstance(value, int | float) and not isinstance(value, bool) and value not in (0, 1):
-        return category.value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if category.is_masked:
+            return value if value in (0, 1) else category.value
+        if value >= MIN_NUMBER:
+            text = str(value)
+            shown = mask_text(text, category, depth)
+            return value if shown == text else shown
     return value
 
 
