@@ -214,13 +214,18 @@ def folded(text: str) -> str:
     return text if is_usual(text) else _foldable().sub(lambda match: _fold(match[0]), text)
 
 
+_ALPHABETS = ((0x80, 0x3400), (0xA640, 0xAC00), (0xF900, 0x12000), (0x16A00, 0x16E00), (0x1CC00, 0x20000))
+"""Blocks of Unicode with letters or digits that stand for ASCII ones: all but ideographs and syllables."""
+
+
 @cache
 def _foldable() -> re.Pattern[str]:
-    """Characters that may stand for an ASCII one or for nothing. Made on first use: the scan of Unicode takes some 100 ms.
+    """Characters that may stand for an ASCII one or for nothing. Made on first use, because the scan takes some 30 ms.
 
     Most letters are neither, so that texts in other alphabets are searched at the speed of the pattern.
     """
-    codes = [code for code in range(0x80, 0x20000) if chr(code).isalnum() and any(map(str.isascii, _fold(chr(code))))]
+    letters = ((code, chr(code)) for block in _ALPHABETS for code in range(*block))
+    codes = [code for code, char in letters if char.isalnum() and any(map(str.isascii, _fold(char)))]
     # As ranges: letters beyond the basic plane are compared one by one.
     foldable = set(codes)
     starts = [code for code in codes if code - 1 not in foldable]

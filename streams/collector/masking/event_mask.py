@@ -13,6 +13,8 @@ from streams.collector.masking.values import any_personal, collect_texts, mask_v
 
 SLACK = 4_096
 """Characters behind a field's limit that are searched, so that no address is cut in two before it is masked."""
+MAX_SIGNAL = 65_536
+"""Characters of a consent signal; TC strings of many vendors have some thousands."""
 MAX_WORD = 24
 """Characters of an answer such as `opted out`."""
 
@@ -86,7 +88,7 @@ class EventMask:
             if category in (Category.EMAIL, Category.PHONE) and _is_word(text):
                 category = Category.OTHER  # consent to letters or to calls
             shown = self.mask(name)
-            masked[unused_name(shown, masked) if shown is not name else name] = self.field(shown, text, len(text), category)
+            masked[unused_name(shown, masked) if shown is not name else name] = self.field(shown, text, MAX_SIGNAL, category)
         return masked
 
     def properties(self) -> Mapping[str, Any]:
