@@ -5,9 +5,9 @@ The consent signals are passed on as they came: the collector never decides.
 
 import hashlib
 import ipaddress
+import re
 import secrets
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -65,10 +65,10 @@ class Normaliser:
     def record(self, event: Sent, request: Request, on_masked: Masked) -> tuple[str, Record]:
         """(Kafka key, record)."""
         subject, nodes = named(self._keys, event.identifiers)
-        mask = EventMask(event, request.ip, on_masked)
+        agent = (event.user_agent or request.user_agent)[:MAX_TEXT]
+        mask = EventMask(event, request.ip, on_masked, agent)
         event_id = self._event_id(event, mask)
         when, clock = event_time(event, request.now_ms)
-        agent = (event.user_agent or request.user_agent)[:MAX_TEXT]
         page_url = mask.field("page_url", event.page_url, MAX_TEXT)
         site = _host(event.page_url) or request.site
         if page_url is not event.page_url and mask.mask(site) is not site:
@@ -135,9 +135,14 @@ def match_tokens(event: Sent) -> dict[str, str]:
     return found
 
 
-@lru_cache(maxsize=4_096)
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"(?:{_OCTET}\.){{3}}{_OCTET}")
+
+
 def ip_prefix(address: str) -> str:
     """The network of an address, /24 or /48; empty where there is none."""
+    if _IPV4.fullmatch(address):
+        return address[: address.rindex(".")] + ".0"
     try:
         found = ipaddress.ip_address(address.strip())
     except ValueError:
@@ -148,20 +153,21 @@ def ip_prefix(address: str) -> str:
 
 def flat(properties: Mapping[str, Any]) -> dict[str, str]:
     """Properties as texts: scalars written out, nested values as JSON, nulls left out. The first 200 count."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for name, value in properties.items():
         if value is None:
             continue
-        if len(found) == MAX_PROPERTIES:
+        if len(texts) == MAX_PROPERTIES:
             break
-        if isinstance(value, str):
+        kind = type(value)
+        if kind is str:
             text = value
-        elif isinstance(value, bool):
+        elif kind is bool:
             text = "true" if value else "false"
         else:
-            text = str(value) if isinstance(value, int | float) else orjson.dumps(value).decode()
-        found[str(name)[:MAX_ID]] = text
-    return found
+            text = str(value) if kind is int or kind is float else orjson.dumps(value).decode()
+        texts[str(name)[:MAX_ID]] = text
+    return texts
 
 
 def _typed(value: Any, field: Mapping[str, Any]) -> Any:

@@ -8,6 +8,7 @@ import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from enum import Enum
 from functools import cache, lru_cache
 from html.entities import html5
 
@@ -110,23 +111,40 @@ class View:
         return start, end
 
 
-def is_encoded(text: str) -> bool:
-    """Whether a view may differ from the text."""
-    return not is_usual(text) or _has_escapes(text)
+class Encoding(Enum):
+    """How far a text is from its view."""
+
+    NONE = 0
+    """It is its view."""
+    SPACED = 1
+    """Blanks, commas, slashes and bars are all that is percent-encoded: true of most addresses of pages."""
+    ANY = 2
+    """Anything may be encoded in it."""
 
 
 _HIDING = re.compile(r"%(?!2[0CcFf]|7[Cc])")
 """A percent sign of anything but a blank, a comma, a slash or a bar."""
 
 
-def hides_nothing(text: str) -> bool:
-    """Whether blanks, commas, slashes and bars are all that is encoded in a text: true of most addresses of pages."""
-    return is_usual(text) and "\\" not in text and not _has_entities(text) and not _HIDING.search(text)
+def encoding_of(text: str) -> Encoding:
+    """A cheap look at a text; only `Encoding.ANY` is worth a view."""
+    return _cached_encoding(text) if len(text) <= MAX_CACHED else _encoding_of(text)
+
+
+def _encoding_of(text: str) -> Encoding:
+    if not (text.isascii() and text.isprintable()) or "\\" in text or _has_entities(text):
+        return Encoding.ANY
+    if "%" not in text:
+        return Encoding.NONE
+    return Encoding.ANY if _HIDING.search(text) else Encoding.SPACED
 
 
 def is_usual(text: str) -> bool:
     """Whether a text is printable ASCII."""
     return text.isascii() and text.isprintable()
+
+
+_cached_encoding = lru_cache(maxsize=4_096)(_encoding_of)
 
 
 def view_of(text: str) -> View:

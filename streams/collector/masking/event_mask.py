@@ -25,9 +25,9 @@ OnMasked = Callable[[str], None]
 class EventMask:
     """The masks of one event. Most events hold nothing to mask, so their short texts are looked at all at once."""
 
-    __slots__ = ("_on_masked", "_own", "_personal", "_plain", "_properties")
+    __slots__ = ("_absent", "_on_masked", "_own", "_personal", "_plain", "_properties")
 
-    def __init__(self, event: Sent, address: str, on_masked: OnMasked) -> None:
+    def __init__(self, event: Sent, address: str, on_masked: OnMasked, agent: str = "") -> None:
         self._own = OwnIdentifiers(event.identifiers, (event.ip, address))
         self._on_masked = on_masked
         self._properties = event.properties
@@ -35,7 +35,9 @@ class EventMask:
         texts += (event.page_title, *event.click_ids, *event.click_ids.values(), *event.signals, *event.signals.values())
         self._personal = collect_texts(event.properties, "", texts)
         joined = folded("|".join(texts))
-        self._plain = is_plain(joined) and self._own.are_absent(joined)
+        long = "|".join((joined, event.page_url, event.page_referrer, agent))
+        self._absent = self._own.are_absent(long)
+        self._plain = is_plain(joined) and (self._absent or self._own.are_absent(joined))
 
     def mask(self, text: str, category: Category = Category.OTHER, depth: int = 0) -> str:
         """A text with labels in it; the same object where nothing is masked."""
@@ -44,7 +46,8 @@ class EventMask:
     def field(self, name: str, text: str, limit: int, category: Category = Category.OTHER) -> str:
         """The text of a field, masked and then cut to its limit in characters."""
         window = text if len(text) <= limit + SLACK else text[: limit + SLACK]
-        shown = self.mask(window, category)
+        own = window if self._absent and not self._own.can_hide_in(window) else self._own.mask(window)
+        shown = mask_text(own, category)
         if shown is not window:
             self._on_masked(name)
         return shown if len(shown) <= limit else shown[:limit]

@@ -1,10 +1,11 @@
 """Masks an event's own identifiers wherever they stand: the names of the fields that repeat them need not be known. Pure."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_address
 
-from streams.collector.masking.decoding import hides_nothing, is_encoded, view_of
+from streams.collector.masking.decoding import Encoding, encoding_of, folded, view_of
 from streams.collector.masking.patterns import EMAIL, IP, PHONE, Span
 from streams.collector.masking.text import in_source, replace_spans
 from streams.identity.nodes import normalise
@@ -28,7 +29,7 @@ Needle = tuple[str, str]
 class OwnIdentifiers:
     """The spellings of one event's identifiers and addresses."""
 
-    __slots__ = ("_compact", "_needles", "_phones")
+    __slots__ = ("_needles", "_phones")
 
     def __init__(self, identifiers: Sequence[tuple[str, str]], addresses: Iterable[str]) -> None:
         self._needles: list[Needle] = []
@@ -36,16 +37,20 @@ class OwnIdentifiers:
         for kind, value in identifiers:
             spelling = value.strip().lower()
             if len(spelling) >= MIN_IDENTIFIER:
-                self._needles.append((spelling, _LABELS.get(kind, ID)))
-                if is_encoded(spelling):
-                    self._needles.append((view_of(spelling).text.lower(), _LABELS.get(kind, ID)))
+                label = _LABELS.get(kind, ID)
+                self._needles.append((spelling, label))
+                if not spelling.isascii() or "%" in spelling or "&" in spelling or "\\" in spelling:
+                    self._needles += [(form, label) for form in _other_forms(spelling)]
             if kind == "phone":
                 self._phones += _national_forms(spelling)
         for address in addresses:
             if len(address) >= MIN_IDENTIFIER and not address.startswith("127."):
-                self._needles += _address_forms(address.strip().lower())
-        del self._needles[MAX_NEEDLES:]
-        self._compact = not (self._phones or any(sign in needle for needle, _ in self._needles for sign in " ,/|"))
+                spelling = address.strip().lower()
+                self._needles.append((spelling, IP))
+                if ":" in spelling:
+                    self._needles += [(form, IP) for form in _address_forms(spelling)]
+        if len(self._needles) > MAX_NEEDLES:
+            del self._needles[MAX_NEEDLES:]
 
     def are_absent(self, text: str) -> bool:
         """Whether none stands in a text as it is; what is encoded in it is not looked at."""
@@ -57,11 +62,20 @@ class OwnIdentifiers:
                 return False
         return not (self._phones and self._has_phone(lower))
 
+    def can_hide_in(self, text: str) -> bool:
+        """Whether a text must be decoded before they can be seen in it."""
+        encoding = encoding_of(text)
+        return encoding is Encoding.ANY or (encoding is Encoding.SPACED and self._have_spaces())
+
+    def _have_spaces(self) -> bool:
+        joined = "".join([needle for needle, _ in self._needles])
+        return bool(self._phones) or " " in joined or "," in joined or "/" in joined or "|" in joined
+
     def mask(self, text: str) -> str:
         """The text with labels in the place of identifiers; the same object where there are none."""
         if not self._needles:
             return text
-        if not is_encoded(text) or (self._compact and hides_nothing(text)):
+        if not self.can_hide_in(text):
             return text if self.are_absent(text) else replace_spans(text, self._spans(text))
         view = view_of(text)
         if self.are_absent(view.text) and self.are_absent(text):
@@ -92,6 +106,13 @@ class OwnIdentifiers:
                     yield Span(match.start(), match.end(), PHONE)
 
 
+def _other_forms(spelling: str) -> set[str]:
+    """Decoded, composed, and without the marks of its letters: as views show what was written in one way or the other."""
+    plain = view_of(spelling).text
+    forms = {plain, unicodedata.normalize("NFC", plain), folded(unicodedata.normalize("NFD", plain))}
+    return {form.lower() for form in forms if len(form) >= MIN_IDENTIFIER} - {spelling}
+
+
 def _national_forms(phone: str) -> list[str]:
     """Digits of an international number as they are written without its plus, with zeros, or within the country."""
     digits = _NOT_DIGIT.sub("", phone)
@@ -102,15 +123,13 @@ def _national_forms(phone: str) -> list[str]:
     return [f"00{digits}", digits, *national]
 
 
-def _address_forms(address: str) -> Iterator[Needle]:
-    """An IP address, in lower case, as it was sent, in its short and in its long form."""
-    yield address, IP
-    if ":" in address:
-        try:
-            parsed = ip_address(address)
-        except ValueError:
-            return
-        yield from ((form, IP) for form in {parsed.compressed, parsed.exploded} - {address})
+def _address_forms(address: str) -> set[str]:
+    """The short and the long form of an IPv6 address in lower case."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return set()
+    return {parsed.compressed, parsed.exploded} - {address}
 
 
 def _is_number(needle: str) -> bool:

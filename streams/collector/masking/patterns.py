@@ -6,6 +6,7 @@ backwards from it.
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -43,9 +44,9 @@ _SURE_LOCAL = re.compile(r"[^\W\d_]{2,}[._+-]\w")
 
 _GAP = r"[ ().\-/_+~\u00b7\u2022\u2027\u2219]{0,6}"
 _PHONE_PLUS = re.compile(rf"(?<![\w+])\+{_GAP}[1-9](?:{_GAP}\d){{7,15}}(?!\d)")
-_PHONE_ZEROS = re.compile(rf"(?<![\w+.,-])(?<!\d:)00{_GAP}[1-9](?:{_GAP}\d){{7,15}}(?![\w]|-\w)")
+_PHONE_ZEROS = re.compile(rf"(?<![\w+,-])(?<!\d[.:])00{_GAP}[1-9](?:{_GAP}\d){{7,15}}(?![\w]|-\w)")
 _ZEROS = re.compile(rf"00{_GAP}[1-9]")
-_JOINING = frozenset("_+.,-")
+_JOINING = frozenset("_+,-")
 """Signs in front of two zeros that make them a part of something else; so do letters and digits."""
 _PHONE_LINK = re.compile(r"(?<!\w)(?:tel|sms|callto):[ +(]{0,3}\d(?:[ ().\-/+]{0,3}\d){4,15}", re.IGNORECASE)
 _CODE_BEFORE = re.compile(
@@ -60,6 +61,7 @@ _VERSION_BEFORE = re.compile(
 )
 
 _NAME_BACKWARDS = re.compile(r"[\w.\-\[\]$:%]{1,64}")
+_QUERY_NAME = re.compile(r"[?&]([A-Za-z_][\w.-]{0,63})=")
 _PARAMETER_VALUE = re.compile(r"\"[^\"]*\"?|'[^']*'?|[^&#;\s\"'<>]*")
 _JSON_COLON = re.compile(r"[\"']\s{0,4}:\s{0,4}")
 _JSON_VALUE = re.compile(r"\"([^\"]*)\"?|'([^']*)'?|\{[^{}]*\}?|\[[^\[\]]*\]?|[^\s,}\]]*")
@@ -72,6 +74,11 @@ def address_spans(text: str, category: Category = Category.OTHER) -> Iterator[Sp
     yield from _spoken_emails(text)
     if "+" in text or "00" in text or ":" in text:
         yield from _phones(text, category)
+    yield from ip_spans(text, category)
+
+
+def ip_spans(text: str, category: Category = Category.OTHER) -> Iterator[Span]:
+    """IP addresses alone."""
     if text.count(".") >= 3:
         yield from _ipv4(text, category)
     if text.count(":") >= 2:
@@ -80,7 +87,7 @@ def address_spans(text: str, category: Category = Category.OTHER) -> Iterator[Sp
 
 def field_spans(text: str) -> Iterator[Span]:
     """Values of parameters (`user_id=17`) and of JSON pairs (`"user_id": 17`) whose name says that they are a person's."""
-    if "=" in text:
+    if "=" in text and _may_name_persons(text):
         yield from _parameters(text)
     if ":" in text and ('"' in text or "'" in text):
         yield from _json_pairs(text)
@@ -221,6 +228,18 @@ def _is_ipv6(token: str) -> bool:
     except ValueError:
         return False
     return not (address.is_loopback or address.is_unspecified)
+
+
+def _may_name_persons(text: str) -> bool:
+    """False where all parameters are those of an address, as in most texts, and none is a person's: one look-up for all."""
+    names = _QUERY_NAME.findall(text)
+    return len(names) != text.count("=") or _any_personal(tuple(names))
+
+
+@lru_cache(maxsize=4_096)
+def _any_personal(names: tuple[str, ...]) -> bool:
+    """The pages of a site have the same parameters mostly."""
+    return any(category_of(name).is_masked for name in names)
 
 
 def _parameters(text: str) -> Iterator[Span]:

@@ -6,10 +6,10 @@ from functools import lru_cache
 
 import orjson
 
-from streams.collector.masking.decoding import MAX_CACHED, View, folded, hides_nothing, is_encoded, view_of
+from streams.collector.masking.decoding import MAX_CACHED, Encoding, View, encoding_of, folded, view_of
 from streams.collector.masking.embedded import encoded_spans
 from streams.collector.masking.field_names import Category, is_flag
-from streams.collector.masking.patterns import LABELS, REMOVED, Span, address_spans, field_spans, shows_zeros
+from streams.collector.masking.patterns import LABELS, REMOVED, Span, address_spans, field_spans, ip_spans, shows_zeros
 from streams.collector.masking.values import MAX_DEPTH, mask_value
 
 MIN_LENGTH = 6
@@ -70,7 +70,10 @@ def _pass(text: str, category: Category, depth: int) -> str:
         masked = _mask_json(text, depth)
         if masked is not None:
             return masked
-    if not is_encoded(text) or (hides_nothing(text) and _needs_no_blanks(text)):
+    encoding = encoding_of(text)
+    if encoding is Encoding.SPACED and _needs_no_blanks(text):
+        return replace_spans(text, [*field_spans(text), *ip_spans(text, category), *encoded_spans(text)])
+    if encoding is Encoding.NONE:
         return replace_spans(text, [*field_spans(text), *address_spans(text, category), *encoded_spans(text)])
     view = view_of(text)
     if not view.complete:
@@ -84,8 +87,13 @@ def _pass(text: str, category: Category, depth: int) -> str:
 
 
 def _needs_no_blanks(text: str) -> bool:
-    """Whether encoded blanks and slashes are no part of anything that could be masked: there is neither number nor address."""
-    return not ("+" in text or "@" in text or "%20at%20" in text.lower() or ("00" in text and shows_zeros(text)))
+    """Whether nothing stands in a text that may be an e-mail address or a number with encoded blanks in it."""
+    if "+" in text or "@" in text or ("00" in text and shows_zeros(text)):
+        return False
+    lower = text.lower()
+    return not (
+        "at%20" in lower or "at)" in lower or "at]" in lower or "tel:" in lower or "sms:" in lower or "callto:" in lower
+    )
 
 
 _cached = lru_cache(maxsize=4_096)(_search)

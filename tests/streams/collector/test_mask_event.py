@@ -214,7 +214,8 @@ def test_a_choice_is_masked_and_keeps_its_identifiers() -> None:
                 "session_id", "order_id", "transaction_id", "promotion_id", "is_mobile", "has_email", "email_campaign",
                 "utm_email_id_x", "microphone", "hotel", "headphones", "zip", "tip", "vip", "ship", "chip", "guide", "fluid",
                 "name", "item_name", "screen_name", "page_address", "product_name", "brand_name", "user_type",
-                "number_of_users", "client", "valid", "paid", "grid", "membership", "detail", "thumbnail", "retail", "email_type", "phone_model",
+                "number_of_users", "client", "valid", "paid", "grid", "membership", "detail", "thumbnail",
+                "retail", "email_type", "phone_model",
                 "device_type", "identity",
             )
         ),
