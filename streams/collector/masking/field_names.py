@@ -62,7 +62,8 @@ _RULES: tuple[tuple[Category, re.Pattern[str]], ...] = (
     (
         Category.PHONE,
         re.compile(
-            _OWNER + r"_?(?:(?:tele|mobile_?|cell_?|work_?|home_?)?phones?|mobile|msisdn|telefon|tel|fax|handy|whats_?app)"
+            _OWNER + r"_?(?:(?:tele|mobile_?|cell_?|work_?|home_?)?phones?"
+            r"|mobile?|msisdn|telefon[oe]?|tel|rufnummer|fax|handy|whats_?app)"
             r"_?(?:number|nummer|num|no|nr|phone|e_?164)?" + _HASHED + "$"
         ),
     ),

@@ -203,7 +203,7 @@ def test_a_choice_is_masked_and_keeps_its_identifiers() -> None:
     [
         *((name, Category.USER_ID) for name in ("user_id", "uid", "x.client-id", "ga_client_id", "domain_userid", "_gid")),
         *((name, Category.EMAIL) for name in ("mail", "user_email", "emails", "sha256_email_address", "user_data[email]")),
-        *((name, Category.PHONE) for name in ("tel", "phone_number", "customerPhone", "mobileNumber", "msisdn", "whatsapp")),
+        *((name, Category.PHONE) for name in ("tel", "phone_number", "customerPhone", "mobileNumber", "Rufnummer", "telefono")),
         *((name, Category.IP) for name in ("ip", "clientIp", "ip_address", "X-Forwarded-For", "uip", "IPv4")),
         *((name, Category.PERSONAL) for name in ("firstName", "user_data.address.city", "billing_address", "dob", "street")),
         *((name, Category.VERSION) for name in ("app_version", "version", "osVersion", "build")),
