@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from infra.site import site_of
 from streams.collector.choices import Choice, plain_name
 from streams.collector.keys import KeyRing
-from streams.collector.mask import masked
+from streams.collector.masking import mask_text
 from streams.collector.policy_source import PolicySource
 from streams.collector.signals import MAX_NAME
 from streams.consent import gpp, tcstring
@@ -169,7 +169,7 @@ def _tcf_problem(signals: Mapping[str, str]) -> str:
 
 def _shown(name: str) -> str:
     """A name as a message may hold it."""
-    return re.sub(r"[^\x20-\x7e]", "?", masked(name[:MAX_NAME]))[:64]
+    return re.sub(r"[^\x20-\x7e]", "?", mask_text(name[:MAX_NAME]))[:64]
 
 
 __all__ = ["ChoiceRules", "KnownSites", "signal_problem"]

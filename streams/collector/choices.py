@@ -76,7 +76,7 @@ def _read(said: Mapping[str, Any]) -> Choice:
     if not isinstance(purposes, list) or not set(map(str, purposes)) <= set(PURPOSES):
         raise Wrong(f"purposes must be an array of {', '.join(PURPOSES)}")
     if platform := text(said, "platform"):
-        built.put("platform", platform[:64])
+        built.put("platform", platform)
     evidence = hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS, default=str)).hexdigest()[:16]
     return Choice(identifiers_of(said), kind, built.as_map(), purposes, _chosen(said, built.as_map()), _site(said), evidence)
 

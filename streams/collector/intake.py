@@ -14,6 +14,7 @@ from schemas.registry import Registry
 from streams.collector import choices
 from streams.collector.choice_rules import ChoiceRules
 from streams.collector.event import Item, Sent, Unusable
+from streams.collector.masking import mask_choice
 from streams.collector.normalise import Normaliser, Request
 from streams.collector.refusals import Reason
 from streams.collector.repeated import dumps
@@ -103,6 +104,7 @@ class Intake:
             problem = choice.detail if isinstance(choice, Unusable) else self._problem(choice, request)
             found: list[tuple[str, dict[str, Any]]] = []
             if not problem and isinstance(choice, choices.Choice):
+                choice = mask_choice(choice, request.ip, self._count_masked(request))
                 found += choices.records(choice, self._keys, request.site, request.now_ms)
                 problem = "" if found else "it names nobody: give user_id, client_id or another identifier"
             try:
@@ -136,11 +138,7 @@ class Intake:
 
     def _accept(self, event: Sent, request: Request, taken: Taken) -> str:
         """What is wrong with it, or nothing."""
-
-        def on_masked(field_name: str) -> None:
-            self._metrics.count("headwater_masked_total", source=request.source, field=field_name[:64])
-
-        key, record = self._normaliser.record(event, request, on_masked)
+        key, record = self._normaliser.record(event, request, self._count_masked(request))
         try:
             value = encode(self._normaliser.contract, self._boundary.check(record))
         except Unfit as error:
@@ -154,6 +152,9 @@ class Intake:
         self._metrics.count("headwater_collected_total", protocol=event.protocol, source=request.source)
         self._show(True, record)
         return ""
+
+    def _count_masked(self, request: Request) -> Callable[[str], None]:
+        return lambda name: self._metrics.count("headwater_masked_total", source=request.source, field=name[:64])
 
     def _dead(self, raw: Any, problem: str, request: Request, body: bytes = b"") -> Record:
         """A dead letter with the item's bytes: the request's own where they are given, else written as they were read."""

@@ -5,6 +5,7 @@ The consent signals are passed on as they came: the collector never decides.
 
 import hashlib
 import ipaddress
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -16,7 +17,8 @@ from schemas.codec import Record
 from schemas.registry import Contract
 from streams.collector.agents import device_class, is_bot
 from streams.collector.event import Sent
-from streams.collector.mask import masked
+from streams.collector.masking import EventMask
+from streams.collector.masking.field_names import Category
 from streams.collector.signals import with_objection
 from streams.identity.nodes import NodeKeys, named, normalise
 
@@ -66,52 +68,50 @@ class Normaliser:
     def record(self, event: Sent, request: Request, on_masked: Masked) -> tuple[str, Record]:
         """(Kafka key, record)."""
         subject, nodes = named(self._keys, event.identifiers)
-        event_id = self._event_id(event)
-        when, clock = event_time(event, request.now_ms)
         agent = (event.user_agent or request.user_agent)[:MAX_TEXT]
-        said = dict(event.properties)
+        mask = EventMask(event, request.ip, on_masked, agent)
+        event_id = self._event_id(event, mask)
+        when, clock = event_time(event, request.now_ms)
+        page_url = mask.field("page_url", event.page_url, MAX_TEXT)
+        site = page_site(event.page_url) or request.site
+        if page_url is not event.page_url and mask.mask(site) is not site:
+            site = request.site  # a host that shows a person's address is no site
+        said = dict(mask.properties())
         added = {field["name"]: _typed(said.pop(field["name"]), field) for field in self._added if field["name"] in said}
-
-        def clean(name: str, value: str) -> str:
-            shown = masked(value[:MAX_TEXT])
-            if shown != value[:MAX_TEXT]:
-                on_masked(name)
-            return shown
-
         return subject or event_id, {
             "event_id": event_id,
-            "event_name": clean("event_name", event.name),
+            "event_name": mask.short("event_name", event.name, MAX_ID),
             "source": request.source,
-            "site": page_site(event.page_url) or request.site,
+            "site": site,
             "heartbeat": False,
             "collector_ts": request.now_ms,
             "region": event.region if request.region is None else request.region,
-            "signals": with_objection(event.signals, request.gpc) if request.gpc else dict(event.signals),
+            "signals": mask.signals(with_objection(event.signals, request.gpc) if request.gpc else event.signals),
             "identifiers": nodes,
-            "decision_token": event.decision_token[:MAX_TEXT],
-            "order_id": event.order_id[:MAX_ID],
+            "decision_token": mask.short("decision_token", event.decision_token, MAX_TEXT),
+            "order_id": mask.order_id(event.order_id, MAX_ID, self._keys.first["user"]),
             "value": event.value,
-            "currency": event.currency[:8],
+            "currency": mask.short("currency", event.currency, 8),
             "event_ts": when,
             "event_ts_source": clock,
             "protocol": event.protocol,
-            "tag_version": event.tag_version[:MAX_ID],
-            "page_url": clean("page_url", event.page_url),
-            "page_title": clean("page_title", event.page_title),
-            "page_referrer": clean("page_referrer", event.page_referrer),
-            "user_agent": agent,
+            "tag_version": mask.short("tag_version", event.tag_version, MAX_ID, Category.VERSION),
+            "page_url": page_url,
+            "page_title": mask.short("page_title", event.page_title, MAX_TEXT),
+            "page_referrer": mask.field("page_referrer", event.page_referrer, MAX_TEXT),
+            "user_agent": mask.field("user_agent", agent, MAX_TEXT),
             "device_class": device_class(agent),
             "bot": is_bot(agent),
             "ip_prefix": ip_prefix(event.ip or request.ip),
-            "click_ids": dict(event.click_ids),
+            "click_ids": mask.click_ids(event.click_ids, MAX_TEXT),
             "match_tokens": match_tokens(event),
-            "properties": {name: clean(name, text) for name, text in flat(said).items()},
+            "properties": {name: text[:MAX_TEXT] for name, text in flat(said).items()},
             **added,
         }
 
-    def _event_id(self, event: Sent) -> str:
+    def _event_id(self, event: Sent, mask: EventMask) -> str:
         if event.event_id:
-            return event.event_id[:MAX_ID]
+            return mask.event_id(event.event_id, self._keys.first["user"])[:MAX_ID]
         if event.derive_from:
             return hashlib.sha256(event.derive_from).hexdigest()[:32]
         return secrets.token_hex(16)
@@ -138,8 +138,14 @@ def match_tokens(event: Sent) -> dict[str, str]:
     return found
 
 
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"(?:{_OCTET}\.){{3}}{_OCTET}")
+
+
 def ip_prefix(address: str) -> str:
     """The network of an address, /24 or /48; empty where there is none."""
+    if _IPV4.fullmatch(address):
+        return address[: address.rindex(".")] + ".0"
     try:
         found = ipaddress.ip_address(address.strip())
     except ValueError:
@@ -150,20 +156,21 @@ def ip_prefix(address: str) -> str:
 
 def flat(properties: Mapping[str, Any]) -> dict[str, str]:
     """Properties as texts: scalars written out, nested values as JSON, nulls left out. The first 200 count."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for name, value in properties.items():
         if value is None:
             continue
-        if len(found) == MAX_PROPERTIES:
+        if len(texts) == MAX_PROPERTIES:
             break
-        if isinstance(value, str):
+        kind = type(value)
+        if kind is str:
             text = value
-        elif isinstance(value, bool):
+        elif kind is bool:
             text = "true" if value else "false"
         else:
-            text = str(value) if isinstance(value, int | float) else orjson.dumps(value).decode()
-        found[str(name)[:MAX_ID]] = text
-    return found
+            text = str(value) if kind is int or kind is float else orjson.dumps(value).decode()
+        texts[str(name)[:MAX_ID]] = text
+    return texts
 
 
 def _typed(value: Any, field: Mapping[str, Any]) -> Any:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from streams.collector.repeated import dumps, pairs
 from streams.consent.signals import CONSENT_MODE_SIGNALS, WHOLE, fold, is_objection
 
-MAX_NAME = 128  # characters
-MAX_JSON = 1_024  # characters of a value that is written as JSON
+MAX_NAME = 1_024  # characters: cut further once it is masked, because half an address is not recognised
+MAX_JSON = 8_192  # characters of a value that is written as JSON
 MAX_LEVELS = 4  # names that a flattened name may be made of
 MAX_SIGNALS = 512
 MOST_FIELDS = 8_192  # names of fields that are remembered
@@ -173,7 +173,7 @@ class SignalBuilder:
             if detail is None:
                 self._add(name, value, "", 1)
             elif detail and isinstance(value, str) and value:
-                self.put(detail, value[:64])
+                self.put(detail, value)
 
     def add_categories(self, name: str, categories: Any) -> None:
         """Add Segment's categories: one boolean a purpose, under the platform's own names."""

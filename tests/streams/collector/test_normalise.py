@@ -11,7 +11,7 @@ from schemas.registry import Contract, Registry
 from streams.collector.agents import device_class, is_bot
 from streams.collector.choices import Choice, read, records
 from streams.collector.event import Sent
-from streams.collector.mask import masked
+from streams.collector.masking import mask_text
 from streams.collector.normalise import Normaliser, Request, event_time, ip_prefix
 from streams.identity.nodes import NodeKeys, node, versions
 
@@ -116,7 +116,7 @@ def test_addresses_where_none_belong_are_masked_and_told() -> None:
 @pytest.mark.parametrize("text", ["order 1795514401000", "v1.2.3", "10+20", "a@b", "https://x.example/@handle", "2026-11-24"])
 def test_what_is_no_address_stays(text: str) -> None:
     """Timestamps, versions and handles are not masked."""
-    assert masked(text) == text
+    assert mask_text(text) == text
 
 
 @pytest.mark.parametrize(

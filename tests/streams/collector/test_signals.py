@@ -424,8 +424,9 @@ def test_the_header_beside_the_body(header: str, sent: Signals, signals: Signals
 
 def test_names_and_values_are_bounded() -> None:
     """Names and JSON are cut, and more signals than fit refuse by one that nobody can read."""
-    long = of_own(own_consent(json.dumps({"n" * 500: "denied", "x": {"y": ["z" * 5_000]}})))
+    long = of_own(own_consent(json.dumps({"n" * 5_000: "denied", "x": {"y": ["z" * 9_000]}})))
     assert long["n" * MAX_NAME] == "denied"
+    assert recorded(Sent("x", "headwater", signals=long), "")["n" * 128] == "denied"
     assert len(long["x.y"]) == MAX_JSON
     many = of_own(own_consent(json.dumps({f"cmp.{n}": "granted" for n in range(5_000)})))
     assert many["consent"] == TOO_MANY

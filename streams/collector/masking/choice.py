@@ -1,0 +1,15 @@
+"""Masks one choice of `POST /v1/consent`: its signals' names and values, and its site. Pure."""
+
+from dataclasses import replace
+
+from streams.collector.choices import Choice
+from streams.collector.event import Sent
+from streams.collector.masking.event_mask import EventMask, OnMasked
+
+
+def mask_choice(choice: Choice, address: str, on_masked: OnMasked) -> Choice:
+    """The choice with labels in it. `address` is the sender's; a site that shows a person's address gives way to the key's."""
+    event = Sent("", "consent", identifiers=choice.identifiers, signals=choice.signals)
+    mask = EventMask(event, address, on_masked)
+    site = choice.site if mask.mask(choice.site) is choice.site else ""
+    return replace(choice, signals=mask.signals(choice.signals), site=site)

@@ -1,0 +1,281 @@
+"""Where a decoded text shows an e-mail address, a phone number, an IP address or a field that names a person. Pure.
+
+Every search is linear in the text: quantifiers are bounded, and what stands in front of a mark (`@`, `=`) is read
+backwards from it.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from streams.collector.masking.field_names import Category, category_of, is_flag
+
+
+class Span(NamedTuple):
+    """A place in a text, end exclusive, and what is written there instead."""
+
+    start: int
+    end: int
+    label: str
+
+
+EMAIL, PHONE, IP, REMOVED = Category.EMAIL.value, Category.PHONE.value, Category.IP.value, Category.PERSONAL.value
+LABELS = tuple(category.value for category in Category if category.is_masked)
+
+MAX_LOCAL = 256
+"""Characters in front of an `@`; RFC 5321 allows 64, and what is longer is masked no less."""
+
+_LOCAL_BACKWARDS = re.compile(r"(?:\)[^()@]{0,64}\((?=\w))?[\w.+\-'~$*^!%]*")
+_QUOTED_LOCAL_BACKWARDS = re.compile(r'"([\w .+\-@]{1,64})"(?!\w)')
+_DOMAIN = re.compile(r"(?:\w[\w-]{0,62}\.){1,32}[^\W\d_][\w-]{1,62}|\[[0-9A-Fa-f:.]{2,45}\]")
+_IS_VERSION = re.compile(r"v?\d+\.\d")
+_IS_PICTURE = re.compile(r"\dx\.(?:png|jpe?g|webp|gif|svg|avif)(?!\w)")
+_USERINFO = re.compile(r"//([^/?#\s@\"'<>]{1,256})@(?=[\w\[])")
+
+_DOT = r"(?:\.|\s?[(\[{<]\s?(?:dot|punkt|\.)\s?[)\]}>]\s?|\s(?:dot|punkt)\s)"
+_SPOKEN_AT = re.compile(r"\s{0,2}[(\[{<]\s?(?:at|@|ät)\s?[)\]}>]\s{0,2}", re.IGNORECASE)
+_SPOKEN_DOMAIN = re.compile(rf"(?:\w[\w-]{{0,62}}{_DOT}){{1,8}}[^\W\d_][\w-]{{1,62}}", re.IGNORECASE)
+_BLANK_AT = re.compile(r" (?:at|@) ", re.IGNORECASE)
+_SPELLED_DOMAIN = re.compile(r"(?:\w[\w-]{0,62}\s(?:dot|punkt)\s){1,4}[^\W\d_][\w-]{1,62}", re.IGNORECASE)
+_SURE_LOCAL = re.compile(r"[^\W\d_]{2,}[._+-]\w")
+"""Two words with a dot between them in front of ` at ` are a local part, one word is a word."""
+
+_GAP = r"[ ().\-/_+~\u00b7\u2022\u2027\u2219]{0,6}"
+_PHONE_PLUS = re.compile(rf"(?<![\w+])\+{_GAP}[1-9](?:{_GAP}\d){{7,15}}(?!\d)")
+_PHONE_ZEROS = re.compile(rf"(?<![\w+,-])(?<!\d[.:])00{_GAP}[1-9](?:{_GAP}\d){{7,15}}(?![\w]|-\w)")
+_ZEROS = re.compile(rf"00{_GAP}[1-9]")
+_JOINING = frozenset("_+,-")
+"""Signs in front of two zeros that make them a part of something else; so do letters and digits."""
+_PHONE_LINK = re.compile(r"(?<!\w)(?:tel|sms|callto):[ +(]{0,3}\d(?:[ ().\-/+]{0,3}\d){4,15}", re.IGNORECASE)
+_CODE_BEFORE = re.compile(
+    r"(?:gtin|ean|upc|sku|isbn|barcode|asin|mpn|item|product|article)\w{0,8}[\"']?\s?[:=/]?\s?[\"']?$", re.IGNORECASE
+)
+
+_IPV4 = re.compile(r"(?<!\d)(?<!\d\.)(?:\d{1,3}\.){3}\d{1,3}(?!\d|\.\d)")
+_IPV6 = re.compile(r"(?<![0-9A-Fa-f:.])[0-9A-Fa-f:.]{3,64}(?![0-9A-Fa-f:.])")
+_PRODUCT_BEFORE = re.compile(r"(?:^|[\s(;,\"'])[A-Za-z][\w.+-]{0,63}/$")
+_VERSION_BEFORE = re.compile(
+    r"(?:version|vers|ver|v|build|release|revision|firmware|android|ios|os|sdk)\w{0,8}[\"']?\s?[:=/ ]?\s?[\"']?$", re.IGNORECASE
+)
+
+_NAME_BACKWARDS = re.compile(r"[\w.\-\[\]$:%]{1,64}")
+_QUERY_NAME = re.compile(r"[?&]([A-Za-z_][\w.-]{0,63})=")
+_PARAMETER_VALUE = re.compile(r"\"[^\"]*\"?|'[^']*'?|[^&#;\s\"'<>]*")
+_JSON_COLON = re.compile(r"[\"']\s{0,4}:\s{0,4}")
+_JSON_VALUE = re.compile(r"\"([^\"]*)\"?|'([^']*)'?|\{[^{}]*\}?|\[[^\[\]]*\]?|[^\s,}\]]*")
+
+
+def address_spans(text: str, category: Category = Category.OTHER) -> Iterator[Span]:
+    """E-mail addresses, phone numbers and IP addresses. `category` is that of the field that the text stands in."""
+    if "@" in text:
+        yield from _emails(text)
+    yield from _spoken_emails(text)
+    if "+" in text or "00" in text or ":" in text:
+        yield from _phones(text, category)
+    yield from ip_spans(text, category)
+
+
+def ip_spans(text: str, category: Category = Category.OTHER) -> Iterator[Span]:
+    """IP addresses alone."""
+    if text.count(".") >= 3:
+        yield from _ipv4(text, category)
+    if text.count(":") >= 2:
+        yield from _ipv6(text)
+
+
+def field_spans(text: str) -> Iterator[Span]:
+    """Values of parameters (`user_id=17`) and of JSON pairs (`"user_id": 17`) whose name says that they are a person's."""
+    if "=" in text and _may_name_persons(text):
+        yield from _parameters(text)
+    if ":" in text and ('"' in text or "'" in text):
+        yield from _json_pairs(text)
+
+
+def _emails(text: str) -> Iterator[Span]:
+    if "//" in text:
+        for match in _USERINFO.finditer(text):
+            yield Span(match.start(1), match.end(1), REMOVED)
+    at = text.find("@")
+    while at >= 0:
+        domain = _DOMAIN.match(text, at + 1)
+        if domain and not _IS_VERSION.match(domain[0]) and not _IS_PICTURE.match(domain[0]):
+            start = _local_start(text, at)
+            if start < at:
+                yield Span(start, domain.end(), EMAIL)
+        at = text.find("@", at + 1)
+
+
+def _local_start(text: str, at: int) -> int:
+    """Where the local part begins that ends at `at`; `at` itself where there is none."""
+    backwards = text[max(0, at - MAX_LOCAL) : at][::-1]
+    quoted = _QUOTED_LOCAL_BACKWARDS.match(backwards)
+    if quoted and any(char.isalnum() for char in quoted[1]):
+        return at - quoted.end()
+    match = _LOCAL_BACKWARDS.match(backwards)
+    start = at - (match.end() if match else 0)
+    while start < at and text[start] in "'*!~%^$":
+        start += 1
+    return start
+
+
+def _spoken_emails(text: str) -> Iterator[Span]:
+    """`name (at) host.example` in any bracket, `first.last at host.example`, `name at host dot example`."""
+    if "(" in text or "[" in text or "{" in text or "<" in text:
+        for mark in _SPOKEN_AT.finditer(text):
+            domain = _SPOKEN_DOMAIN.match(text, mark.end())
+            start = _local_start(text, mark.start())
+            if domain and start < mark.start():
+                yield Span(start, domain.end(), EMAIL)
+    if " @ " in text or " at " in text.lower():
+        for mark in _BLANK_AT.finditer(text):
+            start = _local_start(text, mark.start())
+            sure = _SURE_LOCAL.search(text, start, mark.start())
+            domain = (_SPOKEN_DOMAIN if sure else _SPELLED_DOMAIN).match(text, mark.end())
+            if domain and start < mark.start():
+                yield Span(start, domain.end(), EMAIL)
+
+
+def shows_zeros(text: str) -> bool:
+    """Whether an international prefix of two zeros may stand in a text; cheaper than the pattern."""
+    for match in _ZEROS.finditer(text):
+        before = text[match.start() - 1] if match.start() else " "
+        if not before.isalnum() and before not in _JOINING:
+            return True
+    return False
+
+
+def _phones(text: str, category: Category) -> Iterator[Span]:
+    if "+" in text:
+        for match in _PHONE_PLUS.finditer(text):
+            yield Span(match.start(), match.end(), PHONE)
+    if "00" in text:
+        for match in _PHONE_ZEROS.finditer(text) if shows_zeros(text) else ():
+            if not match[0].isdigit() or (_is_dialled(match[0]) and not _is_article_number(text, match, category)):
+                yield Span(match.start(), match.end(), PHONE)
+    if ":" in text:
+        for match in _PHONE_LINK.finditer(text):
+            yield Span(match.start(), match.end(), PHONE)
+
+
+def _is_dialled(digits: str) -> bool:
+    """Digits without any gap have the length of a phone number (ITU-T E.164); zones 1 and 7 have ten digits each."""
+    return len(digits) == 13 if digits[2] in "17" else 11 <= len(digits) <= 16
+
+
+def _is_article_number(text: str, match: re.Match[str], category: Category) -> bool:
+    """A GTIN with its check digit (GS1 General Specifications, 7.9) where the name in front of it says so."""
+    digits = match[0]
+    if len(digits) not in (13, 14):
+        return False
+    if category is not Category.CODE and not _CODE_BEFORE.search(text, max(0, match.start() - 24), match.start()):
+        return False
+    return sum(int(digit) * (3 if place % 2 else 1) for place, digit in enumerate(reversed(digits))) % 10 == 0
+
+
+def _ipv4(text: str, category: Category) -> Iterator[Span]:
+    for match in _IPV4.finditer(text):
+        start, end = match.span()
+        octets = [int(octet) for octet in match[0].split(".")]
+        if max(octets) > 255 or octets[0] in (0, 127) or max(octets) < 20:
+            continue  # none at all, a machine's own, or the number of a version or of a chapter
+        before = text[max(0, start - 66) : start]
+        joined = before[-1:].isalpha() or before[-1:] == "_" or text[end : end + 1].isalpha()
+        versioned = category is Category.VERSION or (before and _VERSION_BEFORE.search(before, max(0, len(before) - 24)))
+        if before.endswith("/") and not before.endswith("//"):
+            if _PRODUCT_BEFORE.search(before):
+                if category is not Category.VERSION:
+                    continue
+            else:
+                joined = True
+        if (joined and not _is_rather_an_address(octets)) or (versioned and sum(octet >= 100 for octet in octets) < 2):
+            continue
+        yield Span(start, end, IP)
+
+
+def _is_rather_an_address(octets: list[int]) -> bool:
+    """Versions of four numbers begin low or end in zero."""
+    return octets[3] != 0 and (octets[0] >= 100 or sum(octet >= 100 for octet in octets) >= 2)
+
+
+def _ipv6(text: str) -> Iterator[Span]:
+    for match in _IPV6.finditer(text):
+        token = match[0]
+        if token.count(":") < 2 or text[match.end() : match.end() + 1].isalpha():
+            continue
+        # What stands in front of a colon may be a word: `contact:2001:db8::1`.
+        offsets = [0] if not text[match.start() - 1 : match.start()].isalpha() else []
+        for offset in (*offsets, token.index(":") + 1):
+            address = token[offset:].rstrip(".")
+            address = address[:-1] if address.endswith(":") and not address.endswith("::") else address
+            if _is_ipv6(address):
+                start = match.start() + offset
+                end = start + len(address)
+                bracketed = text[start - 1 : start] == "[" and text[end : end + 1] == "]"
+                yield Span(start - bracketed, end + bracketed, IP)
+                break
+
+
+def _is_ipv6(token: str) -> bool:
+    groups = [group for group in token.split(":") if group]
+    if len(groups) + token.count(".") < 2 or not any(char.isdigit() for char in token):
+        return False
+    if len(groups) == 2 and len(groups[0]) < 4:  # `a1::b2` is a name in many languages
+        return False
+    try:
+        address = ip_address(token)
+    except ValueError:
+        return False
+    return not (address.is_loopback or address.is_unspecified)
+
+
+def _may_name_persons(text: str) -> bool:
+    """False where all parameters are those of an address, as in most texts, and none is a person's: one look-up for all."""
+    names = _QUERY_NAME.findall(text)
+    return len(names) != text.count("=") or _any_personal(tuple(names))
+
+
+@lru_cache(maxsize=4_096)
+def _any_personal(names: tuple[str, ...]) -> bool:
+    """The pages of a site have the same parameters mostly."""
+    return any(category_of(name).is_masked for name in names)
+
+
+def _parameters(text: str) -> Iterator[Span]:
+    at, read = text.find("="), 0
+    while at >= 0:
+        following = at + 1
+        name = text[max(read, at - 64) : at].rpartition("&")[2].rpartition("?")[2]
+        if not name.isidentifier():
+            match = _NAME_BACKWARDS.match(name[::-1])
+            name = match[0][::-1] if match else ""
+        category = category_of(name) if name else Category.OTHER
+        value = _PARAMETER_VALUE.match(text, following) if category.is_masked else None
+        if value:
+            start, end = value.span()
+            if end - start > 1 and text[start] in "\"'":
+                start, end = start + 1, end - (text[end - 1] == text[start])
+            read = following = value.end()
+            yield from _whole(text, start, end, category)
+        at = text.find("=", following)
+
+
+def _json_pairs(text: str) -> Iterator[Span]:
+    read = 0
+    for colon in _JSON_COLON.finditer(text):
+        if colon.start() < read:
+            continue
+        before = text[max(0, colon.start() - 66) : colon.start()]
+        category = category_of(before[before.rfind(colon[0][0]) + 1 :])
+        value = _JSON_VALUE.match(text, colon.end()) if category.is_masked else None
+        if value:
+            read = value.end()
+            start, end = value.span(value.lastindex or 0)
+            yield from _whole(text, start, end, category)
+
+
+def _whole(text: str, start: int, end: int, category: Category) -> Iterator[Span]:
+    """The whole of a field's value, unless it is a mere flag or masked already."""
+    if start < end and not is_flag(text[start:end]) and not text.startswith(LABELS, start):
+        yield Span(start, end, category.value)

@@ -1,0 +1,141 @@
+"""Masks one text: what it shows in any spelling is replaced by a label. Pure but for a cache."""
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+import orjson
+
+from streams.collector.masking.decoding import MAX_CACHED, Encoding, View, encoding_of, folded, view_of
+from streams.collector.masking.embedded import encoded_spans
+from streams.collector.masking.field_names import Category, is_flag
+from streams.collector.masking.patterns import LABELS, REMOVED, Span, address_spans, field_spans, ip_spans, shows_zeros
+from streams.collector.masking.values import MAX_DEPTH, mask_value
+
+MIN_LENGTH = 6
+"""Characters of the shortest address that is masked."""
+
+MAX_PASSES = 3
+"""A label in the place of an address shows what its last letters hid: a number that follows it without a blank."""
+
+_SPOKEN_AT_END = re.compile(r"at ?[)\]}>]")
+_DOTTED = re.compile(r"\.\d{1,3}\.\d{1,3}\.\d")
+_COLONS = re.compile(r":[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{1,4}:")
+
+
+def is_plain(text: str) -> bool:
+    """Whether nothing in a folded text can be masked: cheap, and true of most texts. Several may be joined by bars.
+
+    False says only that the text must be searched.
+    """
+    if "@" in text or "=" in text or "%" in text or "\\" in text or "+" in text or "&" in text:
+        return False
+    if ("00" in text and shows_zeros(text)) or ("." in text and _DOTTED.search(text)):
+        return False
+    if ":" in text and ('"' in text or "'" in text or "::" in text or _COLONS.search(text)):
+        return False
+    lower = text.lower()
+    if ":" in text and ("tel:" in lower or "sms:" in lower or "callto:" in lower):
+        return False
+    closed = ")" in text or "]" in text or "}" in text or ">" in text
+    return not (" at " in lower or (closed and _SPOKEN_AT_END.search(lower)))
+
+
+def mask_text(text: str, category: Category = Category.OTHER, depth: int = 0) -> str:
+    """The text with labels for what it shows; the same object where that is nothing.
+
+    `category` is that of the field's name: one that is a person's by its name is masked whole. `depth` counts the levels
+    of values that it stands in.
+    """
+    if category.is_masked:
+        return text if is_flag(text) or text in LABELS else category.value
+    if len(text) < MIN_LENGTH:
+        return text
+    return _cached(text, category, depth) if len(text) <= MAX_CACHED else _search(text, category, depth)
+
+
+def _search(text: str, category: Category, depth: int) -> str:
+    for _ in range(MAX_PASSES):
+        masked = _pass(text, category, depth)
+        if masked == text:
+            return text
+        text = masked
+    return text
+
+
+def _pass(text: str, category: Category, depth: int) -> str:
+    if is_plain(folded(text)):
+        return text
+    if text.lstrip()[:1] in ("{", "["):
+        masked = _mask_json(text, depth)
+        if masked is not None:
+            return masked
+    encoding = encoding_of(text)
+    if encoding is Encoding.SPACED and _needs_no_blanks(text):
+        return replace_spans(text, [*field_spans(text), *ip_spans(text, category), *encoded_spans(text)])
+    if encoding is Encoding.NONE:
+        return replace_spans(text, [*field_spans(text), *address_spans(text, category), *encoded_spans(text)])
+    view = view_of(text)
+    if not view.complete:
+        return REMOVED
+    spans = in_source(view, [*address_spans(view.text, category), *encoded_spans(view.text)])
+    spans += field_spans(text)
+    # Level by level, since a value may hold an encoded separator, which the next level shows as one.
+    for level, layers in view.levels:
+        spans += in_source(view, field_spans(level), layers)
+    return replace_spans(text, spans)
+
+
+def _needs_no_blanks(text: str) -> bool:
+    """Whether nothing stands in a text that may be an e-mail address or a number with encoded blanks in it."""
+    if "+" in text or "@" in text or ("00" in text and shows_zeros(text)):
+        return False
+    lower = text.lower()
+    return not (
+        "at%20" in lower or "at)" in lower or "at]" in lower or "tel:" in lower or "sms:" in lower or "callto:" in lower
+    )
+
+
+_cached = lru_cache(maxsize=4_096)(_search)
+
+
+def _mask_json(text: str, depth: int) -> str | None:
+    """A text that is JSON, its values masked; None where it is none."""
+    if depth >= MAX_DEPTH:
+        return REMOVED
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(value, dict | list):
+        return None
+    masked = mask_value(value, mask_text, depth=depth + 1)
+    return text if masked is value else orjson.dumps(masked).decode()
+
+
+def in_source(view: View, spans: Iterable[Span], layers: int | None = None) -> list[Span]:
+    """Spans of a view, or of one of its levels, as spans of its source."""
+    return [Span(*view.source_span(start, end, layers), label) for start, end, label in spans]
+
+
+def replace_spans(text: str, spans: Iterable[Span]) -> str:
+    """The text with each span replaced by its label; spans that overlap become one, under the label of the longest."""
+    ordered = sorted(spans)
+    if not ordered:
+        return text
+    pieces: list[str] = []
+    read = 0
+    start, end, label = ordered[0]
+    longest = end - start
+    for span in ordered[1:]:
+        if span.start >= end:
+            pieces += (text[read:start], label)
+            read = end
+            start, end, label = span
+            longest = end - start
+            continue
+        end = max(end, span.end)
+        if span.end - span.start > longest:
+            longest, label = span.end - span.start, span.label
+    pieces += (text[read:start], label, text[end:])
+    return "".join(pieces)
