@@ -1,15 +1,21 @@
 """Refusals are remembered: of whatever date, by whatever channel, of every identifier of an event, in every region."""
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.consent.ledger import DAY_MS
+from infra.metrics import Metrics
+from schemas.codec import encode
+from streams.consent.ledger import DAY_MS, Times
 from streams.consent.policy import PACKAGED, parse_policy
-from streams.consent.stage import REVOCATIONS, STATE
-from tests.streams.consent.room import DENIED, EMPTY, GRANTED, HOUR, POLICY, SUBJECT, Room, T, records
+from streams.consent.stage import CONSENTED, RAW, REVOCATIONS, STATE, ConsentStage, Kit
+from streams.consent.store import MemoryStates
+from streams.runtime.stage import Batch
+from tests.streams.consent.events import raw
+from tests.streams.consent.room import DENIED, EMPTY, GRANTED, HOUR, POLICY, REGISTRY, SUBJECT, Room, T, records
 from tests.streams.consent.strings import tc_string
 
 NOON = T // DAY_MS * DAY_MS + 12 * HOUR
@@ -260,3 +266,42 @@ def test_no_state_is_written_for_visitors_who_only_agree() -> None:
     assert room.states.states == {}
     outcome = room.signal(kind="choice", signals=DENIED)
     assert len(records(outcome, STATE)) == 2
+
+
+def test_refusals_of_other_partitions_are_known() -> None:
+    """An event's other identifiers are looked up where their own records lie, and again a second later."""
+    asked: list[dict[int, list[str]]] = []
+
+    class Elsewhere(MemoryStates):
+        def read_elsewhere(self, keys: Mapping[int, Sequence[str]]) -> dict[str, Times | None]:
+            asked.append({partition: list(some) for partition, some in keys.items()})
+            return super().read_elsewhere(keys)
+
+    states = Elsewhere()
+    kit = Kit(b"k" * 32, states, Metrics(), lambda: None, partition_of=lambda subject: subject[1] % 7)
+    stage = ConsentStage(REGISTRY, POLICY, kit)
+    value = encode(REGISTRY.latest(RAW), raw(signals=GRANTED, identifiers=[USER.decode(), COOKIE.decode()]))
+
+    def handle(now: float) -> str:
+        outcome = stage.handle(Batch(RAW, 0, [USER], [value], [0]), now)
+        return str(records(outcome, CONSENTED)[0]["consent_reasons"])
+
+    assert "WITHDRAWN" not in handle(100.0)
+    states.states[f"opt-in|shop.example|{COOKIE.decode()}"] = {"marketing.withdrawn": T}
+    assert "WITHDRAWN" not in handle(100.5), "believed for a second"
+    assert "marketing=WITHDRAWN" in handle(101.5)
+    assert asked == [{COOKIE[1] % 7: [f"opt-in|shop.example|{COOKIE.decode()}"]}] * 2
+
+
+@given(st.lists(st.sampled_from([USER, COOKIE, PHONE, b"3" + b"aa" * 16]), unique=True, max_size=4))
+def test_identifiers_are_read_from_the_bytes_of_an_event(nodes: list[bytes]) -> None:
+    """As many as there are, and in an array that another writer has cut into blocks."""
+    room, contract = Room(), REGISTRY.latest(RAW)
+    value = encode(contract, raw(identifiers=[node.decode() for node in nodes]))
+    lineage = room.stage._lineage(value)
+    begin = lineage.said_ends(value, lineage.head(value)[3])[-1]
+    assert lineage.identifiers(value, begin) == nodes
+    if nodes:
+        array = b"\x02\x42" + nodes[0] + (b"%c" % (2 * (len(nodes) - 1)) if nodes[1:] else b"")
+        array += b"".join(b"\x42" + node for node in nodes[1:]) + b"\x00"
+        assert lineage.identifiers(value[:begin] + array + value[begin + 2 + 34 * len(nodes) :], begin) == nodes

@@ -173,3 +173,43 @@ def test_a_redis_that_forgets_is_refused(tmp_path: Path) -> None:
         client.config_set("maxmemory-policy", "allkeys-lru")
         with pytest.raises(ConfigError, match="noeviction"):
             RedisStates(partial(redis.Redis.from_url, server.url), Topic({}), 60).open(0)
+
+
+def test_states_of_other_partitions_are_read_in_one_round(view: Callable[[Topic], RedisStates]) -> None:
+    """Whoever built their views; one that nobody has built is built first, and what is not there is None."""
+    owner, reader_topic = view(Topic({KEY: {"a.denied": 5}})), Topic({"late": {"a.denied": 7}})
+    owner.open(1)
+    reader = view(reader_topic)
+    reader.open(0)
+    reader_topic.asked.clear()
+    assert reader.read_elsewhere({1: [KEY, "other"], 2: ["late"]}) == {
+        KEY: {"a.denied": 5},
+        "other": None,
+        "late": {"a.denied": 7},
+    }
+    assert reader_topic.asked == [(2, 0)]
+
+
+def test_other_partitions_of_a_server_that_was_started_again_are_built_anew(tmp_path: Path) -> None:
+    """Their marks are of another run: what they lost must not be missed."""
+    topic = Topic({KEY: {"a.withdrawn": 5}})
+    with EmbeddedRedis(tmp_path) as server:
+        connect = partial(redis.Redis.from_url, server.url)
+        RedisStates(connect, topic, 60).open(1)
+        server.stop()
+        server.start()
+        with redis.Redis.from_url(server.url) as client:
+            client.delete(f"cs:{{1}}:{KEY}")
+        states = RedisStates(connect, topic, 60)
+        states.open(0)
+        assert states.read_elsewhere({1: [KEY]}) == {KEY: {"a.withdrawn": 5}}
+
+
+def test_while_redis_is_away_nothing_is_read_elsewhere(tmp_path: Path) -> None:
+    """Retryable, as with any look-up."""
+    with EmbeddedRedis(tmp_path) as server:
+        states = RedisStates(partial(redis.Redis.from_url, server.url), Topic({}), 60)
+        states.open(0)
+        server.stop()
+        with pytest.raises(Retryable):
+            states.read_elsewhere({1: [KEY]})
