@@ -96,6 +96,10 @@ class ChoiceRules:
         self._policy = policy
         self.sites = KnownSites(keys, policy)
 
+    def holds_for(self, site: str) -> list[str]:
+        """Sites on which a choice about this one counts."""
+        return self._policy.policy().sites(site)
+
     def problem(self, choice: Choice, source: str, now_ms: int) -> str:
         """Why a choice is refused, naming the field and what to send; empty where it is understood."""
         if choice.site and not self.sites.knows(choice.site):

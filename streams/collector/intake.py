@@ -43,6 +43,8 @@ class Taken:
     """(place in the request, what was wrong)."""
     warnings: list[tuple[int, str]] = field(default_factory=list)
     """(place in the request, what was taken otherwise than it was sent)."""
+    sites: set[str] = field(default_factory=set)
+    """Sites on which the accepted choices count."""
 
 
 class Seen(NamedTuple):
@@ -120,6 +122,8 @@ class Intake:
             taken.accepted += 1
             if isinstance(choice, choices.Choice) and choice.chosen == choices.UNDATED:
                 taken.warnings.append((place, UNDATED_WARNING))
+            if self._rules is not None:
+                taken.sites.update(site for _, record in found for site in self._rules.holds_for(record["site"]))
             self._metrics.count("headwater_collected_total", protocol="consent", source=request.source)
         return taken
 

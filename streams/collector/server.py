@@ -318,6 +318,8 @@ def _answer(taken: Taken) -> web.Response:
         said: Mapping[str, Any] = {"code": Reason.CONTRACT, "message": refused[0]["message"], "refused": refused}
         return web.Response(body=orjson.dumps(said), status=400, content_type=JSON)
     said = {"success": True, "accepted": taken.accepted, "refused": refused}
+    if taken.sites:
+        said |= {"holds_for": sorted(taken.sites)}
     if taken.warnings:
         said |= {"warnings": [{"index": place, "message": message} for place, message in taken.warnings]}
     return web.Response(body=orjson.dumps(said), content_type=JSON)

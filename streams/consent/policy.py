@@ -193,8 +193,18 @@ class Policy:
         return not listed or not region or region in listed or region[:2] in listed
 
     def group(self, site: str) -> str:
-        """The group of a site: its own where the policy names none."""
-        return self.groups.get(site, site)
+        """The group of a site: its own, without `www.`, where the policy names none."""
+        group = self.groups.get(site)
+        if group is None:
+            bare = site.removeprefix("www.")
+            group = self.groups.get(bare, bare)
+        return group
+
+    def sites(self, site: str) -> list[str]:
+        """Sites for which what is said of this one holds."""
+        group = self.group(site)
+        named = {one for one, of in self.groups.items() if of == group}
+        return sorted(named | {f"www.{one}" for one in named} if named else {group, f"www.{group}"})
 
     def regime(self, region: str) -> Regime:
         """Opt-in everywhere but in the regions that the policy lists, and where the region is unknown."""

@@ -23,7 +23,7 @@ from streams.collector.normalise import Request
 from streams.collector.policy_source import PolicySource
 from streams.collector.repeated import loads
 from streams.collector.signals import SignalBuilder
-from streams.consent.policy import PACKAGED, load_policy
+from streams.consent.policy import PACKAGED, load_policy, parse_policy
 from streams.identity.nodes import NodeKeys
 from streams.runtime.deadletter import open_letter
 
@@ -325,3 +325,15 @@ def test_judging_never_raises(consent: dict[str, str]) -> None:
     signals.add_consent(consent)
     problem = signal_problem(signals.as_map(), POLICY, NOW)
     assert problem or "x" not in consent
+
+
+def test_the_answer_says_where_a_choice_counts(door: Door) -> None:
+    """On the key's site with and without `www.`, which the gate takes as one; or on those of the policy's group."""
+    assert door.take({"client_id": "c", "kind": "withdrawal"}).sites == {"shop.example", "www.shop.example"}
+    assert POLICY.group("www.shop.example") == POLICY.group("shop.example")
+    grouped = parse_policy(PACKAGED.read_text().replace("site_groups: {}", "site_groups: {g: [a.example, b.example]}"), "p")
+    assert (
+        grouped.sites("www.a.example")
+        == grouped.sites("b.example")
+        == sorted(["a.example", "b.example", "www.a.example", "www.b.example"])
+    )
