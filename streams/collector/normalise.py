@@ -62,7 +62,7 @@ class Normaliser:
 
     def record(self, event: Sent, request: Request, on_masked: Masked) -> tuple[str, Record]:
         """(Kafka key, record)."""
-        subject, nodes = named(self._keys, event.identifiers)
+        subject, nodes = named(self._keys, event.identifiers, request.region)
         event_id = self._event_id(event)
         when, clock = event_time(event, request.now_ms)
         agent = (event.user_agent or request.user_agent)[:MAX_TEXT]
