@@ -50,8 +50,8 @@ ADDRESSES = frozenset(
     {
         "a@a.aa", "a@a.com", "a@b.c", "a@b.com", "abc@abc.com", "abc@xyz.com", "asd@asd.com", "asdf@asdf.com",
         "email@email.com", "foo@bar.com", "mail@mail.com", "me@me.com", "name@domain.com", "no@email.com", "no@mail.com",
-        "no@no.com", "none@none.com", "qwe@qwe.com", "user@domain.com", "username@domain.com", "you@domain.com", "your@email.com",
-        "123@123.com", "xyz@xyz.com",
+        "no@no.com", "none@none.com", "qwe@qwe.com", "user@domain.com", "username@domain.com", "you@domain.com",
+        "your@email.com", "123@123.com", "xyz@xyz.com",
     }
 )  # fmt: skip
 """Addresses that people type to get past a form."""
@@ -92,6 +92,7 @@ _WHOLE_TEMPLATE = re.compile(
 )
 _SEPARATORS = re.compile(r"[\W_]+")
 _EDGES = re.compile(r"^[\W_]+|[\W_]+$")
+_FILLED = re.compile(r"x{3,}")
 _PLAIN = re.compile(r"[a-z0-9._:-]*[2-9][a-z0-9._:-]*")
 """Nearly all ids: no template, no phrase."""
 _RESERVED_ENDS = tuple(f".{domain}" for domain in RESERVED)
@@ -160,7 +161,7 @@ def is_junk(value: str) -> bool:
         return True
     tokens = [token for token in _SEPARATORS.split(lower) if token]
     plain = "".join(tokens)
-    if not plain.strip("0") or plain in LITERALS or _is_run(plain) or (plain.strip("x") == "" and plain.isascii()):
+    if not plain.strip("0") or plain in LITERALS or _is_run(plain) or _FILLED.fullmatch(plain):
         return True
     if len(plain) > LONGEST_PHRASE:
         return False
