@@ -27,7 +27,7 @@ from streams.identity.nodes import alias
 from streams.identity.reading import CONSENTED, DAY_MS, RESOLVED
 from streams.identity.rules import USER, Slot
 from streams.identity.slots import MERGES, SlotLog
-from streams.identity.splitting import Log
+from streams.identity.splitting import Journal, Log
 from streams.identity.stage import IdentityStage, Kit
 from streams.identity.store import MemoryStore
 from streams.identity.tidying import hubs, tidy
@@ -100,8 +100,8 @@ class Room:
             if record["identity_state"] == SHARED_IDS:
                 self.nobodys.add(record["profile_id"])
         for key, value, _ in outcome.out.get(LINKS, ()):
-            record = decode(registry, value or b"")[1]
-            self.evidence[key] = tuple(record["nodes"]), record["evidence_ts"] // DAY_MS
+            link = decode(registry, value or b"")[1]
+            self.evidence[key] = tuple(link["nodes"]), link["evidence_ts"] // DAY_MS
         for key, _, _ in outcome.out.get(CONFLICTS, ()):
             self.demoted.setdefault((key or b"").decode(), self._start)
         self._start += len(part)
@@ -114,8 +114,9 @@ class Room:
         for nodes, day in self.evidence.values():
             collect(members, nodes, day, nodes)
         lately = [node for node, at in self.demoted.items() if at >= since]
-        nodes = list(dict.fromkeys([*lately, *hubs(self.store, members, said)]))
-        return _tidied(self.store, nodes, said, rows, self.nobodys, self._hear)
+        over = dict.fromkeys([*lately, *hubs(self.store, members, said)])
+        journals = tidy(self.store, list(over), said, ALIAS, self._hear)
+        return _rewritten({node: journal for node, journal in journals if journal is not None}, rows, self.nobodys)
 
     def _hear(self, _node: str) -> Log:
         def log(_kept: str, slots: Sequence[tuple[str, Slot]]) -> None:
@@ -159,21 +160,15 @@ class Said:
         return ()
 
 
-def _tidied(
-    store: MemoryStore,
-    demoted: Sequence[str],
-    evidence: Said,
-    rows: Iterable[tuple[Event, str]],
-    nobodys: set[str],
-    log: Callable[[str], Log],
-) -> list[str]:
-    """Take nodes out, and rewrite past rows as `consumers/warehouse/restamping.py` does; their profiles."""
+def _rewritten(done: Mapping[str, Journal], rows: Sequence[tuple[Event, str]], nobodys: set[str]) -> list[str]:
+    """Profiles of past rows as `consumers/warehouse/restamping.py` rewrites them, once these nodes were taken out."""
     events, profiles = zip(*rows, strict=True)
-    found, places = list(profiles), defaultdict[str, list[int]](list)
+    found, taken = list(profiles), together(done)
+    concerned = {node for journal in done.values() for said in journal.restamps for node in said.nodes}.union(*taken.values())
+    places = defaultdict[str, list[int]](list)
     for at, event in enumerate(events):
-        places[event.nodes[0]].append(at)
-    done = {node: journal for node, journal in tidy(store, demoted, evidence, ALIAS, log) if journal is not None}
-    taken = together(done)
+        if event.nodes[0] in concerned:
+            places[event.nodes[0]].append(at)
     for node, journal in done.items():
         part = {one: said for said in journal.restamps for one in said.nodes}
         for at in {at for one in {*part, *taken[node]} for at in places[one]}:

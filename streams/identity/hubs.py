@@ -6,7 +6,7 @@ they are one person's. A browser that drops its cookies weekly behind one login 
 Pure.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from enum import Enum
 
@@ -28,31 +28,31 @@ MOST_MEMBERS = 10_000
 """Of one holder that are looked at: far more than any limit."""
 
 
+_LEAST = {
+    holder: [(tier, min(limit.most for limit in limits)) for (of, tier), limits in LIMITS.items() if of == holder]
+    for holder in {of for of, _ in LIMITS}
+}
+
+
 class DegreeSketch:
     """With how many nodes of each tier a node came at most, in bounded memory: hashed counters, so some are too high."""
 
-    def __init__(self) -> None:
-        self._counts = bytearray(COUNTERS)
+    def __init__(self, counters: int = COUNTERS) -> None:
+        self._counts = bytearray(counters)
 
     def add(self, nodes: Nodes) -> None:
         """Count a combination for each of its nodes; one that is given twice counts twice."""
-        counts = self._counts
         for node in nodes:
-            for tier in {other[0] for other in nodes if other != node}:
-                at = _counter(node, tier)
-                counts[at] = min(counts[at] + sum(other[0] == tier for other in nodes if other != node), 255)
+            for tier, n in Counter(other[0] for other in nodes if other != node).items():
+                at = self._counter(node, tier)
+                self._counts[at] = min(self._counts[at] + n, 255)
 
     def may_exceed(self, node: str) -> bool:
         """Whether the node may be over one of its limits."""
-        return any(
-            self._counts[_counter(node, tier)] > min(limit.most for limit in limits)
-            for (holder, tier), limits in LIMITS.items()
-            if holder == node[0]
-        )
+        return any(self._counts[self._counter(node, tier)] > most for tier, most in _LEAST[node[0]])
 
-
-def _counter(node: str, tier: str) -> int:
-    return (int(node[1:9], 16) * 4 + int(tier)) % COUNTERS
+    def _counter(self, node: str, tier: str) -> int:
+        return (int(node[1:9], 16) * 4 + int(tier)) % len(self._counts)
 
 
 def collect(members: dict[str, dict[str, int]], nodes: Nodes, day: int, wanted: Collection[str]) -> None:
