@@ -68,12 +68,14 @@ def collect(members: dict[str, dict[str, int]], nodes: Nodes, day: int, wanted: 
 def breach(
     holder: str, members: Members, part_of: Mapping[str, int] | None = None, *, rules: Rules = Rules.ALL
 ) -> Limit | None:
-    """A limit that the holder exceeds; members of one part count once, each is its own where parts are not known."""
+    """A limit that the holder exceeds. `part_of`: of members that are linked with it now; those of one part count once. All
+    count without it."""
     firsts: defaultdict[str, dict[str | int, int]] = defaultdict(dict)
     for member, day in members.items():
-        of_tier = firsts[member[0]]
-        part = member if part_of is None else part_of.get(member, member)
-        of_tier[part] = min(day, of_tier.get(part, day))
+        part = member if part_of is None else part_of.get(member)
+        if part is not None:
+            of_tier = firsts[member[0]]
+            of_tier[part] = min(day, of_tier.get(part, day))
     for tier, first in firsts.items():
         days = sorted(first.values())
         for limit in LIMITS.get((holder[0], tier), ()):

@@ -93,3 +93,11 @@ def test_memory_of_one_holder_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("streams.identity.hubs.MOST_MEMBERS", 20)
     assert len(members(DEVICE, [(DEVICE, cookie) for cookie in cookies(100)])) == 20
     assert members(DEVICE, [(DEVICE, COOKIE), (DEVICE, COOKIE)]) == {COOKIE: 0}
+
+
+def test_what_is_no_longer_linked_does_not_count() -> None:
+    """The log keeps evidence of links that a split or an expiry has taken back."""
+    some = cookies(12)
+    of_email = members(EMAIL, [(cookie, EMAIL) for cookie in some])
+    assert joins_strangers(EMAIL, of_email, some[:9], [EMAIL], [])
+    assert not joins_strangers(EMAIL, of_email, some[:8], [EMAIL], [])
