@@ -1,12 +1,16 @@
 """Identifiers become nodes; junk becomes none."""
 
 import uuid
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.secrets import Secret
+from schemas.registry import Registry
+from streams.collector.event import Sent
+from streams.collector.normalise import Normaliser, Request
 from streams.identity.nodes import NodeKeys, all_nodes, named, node, normalise, versions
 
 KEYS = NodeKeys.derive(Secret("for tests only, forty characters long..."))
@@ -107,6 +111,18 @@ def test_a_national_number_counts_in_its_region() -> None:
     given_ids = [("phone", "030 23125177"), ("cookie", "c-17")]
     assert named(KEYS, given_ids, "DE").nodes == all_nodes(KEYS, given_ids, "DE") == [node(KEYS, "cookie", "c-17"), everywhere]
     assert len(named(KEYS, given_ids).nodes) == 1
+
+
+def test_the_collector_reads_phones_by_the_events_region() -> None:
+    """What the request says of the visitor's country counts at the door."""
+    made = Normaliser(Registry(Path(__file__).parents[3] / "schemas").latest("events.raw"), KEYS)
+    sent = Sent("x", "headwater", identifiers=[("phone", "030 23125177"), ("cookie", "c-17")])
+
+    def nodes(region: str) -> object:
+        return made.record(sent, Request("web", "shop.example", 1_795_514_401_000, region), lambda _: None)[1]["identifiers"]
+
+    assert nodes("DE") == [node(KEYS, "cookie", "c-17"), node(KEYS, "phone", "+49 30 23125177")]
+    assert nodes("US") == nodes("") == [node(KEYS, "cookie", "c-17")]
 
 
 @given(
