@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from bench import identity_constants
 from bench.identity_causes import lost_by_cause, wrong_by_cause
 from bench.identity_contenders import BATCH, Advance, Result, capped_union, labels_in_sql, stage, union_of_all, unique_only
 from bench.identity_metrics import Score, bound, first_deliveries, score
@@ -43,6 +44,10 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
     "stale": ("stale stamps %", "100"), "overrides": ("override rows %", "100"), "seconds": ("seconds", "s"),
 }  # fmt: skip
 """Figure -> its heading, and how it is shown: as a percentage, as it is, as a count, as seconds."""
+
+
+CONSTANTS = "constants"
+"""The world that has no rates: `bench/identity_constants.py`."""
 
 
 def measure(world: World, progress: Progress, batch: int = BATCH) -> dict[str, dict[str, Any]]:
@@ -94,6 +99,31 @@ def _shown(figure: float | None, how: str) -> str:
     return {"100": f"{100 * figure:.3f}", "1": f"{figure:.4f}", "n": f"{figure:,.0f}", "s": f"{figure:.1f}"}[how]
 
 
+def constants_table(figures: identity_constants.Figures) -> Table:
+    """What the stage makes of the world of constants, a row for each figure."""
+    made = Table("", "identity stage, tidied daily", title="constants, against the truth")
+    made.add_row("wrong events %", f"{100 * figures.wrong:.4f}")
+    made.add_row("of it after the first day, n", f"{figures.wrong_later:,}")
+    made.add_row("stamped wrongly after the first day, n", f"{figures.stamped_wrong_later:,}")
+    made.add_row("wrong by slow constants, n", f"{figures.wrong_slow:,}")
+    made.add_row("events of nobody %", f"{100 * figures.unattributed:.3f}")
+    for case, n in sorted(figures.merged.items()):
+        made.add_row(f"persons merged, {case}", f"{n:,}")
+    return made
+
+
+def run_constants(events: int, seed: int, batch: int, as_json: bool) -> None:
+    """Make the world of constants, run the stage over it, report."""
+    persons = max(1, events // identity_constants.EVENTS_PER_PERSON)
+    figures = identity_constants.measure(identity_constants.make(persons, seed=seed), lambda _done: None, batch)
+    if as_json:
+        print(json.dumps({"world": CONSTANTS, "persons": persons, "seed": seed, **asdict(figures)}))
+        return
+    console = Console()
+    console.print(f"world {CONSTANTS!r}, seed {seed}: {figures.events:,} events of {persons:,} persons", highlight=False)
+    console.print(constants_table(figures))
+
+
 def rates_of(name: str, events: int, changes: Sequence[str]) -> Rates:
     """The rates of a world with changes `NAME=NUMBER`. ValueError where there is no such rate."""
     found = replace(WORLDS[name], events=events)
@@ -111,16 +141,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench.identity", description=__doc__, epilog="Example: python -m bench.identity --events 50000 --causes"
     )
-    parser.add_argument("--events", type=int, default=Rates.events, help="events of the world (default %(default)s)")
-    parser.add_argument("--world", choices=WORLDS, default="shop", help="whose rates (default %(default)s)")
+    parser.add_argument(
+        "--events", type=int, help=f"events of the world (default {Rates.events}; of constants {identity_constants.EVENTS})"
+    )
+    parser.add_argument(
+        "--world", choices=[*WORLDS, CONSTANTS], default="shop", help="whose rates, or constants (default %(default)s)"
+    )
     parser.add_argument("--rate", action="append", default=[], metavar="NAME=NUMBER", help="another rate; may be repeated")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--batch", type=int, default=BATCH, help="events that are resolved together (default %(default)s)")
     parser.add_argument("--causes", action="store_true", help="also tell why events are wrong and why pairs are lost")
     parser.add_argument("--json", action="store_true", help="one JSON object, causes included")
     given = parser.parse_args()
+    if given.world == CONSTANTS:
+        if given.rate:
+            parser.error("the world of constants has no rates")
+        run_constants(given.events or identity_constants.EVENTS, given.seed, given.batch, given.json)
+        return
     try:
-        rates = rates_of(given.world, given.events, given.rate)
+        rates = rates_of(given.world, given.events or Rates.events, given.rate)
     except ValueError as error:
         parser.error(str(error))
     console = Console(stderr=given.json)

@@ -22,13 +22,15 @@ from schemas.codec import decode, encode
 from schemas.registry import Registry
 from streams.identity.combination import SHARED_IDS
 from streams.identity.evidence import CONFLICTS, LINKS
+from streams.identity.hubs import collect
 from streams.identity.nodes import alias
-from streams.identity.reading import CONSENTED, RESOLVED
+from streams.identity.reading import CONSENTED, DAY_MS, RESOLVED
 from streams.identity.rules import USER, Slot
-from streams.identity.splitting import Log
+from streams.identity.slots import MERGES, SlotLog
+from streams.identity.splitting import Journal, Log
 from streams.identity.stage import IdentityStage, Kit
 from streams.identity.store import MemoryStore
-from streams.identity.tidying import tidy
+from streams.identity.tidying import hubs, tidy
 from streams.runtime.stage import Batch
 
 BATCH = 500
@@ -61,37 +63,81 @@ class Result:
     """Canonicals that are said to be no person's: events of nodes that were found to be shared."""
 
 
-def stage(events: Sequence[Event], advance: Advance, size: int = BATCH) -> tuple[Result, Result]:
-    """The identity stage over the memory store, one worker, committed batch by batch; it hears its log, as any does. As it
-    stamped the events, and what `headwater identity tidy` then makes of the graph and of past rows."""
-    registry, store = Registry(PACKAGED_CONTRACTS), MemoryStore()
-    room, stamped, seconds = IdentityStage(registry, store, Metrics(), Kit(ALIAS)), dict[str, str](), 0.0
-    start, nobodys = 0, set[str]()
-    evidence, demoted = dict[bytes | None, tuple[str, ...]](), dict[str, None]()
-    for part in _batches(events, advance, size):
+class Room:
+    """The identity stage over the memory store, one worker, committed batch by batch; it hears its log, as any does."""
+
+    def __init__(self) -> None:
+        self._registry = Registry(PACKAGED_CONTRACTS)
+        self.store = MemoryStore()
+        self._stage = IdentityStage(self._registry, self.store, Metrics(), Kit(ALIAS))
+        self._slots = SlotLog(self._registry)
+        self._start = 0
+        self.stamped: dict[str, str] = {}
+        """Event id -> profile."""
+        self.nobodys: set[str] = set()
+        self.evidence: dict[bytes | None, tuple[tuple[str, ...], int]] = {}
+        """What `identity.links` holds: nodes, and the day."""
+        self.demoted: dict[str, int] = {}
+        """Node -> the first record (its number in the order of arrival) of the batch that demoted it."""
+        self.seconds = 0.0
+
+    def take(self, part: Sequence[Event]) -> None:
+        """Resolve a batch."""
+        registry, room = self._registry, self._stage
         values = [consented(registry, event) for event in part]
-        batch = Batch(CONSENTED, 0, [event.nodes[0].encode() for event in part], values, range(start, start + len(part)))
+        places = range(self._start, self._start + len(part))
+        batch = Batch(CONSENTED, 0, [event.nodes[0].encode() for event in part], values, places)
         began = time.perf_counter()
         outcome = room.handle(batch, part[-1].arrived / 1_000)
         for hook in outcome.after_commit:
             hook()
         for topic in room.broadcast:
             room.on_broadcast(topic, [(key, value) for key, value, _ in outcome.out.get(topic, ())])
-        seconds += time.perf_counter() - began
+        self.seconds += time.perf_counter() - began
         for _, value, _ in outcome.out[RESOLVED]:
             record = decode(registry, value or b"")[1]
-            stamped[record["event_id"]] = record["profile_id"]
+            self.stamped[record["event_id"]] = record["profile_id"]
             if record["identity_state"] == SHARED_IDS:
-                nobodys.add(record["profile_id"])
-        evidence |= {key: tuple(decode(registry, value or b"")[1]["nodes"]) for key, value, _ in outcome.out.get(LINKS, ())}
-        demoted |= dict.fromkeys((key or b"").decode() for key, _, _ in outcome.out.get(CONFLICTS, ()))
-        start += len(part)
+                self.nobodys.add(record["profile_id"])
+        for key, value, _ in outcome.out.get(LINKS, ()):
+            link = decode(registry, value or b"")[1]
+            self.evidence[key] = tuple(link["nodes"]), link["evidence_ts"] // DAY_MS
+        for key, _, _ in outcome.out.get(CONFLICTS, ()):
+            self.demoted.setdefault((key or b"").decode(), self._start)
+        self._start += len(part)
+
+    def tidy(self, since: int, rows: Sequence[tuple[Event, str]]) -> list[str]:
+        """What `headwater identity tidy` makes of the graph and of past rows (event, profile): their profiles. `since`: of ids
+        that were demoted from that record on."""
+        said = Said([nodes for nodes, _ in self.evidence.values()])
+        members = dict[str, dict[str, int]]()
+        for nodes, day in self.evidence.values():
+            collect(members, nodes, day, nodes)
+        lately = [node for node, at in self.demoted.items() if at >= since]
+        over = dict.fromkeys([*lately, *hubs(self.store, members, said)])
+        journals = tidy(self.store, list(over), said, ALIAS, self._hear)
+        return _rewritten({node: journal for node, journal in journals if journal is not None}, rows, self.nobodys)
+
+    def _hear(self, _node: str) -> Log:
+        def log(_kept: str, slots: Sequence[tuple[str, Slot]]) -> None:
+            records = [self._slots.output(node, slot, "", 0)[:2] for node, slot in slots]
+            self._stage.on_broadcast(MERGES, records)
+
+        return log
+
+
+def stage(events: Sequence[Event], advance: Advance, size: int = BATCH) -> tuple[Result, Result]:
+    """The identity stage: as it stamped the events, and what `headwater identity tidy` then makes of the graph and of past
+    rows."""
+    room = Room()
+    for part in _batches(events, advance, size):
+        room.take(part)
     first = first_deliveries(events)
-    profiles = [stamped[event.event_id] for event in first]
-    as_stamped = _followed(store, profiles, seconds, nobodys)
+    profiles = [room.stamped[event.event_id] for event in first]
+    as_stamped = _followed(room.store, profiles, room.seconds, room.nobodys)
     began = time.perf_counter()
-    tidied = _tidied(store, list(demoted), evidence.values(), zip(first, profiles, strict=True), nobodys)
-    return as_stamped, _followed(store, tidied, time.perf_counter() - began, nobodys)
+    tidied = room.tidy(0, list(zip(first, profiles, strict=True)))
+    return as_stamped, _followed(room.store, tidied, time.perf_counter() - began, room.nobodys)
 
 
 def _followed(store: MemoryStore, profiles: Sequence[str], seconds: float, nobodys: Iterable[str]) -> Result:
@@ -114,24 +160,15 @@ class Said:
         return ()
 
 
-def _unlogged(_node: str) -> Log:
-    return lambda _kept, _slots: None
-
-
-def _tidied(
-    store: MemoryStore,
-    demoted: Sequence[str],
-    evidence: Iterable[tuple[str, ...]],
-    rows: Iterable[tuple[Event, str]],
-    nobodys: set[str],
-) -> list[str]:
-    """Take demoted nodes out, and rewrite past rows as `consumers/warehouse/restamping.py` does; their profiles."""
+def _rewritten(done: Mapping[str, Journal], rows: Sequence[tuple[Event, str]], nobodys: set[str]) -> list[str]:
+    """Profiles of past rows as `consumers/warehouse/restamping.py` rewrites them, once these nodes were taken out."""
     events, profiles = zip(*rows, strict=True)
-    found, places = list(profiles), defaultdict[str, list[int]](list)
+    found, taken = list(profiles), together(done)
+    concerned = {node for journal in done.values() for said in journal.restamps for node in said.nodes}.union(*taken.values())
+    places = defaultdict[str, list[int]](list)
     for at, event in enumerate(events):
-        places[event.nodes[0]].append(at)
-    done = {node: journal for node, journal in tidy(store, demoted, Said(evidence), ALIAS, _unlogged) if journal is not None}
-    taken = together(done)
+        if event.nodes[0] in concerned:
+            places[event.nodes[0]].append(at)
     for node, journal in done.items():
         part = {one: said for said in journal.restamps for one in said.nodes}
         for at in {at for one in {*part, *taken[node]} for at in places[one]}:

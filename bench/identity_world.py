@@ -23,7 +23,8 @@ KIOSK_PAGES = 3.0
 
 OWN, SHARED, LEFT_OPEN, KIOSK = "own", "shared", "left open", "kiosk"
 """Where an event happened. Left open: on a shared one, in the session of somebody else."""
-JUNK_EMAILS = ("asdf@asdf.com", "no@no.com", "info@shop.example", "a@a.aa", "none@none.com")
+JUNK_EMAILS = ("sdfg@hjkl.com", "nix@nirgends.example", "info@shop.example", "b@bb.bb", "max@mustermann.example")
+"""Such that no list of literals knows: those that it knows never get into the graph."""
 JUNK_WEIGHTS = (8, 4, 2, 1, 1)
 NO_EMAILS = ("null", "none", "n/a", "test", "abc", "-", "undefined")
 LITERALS = ("null", "undefined", "(not set)", "guest", "0", "[object Object]")

@@ -67,7 +67,8 @@ class Normaliser:
 
     def record(self, event: Sent, request: Request, on_masked: Masked) -> tuple[str, Record]:
         """(Kafka key, record)."""
-        subject, nodes = named(self._keys, event.identifiers)
+        region = event.region if request.region is None else request.region
+        subject, nodes = named(self._keys, event.identifiers, region)
         agent = (event.user_agent or request.user_agent)[:MAX_TEXT]
         mask = EventMask(event, request.ip, on_masked, agent)
         event_id = self._event_id(event, mask)
@@ -85,7 +86,7 @@ class Normaliser:
             "site": site,
             "heartbeat": False,
             "collector_ts": request.now_ms,
-            "region": event.region if request.region is None else request.region,
+            "region": region,
             "signals": mask.signals(with_objection(event.signals, request.gpc) if request.gpc else event.signals),
             "identifiers": nodes,
             "decision_token": mask.short("decision_token", event.decision_token, MAX_TEXT),
@@ -104,7 +105,7 @@ class Normaliser:
             "bot": is_bot(agent),
             "ip_prefix": ip_prefix(event.ip or request.ip),
             "click_ids": mask.click_ids(event.click_ids, MAX_TEXT),
-            "match_tokens": match_tokens(event),
+            "match_tokens": match_tokens(event, region),
             "properties": {name: text[:MAX_TEXT] for name, text in flat(said).items()},
             **added,
         }
@@ -129,11 +130,11 @@ def event_time(event: Sent, now_ms: int) -> tuple[int, str]:
     return (now_ms, "collector") if found > now_ms + FUTURE_MS else (found, clock)
 
 
-def match_tokens(event: Sent) -> dict[str, str]:
+def match_tokens(event: Sent, region: str = "") -> dict[str, str]:
     """Plain SHA-256 of the normalised e-mail and phone, as advertising partners match them. Consent decides later."""
     found = {}
     for kind, value in event.identifiers:
-        if kind in ("email", "phone") and (normal := normalise(kind, value)):
+        if kind in ("email", "phone") and (normal := normalise(kind, value, region)):
             found[kind] = hashlib.sha256(normal.encode()).hexdigest()
     return found
 

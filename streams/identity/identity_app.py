@@ -24,7 +24,7 @@ from streams.identity.redis_store import RedisStore
 from streams.identity.revocation import MOST_NODES, climb, component
 from streams.identity.rules import ERASED, SHARED, USER
 from streams.identity.splitting import Journal, log_to, prepare, said_on, split
-from streams.identity.tidying import TopicEvidence, demoted, planned, tidy
+from streams.identity.tidying import TopicEvidence, demoted, over_limits, planned, tidy
 from streams.identity.who import HELP, nodes_of
 
 app = typer.Typer(
@@ -234,15 +234,18 @@ def tidy_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take every id that was demoted lately out of its component, as `split` does with one.
+    """Take every id that was demoted lately, or is over a limit, out of its component, as `split` does with one.
 
     `headwater upkeep` does so once a day: a conflict or a limit demotes an id at once, and this sets free what nothing but
-    that id had linked. Past rows in ClickHouse are rewritten; exits 1 where the next run has to do that.
+    that id had linked; an id that joins strangers slowly is found by the log and demoted too. Past rows in ClickHouse are
+    rewritten; exits 1 where the next run has to do that.
     """
     now_ms, left, done = int(time.time() * 1000), list[str](), dict[str, Journal]()
     with opened("reading the evidence", as_json) as (settings, store, advance):
-        nodes, stamp = demoted(settings, now_ms - int(hours * 3_600_000)), alias(settings.master)
+        lately, stamp = demoted(settings, now_ms - int(hours * 3_600_000)), alias(settings.master)
         evidence = TopicEvidence(settings, advance)
+        over = over_limits(settings, store, evidence, advance)
+        nodes = list(dict.fromkeys([*lately, *over]))
         if dry_run:
             done = {node: Journal().add(plan) for node, plan in planned(store, nodes, evidence, stamp)}
         else:
@@ -254,10 +257,18 @@ def tidy_command(
                     done[node] = journal
     written, rows = sum(len(journal.writes) for journal in done.values()), None if dry_run else _restamp(settings, done)
     if as_json:
-        told = {"demoted": len(nodes), "dry_run": dry_run, "slots": written, "rows": rows, "left": left}
+        told = {
+            "demoted": len(lately),
+            "over_limits": len(over),
+            "dry_run": dry_run,
+            "slots": written,
+            "rows": rows,
+            "left": left,
+        }
         typer.echo(json.dumps(told))
     else:
-        typer.echo(f"{len(nodes):>10,}  ids were demoted in the last {hours:g} hours")
+        typer.echo(f"{len(lately):>10,}  ids were demoted in the last {hours:g} hours")
+        typer.echo(f"{len(over):>10,}  others join more than one person has")
         typer.echo(f"{written:>10,}  slots {_rewritten(dry_run)}, those of earlier runs among them")
         if rows is not None:
             typer.echo(f"{rows:>10,}  past rows rewritten")

@@ -8,75 +8,166 @@ identifier's, and whoever has only the older key cannot find the newer node.
 
 import hmac
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
+from urllib.parse import unquote
+
+import idna
+import phonenumbers
 
 from infra.secrets import Secret
 from infra.settings import Settings
+from streams.identity.junk import has_template, is_junk, is_junk_address, is_junk_number
 
 TIERS: Mapping[str, str] = {"user": "0", "device": "1", "cookie": "2", "email": "3", "phone": "3"}
 """Identifier type -> tier digit."""
 
-BLOCKED = frozenset(
-    {
-        "",
-        "-",
-        "-1",
-        "9774d56d682e549c",  # the Android emulator's id, and that of a series of telephones
-        "(none)",
-        "(not set)",
-        "[object object]",
-        "anonymous",
-        "anon",
-        "a@a.com",
-        "default",
-        "false",
-        "guest",
-        "id",
-        "n/a",
-        "noreply@example.com",
-        "no@email.com",
-        "na",
-        "nan",
-        "nil",
-        "none",
-        "not set",
-        "not_set",
-        "null",
-        "test",
-        "test@example.com",
-        "test@test.com",
-        "true",
-        "undefined",
-        "unknown",
-        "user",
-    }
-)
-"""Values that tags send when they have none. One that got through would merge everybody who sends it."""
-
-_ONLY_FILLING = re.compile(r"^[0\-_.:\s]*$")  # zeros, and UUIDs or addresses made of zeros
 _EMAIL = re.compile(r"^[^@\s]+@[^@\s]+\.[^@\s.]+$")
 _E164 = re.compile(r"^\+[1-9][0-9]{6,14}$")  # ITU-T E.164: a plus and at most 15 digits
-_PHONE_FILLING = re.compile(r"[\s().\-/]")
+_LETTERS = re.compile(r"[^\W\d_]")
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+)
+"""Controls, soft hyphens, zero-width characters, marks of direction: what is copied along and seen by nobody."""
+_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20, 0x3002: 0x2E}
+_QUOTES = (
+    ('"', '"'),
+    ("'", "'"),
+    ("`", "`"),
+    ("%22", "%22"),
+    ("%27", "%27"),
+    ("&quot;", "&quot;"),
+    ("“", "”"),
+    ("„", "“"),
+    ("«", "»"),
+)
+_DISPLAY_NAME = re.compile(r"<\s*([^<>\s]+@[^<>\s]+)\s*>$")
+_OPENING, _CLOSING = "<([{\"'`“”„‘’‚«»‹›,;:. \t\r\n", ">)]}\"'`“”„‘’‚«»‹›,;:.!?* \t\r\n\\"
+_ANALYTICS = re.compile(r"^GA\d\.\d+(?:-\d+)?\.(.+)$")
+"""The value of a `_ga` cookie: version, depth of the domain and path, and the client id that libraries read out of it."""
+_INTEGRAL = re.compile(r"^(-?\d+)\.0+$")
+_UUID = re.compile(r"^(?:urn:uuid:)?(\{)?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?(1)\})$", re.IGNORECASE)
+_DIGEST = re.compile(r"^(?:[0-9A-F]{32}|[0-9A-F]{40}|[0-9A-F]{64})$")
 
 MAX_LENGTH = 512
 
 
-def normalise(kind: str, value: str) -> str | None:
-    """The one spelling of an identifier, or None where it is none. `kind` is a key of `TIERS`."""
+def normalise(kind: str, value: str, region: str = "") -> str | None:
+    """The one spelling of an identifier, or None where it is none.
+
+    `kind` is a key of `TIERS`; `region` the visitor's, ISO 3166 (`DE`, `US-CA`): a phone number in national form counts only
+    with it.
+    """
+    if len(value) > MAX_LENGTH:
+        value = value.strip()
+        if len(value) > MAX_LENGTH:
+            return None
+    if not value.isascii() or not value.isprintable():
+        value = unicodedata.normalize("NFC", _INVISIBLE.sub("", value))
     value = value.strip()
-    if len(value) > MAX_LENGTH or value.lower() in BLOCKED or _ONLY_FILLING.match(value):
-        return None
     if kind == "email":
-        value = value.lower()
-        return value if _EMAIL.match(value) else None
+        return _email(value)
     if kind == "phone":
-        value = _PHONE_FILLING.sub("", value)
-        value = "+" + value[2:] if value.startswith("00") else value
-        return value if _E164.match(value) else None
+        return _phone(value, region)
+    return _opaque(value)
+
+
+def _opaque(value: str) -> str | None:
+    """An id of a user, a device or a browser: as it was given, but for what tools add to it."""
+    if not value[:1].isalnum():
+        value = _unquoted(value)
+    if value.startswith("GA") and (client := _ANALYTICS.match(value)):
+        value = client[1]
+    elif value.endswith("0") and (number := _INTEGRAL.match(value)):
+        value = number[1]  # a data frame's column of numbers in which one is missing
+    elif len(value) >= 32:
+        if form := _UUID.match(value):
+            value = form[2].lower()
+        elif _DIGEST.match(value):
+            value = value.lower()
+    return None if is_junk(value) else value
+
+
+def _unquoted(value: str) -> str:
+    """Without quotation marks around it, as cookies hold JSON."""
+    while quotes := next((pair for pair in _QUOTES if _is_quoted(value, *pair)), None):
+        value = value[len(quotes[0]) : -len(quotes[1])].strip()
     return value
+
+
+def _is_quoted(value: str, opening: str, closing: str) -> bool:
+    return value.startswith(opening) and value.endswith(closing) and len(value) >= len(opening) + len(closing)
+
+
+def _email(value: str) -> str | None:
+    """An address in lower case, its domain in ASCII (RFC 5891). Dots and tags of the local part stay."""
+    if "@" not in value and "%40" in value:
+        value = unquote(value)
+    if has_template(value):
+        return None
+    value = value.lower() if value.isascii() else unicodedata.normalize("NFC", value.translate(_FULL_WIDTH).lower())
+    before = None
+    while value != before:
+        before, value = value, value.lstrip(_OPENING).removeprefix("mailto:")
+        if named_address := _DISPLAY_NAME.search(value):
+            value = named_address[1]
+        value = value.rstrip(_CLOSING)
+    local, at, domain = value.partition("@")
+    if "?" in domain:
+        domain = domain.partition("?")[0].rstrip(_CLOSING)  # the fields of a `mailto:`, RFC 6068
+    ascii_domain = domain if domain.isascii() else _ascii_domain(domain)
+    if ascii_domain is None or not _EMAIL.match(value := local + at + ascii_domain) or is_junk_address(local, ascii_domain):
+        return None
+    return value
+
+
+def _ascii_domain(domain: str) -> str | None:
+    """Punycode of an internationalised domain."""
+    try:
+        return idna.encode(domain, uts46=True).decode("ascii")
+    except idna.IDNAError:
+        try:  # symbols, which registries sold before RFC 5891
+            return domain.encode("idna").decode("ascii")
+        except UnicodeError:
+            return None
+
+
+def _phone(value: str, region: str) -> str | None:
+    """A number as E.164. One without its country's code has to be valid in the region, because it is a guess."""
+    if value.lower().startswith("tel:"):
+        value = value[4:].partition(";")[0]
+    value = _unquoted(value).translate(_FULL_WIDTH)
+    if _LETTERS.search(value) or is_junk(value):
+        return None
+    digits = value.lstrip("( ")
+    if digits.startswith("00"):
+        value = "+" + digits[2:]
+    elif digits.startswith("+"):
+        value = digits
+    else:
+        country = region[:2].upper()
+        number = _number(value, country) if country in phonenumbers.SUPPORTED_REGIONS else None
+        return _e164(number) if number is not None and phonenumbers.is_valid_number(number) else None
+    number = _number(value, None)
+    if "(0)" in value and (number is None or not phonenumbers.is_valid_number(number)):
+        # Of countries without a trunk prefix too, somebody writes one.
+        number = _number(value.replace("(0)", "", 1), None) or number
+    return _e164(number) if number is not None and phonenumbers.is_possible_number(number) else None
+
+
+def _number(value: str, country: str | None) -> phonenumbers.PhoneNumber | None:
+    try:
+        return phonenumbers.parse(value, country)
+    except phonenumbers.NumberParseException:
+        return None
+
+
+def _e164(number: phonenumbers.PhoneNumber) -> str | None:
+    text = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+    return text if _E164.match(text) and not is_junk_number(str(number.national_number)) else None
 
 
 @dataclass(frozen=True)
@@ -132,9 +223,9 @@ class NodeKeys:
         return _cut(self.later[-1][former[0]], former)
 
 
-def versions(keys: NodeKeys, kind: str, value: str) -> list[str]:
+def versions(keys: NodeKeys, kind: str, value: str, region: str = "") -> list[str]:
     """The nodes of one identifier under all versions, oldest first; none where the value is blocked or none of its kind."""
-    normal = normalise(kind, value)
+    normal = normalise(kind, value, region)
     if normal is None:
         return []
     tier = TIERS[kind]
@@ -144,9 +235,9 @@ def versions(keys: NodeKeys, kind: str, value: str) -> list[str]:
     return found
 
 
-def node(keys: NodeKeys, kind: str, value: str) -> str | None:
+def node(keys: NodeKeys, kind: str, value: str, region: str = "") -> str | None:
     """The node of one identifier, or None where the value is blocked or no identifier of its kind."""
-    found = versions(keys, kind, value)
+    found = versions(keys, kind, value, region)
     return found[-1] if found else None
 
 
@@ -160,15 +251,15 @@ class Named(NamedTuple):
     """Strongest first; a node of each version that is in use."""
 
 
-def named(keys: NodeKeys, identifiers: Iterable[tuple[str, str]]) -> Named:
-    """Identifiers (type, value) as the door passes them on."""
-    found = [some[keys.since - 1 :] for kind, value in identifiers if (some := versions(keys, kind, value))]
+def named(keys: NodeKeys, identifiers: Iterable[tuple[str, str]], region: str = "") -> Named:
+    """Identifiers (type, value) as the door passes them on; `region` as for `normalise`."""
+    found = [some[keys.since - 1 :] for kind, value in identifiers if (some := versions(keys, kind, value, region))]
     return Named(min((some[0] for some in found), default=None), sorted({one for some in found for one in some}))
 
 
-def all_nodes(keys: NodeKeys, identifiers: Iterable[tuple[str, str]]) -> list[str]:
+def all_nodes(keys: NodeKeys, identifiers: Iterable[tuple[str, str]], region: str = "") -> list[str]:
     """Their nodes under all versions, those too that are no longer in use; strongest first."""
-    return sorted({found for kind, value in identifiers for found in versions(keys, kind, value)})
+    return sorted({found for kind, value in identifiers for found in versions(keys, kind, value, region)})
 
 
 def _cut(key: bytes, former: str) -> str:

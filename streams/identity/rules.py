@@ -27,19 +27,52 @@ class Limit(NamedTuple):
     rule: str
     most: int
     days: int
+    independent: bool = False
+    """Count only members that nothing but the holder links with the holder's component: not the cookie that a browser gets
+    each week where the login names user and e-mail."""
 
 
 LIMITS: Mapping[tuple[str, str], Sequence[Limit]] = {
-    ("1", "2"): (Limit("cookies_per_device", 12, 30),),
-    ("3", "1"): (Limit("devices_per_email", 8, 30),),
-    ("3", "2"): (Limit("cookies_per_email", 8, 30),),
-    ("0", "2"): (Limit("cookies_per_user_and_day", 10, 1), Limit("cookies_per_user", 60, 30)),
-    ("0", "1"): (Limit("devices_per_user_and_day", 5, 1), Limit("devices_per_user", 30, 30)),
+    ("0", "1"): (
+        Limit("devices_per_user_and_day", 5, 1),
+        Limit("devices_per_user", 30, 30),
+        Limit("devices_per_user_and_year", 40, 365, independent=True),
+    ),
+    ("0", "2"): (
+        Limit("cookies_per_user_and_day", 10, 1),
+        Limit("cookies_per_user", 60, 30),
+        Limit("cookies_per_user_and_year", 120, 365, independent=True),
+    ),
+    ("0", "3"): (Limit("contacts_per_user", 15, 365),),
+    ("1", "1"): (Limit("devices_per_device", 4, 365),),
+    ("1", "2"): (
+        Limit("cookies_per_device", 12, 30),
+        Limit("cookies_per_device_and_year", 60, 365, independent=True),
+    ),
+    ("1", "3"): (Limit("contacts_per_device", 6, 365),),
+    ("2", "1"): (Limit("devices_per_cookie", 4, 365),),
+    ("2", "2"): (
+        Limit("cookies_per_cookie", 8, 30),
+        Limit("cookies_per_cookie_and_year", 60, 365, independent=True),
+    ),
+    ("2", "3"): (Limit("contacts_per_cookie", 6, 365),),
+    ("3", "1"): (
+        Limit("devices_per_email", 8, 30),
+        Limit("devices_per_email_and_year", 20, 365, independent=True),
+    ),
+    ("3", "2"): (
+        Limit("cookies_per_email", 8, 30),
+        Limit("cookies_per_email_and_year", 60, 365, independent=True),
+    ),
+    ("3", "3"): (Limit("contacts_per_contact", 6, 365),),
 }
-"""(Tier of a holder, tier of what it holds) -> limits.
+"""(Tier of a holder, tier of what it holds) -> limits. Contacts are e-mails and phones. Pairs with a user as member have none:
+an id of two users is demoted at once.
 
-A backstop where nobody logs in, and for a constant that a tag sends as the user of everybody who is not logged in. By days,
-because a browser that drops its cookies every week takes whoever comes often past any limit there is for ever.
+A backstop where nobody logs in, and for constants: what a tag sends as the user of everybody who is not logged in, a web view's
+cookie, a shop's phone. Cookies by days, because a browser that drops its cookies every week takes whoever comes often past any
+limit there is for ever; what is independent over a year too, because a constant that joins one visitor a day stays under a
+month's limit. Contacts and devices of one person are few in a year.
 """
 TWO_USERS, RENAMED = "two_users", "renamed"
 
@@ -193,6 +226,7 @@ def plan(
         for node in alive:
             _release(view, writes, node, at)
         _rename(view, writes, alive, names, at)
+        roots = {node: view.find(node) for node in alive}
         target = home(view, alive)
         before = len(writes)
         for node in alive:
@@ -209,7 +243,7 @@ def plan(
                 _write(view, writes, Write(root, held, Slot(target, logged=False, epoch=held.epoch + 1 if held else 0), at))
         if len(writes) > before:
             _pass_on(view, writes, nodes, names, at)
-            pairs += limited(alive, dict(names))
+            pairs += limited(alive, dict(names), roots)
     return writes, pairs
 
 
@@ -282,15 +316,31 @@ def _write(view: View, writes: list[Write], write: Write) -> None:
     view.slots[write.node] = write.slot
 
 
-def limited(nodes: Sequence[str], renamed: Mapping[str, str] = NOTHING) -> Iterable[Pair]:
-    """What these nodes, which belong together, put under a limit. A former node does not count beside the newer one, and of
-    the two only users have limits both: one of them is the root."""
+def limited(
+    nodes: Sequence[str], renamed: Mapping[str, str] = NOTHING, roots: Mapping[str, str] | None = None
+) -> Iterable[Pair]:
+    """What these nodes, which belong together, put under a limit, each as a holder and as a member. A former node does not
+    count beside the newer one, and of the two only users have limits both: one of them is the root. `roots`: of each node
+    before it was linked with the others; without them whatever comes along counts as linked with the holder."""
     for holder in nodes:
         if holder in renamed and holder[0] != USER:
             continue
         for member in nodes:
-            if member not in renamed:
-                yield from (Pair(holder, member, limit) for limit in LIMITS.get((holder[0], member[0]), ()))
+            if member in renamed or member == holder:
+                continue
+            limits = LIMITS.get((holder[0], member[0]), ())
+            if limits and limits[-1].independent and _vouched(holder, member, renamed, roots or dict.fromkeys(nodes, "")):
+                limits = limits[:-1]
+            yield from (Pair(holder, member, limit) for limit in limits)
+
+
+def _vouched(holder: str, member: str, renamed: Mapping[str, str], roots: Mapping[str, str]) -> bool:
+    """Whether something else than the holder links the member with the holder's component, in this event or before."""
+    root = roots[holder]
+    return (root == roots[member] != "") or any(
+        found == root and other not in (holder, member) and other not in renamed and renamed.get(holder) != other
+        for other, found in roots.items()
+    )
 
 
 def undo(view: View, writes: Sequence[Write]) -> None:

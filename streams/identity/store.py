@@ -131,7 +131,7 @@ class MemoryStore:
     def admit(self, pairs: Sequence[Pair], day: int) -> list[bool]:
         """See `GraphStore`."""
         admitted = []
-        for holder, member, (rule, most, days) in pairs:
+        for holder, member, (rule, most, days, _) in pairs:
             before = self.held.get((holder, rule), {})
             held = self.held[holder, rule] = {one: since for one, since in before.items() if since > day - days}
             admitted.append(member in held or len(held) < most)

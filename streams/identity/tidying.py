@@ -1,4 +1,5 @@
-"""Ids that were demoted lately, taken out of their components: what was linked by nothing but them is set free.
+"""Ids that were demoted lately or join more than one person has, taken out of their components: what was linked by nothing but
+them is set free.
 
 A demotion is quick and local: the id links nothing from then on, and what hangs under it stays. This is the thorough half, for
 many ids at once: the evidence is read once.
@@ -6,15 +7,17 @@ many ids at once: the evidence is read once.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from infra.errors import ConfigError, Retryable
 from infra.settings import Settings
 from schemas.codec import decode
 from schemas.registry import Registry
-from streams.identity.evidence import CONFLICTS
+from streams.identity.evidence import CONFLICTS, LINKS
+from streams.identity.hubs import DegreeSketch, Members, collect, joins_strangers, suspects
 from streams.identity.nodes import Alias
+from streams.identity.reading import DAY_MS
 from streams.identity.rules import ERASED, Nodes
 from streams.identity.split import SPLIT, Plan
 from streams.identity.splitting import Journal, Log, Said, SplitStore, prepare, read_evidence, read_tree, split
@@ -65,6 +68,40 @@ def demoted(settings: Settings, since_ms: int) -> list[str]:
         said = (decode(registry, value)[1] for _, value in records if value is not None)
         found.update((record["node"], None) for record in said if record["rule"] != SPLIT)
     return list(found)
+
+
+def over_limits(settings: Settings, store: SplitStore, evidence: Evidence, progress: Callable[[int], None]) -> list[str]:
+    """Nodes that are over a limit by all that the log says, and were not demoted; in two readings of `identity.links`, so that
+    only of those that may be over one the members are kept. Retryable."""
+    sketch, members = DegreeSketch(), dict[str, dict[str, int]]()
+    for nodes, _ in _links(settings, progress):
+        sketch.add(nodes)
+    for nodes, day in _links(settings, progress):
+        if wanted := [node for node in nodes if sketch.may_exceed(node)]:
+            collect(members, nodes, day, wanted)
+    return hubs(store, members, evidence)
+
+
+def _links(settings: Settings, progress: Callable[[int], None]) -> Iterator[tuple[Nodes, int]]:
+    """Each combination on the log, and the day of its evidence."""
+    registry = Registry(settings.contracts)
+    for records in read_topic(settings, LINKS):
+        for record in (decode(registry, value)[1] for _, value in records if value is not None):
+            yield tuple(record["nodes"]), record["evidence_ts"] // DAY_MS
+        progress(len(records))
+
+
+def hubs(store: SplitStore, members: Mapping[str, Members], evidence: Evidence) -> list[str]:
+    """Those of the holders that exceed a limit by what is independent, and link and attribute still. Retryable."""
+    over = suspects(members)
+    slots = zip(over, store.read(over), strict=True)
+    alive, said = _read(store, [node for node, slot in slots if slot is None or not slot.state], evidence)
+    found = list[str]()
+    for node in alive:
+        linked = read_tree(store, node).slots.keys() - {node}
+        if joins_strangers(node, members[node], linked, over, list(said(linked)) if len(linked) > 1 else ()):
+            found.append(node)
+    return found
 
 
 def tidy(

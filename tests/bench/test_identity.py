@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.identity import rates_of
+from bench.identity_constants import CASES, SHARE, make, measure
 from bench.identity_rates import WORLDS
 
 ROOT = Path(__file__).parents[2]
@@ -49,3 +50,23 @@ def test_rates_can_be_changed() -> None:
     for change in ("nothing=1", "household_sizes=1", "shared=x"):
         with pytest.raises(ValueError):
             rates_of("shop", 10, [change])
+
+
+def test_constants_do_not_merge_people() -> None:
+    """A small world of constants: hardly an event is somebody else's, and none after the constants' first day; slow ones, which
+    have met five persons each, are no crowd yet."""
+    figures = measure(make(persons=2_000, days=5), lambda _done: None, size=200)
+    assert figures.events == 40_000
+    assert figures.wrong - figures.wrong_slow / figures.events <= 0.005
+    assert max(figures.merged.values()) <= 10
+    assert (figures.wrong_later, figures.stamped_wrong_later) == (0, 0)
+    assert 0 < figures.unattributed < len(CASES) * SHARE
+
+
+def test_the_world_of_constants_is_a_world() -> None:
+    """By its name, as JSON; it has no rates."""
+    told = json.loads(run("--world", "constants", "--json"))
+    assert told["persons"] == 100
+    assert told["events"] == 2_000
+    with pytest.raises(subprocess.CalledProcessError):
+        run("--world", "constants", "--rate", "kiosks=1")

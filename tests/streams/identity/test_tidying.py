@@ -188,3 +188,24 @@ def test_the_command(house: Settings, store: RedisStore, monkeypatch: pytest.Mon
     warehouse.close()
     assert "past rows rewritten" in CliRunner().invoke(app, ["tidy"]).output
     assert run()[1]["rows"] == 0
+
+
+def test_an_id_that_was_never_demoted_is_found(house: Settings, store: RedisStore) -> None:
+    """A shop's phone that had joined everybody before there was a limit: the command takes it out, once."""
+    phone, emails = "3" + "f" * 32, [f"3{n:02x}" + "7c" * 15 for n in range(16, 30)]
+    settle(house, store, [(email, phone) for email in emails])
+    assert {slot and slot.state for slot in store.read([phone, *emails])} <= {"", None}
+
+    def run(*words: str) -> dict[str, object]:
+        told: dict[str, object] = json.loads(CliRunner().invoke(app, ["tidy", "--json", *words]).stdout)
+        return told
+
+    assert (told := run("--dry-run"))["over_limits"] == 1
+    assert told["slots"] != 0
+    assert run()["over_limits"] == 1
+    (shared, *free) = store.read([phone, *emails])
+    assert shared is not None
+    assert (shared.parent, shared.state) == (phone, SHARED)
+    assert [slot.parent for slot, email in zip(free, emails, strict=True) if slot is not None and slot.parent != email] == []
+    assert run()["over_limits"] == 0
+    assert "join more than one person has" in CliRunner().invoke(app, ["tidy"]).output

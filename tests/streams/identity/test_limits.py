@@ -1,0 +1,221 @@
+"""Ids that go with too many others: constants of each tier are nobody's, fast and slow ones, and persons keep theirs."""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import pytest
+import redis
+
+from infra.secrets import Secret
+from schemas.codec import decode
+from streams.identity.evidence import CONFLICTS, LINKS
+from streams.identity.hubs import collect
+from streams.identity.nodes import TIERS, NodeKeys, named
+from streams.identity.reading import DAY_MS
+from streams.identity.redis_store import RedisStore
+from streams.identity.rules import LIMITS, SHARED, USER
+from streams.identity.store import GraphStore, MemoryStore
+from streams.identity.tidying import hubs, tidy
+from tests.streams.identity.line import REGISTRY, T, event
+from tests.streams.identity.test_split import ALIAS
+from tests.streams.identity.test_stage import batch, commit, resolved, stage
+from tests.streams.identity.test_tidying import Said, ignored
+
+KEYS = NodeKeys.derive(Secret("for tests only, forty characters long..."))
+Ids = Sequence[tuple[str, str]]
+CASES: Sequence[tuple[tuple[str, str], str, str]] = (
+    (("cookie", "the-site"), "cookie", "anonymous id beside client ids"),
+    (("cookie", "kiosk-browser"), "email", "kiosk's cookie with e-mails"),
+    (("device", "kiosk-terminal"), "email", "kiosk's device with e-mails"),
+    (("device", "kiosk-terminal"), "phone", "kiosk's device with phones"),
+    (("phone", "+493023125177"), "email", "shop's phone with e-mails"),
+    (("email", "orders@shop.example"), "phone", "e-mail with phones"),
+    (("email", "orders@shop.example"), "email", "e-mail with e-mails"),
+    (("cookie", "web-view"), "device", "web view's cookie with devices"),
+    (("device", "image"), "device", "cloned device with devices"),
+    (("device", "image"), "cookie", "cloned device with cookies"),
+    (("email", "orders@shop.example"), "cookie", "e-mail with cookies"),
+    (("email", "orders@shop.example"), "device", "e-mail with devices"),
+    (("user", "visitor-all"), "cookie", "user id with cookies"),
+    (("user", "visitor-all"), "device", "user id with devices"),
+    (("user", "visitor-all"), "email", "user id with e-mails"),
+)
+CONSTANTS = [pytest.param(constant, kind, id=name) for constant, kind, name in CASES]
+
+
+def own(kind: str, person: int) -> tuple[str, str]:
+    """An id of hers."""
+    values = {"email": f"person{person}@post.example", "phone": f"+49302{random.Random(person).randrange(10**6, 10**7)}"}
+    return kind, values.get(kind, f"{kind}-{person}")
+
+
+class House:
+    """A worker; remembers what it says on its topics."""
+
+    def __init__(self, store: GraphStore) -> None:
+        self._room = stage(store)
+        self._sent = 0
+        self.evidence: list[tuple[tuple[str, ...], int]] = []
+        """Nodes, day."""
+        self.conflicts: list[tuple[str, str]] = []
+        """Node, rule."""
+
+    def send(self, some: Iterable[Ids], day: int = 0) -> list[str]:
+        """A batch of events; their profiles."""
+        nodes = [named(KEYS, ids).nodes for ids in some]
+        values = [event(self._sent + n, found, collector_ts=T + day * DAY_MS) for n, found in enumerate(nodes)]
+        outcome = self._room.handle(batch(values, self._sent), T / 1_000 + day * 86_400)
+        commit(outcome)
+        self._sent += len(values)
+        for _, value, _ in outcome.out.get(LINKS, ()):
+            record = decode(REGISTRY, value or b"")[1]
+            self.evidence.append((tuple(record["nodes"]), record["evidence_ts"] // DAY_MS))
+        for _, value, _ in outcome.out.get(CONFLICTS, ()):
+            record = decode(REGISTRY, value or b"")[1]
+            self.conflicts.append((record["node"], record["rule"]))
+        return [record["profile_id"] for record in resolved(outcome)]
+
+    def largest(self, kind: str, persons: Iterable[int], day: int) -> int:
+        """Persons in the largest profile, by events of their own ids alone."""
+        profiles = self.send([[own(kind, person)] for person in persons], day)
+        return Counter(profiles).most_common(1)[0][1]
+
+
+def node_of(identifier: tuple[str, str]) -> str:
+    """Its node."""
+    return named(KEYS, [identifier]).nodes[0]
+
+
+@pytest.mark.parametrize("size", [1, 100])
+@pytest.mark.parametrize(("constant", "kind"), CONSTANTS)
+def test_a_constant_does_not_make_one_of_many(constant: tuple[str, str], kind: str, size: int) -> None:
+    """Of 300 persons in a day no more are merged than a limit takes; a batch that is over it merges nobody."""
+    house = House(store := MemoryStore())
+    for start in range(0, 300, size):
+        house.send([[constant, own(kind, person)] for person in range(start, start + size)])
+    shared = node_of(constant)
+    assert store.slots[shared].state == SHARED
+    assert [node for node, _ in house.conflicts] == [shared], "and nobody else"
+    least = min(limit.most for limit in LIMITS[TIERS[constant[0]], TIERS[kind]])
+    # Whom a demoted user had taken is free as soon as she is met.
+    assert house.largest(kind, range(300), 0) == (least if size == 1 and shared[0] != USER else 1)
+
+
+@pytest.mark.parametrize(("constant", "kind"), CONSTANTS)
+def test_a_slow_constant_is_found_too(constant: tuple[str, str], kind: str) -> None:
+    """One new visitor a day: it is demoted on its way, and `tidy` sets free what it had merged."""
+    house = House(store := MemoryStore())
+    for day in range(200):
+        house.send([[constant, own(kind, day)]], day)
+    shared = node_of(constant)
+    assert [node for node, _ in house.conflicts] == [shared]
+    widest = max(limit.most for limit in LIMITS[TIERS[constant[0]], TIERS[kind]])
+    assert house.largest(kind, range(200), 200) <= widest
+    evidence = Said([nodes for nodes, _ in house.evidence])
+    assert all(done is not None for _, done in tidy(store, [shared], evidence, ALIAS, ignored))
+    assert House(store).largest(kind, range(200), 201) == 1
+
+
+@pytest.mark.parametrize(("constant", "kind"), CONSTANTS)
+def test_a_constant_of_before_is_found_by_the_log(
+    constant: tuple[str, str], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was merged while there was no limit: the evidence gives the constant away, and nobody else."""
+    house = House(store := MemoryStore())
+    with monkeypatch.context() as patched:
+        patched.setattr("streams.identity.rules.LIMITS", {})
+        for day in range(150):
+            house.send([[constant, own(kind, day)], [own(kind, day), own("cookie", 1_000 + day)]], day)
+    assert house.largest(kind, range(150), 150) == 150
+    found = found_by_log(house, store)
+    assert found == [node_of(constant)]
+    list(tidy(store, found, Said([nodes for nodes, _ in house.evidence]), ALIAS, ignored))
+    assert found_by_log(house, store) == [], "nor is it looked at again"
+    assert House(store).largest(kind, range(150), 151) == 1
+
+
+def test_the_ids_of_one_kiosk_do_not_vouch_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its device and its cookie come together each time; both are nobody's, as they come and by the log."""
+    kiosk = [("device", "kiosk-terminal"), ("cookie", "kiosk-browser")]
+    house = House(MemoryStore())
+    for person in range(30):
+        house.send([[*kiosk, own("email", person)]], 3 * person)
+    assert sorted(node for node, _ in house.conflicts) == sorted(map(node_of, kiosk))
+    before = House(store := MemoryStore())
+    with monkeypatch.context() as patched:
+        patched.setattr("streams.identity.rules.LIMITS", {})
+        for person in range(30):
+            before.send([[*kiosk, own("email", person)]], 3 * person)
+    assert found_by_log(before, store) == sorted(map(node_of, kiosk))
+
+
+def test_both_stores_demote_the_same(redis_url: str) -> None:
+    """Constants, persons, a replay of each batch: slots are the same in memory and in Redis."""
+    rng = random.Random(4)
+    events = [
+        [(constant if rng.random() < 0.5 else own("cookie", person % 7)), own(kind, person)]
+        for person in range(40)
+        for constant, kind, _ in CASES[::3]
+    ]
+    memory = MemoryStore()
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+        real = RedisStore(lambda: client)
+        conflicts = []
+        for store in (memory, real):
+            house = House(store)
+            for start in range(0, len(events), 9):
+                for _ in range(2):
+                    house.send(events[start : start + 9], start // 9)
+            conflicts.append(house.conflicts)
+        nodes = sorted(memory.slots)
+        assert real.read(nodes) == [memory.slots[node] for node in nodes]
+    assert conflicts[0] == conflicts[1] != []
+
+
+def test_every_pair_of_tiers_has_a_limit() -> None:
+    """But those with a user as member: an id of two users is demoted at once."""
+    tiers = sorted(set(TIERS.values()))
+    assert LIMITS.keys() == {(holder, member) for holder in tiers for member in tiers if member != USER}
+    rules = [limit.rule for limits in LIMITS.values() for limit in limits]
+    assert len(rules) == len(set(rules)), "counts are kept by rule"
+    for limits in LIMITS.values():
+        assert not any(limit.independent for limit in limits[:-1])
+        assert max(limit.days for limit in limits) >= 365
+
+
+@pytest.mark.parametrize("logs_in", [["user", "email"], ["user"], ["email"], ["user", "phone"]])
+def test_who_drops_her_cookies_weekly_stays_who_she_is(logs_in: Sequence[str]) -> None:
+    """Two years of a new cookie each week, always with the same login: nothing of hers is demoted, all of it is one profile."""
+    house = House(store := MemoryStore())
+    login = [own(kind, 1) for kind in logs_in]
+    for week in range(104):
+        house.send([[("cookie", f"week-{week}")], [("cookie", f"week-{week}"), *login]], 7 * week)
+    assert house.conflicts == []
+    assert len(set(house.send([[("cookie", f"week-{week}")] for week in range(104)], 730))) == 1
+    assert found_by_log(house, store) == []
+
+
+def test_a_stable_cookie_beside_a_weekly_one_stays() -> None:
+    """A cookie that a server sets beside a client id that Safari drops each week, for two years."""
+    house = House(store := MemoryStore())
+    for week in range(104):
+        house.send([[("cookie", "server-set"), ("cookie", f"client-{week}")]], 7 * week)
+    assert (house.conflicts, found_by_log(house, store)) == ([], [])
+
+
+def test_a_family_keeps_its_tablet() -> None:
+    """Two persons with two addresses and a phone each are no crowd."""
+    house = House(MemoryStore())
+    contacts = [own(kind, person) for kind in ("email", "phone") for person in (1, 2)] + [own("email", 3), own("email", 4)]
+    house.send([[("device", "tablet"), contact] for contact in contacts])
+    assert house.conflicts == []
+
+
+def found_by_log(house: House, store: MemoryStore) -> list[str]:
+    """Ids that `tidy` finds by the evidence."""
+    members: dict[str, dict[str, int]] = {}
+    for nodes, day in house.evidence:
+        collect(members, nodes, day, nodes)
+    return hubs(store, members, Said([nodes for nodes, _ in house.evidence]))
