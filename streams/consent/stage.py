@@ -381,18 +381,24 @@ class ConsentStage:
     # -- the runtime's other calls
 
     def on_tick(self, now: float) -> Outcome:  # noqa: ARG002 - the policy file's own clock decides
-        """Take up a changed policy; a broken one changes nothing and is said loudly."""
+        """Take up a changed policy, and open the views of the worker's partitions: decisions read them too, where no event
+        comes. Retryable while the ledger is away."""
+        self._follow_policy()
+        self._standings.open_views()
+        return Outcome()
+
+    def _follow_policy(self) -> None:
+        """A broken policy changes nothing and is said loudly."""
         try:
             policy = self._changed()
         except ConfigError as error:
             self._metrics.count("headwater_policy_loads_total", result="refused")
             get_logger().error("new consent policy refused, the old one stays in force", error=str(error), rev=self._policy.rev)
-            return Outcome()
+            return
         if policy is not None and policy.rev != self._policy.rev:
             self._metrics.count("headwater_policy_loads_total", result="loaded")
             get_logger().info("consent policy in force", rev=policy.rev)
             self._enforce(policy)
-        return Outcome()
 
     def on_broadcast(self, topic: str, records: KeyValues) -> None:  # noqa: ARG002 - it follows one topic
         """Somebody was erased: what is known of subjects is looked up anew, and is not there any more."""

@@ -20,6 +20,8 @@ REFUSING = frozenset(entry(purpose, refusal) for purpose in BITS for refusal in 
 UNDATED = frozenset(entry(purpose, SEEN_DENIED) for purpose in BITS)
 OTHERS_KEPT_S = 1.0
 """How long what was read of an event's other identifiers is believed: another worker may learn something of them."""
+VIEWS_AT_ONCE = 4
+"""Partitions whose views are opened between two batches."""
 
 Scope = tuple[str, str]
 """(regulation, group of sites) that something is remembered for."""
@@ -136,6 +138,15 @@ class Standings:
             self._store.open(partition)
             holding.open = True
         return holding
+
+    def open_views(self) -> None:
+        """Open views of partitions that no batch has opened yet, and those that were lost. Retryable.
+
+        A few at a time: the worker does nothing else meanwhile.
+        """
+        for partition in self._store.incomplete(list(self._holdings))[:VIEWS_AT_ONCE]:
+            self._store.open(partition)
+            self._holdings[partition].open = True
 
     def load(self, partition: int, wanted: Iterable[Place]) -> None:
         """Look up subjects that are not known yet, in one round trip. Retryable."""

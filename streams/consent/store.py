@@ -78,6 +78,10 @@ class StateStore(Protocol):
         """Make sure that the view holds everything that was committed of a partition."""
         ...
 
+    def incomplete(self, partitions: Sequence[int]) -> list[int]:
+        """Those of these partitions whose view is not open, or was lost since."""
+        ...
+
     def read(self, partition: int, keys: Sequence[str]) -> list[Times | None]:
         """The states of these keys, None where nothing is known."""
         ...
@@ -104,6 +108,10 @@ class MemoryStates:
 
     def open(self, partition: int) -> None:
         """See `StateStore`."""
+
+    def incomplete(self, partitions: Sequence[int]) -> list[int]:  # noqa: ARG002 - nothing is ever lost here
+        """See `StateStore`."""
+        return []
 
     def read(self, partition: int, keys: Sequence[str]) -> list[Times | None]:  # noqa: ARG002 - one view for all
         """See `StateStore`."""
@@ -144,7 +152,7 @@ class RedisStates:
         try:
             self._check()
             server, building = self._met, f"{BUILDING}|{secrets.token_hex(8)}"
-            mark = (self._redis.set(_mark_key(partition), building, get=True) or b"").decode().split("|")
+            mark = (self._redis.set(mark_key(partition), building, get=True) or b"").decode().split("|")
             since = int(mark[1]) - MARGIN_MS if len(mark) == 2 and mark[0] == server else 0
             began, written = int(time.time() * 1000), 0
             for piece in self._changed(partition, max(0, since)):
@@ -159,6 +167,20 @@ class RedisStates:
         self._whole[partition] = server
         if written:
             get_logger().info("consent view", partition=partition, states=written, whole=since <= 0)
+
+    def incomplete(self, partitions: Sequence[int]) -> list[int]:
+        """See `StateStore`. Retryable."""
+        if not partitions:
+            return []
+        try:
+            marks = self._redis.mget([mark_key(partition) for partition in partitions])
+        except redis.RedisError as error:
+            raise _away(error) from error
+        return [
+            partition
+            for partition, mark in zip(partitions, marks, strict=True)
+            if self._whole.get(partition) != self._met or not marks_whole(mark, self._met)
+        ]
 
     def read(self, partition: int, keys: Sequence[str]) -> list[Times | None]:
         """See `StateStore`. Retryable, after building the view again, where it turns out to be lost."""
@@ -199,11 +221,11 @@ class RedisStates:
         pieces = [(partition, some[at : at + CHUNK]) for partition, some in keys.items() for at in range(0, len(some), CHUNK)]
         with self._redis.pipeline(transaction=False) as pipeline:
             for partition, some in pieces:
-                pipeline.mget([_mark_key(partition), *(_key(partition, key) for key in some)])
+                pipeline.mget([mark_key(partition), *(view_key(partition, key) for key in some)])
             answers = pipeline.execute()
         texts: dict[int, list[bytes | None]] = {partition: [] for partition in keys}
         for (partition, _), (mark, *found) in zip(pieces, answers, strict=True):
-            if mark is None or mark.decode().partition("|")[0] != self._met:
+            if not marks_whole(mark, self._met):
                 texts.pop(partition, None)
             elif partition in texts:
                 texts[partition] += found
@@ -214,9 +236,9 @@ class RedisStates:
         found: list[bytes | None] = []
         for start in range(0, len(keys), CHUNK):
             # The mark comes along each time, so that no look-up falls between an end of the view and its being noticed.
-            names = [_mark_key(partition), *(_key(partition, key) for key in keys[start : start + CHUNK])]
+            names = [mark_key(partition), *(view_key(partition, key) for key in keys[start : start + CHUNK])]
             mark, *texts = self._redis.mget(names)
-            if mark is None or not self._whole.get(partition) == self._met == mark.decode().partition("|")[0]:
+            if self._whole.get(partition) != self._met or not marks_whole(mark, self._met):
                 return None
             found += texts
         return found
@@ -247,7 +269,7 @@ class RedisStates:
         try:
             for start in range(0, len(keys), CHUNK):
                 some = keys[start : start + CHUNK]
-                for key, text in zip(some, self._redis.mget([_key(partition, key) for key in some]), strict=True):
+                for key, text in zip(some, self._redis.mget([view_key(partition, key) for key in some]), strict=True):
                     times = {} if text is None else orjson.loads(text)
                     found += [key] * any(time <= until for name, time in times.items() if name != ERASED)
         except redis.RedisError as error:
@@ -259,14 +281,14 @@ class RedisStates:
         items = list(erased.items())
         for start in range(0, len(items), CHUNK):
             some = items[start : start + CHUNK]
-            texts = self._redis.mget([_key(partition, key) for key, _ in some])
+            texts = self._redis.mget([view_key(partition, key) for key, _ in some])
             known = [{} if text is None else orjson.loads(text) for text in texts]
             self._set_erased(partition, {key: times.get(ERASED, at) for (key, at), times in zip(some, known, strict=True)})
 
     def _set_erased(self, partition: int, erased: Mapping[str, int]) -> None:
         with self._redis.pipeline(transaction=False) as pipeline:
             for key, at in erased.items():
-                pipeline.set(_key(partition, key), orjson.dumps({ERASED: at}), ex=MARKED_S)
+                pipeline.set(view_key(partition, key), orjson.dumps({ERASED: at}), ex=MARKED_S)
             pipeline.execute()
 
     def _merged(self, partition: int, states: States) -> None:
@@ -274,11 +296,11 @@ class RedisStates:
         for start in range(0, len(items), CHUNK):
             some = items[start : start + CHUNK]
             texts = [orjson.dumps(times) for _, times in some]
-            self._merge(keys=[_key(partition, key) for key, _ in some], args=[self._keep_s, *texts])
+            self._merge(keys=[view_key(partition, key) for key, _ in some], args=[self._keep_s, *texts])
 
     def _moved(self, partition: int, before: str, mark: str) -> bool:
         """Set the mark where it begins like this; whether it did."""
-        return bool(self._move(keys=[_mark_key(partition)], args=[before, mark]))
+        return bool(self._move(keys=[mark_key(partition)], args=[before, mark]))
 
     def _check(self) -> None:
         """ConfigError where Redis may forget withdrawals on its own."""
@@ -308,16 +330,33 @@ def piece_of(records: Iterable[tuple[str, Times | None, int]]) -> Written:
     return Written(erased, states)
 
 
+def marks_whole(mark: bytes | None, server: str) -> bool:
+    """Whether a partition's mark says that its view is whole on the server of this run id."""
+    return mark is not None and server != "" and mark.decode().partition("|")[0] == server
+
+
 def _away(error: redis.RedisError) -> Retryable:
     return Retryable(f"the consent ledger's Redis: {type(error).__name__}")
 
 
-def _key(partition: int, key: str) -> str:
+def view_key(partition: int, key: str) -> str:
+    """The name of a state in Redis."""
     return f"cs:{{{partition}}}:{key}"
 
 
-def _mark_key(partition: int) -> str:
+def mark_key(partition: int) -> str:
+    """The name of a partition's mark in Redis."""
     return f"cv:{{{partition}}}"
 
 
-__all__ = ["MemoryStates", "RedisStates", "StateStore", "Written", "piece_of", "state_key"]
+__all__ = [
+    "MemoryStates",
+    "RedisStates",
+    "StateStore",
+    "Written",
+    "mark_key",
+    "marks_whole",
+    "piece_of",
+    "state_key",
+    "view_key",
+]

@@ -49,6 +49,22 @@ def test_writes_merge(view: Callable[[Topic], RedisStates]) -> None:
     ]
 
 
+def test_what_is_not_open_or_lost_is_incomplete(view: Callable[[Topic], RedisStates], redis_url: str) -> None:
+    """Until it is opened here, after its mark is gone or another's, and while it is built elsewhere."""
+    states = view(Topic({}))
+    assert states.incomplete([]) == []
+    assert states.incomplete([0, 1]) == [0, 1]
+    states.open(1)
+    assert states.incomplete([0, 1]) == [0]
+    assert view(Topic({})).incomplete([1]) == [1], "what was committed since the mark may be missing"
+    states.open(0)
+    assert states.incomplete([0, 1]) == []
+    with redis.Redis.from_url(redis_url) as client:
+        client.set("cv:{0}", "building|0123456789abcdef")
+        client.delete("cv:{1}")
+    assert states.incomplete([0, 1]) == [0, 1]
+
+
 def test_who_was_erased_leaves_a_mark_that_expires(view: Callable[[Topic], RedisStates], redis_url: str) -> None:
     """What was known until then is gone, and not known again by a late write; what she says later is."""
     states = view(Topic({}))

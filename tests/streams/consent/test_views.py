@@ -1,0 +1,97 @@
+"""The consent worker opens the views of its partitions before any event comes, and those that were lost."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from infra.errors import Retryable
+from infra.metrics import Metrics
+from streams.consent.ledger import Times
+from streams.consent.stage import HEADS, ConsentStage, Kit
+from streams.consent.standing import VIEWS_AT_ONCE
+from streams.consent.store import MemoryStates
+from tests.streams.consent.room import GRANTED, POLICY, REGISTRY, Room, T
+
+
+class LosableStates(MemoryStates):
+    """A view that is opened by partition, can be lost, and can be away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened: list[int] = []
+        self.whole: set[int] = set()
+        self.away = False
+
+    def open(self, partition: int) -> None:
+        """Retryable while away."""
+        self._reach()
+        self.opened.append(partition)
+        self.whole.add(partition)
+
+    def incomplete(self, partitions: Sequence[int]) -> list[int]:
+        """Retryable while away."""
+        self._reach()
+        return [partition for partition in partitions if partition not in self.whole]
+
+    def read(self, partition: int, keys: Sequence[str]) -> list[Times | None]:
+        """Retryable while away."""
+        self._reach()
+        return super().read(partition, keys)
+
+    def _reach(self) -> None:
+        if self.away:
+            raise Retryable("away")
+
+
+def worker(states: LosableStates, partitions: Sequence[int]) -> ConsentStage:
+    """A stage that was assigned these."""
+    stage = ConsentStage(REGISTRY, POLICY, Kit(b"k" * 32, states, Metrics(), lambda: None))
+    for partition in partitions:
+        stage.on_restore(HEADS, partition, ())
+    return stage
+
+
+def test_views_are_open_before_any_event_comes() -> None:
+    """A few each second, so that none keeps the worker from its commits for long; only of its own partitions."""
+    states, partitions = LosableStates(), range(3, 3 + VIEWS_AT_ONCE + 2)
+    stage = worker(states, partitions)
+    assert states.opened == []
+    stage.on_tick(T / 1000)
+    assert states.opened == list(partitions[:VIEWS_AT_ONCE])
+    stage.on_tick(T / 1000)
+    stage.on_tick(T / 1000)
+    assert states.opened == list(partitions)
+
+
+def test_a_lost_view_is_built_again_where_no_event_comes() -> None:
+    """The emptied one alone; a partition that went to another worker is that one's."""
+    states = LosableStates()
+    stage = worker(states, (0, 1, 2))
+    stage.on_tick(T / 1000)
+    states.whole.clear()
+    stage.on_revoke(1)
+    stage.on_tick(T / 1000)
+    assert states.opened == [0, 1, 2, 0, 2]
+
+
+def test_a_store_that_is_away_is_waited_for() -> None:
+    """The tick says so to the runtime, which asks again; the policy is looked at all the same."""
+    states, looks = LosableStates(), list[int]()
+    stage = ConsentStage(REGISTRY, POLICY, Kit(b"k" * 32, states, Metrics(), lambda: looks.append(1)))
+    stage.on_restore(HEADS, 0, ())
+    states.away = True
+    with pytest.raises(Retryable):
+        stage.on_tick(T / 1000)
+    states.away = False
+    stage.on_tick(T / 1000)
+    assert (states.opened, len(looks)) == ([0], 2)
+
+
+def test_a_batch_does_not_open_twice_what_a_tick_has_opened() -> None:
+    """Nor does a tick what a batch has."""
+    states = LosableStates()
+    room = Room(states=states)
+    room.event(GRANTED)
+    room.stage.on_tick(T / 1000)
+    room.event(GRANTED, T + 1)
+    assert states.opened == [3]
