@@ -11,10 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
+import redis
 
 from infra import topics_app
 from infra.embedded.kafka import EmbeddedKafka
@@ -26,6 +28,8 @@ from streams.bandit.experiment import parse
 from streams.bandit.experiments_app import EXAMPLE, publish_experiment
 from streams.bandit.snapshot import follow
 from streams.bandit.store import RedisStore
+from streams.collector.keys import create_key
+from streams.consent.store import RedisStates
 
 SECONDS = 6.0
 CONNECTIONS = 16
@@ -103,13 +107,15 @@ async def at_a_rate(port: int) -> list[float]:
 
 
 def prepare(settings: Settings) -> None:
-    """Topics, the packaged experiment, and its first snapshot."""
+    """Topics, a write key, an empty view of the consent ledger, the packaged experiment and its first snapshot."""
     topics_app.apply(settings)
+    create_key(settings.write_keys_file, "shop", site="shop.example")
+    view = RedisStates(partial(redis.Redis.from_url, settings.redis), lambda _partition, _since: iter(()), 3_600)
+    for partition in range(settings.partitions):
+        view.open(partition)
     experiment = publish_experiment(settings, parse(EXAMPLE.read_bytes()))
     snapshot = follow(experiment, {}, None, time.time_ns() // 1_000_000)
     assert snapshot is not None
-    import redis
-
     with redis.Redis.from_url(settings.redis) as client:
         value = encode(Registry(settings.contracts).latest("bandit.snapshots"), snapshot.record())
         RedisStore(client).publish(experiment.key, 1, value)

@@ -10,24 +10,25 @@ from typing import Annotated, Any
 
 import typer
 
-from consumers.decisions.consent import gate
+from consumers.decisions.consent import ConsentGate, consent_policy, consent_rules
+from consumers.decisions.ledger_view import LedgerView, connector
 from consumers.decisions.log import DecisionLog
 from consumers.decisions.server import Door, Guard
-from consumers.decisions.service import DecisionService, Doors
+from consumers.decisions.service import DecisionService, Doors, Visitor
+from consumers.decisions.sites import SiteGroups
 from consumers.decisions.snapshots import Snapshots
-from consumers.decisions.withdrawals import Withdrawals
-from infra.errors import ConfigError
+from infra.errors import ConfigError, Retryable
 from infra.logs import configure_logs, get_logger
 from infra.metrics import Metrics
 from infra.ratelimit import RateLimit
 from infra.settings import Settings, load_settings
-from infra.times import parse_time
 from schemas.registry import Registry
 from streams.bandit.catalogue import Catalogue
-from streams.consent.ledger import SKEW_MS
+from streams.consent.app import partitioner
+from streams.consent.stage import SIGNALS
 from streams.identity.nodes import NodeKeys, versions
-from streams.runtime.clerk import REQUESTS, Clerk
-from streams.runtime.follow import Follower
+from streams.runtime.clerk import Clerk
+from streams.runtime.follow import Follower, topic_partitions
 
 EXPERIMENTS = "bandit.experiments"
 EXPERIMENTS_S = 0.2
@@ -51,6 +52,7 @@ class House:
     settings: Settings
     metrics: Metrics = field(default_factory=Metrics)
     experiments_known: bool = False
+    closing: threading.Event = field(default_factory=threading.Event)
 
     def open(self) -> "House":
         """Make the clients; nothing is asked yet."""
@@ -60,14 +62,16 @@ class House:
 
         registry = Registry(self.settings.contracts)
         self.catalogue = Catalogue(registry)
-        self.withdrawals = Withdrawals(registry)
-        guarded_by = doors(self.settings, self.withdrawals)
+        self.view = LedgerView(connector(self.settings.redis), self.metrics)
+        policy = consent_policy(self.settings)
+        sites = SiteGroups(policy, self.settings.write_keys_file, self.settings.decision_origins)
+        gate = ConsentGate(consent_rules(self.settings, policy), sites, self.view)
         client: Any = redis.asyncio.Redis.from_url(self.settings.redis, socket_timeout=REDIS_S, socket_connect_timeout=REDIS_S)
         self.redis = client
         self.snapshots = Snapshots(client, registry)
         kafka = producer(self.settings, queue_buffering_max_messages=QUEUE, queue_buffering_max_kbytes=32_768)
         self.log = DecisionLog(kafka, registry, self.metrics)
-        self.service = DecisionService(self.catalogue, self.snapshots, self.log, guarded_by, self.metrics)
+        self.service = DecisionService(self.catalogue, self.snapshots, self.log, doors(self.settings, gate), self.metrics)
         return self
 
     def door(self) -> Door:
@@ -78,13 +82,14 @@ class House:
 
     def state(self) -> dict[str, bool]:
         """For /health/ready."""
-        return {"experiments": self.experiments_known, "redis": self.snapshots.reachable}
+        return {"experiments": self.experiments_known, "redis": self.snapshots.reachable, "consent": self.view.whole}
 
     # -- what goes on beside the requests
 
     def start(self) -> list[asyncio.Task[None]]:
-        """Begin to follow experiments and snapshots."""
-        works = (self.follow_topics(), self.follow_snapshots(), self.take_reports())
+        """Begin to follow experiments, snapshots and the consent ledger."""
+        threading.Thread(target=self.learn_partitions, name="consent-partitions", daemon=True).start()
+        works = (self.follow_topics(), self.follow_snapshots(), self.take_reports(), self.view.serve(), self.view.watch())
         return [asyncio.create_task(work) for work in works]
 
     async def close(self, tasks: list[asyncio.Task[None]]) -> None:
@@ -93,29 +98,44 @@ class House:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         left = await asyncio.get_running_loop().run_in_executor(None, self.log.close, FLUSH_S)
+        self.closing.set()
+        await self.view.close()
         await self.redis.aclose()
         get_logger().info("stopped", decisions_undelivered=left)
 
     async def follow_topics(self) -> None:
-        """Keep catalogue and withdrawals current; start again where Kafka was away."""
+        """Keep the catalogue current; start again where Kafka was away."""
         while True:
-            follower = Follower(self.settings, (EXPERIMENTS, REQUESTS))
+            follower = Follower(self.settings, (EXPERIMENTS,))
             follower.start()
             try:
                 while True:
                     # Before taking: what was read by then lies in the queue.
                     caught_up = follower.caught_up
-                    for topic, records in follower.take():
-                        (self.catalogue if topic == EXPERIMENTS else self.withdrawals).take(records)
+                    for _, records in follower.take():
+                        self.catalogue.take(records)
                     self.experiments_known = self.experiments_known or caught_up
                     await asyncio.sleep(EXPERIMENTS_S)
             except asyncio.CancelledError:
                 raise
             except Exception as error:
-                get_logger().warning("experiments and withdrawals cannot be read, trying again", error=str(error))
+                get_logger().warning("experiments cannot be read, trying again", error=str(error))
             finally:
                 await stopped(follower)
             await asyncio.sleep(RESTART_S)
+
+    def learn_partitions(self) -> None:
+        """Ask Kafka, in a thread of its own, over how many partitions the consent ledger is spread."""
+        partition_of = partitioner(self.settings)
+        while not self.closing.is_set():
+            try:
+                partitions = topic_partitions(self.settings, SIGNALS)
+                partition_of(b"")  # asks once, and not while a request waits
+            except Retryable:
+                self.closing.wait(RESTART_S)
+            else:
+                self.view.divide(partition_of, partitions)
+                return
 
     async def follow_snapshots(self) -> None:
         """Ask Redis every second."""
@@ -140,37 +160,25 @@ async def stopped(follower: Follower) -> None:
         await asyncio.sleep(LOOK_S)
 
 
-def doors(settings: Settings, withdrawals: Withdrawals) -> Doors:
+def doors(settings: Settings, gate: ConsentGate) -> Doors:
     """Pseudonyms as the collector makes them, consent as the consent room decides it."""
     keys = NodeKeys.of(settings)
 
-    def pseudonym(value: str) -> str | None:
-        # Of the versions in use the oldest: she stays in her group while keys are rotated.
-        return next(iter(nodes_of(value)[keys.since - 1 :]), None)
+    def visitor(value: str) -> Visitor:
+        nodes = versions(keys, "cookie", value)
+        return Visitor(next(iter(nodes[keys.since - 1 :]), None), nodes)
 
-    def nodes_of(value: str) -> list[str]:
-        return versions(keys, "cookie", value)
-
-    def withdrawn(value: str, signals: Mapping[str, str], now_ms: int) -> bool:
-        chosen = parse_time(signals.get("chosen_ts")) or 0
-        # A time that lies ahead is not believed, as at the gate.
-        chosen = chosen if chosen <= now_ms + SKEW_MS else 0
-        return any(withdrawals.stands(node, chosen) for node in nodes_of(value))
-
-    token_key = settings.master.derive("decision-token")
-    return Doors(pseudonym, gate(settings), token_key, withdrawn)
+    return Doors(visitor, gate.grants_personalization, settings.master.derive("decision-token"))
 
 
-def part(withdrawals: Withdrawals, request: Mapping[str, Any]) -> str:
-    """This room's part of a privacy request."""
-    withdrawals.add(request)
+def withdrawal_part(request: Mapping[str, Any]) -> str:
+    """This room's part of a privacy request: each decision asks the consent ledger, which knows of it before this room does."""
     return f"no decision for these {len(request['nodes'])} ids is personal or logged with an id any more"
 
 
-def erase_part(withdrawals: Withdrawals, erasure: Mapping[str, Any]) -> str:
-    """This room's part of an erasure: it holds nothing of a visitor but when she withdrew."""
-    withdrawals.forget(erasure["nodes"])
-    return "withdrawals forgotten; nothing else is kept by person"
+def erase_part(_erasure: Mapping[str, Any]) -> str:
+    """This room's part of an erasure: it holds nothing of a visitor."""
+    return "nothing is kept by person"
 
 
 async def serve(settings: Settings, host: str, port: int, started: Callable[[int], None] = lambda _port: None) -> None:
@@ -178,8 +186,7 @@ async def serve(settings: Settings, host: str, port: int, started: Callable[[int
     from aiohttp import web
 
     house = House(settings).open()
-    told = house.withdrawals
-    clerk = Clerk(settings, "decisions", lambda request: part(told, request), lambda erasure: erase_part(told, erasure))
+    clerk = Clerk(settings, "decisions", withdrawal_part, erase_part)
     clerk.start()
     tasks = house.start()
     runner = web.AppRunner(house.door().app(), access_log=None, keepalive_timeout=75)

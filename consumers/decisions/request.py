@@ -1,17 +1,18 @@
 """The body of a question: untrusted, so pydantic, strict and bounded."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from streams.bandit.experiment import ContextValue, Key
+from streams.collector.repeated import MAX_LEVELS, each, loads_measured
+from streams.collector.signals import SignalBuilder
 
 MAX_BODY = 16_384
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-# Consent strings can be long: a TC string with many ranges takes several thousand characters.
-Signal = Annotated[str, Field(max_length=8_192)]
 Context = dict[Name, Annotated[str, Field(max_length=256)] | int | float | bool]
 
 
@@ -27,8 +28,9 @@ class DecideRequest(BaseModel):
     experiment: Key
     visitor: str = Field(default="", max_length=512)
     """The visitor's cookie value as the collector gets it; becomes a pseudonym at once and is never kept."""
-    consent: Annotated[dict[Name, Signal], Field(max_length=32)] = {}
-    """Consent signals as the page has them: tc_string, gcs, gcd, gpc, cmp.personalization, ..."""
+    consent: dict[str, str] = {}
+    """Consent signals as the page has them: tc_string, gcs, gcd, gpc, cmp.personalization, ... On the wire any JSON, read as
+    the collector reads it: what cannot be read denies at the gate. A rejected request would leave the page without an arm."""
     context: Annotated[Context, Field(max_length=32)] = {}
     candidates: Annotated[list[Key], Field(max_length=50)] | None = None
 
@@ -40,10 +42,23 @@ class DecideRequest(BaseModel):
 def parse_request(body: bytes) -> DecideRequest:
     """A request from its body. BadRequest says what to mend."""
     try:
-        return DecideRequest.model_validate(orjson.loads(body))
+        fields, depth = loads_measured(body)
+        if depth > MAX_LEVELS:
+            raise BadRequest(f"nested deeper than {MAX_LEVELS - 1} levels")
+        if isinstance(fields, dict) and "consent" in fields:
+            fields = {**fields, "consent": _signals(each(fields, "consent"))}
+        return DecideRequest.model_validate(fields)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         field = ".".join(str(part) for part in first["loc"])[:80]
         raise BadRequest(f"{field or 'body'}: {first['msg']}") from None
+
+
+def _signals(consents: Sequence[Any]) -> dict[str, str]:
+    """The signals of every consent object that a request has: JSON lets a key stand twice."""
+    signals = SignalBuilder()
+    for consent in consents:
+        signals.add_consent(consent)
+    return signals.as_map()

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,9 +80,11 @@ class Door:
     async def _answer(self, request: web.Request) -> web.Response:
         try:
             body = await asyncio.wait_for(request.read(), BODY_S)
-            region = request.headers.get(self._guard.region_header, "") if self._guard.region_header else ""
-            asked = Asked(parse_request(body), region, request.headers.get("Sec-GPC") == "1")
-            answer = self._service.answer(asked, time.time_ns() // 1_000_000)
+            origin = request.headers.get("Origin", "")
+            # A request without an origin is a server's, and the header says where that server is.
+            region = request.headers.get(self._guard.region_header, "") if self._guard.region_header and origin else ""
+            asked = Asked(parse_request(body), region, _objection(request.headers.getall("Sec-GPC", ())), origin)
+            answer = await self._service.answer(asked, time.time_ns() // 1_000_000)
         except web.HTTPRequestEntityTooLarge:
             return _refusal(413, f"the body is larger than {MAX_BODY} bytes")
         except TimeoutError:
@@ -135,6 +137,12 @@ class Door:
     async def metrics(self, _request: web.Request) -> web.Response:
         """Prometheus metrics."""
         return web.Response(body=generate_latest(self._metrics.registry), content_type="text/plain", charset="utf-8")
+
+
+def _objection(headers: Sequence[str]) -> str:
+    """What `Sec-GPC` says, as sent: the gate judges it. Empty for what is absent or does not object."""
+    objection = ", ".join(value for value in headers if value.strip() not in ("", "0"))
+    return objection.encode("ascii", "replace").decode()  # a header's bytes may be no UTF-8
 
 
 def _refusal(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -1,8 +1,9 @@
 """From a request to an answer: pseudonym, consent, rules, log, token. No HTTP here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
+from consumers.decisions.consent import ConsentQuestion
 from consumers.decisions.log import Decision, DecisionLog, uuid7
 from consumers.decisions.request import DecideRequest
 from consumers.decisions.rules import Question, aside, decide
@@ -11,18 +12,29 @@ from infra.metrics import Metrics
 from streams.bandit.catalogue import Catalogue
 from streams.bandit.experiment import Experiment
 from streams.bandit.token import DecisionRef, sign
+from streams.collector.signals import with_objection
+
+
+class Visitor(NamedTuple):
+    """What the collector makes of a cookie value."""
+
+    pseudonym: str | None
+    """Of the versions of the keys in use the oldest, so that groups stay while keys rotate; None = it identifies nobody."""
+    nodes: Sequence[str]
+    """Under every version that there ever was: a refusal may be remembered under any."""
+
+
+NOBODY = Visitor(None, ())
 
 
 class Doors(NamedTuple):
     """What guards the entrance."""
 
-    pseudonym: Callable[[str], str | None]
-    """Cookie value -> an identity node that the collector makes of it; None where it identifies nobody."""
-    personalization: Callable[[Mapping[str, str], str], bool]
-    """(signals, region) -> whether the consent room grants personalization."""
+    visitor: Callable[[str], Visitor]
+    """Of a cookie value."""
+    personalization: Callable[[ConsentQuestion, int], Awaitable[bool]]
+    """(question, now) -> whether the consent room grants personalization."""
     token_key: bytes
-    withdrawn: Callable[[str, Mapping[str, str], int], bool]
-    """(cookie value, signals, now) -> whether she has withdrawn consent to personalization, and these signals lift it not."""
 
 
 class Asked(NamedTuple):
@@ -30,8 +42,10 @@ class Asked(NamedTuple):
 
     request: DecideRequest
     region: str
-    gpc: bool
-    """The browser sent Sec-GPC: 1."""
+    gpc: str
+    """`Sec-GPC` as the browser sent it; empty where it objects to nothing."""
+    origin: str = ""
+    """Of the page; empty where the request names none."""
 
 
 class UnknownExperiment(LookupError):
@@ -48,13 +62,13 @@ class DecisionService:
         self._doors = doors
         self._metrics = metrics
 
-    def answer(self, asked: Asked, now_ms: int) -> dict[str, Any]:
+    async def answer(self, asked: Asked, now_ms: int) -> dict[str, Any]:
         """The answer's JSON. UnknownExperiment."""
         request = asked.request
         experiment = self._catalogue.get(request.experiment)
         if experiment is None:
             raise UnknownExperiment(request.experiment)
-        question = self._question(asked, now_ms)
+        question = await self._question(asked, now_ms)
         choice = decide(experiment, self._snapshots.get(experiment.key), question, now_ms)
         # Without consent nothing of the visitor may be kept, not even her pseudonym.
         visitor = question.visitor if question.personalization and choice.counts else None
@@ -70,15 +84,14 @@ class DecisionService:
         )
         return self._told(experiment, decision)
 
-    def _question(self, asked: Asked, now_ms: int) -> Question:
+    async def _question(self, asked: Asked, now_ms: int) -> Question:
         request = asked.request
-        signals = {**request.consent, "gpc": "1"} if asked.gpc else request.consent
-        granted = self._doors.personalization(signals, asked.region)
-        visitor = self._doors.pseudonym(request.visitor) if granted and request.visitor else None
-        if visitor is not None and self._doors.withdrawn(request.visitor, signals, now_ms):
-            granted, visitor = False, None
+        signals = with_objection(request.consent, asked.gpc) if asked.gpc else request.consent
+        visitor = self._doors.visitor(request.visitor) if request.visitor else NOBODY
+        consent = ConsentQuestion(signals, asked.region, asked.origin, visitor.nodes)
+        granted = await self._doors.personalization(consent, now_ms)
         candidates = None if request.candidates is None else tuple(request.candidates)
-        return Question(visitor, granted, request.values(), candidates)
+        return Question(visitor.pseudonym if granted else None, granted, request.values(), candidates)
 
     def _told(self, experiment: Experiment, decision: Decision) -> dict[str, Any]:
         choice = decision.choice

@@ -28,7 +28,6 @@ def test_a_whole_question_is_taken() -> None:
     "changes",
     [
         {"experiment": "../etc"}, {"experiment": 7}, {"visitor": "x" * 513}, {"visitor": None}, {"unknown": 1},
-        {"consent": {"gcs": 1}}, {"consent": {"a b": "x"}}, {"consent": {f"s{n}": "" for n in range(33)}},
         {"context": {"deep": {"er": 1}}}, {"context": {"list": []}}, {"candidates": ["x"] * 51}, {"candidates": "calm"},
     ],
 )  # fmt: skip
@@ -40,11 +39,59 @@ def test_what_does_not_fit_is_refused_without_repeating_it(changes: dict[str, An
     assert next(iter(changes)) in str(caught.value)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[1]", b"null", b"[" * 2_000, b'{"experiment": NaN}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[1]",
+        b"null",
+        b"[" * 2_000,
+        b'{"experiment": NaN}',
+        b'{"consent": %s1%s}' % (b"[" * 40, b"]" * 40),
+    ],
+)
 def test_bodies_that_are_no_question_are_refused(body: bytes) -> None:
     """Broken, deep, non-UTF-8 and non-object bodies raise the same typed refusal."""
     with pytest.raises(BadRequest):
         parse_request(body)
+
+
+@pytest.mark.parametrize(
+    ("consent", "signals"),
+    [
+        ("{}", {}),
+        ('{"gcs": "G111", "cmp.personalization": "granted"}', {"gcs": "G111", "cmp.personalization": "granted"}),
+        ('{"cmp.personalization": true}', {"cmp.personalization": "granted"}),
+        ('{"cmp.personalization": false}', {"cmp.personalization": "denied"}),
+        ('{"gpc": true}', {"gpc": "1"}),
+        ('{"cmp": {"personalization": "denied"}}', {"cmp.personalization": "denied"}),
+        ('{"cmp.personalization": null}', {"cmp.personalization": "null"}),
+        ('{"cmp.personalization": 7}', {"cmp.personalization": "7"}),
+        ('{"cmp.personalization": ["granted"]}', {"cmp.personalization": '["granted"]'}),
+        ('{"a b": "denied"}', {"a b": "denied"}),
+        ("null", {"consent": "null"}),
+        ("[]", {"consent": "[]"}),
+        ("7", {"consent": "7"}),
+        ('"denied"', {"consent": "denied"}),
+        ('{"gcs": "G111", "gcs": "G100"}', {"gcs": "G111", "gcs#2": "G100"}),
+        ('{"cmp.personalization": "denied"}, "consent": {"cmp.personalization": "granted"}',
+         {"cmp.personalization": "denied", "cmp.personalization#2": "granted"}),
+    ],
+)  # fmt: skip
+def test_nothing_that_is_said_of_consent_vanishes(consent: str, signals: dict[str, str]) -> None:
+    """Any JSON is taken, as at the collector's doors: what the gate cannot read denies there."""
+    request = parse_request(b'{"experiment": "hero-banner", "consent": %s}' % consent.encode())
+    assert request.consent == signals
+
+
+def test_hundreds_of_signals_are_taken_and_too_many_are_one_that_denies() -> None:
+    """A consent platform that lists its services is heard; the bound is the collector's."""
+    many = {"experiment": "hero-banner", "consent": {f"cmp.s{number}": "1" for number in range(200)}}
+    assert len(parse_request(json.dumps(many).encode()).consent) == 200
+    many["consent"] = {f"s{number}": "1" for number in range(600)}
+    assert "consent" in parse_request(json.dumps(many).encode()).consent
 
 
 def test_a_caller_gets_its_rate_and_no_more() -> None:

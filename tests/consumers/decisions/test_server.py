@@ -28,10 +28,14 @@ from schemas.registry import Registry
 from streams.bandit.experiment import Experiment, parse
 from streams.bandit.experiments_app import EXAMPLE, publish_experiment
 from streams.bandit.snapshot import Snapshot, follow
-from streams.bandit.store import RedisStore
+from streams.bandit.store import RedisStore, pointer_key
 from streams.bandit.token import read
+from streams.collector.keys import create_key
+from streams.consent.app import partitioner
+from streams.consent.store import state_key
 from streams.identity.nodes import NodeKeys, node
 from streams.runtime.follow import read_partition
+from tests.consumers.decisions.views import PARTITIONS, open_views
 
 HERO = parse(EXAMPLE.read_bytes())
 PATH = "/v1/decide"
@@ -40,6 +44,7 @@ KEY = SECRET.derive("decision-token")
 
 
 CONSENT = {"cmp.personalization": "granted"}
+SITE = "shop.example"
 
 
 @pytest.fixture
@@ -54,9 +59,12 @@ def settings(kafka: str, own_redis: EmbeddedRedis, tmp_path: Path) -> Settings:
     """An installation on the shared broker."""
     origins = ["https://shop.example"]
     made = load_settings(
-        kafka=kafka, redis=own_redis.url, state_dir=tmp_path, secret="s" * 32, partitions=4, decision_origins=origins
-    )
+        kafka=kafka, redis=own_redis.url, state_dir=tmp_path, secret="s" * 32, partitions=PARTITIONS, decision_origins=origins,
+        region_header="X-Place",
+    )  # fmt: skip
     topics_app.apply(made)
+    create_key(made.write_keys_file, "shop", site=SITE)
+    open_views(own_redis.url)
     return made
 
 
@@ -173,10 +181,10 @@ def test_without_consent_the_default_arm_is_served_and_nobody_is_remembered(sett
             await served.until(lambda answer: answer["reason"] == "ok")
             denied: list[dict[str, str]] = [
                 {}, {"gcs": "G111"}, {"cmp.personalization": "denied"}, {"cmp.personalization": "yes please"},
-                {"personalization": "granted"}, {**CONSENT, "gpc": "1"}, {**CONSENT, "tc_string": "null"},
+                {**CONSENT, "gpc": "1"}, {**CONSENT, "tc_string": "null"},
             ]  # fmt: skip
             answers = [(await served.ask(consent=consent))[1] for consent in denied]
-            return [*answers, (await served.ask(headers={"Sec-GPC": "1"}))[1]]
+            return [*answers, *[(await served.ask(headers={"Sec-GPC": text}))[1] for text in ("1", "true", "?1")]]
 
     answers = asyncio.run(walk())
     assert {(one["arm"], one["group"], one["reason"], one["token"]) for one in answers} == {("calm", "none", "no_consent", "")}
@@ -184,26 +192,85 @@ def test_without_consent_the_default_arm_is_served_and_nobody_is_remembered(sett
     assert {records[one["decision_id"]]["visitor"] for one in answers} == {""}
 
 
+def node_of(visitor: str) -> str:
+    """The visitor's pseudonym."""
+    return str(node(NodeKeys.derive(SECRET), "cookie", visitor))
+
+
+def test_a_remembered_refusal_is_no_consent(settings: Settings) -> None:
+    """By site and regime as the gate has it, though the page says granted and nothing was before; a later choice lifts it."""
+    published(settings, HERO)
+    view, now = open_views(settings.redis), time.time_ns() // 1_000_000
+    partition_of = partitioner(settings)
+
+    def remember(visitor: str, site: str, **times: int) -> None:
+        states = {
+            state_key(regulation, site, node_of(visitor)): {f"personalization.{name}": at for name, at in times.items()}
+            for regulation in ("opt-in", "opt-out")
+        }
+        view.write(partition_of(node_of(visitor).encode()), states, now)
+
+    async def walk() -> None:
+        async with running(settings) as served:
+            await served.until(lambda answer: answer["reason"] == "ok")
+            remember("v1", SITE, denied=now)
+            remember("v2", "elsewhere.example", withdrawn=now)
+            page, silent = {"Origin": "https://shop.example"}, {"Origin": "https://shop.example", "X-Place": "US"}
+            reasons = [
+                (await served.ask(visitor, headers=headers, **changes))[1]["reason"]
+                for visitor, headers, changes in (
+                    ("v1", page, {}), ("v1", None, {}), ("v1", silent, {"consent": {}}), ("v2", page, {}), ("v3", page, {}),
+                    ("v3", silent, {"consent": {}}), ("v3", {"X-Place": "US"}, {"consent": {}}),
+                )
+            ]  # fmt: skip
+            assert reasons == ["no_consent"] * 3 + ["ok"] * 3 + ["no_consent"]
+            _, refused = await served.ask("v1", headers=page)
+            assert (refused["arm"], refused["group"], refused["token"]) == ("calm", "none", "")
+            _, lifted = await served.ask("v1", consent={**CONSENT, "chosen_ts": str(now + 1)})
+            assert lifted["reason"] == "ok"
+            records = logged(settings)
+            assert records[refused["decision_id"]]["visitor"] == ""
+            remember("v1", SITE, granted=now + 2)
+            assert (await served.ask("v1", headers=page))[1]["reason"] == "ok"
+
+    asyncio.run(walk())
+
+
 def test_redis_away_is_survived_and_then_told(settings: Settings, own_redis: EmbeddedRedis) -> None:
-    """With Redis gone the last snapshot serves, `stale` once it is old; a process that never saw one serves the default."""
+    """With Redis gone nobody knows who refused: default arms, once in the metrics; back and looked at, the old groups go on."""
     published(settings, HERO)
 
     async def walk() -> None:
         async with running(settings) as served:
             first = await served.until(lambda answer: answer["reason"] == "ok")
             own_redis.stop()
-            deadline = time.monotonic() + 20
-            while served.house.snapshots.reachable:
-                assert time.monotonic() < deadline
-                await asyncio.sleep(0.1)
             _, second = await served.ask()
-            assert (second["arm"], second["group"], second["reason"]) == (first["arm"], first["group"], "ok")
+            assert (second["arm"], second["group"], second["reason"], second["token"]) == ("calm", "none", "no_consent", "")
+            async with served.session.get(served.url + "/metrics") as response:
+                assert 'headwater_waiting{stage="decisions"} 1.0' in await response.text()
+            await asyncio.get_running_loop().run_in_executor(None, own_redis.start)
+            open_views(own_redis.url)
+            third = await served.until(lambda answer: answer["reason"] == "ok")
+            assert (third["arm"], third["group"]) == (first["arm"], first["group"])
+
+    asyncio.run(walk())
+
+
+def test_an_old_snapshot_is_told_and_none_serves_the_default(settings: Settings, own_redis: EmbeddedRedis) -> None:
+    """Where nothing newer is published the last snapshot serves, `stale` once it is old; a process that has none falls back."""
+    published(settings, HERO)
+
+    async def walk() -> None:
+        async with running(settings) as served:
+            first = await served.until(lambda answer: answer["reason"] == "ok")
             held = served.house.snapshots._held
             held[HERO.key] = replace(held[HERO.key], published_ts=held[HERO.key].published_ts - STALE_MS)
             _, stale = await served.ask()
             assert (stale["arm"], stale["group"], stale["reason"]) == (first["arm"], first["group"], "stale")
+        with redis.Redis.from_url(own_redis.url) as client:
+            client.delete(pointer_key(HERO.key))
         async with running(settings) as served:
-            fallback = await served.until(bool)
+            fallback = await served.until(lambda answer: answer["reason"] != "no_consent")
             assert (fallback["arm"], fallback["group"], fallback["reason"]) == ("calm", "none", "fallback")
 
     asyncio.run(walk())

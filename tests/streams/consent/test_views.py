@@ -6,8 +6,9 @@ import pytest
 
 from infra.errors import Retryable
 from infra.metrics import Metrics
+from streams.consent.entries import HEADS
 from streams.consent.ledger import Times
-from streams.consent.stage import HEADS, ConsentStage, Kit
+from streams.consent.stage import ConsentStage, Kit
 from streams.consent.standing import VIEWS_AT_ONCE
 from streams.consent.store import MemoryStates
 from tests.streams.consent.room import GRANTED, POLICY, REGISTRY, Room, T
