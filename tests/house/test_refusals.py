@@ -1,0 +1,160 @@
+"""Refusals, end to end: whatever way one comes, decisions are not personal within seconds and the gate denies, until a later consent."""
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from streams.consent.ledger import DAY_MS
+from tests.house.standing import StandingHouse, wait_until
+from tests.streams.consent.strings import tc_string
+
+SITE, PAGE = "shop.example", "https://shop.example"
+REGION_HEADER = "X-Headwater-Region"
+GRANTED = {"cmp.analytics": "granted", "cmp.marketing": "granted", "cmp.personalization": "granted"}
+DENIED = dict.fromkeys(GRANTED, "denied")
+PERSONAL = ("ok", "stale")
+SOON_S = 5
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory, contracts_dir: Path) -> Iterator[StandingHouse]:
+    """A house whose decisions are asked for by pages of the shop; the experiment is known and draws."""
+    house = StandingHouse(tmp_path_factory.mktemp("shop"), contracts_dir)
+    house.environment["HEADWATER_DECISION_ORIGINS"] = json.dumps([PAGE])
+    house.start()
+    assert house.run("experiments", "put", "example").returncode == 0
+    visitor = Visitor(house)
+    wait_until(lambda: visitor.reason(visitor.phone) in PERSONAL, 60, "the experiment, its snapshot and the consent view")
+    yield house
+    house.stop()
+
+
+class Visitor:
+    """Two devices and an account of somebody who is new to the house."""
+
+    def __init__(self, house: StandingHouse) -> None:
+        self._house = house
+        name = uuid.uuid4().hex
+        self.phone, self.laptop, self.account = f"phone-{name}", f"laptop-{name}", f"account-{name}"
+
+    def post(self, path: str, body: dict[str, Any], **headers: str) -> None:
+        """To a door of the collector."""
+        headers["Authorization"] = f"Bearer {self._house.key}"
+        answer = requests.post(f"{self._house.settings['collector_url']}{path}", json=body, headers=headers, timeout=10)
+        assert answer.status_code == 200, answer.text
+
+    def visit(self, device: str, consent: dict[str, str], region: str = "DE", **fields: Any) -> str:
+        """An event of one device; its name, which is its own: an event that is anonymised keeps no id."""
+        name = f"viewed_{uuid.uuid4().hex}"
+        event = {"event_name": name, "client_id": device, "consent": consent, "page_location": f"{PAGE}/", **fields}
+        self.post("/v1/events", event, **{REGION_HEADER: region})
+        return str(event["event_name"])
+
+    def choose(self, device: str, consent: dict[str, str], **fields: Any) -> None:
+        """A choice by webhook."""
+        self.post("/v1/consent", {"client_id": device, "site": SITE, "consent": consent, **fields})
+
+    def reason(self, device: str, consent: dict[str, str] | None = None, region: str = "DE") -> str:
+        """Of a decision for one device; by default its page says that everything is granted."""
+        body = {"experiment": "hero-banner", "visitor": device, "consent": GRANTED if consent is None else consent}
+        headers = {"Origin": PAGE, REGION_HEADER: region}
+        answer = requests.post(f"{self._house.settings['decisions_url']}/v1/decide", json=body, headers=headers, timeout=10)
+        return str(answer.json().get("reason", answer.text))
+
+    def becomes(self, device: str, reasons: tuple[str, ...], consent: dict[str, str] | None = None, region: str = "DE") -> None:
+        """Wait until decisions for a device have one of these reasons."""
+        wait_until(lambda: self.reason(device, consent, region) in reasons, SOON_S, f"a decision that is {' or '.join(reasons)}")
+
+    def fate(self, event_name: str) -> tuple[str, str]:
+        """(outcome, reasons) of the event of this name, once it has landed."""
+        rows = self._house.rows(f"event_name = '{event_name}'", "consent_outcome, consent_reasons")
+        return str(rows[0][0]), str(rows[0][1])
+
+
+@pytest.fixture
+def visitor(shop: StandingHouse) -> Visitor:
+    """Somebody of whom the house knows nothing."""
+    return Visitor(shop)
+
+
+def test_a_refusal_by_webhook_needs_no_grant_before_it(visitor: Visitor) -> None:
+    """Of somebody never seen: decisions are not personal within 5 s and events are denied, though the page says granted."""
+    assert visitor.reason(visitor.phone) in PERSONAL
+    visitor.choose(visitor.phone, DENIED)
+    visitor.becomes(visitor.phone, ("no_consent",))
+    outcome, reasons = visitor.fate(visitor.visit(visitor.phone, GRANTED))
+    assert outcome == "anonymise"
+    assert "OK_" not in reasons
+    assert visitor.reason(visitor.laptop) in PERSONAL, "somebody else"
+
+
+def test_a_refusal_on_one_device_counts_on_the_other(visitor: Visitor) -> None:
+    """By an event that is a choice: what identity links has refused too, and so has the account."""
+    for device in (visitor.phone, visitor.laptop):
+        last = visitor.visit(device, GRANTED, user_id=visitor.account)
+    assert visitor.fate(last)[0] == "pass"
+    assert visitor.reason(visitor.laptop) in PERSONAL
+    visitor.visit(visitor.phone, DENIED, event_name="consent_update", user_id=visitor.account)
+    visitor.becomes(visitor.phone, ("no_consent",))
+    visitor.becomes(visitor.laptop, ("no_consent",))
+    for fields in ({}, {"user_id": visitor.account}):
+        outcome, reasons = visitor.fate(visitor.visit(visitor.laptop, GRANTED, **fields))
+        assert outcome == "anonymise"
+        assert "OK_" not in reasons
+
+
+def test_a_tc_string_of_today_refuses_at_once(visitor: Visitor) -> None:
+    """Dated by its day alone, it holds from the moment it arrives, also for events and decisions that come without it."""
+    today = int(time.time() * 1000) // DAY_MS * DAY_MS
+    tc = {"gdpr_applies": "1", "tc_event_status": "tcloaded"}
+    visitor.visit(visitor.phone, {**tc, "tc_string": tc_string("0" * 24, updated_ms=today, created=created(today))})
+    visitor.becomes(visitor.phone, ("no_consent",))
+    assert visitor.fate(visitor.visit(visitor.phone, GRANTED))[0] == "anonymise"
+
+
+def created(time_ms: int) -> str:
+    """The field of a TC string."""
+    return f"{time_ms // 100:036b}"
+
+
+def test_a_later_consent_lifts_a_refusal(visitor: Visitor) -> None:
+    """A dated one; the same page saying granted without a time does not."""
+    visitor.choose(visitor.phone, DENIED)
+    visitor.becomes(visitor.phone, ("no_consent",))
+    assert visitor.fate(visitor.visit(visitor.phone, GRANTED))[0] == "anonymise"
+    visitor.choose(visitor.phone, GRANTED, chosen_ts=int(time.time() * 1000))
+    visitor.becomes(visitor.phone, PERSONAL)
+    assert visitor.fate(visitor.visit(visitor.phone, GRANTED))[0] == "pass"
+    visitor.choose(visitor.phone, {}, kind="withdrawal")
+    visitor.becomes(visitor.phone, ("no_consent",))
+
+
+def test_a_refusal_holds_in_a_region_where_silence_grants(visitor: Visitor) -> None:
+    """Refused in Germany, silent in the US: not personal and denied there too; a silent stranger is as the region says."""
+    assert visitor.reason(visitor.phone, {}, "US") in PERSONAL
+    assert visitor.fate(visitor.visit(visitor.laptop, {}, "US"))[0] == "pass"
+    visitor.visit(visitor.phone, DENIED, "DE", event_name="consent_update")
+    visitor.becomes(visitor.phone, ("no_consent",), {}, "US")
+    outcome, reasons = visitor.fate(visitor.visit(visitor.phone, {}, "US"))
+    assert outcome == "anonymise"
+    assert "NO_SIGNAL" not in reasons
+    assert visitor.reason(visitor.laptop, {}, "US") in PERSONAL
+
+
+def test_without_redis_nothing_is_personal_until_the_view_is_whole_again(shop: StandingHouse, visitor: Visitor) -> None:
+    """Killed, and started again: what was refused before is refused after, and nobody's decision is personal meanwhile."""
+    visitor.choose(visitor.phone, DENIED)
+    visitor.becomes(visitor.phone, ("no_consent",))
+    shop.kill("redis")
+    deadline = time.monotonic() + 60
+    while visitor.reason(visitor.laptop) not in PERSONAL:
+        assert visitor.reason(visitor.phone) == "no_consent"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert visitor.reason(visitor.phone) == "no_consent"
