@@ -62,6 +62,8 @@ class Worker:
         self._suspected: dict[tuple[str, int], int] = {}
         """Where a partition stood when it was suspected."""
         self._waiting_since: float | None = None
+        self._tick_waits = False
+        """The last tick could not be done."""
         self._commit: asyncio.Task[None] | None = None
         self.outbox = Outbox(settings, self.group, self._counts.take)
         self.outbox.on_committed = self._committed
@@ -281,8 +283,13 @@ class Worker:
         try:
             outcome = await asyncio.get_running_loop().run_in_executor(self._stage_thread, self._tick_in_stage_thread)
         except Retryable as error:
+            self._tick_waits = True
             self._wait_begins(error)
             return
+        if self._tick_waits:
+            # Where no batch comes, nothing else would end the wait. A batch that waits too begins it anew at its next try.
+            self._tick_waits = False
+            self._wait_ends()
         async with self.outbox.lock:
             self.outbox.add(outcome.out, outcome.after_commit)
 
