@@ -81,8 +81,7 @@ class Door:
         try:
             body = await asyncio.wait_for(request.read(), BODY_S)
             origin = request.headers.get("Origin", "")
-            # A request without an origin is a server's, and the header says where that server is.
-            region = request.headers.get(self._guard.region_header, "") if self._guard.region_header and origin else ""
+            region = request.headers.get(self._guard.region_header, "") if self._guard.region_header else ""
             asked = Asked(parse_request(body), region, _objection(request.headers.getall("Sec-GPC", ())), origin)
             answer = await self._service.answer(asked, time.time_ns() // 1_000_000)
         except web.HTTPRequestEntityTooLarge:
@@ -91,6 +90,10 @@ class Door:
             return _refusal(408, f"the body did not arrive within {BODY_S:g} s")
         except BadRequest as error:
             return _refusal(400, str(error))
+        except web.RequestPayloadError:
+            response = _refusal(400, "the body cannot be decompressed as Content-Encoding says")
+            response.force_close()  # what is left of the body cannot be read either
+            return response
         except UnknownExperiment:
             if not self._ready()["experiments"]:
                 return _refusal(503, "the experiments are not known yet", {"Retry-After": "1"})

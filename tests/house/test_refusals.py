@@ -1,4 +1,4 @@
-"""Refusals, end to end: whatever way one comes, decisions are not personal within seconds and the gate denies, until a later consent."""
+"""Refusals, end to end: whatever way one comes, no decision is personal and the gate denies, until a later consent lifts it."""
 
 import json
 import time
@@ -62,14 +62,17 @@ class Visitor:
 
     def reason(self, device: str, consent: dict[str, str] | None = None, region: str = "DE") -> str:
         """Of a decision for one device; by default its page says that everything is granted."""
-        body = {"experiment": "hero-banner", "visitor": device, "consent": GRANTED if consent is None else consent}
+        asked = GRANTED if consent is None else consent
+        body: dict[str, Any] = {"experiment": "hero-banner", "visitor": device, "consent": asked}
         headers = {"Origin": PAGE, REGION_HEADER: region}
         answer = requests.post(f"{self._house.settings['decisions_url']}/v1/decide", json=body, headers=headers, timeout=10)
         return str(answer.json().get("reason", answer.text))
 
     def becomes(self, device: str, reasons: tuple[str, ...], consent: dict[str, str] | None = None, region: str = "DE") -> None:
         """Wait until decisions for a device have one of these reasons."""
-        wait_until(lambda: self.reason(device, consent, region) in reasons, SOON_S, f"a decision that is {' or '.join(reasons)}")
+        wait_until(
+            lambda: self.reason(device, consent, region) in reasons, SOON_S, f"a decision that is {' or '.join(reasons)}"
+        )
 
     def fate(self, event_name: str) -> tuple[str, str]:
         """(outcome, reasons) of the event of this name, once it has landed."""

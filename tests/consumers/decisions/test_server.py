@@ -223,7 +223,7 @@ def test_a_remembered_refusal_is_no_consent(settings: Settings) -> None:
                     ("v3", silent, {"consent": {}}), ("v3", {"X-Place": "US"}, {"consent": {}}),
                 )
             ]  # fmt: skip
-            assert reasons == ["no_consent"] * 3 + ["ok"] * 3 + ["no_consent"]
+            assert reasons == ["no_consent"] * 3 + ["ok"] * 4
             _, refused = await served.ask("v1", headers=page)
             assert (refused["arm"], refused["group"], refused["token"]) == ("calm", "none", "")
             _, lifted = await served.ask("v1", consent={**CONSENT, "chosen_ts": str(now + 1)})
@@ -328,6 +328,9 @@ def test_refusals_are_documented_answers(settings: Settings) -> None:
             for body, status in ((b"{", 400), (b"x" * 20_000, 413), (b"\xff", 400), (b'{"experiment":"nobody"}', 404)):
                 async with post(served.url + PATH, data=body) as response:
                     assert (response.status, list(await response.json())) == (status, ["error"])
+            for encoding in ("gzip", "deflate"):
+                async with post(served.url + PATH, data=b"neither", headers={"Content-Encoding": encoding}) as response:
+                    assert (response.status, list(await response.json())) == (400, ["error"])
             assert (await served.ask(headers={"Origin": "https://evil.example"}))[0] == 403
             async with post(
                 served.url + PATH, json={"experiment": HERO.key}, headers={"Origin": "https://shop.example"}
