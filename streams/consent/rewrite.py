@@ -41,9 +41,9 @@ KEPT_VALUES = 1_024
 KEPT_BYTES = 1_024
 HOURS, COUNTRY = ("collector_ts", "event_ts"), "region"
 """Fields of which an anonymised event keeps a part."""
-VARYING = ("page_url", "page_title", "page_referrer", "properties")
+VARYING = ("signals", "page_url", "page_title", "page_referrer", "properties")
 """Fields that are looked at alone, because others beside them are known already more often without."""
-CLEAN_VALUES, CLEAN_BYTES = 2_048, 512
+CLEAN_VALUES, CLEAN_BYTES, CLEAN_SIGNALS_BYTES = 2_048, 512, 4_096
 """How many values of a field, and up to which size, are known to hold nothing that goes."""
 
 
@@ -210,6 +210,8 @@ class Rewriter:
     def _cleaned(self, first: int, last: int, applied: Sequence[ClickIds]) -> tuple[Change, Set[bytes]]:
         """Takes click ids and tokens out of neighbouring fields; bytes that hold none are known the next time."""
         fields = FieldRun(self._fields[first : last + 1])
+        # A visitor's consent string is long, and comes with each of her events.
+        limit = CLEAN_SIGNALS_BYTES if self._fields[first].name == SIGNALS else CLEAN_BYTES
         clean: set[bytes] = set()
 
         def change(data: bytes) -> bytes:
@@ -217,7 +219,7 @@ class Rewriter:
                 cleaned = _clean(fields, data, applied)
                 if cleaned is not None:
                     return cleaned
-            if len(data) <= CLEAN_BYTES:
+            if len(data) <= limit:
                 if len(clean) >= CLEAN_VALUES:
                     clean.clear()
                 clean.add(data)
