@@ -19,7 +19,7 @@ Lags = Mapping[str, int]
 # What each group must have read. The order is the order of the walk.
 GROUPS: dict[str, tuple[str, ...]] = {
     "headwater.consent": ("events.raw", "consent.signals"),
-    "headwater.identity": ("events.consented",),
+    "headwater.identity": ("events.consented", "consent.revocations"),
     "headwater.bandit": ("events.resolved", "bandit.outcomes"),
     "headwater.warehouse": (
         "events.resolved",
@@ -31,6 +31,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "identity.merges",
     ),
 }
+
+
+# The way of a refusal: what it takes until every identifier of its visitor has it.
+REFUSAL_GROUPS = {group: GROUPS[group] for group in ("headwater.consent", "headwater.identity")}
+VIEW_S = 2.0
+"""How long workers go on by what they have read of identifiers whose states others keep, seconds; and the view's writing."""
 
 
 class NotDrained(Exception):
@@ -54,17 +60,60 @@ def committed(client: AdminClient, group: str) -> dict[tuple[str, int], int]:
     return {(place.topic, place.partition): place.offset for place in answer.topic_partitions or [] if place.offset >= 0}
 
 
+Ends = Mapping[str, Mapping[int, int]]
+"""Topic -> end of each partition."""
+
+
+def all_ends(client: AdminClient, groups: Mapping[str, tuple[str, ...]]) -> Ends:
+    """Ends of every topic that these groups read."""
+    return {topic: ends(client, topic) for topic in dict.fromkeys(topic for topics in groups.values() for topic in topics)}
+
+
 def lags(client: AdminClient, groups: Mapping[str, tuple[str, ...]] = GROUPS) -> dict[str, int]:
     """Lag of each group. A topic that a group has never committed anything of counts only if it is the group's first."""
+    tops = all_ends(client, groups)
     found = {}
-    tops = {topic: ends(client, topic) for topic in dict.fromkeys(topic for topics in groups.values() for topic in topics)}
     for group, topics in groups.items():
         at = committed(client, group)
         read = [topic for topic in topics if topic == topics[0] or any(place[0] == topic for place in at)]
-        found[group] = sum(
-            max(0, end - at.get((topic, partition), 0)) for topic in read for partition, end in tops[topic].items()
-        )
+        found[group] = _behind(at, {topic: tops[topic] for topic in read})
     return found
+
+
+def _behind(at: Mapping[tuple[str, int], int], tops: Ends) -> int:
+    return sum(max(0, end - at.get((topic, partition), 0)) for topic, ends in tops.items() for partition, end in ends.items())
+
+
+def settle(settings: Settings, timeout_s: float, tell: Callable[[Lags], None]) -> None:
+    """Return once whatever visitors have refused holds wherever it counts. NotDrained after `timeout_s`.
+
+    Consent and identity write to each other's topics, so lag 0 of both at one look does not say that nothing is on its way.
+    Where both had read all that there was, and nothing was added since before that look, nothing is: what a group has read, it
+    has answered in the same transaction.
+    """
+    client = admin(settings)
+    deadline = time.monotonic() + timeout_s
+    before: Ends = {}
+    while True:
+        try:
+            tops = all_ends(client, REFUSAL_GROUPS)
+            found = {
+                group: _behind(committed(client, group), {topic: tops[topic] for topic in topics})
+                for group, topics in REFUSAL_GROUPS.items()
+            }
+            trouble, after = "", all_ends(client, REFUSAL_GROUPS)
+        except KafkaException as error:
+            tops, found, after = {}, {}, {}
+            trouble = f"Kafka at {settings.kafka}: {error.args[0]}"
+        tell(found)
+        if found and not any(found.values()) and tops == after == before:
+            break
+        if time.monotonic() > deadline:
+            behind = ", ".join(f"{group} {lag}" for group, lag in found.items() if lag)
+            raise NotDrained(f"not drained after {timeout_s:.0f} s: {trouble or behind or 'still moving'}")
+        before = after
+        time.sleep(POLL_S)
+    time.sleep(VIEW_S)
 
 
 def wait(settings: Settings, timeout_s: float, tell: Callable[[Lags], None]) -> None:

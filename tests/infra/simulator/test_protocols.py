@@ -65,4 +65,4 @@ def test_poison_is_no_framed_record() -> None:
 
 def test_silence_says_nothing() -> None:
     """A visitor without a choice sends no signal."""
-    assert signals(Device("c", "ga4", "US", Choice.SILENT, "agent")) == {}
+    assert signals(Device("c", "ga4", "US", Choice.SILENT, "agent"), STAMP.now_ms) == {}
