@@ -27,7 +27,8 @@ CHOICE_EVENT = "consent_update"
 """Name of an event that is a choice itself."""
 TC_STRINGS = (Choice.TC_ALL, Choice.TC_NONE)
 NEVER, YESTERDAY, END_OF_DAY = 0.0, 0.5, math.inf
-"""Times, beside the numbers of statements: 1, 2, ... A TC string tells the day only: its refusals count to the day's end."""
+"""Times, beside the numbers of statements: 1, 2, ... A TC string tells the day only: its refusals count to the day's end, but
+for linked identifiers only from when they arrived."""
 
 
 class Unsettled(Exception):
@@ -83,6 +84,8 @@ class Memory:
     """All that was ever said."""
     _settled: Times = field(default_factory=dict)
     """What held when the house was drained last."""
+    _arrivals: dict[tuple[str, int], float] = field(default_factory=dict)
+    """(Identifier, purpose) -> when a dated refusal of it arrived last: what linked identifiers hear of."""
     _strongest: Times = field(default_factory=dict)
     """The same, and what each identifier's own events have said since."""
 
@@ -117,10 +120,12 @@ class Memory:
         """Take in what was said to `POST /v1/consent`, under both regimes."""
         self._now += 1
         for _, identifier in statement.identifiers:
+            if not statement.grants:
+                self._arrivals |= {(identifier, bit): self._now for bit in BITS if bit & statement.purposes}
             for regime in Regime:
                 for purpose in (bit for bit in BITS if bit & statement.purposes):
                     kind = Kind.GRANTED if statement.grants else Kind.REFUSED
-                    self._times[identifier, regime, purpose, kind] = self._now
+                    self._hear((identifier, regime, purpose, kind), self._now)
         self._spread()
 
     def may_personalize(self, cookie: str, choice: Choice, region: str) -> int:
@@ -133,7 +138,8 @@ class Memory:
         self._settled, self._strongest = dict(self._times), dict(self._times)
 
     def _dates(self, event: Event) -> Dates:
-        if event.dated or event.name == CHOICE_EVENT:
+        # A string of yesterday is no choice of this moment, whatever the event is called.
+        if event.dated or (event.name == CHOICE_EVENT and event.device.choice is not Choice.TC_ALL):
             return Dates(self._now, self._now)
         return Dates(YESTERDAY, END_OF_DAY) if event.device.choice in TC_STRINGS else Dates(NEVER, NEVER)
 
@@ -158,6 +164,7 @@ class Memory:
             for other in identifiers[1:]:
                 self._hear((other, regime, purpose, Kind.REFUSED), at)
         if at:
+            self._arrivals |= {(identifier, purpose): self._now for identifier in identifiers}
             self._spread()
 
     def _say(self, entry: tuple[str, Regime, int, Kind], at: float) -> None:
@@ -177,10 +184,10 @@ class Memory:
 
     def _spread(self) -> None:
         """Every identifier gets the refusals of all that are linked to it."""
-        for (identifier, regime, purpose, kind), at in list(self._times.items()):
-            if kind is Kind.REFUSED:
-                for linked in self._groups.get(identifier, ()):
-                    self._hear((linked, regime, purpose, kind), at)
+        for (identifier, purpose), at in self._arrivals.items():
+            for linked in self._groups.get(identifier, ()):
+                for regime in Regime:
+                    self._hear((linked, regime, purpose, Kind.REFUSED), at)
 
     def _mask(self, event: Event, own: Times, others: Times, when: Dates) -> int:
         """Purposes granted, where the strongest identifier's times are `own` and the other identifiers' `others`."""
