@@ -148,9 +148,8 @@ class Memory:
         if at:
             self._say((strongest, *about, Kind.GRANTED), at)
             for other in identifiers[1:]:
-                if self._times.get((other, *about, Kind.REFUSED), NEVER) >= self._times.get(
-                    (other, *about, Kind.GRANTED), NEVER
-                ):
+                refused = self._times.get((other, *about, Kind.REFUSED), NEVER)
+                if refused and refused >= self._times.get((other, *about, Kind.GRANTED), NEVER):
                     self._hear((other, *about, Kind.GRANTED), at)
         elif (strongest, *about, Kind.REFUSED_UNDATED) in self._times:
             self._say((strongest, *about, Kind.GRANTED_UNDATED), self._now)
