@@ -86,6 +86,16 @@ def test_a_house_at_rest_has_settled_and_one_with_a_refusal_on_its_way_has_not(h
         house.settle()
 
 
+def test_a_house_with_links_to_make_has_not_settled(house: SmallHouse) -> None:
+    """What passed while the graph was away gets its refusals later; a range that is done is nothing."""
+    due = {"topic": "events.consented", "partition": 0, "first": 3, "end": 8}
+    house.put("identity.deferred", due)
+    with pytest.raises(drain.NotDrained, match="identity 5"):
+        drain.settle(house.settings, 1, lambda _lags: None)
+    house.put("identity.deferred", {**due, "first": 8})
+    drain.settle(house.settings, 20, lambda _lags: None)
+
+
 def test_records_of_an_open_transaction_are_still_to_come(house: SmallHouse) -> None:
     """Nobody can have read them, so the stream is not drained."""
     create_topics(house.settings.kafka, ["undecided"])
