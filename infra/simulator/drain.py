@@ -16,6 +16,9 @@ from streams.identity.deferred import DEFERRED
 TIMEOUT_S = 10.0
 POLL_S = 0.5
 
+ABSENT = (KafkaException, TimeoutError)
+"""The broker may be starting again: that is what the time to wait is for."""
+
 Lags = Mapping[str, int]
 """Group -> records that it has not read yet."""
 
@@ -107,28 +110,41 @@ def settle(settings: Settings, timeout_s: float, tell: Callable[[Lags], None]) -
     before: Ends = {}
     while True:
         try:
-            tops = all_ends(client, REFUSAL_GROUPS)
-            found = {
-                group: _behind(committed(client, group), {topic: tops[topic] for topic in topics})
-                for group, topics in REFUSAL_GROUPS.items()
-            }
-            trouble, after = "", all_ends(client, REFUSAL_GROUPS)
-        except KafkaException as error:
-            tops, found, after = {}, {}, {}
-            trouble = f"Kafka at {settings.kafka}: {error.args[0]}"
+            found, before, still = _look(client, before)
+            if still and not any(found.values()):
+                # Events that passed while the graph was away are linked later, and only then get each other's refusals.
+                found = {"headwater.identity": unlinked(settings)}
+            trouble = ""
+        except ABSENT as error:
+            found, before, still = {}, {}, False
+            trouble = _trouble(settings, error)
         tell(found)
-        if found and not any(found.values()) and tops == after == before:
-            # Events that passed while the graph was away are linked later, and only then get each other's refusals.
-            found = {"headwater.identity": unlinked(settings)}
-            tell(found)
-            if not any(found.values()):
-                break
+        if still and not any(found.values()):
+            break
         if time.monotonic() > deadline:
-            behind = ", ".join(f"{group} {lag}" for group, lag in found.items() if lag)
-            raise NotDrained(f"not drained after {timeout_s:.0f} s: {trouble or behind or 'still moving'}")
-        before = after
+            raise NotDrained(_not_drained(timeout_s, trouble, found))
         time.sleep(POLL_S)
     time.sleep(VIEW_S)
+
+
+def _look(client: AdminClient, before: Ends) -> tuple[Lags, Ends, bool]:
+    """Lags of the groups that refusals pass; where their topics end; and whether nothing was added since `before`."""
+    tops = all_ends(client, REFUSAL_GROUPS)
+    found = {
+        group: _behind(committed(client, group), {topic: tops[topic] for topic in topics})
+        for group, topics in REFUSAL_GROUPS.items()
+    }
+    after = all_ends(client, REFUSAL_GROUPS)
+    return found, after, tops == after == before
+
+
+def _trouble(settings: Settings, error: Exception) -> str:
+    return f"Kafka at {settings.kafka}: {error.args[0] if error.args else type(error).__name__}"
+
+
+def _not_drained(timeout_s: float, trouble: str, found: Lags) -> str:
+    behind = ", ".join(f"{group} {lag}" for group, lag in found.items() if lag)
+    return f"not drained after {timeout_s:.0f} s: {trouble or behind or 'still moving'}"
 
 
 def wait(settings: Settings, timeout_s: float, tell: Callable[[Lags], None]) -> None:
@@ -140,13 +156,11 @@ def wait(settings: Settings, timeout_s: float, tell: Callable[[Lags], None]) -> 
     trouble = ""
     while rests < 2:
         if time.monotonic() > deadline:
-            behind = ", ".join(f"{group} {lag}" for group, lag in found.items() if lag)
-            raise NotDrained(f"not drained after {timeout_s:.0f} s: {trouble or behind or 'still moving'}")
+            raise NotDrained(_not_drained(timeout_s, trouble, found))
         try:
             found, trouble = lags(client), ""
-        except KafkaException as error:
-            # The broker may be starting again: that is what the time is for.
-            found, trouble = {}, f"Kafka at {settings.kafka}: {error.args[0]}"
+        except ABSENT as error:
+            found, trouble = {}, _trouble(settings, error)
         tell(found)
         rests = rests + 1 if found and not any(found.values()) else 0
         time.sleep(POLL_S)
