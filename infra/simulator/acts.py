@@ -1,4 +1,4 @@
-"""What can happen in the simulated world: people, devices, events, and the steps they are sent in."""
+"""What can happen in the simulated world: people, devices, events, choices, and the steps they are sent in."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,6 +28,33 @@ class Choice(StrEnum):
     """The CMP grants all, the browser objects (Sec-GPC)."""
     SILENT = "silent"
     """No signal at all: the region's default decides."""
+    ONETRUST_NONE = "onetrust_none"
+    """OneTrust's groups C0002 to C0004 are refused."""
+    ONETRUST_NO_ADS = "onetrust_no_ads"
+    """OneTrust's group C0004 is refused, the others are granted."""
+    UNMAPPED = "unmapped"
+    """Analytics is granted, and a name that no policy maps is refused: so is whatever no other name speaks of."""
+    TC_ALL = "tc_all"
+    """A TC string of yesterday grants all."""
+    TC_NONE = "tc_none"
+    """A TC string of today refuses all."""
+
+
+class Channel(StrEnum):
+    """How a visitor refuses: what the report counts refusals by."""
+
+    WEBHOOK = "webhook"
+    """`POST /v1/consent`, without an event."""
+    OTHER_DEVICE = "other device"
+    """On one device, while the events that must lose something come from another one of the same login."""
+    TC_TODAY = "TC string of today"
+    ONETRUST = "OneTrust names"
+    ABROAD = "another country"
+    """In a country where silence is a denial, while the visitor is silent later where it is a grant."""
+    GPC = "Sec-GPC"
+    UNMAPPED = "unknown names"
+    BEFORE_LOGIN = "before the login"
+    """Under a cookie that nothing is linked to yet."""
 
 
 class Defect(StrEnum):
@@ -96,6 +123,12 @@ class Event:
     defect: Defect = Defect.NONE
     answers: bool = False
     """It echoes the token of the journey's last decision."""
+    dated: bool = False
+    """Its page says when its visitor chose: now."""
+    granted: int | None = None
+    """Purposes that must be granted to it, as bits, where `memory.py` has worked that out; None = its own signals decide."""
+    refusal: int = -1
+    """Number of the refusal that it comes after, or that it is; -1 = none."""
 
     def mark(self, kind: Literal["an", "mk", "pz", "dd"]) -> str:
         """This event's marker of a kind."""
@@ -124,7 +157,33 @@ class Ask:
     device: Device
     visitor: Person
     experiment: str = EXPERIMENT
+    granted: int | None = None
+    """As of an event."""
 
 
-Step = Request | Ask
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What a visitor, or a form that she has filled in, tells `POST /v1/consent`."""
+
+    device: Device
+    identifiers: tuple[tuple[str, str], ...]
+    """(field, value) of everybody it is about."""
+    purposes: int
+    """Purposes that it is about, as bits."""
+    grants: bool = False
+    withdrawal: bool = False
+    """It is a withdrawal as such, not a choice with signals."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One refusal that a run plays."""
+
+    number: int
+    channel: Channel
+    consented_again: bool
+    """Its visitor consents again, later in the run."""
+
+
+Step = Request | Ask | Statement
 Journey = tuple[Step, ...]

@@ -5,10 +5,12 @@ import random
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 from rich.console import Console
@@ -18,11 +20,12 @@ from rich.progress import Progress as Bars
 from infra.errors import ConfigError
 from infra.kafka import producer
 from infra.settings import Settings, load_settings
-from infra.simulator.acts import EXPERIMENT, Journey
-from infra.simulator.ledger import End, EventLine, Run, Writer
+from infra.simulator import drain
+from infra.simulator.acts import EXPERIMENT
+from infra.simulator.ledger import End, EventLine, RefusalLine, Run, Writer
 from infra.simulator.marks import run_id
 from infra.simulator.sender import PATIENCE_S, Line, Pace, Progress, Sender, Target
-from infra.simulator.world import NOWHERE, REGIONS, World
+from infra.simulator.world import MIX, NOWHERE, REGIONS, World
 
 EVERY_S = 5.0
 LOOK_S = 0.25
@@ -33,12 +36,16 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command(epilog="Example: headwater simulate --events 5000 --seed 7 --ledger ledger.jsonl")
-def simulate(
+def simulate(  # noqa: PLR0913, PLR0917 - the options of a command
     events: Annotated[int, typer.Option("--events", min=1, help="Unique events to send.")] = 10_000,
     rate: Annotated[float, typer.Option("--rate", min=0, help="Events a second; 0 = as fast as the house takes them.")] = 0,
     seed: Annotated[int, typer.Option("--seed", help="The same seed makes the same visitors do the same.")] = 1,
     ledger: Annotated[Path, typer.Option("--ledger", help="File to write the ledger to.")] = Path("ledger.jsonl"),
     width: Annotated[int, typer.Option("--width", min=1, max=1000, help="Households at a time.")] = WIDTH,
+    patience: Annotated[
+        float,
+        typer.Option("--patience", min=0, help="Seconds to wait for the house to drain between acts; 0 = follow no refusals."),
+    ] = PATIENCE_S,
 ) -> None:
     """Send a realistic day of traffic and keep a ledger of what must become of it."""
     settings = load_settings()
@@ -52,10 +59,12 @@ def simulate(
 
         target = Target(settings.collector_url, settings.decisions_url, key, settings.region_header, _poisoner(settings))
         # A house that trusts no header for the region takes every visitor's for unknown, and so must the ledger.
-        world = World(seed, run.run, events, regions=REGIONS if settings.region_header else NOWHERE)
-        progress = asyncio.run(
-            _drive(Sender(target, Pace(rate, time.monotonic()), keep, seed), world.journeys(), events, width)
-        )
+        mix = MIX if patience else replace(MIX, stories=0)
+        world = World(seed, run.run, events, mix, regions=REGIONS if settings.region_header else NOWHERE)
+        sender = Sender(target, Pace(rate, time.monotonic()), keep, seed)
+        progress = asyncio.run(_drive(sender, world, Drive(events, width, partial(drain.settle, settings, patience))))
+        for refusal in world.refusals:
+            writer.write("refusal", RefusalLine(refusal.number, refusal.channel, refusal.consented_again))
         end = End(int(time.time() * 1000), progress.events, progress.acknowledged, progress.open)
         writer.write("end", end)
     Console(stderr=True).print(
@@ -96,14 +105,38 @@ def publish_experiment(settings: Settings) -> None:
         time.sleep(LOOK_S)
 
 
-async def _drive(sender: Sender, journeys: Iterable[Journey], events: int, width: int) -> Progress:
-    with _shown(events) as show:
-        work = asyncio.create_task(sender.run(journeys, width))
+class Drive(NamedTuple):
+    """How a world is played."""
+
+    events: int
+    width: int
+    """Journeys at a time."""
+    settle: Callable[[Callable[[drain.Lags], None]], None]
+    """Waits until what was said in an act holds wherever it counts. NotDrained."""
+
+
+async def _drive(sender: Sender, world: World, drive: Drive) -> Progress:
+    with _shown(drive.events) as show:
+        work = asyncio.create_task(_play(sender, world, drive))
         while not work.done():
             await asyncio.wait((work,), timeout=LOOK_S)
             show(sender.progress)
         await work
     return sender.progress
+
+
+async def _play(sender: Sender, world: World, drive: Drive) -> None:
+    """Act after act. ConfigError where the house does not drain between two."""
+    for act, journeys in enumerate(world.acts()):
+        if act:
+            try:
+                await asyncio.to_thread(drive.settle, sender.progress.drain)
+            except drain.NotDrained as error:
+                raise ConfigError(
+                    f"{error}; what was refused cannot be followed: are the workers of consent and identity up? "
+                    "(`--patience 0` sends events alone)"
+                ) from None
+        await sender.run(journeys, drive.width)
 
 
 def _poisoner(settings: Settings) -> Callable[[bytes, bytes], Awaitable[None]]:
@@ -143,7 +176,7 @@ def _lines(events: int) -> Callable[[Progress], None]:
     def show(progress: Progress) -> None:
         if time.monotonic() - last[0] >= EVERY_S:
             last[0] = time.monotonic()
-            trouble = f" ({progress.trouble})" if progress.trouble else ""
+            trouble = f" ({progress.trouble})" if progress.trouble else f", {progress.waiting}" if progress.waiting else ""
             typer.echo(f"sent {progress.events}/{events}, {progress.retries} retries{trouble}", err=True)
 
     return show

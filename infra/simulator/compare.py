@@ -1,11 +1,12 @@
 """Judges every layer against the ledger: lost, doubled, forbidden, unexplained. Pure: tallies in, rows out."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from infra.simulator.ledger import ANONYMISED, DEAD, POISON, RESOLVED, Expected
 from infra.simulator.tally import Tally
+from infra.simulator.truth import ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,38 @@ def counts_row(layers: Mapping[str, int], counted: Mapping[str, int]) -> Row:
         if difference:
             notes.append(f"{cell}: counted {counted.get(cell, 0)}, found {layers.get(cell, 0)}")
     return Row("stream.counts", sum(layers.values()), sum(counted.values()), lost, doubled, 0, 0, tuple(notes))
+
+
+@dataclass
+class RefusalRow:
+    """The refusals of one channel: how many were played, and how many held for every event after them, in every layer."""
+
+    channel: str
+    played: int = 0
+    kept: int = 0
+    consented_again: int = 0
+    """Refusals after which the visitor consented, later in the run."""
+    granted_again: int = 0
+    """Of those, the ones after which every event that was granted all has all."""
+    events: int = 0
+    """Events that had to lose something."""
+
+
+def refusal_rows(expected: Expected, leaks: Collection[int], shortfalls: Collection[int]) -> list[RefusalRow]:
+    """Refusals by channel. `leaks`, `shortfalls`: events that showed more, or less, than was granted, in any layer."""
+    after = expected.after
+    leaked, short = {after[n] for n in leaks if n < len(after)}, {after[n] for n in shortfalls if n < len(after)}
+    rows: dict[str, RefusalRow] = {}
+    for refusal in expected.refusals.values():
+        row = rows.setdefault(refusal.channel, RefusalRow(refusal.channel))
+        row.played += 1
+        row.kept += refusal.number not in leaked
+        row.consented_again += refusal.consented_again
+        row.granted_again += refusal.consented_again and refusal.number not in short
+    for n, number in enumerate(after):
+        if number in expected.refusals and expected.masks[n] != ALL and expected.fates[n] in (RESOLVED, ANONYMISED):
+            rows[expected.refusals[number].channel].events += 1
+    return list(rows.values())
 
 
 def total(rows: Iterable[Row]) -> tuple[int, int, int, int]:

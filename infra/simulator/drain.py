@@ -9,9 +9,15 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from infra.kafka import admin
 from infra.settings import Settings
+from infra.simulator.layers import records
+from schemas.registry import Registry
+from streams.identity.deferred import DEFERRED
 
 TIMEOUT_S = 10.0
 POLL_S = 0.5
+
+ABSENT = (KafkaException, TimeoutError)
+"""The broker may be starting again: that is what the time to wait is for."""
 
 Lags = Mapping[str, int]
 """Group -> records that it has not read yet."""
@@ -19,7 +25,7 @@ Lags = Mapping[str, int]
 # What each group must have read. The order is the order of the walk.
 GROUPS: dict[str, tuple[str, ...]] = {
     "headwater.consent": ("events.raw", "consent.signals"),
-    "headwater.identity": ("events.consented",),
+    "headwater.identity": ("events.consented", "consent.revocations"),
     "headwater.bandit": ("events.resolved", "bandit.outcomes"),
     "headwater.warehouse": (
         "events.resolved",
@@ -31,6 +37,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "identity.merges",
     ),
 }
+
+
+# The way of a refusal: what it takes until every identifier of its visitor has it.
+REFUSAL_GROUPS = {group: GROUPS[group] for group in ("headwater.consent", "headwater.identity")}
+VIEW_S = 2.0
+"""How long workers go on by what they have read of identifiers whose states others keep, seconds; and the view's writing."""
 
 
 class NotDrained(Exception):
@@ -54,17 +66,85 @@ def committed(client: AdminClient, group: str) -> dict[tuple[str, int], int]:
     return {(place.topic, place.partition): place.offset for place in answer.topic_partitions or [] if place.offset >= 0}
 
 
+Ends = Mapping[str, Mapping[int, int]]
+"""Topic -> end of each partition."""
+
+
+def all_ends(client: AdminClient, groups: Mapping[str, tuple[str, ...]]) -> Ends:
+    """Ends of every topic that these groups read."""
+    return {topic: ends(client, topic) for topic in dict.fromkeys(topic for topics in groups.values() for topic in topics)}
+
+
 def lags(client: AdminClient, groups: Mapping[str, tuple[str, ...]] = GROUPS) -> dict[str, int]:
     """Lag of each group. A topic that a group has never committed anything of counts only if it is the group's first."""
+    tops = all_ends(client, groups)
     found = {}
-    tops = {topic: ends(client, topic) for topic in dict.fromkeys(topic for topics in groups.values() for topic in topics)}
     for group, topics in groups.items():
         at = committed(client, group)
         read = [topic for topic in topics if topic == topics[0] or any(place[0] == topic for place in at)]
-        found[group] = sum(
-            max(0, end - at.get((topic, partition), 0)) for topic in read for partition, end in tops[topic].items()
-        )
+        found[group] = _behind(at, {topic: tops[topic] for topic in read})
     return found
+
+
+def _behind(at: Mapping[tuple[str, int], int], tops: Ends) -> int:
+    return sum(max(0, end - at.get((topic, partition), 0)) for topic, ends in tops.items() for partition, end in ends.items())
+
+
+def unlinked(settings: Settings) -> int:
+    """Records that identity has let pass without their links, which are still to be made."""
+    due = {}
+    for key, record in records(settings, Registry(settings.contracts), DEFERRED, 0):
+        due[key] = record["end"] - record["first"]
+    return sum(max(0, n) for n in due.values())
+
+
+def settle(settings: Settings, timeout_s: float, tell: Callable[[Lags], None]) -> None:
+    """Return once whatever visitors have refused holds wherever it counts. NotDrained after `timeout_s`.
+
+    Consent and identity write to each other's topics, so lag 0 of both at one look does not say that nothing is on its way.
+    Where both had read all that there was, and nothing was added since before that look, nothing is: what a group has read, it
+    has answered in the same transaction.
+    """
+    client = admin(settings)
+    deadline = time.monotonic() + timeout_s
+    before: Ends = {}
+    while True:
+        try:
+            found, before, still = _look(client, before)
+            if still and not any(found.values()):
+                # Events that passed while the graph was away are linked later, and only then get each other's refusals.
+                found = {"headwater.identity": unlinked(settings)}
+            trouble = ""
+        except ABSENT as error:
+            found, before, still = {}, {}, False
+            trouble = _trouble(settings, error)
+        tell(found)
+        if still and not any(found.values()):
+            break
+        if time.monotonic() > deadline:
+            raise NotDrained(_not_drained(timeout_s, trouble, found))
+        time.sleep(POLL_S)
+    time.sleep(VIEW_S)
+
+
+def _look(client: AdminClient, before: Ends) -> tuple[Lags, Ends, bool]:
+    """Lags of the groups that refusals pass; where their topics end; and whether nothing was added since `before`."""
+    tops = all_ends(client, REFUSAL_GROUPS)
+    found = {
+        group: _behind(committed(client, group), {topic: tops[topic] for topic in topics})
+        for group, topics in REFUSAL_GROUPS.items()
+    }
+    after = all_ends(client, REFUSAL_GROUPS)
+    return found, after, tops == after == before
+
+
+def _trouble(settings: Settings, error: Exception) -> str:
+    return f"Kafka at {settings.kafka}: {error.args[0] if error.args else type(error).__name__}"
+
+
+def _not_drained(timeout_s: float, trouble: str, found: Lags) -> str:
+    behind = ", ".join(f"{group} {lag}" for group, lag in found.items() if lag)
+    return f"not drained after {timeout_s:.0f} s: {trouble or behind or 'still moving'}"
 
 
 def wait(settings: Settings, timeout_s: float, tell: Callable[[Lags], None]) -> None:
@@ -76,13 +156,11 @@ def wait(settings: Settings, timeout_s: float, tell: Callable[[Lags], None]) -> 
     trouble = ""
     while rests < 2:
         if time.monotonic() > deadline:
-            behind = ", ".join(f"{group} {lag}" for group, lag in found.items() if lag)
-            raise NotDrained(f"not drained after {timeout_s:.0f} s: {trouble or behind or 'still moving'}")
+            raise NotDrained(_not_drained(timeout_s, trouble, found))
         try:
             found, trouble = lags(client), ""
-        except KafkaException as error:
-            # The broker may be starting again: that is what the time is for.
-            found, trouble = {}, f"Kafka at {settings.kafka}: {error.args[0]}"
+        except ABSENT as error:
+            found, trouble = {}, _trouble(settings, error)
         tell(found)
         rests = rests + 1 if found and not any(found.values()) else 0
         time.sleep(POLL_S)

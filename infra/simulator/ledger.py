@@ -1,4 +1,4 @@
-"""The ledger: one JSON line for the run, one for every event and decision, one at the end.
+"""The ledger: one JSON line for the run, one for every event, decision and refusal, one at the end.
 
 Lines carry no clear identifier: a person is `person-<n>`, as the simulator numbered them.
 """
@@ -15,7 +15,7 @@ import orjson
 from infra.errors import ConfigError
 from infra.simulator.marks import event_number
 
-VERSION = 1
+VERSION = 2
 FATES = ("", "resolved", "anonymised", "dead", "poison", "refused")
 """Codes of fates in `Expected.fates`; 0 = the ledger has no such event."""
 ABSENT, RESOLVED, ANONYMISED, DEAD, POISON, REFUSED = range(6)
@@ -52,6 +52,8 @@ class EventLine:
     """Truth person when the account id went with it."""
     decision: str
     """Decision whose token it echoed."""
+    refusal: int = -1
+    """Number of the refusal that it comes after, or that it is; -1 = none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,15 @@ class DecisionLine:
     """It came with a token: exposures and rewards count."""
     granted: bool
     """Its visitor has granted personalization."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalLine:
+    """A refusal that was played: what its visitor's events of the run must lose, each line of an event says."""
+
+    number: int
+    channel: str
+    consented_again: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +100,7 @@ class Writer:
             raise ConfigError(f"{file}: {error.strerror}") from error
         self.write("run", run)
 
-    def write(self, kind: str, line: Run | EventLine | DecisionLine | End) -> None:
+    def write(self, kind: str, line: Run | EventLine | DecisionLine | RefusalLine | End) -> None:
         """Append one line."""
         self._out.write(orjson.dumps({"kind": kind, **asdict(line)}, option=orjson.OPT_APPEND_NEWLINE))
 
@@ -112,6 +123,10 @@ class Expected:
     sent: bytearray
     accounts: "array[int]"
     """Number of the account that each event carried; -1 = none."""
+    after: "array[int]" = field(default_factory=lambda: array("i"))
+    """Number of the refusal that each event comes after; -1 = none."""
+    refusals: dict[int, RefusalLine] = field(default_factory=dict)
+    """Refusals that were played, by number."""
     aliases: dict[str, int] = field(default_factory=dict)
     """Event ids that the door derived, where the client could choose none."""
     decisions: dict[str, bool] = field(default_factory=dict)
@@ -144,7 +159,15 @@ def read(file: Path) -> Expected:
         raise ConfigError(f"{file} is no ledger of version {VERSION}: `headwater simulate --ledger {file}` writes one")
     run = Run(**first)
     size = run.events
-    expected = Expected(run, bytearray(size), bytearray(size), bytearray(size), bytearray(size), array("i", [-1]) * size)
+    expected = Expected(
+        run,
+        bytearray(size),
+        bytearray(size),
+        bytearray(size),
+        bytearray(size),
+        array("i", [-1]) * size,
+        array("i", [-1]) * size,
+    )
     people: dict[str, int] = {}
     for line in lines:
         match line.pop("kind"):
@@ -152,6 +175,8 @@ def read(file: Path) -> Expected:
                 _take_event(expected, EventLine(**line), people)
             case "decision":
                 _take_decision(expected, DecisionLine(**line))
+            case "refusal":
+                expected.refusals[line["number"]] = RefusalLine(**line)
             case "end":
                 expected.ended = line["ended"]
     return expected
@@ -183,6 +208,7 @@ def _take_event(expected: Expected, line: EventLine, people: dict[str, int]) -> 
     expected.masks[n] = line.mask
     expected.acked[n] = min(255, line.acked)
     expected.sent[n] = min(255, line.sent)
+    expected.after[n] = line.refusal
     if line.account:
         expected.accounts[n] = people.setdefault(line.account, len(people))
     if event_number(expected.run.run, line.id) is None:

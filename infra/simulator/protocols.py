@@ -7,8 +7,10 @@ from typing import Any
 
 import orjson
 
-from infra.simulator.acts import Ask, Choice, Defect, Device, Event, Request
-from infra.simulator.truth import PERSONALIZATION, granted
+from infra.simulator.acts import Ask, Choice, Defect, Device, Event, Request, Statement
+from infra.simulator.memory import CHOICE_EVENT
+from infra.simulator.tc_strings import DAY_MS, tc_string
+from infra.simulator.truth import ANALYTICS, MARKETING, PERSONALIZATION, mask_of
 
 Json = dict[str, Any]
 
@@ -60,7 +62,15 @@ CMP: dict[Choice, dict[str, bool]] = {
     Choice.CMP_NO_MARKETING: {"analytics": True, "marketing": False, "personalization": True},
     Choice.CONFLICT: {"analytics": True, "marketing": True, "personalization": True},
     Choice.GPC: {"analytics": True, "marketing": True, "personalization": True},
+    Choice.UNMAPPED: {"analytics": True},
 }
+ONETRUST: dict[Choice, dict[str, bool]] = {
+    Choice.ONETRUST_NONE: {"C0001": True, "C0002": False, "C0003": False, "C0004": False},
+    Choice.ONETRUST_NO_ADS: {"C0001": True, "C0002": True, "C0003": True, "C0004": False},
+}
+UNMAPPED = {"partner_sharing_v2": "denied"}
+"""A name of one site's own making, of which no policy knows what it is about."""
+PURPOSES = {"analytics": ANALYTICS, "marketing": MARKETING, "personalization": PERSONALIZATION}
 MODE: dict[Choice, tuple[str, str]] = {
     Choice.MODE_ALL: ("G111", "13r3r3r3r5"),
     Choice.MODE_NONE: ("G100", "13q3q3q3q5"),
@@ -79,21 +89,71 @@ def build(request: Request, stamp: Stamp) -> Post:
     return post
 
 
-def ask(step: Ask, region_header: str) -> Post:
+def ask(step: Ask, stamp: Stamp) -> Post:
     """A widget's question to the decision API."""
-    question = {"experiment": step.experiment, "visitor": step.device.cookie, "consent": signals(step.device)}
-    headers = {"Content-Type": "application/json", **_region(step.device, region_header)}
+    question = {"experiment": step.experiment, "visitor": step.device.cookie, "consent": _flat(step.device, stamp.now_ms)}
+    headers = {"Content-Type": "application/json", **_region(step.device, stamp.region_header)}
     return Post("/v1/decide", orjson.dumps(question), headers)
 
 
-def signals(device: Device) -> dict[str, str]:
-    """Consent signals under the contract's names."""
-    said = {f"cmp.{purpose}": "granted" if yes else "denied" for purpose, yes in CMP.get(device.choice, {}).items()}
+def state(statement: Statement, stamp: Stamp) -> Post:
+    """What a consent platform's webhook or a privacy form tells `POST /v1/consent`."""
+    purposes = [name for name, bit in PURPOSES.items() if bit & statement.purposes]
+    item: Json = dict(statement.identifiers)
+    if statement.withdrawal:
+        item |= {"kind": "withdrawal", "purposes": purposes}
+    else:
+        item["consent"] = {f"cmp.{purpose}": "granted" if statement.grants else "denied" for purpose in purposes}
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {stamp.write_key}"}
+    return Post("/v1/consent", orjson.dumps(item), headers)
+
+
+def signals(device: Device, now_ms: int) -> Json:
+    """Consent signals as a page says them: mostly the contract's names, and groups as consent platforms call them."""
+    said: Json = {f"cmp.{purpose}": "granted" if yes else "denied" for purpose, yes in CMP.get(device.choice, {}).items()}
     if device.choice in MODE:
         said["gcs"], said["gcd"] = MODE[device.choice]
     if device.choice is Choice.GPC:
         said["gpc"] = "1"
+    if device.choice is Choice.UNMAPPED:
+        said |= UNMAPPED
+    if device.choice in (Choice.TC_ALL, Choice.TC_NONE):
+        grants = device.choice is Choice.TC_ALL
+        day = now_ms - DAY_MS if grants else now_ms
+        said |= {
+            "tc_string": tc_string(day // DAY_MS * DAY_MS, grants=grants),
+            "gdpr_applies": "1",
+            "tc_event_status": "tcloaded",
+        }
+    return said | ONETRUST.get(device.choice, {})
+
+
+def _flat(device: Device, now_ms: int) -> dict[str, str]:
+    """The same where values must be words."""
+    words = {True: "granted", False: "denied"}
+    return {name: words.get(value, str(value)) for name, value in signals(device, now_ms).items()}
+
+
+def _consent(event: Event, stamp: Stamp) -> Json:
+    """The signals of an event."""
+    said = signals(event.device, stamp.now_ms)
+    if event.dated:
+        said["chosen_ts"] = stamp.now_ms
+    if event.name == CHOICE_EVENT and "tc_string" in said:
+        said["tc_event_status"] = "useractioncomplete"
     return said
+
+
+def _categories(consent: Json) -> Json:
+    """Groups of a consent platform as Segment's wrappers send them, everything else beside them."""
+    groups = {name: value for name, value in consent.items() if isinstance(value, bool)}
+    rest = {name: value for name, value in consent.items() if name not in groups}
+    return rest | ({"categoryPreferences": groups} if groups else {})
+
+
+def _place(name: str, country: str, device: Device) -> Json:
+    """Where the visitor is, as a server tells it; a browser's request has the trusted header, which says the same."""
+    return {name: {country: device.region}} if device.region else {}
 
 
 def _region(device: Device, header: str) -> dict[str, str]:
@@ -118,7 +178,7 @@ def _url(event: Event) -> str:
 
 def _token(event: Event, stamp: Stamp) -> str:
     """The decision's token, or, where personalization is denied, a marker that must never be seen again."""
-    if not granted(event.device.choice, event.device.region) & PERSONALIZATION:
+    if not mask_of(event) & PERSONALIZATION:
         return event.mark("pz")
     return stamp.token if event.answers else ""
 
@@ -154,7 +214,8 @@ def _own_item(event: Event, stamp: Stamp) -> Json | str:
         "page_location": _url(event),
         "page_title": event.mark("an"),
         "gclid": event.mark("mk"),
-        "consent": signals(device),
+        "consent": _consent(event, stamp),
+        **_place("event_location", "country", device),
         **_properties(event, stamp),
     }
     if event.login:
@@ -183,7 +244,8 @@ def _segment_item(event: Event, stamp: Stamp) -> Json | str:
         "page": {"url": _url(event), "title": event.mark("an")},
         "userAgent": device.agent,
         "library": {"name": "simulated", "version": "1"},
-        "consent": signals(device),
+        "consent": _categories(_consent(event, stamp)),
+        **_place("location", "country", device),
     }
     if event.email:
         context["traits"] = {"email": event.person.email}
@@ -230,9 +292,13 @@ def _snowplow_item(event: Event, stamp: Stamp, app_id: str) -> Json | str:
         "stm": str(stamp.now_ms),
         "ue_pr": orjson.dumps({"schema": UNSTRUCT, "data": data}).decode(),
     }
-    if consent := signals(device):
-        entity = {"schema": "iglu:com.headwater/consent/jsonschema/1-0-0", "data": consent}
-        said["co"] = orjson.dumps({"schema": CONTEXTS, "data": [entity]}).decode()
+    entities: list[Json] = []
+    if consent := _consent(event, stamp):
+        entities.append({"schema": "iglu:com.headwater/consent/jsonschema/1-0-0", "data": consent})
+    if device.region:
+        entities.append({"schema": "iglu:example.shop/geolocation/jsonschema/1-0-0", "data": {"country": device.region}})
+    if entities:
+        said["co"] = orjson.dumps({"schema": CONTEXTS, "data": entities}).decode()
     if event.login:
         said["uid"] = event.person.account
     if event.defect is Defect.NO_NAME:
@@ -250,7 +316,7 @@ def _ga4(request: Request, stamp: Stamp) -> Post:
     said: Json = {"client_id": device.cookie, "events": [_ga4_item(event, stamp) for event in request.events]}
     if first.login:
         said["user_id"] = first.person.account
-    said["consent"] = signals(device)
+    said |= {"consent": _consent(first, stamp), **_place("user_location", "country_id", device)}
     query = {"measurement_id": "G-SIM", "api_secret": _key(request, stamp)}
     return Post("/mp/collect", orjson.dumps(said), _headers(request, stamp), query)
 

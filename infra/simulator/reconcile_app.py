@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from infra.settings import Settings, load_settings
 from infra.simulator import drain
-from infra.simulator.compare import Row, total
+from infra.simulator.compare import RefusalRow, Row, total
 from infra.simulator.ledger import Expected, read
 from infra.simulator.survey import Survey
 
@@ -21,6 +21,7 @@ EXIT_UNACCOUNTED = 1
 EVERY_S = 5.0
 WIDTH = 140
 FAULTS = ("lost", "doubled", "forbidden", "unexplained")
+REFUSAL_COLUMNS = ("played", "kept", "consented again", "granted again", "events")
 COLUMNS = ("expected", "found", *FAULTS)
 
 app = typer.Typer(add_completion=False)
@@ -42,12 +43,15 @@ def reconcile(
         console.print(f"the run of {ledger} was cut short: events that were on their way are not in it")
     drained = _wait(settings, timeout, console)
     rows = []
-    for row in Survey(settings, expected).rows():
+    survey = Survey(settings, expected)
+    for row in survey.rows():
         console.print(f"{row.layer}: {'as it should be' if row.good else 'NOT as it should be'}")
         rows.append(row)
+    refusals = survey.refusals()
     if as_json:
-        typer.echo(orjson.dumps(report(expected, rows, drained)).decode())
+        typer.echo(orjson.dumps(report(expected, rows, refusals, drained)).decode())
     else:
+        show_refusals(refusals)
         show(rows)
     if not drained or not all(row.good for row in rows):
         raise typer.Exit(EXIT_UNACCOUNTED)
@@ -73,7 +77,7 @@ def _wait(settings: Settings, timeout: float, console: Console) -> bool:
     return True
 
 
-def report(expected: Expected, rows: list[Row], drained: bool) -> dict[str, Any]:
+def report(expected: Expected, rows: list[Row], refusals: list[RefusalRow], drained: bool) -> dict[str, Any]:
     """The verdict for machines."""
     lost, doubled, forbidden, unexplained = total(rows)
     return {
@@ -85,7 +89,18 @@ def report(expected: Expected, rows: list[Row], drained: bool) -> dict[str, Any]
         "forbidden": forbidden,
         "unexplained": unexplained,
         "layers": [asdict(row) for row in rows],
+        "refusals": [asdict(row) for row in refusals],
     }
+
+
+def show_refusals(rows: list[RefusalRow]) -> None:
+    """How visitors refused, and whether it held."""
+    if not rows:
+        return
+    table = Table("refusals by", *(Column(name, justify="right") for name in REFUSAL_COLUMNS))
+    for row in rows:
+        table.add_row(row.channel, *(str(getattr(row, name.replace(" ", "_"))) for name in REFUSAL_COLUMNS))
+    Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH).print(table)
 
 
 def show(rows: list[Row]) -> None:

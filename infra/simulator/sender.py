@@ -3,17 +3,17 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 import orjson
 
-from infra.simulator.acts import Ask, Defect, Event, Journey, Request
+from infra.simulator.acts import Ask, Defect, Event, Journey, Request, Statement
 from infra.simulator.ledger import DecisionLine, EventLine
-from infra.simulator.protocols import Answer, Post, Stamp, ask, build
-from infra.simulator.truth import PERSONALIZATION, fate, granted
+from infra.simulator.protocols import Answer, Post, Stamp, ask, build, state
+from infra.simulator.truth import PERSONALIZATION, fate, mask_of
 
 PATIENCE_S = 180.0
 TIMEOUT_S = 20.0
@@ -43,11 +43,18 @@ class Progress:
     acknowledged: int = 0
     refused: int = 0
     open: int = 0
+    """Events, and choices without one, that the house did not acknowledge."""
     requests: int = 0
     retries: int = 0
     decisions: int = 0
     trouble: str = ""
     """The last reason for a retry."""
+    waiting: str = ""
+    """What the house has yet to read before the next act."""
+
+    def drain(self, lags: Mapping[str, int]) -> None:
+        """Take down a look at the house between two acts."""
+        self.waiting = "draining: " + ", ".join(f"{group.removeprefix('headwater.')} {lag}" for group, lag in lags.items())
 
 
 @dataclass
@@ -100,7 +107,8 @@ class Sender:
         self._jitter = random.Random(seed)
 
     async def run(self, journeys: Iterable[Journey], width: int) -> None:
-        """Send everything, `width` journeys at a time."""
+        """Send all of these journeys, `width` at a time."""
+        self.progress.waiting = ""
         waiting = iter(journeys)
         connector = aiohttp.TCPConnector(limit=width)
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
@@ -115,6 +123,8 @@ class Sender:
                 for step in journey:
                     if isinstance(step, Ask):
                         await self._ask(session, walk, step)
+                    elif isinstance(step, Statement):
+                        await self._state(session, step)
                     else:
                         await self._send(session, walk, step)
             finally:
@@ -122,21 +132,31 @@ class Sender:
                 self._write(walk)
 
     async def _ask(self, session: aiohttp.ClientSession, walk: _Walk, step: Ask) -> None:
-        post = ask(step, self._target.region_header)
+        post = ask(step, self._stamp())
         status, body, _ = await self._post(session, self._target.decisions_url, post)
         walk.answer = Answer.read(orjson.loads(body)) if status == 200 else Answer()
-        lawful = bool(granted(step.device.choice, step.device.region) & PERSONALIZATION)
+        lawful = bool(mask_of(step) & PERSONALIZATION)
         answer = walk.answer
         if answer.decision_id:
             self.progress.decisions += 1
             self._keep(DecisionLine(answer.decision_id, step.experiment, answer.arm, answer.group, bool(answer.token), lawful))
 
+    async def _state(self, session: aiohttp.ClientSession, step: Statement) -> None:
+        post = state(step, self._stamp())
+        status, _, _ = await self._post(session, self._target.collector_url, post)
+        if not 200 <= status < 300:
+            # Whatever it was about, what must become of later events is not known.
+            self.progress.open += 1
+            self.progress.trouble = f"POST {post.path}: HTTP {status}"
+
+    def _stamp(self, token: str = "") -> Stamp:
+        return Stamp(int(time.time() * 1000), self._target.write_key, self._target.region_header, token)
+
     async def _send(self, session: aiohttp.ClientSession, walk: _Walk, request: Request) -> None:
         await asyncio.sleep(self._pace.delay(len(request.events), time.monotonic()))
         post = walk.posts.get(id(request))
         if post is None:
-            stamp = Stamp(int(time.time() * 1000), self._target.write_key, self._target.region_header, walk.answer.token)
-            post = walk.posts[id(request)] = build(request, stamp)
+            post = walk.posts[id(request)] = build(request, self._stamp(walk.answer.token))
         if request.events[0].defect is Defect.POISON:
             await self._target.produce_poison(request.events[0].id.encode(), post.body)
             status, attempts = 200, 1
@@ -205,4 +225,5 @@ def event_line(sent: Any) -> EventLine:
         mask=must.mask,
         account=event.person.name if event.login else "",
         decision=sent.decision if must.mask & PERSONALIZATION else "",
+        refusal=event.refusal,
     )

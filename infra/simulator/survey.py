@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from infra.settings import Settings
 from infra.simulator import compare
-from infra.simulator.compare import Letters, Row
+from infra.simulator.compare import Letters, RefusalRow, Row
 from infra.simulator.layers import EventReader, LetterReader, begins_at_zero, ranges, records, scan
 from infra.simulator.ledger import ANONYMISED, POISON, RESOLVED, Expected
 from infra.simulator.tables import Tables
@@ -35,6 +35,8 @@ class Survey:
         self._totals: Counter[str] = Counter()
         self._decided: Counter[str] = Counter()
         self._joined: Counter[str] = Counter()
+        self._leaks: set[int] = set()
+        self._shortfalls: set[int] = set()
 
     def rows(self) -> Iterator[Row]:
         """The verdicts, in the order of the walk."""
@@ -46,17 +48,26 @@ class Survey:
         consented = Tally(expected, copies)
         for seen in self._topic("events.consented", "consent"):
             consented.behind_gate(seen)
-        yield compare.consented_row(expected, raw, copies, consented)
+        yield compare.consented_row(expected, raw, copies, self._judged(consented))
         resolved = Tally(expected, copies)
         for seen in self._topic("events.resolved", "identity"):
             resolved.behind_gate(seen)
-        yield compare.once_row("events.resolved", expected, copies, resolved)
+        yield compare.once_row("events.resolved", expected, copies, self._judged(resolved))
         yield compare.profiles_row(resolved, "profiles in events.resolved")
         letters, keys = self._letters()
         yield compare.dead_row("events.dead", expected, letters)
         yield from self._bandit()
         yield self._counts()
         yield from self._warehouse(copies, keys)
+
+    def refusals(self) -> list[RefusalRow]:
+        """Which refusals held, once the rows are through."""
+        return compare.refusal_rows(self._expected, self._leaks, self._shortfalls)
+
+    def _judged(self, tally: Tally) -> Tally:
+        self._leaks |= tally.leaks
+        self._shortfalls |= tally.shortfalls
+        return tally
 
     def _take_raw(self, raw: Tally, copies: Counter[str], seen: Seen) -> None:
         if not seen.event_id:
@@ -142,7 +153,7 @@ class Survey:
             tally = Tally(self._expected, copies)
             for seen in tables.events(self._expected.run.run, ranges(self._settings, "events.resolved", self._since)):
                 tally.behind_gate(seen)
-            yield compare.once_row("ClickHouse events", self._expected, copies, tally)
+            yield compare.once_row("ClickHouse events", self._expected, copies, self._judged(tally))
             yield compare.profiles_row(tally, "profiles in ClickHouse")
             found = tables.keys("dead_letters", PLACE, "dead_ts", self._since)
             yield compare.mirrored_row("ClickHouse dead_letters", letters, found)

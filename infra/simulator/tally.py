@@ -45,6 +45,10 @@ class Tally:
     """What was there and must not be, by what it is."""
     unexplained: Counter[str] = field(default_factory=Counter)
     """What the ledger cannot account for, by what it is."""
+    leaks: set[int] = field(default_factory=set)
+    """Numbers of the events that showed more than was granted to them."""
+    shortfalls: set[int] = field(default_factory=set)
+    """Numbers of those that lost more than was refused."""
     profiles: dict[int, set[str]] = field(default_factory=dict)
     """Account -> profiles that its events carry."""
 
@@ -78,6 +82,7 @@ class Tally:
         fate = self.expected.fate(n)
         if fate == ANONYMISED:
             self.forbidden["the event id of an anonymised event"] += 1
+            self.leaks.add(n)
         elif fate != RESOLVED:
             self._stranger(n)
         else:
@@ -100,13 +105,16 @@ class Tally:
                 self.forbidden["clear identifier" if kind == "cl" else "bytes of a dead letter"] += 1
             elif self.expected.fate(n) == ABSENT or not self.expected.masks[n] & NEEDS[kind]:
                 self.forbidden[f"field of a denied purpose ({kind})"] += 1
+                self.leaks.add(n)
 
     def _outcome(self, n: int, seen: Seen) -> None:
         mask = self.expected.masks[n]
         if seen.mask & ~mask:
             self.forbidden["purpose that was not granted"] += 1
+            self.leaks.add(n)
         elif seen.mask != mask:
             self.unexplained["purpose that was granted and is missing"] += 1
+            self.shortfalls.add(n)
         elif seen.outcome != ("pass" if mask == ANALYTICS | MARKETING | PERSONALIZATION else "strip"):
             self.unexplained[f"outcome {seen.outcome}"] += 1
 

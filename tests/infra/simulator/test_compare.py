@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from infra.simulator import compare
-from infra.simulator.compare import Letters, Row
-from infra.simulator.ledger import ANONYMISED, DEAD, POISON, REFUSED, RESOLVED, Expected, Run
+from infra.simulator.compare import Letters, RefusalRow, Row
+from infra.simulator.ledger import ANONYMISED, DEAD, POISON, REFUSED, RESOLVED, Expected, RefusalLine, Run
 from infra.simulator.marks import event_id
 from infra.simulator.tally import Seen, Tally
 
@@ -179,3 +179,20 @@ def test_counts_must_equal_the_layers() -> None:
     assert compare.counts_row({"consent pass": 3}, {"consent pass": 3}).good
     row = compare.counts_row({"consent pass": 3, "consent strip": 2}, {"consent pass": 2, "consent strip": 3})
     assert (row.lost, row.doubled) == (1, 1)
+
+
+def test_a_refusal_is_kept_unless_an_event_after_it_shows_more(expected: Expected) -> None:
+    """In whatever layer: a purpose, a field, an id; and consent again is kept unless an event after it shows less."""
+    expected.after = array("i", [0, 0, 1, -1, -1, -1])
+    expected.refusals = {0: RefusalLine(0, "webhook", True), 1: RefusalLine(1, "webhook", False)}
+    tally = Tally(expected)
+    for record in GOOD:
+        tally.behind_gate(record)
+    assert compare.refusal_rows(expected, tally.leaks, tally.shortfalls) == [RefusalRow("webhook", 2, 2, 1, 1, 2)]
+    for leak in (seen(1, 3, "strip"), seen(1, 1, "strip", marks={("mk", 1)})):
+        spoilt = Tally(expected)
+        spoilt.behind_gate(leak)
+        assert compare.refusal_rows(expected, spoilt.leaks, spoilt.shortfalls)[0].kept == 1
+    tally.behind_gate(Seen(event_id(RUN, 2), "page_view", "anonymise"))
+    tally.behind_gate(seen(0, 1, "strip"))
+    assert compare.refusal_rows(expected, tally.leaks, tally.shortfalls) == [RefusalRow("webhook", 2, 1, 1, 0, 2)]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import ConfigError
-from infra.simulator.ledger import DecisionLine, End, EventLine, Run, Writer, read
+from infra.simulator.ledger import DecisionLine, End, EventLine, RefusalLine, Run, Writer, read
 from infra.simulator.marks import event_id
 
 RUN = Run("abcdefab", 1, 3, 1_000)
@@ -25,7 +25,8 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         writer.write("event", line(0, account="person-1"))
         writer.write("decision", DecisionLine("d1", "hero-banner", "calm", "bandit", True, True))
         writer.write("event", line(1, name="widget_viewed", decision="d1"))
-        writer.write("event", line(2, id="derived-by-the-door", fate="refused", outcome="", mask=0, acked=0))
+        writer.write("event", line(2, id="derived-by-the-door", fate="refused", outcome="", mask=0, acked=0, refusal=4))
+        writer.write("refusal", RefusalLine(4, "webhook", True))
         writer.write("end", End(2_000, 3, 2, 0))
     found = read(file)
     assert [found.fate(n) for n in range(4)] == [1, 1, 5, 0]
@@ -33,6 +34,8 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert found.decisions == {"d1": True}
     assert found.exposures == {"d1": event_id(RUN.run, 1)}
     assert found.number("derived-by-the-door") == 2
+    assert list(found.after) == [-1, -1, 4]
+    assert found.refusals == {4: RefusalLine(4, "webhook", True)}
     assert found.ended == 2_000
 
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from infra.simulator.acts import DOORS, Choice, Defect, Device, Door, Event, Person, Request
+from infra.simulator.acts import DOORS, Ask, Choice, Defect, Device, Door, Event, Person, Request, Statement
 from infra.simulator.marks import MarkerScan, event_id
-from infra.simulator.protocols import Stamp, build, signals
+from infra.simulator.memory import CHOICE_EVENT
+from infra.simulator.protocols import Stamp, ask, build, signals, state
 
 RUN = "abcdefab"
 STAMP = Stamp(1_795_000_000_000, "k" * 32, "X-Region", "the-token")
@@ -65,4 +66,54 @@ def test_poison_is_no_framed_record() -> None:
 
 def test_silence_says_nothing() -> None:
     """A visitor without a choice sends no signal."""
-    assert signals(Device("c", "ga4", "US", Choice.SILENT, "agent")) == {}
+    assert signals(Device("c", "ga4", "US", Choice.SILENT, "agent"), STAMP.now_ms) == {}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_the_event_itself_says_where_its_visitor_is(door: Door) -> None:
+    """As a server would, for keys whose headers tell nothing; and says nothing where that is unknown."""
+    whole = event(door)
+    body = build(Request((whole,)), STAMP).body
+    assert b"DE" in body
+    nowhere = replace(whole, device=replace(whole.device, region=""))
+    post = build(Request((nowhere,)), STAMP)
+    assert b"location" not in post.body.replace(b"page_location", b"")
+    assert "X-Region" not in post.headers
+
+
+def test_onetrust_groups_stand_where_each_protocol_has_them() -> None:
+    """Under their own names; in Segment's calls as categories, and the time beside them."""
+    told = replace(event("segment", Choice.ONETRUST_NONE), dated=True)
+    consent = orjson.loads(build(Request((told,)), STAMP).body)["batch"][0]["context"]["consent"]
+    assert consent == {
+        "chosen_ts": STAMP.now_ms,
+        "categoryPreferences": {"C0001": True, "C0002": False, "C0003": False, "C0004": False},
+    }
+    own = orjson.loads(build(Request((event("headwater", Choice.ONETRUST_NO_ADS),)), STAMP).body)["events"][0]["consent"]
+    assert own == {"C0001": True, "C0002": True, "C0003": True, "C0004": False}
+
+
+def test_the_page_on_which_a_tc_string_is_chosen_says_so() -> None:
+    """Others say that it is loaded."""
+    for name, status in ((CHOICE_EVENT, "useractioncomplete"), ("page_view", "tcloaded")):
+        told = replace(event("headwater", Choice.TC_NONE), name=name)
+        consent = orjson.loads(build(Request((told,)), STAMP).body)["events"][0]["consent"]
+        assert (consent["tc_event_status"], consent["gdpr_applies"]) == (status, "1")
+
+
+def test_statements_name_whom_they_are_about_and_what() -> None:
+    """Withdrawals by purpose, choices by signals, under the key of the source."""
+    device = event("headwater").device
+    withdrawal = state(Statement(device, (("client_id", "c"),), 6, withdrawal=True), STAMP)
+    assert orjson.loads(withdrawal.body) == {
+        "client_id": "c", "kind": "withdrawal", "purposes": ["marketing", "personalization"],
+    }  # fmt: skip
+    grant = state(Statement(device, (("user_id", "u"), ("client_id", "c")), 1, grants=True), STAMP)
+    assert orjson.loads(grant.body) == {"user_id": "u", "client_id": "c", "consent": {"cmp.analytics": "granted"}}
+    assert (grant.path, grant.headers["Authorization"]) == ("/v1/consent", f"Bearer {STAMP.write_key}")
+
+
+def test_the_decision_api_is_told_words_alone() -> None:
+    """Its consent map holds texts."""
+    post = ask(Ask(event("ga4", Choice.ONETRUST_NO_ADS).device, event("ga4").person), STAMP)
+    assert orjson.loads(post.body)["consent"] == {"C0001": "granted", "C0002": "granted", "C0003": "granted", "C0004": "denied"}

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from infra.simulator.acts import Defect, Request
 from infra.simulator.ledger import DecisionLine, EventLine
-from infra.simulator.sender import Line, Pace, Sender, Target
+from infra.simulator.sender import Line, Pace, Progress, Sender, Target
 from infra.simulator.world import World
 
 RUN = "abcdefab"
@@ -22,12 +22,16 @@ class Doors:
     """A door that refuses wrong keys and broken bodies, and takes the rest only the second time."""
 
     flaky: bool
+    closed: str = ""
+    """Path of a door that answers 400 to everything."""
     bodies: Counter[bytes] = field(default_factory=Counter)
 
     async def take(self, request: web.Request) -> web.Response:
         """Any collector door."""
         body = await request.read()
         self.bodies[body] += 1
+        if request.path == self.closed:
+            return web.Response(status=400)
         said = request.headers.get("Authorization", "") + str(request.query_string) + body.decode()
         if "wrong-" in said:
             return web.Response(status=401)
@@ -44,6 +48,12 @@ class Doors:
 
 async def walk(doors: Doors, events: int) -> tuple[list[Line], list[bytes]]:
     """Send a world to these doors: (ledger lines, poison)."""
+    lines, poison, _ = await drive(doors, events)
+    return lines, poison
+
+
+async def drive(doors: Doors, events: int) -> tuple[list[Line], list[bytes], Progress]:
+    """The same, and how far the sender says that it came."""
     app = web.Application()
     app.router.add_post("/v1/decide", doors.decide)
     app.router.add_post("/{path:.*}", doors.take)
@@ -62,7 +72,7 @@ async def walk(doors: Doors, events: int) -> tuple[list[Line], list[bytes]]:
         await sender.run(World(1, RUN, events).journeys(), 8)
     finally:
         await runner.cleanup()
-    return lines, poison
+    return lines, poison, sender.progress
 
 
 def event_lines(doors: Doors, events: int) -> list[EventLine]:
@@ -114,3 +124,13 @@ def test_a_rate_is_kept() -> None:
     assert pace.delay(5, 200.0) == 0.0
     assert sum(pace.delay(1, 200.0) == 0.0 for _ in range(20)) == 6
     assert Pace(0, began=0.0).delay(1_000, 0.0) == 0.0
+
+
+def test_a_choice_that_the_house_does_not_take_leaves_the_run_open() -> None:
+    """What must become of the events after it is not known, so the run must not pass."""
+    _, _, progress = asyncio.run(drive(Doors(flaky=False), 3_000))
+    assert progress.open == 0
+    lines, _, progress = asyncio.run(drive(Doors(flaky=False, closed="/v1/consent"), 3_000))
+    assert progress.open > 0
+    assert "/v1/consent" in progress.trouble
+    assert any(isinstance(line, EventLine) and line.refusal >= 0 for line in lines)

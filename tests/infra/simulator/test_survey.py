@@ -74,6 +74,28 @@ def test_a_healthy_house_drains_and_is_accounted_for(house: SmallHouse) -> None:
     assert [row for row in verdict(house).values() if not row.good] == []
 
 
+def test_a_house_at_rest_has_settled_and_one_with_a_refusal_on_its_way_has_not(house: SmallHouse) -> None:
+    """Of the topics that refusals travel on each counts, whether a group has ever read it or not."""
+    drain.settle(house.settings, 20, lambda _lags: None)
+    for topic in ("consent.revocations", "consent.signals"):
+        writer = producer(house.settings)
+        writer.produce(topic, b"on its way")
+        assert writer.flush(30) == 0
+        with pytest.raises(drain.NotDrained, match=r"(consent|identity) 1"):
+            drain.settle(house.settings, 0.2, lambda _lags: None)
+        house.settle()
+
+
+def test_a_house_with_links_to_make_has_not_settled(house: SmallHouse) -> None:
+    """What passed while the graph was away gets its refusals later; a range that is done is nothing."""
+    due = {"topic": "events.consented", "partition": 0, "first": 3, "end": 8}
+    house.put("identity.deferred", due)
+    with pytest.raises(drain.NotDrained, match="identity 5"):
+        drain.settle(house.settings, 1, lambda _lags: None)
+    house.put("identity.deferred", {**due, "first": 8})
+    drain.settle(house.settings, 20, lambda _lags: None)
+
+
 def test_records_of_an_open_transaction_are_still_to_come(house: SmallHouse) -> None:
     """Nobody can have read them, so the stream is not drained."""
     create_topics(house.settings.kafka, ["undecided"])

@@ -34,6 +34,11 @@ EVENT = Event(
         (Choice.SILENT, "DE", Fate("anonymised", "anonymise", 0)),
         (Choice.SILENT, "", Fate("anonymised", "anonymise", 0)),
         (Choice.SILENT, "US", Fate("resolved", "pass", 7)),
+        (Choice.ONETRUST_NONE, "US", Fate("anonymised", "anonymise", 0)),
+        (Choice.ONETRUST_NO_ADS, "FR", Fate("resolved", "strip", 5)),
+        (Choice.UNMAPPED, "US", Fate("resolved", "strip", 1)),
+        (Choice.TC_NONE, "US", Fate("anonymised", "anonymise", 0)),
+        (Choice.TC_ALL, "DE", Fate("resolved", "pass", 7)),
     ],
 )
 def test_choice_and_region_decide(choice: Choice, region: str, expected: Fate) -> None:
@@ -55,3 +60,9 @@ def test_choice_and_region_decide(choice: Choice, region: str, expected: Fate) -
 def test_a_defect_decides_before_any_consent(defect: Defect, name: str) -> None:
     """What cannot be read is never judged by purpose."""
     assert fate(replace(EVENT, defect=defect)) == Fate(name)  # type: ignore[arg-type] # the table above holds fate names
+
+
+def test_what_is_remembered_goes_before_what_an_event_says() -> None:
+    """An event whose mask is known is judged by it."""
+    assert fate(replace(EVENT, granted=5)) == Fate("resolved", "strip", 5)
+    assert fate(replace(EVENT, granted=0)) == Fate("anonymised", "anonymise", 0)
