@@ -29,7 +29,7 @@ ACTED = "useractioncomplete"
 FINAL_STATUS = ("tcloaded", ACTED)
 """Event statuses of a TC string after which the visitor's choice stands; before them the banner is open."""
 GRANT = frozenset({Word.GRANT})
-VISITORS = frozenset({Reason.PURPOSE, Reason.VENDOR, Reason.GPC})
+VISITORS = frozenset({Reason.PURPOSE, Reason.VENDOR, Reason.GPC, Reason.UNMAPPED})
 """Denials that the visitor made; what is unreadable, too old or not yet chosen is none."""
 
 WHY: Mapping[Word, Reason] = {Word.GRANT: Reason.OK_CONSENT, Word.INVALID: Reason.MALFORMED}

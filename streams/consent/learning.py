@@ -11,7 +11,6 @@ from streams.consent.entries import SIGNALS, STATE_KIND, Entries, Source
 from streams.consent.evidence import Reader
 from streams.consent.ledger import (
     DAY_MS,
-    DENIED,
     GRANTED,
     SEEN_GRANTED,
     SKEW_MS,
@@ -24,7 +23,6 @@ from streams.consent.ledger import (
     dates,
     entry,
     is_erased,
-    is_refused,
     is_time,
     learn,
     merge,
@@ -41,6 +39,7 @@ SUBJECT_LENGTH = 33
 FOR_EVER = 1 << 62
 NO_TIMES: Times = {}
 NO_DATES = Dates(0, 0)
+NO_PURPOSES: frozenset[str] = frozenset()
 STRICTEST = (Memory.WITHDRAWN, Memory.REFUSED, Memory.DENIED)
 
 
@@ -99,7 +98,7 @@ class Learner:
         claim = what.evidence.claim
         changes = [self._take_down(event, (scope, tables[scope], key), (claim, when), entries)]
         if claim.denied:
-            refusal = claim._replace(granted=frozenset())
+            refusal = claim._replace(granted=NO_PURPOSES)
             changes += [
                 self._take_down(event, (other, tables[other], key), (refusal, when), entries)
                 for other in where.scopes.values()
@@ -136,23 +135,28 @@ class Learner:
         return Source("|".join(scope), key.decode(), time, chosen, "event", what.hash, evidence.platform, evidence.gvl)
 
     def tell_others(self, event: Event, others: Others, entries: Entries) -> dict[Place, Standing]:
-        """Say an event's own choice, where its time is known, of its other identifiers too, as far as it is news to them; what
-        is known of them then. A refusal counts under every regime, a grant under the event's own."""
+        """Say an event's own choice of its other identifiers too, as far as it is news to them; what is known of them then.
+
+        A refusal counts under every regime, a grant under the event's own.
+        """
         where, what, time = event
         scope, claim, when = where.scopes[what.regime], what.evidence.claim, self._dates(event)
-        denied = {entry(purpose, DENIED): when.denied_at for purpose in claim.denied if when.denied_at}
-        granted = {entry(purpose, GRANTED): when.granted_at for purpose in claim.granted if when.granted_at}
+        refusal, grant = claim._replace(granted=NO_PURPOSES), claim._replace(denied=NO_PURPOSES)
         told: dict[Place, Standing] = {}
         for other, standing in others:
             times: Times = NO_TIMES if standing is None else standing.times
-            if is_erased(times, time) or (when.by_arrival and any(is_refused(times, purpose) for purpose in claim.denied)):
+            if is_erased(times, time):
                 continue
-            news = {"": take_over(times, denied).times, what.regime: take_over(times, granted).times}
+            news = {
+                "": learn(times, refusal, when, time, False).times,
+                what.regime: learn(times, grant, when, time, False).times,
+            }
             for regulation, said in news.items():
                 if said:
                     entries.tell(self._source(event, scope, other, max(said.values())), scope[1], regulation, said)
+                    times = merge(times, said)
             if any(news.values()):
-                told[scope, other] = Standing(merge(merge(times, denied), granted))
+                told[scope, other] = Standing(times)
         return told
 
     def _dates(self, event: Event) -> Dates:

@@ -382,9 +382,12 @@ def _flat(value: Any, name: str, depth: int) -> Iterator[tuple[str, str]]:
 
 
 def strictest(words: Iterable[Word]) -> Word:
-    """Of several words on one thing the most restrictive: deny beats grant, invalid counts as deny."""
+    """Of several words on one thing the most restrictive: deny beats grant, invalid counts as deny.
+
+    A denial comes before what cannot be read, because it is remembered.
+    """
     distinct = set(words)
-    for word in (Word.INVALID, Word.UNDECODED, Word.DENY, Word.UNCONFIRMED, Word.GRANT):
+    for word in (Word.DENY, Word.INVALID, Word.UNDECODED, Word.UNCONFIRMED, Word.GRANT):
         if word in distinct:
             return word
     return Word.UNKNOWN

@@ -283,7 +283,7 @@ class ConsentStage:
         where, what, _ = event
         scope = where.scopes[what.regime]
         others = [(node, holding.others[scope, node]) for node in nodes]
-        if what.speaks and (what.dated or where.is_choice):
+        if what.speaks:
             told = self._learner.tell_others(event, others, entries)
             holding.others.update(told)
             others = [(node, told.get((scope, node), standing)) for node, standing in others]

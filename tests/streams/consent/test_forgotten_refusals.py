@@ -1,4 +1,4 @@
-"""Refusals that the gate forgets. Each of these tests is expected to fail until the gate remembers; then its mark goes."""
+"""Refusals that are easily forgotten: without a time, under an unknown name, beside something that cannot be read."""
 
 import pytest
 
@@ -11,7 +11,6 @@ ANALYTICS, MARKETING = 0, 1
 """Places of purposes among an event's reasons."""
 
 
-@pytest.mark.xfail(strict=True, reason="an undated refusal is taken down for the event's key alone")
 def test_an_undated_refusal_is_remembered_of_every_identifier_of_its_event() -> None:
     """A logged-in visitor refuses in Germany; her cookie alone, silent in the US, is not asked for less."""
     room = Room()
@@ -19,7 +18,6 @@ def test_an_undated_refusal_is_remembered_of_every_identifier_of_its_event() -> 
     assert room.event(EMPTY, LATER, region="US") != SILENT
 
 
-@pytest.mark.xfail(strict=True, reason="a refusal under a name that nothing maps denies its own event and is forgotten")
 @pytest.mark.parametrize("name", ["page_view", "consent_update"])
 def test_a_refusal_under_an_unknown_name_is_not_undone_by_silence(name: str) -> None:
     """Dated or not: it denied all that nothing else spoke of."""
@@ -28,7 +26,6 @@ def test_a_refusal_under_an_unknown_name_is_not_undone_by_silence(name: str) -> 
     assert room.event(EMPTY, LATER, region="US") != SILENT
 
 
-@pytest.mark.xfail(strict=True, reason="a refusal under a name that nothing maps denies its own event and is forgotten")
 def test_a_dated_refusal_under_an_unknown_name_beats_an_undated_grant() -> None:
     """As one under any other name does."""
     room = Room()
@@ -36,7 +33,6 @@ def test_a_dated_refusal_under_an_unknown_name_beats_an_undated_grant() -> None:
     assert room.event(GRANTED, LATER).split()[MARKETING] != "OK_CONSENT"
 
 
-@pytest.mark.xfail(strict=True, reason="of a format's words on a purpose the unreadable one counts, and that is not remembered")
 @pytest.mark.parametrize(
     ("signals", "purpose"),
     [
@@ -54,7 +50,6 @@ def test_something_unreadable_beside_a_refusal_does_not_make_it_forgotten(signal
     assert room.event(GRANTED, LATER).split()[purpose] != "OK_CONSENT"
 
 
-@pytest.mark.xfail(strict=True, reason="of a format's words on a purpose the unreadable one counts, and that is not remembered")
 def test_something_unreadable_beside_a_refusal_by_webhook_does_not_make_it_forgotten() -> None:
     """A choice without an event has no second chance."""
     room = Room()
