@@ -20,6 +20,7 @@ from schemas.registry import Contract, Registry
 from streams.collector import own
 from streams.collector.event import Unusable
 from streams.collector.normalise import Normaliser, Request
+from streams.collector.repeated import loads
 from streams.consent import worded
 from streams.consent.carry_over_app import carry_over_command
 from streams.consent.clickids import ClickIds
@@ -110,7 +111,7 @@ def read_event(file: Path, registry: Registry, region: str = "") -> Record:
     any fields of that, and what is missing is empty. ConfigError words what is wrong."""
     contract = registry.latest("events.raw")
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
+        said = loads(file.read_text(encoding="utf-8").encode())
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -140,7 +141,7 @@ def _collected(file: Path, said: Any, contract: Contract, region: str) -> Record
     if isinstance(sent, Unusable):
         raise ConfigError(f"{file}: {sent.detail}")
     normaliser = Normaliser(contract, NodeKeys.derive(Secret("of pseudonyms that nobody gets to see, and nothing links")))
-    request = Request("", "", int(time.time() * 1_000), region)
+    request = Request("", "", int(time.time() * 1_000), region or None)  # where none is named, the event's own counts
     return normaliser.record(sent, request, lambda _name: None)[1]
 
 
@@ -196,7 +197,10 @@ def _print(found: Explanation) -> None:
     console.print(purposes)
     if found.unread:
         names = ", ".join(found.unread)
-        advice = "no signal of that name is known, or no purpose of the policy lists it. See streams/collector/README.md."
+        advice = (
+            "nothing in the policy maps such a name. A no under it denies what no other signal speaks about, a yes grants "
+            "nothing. See streams/consent/PLATFORMS.md."
+        )
         console.print(f"Not read: {names}: {advice}", highlight=False, markup=False)
     fields = Table("field", "purpose", "what happens to it")
     for row in found.fields:

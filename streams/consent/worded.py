@@ -32,7 +32,7 @@ REASONS: Mapping[Reason, str] = {
     Reason.GPC: "the visitor's browser objects (Global Privacy Control)",
     Reason.WITHDRAWN: "the visitor withdrew her consent, and has not given it again",
     Reason.CONFLICT: "one signal says yes and another says no, and then no counts",
-    Reason.UNMAPPED: "nothing in the policy says what this signal or this event means",
+    Reason.UNMAPPED: "nothing in the policy says what this signal or this event means; a no that is not understood is a no",
 }
 
 FORMATS: Mapping[str, str] = {
@@ -41,6 +41,9 @@ FORMATS: Mapping[str, str] = {
     "gpc": "Global Privacy Control",
     "cmp": "consent platform",
     "consent_mode": "Consent Mode",
+    "us_privacy": "US Privacy",
+    "consent": "the consent object itself",
+    "unmapped": "a name that nothing maps",
 }
 
 WORDS: Mapping[str, str] = {

@@ -150,6 +150,78 @@ def test_a_refusal_holds_in_a_region_where_silence_grants(visitor: Visitor) -> N
     assert visitor.reason(visitor.laptop, {}, "US") in PERSONAL
 
 
+def test_a_login_after_a_withdrawal_withdraws_for_the_account(visitor: Visitor) -> None:
+    """Withdrawn on the phone, then logged in there: the account's events on another device are denied too."""
+    visitor.visit(visitor.laptop, GRANTED, user_id=visitor.account)
+    visitor.choose(visitor.phone, {}, kind="withdrawal", purposes=["marketing"])
+    visitor.becomes(visitor.phone, PERSONAL)  # of marketing alone
+    wait_until(
+        lambda: "marketing=WITHDRAWN" in visitor.fate(visitor.visit(visitor.phone, GRANTED, user_id=visitor.account))[1],
+        SOON_S,
+        "the withdrawal on the phone",
+    )
+    wait_until(
+        lambda: "marketing=WITHDRAWN" in visitor.fate(visitor.visit(visitor.laptop, GRANTED, user_id=visitor.account))[1],
+        2 * SOON_S,
+        "the withdrawal on the laptop",
+    )
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"consent": {"cmp.partners": "denied"}},
+        {"consent": {"cmp.marketing": "hardly"}},
+        {"consent": {"tc_string": tc_string(), "gdpr_applies": "1"}},
+        {"kind": "withdrawal", "site": "elsewhere.example"},
+    ],
+)
+def test_a_choice_that_is_not_understood_is_refused_and_kept(shop: StandingHouse, choice: dict[str, Any]) -> None:
+    """400 that names the field, and the bytes as a dead letter in ClickHouse."""
+    before = shop.query("SELECT count() FROM headwater.dead_letters")[0][0]
+    headers = {"Authorization": f"Bearer {shop.key}"}
+    body = {"client_id": uuid.uuid4().hex, **choice}
+    answer = requests.post(f"{shop.settings['collector_url']}/v1/consent", json=body, headers=headers, timeout=10)
+    assert answer.status_code == 400
+    assert next(iter(choice.get("consent", {"site": ""}))).split(".")[-1].split("_")[0] in answer.json()["message"]
+    wait_until(lambda: shop.query("SELECT count() FROM headwater.dead_letters")[0][0] > before, 30, "the dead letter")
+
+
+def test_a_refusal_under_a_name_that_nothing_maps_denies_and_is_told(shop: StandingHouse, visitor: Visitor) -> None:
+    """What nothing else speaks about, where silence would grant; the ops page's JSON and doctor name it."""
+    outcome, reasons = visitor.fate(visitor.visit(visitor.phone, {"cmp.analytics": "1", "partner_sharing": "no"}, "US"))
+    assert (outcome, reasons) == ("strip", "analytics=OK_CONSENT marketing=UNMAPPED personalization=UNMAPPED")
+    assert visitor.reason(visitor.laptop, {"partner_sharing": "no"}, "US") == "no_consent"
+    token = {"Authorization": f"Bearer {(shop.state / 'ops-token').read_text().strip()}"}
+
+    def told() -> bool:
+        answer = requests.get(f"{shop.settings['gauge_url']}/lag", headers=token, timeout=10).json()
+        return any(one["name"] == "partner_sharing" for one in answer.get("unmapped_signals", ()))
+
+    wait_until(told, 30, "the name on the ops page")
+    assert "partner_sharing" in shop.run("doctor").stdout
+
+
+def test_a_servers_own_place_is_not_the_visitors(shop: StandingHouse, visitor: Visitor) -> None:
+    """Of a server's key the event says where the visitor is, whatever the header says; where it does not, silence denies."""
+    made = shop.run("keys", "create", "container", "--site", SITE, "--kind", "server")
+    assert made.returncode == 0, made.stderr
+    key = made.stdout.strip()
+
+    def outcome(**fields: Any) -> str:
+        name = f"viewed_{uuid.uuid4().hex}"
+        event = {"event_name": name, "client_id": visitor.phone, "page_location": f"{PAGE}/", **fields}
+        headers = {"Authorization": f"Bearer {key}", REGION_HEADER: "US"}
+        url = f"{shop.settings['collector_url']}/v1/events"
+        wait_until(lambda: requests.post(url, json=event, headers=headers, timeout=10).status_code == 200, 10, "the key")
+        return visitor.fate(name)[0]
+
+    assert outcome() == "anonymise"
+    assert outcome(event_location={"country": "DE"}) == "anonymise"
+    assert outcome(event_location={"country": "US"}) == "pass"
+    assert outcome(country="Deutschland") == "anonymise"
+
+
 def test_without_redis_nothing_is_personal_until_the_view_is_whole_again(shop: StandingHouse, visitor: Visitor) -> None:
     """Killed, and started again: what was refused before is refused after, and nobody's decision is personal meanwhile."""
     visitor.choose(visitor.phone, DENIED)
