@@ -64,6 +64,10 @@ MAILBOXES = frozenset(
     }
 )  # fmt: skip
 """Local parts, letters and digits only, that are nobody's at any domain."""
+TYPED = frozenset(
+    {"abc", "abcd", "asd", "qwe", "qwer", "qwert", "qwertz", "azerty", "yxc", "zxc", "123", "1234", "12345", "ab", "aaa"}
+)
+"""Where the mailbox is called as its domain, as in `qwe@qwe.de`, nobody's either."""
 RESERVED = (
     "example.com",
     "example.net",
@@ -179,7 +183,7 @@ def is_junk_address(local: str, domain: str) -> bool:
     if box in RESERVED_MAILBOXES and f".{domain}".endswith(_RESERVED_ENDS):
         return True
     label = domain.partition(".")[0]
-    return box == label and (box in WORDS or len(set(box)) == 1)
+    return box == label and (box in WORDS or box in TYPED or len(set(box)) == 1)
 
 
 def is_junk_number(digits: str) -> bool:

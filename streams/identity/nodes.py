@@ -27,6 +27,7 @@ TIERS: Mapping[str, str] = {"user": "0", "device": "1", "cookie": "2", "email": 
 
 _EMAIL = re.compile(r"^[^@\s]+@[^@\s]+\.[^@\s.]+$")
 _E164 = re.compile(r"^\+[1-9][0-9]{6,14}$")  # ITU-T E.164: a plus and at most 15 digits
+_COUNTRY_ALIASES = {"UK": "GB", "EL": "GR"}
 _LETTERS = re.compile(r"[^\W\d_]")
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
@@ -148,7 +149,8 @@ def _phone(value: str, region: str) -> str | None:
     elif digits.startswith("+"):
         value = digits
     else:
-        country = region[:2].upper()
+        country = region.replace("_", "-").partition("-")[0].upper()
+        country = _COUNTRY_ALIASES.get(country, country)
         number = _number(value, country) if country in phonenumbers.SUPPORTED_REGIONS else None
         return _e164(number) if number is not None and phonenumbers.is_valid_number(number) else None
     number = _number(value, None)

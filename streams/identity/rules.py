@@ -44,13 +44,13 @@ LIMITS: Mapping[tuple[str, str], Sequence[Limit]] = {
         Limit("cookies_per_user_and_year", 120, 365, independent=True),
     ),
     ("0", "3"): (Limit("contacts_per_user", 15, 365),),
-    ("1", "1"): (Limit("devices_per_device", 4, 365),),
+    ("1", "1"): (Limit("devices_per_device", 6, 365),),
     ("1", "2"): (
         Limit("cookies_per_device", 12, 30),
         Limit("cookies_per_device_and_year", 60, 365, independent=True),
     ),
     ("1", "3"): (Limit("contacts_per_device", 6, 365),),
-    ("2", "1"): (Limit("devices_per_cookie", 4, 365),),
+    ("2", "1"): (Limit("devices_per_cookie", 6, 365),),
     ("2", "2"): (
         Limit("cookies_per_cookie", 8, 30),
         Limit("cookies_per_cookie_and_year", 60, 365, independent=True),

@@ -165,6 +165,7 @@ def test_ordinary_ids_are_somebody(value: str) -> None:
         "test+4@shop.example",
         "TESTER@gmail.com",
         "na@na.com",
+        "qwe@qwe.de",
         "xx@xx.de",
         "none@none.example",
         "{{email}}@shop.example",

@@ -104,8 +104,9 @@ def test_a_national_number_counts_in_its_region() -> None:
     everywhere = node(KEYS, "phone", "+49 30 23125177")
     for region in ("DE", "de", "DE-BE"):
         assert node(KEYS, "phone", "(030) 23125-177", region) == everywhere
-    for region in ("", "US", "ZZ", "EEA"):
+    for region in ("", "US", "ZZ", "EEA", "DEU"):
         assert node(KEYS, "phone", "(030) 23125-177", region) is None
+    assert node(KEYS, "phone", "020 7183 8750", "UK") == node(KEYS, "phone", "+44 (0)20 7183 8750") is not None
     assert node(KEYS, "phone", "0049 30 23125177", "US") == everywhere
     assert node(KEYS, "phone", "011 49 30 23125177", "US") == everywhere
     given_ids = [("phone", "030 23125177"), ("cookie", "c-17")]
@@ -133,6 +134,20 @@ def test_a_normalised_identifier_stays_as_it_is(value: str, kind: str) -> None:
     """Whatever is sent ends in one spelling or in none, and never in an error."""
     normal = normalise(kind, value, "DE")
     assert normal is None or normalise(kind, normal, "DE") == normal
+
+
+@given(
+    st.text(alphabet="aB1.+'<\u200b\u00e9\u212a\uff21", min_size=1, max_size=6),
+    st.text(alphabet="aZ0-.\u00fc\u00df\u3002\uff0e\u2764\u200d\u05d0\u0130", min_size=1, max_size=8),
+    st.sampled_from(["{}@{}", "mailto:{}@{}", "Jo <{}@{}>", '"{}@{}",', "{}%40{}", "{}@{}.example"]),
+)
+def test_a_normalised_address_stays_as_it_is(local: str, domain: str, form: str) -> None:
+    """Whatever letters it has; an address is ASCII behind its @, in lower case."""
+    normal = normalise("email", form.format(local, domain))
+    if normal is not None:
+        assert normalise("email", normal) == normal
+        assert normal.partition("@")[2].isascii()
+        assert normal == normal.lower()
 
 
 @given(st.uuids())

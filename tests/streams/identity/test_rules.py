@@ -113,7 +113,7 @@ def test_what_holds_too_much_is_demoted() -> None:
         Pair(device, first, Limit("cookies_per_device", 12, 30)),
         Pair(device, first, Limit("cookies_per_device_and_year", 60, 365, independent=True)),
     ]
-    assert [pair for pair in pairs if pair.holder != device] == [Pair(first, device, Limit("devices_per_cookie", 4, 365))]
+    assert [pair for pair in pairs if pair.holder != device] == [Pair(first, device, Limit("devices_per_cookie", 6, 365))]
     again, _ = plan(view, {(device, second): 0}, {device: "cookies_per_device"})
     assert again == [Write(device, None, Slot(device, logged=False, epoch=1, state=SHARED), 0, "cookies_per_device")]
     assert (view.find(first), view.find(second)) == (device, second)
