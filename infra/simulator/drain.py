@@ -17,7 +17,8 @@ TIMEOUT_S = 10.0
 POLL_S = 0.5
 
 ABSENT = (KafkaException, TimeoutError)
-"""The broker may be starting again: that is what the time to wait is for."""
+"""The broker may be starting again: that is what the time to wait is for. A client that was there before may go on asking for
+leader epochs that the broker no longer knows, so the next look has a new one."""
 
 Lags = Mapping[str, int]
 """Group -> records that it has not read yet."""
@@ -117,7 +118,7 @@ def settle(settings: Settings, timeout_s: float, tell: Callable[[Lags], None]) -
             trouble = ""
         except ABSENT as error:
             found, before, still = {}, {}, False
-            trouble = _trouble(settings, error)
+            client, trouble = admin(settings), _trouble(settings, error)
         tell(found)
         if still and not any(found.values()):
             break
@@ -160,7 +161,7 @@ def wait(settings: Settings, timeout_s: float, tell: Callable[[Lags], None]) -> 
         try:
             found, trouble = lags(client), ""
         except ABSENT as error:
-            found, trouble = {}, _trouble(settings, error)
+            found, client, trouble = {}, admin(settings), _trouble(settings, error)
         tell(found)
         rests = rests + 1 if found and not any(found.values()) else 0
         time.sleep(POLL_S)

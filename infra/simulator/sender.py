@@ -54,7 +54,8 @@ class Progress:
 
     def drain(self, lags: Mapping[str, int]) -> None:
         """Take down a look at the house between two acts."""
-        self.waiting = "draining: " + ", ".join(f"{group.removeprefix('headwater.')} {lag}" for group, lag in lags.items())
+        behind = ", ".join(f"{group.removeprefix('headwater.')} {lag}" for group, lag in lags.items())
+        self.waiting = f"draining: {behind or 'Kafka does not answer'}"
 
 
 @dataclass
