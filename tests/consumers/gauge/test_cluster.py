@@ -241,6 +241,7 @@ def test_side_topics_are_read_back(house: Settings, contracts_dir: Path) -> None
     why = {"stage": "consent", "reason": "unreadable", "detail": ""}
     letter = {**why, **where, "dead_ts": round(now * 1000), "key_day": "2026-01-01", "payload": b"x"}
     count = {"stage": "consent", "source": "web", "event_name": "page_view", "outcome": "pass", "n": 5}
+    unmapped = count | {"event_name": "", "outcome": "unmapped", "dimensions": {"name": "partners"}}
     shot = {"experiment": "hero", "version": 1, "config_version": "1", "published_ts": round(now * 1000), "checksum": ""}
     shot |= {"arms": ["a", "b"], "posterior": [[1.0, 3.0], [1.0, 1.0]]}
     due = {"topic": "events.consented", "first": 10}
@@ -250,6 +251,10 @@ def test_side_topics_are_read_back(house: Settings, contracts_dir: Path) -> None
         ("stream.counts", count | {"minute": minute}),
         ("stream.counts", count | {"minute": minute}),
         ("stream.counts", count | {"minute": minute - 3_600_000}),
+        ("stream.counts", unmapped | {"minute": minute}),
+        ("stream.counts", unmapped | {"minute": minute, "source": "app", "n": 7}),
+        ("stream.counts", unmapped | {"minute": minute - 3_600_000}),
+        ("stream.counts", unmapped | {"minute": minute, "outcome": "fingerprint"}),
         ("bandit.snapshots", shot | {"probabilities": [0.5, 0.5]}),
         ("bandit.snapshots", shot | {"probabilities": [0.2, 0.8]}),
         ("identity.deferred", due | {"partition": 0, "end": 40}),
@@ -271,6 +276,7 @@ def test_side_topics_are_read_back(house: Settings, contracts_dir: Path) -> None
         tail.stop()
     assert dict(recent.dead)["consent", "unreadable", "web"] >= 1
     assert [(cell, total, series[-1]) for cell, total, series in recent.volumes] == [(("consent", "pass"), 10, 10)]
+    assert recent.unmapped == ((("app", "partners"), 7), (("web", "partners"), 5))
     assert recent.snapshots[0].arms == (("a", 0.2, 0.25), ("b", 0.8, 0.5))
     assert recent.deferred == 80
 

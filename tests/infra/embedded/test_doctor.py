@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from infra.embedded import doctor
-from infra.embedded.doctor import Finding, Grade
+from infra.embedded.doctor import Finding, Grade, _unmapped
 from infra.settings import Settings, load_settings
 from streams.consent.policy import PACKAGED
 
@@ -92,6 +92,17 @@ def told(state_dir: Path, up: int, **row: object) -> list[Finding]:
 def test_services_are_graded(tmp_path: Path, row: dict[str, object], grade: Grade) -> None:
     """A part that halted is a failure; one that is away for the moment a warning."""
     assert [finding.grade for finding in told(tmp_path, os.getpid(), **row)] == [grade]
+
+
+def test_unmapped_signals_are_told() -> None:
+    """Names of consent signals that nothing maps, most frequent first, out of the consent worker's metrics."""
+    page = (
+        'headwater_consent_unmapped_total{name="partners",source="web"} 3.0\n'
+        'headwater_consent_unmapped_created{name="partners",source="web"} 1.7e+09\n'
+        'headwater_consent_unmapped_total{name="ads & more",source="app"} 12.0\n'
+    )
+    assert _unmapped(page) == "ads & more (app), partners (web)"
+    assert _unmapped("headwater_waiting 0.0") == ""
 
 
 def test_killed_house_is_noticed(tmp_path: Path) -> None:
