@@ -17,6 +17,7 @@ from schemas.codec import Record
 from schemas.registry import Contract
 from streams.collector.agents import device_class, is_bot
 from streams.collector.event import Sent
+from streams.collector.json_cut import cut_text
 from streams.collector.masking import EventMask
 from streams.collector.masking.field_names import Category
 from streams.collector.signals import with_objection
@@ -106,7 +107,7 @@ class Normaliser:
             "ip_prefix": ip_prefix(event.ip or request.ip),
             "click_ids": mask.click_ids(event.click_ids, MAX_TEXT),
             "match_tokens": match_tokens(event, region),
-            "properties": {name: text[:MAX_TEXT] for name, text in flat(said).items()},
+            "properties": {name: cut_text(text, MAX_TEXT) for name, text in flat(said).items()},
             **added,
         }
 

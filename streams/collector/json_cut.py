@@ -1,0 +1,67 @@
+"""Nested values cut to a length at whole members, so that no name is parted from its value. Pure.
+
+A text that is cut anywhere can lose the name of what it still holds, and the consent gate knows click ids by their names.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+
+NAMING = frozenset({"key", "name", "id", "param", "parameter", "field", "type"})
+"""Members that name what stands beside them: they stay before others do."""
+NOTHING = object()
+
+
+def cut_text(text: str, limit: int) -> str:
+    """A text of at most `limit` characters: JSON at whole members, any other text at its end."""
+    if len(text) <= limit:
+        return text
+    if text.lstrip()[:1] in ("{", "["):
+        try:
+            return cut_value(orjson.loads(text), limit)
+        except orjson.JSONDecodeError:
+            pass
+    return text[:limit]
+
+
+def cut_value(value: Any, limit: int) -> str:
+    """A nested value as JSON of at most `limit` characters: the leading members that fit, each whole or cut likewise."""
+    text = orjson.dumps(value).decode()
+    if len(text) <= limit:
+        return text
+    fitting = _fitting(value, limit)
+    return "" if fitting is NOTHING else orjson.dumps(fitting).decode()
+
+
+def _fitting(value: Any, room: int) -> Any:
+    """What of a value fits into so many characters of JSON; NOTHING where none of it does."""
+    size = _size(value)
+    if size <= room:
+        return value
+    if not isinstance(value, list | Mapping) or room < 2:
+        return NOTHING
+    room -= 2  # its brackets
+    kept: list[tuple[str, Any]] = []
+    for name, member in _members(value):
+        room -= (_size(name) + 1 if isinstance(value, Mapping) else 0) + (1 if kept else 0)  # its name, colon and comma
+        fitting = _fitting(member, room)
+        if fitting is NOTHING:
+            break
+        kept.append((name, fitting))
+        room -= _size(fitting)
+    return dict(kept) if isinstance(value, Mapping) else [member for _, member in kept]
+
+
+def _members(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        yield from sorted(value.items(), key=lambda member: member[0].lower() not in NAMING)
+    else:
+        yield from (("", member) for member in value)
+
+
+def _size(value: Any) -> int:
+    return len(orjson.dumps(value).decode())
+
+
+__all__ = ["cut_text", "cut_value"]
