@@ -5,8 +5,8 @@
    region. It beats silence and every grant that is not later; undated grants are later than nothing.
 3. A dated grant counts in its own kind of region (opt-in or opt-out), one of `POST /v1/consent` in both. It lifts refusals of
    the identifiers of its event; a grant of an event's strongest identifier also lifts, for that event, those of the others.
-4. An undated refusal is remembered of the strongest identifier of its event alone. It answers silence only, until a later
-   grant.
+4. An undated refusal is remembered of every identifier of its event, in every region, and of nothing that is linked to them.
+   It answers silence only, until a later grant in the same kind of region.
 5. Events to which analytics is granted link their identifiers.
 
 What the house learns of an event's strongest identifier holds for the next event of that identifier. Everything else takes its
@@ -15,7 +15,7 @@ way is an `Unsettled`: a fault of the world that plays it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -61,8 +61,10 @@ class Kind(StrEnum):
     GRANTED_UNDATED = "granted undated"
 
 
-Times = dict[tuple[str, Regime, int, Kind], float]
-"""(Identifier, regime, purpose, kind) -> when it was so last."""
+Entry = tuple[str, Regime, int, Kind]
+"""Identifier, regime, purpose, and what a time is of."""
+Times = dict[Entry, float]
+"""When it was so last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +95,14 @@ class Memory:
         """Purposes that must be granted to an event, which is taken in. Unsettled."""
         self._now += 1
         identifiers, signals, when = identifiers_of(event), SIGNALS[event.device.choice], self._dates(event)
-        if not self._times and not signals.denies and not when.granted:
+        denies = signals.denies | signals.withholds
+        if not self._times and not denies and not when.granted:
             return self._without_memory(event, identifiers)
         about = regime_of(event)
         for purpose in BITS:
             if purpose & signals.grants:
                 self._grant(identifiers, (about, purpose), when.granted)
-            if purpose & signals.denies:
+            if purpose & denies:
                 self._refuse(identifiers, purpose, when.refused)
         mask = self._mask(event, self._times, self._times, when)
         if mask & ANALYTICS:
@@ -144,34 +147,31 @@ class Memory:
         return Dates(YESTERDAY, END_OF_DAY) if event.device.choice in TC_STRINGS else Dates(NEVER, NEVER)
 
     def _grant(self, identifiers: Sequence[str], about: tuple[Regime, int], at: float) -> None:
-        strongest = identifiers[0]
-        if at:
-            self._say((strongest, *about, Kind.GRANTED), at)
-            for other in identifiers[1:]:
-                refused = self._times.get((other, *about, Kind.REFUSED), NEVER)
-                if refused and refused >= self._times.get((other, *about, Kind.GRANTED), NEVER):
-                    self._hear((other, *about, Kind.GRANTED), at)
-        elif (strongest, *about, Kind.REFUSED_UNDATED) in self._times:
-            self._say((strongest, *about, Kind.GRANTED_UNDATED), self._now)
+        for identifier, learn in self._learners(identifiers):
+            if at:
+                learn((identifier, *about, Kind.GRANTED), at)
+            elif (identifier, *about, Kind.REFUSED_UNDATED) in self._times:
+                learn((identifier, *about, Kind.GRANTED_UNDATED), self._now)
 
     def _refuse(self, identifiers: Sequence[str], purpose: int, at: float) -> None:
-        for regime in Regime:
-            if not at:
-                self._say((identifiers[0], regime, purpose, Kind.REFUSED_UNDATED), self._now)
-                continue
-            self._say((identifiers[0], regime, purpose, Kind.REFUSED), at)
-            for other in identifiers[1:]:
-                self._hear((other, regime, purpose, Kind.REFUSED), at)
+        kind = Kind.REFUSED if at else Kind.REFUSED_UNDATED
+        for identifier, learn in self._learners(identifiers):
+            for regime in Regime:
+                learn((identifier, regime, purpose, kind), at or self._now)
         if at:
             self._arrivals |= {(identifier, purpose): self._now for identifier in identifiers}
             self._spread()
 
-    def _say(self, entry: tuple[str, Regime, int, Kind], at: float) -> None:
+    def _learners(self, identifiers: Sequence[str]) -> list[tuple[str, Callable[[Entry, float], None]]]:
+        """Identifiers of an event, strongest first, and how the house learns of each."""
+        return [(identifiers[0], self._say), *((other, self._hear) for other in identifiers[1:])]
+
+    def _say(self, entry: Entry, at: float) -> None:
         """Known to the next event of that identifier, because they go the same way."""
         for times in (self._times, self._strongest):
             times[entry] = max(at, times.get(entry, NEVER))
 
-    def _hear(self, entry: tuple[str, Regime, int, Kind], at: float) -> None:
+    def _hear(self, entry: Entry, at: float) -> None:
         """Known to nobody for sure before the house is drained."""
         self._times[entry] = max(at, self._times.get(entry, NEVER))
 

@@ -22,9 +22,9 @@ class Signals:
 
     grants: int = 0
     denies: int = 0
-    """Refused by the visitor, which is remembered."""
+    """Refused by purpose."""
     withholds: int = 0
-    """Denied to this event alone: refused under a name of which nobody knows the purposes."""
+    """Refused under a name of which nobody knows the purposes: all of which no other name speaks."""
 
 
 # What the visitor's own words grant and deny; what they leave open, memory and region decide.

@@ -31,7 +31,7 @@ CHOICES = (
     (Choice.ONETRUST_NO_ADS, 3),
     (Choice.UNMAPPED, 3),
 )
-"""Of visitors who have no story: undated, so what the house learns of them is known at once (`memory.py`, 4)."""
+"""Of visitors who have no story: undated, so nothing of it is handed to their other devices (`memory.py`, 4)."""
 BATCHED = (Defect.NO_NAME, Defect.NOT_AN_OBJECT)
 
 
