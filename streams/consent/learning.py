@@ -1,6 +1,6 @@
 """What the ledger learns: from events that carry a choice, from webhooks, and from refusals that reach a linked id."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from infra.errors import Retryable
@@ -110,6 +110,9 @@ class Learner:
         if standing is None:
             return None
         if not what.dated or when.by_arrival:
+            for among in where.scopes.values() if claim.denied else ():
+                if (known := tables[among][key]) is not None:
+                    known.has_learned(what.number, time + DAY_MS)
             return standing.has_learned(what.number, time + DAY_MS)
         # A time that was not believed, of a clock that is ahead, may be soon.
         return standing.has_learned(what.number, FOR_EVER if when.granted_at else time + SKEW_MS)
@@ -134,30 +137,28 @@ class Learner:
         evidence = what.evidence
         return Source("|".join(scope), key.decode(), time, chosen, "event", what.hash, evidence.platform, evidence.gvl)
 
-    def tell_others(self, event: Event, others: Others, entries: Entries) -> dict[Place, Standing]:
-        """Say an event's own choice of its other identifiers too, as far as it is news to them; what is known of them then.
+    def tell_others(self, event: Event, nodes: Iterable[bytes], known: dict[Place, Standing | None], entries: Entries) -> None:
+        """Say an event's own choice of its other identifiers too, as far as it is news to them, and know it of them then.
 
         A refusal counts under every regime, a grant under the event's own.
         """
         where, what, time = event
-        scope, claim, when = where.scopes[what.regime], what.evidence.claim, self._dates(event)
+        own, claim, when = where.scopes[what.regime], what.evidence.claim, self._dates(event)
         refusal, grant = claim._replace(granted=NO_PURPOSES), claim._replace(denied=NO_PURPOSES)
-        told: dict[Place, Standing] = {}
-        for other, standing in others:
-            times: Times = NO_TIMES if standing is None else standing.times
-            if is_erased(times, time):
-                continue
-            news = {
-                "": learn(times, refusal, when, time, False).times,
-                what.regime: learn(times, grant, when, time, False).times,
-            }
+        for node in nodes:
+            news: dict[str, dict[str, int]] = {}
+            for regulation, scope, choice in (
+                *(("", scope, refusal) for scope in where.scopes.values() if claim.denied),
+                (what.regime, own, grant),
+            ):
+                standing = known[scope, node]
+                times: Times = NO_TIMES if standing is None else standing.times
+                learned = NO_TIMES if is_erased(times, time) else learn(times, choice, when, time, False).times
+                if learned:
+                    news[regulation] = merge(news.get(regulation, NO_TIMES), learned)
+                    known[scope, node] = Standing(merge(times, learned))
             for regulation, said in news.items():
-                if said:
-                    entries.tell(self._source(event, scope, other, max(said.values())), scope[1], regulation, said)
-                    times = merge(times, said)
-            if any(news.values()):
-                told[scope, other] = Standing(times)
-        return told
+                entries.tell(self._source(event, own, node, max(said.values())), own[1], regulation, said)
 
     def _dates(self, event: Event) -> Dates:
         """When the choice of an event was made; an event that is a choice is made now."""
@@ -182,6 +183,7 @@ class Learner:
         for record in records:
             holding.visitors.pop(record["subject"].encode(), None)
             self._take(record, holding, entries)
+            holding.refresh_others(record["subject"].encode())
         return len(batch) - len(broken), broken
 
     def _scopes(self, record: dict[str, Any]) -> dict[Regime, Scope]:

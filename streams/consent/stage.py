@@ -237,13 +237,12 @@ class ConsentStage:
             return None, ()
         scope = where.scopes[what.regime]
         # A refusal is taken down under every regime.
-        for one in where.scopes.values() if what.refuses else (scope,):
-            if key not in holding.table(one):
-                work.wanted.add((one, key))
+        scopes = where.scopes.values() if what.refuses else (scope,)
+        work.wanted.update((one, key) for one in scopes if key not in holding.table(one))
         if value.startswith(what.alone) and value.startswith(key, len(what.alone)):
             return holding.table(scope), ()
         others = tuple(node for node in lineage.identifiers(value, len(what.said)) if node != key)
-        work.others.update((scope, node) for node in others if (scope, node) not in holding.others)
+        work.others.update((one, node) for one in scopes for node in others if (one, node) not in holding.others)
         return holding.table(scope), others
 
     def _look_closer(self, work: Work, entries: Entries) -> None:
@@ -269,25 +268,31 @@ class ConsentStage:
 
     def _learned(self, holding: Holding, event: Event, key: bytes, entries: Entries) -> tuple[Standing | None, int]:
         """What is remembered of an event's key, the event included, and the collector time until which the same is no news."""
-        where, what, time = event
+        where, what, _ = event
         standing = holding.tables[where.scopes[what.regime]][key]
         undated = what.speaks and standing is not None and standing.refuses_undated
         if not (what.learnable or undated or (what.speaks and where.is_choice)):
             return standing, FOR_EVER
-        if standing is None or where.is_choice or not standing.knows(what.number, time):
+        if where.is_choice or not self._is_known(holding, event, key):
             standing = self._learner.learn(event, holding.tables, key, entries)
+            holding.refresh_others(key)
         return standing, 0 if standing is None else standing.until
+
+    def _is_known(self, holding: Holding, event: Event, key: bytes) -> bool:
+        """Whether an event tells nothing new of its key: under its own regime, and a refusal without a time under each."""
+        where, what, time = event
+        everywhere = what.refuses and not what.dated
+        scopes = where.scopes.values() if everywhere else (where.scopes[what.regime],)
+        standings = [holding.tables[scope][key] for scope in scopes]
+        return all(standing is not None and standing.knows(what.number, time) for standing in standings)
 
     def _others(self, holding: Holding, event: Event, nodes: Iterable[bytes], entries: Entries) -> Others:
         """What is remembered of an event's identifiers beside its key; what it chooses is said of them too."""
         where, what, _ = event
         scope = where.scopes[what.regime]
-        others = [(node, holding.others[scope, node]) for node in nodes]
         if what.speaks:
-            told = self._learner.tell_others(event, others, entries)
-            holding.others.update(told)
-            others = [(node, told.get((scope, node), standing)) for node, standing in others]
-        return others
+            self._learner.tell_others(event, nodes, holding.others, entries)
+        return [(node, holding.others[scope, node]) for node in nodes]
 
     def _write_less(self, work: Work) -> None:
         """The events that lose something, many together, each in its place."""

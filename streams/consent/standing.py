@@ -83,6 +83,12 @@ class Holding:
         """Of those, what is committed and waits for the store."""
         self.open = False
 
+    def refresh_others(self, subject: bytes) -> None:
+        """Let events that have this subject beside their key know what was just learned of it."""
+        for scope, table in self.tables.items():
+            if (scope, subject) in self.others and subject in table:
+                self.others[scope, subject] = table[subject]
+
     def table(self, scope: Scope) -> Table:
         """The subjects of one scope."""
         found = self.tables.get(scope)
