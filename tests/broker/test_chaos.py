@@ -141,5 +141,5 @@ def check_entries(settings: Settings) -> None:
     assert len(last) == settings.partitions
     changes = [record for record in audit if record["kind"] == "state"]
     assert len(changes) == len(states) > 1_000
-    told = Counter((state["subject"], tuple(sorted(state["times"].items()))) for state in states)
+    told = Counter((state["subject"], state["regulation"], tuple(sorted(state["times"].items()))) for state in states)
     assert max(told.values()) == 1

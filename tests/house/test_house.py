@@ -39,7 +39,7 @@ def test_kills_of_any_part_lose_and_double_nothing(house: StandingHouse) -> None
     for name in ("consent", "identity", "warehouse", "bandit", "collector", "kafka", "warehouse", "consent"):
         time.sleep(1)  # between the kills, not for them: events flow meanwhile
         house.kill(name)
-    assert simulating.wait(120) == 0, (house.folder / "simulate.log").read_text()
+    assert simulating.wait(300) == 0, (house.folder / "simulate.log").read_text()
     verdict = house.run("reconcile", "--ledger", ledger, "--timeout", "120", seconds=180)
     assert verdict.returncode == 0, verdict.stdout + verdict.stderr
     assert "0 lost, 0 doubled, 0 forbidden" in verdict.stdout
@@ -53,7 +53,7 @@ def test_kills_of_redis_lose_nothing(house: StandingHouse) -> None:
     for _ in range(2):
         time.sleep(2)  # between the kills, not for them: events flow meanwhile
         house.kill("redis")
-    assert simulating.wait(120) == 0, (house.folder / "simulate.log").read_text()
+    assert simulating.wait(300) == 0, (house.folder / "simulate.log").read_text()
     verdict = house.run("reconcile", "--ledger", ledger, "--timeout", "120", seconds=180)
     assert "0 lost, " in verdict.stdout, verdict.stdout + verdict.stderr
     assert "0 forbidden" in verdict.stdout

@@ -192,7 +192,8 @@ def test_choices_without_an_event_go_to_their_subjects(collector: Collector) -> 
         "chosen_ts": 1_795_000_000_017,
     }
     answer = collector.send([said, {"client_id": name, "kind": "withdrawal", "purposes": ["analytics"]}], "/v1/consent")
-    assert answer.json() == {"success": True, "accepted": 2, "refused": []}
+    sites = ["shop.example", "www.shop.example"]
+    assert answer.json() == {"success": True, "accepted": 2, "refused": [], "holds_for": sites}
     keys = NodeKeys.derive(Secret(SECRET))
     ours = {
         str(node(keys, kind, value)) for kind, value in (("user", name), ("email", f"{name}@example.org"), ("cookie", name))
