@@ -3,7 +3,8 @@
 import json
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,39 @@ def test_a_refusal_holds_in_a_region_where_silence_grants(visitor: Visitor) -> N
     assert outcome == "anonymise"
     assert "NO_SIGNAL" not in reasons
     assert visitor.reason(visitor.laptop, {}, "US") in PERSONAL
+
+
+@pytest.mark.parametrize("refusal_first", [True, False])
+def test_an_earlier_consent_lifts_nothing_whichever_comes_first(visitor: Visitor, refusal_first: bool) -> None:
+    """Refused a minute ago by webhook, agreed to an hour ago by an event: refused, for events and decisions alike."""
+    now = int(time.time() * 1000)
+    agreed = {**GRANTED, "chosen_ts": str(now - 3_600_000)}
+    steps: list[Callable[[], object]] = [
+        lambda: visitor.choose(visitor.phone, DENIED, chosen_ts=now - 60_000),
+        lambda: visitor.fate(visitor.visit(visitor.phone, agreed)),
+    ]
+    for step in steps if refusal_first else reversed(steps):
+        step()
+    visitor.becomes(visitor.phone, ("no_consent",))
+    visitor.becomes(visitor.phone, ("no_consent",), agreed)
+    assert visitor.fate(visitor.visit(visitor.phone, agreed))[0] == "anonymise"
+    visitor.becomes(visitor.phone, PERSONAL, {**GRANTED, "chosen_ts": str(now)})
+    assert visitor.fate(visitor.visit(visitor.phone, {**GRANTED, "chosen_ts": str(now)}))[0] == "pass"
+
+
+@pytest.mark.parametrize("form", ["seconds", "iso", "unreadable"])
+def test_times_of_choices_are_read_in_every_form(visitor: Visitor, form: str) -> None:
+    """A refusal of two minutes ago is lifted by a consent of a minute ago; one of no readable time is of its arrival."""
+    now = int(time.time())
+    refused = {
+        "seconds": str(now - 120),
+        "iso": datetime.fromtimestamp(now - 120, UTC).strftime("%Y-%m-%dT%H:%M:%S"),
+        "unreadable": "the day before yesterday",
+    }[form]
+    visitor.fate(visitor.visit(visitor.phone, {**DENIED, "chosen_ts": refused}))
+    visitor.becomes(visitor.phone, ("no_consent",))
+    outcome, _ = visitor.fate(visitor.visit(visitor.phone, {**GRANTED, "chosen_ts": str(1000 * (now - 60))}))
+    assert outcome == ("anonymise" if form == "unreadable" else "pass")
 
 
 def test_a_login_after_a_withdrawal_withdraws_for_the_account(visitor: Visitor) -> None:
