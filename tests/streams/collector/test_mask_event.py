@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from infra.secrets import Secret
@@ -243,6 +243,7 @@ JSON = st.recursive(
 @given(st.dictionaries(st.text(max_size=8), JSON, max_size=5), st.sampled_from(["quokka@numbat.example", "+49 30 9018 2047"]))
 def test_any_json_hides_no_address_and_stays_json(properties: dict[str, Any], secret: str) -> None:
     """Beside an address every other value may be anything; what was nested can still be read."""
+    assume("9018" not in orjson.dumps(properties).decode())  # in a number of another's making it is no part of the secret
     nested = {"deep": [properties, {"note": secret, secret: properties}], **properties}
     _, written, _ = record(properties=nested)
     assert "quokka" not in str(written)
