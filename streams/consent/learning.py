@@ -74,9 +74,9 @@ class Learner:
             moment = Moment(time, granted_at if purpose in what.evidence.claim.granted else 0, oldest)
             memory = recall(own, purpose, moment)
             if others:
-                grants = {name: own[name] for what in (GRANTED, SEEN_GRANTED) if (name := entry(purpose, what)) in own}
-                all_of_them = {recall(merge(other.times, grants), purpose, moment) for _, other in others if other is not None}
-                memory = next((one for one in STRICTEST if one in all_of_them or one is memory), memory)
+                grants = {name: own[name] for kind in (GRANTED, SEEN_GRANTED) if (name := entry(purpose, kind)) in own}
+                remembered = {recall(merge(other.times, grants), purpose, moment) for _, other in others if other is not None}
+                memory = next((one for one in STRICTEST if one in remembered or one is memory), memory)
             memories.append(memory)
         return () if all(memory is Memory.NOTHING for memory in memories) else tuple(memories)
 
