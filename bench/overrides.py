@@ -18,7 +18,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from consumers.warehouse import migrating
+from consumers.warehouse import migrating, views
 from consumers.warehouse.overrides import OVERLAP_MS, project
 from consumers.warehouse.store import Store
 from infra.embedded.clickhouse import EmbeddedClickHouse
@@ -60,7 +60,7 @@ def fill(store: Store, rows: int, overrides: int, slots: int) -> None:
         f"CREATE TABLE {DATABASE}.identity_merges (node String, parent String, epoch Int32, state String) "
         "ENGINE = MergeTree ORDER BY node"
     )
-    for statement in migrating.statements(migrating.FOLDER / MIGRATION, DATABASE):
+    for statement in views.statements(migrating.FOLDER / MIGRATION, DATABASE):
         store.command(statement)
     store.command(MAKE.format(profile=PROFILE.format(n=f"(number % {profiles})"), rows=rows))
     linked = PROFILE.format(n=f"(number * {profiles // overrides})")

@@ -6,7 +6,14 @@ class ConfigError(Exception):
 
 
 class Retryable(Exception):
-    """The world is at fault (Redis, Kafka, ClickHouse away): nothing is committed, back off and try the same again."""
+    """The world is at fault (Redis, Kafka, ClickHouse away): nothing is committed, back off and try the same again.
+
+    `service` names what is away, for the metrics, where the code that raises knows it.
+    """
+
+    def __init__(self, text: str, service: str = "") -> None:
+        super().__init__(text)
+        self.service = service
 
 
 class Halted(Exception):

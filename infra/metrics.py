@@ -12,7 +12,7 @@ MetricName = Literal[
     "headwater_dropped_total",  # lawful drops, by reason
     "headwater_dead_total",  # dead letters, by reason
     "headwater_retries_total",  # batches tried again because the world was away
-    "headwater_waiting",  # 1 while a stage waits for the world
+    "headwater_waiting",  # 1 while a stage waits for the world, by what it waits for
     "headwater_halted",  # 1 once a room has stopped itself
     "headwater_cells_folded_total",  # events counted as `other` because a minute had too many cells
     "headwater_assigned_partitions",  # partitions this worker holds
@@ -77,7 +77,7 @@ TABLE: dict[MetricName, tuple[type[Counter] | type[Gauge] | type[Histogram], str
     "headwater_dropped_total": (Counter, "Lawful drops", ("stage", "reason")),
     "headwater_dead_total": (Counter, "Dead letters", ("stage", "reason")),
     "headwater_retries_total": (Counter, "Batches tried again because the world was away", ("stage",)),
-    "headwater_waiting": (Gauge, "1 while a stage waits for the world", ("stage",)),
+    "headwater_waiting": (Gauge, "1 while a stage waits for a service, which may be unnamed", ("stage", "service")),
     "headwater_halted": (Gauge, "1 once a room has stopped itself", ("stage",)),
     "headwater_cells_folded_total": (Counter, "Events counted as `other`", ("stage",)),
     "headwater_assigned_partitions": (Gauge, "Partitions this worker holds", ("stage",)),

@@ -156,7 +156,7 @@ class LedgerView:
         else:
             get_logger().info("consent ledger readable")
         self._problem = problem
-        self._metrics.set("headwater_waiting", 1 if problem else 0, stage=ROOM)
+        self._metrics.set("headwater_waiting", 1 if problem else 0, stage=ROOM, service="redis")
 
     async def close(self) -> None:
         """End the connections."""

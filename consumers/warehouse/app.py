@@ -1,8 +1,10 @@
 """`headwater warehouse`: run (when nothing else is said), migrate, verify, overrides, squash."""
 
 import json
+import queue
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,8 +16,12 @@ from infra.errors import EXIT_FENCED
 
 if TYPE_CHECKING:
     from consumers.warehouse.store import Store
+    from infra.metrics import Metrics
     from schemas.registry import Registry
 
+POLL_S = 0.1
+PATIENCE_TO_START_S = 15.0
+"""Tables that take longer to be looked up count as waiting for ClickHouse."""
 PATIENCE_S = 3_600
 """What a query over all of history may take."""
 
@@ -42,7 +48,7 @@ def run_command(slot: Slot = None, metrics_port: MetricsPort = None) -> None:
 def _run(slot: str | None, metrics_port: int | None) -> None:
     import confluent_kafka as ck
 
-    from consumers.warehouse.loop import STAGE, Warehouse
+    from consumers.warehouse.loop import STAGE, TopicMadeAnew, Warehouse
     from consumers.warehouse.privacy import Eraser, count_part
     from consumers.warehouse.projecting import Projecting
     from consumers.warehouse.rows import Loader
@@ -63,16 +69,19 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
     metrics.serve(settings.metrics_port, settings.metrics_host)
     registry = Registry(settings.contracts)
     store = Store(settings)
-    metrics.set("headwater_waiting", 0, stage=STAGE)
     beside = Store(settings, SEARCH_S)
     clerk = Clerk(settings, STAGE, lambda request: count_part(beside, request), Eraser(settings, beside).part)
     patient = Store(settings, PATIENCE_S)
     projecting = Projecting(settings, patient, metrics)
     try:
-        _apply_patiently(store, registry, lambda: bool(stopping))
+        if not _apply_patiently(store, registry, metrics, lambda: bool(stopping)):
+            return
         clerk.start()
         projecting.start()
         Warehouse(settings, Loader(store, registry, metrics), registry, metrics).run(lambda: bool(stopping))
+    except TopicMadeAnew as error:
+        get_logger().warning("ends", error=str(error))
+        sys.exit(EXIT_FENCED)
     except ck.KafkaException as error:
         get_logger().error("ends", error=str(error.args[0]))
         sys.exit(EXIT_FENCED)
@@ -83,20 +92,44 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
             opened.close()
 
 
-def _apply_patiently(store: "Store", registry: "Registry", stopping: Callable[[], bool]) -> None:
-    """Tables and views as they should be, once ClickHouse answers."""
+def _apply_patiently(store: "Store", registry: "Registry", metrics: "Metrics", stopping: Callable[[], bool]) -> bool:
+    """Tables and views as they should be, once ClickHouse answers; False where told to stop before.
+
+    In a thread that ends with the process: a ClickHouse that hangs must not keep a signal from being obeyed.
+    """
+    from consumers.warehouse.loop import STAGE
     from consumers.warehouse.migrating import apply
     from infra.errors import Retryable
     from infra.logs import get_logger
 
-    while not stopping():
+    failures: queue.SimpleQueue[Exception] = queue.SimpleQueue()
+
+    def attempt() -> None:
         try:
             apply(store, registry)
-        except Retryable as error:
-            get_logger().warning("waiting", error=str(error))
-            time.sleep(1)
-        else:
-            return
+        except Exception as error:  # raised again in the main thread
+            failures.put(error)
+
+    while not stopping():
+        thread = threading.Thread(target=attempt, name="migrate", daemon=True)
+        thread.start()
+        waited = 0.0
+        while thread.is_alive() and not stopping():
+            thread.join(POLL_S)
+            waited += POLL_S
+            if waited > PATIENCE_TO_START_S:
+                metrics.set("headwater_waiting", 1, stage=STAGE, service="clickhouse")
+        if thread.is_alive():
+            return False
+        if failures.empty():
+            return True
+        error = failures.get()
+        if not isinstance(error, Retryable):
+            raise error
+        metrics.set("headwater_waiting", 1, stage=STAGE, service="clickhouse")
+        get_logger().warning("waiting", error=str(error))
+        time.sleep(1)
+    return False
 
 
 @app.command("migrate", epilog="Example: headwater warehouse migrate")

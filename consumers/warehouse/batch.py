@@ -4,6 +4,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 
 from consumers.warehouse.intent import Intent
+from consumers.warehouse.topic_partition import TopicPartition
 
 MAX_ROWS = 50_000
 MAX_BYTES = 16 * 1024 * 1024
@@ -14,8 +15,7 @@ LINGER_S = 1.0
 class Buffer:
     """What was read of one partition and is not committed yet."""
 
-    topic: str
-    partition: int
+    source: TopicPartition
     committed: int
     """Offset of the last commit; -1 before the first."""
     intent: Intent | None = None
@@ -23,9 +23,15 @@ class Buffer:
     end: int = -1
     """Offset up to which everything was read (after transaction markers)."""
     highest: int | None = None
-    """Highest offset that was in the table when this partition came to us; None until asked."""
-    doubtful: bool = False
-    """An insert of these records failed half-way, as far as we know: ask before trying again."""
+    """Highest offset that was in the table when this partition was assigned; None until asked."""
+    uncertain: bool = False
+    """An insert of these records may have happened, in part or whole: ask which rows are there before the next one."""
+    waiting: str = ""
+    """Why the last insert failed; empty once one succeeds."""
+    service: str = ""
+    """Which service that was about."""
+    in_flight: "Batch | None" = None
+    """The batch that is being inserted. Its records stay at the front of the lists until it is committed."""
     offsets: list[int] = field(default_factory=list)
     keys: list[bytes | None] = field(default_factory=list)
     values: list[bytes] = field(default_factory=list)
@@ -38,8 +44,8 @@ class Buffer:
     def add(self, offset: int, key: bytes | None, value: bytes, now: float) -> None:
         """One more record. ValueError for one that was here already: inserting it again would double it."""
         if self.offsets and offset <= self.offsets[-1]:
-            raise ValueError(f"offset {offset} of {self.topic}:{self.partition} came after {self.offsets[-1]}")
-        if not self.offsets:
+            raise ValueError(f"offset {offset} of {self.source} came after {self.offsets[-1]}")
+        if self._next == len(self.offsets):
             self.since = now
         self.offsets.append(offset)
         self.keys.append(key)
@@ -47,9 +53,14 @@ class Buffer:
         self.size += len(value)
         self.end = offset + 1
 
+    @property
+    def _next(self) -> int:
+        """Position of the first record that is not in flight."""
+        return len(self.in_flight.offsets) if self.in_flight else 0
+
     def due(self, now: float) -> bool:
         """Whether to insert now."""
-        if now < self.retry_at:
+        if now < self.retry_at or self.in_flight is not None:
             return False
         if self.intent is not None:
             return self.end > self.intent.last
@@ -59,31 +70,36 @@ class Buffer:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing more should come for now: enough is here, and a replayed batch is here to its end."""
+        """Whether nothing more should be read for now: a batch has its size, and a replayed one is here to its end."""
         return self.full and (self.intent is None or self.end > self.intent.last)
 
     @property
     def full(self) -> bool:
-        """Whether a batch has its size."""
-        return len(self.offsets) >= MAX_ROWS or self.size >= MAX_BYTES
+        """Whether the batch after the one in flight has its size."""
+        flying = self.in_flight
+        rows = len(self.offsets) - self._next
+        return rows >= MAX_ROWS or self.size - (flying.size if flying else 0) >= MAX_BYTES
 
     def batch(self) -> "Batch":
         """What the next insert takes: all, or what the intent says."""
         n = min(len(self.offsets), MAX_ROWS) if self.intent is None else bisect_right(self.offsets, self.intent.last)
         rest = self.offsets[n] if n < len(self.offsets) else self.end
-        return Batch(self.topic, self.partition, self.offsets[:n], self.keys[:n], self.values[:n], rest, self.intent)
+        values = self.values[:n]
+        return Batch(self.source, self.offsets[:n], self.keys[:n], values, sum(map(len, values)), rest, self.intent)
 
     def done(self, batch: "Batch", now: float) -> None:
         """A batch is committed."""
         n = len(batch.offsets)
         del self.offsets[:n], self.keys[:n], self.values[:n]
-        self.size -= sum(map(len, batch.values))
+        self.size -= batch.size
         self.committed, self.since = batch.next, now
-        self.intent, self.doubtful, self.retry_at, self.pause_s = None, False, 0.0, 0.0
+        self.in_flight, self.intent, self.uncertain, self.waiting = None, None, False, ""
+        self.retry_at = self.pause_s = 0.0
 
-    def failed(self, now: float) -> None:
-        """Try again later, and then ask first what is there: the insert may have happened."""
-        self.doubtful = True
+    def failed(self, batch: "Batch", reason: str, now: float, service: str = "") -> None:
+        """Try again later, as a successor would: the same rows under the same token, and ask first which are there."""
+        self.in_flight, self.intent, self.uncertain = None, batch.intent, True
+        self.waiting, self.service = reason, service
         self.pause_s = min(10.0, self.pause_s * 2 or 0.25)
         self.retry_at = now + self.pause_s
 
@@ -92,11 +108,12 @@ class Buffer:
 class Batch:
     """What one commit covers."""
 
-    topic: str
-    partition: int
+    source: TopicPartition
     offsets: list[int]
     keys: list[bytes | None]
     values: list[bytes]
+    size: int
+    """Bytes of the values."""
     next: int
     """Offset to commit afterwards."""
     replayed: Intent | None

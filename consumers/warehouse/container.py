@@ -8,11 +8,17 @@ import json
 from collections.abc import Iterable
 from hashlib import sha256
 
+from consumers.warehouse.topic_partition import TopicPartition
 from schemas.codec import HEADER_BYTES, long_bytes
 from schemas.registry import Contract
 
 MAGIC = b"Obj\x01"
-PLACE = ({"name": "_partition", "type": "long"}, {"name": "_offset", "type": "long"})
+PLACE = (
+    {"name": "_topic_id", "type": "string"},
+    {"name": "_partition", "type": "long"},
+    {"name": "_loaded_at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+    {"name": "_offset", "type": "long"},
+)
 
 
 class Container:
@@ -21,15 +27,16 @@ class Container:
     def __init__(self, contract: Contract) -> None:
         fields = [{"name": field["name"], "type": field["type"]} for field in contract.schema["fields"]]
         schema = json.dumps({"type": "record", "name": "Row", "fields": [*PLACE, *fields]}).encode()
-        self.columns = ("_partition", "_offset", *contract.names)
+        self.columns = (*(str(field["name"]) for field in PLACE), *contract.names)
         self._sync = sha256(schema).digest()[:16]
         pairs = ((b"avro.schema", schema), (b"avro.codec", b"null"))
         entries = b"".join(long_bytes(len(name)) + name + long_bytes(len(value)) + value for name, value in pairs)
         self._header = MAGIC + long_bytes(len(pairs)) + entries + b"\x00" + self._sync
 
-    def pack(self, partition: int, rows: Iterable[tuple[int, bytes]]) -> bytes:
-        """A whole file of rows (offset, framed value) of one partition."""
-        one, before, sync = long_bytes(1), long_bytes(partition), self._sync
+    def pack(self, source: TopicPartition, loaded_ms: int, rows: Iterable[tuple[int, bytes]]) -> bytes:
+        """A whole file of rows (offset, framed value) of one partition, loaded at `loaded_ms` (milliseconds UTC)."""
+        one, sync, topic_id = long_bytes(1), self._sync, source.topic_id.encode()
+        before = long_bytes(len(topic_id)) + topic_id + long_bytes(source.partition) + long_bytes(loaded_ms)
         parts = [self._header]
         add = parts.extend
         for offset, value in rows:

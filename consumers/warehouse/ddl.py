@@ -1,7 +1,8 @@
 """Avro contract -> ClickHouse DDL. Pure: what a table must look like, and what it still lacks."""
 
-from collections.abc import Collection
-from typing import Any
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 from consumers.warehouse.tables import Table
 from infra.errors import ConfigError
@@ -18,12 +19,24 @@ PLAIN = {
 }
 LOGICAL = {"timestamp-millis": "DateTime64(3, 'UTC')", "timestamp-micros": "DateTime64(6, 'UTC')", "date": "Date32"}
 
-# Where a row came from. The minmax index lets a presence check of a range skip nearly everything.
-PLACE = (
-    "`_partition` Int32 CODEC(Delta, ZSTD)",
-    "`_offset` Int64 CODEC(Delta, ZSTD)",
-)
+# Where a row came from, and when it was sent here. The minmax index lets a presence check of a range skip nearly everything.
+PLACE = {
+    "_topic_id": "LowCardinality(String)",
+    "_partition": "Int32",
+    "_offset": "Int64",
+    "_loaded_at": "DateTime64(3, 'UTC')",
+}
+PLACE_TYPES = tuple(f"`{name}` {kind}" for name, kind in PLACE.items())
+PLACE_CODECS = {"_partition": " CODEC(Delta, ZSTD)", "_offset": " CODEC(Delta, ZSTD)", "_loaded_at": " CODEC(Delta, ZSTD)"}
 DEDUPLICATION_WINDOW = 100_000
+
+
+class Column(NamedTuple):
+    """A column of a table as ClickHouse describes it."""
+
+    kind: str
+    default_kind: str
+    """Empty, DEFAULT, MATERIALIZED, EPHEMERAL or ALIAS."""
 
 
 def column_type(avro: Any) -> str:
@@ -66,7 +79,11 @@ def columns(contract: Contract, few_values: Collection[str] = ()) -> dict[str, s
 def create_table(contract: Contract, table: Table, database: str = "headwater") -> str:
     """The statement that creates a table for this version of the contract."""
     lines = ",\n    ".join(
-        [*PLACE, *columns(contract, table.few_values).values(), "INDEX place (_partition, _offset) TYPE minmax GRANULARITY 1"]
+        [
+            *_place(),
+            *columns(contract, table.few_values).values(),
+            "INDEX place (_partition, _offset) TYPE minmax GRANULARITY 1",
+        ]
     )
     return (
         f"CREATE TABLE IF NOT EXISTS {quoted(database)}.{quoted(table.name)} (\n    {lines}\n)\n"
@@ -76,6 +93,64 @@ def create_table(contract: Contract, table: Table, database: str = "headwater") 
         # One file a part instead of two a column, until merges have made it large: that many fewer files to sync.
         "min_bytes_for_wide_part = 67108864"
     )
+
+
+def _place() -> list[str]:
+    return [f"`{name}` {kind}{PLACE_CODECS.get(name, '')}" for name, kind in PLACE.items()]
+
+
+def missing_place_columns(existing: Collection[str], topic_id: str) -> list[str]:
+    """Definitions of the place columns that a table of an older version lacks; its rows were loaded from this topic."""
+    if not re.fullmatch(r"[^'\\]+", topic_id):
+        raise ValueError(f"not a topic id: {topic_id!r}")
+    defaults = {"_topic_id": f" DEFAULT '{topic_id}'"}
+    return [f"`{name}` {kind}{defaults.get(name, '')}" for name, kind in PLACE.items() if name not in existing]
+
+
+def unfit_columns(contract: Contract, existing: Mapping[str, Column]) -> list[str]:
+    """What is wrong with columns that cannot hold the values of the contract's fields, each with what to do."""
+    wrong = []
+    for field in contract.schema["fields"]:
+        column, wanted = existing.get(field["name"]), column_type(field["type"])
+        if column is None:
+            continue
+        if column.default_kind not in ("", "DEFAULT"):
+            wrong.append(f"column {field['name']} is {column.default_kind}, so nothing can be inserted into it: rename it")
+        elif not _holds(column.kind, wanted):
+            wrong.append(
+                f"column {field['name']} is {column.kind}, the contract needs {wanted}: "
+                f"ALTER TABLE ... MODIFY COLUMN {field['name']} {wanted}"
+            )
+    return wrong
+
+
+WIDER = {"Int32": {"Int64", "Float64"}, "Float32": {"Float64"}, "Date32": set()}
+_TIME = re.compile(r"DateTime64\((\d)")
+
+
+def _holds(kind: str, wanted: str) -> bool:
+    """Whether every value of a type can be stored in a column of another without loss."""
+    kind, wanted = _plain(kind), _plain(wanted)
+    if wanted.startswith("Nullable("):
+        return kind.startswith("Nullable(") and _holds(kind[9:-1], wanted[9:-1])
+    if kind.startswith("Nullable("):
+        return _holds(kind[9:-1], wanted)
+    times = _TIME.match(kind), _TIME.match(wanted)
+    if times[0] and times[1]:
+        return times[0].group(1) >= times[1].group(1)
+    return kind == wanted or kind in WIDER.get(wanted, ())
+
+
+def _plain(kind: str) -> str:
+    """A type without LowCardinality, which changes how values are stored and not which."""
+    while "LowCardinality(" in kind:
+        start = kind.index("LowCardinality(")
+        depth, at = 1, start + len("LowCardinality(")
+        while depth:
+            depth += {"(": 1, ")": -1}.get(kind[at], 0)
+            at += 1
+        kind = kind[:start] + kind[start + len("LowCardinality(") : at - 1] + kind[at:]
+    return kind
 
 
 def missing_columns(contract: Contract, existing: Collection[str]) -> list[str]:

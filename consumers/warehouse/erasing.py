@@ -105,12 +105,12 @@ def remove(store: Store, request_id: str, found: Mapping[str, str]) -> dict[str,
     base, marked = ddl.quoted(store.database), f"request_id = '{request_id}'"
     for table, where in found.items():
         store.long_command(
-            f"INSERT INTO {base}.erased_rows (table_name, _partition, _offset, request_id) "  # noqa: S608 - names of our own
-            f"SELECT '{table}', _partition, _offset, '{request_id}' FROM {base}.{table} WHERE {where}"
+            f"INSERT INTO {base}.erased_rows (table_name, _topic_id, _partition, _offset, request_id) "  # noqa: S608 - ours
+            f"SELECT '{table}', _topic_id, _partition, _offset, '{request_id}' FROM {base}.{table} WHERE {where}"
         )
     for table in found:
-        places = f"(SELECT _partition, _offset FROM {base}.erased_rows WHERE table_name = '{table}' AND {marked})"  # noqa: S608
-        _mutate(store, table, request_id, "DELETE", f"(_partition, _offset) IN {places}")
+        places = f"(SELECT _topic_id, _partition, _offset FROM {base}.erased_rows WHERE table_name = '{table}' AND {marked})"  # noqa: S608
+        _mutate(store, table, request_id, "DELETE", f"(_topic_id, _partition, _offset) IN {places}")
     done = removed(store, request_id)
     return {table: done.get(table, 0) for table in found}
 
@@ -118,7 +118,7 @@ def remove(store: Store, request_id: str, found: Mapping[str, str]) -> dict[str,
 def removed(store: Store, request_id: str) -> dict[str, int]:
     """Table -> rows that a request removed, in all its runs. Retryable."""
     query = (
-        "SELECT table_name, uniqExact(_partition, _offset) "  # noqa: S608 - names of our own
+        "SELECT table_name, uniqExact(_topic_id, _partition, _offset) "  # noqa: S608 - names of our own
         f"FROM {ddl.quoted(store.database)}.erased_rows "
         "WHERE request_id = {request:String} GROUP BY table_name"
     )

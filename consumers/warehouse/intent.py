@@ -1,9 +1,14 @@
-"""What is about to be inserted, written into the metadata of the offset commit before it is."""
+"""Metadata of the loader's offset commits: which topic's offsets they are, what is about to be inserted, what it waits for."""
 
+import json
 import re
 from typing import NamedTuple
 
+from consumers.warehouse.topic_partition import TopicPartition
+
 FORM = re.compile(r"v1:(\d{1,18})-(\d{1,18})")
+"""Metadata of versions that did not know topic ids."""
+MAX_REASON = 300
 
 
 class Intent(NamedTuple):
@@ -12,21 +17,45 @@ class Intent(NamedTuple):
     first: int
     last: int
 
+
+class CommitMetadata(NamedTuple):
+    """Metadata of one commit. `topic_id` is empty where the commit does not say it."""
+
+    topic_id: str = ""
+    intent: Intent | None = None
+    waiting: str = ""
+    """Why the intent is not carried out, for people and for the lag monitor."""
+
     @property
-    def metadata(self) -> str:
-        """For the commit of `first`."""
-        return f"v1:{self.first}-{self.last}"
+    def text(self) -> str:
+        """As it is committed: a JSON object of at most a few hundred bytes."""
+        fields: dict[str, object] = {"topic_id": self.topic_id}
+        if self.intent is not None:
+            fields["intent"] = list(self.intent)
+        if self.waiting:
+            fields["waiting"] = self.waiting[:MAX_REASON]
+        return json.dumps(fields)
 
 
-def read_intent(committed: int, metadata: str | None) -> Intent | None:
-    """The intent in a commit's metadata; None when there is none, or one that does not belong to the committed offset."""
-    found = FORM.fullmatch(metadata or "")
-    if found is None:
-        return None
-    intent = Intent(int(found.group(1)), int(found.group(2)))
-    return intent if intent.first == committed <= intent.last else None
+def read_metadata(committed: int, text: str | None) -> CommitMetadata:
+    """Metadata of a commit; an intent that does not begin at the committed offset is none, nor is anything of another form."""
+    if old := FORM.fullmatch(text or ""):
+        return CommitMetadata(intent=_intent(committed, int(old.group(1)), int(old.group(2))))
+    try:
+        fields = json.loads(text or "{}")
+        topic_id, waiting = str(fields.get("topic_id", "")), str(fields.get("waiting", ""))
+        first, last = fields.get("intent", (0, -1))
+    except (ValueError, AttributeError, TypeError):
+        return CommitMetadata()
+    if type(first) is not int or type(last) is not int:
+        return CommitMetadata(topic_id, None, waiting)
+    return CommitMetadata(topic_id, _intent(committed, first, last), waiting)
 
 
-def token(topic: str, partition: int, intent: Intent, schema_id: int) -> str:
-    """The de-duplication token of the rows of one contract in one intent."""
-    return f"{topic}:{partition}:{intent.first}-{intent.last}:{schema_id}"
+def _intent(committed: int, first: int, last: int) -> Intent | None:
+    return Intent(first, last) if first == committed <= last else None
+
+
+def token(source: TopicPartition, intent: Intent, schema_id: int) -> str:
+    """De-duplication token of the rows of one contract in one intent."""
+    return f"{source.topic}:{source.topic_id}:{source.partition}:{intent.first}-{intent.last}:{schema_id}"

@@ -1,29 +1,49 @@
-"""The loop: read Kafka, write down what is about to be inserted, insert it, commit. One thread, one static group member."""
+"""The loop: read Kafka, commit what is about to be inserted, insert it, commit. One static group member."""
 
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import confluent_kafka as ck
+from confluent_kafka.admin import AdminClient
 
 from consumers.warehouse.batch import Batch, Buffer
-from consumers.warehouse.intent import read_intent
+from consumers.warehouse.errors import ServerTrouble
+from consumers.warehouse.inserter import Inserter, Insertion
+from consumers.warehouse.intent import CommitMetadata, read_metadata
 from consumers.warehouse.rows import Bad, Loader
 from consumers.warehouse.tables import TABLES
+from consumers.warehouse.topic_partition import TopicPartition
 from infra.errors import Halted, Retryable
-from infra.kafka import producer, reader
+from infra.kafka import admin, producer, reader
 from infra.keyring import KeyRing
 from infra.logs import get_logger
 from infra.metrics import Metrics
 from infra.settings import Settings
+from infra.topic_ids import describe_ids
 from schemas.registry import Registry
 from schemas.topics import TOPICS
 from streams.runtime.deadletter import DeadLetters, Place, Refusal
 
+T = TypeVar("T")
+
 GROUP = "headwater.warehouse"
 STAGE = "warehouse"
-POLL_S = 0.1
+POLL_S = 0.05
 TOTAL_BYTES = 64 * 1024 * 1024
 KAFKA_S = 30.0
+SLOW_S = 15.0
+"""An insert that takes longer counts as waiting for ClickHouse."""
+STOP_S = 6.0
+"""What is in flight has so long to end once the loader is told to stop; the next start finds out what became of the rest."""
+IDS_S = 10.0
+"""So often Kafka is asked whether the topics are still the same."""
+MOST_IN_FLIGHT = 4
+SERVICES = ("clickhouse", "contracts", "")
+
+
+class TopicMadeAnew(Exception):
+    """A topic was deleted and created again while it was read: its offsets mean other records. Starting again sorts it out."""
 
 
 class Warehouse:
@@ -31,13 +51,17 @@ class Warehouse:
 
     def __init__(self, settings: Settings, loader: Loader, registry: Registry, metrics: Metrics) -> None:
         self._settings = settings
-        self._loader = loader
+        self._inserter = Inserter(loader)
         self._metrics = metrics
         self._letters = DeadLetters(registry, KeyRing(settings.keyring_dir, settings.master), STAGE)
         self._buffers: dict[tuple[str, int], Buffer] = {}
         self._rebalances = 0
         self._producer: ck.Producer | None = None
-        self._waiting = False
+        self._server_trouble = False
+        self._waiting = ""
+        self._admin: AdminClient = admin(settings)
+        self._topic_ids: dict[str, str] = {}
+        self._ids_at = 0.0
         self._consumer = reader(
             settings,
             GROUP,
@@ -50,49 +74,83 @@ class Warehouse:
         )
 
     def run(self, stopping: Callable[[], bool]) -> None:
-        """Load until told to stop, then finish what was read."""
+        """Load until told to stop, then finish what was read, as far as ClickHouse takes it within `STOP_S`.
+
+        TopicMadeAnew where a topic is no longer the one that was read.
+        """
         self._metrics.set("headwater_assigned_partitions", 0, stage=STAGE)
         self._consumer.subscribe(list(TABLES), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked)
         try:
             while not stopping():
                 self._read()
-                now = time.monotonic()
-                crowded = sum(buffer.size for buffer in self._buffers.values()) >= TOTAL_BYTES
-                due = [b for b in self._buffers.values() if b.due(now) or (crowded and b.offsets and b.intent is None)]
-                self._flush(due)
-                self._pause(crowded)
-            self._flush([b for b in self._buffers.values() if b.offsets and b.intent is None and not b.doubtful])
+                self._collect()
+                self._submit(lambda buffer, now, crowded: buffer.due(now) or (crowded and bool(buffer.offsets)))
+                self._report()
+                self._check_ids()
+            self._finish(time.monotonic() + STOP_S)
         finally:
             self._consumer.close()
+
+    def _finish(self, deadline: float) -> None:
+        while time.monotonic() < deadline:
+            self._collect()
+            if not self._server_trouble:
+                self._submit(lambda buffer, _now, _crowded: bool(buffer.offsets) and not buffer.uncertain)
+            if not self._inserter.in_flight:
+                return
+            time.sleep(POLL_S)
+        get_logger().warning("stops in the middle of inserts: the next start looks what became of them")
 
     # -- Kafka
 
     def _assigned(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
         self._rebalances += 1
         self._buffers.clear()
-        for found in _committed(consumer, partitions):
-            intent = read_intent(found.offset, found.metadata)
-            self._buffers[found.topic, found.partition] = Buffer(
-                found.topic, found.partition, found.offset, intent, doubtful=intent is not None
-            )
+        self._topic_ids = _patiently(lambda: describe_ids(self._admin, {one.topic for one in partitions}))
+        self._ids_at = time.monotonic()
+        for position in _patiently(lambda: _committed(consumer, partitions)):
+            if position.topic in self._topic_ids:
+                buffer = self._buffer(position)
+                self._buffers[position.topic, position.partition] = buffer
         replayed = sum(buffer.intent is not None for buffer in self._buffers.values())
         if replayed:
             get_logger().info("replaying what a predecessor was inserting", partitions=replayed)
         # Without a commit, the beginning: rows that are there already are asked for before anything is inserted.
         starts = [
-            ck.TopicPartition(b.topic, b.partition, b.committed if b.committed >= 0 else ck.OFFSET_BEGINNING)
-            for b in self._buffers.values()
+            ck.TopicPartition(*key, b.committed if b.committed >= 0 else ck.OFFSET_BEGINNING)
+            for key, b in self._buffers.items()
         ]
         consumer.assign(starts)
         consumer.resume(starts)  # a pause outlives its assignment
         self._metrics.set("headwater_assigned_partitions", len(starts), stage=STAGE)
 
+    def _buffer(self, position: ck.TopicPartition) -> Buffer:
+        source = TopicPartition(position.topic, position.partition, self._topic_ids[position.topic])
+        metadata = read_metadata(position.offset, position.metadata)
+        if metadata.topic_id not in ("", source.topic_id):
+            get_logger().warning("topic was made anew: it is read from its beginning", topic=source.topic)
+            return Buffer(source, -1)
+        return Buffer(source, position.offset, metadata.intent, uncertain=metadata.intent is not None)
+
     def _revoked(self, _consumer: ck.Consumer, _partitions: list[ck.TopicPartition]) -> None:
         self._buffers.clear()  # not committed, so the next owner reads it again
         self._metrics.set("headwater_assigned_partitions", 0, stage=STAGE)
 
+    def _check_ids(self) -> None:
+        if time.monotonic() - self._ids_at < IDS_S:
+            return
+        self._ids_at = time.monotonic()
+        try:
+            ids = describe_ids(self._admin, self._topic_ids, 2.0)
+        except Retryable as error:
+            get_logger().warning("kafka", error=str(error))
+            return
+        anew = sorted(topic for topic, topic_id in ids.items() if topic_id != self._topic_ids[topic])
+        if anew:
+            raise TopicMadeAnew(f"made anew while it was read: {', '.join(anew)}")
+
     def _read(self) -> None:
-        first = self._consumer.poll(POLL_S)
+        first = self._consumer.poll(POLL_S if self._inserter.in_flight else 2 * POLL_S)
         if first is None:
             return
         now, rebalances = time.monotonic(), self._rebalances
@@ -109,13 +167,15 @@ class Warehouse:
                 continue
             if error is not None:
                 buffer.end = max(buffer.end, message.offset())
-            elif message.value() is None and TOPICS[buffer.topic].retention_days is None:
+            elif message.value() is None and TOPICS[buffer.source.topic].retention_days is None:
                 buffer.end = message.offset() + 1  # a compacted topic's tombstone
             else:
                 buffer.add(message.offset(), message.key(), message.value() or b"", now)
 
     def _trouble(self, error: ck.KafkaError) -> None:
         if error.code() in (ck.KafkaError._AUTO_OFFSET_RESET, ck.KafkaError.OFFSET_OUT_OF_RANGE):
+            self._ids_at = 0.0
+            self._check_ids()
             raise Halted(
                 "records were deleted from Kafka before they were loaded: the committed offset is no longer there. "
                 f"Move {GROUP} to the earliest offset with kafka-consumer-groups.sh and start again; what is gone stays missing"
@@ -131,70 +191,89 @@ class Warehouse:
                     raise ck.KafkaException(done.error)
 
     def _pause(self, crowded: bool) -> None:
-        """Read no further where an insert has to be tried again or too much waits; polling goes on, so the group stays."""
+        """Read no further where a batch has its size or too much waits; polling goes on, so the group stays."""
         now = time.monotonic()
         for buffer in self._buffers.values():
             wanted = buffer.complete or (bool(buffer.offsets) and now < buffer.retry_at) or (crowded and buffer.intent is None)
             if wanted == buffer.paused:
                 continue
             change = self._consumer.pause if wanted else self._consumer.resume
-            change([ck.TopicPartition(buffer.topic, buffer.partition)])
+            change([ck.TopicPartition(buffer.source.topic, buffer.source.partition)])
             buffer.paused = wanted
 
     # -- ClickHouse
 
-    def _flush(self, due: list[Buffer]) -> None:
-        work = [(buffer, buffer.batch()) for buffer in due]
-        new = [batch for buffer, batch in work if batch.replayed is None and batch.offsets]
-        self._commit([ck.TopicPartition(b.topic, b.partition, b.intent.first, metadata=b.intent.metadata) for b in new])
-        ends = []
+    def _submit(self, wanted: Callable[[Buffer, float, bool], bool]) -> None:
+        """Hand over what is to be inserted, longest waiting first, once its intent is committed."""
+        now = time.monotonic()
+        crowded = sum(buffer.size for buffer in self._buffers.values()) >= TOTAL_BYTES
+        self._pause(crowded)
+        # While ClickHouse is in trouble one insert at a time finds out whether it still is.
+        free = (1 if self._server_trouble else MOST_IN_FLIGHT) - len(self._inserter.in_flight)
+        if free <= 0:
+            return
+        idle = (buffer for buffer in self._buffers.values() if buffer.in_flight is None and now >= buffer.retry_at)
+        due = sorted((buffer for buffer in idle if wanted(buffer, now, crowded)), key=lambda buffer: buffer.since)[:free]
+        work = [(buffer, buffer.batch()) for buffer in due if buffer.intent is None or buffer.end > buffer.intent.last]
+        self._commit([_intent(batch) for _, batch in work if batch.replayed is None])
         for buffer, batch in work:
-            try:
-                bad = self._load(buffer, batch)
-            except Retryable as error:
-                buffer.failed(time.monotonic())
-                # From now on these offsets are an intent like a predecessor's: the same rows under the same token.
-                buffer.intent = batch.intent
-                self._wait(error)
-                continue
-            if bad:
-                self._bury(batch, bad)
-            else:
-                ends.append(ck.TopicPartition(batch.topic, batch.partition, batch.next))
-            buffer.done(batch, time.monotonic())
-            self._go_on()
-        ends += self._idle_ends()
-        self._commit(ends)
+            buffer.in_flight = batch
+            self._inserter.submit(buffer, batch)
 
-    def _load(self, buffer: Buffer, batch: Batch) -> list[Bad]:
-        if not batch.offsets:
-            return []
-        if buffer.highest is None:
-            buffer.highest = self._loader.highest(buffer.topic, buffer.partition)
-        if buffer.doubtful or batch.offsets[0] <= buffer.highest:
-            return self._loader.reload(batch)
-        return self._loader.load(batch)
+    def _collect(self) -> None:
+        """Commit what was inserted; let what was not wait."""
+        ends = []
+        for insertion in self._inserter.collect():
+            buffer, batch = insertion.buffer, insertion.batch
+            if self._buffers.get((batch.source.topic, batch.source.partition)) is not buffer:
+                continue  # revoked meanwhile: its intent is the next owner's
+            if isinstance(insertion.error, Retryable):
+                self._failed(insertion, insertion.error)
+                continue
+            if insertion.error is not None:
+                raise insertion.error
+            if insertion.bad:
+                self._bury(batch, insertion.bad)
+            else:
+                ends.append(_end(batch.source, batch.next))
+            buffer.done(batch, time.monotonic())
+            self._server_trouble = False
+        self._commit(ends + self._idle_ends())
+
+    def _failed(self, insertion: Insertion, error: Retryable) -> None:
+        buffer, batch = insertion.buffer, insertion.batch
+        self._metrics.count("headwater_retries_total", stage=STAGE)
+        if str(error) != buffer.waiting:
+            # Whoever looks at the group's commits sees what they wait for.
+            self._commit([_intent(batch, str(error))])
+        buffer.failed(batch, str(error), time.monotonic(), error.service)
+        if isinstance(error, ServerTrouble):
+            self._server_trouble = True
 
     def _idle_ends(self) -> list[ck.TopicPartition]:
         """Past the transaction markers at the end of a partition, so that its lag becomes 0."""
         ends = []
         for buffer in self._buffers.values():
             if not buffer.offsets and buffer.intent is None and buffer.end > max(buffer.committed, -1):
-                ends.append(ck.TopicPartition(buffer.topic, buffer.partition, buffer.end))
+                ends.append(_end(buffer.source, buffer.end))
                 buffer.committed = buffer.end
         return ends
 
-    def _wait(self, error: Retryable) -> None:
-        self._metrics.count("headwater_retries_total", stage=STAGE)
-        if not self._waiting:
-            self._waiting = True
-            self._metrics.set("headwater_waiting", 1, stage=STAGE)
-            get_logger().warning("waiting", error=str(error))
-
-    def _go_on(self) -> None:
-        if self._waiting and not any(buffer.pause_s for buffer in self._buffers.values()):
-            self._waiting = False
-            self._metrics.set("headwater_waiting", 0, stage=STAGE)
+    def _report(self) -> None:
+        """Say what the loader waits for, when it changes."""
+        reasons = {buffer.waiting: buffer.service for buffer in self._buffers.values() if buffer.waiting}
+        now = time.monotonic()
+        if any(now - insertion.begun > SLOW_S for insertion in self._inserter.in_flight):
+            reasons.setdefault("ClickHouse does not answer", "clickhouse")
+        for service in SERVICES:
+            self._metrics.set("headwater_waiting", int(service in reasons.values()), stage=STAGE, service=service)
+        text = "; ".join(sorted(reasons))
+        if text == self._waiting:
+            return
+        self._waiting = text
+        if text:
+            get_logger().warning("waiting", error=text[:1000])
+        else:
             get_logger().info("going on")
 
     # -- what has no row
@@ -207,27 +286,42 @@ class Warehouse:
         self._producer.begin_transaction()
         now = time.time()
         for one in bad:
-            place = Place(batch.topic, batch.partition, batch.offsets[one.at])
+            place = Place(batch.source.topic, batch.source.partition, batch.offsets[one.at])
             refusal = Refusal(one.reason, one.detail, place)
             key, value, _ = self._letters.letter(refusal, batch.keys[one.at], batch.values[one.at], now)
             self._producer.produce("events.dead", value, key)
             self._metrics.count("headwater_dead_total", stage=STAGE, reason=one.reason)
-        end = [ck.TopicPartition(batch.topic, batch.partition, batch.next)]
+        end = [_end(batch.source, batch.next)]
         self._producer.send_offsets_to_transaction(end, self._consumer.consumer_group_metadata(), KAFKA_S)
         self._producer.commit_transaction(KAFKA_S)
 
 
+def _intent(batch: Batch, waiting: str = "") -> ck.TopicPartition:
+    """The commit that says what is about to be inserted."""
+    metadata = CommitMetadata(batch.source.topic_id, batch.intent, waiting)
+    return ck.TopicPartition(batch.source.topic, batch.source.partition, batch.intent.first, metadata=metadata.text)
+
+
+def _end(source: TopicPartition, offset: int) -> ck.TopicPartition:
+    return ck.TopicPartition(source.topic, source.partition, offset, metadata=CommitMetadata(source.topic_id).text)
+
+
 def _committed(consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> list[ck.TopicPartition]:
-    """Committed offsets with their metadata; patient, because a coordinator may just be moving."""
+    """Committed offsets with their metadata. KafkaException."""
+    positions: list[ck.TopicPartition] = consumer.committed(partitions, timeout=10)
+    for position in positions:
+        if position.error is not None:
+            raise ck.KafkaException(position.error)
+    return positions
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """An answer of Kafka's; patient, because a coordinator may just be moving."""
     deadline = time.monotonic() + KAFKA_S
     while True:
         try:
-            found: list[ck.TopicPartition] = consumer.committed(partitions, timeout=10)
-            for one in found:
-                if one.error is not None:
-                    raise ck.KafkaException(one.error)
-            return found
-        except ck.KafkaException:
+            return ask()
+        except (ck.KafkaException, Retryable):
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)

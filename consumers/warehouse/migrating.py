@@ -5,6 +5,7 @@ from pathlib import Path
 from consumers.warehouse import ddl
 from consumers.warehouse.store import Store
 from consumers.warehouse.tables import TABLES
+from consumers.warehouse.views import create_views, statements
 from infra.errors import ConfigError, Retryable
 from infra.settings import Settings
 from schemas.registry import Registry
@@ -25,7 +26,9 @@ def migrate(settings: Settings) -> list[str]:
 
 def apply(store: Store, registry: Registry) -> list[str]:
     """The same over a connection that is there; Retryable where ClickHouse is away."""
-    return [*_tables(store, registry), *_files(store)]
+    done = [*_tables(store, registry), *_files(store)]
+    create_views(store)
+    return done
 
 
 def _tables(store: Store, registry: Registry) -> list[str]:
@@ -63,9 +66,3 @@ def _files(store: Store) -> list[str]:
         store.command(f"INSERT INTO {database}.migrations (name) VALUES ('{file.name}')")  # noqa: S608 - ours
         done.append(f"applied {file.name}")
     return done
-
-
-def statements(file: Path, database: str) -> list[str]:
-    """The statements of a numbered file for one database; `{database_name}` is its bare name, for functions that take it."""
-    text = file.read_text().replace("{database}", ddl.quoted(database)).replace("{database_name}", database)
-    return [statement for statement in text.split(";\n") if statement.strip()]

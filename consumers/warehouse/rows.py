@@ -5,10 +5,13 @@ from dataclasses import dataclass
 
 from consumers.warehouse.batch import Batch
 from consumers.warehouse.container import Container
+from consumers.warehouse.errors import Rejected, TableTrouble
 from consumers.warehouse.intent import token
-from consumers.warehouse.store import Rejected, Store
+from consumers.warehouse.store import Store
 from consumers.warehouse.tables import TABLES, Table
-from infra.errors import Halted, Retryable
+from consumers.warehouse.topic_partition import TopicPartition
+from consumers.warehouse.views import create_views
+from infra.errors import Retryable
 from infra.logs import get_logger
 from infra.metrics import Metrics
 from schemas.codec import Undecodable, decode, schema_id
@@ -20,7 +23,7 @@ DAY_S = 86_400
 
 @dataclass(frozen=True)
 class Bad:
-    """A record that has no row: its place in the batch, and why."""
+    """A record that has no row: its position in the batch, and why."""
 
     at: int
     reason: str
@@ -35,17 +38,33 @@ class Loader:
         self._registry = registry
         self._metrics = metrics
         self._containers: dict[int, Container] = {}
+        self._views_outdated = False
 
-    def highest(self, topic: str, partition: int) -> int:
+    def highest(self, source: TopicPartition) -> int:
         """The highest offset of a partition that has a row; -1 for none."""
-        return self._store.highest(TABLES[topic], partition)
+        table = TABLES[source.topic]
+        self._fit(table, self._registry.latest(source.topic), source)
+        return self._store.highest(table, source)
 
     def load(self, batch: Batch) -> list[Bad]:
-        """Insert a batch that nobody has tried before; what of it is unreadable."""
+        """Insert a batch that nobody has tried before; what of it is unreadable. Retryable.
+
+        Whatever the engine says, the rows are counted before the batch counts as inserted: an engine that answers 200 to an
+        insert that failed has been met.
+        """
         bad: list[Bad] = []
         for contract, rows in self._by_contract(batch, bad).items():
-            bad += self._insert(batch, contract, rows, token(batch.topic, batch.partition, batch.intent, contract.id))
-        return bad
+            bad += self._insert(batch, contract, rows, token(batch.source, batch.intent, contract.id))
+        table = TABLES[batch.source.topic]
+        expected = len(batch.offsets) - len(bad)
+        rows_there = self._store.count(table, batch.source, batch.offsets[0], batch.offsets[-1])
+        if rows_there == expected:
+            self._metrics.count("headwater_inserted_total", expected, table=table.name)
+            return bad
+        get_logger().warning(
+            "rows of an insert are not as many as its records", table=table.name, rows=rows_there, records=expected
+        )
+        return self.reload(batch)
 
     def reload(self, batch: Batch) -> list[Bad]:
         """Insert what is missing of a batch that somebody may have inserted before, and look again until all of it is there."""
@@ -62,25 +81,27 @@ class Loader:
                 groups.setdefault(schema_id(value), []).append(at)
             except Undecodable as error:
                 bad.append(Bad(at, "UNDECODABLE", str(error)))
-        found: dict[Contract, list[int]] = {}
+        contracts: dict[Contract, list[int]] = {}
         for number, rows in groups.items():
             try:
                 contract = self._registry.by_id(number)
             except UnknownContract as error:
-                raise Retryable(f"{error}: waiting for it, {batch.topic}:{batch.partition} stands still") from None
-            if contract.topic == batch.topic:
-                found[contract] = rows
+                raise Retryable(f"{error}: waiting for it, {batch.source} stands still", "contracts") from None
+            if contract.topic == batch.source.topic:
+                contracts[contract] = rows
             else:
                 bad += [Bad(at, "WRONG_CONTRACT", f"a record of {contract.topic}") for at in rows]
-        return found
+        return contracts
 
     def _complete(self, batch: Batch, contract: Contract, rows: list[int]) -> list[Bad]:
-        name = token(batch.topic, batch.partition, batch.intent, contract.id)
-        table = TABLES[batch.topic]
+        name = token(batch.source, batch.intent, contract.id)
+        table = TABLES[batch.source.topic]
+        self._fit(table, contract, batch.source)
         bad: list[Bad] = []
+        inserted = 0
         for attempt in range(FILLS):
-            self._store.wait_for(name)
-            reach = (table, batch.partition, batch.offsets[rows[0]], batch.offsets[rows[-1]])
+            self._store.refuse_running(name)
+            reach = (table, batch.source, batch.offsets[rows[0]], batch.offsets[rows[-1]])
             # What was erased is not missing: it must not come back.
             present = self._store.present(*reach) | self._store.erased(*reach)
             refused = {one.at for one in bad}
@@ -88,30 +109,34 @@ class Loader:
             if attempt == 0:
                 self._metrics.count("headwater_repaired_total", len(rows) - len(missing), table=table.name, found="present")
             if not missing:
+                self._metrics.count("headwater_inserted_total", inserted, table=table.name)
                 return bad
             # All missing: the predecessor's token, so that its insert, should it still arrive, is none. Otherwise its token
             # may be logged without the rows (a server killed in between), and what is missing goes in under another.
             whole = attempt == 0 and len(missing) == len(rows)
             bad += self._insert(batch, contract, missing, name if whole else f"{name}:fill-{attempt}-{len(missing)}")
+            inserted += len(missing)
             self._metrics.count("headwater_repaired_total", len(missing), table=table.name, found="filled")
         if all(self._expired(batch.values[at], table) for at in missing):
             get_logger().warning("rows too old to be kept", table=table.name, rows=len(missing))
             return bad
-        raise Halted(f"rows of {batch.topic}:{batch.partition} do not stay in {table.name} after {FILLS} inserts: see its TTL")
+        raise TableTrouble(f"rows of {batch.source} do not stay in {table.name} after {FILLS} inserts: see its TTL")
 
     def _expired(self, value: bytes, table: Table) -> bool:
         """Whether the table's TTL takes a row as soon as it is there."""
         return bool(decode(self._registry, value)[1][table.time] < (time.time() - table.keep_days * DAY_S) * 1000)
 
     def _insert(self, batch: Batch, contract: Contract, rows: list[int], name: str) -> list[Bad]:
-        """Insert rows under a token; take out what the engine cannot read."""
+        """Insert rows under a token; take out what no table of this contract could hold."""
         try:
             self._send(batch, contract, rows, name)
             return []
         except Rejected as error:
             bad = self._unreadable(batch, rows)
-            if not bad and len(rows) == 1:
-                return [Bad(rows[0], "REJECTED", str(error))]
+            if not bad:
+                self._blame_table(batch, contract, rows, error)
+                if len(rows) == 1:
+                    return [Bad(rows[0], "REJECTED", str(error))]
         refused = {one.at for one in bad}
         good = [at for at in rows if at not in refused]
         if bad:
@@ -123,6 +148,20 @@ class Loader:
             *self._insert(batch, contract, rows[half:], f"{name}:{batch.offsets[rows[half]]}"),
         ]
 
+    def _blame_table(self, batch: Batch, contract: Contract, rows: list[int], error: Rejected) -> None:
+        """TableTrouble where the engine can read rows that the table rejected: what was altered there is at fault, not they."""
+        table = TABLES[batch.source.topic]
+        self._store.forget_fit(table)
+        self._store.fit(table, contract, batch.source.topic_id)
+        try:
+            self._store.try_read(contract, self._container(contract).columns, self._pack(batch, contract, rows))
+        except Rejected:
+            return
+        raise TableTrouble(
+            f"table {table.name} rejects rows that fit their contract ({error}): "
+            "look at its MATERIALIZED and DEFAULT columns, indices and projections"
+        )
+
     def _unreadable(self, batch: Batch, rows: list[int]) -> list[Bad]:
         bad = []
         for at in rows:
@@ -132,14 +171,31 @@ class Loader:
                 bad.append(Bad(at, "UNDECODABLE", str(error)))
         return bad
 
-    def _send(self, batch: Batch, contract: Contract, rows: list[int], name: str) -> None:
-        table: Table = TABLES[batch.topic]
-        self._store.fit(table, contract)
+    def _fit(self, table: Table, contract: Contract, source: TopicPartition) -> None:
+        if self._store.fit(table, contract, source.topic_id):
+            self._views_outdated = True
+        if self._views_outdated:
+            create_views(self._store)
+            self._views_outdated = False
+
+    def _container(self, contract: Contract) -> Container:
         container = self._containers.get(contract.id)
         if container is None:
             container = self._containers[contract.id] = Container(contract)
-        data = container.pack(batch.partition, ((batch.offsets[at], batch.values[at]) for at in rows))
+        return container
+
+    def _pack(self, batch: Batch, contract: Contract, rows: list[int]) -> bytes:
+        records = ((batch.offsets[at], batch.values[at]) for at in rows)
+        return self._container(contract).pack(batch.source, int(time.time() * 1000), records)
+
+    def _send(self, batch: Batch, contract: Contract, rows: list[int], name: str) -> None:
+        table = TABLES[batch.source.topic]
+        self._fit(table, contract, batch.source)
+        data = self._pack(batch, contract, rows)
         begun = time.monotonic()
-        written = self._store.insert(table, container.columns, data, name)
+        try:
+            self._store.insert(table, self._container(contract).columns, data, name)
+        except TableTrouble:
+            self._store.forget_fit(table)
+            raise
         self._metrics.observe("headwater_insert_seconds", time.monotonic() - begun, table=table.name)
-        self._metrics.count("headwater_inserted_total", written, table=table.name)

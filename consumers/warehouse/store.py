@@ -2,33 +2,27 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 
 from consumers.warehouse import ddl
+from consumers.warehouse.errors import ServerTrouble, TableTrouble, insert_error, query_error
 from consumers.warehouse.tables import Table
-from infra.errors import ConfigError, Halted, Retryable
+from consumers.warehouse.topic_partition import TopicPartition
+from infra.errors import Retryable
 from infra.settings import Settings
 from schemas.registry import Contract
 
 T = TypeVar("T")
 
 INSERT_S = 60
+FIT_S = 60
 SEARCH_S = 3_600
 """For questions and removals that read whole tables."""
-# The data's fault: 1001 std::exception (the Avro library), 8 THERE_IS_NO_COLUMN, 33 CANNOT_READ_ALL_DATA, and conversions.
-REJECTED = frozenset({6, 8, 26, 27, 32, 33, 34, 41, 53, 69, 70, 72, 117, 131, 321, 349, 1001})
-# ClickHouse's own trouble, which may pass: timeouts, network, memory, too many parts or queries, read only, Keeper.
-PASSING = frozenset({159, 164, 202, 203, 209, 210, 225, 236, 241, 242, 243, 252, 319, 394, 415, 439, 999})
-
 LONG = {"max_query_size": 16 * 1024 * 1024}
-
-
-class Rejected(Exception):
-    """The engine could not read or convert the rows; nothing of them was written."""
 
 
 class Store:
@@ -41,73 +35,99 @@ class Store:
         self._address = settings.clickhouse
         self._patience_s = patience_s
         self._client: Any = None
-        self._columns: dict[str, set[str]] = {}
-        self._ready: set[tuple[str, int]] = set()
+        self._checked: dict[tuple[str, int], float] = {}
+        """(table, contract) -> when its columns were last seen to fit, monotonic seconds."""
 
-    def insert(self, table: Table, columns: Sequence[str], data: bytes, token: str) -> int:
-        """Insert an Avro container; rows written. Rejected, Retryable, or Halted for an error that nobody foresaw."""
+    def insert(self, table: Table, columns: Sequence[str], data: bytes, token: str) -> None:
+        """Insert an Avro container. Rejected, or Retryable: then some or all of it may have been written."""
         settings = {
             "insert_deduplication_token": token,
             "insert_deduplicate": "1",
             "async_insert": "0",
             "max_partitions_per_insert_block": "1000",
+            # A view of somebody else's that fails must not fail the insert: `view_checks` says which do.
+            "materialized_views_ignore_errors": "1",
         }
-        summary = self._ask(
-            lambda client: client.raw_insert(self._name(table), list(columns), data, settings=settings, fmt="Avro")
-        )
-        return int(summary.written_rows)
+        self._insert(self._name(table), columns, data, settings)
 
-    def present(self, table: Table, partition: int, first: int, last: int) -> set[int]:
-        """Which offsets of a range are in the table."""
-        query = (
-            f"SELECT _offset FROM {self._name(table)} "  # noqa: S608 - names and numbers of our own
-            f"WHERE _partition = {partition} AND _offset BETWEEN {first} AND {last}"
+    def try_read(self, contract: Contract, columns: Sequence[str], data: bytes) -> None:
+        """Read and convert an Avro container as an insert would, into nothing. Rejected, Retryable."""
+        structure = ", ".join([*ddl.PLACE_TYPES, *ddl.columns(contract).values()]).replace("\\", "\\\\").replace("'", "\\'")
+        target = f"FUNCTION null('{structure}')"
+        self._insert(target, columns, data, {"async_insert": "0"})
+
+    def _insert(self, target: str, columns: Sequence[str], data: bytes, settings: Mapping[str, str]) -> None:
+        self._ask(
+            lambda client: client.raw_insert(target, list(columns), data, settings=dict(settings), fmt="Avro"), insert_error
         )
+
+    def count(self, table: Table, source: TopicPartition, first: int, last: int) -> int:
+        """How many rows of a range of offsets are in the table."""
+        query = f"SELECT count() FROM {self._name(table)} WHERE {source.condition} AND _offset BETWEEN {first} AND {last}"  # noqa: S608 - ours
+        return int(self.rows(query)[0][0])
+
+    def present(self, table: Table, source: TopicPartition, first: int, last: int) -> set[int]:
+        """Which offsets of a range are in the table."""
+        query = f"SELECT _offset FROM {self._name(table)} WHERE {source.condition} AND _offset BETWEEN {first} AND {last}"  # noqa: S608 - ours
         return {row[0] for row in self.rows(query)}
 
-    def erased(self, table: Table, partition: int, first: int, last: int) -> set[int]:
+    def erased(self, table: Table, source: TopicPartition, first: int, last: int) -> set[int]:
         """Which offsets of a range had a row that was erased."""
         query = (
-            f"SELECT _offset FROM {ddl.quoted(self.database)}.erased_rows WHERE table_name = '{table.name}' "  # noqa: S608 - ours
-            f"AND _partition = {partition} AND _offset BETWEEN {first} AND {last}"
+            f"SELECT _offset FROM {ddl.quoted(self.database)}.erased_rows WHERE {_erased(table, source)} "  # noqa: S608 - ours
+            f"AND _offset BETWEEN {first} AND {last}"
         )
         return {row[0] for row in self.rows(query)}
 
-    def highest(self, table: Table, partition: int) -> int:
+    def highest(self, table: Table, source: TopicPartition) -> int:
         """The highest offset of a partition that has a row, or had one that was erased; -1 for none."""
         query = (
-            f"SELECT max(_offset), count() FROM {self._name(table)} WHERE _partition = {partition} UNION ALL "  # noqa: S608 - ours
-            f"SELECT max(_offset), count() FROM {ddl.quoted(self.database)}.erased_rows "
-            f"WHERE table_name = '{table.name}' AND _partition = {partition}"
+            f"SELECT max(_offset), count() FROM {self._name(table)} WHERE {source.condition} UNION ALL "  # noqa: S608 - ours
+            f"SELECT max(_offset), count() FROM {ddl.quoted(self.database)}.erased_rows WHERE {_erased(table, source)}"
         )
-        return max((int(found) for found, n in self.rows(query) if n), default=-1)
+        return max((int(highest) for highest, n in self.rows(query) if n), default=-1)
 
-    def wait_for(self, token_start: str) -> None:
-        """Wait until no insert whose token begins so runs any more: a predecessor's may still be on its way."""
+    def refuse_running(self, token_start: str) -> None:
+        """Retryable while an insert whose token begins so still runs: a predecessor's may be on its way."""
         query = (
             f"SELECT count() FROM system.processes WHERE startsWith(Settings['insert_deduplication_token'], '{token_start}')"  # noqa: S608 - a token of our own
         )
-        deadline = time.monotonic() + INSERT_S
-        while self.rows(query)[0][0]:
-            if time.monotonic() > deadline:
-                raise Retryable("an earlier insert of the same rows still runs")
-            time.sleep(0.2)
+        if self.rows(query)[0][0]:
+            raise Retryable("an earlier insert of the same rows still runs", "clickhouse")
 
-    def fit(self, table: Table, contract: Contract) -> None:
-        """Add the columns that this version of the contract has and the table lacks."""
-        if (table.name, contract.id) in self._ready:
-            return
-        missing = ddl.missing_columns(contract, self._existing(table))
+    def fit(self, table: Table, contract: Contract, topic_id: str) -> bool:
+        """Add the columns that the table lacks for this version of the contract; whether there were any.
+
+        TableTrouble where a column cannot take the contract's values. Looked up again once a minute: somebody may alter the
+        table meanwhile.
+        """
+        if self._checked.get((table.name, contract.id), -FIT_S) > time.monotonic() - FIT_S:
+            return False
+        existing = self._existing(table)
+        wrong = ddl.unfit_columns(contract, existing)
+        if wrong:
+            raise TableTrouble(f"table {table.name}: {'; '.join(wrong)}")
+        missing = [*ddl.missing_place_columns(existing, topic_id), *ddl.missing_columns(contract, existing)]
         if missing:
             self.command(ddl.add_columns(table, missing, self.database))
-        self._ready.add((table.name, contract.id))
+        self._checked[table.name, contract.id] = time.monotonic()
+        return bool(missing)
 
-    def _existing(self, table: Table) -> set[str]:
-        query = f"SELECT name FROM system.columns WHERE database = '{self.database}' AND table = '{table.name}'"  # noqa: S608
-        found = {row[0] for row in self.rows(query)}
-        if not found:
-            raise Halted(f"no table {self.database}.{table.name}: run `headwater warehouse migrate`")
-        return found
+    def forget_fit(self, table: Table) -> None:
+        """Look up the table's columns again before the next insert: one that failed may have met another table."""
+        for key in list(self._checked):
+            if key[0] == table.name:
+                self._checked.pop(key, None)
+
+    def _existing(self, table: Table) -> dict[str, ddl.Column]:
+        query = (
+            "SELECT name, type, default_kind FROM system.columns "  # noqa: S608 - ours
+            f"WHERE database = '{self.database}' AND table = '{table.name}'"
+        )
+        existing = {name: ddl.Column(kind, default) for name, kind, default in self.rows(query)}
+        if not existing:
+            raise TableTrouble(f"there is no table {self.database}.{table.name}: run `headwater warehouse migrate`")
+        return existing
 
     def rows(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """The rows of a query."""
@@ -145,7 +165,7 @@ class Store:
     def _name(self, table: Table) -> str:
         return f"{ddl.quoted(self.database)}.{ddl.quoted(table.name)}"
 
-    def _ask(self, question: Any) -> Any:
+    def _ask(self, question: Any, error_of: Callable[[DatabaseError], Exception] = query_error) -> Any:
         try:
             if self._client is None:
                 self._client = clickhouse_connect.get_client(
@@ -153,19 +173,11 @@ class Store:
                 )
             return question(self._client)
         except DatabaseError as error:
-            raise _meaning(error) from error
+            raise error_of(error) from error
         except (ClickHouseError, OSError) as error:
-            raise Retryable(f"ClickHouse does not answer: {type(error).__name__}") from error
+            raise ServerTrouble(f"ClickHouse does not answer: {type(error).__name__}") from error
 
 
-def _meaning(error: DatabaseError) -> Exception:
-    code = getattr(error, "code", None)
-    if code in REJECTED:
-        return Rejected(f"ClickHouse code {code}")
-    if code is None or code in PASSING:
-        return Retryable("ClickHouse does not answer" if code is None else f"ClickHouse is in trouble: code {code}")
-    if code in (192, 193, 194, 516):
-        return ConfigError(
-            "ClickHouse refuses user or password: set them in HEADWATER_CLICKHOUSE, http://user:password@host:8123"
-        )
-    return Halted(f"ClickHouse: {str(error)[:500]}")
+def _erased(table: Table, source: TopicPartition) -> str:
+    # Places that were taken down before topics had ids here are of the first topic: none of its rows must come back.
+    return f"table_name = '{table.name}' AND _topic_id IN ('{source.topic_id}', '') AND _partition = {source.partition}"

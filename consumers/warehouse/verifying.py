@@ -10,9 +10,11 @@ from consumers.warehouse import ddl
 from consumers.warehouse.loop import GROUP, STAGE
 from consumers.warehouse.store import Store
 from consumers.warehouse.tables import TABLES, Table
+from consumers.warehouse.topic_partition import TopicPartition
 from infra.errors import ConfigError, Retryable
 from infra.kafka import reader
 from infra.settings import Settings
+from infra.topic_ids import topic_ids
 from schemas.topics import TOPICS
 
 SLICE = 50_000
@@ -58,11 +60,14 @@ def verify(settings: Settings) -> list[Found]:
     consumer = reader(settings, GROUP, auto_offset_reset="earliest", enable_partition_eof="true")
     try:
         listed = consumer.list_topics(timeout=10).topics
-        partitions = [
-            ck.TopicPartition(topic, partition) for topic in TABLES if topic in listed for partition in listed[topic].partitions
-        ]
+        ids = topic_ids(settings, TABLES)
+        partitions = [ck.TopicPartition(topic, partition) for topic in ids for partition in listed[topic].partitions]
         committed = consumer.committed(partitions, timeout=30)
-        return [_compare(store, consumer, one.topic, one.partition, one.offset) for one in committed if one.offset >= 0]
+        return [
+            _compare(store, consumer, TopicPartition(one.topic, one.partition, ids[one.topic]), one.offset)
+            for one in committed
+            if one.offset >= 0
+        ]
     except ck.KafkaException as error:
         raise ConfigError(f"Kafka at {settings.kafka}: {error.args[0].str()}") from None
     except Retryable as error:
@@ -72,21 +77,21 @@ def verify(settings: Settings) -> list[Found]:
         store.close()
 
 
-def _compare(store: Store, consumer: ck.Consumer, topic: str, partition: int, end: int) -> Found:
-    table = TABLES[topic]
+def _compare(store: Store, consumer: ck.Consumer, source: TopicPartition, end: int) -> Found:
+    table, (topic, partition, _) = TABLES[source.topic], source
     first, _ = consumer.get_watermark_offsets(ck.TopicPartition(topic, partition), timeout=30)
     dead = _dead(store, topic, partition)
     records = rows = missing = unexpected = buried = gone = 0
     start = first
     for offsets, upto in _slices(consumer, topic, partition, end):
-        present = store.present(table, partition, start, upto - 1) if upto > start else set()
-        erased = store.erased(table, partition, start, upto - 1) if upto > start else set()
+        present = store.present(table, source, start, upto - 1) if upto > start else set()
+        erased = store.erased(table, source, start, upto - 1) if upto > start else set()
         missing += len(offsets - present - dead - erased)
         buried += len(offsets & dead)
         gone += len(offsets & erased)
         unexpected += len(present & erased) + (0 if TOPICS[topic].compacted else len(present - offsets))
         records, rows, start = records + len(offsets), rows + len(present), upto
-    return Found(topic, partition, records, rows, missing, _duplicates(store, table, partition), unexpected, buried, gone)
+    return Found(topic, partition, records, rows, missing, _duplicates(store, table, source), unexpected, buried, gone)
 
 
 def _slices(consumer: ck.Consumer, topic: str, partition: int, end: int) -> Iterator[tuple[set[int], int]]:
@@ -121,7 +126,7 @@ def _dead(store: Store, topic: str, partition: int) -> set[int]:
     return {row[0] for row in store.rows(query)}
 
 
-def _duplicates(store: Store, table: Table, partition: int) -> int:
+def _duplicates(store: Store, table: Table, source: TopicPartition) -> int:
     name = f"{ddl.quoted(store.database)}.{ddl.quoted(table.name)}"
-    query = f"SELECT count() - uniqExact(_offset) FROM {name} WHERE _partition = {partition}"  # noqa: S608 - names of our own
+    query = f"SELECT count() - uniqExact(_offset) FROM {name} WHERE {source.condition}"  # noqa: S608 - names of our own
     return int(store.rows(query)[0][0])

@@ -62,6 +62,7 @@ class Worker:
         self._suspected: dict[tuple[str, int], int] = {}
         """Where a partition stood when it was suspected."""
         self._waiting_since: float | None = None
+        self._waiting_for = ""
         self._tick_waits = False
         """The last tick could not be done."""
         self._commit: asyncio.Task[None] | None = None
@@ -317,14 +318,15 @@ class Worker:
         self.metrics.count("headwater_retries_total", stage=self.stage.name)
         if self._waiting_since is None:
             self._waiting_since = time.monotonic()
-            self.metrics.set("headwater_waiting", 1, stage=self.stage.name)
+            self._waiting_for = error.service
+            self.metrics.set("headwater_waiting", 1, stage=self.stage.name, service=error.service)
             get_logger().warning("waiting", error=str(error))
 
     def _wait_ends(self) -> None:
         if self._waiting_since is not None:
             get_logger().info("going on", waited_s=round(time.monotonic() - self._waiting_since, 1))
             self._waiting_since = None
-            self.metrics.set("headwater_waiting", 0, stage=self.stage.name)
+            self.metrics.set("headwater_waiting", 0, stage=self.stage.name, service=self._waiting_for)
 
     def check_progress(self) -> None:
         """A batch that neither ends nor waits for the world for too long ends the worker: another start may do better."""

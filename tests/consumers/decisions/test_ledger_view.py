@@ -53,7 +53,7 @@ class Running:
 
     def waiting(self) -> float | None:
         """The metric."""
-        return self.metrics.registry.get_sample_value("headwater_waiting", {"stage": "decisions"})
+        return self.metrics.registry.get_sample_value("headwater_waiting", {"stage": "decisions", "service": "redis"})
 
 
 def run(url: str, walk: Callable[[Running], Awaitable[None]], partitions: Sequence[int] = range(PARTITIONS)) -> None:

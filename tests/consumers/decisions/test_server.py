@@ -247,7 +247,7 @@ def test_redis_away_is_survived_and_then_told(settings: Settings, own_redis: Emb
             _, second = await served.ask()
             assert (second["arm"], second["group"], second["reason"], second["token"]) == ("calm", "none", "no_consent", "")
             async with served.session.get(served.url + "/metrics") as response:
-                assert 'headwater_waiting{stage="decisions"} 1.0' in await response.text()
+                assert 'headwater_waiting{service="redis",stage="decisions"} 1.0' in await response.text()
             await asyncio.get_running_loop().run_in_executor(None, own_redis.start)
             open_views(own_redis.url)
             third = await served.until(lambda answer: answer["reason"] == "ok")

@@ -122,8 +122,8 @@ def test_a_crash_between_taking_down_and_removing_is_completed(plant: Plant) -> 
         plant.wait_caught_up()
     other = "cd" * 16
     plant.store.command(
-        "INSERT INTO headwater.erased_rows (table_name, _partition, _offset, request_id) "
-        f"SELECT 'events', _partition, _offset, '{other}' FROM headwater.events WHERE node = '{zoe.nodes[0]}'"
+        "INSERT INTO headwater.erased_rows (table_name, _topic_id, _partition, _offset, request_id) "
+        f"SELECT 'events', _topic_id, _partition, _offset, '{other}' FROM headwater.events WHERE node = '{zoe.nodes[0]}'"
     )
     assert erase(plant.store, other, zoe)["events"] == 3
     assert counts(plant.store, zoe)["events"] == 0

@@ -32,7 +32,7 @@ def test_a_wait_that_a_tick_began_ends_with_the_next_tick_that_is_done(tmp_path:
         waits = []
         for _ in range(4):
             await worker._tick()
-            waits.append(metrics.registry.get_sample_value("headwater_waiting", {"stage": "consent"}))
+            waits.append(metrics.registry.get_sample_value("headwater_waiting", {"stage": "consent", "service": ""}))
         return waits
 
     assert asyncio.run(waits_after_each_tick()) == [None, 1.0, 1.0, 0.0]

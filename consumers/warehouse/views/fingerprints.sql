@@ -1,0 +1,6 @@
+-- Consent platforms that were met, by what gives them away.
+CREATE OR REPLACE VIEW {database}.fingerprints AS
+SELECT source, dimensions, min(minute) AS first_seen, max(minute) AS last_seen, sum(n) AS events
+FROM {database}.volume_1m
+WHERE outcome = 'fingerprint'
+GROUP BY source, dimensions
