@@ -33,11 +33,11 @@ class Projecting:
         if self._settings.overrides_interval_s:
             self._thread.start()
 
-    def stop(self) -> None:
+    def stop(self, patience_s: float = 5.0) -> None:
         """End after the statement in hand; a rewriting that has begun is ClickHouse's to finish."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join(5)
+            self._thread.join(patience_s)
 
     def _run(self) -> None:
         interval_s = self._settings.overrides_interval_s

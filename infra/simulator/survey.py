@@ -11,6 +11,7 @@ from infra.simulator.layers import EventReader, LetterReader, begins_at_zero, ra
 from infra.simulator.ledger import ANONYMISED, POISON, RESOLVED, Expected
 from infra.simulator.tables import Tables
 from infra.simulator.tally import Seen, Tally
+from infra.topic_ids import topic_ids
 from schemas.registry import Registry
 from streams.consent.strip import random_id
 
@@ -151,7 +152,9 @@ class Survey:
         tables = Tables(self._settings)
         try:
             tally = Tally(self._expected, copies)
-            for seen in tables.events(self._expected.run.run, ranges(self._settings, "events.resolved", self._since)):
+            topic_id = topic_ids(self._settings, ("events.resolved",)).get("events.resolved", "")
+            loaded = ranges(self._settings, "events.resolved", self._since)
+            for seen in tables.events(self._expected.run.run, topic_id, loaded):
                 tally.behind_gate(seen)
             yield compare.once_row("ClickHouse events", self._expected, copies, self._judged(tally))
             yield compare.profiles_row(tally, "profiles in ClickHouse")

@@ -33,12 +33,13 @@ class Tables:
         """Close the connection."""
         self._client.close()
 
-    def events(self, run: str, ranges: Ranges) -> Iterator[Seen]:
-        """Every row of `events` that was loaded from these offsets of `events.resolved`."""
+    def events(self, run: str, topic_id: str, ranges: Ranges) -> Iterator[Seen]:
+        """Every row of `events` that was loaded from these offsets of `events.resolved`, which has this id."""
         markers = MarkerScan(run)
         for partition, (first, end) in ranges.items():
             for start in range(first, end, SLICE):
-                where = f"_partition = {partition} AND _offset >= {start} AND _offset < {min(end, start + SLICE)}"
+                place = f"_topic_id = '{topic_id}' AND _partition = {partition}"
+                where = f"{place} AND _offset >= {start} AND _offset < {min(end, start + SLICE)}"
                 for line in self._lines(where):
                     yield _seen(line, markers)
 

@@ -61,10 +61,11 @@ class Clerk:
         """Begin."""
         self._thread.start()
 
-    def stop(self) -> None:
+    def stop(self, patience_s: float = 5.0) -> None:
         """Finish the request in hand."""
         self._stop.set()
-        self._thread.join(5)
+        if self._thread.is_alive():
+            self._thread.join(patience_s)
 
     def _run(self) -> None:
         group = f"headwater.{self._room}-privacy"

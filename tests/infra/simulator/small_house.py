@@ -18,6 +18,7 @@ from infra.simulator.drain import GROUPS, ends
 from infra.simulator.layers import ranges
 from infra.simulator.ledger import DecisionLine, End, EventLine, Run, Writer
 from infra.simulator.marks import event_id, marker
+from infra.topic_ids import topic_ids
 from schemas.codec import Record, encode
 from schemas.registry import Registry
 from streams.consent.strip import random_id
@@ -220,7 +221,9 @@ class SmallHouse:
 
     def insert(self, *rows: Record) -> None:
         """Insert rows of `events` at an offset that the topic has."""
-        told = [{**row, "_partition": self.place[0], "_offset": self.place[1]} for row in rows]
+        place: Record = {"_topic_id": topic_ids(self.settings, ("events.resolved",))["events.resolved"]}
+        place |= {"_partition": self.place[0], "_offset": self.place[1]}
+        told = [{**row, **place} for row in rows]
         for row in told:
             for name in ("collector_ts", "event_ts"):
                 row[name] = datetime.fromtimestamp(row[name] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
