@@ -120,7 +120,7 @@ class Loader:
         if all(self._expired(batch.values[at], table) for at in missing):
             get_logger().warning("rows too old to be kept", table=table.name, rows=len(missing))
             return bad
-        raise TableTrouble(f"rows of {batch.source} do not stay in {table.name} after {FILLS} inserts: see its TTL")
+        raise TableTrouble(f"rows of {batch.source} are not in {table.name} after {FILLS} inserts without an error")
 
     def _expired(self, value: bytes, table: Table) -> bool:
         """Whether the table's TTL takes a row as soon as it is there."""
