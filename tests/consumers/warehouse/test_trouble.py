@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from consumers.warehouse.loop import GROUP
+from consumers.warehouse.migrating import migrate
 from consumers.warehouse.verifying import verify
 from infra import topics_app
 from infra.embedded.clickhouse import EmbeddedClickHouse
@@ -61,6 +62,7 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeasuredPlant
     folder = tmp_path_factory.mktemp("trouble")
     with EmbeddedKafka(folder / "kafka") as kafka, EmbeddedClickHouse(folder / "clickhouse") as clickhouse:
         made = MeasuredPlant(kafka.address, clickhouse, folder)
+        migrate(made.settings)
         made.port = free_port()
         made.environment |= {
             "HEADWATER_METRICS_PORT": str(made.port),
