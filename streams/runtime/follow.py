@@ -10,6 +10,7 @@ import confluent_kafka as ck
 from infra.errors import Retryable
 from infra.kafka import reader
 from infra.settings import Settings
+from infra.topic_ids import TopicWatch
 
 KeyValue = tuple[bytes | None, bytes | None]
 
@@ -180,10 +181,14 @@ class Follower:
     def _run(self) -> None:
         consumer = reader(self._settings, "headwater.follow", enable_partition_eof="true")
         try:
+            watch = TopicWatch(self._settings, self._topics)
+            watch.ask()
             waiting = {(topic, partition) for topic in self._topics for partition in partitions_of(consumer, topic)}
             consumer.assign([ck.TopicPartition(t, p, ck.OFFSET_BEGINNING) for t, p in sorted(waiting)])
             while not self._stop.is_set():
                 self._pass_on(consumer.consume(CHUNK, 0.2), waiting)
+                if (topic := watch.replaced()) is not None:
+                    raise RuntimeError(f"{topic} was deleted and created again: it must be read from its beginning")
         except BaseException as error:  # the worker raises it in its own thread: nothing may die here unseen
             self.failure = error
         finally:
