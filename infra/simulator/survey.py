@@ -11,6 +11,7 @@ from infra.simulator.layers import EventReader, LetterReader, begins_at_zero, ra
 from infra.simulator.ledger import ANONYMISED, POISON, RESOLVED, Expected
 from infra.simulator.tables import Tables
 from infra.simulator.tally import Seen, Tally
+from infra.topic_ids import topic_ids
 from schemas.registry import Registry
 from streams.consent.strip import random_id
 
@@ -31,6 +32,7 @@ class Survey:
         self._registry = Registry(settings.contracts)
         self._events = EventReader(self._registry, expected.run.run)
         self._anonymous_key = settings.master.derive(ANONYMOUS_KEY)
+        self._raw_id = topic_ids(settings, ["events.raw"]).get("events.raw", "")
         self._cells: Counter[str] = Counter()
         self._totals: Counter[str] = Counter()
         self._decided: Counter[str] = Counter()
@@ -80,7 +82,7 @@ class Survey:
         n = self._expected.number(seen.event_id)
         if n is not None and self._expected.fate(n) == ANONYMISED:
             # The gate gives each copy an id made of its place, so that nobody without the key can link the two.
-            copies[random_id(self._anonymous_key, "events.raw", *seen.place)] += 1
+            copies[random_id(self._anonymous_key, self._raw_id, *seen.place)] += 1
 
     def _topic(self, topic: str, stage: str = "") -> Iterator[Seen]:
         """Sightings since the run began; all records, older ones too, go into the totals that counts are held against."""

@@ -18,6 +18,7 @@ from infra.simulator.drain import GROUPS, ends
 from infra.simulator.layers import ranges
 from infra.simulator.ledger import DecisionLine, End, EventLine, Run, Writer
 from infra.simulator.marks import event_id, marker
+from infra.topic_ids import topic_ids
 from schemas.codec import Record, encode
 from schemas.registry import Registry
 from streams.consent.strip import random_id
@@ -155,7 +156,8 @@ class SmallHouse:
 
     def _named(self, _error: object, message: ck.Message) -> None:
         key = self.settings.master.derive("consent/anonymous/v1")
-        self.anonymous_id = random_id(key, "events.raw", message.partition(), message.offset())
+        topic_id = topic_ids(self.settings, ["events.raw"])["events.raw"]
+        self.anonymous_id = random_id(key, topic_id, message.partition(), message.offset())
 
     def _put_bandit(self) -> None:
         told = {"decision_id": DECISION, "experiment": "hero-banner", "epoch": 1, "arm": "calm", "group": "bandit"}

@@ -1,7 +1,9 @@
 """What a clerk is asked for, and by which topic."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import confluent_kafka as ck
 import pytest
@@ -84,7 +86,12 @@ def test_requests_of_a_topic_made_anew_are_all_answered(kafka: str, tmp_path: Pa
     commit_offsets(consumer, stale)
     consumer.close()
     answered, deadline = list[str](), time.monotonic() + 60
-    clerk = Clerk(settings, "decisions", lambda one: answered.append(one["request_id"]) or "done", lambda _: "done")
+
+    def answer(one: Mapping[str, Any]) -> str:
+        answered.append(one["request_id"])
+        return "done"
+
+    clerk = Clerk(settings, "decisions", answer, lambda _: "done")
     clerk.start()
     try:
         while not asked.issubset(answered):
