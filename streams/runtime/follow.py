@@ -41,7 +41,7 @@ def read_messages(settings: Settings, topic: str, partition: int, since: int = 0
     A commit returns before its markers are on all partitions. So the end is that of everything written, committed or not, and
     a transaction that is open there is waited for: its records are either restored or aborted. Retryable when it stays open.
     """
-    first, end = _written(settings, topic, partition, since)
+    first, end = written_range(settings, topic, partition, since)
     if first >= end:
         return
     consumer = reader(settings, "headwater.restore", enable_partition_eof="true")
@@ -104,7 +104,7 @@ def read_range(settings: Settings, topic: str, partition: int, first: int, end: 
         consumer.close()
 
 
-def _written(settings: Settings, topic: str, partition: int, since: int) -> tuple[int, int]:
+def written_range(settings: Settings, topic: str, partition: int, since: int) -> tuple[int, int]:
     """(first offset, offset behind the last record written) of a partition since then, whatever is committed of it."""
     consumer = reader(settings, "headwater.restore", isolation_level="read_uncommitted")
     try:
