@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import orjson
@@ -254,22 +255,42 @@ def replay(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     settings = settings_with_kafka()
     counts = _replayed(settings, wanted, rate, as_json=as_json, again=again) if send else _dry(settings, wanted, as_json, again)
     if as_json:
-        typer.echo(orjson.dumps(counts).decode())
+        rows = [{"outcome": outcome.value, "topic": about, "letters": n} for (outcome, about), n in counts.most_common()]
+        typer.echo(orjson.dumps({"outcomes": rows}).decode())
         return
-    for text, n in counts.most_common():
-        typer.echo(f"{n:>10,}  {text}")
+    for (outcome, about), n in counts.most_common():
+        typer.echo(f"{n:>10,}  {OUTCOME_TEXTS[outcome].format(topic=about)}")
     if not counts:
         typer.echo("no dead letters match")
 
 
-SENT_BEFORE = "sent before, not again: --again sends them too"
+class ReplayOutcome(StrEnum):
+    """What became of a letter."""
+
+    SENT = "sent"
+    WOULD_SEND = "would_send"
+    SENT_BEFORE = "sent_before"
+    FROM_A_DOOR = "from_a_door"
+    TOPIC_MISSING = "topic_missing"
+    KEY_DESTROYED = "key_destroyed"
+
+
+OUTCOME_TEXTS = {
+    ReplayOutcome.SENT: "sent to {topic}",
+    ReplayOutcome.WOULD_SEND: "would be sent to {topic}",
+    ReplayOutcome.SENT_BEFORE: "sent before to {topic}, not again: --again sends them too",
+    ReplayOutcome.FROM_A_DOOR: "from a door: cannot be sent again",
+    ReplayOutcome.TOPIC_MISSING: "about {topic}, which is not there: run `headwater topics apply`",
+    ReplayOutcome.KEY_DESTROYED: "key destroyed with its retention ({topic})",
+}
+OutcomeCounts = Counter[tuple[ReplayOutcome, str]]
+"""Letters by what became of them and the topic of their record; empty where it came from a door."""
 
 
 class LetterFate(NamedTuple):
     """What is to become of one letter: the record to be sent, or why there is none."""
 
-    reason: str
-    topic: str = ""
+    outcome: ReplayOutcome
     key: bytes | None = None
     value: bytes = b""
 
@@ -294,15 +315,15 @@ class ReplayRules:
 
         topic = letter["source_topic"]
         if not topic:
-            return LetterFate("from a door: cannot be sent again")
+            return LetterFate(ReplayOutcome.FROM_A_DOOR)
         if _position(letter) in self._replayed and not self._again:
-            return LetterFate(SENT_BEFORE)
+            return LetterFate(ReplayOutcome.SENT_BEFORE)
         if not self._is_there(topic):
-            return LetterFate(f"about {topic}, which is not there: run `headwater topics apply`")
+            return LetterFate(ReplayOutcome.TOPIC_MISSING)
         try:
-            return LetterFate("", topic, *open_letter(letter, self._keyring))
+            return LetterFate(ReplayOutcome.WOULD_SEND, *open_letter(letter, self._keyring))
         except KeyGone:
-            return LetterFate("key destroyed with its retention")
+            return LetterFate(ReplayOutcome.KEY_DESTROYED)
 
     def _is_there(self, topic: str) -> bool:
         if topic not in self._topics:
@@ -310,34 +331,34 @@ class ReplayRules:
         return self._topics[topic]
 
 
-def _dry(settings: Settings, wanted: LetterFilter, as_json: bool, again: bool) -> Counter[str]:
+def _dry(settings: Settings, wanted: LetterFilter, as_json: bool, again: bool) -> OutcomeCounts:
     """What would become of the letters, by what it is."""
     from streams.runtime.replay import read_replayed
 
-    reader, counts = LetterScan(settings, wanted.since), Counter[str]()
+    reader, counts = LetterScan(settings, wanted.since), OutcomeCounts()
     rules = ReplayRules(settings, read_replayed(settings), again=again)
     with _progress("reading", reader, as_json) as advance:
         for letter in _chosen(reader, wanted):
-            fate = rules.fate(letter)
-            counts[fate.reason or f"would be sent to {fate.topic}"] += 1
+            counts[rules.fate(letter).outcome, letter["source_topic"]] += 1
             advance()
     return counts
 
 
-def _replayed(settings: Settings, wanted: LetterFilter, rate: float, *, as_json: bool, again: bool) -> Counter[str]:
+def _replayed(settings: Settings, wanted: LetterFilter, rate: float, *, as_json: bool, again: bool) -> OutcomeCounts:
     """Send them; what became of the letters, by what it is."""
     from streams.runtime.replay import Replay
 
     with Replay(settings, rate) as run:
-        reader, counts = LetterScan(settings, wanted.since), Counter[str]()
+        reader, counts = LetterScan(settings, wanted.since), OutcomeCounts()
         rules = ReplayRules(settings, run.replayed, again=again)
         with _progress("sending", reader, as_json) as advance:
             for letter in _chosen(reader, wanted):
-                fate = rules.fate(letter)
-                if not fate.reason:
-                    run.send(_position(letter), fate.topic, fate.key, fate.value)
+                (outcome, key, value), about = rules.fate(letter), letter["source_topic"]
+                if outcome is ReplayOutcome.WOULD_SEND:
+                    run.send(_position(letter), about, key, value)
+                    outcome = ReplayOutcome.SENT
                 run.commit_due()
-                counts[fate.reason or f"sent to {fate.topic}"] += 1
+                counts[outcome, about] += 1
                 advance()
     return counts
 
