@@ -243,13 +243,13 @@ def test_a_signal_stops_it_in_order(house: House) -> None:
     assert [value.split(b"|")[0] for value in house.seen()] == [b"%d" % i for i in range(5_000)]
 
 
-def make_anew(house: House) -> None:
-    """Delete the source and create it again."""
+def make_anew(house: House, topic: str, partitions: int = PARTITIONS) -> None:
+    """Delete a topic and create it again."""
     client, settings = AdminClient({"bootstrap.servers": house.kafka}), Settings(kafka=house.kafka)
-    client.delete_topics([house.source])[house.source].result(20)
-    wait_until(lambda: not topic_ids(settings, [house.source]), 20)
-    create_topics(house.kafka, [house.source])
-    wait_until(lambda: topic_ids(settings, [house.source]), 20)
+    client.delete_topics([topic])[topic].result(20)
+    wait_until(lambda: not topic_ids(settings, [topic]), 20)
+    create_topics(house.kafka, [topic], partitions)
+    wait_until(lambda: topic_ids(settings, [topic]), 20)
 
 
 def test_a_source_made_anew_under_a_worker_is_read_from_its_first_record(house: House) -> None:
@@ -257,13 +257,30 @@ def test_a_source_made_anew_under_a_worker_is_read_from_its_first_record(house: 
     house.send(*[b"old"] * 10)
     worker = house.work()
     wait_until(house.idle, 30)
-    make_anew(house)
+    make_anew(house, house.source)
     house.send(*[b"%d" % n for n in range(30)])
     assert worker.wait(40) == EXIT_HALTED
     assert f"{house.source} was deleted and created again" in house.log("0")
     house.work()
     # What the old position let through before it was noticed comes twice, nothing is missing.
     wait_until(lambda: {b"%d" % n for n in range(30)} <= {value.split(b"|")[0] for value in house.seen()}, 30)
+
+
+def test_a_broadcast_topic_made_anew_is_read_from_its_beginning(house: House) -> None:
+    """Its follower would go on at its old position: the worker ends, and the one that a supervisor starts knows all of it."""
+    settings = f"{house.run}-settings"
+    house.send(b"old", b"older", b"oldest", topic=settings)
+    house.send(b"a")
+    worker = house.work()
+    wait_until(house.idle, 30)
+    make_anew(house, settings, partitions=1)
+    house.send(b"new", topic=settings)
+    assert worker.wait(40) == EXIT_FENCED
+    assert f"{settings} was deleted and created again" in house.log("0")
+    house.send(b"b")
+    house.work()
+    wait_until(house.idle, 30)
+    assert house.seen() == [b"a|1|oldest", b"b|2|new"]
 
 
 def test_an_offset_of_another_topic_of_that_name_is_not_believed(house: House) -> None:
