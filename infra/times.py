@@ -11,8 +11,11 @@ MIN_S, MAX_S = 100_000_000, 4_102_444_800  # March 1973 and January 2100
 PER_SECOND = (1, 1_000, 1_000_000, 1_000_000_000)
 """Units of numbers: seconds, milliseconds, microseconds, nanoseconds."""
 
+UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+
 MAX_TEXT = 128  # characters
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?([eE]\+?[0-9]{1,2})?")
+_AGO = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([smhdw])(?: ?ago)?")
 _ZONE = re.compile(r"\s*(?:UTC|GMT|(?:UTC|GMT)?([+-][0-9]{2}:?(?:[0-9]{2})?))(?:\s*\(.*\))?$", re.IGNORECASE)
 _SCRIPT = re.compile(r"[A-Z][a-z]{2} ([A-Z][a-z]{2}) ([0-9]{1,2}) ([0-9]{4}) ([0-9]{2}:[0-9]{2}:[0-9]{2}) ?(.*)")
 
@@ -45,6 +48,15 @@ def parse_time(value: object) -> int | None:
             return number
     moment = _moment(text)
     return None if moment is None else _in_range(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+
+
+def parse_moment(text: str, now_ms: int) -> int | None:
+    """Milliseconds since 1970, UTC, of what a person types: a time as `parse_time` reads it, or how long ago it was (`90s`,
+    `30m`, `2h`, `3d`, `1w`). None for anything else."""
+    ago = _AGO.fullmatch(text.strip().lower())
+    if ago is not None:
+        return now_ms - int(float(ago[1]) * UNITS_MS[ago[2]])
+    return parse_time(text)
 
 
 def _in_range(moment: datetime) -> int | None:
@@ -80,4 +92,4 @@ def _moment(text: str) -> datetime | None:
         return None
 
 
-__all__ = ["parse_time"]
+__all__ = ["parse_moment", "parse_time"]

@@ -2,7 +2,8 @@
 again, or of the same name in another cluster, counts from 0 again under another id (KIP-516).
 """
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 
 import confluent_kafka as ck
@@ -13,6 +14,11 @@ from infra.kafka import admin
 from infra.settings import Settings
 
 TIMEOUT_S = 10.0
+CHECK_S = 5.0
+"""How often those who read on and on look whether a topic is still the same."""
+CHECK_TIMEOUT_S = 2.0
+MARK = "topic:"
+"""What the metadata of a committed offset begins with, before its topic's id."""
 NO_ID = str(ck.Uuid(0, 0))
 DENIED = {ck.KafkaError.TOPIC_AUTHORIZATION_FAILED, ck.KafkaError.CLUSTER_AUTHORIZATION_FAILED}
 
@@ -60,4 +66,46 @@ def _id_of(future: "Future[TopicDescription]", timeout_s: float) -> str | None:
     return "" if text == NO_ID else text
 
 
-__all__ = ["describe_ids", "topic_ids"]
+def offset_metadata(topic_id: str) -> str:
+    """What is committed beside an offset, so that it is not taken for one of another topic of the same name."""
+    return f"{MARK}{topic_id}" if topic_id else ""
+
+
+def is_of_another(metadata: str | None, topic_id: str) -> bool:
+    """Whether an offset was committed for another topic than that of this id; False where either id is not known."""
+    return bool(metadata and topic_id and metadata.startswith(MARK) and metadata != offset_metadata(topic_id))
+
+
+class TopicWatch:
+    """Notices that topics were made anew while they are read.
+
+    A consumer does not: it goes on at its old position in the new topic, and what lies before that is never read.
+    """
+
+    def __init__(self, settings: Settings, topics: Iterable[str]) -> None:
+        self._client = admin(settings)
+        self._topics = tuple(topics)
+        self._ids: dict[str, str] | None = None
+        self._checked = 0.0
+
+    def ask(self) -> Mapping[str, str]:
+        """Topic -> id, as it was when it was first asked for. Retryable while Kafka is away."""
+        if self._ids is None:
+            self._ids = describe_ids(self._client, self._topics)
+            self._checked = time.monotonic()
+        return self._ids
+
+    def replaced(self) -> str | None:
+        """A topic that has another id by now, looked for every `CHECK_S`. None also while Kafka is away, or a topic is gone."""
+        known, now = self._ids, time.monotonic()
+        if not known or now - self._checked < CHECK_S:
+            return None
+        self._checked = now
+        try:
+            ids = describe_ids(self._client, known, CHECK_TIMEOUT_S)
+        except Retryable:
+            return None
+        return next((topic for topic, topic_id in ids.items() if topic_id != known[topic]), None)
+
+
+__all__ = ["TopicWatch", "describe_ids", "is_of_another", "offset_metadata", "topic_ids"]

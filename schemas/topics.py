@@ -51,6 +51,8 @@ TOPICS: dict[str, Topic] = {
         Topic("events.consented", "subject; random where anonymised", REPLAY_DAYS),
         Topic("events.resolved", "profile_id; random where anonymous", REPLAY_DAYS),
         Topic("events.dead", "source topic:partition:offset", 14),
+        # A letter may outlive its 14 days until its segment is full, a week at the most; what was sent of it, not less long.
+        Topic("events.replays", "topic id and partition of the letters", 30, "one"),
         Topic("stream.counts", "stage", 7, "one"),
         Topic("consent.signals", "subject", REPLAY_DAYS),
         Topic("consent.state", "regulation|site|subject, on the source's partition", None),

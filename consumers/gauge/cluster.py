@@ -11,6 +11,7 @@ from consumers.gauge.reading import Ends, Facts, GroupFacts, Place
 from infra.errors import Retryable
 from infra.kafka import admin, reader
 from infra.settings import Settings
+from infra.topic_ids import describe_ids
 
 GROUP = "headwater-gauge"  # never commits, and the name is outside the prefix that it watches
 TIMEOUT_S = 8.0
@@ -41,7 +42,10 @@ class Cluster:
         """One round of questions. Retryable where Kafka does not answer; a single partition that does not is left out."""
         try:
             groups = self._groups()
-            return Facts(now, self._ends({place for group in groups for place in group.committed}), tuple(groups))
+            places = {place for group in groups for place in group.committed}
+            # Ids before ends: of a topic made anew in between, what is learned is thrown away in the next round.
+            topic_ids = describe_ids(self._admin, {place.topic for place in places}, TIMEOUT_S)
+            return Facts(now, self._ends(places), tuple(groups), topic_ids)
         except ck.KafkaException as error:
             raise Retryable(f"Kafka does not answer: {error.args[0].name()}") from error
         except TimeoutError as error:

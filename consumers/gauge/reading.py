@@ -1,7 +1,7 @@
 """What the gauge knows at one moment: what Kafka said (`Facts`) and what it means (`Reading`)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from consumers.gauge.rules import SEVERITY, State
@@ -43,6 +43,8 @@ class Facts:
     at: float
     ends: Mapping[Place, Ends]
     groups: tuple[GroupFacts, ...]
+    topic_ids: Mapping[str, str] = field(default_factory=dict)
+    """Topic -> Kafka's id of it: offsets under another id are those of another topic of the same name."""
 
 
 @dataclass(frozen=True, slots=True)

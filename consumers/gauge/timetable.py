@@ -20,6 +20,8 @@ class TimeTable:
     times: list[int] = field(default_factory=list)
     gaps: set[int] = field(default_factory=set)
     """Offsets of the points that have a gap before them."""
+    topic_id: str = ""
+    """Kafka's id of the topic whose offsets these are."""
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -91,15 +93,22 @@ class TimeTable:
 
     def pack(self) -> bytes:
         """Bytes that `unpack` reads."""
-        return orjson.dumps({"offsets": self.offsets, "times": self.times, "gaps": sorted(self.gaps)})
+        return orjson.dumps(
+            {"offsets": self.offsets, "times": self.times, "gaps": sorted(self.gaps), "topic_id": self.topic_id}
+        )
 
 
 def unpack(packed: bytes) -> TimeTable:
     """A table from the bytes of `pack`. ValueError where they are none."""
     try:
         raw = orjson.loads(packed)
-        table = TimeTable([int(o) for o in raw["offsets"]], [int(t) for t in raw["times"]], {int(g) for g in raw["gaps"]})
-    except (KeyError, TypeError) as error:
+        table = TimeTable(
+            [int(o) for o in raw["offsets"]],
+            [int(t) for t in raw["times"]],
+            {int(g) for g in raw["gaps"]},
+            str(raw.get("topic_id", "")),  # older tables have none, and so belong to no topic
+        )
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError("not a time table") from error
     pairs_grow = table.offsets == sorted(table.offsets) and table.times == sorted(table.times)
     if len(table.offsets) != len(table.times) or not pairs_grow:

@@ -32,12 +32,15 @@ class Watch:
     _groups: dict[str, _GroupMemory] = field(default_factory=dict)
     _since: dict[GroupPlace, tuple[State, float]] = field(default_factory=dict)
     _record_times: dict[GroupPlace, tuple[int, int]] = field(default_factory=dict)
+    _topic_ids: dict[str, str] = field(default_factory=dict)
 
     def take(self, facts: Facts) -> list[tuple[Place, int]]:
         """Add a round to the time tables; returns (partition, offset) of the records whose age only they can tell."""
+        self._forget_replaced(facts.topic_ids)
         pause_ms = round(max(PAUSE_S, 3 * self.interval_s) * 1000)
         for place, ends in facts.ends.items():
-            self.tables.setdefault(place, TimeTable()).add(ends.stable, round(facts.at * 1000), pause_ms)
+            table = self.tables.setdefault(place, TimeTable(topic_id=self._topic_ids.get(place.topic, "")))
+            table.add(ends.stable, round(facts.at * 1000), pause_ms)
         self._forget(facts)
         wanted = {}
         for group, place, committed in _places(facts):
@@ -128,6 +131,20 @@ class Watch:
             memory.assignment, memory.rebalanced_at = group.assignment, now
         return memory.rebalanced_at
 
+    def _forget_replaced(self, topic_ids: Mapping[str, str]) -> None:
+        """Begin topics that were made anew from nothing: their offsets are other records', and no group has gone back on them.
+
+        A table that was kept since before a restart is believed only under the id that it was kept with.
+        """
+        anew = {topic for topic, topic_id in topic_ids.items() if self._topic_ids.get(topic, topic_id) != topic_id}
+        self._topic_ids.update(topic_ids)
+        for memory in (self._samples, self._since, self._record_times):
+            for key in [key for key in memory if key[1].topic in anew]:
+                del memory[key]
+        for place, table in list(self.tables.items()):
+            if table.topic_id != self._topic_ids.get(place.topic, table.topic_id):
+                del self.tables[place]
+
     def _forget(self, facts: Facts) -> None:
         """Drop what no group needs any more, and groups and partitions that are gone."""
         slowest: dict[Place, int] = {}
@@ -142,6 +159,8 @@ class Watch:
         for name in [name for name in self._groups if name not in {group.name for group in facts.groups}]:
             del self._groups[name]
         read = {place for _, place in there}
+        for topic in self._topic_ids.keys() - {place.topic for place in read}:
+            del self._topic_ids[topic]
         for place in [place for place in self.tables if place not in read]:
             del self.tables[place]
 

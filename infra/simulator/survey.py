@@ -32,6 +32,7 @@ class Survey:
         self._registry = Registry(settings.contracts)
         self._events = EventReader(self._registry, expected.run.run)
         self._anonymous_key = settings.master.derive(ANONYMOUS_KEY)
+        self._raw_id = topic_ids(settings, ["events.raw"]).get("events.raw", "")
         self._cells: Counter[str] = Counter()
         self._totals: Counter[str] = Counter()
         self._decided: Counter[str] = Counter()
@@ -81,7 +82,7 @@ class Survey:
         n = self._expected.number(seen.event_id)
         if n is not None and self._expected.fate(n) == ANONYMISED:
             # The gate gives each copy an id made of its place, so that nobody without the key can link the two.
-            copies[random_id(self._anonymous_key, "events.raw", *seen.place)] += 1
+            copies[random_id(self._anonymous_key, self._raw_id, *seen.place)] += 1
 
     def _topic(self, topic: str, stage: str = "") -> Iterator[Seen]:
         """Sightings since the run began; all records, older ones too, go into the totals that counts are held against."""

@@ -1,7 +1,7 @@
 """Cumulative statistics per (experiment, epoch, hour, group, arm), one line a source partition; the last write counts.
 
-Each partition's counter writes its own lines only, with the offset they reach to. Merging takes the furthest line of each
-partition, then sums: idempotent, commutative, restart-safe. Nothing is ever incremented from outside.
+Each partition's counter writes its own lines only, each with more views and conversions than the one before. Merging takes the
+furthest line of each partition, then sums: idempotent, commutative, restart-safe. Nothing is ever incremented from outside.
 """
 
 from collections.abc import Iterator
@@ -48,6 +48,11 @@ class Line(NamedTuple):
         """Kafka key: experiment|epoch|hour|group|arm|source partition."""
         return "|".join(map(str, (*self.cell, self.partition))).encode()
 
+    @property
+    def reach(self) -> tuple[float, int]:
+        """How far it has counted. Not by the offset alone: that begins at 0 again where the outcomes' topic was made anew."""
+        return self.sums.exposures + self.sums.conversions, self.applied_offset
+
     def record(self) -> Record:
         """As the contract wants it."""
         return {
@@ -79,7 +84,7 @@ class Merged:
         """Take in one line, in any order, any number of times."""
         lines = self._lines.setdefault(new.cell[:2], {})
         known = lines.get((new.cell, new.partition))
-        if known is None or known.applied_offset < new.applied_offset:
+        if known is None or known.reach < new.reach:
             lines[new.cell, new.partition] = new
 
     def totals(self, experiment: str, epoch: int, group: str) -> dict[str, Sums]:

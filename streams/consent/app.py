@@ -9,6 +9,7 @@ import redis
 
 from infra.metrics import Metrics
 from infra.settings import Settings
+from infra.topic_ids import topic_ids
 from schemas.codec import decode
 from schemas.registry import Registry
 from streams.consent.gvl import GvlFolder
@@ -80,4 +81,4 @@ def open_states(settings: Settings, registry: Registry, keep_days: int) -> Redis
         for records in read_messages(settings, STATE, partition, since):
             yield piece_of(map(said, records))
 
-    return RedisStates(connect, changed, keep_days * DAY_S)
+    return RedisStates(connect, changed, keep_days * DAY_S, lambda: topic_ids(settings, [STATE]).get(STATE, ""))

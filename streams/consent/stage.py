@@ -304,7 +304,7 @@ class ConsentStage:
     def _anonymise(self, work: Work, lineage: Lineage, less: list[Less]) -> None:
         batch, rewriter = work.batch, lineage.rewriter
         values = [batch.values[at] or b"" for _, at, *_ in less]
-        unlinkable = RandomIds(self._key, batch.topic, batch.partition)
+        unlinkable = RandomIds(self._key, batch.topic_id, batch.partition)
         ids = [unlinkable.of(batch.offsets[at]) for _, at, *_ in less]
         data = rewriter.anonymise_many(values, ids)
         for (place, at, where, decided, minute), value, new_id, made in zip(less, values, ids, data, strict=True):
@@ -318,7 +318,7 @@ class ConsentStage:
 
     def _strip(self, work: Work, lineage: Lineage, less: list[Less]) -> None:
         batch, rewriter = work.batch, lineage.rewriter
-        unlinkable = RandomIds(self._key, batch.topic, batch.partition)
+        unlinkable = RandomIds(self._key, batch.topic_id, batch.partition)
         values = [batch.values[at] or b"" for _, at, *_ in less]
         for (place, at, where, decided, minute), value, ends in zip(less, values, rewriter.ends(values), strict=True):
             mask, key = decided.decision.mask, batch.keys[at]

@@ -128,43 +128,51 @@ class MemoryStates:
 
 
 class RedisStates:
-    """`cs:{<partition>}:<key>` = the times as JSON; `cv:{<partition>}` = which server the view was built on, and when
-    it was last complete.
+    """`cs:{<partition>}:<key>` = the times as JSON; `cv:{<partition>}` = which server the view was built on, when it was last
+    complete, and of which topic, by its id.
 
     A server that was started again may have lost what it held, so its run id is part of the mark; another means: build again.
     Each connection asks for it once: nothing but a new connection can lead to another server. `connect` makes the client.
+    Of a topic made anew, or of another cluster's, everything is read, however old it says to be. What the view knew stays in
+    it: no refusal is forgotten. `topic_id` asks Kafka; Retryable.
     """
 
-    def __init__(self, connect: Callable[..., Any], changed: Changed, keep_s: int) -> None:
+    def __init__(
+        self, connect: Callable[..., Any], changed: Changed, keep_s: int, topic_id: Callable[[], str] = lambda: ""
+    ) -> None:
         self._redis = connect(redis_connect_func=self._meet)
         self._changed = changed
         self._keep_s = keep_s
+        self._topic_id = topic_id
         self._merge = self._redis.register_script(MERGE)
         self._move = self._redis.register_script(MOVE)
         self._met = ""
         """Run id of the server that the newest connection leads to."""
         self._whole: dict[int, str] = {}
         """Partition -> run id of the server on which it was found to be whole."""
+        self._built_of: dict[int, str] = {}
+        """Partition -> id of the topic that its view was built of."""
         self._checked = 0.0
 
     def open(self, partition: int) -> None:
         """See `StateStore`. What the mark does not cover is read from the topic. Retryable where it is emptied meanwhile."""
+        topic_id = self._topic_id()  # before it is read: of one made anew in between, the next opening reads everything
         try:
             self._check()
             server, building = self._met, f"{BUILDING}|{secrets.token_hex(8)}"
             mark = (self._redis.set(mark_key(partition), building, get=True) or b"").decode().split("|")
-            since = int(mark[1]) - MARGIN_MS if len(mark) == 2 and mark[0] == server else 0
+            since = int(mark[1]) - MARGIN_MS if len(mark) == 3 and (mark[0], mark[2]) == (server, topic_id) else 0
             began, written = int(time.time() * 1000), 0
             for piece in self._changed(partition, max(0, since)):
                 self._struck(partition, piece.erased)
                 self._merged(partition, piece.states)
                 written += len(piece.states)
-            done = self._moved(partition, building, f"{server}|{began}")
+            done = self._moved(partition, building, f"{server}|{began}|{topic_id}")
         except redis.RedisError as error:
             raise _away(error) from error
         if not done or self._met != server:
             raise Retryable("the consent ledger's Redis was emptied, or started again, while its view was built")
-        self._whole[partition] = server
+        self._whole[partition], self._built_of[partition] = server, topic_id
         if written:
             get_logger().info("consent view", partition=partition, states=written, whole=since <= 0)
 
@@ -249,7 +257,7 @@ class RedisStates:
             self._merged(partition, states)
             server = self._whole.get(partition)
             if server is not None:
-                self._moved(partition, f"{server}|", f"{server}|{at}")
+                self._moved(partition, f"{server}|", f"{server}|{at}|{self._built_of[partition]}")
         except redis.RedisError as error:
             raise _away(error) from error
 

@@ -102,11 +102,12 @@ def anonymise(record: Record, shape: Shape, policy: Policy, event_id: str) -> Re
 class RandomIds:
     """Ids that nobody without `key` can link to the records they stand for; the same record gets the same id when replayed.
 
-    Keyed BLAKE2b (RFC 7693) of the record's place, 16 bytes. The place is gone with the raw topic's retention.
+    Keyed BLAKE2b (RFC 7693) of the record's place, 16 bytes. The place is gone with the raw topic's retention. A topic is named
+    by its id: one that was made anew has the old one's places again, and two events would have one id.
     """
 
-    def __init__(self, key: bytes, topic: str, partition: int) -> None:
-        self._begun = blake2b(f"{topic}:{partition}:".encode(), key=key, digest_size=16)
+    def __init__(self, key: bytes, topic_id: str, partition: int) -> None:
+        self._begun = blake2b(f"{topic_id}:{partition}:".encode(), key=key, digest_size=16)
 
     def of(self, offset: int) -> str:
         """The id of the record at this offset."""
@@ -115,6 +116,6 @@ class RandomIds:
         return whole.hexdigest()
 
 
-def random_id(key: bytes, topic: str, partition: int, offset: int) -> str:
+def random_id(key: bytes, topic_id: str, partition: int, offset: int) -> str:
     """One of them."""
-    return RandomIds(key, topic, partition).of(offset)
+    return RandomIds(key, topic_id, partition).of(offset)

@@ -10,6 +10,7 @@ from redis.cluster import ClusterNode
 from infra.errors import ConfigError
 from infra.metrics import Metrics
 from infra.settings import Settings
+from infra.topic_ids import topic_ids
 from schemas.registry import Registry
 from streams.identity.fence import FencedStore, MendedStore
 from streams.identity.guard import Mender
@@ -64,9 +65,10 @@ def open_fenced(settings: Settings) -> FencedStore:
 
 def read_back(settings: Settings, topic: str, partition: int, first: int, end: int) -> Batch:
     """See `ReadBack`."""
+    topic_id = topic_ids(settings, [topic]).get(topic, "")
     found = read_range(settings, topic, partition, first, end)
     keys, values = [message.key() for message in found], [message.value() for message in found]
-    return Batch(topic, partition, keys, values, [message.offset() for message in found])
+    return Batch(topic, partition, keys, values, [message.offset() for message in found], topic_id)
 
 
 def seeds(url: str) -> tuple[str, list[tuple[str, int]]]:

@@ -50,8 +50,8 @@ class RedisStore:
     `n:{tag}:<node>` = state (P pending, D in the log), parent, epoch, and what the node is marked as; `c:{tag}:<node>` = set
     of nodes whose slot may point at it; `w:{tag}:<node>:<rule>` = sorted set of what it was linked with lately, by day, under a
     limit; `s:{tag}:<node>` = what its split has to write; `f:{tag}:<node>` = its refusals; `r:{tag}` = set of nodes that were
-    rewritten and not confirmed since; `e:{tag}:<day>` = hash of event -> place. Every shard is spoken to by a client of its
-    own: what a batch needs of it is one round trip.
+    rewritten and not confirmed since; `e:{tag}:<topic id>:<day>` = hash of event -> place. Every shard is spoken to by a client
+    of its own: what a batch needs of it is one round trip.
     """
 
     def __init__(self, connect: Callable[[], redis.Redis | redis.RedisCluster]) -> None:
@@ -191,7 +191,7 @@ class RedisStore:
         """See `GraphStore`. ConfigError where this Redis may forget slots on its own."""
         return list(map(_slot, self._mget([(_TAG[node[1:3]], _KEYS[node[1:3]] + node) for node in nodes])))
 
-    def claim(self, claims: Mapping[bytes, bytes], now: float) -> Held:
+    def claim(self, claims: Mapping[bytes, bytes], now: float, topic_id: str = "") -> Held:
         """See `GraphStore`."""
         by_tag: list[list[bytes]] = [[] for _ in range(TAGS)]
         for event, place in claims.items():
@@ -201,7 +201,8 @@ class RedisStore:
         day = int(now // DAY_S)
         asked, commands = list[list[bytes]](), list[Command]()
         for tag, of_tag in enumerate(by_tag):
-            keys = [f"e:{_BRACED[tag]}:{n}" for n in (day, day - 1, day + 1, day - 2)]
+            prefix = f"e:{_BRACED[tag]}:{topic_id}:"
+            keys = [f"{prefix}{n}" for n in (day, day - 1, day + 1, day - 2)]
             for start in range(0, len(of_tag), 2 * SCRIPT_CHUNK):
                 pairs = of_tag[start : start + 2 * SCRIPT_CHUNK]
                 asked.append(pairs)

@@ -41,7 +41,7 @@ class Resolver:
         outcome = Outcome()
         events = self._reader.read(outcome, batch, now)
         claims, held = _claims(batch, events)
-        claimed = self._graph.store.claim(claims, now)  # it is answered while the graph is looked up
+        claimed = self._graph.store.claim(claims, now, batch.topic_id)  # it is answered while the graph is looked up
         view, met = View(), Met()
         firsts = _firsts(events)
         closer = self._graph.look_up(view, met, firsts)

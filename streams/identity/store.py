@@ -30,8 +30,9 @@ class GraphStore(Protocol):
         """Slots of nodes, None where there is none."""
         ...
 
-    def claim(self, claims: Mapping[bytes, bytes], now: float) -> Held:
-        """Claim events (by source and id), each for its place; what waits for those that another place holds."""
+    def claim(self, claims: Mapping[bytes, bytes], now: float, topic_id: str = "") -> Held:
+        """Claim events (by source and id), each for its place on the topic of this id; what waits for those that another place
+        holds. A place on another topic, of the same name or not, holds nothing."""
         ...
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
@@ -99,7 +100,8 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.slots: dict[str, Slot] = {}
-        self.claims: dict[bytes, bytes] = {}
+        self.claims: dict[str, dict[bytes, bytes]] = {}
+        """By topic id."""
         self.below: dict[str, set[str]] = {}
         self.held: dict[tuple[str, str], dict[str, int]] = {}
         """(Holder, rule) -> what it holds, and since which day."""
@@ -110,9 +112,10 @@ class MemoryStore:
         """See `GraphStore`."""
         return [self.slots.get(node) for node in nodes]
 
-    def claim(self, claims: Mapping[bytes, bytes], now: float) -> Held:  # noqa: ARG002 - they stay
+    def claim(self, claims: Mapping[bytes, bytes], now: float, topic_id: str = "") -> Held:  # noqa: ARG002 - they stay
         """See `GraphStore`."""
-        held = {event: held for event, place in claims.items() if (held := self.claims.setdefault(event, place)) != place}
+        known = self.claims.setdefault(topic_id, {})
+        held = {event: held for event, place in claims.items() if (held := known.setdefault(event, place)) != place}
         return lambda: held
 
     def write(self, writes: Sequence[Write]) -> list[bool]:

@@ -19,6 +19,7 @@ from infra.kafka import producer, reader
 from infra.keyring import KeyRing
 from infra.logs import get_logger
 from infra.settings import Settings
+from infra.topic_ids import TopicWatch, is_of_another, offset_metadata
 from schemas.codec import Undecodable, UnknownContract, decode, encode
 from schemas.registry import Registry
 from streams.runtime.deadletter import DeadLetters, Place, Refusal
@@ -30,6 +31,7 @@ ROOMS = ("warehouse", "bandit", "decisions")
 POLL_S = 0.5
 BACK_OFF_S = (0.2, 10.0)
 FLUSH_S = 30.0
+COMMITTED_S = 30.0
 
 Part = Callable[[Mapping[str, Any]], str]
 """A request -> what was done, for people, without identifiers. Retryable: it is asked again."""
@@ -43,6 +45,12 @@ def ack(request_id: str, room: str, detail: str, now: float) -> dict[str, Any]:
 def asks(topic: str, request: Mapping[str, Any]) -> bool:
     """Whether a record asks a clerk for something."""
     return bool(request["state"] == ASKED if topic == ERASURES else request["kind"] != ERASURE)
+
+
+def _usable(committed: ck.TopicPartition, ids: Mapping[str, str]) -> ck.TopicPartition:
+    """Where a partition begins: at its first record where the offset is another topic's, for a request may come again."""
+    another = is_of_another(committed.metadata, ids.get(committed.topic, ""))
+    return ck.TopicPartition(committed.topic, committed.partition, ck.OFFSET_BEGINNING if another else committed.offset)
 
 
 class Clerk:
@@ -86,17 +94,28 @@ class Clerk:
             os._exit(EXIT_FENCED)
 
     def _serve(self, consumer: ck.Consumer, acks: ck.Producer) -> None:
-        consumer.subscribe(list(self._parts))
+        watch = TopicWatch(self._settings, self._parts)
+
+        def assign(client: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
+            client.assign(self._starts(client, watch, partitions))
+
+        def commit(message: ck.Message, offset: int, *, asynchronous: bool) -> None:
+            metadata = offset_metadata(watch.ask().get(message.topic(), ""))
+            place = ck.TopicPartition(message.topic(), message.partition(), offset, metadata)
+            consumer.commit(offsets=[place], asynchronous=asynchronous)
+
+        consumer.subscribe(list(self._parts), on_assign=assign)
         while not self._stop.is_set():
             message = consumer.poll(POLL_S)
+            if (replaced := watch.replaced()) is not None:
+                raise RuntimeError(f"{replaced} was deleted and created again: it must be read from its beginning")
             if message is None:
                 continue
             error = message.error()
             if error is not None:
                 if error.code() == ck.KafkaError._PARTITION_EOF:
                     # Behind the last request stands the marker of its transaction: without this, lag stays at 1 for ever.
-                    end = ck.TopicPartition(message.topic(), message.partition(), message.offset())
-                    consumer.commit(offsets=[end], asynchronous=True)
+                    commit(message, message.offset(), asynchronous=True)
                     continue
                 if error.fatal():
                     raise ck.KafkaException(error)
@@ -109,7 +128,17 @@ class Clerk:
                 acks.produce(topic, value, key)
                 if acks.flush(FLUSH_S):
                     raise Retryable(f"{topic} does not take an answer")
-            consumer.commit(message, asynchronous=False)
+            commit(message, message.offset() + 1, asynchronous=False)
+
+    def _starts(self, consumer: ck.Consumer, watch: TopicWatch, partitions: list[ck.TopicPartition]) -> list[ck.TopicPartition]:
+        """Where partitions begin; waits for a coordinator that has just started."""
+        deadline = time.monotonic() + COMMITTED_S
+        while True:
+            try:
+                return [_usable(at, watch.ask()) for at in consumer.committed(partitions, COMMITTED_S / 3)]
+            except (ck.KafkaException, Retryable):
+                if self._stop.wait(POLL_S) or time.monotonic() > deadline:
+                    raise
 
     def _answered(self, message: ck.Message) -> tuple[str, bytes | None, bytes | None]:
         """Where the answer goes, and what it is: an ack, or a dead letter; an empty topic where there is none to give."""

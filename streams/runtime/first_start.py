@@ -1,6 +1,10 @@
-"""The explicit first start of a group: partitions without a usable committed offset begin at their earliest record."""
+"""The explicit first start of a group: partitions without a usable committed offset begin at their earliest record.
+
+An offset is not usable whose record is deleted, that lies behind the end, or that was committed for another topic of this name.
+"""
 
 import time
+from collections.abc import Mapping
 
 import confluent_kafka as ck
 
@@ -8,13 +12,14 @@ from infra.errors import ConfigError, Retryable
 from infra.kafka import reader
 from infra.logs import get_logger
 from infra.settings import Settings
+from infra.topic_ids import is_of_another, offset_metadata, topic_ids
 from streams.runtime.follow import partitions_of, stable_end
 
 GROUP_EMPTY_S = 60.0
 
 
 def begin_at_earliest(settings: Settings, group: str, topics: tuple[str, ...]) -> int:
-    """Commit the earliest offset for each partition that has none (or one whose record is deleted); returns how many.
+    """Commit the earliest offset for each partition that has no usable one; returns how many.
 
     ConfigError when the group has members that hold such partitions for longer than a minute: only an empty group can be moved.
     """
@@ -23,7 +28,7 @@ def begin_at_earliest(settings: Settings, group: str, topics: tuple[str, ...]) -
     try:
         while True:
             try:
-                return _commit_missing(consumer, group, topics)
+                return _commit_missing(consumer, group, topic_ids(settings, topics), topics)
             except Retryable:  # a coordinator that has just started
                 if time.monotonic() > deadline:
                     raise
@@ -37,15 +42,15 @@ def begin_at_earliest(settings: Settings, group: str, topics: tuple[str, ...]) -
         consumer.close()
 
 
-def _commit_missing(consumer: ck.Consumer, group: str, topics: tuple[str, ...]) -> int:
-    missing = _without_offset(consumer, topics)
+def _commit_missing(consumer: ck.Consumer, group: str, ids: Mapping[str, str], topics: tuple[str, ...]) -> int:
+    missing = _without_offset(consumer, ids, topics)
     if missing:
         consumer.commit(offsets=missing, asynchronous=False)
         get_logger().info("first start", group=group, partitions=len(missing))
     return len(missing)
 
 
-def _without_offset(consumer: ck.Consumer, topics: tuple[str, ...]) -> list[ck.TopicPartition]:
+def _without_offset(consumer: ck.Consumer, ids: Mapping[str, str], topics: tuple[str, ...]) -> list[ck.TopicPartition]:
     wanted = [ck.TopicPartition(topic, partition) for topic in topics for partition in partitions_of(consumer, topic)]
     try:
         committed = consumer.committed(wanted, timeout=30)
@@ -53,7 +58,8 @@ def _without_offset(consumer: ck.Consumer, topics: tuple[str, ...]) -> list[ck.T
         raise Retryable(f"no committed offsets: {error.args[0].name()}") from error
     missing = []
     for tp in committed:
-        first, _ = stable_end(consumer, tp.topic, tp.partition)
-        if tp.offset < first:
-            missing.append(ck.TopicPartition(tp.topic, tp.partition, first))
+        first, end = stable_end(consumer, tp.topic, tp.partition)
+        topic_id = ids.get(tp.topic, "")
+        if not first <= tp.offset <= end or is_of_another(tp.metadata, topic_id):
+            missing.append(ck.TopicPartition(tp.topic, tp.partition, first, offset_metadata(topic_id)))
     return missing

@@ -10,6 +10,7 @@ import confluent_kafka as ck
 from infra.errors import Retryable
 from infra.kafka import reader
 from infra.settings import Settings
+from infra.topic_ids import TopicWatch
 
 KeyValue = tuple[bytes | None, bytes | None]
 
@@ -40,7 +41,7 @@ def read_messages(settings: Settings, topic: str, partition: int, since: int = 0
     A commit returns before its markers are on all partitions. So the end is that of everything written, committed or not, and
     a transaction that is open there is waited for: its records are either restored or aborted. Retryable when it stays open.
     """
-    first, end = _written(settings, topic, partition, since)
+    first, end = written_range(settings, topic, partition, since)
     if first >= end:
         return
     consumer = reader(settings, "headwater.restore", enable_partition_eof="true")
@@ -103,7 +104,7 @@ def read_range(settings: Settings, topic: str, partition: int, first: int, end: 
         consumer.close()
 
 
-def _written(settings: Settings, topic: str, partition: int, since: int) -> tuple[int, int]:
+def written_range(settings: Settings, topic: str, partition: int, since: int) -> tuple[int, int]:
     """(first offset, offset behind the last record written) of a partition since then, whatever is committed of it."""
     consumer = reader(settings, "headwater.restore", isolation_level="read_uncommitted")
     try:
@@ -180,10 +181,14 @@ class Follower:
     def _run(self) -> None:
         consumer = reader(self._settings, "headwater.follow", enable_partition_eof="true")
         try:
+            watch = TopicWatch(self._settings, self._topics)
+            watch.ask()
             waiting = {(topic, partition) for topic in self._topics for partition in partitions_of(consumer, topic)}
             consumer.assign([ck.TopicPartition(t, p, ck.OFFSET_BEGINNING) for t, p in sorted(waiting)])
             while not self._stop.is_set():
                 self._pass_on(consumer.consume(CHUNK, 0.2), waiting)
+                if (topic := watch.replaced()) is not None:
+                    raise RuntimeError(f"{topic} was deleted and created again: it must be read from its beginning")
         except BaseException as error:  # the worker raises it in its own thread: nothing may die here unseen
             self.failure = error
         finally:

@@ -16,6 +16,7 @@ from infra.errors import EXIT_FENCED
 from infra.kafka import producer
 from infra.logs import get_logger
 from infra.settings import Settings
+from infra.topic_ids import offset_metadata
 from streams.runtime.stage import Output
 
 TopicPartition = tuple[str, int]
@@ -43,6 +44,8 @@ class Outbox:
         self.lock = asyncio.Lock()
         self.group_metadata: Any = None
         """From the consumer, taken in its poll thread: on the event loop the call would deadlock with a rebalance."""
+        self.topic_ids: Mapping[str, str] = {}
+        """Kafka's ids of the inputs, committed beside their offsets."""
         self._next: dict[TopicPartition, int] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._hooks: list[Callable[[], None]] = []
@@ -115,7 +118,10 @@ class Outbox:
         if not self._next:
             return
         self._produce(self._closing())
-        offsets = [ck.TopicPartition(topic, partition, offset) for (topic, partition), offset in self._next.items()]
+        offsets = [
+            ck.TopicPartition(topic, partition, offset, offset_metadata(self.topic_ids.get(topic, "")))
+            for (topic, partition), offset in self._next.items()
+        ]
         started = time.monotonic()
         self.committing = True
         # Where one of these fails, the next start aborts the transaction and reads from the committed offset.

@@ -17,6 +17,8 @@ class Batch:
     """None is a tombstone."""
     offsets: Sequence[int]
     """Growing, but not gapless: transactions leave holes."""
+    topic_id: str = ""
+    """Kafka's id of the topic. Whoever remembers an offset remembers it too: a topic made anew begins at 0 again."""
 
     def __len__(self) -> int:
         return len(self.values)

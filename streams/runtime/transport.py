@@ -125,6 +125,7 @@ class Consumer(FaustConsumer):
                 list(map(ck.Message.key, records)),
                 list(map(ck.Message.value, records)),
                 list(map(ck.Message.offset, records)),
+                self.worker.outbox.topic_ids.get(tp.topic, ""),
             )
             await self.callback(self._message(tp, Handed(lease, batch)))
         paused = False

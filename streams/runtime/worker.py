@@ -27,6 +27,7 @@ from infra.logs import get_logger
 from infra.memory import keep_freed_memory
 from infra.metrics import Metrics
 from infra.settings import Settings
+from infra.topic_ids import TopicWatch, is_of_another
 from schemas.registry import Registry
 from streams.runtime.counts import CellCounts
 from streams.runtime.deadletter import DeadLetters, Place, Refusal
@@ -55,6 +56,7 @@ class Worker:
         self._dead = DeadLetters(registry, KeyRing(settings.keyring_dir, settings.master), stage.name)
         self._counts = CellCounts(registry, stage.name)
         self._follower = Follower(settings, stage.broadcast)
+        self._topics: TopicWatch | None = None
         self._stage_thread = ThreadPoolExecutor(1, "stage")
         self._recent: deque[tuple[int, int]] = deque()
         self._next_tick = 0.0
@@ -74,6 +76,8 @@ class Worker:
     def open_consumer(self) -> ck.Consumer:
         """Take over the slot, read the broadcast topics, and make the client. Blocks."""
         self.outbox.open()
+        self._topics = TopicWatch(self.settings, self.stage.inputs)
+        self.outbox.topic_ids = self._topics.ask()
         self._follower.start()
         while not self._follower.caught_up:
             self._take_broadcasts()
@@ -146,7 +150,15 @@ class Worker:
                     f"{self.group} has no committed offset for {p.topic}:{p.partition}, and starting anywhere in silence would "
                     f"lose or repeat events: start once with `headwater worker {self.stage.name} --from earliest`"
                 )
+            if is_of_another(p.metadata, self.outbox.topic_ids.get(p.topic, "")):
+                raise self._made_anew(p.topic)
         return committed
+
+    def _made_anew(self, topic: str) -> Halted:
+        return Halted(
+            f"{topic} was deleted and created again, and the offsets of {self.group} are the old topic's: to read the new one "
+            f"from its first record, start once with `headwater worker {self.stage.name} --from earliest`"
+        )
 
     def released(self, tps: list[TopicPartition]) -> None:
         """Partitions that this worker no longer holds."""
@@ -336,10 +348,13 @@ class Worker:
             self.die(RuntimeError(f"no progress for {self.settings.stuck_after_s:g} s in the middle of a batch"))
 
     def watch(self, kafka: ck.Consumer) -> None:
-        """A partition with records and without progress ends the worker. The broker is asked only on suspicion.
+        """A topic that was made anew ends the worker, and so does a partition with records and without progress: of that the
+        broker is asked only on suspicion.
 
         It is asked again a little later: a partition that was idle may have got its records this moment.
         """
+        if self._topics is not None and (topic := self._topics.replaced()) is not None:
+            self.die(self._made_anew(topic))
         now, patience = time.monotonic(), self.settings.stuck_after_s
         for tp, since in list(self._progress.items()):
             if now - since <= patience:

@@ -9,14 +9,18 @@ from typing import Any
 
 import confluent_kafka as ck
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from infra.errors import EXIT_FENCED, EXIT_HALTED
 from infra.keyring import KeyRing
 from infra.secrets import Secret
+from infra.settings import Settings
+from infra.topic_ids import offset_metadata, topic_ids
 from schemas.codec import decode
 from schemas.registry import Registry
 from streams.runtime.deadletter import open_letter
-from tests.broker.copying import Copying, behind, create_topics, read_committed, wait_for_stable_end
+from tests.broker.copying import PARTITIONS, Copying, behind, create_topics, read_committed, wait_for_stable_end
+from tests.broker.groups import commit_offsets
 from tests.broker.test_fencing import wait_until
 
 SECRET = "for tests only, forty characters long..."
@@ -237,3 +241,70 @@ def test_a_signal_stops_it_in_order(house: House) -> None:
     house.work()
     wait_until(house.idle, 30)
     assert [value.split(b"|")[0] for value in house.seen()] == [b"%d" % i for i in range(5_000)]
+
+
+def make_anew(house: House, topic: str, partitions: int = PARTITIONS) -> None:
+    """Delete a topic and create it again."""
+    client, settings = AdminClient({"bootstrap.servers": house.kafka}), Settings(kafka=house.kafka)
+    client.delete_topics([topic])[topic].result(20)
+    wait_until(lambda: not topic_ids(settings, [topic]), 20)
+    create_topics(house.kafka, [topic], partitions)
+    wait_until(lambda: topic_ids(settings, [topic]), 20)
+
+
+def test_a_source_made_anew_under_a_worker_is_read_from_its_first_record(house: House) -> None:
+    """A consumer would go on at its old position in the new topic: the worker halts, and once told to begins at the first."""
+    house.send(*[b"old"] * 10)
+    worker = house.work()
+    wait_until(house.idle, 30)
+    make_anew(house, house.source)
+    house.send(*[b"%d" % n for n in range(30)])
+    assert worker.wait(40) == EXIT_HALTED
+    assert f"{house.source} was deleted and created again" in house.log("0")
+    house.work()
+    # What the old position let through before it was noticed comes twice, nothing is missing.
+    wait_until(lambda: {b"%d" % n for n in range(30)} <= {value.split(b"|")[0] for value in house.seen()}, 30)
+
+
+def test_a_broadcast_topic_made_anew_is_read_from_its_beginning(house: House) -> None:
+    """Its follower would go on at its old position: the worker ends, and the one that a supervisor starts knows all of it."""
+    settings = f"{house.run}-settings"
+    house.send(b"old", b"older", b"oldest", topic=settings)
+    house.send(b"a")
+    worker = house.work()
+    wait_until(house.idle, 30)
+    make_anew(house, settings, partitions=1)
+    house.send(b"new", topic=settings)
+    assert worker.wait(40) == EXIT_FENCED
+    assert f"{settings} was deleted and created again" in house.log("0")
+    house.send(b"b")
+    house.work()
+    wait_until(house.idle, 30)
+    assert house.seen() == [b"a|1|oldest", b"b|2|new"]
+
+
+def test_an_offset_of_another_topic_of_that_name_is_not_believed(house: House) -> None:
+    """Committed beside its topic's id: where that is another, nothing is skipped in silence."""
+    house.send(*[b"%d" % n for n in range(30)])
+    stale = ck.TopicPartition(house.source, 0, 12, offset_metadata("of-an-older-topic"))
+    places = [stale, *(ck.TopicPartition(house.source, partition, 0) for partition in range(1, PARTITIONS))]
+    consumer = ck.Consumer({"bootstrap.servers": house.kafka, "group.id": house.group, "enable.auto.commit": False})
+    commit_offsets(consumer, places)
+    consumer.close()
+    assert house.start("0", away=str(house.away), begin="committed").wait(30) == EXIT_HALTED
+    assert "--from earliest" in house.log("0")
+    house.work()
+    wait_until(house.idle, 30)
+    assert [value.split(b"|")[0] for value in house.seen()] == [b"%d" % n for n in range(30)]
+
+
+def test_an_offset_behind_the_end_is_not_usable(house: House) -> None:
+    """It is of a topic that is gone, and was committed by a version that did not say so: told to, the group begins anew."""
+    house.send(*[b"%d" % n for n in range(30)])
+    places = [ck.TopicPartition(house.source, partition, 500) for partition in range(PARTITIONS)]
+    consumer = ck.Consumer({"bootstrap.servers": house.kafka, "group.id": house.group, "enable.auto.commit": False})
+    commit_offsets(consumer, places)
+    consumer.close()
+    house.work()
+    wait_until(house.idle, 30)
+    assert [value.split(b"|")[0] for value in house.seen()] == [b"%d" % n for n in range(30)]

@@ -251,6 +251,14 @@ def test_a_claim_belongs_to_the_first(store: GraphStore) -> None:
     assert store.claim({b"s:e2": b"0:6", b"s:e3": b"1:7"}, NOW)() == {}
 
 
+def test_a_claim_is_of_one_topic(store: GraphStore) -> None:
+    """Of a topic that was made anew no event was ever met, whatever places it has had on the old one."""
+    assert store.claim({b"s:e1": b"0:5", b"s:e2": b"0:6"}, NOW, "first")() == {}
+    assert store.claim({b"s:e1": b"0:5", b"s:e2": b"1:0"}, NOW, "second")() == {}
+    assert store.claim({b"s:e1": b"0:7", b"s:e2": b"1:0"}, NOW, "second")() == {b"s:e1": b"0:5"}
+    assert store.claim({b"s:e2": b"1:0"}, NOW, "first")() == {b"s:e2": b"0:6"}
+
+
 def test_of_claims_that_come_together_the_first_counts() -> None:
     """An event that comes twice in a batch is claimed for its first place, and that is known of it; others are not."""
     claims = [(b"a", b"0:1"), (b"b", b"0:2"), (b"a", b"0:3"), (b"c", b"0:4"), (b"c", b"0:4")]

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.times import MAX_S, MIN_S, parse_time
+from infra.times import MAX_S, MIN_S, parse_moment, parse_time
 
 T = 1_795_514_400_000
 """2026-11-24T10:00:00 UTC."""
+
+NOW_MS = 1_796_000_000_000
 
 
 @pytest.fixture(autouse=True, params=["UTC", "America/Caracas", "Asia/Tokyo"])
@@ -103,3 +105,26 @@ def test_never_raises(value: object) -> None:
     """Whatever is sent gives a time in range or None."""
     parsed = parse_time(value)
     assert parsed is None or MIN_S * 1000 <= parsed <= MAX_S * 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("90s", NOW_MS - 90_000),
+        ("30m", NOW_MS - 1_800_000),
+        ("2h", NOW_MS - 7_200_000),
+        ("1.5h ago", NOW_MS - 5_400_000),
+        (" 3D ", NOW_MS - 259_200_000),
+        ("1w", NOW_MS - 604_800_000),
+        ("2026-11-30", 1_795_996_800_000),
+        ("2026-11-30T14:00+02:00", 1_796_040_000_000),
+        ("yesterday", None),
+        ("2 hours", None),
+        ("-2h", None),
+        ("h", None),
+        ("", None),
+    ],
+)
+def test_what_a_person_types_is_a_time_or_how_long_ago(text: str, moment: int | None) -> None:
+    """Both on the command line; anything else is none, and never now."""
+    assert parse_moment(text, NOW_MS) == moment

@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient, NewTopic, TopicDescription
 from infra.errors import Retryable
 from infra.kafka import admin
 from infra.settings import Settings, load_settings
-from infra.topic_ids import describe_ids, topic_ids
+from infra.topic_ids import TopicWatch, describe_ids, is_of_another, offset_metadata, topic_ids
 
 TOPICS = ("ids.first", "ids.second")
 
@@ -98,3 +98,32 @@ def test_a_broker_without_ids_is_told_by_its_cluster(settings: Settings) -> None
     cluster = client.list_topics(timeout=20).cluster_id
     ids = describe_ids(cast(AdminClient, WithoutIds(client)), TOPICS)
     assert ids == {name: f"{cluster}:{name}" for name in TOPICS}
+
+
+def test_a_watch_notices_a_topic_made_anew(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says which; not while the topic is only gone, and not before it has asked for the first id."""
+    monkeypatch.setattr("infra.topic_ids.CHECK_S", 0.0)
+    unasked, watch = TopicWatch(settings, TOPICS), TopicWatch(settings, TOPICS)
+    watch.ask()
+    assert watch.replaced() is None
+    delete(settings, TOPICS[1])
+    assert watch.replaced() is None
+    create(settings, TOPICS[1])
+    assert watch.replaced() == TOPICS[1]
+    assert unasked.replaced() is None
+
+
+@pytest.mark.parametrize(
+    ("metadata", "topic_id", "another"),
+    [
+        (offset_metadata("first"), "second", True),
+        (offset_metadata("first"), "first", False),
+        (offset_metadata(""), "second", False),
+        (offset_metadata("first"), "", False),
+        (None, "second", False),
+        ("v1:3-9", "second", False),
+    ],
+)
+def test_an_offset_is_anothers_only_where_both_ids_are_known(metadata: str | None, topic_id: str, another: bool) -> None:
+    """What other programs, or older versions, commit is believed."""
+    assert is_of_another(metadata, topic_id) is another

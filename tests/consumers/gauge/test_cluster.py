@@ -25,6 +25,7 @@ from infra.embedded.ports import free_port
 from infra.errors import Retryable
 from infra.kafka import admin, producer, reader
 from infra.settings import Settings, load_settings
+from infra.topic_ids import topic_ids
 from schemas.codec import encode
 from schemas.registry import Registry
 from tests.broker.groups import commit_offsets
@@ -219,6 +220,44 @@ def test_time_lag_outlives_a_restart_in_redis(house: Settings, topic: str, redis
         assert partition.time_lag_s == pytest.approx(310, abs=1)
     finally:
         second.close()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_topic_made_anew_is_another_one(house: Settings, topic: str, redis_url: str, restarted: bool) -> None:
+    """Deleted and created again under its name while its time tables stay in Redis: the age of a record is its own."""
+    import redis
+
+    store = RedisTables(redis.Redis.from_url(redis_url))
+    group, serving = group_name(), Serving("127.0.0.1", 1, 10.0, Limits())
+    commit(house, group, (topic, 0, 0))
+    # The old topic's records were written over two days; the clock is ours.
+    now, collector = time.time(), Collector(house, serving, store)
+    for look in range(12):
+        collector.round(now - 172_800 + 20 * look)
+        produce(house, topic, 0, 10)
+    if restarted:
+        collector.close()
+    make_anew(house, topic)
+    commit(house, group, (topic, 0, 20))
+    # More records than the old topic had: by offsets alone it has only grown.
+    produce(house, topic, 0, 200, round((now - 60) * 1000))
+    if restarted:
+        collector = Collector(house, serving, store)
+    try:
+        partition = found(collector.round(now), group).partitions[0]
+        assert (partition.lag, partition.time_lag_from, partition.state) == (180, "record", State.STOPPED)
+        assert partition.time_lag_s == pytest.approx(60, abs=1)
+    finally:
+        collector.close()
+
+
+def make_anew(house: Settings, topic: str) -> None:
+    """Delete a topic and create it again."""
+    client, before = admin(house), topic_ids(house, [topic])
+    client.delete_topics([topic])[topic].result(20)
+    eventually(lambda: not topic_ids(house, [topic]))
+    make_topics(house, NewTopic(topic, 2, 1))
+    assert topic_ids(house, [topic]) != before
 
 
 def test_kafka_away_is_said_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

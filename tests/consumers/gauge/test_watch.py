@@ -1,5 +1,7 @@
 """From rounds of facts to readings, the clock injected."""
 
+from dataclasses import replace
+
 import pytest
 
 from consumers.gauge.reading import Ends, Facts, GroupFacts, Place, Reading, as_json
@@ -156,3 +158,40 @@ def test_json_has_the_sum_that_scripts_wait_for() -> None:
     body = as_json(read(Watch(), facts(5, {HERE: 10, THERE: 10}, {HERE: 4, THERE: 10})))
     assert (body["at"], body["lag_total"]) == (5_000, 6)
     assert [p["lag"] for p in body["groups"][0]["partitions"]] == [6, 0]
+
+
+def test_a_topic_made_anew_begins_from_nothing() -> None:
+    """Under another topic id offsets are other records': no age comes from the old ones, and nobody has gone back on them."""
+    watch = Watch()
+    for at in range(0, 300, 10):
+        read(watch, replace(facts(at, {HERE: at, THERE: at}, {HERE: at, THERE: at}), topic_ids={"t": "first"}))
+    anew = replace(facts(300, {HERE: 400, THERE: 20}, {HERE: 100, THERE: 0}), topic_ids={"t": "second"})
+    assert watch.take(anew) == [(HERE, 100), (THERE, 0)]
+    (partitions,) = (group.partitions for group in watch.read(anew, {(HERE, 100): 299_000, (THERE, 0): 298_000}).groups)
+    assert [p.state for p in partitions] == [State.OK, State.OK]
+    assert (partitions[0].time_lag_s, partitions[0].time_lag_from) == (1, "record")
+    assert {table.topic_id for table in watch.tables.values()} == {"second"}
+
+
+def test_a_round_without_ids_changes_nothing() -> None:
+    """A topic that was not described this time is still the one that it was."""
+    watch = Watch()
+    for at in range(0, 100, 10):
+        given = facts(at, {HERE: at * 10}, {HERE: at * 5})
+        read(watch, replace(given, topic_ids={"t": "first"}) if at != 50 else given)
+    assert watch.tables[HERE].topic_id == "first"
+    assert watch.tables[HERE].time_of(450) == pytest.approx(45_000, abs=100)
+
+
+@pytest.mark.parametrize(("kept", "source"), [("first", "table"), ("second", "at_least"), ("", "at_least")])
+def test_a_kept_table_counts_for_the_topic_that_it_was_kept_of(kept: str, source: str) -> None:
+    """After a restart: a table of another topic of that name, or of nobody knows which, is as good as none."""
+    before = Watch()
+    for at in range(0, 200, 10):
+        given = facts(at, {HERE: at * 10}, {HERE: 0})
+        read(before, replace(given, topic_ids={"t": kept}) if kept else given)
+    store = MemoryTables()
+    store.save(before.tables)
+    watch = Watch(tables=store.load([HERE]))
+    reading = read(watch, replace(facts(200, {HERE: 2_000}, {HERE: 1_000}), topic_ids={"t": "first"}))
+    assert reading.groups[0].partitions[0].time_lag_from == source

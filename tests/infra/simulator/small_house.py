@@ -156,7 +156,8 @@ class SmallHouse:
 
     def _named(self, _error: object, message: ck.Message) -> None:
         key = self.settings.master.derive("consent/anonymous/v1")
-        self.anonymous_id = random_id(key, "events.raw", message.partition(), message.offset())
+        topic_id = topic_ids(self.settings, ["events.raw"])["events.raw"]
+        self.anonymous_id = random_id(key, topic_id, message.partition(), message.offset())
 
     def _put_bandit(self) -> None:
         told = {"decision_id": DECISION, "experiment": "hero-banner", "epoch": 1, "arm": "calm", "group": "bandit"}

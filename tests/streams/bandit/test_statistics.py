@@ -36,12 +36,20 @@ def test_order_and_repetition_do_not_matter(given_lines: list[Line], rng: random
 
 @given(lines)
 def test_totals_are_the_sum_of_the_last_line_of_each_partition(given_lines: list[Line]) -> None:
-    """The merge agrees with a recount that keeps the highest offset a cell and partition."""
+    """The merge agrees with a recount that keeps, of a cell and partition, the line that has counted most."""
     last: dict[tuple[CellKey, int], Line] = {}
-    for found in sorted(given_lines, key=lambda one: one.applied_offset):
+    for found in sorted(given_lines, key=lambda one: (one.sums.exposures + one.sums.conversions, one.applied_offset)):
         last[found.cell, found.partition] = found
     exposures = sum(found.sums.exposures for found in last.values())
     assert sum(sums.exposures for arms in totals(given_lines).values() for sums in arms.values()) == exposures
+
+
+def test_lines_count_on_where_offsets_begin_again() -> None:
+    """The outcomes' topic was made anew and the sums were kept: a lower offset is not an older line."""
+    cell, merged = CellKey("hero", 1, 0, "bandit", "a"), Merged()
+    for offset, sums in ((900, Sums(40.0, 3.0)), (2, Sums(41.0, 3.0)), (5, Sums(41.0, 4.0, 9.0)), (900, Sums(40.0, 3.0))):
+        merged.take(Line(cell, 0, offset, sums))
+    assert merged.totals("hero", 1, "bandit") == {"a": Sums(41.0, 4.0, 9.0)}
 
 
 @given(lines)

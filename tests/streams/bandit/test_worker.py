@@ -14,8 +14,9 @@ import pytest
 import redis
 
 from infra import topics_app
-from infra.kafka import producer
+from infra.kafka import admin, producer
 from infra.settings import Settings, load_settings
+from infra.topic_ids import topic_ids
 from schemas.codec import encode
 from schemas.registry import Registry
 from streams.bandit.experiment import parse
@@ -60,9 +61,9 @@ def worker(settings: Settings) -> Iterator[Callable[[str], subprocess.Popen[byte
     """Starts workers of the bandit; all are gone at the end."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(slot: str) -> subprocess.Popen[bytes]:
+    def start(slot: str, *words: str) -> subprocess.Popen[bytes]:
         first = ["--from", "earliest"] if not started else []
-        command = [sys.executable, "-c", MAIN, "worker", "bandit", "--slot", slot, *first]
+        command = [sys.executable, "-c", MAIN, "worker", "bandit", "--slot", slot, *first, *words]
         started.append(subprocess.Popen(command, env=environment(settings)))
         return started[-1]
 
@@ -140,6 +141,32 @@ def test_totals_equal_a_recount_although_the_worker_is_killed(
     assert "bold" in shown(settings, "experiments", "show", experiment.key)
     assert json.loads(shown(settings, "experiments", "mode", experiment.key, "freeze", "--json"))["mode"] == "freeze"
     assert "freeze" in shown(settings, "experiments", "list")
+
+
+def test_totals_go_on_where_the_topic_of_outcomes_was_made_anew(
+    settings: Settings, worker: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    """Its offsets begin at 0 again, below those that the statistics on their own topic name: they count on all the same."""
+    publish_experiment(settings, parse(EXAMPLE.read_bytes()).model_copy(update={"publish_s": 1}))
+    before = {arm: counted(settings).get(arm, (0, 0)) for arm in ("calm", "bold", "seasonal")}
+
+    def added() -> dict[str, tuple[int, int]]:
+        now = counted(settings)
+        return {arm: (now.get(arm, (0, 0))[0] - had[0], now.get(arm, (0, 0))[1] - had[1]) for arm, had in before.items()}
+
+    old, new = range(12_000, 12_600), range(12_600, 12_660)
+    process = worker("0")
+    send(settings, old)
+    until(lambda: added() == recount(old))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    client = admin(settings)
+    client.delete_topics(["bandit.outcomes"])["bandit.outcomes"].result(20)
+    until(lambda: not topic_ids(settings, ["bandit.outcomes"]))
+    topics_app.apply(settings)
+    worker("0", "--from", "earliest")
+    send(settings, new)
+    until(lambda: added() == recount(range(12_000, 12_660)))
 
 
 def shown(settings: Settings, *words: str) -> str:

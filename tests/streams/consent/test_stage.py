@@ -1,6 +1,7 @@
 """The consent stage: what leaves, under which key, counted and audited how."""
 
 from collections import Counter
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,13 @@ def test_no_denied_value_leaves(analytics: str, marketing: str, personalization:
         assert key == b"subject"
         allowed = ANALYTICS + MARKETING * (marketing == "1") + PERSONALIZATION * (personalization == "1")
         assert all(value in written for value in allowed)
+
+
+def test_ids_of_a_topic_made_anew_are_others() -> None:
+    """At the same place lies another event there, and the old one's id may be in the warehouse."""
+    given = batch(sent(event_name="purchase", signals=DENIED))
+    ids = [only(stage().handle(replace(given, topic_id=topic_id), 0))[1]["event_id"] for topic_id in ("a", "a", "b")]
+    assert ids[0] == ids[1] != ids[2]
 
 
 def test_an_anonymised_event_is_unlinkable_and_replayable() -> None:

@@ -9,8 +9,9 @@ import redis
 
 from infra.embedded.redis import EmbeddedRedis
 from infra.errors import ConfigError, Retryable
-from streams.consent.store import RedisStates, States, Written, piece_of
+from streams.consent.store import MARGIN_MS, RedisStates, States, Written, piece_of
 
+NOW = 1_795_000_000_000
 KEY = "opt-in|shop.example|2" + "a" * 32
 
 
@@ -229,3 +230,51 @@ def test_while_redis_is_away_nothing_is_read_elsewhere(tmp_path: Path) -> None:
         server.stop()
         with pytest.raises(Retryable):
             states.read_elsewhere({1: [KEY]})
+
+
+def test_a_topic_made_anew_is_read_whole_and_nothing_is_forgotten(redis_url: str) -> None:
+    """Its records may be older than the mark says; what the view knew of the topic before it, refusals too, stays known."""
+    connect = partial(redis.Redis.from_url, redis_url)
+    other = "opt-in|shop.example|2" + "b" * 32
+    with connect() as client:
+        client.flushall()
+    first = Topic({KEY: {"a.denied": 7}})
+    states = RedisStates(connect, first, 60, lambda: "first")
+    states.open(0)
+    states.write(0, {KEY: {"a.denied": 9}}, NOW)
+    RedisStates(connect, first, 60, lambda: "first").open(0)
+    assert [since for _, since in first.asked] == [0, NOW - MARGIN_MS]
+    anew = Topic({other: {"a.denied": 3}})
+    again = RedisStates(connect, anew, 60, lambda: "second")
+    again.open(0)
+    assert anew.asked == [(0, 0)]
+    assert again.read(0, [KEY, other]) == [{"a.denied": 9}, {"a.denied": 3}]
+    again.write(0, {KEY: {"a.granted": 10}}, NOW)
+    RedisStates(connect, anew, 60, lambda: "second").open(0)
+    assert anew.asked[-1] == (0, NOW - MARGIN_MS)
+
+
+def test_a_mark_without_a_topic_is_not_believed(redis_url: str) -> None:
+    """It was made by a version that did not say of which topic: everything is read once."""
+    connect = partial(redis.Redis.from_url, redis_url)
+    topic = Topic({})
+    with connect() as client:
+        run = client.info("server")["run_id"]
+        client.set("cv:{0}", f"{run}|{NOW}")
+    RedisStates(connect, topic, 60, lambda: "first").open(0)
+    assert topic.asked == [(0, 0)]
+
+
+def test_kafka_away_leaves_the_mark_alone(redis_url: str) -> None:
+    """Who cannot tell which topic it is builds nothing, and takes no view from others."""
+    connect = partial(redis.Redis.from_url, redis_url)
+
+    def away() -> str:
+        raise Retryable("Kafka is away")
+
+    RedisStates(connect, Topic({}), 60, lambda: "first").open(0)
+    with connect() as client:
+        before = client.get("cv:{0}")
+        with pytest.raises(Retryable, match="Kafka is away"):
+            RedisStates(connect, Topic({}), 60, away).open(0)
+        assert client.get("cv:{0}") == before

@@ -36,11 +36,11 @@ class InterruptedStore(MemoryStore):
         super().__init__()
         self.before_write: Callable[[], None] = lambda: None
 
-    def claim(self, claims: Mapping[bytes, bytes], now: float) -> Held:
+    def claim(self, claims: Mapping[bytes, bytes], now: float, topic_id: str = "") -> Held:
         """See `GraphStore`."""
         call, held = super().claim, dict[bytes, bytes]()
         for claim in claims.items():
-            held |= self._one(lambda one: call(dict(one), now)(), claim)
+            held |= self._one(lambda one: call(dict(one), now, topic_id)(), claim)
         return lambda: held
 
     def write(self, writes: Sequence[Write]) -> list[bool]:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 import redis
@@ -194,6 +195,16 @@ def test_evidence_is_said_once_it_is_committed() -> None:
     assert LINKS not in room.handle(batch(values), 0).out
 
 
+def test_an_event_of_a_topic_made_anew_is_no_duplicate() -> None:
+    """Whether what the old topic held of it has left is not known; on the new one it is claimed anew."""
+    store = MemoryStore()
+    values = [event(n, [C1]) for n in range(3)]
+    assert stage(store).handle(replace(batch(values), topic_id="first"), 0).passed == 3
+    restarted = stage(store)
+    assert restarted.handle(replace(batch(values, offset=1), topic_id="second"), 0).passed == 3
+    assert restarted.handle(replace(batch(values, offset=9), topic_id="second"), 0).dropped == {"DUPLICATE": 3}
+
+
 def test_duplicates_die_and_replays_do_not() -> None:
     """A second offset with the same id from the same source is dropped; the same offset again passes."""
     room = stage(MemoryStore())
@@ -221,7 +232,7 @@ def test_without_consent_nothing_is_linked() -> None:
     ] * 4
     assert [key for key, _, _ in outcome.out[RESOLVED]] == [b"e1", b"e2", b"e3", b"e4"]
     assert store.slots == {}
-    assert set(store.claims) == {b"web:e2", b"web:e4"}
+    assert set(store.claims[""]) == {b"web:e2", b"web:e4"}
     assert sum(outcome.counts.values()) == 3
 
 

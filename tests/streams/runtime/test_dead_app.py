@@ -32,7 +32,7 @@ def settings(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     consent, door = (DeadLetters(registry, keyring, name) for name in ("consent", "collector"))
     letters = [
         consent.letter(Refusal("UNDECODABLE", "no frame", Place(RAW, 0, 7)), b"key", b"first", now),
-        consent.letter(Refusal("UNDECODABLE", "no frame", Place(RAW, 1, 9)), None, b"second", now + 1),
+        consent.letter(Refusal("UNDECODABLE", "no frame", Place(RAW, 1, 9), "web-de"), None, b"second", now + 1),
         consent.letter(Refusal("TOO_LONG", "much too long", Place(RAW, 1, 3)), None, b"old", now - 10 * DAY_S),
         door.letter(Refusal("NO_NAME", "event_name is missing", Place.at_door()), None, b"{}", now),
     ]
@@ -86,13 +86,70 @@ def test_one_is_shown_with_its_bytes(run: Run) -> None:
     assert "no dead letter at 0:99" in str(run("show", "0:99").exception)
 
 
-def test_replay_sends_what_can_be_sent_when_told_to(run: Run, settings: Settings) -> None:
+def test_replay_sends_what_can_be_sent_once(run: Run, settings: Settings) -> None:
     """Keys and values as they were; what came from a door, or has lost its key, is counted and stays."""
     assert "2  would be sent to events.raw" in run("replay").output
     assert raw(settings) == []
     said = run("replay", "--send").output
     assert all(line in said for line in ("2  sent to events.raw", "1  from a door", "1  key destroyed"))
-    assert sorted(raw(settings), key=str) == [(None, b"second"), (b"key", b"first")]
+    once = [(None, b"second"), (b"key", b"first")]
+    assert sorted(raw(settings), key=str) == once
+    assert "2  sent before" in run("replay").output
+    again = run("replay", "--send", "--rate", "0").output
+    assert "2  sent before" in again
+    assert "sent to" not in again
+    assert sorted(raw(settings), key=str) == once
+    assert "2  would be sent to events.raw" in run("replay", "--again").output
+    assert "2  sent to events.raw" in run("replay", "--send", "--again").output
+    assert sorted(raw(settings), key=str) == sorted(once * 2, key=str)
     told = run("replay", "--stage", "identity", "--send")
     assert "no dead letters match" in told.output
     assert "there are: " in told.stderr
+
+
+def test_the_list_says_which_were_sent(run: Run) -> None:
+    """A letter stays on its topic; beside it stands that it was sent back."""
+    run("replay", "--send")
+    letters = [json.loads(line) for line in run("list", "--json").output.splitlines()]
+    assert {letter["source_offset"]: letter["replayed"] for letter in letters if letter["source_topic"]} == {
+        7: True,
+        9: True,
+        3: False,
+    }
+    assert "replayed" in run("list").output
+
+
+@pytest.mark.parametrize(
+    ("words", "offsets"),
+    [
+        (("--since", "2h"), {7, 9}),
+        (("--until", "2h"), {3}),
+        (("--since", "20d", "--until", "9d"), {3}),
+        (("--since", "20d", "--topic", RAW, "--reason", "TOO_LONG"), {3}),
+        (("--topic", RAW), {3, 7, 9}),
+        (("--source", "web-de"), {9}),
+        (("--topic", "events.consented"), set()),
+        (("--since", "2020-01-01", "--until", "2020-02-01T00:00Z"), set()),
+    ],
+)
+def test_letters_are_chosen_by_time_topic_and_source(run: Run, words: tuple[str, ...], offsets: set[int]) -> None:
+    """All that is given must match."""
+    letters = [json.loads(line) for line in run("list", "--json", *words).stdout.splitlines()]
+    assert {letter["source_offset"] for letter in letters if letter["source_topic"]} == offsets
+    outcomes = json.loads(run("replay", "--json", "--again", *words).stdout)["outcomes"]
+    assert sum(row["letters"] for row in outcomes if row["topic"] == RAW) == len(offsets)
+    assert {row["outcome"] for row in outcomes} <= {"would_send", "key_destroyed", "from_a_door"}
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--since", "yesterday"), "--since 'yesterday' is no time: give an ISO time"),
+        (("--until", "2h30"), "--until '2h30' is no time"),
+        (("--since", "1h", "--until", "2h"), "--since is not before --until"),
+    ],
+)
+def test_a_time_that_is_none_is_refused(run: Run, words: tuple[str, ...], error: str) -> None:
+    """Before anything is read, in both commands; with what a time looks like."""
+    for command in (("list",), ("replay", "--send")):
+        assert error in str(run(*command, *words).exception)

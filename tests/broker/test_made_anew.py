@@ -1,0 +1,113 @@
+"""Kafka made anew, its data folder gone, while Redis stays: what the stages remember of the old one's places."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.embedded.kafka import EmbeddedKafka
+from infra.kafka import producer
+from infra.settings import Settings
+from infra.topics_app import apply
+from schemas.codec import Record, decode, encode
+from schemas.registry import Registry
+from streams.runtime.follow import read_topic
+from tests.broker.test_fencing import wait_until
+from tests.streams.consent.events import raw
+
+SECRET = "for tests only, forty characters long..."
+ROOT = Path(__file__).parents[2]
+GRANTED = {"cmp.analytics": "1", "cmp.marketing": "1", "cmp.personalization": "1"}
+DENIED = dict.fromkeys(GRANTED, "0")
+REGISTRY = Registry(ROOT / "schemas")
+REFUSER, VISITOR, OTHER, SILENT = ("2" + two * 16 for two in ("a1", "b2", "c3", "d4"))
+
+
+class House:
+    """The consent and the identity room on one Kafka; the folder and Redis outlive it."""
+
+    def __init__(self, kafka: str, redis: str, folder: Path) -> None:
+        self.settings = Settings(kafka=kafka, redis=redis, state_dir=folder, secret=SECRET, partitions=1)
+        apply(self.settings)
+        self._producer = producer(self.settings)
+
+    @contextmanager
+    def work(self) -> Iterator[None]:
+        """Run both workers meanwhile."""
+        environment = {**os.environ, "HEADWATER_SECRET": SECRET, "HEADWATER_STATE_DIR": str(self.settings.state_dir)}
+        environment |= {"HEADWATER_KAFKA": self.settings.kafka, "HEADWATER_REDIS": self.settings.redis}
+        words = [sys.executable, "-c", "from infra.cli import main; main()", "worker"]
+        workers = [
+            subprocess.Popen([*words, room, "--from", "earliest"], env=environment, cwd=ROOT)
+            for room in ("consent", "identity")
+        ]
+        try:
+            yield
+        finally:
+            for worker in workers:
+                worker.send_signal(signal.SIGTERM)
+            for worker in workers:
+                worker.wait(30)
+
+    def send(self, event_id: str, subject: str, signals: dict[str, str]) -> None:
+        """One event, collected now; where it says nothing, from a region where silence passes."""
+        now = int(time.time() * 1000)
+        said = {"event_id": event_id, "identifiers": [subject], "signals": signals, "region": "DE" if signals else "US"}
+        record = raw(**said, collector_ts=now, event_ts=now)
+        self._producer.produce("events.raw", encode(REGISTRY.latest("events.raw"), record), subject.encode())
+        assert self._producer.flush(20) == 0
+
+    def resolved(self) -> list[Record]:
+        """What left the identity room, in its order."""
+        values = [value for records in read_topic(self.settings, "events.resolved") for _, value in records]
+        return [decode(REGISTRY, value or b"")[1] for value in values]
+
+    def run(self, *events: tuple[str, str, dict[str, str]]) -> list[Record]:
+        """What comes of these events."""
+        for event in events:
+            self.send(*event)
+        with self.work():
+            wait_until(lambda: len(self.resolved()) >= len(events), 60)
+        return self.resolved()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """What outlives Kafka, Redis aside."""
+    made = tmp_path / "state"
+    made.mkdir()
+    return made
+
+
+def shown(record: Record) -> dict[str, Any]:
+    """What a decision left of an event."""
+    return {name: record[name] for name in ("event_id", "consent_outcome", "identity_state") if name in record}
+
+
+def test_kafka_made_anew_meets_a_redis_that_remembers(redis_url: str, tmp_path: Path, folder: Path) -> None:
+    """No event of the new topics is dropped as done already, ids of anonymised ones are new, and a refusal stays known."""
+    with EmbeddedKafka(tmp_path / "first") as broker:
+        events = [("e-0", REFUSER, DENIED), ("e-1", VISITOR, GRANTED), ("e-2", VISITOR, GRANTED)]
+        before = House(broker.address, redis_url, folder).run(*events)
+    with EmbeddedKafka(tmp_path / "second") as broker:
+        # An anonymised event at the place of the old one, the same event ids at other places, and two that say nothing.
+        events = [
+            ("e-3", OTHER, DENIED),
+            ("e-2", VISITOR, GRANTED),
+            ("e-1", VISITOR, GRANTED),
+            ("e-4", REFUSER, {}),
+            ("e-5", SILENT, {}),
+        ]
+        after = House(broker.address, redis_url, folder).run(*events)
+    assert [record["event_id"] for record in before if record["consent_outcome"] == "pass"] == ["e-1", "e-2"], before
+    assert [record["event_id"] for record in after if record["consent_outcome"] == "pass"] == ["e-2", "e-1", "e-5"], after
+    anonymised = [record["event_id"] for record in (*before, *after) if record["consent_outcome"] == "anonymise"]
+    assert len(set(anonymised)) == 3, json.dumps([*map(shown, before), *map(shown, after)])

@@ -1,0 +1,173 @@
+"""`headwater dead replay` on a real broker: killed, raced, slowed down, and with its topics made anew."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import confluent_kafka as ck
+import pytest
+from confluent_kafka.admin import NewTopic
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.embedded.kafka import EmbeddedKafka
+from infra.errors import Retryable
+from infra.kafka import admin, producer
+from infra.keyring import KeyRing
+from infra.settings import Settings
+from infra.topic_ids import topic_ids
+from infra.topics_app import apply
+from schemas.registry import Registry
+from streams.runtime.deadletter import DeadLetters, Place, Refusal
+from streams.runtime.replay import CATCH_UP_S, DEAD, REPLAYS, LetterPosition, LetterSet, Replay, read_replayed
+from tests.broker.copying import read_committed
+from tests.broker.test_fencing import wait_until
+
+SECRET = "for tests only, forty characters long..."
+ROOT = Path(__file__).parents[2]
+RAW = "events.raw"
+POSITIONS = st.builds(LetterPosition, st.integers(0, 3), st.integers(0, 5_000))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    """A broker of the test's own, whose topics it may delete."""
+    with EmbeddedKafka(tmp_path / "kafka") as broker:
+        made = Settings(kafka=broker.address, state_dir=tmp_path, secret=SECRET, partitions=3)
+        apply(made)
+        yield made
+
+
+def bury(settings: Settings, values: list[bytes], topic: str = RAW) -> None:
+    """A letter of the consent stage about each of these."""
+    letters = DeadLetters(Registry(settings.contracts), KeyRing(settings.keyring_dir, settings.master), "consent")
+    client, now = producer(settings), time.time()
+    for n, value in enumerate(values):
+        key, letter, _ = letters.letter(Refusal("UNDECODABLE", "no frame", Place(topic, n % 3, n)), value, value, now)
+        client.produce(DEAD, letter, key)
+    assert client.flush(20) == 0
+
+
+def start(settings: Settings, *words: str) -> subprocess.Popen[bytes]:
+    """`headwater dead replay --send`."""
+    environment = {**os.environ, "HEADWATER_SECRET": SECRET, "HEADWATER_STATE_DIR": str(settings.state_dir)}
+    environment["HEADWATER_KAFKA"] = settings.kafka
+    command = [sys.executable, "-c", "from infra.cli import main; main()", "dead", "replay", "--send", *words]
+    return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def sent(settings: Settings, topic: str = RAW) -> Counter[bytes]:
+    """How often each value lies on a topic, committed."""
+    return Counter(message.value() for message in read_committed(settings.kafka, topic))
+
+
+def written(settings: Settings, topic: str) -> int:
+    """How many offsets a topic has, whatever of it is committed."""
+    consumer = ck.Consumer({"bootstrap.servers": settings.kafka, "group.id": "t", "isolation.level": "read_uncommitted"})
+    try:
+        places = [ck.TopicPartition(topic, p) for p in consumer.list_topics(topic, timeout=20).topics[topic].partitions]
+        return sum(consumer.get_watermark_offsets(place, 20)[1] for place in places)
+    finally:
+        consumer.close()
+
+
+def make_anew(settings: Settings, topic: str) -> None:
+    """Delete a topic and let it be created again."""
+    client = admin(settings)
+    client.delete_topics([topic])[topic].result(20)
+    wait_until(lambda: not topic_ids(settings, [topic]), 20)
+    client.create_topics([NewTopic(topic, 3, 1)])[topic].result(20)
+    apply(settings)
+
+
+def test_a_replay_that_is_killed_sends_no_letter_twice(settings: Settings) -> None:
+    """Three runs killed in the middle, one to the end, one more: each letter lies on its topic once."""
+    values = [b"%d" % n for n in range(4_000)]
+    bury(settings, values)
+    for _ in range(3):
+        before, run = written(settings, RAW), start(settings, "--rate", "1500")
+        wait_until(lambda before=before, run=run: written(settings, RAW) > before + 400 or run.poll() is not None, 60)
+        assert run.poll() is None, run.communicate()
+        run.kill()
+        run.communicate()
+    last = start(settings, "--rate", "0")
+    output = last.communicate(timeout=60)[0].decode()
+    assert last.returncode == 0, output
+    assert sent(settings) == Counter(values)
+    assert 0 < len(read_replayed(settings)) == len(values)
+    again = start(settings, "--json").communicate(timeout=60)[0]
+    assert json.loads(again)["outcomes"] == [{"outcome": "sent_before", "topic": RAW, "letters": 4_000}]
+    assert sent(settings) == Counter(values)
+
+
+def test_a_second_replay_ends_the_first(settings: Settings) -> None:
+    """What the first has in hand is gone, and the second sends it."""
+    with Replay(settings, 0) as first:
+        first.send(LetterPosition(0, 1), RAW, b"k", b"one")
+        first.commit()
+        first.send(LetterPosition(0, 2), RAW, b"k", b"two")
+        with Replay(settings, 0) as second:
+            assert LetterPosition(0, 1) in second.replayed
+            assert LetterPosition(0, 2) not in second.replayed
+            second.send(LetterPosition(0, 2), RAW, b"k", b"two")
+        with pytest.raises(Retryable, match="another replay has begun"):
+            first.commit()
+        first._pending = {}
+    assert sent(settings) == {b"one": 1, b"two": 1}
+
+
+def test_what_is_sent_and_that_it_was_are_one_transaction(settings: Settings) -> None:
+    """Left by an exception, neither stands."""
+    with pytest.raises(KeyboardInterrupt), Replay(settings, 0) as run:  # noqa: PT012 - the second statement is what is tested
+        run.send(LetterPosition(2, 5), RAW, b"k", b"value")
+        raise KeyboardInterrupt
+    assert sent(settings) == {}
+    assert len(read_replayed(settings)) == 0
+    assert read_committed(settings.kafka, REPLAYS) == []
+
+
+def test_it_is_no_faster_than_it_is_told(settings: Settings) -> None:
+    """40 letters at 20 a second: the last one goes two seconds after the first, and none waits uncommitted for that long."""
+    began = time.monotonic()
+    with Replay(settings, 20) as run:
+        for n in range(40):
+            run.send(LetterPosition(0, n), RAW, b"k", b"%d" % n)
+        assert run.sent > 0
+    assert time.monotonic() - began >= 39 / 20 - CATCH_UP_S
+    assert run.sent == 40
+
+
+def test_letters_carry_bytes_and_no_places(settings: Settings) -> None:
+    """Whose topic was made anew, they are sent to the new one; where it is gone, they stay and that is said."""
+    bury(settings, [b"a", b"b"])
+    bury(settings, [b"c"], "events.gone")
+    make_anew(settings, RAW)
+    output = start(settings).communicate(timeout=60)[0].decode()
+    assert "2  sent to events.raw" in output
+    assert "1  about events.gone, which is not there" in output
+    assert sent(settings) == {b"a": 1, b"b": 1}
+
+
+def test_letters_of_a_topic_made_anew_were_not_sent_before(settings: Settings) -> None:
+    """They have the places of the old topic's letters, which were."""
+    bury(settings, [b"a", b"b", b"c"])
+    assert b"3  sent to events.raw" in start(settings).communicate(timeout=60)[0]
+    make_anew(settings, DEAD)
+    bury(settings, [b"d", b"e", b"f"])
+    assert b"3  sent to events.raw" in start(settings).communicate(timeout=60)[0]
+    assert sent(settings) == Counter([b"a", b"b", b"c", b"d", b"e", b"f"])
+
+
+@given(st.sets(POSITIONS, max_size=60), st.sets(POSITIONS, max_size=60))
+def test_a_set_of_letters_holds_what_was_added(added: set[LetterPosition], others: set[LetterPosition]) -> None:
+    """Nothing more and nothing less."""
+    letters = LetterSet()
+    for position in added:
+        letters.add(position)
+    assert len(letters) == len(added)
+    assert {position for position in added | others if position in letters} == added
