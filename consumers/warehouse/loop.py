@@ -1,7 +1,7 @@
 """The loop: read Kafka, commit what is about to be inserted, insert it, commit. One static group member."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 import confluent_kafka as ck
@@ -38,6 +38,7 @@ STOP_S = 6.0
 """What is in flight has so long to end once the loader is told to stop; the next start finds out what became of the rest."""
 IDS_S = 10.0
 """So often Kafka is asked whether the topics are still the same."""
+ANSWER_S = 2.0
 MOST_IN_FLIGHT = 4
 SERVICES = ("clickhouse", "contracts", "")
 
@@ -137,17 +138,22 @@ class Warehouse:
         self._metrics.set("headwater_assigned_partitions", 0, stage=STAGE)
 
     def _check_ids(self) -> None:
-        if time.monotonic() - self._ids_at < IDS_S:
-            return
-        self._ids_at = time.monotonic()
+        """Look at all topics once in a while: one that was made anew may bring nothing that would be looked at otherwise."""
+        if time.monotonic() - self._ids_at >= IDS_S:
+            self._ids_at = time.monotonic()
+            self._same_topics(self._topic_ids)
+
+    def _same_topics(self, topics: Collection[str]) -> bool:
+        """Whether these topics are those that were assigned, as far as Kafka answers. TopicMadeAnew where one is not."""
         try:
-            ids = describe_ids(self._admin, self._topic_ids, 2.0)
+            ids = describe_ids(self._admin, topics, ANSWER_S)
         except Retryable as error:
             get_logger().warning("kafka", error=str(error))
-            return
+            return False
         anew = sorted(topic for topic, topic_id in ids.items() if topic_id != self._topic_ids[topic])
         if anew:
             raise TopicMadeAnew(f"made anew while it was read: {', '.join(anew)}")
+        return True
 
     def _read(self) -> None:
         first = self._consumer.poll(POLL_S if self._inserter.in_flight else 2 * POLL_S)
@@ -215,6 +221,9 @@ class Warehouse:
         idle = (buffer for buffer in self._buffers.values() if buffer.in_flight is None and now >= buffer.retry_at)
         due = sorted((buffer for buffer in idle if wanted(buffer, now, crowded)), key=lambda buffer: buffer.since)[:free]
         work = [(buffer, buffer.batch()) for buffer in due if buffer.intent is None or buffer.end > buffer.intent.last]
+        # Asked after the records came: they are of the topic that their rows will name, or this finds out that they are not.
+        if not work or not self._same_topics({buffer.source.topic for buffer, _ in work}):
+            return
         self._commit([_intent(batch) for _, batch in work if batch.replayed is None])
         for buffer, batch in work:
             buffer.in_flight = batch
