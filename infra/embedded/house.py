@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -85,7 +86,8 @@ class House:
         self.house: dict[str, Any] = {
             "kafka": self.options.kafka or f"{LOOPBACK}:{self._ports['kafka']}",
             "redis": self.options.redis or f"redis://{LOOPBACK}:{self._ports['redis']}/0",
-            "clickhouse": self.options.clickhouse or f"http://{LOOPBACK}:{self._ports['clickhouse']}",
+            # The loader and the commands are ClickHouse's user of that name: its queries have slots of their own.
+            "clickhouse": self.options.clickhouse or f"http://headwater@{LOOPBACK}:{self._ports['clickhouse']}",
             "collector_url": self._url("collector"),
             "decisions_url": self._url("decisions"),
             "gauge_url": self._url("gauge"),
@@ -170,8 +172,8 @@ class House:
         return Service("redis", server.prepare, partial(redis.answers, server.url), server.url, server.port, tier=1)
 
     def _clickhouse(self) -> Service | Step:
-        url = self.house["clickhouse"]
-        answers = partial(http_answers, f"{url.rstrip('/')}/ping", "Ok.")
+        url = self.options.clickhouse or self._url("clickhouse")
+        answers = partial(http_answers, f"{_without_user(url).rstrip('/')}/ping", "Ok.")
         if self.options.clickhouse:
             return Step("clickhouse", partial(elsewhere, "ClickHouse", self.options.clickhouse, "--clickhouse", answers))
         port = self._ports["clickhouse"]
@@ -253,3 +255,9 @@ class House:
 
         done = migrate(self.settings)
         return f"{len(done)} migrations" if done else "as they should be"
+
+
+def _without_user(url: str) -> str:
+    """An address as `/ping` is asked under, which asks for no user."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

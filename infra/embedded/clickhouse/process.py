@@ -1,4 +1,4 @@
-"""ClickHouse on this machine: the engine chDB in a process of its own, behind a loopback endpoint that speaks HTTP."""
+"""The server process: its command line, its start, its end."""
 
 import sys
 from functools import partial
@@ -12,26 +12,36 @@ from infra.embedded.probes import http_answers
 
 START_S = 30.0
 STOP_S = 20.0
+MEMORY_BYTES = 1_000_000_000
+"""What the engine may use."""
 
 
-def command(data_dir: Path, port: int) -> list[str]:
+def command(data_dir: Path, port: int, memory_bytes: int = MEMORY_BYTES) -> list[str]:
     """The server's command line."""
-    return [sys.executable, "-P", "-m", "infra.embedded.clickhouse_server", str(data_dir.resolve()), "--port", str(port)]
+    folder = str(data_dir.resolve())
+    options = [] if memory_bytes == MEMORY_BYTES else ["--memory", str(memory_bytes)]
+    return [sys.executable, "-P", "-m", "infra.embedded.clickhouse.server", folder, *options, "--port", str(port)]
 
 
 class EmbeddedClickHouse:
     """One server. Its port stays the same for the object's life; its data stay in `data_dir`. `port` 0 takes a free one."""
 
-    def __init__(self, data_dir: Path, port: int = 0, *, log: Path | None = None) -> None:
+    def __init__(self, data_dir: Path, port: int = 0, *, log: Path | None = None, memory_bytes: int = MEMORY_BYTES) -> None:
         self._dir = data_dir.resolve()
         self.port = port or free_port()
         self._log = log or self._dir / "clickhouse.log"
+        self._memory_bytes = memory_bytes
         self._child: Child | None = None
 
     @property
     def url(self) -> str:
-        """Address of its HTTP interface."""
+        """Address of its HTTP interface, for people."""
         return f"http://{LOOPBACK}:{self.port}"
+
+    @property
+    def loader_url(self) -> str:
+        """The same as the user of the loader and of commands: slots and memory of their own."""
+        return f"http://headwater@{LOOPBACK}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -48,7 +58,8 @@ class EmbeddedClickHouse:
         if self.running:
             return self
         self._dir.mkdir(parents=True, exist_ok=True)
-        self._child = Child(Program("clickhouse", command(self._dir, self.port), self._log, port=self.port))
+        words = command(self._dir, self.port, self._memory_bytes)
+        self._child = Child(Program("clickhouse", words, self._log, port=self.port))
         try:
             self._child.wait_ready(partial(http_answers, f"{self.url}/ping", "Ok."), START_S)
         except BaseException:

@@ -1,0 +1,232 @@
+"""Reads just enough SQL to speak HTTP for an engine in process: where inline data begin, which format, where results go."""
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
+
+# As ClickHouse's Lexer: bytes outside ASCII are space, except typographic quotes. Numbers and words may hold `$`. A run of
+# literals with commas, as in a long IN (...), is one token: a statement that names 200,000 ids is read in milliseconds.
+TOKEN = re.compile(
+    rb"""(?P<list>(?:(?:'[^'\\]*'|-?[0-9]++)\s*+,\s*+){2,}+)
+    |(?P<space>\s+|--[^\n]*|/\*.*?(?:\*/|\Z)|\#[ !][^\n]*)
+    |(?P<text>'(?:[^'\\]|\\.|'')*'|\xe2\x80\x98.*?\xe2\x80\x99|\$(?P<tag>[A-Za-z0-9_]*)\$.*?\$(?P=tag)\$)
+    |(?P<quoted>`(?:[^`\\]|\\.|``)*`|"(?:[^"\\]|\\.|"")*"|\xe2\x80\x9c.*?\xe2\x80\x9d)
+    |(?P<word>[A-Za-z_][A-Za-z0-9_$]*)
+    |(?P<blank>[\x80-\xff])
+    |(?P<other>[0-9][0-9A-Za-z_.$]*|.)""",
+    re.VERBOSE | re.DOTALL,
+)
+ESCAPE = re.compile(rb"\\(?:x([0-9A-Fa-f]{2})|(.))", re.DOTALL)
+AFTER_FORMAT = re.compile(rb"[ \t\r]*;?[ \t\r]*\n?")
+READS = (b"SELECT", b"WITH", b"FROM")
+TYPOGRAPHIC = (b"\xe2\x80\x98", b"\xe2\x80\x9c")
+
+
+class Token(NamedTuple):
+    """One token: its kind, its text (identifiers without their quotes), where it lies, and how deep in brackets it is."""
+
+    kind: str
+    text: bytes
+    start: int
+    end: int
+    depth: int
+
+    def says(self, *words: bytes) -> bool:
+        """Whether this is one of these keywords (given in capitals)."""
+        return self.kind == "word" and self.text.upper() in words
+
+    @property
+    def name(self) -> str:
+        """The identifier in small letters; empty for what is none."""
+        return self.text.decode(errors="replace").lower() if self.kind in ("word", "quoted") else ""
+
+
+class DataInsert(NamedTuple):
+    """An INSERT that brings its data along, taken apart.
+
+    Attributes:
+        head: offset in the statement where FROM INFILE belongs: after table and columns.
+        format_at: offset of the keyword FORMAT or VALUES.
+        format: the format's name.
+        data_at: offset where the data begin.
+        input: start and end offsets of `input(...)` with its structure's literal, where the INSERT selects from it.
+        structure: that literal, with quotes.
+    """
+
+    head: int
+    format_at: int
+    format: str
+    data_at: int
+    input: tuple[int, int] | None = None
+    structure: bytes = b""
+
+
+def tokens(sql: bytes) -> Iterator[Token]:
+    """The tokens of a query, without space and comments; lazily, so that megabytes of inline data are never read."""
+    depth = position = 0
+    while position < len(sql):
+        match = TOKEN.match(sql, position)
+        if match is None:  # cannot be: the last alternative takes any byte
+            return
+        start, position = position, match.end()
+        kind = match.lastgroup or "other"
+        kind = "text" if kind in ("tag", "list") else kind
+        if kind in ("space", "blank"):
+            continue
+        text = match.group()
+        if text in (b"(", b"[", b"{"):
+            depth += 1
+        elif text in (b")", b"]", b"}"):
+            depth -= 1
+        if kind == "quoted":
+            text = _unquoted(text)
+        yield Token(kind, text, start, position, depth)
+
+
+def unquoted_text(token: Token) -> bytes:
+    """The value of a text literal."""
+    if token.text.startswith(b"$"):
+        tag = token.text[: token.text.index(b"$", 1) + 1]
+        return token.text[len(tag) : -len(tag)]
+    return _unquoted(token.text)
+
+
+def _unquoted(text: bytes) -> bytes:
+    if text.startswith(TYPOGRAPHIC):
+        return text[3:-3]
+    return ESCAPE.sub(_unescaped, text[1:-1].replace(text[:1] * 2, text[:1]))
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    """One escape sequence as ClickHouse reads it: `\\xHH` is a byte, `\\N` is nothing."""
+    if match[1] is not None:
+        return bytes([int(match[1], 16)])
+    return b"" if match[2] == b"N" else match[2]
+
+
+def data_insert(sql: bytes) -> DataInsert | None:
+    """How to take a query apart that carries data; None for every other query."""
+    stream = tokens(sql)
+    first = next(stream, None)
+    if first is None or not first.says(b"INSERT"):
+        return None
+    head, selects = 0, False
+    prefix = [first]
+    inputs: list[int] = []
+    for token in stream:
+        previous = prefix[-1]
+        is_table = previous.text == b"." or previous.says(b"INTO", b"TABLE")
+        if token.depth == 0 and token.says(b"FORMAT") and not is_table:
+            name = next(stream, None)
+            if name is None or not name.name or (selects and not inputs):
+                return None
+            data_at = _after_newline(sql, name.end)
+            insert = DataInsert(head or token.start, token.start, name.text.decode(errors="replace"), data_at)
+            return _from_input(insert, prefix, inputs) if selects else insert
+        if token.depth == 0 and token.says(b"VALUES") and not selects and not is_table:
+            return DataInsert(head or token.start, token.start, "Values", token.end)
+        if token.depth == 0 and token.says(b"SETTINGS") and not selects:
+            head = head or token.start
+        elif token.says(b"SELECT", b"WITH") and (token.depth == 0 or previous.text == b"(") and not is_table:
+            selects = True
+        elif selects and token.text == b"(" and previous.name == "input":
+            inputs.append(len(prefix) - 1)
+        prefix.append(token)
+    return None
+
+
+def _from_input(insert: DataInsert, prefix: Sequence[Token], inputs: Sequence[int]) -> DataInsert:
+    """The INSERT with the place of its `input('structure')`; an empty structure where there is no single one of that form."""
+    call = prefix[inputs[0] : inputs[0] + 4]
+    kinds = [token.text if token.kind == "other" else token.kind for token in call[1:]]
+    if len(inputs) > 1 or kinds != [b"(", "text", b")"]:
+        return insert._replace(input=(call[0].start, call[0].end))
+    return insert._replace(input=(call[0].start, call[3].end), structure=call[2].text)
+
+
+def begins_with(sql: bytes, word: bytes) -> bool:
+    """Whether the statement's first word is this keyword (given in capitals)."""
+    first = next(tokens(sql), None)
+    return first is not None and first.says(word)
+
+
+def calls_input(sql: bytes) -> bool:
+    """Whether the statement calls `input(...)`, which reads data that come along."""
+    previous = b""
+    for token in tokens(sql):
+        if token.text == b"(" and previous == b"input":
+            return True
+        previous = token.text.lower()
+    return False
+
+
+def _after_newline(sql: bytes, position: int) -> int:
+    """Data begin after the format's name, blanks, an optional semicolon and one line break."""
+    match = AFTER_FORMAT.match(sql, position)
+    return match.end() if match else position
+
+
+def reads(sql: bytes) -> bool:
+    """Whether the query is a SELECT, whose result may be of any size; not one that writes."""
+    first: Token | None = None
+    for token in tokens(sql):
+        if first is None and token.text != b"(":
+            first = token
+            if not token.says(*READS):
+                return False
+        if token.says(b"INSERT") and token.depth == 0:
+            return False
+    return first is not None
+
+
+class OutputClause(NamedTuple):
+    """Where a query names its format: offset in front of FORMAT (or where it would be), and the name, if it has one."""
+
+    position: int
+    format: str | None
+
+
+def output_clause(sql: bytes, formats: Collection[str]) -> OutputClause:
+    """Find the FORMAT clause at the end of a query: FORMAT, a name, and after it nothing or SETTINGS.
+
+    A column called `format` is none. `formats`: names that are known, in small letters; an unknown one is left to the engine.
+    """
+    clause: OutputClause | None = None
+    end = 0
+    last = [Token("other", b"", 0, 0, 0)] * 2
+    for token in tokens(sql):
+        if clause is not None and last[1].start == clause.position and not _may_follow(token):
+            clause = None
+        before, word = last
+        if word.depth == 0 and word.says(b"FORMAT") and token.name and (token.name in formats or _ends_expression(before)):
+            clause = OutputClause(word.start, token.text.decode(errors="replace"))
+            last = [word, word._replace(text=b"")]
+        else:
+            last = [word, token]
+        if token.text != b";":
+            end = token.end
+    return clause or OutputClause(end, None)
+
+
+def _may_follow(token: Token) -> bool:
+    return token.text == b";" or token.says(b"SETTINGS")
+
+
+def _ends_expression(token: Token) -> bool:
+    """Whether FORMAT after this token is the keyword, not a column: `SELECT format f` has no clause."""
+    return (
+        bool(token.text)
+        and token.text not in (b",", b".", b"(")
+        and not token.says(b"SELECT", b"DISTINCT", b"AS", b"BY", b"FROM")
+    )
+
+
+def statements(sql: bytes) -> int:
+    """How many statements there are."""
+    count, empty = 0, True
+    for token in tokens(sql):
+        if token.text == b";" and token.depth == 0:
+            empty = True
+        elif empty:
+            count, empty = count + 1, False
+    return count
