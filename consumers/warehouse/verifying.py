@@ -13,7 +13,9 @@ from schemas.registry import Registry
 
 def verify(settings: Settings, pace: Pace | None = None) -> list[Verification]:
     """One result a partition, over all that Kafka still has. ConfigError when Kafka or ClickHouse is away."""
-    return _verified(settings, pace, lambda verifier: [verifier.full(one, FULL) for one in verifier.positions() if one.offset >= 0])
+    return _verified(
+        settings, pace, lambda verifier: [verifier.full(one, FULL) for one in verifier.positions() if one.offset >= 0]
+    )
 
 
 def verify_new(settings: Settings, pace: Pace | None = None) -> list[Verification]:
@@ -23,9 +25,7 @@ def verify_new(settings: Settings, pace: Pace | None = None) -> list[Verificatio
     )
 
 
-def _verified(
-    settings: Settings, pace: Pace | None, run: Callable[[Verifier], list[Verification]]
-) -> list[Verification]:
+def _verified(settings: Settings, pace: Pace | None, run: Callable[[Verifier], list[Verification]]) -> list[Verification]:
     migrate(settings)
     store = Store(settings, SEARCH_S)
     verifier = Verifier(settings, store, Registry(settings.contracts), pace)

@@ -86,8 +86,8 @@ class Comparer:
             last = min(end, start + DUPLICATES_WINDOW)
             query = (
                 "SELECT sum(n), sum(n - 1), groupArrayIf(20)(_offset, n > 1) FROM ("  # noqa: S608 - ours
-                f"SELECT _offset, count() AS n FROM {table} WHERE {source.condition} AND _offset BETWEEN {start} AND {last - 1} "
-                "GROUP BY _offset)"
+                f"SELECT _offset, count() AS n FROM {table} WHERE {source.condition} "
+                f"AND _offset BETWEEN {start} AND {last - 1} GROUP BY _offset)"
             )
             ((rows, duplicates, examples),) = self._store.rows(query)
             result += _result(
@@ -136,7 +136,9 @@ class Comparer:
         for contract, positions in compared.by_contract(piece, dead).items():
             one, other = compared.different(source, piece, contract, positions)
             different, incomparable = different | one, incomparable | other
-        absent = [at for at, offset in enumerate(piece.offsets) if offset not in rows and offset not in dead and offset not in erased]
+        absent = [
+            at for at, offset in enumerate(piece.offsets) if offset not in rows and offset not in dead and offset not in erased
+        ]
         expired = {piece.offsets[at] for at in absent if self._expired(table, piece.values[at])}
         return Offsets(frozenset(piece.offsets), rows, dead, erased, expired, different, incomparable & rows.keys())
 
@@ -160,7 +162,7 @@ class Comparer:
         return {int(row[0]) for row in self._store.rows(query)}
 
 
-def _result(  # noqa: PLR0913 - the figures of one range
+def _result(
     source: TopicPartition, piece: Slice, records: int, rows: int, *, examples: Collection[int] = (), **counts: int
 ) -> Verification:
     return Verification(

@@ -97,6 +97,12 @@ class Contents:
             )
             return {(str(part), int(row)) for part, row in self._store.rows(query)}
 
+    def digest_of_columns(self) -> str:
+        """SQL of a hash of all that the newest contract fills of a row. Retryable."""
+        kinds = self._kinds()
+        names = [name for name in self._registry.latest(self._table.topic).names if self._compared(name, kinds)]
+        return _digest({name: kinds[name] for name in names})
+
     @contextmanager
     def _twin(
         self, source: TopicPartition, piece: Slice, contract: Contract, positions: Sequence[int]
@@ -106,25 +112,27 @@ class Contents:
         kinds = self._kinds()
         wanted = {name: definition.split(" ", 1)[1] for name, definition in ddl.columns(contract).items()}
         typed = {name: kinds.get(name, kind) for name, kind in {**ddl.PLACE, **wanted}.items()}
-        hashed = ["_offset", *(n for n in wanted if n in kinds and n not in REWRITTEN.get(self._table.name, ()))]
+        hashed = {name: typed[name] for name in wanted if self._compared(name, kinds)}
         bare = f"{PREFIX}{int(time.time() * 1000)}_{secrets.token_hex(6)}"
         name = f"{ddl.quoted(self._store.database)}.{bare}"
         definitions = ", ".join(f"{ddl.quoted(column)} {kind}" for column, kind in typed.items())
         self._store.command(f"CREATE TABLE {name} ({definitions}) ENGINE = Memory")
         try:
             loaded = self._load(name, container, source, piece, positions)
-            yield (name if loaded else ""), f"sipHash64({', '.join(_hashable(n, typed[n]) for n in hashed)})"
+            yield (name if loaded else ""), _digest(hashed)
         finally:
             with suppress(Retryable):  # dropped by the next run
                 self._store.command(f"DROP TABLE IF EXISTS {name}")
 
-    def _load(
-        self, name: str, container: Container, source: TopicPartition, piece: Slice, positions: Sequence[int]
-    ) -> bool:
-        for readable in (lambda _at: True, lambda at: self._readable(piece.values[at])):
-            rows = [(piece.offsets[at], piece.values[at]) for at in positions if readable(at)]
+    def _compared(self, column: str, kinds: Mapping[str, str]) -> bool:
+        return column in kinds and column not in REWRITTEN.get(self._table.name, ())
+
+    def _load(self, name: str, container: Container, source: TopicPartition, piece: Slice, positions: Sequence[int]) -> bool:
+        rows = [(piece.offsets[at], piece.values[at]) for at in positions]
+        for attempt in (rows, None):
+            readable = attempt or [row for row in rows if self._readable(row[1])]
             try:
-                self._store.load_container(name, container.columns, container.pack(source, 0, rows))
+                self._store.load_container(name, container.columns, container.pack(source, 0, readable))
                 return True
             except Rejected:
                 continue
@@ -161,6 +169,10 @@ def drop_leftovers(store: Store) -> None:
 def contents(store: Store, registry: Registry) -> dict[str, Contents]:
     """Topic -> what compares its rows."""
     return {table.topic: Contents(store, registry, table) for table in TABLES.values()}
+
+
+def _digest(kinds: Mapping[str, str]) -> str:
+    return f"sipHash64({', '.join(['_offset', *(_hashable(name, kind) for name, kind in kinds.items())])})"
 
 
 def _hashable(column: str, kind: str) -> str:

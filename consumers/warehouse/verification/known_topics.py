@@ -22,8 +22,9 @@ def remember(store: Store, sources: Iterable[TopicPartition]) -> dict[str, int]:
         if key not in known:
             known[key] = _last_row_of_another(store, source)
             store.command(
-                f"INSERT INTO {table} (topic, topic_id, first_seen, met_at) "  # noqa: S608 - a checked id
-                f"SELECT '{source.topic}', '{source.topic_id}', fromUnixTimestamp64Milli(toInt64({known[key]})), now64(3, 'UTC')"
+                f"INSERT INTO {table} (topic, topic_id, first_seen, met_at) "
+                f"SELECT '{source.topic}', '{source.topic_id}', fromUnixTimestamp64Milli(toInt64({known[key]})), "
+                "now64(3, 'UTC')"
             )
         first_seen[source.topic] = known[key]
     return first_seen

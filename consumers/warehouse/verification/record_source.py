@@ -2,11 +2,12 @@
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import confluent_kafka as ck
 
+from consumers.warehouse.intent import read_metadata
 from consumers.warehouse.loop import GROUP
 from consumers.warehouse.tables import TABLES
 from consumers.warehouse.topic_partition import TopicPartition
@@ -53,6 +54,8 @@ class CommittedOffset(NamedTuple):
 
     source: TopicPartition
     offset: int
+    metadata: str = ""
+    """What the loader says in its commit: see `intent.py`."""
 
 
 class KafkaRecords:
@@ -75,7 +78,7 @@ class KafkaRecords:
             found = self._consumer.committed(asked, timeout=KAFKA_S) if asked else []
         except ck.KafkaException as error:
             raise _away(error) from error
-        return [CommittedOffset(TopicPartition(one.topic, one.partition, ids[one.topic]), max(-1, one.offset)) for one in found]
+        return [_position(one, ids[one.topic]) for one in found]
 
     def low(self, source: TopicPartition) -> int:
         """As the protocol says."""
@@ -84,6 +87,15 @@ class KafkaRecords:
     def high(self, source: TopicPartition) -> int:
         """The offset after the last record or marker, of open transactions too. Retryable."""
         return self._watermarks(source)[1]
+
+    def offsets_at(self, sources: Sequence[TopicPartition], time_ms: int) -> list[int | None]:
+        """The first offset of each partition that was written at `time_ms` (UTC) or later; None for none. Retryable."""
+        asked = [ck.TopicPartition(one.topic, one.partition, time_ms) for one in sources]
+        try:
+            answered = self._consumer.offsets_for_times(asked, timeout=KAFKA_S)
+        except ck.KafkaException as error:
+            raise _away(error) from error
+        return [one.offset if one.offset >= 0 else None for one in answered]
 
     def slices(self, source: TopicPartition, first: int, end: int) -> Iterator[Slice]:
         """As the protocol says."""
@@ -123,8 +135,18 @@ class KafkaRecords:
         return int(low), int(high)
 
 
+def _position(committed: ck.TopicPartition, topic_id: str) -> CommittedOffset:
+    """The loader's offset; none where it was committed for another creation of the topic."""
+    source, metadata = TopicPartition(committed.topic, committed.partition, topic_id), committed.metadata or ""
+    if committed.offset < 0 or read_metadata(committed.offset, metadata).topic_id not in ("", topic_id):
+        return CommittedOffset(source, -1)
+    return CommittedOffset(source, committed.offset, metadata)
+
+
 def _away(error: ck.KafkaException) -> Exception:
     reason = error.args[0]
     if reason.code() in (ck.KafkaError.TOPIC_AUTHORIZATION_FAILED, ck.KafkaError.GROUP_AUTHORIZATION_FAILED):
-        return ConfigError(f"Kafka does not let this user read ({reason.name()}): grant READ on the topics and on group {GROUP}")
+        return ConfigError(
+            f"Kafka does not let this user read ({reason.name()}): grant READ on the topics and on group {GROUP}"
+        )
     return Retryable(f"Kafka does not answer: {reason.name()}", "kafka")

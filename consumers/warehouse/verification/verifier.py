@@ -48,6 +48,7 @@ class Verifier:
         positions = self.records.committed()
         first_seen = remember(self._store, [one.source for one in positions])
         drop_leftovers(self._store)
+        self._settle_letters = True
         self._comparer = Comparer(self._store, self._registry, first_seen, self._settle)
         return positions
 
