@@ -129,13 +129,13 @@ class Contents:
 
     def _load(self, name: str, container: Container, source: TopicPartition, piece: Slice, positions: Sequence[int]) -> bool:
         rows = [(piece.offsets[at], piece.values[at]) for at in positions]
-        for attempt in (rows, None):
-            readable = attempt or [row for row in rows if self._readable(row[1])]
-            try:
-                self._store.load_container(name, container.columns, container.pack(source, 0, readable))
-                return True
-            except Rejected:
-                continue
+        with suppress(Rejected):
+            self._store.load_container(name, container.columns, container.pack(source, 0, rows))
+            return True
+        readable = [row for row in rows if self._readable(row[1])]
+        with suppress(Rejected):
+            self._store.load_container(name, container.columns, container.pack(source, 0, readable))
+            return True
         get_logger().warning("values of records cannot be compared", table=self._table.name, records=len(positions))
         return False
 

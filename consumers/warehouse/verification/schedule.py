@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from consumers.warehouse import ddl
 from consumers.warehouse.store import Store
 from consumers.warehouse.topic_partition import TopicPartition
-from consumers.warehouse.verification.record_source import CommittedOffset
 from consumers.warehouse.verification.results import FAULTS, HOURLY
 from consumers.warehouse.verification.verifier import Pace, Verifier
 from consumers.warehouse.verification.view_checks import ViewChecks
@@ -98,23 +97,23 @@ class Verifying:
         try:
             positions = self._verifier.positions()
             self._report(one.source for one in positions)
-            # Asked for anew each time, and in no order: another loader may be at the same work.
-            while due := self._due(positions):
+            # In no order, and asked for anew each time: another loader may be at the same work.
+            random.shuffle(positions)
+            for position in positions:
                 if self._stop.is_set():
                     raise _Stopping
-                result = self._verifier.incremental(random.choice(due), HOURLY)
-                if not result.exact:
-                    get_logger().error("rows are not as Kafka's records", result=result.text)
+                if self._is_due(position.source):
+                    result = self._verifier.incremental(position, HOURLY)
+                    if not result.exact:
+                        get_logger().error("rows are not as Kafka's records", result=result.text)
             self._report(one.source for one in positions)
         except Exception:
             self._verifier.close()
             self._verifier = None
             raise
 
-    def _due(self, positions: Iterable[CommittedOffset]) -> list[CommittedOffset]:
-        verified = self._verified()
-        before = self._clock() - LATE * self._settings.verify_interval_s
-        return [one for one in positions if verified.get(one.source, 0.0) < before]
+    def _is_due(self, source: TopicPartition) -> bool:
+        return self._verified().get(source, 0.0) < self._clock() - LATE * self._settings.verify_interval_s
 
     def _verified(self) -> dict[TopicPartition, float]:
         """Partition -> when it was last verified by a run of this kind, seconds UTC."""
