@@ -1,7 +1,7 @@
 """What the gauge knows at one moment: what Kafka said (`Facts`) and what it means (`Reading`)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from consumers.gauge.rules import SEVERITY, State
@@ -34,6 +34,8 @@ class GroupFacts:
     """Which member holds what; a change is a rebalance."""
     committed: Mapping[Place, int | None]
     """Every partition the group reads; None where it has committed nothing."""
+    waiting: Mapping[Place, str] = field(default_factory=dict)
+    """What a partition waits for, where its commit says so."""
 
 
 @dataclass(frozen=True, slots=True)
