@@ -95,7 +95,7 @@ def test_a_view_whose_target_is_gone_is_noticed(store: Store) -> None:
 
 
 def test_old_rows_are_not_read_for_a_check(store: Store) -> None:
-    """Only what was loaded since the last look is tried: a row that an older version of the view met is no failure of today's."""
+    """Only what was loaded since the last look is tried: what came before the view did is no failure of its."""
     load(store, 150)
     checks = ViewChecks(store)
     store.command(
