@@ -58,6 +58,14 @@ class CommittedOffset(NamedTuple):
     """What the loader says in its commit: see `intent.py`."""
 
 
+class OffsetBounds(NamedTuple):
+    """What is read of a partition: from `first` on until `last` is reached; then it is complete up to `end`."""
+
+    first: int
+    last: int
+    end: int
+
+
 class KafkaRecords:
     """The records that Kafka has, and the loader's offsets. A consumer that joins no group."""
 
@@ -99,11 +107,21 @@ class KafkaRecords:
 
     def slices(self, source: TopicPartition, first: int, end: int) -> Iterator[Slice]:
         """As the protocol says."""
+        last = min(end, self.high(source))  # nothing is beyond, whatever was committed
+        if first >= last:
+            yield Slice(first, end, [], [])
+            return
         self._consumer.assign([ck.TopicPartition(source.topic, source.partition, first)])
+        try:
+            yield from self._read(source, OffsetBounds(first, last, end))
+        finally:
+            self._consumer.unassign()  # or it would go on fetching what nobody asks for
+
+    def _read(self, source: TopicPartition, bounds: OffsetBounds) -> Iterator[Slice]:
         tombstones = TOPICS[source.topic].retention_days is None
+        begin, size, heard = bounds.first, 0, time.monotonic()
         offsets: list[int] = []
         values: list[bytes] = []
-        begin, size, heard = first, 0, time.monotonic()
         while True:
             messages = self._consumer.consume(5_000, 0.2)
             if not messages and time.monotonic() - heard > SILENCE_S:
@@ -115,8 +133,8 @@ class KafkaRecords:
                 error = message.error()
                 if error is not None and error.code() != ck.KafkaError._PARTITION_EOF:
                     raise _away(ck.KafkaException(error))
-                if message.offset() >= end:
-                    yield Slice(begin, end, offsets, values)
+                if message.offset() >= bounds.last:
+                    yield Slice(begin, bounds.end, offsets, values)
                     return
                 if error is not None or (message.value() is None and tombstones):
                     continue

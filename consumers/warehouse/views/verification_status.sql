@@ -1,18 +1,30 @@
--- What is known of each partition of the topics that there are now: verified up to where, when, and what is wrong.
+-- What is known of each partition of the topics that there are now: verified up to where, when, and what is wrong. Of a range that
+-- was compared several times the last result counts.
 CREATE OR REPLACE VIEW {database}.verification_status AS
 SELECT
-    v.topic AS topic, v.topic_id AS topic_id, v.partition AS partition,
-    max(v.to_offset) AS verified_to,
-    max(v.verified_at) AS last_verified_at,
-    argMax(v.records, (v.verified_at, v.to_offset)) AS last_records,
-    argMax(v.kind, (v.verified_at, v.to_offset)) AS last_kind,
-    sum(v.unverifiable) AS unverifiable,
-    any(f.missing) AS missing, any(f.duplicates) AS duplicates, any(f.unexpected) AS unexpected, any(f.different) AS different
-FROM {database}.verifications AS v
-LEFT JOIN (
-    SELECT topic, topic_id, partition, sum(missing) AS missing, sum(duplicates) AS duplicates, sum(unexpected) AS unexpected,
-        sum(different) AS different
-    FROM {database}.verification_faults GROUP BY topic, topic_id, partition
-) AS f ON v.topic = f.topic AND v.topic_id = f.topic_id AND v.partition = f.partition
-WHERE (v.topic, v.topic_id) IN (SELECT topic, argMax(topic_id, met_at) FROM {database}.kafka_topics GROUP BY topic)
-GROUP BY v.topic, v.topic_id, v.partition
+    topic, topic_id, partition,
+    max(to_offset) AS verified_to,
+    max(compared_at) AS last_verified_at,
+    argMax(range_records, (compared_at, to_offset)) AS last_records,
+    argMax(range_kind, (compared_at, to_offset)) AS last_kind,
+    sum(range_unverifiable) AS unverifiable,
+    sum(range_missing) AS missing,
+    sum(range_duplicates) AS duplicates,
+    sum(range_unexpected) AS unexpected,
+    sum(range_different) AS different
+FROM (
+    SELECT
+        topic, topic_id, partition, from_offset, to_offset,
+        max(verified_at) AS compared_at,
+        argMax(records, verified_at) AS range_records,
+        argMax(kind, verified_at) AS range_kind,
+        argMax(unverifiable, verified_at) AS range_unverifiable,
+        argMax(missing, verified_at) AS range_missing,
+        argMax(duplicates, verified_at) AS range_duplicates,
+        argMax(unexpected, verified_at) AS range_unexpected,
+        argMax(different, verified_at) AS range_different
+    FROM {database}.verifications
+    WHERE (topic, topic_id) IN (SELECT topic, argMax(topic_id, met_at) FROM {database}.kafka_topics GROUP BY topic)
+    GROUP BY topic, topic_id, partition, from_offset, to_offset
+)
+GROUP BY topic, topic_id, partition

@@ -74,9 +74,8 @@ def test_equal_rows_are_equal(filled: tuple[Store, Contents, Contract, Slice]) -
     store, contents, contract, piece = filled
     positions = range(len(piece.values))
     assert contents.equal(SOURCE, piece, contract, positions)
-    store.command(
-        "ALTER TABLE headwater.odd MODIFY COLUMN small Int64, ADD COLUMN mine String DEFAULT 'x', MODIFY COLUMN ratio Nullable(Float64)"
-    )
+    changes = "MODIFY COLUMN small Int64, ADD COLUMN mine String DEFAULT 'x', MODIFY COLUMN ratio Nullable(Float64)"
+    store.command(f"ALTER TABLE headwater.odd {changes}")
     store.command("OPTIMIZE TABLE headwater.odd FINAL")
     assert contents.equal(SOURCE, piece, contract, positions)
     assert contents.different(SOURCE, piece, contract, positions) == (set(), set())

@@ -13,6 +13,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 from typer.testing import CliRunner, Result
 
+from consumers.gauge.row_checks import read_row_checks
 from consumers.warehouse.app import app
 from consumers.warehouse.erasing import remove
 from consumers.warehouse.verification.contents import PREFIX
@@ -22,6 +23,8 @@ from consumers.warehouse.verification.schedule import Verifying
 from consumers.warehouse.verifying import verify, verify_new
 from infra.embedded import doctor
 from infra.embedded.doctor import Grade
+from infra.embedded.ports import free_port
+from infra.embedded.probes import http_get
 from infra.errors import ConfigError
 from infra.kafka import admin
 from infra.metrics import Metrics
@@ -224,6 +227,56 @@ def test_repairs_refuse_a_second_one_and_senseless_ranges(filled: Plant, run: An
         refused = run("replay", *words)
         assert isinstance(refused.exception, ConfigError)
         assert text in str(refused.exception)
+
+
+def test_the_loader_verifies_by_itself_and_watches_views(filled: Plant, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its own process: a failing view and wrong rows are in its metrics within the interval, and go again."""
+    port = free_port()
+    for name, value in {"VERIFY_INTERVAL_S": "2", "METRICS_PORT": str(port)}.items():
+        monkeypatch.setitem(filled.environment, f"HEADWATER_{name}", value)
+    contract = filled.registry.latest("events.resolved")
+    view = 'headwater_view_failing{view="headwater.broken"}'
+    wrong_rows = 'headwater_verification_wrong_rows{kind="missing",topic="events.resolved"}'
+    filled.store.command(
+        "CREATE MATERIALIZED VIEW headwater.broken ENGINE = MergeTree ORDER BY n AS "
+        "SELECT throwIf(event_id = 'event-77') AS n FROM headwater.events"
+    )
+    with filled.loading():
+        filled.send([event(contract, n) for n in range(70, 90)], partition=0)
+        wait(lambda: f"{view} 1.0" in page(port), 60, filled.log)
+        filled.store.command("DROP VIEW headwater.broken SYNC")
+        wait(lambda: f"{view} 0.0" in page(port), 60, filled.log)
+        newest = filled.count("max(_offset)", "events WHERE _partition = 0")
+        wait(lambda: bool(filled.count(f"countIf(to_offset > {newest})", "verifications WHERE partition = 0")), 60, filled.log)
+        assert filled.count("count()", "verifications WHERE kind = 'hourly' AND records > 0") > 0
+        filled.store.command(f"ALTER TABLE headwater.events DELETE WHERE _partition = 0 AND _offset = {newest} {SYNC}")
+        assert len(wrong(verify(filled.settings))) == 1, "what was verified is not compared again but by hand"
+        wait(lambda: f"{wrong_rows} 1.0" in page(port), 60, filled.log)
+        assert run("replay", "--from", str(newest), "--topic", "events.resolved").exit_code == 0
+        wait(lambda: f"{wrong_rows} 0.0" in page(port), 60, filled.log)
+        assert "headwater_verification_interval_seconds 2.0" in page(port)
+
+
+def page(port: int) -> str:
+    """A worker's metrics."""
+    return http_get(f"http://127.0.0.1:{port}/metrics")
+
+
+def test_offsets_that_kafka_no_longer_has_are_unverifiable_and_never_ok(filled: Plant, run: Any) -> None:
+    """They are counted, and what is doubled among them is found and removed all the same."""
+    low = 300
+    client: AdminClient = admin(filled.settings)
+    filled.store.command("TRUNCATE TABLE headwater.verifications")
+    for future in client.delete_records([ck.TopicPartition("events.resolved", 3, low)]).values():
+        future.result(30)
+    filled.store.command("INSERT INTO headwater.events SELECT * FROM headwater.events WHERE _partition = 3 AND _offset = 20")
+    results = [one for one in verify_new(filled.settings) if (one.topic, one.partition) == ("events.resolved", 3)]
+    assert [(one.unverifiable, one.duplicates, one.missing) for one in results] == [(low, 1, 0)]
+    assert doctor.warehouse_rows(filled.settings).grade is Grade.FAIL
+    assert run("dedupe", "--topic", "events.resolved").exit_code == 0
+    assert set(faults(filled).values()) == {0}
+    checks = {check.topic: (check.unverifiable, check.faults) for check in read_row_checks(filled.settings)}
+    assert checks["events.resolved"] == (low, ())
 
 
 def test_status_shows_tables_lag_and_the_last_result(filled: Plant, run: Any) -> None:
