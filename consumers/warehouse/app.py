@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from schemas.registry import Registry
 
 POLL_S = 0.1
+VERIFY_PATIENCE_S = 120
+"""What a query over one slice may take."""
 PATIENCE_TO_START_S = 15.0
 """Tables that take longer to be looked up count as waiting for ClickHouse."""
 
@@ -75,7 +77,7 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
     clerk = Clerk(settings, STAGE, lambda request: count_part(beside, request), Eraser(settings, beside).part)
     patient = Store(settings, PATIENCE_S)
     projecting = Projecting(settings, patient, metrics)
-    proof = Store(settings, PATIENCE_S)
+    proof = Store(settings, VERIFY_PATIENCE_S)
     verifying = Verifying(settings, proof, registry, metrics)
     try:
         if not _apply_patiently(store, registry, metrics, lambda: bool(stopping)):

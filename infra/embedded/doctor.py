@@ -281,7 +281,8 @@ def _verification(settings: Settings, store: "Store") -> Finding:
     sums = ", ".join(f"sum({kind})" for kind in FAULTS)
     oldest = "count(), dateDiff('second', min(last_verified_at), now64(3, 'UTC'))"
     ((n, age_s, *wrong),) = store.rows(f"SELECT {oldest}, {sums} FROM {base}.verification_status")  # noqa: S608 - ours
-    ((records,),) = store.rows(f"SELECT sum(records) FROM {base}.verifications WHERE kind != 'full'")  # noqa: S608 - ours
+    day = f"SELECT sum(records) FROM {base}.verifications WHERE verified_at > now() - INTERVAL 1 DAY"  # noqa: S608 - ours
+    records = store.rows(day)[0][0]
     if not n:
         return Finding(
             name, Grade.WARN, "never verified", "the warehouse does it hourly; `headwater warehouse verify` does it now"
@@ -291,7 +292,7 @@ def _verification(settings: Settings, store: "Store") -> Finding:
         found = ", ".join(f"{count} {kind}" for kind, count in faults.items())
         advice = "; ".join(REPAIRS.get(kind, "see `headwater warehouse verify --full`") for kind in faults)
         return Finding(name, Grade.FAIL, found, advice)
-    found = f"{records} records verified, all partitions in the last {max(1, round(age_s / 60))} minutes"
+    found = f"{records} records verified within a day, every partition in the last {max(1, round(age_s / 60))} minutes"
     if age_s > LATE_INTERVALS * (settings.verify_interval_s or float("inf")):
         advice = "does the warehouse run? `headwater warehouse verify` verifies at once"
         return Finding(name, Grade.WARN, f"not verified for {round(age_s / 60)} minutes", advice)

@@ -36,13 +36,14 @@ def dedupe_command(
     settings = load_settings()
     with (
         patient_store() as store,
-        repair_lock(settings) as lock,
         RecordProgress("looking for doubled rows") as progress,
         verifier_over(store, Pace(lambda _seconds, records: progress.advance(0, records))) as verifier,
     ):
-        work = Deduplicator(verifier, store, Registry(settings.contracts), lock)
-        run = work.count if dry_run else work.dedupe
-        done = [run(position) for position in work.partitions([topic] if topic else TABLES)]
+        verifier.positions()  # says so at once where Kafka is away
+        with repair_lock(settings) as lock:
+            work = Deduplicator(verifier, store, Registry(settings.contracts), lock)
+            run = work.count if dry_run else work.dedupe
+            done = [run(position) for position in work.partitions([topic] if topic else TABLES)]
     doubled = [one for one in done if one.offsets]
     left = sum(one.left for one in doubled)
     if as_json:

@@ -35,9 +35,10 @@ def replay_command(
     now_ms = time.time_ns() // 1_000_000
     reach = Reach(parse_bound(begin, now_ms), None if end is None else parse_bound(end, now_ms), topic, partition)
     settings = load_settings()
-    with patient_store() as store, repair_lock(settings) as lock, verifier_over(store) as verifier:
+    with patient_store() as store, verifier_over(store) as verifier:
         covered = ranges(verifier, reach)
-        with RecordProgress("replaying", sum(offsets.end - offsets.first for _, offsets in covered)) as progress:
+        offsets = sum(one.end - one.first for _, one in covered)
+        with repair_lock(settings) as lock, RecordProgress("replaying", offsets) as progress:
             done = replay(verifier, store, Registry(settings.contracts), lock, covered, progress.advance)
     if as_json:
         body = {"records": done.records, "filled": done.filled, "unreadable": done.unreadable, "missing": done.missing}

@@ -49,7 +49,7 @@ class RepairLock:
             if time.monotonic() > deadline:
                 raise ConfigError(
                     "another `headwater warehouse replay` or `dedupe` runs, or was killed a moment ago: "
-                    "wait until it has ended, then try again"
+                    f"wait until it has ended, then try again (or there is no topic {TOPIC}: `headwater topics apply`)"
                 )
             self._consumer.poll(0.1)
 

@@ -19,6 +19,8 @@ from schemas.registry import Registry
 LOOK_S = 60.0
 SHARE = 4
 """A slice is followed by a pause of this many times as long: a fifth of the time at most is spent verifying."""
+STOP_S = 1.0
+"""A query that takes longer ends with the process: a signal is obeyed whatever ClickHouse does."""
 LATE = 0.9
 """Several loaders share the work: a partition that was verified more lately than this share of the interval is left alone."""
 
@@ -60,7 +62,7 @@ class Verifying:
         """End after the query in hand."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join(5)
+            self._thread.join(STOP_S)
         if self._verifier is not None and not self._thread.is_alive():
             self._verifier.close()
 

@@ -29,6 +29,7 @@ from infra.errors import ConfigError
 from infra.kafka import admin
 from infra.metrics import Metrics
 from infra.settings import Settings
+from schemas.codec import encode
 from tests.consumers.warehouse.plant import Plant, event, wait
 
 SYNC = "SETTINGS mutations_sync = 1"
@@ -209,6 +210,23 @@ def test_a_changed_value_is_found_by_content(filled: Plant) -> None:
     assert "offsets 3, 4" in line
     filled.store.command(change.format("value = value - 1"))
     assert wrong(verify_new(filled.settings)) == []
+
+
+def test_rows_past_their_time_to_live_are_not_missing(filled: Plant) -> None:
+    """A merge takes them when it likes: they may be there, or not."""
+    contract = filled.registry.latest("identity.merges")
+    old = {"node": "2" + "a" * 32, "parent": "1" + "b" * 32, "epoch": 1, "event_id": "old", "evidence_ts": 1}
+    filled.send(
+        [encode(contract, old), encode(contract, old | {"event_id": "new", "evidence_ts": int(time.time() * 1000)})],
+        "identity.merges",
+        0,
+    )
+    with filled.loading():
+        filled.wait_caught_up()
+    assert wrong(verify(filled.settings)) == []
+    filled.store.command("OPTIMIZE TABLE headwater.identity_merges FINAL")
+    wait(lambda: filled.count("countIf(event_id = 'old')", "identity_merges") == 0, 20)
+    assert wrong(verify(filled.settings)) == []
 
 
 def test_repairs_refuse_a_second_one_and_senseless_ranges(filled: Plant, run: Any) -> None:
