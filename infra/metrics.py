@@ -45,6 +45,11 @@ MetricName = Literal[
     "headwater_overrides_runs_total",  # runs of the projection, by outcome: changed, unchanged, idle, failed
     "headwater_overrides_seconds",  # time of one run
     "headwater_squashed_rows_total",  # old rows whose profile id was rewritten
+    "headwater_verified_records_total",  # records compared with their rows by the hourly verification
+    "headwater_verification_wrong_rows",  # rows missing, doubled, unexpected or different, by topic, until they are repaired
+    "headwater_verification_timestamp_seconds",  # when every partition had last been verified
+    "headwater_verification_interval_seconds",  # how often that should be; 0 = never
+    "headwater_view_failing",  # 1 while a user's materialised view fails and misses rows
     # decisions
     "headwater_decisions_total",  # decisions by experiment, group and reason
     "headwater_decision_seconds",  # time to answer
@@ -106,6 +111,11 @@ TABLE: dict[MetricName, tuple[type[Counter] | type[Gauge] | type[Histogram], str
     "headwater_overrides_runs_total": (Counter, "Runs of the projection of identity overrides", ("outcome",)),
     "headwater_overrides_seconds": (Histogram, "Seconds of one projection of identity overrides", ()),
     "headwater_squashed_rows_total": (Counter, "Old rows whose profile id was rewritten", ()),
+    "headwater_verified_records_total": (Counter, "Records compared with their rows", ()),
+    "headwater_verification_wrong_rows": (Gauge, "Rows that are not as Kafka's records", ("topic", "kind")),
+    "headwater_verification_timestamp_seconds": (Gauge, "When every partition had last been verified, seconds UTC", ()),
+    "headwater_verification_interval_seconds": (Gauge, "How often every partition should be verified", ()),
+    "headwater_view_failing": (Gauge, "1 while a user's materialised view misses rows", ("view",)),
     "headwater_decisions_total": (Counter, "Decisions", ("experiment", "group", "reason")),
     "headwater_decision_seconds": (Histogram, "Seconds to answer a decision", ()),
     "headwater_decisions_unlogged_total": (Counter, "Decisions that could not be logged", ("reason",)),

@@ -78,6 +78,9 @@ class Settings(BaseSettings):
         7.0, ge=0, le=30, description="the warehouse rewrites old rows' identity so often; 0 = never"
     )
     squash_after_days: float = Field(7.0, ge=0, description="younger rows keep the profile id that they were stamped with")
+    verify_interval_s: float = Field(
+        3_600.0, ge=0, description="the warehouse compares its new rows with Kafka's records so often; 0 = never"
+    )
     stuck_after_s: float = Field(60.0, gt=0, description="a partition with records and without progress restarts its worker")
 
     @classmethod

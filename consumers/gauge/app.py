@@ -112,6 +112,7 @@ async def serve(settings: Settings, serving: Serving) -> None:
     from consumers.gauge.door import Board, make_door
     from consumers.gauge.page import Page
     from consumers.gauge.recent import Side, Tail
+    from consumers.gauge.row_checks import watch_row_checks
     from schemas.registry import Registry
 
     side = Side(Registry(settings.contracts))
@@ -120,6 +121,7 @@ async def serve(settings: Settings, serving: Serving) -> None:
     board = Board(stale_s, recent=lambda now: side.recent(now, tail.complete))
     token = settings.ops_token.get_secret_value() if settings.ops_token else None
     collector = Collector(settings, serving, tables(settings))
+    checks = asyncio.ensure_future(watch_row_checks(settings, lambda row_checks: setattr(board, "row_checks", row_checks)))
     runner = web.AppRunner(make_door(board, Page(serving.interval_s, stale_s), token), access_log=None)
     await runner.setup()
     try:
@@ -128,6 +130,7 @@ async def serve(settings: Settings, serving: Serving) -> None:
         get_logger().info("gauge", url=f"http://{serving.host}:{serving.port}/", token=token is not None)
         await collect(collector, board, serving.interval_s)
     finally:
+        checks.cancel()
         await runner.cleanup()
         await asyncio.to_thread(tail.stop)
         await asyncio.to_thread(collector.close)

@@ -1,5 +1,6 @@
 """What Kafka says: groups, offsets, ends of partitions, and the time of single records. The gauge only ever reads."""
 
+import json
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from infra.topic_ids import describe_ids
 
 GROUP = "headwater-gauge"  # never commits, and the name is outside the prefix that it watches
 TIMEOUT_S = 8.0
+MAX_WAITING = 300
 REBALANCING = {
     state
     for name in ("PREPARING_REBALANCING", "COMPLETING_REBALANCING", "ASSIGNING", "RECONCILING")
@@ -154,6 +156,7 @@ def _group(name: str, described: Any, offsets: Any, metadata: Any) -> GroupFacts
         for tp in offsets.topic_partitions
         if tp.error is None and tp.topic in metadata
     }
+    waiting = {Place(tp.topic, tp.partition): text for tp in offsets.topic_partitions if (text := _waiting(tp.metadata))}
     members, rebalancing, assignment = None, False, frozenset[tuple[str, tuple[Place, ...]]]()
     try:
         description = described.result(TIMEOUT_S)
@@ -168,4 +171,13 @@ def _group(name: str, described: Any, offsets: Any, metadata: Any) -> GroupFacts
     for topic in topics & set(metadata):
         for partition in metadata[topic].partitions:
             committed.setdefault(Place(topic, partition), None)
-    return GroupFacts(name, members, rebalancing, assignment, committed)
+    return GroupFacts(name, members, rebalancing, assignment, committed, waiting)
+
+
+def _waiting(metadata: str | None) -> str:
+    """What a commit's metadata says that it waits for; empty where it says nothing, or something of another form."""
+    try:
+        waiting = json.loads(metadata or "{}").get("waiting", "")
+    except (ValueError, AttributeError):
+        return ""
+    return waiting[:MAX_WAITING] if isinstance(waiting, str) else ""

@@ -16,6 +16,8 @@ from consumers.gauge.export import exposition
 from consumers.gauge.page import HERE, Page
 from consumers.gauge.reading import Reading, as_json
 from consumers.gauge.recent import Recent
+from consumers.gauge.row_checks import RowCheck
+from consumers.gauge.row_checks import as_json as row_checks_json
 from infra.secrets import same
 
 COOKIE = "headwater_gauge"
@@ -42,6 +44,8 @@ class Board:
     stale_s: float
     reading: Reading | None = None
     recent: Callable[[float], Recent] = field(default=lambda _now: Recent())
+    row_checks: tuple[RowCheck, ...] | None = None
+    """What the warehouse's verification says; None while ClickHouse does not answer."""
 
     def fresh(self, now: float) -> bool:
         """Whether Kafka has answered lately."""
@@ -80,6 +84,7 @@ def make_door(board: Board, page: Page, token: str | None, now: Callable[[], flo
             **as_json(board.reading),
             "privacy": {"open": len(pending), "overdue": overdue},
             "unresolved": recent.deferred,
+            "row_checks": None if board.row_checks is None else row_checks_json(board.row_checks),
             "unmapped_signals": [{"source": source, "name": name, "events": n} for (source, name), n in recent.unmapped],
         }
         return _json({**body, "fresh": board.fresh(now()), "age_s": round(now() - board.reading.at, 3)})
@@ -90,7 +95,7 @@ def make_door(board: Board, page: Page, token: str | None, now: Callable[[], flo
         return web.Response(body=exposition(board.reading, pending, now()), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def home(_request: web.Request) -> web.StreamResponse:
-        html = page.render(board.reading, board.recent(now()), now())
+        html = page.render(board.reading, board.recent(now()), now(), board.row_checks)
         return web.Response(text=html, content_type="text/html")
 
     async def live(_request: web.Request) -> web.StreamResponse:

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from consumers.gauge.reading import GroupReading, Reading
 from consumers.gauge.recent import Recent
+from consumers.gauge.row_checks import RowCheck
 from consumers.gauge.rules import SEVERITY, State
 from consumers.gauge.topology import NARROW, WIDE, edge_readings
 
@@ -63,6 +64,15 @@ def headline(reading: Reading | None, now: float, stale_s: float) -> Headline:
     if behind < 1:
         return Headline("ok", f"All is well: {groups} up to date.")
     return Headline("ok", f"All is well: {groups} within the limit; {slowest.group} is {duration(behind)} behind.")
+
+
+def with_row_checks(headline: Headline, row_checks: tuple[RowCheck, ...] | None) -> Headline:
+    """The same, unless rows of the warehouse are wrong: that is a problem beside any other."""
+    wrong = [check for check in row_checks or () if check.faults]
+    if not wrong:
+        return headline
+    text = "; ".join(f"rows of {check.topic} in ClickHouse: {check.text}" for check in wrong[:3])
+    return Headline("bad", f"{text}." if headline.level == "ok" else f"{headline.text} Also, {text}.")
 
 
 def _complaint(group: GroupReading) -> str:
@@ -130,9 +140,13 @@ class Page:
         env.globals.update(level=lambda state: LEGEND[state][0])
         self._env = env
 
-    def render(self, reading: Reading | None, recent: Recent, now: float) -> str:
+    def render(
+        self, reading: Reading | None, recent: Recent, now: float, row_checks: tuple[RowCheck, ...] | None = None
+    ) -> str:
         """The whole page as it is at `now` (seconds UTC)."""
-        return self._env.get_template("page.html").render(**self._context(reading, recent, now))
+        context = self._context(reading, recent, now)
+        context |= {"headline": with_row_checks(context["headline"], row_checks), "row_checks": row_checks}
+        return self._env.get_template("page.html").render(**context)
 
     def sign_in(self) -> str:
         """The page for those without a token."""

@@ -34,6 +34,8 @@ class GroupFacts:
     """Which member holds what; a change is a rebalance."""
     committed: Mapping[Place, int | None]
     """Every partition the group reads; None where it has committed nothing."""
+    waiting: Mapping[Place, str] = field(default_factory=dict)
+    """What a partition waits for, where its commit says so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,12 +105,13 @@ class Watch:
         if state is not verdict.state:
             since = facts.at
             self._since[group.name, place] = (verdict.state, since)
+        waiting = group.waiting.get(place) if now.lag else None
         rate_in, rate_out = rates(samples, self.limits.rate_s)
         return PartitionReading(
             topic=place.topic,
             partition=place.partition,
             state=verdict.state,
-            detail=verdict.detail,
+            detail=f"waits: {waiting}" if waiting else verdict.detail,
             eta_s=verdict.eta_s,
             since=since,
             start=now.start,

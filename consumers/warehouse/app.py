@@ -1,4 +1,4 @@
-"""`headwater warehouse`: run (when nothing else is said), migrate, verify, overrides, squash."""
+"""`headwater warehouse`: run (when nothing else is said), migrate, status, verify, replay, dedupe, overrides, squash."""
 
 import json
 import queue
@@ -6,12 +6,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from consumers.warehouse.commands.connection import PATIENCE_S, AsJson, patient_store
+from consumers.warehouse.commands.dedupe import dedupe_command
+from consumers.warehouse.commands.replay import replay_command
+from consumers.warehouse.commands.status import status_command
+from consumers.warehouse.commands.verify import verify_command
 from infra.errors import EXIT_FENCED
 
 if TYPE_CHECKING:
@@ -20,16 +24,16 @@ if TYPE_CHECKING:
     from schemas.registry import Registry
 
 POLL_S = 0.1
-STOP_S = 8.5
+STOP_S = 7.5
+"""After which the process ends once it was told to stop, whatever ClickHouse does."""
+VERIFY_PATIENCE_S = 120
+"""What a query over one slice may take."""
 PATIENCE_TO_START_S = 15.0
 """Tables that take longer to be looked up count as waiting for ClickHouse."""
-PATIENCE_S = 3_600
-"""What a query over all of history may take."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 MetricsPort = Annotated[int | None, typer.Option(help="Port of /metrics.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Slot = Annotated[str | None, typer.Option(help="This loader's place in the group; one running loader a slot.")]
 
 
@@ -54,6 +58,7 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
     from consumers.warehouse.projecting import Projecting
     from consumers.warehouse.rows import Loader
     from consumers.warehouse.store import SEARCH_S, Store
+    from consumers.warehouse.verification.schedule import Verifying
     from infra.logs import configure_logs, get_logger
     from infra.metrics import Metrics
     from infra.settings import load_settings
@@ -74,11 +79,14 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
     clerk = Clerk(settings, STAGE, lambda request: count_part(beside, request), Eraser(settings, beside).part)
     patient = Store(settings, PATIENCE_S)
     projecting = Projecting(settings, patient, metrics)
+    proof = Store(settings, VERIFY_PATIENCE_S)
+    verifying = Verifying(settings, proof, registry, metrics)
     try:
         if not _apply_patiently(store, registry, metrics, lambda: bool(stopping)):
             return
         clerk.start()
         projecting.start()
+        verifying.start()
         Warehouse(settings, Loader(store, registry, metrics), registry, metrics).run(lambda: bool(stopping))
     except TopicMadeAnew as error:
         get_logger().warning("ends", error=str(error))
@@ -87,11 +95,10 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
         get_logger().error("ends", error=str(error.args[0]))
         sys.exit(EXIT_FENCED)
     finally:
-        # Whatever ClickHouse does, the process is gone ten seconds after the signal.
         left_s = max(0.5, STOP_S - (time.monotonic() - stopping[0] if stopping else 0.0))
-        projecting.stop(left_s / 2)
-        clerk.stop(left_s / 2)
-        for opened in (store, beside, patient):
+        for beside_loop in (verifying, projecting, clerk):
+            beside_loop.stop(left_s / 3)
+        for opened in (store, beside, patient, proof):
             opened.close()
 
 
@@ -149,26 +156,6 @@ def migrate_command(as_json: AsJson = False) -> None:
         typer.echo(line)
 
 
-@app.command("verify", epilog="Example: headwater warehouse verify --json")
-def verify_command(as_json: AsJson = False) -> None:
-    """Compare the offsets in ClickHouse with what Kafka delivers, per partition; exits 1 unless they are the same."""
-    from dataclasses import asdict
-
-    from consumers.warehouse.verifying import verify
-    from infra.settings import load_settings
-
-    found = verify(load_settings())
-    wrong = [one for one in found if not one.exact]
-    if as_json:
-        typer.echo(json.dumps({"exact": not wrong, "partitions": [asdict(one) for one in found]}))
-    else:
-        for one in found:
-            typer.echo(one.text)
-        typer.echo(f"{sum(one.missing for one in found)} missing, {sum(one.duplicates for one in found)} duplicates")
-    if wrong:
-        raise typer.Exit(1)
-
-
 @app.command("overrides", epilog="Example: headwater warehouse overrides --json")
 def overrides_command(as_json: AsJson = False) -> None:
     """Map history to today's identity now; the loader does it each minute. Safe at any time."""
@@ -176,7 +163,7 @@ def overrides_command(as_json: AsJson = False) -> None:
 
     from consumers.warehouse.overrides import project, stamped
 
-    with _patient_store() as store:
+    with patient_store() as store:
         done = project(store, time.time_ns() // 1_000_000)
         ids = stamped(store)
     if as_json:
@@ -198,7 +185,7 @@ def squash_command(
     from infra.settings import load_settings
 
     days = load_settings().squash_after_days if older_than is None else older_than
-    with _patient_store() as store:
+    with patient_store() as store:
         done = squash(store, time.time_ns() // 1_000_000, days, lambda: False)
     if as_json:
         typer.echo(json.dumps({"rows": done.rows, **asdict(done)}))
@@ -208,20 +195,7 @@ def squash_command(
     typer.echo(f"{done.rows} rows rewritten, {done.forgotten} overrides forgotten, {done.overrides} left")
 
 
-@contextmanager
-def _patient_store() -> "Iterator[Store]":
-    """A connection for one long job by hand, over tables as they should be. ConfigError where ClickHouse is away."""
-    from consumers.warehouse.migrating import migrate
-    from consumers.warehouse.store import Store
-    from infra.errors import ConfigError, Retryable
-    from infra.settings import load_settings
-
-    settings = load_settings()
-    migrate(settings)
-    store = Store(settings, PATIENCE_S)
-    try:
-        yield store
-    except Retryable as error:
-        raise ConfigError(str(error)) from error
-    finally:
-        store.close()
+app.command("status", epilog="Example: headwater warehouse status --json")(status_command)
+app.command("verify", epilog="Example: headwater warehouse verify --full --json")(verify_command)
+app.command("replay", epilog="Example: headwater warehouse replay --from 3h --topic events.resolved")(replay_command)
+app.command("dedupe", epilog="Example: headwater warehouse dedupe --dry-run")(dedupe_command)

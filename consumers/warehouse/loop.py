@@ -34,7 +34,7 @@ TOTAL_BYTES = 64 * 1024 * 1024
 KAFKA_S = 30.0
 SLOW_S = 15.0
 """An insert that takes longer counts as waiting for ClickHouse."""
-STOP_S = 6.0
+STOP_S = 5.0
 """What is in flight has so long to end once the loader is told to stop; the next start finds out what became of the rest."""
 IDS_S = 10.0
 """So often Kafka is asked whether the topics are still the same."""

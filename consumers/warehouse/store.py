@@ -177,6 +177,18 @@ class Store:
         except (ClickHouseError, OSError) as error:
             raise ServerTrouble(f"ClickHouse does not answer: {type(error).__name__}") from error
 
+    def load_container(self, table: str, columns: Sequence[str], data: bytes) -> None:
+        """Insert an Avro container into a work table of ours, by its full name. Rejected, Retryable."""
+        self._insert(table, columns, data, {"async_insert": "0"})
+
+    def inserts_running(self, token_start: str) -> list[str]:
+        """De-duplication tokens that begin so of the inserts that run now."""
+        query = (
+            "SELECT Settings['insert_deduplication_token'] AS token FROM system.processes "  # noqa: S608 - a token of our own
+            f"WHERE startsWith(token, '{token_start}')"
+        )
+        return [str(token) for (token,) in self.rows(query)]
+
 
 def _erased(table: Table, source: TopicPartition) -> str:
     # Places that were taken down before topics had ids here are of the first topic: none of its rows must come back.

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,7 +22,20 @@ from infra.settings import Settings, house_file, load_settings
 MEMORY_BYTES = 3_000_000_000
 """What the embedded house takes when busy: the broker 0.4 GB, ClickHouse about 1 GB, seven services up to 0.3 GB each."""
 
+DOCTOR_S = 10.0
+"""What a question to ClickHouse may take."""
+LATE_INTERVALS = 3
+"""Rows that were not verified for so many intervals are a warning."""
+SERVICE_WORDS = {
+    "clickhouse": "ClickHouse", "contracts": "a contract", "redis": "Redis", "kafka": "Kafka", "": "Kafka, Redis or ClickHouse",
+}  # fmt: skip
+
+WAITING = re.compile(r'headwater_waiting\{service="([^"]*)",stage="[^"]*"\} 1\.0')
+FAILING_VIEW = re.compile(r'headwater_view_failing\{view="([^"]*)"\} 1\.0')
 UNMAPPED = re.compile(r'headwater_consent_unmapped_total\{name="([^"]*)",source="([^"]*)"\} (\S+)')
+
+if TYPE_CHECKING:
+    from consumers.warehouse.store import Store
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -213,6 +226,8 @@ def house(settings: Settings) -> Iterator[Finding]:
         return
     for row in told["services"]:
         yield _service(row)
+    if any(str(row["name"]).startswith("warehouse") for row in told["services"]):
+        yield warehouse_rows(settings)
 
 
 def _service(row: dict[str, str | int]) -> Finding:
@@ -224,11 +239,63 @@ def _service(row: dict[str, str | int]) -> Finding:
         return Finding(name, Grade.WARN, found, f"see {row['log']}")
     if name in {"collector", "decisions", "gauge"} and not http_answers(f"http://{LOOPBACK}:{row['port']}/health/ready"):
         return Finding(name, Grade.WARN, f"{found}, but not ready to take requests", f"see {row['log']}")
-    if "headwater_waiting{" in (page := http_get(f"http://{LOOPBACK}:{row['port']}/metrics")) and _waiting(page):
-        return Finding(name, Grade.WARN, f"{found}, waits for Kafka, Redis or ClickHouse", f"see {row['log']}")
+    page = http_get(f"http://{LOOPBACK}:{row['port']}/metrics")
+    if services := sorted(set(WAITING.findall(page))):
+        waits = " and ".join(SERVICE_WORDS.get(service, service) for service in services)
+        advice = f"see {row['log']}" + ("; `headwater warehouse status` says why" if name.startswith("warehouse") else "")
+        return Finding(name, Grade.WARN, f"{found}, waits for {waits}", advice)
+    if views := sorted(set(FAILING_VIEW.findall(page))):
+        advice = (
+            "the view misses rows: mend or drop it, then fill in what it missed (consumers/warehouse/README.md, "
+            f'"Views of your own"); {row["log"]} names the error'
+        )
+        return Finding(name, Grade.WARN, f"{found}; views that fail: {', '.join(views)[:200]}", advice)
     if unmapped := _unmapped(page):
         advice = "map them in the consent policy's `platforms`: a no under such a name denies what no other signal speaks about"
         return Finding(name, Grade.WARN, f"{found}; consent signals that nothing maps: {unmapped}", advice)
+    return Finding(name, Grade.OK, found)
+
+
+def warehouse_rows(settings: Settings) -> Finding:
+    """What the last verification of the warehouse's rows said."""
+    from consumers.warehouse.store import Store
+    from infra.errors import Retryable
+
+    store = Store(settings, DOCTOR_S)
+    try:
+        return _verification(settings, store)
+    except (Retryable, ConfigError) as error:
+        return Finding("warehouse rows", Grade.WARN, f"not known: {str(error)[:120]}", "is the warehouse up? see its finding")
+    finally:
+        store.close()
+
+
+def _verification(settings: Settings, store: "Store") -> Finding:
+    from consumers.warehouse.commands.verify import REPAIRS
+    from consumers.warehouse.verification.results import FAULTS
+
+    name, base = "warehouse rows", f"`{store.database}`"
+    tables = f"SELECT count() FROM system.tables WHERE database = '{store.database}' AND name = 'verification_status'"  # noqa: S608 - ours
+    if not store.rows(tables)[0][0]:
+        return Finding(name, Grade.WARN, "never verified", "start the warehouse, or run `headwater warehouse verify`")
+    sums = ", ".join(f"sum({kind})" for kind in FAULTS)
+    oldest = "count(), dateDiff('second', min(last_verified_at), now64(3, 'UTC'))"
+    ((n, age_s, *wrong),) = store.rows(f"SELECT {oldest}, {sums} FROM {base}.verification_status")  # noqa: S608 - ours
+    day = f"SELECT sum(records) FROM {base}.verifications WHERE verified_at > now() - INTERVAL 1 DAY"  # noqa: S608 - ours
+    records = store.rows(day)[0][0]
+    if not n:
+        return Finding(
+            name, Grade.WARN, "never verified", "the warehouse does it hourly; `headwater warehouse verify` does it now"
+        )
+    faults = {kind: int(count) for kind, count in zip(FAULTS, wrong, strict=True) if count}
+    if faults:
+        found = ", ".join(f"{count} {kind}" for kind, count in faults.items())
+        advice = "; ".join(REPAIRS.get(kind, "see `headwater warehouse verify --full`") for kind in faults)
+        return Finding(name, Grade.FAIL, found, advice)
+    found = f"{records} records verified within a day, every partition in the last {max(1, round(age_s / 60))} minutes"
+    if age_s > LATE_INTERVALS * (settings.verify_interval_s or float("inf")):
+        advice = "does the warehouse run? `headwater warehouse verify` verifies at once"
+        return Finding(name, Grade.WARN, f"not verified for {round(age_s / 60)} minutes", advice)
     return Finding(name, Grade.OK, found)
 
 
@@ -237,10 +304,6 @@ def psutil_alive(pid: int) -> bool:
     import psutil
 
     return pid > 0 and psutil.pid_exists(pid)
-
-
-def _waiting(page: str) -> bool:
-    return any(line.startswith("headwater_waiting{") and line.endswith(" 1.0") for line in page.splitlines())
 
 
 def _unmapped(page: str) -> str:

@@ -10,7 +10,7 @@ from enum import Enum
 from xml.sax.saxutils import escape
 
 ANALYST_SLOTS = 4
-LOADER_SLOTS = 2
+LOADER_SLOTS = 4
 QUEUE = 64
 """Queries of one class that may wait for a slot."""
 ANALYST_SHARE = 0.6

@@ -10,9 +10,10 @@ from aiohttp.test_utils import TestServer
 
 from consumers.gauge.app import check_exposure
 from consumers.gauge.door import COOKIE, HEADERS, Board, Pace, make_door
-from consumers.gauge.page import LEGEND, Page, duration, headline, rate
+from consumers.gauge.page import LEGEND, Page, duration, headline, rate, with_row_checks
 from consumers.gauge.reading import Ends, GroupReading, PartitionReading, Place, Reading
 from consumers.gauge.recent import Recent, Snapshot
+from consumers.gauge.row_checks import RowCheck
 from consumers.gauge.rules import State
 from infra.errors import ConfigError
 
@@ -209,6 +210,35 @@ class Seen(HTMLParser):
         self.inline += ["style"] if tag == "style" else []
         if given.get("id"):
             self.ids.append(given["id"] or "")
+
+
+def test_row_checks_are_shown_and_wrong_rows_are_a_problem() -> None:
+    """On the page with what repairs them, on top of it, and in the JSON; without ClickHouse nothing is claimed."""
+    checks = (
+        RowCheck("events.resolved", NOW - 90, (("missing", 1_234), ("duplicates", 2)), 0),
+        RowCheck("stream.counts", NOW - 4_000, (), 77),
+    )
+
+    async def visitor(session: ClientSession) -> None:
+        page = await (await session.get("/")).text()
+        assert "rows of events.resolved in ClickHouse: 1,234 missing, 2 duplicates." in page
+        assert "headwater warehouse replay" in page
+        assert "77 offsets gone before they were compared" in page
+        assert (await (await session.get("/lag")).json())["row_checks"] == [
+            {"topic": "events.resolved", "verified_at": round((NOW - 90) * 1000), "missing": 1_234, "duplicates": 2,
+             "unexpected": 0, "different": 0, "unverifiable": 0},
+            {"topic": "stream.counts", "verified_at": round((NOW - 4_000) * 1000), "missing": 0, "duplicates": 0,
+             "unexpected": 0, "different": 0, "unverifiable": 77},
+        ]  # fmt: skip
+
+    async def without(session: ClientSession) -> None:
+        assert "ClickHouse does not answer" in await (await session.get("/")).text()
+        assert (await (await session.get("/lag")).json())["row_checks"] is None
+
+    visit(Board(30, reading(State.OK), row_checks=checks), None, visitor)
+    visit(Board(30, reading(State.OK)), None, without)
+    assert with_row_checks(headline(reading(State.OK), NOW, 30), checks[1:]).level == "ok"
+    assert with_row_checks(headline(reading(State.OK), NOW, 30), checks).level == "bad"
 
 
 def test_the_page_needs_no_inline_code_and_every_state_has_words() -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from consumers.gauge.cluster import _waiting
 from consumers.gauge.reading import Ends, Facts, GroupFacts, Place, Reading, as_json
 from consumers.gauge.rules import State
 from consumers.gauge.store import MemoryTables
@@ -151,6 +152,34 @@ def test_groups_that_are_gone_are_forgotten() -> None:
     assert not watch.tables
     assert not watch._samples
     assert not watch._groups
+
+
+def test_a_partition_says_what_it_waits_for_while_records_wait() -> None:
+    """The reason that a group commits stands where a person looks, until nothing waits."""
+    watch, place = Watch(), Place("t", 0)
+    waiting = {place: "ClickHouse: its disk is full (code 243)"}
+    for at, committed, detail in ((0.0, 5, "waits: ClickHouse: its disk is full (code 243)"), (10.0, 9, "up to date")):
+        given = facts(at, {place: 9}, {place: committed})
+        group = replace(given.groups[0], waiting=waiting)
+        assert read(watch, replace(given, groups=(group,))).groups[0].partitions[0].detail == detail
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ('{"topic_id": "x", "intent": [1, 2], "waiting": "ClickHouse"}', "ClickHouse"),
+        ('{"topic_id": "x"}', ""),
+        ('{"waiting": ["x"]}', ""),
+        ("v1:5-9", ""),
+        ("[1]", ""),
+        ("7", ""),
+        ("", ""),
+        (None, ""),
+    ],
+)
+def test_metadata_of_any_form_is_read(metadata: str | None, reason: str) -> None:
+    """Other groups commit what they like."""
+    assert _waiting(metadata) == reason
 
 
 def test_json_has_the_sum_that_scripts_wait_for() -> None:

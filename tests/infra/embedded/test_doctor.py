@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,47 @@ def test_unmapped_signals_are_told() -> None:
     )
     assert _unmapped(page) == "ads & more (app), partners (web)"
     assert _unmapped("headwater_waiting 0.0") == ""
+
+
+@pytest.mark.parametrize(
+    ("page", "text", "advice"),
+    [
+        ('headwater_waiting{service="clickhouse",stage="warehouse"} 1.0\n', "waits for ClickHouse", "warehouse status"),
+        ('headwater_waiting{service="contracts",stage="warehouse"} 1.0\n', "waits for a contract", "warehouse.log"),
+        ('headwater_waiting{service="",stage="warehouse"} 1.0\n', "waits for Kafka, Redis or ClickHouse", "warehouse.log"),
+        ('headwater_view_failing{view="lab.broken"} 1.0\n', "views that fail: lab.broken", "Views of your own"),
+    ],
+)
+def test_what_a_worker_waits_for_is_named(tmp_path: Path, page: str, text: str, advice: str) -> None:
+    """Out of its metrics, served by a real server; a 0 is nothing."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(('headwater_waiting{service="redis",stage="warehouse"} 0.0\n' + page).encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Be quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        findings = told(tmp_path, os.getpid(), name="warehouse", port=server.server_port, log="warehouse.log")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert (findings[0].what, findings[0].grade) == ("warehouse", Grade.WARN)
+    assert text in findings[0].found
+    assert "Redis" not in findings[0].found or "Kafka, Redis" in text
+    assert advice in findings[0].advice
+    assert [finding.what for finding in findings] == ["warehouse", "warehouse rows"]
+
+
+def test_rows_of_a_clickhouse_that_is_away_are_a_warning(tmp_path: Path) -> None:
+    """Nothing is claimed about them."""
+    finding = doctor.warehouse_rows(load_settings(state_dir=tmp_path, clickhouse="http://127.0.0.1:9"))
+    assert (finding.grade, finding.found.startswith("not known")) == (Grade.WARN, True)
 
 
 def test_killed_house_is_noticed(tmp_path: Path) -> None:

@@ -1,0 +1,3 @@
+"""Commands of the warehouse beside `run`, `migrate`, `overrides` and `squash`."""
+
+__all__: list[str] = []

@@ -1,0 +1,54 @@
+"""`headwater warehouse replay`."""
+
+import json
+import time
+from typing import Annotated
+
+import typer
+
+from consumers.warehouse.commands.connection import AsJson, RecordProgress, Topic, patient_store, verifier_over
+
+
+def replay_command(
+    begin: Annotated[
+        str, typer.Option("--from", help="An offset (with --topic), a time (ISO 8601, UTC), or an age: 90m, 2h, 3d.")
+    ],
+    end: Annotated[
+        str | None, typer.Option("--to", help="The same; up to there, itself excluded. The loader's offset if absent.")
+    ] = None,
+    topic: Topic = None,
+    partition: Annotated[int | None, typer.Option(help="Only this partition of the topic.", min=0)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fill in rows that are missing, from Kafka, while loaders run; nothing is doubled and nobody erased comes back.
+
+    Times are those at which records were written to Kafka. What was replayed is verified in the end; exits 1 if rows are
+    still missing.
+    """
+    from dataclasses import asdict
+
+    from consumers.warehouse.verification.repair_lock import repair_lock
+    from consumers.warehouse.verification.replay import Reach, parse_bound, ranges, replay
+    from infra.settings import load_settings
+    from schemas.registry import Registry
+
+    now_ms = time.time_ns() // 1_000_000
+    reach = Reach(parse_bound(begin, now_ms), None if end is None else parse_bound(end, now_ms), topic, partition)
+    settings = load_settings()
+    with patient_store() as store, verifier_over(store) as verifier:
+        covered = ranges(verifier, reach)
+        offsets = sum(one.end - one.first for _, one in covered)
+        with repair_lock(settings) as lock, RecordProgress("replaying", offsets) as progress:
+            done = replay(verifier, store, Registry(settings.contracts), lock, covered, progress.advance)
+    if as_json:
+        body = {"records": done.records, "filled": done.filled, "unreadable": done.unreadable, "missing": done.missing}
+        typer.echo(json.dumps({**body, "partitions": [asdict(result) for result in done.proof]}))
+    else:
+        for result in done.proof:
+            if result.records or not result.exact:
+                typer.echo(result.text)
+        typer.echo(f"{done.records} records looked at, {done.filled} rows filled in, {done.missing} still missing")
+        if done.unreadable:
+            typer.echo(f"{done.unreadable} of them cannot be read and have no dead letter: see `headwater dead list`")
+    if done.missing:
+        raise typer.Exit(1)

@@ -1,0 +1,47 @@
+"""`headwater warehouse verify`."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from consumers.warehouse.commands.connection import AsJson, RecordProgress
+
+
+def verify_command(
+    full: Annotated[bool, typer.Option("--full", help="Compare all that Kafka still has, not only what is new.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare rows with the records that Kafka delivers, by offset and content; exits 1 unless they are the same.
+
+    Looked at are the offsets since the last verification (of all loaders, by hand or hourly), and again those that were wrong.
+    """
+    from dataclasses import asdict
+
+    from consumers.warehouse.verification.verifier import Pace
+    from consumers.warehouse.verifying import verify, verify_new
+    from infra.settings import load_settings
+
+    with RecordProgress("comparing") as progress:
+        pace = Pace(lambda _seconds, records: progress.advance(0, records))
+        results = (verify if full else verify_new)(load_settings(), pace)
+    wrong = [result for result in results if not result.exact]
+    if as_json:
+        typer.echo(json.dumps({"exact": not wrong, "full": full, "partitions": [asdict(result) for result in results]}))
+    else:
+        for result in results:
+            typer.echo(result.text)
+        sums = {kind: sum(getattr(result, kind) for result in results) for kind in ("missing", "duplicates", "different")}
+        typer.echo(f"{sums['missing']} missing, {sums['duplicates']} duplicates, {sums['different']} different")
+        for kind, command in REPAIRS.items():
+            if sums[kind]:
+                typer.echo(f"-> {kind}: {command}")
+    if wrong:
+        raise typer.Exit(1)
+
+
+REPAIRS = {
+    "missing": "`headwater warehouse replay --from 7d` fills in what Kafka still has",
+    "duplicates": "`headwater warehouse dedupe` removes them",
+    "different": "remove those rows by `_topic_id`, `_partition` and `_offset`, then `headwater warehouse replay`",
+}

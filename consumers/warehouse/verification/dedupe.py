@@ -1,0 +1,249 @@
+"""Removes the rows beyond the first of an offset, never the last one.
+
+Rows to remove are named by part and row number, decided from one look at the table. A merge or a mutation gives its part
+another name, which is never used again: what was decided about the old part then fits nothing, and the next round decides
+anew. The choice depends only on the rows, so a second run that is cut short by nobody chooses the same.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from consumers.warehouse import ddl
+from consumers.warehouse.store import Store
+from consumers.warehouse.tables import TABLES
+from consumers.warehouse.topic_partition import TopicPartition
+from consumers.warehouse.verification.contents import Contents
+from consumers.warehouse.verification.record_source import MAX_RECORDS, CommittedOffset
+from consumers.warehouse.verification.repair_lock import RepairLock
+from consumers.warehouse.verification.results import DEDUPE, MAX_EXAMPLES, OffsetRange, Verification
+from consumers.warehouse.verification.verifier import Verifier
+from infra.errors import Halted, Retryable
+from schemas.registry import Registry
+
+WINDOW = 1_000_000
+"""Offsets that are searched at once."""
+CHUNK = 50_000
+"""Rows that are removed by one statement."""
+ROUNDS = 6
+PATIENCE_S = 3_600.0
+POLL_S = 0.2
+
+
+class DoubledRow(NamedTuple):
+    """One of several rows of an offset."""
+
+    offset: int
+    loaded_ms: int
+    part: str
+    row: int
+    """Its number within the part."""
+    digest: int
+
+    @property
+    def location(self) -> tuple[str, int]:
+        """Where it is."""
+        return self.part, self.row
+
+
+class Choice(NamedTuple):
+    """What becomes of doubled rows."""
+
+    removed: list[DoubledRow]
+    unproven: list[int]
+    """Offsets whose rows differ and whose record Kafka no longer has: the row that was loaded first stays."""
+    corrected: list[int]
+    """Offsets whose rows differ: the one that equals Kafka's record stays."""
+
+
+@dataclass
+class Deduped:
+    """What was done to one partition."""
+
+    topic: str
+    topic_id: str
+    partition: int
+    offsets: int = 0
+    """Offsets that had several rows."""
+    removed: int = 0
+    unproven: list[int] = field(default_factory=list)
+    corrected: list[int] = field(default_factory=list)
+    before: list[Verification] = field(default_factory=list)
+    after: list[Verification] = field(default_factory=list)
+    left: int = 0
+    """Rows beyond the first that are still there."""
+
+
+class Deduplicator:
+    """Works on one partition at a time. Retryable as its services raise it; Halted where the lock is lost."""
+
+    def __init__(self, verifier: Verifier, store: Store, registry: Registry, lock: RepairLock) -> None:
+        self._verifier = verifier
+        self._store = store
+        self._registry = registry
+        self._lock = lock
+
+    def partitions(self, topics: Iterable[str]) -> list[CommittedOffset]:
+        """Every partition that the tables have rows of, with the offset below which its rows are nobody's but ours.
+
+        Those of a topic's older creations too: nobody loads them any more.
+        """
+        committed = {one.source: one.offset for one in self._verifier.positions()}
+        current = {(source.topic, source.topic_id) for source in committed}
+        found = []
+        for topic in topics:
+            query = f"SELECT _topic_id, _partition, max(_offset) FROM {self._name(topic)} WHERE _topic_id != '' GROUP BY ALL ORDER BY ALL"  # noqa: S608, E501
+            for topic_id, partition, highest in self._store.rows(query):
+                source = TopicPartition(topic, int(partition), str(topic_id))
+                limit = committed.get(source, -1) if (topic, source.topic_id) in current else int(highest) + 1
+                found.append(CommittedOffset(source, limit))
+        return found
+
+    def count(self, position: CommittedOffset) -> Deduped:
+        """What there is to remove."""
+        doubled = list(self._doubled(position))
+        rows = sum(n - 1 for _, n in doubled)
+        return Deduped(*_names(position.source), offsets=len(doubled), left=rows)
+
+    def dedupe(self, position: CommittedOffset) -> Deduped:
+        """Remove rows beyond the first, with the figures of before and after."""
+        source = position.source
+        self._wait_for_removals(source)
+        offsets = [offset for offset, _ in self._doubled(position)]
+        done = Deduped(*_names(source), offsets=len(offsets))
+        if not offsets:
+            return done
+        affected = clusters(offsets)
+        verifiable = source in {one.source for one in self._verifier.positions()}
+        if verifiable:
+            done.before = [self._verifier.verify(position, reach, DEDUPE) for reach in affected]
+        for _ in range(ROUNDS):
+            self._round(source, offsets, done)
+            left = dict(self._doubled(position))
+            offsets, done.left = list(left), sum(left.values()) - len(left)
+            if not offsets:
+                break
+        if verifiable:
+            done.after = [self._verifier.verify(position, reach, DEDUPE) for reach in affected]
+        return done
+
+    def _round(self, source: TopicPartition, offsets: Sequence[int], done: Deduped) -> None:
+        for start in range(0, len(offsets), CHUNK):
+            self._lock.check()
+            some = offsets[start : start + CHUNK]
+            rows = self._rows(source, some)
+            choice = choose(rows, self._equal_to_record(source, differing(rows)))
+            self._remove(source, choice.removed)
+            done.removed += len(choice.removed)
+            done.unproven += choice.unproven[: MAX_EXAMPLES - len(done.unproven)]
+            done.corrected += choice.corrected[: MAX_EXAMPLES - len(done.corrected)]
+
+    def _doubled(self, position: CommittedOffset) -> Iterator[tuple[int, int]]:
+        """(offset, its rows) of every offset with several, in order."""
+        name = self._name(position.source.topic)
+        bounds = f"SELECT min(_offset), max(_offset) FROM {name} WHERE {position.source.condition}"  # noqa: S608 - ours
+        ((low, high),) = self._store.rows(bounds)
+        for start in range(int(low), min(int(high) + 1, position.offset), WINDOW):
+            last = min(start + WINDOW, position.offset) - 1
+            query = (
+                f"SELECT _offset, count() AS n FROM {name} WHERE {position.source.condition} "  # noqa: S608 - ours
+                f"AND _offset BETWEEN {start} AND {last} GROUP BY _offset HAVING n > 1 ORDER BY _offset"
+            )
+            for offset, n in self._store.rows(query):
+                yield int(offset), int(n)
+
+    def _rows(self, source: TopicPartition, offsets: Sequence[int]) -> list[DoubledRow]:
+        digest = Contents(self._store, self._registry, TABLES[source.topic]).digest_of_columns()
+        query = (
+            f"SELECT _offset, toUnixTimestamp64Milli(_loaded_at), _part, _part_offset, {digest} "  # noqa: S608 - ours
+            f"FROM {self._name(source.topic)} WHERE {source.condition} AND _offset IN ({', '.join(map(str, offsets))})"
+        )
+        return [
+            DoubledRow(int(o), int(ms), str(part), int(row), int(d)) for o, ms, part, row, d in self._store.long_rows(query)
+        ]
+
+    def _equal_to_record(self, source: TopicPartition, offsets: Collection[int]) -> set[tuple[str, int]]:
+        """Where the rows are that equal Kafka's record, for these offsets."""
+        if not offsets or source not in {one.source for one in self._verifier.positions()}:
+            return set()
+        low, equal = self._verifier.records.low(source), set()
+        compared = Contents(self._store, self._registry, TABLES[source.topic])
+        for reach in clusters([offset for offset in sorted(offsets) if offset >= low]):
+            for piece in self._verifier.records.slices(source, reach.first, reach.end):
+                others = set(piece.offsets) - set(offsets)
+                for contract, positions in compared.by_contract(piece, others).items():
+                    equal |= compared.matching_rows(source, piece, contract, positions)
+        return equal
+
+    def _remove(self, source: TopicPartition, rows: Sequence[DoubledRow]) -> None:
+        if not rows:
+            return
+        by_part: defaultdict[str, list[int]] = defaultdict(list)
+        for row in rows:
+            by_part[row.part].append(row.row)
+        where = " OR ".join(f"(_part = '{part}' AND _part_offset IN ({', '.join(map(str, n))}))" for part, n in by_part.items())
+        self._lock.check()
+        self._store.long_command(f"ALTER TABLE {self._name(source.topic)} DELETE WHERE {where} SETTINGS mutations_sync = 1")
+
+    def _wait_for_removals(self, source: TopicPartition) -> None:
+        """Until removals of a run that was killed are done: they go on in the server."""
+        query = (
+            "SELECT mutation_id, latest_fail_reason FROM system.mutations "  # noqa: S608 - ours
+            f"WHERE database = '{self._store.database}' AND table = '{TABLES[source.topic].name}' "
+            "AND NOT is_done AND position(command, '_part_offset') > 0"
+        )
+        deadline = time.monotonic() + PATIENCE_S
+        while running := self._store.rows(query):
+            if running[0][1]:
+                raise Halted(f"ClickHouse cannot remove rows: {str(running[0][1])[:300]}. To give up: KILL MUTATION WHERE "
+                             f"mutation_id = '{running[0][0]}'")  # fmt: skip
+            if time.monotonic() > deadline:
+                raise Retryable(f"rows of {TABLES[source.topic].name} are still being removed")
+            time.sleep(POLL_S)
+
+    def _name(self, topic: str) -> str:
+        return f"{ddl.quoted(self._store.database)}.{ddl.quoted(TABLES[topic].name)}"
+
+
+def differing(rows: Iterable[DoubledRow]) -> set[int]:
+    """Offsets whose rows do not all have the same values."""
+    digests: defaultdict[int, set[int]] = defaultdict(set)
+    for row in rows:
+        digests[row.offset].add(row.digest)
+    return {offset for offset, some in digests.items() if len(some) > 1}
+
+
+def choose(rows: Iterable[DoubledRow], equal_to_record: Collection[tuple[str, int]]) -> Choice:
+    """Which rows go: of each offset one stays, one that equals the record before others, of equals the one loaded first."""
+    by_offset: defaultdict[int, list[DoubledRow]] = defaultdict(list)
+    for row in rows:
+        by_offset[row.offset].append(row)
+    choice = Choice([], [], [])
+    for offset, some in by_offset.items():
+        differ = len({row.digest for row in some}) > 1
+        proven = [row for row in some if row.location in equal_to_record] if differ else some
+        stays = min(proven or some, key=lambda row: (row.loaded_ms, row.part, row.row))
+        choice.removed.extend(row for row in some if row is not stays)
+        if differ:
+            (choice.corrected if proven else choice.unproven).append(offset)
+    return choice
+
+
+def clusters(offsets: Sequence[int]) -> list[OffsetRange]:
+    """Ranges that cover these offsets (in order), without the large gaps between them."""
+    ranges: list[OffsetRange] = []
+    for offset in offsets:
+        if ranges and offset - ranges[-1].end < MAX_RECORDS:
+            ranges[-1] = OffsetRange(ranges[-1].first, offset + 1)
+        else:
+            ranges.append(OffsetRange(offset, offset + 1))
+    return ranges
+
+
+def _names(source: TopicPartition) -> tuple[str, str, int]:
+    return source.topic, source.topic_id, source.partition
+
+
+__all__ = ["Choice", "Deduped", "Deduplicator", "DoubledRow", "choose", "clusters", "differing"]

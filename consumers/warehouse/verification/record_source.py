@@ -1,0 +1,170 @@
+"""The records that should have rows: read from Kafka, a slice at a time."""
+
+import time
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import confluent_kafka as ck
+
+from consumers.warehouse.intent import read_metadata
+from consumers.warehouse.loop import GROUP
+from consumers.warehouse.tables import TABLES
+from consumers.warehouse.topic_partition import TopicPartition
+from infra.errors import ConfigError, Retryable
+from infra.kafka import admin, reader
+from infra.settings import Settings
+from infra.topic_ids import describe_ids
+from schemas.topics import TOPICS
+
+MAX_RECORDS = 50_000
+MAX_BYTES = 16 * 1024 * 1024
+SILENCE_S = 30.0
+KAFKA_S = 30.0
+
+
+class Slice(NamedTuple):
+    """Every record of offsets `first` (included) to `end` (excluded) that a read-committed consumer gets."""
+
+    first: int
+    end: int
+    offsets: list[int]
+    values: list[bytes]
+
+    def since(self, first: int) -> "Slice":
+        """The part of it that begins at an offset."""
+        at = bisect_left(self.offsets, first)
+        return Slice(first, self.end, self.offsets[at:], self.values[at:])
+
+
+class RecordSource(Protocol):
+    """Where records are read from. Retryable where it is away."""
+
+    def low(self, source: TopicPartition) -> int:
+        """The first offset that it still has."""
+        ...
+
+    def slices(self, source: TopicPartition, first: int, end: int) -> Iterator[Slice]:
+        """Records of a range in order, at most `MAX_RECORDS` at a time; the slices cover the range without gaps."""
+        ...
+
+
+class CommittedOffset(NamedTuple):
+    """How far the loader is with a partition; -1 where it has committed nothing."""
+
+    source: TopicPartition
+    offset: int
+    metadata: str = ""
+    """What the loader says in its commit: see `intent.py`."""
+
+
+class OffsetBounds(NamedTuple):
+    """What is read of a partition: from `first` on until `last` is reached; then it is complete up to `end`."""
+
+    first: int
+    last: int
+    end: int
+
+
+class KafkaRecords:
+    """The records that Kafka has, and the loader's offsets. A consumer that joins no group."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._admin = admin(settings)
+        self._consumer: ck.Consumer = reader(settings, GROUP, auto_offset_reset="earliest", enable_partition_eof="true")
+
+    def close(self) -> None:
+        """Close the consumer."""
+        self._consumer.close()
+
+    def committed(self, topics: Iterable[str] = TABLES) -> list[CommittedOffset]:
+        """The loader's offset of every partition of these topics, in order. Retryable, ConfigError."""
+        ids = describe_ids(self._admin, topics)
+        try:
+            listed = self._consumer.list_topics(timeout=KAFKA_S).topics
+            asked = [ck.TopicPartition(topic, number) for topic in ids for number in sorted(listed[topic].partitions)]
+            found = self._consumer.committed(asked, timeout=KAFKA_S) if asked else []
+        except ck.KafkaException as error:
+            raise _away(error) from error
+        return [_position(one, ids[one.topic]) for one in found]
+
+    def low(self, source: TopicPartition) -> int:
+        """As the protocol says."""
+        return self._watermarks(source)[0]
+
+    def high(self, source: TopicPartition) -> int:
+        """The offset after the last record or marker, of open transactions too. Retryable."""
+        return self._watermarks(source)[1]
+
+    def offsets_at(self, sources: Sequence[TopicPartition], time_ms: int) -> list[int | None]:
+        """The first offset of each partition that was written at `time_ms` (UTC) or later; None for none. Retryable."""
+        asked = [ck.TopicPartition(one.topic, one.partition, time_ms) for one in sources]
+        try:
+            answered = self._consumer.offsets_for_times(asked, timeout=KAFKA_S)
+        except ck.KafkaException as error:
+            raise _away(error) from error
+        return [one.offset if one.offset >= 0 else None for one in answered]
+
+    def slices(self, source: TopicPartition, first: int, end: int) -> Iterator[Slice]:
+        """As the protocol says."""
+        last = min(end, self.high(source))  # nothing is beyond, whatever was committed
+        if first >= last:
+            yield Slice(first, end, [], [])
+            return
+        self._consumer.assign([ck.TopicPartition(source.topic, source.partition, first)])
+        try:
+            yield from self._read(source, OffsetBounds(first, last, end))
+        finally:
+            self._consumer.unassign()  # or it would go on fetching what nobody asks for
+
+    def _read(self, source: TopicPartition, bounds: OffsetBounds) -> Iterator[Slice]:
+        tombstones = TOPICS[source.topic].retention_days is None
+        begin, size, heard = bounds.first, 0, time.monotonic()
+        offsets: list[int] = []
+        values: list[bytes] = []
+        while True:
+            messages = self._consumer.consume(5_000, 0.2)
+            if not messages and time.monotonic() - heard > SILENCE_S:
+                raise Retryable(f"Kafka stopped delivering {source}")
+            for message in messages:
+                if (message.topic(), message.partition()) != (source.topic, source.partition):
+                    continue
+                heard = time.monotonic()
+                error = message.error()
+                if error is not None and error.code() != ck.KafkaError._PARTITION_EOF:
+                    raise _away(ck.KafkaException(error))
+                if message.offset() >= bounds.last:
+                    yield Slice(begin, bounds.end, offsets, values)
+                    return
+                if error is not None or (message.value() is None and tombstones):
+                    continue
+                offsets.append(message.offset())
+                values.append(message.value() or b"")
+                size += len(values[-1])
+                if len(offsets) >= MAX_RECORDS or size >= MAX_BYTES:
+                    yield Slice(begin, offsets[-1] + 1, offsets, values)
+                    begin, size, offsets, values, heard = offsets[-1] + 1, 0, [], [], time.monotonic()
+
+    def _watermarks(self, source: TopicPartition) -> tuple[int, int]:
+        try:
+            low, high = self._consumer.get_watermark_offsets(ck.TopicPartition(source.topic, source.partition), timeout=KAFKA_S)
+        except ck.KafkaException as error:
+            raise _away(error) from error
+        return int(low), int(high)
+
+
+def _position(committed: ck.TopicPartition, topic_id: str) -> CommittedOffset:
+    """The loader's offset; none where it was committed for another creation of the topic."""
+    source, metadata = TopicPartition(committed.topic, committed.partition, topic_id), committed.metadata or ""
+    if committed.offset < 0 or read_metadata(committed.offset, metadata).topic_id not in ("", topic_id):
+        return CommittedOffset(source, -1)
+    return CommittedOffset(source, committed.offset, metadata)
+
+
+def _away(error: ck.KafkaException) -> Exception:
+    reason = error.args[0]
+    if reason.code() in (ck.KafkaError.TOPIC_AUTHORIZATION_FAILED, ck.KafkaError.GROUP_AUTHORIZATION_FAILED):
+        return ConfigError(
+            f"Kafka does not let this user read ({reason.name()}): grant READ on the topics and on group {GROUP}"
+        )
+    return Retryable(f"Kafka does not answer: {reason.name()}", "kafka")

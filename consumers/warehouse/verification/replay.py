@@ -1,0 +1,162 @@
+"""Fills in the rows that are missing below the loader's offset, while loaders run: those above are the loader's."""
+
+import re
+import time
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from consumers.warehouse.batch import Batch
+from consumers.warehouse.rows import Loader
+from consumers.warehouse.store import Store
+from consumers.warehouse.tables import TABLES
+from consumers.warehouse.topic_partition import TopicPartition
+from consumers.warehouse.verification.record_source import CommittedOffset, Slice
+from consumers.warehouse.verification.repair_lock import RepairLock
+from consumers.warehouse.verification.results import REPLAY, OffsetRange, Verification
+from consumers.warehouse.verification.verifier import Verifier
+from infra.errors import ConfigError, Retryable
+from infra.metrics import Metrics
+from infra.times import parse_time
+from schemas.registry import Registry
+
+AGO = re.compile(r"(\d{1,6})\s*([smhd])")
+UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+MAX_OFFSET_DIGITS = 12
+RUNNING_S = 120.0
+POLL_S = 0.2
+
+
+class Bound(NamedTuple):
+    """One end of what is replayed: an offset, or a time (milliseconds UTC) at which records were written to Kafka."""
+
+    offset: int | None = None
+    time_ms: int | None = None
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What is to be replayed; all topics, all partitions and up to the loader's offset unless said otherwise."""
+
+    begin: Bound
+    end: Bound | None = None
+    topic: str | None = None
+    partition: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.topic is not None and self.topic not in TABLES:
+            raise ConfigError(f"--topic {self.topic}: no table is loaded from it; one of {', '.join(TABLES)}")
+        offsets = self.begin.offset is not None or (self.end is not None and self.end.offset is not None)
+        if self.topic is None and (offsets or self.partition is not None):
+            raise ConfigError("offsets and partitions mean something only within one topic: add --topic")
+
+
+@dataclass
+class Replayed:
+    """What a replay did."""
+
+    records: int = 0
+    filled: int = 0
+    unreadable: int = 0
+    """Records that no row can be made of and that have no dead letter: they stay missing."""
+    proof: list[Verification] = field(default_factory=list)
+    """The verification of what was replayed, a result a partition."""
+
+    @property
+    def missing(self) -> int:
+        """Records that are still missing."""
+        return sum(result.missing for result in self.proof)
+
+
+def parse_bound(text: str, now_ms: int) -> Bound:
+    """`1500` is an offset, `2h` and `3d` are so long ago, everything else a time in ISO 8601. ConfigError for none of them."""
+    text = text.strip()
+    if text.isdigit() and text.isascii() and len(text) <= MAX_OFFSET_DIGITS:
+        return Bound(offset=int(text))
+    if ago := AGO.fullmatch(text):
+        return Bound(time_ms=now_ms - int(ago[1]) * UNITS_S[ago[2]] * 1000)
+    moment = parse_time(text) if "-" in text else None
+    if moment is None:
+        raise ConfigError(
+            f"{text[:40]!r} is no offset and no time: give an offset (1500), a time (2026-05-01T12:00:00Z) or an age (90m, 2h)"
+        )
+    return Bound(time_ms=moment)
+
+
+def ranges(verifier: Verifier, reach: Reach) -> list[tuple[CommittedOffset, OffsetRange]]:
+    """The partitions that a reach covers, each with its range below the loader's offset. ConfigError for an empty reach."""
+    chosen = [
+        one
+        for one in verifier.positions()
+        if reach.topic in (None, one.source.topic) and reach.partition in (None, one.source.partition)
+    ]
+    if not chosen:
+        raise ConfigError(f"--topic {reach.topic} --partition {reach.partition}: Kafka has no such partition")
+    sources = [one.source for one in chosen]
+    begins, ends = _offsets(verifier, sources, reach.begin), _offsets(verifier, sources, reach.end)
+    covered = []
+    for position, begin, end in zip(chosen, begins, ends, strict=True):
+        first = position.offset if begin is None else max(begin, verifier.records.low(position.source))
+        last = position.offset if end is None else min(end, position.offset)
+        if first < last:
+            covered.append((position, OffsetRange(first, last)))
+    return covered
+
+
+def replay(  # noqa: PLR0913, PLR0917 - a verifier's parts, and how far it is
+    verifier: Verifier,
+    store: Store,
+    registry: Registry,
+    lock: RepairLock,
+    covered: Sequence[tuple[CommittedOffset, OffsetRange]],
+    progress: Callable[[int, int], None] = lambda _offsets, _records: None,
+) -> Replayed:
+    """Insert what is missing of these ranges, then verify them. Retryable: run it again. Halted where the lock is lost."""
+    done = Replayed()
+    loader = Loader(store, registry, Metrics())
+    for position, reach in covered:
+        for piece in verifier.records.slices(position.source, reach.first, reach.end):
+            lock.check()
+            missing = verifier.comparer.compare(position.source, piece).missing
+            if missing:
+                _wait_for_inserts(store, position.source, min(missing), max(missing))
+                lock.check()
+                batch = _batch(position.source, piece, missing)
+                unreadable = len(loader.reload(batch))
+                done.filled += len(missing) - unreadable
+                done.unreadable += unreadable
+            done.records += len(piece.offsets)
+            progress(piece.end - piece.first, len(piece.offsets))
+    done.proof = [verifier.verify(position, reach, REPLAY) for position, reach in covered]
+    return done
+
+
+def _batch(source: TopicPartition, piece: Slice, missing: Set[int]) -> Batch:
+    rows = [(offset, value) for offset, value in zip(piece.offsets, piece.values, strict=True) if offset in missing]
+    offsets, values = [offset for offset, _ in rows], [value for _, value in rows]
+    return Batch(source, offsets, [None] * len(rows), values, sum(map(len, values)), offsets[-1] + 1, None)
+
+
+def _wait_for_inserts(store: Store, source: TopicPartition, first: int, last: int) -> None:
+    """Until no insert of these offsets runs: one of a loader or replay that was killed may still be on its way."""
+    start = f"{source.topic}:{source.topic_id}:{source.partition}:"
+    deadline = time.monotonic() + RUNNING_S
+    while any(_overlaps(token.removeprefix(start), first, last) for token in store.inserts_running(start)):
+        if time.monotonic() > deadline:
+            raise Retryable(f"an insert of the same offsets of {source} has been running for {RUNNING_S:.0f} s")
+        time.sleep(POLL_S)
+
+
+def _overlaps(rest: str, first: int, last: int) -> bool:
+    begin, _, end = rest.split(":", maxsplit=1)[0].partition("-")
+    return int(begin) <= last and first <= int(end)
+
+
+def _offsets(verifier: Verifier, sources: Sequence[TopicPartition], bound: Bound | None) -> list[int | None]:
+    """The offset of a bound in each partition; None where no record is so late."""
+    if bound is None:
+        return [None] * len(sources)
+    if bound.offset is not None:
+        return [bound.offset] * len(sources)
+    assert bound.time_ms is not None  # noqa: S101 - a bound is one or the other
+    return verifier.records.offsets_at(sources, bound.time_ms)
