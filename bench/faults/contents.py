@@ -12,7 +12,7 @@ from schemas.contract import Contract
 POOL = 1_500
 """Different records that events are made from; ids, times, values and properties are each event's own."""
 MONTH_MS = 30 * 86_400_000
-TEXTS = ("", "a", "Grüße", "it's \"quoted\"", "tab\tand\nline", "日本語", "\\back\\slash", "NULL", "0", "x" * 70)
+TEXTS = ("", "a", "Grüße", 'it\'s "quoted"', "tab\tand\nline", "日本語", "\\back\\slash", "NULL", "0", "x" * 70)
 
 
 def event_id(number: int) -> str:

@@ -17,7 +17,7 @@ RATE = 3_500.0
 """Events a second at the most."""
 FAULT_WEIGHT = 3.0
 """Share of the events that flow during a fault, where that of one kill is 1."""
-SETTLED_S = 900.0
+SETTLED_S = 300.0
 DISK_BYTES = 384 * 1024 * 1024
 DISK_BYTES_PER_EVENT = 400
 
