@@ -296,8 +296,8 @@ def failing_materialized_view(stage: Stage, observation: Observation) -> None:
     if not observation.must_show:
         observation.note = f"this version has no {VIEW_METRIC}"
     store.command(
-        "CREATE MATERIALIZED VIEW headwater.bench_view ENGINE = MergeTree ORDER BY tuple() AS "
-        f"SELECT throwIf(value > 500) AS broken, event_id FROM {EVENTS}"  # noqa: S608 - ours
+        "CREATE MATERIALIZED VIEW headwater.bench_view ENGINE = MergeTree ORDER BY tuple() AS "  # noqa: S608 - ours
+        f"SELECT throwIf(value > 500) AS broken, event_id FROM {EVENTS}"
     )
     try:
         with watched(stage, observation, failing_view) as watch:
