@@ -12,6 +12,7 @@ and the product, under the same faults, does not.
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -25,6 +26,7 @@ from rich.text import Text
 
 from bench.faults.controls import CONTROLS, run_control
 from bench.faults.faults import FAULTS
+from bench.faults.flow import ProducerError
 from bench.faults.proof import Proof
 from bench.faults.run import Plan, Progress, Result, run
 from bench.faults.world import WorldError
@@ -36,10 +38,12 @@ OUTPUT = Console(width=128)
 def main() -> None:
     """Play, prove, print."""
     options = parse()
+    # A run that is told to stop ends its processes and unmounts its disk.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="headwater-faults-") as folder:
         try:
             figures = control(options, Path(folder)) if options.control else faults(options, Path(folder))
-        except (WorldError, NotReady, TimeoutError) as error:
+        except (WorldError, NotReady, TimeoutError, ProducerError) as error:
             sys.exit(f"the run cannot go on: {error}")
     if options.json:
         print(json.dumps(figures))

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.faults.flow import TOPIC, Flow
+from bench.faults.flow import Flow
 from bench.faults.proof import EVENTS, Proof, Prover
-from bench.faults.world import ServerCommand, World, embedded_clickhouse
+from bench.faults.world import TOPIC, ServerCommand, World, embedded_clickhouse
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE = 4_000.0

@@ -7,14 +7,18 @@ import time
 import confluent_kafka as ck
 
 from bench.faults.contents import EventFactory, Ledger
+from bench.faults.world import TOPIC
 from infra.kafka import producer
 from infra.settings import Settings
 from schemas.contract import Contract
 
-TOPIC = "events.resolved"
 ABORTED = 0.2
 TRANSACTION_EVENTS = (20, 700)
 PATIENCE_S = 60.0
+
+
+class ProducerError(Exception):
+    """The producer ended; its error is the cause."""
 
 
 class Flow:
@@ -28,6 +32,7 @@ class Flow:
         self._allowed = 0.0
         self._wake = threading.Condition()
         self._paused, self._busy, self._stopping = False, False, False
+        self._pauses = 0
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="flow", daemon=True)
 
@@ -38,7 +43,8 @@ class Flow:
 
     @property
     def behind(self) -> bool:
-        """Whether it has not sent yet all that it may."""
+        """Whether it has not sent yet all that it may. ProducerError where the thread has ended."""
+        self.check()
         return self.sent < self._allowed
 
     def start(self) -> None:
@@ -54,7 +60,7 @@ class Flow:
     def pause(self) -> None:
         """Return once no transaction is open and none will be begun."""
         with self._wake:
-            self._paused = True
+            self._paused, self._pauses = True, self._pauses + 1
             if not self._wake.wait_for(lambda: not self._busy or self._error is not None, PATIENCE_S):
                 raise TimeoutError("a transaction of the producer does not end")
         self.check()
@@ -75,22 +81,20 @@ class Flow:
     def check(self) -> None:
         """Raise what ended the thread."""
         if self._error is not None:
-            raise RuntimeError("the producer failed") from self._error
+            raise ProducerError(f"the producer ended: {self._error!r}") from self._error
 
     def _run(self) -> None:
         client: ck.Producer | None = None
+        client_pauses = 0
         try:
             while True:
                 with self._wake:
-                    if self._paused:
-                        client = None
                     self._wake.wait_for(lambda: self._stopping or (self.behind and not self._paused))
                     if self._stopping:
                         return
-                    self._busy = True
-                if client is None:
-                    client = producer(self._settings, transactional_id="bench.faults")
-                    client.init_transactions(PATIENCE_S)
+                    self._busy, pauses = True, self._pauses
+                if client is None or pauses != client_pauses:
+                    client, client_pauses = self._client(), pauses
                 begun = time.monotonic()
                 events = min(self._random.randint(*TRANSACTION_EVENTS), int(self._allowed - self.sent) + 1)
                 self._transaction(client, events)
@@ -102,6 +106,11 @@ class Flow:
             with self._wake:
                 self._error, self._busy = error, False
                 self._wake.notify_all()
+
+    def _client(self) -> ck.Producer:
+        client = producer(self._settings, transactional_id="bench.faults")
+        client.init_transactions(PATIENCE_S)
+        return client
 
     def _transaction(self, client: ck.Producer, events: int) -> None:
         first = self.sent

@@ -11,8 +11,7 @@ from typing import Any
 import confluent_kafka as ck
 
 from bench.faults.contents import Ledger, digest
-from bench.faults.flow import TOPIC
-from bench.faults.world import World
+from bench.faults.world import TOPIC, World
 from infra.kafka import reader
 from schemas.codec import decode
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.faults.faults import FAULTS, Kills, Observation, Scale, Stage, kill_once, play, unplayable
-from bench.faults.flow import TOPIC, Flow
+from bench.faults.flow import Flow
 from bench.faults.proof import Proof, Prover
-from bench.faults.world import World
+from bench.faults.world import TOPIC, World
 
 RATE = 3_500.0
 """Events a second at the most."""

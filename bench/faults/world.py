@@ -19,7 +19,6 @@ import confluent_kafka as ck
 from consumers.warehouse.intent import read_metadata
 from consumers.warehouse.loop import GROUP
 from consumers.warehouse.store import Store
-from consumers.warehouse.tables import TABLES
 from infra import topics_app
 from infra.embedded.child import HEADWATER, Child, Program
 from infra.embedded.clickhouse import command as clickhouse_command
@@ -33,6 +32,7 @@ from infra.settings import Settings, load_settings
 from infra.topic_ids import topic_ids
 from schemas.registry import Registry
 
+TOPIC = "events.resolved"
 PARTITIONS = 6
 MEMORY_BYTES = 1_000_000_000
 START_S = 60.0
@@ -259,14 +259,13 @@ class World:
         topics_app.apply(self.settings)
 
     def caught_up(self) -> bool:
-        """Whether the group has committed up to the end of every topic as it is now, with no insert under way."""
+        """Whether the group has committed up to the end of events.resolved as it is now, with no insert under way."""
         # Uncommitted: a producer is told of its commit before the partitions have the marker.
         consumer = reader(self.settings, GROUP, isolation_level="read_uncommitted")
         try:
-            ids = topic_ids(self.settings, TABLES)
-            listed = consumer.list_topics(timeout=10).topics
-            partitions = [ck.TopicPartition(topic, number) for topic in TABLES for number in listed[topic].partitions]
-            return all(self._at_end(consumer, one, ids[one.topic]) for one in consumer.committed(partitions, timeout=10))
+            topic_id = self.topic_id(TOPIC)
+            partitions = [ck.TopicPartition(TOPIC, number) for number in range(PARTITIONS)]
+            return all(self._at_end(consumer, one, topic_id) for one in consumer.committed(partitions, timeout=10))
         except ck.KafkaException:
             return False  # the coordinator is not known yet
         finally:
