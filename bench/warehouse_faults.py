@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.faults.controls import CONTROLS, run_control
-from bench.faults.faults import FAULTS
+from bench.faults.faults import FAULTS, ON_REQUEST
 from bench.faults.flow import ProducerError
 from bench.faults.proof import Proof
 from bench.faults.run import Plan, Progress, Result, run
@@ -62,9 +62,15 @@ def parse() -> argparse.Namespace:
         "          python -m bench.warehouse_faults --control no-intent",
     )
     parser.add_argument("--events", type=_positive, default=5_000_000, help="events that flow, aborted ones included")
-    parser.add_argument("--kills", type=int, default=300, help="kill -9 in all, two of three of a loader")
+    parser.add_argument("--kills", type=_count, default=300, help="kill -9 in all, two of three of a loader")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the order, the moments and the contents")
-    parser.add_argument("--only", type=_names, default=list(FAULTS), metavar="FAULT,...", help=f"some of {', '.join(FAULTS)}")
+    parser.add_argument(
+        "--only",
+        type=_names,
+        default=list(FAULTS),
+        metavar="FAULT,...",
+        help=f"some of {', '.join(FAULTS)}; or {', '.join(ON_REQUEST)}",
+    )
     parser.add_argument("--control", choices=sorted(CONTROLS), help="play what this one is weak at instead")
     parser.add_argument("--hang", type=float, default=75.0, metavar="SECONDS", help="how long ClickHouse hangs")
     parser.add_argument("--json", action="store_true", help="one JSON object")
@@ -78,11 +84,19 @@ def _positive(text: str) -> int:
     return number
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("0 or more")
+    return number
+
+
 def _names(text: str) -> list[str]:
     names = [name for name in text.split(",") if name]
-    unknown = [name for name in names if name not in FAULTS]
+    known = [*FAULTS, *ON_REQUEST]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise argparse.ArgumentTypeError(f"no fault {', '.join(unknown)}: there are {', '.join(FAULTS)}")
+        raise argparse.ArgumentTypeError(f"no fault {', '.join(unknown)}: there are {', '.join(known)}")
     return names
 
 

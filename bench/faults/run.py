@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.faults.faults import FAULTS, Kills, Observation, Scale, Stage, kill_once, play, unplayable
+from bench.faults.faults import DISK_FAULTS, FAULTS, Kills, Observation, Scale, Stage, kill_once, play, unplayable
 from bench.faults.flow import Flow
 from bench.faults.proof import Proof, Prover
 from bench.faults.world import TOPIC, World
@@ -18,7 +18,7 @@ RATE = 3_500.0
 FAULT_WEIGHT = 3.0
 """Share of the events that flow during a fault, where that of one kill is 1."""
 SETTLED_S = 300.0
-DISK_BYTES = 384 * 1024 * 1024
+DISK_BYTES = 1024 * 1024 * 1024
 DISK_BYTES_PER_EVENT = 400
 
 
@@ -88,7 +88,7 @@ def run(plan: Plan, folder: Path, report: Callable[[Progress], None] = lambda _:
     """Play it all in a folder. WorldError where the processes do not do what they must for the run to go on."""
     skipped = {name: reason for name, reason in unplayable().items() if name in plan.faults}
     faults = [name for name in plan.faults if name not in skipped]
-    disk_bytes = DISK_BYTES + DISK_BYTES_PER_EVENT * plan.events if "disk-full" in faults else 0
+    disk_bytes = DISK_BYTES + DISK_BYTES_PER_EVENT * plan.events if set(DISK_FAULTS) & set(faults) else 0
     progress, rng = Progress(), random.Random(plan.seed)
     with World(folder, disk_bytes=disk_bytes) as world:
         flow = Flow(world.settings, world.registry.latest(TOPIC), plan.seed, plan.rate)
