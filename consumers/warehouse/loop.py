@@ -107,7 +107,7 @@ class Warehouse:
     def _assigned(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
         self._rebalances += 1
         self._buffers.clear()
-        self._topic_ids = _patiently(lambda: describe_ids(self._admin, {one.topic for one in partitions}))
+        self._keep_ids(_patiently(lambda: describe_ids(self._admin, {one.topic for one in partitions})))
         self._ids_at = time.monotonic()
         for position in _patiently(lambda: _committed(consumer, partitions)):
             if position.topic in self._topic_ids:
@@ -150,10 +150,18 @@ class Warehouse:
         except Retryable as error:
             get_logger().warning("kafka", error=str(error))
             return False
-        anew = sorted(topic for topic, topic_id in ids.items() if topic_id != self._topic_ids[topic])
+        self._keep_ids(ids)
+        return True
+
+    def _keep_ids(self, ids: dict[str, str]) -> None:
+        """Remember the ids of topics for as long as the process runs. TopicMadeAnew where one is not what it was.
+
+        Also on an assignment: the client remembers the former topic too, and would wait for its records for ever.
+        """
+        anew = sorted(topic for topic, topic_id in ids.items() if self._topic_ids.get(topic, topic_id) != topic_id)
         if anew:
             raise TopicMadeAnew(f"made anew while it was read: {', '.join(anew)}")
-        return True
+        self._topic_ids |= ids
 
     def _read(self) -> None:
         first = self._consumer.poll(POLL_S if self._inserter.in_flight else 2 * POLL_S)

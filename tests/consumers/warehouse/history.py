@@ -55,7 +55,7 @@ class History:
 
     def __init__(self, server: EmbeddedClickHouse, folder: Path) -> None:
         self.server = server
-        self.settings = load_settings(clickhouse=server.url, state_dir=folder)
+        self.settings = load_settings(clickhouse=server.loader_url, state_dir=folder)
         migrate(self.settings)
         self.store = Store(self.settings)
         self.offset = 0

@@ -51,7 +51,7 @@ class Plant:
     """Addresses and doings."""
 
     def __init__(self, kafka: str, server: EmbeddedClickHouse, folder: Path) -> None:
-        self.server, clickhouse = server, server.url
+        self.server, clickhouse = server, server.loader_url
         self.contracts = folder / "contracts"
         self.contracts.mkdir()
         for file in [*PACKAGED_CONTRACTS.glob("*.avsc"), *PACKAGED_CONTRACTS.glob("*.json")]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import confluent_kafka as ck
+import pytest
 
-from consumers.warehouse.loop import GROUP, Warehouse
+from consumers.warehouse.loop import GROUP, TopicMadeAnew, Warehouse
 from consumers.warehouse.rows import Loader
 from consumers.warehouse.squash import squash
 from consumers.warehouse.verifying import verify
@@ -134,6 +135,15 @@ def test_a_rebalance_in_the_middle_of_a_read_doubles_nothing(plant: Plant) -> No
     warehouse.run(stopping)
     assert client.met == 10
     assert_exact(plant, before + sent)
+
+
+def test_a_topic_of_another_id_ends_the_loader_when_it_is_assigned(plant: Plant) -> None:
+    """A client that has read a topic does not read the one that replaced it: the process starts again instead of waiting."""
+    warehouse = Warehouse(plant.settings, Loader(plant.store, plant.registry, Metrics()), plant.registry, Metrics())
+    warehouse._topic_ids = {"events.resolved": "the id of the topic before"}
+    deadline = time.monotonic() + 60
+    with pytest.raises(TopicMadeAnew, match=r"events\.resolved"):
+        warehouse.run(lambda: time.monotonic() > deadline)
 
 
 def test_kill_9_at_random_moments_loses_and_doubles_nothing(plant: Plant) -> None:

@@ -1,0 +1,1 @@
+"""Faults played while events flow into the warehouse, and the proof that no row is lost or doubled."""

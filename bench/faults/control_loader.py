@@ -1,0 +1,112 @@
+"""`python -m bench.faults.control_loader NAME`: a loader that lacks a safeguard, to show what the safeguard is for.
+
+`product` lacks none. With BENCH_DIE_AFTER_INSERT=p the process kills itself with probability p whenever rows are inserted and
+not committed yet, whichever loader it is.
+"""
+
+import argparse
+import os
+import random
+import signal
+import time
+
+import confluent_kafka as ck
+
+from consumers.warehouse.batch import Batch
+from consumers.warehouse.intent import read_metadata, token
+from consumers.warehouse.loop import STAGE, TopicMadeAnew, Warehouse
+from consumers.warehouse.migrating import apply
+from consumers.warehouse.rows import Bad, Loader
+from consumers.warehouse.store import Store
+from consumers.warehouse.topic_partition import TopicPartition
+from infra.errors import EXIT_FENCED, Retryable
+from infra.logs import configure_logs, get_logger
+from infra.metrics import Metrics
+from infra.settings import load_settings
+from schemas.registry import Registry
+
+DIE = float(os.environ.get("BENCH_DIE_AFTER_INSERT", "0"))
+
+
+class TokenOnlyLoader(Loader):
+    """Trusts the de-duplication token: it never asks which rows are there, nor how many."""
+
+    def highest(self, source: TopicPartition) -> int:  # noqa: ARG002 - the loop's call
+        """Not asked."""
+        return -1
+
+    def load(self, batch: Batch) -> list[Bad]:
+        """Insert; whatever the engine answers 200 to counts as inserted."""
+        bad: list[Bad] = []
+        for contract, rows in self._by_contract(batch, bad).items():
+            bad += self._insert(batch, contract, rows, token(batch.source, batch.intent, contract.id))
+        return bad
+
+    def reload(self, batch: Batch) -> list[Bad]:
+        """The same again, under the same token."""
+        return self.load(batch)
+
+
+class NoCountLoader(Loader):
+    """Takes the engine's word for an insert that nobody tried before, as versions before the count did."""
+
+    load = TokenOnlyLoader.load
+
+
+class DyingWarehouse(Warehouse):
+    """The product's loop, which may be killed when an insert is done and not committed."""
+
+    def _collect(self) -> None:
+        done = any(insertion.batch.offsets for insertion in self._inserter.in_flight)
+        if DIE and done and not self._inserter._done.empty() and random.random() < DIE:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super()._collect()
+
+
+class NoIntentWarehouse(DyingWarehouse):
+    """Commits what it has inserted, and nothing before: a successor makes batches of other boundaries, under other tokens."""
+
+    def _commit(self, offsets: list[ck.TopicPartition]) -> None:
+        super()._commit([one for one in offsets if read_metadata(one.offset, one.metadata).intent is None])
+
+
+LOADERS: dict[str, tuple[type[Warehouse], type[Loader]]] = {
+    "product": (DyingWarehouse, Loader),
+    "token-only": (DyingWarehouse, TokenOnlyLoader),
+    "no-intent": (NoIntentWarehouse, TokenOnlyLoader),
+    "no-count": (DyingWarehouse, NoCountLoader),
+}
+
+
+def main() -> None:
+    """Load until a signal."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.faults.control_loader",
+        description=__doc__,
+        epilog="Example: python -m bench.faults.control_loader no-intent",
+    )
+    parser.add_argument("name", choices=sorted(LOADERS))
+    warehouse_type, loader_type = LOADERS[parser.parse_args().name]
+    configure_logs(STAGE)
+    settings, stopping = load_settings(), []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _frame: stopping.append(received))
+    metrics, registry, store = Metrics(), Registry(settings.contracts), Store(settings)
+    metrics.serve(settings.metrics_port, settings.metrics_host)
+    while not stopping:
+        try:
+            apply(store, registry)
+            break
+        except Retryable as error:
+            get_logger().warning("waiting", error=str(error))
+            time.sleep(1)
+    try:
+        warehouse_type(settings, loader_type(store, registry, metrics), registry, metrics).run(lambda: bool(stopping))
+    except (TopicMadeAnew, ck.KafkaException) as error:
+        raise SystemExit(EXIT_FENCED) from error
+    finally:
+        store.close()
+
+
+if __name__ == "__main__":
+    main()

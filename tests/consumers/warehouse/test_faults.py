@@ -1,0 +1,60 @@
+"""A small run of bench/warehouse_faults: each fault once, some kills, and controls that must lose or double."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.faults.controls import CONTROLS, prove
+from bench.faults.faults import FAULTS, STOPPED_WITHIN_S, unplayable
+from bench.faults.run import Plan, Result, run
+
+SEED = 17
+PLAN = Plan(events=24_000, kills=6, seed=SEED, hold_s=0.5, hang_s=17.0, gap_s=(0.2, 0.6))
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """One run for all tests of it: servers take longer to start than faults to be seen."""
+    return run(PLAN, tmp_path_factory.mktemp("faults"))
+
+
+def test_every_event_has_its_one_row_whatever_fails(result: Result) -> None:
+    """Nothing is missing, doubled, different, aborted or dead, by offset, by event id and by content."""
+    proof = result.proof
+    assert proof.exact, proof
+    assert proof.events + proof.events_aborted >= PLAN.events
+    assert proof.rows == proof.records == proof.events
+    assert proof.events_aborted > PLAN.events / 20, "aborted transactions were between the others"
+    assert result.kills.total == PLAN.kills
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_seen_and_gets_over(result: Result, fault: str) -> None:
+    """A metric and `headwater doctor` show it within a minute, and no alarm stays when it is over."""
+    if reason := unplayable().get(fault):
+        pytest.skip(reason)
+    (observation,) = (observation for observation in result.observations if observation.fault == fault)
+    assert observation.passed, observation
+
+
+def test_a_loader_that_waits_for_a_hanging_server_can_be_stopped(result: Result) -> None:
+    """SIGTERM while ClickHouse hangs ends the loader within 10 s."""
+    (hang,) = (observation for observation in result.observations if observation.fault == "hang")
+    assert "SIGTERM obeyed" in hang.note, hang
+    assert float(hang.note.split()[-2]) <= STOPPED_WITHIN_S
+
+
+def test_an_endpoint_that_swallows_failures_loses_rows_without_the_count(tmp_path: Path) -> None:
+    """The old insert path and a loader that does not count lose what a constraint refused."""
+    control = CONTROLS["old-insert"]
+    proof, _ = prove(control, control.loader, tmp_path / "control", SEED, rounds=2)
+    assert proof.missing == proof.ids_missing > 0
+    assert not proof.exact
+
+
+def test_commits_without_intents_double_rows(tmp_path: Path) -> None:
+    """A loader that is killed before its commit inserts the same rows in batches of other boundaries."""
+    control = CONTROLS["no-intent"]
+    proof, _ = prove(control, control.loader, tmp_path / "control", SEED, rounds=3)
+    assert proof.duplicates == proof.ids_doubled > 0
+    assert not proof.exact
