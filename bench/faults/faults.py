@@ -29,7 +29,7 @@ ASK_ANYWAY_S = 20.0
 STOPPED_WITHIN_S = 10.0
 SETTLED_WITHIN_S = 240.0
 VIEW_METRIC = "headwater_view_failing"
-MEMORY_LEVELS = tuple(millions * 1_000_000 for millions in (45, 38, 32, 20))
+MEMORY_LEVELS = tuple(millions * 1_000_000 for millions in (45, 38, 34))
 LEVEL_S = 8.0
 ANALYSTS = 3
 HEAVY = (
@@ -290,7 +290,7 @@ def memory_full(stage: Stage, observation: Observation) -> None:
                     break
             world.sleep(stage.scale.hold_s)
     finally:
-        world.restart_clickhouse(MEMORY_BYTES)
+        world.ensure_clickhouse(MEMORY_BYTES)
 
 
 def _seen_at(stage: Stage, observation: Observation, level: int) -> bool:
