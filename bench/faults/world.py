@@ -20,7 +20,7 @@ from consumers.warehouse.intent import read_metadata
 from consumers.warehouse.loop import GROUP
 from consumers.warehouse.store import Store
 from infra import topics_app
-from infra.embedded.child import HEADWATER, Child, Program
+from infra.embedded.child import HEADWATER, Child, NotReady, Program
 from infra.embedded.clickhouse import command as clickhouse_command
 from infra.embedded.kafka import EmbeddedKafka
 from infra.embedded.ports import LOOPBACK, free_port
@@ -176,6 +176,16 @@ class World:
         self.clickhouse.child.stop(STOP_S)
         self.memory_bytes = memory_bytes
         self.start_clickhouse()
+
+    def ensure_clickhouse(self, memory_bytes: int, attempts: int = 3) -> None:
+        """`restart_clickhouse`, again where a start fails: what a start without memory left behind goes with the next one."""
+        for attempt in range(attempts):
+            try:
+                return self.restart_clickhouse(memory_bytes)
+            except NotReady:
+                if attempt == attempts - 1:
+                    raise
+        return None
 
     # -- loaders
 
