@@ -7,6 +7,7 @@ whatever goes wrong after parsing. Results of a SELECT go through a pipe (INTO O
 
 import os
 import re
+import shutil
 import threading
 import time
 import uuid
@@ -22,9 +23,15 @@ from infra.embedded.clickhouse.access import User
 from infra.embedded.clickhouse.errors import EngineError, clickhouse_error, engine_error
 from infra.embedded.clickhouse.sql import DataInsert, begins_with, calls_input, output_clause, statements
 
+KEEP_FREE_BYTES = 64 * 1024 * 1024
+"""Of the disk: no part is begun that would leave less. chDB 26.9 takes a part for written whose last bytes met a full disk."""
+METADATA_FREE_BYTES = 16 * 1024 * 1024
+"""Of the disk: below it no statement may rewrite a table's definition, which would be empty afterwards, for the same reason."""
+DEFINING = (b"CREATE", b"ALTER", b"ATTACH", b"DETACH", b"RENAME", b"EXCHANGE", b"REPLACE", b"UNDROP")
 CONFIG = (
     "<clickhouse><merge_tree><fsync_after_insert>1</fsync_after_insert></merge_tree>"
-    "<users_config>{users}</users_config></clickhouse>\n"
+    "<storage_configuration><disks><default><keep_free_space_bytes>{keep_free}</keep_free_space_bytes></default></disks>"
+    "</storage_configuration><users_config>{users}</users_config></clickhouse>\n"
 )
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 FD_FOLDER = "/proc/self/fd" if Path("/proc/self/fd").exists() else "/dev/fd"
@@ -83,8 +90,9 @@ class Engine:
         folder.mkdir(parents=True, exist_ok=True)
         config, users = folder.with_name(folder.name + ".xml"), folder.with_name(folder.name + ".users.xml")
         users.write_text(access.users_xml(memory_bytes))
-        config.write_text(CONFIG.format(users=escape(str(users))))
+        config.write_text(CONFIG.format(users=escape(str(users)), keep_free=KEEP_FREE_BYTES))
         self.memory_bytes = memory_bytes
+        self._folder = folder
         self._address = f"{folder}?config-file={config}&max_server_memory_usage={memory_bytes}"
         native: Any = chdb._chdb
         self._connect = native.connect  # the wrapper around it adds progress bars only
@@ -102,6 +110,8 @@ class Engine:
     def check(self, statement: UserStatement) -> None:
         """Raise EngineError for a statement that is refused here."""
         text = statement.text
+        if shutil.disk_usage(self._folder).free < METADATA_FREE_BYTES and any(begins_with(text, word) for word in DEFINING):
+            raise clickhouse_error(243, "The disk is nearly full: tables cannot be created or altered.", "NOT_ENOUGH_SPACE")
         if statements(text) > 1:
             raise clickhouse_error(62, "Syntax error (Multi-statements are not allowed).", "SYNTAX_ERROR")
         error = gate.refusal(text, self._table_functions)

@@ -98,13 +98,13 @@ def test_data_of_another_type_fail_the_insert(ask: Http, data: bytes, name: str,
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 60 MB."""
+    """A file system of 200 MB."""
     folder = tmp_path / "small"
     folder.mkdir()
     mount = shutil.which("mount")
     if mount is None or os.geteuid() != 0:
         pytest.skip("only root mounts a small file system")
-    if subprocess.run([mount, "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(folder)], check=False).returncode:
+    if subprocess.run([mount, "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(folder)], check=False).returncode:
         pytest.skip("a tmpfs cannot be mounted here")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)  # noqa: S607 - beside mount
@@ -126,7 +126,11 @@ def test_full_disk_fails_inserts_until_there_is_room(small_disk: Path, serve: Ca
             assert reply.code in (75, 76, 243, 1001, 1002), reply.body
             failed.append(token)
     assert failed, "the disk was never full"
+    for statement in ("CREATE TABLE other (n UInt8) ENGINE = Null", "ALTER TABLE rows ADD COLUMN n UInt8"):
+        reply = ask(statement)
+        assert (reply.code, reply.status) == (243, 500), "a definition that is written now could be empty afterwards"
     ballast.unlink()
+    assert ask("ALTER TABLE rows ADD COLUMN n UInt8").status == 200
     for token in failed:
         assert insert(ask, avro(20_000, batches[token]), token).status == 200
     assert ask.value("SELECT count(), uniqExact(text) FROM rows") == "120000\t120000"
