@@ -41,17 +41,17 @@ class Buffer:
     pause_s: float = 0.0
     paused: bool = False
 
-    def add(self, offset: int, key: bytes | None, value: bytes, now: float) -> None:
-        """One more record. ValueError for one that was here already: inserting it again would double it."""
-        if self.offsets and offset <= self.offsets[-1]:
-            raise ValueError(f"offset {offset} of {self.source} came after {self.offsets[-1]}")
+    def extend(self, offsets: list[int], keys: list[bytes | None], values: list[bytes], now: float) -> None:
+        """Records that follow, at least one. ValueError for one that was here already: inserting it again would double it."""
+        if self.offsets and offsets[0] <= self.offsets[-1]:
+            raise ValueError(f"offset {offsets[0]} of {self.source} came after {self.offsets[-1]}")
         if self._next == len(self.offsets):
             self.since = now
-        self.offsets.append(offset)
-        self.keys.append(key)
-        self.values.append(value)
-        self.size += len(value)
-        self.end = offset + 1
+        self.offsets += offsets
+        self.keys += keys
+        self.values += values
+        self.size += sum(map(len, values))
+        self.end = offsets[-1] + 1
 
     @property
     def _next(self) -> int:

@@ -6,6 +6,7 @@ into its neighbour: the engine checks at each block's end that the datum ended t
 
 import json
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import sha256
 
 from consumers.warehouse.topic_partition import TopicPartition
@@ -13,6 +14,8 @@ from schemas.codec import HEADER_BYTES, long_bytes
 from schemas.registry import Contract
 
 MAGIC = b"Obj\x01"
+length_bytes = lru_cache(65_536)(long_bytes)
+"""Lengths of blocks repeat: half the time that a row takes to be packed."""
 PLACE = (
     {"name": "_topic_id", "type": "string"},
     {"name": "_partition", "type": "long"},
@@ -41,5 +44,5 @@ class Container:
         add = parts.extend
         for offset, value in rows:
             place = before + long_bytes(offset)
-            add((one, long_bytes(len(place) + len(value) - HEADER_BYTES), place, value[HEADER_BYTES:], sync))
+            add((one, length_bytes(len(place) + len(value) - HEADER_BYTES), place, value[HEADER_BYTES:], sync))
         return b"".join(parts)

@@ -1,8 +1,9 @@
 """The loop: read Kafka, commit what is about to be inserted, insert it, commit. One static group member."""
 
 import time
-from collections.abc import Callable, Collection
-from typing import TypeVar
+from collections.abc import Callable, Collection, Iterable
+from itertools import groupby
+from typing import Any, TypeVar
 
 import confluent_kafka as ck
 from confluent_kafka.admin import AdminClient
@@ -171,20 +172,21 @@ class Warehouse:
         messages = self._consumer.consume(self._settings.batch_records, 0)
         if rebalances == self._rebalances:  # otherwise `first` is read again, with what follows the committed offset
             messages.insert(0, first)
+        # A run of records of one partition at a time: a fifth of the loader's time against one by one.
+        for (topic, partition, failed), run in groupby(messages, _run_key):
+            buffer = self._buffers.get((topic, partition))
+            if failed:
+                self._take_errors(buffer, run)
+            elif buffer is not None:
+                _take_records(buffer, list(run), now)
+
+    def _take_errors(self, buffer: Buffer | None, messages: Iterable[ck.Message]) -> None:
         for message in messages:
             error = message.error()
             if error is not None and error.code() != ck.KafkaError._PARTITION_EOF:
                 self._trouble(error)
-                continue
-            buffer = self._buffers.get((message.topic(), message.partition()))
-            if buffer is None:
-                continue
-            if error is not None:
-                buffer.end = max(buffer.end, message.offset())
-            elif message.value() is None and TOPICS[buffer.source.topic].retention_days is None:
-                buffer.end = message.offset() + 1  # a compacted topic's tombstone
-            else:
-                buffer.add(message.offset(), message.key(), message.value() or b"", now)
+            elif buffer is not None:
+                buffer.end = max(buffer.end, message.offset() or 0)
 
     def _trouble(self, error: ck.KafkaError) -> None:
         if error.code() in (ck.KafkaError._AUTO_OFFSET_RESET, ck.KafkaError.OFFSET_OUT_OF_RANGE):
@@ -311,6 +313,20 @@ class Warehouse:
         end = [_end(batch.source, batch.next)]
         self._producer.send_offsets_to_transaction(end, self._consumer.consumer_group_metadata(), KAFKA_S)
         self._producer.commit_transaction(KAFKA_S)
+
+
+def _run_key(message: ck.Message) -> Any:
+    return message.topic(), message.partition(), message.error() is not None
+
+
+def _take_records(buffer: Buffer, messages: list[ck.Message], now: float) -> None:
+    end = messages[-1].offset() + 1
+    if TOPICS[buffer.source.topic].retention_days is None:  # a compacted topic's tombstones have no row
+        messages = [message for message in messages if message.value() is not None]
+    if messages:
+        offsets = [message.offset() for message in messages]
+        buffer.extend(offsets, [message.key() for message in messages], [message.value() or b"" for message in messages], now)
+    buffer.end = end
 
 
 def _intent(batch: Batch, waiting: str = "") -> ck.TopicPartition:

@@ -43,9 +43,9 @@ def test_a_replayed_batch_ends_where_the_intent_does() -> None:
     """Records after the intent wait for the next batch, and a hole at its end is no reason to wait."""
     buffer = Buffer(SOURCE, 10, Intent(10, 14))
     for offset in (10, 11, 13):
-        buffer.add(offset, None, b"x", 0.0)
+        buffer.extend([offset], [None], [b"x"], 0.0)
     assert not buffer.due(100.0)
-    buffer.add(16, None, b"y", 0.0)
+    buffer.extend([16], [None], [b"y"], 0.0)
     assert buffer.due(0.0)
     batch = buffer.batch()
     assert (batch.offsets, batch.next, batch.intent) == ([10, 11, 13], 16, Intent(10, 14))
@@ -56,7 +56,7 @@ def test_a_replayed_batch_ends_where_the_intent_does() -> None:
 def test_a_failed_batch_is_doubted_and_waits_longer_each_time() -> None:
     """After a failure the buffer is not due before its pause, which doubles up to ten seconds."""
     buffer = Buffer(SOURCE, 0)
-    buffer.add(0, None, b"x", 0.0)
+    buffer.extend([0], [None], [b"x"], 0.0)
     assert buffer.due(2.0)
     pauses = []
     for _ in range(8):
@@ -75,10 +75,10 @@ def test_reading_goes_on_while_a_batch_is_in_flight() -> None:
     """Records that arrive meanwhile are the next batch, which is not due before the first is done."""
     buffer = Buffer(SOURCE, 0)
     for offset in range(3):
-        buffer.add(offset, None, b"xyz", 0.0)
+        buffer.extend([offset], [None], [b"xyz"], 0.0)
     batch = buffer.batch()
     buffer.in_flight = batch
-    buffer.add(3, None, b"x", 50.0)
+    buffer.extend([3], [None], [b"x"], 50.0)
     assert not buffer.due(100.0)
     assert (buffer.size, buffer.since) == (10, 50.0)
     buffer.done(batch, 51.0)
