@@ -18,6 +18,7 @@ import confluent_kafka as ck
 
 from consumers.warehouse.intent import read_metadata
 from consumers.warehouse.loop import GROUP
+from consumers.warehouse.migrating import migrate
 from consumers.warehouse.store import Store
 from infra import topics_app
 from infra.embedded.child import HEADWATER, Child, NotReady, Program
@@ -133,6 +134,7 @@ class World:
             self.kafka.start()
             topics_app.apply(self.settings)
             self.start_clickhouse()
+            migrate(self.settings)
         except BaseException:
             self.close()
             raise
