@@ -19,6 +19,9 @@ from schemas.registry import Registry
 LOOK_S = 60.0
 SHARE = 4
 """A slice is followed by a pause of this many times as long: a fifth of the time at most is spent verifying."""
+SHARE_BEHIND = 1
+"""The same while some partition was not verified for longer than `BEHIND` intervals: more arrives than a fifth can look at."""
+BEHIND = 1.5
 LATE = 0.9
 """Several loaders share the work: a partition that was verified more lately than this share of the interval is left alone."""
 
@@ -140,5 +143,6 @@ class Verifying:
 
     def _after_slice(self, seconds: float, records: int) -> None:
         self._metrics.count("headwater_verified_records_total", records)
-        if self._stop.wait(SHARE * seconds):
+        behind = self._clock() - self._verified_at > BEHIND * self._settings.verify_interval_s
+        if self._stop.wait((SHARE_BEHIND if behind else SHARE) * seconds):
             raise _Stopping
