@@ -74,6 +74,11 @@ class Buffer:
         return self.full and (self.intent is None or self.end > self.intent.last)
 
     @property
+    def settled(self) -> bool:
+        """Whether it holds records, and all of those that a replayed batch needs."""
+        return bool(self.offsets) and (self.intent is None or self.end > self.intent.last)
+
+    @property
     def full(self) -> bool:
         """Whether the batch after the one in flight has its size."""
         flying = self.in_flight

@@ -41,6 +41,8 @@ IDS_S = 10.0
 """So often Kafka is asked whether the topics are still the same."""
 ANSWER_S = 2.0
 MOST_IN_FLIGHT = 4
+LETTER_BYTES = 4 * 1024 * 1024
+"""A dead letter is larger than the record that it holds."""
 SERVICES = ("clickhouse", "contracts", "")
 
 
@@ -208,9 +210,9 @@ class Warehouse:
 
     def _pause(self, crowded: bool) -> None:
         """Read no further where a batch has its size or too much waits; polling goes on, so the group stays."""
-        now = time.monotonic()
         for buffer in self._buffers.values():
-            wanted = buffer.complete or (bool(buffer.offsets) and now < buffer.retry_at) or (crowded and buffer.intent is None)
+            # Only what holds records is paused: a table that waits for a person must not stop the empty ones.
+            wanted = buffer.complete or (buffer.settled and (crowded or bool(buffer.waiting)))
             if wanted == buffer.paused:
                 continue
             change = self._consumer.pause if wanted else self._consumer.resume
@@ -228,8 +230,11 @@ class Warehouse:
         free = (1 if self._server_trouble else MOST_IN_FLIGHT) - len(self._inserter.in_flight)
         if free <= 0:
             return
-        idle = (buffer for buffer in self._buffers.values() if buffer.in_flight is None and now >= buffer.retry_at)
-        due = sorted((buffer for buffer in idle if wanted(buffer, now, crowded)), key=lambda buffer: buffer.since)[:free]
+        # An insert of an earlier assignment may still run: two of one range side by side could put it in twice.
+        flying = {insertion.batch.source for insertion in self._inserter.in_flight}
+        idle = (buffer for buffer in self._buffers.values() if buffer.source not in flying and now >= buffer.retry_at)
+        due = sorted((buffer for buffer in idle if wanted(buffer, now, crowded)), key=lambda b: max(b.since, b.retry_at))
+        due = self._leave_room(due)[:free]
         work = [(buffer, buffer.batch()) for buffer in due if buffer.intent is None or buffer.end > buffer.intent.last]
         # Asked after the records came: they are of the topic that their rows will name, or this finds out that they are not.
         if not work or not self._same_topics({buffer.source.topic for buffer, _ in work}):
@@ -238,6 +243,17 @@ class Warehouse:
         for buffer, batch in work:
             buffer.in_flight = batch
             self._inserter.submit(buffer, batch)
+
+    def _leave_room(self, due: list[Buffer]) -> list[Buffer]:
+        """At most one insert at a time that failed before: a table that hangs must not hold every thread."""
+        waits = any(insertion.buffer.waiting for insertion in self._inserter.in_flight)
+        kept = []
+        for buffer in due:
+            if buffer.waiting and waits:
+                continue
+            waits = waits or bool(buffer.waiting)
+            kept.append(buffer)
+        return kept
 
     def _collect(self) -> None:
         """Commit what was inserted; let what was not wait."""
@@ -300,7 +316,8 @@ class Warehouse:
     def _bury(self, batch: Batch, bad: list[Bad]) -> None:
         """Dead letters and the offset in one transaction, so that a letter is written once too."""
         if self._producer is None:
-            self._producer = producer(self._settings, transactional_id=f"{GROUP}-{self._settings.slot}")
+            name = f"{GROUP}-{self._settings.slot}"
+            self._producer = producer(self._settings, transactional_id=name, message_max_bytes=LETTER_BYTES)
             self._producer.init_transactions(KAFKA_S)
         self._producer.begin_transaction()
         now = time.time()

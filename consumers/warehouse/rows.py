@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from consumers.warehouse.batch import Batch
 from consumers.warehouse.container import Container
-from consumers.warehouse.errors import Rejected, TableTrouble
+from consumers.warehouse.errors import Rejected, ServerTrouble, TableTrouble
 from consumers.warehouse.intent import token
 from consumers.warehouse.store import Store
 from consumers.warehouse.tables import TABLES, Table
@@ -157,9 +157,14 @@ class Loader:
         table = TABLES[batch.source.topic]
         self._store.forget_fit(table)
         self._store.fit(table, contract, batch.source.topic_id)
+        container = self._container(contract)
         try:
-            self._store.try_read(contract, self._container(contract).columns, self._pack(batch, contract, rows))
+            self._store.try_read(contract, container.columns, self._pack(batch, contract, rows))
         except Rejected:
+            try:
+                self._store.try_read(contract, container.columns, container.pack(batch.source, 0, ()))
+            except Rejected as none_at_all:
+                raise ServerTrouble(f"ClickHouse cannot even read no rows ({none_at_all})") from error
             return
         raise TableTrouble(
             f"table {table.name} rejects rows that fit their contract ({error}): "
@@ -179,8 +184,14 @@ class Loader:
         if self._store.fit(table, contract, source.topic_id):
             self._views_outdated = True
         if self._views_outdated:
-            create_views(self._store)
             self._views_outdated = False
+            try:
+                create_views(self._store)
+            except TableTrouble as error:  # no row depends on a view, and the next start makes them anew
+                get_logger().error("a view cannot be made anew", table=table.name, error=str(error))
+            except Retryable:
+                self._views_outdated = True
+                raise
 
     def _container(self, contract: Contract) -> Container:
         container = self._containers.get(contract.id)

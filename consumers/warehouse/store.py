@@ -12,7 +12,7 @@ from consumers.warehouse import ddl
 from consumers.warehouse.errors import ServerTrouble, TableTrouble, insert_error, query_error
 from consumers.warehouse.tables import Table
 from consumers.warehouse.topic_partition import TopicPartition
-from infra.errors import Retryable
+from infra.errors import ConfigError, Retryable
 from infra.settings import Settings
 from schemas.registry import Contract
 
@@ -104,7 +104,10 @@ class Store:
         if self._checked.get((table.name, contract.id), -FIT_S) > time.monotonic() - FIT_S:
             return False
         existing = self._existing(table)
-        wrong = ddl.unfit_columns(contract, existing)
+        try:
+            wrong = ddl.unfit_columns(contract, existing)
+        except ConfigError as error:
+            raise TableTrouble(f"contract {contract.id} of {contract.topic}: {error}") from None
         if wrong:
             raise TableTrouble(f"table {table.name}: {'; '.join(wrong)}")
         missing = [*ddl.missing_place_columns(existing, topic_id), *ddl.missing_columns(contract, existing)]

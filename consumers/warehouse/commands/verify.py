@@ -10,6 +10,9 @@ from consumers.warehouse.commands.connection import AsJson, RecordProgress
 
 def verify_command(
     full: Annotated[bool, typer.Option("--full", help="Compare all that Kafka still has, not only what is new.")] = False,
+    accept: Annotated[
+        bool, typer.Option("--accept-losses", help="Stop reporting rows that were wrong and that Kafka no longer has.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare rows with the records that Kafka delivers, by offset and content; exits 1 unless they are the same.
@@ -19,12 +22,14 @@ def verify_command(
     from dataclasses import asdict
 
     from consumers.warehouse.verification.verifier import Pace
-    from consumers.warehouse.verifying import verify, verify_new
+    from consumers.warehouse.verifying import accept_losses, verify, verify_new
     from infra.settings import load_settings
 
+    if full and accept:
+        raise typer.BadParameter("--full looks at what Kafka has, --accept-losses at what it no longer has: give one of them")
     with RecordProgress("comparing") as progress:
         pace = Pace(lambda _seconds, records: progress.advance(0, records))
-        results = (verify if full else verify_new)(load_settings(), pace)
+        results = (accept_losses if accept else verify if full else verify_new)(load_settings(), pace)
     wrong = [result for result in results if not result.exact]
     if as_json:
         typer.echo(json.dumps({"exact": not wrong, "full": full, "partitions": [asdict(result) for result in results]}))

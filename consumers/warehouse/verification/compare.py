@@ -42,7 +42,7 @@ class Offsets:
 
     def unexpected(self, compacted: bool) -> set[int]:
         """Offsets with a row that should have none; of a compacted topic the record may be gone lawfully."""
-        returned = self.rows.keys() & self.erased
+        returned = self.rows.keys() & (self.erased | self.dead)
         return returned if compacted else returned | (self.rows.keys() - self.records)
 
 
@@ -74,7 +74,7 @@ class Comparer:
         n = sum(map(len, comparable.values()))
         if n == len(piece.offsets) - len(dead.intersection(piece.offsets)) == self._rows_of(table, source, piece):
             equal = (self._contents[source.topic].equal(source, piece, contract, rows) for contract, rows in comparable.items())
-            if all(equal):
+            if all(equal) and not self._store.erased(table, source, piece.first, piece.end - 1):
                 return Comparison(_result(source, piece, len(piece.offsets), n, dead=len(piece.offsets) - n))
         return self._by_offset(source, piece)
 

@@ -97,8 +97,14 @@ def write(store: Store, results: Iterable[Verification], kind: str) -> None:
 
 
 def verified_to(store: Store, source: TopicPartition) -> int | None:
-    """The offset up to which a partition was compared, whatever came of it; None before the first time. Retryable."""
-    query = f"SELECT max(to_offset), count() FROM {ddl.quoted(store.database)}.verifications WHERE {_of(source)}"  # noqa: S608 - ours
+    """The offset up to which a partition was compared, whatever came of it; None before the first time. Retryable.
+
+    A repair proves its own range alone: what lies before it may never have been compared.
+    """
+    query = (
+        f"SELECT max(to_offset), count() FROM {ddl.quoted(store.database)}.verifications "  # noqa: S608 - ours
+        f"WHERE {_of(source)} AND kind NOT IN ('{REPLAY}', '{DEDUPE}')"
+    )
     ((offset, n),) = store.rows(query)
     return int(offset) if n else None
 

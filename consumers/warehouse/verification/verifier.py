@@ -1,7 +1,7 @@
 """Verifies partitions: which ranges are due, slice by slice, and writes down what came of them."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from consumers.warehouse.store import Store
@@ -36,6 +36,8 @@ class Verifier:
         self._registry = registry
         self._pace = pace or Pace()
         self._settle_letters = True
+        self.accepts_losses = False
+        """Whether ranges that were wrong and that Kafka no longer has stop being reported."""
         self.records = KafkaRecords(settings)
         self._comparer: Comparer | None = None
 
@@ -86,6 +88,8 @@ class Verifier:
     def _results(self, position: CommittedOffset, wanted: OffsetRange) -> Iterator[Verification]:
         source = position.source
         for reach, was_wrong in segments(wanted, fault_ranges(self._store, source), position.offset):
+            if was_wrong and not self.accepts_losses and reach.first < self.records.low(source):
+                continue  # what Kafka no longer has can no longer be proved: it stays reported until a person accepts it
             compared = self._compare(source, reach)
             if was_wrong:  # as a whole, so that it replaces what was written of it
                 whole = total(compared)
@@ -119,7 +123,8 @@ class Verifier:
     def _settle(self, topic: str) -> None:
         """Wait until the dead letters that were written are rows, and rewritings of the topic's table are done."""
         deadline = time.monotonic() + LETTERS_S
-        while self._settle_letters and not self._letters_loaded():
+        written = {one.source: self.records.high(one.source) for one in self.records.committed((DEAD_LETTERS,))}
+        while self._settle_letters and not self._letters_loaded(written):
             if time.monotonic() > deadline:
                 self._settle_letters = False  # no loader runs: wait once, not for each slice
             time.sleep(POLL_S)
@@ -131,5 +136,5 @@ class Verifier:
         while self._store.rows(running)[0][0] and time.monotonic() < deadline:
             time.sleep(POLL_S)
 
-    def _letters_loaded(self) -> bool:
-        return all(one.offset >= self.records.high(one.source) for one in self.records.committed((DEAD_LETTERS,)))
+    def _letters_loaded(self, written: Mapping[TopicPartition, int]) -> bool:
+        return all(one.offset >= written.get(one.source, 0) for one in self.records.committed((DEAD_LETTERS,)))

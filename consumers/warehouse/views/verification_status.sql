@@ -3,7 +3,7 @@
 CREATE OR REPLACE VIEW {database}.verification_status AS
 SELECT
     topic, topic_id, partition,
-    max(to_offset) AS verified_to,
+    maxIf(to_offset, in_turn) AS verified_to,
     max(compared_at) AS last_verified_at,
     argMax(range_records, (compared_at, to_offset)) AS last_records,
     argMax(range_kind, (compared_at, to_offset)) AS last_kind,
@@ -15,6 +15,7 @@ SELECT
 FROM (
     SELECT
         topic, topic_id, partition, from_offset, to_offset,
+        max(kind NOT IN ('replay', 'dedupe')) AS in_turn,
         max(verified_at) AS compared_at,
         argMax(records, verified_at) AS range_records,
         argMax(kind, verified_at) AS range_kind,

@@ -31,6 +31,8 @@ FIXED_SETTINGS = (
     "format_template_row",
     "implicit_select",
     "input_format_record_errors_file_path",
+    "max_untracked_memory",
+    "memory_profiler_step",
     "output_format_schema",
     "rename_files_after_processing",
 )

@@ -110,6 +110,8 @@ class Engine:
     def check(self, statement: UserStatement) -> None:
         """Raise EngineError for a statement that is refused here."""
         text = statement.text
+        if statement.default_format.lower() not in self.formats:  # it becomes a part of the statement
+            raise clickhouse_error(73, f"Unknown format {statement.default_format[:40]}.", "UNKNOWN_FORMAT")
         if shutil.disk_usage(self._folder).free < METADATA_FREE_BYTES and any(begins_with(text, word) for word in DEFINING):
             raise clickhouse_error(243, "The disk is nearly full: tables cannot be created or altered.", "NOT_ENOUGH_SPACE")
         if statements(text) > 1:

@@ -14,12 +14,14 @@ from aiohttp import web
 
 from infra.embedded.clickhouse.encoders import Encoder
 from infra.embedded.clickhouse.engine import PIPE_BYTES, Execution
-from infra.embedded.clickhouse.errors import EngineError
+from infra.embedded.clickhouse.errors import EngineError, clickhouse_error
 from infra.embedded.clickhouse.native import with_protocol
 
 HOLD_BYTES = 1024 * 1024
 """A result up to this size is answered with its own status and length; a larger one has begun when it fails."""
 SPOOL_BYTES = 16 * 1024 * 1024
+WHOLE_BYTES = 1024 * 1024 * 1024
+"""Of a result that is sent after its end."""
 """Of a result that waits for the end of its query (`wait_end_of_query`), so much lies in memory, the rest in a file."""
 F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 0)
 
@@ -121,6 +123,9 @@ async def send_whole(
         size = 0
         async for piece in result.pieces():
             size += spool.write(encoder.encode(piece))
+            if size > WHOLE_BYTES:
+                text = f"The result is larger than {WHOLE_BYTES} bytes: ask without wait_end_of_query."
+                raise clickhouse_error(396, text, "TOO_MANY_ROWS_OR_BYTES")
         figures = await result.outcome()
         size += spool.write(encoder.finish())
         response = web.StreamResponse(headers={**headers, "X-ClickHouse-Summary": summary_header(figures)})

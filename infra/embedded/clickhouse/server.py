@@ -113,9 +113,10 @@ class Endpoint:
 
     async def _with_slots(self, request: web.Request, user: User, slots: int, headers: Mapping[str, str]) -> web.StreamResponse:
         """Answer, and give the slots back when the engine has let go of the query, which may be after the client has left."""
-        body = BodyFile()
+        body: BodyFile | None = None
         exchange: Exchange | None = None
         try:
+            body = BodyFile()
             query = await read_query(request, body)
             statement = UserStatement(
                 text=query.text,
@@ -140,12 +141,13 @@ class Endpoint:
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
-    async def _release(self, user: User, slots: int, body: BodyFile, exchange: Exchange | None) -> None:
+    async def _release(self, user: User, slots: int, body: BodyFile | None, exchange: Exchange | None) -> None:
         try:
             if exchange is not None:
                 await exchange.end()
         finally:
-            body.close()
+            if body is not None:
+                body.close()
             self._slots[user.query_class].release(slots)
 
     async def _stream(self, exchange: Exchange) -> web.StreamResponse:

@@ -84,3 +84,13 @@ def test_reading_goes_on_while_a_batch_is_in_flight() -> None:
     buffer.done(batch, 51.0)
     assert (buffer.offsets, buffer.size) == ([3], 1)
     assert buffer.due(52.0)
+
+
+def test_a_partition_that_waits_is_read_no_further() -> None:
+    """It holds what its intent covers; a predecessor's intent is read to its end before anything is paused."""
+    buffer = Buffer(SOURCE, 10, Intent(10, 14), uncertain=True)
+    assert not buffer.settled
+    buffer.extend([10, 11], [None, None], [b"x", b"x"], 0.0)
+    assert not buffer.settled
+    buffer.extend([20], [None], [b"x"], 0.0)
+    assert buffer.settled

@@ -317,3 +317,12 @@ def test_statements_with_many_literals_are_read_quickly_and_hide_nothing(ask: Ht
     ask.value("CREATE TABLE t (a String) ENGINE = MergeTree ORDER BY a")
     counted = ask(f"SELECT count() FROM t WHERE a IN ({ids.decode()})", user="headwater", max_query_size=16 * 1024 * 1024)
     assert counted.body == b"0\n"
+
+
+def test_default_format_is_a_format_and_nothing_more(ask: Http) -> None:
+    """What the address calls the default format goes into the statement: it must not bring another one along."""
+    for name in ("TSV; SELECT 1", "TSV SETTINGS profile = 'default'", "TSV\nINTO OUTFILE '/tmp/x'", ""):
+        reply = ask("SELECT 1", default_format=name)
+        assert (reply.code, reply.body) in ((73, reply.body), (0, b"1\n"))
+        assert name == "" or reply.code == 73
+    assert ask("SELECT 1 AS n", default_format="JSONEachRow").body == b'{"n":1}\n'
