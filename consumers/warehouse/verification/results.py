@@ -111,9 +111,18 @@ def verified_to(store: Store, source: TopicPartition) -> int | None:
 
 def fault_ranges(store: Store, source: TopicPartition) -> list[OffsetRange]:
     """Ranges of a partition that were wrong when they were last compared, in order. Retryable."""
+    return _ranges(store, source, "1")
+
+
+def fault_ranges_of_records(store: Store, source: TopicPartition) -> list[OffsetRange]:
+    """Those of them that only Kafka's records can prove to be in order again: not those with doubled rows alone. Retryable."""
+    return _ranges(store, source, "missing + unexpected + different > 0")
+
+
+def _ranges(store: Store, source: TopicPartition, condition: str) -> list[OffsetRange]:
     query = (
         f"SELECT from_offset, to_offset FROM {ddl.quoted(store.database)}.verification_faults "  # noqa: S608 - ours
-        f"WHERE {_of(source)} ORDER BY from_offset, to_offset"
+        f"WHERE {_of(source)} AND {condition} ORDER BY from_offset, to_offset"
     )
     return [OffsetRange(int(first), int(end)) for first, end in store.rows(query)]
 

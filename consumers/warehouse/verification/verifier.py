@@ -11,7 +11,14 @@ from consumers.warehouse.verification.compare import Comparer
 from consumers.warehouse.verification.contents import drop_leftovers
 from consumers.warehouse.verification.known_topics import remember
 from consumers.warehouse.verification.record_source import CommittedOffset, KafkaRecords, Slice
-from consumers.warehouse.verification.results import OffsetRange, Verification, fault_ranges, verified_to, write
+from consumers.warehouse.verification.results import (
+    OffsetRange,
+    Verification,
+    fault_ranges,
+    fault_ranges_of_records,
+    verified_to,
+    write,
+)
 from consumers.warehouse.verification.segments import merged, segments, total
 from infra.settings import Settings
 from schemas.registry import Registry
@@ -88,8 +95,8 @@ class Verifier:
     def _results(self, position: CommittedOffset, wanted: OffsetRange) -> Iterator[Verification]:
         source = position.source
         for reach, was_wrong in segments(wanted, fault_ranges(self._store, source), position.offset):
-            if was_wrong and not self.accepts_losses and reach.first < self.records.low(source):
-                continue  # what Kafka no longer has can no longer be proved: it stays reported until a person accepts it
+            if was_wrong and self._is_lost(source, reach):
+                continue
             compared = self._compare(source, reach)
             if was_wrong:  # as a whole, so that it replaces what was written of it
                 whole = total(compared)
@@ -97,6 +104,12 @@ class Verifier:
                 yield whole
             else:
                 yield from merged(compared)
+
+    def _is_lost(self, source: TopicPartition, reach: OffsetRange) -> bool:
+        """Whether a range that was wrong can no longer be proved to be in order: it is reported until a person accepts it."""
+        if self.accepts_losses or reach.first >= self.records.low(source):
+            return False
+        return reach in fault_ranges_of_records(self._store, source)
 
     def _compare(self, source: TopicPartition, reach: OffsetRange) -> Iterator[Verification]:
         low = self.records.low(source)

@@ -297,6 +297,23 @@ def test_offsets_that_kafka_no_longer_has_are_unverifiable_and_never_ok(filled: 
     assert checks["events.resolved"] == (low, ())
 
 
+def test_a_loss_that_retention_passes_stays_reported_until_it_is_accepted(filled: Plant, run: Any) -> None:
+    """Rows that were missing are not in order because Kafka has dropped their records."""
+    source = "_partition = 2 AND _offset BETWEEN 0 AND 9"
+    filled.store.command("TRUNCATE TABLE headwater.verifications")
+    filled.store.command(f"DELETE FROM headwater.events WHERE {source}")
+    verify_new(filled.settings)
+    assert sum(faults(filled).values()) > 0
+    client: AdminClient = admin(filled.settings)
+    for future in client.delete_records([ck.TopicPartition("events.resolved", 2, 100)]).values():
+        future.result(30)
+    verify_new(filled.settings)
+    assert sum(faults(filled).values()) > 0
+    assert doctor.warehouse_rows(filled.settings).grade is Grade.FAIL
+    assert run("verify", "--accept-losses").exit_code == 0
+    assert sum(faults(filled).values()) == 0
+
+
 def test_status_shows_tables_lag_and_the_last_result(filled: Plant, run: Any) -> None:
     """Rows, size, lag and what was verified, in words and as JSON."""
     contract = filled.registry.latest("events.resolved")
