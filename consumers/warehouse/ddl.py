@@ -124,7 +124,7 @@ def unfit_columns(contract: Contract, existing: Mapping[str, Column]) -> list[st
     return wrong
 
 
-WIDER = {"Int32": {"Int64", "Float64"}, "Float32": {"Float64"}, "Date32": set()}
+WIDER = {"Int32": {"Int64", "Float64"}, "Float32": {"Float64"}}
 _TIME = re.compile(r"DateTime64\((\d)")
 
 

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
@@ -15,8 +15,6 @@ from consumers.warehouse.topic_partition import TopicPartition
 from infra.errors import ConfigError, Retryable
 from infra.settings import Settings
 from schemas.registry import Contract
-
-T = TypeVar("T")
 
 INSERT_S = 60
 FIT_S = 60
