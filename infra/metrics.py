@@ -1,5 +1,6 @@
 """Every metric of every process: its name, kind, help text and labels in one table."""
 
+import threading
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -139,11 +140,12 @@ TABLE: dict[MetricName, tuple[type[Counter] | type[Gauge] | type[Histogram], str
 
 
 class Metrics:
-    """The metrics of one process, made on first use, in a registry of their own."""
+    """The metrics of one process, made on first use by any thread, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._made: dict[str, Counter | Gauge | Histogram] = {}
+        self._making = threading.Lock()  # a registry refuses a second metric of the same name
 
     def serve(self, port: int, host: str) -> None:
         """Answer /metrics from a thread of its own; port 0 = nowhere. OSError where the port is taken."""
@@ -153,8 +155,11 @@ class Metrics:
     def _get(self, name: MetricName) -> Counter | Gauge | Histogram:
         made = self._made.get(name)
         if made is None:
-            kind, text, labels = TABLE[name]
-            made = self._made[name] = kind(name, text, labels, registry=self.registry)
+            with self._making:
+                made = self._made.get(name)
+                if made is None:
+                    kind, text, labels = TABLE[name]
+                    made = self._made[name] = kind(name, text, labels, registry=self.registry)
         return made
 
     def count(self, name: MetricName, amount: float = 1, /, **labels: str) -> None:

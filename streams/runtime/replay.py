@@ -170,10 +170,11 @@ class Replay:
             try:
                 with self._kafka():
                     self._producer.produce(topic, value, key)
-                self._producer.poll(0)
+                    self._producer.poll(0)
                 return
             except BufferError:
-                self._producer.poll(0.1)
+                with self._kafka():
+                    self._producer.poll(0.1)
 
     def _abort(self) -> None:
         try:
@@ -181,12 +182,22 @@ class Replay:
         except ck.KafkaException:
             return  # Kafka ends it after its time, or the next run does
 
+    def _fatal(self) -> ck.KafkaException | None:
+        """What ended the producer: later calls say only that it has ended, the next poll raises the cause."""
+        try:
+            self._producer.poll(1.0)
+        except ck.KafkaException as cause:
+            return cause
+        return None
+
     @contextmanager
     def _kafka(self) -> Iterator[None]:
         """What an error of Kafka's means."""
         try:
             yield
         except ck.KafkaException as error:
+            if error.args[0].code() == ck.KafkaError._FATAL:
+                error = self._fatal() or error
             if error.args[0].code() in (ck.KafkaError._FENCED, ck.KafkaError.PRODUCER_FENCED):
                 raise Retryable("another replay has begun, and goes on in place of this one") from error
             raise away(self._settings, error) from error

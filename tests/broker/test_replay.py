@@ -121,6 +121,19 @@ def test_a_second_replay_ends_the_first(settings: Settings) -> None:
     assert sent(settings) == {b"one": 1, b"two": 1}
 
 
+def test_a_replay_that_finds_itself_ended_while_it_sends_says_why(settings: Settings) -> None:
+    """The client hears of it in the background, and answers the next call with a bare "fatal"."""
+    with Replay(settings, 0) as first:
+        with Replay(settings, 0):
+            pass
+        first.send(LetterPosition(0, 1), RAW, b"k", b"one")
+        time.sleep(1)
+        with pytest.raises(Retryable, match="another replay has begun"):
+            first.commit()
+        first._pending = {}
+    assert sent(settings) == {}
+
+
 def test_what_is_sent_and_that_it_was_are_one_transaction(settings: Settings) -> None:
     """Left by an exception, neither stands."""
     with pytest.raises(KeyboardInterrupt), Replay(settings, 0) as run:  # noqa: PT012 - the second statement is what is tested
