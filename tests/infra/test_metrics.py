@@ -21,7 +21,8 @@ def _eager_switches() -> Iterator[None]:
 def test_threads_that_use_a_metric_first_at_the_same_time_share_it() -> None:
     """Inserts run in threads, and several may be the first to count repaired rows."""
     for _ in range(100):
-        metrics, barrier, errors = Metrics(), threading.Barrier(4), []
+        metrics, barrier = Metrics(), threading.Barrier(4)
+        errors: list[Exception] = []
 
         def count(metrics: Metrics, barrier: threading.Barrier, errors: list[Exception]) -> None:
             barrier.wait()
