@@ -1,7 +1,7 @@
 """`python -m bench.faults.control_loader NAME`: a loader that lacks a safeguard, to show what the safeguard is for.
 
-`product` lacks none. With BENCH_DIE_AFTER_INSERT=p the process kills itself with probability p whenever rows are inserted and
-not committed yet, whichever loader it is.
+`product` lacks none. With BENCH_DIE_AFTER_INSERT=p the process, whichever loader it is, kills itself with probability p when
+rows are inserted, not committed yet, and followed by more records: what its successor reads first ends elsewhere.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from infra.settings import load_settings
 from schemas.registry import Registry
 
 DIE = float(os.environ.get("BENCH_DIE_AFTER_INSERT", "0"))
+FOLLOWED_S = 2.0
 
 
 class TokenOnlyLoader(Loader):
@@ -56,11 +57,26 @@ class NoCountLoader(Loader):
 class DyingWarehouse(Warehouse):
     """The product's loop, which may be killed when an insert is done and not committed."""
 
+    _dies_before = 0.0
+    """Until then what is done is held back, for records to follow."""
+
     def _collect(self) -> None:
-        done = any(insertion.batch.offsets for insertion in self._inserter.in_flight)
-        if DIE and done and not self._inserter._done.empty() and random.random() < DIE:
+        if not DIE or not self._holds_back():
+            super()._collect()
+
+    def _holds_back(self) -> bool:
+        """Whether the process is to die as soon as records follow what is inserted; dies where they do."""
+        now, in_flight = time.monotonic(), self._inserter.in_flight
+        if not in_flight or self._inserter._done.qsize() < len(in_flight):
+            return now < self._dies_before
+        if not self._dies_before and random.random() < DIE:
+            self._dies_before = now + FOLLOWED_S
+        if self._dies_before and any(len(insertion.buffer.offsets) > len(insertion.batch.offsets) for insertion in in_flight):
             os.kill(os.getpid(), signal.SIGKILL)
-        super()._collect()
+        if now < self._dies_before:
+            return True
+        self._dies_before = 0.0
+        return False
 
 
 class NoIntentWarehouse(DyingWarehouse):

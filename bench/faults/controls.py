@@ -21,7 +21,7 @@ RATE = 4_000.0
 ROUNDS = 6
 ROUND_EVENTS = 2_500
 AIM_S = 20.0
-DIE = 0.25
+DIE = 0.5
 SETTLED_S = 120.0
 
 
@@ -73,9 +73,10 @@ def _size(files: list[Path]) -> int:
 
 def play_kills_before_commit(world: World, flow: Flow, rounds: int) -> str:
     """Loaders that are killed when rows are inserted and not committed: they do it themselves."""
-    for _ in range(rounds):
+    deadline = time.monotonic() + 3 * AIM_S
+    while world.loaders[0].own_ends < rounds and time.monotonic() < deadline:
         flow.allow(ROUND_EVENTS)
-        world.sleep(2.0)
+        world.sleep(1.5)
     world.wait(lambda: not flow.behind, SETTLED_S, "the events are not sent")
     world.wait_caught_up(SETTLED_S)
     return f"{world.loaders[0].own_ends} kills of the loader between an insert and its commit"

@@ -50,3 +50,11 @@ def test_an_endpoint_that_swallows_failures_loses_rows_without_the_count(tmp_pat
     proof, _ = prove(control, control.loader, tmp_path / "control", SEED, rounds=2)
     assert proof.missing == proof.ids_missing > 0
     assert not proof.exact
+
+
+def test_commits_without_intents_double_rows(tmp_path: Path) -> None:
+    """A loader that is killed before its commit inserts the same rows in batches of other boundaries."""
+    control = CONTROLS["no-intent"]
+    proof, aimed = prove(control, control.loader, tmp_path / "control", SEED, rounds=3)
+    assert proof.duplicates == proof.ids_doubled > 0, aimed
+    assert not proof.exact
