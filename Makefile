@@ -61,13 +61,13 @@ check: $(STAMP)
 # The schema is check-jsonschema's; its command line does not start with the click that faust-streaming allows.
 	@$(RUN)/python -m pytest tests/infra/test_compose.py
 	@echo "==> known vulnerabilities"
-	@$(RUN)/python infra/audit.py requirements.lock
+	@$(RUN)/python infra/ops/audit.py requirements.lock
 
 bench: $(STAMP)
 	@$(RUN)/python -m bench
 
 bench-identity: $(STAMP)
-	@$(RUN)/python -m bench.identity --causes
+	@$(RUN)/python -m bench.identity.__main__ --causes
 
 lock: $(STAMP)
 	@$(RUN)/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -22,10 +22,10 @@ from rich.table import Table
 
 from bench.events import raw_events, tc_events
 from bench.visits import regulars, visits
-from infra.embedded.kafka import EmbeddedKafka
-from infra.embedded.redis import EmbeddedRedis
+from infra.ops.embedded.servers.kafka import EmbeddedKafka
+from infra.ops.embedded.servers.redis import EmbeddedRedis
+from infra.ops.topics import apply
 from infra.settings import PACKAGED_CONTRACTS, Settings
-from infra.topics_app import apply
 from schemas.registry import Registry
 from tests.redis_cluster import LocalCluster
 

@@ -17,8 +17,8 @@ from typing import Any
 import confluent_kafka as ck
 
 from bench.stages import make_stage
-from infra.metrics import Metrics
 from infra.settings import Settings
+from infra.telemetry.metrics import Metrics
 from streams.runtime.first_start import begin_at_earliest
 from streams.runtime.stage import Batch, Outcome
 

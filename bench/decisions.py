@@ -18,24 +18,24 @@ from typing import Any
 import psutil
 import redis
 
-from infra import topics_app
-from infra.embedded.kafka import EmbeddedKafka
-from infra.embedded.redis import EmbeddedRedis
+from infra.ops import topics as topics_app
+from infra.ops.embedded.servers.kafka import EmbeddedKafka
+from infra.ops.embedded.servers.redis import EmbeddedRedis
 from infra.settings import Settings, load_settings
 from schemas.codec import encode
 from schemas.registry import Registry
+from streams.bandit.commands.experiments import EXAMPLE, publish_experiment
 from streams.bandit.experiment import parse
-from streams.bandit.experiments_app import EXAMPLE, publish_experiment
-from streams.bandit.snapshot import follow
-from streams.bandit.store import RedisStore
-from streams.collector.keys import create_key
-from streams.consent.store import RedisStates
+from streams.bandit.snapshots.snapshot import follow
+from streams.bandit.snapshots.store import RedisStore
+from streams.collector.write_keys import create_key
+from streams.consent.ledger.store import RedisStates
 
 SECONDS = 6.0
 CONNECTIONS = 16
 RATE = 500
 SECRET = "bench-" * 6
-RUN = "from infra.cli import main; main()"
+RUN = "from infra.ops.cli import main; main()"
 
 
 def request(n: int) -> bytes:
@@ -161,7 +161,7 @@ def main() -> None:
         with EmbeddedKafka(state / "kafka") as kafka, EmbeddedRedis(state / "redis") as redis_server:
             settings = load_settings(kafka=kafka.address, redis=redis_server.url, state_dir=state, secret=SECRET)
             prepare(settings)
-            from infra.embedded.ports import free_port
+            from infra.ops.embedded.ports import free_port
 
             port = free_port()
             environment = {

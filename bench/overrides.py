@@ -18,10 +18,10 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from consumers.warehouse import migrating, views
-from consumers.warehouse.overrides import OVERLAP_MS, project
+from consumers.warehouse.history.overrides import OVERLAP_MS, project
+from consumers.warehouse.schema import migrating, views
 from consumers.warehouse.store import Store
-from infra.embedded.clickhouse import EmbeddedClickHouse
+from infra.ops.embedded.servers.clickhouse import EmbeddedClickHouse
 from infra.settings import load_settings
 
 DATABASE = "bench"

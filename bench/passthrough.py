@@ -13,9 +13,9 @@ from importlib import import_module
 from itertools import repeat
 from typing import Any
 
-from infra.logs import configure_logs
-from infra.metrics import Metrics
 from infra.settings import Settings
+from infra.telemetry.logs import configure_logs
+from infra.telemetry.metrics import Metrics
 from streams.runtime.first_start import begin_at_earliest
 from streams.runtime.stage import Batch, Outcome
 from streams.runtime.transport import Transport

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from bench.passthrough import PassThrough
-from infra.metrics import Metrics
 from infra.settings import Settings
+from infra.telemetry.metrics import Metrics
 from streams.runtime.stage import Stage
 
 

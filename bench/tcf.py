@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from streams.consent.tcstring import InvalidTcString, decode
+from streams.consent.formats.tc_string import InvalidTcString, decode
 
 VECTORS = Path(__file__).parents[1] / "tests/golden/tcf/vectors.json"
 PEER = "iab-tcf==0.2.2"

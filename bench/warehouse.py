@@ -31,20 +31,20 @@ import psutil
 from rich.console import Console
 from rich.table import Table as Sheet
 
-from consumers.warehouse.batch import MAX_ROWS
-from consumers.warehouse.container import Container
-from consumers.warehouse.ddl import PLACE, create_table
-from consumers.warehouse.inserter import THREADS
-from consumers.warehouse.migrating import migrate
-from consumers.warehouse.tables import TABLES
+from consumers.warehouse.loader.batch import MAX_ROWS
+from consumers.warehouse.loader.container import Container
+from consumers.warehouse.loader.inserter import THREADS
+from consumers.warehouse.schema.ddl import PLACE, create_table
+from consumers.warehouse.schema.migrating import migrate
+from consumers.warehouse.schema.tables import TABLES
 from consumers.warehouse.topic_partition import TopicPartition
-from infra import topics_app
-from infra.embedded.child import HEADWATER, Child, Program
-from infra.embedded.clickhouse import EmbeddedClickHouse
-from infra.embedded.kafka import EmbeddedKafka
-from infra.kafka import producer, reader
+from infra.clients.kafka import producer, reader
+from infra.clients.topic_ids import topic_ids
+from infra.ops import topics as topics_app
+from infra.ops.embedded.servers.child import HEADWATER, Child, Program
+from infra.ops.embedded.servers.clickhouse import EmbeddedClickHouse
+from infra.ops.embedded.servers.kafka import EmbeddedKafka
 from infra.settings import Settings, load_settings
-from infra.topic_ids import topic_ids
 from schemas.codec import decode, encode
 from schemas.registry import Registry
 

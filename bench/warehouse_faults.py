@@ -30,7 +30,7 @@ from bench.faults.flow import ProducerError
 from bench.faults.proof import Proof
 from bench.faults.run import Plan, Progress, Result, run
 from bench.faults.world import WorldError
-from infra.embedded.child import NotReady
+from infra.ops.embedded.servers.child import NotReady
 
 OUTPUT = Console(width=128)
 

@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from infra.errors import ConfigError
 from infra.secrets import Secret
 
-PACKAGED_CONTRACTS = Path(__file__).resolve().parent.parent / "schemas"
+PACKAGED_CONTRACTS = Path(__file__).resolve().parent.parent / "schemas" / "contracts"
 
 
 class Settings(BaseSettings):

@@ -10,7 +10,7 @@ REPLAY_DAYS = 7
 
 @dataclass(frozen=True)
 class Topic:
-    """One topic. Its contract is the newest of the same name in `schemas/`."""
+    """One topic. Its contract is the newest of the same name in `schemas/contracts/`."""
 
     name: str
     key: str

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from infra.settings import PACKAGED_CONTRACTS
+
 if TYPE_CHECKING:
     from tests.redis_cluster import LocalCluster
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Bootstrap address of a real broker."""
-    from infra.embedded.kafka import EmbeddedKafka
+    from infra.ops.embedded.servers.kafka import EmbeddedKafka
 
     with EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as broker:
         yield broker.address
@@ -25,7 +27,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a real Redis; use a fresh database number or flush it where a test needs it empty."""
-    from infra.embedded.redis import EmbeddedRedis
+    from infra.ops.embedded.servers.redis import EmbeddedRedis
 
     with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as server:
         yield server.url
@@ -43,7 +45,7 @@ def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator["LocalCl
 @pytest.fixture(scope="module")
 def clickhouse_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of the embedded ClickHouse endpoint; use a database of your own in it."""
-    from infra.embedded.clickhouse import EmbeddedClickHouse
+    from infra.ops.embedded.servers.clickhouse import EmbeddedClickHouse
 
     with EmbeddedClickHouse(tmp_path_factory.mktemp("clickhouse")) as server:
         yield server.url
@@ -52,4 +54,4 @@ def clickhouse_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def contracts_dir() -> Path:
     """The packaged contracts; copy the folder before changing it."""
-    return Path(__file__).resolve().parent.parent / "schemas"
+    return PACKAGED_CONTRACTS

@@ -10,9 +10,9 @@ from typing import Any, Self
 import redis
 from redis.crc import key_slot
 
-from infra.embedded.child import Child, Program
-from infra.embedded.ports import LOOPBACK, free_port, is_free
-from infra.embedded.redis import answers, binary
+from infra.ops.embedded.ports import LOOPBACK, free_port, is_free
+from infra.ops.embedded.servers.child import Child, Program
+from infra.ops.embedded.servers.redis import answers, binary
 
 PRIMARIES = 3
 SLOTS = 16_384

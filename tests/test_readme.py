@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.cli import COMMANDS
+from infra.ops.cli import COMMANDS
+from infra.settings import PACKAGED_CONTRACTS
 from schemas.boundary import validator
 from schemas.registry import Registry
 from schemas.topics import TOPICS
@@ -47,7 +48,7 @@ def test_the_event_it_sends_is_json_with_fields_of_the_contract() -> None:
     """The curl's body parses, and what it says at the top has a place in `events.raw`."""
     (body,) = re.findall(r"-d '(.*?)'", README, re.DOTALL)
     event = json.loads(body)
-    raw = Registry(ROOT / "schemas").latest("events.raw")
+    raw = Registry(PACKAGED_CONTRACTS).latest("events.raw")
     validator(raw)
     assert set(event) - {"user_id", "consent"} <= set(raw.names)
 
@@ -55,7 +56,7 @@ def test_the_event_it_sends_is_json_with_fields_of_the_contract() -> None:
 def test_the_columns_it_selects_are_columns() -> None:
     """The query asks for fields that `events.resolved` has."""
     (columns,) = re.findall(r"SELECT (.*?) FROM headwater\.events", README)
-    assert set(columns.split(", ")) <= set(Registry(ROOT / "schemas").latest("events.resolved").names)
+    assert set(columns.split(", ")) <= set(Registry(PACKAGED_CONTRACTS).latest("events.resolved").names)
 
 
 def test_topics_and_links_exist() -> None:

@@ -12,17 +12,17 @@ import time
 
 import confluent_kafka as ck
 
-from consumers.warehouse.batch import Batch
-from consumers.warehouse.intent import read_metadata, token
-from consumers.warehouse.loop import STAGE, TopicMadeAnew, Warehouse
-from consumers.warehouse.migrating import apply
-from consumers.warehouse.rows import Bad, Loader
+from consumers.warehouse.loader.batch import Batch
+from consumers.warehouse.loader.intent import read_metadata, token
+from consumers.warehouse.loader.loop import STAGE, TopicMadeAnew, Warehouse
+from consumers.warehouse.loader.rows import Bad, Loader
+from consumers.warehouse.schema.migrating import apply
 from consumers.warehouse.store import Store
 from consumers.warehouse.topic_partition import TopicPartition
 from infra.errors import EXIT_FENCED, Retryable
-from infra.logs import configure_logs, get_logger
-from infra.metrics import Metrics
 from infra.settings import load_settings
+from infra.telemetry.logs import configure_logs, get_logger
+from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 
 DIE = float(os.environ.get("BENCH_DIE_AFTER_INSERT", "0"))

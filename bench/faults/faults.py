@@ -18,11 +18,11 @@ from confluent_kafka.admin import AdminClient
 from bench.faults.flow import Flow
 from bench.faults.proof import EVENTS, Prover
 from bench.faults.world import MEMORY_BYTES, TOPIC, World, WorldError, mountable, resize, stopped_process
-from infra import topics_app
-from infra.embedded.child import NotReady
+from infra.clients.kafka import admin
 from infra.errors import Retryable
-from infra.kafka import admin
-from infra.metrics import TABLE
+from infra.ops import topics as topics_app
+from infra.ops.embedded.servers.child import NotReady
+from infra.telemetry.metrics import TABLE
 
 SEEN_WITHIN_S = 60.0
 ASK_ANYWAY_S = 20.0

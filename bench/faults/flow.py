@@ -8,7 +8,7 @@ import confluent_kafka as ck
 
 from bench.faults.contents import EventFactory, Ledger
 from bench.faults.world import TOPIC
-from infra.kafka import producer
+from infra.clients.kafka import producer
 from infra.settings import Settings
 from schemas.contract import Contract
 

@@ -12,7 +12,7 @@ import confluent_kafka as ck
 
 from bench.faults.contents import Ledger, digest
 from bench.faults.world import TOPIC, World
-from infra.kafka import reader
+from infra.clients.kafka import reader
 from schemas.codec import decode
 
 SLICE = 20_000

@@ -16,21 +16,21 @@ from typing import Any, Self
 
 import confluent_kafka as ck
 
-from consumers.warehouse.intent import read_metadata
-from consumers.warehouse.loop import GROUP
-from consumers.warehouse.migrating import migrate
+from consumers.warehouse.loader.intent import read_metadata
+from consumers.warehouse.loader.loop import GROUP
+from consumers.warehouse.schema.migrating import migrate
 from consumers.warehouse.store import Store
-from infra import topics_app
-from infra.embedded.child import HEADWATER, Child, NotReady, Program
-from infra.embedded.clickhouse import command as clickhouse_command
-from infra.embedded.kafka import EmbeddedKafka
-from infra.embedded.ports import LOOPBACK, free_port
-from infra.embedded.probes import http_answers, http_get
-from infra.embedded.state import write_private
+from infra.clients.kafka import reader
+from infra.clients.topic_ids import topic_ids
 from infra.errors import EXIT_CONFIG, EXIT_HALTED
-from infra.kafka import reader
+from infra.ops import topics as topics_app
+from infra.ops.embedded.ports import LOOPBACK, free_port
+from infra.ops.embedded.probes import http_answers, http_get
+from infra.ops.embedded.servers.child import HEADWATER, Child, NotReady, Program
+from infra.ops.embedded.servers.clickhouse import command as clickhouse_command
+from infra.ops.embedded.servers.kafka import EmbeddedKafka
+from infra.ops.embedded.state import write_private
 from infra.settings import Settings, load_settings
-from infra.topic_ids import topic_ids
 from schemas.registry import Registry
 
 TOPIC = "events.resolved"

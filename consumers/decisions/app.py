@@ -18,17 +18,17 @@ from consumers.decisions.service import DecisionService, Doors, Visitor
 from consumers.decisions.sites import SiteGroups
 from consumers.decisions.snapshots import Snapshots
 from infra.errors import ConfigError, Retryable
-from infra.logs import configure_logs, get_logger
-from infra.metrics import Metrics
-from infra.ratelimit import RateLimit
+from infra.http.rate_limit import RateLimit
 from infra.settings import Settings, load_settings
+from infra.telemetry.logs import configure_logs, get_logger
+from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 from streams.bandit.catalogue import Catalogue
 from streams.consent.app import partitioner
 from streams.consent.stage import SIGNALS
 from streams.identity.nodes import NodeKeys, versions
-from streams.runtime.clerk import Clerk
 from streams.runtime.follow import Follower, topic_partitions
+from streams.runtime.privacy.request_consumer import Clerk
 
 EXPERIMENTS = "bandit.experiments"
 EXPERIMENTS_S = 0.2
@@ -58,7 +58,7 @@ class House:
         """Make the clients; nothing is asked yet."""
         import redis.asyncio
 
-        from infra.kafka import producer
+        from infra.clients.kafka import producer
 
         registry = Registry(self.settings.contracts)
         self.catalogue = Catalogue(registry)

@@ -6,10 +6,10 @@ from typing import NamedTuple, Protocol
 
 from consumers.decisions.sites import SiteGroups
 from infra.settings import Settings
-from streams.consent.decide import decide
-from streams.consent.evidence import Evidence, Reader
-from streams.consent.gvl import GvlFolder
-from streams.consent.ledger import DAY_MS, Moment, Times, dates, recall
+from streams.consent.decision.decide import decide
+from streams.consent.formats.evidence import Evidence, Reader
+from streams.consent.formats.gvl import GvlFolder
+from streams.consent.ledger.ledger import DAY_MS, Moment, Times, dates, recall
 from streams.consent.policy import BITS, PACKAGED, Policy, load_policy
 
 PERSONALIZATION = BITS["personalization"]

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import orjson
 from redis.exceptions import RedisError
 
-from infra.logs import get_logger
-from infra.metrics import Metrics
-from streams.consent.ledger import Times, merge
-from streams.consent.store import mark_key, marks_whole, state_key, view_key
+from infra.telemetry.logs import get_logger
+from infra.telemetry.metrics import Metrics
+from streams.consent.ledger.ledger import Times, merge
+from streams.consent.ledger.store import mark_key, marks_whole, state_key, view_key
 
 TIMEOUT_S = 0.5
 """A page's widget does not wait that long; what comes later is the default arm."""

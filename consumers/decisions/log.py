@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import confluent_kafka as ck
 
 from consumers.decisions.rules import Choice
-from infra.metrics import Metrics
+from infra.telemetry.metrics import Metrics
 from schemas.codec import encode
 from schemas.registry import Registry
 from streams.bandit.experiment import Experiment

@@ -7,8 +7,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from streams.bandit.experiment import ContextValue, Key
-from streams.collector.repeated import MAX_LEVELS, each, loads_measured
-from streams.collector.signals import SignalBuilder
+from streams.collector.fields.repeated import MAX_LEVELS, each, loads_measured
+from streams.collector.signals.signals import SignalBuilder
 
 MAX_BODY = 16_384
 

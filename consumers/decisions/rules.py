@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from streams.bandit.experiment import ContextValue, Experiment
-from streams.bandit.kernel import choose, in_control
-from streams.bandit.snapshot import Snapshot
+from streams.bandit.snapshots.kernel import choose, in_control
+from streams.bandit.snapshots.snapshot import Snapshot
 
 STALE_MS = 900_000
 GONE_MS = 86_400_000

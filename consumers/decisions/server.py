@@ -12,8 +12,8 @@ from prometheus_client import generate_latest
 
 from consumers.decisions.request import MAX_BODY, BadRequest, parse_request
 from consumers.decisions.service import Asked, DecisionService, UnknownExperiment
-from infra.metrics import Metrics
-from infra.ratelimit import RateLimit
+from infra.http.rate_limit import RateLimit
+from infra.telemetry.metrics import Metrics
 
 WIDGET = Path(__file__).with_name("widget.js")
 BODY_S = 5.0

@@ -8,11 +8,11 @@ from consumers.decisions.log import Decision, DecisionLog, uuid7
 from consumers.decisions.request import DecideRequest
 from consumers.decisions.rules import Question, aside, decide
 from consumers.decisions.snapshots import Snapshots
-from infra.metrics import Metrics
+from infra.telemetry.metrics import Metrics
 from streams.bandit.catalogue import Catalogue
 from streams.bandit.experiment import Experiment
 from streams.bandit.token import DecisionRef, sign
-from streams.collector.signals import with_objection
+from streams.collector.signals.signals import with_objection
 
 
 class Visitor(NamedTuple):

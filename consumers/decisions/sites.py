@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from infra.errors import ConfigError
-from infra.logs import get_logger
-from infra.site import page_site
-from streams.collector.keys import read_keys
+from infra.parsing.site import page_site
+from infra.telemetry.logs import get_logger
+from streams.collector.write_keys import read_keys
 from streams.consent.policy import Policy
 
 CHECK_S = 1.0

@@ -6,12 +6,12 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from infra.logs import get_logger
+from infra.telemetry.logs import get_logger
 from schemas.codec import Undecodable, UnknownContract, decode
 from schemas.registry import Registry
-from streams.bandit.kernel import Unsound
-from streams.bandit.snapshot import Snapshot, from_record
-from streams.bandit.store import blob_key, pointer_key
+from streams.bandit.snapshots.kernel import Unsound
+from streams.bandit.snapshots.snapshot import Snapshot, from_record
+from streams.bandit.snapshots.store import blob_key, pointer_key
 
 
 class Snapshots:

@@ -10,14 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from consumers.gauge.reading import Place, Reading, as_json
-from consumers.gauge.rules import Limits
-from consumers.gauge.store import RedisTables, TableStore
-from consumers.gauge.timetable import TimeTable
-from consumers.gauge.watch import Watch
+from consumers.gauge.lag.reading import Place, Reading, as_json
+from consumers.gauge.lag.rules import Limits
+from consumers.gauge.lag.store import RedisTables, TableStore
+from consumers.gauge.lag.timetable import TimeTable
+from consumers.gauge.lag.watch import Watch
 from infra.errors import ConfigError, Retryable
-from infra.logs import configure_logs, get_logger
 from infra.settings import Settings, load_settings
+from infra.telemetry.logs import configure_logs, get_logger
 
 SAVE_S = 30.0
 
@@ -110,7 +110,7 @@ async def serve(settings: Settings, serving: Serving) -> None:
     from aiohttp import web
 
     from consumers.gauge.door import Board, make_door
-    from consumers.gauge.page import Page
+    from consumers.gauge.page.page import Page
     from consumers.gauge.recent import Side, Tail
     from consumers.gauge.row_checks import watch_row_checks
     from schemas.registry import Registry
@@ -167,7 +167,7 @@ def once(settings: Settings, serving: Serving, as_json_text: bool) -> None:
     if as_json_text:
         typer.echo(json.dumps(as_json(reading)))
         return
-    from consumers.gauge.page import duration
+    from consumers.gauge.page.page import duration
 
     for group in reading.groups:
         for p in group.partitions:

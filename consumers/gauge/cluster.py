@@ -8,11 +8,11 @@ from typing import Any
 import confluent_kafka as ck
 from confluent_kafka.admin import OffsetSpec
 
-from consumers.gauge.reading import Ends, Facts, GroupFacts, Place
+from consumers.gauge.lag.reading import Ends, Facts, GroupFacts, Place
+from infra.clients.kafka import admin, reader
+from infra.clients.topic_ids import describe_ids
 from infra.errors import Retryable
-from infra.kafka import admin, reader
 from infra.settings import Settings
-from infra.topic_ids import describe_ids
 
 GROUP = "headwater-gauge"  # never commits, and the name is outside the prefix that it watches
 TIMEOUT_S = 8.0

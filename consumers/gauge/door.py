@@ -13,8 +13,8 @@ from aiohttp.typedefs import Handler, Middleware
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from consumers.gauge.export import exposition
-from consumers.gauge.page import HERE, Page
-from consumers.gauge.reading import Reading, as_json
+from consumers.gauge.lag.reading import Reading, as_json
+from consumers.gauge.page.page import HERE, Page
 from consumers.gauge.recent import Recent
 from consumers.gauge.row_checks import RowCheck
 from consumers.gauge.row_checks import as_json as row_checks_json

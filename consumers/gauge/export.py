@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from prometheus_client import generate_latest
 
-from consumers.gauge.reading import Reading
-from infra.metrics import Metrics
-from streams.runtime.requests import Pending
+from consumers.gauge.lag.reading import Reading
+from infra.telemetry.metrics import Metrics
+from streams.runtime.privacy.requests import Pending
 
 
 def exposition(reading: Reading | None, pending: Sequence[Pending] | None, now: float) -> bytes:

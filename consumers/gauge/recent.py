@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import confluent_kafka as ck
 
-from infra.kafka import reader
-from infra.logs import get_logger
+from infra.clients.kafka import reader
 from infra.settings import Settings
+from infra.telemetry.logs import get_logger
 from schemas.codec import HeadReader, Undecodable, decode
 from schemas.registry import Registry, UnknownContract
-from streams.identity.deferred import DEFERRED
-from streams.runtime.clerk import ACKS, REQUESTS
-from streams.runtime.requests import Pending, Requests
+from streams.identity.graph.deferred import DEFERRED
+from streams.runtime.privacy.request_consumer import ACKS, REQUESTS
+from streams.runtime.privacy.requests import Pending, Requests
 
 DEAD, COUNTS, SNAPSHOTS = "events.dead", "stream.counts", "bandit.snapshots"
 WHOLE = (REQUESTS, ACKS, DEFERRED)

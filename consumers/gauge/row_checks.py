@@ -8,8 +8,8 @@ from typing import Any
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from infra.logs import get_logger
 from infra.settings import Settings
+from infra.telemetry.logs import get_logger
 
 INTERVAL_S = 30.0
 TIMEOUT_S = 10

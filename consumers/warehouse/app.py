@@ -20,7 +20,7 @@ from infra.errors import EXIT_FENCED
 
 if TYPE_CHECKING:
     from consumers.warehouse.store import Store
-    from infra.metrics import Metrics
+    from infra.telemetry.metrics import Metrics
     from schemas.registry import Registry
 
 POLL_S = 0.1
@@ -53,17 +53,17 @@ def run_command(slot: Slot = None, metrics_port: MetricsPort = None) -> None:
 def _run(slot: str | None, metrics_port: int | None) -> None:
     import confluent_kafka as ck
 
-    from consumers.warehouse.loop import STAGE, TopicMadeAnew, Warehouse
+    from consumers.warehouse.history.projecting import Projecting
+    from consumers.warehouse.loader.loop import STAGE, TopicMadeAnew, Warehouse
+    from consumers.warehouse.loader.rows import Loader
     from consumers.warehouse.privacy import Eraser, count_part
-    from consumers.warehouse.projecting import Projecting
-    from consumers.warehouse.rows import Loader
     from consumers.warehouse.store import SEARCH_S, Store
     from consumers.warehouse.verification.schedule import Verifying
-    from infra.logs import configure_logs, get_logger
-    from infra.metrics import Metrics
     from infra.settings import load_settings
+    from infra.telemetry.logs import configure_logs, get_logger
+    from infra.telemetry.metrics import Metrics
     from schemas.registry import Registry
-    from streams.runtime.clerk import Clerk
+    from streams.runtime.privacy.request_consumer import Clerk
 
     configure_logs(STAGE)
     given = {"slot": slot, "metrics_port": metrics_port}
@@ -107,10 +107,10 @@ def _apply_patiently(store: "Store", registry: "Registry", metrics: "Metrics", s
 
     In a thread that ends with the process: a ClickHouse that hangs must not keep a signal from being obeyed.
     """
-    from consumers.warehouse.loop import STAGE
-    from consumers.warehouse.migrating import apply
+    from consumers.warehouse.loader.loop import STAGE
+    from consumers.warehouse.schema.migrating import apply
     from infra.errors import Retryable
-    from infra.logs import get_logger
+    from infra.telemetry.logs import get_logger
 
     failures: queue.SimpleQueue[Exception] = queue.SimpleQueue()
 
@@ -145,7 +145,7 @@ def _apply_patiently(store: "Store", registry: "Registry", metrics: "Metrics", s
 @app.command("migrate", epilog="Example: headwater warehouse migrate")
 def migrate_command(as_json: AsJson = False) -> None:
     """Create and extend the tables and views."""
-    from consumers.warehouse.migrating import migrate
+    from consumers.warehouse.schema.migrating import migrate
     from infra.settings import load_settings
 
     done = migrate(load_settings())
@@ -161,7 +161,7 @@ def overrides_command(as_json: AsJson = False) -> None:
     """Map history to today's identity now; the loader does it each minute. Safe at any time."""
     from dataclasses import asdict
 
-    from consumers.warehouse.overrides import project, stamped
+    from consumers.warehouse.history.overrides import project, stamped
 
     with patient_store() as store:
         done = project(store, time.time_ns() // 1_000_000)
@@ -181,7 +181,7 @@ def squash_command(
     """Write today's identity into old rows, forget overrides that no row needs; the loader does it each week."""
     from dataclasses import asdict
 
-    from consumers.warehouse.squash import squash
+    from consumers.warehouse.history.squash import squash
     from infra.settings import load_settings
 
     days = load_settings().squash_after_days if older_than is None else older_than

@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from consumers.warehouse import ddl
+from consumers.warehouse.schema import ddl
+from consumers.warehouse.schema.tables import TABLES
 from consumers.warehouse.store import Store
-from consumers.warehouse.tables import TABLES
 from infra.errors import Retryable
 
 PLAIN = re.compile(r"[0-9a-f]{32,33}")

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from consumers.warehouse.erasing import erase, person
-from consumers.warehouse.loop import GROUP
+from consumers.warehouse.loader.loop import GROUP
+from consumers.warehouse.schema.tables import TABLES
 from consumers.warehouse.store import Store
-from consumers.warehouse.tables import TABLES
 from infra.errors import Retryable
 from infra.settings import Settings
 from streams.consent.policy import BITS
-from streams.runtime.passing import Passage
+from streams.runtime.privacy.group_progress import Passage
 
 MOST_PASSAGES = 1_000
 

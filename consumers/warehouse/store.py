@@ -8,9 +8,9 @@ from typing import Any
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 
-from consumers.warehouse import ddl
 from consumers.warehouse.errors import ServerTrouble, TableTrouble, insert_error, query_error
-from consumers.warehouse.tables import Table
+from consumers.warehouse.schema import ddl
+from consumers.warehouse.schema.tables import Table
 from consumers.warehouse.topic_partition import TopicPartition
 from infra.errors import ConfigError, Retryable
 from infra.settings import Settings

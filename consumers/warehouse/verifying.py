@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from consumers.warehouse.migrating import migrate
+from consumers.warehouse.schema.migrating import migrate
 from consumers.warehouse.store import SEARCH_S, Store
 from consumers.warehouse.verification.results import BY_HAND, FULL, Verification
 from consumers.warehouse.verification.verifier import Pace, Verifier

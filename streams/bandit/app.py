@@ -2,12 +2,12 @@
 
 import redis
 
-from infra.metrics import Metrics
 from infra.settings import Settings
+from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
-from streams.bandit.publisher import Publisher
+from streams.bandit.snapshots.publisher import Publisher
+from streams.bandit.snapshots.store import RedisStore
 from streams.bandit.stage import BanditStage
-from streams.bandit.store import RedisStore
 
 TIMEOUT_S = 2.0
 

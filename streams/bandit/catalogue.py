@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from infra.errors import ConfigError
-from infra.logs import get_logger
+from infra.telemetry.logs import get_logger
 from schemas.codec import Undecodable, UnknownContract, decode
 from schemas.registry import Registry
 from streams.bandit.experiment import Experiment, parse

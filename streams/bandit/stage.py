@@ -9,16 +9,16 @@ from collections.abc import Iterable
 from uuid import UUID
 
 from infra.errors import Retryable
-from infra.logs import get_logger
-from infra.metrics import Metrics
+from infra.telemetry.logs import get_logger
+from infra.telemetry.metrics import Metrics
 from schemas.codec import HeadReader, Record, Undecodable, UnknownContract, decode, encode
 from schemas.registry import Registry
 from streams.bandit.catalogue import Catalogue
 from streams.bandit.counting import Changes, Counting, Seen
 from streams.bandit.join import join
-from streams.bandit.publisher import Publisher
+from streams.bandit.snapshots.publisher import Publisher
 from streams.bandit.statistics import HOUR_MS, CellKey, line
-from streams.runtime.clerk import ACKS, REQUESTS, ack
+from streams.runtime.privacy.request_consumer import ACKS, REQUESTS, ack
 from streams.runtime.stage import BY_KEY, Batch, Cell, Dead, Outcome, Output
 
 RESOLVED, OUTCOMES = "events.resolved", "bandit.outcomes"

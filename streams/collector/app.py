@@ -27,10 +27,10 @@ def collect(  # noqa: PLR0913, PLR0917 - each parameter is an option of the comm
     """Serve the collector. A 200 means that Kafka's in-sync replicas, or the fsynced spool, have the event."""
     import uvloop
 
-    from infra.logs import configure_logs
     from infra.settings import load_settings
-    from streams.collector.server import Options
-    from streams.collector.serving import Limits, serve
+    from infra.telemetry.logs import configure_logs
+    from streams.collector.http.server import Options
+    from streams.collector.http.serving import Limits, serve
 
     configure_logs("collector")
     settings = load_settings()

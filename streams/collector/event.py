@@ -36,7 +36,7 @@ class Sent:
     decision_token: str = ""
     properties: Mapping[str, Any] = field(default_factory=dict)
     region: str = ""
-    """Where the event says that its visitor is, as `infra.region` writes it; empty = unknown. Counts for servers' keys."""
+    """Where the event says that its visitor is, as `infra.parsing.region` writes it; empty = unknown. Servers' keys only."""
 
 
 @dataclass(frozen=True, slots=True)

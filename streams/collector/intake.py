@@ -5,22 +5,22 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from infra.keyring import KeyRing
-from infra.metrics import Metrics
+from infra.payload_keyring import KeyRing
+from infra.telemetry.metrics import Metrics
 from schemas.boundary import Boundary, validator
 from schemas.boundary import Refused as Unfit
 from schemas.codec import encode
 from schemas.registry import Registry
-from streams.collector import choices
-from streams.collector.choice_rules import ChoiceRules
+from streams.collector.delivery.spool import Record
 from streams.collector.event import Item, Sent, Unusable
+from streams.collector.fields.repeated import dumps
+from streams.collector.http.refusals import Reason
 from streams.collector.masking import mask_choice
 from streams.collector.normalise import Normaliser, Request
-from streams.collector.refusals import Reason
-from streams.collector.repeated import dumps
-from streams.collector.spool import Record
+from streams.collector.protocols import choices
+from streams.collector.signals.choice_rules import ChoiceRules
 from streams.identity.nodes import NodeKeys
-from streams.runtime.deadletter import DeadLetters, Place, Refusal
+from streams.runtime.dead_letters.dead_letter import DeadLetters, Place, Refusal
 
 RAW, DEAD, SIGNALS = "events.raw", "events.dead", "consent.signals"
 LOOK_S = 1.0

@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from infra.site import page_site
+from infra.parsing.site import page_site
 from schemas.codec import Record
 from schemas.registry import Contract
-from streams.collector.agents import device_class, is_bot
 from streams.collector.event import Sent
-from streams.collector.json_cut import cut_text
+from streams.collector.fields.agents import device_class, is_bot
+from streams.collector.fields.json_cut import cut_text
 from streams.collector.masking import EventMask
 from streams.collector.masking.field_names import Category
-from streams.collector.signals import with_objection
+from streams.collector.signals.signals import with_objection
 from streams.identity.nodes import NodeKeys, named, normalise
 
 FUTURE_MS = 23 * 3_600_000

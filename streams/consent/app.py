@@ -7,16 +7,16 @@ from pathlib import Path
 import confluent_kafka as ck
 import redis
 
-from infra.metrics import Metrics
+from infra.clients.topic_ids import topic_ids
 from infra.settings import Settings
-from infra.topic_ids import topic_ids
+from infra.telemetry.metrics import Metrics
 from schemas.codec import decode
 from schemas.registry import Registry
-from streams.consent.gvl import GvlFolder
-from streams.consent.ledger import Times
+from streams.consent.formats.gvl import GvlFolder
+from streams.consent.ledger.ledger import Times
+from streams.consent.ledger.store import RedisStates, Written, piece_of
 from streams.consent.policy import PACKAGED, Policy, load_policy
 from streams.consent.stage import SIGNALS, STATE, ConsentStage, Kit
-from streams.consent.store import RedisStates, Written, piece_of
 from streams.runtime.follow import read_messages, topic_partitions
 
 TIMEOUT_S = 5.0

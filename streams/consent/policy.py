@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 from infra.errors import ConfigError
-from infra.region import REGION, region_of
-from streams.consent.signals import CONSENT_MODE_SIGNALS, Meaning, Vocabulary, Word
+from infra.parsing.region import REGION, region_of
+from streams.consent.formats.signals import CONSENT_MODE_SIGNALS, Meaning, Vocabulary, Word
 
 PACKAGED = Path(__file__).with_name("policy.yaml")
 

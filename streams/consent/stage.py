@@ -10,23 +10,23 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 from infra.errors import ConfigError, Retryable
-from infra.logs import get_logger
-from infra.metrics import Metrics
+from infra.telemetry.logs import get_logger
+from infra.telemetry.metrics import Metrics
 from schemas.codec import HEADER_BYTES, Undecodable, UnknownContract, decode, schema_id
 from schemas.columns import FEW
 from schemas.registry import Registry
-from streams.consent.audit import Head as ChainHead
-from streams.consent.case import KEPT_BYTES, Decided, Head, Kind, Lineage, Memories, What, Where
-from streams.consent.decide import Action, Reason
-from streams.consent.entries import AUDIT, HEADS, REVOCATIONS, SIGNALS, STATE, Entries, writers
-from streams.consent.evidence import Reader
-from streams.consent.gvl import GvlFolder
-from streams.consent.learning import FOR_EVER, SUBJECT_LENGTH, Event, Learner, Others
-from streams.consent.ledger import DAY_MS
+from streams.consent.decision.audit import Head as ChainHead
+from streams.consent.decision.decide import Action, Reason
+from streams.consent.decision.decision_cache import KEPT_BYTES, Decided, Head, Kind, Lineage, Memories, What, Where
+from streams.consent.formats.evidence import Reader
+from streams.consent.formats.gvl import GvlFolder
+from streams.consent.ledger.learning import FOR_EVER, SUBJECT_LENGTH, Event, Learner, Others
+from streams.consent.ledger.ledger import DAY_MS
+from streams.consent.ledger.ledger_writes import AUDIT, HEADS, REVOCATIONS, SIGNALS, STATE, Entries, writers
+from streams.consent.ledger.store import StateStore
+from streams.consent.ledger.subject_state import Holding, Place, Standing, Standings, Table
 from streams.consent.policy import BITS, Policy
-from streams.consent.standing import Holding, Place, Standing, Standings, Table
-from streams.consent.store import StateStore
-from streams.consent.strip import RandomIds
+from streams.consent.redaction.reference import RandomIds
 from streams.runtime.stage import BY_KEY, Batch, Cell, Outcome, Output
 
 RAW, CONSENTED, ERASURES = "events.raw", "events.consented", "privacy.erasures"

@@ -7,16 +7,16 @@ from urllib.parse import urlsplit
 import redis
 from redis.cluster import ClusterNode
 
+from infra.clients.topic_ids import topic_ids
 from infra.errors import ConfigError
-from infra.metrics import Metrics
 from infra.settings import Settings
-from infra.topic_ids import topic_ids
+from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
-from streams.identity.fence import FencedStore, MendedStore
-from streams.identity.guard import Mender
-from streams.identity.log import mend
+from streams.identity.graph.fence import FencedStore, MendedStore
+from streams.identity.graph.guard import Mender
+from streams.identity.graph.redis_store import RedisStore
 from streams.identity.nodes import NodeKeys, alias
-from streams.identity.redis_store import RedisStore
+from streams.identity.repair.log import mend
 from streams.identity.stage import IdentityStage, Kit
 from streams.runtime.follow import read_range
 from streams.runtime.stage import Batch

@@ -6,9 +6,9 @@ from functools import partial
 
 from schemas.codec import Record, flat_encoder
 from schemas.registry import Registry
-from streams.identity.combination import Combination, Stamp
+from streams.identity.graph.identifier_set import Combination, Stamp
+from streams.identity.graph.union_find import Nodes, Write
 from streams.identity.reading import Event
-from streams.identity.rules import Nodes, Write
 from streams.runtime.stage import BY_KEY, Outcome
 
 LINKS, CONFLICTS = "identity.links", "identity.conflicts"

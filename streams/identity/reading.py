@@ -28,8 +28,8 @@ from schemas.codec import (
 )
 from schemas.columns import FEW, HeadColumns
 from schemas.registry import Registry
-from streams.identity.combination import Combination
-from streams.identity.store import LONGEST_CLAIM, shortened
+from streams.identity.graph.identifier_set import Combination
+from streams.identity.graph.store import LONGEST_CLAIM, shortened
 from streams.runtime.stage import Batch, Cell, Outcome
 
 CONSENTED, RESOLVED = "events.consented", "events.resolved"

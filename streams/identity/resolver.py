@@ -4,19 +4,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
-from infra.metrics import Metrics
+from infra.telemetry.metrics import Metrics
 from schemas.codec import HEADER_BYTES, encode
 from schemas.registry import Registry
-from streams.identity.combination import SHARED_IDS, STAMPED, UNRESOLVED, Combination, Stamp
 from streams.identity.evidence import CONFLICTS, Evidence, conflict_record
-from streams.identity.graph import Graph, Met
-from streams.identity.handover import Handover
+from streams.identity.graph.graph import Graph, Met
+from streams.identity.graph.identifier_set import SHARED_IDS, STAMPED, UNRESOLVED, Combination, Stamp
+from streams.identity.graph.recent import Recent
+from streams.identity.graph.slots import MERGES, SlotLog
+from streams.identity.graph.store import first_places
+from streams.identity.graph.union_find import ERASED, Slot, View, Write, home, live, unlogged
 from streams.identity.nodes import Alias
 from streams.identity.reading import DAY_MS, MINUTE_MS, RESOLVED, Event, Reader, Where
-from streams.identity.recent import Recent
-from streams.identity.rules import ERASED, Slot, View, Write, home, live, unlogged
-from streams.identity.slots import MERGES, SlotLog
-from streams.identity.store import first_places
+from streams.identity.refusals.handover import Handover
 from streams.runtime.stage import BY_KEY, Batch, Cell, Outcome, Output
 
 DUPLICATE, ERASURE = "DUPLICATE", "ERASED"

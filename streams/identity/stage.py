@@ -9,20 +9,20 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from infra.errors import Retryable
-from infra.logs import get_logger
-from infra.metrics import Metrics
+from infra.telemetry.logs import get_logger
+from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, Undecodable, UnknownContract, decode, encode
 from schemas.registry import Registry
-from streams.identity.deferred import DEFERRED, Deferred, Range, ReadBack
-from streams.identity.graph import Graph, Renamed, no_names
-from streams.identity.guard import Guard, Trusting
-from streams.identity.handover import Handover, expand
+from streams.identity.graph.deferred import DEFERRED, Deferred, Range, ReadBack
+from streams.identity.graph.graph import Graph, Renamed, no_names
+from streams.identity.graph.guard import Guard, Trusting
+from streams.identity.graph.slots import MERGES, SlotLog
+from streams.identity.graph.store import Away, GraphStore
 from streams.identity.nodes import Alias
 from streams.identity.reading import CONSENTED, DAY_MS, RESOLVED, is_node
+from streams.identity.refusals.handover import Handover, expand
+from streams.identity.refusals.revocation import REQUESTS, REVOCATIONS, SIGNALS, outlived, request, signals
 from streams.identity.resolver import ERASURE, Resolver
-from streams.identity.revocation import REQUESTS, REVOCATIONS, SIGNALS, outlived, request, signals
-from streams.identity.slots import MERGES, SlotLog
-from streams.identity.store import Away, GraphStore
 from streams.runtime.stage import BY_KEY, Batch, Outcome
 
 REWRITES_S = 5.0

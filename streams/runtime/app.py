@@ -35,9 +35,9 @@ def worker(
     ] = Start.COMMITTED,
 ) -> None:
     """Run one worker. Several workers of a room share its partitions; each needs a slot of its own."""
-    from infra.logs import configure_logs
-    from infra.metrics import Metrics
     from infra.settings import load_settings
+    from infra.telemetry.logs import configure_logs
+    from infra.telemetry.metrics import Metrics
     from streams.runtime.first_start import begin_at_earliest
     from streams.runtime.worker import Worker, run
 

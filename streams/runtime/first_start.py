@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 import confluent_kafka as ck
 
+from infra.clients.kafka import reader
+from infra.clients.topic_ids import is_of_another, offset_metadata, topic_ids
 from infra.errors import ConfigError, Retryable
-from infra.kafka import reader
-from infra.logs import get_logger
 from infra.settings import Settings
-from infra.topic_ids import is_of_another, offset_metadata, topic_ids
+from infra.telemetry.logs import get_logger
 from streams.runtime.follow import partitions_of, stable_end
 
 GROUP_EMPTY_S = 60.0

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import confluent_kafka as ck
 
+from infra.clients.kafka import reader
+from infra.clients.topic_ids import TopicWatch
 from infra.errors import Retryable
-from infra.kafka import reader
 from infra.settings import Settings
-from infra.topic_ids import TopicWatch
 
 KeyValue = tuple[bytes | None, bytes | None]
 

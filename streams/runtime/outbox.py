@@ -12,11 +12,11 @@ from typing import Any
 
 import confluent_kafka as ck
 
+from infra.clients.kafka import producer
+from infra.clients.topic_ids import offset_metadata
 from infra.errors import EXIT_FENCED
-from infra.kafka import producer
-from infra.logs import get_logger
 from infra.settings import Settings
-from infra.topic_ids import offset_metadata
+from infra.telemetry.logs import get_logger
 from streams.runtime.stage import Output
 
 TopicPartition = tuple[str, int]

@@ -22,7 +22,7 @@ from faust.types import TP, ConsumerMessage
 from mode import Service
 
 from infra.errors import EXIT_FENCED
-from infra.logs import get_logger
+from infra.telemetry.logs import get_logger
 from streams.runtime.outbox import TopicPartition
 from streams.runtime.stage import Batch
 

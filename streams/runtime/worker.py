@@ -20,17 +20,17 @@ import faust
 from faust.serializers.schemas import Schema
 from mode.utils.queues import FlowControlEvent
 
+from infra.clients.kafka import reader
+from infra.clients.topic_ids import TopicWatch, is_of_another
 from infra.errors import EXIT_CONFIG, EXIT_FENCED, EXIT_HALTED, ConfigError, Halted, Retryable
-from infra.kafka import reader
-from infra.keyring import KeyRing
-from infra.logs import get_logger
 from infra.memory import keep_freed_memory
-from infra.metrics import Metrics
+from infra.payload_keyring import KeyRing
 from infra.settings import Settings
-from infra.topic_ids import TopicWatch, is_of_another
+from infra.telemetry.logs import get_logger
+from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 from streams.runtime.counts import CellCounts
-from streams.runtime.deadletter import DeadLetters, Place, Refusal
+from streams.runtime.dead_letters.dead_letter import DeadLetters, Place, Refusal
 from streams.runtime.follow import Follower, read_partition, stable_end
 from streams.runtime.outbox import Outbox, TopicPartition
 from streams.runtime.stage import Outcome, Output, Stage

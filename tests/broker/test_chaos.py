@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from bench.events import raw_events
-from infra.embedded.kafka import EmbeddedKafka
-from infra.embedded.redis import EmbeddedRedis
-from infra.kafka import producer
+from infra.clients.kafka import producer
+from infra.ops.embedded.servers.kafka import EmbeddedKafka
+from infra.ops.embedded.servers.redis import EmbeddedRedis
+from infra.ops.topics import apply
 from infra.settings import Settings
-from infra.topics_app import apply
 from schemas.codec import HeadReader, decode
 from schemas.registry import Registry
-from streams.consent.audit import Head
-from streams.consent.audit import check as check_chains
+from streams.consent.decision.audit import Head
+from streams.consent.decision.audit import check as check_chains
 from tests.broker.chaos import Chaos
 from tests.broker.copying import behind, read_committed
 
@@ -84,7 +84,7 @@ def test_kills_stops_and_twins_neither_lose_nor_double(tmp_path: Path) -> None:
         }
 
         def start(slot: str) -> subprocess.Popen[bytes]:
-            command = [sys.executable, "-m", "infra.cli", "worker", "consent", "--slot", slot, "--from", "earliest"]
+            command = [sys.executable, "-m", "infra.ops.cli", "worker", "consent", "--slot", slot, "--from", "earliest"]
             with (tmp_path / f"worker-{slot}.log").open("ab") as log:
                 return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 

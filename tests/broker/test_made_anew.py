@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from infra.embedded.kafka import EmbeddedKafka
-from infra.kafka import producer
-from infra.settings import Settings
-from infra.topics_app import apply
+from infra.clients.kafka import producer
+from infra.ops.embedded.servers.kafka import EmbeddedKafka
+from infra.ops.topics import apply
+from infra.settings import PACKAGED_CONTRACTS, Settings
 from schemas.codec import Record, decode, encode
 from schemas.registry import Registry
 from streams.runtime.follow import read_topic
@@ -27,7 +27,7 @@ SECRET = "for tests only, forty characters long..."
 ROOT = Path(__file__).parents[2]
 GRANTED = {"cmp.analytics": "1", "cmp.marketing": "1", "cmp.personalization": "1"}
 DENIED = dict.fromkeys(GRANTED, "0")
-REGISTRY = Registry(ROOT / "schemas")
+REGISTRY = Registry(PACKAGED_CONTRACTS)
 REFUSER, VISITOR, OTHER, SILENT = ("2" + two * 16 for two in ("a1", "b2", "c3", "d4"))
 
 
@@ -44,7 +44,7 @@ class House:
         """Run both workers meanwhile."""
         environment = {**os.environ, "HEADWATER_SECRET": SECRET, "HEADWATER_STATE_DIR": str(self.settings.state_dir)}
         environment |= {"HEADWATER_KAFKA": self.settings.kafka, "HEADWATER_REDIS": self.settings.redis}
-        words = [sys.executable, "-c", "from infra.cli import main; main()", "worker"]
+        words = [sys.executable, "-c", "from infra.ops.cli import main; main()", "worker"]
         workers = [
             subprocess.Popen([*words, room, "--from", "earliest"], env=environment, cwd=ROOT)
             for room in ("consent", "identity")

@@ -15,16 +15,16 @@ from confluent_kafka.admin import NewTopic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.embedded.kafka import EmbeddedKafka
+from infra.clients.kafka import admin, producer
+from infra.clients.topic_ids import topic_ids
 from infra.errors import Retryable
-from infra.kafka import admin, producer
-from infra.keyring import KeyRing
+from infra.ops.embedded.servers.kafka import EmbeddedKafka
+from infra.ops.topics import apply
+from infra.payload_keyring import KeyRing
 from infra.settings import Settings
-from infra.topic_ids import topic_ids
-from infra.topics_app import apply
 from schemas.registry import Registry
-from streams.runtime.deadletter import DeadLetters, Place, Refusal
-from streams.runtime.replay import CATCH_UP_S, DEAD, REPLAYS, LetterPosition, LetterSet, Replay, read_replayed
+from streams.runtime.dead_letters.dead_letter import DeadLetters, Place, Refusal
+from streams.runtime.dead_letters.replay import CATCH_UP_S, DEAD, REPLAYS, LetterPosition, LetterSet, Replay, read_replayed
 from tests.broker.copying import read_committed
 from tests.broker.test_fencing import wait_until
 
@@ -57,7 +57,7 @@ def start(settings: Settings, *words: str) -> subprocess.Popen[bytes]:
     """`headwater dead replay --send`."""
     environment = {**os.environ, "HEADWATER_SECRET": SECRET, "HEADWATER_STATE_DIR": str(settings.state_dir)}
     environment["HEADWATER_KAFKA"] = settings.kafka
-    command = [sys.executable, "-c", "from infra.cli import main; main()", "dead", "replay", "--send", *words]
+    command = [sys.executable, "-c", "from infra.ops.cli import main; main()", "dead", "replay", "--send", *words]
     return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 

@@ -11,14 +11,14 @@ import confluent_kafka as ck
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from infra.clients.topic_ids import offset_metadata, topic_ids
 from infra.errors import EXIT_FENCED, EXIT_HALTED
-from infra.keyring import KeyRing
+from infra.payload_keyring import KeyRing
 from infra.secrets import Secret
 from infra.settings import Settings
-from infra.topic_ids import offset_metadata, topic_ids
 from schemas.codec import decode
 from schemas.registry import Registry
-from streams.runtime.deadletter import open_letter
+from streams.runtime.dead_letters.dead_letter import open_letter
 from tests.broker.copying import PARTITIONS, Copying, behind, create_topics, read_committed, wait_for_stable_end
 from tests.broker.groups import commit_offsets
 from tests.broker.test_fencing import wait_until

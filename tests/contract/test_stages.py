@@ -2,25 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from infra.metrics import Metrics
+from infra.settings import PACKAGED_CONTRACTS
+from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, decode, encode
 from schemas.registry import Registry
+from streams.consent.ledger.store import MemoryStates
 from streams.consent.policy import PACKAGED, load_policy
 from streams.consent.stage import ConsentStage, Kit
-from streams.consent.store import MemoryStates
+from streams.identity.graph.store import MemoryStore
 from streams.identity.stage import IdentityStage
 from streams.identity.stage import Kit as IdentityKit
-from streams.identity.store import MemoryStore
 from streams.runtime.stage import Batch, Stage
 
-REGISTRY = Registry(Path(__file__).parents[2] / "schemas")
+REGISTRY = Registry(PACKAGED_CONTRACTS)
 NODES = ["0" + "a" * 32, "0" + "b" * 32, "1" + "c" * 32, "2" + "d" * 32, "2" + "e" * 32]
 
 WORDS = st.sampled_from(["granted", "denied"])

@@ -7,11 +7,11 @@ import pytest
 import redis
 
 from infra.errors import ConfigError, Retryable
-from streams.identity.redis_store import REFUSAL_S, RedisStore
-from streams.identity.refusals import MOST_REFUSALS, Memory, Refusal, Scope
-from streams.identity.rules import Limit, Pair, Slot, Write
-from streams.identity.splitting import SplitStore
-from streams.identity.store import GraphStore, MemoryStore, first_places, shortened
+from streams.identity.graph.redis_store import REFUSAL_S, RedisStore
+from streams.identity.graph.store import GraphStore, MemoryStore, first_places, shortened
+from streams.identity.graph.union_find import Limit, Pair, Slot, Write
+from streams.identity.refusals.refusals import MOST_REFUSALS, Memory, Refusal, Scope
+from streams.identity.repair.splitting import SplitStore
 
 NOW = 1_764_000_123.0
 A, B, C = "0" + "a" * 32, "1" + "b" * 32, "2" + "c" * 32

@@ -12,9 +12,9 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["streams.consent"]):
-    from streams.consent.reason import Reason
-    from streams.consent.tcf import Demand, judge
-    from streams.consent.tcstring import InvalidTcString, TcString, Vendors, decode
+    from streams.consent.formats.reason import Reason
+    from streams.consent.formats.tc_string import InvalidTcString, TcString, Vendors, decode
+    from streams.consent.formats.tcf import Demand, judge
 
 VECTORS = Path(__file__).parents[1] / "golden/tcf/vectors.json"
 LARGEST = 65_536

@@ -11,11 +11,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from infra.settings import PACKAGED_CONTRACTS
 from schemas.codec import encode
 from schemas.registry import Contract, Registry
 
 GOLDEN = Path(__file__).with_name("contracts.json")
-SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
 
 
 def sample(avro: Any, draw: random.Random) -> Any:
@@ -45,7 +45,7 @@ def as_bytes(contract: Contract, record: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Append what is missing."""
     golden: dict[str, list[dict[str, Any]]] = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
-    for contract in Registry(SCHEMAS).all():
+    for contract in Registry(PACKAGED_CONTRACTS).all():
         draw = random.Random(contract.id)
         if str(contract.id) not in golden:
             records = [{f["name"]: sample(f["type"], draw) for f in contract.schema["fields"]} for _ in range(3)]

@@ -12,13 +12,14 @@ from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
-from infra.embedded.schema_registry import EmbeddedSchemaRegistry
+from infra.ops.embedded.servers.schema_registry import EmbeddedSchemaRegistry
+from infra.settings import PACKAGED_CONTRACTS
 from schemas.codec import HEADER_BYTES, HeadReader, decode, encode, flat_record_encoder
 from schemas.contract import Contract
 from schemas.registry import Registry
 
 HERE = Path(__file__).resolve().parent
-REGISTRY = Registry(HERE.parents[1] / "schemas")
+REGISTRY = Registry(PACKAGED_CONTRACTS)
 GOLDEN: dict[str, list[dict[str, Any]]] = json.loads((HERE / "contracts.json").read_text())
 
 

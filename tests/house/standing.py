@@ -13,9 +13,9 @@ from typing import Any
 import clickhouse_connect
 import psutil
 
-from infra.embedded.child import HEADWATER
-from infra.embedded.house import USUAL_PORTS
-from infra.embedded.ports import free_port
+from infra.ops.embedded.house import USUAL_PORTS
+from infra.ops.embedded.ports import free_port
+from infra.ops.embedded.servers.child import HEADWATER
 
 READY_S = 90
 

@@ -14,15 +14,15 @@ import requests
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from typer.testing import CliRunner
 
-from infra.kafka import admin, producer, reader
+from consumers.privacy.app import app
+from infra.clients.kafka import admin, producer, reader
 from infra.secrets import Secret
 from infra.settings import Settings, load_settings
 from schemas.codec import decode, encode
 from schemas.registry import Registry
 from streams.identity.nodes import NodeKeys, node
-from streams.privacy.app import app
 from streams.runtime.follow import partitions_of, stable_end
-from streams.runtime.passing import Passage
+from streams.runtime.privacy.group_progress import Passage
 from tests.broker.copying import read_committed
 from tests.house.standing import StandingHouse, wait_until
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from streams.consent.ledger import DAY_MS
+from streams.consent.ledger.ledger import DAY_MS
 from tests.house.standing import StandingHouse, wait_until
 from tests.streams.consent.strings import tc_string
 

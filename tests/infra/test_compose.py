@@ -12,8 +12,8 @@ import pytest
 import yaml
 from prometheus_client import Histogram
 
-from infra.cli import COMMANDS
-from infra.metrics import TABLE
+from infra.ops.cli import COMMANDS
+from infra.telemetry.metrics import TABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = {
@@ -42,11 +42,11 @@ def compose() -> dict[str, Any]:
 
 def expressions() -> Iterator[tuple[str, str]]:
     """(where, PromQL) of every dashboard panel and alert rule."""
-    for file in sorted((ROOT / "infra/grafana/dashboards").glob("*.json")):
+    for file in sorted((ROOT / "infra/deploy/grafana/dashboards").glob("*.json")):
         for panel in json.loads(file.read_text())["panels"]:
             for target in panel["targets"]:
                 yield f"{file.name}: {panel['title']}", target["expr"]
-    for group in yaml.safe_load((ROOT / "infra/prometheus/alerts.yml").read_text())["groups"]:
+    for group in yaml.safe_load((ROOT / "infra/deploy/prometheus/alerts.yml").read_text())["groups"]:
         for rule in group["rules"]:
             yield f"alerts.yml: {rule['alert']}", rule["expr"]
 
@@ -118,7 +118,7 @@ def test_our_services_run_as_a_user_without_privileges() -> None:
         assert services[name]["cap_drop"] == ["ALL"]
         assert services[name]["security_opt"] == ["no-new-privileges:true"]
         assert "entrypoint" in services[name] or services[name]["command"][0] in COMMANDS
-    dockerfile = (ROOT / "infra/compose/Dockerfile").read_text().splitlines()
+    dockerfile = (ROOT / "infra/deploy/compose/Dockerfile").read_text().splitlines()
     assert [line for line in dockerfile if line.startswith("USER ")] == ["USER 10001:10001"]
 
 
@@ -127,7 +127,9 @@ def test_secrets_come_from_outside() -> None:
     text = (ROOT / "docker-compose.yml").read_text()
     wanted = set(re.findall(r"\$\{(\w+)", text)) | {secret["environment"] for secret in compose()["secrets"].values()}
     example = dict(
-        line.split("=", 1) for line in (ROOT / "infra/compose/env.example").read_text().splitlines() if line and line[0] != "#"
+        line.split("=", 1)
+        for line in (ROOT / "infra/deploy/compose/env.example").read_text().splitlines()
+        if line and line[0] != "#"
     )
     assert wanted == set(example)
     public = {"HEADWATER_FROM", "HEADWATER_NODE_KEY_VERSION"}
@@ -144,7 +146,7 @@ def test_mounted_files_exist() -> None:
 
 def test_prometheus_scrapes_every_room() -> None:
     """Each room's service is a target."""
-    config = yaml.safe_load((ROOT / "infra/prometheus/prometheus.yml").read_text())
+    config = yaml.safe_load((ROOT / "infra/deploy/prometheus/prometheus.yml").read_text())
     targets = {t.split(":")[0] for job in config["scrape_configs"] for s in job["static_configs"] for t in s["targets"]}
     assert targets == OURS - {"topics", "contracts", "migrate"}
     assert config["rule_files"] == ["/etc/prometheus/alerts.yml"]
@@ -190,7 +192,7 @@ def test_a_histogram_is_asked_for_by_its_series() -> None:
 
 def test_every_alert_says_what_to_do() -> None:
     """A summary, an action, a severity."""
-    for group in yaml.safe_load((ROOT / "infra/prometheus/alerts.yml").read_text())["groups"]:
+    for group in yaml.safe_load((ROOT / "infra/deploy/prometheus/alerts.yml").read_text())["groups"]:
         for rule in group["rules"]:
             assert {"summary", "action"} == set(rule["annotations"])
             assert rule["labels"]["severity"] in {"warning", "critical"}

@@ -1,18 +1,18 @@
 """The boundary: what passes encodes, what does not is worded for the sender."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from infra.settings import PACKAGED_CONTRACTS
 from schemas.boundary import MAX_PROBLEMS, Boundary, Refused, validator
 from schemas.codec import decode, encode
 from schemas.contract import Contract, ContractError
 from schemas.registry import Registry
 
-FOLDER = Path(__file__).resolve().parents[2] / "schemas"
+FOLDER = PACKAGED_CONTRACTS
 REGISTRY = Registry(FOLDER)
 RAW = REGISTRY.latest("events.raw")
 BOUNDARY = validator(RAW)

@@ -4,7 +4,6 @@ import io
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from fastavro import schemaless_writer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from infra.settings import PACKAGED_CONTRACTS
 from schemas.codec import (
     HEADER_BYTES,
     Contract,
@@ -25,7 +25,7 @@ from schemas.codec import (
 )
 from schemas.registry import Registry, UnknownContract
 
-REGISTRY = Registry(Path(__file__).resolve().parents[2] / "schemas")
+REGISTRY = Registry(PACKAGED_CONTRACTS)
 RAW = REGISTRY.latest("events.raw")
 
 SLOW = [HealthCheck.too_slow]  # the machine may be busy; that says nothing about the codec

@@ -1,7 +1,6 @@
 """Encoding flat records quickly gives the same bytes as encoding them by the book."""
 
 from io import SEEK_END, BytesIO
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +8,11 @@ from fastavro import schemaless_writer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from infra.settings import PACKAGED_CONTRACTS
 from schemas.codec import decode, encode, flat_encoder, flat_record_encoder
 from schemas.registry import Registry
 
-REGISTRY = Registry(Path(__file__).parents[2] / "schemas")
+REGISTRY = Registry(PACKAGED_CONTRACTS)
 LINKS = REGISTRY.latest("identity.links")
 TEXT, LONG = st.text(max_size=100), st.integers(-(2**63), 2**63 - 1)
 

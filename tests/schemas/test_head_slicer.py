@@ -1,7 +1,6 @@
 """Slicing a head finds the same ends as decoding it."""
 
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +8,11 @@ from fastavro import schemaless_reader
 from hypothesis import given
 from hypothesis import strategies as st
 
+from infra.settings import PACKAGED_CONTRACTS
 from schemas.codec import HEADER_BYTES, HeadReader, HeadSlicer, Undecodable, encode, read_long
 from schemas.registry import Registry
 
-REGISTRY = Registry(Path(__file__).parents[2] / "schemas")
+REGISTRY = Registry(PACKAGED_CONTRACTS)
 RAW = REGISTRY.latest("events.raw")
 LAST = "identifiers"
 SLICER = HeadSlicer(RAW, LAST)

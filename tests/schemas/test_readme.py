@@ -1,19 +1,19 @@
 """The README's table of topics is the table in the code."""
 
 import re
-from pathlib import Path
 
+from infra.settings import PACKAGED_CONTRACTS
 from schemas.registry import Registry
 from schemas.topics import TOPICS, Topic
 
-FOLDER = Path(__file__).resolve().parents[2] / "schemas"
+FOLDER = PACKAGED_CONTRACTS.parent
 
 
 def row(topic: Topic) -> str:
     """One topic as the README shows it."""
     kept = f"{topic.retention_days} days" if topic.retention_days else "compacted"
     partitions = "one" if topic.spread == "one" else "as configured"
-    record = Registry(FOLDER).latest(topic.name).schema["name"]
+    record = Registry(PACKAGED_CONTRACTS).latest(topic.name).schema["name"]
     key = topic.key.replace("|", "\\|")
     return f"| `{topic.name}` | {key} | {kept} | {partitions} | {record} |"
 

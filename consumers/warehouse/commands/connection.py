@@ -23,7 +23,7 @@ Topic = Annotated[str | None, typer.Option(help="Only this topic.")]
 @contextmanager
 def patient_store() -> "Iterator[Store]":
     """A connection for one long job by hand, over tables as they should be. ConfigError where ClickHouse is away."""
-    from consumers.warehouse.migrating import migrate
+    from consumers.warehouse.schema.migrating import migrate
     from consumers.warehouse.store import Store
     from infra.errors import ConfigError, Retryable
     from infra.settings import load_settings

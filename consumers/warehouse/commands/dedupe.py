@@ -23,7 +23,7 @@ def dedupe_command(
     """
     from dataclasses import asdict
 
-    from consumers.warehouse.tables import TABLES
+    from consumers.warehouse.schema.tables import TABLES
     from consumers.warehouse.verification.dedupe import Deduplicator
     from consumers.warehouse.verification.repair_lock import repair_lock
     from consumers.warehouse.verification.verifier import Pace

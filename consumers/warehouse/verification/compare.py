@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass
 
-from consumers.warehouse import ddl
-from consumers.warehouse.loop import STAGE
+from consumers.warehouse.loader.loop import STAGE
+from consumers.warehouse.schema import ddl
+from consumers.warehouse.schema.tables import TABLES, Table
 from consumers.warehouse.store import Store
-from consumers.warehouse.tables import TABLES, Table
 from consumers.warehouse.topic_partition import TopicPartition
 from consumers.warehouse.verification.contents import contents
 from consumers.warehouse.verification.record_source import Slice

@@ -10,15 +10,15 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
-from consumers.warehouse import ddl
-from consumers.warehouse.container import Container
 from consumers.warehouse.errors import Rejected
+from consumers.warehouse.loader.container import Container
+from consumers.warehouse.schema import ddl
+from consumers.warehouse.schema.tables import TABLES, Table
 from consumers.warehouse.store import Store
-from consumers.warehouse.tables import TABLES, Table
 from consumers.warehouse.topic_partition import TopicPartition
 from consumers.warehouse.verification.record_source import Slice
 from infra.errors import Retryable
-from infra.logs import get_logger
+from infra.telemetry.logs import get_logger
 from schemas.codec import Undecodable, decode, schema_id
 from schemas.registry import Contract, Registry, UnknownContract
 

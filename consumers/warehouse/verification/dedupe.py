@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from consumers.warehouse import ddl
+from consumers.warehouse.schema import ddl
+from consumers.warehouse.schema.tables import TABLES
 from consumers.warehouse.store import Store
-from consumers.warehouse.tables import TABLES
 from consumers.warehouse.topic_partition import TopicPartition
 from consumers.warehouse.verification.contents import Contents
 from consumers.warehouse.verification.record_source import MAX_RECORDS, CommittedOffset

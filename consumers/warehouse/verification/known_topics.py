@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from consumers.warehouse import ddl
+from consumers.warehouse.schema import ddl
+from consumers.warehouse.schema.tables import TABLES
 from consumers.warehouse.store import Store
-from consumers.warehouse.tables import TABLES
 from consumers.warehouse.topic_partition import TopicPartition
 
 

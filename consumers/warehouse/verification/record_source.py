@@ -7,14 +7,14 @@ from typing import NamedTuple, Protocol
 
 import confluent_kafka as ck
 
-from consumers.warehouse.intent import read_metadata
-from consumers.warehouse.loop import GROUP
-from consumers.warehouse.tables import TABLES
+from consumers.warehouse.loader.intent import read_metadata
+from consumers.warehouse.loader.loop import GROUP
+from consumers.warehouse.schema.tables import TABLES
 from consumers.warehouse.topic_partition import TopicPartition
+from infra.clients.kafka import admin, reader
+from infra.clients.topic_ids import describe_ids
 from infra.errors import ConfigError, Retryable
-from infra.kafka import admin, reader
 from infra.settings import Settings
-from infra.topic_ids import describe_ids
 from schemas.topics import TOPICS
 
 MAX_RECORDS = 50_000

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import confluent_kafka as ck
 
+from infra.clients.kafka import reader
 from infra.errors import ConfigError, Halted
-from infra.kafka import reader
 from infra.settings import Settings
 
 GROUP = "headwater-warehouse-repair"

@@ -6,18 +6,18 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from consumers.warehouse.batch import Batch
-from consumers.warehouse.rows import Loader
+from consumers.warehouse.loader.batch import Batch
+from consumers.warehouse.loader.rows import Loader
+from consumers.warehouse.schema.tables import TABLES
 from consumers.warehouse.store import Store
-from consumers.warehouse.tables import TABLES
 from consumers.warehouse.topic_partition import TopicPartition
 from consumers.warehouse.verification.record_source import CommittedOffset, Slice
 from consumers.warehouse.verification.repair_lock import RepairLock
 from consumers.warehouse.verification.results import REPLAY, OffsetRange, Verification
 from consumers.warehouse.verification.verifier import Verifier
 from infra.errors import ConfigError, Retryable
-from infra.metrics import Metrics
-from infra.times import parse_time
+from infra.parsing.times import parse_time
+from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 
 AGO = re.compile(r"(\d{1,6})\s*([smhd])")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from consumers.warehouse import ddl
+from consumers.warehouse.schema import ddl
 from consumers.warehouse.store import Store
 from consumers.warehouse.topic_partition import TopicPartition
 

@@ -5,15 +5,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from consumers.warehouse import ddl
+from consumers.warehouse.schema import ddl
 from consumers.warehouse.store import Store
 from consumers.warehouse.topic_partition import TopicPartition
 from consumers.warehouse.verification.results import FAULTS, HOURLY
 from consumers.warehouse.verification.verifier import Pace, Verifier
 from consumers.warehouse.verification.view_checks import ViewChecks
-from infra.logs import get_logger
-from infra.metrics import Metrics
 from infra.settings import Settings
+from infra.telemetry.logs import get_logger
+from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 
 LOOK_S = 60.0

@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from consumers.warehouse import ddl
-from consumers.warehouse.intent import read_metadata
+from consumers.warehouse.loader.intent import read_metadata
+from consumers.warehouse.schema import ddl
+from consumers.warehouse.schema.tables import TABLES, Table
 from consumers.warehouse.store import Store
-from consumers.warehouse.tables import TABLES, Table
 from consumers.warehouse.verification.record_source import CommittedOffset, KafkaRecords
 from consumers.warehouse.verification.results import FAULTS
 from infra.settings import Settings

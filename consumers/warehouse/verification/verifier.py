@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+from consumers.warehouse.schema.tables import TABLES
 from consumers.warehouse.store import Store
-from consumers.warehouse.tables import TABLES
 from consumers.warehouse.topic_partition import TopicPartition
 from consumers.warehouse.verification.compare import Comparer
 from consumers.warehouse.verification.contents import drop_leftovers

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from clickhouse_connect.driver.exceptions import DatabaseError
 
-from consumers.warehouse import ddl
 from consumers.warehouse.errors import ServerTrouble
+from consumers.warehouse.schema import ddl
+from consumers.warehouse.schema.tables import TABLES
 from consumers.warehouse.store import Store
-from consumers.warehouse.tables import TABLES
 from infra.errors import Retryable
 
 WINDOW_MS = 60_000

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from streams.collector.choices import Choice
 from streams.collector.event import Sent
 from streams.collector.masking.event_mask import EventMask, OnMasked
+from streams.collector.protocols.choices import Choice
 
 
 def mask_choice(choice: Choice, address: str, on_masked: OnMasked) -> Choice:

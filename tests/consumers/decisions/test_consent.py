@@ -15,8 +15,8 @@ from consumers.decisions.service import Doors
 from consumers.decisions.sites import SiteGroups
 from infra.errors import ConfigError
 from infra.settings import load_settings
-from streams.collector.keys import create_key
-from streams.consent.ledger import DAY_MS, Times, merge
+from streams.collector.write_keys import create_key
+from streams.consent.ledger.ledger import DAY_MS, Times, merge
 from streams.consent.policy import PACKAGED, parse_policy
 from streams.identity.nodes import NodeKeys, versions
 from tests.streams.consent.strings import tc_string

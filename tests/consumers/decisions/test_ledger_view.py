@@ -19,9 +19,9 @@ from consumers.decisions.ledger_view import (
     LedgerView,
     connector,
 )
-from infra.embedded.redis import EmbeddedRedis
-from infra.metrics import Metrics
-from streams.consent.ledger import Times
+from infra.ops.embedded.servers.redis import EmbeddedRedis
+from infra.telemetry.metrics import Metrics
+from streams.consent.ledger.ledger import Times
 from tests.consumers.decisions.views import PARTITIONS, gate_view, open_views, partition_of, remember
 
 SITE, OTHER_SITE = "shop.example", "other.example"

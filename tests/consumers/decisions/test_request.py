@@ -7,7 +7,7 @@ import pytest
 
 from consumers.decisions.log import uuid7
 from consumers.decisions.request import BadRequest, parse_request
-from infra.ratelimit import RateLimit
+from infra.http.rate_limit import RateLimit
 
 GOOD: dict[str, Any] = {
     "experiment": "hero-banner",

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from consumers.decisions.rules import GONE_MS, STALE_MS, Question, decide
+from streams.bandit.commands.experiments import EXAMPLE
 from streams.bandit.experiment import Experiment, parse
-from streams.bandit.experiments_app import EXAMPLE
-from streams.bandit.snapshot import Snapshot, follow
+from streams.bandit.snapshots.snapshot import Snapshot, follow
 
 NOW = 1_795_000_000_000
 FILE = json.loads(EXAMPLE.read_text())

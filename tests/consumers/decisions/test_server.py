@@ -19,20 +19,20 @@ from aiohttp import ClientSession, web
 from consumers.decisions import server
 from consumers.decisions.app import House
 from consumers.decisions.rules import STALE_MS
-from infra import topics_app
-from infra.embedded.redis import EmbeddedRedis
+from infra.ops import topics as topics_app
+from infra.ops.embedded.servers.redis import EmbeddedRedis
 from infra.secrets import Secret
 from infra.settings import Settings, load_settings
 from schemas.codec import decode, encode
 from schemas.registry import Registry
+from streams.bandit.commands.experiments import EXAMPLE, publish_experiment
 from streams.bandit.experiment import Experiment, parse
-from streams.bandit.experiments_app import EXAMPLE, publish_experiment
-from streams.bandit.snapshot import Snapshot, follow
-from streams.bandit.store import RedisStore, pointer_key
+from streams.bandit.snapshots.snapshot import Snapshot, follow
+from streams.bandit.snapshots.store import RedisStore, pointer_key
 from streams.bandit.token import read
-from streams.collector.keys import create_key
+from streams.collector.write_keys import create_key
 from streams.consent.app import partitioner
-from streams.consent.store import state_key
+from streams.consent.ledger.store import state_key
 from streams.identity.nodes import NodeKeys, node
 from streams.runtime.follow import read_partition
 from tests.consumers.decisions.views import PARTITIONS, open_views

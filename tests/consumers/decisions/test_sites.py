@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from consumers.decisions.sites import CHECK_S, SiteGroups
-from streams.collector.keys import create_key, revoke_keys
+from streams.collector.write_keys import create_key, revoke_keys
 from streams.consent.policy import PACKAGED, parse_policy
 
 PLAIN = parse_policy(PACKAGED.read_text(), "plain")

@@ -5,7 +5,7 @@ from functools import partial
 
 import redis
 
-from streams.consent.store import RedisStates, States, Written, state_key
+from streams.consent.ledger.store import RedisStates, States, Written, state_key
 
 PARTITIONS = 4
 

@@ -17,15 +17,15 @@ from confluent_kafka.admin import NewTopic
 
 from consumers.gauge.app import Collector, Serving
 from consumers.gauge.cluster import Cluster
-from consumers.gauge.reading import GroupReading, PartitionReading, Reading
+from consumers.gauge.lag.reading import GroupReading, PartitionReading, Reading
+from consumers.gauge.lag.rules import Limits, State
+from consumers.gauge.lag.store import RedisTables
 from consumers.gauge.recent import Side, Tail
-from consumers.gauge.rules import Limits, State
-from consumers.gauge.store import RedisTables
-from infra.embedded.ports import free_port
+from infra.clients.kafka import admin, producer, reader
+from infra.clients.topic_ids import topic_ids
 from infra.errors import Retryable
-from infra.kafka import admin, producer, reader
+from infra.ops.embedded.ports import free_port
 from infra.settings import Settings, load_settings
-from infra.topic_ids import topic_ids
 from schemas.codec import encode
 from schemas.registry import Registry
 from tests.broker.groups import commit_offsets
@@ -327,7 +327,7 @@ def test_the_command_serves_and_prints(house: Settings, topic: str) -> None:
     commit(house, group, (topic, 0, 1), (topic, 1, 0))
     environment = {**os.environ, "HEADWATER_KAFKA": house.kafka, "HEADWATER_REDIS": house.redis}
     environment["HEADWATER_STATE_DIR"] = str(house.state_dir)
-    command = [sys.executable, "-c", "from infra.cli import main; main()", "gauge"]
+    command = [sys.executable, "-c", "from infra.ops.cli import main; main()", "gauge"]
     root = Path(__file__).parents[3]
     printed = subprocess.run(
         [*command, "--once", "--json"], env=environment, cwd=root, capture_output=True, check=True, timeout=60

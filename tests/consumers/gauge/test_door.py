@@ -10,11 +10,11 @@ from aiohttp.test_utils import TestServer
 
 from consumers.gauge.app import check_exposure
 from consumers.gauge.door import COOKIE, HEADERS, Board, Pace, make_door
-from consumers.gauge.page import LEGEND, Page, duration, headline, rate, with_row_checks
-from consumers.gauge.reading import Ends, GroupReading, PartitionReading, Place, Reading
+from consumers.gauge.lag.reading import Ends, GroupReading, PartitionReading, Place, Reading
+from consumers.gauge.lag.rules import State
+from consumers.gauge.page.page import LEGEND, Page, duration, headline, rate, with_row_checks
 from consumers.gauge.recent import Recent, Snapshot
 from consumers.gauge.row_checks import RowCheck
-from consumers.gauge.rules import State
 from infra.errors import ConfigError
 
 NOW = 1_800_000_000.0

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from consumers.gauge.reading import Ends, Facts, GroupFacts, Place
-from consumers.gauge.watch import Watch
+from consumers.gauge.lag.reading import Ends, Facts, GroupFacts, Place
+from consumers.gauge.lag.watch import Watch
 
 HOUR = 3_600.0
 HERE = Place("t", 0)

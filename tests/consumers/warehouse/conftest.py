@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.embedded.clickhouse import EmbeddedClickHouse
-from infra.embedded.kafka import EmbeddedKafka
-from tests.consumers.warehouse.history import History
+from infra.ops.embedded.servers.clickhouse import EmbeddedClickHouse
+from infra.ops.embedded.servers.kafka import EmbeddedKafka
+from tests.consumers.warehouse.merge_history import History
 from tests.consumers.warehouse.plant import Plant
 
 

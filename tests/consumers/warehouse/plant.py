@@ -14,12 +14,12 @@ from typing import Any
 import confluent_kafka as ck
 import psutil
 
-from consumers.warehouse.loop import GROUP
+from consumers.warehouse.loader.loop import GROUP
+from consumers.warehouse.schema.tables import TABLES
 from consumers.warehouse.store import Store
-from consumers.warehouse.tables import TABLES
-from infra import topics_app
-from infra.embedded.clickhouse import EmbeddedClickHouse
-from infra.kafka import producer, reader
+from infra.clients.kafka import producer, reader
+from infra.ops import topics as topics_app
+from infra.ops.embedded.servers.clickhouse import EmbeddedClickHouse
 from infra.settings import PACKAGED_CONTRACTS, load_settings
 from schemas.codec import encode
 from schemas.registry import Contract, Registry
@@ -78,7 +78,7 @@ class Plant:
         """A loader process."""
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", "from infra.cli import main; main()", "warehouse"],
+                [sys.executable, "-c", "from infra.ops.cli import main; main()", "warehouse"],
                 env={**os.environ, **self.environment},
                 stdout=log,
                 stderr=log,

@@ -7,12 +7,12 @@ import confluent_kafka as ck
 import pytest
 
 from consumers.warehouse.erasing import IDENTIFIERS, Person, conditions, counts, derived, erase, lines
-from consumers.warehouse.loop import GROUP
-from consumers.warehouse.migrating import migrate
+from consumers.warehouse.loader.loop import GROUP
+from consumers.warehouse.schema.migrating import migrate
+from consumers.warehouse.schema.tables import TABLES
 from consumers.warehouse.store import Store
-from consumers.warehouse.tables import TABLES
 from consumers.warehouse.verifying import verify
-from infra.kafka import reader
+from infra.clients.kafka import reader
 from schemas.codec import encode
 from tests.consumers.warehouse.plant import NOW_MS, Plant, event, value_for, wait
 

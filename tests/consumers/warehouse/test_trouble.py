@@ -12,15 +12,15 @@ import confluent_kafka as ck
 import psutil
 import pytest
 
-from consumers.warehouse.loop import GROUP
-from consumers.warehouse.migrating import migrate
+from consumers.warehouse.loader.loop import GROUP
+from consumers.warehouse.schema.migrating import migrate
 from consumers.warehouse.verifying import verify
-from infra import topics_app
-from infra.embedded.clickhouse import EmbeddedClickHouse
-from infra.embedded.kafka import EmbeddedKafka
-from infra.embedded.ports import free_port
+from infra.clients.kafka import admin, reader
 from infra.errors import EXIT_FENCED
-from infra.kafka import admin, reader
+from infra.ops import topics as topics_app
+from infra.ops.embedded.ports import free_port
+from infra.ops.embedded.servers.clickhouse import EmbeddedClickHouse
+from infra.ops.embedded.servers.kafka import EmbeddedKafka
 from schemas.codec import encode
 from schemas.registry import Contract, Registry, lock
 from tests.consumers.warehouse.plant import NOW_MS, Plant, event, value_for, wait

@@ -6,14 +6,14 @@ from typing import Any
 import orjson
 import pytest
 
-from infra.keyring import KeyRing
-from infra.metrics import Metrics
+from infra.payload_keyring import KeyRing
 from infra.secrets import Secret
+from infra.telemetry.metrics import Metrics
 from schemas.codec import decode
 from schemas.registry import Registry
-from streams.collector import own
 from streams.collector.intake import Intake, Taken
 from streams.collector.normalise import Request
+from streams.collector.protocols import own
 from streams.identity.nodes import NodeKeys
 
 EVERYTHING = "All signals together arrive side by side"

@@ -8,7 +8,7 @@ from river import proba
 from scipy.stats import beta as scipy_beta
 
 from streams.bandit.drift import MAX_VALUES, MIN_EXPOSURES, ArmDrift, spread
-from streams.bandit.kernel import probability_best
+from streams.bandit.snapshots.kernel import probability_best
 from streams.bandit.statistics import Sums
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from infra.errors import ConfigError
-from streams.bandit import experiments_app
+from streams.bandit.commands import experiments as experiments_app
 from streams.bandit.experiment import Eligibility, Experiment, parse
 
 EXAMPLE = json.loads(experiments_app.EXAMPLE.read_text())

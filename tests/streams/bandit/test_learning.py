@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from streams.bandit.commands.experiments import EXAMPLE
 from streams.bandit.experiment import parse
-from streams.bandit.experiments_app import EXAMPLE
-from streams.bandit.kernel import choose
-from streams.bandit.snapshot import Snapshot, follow
+from streams.bandit.snapshots.kernel import choose
+from streams.bandit.snapshots.snapshot import Snapshot, follow
 from streams.bandit.statistics import Sums
 
 RATES = {"a": 0.02, "b": 0.03, "c": 0.05, "d": 0.025, "e": 0.06}

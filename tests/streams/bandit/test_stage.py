@@ -1,6 +1,5 @@
 """The stage: conserves, replays, keeps order, counts each decision once, and publishes what follows."""
 
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -8,17 +7,18 @@ import numpy as np
 import pytest
 
 from infra.errors import Retryable
-from infra.metrics import Metrics
+from infra.settings import PACKAGED_CONTRACTS
+from infra.telemetry.metrics import Metrics
 from schemas.codec import decode, encode
 from schemas.registry import Registry
+from streams.bandit.commands.experiments import EXAMPLE
 from streams.bandit.experiment import Experiment, parse
-from streams.bandit.experiments_app import EXAMPLE
-from streams.bandit.kernel import Unsound
-from streams.bandit.publisher import Publisher
-from streams.bandit.snapshot import REFRESH_MS, follow, from_record
+from streams.bandit.snapshots.kernel import Unsound
+from streams.bandit.snapshots.publisher import Publisher
+from streams.bandit.snapshots.snapshot import REFRESH_MS, follow, from_record
+from streams.bandit.snapshots.store import MemoryStore
 from streams.bandit.stage import EXPERIMENTS, OUTCOMES, RESOLVED, SNAPSHOTS, STATS, UNITS, BanditStage
 from streams.bandit.statistics import Sums
-from streams.bandit.store import MemoryStore
 from streams.bandit.token import DecisionRef, sign
 from streams.runtime.stage import Batch, Outcome, Output
 
@@ -26,7 +26,7 @@ KEY = b"k" * 32
 HERO = parse(EXAMPLE.read_bytes())
 NOW = 1_795_000_000
 T0 = NOW * 1_000
-REGISTRY = Registry(Path(__file__).resolve().parents[3] / "schemas")
+REGISTRY = Registry(PACKAGED_CONTRACTS)
 
 
 def token(unit: int, arm: str = "bold", group: str = "bandit", **changes: Any) -> str:

@@ -13,20 +13,20 @@ from uuid import UUID
 import pytest
 import redis
 
-from infra import topics_app
-from infra.kafka import admin, producer
+from infra.clients.kafka import admin, producer
+from infra.clients.topic_ids import topic_ids
+from infra.ops import topics as topics_app
 from infra.settings import Settings, load_settings
-from infra.topic_ids import topic_ids
 from schemas.codec import encode
 from schemas.registry import Registry
+from streams.bandit.commands.experiments import EXAMPLE, experiments, publish_experiment, snapshot_of, statistics_of
 from streams.bandit.experiment import parse
-from streams.bandit.experiments_app import EXAMPLE, experiments, publish_experiment, snapshot_of, statistics_of
-from streams.bandit.store import pointer_key
+from streams.bandit.snapshots.store import pointer_key
 from streams.bandit.token import DecisionRef, sign
 
 UNITS = 3_000
 T0 = 1_795_000_000_000
-MAIN = "from infra.cli import main; main()"
+MAIN = "from infra.ops.cli import main; main()"
 
 
 def environment(settings: Settings) -> dict[str, str]:

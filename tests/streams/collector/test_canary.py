@@ -21,19 +21,20 @@ import pytest
 from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
-from infra.keyring import KeyRing
-from infra.metrics import Metrics
+from infra.payload_keyring import KeyRing
 from infra.secrets import Secret
+from infra.settings import PACKAGED_CONTRACTS
+from infra.telemetry.metrics import Metrics
 from schemas.codec import decode
 from schemas.registry import Registry
-from streams.collector import ga4, own, segment, snowplow
 from streams.collector.event import Item
 from streams.collector.intake import Intake
 from streams.collector.normalise import Request
+from streams.collector.protocols import ga4, own, segment, snowplow
 from streams.identity.nodes import NodeKeys
 
 SPELLINGS = 200
-REGISTRY = Registry(Path(__file__).resolve().parents[3] / "schemas")
+REGISTRY = Registry(PACKAGED_CONTRACTS)
 SECRET = Secret("for tests only, forty characters long...")
 FULL = os.environ.get("HEADWATER_CANARY") == "full"
 

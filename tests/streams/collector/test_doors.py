@@ -17,18 +17,18 @@ from typing import Any
 import pytest
 import requests
 
-from infra.embedded.kafka import EmbeddedKafka
-from infra.embedded.ports import free_port
-from infra.keyring import KeyRing
+from infra.ops.embedded.ports import free_port
+from infra.ops.embedded.servers.kafka import EmbeddedKafka
+from infra.ops.topics import apply
+from infra.payload_keyring import KeyRing
 from infra.secrets import Secret
 from infra.settings import Settings
-from infra.topics_app import apply
 from schemas.codec import decode
 from schemas.registry import Registry
-from streams.collector.keys import KeyKind, create_key, revoke_keys
-from streams.collector.refusals import STATUS
+from streams.collector.http.refusals import STATUS
+from streams.collector.write_keys import KeyKind, create_key, revoke_keys
 from streams.identity.nodes import NodeKeys, node
-from streams.runtime.deadletter import open_letter
+from streams.runtime.dead_letters.dead_letter import open_letter
 from tests.broker.copying import read_committed
 
 SECRET = "for tests only, forty characters long..."
@@ -56,7 +56,7 @@ class Collector:
             "HEADWATER_STATE_DIR": str(self.folder),
             "HEADWATER_SECRET": SECRET,
         }
-        command = [sys.executable, "-m", "infra.cli", "collect", "--port", str(self.port), *self._options]
+        command = [sys.executable, "-m", "infra.ops.cli", "collect", "--port", str(self.port), *self._options]
         with (self.folder / "collector.log").open("ab") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         wait_until(self._lives, 20)

@@ -1,7 +1,6 @@
 """What masks do to the records of one event and of one choice."""
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -10,17 +9,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from infra.secrets import Secret
+from infra.settings import PACKAGED_CONTRACTS
 from schemas.codec import Record, encode
 from schemas.registry import Contract, Registry
-from streams.collector.choices import Choice
 from streams.collector.event import Sent
 from streams.collector.masking import mask_choice
 from streams.collector.masking.field_names import Category, category_of
 from streams.collector.normalise import MAX_TEXT, Normaliser, Request
+from streams.collector.protocols.choices import Choice
 from streams.identity.nodes import NodeKeys
 
 KEYS = NodeKeys.derive(Secret("for tests only, forty characters long..."))
-RAW = Registry(Path(__file__).resolve().parents[3] / "schemas").latest("events.raw")
+RAW = Registry(PACKAGED_CONTRACTS).latest("events.raw")
 NOW = 1_795_514_401_000
 
 

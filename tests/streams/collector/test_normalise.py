@@ -1,23 +1,23 @@
 """What is normalised at the door: time, pseudonyms, masks, coarse addresses."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from infra.secrets import Secret
+from infra.settings import PACKAGED_CONTRACTS
 from schemas.codec import Record, encode
 from schemas.registry import Contract, Registry
-from streams.collector.agents import device_class, is_bot
-from streams.collector.choices import Choice, read, records
 from streams.collector.event import Sent
+from streams.collector.fields.agents import device_class, is_bot
 from streams.collector.masking import mask_text
 from streams.collector.normalise import Normaliser, Request, event_time, ip_prefix
+from streams.collector.protocols.choices import Choice, read, records
 from streams.identity.nodes import NodeKeys, node, versions
 
 SECRET = Secret("for tests only, forty characters long...")
 KEYS, BOTH, NEWER = NodeKeys.derive(SECRET), NodeKeys.derive(SECRET, 2, 1), NodeKeys.derive(SECRET, 2)
-RAW = Registry(Path(__file__).resolve().parents[3] / "schemas").latest("events.raw")
+RAW = Registry(PACKAGED_CONTRACTS).latest("events.raw")
 NOW = 1_795_514_401_000
 HOUR = 3_600_000
 CRAWLER = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"

@@ -6,8 +6,8 @@ from typing import Any
 import orjson
 import pytest
 
-from streams.collector import ga4, own, segment, snowplow
 from streams.collector.event import Sent, Unusable, Wrong
+from streams.collector.protocols import ga4, own, segment, snowplow
 
 UNSTRUCT = "iglu:com.snowplowanalytics.snowplow/unstruct_event/jsonschema/1-0-0"
 CONTEXTS = "iglu:com.snowplowanalytics.snowplow/contexts/jsonschema/1-0-1"

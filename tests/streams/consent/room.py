@@ -1,19 +1,19 @@
 """The consent stage with a view of its own, as tests feed it."""
 
-from pathlib import Path
 from typing import Any
 
-from infra.metrics import Metrics
+from infra.settings import PACKAGED_CONTRACTS
+from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, decode, encode
 from schemas.registry import Registry
-from streams.consent.entries import SIGNALS
+from streams.consent.ledger.ledger_writes import SIGNALS
+from streams.consent.ledger.store import MemoryStates
 from streams.consent.policy import PACKAGED, Policy, parse_policy
 from streams.consent.stage import CONSENTED, RAW, ConsentStage, Kit
-from streams.consent.store import MemoryStates
 from streams.runtime.stage import Batch, Outcome
 from tests.streams.consent.events import raw
 
-REGISTRY = Registry(Path(__file__).parents[3] / "schemas")
+REGISTRY = Registry(PACKAGED_CONTRACTS)
 POLICY = parse_policy(PACKAGED.read_text(), "p")
 STORED = parse_policy(PACKAGED.read_text().replace("use_stored_state: false", "use_stored_state: true"), "p")
 SUBJECT, OTHER = b"2" + b"ab" * 16, b"0" + b"cd" * 16

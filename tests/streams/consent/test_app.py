@@ -11,16 +11,16 @@ import pytest
 import redis
 from typer.testing import CliRunner
 
+from infra.clients.kafka import producer
 from infra.errors import ConfigError
-from infra.kafka import producer
-from infra.metrics import Metrics
+from infra.ops.topics import apply
 from infra.settings import load_settings
-from infra.topics_app import apply
+from infra.telemetry.metrics import Metrics
 from schemas.codec import encode
 from schemas.registry import Registry
 from streams.consent.app import PolicyFile, build, open_states
-from streams.consent.explain_app import app
-from streams.consent.ledger import ERASED
+from streams.consent.commands.explain import app
+from streams.consent.ledger.ledger import ERASED
 from streams.consent.policy import PACKAGED
 from streams.consent.stage import STATE
 

@@ -3,7 +3,6 @@
 from collections import Counter
 from dataclasses import replace
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,20 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import ConfigError, Retryable
-from infra.metrics import Metrics
+from infra.settings import PACKAGED_CONTRACTS
+from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, decode, encode
 from schemas.columns import FEW
 from schemas.registry import Registry
-from streams.consent.case import HEAD_BYTES
-from streams.consent.decide import decide
-from streams.consent.evidence import Reader
+from streams.consent.decision.decide import decide
+from streams.consent.decision.decision_cache import HEAD_BYTES
+from streams.consent.formats.evidence import Reader
+from streams.consent.ledger.store import MemoryStates
 from streams.consent.policy import PACKAGED, Policy, load_policy, parse_policy
 from streams.consent.stage import AUDIT, CONSENTED, RAW, ConsentStage, Kit
-from streams.consent.store import MemoryStates
 from streams.runtime.stage import Batch, Cell, Outcome
 from tests.streams.consent.events import ANALYTICS, MARKETING, PERSONALIZATION, raw
 
-REGISTRY = Registry(Path(__file__).parents[3] / "schemas")
+REGISTRY = Registry(PACKAGED_CONTRACTS)
 POLICY = load_policy(PACKAGED)
 GRANTED = {"cmp.analytics": "1", "cmp.marketing": "1", "cmp.personalization": "1"}
 DENIED = {"cmp.analytics": "0", "cmp.marketing": "0", "cmp.personalization": "0"}

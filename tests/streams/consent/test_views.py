@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import pytest
 
 from infra.errors import Retryable
-from infra.metrics import Metrics
-from streams.consent.entries import HEADS
-from streams.consent.ledger import Times
+from infra.telemetry.metrics import Metrics
+from streams.consent.ledger.ledger import Times
+from streams.consent.ledger.ledger_writes import HEADS
+from streams.consent.ledger.store import MemoryStates
+from streams.consent.ledger.subject_state import VIEWS_AT_ONCE
 from streams.consent.stage import ConsentStage, Kit
-from streams.consent.standing import VIEWS_AT_ONCE
-from streams.consent.store import MemoryStates
 from tests.streams.consent.room import GRANTED, POLICY, REGISTRY, Room, T
 
 

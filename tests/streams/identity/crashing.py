@@ -4,17 +4,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from infra.metrics import Metrics
 from infra.secrets import Secret
+from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, decode, encode
+from streams.identity.graph.slots import MERGES, slot_of
+from streams.identity.graph.store import Held, MemoryStore
+from streams.identity.graph.union_find import NOTHING, Pair, Slot, View, Write
 from streams.identity.nodes import alias
 from streams.identity.reading import CONSENTED, RESOLVED
-from streams.identity.refusals import Refusals
-from streams.identity.revocation import REVOCATIONS, SIGNALS
-from streams.identity.rules import NOTHING, Pair, Slot, View, Write
-from streams.identity.slots import MERGES, slot_of
+from streams.identity.refusals.refusals import Refusals
+from streams.identity.refusals.revocation import REVOCATIONS, SIGNALS
 from streams.identity.stage import IdentityStage, Kit
-from streams.identity.store import Held, MemoryStore
 from streams.runtime.stage import Batch, Outcome
 from tests.streams.identity.line import REGISTRY, event, revocation
 

@@ -3,23 +3,22 @@
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from pathlib import Path
 
+from infra.clients.kafka import producer, reader
 from infra.errors import Retryable
-from infra.kafka import producer, reader
-from infra.metrics import Metrics
-from infra.settings import Settings
+from infra.settings import PACKAGED_CONTRACTS, Settings
+from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, decode, encode
 from schemas.registry import Registry
 from streams.identity.app import build
-from streams.identity.deferred import DEFERRED
+from streams.identity.graph.deferred import DEFERRED
 from streams.identity.reading import CONSENTED, RESOLVED
-from streams.identity.revocation import REQUESTS, REVOCATIONS, SIGNALS
+from streams.identity.refusals.revocation import REQUESTS, REVOCATIONS, SIGNALS
 from streams.identity.stage import IdentityStage
 from streams.runtime.follow import stable_end
 from streams.runtime.stage import Batch, Outcome
 
-CONTRACTS = Path(__file__).parents[3] / "schemas"
+CONTRACTS = PACKAGED_CONTRACTS
 REGISTRY = Registry(CONTRACTS)
 T = 1_764_000_123_456
 

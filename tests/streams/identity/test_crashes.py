@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from streams.identity.rules import SHARED, View
+from streams.identity.graph.union_find import SHARED, View
 from tests.streams.identity.crashing import (
     InterruptedStore,
     LabelFirstStore,

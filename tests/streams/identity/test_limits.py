@@ -10,17 +10,17 @@ import redis
 from infra.secrets import Secret
 from schemas.codec import decode
 from streams.identity.evidence import CONFLICTS, LINKS
-from streams.identity.hubs import collect
+from streams.identity.graph.hubs import collect
+from streams.identity.graph.redis_store import RedisStore
+from streams.identity.graph.store import GraphStore, MemoryStore
+from streams.identity.graph.union_find import LIMITS, SHARED, USER
 from streams.identity.nodes import TIERS, NodeKeys, named
 from streams.identity.reading import DAY_MS
-from streams.identity.redis_store import RedisStore
-from streams.identity.rules import LIMITS, SHARED, USER
-from streams.identity.store import GraphStore, MemoryStore
-from streams.identity.tidying import hubs, tidy
+from streams.identity.repair.tidying import hubs, tidy
 from tests.streams.identity.line import REGISTRY, T, event
-from tests.streams.identity.test_split import ALIAS
+from tests.streams.identity.repair.test_split import ALIAS
+from tests.streams.identity.repair.test_tidying import Said, ignored
 from tests.streams.identity.test_stage import batch, commit, resolved, stage
-from tests.streams.identity.test_tidying import Said, ignored
 
 KEYS = NodeKeys.derive(Secret("for tests only, forty characters long..."))
 Ids = Sequence[tuple[str, str]]
@@ -124,7 +124,7 @@ def test_a_constant_of_before_is_found_by_the_log(
     """What was merged while there was no limit: the evidence gives the constant away, and nobody else."""
     house = House(store := MemoryStore())
     with monkeypatch.context() as patched:
-        patched.setattr("streams.identity.rules.LIMITS", {})
+        patched.setattr("streams.identity.graph.union_find.LIMITS", {})
         for day in range(150):
             house.send([[constant, own(kind, day)], [own(kind, day), own("cookie", 1_000 + day)]], day)
     assert house.largest(kind, range(150), 150) == 150
@@ -144,7 +144,7 @@ def test_the_ids_of_one_kiosk_do_not_vouch_for_each_other(monkeypatch: pytest.Mo
     assert sorted(node for node, _ in house.conflicts) == sorted(map(node_of, kiosk))
     before = House(store := MemoryStore())
     with monkeypatch.context() as patched:
-        patched.setattr("streams.identity.rules.LIMITS", {})
+        patched.setattr("streams.identity.graph.union_find.LIMITS", {})
         for person in range(30):
             before.send([[*kiosk, own("email", person)]], 3 * person)
     assert found_by_log(before, store) == sorted(map(node_of, kiosk))

@@ -1,13 +1,13 @@
 """Identifiers become nodes; junk becomes none."""
 
 import uuid
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.secrets import Secret
+from infra.settings import PACKAGED_CONTRACTS
 from schemas.registry import Registry
 from streams.collector.event import Sent
 from streams.collector.normalise import Normaliser, Request
@@ -116,7 +116,7 @@ def test_a_national_number_counts_in_its_region() -> None:
 
 def test_the_collector_reads_phones_by_the_events_region() -> None:
     """What the request says of the visitor's country counts at the door."""
-    made = Normaliser(Registry(Path(__file__).parents[3] / "schemas").latest("events.raw"), KEYS)
+    made = Normaliser(Registry(PACKAGED_CONTRACTS).latest("events.raw"), KEYS)
     sent = Sent("x", "headwater", identifiers=[("phone", "030 23125177"), ("cookie", "c-17")])
 
     def nodes(region: str) -> object:

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from schemas.codec import decode
 from schemas.columns import FEW
+from streams.identity.graph.slots import SlotLog, slot_of, slot_record
+from streams.identity.graph.store import LONGEST_CLAIM
+from streams.identity.graph.union_find import Slot
 from streams.identity.reading import Reader
-from streams.identity.rules import Slot
-from streams.identity.slots import SlotLog, slot_of, slot_record
-from streams.identity.store import LONGEST_CLAIM
 from streams.runtime.stage import Outcome
 from tests.streams.identity.line import REGISTRY, T, event
 from tests.streams.identity.test_stage import batch

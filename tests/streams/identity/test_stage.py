@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import Retryable
-from infra.metrics import Metrics
 from infra.secrets import Secret
+from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, decode
 from streams.identity.evidence import CONFLICTS, LINKS
+from streams.identity.graph.redis_store import RedisStore
+from streams.identity.graph.slots import MERGES
+from streams.identity.graph.store import GraphStore, MemoryStore
+from streams.identity.graph.union_find import Slot, View, Write
 from streams.identity.nodes import alias
 from streams.identity.reading import CONSENTED, DAY_MS, RESOLVED
-from streams.identity.redis_store import RedisStore
-from streams.identity.rules import Slot, View, Write
-from streams.identity.slots import MERGES
 from streams.identity.stage import IdentityStage, Kit
-from streams.identity.store import GraphStore, MemoryStore
 from streams.runtime.stage import Batch, Cell, Outcome
 from tests.streams.identity.line import REGISTRY, T, event
 

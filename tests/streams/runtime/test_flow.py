@@ -4,8 +4,8 @@ import asyncio
 from pathlib import Path
 
 from bench.passthrough import PassThrough
-from infra.metrics import Metrics
 from infra.settings import Settings
+from infra.telemetry.metrics import Metrics
 from streams.runtime.worker import Worker, make_app
 
 

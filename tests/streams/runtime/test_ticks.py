@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from infra.errors import Retryable
-from infra.metrics import Metrics
 from infra.settings import load_settings
+from infra.telemetry.metrics import Metrics
 from streams.runtime.stage import Outcome
 from streams.runtime.worker import Worker
 from tests.streams.consent.room import Room

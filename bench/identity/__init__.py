@@ -1,0 +1,1 @@
+"""`python -m bench.identity`: how well identities are told apart."""

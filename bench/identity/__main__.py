@@ -1,0 +1,195 @@
+"""`python -m bench.identity`: the identity stage beside four other ways, on one made-up world of which the truth is known.
+
+The first row is what nobody can beat who goes by identifiers alone: two persons at one kiosk who do not log in look the same.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from bench.identity import constants as identity_constants
+from bench.identity.causes import lost_by_cause, wrong_by_cause
+from bench.identity.contenders import BATCH, Advance, Result, capped_union, labels_in_sql, stage, union_of_all, unique_only
+from bench.identity.metrics import Score, bound, first_deliveries, score
+from bench.identity.rates import WORLDS, Rates
+from bench.identity.world import Event, World, make_world
+
+BOUND, OURS, TIDIED, ALL, CAPPED, UNIQUE, SQL = (
+    "bound",
+    "identity stage",
+    "and tidied",
+    "union of all",
+    "capped union",
+    "unique only",
+    "labels in SQL",
+)
+ONLINE = {ALL: union_of_all, CAPPED: capped_union}
+ANEW = {UNIQUE: unique_only, SQL: labels_in_sql}
+"""Beside ours: those that stamp events as they come, and those that compute everything anew."""
+COLUMNS: Mapping[str, tuple[str, str]] = {
+    "wrong": ("wrong events %", "100"), "unattributed": ("events of nobody %", "100"),
+    "avoidable": ("of it avoidable %", "100"),
+    "given_away": ("of that given away by a conflict %", "100"),
+    "wrong_known": ("of it in known profiles %", "100"),
+    "canonicals": ("canonicals a person", "1"), "precision": ("pair precision", "1"), "recall": ("pair recall", "1"),
+    "merged_people": ("canonicals of several persons", "n"), "merged_accounts": ("of several accounts", "n"),
+    "merged_households": ("of several households", "n"), "two_users": ("with two user ids", "n"),
+    "stale": ("stale stamps %", "100"), "overrides": ("override rows %", "100"), "seconds": ("seconds", "s"),
+}  # fmt: skip
+"""Figure -> its heading, and how it is shown: as a percentage, as it is, as a count, as seconds."""
+
+
+CONSTANTS = "constants"
+"""The world that has no rates: `bench/identity/constants.py`."""
+
+
+def measure(world: World, progress: Progress, batch: int = BATCH) -> dict[str, dict[str, Any]]:
+    """Figures and causes of every contender, and the bound."""
+    events = first_deliveries(world.events)
+    rows: dict[str, dict[str, Any]] = {BOUND: asdict(bound(world, events))}
+
+    def told(name: str, of: Sequence[Event]) -> Advance:
+        task = progress.add_task(name, total=len(of))
+        return lambda n: progress.advance(task, n)
+
+    def keep(name: str, result: Result) -> None:
+        figures: Score = score(world, events, result.canonicals, result.stamped, result.nobodys)
+        causes = {
+            "wrong_by_cause": wrong_by_cause(world, events, result.canonicals, result.nobodys),
+            "lost_by_cause": lost_by_cause(world, events, result.canonicals),
+        }
+        rows[name] = {**asdict(figures), "seconds": round(result.seconds, 2), **causes}
+
+    for name, result in zip((OURS, TIDIED), stage(world.events, told(OURS, world.events), batch), strict=True):
+        keep(name, result)
+    for name, stamp in ONLINE.items():
+        keep(name, stamp(events, told(name, events), batch))
+    for name, resolve in ANEW.items():
+        keep(name, resolve(events, told(name, events)))
+    return rows
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """A column for each contender, a row for each figure."""
+    made = Table("", *rows, title="identities, against the truth")
+    for figure, (heading, how) in COLUMNS.items():
+        made.add_row(heading, *(_shown(row.get(figure), how) for row in rows.values()))
+    return made
+
+
+def causes(rows: Mapping[str, Mapping[str, Any]], which: str, title: str) -> Table:
+    """The same for causes: percentages of all events, or of all pairs."""
+    compared = {name: row[which] for name, row in rows.items() if which in row}
+    made = Table("", *compared, title=title)
+    for cause in sorted({cause for row in compared.values() for cause in row}):
+        made.add_row(cause, *(_shown(row.get(cause), "100") for row in compared.values()))
+    return made
+
+
+def _shown(figure: float | None, how: str) -> str:
+    if figure is None:
+        return "-"
+    return {"100": f"{100 * figure:.3f}", "1": f"{figure:.4f}", "n": f"{figure:,.0f}", "s": f"{figure:.1f}"}[how]
+
+
+def constants_table(figures: identity_constants.Figures) -> Table:
+    """What the stage makes of the world of constants, a row for each figure."""
+    made = Table("", "identity stage, tidied daily", title="constants, against the truth")
+    made.add_row("wrong events %", f"{100 * figures.wrong:.4f}")
+    made.add_row("of it after the first day, n", f"{figures.wrong_later:,}")
+    made.add_row("stamped wrongly after the first day, n", f"{figures.stamped_wrong_later:,}")
+    made.add_row("wrong by slow constants, n", f"{figures.wrong_slow:,}")
+    made.add_row("events of nobody %", f"{100 * figures.unattributed:.3f}")
+    for case, n in sorted(figures.merged.items()):
+        made.add_row(f"persons merged, {case}", f"{n:,}")
+    return made
+
+
+def run_constants(events: int, seed: int, batch: int, as_json: bool) -> None:
+    """Make the world of constants, run the stage over it, report."""
+    persons = max(1, events // identity_constants.EVENTS_PER_PERSON)
+    figures = identity_constants.measure(identity_constants.make(persons, seed=seed), lambda _done: None, batch)
+    if as_json:
+        print(json.dumps({"world": CONSTANTS, "persons": persons, "seed": seed, **asdict(figures)}))
+        return
+    console = Console()
+    console.print(f"world {CONSTANTS!r}, seed {seed}: {figures.events:,} events of {persons:,} persons", highlight=False)
+    console.print(constants_table(figures))
+
+
+def rates_of(name: str, events: int, changes: Sequence[str]) -> Rates:
+    """The rates of a world with changes `NAME=NUMBER`. ValueError where there is no such rate."""
+    found = replace(WORLDS[name], events=events)
+    kinds = {field.name: type(getattr(found, field.name)) for field in fields(found)}
+    for change in changes:
+        rate, _, number = change.partition("=")
+        if kinds.get(rate) not in (int, float):
+            raise ValueError(f"{rate!r} is none of the rates that are numbers; see bench/identity/rates.py")
+        found = replace(found, **{rate: kinds[rate](number)})
+    return found
+
+
+def main() -> None:
+    """Make the world, run everybody, report."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.identity",
+        description=__doc__,
+        epilog="Example: python -m bench.identity --events 50000 --causes",
+    )
+    parser.add_argument(
+        "--events", type=int, help=f"events of the world (default {Rates.events}; of constants {identity_constants.EVENTS})"
+    )
+    parser.add_argument(
+        "--world", choices=[*WORLDS, CONSTANTS], default="shop", help="whose rates, or constants (default %(default)s)"
+    )
+    parser.add_argument("--rate", action="append", default=[], metavar="NAME=NUMBER", help="another rate; may be repeated")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=BATCH, help="events that are resolved together (default %(default)s)")
+    parser.add_argument("--causes", action="store_true", help="also tell why events are wrong and why pairs are lost")
+    parser.add_argument("--json", action="store_true", help="one JSON object, causes included")
+    given = parser.parse_args()
+    if given.world == CONSTANTS:
+        if given.rate:
+            parser.error("the world of constants has no rates")
+        run_constants(given.events or identity_constants.EVENTS, given.seed, given.batch, given.json)
+        return
+    try:
+        rates = rates_of(given.world, given.events or Rates.events, given.rate)
+    except ValueError as error:
+        parser.error(str(error))
+    console = Console(stderr=given.json)
+    bar = (TextColumn("{task.description:>16}"), BarColumn(), TextColumn("{task.completed:,.0f} events"), TimeElapsedColumn())
+    with Progress(*bar, console=Console(stderr=True), transient=True, disable=not Console(stderr=True).is_terminal) as progress:
+        making = progress.add_task("making the world", total=None)
+        world = make_world(rates, given.seed)
+        progress.update(making, total=len(world.events), completed=len(world.events))
+        rows = measure(world, progress, given.batch)
+    about = {
+        "world": given.world,
+        "changed": given.rate,
+        "events": len(world.events),
+        "persons": len(world.users),
+        "seed": given.seed,
+        "load": os.getloadavg()[0],
+    }
+    if given.json:
+        print(json.dumps({**about, "rows": rows}))
+        return
+    size = f"{len(world.events):,} events of {len(world.users):,} persons, {world.blocked:,} values blocked"
+    console.print(f"world {given.world!r}, seed {given.seed}: {size}; batches of {given.batch}", highlight=False)
+    console.print(table(rows))
+    if given.causes:
+        console.print(causes(rows, "wrong_by_cause", "wrong events, % of all"))
+        console.print(causes(rows, "lost_by_cause", "pairs of one person not brought together, % of all"))
+    console.print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

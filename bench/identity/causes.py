@@ -1,0 +1,81 @@
+"""Why events are wrong, and why pairs of a person's events were not brought together. Reads the truth; contenders never do."""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
+
+from bench.identity.metrics import Canonicals, conflicting, contents, evidence, owned, pairs, same_nodes
+from bench.identity.world import KIOSK, OWN, Event, World
+
+WORST_FIRST = (
+    "junk user id", "junk e-mail", "junk device id", "kiosk", "forwarded newsletter", "household e-mail", "shared device",
+)  # fmt: skip
+"""Reasons why several persons have a node; of several in one canonical the first is held responsible."""
+NO_EVIDENCE = "no evidence"
+
+
+def wrong_by_cause(
+    world: World, events: Sequence[Event], canonicals: Canonicals, nobodys: Collection[str | int] = ()
+) -> dict[str, float]:
+    """Share of all events that are wrong, by cause: where it happened, or by what its own device was merged with another's.
+    Events in canonicals that are said to be nobody's are not wrong.
+
+    Unavoidable: most events with the very same nodes are another's. Hidden: no identifier in the canonical was ever seen in
+    events of two users, so that no conflict gave it away; a cap still may.
+    """
+    likeliest = owned(contents(events, same_nodes(events)))
+    owners = owned(contents(events, canonicals))
+    reasons = _reasons(world, events, canonicals)
+    conflicts = conflicting(events, canonicals)
+    causes: Counter[str] = Counter()
+    for event, canonical, alike in zip(events, canonicals, same_nodes(events), strict=True):
+        if event.person != owners[canonical] and canonical not in nobodys:
+            cause = f"own, merged by: {_worst(reasons[canonical])}" if event.place == OWN else f"at: {event.place}"
+            if event.person != likeliest[alike]:
+                cause = f"unavoidable, {cause}"
+            elif canonical not in conflicts:
+                cause = f"hidden, {cause}"
+            causes[cause] += 1
+    return {cause: n / len(events) for cause, n in causes.most_common()}
+
+
+def lost_by_cause(world: World, events: Sequence[Event], canonicals: Canonicals) -> dict[str, float]:
+    """Share of all pairs of one person's events that are in different canonicals, by cause.
+
+    Pairs that nothing connects are nobody's fault. Of the others, those with an event at a shared place are that place's; the
+    rest is put down to what the component has that several persons have.
+    """
+    components = evidence(events)
+    reasons = _reasons(world, events, components)
+    tally: defaultdict[int, Counter[tuple[str | int, str]]] = defaultdict(Counter)
+    for event, component, canonical in zip(events, components, canonicals, strict=True):
+        tally[component][canonical, event.place] += 1
+    whole = sum(pairs(n) for n in Counter(event.person for event in events).values())
+    lost: Counter[str] = Counter({NO_EVIDENCE: whole - sum(pairs(sum(counts.values())) for counts in tally.values())})
+    for component, counts in tally.items():
+        at_home = _lost(counts, {OWN})
+        anywhere_but_kiosks = _lost(counts, {place for _, place in counts} - {KIOSK})
+        lost[f"own: {_worst(reasons[component])}"] += at_home
+        lost["at: shared device"] += anywhere_but_kiosks - at_home
+        lost["at: kiosk"] += _lost(counts, {place for _, place in counts}) - anywhere_but_kiosks
+    return {cause: n / whole for cause, n in lost.most_common() if n}
+
+
+def _lost(counts: Counter[tuple[str | int, str]], places: Iterable[str]) -> int:
+    """Pairs of events at these places that are in different canonicals."""
+    found: Counter[str | int] = Counter()
+    for (canonical, place), n in counts.items():
+        if place in places:
+            found[canonical] += n
+    return pairs(sum(found.values())) - sum(pairs(n) for n in found.values())
+
+
+def _reasons(world: World, events: Sequence[Event], groups: Canonicals) -> defaultdict[str | int, set[str]]:
+    """Group -> why nodes of its events are several persons'."""
+    reasons: defaultdict[str | int, set[str]] = defaultdict(set)
+    for event, group in zip(events, groups, strict=True):
+        reasons[group].update(world.several[node] for node in event.nodes if node in world.several)
+    return reasons
+
+
+def _worst(reasons: set[str]) -> str:
+    return next((reason for reason in WORST_FIRST if reason in reasons), "nothing shared")

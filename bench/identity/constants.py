@@ -1,0 +1,196 @@
+"""A world of constants: ids that a tag, a kiosk or a form gives to everybody, beside the visitors' own ids.
+
+Each of `CASES` is a share of the traffic from its first day on, and each of `SLOW` gets one new visitor a day, which is what
+stays under limits by days. Once a day `headwater identity tidy` is run, as `headwater upkeep` does. Seeded, with its truth.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+from bench.identity.contenders import Advance, Room, follow
+from bench.identity.metrics import contents, owned
+from bench.identity.rates import DAY_MS
+from bench.identity.world import OWN, SECRET, START_TS, Event
+from infra.secrets import Secret
+from streams.identity.nodes import NodeKeys, node
+
+PERSONS, DAYS, BATCH = 10_000, 30, 500
+EVENTS_PER_PERSON = 20
+EVENTS = PERSONS * EVENTS_PER_PERSON
+SHARE = 0.05
+"""Of all events, each case."""
+ALONE = 0.1
+"""Of a case's events: the constant came alone."""
+SHORT_LIVED = 0.35
+"""Of browsers: drop their cookie every week."""
+MEMBERS, SAYS_EMAIL, HAS_DEVICE, HAS_PHONE = 0.5, 0.5, 0.4, 0.5
+"""Of persons; of logins; of persons."""
+
+
+class Case(NamedTuple):
+    """A constant, and what comes with it."""
+
+    name: str
+    kind: str
+    """Of the constant; a key of `TIERS`."""
+    member: str
+    """Kind of the visitor's own id."""
+
+
+CASES = (
+    Case("anonymous id beside client ids", "cookie", "cookie"),
+    Case("kiosk's cookie with e-mails", "cookie", "email"),
+    Case("kiosk's device with e-mails", "device", "email"),
+    Case("shop's phone with e-mails", "phone", "email"),
+    Case("e-mail with phones", "email", "phone"),
+    Case("web view's cookie with devices", "cookie", "device"),
+)
+SLOW = (
+    *(Case(f"slow: {case.name}", case.kind, case.member) for case in CASES),
+    Case("slow: user id with client ids", "user", "cookie"),
+    Case("slow: e-mail with client ids", "email", "cookie"),
+    Case("slow: device with client ids", "device", "cookie"),
+)
+
+
+class Occurrence(NamedTuple):
+    """An event, and the case that it belongs to."""
+
+    event: Event
+    case: Case | None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the stage with a daily `tidy` makes of it; shares are 0 to 1."""
+
+    events: int
+    wrong: float
+    """Of events: in the profile of somebody else in the end."""
+    wrong_later: int
+    """Of them: after the first day of the constants; slow ones and who they merged are not in it."""
+    wrong_slow: int
+    """Of them: of persons whom a slow constant met."""
+    stamped_wrong_later: int
+    """As `wrong_later`, but by what the events were stamped with when they came."""
+    unattributed: float
+    """Of events: nobody's."""
+    merged: Mapping[str, int]
+    """Slow case -> persons in the largest profile with one whom it met, in the end."""
+
+
+def make(persons: int = PERSONS, days: int = DAYS, seed: int = 1) -> list[Occurrence]:
+    """Events in the order they arrive."""
+    return _Maker(random.Random(seed), persons, days).make()
+
+
+class _Maker:
+    def __init__(self, rng: random.Random, persons: int, days: int) -> None:
+        self._rng, self._persons, self._days = rng, persons, days
+        self._keys = NodeKeys.derive(Secret(SECRET))
+        self._known: dict[tuple[str, str], str] = {}
+        self._traits = [
+            {name: rng.random() < share for name, share in (("user", MEMBERS), ("device", HAS_DEVICE), ("phone", HAS_PHONE))}
+            | {"short": rng.random() < SHORT_LIVED}
+            for _ in range(persons)
+        ]
+
+    def make(self) -> list[Occurrence]:
+        rng, rows = self._rng, list[tuple[float, int, tuple[str, ...], Case | None]]()
+        total = self._persons * EVENTS_PER_PERSON
+        for case in CASES:
+            for _ in range(int(total * SHARE)):
+                at, person = rng.random() * self._days * DAY_MS, rng.randrange(self._persons)
+                own = () if rng.random() < ALONE else (self._own(person, case.member, at),)
+                rows.append((at, person, (self._node(case.kind, case.name), *own), case))
+        for case in SLOW:
+            for day in range(self._days):
+                at, person = (day + rng.random()) * DAY_MS, rng.randrange(self._persons)
+                rows.append((at, person, (self._node(case.kind, case.name), self._own(person, case.member, at)), case))
+        for _ in range(total - len(rows)):
+            at, person = rng.random() * self._days * DAY_MS, rng.randrange(self._persons)
+            rows.append((at, person, self._ordinary(person, at), None))
+        rows.sort()
+        return [
+            Occurrence(Event(START_TS + int(at), START_TS + int(at), f"{n:032x}", tuple(sorted(nodes)), person, OWN), case)
+            for n, (at, person, nodes, case) in enumerate(rows)
+        ]  # fmt: skip
+
+    def _ordinary(self, person: int, at: float) -> tuple[str, ...]:
+        """A visit to her app or her browser, some of them logged in."""
+        rng, traits = self._rng, self._traits[person]
+        main = "device" if traits["device"] and rng.random() < 0.5 else "cookie"
+        nodes = [self._own(person, main, at)]
+        if traits["user"] and rng.random() < 0.3:
+            nodes.append(self._own(person, "user", at))
+            nodes += [self._own(person, "email", at)] if rng.random() < SAYS_EMAIL else []
+        elif rng.random() < 0.1:
+            nodes.append(self._own(person, "email", at))
+            nodes += [self._own(person, "phone", at)] if traits["phone"] else []
+        return tuple(nodes)
+
+    def _own(self, person: int, kind: str, at: float) -> str:
+        value = f"{kind}-{person}"
+        if kind == "cookie" and self._traits[person]["short"]:
+            value += f"-{int(at // (7 * DAY_MS))}"
+        return self._node(kind, value)
+
+    def _node(self, kind: str, value: str) -> str:
+        if (kind, value) not in self._known:
+            spelt = value
+            if kind == "email":
+                spelt = f"{''.join(filter(str.isalnum, value))}@shop.example"
+            elif kind == "phone":
+                person = value.removeprefix("phone-")
+                spelt = f"+4930{20_000_000 + int(person) if person.isdecimal() else 99_000_000 + len(self._known) % 10**6}"
+            made = node(self._keys, kind, spelt)
+            assert made is not None
+            self._known[kind, value] = made
+        return self._known[kind, value]
+
+
+def measure(rows: Sequence[Occurrence], advance: Advance, size: int = BATCH) -> Figures:
+    """Let the stage resolve them, with a `tidy` at the end of each day."""
+    room, profiles = Room(), list[str]()
+    events = [row.event for row in rows]
+    for _, today in groupby(events, lambda event: (event.arrived - START_TS) // DAY_MS):
+        start, some = len(profiles), list(today)
+        for at in range(0, len(some), size):
+            room.take(some[at : at + size])
+            advance(len(some[at : at + size]))
+        profiles += [room.stamped[event.event_id] for event in some]
+        profiles = room.tidy(start, list(zip(events[: len(profiles)], profiles, strict=True)))
+    return _figures(rows, [follow(room.store.slots, profile) for profile in profiles], room)
+
+
+def _figures(rows: Sequence[Occurrence], canonicals: Sequence[str], room: Room) -> Figures:
+    events = [row.event for row in rows]
+    people = contents(events, canonicals)
+    owners = owned(people)
+    slow = {row.event.person for row in rows if row.case in SLOW}
+    first_day = START_TS + DAY_MS
+    stamped = [room.stamped[event.event_id] for event in events]
+    later = [(event, profile) for event, profile in zip(events, stamped, strict=True) if event.arrived >= first_day]
+    stamp_owners = owned(contents([event for event, _ in later], [profile for _, profile in later]))
+    wrong = [
+        event for event, canonical in zip(events, canonicals, strict=True)
+        if canonical not in room.nobodys and owners[canonical] != event.person
+    ]  # fmt: skip
+    merged: defaultdict[str, int] = defaultdict(int)
+    for (_, case), canonical in zip(rows, canonicals, strict=True):
+        if case is not None and case in SLOW and canonical not in room.nobodys:
+            merged[case.name] = max(merged[case.name], len(people[canonical]))
+    return Figures(
+        len(events), len(wrong) / len(events),
+        sum(event.arrived >= first_day and event.person not in slow for event in wrong),
+        sum(event.person in slow for event in wrong),
+        sum(
+            profile not in room.nobodys and stamp_owners[profile] != event.person and event.person not in slow
+            for event, profile in later
+        ),
+        sum(canonical in room.nobodys for canonical in canonicals) / len(events), dict(merged),
+    )  # fmt: skip

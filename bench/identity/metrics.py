@@ -1,0 +1,178 @@
+"""How well a contender told people apart: exact counts against the truth, nothing sampled.
+
+A canonical is what an event belongs to in the end. Its owner is the person with most of its events; the rest of them is wrong.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.identity.unions import Unions
+from bench.identity.world import Event, World
+from streams.identity.graph.union_find import USER
+
+Canonicals = Sequence[str | int]
+"""Of each event, in order."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Shares are 0 to 1; None where a contender stamps nothing, because it computes everything anew."""
+
+    wrong: float
+    """Of events: in the canonical of somebody else."""
+    unattributed: float
+    """Of events: in a canonical that is said to be nobody's, so attributed to nobody; never counted as wrong."""
+    avoidable: float
+    """Of events: wrong, though most events with the very same nodes are of the person whose event it is."""
+    given_away: float
+    """Of events: avoidable, and in a canonical with an id that was seen with several users: what a conflict could have told."""
+    wrong_known: float
+    """Of events: wrong, and in a canonical that has somebody's user id: what is wrong in a known customer's history."""
+    canonicals: float
+    """Canonicals of a person, mean over persons."""
+    precision: float
+    """Of pairs of events of one canonical: those of one person."""
+    recall: float
+    """Of pairs of events of one person: those of one canonical."""
+    merged_people: int
+    """Canonicals with events of several persons."""
+    merged_accounts: int
+    """Canonicals with events of several persons who have accounts."""
+    merged_households: int
+    """Canonicals with events of several households."""
+    two_users: int
+    """Canonicals whose events carry several user ids."""
+    stale: float | None
+    """Of events: stamped with an id that is not their canonical in the end."""
+    overrides: float | None
+    """Stamped ids that have to be mapped to another one when history is read, to an event."""
+
+
+def score(
+    world: World,
+    events: Sequence[Event],
+    canonicals: Canonicals,
+    stamped: Canonicals | None,
+    nobodys: Collection[str | int] = (),
+) -> Score:
+    """Figures of a contender; `nobodys` are the canonicals that it says are no person's."""
+    people = contents(events, canonicals)
+    wrong = {
+        canonical: sum(counts.values()) - max(counts.values())
+        for canonical, counts in people.items()
+        if canonical not in nobodys
+    }
+    users = carried_users(events, canonicals)
+    owners, likeliest = owned(people), owned(contents(events, same_nodes(events)))
+    conflicts = conflicting(events, canonicals)
+    avoidable = [
+        canonical
+        for event, canonical, alike in zip(events, canonicals, same_nodes(events), strict=True)
+        if canonical not in nobodys and owners[canonical] != event.person == likeliest[alike]
+    ]
+    whole = Counter(event.person for event in events)
+    together = sum(pairs(n) for counts in people.values() for n in counts.values())
+    return Score(
+        wrong=sum(wrong.values()) / len(events),
+        unattributed=sum(canonical in nobodys for canonical in canonicals) / len(events),
+        avoidable=len(avoidable) / len(events),
+        given_away=sum(canonical in conflicts for canonical in avoidable) / len(events),
+        wrong_known=sum(n for canonical, n in wrong.items() if canonical in users) / len(events),
+        canonicals=sum(len(counts) for counts in people.values()) / len(whole),
+        precision=_share(together, sum(pairs(sum(counts.values())) for counts in people.values())),
+        recall=_share(together, sum(pairs(n) for n in whole.values())),
+        merged_people=sum(len(counts) > 1 for counts in people.values()),
+        merged_accounts=sum(sum(world.users[person] is not None for person in counts) > 1 for counts in people.values()),
+        merged_households=sum(len({world.households[person] for person in counts}) > 1 for counts in people.values()),
+        two_users=sum(len(found) > 1 for found in users.values()),
+        **_staleness(canonicals, stamped),
+    )
+
+
+def bound(world: World, events: Sequence[Event]) -> Score:
+    """What nobody can beat who goes by nodes alone, figure by figure; no contender reaches all of them at once.
+
+    Wrong: events with the very same nodes cannot be told apart, so only the one who has most of them can be right.
+    Canonicals and recall: a person's events whose nodes are nowhere connected, not even in hers alone, cannot be known as hers.
+    """
+    same = score(world, events, same_nodes(events), None)
+    connected = score(world, events, evidence(events), None)
+    return Score(
+        wrong=same.wrong, unattributed=0.0, avoidable=0.0, given_away=0.0,
+        wrong_known=same.wrong_known,
+        canonicals=connected.canonicals, precision=1.0, recall=connected.recall,
+        merged_people=0, merged_accounts=0, merged_households=0, two_users=0, stale=0.0, overrides=0.0,
+    )  # fmt: skip
+
+
+def evidence(events: Sequence[Event]) -> list[int]:
+    """For each event the connected component that it is in, of the graph of its person's events only."""
+    unions = Unions()
+    for event in events:
+        first = unions.number((event.person, event.nodes[0]))
+        for node in event.nodes[1:]:
+            unions.join(first, unions.number((event.person, node)))
+    return [unions.find(unions.number((event.person, event.nodes[0]))) for event in events]
+
+
+def contents(events: Sequence[Event], canonicals: Canonicals) -> Mapping[str | int, Counter[int]]:
+    """Canonical -> how many events of each person it has."""
+    people: defaultdict[str | int, Counter[int]] = defaultdict(Counter)
+    for (canonical, person), n in Counter(zip(canonicals, (event.person for event in events), strict=True)).items():
+        people[canonical][person] = n
+    return people
+
+
+def owned(people: Mapping[str | int, Counter[int]]) -> dict[str | int, int]:
+    """Canonical -> the person with most of its events; of several the one who came first."""
+    return {canonical: counts.most_common(1)[0][0] for canonical, counts in people.items()}
+
+
+def carried_users(events: Sequence[Event], canonicals: Canonicals) -> Mapping[str | int, set[str]]:
+    """Canonical -> the user ids that its events carry; only of those with any."""
+    users: defaultdict[str | int, set[str]] = defaultdict(set)
+    for event, canonical in zip(events, canonicals, strict=True):
+        if event.nodes[0][0] == USER:
+            users[canonical].update(node for node in event.nodes if node[0] == USER)
+    return users
+
+
+def conflicting(events: Sequence[Event], canonicals: Canonicals) -> set[str | int]:
+    """Canonicals with a node that was seen in events of several users, there or elsewhere."""
+    users: defaultdict[str, set[str]] = defaultdict(set)
+    for event in events:
+        if event.nodes[0][0] == USER:
+            for node in event.nodes[1:]:
+                users[node].add(event.nodes[0])
+    shared = {node for node, found in users.items() if len(found) > 1}
+    return {canonical for event, canonical in zip(events, canonicals, strict=True) if not shared.isdisjoint(event.nodes)}
+
+
+def pairs(n: int) -> int:
+    """Unordered pairs of `n` things."""
+    return n * (n - 1) // 2
+
+
+def first_deliveries(events: Iterable[Event]) -> list[Event]:
+    """Events without their duplicates, in order."""
+    kept: dict[str, Event] = {}
+    for event in events:
+        kept.setdefault(event.event_id, event)
+    return list(kept.values())
+
+
+def same_nodes(events: Sequence[Event]) -> list[str]:
+    """For each event a name of its nodes: who goes by nodes alone cannot tell events of one name apart."""
+    return [" ".join(event.nodes) for event in events]
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 1.0
+
+
+def _staleness(canonicals: Canonicals, stamped: Canonicals | None) -> dict[str, float | None]:
+    if stamped is None:
+        return {"stale": None, "overrides": None}
+    differ = [one for one, final in zip(stamped, canonicals, strict=True) if one != final]
+    return {"stale": len(differ) / len(canonicals), "overrides": len(set(differ)) / len(canonicals)}

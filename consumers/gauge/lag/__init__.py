@@ -1,0 +1,1 @@
+"""Lag rules and the readings that they judge."""

@@ -1,0 +1,75 @@
+"""Where time tables outlive a restart of the gauge."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import redis
+
+from consumers.gauge.lag.reading import Place
+from consumers.gauge.lag.timetable import TimeTable, unpack
+from infra.errors import Retryable
+
+PREFIX = "headwater:gauge:times:"
+KEEP_S = 8 * 86_400  # a day longer than the events themselves
+
+
+class TableStore(Protocol):
+    """Keeps time tables by partition. Retryable where it is away."""
+
+    def load(self, places: Iterable[Place]) -> dict[Place, TimeTable]:
+        """The tables that are there; one that cannot be read is as good as none."""
+        ...
+
+    def save(self, tables: Mapping[Place, TimeTable]) -> None:
+        """Replace the tables of these partitions."""
+        ...
+
+
+class MemoryTables:
+    """For tests."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Place, bytes] = {}
+
+    def load(self, places: Iterable[Place]) -> dict[Place, TimeTable]:
+        """As the protocol says."""
+        return {place: unpack(self._kept[place]) for place in places if place in self._kept}
+
+    def save(self, tables: Mapping[Place, TimeTable]) -> None:
+        """As the protocol says."""
+        self._kept.update({place: table.pack() for place, table in tables.items()})
+
+
+class RedisTables:
+    """One key a partition; keys of partitions that nobody reads any more expire."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client: Any = client  # its stubs mix the sync and async answers
+
+    def load(self, places: Iterable[Place]) -> dict[Place, TimeTable]:
+        """As the protocol says."""
+        wanted = list(places)
+        try:
+            packed = [self._client.get(_key(place)) for place in wanted]  # single keys: a cluster may hold them apart
+        except redis.RedisError as error:
+            raise Retryable(f"Redis is away: {type(error).__name__}") from error
+        tables = {}
+        for place, value in zip(wanted, packed, strict=True):
+            try:
+                if value is not None:
+                    tables[place] = unpack(value)
+            except ValueError:
+                continue
+        return tables
+
+    def save(self, tables: Mapping[Place, TimeTable]) -> None:
+        """As the protocol says."""
+        try:
+            for place, table in tables.items():
+                self._client.set(_key(place), table.pack(), ex=KEEP_S)
+        except redis.RedisError as error:
+            raise Retryable(f"Redis is away: {type(error).__name__}") from error
+
+
+def _key(place: Place) -> str:
+    return f"{PREFIX}{place.topic}:{place.partition}"

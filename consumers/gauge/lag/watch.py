@@ -1,0 +1,175 @@
+"""What the gauge remembers between two rounds, and how a round of facts becomes a reading. Pure: the clock is in the facts."""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from consumers.gauge.lag.reading import Facts, GroupFacts, GroupReading, PartitionReading, Place, Reading
+from consumers.gauge.lag.rules import Case, Limits, Sample, State, Verdict, judge, moved, rates
+from consumers.gauge.lag.timetable import TimeTable
+
+PAUSE_S = 30.0
+MAX_SAMPLES = 1_000
+
+GroupPlace = tuple[str, Place]
+Age = tuple[float | None, str]
+
+
+@dataclass(slots=True)
+class _GroupMemory:
+    assignment: frozenset[tuple[str, tuple[Place, ...]]]
+    rebalanced_at: float | None = None
+
+
+@dataclass(slots=True)
+class Watch:
+    """Feed it rounds: `take` the facts, read the records it asks for, then `read`."""
+
+    limits: Limits = field(default_factory=Limits)
+    interval_s: float = 10.0
+    tables: dict[Place, TimeTable] = field(default_factory=dict)
+    _samples: dict[GroupPlace, deque[Sample]] = field(default_factory=dict)
+    _groups: dict[str, _GroupMemory] = field(default_factory=dict)
+    _since: dict[GroupPlace, tuple[State, float]] = field(default_factory=dict)
+    _record_times: dict[GroupPlace, tuple[int, int]] = field(default_factory=dict)
+    _topic_ids: dict[str, str] = field(default_factory=dict)
+
+    def take(self, facts: Facts) -> list[tuple[Place, int]]:
+        """Add a round to the time tables; returns (partition, offset) of the records whose age only they can tell."""
+        self._forget_replaced(facts.topic_ids)
+        pause_ms = round(max(PAUSE_S, 3 * self.interval_s) * 1000)
+        for place, ends in facts.ends.items():
+            table = self.tables.setdefault(place, TimeTable(topic_id=self._topic_ids.get(place.topic, "")))
+            table.add(ends.stable, round(facts.at * 1000), pause_ms)
+        self._forget(facts)
+        wanted = {}
+        for group, place, committed in _places(facts):
+            ends = facts.ends[place]
+            known = self._record_times.get((group.name, place))
+            if (
+                committed < ends.stable
+                and self.tables[place].time_of(committed) is None
+                and (not known or known[0] != committed)
+            ):
+                wanted[place, committed] = ends.stable - committed
+        return sorted(wanted, key=lambda key: -wanted[key])
+
+    def read(self, facts: Facts, record_times: Mapping[tuple[Place, int], int]) -> Reading:
+        """The reading of this round. `record_times`: milliseconds UTC of the records that `take` asked for, as far as read."""
+        for group, place, committed in _places(facts):
+            if (place, committed) in record_times:
+                self._record_times[group.name, place] = (committed, record_times[place, committed])
+            self._sample(group, place, committed, facts)
+        groups = tuple(self._group(group, facts) for group in facts.groups)
+        return Reading(facts.at, groups, facts.ends)
+
+    def age(self, group: str, place: Place, committed: int, facts: Facts) -> Age:
+        """(seconds the first unread record has waited, where that is known from)."""
+        if committed >= facts.ends[place].stable:
+            return 0.0, "none"
+        known = self._record_times.get((group, place))
+        written, source = self.tables[place].time_of(committed), "table"
+        if written is None and known and known[0] == committed:
+            written, source = known[1], "record"
+        if written is None:
+            written, source = self.tables[place].oldest(), "at_least"
+        return (None, source) if written is None else (max(0.0, facts.at - written / 1000), source)
+
+    def _sample(self, group: GroupFacts, place: Place, committed: int, facts: Facts) -> None:
+        start, stable, high = facts.ends[place]
+        age, source = self.age(group.name, place, committed, facts)
+        samples = self._samples.setdefault((group.name, place), deque(maxlen=MAX_SAMPLES))
+        behind = age if source != "at_least" else None
+        samples.append(Sample(facts.at, start, stable, high, committed, behind))
+        begin = facts.at - self.limits.remember_s
+        while len(samples) > 1 and samples[1].at <= begin:
+            samples.popleft()
+
+    def _group(self, group: GroupFacts, facts: Facts) -> GroupReading:
+        rebalanced_at = self._rebalanced(group, facts.at)
+        places = sorted(place for place in group.committed if place in facts.ends)
+        active = {place for place in places if moved(self._samples[group.name, place], self.limits.stalled_s)}
+        readings = []
+        for place in places:
+            samples = tuple(self._samples[group.name, place])
+            sibling_moved = any(other.topic == place.topic and other != place for other in active)
+            verdict = judge(Case(samples, group.members, rebalanced_at, sibling_moved, self.limits))
+            readings.append(self._partition(group, place, verdict, facts))
+        return GroupReading(group.name, group.members, tuple(readings))
+
+    def _partition(self, group: GroupFacts, place: Place, verdict: Verdict, facts: Facts) -> PartitionReading:
+        samples = self._samples[group.name, place]
+        now = samples[-1]
+        age, source = self.age(group.name, place, now.committed, facts)
+        state, since = self._since.get((group.name, place), (None, facts.at))
+        if state is not verdict.state:
+            since = facts.at
+            self._since[group.name, place] = (verdict.state, since)
+        waiting = group.waiting.get(place) if now.lag else None
+        rate_in, rate_out = rates(samples, self.limits.rate_s)
+        return PartitionReading(
+            topic=place.topic,
+            partition=place.partition,
+            state=verdict.state,
+            detail=f"waits: {waiting}" if waiting else verdict.detail,
+            eta_s=verdict.eta_s,
+            since=since,
+            start=now.start,
+            end=now.stable,
+            committed=group.committed[place],
+            lag=now.lag,
+            time_lag_s=age,
+            time_lag_from=source,
+            rate_in=rate_in,
+            rate_out=rate_out,
+        )
+
+    def _rebalanced(self, group: GroupFacts, now: float) -> float | None:
+        memory = self._groups.get(group.name)
+        if memory is None:
+            memory = self._groups[group.name] = _GroupMemory(group.assignment)
+        if group.rebalancing or memory.assignment != group.assignment:
+            memory.assignment, memory.rebalanced_at = group.assignment, now
+        return memory.rebalanced_at
+
+    def _forget_replaced(self, topic_ids: Mapping[str, str]) -> None:
+        """Begin topics that were made anew from nothing: their offsets are other records', and no group has gone back on them.
+
+        A table that was kept since before a restart is believed only under the id that it was kept with.
+        """
+        anew = {topic for topic, topic_id in topic_ids.items() if self._topic_ids.get(topic, topic_id) != topic_id}
+        self._topic_ids.update(topic_ids)
+        for memory in (self._samples, self._since, self._record_times):
+            for key in [key for key in memory if key[1].topic in anew]:
+                del memory[key]
+        for place, table in list(self.tables.items()):
+            if table.topic_id != self._topic_ids.get(place.topic, table.topic_id):
+                del self.tables[place]
+
+    def _forget(self, facts: Facts) -> None:
+        """Drop what no group needs any more, and groups and partitions that are gone."""
+        slowest: dict[Place, int] = {}
+        for _, place, committed in _places(facts):
+            slowest[place] = min(committed, slowest.get(place, committed))
+        for place, offset in slowest.items():
+            self.tables[place].forget_before(offset)
+        there = {(group.name, place) for group in facts.groups for place in group.committed}
+        for memory in (self._samples, self._since, self._record_times):
+            for key in [key for key in memory if key not in there]:
+                del memory[key]
+        for name in [name for name in self._groups if name not in {group.name for group in facts.groups}]:
+            del self._groups[name]
+        read = {place for _, place in there}
+        for topic in self._topic_ids.keys() - {place.topic for place in read}:
+            del self._topic_ids[topic]
+        for place in [place for place in self.tables if place not in read]:
+            del self.tables[place]
+
+
+def _places(facts: Facts) -> Iterable[tuple[GroupFacts, Place, int]]:
+    """(group, partition, first unread offset) of all partitions that answered."""
+    for group in facts.groups:
+        for place, committed in group.committed.items():
+            ends = facts.ends.get(place)
+            if ends is not None:
+                yield group, place, ends.start if committed is None else committed

@@ -1,0 +1,52 @@
+"""`headwater privacy status`: which withdrawals have not been carried out everywhere yet."""
+
+import json
+import time
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from consumers.privacy.reading import read
+from infra.clients.kafka import settings_with_kafka
+from infra.settings import Settings
+from schemas.codec import decode
+from schemas.registry import Registry
+from streams.runtime.privacy.request_consumer import ACKS, REQUESTS
+from streams.runtime.privacy.requests import Requests
+
+
+def read_requests(settings: Settings) -> Requests:
+    """Everything that the two topics hold. Retryable where Kafka is away."""
+    registry, found = Registry(settings.contracts), Requests()
+    for message in read(settings, (REQUESTS, ACKS)):
+        found.take(message.topic(), decode(registry, message.value())[1])
+    return found
+
+
+def status_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Open requests, since when, and which rooms have not answered; exits 1 when one is overdue."""
+    requests, now = read_requests(settings_with_kafka()), int(time.time() * 1000)
+    pending = requests.pending()
+    overdue = [one for one in pending if one.overdue(now)]
+    if as_json:
+        told = [{**one._asdict(), "overdue": one.overdue(now)} for one in pending]
+        typer.echo(json.dumps({"answered": requests.answered, "open": told}))
+    else:
+        table = Table("request", "kind", "asked", "must be answered by", "waits for", "")
+        for one in pending:
+            late = "overdue" if one.overdue(now) else ""
+            table.add_row(
+                one.request_id[:12], one.kind, _time(one.requested_ts), _time(one.deadline_ts), ", ".join(one.missing), late
+            )
+        if pending:
+            Console().print(table)
+        typer.echo(f"{requests.answered} answered, {len(pending)} open, {len(overdue)} overdue")
+    if overdue:
+        raise typer.Exit(1)
+
+
+def _time(at: int) -> str:
+    return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

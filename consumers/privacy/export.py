@@ -1,0 +1,43 @@
+"""All that is held of a person, as one JSON document, written as it is read."""
+
+import json
+from collections.abc import Callable, Iterator
+
+from consumers.privacy.context import Office, Traces
+from consumers.privacy.topics import LINKS, MERGES, REQUESTS, STATE
+from consumers.warehouse import erasing as rows
+from streams.identity.repair.erasing import Members
+
+AUDIT = "consent_audit"
+Write = Callable[[str], object]
+
+
+def export(office: Office, who: Members, until: int, traces: Traces, write: Write) -> dict[str, int]:
+    """Write the document; place -> how many things of it. Retryable, with half a document written."""
+    person, counts = rows.Person(*who, until=until), dict[str, int]()
+    slots = zip(who.nodes, office.graph.read(who.nodes), strict=True)
+    head = {
+        "nodes": who.nodes, "profiles": who.profiles, "shared": who.shared, "until_ts": until,
+        "slots": {node: slot._asdict() for node, slot in slots if slot is not None},
+    }  # fmt: skip
+    write(json.dumps(head)[:-1])
+    for name, topic in (("merges", MERGES), ("links", LINKS), ("consent_states", STATE), ("requests", REQUESTS)):
+        counts[topic] = _array(write, name, (json.dumps(one.record) for one in traces.held[topic]))
+    write(', "tables": {')
+    for n, table in enumerate([*rows.conditions(office.warehouse.database, person), AUDIT]):
+        told = (line.decode() for line in rows.lines(office.warehouse, table, person))
+        counts[f"clickhouse.{table}"] = _array(write, table, told, "" if n == 0 else ", ")
+    write("}}\n")
+    return counts
+
+
+def _array(write: Write, name: str, items: Iterator[str], before: str = ", ") -> int:
+    write(f"{before}{json.dumps(name)}: [")
+    n = 0
+    for n, item in enumerate(items, 1):
+        write(("" if n == 1 else ", ") + item)
+    write("]")
+    return n
+
+
+__all__ = ["export"]

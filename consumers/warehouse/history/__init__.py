@@ -1,0 +1,1 @@
+"""Past rows: identity overrides, and rewrites after merges and splits."""

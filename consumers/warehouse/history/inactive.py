@@ -1,0 +1,62 @@
+"""Ids that no event has named for long: who was seen, and how the links of the others leave `identity_merges`."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+from consumers.warehouse.erasing import quoted, remove
+from consumers.warehouse.history.flatten import WORK, workbench
+from consumers.warehouse.history.overrides import next_version
+from consumers.warehouse.schema import ddl
+from consumers.warehouse.store import Store
+from infra.errors import ConfigError
+
+CHUNK = 5_000
+SLACK = 0.1
+"""Of the days: the oldest event may be so much younger, because not every day has one."""
+
+# A profile that any row carries is in use, however old the row: its id must not become somebody else's profile.
+SEEN = """
+SELECT id FROM (
+    SELECT arrayJoin(arrayPushBack(identifiers, node)) AS id FROM {database}.events
+    WHERE collector_ts >= fromUnixTimestamp64Milli(toInt64({since_ms}))
+    UNION ALL SELECT profile_id AS id FROM {database}.events
+    UNION ALL SELECT arrayJoin([profile_id, canonical]) AS id FROM {database}.identity_overrides
+)
+GROUP BY id SETTINGS max_bytes_before_external_group_by = 200000000
+"""
+
+
+def seen(store: Store, since_ms: int) -> Iterator[list[str]]:
+    """Every id that an event since then names, and every profile that any event carries, some at a time.
+
+    ConfigError where events do not go back that far. Retryable.
+    """
+    database = ddl.quoted(store.database)
+    ((n, oldest_ms),) = store.rows(f"SELECT count(), toUnixTimestamp64Milli(min(collector_ts)) FROM {database}.events")  # noqa: S608 - ours
+    if not n or oldest_ms > since_ms + SLACK * (time.time() * 1000 - since_ms):
+        raise ConfigError(
+            f"the warehouse holds no event from around {datetime.fromtimestamp(since_ms / 1000, UTC):%Y-%m-%d}, so who was not "
+            "seen since then cannot be told: choose fewer --days, or restore its events first"
+        )
+    some: list[str] = []
+    for line in store.lines(SEEN.format(database=database, since_ms=since_ms)):
+        some.append(json.loads(line)["id"])
+        if len(some) == CHUNK:
+            yield some
+            some = []
+    yield some
+
+
+def forget(store: Store, request_id: str, nodes: Sequence[str], before_ms: int) -> int:
+    """Remove what was said of these nodes before then; how many rows. No replay brings them back. Retryable."""
+    with workbench(store, next_version(store, int(time.time() * 1000))) as bench:
+        table = bench.name("forgotten")
+        bench.say(WORK, table=table, columns="node String")
+        for start in range(0, len(nodes), CHUNK):
+            rows = ", ".join(f"({one})" for one in quoted(nodes[start : start + CHUNK]))
+            store.long_command(f"INSERT INTO {table} VALUES {rows}")  # noqa: S608 - checked ids
+        before = f"fromUnixTimestamp64Milli(toInt64({before_ms}))"
+        theirs = f"node IN (SELECT node FROM {table}) AND evidence_ts < {before}"  # noqa: S608 - a name of our own
+        return remove(store, request_id, {"identity_merges": theirs})["identity_merges"]

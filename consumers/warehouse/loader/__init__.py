@@ -1,0 +1,1 @@
+"""The loader: from Kafka into ClickHouse, each record once."""

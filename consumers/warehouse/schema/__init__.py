@@ -1,0 +1,1 @@
+"""Tables, columns, migrations and views of the warehouse."""

@@ -1,0 +1,1 @@
+"""Clients of Kafka, Redis and the schema registry."""

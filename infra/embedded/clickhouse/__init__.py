@@ -1,5 +1,0 @@
-"""ClickHouse on this machine: the engine chDB in a process of its own, behind a loopback endpoint that speaks HTTP."""
-
-from infra.embedded.clickhouse.process import EmbeddedClickHouse, command
-
-__all__ = ["EmbeddedClickHouse", "command"]

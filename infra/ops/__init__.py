@@ -1,0 +1,1 @@
+"""What operates the whole house and therefore knows its rooms: command line, embedded stack, simulator, checks."""

@@ -1,0 +1,106 @@
+"""`headwater up`: the whole house in one terminal."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infra.errors import ConfigError
+from infra.ops.embedded.house import House, Options
+from infra.ops.embedded.servers.child import NotReady
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+def tell(name: str, text: str) -> None:
+    """One line for people, at once, even into a pipe. A terminal or pipe that is gone does not stop the house."""
+    with suppress(OSError):
+        typer.echo(f"  {name:<12}{text}")
+        sys.stdout.flush()
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and a closed terminal stop the house as Ctrl-C does. A second signal while it stops ends the patience."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def up(options: Options, say: Callable[[str, str], None], ready: Callable[[House], None]) -> None:
+    """Start the house, call `ready` once, and keep it running until a signal; then stop it, in order.
+
+    Raises ConfigError for what a person can mend. `ready` may work for as long as it calls `house.supervisor.tick` meanwhile.
+    """
+    with stopped_by_signals():
+        try:
+            with House(options, say) as house:
+                house.wait_ready()
+                ready(house)
+        except NotReady as error:
+            raise ConfigError(
+                f"the house does not start: {error}\nLogs are in {options.state_dir.resolve() / 'logs'}"
+            ) from None
+
+
+def ops_page(house: House) -> str:
+    """Where the ops page is: on a terminal an address that signs in, elsewhere one that says where the token lies."""
+    if sys.stdout.isatty() and house.settings.ops_token:
+        return f"{house.settings.gauge_url}/?token={house.settings.ops_token.get_secret_value()}"
+    return f"{house.settings.gauge_url}  (token in {house.state.path / 'ops-token'})"
+
+
+@app.command(epilog="Example: headwater up --consent-workers 2")
+def up_command(  # noqa: PLR0913, PLR0917 - each parameter is an option of the command
+    state_dir: Annotated[
+        Path, typer.Option(envvar="HEADWATER_STATE_DIR", help="Where data, logs and secrets of this house lie.")
+    ] = Path(".headwater"),
+    kafka: Annotated[str | None, typer.Option(envvar="HEADWATER_KAFKA", help="Use this broker, HOST:PORT.")] = None,
+    redis: Annotated[str | None, typer.Option(envvar="HEADWATER_REDIS", help="Use this Redis, URL.")] = None,
+    clickhouse: Annotated[str | None, typer.Option(envvar="HEADWATER_CLICKHOUSE", help="Use this ClickHouse, URL.")] = None,
+    kafka_port: Annotated[int | None, typer.Option(help="9092 when free, else a free one.")] = None,
+    redis_port: Annotated[int | None, typer.Option(help="6379 when free, else a free one.")] = None,
+    clickhouse_port: Annotated[int | None, typer.Option(help="8123 when free, else a free one.")] = None,
+    collector_port: Annotated[int | None, typer.Option(help="8080 when free, else a free one.")] = None,
+    decisions_port: Annotated[int | None, typer.Option(help="8081 when free, else a free one.")] = None,
+    gauge_port: Annotated[int | None, typer.Option(help="8082 when free, else a free one.")] = None,
+    consent_workers: Annotated[int, typer.Option(min=1, max=32, help="Workers of the consent stage.")] = 1,
+) -> None:
+    """Start the whole house on this machine; Ctrl-C stops it.
+
+    Starts Kafka, Redis and ClickHouse unless told where they are, then every service, and starts again what crashes.
+    """
+    ports = {
+        "kafka": kafka_port,
+        "redis": redis_port,
+        "clickhouse": clickhouse_port,
+        "collector": collector_port,
+        "decisions": decisions_port,
+        "gauge": gauge_port,
+    }
+    given = {name: port for name, port in ports.items() if port}
+    options = Options(state_dir, kafka, redis, clickhouse, given, consent_workers)
+    began = time.monotonic()
+
+    def ready(house: House) -> None:
+        tell("ready", f"in {time.monotonic() - began:.1f} s; Ctrl-C stops all")
+        tell("ops page", ops_page(house))
+        house.supervisor.run_until(lambda: False)
+
+    tell("house", f"in {state_dir.resolve()}")
+    try:
+        up(options, tell, ready)
+    except KeyboardInterrupt:
+        tell("house", "stopped")

@@ -1,0 +1,87 @@
+"""`headwater demo`: the whole house, a day of simulated traffic, and the ledger's verdict. `make demo` runs this."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Annotated
+
+import typer
+
+from infra.ops.embedded.app import ops_page, tell, up
+from infra.ops.embedded.house import House, Options
+from infra.ops.embedded.servers.child import HEADWATER, Child, Program
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+class Verdict(Exception):
+    """The demo is over; the exit code is its reconcile's (or that of the step that failed)."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def terminal() -> IO[bytes]:
+    """Where the commands of the demo write: our own standard output."""
+    return sys.stdout.buffer
+
+
+def run_beside(house: House, name: str, words: Sequence[str]) -> int:
+    """Run one of our commands on the terminal while the house is kept running; its exit code."""
+    environment = {**house.environment, "PYTHONUNBUFFERED": "1"}
+    child = Child(Program(name, [*HEADWATER, *words], house.state.log(name), environment), output=terminal())
+    try:
+        house.supervisor.run_until(lambda: child.exit_code() is not None)
+        return child.stop()
+    finally:
+        child.kill()
+
+
+def rehearse(house: House, events: int, rate: int, seed: int) -> int:
+    """Simulate, reconcile, sum up; the exit code of the first that fails."""
+    ledger = house.state.path / "demo-ledger.jsonl"
+    began = time.monotonic()
+    tell("simulate", f"{events} events over the real doors, seed {seed}")
+    words = ["simulate", "--events", str(events), "--rate", str(rate), "--seed", str(seed), "--ledger", str(ledger)]
+    code = run_beside(house, "simulate", words)
+    if code:
+        tell("simulate", f"failed with exit code {code}")
+        return code
+    tell("reconcile", "comparing every layer with the ledger")
+    code = run_beside(house, "reconcile", ["reconcile", "--ledger", str(ledger)])
+    passed = "passed: nothing lost, nothing doubled, nothing forbidden" if code == 0 else f"FAILED (exit code {code})"
+    tell("demo", f"{passed}, in {time.monotonic() - began:.0f} s")
+    tell("ops page", ops_page(house))
+    tell("logs", str(house.state.path / "logs"))
+    return code
+
+
+@app.command(epilog="Example: headwater demo --events 50000")
+def demo(
+    events: Annotated[int, typer.Option(min=1, help="How many events to simulate.")] = 50_000,
+    rate: Annotated[int, typer.Option(min=0, help="Events a second; 0 = as fast as the house takes them.")] = 1_000,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same visitors.")] = 1,
+    state_dir: Annotated[Path, typer.Option(envvar="HEADWATER_STATE_DIR", help="The house's folder.")] = Path(".headwater"),
+    consent_workers: Annotated[int, typer.Option(min=1, max=32, help="Workers of the consent stage.")] = 1,
+) -> None:
+    """Start the house, simulate traffic, reconcile the ledger.
+
+    On a terminal the house then stays up until Ctrl-C; elsewhere it stops with reconcile's exit code.
+    """
+
+    def ready(house: House) -> None:
+        code = rehearse(house, events, rate, seed)
+        if not sys.stdin.isatty():
+            tell("house", "stops, because nobody is at a terminal; `headwater up` starts it again")
+            raise Verdict(code)
+        tell("house", "stays up; Ctrl-C stops it")
+        house.supervisor.run_until(lambda: False)
+
+    try:
+        up(Options(state_dir, consent_workers=consent_workers), tell, ready)
+    except Verdict as verdict:
+        raise typer.Exit(verdict.code) from None
+    except KeyboardInterrupt:
+        tell("house", "stopped")

@@ -1,0 +1,263 @@
+"""The parts of the house and what each needs: the table that the supervisor works through."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from infra.errors import ConfigError
+from infra.ops.embedded.ports import LOOPBACK, free_port, is_free, owner
+from infra.ops.embedded.probes import elsewhere, http_answers, http_get, served_and
+from infra.ops.embedded.servers import kafka, redis
+from infra.ops.embedded.servers.child import HEADWATER, Program
+from infra.ops.embedded.servers.kafka import EmbeddedKafka
+from infra.ops.embedded.servers.redis import EmbeddedRedis
+from infra.ops.embedded.state import StateDir, refuse_shared, write_private
+from infra.ops.embedded.supervisor import Service, Step, Supervisor
+from infra.settings import load_settings
+
+# What each part listens on when nobody says otherwise and nobody else is there.
+USUAL_PORTS = {"kafka": 9092, "redis": 6379, "clickhouse": 8123, "collector": 8080, "decisions": 8081, "gauge": 8082}
+DEMO_SOURCE, DEMO_SITE = "demo", "shop.example"
+
+Say = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `headwater up` was told. Addresses: use those instead of starting a server. Ports: exactly those."""
+
+    state_dir: Path = Path(".headwater")
+    kafka: str | None = None
+    redis: str | None = None
+    clickhouse: str | None = None
+    ports: Mapping[str, int] | None = None
+    consent_workers: int = 1
+
+
+class House:
+    """One house: claims its state folder, starts everything, keeps it running in `tick`, stops it on exit."""
+
+    def __init__(self, options: Options, say: Say) -> None:
+        self.options = options
+        self._say = say
+        self.state = StateDir(options.state_dir)
+        self._ports: dict[str, int] = {}
+        self._cluster = ""
+        self.supervisor = Supervisor((), say)
+
+    def __enter__(self) -> Self:
+        self.state.claim()
+        try:
+            self._furnish()
+        except BaseException:
+            self.state.release()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.supervisor.stop()
+        except KeyboardInterrupt:  # a second Ctrl-C: no more patience
+            self.supervisor.stop(patience=0)
+        finally:
+            self.state.release()
+
+    def wait_ready(self) -> None:
+        """Tick until every part has answered once."""
+        self.supervisor.run_until(lambda: self.supervisor.ready)
+
+    # -- before the first process
+
+    def _furnish(self) -> None:
+        remembered = self.state.remembered_ports()
+        for name in self._port_names():
+            self._ports[name] = self._choose_port(name, remembered.get(name, 0))
+        self.state.remember_ports(self._ports)
+        if not (os.environ.get("HEADWATER_SECRET") or os.environ.get("HEADWATER_SECRET_FILE")):
+            self.state.secret("secret")
+        ops_token = os.environ.get("HEADWATER_OPS_TOKEN") or self.state.secret("ops-token", nbytes=16)
+        self.house: dict[str, Any] = {
+            "kafka": self.options.kafka or f"{LOOPBACK}:{self._ports['kafka']}",
+            "redis": self.options.redis or f"redis://{LOOPBACK}:{self._ports['redis']}/0",
+            # The loader and the commands are ClickHouse's user of that name: its queries have slots of their own.
+            "clickhouse": self.options.clickhouse or f"http://headwater@{LOOPBACK}:{self._ports['clickhouse']}",
+            "collector_url": self._url("collector"),
+            "decisions_url": self._url("decisions"),
+            "gauge_url": self._url("gauge"),
+            # Nobody but this machine reaches the doors, so whoever sends may say where the visitor is.
+            "region_header": "X-Headwater-Region",
+        }
+        self.settings = load_settings(state_dir=self.state.path, ops_token=SecretStr(ops_token), **self.house)
+        _ = self.settings.master  # a secret that is too short is said now, not by five services
+        self._demo_key()
+        # Only after all that can be refused: other commands believe this file.
+        self.state.write_house({**self.house, "ops_token": ops_token})
+        self.environment = {
+            "HEADWATER_STATE_DIR": str(self.state.path),
+            "HEADWATER_OPS_TOKEN": ops_token,
+            "TYPER_STANDARD_TRACEBACK": "1",  # logs are read line by line: no boxes
+            **{f"HEADWATER_{name.upper()}": value for name, value in self.house.items()},
+        }
+        self.supervisor = Supervisor(self._parts(), self._say, self.state.write_services, self.state.full)
+
+    def _port_names(self) -> list[str]:
+        given = {"kafka": self.options.kafka, "redis": self.options.redis, "clickhouse": self.options.clickhouse}
+        servers = [name for name in USUAL_PORTS if not given.get(name)]
+        consent = (f"consent-{n}" for n in range(self.options.consent_workers))
+        workers = [*consent, "identity", "bandit", "warehouse", "upkeep"]
+        return [*servers, *(f"{worker} metrics" for worker in workers)]
+
+    def _choose_port(self, name: str, remembered: int) -> int:
+        wanted = (self.options.ports or {}).get(name)
+        if wanted:
+            if not is_free(wanted):
+                raise ConfigError(
+                    f"port {wanted} for {name} is taken{owner(wanted)}: stop that process, or give --{name}-port another "
+                    "(without it, a free one is chosen)"
+                )
+            return wanted
+        for port in (USUAL_PORTS.get(name, 0), remembered):
+            if port and port not in self._ports.values() and is_free(port):
+                return port
+        # One that was remembered, or is a usual one, is nobody's yet and may be found free.
+        while (port := free_port()) in self._ports.values():
+            pass
+        return port
+
+    def _url(self, name: str) -> str:
+        return f"http://{LOOPBACK}:{self._ports[name]}"
+
+    def _demo_key(self) -> None:
+        from streams.collector.write_keys import KeyKind, create_key, read_keys
+
+        file, keys = self.state.path / "demo-key", self.settings.write_keys_file
+        # The simulator's visitors send from where they are. A key of another kind is from before there were kinds.
+        if file.exists() and any(key.source == DEMO_SOURCE and key.kind is KeyKind.BROWSER for key in read_keys(keys)):
+            refuse_shared(file)
+            return
+        write_private(file, create_key(keys, DEMO_SOURCE, site=DEMO_SITE, kind=KeyKind.BROWSER) + "\n")
+
+    # -- the parts
+
+    def _parts(self) -> list[Service | Step]:
+        topics = Step("topics", self._apply_topics, ("kafka",))
+        tables = Step("tables", self._migrate, ("clickhouse",))
+        return [self._kafka(), self._redis(), self._clickhouse(), topics, tables, *self._doors(), *self._workers()]
+
+    def _kafka(self) -> Service | Step:
+        if self.options.kafka:
+            return Step(
+                "kafka", partial(elsewhere, "Kafka", self.options.kafka, "--kafka", partial(kafka.answers, self.options.kafka))
+            )
+        server = EmbeddedKafka(self.state.path / "kafka", self._ports["kafka"], log=self.state.log("kafka"))
+        server.prepare()  # downloads at the first start; says so, and fails before anything runs
+        answers = partial(served_and, server.port, partial(kafka.answers, server.address))
+        return Service(
+            "kafka", server.prepare, answers, server.address, server.port, start_s=kafka.START_S, stop_s=kafka.STOP_S
+        )
+
+    def _redis(self) -> Service | Step:
+        if self.options.redis:
+            return Step(
+                "redis", partial(elsewhere, "Redis", self.options.redis, "--redis", partial(redis.answers, self.options.redis))
+            )
+        server = EmbeddedRedis(self.state.path / "redis", self._ports["redis"], log=self.state.log("redis"))
+        return Service("redis", server.prepare, partial(redis.answers, server.url), server.url, server.port, tier=1)
+
+    def _clickhouse(self) -> Service | Step:
+        url = self.options.clickhouse or self._url("clickhouse")
+        answers = partial(http_answers, f"{_without_user(url).rstrip('/')}/ping", "Ok.")
+        if self.options.clickhouse:
+            return Step("clickhouse", partial(elsewhere, "ClickHouse", self.options.clickhouse, "--clickhouse", answers))
+        port = self._ports["clickhouse"]
+        return Service("clickhouse", partial(self._clickhouse_program, port), answers, url, port, tier=2, stop_s=20.0)
+
+    def _clickhouse_program(self, port: int) -> Program:
+        from infra.ops.embedded.servers.clickhouse import command
+
+        return Program("clickhouse", command(self.state.path / "clickhouse", port), self.state.log("clickhouse"), port=port)
+
+    def _doors(self) -> list[Service]:
+        return [
+            self._door("collector", ("collect",), ("topics",)),
+            self._door("decisions", ("decide",), ("topics", "redis")),
+            self._door("gauge", ("gauge", "--interval", "2"), ("topics", "redis")),
+        ]
+
+    def _door(self, name: str, words: Sequence[str], needs: tuple[str, ...]) -> Service:
+        port = self._ports[name]
+        program = partial(self._program, name, [*words, "--port", str(port)], {}, port)
+        answers = partial(served_and, port, partial(http_answers, f"{self._url(name)}/health/live"))
+        return Service(name, program, answers, self._url(name), port, needs, tier=4)
+
+    def _workers(self) -> list[Service]:
+        several = self.options.consent_workers > 1
+        consent = [
+            self._worker(f"consent-{n}" if several else "consent", "consent", n, ("topics",))
+            for n in range(self.options.consent_workers)
+        ]
+        identity = self._worker("identity", "identity", 0, ("topics", "redis"))
+        bandit = self._worker("bandit", "bandit", 0, ("topics", "redis"))
+        return [*consent, identity, bandit, self._keeper("warehouse", 3), self._keeper("upkeep", 4)]
+
+    def _keeper(self, name: str, tier: int) -> Service:
+        """A command without a door, that works on tables."""
+        port = self._ports[f"{name} metrics"]
+        program = partial(self._program, name, [name], {"HEADWATER_METRICS_PORT": str(port)}, port)
+        answers = partial(http_answers, f"http://{LOOPBACK}:{port}/metrics")
+        return Service(name, program, answers, "", port, ("topics", "tables"), tier=tier, stop_s=20.0)
+
+    def _worker(self, name: str, room: str, slot: int, needs: tuple[str, ...]) -> Service:
+        port = self._ports[f"{room}-{slot} metrics" if room == "consent" else f"{room} metrics"]
+        answers = partial(self._works, room, f"http://{LOOPBACK}:{port}/metrics")
+        return Service(
+            name, partial(self._worker_program, name, room, slot, port), answers, "", port, needs, tier=3, stop_s=20.0
+        )
+
+    def _worker_program(self, name: str, room: str, slot: int, metrics_port: int) -> Program:
+        words = ["worker", room]
+        if not self.state.has_started(self._cluster, f"headwater.{room}"):
+            words += ["--from", "earliest"]
+        environment = {"HEADWATER_SLOT": str(slot), "HEADWATER_METRICS_PORT": str(metrics_port)}
+        return self._program(name, words, environment, metrics_port)
+
+    def _program(self, name: str, words: Sequence[str], environment: Mapping[str, str], port: int) -> Program:
+        return Program(name, [*HEADWATER, *words], self.state.log(name), {**self.environment, **environment}, port)
+
+    def _works(self, room: str, metrics_url: str) -> bool:
+        """A worker is ready once it holds partitions; then its group has begun, and never begins at the earliest again."""
+        for line in http_get(metrics_url).splitlines():
+            if line.startswith("headwater_assigned_partitions{") and float(line.rsplit(" ", 1)[1]) > 0:
+                self.state.mark_started(self._cluster, f"headwater.{room}")
+                return True
+        return False
+
+    # -- steps
+
+    def _apply_topics(self) -> str:
+        from infra.clients.kafka import admin
+        from infra.ops.topics import apply
+
+        done = apply(self.settings)
+        client = admin(self.settings)  # held: its futures end with it
+        self._cluster = str(client.describe_cluster().result(10).cluster_id)
+        return f"{len(done)} changes" if done else "as they should be"
+
+    def _migrate(self) -> str:
+        from consumers.warehouse import migrate
+
+        done = migrate(self.settings)
+        return f"{len(done)} migrations" if done else "as they should be"
+
+
+def _without_user(url: str) -> str:
+    """An address as `/ping` is asked under, which asks for no user."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

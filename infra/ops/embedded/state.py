@@ -1,0 +1,149 @@
+"""The state folder of a house: one `up` at a time, secrets that only their owner reads, and files that say where things are."""
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from infra.errors import ConfigError
+from infra.ops.embedded.supervisor import Status
+from infra.settings import house_file
+
+FREE_BYTES = 1_000_000_000
+
+
+class StateDir:
+    """One house's folder, held by one `up` for as long as it runs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self._lock: IO[str] | None = None
+
+    def claim(self, needed_bytes: int = FREE_BYTES) -> None:
+        """Make the folder and take hold of it. ConfigError: another `up` has it, it cannot be written, or the disk is full."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            (self.path / "logs").mkdir(exist_ok=True)
+            lock = (self.path / "up.lock").open("a+")
+        except OSError as error:
+            raise ConfigError(f"cannot write to {self.path} ({error.strerror}): give another folder with --state-dir") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            other = lock.read().strip() or "unknown"
+            lock.close()
+            raise ConfigError(
+                f"another `headwater up` (process {other}) runs in {self.path}: stop it, or give this one a folder of its own "
+                "with --state-dir"
+            ) from None
+        lock.seek(0)
+        lock.truncate()
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        self._lock = lock
+        self._forget()  # what an `up` that was killed has left
+        free = shutil.disk_usage(self.path).free
+        if free < needed_bytes:
+            self.release()
+            raise ConfigError(
+                f"only {free / 1e6:.0f} MB are free on the disk of {self.path}, {needed_bytes / 1e6:.0f} MB are needed: "
+                "free some, or give a folder on another disk with --state-dir"
+            )
+
+    def full(self) -> str:
+        """What to say when the disk is nearly full; else nothing."""
+        free = shutil.disk_usage(self.path).free
+        return f"only {free / 1e6:.0f} MB are free on the disk of {self.path}: free some" if free < FREE_BYTES / 10 else ""
+
+    def release(self) -> None:
+        """Let go of the folder, and no longer say that a house runs here."""
+        if self._lock is not None:
+            self._forget()
+            self._lock.close()
+            self._lock = None
+
+    def _forget(self) -> None:
+        house_file(self.path).unlink(missing_ok=True)
+        (self.path / "services.json").unlink(missing_ok=True)
+
+    def log(self, name: str) -> Path:
+        """The log of a part."""
+        return self.path / "logs" / f"{name}.log"
+
+    def secret(self, name: str, *, nbytes: int = 32) -> str:
+        """The secret in file `name`, made when there is none. ConfigError when others may read it."""
+        file = self.path / name
+        if not file.exists():
+            write_private(file, secrets.token_hex(nbytes) + "\n")
+        refuse_shared(file)
+        return file.read_text().strip()
+
+    # -- what is remembered
+
+    def remembered_ports(self) -> dict[str, int]:
+        """The ports of the last run, so that a house keeps its addresses."""
+        known = self._read("ports.json")
+        return {name: port for name, port in known.items() if isinstance(port, int)}
+
+    def remember_ports(self, ports: Mapping[str, int]) -> None:
+        """Keep this run's ports."""
+        write_private(self.path / "ports.json", json.dumps(dict(ports), indent=2) + "\n")
+
+    def has_started(self, cluster: str, group: str) -> bool:
+        """Whether a consumer group of that Kafka cluster has begun: only its first start may begin at the earliest record."""
+        return group in self._read("first-starts.json").get(cluster, [])
+
+    def mark_started(self, cluster: str, group: str) -> None:
+        """Remember that the group has begun."""
+        known = self._read("first-starts.json")
+        if group not in known.get(cluster, []):
+            known[cluster] = sorted([*known.get(cluster, []), group])
+            write_private(self.path / "first-starts.json", json.dumps(known, indent=2) + "\n")
+
+    def write_house(self, house: Mapping[str, Any]) -> None:
+        """Say where the running house is; keys are names of Settings."""
+        write_private(house_file(self.path), json.dumps(dict(house), indent=2) + "\n")
+
+    def write_services(self, statuses: Sequence[Status]) -> None:
+        """Say which process is which service."""
+        rows = [
+            {
+                "name": status.service.name,
+                "state": status.state.value,
+                "pid": status.pid,
+                "port": status.service.port,
+                "url": status.service.url,
+                "restarts": status.restarts,
+                "log": str(self.log(status.service.name)),
+            }
+            for status in statuses
+        ]
+        write_private(self.path / "services.json", json.dumps({"up": os.getpid(), "services": rows}, indent=2) + "\n")
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            content = json.loads((self.path / name).read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+
+def write_private(file: Path, text: str) -> None:
+    """Write a file that only its owner reads, whole or not at all."""
+    aside = file.with_name(f".{file.name}.{os.getpid()}")
+    aside.unlink(missing_ok=True)
+    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+        out.write(text)
+    aside.replace(file)
+
+
+def refuse_shared(file: Path) -> None:
+    """ConfigError when a secret file may be read by others."""
+    mode = file.stat().st_mode & 0o777
+    if mode & 0o077:
+        raise ConfigError(f"{file} may be read by others (mode {mode:03o}): run `chmod 600 {file}`, and consider a new secret")

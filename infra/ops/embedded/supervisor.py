@@ -1,0 +1,258 @@
+"""Starts parts in the order of their needs, side by side where it can, and starts again what ends without being asked.
+
+One loop in one thread: the leash of a child is tied to the thread that started it. Call `tick` often.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from infra.errors import EXIT_CONFIG, EXIT_HALTED, ConfigError
+from infra.ops.embedded.servers.child import Child, NotReady, Program, shorten
+
+BACK_OFF_S = (0.2, 15.0)
+STEADY_S = 30.0
+"""A part that ran this long starts again with the shortest pause."""
+PATIENT_STARTS = 4
+"""So many ends before the house has once been ready, and the start as a whole has failed."""
+LOG_CHECK_S = 30.0
+ASK_EVERY_S = 0.1
+"""Asking more often takes time from those who are to answer."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A program that is to run for as long as the house does.
+
+    `program` is asked at each start. `tier`: parts of higher tiers are stopped first. `url` and `port` are where it listens.
+    """
+
+    name: str
+    program: Callable[[], Program]
+    answers: Callable[[], bool]
+    url: str = ""
+    port: int = 0
+    needs: tuple[str, ...] = ()
+    tier: int = 0
+    start_s: float = 60.0
+    stop_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something to do once on the way; returns what to tell. Runs in a thread of its own."""
+
+    name: str
+    run: Callable[[], str]
+    needs: tuple[str, ...] = ()
+
+
+class State(StrEnum):
+    """Where a service is."""
+
+    WAITING = "waiting"
+    STARTING = "starting"
+    READY = "ready"
+    PAUSING = "pausing"
+    HALTED = "halted"
+    REFUSED = "refused"
+
+
+@dataclass
+class Status:
+    """One service as it is now."""
+
+    service: Service
+    state: State = State.WAITING
+    child: Child | None = None
+    since: float = 0.0
+    failures: int = 0
+    restarts: int = 0
+    wait_until: float = 0.0
+    log: str = ""
+
+    @property
+    def pid(self) -> int:
+        """Process id; 0 while it does not run."""
+        return self.child.pid if self.child and self.state in {State.STARTING, State.READY} else 0
+
+
+@dataclass
+class _Job:
+    step: Step
+    thread: threading.Thread | None = None
+    told: str | None = None
+    error: BaseException | None = None
+    counted: bool = False
+
+
+@dataclass
+class Supervisor:
+    """The parts of one house. `say` gets (name, text) lines for people; `changed` is called when a pid or state changes;
+    `diagnose` may know why something failed, e.g. that the disk is full."""
+
+    parts: Sequence[Service | Step]
+    say: Callable[[str, str], None]
+    changed: Callable[[Sequence[Status]], None] = lambda _: None
+    diagnose: Callable[[], str] = lambda: ""
+    clock: Callable[[], float] = time.monotonic
+    ready: bool = False
+    _began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._began = self.clock()
+        self.statuses = [Status(part) for part in self.parts if isinstance(part, Service)]
+        self._jobs = [_Job(part) for part in self.parts if isinstance(part, Step)]
+        self._log_check = self._began + LOG_CHECK_S
+
+    def tick(self) -> None:
+        """One look at every part. Raises what makes a first start impossible: ConfigError, NotReady."""
+        for job in self._jobs:
+            self._see_to_job(job)
+        for status in self.statuses:
+            self._see_to(status)
+        if not self.ready and all(self._satisfied(part.name) for part in self.parts):
+            self.ready = True
+        if self.clock() > self._log_check:
+            self._log_check = self.clock() + LOG_CHECK_S
+            for status in self.statuses:
+                if status.child:
+                    shorten(status.child.program.log)
+
+    def run_until(self, enough: Callable[[], bool]) -> None:
+        """Tick until `enough()`."""
+        while not enough():
+            self.tick()
+            time.sleep(0.03)
+
+    def stop(self, *, patience: float = 1.0) -> None:
+        """Stop all, highest tier first; those of one tier together. `patience` stretches the services' own; 0 kills."""
+        for tier in sorted({status.service.tier for status in self.statuses}, reverse=True):
+            running = [s for s in self.statuses if s.service.tier == tier and s.child is not None]
+            for status in running:
+                if status.child and patience:
+                    status.child.terminate()
+            for status in running:
+                if status.child:
+                    status.child.stop(status.service.stop_s * patience)
+                status.child, status.state = None, State.WAITING
+        self.changed(self.statuses)
+
+    # -- steps
+
+    def _see_to_job(self, job: _Job) -> None:
+        if job.thread is None and self._met(job.step.needs):
+            # A daemon: Ctrl-C must not wait for a request that waits for its time-out.
+            job.thread = threading.Thread(target=self._do, args=(job,), name=job.step.name, daemon=True)
+            job.thread.start()
+        if job.error is not None:
+            raise job.error
+        if job.told is not None and not job.counted:
+            job.counted = True
+            self.say(job.step.name, f"{job.told} {self._seconds()}".strip())
+
+    @staticmethod
+    def _do(job: _Job) -> None:
+        try:
+            job.told = job.step.run()
+        except BaseException as error:
+            job.error = error
+
+    # -- services
+
+    def _see_to(self, status: Status) -> None:
+        now = self.clock()
+        first = status.state is State.WAITING and self._met(status.service.needs)
+        if first or (status.state is State.PAUSING and now >= status.wait_until):
+            self._start(status)
+        elif status.state in {State.STARTING, State.READY} and status.child is not None:
+            code = status.child.exit_code()
+            if code is not None:
+                self._ended(status, code)
+            elif status.state is State.STARTING and self._answers(status, now):
+                self._answered(status)
+            elif status.state is State.STARTING and now - status.since > status.service.start_s:
+                status.log = status.child.tail()
+                status.child.kill()
+                self._failed(status, f"did not answer within {status.service.start_s:.0f} s")
+
+    def _start(self, status: Status) -> None:
+        try:
+            status.child = Child(status.service.program())
+        except (OSError, NotReady, ConfigError) as error:
+            if isinstance(error, ConfigError) and not self.ready:
+                raise
+            status.child = None
+            self._failed(status, str(error))
+            return
+        status.state, status.since = State.STARTING, self.clock()
+        self.changed(self.statuses)
+
+    @staticmethod
+    def _answers(status: Status, now: float) -> bool:
+        if now < status.wait_until:
+            return False
+        status.wait_until = now + ASK_EVERY_S
+        return status.service.answers()
+
+    def _answered(self, status: Status) -> None:
+        status.state, status.since = State.READY, self.clock()
+        self.say(status.service.name, f"{status.service.url or 'ready'} {'' if self.ready else self._seconds()}".rstrip())
+        self.changed(self.statuses)
+
+    def _ended(self, status: Status, code: int) -> None:
+        child = status.child
+        status.log = child.tail() if child else ""
+        if child:
+            child.kill()  # whatever it started and left behind
+        if code == EXIT_CONFIG:
+            if not self.ready:
+                raise ConfigError(f"{status.service.name} refuses its configuration:\n{status.log}")
+            self._give_up(status, State.REFUSED, f"refuses its configuration and is not started again:\n{status.log}")
+        elif code == EXIT_HALTED:
+            self._give_up(
+                status,
+                State.HALTED,
+                f"halted itself, because going on would do harm, and is not started again. It says:\n{status.log}\n"
+                "Do what it says, then stop the house (Ctrl-C) and start it again",
+            )
+        else:
+            self._failed(status, f"ended (signal {-code})" if code < 0 else f"ended (exit code {code})")
+
+    def _give_up(self, status: Status, state: State, why: str) -> None:
+        status.state, status.child = state, None
+        self.say(status.service.name, why)
+        self.changed(self.statuses)
+
+    def _failed(self, status: Status, why: str) -> None:
+        now = self.clock()
+        if status.state is State.READY and now - status.since > STEADY_S:
+            status.failures = 0
+        status.failures += 1
+        status.restarts += 1
+        if known := self.diagnose():
+            why = f"{why}; {known}"
+        if not self.ready and status.failures >= PATIENT_STARTS:
+            raise NotReady(f"{status.service.name} {why}, {status.failures} times:\n{status.log}")
+        shortest, longest = BACK_OFF_S
+        pause = min(longest, shortest * 2 ** (status.failures - 1))
+        status.state, status.wait_until, status.child = State.PAUSING, now + pause, None
+        self.say(status.service.name, f"{why}, starts again in {pause:.1f} s")
+        self.changed(self.statuses)
+
+    # -- needs
+
+    def _met(self, needs: tuple[str, ...]) -> bool:
+        return all(self._satisfied(name) for name in needs)
+
+    def _satisfied(self, name: str) -> bool:
+        for status in self.statuses:
+            if status.service.name == name:
+                # One that halted on its first start stays so; the rest of the house need not wait for it.
+                return status.state in {State.READY, State.HALTED} or (self.ready and status.state is not State.WAITING)
+        return all(job.told is not None for job in self._jobs if job.step.name == name)
+
+    def _seconds(self) -> str:
+        return f"({self.clock() - self._began:.1f} s)"

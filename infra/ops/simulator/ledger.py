@@ -1,0 +1,218 @@
+"""The ledger: one JSON line for the run, one for every event, decision and refusal, one at the end.
+
+Lines carry no clear identifier: a person is `person-<n>`, as the simulator numbered them.
+"""
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import orjson
+
+from infra.errors import ConfigError
+from infra.ops.simulator.marks import event_number
+
+VERSION = 2
+FATES = ("", "resolved", "anonymised", "dead", "poison", "refused")
+"""Codes of fates in `Expected.fates`; 0 = the ledger has no such event."""
+ABSENT, RESOLVED, ANONYMISED, DEAD, POISON, REFUSED = range(6)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The first line."""
+
+    run: str
+    seed: int
+    events: int
+    started: int
+    """Milliseconds UTC."""
+    version: int = VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class EventLine:
+    """What was sent, how often, what the house said, and what must become of it."""
+
+    n: int
+    id: str
+    door: str
+    name: str
+    sent: int
+    acked: int
+    status: int
+    """The last HTTP status; 0 = none came."""
+    fate: str
+    outcome: str
+    mask: int
+    account: str
+    """Truth person when the account id went with it."""
+    decision: str
+    """Decision whose token it echoed."""
+    refusal: int = -1
+    """Number of the refusal that it comes after, or that it is; -1 = none."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionLine:
+    """A decision that was answered."""
+
+    id: str
+    experiment: str
+    arm: str
+    group: str
+    learns: bool
+    """It came with a token: exposures and rewards count."""
+    granted: bool
+    """Its visitor has granted personalization."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalLine:
+    """A refusal that was played: what its visitor's events of the run must lose, each line of an event says."""
+
+    number: int
+    channel: str
+    consented_again: bool
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The last line; without it the run was cut short."""
+
+    ended: int
+    events: int
+    acknowledged: int
+    open: int
+    """Events that the house neither acknowledged nor refused."""
+
+
+class Writer:
+    """Writes a ledger, line by line."""
+
+    def __init__(self, file: Path, run: Run) -> None:
+        try:
+            self._out: BinaryIO = file.open("wb", buffering=1 << 20)
+        except OSError as error:
+            raise ConfigError(f"{file}: {error.strerror}") from error
+        self.write("run", run)
+
+    def write(self, kind: str, line: Run | EventLine | DecisionLine | RefusalLine | End) -> None:
+        """Append one line."""
+        self._out.write(orjson.dumps({"kind": kind, **asdict(line)}, option=orjson.OPT_APPEND_NEWLINE))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._out.close()
+
+
+@dataclass
+class Expected:
+    """A ledger in memory: a few bytes an event, whatever its size."""
+
+    run: Run
+    fates: bytearray
+    masks: bytearray
+    acked: bytearray
+    """How often each event was acknowledged, up to 255."""
+    sent: bytearray
+    accounts: "array[int]"
+    """Number of the account that each event carried; -1 = none."""
+    after: "array[int]" = field(default_factory=lambda: array("i"))
+    """Number of the refusal that each event comes after; -1 = none."""
+    refusals: dict[int, RefusalLine] = field(default_factory=dict)
+    """Refusals that were played, by number."""
+    aliases: dict[str, int] = field(default_factory=dict)
+    """Event ids that the door derived, where the client could choose none."""
+    decisions: dict[str, bool] = field(default_factory=dict)
+    """Decision -> whether it may be learned from: it came with a token, and personalization was granted."""
+    ungranted: set[str] = field(default_factory=set)
+    """Decisions for visitors who have not granted personalization."""
+    tracked: set[str] = field(default_factory=set)
+    """Those of them that came with a token all the same."""
+    exposures: dict[str, str] = field(default_factory=dict)
+    """Decision -> `widget_viewed` event that must count for it."""
+    rewards: dict[str, str] = field(default_factory=dict)
+    """Decision -> `purchase` event that must count for it."""
+    ended: int | None = None
+
+    def number(self, identifier: str) -> int | None:
+        """The number of an event id of this run; None for another's."""
+        n = event_number(self.run.run, identifier)
+        return self.aliases.get(identifier) if n is None else n
+
+    def fate(self, n: int) -> int:
+        """The fate's code; ABSENT for a number that the ledger does not have."""
+        return self.fates[n] if n < len(self.fates) else ABSENT
+
+
+def read(file: Path) -> Expected:
+    """Load a ledger. ConfigError where the file is none."""
+    lines = _lines(file)
+    first = next(lines, {})
+    if first.pop("kind", None) != "run" or first.get("version") != VERSION:
+        raise ConfigError(f"{file} is no ledger of version {VERSION}: `headwater simulate --ledger {file}` writes one")
+    run = Run(**first)
+    size = run.events
+    expected = Expected(
+        run,
+        bytearray(size),
+        bytearray(size),
+        bytearray(size),
+        bytearray(size),
+        array("i", [-1]) * size,
+        array("i", [-1]) * size,
+    )
+    people: dict[str, int] = {}
+    for line in lines:
+        match line.pop("kind"):
+            case "event":
+                _take_event(expected, EventLine(**line), people)
+            case "decision":
+                _take_decision(expected, DecisionLine(**line))
+            case "refusal":
+                expected.refusals[line["number"]] = RefusalLine(**line)
+            case "end":
+                expected.ended = line["ended"]
+    return expected
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with file.open("rb") as source:
+            for number, line in enumerate(source, 1):
+                try:
+                    yield orjson.loads(line)
+                except orjson.JSONDecodeError:
+                    raise ConfigError(f"{file}, line {number} is no JSON") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read the ledger {file}: {error.strerror}") from None
+
+
+def _take_decision(expected: Expected, line: DecisionLine) -> None:
+    expected.decisions[line.id] = line.learns and line.granted
+    if not line.granted:
+        expected.ungranted.add(line.id)
+        if line.learns:
+            expected.tracked.add(line.id)
+
+
+def _take_event(expected: Expected, line: EventLine, people: dict[str, int]) -> None:
+    n = line.n
+    expected.fates[n] = FATES.index(line.fate)
+    expected.masks[n] = line.mask
+    expected.acked[n] = min(255, line.acked)
+    expected.sent[n] = min(255, line.sent)
+    expected.after[n] = line.refusal
+    if line.account:
+        expected.accounts[n] = people.setdefault(line.account, len(people))
+    if event_number(expected.run.run, line.id) is None:
+        expected.aliases[line.id] = n
+    if line.decision and line.acked and line.fate == "resolved":
+        joined = expected.exposures if line.name == "widget_viewed" else expected.rewards
+        joined[line.decision] = line.id

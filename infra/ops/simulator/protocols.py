@@ -1,0 +1,346 @@
+"""Payloads as each protocol's public documents describe them: one builder a door, pure."""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from infra.ops.simulator.truth import ANALYTICS, MARKETING, PERSONALIZATION, mask_of
+from infra.ops.simulator.world.acts import Ask, Choice, Defect, Device, Event, Request, Statement
+from infra.ops.simulator.world.memory import CHOICE_EVENT
+from infra.ops.simulator.world.tc_strings import DAY_MS, tc_string
+
+Json = dict[str, Any]
+
+SITE = "https://shop.example"
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a request learns only when it is sent."""
+
+    now_ms: int
+    write_key: str
+    region_header: str
+    """Header that the house trusts for the region; empty = none."""
+    token: str = ""
+    """Token of the decision that its events may answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """One HTTP POST."""
+
+    path: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a widget keeps of a decision."""
+
+    decision_id: str = ""
+    arm: str = ""
+    group: str = ""
+    token: str = ""
+
+    @classmethod
+    def read(cls, body: Json) -> "Answer":
+        """From the decision API's JSON."""
+        return cls(*(str(body.get(name) or "") for name in ("decision_id", "arm", "group", "token")))
+
+
+# What a page says for each choice. CMP keys are purposes; gcs/gcd as Google's tags write them (Consent Mode v2).
+CMP: dict[Choice, dict[str, bool]] = {
+    Choice.CMP_ALL: {"analytics": True, "marketing": True, "personalization": True},
+    Choice.CMP_NONE: {"analytics": False, "marketing": False, "personalization": False},
+    Choice.CMP_ANALYTICS: {"analytics": True, "marketing": False, "personalization": False},
+    Choice.CMP_NO_MARKETING: {"analytics": True, "marketing": False, "personalization": True},
+    Choice.CONFLICT: {"analytics": True, "marketing": True, "personalization": True},
+    Choice.GPC: {"analytics": True, "marketing": True, "personalization": True},
+    Choice.UNMAPPED: {"analytics": True},
+}
+ONETRUST: dict[Choice, dict[str, bool]] = {
+    Choice.ONETRUST_NONE: {"C0001": True, "C0002": False, "C0003": False, "C0004": False},
+    Choice.ONETRUST_NO_ADS: {"C0001": True, "C0002": True, "C0003": True, "C0004": False},
+}
+UNMAPPED = {"partner_sharing_v2": "denied"}
+"""A name of one site's own making, of which no policy knows what it is about."""
+PURPOSES = {"analytics": ANALYTICS, "marketing": MARKETING, "personalization": PERSONALIZATION}
+MODE: dict[Choice, tuple[str, str]] = {
+    Choice.MODE_ALL: ("G111", "13r3r3r3r5"),
+    Choice.MODE_NONE: ("G100", "13q3q3q3q5"),
+    Choice.MODE_ANALYTICS: ("G101", "13q3r3q3q5"),
+    Choice.CONFLICT: ("G101", "13q3r3q3q5"),
+}
+
+
+def build(request: Request, stamp: Stamp) -> Post:
+    """The request as its device's protocol sends it, defects included."""
+    if request.events[0].defect is Defect.POISON:
+        return Post("", b"\xff no contract knows this " + request.events[0].mark("dd").encode())
+    post = BUILDERS[request.device.door](request, stamp)
+    if request.events[0].defect is Defect.BROKEN_BODY:
+        return Post(post.path, post.body[: len(post.body) // 2], post.headers, post.query)
+    return post
+
+
+def ask(step: Ask, stamp: Stamp) -> Post:
+    """A widget's question to the decision API."""
+    question = {"experiment": step.experiment, "visitor": step.device.cookie, "consent": _flat(step.device, stamp.now_ms)}
+    headers = {"Content-Type": "application/json", **_region(step.device, stamp.region_header)}
+    return Post("/v1/decide", orjson.dumps(question), headers)
+
+
+def state(statement: Statement, stamp: Stamp) -> Post:
+    """What a consent platform's webhook or a privacy form tells `POST /v1/consent`."""
+    purposes = [name for name, bit in PURPOSES.items() if bit & statement.purposes]
+    item: Json = dict(statement.identifiers)
+    if statement.withdrawal:
+        item |= {"kind": "withdrawal", "purposes": purposes}
+    else:
+        item["consent"] = {f"cmp.{purpose}": "granted" if statement.grants else "denied" for purpose in purposes}
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {stamp.write_key}"}
+    return Post("/v1/consent", orjson.dumps(item), headers)
+
+
+def signals(device: Device, now_ms: int) -> Json:
+    """Consent signals as a page says them: mostly the contract's names, and groups as consent platforms call them."""
+    said: Json = {f"cmp.{purpose}": "granted" if yes else "denied" for purpose, yes in CMP.get(device.choice, {}).items()}
+    if device.choice in MODE:
+        said["gcs"], said["gcd"] = MODE[device.choice]
+    if device.choice is Choice.GPC:
+        said["gpc"] = "1"
+    if device.choice is Choice.UNMAPPED:
+        said |= UNMAPPED
+    if device.choice in (Choice.TC_ALL, Choice.TC_NONE):
+        grants = device.choice is Choice.TC_ALL
+        day = now_ms - DAY_MS if grants else now_ms
+        said |= {
+            "tc_string": tc_string(day // DAY_MS * DAY_MS, grants=grants),
+            "gdpr_applies": "1",
+            "tc_event_status": "tcloaded",
+        }
+    return said | ONETRUST.get(device.choice, {})
+
+
+def _flat(device: Device, now_ms: int) -> dict[str, str]:
+    """The same where values must be words."""
+    words = {True: "granted", False: "denied"}
+    return {name: words.get(value, str(value)) for name, value in signals(device, now_ms).items()}
+
+
+def _consent(event: Event, stamp: Stamp) -> Json:
+    """The signals of an event."""
+    said = signals(event.device, stamp.now_ms)
+    if event.dated:
+        said["chosen_ts"] = stamp.now_ms
+    if event.name == CHOICE_EVENT and "tc_string" in said:
+        said["tc_event_status"] = "useractioncomplete"
+    return said
+
+
+def _categories(consent: Json) -> Json:
+    """Groups of a consent platform as Segment's wrappers send them, everything else beside them."""
+    groups = {name: value for name, value in consent.items() if isinstance(value, bool)}
+    rest = {name: value for name, value in consent.items() if name not in groups}
+    return rest | ({"categoryPreferences": groups} if groups else {})
+
+
+def _place(name: str, country: str, device: Device) -> Json:
+    """Where the visitor is, as a server tells it; a browser's request has the trusted header, which says the same."""
+    return {name: {country: device.region}} if device.region else {}
+
+
+def _region(device: Device, header: str) -> dict[str, str]:
+    return {header: device.region} if header and device.region else {}
+
+
+def _key(request: Request, stamp: Stamp) -> str:
+    return "wrong-" + stamp.write_key[:8] if request.events[0].defect is Defect.WRONG_KEY else stamp.write_key
+
+
+def _headers(request: Request, stamp: Stamp, authorization: str = "") -> dict[str, str]:
+    device = request.device
+    said = {"Content-Type": "application/json", "User-Agent": device.agent, **_region(device, stamp.region_header)}
+    if device.choice is Choice.GPC:
+        said["Sec-GPC"] = "1"
+    return {**said, "Authorization": authorization} if authorization else said
+
+
+def _url(event: Event) -> str:
+    return f"{SITE}{event.page}?gclid={event.mark('mk')}"
+
+
+def _token(event: Event, stamp: Stamp) -> str:
+    """The decision's token, or, where personalization is denied, a marker that must never be seen again."""
+    if not mask_of(event) & PERSONALIZATION:
+        return event.mark("pz")
+    return stamp.token if event.answers else ""
+
+
+def _properties(event: Event, stamp: Stamp) -> Json:
+    """What all doors say alike."""
+    said: Json = {"note": event.mark("an")}
+    if event.defect is not Defect.NONE:
+        said["defect"] = event.mark("dd")
+    if token := _token(event, stamp):
+        said["decision_token"] = token
+    if event.order_id:
+        said.update(order_id=event.order_id, value=event.value, currency="EUR")
+    return said
+
+
+def _own(request: Request, stamp: Stamp) -> Post:
+    items = [_own_item(event, stamp) for event in request.events]
+    headers = _headers(request, stamp, f"Bearer {_key(request, stamp)}")
+    return Post("/v1/events", orjson.dumps({"events": items}), headers)
+
+
+def _own_item(event: Event, stamp: Stamp) -> Json | str:
+    """A tag-manager server container's event data, common keys at the top."""
+    if event.defect is Defect.NOT_AN_OBJECT:
+        return event.mark("dd")
+    device = event.device
+    said: Json = {
+        "event_id": event.id,
+        "event_name": event.name,
+        "event_ts": stamp.now_ms - event.age_ms,
+        "client_id": device.cookie,
+        "page_location": _url(event),
+        "page_title": event.mark("an"),
+        "gclid": event.mark("mk"),
+        "consent": _consent(event, stamp),
+        **_place("event_location", "country", device),
+        **_properties(event, stamp),
+    }
+    if event.login:
+        said["user_id"] = event.person.account
+    if event.email:
+        said["user_data"] = {"email": event.person.email}
+    if event.defect is Defect.NO_NAME:
+        del said["event_name"]
+    return said
+
+
+def _segment(request: Request, stamp: Stamp) -> Post:
+    items = [_segment_item(event, stamp) for event in request.events]
+    basic = base64.b64encode(f"{_key(request, stamp)}:".encode()).decode()
+    return Post(
+        "/v1/batch", orjson.dumps({"batch": items, "sentAt": _iso(stamp.now_ms)}), _headers(request, stamp, f"Basic {basic}")
+    )
+
+
+def _segment_item(event: Event, stamp: Stamp) -> Json | str:
+    """Segment HTTP API: a track call with common fields."""
+    if event.defect is Defect.NOT_AN_OBJECT:
+        return event.mark("dd")
+    device = event.device
+    context: Json = {
+        "page": {"url": _url(event), "title": event.mark("an")},
+        "userAgent": device.agent,
+        "library": {"name": "simulated", "version": "1"},
+        "consent": _categories(_consent(event, stamp)),
+        **_place("location", "country", device),
+    }
+    if event.email:
+        context["traits"] = {"email": event.person.email}
+    said: Json = {
+        "type": "track",
+        "messageId": event.id,
+        "event": event.name,
+        "anonymousId": device.cookie,
+        "timestamp": _iso(stamp.now_ms - event.age_ms),
+        "context": context,
+        "properties": _properties(event, stamp),
+    }
+    if event.login:
+        said["userId"] = event.person.account
+    if event.defect is Defect.NO_NAME:
+        del said["event"]
+    return said
+
+
+def _snowplow(request: Request, stamp: Stamp) -> Post:
+    key = _key(request, stamp)
+    items = [_snowplow_item(event, stamp, key) for event in request.events]
+    schema = "iglu:com.snowplowanalytics.snowplow/payload_data/jsonschema/1-0-4"
+    headers = _headers(request, stamp)
+    return Post("/com.snowplowanalytics.snowplow/tp2", orjson.dumps({"schema": schema, "data": items}), headers)
+
+
+def _snowplow_item(event: Event, stamp: Stamp, app_id: str) -> Json | str:
+    """Snowplow tracker protocol 2: a self-describing event."""
+    if event.defect is Defect.NOT_AN_OBJECT:
+        return event.mark("dd")
+    device = event.device
+    data = {"schema": f"iglu:example.shop/{event.name}/jsonschema/1-0-0", "data": _properties(event, stamp)}
+    said: Json = {
+        "e": "ue",
+        "eid": event.id,
+        "tv": "sim-1",
+        "p": "web",
+        "aid": app_id,
+        "duid": device.cookie,
+        "url": _url(event),
+        "page": event.mark("an"),
+        "dtm": str(stamp.now_ms - event.age_ms),
+        "stm": str(stamp.now_ms),
+        "ue_pr": orjson.dumps({"schema": UNSTRUCT, "data": data}).decode(),
+    }
+    entities: list[Json] = []
+    if consent := _consent(event, stamp):
+        entities.append({"schema": "iglu:com.headwater/consent/jsonschema/1-0-0", "data": consent})
+    if device.region:
+        entities.append({"schema": "iglu:example.shop/geolocation/jsonschema/1-0-0", "data": {"country": device.region}})
+    if entities:
+        said["co"] = orjson.dumps({"schema": CONTEXTS, "data": entities}).decode()
+    if event.login:
+        said["uid"] = event.person.account
+    if event.defect is Defect.NO_NAME:
+        del said["e"]
+    return said
+
+
+CONTEXTS = "iglu:com.snowplowanalytics.snowplow/contexts/jsonschema/1-0-1"
+UNSTRUCT = "iglu:com.snowplowanalytics.snowplow/unstruct_event/jsonschema/1-0-0"
+
+
+def _ga4(request: Request, stamp: Stamp) -> Post:
+    device = request.device
+    first = request.events[0]
+    said: Json = {"client_id": device.cookie, "events": [_ga4_item(event, stamp) for event in request.events]}
+    if first.login:
+        said["user_id"] = first.person.account
+    said |= {"consent": _consent(first, stamp), **_place("user_location", "country_id", device)}
+    query = {"measurement_id": "G-SIM", "api_secret": _key(request, stamp)}
+    return Post("/mp/collect", orjson.dumps(said), _headers(request, stamp), query)
+
+
+def _ga4_item(event: Event, stamp: Stamp) -> Json | str:
+    """GA4 Measurement Protocol: name, params, timestamp_micros."""
+    if event.defect is Defect.NOT_AN_OBJECT:
+        return event.mark("dd")
+    params = {
+        **_properties(event, stamp),
+        "event_id": event.id,
+        "page_location": _url(event),
+        "page_title": event.mark("an"),
+    }
+    said: Json = {"params": params, "timestamp_micros": (stamp.now_ms - event.age_ms) * 1000}
+    if event.defect is not Defect.NO_NAME:
+        said["name"] = event.name
+    return said
+
+
+def _iso(ms: int) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+BUILDERS = {"headwater": _own, "segment": _segment, "snowplow": _snowplow, "ga4": _ga4}

@@ -1,0 +1,119 @@
+"""`headwater reconcile`: compares every layer of the house with a ledger."""
+
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from infra.ops.simulator.ledger import Expected, read
+from infra.ops.simulator.reconcile import drain
+from infra.ops.simulator.reconcile.compare import RefusalRow, Row, total
+from infra.ops.simulator.reconcile.survey import Survey
+from infra.settings import Settings, load_settings
+
+EXIT_UNACCOUNTED = 1
+EVERY_S = 5.0
+WIDTH = 140
+FAULTS = ("lost", "doubled", "forbidden", "unexplained")
+REFUSAL_COLUMNS = ("played", "kept", "consented again", "granted again", "events")
+COLUMNS = ("expected", "found", *FAULTS)
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(epilog="Example: headwater reconcile --ledger ledger.jsonl --timeout 120")
+def reconcile(
+    ledger: Annotated[Path, typer.Option("--ledger", help="The ledger that `headwater simulate` wrote.")] = Path(
+        "ledger.jsonl"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    timeout: Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait for the stream to drain.")] = 120,
+) -> None:
+    """Compare every layer with the ledger; exits 0 only if everything is accounted for."""
+    settings = load_settings()
+    expected = read(ledger)
+    console = Console(stderr=True, highlight=False)
+    if expected.ended is None:
+        console.print(f"the run of {ledger} was cut short: events that were on their way are not in it")
+    drained = _wait(settings, timeout, console)
+    rows = []
+    survey = Survey(settings, expected)
+    for row in survey.rows():
+        console.print(f"{row.layer}: {'as it should be' if row.good else 'NOT as it should be'}")
+        rows.append(row)
+    refusals = survey.refusals()
+    if as_json:
+        typer.echo(orjson.dumps(report(expected, rows, refusals, drained)).decode())
+    else:
+        show_refusals(refusals)
+        show(rows)
+    if not drained or not all(row.good for row in rows):
+        raise typer.Exit(EXIT_UNACCOUNTED)
+
+
+def _wait(settings: Settings, timeout: float, console: Console) -> bool:
+    """False when the stream did not come to rest: the comparison then shows what is missing, and the exit code says so."""
+    with console.status("waiting for the stream to drain") as status:
+        last = [time.monotonic()]
+
+        def tell(lags: drain.Lags) -> None:
+            said = "draining: " + ", ".join(f"{group.removeprefix('headwater.')} {lag}" for group, lag in lags.items())
+            status.update(said)
+            if not console.is_terminal and time.monotonic() - last[0] >= EVERY_S:
+                last[0] = time.monotonic()
+                console.print(said)
+
+        try:
+            drain.wait(settings, timeout, tell)
+        except drain.NotDrained as error:
+            console.print(f"[red]{error}[/red]")
+            return False
+    return True
+
+
+def report(expected: Expected, rows: list[Row], refusals: list[RefusalRow], drained: bool) -> dict[str, Any]:
+    """The verdict for machines."""
+    lost, doubled, forbidden, unexplained = total(rows)
+    return {
+        "run": expected.run.run,
+        "complete": expected.ended is not None,
+        "drained": drained,
+        "lost": lost,
+        "doubled": doubled,
+        "forbidden": forbidden,
+        "unexplained": unexplained,
+        "layers": [asdict(row) for row in rows],
+        "refusals": [asdict(row) for row in refusals],
+    }
+
+
+def show_refusals(rows: list[RefusalRow]) -> None:
+    """How visitors refused, and whether it held."""
+    if not rows:
+        return
+    table = Table("refusals by", *(Column(name, justify="right") for name in REFUSAL_COLUMNS))
+    for row in rows:
+        table.add_row(row.channel, *(str(getattr(row, name.replace(" ", "_"))) for name in REFUSAL_COLUMNS))
+    Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH).print(table)
+
+
+def show(rows: list[Row]) -> None:
+    """The verdict for people: a table, and one line that says it all."""
+    table = Table("layer", *(Column(name, justify="right") for name in COLUMNS), "notes")
+    for row in rows:
+        numbers = [getattr(row, name) for name in COLUMNS]
+        cells = [f"[red]{n}[/red]" if n and name in FAULTS else str(n) for name, n in zip(COLUMNS, numbers, strict=True)]
+        table.add_row(row.layer, *cells, "\n".join(row.notes))
+    # A log file has no width: nothing is cut there.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    console.print(table)
+    lost, doubled, forbidden, unexplained = total(rows)
+    console.print(
+        f"{lost} lost, {doubled} doubled, {forbidden} forbidden" + (f", {unexplained} unexplained" if unexplained else "")
+    )

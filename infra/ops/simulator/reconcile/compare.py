@@ -1,0 +1,202 @@
+"""Judges every layer against the ledger: lost, doubled, forbidden, unexplained. Pure: tallies in, rows out."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from infra.ops.simulator.ledger import ANONYMISED, DEAD, POISON, RESOLVED, Expected
+from infra.ops.simulator.reconcile.tally import Tally
+from infra.ops.simulator.truth import ALL
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One layer's verdict."""
+
+    layer: str
+    expected: int
+    found: int
+    lost: int = 0
+    doubled: int = 0
+    forbidden: int = 0
+    unexplained: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def good(self) -> bool:
+        """Everything is accounted for."""
+        return not (self.lost or self.doubled or self.forbidden or self.unexplained)
+
+
+@dataclass
+class Letters:
+    """Dead letters found in one layer."""
+
+    copies: Counter[int] = field(default_factory=Counter)
+    """Event number -> letters about it."""
+    unexplained: Counter[str] = field(default_factory=Counter)
+
+
+def raw_row(expected: Expected, raw: Tally) -> Row:
+    """`events.raw`: every acknowledged event at least once. Copies are lawful here: clients retry."""
+    wanted = lost = found = 0
+    for fate, acked, copies in zip(expected.fates, expected.acked, raw.copies, strict=True):
+        if fate not in (RESOLVED, ANONYMISED, POISON):
+            continue
+        wanted += acked > 0
+        lost += acked > 0 and copies == 0
+        found += copies > 0
+    return _row("events.raw", (wanted, found, lost, 0), raw)
+
+
+def consented_row(expected: Expected, raw: Tally, anonymous: Mapping[str, int], consented: Tally) -> Row:
+    """`events.consented`: one record for each copy that lies in `events.raw`. `anonymous`: ids of anonymised copies."""
+    wanted = found = lost = doubled = 0
+    for fate, before, after in zip(expected.fates, raw.copies, consented.copies, strict=True):
+        if fate == RESOLVED:
+            wanted += before
+            found += after
+            lost += max(0, before - after)
+            doubled += max(0, after - before)
+    cells = _sum((wanted, found, lost, doubled), _by_id(anonymous, consented.anonymised))
+    return _row("events.consented", cells, consented)
+
+
+def once_row(layer: str, expected: Expected, anonymous: Mapping[str, int], tally: Tally) -> Row:
+    """`events.resolved` and ClickHouse: every event exactly once. `anonymous`: ids of anonymised copies."""
+    wanted = found = lost = doubled = 0
+    for fate, acked, copies in zip(expected.fates, expected.acked, tally.copies, strict=True):
+        if fate == RESOLVED:
+            wanted += acked > 0
+            found += copies
+            lost += acked > 0 and copies == 0
+            doubled += max(0, copies - 1)
+    cells = _sum((wanted, found, lost, doubled), _by_id(anonymous, tally.anonymised))
+    return _row(layer, cells, tally)
+
+
+def profiles_row(tally: Tally, layer: str = "profiles") -> Row:
+    """One person, one profile; two people never the same one."""
+    owners = Counter(profile for profiles in tally.profiles.values() for profile in profiles)
+    doubled = sum(len(profiles) - 1 for profiles in tally.profiles.values())
+    shared = sum(n - 1 for n in owners.values())
+    notes = [f"{doubled} further profiles of one person"] * bool(doubled) + [f"{shared} people on another's profile"] * bool(
+        shared
+    )
+    return Row(layer, len(tally.profiles), len(owners), 0, doubled, shared, 0, tuple(notes))
+
+
+def dead_row(layer: str, expected: Expected, letters: Letters) -> Row:
+    """Dead letters: at least one for each refused item that was acknowledged, exactly one for poison, none else."""
+    wanted = found = lost = doubled = 0
+    notes = Counter(letters.unexplained)
+    for n, fate in enumerate(expected.fates):
+        copies = letters.copies.get(n, 0)
+        if fate in (DEAD, POISON):
+            wanted += expected.acked[n] > 0
+            found += copies > 0
+            lost += expected.acked[n] > 0 and copies == 0
+            doubled += max(0, copies - (1 if fate == POISON else expected.sent[n]))
+        elif copies:
+            notes["event that should have lived"] += copies
+    return Row(layer, wanted, found, lost, doubled, 0, notes.total(), _notes(notes))
+
+
+def joined_row(layer: str, wanted: Iterable[str], found: Mapping[str, int], lawful: Iterable[str] = ()) -> Row:
+    """Bandit records by decision: each wanted one exactly once; `lawful` ones may be there, at most once."""
+    needed = set(wanted)
+    allowed = needed | set(lawful)
+    lost = sum(1 for decision in needed if not found.get(decision))
+    doubled = sum(n - 1 for n in found.values() if n > 1)
+    strangers = sum(1 for decision in found if decision not in allowed)
+    notes = ("record that the ledger does not have",) * bool(strangers)
+    return Row(layer, len(needed), sum(found.values()), lost, doubled, 0, strangers, notes)
+
+
+def mirrored_row(layer: str, wanted: Mapping[str, int], found: Mapping[str, int]) -> Row:
+    """A table that holds what its topic holds, key by key and copy by copy."""
+    return Row(layer, *_by_id(wanted, {key: n for key, n in found.items() if key in wanted}))
+
+
+def counts_row(layers: Mapping[str, int], counted: Mapping[str, int]) -> Row:
+    """`stream.counts` against the layers themselves, cell by cell."""
+    lost = doubled = 0
+    notes = []
+    for cell in sorted(set(layers) | set(counted)):
+        difference = counted.get(cell, 0) - layers.get(cell, 0)
+        lost += max(0, -difference)
+        doubled += max(0, difference)
+        if difference:
+            notes.append(f"{cell}: counted {counted.get(cell, 0)}, found {layers.get(cell, 0)}")
+    return Row("stream.counts", sum(layers.values()), sum(counted.values()), lost, doubled, 0, 0, tuple(notes))
+
+
+@dataclass
+class RefusalRow:
+    """The refusals of one channel: how many were played, and how many held for every event after them, in every layer."""
+
+    channel: str
+    played: int = 0
+    kept: int = 0
+    consented_again: int = 0
+    """Refusals after which the visitor consented, later in the run."""
+    granted_again: int = 0
+    """Of those, the ones after which every event that was granted all has all."""
+    events: int = 0
+    """Events that had to lose something."""
+
+
+def refusal_rows(expected: Expected, leaks: Collection[int], shortfalls: Collection[int]) -> list[RefusalRow]:
+    """Refusals by channel. `leaks`, `shortfalls`: events that showed more, or less, than was granted, in any layer."""
+    after = expected.after
+    leaked, short = {after[n] for n in leaks if n < len(after)}, {after[n] for n in shortfalls if n < len(after)}
+    rows: dict[str, RefusalRow] = {}
+    for refusal in expected.refusals.values():
+        row = rows.setdefault(refusal.channel, RefusalRow(refusal.channel))
+        row.played += 1
+        row.kept += refusal.number not in leaked
+        row.consented_again += refusal.consented_again
+        row.granted_again += refusal.consented_again and refusal.number not in short
+    for n, number in enumerate(after):
+        if number in expected.refusals and expected.masks[n] != ALL and expected.fates[n] in (RESOLVED, ANONYMISED):
+            rows[expected.refusals[number].channel].events += 1
+    return list(rows.values())
+
+
+def total(rows: Iterable[Row]) -> tuple[int, int, int, int]:
+    """(lost, doubled, forbidden, unexplained) over all layers."""
+    rows = tuple(rows)
+    return (
+        sum(row.lost for row in rows),
+        sum(row.doubled for row in rows),
+        sum(row.forbidden for row in rows),
+        sum(row.unexplained for row in rows),
+    )
+
+
+Cells = tuple[int, int, int, int]
+"""expected, found, lost, doubled"""
+
+
+def _by_id(expected: Mapping[str, int], found: Mapping[str, int]) -> Cells:
+    ids = set(expected) | set(found)
+    differences = [found.get(name, 0) - expected.get(name, 0) for name in ids]
+    return (
+        sum(expected.values()),
+        sum(found.values()),
+        sum(max(0, -difference) for difference in differences),
+        sum(max(0, difference) for difference in differences),
+    )
+
+
+def _sum(a: Cells, b: Cells) -> Cells:
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]
+
+
+def _row(layer: str, cells: Cells, tally: Tally) -> Row:
+    notes = _notes(tally.forbidden) + _notes(tally.unexplained)
+    return Row(layer, *cells, tally.forbidden.total(), tally.unexplained.total(), notes)
+
+
+def _notes(counter: Mapping[str, int]) -> tuple[str, ...]:
+    return tuple(f"{n} x {what}" for what, n in sorted(counter.items()) if n)

@@ -1,0 +1,172 @@
+"""Walks through the layers of a house, one pass each, and judges them one by one."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+from infra.clients.topic_ids import topic_ids
+from infra.ops.simulator.ledger import ANONYMISED, POISON, RESOLVED, Expected
+from infra.ops.simulator.reconcile import compare
+from infra.ops.simulator.reconcile.compare import Letters, RefusalRow, Row
+from infra.ops.simulator.reconcile.layers import EventReader, LetterReader, begins_at_zero, ranges, records, scan
+from infra.ops.simulator.reconcile.tables import Tables
+from infra.ops.simulator.reconcile.tally import Seen, Tally
+from infra.settings import Settings
+from schemas.registry import Registry
+from streams.consent.redaction.reference import random_id
+
+ANONYMOUS_KEY = "consent/anonymous/v1"
+COUNTED = ("consent", "identity")
+DOOR = "door:"
+# The Kafka key of a dead letter, put together again.
+PLACE = "concat(if(source_topic = '', 'door', source_topic), ':', toString(source_partition), ':', toString(source_offset))"
+
+
+class Survey:
+    """One reconciliation: every layer is read once, from its beginning, because counts are totals."""
+
+    def __init__(self, settings: Settings, expected: Expected) -> None:
+        self._settings = settings
+        self._expected = expected
+        self._since = expected.run.started
+        self._registry = Registry(settings.contracts)
+        self._events = EventReader(self._registry, expected.run.run)
+        self._anonymous_key = settings.master.derive(ANONYMOUS_KEY)
+        self._raw_id = topic_ids(settings, ["events.raw"]).get("events.raw", "")
+        self._cells: Counter[str] = Counter()
+        self._totals: Counter[str] = Counter()
+        self._decided: Counter[str] = Counter()
+        self._joined: Counter[str] = Counter()
+        self._leaks: set[int] = set()
+        self._shortfalls: set[int] = set()
+
+    def rows(self) -> Iterator[Row]:
+        """The verdicts, in the order of the walk."""
+        expected = self._expected
+        raw, copies = Tally(expected), Counter[str]()
+        for seen in self._topic("events.raw"):
+            self._take_raw(raw, copies, seen)
+        yield compare.raw_row(expected, raw)
+        consented = Tally(expected, copies)
+        for seen in self._topic("events.consented", "consent"):
+            consented.behind_gate(seen)
+        yield compare.consented_row(expected, raw, copies, self._judged(consented))
+        resolved = Tally(expected, copies)
+        for seen in self._topic("events.resolved", "identity"):
+            resolved.behind_gate(seen)
+        yield compare.once_row("events.resolved", expected, copies, self._judged(resolved))
+        yield compare.profiles_row(resolved, "profiles in events.resolved")
+        letters, keys = self._letters()
+        yield compare.dead_row("events.dead", expected, letters)
+        yield from self._bandit()
+        yield self._counts()
+        yield from self._warehouse(copies, keys)
+
+    def refusals(self) -> list[RefusalRow]:
+        """Which refusals held, once the rows are through."""
+        return compare.refusal_rows(self._expected, self._leaks, self._shortfalls)
+
+    def _judged(self, tally: Tally) -> Tally:
+        self._leaks |= tally.leaks
+        self._shortfalls |= tally.shortfalls
+        return tally
+
+    def _take_raw(self, raw: Tally, copies: Counter[str], seen: Seen) -> None:
+        if not seen.event_id:
+            # Poison: nothing can be read but the marker in its bytes.
+            for kind, poisoned in seen.marks:
+                if kind == "dd" and self._expected.fate(poisoned) == POISON:
+                    raw.count(poisoned)
+            return
+        raw.at_door(seen, (RESOLVED, ANONYMISED))
+        n = self._expected.number(seen.event_id)
+        if n is not None and self._expected.fate(n) == ANONYMISED:
+            # The gate gives each copy an id made of its place, so that nobody without the key can link the two.
+            copies[random_id(self._anonymous_key, self._raw_id, *seen.place)] += 1
+
+    def _topic(self, topic: str, stage: str = "") -> Iterator[Seen]:
+        """Sightings since the run began; all records, older ones too, go into the totals that counts are held against."""
+        for message in scan(self._settings, topic):
+            seen = self._events.see(message.value())
+            if not seen.heartbeat:
+                self._totals[topic] += 1
+                if stage:
+                    self._cells[f"{stage} {seen.state if stage == 'identity' else seen.outcome}"] += 1
+            if message.timestamp()[1] >= self._since:
+                yield seen._replace(place=(message.partition(), message.offset()))
+
+    def _letters(self) -> tuple[Letters, Counter[str]]:
+        letters, keys = Letters(), Counter[str]()
+        reader = LetterReader(self._settings, self._registry, self._expected.run.run)
+        for message in scan(self._settings, "events.dead"):
+            stage, about, wrong = reader.about(message.value())
+            self._cells[f"{stage} dead"] += 1
+            if message.timestamp()[1] < self._since:
+                continue
+            key = (message.key() or b"").decode(errors="replace")
+            keys[key] += 1
+            if keys[key] > 1 and key.startswith(DOOR):
+                continue  # the same letter again: Kafka went away before its answer, so the door wrote it once more
+            letters.copies.update(about)
+            if wrong:
+                letters.unexplained[wrong] += 1
+        return letters, keys
+
+    def _bandit(self) -> Iterator[Row]:
+        expected, ours = self._expected, self._expected.decisions
+        decided: Counter[str] = Counter()
+        tracked = set(expected.tracked)
+        for _, record in records(self._settings, self._registry, "bandit.decisions", self._since):
+            decided[record["decision_id"]] += record["decision_id"] in ours
+            if record["visitor"] and record["decision_id"] in expected.ungranted:
+                tracked.add(record["decision_id"])
+        self._decided = +decided
+        row = compare.joined_row("bandit.decisions", ours, self._decided)
+        yield replace(row, forbidden=len(tracked), notes=row.notes + ("visitor without consent",) * bool(tracked))
+        joined: Counter[str] = Counter()
+        for _, record in records(self._settings, self._registry, "bandit.outcomes", self._since):
+            if record["decision_id"] in ours:
+                joined[f"{record['kind']} {record['decision_id']}"] += 1
+        wanted = {f"exposure {decision}" for decision in expected.exposures if ours.get(decision)}
+        wanted |= {f"reward {decision}" for decision in expected.rewards if ours.get(decision)}
+        self._joined = joined
+        yield compare.joined_row("bandit.outcomes", wanted, joined)
+
+    def _counts(self) -> Row:
+        counted: Counter[str] = Counter()
+        for _, record in records(self._settings, self._registry, "stream.counts", 0):
+            stage, outcome = record["stage"], record["outcome"].partition(":")[0]
+            # Cells with dimensions count the same events once more.
+            if stage in COUNTED and not record["dimensions"]:
+                counted[f"{stage} {outcome}"] += record["n"]
+        if not begins_at_zero(self._settings, ("events.raw", "events.consented", "events.resolved", "stream.counts")):
+            return Row("stream.counts", 0, 0, notes=("not compared: retention has removed the beginning of a topic",))
+        cells = Counter({cell: n for cell, n in self._cells.items() if cell.partition(" ")[0] in COUNTED})
+        for stage, before, after in (
+            ("consent", "events.raw", "events.consented"),
+            ("identity", "events.consented", "events.resolved"),
+        ):
+            cells[f"{stage} dropped"] = self._totals[before] - self._totals[after] - cells[f"{stage} dead"]
+        return compare.counts_row(cells, counted)
+
+    def _warehouse(self, copies: Counter[str], letters: Counter[str]) -> Iterator[Row]:
+        tables = Tables(self._settings)
+        try:
+            tally = Tally(self._expected, copies)
+            topic_id = topic_ids(self._settings, ("events.resolved",)).get("events.resolved", "")
+            loaded = ranges(self._settings, "events.resolved", self._since)
+            for seen in tables.events(self._expected.run.run, topic_id, loaded):
+                tally.behind_gate(seen)
+            yield compare.once_row("ClickHouse events", self._expected, copies, self._judged(tally))
+            yield compare.profiles_row(tally, "profiles in ClickHouse")
+            found = tables.keys("dead_letters", PLACE, "dead_ts", self._since)
+            yield compare.mirrored_row("ClickHouse dead_letters", letters, found)
+            # What the topics hold was judged above: the tables must hold the same.
+            for table, column, topic in (
+                ("bandit_decisions", "decision_id", self._decided),
+                ("bandit_outcomes", "concat(kind, ' ', decision_id)", self._joined),
+            ):
+                found = tables.keys(table, column, "decided_ts", self._since)
+                yield compare.joined_row(f"ClickHouse {table}", topic, {key: n for key, n in found.items() if key in topic})
+        finally:
+            tables.close()

@@ -1,0 +1,79 @@
+"""Reads the layers that are ClickHouse tables, a slice of offsets at a time."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import clickhouse_connect
+import orjson
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from infra.errors import ConfigError
+from infra.ops.simulator.marks import MarkerScan
+from infra.ops.simulator.reconcile.tally import Seen
+from infra.settings import Settings
+
+SLICE = 20_000
+
+Ranges = Mapping[int, tuple[int, int]]
+"""Partition -> (first offset, offset behind the last)."""
+
+
+class Tables:
+    """The warehouse, as a reader sees it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._database = settings.clickhouse_database
+        try:
+            self._client: Any = clickhouse_connect.get_client(dsn=settings.clickhouse, autogenerate_session_id=False)
+        except (ClickHouseError, OSError) as error:
+            raise ConfigError(f"ClickHouse does not answer ({type(error).__name__}): is the house up?") from None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def events(self, run: str, topic_id: str, ranges: Ranges) -> Iterator[Seen]:
+        """Every row of `events` that was loaded from these offsets of `events.resolved`, which has this id."""
+        markers = MarkerScan(run)
+        for partition, (first, end) in ranges.items():
+            for start in range(first, end, SLICE):
+                place = f"_topic_id = '{topic_id}' AND _partition = {partition}"
+                where = f"{place} AND _offset >= {start} AND _offset < {min(end, start + SLICE)}"
+                for line in self._lines(where):
+                    yield _seen(line, markers)
+
+    def keys(self, table: str, column: str, since_column: str, since: int) -> Counter[str]:
+        """How often each value of `column` (an SQL expression) stands in a table since `since`."""
+        where = f"{since_column} >= fromUnixTimestamp64Milli({since})"
+        rows = self._rows(f"SELECT {column}, count() FROM {{table}} WHERE {{where}} GROUP BY 1", table, where)  # noqa: S608 - ours
+        return Counter({str(key): int(n) for key, n in rows})
+
+    def _rows(self, query: str, table: str, where: str) -> list[tuple[Any, ...]]:
+        text = query.format(table=f"`{self._database}`.`{table}`", where=where)
+        try:
+            rows: list[tuple[Any, ...]] = self._client.query(text).result_rows
+        except ClickHouseError as error:
+            raise ConfigError(f"ClickHouse, table {table}: {str(error)[:200]}") from None
+        return rows
+
+    def _lines(self, where: str) -> list[bytes]:
+        query = f"SELECT * FROM `{self._database}`.events WHERE {where} FORMAT JSONEachRow"  # noqa: S608 - numbers of our own
+        try:
+            answer: bytes = self._client.raw_query(query)
+        except ClickHouseError as error:
+            raise ConfigError(f"ClickHouse, table events: {str(error)[:200]}") from None
+        return answer.split(b"\n")[:-1]
+
+
+def _seen(line: bytes, markers: MarkerScan) -> Seen:
+    row = orjson.loads(line)
+    return Seen(
+        row["event_id"],
+        row["event_name"],
+        row["consent_outcome"],
+        int(row["consent_purposes"]),
+        row["profile_id"],
+        row["identity_state"],
+        marks=markers.find(line),
+    )

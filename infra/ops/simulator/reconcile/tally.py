@@ -1,0 +1,124 @@
+"""What was found in one layer, event by event, against the ledger. A few bytes an event, whatever the layer's size."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from infra.ops.simulator.ledger import ABSENT, ANONYMISED, RESOLVED, Expected
+from infra.ops.simulator.truth import ANALYTICS, MARKETING, PERSONALIZATION
+
+NEEDS = {"an": ANALYTICS, "mk": MARKETING, "pz": PERSONALIZATION}
+"""What each kind of marker needs to be carried behind the consent gate; kinds not named here are never lawful there."""
+
+
+class Seen(NamedTuple):
+    """One record or row of a layer."""
+
+    event_id: str
+    event_name: str
+    outcome: str = ""
+    """Consent outcome; empty before the gate."""
+    mask: int = 0
+    profile: str = ""
+    state: str = ""
+    """Identity's: resolved, unresolved or anonymous; empty before it."""
+    heartbeat: bool = False
+    marks: frozenset[tuple[str, int]] | set[tuple[str, int]] = frozenset()
+    """Markers of this run in its bytes."""
+    place: tuple[int, int] = (-1, -1)
+    """Partition and offset."""
+
+
+@dataclass
+class Tally:
+    """One layer's sightings."""
+
+    expected: Expected
+    ours: Mapping[str, int] = field(default_factory=dict)
+    """Ids that this run's anonymised events have behind the gate."""
+    copies: bytearray = field(init=False)
+    """How often each event was seen, up to 255."""
+    anonymised: Counter[str] = field(default_factory=Counter)
+    """Anonymised records of this run, by their new ids."""
+    forbidden: Counter[str] = field(default_factory=Counter)
+    """What was there and must not be, by what it is."""
+    unexplained: Counter[str] = field(default_factory=Counter)
+    """What the ledger cannot account for, by what it is."""
+    leaks: set[int] = field(default_factory=set)
+    """Numbers of the events that showed more than was granted to them."""
+    shortfalls: set[int] = field(default_factory=set)
+    """Numbers of those that lost more than was refused."""
+    profiles: dict[int, set[str]] = field(default_factory=dict)
+    """Account -> profiles that its events carry."""
+
+    def __post_init__(self) -> None:
+        self.copies = bytearray(len(self.expected.fates))
+
+    def count(self, n: int) -> None:
+        """One more copy of event `n`."""
+        if self.copies[n] < 255:
+            self.copies[n] += 1
+
+    def at_door(self, seen: Seen, lawful: tuple[int, ...]) -> None:
+        """Take in a record before the consent gate, where every fate in `lawful` may be; only clear identifiers may not."""
+        n = self.expected.number(seen.event_id)
+        self._clear(seen)
+        if n is None:
+            return
+        if self.expected.fate(n) in lawful:
+            self.count(n)
+        else:
+            self._stranger(n)
+
+    def behind_gate(self, seen: Seen) -> None:
+        """Take in a record behind the consent gate: what it carries must be granted."""
+        n = self.expected.number(seen.event_id)
+        self._marks(seen)
+        if n is None:
+            if seen.event_id in self.ours:
+                self.anonymised[seen.event_id] += 1
+            return
+        fate = self.expected.fate(n)
+        if fate == ANONYMISED:
+            self.forbidden["the event id of an anonymised event"] += 1
+            self.leaks.add(n)
+        elif fate != RESOLVED:
+            self._stranger(n)
+        else:
+            self.count(n)
+            self._outcome(n, seen)
+            self._profile(n, seen)
+
+    def _stranger(self, n: int) -> None:
+        what = "event that the ledger does not have" if self.expected.fate(n) == ABSENT else "event that should not be here"
+        self.unexplained[what] += 1
+
+    def _clear(self, seen: Seen) -> None:
+        for kind, _ in seen.marks:
+            if kind == "cl":
+                self.forbidden["clear identifier"] += 1
+
+    def _marks(self, seen: Seen) -> None:
+        for kind, n in seen.marks:
+            if kind not in NEEDS:
+                self.forbidden["clear identifier" if kind == "cl" else "bytes of a dead letter"] += 1
+            elif self.expected.fate(n) == ABSENT or not self.expected.masks[n] & NEEDS[kind]:
+                self.forbidden[f"field of a denied purpose ({kind})"] += 1
+                self.leaks.add(n)
+
+    def _outcome(self, n: int, seen: Seen) -> None:
+        mask = self.expected.masks[n]
+        if seen.mask & ~mask:
+            self.forbidden["purpose that was not granted"] += 1
+            self.leaks.add(n)
+        elif seen.mask != mask:
+            self.unexplained["purpose that was granted and is missing"] += 1
+            self.shortfalls.add(n)
+        elif seen.outcome != ("pass" if mask == ANALYTICS | MARKETING | PERSONALIZATION else "strip"):
+            self.unexplained[f"outcome {seen.outcome}"] += 1
+
+    def _profile(self, n: int, seen: Seen) -> None:
+        account = self.expected.accounts[n]
+        if account >= 0 and seen.state == "resolved":
+            self.profiles.setdefault(account, set()).add(seen.profile)

@@ -1,0 +1,230 @@
+"""Sends journeys over HTTP, as patient clients do: the same bytes again until the house takes or refuses them."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import orjson
+
+from infra.ops.simulator.ledger import DecisionLine, EventLine
+from infra.ops.simulator.protocols import Answer, Post, Stamp, ask, build, state
+from infra.ops.simulator.truth import PERSONALIZATION, fate, mask_of
+from infra.ops.simulator.world.acts import Ask, Defect, Event, Journey, Request, Statement
+
+PATIENCE_S = 180.0
+TIMEOUT_S = 20.0
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 2.0
+
+Line = EventLine | DecisionLine
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the house is, and how to come in."""
+
+    collector_url: str
+    decisions_url: str
+    write_key: str
+    region_header: str
+    """Header that the house trusts for a visitor's region; empty = none."""
+    produce_poison: Callable[[bytes, bytes], Awaitable[None]]
+    """Writes (key, value) to `events.raw` past the collector."""
+
+
+@dataclass
+class Progress:
+    """How far the run is."""
+
+    events: int = 0
+    acknowledged: int = 0
+    refused: int = 0
+    open: int = 0
+    """Events, and choices without one, that the house did not acknowledge."""
+    requests: int = 0
+    retries: int = 0
+    decisions: int = 0
+    trouble: str = ""
+    """The last reason for a retry."""
+    waiting: str = ""
+    """What the house has yet to read before the next act."""
+
+    def drain(self, lags: Mapping[str, int]) -> None:
+        """Take down a look at the house between two acts."""
+        behind = ", ".join(f"{group.removeprefix('headwater.')} {lag}" for group, lag in lags.items())
+        self.waiting = f"draining: {behind or 'Kafka does not answer'}"
+
+
+@dataclass
+class _Sent:
+    """What became of one event so far."""
+
+    event: Event
+    sent: int = 0
+    acked: int = 0
+    status: int = 0
+    decision: str = ""
+
+
+@dataclass
+class _Walk:
+    """One journey on its way."""
+
+    sent: dict[int, _Sent] = field(default_factory=dict)
+    posts: dict[int, Post] = field(default_factory=dict)
+    """Bytes by request, so that a repeated request is the same bytes."""
+    answer: Answer = field(default_factory=Answer)
+
+
+class Pace:
+    """Lets at most `rate` events a second through; 0 = as many as there are. `began`: monotonic seconds."""
+
+    def __init__(self, rate: float, began: float) -> None:
+        self._gap = 1 / rate if rate > 0 else 0.0
+        self._next = began
+
+    def delay(self, events: int, now: float) -> float:
+        """Seconds to wait at `now` before `events` more are sent."""
+        if not self._gap:
+            return 0.0
+        # A pause of the house is not made up for by a flood: at most a second's worth is behind.
+        self._next = max(self._next, now - 1)
+        wait = max(0.0, self._next - now)
+        self._next += events * self._gap
+        return wait
+
+
+class Sender:
+    """Walks journeys beside one another and hands each journey's ledger lines to `keep`."""
+
+    def __init__(self, target: Target, pace: Pace, keep: Callable[[Line], None], seed: int) -> None:
+        self.progress = Progress()
+        self._target = target
+        self._pace = pace
+        self._keep = keep
+        self._jitter = random.Random(seed)
+
+    async def run(self, journeys: Iterable[Journey], width: int) -> None:
+        """Send all of these journeys, `width` at a time."""
+        self.progress.waiting = ""
+        waiting = iter(journeys)
+        connector = aiohttp.TCPConnector(limit=width)
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session, asyncio.TaskGroup() as walkers:
+            for _ in range(width):
+                walkers.create_task(self._walk_all(session, waiting))
+
+    async def _walk_all(self, session: aiohttp.ClientSession, waiting: Iterator[Journey]) -> None:
+        for journey in waiting:
+            walk = _Walk()
+            try:
+                for step in journey:
+                    if isinstance(step, Ask):
+                        await self._ask(session, walk, step)
+                    elif isinstance(step, Statement):
+                        await self._state(session, step)
+                    else:
+                        await self._send(session, walk, step)
+            finally:
+                # A run that is cut short still says what it has sent.
+                self._write(walk)
+
+    async def _ask(self, session: aiohttp.ClientSession, walk: _Walk, step: Ask) -> None:
+        post = ask(step, self._stamp())
+        status, body, _ = await self._post(session, self._target.decisions_url, post)
+        walk.answer = Answer.read(orjson.loads(body)) if status == 200 else Answer()
+        lawful = bool(mask_of(step) & PERSONALIZATION)
+        answer = walk.answer
+        if answer.decision_id:
+            self.progress.decisions += 1
+            self._keep(DecisionLine(answer.decision_id, step.experiment, answer.arm, answer.group, bool(answer.token), lawful))
+
+    async def _state(self, session: aiohttp.ClientSession, step: Statement) -> None:
+        post = state(step, self._stamp())
+        status, _, _ = await self._post(session, self._target.collector_url, post)
+        if not 200 <= status < 300:
+            # Whatever it was about, what must become of later events is not known.
+            self.progress.open += 1
+            self.progress.trouble = f"POST {post.path}: HTTP {status}"
+
+    def _stamp(self, token: str = "") -> Stamp:
+        return Stamp(int(time.time() * 1000), self._target.write_key, self._target.region_header, token)
+
+    async def _send(self, session: aiohttp.ClientSession, walk: _Walk, request: Request) -> None:
+        await asyncio.sleep(self._pace.delay(len(request.events), time.monotonic()))
+        post = walk.posts.get(id(request))
+        if post is None:
+            post = walk.posts[id(request)] = build(request, self._stamp(walk.answer.token))
+        if request.events[0].defect is Defect.POISON:
+            await self._target.produce_poison(request.events[0].id.encode(), post.body)
+            status, attempts = 200, 1
+        else:
+            status, _, attempts = await self._post(session, self._target.collector_url, post)
+        for event in request.events:
+            sent = walk.sent.setdefault(event.n, _Sent(event))
+            sent.sent += attempts
+            sent.acked += 200 <= status < 300
+            sent.status = status
+            sent.decision = walk.answer.decision_id if event.answers and not sent.decision else sent.decision
+            self._count(sent)
+
+    def _count(self, sent: _Sent) -> None:
+        if sent.sent > 1 and sent.acked > 1:
+            return
+        self.progress.events += 1
+        if 200 <= sent.status < 300:
+            self.progress.acknowledged += 1
+        elif 400 <= sent.status < 500:
+            self.progress.refused += 1
+        else:
+            self.progress.open += 1
+
+    async def _post(self, session: aiohttp.ClientSession, url: str, post: Post) -> tuple[int, bytes, int]:
+        """(status, body, attempts); status 0 when patience ended without an answer."""
+        deadline = time.monotonic() + PATIENCE_S
+        wait, attempts, status, body = FIRST_WAIT_S, 0, 0, b""
+        while True:
+            attempts += 1
+            self.progress.requests += 1
+            try:
+                async with session.post(url + post.path, data=post.body, headers=post.headers, params=post.query) as answer:
+                    status, body = answer.status, await answer.read()
+                    if status < 500 and status != 429:
+                        return status, body, attempts
+                    self.progress.trouble = f"HTTP {status}"
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                status, body = 0, b""
+                self.progress.trouble = type(error).__name__
+            if time.monotonic() > deadline:
+                return status, body, attempts
+            self.progress.retries += 1
+            await asyncio.sleep(wait * (0.5 + self._jitter.random()))
+            wait = min(LONGEST_WAIT_S, wait * 2)
+
+    def _write(self, walk: _Walk) -> None:
+        for sent in walk.sent.values():
+            self._keep(event_line(sent))
+
+
+def event_line(sent: Any) -> EventLine:
+    """The ledger's line about one event."""
+    event: Event = sent.event
+    must = fate(event)
+    return EventLine(
+        n=event.n,
+        id=event.id,
+        door=event.device.door,
+        name=event.name,
+        sent=sent.sent,
+        acked=sent.acked,
+        status=sent.status,
+        fate=must.name,
+        outcome=must.outcome,
+        mask=must.mask,
+        account=event.person.name if event.login else "",
+        decision=sent.decision if must.mask & PERSONALIZATION else "",
+        refusal=event.refusal,
+    )

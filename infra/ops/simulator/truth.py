@@ -1,0 +1,88 @@
+"""What must become of an event, worked out from what its visitor chose: a small table, and none of the consent stage's code.
+
+What an event's own signals leave open, and what beats them, is remembered of its visitor: see `memory.py`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from infra.ops.simulator.world.acts import Ask, Choice, Defect, Event
+
+ANALYTICS, MARKETING, PERSONALIZATION = 1, 2, 4
+ALL = ANALYTICS | MARKETING | PERSONALIZATION
+
+OPT_OUT_REGIONS = frozenset({"US"})
+
+FateName = Literal["resolved", "anonymised", "dead", "poison", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What a choice says of each purpose, as bits."""
+
+    grants: int = 0
+    denies: int = 0
+    """Refused by purpose."""
+    withholds: int = 0
+    """Refused under a name of which nobody knows the purposes: all of which no other name speaks."""
+
+
+# What the visitor's own words grant and deny; what they leave open, memory and region decide.
+SIGNALS: dict[Choice, Signals] = {
+    Choice.CMP_ALL: Signals(ALL),
+    Choice.CMP_NONE: Signals(0, ALL),
+    Choice.CMP_ANALYTICS: Signals(ANALYTICS, MARKETING | PERSONALIZATION),
+    Choice.CMP_NO_MARKETING: Signals(ANALYTICS | PERSONALIZATION, MARKETING),
+    Choice.MODE_ALL: Signals(ALL),
+    Choice.MODE_NONE: Signals(0, ALL),
+    Choice.MODE_ANALYTICS: Signals(ANALYTICS, MARKETING | PERSONALIZATION),
+    Choice.CONFLICT: Signals(ANALYTICS, MARKETING | PERSONALIZATION),
+    Choice.GPC: Signals(ANALYTICS, MARKETING | PERSONALIZATION),
+    Choice.SILENT: Signals(),
+    Choice.ONETRUST_NONE: Signals(0, ALL),
+    Choice.ONETRUST_NO_ADS: Signals(ANALYTICS | PERSONALIZATION, MARKETING),
+    Choice.UNMAPPED: Signals(ANALYTICS, 0, MARKETING | PERSONALIZATION),
+    Choice.TC_ALL: Signals(ALL),
+    Choice.TC_NONE: Signals(0, ALL),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What must become of one event."""
+
+    name: FateName
+    outcome: str = ""
+    """pass or strip, where resolved."""
+    mask: int = 0
+    """Granted purposes."""
+
+
+def default(region: str) -> int:
+    """Purposes that silence grants in a region."""
+    return ALL if region in OPT_OUT_REGIONS else 0
+
+
+def granted(choice: Choice, region: str) -> int:
+    """Purposes that a visitor with this choice in this region has granted, as a bit mask, if nothing is remembered of her."""
+    signals = SIGNALS[choice]
+    return signals.grants | default(region) & ~(signals.denies | signals.withholds)
+
+
+def mask_of(step: Event | Ask) -> int:
+    """Purposes that must be granted to an event, or to a question to the decision API."""
+    return granted(step.device.choice, step.device.region) if step.granted is None else step.granted
+
+
+def fate(event: Event) -> Fate:
+    """What must become of an event once the house has acknowledged it (or refused it)."""
+    if event.defect in (Defect.WRONG_KEY, Defect.BROKEN_BODY):
+        return Fate("refused")
+    if event.defect is Defect.POISON:
+        return Fate("poison")
+    if event.defect is not Defect.NONE:
+        return Fate("dead")
+    mask = mask_of(event)
+    if not mask & ANALYTICS:
+        return Fate("anonymised", "anonymise", mask)
+    return Fate("resolved", "pass" if mask == ALL else "strip", mask)

@@ -1,0 +1,236 @@
+"""What a house must remember of a household's choices: a model of the gate's rules, made without the gate's code. Pure.
+
+1. A choice is dated (an event that is a choice, `chosen_ts`, a TC string, `POST /v1/consent`) or undated (any other event).
+2. A dated refusal counts for every identifier of its event, for all that is linked to one of them, now or later, and in every
+   region. It beats silence and every grant that is not later; undated grants are later than nothing.
+3. A dated grant counts in its own kind of region (opt-in or opt-out), one of `POST /v1/consent` in both. It lifts refusals of
+   the identifiers of its event; a grant of an event's strongest identifier also lifts, for that event, those of the others.
+4. An undated refusal is remembered of every identifier of its event, in every region, and of nothing that is linked to them.
+   It answers silence only, until a later grant in the same kind of region.
+5. Events to which analytics is granted link their identifiers.
+
+What the house learns of an event's strongest identifier holds for the next event of that identifier. Everything else takes its
+way through topics: it holds for sure once the house is drained (`settle`). An event whose outcome hangs on what may be on its
+way is an `Unsettled`: a fault of the world that plays it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from infra.ops.simulator.truth import ALL, ANALYTICS, MARKETING, OPT_OUT_REGIONS, PERSONALIZATION, SIGNALS, default, granted
+from infra.ops.simulator.world.acts import Choice, Event, Statement
+
+BITS = (ANALYTICS, MARKETING, PERSONALIZATION)
+CHOICE_EVENT = "consent_update"
+"""Name of an event that is a choice itself."""
+TC_STRINGS = (Choice.TC_ALL, Choice.TC_NONE)
+NEVER, YESTERDAY, END_OF_DAY = 0.0, 0.5, math.inf
+"""Times, beside the numbers of statements: 1, 2, ... A TC string tells the day only: its refusals count to the day's end, but
+for linked identifiers only from when they arrived."""
+
+
+class Unsettled(Exception):
+    """What must become of an event depends on how fast the house is."""
+
+
+class Regime(StrEnum):
+    """What silence means where an event comes from."""
+
+    __hash__ = str.__hash__  # an enum's own is Python code
+
+    OPT_IN = "opt-in"
+    OPT_OUT = "opt-out"
+
+
+def regime_of(event: Event) -> Regime:
+    """A TC string says that the GDPR applies, wherever its visitor is."""
+    opt_out = event.device.region in OPT_OUT_REGIONS and event.device.choice not in TC_STRINGS
+    return Regime.OPT_OUT if opt_out else Regime.OPT_IN
+
+
+class Kind(StrEnum):
+    """What a time is of."""
+
+    __hash__ = str.__hash__
+
+    REFUSED = "refused"
+    GRANTED = "granted"
+    REFUSED_UNDATED = "refused undated"
+    GRANTED_UNDATED = "granted undated"
+
+
+Entry = tuple[str, Regime, int, Kind]
+"""Identifier, regime, purpose, and what a time is of."""
+Times = dict[Entry, float]
+"""When it was so last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dates:
+    """When the choice of an event was made; NEVER = it does not say."""
+
+    granted: float
+    refused: float
+
+
+@dataclass
+class Memory:
+    """One household. Identifiers are cookies, accounts and e-mail addresses."""
+
+    _now: float = 1.0
+    _groups: dict[str, frozenset[str]] = field(default_factory=dict)
+    """Identifier -> all that are linked to it."""
+    _times: Times = field(default_factory=dict)
+    """All that was ever said."""
+    _settled: Times = field(default_factory=dict)
+    """What held when the house was drained last."""
+    _arrivals: dict[tuple[str, int], float] = field(default_factory=dict)
+    """(Identifier, purpose) -> when a dated refusal of it arrived last: what linked identifiers hear of."""
+    _strongest: Times = field(default_factory=dict)
+    """The same, and what each identifier's own events have said since."""
+
+    def take(self, event: Event) -> int:
+        """Purposes that must be granted to an event, which is taken in. Unsettled."""
+        self._now += 1
+        identifiers, signals, when = identifiers_of(event), SIGNALS[event.device.choice], self._dates(event)
+        denies = signals.denies | signals.withholds
+        if not self._times and not denies and not when.granted:
+            return self._without_memory(event, identifiers)
+        about = regime_of(event)
+        for purpose in BITS:
+            if purpose & signals.grants:
+                self._grant(identifiers, (about, purpose), when.granted)
+            if purpose & denies:
+                self._refuse(identifiers, purpose, when.refused)
+        mask = self._mask(event, self._times, self._times, when)
+        if mask & ANALYTICS:
+            self._link(identifiers)
+        if mask != self._mask(event, self._strongest, self._settled, when) or mask != self._mask(
+            event, self._times, self._times, when
+        ):
+            raise Unsettled(f"event {event.n} ({event.device.choice}) comes while its visitor's choice is on its way")
+        return mask
+
+    def _without_memory(self, event: Event, identifiers: Sequence[str]) -> int:
+        mask = granted(event.device.choice, event.device.region)
+        if mask & ANALYTICS:
+            self._link(identifiers)
+        return mask
+
+    def tell(self, statement: Statement) -> None:
+        """Take in what was said to `POST /v1/consent`, under both regimes."""
+        self._now += 1
+        for _, identifier in statement.identifiers:
+            if not statement.grants:
+                self._arrivals |= {(identifier, bit): self._now for bit in BITS if bit & statement.purposes}
+            for regime in Regime:
+                for purpose in (bit for bit in BITS if bit & statement.purposes):
+                    kind = Kind.GRANTED if statement.grants else Kind.REFUSED
+                    self._hear((identifier, regime, purpose, kind), self._now)
+        self._spread()
+
+    def may_personalize(self, cookie: str, choice: Choice, region: str) -> int:
+        """Purposes that the decision API may take as granted: it knows dated refusals only."""
+        mask, regime = granted(choice, region), Regime.OPT_OUT if region in OPT_OUT_REGIONS else Regime.OPT_IN
+        return sum(bit for bit in BITS if bit & mask and not self._refused((cookie,), (regime, bit), self._times, self._times))
+
+    def settle(self) -> None:
+        """The house is drained: whatever was said is known wherever it counts."""
+        self._settled, self._strongest = dict(self._times), dict(self._times)
+
+    def _dates(self, event: Event) -> Dates:
+        # A string of yesterday is no choice of this moment, whatever the event is called.
+        if event.dated or (event.name == CHOICE_EVENT and event.device.choice is not Choice.TC_ALL):
+            return Dates(self._now, self._now)
+        return Dates(YESTERDAY, END_OF_DAY) if event.device.choice in TC_STRINGS else Dates(NEVER, NEVER)
+
+    def _grant(self, identifiers: Sequence[str], about: tuple[Regime, int], at: float) -> None:
+        for identifier, learn in self._learners(identifiers):
+            if at:
+                learn((identifier, *about, Kind.GRANTED), at)
+            elif (identifier, *about, Kind.REFUSED_UNDATED) in self._times:
+                learn((identifier, *about, Kind.GRANTED_UNDATED), self._now)
+
+    def _refuse(self, identifiers: Sequence[str], purpose: int, at: float) -> None:
+        kind = Kind.REFUSED if at else Kind.REFUSED_UNDATED
+        for identifier, learn in self._learners(identifiers):
+            for regime in Regime:
+                learn((identifier, regime, purpose, kind), at or self._now)
+        if at:
+            self._arrivals |= {(identifier, purpose): self._now for identifier in identifiers}
+            self._spread()
+
+    def _learners(self, identifiers: Sequence[str]) -> list[tuple[str, Callable[[Entry, float], None]]]:
+        """Identifiers of an event, strongest first, and how the house learns of each."""
+        return [(identifiers[0], self._say), *((other, self._hear) for other in identifiers[1:])]
+
+    def _say(self, entry: Entry, at: float) -> None:
+        """Known to the next event of that identifier, because they go the same way."""
+        for times in (self._times, self._strongest):
+            times[entry] = max(at, times.get(entry, NEVER))
+
+    def _hear(self, entry: Entry, at: float) -> None:
+        """Known to nobody for sure before the house is drained."""
+        self._times[entry] = max(at, self._times.get(entry, NEVER))
+
+    def _link(self, identifiers: Sequence[str]) -> None:
+        joined = frozenset[str]().union(*(self._groups.get(one, frozenset((one,))) for one in identifiers))
+        if self._groups.get(identifiers[0]) != joined:
+            self._groups.update(dict.fromkeys(joined, joined))
+            self._spread()
+
+    def _spread(self) -> None:
+        """Every identifier gets the refusals of all that are linked to it."""
+        for (identifier, purpose), at in self._arrivals.items():
+            for linked in self._groups.get(identifier, ()):
+                for regime in Regime:
+                    self._hear((linked, regime, purpose, Kind.REFUSED), at)
+
+    def _mask(self, event: Event, own: Times, others: Times, when: Dates) -> int:
+        """Purposes granted, where the strongest identifier's times are `own` and the other identifiers' `others`."""
+        identifiers, signals, regime = identifiers_of(event), SIGNALS[event.device.choice], regime_of(event)
+        mask = 0
+        for purpose in (bit for bit in BITS if not bit & (signals.denies | signals.withholds)):
+            about = (regime, purpose)
+            if self._refused(identifiers, about, own, others, when.granted if purpose & signals.grants else NEVER):
+                continue
+            silent_no = self._refused_before(identifiers, about, own, others) or not purpose & default(event.device.region)
+            mask |= purpose if purpose & signals.grants or not silent_no else 0
+        return mask
+
+    def _refused(
+        self, identifiers: Sequence[str], about: tuple[Regime, int], own: Times, others: Times, granted: float = NEVER
+    ) -> bool:
+        """Whether a dated refusal of any identifier is not lifted."""
+        granted = max(granted, own.get((identifiers[0], *about, Kind.GRANTED), NEVER))
+        for times, identifier in zip((own, *(others for _ in identifiers[1:])), identifiers, strict=True):
+            refused = times.get((identifier, *about, Kind.REFUSED), NEVER)
+            if refused and max(granted, times.get((identifier, *about, Kind.GRANTED), NEVER)) <= refused:
+                return True
+        return False
+
+    def _refused_before(self, identifiers: Sequence[str], about: tuple[Regime, int], own: Times, others: Times) -> bool:
+        """Whether the last that is known of any identifier is a refusal, dated or not."""
+
+        def latest(times: Times, identifier: str, *kinds: Kind) -> float:
+            return max(times.get((identifier, *about, kind), NEVER) for kind in kinds)
+
+        granted = latest(own, identifiers[0], Kind.GRANTED, Kind.GRANTED_UNDATED)
+        for times, identifier in zip((own, *(others for _ in identifiers[1:])), identifiers, strict=True):
+            refused = latest(times, identifier, Kind.REFUSED, Kind.REFUSED_UNDATED)
+            if refused and max(granted, latest(times, identifier, Kind.GRANTED, Kind.GRANTED_UNDATED)) <= refused:
+                return True
+        return False
+
+
+def identifiers_of(event: Event) -> tuple[str, ...]:
+    """What an event identifies its visitor by, strongest first. (GA4's protocol carries no address that a house may keep.)"""
+    if not event.login:
+        return (event.device.cookie,)
+    address = (event.person.email,) if event.email and event.device.door in ("headwater", "segment") else ()
+    return (event.person.account, event.device.cookie, *address)
+
+
+__all__ = ["ALL", "CHOICE_EVENT", "Memory", "Unsettled", "identifiers_of"]

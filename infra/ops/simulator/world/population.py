@@ -1,0 +1,88 @@
+"""Who and what there is in the simulated world: people, devices and events, drawn with one seed and numbered through. Pure."""
+
+import random
+from collections.abc import Sequence
+from typing import TypeVar
+
+from infra.ops.simulator.marks import event_id, marker
+from infra.ops.simulator.truth import OPT_OUT_REGIONS
+from infra.ops.simulator.world.acts import DOORS, Choice, Device, Door, Event, Person
+
+T = TypeVar("T")
+
+HOUR_MS = 3_600_000
+PAGES = ("/", "/c/shoes", "/c/jackets", "/p/trail-runner", "/p/rain-shell", "/p/wool-hat", "/cart", "/checkout")
+AGENTS = (
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0.0.0 Safari/537.36",
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 18_1 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.1 Mobile/15E",
+    "Mozilla/5.0 (Macintosh; Intel Mac OS X 10.15; rv:143.0) Gecko/20100101 Firefox/143.0",
+)
+BOT_AGENT = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
+Weighted = Sequence[tuple[T, int]]
+
+
+class Population:
+    """Draws people, devices and events; events are counted from 0, and there are at most `events` of them."""
+
+    def __init__(self, seed: int, run: str, events: int, regions: Weighted[str]) -> None:
+        self.rng = random.Random(seed)
+        self.left = events
+        self._run = run
+        self._regions = regions
+        self._events = 0
+        self._names = 0
+
+    @property
+    def events(self) -> int:
+        """How many events there are until now."""
+        return self._events
+
+    def happens(self, share: float) -> bool:
+        """Whether something that happens with this share happens now."""
+        return self.rng.random() < share
+
+    def pick(self, weighted: Weighted[T]) -> T:
+        """One of them."""
+        return self.rng.choices([item for item, _ in weighted], [weight for _, weight in weighted])[0]
+
+    def person(self) -> Person:
+        """Somebody new."""
+        self._names += 1
+        clear = marker("cl", self._run, self._names)
+        return Person(f"person-{self._names}", f"account-{clear}", f"{clear}@mail.example", self._names)
+
+    def device(self, choice: Choice, region: str, doors: Sequence[Door] = DOORS) -> Device:
+        """A new browser."""
+        self._names += 1
+        cookie = f"cookie-{marker('cl', self._run, self._names)}"
+        return Device(cookie, self.rng.choice(doors), region, choice, self.rng.choice(AGENTS))
+
+    def region(self) -> str:
+        """Where somebody is."""
+        return self.pick(self._regions)
+
+    def region_where(self, *, silence_grants: bool) -> str:
+        """A region where silence is a grant, or one where it is none; where the world has no such region, any."""
+        fitting = [one for one in self._regions if (one[0] in OPT_OUT_REGIONS) == silence_grants]
+        return self.pick(fitting or self._regions)
+
+    def event(self, name: str, device: Device, person: Person, *, login: bool, late: bool = False) -> Event:
+        """The next event."""
+        n = self._events
+        self._events += 1
+        self.left -= 1
+        bought = name == "purchase"
+        return Event(
+            n=n,
+            id=event_id(self._run, n),
+            run=self._run,
+            name=name,
+            device=device,
+            person=person,
+            login=login,
+            age_ms=self.rng.randint(6 * HOUR_MS, 47 * HOUR_MS) if late else self.rng.randint(0, 2_000),
+            page=self.rng.choice(PAGES),
+            value=round(self.rng.uniform(9, 240), 2) if bought else 0.0,
+            order_id=f"o-{self._run}-{n}" if bought else "",
+            email=login and name in ("login", "purchase"),
+        )

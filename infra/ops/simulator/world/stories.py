@@ -1,0 +1,263 @@
+"""Visitors who refuse, are seen again, and some of whom consent again: one household a story, in five acts. Pure.
+
+Between two acts the house is drained: what was said in one is known wherever it counts in the next. Within an act no event is
+sent whose outcome depends on what is on its way (`memory.py` would raise). So what must become of each event is certain.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from infra.ops.simulator.truth import ALL, MARKETING, PERSONALIZATION
+from infra.ops.simulator.world.acts import (
+    DOORS,
+    Ask,
+    Channel,
+    Choice,
+    Device,
+    Door,
+    Event,
+    Person,
+    Refusal,
+    Request,
+    Statement,
+    Step,
+)
+from infra.ops.simulator.world.memory import CHOICE_EVENT, Memory
+from infra.ops.simulator.world.population import Population
+
+BEFORE, REFUSES, AFTER, CONSENTS, END = range(5)
+ACTS = 5
+LONGEST = 60
+"""Events of one story, at most."""
+CONSENTED_AGAIN = 0.5
+UNDATED_GRANTS = (Choice.CMP_ALL, Choice.MODE_ALL, Choice.TC_ALL)
+PARTS = (ALL, MARKETING, MARKETING | PERSONALIZATION)
+NAMES = ("page_view", "view_item", "add_to_cart")
+ONETRUST_DOORS: tuple[Door, ...] = ("headwater", "segment")
+
+
+class Story:
+    """One person on two devices, `first` and `second`, which her login links."""
+
+    def __init__(self, population: Population, number: int, first: Device, second: Device) -> None:
+        self.acts: list[list[Step]] = [[] for _ in range(ACTS)]
+        self.first, self.second = first, second
+        self.person: Person = population.person()
+        self.rng = population.rng
+        self.withdrawn = False
+        """By a form, as such: what the decision API is told of too."""
+        self.consented_again = False
+        self._population = population
+        self._number = number
+        self._memory = Memory()
+        self._act = BEFORE
+
+    def begin(self, act: int) -> None:
+        """The next act; the house has drained."""
+        self._act = act
+        self._memory.settle()
+
+    def visit(self, device: Device, *, login: bool, choice: Choice = Choice.CMP_ALL) -> None:
+        """A few events that say this choice, undated."""
+        names = [*(["login"] if login else []), *self.rng.choices(NAMES, k=self.rng.randint(1, 2))]
+        if login and self.rng.random() < 0.2:
+            names.append("purchase")
+        self._send([self._event(name, replace(device, choice=choice), login=login) for name in names])
+
+    def choose(self, device: Device, *, login: bool, choice: Choice) -> None:
+        """An event that is a choice, dated now."""
+        self._send([self._event(CHOICE_EVENT, replace(device, choice=choice), login=login)])
+
+    def choose_dated(self, device: Device, *, login: bool, choice: Choice) -> None:
+        """An ordinary event whose page says that the choice was made now."""
+        event = self._event("page_view", replace(device, choice=choice), login=login)
+        self._send([replace(event, dated=True)])
+
+    def tell(self, statement: Statement) -> None:
+        """A choice without an event."""
+        self._memory.tell(statement)
+        self.acts[self._act].append(statement)
+
+    def ask(self, device: Device, choice: Choice) -> None:
+        """A widget asks for a decision."""
+        granted = self._memory.may_personalize(device.cookie, choice, device.region)
+        self.acts[self._act].append(Ask(replace(device, choice=choice), self.person, granted=granted))
+
+    def abroad(self, device: Device) -> Device:
+        """A device in a region where silence is a grant."""
+        return replace(device, region=self._population.region_where(silence_grants=True))
+
+    def consent_again(self) -> None:
+        """A later grant of all: by a form, by an event that is a choice, or by one that says when it was made."""
+        self.consented_again = True
+        way = self.rng.randrange(3)
+        if way == 0:
+            fields = (("user_id", self.person.account), ("client_id", self.first.cookie), ("anonymous_id", self.second.cookie))
+            self.tell(Statement(self.first, fields, ALL, grants=True))
+        elif way == 1:
+            self.choose(self.first, login=True, choice=Choice.CMP_ALL)
+        else:
+            self.choose_dated(self.first, login=True, choice=Choice.CMP_ALL)
+
+    def _event(self, name: str, device: Device, *, login: bool) -> Event:
+        event = self._population.event(name, device, self.person, login=login)
+        return event if self._act == BEFORE else replace(event, refusal=self._number)
+
+    def _send(self, events: Sequence[Event]) -> None:
+        self.acts[self._act].append(Request(tuple(replace(event, granted=self._memory.take(event)) for event in events)))
+
+
+def stories(population: Population, events: int) -> Iterator[tuple[Refusal, list[list[Step]]]]:
+    """Stories of all channels in turn, each whole, of at most so many events together: the refusal, and its acts."""
+    channels = tuple(Channel)
+    number = 0
+    while population.events + LONGEST <= events:
+        channel = channels[number % len(channels)]
+        plot = PLOTS[channel]
+        story = _household(population, number, channel)
+        story.begin(REFUSES)
+        can_consent_again = plot.refuse(story)
+        story.begin(AFTER)
+        plot.return_after(story)
+        story.begin(CONSENTS)
+        if can_consent_again and population.happens(CONSENTED_AGAIN):
+            story.consent_again()
+        story.begin(END)
+        plot.return_at_end(story)
+        yield Refusal(number, channel, story.consented_again), story.acts
+        number += 1
+
+
+def _household(population: Population, number: int, channel: Channel) -> Story:
+    """What was before: two devices on which one person has logged in, or one of them, and consented."""
+    at_home = channel is Channel.ABROAD
+    region = population.region_where(silence_grants=False) if at_home else population.region()
+    doors = ONETRUST_DOORS if channel is Channel.ONETRUST else DOORS
+    first = population.device(Choice.CMP_ALL, region, doors)
+    second = population.device(Choice.CMP_ALL, population.region())
+    story = Story(population, number, first, second)
+    story.visit(first, login=False, choice=story.rng.choice(UNDATED_GRANTS))
+    if channel is not Channel.BEFORE_LOGIN:
+        story.visit(first, login=True)
+    story.visit(second, login=True)
+    return story
+
+
+def _refuse_by_form(story: Story) -> bool:
+    account, cookie = ("user_id", story.person.account), ("client_id", story.first.cookie)
+    identifiers = story.rng.choice(((account, cookie), (account,), (cookie,)))
+    purposes, story.withdrawn = story.rng.choice(PARTS), story.rng.random() < 0.5
+    story.tell(Statement(story.first, identifiers, purposes, withdrawal=story.withdrawn))
+    return True
+
+
+def _refuse_unlinked(story: Story) -> bool:
+    # Analytics stays granted, so that the login links the cookie, and its refusals reach the other device.
+    purposes = story.rng.choice((MARKETING, MARKETING | PERSONALIZATION))
+    story.tell(Statement(story.first, (("client_id", story.first.cookie),), purposes, withdrawal=True))
+    return True
+
+
+def _refuse_on_first_device(story: Story) -> bool:
+    story.choose(
+        story.first, login=False, choice=story.rng.choice((Choice.CMP_NONE, Choice.CMP_NO_MARKETING, Choice.CMP_ANALYTICS))
+    )
+    return True
+
+
+def _refuse_by_tc_string(story: Story) -> bool:
+    if story.rng.random() < 0.5:
+        story.choose(story.first, login=True, choice=Choice.TC_NONE)
+        return True
+    # An ordinary event tells the day alone, so nothing can be known to be later before the day is over.
+    story.visit(story.first, login=True, choice=Choice.TC_NONE)
+    return False
+
+
+def _refuse_by_onetrust(story: Story) -> bool:
+    choice = story.rng.choice((Choice.ONETRUST_NONE, Choice.ONETRUST_NO_ADS))
+    story.rng.choice((story.choose, story.choose_dated))(story.first, login=True, choice=choice)
+    return True
+
+
+def _refuse_at_home(story: Story) -> bool:
+    choice = story.rng.choice((Choice.CMP_NONE, Choice.CMP_NO_MARKETING, Choice.MODE_ANALYTICS))
+    if story.rng.random() < 0.5:
+        story.choose(story.first, login=True, choice=choice)
+        return True
+    story.visit(story.first, login=False, choice=choice)
+    story.visit(story.first, login=True, choice=choice)
+    return False
+
+
+def _object_by_gpc(story: Story) -> bool:
+    story.visit(story.first, login=False, choice=Choice.GPC)
+    story.visit(story.first, login=True, choice=Choice.GPC)
+    return False
+
+
+def _refuse_unknown_names(story: Story) -> bool:
+    _return_with_unknown_names(story)
+    return False
+
+
+def _return_everywhere(story: Story) -> None:
+    for device in (story.first, story.second):
+        for login in (True, False):
+            story.visit(device, login=login, choice=story.rng.choice(UNDATED_GRANTS))
+    if story.withdrawn:
+        story.ask(story.first, Choice.CMP_ALL)
+        story.ask(story.second, Choice.CMP_ALL)
+
+
+def _return_on_second_device(story: Story) -> None:
+    for login in (True, False):
+        story.visit(story.second, login=login, choice=story.rng.choice(UNDATED_GRANTS))
+
+
+def _return_and_log_in(story: Story) -> None:
+    for login in (True, False):
+        story.visit(story.first, login=login, choice=story.rng.choice(UNDATED_GRANTS))
+
+
+def _return_abroad(story: Story) -> None:
+    for device, login in ((story.second, True), (story.second, False), (story.first, False)):
+        story.visit(story.abroad(device), login=login, choice=Choice.SILENT)
+
+
+def _return_without_gpc(story: Story) -> None:
+    for login in (True, False):
+        story.visit(story.abroad(story.first), login=login, choice=Choice.SILENT)
+    story.visit(story.first, login=False)
+
+
+def _return_with_unknown_names(story: Story) -> None:
+    for device in (story.first, story.second):
+        story.visit(device, login=True, choice=Choice.UNMAPPED)
+
+
+Act = Callable[[Story], None]
+
+
+class Plot(NamedTuple):
+    """What happens by one channel."""
+
+    refuse: Callable[[Story], bool]
+    """The refusal; whether a later consent can lift it within the run."""
+    return_after: Act
+    """How the visitor is seen again after it."""
+    return_at_end: Act
+    """And after she may have consented again."""
+
+
+PLOTS: Mapping[Channel, Plot] = {
+    Channel.WEBHOOK: Plot(_refuse_by_form, _return_everywhere, _return_everywhere),
+    Channel.OTHER_DEVICE: Plot(_refuse_on_first_device, _return_on_second_device, _return_on_second_device),
+    Channel.TC_TODAY: Plot(_refuse_by_tc_string, _return_everywhere, _return_everywhere),
+    Channel.ONETRUST: Plot(_refuse_by_onetrust, _return_everywhere, _return_everywhere),
+    Channel.ABROAD: Plot(_refuse_at_home, _return_abroad, _return_abroad),
+    Channel.GPC: Plot(_object_by_gpc, _return_without_gpc, _return_without_gpc),
+    Channel.UNMAPPED: Plot(_refuse_unknown_names, _return_with_unknown_names, _return_with_unknown_names),
+    Channel.BEFORE_LOGIN: Plot(_refuse_unlinked, _return_and_log_in, _return_everywhere),
+}

@@ -1,0 +1,193 @@
+"""A seeded world of shoppers: who they are, what they chose, what they do. Pure: the same seed gives the same world.
+
+One journey is one household: its steps happen one after the other, journeys happen beside one another. Every event has
+a number, counted from 0 through the whole world. The world goes by in acts: before each but the first the house must drain,
+because stories (`stories.py`) tell of refusals that take their time. Most journeys are no stories, and happen within one act.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+from infra.ops.simulator.world.acts import Ask, Choice, Defect, Device, Event, Journey, Person, Refusal, Request, Step
+from infra.ops.simulator.world.memory import Memory
+from infra.ops.simulator.world.population import BOT_AGENT, Population
+from infra.ops.simulator.world.stories import ACTS, stories
+
+REGIONS = (("DE", 40), ("FR", 15), ("GB", 10), ("US", 25), ("", 10))
+NOWHERE = (("", 1),)
+CHOICES = (
+    (Choice.CMP_ALL, 30),
+    (Choice.CMP_NONE, 9),
+    (Choice.CMP_ANALYTICS, 9),
+    (Choice.CMP_NO_MARKETING, 9),
+    (Choice.MODE_ALL, 12),
+    (Choice.MODE_NONE, 5),
+    (Choice.MODE_ANALYTICS, 5),
+    (Choice.CONFLICT, 4),
+    (Choice.GPC, 4),
+    (Choice.SILENT, 12),
+    (Choice.ONETRUST_NONE, 3),
+    (Choice.ONETRUST_NO_ADS, 3),
+    (Choice.UNMAPPED, 3),
+)
+"""Of visitors who have no story: undated, so nothing of it is handed to their other devices (`memory.py`, 4)."""
+BATCHED = (Defect.NO_NAME, Defect.NOT_AN_OBJECT)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How often things happen, as shares."""
+
+    duplicate: float = 0.02
+    late: float = 0.02
+    defect: float = 0.006
+    bot: float = 0.03
+    shared_device: float = 0.05
+    second_device: float = 0.35
+    login: float = 0.45
+    purchase: float = 0.25
+    widget: float = 0.4
+    withdraw: float = 0.04
+    stories: float = 0.2
+    """Of all events, those of visitors whose refusal is followed."""
+    poison: float = 0.0004
+
+
+MIX = Mix()
+
+
+class World:
+    """Makes journeys and numbers their events, until there are exactly `events` of them."""
+
+    def __init__(
+        self, seed: int, run: str, events: int, mix: Mix = MIX, *, regions: Sequence[tuple[str, int]] = REGIONS
+    ) -> None:
+        self._population = Population(seed, run, events, regions)
+        self._events = events
+        self._mix = mix
+        self._stories = list(stories(self._population, int(events * mix.stories)))
+
+    @property
+    def refusals(self) -> list[Refusal]:
+        """Those that are played and followed."""
+        return [refusal for refusal, _ in self._stories]
+
+    def acts(self) -> Iterator[Iterator[Journey]]:
+        """The journeys of each act, to be used up before the next one; a single act where there is no story."""
+        acts = ACTS if self._stories else 1
+        begins = self._population.events
+        for act in range(acts):
+            told = (tuple(steps[act]) for _, steps in self._stories if steps[act])
+            yield chain(told, self._journeys(begins + (self._events - begins) * (act + 1) // acts))
+
+    def journeys(self) -> Iterator[Journey]:
+        """Those of all acts."""
+        return chain.from_iterable(self.acts())
+
+    def _journeys(self, until: int) -> Iterator[Journey]:
+        """Households without a story, one by one, until there are so many events."""
+        while self._population.events < until:
+            yield tuple(_judged(self._household()))
+
+    def _household(self) -> list[Step]:
+        device = self._device()
+        person = self._population.person()
+        if device.bot:
+            return self._session(device, person, login=False)
+        steps = self._session(device, person, login=False)
+        if not self._population.happens(self._mix.login):
+            return steps
+        if self._population.happens(self._mix.shared_device):
+            device = replace(device, shared=True)
+        steps += self._session(device, person, login=True)
+        if self._population.happens(self._mix.second_device):
+            other = replace(self._device(person_device=True), first=False)
+            steps += self._session(other, person, login=False)
+            steps += self._session(other, person, login=True)
+        if device.shared:
+            steps += self._session(device, self._population.person(), login=True)
+        if self._population.happens(self._mix.withdraw):
+            steps += self._session(replace(device, choice=Choice.CMP_NONE), person, login=True)
+        if self._population.happens(self._mix.duplicate):
+            # A client that comes back from the tunnel sends what it thinks was lost, long after. What says nothing of consent
+            # would be judged by what its visitor has chosen since.
+            spoken = [step for step in steps if isinstance(step, Request) and step.device.choice is not Choice.SILENT]
+            steps += [self._population.rng.choice(spoken)] if spoken else []
+        return steps
+
+    def _session(self, device: Device, person: Person, *, login: bool) -> list[Step]:
+        steps: list[Step] = []
+        asked = not device.bot and self._population.happens(self._mix.widget)
+        if asked:
+            steps.append(Ask(device, person))
+        names = self._names(login=login, asked=asked, bot=device.bot)
+        events = [self._event(name, device, person, login=login, answers=asked) for name in names[: self._population.left]]
+        while events:
+            size = self._population.rng.randint(1, 6)
+            steps += self._sent(tuple(events[:size]))
+            events = events[size:]
+        return steps
+
+    def _sent(self, events: tuple[Event, ...]) -> list[Step]:
+        """One request, or what its defect makes of it; sometimes the client repeats it at once."""
+        if self._population.happens(self._mix.defect):
+            events = tuple(
+                replace(event, defect=self._population.rng.choice((Defect.WRONG_KEY, Defect.BROKEN_BODY))) for event in events
+            )
+        else:
+            events = tuple(self._maybe_broken(event) for event in events)
+        poison = [event for event in events if event.defect is Defect.POISON]
+        rest = tuple(event for event in events if event.defect is not Defect.POISON)
+        steps: list[Step] = [Request((event,)) for event in poison]
+        if rest:
+            steps += [Request(rest)] * (2 if self._population.happens(self._mix.duplicate) else 1)
+        return steps
+
+    def _maybe_broken(self, event: Event) -> Event:
+        if event.answers:
+            return event
+        if self._population.happens(self._mix.poison):
+            return replace(event, defect=Defect.POISON)
+        if self._population.happens(self._mix.defect):
+            return replace(event, defect=self._population.rng.choice(BATCHED))
+        return event
+
+    def _names(self, *, login: bool, asked: bool, bot: bool) -> list[str]:
+        names = ["page_view"] * self._population.rng.randint(1, 2 if bot else 4)
+        if bot:
+            return names
+        if asked:
+            names.insert(1, "widget_viewed")
+        if login:
+            names.insert(0, "login")
+        names += ["view_item"] * self._population.rng.randint(0, 3)
+        if self._population.happens(self._mix.purchase):
+            names += ["add_to_cart", "begin_checkout", "purchase"]
+        return names
+
+    def _event(self, name: str, device: Device, person: Person, *, login: bool, answers: bool) -> Event:
+        answers = answers and name in ("widget_viewed", "purchase")
+        # What answers a decision happens after it, or no attribution window would take it.
+        late = not answers and self._population.happens(self._mix.late)
+        return replace(self._population.event(name, device, person, login=login, late=late), answers=answers)
+
+    def _device(self, *, person_device: bool = False) -> Device:
+        bot = not person_device and self._population.happens(self._mix.bot)
+        region = self._population.region()
+        device = self._population.device(Choice.SILENT if bot else self._population.pick(CHOICES), region)
+        return replace(device, agent=BOT_AGENT, bot=True) if bot else device
+
+
+def _judged(steps: list[Step]) -> list[Step]:
+    """The steps of one household, with what must be granted to each event; a request that is sent again stays the same one."""
+    memory = Memory()
+    judged: dict[int, Step] = {}
+    for step in steps:
+        if isinstance(step, Request) and id(step) not in judged:
+            judged[id(step)] = Request(tuple(_judge(event, memory) for event in step.events))
+    return [judged.get(id(step), step) for step in steps]
+
+
+def _judge(event: Event, memory: Memory) -> Event:
+    return replace(event, granted=memory.take(event)) if event.defect is Defect.NONE else event

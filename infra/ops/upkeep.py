@@ -1,0 +1,112 @@
+"""`headwater upkeep`: what has to be done once in a while, done; nobody needs a timer of their own.
+
+Each task is the command of that name, run as a process, so that it is the same by hand, and its memory is free again after it.
+It may be run again at any time; what did not succeed is tried again in an hour.
+"""
+
+import json
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+
+from infra.ops.embedded.servers.child import HEADWATER, Child, Program
+from infra.ops.embedded.state import write_private
+from infra.settings import load_settings
+from infra.telemetry.logs import configure_logs, get_logger
+from infra.telemetry.metrics import Metrics
+
+DAY_S = 86_400.0
+RETRY_S = 3_600.0
+LOOK_S = 1.0
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+class Task(NamedTuple):
+    """A command, and how long after it succeeded it is due again."""
+
+    words: tuple[str, ...]
+    every_s: float
+
+    @property
+    def name(self) -> str:
+        """As one types it."""
+        return " ".join(self.words)
+
+
+TASKS = (Task(("identity", "tidy"), DAY_S), Task(("privacy", "expire"), 7 * DAY_S))
+
+
+class Diary:
+    """When each task last succeeded, in a file that outlives a restart. Where it never did: when it was first met."""
+
+    def __init__(self, file: Path, tasks: Sequence[Task], now: float) -> None:
+        self._file = file
+        try:
+            found = json.loads(file.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            found = {}
+        self._done = {task.name: float(found.get(task.name, now)) for task in tasks}
+        self._tried: dict[str, float] = {}
+        self._write()
+
+    def late_s(self, task: Task, now: float) -> float:
+        """How long it has been due; not positive where it is not."""
+        return now - self._done[task.name] - task.every_s
+
+    def is_due(self, task: Task, now: float) -> bool:
+        """Whether it is to be run, or tried again."""
+        return self.late_s(task, now) >= 0 and now - self._tried.get(task.name, 0.0) >= RETRY_S
+
+    def note(self, task: Task, now: float, *, succeeded: bool) -> None:
+        """It was run."""
+        self._tried[task.name] = now
+        if succeeded:
+            self._done[task.name] = now
+            self._write()
+
+    def _write(self) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        write_private(self._file, json.dumps(self._done) + "\n")
+
+
+def run(task: Task, logs: Path, stopping: Callable[[], bool]) -> int:
+    """The exit code of the task's command; it is ended when we are to stop. Its summary stands in its log."""
+    child = Child(Program(task.name, (*HEADWATER, *task.words), logs / f"{'-'.join(task.words)}.log"))
+    while (code := child.exit_code()) is None:
+        if stopping():
+            return child.stop()
+        time.sleep(LOOK_S)
+    return code
+
+
+@app.command(epilog="Example: headwater upkeep --metrics-port 9106")
+def upkeep(metrics_port: Annotated[int | None, typer.Option(help="Port of /metrics.")] = None) -> None:
+    """Run `identity tidy` every day and `privacy expire` every week, until a signal. One is enough for a whole house."""
+    configure_logs("upkeep")
+    settings = load_settings(**({} if metrics_port is None else {"metrics_port": metrics_port}))
+    stopped: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _frame: stopped.append(received))
+    metrics = Metrics()
+    metrics.serve(settings.metrics_port, settings.metrics_host)
+    diary = Diary(settings.state_dir / "upkeep.json", TASKS, time.time())
+    while not stopped:
+        for task in TASKS:
+            now = time.time()
+            metrics.set("headwater_upkeep_late_seconds", max(0.0, diary.late_s(task, now)), task=task.name)
+            if stopped or not diary.is_due(task, now):
+                continue
+            code = run(task, settings.state_dir / "logs", lambda: bool(stopped))
+            if stopped:
+                break
+            diary.note(task, time.time(), succeeded=code == 0)
+            if code == 0:
+                get_logger().info("done", task=task.name)
+            else:
+                get_logger().warning("not done, tried again in an hour", task=task.name, exit_code=code)
+        time.sleep(LOOK_S)

@@ -1,0 +1,1 @@
+"""Times, regions and sites as senders write them."""

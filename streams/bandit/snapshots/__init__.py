@@ -1,0 +1,1 @@
+"""Snapshots: one published probability vector a version, from statistics to Redis."""

@@ -1,0 +1,1 @@
+"""Where accepted records go: Kafka, or the spool while Kafka does not answer."""

@@ -1,0 +1,184 @@
+"""Where accepted records go: Kafka, and the spool where Kafka does not answer in time. `send` returns when they are safe."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import confluent_kafka as ck
+
+from infra.clients.kafka import producer
+from infra.settings import Settings
+from infra.telemetry.logs import get_logger
+from infra.telemetry.metrics import Metrics
+from streams.collector.delivery.spool import Record, Spool, SpoolFull
+
+POLL_S = 0.05
+DRAIN_EVERY_S = 0.5
+DRAIN_RECORDS = 500
+PATIENCE_S = 30.0
+
+
+class Ack:
+    """Counts down the delivery reports of one request. Touched in the poll thread only, once produced."""
+
+    __slots__ = ("failed", "future", "left")
+
+    def __init__(self, records: int, future: "asyncio.Future[bool]") -> None:
+        self.left = records
+        self.failed = False
+        self.future = future
+
+
+class Sink:
+    """One producer and one spool. Made and used on one event loop."""
+
+    def __init__(self, settings: Settings, spool: Spool, metrics: Metrics, budget_s: float) -> None:
+        self._spool = spool
+        self._metrics = metrics
+        self._budget_s = budget_s
+        self._producer = producer(
+            settings,
+            linger_ms=2,
+            queue_buffering_max_messages=200_000,
+            message_timeout_ms=int(PATIENCE_S * 1000),
+        )
+        self._done: deque[Ack] = deque()
+        self._stop = threading.Event()
+        self._poller = threading.Thread(target=self._poll, name="delivery", daemon=True)
+        self._disk = ThreadPoolExecutor(1, "spool")
+        self._waiting: list[tuple[Sequence[Record], asyncio.Future[None]]] = []
+        self._flushing = False
+        self.last_ack = time.monotonic()
+
+    async def start(self) -> None:
+        """Begin to take delivery reports and to drain what an earlier run left."""
+        self._loop = asyncio.get_running_loop()
+        self._poller.start()
+        self._drainer = asyncio.create_task(self._drain())
+
+    async def stop(self) -> None:
+        """Take what Kafka still acknowledges; what it does not is in the spool or was not answered for."""
+        self._drainer.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._drainer
+        await self._loop.run_in_executor(None, self._producer.flush, 5)
+        self._stop.set()
+        self._poller.join(2)
+        self._disk.shutdown()
+        self._spool.close()
+
+    @property
+    def has_room(self) -> bool:
+        """The spool would take a request of any size that is allowed."""
+        return self._spool.has_room
+
+    async def send(self, records: Sequence[Record]) -> None:
+        """Return once all are acknowledged by Kafka or fsynced in the spool. SpoolFull when neither can be had."""
+        # Behind a spool that is not empty yet, so that a subject's events stay in order.
+        if self._spool.empty and await self._in_time(records):
+            return
+        await self._to_spool(records)
+
+    async def _in_time(self, records: Sequence[Record]) -> bool:
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(self._produce(records), self._budget_s)
+        return False
+
+    def _produce(self, records: Sequence[Record]) -> "asyncio.Future[bool]":
+        future: asyncio.Future[bool] = self._loop.create_future()
+        ack = Ack(len(records), future)
+
+        def report(error: Any, _message: Any) -> None:
+            ack.failed |= error is not None
+            ack.left -= 1
+            if not ack.left:
+                self._done.append(ack)
+
+        for i, record in enumerate(records):
+            try:
+                self._producer.produce(record.topic, record.value, record.key, on_delivery=report)
+            except (BufferError, ck.KafkaException):
+                # The queue is full: none of the rest is on its way. All go to the spool; those sent twice die in identity.
+                missing = len(records) - i
+                future.set_result(False)
+                ack.left += missing  # never reaches 0: the answer is given
+                break
+        return future
+
+    def _poll(self) -> None:
+        while not self._stop.is_set():
+            self._producer.poll(POLL_S)
+            if self._done:
+                # One wake-up for all reports of a poll, instead of one a record.
+                done = [self._done.popleft() for _ in range(len(self._done))]
+                self._loop.call_soon_threadsafe(self._resolve, done)
+
+    def _resolve(self, done: list[Ack]) -> None:
+        for ack in done:
+            if not ack.failed:
+                self.last_ack = time.monotonic()
+            if not ack.future.done():
+                ack.future.set_result(not ack.failed)
+
+    # -- the spool
+
+    async def _to_spool(self, records: Sequence[Record]) -> None:
+        """Group commit: requests that come while one fsync runs share the next one."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append((records, future))
+        if not self._flushing:
+            self._flushing = True
+            asyncio.ensure_future(self._flush())  # noqa: RUF006 - each waiter holds a future that this one resolves
+        await future
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for group in _groups(waiting):
+                records = [record for some, _ in group for record in some]
+                try:
+                    await self._loop.run_in_executor(self._disk, self._spool.append, records, time.time())
+                except (SpoolFull, OSError) as error:
+                    for _, future in group:
+                        future.set_exception(error if isinstance(error, SpoolFull) else SpoolFull())
+                    continue
+                for _, future in group:
+                    future.set_result(None)
+            self._metrics.set("headwater_spool_bytes", self._spool.bytes)
+        self._flushing = False
+
+    async def _drain(self) -> None:
+        while True:
+            if self._spool.empty or self._flushing or not await self._drain_oldest():
+                await asyncio.sleep(DRAIN_EVERY_S)
+
+    async def _drain_oldest(self) -> bool:
+        """Send the oldest segment; True once Kafka has all of it. A crash in between sends it again."""
+        file, records = self._spool.oldest()
+        some: list[Record] = []
+        for record in records:
+            some.append(record)
+            if len(some) == DRAIN_RECORDS:
+                if not await asyncio.wait_for(self._produce(some), PATIENCE_S + 5):
+                    return False
+                some = []
+        if some and not await asyncio.wait_for(self._produce(some), PATIENCE_S + 5):
+            return False
+        await self._loop.run_in_executor(self._disk, self._spool.drop, file)
+        self._metrics.set("headwater_spool_bytes", self._spool.bytes)
+        get_logger().info("spool drained", left_bytes=self._spool.bytes)
+        return True
+
+
+def _groups(
+    waiting: list[tuple[Sequence[Record], "asyncio.Future[None]"]],
+) -> list[list[tuple[Sequence[Record], "asyncio.Future[None]"]]]:
+    """All at once; a batch that does not fit must not refuse the small ones beside it, so it stands alone."""
+    large = [one for one in waiting if len(one[0]) > DRAIN_RECORDS]
+    small = [one for one in waiting if len(one[0]) <= DRAIN_RECORDS]
+    return ([small] if small else []) + [[one] for one in large]

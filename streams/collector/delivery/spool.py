@@ -1,0 +1,131 @@
+"""The spool: what Kafka did not take in time, on disk, encrypted, in order. A record is safe once `append` returns.
+
+Segments of framed records: length (4 bytes, big-endian), day of the key (10 bytes), nonce and ciphertext of one frame
+(topic, key, value). A record cut off by a crash was never answered for, and is passed over.
+"""
+
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from infra.payload_keyring import KeyGone, KeyRing
+from infra.telemetry.logs import get_logger
+
+CONTEXT = b"spool"
+SEGMENT_BYTES = 8_388_608
+DAY_BYTES = 10
+LARGEST_REQUEST = 2_097_152
+LENGTHS = struct.Struct(">HI")
+
+
+class SpoolFull(Exception):
+    """No room: the sender must keep it."""
+
+
+class Record(NamedTuple):
+    """One record for Kafka."""
+
+    topic: str
+    key: bytes
+    value: bytes
+
+
+class Spool:
+    """One collector's spool. `append` and `drop` are called from one thread at a time."""
+
+    def __init__(self, folder: Path, keyring: KeyRing, most_bytes: int) -> None:
+        self._folder = folder
+        self._keyring = keyring
+        self._most_bytes = most_bytes
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._segments = sorted(folder.glob("*.spool"))
+        self.bytes = sum(file.stat().st_size for file in self._segments)
+        self._number = int(self._segments[-1].stem) if self._segments else 0
+        self._open: int | None = None
+        self._written = 0
+
+    @property
+    def empty(self) -> bool:
+        """Nothing waits."""
+        return not self._segments
+
+    @property
+    def has_room(self) -> bool:
+        """A request of the largest size would fit."""
+        return self.bytes + LARGEST_REQUEST < self._most_bytes
+
+    def append(self, records: Sequence[Record], now: float) -> None:
+        """Write and fsync. SpoolFull when they do not fit; then none is written."""
+        framed = b"".join(self._frame(record, now) for record in records)
+        if self.bytes + len(framed) > self._most_bytes:
+            raise SpoolFull
+        if self._open is None or self._written >= SEGMENT_BYTES:
+            self._next_segment()
+        assert self._open is not None  # noqa: S101 - _next_segment opened it
+        _write_all(self._open, framed)
+        os.fsync(self._open)
+        self._written += len(framed)
+        self.bytes += len(framed)
+
+    def oldest(self) -> tuple[Path, Iterator[Record]]:
+        """The oldest segment and its records. Nothing is appended to it any more."""
+        file = self._segments[0]
+        if len(self._segments) == 1:
+            self._close()
+        return file, self._read(file)
+
+    def drop(self, file: Path) -> None:
+        """Forget a segment whose records Kafka has."""
+        self.bytes -= file.stat().st_size
+        file.unlink()
+        self._segments.remove(file)
+
+    def _frame(self, record: Record, now: float) -> bytes:
+        topic = record.topic.encode()
+        payload = LENGTHS.pack(len(topic), len(record.key)) + topic + record.key + record.value
+        day, sealed = self._keyring.seal(payload, now, CONTEXT)
+        return (DAY_BYTES + len(sealed)).to_bytes(4, "big") + day.encode() + sealed
+
+    def _read(self, file: Path) -> Iterator[Record]:
+        with file.open("rb") as data:
+            while len(prefix := data.read(4)) == 4:
+                body = data.read(int.from_bytes(prefix, "big"))
+                if len(body) < int.from_bytes(prefix, "big"):
+                    return
+                try:
+                    payload = self._keyring.open(body[:DAY_BYTES].decode(), body[DAY_BYTES:], CONTEXT)
+                except (KeyGone, UnicodeDecodeError) as error:
+                    get_logger().error("a spooled record cannot be read and is passed over", error=type(error).__name__)
+                    continue
+                topic_size, key_size = LENGTHS.unpack_from(payload)
+                topic_end = LENGTHS.size + topic_size
+                key_end = topic_end + key_size
+                yield Record(payload[LENGTHS.size : topic_end].decode(), payload[topic_end:key_end], payload[key_end:])
+
+    def _next_segment(self) -> None:
+        self._close()
+        self._number += 1
+        file = self._folder / f"{self._number:012d}.spool"
+        self._open = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        folder = os.open(self._folder, os.O_RDONLY)
+        os.fsync(folder)  # the file's name must survive a crash too
+        os.close(folder)
+        self._segments.append(file)
+
+    def _close(self) -> None:
+        if self._open is not None:
+            os.close(self._open)
+            self._open = None
+        self._written = 0
+
+    def close(self) -> None:
+        """Close the segment that is being written."""
+        self._close()
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]

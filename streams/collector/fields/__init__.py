@@ -1,0 +1,1 @@
+"""Single fields of an event: user agents, places, nested JSON."""

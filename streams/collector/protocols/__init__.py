@@ -1,0 +1,1 @@
+"""The protocols of the collector: each module turns one protocol's payload into events."""

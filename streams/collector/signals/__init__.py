@@ -1,0 +1,1 @@
+"""Consent signals and choices as senders write them."""

@@ -1,0 +1,44 @@
+"""The consent policy as the collector needs it: which signals a choice may carry, and which sites belong together."""
+
+import time
+from pathlib import Path
+
+from infra.errors import ConfigError
+from infra.telemetry.logs import get_logger
+from streams.consent.policy import PACKAGED, Policy, load_policy
+
+LOOK_S = 1.0
+
+
+class PolicySource:
+    """The policy in force, read again when its file has changed. ConfigError for one that does not load at the start."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file or PACKAGED
+        self._looked = time.monotonic()
+        self._stamp = self._stamped()
+        self._policy = load_policy(self._file)
+
+    def policy(self) -> Policy:
+        """The newest policy that could be read: a mistake in the file must not close the doors."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK_S:
+            self._looked = now
+            stamp = self._stamped()
+            if stamp != self._stamp:
+                self._stamp = stamp
+                try:
+                    self._policy = load_policy(self._file)
+                except ConfigError as error:
+                    get_logger().error("the consent policy cannot be read, the one before stays in force", error=str(error))
+        return self._policy
+
+    def _stamped(self) -> tuple[int, int, int]:
+        try:
+            status = self._file.stat()
+        except OSError:
+            return (0, 0, 0)
+        return status.st_mtime_ns, status.st_ino, status.st_size
+
+
+__all__ = ["PolicySource"]

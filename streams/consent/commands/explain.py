@@ -1,0 +1,211 @@
+"""`headwater consent explain`: what the policy does with an event, purpose by purpose and field by field."""
+
+import json
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from consumers.privacy.commands.carry_over import carry_over_command
+from infra.errors import ConfigError
+from infra.parsing.region import region_of
+from infra.secrets import Secret
+from infra.settings import load_settings
+from schemas.codec import Record, encode
+from schemas.registry import Contract, Registry
+from streams.collector.event import Unusable
+from streams.collector.fields.repeated import loads
+from streams.collector.normalise import Normaliser, Request
+from streams.collector.protocols import own
+from streams.consent import messages as worded
+from streams.consent.commands.gvl import app as gvl_app
+from streams.consent.commands.simulate import simulate_command
+from streams.consent.commands.verify import verify_command
+from streams.consent.decision.decide import Action, Decision, decide, exempt
+from streams.consent.formats.evidence import Reader
+from streams.consent.formats.gvl import GvlFolder
+from streams.consent.formats.reason import Reason
+from streams.consent.policy import PACKAGED, Policy, Regime, load_policy
+from streams.consent.redaction.click_ids import ClickIds
+from streams.consent.redaction.fast import HOURS
+from streams.consent.redaction.reference import Shape, anonymise, strip
+from streams.identity.nodes import NodeKeys
+
+NEW_ID = "(a new random id)"
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Explain what the consent policy does with an event, or with recorded ones; vendor lists; verify the audit.",
+)
+
+
+app.add_typer(gvl_app, name="gvl")
+app.command("simulate", epilog="Example: headwater consent simulate --policy new.yaml --hours 6")(simulate_command)
+app.command("carry-over", epilog="Example: headwater consent carry-over")(carry_over_command)
+app.command("verify-audit", epilog="Example: headwater consent verify-audit --json")(verify_command)
+
+
+@app.callback(epilog="Example: headwater consent explain event.json --region DE")
+def consent() -> None:
+    """Explain what the consent policy does with an event, or with recorded ones; vendor lists; verify the audit."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One event under one policy."""
+
+    policy: Policy
+    regime: Regime
+    decision: Decision
+    words: dict[str, dict[str, str]]
+    """Purpose -> format -> what it says; formats that say nothing are left out."""
+    fields: list[tuple[str, str, str]]
+    """(field, purpose, what happens to it) for each field that holds something."""
+    unread: list[str]
+    """Names of its signals that mean nothing to this policy."""
+
+
+def explain(policy: Policy, shape: Shape, record: Record, lists: GvlFolder | None = None) -> Explanation:
+    """What the stage would do with `record`, of a subject of whom nothing is remembered. `lists`: imported vendor lists."""
+    evidence = Reader(policy, lists).read(record["region"], record["signals"], record["collector_ts"])
+    decision = exempt(policy) if record["heartbeat"] else decide(policy, record["event_name"], evidence)
+    words = {name: {where: one.word.value for where, one in formats.items()} for name, formats in evidence.heard.items()}
+    left = _left(policy, shape, record, decision)
+    fields = [
+        (name, shape.purposes[name], _fate(name, record[name], left[name] if left else None))
+        for name in record
+        if record[name] != shape.empty[name]
+    ]
+    unread = sorted(evidence.unmapped)
+    return Explanation(policy, evidence.regime, decision, words, fields, unread)
+
+
+def _left(policy: Policy, shape: Shape, record: Record, decision: Decision) -> Record | None:
+    if decision.action is Action.DROP:
+        return None
+    if decision.action is Action.ANONYMISE:
+        return anonymise(record, shape, policy, NEW_ID)
+    if decision.action is Action.PASS and not record["heartbeat"]:
+        return record
+    return strip(record, shape, policy, decision.mask, ClickIds(policy.click_ids))
+
+
+def _fate(name: str, before: Any, after: Any) -> str:
+    if before == after:
+        return "kept"
+    if not after:
+        return "removed"
+    if name in HOURS:
+        return f"becomes {datetime.fromtimestamp(after / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+    return f"becomes {after if after == NEW_ID else json.dumps(after, ensure_ascii=False)}"
+
+
+def read_event(file: Path, registry: Registry, region: str = "") -> Record:
+    """An event from JSON: what one sends to `/v1/events`, and from where; or, where it has a field that only `events.raw` has,
+    any fields of that, and what is missing is empty. ConfigError words what is wrong."""
+    contract = registry.latest("events.raw")
+    try:
+        said = loads(file.read_text(encoding="utf-8").encode())
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file}: not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{file}, line {error.lineno}: {error.msg}") from None
+    if not isinstance(said, dict):
+        raise ConfigError(f"{file}: an event is a JSON object")
+    if "consent" in said or (set(contract.names) - own.TAKEN).isdisjoint(said):
+        return _collected(file, said, contract, region)
+    if region:
+        said["region"] = region
+    unknown = sorted(set(said) - set(contract.names))
+    if unknown:
+        raise ConfigError(f"{file}: {contract.topic} has no field {', '.join(unknown)}; it has {', '.join(contract.names)}")
+    record: Record = {**Shape(contract).blank(), **said}
+    try:
+        encode(contract, record)
+    except ValueError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    return record
+
+
+def _collected(file: Path, said: Any, contract: Contract, region: str) -> Record:
+    """What the collector would make of it. Its pseudonyms are no real ones: they are not shown."""
+    sent = own.read(said)
+    if isinstance(sent, Unusable):
+        raise ConfigError(f"{file}: {sent.detail}")
+    normaliser = Normaliser(contract, NodeKeys.derive(Secret("of pseudonyms that nobody gets to see, and nothing links")))
+    request = Request("", "", int(time.time() * 1_000), region or None)  # where none is named, the event's own counts
+    return normaliser.record(sent, request, lambda _name: None)[1]
+
+
+@app.command("explain", epilog="Example: headwater consent explain event.json --policy policy.yaml")
+def explain_command(
+    event: Annotated[Path, typer.Argument(help="An event as JSON: as sent to /v1/events, or fields of events.raw.")],
+    region: Annotated[str, typer.Option(help="Where the visitor is, as DE or US-CA; unknown counts as opt-in.")] = "",
+    policy: Annotated[Path | None, typer.Option(help="Policy file; else the one in force here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what is decided on an event for each purpose, why, and what happens to each of its fields."""
+    if region and not region_of(region):
+        raise ConfigError(f"--region {region}: a region is an ISO 3166 country or a part of one, as DE or US-CA")
+    settings = load_settings()
+    registry = Registry(settings.contracts)
+    found = explain(
+        load_policy(policy or settings.policy or PACKAGED),
+        Shape(registry.latest("events.raw")),
+        read_event(event, registry, region_of(region)),
+        GvlFolder(settings.gvl_dir),
+    )
+    if as_json:
+        typer.echo(json.dumps(as_data(found), ensure_ascii=False, indent=2))
+    else:
+        _print(found)
+
+
+def as_data(found: Explanation) -> dict[str, Any]:
+    """The explanation as JSON."""
+    decision = found.decision
+    return {
+        "policy": found.policy.rev,
+        "regime": found.regime.value,
+        "outcome": decision.action.value,
+        "drop_reason": decision.drop_reason,
+        "purposes": [
+            {"purpose": r.purpose, "granted": r.granted, "reason": r.reason, "said": found.words[r.purpose]}
+            for r in decision.rulings
+        ],
+        "unread": found.unread,
+        "fields": [{"field": name, "purpose": purpose, "becomes": fate} for name, purpose, fate in found.fields],
+    }
+
+
+def _print(found: Explanation) -> None:
+    console, decision = Console(), found.decision
+    console.print(worded.outcome(decision), f"({decision.action})", highlight=False, markup=False)
+    console.print(worded.silence(found.regime), f"Policy {found.policy.rev}.", highlight=False, markup=False)
+    purposes = Table("purpose", "granted", "because", "the event's signals", "reason")
+    for ruling in decision.rulings:
+        words = worded.REASONS[ruling.reason], worded.said(found.words[ruling.purpose])
+        purposes.add_row(ruling.purpose, "yes" if ruling.granted else "no", *words, ruling.reason.value)
+    console.print(purposes)
+    if found.unread:
+        names = ", ".join(found.unread)
+        advice = (
+            "nothing in the policy maps such a name. A no under it denies what no other signal speaks about, a yes grants "
+            "nothing. See streams/consent/PLATFORMS.md."
+        )
+        console.print(f"Not read: {names}: {advice}", highlight=False, markup=False)
+    fields = Table("field", "purpose", "what happens to it")
+    for row in found.fields:
+        fields.add_row(*row)
+    console.print(fields, markup=False)
+    if not decision.rulings or any(ruling.reason is Reason.OK_EXEMPT for ruling in decision.rulings):
+        return
+    console.print("What is remembered of the visitor (an earlier choice, a withdrawal) is not looked up here.", highlight=False)

@@ -1,0 +1,106 @@
+"""What a policy would do with recorded events: the stage itself, run over them, beside the same run under another policy."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from infra.telemetry.metrics import Metrics
+from schemas.codec import HeadReader
+from schemas.registry import Registry
+from streams.consent.formats.gvl import GvlFolder
+from streams.consent.ledger.store import MemoryStates
+from streams.consent.policy import Policy
+from streams.consent.stage import CONSENTED, RAW, ConsentStage, Kit
+from streams.runtime.stage import Batch
+
+UNREADABLE = "dead"
+
+
+class Recorded(NamedTuple):
+    """A record of `events.raw`."""
+
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+
+
+class Fate(NamedTuple):
+    """What became of one event."""
+
+    outcome: str
+    """pass, strip, anonymise, `drop (REASON)` or dead."""
+    reasons: tuple[str, ...] = ()
+    """`purpose=REASON`, in the policy's order; a dropped event tells none."""
+
+
+class Change(NamedTuple):
+    """Events of one name that fare otherwise."""
+
+    event_name: str
+    before: str
+    after: str
+
+
+class Difference(NamedTuple):
+    """Two policies over the same events."""
+
+    events: int
+    before: Counter[str]
+    """Outcome -> events."""
+    after: Counter[str]
+    changed: Counter[Change]
+    rulings: Counter[tuple[str, str]]
+    """(`purpose=REASON` before, after; empty: no such purpose) -> events on which that differs."""
+
+
+class Trial:
+    """One policy, with a memory of its own that begins empty."""
+
+    def __init__(self, registry: Registry, policy: Policy, lists: GvlFolder | None) -> None:
+        # Ids of anonymised events are thrown away with everything else, so any key will do.
+        kit = Kit(b"trial", MemoryStates(), Metrics(), lambda: None, lists)
+        self._stage = ConsentStage(registry, policy, kit)
+        self._head = HeadReader(registry, "consent_reasons")
+
+    def fate(self, event: Recorded, now: float) -> Fate:
+        """Decide on the next event. Retryable for a contract that nobody knows."""
+        batch = Batch(RAW, event.partition, [event.key], [event.value], [event.offset])
+        outcome = self._stage.handle(batch, now)
+        for hook in outcome.after_commit:
+            hook()
+        if outcome.dead:
+            return Fate(UNREADABLE)
+        for reason in outcome.dropped:
+            return Fate(f"drop ({reason})")
+        head = self._head.read(outcome.out[CONSENTED][0][1] or b"")[1]
+        return Fate(head["consent_outcome"], tuple(head["consent_reasons"].split()))
+
+
+def compare(registry: Registry, events: Iterable[Recorded], before: Trial, after: Trial, now: float) -> Difference:
+    """Both over the same events, one after the other. `now`: seconds since 1970."""
+    found = Difference(0, Counter(), Counter(), Counter(), Counter())
+    names, n = HeadReader(registry, "event_name"), 0
+    for event in events:
+        n += 1
+        old, new = before.fate(event, now), after.fate(event, now)
+        found.before[old.outcome] += 1
+        found.after[new.outcome] += 1
+        if old == new:
+            continue
+        if old.outcome != new.outcome:
+            name = names.read(event.value or b"")[1]["event_name"]
+            found.changed[Change(name, old.outcome, new.outcome)] += 1
+        found.rulings.update(_differing(old, new))
+    return found._replace(events=n)
+
+
+def _differing(old: Fate, new: Fate) -> Iterator[tuple[str, str]]:
+    """Rulings of two fates that differ; nothing where one of them tells none."""
+    if not old.reasons or not new.reasons:
+        return
+    before, after = (dict(ruling.split("=", 1) for ruling in fate.reasons) for fate in (old, new))
+    for purpose in before | after:
+        was, becomes = before.get(purpose), after.get(purpose)
+        if was != becomes:
+            yield (f"{purpose}={was}" if was else "", f"{purpose}={becomes}" if becomes else "")

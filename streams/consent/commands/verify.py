@@ -1,0 +1,75 @@
+"""`headwater consent verify-audit`: whether the audit in ClickHouse is what was written, record by record."""
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import clickhouse_connect
+import typer
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from infra.clients.kafka import settings_with_kafka
+from infra.errors import ConfigError
+from infra.settings import Settings
+from schemas.codec import decode
+from schemas.registry import Registry
+from streams.consent.decision.audit import HASHED, Broken, Head, check
+from streams.consent.ledger.ledger_writes import HEADS
+from streams.runtime.follow import read_partition
+
+TIMES = ("minute", "event_ts")
+
+
+def audited(settings: Settings) -> Iterator[dict[str, Any]]:
+    """The rows of all chains, in their order. ConfigError where ClickHouse is away."""
+    columns = ", ".join(f"toUnixTimestamp64Milli({name})" if name in TIMES else name for name in (*HASHED, "hash"))
+    query = f"SELECT {columns} FROM {settings.clickhouse_database}.consent_audit WHERE seq > 0 ORDER BY chain, seq"  # noqa: S608 - ours
+    try:
+        client = clickhouse_connect.get_client(dsn=settings.clickhouse, autogenerate_session_id=False)
+        with client.query_rows_stream(query) as rows:
+            for row in rows:
+                yield dict(zip((*HASHED, "hash"), row, strict=True))
+    except (ClickHouseError, OSError) as error:
+        raise ConfigError(f"ClickHouse at {settings.clickhouse} does not answer: {type(error).__name__}") from None
+
+
+def heads(settings: Settings) -> dict[int, Head]:
+    """The last link of each chain, as Kafka has it."""
+    registry, found = Registry(settings.contracts), {}
+    for partition in range(settings.partitions):
+        for records in read_partition(settings, HEADS, partition):
+            for _, value in records:
+                if value is not None:
+                    record = decode(registry, value)[1]
+                    found[record["chain"]] = Head(record["seq"], record["hash"])
+    return found
+
+
+def verify_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Recompute the hash of every audit record and follow each chain to its last link; exits 1 where one does not hold.
+
+    Records that retention has removed from the beginning of a chain are no fault.
+    """
+    settings = settings_with_kafka()
+    last, n = heads(settings), 0
+
+    def counted() -> Iterator[dict[str, Any]]:
+        nonlocal n
+        for record in audited(settings):
+            n += 1
+            yield record
+
+    broken = list(check(counted(), last))
+    if as_json:
+        typer.echo(json.dumps({"records": n, "chains": len(last), "broken": [one._asdict() for one in broken]}))
+    else:
+        for one in broken[:20]:
+            typer.echo(_worded(one))
+        verdict = f"{len(broken)} places do not hold" if broken else "all hold" if n else "nothing to verify"
+        typer.echo(f"{n} records in {len(last)} chains: {verdict}")
+    if broken:
+        raise typer.Exit(1)
+
+
+def _worded(one: Broken) -> str:
+    return f"chain {one.chain}, record {one.seq}: {one.problem}"

@@ -1,0 +1,30 @@
+"""US Privacy strings: section 6 of GPP, and the older `us_privacy` signal. Pure.
+
+Source: IAB Tech Lab, "U.S. Privacy String", version 1: the version, then notice given, opted out of sale, covered by the
+Limited Service Provider Agreement, each Y, N or - (does not apply).
+"""
+
+import re
+
+from streams.consent.formats.signals import Word
+
+USP = re.compile(r"1[YN-]{3}", re.ASCII)
+
+
+def usp_word(text: str) -> Word:
+    """Whether personal data may be sold. Case and surrounding blanks do not matter; an empty string says nothing.
+
+    INVALID for what is no US Privacy string of version 1.
+    """
+    usp = text.strip().upper()
+    if not usp:
+        return Word.UNKNOWN
+    if not USP.fullmatch(usp):
+        return Word.INVALID
+    notice, opted_out = usp[1], usp[2]
+    if opted_out == "Y" or notice == "N":
+        return Word.DENY  # who was not told of her right cannot have waived it
+    return Word.GRANT if opted_out == "N" else Word.UNKNOWN
+
+
+__all__ = ["USP", "usp_word"]

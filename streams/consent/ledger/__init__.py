@@ -1,0 +1,1 @@
+"""What the consent gate remembers of a subject's choices, and where it is stored."""

@@ -1,0 +1,150 @@
+"""What one batch writes down beside its events: changed states, revocations, and the audit chain."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+from schemas.codec import Record, encode, flat_record_encoder
+from schemas.registry import Registry
+from streams.consent.decision.audit import Head, link
+from streams.consent.decision.decide import Action
+from streams.consent.ledger.ledger import DENIED, SEEN_DENIED, WITHDRAWN, Change, Times, entry, merge
+from streams.consent.policy import BITS, Policy
+from streams.runtime.stage import BY_KEY, Output
+
+STATE, REVOCATIONS, AUDIT, HEADS = "consent.state", "consent.revocations", "consent.audit", "consent.heads"
+SIGNALS = "consent.signals"
+STATE_KIND = "state"
+"""Of a signal that says a whole state: its times by name, as text."""
+MINUTE_MS = 60_000
+DENIALS = tuple(entry("", what) for what in (DENIED, SEEN_DENIED, WITHDRAWN))
+"""Ends of names of times."""
+
+
+Writers = Mapping[str, Callable[[Record], bytes]]
+"""Topic -> how a record is written there."""
+
+
+def writers(registry: Registry) -> Writers:
+    """By the newest contracts."""
+    contracts = [registry.latest(topic) for topic in (STATE, REVOCATIONS, AUDIT, HEADS)]
+    flat = {contract.topic: flat_record_encoder(contract.parsed, contract.header) for contract in contracts}
+    return {**flat, SIGNALS: partial(encode, registry.latest(SIGNALS))}
+
+
+class Source(NamedTuple):
+    """What a change follows from."""
+
+    scope: str
+    subject: str
+    at: int
+    """Collector time, milliseconds UTC."""
+    chosen: int
+    """When the visitor chose; 0 = unknown."""
+    method: str
+    """event, webhook or linked."""
+    evidence: str
+    platform: str = ""
+    gvl: int = 0
+
+
+class Entries:
+    """The entries of one batch. `trays` closes them."""
+
+    def __init__(self, writers: Writers, policy: Policy, partition: int, head: Head) -> None:
+        self._writers = writers
+        self._policy = policy
+        self._partition = partition
+        self.head = head
+        self.states: dict[str, Times] = {}
+        """Changed states, by key."""
+        self._trays: dict[str, list[Output]] = {}
+        self._denied: Counter[tuple[str, int, str, str]] = Counter()
+
+    def policy_in_force(self, at: int) -> None:
+        """The policy that decides from here on."""
+        purposes = " ".join(self._policy.purposes)
+        self._audit({"kind": "policy", "reasons": purposes, "outcome": "in force", "method": "file", "minute": minute(at)})
+
+    def change(self, source: Source, times: Times, change: Change) -> Times:
+        """A state that has learned something: the new state, and its audit record."""
+        now = merge(times, change.times) if times else change.times
+        key = f"{source.scope}|{source.subject}"
+        self.states[key] = now
+        regulation, _, site = source.scope.partition("|")
+        self._add(
+            STATE,
+            key,
+            {
+                "subject": source.subject, "site": site, "regulation": regulation, "times": now, "evidence": source.evidence,
+                "platform": source.platform, "gvl": source.gvl, "policy": self._policy.rev, "changed_ts": source.at,
+            },
+            self._partition,
+        )  # fmt: skip
+        self._audit(
+            {
+                "kind": "state", "subject": source.subject, "site": site, "regulation": regulation,
+                "reasons": " ".join(f"{name}={time}" for name, time in sorted(change.times.items())),
+                "platform": source.platform, "outcome": _outcome(change), "method": source.method, "minute": minute(source.at),
+                "event_ts": source.chosen, "evidence": source.evidence,
+            }
+        )  # fmt: skip
+        return now
+
+    def revoke(self, source: Source, site: str, regulation: str, changes: Iterable[Change]) -> None:
+        """Ask for a refusal to reach every linked id: one record for what was granted until now, one for what was not."""
+        withdrawn = sorted({purpose for change in changes for purpose in change.withdrawn})
+        refused = sorted({purpose for change in changes for purpose in change.refused}.difference(withdrawn))
+        for purposes, was_granted in ((withdrawn, True), (refused, False)):
+            if purposes:
+                revocation = {
+                    "subject": source.subject, "site": site, "regulation": regulation, "purposes": purposes,
+                    "withdrawn_ts": source.chosen, "received_ts": source.at, "evidence": source.evidence,
+                    "withdrawal": was_granted,
+                }  # fmt: skip
+                self._add(REVOCATIONS, source.subject, revocation)
+
+    def tell(self, source: Source, site: str, regulation: str, times: Times) -> None:
+        """Say times of an event's own choice of another of its identifiers, `source.subject`."""
+        record = {
+            "subject": source.subject, "site": site, "regulation": regulation, "kind": STATE_KIND,
+            "signals": {name: str(time) for name, time in times.items()}, "purposes": [], "chosen_ts": source.chosen,
+            "received_ts": source.at, "via": source.method, "evidence": source.evidence,
+        }  # fmt: skip
+        self._add(SIGNALS, source.subject, record)
+
+    def denied(self, site: str, start: int, action: Action, reasons: str, n: int) -> None:
+        """Events that lost something."""
+        self._denied[site, start, action.value, reasons] += n
+
+    def trays(self) -> Mapping[str, list[Output]]:
+        """Everything, with the chain's last link."""
+        for (site, start, outcome, reasons), n in self._denied.items():
+            said = {"kind": "denied", "site": site, "minute": start, "outcome": outcome, "reasons": reasons, "n": n}
+            self._audit({**said, "method": "event"})
+        if AUDIT in self._trays:
+            self._add(HEADS, str(self._partition), {"chain": self._partition, **self.head._asdict()}, self._partition)
+        return self._trays
+
+    def _audit(self, said: Record) -> None:
+        said |= {"policy": self._policy.rev, "controller": self._policy.controller}
+        self.head, record = link(self.head, self._partition, said)
+        self._add(AUDIT, str(self._partition), record, self._partition)
+
+    def _add(self, topic: str, key: str, record: Record, partition: int = BY_KEY) -> None:
+        self._trays.setdefault(topic, []).append((key.encode(), self._writers[topic](record), partition))
+
+
+def minute(time: int) -> int:
+    """The start of a minute."""
+    return time // MINUTE_MS * MINUTE_MS
+
+
+def _outcome(change: Change) -> str:
+    if change.withdrawn:
+        return "withdrawn"
+    return "denied" if any(name.endswith(DENIALS) for name in change.times) else "granted"
+
+
+__all__ = ["AUDIT", "BITS", "HEADS", "REVOCATIONS", "STATE", "Entries", "Source", "minute", "writers"]

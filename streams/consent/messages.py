@@ -1,0 +1,75 @@
+"""Decisions in words for people who are no engineers. Pure."""
+
+from collections.abc import Mapping
+
+from streams.consent.decision.decide import Action, Decision
+from streams.consent.formats.reason import Reason
+from streams.consent.policy import Regime
+
+OUTCOMES: Mapping[Action, str] = {
+    Action.PASS: "The event is kept as it is.",
+    Action.STRIP: "The event is kept, without the fields of every purpose that was not granted.",
+    Action.ANONYMISE: "The event is kept without anything that leads to the visitor: no ids, no addresses, and only the hour.",
+    Action.DROP: "The event is not kept. It is counted, with the reason, and that is all.",
+}
+
+REASONS: Mapping[Reason, str] = {
+    Reason.OK_CONSENT: "the visitor agreed",
+    Reason.OK_LI: "legitimate interest allows it, and the visitor did not object",
+    Reason.OK_EXEMPT: "a sign of life of the house itself; it says nothing about a visitor",
+    Reason.NO_SIGNAL: "the event says nothing about it",
+    Reason.PENDING: "the visitor has not chosen yet, or the event does not say so (a TC string needs tc_event_status)",
+    Reason.MALFORMED: "a consent signal cannot be read, and what cannot be read counts as a no",
+    Reason.VERSION: "the consent string is of a version that is not valid",
+    Reason.STALE: "the visitor's choice is too old and has to be made again",
+    Reason.FUTURE: "the consent string says that it comes from the future",
+    Reason.NOT_DISCLOSED: "the consent string does not say which vendors the visitor was told about, or not this one",
+    Reason.PURPOSE: "the visitor said no",
+    Reason.VENDOR: "the visitor said no to this vendor",
+    Reason.RESTRICTED: "the publisher does not allow it to this vendor",
+    Reason.LI_FORBIDDEN: "legitimate interest is not allowed for this purpose",
+    Reason.GVL_UNKNOWN: "the vendor list that the consent string names is not known here",
+    Reason.GPC: "the visitor's browser objects (Global Privacy Control)",
+    Reason.WITHDRAWN: "the visitor withdrew her consent, and has not given it again",
+    Reason.CONFLICT: "one signal says yes and another says no, and then no counts",
+    Reason.UNMAPPED: "nothing in the policy says what this signal or this event means; a no that is not understood is a no",
+}
+
+FORMATS: Mapping[str, str] = {
+    "tc_string": "TC string",
+    "gpp": "GPP string",
+    "gpc": "Global Privacy Control",
+    "cmp": "consent platform",
+    "consent_mode": "Consent Mode",
+    "us_privacy": "US Privacy",
+    "consent": "the consent object itself",
+    "unmapped": "a name that nothing maps",
+}
+
+WORDS: Mapping[str, str] = {
+    "grant": "yes",
+    "deny": "no",
+    "unconfirmed": "not confirmed by the visitor",
+    "invalid": "cannot be read",
+    "undecoded": "not understood",
+    "unknown": "says nothing about it",
+}
+
+
+def outcome(decision: Decision) -> str:
+    """What becomes of the event, as a sentence or two."""
+    if decision.drop_reason is None:
+        return OUTCOMES[decision.action]
+    return f"{OUTCOMES[decision.action]} Why: {REASONS[decision.drop_reason]}."
+
+
+def silence(regime: Regime) -> str:
+    """What the visitor's region makes of silence."""
+    if regime is Regime.OPT_OUT:
+        return "In this region silence means yes, until the visitor objects."
+    return "In this region silence means no, and so it does where the region is not known."
+
+
+def said(formats: Mapping[str, str]) -> str:
+    """Format -> word, as `Consent Mode: yes, TC string: no`."""
+    return ", ".join(f"{FORMATS.get(name, name)}: {WORDS.get(word, word)}" for name, word in formats.items()) or "nothing"

@@ -1,0 +1,1 @@
+"""Removes from an event what its purposes do not allow."""

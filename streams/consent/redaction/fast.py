@@ -1,0 +1,303 @@
+"""Strips and anonymises events as bytes: kept fields are copied as slices; what is known to hold no click id is not decoded.
+
+The same results as `strip.py` gives on decoded records, several times faster.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from functools import lru_cache
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from fastavro import parse_schema, schemaless_reader, schemaless_writer
+
+from infra.parsing.region import region_of
+from schemas.codec import HEADER_BYTES, HeadSlicer, Undecodable, read_long, text_bytes
+from schemas.columns import FEW, HeadColumns, Offsets
+from schemas.registry import Contract
+from streams.consent.policy import BITS, Policy
+from streams.consent.redaction.click_ids import ClickIds
+from streams.consent.redaction.reference import (
+    HOUR_MS,
+    SIGNALS,
+    UNCLEANED,
+    Shape,
+    clean_value,
+    cleaners,
+    read_signals,
+)
+
+Change = Callable[[bytes], bytes]
+"""The bytes of one field -> what is written instead."""
+Plan = list[tuple[int, int, Change | bytes, Set[bytes]]]
+"""(first field, last field, what is written for them, bytes that are known to stay as they are), in order. What is written is
+always the same bytes, or what the change makes of theirs."""
+Ends = Sequence[int]
+"""The offset behind each field of an event."""
+
+
+NONE: Set[bytes] = frozenset()
+KEPT_VALUES = 1_024
+KEPT_BYTES = 1_024
+HOURS, COUNTRY = ("collector_ts", "event_ts"), "region"
+"""Fields of which an anonymised event keeps a part."""
+VARYING = ("signals", "page_url", "page_title", "page_referrer", "properties")
+"""Fields that are looked at alone, because others beside them are known already more often without."""
+CLEAN_VALUES, CLEAN_BYTES, CLEAN_SIGNALS_BYTES = 2_048, 512, 4_096
+"""How many values of a field, and up to which size, are known to hold nothing that goes."""
+
+
+class Datum:
+    """Bytes of one Avro type, read and written alone."""
+
+    def __init__(self, schema: Any) -> None:
+        self._schema = parse_schema(schema, _write_hint=False)
+
+    def write(self, value: Any) -> bytes:
+        """The bytes of a value. Undecodable for the start of an hour that no time can say."""
+        out = BytesIO()
+        try:
+            schemaless_writer(out, self._schema, value)
+        except OverflowError:
+            raise Undecodable("a number out of range") from None
+        return out.getvalue()
+
+    def read(self, data: bytes) -> Any:
+        """The value. Undecodable."""
+        try:
+            return schemaless_reader(BytesIO(data), self._schema, None)
+        except (EOFError, ValueError, IndexError, TypeError, OverflowError, MemoryError) as error:
+            raise Undecodable(f"broken datum: {type(error).__name__}") from None
+
+
+class Field(Datum):
+    """One field of a contract."""
+
+    def __init__(self, schema: dict[str, Any], empty: Any) -> None:
+        super().__init__(schema["type"])
+        self.schema = schema
+        self.name: str = schema["name"]
+        self.empty = self.write(empty)
+        kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        self.is_map = any(isinstance(kind, dict) and kind.get("values") == "string" for kind in kinds)
+        self.holds_text = self.is_map or any(kind in ("string", {"type": "string"}) for kind in kinds)
+
+
+class FieldRun(Datum):
+    """Neighbouring fields of a contract, as a record of their own."""
+
+    def __init__(self, fields: Sequence[Field]) -> None:
+        columns = [{"name": field.name, "type": field.schema["type"]} for field in fields]
+        super().__init__({"type": "record", "name": "FieldRun", "fields": columns})
+
+
+class Rewriter:
+    """Rewrites events of one contract by one policy."""
+
+    def __init__(self, contract: Contract, policy: Policy, click_ids: ClickIds) -> None:
+        names = contract.names
+        self._ends = HeadSlicer(contract, names[-1]).ends
+        self._columns = HeadColumns(contract, names[-1])
+        self._shape = Shape(contract)
+        fields = contract.parsed["fields"]
+        self._fields = [Field(field, self._shape.empty[field["name"]]) for field in fields]
+        self._policy = policy
+        self._click_ids = click_ids
+        self._reads = policy.reads
+        self._strips: dict[int, Plan] = {}
+        self._anonymises = self._plan_anonymous()
+        self._hours = [names.index(name) for name in HOURS]
+        changed = {place for first, last, *_ in self._anonymises for place in range(first, last + 1)}
+        self._kept = _runs(place for place in range(1, len(names)) if place not in changed or names[place] == COUNTRY)
+        self._anonymous: dict[tuple[Any, ...], bytes] = {}
+        """What is left by what it is made of: the parts that are kept, and hours."""
+
+    def ends(self, values: Sequence[bytes]) -> list[Ends | None]:
+        """Where the fields of many events end; None where an event is to be looked at alone."""
+        if len(values) < FEW:
+            return [None] * len(values)
+        read = self._columns.read(values)
+        found: list[Ends | None] = np.stack(read.ends, axis=1).tolist()
+        for odd in np.flatnonzero(~read.sound):
+            found[odd] = None
+        return found
+
+    def strip(self, value: bytes, mask: int, ends: Ends | None = None) -> bytes:
+        """The datum of a framed event without what the granted purposes do not cover. Undecodable."""
+        plan = self._strips.get(mask)
+        if plan is None:
+            plan = self._strips[mask] = self._plan_strip(mask)
+        return self._apply(value, self._whole(value, ends), plan)
+
+    def anonymise(self, value: bytes, event_id: str) -> bytes:
+        """The datum of a framed event with the allow-list only, under a new id. Undecodable."""
+        return text_bytes(event_id) + self._left(value)
+
+    def anonymise_many(self, values: Sequence[bytes], event_ids: Sequence[str]) -> list[bytes | None]:
+        """The same of many; None where an event is to be looked at alone.
+
+        What is left of an event is the same for many, so it is kept by what it is made of.
+        """
+        if len(values) < FEW:
+            return [None] * len(values)
+        read = self._columns.read(values)
+        sound = read.sound & (read.ends[-1] == read.sizes)
+        parts = [_slices(values, read.ends[first - 1], read.ends[last]) for first, last in self._kept]
+        hours = [(read.numbers[place] // HOUR_MS).tolist() for place in self._hours]
+        made: list[bytes | None] = []
+        all_made_of = zip(*parts, *hours, strict=True)
+        for value, event_id, whole, made_of in zip(values, event_ids, sound.tolist(), all_made_of, strict=True):
+            left = (self._anonymous.get(made_of) or self._leave(value, made_of)) if whole else None
+            made.append(left and text_bytes(event_id) + left)
+        return made
+
+    def _left(self, value: bytes) -> bytes:
+        return self._apply(value, self._whole(value, None), [(0, 0, b"", NONE), *self._anonymises])
+
+    def _leave(self, value: bytes, made_of: tuple[Any, ...]) -> bytes | None:
+        try:
+            left = self._left(value)
+        except Undecodable:
+            return None
+        if sum(map(len, made_of[: len(self._kept)])) <= KEPT_BYTES:
+            if len(self._anonymous) >= KEPT_VALUES:
+                self._anonymous.clear()
+            self._anonymous[made_of] = left
+        return left
+
+    def _whole(self, value: bytes, ends: Ends | None) -> Ends:
+        """Where the fields of an event end, of which the last is at its end. Undecodable."""
+        ends = ends or self._ends(value)
+        if ends[-1] != len(value):
+            raise Undecodable(f"{len(value) - ends[-1]} bytes left over after the last field")
+        return ends
+
+    def _apply(self, value: bytes, ends: Ends, plan: Plan) -> bytes:
+        parts: list[bytes] = []
+        kept_from = HEADER_BYTES
+        for first, last, change, unchanged in plan:
+            begin, end = ends[first - 1] if first else HEADER_BYTES, ends[last]
+            if isinstance(change, bytes):
+                parts += (value[kept_from:begin], change)
+            elif (old := value[begin:end]) not in unchanged and (changed := change(old)) is not old:
+                parts += (value[kept_from:begin], changed)
+            else:
+                continue
+            kept_from = end
+        parts.append(value[kept_from:])
+        return b"".join(parts)
+
+    def _plan_strip(self, mask: int) -> Plan:
+        denied = set(self._shape.denied(self._policy, mask))
+        applied = cleaners(mask, self._click_ids)
+        changes: Plan = [(at, at, field.empty, NONE) for at, field in enumerate(self._fields) if field.name in denied]
+        kept = [at for at, field in enumerate(self._fields) if field.name not in denied]
+        if not mask & BITS["analytics"] and SIGNALS not in denied:
+            at = list(self._shape.purposes).index(SIGNALS)
+            kept.remove(at)
+            changes.append((at, at, self._reduced_signals(self._fields[at], applied), NONE))
+        if applied:
+            cleaned = [at for at in kept if self._fields[at].holds_text and self._fields[at].name not in UNCLEANED]
+            changes += [(first, last, *self._cleaned(first, last, applied)) for first, last in self._text_runs(cleaned)]
+        return _merged(sorted(changes, key=lambda change: change[0]))
+
+    def _text_runs(self, places: Iterable[int]) -> list[tuple[int, int]]:
+        """Neighbouring fields that are looked at together."""
+        alone = {at for at, field in enumerate(self._fields) if field.name in VARYING}
+        together = _runs(at for at in places if at not in alone)
+        return [*together, *((at, at) for at in places if at in alone)]
+
+    def _cleaned(self, first: int, last: int, applied: Sequence[ClickIds]) -> tuple[Change, Set[bytes]]:
+        """Takes click ids and tokens out of neighbouring fields; bytes that hold none are known the next time."""
+        fields = FieldRun(self._fields[first : last + 1])
+        # A visitor's consent string is long, and comes with each of her events.
+        limit = CLEAN_SIGNALS_BYTES if self._fields[first].name == SIGNALS else CLEAN_BYTES
+        clean: set[bytes] = set()
+
+        def change(data: bytes) -> bytes:
+            if any(cleaner.may_hold_bytes(data) for cleaner in applied):
+                cleaned = _clean(fields, data, applied)
+                if cleaned is not None:
+                    return cleaned
+            if len(data) <= limit:
+                if len(clean) >= CLEAN_VALUES:
+                    clean.clear()
+                clean.add(data)
+            return data
+
+        return change, clean
+
+    def _reduced_signals(self, field: "Field", applied: Sequence[ClickIds]) -> Change:
+        def change(data: bytes) -> bytes:
+            signals = field.read(data)
+            for cleaner in applied:
+                signals = cleaner.clean_map(signals)
+            return field.write(read_signals(signals, self._reads))
+
+        remembered = lru_cache(KEPT_VALUES)(change)
+        return lambda data: remembered(data) if len(data) <= KEPT_BYTES else change(data)
+
+    def _plan_anonymous(self) -> Plan:
+        """All but the event id, which stands first and is new each time."""
+        changes: Plan = []
+        for place, field in enumerate(self._fields[1:], start=1):
+            if field.name == COUNTRY:
+                changes.append((place, place, self._to_country(field), NONE))
+            elif field.name in HOURS:
+                changes.append((place, place, self._to_hour(field), NONE))
+            elif field.name not in self._policy.anonymous_fields:
+                changes.append((place, place, field.empty, NONE))
+        return _merged(changes)
+
+    def _to_country(self, field: Field) -> Change:
+        return lru_cache(KEPT_VALUES)(lambda data: field.write(region_of(field.read(data))[:2]))
+
+    def _to_hour(self, field: Field) -> Change:
+        written = lru_cache(KEPT_VALUES)(lambda hour: field.write(hour * HOUR_MS))
+        return lambda data: written(read_long(data, 0) // HOUR_MS)
+
+
+def _clean(fields: FieldRun, data: bytes, applied: Sequence[ClickIds]) -> bytes | None:
+    """Neighbouring fields without click ids and tokens; None where they hold none. Undecodable."""
+    values = fields.read(data)
+    if not any(cleaner.may_hold(_texts(values)) for cleaner in applied):
+        return None
+    cleaned = values
+    for cleaner in applied:
+        cleaned = {name: clean_value(value, cleaner) for name, value in cleaned.items()}
+    return None if cleaned == values else fields.write(cleaned)
+
+
+def _texts(values: dict[str, Any]) -> Iterator[str]:
+    """The texts in fields, names of maps too."""
+    for value in values.values():
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            yield from value
+            yield from value.values()
+
+
+def _slices(values: Sequence[bytes], begins: Offsets, ends: Offsets) -> list[bytes]:
+    return [value[begin:end] for value, begin, end in zip(values, begins.tolist(), ends.tolist(), strict=True)]
+
+
+def _runs(places: Iterable[int]) -> list[tuple[int, int]]:
+    """Neighbours as one: first and last of each run."""
+    runs: list[tuple[int, int]] = []
+    for place in places:
+        first = runs.pop()[0] if runs and runs[-1][1] == place - 1 else place
+        runs.append((first, place))
+    return runs
+
+
+def _merged(changes: Plan) -> Plan:
+    """Neighbouring constants as one."""
+    plan: Plan = []
+    for first, last, change, unchanged in changes:
+        begin, end, before, _ = plan[-1] if plan else (0, -2, b"", NONE)
+        if end == first - 1 and isinstance(before, bytes) and isinstance(change, bytes):
+            plan[-1] = (begin, last, before + change, NONE)
+        else:
+            plan.append((first, last, change, unchanged))
+    return plan

@@ -1,0 +1,112 @@
+"""A Redis that was started again may have lost what it held. It is not used before the graph's log was read back into it.
+
+Each shard carries a mark: the run id of the process in which the graph is known to be whole. A process that was started anew
+has another run id, an empty one no mark, and a failover leads to a process that the mark does not name.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+
+from infra.clients.redis import run_of
+from streams.identity.graph.redis_store import AWAY, TAGS, RedisStore
+from streams.identity.graph.store import Away
+
+LOCK_S = 60
+"""How long a worker that mends may be silent before another one takes over."""
+MENDING = "g:mending:{00}"
+
+
+class Lost(Away):
+    """This Redis is not the one in which the graph is known to be whole."""
+
+
+class MendedStore(RedisStore):
+    """The graph of a Redis whatever it holds, and the marks that say that it is whole."""
+
+    def marks(self) -> list[tuple[int, str, str]]:
+        """(tag, key of the mark, run id) of each shard. Away."""
+        self._connected()
+        try:
+            return self._marks()
+        except AWAY as error:
+            raise self._away(error) from error
+
+    def _marks(self) -> list[tuple[int, str, str]]:
+        first: dict[int, int] = {}
+        for tag in range(TAGS):
+            first.setdefault(id(self._shards[tag]), tag)
+        runs = ((tag, self._shards[tag].info("server")["run_id"]) for tag in first.values())
+        return [(tag, f"g:{{{tag:02x}}}:whole", run) for tag, run in runs]
+
+    def whole(self) -> bool:
+        """Whether every shard is marked. Away."""
+        return self._marked(self.marks())
+
+    def _marked(self, marks: Sequence[tuple[int, str, str]]) -> bool:
+        return self._mget([(tag, key) for tag, key, _ in marks]) == [run.encode() for _, _, run in marks]
+
+    def declare_whole(self) -> None:
+        """Mark every shard. Away."""
+        self._run([(tag, ("SET", key, run)) for tag, key, run in self.marks()])
+
+    @contextmanager
+    def mending(self, who: str) -> Iterator[Callable[[], None]]:
+        """Be the only one who mends; gives what says that one still does. Away while somebody else mends.
+
+        Who was cut short by an end of Redis, or by its own, finds itself as the one who mends and begins again.
+        """
+
+        def still() -> None:
+            (holder,) = self._run([(0, ("GET", MENDING))])
+            if holder != who.encode():
+                raise Away("another worker reads the log back into it, or this one was silent for too long")
+            self._run([(0, ("EXPIRE", MENDING, LOCK_S))])
+
+        self._run([(0, ("SET", MENDING, who, "NX", "EX", LOCK_S))])
+        still()
+        try:
+            yield still
+        finally:
+            still()
+            self._run([(0, ("DEL", MENDING))])
+
+
+class FencedStore(MendedStore):
+    """The graph, as long as it is known to be whole; Lost as soon as it may not be."""
+
+    def __init__(self, connect: Callable[[], redis.Redis | redis.RedisCluster]) -> None:
+        super().__init__(connect)
+        self._runs: set[str] = set()
+        self._whole: list[tuple[int, str]] = []
+
+    def _open(self) -> None:
+        super()._open()
+        marks = self._marks()
+        if not self._marked(marks):
+            self.close()
+            raise Lost("the identity graph's Redis was started anew, or emptied: its log must be read back first")
+        self._runs = {run for _, _, run in marks}
+        self._whole = [(tag, key) for tag, key, _ in marks]
+
+    def close(self) -> None:
+        """See `RedisStore`."""
+        super().close()
+        self._runs, self._whole = set(), []
+
+    def met(self, connection: Any) -> None:
+        """For each new connection: a client connects again in silence, and then perhaps to another process."""
+        run = run_of(connection)
+        if self._runs and run not in self._runs:
+            raise redis.ConnectionError("another process than before")
+
+    def _mget(self, keys: Sequence[tuple[int, str]]) -> list[bytes | None]:
+        marks = self._whole
+        found = super()._mget([*keys, *marks])
+        values, marked = found[: len(keys)], found[len(keys) :]
+        if None in marked:
+            self.close()
+            raise Lost("the identity graph's Redis was emptied: its log must be read back first")
+        return values

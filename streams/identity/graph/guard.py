@@ -1,0 +1,93 @@
+"""Whether the graph can be used; while it cannot, a thread tries to mend it, and events pass unresolved."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from infra.errors import ConfigError, Retryable
+from infra.telemetry.logs import get_logger
+from infra.telemetry.metrics import Metrics
+
+BACK_OFF_S = (0.2, 5.0)
+PATIENCE_S = 30.0
+"""How long a worker that starts waits for the graph before it lets events pass unresolved."""
+
+
+class Guard(Protocol):
+    """What the stage asks."""
+
+    def usable(self) -> bool:
+        """Whether the graph may be asked."""
+        ...
+
+    def lost(self, error: Exception) -> None:
+        """It could not be."""
+        ...
+
+
+class Trusting:
+    """For a graph that nothing stands guard over: a failure is the caller's, who comes again."""
+
+    def usable(self) -> bool:
+        """Always."""
+        return True
+
+    def lost(self, error: Exception) -> None:
+        """Pass it on."""
+        raise error
+
+
+class Mender:
+    """Mends the graph whenever it is lost: `mend` returns once it is whole, and raises Retryable while that is impossible."""
+
+    def __init__(self, mend: Callable[[], None], metrics: Metrics, patience_s: float = PATIENCE_S) -> None:
+        self._mend = mend
+        self._metrics = metrics
+        self._patience_s = patience_s
+        self._whole = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def usable(self) -> bool:
+        """See `Guard`. The first call waits a while for the graph: what is only starting is not away."""
+        if self._thread is None:
+            self._begin()
+            if not self._whole.wait(self._patience_s):
+                self._say("it does not answer, or its log is long")
+        return self._whole.is_set()
+
+    def lost(self, error: Exception) -> None:
+        """See `Guard`."""
+        if self._whole.is_set():
+            self._whole.clear()
+            self._say(str(error))
+            self._begin()
+
+    def _begin(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="mender", daemon=True)
+        self._thread.start()
+
+    def _say(self, why: str) -> None:
+        self._metrics.set("headwater_identity_degraded", 1)
+        get_logger().warning("events pass unresolved until the identity graph is back", error=why)
+
+    def _run(self) -> None:
+        began, (pause, most), told = time.monotonic(), BACK_OFF_S, ""
+        while True:
+            try:
+                self._mend()
+                break
+            except Retryable as error:
+                if str(error) != told:
+                    told = str(error)
+                    get_logger().warning("the identity graph cannot be mended yet", error=told)
+                time.sleep(pause)
+                pause = min(most, pause * 2)
+            except ConfigError:
+                break  # the stage meets it too, and ends the worker as any wrong setting does
+            except BaseException as error:  # nothing may die here unseen; the graph stays away, and says so
+                get_logger().error("the identity graph cannot be mended", exc_info=error)
+                time.sleep(most)
+        get_logger().info("the identity graph is whole", seconds=round(time.monotonic() - began, 1))
+        self._metrics.set("headwater_identity_degraded", 0)
+        self._whole.set()

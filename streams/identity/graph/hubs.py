@@ -1,0 +1,110 @@
+"""Ids that join more than one person has, by the evidence: what no limit has caught while it came.
+
+Because it came slowly, or before there was that limit, or because counts were lost with a Redis. The limits are those of events
+(`rules.LIMITS`), but over all that `identity.links` holds, and of members that are linked without the holder only one counts:
+they are one person's. A browser that drops its cookies weekly behind one login is one part, a constant's visitors are many.
+Pure.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
+from enum import Enum
+
+from streams.identity.graph.union_find import LIMITS, Limit, Nodes
+from streams.identity.repair.split import parts
+
+
+class Rules(Enum):
+    """Which limits are looked at: all, those that count every member, those that count what is independent."""
+
+    ALL, PLAIN, INDEPENDENT = range(3)
+
+
+Members = Mapping[str, int]
+"""What came with a holder -> the day (since 1970) of the evidence."""
+COUNTERS = 1 << 25
+"""Of the sketch, a byte each."""
+MOST_MEMBERS = 10_000
+"""Of one holder that are looked at: far more than any limit."""
+
+
+_LEAST = {
+    holder: [(tier, min(limit.most for limit in limits)) for (of, tier), limits in LIMITS.items() if of == holder]
+    for holder in {of for of, _ in LIMITS}
+}
+
+
+class DegreeSketch:
+    """With how many nodes of each tier a node came at most, in bounded memory: hashed counters, so some are too high."""
+
+    def __init__(self, counters: int = COUNTERS) -> None:
+        self._counts = bytearray(counters)
+
+    def add(self, nodes: Nodes) -> None:
+        """Count a combination for each of its nodes; one that is given twice counts twice."""
+        for node in nodes:
+            for tier, n in Counter(other[0] for other in nodes if other != node).items():
+                at = self._counter(node, tier)
+                self._counts[at] = min(self._counts[at] + n, 255)
+
+    def may_exceed(self, node: str) -> bool:
+        """Whether the node may be over one of its limits."""
+        return any(self._counts[self._counter(node, tier)] > most for tier, most in _LEAST[node[0]])
+
+    def _counter(self, node: str, tier: str) -> int:
+        return (int(node[1:9], 16) * 4 + int(tier)) % len(self._counts)
+
+
+def collect(members: dict[str, dict[str, int]], nodes: Nodes, day: int, wanted: Collection[str]) -> None:
+    """Enter a combination for those of its nodes that are wanted, each as a holder of the others."""
+    for node in nodes:
+        if node in wanted:
+            known = members.setdefault(node, {})
+            for other in nodes:
+                if other != node and (other in known or len(known) < MOST_MEMBERS):
+                    known[other] = min(day, known.get(other, day))
+
+
+def breach(
+    holder: str, members: Members, part_of: Mapping[str, int] | None = None, *, rules: Rules = Rules.ALL
+) -> Limit | None:
+    """A limit that the holder exceeds. `part_of`: of members that are linked with it now; those of one part count once. All
+    count without it."""
+    firsts: defaultdict[str, dict[str | int, int]] = defaultdict(dict)
+    for member, day in members.items():
+        part = member if part_of is None else part_of.get(member)
+        if part is not None:
+            of_tier = firsts[member[0]]
+            of_tier[part] = min(day, of_tier.get(part, day))
+    for tier, first in firsts.items():
+        days = sorted(first.values())
+        for limit in LIMITS.get((holder[0], tier), ()):
+            if rules in (Rules.ALL, Rules.INDEPENDENT if limit.independent else Rules.PLAIN) and any(
+                later - earlier < limit.days for earlier, later in zip(days, days[limit.most :], strict=False)
+            ):
+                return limit
+    return None
+
+
+def suspects(members: Mapping[str, Members]) -> list[str]:
+    """Holders that exceed a limit if all of their members are independent."""
+    return sorted(node for node, some in members.items() if breach(node, some) is not None)
+
+
+def joins_strangers(
+    node: str, members: Members, linked: Collection[str], over: Collection[str], evidence: Collection[Nodes]
+) -> bool:
+    """Whether a node exceeds a limit by what is independent. `linked`: its component without it; `evidence`: what links that;
+    `over`: suspects.
+
+    Suspects vouch for nobody, or a kiosk's device and its cookie would vouch for each other; but where an event's limit counts
+    what is independent they do there too, or user and e-mail of somebody with three browsers would not.
+    """
+    strict = _part_of(set(linked).difference(over), evidence)
+    if breach(node, members, strict, rules=Rules.PLAIN) is not None:
+        return True
+    return breach(node, members, _part_of(linked, evidence), rules=Rules.INDEPENDENT) is not None
+
+
+def _part_of(linked: Collection[str], evidence: Collection[Nodes]) -> dict[str, int]:
+    return {member: n for n, part in enumerate(parts(linked, evidence)) for member in part}

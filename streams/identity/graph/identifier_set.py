@@ -1,0 +1,71 @@
+"""Nodes that come together in events, and what such events are stamped with as long as nothing that it hangs on has changed."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from streams.identity.graph.union_find import USER, Nodes, Slot
+
+ANONYMOUS, STAMPED, SHARED_IDS, UNRESOLVED = "anonymous", "resolved", "shared", "unresolved"
+"""Values of `identity_state`."""
+NEVER, ALWAYS = -1, 1 << 62
+
+
+class Stamp(NamedTuple):
+    """What events of a combination leave with."""
+
+    key: bytes
+    """Of their records; empty: their own ids."""
+    columns: bytes
+    """What stands before their bytes."""
+    state: str
+    live: Nodes
+    """Those of the nodes that link and attribute."""
+
+
+class Combination:
+    """Compared by identity: there is one for each spelling that is remembered."""
+
+    __slots__ = ("_columns", "age", "nodes", "root", "said", "stamp")
+
+    def __init__(self, nodes: Nodes, columns: Callable[..., bytes]) -> None:
+        self.nodes = nodes
+        """Strongest first; empty where nothing may be linked."""
+        self._columns = columns
+        self.stamp: Stamp | None = None if nodes else self.stamped("", ANONYMOUS, ())
+        """None: to be looked at closer."""
+        self.root = ""
+        """The stamp holds as long as this node has no slot; empty where its root has one."""
+        self.age = 0
+        """The stamp holds as long as no slot is rewritten: `Graph.age`."""
+        self.said = NEVER if len(nodes) > 1 else ALWAYS
+        """Since when (see `Evidence`) the log says that its nodes belong together. A single one needs no evidence."""
+
+    def stamped(self, profile: str, state: str, live: Nodes) -> Stamp:
+        """With this profile."""
+        columns = self._columns(profile, self.nodes[0] if self.nodes else "", state)
+        return Stamp(profile.encode(), columns, state, live)
+
+    def settle(self, slots: Mapping[str, Slot | None], age: int) -> bool:
+        """Remember the stamp if all that it hangs on is in the log: one root, and every slot on the ways to it, none marked.
+
+        Then nothing is to be linked, and only two things can change that: a first slot of a root that has none, or a slot
+        that is rewritten.
+        """
+        home = label = ""
+        for node in self.nodes:
+            at: str = node
+            while (slot := slots.get(at)) is not None:
+                parent, logged, _, state, _ = slot
+                if not logged or state:
+                    return False
+                if parent == at or (at[0] == USER and parent[0] != USER):
+                    label = parent
+                    break
+                at = parent
+            if at != home and home:
+                return False
+            home = at
+        if home[0] == USER and not label:
+            return False
+        self.stamp, self.root, self.age = self.stamped(label or home, STAMPED, self.nodes), "" if label else home, age
+        return True

@@ -1,0 +1,69 @@
+"""Slots as records of `identity.merges`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from schemas.codec import HEADER_BYTES, HeadSlicer, Record, decode, flat_encoder, read_long, schema_id
+from schemas.registry import Registry
+from streams.identity.graph.union_find import ERASED, Slot
+from streams.runtime.stage import BY_KEY, Output
+
+MERGES = "identity.merges"
+NODE_BYTES = 34
+"""An encoded node: its length, and 33 letters."""
+
+
+def slot_record(node: str, slot: Slot, event_id: str, evidence_ts: int) -> Record:
+    """The record of a slot, its fields in order."""
+    return {
+        "node": node, "parent": slot.parent, "epoch": slot.epoch, "event_id": event_id,
+        "evidence_ts": slot.since or evidence_ts, "state": slot.state,
+    }  # fmt: skip
+
+
+def slot_of(record: Mapping[str, Any]) -> Slot:
+    """The slot that a record holds; the oldest ones say nothing of a state."""
+    state = record.get("state", "")
+    return Slot(record["parent"], True, record["epoch"], state, record["evidence_ts"] if state == ERASED else 0)
+
+
+def log_key(node: str, slot: Slot) -> bytes:
+    """Each rewrite has a key of its own: an older slot that is logged again later does not replace the newer one."""
+    return f"{node}|{slot.epoch}".encode() if slot.epoch else node.encode()
+
+
+class SlotLog:
+    """Writes and reads many of them, by slices: a tenth of the time that decoding takes."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        latest = registry.latest(MERGES)
+        self._encode = flat_encoder(latest.parsed, latest.header)
+        self._ends: dict[bytes, Callable[[bytes], list[int]] | None] = {}
+
+    def output(self, node: str, slot: Slot, event_id: str, evidence_ts: int) -> Output:
+        """The record that says so."""
+        return log_key(node, slot), self._encode(*slot_record(node, slot, event_id, evidence_ts).values()), BY_KEY
+
+    def read(self, value: bytes) -> tuple[str, Slot]:
+        """Node and slot. Undecodable; UnknownContract."""
+        header = value[:HEADER_BYTES]
+        ends = self._ends[header] if header in self._ends else self._open(value)
+        if ends is None:
+            return self._decoded(value)
+        node, parent, _epoch, _event_id, evidence_ts, state = ends(value)
+        if node - HEADER_BYTES != NODE_BYTES or parent - node != NODE_BYTES or state - evidence_ts > 1:
+            return self._decoded(value)
+        name, above = value[HEADER_BYTES + 1 : node].decode("ascii"), value[node + 1 : parent].decode("ascii")
+        return name, Slot(above, True, read_long(value, parent))
+
+    def _decoded(self, value: bytes) -> tuple[str, Slot]:
+        record = decode(self._registry, value)[1]
+        return record["node"], slot_of(record)
+
+    def _open(self, value: bytes) -> Callable[[bytes], list[int]] | None:
+        contract = self._registry.by_id(schema_id(value))
+        # The first version knew of no states.
+        ends = HeadSlicer(contract, "state").ends if "state" in contract.names else None
+        self._ends[value[:HEADER_BYTES]] = ends
+        return ends

@@ -1,0 +1,210 @@
+"""What identity remembers: one slot per linked node, and for a day which record an event id belongs to.
+
+Each slot and each claim is written in one step that is safe to do again: a slot is replaced only by who has seen what it
+replaces, a claim never, and being logged is never taken back. A replayed batch changes nothing.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
+from itertools import chain
+from typing import Protocol
+
+from infra.errors import Retryable
+from streams.identity.graph.union_find import LIMITS, Pair, Slot, Write, is_root
+from streams.identity.refusals.refusals import NONE, Refusals, confirmed, merged
+
+LONGEST_CLAIM = 80
+
+Held = Callable[[], dict[bytes, bytes]]
+"""Waits; events -> the places that hold them. Away."""
+
+
+class Away(Retryable):
+    """The graph cannot be reached."""
+
+
+class GraphStore(Protocol):
+    """Away while it cannot be reached, from every call."""
+
+    def read(self, nodes: Sequence[str]) -> list[Slot | None]:
+        """Slots of nodes, None where there is none."""
+        ...
+
+    def claim(self, claims: Mapping[bytes, bytes], now: float, topic_id: str = "") -> Held:
+        """Claim events (by source and id), each for its place on the topic of this id; what waits for those that another place
+        holds. A place on another topic, of the same name or not, holds nothing."""
+        ...
+
+    def write(self, writes: Sequence[Write]) -> list[bool]:
+        """Write slots, in order, where each is still what was held; for each, whether it was this call that wrote it."""
+        ...
+
+    def admit(self, pairs: Sequence[Pair], day: int) -> list[bool]:
+        """Whether each holder has room for its member on that day (since 1970), or holds it already; it holds it from then on,
+        for the days of its limit."""
+        ...
+
+    def confirm(self, slots: Iterable[tuple[str, Slot]]) -> None:
+        """Mark slots as logged, once the log has them for sure."""
+        ...
+
+    def rewritten(self) -> list[str]:
+        """Nodes whose slot was rewritten and is not known to be in the log."""
+        ...
+
+    def children(self, nodes: Sequence[str]) -> list[set[str]]:
+        """For each node, those whose slot may point at it: all that do, and some whose link was never won."""
+        ...
+
+    def refusals(self, nodes: Sequence[str]) -> list[Refusals]:
+        """For each node, the refusals that it remembers."""
+        ...
+
+    def refuse(self, refusals: Mapping[str, Refusals]) -> None:
+        """Let nodes remember refusals, beside those that they know; of one scope the newest stays."""
+        ...
+
+    def confirm_refusals(self, refusals: Mapping[str, Refusals]) -> None:
+        """Mark refusals as signalled, once their signals are committed for sure; those that are gone stay gone."""
+        ...
+
+    def forget(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
+        """Forget what these nodes hold, what they refused, and that `holders` hold them; how many sets, members and memories of
+        refusals are gone. Slots stay."""
+        ...
+
+    def holding(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
+        """How many sets and members `forget` would take."""
+        ...
+
+
+def shortened(claim: bytes) -> bytes:
+    """What stands for a name in claims that is too long."""
+    return sha256(claim).hexdigest().encode()
+
+
+def first_places(claims: Sequence[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+    """The first place of each event that is claimed; and of those that are claimed for several places, that first one."""
+    places = dict(claims)
+    if len(places) == len(claims):
+        return places, {}
+    places, again = {}, {}
+    for event, place in claims:
+        if places.setdefault(event, place) != place:
+            again[event] = places[event]
+    return places, again
+
+
+class MemoryStore:
+    """For tests and walks without Redis; claims never expire."""
+
+    def __init__(self) -> None:
+        self.slots: dict[str, Slot] = {}
+        self.claims: dict[str, dict[bytes, bytes]] = {}
+        """By topic id."""
+        self.below: dict[str, set[str]] = {}
+        self.held: dict[tuple[str, str], dict[str, int]] = {}
+        """(Holder, rule) -> what it holds, and since which day."""
+        self.notes: dict[str, str] = {}
+        self.refused: dict[str, Refusals] = {}
+
+    def read(self, nodes: Sequence[str]) -> list[Slot | None]:
+        """See `GraphStore`."""
+        return [self.slots.get(node) for node in nodes]
+
+    def claim(self, claims: Mapping[bytes, bytes], now: float, topic_id: str = "") -> Held:  # noqa: ARG002 - they stay
+        """See `GraphStore`."""
+        known = self.claims.setdefault(topic_id, {})
+        held = {event: held for event, place in claims.items() if (held := known.setdefault(event, place)) != place}
+        return lambda: held
+
+    def write(self, writes: Sequence[Write]) -> list[bool]:
+        """See `GraphStore`."""
+        won = []
+        for write in writes:
+            found = self.slots.get(write.node)
+            mine = found is None if write.held is None else found is not None and _same(found, write.held)
+            won.append(mine)
+            if not is_root(write.node, write.slot):
+                self.below.setdefault(write.slot.parent, set()).add(write.node)
+            if mine:
+                self.slots[write.node] = write.slot
+        return won
+
+    def admit(self, pairs: Sequence[Pair], day: int) -> list[bool]:
+        """See `GraphStore`."""
+        admitted = []
+        for holder, member, (rule, most, days, _) in pairs:
+            before = self.held.get((holder, rule), {})
+            held = self.held[holder, rule] = {one: since for one, since in before.items() if since > day - days}
+            admitted.append(member in held or len(held) < most)
+            if admitted[-1]:
+                held.setdefault(member, day)
+        return admitted
+
+    def confirm(self, slots: Iterable[tuple[str, Slot]]) -> None:
+        """See `GraphStore`."""
+        for node, slot in slots:
+            if self.slots.get(node) == slot._replace(logged=False):
+                self.slots[node] = slot._replace(logged=True)
+
+    def rewritten(self) -> list[str]:
+        """See `GraphStore`."""
+        return [node for node, slot in self.slots.items() if slot.epoch and not slot.logged]
+
+    def children(self, nodes: Sequence[str]) -> list[set[str]]:
+        """See `GraphStore`."""
+        return [set(self.below.get(node, ())) for node in nodes]
+
+    def refusals(self, nodes: Sequence[str]) -> list[Refusals]:
+        """See `GraphStore`."""
+        return [self.refused.get(node, NONE) for node in nodes]
+
+    def refuse(self, refusals: Mapping[str, Refusals]) -> None:
+        """See `GraphStore`."""
+        for node, new in refusals.items():
+            if new:
+                self.refused[node] = merged(self.refused.get(node, NONE), new)
+
+    def confirm_refusals(self, refusals: Mapping[str, Refusals]) -> None:
+        """See `GraphStore`."""
+        for node, signalled in refusals.items():
+            if node in self.refused:
+                self.refused[node] = confirmed(self.refused[node], signalled)
+
+    def note(self, node: str, text: str) -> None:
+        """Keep a text for a node, in place of an earlier one."""
+        self.notes[node] = text
+
+    def noted(self, node: str) -> str | None:
+        """What is kept for it."""
+        return self.notes.get(node)
+
+    def forget(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
+        """See `GraphStore`."""
+        gone = self.holding(nodes, holders)
+        for node in nodes:
+            self.below.pop(node, None)
+            self.refused.pop(node, None)
+            for limit in chain.from_iterable(LIMITS.values()):
+                self.held.pop((node, limit.rule), None)
+        for holder, below in self.below.items():
+            if holder in holders:
+                below.difference_update(nodes)
+        for (holder, _), held in self.held.items():
+            if holder in holders:
+                for node in nodes:
+                    held.pop(node, None)
+        return gone
+
+    def holding(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
+        """See `GraphStore`."""
+        others = set(holders) - set(nodes)
+        sets = [*self.below.items(), *((at, set(some)) for (at, _), some in self.held.items())]
+        refused = sum(node in self.refused for node in nodes)
+        held = sum(at in nodes for at, some in sets if some)
+        return refused + held + sum(len(some & set(nodes)) for at, some in sets if at in others)
+
+
+def _same(one: Slot, other: Slot) -> bool:
+    return one[0] == other[0] and one[2:] == other[2:]

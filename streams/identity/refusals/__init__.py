@@ -1,0 +1,1 @@
+"""Refusals expanded to linked ids, and handed over to ids that are linked later."""

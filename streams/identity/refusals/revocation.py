@@ -1,0 +1,145 @@
+"""A withdrawal of consent, expanded: every id that is linked to the one that withdrew, and what other rooms are asked to do."""
+
+import hashlib
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from streams.identity.graph.store import GraphStore
+from streams.identity.graph.union_find import ERASED, USER, Slot, View, is_root
+
+REVOCATIONS, SIGNALS, REQUESTS = "consent.revocations", "consent.signals", "privacy.requests"
+MOST_NODES = 10_000
+"""Of one component; more is no person, and what lies beyond is not expanded."""
+
+
+class Component(NamedTuple):
+    """All that is linked to a node."""
+
+    nodes: tuple[str, ...]
+    """Sorted, so that a replay writes the same."""
+    profiles: tuple[str, ...]
+    """What events of these nodes can have been stamped with: any of them was a root once, or a user's label."""
+    whole: bool
+    """False: there are more than `MOST_NODES`."""
+    live: tuple[str, ...]
+    """Those of the nodes that are neither shared nor erased: they get and give refusals."""
+
+
+def climb(store: GraphStore, node: str, slot: Slot | None) -> tuple[str, Slot | None]:
+    """The root above a node, whose slot was read, and the root's slot. Retryable while the store is away."""
+    while slot is not None and not is_root(node, slot):
+        node, (slot,) = slot.parent, store.read([slot.parent])
+    return node, slot
+
+
+def hanging(store: GraphStore, level: Sequence[str], seen: Container[str]) -> dict[str, Slot]:
+    """Nodes whose slot holds them under one of these, those of `seen` left out. Retryable while the store is away."""
+    below = [(child, parent) for parent, children in zip(level, store.children(level), strict=True) for child in children]
+    new = sorted({child for child, _ in below if child not in seen})
+    slots = dict(zip(new, store.read(new), strict=True))
+    return {child: slot for child, parent in below if (slot := slots.get(child)) is not None and slot.parent == parent}
+
+
+def component(store: GraphStore, node: str) -> Component:
+    """Of one node; see `components`. Retryable while the store is away."""
+    return components(store, [node])[0]
+
+
+def components(store: GraphStore, nodes: Sequence[str]) -> list[Component]:
+    """For each node, up to the root by slots, then down by children whose slot holds: as many round trips as the deepest takes.
+    Retryable while the store is away.
+
+    A node that was demoted is nobody's: it is alone. What hung under it before stays with its root; but what hangs under a
+    demoted user is free, each branch by itself (see `rules.plan`).
+    """
+    view = View()
+    while wanted := sorted(view.missing(nodes)):
+        view.slots.update(zip(wanted, store.read(wanted), strict=True))
+    tops = {node: _top(view, node) for node in nodes if not view.marked(node)}
+    trees = {top: _Tree(top, view.slots.get(top)) for top in tops.values()}
+    _descend(store, trees)
+    alone = {node: Component((node,), (node,), True, ()) for node in nodes if node not in tops}
+    return [alone[node] if node in alone else trees[tops[node]].component(view, node) for node in nodes]
+
+
+def _top(view: View, node: str) -> str:
+    """The root of the tree that a node that is not demoted belongs to."""
+    root = view.find(node)
+    return view.below_users(node) if root[0] == USER and view.marked(root) else root
+
+
+class _Tree:
+    """What hangs under a root."""
+
+    def __init__(self, top: str, slot: Slot | None) -> None:
+        self._erased = slot is not None and slot.state == ERASED
+        self._top = top
+        shared = slot is not None and slot.state != "" and not self._erased
+        self._nodes = set() if shared else {top}
+        self._shared = {top} if shared else set()
+
+    def __len__(self) -> int:
+        return len(self._nodes) + len(self._shared)
+
+    def add(self, child: str, slot: Slot) -> None:
+        """A node below it."""
+        (self._shared if slot.state else self._nodes).add(child)
+
+    def component(self, view: View, node: str) -> Component:
+        """As it is for a node of it."""
+        root = view.find(node)
+        label = view.label(root)
+        nodes = self._nodes | {node}
+        live = nodes - {self._top} if self._erased else nodes
+        profiles = nodes | self._shared | {root} | ({label} if label else set())
+        return Component(tuple(sorted(nodes)), tuple(sorted(profiles)), len(self) < MOST_NODES, tuple(sorted(live)))
+
+
+def _descend(store: GraphStore, trees: Mapping[str, _Tree]) -> None:
+    """Level by level, the branches of all at once."""
+    tops, level = {top: top for top in trees}, sorted(trees)
+    while level:
+        below, level = hanging(store, level, tops), []
+        for child, slot in sorted(below.items()):
+            top = tops[slot.parent]
+            if len(trees[top]) < MOST_NODES:
+                trees[top].add(child, slot)
+                tops[child] = top
+                level.append(child)
+
+
+def outlived(revocation: Mapping[str, Any], slot: Slot | None) -> bool:
+    """Whether who withdrew, and has this slot, was erased since: read again, her withdrawal names nobody any more."""
+    return slot is not None and slot.state == ERASED and revocation["received_ts"] <= slot.since
+
+
+def request_id(revocation: Mapping[str, Any]) -> str:
+    """The same for the same withdrawal: 32 hexadecimal characters of a SHA-256."""
+    parts = [
+        revocation["subject"], revocation["site"], revocation["regulation"], *sorted(revocation["purposes"]),
+        str(revocation["withdrawn_ts"]),
+    ]  # fmt: skip
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]
+
+
+def request(revocation: Mapping[str, Any], linked: Component, sla_ms: int) -> dict[str, Any]:
+    """The record of `privacy.requests`."""
+    return {
+        "request_id": request_id(revocation), "kind": "withdrawal", "subject": revocation["subject"],
+        "nodes": list(linked.nodes), "profiles": list(linked.profiles), "site": revocation["site"],
+        "purposes": list(revocation["purposes"]), "withdrawn_ts": revocation["withdrawn_ts"],
+        "requested_ts": revocation["received_ts"], "deadline_ts": revocation["received_ts"] + sla_ms,
+    }  # fmt: skip
+
+
+def signals(revocation: Mapping[str, Any], linked: Component) -> Sequence[dict[str, Any]]:
+    """The records of `consent.signals`: the same withdrawal, said of every other node."""
+    return [
+        {
+            "subject": node, "site": revocation["site"], "regulation": revocation["regulation"], "kind": "withdrawal",
+            "signals": {}, "purposes": list(revocation["purposes"]), "chosen_ts": revocation["withdrawn_ts"],
+            "received_ts": revocation["received_ts"], "via": "linked", "evidence": revocation["evidence"],
+        }
+        for node in linked.nodes
+        if node != revocation["subject"]
+    ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""Repairs of the identity graph: splits, tidying, erasures, and the log from which it is rebuilt."""

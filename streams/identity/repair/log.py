@@ -1,0 +1,267 @@
+"""The graph as its log has it, beside the graph in Redis: built again from it, and compared with it.
+
+`identity.merges` is the truth; Redis can be lost. Nothing here needs more memory for a larger graph.
+"""
+
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, groupby
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from infra.settings import Settings
+from infra.telemetry.logs import get_logger
+from schemas.codec import Record, Undecodable, decode
+from schemas.registry import Registry
+from streams.identity.evidence import LINKS
+from streams.identity.graph.fence import MendedStore
+from streams.identity.graph.redis_store import RedisStore
+from streams.identity.graph.slots import MERGES, slot_of
+from streams.identity.graph.union_find import ERASED, LIMITS, Pair, Slot, is_root, limited
+from streams.identity.nodes import NodeKeys
+from streams.identity.reading import DAY_MS, is_node
+from streams.identity.refusals.handover import expand
+from streams.identity.refusals.revocation import REVOCATIONS, outlived
+from streams.runtime.follow import read_topic
+
+EXAMPLES = 20
+
+Slots = Sequence[tuple[str, Slot]]
+
+
+class Logged(NamedTuple):
+    """One record of the log."""
+
+    node: str
+    slot: Slot | None
+    """None: the node was not seen for long, and what was said of it before holds no more."""
+    event_id: str
+    """The event that gave the evidence; empty where a worker logged again what another had written."""
+    evidence_ts: int
+    """Collector time of that event, or of the one with which it was logged again, milliseconds UTC."""
+
+    @property
+    def parent(self) -> str:
+        """Of its slot; empty where it has none."""
+        return "" if self.slot is None else self.slot.parent
+
+
+Progress = Callable[[int], None]
+"""Told how many more records are done."""
+
+
+def read_log(settings: Settings) -> Iterator[Sequence[Logged]]:
+    """The whole log, a chunk at a time, each node's records in their order. Retryable where Kafka is away."""
+    registry = Registry(settings.contracts)
+    for records in read_topic(settings, MERGES):
+        yield [_logged(key, None if value is None else decode(registry, value)[1]) for key, value in records]
+
+
+def _logged(key: bytes | None, record: Record | None) -> Logged:
+    if record is None:
+        return Logged((key or b"").decode(), None, "", 0)
+    return Logged(record["node"], slot_of(record), record["event_id"], record["evidence_ts"])
+
+
+def _runs(records: Iterable[Logged]) -> Iterator[tuple[bool, list[Logged]]]:
+    """Records in their order, in runs of those that hold a slot and of those that do not."""
+    for slots, run in groupby(records, lambda record: record.slot is not None):
+        yield slots, list(run)
+
+
+def rebuild(log: Iterator[Sequence[Logged]], store: RedisStore, progress: Progress) -> int:
+    """Write what is missing or older in Redis; how many slots were. A slot only ever gets newer."""
+    written = 0
+    for records in log:
+        for slots, run in _runs(records):
+            if slots:
+                written += store.restore([(record.node, record.slot) for record in run if record.slot is not None])
+            else:
+                store.expire([(record.node, None) for record in run])
+        progress(len(records))
+    return written
+
+
+def readmit(settings: Settings, store: RedisStore) -> None:
+    """Count again what each holder was linked with lately, from the evidence. Retryable."""
+    registry, keys, today = Registry(settings.contracts), NodeKeys.of(settings), int(time.time() * 1_000) // DAY_MS
+    longest = max(limit.days for limit in chain.from_iterable(LIMITS.values()))
+    for records in read_topic(settings, LINKS, (today - longest) * DAY_MS):
+        by_day: dict[int, list[Pair]] = {}
+        for said in (decode(registry, value)[1] for _, value in records if value is not None):
+            day = said["evidence_ts"] // DAY_MS
+            pairs = limited(said["nodes"], keys.renamed([said["nodes"]]))
+            by_day.setdefault(day, []).extend(pair for pair in pairs if day > today - pair.limit.days)
+        nodes = sorted({node for pairs in by_day.values() for pair in pairs for node in pair[:2]})
+        # A tombstone may stand behind evidence that is not compacted yet.
+        erased = {node for node, slot in zip(nodes, store.read(nodes), strict=True) if slot and slot.state == ERASED}
+        for day, pairs in sorted(by_day.items()):
+            store.admit([pair for pair in pairs if erased.isdisjoint(pair[:2])], day)
+
+
+def recall_refusals(settings: Settings, store: RedisStore, progress: Progress) -> None:
+    """Let ids remember again what they, and what is linked to them, refused, as far back as `consent.revocations` reaches. What
+    the linked ones remember is pending: the next link signals it once more. Retryable."""
+    registry = Registry(settings.contracts)
+    for records in read_topic(settings, REVOCATIONS):
+        revocations = list(_revocations(registry, (value for _, value in records)))
+        slots = store.read([revocation["subject"] for revocation in revocations])
+        pairs = zip(revocations, slots, strict=True)
+        expand(store, [revocation for revocation, slot in pairs if not outlived(revocation, slot)])
+        progress(len(records))
+
+
+def _revocations(registry: Registry, values: Iterable[bytes | None]) -> Iterator[Record]:
+    """Those that can be read: the stage has buried the others."""
+    for value in values:
+        try:
+            contract, record = decode(registry, value or b"")
+        except Undecodable:
+            continue
+        if contract.topic == REVOCATIONS and is_node(record["subject"]):
+            yield record
+
+
+def mend(settings: Settings, store: MendedStore, who: str) -> None:
+    """See that Redis is what the log says, unless it is known to be so already. Retryable."""
+    if store.whole():
+        return
+    with store.mending(who) as still:
+        written = rebuild(read_log(settings), store, lambda _records: still())
+        readmit(settings, store)
+        recall_refusals(settings, store, lambda _records: still())
+        store.declare_whole()
+    get_logger().info("identity graph read back from its log", slots_written=written)
+
+
+class Difference(NamedTuple):
+    """The log against Redis."""
+
+    logged: int
+    """Nodes in the log."""
+    missing: int
+    """Of those, nodes without a slot in Redis."""
+    other: int
+    """Nodes whose slot in Redis is another one, or an older one."""
+    unlogged: int
+    """Nodes that Redis takes for logged, or newer than the log, and that the log does not have so."""
+    pending: int
+    """Slots that Redis does not know to be logged yet: written a moment ago, or by a worker that ended in between. No fault."""
+    examples: tuple[str, ...]
+    """Some nodes that differ."""
+
+    @property
+    def same(self) -> bool:
+        """Whether Redis is what the log says."""
+        return not (self.missing or self.other or self.unlogged)
+
+
+class LogIndex:
+    """The newest slot of each node of the log, in a temporary file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.db = sqlite3.connect(folder / "log.sqlite3", isolation_level=None)
+        self.db.execute("PRAGMA journal_mode = OFF")
+        self.db.execute(
+            "CREATE TABLE slots (node TEXT PRIMARY KEY, parent TEXT, epoch INTEGER, event_id TEXT, "
+            "evidence_ts INTEGER, state TEXT, since INTEGER) "
+            "WITHOUT ROWID"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.db.close()
+
+    def add(self, records: Sequence[Logged]) -> None:
+        """Take in a chunk of the log; of a node, the newest counts, and of the same slot the one that names its event."""
+        self.db.execute("BEGIN")
+        for slots, run in _runs(records):
+            (self._enter if slots else self._strike_out)(run)
+        self.db.execute("COMMIT")
+
+    def _strike_out(self, records: Sequence[Logged]) -> None:
+        self.db.executemany("DELETE FROM slots WHERE node = ? AND epoch = 0", ((record.node,) for record in records))
+
+    def _enter(self, records: Sequence[Logged]) -> None:
+        self.db.executemany(
+            "INSERT INTO slots VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
+            "SET (parent, epoch, event_id, evidence_ts, state, since) = (excluded.parent, excluded.epoch, "
+            "excluded.event_id, excluded.evidence_ts, excluded.state, excluded.since) "
+            "WHERE excluded.epoch > slots.epoch OR (excluded.epoch = slots.epoch AND excluded.event_id <> '')",
+            (
+                (node, slot.parent, slot.epoch, event_id, evidence_ts, slot.state, slot.since)
+                for node, slot, event_id, evidence_ts in records
+                if slot is not None
+            ),
+        )
+
+    def chunks(self, n: int) -> Iterator[Slots]:
+        """Everything, by node."""
+        rows = self.db.execute("SELECT node, parent, epoch, state, since FROM slots")
+        while some := rows.fetchmany(n):
+            yield [(node, Slot(parent, True, epoch, state, since)) for node, parent, epoch, state, since in some]
+
+    def record(self, node: str) -> Logged | None:
+        """The newest record of a node."""
+        query = "SELECT parent, epoch, state, since, event_id, evidence_ts FROM slots WHERE node = ?"
+        row = self.db.execute(query, (node,)).fetchone()
+        return None if row is None else Logged(node, Slot(row[0], True, *row[1:4]), *row[4:])
+
+
+def why(index: LogIndex, one: str, other: str) -> list[Logged] | None:
+    """The links between two nodes: from the one up to what both hang under, then down to the other. None without any."""
+    up, down = _way(index, one), _way(index, other)
+    above = {other, *(record.parent for record in down)}
+    first = [one, *(record.parent for record in up)]
+    meeting = next((node for node in first if node in above), None)
+    if meeting is None:
+        return None
+    ways = [next((at for at, record in enumerate(way) if record.node == meeting), len(way)) for way in (up, down)]
+    return [*up[: ways[0]], *reversed(down[: ways[1]])]
+
+
+def _way(index: LogIndex, node: str) -> list[Logged]:
+    """The links from a node to its root."""
+    found: list[Logged] = []
+    while (record := index.record(node)) is not None and record.slot is not None and not is_root(node, record.slot):
+        found.append(record)
+        node = record.parent
+    return found
+
+
+def diff(log: Iterator[Sequence[Logged]], store: RedisStore, progress: Progress) -> Difference:
+    """Compare both, each way. What is written meanwhile may show up: stop the identity workers for an exact answer."""
+    logged = missing = other = unlogged = pending = 0
+    examples: list[str] = []
+    with tempfile.TemporaryDirectory() as folder, LogIndex(Path(folder)) as index:
+        for records in log:
+            index.add(records)
+            progress(len(records))
+        for slots in index.chunks(5_000):
+            logged += len(slots)
+            for (node, said), held in zip(slots, store.read([node for node, _ in slots]), strict=True):
+                if held is None:
+                    missing += 1
+                elif held.epoch < said.epoch or (held.epoch == said.epoch and held._replace(logged=True) != said):
+                    other += 1
+                else:
+                    continue
+                examples += [node] * (len(examples) < EXAMPLES)
+        for nodes in store.scan():
+            for node, slot in zip(nodes, store.read(nodes), strict=True):
+                if slot is None:
+                    continue
+                newest = index.record(node)
+                if not slot.logged:
+                    pending += 1
+                elif newest is None or newest.slot is None or newest.slot.epoch < slot.epoch:
+                    unlogged += 1
+                    examples += [node] * (len(examples) < EXAMPLES)
+    return Difference(logged, missing, other, unlogged, pending, tuple(examples))
+
+
+__all__ = ["Difference", "LogIndex", "Logged", "diff", "read_log", "rebuild", "recall_refusals", "why"]

@@ -1,0 +1,145 @@
+"""A node taken out of its component: what the rest of the evidence still links, and what is to be rewritten. Pure.
+
+The node is demoted. Every other node stays with those that the remaining evidence links it with; a slot is rewritten only
+where it leads out of that part. A demoted node holds together what hung under it before, and an erased one nothing.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
+
+from streams.identity.graph.union_find import ERASED, SHARED, USER, Nodes, Slot, View, Write, is_root
+from streams.identity.nodes import Alias
+
+SPLIT = "split"
+"""The rule that a conflict names."""
+
+
+class Tree(NamedTuple):
+    """A component as the graph holds it."""
+
+    node: str
+    """The one to be taken out."""
+    slots: Mapping[str, Slot | None]
+    """Every node of it."""
+    label: Slot | None = None
+    """The slot of the label, where the root is a user and its label lies elsewhere."""
+
+
+class Restamp(NamedTuple):
+    """What past events of some nodes are to be stamped with, where they are stamped with what is others' now."""
+
+    profile: str
+    nodes: Nodes
+    """A part; or the node that was taken out, for those of its events that name nobody else."""
+
+
+class Plan(NamedTuple):
+    """What a split writes."""
+
+    kept: str
+    """Root that the node hung under."""
+    writes: tuple[Write, ...]
+    """The node first, then a label, then the others."""
+    once: Nodes
+    """What events of all these nodes can have been stamped with."""
+    restamps: tuple[Restamp, ...]
+    """The node's own, then each part's, the largest first."""
+
+
+def parts(members: Iterable[str], evidence: Iterable[Nodes], names: Iterable[tuple[str, str]] = ()) -> list[Nodes]:
+    """What the evidence links of these nodes, each part sorted; of two users in one event the stronger one takes it, but for
+    those that are `names` of the same user."""
+    parent = {node: node for node in members}
+
+    def find(node: str) -> str:
+        while parent[node] != node:
+            parent[node] = node = parent[parent[node]]
+        return node
+
+    for one, other in names:
+        if one in parent and other in parent:
+            first, second = sorted((find(one), find(other)))
+            parent[second] = first
+    for nodes in evidence:
+        first, *others = sorted({find(node) for node in nodes if node in parent}) or [""]
+        for root in others:
+            if root[0] != USER:
+                parent[root] = first
+    found: dict[str, list[str]] = {}
+    for node in sorted(parent):
+        found.setdefault(find(node), []).append(node)
+    return sorted(map(tuple, found.values()), key=lambda part: (-len(part), part))
+
+
+def plan_split(tree: Tree, evidence: Iterable[Nodes], alias: Alias) -> Plan:
+    """What takes a node out of its component; no writes where that was done."""
+    node, slots = tree.node, tree.slots
+    top = View(dict(slots)).find(node)
+    held = slots[node]
+    alone = Slot(node, logged=False, epoch=held.epoch + 1 if held else 1, state=SHARED)
+    done = held is not None and held.state == SHARED and held.parent == node
+    writes = [] if done else [Write(node, held, alone, 0, SPLIT)]
+    members = {one for one, slot in slots.items() if one != node and (slot is None or slot.state != ERASED)}
+    users = ((one, slot) for one, slot in slots.items() if one[0] == USER and slot is not None)
+    found = parts(members, evidence, [(one, slot.parent) for one, slot in users if not is_root(one, slot)])
+    label = next((write for part in found if top in part if (write := _label(tree, top, part)) is not None), None)
+    writes += [] if label is None else [label]
+    heads = [_head(slots, top, part) for part in found]
+    for head, part in zip(heads, found, strict=True):
+        writes += _pointers(slots, head, part)
+    labels = {slot.parent} if top[0] == USER and (slot := slots[top]) is not None else set()
+    restamps = [Restamp(alias(node, held.epoch if done and held else alone.epoch), (node,))]
+    restamps += [Restamp(_profile(slots, head, label), part) for head, part in zip(heads, found, strict=True)]
+    return Plan(top, tuple(writes), tuple(sorted({node, *members} | labels)), tuple(restamps))
+
+
+def _head(slots: Mapping[str, Slot | None], top: str, part: Collection[str]) -> str:
+    """The root of a part: the one it has, else the smallest node that links and attributes."""
+    if top in part:
+        return top
+    return min((node for node in part if not _marked(slots[node])), default=min(part))
+
+
+def _pointers(slots: Mapping[str, Slot | None], head: str, part: Nodes) -> Iterable[Write]:
+    """Slots that lead out of a part, or past its root. What hangs under one of its nodes leads to the root already."""
+    for node in part:
+        held = slots[node]
+        if held is None:
+            continue  # the root that it was
+        if node[0] == USER:
+            if not is_root(node, held) and held.parent not in part:
+                yield Write(node, held, Slot(node, logged=False, epoch=held.epoch + 1, state=held.state), 0)
+            continue
+        if node <= head:
+            parent = node
+        elif held.parent in part and head <= held.parent < node:
+            continue
+        else:
+            parent = head
+        if held.parent != parent:
+            yield Write(node, held, Slot(parent, logged=False, epoch=held.epoch + 1, state=held.state), 0)
+
+
+def _label(tree: Tree, top: str, part: Nodes) -> Write | None:
+    """A user's label where it can no longer be: two users never share one."""
+    if top[0] != USER:
+        return None
+    held = tree.slots[top]
+    if held is None:
+        return Write(top, None, Slot(top, logged=False), 0)
+    label = held.parent
+    if label in (top, tree.node) or label in part or _marked(tree.slots.get(label, tree.label)):
+        return None
+    return Write(top, held, Slot(top, logged=False, epoch=held.epoch + 1, state=held.state), 0)
+
+
+def _profile(slots: Mapping[str, Slot | None], head: str, label: Write | None) -> str:
+    """What events of a part are stamped with from now on."""
+    if head[0] != USER:
+        return head
+    slot = slots[head] if label is None else label.slot
+    return slot.parent if slot is not None and is_root(head, slot) else head
+
+
+def _marked(slot: Slot | None) -> bool:
+    return slot is not None and slot.state != ""

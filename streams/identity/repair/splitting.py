@@ -1,0 +1,183 @@
+"""A split carried out on the graph and its log, so that one that was cut short anywhere is completed by the next run.
+
+What is to be written is noted in the store before the first write, and carried out again from that note: each slot is replaced
+only where it still is what was planned for, so doing it twice changes nothing. Then the component is looked at again, for what
+workers have linked meanwhile, until there is nothing left to do.
+"""
+
+import json
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from infra.clients.kafka import producer
+from infra.errors import ConfigError, Retryable
+from infra.settings import Settings
+from schemas.codec import Record, decode, encode
+from schemas.registry import Registry
+from streams.identity.evidence import CONFLICTS, LINKS, conflict_record
+from streams.identity.graph.redis_store import CHUNK
+from streams.identity.graph.slots import MERGES, log_key, slot_record
+from streams.identity.graph.store import GraphStore
+from streams.identity.graph.union_find import ERASED, USER, Nodes, Slot, Write
+from streams.identity.nodes import Alias
+from streams.identity.refusals.revocation import climb, hanging
+from streams.identity.repair.split import SPLIT, Plan, Restamp, Tree, plan_split
+from streams.runtime.follow import read_topic
+
+ROUNDS = 20
+"""How often what workers link meanwhile is taken out too, before they are to be stopped."""
+FLUSH_S = 30.0
+
+
+class SplitStore(GraphStore, Protocol):
+    """A graph that keeps notes of splits for a while."""
+
+    def note(self, node: str, text: str) -> None:
+        """Keep a text for a node, in place of an earlier one."""
+        ...
+
+    def noted(self, node: str) -> str | None:
+        """What is kept for it."""
+        ...
+
+
+class Journal(NamedTuple):
+    """What a split has to write: all of it, over all its rounds. `Plan` says what the fields are."""
+
+    kept: str = ""
+    writes: tuple[Write, ...] = ()
+    once: Nodes = ()
+    restamps: tuple[Restamp, ...] = ()
+    at_ms: int = 0
+    """When the last round was, milliseconds UTC: events that came much later were stamped by who knew of it. 0 = unknown."""
+
+    def add(self, plan: Plan, at_ms: int = 0) -> "Journal":
+        """With one more round; what it says of a node replaces what was said before."""
+        once = tuple(sorted({*self.once, *plan.once}))
+        return Journal(self.kept or plan.kept, (*self.writes, *plan.writes), once, (*self.restamps, *plan.restamps), at_ms)
+
+    def text(self) -> str:
+        """As it is noted."""
+        return json.dumps(self)
+
+    @classmethod
+    def read(cls, text: str | None) -> "Journal":
+        """From a note; empty where there is none."""
+        if text is None:
+            return cls()
+        kept, writes, once, restamps, *at_ms = json.loads(text)
+        stamps = (Restamp(profile, tuple(nodes)) for profile, nodes in restamps)
+        return cls(kept, tuple(map(_write, writes)), tuple(once), tuple(stamps), *at_ms)
+
+
+def _write(fields: Sequence[Any]) -> Write:
+    node, held, slot, *others = fields
+    return Write(node, None if held is None else Slot(*held), Slot(*slot), *others)
+
+
+Said = Callable[[Collection[str]], Iterable[Nodes]]
+"""Nodes -> the combinations on `identity.links` that link two of them."""
+Log = Callable[[str, Sequence[tuple[str, Slot]]], None]
+"""Root that the split node hung under, slots -> they are in the log; Retryable where that is not sure."""
+
+
+def read_tree(store: GraphStore, node: str) -> Tree:
+    """Everything under a node's root, demoted nodes and what hangs under them too. Retryable while the store is away."""
+    top, slot = climb(store, node, *store.read([node]))
+    found: dict[str, Slot | None] = {top: slot}
+    level = [top]
+    while level:
+        below = hanging(store, level, found)
+        found.update(below)
+        level = sorted(below)
+    label = slot.parent if top[0] == USER and slot is not None else top
+    return Tree(node, found, found[label] if label in found else store.read([label])[0])
+
+
+def prepare(store: SplitStore, node: str, said: Said, alias: Alias) -> Plan:
+    """What a split would write now. ConfigError for a node that was erased."""
+    tree = read_tree(store, node)
+    slot = tree.slots[node]
+    if slot is not None and slot.state == ERASED:
+        raise ConfigError("this id was erased: there is nothing to split")
+    others = tree.slots.keys() - {node}
+    return plan_split(tree, said(others) if len(others) > 1 else (), alias)
+
+
+def split(store: SplitStore, node: str, said: Said, alias: Alias, log: Log) -> Journal:
+    """Take a node out of its component; everything that this and earlier runs have done for it. Retryable: run it again."""
+    journal = Journal.read(store.noted(node))
+    _carry_out(store, journal.kept, journal.writes, log)
+    for _ in range(ROUNDS):
+        plan = prepare(store, node, said, alias)
+        if not plan.writes:
+            return journal
+        journal = journal.add(plan, int(time.time() * 1000))
+        store.note(node, journal.text())
+        _carry_out(store, journal.kept, plan.writes, log)
+    raise Retryable("workers link this id all the time: stop the identity workers")
+
+
+def _carry_out(store: SplitStore, kept: str, writes: Sequence[Write], log: Log) -> None:
+    """Write what has not been written, log what may not be in the log."""
+    # The node first, so that nothing is linked through it any more; labels before their nodes are free to become others'.
+    for some in (
+        [write for write in writes if write.rule == SPLIT],
+        [write for write in writes if write.node[0] == USER and write.rule != SPLIT],
+        [write for write in writes if write.node[0] != USER and write.rule != SPLIT],
+    ):
+        if some:
+            store.write(some)
+    ours = {write.node: write.slot for write in writes}
+    found = zip(ours.items(), store.read(list(ours)), strict=True)
+    unlogged = [(node, slot) for (node, slot), now in found if now == slot]
+    for start in range(0, len(unlogged), CHUNK):
+        log(kept, unlogged[start : start + CHUNK])
+        store.confirm(unlogged[start : start + CHUNK])
+
+
+def said_on(settings: Settings) -> Said:
+    """The evidence on `identity.links`. Retryable while Kafka is away."""
+    return lambda nodes: read_evidence(settings, nodes, lambda _n: None)
+
+
+def read_evidence(
+    settings: Settings, nodes: Collection[str], progress: Callable[[int], None], since_ms: int = 0
+) -> Iterable[Nodes]:
+    """What `identity.links` says of two or more of these nodes; `since_ms`: from then on, milliseconds UTC. Retryable."""
+    registry, wanted = Registry(settings.contracts), set(nodes)
+    found: dict[bytes | None, Nodes] = {}
+    for records in read_topic(settings, LINKS, since_ms):
+        for key, value in records:
+            combination = () if value is None else tuple(decode(registry, value)[1]["nodes"])
+            if len(wanted.intersection(combination)) > 1:
+                found[key] = combination
+            else:
+                found.pop(key, None)  # erased
+        progress(len(records))
+    return found.values()
+
+
+def log_to(settings: Settings, node: str, at_ms: int) -> Log:
+    """Write slots of a split to `identity.merges`, and of its node to `identity.conflicts`, with this time."""
+
+    def log(kept: str, slots: Sequence[tuple[str, Slot]]) -> None:
+        registry, client, failed = Registry(settings.contracts), producer(settings), list[str]()
+
+        def send(topic: str, key: bytes, record: Record) -> None:
+            client.produce(
+                topic,
+                encode(registry.latest(topic), record),
+                key,
+                on_delivery=lambda error, _: failed.append(error.name()) if error else None,
+            )
+
+        for one, slot in slots:
+            send(MERGES, log_key(one, slot), slot_record(one, slot, "", at_ms))
+            if one == node:
+                send(CONFLICTS, node.encode(), conflict_record(Write(node, None, slot, 0, SPLIT), kept, "", at_ms))
+        if client.flush(FLUSH_S) or failed:
+            raise Retryable(f"Kafka did not take the slots of a split: {', '.join(sorted(set(failed))) or 'no answer'}")
+
+    return log

@@ -1,0 +1,162 @@
+"""Ids that were demoted lately or join more than one person has, taken out of their components: what was linked by nothing but
+them is set free.
+
+A demotion is quick and local: the id links nothing from then on, and what hangs under it stays. This is the thorough half, for
+many ids at once: the evidence is read once.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from infra.errors import ConfigError, Retryable
+from infra.settings import Settings
+from schemas.codec import decode
+from schemas.registry import Registry
+from streams.identity.evidence import CONFLICTS, LINKS
+from streams.identity.graph.hubs import DegreeSketch, Members, collect, joins_strangers, suspects
+from streams.identity.graph.store import Away
+from streams.identity.graph.union_find import ERASED, Nodes
+from streams.identity.nodes import Alias
+from streams.identity.reading import DAY_MS
+from streams.identity.repair.split import SPLIT, Plan
+from streams.identity.repair.splitting import Journal, Log, Said, SplitStore, prepare, read_evidence, read_tree, split
+from streams.runtime.follow import read_topic
+
+MARGIN_MS = 60_000
+"""Longer than a record may take to its topic, and than clocks differ."""
+
+
+class Evidence(Protocol):
+    """What the log says of links."""
+
+    def read(self, nodes: Collection[str]) -> Iterable[Nodes]:
+        """Everything that links two of these. Retryable."""
+        ...
+
+    def news(self, nodes: Collection[str]) -> Iterable[Nodes]:
+        """The same, since it was read last. Retryable."""
+        ...
+
+
+class TopicEvidence:
+    """On `identity.links`."""
+
+    def __init__(self, settings: Settings, progress: Callable[[int], None]) -> None:
+        self._settings = settings
+        self._progress = progress
+        self._since_ms = 0
+
+    def read(self, nodes: Collection[str]) -> Iterable[Nodes]:
+        """See `Evidence`."""
+        return self._from(nodes, 0)
+
+    def news(self, nodes: Collection[str]) -> Iterable[Nodes]:
+        """See `Evidence`."""
+        return self._from(nodes, self._since_ms)
+
+    def _from(self, nodes: Collection[str], since_ms: int) -> Iterable[Nodes]:
+        self._since_ms = int(time.time() * 1000) - MARGIN_MS
+        return read_evidence(self._settings, nodes, self._progress, since_ms)
+
+
+def demoted(settings: Settings, since_ms: int) -> list[str]:
+    """Nodes that a conflict or a limit demoted since then (milliseconds UTC). Retryable."""
+    registry, found = Registry(settings.contracts), dict[str, None]()
+    for records in read_topic(settings, CONFLICTS, since_ms):
+        said = (decode(registry, value)[1] for _, value in records if value is not None)
+        found.update((record["node"], None) for record in said if record["rule"] != SPLIT)
+    return list(found)
+
+
+def over_limits(settings: Settings, store: SplitStore, evidence: Evidence, progress: Callable[[int], None]) -> list[str]:
+    """Nodes that are over a limit by all that the log says, and were not demoted; in two readings of `identity.links`, so that
+    only of those that may be over one the members are kept. Retryable."""
+    sketch, members = DegreeSketch(), dict[str, dict[str, int]]()
+    for nodes, _ in _links(settings, progress):
+        sketch.add(nodes)
+    for nodes, day in _links(settings, progress):
+        if wanted := [node for node in nodes if sketch.may_exceed(node)]:
+            collect(members, nodes, day, wanted)
+    return hubs(store, members, evidence)
+
+
+def _links(settings: Settings, progress: Callable[[int], None]) -> Iterator[tuple[Nodes, int]]:
+    """Each combination on the log, and the day of its evidence."""
+    registry = Registry(settings.contracts)
+    for records in read_topic(settings, LINKS):
+        for record in (decode(registry, value)[1] for _, value in records if value is not None):
+            yield tuple(record["nodes"]), record["evidence_ts"] // DAY_MS
+        progress(len(records))
+
+
+def hubs(store: SplitStore, members: Mapping[str, Members], evidence: Evidence) -> list[str]:
+    """Those of the holders that exceed a limit by what is independent, and link and attribute still. Retryable."""
+    over = suspects(members)
+    slots = zip(over, store.read(over), strict=True)
+    alive, said = _read(store, [node for node, slot in slots if slot is None or not slot.state], evidence)
+    found = list[str]()
+    for node in alive:
+        linked = read_tree(store, node).slots.keys() - {node}
+        if joins_strangers(node, members[node], linked, over, list(said(linked)) if len(linked) > 1 else ()):
+            found.append(node)
+    return found
+
+
+def tidy(
+    store: SplitStore, nodes: Sequence[str], evidence: Evidence, alias: Alias, log: Callable[[str], Log]
+) -> Iterator[tuple[str, Journal | None]]:
+    """Each node that was taken out, and what has been done for it; None where workers link it all the time.
+
+    Done already is done again, which changes nothing. Retryable while something is away.
+    """
+    alive, said = _read(store, nodes, evidence)
+    for node in alive:
+        try:
+            yield node, split(store, node, said, alias, log(node))
+        except Away:
+            raise
+        except (ConfigError, Retryable):  # she was erased meanwhile, or more is linked each time
+            yield node, None
+
+
+def planned(store: SplitStore, nodes: Sequence[str], evidence: Evidence, alias: Alias) -> Iterator[tuple[str, Plan]]:
+    """What `tidy` would begin with."""
+    alive, said = _read(store, nodes, evidence)
+    for node in alive:
+        yield node, prepare(store, node, said, alias)
+
+
+def _read(store: SplitStore, nodes: Sequence[str], evidence: Evidence) -> tuple[list[str], Said]:
+    """Those that were not erased, and what the evidence says of all that is linked to them."""
+    alive, known = list[str](), set[str]()
+    for node in nodes:
+        slots = read_tree(store, node).slots
+        slot = slots[node]
+        if slot is None or slot.state != ERASED:
+            alive.append(node)
+            known.update(slots)
+    return alive, _said(evidence, known)
+
+
+def _said(evidence: Evidence, known: set[str]) -> Said:
+    """Read for all at once; before each use, what has come since, and all that there is of nodes that have joined."""
+    combinations: defaultdict[str, set[Nodes]] = defaultdict(set)
+
+    def add(some: Iterable[Nodes]) -> None:
+        for combination in some:
+            for node in combination:
+                combinations[node].add(combination)
+
+    if known:
+        add(evidence.read(known))
+
+    def said(nodes: Collection[str]) -> Iterable[Nodes]:
+        wanted = set(nodes)
+        add(evidence.news(known) if wanted.issubset(known) else evidence.read(known | wanted))
+        known.update(wanted)
+        found = {combination for node in wanted for combination in combinations[node]}
+        return sorted(combination for combination in found if len(wanted.intersection(combination)) > 1)
+
+    return said

@@ -1,0 +1,1 @@
+"""Dead letters: written by every stage, listed and replayed by `headwater dead`."""

@@ -1,0 +1,206 @@
+"""Dead letters sent back to their topics, none of them twice.
+
+Each transaction holds some letters' records and, on `events.replays`, where those letters lie on `events.dead`: both are
+committed or neither is. All runs have one transactional id, so the next one ends what a run that was killed left open, and
+then reads what was sent before. A letter's place counts together with its topic's id, for an `events.dead` made anew has
+the same places again.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import confluent_kafka as ck
+
+from infra.clients.kafka import producer
+from infra.clients.topic_ids import topic_ids
+from infra.errors import Retryable
+from infra.settings import Settings
+from schemas.codec import decode, encode
+from schemas.registry import Registry
+from streams.runtime.follow import away, read_topic
+
+DEAD, REPLAYS = "events.dead", "events.replays"
+TRANSACTIONAL_ID = "headwater.dead.replay"
+TRANSACTION_S = 1.0
+"""How long a transaction is filled: readers of its topics wait for it meanwhile."""
+TRANSACTION_LETTERS = 1_000
+CATCH_UP_S = 0.1
+"""How much of a delay is caught up by going faster: what a commit takes, and not what was read in vain."""
+TIMEOUT_S = 30.0
+"""After which Kafka ends a transaction whose run was killed."""
+KAFKA_S = 30.0
+MAX_BYTES = 4_194_304
+"""Of a record, as the topics take it at the most."""
+BITS = 1_024
+"""Offsets of one integer of `LetterSet`."""
+
+
+class LetterPosition(NamedTuple):
+    """Where a letter lies on `events.dead`."""
+
+    partition: int
+    offset: int
+
+
+class LetterSet:
+    """Places of letters: a bit each, because there may be millions, and mostly side by side."""
+
+    def __init__(self) -> None:
+        self._bits: dict[tuple[int, int], int] = {}
+
+    def add(self, position: LetterPosition) -> None:
+        """Take in one."""
+        chunk, bit = self._at(position)
+        self._bits[chunk] = self._bits.get(chunk, 0) | bit
+
+    def __contains__(self, position: LetterPosition) -> bool:
+        chunk, bit = self._at(position)
+        return bool(self._bits.get(chunk, 0) & bit)
+
+    def __len__(self) -> int:
+        return sum(bits.bit_count() for bits in self._bits.values())
+
+    def _at(self, position: LetterPosition) -> tuple[tuple[int, int], int]:
+        chunk, bit = divmod(position.offset, BITS)
+        return (position.partition, chunk), 1 << bit
+
+
+def read_replayed(settings: Settings) -> LetterSet:
+    """The letters on `events.dead` that were sent back. Retryable while Kafka does not say."""
+    ids = topic_ids(settings, (DEAD, REPLAYS))
+    replayed, registry = LetterSet(), Registry(settings.contracts)
+    if REPLAYS not in ids:  # no letter was sent yet by a version that remembers
+        return replayed
+    for records in read_topic(settings, REPLAYS):
+        for _, value in records:
+            _, record = decode(registry, value or b"")
+            if record["topic_id"] == ids.get(DEAD):
+                for offset in record["offsets"]:
+                    replayed.add(LetterPosition(record["partition"], offset))
+    return replayed
+
+
+class Replay:
+    """Sends letters, at most `rate` a second (0: as fast as it goes). Leaving it commits; leaving it by an exception aborts.
+
+    One at a time in the whole installation: a second one fences the first. Retryable from every call.
+    """
+
+    def __init__(self, settings: Settings, rate: float) -> None:
+        self._settings = settings
+        self._rate = rate
+        self._contract = Registry(settings.contracts).latest(REPLAYS)
+        self._producer = producer(
+            settings,
+            transactional_id=TRANSACTIONAL_ID,
+            transaction_timeout_ms=int(TIMEOUT_S * 1000),
+            message_max_bytes=MAX_BYTES,
+        )
+        self._pending: dict[int, list[int]] = {}
+        """Partition -> offsets of the letters in the open transaction."""
+        self._opened = 0.0
+        self._due: float | None = None
+        """When the next one may go."""
+        self.sent = 0
+        """Letters that are committed."""
+
+    def __enter__(self) -> Self:
+        ids = topic_ids(self._settings, (DEAD, REPLAYS))
+        if REPLAYS not in ids or DEAD not in ids:
+            raise Retryable(f"{DEAD} or {REPLAYS} is not there: run `headwater topics apply`")
+        self._topic_id = ids[DEAD]
+        with self._kafka():
+            self._producer.init_transactions(KAFKA_S)
+        # Only now: what a run before this one had in hand is committed, or will never be.
+        self.replayed = read_replayed(self._settings)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        if kind is None:
+            self.commit()
+        elif self._pending:
+            self._abort()
+
+    def send(self, letter: LetterPosition, topic: str, key: bytes | None, value: bytes) -> None:
+        """Send one letter's record, when it is its turn."""
+        self._wait()
+        if not self._pending:
+            with self._kafka():
+                self._producer.begin_transaction()
+            self._opened = time.monotonic()
+        self._produce(topic, key, value)
+        self._pending.setdefault(letter.partition, []).append(letter.offset)
+        if sum(map(len, self._pending.values())) >= TRANSACTION_LETTERS:
+            self.commit()
+
+    def commit_due(self) -> None:
+        """Commit what has been open for a while, also where no letter comes that is to be sent."""
+        if self._pending and time.monotonic() - self._opened >= TRANSACTION_S:
+            self.commit()
+
+    def commit(self) -> None:
+        """Commit what was sent, and that it was."""
+        if not self._pending:
+            return
+        now = int(time.time() * 1000)
+        for partition, offsets in self._pending.items():
+            mark = {"topic_id": self._topic_id, "partition": partition, "offsets": offsets, "replayed_ts": now}
+            self._produce(REPLAYS, f"{self._topic_id}:{partition}".encode(), encode(self._contract, mark))
+        with self._kafka():
+            self._producer.commit_transaction(KAFKA_S)
+        self.sent += sum(map(len, self._pending.values()))
+        self._pending = {}
+
+    def _wait(self) -> None:
+        """Until the next one may go; never with a transaction open for long."""
+        if not self._rate:
+            return
+        now = time.monotonic()
+        due = now if self._due is None else max(self._due, now - CATCH_UP_S)
+        if self._pending and due - self._opened >= TRANSACTION_S:
+            self.commit()
+        time.sleep(max(0.0, due - time.monotonic()))
+        self._due = due + 1 / self._rate
+
+    def _produce(self, topic: str, key: bytes | None, value: bytes) -> None:
+        while True:
+            try:
+                with self._kafka():
+                    self._producer.produce(topic, value, key)
+                    self._producer.poll(0)
+                return
+            except BufferError:
+                with self._kafka():
+                    self._producer.poll(0.1)
+
+    def _abort(self) -> None:
+        try:
+            self._producer.abort_transaction(KAFKA_S)
+        except ck.KafkaException:
+            return  # Kafka ends it after its time, or the next run does
+
+    def _fatal(self) -> ck.KafkaException | None:
+        """What ended the producer: later calls say only that it has ended, the next poll raises the cause."""
+        try:
+            self._producer.poll(1.0)
+        except ck.KafkaException as cause:
+            return cause
+        return None
+
+    @contextmanager
+    def _kafka(self) -> Iterator[None]:
+        """What an error of Kafka's means."""
+        try:
+            yield
+        except ck.KafkaException as error:
+            if error.args[0].code() == ck.KafkaError._FATAL:
+                error = self._fatal() or error
+            if error.args[0].code() in (ck.KafkaError._FENCED, ck.KafkaError.PRODUCER_FENCED):
+                raise Retryable("another replay has begun, and goes on in place of this one") from error
+            raise away(self._settings, error) from error
+
+
+__all__ = ["DEAD", "REPLAYS", "LetterPosition", "LetterSet", "Replay", "read_replayed"]

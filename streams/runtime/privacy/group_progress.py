@@ -1,0 +1,41 @@
+"""Whether a consumer group has been through all that lay in its topics at a moment."""
+
+from collections.abc import Iterable
+
+import confluent_kafka as ck
+
+from infra.clients.kafka import reader
+from infra.errors import Retryable
+from infra.settings import Settings
+from streams.runtime.follow import partitions_of, stable_end
+
+ASK_S = 30.0
+
+
+class Passage:
+    """The ends of some topics as they are when this is made, open transactions included. Retryable while Kafka is away."""
+
+    def __init__(self, settings: Settings, group: str, topics: Iterable[str]) -> None:
+        self._settings = settings
+        self._group = group
+        consumer = reader(settings, group, isolation_level="read_uncommitted")
+        try:
+            places = [(topic, partition) for topic in topics for partition in partitions_of(consumer, topic)]
+            self._ends = {place: end for place in places if (end := stable_end(consumer, *place)[1]) > 0}
+        finally:
+            consumer.close()
+
+    def left(self) -> int:
+        """How many offsets the group has not committed yet. Retryable."""
+        consumer = reader(self._settings, self._group)
+        try:
+            asked = [ck.TopicPartition(*place) for place in self._ends]
+            found = consumer.committed(asked, timeout=ASK_S) if asked else []
+            return sum(max(0, self._ends[one.topic, one.partition] - max(0, one.offset)) for one in found)
+        except ck.KafkaException as error:
+            raise Retryable(f"no offsets of {self._group}: {error.args[0].name()}") from error
+        finally:
+            consumer.close()
+
+
+__all__ = ["Passage"]

@@ -1,0 +1,109 @@
+"""Figures of the identity bench, against examples that are counted by hand."""
+
+import pytest
+
+from bench.identity.causes import lost_by_cause, wrong_by_cause
+from bench.identity.metrics import bound, evidence, first_deliveries, score
+from bench.identity.world import KIOSK, OWN, SHARED, Event, World
+
+U0, U1 = "0" + "0" * 32, "0" + "1" * 32
+C0, C1, C2, KEPT = (f"2{name * 32}" for name in "abcd")
+WORLD = World(households=[0, 0, 1], users=[U0, U1, None], several={KEPT: "kiosk", C2: "junk e-mail"})
+
+
+def event(n: int, person: int, *nodes: str, place: str = OWN) -> Event:
+    """One event."""
+    return Event(n, n, f"e{n}", nodes, person, place)
+
+
+EVENTS = [
+    event(0, 0, C0),
+    event(1, 0, U0, C0),
+    event(2, 0, U0, KEPT, place=KIOSK),
+    event(3, 1, U1, C1),
+    event(4, 1, KEPT, place=KIOSK),
+    event(5, 2, KEPT, place=KIOSK),
+]
+
+
+def test_figures_are_those_counted_by_hand() -> None:
+    """Canonical x has three events of person 0 and one of person 1; y one of each of two persons."""
+    found = score(WORLD, EVENTS, ["x", "x", "x", "y", "x", "y"], ["x", "z", "x", "y", "z", "w"])
+    assert found.wrong == 2 / 6
+    # Event 4 has the nodes of event 5 too and came first, so by its nodes it is person 1's: it could have been right.
+    assert (found.avoidable, found.given_away) == (1 / 6, 0.0)
+    assert found.wrong_known == 2 / 6
+    assert found.canonicals == (1 + 2 + 1) / 3
+    assert found.precision == 3 / (6 + 1)
+    assert found.recall == 3 / (3 + 1)
+    assert (found.merged_people, found.merged_accounts, found.merged_households) == (2, 1, 1)
+    assert found.two_users == 0
+    assert found.stale == 3 / 6
+    assert found.overrides == 2 / 6
+
+
+def test_two_users_are_counted_by_what_events_carry() -> None:
+    """One canonical for all has both user ids; without stamps there is no staleness."""
+    found = score(WORLD, EVENTS, [0] * 6, None)
+    assert (found.two_users, found.stale, found.overrides) == (1, None, None)
+    assert found.wrong == 3 / 6
+    assert found.precision == (3 + 1) / 15
+    assert found.recall == 1.0
+
+
+def test_the_bound_is_what_nodes_can_tell() -> None:
+    """Two persons who are anonymous at one kiosk cannot be told apart; person 1's kiosk event cannot be known as hers."""
+    found = bound(WORLD, EVENTS)
+    assert found.wrong == 1 / 6
+    assert found.wrong_known == 0.0
+    assert found.canonicals == (1 + 2 + 1) / 3
+    assert found.recall == 3 / 4
+
+
+def test_the_bound_is_reached_by_who_knows_the_truth() -> None:
+    """Its components connect what one person's own events connect, and nothing else."""
+    components = evidence(EVENTS)
+    assert components[0] == components[1] == components[2]
+    assert len(set(components)) == 4
+    assert score(WORLD, EVENTS, components, None).wrong == 0
+
+
+def test_wrong_events_have_causes() -> None:
+    """By place, or by what merged one's own device with another's; and whether a conflict gave it away."""
+    assert wrong_by_cause(WORLD, EVENTS, ["x", "x", "x", "y", "x", "y"]) == {
+        f"hidden, at: {KIOSK}": 1 / 6,
+        f"unavoidable, at: {KIOSK}": 1 / 6,
+    }
+    merged = [event(0, 0, U0, C2), event(1, 0, U0, C2), event(2, 1, U1)]
+    assert wrong_by_cause(WORLD, merged, ["x"] * 3) == {"hidden, own, merged by: junk e-mail": 1 / 3}
+    assert score(WORLD, merged, ["x"] * 3, None).given_away == 0
+    seen = [*merged, event(3, 1, U1, C2)]
+    assert score(WORLD, seen, ["x", "x", "x", "y"], None).given_away == 1 / 4
+    assert score(WORLD, seen, ["x", "x", "x", "y"], None, nobodys={"x"}).given_away == 0
+    assert wrong_by_cause(WORLD, seen, ["x", "x", "x", "y"]) == {"own, merged by: junk e-mail": 1 / 4}
+    assert wrong_by_cause(WORLD, seen, ["x", "x", "x", "y"], {"x"}) == {}
+
+
+def test_lost_pairs_have_causes() -> None:
+    """Six pairs of person 0, one of them at home, all apart; two of person 1 that nothing connects."""
+    events = [
+        event(0, 0, U0, C0),
+        event(1, 0, C0),
+        event(2, 0, C0, place=SHARED),
+        event(3, 0, C0, place=KIOSK),
+        event(4, 1, C1),
+        event(5, 1, U1),
+    ]
+    assert lost_by_cause(WORLD, events, [0, 1, 2, 3, 4, 5]) == {
+        "at: kiosk": 3 / 7,
+        "at: shared device": 2 / 7,
+        "own: nothing shared": 1 / 7,
+        "no evidence": 1 / 7,
+    }
+    assert lost_by_cause(WORLD, events, [0, 0, 0, 0, 4, 5]) == {"no evidence": pytest.approx(1 / 7)}
+
+
+def test_the_first_delivery_keeps_its_place() -> None:
+    """A duplicate is left out, and what came between stays between."""
+    again = EVENTS[0]._replace(arrived=9)
+    assert first_deliveries([*EVENTS[:3], again, *EVENTS[3:], again]) == EVENTS

@@ -1,0 +1,383 @@
+"""Ids that were not seen for long are forgotten, whole components, on a real Kafka, Redis and ClickHouse; nobody else's are."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import confluent_kafka as ck
+import pytest
+import redis
+from typer.testing import CliRunner
+
+from consumers.privacy.app import app
+from consumers.privacy.topics import ERASURES, Output, Pen
+from consumers.warehouse.history import inactive as unseen
+from consumers.warehouse.history.overrides import project
+from consumers.warehouse.history.squash import squash
+from consumers.warehouse.loader.loop import GROUP
+from consumers.warehouse.schema.migrating import migrate
+from consumers.warehouse.schema.tables import TABLES
+from consumers.warehouse.verifying import verify
+from infra.clients.kafka import producer, reader
+from infra.ops.embedded.servers.clickhouse import EmbeddedClickHouse
+from infra.ops.embedded.servers.kafka import EmbeddedKafka
+from infra.telemetry.metrics import Metrics
+from schemas.codec import decode, encode
+from streams.identity.evidence import LINKS, link_id, link_record
+from streams.identity.graph.redis_store import RedisStore
+from streams.identity.graph.slots import MERGES, log_key, slot_record
+from streams.identity.graph.union_find import SHARED, Limit, Nodes, Pair, Slot, Write
+from streams.identity.nodes import alias
+from streams.identity.repair.log import diff, read_log, rebuild
+from streams.identity.stage import IdentityStage, Kit
+from streams.runtime.follow import read_topic
+from streams.runtime.stage import Batch
+from tests.consumers.warehouse.plant import NOW_MS, Plant, event, wait
+
+DAY_MS = 86_400_000
+OLD = NOW_MS - 400 * DAY_MS
+
+
+def node(tier: int, of: str) -> str:
+    """A node."""
+    return f"{tier}{of * 32}"
+
+
+USER, PHONE, LAPTOP = node(0, "a"), node(2, "a"), node(2, "b")
+NAME = node(0, "1")
+"""The same user under other keys."""
+STRANGER, TWICE = node(1, "c"), node(2, "c")
+REGULAR, SEEN = node(1, "d"), node(2, "d")
+KIOSK, GUEST = node(1, "e"), node(2, "e")
+LATELY, LINKED = node(1, "f"), node(2, "f")
+FORMER, STALE = node(1, "9"), node(2, "9")
+LONE = node(2, "8")
+
+SLOTS: dict[str, tuple[Slot, int]] = {
+    USER: (Slot(PHONE, logged=True), OLD), PHONE: (Slot(USER, logged=True), OLD), LAPTOP: (Slot(PHONE, logged=True), OLD),
+    NAME: (Slot(USER, logged=True), OLD),
+    TWICE: (Slot(STRANGER, logged=True), OLD),
+    SEEN: (Slot(REGULAR, logged=True), OLD),
+    KIOSK: (Slot(KIOSK, logged=True, epoch=1, state=SHARED), OLD), GUEST: (Slot(KIOSK, logged=True), OLD),
+    LINKED: (Slot(LATELY, logged=True), NOW_MS),
+    STALE: (Slot(FORMER, logged=True), OLD),
+}  # fmt: skip
+GONE = {USER, NAME, PHONE, LAPTOP, TWICE}
+EVIDENCE: list[Nodes] = [
+    (USER, PHONE), (KIOSK, PHONE, LAPTOP), (STRANGER, TWICE), (REGULAR, SEEN), (LATELY, LINKED, TWICE), (FORMER, STALE),
+]  # fmt: skip
+LEFT: set[Nodes] = {(REGULAR, SEEN), (LATELY, LINKED), (FORMER, STALE)}
+
+
+@pytest.fixture(scope="module")
+def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
+    """A broker and a warehouse of its own."""
+    folder = tmp_path_factory.mktemp("expiry")
+    with (
+        EmbeddedKafka(folder / "kafka") as kafka,
+        EmbeddedClickHouse(folder / "clickhouse") as clickhouse,
+        ExitStack() as stack,
+    ):
+        made = Plant(kafka.address, clickhouse, folder)
+        stack.callback(made.close)
+        migrate(made.settings)
+        yield made
+
+
+@pytest.fixture
+def store(plant: Plant, redis_url: str) -> Iterator[RedisStore]:
+    """The graph, as the log has it, and events of some of its nodes, all of it loaded."""
+    plant.environment["HEADWATER_REDIS"] = redis_url
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+        for table in ("identity_stamped", "identity_overrides"):
+            plant.store.command(f"TRUNCATE TABLE headwater.{table}")
+        write(plant)
+        contract = plant.registry.latest("events.resolved")
+        came = [(SEEN, REGULAR, NOW_MS - DAY_MS), (PHONE, "", OLD), (LONE, LONE, OLD), (STALE, STALE, OLD)]
+        events = [
+            event(contract, n, node=one, profile_id=profile, identifiers=[one], collector_ts=at)
+            for n, (one, profile, at) in enumerate(came)
+        ]
+        with plant.loading():
+            plant.send(events)
+            plant.wait_caught_up()
+        project(plant.store, int(time.time() * 1000))
+        assert overrides(plant) == [(STALE, FORMER)]
+        found = RedisStore(lambda: client)
+        rebuild(read_log(plant.settings), found, nothing)
+        assert found.admit([Pair(STRANGER, TWICE, Limit("cookies_per_device", 12, 30))], 20_000) == [True]
+        yield found
+
+
+def write(plant: Plant) -> None:
+    """The log and the evidence."""
+    pen = producer(plant.settings)
+    for name in SLOTS:  # as an earlier test left them
+        pen.produce(MERGES, None, name.encode())
+    for name, (slot, at) in SLOTS.items():
+        pen.produce(MERGES, encode(plant.registry.latest(MERGES), slot_record(name, slot, "e", at)), log_key(name, slot))
+    for nodes in EVIDENCE:
+        pen.produce(LINKS, encode(plant.registry.latest(LINKS), link_record(nodes, "e", OLD, 7)), link_id(nodes).encode())
+    assert pen.flush(30) == 0
+
+
+def nothing(_records: int) -> None:
+    """Nobody watches."""
+
+
+def overrides(plant: Plant) -> list[tuple[Any, ...]]:
+    """Of the warehouse."""
+    return plant.store.rows("SELECT profile_id, canonical FROM headwater.identity_overrides")
+
+
+def run(plant: Plant, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, Any]:
+    """Exit code and JSON, or the error, of `headwater privacy expire`."""
+    for name, value in plant.environment.items():
+        monkeypatch.setenv(name, value)
+    done = CliRunner().invoke(app, ["expire", "--json", *words], catch_exceptions=True)
+    return done.exit_code, json.loads(done.stdout) if done.exit_code == 0 else done.exception
+
+
+def evidence(plant: Plant) -> set[Nodes]:
+    """What the topic says of links, the newest record of each."""
+    newest: dict[bytes | None, bytes | None] = {}
+    for records in read_topic(plant.settings, LINKS):
+        newest.update(records)
+    return {tuple(decode(plant.registry, value)[1]["nodes"]) for value in newest.values() if value is not None}
+
+
+def missing(store: RedisStore) -> set[str]:
+    """Nodes without a slot."""
+    return {name for name, slot in zip(SLOTS, store.read(list(SLOTS)), strict=True) if slot is None}
+
+
+def rows(plant: Plant) -> set[str]:
+    """Nodes with a row."""
+    return {one for (one,) in plant.store.rows("SELECT node FROM headwater.identity_merges")}
+
+
+def assert_forgotten(plant: Plant, store: RedisStore, gone: set[str], left: set[Nodes]) -> None:
+    """Everywhere, for good: in a graph built anew and after the loader has read everything again."""
+    assert missing(store) == gone
+    assert rows(plant) == SLOTS.keys() - gone
+    assert evidence(plant) == left
+    assert store.holding([*gone, STRANGER], ()) == 0
+    assert store.children([PHONE, USER, STRANGER, REGULAR]) == [set(), set(), set(), {SEEN}]
+    assert diff(read_log(plant.settings), store, nothing).same
+    with redis.Redis.from_url(plant.environment["HEADWATER_REDIS"]) as client:
+        client.flushall()
+    rebuild(read_log(plant.settings), store, nothing)
+    assert missing(store) == gone
+    consumer = reader(plant.settings, GROUP)
+    starts = [
+        ck.TopicPartition(topic, at, 0)
+        for topic in TABLES
+        for at in range(len(consumer.list_topics(topic).topics[topic].partitions))
+    ]
+
+    def reset() -> bool:
+        try:
+            consumer.commit(offsets=starts, asynchronous=False)
+        except ck.KafkaException:
+            return False
+        return True
+
+    wait(reset, 20)
+    consumer.close()
+    with plant.loading():
+        plant.wait_caught_up()
+    assert rows(plant) == SLOTS.keys() - gone
+    assert [one.text for one in verify(plant.settings) if not one.exact] == []
+
+
+def test_whole_components_that_nobody_saw_are_forgotten(
+    plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were seen, linked lately, intervened in, or whose profile a row carries stay; so does what comes back."""
+    told = {"days": 395, "slots": len(GONE), "links": 4, "rows": len(GONE), "kept": 0}
+    assert run(plant, monkeypatch, "--dry-run") == (0, {**told, "dry_run": True})
+    assert missing(store) == set()
+    assert run(plant, monkeypatch) == (0, {**told, "dry_run": False})
+    assert_forgotten(plant, store, GONE, LEFT)
+    assert run(plant, monkeypatch)[1]["slots"] == 0
+    back = Slot(STRANGER, logged=False)
+    assert store.write([Write(LAPTOP, None, back, 0)]) == [True]
+    pen = producer(plant.settings)
+    pen.produce(MERGES, encode(plant.registry.latest(MERGES), slot_record(LAPTOP, back, "e", NOW_MS)), log_key(LAPTOP, back))
+    assert pen.flush(30) == 0
+    store.confirm([(LAPTOP, back)])
+    with plant.loading():
+        plant.wait_caught_up()
+    rebuild(read_log(plant.settings), store, nothing)
+    assert store.read([LAPTOP]) == [back._replace(logged=True)]
+    assert diff(read_log(plant.settings), store, nothing).same
+    assert LAPTOP in rows(plant)
+    assert unseen.forget(plant.store, "ab" * 16, [LAPTOP], NOW_MS) == 0
+    assert unseen.forget(plant.store, "cd" * 16, [LAPTOP], NOW_MS + 1) == 1
+
+
+EFFECTS = 10
+"""More than a run has: the last runs are not cut short."""
+
+
+class Crash(Exception):
+    """The process ends here."""
+
+
+def test_whatever_cuts_it_short_the_next_run_completes_it(
+    plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs that end after their first effect, their second, and so on; the last one does the rest."""
+    left = 0
+
+    def counted(effect: Callable[..., Any]) -> Callable[..., Any]:
+        def do(*args: Any, **more: Any) -> Any:
+            nonlocal left
+            found = effect(*args, **more)
+            left -= 1
+            if not left:
+                raise Crash
+            return found
+
+        return do
+
+    for owner, name in (
+        (Pen, "write"),
+        (RedisStore, "expire"),
+        (RedisStore, "uncount"),
+        (unseen, "forget"),
+        (unseen, "remove"),
+    ):
+        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
+    with plant.loading():
+        for crashes in range(EFFECTS):
+            left = crashes + 1
+            code, error = run(plant, monkeypatch)
+            assert code == 0 or isinstance(error, Crash)
+    assert code == 0
+    left = 0
+    assert_forgotten(plant, store, GONE, LEFT)
+
+
+def test_what_was_changed_meanwhile_stays(plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slot that a worker has rewritten, and what it hangs under; a pending one that says the same goes."""
+    rewritten = Slot(STRANGER, logged=False, epoch=1)
+    forget = unseen.forget
+
+    def meanwhile(*args: Any) -> int:
+        assert store.write([Write(TWICE, SLOTS[TWICE][0], rewritten, 0)]) == [True]
+        with redis.Redis.from_url(plant.environment["HEADWATER_REDIS"]) as client:
+            (key,) = client.keys(f"n:*:{LAPTOP}")
+            client.set(key, b"P" + (client.get(key) or b"")[1:])
+        return forget(*args)
+
+    monkeypatch.setattr(unseen, "forget", meanwhile)
+    done = run(plant, monkeypatch)[1]
+    assert (done["slots"], done["kept"]) == (len(GONE) - 1, 1)
+    assert missing(store) == GONE - {TWICE}
+    assert store.children([STRANGER]) == [{TWICE}]
+
+
+def test_what_comes_back_meanwhile_is_in_the_log(plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that links a node anew, and logs that, between its slot's end and its tombstone."""
+    expire, back = RedisStore.expire, Slot(REGULAR, logged=False)
+
+    def meanwhile(self: RedisStore, slots: Any) -> list[bool]:
+        gone = expire(self, slots)
+        assert store.write([Write(LAPTOP, None, back, 0)]) == [True]
+        pen = producer(plant.settings)
+        pen.produce(MERGES, encode(plant.registry.latest(MERGES), slot_record(LAPTOP, back, "e", OLD)), log_key(LAPTOP, back))
+        assert pen.flush(30) == 0
+        store.confirm([(LAPTOP, back)])
+        return gone
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RedisStore, "expire", meanwhile)
+        assert run(plant, monkeypatch)[1]["slots"] == len(GONE)
+    assert missing(store) == GONE - {LAPTOP}
+    assert store.children([REGULAR]) == [{SEEN, LAPTOP}]
+    assert diff(read_log(plant.settings), store, nothing).same
+
+
+def test_a_warehouse_that_cannot_tell_is_not_believed(plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is behind, or that holds no events from then."""
+    plant.send([event(plant.registry.latest("events.resolved"), 9)])
+    code, error = run(plant, monkeypatch, "--patience", "1")
+    assert (code, "wait for headwater.warehouse" in str(error)) == (1, True)
+    with plant.loading():
+        plant.wait_caught_up()
+    plant.store.command(
+        "ALTER TABLE headwater.events DELETE WHERE collector_ts < now() - INTERVAL 300 DAY SETTINGS mutations_sync = 2"
+    )
+    code, error = run(plant, monkeypatch)
+    assert (code, "cannot be told" in str(error)) == (1, True)
+    assert missing(store) == set()
+
+
+def test_in_a_young_house_nothing_is_forgotten(plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing was linked before then, the warehouse need not tell: it has no event from then either."""
+    code, done = run(plant, monkeypatch, "--days", "700")
+    assert (code, done["slots"], done["links"], done["rows"]) == (0, 0, 0, 0)
+    assert missing(store) == set()
+
+
+def test_a_worker_hears_of_it(plant: Plant, store: RedisStore) -> None:
+    """It does not use what it remembers of a forgotten node; what was rewritten it keeps; and it says evidence anew."""
+    stage = IdentityStage(plant.registry, store, Metrics(), Kit(alias(plant.settings.master)))
+    for records in read_topic(plant.settings, MERGES):
+        stage.on_broadcast(MERGES, [(key, value) for key, value in records if value is not None])
+    contract = plant.registry.latest("events.consented")
+    spoken = []
+    for n in range(4):
+        if n == 2:
+            stage.on_broadcast(MERGES, [(SEEN.encode(), None), (KIOSK.encode(), None)])
+            assert stage._graph.known([SEEN, KIOSK]) == {SEEN: None, KIOSK: SLOTS[KIOSK][0]}
+        value = event(contract, n, identifiers=[SEEN, LONE], consent_purposes=7, consent_outcome="pass")
+        outcome = stage.handle(Batch("events.consented", 0, [b"k"], [value], [n]), NOW_MS / 1000)
+        for hook in outcome.after_commit:
+            hook()
+        spoken.append(len(outcome.out.get(LINKS, ())))
+    assert spoken == [1, 0, 1, 0]
+
+
+def test_an_erasure_goes_first(plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as one is not done nothing is forgotten: both would write the same records anew."""
+    record = {
+        "request_id": "ab" * 16, "state": "begun", "nodes": [], "profiles": [], "shared": [], "erased_ts": OLD,
+        "requested_ts": OLD, "deadline_ts": OLD, "counts": {},
+    }  # fmt: skip
+    pen = Pen(plant.settings)
+    pen.write([pen.output(ERASURES, b"ab" * 16, record)])
+    code, error = run(plant, monkeypatch)
+    assert (code, "an erasure is not done" in str(error)) == (1, True)
+    assert missing(store) == set()
+    pen.write([Output(ERASURES, b"ab" * 16, None)])
+    assert run(plant, monkeypatch, "--dry-run")[0] == 0
+
+
+def test_the_command_is_told_in_words(plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For people on a terminal."""
+    for name, value in plant.environment.items():
+        monkeypatch.setenv(name, value)
+    done = CliRunner().invoke(app, ["expire", "--dry-run"])
+    assert done.exit_code == 0
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [str(len(GONE)), "4"]
+
+
+def test_a_profile_that_a_row_carries_does_not_become_anothers(
+    plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However old the row is; once it is gone, and no override needs it, the component goes."""
+    rewrite = "ALTER TABLE headwater.events {} SETTINGS mutations_sync = 1"
+    plant.store.command(rewrite.format(f"UPDATE profile_id = '{PHONE}' WHERE node = '{PHONE}'"))
+    assert run(plant, monkeypatch)[0] == 0
+    assert missing(store) == {TWICE}, "the phone's row carries the label of its user"
+    with plant.loading():
+        plant.wait_caught_up()
+    plant.store.command(rewrite.format(f"DELETE WHERE node IN ('{PHONE}', '{STALE}')"))
+    squash(plant.store, NOW_MS, 7, lambda: False)
+    assert run(plant, monkeypatch)[0] == 0
+    assert missing(store) == {*GONE, STALE}

@@ -1,0 +1,198 @@
+"""The comparison, with every fault that it must find."""
+
+from array import array
+from collections import Counter
+
+import pytest
+
+from infra.ops.simulator.ledger import ANONYMISED, DEAD, POISON, REFUSED, RESOLVED, Expected, RefusalLine, Run
+from infra.ops.simulator.marks import event_id
+from infra.ops.simulator.reconcile import compare
+from infra.ops.simulator.reconcile.compare import Letters, RefusalRow, Row
+from infra.ops.simulator.reconcile.tally import Seen, Tally
+
+RUN = "abcdefab"
+# Two resolved events of one account (all granted; analytics alone), then one of each other fate.
+FATES = bytes([RESOLVED, RESOLVED, ANONYMISED, DEAD, POISON, REFUSED])
+MASKS = bytes([7, 1, 0, 0, 0, 0])
+
+
+@pytest.fixture
+def expected() -> Expected:
+    """A ledger of six events, each sent and taken once."""
+    size = len(FATES)
+    accounts = array("i", [0, 0] + [-1] * (size - 2))
+    return Expected(
+        Run(RUN, 1, size, 0), bytearray(FATES), bytearray(MASKS), bytearray([1] * size), bytearray([1] * size), accounts
+    )
+
+
+def seen(n: int, mask: int, outcome: str, **more: object) -> Seen:
+    """A record of event `n` behind the gate."""
+    return Seen(event_id(RUN, n), "page_view", outcome, mask, "2profile", "resolved")._replace(**more)  # type: ignore[arg-type] # test data
+
+
+def walk(expected: Expected, *records: Seen) -> Row:
+    """The verdict on a layer that holds these records, where one anonymised event is expected too."""
+    tally = Tally(expected, {"random": 1})
+    for record in records:
+        tally.behind_gate(record)
+    return compare.once_row("layer", expected, {"random": 1}, tally)
+
+
+GOOD = (seen(0, 7, "pass"), seen(1, 1, "strip"), Seen("random", "page_view", "anonymise", 0, "", "anonymous"))
+
+
+def test_a_layer_that_is_as_it_should_be_has_no_fault(expected: Expected) -> None:
+    """Each event once, the anonymised one by its new id."""
+    row = walk(expected, *GOOD)
+    assert row.good
+    assert (row.expected, row.found) == (3, 3)
+
+
+def test_a_missing_event_is_lost(expected: Expected) -> None:
+    """Also an anonymised one."""
+    assert walk(expected, *GOOD[1:]).lost == 1
+    assert walk(expected, *GOOD[:2]).lost == 1
+
+
+def test_an_event_that_is_there_twice_is_doubled(expected: Expected) -> None:
+    """Also an anonymised one."""
+    assert walk(expected, *GOOD, GOOD[0]).doubled == 1
+    assert walk(expected, *GOOD, GOOD[2]).doubled == 1
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        seen(1, 1, "strip", marks={("mk", 1)}),
+        seen(1, 1, "strip", marks={("pz", 1)}),
+        Seen("random", "page_view", "anonymise", marks={("an", 2)}),
+        seen(0, 7, "pass", marks={("cl", 9)}),
+        seen(1, 3, "strip"),
+        Seen(event_id(RUN, 2), "page_view", "anonymise"),
+    ],
+    ids=["marketing", "personalization", "analytics", "clear", "mask", "id of an anonymised event"],
+)
+def test_what_was_not_granted_is_forbidden(expected: Expected, record: Seen) -> None:
+    """Fields of denied purposes, clear identifiers, purposes nobody granted, ids that should be gone."""
+    others = [good for good in GOOD if good.event_id != record.event_id]
+    assert walk(expected, *others, record).forbidden == 1
+
+
+def test_markers_of_granted_purposes_are_lawful(expected: Expected) -> None:
+    """The event with all purposes keeps its fields."""
+    assert walk(expected, seen(0, 7, "pass", marks={("mk", 0), ("an", 0), ("pz", 0)}), *GOOD[1:]).good
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 99], ids=["dead", "poison", "refused", "unknown"])
+def test_an_event_that_should_not_be_there_is_unexplained(expected: Expected, n: int) -> None:
+    """Refused and dead events, and numbers that the ledger does not have."""
+    assert walk(expected, *GOOD, seen(n, 7, "pass")).unexplained == 1
+
+
+def test_less_consent_than_was_given_is_unexplained(expected: Expected) -> None:
+    """A house that strips everything would forbid nothing and still be wrong."""
+    assert walk(expected, seen(0, 1, "strip"), *GOOD[1:]).unexplained == 1
+
+
+def test_an_event_that_was_never_acknowledged_may_be_missing_but_not_doubled(expected: Expected) -> None:
+    """Nobody knows whether it came in."""
+    expected.acked[0] = 0
+    assert walk(expected, *GOOD[1:]).good
+    assert walk(expected, *GOOD).good
+    assert walk(expected, *GOOD, GOOD[0]).doubled == 1
+
+
+def test_raw_wants_every_acknowledged_event_and_takes_copies(expected: Expected) -> None:
+    """Clients retry; the copies die later."""
+    raw = Tally(expected)
+    for n in (0, 0, 1, 2):
+        raw.at_door(Seen(event_id(RUN, n), "page_view"), (RESOLVED, ANONYMISED))
+    assert compare.raw_row(expected, raw).lost == 1  # the poison
+    raw.count(4)
+    assert compare.raw_row(expected, raw).good
+    raw.at_door(Seen(event_id(RUN, 5), "page_view"), (RESOLVED, ANONYMISED))
+    assert compare.raw_row(expected, raw).unexplained == 1
+
+
+def test_consented_holds_one_record_for_each_raw_copy(expected: Expected) -> None:
+    """The gate neither loses nor doubles copies."""
+    raw, gate = Tally(expected), Tally(expected, {"random": 1})
+    for n in (0, 0, 1):
+        raw.at_door(Seen(event_id(RUN, n), "page_view"), (RESOLVED,))
+    for record in GOOD:
+        gate.behind_gate(record)
+    assert compare.consented_row(expected, raw, {"random": 1}, gate).lost == 1
+    gate.behind_gate(GOOD[0])
+    assert compare.consented_row(expected, raw, {"random": 1}, gate).good
+    gate.behind_gate(GOOD[0])
+    assert compare.consented_row(expected, raw, {"random": 1}, gate).doubled == 1
+
+
+def test_one_person_has_one_profile_and_shares_it_with_nobody(expected: Expected) -> None:
+    """A further profile is doubled, somebody else's is forbidden."""
+    tally = Tally(expected)
+    tally.behind_gate(GOOD[0])
+    tally.behind_gate(GOOD[1])
+    assert compare.profiles_row(tally).good
+    tally.behind_gate(seen(1, 1, "strip", profile="2other"))
+    assert compare.profiles_row(tally).doubled == 1
+    expected.accounts[1] = 1
+    tally.behind_gate(seen(1, 1, "strip"))
+    assert compare.profiles_row(tally).forbidden == 1
+
+
+def test_dead_letters_must_be_there_and_explained(expected: Expected) -> None:
+    """One for the refused item, one for the poison, and none for anything else."""
+    assert compare.dead_row("dead", expected, Letters(Counter({3: 1, 4: 1}))).good
+    assert compare.dead_row("dead", expected, Letters(Counter({3: 1}))).lost == 1
+    assert compare.dead_row("dead", expected, Letters(Counter({3: 1, 4: 2}))).doubled == 1
+    assert compare.dead_row("dead", expected, Letters(Counter({3: 1, 4: 1, 0: 1}))).unexplained == 1
+    stranger = Letters(Counter({3: 1, 4: 1}), Counter({"dead letter of consent: BUG": 1}))
+    assert compare.dead_row("dead", expected, stranger).unexplained == 1
+
+
+def test_joined_records_are_wanted_exactly_once() -> None:
+    """Decisions, exposures and rewards."""
+    assert compare.joined_row("x", ["a", "b"], {"a": 1, "b": 1}).good
+    assert compare.joined_row("x", ["a", "b"], {"a": 1}).lost == 1
+    assert compare.joined_row("x", ["a"], {"a": 2}).doubled == 1
+    assert compare.joined_row("x", ["a"], {"a": 1, "c": 1}).unexplained == 1
+
+
+def test_a_table_mirrors_its_topic_copy_by_copy() -> None:
+    """As often as in the topic, no more and no less; what other runs left is nobody's."""
+    assert compare.mirrored_row("x", {"a": 1, "b": 2}, {"a": 1, "b": 2, "other": 7}).good
+    assert compare.mirrored_row("x", {"a": 1, "b": 2}, {"a": 1, "b": 1}).lost == 1
+    assert compare.mirrored_row("x", {"a": 1, "b": 2}, {"a": 1, "b": 3}).doubled == 1
+    assert compare.mirrored_row("x", {"a": 1}, {}).lost == 1
+
+
+def test_anonymised_events_of_other_runs_are_nobodys(expected: Expected) -> None:
+    """Several runs share a house."""
+    assert walk(expected, *GOOD, Seen("of another run", "page_view", "anonymise", 0, "", "anonymous")).good
+
+
+def test_counts_must_equal_the_layers() -> None:
+    """Cell by cell: two errors that cancel out are still two errors."""
+    assert compare.counts_row({"consent pass": 3}, {"consent pass": 3}).good
+    row = compare.counts_row({"consent pass": 3, "consent strip": 2}, {"consent pass": 2, "consent strip": 3})
+    assert (row.lost, row.doubled) == (1, 1)
+
+
+def test_a_refusal_is_kept_unless_an_event_after_it_shows_more(expected: Expected) -> None:
+    """In whatever layer: a purpose, a field, an id; and consent again is kept unless an event after it shows less."""
+    expected.after = array("i", [0, 0, 1, -1, -1, -1])
+    expected.refusals = {0: RefusalLine(0, "webhook", True), 1: RefusalLine(1, "webhook", False)}
+    tally = Tally(expected)
+    for record in GOOD:
+        tally.behind_gate(record)
+    assert compare.refusal_rows(expected, tally.leaks, tally.shortfalls) == [RefusalRow("webhook", 2, 2, 1, 1, 2)]
+    for leak in (seen(1, 3, "strip"), seen(1, 1, "strip", marks={("mk", 1)})):
+        spoilt = Tally(expected)
+        spoilt.behind_gate(leak)
+        assert compare.refusal_rows(expected, spoilt.leaks, spoilt.shortfalls)[0].kept == 1
+    tally.behind_gate(Seen(event_id(RUN, 2), "page_view", "anonymise"))
+    tally.behind_gate(seen(0, 1, "strip"))
+    assert compare.refusal_rows(expected, tally.leaks, tally.shortfalls) == [RefusalRow("webhook", 2, 1, 1, 0, 2)]

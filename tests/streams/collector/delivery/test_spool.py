@@ -1,0 +1,82 @@
+"""The spool keeps what it took, in order, over crashes, encrypted, and no more than it may."""
+
+from pathlib import Path
+
+import pytest
+
+from infra.payload_keyring import KeyRing
+from infra.secrets import Secret
+from streams.collector.delivery.spool import SEGMENT_BYTES, Record, Spool, SpoolFull
+
+NOW = 1_795_514_401.0
+RECORDS = [Record("events.raw", b"k%d" % i, b"value %d" % i) for i in range(5)]
+
+
+def keyring(folder: Path) -> KeyRing:
+    """One key ring for all spools of a test."""
+    return KeyRing(folder / "keys", Secret("for tests only, forty characters long..."))
+
+
+def drained(spool: Spool) -> list[Record]:
+    """All records, oldest first; the spool is empty then."""
+    found: list[Record] = []
+    while not spool.empty:
+        file, records = spool.oldest()
+        found += records
+        spool.drop(file)
+    return found
+
+
+def test_a_crash_keeps_what_was_answered_for(tmp_path: Path) -> None:
+    """A new spool over the same folder has the records in order; nothing of them is readable on disk."""
+    spool = Spool(tmp_path / "spool", keyring(tmp_path), 10_000_000)
+    spool.append(RECORDS[:3], NOW)
+    spool.append(RECORDS[3:], NOW)
+    on_disk = b"".join(file.read_bytes() for file in (tmp_path / "spool").glob("*.spool"))
+    assert b"value" not in on_disk
+    again = Spool(tmp_path / "spool", keyring(tmp_path), 10_000_000)
+    assert again.bytes == len(on_disk)
+    assert drained(again) == RECORDS
+    assert again.bytes == 0
+
+
+def test_a_record_cut_off_by_a_crash_is_passed_over(tmp_path: Path) -> None:
+    """It was never answered for; what stands before it is whole."""
+    spool = Spool(tmp_path / "spool", keyring(tmp_path), 10_000_000)
+    spool.append(RECORDS, NOW)
+    (file,) = (tmp_path / "spool").glob("*.spool")
+    file.write_bytes(file.read_bytes()[:-3])
+    assert drained(Spool(tmp_path / "spool", keyring(tmp_path), 10_000_000)) == RECORDS[:-1]
+
+
+def test_a_changed_record_is_passed_over_and_the_next_one_read(tmp_path: Path) -> None:
+    """A bad block costs its record, not the rest."""
+    spool = Spool(tmp_path / "spool", keyring(tmp_path), 10_000_000)
+    spool.append(RECORDS, NOW)
+    (file,) = (tmp_path / "spool").glob("*.spool")
+    data = bytearray(file.read_bytes())
+    data[40] ^= 1
+    file.write_bytes(bytes(data))
+    assert drained(Spool(tmp_path / "spool", keyring(tmp_path), 10_000_000)) == RECORDS[1:]
+
+
+def test_a_full_spool_takes_nothing(tmp_path: Path) -> None:
+    """All of a request or none of it."""
+    spool = Spool(tmp_path / "spool", keyring(tmp_path), 2_000)
+    spool.append(RECORDS, NOW)
+    before = spool.bytes
+    with pytest.raises(SpoolFull):
+        spool.append([Record("events.raw", b"k", b"x" * 2_000)], NOW)
+    assert spool.bytes == before
+    assert drained(spool) == RECORDS
+
+
+def test_it_goes_on_in_a_new_segment_while_the_old_one_drains(tmp_path: Path) -> None:
+    """What is appended after draining began comes behind it."""
+    spool = Spool(tmp_path / "spool", keyring(tmp_path), 10 * SEGMENT_BYTES)
+    spool.append(RECORDS[:2], NOW)
+    file, records = spool.oldest()
+    spool.append(RECORDS[2:], NOW)
+    assert list(records) == RECORDS[:2]
+    spool.drop(file)
+    assert drained(spool) == RECORDS[2:]

@@ -1,0 +1,124 @@
+"""Keys that stand in an object more than once."""
+
+import json
+import random
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.collector.fields.repeated import (
+    MAX_LEVELS,
+    RepeatedKeys,
+    dumps,
+    each,
+    loads,
+    loads_measured,
+    overlaid,
+    pairs,
+    selected,
+)
+
+TEXTS = st.one_of(st.text(max_size=6), st.sampled_from(['"', "\\", '\\"', '":', ":x", 'a":', 'a\\":', " :", "\n", '\\\\":']))
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-(2**53), 2**53), TEXTS)
+
+
+class Fields(list[tuple[str, Any]]):
+    """An object as it is written: names may repeat."""
+
+
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.lists(st.tuples(TEXTS, inner), max_size=4).map(Fields)),
+    max_leaves=12,
+)
+
+
+def text_of(value: Any, blank: random.Random) -> str:
+    """The value as JSON with blanks anywhere that JSON allows them."""
+    gap = blank.choice(["", "", "", " ", "\n", "\t "])
+    if isinstance(value, Fields):
+        return "{" + ",".join(f"{gap}{json.dumps(name)}{gap}:{gap}{text_of(one, blank)}{gap}" for name, one in value) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(text_of(one, blank) + gap for one in value) + "]"
+    return json.dumps(value, ensure_ascii=blank.random() < 0.5)
+
+
+def written_pairs(value: Any) -> Any:
+    """The value with each object as its names and values, grouped by name."""
+    if isinstance(value, Fields | dict):
+        fields = list(value) if isinstance(value, Fields) else list(pairs(value))
+        return {name: [written_pairs(one) for key, one in fields if key == name] for name, _ in fields}
+    return [written_pairs(one) for one in value] if isinstance(value, list) else value
+
+
+@given(VALUES, st.integers(0, 2**16))
+def test_every_value_of_every_key_stays(value: Any, seed: int) -> None:
+    """Whatever is nested, escaped or blank around it, all values of a repeated key are there, the last one as the key's own."""
+    raw = text_of(value, random.Random(seed)).encode()
+    try:
+        plain = orjson.loads(raw)
+    except orjson.JSONDecodeError:  # half a surrogate pair
+        return
+    parsed = loads(raw)
+    assert parsed == plain
+    assert written_pairs(parsed) == written_pairs(value)
+    assert written_pairs(loads(dumps(parsed))) == written_pairs(value)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"a":1,"b":{"c":[{"d":2}]}}', b'{"a": "x", "b" : 2}', b'{"a":"\\":","b":"c\\\\"}', b'{"a":":)"}', b'{"a\\\\":1}',
+        b'{"co":"{\\"data\\":[{\\"a\\":\\"b\\"}]}"}', b"[]", b"7", b'"\\":"',
+    ],
+)  # fmt: skip
+def test_objects_without_repeated_keys_stay_plain(raw: bytes) -> None:
+    """What repeats nothing is what the fast parser makes of it."""
+    parsed = loads(raw)
+    assert parsed == orjson.loads(raw)
+    assert not isinstance(parsed, RepeatedKeys)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"a":1,"a":2}',
+        b'{"a":1,"a" :2}',
+        b'{"a":1,"\\u0061":2}',
+        b'{"a\\\\":1,"a\\\\":2}',
+        b'{"a":1,\n"a"\t:\n2}',
+        b'{"":1,"":2}',
+    ],
+)
+def test_repeated_keys_in_any_spelling(raw: bytes) -> None:
+    """Blanks and escapes hide no repetition."""
+    parsed = loads(raw)
+    assert isinstance(parsed, RepeatedKeys)
+    (name,) = parsed
+    assert each(parsed, name) == [1, 2]
+
+
+def test_numbers_are_read_alike() -> None:
+    """A repeated key elsewhere changes no number."""
+    numbers = b'"n":[18446744073709551999,1.5,1e3,-0,12345678901234567]'
+    assert loads(b'{"a":1,"a":1,%s}' % numbers)["n"] == loads(b"{%s}" % numbers)["n"]
+
+
+def test_depth_is_bounded() -> None:
+    """Levels are counted up to the limit and no further."""
+    assert loads_measured(b'{"a":[[{}]]}')[1] == 4
+    assert loads_measured(b"[" * 900 + b"]" * 900)[1] == MAX_LEVELS + 1
+    with pytest.raises(orjson.JSONDecodeError):
+        loads(b'{"a":1,"a":' + b"[" * 1_020 + b"]" * 1_020 + b"}")
+
+
+def test_selections_and_overlays_keep_what_repeats() -> None:
+    """Parts and merges of an object hold the earlier values too."""
+    parsed = loads(b'{"a":1,"a":2,"b":3}')
+    assert each(selected(parsed, ["a"]), "a") == [1, 2]
+    assert each(overlaid(parsed, {"a": 4}, frozenset({"a"})), "a") == [1, 2, 4]
+    assert each(overlaid({"a": 1}, {"a": 2}), "a") == [2]
+    assert type(overlaid({"a": 1}, {"b": 2})) is dict

@@ -1,0 +1,340 @@
+"""A choice that the gate would not read is refused by name, and its bytes are kept."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.payload_keyring import KeyRing as PayloadKeys
+from infra.secrets import Secret
+from infra.settings import PACKAGED_CONTRACTS
+from infra.telemetry.metrics import Metrics
+from schemas.codec import decode
+from schemas.registry import Registry
+from streams.collector.fields.repeated import loads
+from streams.collector.intake import Intake, Taken
+from streams.collector.normalise import Request
+from streams.collector.protocols import choices, own
+from streams.collector.signals.choice_rules import MOST_SITES, ChoiceRules, KnownSites, signal_problem
+from streams.collector.signals.policy_source import PolicySource
+from streams.collector.signals.signals import SignalBuilder
+from streams.collector.write_keys import KeyRing, create_key, revoke_keys
+from streams.consent.policy import PACKAGED, load_policy, parse_policy
+from streams.identity.nodes import NodeKeys
+from streams.runtime.dead_letters.dead_letter import open_letter
+
+SECRET = Secret("for tests only, forty characters long...")
+POLICY = load_policy(PACKAGED)
+NOW = 1_795_514_401_000
+TC = "CQp3NcAQp3NcAAHABAAAAJFgAP___wAAAAAAAPP____wAAAAA.IAPP____w"
+GPP = "DBABL~BVVqAAAAAWA"
+REGISTRY = Registry(PACKAGED_CONTRACTS)
+
+
+class Door:
+    """The door of choices without HTTP."""
+
+    def __init__(self, folder: Path, policy: str = "") -> None:
+        self.keys = folder / "write-keys.json"
+        create_key(self.keys, "web", site="Shop.Example.")
+        create_key(self.keys, "app", site="app.example")
+        self.policy = folder / "policy.yaml"
+        self.policy.write_text(policy or PACKAGED.read_text())
+        self.payload_keys = PayloadKeys(folder / "keyring", SECRET)
+        self.rules = ChoiceRules(PolicySource(self.policy), KeyRing(self.keys))
+        self.intake = Intake(REGISTRY, self.payload_keys, NodeKeys.derive(SECRET), Metrics(), self.rules)
+
+    def take(self, *items: Any, body: bytes = b"") -> Taken:
+        """What becomes of the items."""
+        return self.intake.take_choices(items, Request("web", "shop.example", NOW), body)
+
+    def problem(self, **item: Any) -> str:
+        """Why one choice is refused; empty where it is taken."""
+        taken = self.take({"client_id": "c", **item})
+        assert (taken.accepted, len(taken.refused)) in ((1, 0), (0, 1))
+        return taken.refused[0][1] if taken.refused else ""
+
+    def letters(self, taken: Taken) -> list[bytes]:
+        """The bytes in the dead letters of a request."""
+        dead = [decode(REGISTRY, record.value)[1] for record in taken.records if record.topic == "events.dead"]
+        return [open_letter(letter, self.payload_keys)[1] for letter in dead]
+
+    def choices(self, taken: Taken) -> list[dict[str, Any]]:
+        """The records of `consent.signals`."""
+        return [decode(REGISTRY, record.value)[1] for record in taken.records if record.topic == "consent.signals"]
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Door:
+    """A door with two keys and the packaged policy."""
+    return Door(tmp_path)
+
+
+FINAL = {"tc_event_status": "useractioncomplete", "gdpr_applies": "1"}
+
+
+@pytest.mark.parametrize(
+    "consent",
+    [
+        {"cmp.marketing": False}, {"cmp.marketing": "Denied"}, {"cmp.marketing": 0}, {"cmp": {"marketing": "granted"}},
+        {"gcs": "G100"}, {"gcs": " G1-0 "}, {"gcd": "13q3q3q3q5l1"}, {"cm.ad_storage": "denied"}, {"ad_storage": False},
+        {"gpc": True}, {"gpc": "1"}, {"gpp": GPP}, {"tc_string": TC, **FINAL},
+        {"tc_string": f" {TC}\n", "tc_event_status": "tcloaded", "gdpr_applies": True}, {"disabled": ["marketing", "ads"]},
+        {"cmp.marketing": "0", "platform": "acme", "platform_version": "7"}, {"CMP.Marketing": "0"},
+        {"gdprApplies": 1, "TcString": TC, "tcEventStatus": "tcloaded"}, {"C0004": False}, {"marketing": "no"},
+        {"OnetrustActiveGroups": ",C0001,"}, {"us_privacy": "1YYN"}, {"do_not_sell": True}, {"cmp.all": "rejected"},
+    ],
+)  # fmt: skip
+def test_choices_that_are_understood(door: Door, consent: dict[str, Any]) -> None:
+    """Each readable choice is taken, for its one subject."""
+    taken = door.take({"client_id": "c", "consent": consent})
+    assert (taken.accepted, taken.refused, taken.warnings) == (1, [], [])
+    assert len(door.choices(taken)) == 1
+
+
+@pytest.mark.parametrize(
+    ("consent", "field", "advice"),
+    [
+        ({"cmp.tracking": "0"}, "cmp.tracking", "cmp.marketing"),
+        ({"cmp.marketing": "0", "C0099": "0"}, "C0099", "cmp.marketing"),
+        ({"sales": "0", "gcs": "G100"}, "sales", "cmp.marketing"),
+        ({"cmp.marketing": "perhaps"}, "cmp.marketing", "granted or denied"),
+        ({"cmp.marketing": ""}, "cmp.marketing", "granted or denied"),
+        ({"cmp.marketing": None}, "cmp.marketing", "granted or denied"),
+        ({"cmp.marketing": [False]}, "cmp.marketing", "granted or denied"),
+        ({"cmp.marketing": {"value": False}}, "cmp.marketing", "granted or denied"),
+        ({"cm.ad_storage": "hardly"}, "cm.ad_storage", "granted or denied"),
+        ({"ad_storage": None}, "cm.ad_storage", "granted or denied"),
+        ({"cm.storage": "denied"}, "cm.storage", "cm.<Consent Mode signal>"), ({"gcs": "G2"}, "gcs", "G100"),
+        ({"gcs": ""}, "gcs", "G100"), ({"gcs": None}, "gcs", "G100"), ({"gcd": "13q3"}, "gcd", "gcd"),
+        ({"gcd": "13z3z3z3z5"}, "gcd", "gcd"), ({"gpp": "1YNN"}, "gpp", "GPP string"), ({"gpp": ""}, "gpp", "GPP string"),
+        ({"gpc": "maybe"}, "gpc", "1 or 0"), ({"gpc": None}, "gpc", "1 or 0"),
+        ({"tc_string": "CQ", **FINAL}, "tc_string", "TCF string"),
+        ({"tc_string": TC, "gdpr_applies": "1"}, "tc_event_status", "tcloaded or useractioncomplete"),
+        ({"tc_string": TC, "tc_event_status": "tcloaded"}, "gdpr_applies", "send 1"),
+        ({"tc_string": TC, **FINAL, "tc_event_status": "cmpuishown"}, "tc_event_status", "tcloaded or useractioncomplete"),
+        ({"tc_string": TC, **FINAL, "gdpr_applies": "perhaps"}, "gdpr_applies", "1 or 0"),
+        ({"tc_string": TC, **FINAL, "gdpr_applies": False}, "gdpr_applies", "must be 1"),
+        ({"tc_string": TC, **FINAL, "gdpr_applies": 1, "gdprApplies": 0}, "gdpr_applies", "must be 1"),
+        ({"gpp": f"DBABMA~{TC}"}, "tc_event_status", "beside gpp"),
+        ({"cmp.marketing": "0", "tc_event_status": "soon"}, "tc_event_status", "tcloaded"),
+    ],
+)  # fmt: skip
+def test_choices_that_are_not_understood(door: Door, consent: dict[str, Any], field: str, advice: str) -> None:
+    """The answer names the field and what to send, and the bytes are a dead letter."""
+    item = {"client_id": "c", "consent": consent}
+    taken = door.take(item)
+    ((_, message),) = taken.refused
+    assert f"consent.{field}" in message
+    assert advice in message
+    assert (taken.accepted, door.choices(taken)) == (0, [])
+    assert [json.loads(letter) for letter in door.letters(taken)] == [item]
+
+
+@pytest.mark.parametrize("consent", ["denied", None, [], 7, {}, {"platform": "acme"}, {"sales": False}])
+def test_choices_without_a_choice(door: Door, consent: Any) -> None:
+    """What holds no signal that is known is refused."""
+    assert "consent" in door.problem(consent=consent)
+
+
+@pytest.mark.parametrize(
+    "consent", [{"gcs": "G1--"}, {"gcd": "13l3l3l3l5"}, {"gpc": "0"}, {"gpc": False, "gcs": "G1--", "platform": "acme"}]
+)
+def test_choices_that_leave_everything_open(door: Door, consent: dict[str, Any]) -> None:
+    """A choice whose signals say neither yes nor no has no effect, and is refused."""
+    assert "neither yes nor no" in door.problem(consent=consent)
+
+
+def test_a_second_word_is_judged_too(door: Door) -> None:
+    """A repeated key is kept where both are readable, and refuses the choice where one is not."""
+    both = loads(b'{"client_id":"c","consent":{"cmp.marketing":"1","cmp.marketing":"0"}}')
+    assert door.choices(door.take(both))[0]["signals"] == {"cmp.marketing": "1", "cmp.marketing#2": "0"}
+    raw = b'{"client_id":"c","consent":{"cmp.marketing":"hm","cmp.marketing":"1"}}'
+    taken = door.take(loads(raw))
+    assert "consent.cmp.marketing" in taken.refused[0][1]
+    assert door.letters(taken) == [raw]
+
+
+def test_a_dead_letter_holds_the_bytes_that_were_sent(door: Door) -> None:
+    """A body that is one choice is kept byte for byte, blanks, repeated keys and all."""
+    raw = b'{ "client_id" : "c",\n "consent": {"cmp.x": 1.0, "cmp.x": "\\u0031"} }'
+    assert door.letters(door.take(loads(raw), body=raw)) == [raw]
+
+
+def test_a_batch_is_taken_as_far_as_it_is_understood(door: Door) -> None:
+    """Each item is judged alone."""
+    good, bad = {"client_id": "c", "consent": {"gcs": "G100"}}, {"client_id": "d", "consent": {"gcs": "?"}}
+    taken = door.take(good, bad, good)
+    assert (taken.accepted, [place for place, _ in taken.refused]) == (2, [1])
+    assert len(door.choices(taken)) == 2
+    assert [json.loads(letter) for letter in door.letters(taken)] == [bad]
+
+
+def test_messages_hold_no_value_and_no_address(door: Door) -> None:
+    """Names are shown masked and cut, values never."""
+    message = door.problem(consent={"gcs": "G100", "cmp.ada@example.org": "SECRET", "cmp.é": "x"})
+    assert "ada" not in message
+    assert "SECRET" not in message
+    assert len(door.problem(consent={"gcs": "G100", "x" * 9_000: "x"})) < 500
+
+
+def test_a_withdrawal_needs_no_signals(door: Door) -> None:
+    """A withdrawal is never refused for what stands beside it."""
+    taken = door.take({"client_id": "c", "kind": "withdrawal", "consent": {"x": "y"}})
+    assert taken.accepted == 1
+
+
+@pytest.mark.parametrize(
+    "site",
+    [
+        "shop.example", "SHOP.example", "https://shop.example/", "shop.example:443", "shop.example.", "//shop.example/a?b#c",
+        "", None, "https://ada:pw@shop.example:8443/x",
+    ],
+)  # fmt: skip
+def test_spellings_of_a_site(door: Door, site: Any) -> None:
+    """The site of a choice is written as events' hosts are, and is the key's where none is named."""
+    taken = door.take({"client_id": "c", "kind": "withdrawal", "site": site})
+    assert [record["site"] for record in door.choices(taken)] == ["shop.example"]
+
+
+@pytest.mark.parametrize("site", ["app.example", "www.shop.example", "a.b.shop.example"])
+def test_sites_of_keys_and_beneath_them_are_known(door: Door, site: str) -> None:
+    """Any key's site, and hosts beneath it."""
+    assert door.problem(kind="withdrawal", site=site) == ""
+
+
+@pytest.mark.parametrize(
+    "site", ["shop.example.evil.example", "myshop.example", "example", 7, "https://", "a b", ["shop.example"], "ü.example"]
+)
+def test_unknown_sites_are_refused(door: Door, site: Any) -> None:
+    """A site of which no event comes is refused, and the answer names the sites of this source's keys alone."""
+    message = door.problem(kind="withdrawal", site=site)
+    assert "site" in message
+    assert "app.example" not in message
+
+
+def test_the_answer_names_the_sources_sites(door: Door) -> None:
+    """What to send instead stands in the message."""
+    assert door.problem(kind="withdrawal", site="x.example").endswith("shop.example")
+
+
+def test_hosts_of_events_are_known(door: Door) -> None:
+    """A host that has sent an event is a site, in every spelling."""
+    assert door.problem(kind="withdrawal", site="new.example")
+    event = {"event_name": "x", "page_location": "https://New.Example.:443/a"}
+    assert door.intake.take([event], own.read, Request("web", "shop.example", NOW)).accepted == 1
+    assert door.problem(kind="withdrawal", site="new.example") == ""
+
+
+def test_hosts_of_events_are_bounded(tmp_path: Path) -> None:
+    """The oldest hosts are forgotten, and the memory stays what it is."""
+    sites = KnownSites(KeyRing(tmp_path / "none.json"), PolicySource(None))
+    for n in range(MOST_SITES + 1):
+        sites.add(f"h{n}.example")
+    assert not sites.knows("h0.example")
+    assert sites.knows("h1.example")
+    assert sites.knows(f"h{MOST_SITES}.example")
+
+
+def test_a_revoked_keys_site_is_unknown(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys are looked at again while the collector runs."""
+    assert door.problem(kind="withdrawal", site="app.example") == ""
+    revoke_keys(door.keys, "app")
+    monkeypatch.setattr("streams.collector.write_keys.LOOK_S", 0.0)
+    assert door.problem(kind="withdrawal", site="app.example")
+
+
+def grouped(names: str) -> str:
+    """The packaged policy with a group of sites."""
+    return PACKAGED.read_text().replace("site_groups: {}", f"site_groups: {{family: [{names}]}}")
+
+
+def test_sites_of_groups_are_known(tmp_path: Path) -> None:
+    """What the policy groups is a site, however the policy spells it."""
+    door = Door(tmp_path, grouped("one.example, Zwei.Example"))
+    assert [door.problem(kind="withdrawal", site=site) for site in ("one.example", "zwei.example", "family")] == ["", "", ""]
+    assert door.problem(kind="withdrawal", site="three.example")
+
+
+def test_a_new_policy_counts_at_once_and_a_broken_one_never(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that a newer policy lists are known; a file that does not load leaves the one before in force."""
+    monkeypatch.setattr("streams.collector.signals.policy_source.LOOK_S", 0.0)
+    door = Door(tmp_path)
+    assert door.problem(consent={"cmp.tracking": "0"})
+
+    def write(text: str) -> None:
+        aside = door.policy.with_suffix(".new")
+        aside.write_text(text)
+        os.utime(aside, ns=(time.time_ns(), time.time_ns()))
+        aside.replace(door.policy)
+
+    write(PACKAGED.read_text().replace("cmp: [marketing,", "cmp: [tracking, marketing,"))
+    assert door.problem(consent={"cmp.tracking": "0"}) == ""
+    write("purposes: [")
+    assert door.problem(consent={"cmp.tracking": "0"}) == ""
+    assert door.problem(consent={"cmp.unheard": "0"})
+
+
+@pytest.mark.parametrize(
+    "value", [1_795_000_000_017, 1_795_000_000.017, "1795000000017", "2026-11-18T11:06:40.017Z", "2026-11-18T11:06:40.017"]
+)
+def test_times_of_choices(door: Door, value: Any) -> None:
+    """The time of a choice is read in each usual form, beside the signals or among them."""
+    consent = {"cmp.marketing": "0"}
+    for item in ({"consent": consent, "chosen_ts": value}, {"consent": {**consent, "chosen_ts": value}}):
+        taken = door.take({"client_id": "c", **item})
+        assert ([record["chosen_ts"] for record in door.choices(taken)], taken.warnings) == ([1_795_000_000_017], [])
+
+
+@pytest.mark.parametrize("value", ["yesterday", "0001-01-01T00:00:00Z", -1, True, [1], {"at": 1}, "1970-01-01", 1e30])
+def test_times_that_cannot_be_read(door: Door, value: Any) -> None:
+    """The choice is taken undated, a withdrawal as of now, and the answer says so."""
+    choice = door.take({"client_id": "c", "consent": {"cmp.marketing": "0"}, "chosen_ts": value})
+    withdrawal = door.take({"client_id": "c", "kind": "withdrawal", "chosen_ts": value})
+    assert [record["chosen_ts"] for record in door.choices(choice)] == [choices.UNDATED]
+    assert [record["chosen_ts"] for record in door.choices(withdrawal)] == [NOW]
+    for taken in (choice, withdrawal):
+        ((place, message),) = taken.warnings
+        assert (taken.accepted, place) == (1, 0)
+        assert "chosen_ts" in message
+
+
+def test_a_choice_without_a_time_is_of_now(door: Door) -> None:
+    """Whoever sends no time sends a choice when it is made."""
+    taken = door.take({"client_id": "c", "consent": {"cmp.marketing": "0"}, "chosen_ts": None})
+    assert ([record["chosen_ts"] for record in door.choices(taken)], taken.warnings) == ([NOW], [])
+
+
+def test_without_a_policy_nothing_is_understood(door: Door) -> None:
+    """A collector that cannot judge a choice takes none."""
+    intake = Intake(REGISTRY, door.payload_keys, NodeKeys.derive(SECRET), Metrics())
+    taken = intake.take_choices([{"client_id": "c", "kind": "withdrawal"}], Request("web", "shop.example", NOW))
+    assert (taken.accepted, len(taken.refused)) == (0, 1)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["cmp.marketing", "gcs", "gpp", "gpc", "tc_string", "x"]), st.text(max_size=30), min_size=1)
+)
+def test_judging_never_raises(consent: dict[str, str]) -> None:
+    """Whatever is sent, the answer is a message or nothing, and an unknown name is never nothing."""
+    signals = SignalBuilder()
+    signals.add_consent(consent)
+    problem = signal_problem(signals.as_map(), POLICY, NOW)
+    assert problem or "x" not in consent
+
+
+def test_the_answer_says_where_a_choice_counts(door: Door) -> None:
+    """On the key's site with and without `www.`, which the gate takes as one; or on those of the policy's group."""
+    assert door.take({"client_id": "c", "kind": "withdrawal"}).sites == {"shop.example", "www.shop.example"}
+    assert POLICY.group("www.shop.example") == POLICY.group("shop.example")
+    grouped = parse_policy(PACKAGED.read_text().replace("site_groups: {}", "site_groups: {g: [a.example, b.example]}"), "p")
+    assert (
+        grouped.sites("www.a.example")
+        == grouped.sites("b.example")
+        == sorted(["a.example", "b.example", "www.a.example", "www.b.example"])
+    )

@@ -1,0 +1,101 @@
+"""A policy is tried on recorded events before it is in force."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from infra.clients.kafka import producer
+from infra.ops.embedded.servers.kafka import EmbeddedKafka
+from infra.ops.topics import apply
+from infra.settings import PACKAGED_CONTRACTS, load_settings
+from schemas.codec import encode
+from schemas.registry import Registry
+from streams.consent.commands.explain import app
+from streams.consent.commands.policy_diff import Change, Recorded, Trial, compare
+from streams.consent.policy import PACKAGED, Policy, parse_policy
+from tests.streams.consent.events import raw
+
+REGISTRY = Registry(PACKAGED_CONTRACTS)
+T = 1_764_000_123_456
+GRANTED = {"cmp.analytics": "granted", "cmp.marketing": "granted", "cmp.personalization": "granted"}
+DENIED = {**GRANTED, "cmp.analytics": "denied"}
+PACKAGED_TEXT = PACKAGED.read_text()
+STRICTER = PACKAGED_TEXT.replace("on_deny: anonymise", "on_deny: drop")
+NO_MARKETING = re.sub(
+    r"\nplatforms:\n(?s:.*?)\nsignals:",
+    "\nplatforms: {}\nsignals:",
+    PACKAGED_TEXT.replace("    cmp: [marketing, advertising, ads, targeting]\n", "    cmp: [sales]\n"),
+)
+
+
+def policy(text: str) -> Policy:
+    """A policy that has changed in one place."""
+    return parse_policy(text, "policy.yaml")
+
+
+def events(*said: Mapping[str, object]) -> list[Recorded]:
+    """Recorded one after the other."""
+    latest = REGISTRY.latest("events.raw")
+    return [
+        Recorded(0, n, b"2" + b"%032x" % n, encode(latest, raw(event_id=f"e-{n}", **one)))
+        for n, one in enumerate(said)
+    ]  # fmt: skip
+
+
+def test_only_what_differs_is_told() -> None:
+    """Granted events fare the same; denied ones would be dropped instead of anonymised, each name for itself."""
+    denied: dict[str, object] = {"signals": DENIED}
+    said: list[dict[str, object]] = [{"signals": GRANTED}, denied, denied, {**denied, "event_name": "search"}]
+    before, after = Trial(REGISTRY, policy(PACKAGED_TEXT), None), Trial(REGISTRY, policy(STRICTER), None)
+    found = compare(REGISTRY, events(*said), before, after, T / 1000)
+    assert found.events == 4
+    assert found.before == {"pass": 1, "anonymise": 3}
+    assert found.after == {"pass": 1, "drop (PURPOSE)": 3}
+    assert found.changed == {
+        Change("purchase", "anonymise", "drop (PURPOSE)"): 2,
+        Change("search", "anonymise", "drop (PURPOSE)"): 1,
+    }
+    assert not found.rulings
+
+
+def test_the_ruling_behind_it_is_named() -> None:
+    """A purpose that no longer listens to a platform's word is denied for want of a signal."""
+    before, after = Trial(REGISTRY, policy(PACKAGED_TEXT), None), Trial(REGISTRY, policy(NO_MARKETING), None)
+    found = compare(REGISTRY, events({"signals": GRANTED}), before, after, T / 1000)
+    assert found.changed == {Change("purchase", "pass", "strip"): 1}
+    assert found.rulings == {("marketing=OK_CONSENT", "marketing=NO_SIGNAL"): 1}, "a grant under a name that nothing maps"
+
+
+def test_rubbish_is_dead_under_both() -> None:
+    """What cannot be read fares the same under any policy."""
+    trials = [Trial(REGISTRY, policy(text), None) for text in (PACKAGED_TEXT, STRICTER)]
+    found = compare(REGISTRY, [Recorded(0, 0, None, b"rubbish"), Recorded(0, 1, None, None)], trials[0], trials[1], T / 1000)
+    assert found.before == found.after == {"dead": 2}
+    assert not found.changed
+
+
+def test_on_recorded_traffic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command reads events.raw from Kafka, at most as many as asked for, and writes nothing."""
+    file = tmp_path / "new.yaml"
+    file.write_text(STRICTER)
+    with EmbeddedKafka(tmp_path / "kafka") as broker:
+        monkeypatch.setenv("HEADWATER_KAFKA", broker.address)
+        monkeypatch.setenv("HEADWATER_STATE_DIR", str(tmp_path))
+        settings = load_settings()
+        apply(settings)
+        sender = producer(settings)
+        for n, event in enumerate(events(*({"signals": DENIED} for _ in range(40)))):
+            sender.produce("events.raw", event.value, event.key, partition=n % 2)
+        assert sender.flush(30) == 0
+        printed = CliRunner().invoke(app, ["simulate", "--policy", str(file), "--json"])
+        assert printed.exit_code == 0, printed.output
+        found = json.loads(printed.stdout)
+        assert (found["events"], found["before"], found["after"]) == (40, {"anonymise": 40}, {"drop (PURPOSE)": 40})
+        few = CliRunner().invoke(app, ["simulate", "--policy", str(file), "--events", str(5 * settings.partitions), "--json"])
+        assert json.loads(few.stdout)["events"] == 10
+        for_people = CliRunner().invoke(app, ["simulate", "--policy", str(file)])
+        assert "40 events: 40 fare otherwise" in for_people.stdout

@@ -1,0 +1,239 @@
+"""The consent stage and its memory: withdrawals beat what is not newer, crashes lose nothing, the chain holds."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from infra.errors import Retryable
+from schemas.codec import decode, encode
+from streams.consent.decision.audit import Head, check
+from streams.consent.ledger.ledger import Times
+from streams.consent.ledger.ledger_writes import SIGNALS
+from streams.consent.ledger.store import MemoryStates, States
+from streams.consent.policy import PACKAGED, parse_policy
+from streams.consent.stage import AUDIT, RAW, REVOCATIONS, STATE
+from streams.runtime.stage import Batch
+from tests.streams.consent.events import raw
+from tests.streams.consent.room import DENIED, EMPTY, GRANTED, HOUR, OTHER, POLICY, REGISTRY, STORED, SUBJECT, Room, T, records
+
+ALL_OK = "OK_CONSENT OK_CONSENT OK_CONSENT"
+ALL_WITHDRAWN = "WITHDRAWN WITHDRAWN WITHDRAWN"
+
+
+def test_a_withdrawal_beats_what_is_not_newer() -> None:
+    """From the next event on, whatever the page still says; until a newer choice that says its time lifts it."""
+    room = Room()
+    assert room.event(GRANTED) == ALL_OK
+    room.signal()
+    assert room.event(GRANTED, T + 1) == ALL_WITHDRAWN
+    assert room.event(EMPTY, T + 2) == ALL_WITHDRAWN
+    assert room.event({**GRANTED, "chosen_ts": str(T)}, T + 3) == ALL_WITHDRAWN
+    assert room.event(GRANTED, T - HOUR) == ALL_WITHDRAWN
+    assert room.event(GRANTED, T + 4, OTHER) == ALL_OK
+    assert room.event({**GRANTED, "chosen_ts": str(T + 5)}, T + 6) == ALL_OK
+    assert room.event(GRANTED, T + 7) == ALL_OK
+
+
+def test_who_was_erased_is_not_remembered_again_by_a_replay() -> None:
+    """Choices and withdrawals collected until then teach nothing; those that she makes as somebody new do."""
+    room = Room()
+    room.signal(regulation="opt-in")
+    (key,) = room.states.states
+    choice = {**GRANTED, "chosen_ts": str(T + 1)}
+    room.states.states[key] = {"erased": T + HOUR}
+    assert room.event(EMPTY, T + 1) == ALL_WITHDRAWN, "the worker knows her still"
+    room.stage.on_broadcast("privacy.erasures", [(b"r", b"asked")])
+    assert room.event(GRANTED, T + 2) == ALL_OK
+    for outcome in (
+        room.signal(regulation="opt-in"),
+        room.take(RAW, encode(REGISTRY.latest(RAW), raw(signals=choice, collector_ts=T + 3))),
+    ):
+        assert records(outcome, STATE) == records(outcome, REVOCATIONS) == []
+    assert room.states.states[key] == {"erased": T + HOUR}
+    room.signal(regulation="opt-in", received_ts=T + 2 * HOUR, chosen_ts=T + 2 * HOUR)
+    assert room.event(GRANTED, T + 3 * HOUR) == ALL_WITHDRAWN
+
+
+def test_other_sites_and_regulations_are_others() -> None:
+    """A withdrawal holds for its group of sites, and for its regulation where it names one."""
+    policy = parse_policy(
+        PACKAGED.read_text().replace("site_groups: {}", "site_groups: {shops: [shop.example, store.example]}"), "p"
+    )
+    room = Room(policy)
+    room.signal(regulation="opt-in", purposes=["marketing"])
+    assert room.event(GRANTED, T + 1) == "OK_CONSENT WITHDRAWN OK_CONSENT"
+    assert room.event(GRANTED, T + 1, site="store.example") == "OK_CONSENT WITHDRAWN OK_CONSENT"
+    assert room.event(GRANTED, T + 1, site="blog.example") == ALL_OK
+    assert room.event(GRANTED, T + 1, region="US") == ALL_OK
+
+
+def test_an_events_own_choice_withdraws() -> None:
+    """A denial with a time, or an event that is a choice, after a grant: state, audit and revocation leave together."""
+    room = Room()
+    room.event({**GRANTED, "chosen_ts": str(T - HOUR)})
+    value = encode(REGISTRY.latest(RAW), raw(signals=DENIED, event_name="consent_update", collector_ts=T + 9))
+    outcome = room.take(RAW, value)
+    (revocation,) = records(outcome, REVOCATIONS)
+    assert (revocation["subject"], revocation["withdrawn_ts"], revocation["site"]) == (SUBJECT.decode(), T + 9, "shop.example")
+    assert sorted(revocation["purposes"]) == ["analytics", "marketing", "personalization"]
+    assert revocation["withdrawal"]
+    assert revocation["regulation"] == ""
+    state, elsewhere = records(outcome, STATE)
+    assert (state["regulation"], elsewhere["regulation"]) == ("opt-in", "opt-out")
+    assert state["times"]["analytics.denied"] == T + 9 > state["times"]["analytics.granted"] == T - HOUR
+    assert set(elsewhere["times"].values()) == {T + 9}
+    assert [record["outcome"] for record in records(outcome, AUDIT) if record["kind"] == "state"] == ["withdrawn", "denied"]
+    again = room.take(RAW, value)
+    assert not again.out.get(REVOCATIONS)
+    assert not again.out.get(STATE)
+
+
+def test_a_linked_withdrawal_is_not_expanded_again() -> None:
+    """What came from the identity room changes the state and makes no revocation."""
+    room = Room()
+    outcome = room.signal(via="linked")
+    assert len(records(outcome, STATE)) == 2
+    assert not outcome.out.get(REVOCATIONS)
+    assert len(records(room.signal(subject=OTHER.decode()), REVOCATIONS)) == 1
+
+
+def test_webhooks_carry_choices() -> None:
+    """A platform's choice is remembered with its time, and answers for events without a signal where the policy says so."""
+    for policy, silent in ((POLICY, "NO_SIGNAL NO_SIGNAL NO_SIGNAL"), (STORED, "OK_CONSENT PURPOSE NO_SIGNAL")):
+        room = Room(policy)
+        room.signal(kind="choice", signals={"cmp.analytics": "1", "cmp.marketing": "0"})
+        denied = silent if policy is STORED else "NO_SIGNAL PURPOSE NO_SIGNAL"
+        assert room.event(EMPTY, T + 1) == denied
+        assert room.event(EMPTY, T - HOUR) == "NO_SIGNAL PURPOSE NO_SIGNAL"  # never granted to what came before
+        assert room.event({"cmp.analytics": "0"}, T + 2).startswith("PURPOSE")
+
+
+def test_a_clock_that_is_ahead_lifts_nothing() -> None:
+    """A choice from the future counts as one of unknown time."""
+    room = Room()
+    room.signal()
+    assert room.event({**GRANTED, "chosen_ts": str(T + HOUR)}, T + 1) == ALL_WITHDRAWN
+    assert room.event({**GRANTED, "chosen_ts": "soon"}, T + 1) == ALL_WITHDRAWN
+
+
+def test_an_uncommitted_change_leaves_again() -> None:
+    """What was never committed is not in the view, so a new worker writes it all again; what was committed is known to it."""
+    states = MemoryStates()
+    value = encode(REGISTRY.latest(RAW), raw(signals={**GRANTED, "chosen_ts": str(T)}, collector_ts=T))
+    first = Room(states=states).take(RAW, value, commit=False)
+    second = Room(states=states).take(RAW, value)
+    assert records(first, STATE) == records(second, STATE) != []
+    assert not Room(states=states).take(RAW, value).out.get(STATE)
+
+
+class Away(MemoryStates):
+    """A view whose server goes away."""
+
+    away = False
+
+    def read(self, partition: int, keys: Sequence[str]) -> list[Times | None]:
+        """Retryable while away."""
+        if self.away:
+            raise Retryable("away")
+        return super().read(partition, keys)
+
+    def write(self, partition: int, states: States, at: int) -> None:
+        """Retryable while away."""
+        if self.away:
+            raise Retryable("away")
+        super().write(partition, states, at)
+
+
+def test_while_the_view_is_away_nothing_unknown_passes() -> None:
+    """A subject that must be looked up waits; changes that could not be written are remembered and written later."""
+    states = Away()
+    room = Room(states=states)
+    outcome = room.signal()
+    states.away = True
+    with pytest.raises(Retryable):
+        room.event(GRANTED, subject=OTHER)
+    states.away = False
+    assert room.event(GRANTED, T + 1) == ALL_WITHDRAWN
+    assert room.event(GRANTED, subject=OTHER) == ALL_OK
+    assert outcome.passed == 1
+
+
+def test_a_hook_that_failed_is_made_up_for() -> None:
+    """A change whose hook could not reach the view goes with the next one."""
+    states = Away()
+    room = Room(states=states)
+    value = encode(REGISTRY.latest(RAW), raw(signals={**GRANTED, "chosen_ts": str(T)}, collector_ts=T))
+    outcome = room.take(RAW, value, commit=False)
+    states.away = True
+    with pytest.raises(Retryable):
+        outcome.after_commit[0]()
+    states.away = False
+    room.signal(subject=OTHER.decode())
+    assert any(SUBJECT.decode() in key for key in states.states)
+
+
+def test_the_chain_holds_over_batches_and_restarts() -> None:
+    """Every record of a partition follows the one before, also when another worker goes on with the last link."""
+    room, written = Room(), []
+    heads: list[tuple[bytes | None, bytes | None]] = []
+    for n in range(6):
+        if n == 3:
+            room = Room(states=room.states)
+            room.stage.on_restore("consent.heads", 3, heads)
+        outcome = room.signal(chosen_ts=T + n, received_ts=T + n, via="linked")
+        written += records(outcome, AUDIT)
+        heads += [(key, value) for key, value, _ in outcome.out["consent.heads"]]
+        assert {partition for _, _, partition in [*outcome.out[AUDIT], *outcome.out["consent.heads"]]} == {3}
+    last = decode(REGISTRY, heads[-1][1] or b"")[1]
+    assert len(written) == 6 * 2 + 2
+    assert list(check(written, {3: Head(last["seq"], last["hash"])})) == []
+
+
+def test_broken_signals_are_dead() -> None:
+    """Rubbish, an event in the wrong place, a subject that is no node: dead letters, and the others are taken."""
+    room = Room()
+    good = encode(
+        REGISTRY.latest(SIGNALS),
+        {
+            "subject": SUBJECT.decode(), "site": "", "regulation": "", "kind": "withdrawal", "signals": {}, "purposes": [],
+            "chosen_ts": T, "received_ts": T, "via": "webhook", "evidence": "",
+        },
+    )  # fmt: skip
+    values = [b"\x00", encode(REGISTRY.latest(RAW), raw()), good, None, good.replace(SUBJECT, SUBJECT[:-1] + b"\xff")]
+    outcome = room.stage.handle(Batch(SIGNALS, 0, [SUBJECT] * 5, values, range(5)), 0)
+    assert (outcome.passed, [dead.at for dead in outcome.dead]) == (1, [0, 1, 3, 4])
+
+
+def test_a_state_that_is_said_again_is_learned_as_it_is() -> None:
+    """Of somebody under other keys: every time, and nobody is told of a withdrawal again; a second time changes nothing."""
+    room = Room(STORED)
+    room.event(GRANTED, T - HOUR)
+    room.event({**GRANTED, "cmp.marketing": "0", "chosen_ts": str(T - HOUR)}, T)
+    room.signal(purposes=["personalization"], regulation="opt-in")
+    (was,) = [times for key, times in room.states.states.items() if key.startswith("opt-in") and key.endswith(SUBJECT.decode())]
+    assert {name.partition(".")[2] for name in was} == {"seen_granted", "granted", "denied", "withdrawn"}, was
+    said = {"subject": OTHER.decode(), "kind": "state", "signals": {name: str(at) for name, at in was.items()}, "via": "linked"}
+    outcome = room.signal(**said, regulation="opt-in")
+    assert [times for key, times in room.states.states.items() if key.endswith(OTHER.decode())] == [was]
+    assert REVOCATIONS not in outcome.out
+    (audited,) = [record for record in records(outcome, AUDIT) if record["kind"] == "state"]
+    assert audited["method"] == "linked"
+    assert STATE not in room.signal(**said, regulation="opt-in").out
+    assert room.event(GRANTED, T + HOUR, OTHER) == room.event(GRANTED, T + HOUR)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"analytics.erased": "5"},
+        {"analytics.granted": "soon"},
+        {"granted": "5"},
+        {"analytics.granted": "9" * 16},
+        {"erased": "5"},
+    ],
+)
+def test_a_state_that_is_none_is_dead(times: dict[str, str]) -> None:
+    """What is no time of a purpose teaches nothing."""
+    outcome = Room().signal(kind="state", signals=times)
+    assert [dead.detail for dead in outcome.dead] == ["a state with something that is no time of a purpose"]
+    assert STATE not in outcome.out

@@ -1,0 +1,117 @@
+"""What a stripped record keeps where marketing, personalization or analytics are denied."""
+
+import json
+from typing import Any
+
+import pytest
+
+from infra.errors import ConfigError
+from infra.settings import PACKAGED_CONTRACTS
+from schemas.codec import decode, encode
+from schemas.registry import Registry
+from streams.consent.policy import BITS, PACKAGED, load_policy, parse_policy
+from streams.consent.redaction.click_ids import ClickIds
+from streams.consent.redaction.fast import Rewriter
+from streams.consent.redaction.reference import Shape, strip
+
+REGISTRY = Registry(PACKAGED_CONTRACTS)
+RAW = REGISTRY.latest("events.raw")
+POLICY = load_policy(PACKAGED)
+SHAPE = Shape(RAW)
+CLICKS = ClickIds(POLICY.click_ids)
+REWRITER = Rewriter(RAW, POLICY, CLICKS)
+
+
+def stripped(mask: int, **fields: Any) -> dict[str, Any]:
+    """A record with these fields, stripped as a record and as bytes."""
+    event = SHAPE.blank() | fields
+    record = strip(event, SHAPE, POLICY, mask, CLICKS)
+    assert decode(REGISTRY, RAW.header + REWRITER.strip(encode(RAW, event), mask))[1] == record
+    return record
+
+
+def granted(*purposes: str) -> int:
+    """The mask of these purposes."""
+    return sum(BITS[purpose] for purpose in purposes)
+
+
+@pytest.mark.parametrize(
+    "field", [name for name, empty in SHAPE.empty.items() if isinstance(empty, str) and name != "event_id"]
+)
+def test_no_text_field_keeps_a_click_id(field: str) -> None:
+    """Each text of the contract is searched, titles, names and versions too."""
+    text = "https://x/?a=1&last_gclid=SECRET#/fbclid/SECRET"
+    assert "SECRET" not in str(stripped(granted("analytics", "personalization"), **{field: text})[field])
+
+
+def test_signals_lose_click_ids() -> None:
+    """The consent map is no place to carry one where marketing is denied, and evidence stays as it was sent."""
+    signals = {"gcs": "G101", "cmp.marketing": "denied", "gclid": "A", "cmp.user.gclid": "A", "page": "https://x/?gclid=A&b=1"}
+    left = {"gcs": "G101", "cmp.marketing": "denied", "page": "https://x/?b=1"}
+    assert stripped(granted("analytics", "personalization"), signals=signals)["signals"] == left
+    assert stripped(granted("analytics", "marketing"), signals=signals)["signals"] == signals
+
+
+def test_without_analytics_only_signals_that_are_read_stay() -> None:
+    """What a sender writes beside its choices could tell visitors apart."""
+    signals = {"gcs": "G101", "cmp.analytics": "denied", "cmp.analytics#2": "granted", "tc_string": "x", "gpc": "1"}
+    others = {"cmp.visitor": "5", "visitor_id": "5", "visitor_id#2": "6", "cmp.analytics.id": "5"}
+    for mask in (0, granted("marketing"), granted("marketing", "personalization")):
+        assert stripped(mask, signals=signals | others)["signals"] == signals
+    assert stripped(granted("analytics"), signals=signals | others)["signals"] == signals | others
+
+
+def test_decision_tokens_go_from_everywhere() -> None:
+    """Where personalization is denied: at any depth of properties, in addresses, in any spelling."""
+    properties = {
+        "a": json.dumps({"b": [{"decision_token": "SECRET", "c": 1}]}),
+        "answer": '{"decisionToken":"SECRET","cut',
+        "last.decision-token": "SECRET",
+        "u": "https://x/?decision_token=SECRET&b=1",
+        "plain": "decision 5 of a token",
+    }
+    address = "https://x/decision_token/SECRET?u=%3Fdecision%5Ftoken%3DSECRET&b=1"
+    record = stripped(granted("analytics", "marketing"), properties=properties, page_url=address, page_referrer=address)
+    assert "SECRET" not in str(record)
+    left = {"a": '{"b":[{"c":1}]}', "answer": '{"cut', "u": "https://x/?b=1", "plain": "decision 5 of a token"}
+    assert record["properties"] == left
+    assert record["page_url"] == "https://x/?u=&b=1"
+    kept = stripped(granted("analytics", "personalization"), properties=properties, page_url=address)
+    assert (kept["properties"], kept["page_url"]) == (properties, address)
+
+
+def test_a_repeated_event_is_stripped_alike() -> None:
+    """Bytes that were seen to hold no id are not mistaken for others."""
+    mask = granted("analytics", "personalization")
+    for _ in range(2):
+        assert stripped(mask, page_url="https://x/?a=1")["page_url"] == "https://x/?a=1"
+        assert stripped(mask, page_url="https://x/?a=1&gclid=A")["page_url"] == "https://x/?a=1"
+        assert stripped(mask, page_title="a", page_url="https://x/?gclid=A")["page_url"] == "https://x/"
+
+
+@pytest.mark.parametrize("name", ["*", "_*", "gcl*id", "gclid**", "g", "a-b", "", "x" * 40])
+def test_names_that_no_list_can_have(name: str) -> None:
+    """A pattern has its star at the end and letters before it; the error names the line."""
+    text = PACKAGED.read_text().replace("  - gclid\n", f"  - {json.dumps(name)}\n")
+    with pytest.raises(ConfigError, match=r"line \d+: click_ids"):
+        parse_policy(text, "policy.yaml")
+
+
+def test_the_packaged_list_has_the_well_known_names() -> None:
+    """Names that advertisers, affiliate networks and mail services document."""
+    for name in (
+        *("_ga", "_hsenc", "_hsmi", "_kx", "mkt_tok", "srsltid", "igshid", "__hstc", "vero_id", "cjevent", "obclid", "s_kwcid"),
+        *(
+            "_branch_match_id",
+            "gcl_aw",
+            "gad_source",
+            "_gcl_gb",
+            "_gac_UA-1-2",
+            "ttclid",
+            "ScCid",
+            "dicbo",
+            "FPGCLAW",
+            "wickedid",
+        ),
+    ):
+        assert CLICKS.clean_map({name: "A", "b": f"https://x/?{name}=A"}) == {"b": "https://x/"}

@@ -1,0 +1,70 @@
+"""Click ids and decision tokens, from what a sender posts to what leaves the gate."""
+
+import json
+from typing import Any
+
+import pytest
+
+from infra.secrets import Secret
+from infra.settings import PACKAGED_CONTRACTS
+from infra.telemetry.metrics import Metrics
+from schemas.codec import decode, encode
+from schemas.registry import Registry
+from streams.collector.event import Unusable
+from streams.collector.normalise import Normaliser, Request
+from streams.collector.protocols import own
+from streams.consent.ledger.store import MemoryStates
+from streams.consent.policy import PACKAGED, load_policy
+from streams.consent.stage import CONSENTED, RAW, ConsentStage, Kit
+from streams.identity.nodes import NodeKeys
+from streams.runtime.stage import Batch
+
+REGISTRY = Registry(PACKAGED_CONTRACTS)
+CONTRACT = REGISTRY.latest(RAW)
+NO_MARKETING = {"cmp.analytics": "granted", "cmp.marketing": "denied", "cmp.personalization": "granted"}
+NO_PERSONALIZATION = {"cmp.analytics": "granted", "cmp.marketing": "granted", "cmp.personalization": "denied"}
+
+
+def gated(event: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """An event posted to `/v1/events`, as it leaves the gate: its bytes and its record."""
+    sent = own.read(event)
+    assert not isinstance(sent, Unusable)
+    normaliser = Normaliser(CONTRACT, NodeKeys.derive(Secret("of a test, and long enough to be taken")))
+    _, record = normaliser.record(sent, Request("web", "shop.example", 1_790_000_000_000, "DE"), lambda _name: None)
+    stage = ConsentStage(REGISTRY, load_policy(PACKAGED), Kit(b"k" * 32, MemoryStates(), Metrics(), lambda: None))
+    outcome = stage.handle(Batch(RAW, 0, [b"subject"], [encode(CONTRACT, record)], range(1)), 0)
+    ((_, value, _),) = outcome.out[CONSENTED]
+    assert value is not None
+    return value, decode(REGISTRY, value)[1]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"page_url": "https://shop.example/p?utm[gclid]=SECRET&d=%7B%22last_gclid%22%3A%22SECRET%22%7D#/fbclid/SECRET"},
+        {"page_referrer": "https://search.example/?u=https%253A%252F%252Fx%252F%253Fmsclkid%253DSECRET"},
+        {"page_title": "Shop ?ttclid=SECRET"},
+        {"event_name": "view?gclid=SECRET"},
+        {"properties": {"user": {"ads": {"firstGclid": "SECRET", "_ga": "SECRET"}}}},
+        {"properties": {"params": [{"key": "wbraid", "value": "SECRET"}], "ecommerce.gclid": "SECRET"}},
+        {"properties": {"long": [{"note": "x" * 90, "gclid": f"SECRET{n}", "gcl_aw": "SECRET"} for n in range(100)]}},
+        {"properties": {"cookies": "a=1; _gcl_au=SECRET; _fbp=SECRET; b=2"}},
+        {"consent": NO_MARKETING | {"gclid": "SECRET", "source": "https://x/?gclid=SECRET"}},
+    ],
+)
+def test_no_click_id_passes_the_gate(fields: dict[str, Any]) -> None:
+    """Whatever field of an event it was put in, and though long JSON is cut before the gate reads it."""
+    event = {"event_name": "page_view", "client_id": "c-1", "consent": NO_MARKETING} | fields
+    assert b"SECRET" not in gated(event)[0]
+
+
+def test_no_decision_token_passes_without_personalization() -> None:
+    """Nested in properties, or in an address."""
+    properties = {"answer": {"decision_token": "SECRET", "arm": 2}}
+    event = {
+        "event_name": "page_view", "client_id": "c-1", "page_url": "https://shop.example/?decision_token=SECRET&a=1",
+        "properties": properties, "consent": NO_PERSONALIZATION,
+    }  # fmt: skip
+    value, record = gated(event)
+    assert b"SECRET" not in value
+    assert (record["page_url"], json.loads(record["properties"]["answer"])) == ("https://shop.example/?a=1", {"arm": 2})

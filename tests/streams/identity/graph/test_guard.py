@@ -1,0 +1,77 @@
+"""Who stands guard over the graph: waits for it at the start, lets events pass while it is away, and mends it."""
+
+import threading
+
+import pytest
+
+from infra.errors import ConfigError, Retryable
+from infra.telemetry.metrics import Metrics
+from streams.identity.graph.guard import Mender, Trusting
+from tests.house.standing import wait_until
+
+
+def degraded(metrics: Metrics) -> float | None:
+    """What the metric says."""
+    return metrics.registry.get_sample_value("headwater_identity_degraded")
+
+
+def test_a_graph_that_is_only_starting_is_not_away() -> None:
+    """The first call waits for it, so that nothing passes unresolved because a house starts in some order."""
+    tries = iter([Retryable("not yet"), Retryable("not yet"), None])
+
+    def mend() -> None:
+        if (error := next(tries)) is not None:
+            raise error
+
+    metrics = Metrics()
+    guard = Mender(mend, metrics)
+    assert guard.usable()
+    assert degraded(metrics) == 0
+    assert next(tries, "all were used") == "all were used"
+
+
+def test_a_long_mending_does_not_hold_events_back() -> None:
+    """Past its patience the worker lets events pass, and says so; once the graph is whole it is used."""
+    over, metrics = threading.Event(), Metrics()
+
+    def mend() -> None:
+        over.wait(30)
+
+    guard = Mender(mend, metrics, patience_s=0.05)
+    assert not guard.usable()
+    assert degraded(metrics) == 1
+    over.set()
+    wait_until(guard.usable, 5, "the mender")
+    assert degraded(metrics) == 0
+
+
+def test_a_lost_graph_is_mended_once() -> None:
+    """However many batches meet its loss, one thread mends it; what is unforeseen does not end that thread."""
+    mended, metrics = list[str](), Metrics()
+
+    def mend() -> None:
+        mended.append(threading.current_thread().name)
+
+    guard = Mender(mend, metrics)
+    assert guard.usable()
+    for _ in range(3):
+        guard.lost(Retryable("away"))
+    wait_until(guard.usable, 5, "the mender")
+    assert 2 <= len(mended) <= 4
+    assert set(mended) == {"mender"}
+
+
+def test_a_wrong_setting_is_the_stages_to_meet() -> None:
+    """A Redis that may evict keys is not waited for: the stage asks it, and its error ends the worker."""
+
+    def mend() -> None:
+        raise ConfigError("noeviction")
+
+    assert Mender(mend, Metrics()).usable()
+
+
+def test_without_a_guard_the_caller_comes_again() -> None:
+    """A failure is passed on."""
+    assert Trusting().usable()
+    with pytest.raises(Retryable):
+        Trusting().lost(Retryable("away"))

@@ -1,0 +1,156 @@
+"""A worker that remembers stamps, slots and slices gives what one gives that has only just started."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streams.identity import reading
+from streams.identity.graph import graph
+from streams.identity.graph import union_find as rules
+from streams.identity.graph.slots import MERGES, SlotLog
+from streams.identity.graph.store import MemoryStore
+from streams.identity.graph.union_find import ERASED, Limit, Nodes, Slot
+from streams.identity.reading import RESOLVED
+from streams.identity.repair.splitting import split
+from streams.identity.stage import IdentityStage
+from streams.runtime.stage import Batch, Outcome
+from tests.streams.identity.line import REGISTRY, T, event
+from tests.streams.identity.test_stage import ALIAS, C1, C2, C3, D1, U1, U2, batch, commit, resolved, stage
+
+NODES = [f"{tier}{n:032x}" for tier, most in (("0", 2), ("1", 2), ("2", 3), ("3", 1)) for n in range(most)]
+EVENTS = st.lists(
+    st.tuples(
+        st.integers(0, 400),
+        st.lists(st.sampled_from(NODES), min_size=1, max_size=3, unique=True).map(sorted),
+        st.integers(T, T + 9),
+    ),
+    min_size=1,
+    max_size=8,
+)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["first", "first", "second"]), EVENTS),
+        st.tuples(st.just("split"), st.sampled_from(NODES[2:])),
+        st.tuples(st.just("erase"), st.sampled_from(NODES)),
+        st.tuples(st.just("same"), st.just(None)),
+    ),
+    min_size=4,
+    max_size=25,
+)
+LIMITS = {("1", "2"): [Limit("cookies_per_device", 2, 30)], ("3", "2"): [Limit("cookies_per_email", 3, 30)]}
+
+
+class World:
+    """A graph, and what was said on its log."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.said: list[Nodes] = []
+        self.workers = {name: stage(self.store) for name in ("first", "second")}
+
+    def run(self, worker: IdentityStage, part: Batch, *, confirmed: bool) -> Outcome:
+        """A batch, its commit, and what everybody hears of it; the hooks after it may be lost."""
+        outcome = worker.handle(part, 0)
+        if confirmed:
+            commit(outcome)
+        self.tell([(key, value) for key, value, _ in outcome.out.get(MERGES, ())])
+        return outcome
+
+    def tell(self, records: Sequence[tuple[bytes | None, bytes | None]]) -> None:
+        """To every worker."""
+        for worker in self.workers.values():
+            worker.on_broadcast(MERGES, records)
+
+    def rewrite(self, what: str, node: str) -> None:
+        """By the command that splits, or one that erases."""
+        held = self.store.slots.get(node)
+        if what == "split" and (held is None or held.state != ERASED):
+            split(self.store, node, lambda _: self.said, ALIAS, lambda _, slots: self.log(slots))
+        elif what == "erase":
+            parent, epoch = (held.parent, held.epoch) if held else (node, 0)
+            self.store.slots[node] = Slot(parent, True, epoch + 1, ERASED, T + 5)
+            self.log([(node, self.store.slots[node])])
+
+    def log(self, slots: Sequence[tuple[str, Slot]]) -> None:
+        """As the commands do."""
+        outputs = [SlotLog(REGISTRY).output(node, slot, "", T) for node, slot in slots]
+        self.tell([(key, value) for key, value, _ in outputs])
+
+    def graph(self) -> dict[str, Any]:
+        """Slots, whether they are known to be logged or not."""
+        return {node: slot._replace(logged=True) for node, slot in self.store.slots.items()}
+
+
+@given(STEPS, st.booleans(), st.sampled_from([2, 200_000]), st.sampled_from([3, 100_000]))
+@settings(deadline=None, max_examples=250)
+def test_what_is_remembered_changes_nothing(
+    steps: Sequence[tuple[str, Any]], confirmed: bool, slots: int, combinations: int
+) -> None:
+    """Conflicts, duplicates, demotions, splits and erasures, by it or another worker: the same bytes leave at each step.
+
+    Whatever is forgotten for want of room, and whether the hooks after a commit have run.
+    """
+    old, new = World(), World()
+    last: list[bytes | None] = []
+    end = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rules, "LIMITS", LIMITS)
+        patch.setattr(graph, "KEPT_SLOTS", slots)
+        patch.setattr(reading, "KEPT_COMBINATIONS", combinations)
+        for what, of in steps:
+            if what in ("split", "erase"):
+                for world in (old, new):
+                    world.rewrite(what, of)
+                continue
+            if what != "same":
+                last = [event(n, nodes, collector_ts=ts) for n, nodes, ts in of]
+                said = [tuple(nodes) for _, nodes, _ in of if len(nodes) > 1]
+                old.said += said
+                new.said += said
+                end += len(last)
+            part = batch(last, end - len(last))
+            ours = old.run(old.workers["second" if what == "second" else "first"], part, confirmed=confirmed)
+            theirs = new.run(stage(new.store), part, confirmed=confirmed)
+            assert ours.out[RESOLVED] == theirs.out[RESOLVED]
+            assert (ours.dropped, ours.counts, ours.passed) == (theirs.dropped, theirs.counts, theirs.passed)
+            assert old.graph() == new.graph()
+
+
+def profiles(world: World, worker: str, at: int, *combinations: Nodes) -> list[str]:
+    """What events of these, in one batch, are stamped with."""
+    values: list[bytes | None] = [event(at + n, nodes) for n, nodes in enumerate(combinations)]
+    return [record["profile_id"] for record in resolved(world.run(world.workers[worker], batch(values, at), confirmed=True))]
+
+
+def test_a_demotion_reaches_what_is_remembered_in_its_batch() -> None:
+    """A cookie that has been one user's for long is nobody's from the event on that shows it with another one."""
+    world = World()
+    for at in (0, 10):
+        assert profiles(world, "first", at, (U1, C1), (C1,), (C2,)) == [C1, C1, C2]
+    assert profiles(world, "first", 20, (C1,), (U2, C1), (C2,)) == [ALIAS(C1, 1), U2, C2]
+    assert profiles(world, "first", 30, (C1,), (U1, C1)) == [ALIAS(C1, 1), C1]
+
+
+def test_a_rewrite_of_a_forgotten_slot_reaches_what_is_remembered() -> None:
+    """Another worker's split is heard of, whether the slot is still kept or not."""
+    world = World()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "KEPT_SLOTS", 1)
+        for at in (0, 10):
+            assert profiles(world, "first", at, (D1, C1), (C1,), (D1, C2), (C2,)) == [D1] * 4
+        assert profiles(world, "first", 18, (NODES[3], C3)) == [NODES[3]]  # the one slot that is kept from here on
+        world.said.append((D1, C2))
+        world.rewrite("split", C1)
+        assert profiles(world, "first", 20, (C1,), (C2,), (D1,)) == [ALIAS(C1, 1), D1, D1]
+
+
+def test_a_link_reaches_what_is_remembered_in_its_batch() -> None:
+    """A user who logs in takes along what hung under her root, also where its events come before hers."""
+    world = World()
+    for at in (0, 10):
+        assert profiles(world, "first", at, (D1, C1), (C1,), (C2,)) == [D1, D1, C2]
+    assert profiles(world, "first", 20, (C1,), (C2,), (U1, C1), (D1, C2)) == [D1] * 4
+    assert profiles(world, "second", 30, (C2,), (U1,)) == [D1, D1]

@@ -1,0 +1,115 @@
+"""What nodes remember of refusals: the newest of each scope, in whatever order they come, and what is said of it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.identity.refusals import refusals as module
+from streams.identity.refusals.refusals import (
+    Memory,
+    Refusal,
+    Refusals,
+    Scope,
+    confirmed,
+    from_text,
+    lacking,
+    merged,
+    newest,
+    refusals_of,
+    signals,
+    to_text,
+)
+
+TEXTS = st.text(max_size=4) | st.sampled_from(["", "shop.example", "|", '"'])
+SCOPES = st.builds(Scope, TEXTS, st.sampled_from(["", "opt-in", "opt-out"]), st.sampled_from(["", "analytics", "marketing"]))
+TIMES = st.integers(0, 4) | st.integers(0, 1 << 53)
+REFUSALS = st.builds(Refusal, TIMES, TIMES, TEXTS)
+MEMORIES = st.dictionaries(SCOPES, st.builds(Memory, REFUSALS, st.booleans()), max_size=6)
+
+
+def without_flags(memories: Refusals) -> dict[Scope, Refusal]:
+    """The refusals alone."""
+    return {scope: memory.refusal for scope, memory in memories.items()}
+
+
+def all_of(many: list[dict[Scope, Memory]]) -> Refusals:
+    """Merged one after the other."""
+    memory: Refusals = {}
+    for one in many:
+        memory = merged(memory, one)
+    return memory
+
+
+@given(st.lists(MEMORIES, max_size=6).flatmap(lambda many: st.tuples(st.just(many), st.permutations(many))))
+def test_the_order_does_not_matter(many: tuple[list[dict[Scope, Memory]], list[dict[Scope, Memory]]]) -> None:
+    """However they come and however often, of each scope the largest stays; then nothing lacks."""
+    first, second = all_of(many[0]), all_of([*many[1], *many[0]])
+    assert without_flags(first) == without_flags(second) == newest(many[0])
+    assert lacking(first, newest(many[0])) == {}
+
+
+@given(st.lists(MEMORIES, max_size=6).flatmap(lambda many: st.tuples(st.just(many), st.permutations(many))))
+def test_nor_where_there_are_too_many(many: tuple[list[dict[Scope, Memory]], list[dict[Scope, Memory]]]) -> None:
+    """The largest ones stay, as if there had been no bound until the end."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "MOST_REFUSALS", 3)
+        bounded = [without_flags(all_of(some)) for some in many]
+    largest = sorted(newest(many[0]).items(), key=lambda item: (item[1], item[0]))[-3:]
+    assert bounded == [dict(largest)] * 2
+
+
+@given(MEMORIES, MEMORIES)
+def test_what_is_known_is_the_same_object(held: dict[Scope, Memory], new: dict[Scope, Memory]) -> None:
+    """So that a store sees that there is nothing to write."""
+    both = merged(held, new)
+    assert merged(both, new) is both
+    assert merged(both, held) is both
+    marked = confirmed(both, new)
+    assert confirmed(marked, new) is marked
+    assert without_flags(marked) == without_flags(both)
+
+
+@given(MEMORIES, MEMORIES)
+def test_only_what_was_signalled_is_marked(held: dict[Scope, Memory], new: dict[Scope, Memory]) -> None:
+    """A refusal that is newer than the one whose signal was committed stays pending, and one that is not held is not made."""
+    marked = confirmed(held, new)
+    assert marked.keys() == held.keys()
+    for scope, memory in marked.items():
+        equal = scope in new and new[scope].refusal == memory.refusal
+        assert memory.signalled == (held[scope].signalled or equal)
+
+
+@given(MEMORIES)
+def test_texts_say_it_all(memories: dict[Scope, Memory]) -> None:
+    """Whatever stands in a site; the same content has one spelling."""
+    assert from_text(to_text(memories).encode()) == memories
+    assert to_text(dict(reversed(memories.items()))) == to_text(memories)
+    assert from_text(None) == {}
+
+
+@given(st.dictionaries(SCOPES, REFUSALS, max_size=8))
+def test_signals_say_every_refusal_once(refusals: dict[Scope, Refusal]) -> None:
+    """With its times and evidence; what was refused together is one signal, and all purposes are none by name."""
+    seen: dict[Scope, Refusal] = {}
+    for record in signals("2" + "a" * 32, refusals):
+        refusal = Refusal(record["chosen_ts"], record["received_ts"], record["evidence"])
+        for purpose in record["purposes"] or [""]:
+            scope = Scope(record["site"], record["regulation"], purpose)
+            assert scope not in seen
+            seen[scope] = refusal
+    assert seen.items() <= refusals.items()
+    for scope, refusal in refusals.items():
+        assert seen.get(scope) == refusal or seen[scope._replace(purpose="")] == refusal
+
+
+def test_a_record_becomes_one_refusal_a_purpose() -> None:
+    """With its own time, or that of its arrival where it has none; the consent room, which wrote it, has it."""
+    record = {
+        "subject": "s", "site": "x", "regulation": "opt-out", "purposes": ["a", "b"], "withdrawn_ts": 3, "received_ts": 9,
+        "evidence": "e",
+    }  # fmt: skip
+    known = Memory(Refusal(3, 9, "e"), True)
+    assert refusals_of(record) == {Scope("x", "opt-out", "a"): known, Scope("x", "opt-out", "b"): known}
+    assert refusals_of({**record, "withdrawn_ts": 0, "purposes": []}) == {
+        Scope("x", "opt-out", ""): Memory(Refusal(9, 9, "e"), True)
+    }

@@ -1,0 +1,102 @@
+"""A person taken out of the graph: every step is safe to do again, and what is linked to her meanwhile is found."""
+
+import pytest
+
+from infra.errors import Retryable
+from infra.secrets import Secret
+from streams.identity.graph.store import MemoryStore
+from streams.identity.graph.union_find import Slot, Write
+from streams.identity.nodes import alias
+from streams.identity.repair.erasing import (
+    Members,
+    Refused,
+    holders,
+    log_records,
+    members,
+    more,
+    suppress,
+    tells,
+    unsuppressed,
+    without,
+)
+
+ALIAS = alias(Secret("for tests only, forty characters long..."))
+NOW = 1_795_000_000_000
+USER, PHONE, LAPTOP, KIOSK, BELOW, OTHER = (f"{tier}{n:032x}" for n, tier in enumerate((0, 2, 2, 1, 2, 2)))
+
+
+def put(store: MemoryStore, node: str, parent: str, state: str = "") -> None:
+    """A slot that is in the log."""
+    store.write([Write(node, None, Slot(parent, logged=False, epoch=1 if state else 0, state=state), 0)])
+    store.confirm([(node, Slot(parent, logged=False, epoch=1 if state else 0, state=state))])
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    """Phone and laptop of a user, and a cookie under a kiosk that was hers until somebody else used it."""
+    made = MemoryStore()
+    for node, parent in ((PHONE, USER), (LAPTOP, PHONE), (BELOW, KIOSK), (USER, PHONE)):
+        put(made, node, parent)
+    put(made, KIOSK, USER, "shared")
+    return made
+
+
+def test_all_that_is_hers_is_marked_and_the_kiosk_let_go(store: MemoryStore) -> None:
+    """Also what hangs under the kiosk; the kiosk itself stays shared, under nobody. Twice is as good as once."""
+    who = members(store, LAPTOP, ALIAS)
+    assert who == Members((USER, PHONE, LAPTOP, BELOW), tuple(sorted((USER, PHONE, LAPTOP, BELOW, KIOSK))), (KIOSK,))
+    assert unsuppressed(store, who) == 5
+    slots = dict(suppress(store, who, NOW))
+    assert slots == {node: Slot(node, False, 1, "erased", NOW) for node in who.nodes} | {KIOSK: Slot(KIOSK, False, 2, "shared")}
+    assert dict(suppress(store, who, NOW)) == slots, "not known to be logged yet"
+    store.confirm(slots.items())
+    assert dict(suppress(store, who, NOW)) == {node: store.slots[node] for node in who.nodes}
+    assert unsuppressed(store, who) == 0
+    assert {key for key, _ in log_records(slots.items(), NOW)} == {
+        f"{node}|{slot.epoch}".encode() for node, slot in slots.items()
+    }
+
+
+def test_what_was_linked_meanwhile_is_found(store: MemoryStore) -> None:
+    """A worker that had not heard of it hangs another cookie under her phone: it is hers too."""
+    who = members(store, LAPTOP, ALIAS)
+    suppress(store, who, NOW)
+    assert more(store, who, ALIAS) == who
+    put(store, OTHER, PHONE)
+    assert set(more(store, who, ALIAS).nodes) == {*who.nodes, OTHER}
+
+
+def test_a_second_time_takes_what_was_stamped_since(store: MemoryStore) -> None:
+    """An erased node is alone; its alias of each epoch is among what its events were stamped with."""
+    suppress(store, members(store, LAPTOP, ALIAS), NOW)
+    again = members(store, LAPTOP, ALIAS)
+    assert again == Members((LAPTOP,), tuple(sorted((LAPTOP, ALIAS(LAPTOP, 1)))), ())
+    assert dict(suppress(store, again, NOW + 1))[LAPTOP] == Slot(LAPTOP, False, 2, "erased", NOW + 1)
+
+
+def test_what_is_nobodys_is_refused(store: MemoryStore) -> None:
+    """The kiosk, by itself."""
+    with pytest.raises(Refused, match="several persons"):
+        members(store, KIOSK, ALIAS)
+
+
+def test_a_slot_that_changes_all_the_time_is_waited_for(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The world's fault: the command may be run again."""
+    monkeypatch.setattr(store, "write", lambda writes: [False] * len(writes))
+    with pytest.raises(Retryable):
+        suppress(store, members(store, LAPTOP, ALIAS), NOW)
+
+
+def test_what_the_topics_keep(store: MemoryStore) -> None:
+    """Of her merges, that she is erased; of links, what they say of two others."""
+    hers, epochs = frozenset({USER, PHONE}), {PHONE: 2, KIOSK: 2}
+    said = {"node": PHONE, "parent": PHONE, "epoch": 2, "state": "erased"}
+    assert not tells(said, hers, epochs)
+    assert tells(said | {"epoch": 1}, hers, epochs)
+    assert tells(said | {"state": ""}, hers, epochs)
+    assert tells({"node": KIOSK, "parent": USER, "epoch": 1, "state": "shared"}, hers, epochs)
+    assert without({"nodes": [USER, PHONE, KIOSK]}, hers) is None
+    left = without({"nodes": [PHONE, KIOSK, OTHER], "rule": "same_event"}, hers)
+    assert left
+    assert (left["nodes"], left["rule"]) == ([KIOSK, OTHER], "same_event")
+    assert set(holders(store, members(store, PHONE, ALIAS), [OTHER, PHONE])) == {KIOSK, OTHER}

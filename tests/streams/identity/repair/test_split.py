@@ -1,0 +1,267 @@
+"""A node taken out of its component: the rest is what the other evidence links, whatever ends in between."""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from infra.errors import ConfigError
+from infra.secrets import Secret
+from streams.identity.graph.store import MemoryStore
+from streams.identity.graph.union_find import SHARED, Events, Nodes, Slot, View, Write, plan, plan_labels
+from streams.identity.nodes import alias
+from streams.identity.repair.split import Restamp, Tree, parts, plan_split
+from streams.identity.repair.splitting import Journal, Log, prepare, read_tree, split
+
+ALIAS = alias(Secret("for tests only, forty characters long..."))
+U1, U2 = "0" + "1" * 32, "0" + "2" * 32
+D1, D2, C1, C2, C3 = "1" + "a" * 32, "1" + "b" * 32, "2" + "c" * 32, "2" + "d" * 32, "2" + "e" * 32
+NODES = [f"{tier}{n:032x}" for tier in "0123" for n in range(5)]
+EVENT = st.lists(st.sampled_from(NODES), min_size=1, max_size=3, unique=True).map(lambda some: tuple(sorted(some)))
+WORLD = st.lists(EVENT, min_size=1, max_size=25)
+
+
+def links(view: View, events: Events) -> list[Write]:
+    """Links and demotions that they ask for."""
+    return plan(view, events)[0]
+
+
+def linked(*events: Nodes) -> MemoryStore:
+    """A graph in which these events have linked their nodes, one after the other, as the stage does."""
+    store, view = MemoryStore(), View(dict.fromkeys(NODES))
+    for n, nodes in enumerate(events):
+        view.slots.update(dict.fromkeys(set(nodes) - view.slots.keys()))
+        for make in (links, plan_labels):
+            writes = make(view, {nodes: n})
+            assert all(store.write(writes))
+            view.slots.update({write.node: write.slot for write in writes})
+    store.confirm(list(store.slots.items()))
+    return store
+
+
+def said_by(events: Iterable[Nodes]) -> Callable[[Collection[str]], list[Nodes]]:
+    """The evidence of these events."""
+    return lambda nodes: [event for event in events if len(set(event) & set(nodes)) > 1]
+
+
+def into(log: dict[str, Slot]) -> Log:
+    """A log in memory."""
+    return lambda _kept, slots: log.update(slots)
+
+
+def view_of(store: MemoryStore) -> View:
+    """Everything."""
+    return View({**dict.fromkeys(NODES), **store.slots})
+
+
+def oracle(members: Sequence[str], evidence: Iterable[Nodes]) -> dict[str, int]:
+    """Node -> component of these nodes alone, by scipy."""
+    index = {node: at for at, node in enumerate(members)}
+    here = [[index[node] for node in event if node in index] for event in evidence]
+    pairs = [(event[0], other) for event in here if event for other in event]
+    rows, columns = zip(*pairs, strict=True) if pairs else ((), ())
+    matrix = coo_matrix((np.ones(len(pairs)), (rows, columns)), shape=(len(members), len(members)))
+    return dict(zip(members, connected_components(matrix, directed=False)[1].tolist(), strict=True))
+
+
+@given(WORLD, st.sets(st.sampled_from(NODES[5:])))
+def test_parts_are_the_oracles(world: list[Nodes], members: set[str]) -> None:
+    """Two anonymous nodes are in one part exactly when a chain of events between these nodes connects them."""
+    component = oracle(sorted(members), world)
+    found = parts(members, world)
+    assert sorted(node for part in found for node in part) == sorted(members)
+    assert {frozenset(part) for part in found} == {
+        frozenset(node for node in members if component[node] == number) for number in component.values()
+    }
+
+
+@given(WORLD)
+def test_users_are_in_parts_of_their_own(world: list[Nodes]) -> None:
+    """Whatever the evidence says, no part has two users."""
+    assert all(sum(node[0] == "0" for node in part) < 2 for part in parts(NODES, world))
+
+
+@given(WORLD, st.sampled_from(NODES))
+@settings(deadline=None, max_examples=300)
+def test_the_rest_is_what_other_evidence_links(world: list[Nodes], node: str) -> None:
+    """The node is nobody's; the others are linked as the oracle says, everybody else as before; a second run does nothing."""
+    store, log = linked(*world), dict[str, Slot]()
+    before, tree = view_of(store), read_tree(store, node)
+    members = sorted(tree.slots.keys() - {node})
+    split(store, node, said_by(world), ALIAS, into(log))
+    after = view_of(store)
+    assert (store.slots[node].state, store.slots[node].parent) == (SHARED, node)
+    component = oracle(members, world)
+    live = [one for one in members if not after.marked(one)]
+    assert all((after.find(a) == after.find(b)) == (component[a] == component[b]) for a in live for b in live)
+    assert all(after.slots[one] == before.slots[one] for one in NODES if one not in tree.slots)
+    assert all(slot.parent <= one for one, slot in store.slots.items() if one[0] != "0")
+    assert all(slot.state == (was.state if (was := before.slots[one]) else "") for one, slot in log.items() if one != node)
+    changed = {one: slot for one, slot in store.slots.items() if slot != before.slots[one]}
+    assert {one: slot._replace(logged=True) for one, slot in log.items()} == changed, "what was rewritten is in the log"
+    again = dict[str, Slot]()
+    split(store, node, said_by(world), ALIAS, into(again))
+    assert again == {}
+
+
+@given(WORLD, st.sampled_from(NODES), st.sampled_from(NODES))
+@settings(deadline=None, max_examples=200)
+def test_two_users_never_share_a_label(world: list[Nodes], one: str, other: str) -> None:
+    """After two splits, and after everything has come in once more, each label is one user's."""
+    store = linked(*world)
+    for node in (one, other):
+        split(store, node, said_by(world), ALIAS, into({}))
+    view = view_of(store)
+    for n, nodes in enumerate(world):
+        for make in (links, plan_labels):
+            for write in make(view, {nodes: n}):
+                view.slots[write.node] = write.slot
+    labels = [slot.parent for node, slot in view.slots.items() if node[0] == "0" and slot is not None]
+    assert len(labels) == len(set(labels))
+
+
+def test_a_label_goes_with_its_node() -> None:
+    """A user's label that is another's now becomes the user itself; one that is demoted, or still hers, stays."""
+    store = linked((D1, C1), (U1, C1), (U1, C2))
+    assert store.slots[U1] == Slot(D1, logged=True)
+    found = prepare(store, C1, said_by([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
+    assert [(write.node, write.slot.parent, write.slot.epoch) for write in found.writes] == [
+        (C1, C1, 1),
+        (U1, U1, 1),
+        (D1, D1, 1),
+    ]
+    assert found.restamps == (Restamp(ALIAS(C1, 1), (C1,)), Restamp(U1, (U1, C2)), Restamp(D1, (D1,)))
+    assert found.once == (U1, D1, C1, C2)
+    kept = prepare(store, D1, said_by([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
+    assert [write.node for write in kept.writes] == [D1, C1], "C1 hung under D1"
+    assert kept.restamps == (Restamp(ALIAS(D1, 1), (D1,)), Restamp(D1, (U1, C1, C2)))
+    hers = prepare(store, C2, said_by([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
+    assert [write.node for write in hers.writes] == [C2]
+
+
+def test_a_user_can_be_a_tester() -> None:
+    """A user's id that is taken out leaves her devices to themselves, and her label to its node."""
+    world = [(D1, C1), (U1, C1), (U1, C2)]
+    store = linked(*world)
+    split(store, U1, said_by(world), ALIAS, into({}))
+    assert store.slots[U1] == Slot(U1, logged=True, epoch=1, state=SHARED)
+    view = view_of(store)
+    assert [view.find(node) for node in (D1, C1, C2)] == [D1, D1, C2]
+
+
+def test_what_hung_under_a_demoted_node_stays() -> None:
+    """A demotion has left nodes under the demoted one: taking a third node out does not take them apart."""
+    store = linked((D1, C1), (D1, C2), (D1, C3))
+    held = store.slots.get(D1)
+    store.write([Write(D1, held, Slot(D1, logged=False, epoch=1, state=SHARED), 0)])
+    found = prepare(store, C3, said_by([(D1, C1), (D1, C2), (D1, C3)]), ALIAS)
+    assert [write.node for write in found.writes] == [C3]
+
+
+def test_an_id_that_was_never_linked_is_demoted() -> None:
+    """A tester's cookie that comes alone from now on; an id that was erased is left alone."""
+    store, log = MemoryStore(), dict[str, Slot]()
+    split(store, C1, said_by([]), ALIAS, into(log))
+    assert log == {C1: Slot(C1, logged=False, epoch=1, state=SHARED)}
+    store.slots[C2] = Slot(C2, logged=True, epoch=1, state="erased", since=1)
+    with pytest.raises(ConfigError, match="erased"):
+        split(store, C2, said_by([]), ALIAS, into(log))
+
+
+class Crash(Exception):
+    """The command is killed."""
+
+
+class Dying(MemoryStore):
+    """A store that writes one slot at a time, and whose process is killed before one of them."""
+
+    def __init__(self, store: MemoryStore, left: int) -> None:
+        super().__init__()
+        self.slots, self.below, self.notes = store.slots, store.below, store.notes
+        self.left = left
+
+    def step(self) -> None:
+        """One more thing that is done, or not."""
+        if self.left == 0:
+            raise Crash
+        self.left -= 1
+
+    def write(self, writes: Sequence[Write]) -> list[bool]:
+        """One by one."""
+        won = []
+        for write in writes:
+            self.step()
+            won += super().write([write])
+        return won
+
+    def note(self, node: str, text: str) -> None:
+        """At once or not at all."""
+        self.step()
+        super().note(node, text)
+
+    def confirm(self, slots: Iterable[tuple[str, Slot]]) -> None:
+        """One by one."""
+        for slot in slots:
+            self.step()
+            super().confirm([slot])
+
+
+@given(WORLD, st.sampled_from(NODES))
+@settings(deadline=None, max_examples=60)
+def test_a_split_that_was_killed_is_completed(world: list[Nodes], node: str) -> None:
+    """Killed before each of its writes in turn, the second run ends where an undisturbed one does, and logs the same."""
+    straight, expected = linked(*world), dict[str, Slot]()
+    journal = split(straight, node, said_by(world), ALIAS, into(expected))
+    for left in range(3 * len(expected) + 2):
+        store, log = linked(*world), dict[str, Slot]()
+        dying = Dying(store, left)
+
+        def killed_in_the_log(
+            kept: str, slots: Sequence[tuple[str, Slot]], dying: Dying = dying, log: dict[str, Slot] = log
+        ) -> None:
+            for slot in slots:
+                dying.step()
+                log.update([slot])
+
+        try:
+            split(dying, node, said_by(world), ALIAS, killed_in_the_log)
+        except Crash:
+            completed = split(store, node, said_by(world), ALIAS, into(log))
+            assert (completed.once, completed.restamps) == (journal.once, journal.restamps)
+        assert store.slots == straight.slots
+        assert log == expected
+
+
+def test_what_workers_link_meanwhile_is_taken_out_too() -> None:
+    """A node that is linked under the split one before workers know is freed by the next round."""
+    world = [(D1, C1), (D1, C2)]
+    store = linked(*world)
+
+    def meanwhile(_kept: str, _slots: Sequence[tuple[str, Slot]]) -> None:
+        if C3 not in store.slots:
+            store.write([Write(C3, None, Slot(D1, logged=True), 0)])
+
+    journal = split(store, D1, said_by(world), ALIAS, meanwhile)
+    assert store.slots[C3] == Slot(C3, logged=True, epoch=1)
+    assert Restamp(C3, (C3,)) in journal.restamps
+
+
+@given(WORLD, st.sampled_from(NODES))
+def test_a_journal_is_read_as_it_was_noted(world: list[Nodes], node: str) -> None:
+    """Nothing is lost in the note."""
+    found = plan_split(read_tree(linked(*world), node), world, ALIAS)
+    assume(found.writes)
+    journal = Journal().add(found)
+    assert Journal.read(journal.text()) == journal
+    assert Journal.read(None) == Journal()
+
+
+def test_a_tree_is_the_whole_component() -> None:
+    """Everything under a node's root, from whichever node it is asked."""
+    store = linked((D1, C1), (U1, C1), (U1, C2), (U2, D2))
+    for node in (U1, D1, C1, C2):
+        assert read_tree(store, node) == Tree(node, {n: store.slots[n] for n in (U1, D1, C1, C2)}, store.slots[D1])

@@ -1,0 +1,44 @@
+"""Privacy requests: open until every room has answered, overdue past their time, bounded."""
+
+import pytest
+
+from streams.runtime.privacy import requests
+from streams.runtime.privacy.request_consumer import ACKS, REQUESTS, ROOMS
+from streams.runtime.privacy.requests import Requests
+
+
+def asked(name: str, at: int = 1_000) -> dict[str, object]:
+    """A request."""
+    return {"request_id": name, "kind": "withdrawal", "requested_ts": at, "deadline_ts": at + 500}
+
+
+def answered(name: str, room: str) -> dict[str, object]:
+    """An ack."""
+    return {"request_id": name, "room": room}
+
+
+def test_a_request_is_open_until_every_room_has_answered() -> None:
+    """Answers in any order, also before the request and twice; what is missing is named, and when it is overdue."""
+    found = Requests()
+    found.take(ACKS, answered("b", ROOMS[0]))
+    found.take(REQUESTS, asked("b", 2_000))
+    found.take(REQUESTS, asked("a"))
+    assert [(one.request_id, one.missing) for one in found.pending()] == [("a", ROOMS), ("b", ROOMS[1:])]
+    assert [one.overdue(1_501) for one in found.pending()] == [True, False]
+    for room in (*ROOMS, ROOMS[0]):
+        found.take(ACKS, answered("a", room))
+    assert [one.request_id for one in found.pending()] == ["b"]
+    assert found.answered == 1
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answered ones are forgotten first; open ones stay as long as there is room."""
+    monkeypatch.setattr(requests, "MOST_REQUESTS", 10)
+    found = Requests()
+    for n in range(200):
+        found.take(REQUESTS, asked(f"r{n}", n))
+        if n != 3:
+            for room in ROOMS:
+                found.take(ACKS, answered(f"r{n}", room))
+    assert [one.request_id for one in found.pending()] == ["r3"]
+    assert found.answered < 21
