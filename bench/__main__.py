@@ -46,7 +46,7 @@ LEDGER = ["consent.state", "consent.heads"]
 GRAPH = ["identity.merges", "identity.links", "identity.conflicts"]
 
 
-class Bench:
+class Benchmarks:
     """One broker and what was measured on it."""
 
     def __init__(self, settings: dict[str, Any], cluster: LocalCluster, console: Console) -> None:
@@ -168,7 +168,7 @@ class Bench:
             time.sleep(0.02)
 
 
-def measure(bench: Bench, records: int, events: int, rounds: int, only: str | None) -> None:
+def measure(bench: Benchmarks, records: int, events: int, rounds: int, only: str | None) -> None:
     """All contenders, interleaved, so that a slow minute hits them all. The ledger is empty at each one's start."""
     few = max(2_000, records // 50)
     registry = Registry(PACKAGED_CONTRACTS)
@@ -204,7 +204,7 @@ def measure(bench: Bench, records: int, events: int, rounds: int, only: str | No
             measure_identity(bench, events, n)
 
 
-def measure_consent(bench: Bench, source: str, suffix: str, events: int, n: int) -> None:
+def measure_consent(bench: Benchmarks, source: str, suffix: str, events: int, n: int) -> None:
     """The stage in a loop and in the runtime, with an empty ledger each, and again over visitors that it knows."""
     given = {"stage": "consent", "source": source, "records": events}
     bench.forget(LEDGER)
@@ -216,7 +216,7 @@ def measure_consent(bench: Bench, source: str, suffix: str, events: int, n: int)
     bench.run_group(f"{OURS}{suffix}{TWO}", 2, sink=f"two-{source}-{n}", **given)
 
 
-def fill_visits(bench: Bench, registry: Registry, events: int) -> None:
+def fill_visits(bench: Benchmarks, registry: Registry, events: int) -> None:
     """Two days of the same visitors, and a day of those who come once."""
     days = [regulars(events), regulars(events), range(events)]
     for day, visitors in enumerate(days):
@@ -224,7 +224,7 @@ def fill_visits(bench: Bench, registry: Registry, events: int) -> None:
         bench.fill(f"visits-{day}.in", visits(registry, visitors, day), events)
 
 
-def measure_identity(bench: Bench, events: int, n: int) -> None:
+def measure_identity(bench: Benchmarks, events: int, n: int) -> None:
     """Over an empty graph, then a day later over the graph that this has made; and over an empty one with strangers."""
     runs = [("visits-0.in", "", True), ("visits-1.in", KNOWN, False), ("visits-2.in", STRANGERS, True)]
     for source, suffix, empty in runs:
@@ -243,7 +243,7 @@ def measure_identity(bench: Bench, events: int, n: int) -> None:
         bench.run(f"{IDENTITY}{CLUSTER}{suffix}", how="runtime", settings=settings, **given)
 
 
-def report(bench: Bench, console: Console, as_json: bool) -> None:
+def report(bench: Benchmarks, console: Console, as_json: bool) -> None:
     """The best figures and their ratios."""
     rows = bench.rows
     rates = {label: row["rate"] for label, row in rows.items()}
@@ -286,7 +286,7 @@ def main() -> None:
             LocalCluster(Path(folder) / "cluster") as cluster,
         ):
             settings = {"kafka": broker.address, "redis": memory.url, "state_dir": folder, "secret": SECRET}
-            bench = Bench(settings, cluster, console)
+            bench = Benchmarks(settings, cluster, console)
             apply(Settings(**bench.settings))
             measure(bench, given.records, given.events, given.rounds, given.only)
             report(bench, console, given.json)

@@ -27,7 +27,7 @@ from schemas.registry import Registry
 from streams.bandit.commands.experiments import EXAMPLE, publish_experiment
 from streams.bandit.experiment import parse
 from streams.bandit.snapshots.snapshot import follow
-from streams.bandit.snapshots.store import RedisStore
+from streams.bandit.snapshots.store import RedisSnapshotStore
 from streams.collector.write_keys import create_key
 from streams.consent.ledger.store import RedisStates
 
@@ -118,7 +118,7 @@ def prepare(settings: Settings) -> None:
     assert snapshot is not None
     with redis.Redis.from_url(settings.redis) as client:
         value = encode(Registry(settings.contracts).latest("bandit.snapshots"), snapshot.record())
-        RedisStore(client).publish(experiment.key, 1, value)
+        RedisSnapshotStore(client).publish(experiment.key, 1, value)
 
 
 async def until_drawn(port: int) -> None:

@@ -71,7 +71,7 @@ class Turn:
 
 
 @dataclass
-class Bench:
+class WarehouseBench:
     """Servers with the topic filled."""
 
     folder: Path
@@ -251,7 +251,7 @@ class Stopwatch:
 
 
 WAYS = {
-    "loader": Bench.loader, "engine": Bench.engine, "engine-parallel": Bench.engine_parallel, "decode": Bench.decode,
+    "loader": WarehouseBench.loader, "engine": WarehouseBench.engine, "engine-parallel": WarehouseBench.engine_parallel, "decode": WarehouseBench.decode,
 }  # fmt: skip
 
 
@@ -280,7 +280,7 @@ def _is_time(kind: Any) -> bool:
     return isinstance(kind, dict) and kind.get("logicalType") == "timestamp-millis"
 
 
-def measure(bench: Bench, rounds: int, ways: Sequence[str]) -> dict[str, list[Turn]]:
+def measure(bench: WarehouseBench, rounds: int, ways: Sequence[str]) -> dict[str, list[Turn]]:
     """Turns by way; says on a terminal which one is on."""
     turns: dict[str, list[Turn]] = {way: [] for way in ways}
     with Console(stderr=True).status("") as status:
@@ -353,7 +353,7 @@ def main() -> None:
             settings = load_settings(kafka=kafka.address, clickhouse=clickhouse.url, state_dir=folder, secret=SECRET)
             topics_app.apply(settings)
             migrate(settings)
-            bench = Bench(folder, settings, psutil.Process(clickhouse.pid), options.rows)
+            bench = WarehouseBench(folder, settings, psutil.Process(clickhouse.pid), options.rows)
             bench.fill()
             result = figures(measure(bench, options.rounds, ways), options.rows, len(bench.records[0][0][1]))
             bench.client.close()

@@ -28,7 +28,7 @@ from bench.faults.controls import CONTROLS, run_control
 from bench.faults.faults import FAULTS, ON_REQUEST
 from bench.faults.flow import ProducerError
 from bench.faults.proof import Proof
-from bench.faults.run import Plan, Progress, Result, run
+from bench.faults.run import FaultPlan, FaultProgress, FaultResult, run
 from bench.faults.world import WorldError
 from infra.ops.embedded.servers.child import NotReady
 
@@ -102,10 +102,10 @@ def _names(text: str) -> list[str]:
 
 def faults(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Kills and faults, shown for people unless JSON is wanted."""
-    plan = Plan(options.events, options.kills, options.seed, options.only, hang_s=options.hang)
+    plan = FaultPlan(options.events, options.kills, options.seed, options.only, hang_s=options.hang)
     with Live(console=Console(stderr=True), refresh_per_second=2, transient=True) as live:
 
-        def report(progress: Progress) -> None:
+        def report(progress: FaultProgress) -> None:
             elapsed = time.monotonic() - progress.begun
             compared = f"  {progress.compared:,} compared" if progress.phase == "comparing" else ""
             live.update(
@@ -137,7 +137,7 @@ def summary(proof: Proof) -> str:
     return f"{proof.events:,} events, {proof.rows:,} rows: " + (", ".join(wrong) or "missing 0, duplicates 0")
 
 
-def show(result: Result) -> None:
+def show(result: FaultResult) -> None:
     """For people."""
     proof, plan = result.proof, result.plan
     table = Table("fault", "in a metric", "by doctor", "over after", "took", "", title=f"seed {plan.seed}")

@@ -20,7 +20,7 @@ class KeyGone(LookupError):
     """The day's key was destroyed, or belongs to another key ring or secret: the payload cannot be read any more."""
 
 
-class KeyRing:
+class PayloadKeyring:
     """The daily keys of one installation. The folder is shared by all its processes."""
 
     def __init__(self, folder: Path, secret: Secret) -> None:

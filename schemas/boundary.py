@@ -55,7 +55,7 @@ _EXPECTED = {
 _SPEAKABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
-class Refused(ValueError):
+class ContractViolation(ValueError):
     """A record that breaks its contract. `problems` name field and expectation, for the sender; never a value."""
 
     def __init__(self, problems: tuple[str, ...]) -> None:
@@ -76,7 +76,7 @@ class Boundary:
             return self._adapter.validate_python(record)
         except ValidationError as error:
             details = error.errors(include_url=False, include_context=False, include_input=False)
-            raise Refused(_worded(details)) from None
+            raise ContractViolation(_worded(details)) from None
 
 
 def validator(contract: Contract) -> Boundary:

@@ -46,7 +46,7 @@ class HeadColumns:
 
     def read(self, values: Sequence[bytes]) -> Columns:
         """The heads of framed records."""
-        walk = _Walk(values, self._header)
+        walk = _FieldWalk(values, self._header)
         ends, begins, numbers = list[Offsets](), list[Offsets](), dict[int, Offsets]()
         for place, kind in enumerate(self._kinds):
             begin = walk.at
@@ -65,7 +65,7 @@ class HeadColumns:
         return Columns(walk.sound & (walk.at <= walk.end), ends, begins, numbers, walk.end - walk.start)
 
 
-class _Walk:
+class _FieldWalk:
     """All records, each at the same field. Who runs past its end reads its neighbours' bytes, and ends up past its end."""
 
     def __init__(self, values: Sequence[bytes], header: bytes) -> None:

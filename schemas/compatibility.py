@@ -13,7 +13,7 @@ from schemas.publish import same_schema
 
 
 @dataclass(frozen=True)
-class Change:
+class BreakingChange:
     """One forbidden change. `field` is empty where the whole contract is meant."""
 
     topic: str
@@ -24,10 +24,10 @@ class Change:
         return f"{self.topic}: {self.field}: {self.text}" if self.field else f"{self.topic}: {self.text}"
 
 
-def breaking(topic: str, old: Schema, new: Schema) -> list[Change]:
+def breaking(topic: str, old: Schema, new: Schema) -> list[BreakingChange]:
     """The forbidden changes between two versions of a contract; empty if the new one may follow the old one."""
     changes = [
-        Change(topic, "", f"the record's {key} changed from {old.get(key)!r} to {new.get(key)!r}")
+        BreakingChange(topic, "", f"the record's {key} changed from {old.get(key)!r} to {new.get(key)!r}")
         for key in ("type", "name", "namespace")
         if old.get(key) != new.get(key)
     ]
@@ -36,55 +36,57 @@ def breaking(topic: str, old: Schema, new: Schema) -> list[Change]:
     if before or after:
         # Only the columns' own order: behind them stands the source's contract, which is compared by itself.
         left = [f["name"] for f in old["fields"][:before] if f in new["fields"][after:]]
-        changes += [Change(topic, name, "moved out of the prepended columns") for name in left]
+        changes += [BreakingChange(topic, name, "moved out of the prepended columns") for name in left]
         return changes + _order(topic, old["fields"][:before], new["fields"][:after])
     return changes + _order(topic, old["fields"], new["fields"])
 
 
-def _kept(topic: str, old: Sequence[Schema], new: Sequence[Schema]) -> list[Change]:
+def _kept(topic: str, old: Sequence[Schema], new: Sequence[Schema]) -> list[BreakingChange]:
     new_by_name = {field["name"]: field for field in new}
     old_names = {field["name"] for field in old}
-    changes: list[Change] = []
+    changes: list[BreakingChange] = []
     for field in old:
         if field["name"] in new_by_name:
             changes += _field(topic, field, new_by_name[field["name"]])
         else:
-            changes.append(Change(topic, field["name"], "removed or renamed: readers of stored records still need it"))
+            changes.append(BreakingChange(topic, field["name"], "removed or renamed: readers of stored records still need it"))
     return changes + [
-        Change(topic, field["name"], "new without a default: old records could not be read with it")
+        BreakingChange(topic, field["name"], "new without a default: old records could not be read with it")
         for field in new
         if field["name"] not in old_names and "default" not in field
     ]
 
 
-def _order(topic: str, old: Sequence[Schema], new: Sequence[Schema]) -> list[Change]:
+def _order(topic: str, old: Sequence[Schema], new: Sequence[Schema]) -> list[BreakingChange]:
     new_names = [field["name"] for field in new]
     kept = [field["name"] for field in old if field["name"] in new_names]
     now = [name for name in new_names if name in kept]
     changes = [
-        Change(topic, name, "moved: the order of the fields is the order of the bytes")
+        BreakingChange(topic, name, "moved: the order of the fields is the order of the bytes")
         for name in [a for a, b in zip(now, kept, strict=True) if a != b][:1]
     ]
     last = max((i for i, name in enumerate(new_names) if name in kept), default=-1)
     inserted = [name for name in new_names[: last + 1] if name not in kept]
-    return changes + [Change(topic, name, "inserted: new fields are appended at the end of their block") for name in inserted]
+    return changes + [
+        BreakingChange(topic, name, "inserted: new fields are appended at the end of their block") for name in inserted
+    ]
 
 
-def _field(topic: str, old: Schema, new: Schema) -> list[Change]:
+def _field(topic: str, old: Schema, new: Schema) -> list[BreakingChange]:
     name = old["name"]
     changes = []
     if not same_schema({"type": _plain(old["type"])}, {"type": _plain(new["type"])}):
-        changes.append(Change(topic, name, f"type changed from {_plain(old['type'])} to {_plain(new['type'])}"))
+        changes.append(BreakingChange(topic, name, f"type changed from {_plain(old['type'])} to {_plain(new['type'])}"))
     if old.get("purpose") != new.get("purpose"):
         changes.append(
-            Change(
+            BreakingChange(
                 topic,
                 name,
                 f"purpose changed from {old.get('purpose')} to {new.get('purpose')}: consent was given for the old one",
             )
         )
     if "default" in old and "default" not in new:
-        changes.append(Change(topic, name, "lost its default"))
+        changes.append(BreakingChange(topic, name, "lost its default"))
     return changes
 
 
@@ -98,11 +100,11 @@ def _plain(avro: Any) -> Any:
     return avro
 
 
-def breaking_lock(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
+def breaking_lock(old: dict[str, Any], new: dict[str, Any]) -> list[BreakingChange]:
     """Published versions that are gone or another one now: ids are never changed or freed."""
     now = {entry["id"]: entry for entry in new["contracts"]}
     return [
-        Change(
+        BreakingChange(
             entry["topic"],
             "",
             f"version {entry['version']} (id {entry['id']}) is published and must stay as it is in lock.json",

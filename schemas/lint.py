@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from schemas.boundary import Refused, validator
+from schemas.boundary import ContractViolation, validator
 from schemas.compatibility import breaking
 from schemas.contract import Contract, ContractError, Schema
 from schemas.files import read_contracts, read_json, read_lock
@@ -24,7 +24,7 @@ _SNAKE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 
 @dataclass(frozen=True)
-class Finding:
+class LintFinding:
     """One breach of a rule. `line` is 0 where the file as a whole is meant."""
 
     file: str
@@ -36,11 +36,11 @@ class Finding:
         return f"{self.file}:{self.line or 1}: {self.field + ': ' if self.field else ''}{self.text}"
 
 
-def lint(folder: Path) -> list[Finding]:
+def lint(folder: Path) -> list[LintFinding]:
     """Every finding in a contracts folder. ContractError where a file cannot be read at all."""
     contracts = read_contracts(folder)
     derived = read_json(folder / "derived.json")
-    findings: list[Finding] = []
+    findings: list[LintFinding] = []
     for topic, schema in contracts.items():
         findings += _located(folder / f"{topic}.avsc", _contract(topic, schema))
     for columns in derived.values():
@@ -55,7 +55,7 @@ def lint(folder: Path) -> list[Finding]:
     findings += _against_the_lock(folder, contracts)
     findings += _derivations(folder, contracts, derived)
     missing = TOPICS.keys() - contracts.keys() - derived.keys()
-    findings += [Finding("topics.py", 0, topic, "has no contract: write a file of its name") for topic in sorted(missing)]
+    findings += [LintFinding("topics.py", 0, topic, "has no contract: write a file of its name") for topic in sorted(missing)]
     return findings
 
 
@@ -112,12 +112,12 @@ def _default_fits(field: Schema) -> bool:
     boundary = validator(Contract("", 0, 0, {"type": "record", "name": "Default", "fields": [required]}, None))
     try:
         boundary.check({field["name"]: field["default"]})
-    except Refused:
+    except ContractViolation:
         return False
     return True
 
 
-def _against_the_lock(folder: Path, contracts: dict[str, Schema]) -> list[Finding]:
+def _against_the_lock(folder: Path, contracts: dict[str, Schema]) -> list[LintFinding]:
     locked: dict[str, Schema] = {entry["topic"]: entry["schema"] for entry in read_lock(folder)["contracts"]}
     findings = [
         finding
@@ -130,34 +130,34 @@ def _against_the_lock(folder: Path, contracts: dict[str, Schema]) -> list[Findin
     if findings:
         return findings
     return [
-        Finding("lock.json", 0, "", f"lacks version {new.version} of {new.topic}: run `headwater contracts lock`")
+        LintFinding("lock.json", 0, "", f"lacks version {new.version} of {new.topic}: run `headwater contracts lock`")
         for new in preview(folder)
     ]
 
 
-def _derivations(folder: Path, contracts: dict[str, Schema], derived: dict[str, Any]) -> list[Finding]:
-    findings: list[Finding] = []
+def _derivations(folder: Path, contracts: dict[str, Schema], derived: dict[str, Any]) -> list[LintFinding]:
+    findings: list[LintFinding] = []
     known = dict(contracts)
     for topic, columns in derived.items():
         known[topic] = derive(columns, known[columns["from"]])
         names = [field["name"] for field in known[topic]["fields"]]
         double = sorted({name for name in names if names.count(name) > 1})
-        findings += [Finding("derived.json", 0, name, f"stands in {topic} and in its source") for name in double]
+        findings += [LintFinding("derived.json", 0, name, f"stands in {topic} and in its source") for name in double]
         file = folder / f"{topic}.avsc"
         try:
             same = same_schema(read_json(file), known[topic])
         except ContractError:
             same = False
         if not same:
-            findings.append(Finding(file.name, 0, "", "is generated and out of date: run `headwater contracts lock`"))
+            findings.append(LintFinding(file.name, 0, "", "is generated and out of date: run `headwater contracts lock`"))
     return findings
 
 
-def _located(file: Path, problems: Any) -> list[Finding]:
+def _located(file: Path, problems: Any) -> list[LintFinding]:
     lines = file.read_text(encoding="utf-8").splitlines()
 
     def line(name: str) -> int:
         sought = re.compile(rf'"name"\s*:\s*"{re.escape(name)}"')
         return next((i for i, text in enumerate(lines, 1) if name and sought.search(text)), 0)
 
-    return [Finding(file.name, line(name), name, text) for name, text in problems]
+    return [LintFinding(file.name, line(name), name, text) for name, text in problems]

@@ -70,7 +70,7 @@ def digest(value: bytes) -> int:
     return int.from_bytes(blake2b(value[HEADER_BYTES:], digest_size=8).digest(), "little")
 
 
-class Ledger:
+class SentEvents:
     """What became of each event, by its number: the producer's own knowledge, which the proof is held against."""
 
     UNSENT, COMMITTED, ABORTED = range(3)

@@ -12,7 +12,7 @@ import time
 
 import confluent_kafka as ck
 
-from consumers.warehouse.loader.batch import Batch
+from consumers.warehouse.loader.batch import InsertBatch
 from consumers.warehouse.loader.intent import read_metadata, token
 from consumers.warehouse.loader.loop import STAGE, TopicMadeAnew, Warehouse
 from consumers.warehouse.loader.rows import Bad, Loader
@@ -36,14 +36,14 @@ class TokenOnlyLoader(Loader):
         """Not asked."""
         return -1
 
-    def load(self, batch: Batch) -> list[Bad]:
+    def load(self, batch: InsertBatch) -> list[Bad]:
         """Insert; whatever the engine answers 200 to counts as inserted."""
         bad: list[Bad] = []
         for contract, rows in self._by_contract(batch, bad).items():
             bad += self._insert(batch, contract, rows, token(batch.source, batch.intent, contract.id))
         return bad
 
-    def reload(self, batch: Batch) -> list[Bad]:
+    def reload(self, batch: InsertBatch) -> list[Bad]:
         """The same again, under the same token."""
         return self.load(batch)
 

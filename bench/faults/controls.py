@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.faults.flow import Flow
 from bench.faults.proof import EVENTS, Proof, Prover
-from bench.faults.world import TOPIC, ServerCommand, World, embedded_clickhouse
+from bench.faults.world import TOPIC, FaultWorld, ServerCommand, embedded_clickhouse
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE = 4_000.0
@@ -30,7 +30,7 @@ def old_insert_server(folder: Path, port: int, memory_bytes: int) -> Sequence[st
     return [sys.executable, "-m", "bench.faults.old_insert", str(folder), "--port", str(port), "--memory", str(memory_bytes)]
 
 
-def play_kills_between_log_and_part(world: World, flow: Flow, rounds: int) -> str:
+def play_kills_between_log_and_part(world: FaultWorld, flow: Flow, rounds: int) -> str:
     """Kill ClickHouse when a token is in the table's log of tokens and its part is not in the table yet."""
     hits = 0
     deadline = time.monotonic() + 3 * AIM_S
@@ -71,7 +71,7 @@ def _size(files: list[Path]) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def play_kills_before_commit(world: World, flow: Flow, rounds: int) -> str:
+def play_kills_before_commit(world: FaultWorld, flow: Flow, rounds: int) -> str:
     """Loaders that are killed when rows are inserted and not committed: they do it themselves."""
     deadline = time.monotonic() + 3 * AIM_S
     while world.loaders[0].own_ends < rounds and time.monotonic() < deadline:
@@ -82,7 +82,7 @@ def play_kills_before_commit(world: World, flow: Flow, rounds: int) -> str:
     return f"{world.loaders[0].own_ends} kills of the loader between an insert and its commit"
 
 
-def play_constraint(world: World, flow: Flow, rounds: int) -> str:
+def play_constraint(world: FaultWorld, flow: Flow, rounds: int) -> str:
     """A CHECK constraint that some events break, for a while."""
     world.store.command(f"ALTER TABLE {EVENTS} ADD CONSTRAINT bench CHECK value < 850")
     flow.allow(rounds * ROUND_EVENTS)
@@ -93,19 +93,19 @@ def play_constraint(world: World, flow: Flow, rounds: int) -> str:
 
 
 @dataclass(frozen=True)
-class Control:
+class NegativeControl:
     """What lacks a safeguard, and the fault that shows it."""
 
     loader: str
-    play: Callable[[World, Flow, int], str]
+    play: Callable[[FaultWorld, Flow, int], str]
     server: ServerCommand = embedded_clickhouse
     die: float = 0.0
 
 
 CONTROLS = {
-    "token-only": Control("token-only", play_kills_between_log_and_part),
-    "no-intent": Control("no-intent", play_kills_before_commit, die=DIE),
-    "old-insert": Control("no-count", play_constraint, old_insert_server),
+    "token-only": NegativeControl("token-only", play_kills_between_log_and_part),
+    "no-intent": NegativeControl("no-intent", play_kills_before_commit, die=DIE),
+    "old-insert": NegativeControl("no-count", play_constraint, old_insert_server),
 }
 
 
@@ -138,12 +138,12 @@ def run_control(name: str, folder: Path, seed: int) -> ControlResult:
     return ControlResult(name, proofs, "; ".join(aimed))
 
 
-def prove(control: Control, loader: str, folder: Path, seed: int, rounds: int = ROUNDS) -> tuple[Proof, str]:
+def prove(control: NegativeControl, loader: str, folder: Path, seed: int, rounds: int = ROUNDS) -> tuple[Proof, str]:
     """Play a control's fault on one of the loaders; the proof, and how often the aim was hit."""
     command = (sys.executable, "-m", "bench.faults.control_loader", loader)
     environment = {"PYTHONPATH": str(ROOT), "BENCH_DIE_AFTER_INSERT": str(control.die)}
     folder.mkdir()
-    with World(folder, loader=command, server=control.server, environment=environment) as world:
+    with FaultWorld(folder, loader=command, server=control.server, environment=environment) as world:
         flow = Flow(world.settings, world.registry.latest(TOPIC), seed, RATE)
         flow.start()
         try:

@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient
 
 from bench.faults.flow import Flow
 from bench.faults.proof import EVENTS, Prover
-from bench.faults.world import MEMORY_BYTES, TOPIC, World, WorldError, mountable, resize, stopped_process
+from bench.faults.world import MEMORY_BYTES, TOPIC, FaultWorld, WorldError, mountable, resize, stopped_process
 from infra.clients.kafka import admin
 from infra.errors import Retryable
 from infra.ops import topics as topics_app
@@ -79,10 +79,10 @@ class Observation:
 
 
 @dataclass
-class Stage:
+class FaultStage:
     """What a fault works with."""
 
-    world: World
+    world: FaultWorld
     flow: Flow
     prover: Prover
     scale: Scale
@@ -126,10 +126,10 @@ def unassigned(pages: dict[str, str]) -> str:
     return ""
 
 
-class Watch:
+class FaultWatch:
     """Looks at /metrics and asks `headwater doctor` until both show a fault."""
 
-    def __init__(self, stage: Stage, observation: Observation, alarm: Alarm) -> None:
+    def __init__(self, stage: FaultStage, observation: Observation, alarm: Alarm) -> None:
         self._world, self._observation, self._alarm = stage.world, observation, alarm
         self._begun = time.monotonic()
         self._doctor: subprocess.Popen[bytes] | None = None
@@ -185,16 +185,16 @@ def _service_finding(answer: bytes) -> str:
 
 
 @contextmanager
-def watched(stage: Stage, observation: Observation, alarm: Alarm = waiting) -> Iterator[Watch]:
+def watched(stage: FaultStage, observation: Observation, alarm: Alarm = waiting) -> Iterator[FaultWatch]:
     """A watch that begins now."""
-    watch = Watch(stage, observation, alarm)
+    watch = FaultWatch(stage, observation, alarm)
     try:
         yield watch
     finally:
         watch.close()
 
 
-def play(name: str, stage: Stage) -> Observation:
+def play(name: str, stage: FaultStage) -> Observation:
     """Play one fault from its cause until everything is loaded again."""
     observation, begun = Observation(name), time.monotonic()
     try:
@@ -213,7 +213,7 @@ def play(name: str, stage: Stage) -> Observation:
 # -- processes that are gone
 
 
-def loader_away(stage: Stage, observation: Observation) -> None:
+def loader_away(stage: FaultStage, observation: Observation) -> None:
     """kill -9 of a loader, which is started again only once somebody has seen it."""
     loader = stage.world.loaders[0]
     loader.kill()
@@ -223,7 +223,7 @@ def loader_away(stage: Stage, observation: Observation) -> None:
     loader.start()
 
 
-def clickhouse_away(stage: Stage, observation: Observation) -> None:
+def clickhouse_away(stage: FaultStage, observation: Observation) -> None:
     """kill -9 of ClickHouse, which is started again only once somebody has seen it."""
     stage.world.clickhouse.kill()
     with watched(stage, observation) as watch:
@@ -235,14 +235,14 @@ def clickhouse_away(stage: Stage, observation: Observation) -> None:
 # -- ClickHouse
 
 
-def disk_full(stage: Stage, observation: Observation) -> None:
+def disk_full(stage: FaultStage, observation: Observation) -> None:
     """ClickHouse's disk becomes full, first too full to begin anything and then altogether; some time later it is not."""
     resize(stage.world.data, shutil.disk_usage(stage.world.data).used + UNRESERVABLE_BYTES)
     stage.world.sleep(MERGED_S)
     _fill_and_free(stage, observation)
 
 
-def disk_full_at_once(stage: Stage, observation: Observation) -> None:
+def disk_full_at_once(stage: FaultStage, observation: Observation) -> None:
     """The disk is full from one moment to the next, while parts are merged.
 
     Not among the faults that are played unless it is asked for: chDB 26.9 commits a compact part whose last write meets the
@@ -252,7 +252,7 @@ def disk_full_at_once(stage: Stage, observation: Observation) -> None:
     _fill_and_free(stage, observation)
 
 
-def _fill_and_free(stage: Stage, observation: Observation) -> None:
+def _fill_and_free(stage: FaultStage, observation: Observation) -> None:
     world, filler = stage.world, stage.world.data / "filler"
     try:
         with watched(stage, observation) as watch:
@@ -278,7 +278,7 @@ def _fill(file: Path) -> None:
             return
 
 
-def memory_full(stage: Stage, observation: Observation) -> None:
+def memory_full(stage: FaultStage, observation: Observation) -> None:
     """The engine's memory is full: a small bound, and queries that take what there is of it."""
     world = stage.world
     try:
@@ -293,7 +293,7 @@ def memory_full(stage: Stage, observation: Observation) -> None:
         world.ensure_clickhouse(MEMORY_BYTES)
 
 
-def _seen_at(stage: Stage, observation: Observation, level: int) -> bool:
+def _seen_at(stage: FaultStage, observation: Observation, level: int) -> bool:
     """Whether a bound on the memory is small enough for a fault. How much the engine needs depends on what it does."""
     observation.note = f"{level // 1_000_000} MB"
     try:
@@ -306,7 +306,7 @@ def _seen_at(stage: Stage, observation: Observation, level: int) -> bool:
         return watch.until_seen(LEVEL_S if level != MEMORY_LEVELS[-1] else SEEN_WITHIN_S)
 
 
-def constraint(stage: Stage, observation: Observation) -> None:
+def constraint(stage: FaultStage, observation: Observation) -> None:
     """Somebody adds a CHECK constraint that some events break, and drops it later."""
     store = stage.world.store
     store.command(f"ALTER TABLE {EVENTS} ADD CONSTRAINT bench CHECK value < 850")
@@ -319,7 +319,7 @@ def constraint(stage: Stage, observation: Observation) -> None:
         store.command(f"ALTER TABLE {EVENTS} DROP CONSTRAINT bench")
 
 
-def failing_materialized_view(stage: Stage, observation: Observation) -> None:
+def failing_materialized_view(stage: FaultStage, observation: Observation) -> None:
     """An analyst's materialised view throws at some rows."""
     store = stage.world.store
     observation.must_show = VIEW_METRIC in TABLE
@@ -338,7 +338,7 @@ def failing_materialized_view(stage: Stage, observation: Observation) -> None:
         store.command("DROP VIEW headwater.bench_view SYNC")
 
 
-def heavy_queries(stage: Stage, observation: Observation) -> None:
+def heavy_queries(stage: FaultStage, observation: Observation) -> None:
     """Three analysts run heavy queries one after the other."""
     observation.must_show = False
     with analysts(stage.world) as counts, watched(stage, observation) as watch:
@@ -350,7 +350,7 @@ def heavy_queries(stage: Stage, observation: Observation) -> None:
 
 
 @contextmanager
-def analysts(world: World) -> Iterator[dict[str, int]]:
+def analysts(world: FaultWorld) -> Iterator[dict[str, int]]:
     """Threads that ask heavy queries, as other people than the loader, until the end."""
     counts, stopping = {"answered": 0, "failed": 0}, threading.Event()
 
@@ -384,7 +384,7 @@ def analysts(world: World) -> Iterator[dict[str, int]]:
             thread.join(35)
 
 
-def hang(stage: Stage, observation: Observation) -> None:
+def hang(stage: FaultStage, observation: Observation) -> None:
     """ClickHouse hangs for longer than a minute. A loader that is told to stop meanwhile ends within 10 s."""
     world, begun = stage.world, time.monotonic()
     loader = world.loaders[0]
@@ -410,7 +410,7 @@ def hang(stage: Stage, observation: Observation) -> None:
 # -- Kafka
 
 
-def kafka_anew(stage: Stage, observation: Observation) -> None:
+def kafka_anew(stage: FaultStage, observation: Observation) -> None:
     """Kafka is gone, and another one is there: other topics of the same names, whose offsets begin at 0. Rows stay."""
     world = stage.world
     _prove_and_pause(stage)
@@ -422,7 +422,7 @@ def kafka_anew(stage: Stage, observation: Observation) -> None:
     stage.let_flow()
 
 
-def topic_anew(stage: Stage, observation: Observation) -> None:
+def topic_anew(stage: FaultStage, observation: Observation) -> None:
     """The topic is deleted and made again while the loader runs."""
     world = stage.world
     _prove_and_pause(stage)
@@ -442,7 +442,7 @@ def topic_anew(stage: Stage, observation: Observation) -> None:
     observation.note = f"loaders ended and started again {sum(loader.own_ends for loader in world.loaders) - ends} times"
 
 
-def _applied(world: World) -> bool:
+def _applied(world: FaultWorld) -> bool:
     try:
         topics_app.apply(world.settings)
     except Exception:  # Kafka may still be deleting; whatever stays wrong ends the wait above
@@ -450,7 +450,7 @@ def _applied(world: World) -> bool:
     return bool(world.topic_id(TOPIC))
 
 
-def _prove_and_pause(stage: Stage) -> None:
+def _prove_and_pause(stage: FaultStage) -> None:
     """Records that are not loaded when their topic goes are gone for everybody: load and prove first."""
     stage.world.wait(lambda: not stage.flow.behind, SETTLED_WITHIN_S, "the events are not sent")
     stage.flow.pause()
@@ -458,7 +458,7 @@ def _prove_and_pause(stage: Stage) -> None:
     stage.prover.prove_topic()
 
 
-FAULTS: dict[str, Callable[[Stage, Observation], None]] = {
+FAULTS: dict[str, Callable[[FaultStage, Observation], None]] = {
     "loader-away": loader_away,
     "clickhouse-away": clickhouse_away,
     "disk-full": disk_full,
@@ -470,7 +470,7 @@ FAULTS: dict[str, Callable[[Stage, Observation], None]] = {
     "kafka-anew": kafka_anew,
     "topic-anew": topic_anew,
 }
-ON_REQUEST: dict[str, Callable[[Stage, Observation], None]] = {"disk-full-at-once": disk_full_at_once}
+ON_REQUEST: dict[str, Callable[[FaultStage, Observation], None]] = {"disk-full-at-once": disk_full_at_once}
 DISK_FAULTS = ("disk-full", "disk-full-at-once")
 
 
@@ -496,7 +496,7 @@ class Kills:
         return self.loader + self.clickhouse
 
 
-def kill_once(stage: Stage, kills: Kills, share: float) -> None:
+def kill_once(stage: FaultStage, kills: Kills, share: float) -> None:
     """Let events flow, and kill -9 a loader (two of three times) or ClickHouse at a random moment."""
     world, rng = stage.world, stage.random
     stage.let_flow(share)

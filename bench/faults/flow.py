@@ -6,7 +6,7 @@ import time
 
 import confluent_kafka as ck
 
-from bench.faults.contents import EventFactory, Ledger
+from bench.faults.contents import EventFactory, SentEvents
 from bench.faults.world import TOPIC
 from infra.clients.kafka import producer
 from infra.settings import Settings
@@ -25,7 +25,7 @@ class Flow:
     """A producer in a thread. It sends as far as it is allowed to, and pauses between transactions."""
 
     def __init__(self, settings: Settings, contract: Contract, seed: int, rate: float) -> None:
-        self.ledger = Ledger()
+        self.ledger = SentEvents()
         self._settings, self._rate = settings, rate
         self._factory = EventFactory(contract, seed)
         self._random = random.Random(seed + 1)
@@ -125,7 +125,7 @@ class Flow:
             if client.flush(PATIENCE_S):
                 raise TimeoutError("Kafka does not take the records of a transaction")
             client.abort_transaction(PATIENCE_S)
-            self.ledger.settle(first, Ledger.ABORTED)
+            self.ledger.settle(first, SentEvents.ABORTED)
         else:
             client.commit_transaction(PATIENCE_S)
-            self.ledger.settle(first, Ledger.COMMITTED)
+            self.ledger.settle(first, SentEvents.COMMITTED)

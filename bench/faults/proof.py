@@ -10,8 +10,8 @@ from typing import Any
 
 import confluent_kafka as ck
 
-from bench.faults.contents import Ledger, digest
-from bench.faults.world import TOPIC, World
+from bench.faults.contents import SentEvents, digest
+from bench.faults.world import TOPIC, FaultWorld
 from infra.clients.kafka import reader
 from schemas.codec import decode
 
@@ -79,7 +79,7 @@ class Proof:
 class Prover:
     """Proves topic by topic, and in the end the whole table. `progress` is called with the number of records compared."""
 
-    def __init__(self, world: World, ledger: Ledger, progress: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(self, world: FaultWorld, ledger: SentEvents, progress: Callable[[int], None] = lambda _: None) -> None:
         self._world, self._ledger, self._progress = world, ledger, progress
         self._proof = Proof()
         self._fingerprints: dict[tuple[str, int], tuple[Any, ...]] = {}
@@ -167,7 +167,7 @@ class Prover:
             self._proof.note("different", f"{place}: {', '.join(wrong)}")
         ledger = self._ledger
         number = ledger.number_of(record["event_id"])
-        if number < 0 or ledger.states[number] != Ledger.COMMITTED or ledger.digests[number] != digest(value):
+        if number < 0 or ledger.states[number] != SentEvents.COMMITTED or ledger.digests[number] != digest(value):
             self._proof.note("unlike_sent", place)
 
     def _fingerprint(self, topic_id: str, partition: int) -> tuple[Any, ...]:
@@ -193,11 +193,11 @@ class Prover:
                     else:
                         counts[number] = min(255, counts[number] + 1)
         for number, (state, count) in enumerate(zip(ledger.states, counts, strict=True)):
-            if state == Ledger.COMMITTED and count != 1:
+            if state == SentEvents.COMMITTED and count != 1:
                 proof.note("ids_missing" if count == 0 else "ids_doubled", f"event {number}")
                 if count > 2:
                     proof.ids_doubled += count - 2
-            elif state != Ledger.COMMITTED and count:
+            elif state != SentEvents.COMMITTED and count:
                 proof.note("aborted_rows", f"event {number}")
 
 

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.faults.faults import DISK_FAULTS, FAULTS, Kills, Observation, Scale, Stage, kill_once, play, unplayable
+from bench.faults.faults import DISK_FAULTS, FAULTS, FaultStage, Kills, Observation, Scale, kill_once, play, unplayable
 from bench.faults.flow import Flow
 from bench.faults.proof import Proof, Prover
-from bench.faults.world import TOPIC, World
+from bench.faults.world import TOPIC, FaultWorld
 
 RATE = 3_500.0
 """Events a second at the most."""
@@ -23,7 +23,7 @@ DISK_BYTES_PER_EVENT = 400
 
 
 @dataclass(frozen=True)
-class Plan:
+class FaultPlan:
     """What to play."""
 
     events: int
@@ -37,7 +37,7 @@ class Plan:
 
 
 @dataclass
-class Progress:
+class FaultProgress:
     """Where a run is."""
 
     phase: str = "starting"
@@ -48,10 +48,10 @@ class Progress:
 
 
 @dataclass
-class Result:
+class FaultResult:
     """What a run showed."""
 
-    plan: Plan
+    plan: FaultPlan
     kills: Kills
     observations: list[Observation]
     skipped: dict[str, str]
@@ -84,13 +84,13 @@ class Result:
         }
 
 
-def run(plan: Plan, folder: Path, report: Callable[[Progress], None] = lambda _: None) -> Result:
+def run(plan: FaultPlan, folder: Path, report: Callable[[FaultProgress], None] = lambda _: None) -> FaultResult:
     """Play it all in a folder. WorldError where the processes do not do what they must for the run to go on."""
     skipped = {name: reason for name, reason in unplayable().items() if name in plan.faults}
     faults = [name for name in plan.faults if name not in skipped]
     disk_bytes = DISK_BYTES + DISK_BYTES_PER_EVENT * plan.events if set(DISK_FAULTS) & set(faults) else 0
-    progress, rng = Progress(), random.Random(plan.seed)
-    with World(folder, disk_bytes=disk_bytes) as world:
+    progress, rng = FaultProgress(), random.Random(plan.seed)
+    with FaultWorld(folder, disk_bytes=disk_bytes) as world:
         flow = Flow(world.settings, world.registry.latest(TOPIC), plan.seed, plan.rate)
 
         def tell(phase: str, compared: int = 0) -> None:
@@ -101,7 +101,7 @@ def run(plan: Plan, folder: Path, report: Callable[[Progress], None] = lambda _:
         prover = Prover(world, flow.ledger, lambda compared: tell("comparing", compared))
         weight = plan.events / (plan.kills + FAULT_WEIGHT * len(faults))
         scale = Scale(int(weight * FAULT_WEIGHT), plan.hold_s, plan.hang_s, plan.gap_s)
-        stage = Stage(world, flow, prover, scale, rng)
+        stage = FaultStage(world, flow, prover, scale, rng)
         flow.start()
         try:
             kills, observations = _play(plan, stage, faults, progress, tell)
@@ -124,11 +124,11 @@ def run(plan: Plan, folder: Path, report: Callable[[Progress], None] = lambda _:
             "total": round(time.monotonic() - progress.begun, 1),
         }
         own_ends = sum(loader.own_ends for loader in world.loaders)
-        return Result(plan, kills, observations, skipped, proof, own_ends, _replays(world), seconds, _load())
+        return FaultResult(plan, kills, observations, skipped, proof, own_ends, _replays(world), seconds, _load())
 
 
 def _play(
-    plan: Plan, stage: Stage, faults: list[str], progress: Progress, tell: Callable[[str], None]
+    plan: FaultPlan, stage: FaultStage, faults: list[str], progress: FaultProgress, tell: Callable[[str], None]
 ) -> tuple[Kills, list[Observation]]:
     """The script: kills in a row, faults between them at random places, one loader or two."""
     world, rng = stage.world, stage.random
@@ -149,7 +149,7 @@ def _play(
     return kills, observations
 
 
-def _replays(world: World) -> int:
+def _replays(world: FaultWorld) -> int:
     logs = (world.folder / f"{loader.name}.log" for loader in world.loaders)
     return sum(log.read_text().count("replaying what a predecessor") for log in logs if log.exists())
 

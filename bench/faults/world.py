@@ -59,7 +59,7 @@ def embedded_clickhouse(folder: Path, port: int, memory_bytes: int) -> Sequence[
 
 
 @dataclass
-class Service:
+class FaultService:
     """One program that is to run. `wanted` is False while a fault keeps it away."""
 
     name: str
@@ -98,7 +98,7 @@ class Service:
 
 
 @dataclass
-class World:
+class FaultWorld:
     """One Kafka, one ClickHouse and loaders in a folder. Use it as a context manager, from one thread."""
 
     folder: Path
@@ -114,7 +114,7 @@ class World:
         self.kafka = EmbeddedKafka(self.folder / "kafka-0")
         self.data = self.folder / "clickhouse"
         port = free_port()
-        self.clickhouse = Service("clickhouse", partial(self._clickhouse_program, port), port)
+        self.clickhouse = FaultService("clickhouse", partial(self._clickhouse_program, port), port)
         self.url = f"http://{LOOPBACK}:{port}"
         # The loader's own user: where the endpoint tells users apart, it is not an analyst.
         self.loader_url = f"http://headwater@{LOOPBACK}:{port}"
@@ -191,7 +191,7 @@ class World:
 
     # -- loaders
 
-    def _loader_service(self, slot: int) -> Service:
+    def _loader_service(self, slot: int) -> FaultService:
         port = free_port()
         environment = {
             "HEADWATER_KAFKA": self.kafka.address,
@@ -205,7 +205,7 @@ class World:
         }
         name = f"warehouse-{slot}"
         log = self.folder / f"{name}.log"
-        return Service(name, lambda: Program(name, self.loader, log, environment), port)
+        return FaultService(name, lambda: Program(name, self.loader, log, environment), port)
 
     def set_loaders(self, count: int) -> None:
         """Run so many loaders; surplus ones are stopped in order."""
@@ -227,7 +227,7 @@ class World:
                 self._restart(service, now)
         self.write_services()
 
-    def _restart(self, service: Service, now: float) -> None:
+    def _restart(self, service: FaultService, now: float) -> None:
         assert service.child is not None
         if not service.ended:
             code = service.child.exit_code()

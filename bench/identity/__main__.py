@@ -16,10 +16,19 @@ from rich.table import Table
 
 from bench.identity import constants as identity_constants
 from bench.identity.causes import lost_by_cause, wrong_by_cause
-from bench.identity.contenders import BATCH, Advance, Result, capped_union, labels_in_sql, stage, union_of_all, unique_only
+from bench.identity.contenders import (
+    BATCH,
+    Advance,
+    ContenderResult,
+    capped_union,
+    labels_in_sql,
+    stage,
+    union_of_all,
+    unique_only,
+)
 from bench.identity.metrics import Score, bound, first_deliveries, score
 from bench.identity.rates import WORLDS, Rates
-from bench.identity.world import Event, World, make_world
+from bench.identity.world import IdentityWorld, WorldEvent, make_world
 
 BOUND, OURS, TIDIED, ALL, CAPPED, UNIQUE, SQL = (
     "bound",
@@ -50,16 +59,16 @@ CONSTANTS = "constants"
 """The world that has no rates: `bench/identity/constants.py`."""
 
 
-def measure(world: World, progress: Progress, batch: int = BATCH) -> dict[str, dict[str, Any]]:
+def measure(world: IdentityWorld, progress: Progress, batch: int = BATCH) -> dict[str, dict[str, Any]]:
     """Figures and causes of every contender, and the bound."""
     events = first_deliveries(world.events)
     rows: dict[str, dict[str, Any]] = {BOUND: asdict(bound(world, events))}
 
-    def told(name: str, of: Sequence[Event]) -> Advance:
+    def told(name: str, of: Sequence[WorldEvent]) -> Advance:
         task = progress.add_task(name, total=len(of))
         return lambda n: progress.advance(task, n)
 
-    def keep(name: str, result: Result) -> None:
+    def keep(name: str, result: ContenderResult) -> None:
         figures: Score = score(world, events, result.canonicals, result.stamped, result.nobodys)
         causes = {
             "wrong_by_cause": wrong_by_cause(world, events, result.canonicals, result.nobodys),

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
 from bench.identity.metrics import Canonicals, conflicting, contents, evidence, owned, pairs, same_nodes
-from bench.identity.world import KIOSK, OWN, Event, World
+from bench.identity.world import KIOSK, OWN, IdentityWorld, WorldEvent
 
 WORST_FIRST = (
     "junk user id", "junk e-mail", "junk device id", "kiosk", "forwarded newsletter", "household e-mail", "shared device",
@@ -14,7 +14,7 @@ NO_EVIDENCE = "no evidence"
 
 
 def wrong_by_cause(
-    world: World, events: Sequence[Event], canonicals: Canonicals, nobodys: Collection[str | int] = ()
+    world: IdentityWorld, events: Sequence[WorldEvent], canonicals: Canonicals, nobodys: Collection[str | int] = ()
 ) -> dict[str, float]:
     """Share of all events that are wrong, by cause: where it happened, or by what its own device was merged with another's.
     Events in canonicals that are said to be nobody's are not wrong.
@@ -38,7 +38,7 @@ def wrong_by_cause(
     return {cause: n / len(events) for cause, n in causes.most_common()}
 
 
-def lost_by_cause(world: World, events: Sequence[Event], canonicals: Canonicals) -> dict[str, float]:
+def lost_by_cause(world: IdentityWorld, events: Sequence[WorldEvent], canonicals: Canonicals) -> dict[str, float]:
     """Share of all pairs of one person's events that are in different canonicals, by cause.
 
     Pairs that nothing connects are nobody's fault. Of the others, those with an event at a shared place are that place's; the
@@ -69,7 +69,7 @@ def _lost(counts: Counter[tuple[str | int, str]], places: Iterable[str]) -> int:
     return pairs(sum(found.values())) - sum(pairs(n) for n in found.values())
 
 
-def _reasons(world: World, events: Sequence[Event], groups: Canonicals) -> defaultdict[str | int, set[str]]:
+def _reasons(world: IdentityWorld, events: Sequence[WorldEvent], groups: Canonicals) -> defaultdict[str | int, set[str]]:
     """Group -> why nodes of its events are several persons'."""
     reasons: defaultdict[str | int, set[str]] = defaultdict(set)
     for event, group in zip(events, groups, strict=True):

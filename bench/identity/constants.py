@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
-from bench.identity.contenders import Advance, Room, follow
+from bench.identity.contenders import Advance, ContenderStage, follow
 from bench.identity.metrics import contents, owned
 from bench.identity.rates import DAY_MS
-from bench.identity.world import OWN, SECRET, START_TS, Event
+from bench.identity.world import OWN, SECRET, START_TS, WorldEvent
 from infra.secrets import Secret
 from streams.identity.nodes import NodeKeys, node
 
@@ -31,7 +31,7 @@ MEMBERS, SAYS_EMAIL, HAS_DEVICE, HAS_PHONE = 0.5, 0.5, 0.4, 0.5
 """Of persons; of logins; of persons."""
 
 
-class Case(NamedTuple):
+class ConstantCase(NamedTuple):
     """A constant, and what comes with it."""
 
     name: str
@@ -42,26 +42,26 @@ class Case(NamedTuple):
 
 
 CASES = (
-    Case("anonymous id beside client ids", "cookie", "cookie"),
-    Case("kiosk's cookie with e-mails", "cookie", "email"),
-    Case("kiosk's device with e-mails", "device", "email"),
-    Case("shop's phone with e-mails", "phone", "email"),
-    Case("e-mail with phones", "email", "phone"),
-    Case("web view's cookie with devices", "cookie", "device"),
+    ConstantCase("anonymous id beside client ids", "cookie", "cookie"),
+    ConstantCase("kiosk's cookie with e-mails", "cookie", "email"),
+    ConstantCase("kiosk's device with e-mails", "device", "email"),
+    ConstantCase("shop's phone with e-mails", "phone", "email"),
+    ConstantCase("e-mail with phones", "email", "phone"),
+    ConstantCase("web view's cookie with devices", "cookie", "device"),
 )
 SLOW = (
-    *(Case(f"slow: {case.name}", case.kind, case.member) for case in CASES),
-    Case("slow: user id with client ids", "user", "cookie"),
-    Case("slow: e-mail with client ids", "email", "cookie"),
-    Case("slow: device with client ids", "device", "cookie"),
+    *(ConstantCase(f"slow: {case.name}", case.kind, case.member) for case in CASES),
+    ConstantCase("slow: user id with client ids", "user", "cookie"),
+    ConstantCase("slow: e-mail with client ids", "email", "cookie"),
+    ConstantCase("slow: device with client ids", "device", "cookie"),
 )
 
 
 class Occurrence(NamedTuple):
     """An event, and the case that it belongs to."""
 
-    event: Event
-    case: Case | None
+    event: WorldEvent
+    case: ConstantCase | None
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,10 @@ class Figures:
 
 def make(persons: int = PERSONS, days: int = DAYS, seed: int = 1) -> list[Occurrence]:
     """Events in the order they arrive."""
-    return _Maker(random.Random(seed), persons, days).make()
+    return _ConstantWorldMaker(random.Random(seed), persons, days).make()
 
 
-class _Maker:
+class _ConstantWorldMaker:
     def __init__(self, rng: random.Random, persons: int, days: int) -> None:
         self._rng, self._persons, self._days = rng, persons, days
         self._keys = NodeKeys.derive(Secret(SECRET))
@@ -100,7 +100,7 @@ class _Maker:
         ]
 
     def make(self) -> list[Occurrence]:
-        rng, rows = self._rng, list[tuple[float, int, tuple[str, ...], Case | None]]()
+        rng, rows = self._rng, list[tuple[float, int, tuple[str, ...], ConstantCase | None]]()
         total = self._persons * EVENTS_PER_PERSON
         for case in CASES:
             for _ in range(int(total * SHARE)):
@@ -116,7 +116,7 @@ class _Maker:
             rows.append((at, person, self._ordinary(person, at), None))
         rows.sort()
         return [
-            Occurrence(Event(START_TS + int(at), START_TS + int(at), f"{n:032x}", tuple(sorted(nodes)), person, OWN), case)
+            Occurrence(WorldEvent(START_TS + int(at), START_TS + int(at), f"{n:032x}", tuple(sorted(nodes)), person, OWN), case)
             for n, (at, person, nodes, case) in enumerate(rows)
         ]  # fmt: skip
 
@@ -155,7 +155,7 @@ class _Maker:
 
 def measure(rows: Sequence[Occurrence], advance: Advance, size: int = BATCH) -> Figures:
     """Let the stage resolve them, with a `tidy` at the end of each day."""
-    room, profiles = Room(), list[str]()
+    room, profiles = ContenderStage(), list[str]()
     events = [row.event for row in rows]
     for _, today in groupby(events, lambda event: (event.arrived - START_TS) // DAY_MS):
         start, some = len(profiles), list(today)
@@ -167,7 +167,7 @@ def measure(rows: Sequence[Occurrence], advance: Advance, size: int = BATCH) -> 
     return _figures(rows, [follow(room.store.slots, profile) for profile in profiles], room)
 
 
-def _figures(rows: Sequence[Occurrence], canonicals: Sequence[str], room: Room) -> Figures:
+def _figures(rows: Sequence[Occurrence], canonicals: Sequence[str], room: ContenderStage) -> Figures:
     events = [row.event for row in rows]
     people = contents(events, canonicals)
     owners = owned(people)

@@ -13,7 +13,7 @@ from itertools import chain, combinations
 
 from bench.identity.metrics import Canonicals, first_deliveries
 from bench.identity.unions import Unions
-from bench.identity.world import Event
+from bench.identity.world import WorldEvent
 from consumers.warehouse.history.restamping import together
 from infra.secrets import Secret
 from infra.settings import PACKAGED_CONTRACTS
@@ -24,13 +24,13 @@ from streams.identity.evidence import CONFLICTS, LINKS
 from streams.identity.graph.hubs import collect
 from streams.identity.graph.identifier_set import SHARED_IDS
 from streams.identity.graph.slots import MERGES, SlotLog
-from streams.identity.graph.store import MemoryStore
+from streams.identity.graph.store import MemoryGraphStore
 from streams.identity.graph.union_find import USER, Slot
 from streams.identity.nodes import alias
 from streams.identity.reading import CONSENTED, DAY_MS, RESOLVED
 from streams.identity.repair.splitting import Journal, Log
 from streams.identity.repair.tidying import hubs, tidy
-from streams.identity.stage import IdentityStage, Kit
+from streams.identity.stage import IdentityDependencies, IdentityStage
 from streams.runtime.stage import Batch
 
 BATCH = 500
@@ -51,7 +51,7 @@ Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Result:
+class ContenderResult:
     """What a contender made of the events, duplicates left out."""
 
     canonicals: Canonicals
@@ -63,13 +63,13 @@ class Result:
     """Canonicals that are said to be no person's: events of nodes that were found to be shared."""
 
 
-class Room:
+class ContenderStage:
     """The identity stage over the memory store, one worker, committed batch by batch; it hears its log, as any does."""
 
     def __init__(self) -> None:
         self._registry = Registry(PACKAGED_CONTRACTS)
-        self.store = MemoryStore()
-        self._stage = IdentityStage(self._registry, self.store, Metrics(), Kit(ALIAS))
+        self.store = MemoryGraphStore()
+        self._stage = IdentityStage(self._registry, self.store, Metrics(), IdentityDependencies(ALIAS))
         self._slots = SlotLog(self._registry)
         self._start = 0
         self.stamped: dict[str, str] = {}
@@ -81,7 +81,7 @@ class Room:
         """Node -> the first record (its number in the order of arrival) of the batch that demoted it."""
         self.seconds = 0.0
 
-    def take(self, part: Sequence[Event]) -> None:
+    def take(self, part: Sequence[WorldEvent]) -> None:
         """Resolve a batch."""
         registry, room = self._registry, self._stage
         values = [consented(registry, event) for event in part]
@@ -106,7 +106,7 @@ class Room:
             self.demoted.setdefault((key or b"").decode(), self._start)
         self._start += len(part)
 
-    def tidy(self, since: int, rows: Sequence[tuple[Event, str]]) -> list[str]:
+    def tidy(self, since: int, rows: Sequence[tuple[WorldEvent, str]]) -> list[str]:
         """What `headwater identity tidy` makes of the graph and of past rows (event, profile): their profiles. `since`: of ids
         that were demoted from that record on."""
         said = Said([nodes for nodes, _ in self.evidence.values()])
@@ -126,10 +126,10 @@ class Room:
         return log
 
 
-def stage(events: Sequence[Event], advance: Advance, size: int = BATCH) -> tuple[Result, Result]:
+def stage(events: Sequence[WorldEvent], advance: Advance, size: int = BATCH) -> tuple[ContenderResult, ContenderResult]:
     """The identity stage: as it stamped the events, and what `headwater identity tidy` then makes of the graph and of past
     rows."""
-    room = Room()
+    room = ContenderStage()
     for part in _batches(events, advance, size):
         room.take(part)
     first = first_deliveries(events)
@@ -140,9 +140,9 @@ def stage(events: Sequence[Event], advance: Advance, size: int = BATCH) -> tuple
     return as_stamped, _followed(room.store, tidied, time.perf_counter() - began, room.nobodys)
 
 
-def _followed(store: MemoryStore, profiles: Sequence[str], seconds: float, nobodys: Iterable[str]) -> Result:
+def _followed(store: MemoryGraphStore, profiles: Sequence[str], seconds: float, nobodys: Iterable[str]) -> ContenderResult:
     finals = {profile: follow(store.slots, profile) for profile in set(profiles)}
-    return Result([finals[profile] for profile in profiles], profiles, seconds, frozenset(nobodys))
+    return ContenderResult([finals[profile] for profile in profiles], profiles, seconds, frozenset(nobodys))
 
 
 class Said:
@@ -160,7 +160,7 @@ class Said:
         return ()
 
 
-def _rewritten(done: Mapping[str, Journal], rows: Sequence[tuple[Event, str]], nobodys: set[str]) -> list[str]:
+def _rewritten(done: Mapping[str, Journal], rows: Sequence[tuple[WorldEvent, str]], nobodys: set[str]) -> list[str]:
     """Profiles of past rows as `consumers/warehouse/history/restamping.py` rewrites them, once these nodes were taken out."""
     events, profiles = zip(*rows, strict=True)
     found, taken = list(profiles), together(done)
@@ -184,7 +184,7 @@ def _rewritten(done: Mapping[str, Journal], rows: Sequence[tuple[Event, str]], n
     return found
 
 
-def consented(registry: Registry, event: Event) -> bytes:
+def consented(registry: Registry, event: WorldEvent) -> bytes:
     """The event as the consent room lets it pass, everything granted."""
     record = {
         "consent_outcome": "pass", "consent_purposes": 7, "consent_reasons": "", "consent_policy": "", "consent_evidence": "",
@@ -204,7 +204,7 @@ def follow(slots: Mapping[str, Slot], profile: str) -> str:
     return profile
 
 
-def union_of_all(events: Sequence[Event], advance: Advance, size: int = BATCH) -> Result:
+def union_of_all(events: Sequence[WorldEvent], advance: Advance, size: int = BATCH) -> ContenderResult:
     """Whatever is seen in one event is one person, for ever."""
     began, unions, stamped = time.perf_counter(), Unions(), list[int]()
     for part in _batches(events, advance, size):
@@ -216,7 +216,7 @@ def union_of_all(events: Sequence[Event], advance: Advance, size: int = BATCH) -
     return _ended(unions, events, stamped, began)
 
 
-def capped_union(events: Sequence[Event], advance: Advance, size: int = BATCH) -> Result:
+def capped_union(events: Sequence[WorldEvent], advance: Advance, size: int = BATCH) -> ContenderResult:
     """As the union of all, but a link is refused that would give one of its ends more others than `CAPS` allows.
 
     An event belongs to its strongest node.
@@ -238,7 +238,7 @@ def capped_union(events: Sequence[Event], advance: Advance, size: int = BATCH) -
     return _ended(unions, events, stamped, began)
 
 
-def _batches(events: Sequence[Event], advance: Advance, size: int) -> Iterator[Sequence[Event]]:
+def _batches(events: Sequence[WorldEvent], advance: Advance, size: int) -> Iterator[Sequence[WorldEvent]]:
     """The events, `size` at a time; progress is told now and then, so that telling takes no time."""
     told = 0
     for start in range(0, len(events), size):
@@ -249,12 +249,12 @@ def _batches(events: Sequence[Event], advance: Advance, size: int) -> Iterator[S
             told = done
 
 
-def _ended(unions: Unions, events: Sequence[Event], stamped: Canonicals, began: float) -> Result:
+def _ended(unions: Unions, events: Sequence[WorldEvent], stamped: Canonicals, began: float) -> ContenderResult:
     finals = [unions.find(unions.number(event.nodes[0])) for event in events]
-    return Result(finals, stamped, time.perf_counter() - began)
+    return ContenderResult(finals, stamped, time.perf_counter() - began)
 
 
-def unique_only(events: Sequence[Event], advance: Advance) -> Result:
+def unique_only(events: Sequence[WorldEvent], advance: Advance) -> ContenderResult:
     """Only user ids and e-mails make a person; computed over the whole history at once.
 
     1. An e-mail that was seen with exactly one user belongs to that user; any other is a person of its own.
@@ -283,10 +283,10 @@ def unique_only(events: Sequence[Event], advance: Advance) -> Result:
     for event in events:
         owned = (owners[node] for node in event.nodes if owners[node] != node or node[0] == USER)
         finals.append(next(owned, event.nodes[0]))
-    return Result(finals, None, time.perf_counter() - began)
+    return ContenderResult(finals, None, time.perf_counter() - began)
 
 
-def labels_in_sql(events: Sequence[Event], advance: Advance) -> Result:
+def labels_in_sql(events: Sequence[WorldEvent], advance: Advance) -> ContenderResult:
     """A batch job in a warehouse: the smallest label among neighbours, again and again until nothing changes. In SQLite."""
     began, unions = time.perf_counter(), Unions()
     rows = set[tuple[int, int]]()
@@ -308,4 +308,4 @@ def labels_in_sql(events: Sequence[Event], advance: Advance) -> Result:
     labels: dict[int, int] = dict(base.execute("SELECT node, label FROM labels"))
     base.close()
     finals = [labels[unions.number(event.nodes[0])] for event in events]
-    return Result(finals, None, time.perf_counter() - began)
+    return ContenderResult(finals, None, time.perf_counter() - began)

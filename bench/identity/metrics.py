@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.identity.unions import Unions
-from bench.identity.world import Event, World
+from bench.identity.world import IdentityWorld, WorldEvent
 from streams.identity.graph.union_find import USER
 
 Canonicals = Sequence[str | int]
@@ -50,8 +50,8 @@ class Score:
 
 
 def score(
-    world: World,
-    events: Sequence[Event],
+    world: IdentityWorld,
+    events: Sequence[WorldEvent],
     canonicals: Canonicals,
     stamped: Canonicals | None,
     nobodys: Collection[str | int] = (),
@@ -90,7 +90,7 @@ def score(
     )
 
 
-def bound(world: World, events: Sequence[Event]) -> Score:
+def bound(world: IdentityWorld, events: Sequence[WorldEvent]) -> Score:
     """What nobody can beat who goes by nodes alone, figure by figure; no contender reaches all of them at once.
 
     Wrong: events with the very same nodes cannot be told apart, so only the one who has most of them can be right.
@@ -106,7 +106,7 @@ def bound(world: World, events: Sequence[Event]) -> Score:
     )  # fmt: skip
 
 
-def evidence(events: Sequence[Event]) -> list[int]:
+def evidence(events: Sequence[WorldEvent]) -> list[int]:
     """For each event the connected component that it is in, of the graph of its person's events only."""
     unions = Unions()
     for event in events:
@@ -116,7 +116,7 @@ def evidence(events: Sequence[Event]) -> list[int]:
     return [unions.find(unions.number((event.person, event.nodes[0]))) for event in events]
 
 
-def contents(events: Sequence[Event], canonicals: Canonicals) -> Mapping[str | int, Counter[int]]:
+def contents(events: Sequence[WorldEvent], canonicals: Canonicals) -> Mapping[str | int, Counter[int]]:
     """Canonical -> how many events of each person it has."""
     people: defaultdict[str | int, Counter[int]] = defaultdict(Counter)
     for (canonical, person), n in Counter(zip(canonicals, (event.person for event in events), strict=True)).items():
@@ -129,7 +129,7 @@ def owned(people: Mapping[str | int, Counter[int]]) -> dict[str | int, int]:
     return {canonical: counts.most_common(1)[0][0] for canonical, counts in people.items()}
 
 
-def carried_users(events: Sequence[Event], canonicals: Canonicals) -> Mapping[str | int, set[str]]:
+def carried_users(events: Sequence[WorldEvent], canonicals: Canonicals) -> Mapping[str | int, set[str]]:
     """Canonical -> the user ids that its events carry; only of those with any."""
     users: defaultdict[str | int, set[str]] = defaultdict(set)
     for event, canonical in zip(events, canonicals, strict=True):
@@ -138,7 +138,7 @@ def carried_users(events: Sequence[Event], canonicals: Canonicals) -> Mapping[st
     return users
 
 
-def conflicting(events: Sequence[Event], canonicals: Canonicals) -> set[str | int]:
+def conflicting(events: Sequence[WorldEvent], canonicals: Canonicals) -> set[str | int]:
     """Canonicals with a node that was seen in events of several users, there or elsewhere."""
     users: defaultdict[str, set[str]] = defaultdict(set)
     for event in events:
@@ -154,15 +154,15 @@ def pairs(n: int) -> int:
     return n * (n - 1) // 2
 
 
-def first_deliveries(events: Iterable[Event]) -> list[Event]:
+def first_deliveries(events: Iterable[WorldEvent]) -> list[WorldEvent]:
     """Events without their duplicates, in order."""
-    kept: dict[str, Event] = {}
+    kept: dict[str, WorldEvent] = {}
     for event in events:
         kept.setdefault(event.event_id, event)
     return list(kept.values())
 
 
-def same_nodes(events: Sequence[Event]) -> list[str]:
+def same_nodes(events: Sequence[WorldEvent]) -> list[str]:
     """For each event a name of its nodes: who goes by nodes alone cannot tell events of one name apart."""
     return [" ".join(event.nodes) for event in events]
 

@@ -45,7 +45,7 @@ class Carrier:
 
 
 @dataclass(slots=True)
-class Person:
+class WorldPerson:
     """One person. `visits` are times in milliseconds from the start of the world."""
 
     number: int
@@ -66,7 +66,7 @@ class Person:
 class Household:
     """People under one roof, and what they share there."""
 
-    people: list[Person]
+    people: list[WorldPerson]
     shared: list[Carrier] = field(default_factory=list)
     email: str | None = None
     """The address they share, if they do."""
@@ -94,7 +94,7 @@ def draw_household(number: int, first_person: int, rng: random.Random, rates: Ra
     return household
 
 
-def draw_person(number: int, rng: random.Random, rates: Rates) -> Person:
+def draw_person(number: int, rng: random.Random, rates: Rates) -> WorldPerson:
     """One person: how often she comes, with what, and by which addresses."""
     span = rates.days * DAY_MS
     first = rng.random() * span if rng.random() < rates.newcomers else 0.0
@@ -104,7 +104,7 @@ def draw_person(number: int, rng: random.Random, rates: Rates) -> Person:
     if rng.random() < rates.second_email:
         emails.append(f"p{number}@work.example")
     names = ["phone", *(name for name, odds in (("laptop", rates.laptop), ("work", rates.work_browser)) if rng.random() < odds)]
-    return Person(
+    return WorldPerson(
         number=number,
         visits=[first + rng.random() * (span - first) for _ in range(visits)],
         user=f"user-{number}" if rng.random() < share else None,
@@ -124,6 +124,6 @@ def draw_app(number: int, rng: random.Random, rates: Rates) -> Carrier:
     return Carrier(f"d{number}", "device", junk=rng.random() < rates.junk_device, jar=jar)
 
 
-def carriers(person: Person) -> list[Carrier]:
+def carriers(person: WorldPerson) -> list[Carrier]:
     """What is hers."""
     return person.browsers if person.app is None else [*person.browsers, person.app]

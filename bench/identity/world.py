@@ -9,7 +9,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from bench.identity.people import Carrier, Household, Person, draw_household
+from bench.identity.people import Carrier, Household, WorldPerson, draw_household
 from bench.identity.rates import DAY_MS, HOUR_MS, MINUTE_MS, Rates
 from infra.secrets import Secret
 from streams.identity.nodes import NodeKeys, node
@@ -34,7 +34,7 @@ JUNK_USER = "visitor_0"
 """What a broken release sends for visitors who are not logged in, and no list of literals knows."""
 
 
-class Event(NamedTuple):
+class WorldEvent(NamedTuple):
     """One event, and the truth about it."""
 
     arrived: int
@@ -49,10 +49,10 @@ class Event(NamedTuple):
 
 
 @dataclass
-class World:
+class IdentityWorld:
     """Events in the order they arrive, duplicates among them, and the truth about persons and nodes."""
 
-    events: list[Event] = field(default_factory=list)
+    events: list[WorldEvent] = field(default_factory=list)
     households: list[int] = field(default_factory=list)
     """Person -> household."""
     users: list[str | None] = field(default_factory=list)
@@ -63,24 +63,24 @@ class World:
     """Values that were no identifiers."""
 
 
-def make_world(rates: Rates, seed: int = 1) -> World:
+def make_world(rates: Rates, seed: int = 1) -> IdentityWorld:
     """The world of a seed; the same on every machine. 400,000 events take some five seconds."""
-    return _Maker(rates, random.Random(seed)).make()
+    return _WorldMaker(rates, random.Random(seed)).make()
 
 
-class _Maker:
+class _WorldMaker:
     """Lets households live one after another; what they did is put in the order of arrival at the end."""
 
     def __init__(self, rates: Rates, rng: random.Random) -> None:
         self._rates, self._rng = rates, rng
-        self._world = World()
+        self._world = IdentityWorld()
         self._keys = NodeKeys.derive(Secret(SECRET))
         self._known: dict[tuple[str, str], str | None] = {}
         self._made = 0
         self._late = 0.0
         self._broken_from = rng.random() * (rates.days * DAY_MS - rates.broken_hours * HOUR_MS)
 
-    def make(self) -> World:
+    def make(self) -> IdentityWorld:
         """Households until there are enough events."""
         world, number = self._world, 0
         while self._made < self._rates.events:
@@ -104,7 +104,7 @@ class _Maker:
 
     # -- visits
 
-    def _visit(self, household: Household, person: Person, at: float) -> None:
+    def _visit(self, household: Household, person: WorldPerson, at: float) -> None:
         rates, rng = self._rates, self._rng
         if rng.random() < rates.kiosk_visits:
             self._kiosk_visit(person, at)
@@ -133,7 +133,7 @@ class _Maker:
                     page.append(("user", literal))
         self._emit(person, at, ids, place)
 
-    def _choose(self, household: Household, person: Person) -> Carrier:
+    def _choose(self, household: Household, person: WorldPerson) -> Carrier:
         """One of hers, or a shared one of somebody else in the household."""
         rates = self._rates
         pool, weights = list(person.browsers), [1.0] * len(person.browsers)
@@ -148,7 +148,7 @@ class _Maker:
                 weights.append(others)
         return self._rng.choices(pool, weights)[0]
 
-    def _log_in(self, person: Person, carrier: Carrier, at: float, ids: list[list[tuple[str, str]]]) -> str:
+    def _log_in(self, person: WorldPerson, carrier: Carrier, at: float, ids: list[list[tuple[str, str]]]) -> str:
         """Put user ids where somebody is logged in; the place."""
         rates, rng = self._rates, self._rng
         place = SHARED if carrier.shared else OWN
@@ -172,7 +172,7 @@ class _Maker:
             page.append(("user", person.user))
         return place
 
-    def _browse(self, person: Person, at: float, ids: list[list[tuple[str, str]]]) -> None:
+    def _browse(self, person: WorldPerson, at: float, ids: list[list[tuple[str, str]]]) -> None:
         """What happens in browsers only: newsletter clicks, typed e-mails, the broken release."""
         rates, rng = self._rates, self._rng
         if person.subscriber and rng.random() < rates.clicks:
@@ -189,7 +189,7 @@ class _Maker:
                 for page in ids:
                     page.append(("user", JUNK_USER))
 
-    def _join_cookies(self, person: Person, app: Carrier, at: float, ids: list[list[tuple[str, str]]]) -> None:
+    def _join_cookies(self, person: WorldPerson, app: Carrier, at: float, ids: list[list[tuple[str, str]]]) -> None:
         """What an app shares with browsers: a web view with its own cookies, and links that open the phone's browser."""
         rates, rng = self._rates, self._rng
         if rng.random() < rates.web_views and app.jar is not None:
@@ -203,7 +203,7 @@ class _Maker:
             phone.renew(at, rng, rates)
             ids[-1].append(("cookie", phone.value))
 
-    def _kiosk_visit(self, person: Person, at: float) -> None:
+    def _kiosk_visit(self, person: WorldPerson, at: float) -> None:
         rates, rng = self._rates, self._rng
         number = rng.randrange(rates.kiosks)
         kind = "cookie" if number % 2 else "device"
@@ -230,12 +230,12 @@ class _Maker:
             return JUNK_DEVICE
         return carrier.value
 
-    def _email(self, person: Person) -> str:
+    def _email(self, person: WorldPerson) -> str:
         """One of hers."""
         second = len(person.emails) > 1 and self._rng.random() < self._rates.second_share
         return person.emails[1 if second else 0]
 
-    def _type(self, person: Person) -> str:
+    def _type(self, person: WorldPerson) -> str:
         """What she types where an e-mail is asked for."""
         rng = self._rng
         if rng.random() < self._rates.junk_typed:
@@ -260,7 +260,7 @@ class _Maker:
 
     # -- events
 
-    def _emit(self, person: Person, at: float, ids: list[list[tuple[str, str]]], place: str) -> None:
+    def _emit(self, person: WorldPerson, at: float, ids: list[list[tuple[str, str]]], place: str) -> None:
         """The events of a visit, and now and then one twice."""
         rates, rng, world = self._rates, self._rng, self._world
         late = min(self._late, rates.late_most_days * DAY_MS)
@@ -270,7 +270,7 @@ class _Maker:
             world.blocked += found.count(None)
             ts = START_TS + int(at)
             arrived = ts + int(late + rng.expovariate(1 / SECOND_MS))
-            event = Event(arrived, ts, f"{self._made:032x}", nodes, person.number, place)
+            event = WorldEvent(arrived, ts, f"{self._made:032x}", nodes, person.number, place)
             world.events.append(event)
             if rng.random() < rates.duplicates:
                 again = arrived + int(rng.lognormvariate(2.5, 1.5) * SECOND_MS)

@@ -13,8 +13,8 @@ import typer
 from consumers.decisions.consent import ConsentGate, consent_policy, consent_rules
 from consumers.decisions.ledger_view import LedgerView, connector
 from consumers.decisions.log import DecisionLog
-from consumers.decisions.server import Door, Guard
-from consumers.decisions.service import DecisionService, Doors, Visitor
+from consumers.decisions.server import AccessPolicy, DecisionApi
+from consumers.decisions.service import DecisionService, Dependencies, Visitor
 from consumers.decisions.sites import SiteGroups
 from consumers.decisions.snapshots import Snapshots
 from infra.errors import ConfigError, Retryable
@@ -28,7 +28,7 @@ from streams.consent.app import partitioner
 from streams.consent.stage import SIGNALS
 from streams.identity.nodes import NodeKeys, versions
 from streams.runtime.follow import Follower, topic_partitions
-from streams.runtime.privacy.request_consumer import Clerk
+from streams.runtime.privacy.request_consumer import PrivacyRequestConsumer
 
 EXPERIMENTS = "bandit.experiments"
 EXPERIMENTS_S = 0.2
@@ -46,7 +46,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @dataclass
-class House:
+class ServiceContext:
     """What one process holds open."""
 
     settings: Settings
@@ -54,7 +54,7 @@ class House:
     experiments_known: bool = False
     closing: threading.Event = field(default_factory=threading.Event)
 
-    def open(self) -> "House":
+    def open(self) -> "ServiceContext":
         """Make the clients; nothing is asked yet."""
         import redis.asyncio
 
@@ -74,11 +74,11 @@ class House:
         self.service = DecisionService(self.catalogue, self.snapshots, self.log, doors(self.settings, gate), self.metrics)
         return self
 
-    def door(self) -> Door:
+    def door(self) -> DecisionApi:
         """The HTTP door."""
         rate = self.settings.decision_rate
-        guard = Guard(frozenset(self.settings.decision_origins), RateLimit(rate, 2 * rate), self.settings.region_header)
-        return Door(self.service, guard, self.metrics, self.state)
+        guard = AccessPolicy(frozenset(self.settings.decision_origins), RateLimit(rate, 2 * rate), self.settings.region_header)
+        return DecisionApi(self.service, guard, self.metrics, self.state)
 
     def state(self) -> dict[str, bool]:
         """For /health/ready."""
@@ -160,7 +160,7 @@ async def stopped(follower: Follower) -> None:
         await asyncio.sleep(LOOK_S)
 
 
-def doors(settings: Settings, gate: ConsentGate) -> Doors:
+def doors(settings: Settings, gate: ConsentGate) -> Dependencies:
     """Pseudonyms as the collector makes them, consent as the consent room decides it."""
     keys = NodeKeys.of(settings)
 
@@ -168,7 +168,7 @@ def doors(settings: Settings, gate: ConsentGate) -> Doors:
         nodes = versions(keys, "cookie", value)
         return Visitor(next(iter(nodes[keys.since - 1 :]), None), nodes)
 
-    return Doors(visitor, gate.grants_personalization, settings.master.derive("decision-token"))
+    return Dependencies(visitor, gate.grants_personalization, settings.master.derive("decision-token"))
 
 
 def withdrawal_part(request: Mapping[str, Any]) -> str:
@@ -185,8 +185,8 @@ async def serve(settings: Settings, host: str, port: int, started: Callable[[int
     """Serve until a signal comes. `started` is told the port."""
     from aiohttp import web
 
-    house = House(settings).open()
-    clerk = Clerk(settings, "decisions", withdrawal_part, erase_part)
+    house = ServiceContext(settings).open()
+    clerk = PrivacyRequestConsumer(settings, "decisions", withdrawal_part, erase_part)
     clerk.start()
     tasks = house.start()
     runner = web.AppRunner(house.door().app(), access_log=None, keepalive_timeout=75)

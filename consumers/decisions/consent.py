@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 from consumers.decisions.sites import SiteGroups
 from infra.settings import Settings
 from streams.consent.decision.decide import decide
-from streams.consent.formats.evidence import Evidence, Reader
+from streams.consent.formats.evidence import SignalEvidence, SignalReader
 from streams.consent.formats.gvl import GvlFolder
 from streams.consent.ledger.ledger import DAY_MS, Moment, Times, dates, recall
 from streams.consent.policy import BITS, PACKAGED, Policy, load_policy
@@ -32,7 +32,7 @@ class ConsentQuestion(NamedTuple):
     """The visitor's identifier under every version of the keys; none where it identifies nobody."""
 
 
-class Ledger(Protocol):
+class ConsentLedger(Protocol):
     """Where the consent gate's memory is read."""
 
     def read(self, regulation: str, groups: Sequence[str], nodes: Sequence[str]) -> Awaitable[list[Times] | None]:
@@ -43,7 +43,7 @@ class Ledger(Protocol):
 class SignalledConsent(NamedTuple):
     """What a request's own signals say."""
 
-    evidence: Evidence
+    evidence: SignalEvidence
     granted: bool
     """Personalization, where nothing is remembered."""
 
@@ -53,7 +53,7 @@ class ConsentRules:
 
     def __init__(self, policy: Policy, lists: GvlFolder | None = None) -> None:
         self._policy = policy
-        self._reader = Reader(policy, lists)
+        self._reader = SignalReader(policy, lists)
         self._kept = lru_cache(KEPT_EVIDENCE)(self._read)
 
     @property
@@ -88,7 +88,7 @@ class ConsentRules:
 class ConsentGate:
     """Rules and memory together; in doubt nothing is granted."""
 
-    def __init__(self, rules: ConsentRules, sites: SiteGroups, ledger: Ledger) -> None:
+    def __init__(self, rules: ConsentRules, sites: SiteGroups, ledger: ConsentLedger) -> None:
         self._rules = rules
         self._sites = sites
         self._ledger = ledger

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import confluent_kafka as ck
 
-from consumers.decisions.rules import Choice
+from consumers.decisions.rules import ArmChoice
 from infra.telemetry.metrics import Metrics
 from schemas.codec import encode
 from schemas.registry import Registry
@@ -14,13 +14,13 @@ from streams.bandit.experiment import Experiment
 TOPIC = "bandit.decisions"
 
 
-class Decision(NamedTuple):
+class DecisionRecord(NamedTuple):
     """One answered question."""
 
     decision_id: str
     visitor: str
     """Pseudonym; empty without consent."""
-    choice: Choice
+    choice: ArmChoice
     decided_ts: int
 
 
@@ -41,7 +41,7 @@ class DecisionLog:
         self._contract = registry.latest(TOPIC)
         self._metrics = metrics
 
-    def append(self, experiment: Experiment, decision: Decision) -> bool:
+    def append(self, experiment: Experiment, decision: DecisionRecord) -> bool:
         """Queue one decision; False where the queue is full (Kafka has been away for too long)."""
         choice = decision.choice
         record = {

@@ -23,7 +23,7 @@ class Question(NamedTuple):
     """Arms that the widget could show; None = all."""
 
 
-class Choice(NamedTuple):
+class ArmChoice(NamedTuple):
     """The answer. Only `bandit` and `control` are learned from and compared; everything else is group `none`."""
 
     arm: str
@@ -39,7 +39,7 @@ class Choice(NamedTuple):
         return self.group != "none"
 
 
-def decide(experiment: Experiment, snapshot: Snapshot | None, question: Question, now_ms: int) -> Choice:
+def decide(experiment: Experiment, snapshot: Snapshot | None, question: Question, now_ms: int) -> ArmChoice:
     """Answer one question."""
     if experiment.mode == "off":
         return aside(experiment, "killed")
@@ -57,17 +57,17 @@ def decide(experiment: Experiment, snapshot: Snapshot | None, question: Question
     if in_control(experiment.salt, question.visitor, experiment.control.share):
         if experiment.control.arm not in eligible:
             return aside(experiment, "ineligible")
-        return Choice(experiment.control.arm, "control", 1.0, reason, snapshot.version, eligible)
+        return ArmChoice(experiment.control.arm, "control", 1.0, reason, snapshot.version, eligible)
     weights = {arm: weight for arm, weight in snapshot.weights().items() if arm in eligible and weight > 0}
     if not weights:
         return aside(experiment, "ineligible")
     arm, propensity = choose(weights, experiment.salt, question.visitor)
-    return Choice(arm, "bandit", propensity, reason, snapshot.version, eligible)
+    return ArmChoice(arm, "bandit", propensity, reason, snapshot.version, eligible)
 
 
-def aside(experiment: Experiment, reason: Reason) -> Choice:
+def aside(experiment: Experiment, reason: Reason) -> ArmChoice:
     """The default arm, outside bandit and control."""
-    return Choice(experiment.default_arm, "none", 1.0, reason)
+    return ArmChoice(experiment.default_arm, "none", 1.0, reason)
 
 
 def eligible_arms(experiment: Experiment, question: Question) -> tuple[str, ...]:

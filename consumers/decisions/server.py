@@ -11,7 +11,7 @@ from aiohttp import web
 from prometheus_client import generate_latest
 
 from consumers.decisions.request import MAX_BODY, BadRequest, parse_request
-from consumers.decisions.service import Asked, DecisionService, UnknownExperiment
+from consumers.decisions.service import DecisionQuery, DecisionService, UnknownExperiment
 from infra.http.rate_limit import RateLimit
 from infra.telemetry.metrics import Metrics
 
@@ -24,7 +24,7 @@ LOOPBACK = ("127.0.0.1", "::1")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Guard(NamedTuple):
+class AccessPolicy(NamedTuple):
     """Who may ask, and how often."""
 
     origins: frozenset[str]
@@ -33,11 +33,11 @@ class Guard(NamedTuple):
     """Header that the load balancer sets to the visitor's country; it must drop what a client sends under that name."""
 
 
-class Door:
+class DecisionApi:
     """The routes of one process."""
 
     def __init__(
-        self, service: DecisionService, guard: Guard, metrics: Metrics, ready: Callable[[], Mapping[str, bool]]
+        self, service: DecisionService, guard: AccessPolicy, metrics: Metrics, ready: Callable[[], Mapping[str, bool]]
     ) -> None:
         self._service = service
         self._guard = guard
@@ -82,7 +82,7 @@ class Door:
             body = await asyncio.wait_for(request.read(), BODY_S)
             origin = request.headers.get("Origin", "")
             region = request.headers.get(self._guard.region_header, "") if self._guard.region_header else ""
-            asked = Asked(parse_request(body), region, _objection(request.headers.getall("Sec-GPC", ())), origin)
+            asked = DecisionQuery(parse_request(body), region, _objection(request.headers.getall("Sec-GPC", ())), origin)
             answer = await self._service.answer(asked, time.time_ns() // 1_000_000)
         except web.HTTPRequestEntityTooLarge:
             return _refusal(413, f"the body is larger than {MAX_BODY} bytes")

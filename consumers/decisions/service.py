@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 from consumers.decisions.consent import ConsentQuestion
-from consumers.decisions.log import Decision, DecisionLog, uuid7
+from consumers.decisions.log import DecisionLog, DecisionRecord, uuid7
 from consumers.decisions.request import DecideRequest
 from consumers.decisions.rules import Question, aside, decide
 from consumers.decisions.snapshots import Snapshots
@@ -27,7 +27,7 @@ class Visitor(NamedTuple):
 NOBODY = Visitor(None, ())
 
 
-class Doors(NamedTuple):
+class Dependencies(NamedTuple):
     """What guards the entrance."""
 
     visitor: Callable[[str], Visitor]
@@ -37,7 +37,7 @@ class Doors(NamedTuple):
     token_key: bytes
 
 
-class Asked(NamedTuple):
+class DecisionQuery(NamedTuple):
     """A request with what only the server knows."""
 
     request: DecideRequest
@@ -55,14 +55,16 @@ class UnknownExperiment(LookupError):
 class DecisionService:
     """Answers questions; one a process."""
 
-    def __init__(self, catalogue: Catalogue, snapshots: Snapshots, log: DecisionLog, doors: Doors, metrics: Metrics) -> None:
+    def __init__(
+        self, catalogue: Catalogue, snapshots: Snapshots, log: DecisionLog, doors: Dependencies, metrics: Metrics
+    ) -> None:
         self._catalogue = catalogue
         self._snapshots = snapshots
         self._log = log
         self._doors = doors
         self._metrics = metrics
 
-    async def answer(self, asked: Asked, now_ms: int) -> dict[str, Any]:
+    async def answer(self, asked: DecisionQuery, now_ms: int) -> dict[str, Any]:
         """The answer's JSON. UnknownExperiment."""
         request = asked.request
         experiment = self._catalogue.get(request.experiment)
@@ -72,7 +74,7 @@ class DecisionService:
         choice = decide(experiment, self._snapshots.get(experiment.key), question, now_ms)
         # Without consent nothing of the visitor may be kept, not even her pseudonym.
         visitor = question.visitor if question.personalization and choice.counts else None
-        decision = Decision(uuid7(now_ms), visitor or "", choice, now_ms)
+        decision = DecisionRecord(uuid7(now_ms), visitor or "", choice, now_ms)
         if not self._log.append(experiment, decision) and choice.counts:
             # A decision that is not logged must not be learned from.
             decision = decision._replace(visitor="", choice=aside(experiment, "fallback"))
@@ -84,7 +86,7 @@ class DecisionService:
         )
         return self._told(experiment, decision)
 
-    async def _question(self, asked: Asked, now_ms: int) -> Question:
+    async def _question(self, asked: DecisionQuery, now_ms: int) -> Question:
         request = asked.request
         signals = with_objection(request.consent, asked.gpc) if asked.gpc else request.consent
         visitor = self._doors.visitor(request.visitor) if request.visitor else NOBODY
@@ -93,7 +95,7 @@ class DecisionService:
         candidates = None if request.candidates is None else tuple(request.candidates)
         return Question(visitor.pseudonym if granted else None, granted, request.values(), candidates)
 
-    def _told(self, experiment: Experiment, decision: Decision) -> dict[str, Any]:
+    def _told(self, experiment: Experiment, decision: DecisionRecord) -> dict[str, Any]:
         choice = decision.choice
         ref = DecisionRef(
             decision.decision_id,

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from consumers.gauge.lag.reading import Place, Reading, as_json
-from consumers.gauge.lag.rules import Limits
+from consumers.gauge.lag.reading import GaugePartition, Reading, as_json
+from consumers.gauge.lag.rules import LagLimits
 from consumers.gauge.lag.store import RedisTables, TableStore
 from consumers.gauge.lag.timetable import TimeTable
-from consumers.gauge.lag.watch import Watch
+from consumers.gauge.lag.watch import LagWatch
 from infra.errors import ConfigError, Retryable
 from infra.settings import Settings, load_settings
 from infra.telemetry.logs import configure_logs, get_logger
@@ -31,7 +31,7 @@ class Serving:
     host: str
     port: int
     interval_s: float
-    limits: Limits
+    limits: LagLimits
 
 
 class Collector:
@@ -40,10 +40,10 @@ class Collector:
     def __init__(self, settings: Settings, serving: Serving, store: TableStore | None) -> None:
         from consumers.gauge.cluster import Cluster
 
-        self.watch = Watch(serving.limits, serving.interval_s)
+        self.watch = LagWatch(serving.limits, serving.interval_s)
         self._cluster = Cluster(settings)
         self._store = store
-        self._loaded: set[Place] = set()
+        self._loaded: set[GaugePartition] = set()
         self._saved_at = 0.0
         # A signal may ask to close while a round is still on its way in another thread.
         self._busy = threading.Lock()
@@ -69,12 +69,12 @@ class Collector:
             self._save()
             self._cluster.close()
 
-    def _load(self, places: set[Place]) -> None:
+    def _load(self, places: set[GaugePartition]) -> None:
         if not places or self._store is None:
             return
         self._loaded |= places
         try:
-            found: dict[Place, TimeTable] = self._store.load(places)
+            found: dict[GaugePartition, TimeTable] = self._store.load(places)
         except Retryable as error:
             get_logger().warning("time tables not loaded", reason=str(error))
             return
@@ -109,16 +109,16 @@ async def serve(settings: Settings, serving: Serving) -> None:
     """Run until cancelled."""
     from aiohttp import web
 
-    from consumers.gauge.door import Board, make_door
+    from consumers.gauge.door import Dashboard, make_door
     from consumers.gauge.page.page import Page
-    from consumers.gauge.recent import Side, Tail
+    from consumers.gauge.recent import SideTopicConsumer, SideTopicState
     from consumers.gauge.row_checks import watch_row_checks
     from schemas.registry import Registry
 
-    side = Side(Registry(settings.contracts))
-    tail = Tail(settings, side)
+    side = SideTopicState(Registry(settings.contracts))
+    tail = SideTopicConsumer(settings, side)
     stale_s = max(30.0, 3 * serving.interval_s)
-    board = Board(stale_s, recent=lambda now: side.recent(now, tail.complete))
+    board = Dashboard(stale_s, recent=lambda now: side.recent(now, tail.complete))
     token = settings.ops_token.get_secret_value() if settings.ops_token else None
     collector = Collector(settings, serving, tables(settings))
     checks = asyncio.ensure_future(watch_row_checks(settings, lambda row_checks: setattr(board, "row_checks", row_checks)))
@@ -189,7 +189,7 @@ def gauge(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     """Watch how far every group is behind; serve /lag, /metrics and the ops page."""
     configure_logs("gauge")
     settings = load_settings()
-    serving = Serving(host, port, interval, Limits(slo_s=slo))
+    serving = Serving(host, port, interval, LagLimits(slo_s=slo))
     if print_once:
         once(settings, serving, as_json_text)
         return

@@ -8,7 +8,7 @@ from typing import Any
 import confluent_kafka as ck
 from confluent_kafka.admin import OffsetSpec
 
-from consumers.gauge.lag.reading import Ends, Facts, GroupFacts, Place
+from consumers.gauge.lag.reading import Ends, Facts, GaugePartition, GroupFacts
 from infra.clients.kafka import admin, reader
 from infra.clients.topic_ids import describe_ids
 from infra.errors import Retryable
@@ -78,7 +78,7 @@ class Cluster:
         metadata = self._admin.list_topics(timeout=TIMEOUT_S).topics
         return [_group(name, described[name], offsets[name].result(TIMEOUT_S), metadata) for name in names]
 
-    def _ends(self, places: Iterable[Place]) -> dict[Place, Ends]:
+    def _ends(self, places: Iterable[GaugePartition]) -> dict[GaugePartition, Ends]:
         tps = [ck.TopicPartition(*place) for place in sorted(places)]
         if not tps:
             return {}
@@ -88,12 +88,12 @@ class Cluster:
         high = self._list(tps, OffsetSpec.latest(), ck.IsolationLevel.READ_UNCOMMITTED)
         return {place: Ends(start[place], stable[place], high[place]) for place in start if place in stable and place in high}
 
-    def _list(self, tps: list[ck.TopicPartition], spec: OffsetSpec, isolation: ck.IsolationLevel) -> dict[Place, int]:
+    def _list(self, tps: list[ck.TopicPartition], spec: OffsetSpec, isolation: ck.IsolationLevel) -> dict[GaugePartition, int]:
         asked = self._admin.list_offsets(dict.fromkeys(tps, spec), isolation_level=isolation, request_timeout=TIMEOUT_S)
         found = {}
         for tp, future in asked.items():
             try:
-                found[Place(tp.topic, tp.partition)] = int(future.result(TIMEOUT_S).offset)
+                found[GaugePartition(tp.topic, tp.partition)] = int(future.result(TIMEOUT_S).offset)
             except ck.KafkaException:
                 continue  # without a leader at the moment, or just deleted
         if not found:
@@ -101,8 +101,12 @@ class Cluster:
         return found
 
     def record_times(
-        self, wanted: Iterable[tuple[Place, int]], starts: Mapping[Place, Ends], budget_s: float = 3.0, each_s: float = 1.0
-    ) -> dict[tuple[Place, int], int]:
+        self,
+        wanted: Iterable[tuple[GaugePartition, int]],
+        starts: Mapping[GaugePartition, Ends],
+        budget_s: float = 3.0,
+        each_s: float = 1.0,
+    ) -> dict[tuple[GaugePartition, int], int]:
         """Milliseconds UTC of the first committed record at or after each offset, as far as the budget goes.
 
         An offset that was deleted is answered with the oldest record there is. What cannot be read is left out.
@@ -118,7 +122,7 @@ class Cluster:
                 found[place, offset] = written
         return found
 
-    def _record_time(self, place: Place, offset: int, timeout_s: float) -> int | None:
+    def _record_time(self, place: GaugePartition, offset: int, timeout_s: float) -> int | None:
         try:
             if self._consumer is None:
                 self._consumer = reader(
@@ -151,18 +155,23 @@ class Cluster:
 
 
 def _group(name: str, described: Any, offsets: Any, metadata: Any) -> GroupFacts:
-    committed: dict[Place, int | None] = {
-        Place(tp.topic, tp.partition): tp.offset if tp.offset >= 0 else None
+    committed: dict[GaugePartition, int | None] = {
+        GaugePartition(tp.topic, tp.partition): tp.offset if tp.offset >= 0 else None
         for tp in offsets.topic_partitions
         if tp.error is None and tp.topic in metadata
     }
-    waiting = {Place(tp.topic, tp.partition): text for tp in offsets.topic_partitions if (text := _waiting(tp.metadata))}
-    members, rebalancing, assignment = None, False, frozenset[tuple[str, tuple[Place, ...]]]()
+    waiting = {
+        GaugePartition(tp.topic, tp.partition): text for tp in offsets.topic_partitions if (text := _waiting(tp.metadata))
+    }
+    members, rebalancing, assignment = None, False, frozenset[tuple[str, tuple[GaugePartition, ...]]]()
     try:
         description = described.result(TIMEOUT_S)
         members, rebalancing = len(description.members), description.state in REBALANCING
         assignment = frozenset(
-            (member.member_id, tuple(sorted(Place(tp.topic, tp.partition) for tp in member.assignment.topic_partitions)))
+            (
+                member.member_id,
+                tuple(sorted(GaugePartition(tp.topic, tp.partition) for tp in member.assignment.topic_partitions)),
+            )
             for member in description.members
         )
     except ck.KafkaException:
@@ -170,7 +179,7 @@ def _group(name: str, described: Any, offsets: Any, metadata: Any) -> GroupFacts
     topics = {place.topic for place in committed} | {place.topic for _, places in assignment for place in places}
     for topic in topics & set(metadata):
         for partition in metadata[topic].partitions:
-            committed.setdefault(Place(topic, partition), None)
+            committed.setdefault(GaugePartition(topic, partition), None)
     return GroupFacts(name, members, rebalancing, assignment, committed, waiting)
 
 

@@ -15,7 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from consumers.gauge.export import exposition
 from consumers.gauge.lag.reading import Reading, as_json
 from consumers.gauge.page.page import HERE, Page
-from consumers.gauge.recent import Recent
+from consumers.gauge.recent import RecentActivity
 from consumers.gauge.row_checks import RowCheck
 from consumers.gauge.row_checks import as_json as row_checks_json
 from infra.secrets import same
@@ -38,12 +38,12 @@ STATIC = {"gauge.css": "text/css", "refresh.js": "text/javascript", "icon.svg": 
 
 
 @dataclass(slots=True)
-class Board:
+class Dashboard:
     """What the door shows; the collector loop writes it, whole values only."""
 
     stale_s: float
     reading: Reading | None = None
-    recent: Callable[[float], Recent] = field(default=lambda _now: Recent())
+    recent: Callable[[float], RecentActivity] = field(default=lambda _now: RecentActivity())
     row_checks: tuple[RowCheck, ...] | None = None
     """What the warehouse's verification says; None while ClickHouse does not answer."""
 
@@ -53,7 +53,7 @@ class Board:
 
 
 @dataclass(slots=True)
-class Pace:
+class DoorRateLimit:
     """A token bucket for the whole door: guessing tokens, or a forgotten loop, must not starve Kafka's collector."""
 
     per_s: float = 50.0
@@ -71,7 +71,7 @@ class Pace:
         return True
 
 
-def make_door(board: Board, page: Page, token: str | None, now: Callable[[], float] = time.time) -> web.Application:
+def make_door(board: Dashboard, page: Page, token: str | None, now: Callable[[], float] = time.time) -> web.Application:
     """The application. With a token every path but /health/* needs it; without one only loopback names are answered."""
 
     async def lag(_request: web.Request) -> web.StreamResponse:
@@ -113,7 +113,7 @@ def make_door(board: Board, page: Page, token: str | None, now: Callable[[], flo
         return web.Response(body=(HERE / "static" / name).read_bytes(), content_type=STATIC[name], headers=headers)
 
     guard = _token_guard(page, token) if token else _loopback_guard
-    app = web.Application(middlewares=[_security_headers, _paced(Pace(), now), guard], client_max_size=65_536)
+    app = web.Application(middlewares=[_security_headers, _paced(DoorRateLimit(), now), guard], client_max_size=65_536)
     app.add_routes(
         [
             web.get("/", home),
@@ -143,7 +143,7 @@ async def _security_headers(request: web.Request, handler: Handler) -> web.Strea
     return response
 
 
-def _paced(pace: Pace, now: Callable[[], float]) -> Middleware:
+def _paced(pace: DoorRateLimit, now: Callable[[], float]) -> Middleware:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not pace.allows(now()):

@@ -41,7 +41,7 @@ class DeadLetter(NamedTuple):
     source: str
 
 
-class Snapshot(NamedTuple):
+class SnapshotSummary(NamedTuple):
     """One experiment's newest snapshot: arms with their share and the mean of their posterior (None: another form)."""
 
     experiment: str
@@ -50,7 +50,7 @@ class Snapshot(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Recent:
+class RecentActivity:
     """What is shown. `complete` is False while the gauge still reads back."""
 
     dead: tuple[tuple[tuple[str, str, str], int], ...] = ()
@@ -59,7 +59,7 @@ class Recent:
     """Whether there were more than are kept."""
     volumes: tuple[tuple[tuple[str, str], int, tuple[int, ...]], ...] = ()
     """((stage, outcome), events in the last hour, events in each of its sixty minutes)."""
-    snapshots: tuple[Snapshot, ...] = ()
+    snapshots: tuple[SnapshotSummary, ...] = ()
     pending: tuple[Pending, ...] = ()
     """Privacy requests that not every room has answered, oldest first."""
     unmapped: tuple[tuple[tuple[str, str], int], ...] = ()
@@ -69,7 +69,7 @@ class Recent:
     complete: bool = False
 
 
-class Side:
+class SideTopicState:
     """Takes in records of the side topics and forgets them again in time."""
 
     def __init__(self, registry: Registry) -> None:
@@ -79,7 +79,7 @@ class Side:
         self._counts: Counter[tuple[int, str, str]] = Counter()
         self._unmapped: Counter[tuple[int, str, str]] = Counter()
         """By minute, source and name of the signal."""
-        self._snapshots: OrderedDict[str, Snapshot] = OrderedDict()
+        self._snapshots: OrderedDict[str, SnapshotSummary] = OrderedDict()
         self._requests = Requests()
         self._deferred: dict[tuple[str, int], int] = {}
         self._lock = threading.Lock()
@@ -122,7 +122,7 @@ class Side:
         record = decode(self._registry, value)[1]
         self._deferred[record["topic"], record["partition"]] = record["end"] - record["first"]
 
-    def recent(self, now: float, complete: bool) -> Recent:
+    def recent(self, now: float, complete: bool) -> RecentActivity:
         """What is left of it at `now` (seconds UTC)."""
         with self._lock:
             while self._dead and self._dead[0].dead_ts < (now - DEAD_WINDOW_S) * 1000:
@@ -142,7 +142,7 @@ class Side:
                     minutes.setdefault((stage, outcome), [0] * 60)[slot] += n
             volumes = tuple((cell, sum(series), tuple(series)) for cell, series in sorted(minutes.items()))
             truncated = len(self._dead) == DEAD_KEPT
-            return Recent(
+            return RecentActivity(
                 tuple(dead.most_common()),
                 truncated,
                 volumes,
@@ -160,19 +160,19 @@ def _add(counts: Counter[tuple[int, str, str]], cell: tuple[int, str, str], n: i
         counts[cell] += n
 
 
-def snapshot(record: dict[str, Any]) -> Snapshot:
+def snapshot(record: dict[str, Any]) -> SnapshotSummary:
     """What is shown of a BanditSnapshot; a two-parameter posterior is read as Beta(alpha, beta)."""
     arms = []
     for arm, share, posterior in zip(record["arms"], record["probabilities"], record["posterior"], strict=False):
         beta = len(posterior) == 2 and sum(posterior) > 0
         arms.append((arm, share, posterior[0] / sum(posterior) if beta else None))
-    return Snapshot(record["experiment"], record["published_ts"], tuple(arms))
+    return SnapshotSummary(record["experiment"], record["published_ts"], tuple(arms))
 
 
-class Tail:
+class SideTopicConsumer:
     """Follows the side topics in a thread of its own, in no group; begins again where Kafka was away."""
 
-    def __init__(self, settings: Settings, side: Side) -> None:
+    def __init__(self, settings: Settings, side: SideTopicState) -> None:
         self._settings = settings
         self._side = side
         self._stop = threading.Event()

@@ -21,7 +21,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from consumers.privacy import expiry
 from consumers.privacy.audit import HASHED, Broken, Head, broken
 from consumers.privacy.commands.status import status_command
-from consumers.privacy.context import SLOTS, Office
+from consumers.privacy.context import SLOTS, PrivacyContext
 from consumers.privacy.erasure import Erasure, Tell, Waiting, opened, proofs, who
 from consumers.privacy.export import export
 from consumers.privacy.topics import Pen
@@ -38,7 +38,7 @@ from streams.identity.commands import identifier_args as asked
 from streams.identity.graph.union_find import ERASED
 from streams.identity.nodes import alias
 from streams.identity.reading import RESOLVED
-from streams.identity.repair.erasing import Members, Refused, members_of
+from streams.identity.repair.erasing import Members, NotErasable, members_of
 from streams.identity.repair.log import LogIndex
 
 REQUEST = re.compile(r"[0-9a-f]{32}")
@@ -64,12 +64,12 @@ def privacy() -> None:
 
 
 @contextmanager
-def office(quiet: bool) -> Iterator[tuple[Office, Tell]]:
+def office(quiet: bool) -> Iterator[tuple[PrivacyContext, Tell]]:
     """What the desk reaches, and how to tell what is done (standard error). ConfigError where something is away."""
     settings = settings_with_kafka()
     keep_days = load_policy(settings.policy or PACKAGED).memory.max_age_days
     states = open_states(settings, Registry(settings.contracts), keep_days)
-    made = Office(settings, open_store(settings), states, Store(settings, SEARCH_S), alias(settings.master))
+    made = PrivacyContext(settings, open_store(settings), states, Store(settings, SEARCH_S), alias(settings.master))
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     try:
         with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:
@@ -77,7 +77,7 @@ def office(quiet: bool) -> Iterator[tuple[Office, Tell]]:
             yield made, lambda what: bar.update(task, description=what)
     except Waiting as error:
         raise ConfigError(f"not done yet: {error}") from error
-    except Refused as error:
+    except NotErasable as error:
         raise ConfigError(str(error)) from error
     except Retryable as error:
         raise ConfigError(no_house(error)) from error
@@ -86,7 +86,7 @@ def office(quiet: bool) -> Iterator[tuple[Office, Tell]]:
         made.graph.close()
 
 
-def open_erasure(made: Office, names: Sequence[str]) -> dict[str, Any] | None:
+def open_erasure(made: PrivacyContext, names: Sequence[str]) -> dict[str, Any] | None:
     """The erasure that is not done yet of this request, or that has one of these nodes."""
     asked_for = set(names)
     return next(
@@ -105,7 +105,7 @@ def named(settings: Settings, text: str) -> list[str]:
     return [text] if REQUEST.fullmatch(text) else asked.nodes_of(settings, text)
 
 
-def person(made: Office, names: Sequence[str]) -> list[tuple[Members, int]]:
+def person(made: PrivacyContext, names: Sequence[str]) -> list[tuple[Members, int]]:
     """Whose data somebody asks for, and until when it was collected: of who was erased, until then; who was not comes first."""
     slots = list(zip(names, made.graph.read(names), strict=True))
     erased = any(slot is not None and slot.state == ERASED for _, slot in slots)
@@ -260,7 +260,7 @@ def verify_command(who_: Who, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-def _left(made: Office, people: Members, until: int) -> dict[str, int]:
+def _left(made: PrivacyContext, people: Members, until: int) -> dict[str, int]:
     traces = made.search(people, until)
     counts = made.left(people, until, traces)
     if not traces.logged and not any(made.graph.read(people.nodes)):
@@ -298,7 +298,7 @@ def expire_command(
         typer.echo(f"{done.kept:>10,}  were changed meanwhile, and stay")
 
 
-def chain_faults(made: Office) -> list[Broken]:
+def chain_faults(made: PrivacyContext) -> list[Broken]:
     """What is wrong with the chain of erasures, in Kafka and in ClickHouse."""
     kept = proofs(made)
     head = Head(kept[-1]["seq"], kept[-1]["hash"]) if kept else Head()

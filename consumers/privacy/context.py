@@ -12,7 +12,7 @@ from consumers.warehouse.store import Store
 from infra.settings import Settings
 from schemas.registry import Registry
 from streams.consent.ledger.store import RedisStates
-from streams.identity.graph.redis_store import RedisStore
+from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.nodes import Alias, NodeKeys
 from streams.identity.repair import erasing as graph
 from streams.identity.repair.erasing import Members
@@ -36,11 +36,11 @@ class Traces(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Office:
+class PrivacyContext:
     """Addresses opened; nothing is asked before it is needed."""
 
     settings: Settings
-    graph: RedisStore
+    graph: RedisGraphStore
     states: RedisStates
     warehouse: Store
     alias: Alias
@@ -73,7 +73,7 @@ class Office:
         found[SETS] = self.graph.holding(who.nodes, graph.holders(self.graph, who, traces.met))
         found[VIEW] = sum(len(keys) for _, keys in self.view(who, until, traces))
         found |= {topic: len(held) for topic, held in traces.held.items()}
-        person = rows.Person(*who, until=until)
+        person = rows.ErasedPerson(*who, until=until)
         return found | {f"clickhouse.{table}": n for table, n in rows.counts(self.warehouse, person).items()}
 
     def view(self, who: Members, until: int, traces: Traces) -> list[tuple[int, list[str]]]:
@@ -82,4 +82,4 @@ class Office:
         return [(at, self.states.known(at, keys, until)) for at in topic_partitions(self.settings, STATE)]
 
 
-__all__ = ["SLOTS", "Office", "Traces"]
+__all__ = ["SLOTS", "PrivacyContext", "Traces"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from consumers.privacy import topics
 from consumers.privacy.audit import Head, link
-from consumers.privacy.context import Office, Traces
+from consumers.privacy.context import PrivacyContext, Traces
 from consumers.privacy.topics import ACKS, AUDIT, ERASURES, LINKS, MERGES, REQUESTS, Output, Pen
 from consumers.warehouse import erasing as rows
 from infra.errors import Retryable
@@ -63,7 +63,7 @@ def opened(settings: Settings) -> dict[str, Record]:
     return found
 
 
-def proofs(office: Office) -> list[Record]:
+def proofs(office: PrivacyContext) -> list[Record]:
     """The audit chain as Kafka has it. Retryable."""
     return [record for _, record in topics.everything(office.settings, AUDIT) if record is not None]
 
@@ -71,7 +71,7 @@ def proofs(office: Office) -> list[Record]:
 class Erasure:
     """One of them."""
 
-    def __init__(self, office: Office, pen: Pen, record: Record, tell: Tell, patience_s: float) -> None:
+    def __init__(self, office: PrivacyContext, pen: Pen, record: Record, tell: Tell, patience_s: float) -> None:
         self._office = office
         self._pen = pen
         self.record = record
@@ -80,7 +80,7 @@ class Erasure:
         self._met: tuple[str, ...] = ()
 
     @classmethod
-    def begin(cls, office: Office, pen: Pen, members: Members, tell: Tell, patience_s: float) -> "Erasure":
+    def begin(cls, office: PrivacyContext, pen: Pen, members: Members, tell: Tell, patience_s: float) -> "Erasure":
         """A new one, written down before anything is changed."""
         now = int(time.time() * 1000)
         record = {
@@ -184,7 +184,7 @@ class Erasure:
         if any(left.values()):
             # Somebody who was behind may have written something after it was looked for.
             self._sweep()
-            person = rows.Person(*who(self.record), until=self.record["erased_ts"])
+            person = rows.ErasedPerson(*who(self.record), until=self.record["erased_ts"])
             rows.erase(self._office.warehouse, self.record["request_id"], person)
             left = self.left()
         if any(left.values()):

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from consumers.privacy import topics
-from consumers.privacy.context import Office
+from consumers.privacy.context import PrivacyContext
 from consumers.privacy.erasure import CONSENTED, IDENTITY, Tell, await_passage
 from consumers.privacy.topics import LINKS, Output, Pen
 from consumers.warehouse.history import inactive as warehouse
@@ -115,7 +115,7 @@ class Unseen:
         return frozenset(node for node in nodes if self._db.execute(query, (node,)).fetchone())
 
 
-def find(office: Office, index: LogIndex, since_ms: int, tell: Tell, patience_s: float) -> tuple[Unseen, Expired]:
+def find(office: PrivacyContext, index: LogIndex, since_ms: int, tell: Tell, patience_s: float) -> tuple[Unseen, Expired]:
     """Who is to be forgotten, and how much. ConfigError where the warehouse cannot tell; Waiting where it stays behind."""
     deadline = time.monotonic() + patience_s
     # One after the other: what the first ones have in hand now goes on to the last.
@@ -137,7 +137,7 @@ def find(office: Office, index: LogIndex, since_ms: int, tell: Tell, patience_s:
     return unseen, Expired(slots, links, slots, 0)
 
 
-def expire(office: Office, pen: Pen, unseen: Unseen, since_ms: int, tell: Tell) -> Expired:
+def expire(office: PrivacyContext, pen: Pen, unseen: Unseen, since_ms: int, tell: Tell) -> Expired:
     """Forget them. Cut short, the next run completes it: the log, which tells who goes, is struck out last. Retryable."""
     tell("removing how they were linked")
     links = 0
@@ -159,7 +159,7 @@ def expire(office: Office, pen: Pen, unseen: Unseen, since_ms: int, tell: Tell) 
     return Expired(slots, links, rows, kept)
 
 
-def _relinked(office: Office, pen: Pen, struck: Sequence[tuple[str, Slot]]) -> Iterator[Output]:
+def _relinked(office: PrivacyContext, pen: Pen, struck: Sequence[tuple[str, Slot]]) -> Iterator[Output]:
     """What workers have linked anew by now. They write a slot before they log it, so what was logged before it was struck
     out is among these, and is logged again."""
     now_ms = int(time.time() * 1000)

@@ -63,7 +63,7 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
     from infra.telemetry.logs import configure_logs, get_logger
     from infra.telemetry.metrics import Metrics
     from schemas.registry import Registry
-    from streams.runtime.privacy.request_consumer import Clerk
+    from streams.runtime.privacy.request_consumer import PrivacyRequestConsumer
 
     configure_logs(STAGE)
     given = {"slot": slot, "metrics_port": metrics_port}
@@ -76,7 +76,7 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
     registry = Registry(settings.contracts)
     store = Store(settings)
     beside = Store(settings, SEARCH_S)
-    clerk = Clerk(settings, STAGE, lambda request: count_part(beside, request), Eraser(settings, beside).part)
+    clerk = PrivacyRequestConsumer(settings, STAGE, lambda request: count_part(beside, request), Eraser(settings, beside).part)
     patient = Store(settings, PATIENCE_S)
     projecting = Projecting(settings, patient, metrics)
     proof = Store(settings, VERIFY_PATIENCE_S)

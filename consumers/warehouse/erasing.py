@@ -20,7 +20,7 @@ IDENTIFIERS = "events.identifiers"
 NAMES = tuple(table.name for table in TABLES.values())
 
 
-class Person(NamedTuple):
+class ErasedPerson(NamedTuple):
     """Whose rows."""
 
     nodes: Sequence[str]
@@ -32,12 +32,12 @@ class Person(NamedTuple):
     """What was collected until then, milliseconds UTC. She may have come back since, as somebody new."""
 
 
-def person(record: Mapping[str, Any]) -> Person:
+def person(record: Mapping[str, Any]) -> ErasedPerson:
     """Of a record of `privacy.erasures`."""
-    return Person(record["nodes"], record["profiles"], record["shared"], record["erased_ts"])
+    return ErasedPerson(record["nodes"], record["profiles"], record["shared"], record["erased_ts"])
 
 
-def conditions(database: str, who: Person) -> dict[str, str]:
+def conditions(database: str, who: ErasedPerson) -> dict[str, str]:
     """Table -> which of its rows are hers. Outcomes first: what tells whose they are goes later."""
     base, nodes = ddl.quoted(database), _among(who.nodes)
     until = f"fromUnixTimestamp64Milli(toInt64({int(who.until)}))"
@@ -63,31 +63,31 @@ def conditions(database: str, who: Person) -> dict[str, str]:
     }
 
 
-def derived(who: Person) -> dict[str, str]:
+def derived(who: ErasedPerson) -> dict[str, str]:
     """Table that is made from others -> which of its rows are hers."""
     hers = _among(_hers(who))
     return {"identity_stamped": f"profile_id IN {hers}", "identity_overrides": f"(profile_id IN {hers} OR canonical IN {hers})"}
 
 
-def beside(who: Person) -> str:
+def beside(who: ErasedPerson) -> str:
     """Which events of others name her too."""
     until = f"fromUnixTimestamp64Milli(toInt64({int(who.until)}))"
     return f"({_any('identifiers', who.nodes)} AND collector_ts <= {until} AND node NOT IN {_among(who.nodes)})"
 
 
-def audited(who: Person) -> str:
+def audited(who: ErasedPerson) -> str:
     """Which rows of `consent_audit` are hers: they prove what was consented to, and stay."""
     return f"subject IN {_among(who.nodes)}"
 
 
-def counts(store: Store, who: Person) -> dict[str, int]:
+def counts(store: Store, who: ErasedPerson) -> dict[str, int]:
     """Table -> rows that are hers, and events of others that name her. Retryable."""
     tables = conditions(store.database, who) | derived(who)
     found = {table: _count(store, table, where) for table, where in tables.items()}
     return {**found, IDENTIFIERS: _count(store, "events", f"{beside(who)} AND NOT {_events(store, who)}")}
 
 
-def erase(store: Store, request_id: str, who: Person) -> dict[str, int]:
+def erase(store: Store, request_id: str, who: ErasedPerson) -> dict[str, int]:
     """Remove them; table -> rows removed by this request, by whichever run of it. Retryable."""
     done = remove(store, request_id, conditions(store.database, who))
     for table, where in derived(who).items():
@@ -125,7 +125,7 @@ def removed(store: Store, request_id: str) -> dict[str, int]:
     return {str(table): int(n) for table, n in store.rows(query, {"request": request_id})}
 
 
-def lines(store: Store, table: str, who: Person) -> Iterator[bytes]:
+def lines(store: Store, table: str, who: ErasedPerson) -> Iterator[bytes]:
     """Her rows of a table as JSON, a line each."""
     where = audited(who) if table == "consent_audit" else conditions(store.database, who)[table]
     return store.lines(f"SELECT * FROM {ddl.quoted(store.database)}.{table} WHERE {where}")  # noqa: S608 - checked ids
@@ -151,11 +151,11 @@ def _count(store: Store, table: str, where: str) -> int:
     return int(store.long_rows(query)[0][0])
 
 
-def _events(store: Store, who: Person) -> str:
+def _events(store: Store, who: ErasedPerson) -> str:
     return conditions(store.database, who)["events"]
 
 
-def _hers(who: Person) -> list[str]:
+def _hers(who: ErasedPerson) -> list[str]:
     return sorted(set(who.profiles) - set(who.shared))
 
 
@@ -179,6 +179,6 @@ def quoted(ids: Sequence[str]) -> list[str]:
 
 
 __all__ = [
-    "IDENTIFIERS", "NAMES", "Person", "audited", "conditions", "counts", "erase", "lines", "person", "quoted", "remove",
+    "IDENTIFIERS", "NAMES", "ErasedPerson", "audited", "conditions", "counts", "erase", "lines", "person", "quoted", "remove",
     "removed",
 ]  # fmt: skip

@@ -120,12 +120,12 @@ class Store:
             if key[0] == table.name:
                 self._checked.pop(key, None)
 
-    def _existing(self, table: Table) -> dict[str, ddl.Column]:
+    def _existing(self, table: Table) -> dict[str, ddl.TableColumn]:
         query = (
             "SELECT name, type, default_kind FROM system.columns "  # noqa: S608 - ours
             f"WHERE database = '{self.database}' AND table = '{table.name}'"
         )
-        existing = {name: ddl.Column(kind, default) for name, kind, default in self.rows(query)}
+        existing = {name: ddl.TableColumn(kind, default) for name, kind, default in self.rows(query)}
         if not existing:
             raise TableTrouble(f"there is no table {self.database}.{table.name}: run `headwater warehouse migrate`")
         return existing

@@ -23,7 +23,7 @@ MAX_ANSWER_BYTES = 16 << 20
 NOT_FOUND = {40401: "subject", 40402: "version", 40403: "schema"}
 
 
-class Refusal(Exception):
+class RegistryError(Exception):
     """The registry answered with an error: HTTP status, its own code and message."""
 
     def __init__(self, status: int, code: int, message: str) -> None:
@@ -49,7 +49,7 @@ class SchemaRegistry:
         """The schema with this id, or None."""
         try:
             found: Schema = json.loads(self._call("GET", f"/schemas/ids/{schema_id}")["schema"])
-        except Refusal as refusal:
+        except RegistryError as refusal:
             if refusal.code in NOT_FOUND:
                 return None
             raise
@@ -59,7 +59,7 @@ class SchemaRegistry:
         """The id under which a subject holds this schema, or None."""
         try:
             return int(self._call("POST", f"/subjects/{quote(subject, safe='')}", {"schema": json.dumps(schema)})["id"])
-        except Refusal as refusal:
+        except RegistryError as refusal:
             if refusal.code in NOT_FOUND:
                 return None
             raise
@@ -69,7 +69,7 @@ class SchemaRegistry:
         path = f"/compatibility/subjects/{quote(subject, safe='')}/versions/latest"
         try:
             return bool(self._call("POST", path, {"schema": json.dumps(schema)})["is_compatible"])
-        except Refusal as refusal:
+        except RegistryError as refusal:
             if refusal.code in NOT_FOUND:
                 return True
             raise
@@ -87,7 +87,7 @@ class SchemaRegistry:
             if known is not None:
                 raise ConfigError(self._taken(contract, f"it has the same schema under id {known}"))
             given = self._import(subject, contract) or self._plain(subject, contract)
-        except Refusal as refusal:
+        except RegistryError as refusal:
             raise ConfigError(
                 f"the registry at {self.address} refused {contract.topic} version {contract.version}: "
                 f"{refusal} (status {refusal.status}, code {refusal.code})"
@@ -112,7 +112,7 @@ class SchemaRegistry:
         mode = f"/mode/{quote(subject, safe='')}"
         try:
             self._call("PUT", f"{mode}?force=true", {"mode": "IMPORT"})
-        except Refusal:
+        except RegistryError:
             return None
         try:
             body = {"schema": json.dumps(contract.schema), "schemaType": "AVRO", "id": contract.id}
@@ -147,9 +147,9 @@ class SchemaRegistry:
             )
         try:
             said = json.loads(error.read(MAX_ANSWER_BYTES))
-            return Refusal(error.code, int(said["error_code"]), str(said["message"])[:300])
+            return RegistryError(error.code, int(said["error_code"]), str(said["message"])[:300])
         except (ValueError, KeyError, TypeError):
-            return Refusal(error.code, error.code, "no reason given")
+            return RegistryError(error.code, error.code, "no reason given")
 
 
 def subject_of(contract: Contract) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from infra.errors import ConfigError
 from infra.settings import Settings, load_settings
-from schemas.compatibility import Change, breaking, breaking_lock
+from schemas.compatibility import BreakingChange, breaking, breaking_lock
 from schemas.contract import Contract, ContractError, Schema
 from schemas.files import check_lock, parse_json, read_contracts, read_json, read_lock
 from schemas.lint import lint
@@ -191,15 +191,15 @@ def _current(folder: Path) -> dict[str, Schema]:
     return known
 
 
-def _compare(old: dict[str, Schema], new: dict[str, Schema]) -> list[Change]:
+def _compare(old: dict[str, Schema], new: dict[str, Schema]) -> list[BreakingChange]:
     gone = [
-        Change(topic, "", "the contract is gone, but its topic may still hold records")
+        BreakingChange(topic, "", "the contract is gone, but its topic may still hold records")
         for topic in sorted(old.keys() - new.keys())
     ]
     return gone + [change for topic in sorted(old.keys() & new.keys()) for change in breaking(topic, old[topic], new[topic])]
 
 
-def breaking_since(folder: Path, revision: str) -> list[Change]:
+def breaking_since(folder: Path, revision: str) -> list[BreakingChange]:
     """Forbidden changes of the contracts and of the lock since a git revision. ConfigError where git cannot tell."""
     files = _files_at(folder, revision)
     names = [name for name in files if name.endswith(".avsc")]

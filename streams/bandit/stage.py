@@ -14,7 +14,7 @@ from infra.telemetry.metrics import Metrics
 from schemas.codec import HeadReader, Record, Undecodable, UnknownContract, decode, encode
 from schemas.registry import Registry
 from streams.bandit.catalogue import Catalogue
-from streams.bandit.counting import Changes, Counting, Seen
+from streams.bandit.counting import Changes, CountedOutcome, Counting
 from streams.bandit.join import join
 from streams.bandit.snapshots.publisher import Publisher
 from streams.bandit.statistics import HOUR_MS, CellKey, line
@@ -126,7 +126,7 @@ class BanditStage:
         outcome.out = self._written(counting, batch.offsets[-1])
         return outcome
 
-    def _seen(self, outcome: Outcome, at: int, value: bytes | None) -> Seen | None:
+    def _seen(self, outcome: Outcome, at: int, value: bytes | None) -> CountedOutcome | None:
         try:
             _, record = decode(self._registry, value or b"")
             decision = UUID(record["decision_id"]).bytes
@@ -140,7 +140,7 @@ class BanditStage:
             return None
         hour = record["decided_ts"] // HOUR_MS * HOUR_MS
         cell = CellKey(record["experiment"], record["epoch"], hour, record["group"], record["arm"])
-        return Seen(decision, cell, record["decided_ts"], record["kind"] == "reward", record["reward"])
+        return CountedOutcome(decision, cell, record["decided_ts"], record["kind"] == "reward", record["reward"])
 
     def _written(self, counting: Counting, applied_offset: int) -> dict[str, list[Output]]:
         """What counting has changed, on its own partition: there it is restored from."""

@@ -35,7 +35,7 @@ class Sums(NamedTuple):
         return Sums(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
 
-class Line(NamedTuple):
+class StatsRecord(NamedTuple):
     """One record of `bandit.stats`."""
 
     cell: CellKey
@@ -63,10 +63,10 @@ class Line(NamedTuple):
         }
 
 
-def line(record: Record) -> Line:
+def line(record: Record) -> StatsRecord:
     """A record of `bandit.stats` as a line. Lines from before groups were kept apart are the bandit's."""
     picked: dict[str, Any] = {"group": "bandit", **record}
-    return Line(
+    return StatsRecord(
         CellKey(*(picked[name] for name in CellKey._fields)),
         picked["source_partition"],
         picked["applied_offset"],
@@ -78,9 +78,9 @@ class Merged:
     """The statistics of all partitions."""
 
     def __init__(self) -> None:
-        self._lines: dict[tuple[str, int], dict[tuple[CellKey, int], Line]] = {}
+        self._lines: dict[tuple[str, int], dict[tuple[CellKey, int], StatsRecord]] = {}
 
-    def take(self, new: Line) -> None:
+    def take(self, new: StatsRecord) -> None:
         """Take in one line, in any order, any number of times."""
         lines = self._lines.setdefault(new.cell[:2], {})
         known = lines.get((new.cell, new.partition))
@@ -95,5 +95,5 @@ class Merged:
                 sums[found.cell.arm] = sums.get(found.cell.arm, Sums()).plus(found.sums)
         return sums
 
-    def _of(self, experiment: str, epoch: int) -> Iterator[Line]:
+    def _of(self, experiment: str, epoch: int) -> Iterator[StatsRecord]:
         return iter(self._lines.get((experiment, epoch), {}).values())

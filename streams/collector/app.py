@@ -29,11 +29,11 @@ def collect(  # noqa: PLR0913, PLR0917 - each parameter is an option of the comm
 
     from infra.settings import load_settings
     from infra.telemetry.logs import configure_logs
-    from streams.collector.http.server import Options
-    from streams.collector.http.serving import Limits, serve
+    from streams.collector.http.server import CollectorOptions
+    from streams.collector.http.serving import SpoolLimits, serve
 
     configure_logs("collector")
     settings = load_settings()
     header = settings.region_header if region_header is None else region_header
-    options = Options(header, forwarded, frozenset(cors_origin or ()), micro)
-    uvloop.run(serve(settings, options, (host, port), Limits(budget, spool_bytes)))
+    options = CollectorOptions(header, forwarded, frozenset(cors_origin or ()), micro)
+    uvloop.run(serve(settings, options, (host, port), SpoolLimits(budget, spool_bytes)))

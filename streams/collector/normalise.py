@@ -39,7 +39,7 @@ KNOWN = frozenset(
 """Fields that are worked out here; any other field of the contract is taken from the properties by its name."""
 
 
-class Request(NamedTuple):
+class RequestContext(NamedTuple):
     """What the request, not the event, says."""
 
     source: str
@@ -66,7 +66,7 @@ class Normaliser:
         self._keys = keys
         self._added = [field for field in contract.schema["fields"] if field["name"] not in KNOWN]
 
-    def record(self, event: Sent, request: Request, on_masked: Masked) -> tuple[str, Record]:
+    def record(self, event: Sent, request: RequestContext, on_masked: Masked) -> tuple[str, Record]:
         """(Kafka key, record)."""
         region = event.region if request.region is None else request.region
         subject, nodes = named(self._keys, event.identifiers, region)

@@ -110,7 +110,7 @@ def _write(file: Path, keys: list[WriteKey]) -> None:
     file.chmod(0o600)
 
 
-class KeyRing:
+class WriteKeyStore:
     """Keys in force, looked up by what a client sent."""
 
     def __init__(self, file: Path) -> None:

@@ -16,14 +16,14 @@ from streams.consent.formats.gvl import GvlFolder
 from streams.consent.ledger.ledger import Times
 from streams.consent.ledger.store import RedisStates, Written, piece_of
 from streams.consent.policy import PACKAGED, Policy, load_policy
-from streams.consent.stage import SIGNALS, STATE, ConsentStage, Kit
+from streams.consent.stage import SIGNALS, STATE, ConsentDependencies, ConsentStage
 from streams.runtime.follow import read_messages, topic_partitions
 
 TIMEOUT_S = 5.0
 DAY_S = 86_400
 
 
-class PolicyFile:
+class PolicyWatcher:
     """Reads the policy again when its file has changed."""
 
     def __init__(self, file: Path) -> None:
@@ -48,12 +48,12 @@ class PolicyFile:
 
 def build(settings: Settings, metrics: Metrics) -> ConsentStage:
     """The stage of one worker. ConfigError for a policy that does not load: nothing passes without one."""
-    file = PolicyFile(settings.policy or PACKAGED)
+    file = PolicyWatcher(settings.policy or PACKAGED)
     policy = load_policy(settings.policy or PACKAGED)
     registry = Registry(settings.contracts)
     states = open_states(settings, registry, policy.memory.max_age_days)
     key = settings.master.derive("consent/anonymous/v1")
-    kit = Kit(key, states, metrics, file.changed, GvlFolder(settings.gvl_dir), partitioner(settings))
+    kit = ConsentDependencies(key, states, metrics, file.changed, GvlFolder(settings.gvl_dir), partitioner(settings))
     return ConsentStage(registry, policy, kit)
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from streams.consent.decision.decide import Action, Decision
-from streams.consent.formats.reason import Reason
+from streams.consent.decision.decide import Action, ConsentDecision
+from streams.consent.formats.reason import ConsentReason
 from streams.consent.policy import Regime
 
 OUTCOMES: Mapping[Action, str] = {
@@ -13,26 +13,26 @@ OUTCOMES: Mapping[Action, str] = {
     Action.DROP: "The event is not kept. It is counted, with the reason, and that is all.",
 }
 
-REASONS: Mapping[Reason, str] = {
-    Reason.OK_CONSENT: "the visitor agreed",
-    Reason.OK_LI: "legitimate interest allows it, and the visitor did not object",
-    Reason.OK_EXEMPT: "a sign of life of the house itself; it says nothing about a visitor",
-    Reason.NO_SIGNAL: "the event says nothing about it",
-    Reason.PENDING: "the visitor has not chosen yet, or the event does not say so (a TC string needs tc_event_status)",
-    Reason.MALFORMED: "a consent signal cannot be read, and what cannot be read counts as a no",
-    Reason.VERSION: "the consent string is of a version that is not valid",
-    Reason.STALE: "the visitor's choice is too old and has to be made again",
-    Reason.FUTURE: "the consent string says that it comes from the future",
-    Reason.NOT_DISCLOSED: "the consent string does not say which vendors the visitor was told about, or not this one",
-    Reason.PURPOSE: "the visitor said no",
-    Reason.VENDOR: "the visitor said no to this vendor",
-    Reason.RESTRICTED: "the publisher does not allow it to this vendor",
-    Reason.LI_FORBIDDEN: "legitimate interest is not allowed for this purpose",
-    Reason.GVL_UNKNOWN: "the vendor list that the consent string names is not known here",
-    Reason.GPC: "the visitor's browser objects (Global Privacy Control)",
-    Reason.WITHDRAWN: "the visitor withdrew her consent, and has not given it again",
-    Reason.CONFLICT: "one signal says yes and another says no, and then no counts",
-    Reason.UNMAPPED: "nothing in the policy says what this signal or this event means; a no that is not understood is a no",
+REASONS: Mapping[ConsentReason, str] = {
+    ConsentReason.OK_CONSENT: "the visitor agreed",
+    ConsentReason.OK_LI: "legitimate interest allows it, and the visitor did not object",
+    ConsentReason.OK_EXEMPT: "a sign of life of the house itself; it says nothing about a visitor",
+    ConsentReason.NO_SIGNAL: "the event says nothing about it",
+    ConsentReason.PENDING: "the visitor has not chosen yet, or the event does not say so (a TC string needs tc_event_status)",
+    ConsentReason.MALFORMED: "a consent signal cannot be read, and what cannot be read counts as a no",
+    ConsentReason.VERSION: "the consent string is of a version that is not valid",
+    ConsentReason.STALE: "the visitor's choice is too old and has to be made again",
+    ConsentReason.FUTURE: "the consent string says that it comes from the future",
+    ConsentReason.NOT_DISCLOSED: "the consent string does not say which vendors the visitor was told about, or not this one",
+    ConsentReason.PURPOSE: "the visitor said no",
+    ConsentReason.VENDOR: "the visitor said no to this vendor",
+    ConsentReason.RESTRICTED: "the publisher does not allow it to this vendor",
+    ConsentReason.LI_FORBIDDEN: "legitimate interest is not allowed for this purpose",
+    ConsentReason.GVL_UNKNOWN: "the vendor list that the consent string names is not known here",
+    ConsentReason.GPC: "the visitor's browser objects (Global Privacy Control)",
+    ConsentReason.WITHDRAWN: "the visitor withdrew her consent, and has not given it again",
+    ConsentReason.CONFLICT: "one signal says yes and another says no, and then no counts",
+    ConsentReason.UNMAPPED: "nothing in the policy says what this signal or this event means; a no that is not understood is a no",
 }
 
 FORMATS: Mapping[str, str] = {
@@ -56,7 +56,7 @@ WORDS: Mapping[str, str] = {
 }
 
 
-def outcome(decision: Decision) -> str:
+def outcome(decision: ConsentDecision) -> str:
     """What becomes of the event, as a sentence or two."""
     if decision.drop_reason is None:
         return OUTCOMES[decision.action]

@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from infra.errors import ConfigError
 from infra.parsing.region import REGION, region_of
-from streams.consent.formats.signals import CONSENT_MODE_SIGNALS, Meaning, Vocabulary, Word
+from streams.consent.formats.signals import CONSENT_MODE_SIGNALS, ConsentValue, Meaning, Vocabulary
 
 PACKAGED = Path(__file__).with_name("policy.yaml")
 
@@ -171,7 +171,7 @@ class Policy:
     anonymous_fields: frozenset[str]
     click_ids: frozenset[str]
     """In lower case; those that end with `*` are patterns."""
-    letters: Mapping[str, Word]
+    letters: Mapping[str, ConsentValue]
     controller: str
     """Who is responsible, for the audit."""
     tcf: TcfRules
@@ -259,7 +259,7 @@ def parse_policy(text: str, name: str) -> Policy:
         MappingProxyType(dict(found.events)),
         frozenset(found.anonymous_fields),
         frozenset(name.lower() for name in found.click_ids),
-        MappingProxyType({letter: Word(word) for letter, word in found.gcd_letters.items()}),
+        MappingProxyType({letter: ConsentValue(word) for letter, word in found.gcd_letters.items()}),
         found.controller,
         found.tcf,
         found.memory,

@@ -16,15 +16,25 @@ from schemas.codec import HEADER_BYTES, Undecodable, UnknownContract, decode, sc
 from schemas.columns import FEW
 from schemas.registry import Registry
 from streams.consent.decision.audit import Head as ChainHead
-from streams.consent.decision.decide import Action, Reason
-from streams.consent.decision.decision_cache import KEPT_BYTES, Decided, Head, Kind, Lineage, Memories, What, Where
-from streams.consent.formats.evidence import Reader
+from streams.consent.decision.decide import Action
+from streams.consent.decision.decision_cache import (
+    KEPT_BYTES,
+    DecisionCache,
+    EncodedDecision,
+    EventContext,
+    EventSignals,
+    Head,
+    Memories,
+    OutcomeKey,
+)
+from streams.consent.formats.evidence import SignalReader
 from streams.consent.formats.gvl import GvlFolder
+from streams.consent.formats.reason import ConsentReason
 from streams.consent.ledger.learning import FOR_EVER, SUBJECT_LENGTH, Event, Learner, Others
 from streams.consent.ledger.ledger import DAY_MS
 from streams.consent.ledger.ledger_writes import AUDIT, HEADS, REVOCATIONS, SIGNALS, STATE, Entries, writers
 from streams.consent.ledger.store import StateStore
-from streams.consent.ledger.subject_state import Holding, Place, Standing, Standings, Table
+from streams.consent.ledger.subject_state import LedgerCache, PartitionState, Place, SubjectState, Table
 from streams.consent.policy import BITS, Policy
 from streams.consent.redaction.reference import RandomIds
 from streams.runtime.stage import BY_KEY, Batch, Cell, Outcome, Output
@@ -44,7 +54,7 @@ PolicyReader = Callable[[], Policy | None]
 """The policy if it has changed since it was last asked for; ConfigError if it is broken now."""
 
 
-class Kit(NamedTuple):
+class ConsentDependencies(NamedTuple):
     """What the stage works with beside contracts and policy."""
 
     key: bytes
@@ -58,18 +68,18 @@ class Kit(NamedTuple):
     """Subject -> partition that its own records lie on, and where its state is kept."""
 
 
-Row = tuple[int, bytes | None, bytes, Lineage, Where, What, int, Table | None, tuple[bytes, ...]]
+Row = tuple[int, bytes | None, bytes, DecisionCache, EventContext, EventSignals, int, Table | None, tuple[bytes, ...]]
 """One event of a batch as far as it is read: place, key, value, lineage, where, what, collector time (milliseconds UTC), what
 is known of subjects like its own (None where nothing is remembered of it), and its identifiers beside its key."""
-Tally = Counter[tuple[Where, Kind, int]]
+Tally = Counter[tuple[EventContext, OutcomeKey, int]]
 """Events by name and kind and the minute of their collector time."""
 
 
-Less = tuple[int, int, Where, Decided, int]
+Redaction = tuple[int, int, EventContext, EncodedDecision, int]
 """An event that loses something: its place among what is written, its place in the batch, where, decision, minute."""
 
 
-class Work:
+class BatchProgress:
     """One batch of events on its way."""
 
     def __init__(self, batch: Batch, now: float, outcome: Outcome) -> None:
@@ -78,9 +88,9 @@ class Work:
         self.outcome = outcome
         self.written: list[Output | None] = []
         """None where the place is kept for an event that loses something."""
-        self.counted: list[tuple[Where, Kind, int]] = []
-        self.anonymous: dict[Lineage, list[Less]] = {}
-        self.stripped: dict[Lineage, list[Less]] = {}
+        self.counted: list[tuple[EventContext, OutcomeKey, int]] = []
+        self.anonymous: dict[DecisionCache, list[Redaction]] = {}
+        self.stripped: dict[DecisionCache, list[Redaction]] = {}
         self.rows: list[Row] = []
         """Events that need a closer look, in order."""
         self.wanted: set[Place] = set()
@@ -88,7 +98,7 @@ class Work:
         self.others: set[Place] = set()
         """Identifiers beside keys that must be."""
 
-    def pass_less(self, lineage: Lineage, less: Less) -> None:
+    def pass_less(self, lineage: DecisionCache, less: Redaction) -> None:
         """Keep a place for an event that loses something; one that loses everything needs none."""
         _, _, where, decided, minute = less
         if decided.drops:
@@ -106,23 +116,23 @@ class ConsentStage:
     broadcast: tuple[str, ...] = (ERASURES,)
     restore: tuple[str, ...] = (HEADS,)
 
-    def __init__(self, registry: Registry, policy: Policy, kit: Kit) -> None:
+    def __init__(self, registry: Registry, policy: Policy, kit: ConsentDependencies) -> None:
         self._registry = registry
         self._writers = writers(registry)
         self._key = kit.key
         self._metrics = kit.metrics
         self._changed = kit.changed
         self._lists = kit.lists
-        self._standings = Standings(kit.states, kit.metrics, kit.partition_of)
+        self._standings = LedgerCache(kit.states, kit.metrics, kit.partition_of)
         self._announced: set[int] = set()
         self._labels: set[str] = set()
         self._enforce(policy)
 
     def _enforce(self, policy: Policy) -> None:
         self._policy = policy
-        self._reader = Reader(policy, self._lists)
+        self._reader = SignalReader(policy, self._lists)
         self._learner = Learner(self._registry, policy, self._reader, self._standings)
-        self._lineages: dict[bytes, Lineage] = {}
+        self._lineages: dict[bytes, DecisionCache] = {}
         self._announced.clear()
         self._standings.forget()
 
@@ -161,7 +171,7 @@ class ConsentStage:
 
         A few at a time, so that a visitor met in a batch is known in the rest of it.
         """
-        work = Work(batch, now, outcome)
+        work = BatchProgress(batch, now, outcome)
         for start in range(0, len(batch), AT_ONCE):
             self._recognise(work, range(start, min(start + AT_ONCE, len(batch))))
             self._standings.load(batch.partition, work.wanted)
@@ -173,7 +183,7 @@ class ConsentStage:
         outcome.passed = len(written)
         self._count(Counter(work.counted), outcome, entries)
 
-    def _recognise(self, work: Work, places: range) -> None:
+    def _recognise(self, work: BatchProgress, places: range) -> None:
         batch, misses = work.batch, 0
         work.rows, work.wanted, work.others = [], set(), set()
         keys = batch.keys[places.start : places.stop]
@@ -184,7 +194,7 @@ class ConsentStage:
         heads = repeat(None) if common is None or len(values) < FEW else common.heads(values)
         holding, write, count = self._standings.holding(batch.partition), work.written.append, work.counted.append
         visitors = holding.visitors
-        met: dict[bytes | None, tuple[Lineage, What]] = {}
+        met: dict[bytes | None, tuple[DecisionCache, EventSignals]] = {}
         for at, key, value, head in zip(places, keys, values, heads, strict=False):
             try:
                 lineage, name_at, name_end, region_at, time = head or self._alone(value)
@@ -226,7 +236,12 @@ class ConsentStage:
         self._metrics.count("headwater_consent_signals_total", misses, cache="miss")
 
     def _subjects(
-        self, work: Work, holding: Holding, read: tuple[Lineage, Where, What], key: bytes | None, value: bytes
+        self,
+        work: BatchProgress,
+        holding: PartitionState,
+        read: tuple[DecisionCache, EventContext, EventSignals],
+        key: bytes | None,
+        value: bytes,
     ) -> tuple[Table | None, tuple[bytes, ...]]:
         """What is known of subjects like this event's, and its identifiers beside its key; what is not known is wanted.
 
@@ -245,7 +260,7 @@ class ConsentStage:
         work.others.update((one, node) for one in scopes for node in others if (one, node) not in holding.others)
         return holding.table(scope), others
 
-    def _look_closer(self, work: Work, entries: Entries) -> None:
+    def _look_closer(self, work: BatchProgress, entries: Entries) -> None:
         holding = self._standings.holding(work.batch.partition)
         visitors = holding.visitors
         for at, key, value, lineage, where, what, time, table, others in work.rows:
@@ -266,7 +281,7 @@ class ConsentStage:
             else:
                 work.pass_less(lineage, (len(work.written), at, where, decided, time // MINUTE_MS))
 
-    def _learned(self, holding: Holding, event: Event, key: bytes, entries: Entries) -> tuple[Standing | None, int]:
+    def _learned(self, holding: PartitionState, event: Event, key: bytes, entries: Entries) -> tuple[SubjectState | None, int]:
         """What is remembered of an event's key, the event included, and the collector time until which the same is no news."""
         where, what, _ = event
         standing = holding.tables[where.scopes[what.regime]][key]
@@ -278,7 +293,7 @@ class ConsentStage:
             holding.refresh_others(key)
         return standing, 0 if standing is None else standing.until
 
-    def _is_known(self, holding: Holding, event: Event, key: bytes) -> bool:
+    def _is_known(self, holding: PartitionState, event: Event, key: bytes) -> bool:
         """Whether an event tells nothing new of its key: under its own regime, and a refusal without a time under each."""
         where, what, time = event
         everywhere = what.refuses and not what.dated
@@ -286,7 +301,7 @@ class ConsentStage:
         standings = [holding.tables[scope][key] for scope in scopes]
         return all(standing is not None and standing.knows(what.number, time) for standing in standings)
 
-    def _others(self, holding: Holding, event: Event, nodes: Iterable[bytes], entries: Entries) -> Others:
+    def _others(self, holding: PartitionState, event: Event, nodes: Iterable[bytes], entries: Entries) -> Others:
         """What is remembered of an event's identifiers beside its key; what it chooses is said of them too."""
         where, what, _ = event
         scope = where.scopes[what.regime]
@@ -294,14 +309,14 @@ class ConsentStage:
             self._learner.tell_others(event, nodes, holding.others, entries)
         return [(node, holding.others[scope, node]) for node in nodes]
 
-    def _write_less(self, work: Work) -> None:
+    def _write_less(self, work: BatchProgress) -> None:
         """The events that lose something, many together, each in its place."""
         for way, tray in ((self._anonymise, work.anonymous), (self._strip, work.stripped)):
             for lineage, less in tray.items():
                 for start in range(0, len(less), AT_ONCE):
                     way(work, lineage, less[start : start + AT_ONCE])
 
-    def _anonymise(self, work: Work, lineage: Lineage, less: list[Less]) -> None:
+    def _anonymise(self, work: BatchProgress, lineage: DecisionCache, less: list[Redaction]) -> None:
         batch, rewriter = work.batch, lineage.rewriter
         values = [batch.values[at] or b"" for _, at, *_ in less]
         unlinkable = RandomIds(self._key, batch.topic_id, batch.partition)
@@ -316,7 +331,7 @@ class ConsentStage:
                 work.written[place] = (new_id.encode(), decided.prefix + datum, BY_KEY)
                 work.counted.append((where, decided.kind, minute))
 
-    def _strip(self, work: Work, lineage: Lineage, less: list[Less]) -> None:
+    def _strip(self, work: BatchProgress, lineage: DecisionCache, less: list[Redaction]) -> None:
         batch, rewriter = work.batch, lineage.rewriter
         unlinkable = RandomIds(self._key, batch.topic_id, batch.partition)
         values = [batch.values[at] or b"" for _, at, *_ in less]
@@ -339,13 +354,13 @@ class ConsentStage:
             raise Undecodable("tombstone")
         return (self._lineages.get(value[:HEADER_BYTES]) or self._lineage(value)).head(value)
 
-    def _lineage(self, value: bytes) -> Lineage:
+    def _lineage(self, value: bytes) -> DecisionCache:
         """Raises Undecodable where there is no frame, Retryable where its contract is not known yet."""
         try:
             read = self._registry.by_id(schema_id(value))
             if read.topic != RAW:
                 raise Undecodable(f"a record of {read.topic}")
-            found = Lineage(read, self._registry.derived(read.id, CONSENTED), self._policy, self._reader)
+            found = DecisionCache(read, self._registry.derived(read.id, CONSENTED), self._policy, self._reader)
         except UnknownContract as error:
             raise Retryable(str(error)) from error
         self._lineages[value[:HEADER_BYTES]] = found
@@ -373,7 +388,7 @@ class ConsentStage:
             if decision.action is not Action.PASS:
                 entries.denied(where.site, start, decision.action, kind.reasons, n)
             for ruling in decision.rulings:
-                if ruling.reason is Reason.CONFLICT:
+                if ruling.reason is ConsentReason.CONFLICT:
                     self._metrics.count("headwater_consent_conflicts_total", n, purpose=ruling.purpose)
 
     def _label(self, name: str) -> str:
@@ -425,4 +440,4 @@ class ConsentStage:
         self._announced.discard(partition)
 
 
-__all__ = ["AUDIT", "CONSENTED", "RAW", "REVOCATIONS", "SIGNALS", "STATE", "ConsentStage", "Kit"]
+__all__ = ["AUDIT", "CONSENTED", "RAW", "REVOCATIONS", "SIGNALS", "STATE", "ConsentDependencies", "ConsentStage"]

@@ -13,11 +13,11 @@ from infra.settings import Settings
 from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 from streams.identity.graph.fence import FencedStore, MendedStore
-from streams.identity.graph.guard import Mender
-from streams.identity.graph.redis_store import RedisStore
+from streams.identity.graph.guard import RebuildGuard
+from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.nodes import NodeKeys, alias
 from streams.identity.repair.log import mend
-from streams.identity.stage import IdentityStage, Kit
+from streams.identity.stage import IdentityDependencies, IdentityStage
 from streams.runtime.follow import read_range
 from streams.runtime.stage import Batch
 
@@ -40,9 +40,9 @@ def _address(settings: Settings) -> str:
     return settings.identity_redis or settings.redis
 
 
-def open_store(settings: Settings) -> RedisStore:
+def open_store(settings: Settings) -> RedisGraphStore:
     """The graph as it is. Redis is met with the first call."""
-    return RedisStore(partial(connect, settings))
+    return RedisGraphStore(partial(connect, settings))
 
 
 def open_mended(settings: Settings) -> MendedStore:
@@ -84,9 +84,9 @@ def seeds(url: str) -> tuple[str, list[tuple[str, int]]]:
 
 def build(settings: Settings, metrics: Metrics) -> IdentityStage:
     """The stage of one worker; a Redis that may evict keys ends it with the first batch."""
-    kit = Kit(
+    kit = IdentityDependencies(
         alias(settings.master),
-        Mender(partial(mend, settings, open_mended(settings), settings.slot), metrics),
+        RebuildGuard(partial(mend, settings, open_mended(settings), settings.slot), metrics),
         partial(read_back, settings),
         int(settings.privacy_sla_s * 1000),
         NodeKeys.of(settings).renamed,

@@ -6,9 +6,9 @@ from functools import partial
 
 from schemas.codec import Record, flat_encoder
 from schemas.registry import Registry
-from streams.identity.graph.identifier_set import Combination, Stamp
+from streams.identity.graph.identifier_set import IdentifierSet, ResolvedColumns
 from streams.identity.graph.union_find import Nodes, Write
-from streams.identity.reading import Event
+from streams.identity.reading import IdentityEvent
 from streams.runtime.stage import BY_KEY, Outcome
 
 LINKS, CONFLICTS = "identity.links", "identity.conflicts"
@@ -36,7 +36,7 @@ def conflict_record(write: Write, kept: str, event_id: str, evidence_ts: int) ->
     }  # fmt: skip
 
 
-class Evidence:
+class LinkEvidence:
     """Says each combination of nodes once, and again when it was forgotten or struck out, or after a start."""
 
     def __init__(self, registry: Registry) -> None:
@@ -49,7 +49,9 @@ class Evidence:
         """Some of what was said is no longer there."""
         self._since += 1
 
-    def add(self, outcome: Outcome, events: Mapping[Combination, Event], stamps: Mapping[Combination, Stamp]) -> None:
+    def add(
+        self, outcome: Outcome, events: Mapping[IdentifierSet, IdentityEvent], stamps: Mapping[IdentifierSet, ResolvedColumns]
+    ) -> None:
         """Put what is new among these, each with its first event, out, and remember it once that is committed."""
         new = [found for found in events if found.said < self._since]
         if not new:
@@ -63,6 +65,6 @@ class Evidence:
         outcome.after_commit.append(partial(_remember, new, self._since))
 
 
-def _remember(said: Iterable[Combination], since: int) -> None:
+def _remember(said: Iterable[IdentifierSet], since: int) -> None:
     for found in said:
         found.said = since

@@ -28,7 +28,7 @@ from schemas.codec import (
 )
 from schemas.columns import FEW, HeadColumns
 from schemas.registry import Registry
-from streams.identity.graph.identifier_set import Combination
+from streams.identity.graph.identifier_set import IdentifierSet
 from streams.identity.graph.store import LONGEST_CLAIM, shortened
 from streams.runtime.stage import Batch, Cell, Outcome
 
@@ -60,7 +60,7 @@ class Consent(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Where:
+class EventOrigin:
     """Event name, source and whether it is a heartbeat. Compared by identity, so that counting by it is cheap."""
 
     event_name: str
@@ -70,13 +70,13 @@ class Where:
     """What names in claims begin with: the source."""
 
 
-class Event(NamedTuple):
+class IdentityEvent(NamedTuple):
     """One record of a batch, as far as identity reads it."""
 
     at: int
     value: bytes
-    combination: Combination
-    where: Where
+    combination: IdentifierSet
+    where: EventOrigin
     purposes: int
     collector_ts: int
     """Milliseconds UTC."""
@@ -89,22 +89,22 @@ class Event(NamedTuple):
         return Cell(self.collector_ts // MINUTE_MS * MINUTE_MS, self.where.source, self.where.event_name, what)
 
 
-_as_event: Callable[[Any], Event] = partial(tuple.__new__, Event)
+_as_event: Callable[[Any], IdentityEvent] = partial(tuple.__new__, IdentityEvent)
 
 Failed = Callable[[int, Undecodable], None]
 """Told which record of a batch is none, and why."""
 
 
-class Reader:
+class BatchReader:
     """Reads batches, whatever versions their records have."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._heads: dict[bytes, _Heads] = {}
 
-    def read(self, outcome: Outcome, batch: Batch, now: float) -> list[Event]:
+    def read(self, outcome: Outcome, batch: Batch, now: float) -> list[IdentityEvent]:
         """Its events; what is none goes to the dead tray. Retryable while a contract is unknown."""
-        events: list[Event] = []
+        events: list[IdentityEvent] = []
 
         def failed(at: int, error: Undecodable) -> None:
             outcome.bury(at, str(error), now)
@@ -122,7 +122,7 @@ class Reader:
                 events.sort(key=itemgetter(0))
         return events
 
-    def _alone(self, at: int, value: bytes | None, failed: Failed) -> list[Event]:
+    def _alone(self, at: int, value: bytes | None, failed: Failed) -> list[IdentityEvent]:
         try:
             if value is None:
                 raise Undecodable("a tombstone")
@@ -154,12 +154,12 @@ class _Heads:
         self._reader = HeadReader(registry, LAST_FIELD)
         self._stamps = flat_encoder(resolved.columns(), resolved.header)
         self._consents: OrderedDict[bytes, Consent] = OrderedDict()
-        self._wheres: OrderedDict[bytes, Where] = OrderedDict()
-        self._combinations: dict[bytes, Combination] = {}
-        self._older: dict[bytes, Combination] = {}
-        self._nobody = Combination((), self._stamps)
+        self._wheres: OrderedDict[bytes, EventOrigin] = OrderedDict()
+        self._combinations: dict[bytes, IdentifierSet] = {}
+        self._older: dict[bytes, IdentifierSet] = {}
+        self._nobody = IdentifierSet((), self._stamps)
 
-    def together(self, start: int, values: Sequence[bytes | None], failed: Failed) -> tuple[list[Event], list[int]]:
+    def together(self, start: int, values: Sequence[bytes | None], failed: Failed) -> tuple[list[IdentityEvent], list[int]]:
         """The events of most records from place `start` on; and which of the values are to be read alone."""
         read = self._columns.read([value or b"" for value in values])
         purposes, event_id, heartbeat, clock, nodes = self._places
@@ -173,7 +173,7 @@ class _Heads:
             rows = compress(rows, read.sound.tolist())
         return self._events(rows, failed), odd
 
-    def alone(self, at: int, value: bytes, failed: Failed) -> list[Event]:
+    def alone(self, at: int, value: bytes, failed: Failed) -> list[IdentityEvent]:
         """The event of one record, whatever it looks like, if it is one. Undecodable."""
         ends = self._slicer.ends(value)
         purposes, event_id, heartbeat, clock, nodes = self._places
@@ -184,8 +184,8 @@ class _Heads:
         row = (value, ends[purposes], id_at + 1, ends[event_id], ends[heartbeat], read_long(value, clock_at), ends[nodes - 1])
         return self._events([(at, (*row, ends[nodes]))], failed)
 
-    def _events(self, rows: Iterable[tuple[int, tuple[Any, ...]]], failed: Failed) -> list[Event]:
-        events: list[Event] = []
+    def _events(self, rows: Iterable[tuple[int, tuple[Any, ...]]], failed: Failed) -> list[IdentityEvent]:
+        events: list[IdentityEvent] = []
         consents, wheres, combinations = self._consents.get, self._wheres.get, self._combinations.get
         for at, (value, purposes_end, id_at, id_end, where_end, clock, nodes_at, nodes_end) in rows:
             try:
@@ -220,14 +220,14 @@ class _Heads:
         found = Consent(purposes, head["consent_outcome"] == "anonymise", bool(purposes & ANALYTICS))
         return _keep(self._consents, KEPT_TEXTS, said, found)
 
-    def _where(self, said: bytes, value: bytes) -> Where:
+    def _where(self, said: bytes, value: bytes) -> EventOrigin:
         head = self._head(value)
         source = head["source"]
         return _keep(
-            self._wheres, KEPT_TEXTS, said, Where(head["event_name"], source, head["heartbeat"], source.encode() + b":")
+            self._wheres, KEPT_TEXTS, said, EventOrigin(head["event_name"], source, head["heartbeat"], source.encode() + b":")
         )
 
-    def _combination(self, said: bytes, value: bytes) -> Combination:
+    def _combination(self, said: bytes, value: bytes) -> IdentifierSet:
         """One that is not among the younger ones."""
         found = self._combinations.get(said) or self._older.get(said) or self._combined(said, value)
         if len(self._combinations) >= KEPT_COMBINATIONS:
@@ -235,7 +235,7 @@ class _Heads:
         self._combinations[said] = found
         return found
 
-    def _combined(self, said: bytes, value: bytes) -> Combination:
+    def _combined(self, said: bytes, value: bytes) -> IdentifierSet:
         if _plain(said) and said[0] == 2 * (len(said) // 34):
             text = said.decode("ascii")
             nodes = [text[at : at + 33] for at in range(2, len(text) - 1, 34)]
@@ -243,7 +243,7 @@ class _Heads:
             nodes = self._head(value)[LAST_FIELD]
             if not all(map(is_node, nodes)):
                 raise Undecodable("an identifier that is no identity node")
-        return Combination(tuple(nodes), self._stamps) if nodes else self._nobody
+        return IdentifierSet(tuple(nodes), self._stamps) if nodes else self._nobody
 
 
 def _keep(kept: OrderedDict[bytes, T], most: int, said: bytes, found: T) -> T:

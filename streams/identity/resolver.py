@@ -7,15 +7,15 @@ from functools import partial
 from infra.telemetry.metrics import Metrics
 from schemas.codec import HEADER_BYTES, encode
 from schemas.registry import Registry
-from streams.identity.evidence import CONFLICTS, Evidence, conflict_record
+from streams.identity.evidence import CONFLICTS, LinkEvidence, conflict_record
 from streams.identity.graph.graph import Graph, Met
-from streams.identity.graph.identifier_set import SHARED_IDS, STAMPED, UNRESOLVED, Combination, Stamp
-from streams.identity.graph.recent import Recent
+from streams.identity.graph.identifier_set import SHARED_IDS, STAMPED, UNRESOLVED, IdentifierSet, ResolvedColumns
+from streams.identity.graph.recent import RecentEvents
 from streams.identity.graph.slots import MERGES, SlotLog
 from streams.identity.graph.store import first_places
-from streams.identity.graph.union_find import ERASED, Slot, View, Write, home, live, unlogged
+from streams.identity.graph.union_find import ERASED, GraphView, Slot, Write, home, live, unlogged
 from streams.identity.nodes import Alias
-from streams.identity.reading import DAY_MS, MINUTE_MS, RESOLVED, Event, Reader, Where
+from streams.identity.reading import DAY_MS, MINUTE_MS, RESOLVED, BatchReader, EventOrigin, IdentityEvent
 from streams.identity.refusals.handover import Handover
 from streams.runtime.stage import BY_KEY, Batch, Cell, Outcome, Output
 
@@ -31,10 +31,10 @@ class Resolver:
         self._metrics = metrics
         self._alias = alias
         self._handover = handover
-        self.evidence = Evidence(registry)
-        self._reader = Reader(registry)
+        self.evidence = LinkEvidence(registry)
+        self._reader = BatchReader(registry)
         self._slots = SlotLog(registry)
-        self._recent = Recent()
+        self._recent = RecentEvents()
 
     def resolve(self, batch: Batch, now: float) -> Outcome:
         """Everything. Away while the graph is; Retryable while a contract is unknown."""
@@ -42,7 +42,7 @@ class Resolver:
         events = self._reader.read(outcome, batch, now)
         claims, held = _claims(batch, events)
         claimed = self._graph.store.claim(claims, now, batch.topic_id)  # it is answered while the graph is looked up
-        view, met = View(), Met()
+        view, met = GraphView(), Met()
         firsts = _firsts(events)
         closer = self._graph.look_up(view, met, firsts)
         held |= self._recent.held(claims)
@@ -55,7 +55,7 @@ class Resolver:
         day = max((event.collector_ts for found, event in firsts.items() if found in closer), default=0) // DAY_MS
         won = self._graph.settle(view, met, asking, closer, day)
         self._graph.keep(view)
-        stamps: dict[Combination, Stamp] = {}
+        stamps: dict[IdentifierSet, ResolvedColumns] = {}
         for found in firsts:
             stamps[found] = found.stamp if found.stamp and found not in closer else self._looked_up(view, found)
         self._stamp(outcome, alive, stamps)
@@ -76,10 +76,14 @@ class Resolver:
         return outcome
 
     def _without_erased(
-        self, outcome: Outcome, slots: Mapping[str, Slot | None], combinations: Iterable[Combination], events: list[Event]
-    ) -> list[Event]:
+        self,
+        outcome: Outcome,
+        slots: Mapping[str, Slot | None],
+        combinations: Iterable[IdentifierSet],
+        events: list[IdentityEvent],
+    ) -> list[IdentityEvent]:
         """Events that no erased person can have sent before she was erased: a replay does not bring her back."""
-        until: dict[Combination, int] = {}
+        until: dict[IdentifierSet, int] = {}
         for found in combinations:
             for node in found.nodes:
                 slot = slots.get(node)
@@ -97,7 +101,7 @@ class Resolver:
 
     # -- what leaves
 
-    def _looked_up(self, view: View, found: Combination) -> Stamp:
+    def _looked_up(self, view: GraphView, found: IdentifierSet) -> ResolvedColumns:
         """What a combination that was looked at closer is stamped with."""
         nodes = found.nodes
         alive = live(view, nodes)
@@ -109,18 +113,20 @@ class Resolver:
             return found.stamped(self._alias(root, slot.epoch), SHARED_IDS, alive)
         return found.stamped(view.label(root) or "", STAMPED, alive)
 
-    def _alone(self, found: Combination) -> Stamp:
+    def _alone(self, found: IdentifierSet) -> ResolvedColumns:
         """What it is stamped with while the graph is away."""
         nodes = found.nodes
         if not nodes and found.stamp:
             return found.stamp
-        view = View(self._graph.known(nodes))
+        view = GraphView(self._graph.known(nodes))
         alive = live(view, nodes)
         return found.stamped(alive[0] if alive else self._alias(nodes[0], view.epoch(nodes[0])), UNRESOLVED, alive)
 
-    def _stamp(self, outcome: Outcome, events: Sequence[Event], stamps: Mapping[Combination, Stamp]) -> None:
+    def _stamp(
+        self, outcome: Outcome, events: Sequence[IdentityEvent], stamps: Mapping[IdentifierSet, ResolvedColumns]
+    ) -> None:
         rows: list[Output] = []
-        cells: list[tuple[int, Where, str]] = []
+        cells: list[tuple[int, EventOrigin, str]] = []
         for _, value, combination, where, _, collector_ts, event_id, _ in events:
             key, columns, state, _ = stamps[combination]
             rows.append((key or event_id, columns + value[HEADER_BYTES:], BY_KEY))
@@ -131,7 +137,7 @@ class Resolver:
                 outcome.counts[Cell(minute * MINUTE_MS, where.source, where.event_name, state)] += n
         outcome.passed = len(rows)
 
-    def _log(self, outcome: Outcome, view: View, met: Met, won: dict[str, Write], events: Sequence[Event]) -> None:
+    def _log(self, outcome: Outcome, view: GraphView, met: Met, won: dict[str, Write], events: Sequence[IdentityEvent]) -> None:
         """Put every slot that may not be in the log into it, and mark it once that is committed."""
         nodes = unlogged(view, met)
         if not nodes:
@@ -153,28 +159,30 @@ class Resolver:
         self._handover.add(outcome, slots)
         outcome.after_commit.append(partial(self._graph.store.confirm, slots))
 
-    def _demoted(self, outcome: Outcome, view: View, write: Write, event: Event) -> None:
+    def _demoted(self, outcome: Outcome, view: GraphView, write: Write, event: IdentityEvent) -> None:
         self._metrics.count("headwater_identity_conflicts_total", rule=write.rule)
         record = conflict_record(write, view.find(write.node), event.event_id.decode(), event.collector_ts)
         value = encode(self._registry.latest(CONFLICTS), record)
         outcome.out.setdefault(CONFLICTS, []).append((write.node.encode(), value, BY_KEY))
 
 
-def _firsts(events: Iterable[Event]) -> dict[Combination, Event]:
+def _firsts(events: Iterable[IdentityEvent]) -> dict[IdentifierSet, IdentityEvent]:
     """Each combination, in the order of their first events."""
-    firsts: dict[Combination, Event] = {}
+    firsts: dict[IdentifierSet, IdentityEvent] = {}
     for event in events:
         firsts.setdefault(event[2], event)  # its combination; by name that takes half as long again
     return firsts
 
 
-def _claims(batch: Batch, events: Iterable[Event]) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+def _claims(batch: Batch, events: Iterable[IdentityEvent]) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
     """The place of each event whose id can be told apart; and of those that come again in this batch, the first place."""
     offsets, partition = batch.offsets, batch.partition
     return first_places([(claim, b"%d:%d" % (partition, offsets[at])) for at, *_, claim in events if claim])
 
 
-def _without_duplicates(outcome: Outcome, batch: Batch, events: list[Event], held: Mapping[bytes, bytes]) -> list[Event]:
+def _without_duplicates(
+    outcome: Outcome, batch: Batch, events: list[IdentityEvent], held: Mapping[bytes, bytes]
+) -> list[IdentityEvent]:
     """Events whose id belongs to their own record; the same record read again is no duplicate."""
     if not held:
         return events
@@ -188,6 +196,6 @@ def _without_duplicates(outcome: Outcome, batch: Batch, events: list[Event], hel
     return alive
 
 
-def _drop(outcome: Outcome, event: Event, reason: str) -> None:
+def _drop(outcome: Outcome, event: IdentityEvent, reason: str) -> None:
     outcome.dropped[reason] += 1
     outcome.counts[event.cell(f"dropped:{reason}")] += 1

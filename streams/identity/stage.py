@@ -15,9 +15,9 @@ from schemas.codec import Record, Undecodable, UnknownContract, decode, encode
 from schemas.registry import Registry
 from streams.identity.graph.deferred import DEFERRED, Deferred, Range, ReadBack
 from streams.identity.graph.graph import Graph, Renamed, no_names
-from streams.identity.graph.guard import Guard, Trusting
+from streams.identity.graph.guard import GraphGuard, NoGuard
 from streams.identity.graph.slots import MERGES, SlotLog
-from streams.identity.graph.store import Away, GraphStore
+from streams.identity.graph.store import GraphStore, StoreUnavailable
 from streams.identity.nodes import Alias
 from streams.identity.reading import CONSENTED, DAY_MS, RESOLVED, is_node
 from streams.identity.refusals.handover import Handover, expand
@@ -38,11 +38,11 @@ def _nothing_to_read(topic: str, partition: int, first: int, end: int) -> Batch:
 
 
 @dataclass(frozen=True)
-class Kit:
+class IdentityDependencies:
     """What the stage needs besides its store."""
 
     alias: Alias
-    guard: Guard = field(default_factory=Trusting)
+    guard: GraphGuard = field(default_factory=NoGuard)
     read_back: ReadBack = _nothing_to_read
     sla_ms: int = DAY_MS
     """Within which every room must have answered a privacy request."""
@@ -57,7 +57,7 @@ class IdentityStage:
     broadcast: tuple[str, ...] = (MERGES, DEFERRED)
     restore: tuple[str, ...] = (DEFERRED,)
 
-    def __init__(self, registry: Registry, store: GraphStore, metrics: Metrics, kit: Kit) -> None:
+    def __init__(self, registry: Registry, store: GraphStore, metrics: Metrics, kit: IdentityDependencies) -> None:
         self._registry = registry
         self._metrics = metrics
         self._kit = kit
@@ -87,7 +87,7 @@ class IdentityStage:
         if self._kit.guard.usable():
             try:
                 return self._work(batch, now)
-            except Away as error:
+            except StoreUnavailable as error:
                 self._kit.guard.lost(error)
         return None
 
@@ -101,7 +101,7 @@ class IdentityStage:
             try:
                 self._log_rewrites(outcome, now)
                 self._catch_up(outcome, now)
-            except Away as error:
+            except StoreUnavailable as error:
                 self._kit.guard.lost(error)
         return outcome
 

@@ -9,7 +9,7 @@ import typer
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-class Room(StrEnum):
+class StageName(StrEnum):
     """The stream processors."""
 
     CONSENT = "consent"
@@ -26,7 +26,7 @@ class Start(StrEnum):
 
 @app.command(epilog="Example: headwater worker consent --slot 1 --metrics-port 9101")
 def worker(
-    room: Annotated[Room, typer.Argument(help="Which stream processor.")],
+    room: Annotated[StageName, typer.Argument(help="Which stream processor.")],
     slot: Annotated[str | None, typer.Option(help="This worker's place in its group; one running worker a slot.")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Port of /metrics.")] = None,
     begin: Annotated[

@@ -48,7 +48,7 @@ class Handed:
     batch: Batch
 
 
-class Pace:
+class PollSize:
     """How many records the next poll may bring: as many as are worked on in `ROUND_S`, `most` at the most."""
 
     def __init__(self, most: int) -> None:
@@ -83,7 +83,7 @@ class Consumer(FaustConsumer):
         self.outstanding = 0
         self.all_done = asyncio.Event()
         self.subscribed = asyncio.Event()
-        self.pace = Pace(self.worker.settings.batch_records)
+        self.pace = PollSize(self.worker.settings.batch_records)
         self.early: list[tuple[ck.Message, Lease | None]] = []
         """Records that came while a stage was still working: they open the next poll."""
 

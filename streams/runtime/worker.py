@@ -24,13 +24,13 @@ from infra.clients.kafka import reader
 from infra.clients.topic_ids import TopicWatch, is_of_another
 from infra.errors import EXIT_CONFIG, EXIT_FENCED, EXIT_HALTED, ConfigError, Halted, Retryable
 from infra.memory import keep_freed_memory
-from infra.payload_keyring import KeyRing
+from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
 from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 from streams.runtime.counts import CellCounts
-from streams.runtime.dead_letters.dead_letter import DeadLetters, Place, Refusal
+from streams.runtime.dead_letters.dead_letter import DeadLetterCause, DeadLetters, RecordPosition
 from streams.runtime.follow import Follower, read_partition, stable_end
 from streams.runtime.outbox import Outbox, TopicPartition
 from streams.runtime.stage import Outcome, Output, Stage
@@ -53,7 +53,7 @@ class Worker:
         self.metrics = metrics
         self.group = f"headwater.{stage.name}"
         registry = Registry(settings.contracts)
-        self._dead = DeadLetters(registry, KeyRing(settings.keyring_dir, settings.master), stage.name)
+        self._dead = DeadLetters(registry, PayloadKeyring(settings.keyring_dir, settings.master), stage.name)
         self._counts = CellCounts(registry, stage.name)
         self._follower = Follower(settings, stage.broadcast)
         self._topics: TopicWatch | None = None
@@ -247,7 +247,7 @@ class Worker:
         batch, now = handed.batch, time.time()
         return [
             self._dead.letter(
-                Refusal(dead.reason, dead.detail, Place(batch.topic, batch.partition, batch.offsets[dead.at])),
+                DeadLetterCause(dead.reason, dead.detail, RecordPosition(batch.topic, batch.partition, batch.offsets[dead.at])),
                 batch.keys[dead.at],
                 batch.values[dead.at],
                 now,

@@ -20,10 +20,10 @@ from infra.clients.topic_ids import topic_ids
 from infra.errors import Retryable
 from infra.ops.embedded.servers.kafka import EmbeddedKafka
 from infra.ops.topics import apply
-from infra.payload_keyring import KeyRing
+from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
 from schemas.registry import Registry
-from streams.runtime.dead_letters.dead_letter import DeadLetters, Place, Refusal
+from streams.runtime.dead_letters.dead_letter import DeadLetterCause, DeadLetters, RecordPosition
 from streams.runtime.dead_letters.replay import CATCH_UP_S, DEAD, REPLAYS, LetterPosition, LetterSet, Replay, read_replayed
 from tests.broker.copying import read_committed
 from tests.broker.test_fencing import wait_until
@@ -45,10 +45,12 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
 
 def bury(settings: Settings, values: list[bytes], topic: str = RAW) -> None:
     """A letter of the consent stage about each of these."""
-    letters = DeadLetters(Registry(settings.contracts), KeyRing(settings.keyring_dir, settings.master), "consent")
+    letters = DeadLetters(Registry(settings.contracts), PayloadKeyring(settings.keyring_dir, settings.master), "consent")
     client, now = producer(settings), time.time()
     for n, value in enumerate(values):
-        key, letter, _ = letters.letter(Refusal("UNDECODABLE", "no frame", Place(topic, n % 3, n)), value, value, now)
+        key, letter, _ = letters.letter(
+            DeadLetterCause("UNDECODABLE", "no frame", RecordPosition(topic, n % 3, n)), value, value, now
+        )
         client.produce(DEAD, letter, key)
     assert client.flush(20) == 0
 

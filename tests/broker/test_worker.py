@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 
 from infra.clients.topic_ids import offset_metadata, topic_ids
 from infra.errors import EXIT_FENCED, EXIT_HALTED
-from infra.payload_keyring import KeyRing
+from infra.payload_keyring import PayloadKeyring
 from infra.secrets import Secret
 from infra.settings import Settings
 from schemas.codec import decode
@@ -92,7 +92,7 @@ def test_a_dead_letter_holds_bytes_and_place(house: House, contracts_dir: Path) 
     house.send(b"a", b"bad", b"drop", b"b")
     house.work()
     wait_until(house.idle, 30)
-    registry, keyring = Registry(contracts_dir), KeyRing(house.folder / "keyring", Secret(SECRET))
+    registry, keyring = Registry(contracts_dir), PayloadKeyring(house.folder / "keyring", Secret(SECRET))
     letters = [decode(registry, message.value())[1] for message in read_committed(house.kafka, "events.dead")]
     (letter,) = [letter for letter in letters if letter["source_topic"] == house.source]
     assert (letter["stage"], letter["reason"], letter["source_offset"]) == (house.run, "UNDECODABLE", 1)

@@ -14,10 +14,9 @@ from schemas.codec import Record, decode, encode
 from schemas.registry import Registry
 from streams.consent.ledger.store import MemoryStates
 from streams.consent.policy import PACKAGED, load_policy
-from streams.consent.stage import ConsentStage, Kit
-from streams.identity.graph.store import MemoryStore
-from streams.identity.stage import IdentityStage
-from streams.identity.stage import Kit as IdentityKit
+from streams.consent.stage import ConsentDependencies, ConsentStage
+from streams.identity.graph.store import MemoryGraphStore
+from streams.identity.stage import IdentityDependencies, IdentityStage
 from streams.runtime.stage import Batch, Stage
 
 REGISTRY = Registry(PACKAGED_CONTRACTS)
@@ -68,12 +67,14 @@ class Case:
 
 CASES = {
     "consent": Case(
-        lambda: ConsentStage(REGISTRY, load_policy(PACKAGED), Kit(b"k" * 32, MemoryStates(), Metrics(), lambda: None)),
+        lambda: ConsentStage(
+            REGISTRY, load_policy(PACKAGED), ConsentDependencies(b"k" * 32, MemoryStates(), Metrics(), lambda: None)
+        ),
         raw,
         "events.consented",
     ),
     "identity": Case(
-        lambda: IdentityStage(REGISTRY, MemoryStore(), Metrics(), IdentityKit(lambda node, _epoch: node)),
+        lambda: IdentityStage(REGISTRY, MemoryGraphStore(), Metrics(), IdentityDependencies(lambda node, _epoch: node)),
         consented,
         "events.resolved",
     ),

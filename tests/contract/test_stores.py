@@ -7,10 +7,10 @@ import pytest
 import redis
 
 from infra.errors import ConfigError, Retryable
-from streams.identity.graph.redis_store import REFUSAL_S, RedisStore
-from streams.identity.graph.store import GraphStore, MemoryStore, first_places, shortened
+from streams.identity.graph.redis_store import REFUSAL_S, RedisGraphStore
+from streams.identity.graph.store import GraphStore, MemoryGraphStore, first_places, shortened
 from streams.identity.graph.union_find import Limit, Pair, Slot, Write
-from streams.identity.refusals.refusals import MOST_REFUSALS, Memory, Refusal, Scope
+from streams.identity.refusals.refusals import MOST_REFUSALS, Refusal, RememberedRefusal, Scope
 from streams.identity.repair.splitting import SplitStore
 
 NOW = 1_764_000_123.0
@@ -29,16 +29,16 @@ def link(node: str, parent: str) -> Write:
 def store(request: pytest.FixtureRequest) -> Iterator[GraphStore]:
     """An empty store."""
     if request.param == "memory":
-        yield MemoryStore()
+        yield MemoryGraphStore()
         return
     if request.param == "cluster":
         cluster = request.getfixturevalue("redis_cluster")
         cluster.empty()
-        yield RedisStore(cluster.connect)
+        yield RedisGraphStore(cluster.connect)
         return
     with redis.Redis.from_url(request.getfixturevalue("redis_url")) as client:
         client.flushdb()
-        yield RedisStore(lambda: client)
+        yield RedisGraphStore(lambda: client)
 
 
 def test_a_slot_is_written_once(store: GraphStore) -> None:
@@ -133,7 +133,7 @@ def test_what_is_held_goes_by_itself(redis_url: str) -> None:
     """A day after its last one at the latest, whether anybody asks or not."""
     with redis.Redis.from_url(redis_url) as client:
         client.flushdb()
-        RedisStore(lambda: client).admit([Pair(B, C, Limit("cookies_per_user_and_day", 2, 1))], DAY)
+        RedisGraphStore(lambda: client).admit([Pair(B, C, Limit("cookies_per_user_and_day", 2, 1))], DAY)
         (key,) = client.keys()
         assert 86_400 < client.ttl(key) <= 2 * 86_400
 
@@ -157,7 +157,7 @@ def test_notes_that_name_a_node_are_forgotten(redis_url: str) -> None:
     """Its own, and those of its holders that name it; the others stay."""
     with redis.Redis.from_url(redis_url) as client:
         client.flushdb()
-        store = RedisStore(lambda: client)
+        store = RedisGraphStore(lambda: client)
         for node, text in ((A, "x"), (B, f"names {A}"), (C, "y")):
             store.note(node, text)
         assert store.holding([A], [B, C]) == 2
@@ -172,33 +172,45 @@ OLD, NEW = Refusal(1_764_000_000_000, 1_764_000_000_009, "a"), Refusal(1_764_000
 def test_the_newest_refusal_stays(store: GraphStore) -> None:
     """Of each scope, in whichever order they come and however often; other nodes and scopes have theirs."""
     for refusal in (OLD, NEW, OLD):
-        store.refuse({C: {SCOPE: Memory(refusal, False)}})
-    store.refuse({B: {SCOPE: Memory(OLD, True), OTHER: Memory(NEW, False)}, C: {OTHER: Memory(OLD, False)}})
+        store.refuse({C: {SCOPE: RememberedRefusal(refusal, False)}})
+    store.refuse(
+        {
+            B: {SCOPE: RememberedRefusal(OLD, True), OTHER: RememberedRefusal(NEW, False)},
+            C: {OTHER: RememberedRefusal(OLD, False)},
+        }
+    )
     assert store.refusals([A, B, C]) == [
         {},
-        {SCOPE: Memory(OLD, True), OTHER: Memory(NEW, False)},
-        {SCOPE: Memory(NEW, False), OTHER: Memory(OLD, False)},
+        {SCOPE: RememberedRefusal(OLD, True), OTHER: RememberedRefusal(NEW, False)},
+        {SCOPE: RememberedRefusal(NEW, False), OTHER: RememberedRefusal(OLD, False)},
     ]
 
 
 def test_a_refusal_is_pending_until_it_is_confirmed(store: GraphStore) -> None:
     """Only the one that was signalled, and for good; a newer one is pending again, and one that is gone stays gone."""
-    store.refuse({C: {SCOPE: Memory(OLD, False)}})
-    store.refuse({C: {SCOPE: Memory(OLD, True)}})
-    assert store.refusals([C]) == [{SCOPE: Memory(OLD, False)}], "nobody has committed its signal"
-    store.confirm_refusals({C: {SCOPE: Memory(NEW, False), OTHER: Memory(OLD, False)}, A: {SCOPE: Memory(OLD, False)}})
-    assert store.refusals([A, C]) == [{}, {SCOPE: Memory(OLD, False)}]
-    store.confirm_refusals({C: {SCOPE: Memory(OLD, False)}})
-    store.refuse({C: {SCOPE: Memory(OLD, False)}})
-    assert store.refusals([C]) == [{SCOPE: Memory(OLD, True)}]
-    store.refuse({C: {SCOPE: Memory(NEW, False)}})
-    store.confirm_refusals({C: {SCOPE: Memory(OLD, False)}})
-    assert store.refusals([C]) == [{SCOPE: Memory(NEW, False)}]
+    store.refuse({C: {SCOPE: RememberedRefusal(OLD, False)}})
+    store.refuse({C: {SCOPE: RememberedRefusal(OLD, True)}})
+    assert store.refusals([C]) == [{SCOPE: RememberedRefusal(OLD, False)}], "nobody has committed its signal"
+    store.confirm_refusals(
+        {
+            C: {SCOPE: RememberedRefusal(NEW, False), OTHER: RememberedRefusal(OLD, False)},
+            A: {SCOPE: RememberedRefusal(OLD, False)},
+        }
+    )
+    assert store.refusals([A, C]) == [{}, {SCOPE: RememberedRefusal(OLD, False)}]
+    store.confirm_refusals({C: {SCOPE: RememberedRefusal(OLD, False)}})
+    store.refuse({C: {SCOPE: RememberedRefusal(OLD, False)}})
+    assert store.refusals([C]) == [{SCOPE: RememberedRefusal(OLD, True)}]
+    store.refuse({C: {SCOPE: RememberedRefusal(NEW, False)}})
+    store.confirm_refusals({C: {SCOPE: RememberedRefusal(OLD, False)}})
+    assert store.refusals([C]) == [{SCOPE: RememberedRefusal(NEW, False)}]
 
 
 def test_the_oldest_refusals_of_a_node_go(store: GraphStore) -> None:
     """There is a most, whatever comes in whichever order."""
-    refusals = {Scope(f"{n}", "opt-in", "marketing"): Memory(Refusal(n, n, ""), False) for n in range(MOST_REFUSALS + 9)}
+    refusals = {
+        Scope(f"{n}", "opt-in", "marketing"): RememberedRefusal(Refusal(n, n, ""), False) for n in range(MOST_REFUSALS + 9)
+    }
     store.refuse({C: dict(reversed(refusals.items()))})
     store.refuse({C: refusals})
     assert store.refusals([C]) == [dict(list(refusals.items())[9:])]
@@ -206,18 +218,18 @@ def test_the_oldest_refusals_of_a_node_go(store: GraphStore) -> None:
 
 def test_refusals_are_forgotten(store: GraphStore) -> None:
     """Of an erased node with everything else that is kept of it; what others refused stays, whoever they were linked with."""
-    store.refuse({node: {SCOPE: Memory(OLD, False)} for node in (B, C)})
+    store.refuse({node: {SCOPE: RememberedRefusal(OLD, False)} for node in (B, C)})
     assert store.holding([C], [B]) == 1
     assert store.forget([C], [B]) == 1
     assert store.holding([C], [B]) == 0
-    assert store.refusals([B, C]) == [{SCOPE: Memory(OLD, False)}, {}]
+    assert store.refusals([B, C]) == [{SCOPE: RememberedRefusal(OLD, False)}, {}]
 
 
 def test_refusals_go_by_themselves(redis_url: str) -> None:
     """Thirteen months after the last one that was new."""
     with redis.Redis.from_url(redis_url) as client:
         client.flushdb()
-        RedisStore(lambda: client).refuse({C: {SCOPE: Memory(OLD, False)}})
+        RedisGraphStore(lambda: client).refuse({C: {SCOPE: RememberedRefusal(OLD, False)}})
         (key,) = client.keys()
         assert REFUSAL_S - 60 < client.ttl(key) <= REFUSAL_S
 
@@ -227,7 +239,7 @@ def test_refusals_of_many_workers_are_merged(redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         client.flushdb()
 
-        class Overtaken(RedisStore):
+        class Overtaken(RedisGraphStore):
             """Another worker is faster, three times."""
 
             times = 3
@@ -235,11 +247,11 @@ def test_refusals_of_many_workers_are_merged(redis_url: str) -> None:
             def _each(self, script: str, kind: str, names: Sequence[str], *columns: Sequence[Any]) -> list[int]:
                 if self.times:
                     self.times -= 1
-                    RedisStore(lambda: client).refuse({C: {Scope("", "", str(self.times)): Memory(OLD, False)}})
+                    RedisGraphStore(lambda: client).refuse({C: {Scope("", "", str(self.times)): RememberedRefusal(OLD, False)}})
                 return super()._each(script, kind, names, *columns)
 
         store = Overtaken(lambda: client)
-        store.refuse({C: {SCOPE: Memory(OLD, False)}, B: {SCOPE: Memory(OLD, False)}})
+        store.refuse({C: {SCOPE: RememberedRefusal(OLD, False)}, B: {SCOPE: RememberedRefusal(OLD, False)}})
         assert [len(memories) for memories in store.refusals([B, C])] == [1, 4]
 
 
@@ -322,7 +334,7 @@ def test_claims_are_forgotten_in_redis(redis_url: str) -> None:
     """A claim is forgotten after its next day, even where no claim follows; a slot never."""
     with redis.Redis.from_url(redis_url) as client:
         client.flushdb()
-        store = RedisStore(lambda: client)
+        store = RedisGraphStore(lambda: client)
         store.claim({b"s:e": b"0:1"}, NOW)()
         store.write([link(C, A)])
         lives = {bytes(key)[:1]: client.ttl(key) for key in client.keys("*")}
@@ -341,22 +353,22 @@ def test_a_redis_that_forgets_is_refused(redis_url: str) -> None:
         client.config_set("maxmemory-policy", "allkeys-lru")
         try:
             with pytest.raises(ConfigError, match="noeviction"):
-                RedisStore(lambda: client).read([A])
+                RedisGraphStore(lambda: client).read([A])
         finally:
             client.config_set("maxmemory-policy", "noeviction")
-        assert RedisStore(lambda: client).read([A]) == [None]
+        assert RedisGraphStore(lambda: client).read([A]) == [None]
 
 
 def test_a_redis_that_is_away_is_waited_for() -> None:
     """Every call of a Redis that does not answer is the world's fault, not the data's."""
-    store = RedisStore(lambda: redis.Redis(port=1, socket_connect_timeout=0.2))
+    store = RedisGraphStore(lambda: redis.Redis(port=1, socket_connect_timeout=0.2))
     for call in (
         lambda: store.read([A]),
         lambda: store.claim({b"e": b"0:1"}, NOW),
         lambda: store.write([link(C, A)]),
         lambda: store.confirm([(C, Slot(A, logged=False))]),
         lambda: store.refusals([A]),
-        lambda: store.refuse({A: {SCOPE: Memory(OLD, False)}}),
+        lambda: store.refuse({A: {SCOPE: RememberedRefusal(OLD, False)}}),
     ):
         with pytest.raises(Retryable):
             call()

@@ -12,7 +12,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["streams.consent"]):
-    from streams.consent.formats.reason import Reason
+    from streams.consent.formats.reason import ConsentReason
     from streams.consent.formats.tc_string import InvalidTcString, TcString, Vendors, decode
     from streams.consent.formats.tcf import Demand, judge
 
@@ -26,7 +26,8 @@ def grants(tc: TcString) -> set[tuple[int, int]]:
         (vendor, purpose)
         for vendor in (0, 1, 19, 755)
         for purpose in range(1, 12)
-        if judge(tc, Demand((purpose,), vendor, 100_000), None, tc.last_updated_ms) in (Reason.OK_CONSENT, Reason.OK_LI)
+        if judge(tc, Demand((purpose,), vendor, 100_000), None, tc.last_updated_ms)
+        in (ConsentReason.OK_CONSENT, ConsentReason.OK_LI)
     }
 
 

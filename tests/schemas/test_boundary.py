@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infra.settings import PACKAGED_CONTRACTS
-from schemas.boundary import MAX_PROBLEMS, Boundary, Refused, validator
+from schemas.boundary import MAX_PROBLEMS, Boundary, ContractViolation, validator
 from schemas.codec import decode, encode
 from schemas.contract import Contract, ContractError
 from schemas.registry import Registry
@@ -35,7 +35,7 @@ EVENT: dict[str, Any] = {
 
 def refusal(boundary: Boundary, record: object) -> tuple[str, ...]:
     """The problems of a record that must be refused."""
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ContractViolation) as caught:
         boundary.check(record)
     return caught.value.problems
 
@@ -110,7 +110,7 @@ def test_what_passes_encodes_and_comes_back(change: dict[str, Any]) -> None:
     """Whatever the boundary lets through is a record of the contract, bit for bit."""
     try:
         record = BOUNDARY.check(EVENT | change)
-    except Refused:
+    except ContractViolation:
         return
     _, back = decode(REGISTRY, encode(RAW, record))
     assert {name: back[name] for name in record} == record

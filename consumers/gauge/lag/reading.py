@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from consumers.gauge.lag.rules import SEVERITY, State
+from consumers.gauge.lag.rules import SEVERITY, LagState
 
 
-class Place(NamedTuple):
+class GaugePartition(NamedTuple):
     """One partition of one topic."""
 
     topic: str
@@ -30,11 +30,11 @@ class GroupFacts:
     members: int | None
     """None where the coordinator did not say."""
     rebalancing: bool
-    assignment: frozenset[tuple[str, tuple[Place, ...]]]
+    assignment: frozenset[tuple[str, tuple[GaugePartition, ...]]]
     """Which member holds what; a change is a rebalance."""
-    committed: Mapping[Place, int | None]
+    committed: Mapping[GaugePartition, int | None]
     """Every partition the group reads; None where it has committed nothing."""
-    waiting: Mapping[Place, str] = field(default_factory=dict)
+    waiting: Mapping[GaugePartition, str] = field(default_factory=dict)
     """What a partition waits for, where its commit says so."""
 
 
@@ -43,7 +43,7 @@ class Facts:
     """One round of questions to Kafka, asked at `at` (seconds UTC). Partitions that did not answer are absent."""
 
     at: float
-    ends: Mapping[Place, Ends]
+    ends: Mapping[GaugePartition, Ends]
     groups: tuple[GroupFacts, ...]
     topic_ids: Mapping[str, str] = field(default_factory=dict)
     """Topic -> Kafka's id of it: offsets under another id are those of another topic of the same name."""
@@ -55,7 +55,7 @@ class PartitionReading:
 
     topic: str
     partition: int
-    state: State
+    state: LagState
     detail: str
     eta_s: float | None
     since: float
@@ -84,9 +84,9 @@ class GroupReading:
         return max(self.partitions, key=lambda p: (SEVERITY.index(p.state), p.time_lag_s or 0.0, p.lag), default=None)
 
     @property
-    def state(self) -> State:
+    def state(self) -> LagState:
         """The worst partition's state."""
-        return self.worst.state if self.worst else State.OK
+        return self.worst.state if self.worst else LagState.OK
 
     @property
     def lag(self) -> int:
@@ -105,7 +105,7 @@ class Reading:
 
     at: float
     groups: tuple[GroupReading, ...]
-    ends: Mapping[Place, Ends]
+    ends: Mapping[GaugePartition, Ends]
 
 
 def as_json(reading: Reading) -> dict[str, Any]:

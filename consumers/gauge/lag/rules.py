@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 
-class State(StrEnum):
+class LagState(StrEnum):
     """What a person should think of it."""
 
     OK = "OK"
@@ -21,7 +21,7 @@ class State(StrEnum):
     DATA_LOSS_RISK = "DATA_LOSS_RISK"
 
 
-SEVERITY = tuple(State)
+SEVERITY = tuple(LagState)
 """Mildest first."""
 
 
@@ -44,7 +44,7 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class LagLimits:
     """When patience ends. Seconds of wall-clock time."""
 
     slo_s: float = 60.0
@@ -65,7 +65,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class LagCase:
     """All that the rules look at."""
 
     samples: Sequence[Sample]
@@ -74,7 +74,7 @@ class Case:
     rebalanced_at: float | None
     sibling_moved: bool
     """Whether the group got on with another partition of this topic within `stalled_s`."""
-    limits: Limits
+    limits: LagLimits
 
     @property
     def now(self) -> Sample:
@@ -88,10 +88,10 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class LagVerdict:
     """A state, why, and how long until nothing waits (None where that cannot be said)."""
 
-    state: State
+    state: LagState
     detail: str
     eta_s: float | None = None
 
@@ -125,7 +125,7 @@ def moved(samples: Sequence[Sample], seconds: float) -> bool:
     return any(after > before for before, after in pairwise(recent))
 
 
-def data_loss_risk(case: Case) -> Verdict | None:
+def data_loss_risk(case: LagCase) -> LagVerdict | None:
     """Rule 1 - DATA_LOSS_RISK: records are deleted before they are read, or soon will be.
 
     Only on partitions where something has been deleted already: on a young topic every first reader lags by 100 %.
@@ -135,45 +135,49 @@ def data_loss_risk(case: Case) -> Verdict | None:
         return None
     gone = now.start - now.committed
     if gone > 0:
-        return Verdict(State.DATA_LOSS_RISK, f"{gone:,} records were deleted before they were read")
+        return LagVerdict(LagState.DATA_LOSS_RISK, f"{gone:,} records were deleted before they were read")
     share = now.lag / (now.stable - now.start)
     if share <= case.limits.loss_share:
         return None
-    return Verdict(State.DATA_LOSS_RISK, f"{share:.0%} of what the topic still holds is unread: retention is close behind")
+    return LagVerdict(
+        LagState.DATA_LOSS_RISK, f"{share:.0%} of what the topic still holds is unread: retention is close behind"
+    )
 
 
-def rewind(case: Case) -> Verdict | None:
+def rewind(case: LagCase) -> LagVerdict | None:
     """Rule 2 - REWIND: the committed offset went back, so records are read again (or the topic was made anew)."""
     begin = case.now.at - case.limits.rewind_shown_s
     for before, after in pairwise(case.samples):
         if after.at >= begin and after.committed < before.committed:
-            return Verdict(State.REWIND, f"went back by {before.committed - after.committed:,} records")
+            return LagVerdict(LagState.REWIND, f"went back by {before.committed - after.committed:,} records")
     return None
 
 
-def hung_transaction(case: Case) -> Verdict | None:
+def hung_transaction(case: LagCase) -> LagVerdict | None:
     """Rule 3 - HUNG_TXN: an open transaction has held back all readers for `hung_s`."""
     watched = window(case.samples, case.limits.hung_s)
     if watched is None or any(s.high <= s.stable or s.stable != case.now.stable for s in watched):
         return None
     held = case.now.high - case.now.stable
-    return Verdict(State.HUNG_TXN, f"an open transaction holds back {held:,} records for {case.limits.hung_s:.0f} s or more")
+    return LagVerdict(
+        LagState.HUNG_TXN, f"an open transaction holds back {held:,} records for {case.limits.hung_s:.0f} s or more"
+    )
 
 
-def nothing_waits(case: Case) -> Verdict | None:
+def nothing_waits(case: LagCase) -> LagVerdict | None:
     """Rule 4 - OK: all that can be read is read. An idle topic ends here."""
-    return Verdict(State.OK, "up to date", 0.0) if not case.now.lag else None
+    return LagVerdict(LagState.OK, "up to date", 0.0) if not case.now.lag else None
 
 
-def stopped(case: Case) -> Verdict | None:
+def stopped(case: LagCase) -> LagVerdict | None:
     """Rule 5 - STOPPED: records wait and the group has no members.
 
     No grace: with static membership a worker that is started again keeps its membership until its session ends.
     """
-    return Verdict(State.STOPPED, f"no worker; {case.now.lag:,} records wait") if case.members == 0 else None
+    return LagVerdict(LagState.STOPPED, f"no worker; {case.now.lag:,} records wait") if case.members == 0 else None
 
 
-def stands_still(case: Case) -> bool:
+def stands_still(case: LagCase) -> bool:
     """Records waited all through `stalled_s`, we watched, and not one was read."""
     watched = window(case.samples, case.limits.stalled_s)
     if watched is None or case.in_grace:
@@ -181,22 +185,22 @@ def stands_still(case: Case) -> bool:
     return all(s.lag and s.committed == case.now.committed for s in watched)
 
 
-def stuck_partition(case: Case) -> Verdict | None:
+def stuck_partition(case: LagCase) -> LagVerdict | None:
     """Rule 6 - STUCK_PARTITION: this partition stands still while the group gets on with its others."""
     if not (case.sibling_moved and stands_still(case)):
         return None
-    return Verdict(State.STUCK_PARTITION, f"stands still at offset {case.now.committed:,} while its siblings move")
+    return LagVerdict(LagState.STUCK_PARTITION, f"stands still at offset {case.now.committed:,} while its siblings move")
 
 
-def stalled(case: Case) -> Verdict | None:
+def stalled(case: LagCase) -> LagVerdict | None:
     """Rule 7 - STALLED: the head moves, the offset does not."""
     watched = window(case.samples, case.limits.stalled_s)
     if watched is None or not stands_still(case) or watched[0].stable == case.now.stable:
         return None
-    return Verdict(State.STALLED, f"nothing read for {case.limits.stalled_s / 60:.0f} min while records keep coming")
+    return LagVerdict(LagState.STALLED, f"nothing read for {case.limits.stalled_s / 60:.0f} min while records keep coming")
 
 
-def too_old(case: Case) -> Verdict | None:
+def too_old(case: LagCase) -> LagVerdict | None:
     """Rule 8 - WARN: the time lag has been over its limit, and has not fallen, for `warn_s`."""
     watched = window(case.samples, case.limits.warn_s)
     if watched is None or case.in_grace:
@@ -204,31 +208,31 @@ def too_old(case: Case) -> Verdict | None:
     ages = [s.behind_s for s in watched if s.behind_s is not None]
     if len(ages) < len(watched) or min(ages) <= case.limits.slo_s or ages[-1] < ages[0] * 0.98:
         return None
-    return Verdict(State.WARN, f"{ages[-1]:.0f} s behind and not getting better", _eta(case))
+    return LagVerdict(LagState.WARN, f"{ages[-1]:.0f} s behind and not getting better", _eta(case))
 
 
-def catching_up(case: Case) -> Verdict | None:
+def catching_up(case: LagCase) -> LagVerdict | None:
     """Rule 9 - CATCHING_UP: the time lag is over its limit, or its age is not known yet, and nothing above is wrong."""
     behind, eta = case.now.behind_s, _eta(case)
     if behind is not None and behind <= case.limits.slo_s:
         return None
     if case.in_grace and eta is None:
-        return Verdict(State.CATCHING_UP, "workers have just shared their partitions anew")
-    return Verdict(State.CATCHING_UP, "catching up" if eta is not None else "behind; no estimate yet", eta)
+        return LagVerdict(LagState.CATCHING_UP, "workers have just shared their partitions anew")
+    return LagVerdict(LagState.CATCHING_UP, "catching up" if eta is not None else "behind; no estimate yet", eta)
 
 
-def within_limit(case: Case) -> Verdict | None:
+def within_limit(case: LagCase) -> LagVerdict | None:
     """Rule 10 - OK: records wait, but none longer than the limit."""
-    return Verdict(State.OK, "within its limit", _eta(case))
+    return LagVerdict(LagState.OK, "within its limit", _eta(case))
 
 
-def _eta(case: Case) -> float | None:
+def _eta(case: LagCase) -> float | None:
     """Seconds until nothing waits, at the pace of the last minute; None where the lag does not shrink."""
     written, read = rates(case.samples, case.limits.rate_s)
     return case.now.lag / (read - written) if read > written else None
 
 
-RULES: tuple[Callable[[Case], Verdict | None], ...] = (
+RULES: tuple[Callable[[LagCase], LagVerdict | None], ...] = (
     data_loss_risk,
     rewind,
     hung_transaction,
@@ -242,6 +246,6 @@ RULES: tuple[Callable[[Case], Verdict | None], ...] = (
 )
 
 
-def judge(case: Case) -> Verdict:
+def judge(case: LagCase) -> LagVerdict:
     """The verdict of the first rule that speaks; the last one always does."""
     return next(verdict for rule in RULES if (verdict := rule(case)) is not None)

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import redis
 
-from consumers.gauge.lag.reading import Place
+from consumers.gauge.lag.reading import GaugePartition
 from consumers.gauge.lag.timetable import TimeTable, unpack
 from infra.errors import Retryable
 
@@ -16,11 +16,11 @@ KEEP_S = 8 * 86_400  # a day longer than the events themselves
 class TableStore(Protocol):
     """Keeps time tables by partition. Retryable where it is away."""
 
-    def load(self, places: Iterable[Place]) -> dict[Place, TimeTable]:
+    def load(self, places: Iterable[GaugePartition]) -> dict[GaugePartition, TimeTable]:
         """The tables that are there; one that cannot be read is as good as none."""
         ...
 
-    def save(self, tables: Mapping[Place, TimeTable]) -> None:
+    def save(self, tables: Mapping[GaugePartition, TimeTable]) -> None:
         """Replace the tables of these partitions."""
         ...
 
@@ -29,13 +29,13 @@ class MemoryTables:
     """For tests."""
 
     def __init__(self) -> None:
-        self._kept: dict[Place, bytes] = {}
+        self._kept: dict[GaugePartition, bytes] = {}
 
-    def load(self, places: Iterable[Place]) -> dict[Place, TimeTable]:
+    def load(self, places: Iterable[GaugePartition]) -> dict[GaugePartition, TimeTable]:
         """As the protocol says."""
         return {place: unpack(self._kept[place]) for place in places if place in self._kept}
 
-    def save(self, tables: Mapping[Place, TimeTable]) -> None:
+    def save(self, tables: Mapping[GaugePartition, TimeTable]) -> None:
         """As the protocol says."""
         self._kept.update({place: table.pack() for place, table in tables.items()})
 
@@ -46,7 +46,7 @@ class RedisTables:
     def __init__(self, client: redis.Redis) -> None:
         self._client: Any = client  # its stubs mix the sync and async answers
 
-    def load(self, places: Iterable[Place]) -> dict[Place, TimeTable]:
+    def load(self, places: Iterable[GaugePartition]) -> dict[GaugePartition, TimeTable]:
         """As the protocol says."""
         wanted = list(places)
         try:
@@ -62,7 +62,7 @@ class RedisTables:
                 continue
         return tables
 
-    def save(self, tables: Mapping[Place, TimeTable]) -> None:
+    def save(self, tables: Mapping[GaugePartition, TimeTable]) -> None:
         """As the protocol says."""
         try:
             for place, table in tables.items():
@@ -71,5 +71,5 @@ class RedisTables:
             raise Retryable(f"Redis is away: {type(error).__name__}") from error
 
 
-def _key(place: Place) -> str:
+def _key(place: GaugePartition) -> str:
     return f"{PREFIX}{place.topic}:{place.partition}"

@@ -4,37 +4,37 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from consumers.gauge.lag.reading import Facts, GroupFacts, GroupReading, PartitionReading, Place, Reading
-from consumers.gauge.lag.rules import Case, Limits, Sample, State, Verdict, judge, moved, rates
+from consumers.gauge.lag.reading import Facts, GaugePartition, GroupFacts, GroupReading, PartitionReading, Reading
+from consumers.gauge.lag.rules import LagCase, LagLimits, LagState, LagVerdict, Sample, judge, moved, rates
 from consumers.gauge.lag.timetable import TimeTable
 
 PAUSE_S = 30.0
 MAX_SAMPLES = 1_000
 
-GroupPlace = tuple[str, Place]
+GroupPlace = tuple[str, GaugePartition]
 Age = tuple[float | None, str]
 
 
 @dataclass(slots=True)
 class _GroupMemory:
-    assignment: frozenset[tuple[str, tuple[Place, ...]]]
+    assignment: frozenset[tuple[str, tuple[GaugePartition, ...]]]
     rebalanced_at: float | None = None
 
 
 @dataclass(slots=True)
-class Watch:
+class LagWatch:
     """Feed it rounds: `take` the facts, read the records it asks for, then `read`."""
 
-    limits: Limits = field(default_factory=Limits)
+    limits: LagLimits = field(default_factory=LagLimits)
     interval_s: float = 10.0
-    tables: dict[Place, TimeTable] = field(default_factory=dict)
+    tables: dict[GaugePartition, TimeTable] = field(default_factory=dict)
     _samples: dict[GroupPlace, deque[Sample]] = field(default_factory=dict)
     _groups: dict[str, _GroupMemory] = field(default_factory=dict)
-    _since: dict[GroupPlace, tuple[State, float]] = field(default_factory=dict)
+    _since: dict[GroupPlace, tuple[LagState, float]] = field(default_factory=dict)
     _record_times: dict[GroupPlace, tuple[int, int]] = field(default_factory=dict)
     _topic_ids: dict[str, str] = field(default_factory=dict)
 
-    def take(self, facts: Facts) -> list[tuple[Place, int]]:
+    def take(self, facts: Facts) -> list[tuple[GaugePartition, int]]:
         """Add a round to the time tables; returns (partition, offset) of the records whose age only they can tell."""
         self._forget_replaced(facts.topic_ids)
         pause_ms = round(max(PAUSE_S, 3 * self.interval_s) * 1000)
@@ -54,7 +54,7 @@ class Watch:
                 wanted[place, committed] = ends.stable - committed
         return sorted(wanted, key=lambda key: -wanted[key])
 
-    def read(self, facts: Facts, record_times: Mapping[tuple[Place, int], int]) -> Reading:
+    def read(self, facts: Facts, record_times: Mapping[tuple[GaugePartition, int], int]) -> Reading:
         """The reading of this round. `record_times`: milliseconds UTC of the records that `take` asked for, as far as read."""
         for group, place, committed in _places(facts):
             if (place, committed) in record_times:
@@ -63,7 +63,7 @@ class Watch:
         groups = tuple(self._group(group, facts) for group in facts.groups)
         return Reading(facts.at, groups, facts.ends)
 
-    def age(self, group: str, place: Place, committed: int, facts: Facts) -> Age:
+    def age(self, group: str, place: GaugePartition, committed: int, facts: Facts) -> Age:
         """(seconds the first unread record has waited, where that is known from)."""
         if committed >= facts.ends[place].stable:
             return 0.0, "none"
@@ -75,7 +75,7 @@ class Watch:
             written, source = self.tables[place].oldest(), "at_least"
         return (None, source) if written is None else (max(0.0, facts.at - written / 1000), source)
 
-    def _sample(self, group: GroupFacts, place: Place, committed: int, facts: Facts) -> None:
+    def _sample(self, group: GroupFacts, place: GaugePartition, committed: int, facts: Facts) -> None:
         start, stable, high = facts.ends[place]
         age, source = self.age(group.name, place, committed, facts)
         samples = self._samples.setdefault((group.name, place), deque(maxlen=MAX_SAMPLES))
@@ -93,11 +93,11 @@ class Watch:
         for place in places:
             samples = tuple(self._samples[group.name, place])
             sibling_moved = any(other.topic == place.topic and other != place for other in active)
-            verdict = judge(Case(samples, group.members, rebalanced_at, sibling_moved, self.limits))
+            verdict = judge(LagCase(samples, group.members, rebalanced_at, sibling_moved, self.limits))
             readings.append(self._partition(group, place, verdict, facts))
         return GroupReading(group.name, group.members, tuple(readings))
 
-    def _partition(self, group: GroupFacts, place: Place, verdict: Verdict, facts: Facts) -> PartitionReading:
+    def _partition(self, group: GroupFacts, place: GaugePartition, verdict: LagVerdict, facts: Facts) -> PartitionReading:
         samples = self._samples[group.name, place]
         now = samples[-1]
         age, source = self.age(group.name, place, now.committed, facts)
@@ -148,7 +148,7 @@ class Watch:
 
     def _forget(self, facts: Facts) -> None:
         """Drop what no group needs any more, and groups and partitions that are gone."""
-        slowest: dict[Place, int] = {}
+        slowest: dict[GaugePartition, int] = {}
         for _, place, committed in _places(facts):
             slowest[place] = min(committed, slowest.get(place, committed))
         for place, offset in slowest.items():
@@ -166,7 +166,7 @@ class Watch:
             del self.tables[place]
 
 
-def _places(facts: Facts) -> Iterable[tuple[GroupFacts, Place, int]]:
+def _places(facts: Facts) -> Iterable[tuple[GroupFacts, GaugePartition, int]]:
     """(group, partition, first unread offset) of all partitions that answered."""
     for group in facts.groups:
         for place, committed in group.committed.items():

@@ -10,23 +10,23 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from consumers.gauge.lag.reading import GroupReading, Reading
-from consumers.gauge.lag.rules import SEVERITY, State
+from consumers.gauge.lag.rules import SEVERITY, LagState
 from consumers.gauge.page.topology import NARROW, WIDE, edge_readings
-from consumers.gauge.recent import Recent
+from consumers.gauge.recent import RecentActivity
 from consumers.gauge.row_checks import RowCheck
 
 HERE = Path(__file__).resolve().parent
 
-LEGEND: Mapping[State, tuple[str, str]] = {
-    State.OK: ("ok", "read up to date, or nothing waits longer than the limit"),
-    State.CATCHING_UP: ("busy", "the oldest waiting record is over the limit; shown with the time it will take"),
-    State.REWIND: ("busy", "the committed offset went back: records are read again"),
-    State.WARN: ("warn", "over the limit for five minutes and not getting better"),
-    State.HUNG_TXN: ("warn", "an open transaction holds back every reader"),
-    State.STUCK_PARTITION: ("bad", "one partition stands still for two minutes while its siblings move"),
-    State.STALLED: ("bad", "records keep coming and nothing is read for two minutes"),
-    State.STOPPED: ("bad", "records wait and the group has no worker"),
-    State.DATA_LOSS_RISK: ("bad", "retention deletes records before they are read, or is about to"),
+LEGEND: Mapping[LagState, tuple[str, str]] = {
+    LagState.OK: ("ok", "read up to date, or nothing waits longer than the limit"),
+    LagState.CATCHING_UP: ("busy", "the oldest waiting record is over the limit; shown with the time it will take"),
+    LagState.REWIND: ("busy", "the committed offset went back: records are read again"),
+    LagState.WARN: ("warn", "over the limit for five minutes and not getting better"),
+    LagState.HUNG_TXN: ("warn", "an open transaction holds back every reader"),
+    LagState.STUCK_PARTITION: ("bad", "one partition stands still for two minutes while its siblings move"),
+    LagState.STALLED: ("bad", "records keep coming and nothing is read for two minutes"),
+    LagState.STOPPED: ("bad", "records wait and the group has no worker"),
+    LagState.DATA_LOSS_RISK: ("bad", "retention deletes records before they are read, or is about to"),
 }
 """State -> (colour and shape, what it means)."""
 
@@ -50,7 +50,7 @@ def headline(reading: Reading | None, now: float, stale_s: float) -> Headline:
         return Headline("unknown", text)
     if not reading.groups:
         return Headline("unknown", "No consumer group of the house has been seen yet: no worker has started.")
-    wrong = sorted((g for g in reading.groups if g.state is not State.OK), key=lambda g: -SEVERITY.index(g.state))
+    wrong = sorted((g for g in reading.groups if g.state is not LagState.OK), key=lambda g: -SEVERITY.index(g.state))
     serious = [group for group in wrong if LEGEND[group.state][0] not in CALM]
     if serious:
         count = "1 problem" if len(serious) == 1 else f"{len(serious)} problems"
@@ -78,14 +78,14 @@ def with_row_checks(headline: Headline, row_checks: tuple[RowCheck, ...] | None)
 def _complaint(group: GroupReading) -> str:
     worst = group.worst
     assert worst is not None  # noqa: S101 - only a group with partitions can be anything but OK
-    where = f" on {worst.topic}" + (f", partition {worst.partition}" if worst.state is State.STUCK_PARTITION else "")
+    where = f" on {worst.topic}" + (f", partition {worst.partition}" if worst.state is LagState.STUCK_PARTITION else "")
     age = f", oldest {duration(group.time_lag_s)}" if group.time_lag_s else ""
-    eta = f", done in about {duration(worst.eta_s)}" if worst.eta_s and worst.state is State.CATCHING_UP else ""
-    detail = f"no worker, {group.lag:,} records wait" if worst.state is State.STOPPED else worst.detail
+    eta = f", done in about {duration(worst.eta_s)}" if worst.eta_s and worst.state is LagState.CATCHING_UP else ""
+    detail = f"no worker, {group.lag:,} records wait" if worst.state is LagState.STOPPED else worst.detail
     return f"{group.group} is {words(worst.state)}{where} since {clock(worst.since)} ({detail}{age}{eta})"
 
 
-def words(state: State) -> str:
+def words(state: LagState) -> str:
     """A state for people."""
     return state.value.replace("_", " ")
 
@@ -141,7 +141,7 @@ class Page:
         self._env = env
 
     def render(
-        self, reading: Reading | None, recent: Recent, now: float, row_checks: tuple[RowCheck, ...] | None = None
+        self, reading: Reading | None, recent: RecentActivity, now: float, row_checks: tuple[RowCheck, ...] | None = None
     ) -> str:
         """The whole page as it is at `now` (seconds UTC)."""
         context = self._context(reading, recent, now)
@@ -152,7 +152,7 @@ class Page:
         """The page for those without a token."""
         return self._env.get_template("sign_in.html").render()
 
-    def _context(self, reading: Reading | None, recent: Recent, now: float) -> dict[str, Any]:
+    def _context(self, reading: Reading | None, recent: RecentActivity, now: float) -> dict[str, Any]:
         dead_by_stage: Counter[str] = Counter()
         for (stage, _, _), n in recent.dead:
             dead_by_stage[stage] += n

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from consumers.gauge.lag.reading import GroupReading, PartitionReading, Reading
-from consumers.gauge.lag.rules import SEVERITY, State
+from consumers.gauge.lag.rules import SEVERITY, LagState
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class RoomBox:
     """A box: position and size in the drawing's units."""
 
     name: str
@@ -60,7 +60,7 @@ class Drawing:
     name: str
     width: int
     height: int
-    rooms: tuple[Room, ...]
+    rooms: tuple[RoomBox, ...]
     edges: tuple[Edge, ...]
     feedback: tuple[Feedback, ...]
     branches: tuple[Branch, ...]
@@ -71,7 +71,7 @@ class EdgeReading:
     """How an edge does: its partitions taken together. `state` None where nobody has ever read it."""
 
     edge: Edge
-    state: State | None
+    state: LagState | None
     detail: str
     rate: float
     lag: int
@@ -86,12 +86,12 @@ WIDE = Drawing(
     1120,
     378,
     (
-        Room("collector", "HTTP doors", 12, 96),
-        Room("consent", "gate", 300, 96),
-        Room("identity", "profiles", 588, 96),
-        Room("warehouse", "ClickHouse", 876, 96, 232),
-        Room("decisions", "HTTP door", 300, 252),
-        Room("bandit", "learns", 588, 252),
+        RoomBox("collector", "HTTP doors", 12, 96),
+        RoomBox("consent", "gate", 300, 96),
+        RoomBox("identity", "profiles", 588, 96),
+        RoomBox("warehouse", "ClickHouse", 876, 96, 232),
+        RoomBox("decisions", "HTTP door", 300, 252),
+        RoomBox("bandit", "learns", 588, 252),
     ),
     (
         Edge("events.raw", CONSENT, ("events.raw",), "M136 122H292", 212, 112),
@@ -117,12 +117,12 @@ NARROW = Drawing(
     344,
     660,
     (
-        Room("collector", "HTTP doors", 8, 8, 118),
-        Room("consent", "gate", 8, 140, 118),
-        Room("identity", "profiles", 8, 272, 118),
-        Room("bandit", "learns", 218, 272, 118),
-        Room("decisions", "HTTP door", 218, 8, 118),
-        Room("warehouse", "ClickHouse", 8, 600, 328),
+        RoomBox("collector", "HTTP doors", 8, 8, 118),
+        RoomBox("consent", "gate", 8, 140, 118),
+        RoomBox("identity", "profiles", 8, 272, 118),
+        RoomBox("bandit", "learns", 218, 272, 118),
+        RoomBox("decisions", "HTTP door", 218, 8, 118),
+        RoomBox("warehouse", "ClickHouse", 8, 600, 328),
     ),
     (
         Edge("events.raw", CONSENT, ("events.raw",), "M32 60V132", 44, 86, "start"),

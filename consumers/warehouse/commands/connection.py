@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 if TYPE_CHECKING:
     from consumers.warehouse.store import Store
-    from consumers.warehouse.verification.verifier import Pace, Verifier
+    from consumers.warehouse.verification.verifier import SliceDone, Verifier
 
 PATIENCE_S = 3_600
 """What a query over all of history may take."""
@@ -40,7 +40,7 @@ def patient_store() -> "Iterator[Store]":
 
 
 @contextmanager
-def verifier_over(store: "Store", pace: "Pace | None" = None) -> "Iterator[Verifier]":
+def verifier_over(store: "Store", pace: "SliceDone | None" = None) -> "Iterator[Verifier]":
     """A verifier over a store, with the settings of the command."""
     from consumers.warehouse.verification.verifier import Verifier
     from infra.settings import load_settings

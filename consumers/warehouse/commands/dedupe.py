@@ -26,7 +26,7 @@ def dedupe_command(
     from consumers.warehouse.schema.tables import TABLES
     from consumers.warehouse.verification.dedupe import Deduplicator
     from consumers.warehouse.verification.repair_lock import repair_lock
-    from consumers.warehouse.verification.verifier import Pace
+    from consumers.warehouse.verification.verifier import SliceDone
     from infra.errors import ConfigError
     from infra.settings import load_settings
     from schemas.registry import Registry
@@ -37,7 +37,7 @@ def dedupe_command(
     with (
         patient_store() as store,
         RecordProgress("looking for doubled rows") as progress,
-        verifier_over(store, Pace(lambda _seconds, records: progress.advance(0, records))) as verifier,
+        verifier_over(store, SliceDone(lambda _seconds, records: progress.advance(0, records))) as verifier,
     ):
         verifier.positions()  # says so at once where Kafka is away
         with repair_lock(settings) as lock:

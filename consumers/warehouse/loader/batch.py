@@ -12,7 +12,7 @@ LINGER_S = 1.0
 
 
 @dataclass
-class Buffer:
+class PartitionBuffer:
     """What was read of one partition and is not committed yet."""
 
     source: TopicPartition
@@ -30,7 +30,7 @@ class Buffer:
     """Why the last insert failed; empty once one succeeds."""
     service: str = ""
     """Which service that was about."""
-    in_flight: "Batch | None" = None
+    in_flight: "InsertBatch | None" = None
     """The batch that is being inserted. Its records stay at the front of the lists until it is committed."""
     offsets: list[int] = field(default_factory=list)
     keys: list[bytes | None] = field(default_factory=list)
@@ -85,14 +85,14 @@ class Buffer:
         rows = len(self.offsets) - self._next
         return rows >= MAX_ROWS or self.size - (flying.size if flying else 0) >= MAX_BYTES
 
-    def batch(self) -> "Batch":
+    def batch(self) -> "InsertBatch":
         """What the next insert takes: all, or what the intent says."""
         n = min(len(self.offsets), MAX_ROWS) if self.intent is None else bisect_right(self.offsets, self.intent.last)
         rest = self.offsets[n] if n < len(self.offsets) else self.end
         values = self.values[:n]
-        return Batch(self.source, self.offsets[:n], self.keys[:n], values, sum(map(len, values)), rest, self.intent)
+        return InsertBatch(self.source, self.offsets[:n], self.keys[:n], values, sum(map(len, values)), rest, self.intent)
 
-    def done(self, batch: "Batch", now: float) -> None:
+    def done(self, batch: "InsertBatch", now: float) -> None:
         """A batch is committed."""
         n = len(batch.offsets)
         del self.offsets[:n], self.keys[:n], self.values[:n]
@@ -101,7 +101,7 @@ class Buffer:
         self.in_flight, self.intent, self.uncertain, self.waiting = None, None, False, ""
         self.retry_at = self.pause_s = 0.0
 
-    def failed(self, batch: "Batch", reason: str, now: float, service: str = "") -> None:
+    def failed(self, batch: "InsertBatch", reason: str, now: float, service: str = "") -> None:
         """Try again later, as a successor would: the same rows under the same token, and ask first which are there."""
         self.in_flight, self.intent, self.uncertain = None, batch.intent, True
         self.waiting, self.service = reason, service
@@ -110,7 +110,7 @@ class Buffer:
 
 
 @dataclass(frozen=True)
-class Batch:
+class InsertBatch:
     """What one commit covers."""
 
     source: TopicPartition

@@ -5,7 +5,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from consumers.warehouse.loader.batch import Batch, Buffer
+from consumers.warehouse.loader.batch import InsertBatch, PartitionBuffer
 from consumers.warehouse.loader.rows import Bad, Loader
 
 THREADS = 2
@@ -16,8 +16,8 @@ THREADS = 2
 class Insertion:
     """One batch on its way into ClickHouse. `error` or `bad` is set once it is done."""
 
-    buffer: Buffer
-    batch: Batch
+    buffer: PartitionBuffer
+    batch: InsertBatch
     begun: float = field(default_factory=time.monotonic)
     bad: list[Bad] = field(default_factory=list)
     error: BaseException | None = None
@@ -35,7 +35,7 @@ class Inserter:
         for number in range(THREADS):
             threading.Thread(target=self._run, name=f"insert-{number}", daemon=True).start()
 
-    def submit(self, buffer: Buffer, batch: Batch) -> None:
+    def submit(self, buffer: PartitionBuffer, batch: InsertBatch) -> None:
         """Begin to insert a batch; its intent is committed already."""
         insertion = Insertion(buffer, batch)
         self.in_flight.append(insertion)
@@ -59,7 +59,7 @@ class Inserter:
                 insertion.error = error
             self._done.put(insertion)
 
-    def _insert(self, buffer: Buffer, batch: Batch) -> list[Bad]:
+    def _insert(self, buffer: PartitionBuffer, batch: InsertBatch) -> list[Bad]:
         if not batch.offsets:
             return []
         if buffer.highest is None:

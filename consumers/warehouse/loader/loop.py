@@ -9,7 +9,7 @@ import confluent_kafka as ck
 from confluent_kafka.admin import AdminClient
 
 from consumers.warehouse.errors import ServerTrouble
-from consumers.warehouse.loader.batch import Batch, Buffer
+from consumers.warehouse.loader.batch import InsertBatch, PartitionBuffer
 from consumers.warehouse.loader.inserter import Inserter, Insertion
 from consumers.warehouse.loader.intent import CommitMetadata, read_metadata
 from consumers.warehouse.loader.rows import Bad, Loader
@@ -18,13 +18,13 @@ from consumers.warehouse.topic_partition import TopicPartition
 from infra.clients.kafka import admin, producer, reader
 from infra.clients.topic_ids import describe_ids
 from infra.errors import Halted, Retryable
-from infra.payload_keyring import KeyRing
+from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
 from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 from schemas.topics import TOPICS
-from streams.runtime.dead_letters.dead_letter import DeadLetters, Place, Refusal
+from streams.runtime.dead_letters.dead_letter import DeadLetterCause, DeadLetters, RecordPosition
 
 T = TypeVar("T")
 
@@ -57,8 +57,8 @@ class Warehouse:
         self._settings = settings
         self._inserter = Inserter(loader)
         self._metrics = metrics
-        self._letters = DeadLetters(registry, KeyRing(settings.keyring_dir, settings.master), STAGE)
-        self._buffers: dict[tuple[str, int], Buffer] = {}
+        self._letters = DeadLetters(registry, PayloadKeyring(settings.keyring_dir, settings.master), STAGE)
+        self._buffers: dict[tuple[str, int], PartitionBuffer] = {}
         self._rebalances = 0
         self._producer: ck.Producer | None = None
         self._server_trouble = False
@@ -128,13 +128,13 @@ class Warehouse:
         consumer.resume(starts)  # a pause outlives its assignment
         self._metrics.set("headwater_assigned_partitions", len(starts), stage=STAGE)
 
-    def _buffer(self, position: ck.TopicPartition) -> Buffer:
+    def _buffer(self, position: ck.TopicPartition) -> PartitionBuffer:
         source = TopicPartition(position.topic, position.partition, self._topic_ids[position.topic])
         metadata = read_metadata(position.offset, position.metadata)
         if metadata.topic_id not in ("", source.topic_id):
             get_logger().warning("topic was made anew: it is read from its beginning", topic=source.topic)
-            return Buffer(source, -1)
-        return Buffer(source, position.offset, metadata.intent, uncertain=metadata.intent is not None)
+            return PartitionBuffer(source, -1)
+        return PartitionBuffer(source, position.offset, metadata.intent, uncertain=metadata.intent is not None)
 
     def _revoked(self, _consumer: ck.Consumer, _partitions: list[ck.TopicPartition]) -> None:
         self._buffers.clear()  # not committed, so the next owner reads it again
@@ -182,7 +182,7 @@ class Warehouse:
             elif buffer is not None:
                 _take_records(buffer, list(run), now)
 
-    def _take_errors(self, buffer: Buffer | None, messages: Iterable[ck.Message]) -> None:
+    def _take_errors(self, buffer: PartitionBuffer | None, messages: Iterable[ck.Message]) -> None:
         for message in messages:
             error = message.error()
             if error is not None and error.code() != ck.KafkaError._PARTITION_EOF:
@@ -221,7 +221,7 @@ class Warehouse:
 
     # -- ClickHouse
 
-    def _submit(self, wanted: Callable[[Buffer, float, bool], bool]) -> None:
+    def _submit(self, wanted: Callable[[PartitionBuffer, float, bool], bool]) -> None:
         """Hand over what is to be inserted, longest waiting first, once its intent is committed."""
         now = time.monotonic()
         crowded = sum(buffer.size for buffer in self._buffers.values()) >= TOTAL_BYTES
@@ -244,7 +244,7 @@ class Warehouse:
             buffer.in_flight = batch
             self._inserter.submit(buffer, batch)
 
-    def _leave_room(self, due: list[Buffer]) -> list[Buffer]:
+    def _leave_room(self, due: list[PartitionBuffer]) -> list[PartitionBuffer]:
         """At most one insert at a time that failed before: a table that hangs must not hold every thread."""
         waits = any(insertion.buffer.waiting for insertion in self._inserter.in_flight)
         kept = []
@@ -313,7 +313,7 @@ class Warehouse:
 
     # -- what has no row
 
-    def _bury(self, batch: Batch, bad: list[Bad]) -> None:
+    def _bury(self, batch: InsertBatch, bad: list[Bad]) -> None:
         """Dead letters and the offset in one transaction, so that a letter is written once too."""
         if self._producer is None:
             name = f"{GROUP}-{self._settings.slot}"
@@ -322,8 +322,8 @@ class Warehouse:
         self._producer.begin_transaction()
         now = time.time()
         for one in bad:
-            place = Place(batch.source.topic, batch.source.partition, batch.offsets[one.at])
-            refusal = Refusal(one.reason, one.detail, place)
+            place = RecordPosition(batch.source.topic, batch.source.partition, batch.offsets[one.at])
+            refusal = DeadLetterCause(one.reason, one.detail, place)
             key, value, _ = self._letters.letter(refusal, batch.keys[one.at], batch.values[one.at], now)
             self._producer.produce("events.dead", value, key)
             self._metrics.count("headwater_dead_total", stage=STAGE, reason=one.reason)
@@ -336,7 +336,7 @@ def _run_key(message: ck.Message) -> Any:
     return message.topic(), message.partition(), message.error() is not None
 
 
-def _take_records(buffer: Buffer, messages: list[ck.Message], now: float) -> None:
+def _take_records(buffer: PartitionBuffer, messages: list[ck.Message], now: float) -> None:
     end = messages[-1].offset() + 1
     if TOPICS[buffer.source.topic].retention_days is None:  # a compacted topic's tombstones have no row
         messages = [message for message in messages if message.value() is not None]
@@ -346,7 +346,7 @@ def _take_records(buffer: Buffer, messages: list[ck.Message], now: float) -> Non
     buffer.end = end
 
 
-def _intent(batch: Batch, waiting: str = "") -> ck.TopicPartition:
+def _intent(batch: InsertBatch, waiting: str = "") -> ck.TopicPartition:
     """The commit that says what is about to be inserted."""
     metadata = CommitMetadata(batch.source.topic_id, batch.intent, waiting)
     return ck.TopicPartition(batch.source.topic, batch.source.partition, batch.intent.first, metadata=metadata.text)

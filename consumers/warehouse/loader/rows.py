@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from consumers.warehouse.errors import Rejected, ServerTrouble, TableTrouble
-from consumers.warehouse.loader.batch import Batch
+from consumers.warehouse.loader.batch import InsertBatch
 from consumers.warehouse.loader.container import Container
 from consumers.warehouse.loader.intent import token
 from consumers.warehouse.schema.tables import TABLES, Table
@@ -47,7 +47,7 @@ class Loader:
         self._fit(table, self._registry.latest(source.topic), source)
         return self._store.highest(table, source)
 
-    def load(self, batch: Batch) -> list[Bad]:
+    def load(self, batch: InsertBatch) -> list[Bad]:
         """Insert a batch that nobody has tried before; what of it is unreadable. Retryable.
 
         Whatever the engine says, the rows are counted before the batch counts as inserted: an engine that answers 200 to an
@@ -67,14 +67,14 @@ class Loader:
         )
         return self.reload(batch)
 
-    def reload(self, batch: Batch) -> list[Bad]:
+    def reload(self, batch: InsertBatch) -> list[Bad]:
         """Insert what is missing of a batch that somebody may have inserted before, and look again until all of it is there."""
         bad: list[Bad] = []
         for contract, rows in self._by_contract(batch, bad).items():
             bad += self._complete(batch, contract, rows)
         return bad
 
-    def _by_contract(self, batch: Batch, bad: list[Bad]) -> dict[Contract, list[int]]:
+    def _by_contract(self, batch: InsertBatch, bad: list[Bad]) -> dict[Contract, list[int]]:
         """Positions in the batch by contract. Retryable while a contract is unknown: it may be on its way."""
         groups: dict[int, list[int]] = {}
         if len({value[:HEADER_BYTES] for value in batch.values}) == 1 and (number := _known_id(batch.values[0])):
@@ -97,7 +97,7 @@ class Loader:
                 bad += [Bad(at, "WRONG_CONTRACT", f"a record of {contract.topic}") for at in rows]
         return contracts
 
-    def _complete(self, batch: Batch, contract: Contract, rows: list[int]) -> list[Bad]:
+    def _complete(self, batch: InsertBatch, contract: Contract, rows: list[int]) -> list[Bad]:
         name = token(batch.source, batch.intent, contract.id)
         table = TABLES[batch.source.topic]
         self._fit(table, contract, batch.source)
@@ -130,7 +130,7 @@ class Loader:
         """Whether the table's TTL takes a row as soon as it is there."""
         return bool(decode(self._registry, value)[1][table.time] < (time.time() - table.keep_days * DAY_S) * 1000)
 
-    def _insert(self, batch: Batch, contract: Contract, rows: list[int], name: str) -> list[Bad]:
+    def _insert(self, batch: InsertBatch, contract: Contract, rows: list[int], name: str) -> list[Bad]:
         """Insert rows under a token; take out what no table of this contract could hold."""
         try:
             self._send(batch, contract, rows, name)
@@ -152,7 +152,7 @@ class Loader:
             *self._insert(batch, contract, rows[half:], f"{name}:{batch.offsets[rows[half]]}"),
         ]
 
-    def _blame_table(self, batch: Batch, contract: Contract, rows: list[int], error: Rejected) -> None:
+    def _blame_table(self, batch: InsertBatch, contract: Contract, rows: list[int], error: Rejected) -> None:
         """TableTrouble where the engine can read rows that the table rejected: what was altered there is at fault, not they."""
         table = TABLES[batch.source.topic]
         self._store.forget_fit(table)
@@ -171,7 +171,7 @@ class Loader:
             "look at its MATERIALIZED and DEFAULT columns, indices and projections"
         )
 
-    def _unreadable(self, batch: Batch, rows: list[int]) -> list[Bad]:
+    def _unreadable(self, batch: InsertBatch, rows: list[int]) -> list[Bad]:
         bad = []
         for at in rows:
             try:
@@ -199,14 +199,14 @@ class Loader:
             container = self._containers[contract.id] = Container(contract)
         return container
 
-    def _pack(self, batch: Batch, contract: Contract, rows: list[int]) -> bytes:
+    def _pack(self, batch: InsertBatch, contract: Contract, rows: list[int]) -> bytes:
         if len(rows) == len(batch.offsets):
             records: Iterable[tuple[int, bytes]] = zip(batch.offsets, batch.values, strict=True)
         else:
             records = ((batch.offsets[at], batch.values[at]) for at in rows)
         return self._container(contract).pack(batch.source, int(time.time() * 1000), records)
 
-    def _send(self, batch: Batch, contract: Contract, rows: list[int], name: str) -> None:
+    def _send(self, batch: InsertBatch, contract: Contract, rows: list[int], name: str) -> None:
         table = TABLES[batch.source.topic]
         self._fit(table, contract, batch.source)
         data = self._pack(batch, contract, rows)

@@ -31,7 +31,7 @@ PLACE_CODECS = {"_partition": " CODEC(Delta, ZSTD)", "_offset": " CODEC(Delta, Z
 DEDUPLICATION_WINDOW = 100_000
 
 
-class Column(NamedTuple):
+class TableColumn(NamedTuple):
     """A column of a table as ClickHouse describes it."""
 
     kind: str
@@ -107,7 +107,7 @@ def missing_place_columns(existing: Collection[str], topic_id: str) -> list[str]
     return [f"`{name}` {kind}{defaults.get(name, '')}" for name, kind in PLACE.items() if name not in existing]
 
 
-def unfit_columns(contract: Contract, existing: Mapping[str, Column]) -> list[str]:
+def unfit_columns(contract: Contract, existing: Mapping[str, TableColumn]) -> list[str]:
     """What is wrong with columns that cannot hold the values of the contract's fields, each with what to do."""
     wrong = []
     for field in contract.schema["fields"]:

@@ -48,7 +48,7 @@ class DoubledRow(NamedTuple):
         return self.part, self.row
 
 
-class Choice(NamedTuple):
+class DuplicateChoice(NamedTuple):
     """What becomes of doubled rows."""
 
     removed: list[DoubledRow]
@@ -215,12 +215,12 @@ def differing(rows: Iterable[DoubledRow]) -> set[int]:
     return {offset for offset, some in digests.items() if len(some) > 1}
 
 
-def choose(rows: Iterable[DoubledRow], equal_to_record: Collection[tuple[str, int]]) -> Choice:
+def choose(rows: Iterable[DoubledRow], equal_to_record: Collection[tuple[str, int]]) -> DuplicateChoice:
     """Which rows go: of each offset one stays, one that equals the record before others, of equals the one loaded first."""
     by_offset: defaultdict[int, list[DoubledRow]] = defaultdict(list)
     for row in rows:
         by_offset[row.offset].append(row)
-    choice = Choice([], [], [])
+    choice = DuplicateChoice([], [], [])
     for offset, some in by_offset.items():
         differ = len({row.digest for row in some}) > 1
         proven = [row for row in some if row.location in equal_to_record] if differ else some
@@ -246,4 +246,4 @@ def _names(source: TopicPartition) -> tuple[str, str, int]:
     return source.topic, source.topic_id, source.partition
 
 
-__all__ = ["Choice", "Deduped", "Deduplicator", "DoubledRow", "choose", "clusters", "differing"]
+__all__ = ["Deduped", "Deduplicator", "DoubledRow", "DuplicateChoice", "choose", "clusters", "differing"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from consumers.warehouse.loader.batch import Batch
+from consumers.warehouse.loader.batch import InsertBatch
 from consumers.warehouse.loader.rows import Loader
 from consumers.warehouse.schema.tables import TABLES
 from consumers.warehouse.store import Store
@@ -131,10 +131,10 @@ def replay(  # noqa: PLR0913, PLR0917 - a verifier's parts, and how far it is
     return done
 
 
-def _batch(source: TopicPartition, piece: Slice, missing: Set[int]) -> Batch:
+def _batch(source: TopicPartition, piece: Slice, missing: Set[int]) -> InsertBatch:
     rows = [(offset, value) for offset, value in zip(piece.offsets, piece.values, strict=True) if offset in missing]
     offsets, values = [offset for offset, _ in rows], [value for _, value in rows]
-    return Batch(source, offsets, [None] * len(rows), values, sum(map(len, values)), offsets[-1] + 1, None)
+    return InsertBatch(source, offsets, [None] * len(rows), values, sum(map(len, values)), offsets[-1] + 1, None)
 
 
 def _wait_for_inserts(store: Store, source: TopicPartition, first: int, last: int) -> None:

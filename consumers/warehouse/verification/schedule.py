@@ -9,7 +9,7 @@ from consumers.warehouse.schema import ddl
 from consumers.warehouse.store import Store
 from consumers.warehouse.topic_partition import TopicPartition
 from consumers.warehouse.verification.results import FAULTS, HOURLY
-from consumers.warehouse.verification.verifier import Pace, Verifier
+from consumers.warehouse.verification.verifier import SliceDone, Verifier
 from consumers.warehouse.verification.view_checks import ViewChecks
 from infra.settings import Settings
 from infra.telemetry.logs import get_logger
@@ -96,7 +96,7 @@ class Verifying:
         if not self._settings.verify_interval_s:
             return
         if self._verifier is None:
-            self._verifier = Verifier(self._settings, self._store, self._registry, Pace(self._after_slice))
+            self._verifier = Verifier(self._settings, self._store, self._registry, SliceDone(self._after_slice))
         try:
             positions = self._verifier.positions()
             self._report(one.source for one in positions)

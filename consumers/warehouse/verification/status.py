@@ -14,7 +14,7 @@ from infra.settings import Settings
 
 
 @dataclass(frozen=True)
-class PartitionState:
+class PartitionStatus:
     """One partition. Offsets are -1 where there is none yet, times milliseconds UTC."""
 
     partition: int
@@ -38,7 +38,7 @@ class TableState:
     bytes_on_disk: int
     newest_ms: int | None
     """When its newest row was loaded."""
-    partitions: tuple[PartitionState, ...]
+    partitions: tuple[PartitionStatus, ...]
 
     @property
     def lag(self) -> int:
@@ -106,12 +106,14 @@ def table_states(settings: Settings, store: Store) -> list[TableState]:
     return states
 
 
-def _partition(position: CommittedOffset, end: int, lag: int, facts: dict[str, Any]) -> PartitionState:
+def _partition(position: CommittedOffset, end: int, lag: int, facts: dict[str, Any]) -> PartitionStatus:
     waiting = read_metadata(position.offset, position.metadata).waiting
-    return PartitionState(position.source.partition, position.offset, end, lag, waiting=waiting, **facts)
+    return PartitionStatus(position.source.partition, position.offset, end, lag, waiting=waiting, **facts)
 
 
-def _table(store: Store, table: Table, sizes: dict[str, tuple[int, int]], partitions: tuple[PartitionState, ...]) -> TableState:
+def _table(
+    store: Store, table: Table, sizes: dict[str, tuple[int, int]], partitions: tuple[PartitionStatus, ...]
+) -> TableState:
     name = f"{ddl.quoted(store.database)}.{ddl.quoted(table.name)}"
     # The newest block is in the part that ends with it: the others need not be read.
     part = (

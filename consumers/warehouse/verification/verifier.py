@@ -29,7 +29,7 @@ MUTATIONS_S = 60.0
 POLL_S = 0.2
 
 
-class Pace(NamedTuple):
+class SliceDone(NamedTuple):
     """Called after each slice with the seconds that it took and its records; may wait, or raise to end the run."""
 
     after_slice: Callable[[float, int], None] = lambda _seconds, _records: None
@@ -38,10 +38,10 @@ class Pace(NamedTuple):
 class Verifier:
     """Compares what the loader has committed with what Kafka delivers. Retryable and ConfigError as its services raise them."""
 
-    def __init__(self, settings: Settings, store: Store, registry: Registry, pace: Pace | None = None) -> None:
+    def __init__(self, settings: Settings, store: Store, registry: Registry, pace: SliceDone | None = None) -> None:
         self._store = store
         self._registry = registry
-        self._pace = pace or Pace()
+        self._pace = pace or SliceDone()
         self._settle_letters = True
         self.accepts_losses = False
         """Whether ranges that were wrong and that Kafka no longer has stop being reported."""

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from infra.errors import ConfigError
-from infra.ops.embedded.house import House, Options
+from infra.ops.embedded.house import House, HouseOptions
 from infra.ops.embedded.servers.child import NotReady
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -39,7 +39,7 @@ def stopped_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def up(options: Options, say: Callable[[str, str], None], ready: Callable[[House], None]) -> None:
+def up(options: HouseOptions, say: Callable[[str, str], None], ready: Callable[[House], None]) -> None:
     """Start the house, call `ready` once, and keep it running until a signal; then stop it, in order.
 
     Raises ConfigError for what a person can mend. `ready` may work for as long as it calls `house.supervisor.tick` meanwhile.
@@ -91,7 +91,7 @@ def up_command(  # noqa: PLR0913, PLR0917 - each parameter is an option of the c
         "gauge": gauge_port,
     }
     given = {name: port for name, port in ports.items() if port}
-    options = Options(state_dir, kafka, redis, clickhouse, given, consent_workers)
+    options = HouseOptions(state_dir, kafka, redis, clickhouse, given, consent_workers)
     began = time.monotonic()
 
     def ready(house: House) -> None:

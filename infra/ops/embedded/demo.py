@@ -9,13 +9,13 @@ from typing import IO, Annotated
 import typer
 
 from infra.ops.embedded.app import ops_page, tell, up
-from infra.ops.embedded.house import House, Options
+from infra.ops.embedded.house import House, HouseOptions
 from infra.ops.embedded.servers.child import HEADWATER, Child, Program
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-class Verdict(Exception):
+class DemoEnd(Exception):
     """The demo is over; the exit code is its reconcile's (or that of the step that failed)."""
 
     def __init__(self, code: int) -> None:
@@ -75,13 +75,13 @@ def demo(
         code = rehearse(house, events, rate, seed)
         if not sys.stdin.isatty():
             tell("house", "stops, because nobody is at a terminal; `headwater up` starts it again")
-            raise Verdict(code)
+            raise DemoEnd(code)
         tell("house", "stays up; Ctrl-C stops it")
         house.supervisor.run_until(lambda: False)
 
     try:
-        up(Options(state_dir, consent_workers=consent_workers), tell, ready)
-    except Verdict as verdict:
+        up(HouseOptions(state_dir, consent_workers=consent_workers), tell, ready)
+    except DemoEnd as verdict:
         raise typer.Exit(verdict.code) from None
     except KeyboardInterrupt:
         tell("house", "stopped")

@@ -30,7 +30,7 @@ Say = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
-class Options:
+class HouseOptions:
     """What `headwater up` was told. Addresses: use those instead of starting a server. Ports: exactly those."""
 
     state_dir: Path = Path(".headwater")
@@ -44,7 +44,7 @@ class Options:
 class House:
     """One house: claims its state folder, starts everything, keeps it running in `tick`, stops it on exit."""
 
-    def __init__(self, options: Options, say: Say) -> None:
+    def __init__(self, options: HouseOptions, say: Say) -> None:
         self.options = options
         self._say = say
         self.state = StateDir(options.state_dir)

@@ -49,7 +49,7 @@ class Step:
     needs: tuple[str, ...] = ()
 
 
-class State(StrEnum):
+class ServiceState(StrEnum):
     """Where a service is."""
 
     WAITING = "waiting"
@@ -65,7 +65,7 @@ class Status:
     """One service as it is now."""
 
     service: Service
-    state: State = State.WAITING
+    state: ServiceState = ServiceState.WAITING
     child: Child | None = None
     since: float = 0.0
     failures: int = 0
@@ -76,7 +76,7 @@ class Status:
     @property
     def pid(self) -> int:
         """Process id; 0 while it does not run."""
-        return self.child.pid if self.child and self.state in {State.STARTING, State.READY} else 0
+        return self.child.pid if self.child and self.state in {ServiceState.STARTING, ServiceState.READY} else 0
 
 
 @dataclass
@@ -137,7 +137,7 @@ class Supervisor:
             for status in running:
                 if status.child:
                     status.child.stop(status.service.stop_s * patience)
-                status.child, status.state = None, State.WAITING
+                status.child, status.state = None, ServiceState.WAITING
         self.changed(self.statuses)
 
     # -- steps
@@ -164,16 +164,16 @@ class Supervisor:
 
     def _see_to(self, status: Status) -> None:
         now = self.clock()
-        first = status.state is State.WAITING and self._met(status.service.needs)
-        if first or (status.state is State.PAUSING and now >= status.wait_until):
+        first = status.state is ServiceState.WAITING and self._met(status.service.needs)
+        if first or (status.state is ServiceState.PAUSING and now >= status.wait_until):
             self._start(status)
-        elif status.state in {State.STARTING, State.READY} and status.child is not None:
+        elif status.state in {ServiceState.STARTING, ServiceState.READY} and status.child is not None:
             code = status.child.exit_code()
             if code is not None:
                 self._ended(status, code)
-            elif status.state is State.STARTING and self._answers(status, now):
+            elif status.state is ServiceState.STARTING and self._answers(status, now):
                 self._answered(status)
-            elif status.state is State.STARTING and now - status.since > status.service.start_s:
+            elif status.state is ServiceState.STARTING and now - status.since > status.service.start_s:
                 status.log = status.child.tail()
                 status.child.kill()
                 self._failed(status, f"did not answer within {status.service.start_s:.0f} s")
@@ -187,7 +187,7 @@ class Supervisor:
             status.child = None
             self._failed(status, str(error))
             return
-        status.state, status.since = State.STARTING, self.clock()
+        status.state, status.since = ServiceState.STARTING, self.clock()
         self.changed(self.statuses)
 
     @staticmethod
@@ -198,7 +198,7 @@ class Supervisor:
         return status.service.answers()
 
     def _answered(self, status: Status) -> None:
-        status.state, status.since = State.READY, self.clock()
+        status.state, status.since = ServiceState.READY, self.clock()
         self.say(status.service.name, f"{status.service.url or 'ready'} {'' if self.ready else self._seconds()}".rstrip())
         self.changed(self.statuses)
 
@@ -210,25 +210,25 @@ class Supervisor:
         if code == EXIT_CONFIG:
             if not self.ready:
                 raise ConfigError(f"{status.service.name} refuses its configuration:\n{status.log}")
-            self._give_up(status, State.REFUSED, f"refuses its configuration and is not started again:\n{status.log}")
+            self._give_up(status, ServiceState.REFUSED, f"refuses its configuration and is not started again:\n{status.log}")
         elif code == EXIT_HALTED:
             self._give_up(
                 status,
-                State.HALTED,
+                ServiceState.HALTED,
                 f"halted itself, because going on would do harm, and is not started again. It says:\n{status.log}\n"
                 "Do what it says, then stop the house (Ctrl-C) and start it again",
             )
         else:
             self._failed(status, f"ended (signal {-code})" if code < 0 else f"ended (exit code {code})")
 
-    def _give_up(self, status: Status, state: State, why: str) -> None:
+    def _give_up(self, status: Status, state: ServiceState, why: str) -> None:
         status.state, status.child = state, None
         self.say(status.service.name, why)
         self.changed(self.statuses)
 
     def _failed(self, status: Status, why: str) -> None:
         now = self.clock()
-        if status.state is State.READY and now - status.since > STEADY_S:
+        if status.state is ServiceState.READY and now - status.since > STEADY_S:
             status.failures = 0
         status.failures += 1
         status.restarts += 1
@@ -238,7 +238,7 @@ class Supervisor:
             raise NotReady(f"{status.service.name} {why}, {status.failures} times:\n{status.log}")
         shortest, longest = BACK_OFF_S
         pause = min(longest, shortest * 2 ** (status.failures - 1))
-        status.state, status.wait_until, status.child = State.PAUSING, now + pause, None
+        status.state, status.wait_until, status.child = ServiceState.PAUSING, now + pause, None
         self.say(status.service.name, f"{why}, starts again in {pause:.1f} s")
         self.changed(self.statuses)
 
@@ -251,7 +251,9 @@ class Supervisor:
         for status in self.statuses:
             if status.service.name == name:
                 # One that halted on its first start stays so; the rest of the house need not wait for it.
-                return status.state in {State.READY, State.HALTED} or (self.ready and status.state is not State.WAITING)
+                return status.state in {ServiceState.READY, ServiceState.HALTED} or (
+                    self.ready and status.state is not ServiceState.WAITING
+                )
         return all(job.told is not None for job in self._jobs if job.step.name == name)
 
     def _seconds(self) -> str:

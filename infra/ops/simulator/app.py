@@ -14,17 +14,16 @@ from typing import Annotated, NamedTuple
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from infra.clients.kafka import producer
 from infra.errors import ConfigError
 from infra.ops.simulator.ledger import End, EventLine, RefusalLine, Run, Writer
 from infra.ops.simulator.marks import run_id
 from infra.ops.simulator.reconcile import drain
-from infra.ops.simulator.sender import PATIENCE_S, Line, Pace, Progress, Sender, Target
+from infra.ops.simulator.sender import PATIENCE_S, Line, Sender, SendProgress, SendRate, Target
 from infra.ops.simulator.world.acts import EXPERIMENT
-from infra.ops.simulator.world.world import MIX, NOWHERE, REGIONS, World
+from infra.ops.simulator.world.world import MIX, NOWHERE, REGIONS, ShopWorld
 from infra.settings import Settings, load_settings
 
 EVERY_S = 5.0
@@ -60,8 +59,8 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command
         target = Target(settings.collector_url, settings.decisions_url, key, settings.region_header, _poisoner(settings))
         # A house that trusts no header for the region takes every visitor's for unknown, and so must the ledger.
         mix = MIX if patience else replace(MIX, stories=0)
-        world = World(seed, run.run, events, mix, regions=REGIONS if settings.region_header else NOWHERE)
-        sender = Sender(target, Pace(rate, time.monotonic()), keep, seed)
+        world = ShopWorld(seed, run.run, events, mix, regions=REGIONS if settings.region_header else NOWHERE)
+        sender = Sender(target, SendRate(rate, time.monotonic()), keep, seed)
         progress = asyncio.run(_drive(sender, world, Drive(events, width, partial(drain.settle, settings, patience))))
         for refusal in world.refusals:
             writer.write("refusal", RefusalLine(refusal.number, refusal.channel, refusal.consented_again))
@@ -115,7 +114,7 @@ class Drive(NamedTuple):
     """Waits until what was said in an act holds wherever it counts. NotDrained."""
 
 
-async def _drive(sender: Sender, world: World, drive: Drive) -> Progress:
+async def _drive(sender: Sender, world: ShopWorld, drive: Drive) -> SendProgress:
     with _shown(drive.events) as show:
         work = asyncio.create_task(_play(sender, world, drive))
         while not work.done():
@@ -125,7 +124,7 @@ async def _drive(sender: Sender, world: World, drive: Drive) -> Progress:
     return sender.progress
 
 
-async def _play(sender: Sender, world: World, drive: Drive) -> None:
+async def _play(sender: Sender, world: ShopWorld, drive: Drive) -> None:
     """Act after act. ConfigError where the house does not drain between two."""
     for act, journeys in enumerate(world.acts()):
         if act:
@@ -154,26 +153,26 @@ def _poisoner(settings: Settings) -> Callable[[bytes, bytes], Awaitable[None]]:
 
 
 @contextmanager
-def _shown(events: int) -> Iterator[Callable[[Progress], None]]:
+def _shown(events: int) -> Iterator[Callable[[SendProgress], None]]:
     """Progress on stderr: a bar on a terminal, elsewhere a line now and then."""
     if not sys.stderr.isatty():
         yield _lines(events)
         return
     columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[said]}"))
-    with Bars(*columns, console=Console(stderr=True)) as bars:
+    with Progress(*columns, console=Console(stderr=True)) as bars:
         task = bars.add_task("sending", total=events, said="")
 
-        def show(progress: Progress) -> None:
+        def show(progress: SendProgress) -> None:
             said = f"{progress.retries} retries {progress.trouble}" if progress.retries else ""
             bars.update(task, completed=progress.events, said=said)
 
         yield show
 
 
-def _lines(events: int) -> Callable[[Progress], None]:
+def _lines(events: int) -> Callable[[SendProgress], None]:
     last = [time.monotonic()]
 
-    def show(progress: Progress) -> None:
+    def show(progress: SendProgress) -> None:
         if time.monotonic() - last[0] >= EVERY_S:
             last[0] = time.monotonic()
             trouble = f" ({progress.trouble})" if progress.trouble else f", {progress.waiting}" if progress.waiting else ""

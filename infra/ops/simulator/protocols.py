@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from infra.ops.simulator.truth import ANALYTICS, MARKETING, PERSONALIZATION, mask_of
-from infra.ops.simulator.world.acts import Ask, Choice, Defect, Device, Event, Request, Statement
+from infra.ops.simulator.world.acts import Ask, Defect, Device, SimulatedEvent, SimulatedRequest, Statement, VisitorChoice
 from infra.ops.simulator.world.memory import CHOICE_EVENT
 from infra.ops.simulator.world.tc_strings import DAY_MS, tc_string
 
@@ -18,7 +18,7 @@ SITE = "https://shop.example"
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
+class SendStamp:
     """What a request learns only when it is sent."""
 
     now_ms: int
@@ -55,31 +55,31 @@ class Answer:
 
 
 # What a page says for each choice. CMP keys are purposes; gcs/gcd as Google's tags write them (Consent Mode v2).
-CMP: dict[Choice, dict[str, bool]] = {
-    Choice.CMP_ALL: {"analytics": True, "marketing": True, "personalization": True},
-    Choice.CMP_NONE: {"analytics": False, "marketing": False, "personalization": False},
-    Choice.CMP_ANALYTICS: {"analytics": True, "marketing": False, "personalization": False},
-    Choice.CMP_NO_MARKETING: {"analytics": True, "marketing": False, "personalization": True},
-    Choice.CONFLICT: {"analytics": True, "marketing": True, "personalization": True},
-    Choice.GPC: {"analytics": True, "marketing": True, "personalization": True},
-    Choice.UNMAPPED: {"analytics": True},
+CMP: dict[VisitorChoice, dict[str, bool]] = {
+    VisitorChoice.CMP_ALL: {"analytics": True, "marketing": True, "personalization": True},
+    VisitorChoice.CMP_NONE: {"analytics": False, "marketing": False, "personalization": False},
+    VisitorChoice.CMP_ANALYTICS: {"analytics": True, "marketing": False, "personalization": False},
+    VisitorChoice.CMP_NO_MARKETING: {"analytics": True, "marketing": False, "personalization": True},
+    VisitorChoice.CONFLICT: {"analytics": True, "marketing": True, "personalization": True},
+    VisitorChoice.GPC: {"analytics": True, "marketing": True, "personalization": True},
+    VisitorChoice.UNMAPPED: {"analytics": True},
 }
-ONETRUST: dict[Choice, dict[str, bool]] = {
-    Choice.ONETRUST_NONE: {"C0001": True, "C0002": False, "C0003": False, "C0004": False},
-    Choice.ONETRUST_NO_ADS: {"C0001": True, "C0002": True, "C0003": True, "C0004": False},
+ONETRUST: dict[VisitorChoice, dict[str, bool]] = {
+    VisitorChoice.ONETRUST_NONE: {"C0001": True, "C0002": False, "C0003": False, "C0004": False},
+    VisitorChoice.ONETRUST_NO_ADS: {"C0001": True, "C0002": True, "C0003": True, "C0004": False},
 }
 UNMAPPED = {"partner_sharing_v2": "denied"}
 """A name of one site's own making, of which no policy knows what it is about."""
 PURPOSES = {"analytics": ANALYTICS, "marketing": MARKETING, "personalization": PERSONALIZATION}
-MODE: dict[Choice, tuple[str, str]] = {
-    Choice.MODE_ALL: ("G111", "13r3r3r3r5"),
-    Choice.MODE_NONE: ("G100", "13q3q3q3q5"),
-    Choice.MODE_ANALYTICS: ("G101", "13q3r3q3q5"),
-    Choice.CONFLICT: ("G101", "13q3r3q3q5"),
+MODE: dict[VisitorChoice, tuple[str, str]] = {
+    VisitorChoice.MODE_ALL: ("G111", "13r3r3r3r5"),
+    VisitorChoice.MODE_NONE: ("G100", "13q3q3q3q5"),
+    VisitorChoice.MODE_ANALYTICS: ("G101", "13q3r3q3q5"),
+    VisitorChoice.CONFLICT: ("G101", "13q3r3q3q5"),
 }
 
 
-def build(request: Request, stamp: Stamp) -> Post:
+def build(request: SimulatedRequest, stamp: SendStamp) -> Post:
     """The request as its device's protocol sends it, defects included."""
     if request.events[0].defect is Defect.POISON:
         return Post("", b"\xff no contract knows this " + request.events[0].mark("dd").encode())
@@ -89,14 +89,14 @@ def build(request: Request, stamp: Stamp) -> Post:
     return post
 
 
-def ask(step: Ask, stamp: Stamp) -> Post:
+def ask(step: Ask, stamp: SendStamp) -> Post:
     """A widget's question to the decision API."""
     question = {"experiment": step.experiment, "visitor": step.device.cookie, "consent": _flat(step.device, stamp.now_ms)}
     headers = {"Content-Type": "application/json", **_region(step.device, stamp.region_header)}
     return Post("/v1/decide", orjson.dumps(question), headers)
 
 
-def state(statement: Statement, stamp: Stamp) -> Post:
+def state(statement: Statement, stamp: SendStamp) -> Post:
     """What a consent platform's webhook or a privacy form tells `POST /v1/consent`."""
     purposes = [name for name, bit in PURPOSES.items() if bit & statement.purposes]
     item: Json = dict(statement.identifiers)
@@ -113,12 +113,12 @@ def signals(device: Device, now_ms: int) -> Json:
     said: Json = {f"cmp.{purpose}": "granted" if yes else "denied" for purpose, yes in CMP.get(device.choice, {}).items()}
     if device.choice in MODE:
         said["gcs"], said["gcd"] = MODE[device.choice]
-    if device.choice is Choice.GPC:
+    if device.choice is VisitorChoice.GPC:
         said["gpc"] = "1"
-    if device.choice is Choice.UNMAPPED:
+    if device.choice is VisitorChoice.UNMAPPED:
         said |= UNMAPPED
-    if device.choice in (Choice.TC_ALL, Choice.TC_NONE):
-        grants = device.choice is Choice.TC_ALL
+    if device.choice in (VisitorChoice.TC_ALL, VisitorChoice.TC_NONE):
+        grants = device.choice is VisitorChoice.TC_ALL
         day = now_ms - DAY_MS if grants else now_ms
         said |= {
             "tc_string": tc_string(day // DAY_MS * DAY_MS, grants=grants),
@@ -134,7 +134,7 @@ def _flat(device: Device, now_ms: int) -> dict[str, str]:
     return {name: words.get(value, str(value)) for name, value in signals(device, now_ms).items()}
 
 
-def _consent(event: Event, stamp: Stamp) -> Json:
+def _consent(event: SimulatedEvent, stamp: SendStamp) -> Json:
     """The signals of an event."""
     said = signals(event.device, stamp.now_ms)
     if event.dated:
@@ -160,30 +160,30 @@ def _region(device: Device, header: str) -> dict[str, str]:
     return {header: device.region} if header and device.region else {}
 
 
-def _key(request: Request, stamp: Stamp) -> str:
+def _key(request: SimulatedRequest, stamp: SendStamp) -> str:
     return "wrong-" + stamp.write_key[:8] if request.events[0].defect is Defect.WRONG_KEY else stamp.write_key
 
 
-def _headers(request: Request, stamp: Stamp, authorization: str = "") -> dict[str, str]:
+def _headers(request: SimulatedRequest, stamp: SendStamp, authorization: str = "") -> dict[str, str]:
     device = request.device
     said = {"Content-Type": "application/json", "User-Agent": device.agent, **_region(device, stamp.region_header)}
-    if device.choice is Choice.GPC:
+    if device.choice is VisitorChoice.GPC:
         said["Sec-GPC"] = "1"
     return {**said, "Authorization": authorization} if authorization else said
 
 
-def _url(event: Event) -> str:
+def _url(event: SimulatedEvent) -> str:
     return f"{SITE}{event.page}?gclid={event.mark('mk')}"
 
 
-def _token(event: Event, stamp: Stamp) -> str:
+def _token(event: SimulatedEvent, stamp: SendStamp) -> str:
     """The decision's token, or, where personalization is denied, a marker that must never be seen again."""
     if not mask_of(event) & PERSONALIZATION:
         return event.mark("pz")
     return stamp.token if event.answers else ""
 
 
-def _properties(event: Event, stamp: Stamp) -> Json:
+def _properties(event: SimulatedEvent, stamp: SendStamp) -> Json:
     """What all doors say alike."""
     said: Json = {"note": event.mark("an")}
     if event.defect is not Defect.NONE:
@@ -195,13 +195,13 @@ def _properties(event: Event, stamp: Stamp) -> Json:
     return said
 
 
-def _own(request: Request, stamp: Stamp) -> Post:
+def _own(request: SimulatedRequest, stamp: SendStamp) -> Post:
     items = [_own_item(event, stamp) for event in request.events]
     headers = _headers(request, stamp, f"Bearer {_key(request, stamp)}")
     return Post("/v1/events", orjson.dumps({"events": items}), headers)
 
 
-def _own_item(event: Event, stamp: Stamp) -> Json | str:
+def _own_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
     """A tag-manager server container's event data, common keys at the top."""
     if event.defect is Defect.NOT_AN_OBJECT:
         return event.mark("dd")
@@ -227,7 +227,7 @@ def _own_item(event: Event, stamp: Stamp) -> Json | str:
     return said
 
 
-def _segment(request: Request, stamp: Stamp) -> Post:
+def _segment(request: SimulatedRequest, stamp: SendStamp) -> Post:
     items = [_segment_item(event, stamp) for event in request.events]
     basic = base64.b64encode(f"{_key(request, stamp)}:".encode()).decode()
     return Post(
@@ -235,7 +235,7 @@ def _segment(request: Request, stamp: Stamp) -> Post:
     )
 
 
-def _segment_item(event: Event, stamp: Stamp) -> Json | str:
+def _segment_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
     """Segment HTTP API: a track call with common fields."""
     if event.defect is Defect.NOT_AN_OBJECT:
         return event.mark("dd")
@@ -265,7 +265,7 @@ def _segment_item(event: Event, stamp: Stamp) -> Json | str:
     return said
 
 
-def _snowplow(request: Request, stamp: Stamp) -> Post:
+def _snowplow(request: SimulatedRequest, stamp: SendStamp) -> Post:
     key = _key(request, stamp)
     items = [_snowplow_item(event, stamp, key) for event in request.events]
     schema = "iglu:com.snowplowanalytics.snowplow/payload_data/jsonschema/1-0-4"
@@ -273,7 +273,7 @@ def _snowplow(request: Request, stamp: Stamp) -> Post:
     return Post("/com.snowplowanalytics.snowplow/tp2", orjson.dumps({"schema": schema, "data": items}), headers)
 
 
-def _snowplow_item(event: Event, stamp: Stamp, app_id: str) -> Json | str:
+def _snowplow_item(event: SimulatedEvent, stamp: SendStamp, app_id: str) -> Json | str:
     """Snowplow tracker protocol 2: a self-describing event."""
     if event.defect is Defect.NOT_AN_OBJECT:
         return event.mark("dd")
@@ -310,7 +310,7 @@ CONTEXTS = "iglu:com.snowplowanalytics.snowplow/contexts/jsonschema/1-0-1"
 UNSTRUCT = "iglu:com.snowplowanalytics.snowplow/unstruct_event/jsonschema/1-0-0"
 
 
-def _ga4(request: Request, stamp: Stamp) -> Post:
+def _ga4(request: SimulatedRequest, stamp: SendStamp) -> Post:
     device = request.device
     first = request.events[0]
     said: Json = {"client_id": device.cookie, "events": [_ga4_item(event, stamp) for event in request.events]}
@@ -321,7 +321,7 @@ def _ga4(request: Request, stamp: Stamp) -> Post:
     return Post("/mp/collect", orjson.dumps(said), _headers(request, stamp), query)
 
 
-def _ga4_item(event: Event, stamp: Stamp) -> Json | str:
+def _ga4_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
     """GA4 Measurement Protocol: name, params, timestamp_micros."""
     if event.defect is Defect.NOT_AN_OBJECT:
         return event.mark("dd")

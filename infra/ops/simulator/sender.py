@@ -11,9 +11,9 @@ import aiohttp
 import orjson
 
 from infra.ops.simulator.ledger import DecisionLine, EventLine
-from infra.ops.simulator.protocols import Answer, Post, Stamp, ask, build, state
+from infra.ops.simulator.protocols import Answer, Post, SendStamp, ask, build, state
 from infra.ops.simulator.truth import PERSONALIZATION, fate, mask_of
-from infra.ops.simulator.world.acts import Ask, Defect, Event, Journey, Request, Statement
+from infra.ops.simulator.world.acts import Ask, Defect, Journey, SimulatedEvent, SimulatedRequest, Statement
 
 PATIENCE_S = 180.0
 TIMEOUT_S = 20.0
@@ -36,7 +36,7 @@ class Target:
 
 
 @dataclass
-class Progress:
+class SendProgress:
     """How far the run is."""
 
     events: int = 0
@@ -62,7 +62,7 @@ class Progress:
 class _Sent:
     """What became of one event so far."""
 
-    event: Event
+    event: SimulatedEvent
     sent: int = 0
     acked: int = 0
     status: int = 0
@@ -70,7 +70,7 @@ class _Sent:
 
 
 @dataclass
-class _Walk:
+class _JourneyRun:
     """One journey on its way."""
 
     sent: dict[int, _Sent] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class _Walk:
     answer: Answer = field(default_factory=Answer)
 
 
-class Pace:
+class SendRate:
     """Lets at most `rate` events a second through; 0 = as many as there are. `began`: monotonic seconds."""
 
     def __init__(self, rate: float, began: float) -> None:
@@ -100,8 +100,8 @@ class Pace:
 class Sender:
     """Walks journeys beside one another and hands each journey's ledger lines to `keep`."""
 
-    def __init__(self, target: Target, pace: Pace, keep: Callable[[Line], None], seed: int) -> None:
-        self.progress = Progress()
+    def __init__(self, target: Target, pace: SendRate, keep: Callable[[Line], None], seed: int) -> None:
+        self.progress = SendProgress()
         self._target = target
         self._pace = pace
         self._keep = keep
@@ -119,7 +119,7 @@ class Sender:
 
     async def _walk_all(self, session: aiohttp.ClientSession, waiting: Iterator[Journey]) -> None:
         for journey in waiting:
-            walk = _Walk()
+            walk = _JourneyRun()
             try:
                 for step in journey:
                     if isinstance(step, Ask):
@@ -132,7 +132,7 @@ class Sender:
                 # A run that is cut short still says what it has sent.
                 self._write(walk)
 
-    async def _ask(self, session: aiohttp.ClientSession, walk: _Walk, step: Ask) -> None:
+    async def _ask(self, session: aiohttp.ClientSession, walk: _JourneyRun, step: Ask) -> None:
         post = ask(step, self._stamp())
         status, body, _ = await self._post(session, self._target.decisions_url, post)
         walk.answer = Answer.read(orjson.loads(body)) if status == 200 else Answer()
@@ -150,10 +150,10 @@ class Sender:
             self.progress.open += 1
             self.progress.trouble = f"POST {post.path}: HTTP {status}"
 
-    def _stamp(self, token: str = "") -> Stamp:
-        return Stamp(int(time.time() * 1000), self._target.write_key, self._target.region_header, token)
+    def _stamp(self, token: str = "") -> SendStamp:
+        return SendStamp(int(time.time() * 1000), self._target.write_key, self._target.region_header, token)
 
-    async def _send(self, session: aiohttp.ClientSession, walk: _Walk, request: Request) -> None:
+    async def _send(self, session: aiohttp.ClientSession, walk: _JourneyRun, request: SimulatedRequest) -> None:
         await asyncio.sleep(self._pace.delay(len(request.events), time.monotonic()))
         post = walk.posts.get(id(request))
         if post is None:
@@ -204,14 +204,14 @@ class Sender:
             await asyncio.sleep(wait * (0.5 + self._jitter.random()))
             wait = min(LONGEST_WAIT_S, wait * 2)
 
-    def _write(self, walk: _Walk) -> None:
+    def _write(self, walk: _JourneyRun) -> None:
         for sent in walk.sent.values():
             self._keep(event_line(sent))
 
 
 def event_line(sent: Any) -> EventLine:
     """The ledger's line about one event."""
-    event: Event = sent.event
+    event: SimulatedEvent = sent.event
     must = fate(event)
     return EventLine(
         n=event.n,

@@ -6,7 +6,7 @@ What an event's own signals leave open, and what beats them, is remembered of it
 from dataclasses import dataclass
 from typing import Literal
 
-from infra.ops.simulator.world.acts import Ask, Choice, Defect, Event
+from infra.ops.simulator.world.acts import Ask, Defect, SimulatedEvent, VisitorChoice
 
 ANALYTICS, MARKETING, PERSONALIZATION = 1, 2, 4
 ALL = ANALYTICS | MARKETING | PERSONALIZATION
@@ -28,27 +28,27 @@ class Signals:
 
 
 # What the visitor's own words grant and deny; what they leave open, memory and region decide.
-SIGNALS: dict[Choice, Signals] = {
-    Choice.CMP_ALL: Signals(ALL),
-    Choice.CMP_NONE: Signals(0, ALL),
-    Choice.CMP_ANALYTICS: Signals(ANALYTICS, MARKETING | PERSONALIZATION),
-    Choice.CMP_NO_MARKETING: Signals(ANALYTICS | PERSONALIZATION, MARKETING),
-    Choice.MODE_ALL: Signals(ALL),
-    Choice.MODE_NONE: Signals(0, ALL),
-    Choice.MODE_ANALYTICS: Signals(ANALYTICS, MARKETING | PERSONALIZATION),
-    Choice.CONFLICT: Signals(ANALYTICS, MARKETING | PERSONALIZATION),
-    Choice.GPC: Signals(ANALYTICS, MARKETING | PERSONALIZATION),
-    Choice.SILENT: Signals(),
-    Choice.ONETRUST_NONE: Signals(0, ALL),
-    Choice.ONETRUST_NO_ADS: Signals(ANALYTICS | PERSONALIZATION, MARKETING),
-    Choice.UNMAPPED: Signals(ANALYTICS, 0, MARKETING | PERSONALIZATION),
-    Choice.TC_ALL: Signals(ALL),
-    Choice.TC_NONE: Signals(0, ALL),
+SIGNALS: dict[VisitorChoice, Signals] = {
+    VisitorChoice.CMP_ALL: Signals(ALL),
+    VisitorChoice.CMP_NONE: Signals(0, ALL),
+    VisitorChoice.CMP_ANALYTICS: Signals(ANALYTICS, MARKETING | PERSONALIZATION),
+    VisitorChoice.CMP_NO_MARKETING: Signals(ANALYTICS | PERSONALIZATION, MARKETING),
+    VisitorChoice.MODE_ALL: Signals(ALL),
+    VisitorChoice.MODE_NONE: Signals(0, ALL),
+    VisitorChoice.MODE_ANALYTICS: Signals(ANALYTICS, MARKETING | PERSONALIZATION),
+    VisitorChoice.CONFLICT: Signals(ANALYTICS, MARKETING | PERSONALIZATION),
+    VisitorChoice.GPC: Signals(ANALYTICS, MARKETING | PERSONALIZATION),
+    VisitorChoice.SILENT: Signals(),
+    VisitorChoice.ONETRUST_NONE: Signals(0, ALL),
+    VisitorChoice.ONETRUST_NO_ADS: Signals(ANALYTICS | PERSONALIZATION, MARKETING),
+    VisitorChoice.UNMAPPED: Signals(ANALYTICS, 0, MARKETING | PERSONALIZATION),
+    VisitorChoice.TC_ALL: Signals(ALL),
+    VisitorChoice.TC_NONE: Signals(0, ALL),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
+class ExpectedOutcome:
     """What must become of one event."""
 
     name: FateName
@@ -63,26 +63,26 @@ def default(region: str) -> int:
     return ALL if region in OPT_OUT_REGIONS else 0
 
 
-def granted(choice: Choice, region: str) -> int:
+def granted(choice: VisitorChoice, region: str) -> int:
     """Purposes that a visitor with this choice in this region has granted, as a bit mask, if nothing is remembered of her."""
     signals = SIGNALS[choice]
     return signals.grants | default(region) & ~(signals.denies | signals.withholds)
 
 
-def mask_of(step: Event | Ask) -> int:
+def mask_of(step: SimulatedEvent | Ask) -> int:
     """Purposes that must be granted to an event, or to a question to the decision API."""
     return granted(step.device.choice, step.device.region) if step.granted is None else step.granted
 
 
-def fate(event: Event) -> Fate:
+def fate(event: SimulatedEvent) -> ExpectedOutcome:
     """What must become of an event once the house has acknowledged it (or refused it)."""
     if event.defect in (Defect.WRONG_KEY, Defect.BROKEN_BODY):
-        return Fate("refused")
+        return ExpectedOutcome("refused")
     if event.defect is Defect.POISON:
-        return Fate("poison")
+        return ExpectedOutcome("poison")
     if event.defect is not Defect.NONE:
-        return Fate("dead")
+        return ExpectedOutcome("dead")
     mask = mask_of(event)
     if not mask & ANALYTICS:
-        return Fate("anonymised", "anonymise", mask)
-    return Fate("resolved", "pass" if mask == ALL else "strip", mask)
+        return ExpectedOutcome("anonymised", "anonymise", mask)
+    return ExpectedOutcome("resolved", "pass" if mask == ALL else "strip", mask)

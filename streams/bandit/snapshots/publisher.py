@@ -12,7 +12,7 @@ from streams.bandit.experiment import Experiment
 from streams.bandit.snapshots.kernel import Unsound
 from streams.bandit.snapshots.snapshot import Snapshot, follow, from_record, too_early
 from streams.bandit.snapshots.store import SnapshotStore
-from streams.bandit.statistics import Line, Merged, Sums
+from streams.bandit.statistics import Merged, StatsRecord, Sums
 from streams.runtime.stage import BY_KEY, Output
 
 LEARNED = "bandit"
@@ -36,7 +36,7 @@ class Publisher:
         """Experiment -> version that Redis points to."""
         self._retry_at: dict[str, int] = {}
 
-    def take_line(self, line: Line) -> None:
+    def take_line(self, line: StatsRecord) -> None:
         """Take in one line of statistics."""
         self._merged.take(line)
 

@@ -36,7 +36,7 @@ class SnapshotStore(Protocol):
         ...
 
 
-class MemoryStore:
+class MemorySnapshotStore:
     """For tests and walks without Redis."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class MemoryStore:
         return self.pointers[experiment]
 
 
-class RedisStore:
+class RedisSnapshotStore:
     """Snapshots in Redis."""
 
     def __init__(self, client: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from infra.payload_keyring import KeyGone, KeyRing
+from infra.payload_keyring import KeyGone, PayloadKeyring
 from infra.telemetry.logs import get_logger
 
 CONTEXT = b"spool"
@@ -35,7 +35,7 @@ class Record(NamedTuple):
 class Spool:
     """One collector's spool. `append` and `drop` are called from one thread at a time."""
 
-    def __init__(self, folder: Path, keyring: KeyRing, most_bytes: int) -> None:
+    def __init__(self, folder: Path, keyring: PayloadKeyring, most_bytes: int) -> None:
         self._folder = folder
         self._keyring = keyring
         self._most_bytes = most_bytes

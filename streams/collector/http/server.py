@@ -20,11 +20,11 @@ from streams.collector.delivery.sink import Sink
 from streams.collector.delivery.spool import SpoolFull
 from streams.collector.event import Wrong
 from streams.collector.fields.repeated import MAX_LEVELS, RepeatedKeys, loads_measured
-from streams.collector.http.refusals import RETRY_AFTER_S, Reason, Refused
-from streams.collector.intake import RECENT, Intake, Reader, Seen, Taken
-from streams.collector.normalise import Request
+from streams.collector.http.refusals import RETRY_AFTER_S, RejectionReason, RequestRejected
+from streams.collector.intake import RECENT, Intake, IntakePreview, IntakeResult, Reader
+from streams.collector.normalise import RequestContext
 from streams.collector.protocols import choices, ga4, own, segment, snowplow
-from streams.collector.write_keys import KeyKind, KeyRing, WriteKey
+from streams.collector.write_keys import KeyKind, WriteKey, WriteKeyStore
 
 MAX_BODY = 1_000_000
 MAX_EVENTS = 500
@@ -37,7 +37,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True)
-class Options:
+class CollectorOptions:
     """What the command was told."""
 
     region_header: str = ""
@@ -49,24 +49,24 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class RequestItems:
     """Items of one request and how to read them."""
 
     items: list[Any]
     read: Reader
 
 
-class Doors:
+class HttpApi:
     """The routes of one process."""
 
-    def __init__(self, intake: Intake, sink: Sink, keys: KeyRing, metrics: Metrics, options: Options) -> None:
+    def __init__(self, intake: Intake, sink: Sink, keys: WriteKeyStore, metrics: Metrics, options: CollectorOptions) -> None:
         self._intake = intake
         self._sink = sink
         self._keys = keys
         self._metrics = metrics
         self._options = options
         self._limits: dict[float, RateLimit] = {}
-        self._recent: deque[Seen] = deque(maxlen=RECENT)
+        self._recent: deque[IntakePreview] = deque(maxlen=RECENT)
 
     def app(self) -> web.Application:
         """The aiohttp application."""
@@ -95,14 +95,14 @@ class Doors:
         started = time.perf_counter()
         try:
             response = await handler(request)
-        except Refused as error:
+        except RequestRejected as error:
             response = self._refusal(error.reason, str(error))
         except SpoolFull:
-            response = self._refusal(Reason.FULL)
+            response = self._refusal(RejectionReason.FULL)
         except web.HTTPRequestEntityTooLarge:
-            response = self._refusal(Reason.TOO_LARGE)
+            response = self._refusal(RejectionReason.TOO_LARGE)
         except web.HTTPException as error:
-            response = self._refusal(Reason.NOT_FOUND) if error.status in (404, 405) else error
+            response = self._refusal(RejectionReason.NOT_FOUND) if error.status in (404, 405) else error
         door = request.match_info.route.resource.canonical if request.match_info.route.resource else "none"
         self._metrics.observe("headwater_request_seconds", time.perf_counter() - started, door=door)
         self._metrics.count("headwater_requests_total", door=door, status=str(response.status))
@@ -111,8 +111,8 @@ class Doors:
             response.headers["Vary"] = "Origin"
         return response
 
-    def _refusal(self, reason: Reason, message: str = "") -> web.Response:
-        error = Refused(reason, message)
+    def _refusal(self, reason: RejectionReason, message: str = "") -> web.Response:
+        error = RequestRejected(reason, message)
         self._metrics.count("headwater_refused_total", door="collector", reason=reason)
         headers = {"Retry-After": str(RETRY_AFTER_S[reason])} if reason in RETRY_AFTER_S else None
         body = orjson.dumps({"code": reason, "message": str(error)})
@@ -125,7 +125,7 @@ class Doors:
         scheme, _, clear = request.headers.get("Authorization", "").partition(" ")
         key = self._key(clear if scheme.lower() == "bearer" else "")
         body = await self._json(request)
-        taken = await self._take(request, key, Batch(_items(own.items_of, body), own.read))
+        taken = await self._take(request, key, RequestItems(_items(own.items_of, body), own.read))
         return _answer(taken)
 
     async def consent(self, request: web.Request) -> web.Response:
@@ -155,7 +155,9 @@ class Doors:
         body = await self._json(request)
         if key is None:
             key = self._key(body.get("writeKey") if isinstance(body, dict) else "")
-        taken = await self._take(request, key, Batch(_items(lambda said: segment.items_of(said, call), body), segment.read))
+        taken = await self._take(
+            request, key, RequestItems(_items(lambda said: segment.items_of(said, call), body), segment.read)
+        )
         return _answer(taken)
 
     async def tp2(self, request: web.Request) -> web.Response:
@@ -163,21 +165,21 @@ class Doors:
         body = await self._json(request)
         items = _items(snowplow.items_of, body)
         key = self._key(snowplow.write_key_of(items))
-        await self._take(request, key, Batch(items, snowplow.read))
+        await self._take(request, key, RequestItems(items, snowplow.read))
         return web.Response(text="ok")
 
     async def pixel(self, request: web.Request) -> web.Response:
         """Snowplow's GET: one event as a query string, a picture as the answer."""
         said = _query(request)
         key = self._key(said.get("aid", ""))
-        await self._take(request, key, Batch([said], snowplow.read))
+        await self._take(request, key, RequestItems([said], snowplow.read))
         return web.Response(body=PIXEL, content_type="image/gif", headers={"Cache-Control": "no-store"})
 
     async def ga4(self, request: web.Request) -> web.Response:
         """The Measurement Protocol: says nothing of what breaks its rules; that is what `/debug` is for."""
         key = self._key(request.query.get("api_secret", ""))
         body = await self._json(request)
-        await self._take(request, key, Batch(_items(ga4.items_of, body), ga4.read))
+        await self._take(request, key, RequestItems(_items(ga4.items_of, body), ga4.read))
         return web.Response(status=200)
 
     async def ga4_debug(self, request: web.Request) -> web.Response:
@@ -224,7 +226,7 @@ class Doors:
     def _key(self, clear: object) -> WriteKey:
         key = self._keys.find(clear) if isinstance(clear, str) and clear else None
         if key is None:
-            raise Refused(Reason.UNKNOWN_KEY)
+            raise RequestRejected(RejectionReason.UNKNOWN_KEY)
         return key
 
     async def _json(self, request: web.Request) -> Any:
@@ -235,33 +237,33 @@ class Doors:
         try:
             body = await asyncio.wait_for(request.read(), BODY_S)
         except TimeoutError:
-            raise Refused(Reason.INVALID_JSON, f"the body did not come within {BODY_S:g} s") from None
+            raise RequestRejected(RejectionReason.INVALID_JSON, f"the body did not come within {BODY_S:g} s") from None
         except (web.HTTPException, asyncio.CancelledError, ConnectionError):
             raise
         except Exception:  # aiohttp's word for a body that does not inflate depends on the encoding
-            raise Refused(Reason.ENCODING) from None
+            raise RequestRejected(RejectionReason.ENCODING) from None
         if request.headers.get("Content-Encoding", "").lower() not in ("", "identity", "gzip", "deflate"):
-            raise Refused(Reason.ENCODING)
+            raise RequestRejected(RejectionReason.ENCODING)
         return body
 
     def _admit(self, key: WriteKey, items: int) -> None:
         if items > MAX_EVENTS:
-            raise Refused(Reason.TOO_MANY)
+            raise RequestRejected(RejectionReason.TOO_MANY)
         limit = self._limits.setdefault(key.events_per_s, RateLimit(key.events_per_s, max(2 * key.events_per_s, MAX_EVENTS)))
         if not limit.allow(key.source, time.monotonic(), items):
-            raise Refused(Reason.RATE)
+            raise RequestRejected(RejectionReason.RATE)
 
-    async def _take(self, request: web.Request, key: WriteKey, batch: Batch) -> Taken:
+    async def _take(self, request: web.Request, key: WriteKey, batch: RequestItems) -> IntakeResult:
         self._admit(key, len(batch.items))
         taken = self._intake.take(batch.items, batch.read, self._asked(request, key))
         if taken.records:
             await self._sink.send(taken.records)
         return taken
 
-    def _asked(self, request: web.Request, key: WriteKey) -> Request:
+    def _asked(self, request: web.Request, key: WriteKey) -> RequestContext:
         headers, options = request.headers, self._options
         forwarded = headers.get("X-Forwarded-For", "").split(",")[0] if options.forwarded else ""
-        return Request(
+        return RequestContext(
             key.source,
             key.site,
             int(time.time() * 1000),
@@ -278,9 +280,9 @@ def _parsed(body: bytes) -> Any:
         parsed, depth = loads_measured(body)
     except orjson.JSONDecodeError as error:
         where = f" (line {error.lineno}, column {error.colno})" if error.doc else ""
-        raise Refused(Reason.INVALID_JSON, f"the body must be JSON in UTF-8{where}") from None
+        raise RequestRejected(RejectionReason.INVALID_JSON, f"the body must be JSON in UTF-8{where}") from None
     if depth > MAX_LEVELS:
-        raise Refused(Reason.TOO_DEEP)
+        raise RequestRejected(RejectionReason.TOO_DEEP)
     return parsed
 
 
@@ -308,14 +310,14 @@ def _items(items_of: Callable[[Any], list[Any]], body: Any) -> list[Any]:
     try:
         return items_of(body)
     except Wrong as error:
-        raise Refused(Reason.CONTRACT, str(error)) from None
+        raise RequestRejected(RejectionReason.CONTRACT, str(error)) from None
 
 
-def _answer(taken: Taken) -> web.Response:
+def _answer(taken: IntakeResult) -> web.Response:
     """200 where at least one event was accepted; which were not, and why, stands beside it."""
-    refused = [{"index": place, "code": Reason.CONTRACT, "message": problem} for place, problem in taken.refused]
+    refused = [{"index": place, "code": RejectionReason.CONTRACT, "message": problem} for place, problem in taken.refused]
     if refused and not taken.accepted:
-        said: Mapping[str, Any] = {"code": Reason.CONTRACT, "message": refused[0]["message"], "refused": refused}
+        said: Mapping[str, Any] = {"code": RejectionReason.CONTRACT, "message": refused[0]["message"], "refused": refused}
         return web.Response(body=orjson.dumps(said), status=400, content_type=JSON)
     said = {"success": True, "accepted": taken.accepted, "refused": refused}
     if taken.sites:

@@ -7,38 +7,38 @@ from typing import NamedTuple
 from aiohttp import web
 
 from infra.errors import ConfigError
-from infra.payload_keyring import KeyRing as PayloadKeys
+from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
 from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 from streams.collector.delivery.sink import Sink
 from streams.collector.delivery.spool import Spool
-from streams.collector.http.server import Doors, Options
+from streams.collector.http.server import CollectorOptions, HttpApi
 from streams.collector.intake import Intake
 from streams.collector.signals.choice_rules import ChoiceRules
 from streams.collector.signals.policy_source import PolicySource
-from streams.collector.write_keys import KeyRing
+from streams.collector.write_keys import WriteKeyStore
 from streams.identity.nodes import NodeKeys
 
 
-class Limits(NamedTuple):
+class SpoolLimits(NamedTuple):
     """How long Kafka may take, and how much may wait for it."""
 
     budget_s: float
     spool_bytes: int
 
 
-async def serve(settings: Settings, options: Options, address: tuple[str, int], limits: Limits) -> None:
+async def serve(settings: Settings, options: CollectorOptions, address: tuple[str, int], limits: SpoolLimits) -> None:
     """Serve until SIGTERM or SIGINT. ConfigError where the port is taken, the secret is missing or the policy does not load."""
     metrics = Metrics()
-    payload_keys = PayloadKeys(settings.keyring_dir, settings.master)
+    payload_keys = PayloadKeyring(settings.keyring_dir, settings.master)
     keys = NodeKeys.of(settings)
-    write_keys = KeyRing(settings.write_keys_file)
+    write_keys = WriteKeyStore(settings.write_keys_file)
     rules = ChoiceRules(PolicySource(settings.policy), write_keys)
     intake = Intake(Registry(settings.contracts), payload_keys, keys, metrics, rules)
     sink = Sink(settings, Spool(settings.state_dir / "spool", payload_keys, limits.spool_bytes), metrics, limits.budget_s)
-    doors = Doors(intake, sink, write_keys, metrics, options)
+    doors = HttpApi(intake, sink, write_keys, metrics, options)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -78,7 +78,7 @@ class Layer:
         return self._source_ends[token] + max(0, beyond)
 
 
-class View:
+class DecodedView:
     """A decoded text and the way back to its source."""
 
     __slots__ = ("_layers", "complete", "levels", "text")
@@ -147,9 +147,9 @@ def is_usual(text: str) -> bool:
 _cached_encoding = lru_cache(maxsize=4_096)(_encoding_of)
 
 
-def view_of(text: str) -> View:
+def view_of(text: str) -> DecodedView:
     """The view of a text."""
-    return _cached_view(text) if len(text) <= MAX_CACHED else View(text)
+    return _cached_view(text) if len(text) <= MAX_CACHED else DecodedView(text)
 
 
 MAX_CACHED = 512
@@ -157,8 +157,8 @@ MAX_CACHED = 512
 
 
 @lru_cache(maxsize=2_048)
-def _cached_view(text: str) -> View:
-    return View(text)
+def _cached_view(text: str) -> DecodedView:
+    return DecodedView(text)
 
 
 def _has_escapes(text: str) -> bool:

@@ -4,14 +4,14 @@ import binascii
 import re
 from collections.abc import Iterator
 
-from streams.collector.masking.patterns import EMAIL, Span, address_spans
+from streams.collector.masking.patterns import EMAIL, MaskSpan, address_spans
 
 _GROUP = r"[A-Za-f][A-HQ-Xg-nw-z0-3][ABEFIJMNQRUVYZcdghklopstwx014589][A-Za-z0-9+/_-]"
 """Four letters of base64 (RFC 4648) of bytes below 128; random ids break this within a group or two."""
 _ASCII_IN_BASE64 = re.compile(rf"=(?=((?:{_GROUP}){{2,}}[A-Za-z0-9+/_-]{{0,3}}={{0,2}}))")
 
 
-def encoded_spans(text: str) -> Iterator[Span]:
+def encoded_spans(text: str) -> Iterator[MaskSpan]:
     """Values of parameters that are an address in base64 of either alphabet, padded or not."""
     if "=" not in text:
         return
@@ -23,7 +23,7 @@ def encoded_spans(text: str) -> Iterator[Span]:
         except (binascii.Error, UnicodeDecodeError):
             continue
         if any(span.label == EMAIL for span in address_spans(plain)):
-            yield Span(match.start(1), match.end(1), EMAIL)
+            yield MaskSpan(match.start(1), match.end(1), EMAIL)
 
 
 _STANDARD = str.maketrans("-_", "+/")

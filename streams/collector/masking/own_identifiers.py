@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_address
 
 from streams.collector.masking.decoding import Encoding, encoding_of, folded, view_of
-from streams.collector.masking.patterns import EMAIL, IP, PHONE, Span
+from streams.collector.masking.patterns import EMAIL, IP, PHONE, MaskSpan
 from streams.collector.masking.text import in_source, replace_spans
 from streams.identity.nodes import normalise
 
@@ -86,7 +86,7 @@ class OwnIdentifiers:
         digits = _NOT_DIGIT.sub("", text)
         return any(form in digits for form in self._phones)
 
-    def _spans(self, text: str) -> Iterator[Span]:
+    def _spans(self, text: str) -> Iterator[MaskSpan]:
         lower = text.lower()
         if len(lower) != len(text):  # a letter whose lower case is two
             lower = text
@@ -98,12 +98,12 @@ class OwnIdentifiers:
             while start >= 0:
                 end = start + len(needle)
                 if not (_is_number(needle) and _within_number(lower, start, end)):
-                    yield Span(start, end, label)
+                    yield MaskSpan(start, end, label)
                 start = lower.find(needle, end)
         if self._phones and self._has_phone(lower):
             for form in self._phones:
                 for match in re.finditer(rf"(?<!\d)\+?{_SEPARATORS.join(form)}(?!\d)", text):
-                    yield Span(match.start(), match.end(), PHONE)
+                    yield MaskSpan(match.start(), match.end(), PHONE)
 
 
 def _other_forms(spelling: str) -> set[str]:

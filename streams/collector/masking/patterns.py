@@ -13,7 +13,7 @@ from typing import NamedTuple
 from streams.collector.masking.field_names import Category, category_of, is_flag
 
 
-class Span(NamedTuple):
+class MaskSpan(NamedTuple):
     """A place in a text, end exclusive, and what is written there instead."""
 
     start: int
@@ -67,7 +67,7 @@ _JSON_COLON = re.compile(r"[\"']\s{0,4}:\s{0,4}")
 _JSON_VALUE = re.compile(r"\"([^\"]*)\"?|'([^']*)'?|\{[^{}]*\}?|\[[^\[\]]*\]?|[^\s,}\]]*")
 
 
-def address_spans(text: str, category: Category = Category.OTHER) -> Iterator[Span]:
+def address_spans(text: str, category: Category = Category.OTHER) -> Iterator[MaskSpan]:
     """E-mail addresses, phone numbers and IP addresses. `category` is that of the field that the text stands in."""
     if "@" in text:
         yield from _emails(text)
@@ -77,7 +77,7 @@ def address_spans(text: str, category: Category = Category.OTHER) -> Iterator[Sp
     yield from ip_spans(text, category)
 
 
-def ip_spans(text: str, category: Category = Category.OTHER) -> Iterator[Span]:
+def ip_spans(text: str, category: Category = Category.OTHER) -> Iterator[MaskSpan]:
     """IP addresses alone."""
     if text.count(".") >= 3:
         yield from _ipv4(text, category)
@@ -85,7 +85,7 @@ def ip_spans(text: str, category: Category = Category.OTHER) -> Iterator[Span]:
         yield from _ipv6(text)
 
 
-def field_spans(text: str) -> Iterator[Span]:
+def field_spans(text: str) -> Iterator[MaskSpan]:
     """Values of parameters (`user_id=17`) and of JSON pairs (`"user_id": 17`) whose name says that they are a person's."""
     if "=" in text and _may_name_persons(text):
         yield from _parameters(text)
@@ -93,17 +93,17 @@ def field_spans(text: str) -> Iterator[Span]:
         yield from _json_pairs(text)
 
 
-def _emails(text: str) -> Iterator[Span]:
+def _emails(text: str) -> Iterator[MaskSpan]:
     if "//" in text:
         for match in _USERINFO.finditer(text):
-            yield Span(match.start(1), match.end(1), REMOVED)
+            yield MaskSpan(match.start(1), match.end(1), REMOVED)
     at = text.find("@")
     while at >= 0:
         domain = _DOMAIN.match(text, at + 1)
         if domain and not _IS_VERSION.match(domain[0]) and not _IS_PICTURE.match(domain[0]):
             start = _local_start(text, at)
             if start < at:
-                yield Span(start, domain.end(), EMAIL)
+                yield MaskSpan(start, domain.end(), EMAIL)
         at = text.find("@", at + 1)
 
 
@@ -120,21 +120,21 @@ def _local_start(text: str, at: int) -> int:
     return start
 
 
-def _spoken_emails(text: str) -> Iterator[Span]:
+def _spoken_emails(text: str) -> Iterator[MaskSpan]:
     """`name (at) host.example` in any bracket, `first.last at host.example`, `name at host dot example`."""
     if "(" in text or "[" in text or "{" in text or "<" in text:
         for mark in _SPOKEN_AT.finditer(text):
             domain = _SPOKEN_DOMAIN.match(text, mark.end())
             start = _local_start(text, mark.start())
             if domain and start < mark.start():
-                yield Span(start, domain.end(), EMAIL)
+                yield MaskSpan(start, domain.end(), EMAIL)
     if " @ " in text or " at " in text.lower():
         for mark in _BLANK_AT.finditer(text):
             start = _local_start(text, mark.start())
             sure = _SURE_LOCAL.search(text, start, mark.start())
             domain = (_SPOKEN_DOMAIN if sure else _SPELLED_DOMAIN).match(text, mark.end())
             if domain and start < mark.start():
-                yield Span(start, domain.end(), EMAIL)
+                yield MaskSpan(start, domain.end(), EMAIL)
 
 
 def shows_zeros(text: str) -> bool:
@@ -146,17 +146,17 @@ def shows_zeros(text: str) -> bool:
     return False
 
 
-def _phones(text: str, category: Category) -> Iterator[Span]:
+def _phones(text: str, category: Category) -> Iterator[MaskSpan]:
     if "+" in text:
         for match in _PHONE_PLUS.finditer(text):
-            yield Span(match.start(), match.end(), PHONE)
+            yield MaskSpan(match.start(), match.end(), PHONE)
     if "00" in text:
         for match in _PHONE_ZEROS.finditer(text) if shows_zeros(text) else ():
             if not match[0].isdigit() or (_is_dialled(match[0]) and not _is_article_number(text, match, category)):
-                yield Span(match.start(), match.end(), PHONE)
+                yield MaskSpan(match.start(), match.end(), PHONE)
     if ":" in text:
         for match in _PHONE_LINK.finditer(text):
-            yield Span(match.start(), match.end(), PHONE)
+            yield MaskSpan(match.start(), match.end(), PHONE)
 
 
 def _is_dialled(digits: str) -> bool:
@@ -174,7 +174,7 @@ def _is_article_number(text: str, match: re.Match[str], category: Category) -> b
     return sum(int(digit) * (3 if place % 2 else 1) for place, digit in enumerate(reversed(digits))) % 10 == 0
 
 
-def _ipv4(text: str, category: Category) -> Iterator[Span]:
+def _ipv4(text: str, category: Category) -> Iterator[MaskSpan]:
     for match in _IPV4.finditer(text):
         start, end = match.span()
         octets = [int(octet) for octet in match[0].split(".")]
@@ -191,7 +191,7 @@ def _ipv4(text: str, category: Category) -> Iterator[Span]:
                 joined = True
         if (joined and not _is_rather_an_address(octets)) or (versioned and sum(octet >= 100 for octet in octets) < 2):
             continue
-        yield Span(start, end, IP)
+        yield MaskSpan(start, end, IP)
 
 
 def _is_rather_an_address(octets: list[int]) -> bool:
@@ -199,7 +199,7 @@ def _is_rather_an_address(octets: list[int]) -> bool:
     return octets[3] != 0 and (octets[0] >= 100 or sum(octet >= 100 for octet in octets) >= 2)
 
 
-def _ipv6(text: str) -> Iterator[Span]:
+def _ipv6(text: str) -> Iterator[MaskSpan]:
     for match in _IPV6.finditer(text):
         token = match[0]
         if token.count(":") < 2 or text[match.end() : match.end() + 1].isalpha():
@@ -213,7 +213,7 @@ def _ipv6(text: str) -> Iterator[Span]:
                 start = match.start() + offset
                 end = start + len(address)
                 bracketed = text[start - 1 : start] == "[" and text[end : end + 1] == "]"
-                yield Span(start - bracketed, end + bracketed, IP)
+                yield MaskSpan(start - bracketed, end + bracketed, IP)
                 break
 
 
@@ -242,7 +242,7 @@ def _any_personal(names: tuple[str, ...]) -> bool:
     return any(category_of(name).is_masked for name in names)
 
 
-def _parameters(text: str) -> Iterator[Span]:
+def _parameters(text: str) -> Iterator[MaskSpan]:
     at, read = text.find("="), 0
     while at >= 0:
         following = at + 1
@@ -261,7 +261,7 @@ def _parameters(text: str) -> Iterator[Span]:
         at = text.find("=", following)
 
 
-def _json_pairs(text: str) -> Iterator[Span]:
+def _json_pairs(text: str) -> Iterator[MaskSpan]:
     read = 0
     for colon in _JSON_COLON.finditer(text):
         if colon.start() < read:
@@ -275,7 +275,7 @@ def _json_pairs(text: str) -> Iterator[Span]:
             yield from _whole(text, start, end, category)
 
 
-def _whole(text: str, start: int, end: int, category: Category) -> Iterator[Span]:
+def _whole(text: str, start: int, end: int, category: Category) -> Iterator[MaskSpan]:
     """The whole of a field's value, unless it is a mere flag or masked already."""
     if start < end and not is_flag(text[start:end]) and not text.startswith(LABELS, start):
-        yield Span(start, end, category.value)
+        yield MaskSpan(start, end, category.value)

@@ -6,10 +6,10 @@ from functools import lru_cache
 
 import orjson
 
-from streams.collector.masking.decoding import MAX_CACHED, Encoding, View, encoding_of, folded, view_of
+from streams.collector.masking.decoding import MAX_CACHED, DecodedView, Encoding, encoding_of, folded, view_of
 from streams.collector.masking.embedded import encoded_spans
 from streams.collector.masking.field_names import Category, is_flag
-from streams.collector.masking.patterns import LABELS, REMOVED, Span, address_spans, field_spans, ip_spans, shows_zeros
+from streams.collector.masking.patterns import LABELS, REMOVED, MaskSpan, address_spans, field_spans, ip_spans, shows_zeros
 from streams.collector.masking.values import MAX_DEPTH, mask_value
 
 MIN_LENGTH = 6
@@ -113,12 +113,12 @@ def _mask_json(text: str, depth: int) -> str | None:
     return text if masked is value else orjson.dumps(masked).decode()
 
 
-def in_source(view: View, spans: Iterable[Span], layers: int | None = None) -> list[Span]:
+def in_source(view: DecodedView, spans: Iterable[MaskSpan], layers: int | None = None) -> list[MaskSpan]:
     """Spans of a view, or of one of its levels, as spans of its source."""
-    return [Span(*view.source_span(start, end, layers), label) for start, end, label in spans]
+    return [MaskSpan(*view.source_span(start, end, layers), label) for start, end, label in spans]
 
 
-def replace_spans(text: str, spans: Iterable[Span]) -> str:
+def replace_spans(text: str, spans: Iterable[MaskSpan]) -> str:
     """The text with each span replaced by its label; spans that overlap become one, under the label of the longest."""
     ordered = sorted(spans)
     if not ordered:

@@ -26,7 +26,7 @@ _REPEATED = re.compile(r"#[0-9]+$")
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SentChoice:
     """One choice as it was sent."""
 
     identifiers: Sequence[tuple[str, str]]
@@ -54,7 +54,7 @@ def items_of(body: Any) -> list[Any]:
     return body["choices"]
 
 
-def read(item: Any) -> Choice | Unusable:
+def read(item: Any) -> SentChoice | Unusable:
     """One item."""
     if not isinstance(item, dict):
         return Unusable("a choice must be an object")
@@ -64,7 +64,7 @@ def read(item: Any) -> Choice | Unusable:
         return Unusable(str(error))
 
 
-def _read(said: Mapping[str, Any]) -> Choice:
+def _read(said: Mapping[str, Any]) -> SentChoice:
     kind = text(said, "kind") or "choice"
     if kind not in ("choice", "withdrawal"):
         raise Wrong("kind must be choice or withdrawal")
@@ -78,7 +78,9 @@ def _read(said: Mapping[str, Any]) -> Choice:
     if platform := text(said, "platform"):
         built.put("platform", platform)
     evidence = hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS, default=str)).hexdigest()[:16]
-    return Choice(identifiers_of(said), kind, built.as_map(), purposes, _chosen(said, built.as_map()), _site(said), evidence)
+    return SentChoice(
+        identifiers_of(said), kind, built.as_map(), purposes, _chosen(said, built.as_map()), _site(said), evidence
+    )
 
 
 def plain_name(name: str) -> str:
@@ -103,7 +105,7 @@ def _site(said: Mapping[str, Any]) -> str:
     return site
 
 
-def records(choice: Choice, keys: NodeKeys, site: str, now: int) -> list[tuple[str, dict[str, Any]]]:
+def records(choice: SentChoice, keys: NodeKeys, site: str, now: int) -> list[tuple[str, dict[str, Any]]]:
     """(Kafka key, record of `consent.signals`) for each of its subjects; none where nobody is named that can be told apart."""
     # A withdrawal holds under every name that she ever had, whatever versions of the keys are in use.
     chosen = now if choice.chosen is None or (choice.chosen == UNDATED and choice.kind == "withdrawal") else choice.chosen

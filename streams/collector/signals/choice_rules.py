@@ -8,16 +8,16 @@ from collections.abc import Iterator, Mapping
 
 from infra.parsing.site import site_of
 from streams.collector.masking import mask_text
-from streams.collector.protocols.choices import Choice, plain_name
+from streams.collector.protocols.choices import SentChoice, plain_name
 from streams.collector.signals.policy_source import PolicySource
 from streams.collector.signals.signals import MAX_NAME
-from streams.collector.write_keys import KeyRing
+from streams.collector.write_keys import WriteKeyStore
 from streams.consent.formats import gpp
 from streams.consent.formats import tc_string as tcstring
 from streams.consent.formats.consent_mode import consent_mode
-from streams.consent.formats.evidence import FINAL_STATUS, NO, YES, Reader
+from streams.consent.formats.evidence import FINAL_STATUS, NO, YES, SignalReader
 from streams.consent.formats.gpc import gpc_word
-from streams.consent.formats.signals import SignalSet, Word, standard_name, word_of
+from streams.consent.formats.signals import ConsentValue, SignalSet, standard_name, word_of
 from streams.consent.policy import Policy, Regime
 
 MOST_SITES = 4_096
@@ -63,7 +63,7 @@ def signal_problem(signals: Mapping[str, str], policy: Policy, now_ms: int) -> s
 class KnownSites:
     """Sites that choices can be about: those of write keys and beneath them, the policy's, and hosts of events here."""
 
-    def __init__(self, keys: KeyRing, policy: PolicySource) -> None:
+    def __init__(self, keys: WriteKeyStore, policy: PolicySource) -> None:
         self._keys = keys
         self._policy = policy
         self._hosts: dict[str, None] = {}
@@ -93,7 +93,7 @@ class KnownSites:
 class ChoiceRules:
     """Judges choices by the policy in force and the sites that are known."""
 
-    def __init__(self, policy: PolicySource, keys: KeyRing) -> None:
+    def __init__(self, policy: PolicySource, keys: WriteKeyStore) -> None:
         self._policy = policy
         self.sites = KnownSites(keys, policy)
 
@@ -101,7 +101,7 @@ class ChoiceRules:
         """Sites on which a choice about this one counts."""
         return self._policy.policy().sites(site)
 
-    def problem(self, choice: Choice, source: str, now_ms: int) -> str:
+    def problem(self, choice: SentChoice, source: str, now_ms: int) -> str:
         """Why a choice is refused, naming the field and what to send; empty where it is understood."""
         if choice.site and not self.sites.knows(choice.site):
             sites = ", ".join(self.sites.of_source(source)[:MOST_NAMED])
@@ -115,15 +115,19 @@ def _expected(name: str, value: str, policy: Policy) -> str:
     standard, text = standard_name(name), value.strip()
     if standard is None:
         parts = SignalSet({name: value}, policy.vocabulary)
-        return GRANTED_OR_DENIED if parts.unreadable or any(choice.word is Word.INVALID for choice in parts.choices) else ""
+        return (
+            GRANTED_OR_DENIED
+            if parts.unreadable or any(choice.word is ConsentValue.INVALID for choice in parts.choices)
+            else ""
+        )
     if standard.startswith("cm."):
-        return "" if word_of(text) is not Word.INVALID else GRANTED_OR_DENIED
+        return "" if word_of(text) is not ConsentValue.INVALID else GRANTED_OR_DENIED
     return "" if _readable(standard, text, policy) else EXPECTED[standard]
 
 
 def _decides(signals: Mapping[str, str], policy: Policy, now_ms: int) -> bool:
     """Whether the gate hears a yes or a no in them, of any purpose; flags that are `-`, and `gpc` of 0, say neither."""
-    reader = Reader(policy)
+    reader = SignalReader(policy)
     evidence = (reader.hear(regime, signals, now_ms) for regime in Regime)
     return any(formats for one in evidence for formats in one.heard.values())
 
@@ -131,11 +135,11 @@ def _decides(signals: Mapping[str, str], policy: Policy, now_ms: int) -> bool:
 def _readable(standard: str, text: str, policy: Policy) -> bool:
     if standard in ("gcs", "gcd", "npa"):
         words = consent_mode({standard: [text]}, policy.letters)
-        return Word.INVALID not in words.values()
+        return ConsentValue.INVALID not in words.values()
     if standard == "gpc":
-        return bool(text) and gpc_word(text) is not Word.INVALID
+        return bool(text) and gpc_word(text) is not ConsentValue.INVALID
     if standard == "us_privacy":
-        return bool(text) and gpp.usp_word(text) is not Word.INVALID
+        return bool(text) and gpp.usp_word(text) is not ConsentValue.INVALID
     if standard == "gdpr_applies":
         return text.lower() in YES | NO
     if standard == "tc_event_status":

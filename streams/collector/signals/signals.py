@@ -69,7 +69,7 @@ def is_flag(name: str) -> bool:
     return bare in FLAGS or is_objection(bare)
 
 
-class Place(Enum):
+class ConsentRole(Enum):
     """What a field beside the consent object is to consent."""
 
     OBJECT = "consent object"
@@ -81,35 +81,35 @@ class Place(Enum):
     CONTAINER_STRING = "one signal of a tag container"
 
 
-class Field(NamedTuple):
+class SignalField(NamedTuple):
     """How to read a field beside the consent object."""
 
-    place: Place
+    place: ConsentRole
     name: str
     """Of the signal."""
 
 
-def _field_of(name: str) -> Field | None:
+def _field_of(name: str) -> SignalField | None:
     bare = fold(name)
     if bare in OBJECTS:
-        return Field(Place.OBJECT, name)
+        return SignalField(ConsentRole.OBJECT, name)
     if bare in (MANAGEMENT, CATEGORIES):
-        return Field(Place.MANAGEMENT if bare == MANAGEMENT else Place.CATEGORIES, name)
+        return SignalField(ConsentRole.MANAGEMENT if bare == MANAGEMENT else ConsentRole.CATEGORIES, name)
     if bare == "cmp":
-        return Field(Place.PLATFORM, name)
+        return SignalField(ConsentRole.PLATFORM, name)
     if bare.startswith(("cmp.", "cm.")):
-        return Field(Place.CHOICES, name)
+        return SignalField(ConsentRole.CHOICES, name)
     if bare in CONTAINER_STRINGS:
-        return Field(Place.CONTAINER_STRING, name)
-    return Field(Place.SIGNAL, ALIASES.get(bare, name)) if bare in NAMED else None
+        return SignalField(ConsentRole.CONTAINER_STRING, name)
+    return SignalField(ConsentRole.SIGNAL, ALIASES.get(bare, name)) if bare in NAMED else None
 
 
 # A plain dictionary: each field of each event is looked up, and most are known to be no signal.
-_FIELDS: dict[str, Field | None] = {}
-_UNSEEN = Field(Place.SIGNAL, "")
+_FIELDS: dict[str, SignalField | None] = {}
+_UNSEEN = SignalField(ConsentRole.SIGNAL, "")
 
 
-def field_of(name: str) -> Field | None:
+def field_of(name: str) -> SignalField | None:
     """What a field of this name is to consent; None for nothing."""
     field = _FIELDS.get(name, _UNSEEN)
     if field is not _UNSEEN:
@@ -195,9 +195,9 @@ class SignalBuilder:
             field = field_of(name)
             if field is None or _is_campaign(name, value):
                 continue
-            if field.place is Place.CONTAINER_STRING:
+            if field.place is ConsentRole.CONTAINER_STRING:
                 later.append((field, value))
-            elif field.place is Place.OBJECT:
+            elif field.place is ConsentRole.OBJECT:
                 self.add_consent(value)
             else:
                 self._ADDERS[field.place](self, field.name, value)
@@ -217,12 +217,12 @@ class SignalBuilder:
         if self._signals.setdefault(plain, text) != text:
             self.put(name, text)
 
-    _ADDERS: Mapping[Place, Callable[["SignalBuilder", str, Any], None]] = {
-        Place.MANAGEMENT: _add_management,
-        Place.CATEGORIES: add_categories,
-        Place.PLATFORM: _add_choices,
-        Place.CHOICES: _add_choices,
-        Place.SIGNAL: _add_choices,
+    _ADDERS: Mapping[ConsentRole, Callable[["SignalBuilder", str, Any], None]] = {
+        ConsentRole.MANAGEMENT: _add_management,
+        ConsentRole.CATEGORIES: add_categories,
+        ConsentRole.PLATFORM: _add_choices,
+        ConsentRole.CHOICES: _add_choices,
+        ConsentRole.SIGNAL: _add_choices,
     }
 
     def _add_fields(self, fields: Mapping[str, Any], prefix: str, level: int) -> None:

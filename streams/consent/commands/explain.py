@@ -20,20 +20,20 @@ from schemas.codec import Record, encode
 from schemas.registry import Contract, Registry
 from streams.collector.event import Unusable
 from streams.collector.fields.repeated import loads
-from streams.collector.normalise import Normaliser, Request
+from streams.collector.normalise import Normaliser, RequestContext
 from streams.collector.protocols import own
 from streams.consent import messages as worded
 from streams.consent.commands.gvl import app as gvl_app
 from streams.consent.commands.simulate import simulate_command
 from streams.consent.commands.verify import verify_command
-from streams.consent.decision.decide import Action, Decision, decide, exempt
-from streams.consent.formats.evidence import Reader
+from streams.consent.decision.decide import Action, ConsentDecision, decide, exempt
+from streams.consent.formats.evidence import SignalReader
 from streams.consent.formats.gvl import GvlFolder
-from streams.consent.formats.reason import Reason
+from streams.consent.formats.reason import ConsentReason
 from streams.consent.policy import PACKAGED, Policy, Regime, load_policy
 from streams.consent.redaction.click_ids import ClickIds
 from streams.consent.redaction.fast import HOURS
-from streams.consent.redaction.reference import Shape, anonymise, strip
+from streams.consent.redaction.reference import ContractShape, anonymise, strip
 from streams.identity.nodes import NodeKeys
 
 NEW_ID = "(a new random id)"
@@ -62,7 +62,7 @@ class Explanation:
 
     policy: Policy
     regime: Regime
-    decision: Decision
+    decision: ConsentDecision
     words: dict[str, dict[str, str]]
     """Purpose -> format -> what it says; formats that say nothing are left out."""
     fields: list[tuple[str, str, str]]
@@ -71,9 +71,9 @@ class Explanation:
     """Names of its signals that mean nothing to this policy."""
 
 
-def explain(policy: Policy, shape: Shape, record: Record, lists: GvlFolder | None = None) -> Explanation:
+def explain(policy: Policy, shape: ContractShape, record: Record, lists: GvlFolder | None = None) -> Explanation:
     """What the stage would do with `record`, of a subject of whom nothing is remembered. `lists`: imported vendor lists."""
-    evidence = Reader(policy, lists).read(record["region"], record["signals"], record["collector_ts"])
+    evidence = SignalReader(policy, lists).read(record["region"], record["signals"], record["collector_ts"])
     decision = exempt(policy) if record["heartbeat"] else decide(policy, record["event_name"], evidence)
     words = {name: {where: one.word.value for where, one in formats.items()} for name, formats in evidence.heard.items()}
     left = _left(policy, shape, record, decision)
@@ -86,7 +86,7 @@ def explain(policy: Policy, shape: Shape, record: Record, lists: GvlFolder | Non
     return Explanation(policy, evidence.regime, decision, words, fields, unread)
 
 
-def _left(policy: Policy, shape: Shape, record: Record, decision: Decision) -> Record | None:
+def _left(policy: Policy, shape: ContractShape, record: Record, decision: ConsentDecision) -> Record | None:
     if decision.action is Action.DROP:
         return None
     if decision.action is Action.ANONYMISE:
@@ -127,7 +127,7 @@ def read_event(file: Path, registry: Registry, region: str = "") -> Record:
     unknown = sorted(set(said) - set(contract.names))
     if unknown:
         raise ConfigError(f"{file}: {contract.topic} has no field {', '.join(unknown)}; it has {', '.join(contract.names)}")
-    record: Record = {**Shape(contract).blank(), **said}
+    record: Record = {**ContractShape(contract).blank(), **said}
     try:
         encode(contract, record)
     except ValueError as error:
@@ -141,7 +141,7 @@ def _collected(file: Path, said: Any, contract: Contract, region: str) -> Record
     if isinstance(sent, Unusable):
         raise ConfigError(f"{file}: {sent.detail}")
     normaliser = Normaliser(contract, NodeKeys.derive(Secret("of pseudonyms that nobody gets to see, and nothing links")))
-    request = Request("", "", int(time.time() * 1_000), region or None)  # where none is named, the event's own counts
+    request = RequestContext("", "", int(time.time() * 1_000), region or None)  # where none is named, the event's own counts
     return normaliser.record(sent, request, lambda _name: None)[1]
 
 
@@ -159,7 +159,7 @@ def explain_command(
     registry = Registry(settings.contracts)
     found = explain(
         load_policy(policy or settings.policy or PACKAGED),
-        Shape(registry.latest("events.raw")),
+        ContractShape(registry.latest("events.raw")),
         read_event(event, registry, region_of(region)),
         GvlFolder(settings.gvl_dir),
     )
@@ -206,6 +206,6 @@ def _print(found: Explanation) -> None:
     for row in found.fields:
         fields.add_row(*row)
     console.print(fields, markup=False)
-    if not decision.rulings or any(ruling.reason is Reason.OK_EXEMPT for ruling in decision.rulings):
+    if not decision.rulings or any(ruling.reason is ConsentReason.OK_EXEMPT for ruling in decision.rulings):
         return
     console.print("What is remembered of the visitor (an earlier choice, a withdrawal) is not looked up here.", highlight=False)

@@ -10,7 +10,7 @@ from schemas.registry import Registry
 from streams.consent.formats.gvl import GvlFolder
 from streams.consent.ledger.store import MemoryStates
 from streams.consent.policy import Policy
-from streams.consent.stage import CONSENTED, RAW, ConsentStage, Kit
+from streams.consent.stage import CONSENTED, RAW, ConsentDependencies, ConsentStage
 from streams.runtime.stage import Batch
 
 UNREADABLE = "dead"
@@ -25,7 +25,7 @@ class Recorded(NamedTuple):
     value: bytes | None
 
 
-class Fate(NamedTuple):
+class EventOutcome(NamedTuple):
     """What became of one event."""
 
     outcome: str
@@ -34,7 +34,7 @@ class Fate(NamedTuple):
     """`purpose=REASON`, in the policy's order; a dropped event tells none."""
 
 
-class Change(NamedTuple):
+class OutcomeChange(NamedTuple):
     """Events of one name that fare otherwise."""
 
     event_name: str
@@ -42,44 +42,44 @@ class Change(NamedTuple):
     after: str
 
 
-class Difference(NamedTuple):
+class PolicyDiff(NamedTuple):
     """Two policies over the same events."""
 
     events: int
     before: Counter[str]
     """Outcome -> events."""
     after: Counter[str]
-    changed: Counter[Change]
+    changed: Counter[OutcomeChange]
     rulings: Counter[tuple[str, str]]
     """(`purpose=REASON` before, after; empty: no such purpose) -> events on which that differs."""
 
 
-class Trial:
+class PolicyRun:
     """One policy, with a memory of its own that begins empty."""
 
     def __init__(self, registry: Registry, policy: Policy, lists: GvlFolder | None) -> None:
         # Ids of anonymised events are thrown away with everything else, so any key will do.
-        kit = Kit(b"trial", MemoryStates(), Metrics(), lambda: None, lists)
+        kit = ConsentDependencies(b"trial", MemoryStates(), Metrics(), lambda: None, lists)
         self._stage = ConsentStage(registry, policy, kit)
         self._head = HeadReader(registry, "consent_reasons")
 
-    def fate(self, event: Recorded, now: float) -> Fate:
+    def fate(self, event: Recorded, now: float) -> EventOutcome:
         """Decide on the next event. Retryable for a contract that nobody knows."""
         batch = Batch(RAW, event.partition, [event.key], [event.value], [event.offset])
         outcome = self._stage.handle(batch, now)
         for hook in outcome.after_commit:
             hook()
         if outcome.dead:
-            return Fate(UNREADABLE)
+            return EventOutcome(UNREADABLE)
         for reason in outcome.dropped:
-            return Fate(f"drop ({reason})")
+            return EventOutcome(f"drop ({reason})")
         head = self._head.read(outcome.out[CONSENTED][0][1] or b"")[1]
-        return Fate(head["consent_outcome"], tuple(head["consent_reasons"].split()))
+        return EventOutcome(head["consent_outcome"], tuple(head["consent_reasons"].split()))
 
 
-def compare(registry: Registry, events: Iterable[Recorded], before: Trial, after: Trial, now: float) -> Difference:
+def compare(registry: Registry, events: Iterable[Recorded], before: PolicyRun, after: PolicyRun, now: float) -> PolicyDiff:
     """Both over the same events, one after the other. `now`: seconds since 1970."""
-    found = Difference(0, Counter(), Counter(), Counter(), Counter())
+    found = PolicyDiff(0, Counter(), Counter(), Counter(), Counter())
     names, n = HeadReader(registry, "event_name"), 0
     for event in events:
         n += 1
@@ -90,12 +90,12 @@ def compare(registry: Registry, events: Iterable[Recorded], before: Trial, after
             continue
         if old.outcome != new.outcome:
             name = names.read(event.value or b"")[1]["event_name"]
-            found.changed[Change(name, old.outcome, new.outcome)] += 1
+            found.changed[OutcomeChange(name, old.outcome, new.outcome)] += 1
         found.rulings.update(_differing(old, new))
     return found._replace(events=n)
 
 
-def _differing(old: Fate, new: Fate) -> Iterator[tuple[str, str]]:
+def _differing(old: EventOutcome, new: EventOutcome) -> Iterator[tuple[str, str]]:
     """Rulings of two fates that differ; nothing where one of them tells none."""
     if not old.reasons or not new.reasons:
         return

@@ -13,7 +13,7 @@ from rich.table import Table
 from infra.clients.kafka import settings_with_kafka
 from infra.settings import Settings
 from schemas.registry import Registry
-from streams.consent.commands.policy_diff import Difference, Recorded, Trial, compare
+from streams.consent.commands.policy_diff import PolicyDiff, PolicyRun, Recorded, compare
 from streams.consent.formats.gvl import GvlFolder
 from streams.consent.policy import PACKAGED, load_policy
 from streams.consent.stage import RAW
@@ -59,8 +59,8 @@ def simulate_command(
     found = compare(
         registry,
         recorded(settings, since, events, Console(stderr=True)),
-        Trial(registry, before, lists),
-        Trial(registry, after, lists),
+        PolicyRun(registry, before, lists),
+        PolicyRun(registry, after, lists),
         now,
     )
     if as_json:
@@ -69,7 +69,7 @@ def simulate_command(
         print_difference(found, before.rev, after.rev)
 
 
-def as_data(found: Difference) -> dict[str, Any]:
+def as_data(found: PolicyDiff) -> dict[str, Any]:
     """The difference as JSON."""
     return {
         "events": found.events,
@@ -80,7 +80,7 @@ def as_data(found: Difference) -> dict[str, Any]:
     }
 
 
-def print_difference(found: Difference, before: str, after: str) -> None:
+def print_difference(found: PolicyDiff, before: str, after: str) -> None:
     """For people: how many fare how under both, which events change, and which rulings are behind it."""
     console = Console()
     changed = found.changed.total()

@@ -14,16 +14,18 @@ from typing import NamedTuple
 
 import orjson
 
-from streams.consent.formats.evidence import Evidence, Heard
-from streams.consent.formats.reason import Reason
-from streams.consent.formats.signals import Signals, Word
-from streams.consent.ledger.ledger import Memory
+from streams.consent.formats.evidence import Heard, SignalEvidence
+from streams.consent.formats.reason import ConsentReason
+from streams.consent.formats.signals import ConsentValue, Signals
+from streams.consent.ledger.ledger import StateValue
 from streams.consent.policy import BITS, Policy, Regime
 
-GRANTING = (Reason.OK_CONSENT, Reason.OK_LI)
-REMEMBERED: Mapping[Memory, Reason] = MappingProxyType({Memory.WITHDRAWN: Reason.WITHDRAWN, Memory.REFUSED: Reason.PURPOSE})
+GRANTING = (ConsentReason.OK_CONSENT, ConsentReason.OK_LI)
+REMEMBERED: Mapping[StateValue, ConsentReason] = MappingProxyType(
+    {StateValue.WITHDRAWN: ConsentReason.WITHDRAWN, StateValue.REFUSED: ConsentReason.PURPOSE}
+)
 """What is remembered that beats an event's own signals, and the reason."""
-Recalled = Mapping[str, Memory]
+Recalled = Mapping[str, StateValue]
 NOTHING: Recalled = MappingProxyType({})
 
 
@@ -43,17 +45,17 @@ class Ruling(NamedTuple):
 
     purpose: str
     granted: bool
-    reason: Reason
+    reason: ConsentReason
 
 
-class Decision(NamedTuple):
+class ConsentDecision(NamedTuple):
     """One event: rulings in the policy's order, what becomes of it, and on what evidence."""
 
     rulings: tuple[Ruling, ...]
     action: Action
     mask: int
     """Granted purposes as bits."""
-    drop_reason: Reason | None = None
+    drop_reason: ConsentReason | None = None
 
     @property
     def reasons(self) -> str:
@@ -61,61 +63,63 @@ class Decision(NamedTuple):
         return " ".join(f"{ruling.purpose}={ruling.reason}" for ruling in self.rulings)
 
 
-def decide(policy: Policy, event_name: str, evidence: Evidence, recalled: Recalled = NOTHING) -> Decision:
+def decide(policy: Policy, event_name: str, evidence: SignalEvidence, recalled: Recalled = NOTHING) -> ConsentDecision:
     """The decision on an event that is no heartbeat. `recalled`: what the ledger says of its subject, purpose by purpose."""
     rulings = tuple(
-        rule_purpose(name, evidence, recalled.get(name, Memory.NOTHING), policy.memory.use_stored_state)
+        rule_purpose(name, evidence, recalled.get(name, StateValue.NOTHING), policy.memory.use_stored_state)
         for name in policy.purposes
     )
     mask = sum(BITS[ruling.purpose] for ruling in rulings if ruling.granted)
     action, drop_reason = _action(policy, event_name, rulings)
-    return Decision(rulings, action, mask, drop_reason)
+    return ConsentDecision(rulings, action, mask, drop_reason)
 
 
-def exempt(policy: Policy) -> Decision:
+def exempt(policy: Policy) -> ConsentDecision:
     """The decision on a heartbeat: it passes and is granted nothing, so no field of a purpose travels with it."""
-    return Decision(tuple(Ruling(purpose, False, Reason.OK_EXEMPT) for purpose in policy.purposes), Action.PASS, 0)
+    return ConsentDecision(
+        tuple(Ruling(purpose, False, ConsentReason.OK_EXEMPT) for purpose in policy.purposes), Action.PASS, 0
+    )
 
 
-def rule_purpose(name: str, evidence: Evidence, memory: Memory, use_stored_state: bool) -> Ruling:
+def rule_purpose(name: str, evidence: SignalEvidence, memory: StateValue, use_stored_state: bool) -> Ruling:
     """The ruling on one purpose: the event's own signals first; then what is remembered; the region's default last.
 
     A refusal whose time is known beats every grant that is not newer (`ledger.recall` has compared the times).
     """
     reason = _reason(evidence.heard[name])
-    if memory in REMEMBERED and reason in (*GRANTING, Reason.NO_SIGNAL):
+    if memory in REMEMBERED and reason in (*GRANTING, ConsentReason.NO_SIGNAL):
         return Ruling(name, False, REMEMBERED[memory])
-    if reason is not Reason.NO_SIGNAL:
+    if reason is not ConsentReason.NO_SIGNAL:
         return Ruling(name, reason in GRANTING, reason)
-    if use_stored_state and memory is Memory.GRANTED:
-        return Ruling(name, True, Reason.OK_CONSENT)
-    if memory is Memory.DENIED:
-        return Ruling(name, False, Reason.PURPOSE)
-    return Ruling(name, evidence.regime is Regime.OPT_OUT, Reason.NO_SIGNAL)
+    if use_stored_state and memory is StateValue.GRANTED:
+        return Ruling(name, True, ConsentReason.OK_CONSENT)
+    if memory is StateValue.DENIED:
+        return Ruling(name, False, ConsentReason.PURPOSE)
+    return Ruling(name, evidence.regime is Regime.OPT_OUT, ConsentReason.NO_SIGNAL)
 
 
-def _reason(heard: Mapping[str, Heard]) -> Reason:
+def _reason(heard: Mapping[str, Heard]) -> ConsentReason:
     """The one place where words become a reason; strictest first."""
-    by_word: dict[Word, Heard] = {}
+    by_word: dict[ConsentValue, Heard] = {}
     for one in heard.values():
         by_word.setdefault(one.word, one)
-    if Word.INVALID in by_word:
-        return by_word[Word.INVALID].reason
-    if Word.UNDECODED in by_word:
-        return Reason.UNMAPPED
-    if Word.DENY in by_word:
+    if ConsentValue.INVALID in by_word:
+        return by_word[ConsentValue.INVALID].reason
+    if ConsentValue.UNDECODED in by_word:
+        return ConsentReason.UNMAPPED
+    if ConsentValue.DENY in by_word:
         if "gpc" in heard:
-            return Reason.GPC
-        return Reason.CONFLICT if Word.GRANT in by_word else by_word[Word.DENY].reason
-    if Word.UNCONFIRMED in by_word:
-        return Reason.PENDING
-    return by_word[Word.GRANT].reason if Word.GRANT in by_word else Reason.NO_SIGNAL
+            return ConsentReason.GPC
+        return ConsentReason.CONFLICT if ConsentValue.GRANT in by_word else by_word[ConsentValue.DENY].reason
+    if ConsentValue.UNCONFIRMED in by_word:
+        return ConsentReason.PENDING
+    return by_word[ConsentValue.GRANT].reason if ConsentValue.GRANT in by_word else ConsentReason.NO_SIGNAL
 
 
-def _action(policy: Policy, event_name: str, rulings: tuple[Ruling, ...]) -> tuple[Action, Reason | None]:
+def _action(policy: Policy, event_name: str, rulings: tuple[Ruling, ...]) -> tuple[Action, ConsentReason | None]:
     rule = policy.rule(event_name)
     if rule is None:
-        return Action.DROP, Reason.UNMAPPED
+        return Action.DROP, ConsentReason.UNMAPPED
     denied = {ruling.purpose: ruling.reason for ruling in rulings if not ruling.granted}
     missing = [purpose for purpose in rule.requires if purpose in denied]
     if missing:
@@ -131,4 +135,4 @@ def evidence_hash(signals: Signals) -> str:
     return hashlib.sha256(orjson.dumps(sorted(signals.items()))).hexdigest()[:16]
 
 
-__all__ = ["Action", "Decision", "Reason", "Ruling", "decide", "evidence_hash", "exempt", "rule_purpose"]
+__all__ = ["Action", "ConsentDecision", "ConsentReason", "Ruling", "decide", "evidence_hash", "exempt", "rule_purpose"]

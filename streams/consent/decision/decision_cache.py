@@ -18,10 +18,10 @@ from fastavro import parse_schema, schemaless_reader
 from schemas.codec import HeadSlicer, Record, Undecodable, flat_record_encoder, read_long
 from schemas.columns import HeadColumns
 from schemas.registry import Contract
-from streams.consent.decision.decide import Action, Decision, decide, evidence_hash, exempt
-from streams.consent.formats.evidence import Evidence, Reader
-from streams.consent.formats.reason import Reason
-from streams.consent.ledger.ledger import DAY_MS, DENIED, GRANTED, Memory, day_end, entry
+from streams.consent.decision.decide import Action, ConsentDecision, decide, evidence_hash, exempt
+from streams.consent.formats.evidence import SignalEvidence, SignalReader
+from streams.consent.formats.reason import ConsentReason
+from streams.consent.ledger.ledger import DAY_MS, DENIED, GRANTED, StateValue, day_end, entry
 from streams.consent.policy import Policy, Regime
 from streams.consent.redaction.click_ids import ClickIds
 from streams.consent.redaction.fast import Rewriter
@@ -49,12 +49,12 @@ CLOCK = "collector_ts"
 Dimensions = tuple[tuple[str, str], ...]
 Marks = tuple[Dimensions, tuple[str, ...], tuple[int, ...]]
 """Of an event's evidence, what it is counted by: the platform's set-up, unmapped names, GPP sections that cannot be read."""
-Memories = tuple[Memory, ...]
+Memories = tuple[StateValue, ...]
 """What is remembered, in the policy's order of purposes; empty = nothing."""
 
 
 @dataclass(slots=True, eq=False)
-class Where:
+class EventContext:
     """The part of an event's head that names it."""
 
     event_name: str
@@ -74,10 +74,10 @@ class Where:
 
 
 @dataclass(slots=True, eq=False)
-class Kind:
+class OutcomeKey:
     """What events are counted by: equal decisions under equal set-ups of a consent platform are of one kind."""
 
-    decision: Decision
+    decision: ConsentDecision
     outcome: str
     """The action; for a drop with its reason."""
     reasons: str
@@ -91,11 +91,11 @@ class Kind:
 
 
 @dataclass(slots=True, eq=False)
-class Decided:
+class EncodedDecision:
     """A decision, and what is written for it."""
 
-    kind: Kind
-    decision: Decision
+    kind: OutcomeKey
+    decision: ConsentDecision
     prefix: bytes
     """Header and consent columns, encoded."""
     passes: bool
@@ -107,7 +107,7 @@ class Decided:
 
 
 @dataclass(slots=True, eq=False)
-class What:
+class EventSignals:
     """The part of an event's head that says what its visitor wants."""
 
     number: int
@@ -119,7 +119,7 @@ class What:
     begins: int
     ends: int
     """The day that it holds for, milliseconds UTC."""
-    evidence: Evidence
+    evidence: SignalEvidence
     regime: str
     hash: str
     speaks: bool
@@ -132,20 +132,20 @@ class What:
     """It is taken down, whatever the event is called."""
     entries: tuple[tuple[str, int], ...]
     """What a state must hold to know all of it: names and times; for choices whose time is known."""
-    decided: dict[int, Decided] = field(default_factory=dict)
+    decided: dict[int, EncodedDecision] = field(default_factory=dict)
     """By rule, for subjects of whom nothing is remembered that matters."""
-    recalled: dict[Memories, dict[int, Decided]] = field(default_factory=dict)
+    recalled: dict[Memories, dict[int, EncodedDecision]] = field(default_factory=dict)
     """By memory and rule."""
 
-    def by_rule(self, memories: Memories) -> dict[int, Decided]:
+    def by_rule(self, memories: Memories) -> dict[int, EncodedDecision]:
         """Decisions for subjects of whom this is remembered; for whom nothing is, `()`."""
         return self.recalled.setdefault(memories, {}) if memories else self.decided
 
 
-class Lineage:
+class DecisionCache:
     """What is made once for each version of `events.raw` under one policy: readers of the head, and what was read."""
 
-    def __init__(self, read: Contract, written: Contract, policy: Policy, reader: Reader) -> None:
+    def __init__(self, read: Contract, written: Contract, policy: Policy, reader: SignalReader) -> None:
         self._policy = policy
         self._reader = reader
         self._lifts = policy.memory.undated_grants_lift
@@ -160,9 +160,9 @@ class Lineage:
         self._places = [read.names.index(name) for name in ("event_id", "heartbeat", CLOCK)]
         self.rewriter = Rewriter(read, policy, ClickIds(policy.click_ids))
         self._rules: dict[str, int] = {}
-        self._kinds: dict[tuple[Decision, Marks, bool], Kind] = {}
-        self.wheres: dict[bytes, Where] = {}
-        self.whats: OrderedDict[tuple[int, bytes], What] = OrderedDict()
+        self._kinds: dict[tuple[ConsentDecision, Marks, bool], OutcomeKey] = {}
+        self.wheres: dict[bytes, EventContext] = {}
+        self.whats: OrderedDict[tuple[int, bytes], EventSignals] = OrderedDict()
         """By day since 1970 and bytes."""
 
     def heads(self, values: Sequence[bytes]) -> list["Head | None"]:
@@ -182,11 +182,11 @@ class Lineage:
         event_id, heartbeat, clock = self._places
         return self, ends[event_id], ends[heartbeat], ends[clock], read_long(value, ends[clock - 1])
 
-    def where(self, data: bytes) -> Where:
+    def where(self, data: bytes) -> EventContext:
         """Met for the first time. Undecodable."""
         read = self._where(data)
         group = self._policy.group(read["site"])
-        found = Where(
+        found = EventContext(
             **read,
             rule=HEARTBEAT if read["heartbeat"] else self._rule(read["event_name"]),
             group=group,
@@ -211,14 +211,14 @@ class Lineage:
         rule = self._policy.rule(event_name)
         return self._rules.setdefault("" if rule is None else rule.model_dump_json(), len(self._rules))
 
-    def what(self, day: int, data: bytes) -> What:
+    def what(self, day: int, data: bytes) -> EventSignals:
         """Met for the first time that day; the first of those kept is forgotten when there are too many. Undecodable."""
         read = self._what(data)
         evidence = self._reader.read(read["region"], read["signals"], day * DAY_MS)
         claim = evidence.claim
         speaks, dated = bool(claim.granted or claim.denied), claim.chosen != 0 or claim.days is not None
         first, last = (claim.chosen,) * 2 if claim.chosen else claim.days or (0, 0)
-        found = What(
+        found = EventSignals(
             next(_numbers),
             data,
             data + ONE_IDENTIFIER,
@@ -242,7 +242,7 @@ class Lineage:
             self.whats[day, data] = found
         return found
 
-    def decided(self, where: Where, what: What, memories: Memories = ()) -> Decided:
+    def decided(self, where: EventContext, what: EventSignals, memories: Memories = ()) -> EncodedDecision:
         """The decision on an event of this name, saying this, of a subject of whom this is remembered."""
         if memories:
             return self.recalled(where, what, memories)
@@ -252,7 +252,7 @@ class Lineage:
             found = what.decided[where.rule] = self._decided(decision, where, what)
         return found
 
-    def recalled(self, where: Where, what: What, memories: Memories) -> Decided:
+    def recalled(self, where: EventContext, what: EventSignals, memories: Memories) -> EncodedDecision:
         """The same, where this is remembered."""
         by_rule = what.by_rule(memories)
         found = by_rule.get(where.rule)
@@ -262,19 +262,19 @@ class Lineage:
             found = by_rule[where.rule] = self._decided(decision, where, what)
         return found
 
-    def _decided(self, decision: Decision, where: Where, what: What) -> Decided:
+    def _decided(self, decision: ConsentDecision, where: EventContext, what: EventSignals) -> EncodedDecision:
         kind = self._kind(decision, what.evidence, where.heartbeat)
-        return Decided(
+        return EncodedDecision(
             kind,
             kind.decision,
             self._encode(self._told(kind, what)),
             decision.action is Action.PASS and not where.heartbeat,
             decision.action is Action.ANONYMISE,
             decision.action is Action.DROP,
-            all(ruling.reason is not Reason.NO_SIGNAL for ruling in decision.rulings),
+            all(ruling.reason is not ConsentReason.NO_SIGNAL for ruling in decision.rulings),
         )
 
-    def _kind(self, decision: Decision, evidence: Evidence, heartbeat: bool) -> Kind:
+    def _kind(self, decision: ConsentDecision, evidence: SignalEvidence, heartbeat: bool) -> OutcomeKey:
         marks = (evidence.fingerprint, evidence.unmapped[:UNMAPPED_KEPT], evidence.unreadable_sections)
         found = self._kinds.get((decision, marks, heartbeat))
         if found is None:
@@ -282,10 +282,10 @@ class Lineage:
                 self._kinds.clear()
             action, reason = decision.action.value, decision.drop_reason
             outcome = action if reason is None else f"dropped:{reason}"
-            found = self._kinds[decision, marks, heartbeat] = Kind(decision, outcome, decision.reasons, *marks, heartbeat)
+            found = self._kinds[decision, marks, heartbeat] = OutcomeKey(decision, outcome, decision.reasons, *marks, heartbeat)
         return found
 
-    def _told(self, kind: Kind, what: What) -> Record:
+    def _told(self, kind: OutcomeKey, what: EventSignals) -> Record:
         return {
             "consent_outcome": kind.decision.action.value,
             "consent_purposes": kind.decision.mask,
@@ -296,7 +296,7 @@ class Lineage:
         }
 
 
-Head = tuple[Lineage, int, int, int, int]
+Head = tuple[DecisionCache, int, int, int, int]
 """An event's lineage; where its name begins, where its names end, where its region begins; its collector time."""
 
 _numbers = count(1)
@@ -317,4 +317,4 @@ def _part(contract: Contract, names: tuple[str, ...]) -> Callable[[bytes], dict[
     return read
 
 
-__all__ = ["Decided", "Dimensions", "Head", "Kind", "Lineage", "Memories", "What", "Where"]
+__all__ = ["DecisionCache", "Dimensions", "EncodedDecision", "EventContext", "EventSignals", "Head", "Memories", "OutcomeKey"]

@@ -7,11 +7,11 @@ letters' meaning stands in the policy. What has another form is INVALID for all 
 import re
 from collections.abc import Iterable, Mapping
 
-from streams.consent.formats.signals import CONSENT_MODE_SIGNALS, MODE, Word, strictest, word_of
+from streams.consent.formats.signals import CONSENT_MODE_SIGNALS, MODE, ConsentValue, strictest, word_of
 
 GCS = re.compile(r"G1([01-])([01-])", re.ASCII)
 """`G1`, then ad_storage and analytics_storage: 1 granted, 0 denied, - not set."""
-GCS_FLAGS: Mapping[str, Word] = {"1": Word.GRANT, "0": Word.DENY, "-": Word.UNKNOWN}
+GCS_FLAGS: Mapping[str, ConsentValue] = {"1": ConsentValue.GRANT, "0": ConsentValue.DENY, "-": ConsentValue.UNKNOWN}
 GCD = re.compile(
     r"""
     1                         # version
@@ -25,10 +25,10 @@ GCD = re.compile(
     re.ASCII | re.VERBOSE,
 )
 MODE_NAMES = frozenset({"gcs", "gcd", "npa", *MODE})
-ALL_INVALID: Mapping[str, Word] = dict.fromkeys(CONSENT_MODE_SIGNALS, Word.INVALID)
+ALL_INVALID: Mapping[str, ConsentValue] = dict.fromkeys(CONSENT_MODE_SIGNALS, ConsentValue.INVALID)
 
 
-def gcs_words(gcs: str) -> Mapping[str, Word]:
+def gcs_words(gcs: str) -> Mapping[str, ConsentValue]:
     """What gcs says of ad_storage and analytics_storage; empty for an empty string. Blanks around it do not matter."""
     gcs = gcs.strip()
     if not gcs:
@@ -37,7 +37,7 @@ def gcs_words(gcs: str) -> Mapping[str, Word]:
     return ALL_INVALID if flags is None else {"ad_storage": GCS_FLAGS[flags[1]], "analytics_storage": GCS_FLAGS[flags[2]]}
 
 
-def gcd_words(gcd: str, letters: Mapping[str, Word]) -> Mapping[str, Word]:
+def gcd_words(gcd: str, letters: Mapping[str, ConsentValue]) -> Mapping[str, ConsentValue]:
     """What gcd says of all four signals, by the policy's letters; empty for an empty string. Blanks around it do not matter.
 
     A letter that the policy does not list, upper case included, is INVALID for its own signal.
@@ -48,10 +48,13 @@ def gcd_words(gcd: str, letters: Mapping[str, Word]) -> Mapping[str, Word]:
     pairs = GCD.fullmatch(gcd)
     if pairs is None:
         return ALL_INVALID
-    return {name: letters.get(letter, Word.INVALID) for name, letter in zip(CONSENT_MODE_SIGNALS, pairs.groups(), strict=True)}
+    return {
+        name: letters.get(letter, ConsentValue.INVALID)
+        for name, letter in zip(CONSENT_MODE_SIGNALS, pairs.groups(), strict=True)
+    }
 
 
-def consent_mode(values: Mapping[str, Iterable[str]], letters: Mapping[str, Word]) -> dict[str, Word]:
+def consent_mode(values: Mapping[str, Iterable[str]], letters: Mapping[str, ConsentValue]) -> dict[str, ConsentValue]:
     """Each Consent Mode signal's word, from all values of gcs, gcd, `cm.<signal>` and npa (non-personalised ads); where they
     disagree, the strictest. Empty if there are none; an empty text is INVALID."""
     if MODE_NAMES.isdisjoint(values):
@@ -60,25 +63,35 @@ def consent_mode(values: Mapping[str, Iterable[str]], letters: Mapping[str, Word
         *(gcs_words(gcs) or ALL_INVALID for gcs in values.get("gcs", ())),
         *(gcd_words(gcd, letters) or ALL_INVALID for gcd in values.get("gcd", ())),
         *({name.removeprefix("cm."): word_of(text)} for name in MODE for text in values.get(name, ())),
-        *({"ad_personalization": word} for npa in values.get("npa", ()) if (word := _npa_word(npa)) is not Word.UNKNOWN),
+        *(
+            {"ad_personalization": word}
+            for npa in values.get("npa", ())
+            if (word := _npa_word(npa)) is not ConsentValue.UNKNOWN
+        ),
     ]
     if not tables:
         return {}
-    return {name: strictest(table.get(name, Word.UNKNOWN) for table in tables) for name in CONSENT_MODE_SIGNALS}
+    return {name: strictest(table.get(name, ConsentValue.UNKNOWN) for table in tables) for name in CONSENT_MODE_SIGNALS}
 
 
-def _npa_word(text: str) -> Word:
+def _npa_word(text: str) -> ConsentValue:
     """A yes to ads without personalisation is a no to personalisation; a no to them says nothing."""
-    return {Word.GRANT: Word.DENY, Word.DENY: Word.UNKNOWN}.get(word_of(text), Word.INVALID)
+    return {ConsentValue.GRANT: ConsentValue.DENY, ConsentValue.DENY: ConsentValue.UNKNOWN}.get(
+        word_of(text), ConsentValue.INVALID
+    )
 
 
-def consent_mode_word(mode: Mapping[str, Word], names: Iterable[str]) -> Word:
+def consent_mode_word(mode: Mapping[str, ConsentValue], names: Iterable[str]) -> ConsentValue:
     """Consent Mode on a purpose that needs all of these signals: granted only if each one is."""
     if not mode:
-        return Word.UNKNOWN
-    words = [mode.get(name, Word.UNKNOWN) for name in names]
+        return ConsentValue.UNKNOWN
+    words = [mode.get(name, ConsentValue.UNKNOWN) for name in names]
     word = strictest(words)
-    return Word.UNKNOWN if word in (Word.GRANT, Word.UNCONFIRMED) and Word.UNKNOWN in words else word
+    return (
+        ConsentValue.UNKNOWN
+        if word in (ConsentValue.GRANT, ConsentValue.UNCONFIRMED) and ConsentValue.UNKNOWN in words
+        else word
+    )
 
 
 __all__ = ["GCD", "GCS", "consent_mode", "consent_mode_word", "gcd_words", "gcs_words"]

@@ -15,8 +15,8 @@ from streams.consent.formats.gpc import gpc_word
 from streams.consent.formats.gpp import GppString, InvalidGpp, canadian_word, us_word, usp_word
 from streams.consent.formats.gpp import decode as decode_gpp
 from streams.consent.formats.gvl import GvlFolder
-from streams.consent.formats.reason import Reason
-from streams.consent.formats.signals import Signals, SignalSet, Word, strictest
+from streams.consent.formats.reason import ConsentReason
+from streams.consent.formats.signals import ConsentValue, Signals, SignalSet, strictest
 from streams.consent.formats.tc_string import InvalidTcString, TcString, decode
 from streams.consent.formats.tcf import Demand, judge
 from streams.consent.ledger.ledger import Claim
@@ -28,11 +28,14 @@ LONGEST_KEPT = 2_048
 ACTED = "useractioncomplete"
 FINAL_STATUS = ("tcloaded", ACTED)
 """Event statuses of a TC string after which the visitor's choice stands; before them the banner is open."""
-GRANT = frozenset({Word.GRANT})
-VISITORS = frozenset({Reason.PURPOSE, Reason.VENDOR, Reason.GPC, Reason.UNMAPPED})
+GRANT = frozenset({ConsentValue.GRANT})
+VISITORS = frozenset({ConsentReason.PURPOSE, ConsentReason.VENDOR, ConsentReason.GPC, ConsentReason.UNMAPPED})
 """Denials that the visitor made; what is unreadable, too old or not yet chosen is none."""
 
-WHY: Mapping[Word, Reason] = {Word.GRANT: Reason.OK_CONSENT, Word.INVALID: Reason.MALFORMED}
+WHY: Mapping[ConsentValue, ConsentReason] = {
+    ConsentValue.GRANT: ConsentReason.OK_CONSENT,
+    ConsentValue.INVALID: ConsentReason.MALFORMED,
+}
 """The reason of a word where its format gives no finer one."""
 YES, NO = frozenset({"1", "true", "yes", "granted"}), frozenset({"0", "false", "no", "denied"})
 
@@ -40,24 +43,30 @@ YES, NO = frozenset({"1", "true", "yes", "granted"}), frozenset({"0", "false", "
 class Heard(NamedTuple):
     """What one format says about one purpose, and why."""
 
-    word: Word
-    reason: Reason
+    word: ConsentValue
+    reason: ConsentReason
 
 
-OK = (Reason.OK_CONSENT, Reason.OK_LI)
-HEARD = {reason: Heard(Word.GRANT if reason in OK else Word.DENY, reason) for reason in Reason}
+OK = (ConsentReason.OK_CONSENT, ConsentReason.OK_LI)
+HEARD = {reason: Heard(ConsentValue.GRANT if reason in OK else ConsentValue.DENY, reason) for reason in ConsentReason}
 """What a TC string says, by its reason."""
-PENDING, UNMAPPED = Heard(Word.DENY, Reason.PENDING), Heard(Word.UNDECODED, Reason.UNMAPPED)
-MALFORMED, REFUSED_UNMAPPED = Heard(Word.INVALID, Reason.MALFORMED), Heard(Word.DENY, Reason.UNMAPPED)
+PENDING, UNMAPPED = Heard(ConsentValue.DENY, ConsentReason.PENDING), Heard(ConsentValue.UNDECODED, ConsentReason.UNMAPPED)
+MALFORMED, REFUSED_UNMAPPED = (
+    Heard(ConsentValue.INVALID, ConsentReason.MALFORMED),
+    Heard(ConsentValue.DENY, ConsentReason.UNMAPPED),
+)
 
-GPC_HEARD: Mapping[Word, Heard] = {Word.DENY: Heard(Word.DENY, Reason.GPC), Word.INVALID: MALFORMED}
+GPC_HEARD: Mapping[ConsentValue, Heard] = {
+    ConsentValue.DENY: Heard(ConsentValue.DENY, ConsentReason.GPC),
+    ConsentValue.INVALID: MALFORMED,
+}
 
 Listener = Callable[[Purpose, str], Heard | None]
 """(purpose, its name) -> what a format says about it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class SignalEvidence:
     """What one event's signals say under one policy, in one region, on one day."""
 
     regime: Regime
@@ -77,7 +86,7 @@ class Evidence:
     """Ids of GPP sections that cannot be read; 0 = the header."""
 
 
-class Reader:
+class SignalReader:
     """Reads signals by one policy."""
 
     def __init__(self, policy: Policy, lists: GvlFolder | None = None) -> None:
@@ -90,20 +99,20 @@ class Reader:
         self._kept = lru_cache(KEPT_STRINGS)(_decoded)
         self._kept_gpp = lru_cache(KEPT_STRINGS)(_decoded_gpp)
 
-    def read(self, region: str, signals: Signals, now: int) -> Evidence:
+    def read(self, region: str, signals: Signals, now: int) -> SignalEvidence:
         """The evidence of an event. `now`: collector time, of which only the day matters."""
         sent = self._signal_set(signals)
         regime = Regime.OPT_IN if claims_gdpr(sent) else self._policy.regime(region)
         return self._evidence(regime, region, sent, now)
 
-    def hear(self, regime: Regime, signals: Signals, now: int) -> Evidence:
+    def hear(self, regime: Regime, signals: Signals, now: int) -> SignalEvidence:
         """The same under a given regime, of a visitor whose region is not known."""
         return self._evidence(regime, "", self._signal_set(signals), now)
 
     def _signal_set(self, signals: Signals) -> SignalSet:
         return SignalSet(signals, self._policy.vocabulary, self._policy.signals.empty_denies)
 
-    def _evidence(self, regime: Regime, region: str, sent: SignalSet, now: int) -> Evidence:
+    def _evidence(self, regime: Regime, region: str, sent: SignalSet, now: int) -> SignalEvidence:
         gpps = [self._gpp(text) for text in sent.values.get("gpp", ())]
         strings = [self._tc_string(text) for text in _tc_texts(sent, gpps)]
         void = gdpr_applies(sent) is False and not self._policy.under_gdpr(region)
@@ -118,7 +127,7 @@ class Reader:
                     by_format["unmapped"] = REFUSED_UNMAPPED
         valid = [] if void else [one for one in strings if isinstance(one, TcString)]
         platform = sent.first("platform") or (str(valid[0].cmp_id) if valid else "")
-        return Evidence(
+        return SignalEvidence(
             regime,
             heard,
             _claim(heard, sent, valid),
@@ -134,7 +143,7 @@ class Reader:
         regime: Regime,
         region: str,
         sent: SignalSet,
-        strings: tuple[Sequence[TcString | Reason], Sequence[GppString | Reason]],
+        strings: tuple[Sequence[TcString | ConsentReason], Sequence[GppString | ConsentReason]],
         now: int,
     ) -> list[tuple[str, Listener]]:
         """The formats that an event has, and how to ask each about a purpose."""
@@ -157,23 +166,23 @@ class Reader:
         if gpps:
             formats.append(("gpp", lambda purpose, _name: _gpp_word(gpps, purpose, regime)))
         if texts := sent.values.get("us_privacy", ()):
-            word = strictest(usp_word(text) if text.strip() else Word.INVALID for text in texts)
+            word = strictest(usp_word(text) if text.strip() else ConsentValue.INVALID for text in texts)
             formats.append(("us_privacy", lambda purpose, _name: _objection(word, regime) if purpose.denied_by_gpc else None))
         return formats
 
-    def _gpp(self, text: str) -> GppString | Reason:
+    def _gpp(self, text: str) -> GppString | ConsentReason:
         """A GPP string, or why it cannot be read."""
         return self._kept_gpp(text) if len(text) <= LONGEST_KEPT else _decoded_gpp(text)
 
-    def _tc_string(self, text: str) -> TcString | Reason:
+    def _tc_string(self, text: str) -> TcString | ConsentReason:
         """A TC string, or why it cannot be read."""
         text = text.strip()
         return self._kept(text) if len(text) <= LONGEST_KEPT else _decoded(text)
 
-    def _tc_words(self, tc: TcString | Reason, sent: SignalSet, now: int) -> Listener:
+    def _tc_words(self, tc: TcString | ConsentReason, sent: SignalSet, now: int) -> Listener:
         applies = gdpr_applies(sent)
-        if isinstance(tc, Reason):
-            unreadable = Heard(Word.INVALID, tc)
+        if isinstance(tc, ConsentReason):
+            unreadable = Heard(ConsentValue.INVALID, tc)
             return lambda _purpose, _name: unreadable
         final = applies is not None and is_final(sent)
         rules = self._policy.tcf
@@ -186,32 +195,32 @@ class Reader:
                 return UNMAPPED
             heard = HEARD[judge(tc, self._demands[purpose.tcf], lists, now)]
             # Where the GDPR is said not to apply, a string grants nothing; what it refuses is refused.
-            return None if applies is False and heard.word is Word.GRANT else heard
+            return None if applies is False and heard.word is ConsentValue.GRANT else heard
 
         return word
 
 
-def _unreadable_sections(gpps: Iterable[GppString | Reason]) -> tuple[int, ...]:
+def _unreadable_sections(gpps: Iterable[GppString | ConsentReason]) -> tuple[int, ...]:
     """Ids of sections that cannot be read; 0 for a header, or a string of which nothing can be."""
     return tuple(sorted({section for gpp in gpps for section in (gpp.unreadable if isinstance(gpp, GppString) else (0,))}))
 
 
-def _tc_texts(sent: SignalSet, gpps: Iterable[GppString | Reason]) -> list[str]:
+def _tc_texts(sent: SignalSet, gpps: Iterable[GppString | ConsentReason]) -> list[str]:
     """The event's own TC strings, and those within its GPP strings; the strictest of all counts."""
     within = (gpp.tc_string for gpp in gpps if isinstance(gpp, GppString) and gpp.tc_string)
     return list(dict.fromkeys((*sent.values.get("tc_string", ()), *within)))
 
 
-def _heard(word: Word) -> Heard | None:
+def _heard(word: ConsentValue) -> Heard | None:
     """What is heard where a word says everything."""
-    return None if word is Word.UNKNOWN else Heard(word, WHY.get(word, Reason.PURPOSE))
+    return None if word is ConsentValue.UNKNOWN else Heard(word, WHY.get(word, ConsentReason.PURPOSE))
 
 
-def _mode_word(mode: Mapping[str, Word], purpose: Purpose, regime: Regime, narrows: bool) -> Word:
+def _mode_word(mode: Mapping[str, ConsentValue], purpose: Purpose, regime: Regime, narrows: bool) -> ConsentValue:
     word = consent_mode_word(mode, purpose.consent_mode)
-    if word is Word.UNCONFIRMED and regime is Regime.OPT_OUT:
-        word = Word.GRANT
-    return Word.UNKNOWN if word is Word.GRANT and narrows else word
+    if word is ConsentValue.UNCONFIRMED and regime is Regime.OPT_OUT:
+        word = ConsentValue.GRANT
+    return ConsentValue.UNKNOWN if word is ConsentValue.GRANT and narrows else word
 
 
 def _claim(heard: Mapping[str, Mapping[str, Heard]], sent: SignalSet, strings: Sequence[TcString]) -> Claim:
@@ -221,7 +230,9 @@ def _claim(heard: Mapping[str, Mapping[str, Heard]], sent: SignalSet, strings: S
         words = {one.word for one in formats.values()}
         if words == GRANT:
             granted.add(purpose)
-        elif Word.DENY in words and any(one.word is Word.DENY and one.reason in VISITORS for one in formats.values()):
+        elif ConsentValue.DENY in words and any(
+            one.word is ConsentValue.DENY and one.reason in VISITORS for one in formats.values()
+        ):
             denied.add(purpose)
     days = [string.last_updated_ms for string in strings]
     return Claim(
@@ -233,7 +244,7 @@ def _claim(heard: Mapping[str, Mapping[str, Heard]], sent: SignalSet, strings: S
     )
 
 
-def _decoded(text: str) -> TcString | Reason:
+def _decoded(text: str) -> TcString | ConsentReason:
     try:
         return decode(text)
     except InvalidTcString as error:
@@ -268,14 +279,14 @@ def is_final(sent: SignalSet) -> bool:
     return bool(statuses) and all(status.strip().lower() in FINAL_STATUS for status in statuses)
 
 
-def _decoded_gpp(text: str) -> GppString | Reason:
+def _decoded_gpp(text: str) -> GppString | ConsentReason:
     try:
         return decode_gpp(text)
     except InvalidGpp:
-        return Reason.MALFORMED
+        return ConsentReason.MALFORMED
 
 
-def _gpp_word(gpps: Sequence[GppString | Reason], purpose: Purpose, regime: Regime) -> Heard | None:
+def _gpp_word(gpps: Sequence[GppString | ConsentReason], purpose: Purpose, regime: Regime) -> Heard | None:
     """What GPP strings say of a purpose, the strictest of all sections. One that cannot be read may hold an objection.
 
     US sections speak about sale, sharing and advertising, what GPC objects to as well; the Canadian one about purposes.
@@ -290,12 +301,12 @@ def _gpp_word(gpps: Sequence[GppString | Reason], purpose: Purpose, regime: Regi
             heard.add(MALFORMED)
     # A refusal that was read is remembered, whatever else cannot be read.
     words = {one.word: one for one in heard if one is not None}
-    return words.get(Word.DENY) or words.get(Word.INVALID) or words.get(Word.GRANT)
+    return words.get(ConsentValue.DENY) or words.get(ConsentValue.INVALID) or words.get(ConsentValue.GRANT)
 
 
-def _objection(word: Word, regime: Regime) -> Heard | None:
+def _objection(word: ConsentValue, regime: Regime) -> Heard | None:
     """Not to object to sale and sharing is a consent only where none is needed."""
-    return _heard(Word.UNKNOWN if word is Word.GRANT and regime is Regime.OPT_IN else word)
+    return _heard(ConsentValue.UNKNOWN if word is ConsentValue.GRANT and regime is Regime.OPT_IN else word)
 
 
 def marks(sent: SignalSet, tc: TcString | None = None) -> tuple[tuple[str, str], ...]:

@@ -3,18 +3,18 @@
 Source: W3C, "Global Privacy Control": the header's only value is `1`.
 """
 
-from streams.consent.formats.signals import Word
+from streams.consent.formats.signals import ConsentValue
 
 OBJECTIONS = frozenset({"1", "true", "yes", "on"})
 SILENT = frozenset({"", "0", "false"})
 
 
-def gpc_word(text: str) -> Word:
+def gpc_word(text: str) -> ConsentValue:
     """DENY for an objection, UNKNOWN for silence; anything else is INVALID, and denies. Case and blanks do not matter."""
     value = text.strip().lower()
     if value in SILENT:
-        return Word.UNKNOWN
-    return Word.DENY if value in OBJECTIONS else Word.INVALID
+        return ConsentValue.UNKNOWN
+    return ConsentValue.DENY if value in OBJECTIONS else ConsentValue.INVALID
 
 
 __all__ = ["gpc_word"]

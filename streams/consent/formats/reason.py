@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 
-class Reason(StrEnum):
+class ConsentReason(StrEnum):
     """One for each purpose of each event."""
 
     __hash__ = str.__hash__  # an enum's own is Python code

@@ -19,7 +19,7 @@ import orjson
 Signals = Mapping[str, str]
 
 
-class Word(StrEnum):
+class ConsentValue(StrEnum):
     """What one format says about one purpose."""
 
     __hash__ = str.__hash__  # an enum's own is Python code
@@ -43,7 +43,9 @@ DENIALS = (
     "disabled", "disable", "inactive", "decline", "declined", "optout", "optedout", "withdrawn", "withdraw", "revoked",
     "blocked", "objected", "dismissed", "notgranted", "notallowed", "notaccepted", "notconsented",
 )  # fmt: skip
-WORDS: Mapping[str, Word] = MappingProxyType(dict.fromkeys(GRANTS, Word.GRANT) | dict.fromkeys(DENIALS, Word.DENY))
+WORDS: Mapping[str, ConsentValue] = MappingProxyType(
+    dict.fromkeys(GRANTS, ConsentValue.GRANT) | dict.fromkeys(DENIALS, ConsentValue.DENY)
+)
 """Words of consent platforms, folded like names; every other word cannot be read."""
 
 CONSENT_MODE_SIGNALS = ("ad_storage", "analytics_storage", "ad_user_data", "ad_personalization")
@@ -108,12 +110,12 @@ def fold(name: str) -> str:
     return _FOLDED_AWAY.sub("", unicodedata.normalize("NFKC", _SECOND.sub("", name)).casefold())
 
 
-def word_of(text: str) -> Word:
+def word_of(text: str) -> ConsentValue:
     """A consent platform's word. INVALID for what is none."""
     if len(text) > LONGEST_WORD:
-        return Word.INVALID
+        return ConsentValue.INVALID
     folded = fold(text.strip())
-    return Word.INVALID if folded in ("0", "1") and folded != text.strip() else WORDS.get(folded, Word.INVALID)
+    return ConsentValue.INVALID if folded in ("0", "1") and folded != text.strip() else WORDS.get(folded, ConsentValue.INVALID)
 
 
 class Meaning(NamedTuple):
@@ -216,11 +218,11 @@ class Vocabulary:
         return None, False
 
 
-class Choice(NamedTuple):
+class PlatformChoice(NamedTuple):
     """What one name of a consent platform says."""
 
     meaning: Meaning
-    word: Word
+    word: ConsentValue
 
 
 class SignalSet:
@@ -235,7 +237,7 @@ class SignalSet:
         """`empty_denies`: an empty text counts as one that cannot be read."""
         self.values: dict[str, list[str]] = {}
         """One spelling of a standard signal -> its values."""
-        self.choices: list[Choice] = []
+        self.choices: list[PlatformChoice] = []
         self.services: list[str] = []
         """Folded names of the platform's own choices."""
         self.from_platform = False
@@ -266,12 +268,12 @@ class SignalSet:
         values = self.values.get(name)
         return values[0] if values else ""
 
-    def choice(self, purpose: str) -> Word:
+    def choice(self, purpose: str) -> ConsentValue:
         """What the platform says about a purpose: the strictest of its words."""
         words = (
             choice.word
             for choice in self.choices
-            if purpose in (choice.meaning.grants if choice.word is Word.GRANT else choice.meaning.denies)
+            if purpose in (choice.meaning.grants if choice.word is ConsentValue.GRANT else choice.meaning.denies)
         )
         return strictest(words)
 
@@ -305,7 +307,7 @@ class SignalSet:
         folded = fold(name)
         if folded in SPELLINGS or self._vocabulary.resolve(folded, self._platform)[0] is not None:
             return True
-        return folded not in NOTES and (word_of(text) is not Word.INVALID or is_structure(text))
+        return folded not in NOTES and (word_of(text) is not ConsentValue.INVALID or is_structure(text))
 
     def _choose(self, name: str, folded: str, value: str) -> None:
         """A choice of a consent platform, or what may be one."""
@@ -317,16 +319,22 @@ class SignalSet:
         word = word_of(value)
         if meaning is not None:
             self.from_platform = True
-            self.choices.append(Choice(meaning, Word.INVALID if is_part else word))
+            self.choices.append(PlatformChoice(meaning, ConsentValue.INVALID if is_part else word))
         elif is_objection(folded):
-            if word is not Word.DENY:
-                self.choices.append(Choice(self._vocabulary.objection(folded), Word.DENY if word is Word.GRANT else word))
+            if word is not ConsentValue.DENY:
+                self.choices.append(
+                    PlatformChoice(
+                        self._vocabulary.objection(folded), ConsentValue.DENY if word is ConsentValue.GRANT else word
+                    )
+                )
         elif is_part:
             self.values.setdefault(_standard_above(folded), []).append("{}")
         else:
             self.unmapped.append(name)
             # Under a platform's prefix whatever is no yes may be a no; elsewhere it may be a note about the choice.
-            self.unmapped_refusal |= word is Word.DENY or (word is Word.INVALID and (is_choice or is_structure(value)))
+            self.unmapped_refusal |= word is ConsentValue.DENY or (
+                word is ConsentValue.INVALID and (is_choice or is_structure(value))
+            )
 
 
 @lru_cache(8_192)
@@ -381,16 +389,16 @@ def _flat(value: Any, name: str, depth: int) -> Iterator[tuple[str, str]]:
         yield name, value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
-def strictest(words: Iterable[Word]) -> Word:
+def strictest(words: Iterable[ConsentValue]) -> ConsentValue:
     """Of several words on one thing the most restrictive: deny beats grant, invalid counts as deny.
 
     A denial comes before what cannot be read, because it is remembered.
     """
     distinct = set(words)
-    for word in (Word.DENY, Word.INVALID, Word.UNDECODED, Word.UNCONFIRMED, Word.GRANT):
+    for word in (ConsentValue.DENY, ConsentValue.INVALID, ConsentValue.UNDECODED, ConsentValue.UNCONFIRMED, ConsentValue.GRANT):
         if word in distinct:
             return word
-    return Word.UNKNOWN
+    return ConsentValue.UNKNOWN
 
 
 __all__ = [
@@ -400,12 +408,12 @@ __all__ = [
     "DETAILS",
     "SPELLINGS",
     "WHOLE",
-    "Choice",
+    "ConsentValue",
     "Meaning",
+    "PlatformChoice",
     "SignalSet",
     "Signals",
     "Vocabulary",
-    "Word",
     "fold",
     "standard_name",
     "strictest",

@@ -8,7 +8,7 @@ import binascii
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from streams.consent.formats.reason import Reason
+from streams.consent.formats.reason import ConsentReason
 
 SHORTEST, LONGEST = 44, 8_192
 """Characters."""
@@ -30,7 +30,7 @@ Ranges = tuple[tuple[int, int], ...]
 class InvalidTcString(ValueError):
     """MALFORMED or VERSION, in `reason`."""
 
-    def __init__(self, reason: Reason) -> None:
+    def __init__(self, reason: ConsentReason) -> None:
         super().__init__(reason)
         self.reason = reason
 
@@ -89,14 +89,14 @@ def has_purpose(bits: int, purpose: int) -> bool:
 def decode(text: str) -> TcString:
     """The content of a TC string. InvalidTcString for everything that is none."""
     if not SHORTEST <= len(text) <= LONGEST or not text.isascii():
-        raise InvalidTcString(Reason.MALFORMED)
+        raise InvalidTcString(ConsentReason.MALFORMED)
     core, *others = text.encode().split(b".")
     if len(core) < CORE_CHARACTERS:
-        raise InvalidTcString(Reason.MALFORMED)
+        raise InvalidTcString(ConsentReason.MALFORMED)
     reader = Segment(core)
     head = reader.number(CORE_BITS)
     if head >> (CORE_BITS - 6) != 2:
-        raise InvalidTcString(Reason.VERSION)
+        raise InvalidTcString(ConsentReason.VERSION)
     vendors_consent, vendors_li = reader.vendors(), reader.vendors()
     restrictions = reader.restrictions()
     reader.end()
@@ -116,7 +116,7 @@ def _segments(segments: Iterable[bytes]) -> Vendors | None:
         reader = Segment(segment)
         kind = reader.number(3)
         if kind in seen or kind not in (DISCLOSED, ALLOWED, PUBLISHER):
-            raise InvalidTcString(Reason.MALFORMED)
+            raise InvalidTcString(ConsentReason.MALFORMED)
         seen.add(kind)
         if kind == PUBLISHER:
             reader.number(48)
@@ -136,7 +136,7 @@ class Segment:
         try:
             decoded = binascii.a2b_base64(segment.translate(_STANDARD) + b"A" * spare, strict_mode=True)
         except binascii.Error:
-            raise InvalidTcString(Reason.MALFORMED) from None
+            raise InvalidTcString(ConsentReason.MALFORMED) from None
         self._bits = int.from_bytes(decoded) >> 6 * spare
         self._left = 6 * len(segment)
 
@@ -144,7 +144,7 @@ class Segment:
         """The next bits as a number; MALFORMED where there are none."""
         self._left -= width
         if self._left < 0:
-            raise InvalidTcString(Reason.MALFORMED)
+            raise InvalidTcString(ConsentReason.MALFORMED)
         return self._bits >> self._left & (1 << width) - 1
 
     def unread(self) -> int:
@@ -154,7 +154,7 @@ class Segment:
     def end(self) -> None:
         """Only padding may follow."""
         if self._bits & (1 << self._left) - 1:
-            raise InvalidTcString(Reason.MALFORMED)
+            raise InvalidTcString(ConsentReason.MALFORMED)
 
     def vendors(self) -> Vendors:
         """A vendor section: a bit field, or ranges."""
@@ -179,7 +179,7 @@ class Segment:
                 last = first
                 left -= 17
             if left < 0 or not 1 <= first <= last <= largest:
-                raise InvalidTcString(Reason.MALFORMED)
+                raise InvalidTcString(ConsentReason.MALFORMED)
             found.append((first, last))
         self._left = left
         return tuple(found)
@@ -191,7 +191,7 @@ class Segment:
             head = self.number(8)
             purpose, kind = head >> 2, head & 3
             if not 1 <= purpose <= PURPOSES or kind > 2:
-                raise InvalidTcString(Reason.MALFORMED)
+                raise InvalidTcString(ConsentReason.MALFORMED)
             found[purpose] = (*found.get(purpose, ()), Restriction(kind, self.ranges(0xFFFF)))
         return found
 

@@ -6,7 +6,7 @@ The order of the checks is the order in which they are decided; the first that d
 from typing import NamedTuple
 
 from streams.consent.formats.gvl import Gvl, Vendor
-from streams.consent.formats.reason import Reason
+from streams.consent.formats.reason import ConsentReason
 from streams.consent.formats.tc_string import TcString, has_purpose
 
 DAY_MS = 86_400_000
@@ -29,60 +29,60 @@ class Demand(NamedTuple):
     max_age_days: int = 395
 
 
-def judge(tc: TcString, demand: Demand, gvl: Gvl | None, now_ms: int) -> Reason:
+def judge(tc: TcString, demand: Demand, gvl: Gvl | None, now_ms: int) -> ConsentReason:
     """OK_CONSENT or OK_LI, else why not. `gvl`: the version that the string names, None where it has not been imported."""
     whole = _whole(tc, demand, now_ms)
     if whole is not None:
         return whole
-    granted = Reason.OK_CONSENT
+    granted = ConsentReason.OK_CONSENT
     for purpose in demand.purposes:
         reason = _purpose(tc, purpose, demand.vendor, gvl)
-        if reason is Reason.OK_LI:
+        if reason is ConsentReason.OK_LI:
             granted = reason
-        elif reason is not Reason.OK_CONSENT:
+        elif reason is not ConsentReason.OK_CONSENT:
             return reason
     return granted
 
 
-def _whole(tc: TcString, demand: Demand, now_ms: int) -> Reason | None:
+def _whole(tc: TcString, demand: Demand, now_ms: int) -> ConsentReason | None:
     """What is wrong with the string as a whole."""
     if not tc.service_specific or tc.cmp_id <= 1:
-        return Reason.MALFORMED
+        return ConsentReason.MALFORMED
     if tc.policy_version < OLDEST_POLICY:
-        return Reason.VERSION
+        return ConsentReason.VERSION
     if max(tc.created_ms, tc.last_updated_ms) > now_ms + DAY_MS:
-        return Reason.FUTURE
+        return ConsentReason.FUTURE
     if now_ms - tc.last_updated_ms > demand.max_age_days * DAY_MS:
-        return Reason.STALE
+        return ConsentReason.STALE
     if tc.created_ms > tc.last_updated_ms:
-        return Reason.MALFORMED  # both are rounded to a day, so no encoder writes a later creation, not even by hours
+        return ConsentReason.MALFORMED  # both are rounded to a day, so no encoder writes a later creation, not even by hours
     if tc.disclosed is None and tc.last_updated_ms >= DISCLOSURE_SINCE_MS:
-        return Reason.NOT_DISCLOSED
+        return ConsentReason.NOT_DISCLOSED
     return None
 
 
-def _purpose(tc: TcString, purpose: int, vendor: int, gvl: Gvl | None) -> Reason:
+def _purpose(tc: TcString, purpose: int, vendor: int, gvl: Gvl | None) -> ConsentReason:
     if not vendor:
         return _consented(tc, purpose)
     restricted = restrictions(tc, purpose, vendor)
     if NOT_ALLOWED in restricted or restricted == {CONSENT, LEGITIMATE_INTEREST}:
-        return Reason.RESTRICTED
+        return ConsentReason.RESTRICTED
     declared = None if gvl is None else gvl.vendors.get(vendor)
     if declared is None:
         # Nobody knows on which basis the vendor works: consent is enough, legitimate interest is not.
-        basis: int | Reason = Reason.RESTRICTED if LEGITIMATE_INTEREST in restricted else CONSENT
+        basis: int | ConsentReason = ConsentReason.RESTRICTED if LEGITIMATE_INTEREST in restricted else CONSENT
         unknown = True
     else:
         basis, unknown = _basis(declared, purpose, restricted, tc.last_updated_ms), False
-    if isinstance(basis, Reason):
+    if isinstance(basis, ConsentReason):
         return basis
     reason = _allowed(tc, purpose, vendor, basis)
     if (
         unknown
-        and reason in (Reason.PURPOSE, Reason.VENDOR)
-        and _allowed(tc, purpose, vendor, LEGITIMATE_INTEREST) is Reason.OK_LI
+        and reason in (ConsentReason.PURPOSE, ConsentReason.VENDOR)
+        and _allowed(tc, purpose, vendor, LEGITIMATE_INTEREST) is ConsentReason.OK_LI
     ):
-        return Reason.GVL_UNKNOWN
+        return ConsentReason.GVL_UNKNOWN
     return reason
 
 
@@ -91,43 +91,43 @@ def restrictions(tc: TcString, purpose: int, vendor: int) -> set[int]:
     return {one.type for one in tc.restrictions.get(purpose, ()) if any(first <= vendor <= last for first, last in one.vendors)}
 
 
-def _basis(vendor: Vendor, purpose: int, restricted: set[int], at_ms: int) -> int | Reason:
+def _basis(vendor: Vendor, purpose: int, restricted: set[int], at_ms: int) -> int | ConsentReason:
     """On which basis the vendor works for this purpose, after what the publisher says; or why on none."""
     if vendor.deleted_ms is not None and vendor.deleted_ms <= at_ms:
-        return Reason.VENDOR
+        return ConsentReason.VENDOR
     if purpose in vendor.purposes:
         declared = CONSENT
     elif purpose in vendor.li_purposes:
         declared = LEGITIMATE_INTEREST
     else:
-        return Reason.GVL_UNKNOWN
+        return ConsentReason.GVL_UNKNOWN
     if not restricted or declared in restricted:
         return declared
-    return min(restricted) if purpose in vendor.flexible else Reason.RESTRICTED
+    return min(restricted) if purpose in vendor.flexible else ConsentReason.RESTRICTED
 
 
-def _allowed(tc: TcString, purpose: int, vendor: int, basis: int) -> Reason:
+def _allowed(tc: TcString, purpose: int, vendor: int, basis: int) -> ConsentReason:
     """Whether the visitor's bits allow it on this basis."""
     if basis == LEGITIMATE_INTEREST:
         if purpose in CONSENT_ONLY:
-            return Reason.LI_FORBIDDEN
+            return ConsentReason.LI_FORBIDDEN
         if not has_purpose(tc.purposes_li, purpose):
-            return Reason.PURPOSE
-        granted, reason = tc.vendors_li, Reason.OK_LI
+            return ConsentReason.PURPOSE
+        granted, reason = tc.vendors_li, ConsentReason.OK_LI
     else:
         reason = _consented(tc, purpose)
-        if reason is not Reason.OK_CONSENT:
+        if reason is not ConsentReason.OK_CONSENT:
             return reason
         granted = tc.vendors_consent
     if not granted.has(vendor):
-        return Reason.VENDOR
+        return ConsentReason.VENDOR
     # Before it was mandatory the segment could be left out, so that a string cut short would have granted more.
     if tc.last_updated_ms >= DISCLOSURE_SINCE_MS and (tc.disclosed is None or not tc.disclosed.has(vendor)):
-        return Reason.NOT_DISCLOSED
+        return ConsentReason.NOT_DISCLOSED
     return reason
 
 
-def _consented(tc: TcString, purpose: int) -> Reason:
+def _consented(tc: TcString, purpose: int) -> ConsentReason:
     if purpose == 1 and tc.purpose_one_treatment:
-        return Reason.PURPOSE  # the visitor was not asked about it
-    return Reason.OK_CONSENT if has_purpose(tc.purposes_consent, purpose) else Reason.PURPOSE
+        return ConsentReason.PURPOSE  # the visitor was not asked about it
+    return ConsentReason.OK_CONSENT if has_purpose(tc.purposes_consent, purpose) else ConsentReason.PURPOSE

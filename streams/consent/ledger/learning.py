@@ -6,18 +6,18 @@ from typing import Any
 from infra.errors import Retryable
 from schemas.codec import Undecodable, UnknownContract, decode
 from schemas.registry import Registry
-from streams.consent.decision.decision_cache import Memories, What, Where
-from streams.consent.formats.evidence import Reader
+from streams.consent.decision.decision_cache import EventContext, EventSignals, Memories
+from streams.consent.formats.evidence import SignalReader
 from streams.consent.ledger.ledger import (
     DAY_MS,
     GRANTED,
     SEEN_GRANTED,
     SKEW_MS,
-    Change,
+    ChoiceDates,
     Claim,
-    Dates,
-    Memory,
     Moment,
+    StateChange,
+    StateValue,
     Times,
     dates,
     entry,
@@ -30,7 +30,7 @@ from streams.consent.ledger.ledger import (
     withdraw,
 )
 from streams.consent.ledger.ledger_writes import SIGNALS, STATE_KIND, Entries, Source
-from streams.consent.ledger.subject_state import Holding, Place, Scope, Standing, Standings, Table
+from streams.consent.ledger.subject_state import LedgerCache, PartitionState, Place, Scope, SubjectState, Table
 from streams.consent.policy import BITS, Policy, Regime
 from streams.runtime.stage import Batch
 
@@ -38,27 +38,27 @@ SUBJECT_LENGTH = 33
 """Of an identity node; every other key is an event's own and remembers nothing."""
 FOR_EVER = 1 << 62
 NO_TIMES: Times = {}
-NO_DATES = Dates(0, 0)
+NO_DATES = ChoiceDates(0, 0)
 NO_PURPOSES: frozenset[str] = frozenset()
-STRICTEST = (Memory.WITHDRAWN, Memory.REFUSED, Memory.DENIED)
+STRICTEST = (StateValue.WITHDRAWN, StateValue.REFUSED, StateValue.DENIED)
 
 
-Event = tuple[Where, What, int]
+Event = tuple[EventContext, EventSignals, int]
 """An event as the ledger sees it: where, what, and its collector time, milliseconds UTC."""
-Others = Sequence[tuple[bytes, Standing | None]]
+Others = Sequence[tuple[bytes, SubjectState | None]]
 """Identifiers that an event has beside its key, and what is remembered of each."""
 
 
 class Learner:
     """Under one policy."""
 
-    def __init__(self, registry: Registry, policy: Policy, reader: Reader, standings: Standings) -> None:
+    def __init__(self, registry: Registry, policy: Policy, reader: SignalReader, standings: LedgerCache) -> None:
         self._registry = registry
         self._policy = policy
         self._reader = reader
         self._standings = standings
 
-    def recall(self, event: Event, standing: Standing | None, others: Others = ()) -> Memories:
+    def recall(self, event: Event, standing: SubjectState | None, others: Others = ()) -> Memories:
         """What is remembered, purpose by purpose, as far as it matters to an event; empty = nothing.
 
         Refusals count, whichever of the event's identifiers they are remembered of. A later grant of the same identifier lifts
@@ -78,10 +78,10 @@ class Learner:
                 remembered = {recall(merge(other.times, grants), purpose, moment) for _, other in others if other is not None}
                 memory = next((one for one in STRICTEST if one in remembered or one is memory), memory)
             memories.append(memory)
-        return () if all(memory is Memory.NOTHING for memory in memories) else tuple(memories)
+        return () if all(memory is StateValue.NOTHING for memory in memories) else tuple(memories)
 
-    def learn(self, event: Event, tables: Mapping[Scope, Table], key: bytes, entries: Entries) -> Standing | None:
-        """Take down what an event says, if that is news. Most say what is known: see `Standing.knows`, before calling this.
+    def learn(self, event: Event, tables: Mapping[Scope, Table], key: bytes, entries: Entries) -> SubjectState | None:
+        """Take down what an event says, if that is news. Most say what is known: see `SubjectState.knows`, before calling this.
 
         Refusals hold under every regime, grants under the event's own.
         """
@@ -118,18 +118,18 @@ class Learner:
         return standing.has_learned(what.number, FOR_EVER if when.granted_at else time + SKEW_MS)
 
     def _take_down(
-        self, event: Event, place: tuple[Scope, Table, bytes], choice: tuple[Claim, Dates], entries: Entries
-    ) -> Change:
+        self, event: Event, place: tuple[Scope, Table, bytes], choice: tuple[Claim, ChoiceDates], entries: Entries
+    ) -> StateChange:
         """Take down a choice in the state of one scope, table and subject."""
         (_, _, time), (scope, table, key), (claim, when) = event, place, choice
         standing = table[key]
         times: Times = NO_TIMES if standing is None else standing.times
         if is_erased(times, time):
-            return Change({})
+            return StateChange({})
         change = learn(times, claim, when, time, self._policy.memory.use_stored_state)
         if change.times:
             chosen = when.denied_at if change.refused else max(when.granted_at, when.denied_at)
-            table[key] = Standing(entries.change(self._source(event, scope, key, chosen), times, change))
+            table[key] = SubjectState(entries.change(self._source(event, scope, key, chosen), times, change))
         return change
 
     def _source(self, event: Event, scope: Scope, key: bytes, chosen: int) -> Source:
@@ -137,7 +137,9 @@ class Learner:
         evidence = what.evidence
         return Source("|".join(scope), key.decode(), time, chosen, "event", what.hash, evidence.platform, evidence.gvl)
 
-    def tell_others(self, event: Event, nodes: Iterable[bytes], known: dict[Place, Standing | None], entries: Entries) -> None:
+    def tell_others(
+        self, event: Event, nodes: Iterable[bytes], known: dict[Place, SubjectState | None], entries: Entries
+    ) -> None:
         """Say an event's own choice of its other identifiers too, as far as it is news to them, and know it of them then.
 
         A refusal counts under every regime, a grant under the event's own.
@@ -156,18 +158,18 @@ class Learner:
                 learned = NO_TIMES if is_erased(times, time) else learn(times, choice, when, time, False).times
                 if learned:
                     news[regulation] = merge(news.get(regulation, NO_TIMES), learned)
-                    known[scope, node] = Standing(merge(times, learned))
+                    known[scope, node] = SubjectState(merge(times, learned))
             for regulation, said in news.items():
                 entries.tell(self._source(event, own, node, max(said.values())), own[1], regulation, said)
 
-    def _dates(self, event: Event) -> Dates:
+    def _dates(self, event: Event) -> ChoiceDates:
         """When the choice of an event was made; an event that is a choice is made now."""
         where, what, time = event
         if not what.speaks:
             return NO_DATES
         return dates(what.evidence.claim, time, where.is_choice, self._policy.memory.undated_grants_lift)
 
-    def take(self, batch: Batch, holding: Holding, entries: Entries) -> tuple[int, list[tuple[int, str]]]:
+    def take(self, batch: Batch, holding: PartitionState, entries: Entries) -> tuple[int, list[tuple[int, str]]]:
         """Take in a batch of `consent.signals`: how many were taken, and (place, what was wrong) of the others."""
         records: list[dict[str, Any]] = []
         broken: list[tuple[int, str]] = []
@@ -200,7 +202,7 @@ class Learner:
             raise Undecodable("a state with something that is no time of a purpose")
         return record
 
-    def _take(self, record: dict[str, Any], holding: Holding, entries: Entries) -> None:
+    def _take(self, record: dict[str, Any], holding: PartitionState, entries: Entries) -> None:
         """One signal, under each regime that it holds for."""
         subject, received = record["subject"].encode(), record["received_ts"]
         changes, chosen = [], received
@@ -216,13 +218,13 @@ class Learner:
                     "|".join(scope), record["subject"], received, chosen, record["via"], record["evidence"],
                     record["signals"].get("platform", ""),
                 )  # fmt: skip
-                table[subject] = Standing(entries.change(source, times, change))
+                table[subject] = SubjectState(entries.change(source, times, change))
                 changes.append(change)
         if record["via"] != "linked" and any(change.refused for change in changes):
             source = Source("", record["subject"], received, chosen, record["via"], record["evidence"])
             entries.revoke(source, self._policy.group(record["site"]), record["regulation"], changes)
 
-    def _learned(self, record: dict[str, Any], regime: Regime, times: Times) -> tuple[Change, int]:
+    def _learned(self, record: dict[str, Any], regime: Regime, times: Times) -> tuple[StateChange, int]:
         """What a signal adds to a state, and when that was chosen."""
         received = record["received_ts"]
         chosen = min(record["chosen_ts"] or received, received)

@@ -31,7 +31,7 @@ def is_erased(times: Times, at: int) -> bool:
     return at <= times.get(ERASED, 0)
 
 
-class Memory(StrEnum):
+class StateValue(StrEnum):
     """What a state says of one purpose to one event."""
 
     __hash__ = str.__hash__  # an enum's own is Python code
@@ -83,20 +83,20 @@ def is_refused(times: Times, purpose: str) -> bool:
     return refused > 0 and times.get(entry(purpose, GRANTED), 0) <= refused
 
 
-def recall(times: Times, purpose: str, moment: Moment) -> Memory:
+def recall(times: Times, purpose: str, moment: Moment) -> StateValue:
     """What a state says of a purpose to an event of this moment. Denial wins where times are equal."""
     granted = max(times.get(entry(purpose, GRANTED), 0), moment.granted_at)
     withdrawn, denied = times.get(entry(purpose, WITHDRAWN), 0), times.get(entry(purpose, DENIED), 0)
     if withdrawn and granted <= withdrawn:
-        return Memory.WITHDRAWN
+        return StateValue.WITHDRAWN
     if denied >= max(moment.oldest, 1) and granted <= denied:
         was_granted = any(entry(purpose, what) in times for what in (GRANTED, SEEN_GRANTED))
-        return Memory.WITHDRAWN if was_granted else Memory.REFUSED
+        return StateValue.WITHDRAWN if was_granted else StateValue.REFUSED
     granted = _newest(times, purpose, (GRANTED, SEEN_GRANTED), (moment.oldest, moment.now))
     denied = _newest(times, purpose, (DENIED, SEEN_DENIED, WITHDRAWN), (moment.oldest, max(times.values(), default=0)))
     if denied >= granted:
-        return Memory.DENIED if denied else Memory.NOTHING
-    return Memory.GRANTED
+        return StateValue.DENIED if denied else StateValue.NOTHING
+    return StateValue.GRANTED
 
 
 def _newest(times: Times, purpose: str, whats: Iterable[str], between: tuple[int, int]) -> int:
@@ -117,7 +117,7 @@ class Claim(NamedTuple):
     """The visitor has acted on this very page."""
 
 
-class Dates(NamedTuple):
+class ChoiceDates(NamedTuple):
     """When a choice counts as made, milliseconds UTC; 0 = not known."""
 
     granted_at: int
@@ -128,7 +128,7 @@ class Dates(NamedTuple):
     """It says a time that cannot be believed, so a refusal counts as made when it arrived."""
 
 
-def dates(claim: Claim, now: int, is_choice: bool, undated_grants_lift: bool = False) -> Dates:
+def dates(claim: Claim, now: int, is_choice: bool, undated_grants_lift: bool = False) -> ChoiceDates:
     """When the choice of an event counts as made. `now`: collector time; `is_choice`: the event itself is the choice.
 
     A time that cannot be read, or lies ahead, counts as none for grants and as `now` for refusals.
@@ -137,19 +137,19 @@ def dates(claim: Claim, now: int, is_choice: bool, undated_grants_lift: bool = F
     return made._replace(granted_at=now) if undated_grants_lift and not made.granted_at else made
 
 
-def _dates(claim: Claim, now: int, is_choice: bool) -> Dates:
+def _dates(claim: Claim, now: int, is_choice: bool) -> ChoiceDates:
     if claim.chosen is None or claim.chosen > now + SKEW_MS:
-        return Dates(0, now, by_arrival=True)
+        return ChoiceDates(0, now, by_arrival=True)
     if claim.chosen:
-        return Dates(min(claim.chosen, now), min(claim.chosen, now))
+        return ChoiceDates(min(claim.chosen, now), min(claim.chosen, now))
     if claim.days is None:
-        return Dates(now, now) if is_choice else Dates(0, 0)
+        return ChoiceDates(now, now) if is_choice else ChoiceDates(0, 0)
     first, last = claim.days
     if first > now:
-        return Dates(0, day_end(now))  # by a clock that is ahead
+        return ChoiceDates(0, day_end(now))  # by a clock that is ahead
     if is_choice and claim.acted and first // DAY_MS == now // DAY_MS:
-        return Dates(now, now)
-    return Dates(first, min(day_end(last), day_end(now)))
+        return ChoiceDates(now, now)
+    return ChoiceDates(first, min(day_end(last), day_end(now)))
 
 
 def day_end(time: int) -> int:
@@ -157,7 +157,7 @@ def day_end(time: int) -> int:
     return time // DAY_MS * DAY_MS + DAY_MS - 1
 
 
-class Change(NamedTuple):
+class StateChange(NamedTuple):
     """What a state learns."""
 
     times: dict[str, int]
@@ -168,7 +168,7 @@ class Change(NamedTuple):
     """Purposes that are refused from now on, and were not, or not since this time; those withdrawn are among them."""
 
 
-def learn(times: Times, claim: Claim, when: Dates, now: int, remember_undated: bool) -> Change:
+def learn(times: Times, claim: Claim, when: ChoiceDates, now: int, remember_undated: bool) -> StateChange:
     """What a choice adds to a state; nothing where it says what is known.
 
     Refusals without a time are remembered for events that say nothing; grants without one where the policy uses them
@@ -190,17 +190,17 @@ def learn(times: Times, claim: Claim, when: Dates, now: int, remember_undated: b
     return _change(times, new)
 
 
-def _change(times: Times, new: Mapping[str, int], withdrawn: Iterable[str] = ()) -> Change:
+def _change(times: Times, new: Mapping[str, int], withdrawn: Iterable[str] = ()) -> StateChange:
     """`withdrawn`: purposes that count as granted until now, whatever is known of them."""
     newer = {name: time for name, time in new.items() if time > times.get(name, 0)} if times else dict(new)
     refused = dict.fromkeys(purpose for purpose, _, what in (name.rpartition(".") for name in newer) if what in REFUSALS)
     if not refused:
-        return Change(newer)
+        return StateChange(newer)
     merged = merge(times, newer) if times else newer
     in_force = tuple(purpose for purpose in refused if is_refused(merged, purpose))
     until = max(newer.values())
     granted = (purpose for purpose in in_force if purpose in withdrawn or (times and _was_granted(times, purpose, until)))
-    return Change(newer, tuple(granted), in_force)
+    return StateChange(newer, tuple(granted), in_force)
 
 
 def _refused_at(times: Times, purpose: str) -> int:
@@ -208,7 +208,7 @@ def _refused_at(times: Times, purpose: str) -> int:
 
 
 def _was_granted(times: Times, purpose: str, until: int) -> bool:
-    return recall(times, purpose, Moment(until)) is Memory.GRANTED
+    return recall(times, purpose, Moment(until)) is StateValue.GRANTED
 
 
 def _seen(new: dict[str, int], times: Times, names: tuple[str, str], now: int) -> None:
@@ -218,12 +218,12 @@ def _seen(new: dict[str, int], times: Times, names: tuple[str, str], now: int) -
         new[names[0]] = now
 
 
-def withdraw(times: Times, purposes: Iterable[str], at: int) -> Change:
+def withdraw(times: Times, purposes: Iterable[str], at: int) -> StateChange:
     """A withdrawal that was said as such; it needs no grant before it."""
     purposes = list(purposes)
     return _change(times, {entry(purpose, WITHDRAWN): at for purpose in purposes}, purposes)
 
 
-def take_over(times: Times, other: Times) -> Change:
+def take_over(times: Times, other: Times) -> StateChange:
     """Another state of the same person, as it is."""
     return _change(times, other)

@@ -9,7 +9,7 @@ from schemas.codec import Record, encode, flat_record_encoder
 from schemas.registry import Registry
 from streams.consent.decision.audit import Head, link
 from streams.consent.decision.decide import Action
-from streams.consent.ledger.ledger import DENIED, SEEN_DENIED, WITHDRAWN, Change, Times, entry, merge
+from streams.consent.ledger.ledger import DENIED, SEEN_DENIED, WITHDRAWN, StateChange, Times, entry, merge
 from streams.consent.policy import BITS, Policy
 from streams.runtime.stage import BY_KEY, Output
 
@@ -67,7 +67,7 @@ class Entries:
         purposes = " ".join(self._policy.purposes)
         self._audit({"kind": "policy", "reasons": purposes, "outcome": "in force", "method": "file", "minute": minute(at)})
 
-    def change(self, source: Source, times: Times, change: Change) -> Times:
+    def change(self, source: Source, times: Times, change: StateChange) -> Times:
         """A state that has learned something: the new state, and its audit record."""
         now = merge(times, change.times) if times else change.times
         key = f"{source.scope}|{source.subject}"
@@ -92,7 +92,7 @@ class Entries:
         )  # fmt: skip
         return now
 
-    def revoke(self, source: Source, site: str, regulation: str, changes: Iterable[Change]) -> None:
+    def revoke(self, source: Source, site: str, regulation: str, changes: Iterable[StateChange]) -> None:
         """Ask for a refusal to reach every linked id: one record for what was granted until now, one for what was not."""
         withdrawn = sorted({purpose for change in changes for purpose in change.withdrawn})
         refused = sorted({purpose for change in changes for purpose in change.refused}.difference(withdrawn))
@@ -141,7 +141,7 @@ def minute(time: int) -> int:
     return time // MINUTE_MS * MINUTE_MS
 
 
-def _outcome(change: Change) -> str:
+def _outcome(change: StateChange) -> str:
     if change.withdrawn:
         return "withdrawn"
     return "denied" if any(name.endswith(DENIALS) for name in change.times) else "granted"

@@ -6,7 +6,7 @@ from typing import Self
 
 from infra.telemetry.metrics import Metrics
 from streams.consent.decision.audit import Head
-from streams.consent.decision.decision_cache import Decided, Lineage, What
+from streams.consent.decision.decision_cache import DecisionCache, EncodedDecision, EventSignals
 from streams.consent.ledger.ledger import REFUSALS, SEEN_DENIED, Times, entry, is_refused, merge
 from streams.consent.ledger.store import States, StateStore, state_key
 from streams.consent.policy import BITS
@@ -29,7 +29,7 @@ Place = tuple[Scope, bytes]
 """Scope and subject of a state."""
 
 
-class Standing:
+class SubjectState:
     """The state of one subject, and what it has learned from last."""
 
     __slots__ = ("learned_from", "refuses", "refuses_undated", "times", "until")
@@ -53,7 +53,7 @@ class Standing:
         return self
 
 
-Visitor = tuple[Lineage, What, str, int, int, dict[int, Decided]]
+Visitor = tuple[DecisionCache, EventSignals, str, int, int, dict[int, EncodedDecision]]
 """A subject with one identifier, whose last event said what its state knows: the same again needs no look-up, teaches nothing.
 
 Its event's lineage and what it said; the group of the site; the collector times from and until which that holds (milliseconds
@@ -61,17 +61,17 @@ UTC, within the day of what was said); and the decisions by rule, under what is 
 """
 
 
-Table = dict[bytes, Standing | None]
+Table = dict[bytes, SubjectState | None]
 """Subject -> what is known, None for nothing. One for each scope."""
 
 
-class Holding:
+class PartitionState:
     """One partition, as long as the worker holds it."""
 
     def __init__(self, head: Head) -> None:
         self.head = head
         self.tables: dict[Scope, Table] = {}
-        self.others: dict[Place, Standing | None] = {}
+        self.others: dict[Place, SubjectState | None] = {}
         """Of identifiers that events have beside their keys: their states are kept elsewhere."""
         self.others_until = 0.0
         self.kept = 0
@@ -97,18 +97,18 @@ class Holding:
         return found
 
 
-class Standings:
+class LedgerCache:
     """All partitions of one worker."""
 
     def __init__(self, store: StateStore, metrics: Metrics, partition_of: Callable[[bytes], int]) -> None:
         self._store = store
         self._partition_of = partition_of
         self._metrics = metrics
-        self._holdings: dict[int, Holding] = {}
+        self._holdings: dict[int, PartitionState] = {}
 
     def restore(self, partition: int, head: Head | None) -> None:
         """Begin a partition at the end of its audit chain; None = as far as is known."""
-        holding = self._holdings.setdefault(partition, Holding(Head()))
+        holding = self._holdings.setdefault(partition, PartitionState(Head()))
         if head is not None:
             holding.head = head
 
@@ -137,9 +137,9 @@ class Standings:
         for partition in self._holdings:
             self.drop(partition)
 
-    def holding(self, partition: int) -> Holding:
+    def holding(self, partition: int) -> PartitionState:
         """A partition whose view is complete. Retryable while the store is away."""
-        holding = self._holdings.setdefault(partition, Holding(Head()))
+        holding = self._holdings.setdefault(partition, PartitionState(Head()))
         if not holding.open:
             self._store.open(partition)
             holding.open = True
@@ -164,7 +164,7 @@ class Standings:
         for (scope, subject), key, found in zip(places, keys, self._store.read(partition, keys), strict=True):
             unsaved = holding.unsaved.get(key)
             times = found if unsaved is None else merge(found or {}, unsaved)
-            holding.table(scope)[subject] = None if times is None else Standing(times)
+            holding.table(scope)[subject] = None if times is None else SubjectState(times)
         holding.kept += len(places)
         self._metrics.count("headwater_consent_lookups_total", len(places))
 
@@ -186,7 +186,7 @@ class Standings:
             unsaved = self._holdings[elsewhere].unsaved if elsewhere in self._holdings else {}
             for place, key in zip(some, keys[elsewhere], strict=True):
                 times = merge(read[key] or {}, unsaved.get(key, {}))
-                others[place] = Standing(times) if times else None
+                others[place] = SubjectState(times) if times else None
         self._metrics.count("headwater_consent_lookups_total", len(places))
 
     def saving(self, partition: int, states: States, at: int) -> partial[None]:

@@ -49,7 +49,7 @@ _SEGMENT_END = re.compile(r"[/?&;#\s\"'`<>\\]")
 _MEMBER_END = re.compile(r"[,}\]&;\s\"'`<>)]")
 
 
-class Span(NamedTuple):
+class TextSpan(NamedTuple):
     """A part of a decoded text that goes."""
 
     begin: int
@@ -214,7 +214,7 @@ def _begins_word(text: str, at: int) -> bool:
     return not before.isupper() or text[at + 1 : at + 2].islower()
 
 
-def _span(decoded: DecodedText, name: int, end: int) -> Span | None:
+def _span(decoded: DecodedText, name: int, end: int) -> TextSpan | None:
     """What belongs to a name: its whole key and its value; None where it is no key."""
     text, begin = decoded.text, name
     first = max(0, begin - KEY_SIZE)
@@ -240,7 +240,7 @@ def _is_named(text: str, begin: int, end: int) -> bool:
     return text[:begin].rstrip(" +\n\t").endswith("[") and _PAIR.match(text, end) is not None
 
 
-def _pair(decoded: DecodedText, name: slice, after: re.Match[str], begin: int) -> Span | None:
+def _pair(decoded: DecodedText, name: slice, after: re.Match[str], begin: int) -> TextSpan | None:
     """`name=value` and `"name": value`."""
     text, sign = decoded.text, after["sign"]
     before = text[begin - 1] if begin else ""
@@ -253,8 +253,8 @@ def _pair(decoded: DecodedText, name: slice, after: re.Match[str], begin: int) -
     ending = _MEMBER_END if sign[0] == ":" else _SEGMENT_END if in_path else _PARAMETER_END
     end = _value_end(decoded, after.end(), decoded.depths[after.start("sign")], ending)
     if before == "/" and text.startswith("/", end):
-        return Span(begin, end + 1, "")
-    return Span(begin - quoted, end, ",&;" if sign[0] == ":" else "&;")
+        return TextSpan(begin, end + 1, "")
+    return TextSpan(begin - quoted, end, ",&;" if sign[0] == ":" else "&;")
 
 
 def _value_end(decoded: DecodedText, begin: int, depth: int, ending: re.Pattern[str]) -> int:
@@ -281,15 +281,15 @@ def _is_path(text: str, begin: int) -> bool:
     return "/" in address and "?" not in address and "#" not in address
 
 
-def _segments(decoded: DecodedText, begin: int, slash: int) -> Span | None:
+def _segments(decoded: DecodedText, begin: int, slash: int) -> TextSpan | None:
     """`/name/value`."""
     end = _value_end(decoded, slash + 1, decoded.depths[slash], _SEGMENT_END)
     if end == slash + 1:
         return None
-    return Span(begin, end + decoded.text.startswith("/", end), "")
+    return TextSpan(begin, end + decoded.text.startswith("/", end), "")
 
 
-def _container(decoded: DecodedText, at: int) -> Span | None:
+def _container(decoded: DecodedText, at: int) -> TextSpan | None:
     """What stands beside a name in the innermost brackets; to the end of the text where they are never closed."""
     text, depth = decoded.text, 0
     if not re.search(r"[{\[<]", text[:at]):
@@ -302,9 +302,9 @@ def _container(decoded: DecodedText, at: int) -> Span | None:
         elif character in "{[<":
             if depth == 0:
                 end = _closing(decoded, place)
-                return Span(place + 1, end - text.startswith(_CLOSERS[character], end - 1), "")
+                return TextSpan(place + 1, end - text.startswith(_CLOSERS[character], end - 1), "")
             depth -= 1
-    return Span(first, len(text), "") if first else None
+    return TextSpan(first, len(text), "") if first else None
 
 
 def _closing(decoded: DecodedText, begin: int) -> int:
@@ -325,7 +325,7 @@ def _closing(decoded: DecodedText, begin: int) -> int:
     return len(text)
 
 
-def _with_separator(decoded: DecodedText, span: Span, gone: bytearray) -> tuple[int, int]:
+def _with_separator(decoded: DecodedText, span: TextSpan, gone: bytearray) -> tuple[int, int]:
     """A span and the separator that is one too many without it: the one before, else the one behind, else the `?`."""
     text, depths = decoded.text, decoded.depths
     begin, end, separators = span

@@ -21,7 +21,7 @@ from streams.consent.redaction.reference import (
     HOUR_MS,
     SIGNALS,
     UNCLEANED,
-    Shape,
+    ContractShape,
     clean_value,
     cleaners,
     read_signals,
@@ -70,7 +70,7 @@ class Datum:
             raise Undecodable(f"broken datum: {type(error).__name__}") from None
 
 
-class Field(Datum):
+class ContractField(Datum):
     """One field of a contract."""
 
     def __init__(self, schema: dict[str, Any], empty: Any) -> None:
@@ -86,7 +86,7 @@ class Field(Datum):
 class FieldRun(Datum):
     """Neighbouring fields of a contract, as a record of their own."""
 
-    def __init__(self, fields: Sequence[Field]) -> None:
+    def __init__(self, fields: Sequence[ContractField]) -> None:
         columns = [{"name": field.name, "type": field.schema["type"]} for field in fields]
         super().__init__({"type": "record", "name": "FieldRun", "fields": columns})
 
@@ -98,9 +98,9 @@ class Rewriter:
         names = contract.names
         self._ends = HeadSlicer(contract, names[-1]).ends
         self._columns = HeadColumns(contract, names[-1])
-        self._shape = Shape(contract)
+        self._shape = ContractShape(contract)
         fields = contract.parsed["fields"]
-        self._fields = [Field(field, self._shape.empty[field["name"]]) for field in fields]
+        self._fields = [ContractField(field, self._shape.empty[field["name"]]) for field in fields]
         self._policy = policy
         self._click_ids = click_ids
         self._reads = policy.reads
@@ -227,7 +227,7 @@ class Rewriter:
 
         return change, clean
 
-    def _reduced_signals(self, field: "Field", applied: Sequence[ClickIds]) -> Change:
+    def _reduced_signals(self, field: "ContractField", applied: Sequence[ClickIds]) -> Change:
         def change(data: bytes) -> bytes:
             signals = field.read(data)
             for cleaner in applied:
@@ -249,10 +249,10 @@ class Rewriter:
                 changes.append((place, place, field.empty, NONE))
         return _merged(changes)
 
-    def _to_country(self, field: Field) -> Change:
+    def _to_country(self, field: ContractField) -> Change:
         return lru_cache(KEPT_VALUES)(lambda data: field.write(region_of(field.read(data))[:2]))
 
-    def _to_hour(self, field: Field) -> Change:
+    def _to_hour(self, field: ContractField) -> Change:
         written = lru_cache(KEPT_VALUES)(lambda hour: field.write(hour * HOUR_MS))
         return lambda data: written(read_long(data, 0) // HOUR_MS)
 

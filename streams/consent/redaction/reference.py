@@ -23,7 +23,7 @@ ReadsSignal = Callable[[str], bool]
 _EMPTY: Mapping[str, Any] = {"string": "", "boolean": False, "int": 0, "long": 0, "float": 0.0, "double": 0.0, "bytes": b""}
 
 
-class Shape:
+class ContractShape:
     """One contract's fields as this room sees them: name, purpose and empty value."""
 
     def __init__(self, contract: Contract) -> None:
@@ -53,7 +53,7 @@ def _fresh(value: Any) -> Any:
     return type(value)() if isinstance(value, list | dict) else value
 
 
-def strip(record: Record, shape: Shape, policy: Policy, mask: int, click_ids: ClickIds) -> Record:
+def strip(record: Record, shape: ContractShape, policy: Policy, mask: int, click_ids: ClickIds) -> Record:
     """A copy of `record` with nothing of a denied purpose: fields emptied, click ids and tokens taken out of the others.
 
     Without analytics only those signals stay that the gate reads.
@@ -86,7 +86,7 @@ def read_signals(signals: Mapping[str, str], reads: ReadsSignal) -> dict[str, st
     return {name: value for name, value in signals.items() if reads(name)}
 
 
-def anonymise(record: Record, shape: Shape, policy: Policy, event_id: str) -> Record:
+def anonymise(record: Record, shape: ContractShape, policy: Policy, event_id: str) -> Record:
     """A new record under a new id: the policy's allow-list, the hour and the country, nothing else."""
     made = shape.blank()
     for name in policy.anonymous_fields:

@@ -19,7 +19,7 @@ from infra.errors import ConfigError, Retryable, no_house
 from infra.settings import Settings, load_settings
 from streams.identity.app import open_store
 from streams.identity.commands.identifier_args import HELP, nodes_of
-from streams.identity.graph.redis_store import RedisStore
+from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.union_find import ERASED, SHARED, USER
 from streams.identity.nodes import alias
 from streams.identity.refusals.revocation import MOST_NODES, climb, component
@@ -49,7 +49,7 @@ def identity() -> None:
 @contextmanager
 def opened(
     what: str, quiet: bool, settings: Settings | None = None
-) -> Iterator[tuple[Settings, RedisStore, Callable[[int], None]]]:
+) -> Iterator[tuple[Settings, RedisGraphStore, Callable[[int], None]]]:
     """Settings, the graph, and how to tell progress (standard error). ConfigError where Redis is away, or Kafka, unless
     `settings` are given."""
     settings = settings or settings_with_kafka()
@@ -67,7 +67,7 @@ def opened(
         raise ConfigError(no_house(error)) from error
 
 
-def known(store: RedisStore, names: Sequence[str]) -> list[str]:
+def known(store: RedisGraphStore, names: Sequence[str]) -> list[str]:
     """Those of an identifier's nodes that are linked and not erased; the first where none is. Retryable."""
     linked = [found for found in zip(names, store.read(names), store.children(names), strict=True) if found[1] or found[2]]
     alive = [name for name, slot, _ in linked if slot is None or slot.state != ERASED]
@@ -220,7 +220,7 @@ def split_command(
         raise typer.Exit(1)
 
 
-def _split(settings: Settings, store: RedisStore, node: str, dry_run: bool) -> Journal:
+def _split(settings: Settings, store: RedisGraphStore, node: str, dry_run: bool) -> Journal:
     """All that is written for one node, or would be."""
     said, stamp = said_on(settings), alias(settings.master)
     if dry_run:

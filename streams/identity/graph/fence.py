@@ -11,19 +11,19 @@ from typing import Any
 import redis
 
 from infra.clients.redis import run_of
-from streams.identity.graph.redis_store import AWAY, TAGS, RedisStore
-from streams.identity.graph.store import Away
+from streams.identity.graph.redis_store import AWAY, TAGS, RedisGraphStore
+from streams.identity.graph.store import StoreUnavailable
 
 LOCK_S = 60
 """How long a worker that mends may be silent before another one takes over."""
 MENDING = "g:mending:{00}"
 
 
-class Lost(Away):
+class Lost(StoreUnavailable):
     """This Redis is not the one in which the graph is known to be whole."""
 
 
-class MendedStore(RedisStore):
+class MendedStore(RedisGraphStore):
     """The graph of a Redis whatever it holds, and the marks that say that it is whole."""
 
     def marks(self) -> list[tuple[int, str, str]]:
@@ -62,7 +62,7 @@ class MendedStore(RedisStore):
         def still() -> None:
             (holder,) = self._run([(0, ("GET", MENDING))])
             if holder != who.encode():
-                raise Away("another worker reads the log back into it, or this one was silent for too long")
+                raise StoreUnavailable("another worker reads the log back into it, or this one was silent for too long")
             self._run([(0, ("EXPIRE", MENDING, LOCK_S))])
 
         self._run([(0, ("SET", MENDING, who, "NX", "EX", LOCK_S))])
@@ -92,7 +92,7 @@ class FencedStore(MendedStore):
         self._whole = [(tag, key) for tag, key, _ in marks]
 
     def close(self) -> None:
-        """See `RedisStore`."""
+        """See `RedisGraphStore`."""
         super().close()
         self._runs, self._whole = set(), []
 

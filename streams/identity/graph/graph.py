@@ -11,9 +11,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from infra.errors import Retryable
-from streams.identity.graph.identifier_set import Combination
+from streams.identity.graph.identifier_set import IdentifierSet
 from streams.identity.graph.store import GraphStore
-from streams.identity.graph.union_find import ERASED, NOTHING, Nodes, Pair, Slot, View, Write, plan, plan_labels, undo
+from streams.identity.graph.union_find import ERASED, NOTHING, GraphView, Nodes, Pair, Slot, Write, plan, plan_labels, undo
 
 KEPT_SLOTS = 200_000
 ROUNDS = 50
@@ -48,10 +48,10 @@ class Graph:
         """What is remembered of nodes."""
         return {node: self._kept.get(node) for node in nodes}
 
-    def look_up(self, view: View, met: Met, combinations: Iterable[Combination]) -> set[Combination]:
+    def look_up(self, view: GraphView, met: Met, combinations: Iterable[IdentifierSet]) -> set[IdentifierSet]:
         """Read all that these hang on, level by level, into `view`, the store being asked at least once. Those whose stamp is
         not sure come back."""
-        sure, closer, wanted = list[Combination](), set[Combination](), set[str]()
+        sure, closer, wanted = list[IdentifierSet](), set[IdentifierSet](), set[str]()
         for found in combinations:
             known = found.stamp is not None and (found.age == self._age or not found.nodes)
             if known or found.settle(self._kept, self._age):
@@ -65,17 +65,17 @@ class Graph:
         self._look_closer(view, met, closer, self._moved(view, sure))
         return {found for found in closer if not found.settle(view.slots, self._age)}
 
-    def _moved(self, view: View, sure: Iterable[Combination]) -> list[Combination]:
+    def _moved(self, view: GraphView, sure: Iterable[IdentifierSet]) -> list[IdentifierSet]:
         """Those whose root has a slot by now."""
         slots = view.slots
         return [found for found in sure if found.root and slots.get(found.root) is not None]
 
-    def _look_closer(self, view: View, met: Met, closer: set[Combination], more: Sequence[Combination]) -> None:
+    def _look_closer(self, view: GraphView, met: Met, closer: set[IdentifierSet], more: Sequence[IdentifierSet]) -> None:
         if more:
             closer.update(more)
             self._read(view, met, {node for found in more for node in found.nodes})
 
-    def _read(self, view: View, met: Met, nodes: Iterable[str]) -> None:
+    def _read(self, view: GraphView, met: Met, nodes: Iterable[str]) -> None:
         wanted = self._climb(view, nodes)
         while True:
             read = list(wanted)
@@ -86,7 +86,7 @@ class Graph:
             if not wanted:
                 return
 
-    def _climb(self, view: View, nodes: Iterable[str]) -> set[str]:
+    def _climb(self, view: GraphView, nodes: Iterable[str]) -> set[str]:
         """Follow `nodes` up through what is kept; what must be asked for comes back."""
         missing = view.missing(nodes)
         while known := {node: slot for node in missing if (slot := self._kept.get(node)) is not None}:
@@ -95,7 +95,7 @@ class Graph:
         return missing
 
     def settle(
-        self, view: View, met: Met, combinations: Mapping[Combination, int], closer: set[Combination], day: int
+        self, view: GraphView, met: Met, combinations: Mapping[IdentifierSet, int], closer: set[IdentifierSet], day: int
     ) -> dict[str, Write]:
         """Win every link, demotion and label that the combinations (each with its first event) ask for; node -> its last
         write of ours. Those of `closer` ask; those that their writes touch are added to it. `day`, since 1970, counts for
@@ -129,11 +129,11 @@ class Graph:
         admitted.update(pair[:2] for pair in asked)
         return {pair.holder: pair.limit.rule for pair, room in zip(asked, answers, strict=True) if not room}
 
-    def _touched(self, view: View, writes: Sequence[Write], sure: Sequence[Combination]) -> Sequence[Combination]:
+    def _touched(self, view: GraphView, writes: Sequence[Write], sure: Sequence[IdentifierSet]) -> Sequence[IdentifierSet]:
         """Those that planned writes may change: a link those under its root, a rewrite whoever has the node."""
         return sure if any(write.held is not None for write in writes) else self._moved(view, sure)
 
-    def _write(self, view: View, met: Met, writes: Sequence[Write], won: dict[str, Write]) -> bool:
+    def _write(self, view: GraphView, met: Met, writes: Sequence[Write], won: dict[str, Write]) -> bool:
         """Whether all of these were won. What others have written instead is read, with all that it leads to."""
         if not writes:
             return True
@@ -153,7 +153,7 @@ class Graph:
 
     # -- memory
 
-    def keep(self, view: View) -> None:
+    def keep(self, view: GraphView) -> None:
         """Remember slots that are in the log. One that was forgotten meanwhile is none that was rewritten: broadcasts tell."""
         kept = self._kept
         for node, slot in view.slots.items():

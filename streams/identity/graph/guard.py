@@ -14,7 +14,7 @@ PATIENCE_S = 30.0
 """How long a worker that starts waits for the graph before it lets events pass unresolved."""
 
 
-class Guard(Protocol):
+class GraphGuard(Protocol):
     """What the stage asks."""
 
     def usable(self) -> bool:
@@ -26,7 +26,7 @@ class Guard(Protocol):
         ...
 
 
-class Trusting:
+class NoGuard:
     """For a graph that nothing stands guard over: a failure is the caller's, who comes again."""
 
     def usable(self) -> bool:
@@ -38,7 +38,7 @@ class Trusting:
         raise error
 
 
-class Mender:
+class RebuildGuard:
     """Mends the graph whenever it is lost: `mend` returns once it is whole, and raises Retryable while that is impossible."""
 
     def __init__(self, mend: Callable[[], None], metrics: Metrics, patience_s: float = PATIENCE_S) -> None:
@@ -49,7 +49,7 @@ class Mender:
         self._thread: threading.Thread | None = None
 
     def usable(self) -> bool:
-        """See `Guard`. The first call waits a while for the graph: what is only starting is not away."""
+        """See `GraphGuard`. The first call waits a while for the graph: what is only starting is not away."""
         if self._thread is None:
             self._begin()
             if not self._whole.wait(self._patience_s):
@@ -57,7 +57,7 @@ class Mender:
         return self._whole.is_set()
 
     def lost(self, error: Exception) -> None:
-        """See `Guard`."""
+        """See `GraphGuard`."""
         if self._whole.is_set():
             self._whole.clear()
             self._say(str(error))

@@ -10,7 +10,7 @@ ANONYMOUS, STAMPED, SHARED_IDS, UNRESOLVED = "anonymous", "resolved", "shared", 
 NEVER, ALWAYS = -1, 1 << 62
 
 
-class Stamp(NamedTuple):
+class ResolvedColumns(NamedTuple):
     """What events of a combination leave with."""
 
     key: bytes
@@ -22,7 +22,7 @@ class Stamp(NamedTuple):
     """Those of the nodes that link and attribute."""
 
 
-class Combination:
+class IdentifierSet:
     """Compared by identity: there is one for each spelling that is remembered."""
 
     __slots__ = ("_columns", "age", "nodes", "root", "said", "stamp")
@@ -31,7 +31,7 @@ class Combination:
         self.nodes = nodes
         """Strongest first; empty where nothing may be linked."""
         self._columns = columns
-        self.stamp: Stamp | None = None if nodes else self.stamped("", ANONYMOUS, ())
+        self.stamp: ResolvedColumns | None = None if nodes else self.stamped("", ANONYMOUS, ())
         """None: to be looked at closer."""
         self.root = ""
         """The stamp holds as long as this node has no slot; empty where its root has one."""
@@ -40,10 +40,10 @@ class Combination:
         self.said = NEVER if len(nodes) > 1 else ALWAYS
         """Since when (see `Evidence`) the log says that its nodes belong together. A single one needs no evidence."""
 
-    def stamped(self, profile: str, state: str, live: Nodes) -> Stamp:
+    def stamped(self, profile: str, state: str, live: Nodes) -> ResolvedColumns:
         """With this profile."""
         columns = self._columns(profile, self.nodes[0] if self.nodes else "", state)
-        return Stamp(profile.encode(), columns, state, live)
+        return ResolvedColumns(profile.encode(), columns, state, live)
 
     def settle(self, slots: Mapping[str, Slot | None], age: int) -> bool:
         """Remember the stamp if all that it hangs on is in the log: one root, and every slot on the ways to it, none marked.

@@ -10,7 +10,7 @@ Claims = Mapping[bytes, bytes]
 """Name of an event -> its place."""
 
 
-class Recent:
+class RecentEvents:
     """Two generations of events: when the younger one is full, the older one is forgotten."""
 
     def __init__(self, most: int = MOST) -> None:

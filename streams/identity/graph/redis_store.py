@@ -11,7 +11,7 @@ from redis.exceptions import RedisClusterException
 
 from infra.errors import ConfigError, Retryable
 from streams.identity.graph import scripts
-from streams.identity.graph.store import Away, Held
+from streams.identity.graph.store import Held, StoreUnavailable
 from streams.identity.graph.union_find import LIMITS, Pair, Slot, Write, is_root
 from streams.identity.refusals.refusals import NONE, Refusals, confirmed, from_text, merged, to_text
 
@@ -44,7 +44,7 @@ AWAY = (redis.RedisError, RedisClusterException)
 """What a Redis that is away, or a cluster that is not whole, raises; the second is no kind of the first."""
 
 
-class RedisStore:
+class RedisGraphStore:
     """The graph in Redis, or in a Redis Cluster.
 
     `n:{tag}:<node>` = state (P pending, D in the log), parent, epoch, and what the node is marked as; `c:{tag}:<node>` = set
@@ -89,10 +89,10 @@ class RedisStore:
             except AWAY as error:
                 raise self._away(error) from error
 
-    def _away(self, error: Exception) -> Away:
+    def _away(self, error: Exception) -> StoreUnavailable:
         """What an error means. The next call opens anew: shards may have moved, and a new Redis has no scripts."""
         self.close()
-        return Away(f"the identity graph's Redis: {type(error).__name__}")
+        return StoreUnavailable(f"the identity graph's Redis: {type(error).__name__}")
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -104,7 +104,7 @@ class RedisStore:
         """Send commands, all of them before any answer is read; what waits for the answers, in their order. Retryable, both."""
         sent: list[tuple[Any, Any, list[int]]] = []
 
-        def away(error: Exception) -> Away:
+        def away(error: Exception) -> StoreUnavailable:
             for pool, connection, _ in sent:
                 connection.disconnect()  # or somebody would read answers that are not his
                 pool.release(connection)

@@ -19,7 +19,7 @@ Held = Callable[[], dict[bytes, bytes]]
 """Waits; events -> the places that hold them. Away."""
 
 
-class Away(Retryable):
+class StoreUnavailable(Retryable):
     """The graph cannot be reached."""
 
 
@@ -95,7 +95,7 @@ def first_places(claims: Sequence[tuple[bytes, bytes]]) -> tuple[dict[bytes, byt
     return places, again
 
 
-class MemoryStore:
+class MemoryGraphStore:
     """For tests and walks without Redis; claims never expire."""
 
     def __init__(self) -> None:

@@ -128,7 +128,7 @@ def is_root(node: str, slot: Slot) -> bool:
 
 
 @dataclass(slots=True)
-class View:
+class GraphView:
     """The part of the graph that a batch has seen."""
 
     slots: dict[str, Slot | None] = field(default_factory=dict)
@@ -179,7 +179,7 @@ class View:
         return slot.parent if slot is not None else None
 
 
-def live(view: View, nodes: Nodes) -> Nodes:
+def live(view: GraphView, nodes: Nodes) -> Nodes:
     """Those that link and attribute; none where the event's own user does not: it is not somebody else's either."""
     slots = view.slots
     for node in nodes:
@@ -191,7 +191,7 @@ def live(view: View, nodes: Nodes) -> Nodes:
     return nodes
 
 
-def home(view: View, nodes: Nodes) -> str:
+def home(view: GraphView, nodes: Nodes) -> str:
     """The root that an event with these nodes (live, strongest first, at least one) belongs to.
 
     The event's own user if it has one; else the user that one of its nodes belongs to; else the smallest root. A root that
@@ -206,7 +206,7 @@ def home(view: View, nodes: Nodes) -> str:
 
 
 def plan(
-    view: View, events: Events, full: Mapping[str, str] = NOTHING, renamed: Mapping[str, str] = NOTHING
+    view: GraphView, events: Events, full: Mapping[str, str] = NOTHING, renamed: Mapping[str, str] = NOTHING
 ) -> tuple[list[Write], list[Pair]]:
     """Links that these events ask for, and demotions, entered into `view` as if they held; and what they put under a limit.
 
@@ -247,7 +247,7 @@ def plan(
     return writes, pairs
 
 
-def _demote(view: View, writes: list[Write], nodes: Nodes, full: Mapping[str, str], at: int) -> None:
+def _demote(view: GraphView, writes: list[Write], nodes: Nodes, full: Mapping[str, str], at: int) -> None:
     """Those that have no room for what they are to be linked with; of a user that hangs under another node of hers, both."""
     if full:
         for node in live(view, tuple(node for node in nodes if node in full)):
@@ -256,7 +256,7 @@ def _demote(view: View, writes: list[Write], nodes: Nodes, full: Mapping[str, st
                 _write(view, writes, Write(one, view.slots.get(one), _demoted(view, one), at, full[node]))
 
 
-def _rename(view: View, writes: list[Write], alive: Nodes, names: Iterable[tuple[str, str]], at: int) -> None:
+def _rename(view: GraphView, writes: list[Write], alive: Nodes, names: Iterable[tuple[str, str]], at: int) -> None:
     """Hang one of the two nodes that an event's user has under the other."""
     for former, newer in names:
         if former[0] != USER or former not in alive or newer not in alive:
@@ -272,7 +272,7 @@ def _rename(view: View, writes: list[Write], alive: Nodes, names: Iterable[tuple
         _write(view, writes, Write(child, held, Slot(parent, logged=False, epoch=held.epoch + 1 if held else 0), at))
 
 
-def _pass_on(view: View, writes: list[Write], nodes: Nodes, names: Iterable[tuple[str, str]], at: int) -> None:
+def _pass_on(view: GraphView, writes: list[Write], nodes: Nodes, names: Iterable[tuple[str, str]], at: int) -> None:
     """Mark what is another name of a marked node: it is no more one person's than that, or as erased as that."""
     pairs = [pair for former, newer in names for pair in ((former, newer), (newer, former))]
     while found := next(((one, other) for one, other in pairs if view.marked(one) and not view.marked(other)), None):
@@ -285,7 +285,7 @@ def _pass_on(view: View, writes: list[Write], nodes: Nodes, names: Iterable[tupl
             _mark(view, writes, root, node, at)
 
 
-def _mark(view: View, writes: list[Write], marked: str, other: str, at: int) -> None:
+def _mark(view: GraphView, writes: list[Write], marked: str, other: str, at: int) -> None:
     slot, held = view.slots[marked], view.slots.get(other)
     assert slot is not None  # noqa: S101 - it is marked
     if slot.state == ERASED and held is None:  # what hangs under one that is linked is not all of the time before
@@ -294,7 +294,7 @@ def _mark(view: View, writes: list[Write], marked: str, other: str, at: int) -> 
         _write(view, writes, Write(other, held, _demoted(view, other), at, RENAMED, view.find(marked)))
 
 
-def _release(view: View, writes: list[Write], node: str, at: int) -> None:
+def _release(view: GraphView, writes: list[Write], node: str, at: int) -> None:
     """Make a root of what hangs under a demoted user, but for that user's label: two users must never share one."""
     root, top = view.find(node), view.below_users(node)
     slot = view.slots.get(root)
@@ -304,14 +304,14 @@ def _release(view: View, writes: list[Write], node: str, at: int) -> None:
         _write(view, writes, Write(top, held, Slot(top, logged=False, epoch=held.epoch + 1, state=held.state), at))
 
 
-def _demoted(view: View, node: str) -> Slot:
+def _demoted(view: GraphView, node: str) -> Slot:
     held = view.slots.get(node)
     if held is None:
         return Slot(node, logged=False, epoch=1, state=SHARED)
     return Slot(held.parent, logged=False, epoch=held.epoch + 1, state=SHARED)
 
 
-def _write(view: View, writes: list[Write], write: Write) -> None:
+def _write(view: GraphView, writes: list[Write], write: Write) -> None:
     writes.append(write)
     view.slots[write.node] = write.slot
 
@@ -343,13 +343,13 @@ def _vouched(holder: str, member: str, renamed: Mapping[str, str], roots: Mappin
     )
 
 
-def undo(view: View, writes: Sequence[Write]) -> None:
+def undo(view: GraphView, writes: Sequence[Write]) -> None:
     """Take back what was entered into the view for writes that do not come about."""
     for write in reversed(writes):
         view.slots[write.node] = write.held
 
 
-def plan_labels(view: View, events: Events) -> list[Write]:
+def plan_labels(view: GraphView, events: Events) -> list[Write]:
     """Labels that users among these events still need. Only to be called once the links before them are won.
 
     The anonymous root that came to the user first, because its events are stamped with it already; the user itself if
@@ -371,6 +371,6 @@ def plan_labels(view: View, events: Events) -> list[Write]:
     return list(labels.values())
 
 
-def unlogged(view: View, read: Mapping[str, Slot | None]) -> list[str]:
+def unlogged(view: GraphView, read: Mapping[str, Slot | None]) -> list[str]:
     """Nodes whose slots were met and are not known to be in the log."""
     return [node for node in read if (slot := view.slots.get(node)) is not None and not slot.logged]

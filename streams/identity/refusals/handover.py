@@ -22,9 +22,9 @@ from streams.identity.graph.store import GraphStore
 from streams.identity.graph.union_find import Slot, is_root
 from streams.identity.refusals.refusals import (
     NONE,
-    Memory,
     Refusal,
     Refusals,
+    RememberedRefusal,
     Scope,
     lacking,
     merged,
@@ -38,7 +38,7 @@ from streams.runtime.stage import BY_KEY, Outcome
 ROUNDS = 50
 """How often a component is enumerated anew because it has grown, before the batch waits a little."""
 
-Pending = dict[str, dict[Scope, Memory]]
+Pending = dict[str, dict[Scope, RememberedRefusal]]
 """Node -> what it remembers and what may not have been signalled."""
 Wanted = Callable[[Component, Sequence[Refusals]], Mapping[Scope, Refusal]]
 """A component and what its live nodes remember -> what every one of them is to remember."""

@@ -37,7 +37,7 @@ class Refusal(NamedTuple):
     """Hash of the signals that said so."""
 
 
-class Memory(NamedTuple):
+class RememberedRefusal(NamedTuple):
     """A refusal as a node remembers it."""
 
     refusal: Refusal
@@ -45,17 +45,17 @@ class Memory(NamedTuple):
     """Whether the consent room is known to have it for this node."""
 
 
-Refusals = Mapping[Scope, Memory]
+Refusals = Mapping[Scope, RememberedRefusal]
 NONE: Refusals = {}
 
 
-def refusals_of(revocation: Mapping[str, Any]) -> dict[Scope, Memory]:
+def refusals_of(revocation: Mapping[str, Any]) -> dict[Scope, RememberedRefusal]:
     """What a record of `consent.revocations` makes its subject remember. It comes from the consent room, which so has it."""
     # A refusal whose time is unknown was made when it arrived, as the consent room has it.
     withdrawn_ts = revocation["withdrawn_ts"] or revocation["received_ts"]
     refusal = Refusal(withdrawn_ts, revocation["received_ts"], revocation["evidence"])
     scopes = (Scope(revocation["site"], revocation["regulation"], purpose) for purpose in revocation["purposes"] or [""])
-    return {scope: Memory(refusal, True) for scope in scopes}
+    return {scope: RememberedRefusal(refusal, True) for scope in scopes}
 
 
 def newest(memories: Iterable[Refusals]) -> dict[Scope, Refusal]:
@@ -69,10 +69,10 @@ def newest(memories: Iterable[Refusals]) -> dict[Scope, Refusal]:
     return union
 
 
-def lacking(held: Refusals, wanted: Mapping[Scope, Refusal]) -> dict[Scope, Memory]:
+def lacking(held: Refusals, wanted: Mapping[Scope, Refusal]) -> dict[Scope, RememberedRefusal]:
     """What a node does not remember of these, or only in an older form; pending."""
     missing = ((scope, refusal) for scope, refusal in wanted.items() if scope not in held or held[scope].refusal < refusal)
-    return {scope: Memory(refusal, False) for scope, refusal in missing}
+    return {scope: RememberedRefusal(refusal, False) for scope, refusal in missing}
 
 
 def merged(held: Refusals, new: Refusals) -> Refusals:
@@ -84,7 +84,7 @@ def merged(held: Refusals, new: Refusals) -> Refusals:
 def confirmed(held: Refusals, signalled: Refusals) -> Refusals:
     """`held` with those marked that were signalled; what was replaced or forgotten meanwhile stays as it is."""
     same = (scope for scope, memory in signalled.items() if scope in held and held[scope] == (memory.refusal, False))
-    marked = {scope: Memory(held[scope].refusal, True) for scope in same}
+    marked = {scope: RememberedRefusal(held[scope].refusal, True) for scope in same}
     return {**held, **marked} if marked else held
 
 
@@ -101,10 +101,10 @@ def to_text(memories: Refusals) -> str:
     return json.dumps(rows, separators=(",", ":"))
 
 
-def from_text(text: bytes | None) -> dict[Scope, Memory]:
+def from_text(text: bytes | None) -> dict[Scope, RememberedRefusal]:
     """What `to_text` wrote; nothing where there is nothing."""
     rows = json.loads(text) if text else []
-    return {Scope(*row[:3]): Memory(Refusal(*row[3:6]), bool(row[6])) for row in rows}
+    return {Scope(*row[:3]): RememberedRefusal(Refusal(*row[3:6]), bool(row[6])) for row in rows}
 
 
 def signals(node: str, refusals: Mapping[Scope, Refusal]) -> list[Record]:

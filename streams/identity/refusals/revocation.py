@@ -5,7 +5,7 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from streams.identity.graph.store import GraphStore
-from streams.identity.graph.union_find import ERASED, USER, Slot, View, is_root
+from streams.identity.graph.union_find import ERASED, USER, GraphView, Slot, is_root
 
 REVOCATIONS, SIGNALS, REQUESTS = "consent.revocations", "consent.signals", "privacy.requests"
 MOST_NODES = 10_000
@@ -52,7 +52,7 @@ def components(store: GraphStore, nodes: Sequence[str]) -> list[Component]:
     A node that was demoted is nobody's: it is alone. What hung under it before stays with its root; but what hangs under a
     demoted user is free, each branch by itself (see `rules.plan`).
     """
-    view = View()
+    view = GraphView()
     while wanted := sorted(view.missing(nodes)):
         view.slots.update(zip(wanted, store.read(wanted), strict=True))
     tops = {node: _top(view, node) for node in nodes if not view.marked(node)}
@@ -62,7 +62,7 @@ def components(store: GraphStore, nodes: Sequence[str]) -> list[Component]:
     return [alone[node] if node in alone else trees[tops[node]].component(view, node) for node in nodes]
 
 
-def _top(view: View, node: str) -> str:
+def _top(view: GraphView, node: str) -> str:
     """The root of the tree that a node that is not demoted belongs to."""
     root = view.find(node)
     return view.below_users(node) if root[0] == USER and view.marked(root) else root
@@ -85,7 +85,7 @@ class _Tree:
         """A node below it."""
         (self._shared if slot.state else self._nodes).add(child)
 
-    def component(self, view: View, node: str) -> Component:
+    def component(self, view: GraphView, node: str) -> Component:
         """As it is for a node of it."""
         root = view.find(node)
         label = view.label(root)

@@ -36,7 +36,7 @@ Later = Callable[[Iterable[str]], set[str]]
 """Nodes -> what they are called under later versions of the keys."""
 
 
-class Refused(ValueError):
+class NotErasable(ValueError):
     """This cannot be erased; the message says why, and holds no id."""
 
 
@@ -44,10 +44,10 @@ def members(store: GraphStore, node: str, alias: Alias) -> Members:
     """All that is linked to a node. Refused for a node that several persons use, and for more nodes than a person has."""
     found = component(store, node)
     if not found.whole:
-        raise Refused(f"more than {len(found.nodes):,} ids are linked to it, which is no person: split them first")
+        raise NotErasable(f"more than {len(found.nodes):,} ids are linked to it, which is no person: split them first")
     (slot,) = store.read([node])
     if slot is not None and slot.state == SHARED:
-        raise Refused("several persons use this id, so it is nobody's and nothing is linked to it")
+        raise NotErasable("several persons use this id, so it is nobody's and nothing is linked to it")
     return _members(store, found, alias)
 
 
@@ -165,6 +165,6 @@ def _read(store: GraphStore, nodes: Sequence[str]) -> list[Slot | None]:
 
 
 __all__ = [
-    "Members", "Refused", "epochs", "holders", "log_records", "members", "members_of", "more", "older", "suppress", "tells",
+    "Members", "NotErasable", "epochs", "holders", "log_records", "members", "members_of", "more", "older", "suppress", "tells",
     "unsuppressed", "without",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from schemas.codec import Record, Undecodable, decode
 from schemas.registry import Registry
 from streams.identity.evidence import LINKS
 from streams.identity.graph.fence import MendedStore
-from streams.identity.graph.redis_store import RedisStore
+from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.slots import MERGES, slot_of
 from streams.identity.graph.union_find import ERASED, LIMITS, Pair, Slot, is_root, limited
 from streams.identity.nodes import NodeKeys
@@ -71,7 +71,7 @@ def _runs(records: Iterable[Logged]) -> Iterator[tuple[bool, list[Logged]]]:
         yield slots, list(run)
 
 
-def rebuild(log: Iterator[Sequence[Logged]], store: RedisStore, progress: Progress) -> int:
+def rebuild(log: Iterator[Sequence[Logged]], store: RedisGraphStore, progress: Progress) -> int:
     """Write what is missing or older in Redis; how many slots were. A slot only ever gets newer."""
     written = 0
     for records in log:
@@ -84,7 +84,7 @@ def rebuild(log: Iterator[Sequence[Logged]], store: RedisStore, progress: Progre
     return written
 
 
-def readmit(settings: Settings, store: RedisStore) -> None:
+def readmit(settings: Settings, store: RedisGraphStore) -> None:
     """Count again what each holder was linked with lately, from the evidence. Retryable."""
     registry, keys, today = Registry(settings.contracts), NodeKeys.of(settings), int(time.time() * 1_000) // DAY_MS
     longest = max(limit.days for limit in chain.from_iterable(LIMITS.values()))
@@ -101,7 +101,7 @@ def readmit(settings: Settings, store: RedisStore) -> None:
             store.admit([pair for pair in pairs if erased.isdisjoint(pair[:2])], day)
 
 
-def recall_refusals(settings: Settings, store: RedisStore, progress: Progress) -> None:
+def recall_refusals(settings: Settings, store: RedisGraphStore, progress: Progress) -> None:
     """Let ids remember again what they, and what is linked to them, refused, as far back as `consent.revocations` reaches. What
     the linked ones remember is pending: the next link signals it once more. Retryable."""
     registry = Registry(settings.contracts)
@@ -136,7 +136,7 @@ def mend(settings: Settings, store: MendedStore, who: str) -> None:
     get_logger().info("identity graph read back from its log", slots_written=written)
 
 
-class Difference(NamedTuple):
+class GraphDiff(NamedTuple):
     """The log against Redis."""
 
     logged: int
@@ -233,7 +233,7 @@ def _way(index: LogIndex, node: str) -> list[Logged]:
     return found
 
 
-def diff(log: Iterator[Sequence[Logged]], store: RedisStore, progress: Progress) -> Difference:
+def diff(log: Iterator[Sequence[Logged]], store: RedisGraphStore, progress: Progress) -> GraphDiff:
     """Compare both, each way. What is written meanwhile may show up: stop the identity workers for an exact answer."""
     logged = missing = other = unlogged = pending = 0
     examples: list[str] = []
@@ -261,7 +261,7 @@ def diff(log: Iterator[Sequence[Logged]], store: RedisStore, progress: Progress)
                 elif newest is None or newest.slot is None or newest.slot.epoch < slot.epoch:
                     unlogged += 1
                     examples += [node] * (len(examples) < EXAMPLES)
-    return Difference(logged, missing, other, unlogged, pending, tuple(examples))
+    return GraphDiff(logged, missing, other, unlogged, pending, tuple(examples))
 
 
-__all__ = ["Difference", "LogIndex", "Logged", "diff", "read_log", "rebuild", "recall_refusals", "why"]
+__all__ = ["GraphDiff", "LogIndex", "Logged", "diff", "read_log", "rebuild", "recall_refusals", "why"]

@@ -7,7 +7,7 @@ where it leads out of that part. A demoted node holds together what hung under i
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from streams.identity.graph.union_find import ERASED, SHARED, USER, Nodes, Slot, View, Write, is_root
+from streams.identity.graph.union_find import ERASED, SHARED, USER, GraphView, Nodes, Slot, Write, is_root
 from streams.identity.nodes import Alias
 
 SPLIT = "split"
@@ -33,7 +33,7 @@ class Restamp(NamedTuple):
     """A part; or the node that was taken out, for those of its events that name nobody else."""
 
 
-class Plan(NamedTuple):
+class SplitPlan(NamedTuple):
     """What a split writes."""
 
     kept: str
@@ -71,10 +71,10 @@ def parts(members: Iterable[str], evidence: Iterable[Nodes], names: Iterable[tup
     return sorted(map(tuple, found.values()), key=lambda part: (-len(part), part))
 
 
-def plan_split(tree: Tree, evidence: Iterable[Nodes], alias: Alias) -> Plan:
+def plan_split(tree: Tree, evidence: Iterable[Nodes], alias: Alias) -> SplitPlan:
     """What takes a node out of its component; no writes where that was done."""
     node, slots = tree.node, tree.slots
-    top = View(dict(slots)).find(node)
+    top = GraphView(dict(slots)).find(node)
     held = slots[node]
     alone = Slot(node, logged=False, epoch=held.epoch + 1 if held else 1, state=SHARED)
     done = held is not None and held.state == SHARED and held.parent == node
@@ -90,7 +90,7 @@ def plan_split(tree: Tree, evidence: Iterable[Nodes], alias: Alias) -> Plan:
     labels = {slot.parent} if top[0] == USER and (slot := slots[top]) is not None else set()
     restamps = [Restamp(alias(node, held.epoch if done and held else alone.epoch), (node,))]
     restamps += [Restamp(_profile(slots, head, label), part) for head, part in zip(heads, found, strict=True)]
-    return Plan(top, tuple(writes), tuple(sorted({node, *members} | labels)), tuple(restamps))
+    return SplitPlan(top, tuple(writes), tuple(sorted({node, *members} | labels)), tuple(restamps))
 
 
 def _head(slots: Mapping[str, Slot | None], top: str, part: Collection[str]) -> str:

@@ -22,7 +22,7 @@ from streams.identity.graph.store import GraphStore
 from streams.identity.graph.union_find import ERASED, USER, Nodes, Slot, Write
 from streams.identity.nodes import Alias
 from streams.identity.refusals.revocation import climb, hanging
-from streams.identity.repair.split import SPLIT, Plan, Restamp, Tree, plan_split
+from streams.identity.repair.split import SPLIT, Restamp, SplitPlan, Tree, plan_split
 from streams.runtime.follow import read_topic
 
 ROUNDS = 20
@@ -43,7 +43,7 @@ class SplitStore(GraphStore, Protocol):
 
 
 class Journal(NamedTuple):
-    """What a split has to write: all of it, over all its rounds. `Plan` says what the fields are."""
+    """What a split has to write: all of it, over all its rounds. `SplitPlan` says what the fields are."""
 
     kept: str = ""
     writes: tuple[Write, ...] = ()
@@ -52,7 +52,7 @@ class Journal(NamedTuple):
     at_ms: int = 0
     """When the last round was, milliseconds UTC: events that came much later were stamped by who knew of it. 0 = unknown."""
 
-    def add(self, plan: Plan, at_ms: int = 0) -> "Journal":
+    def add(self, plan: SplitPlan, at_ms: int = 0) -> "Journal":
         """With one more round; what it says of a node replaces what was said before."""
         once = tuple(sorted({*self.once, *plan.once}))
         return Journal(self.kept or plan.kept, (*self.writes, *plan.writes), once, (*self.restamps, *plan.restamps), at_ms)
@@ -95,7 +95,7 @@ def read_tree(store: GraphStore, node: str) -> Tree:
     return Tree(node, found, found[label] if label in found else store.read([label])[0])
 
 
-def prepare(store: SplitStore, node: str, said: Said, alias: Alias) -> Plan:
+def prepare(store: SplitStore, node: str, said: Said, alias: Alias) -> SplitPlan:
     """What a split would write now. ConfigError for a node that was erased."""
     tree = read_tree(store, node)
     slot = tree.slots[node]

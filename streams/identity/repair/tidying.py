@@ -16,11 +16,11 @@ from schemas.codec import decode
 from schemas.registry import Registry
 from streams.identity.evidence import CONFLICTS, LINKS
 from streams.identity.graph.hubs import DegreeSketch, Members, collect, joins_strangers, suspects
-from streams.identity.graph.store import Away
+from streams.identity.graph.store import StoreUnavailable
 from streams.identity.graph.union_find import ERASED, Nodes
 from streams.identity.nodes import Alias
 from streams.identity.reading import DAY_MS
-from streams.identity.repair.split import SPLIT, Plan
+from streams.identity.repair.split import SPLIT, SplitPlan
 from streams.identity.repair.splitting import Journal, Log, Said, SplitStore, prepare, read_evidence, read_tree, split
 from streams.runtime.follow import read_topic
 
@@ -28,7 +28,7 @@ MARGIN_MS = 60_000
 """Longer than a record may take to its topic, and than clocks differ."""
 
 
-class Evidence(Protocol):
+class LinkLog(Protocol):
     """What the log says of links."""
 
     def read(self, nodes: Collection[str]) -> Iterable[Nodes]:
@@ -49,11 +49,11 @@ class TopicEvidence:
         self._since_ms = 0
 
     def read(self, nodes: Collection[str]) -> Iterable[Nodes]:
-        """See `Evidence`."""
+        """See `LinkLog`."""
         return self._from(nodes, 0)
 
     def news(self, nodes: Collection[str]) -> Iterable[Nodes]:
-        """See `Evidence`."""
+        """See `LinkLog`."""
         return self._from(nodes, self._since_ms)
 
     def _from(self, nodes: Collection[str], since_ms: int) -> Iterable[Nodes]:
@@ -70,7 +70,7 @@ def demoted(settings: Settings, since_ms: int) -> list[str]:
     return list(found)
 
 
-def over_limits(settings: Settings, store: SplitStore, evidence: Evidence, progress: Callable[[int], None]) -> list[str]:
+def over_limits(settings: Settings, store: SplitStore, evidence: LinkLog, progress: Callable[[int], None]) -> list[str]:
     """Nodes that are over a limit by all that the log says, and were not demoted; in two readings of `identity.links`, so that
     only of those that may be over one the members are kept. Retryable."""
     sketch, members = DegreeSketch(), dict[str, dict[str, int]]()
@@ -91,7 +91,7 @@ def _links(settings: Settings, progress: Callable[[int], None]) -> Iterator[tupl
         progress(len(records))
 
 
-def hubs(store: SplitStore, members: Mapping[str, Members], evidence: Evidence) -> list[str]:
+def hubs(store: SplitStore, members: Mapping[str, Members], evidence: LinkLog) -> list[str]:
     """Those of the holders that exceed a limit by what is independent, and link and attribute still. Retryable."""
     over = suspects(members)
     slots = zip(over, store.read(over), strict=True)
@@ -105,7 +105,7 @@ def hubs(store: SplitStore, members: Mapping[str, Members], evidence: Evidence) 
 
 
 def tidy(
-    store: SplitStore, nodes: Sequence[str], evidence: Evidence, alias: Alias, log: Callable[[str], Log]
+    store: SplitStore, nodes: Sequence[str], evidence: LinkLog, alias: Alias, log: Callable[[str], Log]
 ) -> Iterator[tuple[str, Journal | None]]:
     """Each node that was taken out, and what has been done for it; None where workers link it all the time.
 
@@ -115,20 +115,20 @@ def tidy(
     for node in alive:
         try:
             yield node, split(store, node, said, alias, log(node))
-        except Away:
+        except StoreUnavailable:
             raise
         except (ConfigError, Retryable):  # she was erased meanwhile, or more is linked each time
             yield node, None
 
 
-def planned(store: SplitStore, nodes: Sequence[str], evidence: Evidence, alias: Alias) -> Iterator[tuple[str, Plan]]:
+def planned(store: SplitStore, nodes: Sequence[str], evidence: LinkLog, alias: Alias) -> Iterator[tuple[str, SplitPlan]]:
     """What `tidy` would begin with."""
     alive, said = _read(store, nodes, evidence)
     for node in alive:
         yield node, prepare(store, node, said, alias)
 
 
-def _read(store: SplitStore, nodes: Sequence[str], evidence: Evidence) -> tuple[list[str], Said]:
+def _read(store: SplitStore, nodes: Sequence[str], evidence: LinkLog) -> tuple[list[str], Said]:
     """Those that were not erased, and what the evidence says of all that is linked to them."""
     alive, known = list[str](), set[str]()
     for node in nodes:
@@ -140,7 +140,7 @@ def _read(store: SplitStore, nodes: Sequence[str], evidence: Evidence) -> tuple[
     return alive, _said(evidence, known)
 
 
-def _said(evidence: Evidence, known: set[str]) -> Said:
+def _said(evidence: LinkLog, known: set[str]) -> Said:
     """Read for all at once; before each use, what has come since, and all that there is of nodes that have joined."""
     combinations: defaultdict[str, set[Nodes]] = defaultdict(set)
 

@@ -211,7 +211,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one dead letter with its bytes, decrypted with the key at hand. It may hold personal data: mind where it goes."""
-    from infra.payload_keyring import KeyGone, KeyRing
+    from infra.payload_keyring import KeyGone, PayloadKeyring
     from streams.runtime.dead_letters.dead_letter import open_letter
 
     settings = settings_with_kafka()
@@ -219,7 +219,7 @@ def show(
     if letter is None:
         raise ConfigError(f"no dead letter at {place}: places are partition:offset, as `headwater dead list` prints them")
     try:
-        key, value = open_letter(letter, KeyRing(settings.keyring_dir, settings.master))
+        key, value = open_letter(letter, PayloadKeyring(settings.keyring_dir, settings.master))
     except KeyGone as error:
         raise ConfigError(str(error)) from error
     shown = {k: v for k, v in letter.items() if k != "payload"}
@@ -299,12 +299,12 @@ class ReplayRules:
     """Tells which letters can be sent."""
 
     def __init__(self, settings: Settings, replayed: "LetterSet", *, again: bool) -> None:
-        from infra.payload_keyring import KeyRing
+        from infra.payload_keyring import PayloadKeyring
 
         self._settings = settings
         self._replayed = replayed
         self._again = again
-        self._keyring = KeyRing(settings.keyring_dir, settings.master)
+        self._keyring = PayloadKeyring(settings.keyring_dir, settings.master)
         self._topics: dict[str, bool] = {}
         """Topic -> whether it is there."""
 

@@ -6,7 +6,7 @@ Payload, before encryption: key length (4 bytes, big-endian; 0xffffffff = no key
 import secrets
 from typing import NamedTuple
 
-from infra.payload_keyring import KeyRing
+from infra.payload_keyring import PayloadKeyring
 from schemas.codec import Record, encode
 from schemas.registry import Registry
 from streams.runtime.stage import BY_KEY, Output
@@ -15,7 +15,7 @@ CONTEXT = b"events.dead"
 NO_KEY = 0xFFFFFFFF
 
 
-class Place(NamedTuple):
+class RecordPosition(NamedTuple):
     """Where the refused bytes lay."""
 
     topic: str
@@ -23,7 +23,7 @@ class Place(NamedTuple):
     offset: int
 
     @classmethod
-    def at_door(cls) -> "Place":
+    def at_door(cls) -> "RecordPosition":
         """The place of something that never became a record: a random one, so that no two letters share a key."""
         return cls("", -1, secrets.randbits(62))
 
@@ -33,26 +33,26 @@ class Place(NamedTuple):
         return f"{self.topic or 'door'}:{self.partition}:{self.offset}".encode()
 
 
-class Refusal(NamedTuple):
+class DeadLetterCause(NamedTuple):
     """Why something could not be used."""
 
     reason: str
     """Typed, in capitals, e.g. UNDECODABLE."""
     detail: str
     """What exactly was wrong; never a value of the event."""
-    place: Place
+    place: RecordPosition
     source: str = ""
 
 
 class DeadLetters:
     """Writes the dead letters of one stage or door."""
 
-    def __init__(self, registry: Registry, keyring: KeyRing, stage: str) -> None:
+    def __init__(self, registry: Registry, keyring: PayloadKeyring, stage: str) -> None:
         self._registry = registry
         self._keyring = keyring
         self._stage = stage
 
-    def letter(self, refusal: Refusal, key: bytes | None, value: bytes | None, now: float) -> Output:
+    def letter(self, refusal: DeadLetterCause, key: bytes | None, value: bytes | None, now: float) -> Output:
         """The record for `events.dead` about these bytes, refused at `now` (seconds UTC)."""
         prefix = (NO_KEY if key is None else len(key)).to_bytes(4, "big")
         day, payload = self._keyring.seal(prefix + (key or b"") + (value or b""), now, CONTEXT)
@@ -71,7 +71,7 @@ class DeadLetters:
         return refusal.place.key, encode(self._registry.latest("events.dead"), record), BY_KEY
 
 
-def open_letter(record: Record, keyring: KeyRing) -> tuple[bytes | None, bytes]:
+def open_letter(record: Record, keyring: PayloadKeyring) -> tuple[bytes | None, bytes]:
     """(key, value) of the refused record. KeyGone when its day's key was destroyed."""
     payload = keyring.open(record["key_day"], record["payload"], CONTEXT)
     length = int.from_bytes(payload[:4], "big")

@@ -17,12 +17,12 @@ import confluent_kafka as ck
 from infra.clients.kafka import producer, reader
 from infra.clients.topic_ids import TopicWatch, is_of_another, offset_metadata
 from infra.errors import EXIT_FENCED, Retryable
-from infra.payload_keyring import KeyRing
+from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
 from infra.telemetry.logs import get_logger
 from schemas.codec import Undecodable, UnknownContract, decode, encode
 from schemas.registry import Registry
-from streams.runtime.dead_letters.dead_letter import DeadLetters, Place, Refusal
+from streams.runtime.dead_letters.dead_letter import DeadLetterCause, DeadLetters, RecordPosition
 
 REQUESTS, ACKS, ERASURES = "privacy.requests", "privacy.acks", "privacy.erasures"
 ERASURE, ASKED = "erasure", "asked"
@@ -53,7 +53,7 @@ def _usable(committed: ck.TopicPartition, ids: Mapping[str, str]) -> ck.TopicPar
     return ck.TopicPartition(committed.topic, committed.partition, ck.OFFSET_BEGINNING if another else committed.offset)
 
 
-class Clerk:
+class PrivacyRequestConsumer:
     """One room's, in a thread of its own. What it cannot survive ends the process."""
 
     def __init__(self, settings: Settings, room: str, withdraw: Part, erase: Part) -> None:
@@ -61,7 +61,7 @@ class Clerk:
         self._room = room
         self._parts = {REQUESTS: withdraw, ERASURES: erase}
         self._registry = Registry(settings.contracts)
-        self._letters = DeadLetters(self._registry, KeyRing(settings.keyring_dir, settings.master), room)
+        self._letters = DeadLetters(self._registry, PayloadKeyring(settings.keyring_dir, settings.master), room)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="clerk", daemon=True)
 
@@ -153,8 +153,8 @@ class Clerk:
                 record = ack(request["request_id"], self._room, self._parts[message.topic()](request), time.time())
                 return ACKS, record["request_id"].encode(), encode(self._registry.latest(ACKS), record)
             except Undecodable as error:
-                place = Place(message.topic(), message.partition(), message.offset())
-                refusal = Refusal("UNDECODABLE", str(error), place)
+                place = RecordPosition(message.topic(), message.partition(), message.offset())
+                refusal = DeadLetterCause("UNDECODABLE", str(error), place)
                 key, value, _ = self._letters.letter(refusal, message.key(), message.value(), time.time())
                 return "events.dead", key, value
             except (Retryable, UnknownContract) as error:
@@ -164,4 +164,4 @@ class Clerk:
                 pause = min(most, pause * 2)
 
 
-__all__ = ["ACKS", "ASKED", "ERASURE", "ERASURES", "REQUESTS", "ROOMS", "Clerk", "Part", "ack", "asks"]
+__all__ = ["ACKS", "ASKED", "ERASURE", "ERASURES", "REQUESTS", "ROOMS", "Part", "PrivacyRequestConsumer", "ack", "asks"]

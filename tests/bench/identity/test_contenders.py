@@ -7,19 +7,28 @@ import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from bench.identity.contenders import Advance, Result, capped_union, follow, labels_in_sql, stage, union_of_all, unique_only
+from bench.identity.contenders import (
+    Advance,
+    ContenderResult,
+    capped_union,
+    follow,
+    labels_in_sql,
+    stage,
+    union_of_all,
+    unique_only,
+)
 from bench.identity.metrics import Canonicals, bound, first_deliveries, score
 from bench.identity.rates import Rates
-from bench.identity.world import OWN, Event, World, make_world
+from bench.identity.world import OWN, IdentityWorld, WorldEvent, make_world
 from streams.identity.graph.union_find import Slot
 
 U1, U2, U3, U4 = (f"0{n:032x}" for n in range(1, 5))
 D1, C1, C2, C3, M1 = "1" + "a" * 32, "2" + "b" * 32, "2" + "c" * 32, "2" + "d" * 32, "3" + "e" * 32
 
 
-def events(*rows: Sequence[str]) -> list[Event]:
+def events(*rows: Sequence[str]) -> list[WorldEvent]:
     """Events with these nodes, one after another."""
-    return [Event(n, n, f"e{n}", tuple(sorted(nodes)), 0, OWN) for n, nodes in enumerate(rows)]
+    return [WorldEvent(n, n, f"e{n}", tuple(sorted(nodes)), 0, OWN) for n, nodes in enumerate(rows)]
 
 
 def quiet(n: int) -> None:
@@ -33,7 +42,7 @@ def groups(canonicals: Canonicals) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
+def world() -> IdentityWorld:
     """A small one."""
     return make_world(Rates(events=6_000), 2)
 
@@ -87,7 +96,7 @@ def test_unique_only_gives_a_cookie_to_its_only_user() -> None:
 
 
 @pytest.mark.parametrize("resolve", [union_of_all, labels_in_sql])
-def test_components_are_those_of_scipy(world: World, resolve: Callable[..., Result]) -> None:
+def test_components_are_those_of_scipy(world: IdentityWorld, resolve: Callable[..., ContenderResult]) -> None:
     """Both unions find the connected components of the whole graph."""
     given = first_deliveries(world.events)
     numbers = {node: n for n, node in enumerate(sorted({node for event in given for node in event.nodes}))}
@@ -98,18 +107,18 @@ def test_components_are_those_of_scipy(world: World, resolve: Callable[..., Resu
     assert groups(resolve(given, quiet).canonicals) == expected
 
 
-def as_stamped(given: Sequence[Event], advance: Advance) -> Result:
+def as_stamped(given: Sequence[WorldEvent], advance: Advance) -> ContenderResult:
     """The stage alone."""
     return stage(given, advance)[0]
 
 
-def tidied(given: Sequence[Event], advance: Advance) -> Result:
+def tidied(given: Sequence[WorldEvent], advance: Advance) -> ContenderResult:
     """The stage, and what was put right afterwards."""
     return stage(given, advance)[1]
 
 
 @pytest.mark.parametrize("resolve", [as_stamped, tidied, union_of_all, capped_union, unique_only, labels_in_sql])
-def test_everybody_is_scored_on_a_small_world(world: World, resolve: Callable[..., Result]) -> None:
+def test_everybody_is_scored_on_a_small_world(world: IdentityWorld, resolve: Callable[..., ContenderResult]) -> None:
     """One canonical an event, the same again in a second run, shares between 0 and 1, no recall above the bound by much."""
     given = first_deliveries(world.events)
     told: list[int] = []
@@ -125,7 +134,7 @@ def test_everybody_is_scored_on_a_small_world(world: World, resolve: Callable[..
     assert found.recall <= bound(world, given).recall + 0.01
 
 
-def test_the_stage_never_has_two_users_in_one(world: World) -> None:
+def test_the_stage_never_has_two_users_in_one(world: IdentityWorld) -> None:
     """Its first invariant, seen from outside."""
     for result in stage(world.events, quiet):
         assert score(world, first_deliveries(world.events), result.canonicals, result.stamped).two_users == 0

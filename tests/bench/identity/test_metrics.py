@@ -4,16 +4,16 @@ import pytest
 
 from bench.identity.causes import lost_by_cause, wrong_by_cause
 from bench.identity.metrics import bound, evidence, first_deliveries, score
-from bench.identity.world import KIOSK, OWN, SHARED, Event, World
+from bench.identity.world import KIOSK, OWN, SHARED, IdentityWorld, WorldEvent
 
 U0, U1 = "0" + "0" * 32, "0" + "1" * 32
 C0, C1, C2, KEPT = (f"2{name * 32}" for name in "abcd")
-WORLD = World(households=[0, 0, 1], users=[U0, U1, None], several={KEPT: "kiosk", C2: "junk e-mail"})
+WORLD = IdentityWorld(households=[0, 0, 1], users=[U0, U1, None], several={KEPT: "kiosk", C2: "junk e-mail"})
 
 
-def event(n: int, person: int, *nodes: str, place: str = OWN) -> Event:
+def event(n: int, person: int, *nodes: str, place: str = OWN) -> WorldEvent:
     """One event."""
-    return Event(n, n, f"e{n}", nodes, person, place)
+    return WorldEvent(n, n, f"e{n}", nodes, person, place)
 
 
 EVENTS = [

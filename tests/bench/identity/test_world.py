@@ -14,7 +14,7 @@ import pytest
 from bench.identity.metrics import first_deliveries
 from bench.identity.people import carriers, draw_household
 from bench.identity.rates import DAY_MS, HOUR_MS, Rates
-from bench.identity.world import JUNK_DEVICE, KIOSK, LEFT_OPEN, OWN, SECRET, SHARED, START_TS, World, make_world
+from bench.identity.world import JUNK_DEVICE, KIOSK, LEFT_OPEN, OWN, SECRET, SHARED, START_TS, IdentityWorld, make_world
 from infra.secrets import Secret
 from streams.identity.nodes import NodeKeys, node
 
@@ -28,7 +28,7 @@ print(hashlib.sha256(repr(make_world(Rates(events=3_000), 5)).encode()).hexdiges
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
+def world() -> IdentityWorld:
     """One that is large enough for its shares to be near the rates."""
     return make_world(RATES, 3)
 
@@ -43,7 +43,7 @@ def test_a_seed_is_a_world() -> None:
     assert make_world(small, 5).events != make_world(small, 6).events
 
 
-def test_as_many_events_as_asked_and_some_twice(world: World) -> None:
+def test_as_many_events_as_asked_and_some_twice(world: IdentityWorld) -> None:
     """Duplicates come on top, have the same id, content and time, and come later."""
     events = first_deliveries(world.events)
     assert RATES.events <= len(events) < RATES.events * 1.01
@@ -54,7 +54,7 @@ def test_as_many_events_as_asked_and_some_twice(world: World) -> None:
         assert event.arrived >= first[event.event_id].arrived
 
 
-def test_events_stand_in_the_order_they_arrive(world: World) -> None:
+def test_events_stand_in_the_order_they_arrive(world: IdentityWorld) -> None:
     """Most arrive within seconds, some late by hours or days, none before it happened, none later than the cap."""
     arrived = [event.arrived for event in world.events]
     assert arrived == sorted(arrived)
@@ -66,7 +66,7 @@ def test_events_stand_in_the_order_they_arrive(world: World) -> None:
     assert min(event.ts for event in world.events) >= START_TS
 
 
-def test_nodes_are_what_the_door_makes(world: World) -> None:
+def test_nodes_are_what_the_door_makes(world: IdentityWorld) -> None:
     """Strongest first, none twice, never none; blocked literals vanish, one junk device id does not."""
     for event in world.events:
         assert event.nodes == tuple(sorted(set(event.nodes)))
@@ -79,7 +79,7 @@ def test_nodes_are_what_the_door_makes(world: World) -> None:
     assert world.several[junk] == "junk device id"
 
 
-def test_a_user_id_is_its_persons(world: World) -> None:
+def test_a_user_id_is_its_persons(world: IdentityWorld) -> None:
     """But for sessions that were left open, and for the broken release's constant."""
     for event in world.events:
         user = event.nodes[0]
@@ -89,7 +89,7 @@ def test_a_user_id_is_its_persons(world: World) -> None:
             assert user != world.users[event.person]
 
 
-def test_only_what_is_marked_is_several_persons(world: World) -> None:
+def test_only_what_is_marked_is_several_persons(world: IdentityWorld) -> None:
     """A node that two persons have is shared, a kiosk's or junk, or it was carried in a session that was left open."""
     people: dict[str, set[int]] = defaultdict(set)
     for event in world.events:
@@ -99,7 +99,7 @@ def test_only_what_is_marked_is_several_persons(world: World) -> None:
     assert set(world.several.values()) >= {"shared device", "kiosk", "household e-mail", "junk e-mail"}
 
 
-def test_shares_are_near_the_rates(world: World) -> None:
+def test_shares_are_near_the_rates(world: IdentityWorld) -> None:
     """Persons, kiosks and shared devices are as frequent as asked for."""
     events = first_deliveries(world.events)
     sizes = Counter(Counter(world.households).values())
@@ -127,7 +127,7 @@ def test_one_in_twenty_is_shared() -> None:
     assert all(len(household.people) > 1 for household in drawn if household.shared)
 
 
-def test_cookies_die(world: World) -> None:
+def test_cookies_die(world: IdentityWorld) -> None:
     """Who comes often has more cookies than browsers."""
     cookies: defaultdict[int, set[str]] = defaultdict(set)
     days: defaultdict[int, set[int]] = defaultdict(set)

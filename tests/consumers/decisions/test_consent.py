@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from consumers.decisions.app import doors
 from consumers.decisions.consent import ConsentGate, ConsentQuestion, ConsentRules, consent_policy
-from consumers.decisions.service import Doors
+from consumers.decisions.service import Dependencies
 from consumers.decisions.sites import SiteGroups
 from infra.errors import ConfigError
 from infra.settings import load_settings
@@ -162,7 +162,7 @@ def test_a_refusal_stands_when_keys_are_rotated(folder: Path) -> None:
     assert doors(BOTH, gate).visitor("undefined") == (None, [])
 
 
-async def answer(known: Doors, question: ConsentQuestion) -> bool:
+async def answer(known: Dependencies, question: ConsentQuestion) -> bool:
     """Whether a decision may be personal."""
     return await known.personalization(question, NOW)
 

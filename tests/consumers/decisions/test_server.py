@@ -17,7 +17,7 @@ import redis
 from aiohttp import ClientSession, web
 
 from consumers.decisions import server
-from consumers.decisions.app import House
+from consumers.decisions.app import ServiceContext
 from consumers.decisions.rules import STALE_MS
 from infra.ops import topics as topics_app
 from infra.ops.embedded.servers.redis import EmbeddedRedis
@@ -28,7 +28,7 @@ from schemas.registry import Registry
 from streams.bandit.commands.experiments import EXAMPLE, publish_experiment
 from streams.bandit.experiment import Experiment, parse
 from streams.bandit.snapshots.snapshot import Snapshot, follow
-from streams.bandit.snapshots.store import RedisStore, pointer_key
+from streams.bandit.snapshots.store import RedisSnapshotStore, pointer_key
 from streams.bandit.token import read
 from streams.collector.write_keys import create_key
 from streams.consent.app import partitioner
@@ -76,7 +76,7 @@ def published(settings: Settings, experiment: Experiment, **changes: Any) -> Sna
     snapshot = Snapshot(**{**made.__dict__, **changes})
     value = encode(Registry(settings.contracts).latest("bandit.snapshots"), snapshot.record())
     with redis.Redis.from_url(settings.redis) as client:
-        RedisStore(client).publish(experiment.key, snapshot.version, value)
+        RedisSnapshotStore(client).publish(experiment.key, snapshot.version, value)
     return snapshot
 
 
@@ -86,7 +86,7 @@ Ask = Callable[..., Awaitable[tuple[int, dict[str, Any]]]]
 class Running:
     """A house that serves, and a client of it."""
 
-    def __init__(self, house: House, session: ClientSession, port: int) -> None:
+    def __init__(self, house: ServiceContext, session: ClientSession, port: int) -> None:
         self.house = house
         self.session = session
         self.url = f"http://127.0.0.1:{port}"
@@ -112,7 +112,7 @@ class Running:
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Running]:
     """Serve on a free port."""
-    house = House(settings).open()
+    house = ServiceContext(settings).open()
     tasks = house.start()
     runner = web.AppRunner(house.door().app(), access_log=None)
     await runner.setup()

@@ -18,9 +18,9 @@ from confluent_kafka.admin import NewTopic
 from consumers.gauge.app import Collector, Serving
 from consumers.gauge.cluster import Cluster
 from consumers.gauge.lag.reading import GroupReading, PartitionReading, Reading
-from consumers.gauge.lag.rules import Limits, State
+from consumers.gauge.lag.rules import LagLimits, LagState
 from consumers.gauge.lag.store import RedisTables
-from consumers.gauge.recent import Side, Tail
+from consumers.gauge.recent import SideTopicConsumer, SideTopicState
 from infra.clients.kafka import admin, producer, reader
 from infra.clients.topic_ids import topic_ids
 from infra.errors import Retryable
@@ -48,7 +48,7 @@ def topic(house: Settings) -> str:
 @pytest.fixture
 def collector(house: Settings) -> Iterator[Collector]:
     """A collector without a store."""
-    made = Collector(house, Serving("127.0.0.1", 1, 0.5, Limits(hung_s=1.0)), None)
+    made = Collector(house, Serving("127.0.0.1", 1, 0.5, LagLimits(hung_s=1.0)), None)
     yield made
     made.close()
 
@@ -121,7 +121,7 @@ def test_lag_is_zero_behind_a_transaction_marker(house: Settings, topic: str, co
     assert eventually(settled).lag == 7
     commit(house, group, (topic, 0, 11))
     after = found(collector.round(time.time()), group)
-    assert (after.lag, after.time_lag_s, after.state) == (0, 0.0, State.OK)
+    assert (after.lag, after.time_lag_s, after.state) == (0, 0.0, LagState.OK)
 
 
 def test_an_open_transaction_holds_back_readers_and_is_named(house: Settings, topic: str, collector: Collector) -> None:
@@ -133,11 +133,13 @@ def test_an_open_transaction_holds_back_readers_and_is_named(house: Settings, to
     writer.begin_transaction()
     writer.produce(topic, value=b"x", partition=0)
     writer.flush(20)
-    reading = eventually(lambda: hung if (hung := found(collector.round(time.time()), group)).state is State.HUNG_TXN else None)
+    reading = eventually(
+        lambda: hung if (hung := found(collector.round(time.time()), group)).state is LagState.HUNG_TXN else None
+    )
     assert reading.lag == 0
     assert "holds back 1 records" in reading.worst.detail
     writer.abort_transaction(20)
-    eventually(lambda: found(collector.round(time.time()), group).partitions[0].state is not State.HUNG_TXN)
+    eventually(lambda: found(collector.round(time.time()), group).partitions[0].state is not LagState.HUNG_TXN)
 
 
 def test_a_group_without_members_is_stopped_and_its_age_is_read_from_the_record(
@@ -150,7 +152,7 @@ def test_a_group_without_members_is_stopped_and_its_age_is_read_from_the_record(
     group = group_name()
     commit(house, group, (topic, 0, 2), (topic, 1, 0))
     reading = found(collector.round(now), group)
-    assert (reading.state, reading.members, reading.lag) == (State.STOPPED, 0, 8)
+    assert (reading.state, reading.members, reading.lag) == (LagState.STOPPED, 0, 8)
     assert reading.time_lag_s == pytest.approx(3_600, abs=0.01)
     assert reading.partitions[0].time_lag_from == "record"
     commit(house, group, (topic, 0, 7))
@@ -166,7 +168,7 @@ def test_a_member_is_counted_and_what_it_reads_is_within_its_limit(house: Settin
     try:
         eventually(lambda: worker.poll(0.1))
         reading = eventually(lambda: next((g for g in collector.round(time.time()).groups if g.group == group), None))
-        assert (reading.members, reading.lag, reading.state) == (1, 3, State.OK)
+        assert (reading.members, reading.lag, reading.state) == (1, 3, LagState.OK)
         assert reading.time_lag_s < 60
     finally:
         worker.close()
@@ -182,7 +184,7 @@ def test_deleted_offsets_break_neither_the_round_nor_the_neighbour(house: Settin
     for future in client.delete_records([ck.TopicPartition(topic, 0, 6)]).values():
         future.result(20)
     reading = found(collector.round(time.time()), group)
-    assert [p.state for p in reading.partitions] == [State.DATA_LOSS_RISK, State.OK]
+    assert [p.state for p in reading.partitions] == [LagState.DATA_LOSS_RISK, LagState.OK]
     assert "4 records were deleted" in reading.partitions[0].detail
     assert reading.partitions[0].time_lag_s is not None
 
@@ -203,7 +205,7 @@ def test_time_lag_outlives_a_restart_in_redis(house: Settings, topic: str, redis
     import redis
 
     store = RedisTables(redis.Redis.from_url(redis_url))
-    group, serving = group_name(), Serving("127.0.0.1", 1, 10.0, Limits())
+    group, serving = group_name(), Serving("127.0.0.1", 1, 10.0, LagLimits())
     commit(house, group, (topic, 0, 0))
     began, first, writer = time.time(), Collector(house, serving, store), producer(house)
     for look in range(31):
@@ -228,7 +230,7 @@ def test_a_topic_made_anew_is_another_one(house: Settings, topic: str, redis_url
     import redis
 
     store = RedisTables(redis.Redis.from_url(redis_url))
-    group, serving = group_name(), Serving("127.0.0.1", 1, 10.0, Limits())
+    group, serving = group_name(), Serving("127.0.0.1", 1, 10.0, LagLimits())
     commit(house, group, (topic, 0, 0))
     # The old topic's records were written over two days; the clock is ours.
     now, collector = time.time(), Collector(house, serving, store)
@@ -245,7 +247,7 @@ def test_a_topic_made_anew_is_another_one(house: Settings, topic: str, redis_url
         collector = Collector(house, serving, store)
     try:
         partition = found(collector.round(now), group).partitions[0]
-        assert (partition.lag, partition.time_lag_from, partition.state) == (180, "record", State.STOPPED)
+        assert (partition.lag, partition.time_lag_from, partition.state) == (180, "record", LagState.STOPPED)
         assert partition.time_lag_s == pytest.approx(60, abs=1)
     finally:
         collector.close()
@@ -305,8 +307,8 @@ def test_side_topics_are_read_back(house: Settings, contracts_dir: Path) -> None
     for name, record in records:
         made.produce(name, value=encode(registry.latest(name), record))
     assert made.flush(20) == 0
-    side = Side(registry)
-    tail = Tail(house, side)
+    side = SideTopicState(registry)
+    tail = SideTopicConsumer(house, side)
     tail.start()
     try:
         eventually(lambda: tail.complete)

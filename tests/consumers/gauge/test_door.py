@@ -9,11 +9,11 @@ from aiohttp import ClientSession, CookieJar, web
 from aiohttp.test_utils import TestServer
 
 from consumers.gauge.app import check_exposure
-from consumers.gauge.door import COOKIE, HEADERS, Board, Pace, make_door
-from consumers.gauge.lag.reading import Ends, GroupReading, PartitionReading, Place, Reading
-from consumers.gauge.lag.rules import State
+from consumers.gauge.door import COOKIE, HEADERS, Dashboard, DoorRateLimit, make_door
+from consumers.gauge.lag.reading import Ends, GaugePartition, GroupReading, PartitionReading, Reading
+from consumers.gauge.lag.rules import LagState
 from consumers.gauge.page.page import LEGEND, Page, duration, headline, rate, with_row_checks
-from consumers.gauge.recent import Recent, Snapshot
+from consumers.gauge.recent import RecentActivity, SnapshotSummary
 from consumers.gauge.row_checks import RowCheck
 from infra.errors import ConfigError
 
@@ -23,20 +23,20 @@ TOKEN = "a token of sixteen"
 Visit = Callable[[ClientSession], Awaitable[None]]
 
 
-def partition(state: State, topic: str = "events.raw", lag: int = 1_204, age: float | None = 12.0) -> PartitionReading:
+def partition(state: LagState, topic: str = "events.raw", lag: int = 1_204, age: float | None = 12.0) -> PartitionReading:
     """One partition in a state."""
     source = "table" if lag else "none"
     return PartitionReading(topic, 0, state, "because", 40.0, NOW - 60, 5, 9_000, 9_000 - lag, lag, age, source, 10.0, 9.0)
 
 
-def reading(*states: State) -> Reading:
+def reading(*states: LagState) -> Reading:
     """A house with a group per state."""
     names = ("headwater.consent", "headwater.identity", "headwater.warehouse", "headwater.bandit")
     groups = tuple(GroupReading(name, 1, (partition(state),)) for name, state in zip(names, states, strict=False))
-    return Reading(NOW, groups, {Place("events.raw", 0): Ends(5, 9_000, 9_000)})
+    return Reading(NOW, groups, {GaugePartition("events.raw", 0): Ends(5, 9_000, 9_000)})
 
 
-def visit(board: Board, token: str | None, visitor: Visit) -> None:
+def visit(board: Dashboard, token: str | None, visitor: Visit) -> None:
     """Serve on a free port, let the visitor in, stop."""
 
     async def run() -> None:
@@ -61,7 +61,7 @@ def test_without_a_token_loopback_is_answered_and_rebound_names_are_not() -> Non
             async with session.get("/lag", headers={"Host": name}) as answer:
                 assert answer.status == 421
 
-    visit(Board(30, reading(State.OK)), None, visitor)
+    visit(Dashboard(30, reading(LagState.OK)), None, visitor)
 
 
 def test_with_a_token_only_health_is_open() -> None:
@@ -86,7 +86,7 @@ def test_with_a_token_only_health_is_open() -> None:
         async with session.get("/health/ready") as answer:
             assert answer.status == 200
 
-    visit(Board(30, reading(State.OK)), TOKEN, visitor)
+    visit(Dashboard(30, reading(LagState.OK)), TOKEN, visitor)
 
 
 def test_a_token_in_the_address_becomes_a_cookie_at_once() -> None:
@@ -102,7 +102,7 @@ def test_a_token_in_the_address_becomes_a_cookie_at_once() -> None:
         async with session.get("/") as answer:
             assert answer.status == 200
 
-    visit(Board(30, reading(State.OK)), TOKEN, visitor)
+    visit(Dashboard(30, reading(LagState.OK)), TOKEN, visitor)
 
 
 def test_every_answer_carries_the_security_headers() -> None:
@@ -114,12 +114,12 @@ def test_every_answer_carries_the_security_headers() -> None:
                 assert answer.headers["Content-Security-Policy"] == HEADERS["Content-Security-Policy"], path
                 assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
-    visit(Board(30, reading(State.OK)), TOKEN, visitor)
+    visit(Dashboard(30, reading(LagState.OK)), TOKEN, visitor)
 
 
 def test_a_loop_of_requests_is_slowed_down() -> None:
     """200 at once, then 50 a second; it says when to come again."""
-    pace = Pace()
+    pace = DoorRateLimit()
     assert sum(pace.allows(NOW) for _ in range(500)) == 200
     assert sum(pace.allows(NOW + 1) for _ in range(500)) == 50
 
@@ -131,7 +131,7 @@ def test_a_loop_of_requests_is_slowed_down() -> None:
         assert seen.count((200, None)) == 200
         assert seen[-1] == (429, "1")
 
-    visit(Board(30), None, visitor)
+    visit(Dashboard(30), None, visitor)
 
 
 def test_nothing_can_be_changed() -> None:
@@ -142,7 +142,7 @@ def test_nothing_can_be_changed() -> None:
             async with session.request(method, "/lag") as answer:
                 assert answer.status == 405
 
-    visit(Board(30, reading(State.OK)), None, visitor)
+    visit(Dashboard(30, reading(LagState.OK)), None, visitor)
 
 
 def test_before_the_first_answer_of_kafka_the_door_says_so() -> None:
@@ -155,7 +155,7 @@ def test_before_the_first_answer_of_kafka_the_door_says_so() -> None:
         async with session.get("/") as answer:
             assert "Kafka has not answered yet" in await answer.text()
 
-    visit(Board(30), None, visitor)
+    visit(Dashboard(30), None, visitor)
 
 
 def test_metrics_have_the_names_of_kafka_lag_exporter() -> None:
@@ -171,19 +171,24 @@ def test_metrics_have_the_names_of_kafka_lag_exporter() -> None:
         stopped = where.replace(",topic", ',state="STOPPED",topic')
         assert f"headwater_lag_state{{{stopped}}} 1.0" in text
 
-    visit(Board(30, reading(State.STOPPED)), None, visitor)
+    visit(Dashboard(30, reading(LagState.STOPPED)), None, visitor)
 
 
 @pytest.mark.parametrize(
     ("given", "late_s", "level", "words"),
     [
-        (reading(State.OK, State.OK), 0, "ok", "All is well: all 2 groups are within the limit"),
-        (reading(State.STOPPED, State.OK), 0, "bad", "1 problem: headwater.consent is STOPPED on events.raw since"),
-        (reading(State.OK, State.WARN, State.DATA_LOSS_RISK), 0, "bad", "2 problems: headwater.warehouse is DATA LOSS RISK"),
-        (reading(State.HUNG_TXN), 0, "warn", "HUNG TXN"),
-        (reading(State.CATCHING_UP, State.OK), 0, "busy", "done in about 40 s"),
+        (reading(LagState.OK, LagState.OK), 0, "ok", "All is well: all 2 groups are within the limit"),
+        (reading(LagState.STOPPED, LagState.OK), 0, "bad", "1 problem: headwater.consent is STOPPED on events.raw since"),
+        (
+            reading(LagState.OK, LagState.WARN, LagState.DATA_LOSS_RISK),
+            0,
+            "bad",
+            "2 problems: headwater.warehouse is DATA LOSS RISK",
+        ),
+        (reading(LagState.HUNG_TXN), 0, "warn", "HUNG TXN"),
+        (reading(LagState.CATCHING_UP, LagState.OK), 0, "busy", "done in about 40 s"),
         (reading(), 0, "unknown", "no worker has started"),
-        (reading(State.OK), 120, "unknown", "Kafka has not answered for 2 min"),
+        (reading(LagState.OK), 120, "unknown", "Kafka has not answered for 2 min"),
         (None, 0, "unknown", "nothing is known"),
     ],
 )
@@ -235,34 +240,34 @@ def test_row_checks_are_shown_and_wrong_rows_are_a_problem() -> None:
         assert "ClickHouse does not answer" in await (await session.get("/")).text()
         assert (await (await session.get("/lag")).json())["row_checks"] is None
 
-    visit(Board(30, reading(State.OK), row_checks=checks), None, visitor)
-    visit(Board(30, reading(State.OK)), None, without)
-    assert with_row_checks(headline(reading(State.OK), NOW, 30), checks[1:]).level == "ok"
-    assert with_row_checks(headline(reading(State.OK), NOW, 30), checks).level == "bad"
+    visit(Dashboard(30, reading(LagState.OK), row_checks=checks), None, visitor)
+    visit(Dashboard(30, reading(LagState.OK)), None, without)
+    assert with_row_checks(headline(reading(LagState.OK), NOW, 30), checks[1:]).level == "ok"
+    assert with_row_checks(headline(reading(LagState.OK), NOW, 30), checks).level == "bad"
 
 
 def test_the_page_needs_no_inline_code_and_every_state_has_words() -> None:
     """The content security policy forbids inline script and style; states are readable without their colour."""
-    for state in State:
-        html = Page(10, 30).render(reading(state), Recent(), NOW)
+    for state in LagState:
+        html = Page(10, 30).render(reading(state), RecentActivity(), NOW)
         seen = Seen(html)
         assert seen.inline == []
         assert len(seen.ids) == len(set(seen.ids))
         assert state.value.replace("_", " ") in html
-    assert set(LEGEND) == set(State)
+    assert set(LEGEND) == set(LagState)
     assert len({shape for shape, _ in LEGEND.values()}) == 4
 
 
 def test_what_comes_from_outside_is_escaped() -> None:
     """Event names, sources, reasons and arms are other people's words."""
     nasty = "<script>alert(1)</script>"
-    recent = Recent(
+    recent = RecentActivity(
         dead=((("consent", nasty, nasty), 3),),
         volumes=((("consent", nasty), 5, (0,) * 59 + (5,)),),
-        snapshots=(Snapshot(nasty, 0, ((nasty, 1.0, None),)),),
+        snapshots=(SnapshotSummary(nasty, 0, ((nasty, 1.0, None),)),),
         complete=True,
     )
-    html = Page(10, 30).render(reading(State.OK), recent, NOW)
+    html = Page(10, 30).render(reading(LagState.OK), recent, NOW)
     assert nasty not in html
     assert html.count("&lt;script&gt;") >= 5
 
@@ -270,8 +275,8 @@ def test_what_comes_from_outside_is_escaped() -> None:
 def test_degraded_identity_is_said() -> None:
     """While events pass unresolved the page says how many; otherwise it says nothing about it."""
     page = Page(10, 30)
-    assert "1,234 records" in page.render(reading(State.OK), Recent(deferred=1_234, complete=True), NOW)
-    assert "Identity is degraded" not in page.render(reading(State.OK), Recent(complete=True), NOW)
+    assert "1,234 records" in page.render(reading(LagState.OK), RecentActivity(deferred=1_234, complete=True), NOW)
+    assert "Identity is degraded" not in page.render(reading(LagState.OK), RecentActivity(complete=True), NOW)
 
 
 @pytest.mark.parametrize(

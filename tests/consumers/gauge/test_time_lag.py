@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from consumers.gauge.lag.reading import Ends, Facts, GroupFacts, Place
-from consumers.gauge.lag.watch import Watch
+from consumers.gauge.lag.reading import Ends, Facts, GaugePartition, GroupFacts
+from consumers.gauge.lag.watch import LagWatch
 
 HOUR = 3_600.0
-HERE = Place("t", 0)
+HERE = GaugePartition("t", 0)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def test_time_lag_is_the_truth_within_three_seconds(name: str) -> None:
     """p95 of the error over all looks at which something waited; ages from records count as they come."""
     scenario = SCENARIOS[name]
     times = written(scenario, 11)
-    watch, errors, asked_at = Watch(), [], []
+    watch, errors, asked_at = LagWatch(), [], []
     for now, end, committed in looks(scenario, times):
         group = GroupFacts("headwater.g", 1, False, frozenset(), {HERE: committed})
         facts = Facts(now, {HERE: Ends(0, end, end)}, (group,))

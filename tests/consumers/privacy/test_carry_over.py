@@ -19,7 +19,7 @@ from streams.consent.ledger.ledger import Times
 from streams.consent.ledger.ledger_writes import SIGNALS
 from streams.consent.ledger.store import MemoryStates, state_key
 from streams.consent.policy import PACKAGED, parse_policy
-from streams.consent.stage import STATE, ConsentStage, Kit
+from streams.consent.stage import STATE, ConsentDependencies, ConsentStage
 from streams.identity.nodes import NodeKeys, versions
 from streams.runtime.follow import read_topic
 from streams.runtime.stage import Batch
@@ -57,7 +57,9 @@ def carry_over(settings: Settings, states: MemoryStates) -> tuple[Any, int]:
     """What the command says, and how many states the gate then takes down from all that was ever said again."""
     told = json.loads(CliRunner().invoke(app, ["carry-over", "--json"]).stdout)
     stage = ConsentStage(
-        Registry(settings.contracts), parse_policy(PACKAGED.read_text(), "p"), Kit(b"k" * 32, states, Metrics(), lambda: None)
+        Registry(settings.contracts),
+        parse_policy(PACKAGED.read_text(), "p"),
+        ConsentDependencies(b"k" * 32, states, Metrics(), lambda: None),
     )
     read = [record for records in read_topic(settings, SIGNALS) for record in records]
     outcome = stage.handle(

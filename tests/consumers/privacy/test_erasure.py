@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from consumers.privacy import erasure as desk
 from consumers.privacy.app import app, open_erasure
 from consumers.privacy.audit import Head, broken
-from consumers.privacy.context import Office
+from consumers.privacy.context import PrivacyContext
 from consumers.privacy.erasure import Erasure, Waiting, opened, proofs, who
 from consumers.privacy.topics import ACKS, LINKS, MERGES, REQUESTS, STATE, Pen
 from consumers.warehouse import erasing as rows
@@ -27,11 +27,11 @@ from schemas.codec import encode
 from schemas.registry import Registry
 from streams.consent.ledger.store import RedisStates
 from streams.identity.evidence import link_record
-from streams.identity.graph.redis_store import RedisStore
+from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.slots import log_key, slot_record
 from streams.identity.graph.union_find import Limit, Pair, Slot, Write
 from streams.identity.nodes import NodeKeys, alias, versions
-from streams.identity.refusals.refusals import Memory, Refusal, Scope
+from streams.identity.refusals.refusals import Refusal, RememberedRefusal, Scope
 from streams.identity.repair import erasing as graph
 from streams.identity.repair.log import diff, read_log, rebuild
 from streams.runtime.privacy.request_consumer import ROOMS, ack
@@ -77,18 +77,18 @@ def settings(kafka: str, redis_url: str, clickhouse_url: str, tmp_path_factory: 
 
 
 @pytest.fixture
-def office(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Office]:
+def office(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrivacyContext]:
     """What the desk reaches. No identity worker has anything in hand."""
     monkeypatch.setattr(desk, "GRACE_S", 0.0)
     with redis.Redis.from_url(settings.redis) as client:
         connect = partial(redis.Redis.from_url, settings.redis)
-        store, states = RedisStore(lambda: client), RedisStates(connect, lambda _p, _s: iter(()), 1_000)
-        made = Office(settings, store, states, Store(settings), alias(settings.master))
+        store, states = RedisGraphStore(lambda: client), RedisStates(connect, lambda _p, _s: iter(()), 1_000)
+        made = PrivacyContext(settings, store, states, Store(settings), alias(settings.master))
         yield made
         made.warehouse.close()
 
 
-def live(office: Office, she: Person) -> None:
+def live(office: PrivacyContext, she: Person) -> None:
     """Everything that the house would hold of her."""
     registry, kafka = Registry(office.settings.contracts), producer(office.settings)
 
@@ -105,7 +105,7 @@ def live(office: Office, she: Person) -> None:
     office.graph.write([Write(she.kiosk, slots[she.kiosk], demoted, 0)])
     limit = Limit("cookies_per_device", 12, 30)
     office.graph.admit([Pair(she.device, she.cookie, limit), Pair(she.kiosk, she.cookie, limit)], 20_000)
-    refusal = Memory(Refusal(T, T, "e"), signalled=True)
+    refusal = RememberedRefusal(Refusal(T, T, "e"), signalled=True)
     office.graph.refuse({at: {Scope("s", "opt-in", "marketing"): refusal} for at in (she.cookie, she.device, STRANGER)})
     for at, slot in [*slots.items(), (she.kiosk, demoted)]:
         say(MERGES, log_key(at, slot).decode(), slot_record(at, slot, "e", T))
@@ -129,7 +129,7 @@ def live(office: Office, she: Person) -> None:
         visit(office, offset, node, she.device, T)
 
 
-def visit(office: Office, offset: int, node: str, profile: str, at: int) -> None:
+def visit(office: PrivacyContext, offset: int, node: str, profile: str, at: int) -> None:
     """A row of an event."""
     office.warehouse.command(
         "INSERT INTO headwater.events (_partition, _offset, node, profile_id, collector_ts, identifiers) VALUES "
@@ -137,7 +137,7 @@ def visit(office: Office, offset: int, node: str, profile: str, at: int) -> None
     )
 
 
-def answering(office: Office, node: str) -> Callable[[str], None]:
+def answering(office: PrivacyContext, node: str) -> Callable[[str], None]:
     """Rooms that do their part as soon as somebody waits for them."""
 
     def tell(what: str) -> None:
@@ -154,7 +154,7 @@ def answering(office: Office, node: str) -> Callable[[str], None]:
     return tell
 
 
-def erase(office: Office, node: str) -> dict[str, Any]:
+def erase(office: PrivacyContext, node: str) -> dict[str, Any]:
     """What the command does."""
     going_on, pen, tell = open_erasure(office, [node]), Pen(office.settings), answering(office, node)
     if going_on is not None:
@@ -185,13 +185,13 @@ def cut(monkeypatch: pytest.MonkeyPatch, after: int) -> list[str]:
 
         monkeypatch.setattr(owner, name, wrapped)
 
-    for owner, names in ((RedisStore, ("write", "confirm", "forget")), (RedisStates, ("erase",)), (Pen, ("write",))):
+    for owner, names in ((RedisGraphStore, ("write", "confirm", "forget")), (RedisStates, ("erase",)), (Pen, ("write",))):
         for name in names:
             counted(owner, name)
     return done
 
 
-def test_whatever_cuts_it_short_the_next_run_completes_it(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_cuts_it_short_the_next_run_completes_it(office: PrivacyContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ended after each single effect: what is left is nothing, the proof is written once and says what there was."""
     completed = 0
     for n in range(1, EFFECTS + 1):
@@ -224,7 +224,7 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(office: Office, monkey
     assert {slot.state for slot in office.graph.read(nodes) if slot} == {"erased"}, "a rebuild brings nobody back"
 
 
-def assert_erased(office: Office, she: Person, proof: dict[str, Any]) -> None:
+def assert_erased(office: PrivacyContext, she: Person, proof: dict[str, Any]) -> None:
     """Nothing is left; the kiosk is there, and under nobody; the others' link and rows stand."""
     members = graph.Members(she.nodes, (*she.nodes, she.kiosk), (she.kiosk,))
     left = office.left(members, proof["erased_ts"], office.search(members, proof["erased_ts"]))
@@ -242,7 +242,7 @@ def assert_erased(office: Office, she: Person, proof: dict[str, Any]) -> None:
     assert stays == [(1,)]
 
 
-def test_a_room_that_does_not_answer_leaves_it_open(office: Office) -> None:
+def test_a_room_that_does_not_answer_leaves_it_open(office: PrivacyContext) -> None:
     """The command says who did not answer; the request stays, and is completed once they do."""
     she = person(200)
     live(office, she)
@@ -257,7 +257,7 @@ def test_a_room_that_does_not_answer_leaves_it_open(office: Office) -> None:
     assert open_erasure(office, [she.user]) is None
 
 
-def test_who_comes_back_can_be_erased_again(office: Office) -> None:
+def test_who_comes_back_can_be_erased_again(office: PrivacyContext) -> None:
     """What she left since the first time is stamped with an alias, and goes with the second one."""
     she = person(201)
     live(office, she)
@@ -272,16 +272,16 @@ def test_who_comes_back_can_be_erased_again(office: Office) -> None:
     assert (slot.epoch, slot.state) == (2, "erased")
 
 
-def test_a_shared_id_is_nobodys(office: Office) -> None:
+def test_a_shared_id_is_nobodys(office: PrivacyContext) -> None:
     """It is not erased, and the message names nobody."""
     she = person(202)
     live(office, she)
-    with pytest.raises(graph.Refused, match="several persons") as refused:
+    with pytest.raises(graph.NotErasable, match="several persons") as refused:
         graph.members(office.graph, she.kiosk, office.alias)
     assert she.kiosk not in str(refused.value)
 
 
-def test_the_commands(office: Office, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_commands(office: PrivacyContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nobody is erased unasked; a copy is its owner's and never written over; `verify` exits 1 while something is there."""
     she = person(203)
     live(office, she)
@@ -304,7 +304,7 @@ def test_the_commands(office: Office, monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert "no such request" in str(run("verify", "ab" * 16).exception)
 
 
-def test_a_slip_of_the_pen_is_told(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slip_of_the_pen_is_told(office: PrivacyContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of an id that nobody came with nothing is held: each command says so, and does not of one that somebody came with."""
     she, other = person(204), person(205)
     live(office, she)
@@ -315,7 +315,7 @@ def test_a_slip_of_the_pen_is_told(office: Office, monkeypatch: pytest.MonkeyPat
         assert ["spelt otherwise" in result.stderr for result in told] == [False, True]
 
 
-def test_who_was_never_met_has_nothing_left(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_was_never_met_has_nothing_left(office: PrivacyContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """She needs no slot that says she is erased; who was erased does, and it is missed where Redis has lost it."""
     she, other = person(206), person(207)
     live(office, she)
@@ -337,7 +337,7 @@ def test_who_was_never_met_has_nothing_left(office: Office, monkeypatch: pytest.
 
 
 def test_who_names_an_identifier_means_its_nodes_under_all_versions(
-    office: Office, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    office: PrivacyContext, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keys were rotated while nobody was looking: what is held under either version is exported, erased and looked for."""
     keys = NodeKeys.derive(settings.master, 2)
@@ -364,7 +364,9 @@ def test_who_names_an_identifier_means_its_nodes_under_all_versions(
     assert "several persons" in str(CliRunner().invoke(app, ["erase", both[0].kiosk, "--dry-run"]).exception)
 
 
-def test_who_was_erased_before_a_rotation_is_gone(office: Office, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_was_erased_before_a_rotation_is_gone(
+    office: PrivacyContext, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Her name under the newer keys is nobody's: looked for by it, nothing is left."""
     keys = NodeKeys.derive(settings.master, 2)
     user, device, cookie = (versions(keys, kind, f"before-{kind}")[0] for kind in ("user", "device", "cookie"))

@@ -26,12 +26,12 @@ from infra.ops.embedded.servers.kafka import EmbeddedKafka
 from infra.telemetry.metrics import Metrics
 from schemas.codec import decode, encode
 from streams.identity.evidence import LINKS, link_id, link_record
-from streams.identity.graph.redis_store import RedisStore
+from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.slots import MERGES, log_key, slot_record
 from streams.identity.graph.union_find import SHARED, Limit, Nodes, Pair, Slot, Write
 from streams.identity.nodes import alias
 from streams.identity.repair.log import diff, read_log, rebuild
-from streams.identity.stage import IdentityStage, Kit
+from streams.identity.stage import IdentityDependencies, IdentityStage
 from streams.runtime.follow import read_topic
 from streams.runtime.stage import Batch
 from tests.consumers.warehouse.plant import NOW_MS, Plant, event, wait
@@ -87,7 +87,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
 
 
 @pytest.fixture
-def store(plant: Plant, redis_url: str) -> Iterator[RedisStore]:
+def store(plant: Plant, redis_url: str) -> Iterator[RedisGraphStore]:
     """The graph, as the log has it, and events of some of its nodes, all of it loaded."""
     plant.environment["HEADWATER_REDIS"] = redis_url
     with redis.Redis.from_url(redis_url) as client:
@@ -106,7 +106,7 @@ def store(plant: Plant, redis_url: str) -> Iterator[RedisStore]:
             plant.wait_caught_up()
         project(plant.store, int(time.time() * 1000))
         assert overrides(plant) == [(STALE, FORMER)]
-        found = RedisStore(lambda: client)
+        found = RedisGraphStore(lambda: client)
         rebuild(read_log(plant.settings), found, nothing)
         assert found.admit([Pair(STRANGER, TWICE, Limit("cookies_per_device", 12, 30))], 20_000) == [True]
         yield found
@@ -149,7 +149,7 @@ def evidence(plant: Plant) -> set[Nodes]:
     return {tuple(decode(plant.registry, value)[1]["nodes"]) for value in newest.values() if value is not None}
 
 
-def missing(store: RedisStore) -> set[str]:
+def missing(store: RedisGraphStore) -> set[str]:
     """Nodes without a slot."""
     return {name for name, slot in zip(SLOTS, store.read(list(SLOTS)), strict=True) if slot is None}
 
@@ -159,7 +159,7 @@ def rows(plant: Plant) -> set[str]:
     return {one for (one,) in plant.store.rows("SELECT node FROM headwater.identity_merges")}
 
 
-def assert_forgotten(plant: Plant, store: RedisStore, gone: set[str], left: set[Nodes]) -> None:
+def assert_forgotten(plant: Plant, store: RedisGraphStore, gone: set[str], left: set[Nodes]) -> None:
     """Everywhere, for good: in a graph built anew and after the loader has read everything again."""
     assert missing(store) == gone
     assert rows(plant) == SLOTS.keys() - gone
@@ -194,7 +194,7 @@ def assert_forgotten(plant: Plant, store: RedisStore, gone: set[str], left: set[
 
 
 def test_whole_components_that_nobody_saw_are_forgotten(
-    plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch
+    plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that were seen, linked lately, intervened in, or whose profile a row carries stay; so does what comes back."""
     told = {"days": 395, "slots": len(GONE), "links": 4, "rows": len(GONE), "kept": 0}
@@ -228,7 +228,7 @@ class Crash(Exception):
 
 
 def test_whatever_cuts_it_short_the_next_run_completes_it(
-    plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch
+    plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Runs that end after their first effect, their second, and so on; the last one does the rest."""
     left = 0
@@ -246,8 +246,8 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(
 
     for owner, name in (
         (Pen, "write"),
-        (RedisStore, "expire"),
-        (RedisStore, "uncount"),
+        (RedisGraphStore, "expire"),
+        (RedisGraphStore, "uncount"),
         (unseen, "forget"),
         (unseen, "remove"),
     ):
@@ -262,7 +262,7 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(
     assert_forgotten(plant, store, GONE, LEFT)
 
 
-def test_what_was_changed_meanwhile_stays(plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_changed_meanwhile_stays(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slot that a worker has rewritten, and what it hangs under; a pending one that says the same goes."""
     rewritten = Slot(STRANGER, logged=False, epoch=1)
     forget = unseen.forget
@@ -281,11 +281,11 @@ def test_what_was_changed_meanwhile_stays(plant: Plant, store: RedisStore, monke
     assert store.children([STRANGER]) == [{TWICE}]
 
 
-def test_what_comes_back_meanwhile_is_in_the_log(plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_comes_back_meanwhile_is_in_the_log(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that links a node anew, and logs that, between its slot's end and its tombstone."""
-    expire, back = RedisStore.expire, Slot(REGULAR, logged=False)
+    expire, back = RedisGraphStore.expire, Slot(REGULAR, logged=False)
 
-    def meanwhile(self: RedisStore, slots: Any) -> list[bool]:
+    def meanwhile(self: RedisGraphStore, slots: Any) -> list[bool]:
         gone = expire(self, slots)
         assert store.write([Write(LAPTOP, None, back, 0)]) == [True]
         pen = producer(plant.settings)
@@ -295,14 +295,16 @@ def test_what_comes_back_meanwhile_is_in_the_log(plant: Plant, store: RedisStore
         return gone
 
     with monkeypatch.context() as patched:
-        patched.setattr(RedisStore, "expire", meanwhile)
+        patched.setattr(RedisGraphStore, "expire", meanwhile)
         assert run(plant, monkeypatch)[1]["slots"] == len(GONE)
     assert missing(store) == GONE - {LAPTOP}
     assert store.children([REGULAR]) == [{SEEN, LAPTOP}]
     assert diff(read_log(plant.settings), store, nothing).same
 
 
-def test_a_warehouse_that_cannot_tell_is_not_believed(plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warehouse_that_cannot_tell_is_not_believed(
+    plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One that is behind, or that holds no events from then."""
     plant.send([event(plant.registry.latest("events.resolved"), 9)])
     code, error = run(plant, monkeypatch, "--patience", "1")
@@ -317,16 +319,16 @@ def test_a_warehouse_that_cannot_tell_is_not_believed(plant: Plant, store: Redis
     assert missing(store) == set()
 
 
-def test_in_a_young_house_nothing_is_forgotten(plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_young_house_nothing_is_forgotten(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing was linked before then, the warehouse need not tell: it has no event from then either."""
     code, done = run(plant, monkeypatch, "--days", "700")
     assert (code, done["slots"], done["links"], done["rows"]) == (0, 0, 0, 0)
     assert missing(store) == set()
 
 
-def test_a_worker_hears_of_it(plant: Plant, store: RedisStore) -> None:
+def test_a_worker_hears_of_it(plant: Plant, store: RedisGraphStore) -> None:
     """It does not use what it remembers of a forgotten node; what was rewritten it keeps; and it says evidence anew."""
-    stage = IdentityStage(plant.registry, store, Metrics(), Kit(alias(plant.settings.master)))
+    stage = IdentityStage(plant.registry, store, Metrics(), IdentityDependencies(alias(plant.settings.master)))
     for records in read_topic(plant.settings, MERGES):
         stage.on_broadcast(MERGES, [(key, value) for key, value in records if value is not None])
     contract = plant.registry.latest("events.consented")
@@ -343,7 +345,7 @@ def test_a_worker_hears_of_it(plant: Plant, store: RedisStore) -> None:
     assert spoken == [1, 0, 1, 0]
 
 
-def test_an_erasure_goes_first(plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_erasure_goes_first(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as one is not done nothing is forgotten: both would write the same records anew."""
     record = {
         "request_id": "ab" * 16, "state": "begun", "nodes": [], "profiles": [], "shared": [], "erased_ts": OLD,
@@ -358,7 +360,7 @@ def test_an_erasure_goes_first(plant: Plant, store: RedisStore, monkeypatch: pyt
     assert run(plant, monkeypatch, "--dry-run")[0] == 0
 
 
-def test_the_command_is_told_in_words(plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_is_told_in_words(plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """For people on a terminal."""
     for name, value in plant.environment.items():
         monkeypatch.setenv(name, value)
@@ -368,7 +370,7 @@ def test_the_command_is_told_in_words(plant: Plant, store: RedisStore, monkeypat
 
 
 def test_a_profile_that_a_row_carries_does_not_become_anothers(
-    plant: Plant, store: RedisStore, monkeypatch: pytest.MonkeyPatch
+    plant: Plant, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However old the row is; once it is gone, and no override needs it, the component goes."""
     rewrite = "ALTER TABLE headwater.events {} SETTINGS mutations_sync = 1"

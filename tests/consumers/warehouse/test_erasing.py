@@ -6,7 +6,7 @@ from typing import Any
 import confluent_kafka as ck
 import pytest
 
-from consumers.warehouse.erasing import IDENTIFIERS, Person, conditions, counts, derived, erase, lines
+from consumers.warehouse.erasing import IDENTIFIERS, ErasedPerson, conditions, counts, derived, erase, lines
 from consumers.warehouse.loader.loop import GROUP
 from consumers.warehouse.schema.migrating import migrate
 from consumers.warehouse.schema.tables import TABLES
@@ -18,7 +18,7 @@ from tests.consumers.warehouse.plant import NOW_MS, Plant, event, value_for, wai
 
 REQUEST = "ab" * 16
 ADA, COOKIE, KIOSK, BOB, ALIAS = ("0" + "a" * 32, "2" + "a" * 32, "1" + "c" * 32, "0" + "b" * 32, "0" + "e" * 32)
-WHO = Person([ADA, COOKIE], [ADA, COOKIE, KIOSK], [KIOSK], NOW_MS + 1_000)
+WHO = ErasedPerson([ADA, COOKIE], [ADA, COOKIE, KIOSK], [KIOSK], NOW_MS + 1_000)
 
 EVENTS = {
     "hers": (COOKIE, COOKIE, [COOKIE]),
@@ -116,7 +116,7 @@ def test_a_crash_between_taking_down_and_removing_is_completed(plant: Plant) -> 
     """What was taken down and still stands is removed by the next run, with the same counts."""
     migrate(plant.settings)
     contract = plant.registry.latest("events.resolved")
-    zoe = Person(["2" + "d" * 32], ["2" + "d" * 32], [], NOW_MS + 1_000)
+    zoe = ErasedPerson(["2" + "d" * 32], ["2" + "d" * 32], [], NOW_MS + 1_000)
     with plant.loading():
         plant.send([event(contract, n, node=zoe.nodes[0], profile_id=zoe.nodes[0], identifiers=[]) for n in range(3)])
         plant.wait_caught_up()

@@ -6,19 +6,19 @@ import pytest
 
 from bench.faults.controls import CONTROLS, prove
 from bench.faults.faults import FAULTS, STOPPED_WITHIN_S, unplayable
-from bench.faults.run import Plan, Result, run
+from bench.faults.run import FaultPlan, FaultResult, run
 
 SEED = 17
-PLAN = Plan(events=24_000, kills=6, seed=SEED, hold_s=0.5, hang_s=17.0, gap_s=(0.2, 0.6))
+PLAN = FaultPlan(events=24_000, kills=6, seed=SEED, hold_s=0.5, hang_s=17.0, gap_s=(0.2, 0.6))
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
+def result(tmp_path_factory: pytest.TempPathFactory) -> FaultResult:
     """One run for all tests of it: servers take longer to start than faults to be seen."""
     return run(PLAN, tmp_path_factory.mktemp("faults"))
 
 
-def test_every_event_has_its_one_row_whatever_fails(result: Result) -> None:
+def test_every_event_has_its_one_row_whatever_fails(result: FaultResult) -> None:
     """Nothing is missing, doubled, different, aborted or dead, by offset, by event id and by content."""
     proof = result.proof
     assert proof.exact, proof
@@ -29,7 +29,7 @@ def test_every_event_has_its_one_row_whatever_fails(result: Result) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_seen_and_gets_over(result: Result, fault: str) -> None:
+def test_a_fault_is_seen_and_gets_over(result: FaultResult, fault: str) -> None:
     """A metric and `headwater doctor` show it within a minute, and no alarm stays when it is over."""
     if reason := unplayable().get(fault):
         pytest.skip(reason)
@@ -37,7 +37,7 @@ def test_a_fault_is_seen_and_gets_over(result: Result, fault: str) -> None:
     assert observation.passed, observation
 
 
-def test_a_loader_that_waits_for_a_hanging_server_can_be_stopped(result: Result) -> None:
+def test_a_loader_that_waits_for_a_hanging_server_can_be_stopped(result: FaultResult) -> None:
     """SIGTERM while ClickHouse hangs ends the loader within 10 s."""
     (hang,) = (observation for observation in result.observations if observation.fault == "hang")
     assert "SIGTERM obeyed" in hang.note, hang

@@ -6,13 +6,13 @@ from typing import Any
 import orjson
 import pytest
 
-from infra.payload_keyring import KeyRing
+from infra.payload_keyring import PayloadKeyring
 from infra.secrets import Secret
 from infra.telemetry.metrics import Metrics
 from schemas.codec import decode
 from schemas.registry import Registry
-from streams.collector.intake import Intake, Taken
-from streams.collector.normalise import Request
+from streams.collector.intake import Intake, IntakeResult
+from streams.collector.normalise import RequestContext
 from streams.collector.protocols import own
 from streams.identity.nodes import NodeKeys
 
@@ -24,12 +24,12 @@ NOW_MS = 1_790_000_000_500
 def intake(contracts_dir: Path, tmp_path: Path) -> Intake:
     """The collector behind its HTTP door."""
     secret = Secret("for tests only, forty characters long...")
-    return Intake(Registry(contracts_dir), KeyRing(tmp_path, secret), NodeKeys.derive(secret), Metrics())
+    return Intake(Registry(contracts_dir), PayloadKeyring(tmp_path, secret), NodeKeys.derive(secret), Metrics())
 
 
-def take(intake: Intake, body: str) -> Taken:
+def take(intake: Intake, body: str) -> IntakeResult:
     """What `POST /v1/events` makes of a body."""
-    return intake.take(own.items_of(orjson.loads(body)), own.read, Request("web", "shop.example", NOW_MS, None))
+    return intake.take(own.items_of(orjson.loads(body)), own.read, RequestContext("web", "shop.example", NOW_MS, None))
 
 
 def test_the_collector_accepts_what_the_tag_sends_and_keeps_each_signal(

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from infra.ops import doctor
-from infra.ops.doctor import Finding, Grade, _unmapped
+from infra.ops.doctor import CheckResult, Grade, _unmapped
 from infra.settings import Settings, load_settings
 from streams.consent.policy import PACKAGED
 
@@ -45,7 +45,7 @@ def test_policy_grades(settings: Settings, tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text(PACKAGED.read_text().replace('controller: ""', 'controller: "Shop Ltd, privacy@shop.example"'))
     named = load_settings(state_dir=tmp_path, policy=mine)
-    assert doctor.policy(named) == Finding("policy", Grade.OK, doctor.policy(named).found)
+    assert doctor.policy(named) == CheckResult("policy", Grade.OK, doctor.policy(named).found)
     assert doctor.policy(named).found.endswith("of Shop Ltd, privacy@shop.example")
     mine.write_text("nonsense")
     assert doctor.policy(named).grade is Grade.FAIL
@@ -72,10 +72,10 @@ def test_write_key_grades(settings: Settings) -> None:
     file.write_text(json.dumps({"keys": [{"source": "web", "revoked": True}]}))
     assert doctor.write_keys(settings).grade is Grade.WARN
     file.write_text(json.dumps({"keys": [{"source": "web", "revoked": False}]}))
-    assert doctor.write_keys(settings) == Finding("write keys", Grade.OK, "1 for web")
+    assert doctor.write_keys(settings) == CheckResult("write keys", Grade.OK, "1 for web")
 
 
-def told(state_dir: Path, up: int, **row: object) -> list[Finding]:
+def told(state_dir: Path, up: int, **row: object) -> list[CheckResult]:
     """What the doctor says of a house with one worker."""
     worker = {"name": "consent", "state": "ready", "pid": os.getpid(), "port": 1, "restarts": 0, "log": "consent.log"} | row
     (state_dir / "services.json").write_text(json.dumps({"up": up, "services": [worker]}))
@@ -163,7 +163,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_elsewhere")
 def test_command_exits_1_on_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Something that cannot work makes the exit code 1, in words and in JSON."""
-    findings = [Finding("java", Grade.FAIL, "none", "install it")]
+    findings = [CheckResult("java", Grade.FAIL, "none", "install it")]
     monkeypatch.setattr(doctor, "examine", lambda _: findings)
     words = CliRunner().invoke(doctor.app, [])
     assert words.exit_code == 1
@@ -172,5 +172,5 @@ def test_command_exits_1_on_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = CliRunner().invoke(doctor.app, ["--json"])
     assert machine.exit_code == 1
     assert json.loads(machine.output) == [{"what": "java", "grade": "FAIL", "found": "none", "advice": "install it"}]
-    findings[0] = Finding("java", Grade.OK, "25")
+    findings[0] = CheckResult("java", Grade.OK, "25")
     assert CliRunner().invoke(doctor.app, []).exit_code == 0

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from infra.clients.kafka import admin
 from infra.errors import ConfigError
-from infra.ops.topics import Shape, app, apply, diff, plan, wanted
+from infra.ops.topics import TopicShape, app, apply, diff, plan, wanted
 from infra.settings import load_settings
 from schemas.registry import Registry
 from schemas.topics import TOPICS, Topic
@@ -54,7 +54,7 @@ def test_two_of_three_replicas_must_answer() -> None:
 def test_nothing_to_do_where_all_is_well() -> None:
     """Kafka's other settings do not count as differences."""
     target = wanted((RAW,), 2, 1)
-    found = {"t.raw": Shape(2, 1, {**target["t.raw"].config, "segment.bytes": "1"}), "foreign": Shape(1, 1, {})}
+    found = {"t.raw": TopicShape(2, 1, {**target["t.raw"].config, "segment.bytes": "1"}), "foreign": TopicShape(1, 1, {})}
     nothing = plan(target, found)
     assert (nothing.create, nothing.configs, nothing.differences, nothing.conflicts) == ({}, {}, (), ())
 
@@ -62,7 +62,7 @@ def test_nothing_to_do_where_all_is_well() -> None:
 def test_a_config_that_differs_is_set_alone() -> None:
     """Only what differs is written."""
     target = wanted((RAW,), 2, 1)
-    found = {"t.raw": Shape(2, 1, {**target["t.raw"].config, "retention.ms": "1"})}
+    found = {"t.raw": TopicShape(2, 1, {**target["t.raw"].config, "retention.ms": "1"})}
     assert plan(target, found).configs == {"t.raw": {"retention.ms": str(7 * 86_400_000)}}
 
 
@@ -70,7 +70,7 @@ def test_a_config_that_differs_is_set_alone() -> None:
 def test_another_partition_count_is_a_conflict_that_says_what_to_do(topic: Topic, advice: str) -> None:
     """Growing a topic moves keys to other partitions, so no command does it alone."""
     target = wanted((topic,), 4, 1)
-    found = {topic.name: Shape(3, 1, target[topic.name].config)}
+    found = {topic.name: TopicShape(3, 1, target[topic.name].config)}
     (conflict,) = plan(target, found).conflicts
     assert advice in conflict
 
@@ -78,7 +78,7 @@ def test_another_partition_count_is_a_conflict_that_says_what_to_do(topic: Topic
 def test_another_replication_is_a_conflict_that_says_what_to_do() -> None:
     """Replicas are moved by Kafka's own tool, never by us in silence."""
     target = wanted((RAW,), 4, 3)
-    (conflict,) = plan(target, {"t.raw": Shape(4, 1, target["t.raw"].config)}).conflicts
+    (conflict,) = plan(target, {"t.raw": TopicShape(4, 1, target["t.raw"].config)}).conflicts
     assert "kafka-reassign-partitions.sh" in conflict
 
 

@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.bandit.counting import Counting, Seen
-from streams.bandit.statistics import HOUR_MS, CellKey, Line, Sums
+from streams.bandit.counting import CountedOutcome, Counting
+from streams.bandit.statistics import HOUR_MS, CellKey, StatsRecord, Sums
 
 DAY = 24 * HOUR_MS
 
 
-def seen(unit: int, *, converts: bool = False, ts: int = 0, reward: float = 1.0) -> Seen:
+def seen(unit: int, *, converts: bool = False, ts: int = 0, reward: float = 1.0) -> CountedOutcome:
     """One outcome of decision `unit`, decided at `ts`."""
     cell = CellKey("hero", 1, ts // HOUR_MS * HOUR_MS, "bandit", "ab"[unit % 2])
-    return Seen(unit.to_bytes(16, "big"), cell, ts, converts, reward if converts else 0.0)
+    return CountedOutcome(unit.to_bytes(16, "big"), cell, ts, converts, reward if converts else 0.0)
 
 
 def total(counting: Counting) -> Sums:
@@ -28,7 +28,7 @@ def total(counting: Counting) -> Sums:
 
 def reborn(lives: Iterable[Counting]) -> Counting:
     """A counter restored from what earlier ones wrote, as compacted topics keep it."""
-    lines: dict[CellKey, Line] = {}
+    lines: dict[CellKey, StatsRecord] = {}
     units: dict[bytes, tuple[int, int]] = {}
     horizon = 0
     for counting in lives:

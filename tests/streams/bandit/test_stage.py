@@ -16,7 +16,7 @@ from streams.bandit.experiment import Experiment, parse
 from streams.bandit.snapshots.kernel import Unsound
 from streams.bandit.snapshots.publisher import Publisher
 from streams.bandit.snapshots.snapshot import REFRESH_MS, follow, from_record
-from streams.bandit.snapshots.store import MemoryStore
+from streams.bandit.snapshots.store import MemorySnapshotStore
 from streams.bandit.stage import EXPERIMENTS, OUTCOMES, RESOLVED, SNAPSHOTS, STATS, UNITS, BanditStage
 from streams.bandit.statistics import Sums
 from streams.bandit.token import DecisionRef, sign
@@ -52,9 +52,9 @@ def batch(topic: str, values: list[bytes | None], first: int = 0, partition: int
     return Batch(topic, partition, [b"k"] * len(values), values, range(first, first + len(values)))
 
 
-def stage(store: MemoryStore | None = None, experiment: Experiment = HERO) -> BanditStage:
+def stage(store: MemorySnapshotStore | None = None, experiment: Experiment = HERO) -> BanditStage:
     """A stage that knows one experiment."""
-    made = BanditStage(REGISTRY, KEY, Publisher(REGISTRY, store or MemoryStore(), Metrics()), Metrics())
+    made = BanditStage(REGISTRY, KEY, Publisher(REGISTRY, store or MemorySnapshotStore(), Metrics()), Metrics())
     publish(made, experiment)
     return made
 
@@ -239,7 +239,7 @@ def test_the_first_snapshot_needs_no_statistics_and_no_election() -> None:
 
 def test_a_snapshot_is_in_redis_only_after_its_commit() -> None:
     """The store gets a version when its record came back committed, not when it was handed over."""
-    store = MemoryStore()
+    store = MemorySnapshotStore()
     made = stage(store)
     outputs = made.on_tick(NOW).out[SNAPSHOTS]
     made.on_tick(NOW + 1)
@@ -324,7 +324,7 @@ def test_a_stopped_experiment_keeps_its_probabilities(mode: str) -> None:
 def test_redis_away_delays_publishing_and_not_learning() -> None:
     """While the store raises, ticks raise Retryable and counting goes on; then the newest version is moved."""
 
-    class Away(MemoryStore):
+    class Away(MemorySnapshotStore):
         away = True
 
         def publish(self, experiment: str, version: int, blob: bytes) -> int:
@@ -345,7 +345,7 @@ def test_redis_away_delays_publishing_and_not_learning() -> None:
 
 def test_a_store_that_is_ahead_is_overtaken() -> None:
     """Where Redis kept a higher version from before Kafka began anew, the next publication is above it."""
-    store = MemoryStore()
+    store = MemorySnapshotStore()
     store.publish("hero-banner", 57, b"old")
     made = stage(store)
     made.on_restore(STATS, 0, [])

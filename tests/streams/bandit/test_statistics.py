@@ -5,20 +5,20 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.bandit.statistics import CellKey, Line, Merged, Sums, line
+from streams.bandit.statistics import CellKey, Merged, StatsRecord, Sums, line
 
 cells = st.builds(
     CellKey, st.just("hero"), st.integers(1, 2), st.sampled_from([0, 3_600_000]), st.sampled_from(["bandit", "control"]),
     st.sampled_from(["a", "b"]),
 )  # fmt: skip
 lines = st.lists(
-    st.builds(Line, cells, st.integers(0, 2), st.integers(0, 6), st.builds(Sums, *[st.integers(0, 50).map(float)] * 4)),
+    st.builds(StatsRecord, cells, st.integers(0, 2), st.integers(0, 6), st.builds(Sums, *[st.integers(0, 50).map(float)] * 4)),
     max_size=30,
     unique_by=lambda found: (found.cell, found.partition, found.applied_offset),
 )
 
 
-def totals(order: list[Line]) -> dict[tuple[int, str], dict[str, Sums]]:
+def totals(order: list[StatsRecord]) -> dict[tuple[int, str], dict[str, Sums]]:
     """All totals after taking in these lines."""
     merged = Merged()
     for found in order:
@@ -27,7 +27,7 @@ def totals(order: list[Line]) -> dict[tuple[int, str], dict[str, Sums]]:
 
 
 @given(lines, st.randoms(use_true_random=False))
-def test_order_and_repetition_do_not_matter(given_lines: list[Line], rng: random.Random) -> None:
+def test_order_and_repetition_do_not_matter(given_lines: list[StatsRecord], rng: random.Random) -> None:
     """Shuffled and doubled lines give the same totals: the furthest line of each partition counts."""
     again = given_lines * 2
     rng.shuffle(again)
@@ -35,9 +35,9 @@ def test_order_and_repetition_do_not_matter(given_lines: list[Line], rng: random
 
 
 @given(lines)
-def test_totals_are_the_sum_of_the_last_line_of_each_partition(given_lines: list[Line]) -> None:
+def test_totals_are_the_sum_of_the_last_line_of_each_partition(given_lines: list[StatsRecord]) -> None:
     """The merge agrees with a recount that keeps, of a cell and partition, the line that has counted most."""
-    last: dict[tuple[CellKey, int], Line] = {}
+    last: dict[tuple[CellKey, int], StatsRecord] = {}
     for found in sorted(given_lines, key=lambda one: (one.sums.exposures + one.sums.conversions, one.applied_offset)):
         last[found.cell, found.partition] = found
     exposures = sum(found.sums.exposures for found in last.values())
@@ -48,12 +48,12 @@ def test_lines_count_on_where_offsets_begin_again() -> None:
     """The outcomes' topic was made anew and the sums were kept: a lower offset is not an older line."""
     cell, merged = CellKey("hero", 1, 0, "bandit", "a"), Merged()
     for offset, sums in ((900, Sums(40.0, 3.0)), (2, Sums(41.0, 3.0)), (5, Sums(41.0, 4.0, 9.0)), (900, Sums(40.0, 3.0))):
-        merged.take(Line(cell, 0, offset, sums))
+        merged.take(StatsRecord(cell, 0, offset, sums))
     assert merged.totals("hero", 1, "bandit") == {"a": Sums(41.0, 4.0, 9.0)}
 
 
 @given(lines)
-def test_a_line_survives_its_record(given_lines: list[Line]) -> None:
+def test_a_line_survives_its_record(given_lines: list[StatsRecord]) -> None:
     """What is written to the topic reads back as the same line."""
     for found in given_lines:
         assert line(found.record()) == found
@@ -61,6 +61,6 @@ def test_a_line_survives_its_record(given_lines: list[Line]) -> None:
 
 def test_lines_from_before_groups_are_the_bandits() -> None:
     """A record without a group counts for the bandit."""
-    record = Line(CellKey("hero", 1, 0, "bandit", "a"), 0, 5, Sums(1.0)).record()
+    record = StatsRecord(CellKey("hero", 1, 0, "bandit", "a"), 0, 5, Sums(1.0)).record()
     del record["group"]
     assert line(record).cell.group == "bandit"

@@ -21,7 +21,7 @@ import pytest
 from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
-from infra.payload_keyring import KeyRing
+from infra.payload_keyring import PayloadKeyring
 from infra.secrets import Secret
 from infra.settings import PACKAGED_CONTRACTS
 from infra.telemetry.metrics import Metrics
@@ -29,7 +29,7 @@ from schemas.codec import decode
 from schemas.registry import Registry
 from streams.collector.event import Item
 from streams.collector.intake import Intake
-from streams.collector.normalise import Request
+from streams.collector.normalise import RequestContext
 from streams.collector.protocols import ga4, own, segment, snowplow
 from streams.identity.nodes import NodeKeys
 
@@ -277,8 +277,8 @@ class Door:
 
     def __init__(self, folder: Path) -> None:
         self.metrics = Metrics()
-        self._intake = Intake(REGISTRY, KeyRing(folder, SECRET), NodeKeys.derive(SECRET), self.metrics)
-        self._request = Request("web", "shop.example", 1_795_514_401_000, ip="192.0.2.1")
+        self._intake = Intake(REGISTRY, PayloadKeyring(folder, SECRET), NodeKeys.derive(SECRET), self.metrics)
+        self._request = RequestContext("web", "shop.example", 1_795_514_401_000, ip="192.0.2.1")
 
     def events(self, read: Callable[[Any], Item], items: list[Any]) -> list[Any]:
         """Records of events.raw, with their keys."""

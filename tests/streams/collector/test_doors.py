@@ -20,7 +20,7 @@ import requests
 from infra.ops.embedded.ports import free_port
 from infra.ops.embedded.servers.kafka import EmbeddedKafka
 from infra.ops.topics import apply
-from infra.payload_keyring import KeyRing
+from infra.payload_keyring import PayloadKeyring
 from infra.secrets import Secret
 from infra.settings import Settings
 from schemas.codec import decode
@@ -226,7 +226,7 @@ def test_choices_that_say_nothing_are_refused(collector: Collector, item: Any) -
 
 def letters(collector: Collector) -> list[bytes]:
     """The bytes of all dead letters, decrypted."""
-    keyring = KeyRing(collector.folder / "keyring", Secret(SECRET))
+    keyring = PayloadKeyring(collector.folder / "keyring", Secret(SECRET))
     dead = [decode(collector.registry, message.value())[1] for message in read_committed(collector.kafka, "events.dead")]
     return [open_letter(letter, keyring)[1] for letter in dead if letter["stage"] == "collector"]
 

@@ -15,8 +15,8 @@ from schemas.registry import Contract, Registry
 from streams.collector.event import Sent
 from streams.collector.masking import mask_choice
 from streams.collector.masking.field_names import Category, category_of
-from streams.collector.normalise import MAX_TEXT, Normaliser, Request
-from streams.collector.protocols.choices import Choice
+from streams.collector.normalise import MAX_TEXT, Normaliser, RequestContext
+from streams.collector.protocols.choices import SentChoice
 from streams.identity.nodes import NodeKeys
 
 KEYS = NodeKeys.derive(Secret("for tests only, forty characters long..."))
@@ -29,7 +29,7 @@ def record(contract: Contract = RAW, ip: str = "", **fields: Any) -> tuple[str, 
     masked: Counter[str] = Counter()
     event = Sent(fields.pop("name", "x"), "headwater", **fields)
     key, written = Normaliser(contract, KEYS).record(
-        event, Request("web", "shop.example", NOW, ip=ip), lambda name: masked.update([name])
+        event, RequestContext("web", "shop.example", NOW, ip=ip), lambda name: masked.update([name])
     )
     encode(contract, written)  # it fits
     return key, written, masked
@@ -191,7 +191,9 @@ def test_persons_in_signals_are_masked() -> None:
 
 def test_a_choice_is_masked_and_keeps_its_identifiers() -> None:
     """Pseudonyms are made of them later; a site that shows an address gives way to the key's."""
-    choice = Choice([("user", "account-17")], "choice", {"note": "account-17", "cmp.x": "0"}, (), None, "ada@example.org", "e")
+    choice = SentChoice(
+        [("user", "account-17")], "choice", {"note": "account-17", "cmp.x": "0"}, (), None, "ada@example.org", "e"
+    )
     masked: list[str] = []
     shown = mask_choice(choice, "", masked.append)
     assert (shown.signals, shown.site, shown.identifiers) == ({"note": "[id]", "cmp.x": "0"}, "", choice.identifiers)

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streams.collector.masking import mask_text
-from streams.collector.masking.decoding import View, folded
+from streams.collector.masking.decoding import DecodedView, folded
 from streams.collector.masking.field_names import Category
 from streams.collector.masking.text import is_plain
 
@@ -141,7 +141,7 @@ def test_no_character_that_stands_for_another_is_passed_over() -> None:
 @given(TEXTS)
 def test_a_view_leads_back_to_its_source(text: str) -> None:
     """Each character of each level has a place of its own in the source, in the same order."""
-    view = View(text)
+    view = DecodedView(text)
     for level, layers in [*view.levels, (view.text, None)]:
         places = [view.source_span(at, at + 1, layers) for at in range(len(level))]
         assert all(0 <= start < end <= len(text) for start, end in places)

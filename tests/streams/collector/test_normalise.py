@@ -11,8 +11,8 @@ from schemas.registry import Contract, Registry
 from streams.collector.event import Sent
 from streams.collector.fields.agents import device_class, is_bot
 from streams.collector.masking import mask_text
-from streams.collector.normalise import Normaliser, Request, event_time, ip_prefix
-from streams.collector.protocols.choices import Choice, read, records
+from streams.collector.normalise import Normaliser, RequestContext, event_time, ip_prefix
+from streams.collector.protocols.choices import SentChoice, read, records
 from streams.identity.nodes import NodeKeys, node, versions
 
 SECRET = Secret("for tests only, forty characters long...")
@@ -27,7 +27,7 @@ PHONE_AGENT = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_1 like Mac OS X) AppleWebKi
 def record(event: Sent, contract: Contract = RAW, **request: Any) -> tuple[str, Record, list[str]]:
     """Key, record and the fields that were masked."""
     hidden: list[str] = []
-    key, found = Normaliser(contract, KEYS).record(event, Request("web", "shop.example", NOW, **request), hidden.append)
+    key, found = Normaliser(contract, KEYS).record(event, RequestContext("web", "shop.example", NOW, **request), hidden.append)
     encode(contract, found)  # it fits
     return key, found, hidden
 
@@ -62,7 +62,7 @@ def test_identifiers_have_a_node_of_each_version_in_use() -> None:
     """While keys are rotated an event carries both."""
     ids = [("user", "account-17"), ("cookie", "c")]
     every = sorted(name for kind, value in ids for name in versions(NEWER, kind, value))
-    request = Request("web", "shop.example", NOW)
+    request = RequestContext("web", "shop.example", NOW)
     key, found = Normaliser(RAW, BOTH).record(Sent("x", "own", identifiers=ids), request, lambda _name: None)
     assert (key, found["identifiers"]) == (node(KEYS, "user", "account-17"), every)
 
@@ -75,7 +75,7 @@ def test_a_withdrawal_is_said_of_every_node_there_ever_was() -> None:
 
     def said_of(kind: str, keys: NodeKeys) -> list[str]:
         choice = read({"user_id": "account-17", "client_id": "c", "kind": kind, "consent": {"cmp.analytics": False}})
-        assert isinstance(choice, Choice)
+        assert isinstance(choice, SentChoice)
         return [subject for subject, _ in records(choice, keys, "s", NOW)]
 
     assert [said_of("choice", keys) for keys in (BOTH, NEWER)] == [every, newest]

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from infra.errors import ConfigError
 from streams.collector.commands.keys import app
-from streams.collector.write_keys import KeyKind, KeyRing, create_key, read_keys
+from streams.collector.write_keys import KeyKind, WriteKeyStore, create_key, read_keys
 
 
 def test_a_key_has_its_kind(tmp_path: Path) -> None:
@@ -16,7 +16,7 @@ def test_a_key_has_its_kind(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     clear = {kind: create_key(file, kind, site="shop.example", kind=kind) for kind in KeyKind}
     plain = create_key(file, "plain", site="shop.example")
-    ring = KeyRing(file)
+    ring = WriteKeyStore(file)
     assert {kind: found.kind for kind, key in clear.items() if (found := ring.find(key))} == {kind: kind for kind in KeyKind}
     assert getattr(ring.find(plain), "kind", None) is KeyKind.SERVER
 

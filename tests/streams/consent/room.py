@@ -9,7 +9,7 @@ from schemas.registry import Registry
 from streams.consent.ledger.ledger_writes import SIGNALS
 from streams.consent.ledger.store import MemoryStates
 from streams.consent.policy import PACKAGED, Policy, parse_policy
-from streams.consent.stage import CONSENTED, RAW, ConsentStage, Kit
+from streams.consent.stage import CONSENTED, RAW, ConsentDependencies, ConsentStage
 from streams.runtime.stage import Batch, Outcome
 from tests.streams.consent.events import raw
 
@@ -29,7 +29,7 @@ class Room:
 
     def __init__(self, policy: Policy = POLICY, states: MemoryStates | None = None) -> None:
         self.states = states or MemoryStates()
-        self.stage = ConsentStage(REGISTRY, policy, Kit(b"k" * 32, self.states, Metrics(), lambda: None))
+        self.stage = ConsentStage(REGISTRY, policy, ConsentDependencies(b"k" * 32, self.states, Metrics(), lambda: None))
         self.offset = 0
 
     def take(self, topic: str, value: bytes, subject: bytes = SUBJECT, *, commit: bool = True) -> Outcome:

@@ -18,7 +18,7 @@ from infra.settings import load_settings
 from infra.telemetry.metrics import Metrics
 from schemas.codec import encode
 from schemas.registry import Registry
-from streams.consent.app import PolicyFile, build, open_states
+from streams.consent.app import PolicyWatcher, build, open_states
 from streams.consent.commands.explain import app
 from streams.consent.ledger.ledger import ERASED
 from streams.consent.policy import PACKAGED
@@ -42,7 +42,7 @@ def test_a_changed_file_is_read_once(tmp_path: Path) -> None:
     """A policy file is read when it changes, and a broken one complains once a change."""
     file = tmp_path / "policy.yaml"
     file.write_text(PACKAGED.read_text())
-    watched = PolicyFile(file)
+    watched = PolicyWatcher(file)
     assert watched.changed() is None
     file.write_text(PACKAGED.read_text().replace("[US]", "[US, AU]"))
     assert watched.changed() is not None

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from streams.consent.commands.explain import app
 from streams.consent.decision.decide import Action
-from streams.consent.formats.reason import Reason
-from streams.consent.formats.signals import Word
+from streams.consent.formats.reason import ConsentReason
+from streams.consent.formats.signals import ConsentValue
 from streams.consent.messages import OUTCOMES, REASONS, WORDS
 
 SHOP = {
@@ -25,8 +25,8 @@ KEPT, PARTLY, NAMELESS = "kept as it is", "without the fields of every purpose",
 
 def test_everything_has_words() -> None:
     """A new outcome, reason or word is not explained by its code alone."""
-    assert (set(OUTCOMES), set(REASONS), set(WORDS)) == (set(Action), set(Reason), {word.value for word in Word})
-    assert len(set(REASONS.values())) == len(Reason)
+    assert (set(OUTCOMES), set(REASONS), set(WORDS)) == (set(Action), set(ConsentReason), {word.value for word in ConsentValue})
+    assert len(set(REASONS.values())) == len(ConsentReason)
 
 
 @pytest.mark.parametrize(

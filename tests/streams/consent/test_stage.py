@@ -17,10 +17,10 @@ from schemas.columns import FEW
 from schemas.registry import Registry
 from streams.consent.decision.decide import decide
 from streams.consent.decision.decision_cache import HEAD_BYTES
-from streams.consent.formats.evidence import Reader
+from streams.consent.formats.evidence import SignalReader
 from streams.consent.ledger.store import MemoryStates
 from streams.consent.policy import PACKAGED, Policy, load_policy, parse_policy
-from streams.consent.stage import AUDIT, CONSENTED, RAW, ConsentStage, Kit
+from streams.consent.stage import AUDIT, CONSENTED, RAW, ConsentDependencies, ConsentStage
 from streams.runtime.stage import Batch, Cell, Outcome
 from tests.streams.consent.events import ANALYTICS, MARKETING, PERSONALIZATION, raw
 
@@ -33,7 +33,7 @@ SERVICES = sha256(b"cmp.analytics|cmp.marketing|cmp.personalization").hexdigest(
 
 def stage(policy: Policy = POLICY, changed: Any = lambda: None) -> ConsentStage:
     """A stage on the packaged contracts."""
-    return ConsentStage(REGISTRY, policy, Kit(b"k" * 32, MemoryStates(), Metrics(), changed))
+    return ConsentStage(REGISTRY, policy, ConsentDependencies(b"k" * 32, MemoryStates(), Metrics(), changed))
 
 
 def batch(*values: bytes | None, offset: int = 0) -> Batch:
@@ -220,7 +220,7 @@ def test_cached_decisions_are_the_decisions(signals: dict[str, str]) -> None:
     room = stage()
     for _ in range(2):
         _, record, _ = only(room.handle(batch(sent(signals=signals, region="US")), 0))
-        assert record["consent_purposes"] == decide(POLICY, "purchase", Reader(POLICY).read("US", signals, 0)).mask
+        assert record["consent_purposes"] == decide(POLICY, "purchase", SignalReader(POLICY).read("US", signals, 0)).mask
 
 
 def test_policies_change_while_it_runs() -> None:

@@ -10,7 +10,7 @@ from streams.consent.ledger.ledger import Times
 from streams.consent.ledger.ledger_writes import HEADS
 from streams.consent.ledger.store import MemoryStates
 from streams.consent.ledger.subject_state import VIEWS_AT_ONCE
-from streams.consent.stage import ConsentStage, Kit
+from streams.consent.stage import ConsentDependencies, ConsentStage
 from tests.streams.consent.room import GRANTED, POLICY, REGISTRY, Room, T
 
 
@@ -46,7 +46,7 @@ class LosableStates(MemoryStates):
 
 def worker(states: LosableStates, partitions: Sequence[int]) -> ConsentStage:
     """A stage that was assigned these."""
-    stage = ConsentStage(REGISTRY, POLICY, Kit(b"k" * 32, states, Metrics(), lambda: None))
+    stage = ConsentStage(REGISTRY, POLICY, ConsentDependencies(b"k" * 32, states, Metrics(), lambda: None))
     for partition in partitions:
         stage.on_restore(HEADS, partition, ())
     return stage
@@ -78,7 +78,7 @@ def test_a_lost_view_is_built_again_where_no_event_comes() -> None:
 def test_a_store_that_is_away_is_waited_for() -> None:
     """The tick says so to the runtime, which asks again; the policy is looked at all the same."""
     states, looks = LosableStates(), list[int]()
-    stage = ConsentStage(REGISTRY, POLICY, Kit(b"k" * 32, states, Metrics(), lambda: looks.append(1)))
+    stage = ConsentStage(REGISTRY, POLICY, ConsentDependencies(b"k" * 32, states, Metrics(), lambda: looks.append(1)))
     stage.on_restore(HEADS, 0, ())
     states.away = True
     with pytest.raises(Retryable):

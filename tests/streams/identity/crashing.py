@@ -8,13 +8,13 @@ from infra.secrets import Secret
 from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, decode, encode
 from streams.identity.graph.slots import MERGES, slot_of
-from streams.identity.graph.store import Held, MemoryStore
-from streams.identity.graph.union_find import NOTHING, Pair, Slot, View, Write
+from streams.identity.graph.store import Held, MemoryGraphStore
+from streams.identity.graph.union_find import NOTHING, GraphView, Pair, Slot, Write
 from streams.identity.nodes import alias
 from streams.identity.reading import CONSENTED, RESOLVED
 from streams.identity.refusals.refusals import Refusals
 from streams.identity.refusals.revocation import REVOCATIONS, SIGNALS
-from streams.identity.stage import IdentityStage, Kit
+from streams.identity.stage import IdentityDependencies, IdentityStage
 from streams.runtime.stage import Batch, Outcome
 from tests.streams.identity.line import REGISTRY, event, revocation
 
@@ -29,7 +29,7 @@ class Ended(Exception):
     """The worker's process is gone."""
 
 
-class InterruptedStore(MemoryStore):
+class InterruptedStore(MemoryGraphStore):
     """Before each single write something may happen."""
 
     def __init__(self) -> None:
@@ -183,7 +183,7 @@ class World:
         store.before_write = self._before_write
 
     def _worker(self) -> IdentityStage:
-        room = IdentityStage(REGISTRY, self.store, Metrics(), Kit(ALIAS, renamed=self._renamed))
+        room = IdentityStage(REGISTRY, self.store, Metrics(), IdentityDependencies(ALIAS, renamed=self._renamed))
         room.on_broadcast(MERGES, self._broadcast(self.log))
         return room
 
@@ -273,7 +273,7 @@ class World:
 
 def groups_of(slots: dict[str, Slot], nodes: Iterable[str]) -> set[frozenset[str]]:
     """Nodes that have the same root."""
-    view = View({**dict.fromkeys(nodes), **slots})
+    view = GraphView({**dict.fromkeys(nodes), **slots})
     groups: dict[str, set[str]] = {}
     for node in nodes:
         groups.setdefault(view.find(node), set()).add(node)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from streams.identity.graph.union_find import SHARED, View
+from streams.identity.graph.union_find import SHARED, GraphView
 from tests.streams.identity.crashing import (
     InterruptedStore,
     LabelFirstStore,
@@ -82,7 +82,7 @@ def test_the_graph_is_the_oracles_and_so_is_its_log(made: tuple[list[Nodes], Wor
     expected = oracle(asked)
     assert groups_of(world.store.slots, NODES) == expected
     assert groups_of(world.logged(), NODES) == expected
-    view = View({**dict.fromkeys(NODES), **world.store.slots})
+    view = GraphView({**dict.fromkeys(NODES), **world.store.slots})
     assert all(view.find(node) == min(group) for group in expected for node in group)
     assert world.live() == world.logged()
 
@@ -93,7 +93,7 @@ def test_no_profile_has_two_users(made: tuple[list[Nodes], World]) -> None:
     """Whatever conflicts: users keep profiles of their own, the log says what is live, and nothing is lost."""
     asked, world = made
     assert world.live() == world.logged()
-    view = View({**dict.fromkeys(NODES), **world.store.slots})
+    view = GraphView({**dict.fromkeys(NODES), **world.store.slots})
     users: dict[str, set[str]] = {}
     for n, records in world.stamps.items():
         for record in records:

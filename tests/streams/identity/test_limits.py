@@ -11,8 +11,8 @@ from infra.secrets import Secret
 from schemas.codec import decode
 from streams.identity.evidence import CONFLICTS, LINKS
 from streams.identity.graph.hubs import collect
-from streams.identity.graph.redis_store import RedisStore
-from streams.identity.graph.store import GraphStore, MemoryStore
+from streams.identity.graph.redis_store import RedisGraphStore
+from streams.identity.graph.store import GraphStore, MemoryGraphStore
 from streams.identity.graph.union_find import LIMITS, SHARED, USER
 from streams.identity.nodes import TIERS, NodeKeys, named
 from streams.identity.reading import DAY_MS
@@ -91,7 +91,7 @@ def node_of(identifier: tuple[str, str]) -> str:
 @pytest.mark.parametrize(("constant", "kind"), CONSTANTS)
 def test_a_constant_does_not_make_one_of_many(constant: tuple[str, str], kind: str, size: int) -> None:
     """Of 300 persons in a day no more are merged than a limit takes; a batch that is over it merges nobody."""
-    house = House(store := MemoryStore())
+    house = House(store := MemoryGraphStore())
     for start in range(0, 300, size):
         house.send([[constant, own(kind, person)] for person in range(start, start + size)])
     shared = node_of(constant)
@@ -105,7 +105,7 @@ def test_a_constant_does_not_make_one_of_many(constant: tuple[str, str], kind: s
 @pytest.mark.parametrize(("constant", "kind"), CONSTANTS)
 def test_a_slow_constant_is_found_too(constant: tuple[str, str], kind: str) -> None:
     """One new visitor a day: it is demoted on its way, and `tidy` sets free what it had merged."""
-    house = House(store := MemoryStore())
+    house = House(store := MemoryGraphStore())
     for day in range(200):
         house.send([[constant, own(kind, day)]], day)
     shared = node_of(constant)
@@ -122,7 +122,7 @@ def test_a_constant_of_before_is_found_by_the_log(
     constant: tuple[str, str], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was merged while there was no limit: the evidence gives the constant away, and nobody else."""
-    house = House(store := MemoryStore())
+    house = House(store := MemoryGraphStore())
     with monkeypatch.context() as patched:
         patched.setattr("streams.identity.graph.union_find.LIMITS", {})
         for day in range(150):
@@ -138,11 +138,11 @@ def test_a_constant_of_before_is_found_by_the_log(
 def test_the_ids_of_one_kiosk_do_not_vouch_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its device and its cookie come together each time; both are nobody's, as they come and by the log."""
     kiosk = [("device", "kiosk-terminal"), ("cookie", "kiosk-browser")]
-    house = House(MemoryStore())
+    house = House(MemoryGraphStore())
     for person in range(30):
         house.send([[*kiosk, own("email", person)]], 3 * person)
     assert sorted(node for node, _ in house.conflicts) == sorted(map(node_of, kiosk))
-    before = House(store := MemoryStore())
+    before = House(store := MemoryGraphStore())
     with monkeypatch.context() as patched:
         patched.setattr("streams.identity.graph.union_find.LIMITS", {})
         for person in range(30):
@@ -158,10 +158,10 @@ def test_both_stores_demote_the_same(redis_url: str) -> None:
         for person in range(40)
         for constant, kind, _ in CASES[::3]
     ]
-    memory = MemoryStore()
+    memory = MemoryGraphStore()
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()
-        real = RedisStore(lambda: client)
+        real = RedisGraphStore(lambda: client)
         conflicts = []
         for store in (memory, real):
             house = House(store)
@@ -188,7 +188,7 @@ def test_every_pair_of_tiers_has_a_limit() -> None:
 @pytest.mark.parametrize("logs_in", [["user", "email"], ["user"], ["email"], ["user", "phone"]])
 def test_who_drops_her_cookies_weekly_stays_who_she_is(logs_in: Sequence[str]) -> None:
     """Two years of a new cookie each week, always with the same login: nothing of hers is demoted, all of it is one profile."""
-    house = House(store := MemoryStore())
+    house = House(store := MemoryGraphStore())
     login = [own(kind, 1) for kind in logs_in]
     for week in range(104):
         house.send([[("cookie", f"week-{week}")], [("cookie", f"week-{week}"), *login]], 7 * week)
@@ -199,7 +199,7 @@ def test_who_drops_her_cookies_weekly_stays_who_she_is(logs_in: Sequence[str]) -
 
 def test_a_stable_cookie_beside_a_weekly_one_stays() -> None:
     """A cookie that a server sets beside a client id that Safari drops each week, for two years."""
-    house = House(store := MemoryStore())
+    house = House(store := MemoryGraphStore())
     for week in range(104):
         house.send([[("cookie", "server-set"), ("cookie", f"client-{week}")]], 7 * week)
     assert (house.conflicts, found_by_log(house, store)) == ([], [])
@@ -207,13 +207,13 @@ def test_a_stable_cookie_beside_a_weekly_one_stays() -> None:
 
 def test_a_family_keeps_its_tablet() -> None:
     """Two persons with two addresses and a phone each are no crowd."""
-    house = House(MemoryStore())
+    house = House(MemoryGraphStore())
     contacts = [own(kind, person) for kind in ("email", "phone") for person in (1, 2)] + [own("email", 3), own("email", 4)]
     house.send([[("device", "tablet"), contact] for contact in contacts])
     assert house.conflicts == []
 
 
-def found_by_log(house: House, store: MemoryStore) -> list[str]:
+def found_by_log(house: House, store: MemoryGraphStore) -> list[str]:
     """Ids that `tidy` finds by the evidence."""
     members: dict[str, dict[str, int]] = {}
     for nodes, day in house.evidence:

@@ -10,7 +10,7 @@ from infra.secrets import Secret
 from infra.settings import PACKAGED_CONTRACTS
 from schemas.registry import Registry
 from streams.collector.event import Sent
-from streams.collector.normalise import Normaliser, Request
+from streams.collector.normalise import Normaliser, RequestContext
 from streams.identity.nodes import NodeKeys, all_nodes, named, node, normalise, versions
 
 KEYS = NodeKeys.derive(Secret("for tests only, forty characters long..."))
@@ -120,7 +120,9 @@ def test_the_collector_reads_phones_by_the_events_region() -> None:
     sent = Sent("x", "headwater", identifiers=[("phone", "030 23125177"), ("cookie", "c-17")])
 
     def nodes(region: str) -> object:
-        return made.record(sent, Request("web", "shop.example", 1_795_514_401_000, region), lambda _: None)[1]["identifiers"]
+        return made.record(sent, RequestContext("web", "shop.example", 1_795_514_401_000, region), lambda _: None)[1][
+            "identifiers"
+        ]
 
     assert nodes("DE") == [node(KEYS, "cookie", "c-17"), node(KEYS, "phone", "+49 30 23125177")]
     assert nodes("US") == nodes("") == [node(KEYS, "cookie", "c-17")]

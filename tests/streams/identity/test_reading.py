@@ -10,7 +10,7 @@ from schemas.columns import FEW
 from streams.identity.graph.slots import SlotLog, slot_of, slot_record
 from streams.identity.graph.store import LONGEST_CLAIM
 from streams.identity.graph.union_find import Slot
-from streams.identity.reading import Reader
+from streams.identity.reading import BatchReader
 from streams.runtime.stage import Outcome
 from tests.streams.identity.line import REGISTRY, T, event
 from tests.streams.identity.test_stage import batch
@@ -23,7 +23,7 @@ HEADS = st.fixed_dictionaries({
     "site": TEXT,
     "heartbeat": st.booleans(), "collector_ts": st.integers(0, 2 * T), "signals": st.dictionaries(TEXT, TEXT, max_size=3),
 })  # fmt: skip
-READER, SLOTS = Reader(REGISTRY), SlotLog(REGISTRY)
+READER, SLOTS = BatchReader(REGISTRY), SlotLog(REGISTRY)
 
 
 @given(HEADS, st.lists(st.one_of(NODE, st.just("1" + "a" * 32)), max_size=70))

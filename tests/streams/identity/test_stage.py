@@ -14,13 +14,13 @@ from infra.secrets import Secret
 from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, decode
 from streams.identity.evidence import CONFLICTS, LINKS
-from streams.identity.graph.redis_store import RedisStore
+from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.slots import MERGES
-from streams.identity.graph.store import GraphStore, MemoryStore
-from streams.identity.graph.union_find import Slot, View, Write
+from streams.identity.graph.store import GraphStore, MemoryGraphStore
+from streams.identity.graph.union_find import GraphView, Slot, Write
 from streams.identity.nodes import alias
 from streams.identity.reading import CONSENTED, DAY_MS, RESOLVED
-from streams.identity.stage import IdentityStage, Kit
+from streams.identity.stage import IdentityDependencies, IdentityStage
 from streams.runtime.stage import Batch, Cell, Outcome
 from tests.streams.identity.line import REGISTRY, T, event
 
@@ -38,7 +38,7 @@ def batch(values: Sequence[bytes | None], offset: int = 0, partition: int = 0) -
 
 def stage(store: GraphStore) -> IdentityStage:
     """A worker on a store."""
-    return IdentityStage(REGISTRY, store, Metrics(), Kit(ALIAS))
+    return IdentityStage(REGISTRY, store, Metrics(), IdentityDependencies(ALIAS))
 
 
 def resolved(outcome: Outcome) -> list[Record]:
@@ -60,7 +60,7 @@ def commit(outcome: Outcome) -> None:
 
 def partition_of(slots: dict[str, Slot], nodes: Sequence[str]) -> set[frozenset[str]]:
     """The components of a graph."""
-    view = View({**dict.fromkeys(nodes), **slots})
+    view = GraphView({**dict.fromkeys(nodes), **slots})
     groups: dict[str, set[str]] = {}
     for node in nodes:
         groups.setdefault(view.find(node), set()).add(node)
@@ -71,9 +71,9 @@ def partition_of(slots: dict[str, Slot], nodes: Sequence[str]) -> set[frozenset[
 @settings(deadline=None, max_examples=60)
 def test_any_order_batching_and_worker_gives_one_partition(world: list[list[str]], rng: random.Random, size: int) -> None:
     """Shuffled, doubled, cut into batches, spread over two workers that crash: the components are the same."""
-    straight = MemoryStore()
+    straight = MemoryGraphStore()
     stage(straight).handle(batch([event(n, nodes) for n, nodes in enumerate(world)]), 0)
-    store, log = MemoryStore(), dict[str, str]()
+    store, log = MemoryGraphStore(), dict[str, str]()
     values = [event(n, nodes) for n, nodes in enumerate(world)] * 2
     rng.shuffle(values)
     workers = [stage(store), stage(store)]
@@ -91,7 +91,7 @@ def test_any_order_batching_and_worker_gives_one_partition(world: list[list[str]
 
 def test_one_person_one_profile_across_devices() -> None:
     """What was stamped before the login is the user's label; a second device joins it; the event's own bytes stay."""
-    store = MemoryStore()
+    store = MemoryGraphStore()
     room = stage(store)
     values = [event(1, [D1, C1]), event(2, [U1, C1]), event(3, [U1, C2]), event(4, [C2]), event(5, [C1])]
     profiles = []
@@ -110,7 +110,7 @@ def test_one_person_one_profile_across_devices() -> None:
 
 def test_users_never_merge() -> None:
     """Two users on one cookie keep two profiles; the cookie is demoted, and stamped with an id of its own."""
-    store = MemoryStore()
+    store = MemoryGraphStore()
     room = stage(store)
     first = room.handle(batch([event(1, [U1, C1]), event(2, [C1])]), 0)
     assert [record["profile_id"] for record in resolved(first)] == [C1, C1]
@@ -126,7 +126,7 @@ def test_users_never_merge() -> None:
 
 def test_two_users_in_one_event() -> None:
     """The event is the stronger one's, and nobody is demoted."""
-    store = MemoryStore()
+    store = MemoryGraphStore()
     outcome = stage(store).handle(batch([event(1, [U1, U2, C1]), event(2, [U2])]), 0)
     assert [record["profile_id"] for record in resolved(outcome)] == [C1, U2]
     assert CONFLICTS not in outcome.out
@@ -134,7 +134,7 @@ def test_two_users_in_one_event() -> None:
 
 def test_a_device_of_many_is_nobodys() -> None:
     """A thirteenth cookie demotes its device: that cookie stays alone, and events of the device have an id of their own."""
-    store = MemoryStore()
+    store = MemoryGraphStore()
     room = stage(store)
     cookies = [f"2{n:x}" + "c" * 31 for n in range(1, 14)]
     outcomes = [room.handle(batch([event(n, [D1, cookie])], n), 0) for n, cookie in enumerate(cookies)]
@@ -148,7 +148,7 @@ def test_a_device_of_many_is_nobodys() -> None:
 
 def test_whoever_comes_often_stays_who_she_is() -> None:
     """A year in browsers that drop their cookies every week, by newsletter, app and login: nothing of hers is demoted."""
-    store = MemoryStore()
+    store = MemoryGraphStore()
     room = stage(store)
     email, profiles = "3" + "e" * 32, set()
     for week in range(52):
@@ -162,7 +162,7 @@ def test_whoever_comes_often_stays_who_she_is() -> None:
 
 def test_a_constant_as_user_is_found_on_its_first_day() -> None:
     """An eleventh new cookie in a day demotes a user id: that cookie stays alone, and so do the others from then on."""
-    store = MemoryStore()
+    store = MemoryGraphStore()
     room = stage(store)
     cookies = [f"2{n:02x}" + "c" * 30 for n in range(12)]
     outcome = room.handle(batch([event(n, [U1, cookie]) for n, cookie in enumerate(cookies[:10])]), 0)
@@ -180,7 +180,7 @@ def test_a_constant_as_user_is_found_on_its_first_day() -> None:
 
 def test_evidence_is_said_once_it_is_committed() -> None:
     """Each combination of nodes is evidence, once; until it is known to be committed it is said again."""
-    store = MemoryStore()
+    store = MemoryGraphStore()
     room = stage(store)
     values = [event(1, [D1, C1]), event(2, [D1, C1]), event(3, [C1]), event(4, [U1, D1, C1], collector_ts=7)]
     first = room.handle(batch(values), 0)
@@ -197,7 +197,7 @@ def test_evidence_is_said_once_it_is_committed() -> None:
 
 def test_an_event_of_a_topic_made_anew_is_no_duplicate() -> None:
     """Whether what the old topic held of it has left is not known; on the new one it is claimed anew."""
-    store = MemoryStore()
+    store = MemoryGraphStore()
     values = [event(n, [C1]) for n in range(3)]
     assert stage(store).handle(replace(batch(values), topic_id="first"), 0).passed == 3
     restarted = stage(store)
@@ -207,7 +207,7 @@ def test_an_event_of_a_topic_made_anew_is_no_duplicate() -> None:
 
 def test_duplicates_die_and_replays_do_not() -> None:
     """A second offset with the same id from the same source is dropped; the same offset again passes."""
-    room = stage(MemoryStore())
+    room = stage(MemoryGraphStore())
     values = [event(1, [C1]), event(1, [C1]), event(1, [C1], source="other"), event(2, [C1])]
     first = room.handle(batch(values), 0)
     assert first.dropped == {"DUPLICATE": 1}
@@ -219,7 +219,7 @@ def test_duplicates_die_and_replays_do_not() -> None:
 
 def test_without_consent_nothing_is_linked() -> None:
     """Anonymised events, heartbeats and events without analytics leave as anonymous, and no store is asked to link."""
-    store = MemoryStore()
+    store = MemoryGraphStore()
     values = [
         event(1, [], consent_outcome="anonymise", consent_purposes=0),
         event(2, [U1, C1], consent_outcome="strip", consent_purposes=2),
@@ -238,16 +238,16 @@ def test_without_consent_nothing_is_linked() -> None:
 
 def test_rubbish_is_dead_and_unknown_contracts_are_waited_for() -> None:
     """Broken bytes, tombstones and identifiers that are none go to the dead tray; an id from the future is waited for."""
-    outcome = stage(MemoryStore()).handle(batch([b"x", None, event(1, ["someone@example.org"]), event(2, [C1])]), 0)
+    outcome = stage(MemoryGraphStore()).handle(batch([b"x", None, event(1, ["someone@example.org"]), event(2, [C1])]), 0)
     assert [dead.at for dead in outcome.dead] == [0, 1, 2]
     assert outcome.passed == 1
     with pytest.raises(Retryable):
-        stage(MemoryStore()).handle(batch([b"\x00\x00\x00\x27\x0fxyz"]), 0)
+        stage(MemoryGraphStore()).handle(batch([b"\x00\x00\x00\x27\x0fxyz"]), 0)
 
 
 def test_a_link_is_logged_until_a_commit_is_known() -> None:
     """A crash between writing a slot and committing loses nothing: whoever meets the slot logs it, until it is confirmed."""
-    store = MemoryStore()
+    store = MemoryGraphStore()
     crashed = stage(store).handle(batch([event(1, [D1, C1])]), 0)
     assert merges(crashed) == {C1: D1}
     other = stage(store).handle(batch([event(2, [C1])], 7), 0)
@@ -261,7 +261,7 @@ def test_a_link_is_logged_until_a_commit_is_known() -> None:
 
 def test_labels_are_found_after_a_crash() -> None:
     """A worker that died between winning a link and claiming the label: the next one claims the same label."""
-    store = MemoryStore()
+    store = MemoryGraphStore()
     store.write([Write(D1, None, Slot(U1, logged=False), 0)])
     (record,) = resolved(stage(store).handle(batch([event(1, [U1, D1])]), 0))
     assert record["profile_id"] == D1
@@ -269,7 +269,7 @@ def test_labels_are_found_after_a_crash() -> None:
 
 def test_what_a_split_set_free_is_linked_again() -> None:
     """A root whose slot points at itself is stamped as any root, and linked one epoch on, in the log beside what it was."""
-    store = MemoryStore()
+    store = MemoryGraphStore()
     store.slots[C1] = Slot(C1, logged=True, epoch=3)
     room = stage(store)
     outcome = room.handle(batch([event(1, [C1]), event(2, [C1, C2])]), 0)
@@ -282,7 +282,7 @@ def test_what_a_split_set_free_is_linked_again() -> None:
     assert f"{C1}|4".encode() in [key for key, _, _ in outcome.out[MERGES]]
 
 
-class Racing(MemoryStore):
+class Racing(MemoryGraphStore):
     """A store in which another worker links a node first, at the moment this one tries to."""
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
@@ -300,14 +300,14 @@ def test_a_lost_race_is_joined() -> None:
     outcome = stage(store).handle(batch([event(1, [C2, C3, U1])]), 0)
     assert store.slots[C2].parent == C1
     assert store.slots[C1].parent == D1
-    view = View({**store.slots})
+    view = GraphView({**store.slots})
     assert {view.find(node) for node in (C1, C2, C3, D1)} == {U1}
     assert set(merges(outcome)) >= {C2, C3, D1, U1}
 
 
 def test_broadcast_merges_save_questions() -> None:
     """What other workers have committed is known without asking, and a newer epoch replaces an older one only."""
-    first, second = MemoryStore(), stage(MemoryStore())
+    first, second = MemoryGraphStore(), stage(MemoryGraphStore())
     outcome = stage(first).handle(batch([event(1, [D1, C1])]), 0)
     second.on_broadcast(MERGES, [(key, value) for key, value, _ in outcome.out[MERGES]])
     second.on_broadcast(MERGES, [(b"k", None)])
@@ -316,23 +316,23 @@ def test_broadcast_merges_save_questions() -> None:
 
 
 @pytest.fixture(params=["redis", "cluster"])
-def store(request: pytest.FixtureRequest) -> Iterator[RedisStore]:
+def store(request: pytest.FixtureRequest) -> Iterator[RedisGraphStore]:
     """An empty real Redis, and an empty real Redis Cluster."""
     if request.param == "cluster":
         cluster = request.getfixturevalue("redis_cluster")
         cluster.empty()
-        yield RedisStore(cluster.connect)
+        yield RedisGraphStore(cluster.connect)
         return
     with redis.Redis.from_url(request.getfixturevalue("redis_url")) as found:
         found.flushdb()
-        yield RedisStore(lambda: found)
+        yield RedisGraphStore(lambda: found)
 
 
-def test_a_real_redis_gives_the_same(store: RedisStore) -> None:
+def test_a_real_redis_gives_the_same(store: RedisGraphStore) -> None:
     """Random traffic, interrupted and repeated, leaves a real Redis and the memory store in the same state."""
     rng = random.Random(7)
     values = [event(rng.randrange(150), rng.sample([*ANONYMOUS, U1, U2], rng.randint(1, 3))) for _ in range(300)]
-    memory = MemoryStore()
+    memory = MemoryGraphStore()
     rooms = [stage(memory), stage(store)]
     for start in range(0, 300, 50):
         part = batch(values[start : start + 50], start)

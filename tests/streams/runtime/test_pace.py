@@ -2,14 +2,14 @@
 
 import pytest
 
-from streams.runtime.transport import FEWEST, ROUND_S, Pace
+from streams.runtime.transport import FEWEST, ROUND_S, PollSize
 
 MOST = 20_000
 
 
-def paced(rate: float, polls: int = 20, most: int = MOST) -> Pace:
+def paced(rate: float, polls: int = 20, most: int = MOST) -> PollSize:
     """After so many full polls of a stage that works on `rate` records a second."""
-    pace = Pace(most)
+    pace = PollSize(most)
     for _ in range(polls):
         pace.went(pace.records, pace.records / rate)
     return pace
@@ -25,7 +25,7 @@ def test_it_settles_at_what_is_done_in_time(rate: float, records: int) -> None:
 
 def test_it_rises_step_by_step_and_falls_at_once() -> None:
     """One quick poll proves little; one slow poll has held up a rebalance already."""
-    pace = Pace(MOST)
+    pace = PollSize(MOST)
     pace.went(FEWEST, 0.0)
     assert pace.records == 2 * FEWEST
     pace = paced(1e6)

@@ -22,7 +22,7 @@ CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
 MAX_BODY_BYTES = 1 << 20
 
 
-class Refused(Exception):
+class RegistryAnswerError(Exception):
     """An answer with Confluent's error code."""
 
     def __init__(self, code: int, message: str) -> None:
@@ -94,7 +94,7 @@ class EmbeddedSchemaRegistry:
         entries: list[dict[str, Any]] = read_lock(self.folder)["contracts"]
         found = sorted((e for e in entries if subject in (None, _subject(e))), key=lambda entry: int(entry["version"]))
         if subject is not None and not found:
-            raise Refused(40401, f"Subject '{subject}' not found.")
+            raise RegistryAnswerError(40401, f"Subject '{subject}' not found.")
         return found
 
     async def _subjects(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
@@ -104,7 +104,7 @@ class EmbeddedSchemaRegistry:
         for entry in self._entries():
             if str(entry["id"]) == request.match_info["id"]:
                 return _json({"schema": json.dumps(entry["schema"])})
-        raise Refused(40403, "Schema not found")
+        raise RegistryAnswerError(40403, "Schema not found")
 
     async def _versions(self, request: web.Request) -> web.Response:
         return _json([entry["version"] for entry in self._entries(request.match_info["subject"])])
@@ -120,14 +120,14 @@ class EmbeddedSchemaRegistry:
         for entry in entries:
             if str(entry["version"]) == wanted:
                 return entry
-        raise Refused(40402, "Version not found.")
+        raise RegistryAnswerError(40402, "Version not found.")
 
     async def _lookup(self, request: web.Request) -> web.Response:
         schema, _ = await _posted(request)
         for entry in self._entries(request.match_info["subject"]):
             if same_schema(entry["schema"], schema):
                 return _json(_answer(entry))
-        raise Refused(40403, "Schema not found")
+        raise RegistryAnswerError(40403, "Schema not found")
 
     async def _compatible(self, request: web.Request) -> web.Response:
         schema, _ = await _posted(request)
@@ -139,9 +139,9 @@ class EmbeddedSchemaRegistry:
         subject = request.match_info["subject"]
         importing = self._modes.get(subject) == "IMPORT"
         if wanted is not None and not importing:
-            raise Refused(42205, f"Subject {subject} is not in import mode")
+            raise RegistryAnswerError(42205, f"Subject {subject} is not in import mode")
         if not subject.endswith("-value"):
-            raise Refused(42201, "Subjects are called <topic>-value here.")
+            raise RegistryAnswerError(42201, "Subjects are called <topic>-value here.")
         with self._writing:
             return _json({"id": self._append(subject.removesuffix("-value"), schema, wanted)})
 
@@ -152,9 +152,9 @@ class EmbeddedSchemaRegistry:
             if same_schema(entry["schema"], schema):
                 return int(entry["id"])
         if any(entry["id"] == wanted for entry in state["contracts"]):
-            raise Refused(42207, f"Overwrite new schema with id {wanted} is not permitted.")
+            raise RegistryAnswerError(42207, f"Overwrite new schema with id {wanted} is not permitted.")
         if wanted is None and versions and (changes := breaking(topic, versions[-1]["schema"], schema)):
-            raise Refused(
+            raise RegistryAnswerError(
                 409, "Schema being registered is incompatible with an earlier schema: " + "; ".join(map(str, changes))
             )
         new_id: int = state["next_id"] if wanted is None else wanted
@@ -173,7 +173,7 @@ class EmbeddedSchemaRegistry:
     async def _set_mode(self, request: web.Request) -> web.Response:
         mode = (await _body(request)).get("mode")
         if mode not in ("IMPORT", "READWRITE"):
-            raise Refused(42204, "Invalid mode. Valid values are READWRITE and IMPORT")
+            raise RegistryAnswerError(42204, "Invalid mode. Valid values are READWRITE and IMPORT")
         self._modes[request.match_info["subject"]] = mode
         return _json({"mode": mode})
 
@@ -193,7 +193,7 @@ async def _body(request: web.Request) -> dict[str, Any]:
     except ValueError:
         body = None
     if not isinstance(body, dict):
-        raise Refused(42201, "The body must be a JSON object.")
+        raise RegistryAnswerError(42201, "The body must be a JSON object.")
     return body
 
 
@@ -203,7 +203,7 @@ async def _posted(request: web.Request) -> tuple[Schema, int | None]:
         schema = json.loads(body["schema"])
         parse(schema)
     except Exception:  # noqa: BLE001, RUF100 - fastavro raises many kinds; each means the same to the sender
-        raise Refused(42201, "Input schema is an invalid Avro schema") from None
+        raise RegistryAnswerError(42201, "Input schema is an invalid Avro schema") from None
     wanted = body.get("id")
     return schema, wanted if isinstance(wanted, int) and wanted > 0 else None
 
@@ -216,7 +216,7 @@ def _json(answer: Any, status: int = 200) -> web.Response:
 async def _errors(request: web.Request, handler: Any) -> web.StreamResponse:
     try:
         answer: web.StreamResponse = await handler(request)
-    except Refused as refused:
+    except RegistryAnswerError as refused:
         status = refused.code if refused.code < 1000 else refused.code // 100
         return _json({"error_code": refused.code, "message": str(refused)}, status)
     except ContractError as error:

@@ -9,8 +9,8 @@ import confluent_kafka as ck
 from infra.clients.kafka import reader
 from infra.errors import ConfigError
 from infra.ops.simulator.marks import MarkerScan, event_number
-from infra.ops.simulator.reconcile.tally import Seen
-from infra.payload_keyring import KeyGone, KeyRing
+from infra.ops.simulator.reconcile.tally import Sighting
+from infra.payload_keyring import KeyGone, PayloadKeyring
 from infra.settings import Settings
 from schemas.codec import HeadReader, Record, Undecodable, decode
 from schemas.registry import Registry, UnknownContract
@@ -96,14 +96,14 @@ class EventReader:
         self._heads = HeadReader(registry, "heartbeat")
         self._markers = MarkerScan(run)
 
-    def see(self, value: bytes | None) -> Seen:
+    def see(self, value: bytes | None) -> Sighting:
         """What one record shows; one that cannot be read shows only its markers."""
         marks = self._markers.find(value or b"")
         try:
             _, head = self._heads.read(value or b"")
         except (Undecodable, UnknownContract):
-            return Seen("", "", marks=marks)
-        return Seen(
+            return Sighting("", "", marks=marks)
+        return Sighting(
             head["event_id"],
             head["event_name"],
             head.get("consent_outcome", ""),
@@ -119,7 +119,7 @@ class LetterReader:
     """Finds out which event a dead letter is about, from its bytes."""
 
     def __init__(self, settings: Settings, registry: Registry, run: str) -> None:
-        self._keyring = KeyRing(settings.keyring_dir, settings.master)
+        self._keyring = PayloadKeyring(settings.keyring_dir, settings.master)
         self._registry = registry
         self._markers = MarkerScan(run)
         self._run = run

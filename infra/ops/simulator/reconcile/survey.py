@@ -10,7 +10,7 @@ from infra.ops.simulator.reconcile import compare
 from infra.ops.simulator.reconcile.compare import Letters, RefusalRow, Row
 from infra.ops.simulator.reconcile.layers import EventReader, LetterReader, begins_at_zero, ranges, records, scan
 from infra.ops.simulator.reconcile.tables import Tables
-from infra.ops.simulator.reconcile.tally import Seen, Tally
+from infra.ops.simulator.reconcile.tally import Sighting, Tally
 from infra.settings import Settings
 from schemas.registry import Registry
 from streams.consent.redaction.reference import random_id
@@ -71,7 +71,7 @@ class Survey:
         self._shortfalls |= tally.shortfalls
         return tally
 
-    def _take_raw(self, raw: Tally, copies: Counter[str], seen: Seen) -> None:
+    def _take_raw(self, raw: Tally, copies: Counter[str], seen: Sighting) -> None:
         if not seen.event_id:
             # Poison: nothing can be read but the marker in its bytes.
             for kind, poisoned in seen.marks:
@@ -84,7 +84,7 @@ class Survey:
             # The gate gives each copy an id made of its place, so that nobody without the key can link the two.
             copies[random_id(self._anonymous_key, self._raw_id, *seen.place)] += 1
 
-    def _topic(self, topic: str, stage: str = "") -> Iterator[Seen]:
+    def _topic(self, topic: str, stage: str = "") -> Iterator[Sighting]:
         """Sightings since the run began; all records, older ones too, go into the totals that counts are held against."""
         for message in scan(self._settings, topic):
             seen = self._events.see(message.value())

@@ -10,7 +10,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from infra.errors import ConfigError
 from infra.ops.simulator.marks import MarkerScan
-from infra.ops.simulator.reconcile.tally import Seen
+from infra.ops.simulator.reconcile.tally import Sighting
 from infra.settings import Settings
 
 SLICE = 20_000
@@ -33,7 +33,7 @@ class Tables:
         """Close the connection."""
         self._client.close()
 
-    def events(self, run: str, topic_id: str, ranges: Ranges) -> Iterator[Seen]:
+    def events(self, run: str, topic_id: str, ranges: Ranges) -> Iterator[Sighting]:
         """Every row of `events` that was loaded from these offsets of `events.resolved`, which has this id."""
         markers = MarkerScan(run)
         for partition, (first, end) in ranges.items():
@@ -66,9 +66,9 @@ class Tables:
         return answer.split(b"\n")[:-1]
 
 
-def _seen(line: bytes, markers: MarkerScan) -> Seen:
+def _seen(line: bytes, markers: MarkerScan) -> Sighting:
     row = orjson.loads(line)
-    return Seen(
+    return Sighting(
         row["event_id"],
         row["event_name"],
         row["consent_outcome"],

@@ -12,7 +12,7 @@ NEEDS = {"an": ANALYTICS, "mk": MARKETING, "pz": PERSONALIZATION}
 """What each kind of marker needs to be carried behind the consent gate; kinds not named here are never lawful there."""
 
 
-class Seen(NamedTuple):
+class Sighting(NamedTuple):
     """One record or row of a layer."""
 
     event_id: str
@@ -60,7 +60,7 @@ class Tally:
         if self.copies[n] < 255:
             self.copies[n] += 1
 
-    def at_door(self, seen: Seen, lawful: tuple[int, ...]) -> None:
+    def at_door(self, seen: Sighting, lawful: tuple[int, ...]) -> None:
         """Take in a record before the consent gate, where every fate in `lawful` may be; only clear identifiers may not."""
         n = self.expected.number(seen.event_id)
         self._clear(seen)
@@ -71,7 +71,7 @@ class Tally:
         else:
             self._stranger(n)
 
-    def behind_gate(self, seen: Seen) -> None:
+    def behind_gate(self, seen: Sighting) -> None:
         """Take in a record behind the consent gate: what it carries must be granted."""
         n = self.expected.number(seen.event_id)
         self._marks(seen)
@@ -94,12 +94,12 @@ class Tally:
         what = "event that the ledger does not have" if self.expected.fate(n) == ABSENT else "event that should not be here"
         self.unexplained[what] += 1
 
-    def _clear(self, seen: Seen) -> None:
+    def _clear(self, seen: Sighting) -> None:
         for kind, _ in seen.marks:
             if kind == "cl":
                 self.forbidden["clear identifier"] += 1
 
-    def _marks(self, seen: Seen) -> None:
+    def _marks(self, seen: Sighting) -> None:
         for kind, n in seen.marks:
             if kind not in NEEDS:
                 self.forbidden["clear identifier" if kind == "cl" else "bytes of a dead letter"] += 1
@@ -107,7 +107,7 @@ class Tally:
                 self.forbidden[f"field of a denied purpose ({kind})"] += 1
                 self.leaks.add(n)
 
-    def _outcome(self, n: int, seen: Seen) -> None:
+    def _outcome(self, n: int, seen: Sighting) -> None:
         mask = self.expected.masks[n]
         if seen.mask & ~mask:
             self.forbidden["purpose that was not granted"] += 1
@@ -118,7 +118,7 @@ class Tally:
         elif seen.outcome != ("pass" if mask == ANALYTICS | MARKETING | PERSONALIZATION else "strip"):
             self.unexplained[f"outcome {seen.outcome}"] += 1
 
-    def _profile(self, n: int, seen: Seen) -> None:
+    def _profile(self, n: int, seen: Sighting) -> None:
         account = self.expected.accounts[n]
         if account >= 0 and seen.state == "resolved":
             self.profiles.setdefault(account, set()).add(seen.profile)

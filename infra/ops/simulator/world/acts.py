@@ -12,7 +12,7 @@ DOORS: tuple[Door, ...] = ("headwater", "segment", "snowplow", "ga4")
 EXPERIMENT = "hero-banner"
 
 
-class Choice(StrEnum):
+class VisitorChoice(StrEnum):
     """What a visitor chose, and in which language the page says so."""
 
     CMP_ALL = "cmp_all"
@@ -74,7 +74,7 @@ class Defect(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
+class SimulatedPerson:
     """One human being, or a bot."""
 
     name: str
@@ -92,7 +92,7 @@ class Device:
     cookie: str
     door: Door
     region: str
-    choice: Choice
+    choice: VisitorChoice
     agent: str
     bot: bool = False
     shared: bool = False
@@ -102,14 +102,14 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class SimulatedEvent:
     """Something a visitor did that the house should (or should not) learn of."""
 
     n: int
     id: str
     name: str
     device: Device
-    person: Person
+    person: SimulatedPerson
     login: bool
     """The account id goes with it."""
     age_ms: int
@@ -136,13 +136,13 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class SimulatedRequest:
     """One HTTP request (or, for poison, one Kafka record): events of one device that travel together.
 
     A request that stands twice in a journey is a client's retry: the same bytes again.
     """
 
-    events: tuple[Event, ...]
+    events: tuple[SimulatedEvent, ...]
 
     @property
     def device(self) -> Device:
@@ -155,7 +155,7 @@ class Ask:
     """A widget asks which variant to show."""
 
     device: Device
-    visitor: Person
+    visitor: SimulatedPerson
     experiment: str = EXPERIMENT
     granted: int | None = None
     """As of an event."""
@@ -176,7 +176,7 @@ class Statement:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class PlayedRefusal:
     """One refusal that a run plays."""
 
     number: int
@@ -185,5 +185,5 @@ class Refusal:
     """Its visitor consents again, later in the run."""
 
 
-Step = Request | Ask | Statement
+Step = SimulatedRequest | Ask | Statement
 Journey = tuple[Step, ...]

@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from infra.ops.simulator.truth import ALL, ANALYTICS, MARKETING, OPT_OUT_REGIONS, PERSONALIZATION, SIGNALS, default, granted
-from infra.ops.simulator.world.acts import Choice, Event, Statement
+from infra.ops.simulator.world.acts import SimulatedEvent, Statement, VisitorChoice
 
 BITS = (ANALYTICS, MARKETING, PERSONALIZATION)
 CHOICE_EVENT = "consent_update"
 """Name of an event that is a choice itself."""
-TC_STRINGS = (Choice.TC_ALL, Choice.TC_NONE)
+TC_STRINGS = (VisitorChoice.TC_ALL, VisitorChoice.TC_NONE)
 NEVER, YESTERDAY, END_OF_DAY = 0.0, 0.5, math.inf
 """Times, beside the numbers of statements: 1, 2, ... A TC string tells the day only: its refusals count to the day's end, but
 for linked identifiers only from when they arrived."""
@@ -35,7 +35,7 @@ class Unsettled(Exception):
     """What must become of an event depends on how fast the house is."""
 
 
-class Regime(StrEnum):
+class SimulatedRegime(StrEnum):
     """What silence means where an event comes from."""
 
     __hash__ = str.__hash__  # an enum's own is Python code
@@ -44,13 +44,13 @@ class Regime(StrEnum):
     OPT_OUT = "opt-out"
 
 
-def regime_of(event: Event) -> Regime:
+def regime_of(event: SimulatedEvent) -> SimulatedRegime:
     """A TC string says that the GDPR applies, wherever its visitor is."""
     opt_out = event.device.region in OPT_OUT_REGIONS and event.device.choice not in TC_STRINGS
-    return Regime.OPT_OUT if opt_out else Regime.OPT_IN
+    return SimulatedRegime.OPT_OUT if opt_out else SimulatedRegime.OPT_IN
 
 
-class Kind(StrEnum):
+class TimeKind(StrEnum):
     """What a time is of."""
 
     __hash__ = str.__hash__
@@ -61,14 +61,14 @@ class Kind(StrEnum):
     GRANTED_UNDATED = "granted undated"
 
 
-Entry = tuple[str, Regime, int, Kind]
+Entry = tuple[str, SimulatedRegime, int, TimeKind]
 """Identifier, regime, purpose, and what a time is of."""
 Times = dict[Entry, float]
 """When it was so last."""
 
 
 @dataclass(frozen=True, slots=True)
-class Dates:
+class SimulatedDates:
     """When the choice of an event was made; NEVER = it does not say."""
 
     granted: float
@@ -76,7 +76,7 @@ class Dates:
 
 
 @dataclass
-class Memory:
+class HouseholdMemory:
     """One household. Identifiers are cookies, accounts and e-mail addresses."""
 
     _now: float = 1.0
@@ -91,7 +91,7 @@ class Memory:
     _strongest: Times = field(default_factory=dict)
     """The same, and what each identifier's own events have said since."""
 
-    def take(self, event: Event) -> int:
+    def take(self, event: SimulatedEvent) -> int:
         """Purposes that must be granted to an event, which is taken in. Unsettled."""
         self._now += 1
         identifiers, signals, when = identifiers_of(event), SIGNALS[event.device.choice], self._dates(event)
@@ -113,7 +113,7 @@ class Memory:
             raise Unsettled(f"event {event.n} ({event.device.choice}) comes while its visitor's choice is on its way")
         return mask
 
-    def _without_memory(self, event: Event, identifiers: Sequence[str]) -> int:
+    def _without_memory(self, event: SimulatedEvent, identifiers: Sequence[str]) -> int:
         mask = granted(event.device.choice, event.device.region)
         if mask & ANALYTICS:
             self._link(identifiers)
@@ -125,38 +125,38 @@ class Memory:
         for _, identifier in statement.identifiers:
             if not statement.grants:
                 self._arrivals |= {(identifier, bit): self._now for bit in BITS if bit & statement.purposes}
-            for regime in Regime:
+            for regime in SimulatedRegime:
                 for purpose in (bit for bit in BITS if bit & statement.purposes):
-                    kind = Kind.GRANTED if statement.grants else Kind.REFUSED
+                    kind = TimeKind.GRANTED if statement.grants else TimeKind.REFUSED
                     self._hear((identifier, regime, purpose, kind), self._now)
         self._spread()
 
-    def may_personalize(self, cookie: str, choice: Choice, region: str) -> int:
+    def may_personalize(self, cookie: str, choice: VisitorChoice, region: str) -> int:
         """Purposes that the decision API may take as granted: it knows dated refusals only."""
-        mask, regime = granted(choice, region), Regime.OPT_OUT if region in OPT_OUT_REGIONS else Regime.OPT_IN
+        mask, regime = granted(choice, region), SimulatedRegime.OPT_OUT if region in OPT_OUT_REGIONS else SimulatedRegime.OPT_IN
         return sum(bit for bit in BITS if bit & mask and not self._refused((cookie,), (regime, bit), self._times, self._times))
 
     def settle(self) -> None:
         """The house is drained: whatever was said is known wherever it counts."""
         self._settled, self._strongest = dict(self._times), dict(self._times)
 
-    def _dates(self, event: Event) -> Dates:
+    def _dates(self, event: SimulatedEvent) -> SimulatedDates:
         # A string of yesterday is no choice of this moment, whatever the event is called.
-        if event.dated or (event.name == CHOICE_EVENT and event.device.choice is not Choice.TC_ALL):
-            return Dates(self._now, self._now)
-        return Dates(YESTERDAY, END_OF_DAY) if event.device.choice in TC_STRINGS else Dates(NEVER, NEVER)
+        if event.dated or (event.name == CHOICE_EVENT and event.device.choice is not VisitorChoice.TC_ALL):
+            return SimulatedDates(self._now, self._now)
+        return SimulatedDates(YESTERDAY, END_OF_DAY) if event.device.choice in TC_STRINGS else SimulatedDates(NEVER, NEVER)
 
-    def _grant(self, identifiers: Sequence[str], about: tuple[Regime, int], at: float) -> None:
+    def _grant(self, identifiers: Sequence[str], about: tuple[SimulatedRegime, int], at: float) -> None:
         for identifier, learn in self._learners(identifiers):
             if at:
-                learn((identifier, *about, Kind.GRANTED), at)
-            elif (identifier, *about, Kind.REFUSED_UNDATED) in self._times:
-                learn((identifier, *about, Kind.GRANTED_UNDATED), self._now)
+                learn((identifier, *about, TimeKind.GRANTED), at)
+            elif (identifier, *about, TimeKind.REFUSED_UNDATED) in self._times:
+                learn((identifier, *about, TimeKind.GRANTED_UNDATED), self._now)
 
     def _refuse(self, identifiers: Sequence[str], purpose: int, at: float) -> None:
-        kind = Kind.REFUSED if at else Kind.REFUSED_UNDATED
+        kind = TimeKind.REFUSED if at else TimeKind.REFUSED_UNDATED
         for identifier, learn in self._learners(identifiers):
-            for regime in Regime:
+            for regime in SimulatedRegime:
                 learn((identifier, regime, purpose, kind), at or self._now)
         if at:
             self._arrivals |= {(identifier, purpose): self._now for identifier in identifiers}
@@ -185,10 +185,10 @@ class Memory:
         """Every identifier gets the refusals of all that are linked to it."""
         for (identifier, purpose), at in self._arrivals.items():
             for linked in self._groups.get(identifier, ()):
-                for regime in Regime:
-                    self._hear((linked, regime, purpose, Kind.REFUSED), at)
+                for regime in SimulatedRegime:
+                    self._hear((linked, regime, purpose, TimeKind.REFUSED), at)
 
-    def _mask(self, event: Event, own: Times, others: Times, when: Dates) -> int:
+    def _mask(self, event: SimulatedEvent, own: Times, others: Times, when: SimulatedDates) -> int:
         """Purposes granted, where the strongest identifier's times are `own` and the other identifiers' `others`."""
         identifiers, signals, regime = identifiers_of(event), SIGNALS[event.device.choice], regime_of(event)
         mask = 0
@@ -201,31 +201,33 @@ class Memory:
         return mask
 
     def _refused(
-        self, identifiers: Sequence[str], about: tuple[Regime, int], own: Times, others: Times, granted: float = NEVER
+        self, identifiers: Sequence[str], about: tuple[SimulatedRegime, int], own: Times, others: Times, granted: float = NEVER
     ) -> bool:
         """Whether a dated refusal of any identifier is not lifted."""
-        granted = max(granted, own.get((identifiers[0], *about, Kind.GRANTED), NEVER))
+        granted = max(granted, own.get((identifiers[0], *about, TimeKind.GRANTED), NEVER))
         for times, identifier in zip((own, *(others for _ in identifiers[1:])), identifiers, strict=True):
-            refused = times.get((identifier, *about, Kind.REFUSED), NEVER)
-            if refused and max(granted, times.get((identifier, *about, Kind.GRANTED), NEVER)) <= refused:
+            refused = times.get((identifier, *about, TimeKind.REFUSED), NEVER)
+            if refused and max(granted, times.get((identifier, *about, TimeKind.GRANTED), NEVER)) <= refused:
                 return True
         return False
 
-    def _refused_before(self, identifiers: Sequence[str], about: tuple[Regime, int], own: Times, others: Times) -> bool:
+    def _refused_before(
+        self, identifiers: Sequence[str], about: tuple[SimulatedRegime, int], own: Times, others: Times
+    ) -> bool:
         """Whether the last that is known of any identifier is a refusal, dated or not."""
 
-        def latest(times: Times, identifier: str, *kinds: Kind) -> float:
+        def latest(times: Times, identifier: str, *kinds: TimeKind) -> float:
             return max(times.get((identifier, *about, kind), NEVER) for kind in kinds)
 
-        granted = latest(own, identifiers[0], Kind.GRANTED, Kind.GRANTED_UNDATED)
+        granted = latest(own, identifiers[0], TimeKind.GRANTED, TimeKind.GRANTED_UNDATED)
         for times, identifier in zip((own, *(others for _ in identifiers[1:])), identifiers, strict=True):
-            refused = latest(times, identifier, Kind.REFUSED, Kind.REFUSED_UNDATED)
-            if refused and max(granted, latest(times, identifier, Kind.GRANTED, Kind.GRANTED_UNDATED)) <= refused:
+            refused = latest(times, identifier, TimeKind.REFUSED, TimeKind.REFUSED_UNDATED)
+            if refused and max(granted, latest(times, identifier, TimeKind.GRANTED, TimeKind.GRANTED_UNDATED)) <= refused:
                 return True
         return False
 
 
-def identifiers_of(event: Event) -> tuple[str, ...]:
+def identifiers_of(event: SimulatedEvent) -> tuple[str, ...]:
     """What an event identifies its visitor by, strongest first. (GA4's protocol carries no address that a house may keep.)"""
     if not event.login:
         return (event.device.cookie,)
@@ -233,4 +235,4 @@ def identifiers_of(event: Event) -> tuple[str, ...]:
     return (event.person.account, event.device.cookie, *address)
 
 
-__all__ = ["ALL", "CHOICE_EVENT", "Memory", "Unsettled", "identifiers_of"]
+__all__ = ["ALL", "CHOICE_EVENT", "HouseholdMemory", "Unsettled", "identifiers_of"]

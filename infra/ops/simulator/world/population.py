@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from infra.ops.simulator.marks import event_id, marker
 from infra.ops.simulator.truth import OPT_OUT_REGIONS
-from infra.ops.simulator.world.acts import DOORS, Choice, Device, Door, Event, Person
+from infra.ops.simulator.world.acts import DOORS, Device, Door, SimulatedEvent, SimulatedPerson, VisitorChoice
 
 T = TypeVar("T")
 
@@ -45,13 +45,13 @@ class Population:
         """One of them."""
         return self.rng.choices([item for item, _ in weighted], [weight for _, weight in weighted])[0]
 
-    def person(self) -> Person:
+    def person(self) -> SimulatedPerson:
         """Somebody new."""
         self._names += 1
         clear = marker("cl", self._run, self._names)
-        return Person(f"person-{self._names}", f"account-{clear}", f"{clear}@mail.example", self._names)
+        return SimulatedPerson(f"person-{self._names}", f"account-{clear}", f"{clear}@mail.example", self._names)
 
-    def device(self, choice: Choice, region: str, doors: Sequence[Door] = DOORS) -> Device:
+    def device(self, choice: VisitorChoice, region: str, doors: Sequence[Door] = DOORS) -> Device:
         """A new browser."""
         self._names += 1
         cookie = f"cookie-{marker('cl', self._run, self._names)}"
@@ -66,13 +66,13 @@ class Population:
         fitting = [one for one in self._regions if (one[0] in OPT_OUT_REGIONS) == silence_grants]
         return self.pick(fitting or self._regions)
 
-    def event(self, name: str, device: Device, person: Person, *, login: bool, late: bool = False) -> Event:
+    def event(self, name: str, device: Device, person: SimulatedPerson, *, login: bool, late: bool = False) -> SimulatedEvent:
         """The next event."""
         n = self._events
         self._events += 1
         self.left -= 1
         bought = name == "purchase"
-        return Event(
+        return SimulatedEvent(
             n=n,
             id=event_id(self._run, n),
             run=self._run,

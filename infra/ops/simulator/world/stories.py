@@ -13,17 +13,17 @@ from infra.ops.simulator.world.acts import (
     DOORS,
     Ask,
     Channel,
-    Choice,
     Device,
     Door,
-    Event,
-    Person,
-    Refusal,
-    Request,
+    PlayedRefusal,
+    SimulatedEvent,
+    SimulatedPerson,
+    SimulatedRequest,
     Statement,
     Step,
+    VisitorChoice,
 )
-from infra.ops.simulator.world.memory import CHOICE_EVENT, Memory
+from infra.ops.simulator.world.memory import CHOICE_EVENT, HouseholdMemory
 from infra.ops.simulator.world.population import Population
 
 BEFORE, REFUSES, AFTER, CONSENTS, END = range(5)
@@ -31,7 +31,7 @@ ACTS = 5
 LONGEST = 60
 """Events of one story, at most."""
 CONSENTED_AGAIN = 0.5
-UNDATED_GRANTS = (Choice.CMP_ALL, Choice.MODE_ALL, Choice.TC_ALL)
+UNDATED_GRANTS = (VisitorChoice.CMP_ALL, VisitorChoice.MODE_ALL, VisitorChoice.TC_ALL)
 PARTS = (ALL, MARKETING, MARKETING | PERSONALIZATION)
 NAMES = ("page_view", "view_item", "add_to_cart")
 ONETRUST_DOORS: tuple[Door, ...] = ("headwater", "segment")
@@ -43,14 +43,14 @@ class Story:
     def __init__(self, population: Population, number: int, first: Device, second: Device) -> None:
         self.acts: list[list[Step]] = [[] for _ in range(ACTS)]
         self.first, self.second = first, second
-        self.person: Person = population.person()
+        self.person: SimulatedPerson = population.person()
         self.rng = population.rng
         self.withdrawn = False
         """By a form, as such: what the decision API is told of too."""
         self.consented_again = False
         self._population = population
         self._number = number
-        self._memory = Memory()
+        self._memory = HouseholdMemory()
         self._act = BEFORE
 
     def begin(self, act: int) -> None:
@@ -58,18 +58,18 @@ class Story:
         self._act = act
         self._memory.settle()
 
-    def visit(self, device: Device, *, login: bool, choice: Choice = Choice.CMP_ALL) -> None:
+    def visit(self, device: Device, *, login: bool, choice: VisitorChoice = VisitorChoice.CMP_ALL) -> None:
         """A few events that say this choice, undated."""
         names = [*(["login"] if login else []), *self.rng.choices(NAMES, k=self.rng.randint(1, 2))]
         if login and self.rng.random() < 0.2:
             names.append("purchase")
         self._send([self._event(name, replace(device, choice=choice), login=login) for name in names])
 
-    def choose(self, device: Device, *, login: bool, choice: Choice) -> None:
+    def choose(self, device: Device, *, login: bool, choice: VisitorChoice) -> None:
         """An event that is a choice, dated now."""
         self._send([self._event(CHOICE_EVENT, replace(device, choice=choice), login=login)])
 
-    def choose_dated(self, device: Device, *, login: bool, choice: Choice) -> None:
+    def choose_dated(self, device: Device, *, login: bool, choice: VisitorChoice) -> None:
         """An ordinary event whose page says that the choice was made now."""
         event = self._event("page_view", replace(device, choice=choice), login=login)
         self._send([replace(event, dated=True)])
@@ -79,7 +79,7 @@ class Story:
         self._memory.tell(statement)
         self.acts[self._act].append(statement)
 
-    def ask(self, device: Device, choice: Choice) -> None:
+    def ask(self, device: Device, choice: VisitorChoice) -> None:
         """A widget asks for a decision."""
         granted = self._memory.may_personalize(device.cookie, choice, device.region)
         self.acts[self._act].append(Ask(replace(device, choice=choice), self.person, granted=granted))
@@ -96,19 +96,21 @@ class Story:
             fields = (("user_id", self.person.account), ("client_id", self.first.cookie), ("anonymous_id", self.second.cookie))
             self.tell(Statement(self.first, fields, ALL, grants=True))
         elif way == 1:
-            self.choose(self.first, login=True, choice=Choice.CMP_ALL)
+            self.choose(self.first, login=True, choice=VisitorChoice.CMP_ALL)
         else:
-            self.choose_dated(self.first, login=True, choice=Choice.CMP_ALL)
+            self.choose_dated(self.first, login=True, choice=VisitorChoice.CMP_ALL)
 
-    def _event(self, name: str, device: Device, *, login: bool) -> Event:
+    def _event(self, name: str, device: Device, *, login: bool) -> SimulatedEvent:
         event = self._population.event(name, device, self.person, login=login)
         return event if self._act == BEFORE else replace(event, refusal=self._number)
 
-    def _send(self, events: Sequence[Event]) -> None:
-        self.acts[self._act].append(Request(tuple(replace(event, granted=self._memory.take(event)) for event in events)))
+    def _send(self, events: Sequence[SimulatedEvent]) -> None:
+        self.acts[self._act].append(
+            SimulatedRequest(tuple(replace(event, granted=self._memory.take(event)) for event in events))
+        )
 
 
-def stories(population: Population, events: int) -> Iterator[tuple[Refusal, list[list[Step]]]]:
+def stories(population: Population, events: int) -> Iterator[tuple[PlayedRefusal, list[list[Step]]]]:
     """Stories of all channels in turn, each whole, of at most so many events together: the refusal, and its acts."""
     channels = tuple(Channel)
     number = 0
@@ -125,7 +127,7 @@ def stories(population: Population, events: int) -> Iterator[tuple[Refusal, list
             story.consent_again()
         story.begin(END)
         plot.return_at_end(story)
-        yield Refusal(number, channel, story.consented_again), story.acts
+        yield PlayedRefusal(number, channel, story.consented_again), story.acts
         number += 1
 
 
@@ -134,8 +136,8 @@ def _household(population: Population, number: int, channel: Channel) -> Story:
     at_home = channel is Channel.ABROAD
     region = population.region_where(silence_grants=False) if at_home else population.region()
     doors = ONETRUST_DOORS if channel is Channel.ONETRUST else DOORS
-    first = population.device(Choice.CMP_ALL, region, doors)
-    second = population.device(Choice.CMP_ALL, population.region())
+    first = population.device(VisitorChoice.CMP_ALL, region, doors)
+    second = population.device(VisitorChoice.CMP_ALL, population.region())
     story = Story(population, number, first, second)
     story.visit(first, login=False, choice=story.rng.choice(UNDATED_GRANTS))
     if channel is not Channel.BEFORE_LOGIN:
@@ -161,28 +163,30 @@ def _refuse_unlinked(story: Story) -> bool:
 
 def _refuse_on_first_device(story: Story) -> bool:
     story.choose(
-        story.first, login=False, choice=story.rng.choice((Choice.CMP_NONE, Choice.CMP_NO_MARKETING, Choice.CMP_ANALYTICS))
+        story.first,
+        login=False,
+        choice=story.rng.choice((VisitorChoice.CMP_NONE, VisitorChoice.CMP_NO_MARKETING, VisitorChoice.CMP_ANALYTICS)),
     )
     return True
 
 
 def _refuse_by_tc_string(story: Story) -> bool:
     if story.rng.random() < 0.5:
-        story.choose(story.first, login=True, choice=Choice.TC_NONE)
+        story.choose(story.first, login=True, choice=VisitorChoice.TC_NONE)
         return True
     # An ordinary event tells the day alone, so nothing can be known to be later before the day is over.
-    story.visit(story.first, login=True, choice=Choice.TC_NONE)
+    story.visit(story.first, login=True, choice=VisitorChoice.TC_NONE)
     return False
 
 
 def _refuse_by_onetrust(story: Story) -> bool:
-    choice = story.rng.choice((Choice.ONETRUST_NONE, Choice.ONETRUST_NO_ADS))
+    choice = story.rng.choice((VisitorChoice.ONETRUST_NONE, VisitorChoice.ONETRUST_NO_ADS))
     story.rng.choice((story.choose, story.choose_dated))(story.first, login=True, choice=choice)
     return True
 
 
 def _refuse_at_home(story: Story) -> bool:
-    choice = story.rng.choice((Choice.CMP_NONE, Choice.CMP_NO_MARKETING, Choice.MODE_ANALYTICS))
+    choice = story.rng.choice((VisitorChoice.CMP_NONE, VisitorChoice.CMP_NO_MARKETING, VisitorChoice.MODE_ANALYTICS))
     if story.rng.random() < 0.5:
         story.choose(story.first, login=True, choice=choice)
         return True
@@ -192,8 +196,8 @@ def _refuse_at_home(story: Story) -> bool:
 
 
 def _object_by_gpc(story: Story) -> bool:
-    story.visit(story.first, login=False, choice=Choice.GPC)
-    story.visit(story.first, login=True, choice=Choice.GPC)
+    story.visit(story.first, login=False, choice=VisitorChoice.GPC)
+    story.visit(story.first, login=True, choice=VisitorChoice.GPC)
     return False
 
 
@@ -207,8 +211,8 @@ def _return_everywhere(story: Story) -> None:
         for login in (True, False):
             story.visit(device, login=login, choice=story.rng.choice(UNDATED_GRANTS))
     if story.withdrawn:
-        story.ask(story.first, Choice.CMP_ALL)
-        story.ask(story.second, Choice.CMP_ALL)
+        story.ask(story.first, VisitorChoice.CMP_ALL)
+        story.ask(story.second, VisitorChoice.CMP_ALL)
 
 
 def _return_on_second_device(story: Story) -> None:
@@ -223,18 +227,18 @@ def _return_and_log_in(story: Story) -> None:
 
 def _return_abroad(story: Story) -> None:
     for device, login in ((story.second, True), (story.second, False), (story.first, False)):
-        story.visit(story.abroad(device), login=login, choice=Choice.SILENT)
+        story.visit(story.abroad(device), login=login, choice=VisitorChoice.SILENT)
 
 
 def _return_without_gpc(story: Story) -> None:
     for login in (True, False):
-        story.visit(story.abroad(story.first), login=login, choice=Choice.SILENT)
+        story.visit(story.abroad(story.first), login=login, choice=VisitorChoice.SILENT)
     story.visit(story.first, login=False)
 
 
 def _return_with_unknown_names(story: Story) -> None:
     for device in (story.first, story.second):
-        story.visit(device, login=True, choice=Choice.UNMAPPED)
+        story.visit(device, login=True, choice=VisitorChoice.UNMAPPED)
 
 
 Act = Callable[[Story], None]

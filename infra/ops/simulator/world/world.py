@@ -9,27 +9,38 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from infra.ops.simulator.world.acts import Ask, Choice, Defect, Device, Event, Journey, Person, Refusal, Request, Step
-from infra.ops.simulator.world.memory import Memory
+from infra.ops.simulator.world.acts import (
+    Ask,
+    Defect,
+    Device,
+    Journey,
+    PlayedRefusal,
+    SimulatedEvent,
+    SimulatedPerson,
+    SimulatedRequest,
+    Step,
+    VisitorChoice,
+)
+from infra.ops.simulator.world.memory import HouseholdMemory
 from infra.ops.simulator.world.population import BOT_AGENT, Population
 from infra.ops.simulator.world.stories import ACTS, stories
 
 REGIONS = (("DE", 40), ("FR", 15), ("GB", 10), ("US", 25), ("", 10))
 NOWHERE = (("", 1),)
 CHOICES = (
-    (Choice.CMP_ALL, 30),
-    (Choice.CMP_NONE, 9),
-    (Choice.CMP_ANALYTICS, 9),
-    (Choice.CMP_NO_MARKETING, 9),
-    (Choice.MODE_ALL, 12),
-    (Choice.MODE_NONE, 5),
-    (Choice.MODE_ANALYTICS, 5),
-    (Choice.CONFLICT, 4),
-    (Choice.GPC, 4),
-    (Choice.SILENT, 12),
-    (Choice.ONETRUST_NONE, 3),
-    (Choice.ONETRUST_NO_ADS, 3),
-    (Choice.UNMAPPED, 3),
+    (VisitorChoice.CMP_ALL, 30),
+    (VisitorChoice.CMP_NONE, 9),
+    (VisitorChoice.CMP_ANALYTICS, 9),
+    (VisitorChoice.CMP_NO_MARKETING, 9),
+    (VisitorChoice.MODE_ALL, 12),
+    (VisitorChoice.MODE_NONE, 5),
+    (VisitorChoice.MODE_ANALYTICS, 5),
+    (VisitorChoice.CONFLICT, 4),
+    (VisitorChoice.GPC, 4),
+    (VisitorChoice.SILENT, 12),
+    (VisitorChoice.ONETRUST_NONE, 3),
+    (VisitorChoice.ONETRUST_NO_ADS, 3),
+    (VisitorChoice.UNMAPPED, 3),
 )
 """Of visitors who have no story: undated, so nothing of it is handed to their other devices (`memory.py`, 4)."""
 BATCHED = (Defect.NO_NAME, Defect.NOT_AN_OBJECT)
@@ -57,7 +68,7 @@ class Mix:
 MIX = Mix()
 
 
-class World:
+class ShopWorld:
     """Makes journeys and numbers their events, until there are exactly `events` of them."""
 
     def __init__(
@@ -69,7 +80,7 @@ class World:
         self._stories = list(stories(self._population, int(events * mix.stories)))
 
     @property
-    def refusals(self) -> list[Refusal]:
+    def refusals(self) -> list[PlayedRefusal]:
         """Those that are played and followed."""
         return [refusal for refusal, _ in self._stories]
 
@@ -108,15 +119,17 @@ class World:
         if device.shared:
             steps += self._session(device, self._population.person(), login=True)
         if self._population.happens(self._mix.withdraw):
-            steps += self._session(replace(device, choice=Choice.CMP_NONE), person, login=True)
+            steps += self._session(replace(device, choice=VisitorChoice.CMP_NONE), person, login=True)
         if self._population.happens(self._mix.duplicate):
             # A client that comes back from the tunnel sends what it thinks was lost, long after. What says nothing of consent
             # would be judged by what its visitor has chosen since.
-            spoken = [step for step in steps if isinstance(step, Request) and step.device.choice is not Choice.SILENT]
+            spoken = [
+                step for step in steps if isinstance(step, SimulatedRequest) and step.device.choice is not VisitorChoice.SILENT
+            ]
             steps += [self._population.rng.choice(spoken)] if spoken else []
         return steps
 
-    def _session(self, device: Device, person: Person, *, login: bool) -> list[Step]:
+    def _session(self, device: Device, person: SimulatedPerson, *, login: bool) -> list[Step]:
         steps: list[Step] = []
         asked = not device.bot and self._population.happens(self._mix.widget)
         if asked:
@@ -129,7 +142,7 @@ class World:
             events = events[size:]
         return steps
 
-    def _sent(self, events: tuple[Event, ...]) -> list[Step]:
+    def _sent(self, events: tuple[SimulatedEvent, ...]) -> list[Step]:
         """One request, or what its defect makes of it; sometimes the client repeats it at once."""
         if self._population.happens(self._mix.defect):
             events = tuple(
@@ -139,12 +152,12 @@ class World:
             events = tuple(self._maybe_broken(event) for event in events)
         poison = [event for event in events if event.defect is Defect.POISON]
         rest = tuple(event for event in events if event.defect is not Defect.POISON)
-        steps: list[Step] = [Request((event,)) for event in poison]
+        steps: list[Step] = [SimulatedRequest((event,)) for event in poison]
         if rest:
-            steps += [Request(rest)] * (2 if self._population.happens(self._mix.duplicate) else 1)
+            steps += [SimulatedRequest(rest)] * (2 if self._population.happens(self._mix.duplicate) else 1)
         return steps
 
-    def _maybe_broken(self, event: Event) -> Event:
+    def _maybe_broken(self, event: SimulatedEvent) -> SimulatedEvent:
         if event.answers:
             return event
         if self._population.happens(self._mix.poison):
@@ -166,7 +179,7 @@ class World:
             names += ["add_to_cart", "begin_checkout", "purchase"]
         return names
 
-    def _event(self, name: str, device: Device, person: Person, *, login: bool, answers: bool) -> Event:
+    def _event(self, name: str, device: Device, person: SimulatedPerson, *, login: bool, answers: bool) -> SimulatedEvent:
         answers = answers and name in ("widget_viewed", "purchase")
         # What answers a decision happens after it, or no attribution window would take it.
         late = not answers and self._population.happens(self._mix.late)
@@ -175,19 +188,19 @@ class World:
     def _device(self, *, person_device: bool = False) -> Device:
         bot = not person_device and self._population.happens(self._mix.bot)
         region = self._population.region()
-        device = self._population.device(Choice.SILENT if bot else self._population.pick(CHOICES), region)
+        device = self._population.device(VisitorChoice.SILENT if bot else self._population.pick(CHOICES), region)
         return replace(device, agent=BOT_AGENT, bot=True) if bot else device
 
 
 def _judged(steps: list[Step]) -> list[Step]:
     """The steps of one household, with what must be granted to each event; a request that is sent again stays the same one."""
-    memory = Memory()
+    memory = HouseholdMemory()
     judged: dict[int, Step] = {}
     for step in steps:
-        if isinstance(step, Request) and id(step) not in judged:
-            judged[id(step)] = Request(tuple(_judge(event, memory) for event in step.events))
+        if isinstance(step, SimulatedRequest) and id(step) not in judged:
+            judged[id(step)] = SimulatedRequest(tuple(_judge(event, memory) for event in step.events))
     return [judged.get(id(step), step) for step in steps]
 
 
-def _judge(event: Event, memory: Memory) -> Event:
+def _judge(event: SimulatedEvent, memory: HouseholdMemory) -> SimulatedEvent:
     return replace(event, granted=memory.take(event)) if event.defect is Defect.NONE else event

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from streams.consent.formats.gpp.bits import UnreadableSection, check_end, check_segment_end, number, read_ranges, unread_bits
-from streams.consent.formats.signals import Word
+from streams.consent.formats.signals import ConsentValue
 from streams.consent.formats.tc_string import (
     DECISECOND_MS,
     DISCLOSED,
@@ -45,14 +45,14 @@ class CanadianSection(NamedTuple):
     """Purposes that the publisher restricts for some vendor."""
 
 
-def canadian_word(section: CanadianSection, purposes: Iterable[int]) -> Word:
+def canadian_word(section: CanadianSection, purposes: Iterable[int]) -> ConsentValue:
     """Whether a section grants all of these TCF purposes, by express or implied consent. UNKNOWN for none that it speaks of."""
     needed = [purpose for purpose in purposes if purpose != UNUSED_PURPOSE]
     if not needed:
-        return Word.UNKNOWN
+        return ConsentValue.UNKNOWN
     consented = section.express | section.implied
     granted = all(has_purpose(consented, purpose) and purpose not in section.restricted for purpose in needed)
-    return Word.GRANT if granted else Word.DENY
+    return ConsentValue.GRANT if granted else ConsentValue.DENY
 
 
 def read_canadian_section(text: str) -> CanadianSection:

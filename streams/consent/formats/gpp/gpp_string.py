@@ -11,7 +11,7 @@ from streams.consent.formats.gpp.bits import UnreadableSection, check_end, read_
 from streams.consent.formats.gpp.canada import CanadianSection, canadian_word, read_canadian_section
 from streams.consent.formats.gpp.us_privacy import USP, usp_word
 from streams.consent.formats.gpp.us_sections import LAYOUTS, UsSection, read_us_section, us_word
-from streams.consent.formats.signals import Word, strictest
+from streams.consent.formats.signals import ConsentValue, strictest
 from streams.consent.formats.tc_string import SHORTEST, InvalidTcString, Segment
 
 LONGEST = 8_192
@@ -125,7 +125,7 @@ def _section_ids(header: str) -> list[int]:
     return ids
 
 
-def stated_word(gpp: GppString) -> Word:
+def stated_word(gpp: GppString) -> ConsentValue:
     """What all readable sections together say of sale, sharing and advertising, strictest first: the visitor's own word."""
     words = [us_word(section) for section in gpp.us]
     words.append(usp_word(gpp.usp))
@@ -134,12 +134,12 @@ def stated_word(gpp: GppString) -> Word:
     return strictest(words)
 
 
-def sale_and_sharing(gpp: GppString) -> Word:
+def sale_and_sharing(gpp: GppString) -> ConsentValue:
     """Whether personal data may be sold, shared or used for advertising.
 
     A section that cannot be read may hold an objection, so it denies.
     """
-    return Word.DENY if gpp.unreadable else stated_word(gpp)
+    return ConsentValue.DENY if gpp.unreadable else stated_word(gpp)
 
 
 __all__ = ["HEADER", "MISSING_TC_STRING", "GppString", "InvalidGpp", "decode", "sale_and_sharing", "stated_word"]

@@ -6,25 +6,25 @@ Limited Service Provider Agreement, each Y, N or - (does not apply).
 
 import re
 
-from streams.consent.formats.signals import Word
+from streams.consent.formats.signals import ConsentValue
 
 USP = re.compile(r"1[YN-]{3}", re.ASCII)
 
 
-def usp_word(text: str) -> Word:
+def usp_word(text: str) -> ConsentValue:
     """Whether personal data may be sold. Case and surrounding blanks do not matter; an empty string says nothing.
 
     INVALID for what is no US Privacy string of version 1.
     """
     usp = text.strip().upper()
     if not usp:
-        return Word.UNKNOWN
+        return ConsentValue.UNKNOWN
     if not USP.fullmatch(usp):
-        return Word.INVALID
+        return ConsentValue.INVALID
     notice, opted_out = usp[1], usp[2]
     if opted_out == "Y" or notice == "N":
-        return Word.DENY  # who was not told of her right cannot have waived it
-    return Word.GRANT if opted_out == "N" else Word.UNKNOWN
+        return ConsentValue.DENY  # who was not told of her right cannot have waived it
+    return ConsentValue.GRANT if opted_out == "N" else ConsentValue.UNKNOWN
 
 
 __all__ = ["USP", "usp_word"]

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from streams.consent.formats.gpp.bits import PADDING_BITS, UnreadableSection, check_segment_end
-from streams.consent.formats.signals import Word
+from streams.consent.formats.signals import ConsentValue
 from streams.consent.formats.tc_string import Segment
 
 YES, NO = 1, 2
@@ -211,18 +211,18 @@ def _read_sub_section(kind: SubSection, segments: list[str]) -> tuple[bool | Non
     return gpc, ()
 
 
-def us_word(section: UsSection) -> Word:
+def us_word(section: UsSection) -> ConsentValue:
     """Whether a section allows sale, sharing and targeted advertising.
 
     Opted out, not told, a child or further use without consent, or GPC: denied. Sensitive data is not judged.
     """
     if section.gpc or YES in section.opt_outs:
-        return Word.DENY
+        return ConsentValue.DENY
     if NO in section.notices:
-        return Word.DENY  # who was not told of her right cannot have waived it
+        return ConsentValue.DENY  # who was not told of her right cannot have waived it
     if YES in section.children or section.personal == YES:
-        return Word.DENY
-    return Word.GRANT if NO in section.opt_outs else Word.UNKNOWN
+        return ConsentValue.DENY
+    return ConsentValue.GRANT if NO in section.opt_outs else ConsentValue.UNKNOWN
 
 
 __all__ = ["LAYOUTS", "ROLES", "Layout", "Role", "UsSection", "read_us_section", "us_word"]

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from consumers.gauge.lag.rules import SEVERITY, Case, Limits, Sample, State, judge, rates, window
+from consumers.gauge.lag.rules import SEVERITY, LagCase, LagLimits, LagState, Sample, judge, rates, window
 
-LIMITS = Limits()
+LIMITS = LagLimits()
 START, NOW = 0.0, 400.0
 TIMES = tuple(float(at) for at in range(0, 401, 10))
 
@@ -22,7 +22,7 @@ def case(
     rebalanced_at: float | None = None,
     sibling_moved: bool = False,
     since: float = START,
-) -> Case:
+) -> LagCase:
     """Forty 10-second samples; head, committed offset and age run on straight lines from their first to their last value."""
     samples = []
     for at in TIMES:
@@ -30,10 +30,10 @@ def case(
         stable, committed, age = (round(a + (b - a) * share) for a, b in (head, read, behind))
         if at >= since:
             samples.append(Sample(at, start, stable, stable + held, committed, float(age)))
-    return Case(tuple(samples), members, rebalanced_at, sibling_moved, LIMITS)
+    return LagCase(tuple(samples), members, rebalanced_at, sibling_moved, LIMITS)
 
 
-def jump(made: Case, at: float, **changed: int) -> Case:
+def jump(made: LagCase, at: float, **changed: int) -> LagCase:
     """The same, but from `at` on something is otherwise."""
     samples = tuple(s._replace(**changed) if s.at >= at else s for s in made.samples)
     return replace(made, samples=samples)
@@ -43,51 +43,51 @@ IDLE, BUSY = (1000, 1000), (1000, 5000)
 
 TABLE = [
     # (what happens, case, state, words that the detail must hold)
-    ("idle topic, all read", case(IDLE, IDLE), State.OK, "up to date"),
-    ("idle and empty topic", case((0, 0), (0, 0)), State.OK, "up to date"),
-    ("idle topic whose records are all deleted", case(IDLE, IDLE, start=1000), State.OK, "up to date"),
-    ("idle topic, all read, no worker", case(IDLE, IDLE, members=0), State.OK, "up to date"),
-    ("busy topic, read along", case(BUSY, (980, 4980), (1, 1)), State.OK, "within its limit"),
+    ("idle topic, all read", case(IDLE, IDLE), LagState.OK, "up to date"),
+    ("idle and empty topic", case((0, 0), (0, 0)), LagState.OK, "up to date"),
+    ("idle topic whose records are all deleted", case(IDLE, IDLE, start=1000), LagState.OK, "up to date"),
+    ("idle topic, all read, no worker", case(IDLE, IDLE, members=0), LagState.OK, "up to date"),
+    ("busy topic, read along", case(BUSY, (980, 4980), (1, 1)), LagState.OK, "within its limit"),
     (
         "busy topic, standing worker, but it began to wait a moment ago",
         jump(case(BUSY, BUSY), 400, committed=4990),
-        State.OK,
+        LagState.OK,
         "",
     ),
-    ("first record after an idle day", jump(case(IDLE, IDLE), 400, stable=1001, high=1001), State.OK, "within its limit"),
-    ("far behind and getting better", case(BUSY, (0, 4500), (900, 100)), State.CATCHING_UP, "catching up"),
-    ("far behind, watched for a minute only", case(BUSY, (0, 0), (300, 700), since=340), State.CATCHING_UP, "no estimate"),
-    ("over the limit, not falling", case(BUSY, (500, 4500), (70, 75)), State.WARN, "75 s behind"),
-    ("over the limit, falling slowly", case(BUSY, (500, 4550), (90, 70)), State.CATCHING_UP, "catching up"),
-    ("just under the limit, not falling", case(BUSY, (500, 4500), (59, 60)), State.OK, "within its limit"),
-    ("worker hangs, records come", case(BUSY, (900, 900), (30, 430)), State.STALLED, "nothing read for 2 min"),
-    ("worker hangs, records stopped coming", case(IDLE, (900, 900), (30, 430)), State.WARN, "behind"),
-    ("worker hangs since a minute", jump(case(BUSY, BUSY), 340, committed=4400), State.OK, ""),
-    ("one partition hangs", case(BUSY, (900, 900), sibling_moved=True), State.STUCK_PARTITION, "at offset 900"),
-    ("one partition hangs on an idle topic", case(IDLE, (900, 900), sibling_moved=True), State.STUCK_PARTITION, "siblings"),
-    ("worker hangs, just rebalanced", case(BUSY, (900, 900), (30, 430), rebalanced_at=300), State.CATCHING_UP, "anew"),
-    ("worker hangs, grace is over", case(BUSY, (900, 900), (30, 430), rebalanced_at=280), State.STALLED, ""),
-    ("late, just rebalanced", case(BUSY, (500, 4500), (70, 75), rebalanced_at=399), State.CATCHING_UP, ""),
-    ("no worker, records wait", case(BUSY, (900, 900), (30, 430), members=0), State.STOPPED, "no worker; 4,100"),
-    ("no worker, seen once", case(BUSY, (900, 900), members=0, since=400), State.STOPPED, ""),
-    ("no worker, one record waits on an idle topic", case(IDLE, (999, 999), members=0), State.STOPPED, "1 records"),
-    ("coordinator does not say who is there", case(BUSY, (980, 4980), (1, 1), members=None), State.OK, ""),
-    ("started over", jump(case(BUSY, BUSY), 350, committed=0), State.REWIND, "went back by 4,400"),
-    ("started over, three minutes ago", jump(case(BUSY, BUSY, (1, 1)), 220, committed=0), State.STALLED, ""),
-    ("retention is close", case(BUSY, (1500, 1500), start=1400), State.DATA_LOSS_RISK, "97%"),
-    ("retention has overtaken", case(BUSY, (900, 900), start=1400), State.DATA_LOSS_RISK, "500 records were deleted"),
-    ("retention has taken everything unread", case(IDLE, (900, 900), start=1000), State.DATA_LOSS_RISK, "100 records"),
-    ("a young topic, first reader", case((1000, 5000), (0, 4000), (20, 20)), State.OK, "within"),
-    ("a fifth of it unread", case(BUSY, (0, 4200), start=10), State.OK, ""),
-    ("open transaction, all read up to it", case(IDLE, IDLE, held=7), State.HUNG_TXN, "holds back 7 records"),
-    ("open transactions come and go", case(BUSY, BUSY, held=7), State.OK, "up to date"),
-    ("open transaction for half a minute", case(IDLE, IDLE, held=7, since=370), State.OK, "up to date"),
-    ("age unknown", case(BUSY, (0, 3000), since=390), State.OK, ""),
+    ("first record after an idle day", jump(case(IDLE, IDLE), 400, stable=1001, high=1001), LagState.OK, "within its limit"),
+    ("far behind and getting better", case(BUSY, (0, 4500), (900, 100)), LagState.CATCHING_UP, "catching up"),
+    ("far behind, watched for a minute only", case(BUSY, (0, 0), (300, 700), since=340), LagState.CATCHING_UP, "no estimate"),
+    ("over the limit, not falling", case(BUSY, (500, 4500), (70, 75)), LagState.WARN, "75 s behind"),
+    ("over the limit, falling slowly", case(BUSY, (500, 4550), (90, 70)), LagState.CATCHING_UP, "catching up"),
+    ("just under the limit, not falling", case(BUSY, (500, 4500), (59, 60)), LagState.OK, "within its limit"),
+    ("worker hangs, records come", case(BUSY, (900, 900), (30, 430)), LagState.STALLED, "nothing read for 2 min"),
+    ("worker hangs, records stopped coming", case(IDLE, (900, 900), (30, 430)), LagState.WARN, "behind"),
+    ("worker hangs since a minute", jump(case(BUSY, BUSY), 340, committed=4400), LagState.OK, ""),
+    ("one partition hangs", case(BUSY, (900, 900), sibling_moved=True), LagState.STUCK_PARTITION, "at offset 900"),
+    ("one partition hangs on an idle topic", case(IDLE, (900, 900), sibling_moved=True), LagState.STUCK_PARTITION, "siblings"),
+    ("worker hangs, just rebalanced", case(BUSY, (900, 900), (30, 430), rebalanced_at=300), LagState.CATCHING_UP, "anew"),
+    ("worker hangs, grace is over", case(BUSY, (900, 900), (30, 430), rebalanced_at=280), LagState.STALLED, ""),
+    ("late, just rebalanced", case(BUSY, (500, 4500), (70, 75), rebalanced_at=399), LagState.CATCHING_UP, ""),
+    ("no worker, records wait", case(BUSY, (900, 900), (30, 430), members=0), LagState.STOPPED, "no worker; 4,100"),
+    ("no worker, seen once", case(BUSY, (900, 900), members=0, since=400), LagState.STOPPED, ""),
+    ("no worker, one record waits on an idle topic", case(IDLE, (999, 999), members=0), LagState.STOPPED, "1 records"),
+    ("coordinator does not say who is there", case(BUSY, (980, 4980), (1, 1), members=None), LagState.OK, ""),
+    ("started over", jump(case(BUSY, BUSY), 350, committed=0), LagState.REWIND, "went back by 4,400"),
+    ("started over, three minutes ago", jump(case(BUSY, BUSY, (1, 1)), 220, committed=0), LagState.STALLED, ""),
+    ("retention is close", case(BUSY, (1500, 1500), start=1400), LagState.DATA_LOSS_RISK, "97%"),
+    ("retention has overtaken", case(BUSY, (900, 900), start=1400), LagState.DATA_LOSS_RISK, "500 records were deleted"),
+    ("retention has taken everything unread", case(IDLE, (900, 900), start=1000), LagState.DATA_LOSS_RISK, "100 records"),
+    ("a young topic, first reader", case((1000, 5000), (0, 4000), (20, 20)), LagState.OK, "within"),
+    ("a fifth of it unread", case(BUSY, (0, 4200), start=10), LagState.OK, ""),
+    ("open transaction, all read up to it", case(IDLE, IDLE, held=7), LagState.HUNG_TXN, "holds back 7 records"),
+    ("open transactions come and go", case(BUSY, BUSY, held=7), LagState.OK, "up to date"),
+    ("open transaction for half a minute", case(IDLE, IDLE, held=7, since=370), LagState.OK, "up to date"),
+    ("age unknown", case(BUSY, (0, 3000), since=390), LagState.OK, ""),
 ]
 
 
 @pytest.mark.parametrize(("made", "state", "words"), [pytest.param(*row[1:], id=row[0]) for row in TABLE])
-def test_each_situation_has_its_state(made: Case, state: State, words: str) -> None:
+def test_each_situation_has_its_state(made: LagCase, state: LagState, words: str) -> None:
     """Every row of the table: what happened over 400 s, and what a person should think of it."""
     verdict = judge(made)
     assert verdict.state is state, verdict
@@ -98,7 +98,7 @@ def test_an_unknown_age_is_not_called_in_order() -> None:
     """Records wait and nobody knows for how long: that is no OK."""
     made = case(BUSY, (0, 3000), since=390)
     samples = tuple(s._replace(behind_s=None) for s in made.samples)
-    assert judge(replace(made, samples=samples)).state is State.CATCHING_UP
+    assert judge(replace(made, samples=samples)).state is LagState.CATCHING_UP
 
 
 def test_the_estimate_is_lag_over_what_is_gained_on_the_writers() -> None:
@@ -115,8 +115,8 @@ def test_a_pause_of_the_gauge_is_not_a_pause_of_the_worker() -> None:
     """After a laptop's sleep the clock is hours on, but nobody has looked: no alarm until we have watched again."""
     before = [s for s in case(BUSY, (900, 900), (30, 430)).samples if s.at <= 30]
     after = [s._replace(at=s.at + 30_000) for s in case(BUSY, (900, 900), (30, 430)).samples if 30 < s.at <= 60]
-    made = Case((*before, *after), 1, None, False, LIMITS)
-    assert judge(made).state is State.CATCHING_UP
+    made = LagCase((*before, *after), 1, None, False, LIMITS)
+    assert judge(made).state is LagState.CATCHING_UP
 
 
 @pytest.mark.parametrize(
@@ -141,5 +141,5 @@ def test_without_a_window_every_rule_still_speaks() -> None:
     """One sample is enough for a verdict, whatever is in it."""
     for lag in (0, 1, 1_000_000):
         for members in (None, 0, 1):
-            made = Case((Sample(0, 5, 1_000_005, 1_000_006, 1_000_005 - lag, None),), members, None, True, LIMITS)
+            made = LagCase((Sample(0, 5, 1_000_005, 1_000_006, 1_000_005 - lag, None),), members, None, True, LIMITS)
             assert judge(made).state in SEVERITY

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from consumers.gauge.lag.reading import Place
+from consumers.gauge.lag.reading import GaugePartition
 from consumers.gauge.lag.store import PREFIX, MemoryTables, RedisTables, TableStore
 from consumers.gauge.lag.timetable import TimeTable
 from infra.errors import Retryable
 
-HERE, THERE = Place("events.raw", 0), Place("events.raw", 1)
+HERE, THERE = GaugePartition("events.raw", 0), GaugePartition("events.raw", 1)
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -5,23 +5,25 @@ from dataclasses import replace
 import pytest
 
 from consumers.gauge.cluster import _waiting
-from consumers.gauge.lag.reading import Ends, Facts, GroupFacts, Place, Reading, as_json
-from consumers.gauge.lag.rules import State
+from consumers.gauge.lag.reading import Ends, Facts, GaugePartition, GroupFacts, Reading, as_json
+from consumers.gauge.lag.rules import LagState
 from consumers.gauge.lag.store import MemoryTables
-from consumers.gauge.lag.watch import Watch
+from consumers.gauge.lag.watch import LagWatch
 
-HERE = Place("t", 0)
-THERE = Place("t", 1)
+HERE = GaugePartition("t", 0)
+THERE = GaugePartition("t", 1)
 
 
-def facts(at: float, ends: dict[Place, int], read: dict[Place, int | None], members: int = 1, holds: str = "w") -> Facts:
+def facts(
+    at: float, ends: dict[GaugePartition, int], read: dict[GaugePartition, int | None], members: int = 1, holds: str = "w"
+) -> Facts:
     """One round: partitions that begin at 0, one group `headwater.g`."""
-    assignment = frozenset({(holds, tuple(ends))}) if members else frozenset[tuple[str, tuple[Place, ...]]]()
+    assignment = frozenset({(holds, tuple(ends))}) if members else frozenset[tuple[str, tuple[GaugePartition, ...]]]()
     group = GroupFacts("headwater.g", members, False, assignment, read)
     return Facts(at, {place: Ends(0, end, end) for place, end in ends.items()}, (group,))
 
 
-def read(watch: Watch, given: Facts, times: dict[tuple[Place, int], int] | None = None) -> Reading:
+def read(watch: LagWatch, given: Facts, times: dict[tuple[GaugePartition, int], int] | None = None) -> Reading:
     """One round through the watch."""
     watch.take(given)
     return watch.read(given, times or {})
@@ -29,7 +31,7 @@ def read(watch: Watch, given: Facts, times: dict[tuple[Place, int], int] | None 
 
 def test_time_lag_is_the_age_of_the_first_unread_record() -> None:
     """10 records a second, a reader 300 records behind: 30 s, whatever its own pace was."""
-    watch = Watch()
+    watch = LagWatch()
     for at in range(0, 200, 10):
         reading = read(watch, facts(at, {HERE: at * 10}, {HERE: max(0, at * 10 - 300)}))
     (partition,) = reading.groups[0].partitions
@@ -41,20 +43,20 @@ def test_time_lag_is_the_age_of_the_first_unread_record() -> None:
 
 def test_time_lag_keeps_growing_after_traffic_and_reader_have_stopped() -> None:
     """Lag over rate would be undefined here; the age of a record never is."""
-    watch = Watch()
+    watch = LagWatch()
     for at in range(0, 110, 10):
         read(watch, facts(at, {HERE: at * 10}, {HERE: at * 10}))
     for at in range(110, 2_000, 10):
         reading = read(watch, facts(at, {HERE: 1_100}, {HERE: 1_000}, members=0))
     (partition,) = reading.groups[0].partitions
-    assert partition.state is State.STOPPED
+    assert partition.state is LagState.STOPPED
     assert partition.time_lag_s == pytest.approx(1_990 - 100, abs=10)
     assert partition.since == 110
 
 
 def test_a_record_is_asked_for_once_where_the_table_does_not_know() -> None:
     """After a start the committed offset is older than the table: one look at the record, remembered while it waits."""
-    watch = Watch()
+    watch = LagWatch()
     first = facts(1_000, {HERE: 500}, {HERE: 200})
     assert watch.take(first) == [(HERE, 200)]
     reading = watch.read(first, {(HERE, 200): 400_000})
@@ -67,7 +69,7 @@ def test_a_record_is_asked_for_once_where_the_table_does_not_know() -> None:
 
 def test_without_the_record_the_age_is_a_lower_bound_and_says_so() -> None:
     """The record could not be read in time: it is at least as old as the table."""
-    watch = Watch()
+    watch = LagWatch()
     read(watch, facts(1_000, {HERE: 500}, {HERE: 200}))
     reading = read(watch, facts(1_010, {HERE: 500}, {HERE: 200}))
     assert reading.groups[0].partitions[0].time_lag_s == 10
@@ -76,21 +78,21 @@ def test_without_the_record_the_age_is_a_lower_bound_and_says_so() -> None:
 
 def test_records_furthest_behind_are_asked_for_first() -> None:
     """The budget for reading may end before the list does."""
-    watch = Watch()
+    watch = LagWatch()
     asked = watch.take(facts(0, {HERE: 500, THERE: 500}, {HERE: 400, THERE: 100}))
     assert asked == [(THERE, 100), (HERE, 400)]
 
 
 def test_a_partition_without_a_commit_is_unread() -> None:
     """Nothing committed means everything waits."""
-    reading = read(Watch(), facts(0, {HERE: 7}, {HERE: None}))
+    reading = read(LagWatch(), facts(0, {HERE: 7}, {HERE: None}))
     assert reading.groups[0].partitions[0].lag == 7
     assert reading.groups[0].partitions[0].committed is None
 
 
 def test_the_table_is_kept_until_the_slowest_has_passed() -> None:
     """It shrinks behind the slowest reader, and grows while somebody is behind."""
-    watch = Watch()
+    watch = LagWatch()
     for at in range(0, 1_000, 10):
         read(watch, facts(at, {HERE: at}, {HERE: 0}))
     assert len(watch.tables[HERE]) == 100
@@ -100,31 +102,31 @@ def test_the_table_is_kept_until_the_slowest_has_passed() -> None:
 
 def test_a_change_of_assignment_gives_two_minutes_of_grace() -> None:
     """Standing still right after a rebalance is called catching up, and stalled once the grace is over."""
-    watch = Watch()
+    watch = LagWatch()
     states = {}
     for at in range(0, 700, 10):
         holder = "a" if at < 400 else "b"
         reading = read(watch, facts(at, {HERE: 1_000 + at}, {HERE: min(1_000 + at, 1_200)}, holds=holder))
         states[at] = reading.groups[0].state
-    assert states[190] is State.OK
-    assert states[390] is State.STALLED
-    assert states[400] is State.CATCHING_UP
-    assert states[510] is State.CATCHING_UP
-    assert states[520] is State.STALLED
+    assert states[190] is LagState.OK
+    assert states[390] is LagState.STALLED
+    assert states[400] is LagState.CATCHING_UP
+    assert states[510] is LagState.CATCHING_UP
+    assert states[520] is LagState.STALLED
 
 
 def test_a_stuck_partition_is_told_from_a_stalled_group() -> None:
     """The sibling moves: the partition is named."""
-    watch = Watch()
+    watch = LagWatch()
     for at in range(0, 300, 10):
         reading = read(watch, facts(at, {HERE: 1_000 + at, THERE: 1_000 + at}, {HERE: 900, THERE: 1_000 + at}))
-    assert [p.state for p in reading.groups[0].partitions] == [State.STUCK_PARTITION, State.OK]
-    assert reading.groups[0].state is State.STUCK_PARTITION
+    assert [p.state for p in reading.groups[0].partitions] == [LagState.STUCK_PARTITION, LagState.OK]
+    assert reading.groups[0].state is LagState.STUCK_PARTITION
 
 
 def test_a_partition_that_does_not_answer_hides_nothing_else() -> None:
     """Without a leader it is left out of the round; its neighbour is read, and it is back in the next round."""
-    watch = Watch()
+    watch = LagWatch()
     read(watch, facts(0, {HERE: 10, THERE: 10}, {HERE: 10, THERE: 10}))
     gone = facts(10, {THERE: 20}, {HERE: 10, THERE: 10})
     assert [p.partition for p in read(watch, gone).groups[0].partitions] == [1]
@@ -134,11 +136,11 @@ def test_a_partition_that_does_not_answer_hides_nothing_else() -> None:
 
 def test_tables_that_were_saved_answer_after_a_restart() -> None:
     """What was written before the restart needs no look at the records."""
-    store, watch = MemoryTables(), Watch()
+    store, watch = MemoryTables(), LagWatch()
     for at in range(0, 200, 10):
         read(watch, facts(at, {HERE: at * 10}, {HERE: 500}))
     store.save(watch.tables)
-    again = Watch(tables=store.load([HERE]))
+    again = LagWatch(tables=store.load([HERE]))
     after = facts(230, {HERE: 2_300}, {HERE: 500})
     assert again.take(after) == []
     assert again.read(after, {}).groups[0].partitions[0].time_lag_s == pytest.approx(180, abs=1)
@@ -146,7 +148,7 @@ def test_tables_that_were_saved_answer_after_a_restart() -> None:
 
 def test_groups_that_are_gone_are_forgotten() -> None:
     """Memory is bounded by what is there now."""
-    watch = Watch()
+    watch = LagWatch()
     read(watch, facts(0, {HERE: 10}, {HERE: 5}))
     read(watch, Facts(10, {}, ()))
     assert not watch.tables
@@ -156,7 +158,7 @@ def test_groups_that_are_gone_are_forgotten() -> None:
 
 def test_a_partition_says_what_it_waits_for_while_records_wait() -> None:
     """The reason that a group commits stands where a person looks, until nothing waits."""
-    watch, place = Watch(), Place("t", 0)
+    watch, place = LagWatch(), GaugePartition("t", 0)
     waiting = {place: "ClickHouse: its disk is full (code 243)"}
     for at, committed, detail in ((0.0, 5, "waits: ClickHouse: its disk is full (code 243)"), (10.0, 9, "up to date")):
         given = facts(at, {place: 9}, {place: committed})
@@ -184,27 +186,27 @@ def test_metadata_of_any_form_is_read(metadata: str | None, reason: str) -> None
 
 def test_json_has_the_sum_that_scripts_wait_for() -> None:
     """`lag_total` 0 means drained; times are milliseconds."""
-    body = as_json(read(Watch(), facts(5, {HERE: 10, THERE: 10}, {HERE: 4, THERE: 10})))
+    body = as_json(read(LagWatch(), facts(5, {HERE: 10, THERE: 10}, {HERE: 4, THERE: 10})))
     assert (body["at"], body["lag_total"]) == (5_000, 6)
     assert [p["lag"] for p in body["groups"][0]["partitions"]] == [6, 0]
 
 
 def test_a_topic_made_anew_begins_from_nothing() -> None:
     """Under another topic id offsets are other records': no age comes from the old ones, and nobody has gone back on them."""
-    watch = Watch()
+    watch = LagWatch()
     for at in range(0, 300, 10):
         read(watch, replace(facts(at, {HERE: at, THERE: at}, {HERE: at, THERE: at}), topic_ids={"t": "first"}))
     anew = replace(facts(300, {HERE: 400, THERE: 20}, {HERE: 100, THERE: 0}), topic_ids={"t": "second"})
     assert watch.take(anew) == [(HERE, 100), (THERE, 0)]
     (partitions,) = (group.partitions for group in watch.read(anew, {(HERE, 100): 299_000, (THERE, 0): 298_000}).groups)
-    assert [p.state for p in partitions] == [State.OK, State.OK]
+    assert [p.state for p in partitions] == [LagState.OK, LagState.OK]
     assert (partitions[0].time_lag_s, partitions[0].time_lag_from) == (1, "record")
     assert {table.topic_id for table in watch.tables.values()} == {"second"}
 
 
 def test_a_round_without_ids_changes_nothing() -> None:
     """A topic that was not described this time is still the one that it was."""
-    watch = Watch()
+    watch = LagWatch()
     for at in range(0, 100, 10):
         given = facts(at, {HERE: at * 10}, {HERE: at * 5})
         read(watch, replace(given, topic_ids={"t": "first"}) if at != 50 else given)
@@ -215,12 +217,12 @@ def test_a_round_without_ids_changes_nothing() -> None:
 @pytest.mark.parametrize(("kept", "source"), [("first", "table"), ("second", "at_least"), ("", "at_least")])
 def test_a_kept_table_counts_for_the_topic_that_it_was_kept_of(kept: str, source: str) -> None:
     """After a restart: a table of another topic of that name, or of nobody knows which, is as good as none."""
-    before = Watch()
+    before = LagWatch()
     for at in range(0, 200, 10):
         given = facts(at, {HERE: at * 10}, {HERE: 0})
         read(before, replace(given, topic_ids={"t": kept}) if kept else given)
     store = MemoryTables()
     store.save(before.tables)
-    watch = Watch(tables=store.load([HERE]))
+    watch = LagWatch(tables=store.load([HERE]))
     reading = read(watch, replace(facts(200, {HERE: 2_000}, {HERE: 1_000}), topic_ids={"t": "first"}))
     assert reading.groups[0].partitions[0].time_lag_from == source

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from consumers.gauge.lag.reading import GroupReading, PartitionReading, Reading
-from consumers.gauge.lag.rules import State
+from consumers.gauge.lag.rules import LagState
 from consumers.gauge.page.topology import NARROW, WIDE, Drawing, edge_readings
 from schemas.topics import TOPICS
 
@@ -33,11 +33,11 @@ def test_both_drawings_show_the_same_streams() -> None:
 
 def test_an_edge_is_as_bad_as_its_worst_partition() -> None:
     """Rates and lags add up; state and age are the worst; an edge that nobody reads has no state."""
-    rows = [(0, State.OK, 5, 1.0), (1, State.STALLED, 70, 200.0)]
+    rows = [(0, LagState.OK, 5, 1.0), (1, LagState.STALLED, 70, 200.0)]
     parts = tuple(
         PartitionReading("events.raw", p, s, "why", None, 0, 0, 9, 9, lag, age, "table", 10, 9) for p, s, lag, age in rows
     )
     reading = Reading(0, (GroupReading("headwater.consent", 1, parts),), {})
     first, *others = edge_readings(WIDE, reading)
-    assert (first.state, first.rate, first.lag, first.time_lag_s) == (State.STALLED, 20, 75, 200.0)
+    assert (first.state, first.rate, first.lag, first.time_lag_s) == (LagState.STALLED, 20, 75, 200.0)
     assert {other.state for other in others} == {None}

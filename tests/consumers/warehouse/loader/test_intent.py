@@ -2,7 +2,7 @@
 
 import pytest
 
-from consumers.warehouse.loader.batch import Buffer
+from consumers.warehouse.loader.batch import PartitionBuffer
 from consumers.warehouse.loader.intent import CommitMetadata, Intent, read_metadata, token
 from consumers.warehouse.topic_partition import TopicPartition
 
@@ -41,7 +41,7 @@ def test_a_text_that_is_waited_for_is_bounded() -> None:
 
 def test_a_replayed_batch_ends_where_the_intent_does() -> None:
     """Records after the intent wait for the next batch, and a hole at its end is no reason to wait."""
-    buffer = Buffer(SOURCE, 10, Intent(10, 14))
+    buffer = PartitionBuffer(SOURCE, 10, Intent(10, 14))
     for offset in (10, 11, 13):
         buffer.extend([offset], [None], [b"x"], 0.0)
     assert not buffer.due(100.0)
@@ -55,7 +55,7 @@ def test_a_replayed_batch_ends_where_the_intent_does() -> None:
 
 def test_a_failed_batch_is_doubted_and_waits_longer_each_time() -> None:
     """After a failure the buffer is not due before its pause, which doubles up to ten seconds."""
-    buffer = Buffer(SOURCE, 0)
+    buffer = PartitionBuffer(SOURCE, 0)
     buffer.extend([0], [None], [b"x"], 0.0)
     assert buffer.due(2.0)
     pauses = []
@@ -73,7 +73,7 @@ def test_a_failed_batch_is_doubted_and_waits_longer_each_time() -> None:
 
 def test_reading_goes_on_while_a_batch_is_in_flight() -> None:
     """Records that arrive meanwhile are the next batch, which is not due before the first is done."""
-    buffer = Buffer(SOURCE, 0)
+    buffer = PartitionBuffer(SOURCE, 0)
     for offset in range(3):
         buffer.extend([offset], [None], [b"xyz"], 0.0)
     batch = buffer.batch()
@@ -88,7 +88,7 @@ def test_reading_goes_on_while_a_batch_is_in_flight() -> None:
 
 def test_a_partition_that_waits_is_read_no_further() -> None:
     """It holds what its intent covers; a predecessor's intent is read to its end before anything is paused."""
-    buffer = Buffer(SOURCE, 10, Intent(10, 14), uncertain=True)
+    buffer = PartitionBuffer(SOURCE, 10, Intent(10, 14), uncertain=True)
     assert not buffer.settled
     buffer.extend([10, 11], [None, None], [b"x", b"x"], 0.0)
     assert not buffer.settled

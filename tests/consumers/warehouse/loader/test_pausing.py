@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from consumers.warehouse.loader.batch import MAX_BYTES, Buffer
+from consumers.warehouse.loader.batch import MAX_BYTES, PartitionBuffer
 from consumers.warehouse.loader.inserter import Insertion
 from consumers.warehouse.loader.loop import TOTAL_BYTES, Warehouse
 from consumers.warehouse.loader.rows import Loader
@@ -43,9 +43,9 @@ def warehouse(tmp_path: Path, contracts_dir: Path) -> Warehouse:
     return made
 
 
-def buffer(warehouse: Warehouse, topic: str, partition: int, size: int = 0) -> Buffer:
+def buffer(warehouse: Warehouse, topic: str, partition: int, size: int = 0) -> PartitionBuffer:
     """A buffer with one record of this size, or none."""
-    made = Buffer(TopicPartition(topic, partition, "id"), 0)
+    made = PartitionBuffer(TopicPartition(topic, partition, "id"), 0)
     if size:
         made.extend([0], [None], [bytes(size)], 0.0)
     warehouse._buffers[topic, partition] = made

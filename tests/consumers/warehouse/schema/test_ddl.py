@@ -58,9 +58,9 @@ def test_missing_columns_are_those_of_the_contract_without_a_column(contracts_di
     )
 
 
-def column(kind: str, default_kind: str = "") -> dict[str, ddl.Column]:
+def column(kind: str, default_kind: str = "") -> dict[str, ddl.TableColumn]:
     """A table with this type in the column `n`."""
-    return {"n": ddl.Column(kind, default_kind)}
+    return {"n": ddl.TableColumn(kind, default_kind)}
 
 
 @pytest.mark.parametrize("kind", ["Int64", "LowCardinality(Int64)", "Nullable(Int64)", "LowCardinality(Nullable(Int64))"])

@@ -13,7 +13,7 @@ import pytest
 
 from infra.errors import EXIT_CONFIG, EXIT_HALTED, ConfigError
 from infra.ops.embedded.servers.child import NotReady, Program
-from infra.ops.embedded.supervisor import BACK_OFF_S, PATIENT_STARTS, Service, State, Step, Supervisor
+from infra.ops.embedded.supervisor import BACK_OFF_S, PATIENT_STARTS, Service, ServiceState, Step, Supervisor
 
 RUNS = "import time; print('up', flush=True); time.sleep(600)"
 
@@ -77,7 +77,7 @@ def test_killed_service_starts_again(yard: Yard) -> None:
     status = supervisor.statuses[0]
     first = status.pid
     os.kill(first, signal.SIGKILL)
-    yard.until(lambda: status.restarts == 1 and status.state is State.READY)
+    yard.until(lambda: status.restarts == 1 and status.state is ServiceState.READY)
     assert status.pid not in {0, first}
     assert any("signal 9" in line and "starts again in 0.2 s" in line for line in yard.said)
 
@@ -97,8 +97,8 @@ def test_pauses_grow_up_to_a_limit(yard: Yard) -> None:
     assert f"{BACK_OFF_S[1]} s" in yard.said[-1]
 
 
-@pytest.mark.parametrize(("code", "state"), [(EXIT_HALTED, State.HALTED), (EXIT_CONFIG, State.REFUSED)])
-def test_some_ends_are_not_restarted(yard: Yard, code: int, state: State) -> None:
+@pytest.mark.parametrize(("code", "state"), [(EXIT_HALTED, ServiceState.HALTED), (EXIT_CONFIG, ServiceState.REFUSED)])
+def test_some_ends_are_not_restarted(yard: Yard, code: int, state: ServiceState) -> None:
     """A room that halted itself, or refuses its configuration, is left alone, and its last words are told."""
     flag = yard.folder / "end"
     program = f"""import sys, time

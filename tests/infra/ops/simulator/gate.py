@@ -5,12 +5,12 @@ from collections import defaultdict
 
 from infra.ops.simulator.protocols import PURPOSES, signals
 from infra.ops.simulator.truth import ANALYTICS
-from infra.ops.simulator.world.acts import Event, Statement
+from infra.ops.simulator.world.acts import SimulatedEvent, Statement
 from infra.ops.simulator.world.memory import CHOICE_EVENT, identifiers_of
 from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, decode, encode
 from streams.consent.ledger.store import MemoryStates
-from streams.consent.stage import CONSENTED, RAW, REVOCATIONS, SIGNALS, ConsentStage, Kit
+from streams.consent.stage import CONSENTED, RAW, REVOCATIONS, SIGNALS, ConsentDependencies, ConsentStage
 from streams.runtime.stage import Batch, Outcome
 from tests.streams.consent.events import raw
 from tests.streams.consent.room import POLICY, REGISTRY
@@ -25,13 +25,13 @@ class Gate:
 
     def __init__(self) -> None:
         self.now = NOON
-        self._stage = ConsentStage(REGISTRY, POLICY, Kit(b"k" * 32, MemoryStates(), Metrics(), lambda: None))
+        self._stage = ConsentStage(REGISTRY, POLICY, ConsentDependencies(b"k" * 32, MemoryStates(), Metrics(), lambda: None))
         self._offset = 0
         self._linked: defaultdict[str, set[str]] = defaultdict(set)
         self._refusals: defaultdict[str, list[Record]] = defaultdict(list)
         """Node -> revocations of all that is linked to it."""
 
-    def event(self, event: Event) -> int:
+    def event(self, event: SimulatedEvent) -> int:
         """Purposes that the gate grants."""
         self.now += STEP_MS
         nodes = sorted(map(node, identifiers_of(event)))

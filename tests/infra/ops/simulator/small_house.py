@@ -17,12 +17,12 @@ from infra.ops.simulator.marks import event_id, marker
 from infra.ops.simulator.reconcile.compare import Row
 from infra.ops.simulator.reconcile.drain import GROUPS, ends
 from infra.ops.simulator.reconcile.layers import ranges
-from infra.payload_keyring import KeyRing
+from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
 from schemas.codec import Record, encode
 from schemas.registry import Registry
 from streams.consent.redaction.reference import random_id
-from streams.runtime.dead_letters.dead_letter import DeadLetters, Place, Refusal
+from streams.runtime.dead_letters.dead_letter import DeadLetterCause, DeadLetters, RecordPosition
 from tests.broker.groups import commit_offsets
 
 RUN = "fedabcde"
@@ -43,10 +43,10 @@ class SmallHouse:
     def __post_init__(self) -> None:
         self.registry = Registry(self.settings.contracts)
         self._producer = producer(self.settings)
-        keyring = KeyRing(self.settings.keyring_dir, self.settings.master)
+        keyring = PayloadKeyring(self.settings.keyring_dir, self.settings.master)
         self._door = DeadLetters(self.registry, keyring, "collector")
         self._gate = DeadLetters(self.registry, keyring, "consent")
-        self.letters: list[Place] = []
+        self.letters: list[RecordPosition] = []
         self.anonymous_id = ""
         """What event 2 is called behind the gate."""
         self.last: dict[str, Row] = {}
@@ -119,9 +119,9 @@ class SmallHouse:
 
     def put_letter(self, topic: str, offset: int, value: bytes) -> Any:
         """Write a dead letter: of the door, or of the consent stage about a record of `topic`."""
-        place = Place(topic, 0 if topic else -1, offset)
+        place = RecordPosition(topic, 0 if topic else -1, offset)
         letters = self._gate if topic else self._door
-        key, written, _ = letters.letter(Refusal("TEST", "", place), None, value, self.now / 1000)
+        key, written, _ = letters.letter(DeadLetterCause("TEST", "", place), None, value, self.now / 1000)
         self._producer.produce("events.dead", written, key)
         assert self._producer.flush(20) == 0
         self.letters.append(place)

@@ -9,10 +9,10 @@ import pytest
 from infra.errors import ConfigError
 from infra.ops.simulator.app import Drive, _play
 from infra.ops.simulator.reconcile.drain import Lags, NotDrained
-from infra.ops.simulator.sender import Progress
+from infra.ops.simulator.sender import SendProgress
 from infra.ops.simulator.world.acts import Journey
 from infra.ops.simulator.world.stories import ACTS
-from infra.ops.simulator.world.world import World
+from infra.ops.simulator.world.world import ShopWorld
 
 RUN = "abcdefab"
 Settle = Callable[[Callable[[Lags], None]], None]
@@ -23,7 +23,7 @@ class Log:
 
     def __init__(self) -> None:
         self.done: list[str] = []
-        self.progress = Progress()
+        self.progress = SendProgress()
 
     async def run(self, journeys: Iterable[Journey], _width: int) -> None:
         """An act is sent."""
@@ -37,7 +37,7 @@ class Log:
 
 def play(log: Any, events: int, settle: Settle) -> None:
     """Play a world."""
-    asyncio.run(_play(log, World(1, RUN, events), Drive(events, 8, settle)))
+    asyncio.run(_play(log, ShopWorld(1, RUN, events), Drive(events, 8, settle)))
 
 
 def test_the_house_settles_between_acts_and_only_there() -> None:

@@ -6,19 +6,30 @@ import orjson
 import pytest
 
 from infra.ops.simulator.marks import MarkerScan, event_id
-from infra.ops.simulator.protocols import Stamp, ask, build, signals, state
-from infra.ops.simulator.world.acts import DOORS, Ask, Choice, Defect, Device, Door, Event, Person, Request, Statement
+from infra.ops.simulator.protocols import SendStamp, ask, build, signals, state
+from infra.ops.simulator.world.acts import (
+    DOORS,
+    Ask,
+    Defect,
+    Device,
+    Door,
+    SimulatedEvent,
+    SimulatedPerson,
+    SimulatedRequest,
+    Statement,
+    VisitorChoice,
+)
 from infra.ops.simulator.world.memory import CHOICE_EVENT
 
 RUN = "abcdefab"
-STAMP = Stamp(1_795_000_000_000, "k" * 32, "X-Region", "the-token")
+STAMP = SendStamp(1_795_000_000_000, "k" * 32, "X-Region", "the-token")
 
 
-def event(door: Door, choice: Choice = Choice.CMP_ALL, defect: Defect = Defect.NONE) -> Event:
+def event(door: Door, choice: VisitorChoice = VisitorChoice.CMP_ALL, defect: Defect = Defect.NONE) -> SimulatedEvent:
     """A purchase that answers a decision."""
     device = Device("cookie-1", door, "DE", choice, "agent")
-    person = Person("person-1", "account-1", "one@mail.example", 1)
-    return Event(
+    person = SimulatedPerson("person-1", "account-1", "one@mail.example", 1)
+    return SimulatedEvent(
         n=5, id=event_id(RUN, 5), name="purchase", device=device, person=person, login=True, age_ms=1_000, page="/cart",
         run=RUN, value=12.5, order_id="o-1", email=True, defect=defect, answers=True,
     )  # fmt: skip
@@ -27,7 +38,7 @@ def event(door: Door, choice: Choice = Choice.CMP_ALL, defect: Defect = Defect.N
 @pytest.mark.parametrize("door", DOORS)
 def test_every_door_carries_id_markers_token_and_region(door: Door) -> None:
     """What reconcile looks for must be in the bytes."""
-    post = build(Request((event(door),)), STAMP)
+    post = build(SimulatedRequest((event(door),)), STAMP)
     orjson.loads(post.body)
     assert event_id(RUN, 5).encode() in post.body
     assert {kind for kind, _ in MarkerScan(RUN).find(post.body)} == {"an", "mk"}
@@ -38,7 +49,7 @@ def test_every_door_carries_id_markers_token_and_region(door: Door) -> None:
 @pytest.mark.parametrize("door", DOORS)
 def test_without_personalization_a_marker_stands_in_for_the_token(door: Door) -> None:
     """Nothing of it may be seen behind the gate."""
-    post = build(Request((event(door, Choice.CMP_ANALYTICS),)), STAMP)
+    post = build(SimulatedRequest((event(door, VisitorChoice.CMP_ANALYTICS),)), STAMP)
     assert b"the-token" not in post.body
     assert ("pz", 5) in MarkerScan(RUN).find(post.body)
 
@@ -48,56 +59,58 @@ def test_defects_are_what_they_say(door: Door) -> None:
     """And every one that must end as a dead letter can be found in it."""
     whole = event(door)
     with pytest.raises(orjson.JSONDecodeError):
-        orjson.loads(build(Request((replace(whole, defect=Defect.BROKEN_BODY),)), STAMP).body)
+        orjson.loads(build(SimulatedRequest((replace(whole, defect=Defect.BROKEN_BODY),)), STAMP).body)
     for defect in (Defect.NO_NAME, Defect.NOT_AN_OBJECT):
-        post = build(Request((whole, replace(whole, n=6, defect=defect))), STAMP)
+        post = build(SimulatedRequest((whole, replace(whole, n=6, defect=defect))), STAMP)
         assert ("dd", 6) in MarkerScan(RUN).find(post.body)
         assert ("dd", 5) not in MarkerScan(RUN).find(post.body)
-    wrong = build(Request((replace(whole, defect=Defect.WRONG_KEY),)), STAMP)
+    wrong = build(SimulatedRequest((replace(whole, defect=Defect.WRONG_KEY),)), STAMP)
     assert STAMP.write_key not in str(wrong.headers) + str(wrong.query) + wrong.body.decode()
 
 
 def test_poison_is_no_framed_record() -> None:
     """The first byte already says so."""
-    post = build(Request((event("headwater", defect=Defect.POISON),)), STAMP)
+    post = build(SimulatedRequest((event("headwater", defect=Defect.POISON),)), STAMP)
     assert post.body[0] != 0
     assert ("dd", 5) in MarkerScan(RUN).find(post.body)
 
 
 def test_silence_says_nothing() -> None:
     """A visitor without a choice sends no signal."""
-    assert signals(Device("c", "ga4", "US", Choice.SILENT, "agent"), STAMP.now_ms) == {}
+    assert signals(Device("c", "ga4", "US", VisitorChoice.SILENT, "agent"), STAMP.now_ms) == {}
 
 
 @pytest.mark.parametrize("door", DOORS)
 def test_the_event_itself_says_where_its_visitor_is(door: Door) -> None:
     """As a server would, for keys whose headers tell nothing; and says nothing where that is unknown."""
     whole = event(door)
-    body = build(Request((whole,)), STAMP).body
+    body = build(SimulatedRequest((whole,)), STAMP).body
     assert b"DE" in body
     nowhere = replace(whole, device=replace(whole.device, region=""))
-    post = build(Request((nowhere,)), STAMP)
+    post = build(SimulatedRequest((nowhere,)), STAMP)
     assert b"location" not in post.body.replace(b"page_location", b"")
     assert "X-Region" not in post.headers
 
 
 def test_onetrust_groups_stand_where_each_protocol_has_them() -> None:
     """Under their own names; in Segment's calls as categories, and the time beside them."""
-    told = replace(event("segment", Choice.ONETRUST_NONE), dated=True)
-    consent = orjson.loads(build(Request((told,)), STAMP).body)["batch"][0]["context"]["consent"]
+    told = replace(event("segment", VisitorChoice.ONETRUST_NONE), dated=True)
+    consent = orjson.loads(build(SimulatedRequest((told,)), STAMP).body)["batch"][0]["context"]["consent"]
     assert consent == {
         "chosen_ts": STAMP.now_ms,
         "categoryPreferences": {"C0001": True, "C0002": False, "C0003": False, "C0004": False},
     }
-    own = orjson.loads(build(Request((event("headwater", Choice.ONETRUST_NO_ADS),)), STAMP).body)["events"][0]["consent"]
+    own = orjson.loads(build(SimulatedRequest((event("headwater", VisitorChoice.ONETRUST_NO_ADS),)), STAMP).body)["events"][0][
+        "consent"
+    ]
     assert own == {"C0001": True, "C0002": True, "C0003": True, "C0004": False}
 
 
 def test_the_page_on_which_a_tc_string_is_chosen_says_so() -> None:
     """Others say that it is loaded."""
     for name, status in ((CHOICE_EVENT, "useractioncomplete"), ("page_view", "tcloaded")):
-        told = replace(event("headwater", Choice.TC_NONE), name=name)
-        consent = orjson.loads(build(Request((told,)), STAMP).body)["events"][0]["consent"]
+        told = replace(event("headwater", VisitorChoice.TC_NONE), name=name)
+        consent = orjson.loads(build(SimulatedRequest((told,)), STAMP).body)["events"][0]["consent"]
         assert (consent["tc_event_status"], consent["gdpr_applies"]) == (status, "1")
 
 
@@ -115,5 +128,5 @@ def test_statements_name_whom_they_are_about_and_what() -> None:
 
 def test_the_decision_api_is_told_words_alone() -> None:
     """Its consent map holds texts."""
-    post = ask(Ask(event("ga4", Choice.ONETRUST_NO_ADS).device, event("ga4").person), STAMP)
+    post = ask(Ask(event("ga4", VisitorChoice.ONETRUST_NO_ADS).device, event("ga4").person), STAMP)
     assert orjson.loads(post.body)["consent"] == {"C0001": "granted", "C0002": "granted", "C0003": "granted", "C0004": "denied"}

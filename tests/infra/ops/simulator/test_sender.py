@@ -9,9 +9,9 @@ import pytest
 from aiohttp import web
 
 from infra.ops.simulator.ledger import DecisionLine, EventLine
-from infra.ops.simulator.sender import Line, Pace, Progress, Sender, Target
-from infra.ops.simulator.world.acts import Defect, Request
-from infra.ops.simulator.world.world import World
+from infra.ops.simulator.sender import Line, Sender, SendProgress, SendRate, Target
+from infra.ops.simulator.world.acts import Defect, SimulatedRequest
+from infra.ops.simulator.world.world import ShopWorld
 
 RUN = "abcdefab"
 KEY = "k" * 32
@@ -52,7 +52,7 @@ async def walk(doors: Doors, events: int) -> tuple[list[Line], list[bytes]]:
     return lines, poison
 
 
-async def drive(doors: Doors, events: int) -> tuple[list[Line], list[bytes], Progress]:
+async def drive(doors: Doors, events: int) -> tuple[list[Line], list[bytes], SendProgress]:
     """The same, and how far the sender says that it came."""
     app = web.Application()
     app.router.add_post("/v1/decide", doors.decide)
@@ -68,8 +68,8 @@ async def drive(doors: Doors, events: int) -> tuple[list[Line], list[bytes], Pro
         poison.append(value)
 
     try:
-        sender = Sender(Target(url, url, KEY, "X-Region", produce), Pace(0, 0.0), lines.append, seed=1)
-        await sender.run(World(1, RUN, events).journeys(), 8)
+        sender = Sender(Target(url, url, KEY, "X-Region", produce), SendRate(0, 0.0), lines.append, seed=1)
+        await sender.run(ShopWorld(1, RUN, events).journeys(), 8)
     finally:
         await runner.cleanup()
     return lines, poison, sender.progress
@@ -107,9 +107,9 @@ def test_poison_takes_the_back_way_and_decisions_are_noted() -> None:
     lines, poison = asyncio.run(walk(Doors(flaky=False), 20_000))
     wanted = {
         event.n
-        for journey in World(1, RUN, 20_000).journeys()
+        for journey in ShopWorld(1, RUN, 20_000).journeys()
         for step in journey
-        if isinstance(step, Request)
+        if isinstance(step, SimulatedRequest)
         for event in step.events
         if event.defect is Defect.POISON
     }
@@ -119,11 +119,11 @@ def test_poison_takes_the_back_way_and_decisions_are_noted() -> None:
 
 def test_a_rate_is_kept() -> None:
     """Ten events a second; what a pause left undone is made up for by a second's worth at the most."""
-    pace = Pace(10, began=100.0)
+    pace = SendRate(10, began=100.0)
     assert [round(pace.delay(1, 100.0), 3) for _ in range(3)] == [0.0, 0.1, 0.2]
     assert pace.delay(5, 200.0) == 0.0
     assert sum(pace.delay(1, 200.0) == 0.0 for _ in range(20)) == 6
-    assert Pace(0, began=0.0).delay(1_000, 0.0) == 0.0
+    assert SendRate(0, began=0.0).delay(1_000, 0.0) == 0.0
 
 
 def test_a_choice_that_the_house_does_not_take_leaves_the_run_open() -> None:

@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from infra.errors import Retryable
-from streams.bandit.snapshots.store import KEPT, MemoryStore, RedisStore, SnapshotStore, blob_key, pointer_key
+from streams.bandit.snapshots.store import KEPT, MemorySnapshotStore, RedisSnapshotStore, SnapshotStore, blob_key, pointer_key
 
 Look = Callable[[str, int], bytes | None]
 
@@ -15,12 +15,12 @@ Look = Callable[[str, int], bytes | None]
 def store(request: pytest.FixtureRequest) -> Iterator[tuple[SnapshotStore, Look]]:
     """A store and a way to look at its blobs."""
     if request.param == "memory":
-        memory = MemoryStore()
+        memory = MemorySnapshotStore()
         yield memory, lambda experiment, version: memory.blobs.get((experiment, version))
         return
     with redis.Redis.from_url(request.getfixturevalue("redis_url")) as client:
         client.flushdb()
-        yield RedisStore(client), lambda experiment, version: client.get(blob_key(experiment, version))
+        yield RedisSnapshotStore(client), lambda experiment, version: client.get(blob_key(experiment, version))
 
 
 def test_the_pointer_only_moves_forward(store: tuple[SnapshotStore, Look]) -> None:
@@ -50,7 +50,7 @@ def test_only_the_last_versions_stay(store: tuple[SnapshotStore, Look]) -> None:
 def test_a_redis_that_is_away_is_retryable() -> None:
     """No answer is the world's fault."""
     with redis.Redis.from_url("redis://127.0.0.1:1", socket_connect_timeout=0.2) as client, pytest.raises(Retryable):
-        RedisStore(client).publish("hero", 1, b"x")
+        RedisSnapshotStore(client).publish("hero", 1, b"x")
 
 
 def test_pointer_and_blobs_share_a_hash_slot() -> None:

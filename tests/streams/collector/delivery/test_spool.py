@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.payload_keyring import KeyRing
+from infra.payload_keyring import PayloadKeyring
 from infra.secrets import Secret
 from streams.collector.delivery.spool import SEGMENT_BYTES, Record, Spool, SpoolFull
 
@@ -12,9 +12,9 @@ NOW = 1_795_514_401.0
 RECORDS = [Record("events.raw", b"k%d" % i, b"value %d" % i) for i in range(5)]
 
 
-def keyring(folder: Path) -> KeyRing:
+def keyring(folder: Path) -> PayloadKeyring:
     """One key ring for all spools of a test."""
-    return KeyRing(folder / "keys", Secret("for tests only, forty characters long..."))
+    return PayloadKeyring(folder / "keys", Secret("for tests only, forty characters long..."))
 
 
 def drained(spool: Spool) -> list[Record]:

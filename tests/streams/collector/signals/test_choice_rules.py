@@ -10,20 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.payload_keyring import KeyRing as PayloadKeys
+from infra.payload_keyring import PayloadKeyring
 from infra.secrets import Secret
 from infra.settings import PACKAGED_CONTRACTS
 from infra.telemetry.metrics import Metrics
 from schemas.codec import decode
 from schemas.registry import Registry
 from streams.collector.fields.repeated import loads
-from streams.collector.intake import Intake, Taken
-from streams.collector.normalise import Request
+from streams.collector.intake import Intake, IntakeResult
+from streams.collector.normalise import RequestContext
 from streams.collector.protocols import choices, own
 from streams.collector.signals.choice_rules import MOST_SITES, ChoiceRules, KnownSites, signal_problem
 from streams.collector.signals.policy_source import PolicySource
 from streams.collector.signals.signals import SignalBuilder
-from streams.collector.write_keys import KeyRing, create_key, revoke_keys
+from streams.collector.write_keys import WriteKeyStore, create_key, revoke_keys
 from streams.consent.policy import PACKAGED, load_policy, parse_policy
 from streams.identity.nodes import NodeKeys
 from streams.runtime.dead_letters.dead_letter import open_letter
@@ -45,13 +45,13 @@ class Door:
         create_key(self.keys, "app", site="app.example")
         self.policy = folder / "policy.yaml"
         self.policy.write_text(policy or PACKAGED.read_text())
-        self.payload_keys = PayloadKeys(folder / "keyring", SECRET)
-        self.rules = ChoiceRules(PolicySource(self.policy), KeyRing(self.keys))
+        self.payload_keys = PayloadKeyring(folder / "keyring", SECRET)
+        self.rules = ChoiceRules(PolicySource(self.policy), WriteKeyStore(self.keys))
         self.intake = Intake(REGISTRY, self.payload_keys, NodeKeys.derive(SECRET), Metrics(), self.rules)
 
-    def take(self, *items: Any, body: bytes = b"") -> Taken:
+    def take(self, *items: Any, body: bytes = b"") -> IntakeResult:
         """What becomes of the items."""
-        return self.intake.take_choices(items, Request("web", "shop.example", NOW), body)
+        return self.intake.take_choices(items, RequestContext("web", "shop.example", NOW), body)
 
     def problem(self, **item: Any) -> str:
         """Why one choice is refused; empty where it is taken."""
@@ -59,12 +59,12 @@ class Door:
         assert (taken.accepted, len(taken.refused)) in ((1, 0), (0, 1))
         return taken.refused[0][1] if taken.refused else ""
 
-    def letters(self, taken: Taken) -> list[bytes]:
+    def letters(self, taken: IntakeResult) -> list[bytes]:
         """The bytes in the dead letters of a request."""
         dead = [decode(REGISTRY, record.value)[1] for record in taken.records if record.topic == "events.dead"]
         return [open_letter(letter, self.payload_keys)[1] for letter in dead]
 
-    def choices(self, taken: Taken) -> list[dict[str, Any]]:
+    def choices(self, taken: IntakeResult) -> list[dict[str, Any]]:
         """The records of `consent.signals`."""
         return [decode(REGISTRY, record.value)[1] for record in taken.records if record.topic == "consent.signals"]
 
@@ -227,13 +227,13 @@ def test_hosts_of_events_are_known(door: Door) -> None:
     """A host that has sent an event is a site, in every spelling."""
     assert door.problem(kind="withdrawal", site="new.example")
     event = {"event_name": "x", "page_location": "https://New.Example.:443/a"}
-    assert door.intake.take([event], own.read, Request("web", "shop.example", NOW)).accepted == 1
+    assert door.intake.take([event], own.read, RequestContext("web", "shop.example", NOW)).accepted == 1
     assert door.problem(kind="withdrawal", site="new.example") == ""
 
 
 def test_hosts_of_events_are_bounded(tmp_path: Path) -> None:
     """The oldest hosts are forgotten, and the memory stays what it is."""
-    sites = KnownSites(KeyRing(tmp_path / "none.json"), PolicySource(None))
+    sites = KnownSites(WriteKeyStore(tmp_path / "none.json"), PolicySource(None))
     for n in range(MOST_SITES + 1):
         sites.add(f"h{n}.example")
     assert not sites.knows("h0.example")
@@ -313,7 +313,7 @@ def test_a_choice_without_a_time_is_of_now(door: Door) -> None:
 def test_without_a_policy_nothing_is_understood(door: Door) -> None:
     """A collector that cannot judge a choice takes none."""
     intake = Intake(REGISTRY, door.payload_keys, NodeKeys.derive(SECRET), Metrics())
-    taken = intake.take_choices([{"client_id": "c", "kind": "withdrawal"}], Request("web", "shop.example", NOW))
+    taken = intake.take_choices([{"client_id": "c", "kind": "withdrawal"}], RequestContext("web", "shop.example", NOW))
     assert (taken.accepted, len(taken.refused)) == (0, 1)
 
 

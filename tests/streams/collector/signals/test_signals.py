@@ -16,7 +16,7 @@ from schemas.codec import encode
 from schemas.registry import Registry
 from streams.collector.event import Item, Sent
 from streams.collector.fields.repeated import RepeatedKeys, loads
-from streams.collector.normalise import Normaliser, Request
+from streams.collector.normalise import Normaliser, RequestContext
 from streams.collector.protocols import choices, ga4, own, segment, snowplow
 from streams.collector.signals.signals import MAX_JSON, MAX_SIGNALS, TOO_MANY, SignalBuilder
 from streams.identity.nodes import NodeKeys
@@ -35,7 +35,7 @@ Signals = dict[str, str]
 def recorded(item: Item, gpc: str = "") -> Signals:
     """The signals of the record that an item becomes, which fits its contract."""
     assert isinstance(item, Sent), item
-    record = NORMALISER.record(item, Request("web", "shop.example", 1_795_514_401_000, gpc=gpc), lambda _name: None)[1]
+    record = NORMALISER.record(item, RequestContext("web", "shop.example", 1_795_514_401_000, gpc=gpc), lambda _name: None)[1]
     encode(RAW, BOUNDARY.check(record))
     signals: Signals = record["signals"]
     return signals
@@ -136,7 +136,7 @@ def test_every_door_builds_the_same_signals(consent: str, signals: Signals) -> N
     assert of_snowplow({"e": "pv", "co": entity}) == signals
     assert of_snowplow({"e": "pv", "cx": base64.urlsafe_b64encode(entity.encode()).decode().rstrip("=")}) == signals
     choice = choices.read(loads(filled('{"client_id":"c","kind":"withdrawal","consent":%s}', consent).encode()))
-    assert isinstance(choice, choices.Choice)
+    assert isinstance(choice, choices.SentChoice)
     assert choice.signals == signals
 
 

@@ -15,7 +15,7 @@ from infra.settings import PACKAGED_CONTRACTS, load_settings
 from schemas.codec import encode
 from schemas.registry import Registry
 from streams.consent.commands.explain import app
-from streams.consent.commands.policy_diff import Change, Recorded, Trial, compare
+from streams.consent.commands.policy_diff import OutcomeChange, PolicyRun, Recorded, compare
 from streams.consent.policy import PACKAGED, Policy, parse_policy
 from tests.streams.consent.events import raw
 
@@ -50,29 +50,29 @@ def test_only_what_differs_is_told() -> None:
     """Granted events fare the same; denied ones would be dropped instead of anonymised, each name for itself."""
     denied: dict[str, object] = {"signals": DENIED}
     said: list[dict[str, object]] = [{"signals": GRANTED}, denied, denied, {**denied, "event_name": "search"}]
-    before, after = Trial(REGISTRY, policy(PACKAGED_TEXT), None), Trial(REGISTRY, policy(STRICTER), None)
+    before, after = PolicyRun(REGISTRY, policy(PACKAGED_TEXT), None), PolicyRun(REGISTRY, policy(STRICTER), None)
     found = compare(REGISTRY, events(*said), before, after, T / 1000)
     assert found.events == 4
     assert found.before == {"pass": 1, "anonymise": 3}
     assert found.after == {"pass": 1, "drop (PURPOSE)": 3}
     assert found.changed == {
-        Change("purchase", "anonymise", "drop (PURPOSE)"): 2,
-        Change("search", "anonymise", "drop (PURPOSE)"): 1,
+        OutcomeChange("purchase", "anonymise", "drop (PURPOSE)"): 2,
+        OutcomeChange("search", "anonymise", "drop (PURPOSE)"): 1,
     }
     assert not found.rulings
 
 
 def test_the_ruling_behind_it_is_named() -> None:
     """A purpose that no longer listens to a platform's word is denied for want of a signal."""
-    before, after = Trial(REGISTRY, policy(PACKAGED_TEXT), None), Trial(REGISTRY, policy(NO_MARKETING), None)
+    before, after = PolicyRun(REGISTRY, policy(PACKAGED_TEXT), None), PolicyRun(REGISTRY, policy(NO_MARKETING), None)
     found = compare(REGISTRY, events({"signals": GRANTED}), before, after, T / 1000)
-    assert found.changed == {Change("purchase", "pass", "strip"): 1}
+    assert found.changed == {OutcomeChange("purchase", "pass", "strip"): 1}
     assert found.rulings == {("marketing=OK_CONSENT", "marketing=NO_SIGNAL"): 1}, "a grant under a name that nothing maps"
 
 
 def test_rubbish_is_dead_under_both() -> None:
     """What cannot be read fares the same under any policy."""
-    trials = [Trial(REGISTRY, policy(text), None) for text in (PACKAGED_TEXT, STRICTER)]
+    trials = [PolicyRun(REGISTRY, policy(text), None) for text in (PACKAGED_TEXT, STRICTER)]
     found = compare(REGISTRY, [Recorded(0, 0, None, b"rubbish"), Recorded(0, 1, None, None)], trials[0], trials[1], T / 1000)
     assert found.before == found.after == {"dead": 2}
     assert not found.changed

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.consent.decision.decide import Action, Decision, Reason, decide, evidence_hash
-from streams.consent.formats.evidence import Reader
+from streams.consent.decision.decide import Action, ConsentDecision, decide, evidence_hash
+from streams.consent.formats.evidence import SignalReader
+from streams.consent.formats.reason import ConsentReason
 from streams.consent.formats.signals import CONSENT_MODE_SIGNALS
 from streams.consent.policy import BITS, PACKAGED, Policy, load_policy, parse_policy
 from tests.streams.consent.strings import tc_string
@@ -17,9 +18,9 @@ NOW = 1_710_000_000_000
 MODE_ALL = {"gcs": "G111", "gcd": "13r3r3r3r5"}
 
 
-def decided(policy: Policy, name: str, region: str, signals: dict[str, str]) -> Decision:
+def decided(policy: Policy, name: str, region: str, signals: dict[str, str]) -> ConsentDecision:
     """The decision on an event of a subject of whom nothing is remembered."""
-    return decide(policy, name, Reader(policy).read(region, signals, NOW))
+    return decide(policy, name, SignalReader(policy).read(region, signals, NOW))
 
 
 # region, signals, granted bits, reasons of (analytics, marketing, personalization)
@@ -155,11 +156,11 @@ def test_rules_of_events() -> None:
     )
     policy = parse_policy(text, "p")
     denied = decided(policy, "ad_click", "DE", {"cmp.marketing": "denied"})
-    assert (denied.action, denied.drop_reason) == (Action.DROP, Reason.PURPOSE)
+    assert (denied.action, denied.drop_reason) == (Action.DROP, ConsentReason.PURPOSE)
     assert decided(policy, "ad_view", "DE", {}).action is Action.STRIP
     assert decided(policy, "ad_order_x", "DE", {}).action is Action.ANONYMISE
     unmapped = decided(policy, "other", "DE", ALL)
-    assert (unmapped.action, unmapped.drop_reason) == (Action.DROP, Reason.UNMAPPED)
+    assert (unmapped.action, unmapped.drop_reason) == (Action.DROP, ConsentReason.UNMAPPED)
 
 
 def test_a_policy_without_a_purpose_never_passes_it() -> None:

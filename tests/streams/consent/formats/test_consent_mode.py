@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.consent.formats.consent_mode import consent_mode, consent_mode_word, gcd_words, gcs_words
-from streams.consent.formats.signals import CONSENT_MODE_SIGNALS, Word
+from streams.consent.formats.signals import CONSENT_MODE_SIGNALS, ConsentValue
 
-LETTERS: Mapping[str, Word] = {
-    "l": Word.UNKNOWN, "m": Word.DENY, "n": Word.GRANT, "p": Word.DENY, "q": Word.DENY, "r": Word.GRANT, "t": Word.UNCONFIRMED,
-    "u": Word.DENY, "v": Word.GRANT,
+LETTERS: Mapping[str, ConsentValue] = {
+    "l": ConsentValue.UNKNOWN, "m": ConsentValue.DENY, "n": ConsentValue.GRANT, "p": ConsentValue.DENY, "q": ConsentValue.DENY, "r": ConsentValue.GRANT, "t": ConsentValue.UNCONFIRMED,
+    "u": ConsentValue.DENY, "v": ConsentValue.GRANT,
 }  # fmt: skip
-ALL_INVALID = dict.fromkeys(CONSENT_MODE_SIGNALS, Word.INVALID)
-G, D, U, T, X = Word.GRANT, Word.DENY, Word.UNKNOWN, Word.UNCONFIRMED, Word.INVALID
+ALL_INVALID = dict.fromkeys(CONSENT_MODE_SIGNALS, ConsentValue.INVALID)
+G, D, U, T, X = ConsentValue.GRANT, ConsentValue.DENY, ConsentValue.UNKNOWN, ConsentValue.UNCONFIRMED, ConsentValue.INVALID
 
-GCD: dict[str, tuple[Word, Word, Word, Word]] = {
+GCD: dict[str, tuple[ConsentValue, ConsentValue, ConsentValue, ConsentValue]] = {
     "11l1l1l1l1": (U, U, U, U),
     "11p1p1p1p5": (D, D, D, D),
     "11t1t1t1t5": (T, T, T, T),
@@ -43,7 +43,7 @@ GCD: dict[str, tuple[Word, Word, Word, Word]] = {
 
 
 @pytest.mark.parametrize(("text", "words"), GCD.items())
-def test_forms_of_gcd(text: str, words: tuple[Word, ...]) -> None:
+def test_forms_of_gcd(text: str, words: tuple[ConsentValue, ...]) -> None:
     """Forms that are seen in requests, letter by letter; a letter that is not in the policy is invalid for its signal."""
     assert tuple(gcd_words(text, LETTERS).values()) == words
 
@@ -65,7 +65,7 @@ def test_what_is_no_gcd(text: str) -> None:
 @pytest.mark.parametrize(("ads", "analytics"), list(product("01-", repeat=2)))
 def test_every_gcs(ads: str, analytics: str) -> None:
     """ad_storage first, then analytics_storage; nothing of the other two."""
-    flags = {"0": Word.DENY, "1": Word.GRANT, "-": Word.UNKNOWN}
+    flags = {"0": ConsentValue.DENY, "1": ConsentValue.GRANT, "-": ConsentValue.UNKNOWN}
     assert gcs_words(f" G1{ads}{analytics}\n") == {"ad_storage": flags[ads], "analytics_storage": flags[analytics]}
 
 
@@ -102,7 +102,7 @@ def test_the_strictest_of_all_counts() -> None:
 
 
 @pytest.mark.parametrize(("text", "word"), [("1", D), ("true", D), ("0", U), ("false", U), ("2", X), ("null", X), ("", X)])
-def test_ads_without_personalisation(text: str, word: Word) -> None:
+def test_ads_without_personalisation(text: str, word: ConsentValue) -> None:
     """A yes is a no to personalisation, a no says nothing."""
     assert consent_mode({"npa": (text,)}, LETTERS).get("ad_personalization", U) is word
 

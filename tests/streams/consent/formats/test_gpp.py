@@ -22,8 +22,8 @@ from streams.consent.formats.gpp import (
     sale_and_sharing,
     stated_word,
 )
-from streams.consent.formats.reason import Reason
-from streams.consent.formats.signals import Word
+from streams.consent.formats.reason import ConsentReason
+from streams.consent.formats.signals import ConsentValue
 from streams.consent.formats.tc_string import InvalidTcString
 from tests.streams.consent.strings import tc_string
 
@@ -66,7 +66,11 @@ def test_vectors_hold_every_shape() -> None:
     assert {section[8] for section in sections} == {True, False, None}
     assert {section[0] for section in sections if section[8] is not None} == {*US_IDS} - {9, 11, 13, 25, 26, 27}
     assert any(vector["canada"] and vector["canada"][5] for vector in VECTORS)
-    assert {sale_and_sharing(decode(vector["text"])) for vector in VECTORS} == {Word.GRANT, Word.DENY, Word.UNKNOWN}
+    assert {sale_and_sharing(decode(vector["text"])) for vector in VECTORS} == {
+        ConsentValue.GRANT,
+        ConsentValue.DENY,
+        ConsentValue.UNKNOWN,
+    }
 
 
 def pair_bits(*fields: int) -> str:
@@ -164,7 +168,7 @@ def test_a_section_that_cannot_be_read(string: str, ids: tuple[int, ...]) -> Non
     """It is named by its id, the header by 0, and the string then allows neither sale nor advertising."""
     gpp = decode(string)
     assert gpp.unreadable == ids
-    assert sale_and_sharing(gpp) is Word.DENY
+    assert sale_and_sharing(gpp) is ConsentValue.DENY
 
 
 def test_what_the_others_of_a_string_say_is_kept() -> None:
@@ -178,7 +182,7 @@ def test_what_the_others_of_a_string_say_is_kept() -> None:
 def test_what_the_broken_strings_are_made_of_can_be_read() -> None:
     """The strings that the tables break are whole, so each is refused for its own fault."""
     assert decode(gpp_text(s8=SAYS_NO_REFUSAL)).unreadable == ()
-    assert sale_and_sharing(decode(gpp_text(s8=SAYS_NO_REFUSAL))) is Word.GRANT
+    assert sale_and_sharing(decode(gpp_text(s8=SAYS_NO_REFUSAL))) is ConsentValue.GRANT
     assert decode(gpp_text(s27=encoded(RHODE_ISLAND))).us[0].opt_outs == (2, 2)
     assert decode(gpp_text(s27=encoded(RHODE_ISLAND) + ".AAA")).us[0].sensitive == (0,) * 8
     assert decode(gpp_text(s9=encoded("000001" + "00" * 17))).us[0].opt_outs == (0, 0)
@@ -210,7 +214,7 @@ def test_a_string_without_a_header_keeps_what_shows_itself() -> None:
     two = decode(f"broken~{tc}~{tc_string('1')}").tc_string
     with pytest.raises(InvalidTcString) as caught:
         tcstring.decode(two)
-    assert caught.value.reason is Reason.MALFORMED
+    assert caught.value.reason is ConsentReason.MALFORMED
 
 
 @pytest.mark.parametrize("string", ["DBABMA~", "DBABMA", "DBACNY~1YNN"])
@@ -239,48 +243,48 @@ def canada(express: int = 0, implied: int = 0, restricted: frozenset[int] = froz
     return GppString((), "", "", (), CanadianSection(0, 0, 7, express, implied, restricted))
 
 
-RULES: list[tuple[GppString, Word]] = [
-    (us(), Word.GRANT),
-    (us(opt_outs=(0, 0, 0)), Word.UNKNOWN),
-    (us(opt_outs=(1, 2, 2)), Word.DENY),
-    (us(opt_outs=(2, 1, 2)), Word.DENY),
-    (us(opt_outs=(2, 2, 1)), Word.DENY),
-    (us(opt_outs=(0, 1, 0)), Word.DENY),
-    (us(gpc=True), Word.DENY),
-    (us(gpc=False), Word.GRANT),
-    (us(gpc=True, opt_outs=(0, 0, 0)), Word.DENY),
-    (us(notices=(2, 1, 1)), Word.DENY),
-    (us(notices=(1, 1, 2)), Word.DENY),
-    (us(notices=(0, 0, 0)), Word.GRANT),
-    (us(notices=(2, 0, 0), opt_outs=(0, 0, 0)), Word.DENY),
-    (us(children=(0, 1, 0)), Word.DENY),
-    (us(children=(2, 2, 2)), Word.GRANT),
-    (us(personal=1), Word.DENY),
-    (us(personal=2), Word.GRANT),
-    (us(sensitive=(1,) * 16), Word.GRANT),
-    (GppString((), "1YNN", "", ()), Word.GRANT),
-    (GppString((), "1YYN", "", ()), Word.DENY),
-    (GppString((), "1NNN", "", ()), Word.DENY),
-    (GppString((), "1---", "", ()), Word.UNKNOWN),
-    (GppString((), "1YNN", "", (9,)), Word.DENY),
-    (us()._replace(usp="1YYN"), Word.DENY),
-    (us()._replace(us=us().us + us(gpc=True).us), Word.DENY),
-    (GppString((), "", "C", ()), Word.UNKNOWN),
-    (GppString((), "", "", (0,)), Word.DENY),
-    (canada(), Word.DENY),
-    (canada(express=EVERYTHING), Word.GRANT),
-    (canada(implied=EVERYTHING), Word.GRANT),
-    (canada(express=EVERYTHING & ~(1 << 23)), Word.GRANT),
-    (canada(express=EVERYTHING & ~(1 << 20)), Word.DENY),
-    (canada(express=EVERYTHING & ~(1 << 20), implied=1 << 20), Word.GRANT),
-    (canada(express=EVERYTHING, restricted=frozenset({4})), Word.DENY),
-    (canada(express=EVERYTHING, restricted=frozenset({8})), Word.GRANT),
-    (canada(express=EVERYTHING)._replace(usp="1YYN"), Word.DENY),
+RULES: list[tuple[GppString, ConsentValue]] = [
+    (us(), ConsentValue.GRANT),
+    (us(opt_outs=(0, 0, 0)), ConsentValue.UNKNOWN),
+    (us(opt_outs=(1, 2, 2)), ConsentValue.DENY),
+    (us(opt_outs=(2, 1, 2)), ConsentValue.DENY),
+    (us(opt_outs=(2, 2, 1)), ConsentValue.DENY),
+    (us(opt_outs=(0, 1, 0)), ConsentValue.DENY),
+    (us(gpc=True), ConsentValue.DENY),
+    (us(gpc=False), ConsentValue.GRANT),
+    (us(gpc=True, opt_outs=(0, 0, 0)), ConsentValue.DENY),
+    (us(notices=(2, 1, 1)), ConsentValue.DENY),
+    (us(notices=(1, 1, 2)), ConsentValue.DENY),
+    (us(notices=(0, 0, 0)), ConsentValue.GRANT),
+    (us(notices=(2, 0, 0), opt_outs=(0, 0, 0)), ConsentValue.DENY),
+    (us(children=(0, 1, 0)), ConsentValue.DENY),
+    (us(children=(2, 2, 2)), ConsentValue.GRANT),
+    (us(personal=1), ConsentValue.DENY),
+    (us(personal=2), ConsentValue.GRANT),
+    (us(sensitive=(1,) * 16), ConsentValue.GRANT),
+    (GppString((), "1YNN", "", ()), ConsentValue.GRANT),
+    (GppString((), "1YYN", "", ()), ConsentValue.DENY),
+    (GppString((), "1NNN", "", ()), ConsentValue.DENY),
+    (GppString((), "1---", "", ()), ConsentValue.UNKNOWN),
+    (GppString((), "1YNN", "", (9,)), ConsentValue.DENY),
+    (us()._replace(usp="1YYN"), ConsentValue.DENY),
+    (us()._replace(us=us().us + us(gpc=True).us), ConsentValue.DENY),
+    (GppString((), "", "C", ()), ConsentValue.UNKNOWN),
+    (GppString((), "", "", (0,)), ConsentValue.DENY),
+    (canada(), ConsentValue.DENY),
+    (canada(express=EVERYTHING), ConsentValue.GRANT),
+    (canada(implied=EVERYTHING), ConsentValue.GRANT),
+    (canada(express=EVERYTHING & ~(1 << 23)), ConsentValue.GRANT),
+    (canada(express=EVERYTHING & ~(1 << 20)), ConsentValue.DENY),
+    (canada(express=EVERYTHING & ~(1 << 20), implied=1 << 20), ConsentValue.GRANT),
+    (canada(express=EVERYTHING, restricted=frozenset({4})), ConsentValue.DENY),
+    (canada(express=EVERYTHING, restricted=frozenset({8})), ConsentValue.GRANT),
+    (canada(express=EVERYTHING)._replace(usp="1YYN"), ConsentValue.DENY),
 ]
 
 
 @pytest.mark.parametrize(("gpp", "word"), RULES)
-def test_what_objects(gpp: GppString, word: Word) -> None:
+def test_what_objects(gpp: GppString, word: ConsentValue) -> None:
     """Opted out, told of no right, a child without consent, GPC, or a section that is not read: an objection."""
     assert sale_and_sharing(gpp) is word
 
@@ -288,30 +292,30 @@ def test_what_objects(gpp: GppString, word: Word) -> None:
 def test_what_cannot_be_read_is_no_word_of_the_visitor() -> None:
     """A refusal beside an unreadable section is told from the section's own denial, which nobody chose."""
     broken = us()._replace(unreadable=(9,))
-    assert (stated_word(broken), sale_and_sharing(broken)) == (Word.GRANT, Word.DENY)
+    assert (stated_word(broken), sale_and_sharing(broken)) == (ConsentValue.GRANT, ConsentValue.DENY)
     refused = us(gpc=True)._replace(unreadable=(9,))
-    assert (stated_word(refused), sale_and_sharing(refused)) == (Word.DENY, Word.DENY)
+    assert (stated_word(refused), sale_and_sharing(refused)) == (ConsentValue.DENY, ConsentValue.DENY)
 
 
 # Purposes with express consent, with implied consent, restricted -> the word for purposes 1 and 8.
-CANADIAN: list[tuple[int, int, frozenset[int], Word]] = [
-    (1 << 16, 0, frozenset(), Word.GRANT),
-    (0, 1 << 16, frozenset(), Word.GRANT),
-    (EVERYTHING & ~(1 << 16), 0, frozenset(), Word.DENY),
-    (EVERYTHING, 0, frozenset({8}), Word.DENY),
-    (EVERYTHING, 0, frozenset({1}), Word.GRANT),
+CANADIAN: list[tuple[int, int, frozenset[int], ConsentValue]] = [
+    (1 << 16, 0, frozenset(), ConsentValue.GRANT),
+    (0, 1 << 16, frozenset(), ConsentValue.GRANT),
+    (EVERYTHING & ~(1 << 16), 0, frozenset(), ConsentValue.DENY),
+    (EVERYTHING, 0, frozenset({8}), ConsentValue.DENY),
+    (EVERYTHING, 0, frozenset({1}), ConsentValue.GRANT),
 ]
 
 
 @pytest.mark.parametrize(("express", "implied", "restricted", "word"), CANADIAN)
-def test_canadian_purposes(express: int, implied: int, restricted: frozenset[int], word: Word) -> None:
+def test_canadian_purposes(express: int, implied: int, restricted: frozenset[int], word: ConsentValue) -> None:
     """Express or implied consent to every purpose but the first, which TCF Canada does not use, and none restricted."""
     assert canadian_word(CanadianSection(0, 0, 7, express, implied, restricted), (1, 8)) is word
 
 
 def test_canada_says_nothing_of_the_first_purpose() -> None:
     """A purpose that needs no other has no word of this section."""
-    assert canadian_word(CanadianSection(0, 0, 7, EVERYTHING, 0, frozenset()), (1,)) is Word.UNKNOWN
+    assert canadian_word(CanadianSection(0, 0, 7, EVERYTHING, 0, frozenset()), (1,)) is ConsentValue.UNKNOWN
 
 
 def canadian_core(tail: str, cmp_id: int = 7, created: int = 17_000_000_000, updated: int = 17_000_000_000) -> str:
@@ -346,7 +350,7 @@ CANADIAN_UNREADABLE = {
 def test_a_canadian_section_that_cannot_be_read(section: str) -> None:
     """It is named, and denies."""
     gpp = decode(gpp_text(s5=section))
-    assert (gpp.unreadable, gpp.canada, sale_and_sharing(gpp)) == ((5,), None, Word.DENY)
+    assert (gpp.unreadable, gpp.canada, sale_and_sharing(gpp)) == ((5,), None, ConsentValue.DENY)
 
 
 def test_canadian_vendors_in_both_codings() -> None:
@@ -359,7 +363,7 @@ def test_canadian_vendors_in_both_codings() -> None:
         gpp = decode(gpp_text(s5=section))
         assert gpp.canada is not None
         assert gpp.canada.restricted == {4}
-        assert sale_and_sharing(gpp) is Word.DENY
+        assert sale_and_sharing(gpp) is ConsentValue.DENY
 
 
 def test_canadian_segments() -> None:
@@ -371,16 +375,16 @@ def test_canadian_segments() -> None:
         assert decode(gpp_text(s5=f"{core}.{disclosed}")).unreadable == ()
 
 
-STRICTNESS = {Word.GRANT: 2, Word.UNKNOWN: 1, Word.DENY: 0}
+STRICTNESS = {ConsentValue.GRANT: 2, ConsentValue.UNKNOWN: 1, ConsentValue.DENY: 0}
 STRINGS = st.sampled_from([vector["text"] for vector in VECTORS])
 
 
-def word_of(text: str) -> Word:
+def word_of(text: str) -> ConsentValue:
     """The word of a string; nothing read denies."""
     try:
         return sale_and_sharing(decode(text))
     except InvalidGpp:
-        return Word.DENY
+        return ConsentValue.DENY
 
 
 def test_no_truncation_grants_what_was_denied() -> None:
@@ -435,7 +439,7 @@ def test_a_flipped_bit_changes_one_value_or_denies(text: str, data: st.DataObjec
     assert damaged[1:3] == whole[1:3]
     assert damaged.canada == whole.canada
     if section.id in damaged.unreadable:
-        assert sale_and_sharing(damaged) is Word.DENY
+        assert sale_and_sharing(damaged) is ConsentValue.DENY
         assert damaged.us == tuple(other for other in whole.us if other is not section)
         return
     changes = [
@@ -467,7 +471,7 @@ def test_no_byte_flip_breaks_the_decoder() -> None:
         decoded += 1
         assert len(gpp.unreadable) + len(gpp.us) <= 64
         assert sale_and_sharing(gpp) in STRICTNESS
-        assert not gpp.unreadable or sale_and_sharing(gpp) is Word.DENY
+        assert not gpp.unreadable or sale_and_sharing(gpp) is ConsentValue.DENY
     assert decoded > 3_000
 
 
@@ -478,7 +482,7 @@ def test_any_text_is_refused_or_read(text: str) -> None:
         gpp = decode(text)
     except InvalidGpp:
         return
-    assert sale_and_sharing(gpp) is not Word.GRANT or gpp.us or gpp.usp or gpp.canada
+    assert sale_and_sharing(gpp) is not ConsentValue.GRANT or gpp.us or gpp.usp or gpp.canada
 
 
 @given(st.sampled_from(sorted({section_id for vector in VECTORS for section_id in vector["ids"]} - {2})), st.data())
@@ -492,7 +496,7 @@ def test_an_unreadable_section_never_adds_a_grant(section_id: int, data: st.Data
     sections[at] = data.draw(st.text(ALPHABET, max_size=30)) + "="
     damaged = decode("~".join([header, *sections]))
     assert damaged.unreadable == (section_id,)
-    assert sale_and_sharing(damaged) is Word.DENY
+    assert sale_and_sharing(damaged) is ConsentValue.DENY
     assert [section.id for section in damaged.us] == [
         other for other in vector["ids"] if other in US_IDS and other != section_id
     ]

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 
 from streams.consent.formats.gpp import usp_word
-from streams.consent.formats.signals import Word
+from streams.consent.formats.signals import ConsentValue
 
 
 @pytest.mark.parametrize(("notice", "opted_out", "covered"), list(product("YN-", repeat=3)))
@@ -13,21 +13,21 @@ def test_every_string_of_version_1(notice: str, opted_out: str, covered: str) ->
     """Opted out of sale, or not told of it, objects; "did not opt out" is no refusal; the agreement changes nothing."""
     word = usp_word(f"1{notice}{opted_out}{covered}")
     if opted_out == "Y" or notice == "N":
-        assert word is Word.DENY
+        assert word is ConsentValue.DENY
     else:
-        assert word is (Word.GRANT if opted_out == "N" else Word.UNKNOWN)
+        assert word is (ConsentValue.GRANT if opted_out == "N" else ConsentValue.UNKNOWN)
 
 
 @pytest.mark.parametrize("text", ["1yyn", " 1YYN", "1YyN\n", "\t1NYN "])
 def test_case_and_blanks(text: str) -> None:
     """They do not matter."""
-    assert usp_word(text) is Word.DENY
+    assert usp_word(text) is ConsentValue.DENY
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n"])
 def test_an_empty_string(text: str) -> None:
     """It says nothing."""
-    assert usp_word(text) is Word.UNKNOWN
+    assert usp_word(text) is ConsentValue.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -35,4 +35,4 @@ def test_an_empty_string(text: str) -> None:
 )
 def test_what_is_none(text: str) -> None:
     """Another version, length or letter cannot be read."""
-    assert usp_word(text) is Word.INVALID
+    assert usp_word(text) is ConsentValue.INVALID

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.consent.decision.decide import decide
-from streams.consent.formats.evidence import Reader
+from streams.consent.formats.evidence import SignalReader
 from streams.consent.formats.signals import DENIALS, GRANTS, SignalSet, fold
 from streams.consent.policy import BITS, PACKAGED, Policy, load_policy, parse_policy
 from tests.streams.consent.strings import tc_string
@@ -22,7 +22,7 @@ ANALYTICS, MARKETING, PERSONALIZATION = BITS.values()
 
 def mask(signals: dict[str, str], region: str = "US", policy: Policy = POLICY) -> int:
     """Granted purposes as bits; silence grants in the region unless another is named."""
-    return decide(policy, "page_view", Reader(policy).read(region, signals, NOW)).mask
+    return decide(policy, "page_view", SignalReader(policy).read(region, signals, NOW)).mask
 
 
 def changed(old: str, new: str) -> Policy:
@@ -158,7 +158,7 @@ def test_unmapped_names_are_told_as_they_were_sent() -> None:
         "platform": "p",
         "dma_cps": "a",
     }
-    assert Reader(POLICY).read("US", signals, NOW).unmapped == ("vendorX", "cmp.Sales")
+    assert SignalReader(POLICY).read("US", signals, NOW).unmapped == ("vendorX", "cmp.Sales")
 
 
 def test_policy_files_may_map_names_with_capitals_and_blanks() -> None:

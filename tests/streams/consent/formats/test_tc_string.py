@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from streams.consent.formats.gvl import Gvl, Vendor
-from streams.consent.formats.reason import Reason
+from streams.consent.formats.reason import ConsentReason
 from streams.consent.formats.tc_string import InvalidTcString, TcString, Vendors, decode
 from streams.consent.formats.tcf import Demand, judge
 from tests.streams.consent.strings import bits, core, ranges, text
@@ -121,7 +121,7 @@ def test_what_is_malformed(string: str) -> None:
     """Refused as malformed, with nothing read of it."""
     with pytest.raises(InvalidTcString) as caught:
         decode(string)
-    assert caught.value.reason is Reason.MALFORMED
+    assert caught.value.reason is ConsentReason.MALFORMED
 
 
 @pytest.mark.parametrize("string", VERSIONS.values(), ids=VERSIONS)
@@ -129,7 +129,7 @@ def test_other_versions(string: str) -> None:
     """Refused for their version."""
     with pytest.raises(InvalidTcString) as caught:
         decode(string)
-    assert caught.value.reason is Reason.VERSION
+    assert caught.value.reason is ConsentReason.VERSION
 
 
 def test_the_small_one_is_valid() -> None:
@@ -163,7 +163,8 @@ def grants(string: str) -> set[tuple[int, int]]:
         for vendor in (0, *LIST.vendors)
         for purpose in range(1, 12)
         for gvl in (None, LIST)
-        if judge(tc, Demand((purpose,), vendor, 100_000), gvl, tc.last_updated_ms) in (Reason.OK_CONSENT, Reason.OK_LI)
+        if judge(tc, Demand((purpose,), vendor, 100_000), gvl, tc.last_updated_ms)
+        in (ConsentReason.OK_CONSENT, ConsentReason.OK_LI)
     }
 
 

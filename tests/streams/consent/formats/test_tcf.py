@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.consent.formats.gvl import Gvl, Vendor
-from streams.consent.formats.reason import Reason
+from streams.consent.formats.reason import ConsentReason
 from streams.consent.formats.tc_string import Restriction, TcString, Vendors
 from streams.consent.formats.tcf import Demand, judge
 
@@ -41,58 +41,60 @@ def listed(**said: Any) -> Gvl:
 LIST = listed()
 
 # string, purposes, vendor, list, reason
-TABLE: list[tuple[TcString, tuple[int, ...], int, Gvl | None, Reason]] = [
-    (tc(), (1, 2), VENDOR, LIST, Reason.OK_CONSENT),
-    (tc(), (1, 7), VENDOR, LIST, Reason.OK_LI),
-    (tc(), (1, 2), 0, None, Reason.OK_CONSENT),
-    (tc(service_specific=False), (1,), 0, None, Reason.MALFORMED),
-    (tc(cmp_id=0), (1,), 0, None, Reason.MALFORMED),
-    (tc(cmp_id=1), (1,), 0, None, Reason.MALFORMED),
-    (tc(policy_version=3), (1,), 0, None, Reason.VERSION),
-    (tc(policy_version=4), (1,), 0, None, Reason.OK_CONSENT),
-    (tc(last_updated_ms=NEW + DAY), (1,), 0, None, Reason.OK_CONSENT),
-    (tc(last_updated_ms=NEW + DAY + 1), (1,), 0, None, Reason.FUTURE),
-    (tc(last_updated_ms=NEW - 395 * DAY), (1,), 0, None, Reason.OK_CONSENT),
-    (tc(last_updated_ms=NEW - 396 * DAY), (1,), 0, None, Reason.STALE),
-    (tc(created_ms=NEW + 1), (1,), 0, None, Reason.MALFORMED),
-    (tc(created_ms=NEW + DAY), (1,), 0, None, Reason.MALFORMED),
-    (tc(created_ms=NEW + DAY + 1), (1,), 0, None, Reason.FUTURE),
-    (tc(created_ms=NEW + DAY, last_updated_ms=NEW + DAY), (1,), 0, None, Reason.OK_CONSENT),
-    (tc(created_ms=NEW - 700 * DAY), (1,), 0, None, Reason.OK_CONSENT),
-    (tc(created_ms=0), (1,), 0, None, Reason.OK_CONSENT),
-    (tc(created_ms=OLD + 1, last_updated_ms=OLD), (1,), 0, None, Reason.MALFORMED),
-    (tc(created_ms=NEW, last_updated_ms=NEW - 396 * DAY), (1,), 0, None, Reason.STALE),
-    (tc(disclosed=None), (1,), 0, None, Reason.NOT_DISCLOSED),
-    (tc(disclosed=None, policy_version=4), (1,), VENDOR, LIST, Reason.NOT_DISCLOSED),
-    (tc(disclosed=None, last_updated_ms=OLD), (1,), VENDOR, LIST, Reason.OK_CONSENT),
-    (tc(disclosed=OUT), (1,), VENDOR, LIST, Reason.NOT_DISCLOSED),
-    (tc(purposes_consent=0), (1,), VENDOR, LIST, Reason.PURPOSE),
-    (tc(purposes_consent=1 << 23), (1, 2), 0, None, Reason.PURPOSE),
-    (tc(purpose_one_treatment=True), (1,), VENDOR, LIST, Reason.PURPOSE),
-    (tc(vendors_consent=OUT), (1,), VENDOR, LIST, Reason.VENDOR),
-    (tc(vendors_li=OUT), (7,), VENDOR, LIST, Reason.VENDOR),
-    (tc(purposes_li=0), (7,), VENDOR, LIST, Reason.PURPOSE),
-    (tc(), (5,), VENDOR, LIST, Reason.GVL_UNKNOWN),
-    (tc(), (1,), VENDOR, Gvl(9, {}), Reason.OK_CONSENT),
-    (tc(purposes_consent=0), (7,), VENDOR, None, Reason.GVL_UNKNOWN),
-    (tc(vendors_consent=OUT), (7,), VENDOR, None, Reason.GVL_UNKNOWN),
-    (tc(purposes_consent=0, purposes_li=0), (7,), VENDOR, None, Reason.PURPOSE),
-    (tc(), (1,), VENDOR, listed(deleted_ms=NEW), Reason.VENDOR),
-    (tc(), (1,), VENDOR, listed(deleted_ms=NEW + 1), Reason.OK_CONSENT),
-    *((tc(), (n,), VENDOR, listed(purposes=set(), li_purposes={n}), Reason.LI_FORBIDDEN) for n in (1, 3, 4, 5, 6)),
-    *((tc(), (n,), VENDOR, listed(purposes=set(), li_purposes={n}), Reason.OK_LI) for n in (2, 7, 8, 9, 10)),
-    (tc(restrictions={2: (Restriction(0, ((70, 80),)),)}), (2,), VENDOR, LIST, Reason.RESTRICTED),
-    (tc(restrictions={2: (Restriction(0, ((78, 80),)),)}), (2,), VENDOR, LIST, Reason.OK_CONSENT),
-    (tc(restrictions={2: (Restriction(0, ((77, 77),)),)}), (2,), VENDOR, None, Reason.RESTRICTED),
-    (tc(restrictions={2: (Restriction(2, ((77, 77),)),)}), (2,), VENDOR, None, Reason.RESTRICTED),
-    (tc(restrictions={2: (Restriction(1, ((77, 77),)), Restriction(2, ((77, 77),)))}), (2,), VENDOR, LIST, Reason.RESTRICTED),
-    (tc(restrictions={2: (Restriction(1, ((77, 77),)), Restriction(0, ((1, 90),)))}), (2,), VENDOR, LIST, Reason.RESTRICTED),
-    (tc(restrictions={3: (Restriction(2, ((77, 77),)),)}), (3,), VENDOR, listed(flexible={3}), Reason.LI_FORBIDDEN),
+TABLE: list[tuple[TcString, tuple[int, ...], int, Gvl | None, ConsentReason]] = [
+    (tc(), (1, 2), VENDOR, LIST, ConsentReason.OK_CONSENT),
+    (tc(), (1, 7), VENDOR, LIST, ConsentReason.OK_LI),
+    (tc(), (1, 2), 0, None, ConsentReason.OK_CONSENT),
+    (tc(service_specific=False), (1,), 0, None, ConsentReason.MALFORMED),
+    (tc(cmp_id=0), (1,), 0, None, ConsentReason.MALFORMED),
+    (tc(cmp_id=1), (1,), 0, None, ConsentReason.MALFORMED),
+    (tc(policy_version=3), (1,), 0, None, ConsentReason.VERSION),
+    (tc(policy_version=4), (1,), 0, None, ConsentReason.OK_CONSENT),
+    (tc(last_updated_ms=NEW + DAY), (1,), 0, None, ConsentReason.OK_CONSENT),
+    (tc(last_updated_ms=NEW + DAY + 1), (1,), 0, None, ConsentReason.FUTURE),
+    (tc(last_updated_ms=NEW - 395 * DAY), (1,), 0, None, ConsentReason.OK_CONSENT),
+    (tc(last_updated_ms=NEW - 396 * DAY), (1,), 0, None, ConsentReason.STALE),
+    (tc(created_ms=NEW + 1), (1,), 0, None, ConsentReason.MALFORMED),
+    (tc(created_ms=NEW + DAY), (1,), 0, None, ConsentReason.MALFORMED),
+    (tc(created_ms=NEW + DAY + 1), (1,), 0, None, ConsentReason.FUTURE),
+    (tc(created_ms=NEW + DAY, last_updated_ms=NEW + DAY), (1,), 0, None, ConsentReason.OK_CONSENT),
+    (tc(created_ms=NEW - 700 * DAY), (1,), 0, None, ConsentReason.OK_CONSENT),
+    (tc(created_ms=0), (1,), 0, None, ConsentReason.OK_CONSENT),
+    (tc(created_ms=OLD + 1, last_updated_ms=OLD), (1,), 0, None, ConsentReason.MALFORMED),
+    (tc(created_ms=NEW, last_updated_ms=NEW - 396 * DAY), (1,), 0, None, ConsentReason.STALE),
+    (tc(disclosed=None), (1,), 0, None, ConsentReason.NOT_DISCLOSED),
+    (tc(disclosed=None, policy_version=4), (1,), VENDOR, LIST, ConsentReason.NOT_DISCLOSED),
+    (tc(disclosed=None, last_updated_ms=OLD), (1,), VENDOR, LIST, ConsentReason.OK_CONSENT),
+    (tc(disclosed=OUT), (1,), VENDOR, LIST, ConsentReason.NOT_DISCLOSED),
+    (tc(purposes_consent=0), (1,), VENDOR, LIST, ConsentReason.PURPOSE),
+    (tc(purposes_consent=1 << 23), (1, 2), 0, None, ConsentReason.PURPOSE),
+    (tc(purpose_one_treatment=True), (1,), VENDOR, LIST, ConsentReason.PURPOSE),
+    (tc(vendors_consent=OUT), (1,), VENDOR, LIST, ConsentReason.VENDOR),
+    (tc(vendors_li=OUT), (7,), VENDOR, LIST, ConsentReason.VENDOR),
+    (tc(purposes_li=0), (7,), VENDOR, LIST, ConsentReason.PURPOSE),
+    (tc(), (5,), VENDOR, LIST, ConsentReason.GVL_UNKNOWN),
+    (tc(), (1,), VENDOR, Gvl(9, {}), ConsentReason.OK_CONSENT),
+    (tc(purposes_consent=0), (7,), VENDOR, None, ConsentReason.GVL_UNKNOWN),
+    (tc(vendors_consent=OUT), (7,), VENDOR, None, ConsentReason.GVL_UNKNOWN),
+    (tc(purposes_consent=0, purposes_li=0), (7,), VENDOR, None, ConsentReason.PURPOSE),
+    (tc(), (1,), VENDOR, listed(deleted_ms=NEW), ConsentReason.VENDOR),
+    (tc(), (1,), VENDOR, listed(deleted_ms=NEW + 1), ConsentReason.OK_CONSENT),
+    *((tc(), (n,), VENDOR, listed(purposes=set(), li_purposes={n}), ConsentReason.LI_FORBIDDEN) for n in (1, 3, 4, 5, 6)),
+    *((tc(), (n,), VENDOR, listed(purposes=set(), li_purposes={n}), ConsentReason.OK_LI) for n in (2, 7, 8, 9, 10)),
+    (tc(restrictions={2: (Restriction(0, ((70, 80),)),)}), (2,), VENDOR, LIST, ConsentReason.RESTRICTED),
+    (tc(restrictions={2: (Restriction(0, ((78, 80),)),)}), (2,), VENDOR, LIST, ConsentReason.OK_CONSENT),
+    (tc(restrictions={2: (Restriction(0, ((77, 77),)),)}), (2,), VENDOR, None, ConsentReason.RESTRICTED),
+    (tc(restrictions={2: (Restriction(2, ((77, 77),)),)}), (2,), VENDOR, None, ConsentReason.RESTRICTED),
+    (tc(restrictions={2: (Restriction(1, ((77, 77),)), Restriction(2, ((77, 77),)))}), (2,), VENDOR, LIST, ConsentReason.RESTRICTED),
+    (tc(restrictions={2: (Restriction(1, ((77, 77),)), Restriction(0, ((1, 90),)))}), (2,), VENDOR, LIST, ConsentReason.RESTRICTED),
+    (tc(restrictions={3: (Restriction(2, ((77, 77),)),)}), (3,), VENDOR, listed(flexible={3}), ConsentReason.LI_FORBIDDEN),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("string", "purposes", "vendor", "gvl", "reason"), TABLE)
-def test_table_of_rules(string: TcString, purposes: tuple[int, ...], vendor: int, gvl: Gvl | None, reason: Reason) -> None:
+def test_table_of_rules(
+    string: TcString, purposes: tuple[int, ...], vendor: int, gvl: Gvl | None, reason: ConsentReason
+) -> None:
     """Each string allows or denies for the reason the table gives."""
     assert judge(string, Demand(purposes, vendor), gvl, NEW) is reason
 
@@ -108,8 +110,8 @@ def test_no_string_of_impossible_times_grants(created_ms: int, last_updated_ms: 
     """A string is granted only if it was created first, then updated, not a day ahead of now, and not too long ago."""
     reason = judge(tc(created_ms=created_ms, last_updated_ms=last_updated_ms), Demand((1,), 0), None, NEW)
     possible = created_ms <= last_updated_ms and NEW - 395 * DAY <= last_updated_ms <= NEW + DAY
-    assert (reason is Reason.OK_CONSENT) == possible
-    assert possible or reason in (Reason.FUTURE, Reason.STALE, Reason.MALFORMED)
+    assert (reason is ConsentReason.OK_CONSENT) == possible
+    assert possible or reason in (ConsentReason.FUTURE, ConsentReason.STALE, ConsentReason.MALFORMED)
 
 
 # Restriction of the publisher, default basis of the vendor, flexible -> on which basis it works then. Written by hand.
@@ -159,8 +161,8 @@ def test_the_enforcement_matrix(restriction: int | None, default: str, flexible:
             (basis == "consent" and purpose_consent and vendor_consent) or (basis == "li" and purpose_li and vendor_li)
         )
         reason = judge(string, Demand((purpose,), VENDOR), gvl, NEW)
-        assert (reason in (Reason.OK_CONSENT, Reason.OK_LI)) == allowed
+        assert (reason in (ConsentReason.OK_CONSENT, ConsentReason.OK_LI)) == allowed
         if allowed:
-            assert reason is (Reason.OK_CONSENT if basis == "consent" else Reason.OK_LI)
+            assert reason is (ConsentReason.OK_CONSENT if basis == "consent" else ConsentReason.OK_LI)
         elif basis == "none":
-            assert reason is Reason.RESTRICTED
+            assert reason is ConsentReason.RESTRICTED

@@ -8,10 +8,10 @@ from streams.consent.ledger.ledger import (
     DAY_MS,
     ERASED,
     SKEW_MS,
+    ChoiceDates,
     Claim,
-    Dates,
-    Memory,
     Moment,
+    StateValue,
     dates,
     learn,
     merge,
@@ -24,42 +24,42 @@ NAMES = [*(f"a.{what}" for what in ("withdrawn", "granted", "denied", "seen_gran
 STATES = st.dictionaries(st.sampled_from(NAMES), st.integers(1, 9))
 
 # state, time of the event, time of its own choice, what it recalls
-TABLE: list[tuple[dict[str, int], int, int, Memory]] = [
-    ({}, 9, 0, Memory.NOTHING),
-    ({"a.granted": 3}, 9, 0, Memory.GRANTED),
-    ({"a.granted": 3}, 2, 0, Memory.NOTHING),  # never granted to what came before
-    ({"a.denied": 3}, 2, 0, Memory.REFUSED),  # denial is
-    ({"a.denied": 3}, 9, 3, Memory.REFUSED),
-    ({"a.denied": 3}, 9, 4, Memory.DENIED),  # not held against the event's own newer grant
-    ({"a.granted": 3, "a.denied": 3}, 9, 0, Memory.WITHDRAWN),
-    ({"a.granted": 2, "a.denied": 3}, 9, 0, Memory.WITHDRAWN),
-    ({"a.granted": 4, "a.denied": 3}, 9, 0, Memory.GRANTED),
-    ({"a.granted": 3, "a.seen_denied": 4}, 9, 0, Memory.DENIED),
-    ({"a.seen_granted": 4, "a.denied": 3}, 9, 0, Memory.WITHDRAWN),  # a grant without a time lifts nothing
-    ({"a.seen_granted": 4, "a.seen_denied": 3}, 9, 0, Memory.GRANTED),
-    ({"a.seen_granted": 3, "a.seen_denied": 4}, 9, 0, Memory.DENIED),
-    ({"a.granted": 3, "a.withdrawn": 5}, 9, 0, Memory.WITHDRAWN),
-    ({"a.granted": 5, "a.withdrawn": 5}, 9, 0, Memory.WITHDRAWN),
-    ({"a.granted": 6, "a.withdrawn": 5}, 9, 0, Memory.GRANTED),
-    ({"a.seen_granted": 8, "a.withdrawn": 5}, 9, 0, Memory.WITHDRAWN),  # a signal that says no time lifts nothing
-    ({"a.withdrawn": 5}, 9, 5, Memory.WITHDRAWN),
-    ({"a.withdrawn": 5}, 9, 6, Memory.DENIED),  # not held against the event's own newer grant
-    ({"a.withdrawn": 5}, 2, 0, Memory.WITHDRAWN),  # a replay is decided again
-    ({"b.granted": 3}, 9, 0, Memory.NOTHING),
+TABLE: list[tuple[dict[str, int], int, int, StateValue]] = [
+    ({}, 9, 0, StateValue.NOTHING),
+    ({"a.granted": 3}, 9, 0, StateValue.GRANTED),
+    ({"a.granted": 3}, 2, 0, StateValue.NOTHING),  # never granted to what came before
+    ({"a.denied": 3}, 2, 0, StateValue.REFUSED),  # denial is
+    ({"a.denied": 3}, 9, 3, StateValue.REFUSED),
+    ({"a.denied": 3}, 9, 4, StateValue.DENIED),  # not held against the event's own newer grant
+    ({"a.granted": 3, "a.denied": 3}, 9, 0, StateValue.WITHDRAWN),
+    ({"a.granted": 2, "a.denied": 3}, 9, 0, StateValue.WITHDRAWN),
+    ({"a.granted": 4, "a.denied": 3}, 9, 0, StateValue.GRANTED),
+    ({"a.granted": 3, "a.seen_denied": 4}, 9, 0, StateValue.DENIED),
+    ({"a.seen_granted": 4, "a.denied": 3}, 9, 0, StateValue.WITHDRAWN),  # a grant without a time lifts nothing
+    ({"a.seen_granted": 4, "a.seen_denied": 3}, 9, 0, StateValue.GRANTED),
+    ({"a.seen_granted": 3, "a.seen_denied": 4}, 9, 0, StateValue.DENIED),
+    ({"a.granted": 3, "a.withdrawn": 5}, 9, 0, StateValue.WITHDRAWN),
+    ({"a.granted": 5, "a.withdrawn": 5}, 9, 0, StateValue.WITHDRAWN),
+    ({"a.granted": 6, "a.withdrawn": 5}, 9, 0, StateValue.GRANTED),
+    ({"a.seen_granted": 8, "a.withdrawn": 5}, 9, 0, StateValue.WITHDRAWN),  # a signal that says no time lifts nothing
+    ({"a.withdrawn": 5}, 9, 5, StateValue.WITHDRAWN),
+    ({"a.withdrawn": 5}, 9, 6, StateValue.DENIED),  # not held against the event's own newer grant
+    ({"a.withdrawn": 5}, 2, 0, StateValue.WITHDRAWN),  # a replay is decided again
+    ({"b.granted": 3}, 9, 0, StateValue.NOTHING),
 ]
 
 
 @pytest.mark.parametrize(("times", "now", "chosen", "memory"), TABLE)
-def test_table_of_memories(times: dict[str, int], now: int, chosen: int, memory: Memory) -> None:
+def test_table_of_memories(times: dict[str, int], now: int, chosen: int, memory: StateValue) -> None:
     """Each state says to an event what the table says."""
     assert recall(times, "a", Moment(now, chosen)) is memory
 
 
 def test_what_is_too_old_is_forgotten() -> None:
     """A grant and a denial older than the policy's limit count for nothing; a withdrawal goes on."""
-    assert recall({"a.granted": 3}, "a", Moment(9, 0, 4)) is Memory.NOTHING
-    assert recall({"a.denied": 3}, "a", Moment(9, 0, 4)) is Memory.NOTHING
-    assert recall({"a.withdrawn": 3}, "a", Moment(9, 0, 4)) is Memory.WITHDRAWN
+    assert recall({"a.granted": 3}, "a", Moment(9, 0, 4)) is StateValue.NOTHING
+    assert recall({"a.denied": 3}, "a", Moment(9, 0, 4)) is StateValue.NOTHING
+    assert recall({"a.withdrawn": 3}, "a", Moment(9, 0, 4)) is StateValue.WITHDRAWN
 
 
 @given(STATES, STATES, STATES)
@@ -78,9 +78,9 @@ GRANT, DENIAL = Claim(ONE, frozenset()), Claim(frozenset(), ONE)
 def test_a_denial_never_adds_a_grant(times: dict[str, int], at: int, now: int, chosen: int) -> None:
     """Learning a denial or a withdrawal turns no memory into a grant."""
     before = recall(times, "a", Moment(now, chosen))
-    for change in (learn(times, DENIAL, Dates(at, at), at, True), withdraw(times, ["a"], at)):
+    for change in (learn(times, DENIAL, ChoiceDates(at, at), at, True), withdraw(times, ["a"], at)):
         after = recall(merge(times, change.times), "a", Moment(now, chosen))
-        assert after is not Memory.GRANTED or before is Memory.GRANTED
+        assert after is not StateValue.GRANTED or before is StateValue.GRANTED
 
 
 @given(st.permutations([(True, 3), (False, 5), (True, 4), (False, 7), (True, 9), (False, 2)]), st.integers(1, 6))
@@ -88,7 +88,7 @@ def test_choices_with_times_end_in_the_same_state_in_any_order(choices: list[tup
     """Whichever arrives first: what a choice adds depends on nothing that was learned before."""
     times: dict[str, int] = {}
     for granted, at in choices[:n]:
-        times = merge(times, learn(times, GRANT if granted else DENIAL, Dates(at, at), 10, False).times)
+        times = merge(times, learn(times, GRANT if granted else DENIAL, ChoiceDates(at, at), 10, False).times)
     newest = {granted: max((at for which, at in choices[:n] if which is granted), default=0) for granted in (True, False)}
     expected = {"a.granted": newest[True], "a.denied": newest[False]}
     assert times == {name: at for name, at in expected.items() if at}
@@ -96,18 +96,18 @@ def test_choices_with_times_end_in_the_same_state_in_any_order(choices: list[tup
 
 def test_a_denial_after_a_grant_is_a_withdrawal() -> None:
     """With known times it is; without a grant before, or without a time, it is none, but a refusal all the same."""
-    when = Dates(5, 5)
+    when = ChoiceDates(5, 5)
     assert learn({"a.granted": 3}, DENIAL, when, 9, False) == ({"a.denied": 5}, ("a",), ("a",))
     assert learn({}, DENIAL, when, 9, False) == ({"a.denied": 5}, (), ("a",))
     assert learn({"a.granted": 7}, DENIAL, when, 9, False) == ({"a.denied": 5}, (), ())
     assert learn({"a.granted": 3, "a.denied": 5}, DENIAL, when, 9, False) == ({}, (), ())
-    assert learn({"a.seen_granted": 3}, DENIAL, Dates(0, 0), 9, True) == ({"a.seen_denied": 9}, (), ())
+    assert learn({"a.seen_granted": 3}, DENIAL, ChoiceDates(0, 0), 9, True) == ({"a.seen_denied": 9}, (), ())
     assert take_over({"a.granted": 3}, {"a.denied": 5}) == ({"a.denied": 5}, ("a",), ("a",))
 
 
 def test_signals_without_a_time_are_taken_down_once_a_day() -> None:
     """Grants only where the policy uses them or a refusal came before, and only when they change or a day has passed."""
-    undated = Dates(0, 0)
+    undated = ChoiceDates(0, 0)
     assert learn({}, GRANT, undated, 5, False).times == {}
     assert learn({}, GRANT, undated, 5, True).times == {"a.seen_granted": 5}
     assert learn({"a.seen_denied": 4}, GRANT, undated, 5, False).times == {"a.seen_granted": 5}
@@ -126,22 +126,22 @@ TODAY, YESTERDAY, TOMORROW = (MORNING, MORNING), (MORNING - DAY_MS,) * 2, (MORNI
 @pytest.mark.parametrize(
     ("claim", "is_choice", "expected"),
     [
-        (GRANT, False, Dates(0, 0)),
-        (GRANT, True, Dates(NOON, NOON)),
-        (GRANT._replace(chosen=NOON - 9), True, Dates(NOON - 9, NOON - 9)),
-        (GRANT._replace(chosen=NOON + SKEW_MS), False, Dates(NOON, NOON)),
-        (GRANT._replace(chosen=NOON + SKEW_MS + 1), True, Dates(0, NOON, True)),
-        (GRANT._replace(chosen=None), False, Dates(0, NOON, True)),
-        (GRANT._replace(days=TODAY), False, Dates(MORNING, EVENING)),
-        (GRANT._replace(days=YESTERDAY), True, Dates(MORNING - DAY_MS, MORNING - 1)),
-        (GRANT._replace(days=TODAY), True, Dates(MORNING, EVENING)),
-        (GRANT._replace(days=TODAY, acted=True), True, Dates(NOON, NOON)),
-        (GRANT._replace(days=YESTERDAY, acted=True), True, Dates(MORNING - DAY_MS, MORNING - 1)),
-        (GRANT._replace(days=TOMORROW), False, Dates(0, EVENING)),
-        (GRANT._replace(days=(YESTERDAY[0], TODAY[0])), False, Dates(MORNING - DAY_MS, EVENING)),
+        (GRANT, False, ChoiceDates(0, 0)),
+        (GRANT, True, ChoiceDates(NOON, NOON)),
+        (GRANT._replace(chosen=NOON - 9), True, ChoiceDates(NOON - 9, NOON - 9)),
+        (GRANT._replace(chosen=NOON + SKEW_MS), False, ChoiceDates(NOON, NOON)),
+        (GRANT._replace(chosen=NOON + SKEW_MS + 1), True, ChoiceDates(0, NOON, True)),
+        (GRANT._replace(chosen=None), False, ChoiceDates(0, NOON, True)),
+        (GRANT._replace(days=TODAY), False, ChoiceDates(MORNING, EVENING)),
+        (GRANT._replace(days=YESTERDAY), True, ChoiceDates(MORNING - DAY_MS, MORNING - 1)),
+        (GRANT._replace(days=TODAY), True, ChoiceDates(MORNING, EVENING)),
+        (GRANT._replace(days=TODAY, acted=True), True, ChoiceDates(NOON, NOON)),
+        (GRANT._replace(days=YESTERDAY, acted=True), True, ChoiceDates(MORNING - DAY_MS, MORNING - 1)),
+        (GRANT._replace(days=TOMORROW), False, ChoiceDates(0, EVENING)),
+        (GRANT._replace(days=(YESTERDAY[0], TODAY[0])), False, ChoiceDates(MORNING - DAY_MS, EVENING)),
     ],
 )
-def test_when_a_choice_counts_as_made(claim: Claim, is_choice: bool, expected: Dates) -> None:
+def test_when_a_choice_counts_as_made(claim: Claim, is_choice: bool, expected: ChoiceDates) -> None:
     """A grant at the earliest, a refusal at the latest; what cannot be read or lies ahead dates refusals only."""
     assert dates(claim, NOON, is_choice) == expected
     assert dates(claim, NOON, is_choice, undated_grants_lift=True).granted_at == (expected.granted_at or NOON)

@@ -12,7 +12,7 @@ from schemas.codec import encode
 from streams.consent.ledger.ledger import DAY_MS, Times
 from streams.consent.ledger.store import MemoryStates
 from streams.consent.policy import PACKAGED, parse_policy
-from streams.consent.stage import CONSENTED, RAW, REVOCATIONS, STATE, ConsentStage, Kit
+from streams.consent.stage import CONSENTED, RAW, REVOCATIONS, STATE, ConsentDependencies, ConsentStage
 from streams.runtime.stage import Batch
 from tests.streams.consent.events import raw
 from tests.streams.consent.room import DENIED, EMPTY, GRANTED, HOUR, POLICY, REGISTRY, SUBJECT, Room, T, records
@@ -278,7 +278,7 @@ def test_refusals_of_other_partitions_are_known() -> None:
             return super().read_elsewhere(keys)
 
     states = Elsewhere()
-    kit = Kit(b"k" * 32, states, Metrics(), lambda: None, partition_of=lambda subject: subject[1] % 7)
+    kit = ConsentDependencies(b"k" * 32, states, Metrics(), lambda: None, partition_of=lambda subject: subject[1] % 7)
     stage = ConsentStage(REGISTRY, POLICY, kit)
     value = encode(REGISTRY.latest(RAW), raw(signals=GRANTED, identifiers=[USER.decode(), COOKIE.decode()]))
 

@@ -18,13 +18,13 @@ from streams.consent.policy import BITS, PACKAGED, load_policy
 from streams.consent.redaction.click_ids import ClickIds
 from streams.consent.redaction.decoded_text import FOREIGN
 from streams.consent.redaction.fast import Rewriter
-from streams.consent.redaction.reference import Shape, anonymise, strip
+from streams.consent.redaction.reference import ContractShape, anonymise, strip
 
 REGISTRY = Registry(PACKAGED_CONTRACTS)
 RAW = REGISTRY.latest("events.raw")
 POLICY = load_policy(PACKAGED)
 CLICKS = ClickIds(POLICY.click_ids)
-SHAPE = Shape(RAW)
+SHAPE = ContractShape(RAW)
 REWRITER = Rewriter(RAW, POLICY, CLICKS)
 NO_MARKETING = sum(BITS.values()) & ~BITS["marketing"]
 

@@ -12,12 +12,12 @@ from schemas.registry import Registry
 from streams.consent.policy import BITS, PACKAGED, load_policy, parse_policy
 from streams.consent.redaction.click_ids import ClickIds
 from streams.consent.redaction.fast import Rewriter
-from streams.consent.redaction.reference import Shape, strip
+from streams.consent.redaction.reference import ContractShape, strip
 
 REGISTRY = Registry(PACKAGED_CONTRACTS)
 RAW = REGISTRY.latest("events.raw")
 POLICY = load_policy(PACKAGED)
-SHAPE = Shape(RAW)
+SHAPE = ContractShape(RAW)
 CLICKS = ClickIds(POLICY.click_ids)
 REWRITER = Rewriter(RAW, POLICY, CLICKS)
 

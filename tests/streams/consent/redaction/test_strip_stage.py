@@ -11,11 +11,11 @@ from infra.telemetry.metrics import Metrics
 from schemas.codec import decode, encode
 from schemas.registry import Registry
 from streams.collector.event import Unusable
-from streams.collector.normalise import Normaliser, Request
+from streams.collector.normalise import Normaliser, RequestContext
 from streams.collector.protocols import own
 from streams.consent.ledger.store import MemoryStates
 from streams.consent.policy import PACKAGED, load_policy
-from streams.consent.stage import CONSENTED, RAW, ConsentStage, Kit
+from streams.consent.stage import CONSENTED, RAW, ConsentDependencies, ConsentStage
 from streams.identity.nodes import NodeKeys
 from streams.runtime.stage import Batch
 
@@ -30,8 +30,10 @@ def gated(event: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
     sent = own.read(event)
     assert not isinstance(sent, Unusable)
     normaliser = Normaliser(CONTRACT, NodeKeys.derive(Secret("of a test, and long enough to be taken")))
-    _, record = normaliser.record(sent, Request("web", "shop.example", 1_790_000_000_000, "DE"), lambda _name: None)
-    stage = ConsentStage(REGISTRY, load_policy(PACKAGED), Kit(b"k" * 32, MemoryStates(), Metrics(), lambda: None))
+    _, record = normaliser.record(sent, RequestContext("web", "shop.example", 1_790_000_000_000, "DE"), lambda _name: None)
+    stage = ConsentStage(
+        REGISTRY, load_policy(PACKAGED), ConsentDependencies(b"k" * 32, MemoryStates(), Metrics(), lambda: None)
+    )
     outcome = stage.handle(Batch(RAW, 0, [b"subject"], [encode(CONTRACT, record)], range(1)), 0)
     ((_, value, _),) = outcome.out[CONSENTED]
     assert value is not None

@@ -13,8 +13,8 @@ from infra.errors import ConfigError, Retryable
 from infra.secrets import Secret
 from infra.settings import Settings
 from streams.identity.app import open_store, seeds
-from streams.identity.graph.redis_store import TAGS, RedisStore, tag_of
-from streams.identity.graph.store import GraphStore, MemoryStore
+from streams.identity.graph.redis_store import TAGS, RedisGraphStore, tag_of
+from streams.identity.graph.store import GraphStore, MemoryGraphStore
 from streams.identity.graph.union_find import SHARED, Slot, Write
 from streams.identity.nodes import alias as make_alias
 from streams.identity.repair.log import Logged, diff, rebuild
@@ -36,7 +36,7 @@ def cluster(redis_cluster: LocalCluster) -> LocalCluster:
 
 
 @pytest.fixture
-def store(cluster: LocalCluster) -> Iterator[RedisStore]:
+def store(cluster: LocalCluster) -> Iterator[RedisGraphStore]:
     """The graph in it, opened as a worker opens it."""
     found = open_store(Settings(identity_redis=cluster.address))
     yield found
@@ -64,7 +64,7 @@ def patiently(call: Callable[[], T]) -> T:
             time.sleep(0.02)
 
 
-def test_every_primary_holds_a_part(cluster: LocalCluster, store: RedisStore) -> None:
+def test_every_primary_holds_a_part(cluster: LocalCluster, store: RedisGraphStore) -> None:
     """Slots of all tags are spread over the primaries, and found again, scanned too."""
     assert all(store.write(links(NODES)))
     assert all(node.dbsize() > 50 for node in cluster.nodes)
@@ -73,7 +73,7 @@ def test_every_primary_holds_a_part(cluster: LocalCluster, store: RedisStore) ->
     assert store.children([ROOT]) == [set(NODES)]
 
 
-def test_a_lost_cluster_is_rebuilt(cluster: LocalCluster, store: RedisStore) -> None:
+def test_a_lost_cluster_is_rebuilt(cluster: LocalCluster, store: RedisGraphStore) -> None:
     """Every slot of the log comes back, on its primary; what differs is found."""
     log = [Logged(node, Slot(ROOT, logged=True), "e", 1) for node in NODES]
     assert rebuild(iter([log]), store, lambda _: None) == len(NODES)
@@ -85,7 +85,7 @@ def test_a_lost_cluster_is_rebuilt(cluster: LocalCluster, store: RedisStore) -> 
     assert diff(iter([log]), store, lambda _: None).same
 
 
-def test_a_split_reaches_every_primary(store: RedisStore) -> None:
+def test_a_split_reaches_every_primary(store: RedisGraphStore) -> None:
     """Everything that hung under the node is free, wherever it lies; what was written is in the log once."""
     store.write(links(NODES))
     log = dict[str, Slot]()
@@ -98,11 +98,11 @@ def test_a_split_reaches_every_primary(store: RedisStore) -> None:
     assert (log[NODES[70]].parent, log[NODES[71]].parent) == (NODES[0], NODES[71])
 
 
-def test_slots_that_have_moved_are_found(cluster: LocalCluster, store: RedisStore) -> None:
+def test_slots_that_have_moved_are_found(cluster: LocalCluster, store: RedisGraphStore) -> None:
     """A slot on another primary between two calls costs a repetition, whatever the call is; nothing is written twice."""
-    memory, chance = MemoryStore(), random.Random(3)
+    memory, chance = MemoryGraphStore(), random.Random(3)
     claims = {b"s:%d" % n: b"0:%d" % n for n in range(200)}
-    calls: list[Callable[[RedisStore | MemoryStore], object]] = [
+    calls: list[Callable[[RedisGraphStore | MemoryGraphStore], object]] = [
         lambda graph: graph.write(links(NODES[::2])),
         lambda graph: held(graph, claims),
         lambda graph: graph.confirm([(node, Slot(ROOT, logged=False)) for node in NODES[::4]]),
@@ -120,7 +120,7 @@ def test_slots_that_have_moved_are_found(cluster: LocalCluster, store: RedisStor
     assert patiently(lambda: held(store, others)) == held(memory, others) == claims
 
 
-def test_a_slot_that_moves_is_waited_for(cluster: LocalCluster, store: RedisStore) -> None:
+def test_a_slot_that_moves_is_waited_for(cluster: LocalCluster, store: RedisGraphStore) -> None:
     """While half of a tag's keys are on either primary its calls are to be repeated; then all of them are there."""
     store.write(links(NODES))
     tag = tag_of(NODES[5])
@@ -163,4 +163,4 @@ def test_addresses_of_a_cluster() -> None:
 def test_a_cluster_that_is_away_is_waited_for() -> None:
     """One that does not answer is the world's fault."""
     with pytest.raises(Retryable):
-        RedisStore(lambda: redis.RedisCluster(host="127.0.0.1", port=1, socket_connect_timeout=0.2)).read([ROOT])
+        RedisGraphStore(lambda: redis.RedisCluster(host="127.0.0.1", port=1, socket_connect_timeout=0.2)).read([ROOT])

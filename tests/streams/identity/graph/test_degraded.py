@@ -16,9 +16,9 @@ from schemas.codec import Record, decode
 from streams.identity.app import open_fenced, open_mended, open_store
 from streams.identity.graph.deferred import DEFERRED
 from streams.identity.graph.fence import Lost
-from streams.identity.graph.redis_store import RedisStore
-from streams.identity.graph.store import Away
-from streams.identity.graph.union_find import ERASED, Slot, View, Write
+from streams.identity.graph.redis_store import RedisGraphStore
+from streams.identity.graph.store import StoreUnavailable
+from streams.identity.graph.union_find import ERASED, GraphView, Slot, Write
 from streams.identity.refusals.revocation import REQUESTS
 from streams.identity.repair.log import diff, mend, read_log, recall_refusals
 from streams.runtime.follow import read_partition
@@ -48,9 +48,9 @@ def combinations(seed: int, n: int, of: str) -> list[list[str]]:
     return [sorted(chance.sample(nodes, chance.randint(1, 3))) for _ in range(n)]
 
 
-def canonicals(store: RedisStore, nodes: set[str]) -> dict[str, str]:
+def canonicals(store: RedisGraphStore, nodes: set[str]) -> dict[str, str]:
     """Node -> what it is stamped with, by the graph as it is."""
-    view, wanted = View(), set(nodes)
+    view, wanted = GraphView(), set(nodes)
     while wanted := view.missing(wanted | nodes):
         some = sorted(wanted)
         view.slots.update(zip(some, store.read(some), strict=True))
@@ -239,10 +239,10 @@ def test_refusals_of_who_was_erased_are_not_read_back(line: Line, server: Embedd
 
 def test_a_mender_that_is_cut_short_begins_again_at_once(line: Line, server: EmbeddedRedis) -> None:
     """A Redis that ends while the log is read back into it still holds its lock; the same worker takes it up again."""
-    with pytest.raises(Away), open_mended(line.settings).mending("0"):
+    with pytest.raises(StoreUnavailable), open_mended(line.settings).mending("0"):
         server.stop()
     server.start()
-    with pytest.raises(Away, match="another worker"):
+    with pytest.raises(StoreUnavailable, match="another worker"):
         mend(line.settings, open_mended(line.settings), "1")
     mend(line.settings, open_mended(line.settings), "0")
     assert open_mended(line.settings).whole()

@@ -6,7 +6,7 @@ import pytest
 
 from infra.errors import ConfigError, Retryable
 from infra.telemetry.metrics import Metrics
-from streams.identity.graph.guard import Mender, Trusting
+from streams.identity.graph.guard import NoGuard, RebuildGuard
 from tests.house.standing import wait_until
 
 
@@ -24,7 +24,7 @@ def test_a_graph_that_is_only_starting_is_not_away() -> None:
             raise error
 
     metrics = Metrics()
-    guard = Mender(mend, metrics)
+    guard = RebuildGuard(mend, metrics)
     assert guard.usable()
     assert degraded(metrics) == 0
     assert next(tries, "all were used") == "all were used"
@@ -37,7 +37,7 @@ def test_a_long_mending_does_not_hold_events_back() -> None:
     def mend() -> None:
         over.wait(30)
 
-    guard = Mender(mend, metrics, patience_s=0.05)
+    guard = RebuildGuard(mend, metrics, patience_s=0.05)
     assert not guard.usable()
     assert degraded(metrics) == 1
     over.set()
@@ -52,7 +52,7 @@ def test_a_lost_graph_is_mended_once() -> None:
     def mend() -> None:
         mended.append(threading.current_thread().name)
 
-    guard = Mender(mend, metrics)
+    guard = RebuildGuard(mend, metrics)
     assert guard.usable()
     for _ in range(3):
         guard.lost(Retryable("away"))
@@ -67,11 +67,11 @@ def test_a_wrong_setting_is_the_stages_to_meet() -> None:
     def mend() -> None:
         raise ConfigError("noeviction")
 
-    assert Mender(mend, Metrics()).usable()
+    assert RebuildGuard(mend, Metrics()).usable()
 
 
 def test_without_a_guard_the_caller_comes_again() -> None:
     """A failure is passed on."""
-    assert Trusting().usable()
+    assert NoGuard().usable()
     with pytest.raises(Retryable):
-        Trusting().lost(Retryable("away"))
+        NoGuard().lost(Retryable("away"))

@@ -1,11 +1,11 @@
 """What a worker remembers of its own events while the graph is away."""
 
-from streams.identity.graph.recent import Recent
+from streams.identity.graph.recent import RecentEvents
 
 
 def test_retries_are_known_and_replays_are_none() -> None:
     """Another place is a duplicate; the same place is not; what is another worker's is not taken from it."""
-    recent = Recent()
+    recent = RecentEvents()
     recent.remember({b"a": b"0:1"}, {})
     assert recent.held({b"a": b"0:1", b"x": b"0:3"}) == {}
     assert recent.held({b"a": b"0:2", b"x": b"0:3"}) == {b"a": b"0:1"}
@@ -16,7 +16,7 @@ def test_retries_are_known_and_replays_are_none() -> None:
 
 def test_memory_is_bounded() -> None:
     """The oldest generation goes once a younger one is full; at least so many are always known."""
-    recent = Recent(most=10)
+    recent = RecentEvents(most=10)
     for n in range(100):
         recent.remember({b"%d" % n: b"0:%d" % n}, {})
     assert len(recent._young) + len(recent._old) <= 22

@@ -11,7 +11,7 @@ from streams.identity import reading
 from streams.identity.graph import graph
 from streams.identity.graph import union_find as rules
 from streams.identity.graph.slots import MERGES, SlotLog
-from streams.identity.graph.store import MemoryStore
+from streams.identity.graph.store import MemoryGraphStore
 from streams.identity.graph.union_find import ERASED, Limit, Nodes, Slot
 from streams.identity.reading import RESOLVED
 from streams.identity.repair.splitting import split
@@ -47,7 +47,7 @@ class World:
     """A graph, and what was said on its log."""
 
     def __init__(self) -> None:
-        self.store = MemoryStore()
+        self.store = MemoryGraphStore()
         self.said: list[Nodes] = []
         self.workers = {name: stage(self.store) for name in ("first", "second")}
 

@@ -10,10 +10,10 @@ from streams.identity.graph.union_find import (
     SHARED,
     TWO_USERS,
     Events,
+    GraphView,
     Limit,
     Pair,
     Slot,
-    View,
     Write,
     home,
     live,
@@ -34,9 +34,9 @@ def events(nodes: list[str], most: int) -> st.SearchStrategy[Events]:
     return st.lists(event, max_size=40).map(lambda some: {event: at for at, event in enumerate(dict.fromkeys(some))})
 
 
-def seen_all() -> View:
+def seen_all() -> GraphView:
     """A view that has read every node of an empty graph."""
-    return View(dict.fromkeys(NODES))
+    return GraphView(dict.fromkeys(NODES))
 
 
 def oracle(asked: Events) -> dict[str, int]:
@@ -187,7 +187,7 @@ def test_a_users_label_is_the_root_that_came_first() -> None:
 def test_missing_asks_level_by_level() -> None:
     """Of each way up, the next node that was not read is asked for; a root that was demoted ends it."""
     a, b, c = ANONYMOUS[:3]
-    view = View()
+    view = GraphView()
     assert view.missing([c, b]) == {c, b}
     view.slots |= {c: Slot(b, logged=True), b: Slot(a, logged=True)}
     assert view.missing([c, b]) == {a}
@@ -203,5 +203,5 @@ def test_missing_asks_level_by_level() -> None:
 def test_only_what_is_not_logged_is_logged_again() -> None:
     """Slots that were met and may be missing from the log are named; others are not."""
     a, b, c = ANONYMOUS[:3]
-    view = View({a: None, b: Slot(a, logged=True), c: Slot(a, logged=False)})
+    view = GraphView({a: None, b: Slot(a, logged=True), c: Slot(a, logged=False)})
     assert unlogged(view, view.slots) == [c]

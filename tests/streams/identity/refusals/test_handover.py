@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, decode, encode
-from streams.identity.graph.redis_store import RedisStore
+from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.slots import MERGES
-from streams.identity.graph.store import GraphStore, MemoryStore
-from streams.identity.graph.union_find import ERASED, SHARED, Slot, View, Write
+from streams.identity.graph.store import GraphStore, MemoryGraphStore
+from streams.identity.graph.union_find import ERASED, SHARED, GraphView, Slot, Write
 from streams.identity.reading import CONSENTED
 from streams.identity.refusals.refusals import Refusals
 from streams.identity.refusals.revocation import REQUESTS, REVOCATIONS, SIGNALS, component
-from streams.identity.stage import IdentityStage, Kit
+from streams.identity.stage import IdentityDependencies, IdentityStage
 from streams.runtime.stage import Batch, Outcome
 from tests.streams.identity.crashing import (
     ALIAS,
@@ -43,14 +43,14 @@ class Room:
     """A worker on a store. What it says is committed at once, unless told otherwise."""
 
     def __init__(self, store: GraphStore | None = None) -> None:
-        self.store = store or MemoryStore()
+        self.store = store or MemoryGraphStore()
         self.start()
         self._offset = 0
 
     def start(self) -> None:
         """The worker anew: it remembers nothing."""
         self.metrics = Metrics()
-        self.stage = IdentityStage(REGISTRY, self.store, self.metrics, Kit(ALIAS))
+        self.stage = IdentityStage(REGISTRY, self.store, self.metrics, IdentityDependencies(ALIAS))
 
     def handle(self, topic: str, *values: bytes) -> Outcome:
         """A batch, not committed."""
@@ -229,7 +229,7 @@ def test_an_erased_id_remembers_nothing() -> None:
     assert room.store.refusals([PHONE, USER]) == [{}, {}]
 
 
-class CountingStore(MemoryStore):
+class CountingStore(MemoryGraphStore):
     """How often it is asked for refusals."""
 
     asked = 0
@@ -304,7 +304,7 @@ def test_whoever_is_linked_in_the_end_has_heard(made: tuple[list[Nodes], list[Wi
 def test_demotions_hide_nothing(made: tuple[list[Nodes], list[Withdrawal], World]) -> None:
     """Where ids conflict too, whoever is linked in the end has heard; what was shared from the start is told nothing."""
     _, withdrawals, world = made
-    view = View({**dict.fromkeys(NODES), **world.store.slots})
+    view = GraphView({**dict.fromkeys(NODES), **world.store.slots})
 
     def alike(subject: str) -> Sequence[str]:
         return () if view.marked(view.find(subject)) else component(world.store, subject).live
@@ -344,7 +344,7 @@ def test_who_takes_what_it_remembered_for_signalled_loses_refusals() -> None:
     assert world.store.refused
 
 
-class Turns(MemoryStore):
+class Turns(MemoryGraphStore):
     """A store that two workers use in turns, a call each; whose turn it is, a schedule says."""
 
     def __init__(self, schedule: Callable[[int], int]) -> None:
@@ -466,7 +466,7 @@ def test_two_links_and_a_refusal_in_any_turns(turns: list[int], subject: str) ->
 
 def test_a_rewritten_link_whose_worker_ended_is_handed_over() -> None:
     """A link of a root that a split has set free is a rewrite, which any worker's tick logs: so it hands over too."""
-    store = MemoryStore()
+    store = MemoryGraphStore()
     store.write([Write(PHONE, None, Slot(PHONE, logged=False, epoch=1), 0)])
     store.confirm([(PHONE, Slot(PHONE, logged=False, epoch=1))])
     room = Room(store)
@@ -482,16 +482,16 @@ def test_a_rewritten_link_whose_worker_ended_is_handed_over() -> None:
 
 
 @pytest.fixture
-def graph(redis_url: str) -> Iterator[RedisStore]:
+def graph(redis_url: str) -> Iterator[RedisGraphStore]:
     """An empty graph in Redis."""
     client = redis.Redis.from_url(redis_url)
     client.flushall()
-    yield RedisStore(lambda: client)
+    yield RedisGraphStore(lambda: client)
     client.flushall()
     client.close()
 
 
-def test_a_login_after_a_withdrawal_on_redis(graph: RedisStore) -> None:
+def test_a_login_after_a_withdrawal_on_redis(graph: RedisGraphStore) -> None:
     """A replay before the commit says the same again, one after it nothing."""
     room = Room(graph)
     room.visit(PHONE, LAPTOP)
@@ -505,7 +505,7 @@ def test_a_login_after_a_withdrawal_on_redis(graph: RedisStore) -> None:
     assert room.visit(USER, PHONE) == {}
 
 
-def test_it_is_bounded(graph: RedisStore) -> None:
+def test_it_is_bounded(graph: RedisGraphStore) -> None:
     """Of more sites than anybody has, the newest are remembered, for thirteen months, and all are handed over once."""
     room = Room(graph)
     values: list[Any] = [revocation(PHONE, site=f"{n}.example", purposes=["marketing"], withdrawn_ts=T + n) for n in range(600)]

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from streams.identity.refusals import refusals as module
 from streams.identity.refusals.refusals import (
-    Memory,
     Refusal,
     Refusals,
+    RememberedRefusal,
     Scope,
     confirmed,
     from_text,
@@ -24,7 +24,7 @@ TEXTS = st.text(max_size=4) | st.sampled_from(["", "shop.example", "|", '"'])
 SCOPES = st.builds(Scope, TEXTS, st.sampled_from(["", "opt-in", "opt-out"]), st.sampled_from(["", "analytics", "marketing"]))
 TIMES = st.integers(0, 4) | st.integers(0, 1 << 53)
 REFUSALS = st.builds(Refusal, TIMES, TIMES, TEXTS)
-MEMORIES = st.dictionaries(SCOPES, st.builds(Memory, REFUSALS, st.booleans()), max_size=6)
+MEMORIES = st.dictionaries(SCOPES, st.builds(RememberedRefusal, REFUSALS, st.booleans()), max_size=6)
 
 
 def without_flags(memories: Refusals) -> dict[Scope, Refusal]:
@@ -32,7 +32,7 @@ def without_flags(memories: Refusals) -> dict[Scope, Refusal]:
     return {scope: memory.refusal for scope, memory in memories.items()}
 
 
-def all_of(many: list[dict[Scope, Memory]]) -> Refusals:
+def all_of(many: list[dict[Scope, RememberedRefusal]]) -> Refusals:
     """Merged one after the other."""
     memory: Refusals = {}
     for one in many:
@@ -41,7 +41,9 @@ def all_of(many: list[dict[Scope, Memory]]) -> Refusals:
 
 
 @given(st.lists(MEMORIES, max_size=6).flatmap(lambda many: st.tuples(st.just(many), st.permutations(many))))
-def test_the_order_does_not_matter(many: tuple[list[dict[Scope, Memory]], list[dict[Scope, Memory]]]) -> None:
+def test_the_order_does_not_matter(
+    many: tuple[list[dict[Scope, RememberedRefusal]], list[dict[Scope, RememberedRefusal]]],
+) -> None:
     """However they come and however often, of each scope the largest stays; then nothing lacks."""
     first, second = all_of(many[0]), all_of([*many[1], *many[0]])
     assert without_flags(first) == without_flags(second) == newest(many[0])
@@ -49,7 +51,9 @@ def test_the_order_does_not_matter(many: tuple[list[dict[Scope, Memory]], list[d
 
 
 @given(st.lists(MEMORIES, max_size=6).flatmap(lambda many: st.tuples(st.just(many), st.permutations(many))))
-def test_nor_where_there_are_too_many(many: tuple[list[dict[Scope, Memory]], list[dict[Scope, Memory]]]) -> None:
+def test_nor_where_there_are_too_many(
+    many: tuple[list[dict[Scope, RememberedRefusal]], list[dict[Scope, RememberedRefusal]]],
+) -> None:
     """The largest ones stay, as if there had been no bound until the end."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(module, "MOST_REFUSALS", 3)
@@ -59,7 +63,7 @@ def test_nor_where_there_are_too_many(many: tuple[list[dict[Scope, Memory]], lis
 
 
 @given(MEMORIES, MEMORIES)
-def test_what_is_known_is_the_same_object(held: dict[Scope, Memory], new: dict[Scope, Memory]) -> None:
+def test_what_is_known_is_the_same_object(held: dict[Scope, RememberedRefusal], new: dict[Scope, RememberedRefusal]) -> None:
     """So that a store sees that there is nothing to write."""
     both = merged(held, new)
     assert merged(both, new) is both
@@ -70,7 +74,7 @@ def test_what_is_known_is_the_same_object(held: dict[Scope, Memory], new: dict[S
 
 
 @given(MEMORIES, MEMORIES)
-def test_only_what_was_signalled_is_marked(held: dict[Scope, Memory], new: dict[Scope, Memory]) -> None:
+def test_only_what_was_signalled_is_marked(held: dict[Scope, RememberedRefusal], new: dict[Scope, RememberedRefusal]) -> None:
     """A refusal that is newer than the one whose signal was committed stays pending, and one that is not held is not made."""
     marked = confirmed(held, new)
     assert marked.keys() == held.keys()
@@ -80,7 +84,7 @@ def test_only_what_was_signalled_is_marked(held: dict[Scope, Memory], new: dict[
 
 
 @given(MEMORIES)
-def test_texts_say_it_all(memories: dict[Scope, Memory]) -> None:
+def test_texts_say_it_all(memories: dict[Scope, RememberedRefusal]) -> None:
     """Whatever stands in a site; the same content has one spelling."""
     assert from_text(to_text(memories).encode()) == memories
     assert to_text(dict(reversed(memories.items()))) == to_text(memories)
@@ -108,8 +112,8 @@ def test_a_record_becomes_one_refusal_a_purpose() -> None:
         "subject": "s", "site": "x", "regulation": "opt-out", "purposes": ["a", "b"], "withdrawn_ts": 3, "received_ts": 9,
         "evidence": "e",
     }  # fmt: skip
-    known = Memory(Refusal(3, 9, "e"), True)
+    known = RememberedRefusal(Refusal(3, 9, "e"), True)
     assert refusals_of(record) == {Scope("x", "opt-out", "a"): known, Scope("x", "opt-out", "b"): known}
     assert refusals_of({**record, "withdrawn_ts": 0, "purposes": []}) == {
-        Scope("x", "opt-out", ""): Memory(Refusal(9, 9, "e"), True)
+        Scope("x", "opt-out", ""): RememberedRefusal(Refusal(9, 9, "e"), True)
     }

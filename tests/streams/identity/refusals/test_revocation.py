@@ -13,12 +13,12 @@ from infra.settings import PACKAGED_CONTRACTS
 from infra.telemetry.metrics import Metrics
 from schemas.codec import decode
 from schemas.registry import Registry
-from streams.identity.graph.redis_store import RedisStore
-from streams.identity.graph.store import GraphStore, MemoryStore
-from streams.identity.graph.union_find import Slot, View, Write, plan, plan_labels
+from streams.identity.graph.redis_store import RedisGraphStore
+from streams.identity.graph.store import GraphStore, MemoryGraphStore
+from streams.identity.graph.union_find import GraphView, Slot, Write, plan, plan_labels
 from streams.identity.nodes import alias
 from streams.identity.refusals.revocation import REQUESTS, REVOCATIONS, SIGNALS, component, request_id
-from streams.identity.stage import IdentityStage, Kit
+from streams.identity.stage import IdentityDependencies, IdentityStage
 from streams.runtime.stage import Batch
 from tests.streams.identity.line import revocation
 
@@ -39,7 +39,7 @@ def link(node: str, parent: str) -> Write:
 
 def linked(store: GraphStore, *events: list[str]) -> None:
     """Let these events link their nodes, as the stage does."""
-    view = View()
+    view = GraphView()
     for n, nodes in enumerate(events):
         event = {tuple(sorted(set(nodes))): n}
         known = {node: slot for node in (made(t, i) for t in range(4) for i in range(9)) for slot in store.read([node])}
@@ -54,9 +54,9 @@ EVENTS = st.lists(st.lists(st.builds(made, st.integers(0, 3), st.integers(0, 3))
 @given(EVENTS, st.builds(made, st.integers(0, 3), st.integers(0, 3)))
 def test_the_whole_component_and_nothing_else(events: list[list[str]], node: str) -> None:
     """What is found from any node is exactly what has the same root and was not demoted, asked from whichever of its nodes."""
-    store = MemoryStore()
+    store = MemoryGraphStore()
     linked(store, *events)
-    view = View(dict(store.slots))
+    view = GraphView(dict(store.slots))
     for other in (made(t, i) for t in range(4) for i in range(9)):
         view.slots.setdefault(other, None)
     same = {other for other in view.slots if view.find(other) == view.find(node)}
@@ -70,23 +70,23 @@ def test_the_whole_component_and_nothing_else(events: list[list[str]], node: str
 
 def test_an_id_in_the_middle_of_the_tree_reaches_those_below_it() -> None:
     """A cookie that another cookie hangs under, and that hangs under a user, speaks for all three."""
-    store, user, cookie, other = MemoryStore(), made(0, 0), made(1, 0), made(1, 1)
+    store, user, cookie, other = MemoryGraphStore(), made(0, 0), made(1, 0), made(1, 1)
     linked(store, [cookie, other], [user, cookie])
     for node in (user, cookie, other):
         assert component(store, node).nodes == (user, cookie, other)
 
 
 @pytest.fixture
-def graph(redis_url: str) -> Iterator[RedisStore]:
+def graph(redis_url: str) -> Iterator[RedisGraphStore]:
     """An empty graph in Redis."""
     client = redis.Redis.from_url(redis_url)
     client.flushall()
-    yield RedisStore(lambda: client)
+    yield RedisGraphStore(lambda: client)
     client.flushall()
     client.close()
 
 
-def test_on_redis_a_link_that_was_lost_is_no_link(graph: RedisStore) -> None:
+def test_on_redis_a_link_that_was_lost_is_no_link(graph: RedisGraphStore) -> None:
     """A child whose slot points elsewhere is not expanded: another worker was faster."""
     assert graph.write([link(made(2, 1), made(0, 1))]) == [True]
     assert graph.write([link(made(2, 1), made(0, 2)), link(made(2, 2), made(0, 2))]) == [False, True]
@@ -95,11 +95,11 @@ def test_on_redis_a_link_that_was_lost_is_no_link(graph: RedisStore) -> None:
     assert component(graph, made(3, 7)).nodes == (made(3, 7),)
 
 
-def test_the_stage_expands_and_asks(graph: RedisStore) -> None:
+def test_the_stage_expands_and_asks(graph: RedisGraphStore) -> None:
     """One signal for each other node under its own key, one request with all of them; again, the same bytes."""
     cookie, other, user = made(2, 1), made(2, 2), made(0, 1)
     linked(graph, [cookie, user], [other, user])
-    stage = IdentityStage(REGISTRY, graph, Metrics(), Kit(ALIAS, sla_ms=60_000))
+    stage = IdentityStage(REGISTRY, graph, Metrics(), IdentityDependencies(ALIAS, sla_ms=60_000))
     batch = Batch(REVOCATIONS, 0, [cookie.encode()], [revocation(cookie)], [4])
     outcome = stage.handle(batch, 0)
     said = {key: decode(REGISTRY, value or b"")[1] for key, value, _ in outcome.out[SIGNALS]}
@@ -118,9 +118,9 @@ def test_the_stage_expands_and_asks(graph: RedisStore) -> None:
 
 def test_a_withdrawal_of_who_was_erased_since_asks_nobody() -> None:
     """Read again, it would name her again; one that she makes later is expanded."""
-    store, node = MemoryStore(), made(2, 1)
+    store, node = MemoryGraphStore(), made(2, 1)
     store.write([Write(node, None, Slot(node, logged=False, epoch=1, state="erased", since=T + 9), 0)])
-    stage = IdentityStage(REGISTRY, store, Metrics(), Kit(ALIAS))
+    stage = IdentityStage(REGISTRY, store, Metrics(), IdentityDependencies(ALIAS))
     values = [revocation(node), revocation(node, received_ts=T + 10)]
     outcome = stage.handle(Batch(REVOCATIONS, 0, [b"k"] * 2, values, range(2)), 0)
     assert (outcome.passed, dict(outcome.dropped), len(outcome.out[REQUESTS])) == (1, {"ERASED": 1}, 1)
@@ -128,7 +128,7 @@ def test_a_withdrawal_of_who_was_erased_since_asks_nobody() -> None:
 
 def test_broken_revocations_are_dead() -> None:
     """Rubbish, a tombstone, a subject that is no node: dead letters; the others are expanded."""
-    stage = IdentityStage(REGISTRY, MemoryStore(), Metrics(), Kit(ALIAS))
+    stage = IdentityStage(REGISTRY, MemoryGraphStore(), Metrics(), IdentityDependencies(ALIAS))
     values = [b"rubbish", None, revocation("nobody"), revocation(made(2, 1))]
     outcome = stage.handle(Batch(REVOCATIONS, 0, [b"k"] * 4, values, range(4)), 0)
     assert ([dead.at for dead in outcome.dead], outcome.passed) == ([0, 1, 2], 1)

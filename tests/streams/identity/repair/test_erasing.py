@@ -4,12 +4,12 @@ import pytest
 
 from infra.errors import Retryable
 from infra.secrets import Secret
-from streams.identity.graph.store import MemoryStore
+from streams.identity.graph.store import MemoryGraphStore
 from streams.identity.graph.union_find import Slot, Write
 from streams.identity.nodes import alias
 from streams.identity.repair.erasing import (
     Members,
-    Refused,
+    NotErasable,
     holders,
     log_records,
     members,
@@ -25,23 +25,23 @@ NOW = 1_795_000_000_000
 USER, PHONE, LAPTOP, KIOSK, BELOW, OTHER = (f"{tier}{n:032x}" for n, tier in enumerate((0, 2, 2, 1, 2, 2)))
 
 
-def put(store: MemoryStore, node: str, parent: str, state: str = "") -> None:
+def put(store: MemoryGraphStore, node: str, parent: str, state: str = "") -> None:
     """A slot that is in the log."""
     store.write([Write(node, None, Slot(parent, logged=False, epoch=1 if state else 0, state=state), 0)])
     store.confirm([(node, Slot(parent, logged=False, epoch=1 if state else 0, state=state))])
 
 
 @pytest.fixture
-def store() -> MemoryStore:
+def store() -> MemoryGraphStore:
     """Phone and laptop of a user, and a cookie under a kiosk that was hers until somebody else used it."""
-    made = MemoryStore()
+    made = MemoryGraphStore()
     for node, parent in ((PHONE, USER), (LAPTOP, PHONE), (BELOW, KIOSK), (USER, PHONE)):
         put(made, node, parent)
     put(made, KIOSK, USER, "shared")
     return made
 
 
-def test_all_that_is_hers_is_marked_and_the_kiosk_let_go(store: MemoryStore) -> None:
+def test_all_that_is_hers_is_marked_and_the_kiosk_let_go(store: MemoryGraphStore) -> None:
     """Also what hangs under the kiosk; the kiosk itself stays shared, under nobody. Twice is as good as once."""
     who = members(store, LAPTOP, ALIAS)
     assert who == Members((USER, PHONE, LAPTOP, BELOW), tuple(sorted((USER, PHONE, LAPTOP, BELOW, KIOSK))), (KIOSK,))
@@ -57,7 +57,7 @@ def test_all_that_is_hers_is_marked_and_the_kiosk_let_go(store: MemoryStore) -> 
     }
 
 
-def test_what_was_linked_meanwhile_is_found(store: MemoryStore) -> None:
+def test_what_was_linked_meanwhile_is_found(store: MemoryGraphStore) -> None:
     """A worker that had not heard of it hangs another cookie under her phone: it is hers too."""
     who = members(store, LAPTOP, ALIAS)
     suppress(store, who, NOW)
@@ -66,7 +66,7 @@ def test_what_was_linked_meanwhile_is_found(store: MemoryStore) -> None:
     assert set(more(store, who, ALIAS).nodes) == {*who.nodes, OTHER}
 
 
-def test_a_second_time_takes_what_was_stamped_since(store: MemoryStore) -> None:
+def test_a_second_time_takes_what_was_stamped_since(store: MemoryGraphStore) -> None:
     """An erased node is alone; its alias of each epoch is among what its events were stamped with."""
     suppress(store, members(store, LAPTOP, ALIAS), NOW)
     again = members(store, LAPTOP, ALIAS)
@@ -74,20 +74,20 @@ def test_a_second_time_takes_what_was_stamped_since(store: MemoryStore) -> None:
     assert dict(suppress(store, again, NOW + 1))[LAPTOP] == Slot(LAPTOP, False, 2, "erased", NOW + 1)
 
 
-def test_what_is_nobodys_is_refused(store: MemoryStore) -> None:
+def test_what_is_nobodys_is_refused(store: MemoryGraphStore) -> None:
     """The kiosk, by itself."""
-    with pytest.raises(Refused, match="several persons"):
+    with pytest.raises(NotErasable, match="several persons"):
         members(store, KIOSK, ALIAS)
 
 
-def test_a_slot_that_changes_all_the_time_is_waited_for(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slot_that_changes_all_the_time_is_waited_for(store: MemoryGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """The world's fault: the command may be run again."""
     monkeypatch.setattr(store, "write", lambda writes: [False] * len(writes))
     with pytest.raises(Retryable):
         suppress(store, members(store, LAPTOP, ALIAS), NOW)
 
 
-def test_what_the_topics_keep(store: MemoryStore) -> None:
+def test_what_the_topics_keep(store: MemoryGraphStore) -> None:
     """Of her merges, that she is erased; of links, what they say of two others."""
     hers, epochs = frozenset({USER, PHONE}), {PHONE: 2, KIOSK: 2}
     said = {"node": PHONE, "parent": PHONE, "epoch": 2, "state": "erased"}

@@ -16,7 +16,7 @@ from infra.settings import Settings
 from schemas.codec import encode
 from schemas.registry import Registry
 from streams.identity.commands.identity import app
-from streams.identity.graph.redis_store import RedisStore
+from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.slots import MERGES
 from streams.identity.graph.union_find import ERASED, SHARED, Slot
 from streams.identity.nodes import NodeKeys, alias, node
@@ -58,14 +58,14 @@ def house(kafka: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture
-def store(house: Settings) -> Iterator[RedisStore]:
+def store(house: Settings) -> Iterator[RedisGraphStore]:
     """An empty Redis."""
     with redis.Redis.from_url(house.redis) as client:
         client.flushall()
-        yield RedisStore(lambda: client)
+        yield RedisGraphStore(lambda: client)
 
 
-def test_an_empty_redis_is_rebuilt_and_then_the_same(house: Settings, store: RedisStore) -> None:
+def test_an_empty_redis_is_rebuilt_and_then_the_same(house: Settings, store: RedisGraphStore) -> None:
     """Every slot comes back, logged, with the sets that a withdrawal is expanded by; a second time writes nothing."""
     assert diff(read_log(house), store, done).missing == len(NODES) + 1
     assert rebuild(read_log(house), store, done) == len(NODES) + 1
@@ -76,7 +76,7 @@ def test_an_empty_redis_is_rebuilt_and_then_the_same(house: Settings, store: Red
     assert rebuild(read_log(house), store, done) == 0
 
 
-def test_each_difference_is_found_and_mended(house: Settings, store: RedisStore, redis_url: str) -> None:
+def test_each_difference_is_found_and_mended(house: Settings, store: RedisGraphStore, redis_url: str) -> None:
     """Slots that are gone, that say something else, that nobody logged, and that wait to be logged."""
     rebuild(read_log(house), store, done)
     stranger = "2" + "e" * 32
@@ -97,7 +97,7 @@ def test_each_difference_is_found_and_mended(house: Settings, store: RedisStore,
     assert store.read([NODES[7]])[0] != Slot(stranger, logged=True)
 
 
-def test_a_newer_slot_is_not_replaced(house: Settings, store: RedisStore) -> None:
+def test_a_newer_slot_is_not_replaced(house: Settings, store: RedisGraphStore) -> None:
     """A split has written a later epoch: the log's older record changes nothing, and the difference is told."""
     assert store.restore([(NODES[9], Slot(NODES[1], logged=True, epoch=3))]) == 1
     rebuild(read_log(house), store, done)
@@ -109,7 +109,7 @@ def test_a_newer_slot_is_not_replaced(house: Settings, store: RedisStore) -> Non
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 @pytest.mark.parametrize("together", [True, False])
 def test_whom_an_erased_id_was_linked_with_is_not_brought_back(
-    store: RedisStore, order: tuple[int, int], together: bool
+    store: RedisGraphStore, order: tuple[int, int], together: bool
 ) -> None:
     """Its older slot may lie on the log for some time, before or behind the one that says that it is erased."""
     child, parent = "2" + "e" * 32, "1" + "e" * 32
@@ -125,7 +125,7 @@ def test_whom_an_erased_id_was_linked_with_is_not_brought_back(
     assert store.children([parent]) == [{"2" + "f" * 32, "2" + "d" * 32}]
 
 
-def test_the_commands(house: Settings, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands(house: Settings, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """`diff` exits 1 while they differ, `rebuild` mends it, `show` names all that is linked; `--json` for machines."""
     for name in ("kafka", "redis", "state_dir"):
         monkeypatch.setenv(f"HEADWATER_{name.upper()}", str(getattr(house, name)))

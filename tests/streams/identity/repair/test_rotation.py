@@ -24,15 +24,15 @@ from schemas.codec import Record, decode
 from streams.identity.app import open_mended, open_store
 from streams.identity.commands.identity import app
 from streams.identity.evidence import CONFLICTS
-from streams.identity.graph.store import MemoryStore
-from streams.identity.graph.union_find import ERASED, LIMITS, SHARED, Slot, View
+from streams.identity.graph.store import MemoryGraphStore
+from streams.identity.graph.union_find import ERASED, LIMITS, SHARED, GraphView, Slot
 from streams.identity.nodes import TIERS, NodeKeys, alias, named, versions
 from streams.identity.reading import CONSENTED, RESOLVED
 from streams.identity.refusals.revocation import REVOCATIONS, SIGNALS, component
-from streams.identity.repair.erasing import Refused, members_of, suppress
+from streams.identity.repair.erasing import NotErasable, members_of, suppress
 from streams.identity.repair.log import mend
 from streams.identity.repair.splitting import split
-from streams.identity.stage import IdentityStage, Kit
+from streams.identity.stage import IdentityDependencies, IdentityStage
 from streams.runtime.stage import Batch, Outcome
 from tests.streams.identity.crashing import InterruptedStore, Nodes, Plan, World, groups_of
 from tests.streams.identity.line import REGISTRY, Line, T, event, revocation
@@ -74,7 +74,7 @@ def test_both_names_of_a_user_are_one_profile(asked: list[Nodes], workers: int, 
     world = World(InterruptedStore(), spread(asked, workers, order), plan, NEWER_OF)
     world.run()
     assert world.live() == world.logged()
-    view = View({**dict.fromkeys(NODES), **world.store.slots})
+    view = GraphView({**dict.fromkeys(NODES), **world.store.slots})
     groups = groups_of(world.store.slots, NODES)
     for person in range(PEOPLE):
         shown = any({FORMER[person], NEWER[person]} <= set(nodes) for nodes in asked)
@@ -91,8 +91,8 @@ class Room:
     """A worker on a store, told of events by what their senders know."""
 
     def __init__(self) -> None:
-        self.store = MemoryStore()
-        self._stage = IdentityStage(REGISTRY, self.store, Metrics(), Kit(ALIAS, renamed=BOTH.renamed))
+        self.store = MemoryGraphStore()
+        self._stage = IdentityStage(REGISTRY, self.store, Metrics(), IdentityDependencies(ALIAS, renamed=BOTH.renamed))
         self._n = 0
         self.outcome = Outcome()
 
@@ -159,7 +159,7 @@ def test_two_users_in_one_event_are_not_taken_for_names() -> None:
     room = Room()
     first, second = versions(OLD, "user", "jo")[0], versions(NEW, "user", "ann")[1]
     room.pass_through(sorted([first, second]))
-    view = View(dict(room.store.slots))
+    view = GraphView(dict(room.store.slots))
     assert view.find(first) != view.find(second)
 
 
@@ -194,7 +194,7 @@ def test_names_do_not_count_twice_under_a_limit() -> None:
     most = LIMITS["1", "2"][0].most
     profiles = {room.send(keys, device="d", cookie=f"c{n}")["profile_id"] for keys in (OLD, BOTH, NEW) for n in range(most)}
     assert {slot.state for slot in room.store.slots.values()} == {""}
-    view = View(dict(room.store.slots))
+    view = GraphView(dict(room.store.slots))
     assert len({view.find(profile) for profile in profiles}) == 1
 
 
@@ -209,7 +209,7 @@ def test_a_limit_holds_while_both_are_in_use(kind: str, other: str, name: str) -
         room = Room()
         for n in range(LIMITS[TIERS[kind], TIERS[other]][0].most + 20):
             room.send(keys, **{kind: name, other: f"{n}@x.de"})
-        view = View(dict(room.store.slots))
+        view = GraphView(dict(room.store.slots))
         newest = [versions(NEW, other, f"{n}@x.de")[1] for n in range(LIMITS[TIERS[kind], TIERS[other]][0].most + 20)]
         return len({view.find(node) for node in newest})
 
@@ -224,7 +224,7 @@ def test_a_constant_that_is_full_after_the_rotation_lets_everybody_go(name: str)
     most = LIMITS["0", "2"][0].most
     for n in range(most + 1):
         room.send(NEW, user=name, cookie=f"c{n}")
-    view = View(dict(room.store.slots))
+    view = GraphView(dict(room.store.slots))
     assert all(view.marked(view.find(node)) for node in versions(NEW, "user", name))
     profiles = [room.send(NEW, cookie=f"c{n}")["profile_id"] for n in range(most)]
     assert len(set(profiles)) >= most - 1, "all but the label"
@@ -286,7 +286,7 @@ def test_nobody_is_erased_by_a_name_that_was_not_met_yet() -> None:
     room = Room()
     room.send(OLD, user="jo", cookie="kiosk")
     room.send(OLD, user="ann", cookie="kiosk")
-    with pytest.raises(Refused, match="several persons"):
+    with pytest.raises(NotErasable, match="several persons"):
         members_of(room.store, versions(NEW, "cookie", "kiosk")[::-1], ALIAS, NEW.later_nodes)
 
 
@@ -312,7 +312,7 @@ def test_a_split_takes_one_of_the_names_out(name: str, taken: str) -> None:
     former, newer = versions(NEW, "user", name)
     out = {"former": former, "newer": newer, "cookie": versions(NEW, "cookie", "c1")[1]}[taken]
     split(room.store, out, lambda _nodes: said, ALIAS, lambda _kept, _slots: None)
-    view = View(dict(room.store.slots))
+    view = GraphView(dict(room.store.slots))
     assert room.store.slots[out] == Slot(out, logged=True, epoch=room.store.slots[out].epoch, state=SHARED)
     rest = {node for nodes in said for node in nodes} - {out}
     assert len({view.find(node) for node in rest}) == 1

@@ -11,8 +11,8 @@ from scipy.sparse.csgraph import connected_components
 
 from infra.errors import ConfigError
 from infra.secrets import Secret
-from streams.identity.graph.store import MemoryStore
-from streams.identity.graph.union_find import SHARED, Events, Nodes, Slot, View, Write, plan, plan_labels
+from streams.identity.graph.store import MemoryGraphStore
+from streams.identity.graph.union_find import SHARED, Events, GraphView, Nodes, Slot, Write, plan, plan_labels
 from streams.identity.nodes import alias
 from streams.identity.repair.split import Restamp, Tree, parts, plan_split
 from streams.identity.repair.splitting import Journal, Log, prepare, read_tree, split
@@ -25,14 +25,14 @@ EVENT = st.lists(st.sampled_from(NODES), min_size=1, max_size=3, unique=True).ma
 WORLD = st.lists(EVENT, min_size=1, max_size=25)
 
 
-def links(view: View, events: Events) -> list[Write]:
+def links(view: GraphView, events: Events) -> list[Write]:
     """Links and demotions that they ask for."""
     return plan(view, events)[0]
 
 
-def linked(*events: Nodes) -> MemoryStore:
+def linked(*events: Nodes) -> MemoryGraphStore:
     """A graph in which these events have linked their nodes, one after the other, as the stage does."""
-    store, view = MemoryStore(), View(dict.fromkeys(NODES))
+    store, view = MemoryGraphStore(), GraphView(dict.fromkeys(NODES))
     for n, nodes in enumerate(events):
         view.slots.update(dict.fromkeys(set(nodes) - view.slots.keys()))
         for make in (links, plan_labels):
@@ -53,9 +53,9 @@ def into(log: dict[str, Slot]) -> Log:
     return lambda _kept, slots: log.update(slots)
 
 
-def view_of(store: MemoryStore) -> View:
+def view_of(store: MemoryGraphStore) -> GraphView:
     """Everything."""
-    return View({**dict.fromkeys(NODES), **store.slots})
+    return GraphView({**dict.fromkeys(NODES), **store.slots})
 
 
 def oracle(members: Sequence[str], evidence: Iterable[Nodes]) -> dict[str, int]:
@@ -164,7 +164,7 @@ def test_what_hung_under_a_demoted_node_stays() -> None:
 
 def test_an_id_that_was_never_linked_is_demoted() -> None:
     """A tester's cookie that comes alone from now on; an id that was erased is left alone."""
-    store, log = MemoryStore(), dict[str, Slot]()
+    store, log = MemoryGraphStore(), dict[str, Slot]()
     split(store, C1, said_by([]), ALIAS, into(log))
     assert log == {C1: Slot(C1, logged=False, epoch=1, state=SHARED)}
     store.slots[C2] = Slot(C2, logged=True, epoch=1, state="erased", since=1)
@@ -176,10 +176,10 @@ class Crash(Exception):
     """The command is killed."""
 
 
-class Dying(MemoryStore):
+class Dying(MemoryGraphStore):
     """A store that writes one slot at a time, and whose process is killed before one of them."""
 
-    def __init__(self, store: MemoryStore, left: int) -> None:
+    def __init__(self, store: MemoryGraphStore, left: int) -> None:
         super().__init__()
         self.slots, self.below, self.notes = store.slots, store.below, store.notes
         self.left = left

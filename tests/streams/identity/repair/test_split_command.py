@@ -20,9 +20,9 @@ from schemas.codec import decode, encode
 from schemas.registry import Registry
 from streams.identity.commands.identity import app
 from streams.identity.evidence import CONFLICTS, LINKS, link_record
-from streams.identity.graph.redis_store import RedisStore
+from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.slots import MERGES, log_key, slot_record
-from streams.identity.graph.union_find import SHARED, Nodes, Slot, View, Write, plan, plan_labels
+from streams.identity.graph.union_find import SHARED, GraphView, Nodes, Slot, Write, plan, plan_labels
 from streams.identity.nodes import alias
 from streams.identity.repair.log import diff, read_log, rebuild
 from streams.identity.repair.split import Restamp
@@ -56,17 +56,17 @@ def house(kafka: str, redis_url: str, clickhouse_url: str, tmp_path_factory: pyt
 
 
 @pytest.fixture(scope="module")
-def store(house: Settings) -> Iterator[RedisStore]:
+def store(house: Settings) -> Iterator[RedisGraphStore]:
     """The graph."""
     with redis.Redis.from_url(house.redis) as client:
         client.flushall()
-        yield RedisStore(lambda: client)
+        yield RedisGraphStore(lambda: client)
 
 
-def settle(settings: Settings, store: RedisStore, events: Sequence[Nodes]) -> None:
+def settle(settings: Settings, store: RedisGraphStore, events: Sequence[Nodes]) -> None:
     """Let the events link their nodes in Redis, in the log, and as evidence."""
     registry, client = Registry(settings.contracts), producer(settings)
-    view = View(dict.fromkeys(node for nodes in events for node in nodes))
+    view = GraphView(dict.fromkeys(node for nodes in events for node in nodes))
     for n, nodes in enumerate(events):
         for writes in (plan(view, {nodes: n})[0], plan_labels(view, {nodes: n})):
             assert all(store.write(writes))
@@ -105,7 +105,7 @@ def nothing(_records: int) -> None:
     """Nobody watches."""
 
 
-def test_a_kiosk_is_taken_out(house: Settings, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kiosk_is_taken_out(house: Settings, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """First said, then done; without ClickHouse the graph is split, the next run rewrites the rows, later ones late rows."""
     user, kiosk, one, two, three = person(1)
     settle(house, store, world(1))
@@ -168,7 +168,7 @@ class Killed(Exception):
     """The process is."""
 
 
-class Dying(RedisStore):
+class Dying(RedisGraphStore):
     """One write at a time to a real Redis, and killed before one of them."""
 
     left = 0
@@ -188,7 +188,7 @@ class Dying(RedisStore):
         return won
 
 
-def test_killed_before_each_of_its_writes(house: Settings, store: RedisStore) -> None:
+def test_killed_before_each_of_its_writes(house: Settings, store: RedisGraphStore) -> None:
     """Redis and Kafka end the same wherever the first run was killed: before a slot, before the log, before it is marked."""
     for left in range(5):
         user, kiosk, one, two, three = person(100 + left)

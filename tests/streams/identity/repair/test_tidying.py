@@ -18,8 +18,8 @@ from schemas.codec import encode
 from schemas.registry import Registry
 from streams.identity.commands.identity import app
 from streams.identity.evidence import CONFLICTS, conflict_record
-from streams.identity.graph.redis_store import RedisStore
-from streams.identity.graph.store import MemoryStore
+from streams.identity.graph.redis_store import RedisGraphStore
+from streams.identity.graph.store import MemoryGraphStore
 from streams.identity.graph.union_find import ERASED, SHARED, TWO_USERS, Nodes, Slot, Write
 from streams.identity.repair.splitting import Log, split
 from streams.identity.repair.tidying import tidy
@@ -50,7 +50,7 @@ def ignored(_node: str) -> Log:
     return lambda _kept, _slots: None
 
 
-def marked(store: MemoryStore) -> list[str]:
+def marked(store: MemoryGraphStore) -> list[str]:
     """What was demoted."""
     return sorted(node for node, slot in store.slots.items() if slot.state == SHARED)
 
@@ -129,11 +129,11 @@ def house(kafka: str, redis_url: str, clickhouse_url: str, tmp_path: Path, monke
 
 
 @pytest.fixture
-def store(house: Settings) -> Iterator[RedisStore]:
+def store(house: Settings) -> Iterator[RedisGraphStore]:
     """What the log says, in an empty Redis."""
     with redis.Redis.from_url(house.redis) as client:
         client.flushall()
-        yield RedisStore(lambda: client)
+        yield RedisGraphStore(lambda: client)
 
 
 def conflict(house: Settings, node: str, rule: str) -> None:
@@ -144,7 +144,7 @@ def conflict(house: Settings, node: str, rule: str) -> None:
     assert kafka.flush(10) == 0
 
 
-def test_the_command(house: Settings, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command(house: Settings, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted, then done; without ClickHouse the next run rewrites the rows; what somebody split by hand is not touched."""
 
     def ids(user: str) -> Sequence[str]:
@@ -190,7 +190,7 @@ def test_the_command(house: Settings, store: RedisStore, monkeypatch: pytest.Mon
     assert run()[1]["rows"] == 0
 
 
-def test_an_id_that_was_never_demoted_is_found(house: Settings, store: RedisStore) -> None:
+def test_an_id_that_was_never_demoted_is_found(house: Settings, store: RedisGraphStore) -> None:
     """A shop's phone that had joined everybody before there was a limit: the command takes it out, once."""
     phone, emails = "3" + "f" * 32, [f"3{n:02x}" + "7c" * 15 for n in range(16, 30)]
     settle(house, store, [(email, phone) for email in emails])

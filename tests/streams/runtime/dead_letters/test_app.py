@@ -9,11 +9,11 @@ from typer.testing import CliRunner, Result
 
 from infra.clients.kafka import producer
 from infra.ops.topics import apply
-from infra.payload_keyring import KeyRing
+from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
 from schemas.registry import Registry
 from streams.runtime.dead_letters.app import app
-from streams.runtime.dead_letters.dead_letter import DeadLetters, Place, Refusal
+from streams.runtime.dead_letters.dead_letter import DeadLetterCause, DeadLetters, RecordPosition
 from streams.runtime.follow import read_messages, topic_partitions
 
 SECRET = "for tests only, forty characters long..."
@@ -28,13 +28,15 @@ def settings(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A broker with two letters of the consent stage, one of a door, and one of ten days ago, whose key is gone."""
     made = Settings(kafka=kafka, state_dir=tmp_path_factory.mktemp("dead"), secret=SECRET, partitions=2)
     apply(made)
-    registry, keyring, now = Registry(made.contracts), KeyRing(made.keyring_dir, made.master), time.time() - 60
+    registry, keyring, now = Registry(made.contracts), PayloadKeyring(made.keyring_dir, made.master), time.time() - 60
     consent, door = (DeadLetters(registry, keyring, name) for name in ("consent", "collector"))
     letters = [
-        consent.letter(Refusal("UNDECODABLE", "no frame", Place(RAW, 0, 7)), b"key", b"first", now),
-        consent.letter(Refusal("UNDECODABLE", "no frame", Place(RAW, 1, 9), "web-de"), None, b"second", now + 1),
-        consent.letter(Refusal("TOO_LONG", "much too long", Place(RAW, 1, 3)), None, b"old", now - 10 * DAY_S),
-        door.letter(Refusal("NO_NAME", "event_name is missing", Place.at_door()), None, b"{}", now),
+        consent.letter(DeadLetterCause("UNDECODABLE", "no frame", RecordPosition(RAW, 0, 7)), b"key", b"first", now),
+        consent.letter(
+            DeadLetterCause("UNDECODABLE", "no frame", RecordPosition(RAW, 1, 9), "web-de"), None, b"second", now + 1
+        ),
+        consent.letter(DeadLetterCause("TOO_LONG", "much too long", RecordPosition(RAW, 1, 3)), None, b"old", now - 10 * DAY_S),
+        door.letter(DeadLetterCause("NO_NAME", "event_name is missing", RecordPosition.at_door()), None, b"{}", now),
     ]
     keyring.destroy_before(now, 5)
     client = producer(made)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from infra.payload_keyring import KeyGone, KeyRing
+from infra.payload_keyring import KeyGone, PayloadKeyring
 from infra.secrets import Secret
 from schemas.codec import decode
 from schemas.registry import Registry
-from streams.runtime.dead_letters.dead_letter import DeadLetters, Place, Refusal, open_letter
+from streams.runtime.dead_letters.dead_letter import DeadLetterCause, DeadLetters, RecordPosition, open_letter
 
 SECRET = Secret("for tests only, forty characters long...")
 NOW = 1_790_000_000.0
@@ -19,8 +19,8 @@ DAY_S = 86_400
 @pytest.mark.parametrize("value", [b"", b"\xff\x00 bytes"])
 def test_key_and_value_come_back_as_they_were(contracts_dir: Path, tmp_path: Path, key: bytes | None, value: bytes) -> None:
     """No key, an empty key and a key are three different things."""
-    registry, keyring = Registry(contracts_dir), KeyRing(tmp_path, SECRET)
-    refusal = Refusal("UNDECODABLE", "no frame", Place("events.raw", 2, 17), "web")
+    registry, keyring = Registry(contracts_dir), PayloadKeyring(tmp_path, SECRET)
+    refusal = DeadLetterCause("UNDECODABLE", "no frame", RecordPosition("events.raw", 2, 17), "web")
     place, written, _ = DeadLetters(registry, keyring, "consent").letter(refusal, key, value, NOW)
     assert place == b"events.raw:2:17"
     _, record = decode(registry, written or b"")
@@ -30,14 +30,14 @@ def test_key_and_value_come_back_as_they_were(contracts_dir: Path, tmp_path: Pat
 
 def test_letters_from_a_door_have_places_of_their_own() -> None:
     """Two refusals at a door do not replace each other."""
-    assert Place.at_door().key != Place.at_door().key
+    assert RecordPosition.at_door().key != RecordPosition.at_door().key
 
 
 def test_a_destroyed_key_opens_nothing(contracts_dir: Path, tmp_path: Path) -> None:
     """Once a day's salt is deleted, that day's payloads are gone, and the other days' are not."""
-    registry, keyring = Registry(contracts_dir), KeyRing(tmp_path, SECRET)
+    registry, keyring = Registry(contracts_dir), PayloadKeyring(tmp_path, SECRET)
     letters = DeadLetters(registry, keyring, "consent")
-    refusal = Refusal("UNDECODABLE", "", Place.at_door())
+    refusal = DeadLetterCause("UNDECODABLE", "", RecordPosition.at_door())
     old, new = (decode(registry, letters.letter(refusal, None, b"v", at)[1] or b"")[1] for at in (NOW - 20 * DAY_S, NOW))
     assert len(keyring.destroy_before(NOW, days=14)) == 1
     with pytest.raises(KeyGone):
@@ -47,11 +47,13 @@ def test_a_destroyed_key_opens_nothing(contracts_dir: Path, tmp_path: Path) -> N
 
 def test_another_secret_or_changed_bytes_open_nothing(contracts_dir: Path, tmp_path: Path) -> None:
     """AES-GCM authenticates: a payload opens whole and unchanged or not at all."""
-    registry, keyring = Registry(contracts_dir), KeyRing(tmp_path, SECRET)
-    _, written, _ = DeadLetters(registry, keyring, "consent").letter(Refusal("R", "", Place.at_door()), None, b"value", NOW)
+    registry, keyring = Registry(contracts_dir), PayloadKeyring(tmp_path, SECRET)
+    _, written, _ = DeadLetters(registry, keyring, "consent").letter(
+        DeadLetterCause("R", "", RecordPosition.at_door()), None, b"value", NOW
+    )
     _, record = decode(registry, written or b"")
     with pytest.raises(KeyGone):
-        open_letter(record, KeyRing(tmp_path, Secret("another secret of at least forty characters")))
+        open_letter(record, PayloadKeyring(tmp_path, Secret("another secret of at least forty characters")))
     changed = record["payload"][:-1] + bytes([record["payload"][-1] ^ 1])
     with pytest.raises(KeyGone):
         open_letter({**record, "payload": changed}, keyring)

@@ -14,7 +14,7 @@ from infra.ops.topics import apply
 from infra.settings import load_settings
 from schemas.codec import encode
 from schemas.registry import Registry
-from streams.runtime.privacy.request_consumer import ACKS, ERASURES, REQUESTS, Clerk, asks
+from streams.runtime.privacy.request_consumer import ACKS, ERASURES, REQUESTS, PrivacyRequestConsumer, asks
 from tests.broker.copying import read_committed
 from tests.broker.groups import commit_offsets
 
@@ -46,7 +46,7 @@ def test_a_clerk_that_has_answered_everything_has_no_lag(kafka: str, tmp_path: P
     pen.begin_transaction()
     pen.produce(REQUESTS, encode(registry.latest(REQUESTS), request), b"k", 0)
     pen.commit_transaction(30)
-    clerk = Clerk(settings, "warehouse", lambda _: "done", lambda _: "done")
+    clerk = PrivacyRequestConsumer(settings, "warehouse", lambda _: "done", lambda _: "done")
     clerk.start()
     reading = ck.Consumer({"bootstrap.servers": kafka, "group.id": "headwater.warehouse-privacy"})
     place, deadline = ck.TopicPartition(REQUESTS, 0), time.monotonic() + 60
@@ -91,7 +91,7 @@ def test_requests_of_a_topic_made_anew_are_all_answered(kafka: str, tmp_path: Pa
         answered.append(one["request_id"])
         return "done"
 
-    clerk = Clerk(settings, "decisions", answer, lambda _: "done")
+    clerk = PrivacyRequestConsumer(settings, "decisions", answer, lambda _: "done")
     clerk.start()
     try:
         while not asked.issubset(answered):

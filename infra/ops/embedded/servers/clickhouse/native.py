@@ -122,7 +122,7 @@ def with_protocol(pieces: Iterable[bytes]) -> Iterator[bytes]:
                 kind = source.text()
                 block += [source.collect(), b"\x00"]
                 if rows:
-                    column = Column(kind)
+                    column = ColumnWalker(kind)
                     column.skip_prefix(source)
                     column.skip(source, rows)
                 block.append(source.collect())
@@ -131,7 +131,7 @@ def with_protocol(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield from source.rest()
 
 
-class Column:
+class ColumnWalker:
     """Walks through a column of one type."""
 
     def __init__(self, kind: str) -> None:
@@ -140,7 +140,7 @@ class Column:
         name, _, inside = kind.partition("(")
         self._name = name
         arguments = arguments_of(inside[:-1]) if inside else []
-        self._inner = [Column(inner) for inner in _inner_types(name, arguments)]
+        self._inner = [ColumnWalker(inner) for inner in _inner_types(name, arguments)]
         self._skip = self._walker(name, arguments)
 
     def skip_prefix(self, source: ByteSource) -> None:

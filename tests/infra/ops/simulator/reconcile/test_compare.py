@@ -9,7 +9,7 @@ from infra.ops.simulator.ledger import ANONYMISED, DEAD, POISON, REFUSED, RESOLV
 from infra.ops.simulator.marks import event_id
 from infra.ops.simulator.reconcile import compare
 from infra.ops.simulator.reconcile.compare import Letters, RefusalRow, Row
-from infra.ops.simulator.reconcile.tally import Seen, Tally
+from infra.ops.simulator.reconcile.tally import Sighting, Tally
 
 RUN = "abcdefab"
 # Two resolved events of one account (all granted; analytics alone), then one of each other fate.
@@ -27,12 +27,12 @@ def expected() -> Expected:
     )
 
 
-def seen(n: int, mask: int, outcome: str, **more: object) -> Seen:
+def seen(n: int, mask: int, outcome: str, **more: object) -> Sighting:
     """A record of event `n` behind the gate."""
-    return Seen(event_id(RUN, n), "page_view", outcome, mask, "2profile", "resolved")._replace(**more)  # type: ignore[arg-type] # test data
+    return Sighting(event_id(RUN, n), "page_view", outcome, mask, "2profile", "resolved")._replace(**more)  # type: ignore[arg-type] # test data
 
 
-def walk(expected: Expected, *records: Seen) -> Row:
+def walk(expected: Expected, *records: Sighting) -> Row:
     """The verdict on a layer that holds these records, where one anonymised event is expected too."""
     tally = Tally(expected, {"random": 1})
     for record in records:
@@ -40,7 +40,7 @@ def walk(expected: Expected, *records: Seen) -> Row:
     return compare.once_row("layer", expected, {"random": 1}, tally)
 
 
-GOOD = (seen(0, 7, "pass"), seen(1, 1, "strip"), Seen("random", "page_view", "anonymise", 0, "", "anonymous"))
+GOOD = (seen(0, 7, "pass"), seen(1, 1, "strip"), Sighting("random", "page_view", "anonymise", 0, "", "anonymous"))
 
 
 def test_a_layer_that_is_as_it_should_be_has_no_fault(expected: Expected) -> None:
@@ -67,14 +67,14 @@ def test_an_event_that_is_there_twice_is_doubled(expected: Expected) -> None:
     [
         seen(1, 1, "strip", marks={("mk", 1)}),
         seen(1, 1, "strip", marks={("pz", 1)}),
-        Seen("random", "page_view", "anonymise", marks={("an", 2)}),
+        Sighting("random", "page_view", "anonymise", marks={("an", 2)}),
         seen(0, 7, "pass", marks={("cl", 9)}),
         seen(1, 3, "strip"),
-        Seen(event_id(RUN, 2), "page_view", "anonymise"),
+        Sighting(event_id(RUN, 2), "page_view", "anonymise"),
     ],
     ids=["marketing", "personalization", "analytics", "clear", "mask", "id of an anonymised event"],
 )
-def test_what_was_not_granted_is_forbidden(expected: Expected, record: Seen) -> None:
+def test_what_was_not_granted_is_forbidden(expected: Expected, record: Sighting) -> None:
     """Fields of denied purposes, clear identifiers, purposes nobody granted, ids that should be gone."""
     others = [good for good in GOOD if good.event_id != record.event_id]
     assert walk(expected, *others, record).forbidden == 1
@@ -108,11 +108,11 @@ def test_raw_wants_every_acknowledged_event_and_takes_copies(expected: Expected)
     """Clients retry; the copies die later."""
     raw = Tally(expected)
     for n in (0, 0, 1, 2):
-        raw.at_door(Seen(event_id(RUN, n), "page_view"), (RESOLVED, ANONYMISED))
+        raw.at_door(Sighting(event_id(RUN, n), "page_view"), (RESOLVED, ANONYMISED))
     assert compare.raw_row(expected, raw).lost == 1  # the poison
     raw.count(4)
     assert compare.raw_row(expected, raw).good
-    raw.at_door(Seen(event_id(RUN, 5), "page_view"), (RESOLVED, ANONYMISED))
+    raw.at_door(Sighting(event_id(RUN, 5), "page_view"), (RESOLVED, ANONYMISED))
     assert compare.raw_row(expected, raw).unexplained == 1
 
 
@@ -120,7 +120,7 @@ def test_consented_holds_one_record_for_each_raw_copy(expected: Expected) -> Non
     """The gate neither loses nor doubles copies."""
     raw, gate = Tally(expected), Tally(expected, {"random": 1})
     for n in (0, 0, 1):
-        raw.at_door(Seen(event_id(RUN, n), "page_view"), (RESOLVED,))
+        raw.at_door(Sighting(event_id(RUN, n), "page_view"), (RESOLVED,))
     for record in GOOD:
         gate.behind_gate(record)
     assert compare.consented_row(expected, raw, {"random": 1}, gate).lost == 1
@@ -171,7 +171,7 @@ def test_a_table_mirrors_its_topic_copy_by_copy() -> None:
 
 def test_anonymised_events_of_other_runs_are_nobodys(expected: Expected) -> None:
     """Several runs share a house."""
-    assert walk(expected, *GOOD, Seen("of another run", "page_view", "anonymise", 0, "", "anonymous")).good
+    assert walk(expected, *GOOD, Sighting("of another run", "page_view", "anonymise", 0, "", "anonymous")).good
 
 
 def test_counts_must_equal_the_layers() -> None:
@@ -193,6 +193,6 @@ def test_a_refusal_is_kept_unless_an_event_after_it_shows_more(expected: Expecte
         spoilt = Tally(expected)
         spoilt.behind_gate(leak)
         assert compare.refusal_rows(expected, spoilt.leaks, spoilt.shortfalls)[0].kept == 1
-    tally.behind_gate(Seen(event_id(RUN, 2), "page_view", "anonymise"))
+    tally.behind_gate(Sighting(event_id(RUN, 2), "page_view", "anonymise"))
     tally.behind_gate(seen(0, 1, "strip"))
     assert compare.refusal_rows(expected, tally.leaks, tally.shortfalls) == [RefusalRow("webhook", 2, 1, 1, 0, 2)]

@@ -7,27 +7,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.ops.simulator.truth import ALL, ANALYTICS, MARKETING, PERSONALIZATION
-from infra.ops.simulator.world.acts import Choice, Device, Event, Person, Statement
-from infra.ops.simulator.world.memory import CHOICE_EVENT, Memory, Unsettled
+from infra.ops.simulator.world.acts import Device, SimulatedEvent, SimulatedPerson, Statement, VisitorChoice
+from infra.ops.simulator.world.memory import CHOICE_EVENT, HouseholdMemory, Unsettled
 from tests.infra.ops.simulator.gate import Gate
 
-PERSON = Person("person-1", "account-1", "one@mail.example", 1)
-FIRST = Device("cookie-1", "headwater", "DE", Choice.CMP_ALL, "agent")
+PERSON = SimulatedPerson("person-1", "account-1", "one@mail.example", 1)
+FIRST = Device("cookie-1", "headwater", "DE", VisitorChoice.CMP_ALL, "agent")
 SECOND = replace(FIRST, cookie="cookie-2")
 FORM = Statement(FIRST, (("client_id", FIRST.cookie),), ALL)
 
 
 def event(
-    device: Device, choice: Choice = Choice.CMP_ALL, *, login: bool = False, name: str = "page_view", region: str = "DE"
-) -> Event:
+    device: Device,
+    choice: VisitorChoice = VisitorChoice.CMP_ALL,
+    *,
+    login: bool = False,
+    name: str = "page_view",
+    region: str = "DE",
+) -> SimulatedEvent:
     """An event of the person."""
     on = replace(device, choice=choice, region=region)
-    return Event(0, "x", name, on, PERSON, login, 0, "/", "abcdefab", email=login and name == "purchase")
+    return SimulatedEvent(0, "x", name, on, PERSON, login, 0, "/", "abcdefab", email=login and name == "purchase")
 
 
-def linked() -> Memory:
+def linked() -> HouseholdMemory:
     """A household whose devices are linked."""
-    memory = Memory()
+    memory = HouseholdMemory()
     for device in (FIRST, SECOND):
         assert memory.take(event(device, login=True)) == ALL
     memory.settle()
@@ -46,7 +51,7 @@ def test_a_refusal_on_one_device_reaches_the_other_once_the_house_is_drained() -
 
 def test_a_link_hands_refusals_over() -> None:
     """A cookie that refused before the login: the login loses it at once, the person's other device once it is drained."""
-    memory = Memory()
+    memory = HouseholdMemory()
     memory.take(event(SECOND, login=True))
     memory.settle()
     memory.tell(replace(FORM, purposes=MARKETING))
@@ -61,7 +66,7 @@ def test_a_later_consent_lifts_a_refusal_where_it_was_given() -> None:
     memory = linked()
     memory.tell(FORM)
     memory.settle()
-    assert memory.take(event(FIRST, Choice.MODE_ALL, login=True)) == 0, "undated"
+    assert memory.take(event(FIRST, VisitorChoice.MODE_ALL, login=True)) == 0, "undated"
     assert memory.take(event(FIRST, login=True, name=CHOICE_EVENT)) == ALL
     memory.settle()
     assert memory.take(event(FIRST)) == ALL
@@ -73,31 +78,31 @@ def test_a_later_consent_lifts_a_refusal_where_it_was_given() -> None:
 def test_a_tc_string_tells_the_day_only() -> None:
     """So a grant of yesterday lifts nothing, and a refusal of today outlasts whatever else is said today."""
     memory = linked()
-    memory.take(event(FIRST, Choice.TC_NONE, login=True))
+    memory.take(event(FIRST, VisitorChoice.TC_NONE, login=True))
     memory.settle()
-    assert memory.take(event(FIRST, Choice.TC_ALL, login=True)) == 0
+    assert memory.take(event(FIRST, VisitorChoice.TC_ALL, login=True)) == 0
     assert memory.take(event(FIRST, login=True, name=CHOICE_EVENT)) == 0
 
 
 def test_an_undated_refusal_answers_silence_alone() -> None:
     """Of every identifier of its event, in every region, until the next grant; and of no other device."""
-    memory = Memory()
-    assert memory.take(event(FIRST, Choice.GPC)) == ANALYTICS
-    assert memory.take(event(FIRST, Choice.SILENT, region="US")) == ANALYTICS
+    memory = HouseholdMemory()
+    assert memory.take(event(FIRST, VisitorChoice.GPC)) == ANALYTICS
+    assert memory.take(event(FIRST, VisitorChoice.SILENT, region="US")) == ANALYTICS
     assert memory.take(event(FIRST, region="US")) == ALL
-    assert memory.take(event(FIRST, Choice.SILENT, region="US")) == ALL
+    assert memory.take(event(FIRST, VisitorChoice.SILENT, region="US")) == ALL
 
     memory = linked()
-    assert memory.take(event(FIRST, Choice.UNMAPPED, login=True)) == ANALYTICS
+    assert memory.take(event(FIRST, VisitorChoice.UNMAPPED, login=True)) == ANALYTICS
     memory.settle()
-    assert [memory.take(event(device, Choice.SILENT, region="US")) for device in (FIRST, SECOND)] == [ANALYTICS, ALL]
+    assert [memory.take(event(device, VisitorChoice.SILENT, region="US")) for device in (FIRST, SECOND)] == [ANALYTICS, ALL]
 
 
 STEPS = st.one_of(
     st.builds(
         event,
         st.sampled_from((FIRST, SECOND)),
-        st.sampled_from(Choice),
+        st.sampled_from(VisitorChoice),
         login=st.booleans(),
         name=st.sampled_from(("page_view", "purchase", CHOICE_EVENT)),
         region=st.sampled_from(("DE", "US", "")),
@@ -120,9 +125,9 @@ STEPS = st.one_of(
 
 @given(st.lists(STEPS, max_size=12))
 @settings(max_examples=150, deadline=None, derandomize=True)
-def test_model_and_gate_agree_on_every_household(steps: list[Event | Statement]) -> None:
+def test_model_and_gate_agree_on_every_household(steps: list[SimulatedEvent | Statement]) -> None:
     """Two devices of one person, any choices in any order, by event and by form, each known everywhere before the next."""
-    memory, gate = Memory(), Gate()
+    memory, gate = HouseholdMemory(), Gate()
     for step in steps:
         if isinstance(step, Statement):
             memory.tell(step)

@@ -7,17 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.ops.simulator.truth import ALL, OPT_OUT_REGIONS
-from infra.ops.simulator.world.acts import Channel, Choice, Event, Request, Statement, Step
+from infra.ops.simulator.world.acts import Channel, SimulatedEvent, SimulatedRequest, Statement, Step, VisitorChoice
 from infra.ops.simulator.world.population import Population
 from infra.ops.simulator.world.stories import ACTS, BEFORE, CONSENTS, END, LONGEST, REFUSES, stories
-from infra.ops.simulator.world.world import NOWHERE, REGIONS, World
+from infra.ops.simulator.world.world import NOWHERE, REGIONS, ShopWorld
 
 RUN = "abcdefab"
 
 
-def events_of(steps: Iterable[Step]) -> list[Event]:
+def events_of(steps: Iterable[Step]) -> list[SimulatedEvent]:
     """The events of an act."""
-    return [event for step in steps if isinstance(step, Request) for event in step.events]
+    return [event for step in steps if isinstance(step, SimulatedRequest) for event in step.events]
 
 
 def test_every_channel_is_played_and_some_visitors_consent_again() -> None:
@@ -27,7 +27,7 @@ def test_every_channel_is_played_and_some_visitors_consent_again() -> None:
     assert set(counted) == set(Channel)
     assert max(counted.values()) - min(counted.values()) <= 1
     again = [acts for refusal, acts in played if refusal.consented_again]
-    assert {type(acts[CONSENTS][0]) for acts in again} == {Request, Statement}
+    assert {type(acts[CONSENTS][0]) for acts in again} == {SimulatedRequest, Statement}
     for _, acts in played:
         assert len(acts) == ACTS
         assert acts[REFUSES]
@@ -51,7 +51,7 @@ def test_who_refuses_at_home_is_silent_abroad() -> None:
     for regions, abroad in ((REGIONS, OPT_OUT_REGIONS), (NOWHERE, {""})):
         for refusal, acts in stories(Population(2, RUN, 3_000, regions), 3_000):
             if refusal.channel is Channel.ABROAD:
-                silent = [event for event in events_of(acts[END]) if event.device.choice is Choice.SILENT]
+                silent = [event for event in events_of(acts[END]) if event.device.choice is VisitorChoice.SILENT]
                 assert silent
                 assert {event.device.region for event in silent} <= set(abroad)
 
@@ -60,7 +60,7 @@ def test_who_refuses_at_home_is_silent_abroad() -> None:
 @given(st.integers(0, 10_000), st.integers(1, 1_500))
 def test_no_event_hangs_on_how_fast_the_house_is(seed: int, events: int) -> None:
     """Whatever the seed, the model of memory never has to say `Unsettled`, and there are as many events as asked for."""
-    world = World(seed, RUN, events)
+    world = ShopWorld(seed, RUN, events)
     numbers = {event.n for journey in world.journeys() for event in events_of(journey)}
     assert numbers == set(range(events))
 
@@ -73,5 +73,5 @@ def test_no_story_is_longer_than_it_says() -> None:
 
 def test_a_world_that_is_too_small_for_a_story_has_one_act() -> None:
     """Nothing has to be waited for."""
-    assert len(list(World(1, RUN, 100).acts())) == 1
-    assert len([list(act) for act in World(1, RUN, 2_000).acts()]) == ACTS
+    assert len(list(ShopWorld(1, RUN, 100).acts())) == 1
+    assert len([list(act) for act in ShopWorld(1, RUN, 2_000).acts()]) == ACTS

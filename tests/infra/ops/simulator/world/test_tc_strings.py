@@ -5,15 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.ops.simulator.world.tc_strings import DAY_MS, tc_string
-from streams.consent.formats.reason import Reason
+from streams.consent.formats.reason import ConsentReason
 from streams.consent.formats.tc_string import decode, has_purpose
 from streams.consent.formats.tcf import Demand, judge
 
 TODAY = 20_787 * DAY_MS
 
 
-@pytest.mark.parametrize(("grants", "reason"), [(True, Reason.OK_CONSENT), (False, Reason.PURPOSE)])
-def test_a_string_of_today_is_judged_as_it_is_meant(grants: bool, reason: Reason) -> None:
+@pytest.mark.parametrize(("grants", "reason"), [(True, ConsentReason.OK_CONSENT), (False, ConsentReason.PURPOSE)])
+def test_a_string_of_today_is_judged_as_it_is_meant(grants: bool, reason: ConsentReason) -> None:
     """Valid by the rules of TCF 2.3, disclosed vendors included."""
     read = decode(tc_string(TODAY, grants=grants))
     assert judge(read, Demand((1, 3, 4, 7)), None, TODAY + 1_000) is reason
