@@ -29,7 +29,7 @@ from streams.bandit.experiment import parse
 from streams.bandit.snapshots.snapshot import follow
 from streams.bandit.snapshots.store import RedisSnapshotStore
 from streams.collector.write_keys import create_key
-from streams.consent.ledger.store import RedisStates
+from streams.consent.ledger.store import RedisStateStore
 
 SECONDS = 6.0
 CONNECTIONS = 16
@@ -110,7 +110,7 @@ def prepare(settings: Settings) -> None:
     """Topics, a write key, an empty view of the consent ledger, the packaged experiment and its first snapshot."""
     topics_app.apply(settings)
     create_key(settings.write_keys_file, "shop", site="shop.example")
-    view = RedisStates(partial(redis.Redis.from_url, settings.redis), lambda _partition, _since: iter(()), 3_600)
+    view = RedisStateStore(partial(redis.Redis.from_url, settings.redis), lambda _partition, _since: iter(()), 3_600)
     for partition in range(settings.partitions):
         view.open(partition)
     experiment = publish_experiment(settings, parse(EXAMPLE.read_bytes()))

@@ -251,8 +251,11 @@ class Stopwatch:
 
 
 WAYS = {
-    "loader": WarehouseBench.loader, "engine": WarehouseBench.engine, "engine-parallel": WarehouseBench.engine_parallel, "decode": WarehouseBench.decode,
-}  # fmt: skip
+    "loader": WarehouseBench.loader,
+    "engine": WarehouseBench.engine,
+    "engine-parallel": WarehouseBench.engine_parallel,
+    "decode": WarehouseBench.decode,
+}
 
 
 def events(registry: Registry) -> Iterator[bytes]:

@@ -30,7 +30,7 @@ from bench.faults.flow import ProducerError
 from bench.faults.proof import Proof
 from bench.faults.run import FaultPlan, FaultProgress, FaultResult, run
 from bench.faults.world import WorldError
-from infra.ops.embedded.servers.child import NotReady
+from infra.ops.embedded.servers.child import StartFailed
 
 OUTPUT = Console(width=128)
 
@@ -43,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="headwater-faults-") as folder:
         try:
             figures = control(options, Path(folder)) if options.control else faults(options, Path(folder))
-        except (WorldError, NotReady, TimeoutError, ProducerError) as error:
+        except (WorldError, StartFailed, TimeoutError, ProducerError) as error:
             sys.exit(f"the run cannot go on: {error}")
     if options.json:
         print(json.dumps(figures))

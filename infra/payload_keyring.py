@@ -16,7 +16,7 @@ from infra.secrets import Secret
 NONCE_BYTES = 12
 
 
-class KeyGone(LookupError):
+class KeyDestroyed(LookupError):
     """The day's key was destroyed, or belongs to another key ring or secret: the payload cannot be read any more."""
 
 
@@ -39,7 +39,7 @@ class PayloadKeyring:
         try:
             return self._cipher(day, create=False).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], context)
         except InvalidTag:
-            raise KeyGone(f"payload of {day} does not open with this installation's key") from None
+            raise KeyDestroyed(f"payload of {day} does not open with this installation's key") from None
 
     def destroy_before(self, now: float, days: int) -> list[str]:
         """Delete the salts of days older than `days`; returns those days."""
@@ -62,7 +62,7 @@ class PayloadKeyring:
             return file.read_bytes()
         except FileNotFoundError:
             if not create:
-                raise KeyGone(f"the key of {day} was destroyed with its retention") from None
+                raise KeyDestroyed(f"the key of {day} was destroyed with its retention") from None
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Written aside and linked: two processes that meet at midnight agree on one salt, and nobody reads half of it.
         aside = self._folder / f".{day}.{os.getpid()}.{os.urandom(4).hex()}"

@@ -15,7 +15,7 @@ import confluent_kafka as ck
 from consumers.warehouse.loader.batch import InsertBatch
 from consumers.warehouse.loader.intent import read_metadata, token
 from consumers.warehouse.loader.loop import STAGE, TopicMadeAnew, Warehouse
-from consumers.warehouse.loader.rows import Bad, Loader
+from consumers.warehouse.loader.rows import RejectedRecord, RowLoader
 from consumers.warehouse.schema.migrating import apply
 from consumers.warehouse.store import Store
 from consumers.warehouse.topic_partition import TopicPartition
@@ -29,26 +29,26 @@ DIE = float(os.environ.get("BENCH_DIE_AFTER_INSERT", "0"))
 FOLLOWED_S = 2.0
 
 
-class TokenOnlyLoader(Loader):
+class TokenOnlyLoader(RowLoader):
     """Trusts the de-duplication token: it never asks which rows are there, nor how many."""
 
     def highest(self, source: TopicPartition) -> int:  # noqa: ARG002 - the loop's call
         """Not asked."""
         return -1
 
-    def load(self, batch: InsertBatch) -> list[Bad]:
+    def load(self, batch: InsertBatch) -> list[RejectedRecord]:
         """Insert; whatever the engine answers 200 to counts as inserted."""
-        bad: list[Bad] = []
+        bad: list[RejectedRecord] = []
         for contract, rows in self._by_contract(batch, bad).items():
             bad += self._insert(batch, contract, rows, token(batch.source, batch.intent, contract.id))
         return bad
 
-    def reload(self, batch: InsertBatch) -> list[Bad]:
+    def reload(self, batch: InsertBatch) -> list[RejectedRecord]:
         """The same again, under the same token."""
         return self.load(batch)
 
 
-class NoCountLoader(Loader):
+class NoCountLoader(RowLoader):
     """Takes the engine's word for an insert that nobody tried before, as versions before the count did."""
 
     load = TokenOnlyLoader.load
@@ -86,8 +86,8 @@ class NoIntentWarehouse(DyingWarehouse):
         super()._commit([one for one in offsets if read_metadata(one.offset, one.metadata).intent is None])
 
 
-LOADERS: dict[str, tuple[type[Warehouse], type[Loader]]] = {
-    "product": (DyingWarehouse, Loader),
+LOADERS: dict[str, tuple[type[Warehouse], type[RowLoader]]] = {
+    "product": (DyingWarehouse, RowLoader),
     "token-only": (DyingWarehouse, TokenOnlyLoader),
     "no-intent": (NoIntentWarehouse, TokenOnlyLoader),
     "no-count": (DyingWarehouse, NoCountLoader),

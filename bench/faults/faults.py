@@ -21,7 +21,7 @@ from bench.faults.world import MEMORY_BYTES, TOPIC, FaultWorld, WorldError, moun
 from infra.clients.kafka import admin
 from infra.errors import Retryable
 from infra.ops import topics as topics_app
-from infra.ops.embedded.servers.child import NotReady
+from infra.ops.embedded.servers.child import StartFailed
 from infra.telemetry.metrics import TABLE
 
 SEEN_WITHIN_S = 60.0
@@ -204,7 +204,7 @@ def play(name: str, stage: FaultStage) -> Observation:
         stage.world.wait_caught_up(SETTLED_WITHIN_S)
         stage.world.wait(lambda: not unassigned(stage.world.metrics()), SEEN_WITHIN_S, "an alarm stays on")
         observation.settled_s = round(time.monotonic() - over, 1)
-    except (WorldError, NotReady, TimeoutError, ClickHouseError, Retryable) as error:
+    except (WorldError, StartFailed, TimeoutError, ClickHouseError, Retryable) as error:
         observation.failed = f"{type(error).__name__}: {error}"
     observation.seconds = round(time.monotonic() - begun, 1)
     return observation
@@ -298,7 +298,7 @@ def _seen_at(stage: FaultStage, observation: Observation, level: int) -> bool:
     observation.note = f"{level // 1_000_000} MB"
     try:
         stage.world.restart_clickhouse(level)
-    except NotReady:
+    except StartFailed:
         observation.note += ", too few for a start"
     stage.let_flow(1 / len(MEMORY_LEVELS))
     stage.world.sleep(1.0)

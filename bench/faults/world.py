@@ -26,7 +26,7 @@ from infra.errors import EXIT_CONFIG, EXIT_HALTED
 from infra.ops import topics as topics_app
 from infra.ops.embedded.ports import LOOPBACK, free_port
 from infra.ops.embedded.probes import http_answers, http_get
-from infra.ops.embedded.servers.child import HEADWATER, Child, NotReady, Program
+from infra.ops.embedded.servers.child import HEADWATER, Child, Program, StartFailed
 from infra.ops.embedded.servers.clickhouse import command as clickhouse_command
 from infra.ops.embedded.servers.kafka import EmbeddedKafka
 from infra.ops.embedded.state import write_private
@@ -184,7 +184,7 @@ class FaultWorld:
         for attempt in range(attempts):
             try:
                 return self.restart_clickhouse(memory_bytes)
-            except NotReady:
+            except StartFailed:
                 if attempt == attempts - 1:
                     raise
         return None

@@ -28,7 +28,7 @@ from streams.identity.graph.store import MemoryGraphStore
 from streams.identity.graph.union_find import USER, Slot
 from streams.identity.nodes import alias
 from streams.identity.reading import CONSENTED, DAY_MS, RESOLVED
-from streams.identity.repair.splitting import Journal, Log
+from streams.identity.repair.splitting import Log, SplitJournal
 from streams.identity.repair.tidying import hubs, tidy
 from streams.identity.stage import IdentityDependencies, IdentityStage
 from streams.runtime.stage import Batch
@@ -109,7 +109,7 @@ class ContenderStage:
     def tidy(self, since: int, rows: Sequence[tuple[WorldEvent, str]]) -> list[str]:
         """What `headwater identity tidy` makes of the graph and of past rows (event, profile): their profiles. `since`: of ids
         that were demoted from that record on."""
-        said = Said([nodes for nodes, _ in self.evidence.values()])
+        said = MemoryLinkLog([nodes for nodes, _ in self.evidence.values()])
         members = dict[str, dict[str, int]]()
         for nodes, day in self.evidence.values():
             collect(members, nodes, day, nodes)
@@ -145,7 +145,7 @@ def _followed(store: MemoryGraphStore, profiles: Sequence[str], seconds: float, 
     return ContenderResult([finals[profile] for profile in profiles], profiles, seconds, frozenset(nobodys))
 
 
-class Said:
+class MemoryLinkLog:
     """Evidence that is all there."""
 
     def __init__(self, evidence: Iterable[tuple[str, ...]]) -> None:
@@ -160,7 +160,7 @@ class Said:
         return ()
 
 
-def _rewritten(done: Mapping[str, Journal], rows: Sequence[tuple[WorldEvent, str]], nobodys: set[str]) -> list[str]:
+def _rewritten(done: Mapping[str, SplitJournal], rows: Sequence[tuple[WorldEvent, str]], nobodys: set[str]) -> list[str]:
     """Profiles of past rows as `consumers/warehouse/history/restamping.py` rewrites them, once these nodes were taken out."""
     events, profiles = zip(*rows, strict=True)
     found, taken = list(profiles), together(done)

@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 from infra.telemetry.logs import get_logger
 from schemas.codec import Undecodable, UnknownContract, decode
 from schemas.registry import Registry
-from streams.bandit.snapshots.kernel import Unsound
+from streams.bandit.snapshots.kernel import InvalidDistribution
 from streams.bandit.snapshots.snapshot import Snapshot, from_record
 from streams.bandit.snapshots.store import blob_key, pointer_key
 
@@ -49,7 +49,7 @@ class Snapshots:
             return  # it has moved on meanwhile: the next round finds the newer one
         try:
             snapshot = from_record(decode(self._registry, blob)[1])
-        except (Undecodable, UnknownContract, Unsound) as error:
+        except (Undecodable, UnknownContract, InvalidDistribution) as error:
             get_logger().error("snapshot not taken over", experiment=experiment, version=version, error=str(error))
             return
         if snapshot.experiment == experiment:

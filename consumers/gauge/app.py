@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from consumers.gauge.lag.reading import GaugePartition, Reading, as_json
+from consumers.gauge.lag.reading import GaugePartition, LagReading, as_json
 from consumers.gauge.lag.rules import LagLimits
 from consumers.gauge.lag.store import RedisTables, TableStore
 from consumers.gauge.lag.timetable import TimeTable
@@ -25,7 +25,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
+class GaugeOptions:
     """Where and how the gauge runs."""
 
     host: str
@@ -37,7 +37,7 @@ class Serving:
 class Collector:
     """Asks Kafka, keeps the time tables in the store."""
 
-    def __init__(self, settings: Settings, serving: Serving, store: TableStore | None) -> None:
+    def __init__(self, settings: Settings, serving: GaugeOptions, store: TableStore | None) -> None:
         from consumers.gauge.cluster import Cluster
 
         self.watch = LagWatch(serving.limits, serving.interval_s)
@@ -48,12 +48,12 @@ class Collector:
         # A signal may ask to close while a round is still on its way in another thread.
         self._busy = threading.Lock()
 
-    def round(self, now: float) -> Reading:
+    def round(self, now: float) -> LagReading:
         """One round of questions. Retryable where Kafka does not answer; without Redis it goes on."""
         with self._busy:
             return self._round(now)
 
-    def _round(self, now: float) -> Reading:
+    def _round(self, now: float) -> LagReading:
         facts = self._cluster.facts(now)
         self._load(set(facts.ends) - self._loaded)
         wanted = self.watch.take(facts)
@@ -105,7 +105,7 @@ async def collect(collector: Collector, board: Any, interval_s: float) -> None:
         await asyncio.sleep(max(0.2, interval_s - (time.monotonic() - began)))
 
 
-async def serve(settings: Settings, serving: Serving) -> None:
+async def serve(settings: Settings, serving: GaugeOptions) -> None:
     """Run until cancelled."""
     from aiohttp import web
 
@@ -155,7 +155,7 @@ def check_exposure(host: str, token: str | None) -> None:
         raise ConfigError("HEADWATER_OPS_TOKEN needs at least 16 characters, e.g. from `openssl rand -hex 24`")
 
 
-def once(settings: Settings, serving: Serving, as_json_text: bool) -> None:
+def once(settings: Settings, serving: GaugeOptions, as_json_text: bool) -> None:
     """Print the lag as it is now."""
     collector = Collector(settings, serving, tables(settings))
     try:
@@ -189,7 +189,7 @@ def gauge(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     """Watch how far every group is behind; serve /lag, /metrics and the ops page."""
     configure_logs("gauge")
     settings = load_settings()
-    serving = Serving(host, port, interval, LagLimits(slo_s=slo))
+    serving = GaugeOptions(host, port, interval, LagLimits(slo_s=slo))
     if print_once:
         once(settings, serving, as_json_text)
         return
@@ -197,7 +197,7 @@ def gauge(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     asyncio.run(_until_signal(settings, serving))
 
 
-async def _until_signal(settings: Settings, serving: Serving) -> None:
+async def _until_signal(settings: Settings, serving: GaugeOptions) -> None:
     import signal
 
     task = asyncio.ensure_future(serve(settings, serving))

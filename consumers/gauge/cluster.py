@@ -8,7 +8,7 @@ from typing import Any
 import confluent_kafka as ck
 from confluent_kafka.admin import OffsetSpec
 
-from consumers.gauge.lag.reading import Ends, Facts, GaugePartition, GroupFacts
+from consumers.gauge.lag.reading import GaugePartition, GroupFacts, KafkaFacts, PartitionEnds
 from infra.clients.kafka import admin, reader
 from infra.clients.topic_ids import describe_ids
 from infra.errors import Retryable
@@ -40,14 +40,14 @@ class Cluster:
             self._consumer.close()
             self._consumer = None
 
-    def facts(self, now: float) -> Facts:
+    def facts(self, now: float) -> KafkaFacts:
         """One round of questions. Retryable where Kafka does not answer; a single partition that does not is left out."""
         try:
             groups = self._groups()
             places = {place for group in groups for place in group.committed}
             # Ids before ends: of a topic made anew in between, what is learned is thrown away in the next round.
             topic_ids = describe_ids(self._admin, {place.topic for place in places}, TIMEOUT_S)
-            return Facts(now, self._ends(places), tuple(groups), topic_ids)
+            return KafkaFacts(now, self._ends(places), tuple(groups), topic_ids)
         except ck.KafkaException as error:
             raise Retryable(f"Kafka does not answer: {error.args[0].name()}") from error
         except TimeoutError as error:
@@ -78,7 +78,7 @@ class Cluster:
         metadata = self._admin.list_topics(timeout=TIMEOUT_S).topics
         return [_group(name, described[name], offsets[name].result(TIMEOUT_S), metadata) for name in names]
 
-    def _ends(self, places: Iterable[GaugePartition]) -> dict[GaugePartition, Ends]:
+    def _ends(self, places: Iterable[GaugePartition]) -> dict[GaugePartition, PartitionEnds]:
         tps = [ck.TopicPartition(*place) for place in sorted(places)]
         if not tps:
             return {}
@@ -86,7 +86,11 @@ class Cluster:
         # Stable before high: a record that arrives in between looks held back for one round, never lost.
         stable = self._list(tps, OffsetSpec.latest(), ck.IsolationLevel.READ_COMMITTED)
         high = self._list(tps, OffsetSpec.latest(), ck.IsolationLevel.READ_UNCOMMITTED)
-        return {place: Ends(start[place], stable[place], high[place]) for place in start if place in stable and place in high}
+        return {
+            place: PartitionEnds(start[place], stable[place], high[place])
+            for place in start
+            if place in stable and place in high
+        }
 
     def _list(self, tps: list[ck.TopicPartition], spec: OffsetSpec, isolation: ck.IsolationLevel) -> dict[GaugePartition, int]:
         asked = self._admin.list_offsets(dict.fromkeys(tps, spec), isolation_level=isolation, request_timeout=TIMEOUT_S)
@@ -103,7 +107,7 @@ class Cluster:
     def record_times(
         self,
         wanted: Iterable[tuple[GaugePartition, int]],
-        starts: Mapping[GaugePartition, Ends],
+        starts: Mapping[GaugePartition, PartitionEnds],
         budget_s: float = 3.0,
         each_s: float = 1.0,
     ) -> dict[tuple[GaugePartition, int], int]:

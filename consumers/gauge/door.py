@@ -13,7 +13,7 @@ from aiohttp.typedefs import Handler, Middleware
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from consumers.gauge.export import exposition
-from consumers.gauge.lag.reading import Reading, as_json
+from consumers.gauge.lag.reading import LagReading, as_json
 from consumers.gauge.page.page import HERE, Page
 from consumers.gauge.recent import RecentActivity
 from consumers.gauge.row_checks import RowCheck
@@ -42,7 +42,7 @@ class Dashboard:
     """What the door shows; the collector loop writes it, whole values only."""
 
     stale_s: float
-    reading: Reading | None = None
+    reading: LagReading | None = None
     recent: Callable[[float], RecentActivity] = field(default=lambda _now: RecentActivity())
     row_checks: tuple[RowCheck, ...] | None = None
     """What the warehouse's verification says; None while ClickHouse does not answer."""

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from prometheus_client import generate_latest
 
-from consumers.gauge.lag.reading import Reading
+from consumers.gauge.lag.reading import LagReading
 from infra.telemetry.metrics import Metrics
-from streams.runtime.privacy.requests import Pending
+from streams.runtime.privacy.requests import PendingRequest
 
 
-def exposition(reading: Reading | None, pending: Sequence[Pending] | None, now: float) -> bytes:
+def exposition(reading: LagReading | None, pending: Sequence[PendingRequest] | None, now: float) -> bytes:
     """The text of `GET /metrics`; without a reading, none of the lag metrics; without requests read back, none of theirs."""
     metrics = Metrics()
     if pending is not None:
@@ -22,7 +22,7 @@ def exposition(reading: Reading | None, pending: Sequence[Pending] | None, now: 
     return generate_latest(metrics.registry)
 
 
-def _partitions(reading: Reading, metrics: Metrics) -> None:
+def _partitions(reading: LagReading, metrics: Metrics) -> None:
     for place, ends in reading.ends.items():
         labels = {"topic": place.topic, "partition": str(place.partition)}
         metrics.set("kafka_partition_earliest_offset", ends.start, **labels)
@@ -30,7 +30,7 @@ def _partitions(reading: Reading, metrics: Metrics) -> None:
         metrics.set("headwater_partition_held_back", ends.high - ends.stable, **labels)
 
 
-def _groups(reading: Reading, metrics: Metrics) -> None:
+def _groups(reading: LagReading, metrics: Metrics) -> None:
     for group in reading.groups:
         for p in group.partitions:
             labels = {"group": group.group, "topic": p.topic, "partition": str(p.partition)}

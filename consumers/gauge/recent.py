@@ -16,7 +16,7 @@ from schemas.codec import HeadReader, Undecodable, decode
 from schemas.registry import Registry, UnknownContract
 from streams.identity.graph.deferred import DEFERRED
 from streams.runtime.privacy.request_consumer import ACKS, REQUESTS
-from streams.runtime.privacy.requests import Pending, Requests
+from streams.runtime.privacy.requests import PendingRequest, RequestLog
 
 DEAD, COUNTS, SNAPSHOTS = "events.dead", "stream.counts", "bandit.snapshots"
 WHOLE = (REQUESTS, ACKS, DEFERRED)
@@ -60,7 +60,7 @@ class RecentActivity:
     volumes: tuple[tuple[tuple[str, str], int, tuple[int, ...]], ...] = ()
     """((stage, outcome), events in the last hour, events in each of its sixty minutes)."""
     snapshots: tuple[SnapshotSummary, ...] = ()
-    pending: tuple[Pending, ...] = ()
+    pending: tuple[PendingRequest, ...] = ()
     """Privacy requests that not every room has answered, oldest first."""
     unmapped: tuple[tuple[tuple[str, str], int], ...] = ()
     """((source, name), events in the last hour) of consent signals that nothing in the policy maps, most frequent first."""
@@ -80,7 +80,7 @@ class SideTopicState:
         self._unmapped: Counter[tuple[int, str, str]] = Counter()
         """By minute, source and name of the signal."""
         self._snapshots: OrderedDict[str, SnapshotSummary] = OrderedDict()
-        self._requests = Requests()
+        self._requests = RequestLog()
         self._deferred: dict[tuple[str, int], int] = {}
         self._lock = threading.Lock()
 

@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from consumers.privacy import expiry
-from consumers.privacy.audit import HASHED, Broken, Head, broken
+from consumers.privacy.audit import HASHED, ChainBreak, ChainHead, broken
 from consumers.privacy.commands.status import status_command
 from consumers.privacy.context import SLOTS, PrivacyContext
-from consumers.privacy.erasure import Erasure, Tell, Waiting, opened, proofs, who
+from consumers.privacy.erasure import Erasure, ErasurePending, Tell, opened, proofs, who
 from consumers.privacy.export import export
-from consumers.privacy.topics import Pen
+from consumers.privacy.topics import TransactionalWriter
 from consumers.warehouse.schema.tables import TABLES
 from consumers.warehouse.store import SEARCH_S, Store
 from infra.clients.kafka import settings_with_kafka
@@ -75,7 +75,7 @@ def office(quiet: bool) -> Iterator[tuple[PrivacyContext, Tell]]:
         with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:
             task = bar.add_task("looking", total=None)
             yield made, lambda what: bar.update(task, description=what)
-    except Waiting as error:
+    except ErasurePending as error:
         raise ConfigError(f"not done yet: {error}") from error
     except NotErasable as error:
         raise ConfigError(str(error)) from error
@@ -148,7 +148,7 @@ def erase_command(
             return
         _confirm(yes, people)
         tell("counting")
-        pen = Pen(made.settings)
+        pen = TransactionalWriter(made.settings)
         if going_on is None:
             work = Erasure.begin(made, pen, people, tell, patience)
         else:
@@ -288,7 +288,7 @@ def expire_command(
             raise ConfigError("an erasure is not done: `headwater privacy erase` with its id completes it, then run this again")
         unseen, done = expiry.find(made, index, since_ms, tell, patience)
         if not dry_run:
-            done = expiry.expire(made, Pen(made.settings), unseen, since_ms, tell)
+            done = expiry.expire(made, TransactionalWriter(made.settings), unseen, since_ms, tell)
     if as_json:
         typer.echo(json.dumps({"days": days, "dry_run": dry_run, **done._asdict()}))
         return
@@ -298,10 +298,10 @@ def expire_command(
         typer.echo(f"{done.kept:>10,}  were changed meanwhile, and stay")
 
 
-def chain_faults(made: PrivacyContext) -> list[Broken]:
+def chain_faults(made: PrivacyContext) -> list[ChainBreak]:
     """What is wrong with the chain of erasures, in Kafka and in ClickHouse."""
     kept = proofs(made)
-    head = Head(kept[-1]["seq"], kept[-1]["hash"]) if kept else Head()
+    head = ChainHead(kept[-1]["seq"], kept[-1]["hash"]) if kept else ChainHead()
     deadline = time.monotonic() + LOADED_S
     # The last proof may have been written a moment ago.
     while max((record["seq"] for record in loaded(made.settings)), default=0) < head.seq and time.monotonic() < deadline:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from streams.consent.decision.audit import Broken, Head, check, hash_of
+from streams.consent.decision.audit import ChainBreak, ChainHead, check, hash_of
 
 FORM = "headwater-erasure-1"
 CHAIN = 0
@@ -13,7 +13,7 @@ HASHED = (
 """Everything but the hash itself, in this order; counts by name. A new field changes `FORM`."""
 
 
-def link(head: Head, erasure: Mapping[str, Any], counts: Mapping[str, int], done_ts: int) -> dict[str, Any]:
+def link(head: ChainHead, erasure: Mapping[str, Any], counts: Mapping[str, int], done_ts: int) -> dict[str, Any]:
     """The record that follows `head`, of an erasure (as on `privacy.erasures`) that is done."""
     record = {
         "chain": CHAIN, "seq": head.seq + 1, "form": FORM, "request_id": erasure["request_id"], "kind": "erasure",
@@ -23,7 +23,7 @@ def link(head: Head, erasure: Mapping[str, Any], counts: Mapping[str, int], done
     return {**record, "hash": hash_of(_sorted(record), HASHED)}
 
 
-def broken(records: Iterable[Mapping[str, Any]], head: Head) -> Iterator[Broken]:
+def broken(records: Iterable[Mapping[str, Any]], head: ChainHead) -> Iterator[ChainBreak]:
     """What is wrong with records in their order; `head`: the last one that was written."""
     return check(map(_sorted, records), {CHAIN: head}, HASHED)
 
@@ -32,4 +32,4 @@ def _sorted(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**record, "counts": dict(sorted(record["counts"].items()))}
 
 
-__all__ = ["CHAIN", "FORM", "HASHED", "Broken", "Head", "broken", "link"]
+__all__ = ["CHAIN", "FORM", "HASHED", "ChainBreak", "ChainHead", "broken", "link"]

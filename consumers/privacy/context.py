@@ -6,12 +6,12 @@ from functools import cached_property
 from typing import NamedTuple
 
 from consumers.privacy import topics
-from consumers.privacy.topics import LINKS, MERGES, REQUESTS, STATE, Held
+from consumers.privacy.topics import LINKS, MERGES, REQUESTS, STATE, PersonRecord
 from consumers.warehouse import erasing as rows
 from consumers.warehouse.store import Store
 from infra.settings import Settings
 from schemas.registry import Registry
-from streams.consent.ledger.store import RedisStates
+from streams.consent.ledger.store import RedisStateStore
 from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.nodes import Alias, NodeKeys
 from streams.identity.repair import erasing as graph
@@ -21,10 +21,10 @@ from streams.runtime.follow import topic_partitions
 SLOTS, SETS, VIEW = "redis.slots", "redis.sets", "redis.consent"
 
 
-class Traces(NamedTuple):
+class PersonTraces(NamedTuple):
     """What names a person in long-kept topics."""
 
-    held: Mapping[str, Sequence[Held]]
+    held: Mapping[str, Sequence[PersonRecord]]
     scopes: Sequence[str]
     """Regulation and site of all states."""
     epochs: Mapping[str, int]
@@ -41,7 +41,7 @@ class PrivacyContext:
 
     settings: Settings
     graph: RedisGraphStore
-    states: RedisStates
+    states: RedisStateStore
     warehouse: Store
     alias: Alias
 
@@ -55,7 +55,7 @@ class PrivacyContext:
         """Of pseudonyms."""
         return NodeKeys.of(self.settings)
 
-    def search(self, who: Members, until: int) -> Traces:
+    def search(self, who: Members, until: int) -> PersonTraces:
         """Read the long-kept topics. Retryable."""
         found, scopes = topics.find(self.settings, who.nodes)
         for topic, time in ((STATE, "changed_ts"), (REQUESTS, "requested_ts")):
@@ -65,9 +65,9 @@ class PrivacyContext:
         hers, logged = frozenset(who.nodes), bool(nodes)
         found[MERGES] = [one for one in found[MERGES] if graph.tells(one.record, hers, epochs)]
         met = sorted({node for one in found[LINKS] for node in one.record["nodes"]} - hers)
-        return Traces(found, scopes, epochs, tuple(met), logged)
+        return PersonTraces(found, scopes, epochs, tuple(met), logged)
 
-    def left(self, who: Members, until: int, traces: Traces) -> dict[str, int]:
+    def left(self, who: Members, until: int, traces: PersonTraces) -> dict[str, int]:
         """Place -> how many slots, keys, records and rows there are of a person. Retryable."""
         found = {SLOTS: graph.unsuppressed(self.graph, who)}
         found[SETS] = self.graph.holding(who.nodes, graph.holders(self.graph, who, traces.met))
@@ -76,10 +76,10 @@ class PrivacyContext:
         person = rows.ErasedPerson(*who, until=until)
         return found | {f"clickhouse.{table}": n for table, n in rows.counts(self.warehouse, person).items()}
 
-    def view(self, who: Members, until: int, traces: Traces) -> list[tuple[int, list[str]]]:
+    def view(self, who: Members, until: int, traces: PersonTraces) -> list[tuple[int, list[str]]]:
         """Partition and keys of states of hers in the view. Retryable."""
         keys = [f"{scope}|{node}" for scope in traces.scopes for node in who.nodes]
         return [(at, self.states.known(at, keys, until)) for at in topic_partitions(self.settings, STATE)]
 
 
-__all__ = ["SLOTS", "PrivacyContext", "Traces"]
+__all__ = ["SLOTS", "PersonTraces", "PrivacyContext"]

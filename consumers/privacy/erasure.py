@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from consumers.privacy import topics
-from consumers.privacy.audit import Head, link
-from consumers.privacy.context import PrivacyContext, Traces
-from consumers.privacy.topics import ACKS, AUDIT, ERASURES, LINKS, MERGES, REQUESTS, Output, Pen
+from consumers.privacy.audit import ChainHead, link
+from consumers.privacy.context import PersonTraces, PrivacyContext
+from consumers.privacy.topics import ACKS, AUDIT, ERASURES, LINKS, MERGES, REQUESTS, TransactionalWriter, WriterRecord
 from consumers.warehouse import erasing as rows
 from infra.errors import Retryable
 from infra.settings import Settings
 from streams.identity.repair import erasing as graph
 from streams.identity.repair.erasing import Members
-from streams.runtime.privacy.group_progress import Passage
+from streams.runtime.privacy.group_progress import GroupProgress
 from streams.runtime.privacy.request_consumer import ASKED, ERASURE, ROOMS
 
 BEGUN = "begun"
@@ -34,15 +34,15 @@ Tell = Callable[[str], None]
 """Told what is done next."""
 
 
-class Waiting(Retryable):
+class ErasurePending(Retryable):
     """Somebody has not done a part yet; the same command goes on from here."""
 
 
-def await_passage(passage: Passage, group: str, deadline: float) -> None:
+def await_passage(passage: GroupProgress, group: str, deadline: float) -> None:
     """Until a group is through what lay there. Waiting after the deadline (monotonic seconds)."""
     while left := passage.left():
         if time.monotonic() > deadline:
-            raise Waiting(f"{left} records wait for {group}; is it running? Then run this again")
+            raise ErasurePending(f"{left} records wait for {group}; is it running? Then run this again")
         time.sleep(LOOK_S)
 
 
@@ -71,7 +71,7 @@ def proofs(office: PrivacyContext) -> list[Record]:
 class Erasure:
     """One of them."""
 
-    def __init__(self, office: PrivacyContext, pen: Pen, record: Record, tell: Tell, patience_s: float) -> None:
+    def __init__(self, office: PrivacyContext, pen: TransactionalWriter, record: Record, tell: Tell, patience_s: float) -> None:
         self._office = office
         self._pen = pen
         self.record = record
@@ -80,7 +80,9 @@ class Erasure:
         self._met: tuple[str, ...] = ()
 
     @classmethod
-    def begin(cls, office: PrivacyContext, pen: Pen, members: Members, tell: Tell, patience_s: float) -> "Erasure":
+    def begin(
+        cls, office: PrivacyContext, pen: TransactionalWriter, members: Members, tell: Tell, patience_s: float
+    ) -> "Erasure":
         """A new one, written down before anything is changed."""
         now = int(time.time() * 1000)
         record = {
@@ -119,12 +121,12 @@ class Erasure:
                 return
             self.record |= _ids(found)
             self._write_down()
-        raise Waiting("new ids are linked to her all the time; run it again")
+        raise ErasurePending("new ids are linked to her all the time; run it again")
 
     def _settle(self) -> None:
         time.sleep(GRACE_S)
         # A refusal in hand would be remembered of her ids once more, after they were forgotten.
-        passage = Passage(self._office.settings, IDENTITY, [CONSENTED, REVOCATIONS])
+        passage = GroupProgress(self._office.settings, IDENTITY, [CONSENTED, REVOCATIONS])
         await_passage(passage, "the identity worker", time.monotonic() + self._patience_s)
 
     # -- the topics
@@ -161,7 +163,7 @@ class Erasure:
         deadline = time.monotonic() + self._patience_s
         while missing := [room for room in ROOMS if room not in self.answers()]:
             if time.monotonic() > deadline:
-                raise Waiting(f"{', '.join(missing)} did not answer yet; is it running? Then run this again")
+                raise ErasurePending(f"{', '.join(missing)} did not answer yet; is it running? Then run this again")
             time.sleep(LOOK_S)
 
     def answers(self) -> dict[str, str]:
@@ -189,15 +191,15 @@ class Erasure:
             left = self.left()
         if any(left.values()):
             there = ", ".join(f"{place} {n}" for place, n in left.items() if n)
-            raise Waiting(f"something is left: {there}. Run it again; the request stays open until nothing is")
+            raise ErasurePending(f"something is left: {there}. Run it again; the request stays open until nothing is")
         self._tell("writing the proof")
         done = proofs(self._office)
         before = next((record for record in done if record["request_id"] == self.record["request_id"]), None)
         name = self.record["request_id"].encode()
-        head = Head(done[-1]["seq"], done[-1]["hash"]) if done else Head()
+        head = ChainHead(done[-1]["seq"], done[-1]["hash"]) if done else ChainHead()
         proof = before or link(head, self.record, self._counts(), int(time.time() * 1000))
         written = [] if before else [self._pen.output(AUDIT, str(proof["chain"]).encode(), proof)]
-        self._pen.write([*written, Output(ERASURES, name, None)])
+        self._pen.write([*written, WriterRecord(ERASURES, name, None)])
         return proof
 
     def _counts(self) -> dict[str, int]:
@@ -212,14 +214,14 @@ class Erasure:
         self._pen.write([self._pen.output(ERASURES, self.record["request_id"].encode(), self.record)])
 
 
-def _rewritten(pen: Pen, members: Members, traces: Traces) -> Iterable[Output]:
+def _rewritten(pen: TransactionalWriter, members: Members, traces: PersonTraces) -> Iterable[WriterRecord]:
     """Tombstones, and records without her ids where they say something of others too."""
     hers, stamped = frozenset(members.nodes), frozenset(members.profiles) - frozenset(members.shared)
     for held in (one for some in traces.held.values() for one in some):
         if held.topic == REQUESTS:
             yield pen.output(REQUESTS, held.key, _without(held.record, hers, hers | stamped), held.partition)
         elif held.topic != MERGES or graph.older(held.record, traces.epochs):
-            yield Output(held.topic, held.key, None, held.partition)
+            yield WriterRecord(held.topic, held.key, None, held.partition)
         if held.topic == LINKS and (others := graph.without(held.record, hers)) is not None:
             yield pen.output(LINKS, others["link_id"].encode(), others)
 
@@ -237,4 +239,4 @@ def _ids(members: Members) -> dict[str, list[str]]:
     return {name: list(some) for name, some in members._asdict().items()}
 
 
-__all__ = ["Erasure", "Waiting", "await_passage", "opened", "proofs", "who"]
+__all__ = ["Erasure", "ErasurePending", "await_passage", "opened", "proofs", "who"]

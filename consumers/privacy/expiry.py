@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from consumers.privacy import topics
 from consumers.privacy.context import PrivacyContext
 from consumers.privacy.erasure import CONSENTED, IDENTITY, Tell, await_passage
-from consumers.privacy.topics import LINKS, Output, Pen
+from consumers.privacy.topics import LINKS, TransactionalWriter, WriterRecord
 from consumers.warehouse.history import inactive as warehouse
 from consumers.warehouse.loader.loop import GROUP
 from streams.identity.graph.redis_store import CHUNK
@@ -23,7 +23,7 @@ from streams.identity.graph.union_find import Slot
 from streams.identity.reading import RESOLVED
 from streams.identity.repair import erasing as graph
 from streams.identity.repair.log import LogIndex, read_log
-from streams.runtime.privacy.group_progress import Passage
+from streams.runtime.privacy.group_progress import GroupProgress
 
 CONSENT, RAW = "headwater.consent", "events.raw"
 WAY = ((CONSENT, (RAW,)), (IDENTITY, (CONSENTED,)), (GROUP, (RESOLVED, MERGES)))
@@ -32,7 +32,7 @@ ROWS_OF = 500_000
 """Nodes whose rows ClickHouse removes at once: it holds them in memory."""
 
 
-class Expired(NamedTuple):
+class ExpiryResult(NamedTuple):
     """What was forgotten, or would be."""
 
     slots: int
@@ -44,7 +44,7 @@ class Expired(NamedTuple):
     """Slots that were changed meanwhile, so that they stay."""
 
 
-class Unseen:
+class InactiveNodes:
     """The nodes of a log that are to be forgotten, worked out in its index."""
 
     def __init__(self, index: LogIndex) -> None:
@@ -115,17 +115,19 @@ class Unseen:
         return frozenset(node for node in nodes if self._db.execute(query, (node,)).fetchone())
 
 
-def find(office: PrivacyContext, index: LogIndex, since_ms: int, tell: Tell, patience_s: float) -> tuple[Unseen, Expired]:
+def find(
+    office: PrivacyContext, index: LogIndex, since_ms: int, tell: Tell, patience_s: float
+) -> tuple[InactiveNodes, ExpiryResult]:
     """Who is to be forgotten, and how much. ConfigError where the warehouse cannot tell; Waiting where it stays behind."""
     deadline = time.monotonic() + patience_s
     # One after the other: what the first ones have in hand now goes on to the last.
     for group, of_group in WAY:
         tell(f"waiting for {group}")
-        await_passage(Passage(office.settings, group, of_group), group, deadline)
+        await_passage(GroupProgress(office.settings, group, of_group), group, deadline)
     tell("reading the log")
     for records in read_log(office.settings):
         index.add(records)
-    unseen = Unseen(index)
+    unseen = InactiveNodes(index)
     evidence: Iterable[tuple[bytes | None, Mapping[str, Any] | None]] = ()
     if unseen.may_find(since_ms):
         tell("looking for who was seen")
@@ -134,10 +136,10 @@ def find(office: PrivacyContext, index: LogIndex, since_ms: int, tell: Tell, pat
     tell("looking for how they were linked")
     links = unseen.take_links(evidence)
     slots = sum(map(len, unseen.slots()))
-    return unseen, Expired(slots, links, slots, 0)
+    return unseen, ExpiryResult(slots, links, slots, 0)
 
 
-def expire(office: PrivacyContext, pen: Pen, unseen: Unseen, since_ms: int, tell: Tell) -> Expired:
+def expire(office: PrivacyContext, pen: TransactionalWriter, unseen: InactiveNodes, since_ms: int, tell: Tell) -> ExpiryResult:
     """Forget them. Cut short, the next run completes it: the log, which tells who goes, is struck out last. Retryable."""
     tell("removing how they were linked")
     links = 0
@@ -154,12 +156,12 @@ def expire(office: PrivacyContext, pen: Pen, unseen: Unseen, since_ms: int, tell
     for pairs in unseen.slots():
         gone = office.graph.expire(pairs)
         struck = [pair for pair, is_gone in zip(pairs, gone, strict=True) if is_gone]
-        pen.write((Output(MERGES, log_key(*pair), None) for pair in struck), partial(_relinked, office, pen, struck))
+        pen.write((WriterRecord(MERGES, log_key(*pair), None) for pair in struck), partial(_relinked, office, pen, struck))
         slots, kept = slots + len(struck), kept + len(pairs) - len(struck)
-    return Expired(slots, links, rows, kept)
+    return ExpiryResult(slots, links, rows, kept)
 
 
-def _relinked(office: PrivacyContext, pen: Pen, struck: Sequence[tuple[str, Slot]]) -> Iterator[Output]:
+def _relinked(office: PrivacyContext, pen: TransactionalWriter, struck: Sequence[tuple[str, Slot]]) -> Iterator[WriterRecord]:
     """What workers have linked anew by now. They write a slot before they log it, so what was logged before it was struck
     out is among these, and is logged again."""
     now_ms = int(time.time() * 1000)
@@ -169,12 +171,12 @@ def _relinked(office: PrivacyContext, pen: Pen, struck: Sequence[tuple[str, Slot
             yield pen.output(MERGES, log_key(node, slot), slot_record(node, slot, "", now_ms))
 
 
-def _without(pen: Pen, unseen: Unseen, key: bytes, record: Mapping[str, Any]) -> Iterator[Output]:
+def _without(pen: TransactionalWriter, unseen: InactiveNodes, key: bytes, record: Mapping[str, Any]) -> Iterator[WriterRecord]:
     """Evidence struck out; what it says of others is said anew."""
-    yield Output(LINKS, key, None)
+    yield WriterRecord(LINKS, key, None)
     others = graph.without(record, unseen.among(record["nodes"]))
     if others is not None:
         yield pen.output(LINKS, others["link_id"].encode(), others)
 
 
-__all__ = ["Expired", "Unseen", "expire", "find"]
+__all__ = ["ExpiryResult", "InactiveNodes", "expire", "find"]

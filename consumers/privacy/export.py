@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 
-from consumers.privacy.context import PrivacyContext, Traces
+from consumers.privacy.context import PersonTraces, PrivacyContext
 from consumers.privacy.topics import LINKS, MERGES, REQUESTS, STATE
 from consumers.warehouse import erasing as rows
 from streams.identity.repair.erasing import Members
@@ -12,7 +12,7 @@ AUDIT = "consent_audit"
 Write = Callable[[str], object]
 
 
-def export(office: PrivacyContext, who: Members, until: int, traces: Traces, write: Write) -> dict[str, int]:
+def export(office: PrivacyContext, who: Members, until: int, traces: PersonTraces, write: Write) -> dict[str, int]:
     """Write the document; place -> how many things of it. Retryable, with half a document written."""
     person, counts = rows.ErasedPerson(*who, until=until), dict[str, int]()
     slots = zip(who.nodes, office.graph.read(who.nodes), strict=True)

@@ -23,7 +23,7 @@ AT_ONCE = 5_000
 KAFKA_S = 30.0
 
 
-class Held(NamedTuple):
+class PersonRecord(NamedTuple):
     """One record that names her, the newest of its key."""
 
     topic: str
@@ -32,7 +32,7 @@ class Held(NamedTuple):
     record: dict[str, Any]
 
 
-class Output(NamedTuple):
+class WriterRecord(NamedTuple):
     """One record to be written; None is a tombstone."""
 
     topic: str
@@ -41,15 +41,15 @@ class Output(NamedTuple):
     partition: int = -1
 
 
-class Found(NamedTuple):
+class PersonRecords(NamedTuple):
     """What the topics hold of a person."""
 
-    held: dict[str, list[Held]]
+    held: dict[str, list[PersonRecord]]
     scopes: list[str]
     """Regulation and site of every state that was ever kept, anybody's. Few."""
 
 
-def find(settings: Settings, nodes: Iterable[str]) -> Found:
+def find(settings: Settings, nodes: Iterable[str]) -> PersonRecords:
     """Newest records of the long-kept topics whose content names one of these nodes. Memory grows with them only. Retryable."""
     wanted, registry = {node.encode() for node in nodes}, Registry(settings.contracts)
     found: dict[tuple[str, int, bytes | None], bytes] = {}
@@ -63,10 +63,10 @@ def find(settings: Settings, nodes: Iterable[str]) -> Found:
             found[place] = value
         elif found:
             found.pop(place, None)
-    held: dict[str, list[Held]] = {topic: [] for topic in SEARCHED}
+    held: dict[str, list[PersonRecord]] = {topic: [] for topic in SEARCHED}
     for (topic, partition, key), value in found.items():
-        held[topic].append(Held(topic, partition, key, decode(registry, value)[1]))
-    return Found(held, sorted(scope.decode() for scope in scopes))
+        held[topic].append(PersonRecord(topic, partition, key, decode(registry, value)[1]))
+    return PersonRecords(held, sorted(scope.decode() for scope in scopes))
 
 
 def everything(settings: Settings, topic: str, since: int = 0) -> Iterable[tuple[bytes | None, dict[str, Any] | None]]:
@@ -77,7 +77,7 @@ def everything(settings: Settings, topic: str, since: int = 0) -> Iterable[tuple
         yield message.key(), None if value is None else decode(registry, value)[1]
 
 
-class Pen:
+class TransactionalWriter:
     """Writes in transactions. One at a time in the whole installation: a second one fences the first."""
 
     def __init__(self, settings: Settings) -> None:
@@ -88,11 +88,11 @@ class Pen:
         except ck.KafkaException as error:
             raise away(settings, error) from error
 
-    def output(self, topic: str, key: bytes | None, record: dict[str, Any], partition: int = -1) -> Output:
+    def output(self, topic: str, key: bytes | None, record: dict[str, Any], partition: int = -1) -> WriterRecord:
         """A record under the newest contract of its topic."""
-        return Output(topic, key, encode(self._registry.latest(topic), record), partition)
+        return WriterRecord(topic, key, encode(self._registry.latest(topic), record), partition)
 
-    def write(self, outputs: Iterable[Output], then: Callable[[], Iterable[Output]] = tuple) -> None:
+    def write(self, outputs: Iterable[WriterRecord], then: Callable[[], Iterable[WriterRecord]] = tuple) -> None:
         """All of them, so many in one transaction; at its end what `then` says once they are on the topics.
 
         Retryable; also where another desk has begun meanwhile.
@@ -111,12 +111,24 @@ class Pen:
                     f"Kafka did not take what was written ({error.args[0].name()}), or another erasure began"
                 ) from error
 
-    def _produce(self, outputs: Iterable[Output]) -> None:
+    def _produce(self, outputs: Iterable[WriterRecord]) -> None:
         for one in outputs:
             self._kafka.produce(one.topic, one.value, one.key, one.partition)
 
 
 __all__ = [
-    "ACKS", "AUDIT", "ERASURES", "LINKS", "MERGES", "REQUESTS", "SEARCHED", "STATE", "Found", "Held", "Output", "Pen",
-    "everything", "find",
+    "ACKS",
+    "AUDIT",
+    "ERASURES",
+    "LINKS",
+    "MERGES",
+    "REQUESTS",
+    "SEARCHED",
+    "STATE",
+    "PersonRecord",
+    "PersonRecords",
+    "TransactionalWriter",
+    "WriterRecord",
+    "everything",
+    "find",
 ]  # fmt: skip

@@ -53,12 +53,12 @@ def run_command(slot: Slot = None, metrics_port: MetricsPort = None) -> None:
 def _run(slot: str | None, metrics_port: int | None) -> None:
     import confluent_kafka as ck
 
-    from consumers.warehouse.history.projecting import Projecting
+    from consumers.warehouse.history.projecting import ProjectionThread
     from consumers.warehouse.loader.loop import STAGE, TopicMadeAnew, Warehouse
-    from consumers.warehouse.loader.rows import Loader
+    from consumers.warehouse.loader.rows import RowLoader
     from consumers.warehouse.privacy import Eraser, count_part
     from consumers.warehouse.store import SEARCH_S, Store
-    from consumers.warehouse.verification.schedule import Verifying
+    from consumers.warehouse.verification.schedule import VerificationThread
     from infra.settings import load_settings
     from infra.telemetry.logs import configure_logs, get_logger
     from infra.telemetry.metrics import Metrics
@@ -78,16 +78,16 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
     beside = Store(settings, SEARCH_S)
     clerk = PrivacyRequestConsumer(settings, STAGE, lambda request: count_part(beside, request), Eraser(settings, beside).part)
     patient = Store(settings, PATIENCE_S)
-    projecting = Projecting(settings, patient, metrics)
+    projecting = ProjectionThread(settings, patient, metrics)
     proof = Store(settings, VERIFY_PATIENCE_S)
-    verifying = Verifying(settings, proof, registry, metrics)
+    verifying = VerificationThread(settings, proof, registry, metrics)
     try:
         if not _apply_patiently(store, registry, metrics, lambda: bool(stopping)):
             return
         clerk.start()
         projecting.start()
         verifying.start()
-        Warehouse(settings, Loader(store, registry, metrics), registry, metrics).run(lambda: bool(stopping))
+        Warehouse(settings, RowLoader(store, registry, metrics), registry, metrics).run(lambda: bool(stopping))
     except TopicMadeAnew as error:
         get_logger().warning("ends", error=str(error))
         sys.exit(EXIT_FENCED)

@@ -44,7 +44,7 @@ class TableTrouble(Retryable):
         super().__init__(text, "clickhouse")
 
 
-class Rejected(Exception):
+class RowsRejected(Exception):
     """ClickHouse could not read or convert the rows; nothing of them was written."""
 
 
@@ -52,7 +52,7 @@ def insert_error(error: DatabaseError) -> Exception:
     """What a failed insert means: Rejected, ServerTrouble, TableTrouble, or ConfigError for wrong credentials."""
     code = getattr(error, "code", None)
     if code in DATA:
-        return Rejected(f"ClickHouse {_label(error)}")
+        return RowsRejected(f"ClickHouse {_label(error)}")
     if constraint := _CONSTRAINT.search(str(error)):
         return TableTrouble(
             f"constraint {constraint.group(1)} of the table refuses rows that fit their contract ({_label(error)}): "

@@ -14,7 +14,7 @@ from consumers.warehouse.store import Store
 from infra.errors import Retryable
 from infra.settings import Settings
 from streams.consent.policy import BITS
-from streams.runtime.privacy.group_progress import Passage
+from streams.runtime.privacy.group_progress import GroupProgress
 
 MOST_PASSAGES = 1_000
 
@@ -41,7 +41,7 @@ class Eraser:
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         self._store = store
-        self._passages: dict[str, Passage] = {}
+        self._passages: dict[str, GroupProgress] = {}
 
     def part(self, erasure: Mapping[str, Any]) -> str:
         """Rows removed by table. Retryable until they are."""
@@ -49,7 +49,7 @@ class Eraser:
         if name not in self._passages:
             if len(self._passages) >= MOST_PASSAGES:
                 self._passages.pop(next(iter(self._passages)))
-            self._passages[name] = Passage(self._settings, GROUP, TABLES)
+            self._passages[name] = GroupProgress(self._settings, GROUP, TABLES)
         if left := self._passages[name].left():
             raise Retryable(f"{left} records that were there before the erasure are not loaded yet")
         removed = erase(self._store, name, person(erasure))

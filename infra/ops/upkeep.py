@@ -41,7 +41,7 @@ class Task(NamedTuple):
 TASKS = (Task(("identity", "tidy"), DAY_S), Task(("privacy", "expire"), 7 * DAY_S))
 
 
-class Diary:
+class TaskLog:
     """When each task last succeeded, in a file that outlives a restart. Where it never did: when it was first met."""
 
     def __init__(self, file: Path, tasks: Sequence[Task], now: float) -> None:
@@ -94,7 +94,7 @@ def upkeep(metrics_port: Annotated[int | None, typer.Option(help="Port of /metri
         signal.signal(number, lambda received, _frame: stopped.append(received))
     metrics = Metrics()
     metrics.serve(settings.metrics_port, settings.metrics_host)
-    diary = Diary(settings.state_dir / "upkeep.json", TASKS, time.time())
+    diary = TaskLog(settings.state_dir / "upkeep.json", TASKS, time.time())
     while not stopped:
         for task in TASKS:
             now = time.time()

@@ -13,35 +13,35 @@ Verdict = Literal["exposure", "reward", "other", "no_decision", "forged", "unkno
 """What an event is to the bandit. `forged`: a token that this installation did not sign."""
 
 
-class Joined(NamedTuple):
+class JoinResult(NamedTuple):
     """The verdict about one event and, for an exposure or a reward, the record for `bandit.outcomes`."""
 
     verdict: Verdict
     outcome: Record | None = None
 
 
-def join(key: bytes, catalogue: Catalogue, event: Record) -> Joined:
+def join(key: bytes, catalogue: Catalogue, event: Record) -> JoinResult:
     """Join one event (the head of an `events.resolved` record) to its decision by token."""
     token = event["decision_token"]
     if not token:
-        return Joined("no_decision")
+        return JoinResult("no_decision")
     ref = read(key, token)
     if ref is None or ref.decided_ts > event["collector_ts"] + AHEAD_MS:
-        return Joined("forged")
+        return JoinResult("forged")
     experiment = catalogue.get(ref.experiment)
     if experiment is None:
-        return Joined("unknown_experiment")
+        return JoinResult("unknown_experiment")
     name = event["event_name"]
     if name not in (experiment.exposure, experiment.reward.event):
-        return Joined("other")
+        return JoinResult("other")
     # An event that answers a decision happened after it and before it was collected, whatever the device's clock says.
     happened = max(ref.decided_ts, min(event["event_ts"], event["collector_ts"]))
     if happened - ref.decided_ts > experiment.window_ms:
-        return Joined("out_of_window")
+        return JoinResult("out_of_window")
     if name == experiment.exposure:
-        return Joined("exposure", _outcome(ref, event, "exposure", 0.0, happened))
+        return JoinResult("exposure", _outcome(ref, event, "exposure", 0.0, happened))
     reward = 1.0 if experiment.reward.measure == "conversion" else float(event["value"])
-    return Joined("reward", _outcome(ref, event, "reward", reward, happened))
+    return JoinResult("reward", _outcome(ref, event, "reward", reward, happened))
 
 
 def _outcome(ref: DecisionRef, event: Record, kind: str, reward: float, happened: int) -> Record:

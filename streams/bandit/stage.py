@@ -19,7 +19,7 @@ from streams.bandit.join import join
 from streams.bandit.snapshots.publisher import Publisher
 from streams.bandit.statistics import HOUR_MS, CellKey, line
 from streams.runtime.privacy.request_consumer import ACKS, REQUESTS, ack
-from streams.runtime.stage import BY_KEY, Batch, Cell, Dead, Outcome, Output
+from streams.runtime.stage import BY_KEY, Batch, CountCell, DeadRecord, Outcome, Output
 
 RESOLVED, OUTCOMES = "events.resolved", "bandit.outcomes"
 EXPERIMENTS, STATS, UNITS, SNAPSHOTS = "bandit.experiments", "bandit.stats", "bandit.units", "bandit.snapshots"
@@ -78,7 +78,7 @@ class BanditStage:
             if record is not None:
                 found.append((record["decision_id"].encode(), encode(contract, record), BY_KEY))
             minute = event["collector_ts"] // 60_000 * 60_000
-            outcome.counts[Cell(minute, event["source"], event["event_name"], verdict)] += 1
+            outcome.counts[CountCell(minute, event["source"], event["event_name"], verdict)] += 1
         return outcome
 
     def _answer(self, batch: Batch, now: float) -> Outcome:
@@ -91,7 +91,7 @@ class BanditStage:
                 if read.topic != REQUESTS:
                     raise Undecodable(f"a record of {read.topic}")
             except Undecodable as error:
-                outcome.dead.append(Dead(at, "UNDECODABLE", str(error)))
+                outcome.dead.append(DeadRecord(at, "UNDECODABLE", str(error)))
                 continue
             except UnknownContract as error:
                 raise Retryable(str(error)) from error
@@ -104,7 +104,7 @@ class BanditStage:
         try:
             return self._head.read(value or b"")[1]
         except Undecodable as error:
-            outcome.dead.append(Dead(at, "UNDECODABLE", str(error)))
+            outcome.dead.append(DeadRecord(at, "UNDECODABLE", str(error)))
             return None
         except UnknownContract as error:
             raise Retryable(str(error)) from error
@@ -133,10 +133,10 @@ class BanditStage:
         except UnknownContract as error:
             raise Retryable(str(error)) from error
         except Undecodable as error:
-            outcome.dead.append(Dead(at, "UNDECODABLE", str(error)))
+            outcome.dead.append(DeadRecord(at, "UNDECODABLE", str(error)))
             return None
         except ValueError:
-            outcome.dead.append(Dead(at, "DECISION_ID", "not a UUID"))
+            outcome.dead.append(DeadRecord(at, "DECISION_ID", "not a UUID"))
             return None
         hour = record["decided_ts"] // HOUR_MS * HOUR_MS
         cell = CellKey(record["experiment"], record["epoch"], hour, record["group"], record["arm"])

@@ -74,7 +74,7 @@ def line(record: Record) -> StatsRecord:
     )
 
 
-class Merged:
+class MergedStats:
     """The statistics of all partitions."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class ProtocolEvent:
     """One event as its sender said it. Times are milliseconds UTC, None where the sender said none."""
 
     name: str
@@ -40,18 +40,18 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
-class Unusable:
+class InvalidItem:
     """One item of a request that breaks its contract; `detail` holds no value of it."""
 
     detail: str
 
 
-Item = Sent | Unusable
+Item = ProtocolEvent | InvalidItem
 
 CLICK_IDS = ("gclid", "gclsrc", "gbraid", "wbraid", "dclid", "fbclid", "msclkid", "ttclid", "twclid", "li_fat_id")
 
 
-class Wrong(ValueError):
+class InvalidField(ValueError):
     """A field is not what its protocol says; the message names the field and what was expected."""
 
 
@@ -65,7 +65,7 @@ def text(said: Mapping[str, Any], *names: str) -> str:
             return value
         if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
-        raise Wrong(f"{name} must be text")
+        raise InvalidField(f"{name} must be text")
     return ""
 
 
@@ -87,8 +87,8 @@ def name_of(said: Mapping[str, Any], *names: str) -> str:
         if isinstance(value, str) and 0 < len(value.strip()) <= MAX_NAME:
             return value.strip()
         if value is not None:
-            raise Wrong(f"{name} must be text of 1 to {MAX_NAME} characters")
-    raise Wrong(f"{names[0]} is missing")
+            raise InvalidField(f"{name} must be text of 1 to {MAX_NAME} characters")
+    raise InvalidField(f"{names[0]} is missing")
 
 
 MAX_NAME = 128
@@ -105,7 +105,7 @@ def number(said: Mapping[str, Any], *names: str) -> float:
         except (TypeError, ValueError):
             found = None
         if found is None or not isfinite(found):
-            raise Wrong(f"{name} must be a number")
+            raise InvalidField(f"{name} must be a number")
         return found
     return 0.0
 
@@ -116,7 +116,7 @@ def mapping(said: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise Wrong(f"{name} must be an object")
+        raise InvalidField(f"{name} must be an object")
     return value
 
 

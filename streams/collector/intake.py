@@ -10,8 +10,8 @@ from infra.telemetry.metrics import Metrics
 from schemas.boundary import Boundary, ContractViolation, validator
 from schemas.codec import encode
 from schemas.registry import Registry
-from streams.collector.delivery.spool import Record
-from streams.collector.event import Item, Sent, Unusable
+from streams.collector.delivery.spool import SpoolRecord
+from streams.collector.event import InvalidItem, Item, ProtocolEvent
 from streams.collector.fields.repeated import dumps
 from streams.collector.http.refusals import RejectionReason
 from streams.collector.masking import mask_choice
@@ -36,7 +36,7 @@ Reader = Callable[[Any], Item]
 class IntakeResult:
     """What became of a request's items."""
 
-    records: list[Record] = field(default_factory=list)
+    records: list[SpoolRecord] = field(default_factory=list)
     accepted: int = 0
     refused: list[tuple[int, str]] = field(default_factory=list)
     """(place in the request, what was wrong)."""
@@ -85,7 +85,7 @@ class Intake:
         taken = IntakeResult()
         for place, raw in enumerate(items):
             item = read(raw)
-            problem = item.detail if isinstance(item, Unusable) else self._accept(item, request, taken)
+            problem = item.detail if isinstance(item, InvalidItem) else self._accept(item, request, taken)
             if problem:
                 taken.refused.append((place, problem))
                 taken.records.append(self._dead(raw, problem, request))
@@ -102,14 +102,14 @@ class Intake:
         contract = self._registry.latest(SIGNALS)
         for place, raw in enumerate(items):
             choice = choices.read(raw)
-            problem = choice.detail if isinstance(choice, Unusable) else self._problem(choice, request)
+            problem = choice.detail if isinstance(choice, InvalidItem) else self._problem(choice, request)
             found: list[tuple[str, dict[str, Any]]] = []
             if not problem and isinstance(choice, choices.SentChoice):
                 choice = mask_choice(choice, request.ip, self._count_masked(request))
                 found += choices.records(choice, self._keys, request.site, request.now_ms)
                 problem = "" if found else "it names nobody: give user_id, client_id or another identifier"
             try:
-                written = [Record(SIGNALS, key.encode(), encode(contract, record)) for key, record in found]
+                written = [SpoolRecord(SIGNALS, key.encode(), encode(contract, record)) for key, record in found]
             except ValueError as error:  # half a surrogate pair in a JSON escape has no UTF-8
                 written, problem = [], f"cannot be written: {type(error).__name__}"
             if problem:
@@ -139,7 +139,7 @@ class Intake:
             else self._rules.problem(choice, request.source, request.now_ms)
         )
 
-    def _accept(self, event: Sent, request: RequestContext, taken: IntakeResult) -> str:
+    def _accept(self, event: ProtocolEvent, request: RequestContext, taken: IntakeResult) -> str:
         """What is wrong with it, or nothing."""
         key, record = self._normaliser.record(event, request, self._count_masked(request))
         try:
@@ -148,7 +148,7 @@ class Intake:
             return "; ".join(error.problems)
         except ValueError as error:  # half a surrogate pair in a JSON escape has no UTF-8
             return f"cannot be written: {type(error).__name__}"
-        taken.records.append(Record(RAW, key.encode(), value))
+        taken.records.append(SpoolRecord(RAW, key.encode(), value))
         if self._rules is not None:
             self._rules.sites.add(record["site"])
         taken.accepted += 1
@@ -159,12 +159,12 @@ class Intake:
     def _count_masked(self, request: RequestContext) -> Callable[[str], None]:
         return lambda name: self._metrics.count("headwater_masked_total", source=request.source, field=name[:64])
 
-    def _dead(self, raw: Any, problem: str, request: RequestContext, body: bytes = b"") -> Record:
+    def _dead(self, raw: Any, problem: str, request: RequestContext, body: bytes = b"") -> SpoolRecord:
         """A dead letter with the item's bytes: the request's own where they are given, else written as they were read."""
         body = body or dumps(raw)
         refusal = DeadLetterCause(RejectionReason.CONTRACT, problem, RecordPosition.at_door(), request.source)
         key, value, _ = self._letters.letter(refusal, None, body, request.now_ms / 1000)
-        return Record(DEAD, key or b"", value or b"")
+        return SpoolRecord(DEAD, key or b"", value or b"")
 
     def _show(self, good: bool, what: Mapping[str, Any]) -> None:
         if self.on_seen is not None:

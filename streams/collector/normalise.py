@@ -15,7 +15,7 @@ import orjson
 from infra.parsing.site import page_site
 from schemas.codec import Record
 from schemas.registry import Contract
-from streams.collector.event import Sent
+from streams.collector.event import ProtocolEvent
 from streams.collector.fields.agents import device_class, is_bot
 from streams.collector.fields.json_cut import cut_text
 from streams.collector.masking import EventMask
@@ -66,7 +66,7 @@ class Normaliser:
         self._keys = keys
         self._added = [field for field in contract.schema["fields"] if field["name"] not in KNOWN]
 
-    def record(self, event: Sent, request: RequestContext, on_masked: Masked) -> tuple[str, Record]:
+    def record(self, event: ProtocolEvent, request: RequestContext, on_masked: Masked) -> tuple[str, Record]:
         """(Kafka key, record)."""
         region = event.region if request.region is None else request.region
         subject, nodes = named(self._keys, event.identifiers, region)
@@ -111,7 +111,7 @@ class Normaliser:
             **added,
         }
 
-    def _event_id(self, event: Sent, mask: EventMask) -> str:
+    def _event_id(self, event: ProtocolEvent, mask: EventMask) -> str:
         if event.event_id:
             return mask.event_id(event.event_id, self._keys.first["user"])[:MAX_ID]
         if event.derive_from:
@@ -119,7 +119,7 @@ class Normaliser:
         return secrets.token_hex(16)
 
 
-def event_time(event: Sent, now_ms: int) -> tuple[int, str]:
+def event_time(event: ProtocolEvent, now_ms: int) -> tuple[int, str]:
     """(milliseconds, which clock): the device's, corrected by the skew it shows where it says when it sent."""
     if event.created is None:
         return now_ms, "collector"
@@ -131,7 +131,7 @@ def event_time(event: Sent, now_ms: int) -> tuple[int, str]:
     return (now_ms, "collector") if found > now_ms + FUTURE_MS else (found, clock)
 
 
-def match_tokens(event: Sent, region: str = "") -> dict[str, str]:
+def match_tokens(event: ProtocolEvent, region: str = "") -> dict[str, str]:
     """Plain SHA-256 of the normalised e-mail and phone, as advertising partners match them. Consent decides later."""
     found = {}
     for kind, value in event.identifiers:

@@ -14,7 +14,7 @@ from schemas.codec import decode
 from schemas.registry import Registry
 from streams.consent.formats.gvl import GvlFolder
 from streams.consent.ledger.ledger import Times
-from streams.consent.ledger.store import RedisStates, Written, piece_of
+from streams.consent.ledger.store import LedgerSlice, RedisStateStore, piece_of
 from streams.consent.policy import PACKAGED, Policy, load_policy
 from streams.consent.stage import SIGNALS, STATE, ConsentDependencies, ConsentStage
 from streams.runtime.follow import read_messages, topic_partitions
@@ -69,7 +69,7 @@ def partitioner(settings: Settings) -> Callable[[bytes], int]:
     return lambda subject: (murmur2(subject) & 0x7FFFFFFF) % partitions()
 
 
-def open_states(settings: Settings, registry: Registry, keep_days: int) -> RedisStates:
+def open_states(settings: Settings, registry: Registry, keep_days: int) -> RedisStateStore:
     """The ledger's view, built from `consent.state`. Redis is met with the first batch."""
     connect = partial(redis.Redis.from_url, settings.redis, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
 
@@ -77,8 +77,8 @@ def open_states(settings: Settings, registry: Registry, keep_days: int) -> Redis
         times = None if record.value() is None else decode(registry, record.value())[1]["times"]
         return record.key().decode(), times, record.timestamp()[1]
 
-    def changed(partition: int, since: int) -> Iterator[Written]:
+    def changed(partition: int, since: int) -> Iterator[LedgerSlice]:
         for records in read_messages(settings, STATE, partition, since):
             yield piece_of(map(said, records))
 
-    return RedisStates(connect, changed, keep_days * DAY_S, lambda: topic_ids(settings, [STATE]).get(STATE, ""))
+    return RedisStateStore(connect, changed, keep_days * DAY_S, lambda: topic_ids(settings, [STATE]).get(STATE, ""))

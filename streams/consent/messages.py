@@ -32,7 +32,8 @@ REASONS: Mapping[ConsentReason, str] = {
     ConsentReason.GPC: "the visitor's browser objects (Global Privacy Control)",
     ConsentReason.WITHDRAWN: "the visitor withdrew her consent, and has not given it again",
     ConsentReason.CONFLICT: "one signal says yes and another says no, and then no counts",
-    ConsentReason.UNMAPPED: "nothing in the policy says what this signal or this event means; a no that is not understood is a no",
+    ConsentReason.UNMAPPED: "nothing in the policy says what this signal or this event means; "
+    "a no that is not understood is a no",
 }
 
 FORMATS: Mapping[str, str] = {

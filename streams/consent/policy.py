@@ -107,7 +107,7 @@ class MemoryRules(BaseModel):
         return groups
 
 
-class Rule(BaseModel):
+class EventRule(BaseModel):
     """What one kind of event needs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -128,7 +128,7 @@ class PolicyFile(BaseModel):
     tcf: TcfRules = TcfRules()
     memory: MemoryRules = MemoryRules()
     opt_out_regions: tuple[Annotated[str, Field(pattern=rf"^{REGION}$")], ...]
-    events: dict[Annotated[str, Field(pattern=r"^([A-Za-z0-9_.\-]{1,128}\*?|\*)$")], Rule]
+    events: dict[Annotated[str, Field(pattern=r"^([A-Za-z0-9_.\-]{1,128}\*?|\*)$")], EventRule]
     anonymous_fields: tuple[str, ...]
     click_ids: tuple[Annotated[str, Field(pattern=r"^_*[A-Za-z0-9][A-Za-z0-9_]{1,31}\*?$")], ...]
     gcd_letters: dict[Annotated[str, Field(pattern=r"^[a-z]$")], Letter]
@@ -167,7 +167,7 @@ class Policy:
     purposes: Mapping[str, Purpose]
     """In the file's order."""
     opt_out_regions: frozenset[str]
-    events: Mapping[str, Rule]
+    events: Mapping[str, EventRule]
     anonymous_fields: frozenset[str]
     click_ids: frozenset[str]
     """In lower case; those that end with `*` are patterns."""
@@ -217,7 +217,7 @@ class Policy:
         region = region_of(region)
         return not region or region[:2] in GDPR_REGIONS
 
-    def rule(self, event_name: str) -> Rule | None:
+    def rule(self, event_name: str) -> EventRule | None:
         """The rule of an event: its exact name, else the longest matching `prefix*`; None where nothing matches."""
         exact = self.events.get(event_name)
         if exact is not None:
@@ -347,11 +347,11 @@ __all__ = [
     "BITS",
     "CONSENT_MODE_SIGNALS",
     "PACKAGED",
+    "EventRule",
     "MemoryRules",
     "Policy",
     "Purpose",
     "Regime",
-    "Rule",
     "TcfRules",
     "load_policy",
     "parse_policy",

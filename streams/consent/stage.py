@@ -15,7 +15,7 @@ from infra.telemetry.metrics import Metrics
 from schemas.codec import HEADER_BYTES, Undecodable, UnknownContract, decode, schema_id
 from schemas.columns import FEW
 from schemas.registry import Registry
-from streams.consent.decision.audit import Head as ChainHead
+from streams.consent.decision.audit import ChainHead
 from streams.consent.decision.decide import Action
 from streams.consent.decision.decision_cache import (
     KEPT_BYTES,
@@ -23,7 +23,7 @@ from streams.consent.decision.decision_cache import (
     EncodedDecision,
     EventContext,
     EventSignals,
-    Head,
+    HeadSlices,
     Memories,
     OutcomeKey,
 )
@@ -32,12 +32,12 @@ from streams.consent.formats.gvl import GvlFolder
 from streams.consent.formats.reason import ConsentReason
 from streams.consent.ledger.learning import FOR_EVER, SUBJECT_LENGTH, Event, Learner, Others
 from streams.consent.ledger.ledger import DAY_MS
-from streams.consent.ledger.ledger_writes import AUDIT, HEADS, REVOCATIONS, SIGNALS, STATE, Entries, writers
+from streams.consent.ledger.ledger_writes import AUDIT, HEADS, REVOCATIONS, SIGNALS, STATE, LedgerWrites, writers
 from streams.consent.ledger.store import StateStore
 from streams.consent.ledger.subject_state import LedgerCache, PartitionState, Place, SubjectState, Table
 from streams.consent.policy import BITS, Policy
 from streams.consent.redaction.reference import RandomIds
-from streams.runtime.stage import BY_KEY, Batch, Cell, Outcome, Output
+from streams.runtime.stage import BY_KEY, Batch, CountCell, Outcome, Output
 
 RAW, CONSENTED, ERASURES = "events.raw", "events.consented", "privacy.erasures"
 UNMAPPED = "unmapped"
@@ -142,7 +142,7 @@ class ConsentStage:
         """Decide on one batch. Retryable for a contract nobody knows yet, and while the ledger is away."""
         outcome = Outcome()
         holding = self._standings.holding(batch.partition)
-        entries = Entries(self._writers, self._policy, batch.partition, holding.head)
+        entries = LedgerWrites(self._writers, self._policy, batch.partition, holding.head)
         at = int(now * 1000)
         try:
             self._standings.trim(batch.partition, now)
@@ -166,7 +166,7 @@ class ConsentStage:
             outcome.after_commit.append(self._standings.saving(batch.partition, entries.states, at))
         return outcome
 
-    def _take_events(self, outcome: Outcome, batch: Batch, entries: Entries, now: float) -> None:
+    def _take_events(self, outcome: Outcome, batch: Batch, entries: LedgerWrites, now: float) -> None:
         """Events of visitors who say what they said before go at once, the others after a look-up; a key's in their order.
 
         A few at a time, so that a visitor met in a batch is known in the rest of it.
@@ -260,7 +260,7 @@ class ConsentStage:
         work.others.update((one, node) for one in scopes for node in others if (one, node) not in holding.others)
         return holding.table(scope), others
 
-    def _look_closer(self, work: BatchProgress, entries: Entries) -> None:
+    def _look_closer(self, work: BatchProgress, entries: LedgerWrites) -> None:
         holding = self._standings.holding(work.batch.partition)
         visitors = holding.visitors
         for at, key, value, lineage, where, what, time, table, others in work.rows:
@@ -281,7 +281,9 @@ class ConsentStage:
             else:
                 work.pass_less(lineage, (len(work.written), at, where, decided, time // MINUTE_MS))
 
-    def _learned(self, holding: PartitionState, event: Event, key: bytes, entries: Entries) -> tuple[SubjectState | None, int]:
+    def _learned(
+        self, holding: PartitionState, event: Event, key: bytes, entries: LedgerWrites
+    ) -> tuple[SubjectState | None, int]:
         """What is remembered of an event's key, the event included, and the collector time until which the same is no news."""
         where, what, _ = event
         standing = holding.tables[where.scopes[what.regime]][key]
@@ -301,7 +303,7 @@ class ConsentStage:
         standings = [holding.tables[scope][key] for scope in scopes]
         return all(standing is not None and standing.knows(what.number, time) for standing in standings)
 
-    def _others(self, holding: PartitionState, event: Event, nodes: Iterable[bytes], entries: Entries) -> Others:
+    def _others(self, holding: PartitionState, event: Event, nodes: Iterable[bytes], entries: LedgerWrites) -> Others:
         """What is remembered of an event's identifiers beside its key; what it chooses is said of them too."""
         where, what, _ = event
         scope = where.scopes[what.regime]
@@ -348,7 +350,7 @@ class ConsentStage:
                 work.written[place] = (key, decided.prefix + datum, BY_KEY)
                 work.counted.append((where, decided.kind, minute))
 
-    def _alone(self, value: bytes) -> Head:
+    def _alone(self, value: bytes) -> HeadSlices:
         """The head of a record that was not read together with others. Undecodable, Retryable."""
         if not value:
             raise Undecodable("tombstone")
@@ -368,19 +370,19 @@ class ConsentStage:
 
     # -- counts and audit
 
-    def _count(self, tally: Tally, outcome: Outcome, entries: Entries) -> None:
+    def _count(self, tally: Tally, outcome: Outcome, entries: LedgerWrites) -> None:
         for (where, kind, at), n in tally.items():
             if kind.heartbeat:
                 continue
             decision, start = kind.decision, at * MINUTE_MS
             if decision.drop_reason is not None:
                 outcome.dropped[decision.drop_reason.value] += n
-            outcome.counts[Cell(start, where.source, where.event_name, kind.outcome)] += n
+            outcome.counts[CountCell(start, where.source, where.event_name, kind.outcome)] += n
             if kind.fingerprint:
                 set_up = (("site", where.site), *kind.fingerprint)
-                outcome.counts[Cell(start, where.source, "", "fingerprint", set_up)] += n
+                outcome.counts[CountCell(start, where.source, "", "fingerprint", set_up)] += n
             for name in kind.unmapped:
-                outcome.counts[Cell(start, where.source, "", UNMAPPED, (("name", name[:LABEL_LENGTH]),))] += n
+                outcome.counts[CountCell(start, where.source, "", UNMAPPED, (("name", name[:LABEL_LENGTH]),))] += n
                 label = {"source": where.source, "name": self._label(name[:LABEL_LENGTH])}
                 self._metrics.count("headwater_consent_unmapped_total", n, **label)
             for section in kind.unreadable_sections:

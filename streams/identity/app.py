@@ -12,7 +12,7 @@ from infra.errors import ConfigError
 from infra.settings import Settings
 from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
-from streams.identity.graph.fence import FencedStore, MendedStore
+from streams.identity.graph.fence import FencedStore, RebuiltStore
 from streams.identity.graph.guard import RebuildGuard
 from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.nodes import NodeKeys, alias
@@ -45,9 +45,9 @@ def open_store(settings: Settings) -> RedisGraphStore:
     return RedisGraphStore(partial(connect, settings))
 
 
-def open_mended(settings: Settings) -> MendedStore:
+def open_mended(settings: Settings) -> RebuiltStore:
     """The graph as it is, and its marks."""
-    return MendedStore(partial(connect, settings))
+    return RebuiltStore(partial(connect, settings))
 
 
 def open_fenced(settings: Settings) -> FencedStore:

@@ -243,7 +243,7 @@ def node(keys: NodeKeys, kind: str, value: str, region: str = "") -> str | None:
     return found[-1] if found else None
 
 
-class Named(NamedTuple):
+class EventNodes(NamedTuple):
     """What an event's identifiers become at the door."""
 
     subject: str | None
@@ -253,10 +253,10 @@ class Named(NamedTuple):
     """Strongest first; a node of each version that is in use."""
 
 
-def named(keys: NodeKeys, identifiers: Iterable[tuple[str, str]], region: str = "") -> Named:
+def named(keys: NodeKeys, identifiers: Iterable[tuple[str, str]], region: str = "") -> EventNodes:
     """Identifiers (type, value) as the door passes them on; `region` as for `normalise`."""
     found = [some[keys.since - 1 :] for kind, value in identifiers if (some := versions(keys, kind, value, region))]
-    return Named(min((some[0] for some in found), default=None), sorted({one for some in found for one in some}))
+    return EventNodes(min((some[0] for some in found), default=None), sorted({one for some in found for one in some}))
 
 
 def all_nodes(keys: NodeKeys, identifiers: Iterable[tuple[str, str]], region: str = "") -> list[str]:

@@ -30,7 +30,7 @@ from schemas.columns import FEW, HeadColumns
 from schemas.registry import Registry
 from streams.identity.graph.identifier_set import IdentifierSet
 from streams.identity.graph.store import LONGEST_CLAIM, shortened
-from streams.runtime.stage import Batch, Cell, Outcome
+from streams.runtime.stage import Batch, CountCell, Outcome
 
 CONSENTED, RESOLVED = "events.consented", "events.resolved"
 ANALYTICS = 1
@@ -84,9 +84,9 @@ class IdentityEvent(NamedTuple):
     claim: bytes
     """Name in claims; empty where duplicates cannot be told."""
 
-    def cell(self, what: str) -> Cell:
+    def cell(self, what: str) -> CountCell:
         """Where it is counted."""
-        return Cell(self.collector_ts // MINUTE_MS * MINUTE_MS, self.where.source, self.where.event_name, what)
+        return CountCell(self.collector_ts // MINUTE_MS * MINUTE_MS, self.where.source, self.where.event_name, what)
 
 
 _as_event: Callable[[Any], IdentityEvent] = partial(tuple.__new__, IdentityEvent)

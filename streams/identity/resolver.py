@@ -17,7 +17,7 @@ from streams.identity.graph.union_find import ERASED, GraphView, Slot, Write, ho
 from streams.identity.nodes import Alias
 from streams.identity.reading import DAY_MS, MINUTE_MS, RESOLVED, BatchReader, EventOrigin, IdentityEvent
 from streams.identity.refusals.handover import Handover
-from streams.runtime.stage import BY_KEY, Batch, Cell, Outcome, Output
+from streams.runtime.stage import BY_KEY, Batch, CountCell, Outcome, Output
 
 DUPLICATE, ERASURE = "DUPLICATE", "ERASED"
 
@@ -134,7 +134,7 @@ class Resolver:
         outcome.out.setdefault(RESOLVED, []).extend(rows)
         for (minute, where, state), n in Counter(cells).items():
             if not where.heartbeat:
-                outcome.counts[Cell(minute * MINUTE_MS, where.source, where.event_name, state)] += n
+                outcome.counts[CountCell(minute * MINUTE_MS, where.source, where.event_name, state)] += n
         outcome.passed = len(rows)
 
     def _log(self, outcome: Outcome, view: GraphView, met: Met, won: dict[str, Write], events: Sequence[IdentityEvent]) -> None:

@@ -13,7 +13,7 @@ from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, Undecodable, UnknownContract, decode, encode
 from schemas.registry import Registry
-from streams.identity.graph.deferred import DEFERRED, Deferred, Range, ReadBack
+from streams.identity.graph.deferred import DEFERRED, DeferredRanges, OffsetSpan, ReadBack
 from streams.identity.graph.graph import Graph, Renamed, no_names
 from streams.identity.graph.guard import GraphGuard, NoGuard
 from streams.identity.graph.slots import MERGES, SlotLog
@@ -65,7 +65,7 @@ class IdentityStage:
         self._handover = Handover(registry, store, metrics)
         self._resolver = Resolver(registry, self._graph, metrics, kit.alias, self._handover)
         self._slots = SlotLog(registry)
-        self._deferred = Deferred(registry, REVOCATIONS)
+        self._deferred = DeferredRanges(registry, REVOCATIONS)
         self._looked = 0.0
 
     # -- batches
@@ -133,7 +133,7 @@ class IdentityStage:
             self._link(batch, due, outcome, now)
         self._metrics.set("headwater_identity_deferred", len(self._deferred))
 
-    def _link(self, batch: Batch, due: Range, outcome: Outcome, now: float) -> None:
+    def _link(self, batch: Batch, due: OffsetSpan, outcome: Outcome, now: float) -> None:
         """Records that passed unresolved: all that they ask for but the events themselves."""
         if len(batch):
             found = self._work(batch, now)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from schemas.codec import Record, encode
 from schemas.registry import Registry
-from streams.runtime.stage import BY_KEY, Cell, Output
+from streams.runtime.stage import BY_KEY, CountCell, Output
 
 CELLS_A_MINUTE = 2_000
 MINUTES_REMEMBERED = 120
@@ -18,10 +18,10 @@ class CellCounts:
     def __init__(self, registry: Registry, stage: str) -> None:
         self._registry = registry
         self._stage = stage
-        self._pending: Counter[Cell] = Counter()
-        self._seen: OrderedDict[int, set[Cell]] = OrderedDict()
+        self._pending: Counter[CountCell] = Counter()
+        self._seen: OrderedDict[int, set[CountCell]] = OrderedDict()
 
-    def add(self, counts: Mapping[Cell, int]) -> int:
+    def add(self, counts: Mapping[CountCell, int]) -> int:
         """Take in one batch's counts; returns how many events went to `other`."""
         folded = 0
         for cell, n in counts.items():
@@ -31,7 +31,7 @@ class CellCounts:
             self._pending[counted] += n
         return folded
 
-    def _bounded(self, cell: Cell) -> Cell:
+    def _bounded(self, cell: CountCell) -> CountCell:
         seen = self._seen.get(cell.minute)
         if seen is None:
             seen = self._seen[cell.minute] = set()
@@ -53,5 +53,5 @@ class CellCounts:
         key = self._stage.encode()
         return {"stream.counts": [(key, encode(contract, self._record(cell, n)), BY_KEY) for cell, n in pending.items()]}
 
-    def _record(self, cell: Cell, n: int) -> Record:
+    def _record(self, cell: CountCell, n: int) -> Record:
         return {"stage": self._stage, **cell._asdict(), "dimensions": dict(cell.dimensions), "n": n}

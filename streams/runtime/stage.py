@@ -33,7 +33,7 @@ BY_KEY = -1
 """As partition: where Kafka's default partitioner (murmur2 of the key) puts the record."""
 
 
-class Dead(NamedTuple):
+class DeadRecord(NamedTuple):
     """One record nobody can use: its position in the batch, a typed reason, and a detail that holds no value of it."""
 
     at: int
@@ -41,7 +41,7 @@ class Dead(NamedTuple):
     detail: str
 
 
-class Cell(NamedTuple):
+class CountCell(NamedTuple):
     """What `stream.counts` counts by. `minute` is the start of the minute of collector time, milliseconds UTC."""
 
     minute: int
@@ -62,16 +62,16 @@ class Outcome:
     """Input records that left through the stage's main exit, or were taken in by a stage that has none."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Lawful drops by reason (a closed enum of the room)."""
-    dead: list[Dead] = field(default_factory=list)
-    counts: Counter[Cell] = field(default_factory=Counter)
+    dead: list[DeadRecord] = field(default_factory=list)
+    counts: Counter[CountCell] = field(default_factory=Counter)
     """Deltas for `stream.counts`; heartbeats are not counted."""
     after_commit: list[Callable[[], None]] = field(default_factory=list)
     """Called once the transaction is committed (a broker's ack is not a commit). May be lost in a crash: must be optional."""
 
     def bury(self, at: int, detail: str, now: float) -> None:
         """A record that cannot be read: dead, and counted at `now` (seconds), because its own time cannot be known."""
-        self.dead.append(Dead(at, "UNDECODABLE", detail))
-        self.counts[Cell(int(now // 60) * 60_000, "", "", "dead:UNDECODABLE")] += 1
+        self.dead.append(DeadRecord(at, "UNDECODABLE", detail))
+        self.counts[CountCell(int(now // 60) * 60_000, "", "", "dead:UNDECODABLE")] += 1
 
 
 class Stage(Protocol):

@@ -41,7 +41,7 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
+class LeasedBatch:
     """What the agent gets: one batch and the lease of its partition."""
 
     lease: Lease
@@ -64,7 +64,7 @@ class PollSize:
 
 
 @dataclass(slots=True)
-class Polled:
+class PollResult:
     """What one poll brought."""
 
     batches: dict[TopicPartition, list[ck.Message]] = field(default_factory=lambda: defaultdict(list))
@@ -114,7 +114,7 @@ class Consumer(FaustConsumer):
         except Exception as error:
             self.worker.die(error)
 
-    async def _work_on(self, polled: Polled) -> None:
+    async def _work_on(self, polled: PollResult) -> None:
         batches = [(TP(*tp), self.leases[tp], records) for tp, records in polled.batches.items() if tp in self.leases]
         self.outstanding = len(batches)
         self.all_done.clear()
@@ -127,7 +127,7 @@ class Consumer(FaustConsumer):
                 list(map(ck.Message.offset, records)),
                 self.worker.outbox.topic_ids.get(tp.topic, ""),
             )
-            await self.callback(self._message(tp, Handed(lease, batch)))
+            await self.callback(self._message(tp, LeasedBatch(lease, batch)))
         paused = False
         while self.outstanding and not self.should_stop:
             try:
@@ -139,7 +139,7 @@ class Consumer(FaustConsumer):
         if paused:
             await self._in_poll_thread(self._resume)
 
-    def _message(self, tp: TP, handed: Handed) -> ConsumerMessage:
+    def _message(self, tp: TP, handed: LeasedBatch) -> ConsumerMessage:
         # Faust's stream skips messages of another generation without a word: this one is its own idea of the current one.
         return ConsumerMessage(
             tp.topic,
@@ -168,7 +168,7 @@ class Consumer(FaustConsumer):
 
     # -- in the poll thread
 
-    def _poll(self, seconds: float) -> Polled:
+    def _poll(self, seconds: float) -> PollResult:
         opening, self.early = self.early, []
         if not opening:
             # poll for the first record, then take what is there: consume(n, seconds) would wait all the time unless n come.
@@ -177,13 +177,13 @@ class Consumer(FaustConsumer):
         more = self.kafka.consume(self.pace.records, 0) if opening else ()
         self._take_metadata()
         self.worker.watch(self.kafka)
-        polled = Polled()
+        polled = PollResult()
         # `consume` may have met a rebalance: what was polled before it counts only if its lease is still held.
         self._sort(polled, [record for record, lease in opening if lease is None or lease.held])
         self._sort(polled, more)
         return polled
 
-    def _sort(self, polled: Polled, records: Sequence[ck.Message]) -> None:
+    def _sort(self, polled: PollResult, records: Sequence[ck.Message]) -> None:
         """Records come in runs of one partition, and runs are taken as they are."""
         failed = [record for record in records if record.error() is not None] if any(map(ck.Message.error, records)) else []
         if failed:

@@ -34,7 +34,7 @@ from streams.runtime.dead_letters.dead_letter import DeadLetterCause, DeadLetter
 from streams.runtime.follow import Follower, read_partition, stable_end
 from streams.runtime.outbox import Outbox, TopicPartition
 from streams.runtime.stage import Outcome, Output, Stage
-from streams.runtime.transport import Handed
+from streams.runtime.transport import LeasedBatch
 
 TICK_S = 1.0
 BACK_OFF_S = (0.1, 5.0)
@@ -185,7 +185,7 @@ class Worker:
 
     # -- batches
 
-    async def work(self, handed: Handed, done: Callable[[], None]) -> None:
+    async def work(self, handed: LeasedBatch, done: Callable[[], None]) -> None:
         """Hand one batch to the stage, again and again while the world is away, and put what came of it into the outbox."""
         try:
             outcome = await self._handle(handed)
@@ -197,7 +197,7 @@ class Worker:
             self.die(error)
         done()
 
-    async def _handle(self, handed: Handed) -> Outcome | None:
+    async def _handle(self, handed: LeasedBatch) -> Outcome | None:
         """The outcome, or None if the partition went to somebody else meanwhile."""
         loop = asyncio.get_running_loop()
         pause, most = BACK_OFF_S
@@ -215,7 +215,7 @@ class Worker:
                 return outcome
         return None
 
-    def _in_stage_thread(self, handed: Handed) -> Outcome:
+    def _in_stage_thread(self, handed: LeasedBatch) -> Outcome:
         self._take_broadcasts()
         return self.stage.handle(handed.batch, time.time())
 
@@ -223,7 +223,7 @@ class Worker:
         for topic, records in self._follower.take():
             self.stage.on_broadcast(topic, records)
 
-    def _put(self, handed: Handed, outcome: Outcome) -> None:
+    def _put(self, handed: LeasedBatch, outcome: Outcome) -> None:
         batch, name = handed.batch, self.stage.name
         self._judge(len(batch), len(outcome.dead))
         trays: dict[str, list[Output]] = dict(outcome.out)
@@ -243,7 +243,7 @@ class Worker:
         if folded:
             count("headwater_cells_folded_total", folded, stage=name)
 
-    def _letters(self, handed: Handed, outcome: Outcome) -> list[Output]:
+    def _letters(self, handed: LeasedBatch, outcome: Outcome) -> list[Output]:
         batch, now = handed.batch, time.time()
         return [
             self._dead.letter(
@@ -374,7 +374,7 @@ class Worker:
             self._progress[tp] = now - patience + AGAIN_S
 
 
-class Raw(Schema):
+class RawCodec(Schema):
     """Keys and values as the transport hands them over."""
 
     def loads_key(self, _app: Any, message: Any, **_kwargs: Any) -> Any:
@@ -428,7 +428,7 @@ def make_app(worker: Worker, transport: str = "librdkafka") -> StageApp:
         datadir=str(worker.settings.state_dir / "faust"),
     )
     app.worker = worker
-    topic = app.topic(*worker.stage.inputs, schema=Raw(), acks=True, allow_empty=True)
+    topic = app.topic(*worker.stage.inputs, schema=RawCodec(), acks=True, allow_empty=True)
 
     @app.agent(topic, name=worker.stage.name)
     async def stage(stream: Any) -> None:

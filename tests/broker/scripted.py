@@ -16,7 +16,7 @@ from typing import Any
 
 from bench import passthrough
 from infra.errors import Retryable
-from streams.runtime.stage import BY_KEY, Batch, Cell, Dead, Outcome
+from streams.runtime.stage import BY_KEY, Batch, CountCell, DeadRecord, Outcome
 
 KeyValues = Iterable[tuple[bytes | None, bytes | None]]
 
@@ -48,10 +48,10 @@ class Scripted(passthrough.PassThrough):
         while value == b"hang":
             time.sleep(1)
         if value == b"bad":
-            outcome.dead.append(Dead(i, "UNDECODABLE", "says bad"))
+            outcome.dead.append(DeadRecord(i, "UNDECODABLE", "says bad"))
         elif value == b"drop":
             outcome.dropped["ASKED"] += 1
-            outcome.counts[Cell(0, "test", "drop", "dropped:ASKED")] += 1
+            outcome.counts[CountCell(0, "test", "drop", "dropped:ASKED")] += 1
         else:
             counted[key] += 1
             number = b"%d" % counted[key]

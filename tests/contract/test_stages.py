@@ -12,7 +12,7 @@ from infra.settings import PACKAGED_CONTRACTS
 from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, decode, encode
 from schemas.registry import Registry
-from streams.consent.ledger.store import MemoryStates
+from streams.consent.ledger.store import MemoryStateStore
 from streams.consent.policy import PACKAGED, load_policy
 from streams.consent.stage import ConsentDependencies, ConsentStage
 from streams.identity.graph.store import MemoryGraphStore
@@ -68,7 +68,7 @@ class Case:
 CASES = {
     "consent": Case(
         lambda: ConsentStage(
-            REGISTRY, load_policy(PACKAGED), ConsentDependencies(b"k" * 32, MemoryStates(), Metrics(), lambda: None)
+            REGISTRY, load_policy(PACKAGED), ConsentDependencies(b"k" * 32, MemoryStateStore(), Metrics(), lambda: None)
         ),
         raw,
         "events.consented",

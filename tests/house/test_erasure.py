@@ -22,7 +22,7 @@ from schemas.codec import decode, encode
 from schemas.registry import Registry
 from streams.identity.nodes import NodeKeys, node
 from streams.runtime.follow import partitions_of, stable_end
-from streams.runtime.privacy.group_progress import Passage
+from streams.runtime.privacy.group_progress import GroupProgress
 from tests.broker.copying import read_committed
 from tests.house.standing import StandingHouse, wait_until
 
@@ -116,7 +116,7 @@ class People:
             ("headwater.identity", ["events.consented", "consent.revocations"]),
             ("headwater.warehouse", list(LANDED)),
         ):
-            passage = Passage(self.settings, group, topics)
+            passage = GroupProgress(self.settings, group, topics)
             wait_until(lambda passage=passage: passage.left() == 0, 60, group)  # type: ignore[misc]
 
 

@@ -1,4 +1,4 @@
-"""What the gauge knows at one moment: what Kafka said (`Facts`) and what it means (`Reading`)."""
+"""What the gauge knows at one moment: what Kafka said (`KafkaFacts`) and what it means (`LagReading`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ class GaugePartition(NamedTuple):
     partition: int
 
 
-class Ends(NamedTuple):
+class PartitionEnds(NamedTuple):
     """Where a partition begins and ends. Offsets below `stable` can be read by those who read committed records only."""
 
     start: int
@@ -39,11 +39,11 @@ class GroupFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class KafkaFacts:
     """One round of questions to Kafka, asked at `at` (seconds UTC). Partitions that did not answer are absent."""
 
     at: float
-    ends: Mapping[GaugePartition, Ends]
+    ends: Mapping[GaugePartition, PartitionEnds]
     groups: tuple[GroupFacts, ...]
     topic_ids: Mapping[str, str] = field(default_factory=dict)
     """Topic -> Kafka's id of it: offsets under another id are those of another topic of the same name."""
@@ -100,15 +100,15 @@ class GroupReading:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class LagReading:
     """The whole house at `at` (seconds UTC)."""
 
     at: float
     groups: tuple[GroupReading, ...]
-    ends: Mapping[GaugePartition, Ends]
+    ends: Mapping[GaugePartition, PartitionEnds]
 
 
-def as_json(reading: Reading) -> dict[str, Any]:
+def as_json(reading: LagReading) -> dict[str, Any]:
     """What `GET /lag` answers: plain values, times in milliseconds UTC, ages in seconds."""
     return {
         "at": round(reading.at * 1000),

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from consumers.gauge.lag.reading import Facts, GaugePartition, GroupFacts, GroupReading, PartitionReading, Reading
+from consumers.gauge.lag.reading import GaugePartition, GroupFacts, GroupReading, KafkaFacts, LagReading, PartitionReading
 from consumers.gauge.lag.rules import LagCase, LagLimits, LagState, LagVerdict, Sample, judge, moved, rates
 from consumers.gauge.lag.timetable import TimeTable
 
@@ -34,7 +34,7 @@ class LagWatch:
     _record_times: dict[GroupPlace, tuple[int, int]] = field(default_factory=dict)
     _topic_ids: dict[str, str] = field(default_factory=dict)
 
-    def take(self, facts: Facts) -> list[tuple[GaugePartition, int]]:
+    def take(self, facts: KafkaFacts) -> list[tuple[GaugePartition, int]]:
         """Add a round to the time tables; returns (partition, offset) of the records whose age only they can tell."""
         self._forget_replaced(facts.topic_ids)
         pause_ms = round(max(PAUSE_S, 3 * self.interval_s) * 1000)
@@ -54,16 +54,16 @@ class LagWatch:
                 wanted[place, committed] = ends.stable - committed
         return sorted(wanted, key=lambda key: -wanted[key])
 
-    def read(self, facts: Facts, record_times: Mapping[tuple[GaugePartition, int], int]) -> Reading:
+    def read(self, facts: KafkaFacts, record_times: Mapping[tuple[GaugePartition, int], int]) -> LagReading:
         """The reading of this round. `record_times`: milliseconds UTC of the records that `take` asked for, as far as read."""
         for group, place, committed in _places(facts):
             if (place, committed) in record_times:
                 self._record_times[group.name, place] = (committed, record_times[place, committed])
             self._sample(group, place, committed, facts)
         groups = tuple(self._group(group, facts) for group in facts.groups)
-        return Reading(facts.at, groups, facts.ends)
+        return LagReading(facts.at, groups, facts.ends)
 
-    def age(self, group: str, place: GaugePartition, committed: int, facts: Facts) -> Age:
+    def age(self, group: str, place: GaugePartition, committed: int, facts: KafkaFacts) -> Age:
         """(seconds the first unread record has waited, where that is known from)."""
         if committed >= facts.ends[place].stable:
             return 0.0, "none"
@@ -75,7 +75,7 @@ class LagWatch:
             written, source = self.tables[place].oldest(), "at_least"
         return (None, source) if written is None else (max(0.0, facts.at - written / 1000), source)
 
-    def _sample(self, group: GroupFacts, place: GaugePartition, committed: int, facts: Facts) -> None:
+    def _sample(self, group: GroupFacts, place: GaugePartition, committed: int, facts: KafkaFacts) -> None:
         start, stable, high = facts.ends[place]
         age, source = self.age(group.name, place, committed, facts)
         samples = self._samples.setdefault((group.name, place), deque(maxlen=MAX_SAMPLES))
@@ -85,7 +85,7 @@ class LagWatch:
         while len(samples) > 1 and samples[1].at <= begin:
             samples.popleft()
 
-    def _group(self, group: GroupFacts, facts: Facts) -> GroupReading:
+    def _group(self, group: GroupFacts, facts: KafkaFacts) -> GroupReading:
         rebalanced_at = self._rebalanced(group, facts.at)
         places = sorted(place for place in group.committed if place in facts.ends)
         active = {place for place in places if moved(self._samples[group.name, place], self.limits.stalled_s)}
@@ -97,7 +97,7 @@ class LagWatch:
             readings.append(self._partition(group, place, verdict, facts))
         return GroupReading(group.name, group.members, tuple(readings))
 
-    def _partition(self, group: GroupFacts, place: GaugePartition, verdict: LagVerdict, facts: Facts) -> PartitionReading:
+    def _partition(self, group: GroupFacts, place: GaugePartition, verdict: LagVerdict, facts: KafkaFacts) -> PartitionReading:
         samples = self._samples[group.name, place]
         now = samples[-1]
         age, source = self.age(group.name, place, now.committed, facts)
@@ -146,7 +146,7 @@ class LagWatch:
             if table.topic_id != self._topic_ids.get(place.topic, table.topic_id):
                 del self.tables[place]
 
-    def _forget(self, facts: Facts) -> None:
+    def _forget(self, facts: KafkaFacts) -> None:
         """Drop what no group needs any more, and groups and partitions that are gone."""
         slowest: dict[GaugePartition, int] = {}
         for _, place, committed in _places(facts):
@@ -166,7 +166,7 @@ class LagWatch:
             del self.tables[place]
 
 
-def _places(facts: Facts) -> Iterable[tuple[GroupFacts, GaugePartition, int]]:
+def _places(facts: KafkaFacts) -> Iterable[tuple[GroupFacts, GaugePartition, int]]:
     """(group, partition, first unread offset) of all partitions that answered."""
     for group in facts.groups:
         for place, committed in group.committed.items():

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from consumers.gauge.lag.reading import GroupReading, Reading
+from consumers.gauge.lag.reading import GroupReading, LagReading
 from consumers.gauge.lag.rules import SEVERITY, LagState
 from consumers.gauge.page.topology import NARROW, WIDE, edge_readings
 from consumers.gauge.recent import RecentActivity
@@ -41,7 +41,7 @@ class Headline:
     text: str
 
 
-def headline(reading: Reading | None, now: float, stale_s: float) -> Headline:
+def headline(reading: LagReading | None, now: float, stale_s: float) -> Headline:
     """One sentence for somebody who has one glance."""
     if reading is None:
         return Headline("unknown", "Kafka has not answered yet, so nothing is known.")
@@ -141,7 +141,7 @@ class Page:
         self._env = env
 
     def render(
-        self, reading: Reading | None, recent: RecentActivity, now: float, row_checks: tuple[RowCheck, ...] | None = None
+        self, reading: LagReading | None, recent: RecentActivity, now: float, row_checks: tuple[RowCheck, ...] | None = None
     ) -> str:
         """The whole page as it is at `now` (seconds UTC)."""
         context = self._context(reading, recent, now)
@@ -152,7 +152,7 @@ class Page:
         """The page for those without a token."""
         return self._env.get_template("sign_in.html").render()
 
-    def _context(self, reading: Reading | None, recent: RecentActivity, now: float) -> dict[str, Any]:
+    def _context(self, reading: LagReading | None, recent: RecentActivity, now: float) -> dict[str, Any]:
         dead_by_stage: Counter[str] = Counter()
         for (stage, _, _), n in recent.dead:
             dead_by_stage[stage] += n

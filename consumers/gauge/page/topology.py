@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from consumers.gauge.lag.reading import GroupReading, PartitionReading, Reading
+from consumers.gauge.lag.reading import GroupReading, LagReading, PartitionReading
 from consumers.gauge.lag.rules import SEVERITY, LagState
 
 
@@ -143,7 +143,7 @@ NARROW = Drawing(
 )
 
 
-def edge_readings(drawing: Drawing, reading: Reading | None) -> list[EdgeReading]:
+def edge_readings(drawing: Drawing, reading: LagReading | None) -> list[EdgeReading]:
     """How each edge of the drawing does."""
     groups = {group.group: group for group in reading.groups} if reading else {}
     return [_edge(edge, groups.get(edge.group)) for edge in drawing.edges]

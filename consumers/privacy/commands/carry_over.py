@@ -26,7 +26,7 @@ def carry_over_command(as_json: Annotated[bool, typer.Option("--json", help="Pri
     it before the older version goes out of use, and once more after that; what was said already changes nothing.
     """
     from consumers.privacy.erasure import opened
-    from consumers.privacy.topics import Output, Pen
+    from consumers.privacy.topics import TransactionalWriter, WriterRecord
 
     settings, said = settings_with_kafka(), 0
     if settings.node_key_version == 1:
@@ -37,14 +37,14 @@ def carry_over_command(as_json: Annotated[bool, typer.Option("--json", help="Pri
             raise ConfigError(
                 "somebody is being erased: `headwater privacy erase` with the id completes it, then run this again"
             )
-        pen = Pen(settings)
+        pen = TransactionalWriter(settings)
         with (
             Progress(*columns, console=Console(stderr=True), transient=True, disable=as_json) as bar,
             TemporaryDirectory() as folder,
         ):
             task = bar.add_task("", total=None)
             states = carried_over(settings, Path(folder), int(time.time() * 1000), lambda n: bar.advance(task, n))
-            while some := [Output(SIGNALS, key, value) for key, value in islice(states, AT_ONCE)]:
+            while some := [WriterRecord(SIGNALS, key, value) for key, value in islice(states, AT_ONCE)]:
                 pen.write(some)
                 said += len(some)
     except Retryable as error:

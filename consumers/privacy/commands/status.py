@@ -15,12 +15,12 @@ from infra.settings import Settings
 from schemas.codec import decode
 from schemas.registry import Registry
 from streams.runtime.privacy.request_consumer import ACKS, REQUESTS
-from streams.runtime.privacy.requests import Requests
+from streams.runtime.privacy.requests import RequestLog
 
 
-def read_requests(settings: Settings) -> Requests:
+def read_requests(settings: Settings) -> RequestLog:
     """Everything that the two topics hold. Retryable where Kafka is away."""
-    registry, found = Registry(settings.contracts), Requests()
+    registry, found = Registry(settings.contracts), RequestLog()
     for message in read(settings, (REQUESTS, ACKS)):
         found.take(message.topic(), decode(registry, message.value())[1])
     return found

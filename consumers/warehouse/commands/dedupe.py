@@ -8,7 +8,7 @@ import typer
 from consumers.warehouse.commands.connection import AsJson, RecordProgress, Topic, patient_store, verifier_over
 
 if TYPE_CHECKING:
-    from consumers.warehouse.verification.dedupe import Deduped
+    from consumers.warehouse.verification.dedupe import DedupeResult
 
 
 def dedupe_command(
@@ -57,7 +57,7 @@ def dedupe_command(
         raise typer.Exit(1)
 
 
-def _print(one: "Deduped") -> None:
+def _print(one: "DedupeResult") -> None:
     typer.echo(
         f"{one.topic}:{one.partition}  {one.offsets} offsets with several rows, {one.removed} rows removed, {one.left} left"
     )

@@ -28,12 +28,12 @@ def replay_command(
     from dataclasses import asdict
 
     from consumers.warehouse.verification.repair_lock import repair_lock
-    from consumers.warehouse.verification.replay import Reach, parse_bound, ranges, replay
+    from consumers.warehouse.verification.replay import ReplayScope, parse_bound, ranges, replay
     from infra.settings import load_settings
     from schemas.registry import Registry
 
     now_ms = time.time_ns() // 1_000_000
-    reach = Reach(parse_bound(begin, now_ms), None if end is None else parse_bound(end, now_ms), topic, partition)
+    reach = ReplayScope(parse_bound(begin, now_ms), None if end is None else parse_bound(end, now_ms), topic, partition)
     settings = load_settings()
     with patient_store() as store, verifier_over(store) as verifier:
         covered = ranges(verifier, reach)

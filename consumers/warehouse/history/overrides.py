@@ -52,7 +52,7 @@ ORDER BY version DESC LIMIT 1
 
 
 @dataclass(frozen=True)
-class Projected:
+class ProjectionResult:
     """What one run found."""
 
     overrides: int
@@ -65,7 +65,7 @@ class Projected:
 
 
 @dataclass(frozen=True)
-class Sight:
+class OverridesInput:
     """What there is to read at the beginning of a run."""
 
     events: str
@@ -74,12 +74,12 @@ class Sight:
     merge_blocks: Blocks
 
 
-def project(store: Store, now_ms: int, bucket_nodes: int = BUCKET_NODES) -> Projected:
+def project(store: Store, now_ms: int, bucket_nodes: int = BUCKET_NODES) -> ProjectionResult:
     """Bring `identity_overrides` up to date. Retryable or Halted as the store raises them; then it is as it was."""
     return _project(store, now_ms, look(store), bucket_nodes)
 
 
-def project_news(store: Store, now_ms: int) -> Projected | None:
+def project_news(store: Store, now_ms: int) -> ProjectionResult | None:
     """The same, unless no row has come since; then None."""
     sight = look(store)
     seen = _seen(store, sight.events)
@@ -88,10 +88,10 @@ def project_news(store: Store, now_ms: int) -> Projected | None:
     return _project(store, now_ms, sight, BUCKET_NODES)
 
 
-def look(store: Store) -> Sight:
+def look(store: Store) -> OverridesInput:
     """The blocks that the tables hold now."""
     query = f"SELECT toString(uuid) FROM system.tables WHERE database = '{store.database}' AND name = 'events'"  # noqa: S608
-    return Sight(store.rows(query)[0][0], _blocks(store, "events"), _blocks(store, "identity_merges"))
+    return OverridesInput(store.rows(query)[0][0], _blocks(store, "events"), _blocks(store, "identity_merges"))
 
 
 def next_version(store: Store, now_ms: int) -> int:
@@ -112,7 +112,7 @@ def stamped(store: Store) -> int:
     return int(store.rows(query)[0][0])
 
 
-def _project(store: Store, now_ms: int, sight: Sight, bucket_nodes: int) -> Projected:
+def _project(store: Store, now_ms: int, sight: OverridesInput, bucket_nodes: int) -> ProjectionResult:
     begun = time.monotonic()
     version = next_version(store, now_ms)
     with workbench(store, version) as bench:
@@ -124,7 +124,7 @@ def _project(store: Store, now_ms: int, sight: Sight, bucket_nodes: int) -> Proj
             bench.say("EXCHANGE TABLES {database}.identity_overrides AND {fresh}", fresh=fresh)
         blocks = {"event_blocks": _literal(sight.event_blocks), "merge_blocks": _literal(sight.merge_blocks)}
         bench.say(RUN, version=version, events=sight.events, overrides=overrides, **blocks)
-    return Projected(overrides, changed, gone, round(time.monotonic() - begun, 3))
+    return ProjectionResult(overrides, changed, gone, round(time.monotonic() - begun, 3))
 
 
 def _fresh(bench: Workbench, version: int, bucket_nodes: int) -> str:

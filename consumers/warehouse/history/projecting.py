@@ -17,7 +17,7 @@ LATE = 0.9
 """Several loaders share the work: one whose turn comes sooner than this share of the interval after a run lets it pass."""
 
 
-class Projecting:
+class ProjectionThread:
     """A run every `overrides_interval_s`, a squash every `squash_every_days`. `store` is its own: queries may take long."""
 
     def __init__(self, settings: Settings, store: Store, metrics: Metrics, clock: Callable[[], float] = time.time) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from consumers.warehouse.store import Store
 from infra.errors import Retryable
-from streams.identity.repair.splitting import Journal
+from streams.identity.repair.splitting import SplitJournal
 
 NODES, PAIRS = 2_000, 1_000
 """Of one statement: ClickHouse takes 256 KB."""
@@ -22,7 +22,7 @@ LATE_MS = 600_000
 _NODE = re.compile(r"[0-9][0-9a-f]{32}")
 
 
-def restamp(store: Store, taken: Collection[str], done: Journal, patience_s: float = PATIENCE_S) -> int:
+def restamp(store: Store, taken: Collection[str], done: SplitJournal, patience_s: float = PATIENCE_S) -> int:
     """Rewrite the profile of past events after a split; how many rows were stale. Retryable.
 
     `taken`: every node that was taken out of this component, by this split or another. An event of them belongs to whom its
@@ -60,7 +60,7 @@ def restamp(store: Store, taken: Collection[str], done: Journal, patience_s: flo
     return rows
 
 
-def together(done: Mapping[str, Journal]) -> dict[str, set[str]]:
+def together(done: Mapping[str, SplitJournal]) -> dict[str, set[str]]:
     """Node that was taken out -> all of `done` that were taken out of the same component, itself too."""
     by_node: defaultdict[str, set[str]] = defaultdict(set)
     for node, journal in done.items():

@@ -51,7 +51,7 @@ RUN = (
 
 
 @dataclass(frozen=True)
-class Squashed:
+class SquashResult:
     """What a squash did."""
 
     months: dict[str, int] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Squashed:
         return sum(self.months.values())
 
 
-def squash(store: Store, now_ms: int, after_days: float, stopping: Callable[[], bool]) -> Squashed:
+def squash(store: Store, now_ms: int, after_days: float, stopping: Callable[[], bool]) -> SquashResult:
     """Rewrite the rows that are older than `after_days`, forget what is no longer needed.
 
     Retryable where ClickHouse is away or `stopping` says so: what is half done goes on by itself, or at the next squash. Halted
@@ -85,7 +85,7 @@ def squash(store: Store, now_ms: int, after_days: float, stopping: Callable[[], 
         forgotten = _forget(bench, names)
         left = project(store, now_ms).overrides if forgotten else bench.count(f"{bench.database}.identity_overrides")
         bench.say(RUN, version=next_version(store, now_ms), overrides=left, rows=sum(months.values()))
-    return Squashed(months, forgotten, left)
+    return SquashResult(months, forgotten, left)
 
 
 def last_squash(store: Store) -> int:

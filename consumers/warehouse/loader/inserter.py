@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from consumers.warehouse.loader.batch import InsertBatch, PartitionBuffer
-from consumers.warehouse.loader.rows import Bad, Loader
+from consumers.warehouse.loader.rows import RejectedRecord, RowLoader
 
 THREADS = 2
 """One packs rows while the other waits for the engine."""
@@ -19,14 +19,14 @@ class Insertion:
     buffer: PartitionBuffer
     batch: InsertBatch
     begun: float = field(default_factory=time.monotonic)
-    bad: list[Bad] = field(default_factory=list)
+    bad: list[RejectedRecord] = field(default_factory=list)
     error: BaseException | None = None
 
 
 class Inserter:
     """Threads that end with the process: one that hangs in a request to ClickHouse keeps nothing from stopping."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: RowLoader) -> None:
         self._loader = loader
         self._waiting: queue.SimpleQueue[Insertion] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Insertion] = queue.SimpleQueue()
@@ -59,7 +59,7 @@ class Inserter:
                 insertion.error = error
             self._done.put(insertion)
 
-    def _insert(self, buffer: PartitionBuffer, batch: InsertBatch) -> list[Bad]:
+    def _insert(self, buffer: PartitionBuffer, batch: InsertBatch) -> list[RejectedRecord]:
         if not batch.offsets:
             return []
         if buffer.highest is None:

@@ -12,7 +12,7 @@ from consumers.warehouse.errors import ServerTrouble
 from consumers.warehouse.loader.batch import InsertBatch, PartitionBuffer
 from consumers.warehouse.loader.inserter import Inserter, Insertion
 from consumers.warehouse.loader.intent import CommitMetadata, read_metadata
-from consumers.warehouse.loader.rows import Bad, Loader
+from consumers.warehouse.loader.rows import RejectedRecord, RowLoader
 from consumers.warehouse.schema.tables import TABLES
 from consumers.warehouse.topic_partition import TopicPartition
 from infra.clients.kafka import admin, producer, reader
@@ -53,7 +53,7 @@ class TopicMadeAnew(Exception):
 class Warehouse:
     """Loads every topic of the table of tables."""
 
-    def __init__(self, settings: Settings, loader: Loader, registry: Registry, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, loader: RowLoader, registry: Registry, metrics: Metrics) -> None:
         self._settings = settings
         self._inserter = Inserter(loader)
         self._metrics = metrics
@@ -313,7 +313,7 @@ class Warehouse:
 
     # -- what has no row
 
-    def _bury(self, batch: InsertBatch, bad: list[Bad]) -> None:
+    def _bury(self, batch: InsertBatch, bad: list[RejectedRecord]) -> None:
         """Dead letters and the offset in one transaction, so that a letter is written once too."""
         if self._producer is None:
             name = f"{GROUP}-{self._settings.slot}"

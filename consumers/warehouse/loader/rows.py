@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from consumers.warehouse.errors import Rejected, ServerTrouble, TableTrouble
+from consumers.warehouse.errors import RowsRejected, ServerTrouble, TableTrouble
 from consumers.warehouse.loader.batch import InsertBatch
 from consumers.warehouse.loader.container import Container
 from consumers.warehouse.loader.intent import token
@@ -23,7 +23,7 @@ DAY_S = 86_400
 
 
 @dataclass(frozen=True)
-class Bad:
+class RejectedRecord:
     """A record that has no row: its position in the batch, and why."""
 
     at: int
@@ -31,7 +31,7 @@ class Bad:
     detail: str
 
 
-class Loader:
+class RowLoader:
     """The way from records to rows. It knows ClickHouse, and nothing of Kafka."""
 
     def __init__(self, store: Store, registry: Registry, metrics: Metrics) -> None:
@@ -47,13 +47,13 @@ class Loader:
         self._fit(table, self._registry.latest(source.topic), source)
         return self._store.highest(table, source)
 
-    def load(self, batch: InsertBatch) -> list[Bad]:
+    def load(self, batch: InsertBatch) -> list[RejectedRecord]:
         """Insert a batch that nobody has tried before; what of it is unreadable. Retryable.
 
         Whatever the engine says, the rows are counted before the batch counts as inserted: an engine that answers 200 to an
         insert that failed has been met.
         """
-        bad: list[Bad] = []
+        bad: list[RejectedRecord] = []
         for contract, rows in self._by_contract(batch, bad).items():
             bad += self._insert(batch, contract, rows, token(batch.source, batch.intent, contract.id))
         table = TABLES[batch.source.topic]
@@ -67,14 +67,14 @@ class Loader:
         )
         return self.reload(batch)
 
-    def reload(self, batch: InsertBatch) -> list[Bad]:
+    def reload(self, batch: InsertBatch) -> list[RejectedRecord]:
         """Insert what is missing of a batch that somebody may have inserted before, and look again until all of it is there."""
-        bad: list[Bad] = []
+        bad: list[RejectedRecord] = []
         for contract, rows in self._by_contract(batch, bad).items():
             bad += self._complete(batch, contract, rows)
         return bad
 
-    def _by_contract(self, batch: InsertBatch, bad: list[Bad]) -> dict[Contract, list[int]]:
+    def _by_contract(self, batch: InsertBatch, bad: list[RejectedRecord]) -> dict[Contract, list[int]]:
         """Positions in the batch by contract. Retryable while a contract is unknown: it may be on its way."""
         groups: dict[int, list[int]] = {}
         if len({value[:HEADER_BYTES] for value in batch.values}) == 1 and (number := _known_id(batch.values[0])):
@@ -84,7 +84,7 @@ class Loader:
                 try:
                     groups.setdefault(schema_id(value), []).append(at)
                 except Undecodable as error:
-                    bad.append(Bad(at, "UNDECODABLE", str(error)))
+                    bad.append(RejectedRecord(at, "UNDECODABLE", str(error)))
         contracts: dict[Contract, list[int]] = {}
         for number, rows in groups.items():
             try:
@@ -94,14 +94,14 @@ class Loader:
             if contract.topic == batch.source.topic:
                 contracts[contract] = rows
             else:
-                bad += [Bad(at, "WRONG_CONTRACT", f"a record of {contract.topic}") for at in rows]
+                bad += [RejectedRecord(at, "WRONG_CONTRACT", f"a record of {contract.topic}") for at in rows]
         return contracts
 
-    def _complete(self, batch: InsertBatch, contract: Contract, rows: list[int]) -> list[Bad]:
+    def _complete(self, batch: InsertBatch, contract: Contract, rows: list[int]) -> list[RejectedRecord]:
         name = token(batch.source, batch.intent, contract.id)
         table = TABLES[batch.source.topic]
         self._fit(table, contract, batch.source)
-        bad: list[Bad] = []
+        bad: list[RejectedRecord] = []
         inserted = 0
         for attempt in range(FILLS):
             self._store.refuse_running(name)
@@ -130,17 +130,17 @@ class Loader:
         """Whether the table's TTL takes a row as soon as it is there."""
         return bool(decode(self._registry, value)[1][table.time] < (time.time() - table.keep_days * DAY_S) * 1000)
 
-    def _insert(self, batch: InsertBatch, contract: Contract, rows: list[int], name: str) -> list[Bad]:
+    def _insert(self, batch: InsertBatch, contract: Contract, rows: list[int], name: str) -> list[RejectedRecord]:
         """Insert rows under a token; take out what no table of this contract could hold."""
         try:
             self._send(batch, contract, rows, name)
             return []
-        except Rejected as error:
+        except RowsRejected as error:
             bad = self._unreadable(batch, rows)
             if not bad:
                 self._blame_table(batch, contract, rows, error)
                 if len(rows) == 1:
-                    return [Bad(rows[0], "REJECTED", str(error))]
+                    return [RejectedRecord(rows[0], "REJECTED", str(error))]
         refused = {one.at for one in bad}
         good = [at for at in rows if at not in refused]
         if bad:
@@ -152,7 +152,7 @@ class Loader:
             *self._insert(batch, contract, rows[half:], f"{name}:{batch.offsets[rows[half]]}"),
         ]
 
-    def _blame_table(self, batch: InsertBatch, contract: Contract, rows: list[int], error: Rejected) -> None:
+    def _blame_table(self, batch: InsertBatch, contract: Contract, rows: list[int], error: RowsRejected) -> None:
         """TableTrouble where the engine can read rows that the table rejected: what was altered there is at fault, not they."""
         table = TABLES[batch.source.topic]
         self._store.forget_fit(table)
@@ -160,10 +160,10 @@ class Loader:
         container = self._container(contract)
         try:
             self._store.try_read(contract, container.columns, self._pack(batch, contract, rows))
-        except Rejected:
+        except RowsRejected:
             try:
                 self._store.try_read(contract, container.columns, container.pack(batch.source, 0, ()))
-            except Rejected as none_at_all:
+            except RowsRejected as none_at_all:
                 raise ServerTrouble(f"ClickHouse cannot even read no rows ({none_at_all})") from error
             return
         raise TableTrouble(
@@ -171,13 +171,13 @@ class Loader:
             "look at its MATERIALIZED and DEFAULT columns, indices and projections"
         )
 
-    def _unreadable(self, batch: InsertBatch, rows: list[int]) -> list[Bad]:
+    def _unreadable(self, batch: InsertBatch, rows: list[int]) -> list[RejectedRecord]:
         bad = []
         for at in rows:
             try:
                 decode(self._registry, batch.values[at])
             except Undecodable as error:
-                bad.append(Bad(at, "UNDECODABLE", str(error)))
+                bad.append(RejectedRecord(at, "UNDECODABLE", str(error)))
         return bad
 
     def _fit(self, table: Table, contract: Contract, source: TopicPartition) -> None:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
-from consumers.warehouse.errors import Rejected
+from consumers.warehouse.errors import RowsRejected
 from consumers.warehouse.loader.container import Container
 from consumers.warehouse.schema import ddl
 from consumers.warehouse.schema.tables import TABLES, Table
@@ -129,11 +129,11 @@ class Contents:
 
     def _load(self, name: str, container: Container, source: TopicPartition, piece: Slice, positions: Sequence[int]) -> bool:
         rows = [(piece.offsets[at], piece.values[at]) for at in positions]
-        with suppress(Rejected):
+        with suppress(RowsRejected):
             self._store.load_container(name, container.columns, container.pack(source, 0, rows))
             return True
         readable = [row for row in rows if self._readable(row[1])]
-        with suppress(Rejected):
+        with suppress(RowsRejected):
             self._store.load_container(name, container.columns, container.pack(source, 0, readable))
             return True
         get_logger().warning("values of records cannot be compared", table=self._table.name, records=len(positions))

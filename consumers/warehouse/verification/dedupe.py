@@ -59,7 +59,7 @@ class DuplicateChoice(NamedTuple):
 
 
 @dataclass
-class Deduped:
+class DedupeResult:
     """What was done to one partition."""
 
     topic: str
@@ -101,18 +101,18 @@ class Deduplicator:
                 found.append(CommittedOffset(source, limit))
         return found
 
-    def count(self, position: CommittedOffset) -> Deduped:
+    def count(self, position: CommittedOffset) -> DedupeResult:
         """What there is to remove."""
         doubled = list(self._doubled(position))
         rows = sum(n - 1 for _, n in doubled)
-        return Deduped(*_names(position.source), offsets=len(doubled), left=rows)
+        return DedupeResult(*_names(position.source), offsets=len(doubled), left=rows)
 
-    def dedupe(self, position: CommittedOffset) -> Deduped:
+    def dedupe(self, position: CommittedOffset) -> DedupeResult:
         """Remove rows beyond the first, with the figures of before and after."""
         source = position.source
         self._wait_for_removals(source)
         offsets = [offset for offset, _ in self._doubled(position)]
-        done = Deduped(*_names(source), offsets=len(offsets))
+        done = DedupeResult(*_names(source), offsets=len(offsets))
         if not offsets:
             return done
         affected = clusters(offsets)
@@ -129,7 +129,7 @@ class Deduplicator:
             done.after = [self._verifier.verify(position, reach, DEDUPE) for reach in affected]
         return done
 
-    def _round(self, source: TopicPartition, offsets: Sequence[int], done: Deduped) -> None:
+    def _round(self, source: TopicPartition, offsets: Sequence[int], done: DedupeResult) -> None:
         for start in range(0, len(offsets), CHUNK):
             self._lock.check()
             some = offsets[start : start + CHUNK]
@@ -246,4 +246,4 @@ def _names(source: TopicPartition) -> tuple[str, str, int]:
     return source.topic, source.topic_id, source.partition
 
 
-__all__ = ["Deduped", "Deduplicator", "DoubledRow", "DuplicateChoice", "choose", "clusters", "differing"]
+__all__ = ["DedupeResult", "Deduplicator", "DoubledRow", "DuplicateChoice", "choose", "clusters", "differing"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from consumers.warehouse.loader.batch import InsertBatch
-from consumers.warehouse.loader.rows import Loader
+from consumers.warehouse.loader.rows import RowLoader
 from consumers.warehouse.schema.tables import TABLES
 from consumers.warehouse.store import Store
 from consumers.warehouse.topic_partition import TopicPartition
@@ -27,7 +27,7 @@ RUNNING_S = 120.0
 POLL_S = 0.2
 
 
-class Bound(NamedTuple):
+class ReplayBound(NamedTuple):
     """One end of what is replayed: an offset, or a time (milliseconds UTC) at which records were written to Kafka."""
 
     offset: int | None = None
@@ -35,11 +35,11 @@ class Bound(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reach:
+class ReplayScope:
     """What is to be replayed; all topics, all partitions and up to the loader's offset unless said otherwise."""
 
-    begin: Bound
-    end: Bound | None = None
+    begin: ReplayBound
+    end: ReplayBound | None = None
     topic: str | None = None
     partition: int | None = None
 
@@ -52,7 +52,7 @@ class Reach:
 
 
 @dataclass
-class Replayed:
+class ReplayResult:
     """What a replay did."""
 
     records: int = 0
@@ -68,22 +68,22 @@ class Replayed:
         return sum(result.missing for result in self.proof)
 
 
-def parse_bound(text: str, now_ms: int) -> Bound:
+def parse_bound(text: str, now_ms: int) -> ReplayBound:
     """`1500` is an offset, `2h` and `3d` are so long ago, everything else a time in ISO 8601. ConfigError for none of them."""
     text = text.strip()
     if text.isdigit() and text.isascii() and len(text) <= MAX_OFFSET_DIGITS:
-        return Bound(offset=int(text))
+        return ReplayBound(offset=int(text))
     if ago := AGO.fullmatch(text):
-        return Bound(time_ms=now_ms - int(ago[1]) * UNITS_S[ago[2]] * 1000)
+        return ReplayBound(time_ms=now_ms - int(ago[1]) * UNITS_S[ago[2]] * 1000)
     moment = parse_time(text) if "-" in text else None
     if moment is None:
         raise ConfigError(
             f"{text[:40]!r} is no offset and no time: give an offset (1500), a time (2026-05-01T12:00:00Z) or an age (90m, 2h)"
         )
-    return Bound(time_ms=moment)
+    return ReplayBound(time_ms=moment)
 
 
-def ranges(verifier: Verifier, reach: Reach) -> list[tuple[CommittedOffset, OffsetRange]]:
+def ranges(verifier: Verifier, reach: ReplayScope) -> list[tuple[CommittedOffset, OffsetRange]]:
     """The partitions that a reach covers, each with its range below the loader's offset. ConfigError for an empty reach."""
     chosen = [
         one
@@ -110,10 +110,10 @@ def replay(  # noqa: PLR0913, PLR0917 - a verifier's parts, and how far it is
     lock: RepairLock,
     covered: Sequence[tuple[CommittedOffset, OffsetRange]],
     progress: Callable[[int, int], None] = lambda _offsets, _records: None,
-) -> Replayed:
+) -> ReplayResult:
     """Insert what is missing of these ranges, then verify them. Retryable: run it again. Halted where the lock is lost."""
-    done = Replayed()
-    loader = Loader(store, registry, Metrics())
+    done = ReplayResult()
+    loader = RowLoader(store, registry, Metrics())
     for position, reach in covered:
         for piece in verifier.records.slices(position.source, reach.first, reach.end):
             lock.check()
@@ -152,7 +152,7 @@ def _overlaps(rest: str, first: int, last: int) -> bool:
     return int(begin) <= last and first <= int(end)
 
 
-def _offsets(verifier: Verifier, sources: Sequence[TopicPartition], bound: Bound | None) -> list[int | None]:
+def _offsets(verifier: Verifier, sources: Sequence[TopicPartition], bound: ReplayBound | None) -> list[int | None]:
     """The offset of a bound in each partition; None where no record is so late."""
     if bound is None:
         return [None] * len(sources)

@@ -30,7 +30,7 @@ class _Stopping(Exception):
     """The loader ends."""
 
 
-class Verifying:
+class VerificationThread:
     """Looks each minute which partitions are due, and which views fail. `store` is its own: queries may take long."""
 
     def __init__(

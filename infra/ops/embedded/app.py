@@ -12,7 +12,7 @@ import typer
 
 from infra.errors import ConfigError
 from infra.ops.embedded.house import House, HouseOptions
-from infra.ops.embedded.servers.child import NotReady
+from infra.ops.embedded.servers.child import StartFailed
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -49,7 +49,7 @@ def up(options: HouseOptions, say: Callable[[str, str], None], ready: Callable[[
             with House(options, say) as house:
                 house.wait_ready()
                 ready(house)
-        except NotReady as error:
+        except StartFailed as error:
             raise ConfigError(
                 f"the house does not start: {error}\nLogs are in {options.state_dir.resolve() / 'logs'}"
             ) from None

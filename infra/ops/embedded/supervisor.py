@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from infra.errors import EXIT_CONFIG, EXIT_HALTED, ConfigError
-from infra.ops.embedded.servers.child import Child, NotReady, Program, shorten
+from infra.ops.embedded.servers.child import Child, Program, StartFailed, shorten
 
 BACK_OFF_S = (0.2, 15.0)
 STEADY_S = 30.0
@@ -181,7 +181,7 @@ class Supervisor:
     def _start(self, status: Status) -> None:
         try:
             status.child = Child(status.service.program())
-        except (OSError, NotReady, ConfigError) as error:
+        except (OSError, StartFailed, ConfigError) as error:
             if isinstance(error, ConfigError) and not self.ready:
                 raise
             status.child = None
@@ -235,7 +235,7 @@ class Supervisor:
         if known := self.diagnose():
             why = f"{why}; {known}"
         if not self.ready and status.failures >= PATIENT_STARTS:
-            raise NotReady(f"{status.service.name} {why}, {status.failures} times:\n{status.log}")
+            raise StartFailed(f"{status.service.name} {why}, {status.failures} times:\n{status.log}")
         shortest, longest = BACK_OFF_S
         pause = min(longest, shortest * 2 ** (status.failures - 1))
         status.state, status.wait_until, status.child = ServiceState.PAUSING, now + pause, None

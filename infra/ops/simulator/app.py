@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from infra.clients.kafka import producer
 from infra.errors import ConfigError
-from infra.ops.simulator.ledger import End, EventLine, RefusalLine, Run, Writer
+from infra.ops.simulator.ledger import EndLine, EventLine, RefusalLine, RunLine, Writer
 from infra.ops.simulator.marks import run_id
 from infra.ops.simulator.reconcile import drain
 from infra.ops.simulator.sender import PATIENCE_S, Line, Sender, SendProgress, SendRate, Target
@@ -50,7 +50,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command
     settings = load_settings()
     key = demo_key(settings)
     publish_experiment(settings)
-    run = Run(run_id(random.Random(secrets.randbits(64))), seed, events, int(time.time() * 1000))
+    run = RunLine(run_id(random.Random(secrets.randbits(64))), seed, events, int(time.time() * 1000))
     with Writer(ledger, run) as writer:
 
         def keep(line: Line) -> None:
@@ -61,10 +61,10 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command
         mix = MIX if patience else replace(MIX, stories=0)
         world = ShopWorld(seed, run.run, events, mix, regions=REGIONS if settings.region_header else NOWHERE)
         sender = Sender(target, SendRate(rate, time.monotonic()), keep, seed)
-        progress = asyncio.run(_drive(sender, world, Drive(events, width, partial(drain.settle, settings, patience))))
+        progress = asyncio.run(_drive(sender, world, SimulationPlan(events, width, partial(drain.settle, settings, patience))))
         for refusal in world.refusals:
             writer.write("refusal", RefusalLine(refusal.number, refusal.channel, refusal.consented_again))
-        end = End(int(time.time() * 1000), progress.events, progress.acknowledged, progress.open)
+        end = EndLine(int(time.time() * 1000), progress.events, progress.acknowledged, progress.open)
         writer.write("end", end)
     Console(stderr=True).print(
         f"run {run.run}: {progress.events} events, {progress.acknowledged} acknowledged, {progress.refused} refused, "
@@ -104,7 +104,7 @@ def publish_experiment(settings: Settings) -> None:
         time.sleep(LOOK_S)
 
 
-class Drive(NamedTuple):
+class SimulationPlan(NamedTuple):
     """How a world is played."""
 
     events: int
@@ -114,7 +114,7 @@ class Drive(NamedTuple):
     """Waits until what was said in an act holds wherever it counts. NotDrained."""
 
 
-async def _drive(sender: Sender, world: ShopWorld, drive: Drive) -> SendProgress:
+async def _drive(sender: Sender, world: ShopWorld, drive: SimulationPlan) -> SendProgress:
     with _shown(drive.events) as show:
         work = asyncio.create_task(_play(sender, world, drive))
         while not work.done():
@@ -124,7 +124,7 @@ async def _drive(sender: Sender, world: ShopWorld, drive: Drive) -> SendProgress
     return sender.progress
 
 
-async def _play(sender: Sender, world: ShopWorld, drive: Drive) -> None:
+async def _play(sender: Sender, world: ShopWorld, drive: SimulationPlan) -> None:
     """Act after act. ConfigError where the house does not drain between two."""
     for act, journeys in enumerate(world.acts()):
         if act:

@@ -17,12 +17,12 @@ from infra.ops.simulator.marks import event_number
 
 VERSION = 2
 FATES = ("", "resolved", "anonymised", "dead", "poison", "refused")
-"""Codes of fates in `Expected.fates`; 0 = the ledger has no such event."""
+"""Codes of fates in `LedgerIndex.fates`; 0 = the ledger has no such event."""
 ABSENT, RESOLVED, ANONYMISED, DEAD, POISON, REFUSED = range(6)
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunLine:
     """The first line."""
 
     run: str
@@ -80,7 +80,7 @@ class RefusalLine:
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class EndLine:
     """The last line; without it the run was cut short."""
 
     ended: int
@@ -93,14 +93,14 @@ class End:
 class Writer:
     """Writes a ledger, line by line."""
 
-    def __init__(self, file: Path, run: Run) -> None:
+    def __init__(self, file: Path, run: RunLine) -> None:
         try:
             self._out: BinaryIO = file.open("wb", buffering=1 << 20)
         except OSError as error:
             raise ConfigError(f"{file}: {error.strerror}") from error
         self.write("run", run)
 
-    def write(self, kind: str, line: Run | EventLine | DecisionLine | RefusalLine | End) -> None:
+    def write(self, kind: str, line: RunLine | EventLine | DecisionLine | RefusalLine | EndLine) -> None:
         """Append one line."""
         self._out.write(orjson.dumps({"kind": kind, **asdict(line)}, option=orjson.OPT_APPEND_NEWLINE))
 
@@ -112,10 +112,10 @@ class Writer:
 
 
 @dataclass
-class Expected:
+class LedgerIndex:
     """A ledger in memory: a few bytes an event, whatever its size."""
 
-    run: Run
+    run: RunLine
     fates: bytearray
     masks: bytearray
     acked: bytearray
@@ -151,15 +151,15 @@ class Expected:
         return self.fates[n] if n < len(self.fates) else ABSENT
 
 
-def read(file: Path) -> Expected:
+def read(file: Path) -> LedgerIndex:
     """Load a ledger. ConfigError where the file is none."""
     lines = _lines(file)
     first = next(lines, {})
     if first.pop("kind", None) != "run" or first.get("version") != VERSION:
         raise ConfigError(f"{file} is no ledger of version {VERSION}: `headwater simulate --ledger {file}` writes one")
-    run = Run(**first)
+    run = RunLine(**first)
     size = run.events
-    expected = Expected(
+    expected = LedgerIndex(
         run,
         bytearray(size),
         bytearray(size),
@@ -194,7 +194,7 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
         raise ConfigError(f"cannot read the ledger {file}: {error.strerror}") from None
 
 
-def _take_decision(expected: Expected, line: DecisionLine) -> None:
+def _take_decision(expected: LedgerIndex, line: DecisionLine) -> None:
     expected.decisions[line.id] = line.learns and line.granted
     if not line.granted:
         expected.ungranted.add(line.id)
@@ -202,7 +202,7 @@ def _take_decision(expected: Expected, line: DecisionLine) -> None:
             expected.tracked.add(line.id)
 
 
-def _take_event(expected: Expected, line: EventLine, people: dict[str, int]) -> None:
+def _take_event(expected: LedgerIndex, line: EventLine, people: dict[str, int]) -> None:
     n = line.n
     expected.fates[n] = FATES.index(line.fate)
     expected.masks[n] = line.mask

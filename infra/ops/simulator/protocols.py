@@ -8,7 +8,15 @@ from typing import Any
 import orjson
 
 from infra.ops.simulator.truth import ANALYTICS, MARKETING, PERSONALIZATION, mask_of
-from infra.ops.simulator.world.acts import Ask, Defect, Device, SimulatedEvent, SimulatedRequest, Statement, VisitorChoice
+from infra.ops.simulator.world.acts import (
+    DecisionRequest,
+    Defect,
+    Device,
+    SimulatedEvent,
+    SimulatedRequest,
+    Statement,
+    VisitorChoice,
+)
 from infra.ops.simulator.world.memory import CHOICE_EVENT
 from infra.ops.simulator.world.tc_strings import DAY_MS, tc_string
 
@@ -89,7 +97,7 @@ def build(request: SimulatedRequest, stamp: SendStamp) -> Post:
     return post
 
 
-def ask(step: Ask, stamp: SendStamp) -> Post:
+def ask(step: DecisionRequest, stamp: SendStamp) -> Post:
     """A widget's question to the decision API."""
     question = {"experiment": step.experiment, "visitor": step.device.cookie, "consent": _flat(step.device, stamp.now_ms)}
     headers = {"Content-Type": "application/json", **_region(step.device, stamp.region_header)}

@@ -13,7 +13,7 @@ import orjson
 from infra.ops.simulator.ledger import DecisionLine, EventLine
 from infra.ops.simulator.protocols import Answer, Post, SendStamp, ask, build, state
 from infra.ops.simulator.truth import PERSONALIZATION, fate, mask_of
-from infra.ops.simulator.world.acts import Ask, Defect, Journey, SimulatedEvent, SimulatedRequest, Statement
+from infra.ops.simulator.world.acts import DecisionRequest, Defect, Journey, SimulatedEvent, SimulatedRequest, Statement
 
 PATIENCE_S = 180.0
 TIMEOUT_S = 20.0
@@ -122,7 +122,7 @@ class Sender:
             walk = _JourneyRun()
             try:
                 for step in journey:
-                    if isinstance(step, Ask):
+                    if isinstance(step, DecisionRequest):
                         await self._ask(session, walk, step)
                     elif isinstance(step, Statement):
                         await self._state(session, step)
@@ -132,7 +132,7 @@ class Sender:
                 # A run that is cut short still says what it has sent.
                 self._write(walk)
 
-    async def _ask(self, session: aiohttp.ClientSession, walk: _JourneyRun, step: Ask) -> None:
+    async def _ask(self, session: aiohttp.ClientSession, walk: _JourneyRun, step: DecisionRequest) -> None:
         post = ask(step, self._stamp())
         status, body, _ = await self._post(session, self._target.decisions_url, post)
         walk.answer = Answer.read(orjson.loads(body)) if status == 200 else Answer()

@@ -6,7 +6,7 @@ What an event's own signals leave open, and what beats them, is remembered of it
 from dataclasses import dataclass
 from typing import Literal
 
-from infra.ops.simulator.world.acts import Ask, Defect, SimulatedEvent, VisitorChoice
+from infra.ops.simulator.world.acts import DecisionRequest, Defect, SimulatedEvent, VisitorChoice
 
 ANALYTICS, MARKETING, PERSONALIZATION = 1, 2, 4
 ALL = ANALYTICS | MARKETING | PERSONALIZATION
@@ -17,7 +17,7 @@ FateName = Literal["resolved", "anonymised", "dead", "poison", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
-class Signals:
+class PurposeBits:
     """What a choice says of each purpose, as bits."""
 
     grants: int = 0
@@ -28,22 +28,22 @@ class Signals:
 
 
 # What the visitor's own words grant and deny; what they leave open, memory and region decide.
-SIGNALS: dict[VisitorChoice, Signals] = {
-    VisitorChoice.CMP_ALL: Signals(ALL),
-    VisitorChoice.CMP_NONE: Signals(0, ALL),
-    VisitorChoice.CMP_ANALYTICS: Signals(ANALYTICS, MARKETING | PERSONALIZATION),
-    VisitorChoice.CMP_NO_MARKETING: Signals(ANALYTICS | PERSONALIZATION, MARKETING),
-    VisitorChoice.MODE_ALL: Signals(ALL),
-    VisitorChoice.MODE_NONE: Signals(0, ALL),
-    VisitorChoice.MODE_ANALYTICS: Signals(ANALYTICS, MARKETING | PERSONALIZATION),
-    VisitorChoice.CONFLICT: Signals(ANALYTICS, MARKETING | PERSONALIZATION),
-    VisitorChoice.GPC: Signals(ANALYTICS, MARKETING | PERSONALIZATION),
-    VisitorChoice.SILENT: Signals(),
-    VisitorChoice.ONETRUST_NONE: Signals(0, ALL),
-    VisitorChoice.ONETRUST_NO_ADS: Signals(ANALYTICS | PERSONALIZATION, MARKETING),
-    VisitorChoice.UNMAPPED: Signals(ANALYTICS, 0, MARKETING | PERSONALIZATION),
-    VisitorChoice.TC_ALL: Signals(ALL),
-    VisitorChoice.TC_NONE: Signals(0, ALL),
+SIGNALS: dict[VisitorChoice, PurposeBits] = {
+    VisitorChoice.CMP_ALL: PurposeBits(ALL),
+    VisitorChoice.CMP_NONE: PurposeBits(0, ALL),
+    VisitorChoice.CMP_ANALYTICS: PurposeBits(ANALYTICS, MARKETING | PERSONALIZATION),
+    VisitorChoice.CMP_NO_MARKETING: PurposeBits(ANALYTICS | PERSONALIZATION, MARKETING),
+    VisitorChoice.MODE_ALL: PurposeBits(ALL),
+    VisitorChoice.MODE_NONE: PurposeBits(0, ALL),
+    VisitorChoice.MODE_ANALYTICS: PurposeBits(ANALYTICS, MARKETING | PERSONALIZATION),
+    VisitorChoice.CONFLICT: PurposeBits(ANALYTICS, MARKETING | PERSONALIZATION),
+    VisitorChoice.GPC: PurposeBits(ANALYTICS, MARKETING | PERSONALIZATION),
+    VisitorChoice.SILENT: PurposeBits(),
+    VisitorChoice.ONETRUST_NONE: PurposeBits(0, ALL),
+    VisitorChoice.ONETRUST_NO_ADS: PurposeBits(ANALYTICS | PERSONALIZATION, MARKETING),
+    VisitorChoice.UNMAPPED: PurposeBits(ANALYTICS, 0, MARKETING | PERSONALIZATION),
+    VisitorChoice.TC_ALL: PurposeBits(ALL),
+    VisitorChoice.TC_NONE: PurposeBits(0, ALL),
 }
 
 
@@ -69,7 +69,7 @@ def granted(choice: VisitorChoice, region: str) -> int:
     return signals.grants | default(region) & ~(signals.denies | signals.withholds)
 
 
-def mask_of(step: SimulatedEvent | Ask) -> int:
+def mask_of(step: SimulatedEvent | DecisionRequest) -> int:
     """Purposes that must be granted to an event, or to a question to the decision API."""
     return granted(step.device.choice, step.device.region) if step.granted is None else step.granted
 

@@ -17,9 +17,9 @@ from schemas.codec import decode, encode
 from schemas.registry import Registry
 from streams.bandit.catalogue import Catalogue
 from streams.bandit.experiment import Experiment, Mode, parse
-from streams.bandit.snapshots.kernel import Unsound
+from streams.bandit.snapshots.kernel import InvalidDistribution
 from streams.bandit.snapshots.snapshot import Snapshot, from_record
-from streams.bandit.statistics import Merged, line
+from streams.bandit.statistics import MergedStats, line
 
 EXAMPLE = Path(__file__).with_name("example.json")
 TOPIC = "bandit.experiments"
@@ -78,14 +78,14 @@ def snapshot_of(settings: Settings, key: str) -> Snapshot | None:
             if name == key.encode() and value is not None:
                 try:
                     found = from_record(decode(registry, value)[1])
-                except Unsound:
+                except InvalidDistribution:
                     continue
     return found
 
 
-def statistics_of(settings: Settings) -> Merged:
+def statistics_of(settings: Settings) -> MergedStats:
     """The merged statistics of all experiments."""
-    registry, merged = Registry(settings.contracts), Merged()
+    registry, merged = Registry(settings.contracts), MergedStats()
     with ThreadPoolExecutor(READERS) as pool:
         for chunks in pool.map(lambda partition: _read(settings, "bandit.stats", partition), range(settings.partitions)):
             for _, value in chain.from_iterable(chunks):

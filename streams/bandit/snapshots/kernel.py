@@ -21,7 +21,7 @@ MAX_MOVE = 0.25
 """Largest total-variation step from one published vector to the next."""
 
 
-class Unsound(ValueError):
+class InvalidDistribution(ValueError):
     """A vector that must not be published: not finite, or no distribution."""
 
 
@@ -45,7 +45,7 @@ def probability_best(posteriors: Sequence[tuple[float, float]]) -> Vector:
     """
     a, b = np.array(posteriors, dtype=np.float64).T
     if not (np.isfinite(a).all() and np.isfinite(b).all() and (a > 0).all() and (b > 0).all()):
-        raise Unsound("posterior parameters must be positive numbers")
+        raise InvalidDistribution("posterior parameters must be positive numbers")
     centre, width = np.log(a / b), np.sqrt(1 / a + 1 / b)
     edges = np.unique((centre[:, None] + width[:, None] * np.linspace(-REACH, REACH, 29)).ravel())
     half = np.diff(edges)[:, None] / 2
@@ -100,7 +100,7 @@ def limited(weights: Vector, previous: Vector, most: float = MAX_MOVE) -> tuple[
 def sound(weights: Vector) -> Vector:
     """The vector itself. Unsound where it is no probability distribution."""
     if not np.isfinite(weights).all() or (weights < 0).any() or abs(float(weights.sum()) - 1) > 1e-9:
-        raise Unsound("not a probability distribution")
+        raise InvalidDistribution("not a probability distribution")
     return weights
 
 

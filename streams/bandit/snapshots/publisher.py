@@ -9,10 +9,10 @@ from schemas.codec import decode, encode
 from schemas.registry import Registry
 from streams.bandit.drift import ArmDrift
 from streams.bandit.experiment import Experiment
-from streams.bandit.snapshots.kernel import Unsound
+from streams.bandit.snapshots.kernel import InvalidDistribution
 from streams.bandit.snapshots.snapshot import Snapshot, follow, from_record, too_early
 from streams.bandit.snapshots.store import SnapshotStore
-from streams.bandit.statistics import Merged, StatsRecord, Sums
+from streams.bandit.statistics import MergedStats, StatsRecord, Sums
 from streams.runtime.stage import BY_KEY, Output
 
 LEARNED = "bandit"
@@ -27,7 +27,7 @@ class Publisher:
         self._registry = registry
         self._store = store
         self._metrics = metrics
-        self._merged = Merged()
+        self._merged = MergedStats()
         self._drift = ArmDrift()
         self._published: dict[str, Snapshot] = {}
         self._waiting: dict[str, tuple[int, bytes]] = {}
@@ -44,7 +44,7 @@ class Publisher:
         """Take in a committed record of `bandit.snapshots`."""
         try:
             snapshot = from_record(decode(self._registry, value)[1])
-        except Unsound as error:
+        except InvalidDistribution as error:
             get_logger().error("snapshot not taken over", error=str(error))
             return
         known = self._published.get(snapshot.experiment)
@@ -73,7 +73,7 @@ class Publisher:
         totals = self._merged.totals(experiment.key, experiment.epoch, LEARNED)
         try:
             snapshot = follow(experiment, totals, previous, now_ms)
-        except Unsound as error:
+        except InvalidDistribution as error:
             # What is in force stays in force; its age says so to everybody who draws from it.
             self._retry_at[experiment.key] = now_ms + experiment.publish_s * 1_000
             self._count(experiment, "refused")

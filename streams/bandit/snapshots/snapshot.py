@@ -10,7 +10,7 @@ import numpy as np
 from schemas.codec import Record
 from streams.bandit.experiment import Experiment
 from streams.bandit.snapshots import kernel
-from streams.bandit.snapshots.kernel import Unsound
+from streams.bandit.snapshots.kernel import InvalidDistribution
 from streams.bandit.statistics import Sums
 
 REFRESH_MS = 300_000
@@ -60,7 +60,7 @@ def from_record(record: Record) -> Snapshot:
         record.get("clipped", False),
     )
     if snapshot.checksum != record["checksum"] or len(snapshot.arms) != len(snapshot.probabilities):
-        raise Unsound("a snapshot that is not what its checksum says")
+        raise InvalidDistribution("a snapshot that is not what its checksum says")
     kernel.sound(np.array(snapshot.probabilities))
     return snapshot
 

@@ -15,7 +15,7 @@ from infra.clients.kafka import producer
 from infra.settings import Settings
 from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
-from streams.collector.delivery.spool import Record, Spool, SpoolFull
+from streams.collector.delivery.spool import Spool, SpoolFull, SpoolRecord
 
 POLL_S = 0.05
 DRAIN_EVERY_S = 0.5
@@ -51,7 +51,7 @@ class Sink:
         self._stop = threading.Event()
         self._poller = threading.Thread(target=self._poll, name="delivery", daemon=True)
         self._disk = ThreadPoolExecutor(1, "spool")
-        self._waiting: list[tuple[Sequence[Record], asyncio.Future[None]]] = []
+        self._waiting: list[tuple[Sequence[SpoolRecord], asyncio.Future[None]]] = []
         self._flushing = False
         self.last_ack = time.monotonic()
 
@@ -77,19 +77,19 @@ class Sink:
         """The spool would take a request of any size that is allowed."""
         return self._spool.has_room
 
-    async def send(self, records: Sequence[Record]) -> None:
+    async def send(self, records: Sequence[SpoolRecord]) -> None:
         """Return once all are acknowledged by Kafka or fsynced in the spool. SpoolFull when neither can be had."""
         # Behind a spool that is not empty yet, so that a subject's events stay in order.
         if self._spool.empty and await self._in_time(records):
             return
         await self._to_spool(records)
 
-    async def _in_time(self, records: Sequence[Record]) -> bool:
+    async def _in_time(self, records: Sequence[SpoolRecord]) -> bool:
         with contextlib.suppress(TimeoutError):
             return await asyncio.wait_for(self._produce(records), self._budget_s)
         return False
 
-    def _produce(self, records: Sequence[Record]) -> "asyncio.Future[bool]":
+    def _produce(self, records: Sequence[SpoolRecord]) -> "asyncio.Future[bool]":
         future: asyncio.Future[bool] = self._loop.create_future()
         ack = Ack(len(records), future)
 
@@ -127,7 +127,7 @@ class Sink:
 
     # -- the spool
 
-    async def _to_spool(self, records: Sequence[Record]) -> None:
+    async def _to_spool(self, records: Sequence[SpoolRecord]) -> None:
         """Group commit: requests that come while one fsync runs share the next one."""
         future: asyncio.Future[None] = self._loop.create_future()
         self._waiting.append((records, future))
@@ -160,7 +160,7 @@ class Sink:
     async def _drain_oldest(self) -> bool:
         """Send the oldest segment; True once Kafka has all of it. A crash in between sends it again."""
         file, records = self._spool.oldest()
-        some: list[Record] = []
+        some: list[SpoolRecord] = []
         for record in records:
             some.append(record)
             if len(some) == DRAIN_RECORDS:
@@ -176,8 +176,8 @@ class Sink:
 
 
 def _groups(
-    waiting: list[tuple[Sequence[Record], "asyncio.Future[None]"]],
-) -> list[list[tuple[Sequence[Record], "asyncio.Future[None]"]]]:
+    waiting: list[tuple[Sequence[SpoolRecord], "asyncio.Future[None]"]],
+) -> list[list[tuple[Sequence[SpoolRecord], "asyncio.Future[None]"]]]:
     """All at once; a batch that does not fit must not refuse the small ones beside it, so it stands alone."""
     large = [one for one in waiting if len(one[0]) > DRAIN_RECORDS]
     small = [one for one in waiting if len(one[0]) <= DRAIN_RECORDS]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from infra.payload_keyring import KeyGone, PayloadKeyring
+from infra.payload_keyring import KeyDestroyed, PayloadKeyring
 from infra.telemetry.logs import get_logger
 
 CONTEXT = b"spool"
@@ -24,7 +24,7 @@ class SpoolFull(Exception):
     """No room: the sender must keep it."""
 
 
-class Record(NamedTuple):
+class SpoolRecord(NamedTuple):
     """One record for Kafka."""
 
     topic: str
@@ -56,7 +56,7 @@ class Spool:
         """A request of the largest size would fit."""
         return self.bytes + LARGEST_REQUEST < self._most_bytes
 
-    def append(self, records: Sequence[Record], now: float) -> None:
+    def append(self, records: Sequence[SpoolRecord], now: float) -> None:
         """Write and fsync. SpoolFull when they do not fit; then none is written."""
         framed = b"".join(self._frame(record, now) for record in records)
         if self.bytes + len(framed) > self._most_bytes:
@@ -69,7 +69,7 @@ class Spool:
         self._written += len(framed)
         self.bytes += len(framed)
 
-    def oldest(self) -> tuple[Path, Iterator[Record]]:
+    def oldest(self) -> tuple[Path, Iterator[SpoolRecord]]:
         """The oldest segment and its records. Nothing is appended to it any more."""
         file = self._segments[0]
         if len(self._segments) == 1:
@@ -82,13 +82,13 @@ class Spool:
         file.unlink()
         self._segments.remove(file)
 
-    def _frame(self, record: Record, now: float) -> bytes:
+    def _frame(self, record: SpoolRecord, now: float) -> bytes:
         topic = record.topic.encode()
         payload = LENGTHS.pack(len(topic), len(record.key)) + topic + record.key + record.value
         day, sealed = self._keyring.seal(payload, now, CONTEXT)
         return (DAY_BYTES + len(sealed)).to_bytes(4, "big") + day.encode() + sealed
 
-    def _read(self, file: Path) -> Iterator[Record]:
+    def _read(self, file: Path) -> Iterator[SpoolRecord]:
         with file.open("rb") as data:
             while len(prefix := data.read(4)) == 4:
                 body = data.read(int.from_bytes(prefix, "big"))
@@ -96,13 +96,13 @@ class Spool:
                     return
                 try:
                     payload = self._keyring.open(body[:DAY_BYTES].decode(), body[DAY_BYTES:], CONTEXT)
-                except (KeyGone, UnicodeDecodeError) as error:
+                except (KeyDestroyed, UnicodeDecodeError) as error:
                     get_logger().error("a spooled record cannot be read and is passed over", error=type(error).__name__)
                     continue
                 topic_size, key_size = LENGTHS.unpack_from(payload)
                 topic_end = LENGTHS.size + topic_size
                 key_end = topic_end + key_size
-                yield Record(payload[LENGTHS.size : topic_end].decode(), payload[topic_end:key_end], payload[key_end:])
+                yield SpoolRecord(payload[LENGTHS.size : topic_end].decode(), payload[topic_end:key_end], payload[key_end:])
 
     def _next_segment(self) -> None:
         self._close()

@@ -18,7 +18,7 @@ from infra.parsing.region import region_of
 from infra.telemetry.metrics import Metrics
 from streams.collector.delivery.sink import Sink
 from streams.collector.delivery.spool import SpoolFull
-from streams.collector.event import Wrong
+from streams.collector.event import InvalidField
 from streams.collector.fields.repeated import MAX_LEVELS, RepeatedKeys, loads_measured
 from streams.collector.http.refusals import RETRY_AFTER_S, RejectionReason, RequestRejected
 from streams.collector.intake import RECENT, Intake, IntakePreview, IntakeResult, Reader
@@ -136,7 +136,7 @@ class HttpApi:
         body = _parsed(raw)
         try:
             items = choices.items_of(body)
-        except Wrong as error:
+        except InvalidField as error:
             self._admit(key, 1)
             taken = self._intake.refuse(raw, str(error), self._asked(request, key))
         else:
@@ -309,7 +309,7 @@ def _objection(headers: Sequence[str]) -> str:
 def _items(items_of: Callable[[Any], list[Any]], body: Any) -> list[Any]:
     try:
         return items_of(body)
-    except Wrong as error:
+    except InvalidField as error:
         raise RequestRejected(RejectionReason.CONTRACT, str(error)) from None
 
 

@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-from streams.collector.event import Sent
+from streams.collector.event import ProtocolEvent
 from streams.collector.masking.event_mask import EventMask, OnMasked
 from streams.collector.protocols.choices import SentChoice
 
 
 def mask_choice(choice: SentChoice, address: str, on_masked: OnMasked) -> SentChoice:
     """The choice with labels in it. `address` is the sender's; a site that shows a person's address gives way to the key's."""
-    event = Sent("", "consent", identifiers=choice.identifiers, signals=choice.signals)
+    event = ProtocolEvent("", "consent", identifiers=choice.identifiers, signals=choice.signals)
     mask = EventMask(event, address, on_masked)
     site = choice.site if mask.mask(choice.site) is choice.site else ""
     return replace(choice, signals=mask.signals(choice.signals), site=site)

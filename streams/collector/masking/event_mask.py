@@ -4,7 +4,7 @@ import hmac
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from streams.collector.event import Sent
+from streams.collector.event import ProtocolEvent
 from streams.collector.masking.decoding import folded
 from streams.collector.masking.field_names import Category, category_of, is_flag
 from streams.collector.masking.own_identifiers import OwnIdentifiers
@@ -29,7 +29,7 @@ class EventMask:
 
     __slots__ = ("_absent", "_on_masked", "_own", "_personal", "_plain", "_properties")
 
-    def __init__(self, event: Sent, address: str, on_masked: OnMasked, agent: str = "") -> None:
+    def __init__(self, event: ProtocolEvent, address: str, on_masked: OnMasked, agent: str = "") -> None:
         self._own = OwnIdentifiers(event.identifiers, (event.ip, address))
         self._on_masked = on_masked
         self._properties = event.properties

@@ -14,7 +14,7 @@ import orjson
 
 from infra.parsing.site import site_of
 from infra.parsing.times import parse_time
-from streams.collector.event import Unusable, Wrong, text
+from streams.collector.event import InvalidField, InvalidItem, text
 from streams.collector.protocols.own import identifiers_of
 from streams.collector.signals.signals import MAX_NAME, SignalBuilder
 from streams.identity.nodes import NodeKeys, all_nodes, named
@@ -46,35 +46,35 @@ def items_of(body: Any) -> list[Any]:
     if isinstance(body, list):
         return body
     if not isinstance(body, dict):
-        raise Wrong('the body must be a choice, an array of choices, or {"choices": [...]}')
+        raise InvalidField('the body must be a choice, an array of choices, or {"choices": [...]}')
     if "choices" not in body:
         return [body]
     if not isinstance(body["choices"], list):
-        raise Wrong("choices must be an array")
+        raise InvalidField("choices must be an array")
     return body["choices"]
 
 
-def read(item: Any) -> SentChoice | Unusable:
+def read(item: Any) -> SentChoice | InvalidItem:
     """One item."""
     if not isinstance(item, dict):
-        return Unusable("a choice must be an object")
+        return InvalidItem("a choice must be an object")
     try:
         return _read(item)
-    except Wrong as error:
-        return Unusable(str(error))
+    except InvalidField as error:
+        return InvalidItem(str(error))
 
 
 def _read(said: Mapping[str, Any]) -> SentChoice:
     kind = text(said, "kind") or "choice"
     if kind not in ("choice", "withdrawal"):
-        raise Wrong("kind must be choice or withdrawal")
+        raise InvalidField("kind must be choice or withdrawal")
     built = SignalBuilder()
     built.add_named(said)
     if kind == "choice" and not built.as_map():
-        raise Wrong("consent must say what was chosen, or kind must be withdrawal")
+        raise InvalidField("consent must say what was chosen, or kind must be withdrawal")
     purposes = said.get("purposes", [])
     if not isinstance(purposes, list) or not set(map(str, purposes)) <= set(PURPOSES):
-        raise Wrong(f"purposes must be an array of {', '.join(PURPOSES)}")
+        raise InvalidField(f"purposes must be an array of {', '.join(PURPOSES)}")
     if platform := text(said, "platform"):
         built.put("platform", platform)
     evidence = hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS, default=str)).hexdigest()[:16]
@@ -101,7 +101,7 @@ def _site(said: Mapping[str, Any]) -> str:
     named = text(said, "site")
     site = site_of(named)
     if named.strip() and not site:
-        raise Wrong("site must be the host of the pages that it is about, such as shop.example")
+        raise InvalidField("site must be the host of the pages that it is about, such as shop.example")
     return site
 
 

@@ -10,10 +10,10 @@ import orjson
 
 from streams.collector.event import (
     CLICK_IDS,
+    InvalidField,
+    InvalidItem,
     Item,
-    Sent,
-    Unusable,
-    Wrong,
+    ProtocolEvent,
     click_ids_of,
     mapping,
     name_of,
@@ -36,10 +36,10 @@ TAKEN = {
 def items_of(body: Any) -> list[Any]:
     """The events of a body, each with what the body says for all of them. Wrong where there are none."""
     if not isinstance(body, dict):
-        raise Wrong("the body must be an object")
+        raise InvalidField("the body must be an object")
     events = body.get("events")
     if not isinstance(events, list) or not 0 < len(events) <= MAX_EVENTS:
-        raise Wrong(f"events must be an array of 1 to {MAX_EVENTS}")
+        raise InvalidField(f"events must be an array of 1 to {MAX_EVENTS}")
     shared = selected(body, [name for name in body if name != "events"])
     return [{"shared": shared, "event": event} for event in events]
 
@@ -48,17 +48,17 @@ def read(item: Any) -> Item:
     """One event."""
     event = item["event"]
     if not isinstance(event, dict):
-        return Unusable("an event must be an object")
+        return InvalidItem("an event must be an object")
     try:
         return _read(item["shared"], event)
-    except Wrong as error:
-        return Unusable(str(error))
+    except InvalidField as error:
+        return InvalidItem(str(error))
 
 
-def _read(shared: Mapping[str, Any], event: Mapping[str, Any]) -> Sent:
+def _read(shared: Mapping[str, Any], event: Mapping[str, Any]) -> ProtocolEvent:
     name, params = name_of(event, "name"), mapping(event, "params")
     if len(name) > MAX_NAME or len(params) > MAX_PARAMS:
-        raise Wrong(f"an event has a name of at most {MAX_NAME} characters and at most {MAX_PARAMS} params")
+        raise InvalidField(f"an event has a name of at most {MAX_NAME} characters and at most {MAX_PARAMS} params")
     signals, taken = _signals(shared, event)
     micros = event.get("timestamp_micros", shared.get("timestamp_micros"))
     created = None if micros is None else int(number({"timestamp_micros": micros}, "timestamp_micros")) // 1000
@@ -69,7 +69,7 @@ def _read(shared: Mapping[str, Any], event: Mapping[str, Any]) -> Sent:
     ]
     client = text(shared, "client_id", "app_instance_id")
     same_in_retries = orjson.dumps([client, micros, name, params], option=orjson.OPT_SORT_KEYS) if micros is not None else b""
-    return Sent(
+    return ProtocolEvent(
         name,
         PROTOCOL,
         text(params, "event_id"),

@@ -10,10 +10,10 @@ from typing import Any
 from infra.parsing.times import parse_time
 from streams.collector.event import (
     CLICK_IDS,
+    InvalidField,
+    InvalidItem,
     Item,
-    Sent,
-    Unusable,
-    Wrong,
+    ProtocolEvent,
     click_ids_of,
     mapping,
     name_of,
@@ -40,11 +40,11 @@ def items_of(body: Any) -> list[Any]:
     if isinstance(body, list):
         return body
     if not isinstance(body, dict):
-        raise Wrong('the body must be an event, an array of events, or {"events": [...]}')
+        raise InvalidField('the body must be an event, an array of events, or {"events": [...]}')
     if "events" not in body or "event_name" in body:
         return [body]  # an event may have a field of that name
     if not isinstance(body["events"], list):
-        raise Wrong("events must be an array")
+        raise InvalidField("events must be an array")
     shared = selected(body, signal_fields(body))
     if not shared:
         return body["events"]
@@ -56,14 +56,14 @@ def items_of(body: Any) -> list[Any]:
 def read(item: Any) -> Item:
     """One item."""
     if not isinstance(item, dict):
-        return Unusable("an event must be an object")
+        return InvalidItem("an event must be an object")
     try:
         return _read(item)
-    except Wrong as error:
-        return Unusable(str(error))
+    except InvalidField as error:
+        return InvalidItem(str(error))
 
 
-def _read(said: Mapping[str, Any]) -> Sent:
+def _read(said: Mapping[str, Any]) -> ProtocolEvent:
     signals, inner = SignalBuilder(), mapping(said, "properties")
     properties = {**inner, **{name: value for name, value in said.items() if name not in TAKEN}}
     taken = signals.add_named(said)
@@ -72,7 +72,7 @@ def _read(said: Mapping[str, Any]) -> Sent:
             taken += signals.add_named(one)
     for name in taken:
         properties.pop(name, None)
-    return Sent(
+    return ProtocolEvent(
         name_of(said, "event_name"),
         PROTOCOL,
         text(said, "event_id"),
@@ -117,7 +117,7 @@ def time_of(said: Mapping[str, Any], *names: str) -> int | None:
         if (moment := parse_time(value)) is not None:
             return moment
         if not _is_impossible(value):
-            raise Wrong(f"{name} must be milliseconds or seconds since 1970, or an ISO 8601 time")
+            raise InvalidField(f"{name} must be milliseconds or seconds since 1970, or an ISO 8601 time")
     return None
 
 

@@ -3,7 +3,18 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from streams.collector.event import Item, Sent, Unusable, Wrong, click_ids_of, mapping, name_of, number, text, without
+from streams.collector.event import (
+    InvalidField,
+    InvalidItem,
+    Item,
+    ProtocolEvent,
+    click_ids_of,
+    mapping,
+    name_of,
+    number,
+    text,
+    without,
+)
 from streams.collector.fields.place import location, place_of
 from streams.collector.fields.repeated import each, overlaid, selected
 from streams.collector.protocols.own import time_of
@@ -16,12 +27,12 @@ CALLS = ("track", "identify", "page", "screen", "group", "alias")
 def items_of(body: Any, call: str) -> list[Any]:
     """The items of a body, `context` and `integrations` of a batch merged under each. Wrong where there are none."""
     if not isinstance(body, dict):
-        raise Wrong("the body must be an object")
+        raise InvalidField("the body must be an object")
     if call != "batch":
         return [overlaid({"type": call}, body)]
     batch = body.get("batch")
     if not isinstance(batch, list):
-        raise Wrong("batch must be an array")
+        raise InvalidField("batch must be an array")
     shared = mapping(body, "context")
     for earlier in each(body, "context")[:-1]:
         if isinstance(earlier, Mapping):
@@ -57,17 +68,17 @@ def _under(item: Any, batch: _BatchContext) -> Any:
 def read(item: Any) -> Item:
     """One call."""
     if not isinstance(item, dict):
-        return Unusable("a call must be an object")
+        return InvalidItem("a call must be an object")
     try:
         return _read(item)
-    except Wrong as error:
-        return Unusable(str(error))
+    except InvalidField as error:
+        return InvalidItem(str(error))
 
 
-def _read(said: Mapping[str, Any]) -> Sent:
+def _read(said: Mapping[str, Any]) -> ProtocolEvent:
     call = said.get("type")
     if call not in CALLS:
-        raise Wrong(f"type must be one of {', '.join(CALLS)}")
+        raise InvalidField(f"type must be one of {', '.join(CALLS)}")
     context, properties = mapping(said, "context"), mapping(said, "properties")
     traits = {**mapping(context, "traits"), **mapping(said, "traits")}
     signals, taken = _signals(said)
@@ -79,7 +90,7 @@ def _read(said: Mapping[str, Any]) -> Sent:
         ("email", text(traits, "email")),
         ("phone", text(traits, "phone")),
     ]
-    return Sent(
+    return ProtocolEvent(
         name_of(said, "event") if call == "track" else str(call),
         PROTOCOL,
         text(said, "messageId"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from streams.collector.event import Item, Sent, Unusable, Wrong, click_ids_of, mapping, number, text, without
+from streams.collector.event import InvalidField, InvalidItem, Item, ProtocolEvent, click_ids_of, mapping, number, text, without
 from streams.collector.fields.place import location, place_of
 from streams.collector.fields.repeated import each, loads
 from streams.collector.protocols.snowplow_consent import VENDOR, add_choices, is_consent_schema
@@ -43,9 +43,9 @@ Described = tuple[str, Mapping[str, Any]]
 def items_of(body: Any) -> list[Any]:
     """The events of a POST body. Wrong where it is no payload_data."""
     if not isinstance(body, dict) or not str(body.get("schema", "")).startswith(PAYLOAD):
-        raise Wrong(f"the body must be self-describing JSON with a schema of {PAYLOAD}")
+        raise InvalidField(f"the body must be self-describing JSON with a schema of {PAYLOAD}")
     if not isinstance(body.get("data"), list):
-        raise Wrong("data must be an array")
+        raise InvalidField("data must be an array")
     found: list[Any] = body["data"]
     return found
 
@@ -58,17 +58,17 @@ def write_key_of(items: list[Any]) -> str:
 def read(item: Any) -> Item:
     """One event."""
     if not isinstance(item, dict):
-        return Unusable("an event must be an object")
+        return InvalidItem("an event must be an object")
     try:
         return _read(item)
-    except Wrong as error:
-        return Unusable(str(error))
+    except InvalidField as error:
+        return InvalidItem(str(error))
 
 
-def _read(said: Mapping[str, Any]) -> Sent:
+def _read(said: Mapping[str, Any]) -> ProtocolEvent:
     kind = said.get("e")
     if kind not in KINDS:
-        raise Wrong(f"e must be one of {', '.join(KINDS)}")
+        raise InvalidField(f"e must be one of {', '.join(KINDS)}")
     entities = _entities(said)
     events = _self_described(said) if kind == "ue" else []
     name, properties = _named_event(events[-1]) if events else (NAMES[str(kind)], _plain(said))
@@ -77,7 +77,7 @@ def _read(said: Mapping[str, Any]) -> Sent:
         if not schema.startswith(CONSENT):
             properties[f"entity.{_short(schema)}"] = entity.get("data")
     identifiers = [("user", text(said, "uid")), ("device", text(said, "tnuid")), ("cookie", text(said, "duid"))]
-    return Sent(
+    return ProtocolEvent(
         name,
         PROTOCOL,
         text(said, "eid"),
@@ -108,10 +108,10 @@ def _self_described(said: Mapping[str, Any]) -> list[Described]:
         inner = mapping(outer, "data")
         schema = text(inner, "schema")
         if not schema.startswith("iglu:"):
-            raise Wrong("ue_pr must hold self-describing JSON with an iglu schema")
+            raise InvalidField("ue_pr must hold self-describing JSON with an iglu schema")
         events.append((schema, inner))
     if not events:
-        raise Wrong("ue_pr must be JSON")
+        raise InvalidField("ue_pr must be JSON")
     return events
 
 
@@ -127,7 +127,7 @@ def _entities(said: Mapping[str, Any]) -> list[Described]:
     for outer in _objects(said, "co", "cx"):
         for data in each(outer, "data") or [None]:
             if not isinstance(data, list) or len(data) > MAX_ENTITIES or not all(isinstance(one, dict) for one in data):
-                raise Wrong(f"co must hold an array of at most {MAX_ENTITIES} self-describing entities")
+                raise InvalidField(f"co must hold an array of at most {MAX_ENTITIES} self-describing entities")
             entities += [(text(entity, "schema"), entity) for entity in data]
     return entities
 
@@ -177,9 +177,9 @@ def _objects(said: Mapping[str, Any], plain: str, encoded: str) -> list[Mapping[
         try:
             value = loads(raw)
         except orjson.JSONDecodeError:
-            raise Wrong(f"{plain} must be JSON") from None
+            raise InvalidField(f"{plain} must be JSON") from None
         if not isinstance(value, dict):
-            raise Wrong(f"{plain} must be a JSON object")
+            raise InvalidField(f"{plain} must be a JSON object")
         objects.append(value)
     return objects
 
@@ -194,7 +194,7 @@ def _decoded(value: Any, name: str) -> bytes:
     try:
         return base64.b64decode(field + "=" * (-len(field) % 4), validate=True)
     except ValueError:
-        raise Wrong(f"{name} must be base64") from None
+        raise InvalidField(f"{name} must be base64") from None
 
 
 def _plain(said: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,5 +213,5 @@ def _ms(said: Mapping[str, Any], name: str) -> int | None:
     if not value:
         return None
     if not value.isdigit() or len(value) > 14:
-        raise Wrong(f"{name} must be milliseconds since 1970")
+        raise InvalidField(f"{name} must be milliseconds since 1970")
     return int(value)

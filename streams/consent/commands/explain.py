@@ -18,7 +18,7 @@ from infra.secrets import Secret
 from infra.settings import load_settings
 from schemas.codec import Record, encode
 from schemas.registry import Contract, Registry
-from streams.collector.event import Unusable
+from streams.collector.event import InvalidItem
 from streams.collector.fields.repeated import loads
 from streams.collector.normalise import Normaliser, RequestContext
 from streams.collector.protocols import own
@@ -138,7 +138,7 @@ def read_event(file: Path, registry: Registry, region: str = "") -> Record:
 def _collected(file: Path, said: Any, contract: Contract, region: str) -> Record:
     """What the collector would make of it. Its pseudonyms are no real ones: they are not shown."""
     sent = own.read(said)
-    if isinstance(sent, Unusable):
+    if isinstance(sent, InvalidItem):
         raise ConfigError(f"{file}: {sent.detail}")
     normaliser = Normaliser(contract, NodeKeys.derive(Secret("of pseudonyms that nobody gets to see, and nothing links")))
     request = RequestContext("", "", int(time.time() * 1_000), region or None)  # where none is named, the event's own counts

@@ -8,7 +8,7 @@ from infra.telemetry.metrics import Metrics
 from schemas.codec import HeadReader
 from schemas.registry import Registry
 from streams.consent.formats.gvl import GvlFolder
-from streams.consent.ledger.store import MemoryStates
+from streams.consent.ledger.store import MemoryStateStore
 from streams.consent.policy import Policy
 from streams.consent.stage import CONSENTED, RAW, ConsentDependencies, ConsentStage
 from streams.runtime.stage import Batch
@@ -16,7 +16,7 @@ from streams.runtime.stage import Batch
 UNREADABLE = "dead"
 
 
-class Recorded(NamedTuple):
+class RawRecord(NamedTuple):
     """A record of `events.raw`."""
 
     partition: int
@@ -59,11 +59,11 @@ class PolicyRun:
 
     def __init__(self, registry: Registry, policy: Policy, lists: GvlFolder | None) -> None:
         # Ids of anonymised events are thrown away with everything else, so any key will do.
-        kit = ConsentDependencies(b"trial", MemoryStates(), Metrics(), lambda: None, lists)
+        kit = ConsentDependencies(b"trial", MemoryStateStore(), Metrics(), lambda: None, lists)
         self._stage = ConsentStage(registry, policy, kit)
         self._head = HeadReader(registry, "consent_reasons")
 
-    def fate(self, event: Recorded, now: float) -> EventOutcome:
+    def fate(self, event: RawRecord, now: float) -> EventOutcome:
         """Decide on the next event. Retryable for a contract that nobody knows."""
         batch = Batch(RAW, event.partition, [event.key], [event.value], [event.offset])
         outcome = self._stage.handle(batch, now)
@@ -77,7 +77,7 @@ class PolicyRun:
         return EventOutcome(head["consent_outcome"], tuple(head["consent_reasons"].split()))
 
 
-def compare(registry: Registry, events: Iterable[Recorded], before: PolicyRun, after: PolicyRun, now: float) -> PolicyDiff:
+def compare(registry: Registry, events: Iterable[RawRecord], before: PolicyRun, after: PolicyRun, now: float) -> PolicyDiff:
     """Both over the same events, one after the other. `now`: seconds since 1970."""
     found = PolicyDiff(0, Counter(), Counter(), Counter(), Counter())
     names, n = HeadReader(registry, "event_name"), 0

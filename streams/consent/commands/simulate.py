@@ -13,7 +13,7 @@ from rich.table import Table
 from infra.clients.kafka import settings_with_kafka
 from infra.settings import Settings
 from schemas.registry import Registry
-from streams.consent.commands.policy_diff import PolicyDiff, PolicyRun, Recorded, compare
+from streams.consent.commands.policy_diff import PolicyDiff, PolicyRun, RawRecord, compare
 from streams.consent.formats.gvl import GvlFolder
 from streams.consent.policy import PACKAGED, load_policy
 from streams.consent.stage import RAW
@@ -24,7 +24,7 @@ EVERY = 20_000
 ROWS = 30
 
 
-def recorded(settings: Settings, since: int, most: int, progress: Console) -> Iterator[Recorded]:
+def recorded(settings: Settings, since: int, most: int, progress: Console) -> Iterator[RawRecord]:
     """Events of all partitions since then (milliseconds UTC), the same share of `most` from each."""
     n = 0
     for partition in range(settings.partitions):
@@ -34,7 +34,7 @@ def recorded(settings: Settings, since: int, most: int, progress: Console) -> It
                 n += 1
                 if n % EVERY == 0:
                     progress.print(f"{n:,} events", highlight=False)
-                yield Recorded(partition, message.offset(), message.key(), message.value())
+                yield RawRecord(partition, message.offset(), message.key(), message.value())
             left -= len(messages)
             if left <= 0:
                 break

@@ -13,7 +13,7 @@ from infra.errors import ConfigError
 from infra.settings import Settings
 from schemas.codec import decode
 from schemas.registry import Registry
-from streams.consent.decision.audit import HASHED, Broken, Head, check
+from streams.consent.decision.audit import HASHED, ChainBreak, ChainHead, check
 from streams.consent.ledger.ledger_writes import HEADS
 from streams.runtime.follow import read_partition
 
@@ -33,7 +33,7 @@ def audited(settings: Settings) -> Iterator[dict[str, Any]]:
         raise ConfigError(f"ClickHouse at {settings.clickhouse} does not answer: {type(error).__name__}") from None
 
 
-def heads(settings: Settings) -> dict[int, Head]:
+def heads(settings: Settings) -> dict[int, ChainHead]:
     """The last link of each chain, as Kafka has it."""
     registry, found = Registry(settings.contracts), {}
     for partition in range(settings.partitions):
@@ -41,7 +41,7 @@ def heads(settings: Settings) -> dict[int, Head]:
             for _, value in records:
                 if value is not None:
                     record = decode(registry, value)[1]
-                    found[record["chain"]] = Head(record["seq"], record["hash"])
+                    found[record["chain"]] = ChainHead(record["seq"], record["hash"])
     return found
 
 
@@ -71,5 +71,5 @@ def verify_command(as_json: Annotated[bool, typer.Option("--json", help="Print J
         raise typer.Exit(1)
 
 
-def _worded(one: Broken) -> str:
+def _worded(one: ChainBreak) -> str:
     return f"chain {one.chain}, record {one.seq}: {one.problem}"

@@ -22,7 +22,7 @@ HASHED = (
 """Everything but the hash itself, in this order. A new field changes `FORM`."""
 
 
-class Head(NamedTuple):
+class ChainHead(NamedTuple):
     """The last link of a chain."""
 
     seq: int = 0
@@ -34,17 +34,17 @@ def hash_of(record: Mapping[str, Any], hashed: Sequence[str] = HASHED) -> str:
     return hashlib.sha256(orjson.dumps(itemgetter(*hashed)(record))).hexdigest()
 
 
-def link(head: Head, chain: int, said: Mapping[str, Any]) -> tuple[Head, Record]:
+def link(head: ChainHead, chain: int, said: Mapping[str, Any]) -> tuple[ChainHead, Record]:
     """The record that follows `head` and says this; what it does not say is empty."""
     record: Record = {
         "subject": "", "site": "", "regulation": "", "controller": "", "platform": "", "evidence": "", "event_ts": 0, "n": 1,
         **said, "chain": chain, "seq": head.seq + 1, "form": FORM, "prev_hash": head.hash,
     }  # fmt: skip
     record["hash"] = hash_of(record)
-    return Head(record["seq"], record["hash"]), record
+    return ChainHead(record["seq"], record["hash"]), record
 
 
-class Broken(NamedTuple):
+class ChainBreak(NamedTuple):
     """One place where a chain does not hold."""
 
     chain: int
@@ -52,31 +52,33 @@ class Broken(NamedTuple):
     problem: str
 
 
-def check(records: Iterable[Mapping[str, Any]], heads: Mapping[int, Head], hashed: Sequence[str] = HASHED) -> Iterator[Broken]:
+def check(
+    records: Iterable[Mapping[str, Any]], heads: Mapping[int, ChainHead], hashed: Sequence[str] = HASHED
+) -> Iterator[ChainBreak]:
     """What is wrong with records, sorted by chain and seq. The oldest of a chain may follow records that retention has taken.
 
     `heads`: the last link of each chain as `consent.heads` has it.
     """
-    last: dict[int, Head] = {}
+    last: dict[int, ChainHead] = {}
     for record in records:
         chain, seq = record["chain"], record["seq"]
         before = last.get(chain)
         if before is not None and seq != before.seq + 1:
             what = f"{seq - before.seq - 1} records are missing before it" if seq > before.seq else "stands twice"
-            yield Broken(chain, seq, what)
+            yield ChainBreak(chain, seq, what)
         elif before is not None and record["prev_hash"] != before.hash:
-            yield Broken(chain, seq, "does not follow the record before it")
+            yield ChainBreak(chain, seq, "does not follow the record before it")
         if record["hash"] != hash_of(record, hashed):
-            yield Broken(chain, seq, "was changed: its hash is not that of its fields")
-        last[chain] = Head(seq, record["hash"])
+            yield ChainBreak(chain, seq, "was changed: its hash is not that of its fields")
+        last[chain] = ChainHead(seq, record["hash"])
     for chain, head in heads.items():
-        found = last.get(chain, Head())
+        found = last.get(chain, ChainHead())
         if found.seq < head.seq:
-            yield Broken(
+            yield ChainBreak(
                 chain, head.seq, f"the chain ends at {found.seq}: {head.seq - found.seq} records are missing at the end"
             )
         elif found.seq == head.seq and found.hash != head.hash:
-            yield Broken(chain, head.seq, "is not the record that was written last")
+            yield ChainBreak(chain, head.seq, "is not the record that was written last")
 
 
-__all__ = ["FORM", "Broken", "Head", "check", "hash_of", "link"]
+__all__ = ["FORM", "ChainBreak", "ChainHead", "check", "hash_of", "link"]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import orjson
 
-from streams.consent.formats.evidence import Heard, SignalEvidence
+from streams.consent.formats.evidence import FormatResult, SignalEvidence
 from streams.consent.formats.reason import ConsentReason
 from streams.consent.formats.signals import ConsentValue, Signals
 from streams.consent.ledger.ledger import StateValue
@@ -98,9 +98,9 @@ def rule_purpose(name: str, evidence: SignalEvidence, memory: StateValue, use_st
     return Ruling(name, evidence.regime is Regime.OPT_OUT, ConsentReason.NO_SIGNAL)
 
 
-def _reason(heard: Mapping[str, Heard]) -> ConsentReason:
+def _reason(heard: Mapping[str, FormatResult]) -> ConsentReason:
     """The one place where words become a reason; strictest first."""
-    by_word: dict[ConsentValue, Heard] = {}
+    by_word: dict[ConsentValue, FormatResult] = {}
     for one in heard.values():
         by_word.setdefault(one.word, one)
     if ConsentValue.INVALID in by_word:

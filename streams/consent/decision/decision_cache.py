@@ -165,18 +165,18 @@ class DecisionCache:
         self.whats: OrderedDict[tuple[int, bytes], EventSignals] = OrderedDict()
         """By day since 1970 and bytes."""
 
-    def heads(self, values: Sequence[bytes]) -> list["Head | None"]:
+    def heads(self, values: Sequence[bytes]) -> list["HeadSlices | None"]:
         """Heads of many records at once; None where one is to be read alone."""
         # Joining whole events would push out of the processor's cache what is compared next.
         read = self._columns.read([value[:HEAD_BYTES] for value in values])
         event_id, heartbeat, clock = self._places
         offsets = (read.ends[event_id], read.ends[heartbeat], read.ends[clock], read.numbers[clock])
-        found: list[Head | None] = list(zip(repeat(self), *(column.tolist() for column in offsets), strict=False))
+        found: list[HeadSlices | None] = list(zip(repeat(self), *(column.tolist() for column in offsets), strict=False))
         for odd in np.flatnonzero(~read.sound):
             found[odd] = None
         return found
 
-    def head(self, value: bytes) -> "Head":
+    def head(self, value: bytes) -> "HeadSlices":
         """The head of one record. Undecodable."""
         ends = self._near_ends(value)
         event_id, heartbeat, clock = self._places
@@ -296,7 +296,7 @@ class DecisionCache:
         }
 
 
-Head = tuple[DecisionCache, int, int, int, int]
+HeadSlices = tuple[DecisionCache, int, int, int, int]
 """An event's lineage; where its name begins, where its names end, where its region begins; its collector time."""
 
 _numbers = count(1)
@@ -317,4 +317,13 @@ def _part(contract: Contract, names: tuple[str, ...]) -> Callable[[bytes], dict[
     return read
 
 
-__all__ = ["DecisionCache", "Dimensions", "EncodedDecision", "EventContext", "EventSignals", "Head", "Memories", "OutcomeKey"]
+__all__ = [
+    "DecisionCache",
+    "Dimensions",
+    "EncodedDecision",
+    "EventContext",
+    "EventSignals",
+    "HeadSlices",
+    "Memories",
+    "OutcomeKey",
+]

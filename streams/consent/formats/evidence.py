@@ -40,7 +40,7 @@ WHY: Mapping[ConsentValue, ConsentReason] = {
 YES, NO = frozenset({"1", "true", "yes", "granted"}), frozenset({"0", "false", "no", "denied"})
 
 
-class Heard(NamedTuple):
+class FormatResult(NamedTuple):
     """What one format says about one purpose, and why."""
 
     word: ConsentValue
@@ -48,20 +48,23 @@ class Heard(NamedTuple):
 
 
 OK = (ConsentReason.OK_CONSENT, ConsentReason.OK_LI)
-HEARD = {reason: Heard(ConsentValue.GRANT if reason in OK else ConsentValue.DENY, reason) for reason in ConsentReason}
+HEARD = {reason: FormatResult(ConsentValue.GRANT if reason in OK else ConsentValue.DENY, reason) for reason in ConsentReason}
 """What a TC string says, by its reason."""
-PENDING, UNMAPPED = Heard(ConsentValue.DENY, ConsentReason.PENDING), Heard(ConsentValue.UNDECODED, ConsentReason.UNMAPPED)
+PENDING, UNMAPPED = (
+    FormatResult(ConsentValue.DENY, ConsentReason.PENDING),
+    FormatResult(ConsentValue.UNDECODED, ConsentReason.UNMAPPED),
+)
 MALFORMED, REFUSED_UNMAPPED = (
-    Heard(ConsentValue.INVALID, ConsentReason.MALFORMED),
-    Heard(ConsentValue.DENY, ConsentReason.UNMAPPED),
+    FormatResult(ConsentValue.INVALID, ConsentReason.MALFORMED),
+    FormatResult(ConsentValue.DENY, ConsentReason.UNMAPPED),
 )
 
-GPC_HEARD: Mapping[ConsentValue, Heard] = {
-    ConsentValue.DENY: Heard(ConsentValue.DENY, ConsentReason.GPC),
+GPC_HEARD: Mapping[ConsentValue, FormatResult] = {
+    ConsentValue.DENY: FormatResult(ConsentValue.DENY, ConsentReason.GPC),
     ConsentValue.INVALID: MALFORMED,
 }
 
-Listener = Callable[[Purpose, str], Heard | None]
+Listener = Callable[[Purpose, str], FormatResult | None]
 """(purpose, its name) -> what a format says about it."""
 
 
@@ -70,7 +73,7 @@ class SignalEvidence:
     """What one event's signals say under one policy, in one region, on one day."""
 
     regime: Regime
-    heard: Mapping[str, Mapping[str, Heard]]
+    heard: Mapping[str, Mapping[str, FormatResult]]
     """Purpose -> format -> what it says."""
     claim: Claim
     """What the visitor chose, as far as it is remembered."""
@@ -182,13 +185,13 @@ class SignalReader:
     def _tc_words(self, tc: TcString | ConsentReason, sent: SignalSet, now: int) -> Listener:
         applies = gdpr_applies(sent)
         if isinstance(tc, ConsentReason):
-            unreadable = Heard(ConsentValue.INVALID, tc)
+            unreadable = FormatResult(ConsentValue.INVALID, tc)
             return lambda _purpose, _name: unreadable
         final = applies is not None and is_final(sent)
         rules = self._policy.tcf
         lists = self._lists.version(tc.gvl_version) if final and rules.vendor and self._lists is not None else None
 
-        def word(purpose: Purpose, _name: str) -> Heard | None:
+        def word(purpose: Purpose, _name: str) -> FormatResult | None:
             if not final:
                 return PENDING
             if not purpose.tcf:
@@ -211,9 +214,9 @@ def _tc_texts(sent: SignalSet, gpps: Iterable[GppString | ConsentReason]) -> lis
     return list(dict.fromkeys((*sent.values.get("tc_string", ()), *within)))
 
 
-def _heard(word: ConsentValue) -> Heard | None:
+def _heard(word: ConsentValue) -> FormatResult | None:
     """What is heard where a word says everything."""
-    return None if word is ConsentValue.UNKNOWN else Heard(word, WHY.get(word, ConsentReason.PURPOSE))
+    return None if word is ConsentValue.UNKNOWN else FormatResult(word, WHY.get(word, ConsentReason.PURPOSE))
 
 
 def _mode_word(mode: Mapping[str, ConsentValue], purpose: Purpose, regime: Regime, narrows: bool) -> ConsentValue:
@@ -223,7 +226,7 @@ def _mode_word(mode: Mapping[str, ConsentValue], purpose: Purpose, regime: Regim
     return ConsentValue.UNKNOWN if word is ConsentValue.GRANT and narrows else word
 
 
-def _claim(heard: Mapping[str, Mapping[str, Heard]], sent: SignalSet, strings: Sequence[TcString]) -> Claim:
+def _claim(heard: Mapping[str, Mapping[str, FormatResult]], sent: SignalSet, strings: Sequence[TcString]) -> Claim:
     """Purposes that are granted by all that is heard, and those that the visitor denies. What is unreadable is neither."""
     granted, denied = set[str](), set[str]()
     for purpose, formats in heard.items():
@@ -286,7 +289,7 @@ def _decoded_gpp(text: str) -> GppString | ConsentReason:
         return ConsentReason.MALFORMED
 
 
-def _gpp_word(gpps: Sequence[GppString | ConsentReason], purpose: Purpose, regime: Regime) -> Heard | None:
+def _gpp_word(gpps: Sequence[GppString | ConsentReason], purpose: Purpose, regime: Regime) -> FormatResult | None:
     """What GPP strings say of a purpose, the strictest of all sections. One that cannot be read may hold an objection.
 
     US sections speak about sale, sharing and advertising, what GPC objects to as well; the Canadian one about purposes.
@@ -304,7 +307,7 @@ def _gpp_word(gpps: Sequence[GppString | ConsentReason], purpose: Purpose, regim
     return words.get(ConsentValue.DENY) or words.get(ConsentValue.INVALID) or words.get(ConsentValue.GRANT)
 
 
-def _objection(word: ConsentValue, regime: Regime) -> Heard | None:
+def _objection(word: ConsentValue, regime: Regime) -> FormatResult | None:
     """Not to object to sale and sharing is a consent only where none is needed."""
     return _heard(ConsentValue.UNKNOWN if word is ConsentValue.GRANT and regime is Regime.OPT_IN else word)
 

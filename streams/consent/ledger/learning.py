@@ -29,7 +29,7 @@ from streams.consent.ledger.ledger import (
     take_over,
     withdraw,
 )
-from streams.consent.ledger.ledger_writes import SIGNALS, STATE_KIND, Entries, Source
+from streams.consent.ledger.ledger_writes import SIGNALS, STATE_KIND, ChangeSource, LedgerWrites
 from streams.consent.ledger.subject_state import LedgerCache, PartitionState, Place, Scope, SubjectState, Table
 from streams.consent.policy import BITS, Policy, Regime
 from streams.runtime.stage import Batch
@@ -80,7 +80,7 @@ class Learner:
             memories.append(memory)
         return () if all(memory is StateValue.NOTHING for memory in memories) else tuple(memories)
 
-    def learn(self, event: Event, tables: Mapping[Scope, Table], key: bytes, entries: Entries) -> SubjectState | None:
+    def learn(self, event: Event, tables: Mapping[Scope, Table], key: bytes, entries: LedgerWrites) -> SubjectState | None:
         """Take down what an event says, if that is news. Most say what is known: see `SubjectState.knows`, before calling this.
 
         Refusals hold under every regime, grants under the event's own.
@@ -118,7 +118,7 @@ class Learner:
         return standing.has_learned(what.number, FOR_EVER if when.granted_at else time + SKEW_MS)
 
     def _take_down(
-        self, event: Event, place: tuple[Scope, Table, bytes], choice: tuple[Claim, ChoiceDates], entries: Entries
+        self, event: Event, place: tuple[Scope, Table, bytes], choice: tuple[Claim, ChoiceDates], entries: LedgerWrites
     ) -> StateChange:
         """Take down a choice in the state of one scope, table and subject."""
         (_, _, time), (scope, table, key), (claim, when) = event, place, choice
@@ -132,13 +132,13 @@ class Learner:
             table[key] = SubjectState(entries.change(self._source(event, scope, key, chosen), times, change))
         return change
 
-    def _source(self, event: Event, scope: Scope, key: bytes, chosen: int) -> Source:
+    def _source(self, event: Event, scope: Scope, key: bytes, chosen: int) -> ChangeSource:
         _, what, time = event
         evidence = what.evidence
-        return Source("|".join(scope), key.decode(), time, chosen, "event", what.hash, evidence.platform, evidence.gvl)
+        return ChangeSource("|".join(scope), key.decode(), time, chosen, "event", what.hash, evidence.platform, evidence.gvl)
 
     def tell_others(
-        self, event: Event, nodes: Iterable[bytes], known: dict[Place, SubjectState | None], entries: Entries
+        self, event: Event, nodes: Iterable[bytes], known: dict[Place, SubjectState | None], entries: LedgerWrites
     ) -> None:
         """Say an event's own choice of its other identifiers too, as far as it is news to them, and know it of them then.
 
@@ -169,7 +169,7 @@ class Learner:
             return NO_DATES
         return dates(what.evidence.claim, time, where.is_choice, self._policy.memory.undated_grants_lift)
 
-    def take(self, batch: Batch, holding: PartitionState, entries: Entries) -> tuple[int, list[tuple[int, str]]]:
+    def take(self, batch: Batch, holding: PartitionState, entries: LedgerWrites) -> tuple[int, list[tuple[int, str]]]:
         """Take in a batch of `consent.signals`: how many were taken, and (place, what was wrong) of the others."""
         records: list[dict[str, Any]] = []
         broken: list[tuple[int, str]] = []
@@ -202,7 +202,7 @@ class Learner:
             raise Undecodable("a state with something that is no time of a purpose")
         return record
 
-    def _take(self, record: dict[str, Any], holding: PartitionState, entries: Entries) -> None:
+    def _take(self, record: dict[str, Any], holding: PartitionState, entries: LedgerWrites) -> None:
         """One signal, under each regime that it holds for."""
         subject, received = record["subject"].encode(), record["received_ts"]
         changes, chosen = [], received
@@ -214,14 +214,14 @@ class Learner:
                 continue
             change, chosen = self._learned(record, regime, times)
             if change.times:
-                source = Source(
+                source = ChangeSource(
                     "|".join(scope), record["subject"], received, chosen, record["via"], record["evidence"],
                     record["signals"].get("platform", ""),
                 )  # fmt: skip
                 table[subject] = SubjectState(entries.change(source, times, change))
                 changes.append(change)
         if record["via"] != "linked" and any(change.refused for change in changes):
-            source = Source("", record["subject"], received, chosen, record["via"], record["evidence"])
+            source = ChangeSource("", record["subject"], received, chosen, record["via"], record["evidence"])
             entries.revoke(source, self._policy.group(record["site"]), record["regulation"], changes)
 
     def _learned(self, record: dict[str, Any], regime: Regime, times: Times) -> tuple[StateChange, int]:

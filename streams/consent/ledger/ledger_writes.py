@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from schemas.codec import Record, encode, flat_record_encoder
 from schemas.registry import Registry
-from streams.consent.decision.audit import Head, link
+from streams.consent.decision.audit import ChainHead, link
 from streams.consent.decision.decide import Action
 from streams.consent.ledger.ledger import DENIED, SEEN_DENIED, WITHDRAWN, StateChange, Times, entry, merge
 from streams.consent.policy import BITS, Policy
@@ -33,7 +33,7 @@ def writers(registry: Registry) -> Writers:
     return {**flat, SIGNALS: partial(encode, registry.latest(SIGNALS))}
 
 
-class Source(NamedTuple):
+class ChangeSource(NamedTuple):
     """What a change follows from."""
 
     scope: str
@@ -49,10 +49,10 @@ class Source(NamedTuple):
     gvl: int = 0
 
 
-class Entries:
+class LedgerWrites:
     """The entries of one batch. `trays` closes them."""
 
-    def __init__(self, writers: Writers, policy: Policy, partition: int, head: Head) -> None:
+    def __init__(self, writers: Writers, policy: Policy, partition: int, head: ChainHead) -> None:
         self._writers = writers
         self._policy = policy
         self._partition = partition
@@ -67,7 +67,7 @@ class Entries:
         purposes = " ".join(self._policy.purposes)
         self._audit({"kind": "policy", "reasons": purposes, "outcome": "in force", "method": "file", "minute": minute(at)})
 
-    def change(self, source: Source, times: Times, change: StateChange) -> Times:
+    def change(self, source: ChangeSource, times: Times, change: StateChange) -> Times:
         """A state that has learned something: the new state, and its audit record."""
         now = merge(times, change.times) if times else change.times
         key = f"{source.scope}|{source.subject}"
@@ -92,7 +92,7 @@ class Entries:
         )  # fmt: skip
         return now
 
-    def revoke(self, source: Source, site: str, regulation: str, changes: Iterable[StateChange]) -> None:
+    def revoke(self, source: ChangeSource, site: str, regulation: str, changes: Iterable[StateChange]) -> None:
         """Ask for a refusal to reach every linked id: one record for what was granted until now, one for what was not."""
         withdrawn = sorted({purpose for change in changes for purpose in change.withdrawn})
         refused = sorted({purpose for change in changes for purpose in change.refused}.difference(withdrawn))
@@ -105,7 +105,7 @@ class Entries:
                 }  # fmt: skip
                 self._add(REVOCATIONS, source.subject, revocation)
 
-    def tell(self, source: Source, site: str, regulation: str, times: Times) -> None:
+    def tell(self, source: ChangeSource, site: str, regulation: str, times: Times) -> None:
         """Say times of an event's own choice of another of its identifiers, `source.subject`."""
         record = {
             "subject": source.subject, "site": site, "regulation": regulation, "kind": STATE_KIND,
@@ -147,4 +147,4 @@ def _outcome(change: StateChange) -> str:
     return "denied" if any(name.endswith(DENIALS) for name in change.times) else "granted"
 
 
-__all__ = ["AUDIT", "BITS", "HEADS", "REVOCATIONS", "STATE", "Entries", "Source", "minute", "writers"]
+__all__ = ["AUDIT", "BITS", "HEADS", "REVOCATIONS", "STATE", "ChangeSource", "LedgerWrites", "minute", "writers"]

@@ -20,7 +20,7 @@ States = Mapping[str, Times]
 """Key of a state (see `state_key`) -> its times."""
 
 
-class Written(NamedTuple):
+class LedgerSlice(NamedTuple):
     """A piece of the topic."""
 
     erased: Mapping[str, int]
@@ -29,7 +29,7 @@ class Written(NamedTuple):
     """What was written after that."""
 
 
-Changed = Callable[[int, int], Iterator[Written]]
+Changed = Callable[[int, int], Iterator[LedgerSlice]]
 """(partition, time in milliseconds UTC) -> what was written to a partition of the topic since then, in its order."""
 
 CHUNK = 1_000
@@ -100,7 +100,7 @@ def state_key(regulation: str, site: str, subject: str) -> str:
     return f"{regulation}|{site}|{subject}"
 
 
-class MemoryStates:
+class MemoryStateStore:
     """For tests and walks without Redis."""
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ class MemoryStates:
             self.states[key] = merge(self.states.get(key, {}), times)
 
 
-class RedisStates:
+class RedisStateStore:
     """`cs:{<partition>}:<key>` = the times as JSON; `cv:{<partition>}` = which server the view was built on, when it was last
     complete, and of which topic, by its id.
 
@@ -325,7 +325,7 @@ class RedisStates:
         self._met = run_of(connection)
 
 
-def piece_of(records: Iterable[tuple[str, Times | None, int]]) -> Written:
+def piece_of(records: Iterable[tuple[str, Times | None, int]]) -> LedgerSlice:
     """Keys, times (None: a tombstone, which is an erasure's) and when they were written, milliseconds UTC, in their order."""
     erased: dict[str, int] = {}
     states: dict[str, Times] = {}
@@ -335,7 +335,7 @@ def piece_of(records: Iterable[tuple[str, Times | None, int]]) -> Written:
             states.pop(key, None)
         else:
             states[key] = merge(states.get(key, {}), times)
-    return Written(erased, states)
+    return LedgerSlice(erased, states)
 
 
 def marks_whole(mark: bytes | None, server: str) -> bool:
@@ -358,10 +358,10 @@ def mark_key(partition: int) -> str:
 
 
 __all__ = [
-    "MemoryStates",
-    "RedisStates",
+    "LedgerSlice",
+    "MemoryStateStore",
+    "RedisStateStore",
     "StateStore",
-    "Written",
     "mark_key",
     "marks_whole",
     "piece_of",

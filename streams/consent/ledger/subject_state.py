@@ -5,7 +5,7 @@ from functools import partial
 from typing import Self
 
 from infra.telemetry.metrics import Metrics
-from streams.consent.decision.audit import Head
+from streams.consent.decision.audit import ChainHead
 from streams.consent.decision.decision_cache import DecisionCache, EncodedDecision, EventSignals
 from streams.consent.ledger.ledger import REFUSALS, SEEN_DENIED, Times, entry, is_refused, merge
 from streams.consent.ledger.store import States, StateStore, state_key
@@ -68,7 +68,7 @@ Table = dict[bytes, SubjectState | None]
 class PartitionState:
     """One partition, as long as the worker holds it."""
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: ChainHead) -> None:
         self.head = head
         self.tables: dict[Scope, Table] = {}
         self.others: dict[Place, SubjectState | None] = {}
@@ -106,9 +106,9 @@ class LedgerCache:
         self._metrics = metrics
         self._holdings: dict[int, PartitionState] = {}
 
-    def restore(self, partition: int, head: Head | None) -> None:
+    def restore(self, partition: int, head: ChainHead | None) -> None:
         """Begin a partition at the end of its audit chain; None = as far as is known."""
-        holding = self._holdings.setdefault(partition, PartitionState(Head()))
+        holding = self._holdings.setdefault(partition, PartitionState(ChainHead()))
         if head is not None:
             holding.head = head
 
@@ -139,7 +139,7 @@ class LedgerCache:
 
     def holding(self, partition: int) -> PartitionState:
         """A partition whose view is complete. Retryable while the store is away."""
-        holding = self._holdings.setdefault(partition, PartitionState(Head()))
+        holding = self._holdings.setdefault(partition, PartitionState(ChainHead()))
         if not holding.open:
             self._store.open(partition)
             holding.open = True

@@ -24,7 +24,7 @@ from streams.identity.graph.union_find import ERASED, SHARED, USER
 from streams.identity.nodes import alias
 from streams.identity.refusals.revocation import MOST_NODES, climb, component
 from streams.identity.repair.log import LogIndex, diff, read_log, rebuild, recall_refusals, why
-from streams.identity.repair.splitting import Journal, log_to, prepare, said_on, split
+from streams.identity.repair.splitting import SplitJournal, log_to, prepare, said_on, split
 from streams.identity.repair.tidying import TopicEvidence, demoted, over_limits, planned, tidy
 
 app = typer.Typer(
@@ -220,11 +220,11 @@ def split_command(
         raise typer.Exit(1)
 
 
-def _split(settings: Settings, store: RedisGraphStore, node: str, dry_run: bool) -> Journal:
+def _split(settings: Settings, store: RedisGraphStore, node: str, dry_run: bool) -> SplitJournal:
     """All that is written for one node, or would be."""
     said, stamp = said_on(settings), alias(settings.master)
     if dry_run:
-        return Journal.read(store.noted(node)).add(prepare(store, node, said, stamp))
+        return SplitJournal.read(store.noted(node)).add(prepare(store, node, said, stamp))
     return split(store, node, said, stamp, log_to(settings, node, int(time.time() * 1000)))
 
 
@@ -240,14 +240,14 @@ def tidy_command(
     that id had linked; an id that joins strangers slowly is found by the log and demoted too. Past rows in ClickHouse are
     rewritten; exits 1 where the next run has to do that.
     """
-    now_ms, left, done = int(time.time() * 1000), list[str](), dict[str, Journal]()
+    now_ms, left, done = int(time.time() * 1000), list[str](), dict[str, SplitJournal]()
     with opened("reading the evidence", as_json) as (settings, store, advance):
         lately, stamp = demoted(settings, now_ms - int(hours * 3_600_000)), alias(settings.master)
         evidence = TopicEvidence(settings, advance)
         over = over_limits(settings, store, evidence, advance)
         nodes = list(dict.fromkeys([*lately, *over]))
         if dry_run:
-            done = {node: Journal().add(plan) for node, plan in planned(store, nodes, evidence, stamp)}
+            done = {node: SplitJournal().add(plan) for node, plan in planned(store, nodes, evidence, stamp)}
         else:
             # All of them first: rewriting rows may take long, and what was read would be old.
             for node, journal in tidy(store, nodes, evidence, stamp, lambda node: log_to(settings, node, now_ms)):
@@ -284,7 +284,7 @@ def _rewritten(dry_run: bool) -> str:
     return "would be rewritten" if dry_run else "rewritten"
 
 
-def _restamp(settings: Settings, done: Mapping[str, Journal]) -> int | None:
+def _restamp(settings: Settings, done: Mapping[str, SplitJournal]) -> int | None:
     """Past rows, rewritten; how many, None where ClickHouse is away."""
     from consumers.warehouse.history.restamping import restamp, together
     from consumers.warehouse.store import Store

@@ -17,7 +17,7 @@ ReadBack = Callable[[str, int, int, int], Batch]
 """(topic, partition, first, end) -> committed records from `first` on, before `end`, as many as come in one go."""
 
 
-class Range(NamedTuple):
+class OffsetSpan(NamedTuple):
     """Offsets of one partition."""
 
     topic: str
@@ -26,7 +26,7 @@ class Range(NamedTuple):
     end: int
 
 
-class Deferred:
+class DeferredRanges:
     """The ranges of this worker's partitions; one a partition, which may cover some that were resolved.
 
     Ranges of `last` have their turn when nobody, in any worker, has a range of another topic.
@@ -36,8 +36,8 @@ class Deferred:
         self._registry = registry
         self._last = last
         self._held: set[int] = set()
-        self._ranges: dict[tuple[str, int], Range] = {}
-        self._said: dict[tuple[str, int], Range] = {}
+        self._ranges: dict[tuple[str, int], OffsetSpan] = {}
+        self._said: dict[tuple[str, int], OffsetSpan] = {}
         """What the log says of all workers' partitions; of those that are held here, `_ranges` is newer."""
 
     def add(self, batch: Batch) -> Output:
@@ -45,7 +45,7 @@ class Deferred:
         known = self._ranges.get((batch.topic, batch.partition))
         first = batch.offsets[0] if known is None else min(known.first, batch.offsets[0])
         end = batch.offsets[-1] + 1 if known is None else max(known.end, batch.offsets[-1] + 1)
-        return self._set(Range(batch.topic, batch.partition, first, end))
+        return self._set(OffsetSpan(batch.topic, batch.partition, first, end))
 
     @property
     def linking(self) -> bool:
@@ -53,16 +53,16 @@ class Deferred:
         elsewhere = (due for due in self._said.values() if due.partition not in self._held)
         return any(due.topic != self._last for due in chain(self._ranges.values(), elsewhere))
 
-    def next(self) -> Range | None:
+    def next(self) -> OffsetSpan | None:
         """One that is due and whose turn it is."""
         due = sorted(self._ranges.values(), key=lambda due: due.topic == self._last)
         return due[0] if due and (due[0].topic != self._last or not self.linking) else None
 
-    def done(self, due: Range, until: int) -> Output:
+    def done(self, due: OffsetSpan, until: int) -> Output:
         """Links of `due` are made up to this offset; the record that says so."""
         return self._set(due._replace(first=until))
 
-    def _set(self, due: Range) -> Output:
+    def _set(self, due: OffsetSpan) -> Output:
         _take(self._ranges, due)
         # What is done is said as an empty range and not as a tombstone: a reader that looks on sees it too.
         value = encode(self._registry.latest(DEFERRED), due._asdict())
@@ -90,11 +90,11 @@ class Deferred:
         return sum(due.end - due.first for due in self._ranges.values())
 
 
-def _range(record: Mapping[str, Any]) -> Range:
-    return Range(record["topic"], record["partition"], record["first"], record["end"])
+def _range(record: Mapping[str, Any]) -> OffsetSpan:
+    return OffsetSpan(record["topic"], record["partition"], record["first"], record["end"])
 
 
-def _take(ranges: dict[tuple[str, int], Range], due: Range) -> None:
+def _take(ranges: dict[tuple[str, int], OffsetSpan], due: OffsetSpan) -> None:
     if due.first < due.end:
         ranges[due.topic, due.partition] = due
     else:

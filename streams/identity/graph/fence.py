@@ -19,11 +19,11 @@ LOCK_S = 60
 MENDING = "g:mending:{00}"
 
 
-class Lost(StoreUnavailable):
+class StaleStore(StoreUnavailable):
     """This Redis is not the one in which the graph is known to be whole."""
 
 
-class MendedStore(RedisGraphStore):
+class RebuiltStore(RedisGraphStore):
     """The graph of a Redis whatever it holds, and the marks that say that it is whole."""
 
     def marks(self) -> list[tuple[int, str, str]]:
@@ -74,7 +74,7 @@ class MendedStore(RedisGraphStore):
             self._run([(0, ("DEL", MENDING))])
 
 
-class FencedStore(MendedStore):
+class FencedStore(RebuiltStore):
     """The graph, as long as it is known to be whole; Lost as soon as it may not be."""
 
     def __init__(self, connect: Callable[[], redis.Redis | redis.RedisCluster]) -> None:
@@ -87,7 +87,7 @@ class FencedStore(MendedStore):
         marks = self._marks()
         if not self._marked(marks):
             self.close()
-            raise Lost("the identity graph's Redis was started anew, or emptied: its log must be read back first")
+            raise StaleStore("the identity graph's Redis was started anew, or emptied: its log must be read back first")
         self._runs = {run for _, _, run in marks}
         self._whole = [(tag, key) for tag, key, _ in marks]
 
@@ -108,5 +108,5 @@ class FencedStore(MendedStore):
         values, marked = found[: len(keys)], found[len(keys) :]
         if None in marked:
             self.close()
-            raise Lost("the identity graph's Redis was emptied: its log must be read back first")
+            raise StaleStore("the identity graph's Redis was emptied: its log must be read back first")
         return values

@@ -14,7 +14,7 @@ from streams.identity.graph.union_find import LIMITS, Limit, Nodes
 from streams.identity.repair.split import parts
 
 
-class Rules(Enum):
+class LimitRules(Enum):
     """Which limits are looked at: all, those that count every member, those that count what is independent."""
 
     ALL, PLAIN, INDEPENDENT = range(3)
@@ -66,7 +66,7 @@ def collect(members: dict[str, dict[str, int]], nodes: Nodes, day: int, wanted: 
 
 
 def breach(
-    holder: str, members: Members, part_of: Mapping[str, int] | None = None, *, rules: Rules = Rules.ALL
+    holder: str, members: Members, part_of: Mapping[str, int] | None = None, *, rules: LimitRules = LimitRules.ALL
 ) -> Limit | None:
     """A limit that the holder exceeds. `part_of`: of members that are linked with it now; those of one part count once. All
     count without it."""
@@ -79,7 +79,7 @@ def breach(
     for tier, first in firsts.items():
         days = sorted(first.values())
         for limit in LIMITS.get((holder[0], tier), ()):
-            if rules in (Rules.ALL, Rules.INDEPENDENT if limit.independent else Rules.PLAIN) and any(
+            if rules in (LimitRules.ALL, LimitRules.INDEPENDENT if limit.independent else LimitRules.PLAIN) and any(
                 later - earlier < limit.days for earlier, later in zip(days, days[limit.most :], strict=False)
             ):
                 return limit
@@ -101,9 +101,9 @@ def joins_strangers(
     what is independent they do there too, or user and e-mail of somebody with three browsers would not.
     """
     strict = _part_of(set(linked).difference(over), evidence)
-    if breach(node, members, strict, rules=Rules.PLAIN) is not None:
+    if breach(node, members, strict, rules=LimitRules.PLAIN) is not None:
         return True
-    return breach(node, members, _part_of(linked, evidence), rules=Rules.INDEPENDENT) is not None
+    return breach(node, members, _part_of(linked, evidence), rules=LimitRules.INDEPENDENT) is not None
 
 
 def _part_of(linked: Collection[str], evidence: Collection[Nodes]) -> dict[str, int]:

@@ -16,7 +16,7 @@ from infra.telemetry.logs import get_logger
 from schemas.codec import Record, Undecodable, decode
 from schemas.registry import Registry
 from streams.identity.evidence import LINKS
-from streams.identity.graph.fence import MendedStore
+from streams.identity.graph.fence import RebuiltStore
 from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.slots import MERGES, slot_of
 from streams.identity.graph.union_find import ERASED, LIMITS, Pair, Slot, is_root, limited
@@ -31,7 +31,7 @@ EXAMPLES = 20
 Slots = Sequence[tuple[str, Slot]]
 
 
-class Logged(NamedTuple):
+class LogRecord(NamedTuple):
     """One record of the log."""
 
     node: str
@@ -52,26 +52,26 @@ Progress = Callable[[int], None]
 """Told how many more records are done."""
 
 
-def read_log(settings: Settings) -> Iterator[Sequence[Logged]]:
+def read_log(settings: Settings) -> Iterator[Sequence[LogRecord]]:
     """The whole log, a chunk at a time, each node's records in their order. Retryable where Kafka is away."""
     registry = Registry(settings.contracts)
     for records in read_topic(settings, MERGES):
         yield [_logged(key, None if value is None else decode(registry, value)[1]) for key, value in records]
 
 
-def _logged(key: bytes | None, record: Record | None) -> Logged:
+def _logged(key: bytes | None, record: Record | None) -> LogRecord:
     if record is None:
-        return Logged((key or b"").decode(), None, "", 0)
-    return Logged(record["node"], slot_of(record), record["event_id"], record["evidence_ts"])
+        return LogRecord((key or b"").decode(), None, "", 0)
+    return LogRecord(record["node"], slot_of(record), record["event_id"], record["evidence_ts"])
 
 
-def _runs(records: Iterable[Logged]) -> Iterator[tuple[bool, list[Logged]]]:
+def _runs(records: Iterable[LogRecord]) -> Iterator[tuple[bool, list[LogRecord]]]:
     """Records in their order, in runs of those that hold a slot and of those that do not."""
     for slots, run in groupby(records, lambda record: record.slot is not None):
         yield slots, list(run)
 
 
-def rebuild(log: Iterator[Sequence[Logged]], store: RedisGraphStore, progress: Progress) -> int:
+def rebuild(log: Iterator[Sequence[LogRecord]], store: RedisGraphStore, progress: Progress) -> int:
     """Write what is missing or older in Redis; how many slots were. A slot only ever gets newer."""
     written = 0
     for records in log:
@@ -124,7 +124,7 @@ def _revocations(registry: Registry, values: Iterable[bytes | None]) -> Iterator
             yield record
 
 
-def mend(settings: Settings, store: MendedStore, who: str) -> None:
+def mend(settings: Settings, store: RebuiltStore, who: str) -> None:
     """See that Redis is what the log says, unless it is known to be so already. Retryable."""
     if store.whole():
         return
@@ -176,17 +176,17 @@ class LogIndex:
     def __exit__(self, *_error: object) -> None:
         self.db.close()
 
-    def add(self, records: Sequence[Logged]) -> None:
+    def add(self, records: Sequence[LogRecord]) -> None:
         """Take in a chunk of the log; of a node, the newest counts, and of the same slot the one that names its event."""
         self.db.execute("BEGIN")
         for slots, run in _runs(records):
             (self._enter if slots else self._strike_out)(run)
         self.db.execute("COMMIT")
 
-    def _strike_out(self, records: Sequence[Logged]) -> None:
+    def _strike_out(self, records: Sequence[LogRecord]) -> None:
         self.db.executemany("DELETE FROM slots WHERE node = ? AND epoch = 0", ((record.node,) for record in records))
 
-    def _enter(self, records: Sequence[Logged]) -> None:
+    def _enter(self, records: Sequence[LogRecord]) -> None:
         self.db.executemany(
             "INSERT INTO slots VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
             "SET (parent, epoch, event_id, evidence_ts, state, since) = (excluded.parent, excluded.epoch, "
@@ -205,14 +205,14 @@ class LogIndex:
         while some := rows.fetchmany(n):
             yield [(node, Slot(parent, True, epoch, state, since)) for node, parent, epoch, state, since in some]
 
-    def record(self, node: str) -> Logged | None:
+    def record(self, node: str) -> LogRecord | None:
         """The newest record of a node."""
         query = "SELECT parent, epoch, state, since, event_id, evidence_ts FROM slots WHERE node = ?"
         row = self.db.execute(query, (node,)).fetchone()
-        return None if row is None else Logged(node, Slot(row[0], True, *row[1:4]), *row[4:])
+        return None if row is None else LogRecord(node, Slot(row[0], True, *row[1:4]), *row[4:])
 
 
-def why(index: LogIndex, one: str, other: str) -> list[Logged] | None:
+def why(index: LogIndex, one: str, other: str) -> list[LogRecord] | None:
     """The links between two nodes: from the one up to what both hang under, then down to the other. None without any."""
     up, down = _way(index, one), _way(index, other)
     above = {other, *(record.parent for record in down)}
@@ -224,16 +224,16 @@ def why(index: LogIndex, one: str, other: str) -> list[Logged] | None:
     return [*up[: ways[0]], *reversed(down[: ways[1]])]
 
 
-def _way(index: LogIndex, node: str) -> list[Logged]:
+def _way(index: LogIndex, node: str) -> list[LogRecord]:
     """The links from a node to its root."""
-    found: list[Logged] = []
+    found: list[LogRecord] = []
     while (record := index.record(node)) is not None and record.slot is not None and not is_root(node, record.slot):
         found.append(record)
         node = record.parent
     return found
 
 
-def diff(log: Iterator[Sequence[Logged]], store: RedisGraphStore, progress: Progress) -> GraphDiff:
+def diff(log: Iterator[Sequence[LogRecord]], store: RedisGraphStore, progress: Progress) -> GraphDiff:
     """Compare both, each way. What is written meanwhile may show up: stop the identity workers for an exact answer."""
     logged = missing = other = unlogged = pending = 0
     examples: list[str] = []
@@ -264,4 +264,4 @@ def diff(log: Iterator[Sequence[Logged]], store: RedisGraphStore, progress: Prog
     return GraphDiff(logged, missing, other, unlogged, pending, tuple(examples))
 
 
-__all__ = ["GraphDiff", "LogIndex", "Logged", "diff", "read_log", "rebuild", "recall_refusals", "why"]
+__all__ = ["GraphDiff", "LogIndex", "LogRecord", "diff", "read_log", "rebuild", "recall_refusals", "why"]

@@ -14,7 +14,7 @@ SPLIT = "split"
 """The rule that a conflict names."""
 
 
-class Tree(NamedTuple):
+class ComponentTree(NamedTuple):
     """A component as the graph holds it."""
 
     node: str
@@ -25,7 +25,7 @@ class Tree(NamedTuple):
     """The slot of the label, where the root is a user and its label lies elsewhere."""
 
 
-class Restamp(NamedTuple):
+class ProfileRewrite(NamedTuple):
     """What past events of some nodes are to be stamped with, where they are stamped with what is others' now."""
 
     profile: str
@@ -42,7 +42,7 @@ class SplitPlan(NamedTuple):
     """The node first, then a label, then the others."""
     once: Nodes
     """What events of all these nodes can have been stamped with."""
-    restamps: tuple[Restamp, ...]
+    restamps: tuple[ProfileRewrite, ...]
     """The node's own, then each part's, the largest first."""
 
 
@@ -71,7 +71,7 @@ def parts(members: Iterable[str], evidence: Iterable[Nodes], names: Iterable[tup
     return sorted(map(tuple, found.values()), key=lambda part: (-len(part), part))
 
 
-def plan_split(tree: Tree, evidence: Iterable[Nodes], alias: Alias) -> SplitPlan:
+def plan_split(tree: ComponentTree, evidence: Iterable[Nodes], alias: Alias) -> SplitPlan:
     """What takes a node out of its component; no writes where that was done."""
     node, slots = tree.node, tree.slots
     top = GraphView(dict(slots)).find(node)
@@ -88,8 +88,8 @@ def plan_split(tree: Tree, evidence: Iterable[Nodes], alias: Alias) -> SplitPlan
     for head, part in zip(heads, found, strict=True):
         writes += _pointers(slots, head, part)
     labels = {slot.parent} if top[0] == USER and (slot := slots[top]) is not None else set()
-    restamps = [Restamp(alias(node, held.epoch if done and held else alone.epoch), (node,))]
-    restamps += [Restamp(_profile(slots, head, label), part) for head, part in zip(heads, found, strict=True)]
+    restamps = [ProfileRewrite(alias(node, held.epoch if done and held else alone.epoch), (node,))]
+    restamps += [ProfileRewrite(_profile(slots, head, label), part) for head, part in zip(heads, found, strict=True)]
     return SplitPlan(top, tuple(writes), tuple(sorted({node, *members} | labels)), tuple(restamps))
 
 
@@ -120,7 +120,7 @@ def _pointers(slots: Mapping[str, Slot | None], head: str, part: Nodes) -> Itera
             yield Write(node, held, Slot(parent, logged=False, epoch=held.epoch + 1, state=held.state), 0)
 
 
-def _label(tree: Tree, top: str, part: Nodes) -> Write | None:
+def _label(tree: ComponentTree, top: str, part: Nodes) -> Write | None:
     """A user's label where it can no longer be: two users never share one."""
     if top[0] != USER:
         return None

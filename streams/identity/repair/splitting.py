@@ -22,7 +22,7 @@ from streams.identity.graph.store import GraphStore
 from streams.identity.graph.union_find import ERASED, USER, Nodes, Slot, Write
 from streams.identity.nodes import Alias
 from streams.identity.refusals.revocation import climb, hanging
-from streams.identity.repair.split import SPLIT, Restamp, SplitPlan, Tree, plan_split
+from streams.identity.repair.split import SPLIT, ComponentTree, ProfileRewrite, SplitPlan, plan_split
 from streams.runtime.follow import read_topic
 
 ROUNDS = 20
@@ -42,32 +42,32 @@ class SplitStore(GraphStore, Protocol):
         ...
 
 
-class Journal(NamedTuple):
+class SplitJournal(NamedTuple):
     """What a split has to write: all of it, over all its rounds. `SplitPlan` says what the fields are."""
 
     kept: str = ""
     writes: tuple[Write, ...] = ()
     once: Nodes = ()
-    restamps: tuple[Restamp, ...] = ()
+    restamps: tuple[ProfileRewrite, ...] = ()
     at_ms: int = 0
     """When the last round was, milliseconds UTC: events that came much later were stamped by who knew of it. 0 = unknown."""
 
-    def add(self, plan: SplitPlan, at_ms: int = 0) -> "Journal":
+    def add(self, plan: SplitPlan, at_ms: int = 0) -> "SplitJournal":
         """With one more round; what it says of a node replaces what was said before."""
         once = tuple(sorted({*self.once, *plan.once}))
-        return Journal(self.kept or plan.kept, (*self.writes, *plan.writes), once, (*self.restamps, *plan.restamps), at_ms)
+        return SplitJournal(self.kept or plan.kept, (*self.writes, *plan.writes), once, (*self.restamps, *plan.restamps), at_ms)
 
     def text(self) -> str:
         """As it is noted."""
         return json.dumps(self)
 
     @classmethod
-    def read(cls, text: str | None) -> "Journal":
+    def read(cls, text: str | None) -> "SplitJournal":
         """From a note; empty where there is none."""
         if text is None:
             return cls()
         kept, writes, once, restamps, *at_ms = json.loads(text)
-        stamps = (Restamp(profile, tuple(nodes)) for profile, nodes in restamps)
+        stamps = (ProfileRewrite(profile, tuple(nodes)) for profile, nodes in restamps)
         return cls(kept, tuple(map(_write, writes)), tuple(once), tuple(stamps), *at_ms)
 
 
@@ -82,7 +82,7 @@ Log = Callable[[str, Sequence[tuple[str, Slot]]], None]
 """Root that the split node hung under, slots -> they are in the log; Retryable where that is not sure."""
 
 
-def read_tree(store: GraphStore, node: str) -> Tree:
+def read_tree(store: GraphStore, node: str) -> ComponentTree:
     """Everything under a node's root, demoted nodes and what hangs under them too. Retryable while the store is away."""
     top, slot = climb(store, node, *store.read([node]))
     found: dict[str, Slot | None] = {top: slot}
@@ -92,7 +92,7 @@ def read_tree(store: GraphStore, node: str) -> Tree:
         found.update(below)
         level = sorted(below)
     label = slot.parent if top[0] == USER and slot is not None else top
-    return Tree(node, found, found[label] if label in found else store.read([label])[0])
+    return ComponentTree(node, found, found[label] if label in found else store.read([label])[0])
 
 
 def prepare(store: SplitStore, node: str, said: Said, alias: Alias) -> SplitPlan:
@@ -105,9 +105,9 @@ def prepare(store: SplitStore, node: str, said: Said, alias: Alias) -> SplitPlan
     return plan_split(tree, said(others) if len(others) > 1 else (), alias)
 
 
-def split(store: SplitStore, node: str, said: Said, alias: Alias, log: Log) -> Journal:
+def split(store: SplitStore, node: str, said: Said, alias: Alias, log: Log) -> SplitJournal:
     """Take a node out of its component; everything that this and earlier runs have done for it. Retryable: run it again."""
-    journal = Journal.read(store.noted(node))
+    journal = SplitJournal.read(store.noted(node))
     _carry_out(store, journal.kept, journal.writes, log)
     for _ in range(ROUNDS):
         plan = prepare(store, node, said, alias)

@@ -21,7 +21,7 @@ from streams.identity.graph.union_find import ERASED, Nodes
 from streams.identity.nodes import Alias
 from streams.identity.reading import DAY_MS
 from streams.identity.repair.split import SPLIT, SplitPlan
-from streams.identity.repair.splitting import Journal, Log, Said, SplitStore, prepare, read_evidence, read_tree, split
+from streams.identity.repair.splitting import Log, Said, SplitJournal, SplitStore, prepare, read_evidence, read_tree, split
 from streams.runtime.follow import read_topic
 
 MARGIN_MS = 60_000
@@ -106,7 +106,7 @@ def hubs(store: SplitStore, members: Mapping[str, Members], evidence: LinkLog) -
 
 def tidy(
     store: SplitStore, nodes: Sequence[str], evidence: LinkLog, alias: Alias, log: Callable[[str], Log]
-) -> Iterator[tuple[str, Journal | None]]:
+) -> Iterator[tuple[str, SplitJournal | None]]:
     """Each node that was taken out, and what has been done for it; None where workers link it all the time.
 
     Done already is done again, which changes nothing. Retryable while something is away.

@@ -211,7 +211,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one dead letter with its bytes, decrypted with the key at hand. It may hold personal data: mind where it goes."""
-    from infra.payload_keyring import KeyGone, PayloadKeyring
+    from infra.payload_keyring import KeyDestroyed, PayloadKeyring
     from streams.runtime.dead_letters.dead_letter import open_letter
 
     settings = settings_with_kafka()
@@ -220,7 +220,7 @@ def show(
         raise ConfigError(f"no dead letter at {place}: places are partition:offset, as `headwater dead list` prints them")
     try:
         key, value = open_letter(letter, PayloadKeyring(settings.keyring_dir, settings.master))
-    except KeyGone as error:
+    except KeyDestroyed as error:
         raise ConfigError(str(error)) from error
     shown = {k: v for k, v in letter.items() if k != "payload"}
     if as_json:
@@ -287,7 +287,7 @@ OutcomeCounts = Counter[tuple[ReplayOutcome, str]]
 """Letters by what became of them and the topic of their record; empty where it came from a door."""
 
 
-class LetterFate(NamedTuple):
+class LetterVerdict(NamedTuple):
     """What is to become of one letter: the record to be sent, or why there is none."""
 
     outcome: ReplayOutcome
@@ -308,22 +308,22 @@ class ReplayRules:
         self._topics: dict[str, bool] = {}
         """Topic -> whether it is there."""
 
-    def fate(self, letter: Letter) -> LetterFate:
+    def fate(self, letter: Letter) -> LetterVerdict:
         """Of one letter. Retryable."""
-        from infra.payload_keyring import KeyGone
+        from infra.payload_keyring import KeyDestroyed
         from streams.runtime.dead_letters.dead_letter import open_letter
 
         topic = letter["source_topic"]
         if not topic:
-            return LetterFate(ReplayOutcome.FROM_A_DOOR)
+            return LetterVerdict(ReplayOutcome.FROM_A_DOOR)
         if _position(letter) in self._replayed and not self._again:
-            return LetterFate(ReplayOutcome.SENT_BEFORE)
+            return LetterVerdict(ReplayOutcome.SENT_BEFORE)
         if not self._is_there(topic):
-            return LetterFate(ReplayOutcome.TOPIC_MISSING)
+            return LetterVerdict(ReplayOutcome.TOPIC_MISSING)
         try:
-            return LetterFate(ReplayOutcome.WOULD_SEND, *open_letter(letter, self._keyring))
-        except KeyGone:
-            return LetterFate(ReplayOutcome.KEY_DESTROYED)
+            return LetterVerdict(ReplayOutcome.WOULD_SEND, *open_letter(letter, self._keyring))
+        except KeyDestroyed:
+            return LetterVerdict(ReplayOutcome.KEY_DESTROYED)
 
     def _is_there(self, topic: str) -> bool:
         if topic not in self._topics:

@@ -12,7 +12,7 @@ from streams.runtime.follow import partitions_of, stable_end
 ASK_S = 30.0
 
 
-class Passage:
+class GroupProgress:
     """The ends of some topics as they are when this is made, open transactions included. Retryable while Kafka is away."""
 
     def __init__(self, settings: Settings, group: str, topics: Iterable[str]) -> None:
@@ -38,4 +38,4 @@ class Passage:
             consumer.close()
 
 
-__all__ = ["Passage"]
+__all__ = ["GroupProgress"]

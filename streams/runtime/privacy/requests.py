@@ -10,7 +10,7 @@ MOST_REQUESTS = 100_000
 """Kept at once; past it the oldest answered ones are forgotten first, then the oldest."""
 
 
-class Pending(NamedTuple):
+class PendingRequest(NamedTuple):
     """One request that waits for answers."""
 
     request_id: str
@@ -24,7 +24,7 @@ class Pending(NamedTuple):
         return now_ms > self.deadline_ts
 
 
-class Requests:
+class RequestLog:
     """What the two topics say, in any order."""
 
     def __init__(self) -> None:
@@ -55,10 +55,10 @@ class Requests:
     def _missing(self, request_id: str) -> tuple[str, ...]:
         return tuple(room for room in ROOMS if room not in self._answers.get(request_id, ()))
 
-    def pending(self) -> list[Pending]:
+    def pending(self) -> list[PendingRequest]:
         """Oldest first."""
         found = [
-            Pending(one["request_id"], one["kind"], one["requested_ts"], one["deadline_ts"], missing)
+            PendingRequest(one["request_id"], one["kind"], one["requested_ts"], one["deadline_ts"], missing)
             for one in self._asked.values()
             if (missing := self._missing(one["request_id"]))
         ]
@@ -70,4 +70,4 @@ class Requests:
         return sum(not self._missing(one) for one in self._asked)
 
 
-__all__ = ["MOST_REQUESTS", "Pending", "Requests"]
+__all__ = ["MOST_REQUESTS", "PendingRequest", "RequestLog"]

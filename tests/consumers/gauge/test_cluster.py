@@ -15,9 +15,9 @@ import confluent_kafka as ck
 import pytest
 from confluent_kafka.admin import NewTopic
 
-from consumers.gauge.app import Collector, Serving
+from consumers.gauge.app import Collector, GaugeOptions
 from consumers.gauge.cluster import Cluster
-from consumers.gauge.lag.reading import GroupReading, PartitionReading, Reading
+from consumers.gauge.lag.reading import GroupReading, LagReading, PartitionReading
 from consumers.gauge.lag.rules import LagLimits, LagState
 from consumers.gauge.lag.store import RedisTables
 from consumers.gauge.recent import SideTopicConsumer, SideTopicState
@@ -48,7 +48,7 @@ def topic(house: Settings) -> str:
 @pytest.fixture
 def collector(house: Settings) -> Iterator[Collector]:
     """A collector without a store."""
-    made = Collector(house, Serving("127.0.0.1", 1, 0.5, LagLimits(hung_s=1.0)), None)
+    made = Collector(house, GaugeOptions("127.0.0.1", 1, 0.5, LagLimits(hung_s=1.0)), None)
     yield made
     made.close()
 
@@ -96,7 +96,7 @@ def commit(house: Settings, group: str, *offsets: tuple[str, int, int]) -> None:
         consumer.close()
 
 
-def found(reading: Reading, group: str) -> GroupReading:
+def found(reading: LagReading, group: str) -> GroupReading:
     """One group's reading."""
     (match,) = [g for g in reading.groups if g.group == group]
     return match
@@ -205,7 +205,7 @@ def test_time_lag_outlives_a_restart_in_redis(house: Settings, topic: str, redis
     import redis
 
     store = RedisTables(redis.Redis.from_url(redis_url))
-    group, serving = group_name(), Serving("127.0.0.1", 1, 10.0, LagLimits())
+    group, serving = group_name(), GaugeOptions("127.0.0.1", 1, 10.0, LagLimits())
     commit(house, group, (topic, 0, 0))
     began, first, writer = time.time(), Collector(house, serving, store), producer(house)
     for look in range(31):
@@ -230,7 +230,7 @@ def test_a_topic_made_anew_is_another_one(house: Settings, topic: str, redis_url
     import redis
 
     store = RedisTables(redis.Redis.from_url(redis_url))
-    group, serving = group_name(), Serving("127.0.0.1", 1, 10.0, LagLimits())
+    group, serving = group_name(), GaugeOptions("127.0.0.1", 1, 10.0, LagLimits())
     commit(house, group, (topic, 0, 0))
     # The old topic's records were written over two days; the clock is ours.
     now, collector = time.time(), Collector(house, serving, store)

@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestServer
 
 from consumers.gauge.app import check_exposure
 from consumers.gauge.door import COOKIE, HEADERS, Dashboard, DoorRateLimit, make_door
-from consumers.gauge.lag.reading import Ends, GaugePartition, GroupReading, PartitionReading, Reading
+from consumers.gauge.lag.reading import GaugePartition, GroupReading, LagReading, PartitionEnds, PartitionReading
 from consumers.gauge.lag.rules import LagState
 from consumers.gauge.page.page import LEGEND, Page, duration, headline, rate, with_row_checks
 from consumers.gauge.recent import RecentActivity, SnapshotSummary
@@ -29,11 +29,11 @@ def partition(state: LagState, topic: str = "events.raw", lag: int = 1_204, age:
     return PartitionReading(topic, 0, state, "because", 40.0, NOW - 60, 5, 9_000, 9_000 - lag, lag, age, source, 10.0, 9.0)
 
 
-def reading(*states: LagState) -> Reading:
+def reading(*states: LagState) -> LagReading:
     """A house with a group per state."""
     names = ("headwater.consent", "headwater.identity", "headwater.warehouse", "headwater.bandit")
     groups = tuple(GroupReading(name, 1, (partition(state),)) for name, state in zip(names, states, strict=False))
-    return Reading(NOW, groups, {GaugePartition("events.raw", 0): Ends(5, 9_000, 9_000)})
+    return LagReading(NOW, groups, {GaugePartition("events.raw", 0): PartitionEnds(5, 9_000, 9_000)})
 
 
 def visit(board: Dashboard, token: str | None, visitor: Visit) -> None:
@@ -192,7 +192,7 @@ def test_metrics_have_the_names_of_kafka_lag_exporter() -> None:
         (None, 0, "unknown", "nothing is known"),
     ],
 )
-def test_the_sentence_on_top(given: Reading | None, late_s: float, level: str, words: str) -> None:
+def test_the_sentence_on_top(given: LagReading | None, late_s: float, level: str, words: str) -> None:
     """The worst comes first, and silence of Kafka is never called well."""
     found = headline(given, NOW + late_s, 30)
     assert (found.level, words in found.text) == (level, True), found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from consumers.gauge.lag.reading import Ends, Facts, GaugePartition, GroupFacts
+from consumers.gauge.lag.reading import GaugePartition, GroupFacts, KafkaFacts, PartitionEnds
 from consumers.gauge.lag.watch import LagWatch
 
 HOUR = 3_600.0
@@ -67,7 +67,7 @@ def test_time_lag_is_the_truth_within_three_seconds(name: str) -> None:
     watch, errors, asked_at = LagWatch(), [], []
     for now, end, committed in looks(scenario, times):
         group = GroupFacts("headwater.g", 1, False, frozenset(), {HERE: committed})
-        facts = Facts(now, {HERE: Ends(0, end, end)}, (group,))
+        facts = KafkaFacts(now, {HERE: PartitionEnds(0, end, end)}, (group,))
         wanted = watch.take(facts)
         asked_at += [now] * len(wanted)
         reading = watch.read(facts, {key: round(times[key[1]] * 1000) for key in wanted})

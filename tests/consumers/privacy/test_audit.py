@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from consumers.privacy.audit import Head, broken, link
+from consumers.privacy.audit import ChainHead, broken, link
 
 ASKED = {"request_id": "a" * 32, "requested_ts": 1, "erased_ts": 2, "nodes": ["1" * 33]}
 
@@ -13,7 +13,7 @@ def chain(n: int) -> list[dict[str, Any]]:
     """So many records."""
     records: list[dict[str, Any]] = []
     for _ in range(n):
-        head = Head(records[-1]["seq"], records[-1]["hash"]) if records else Head()
+        head = ChainHead(records[-1]["seq"], records[-1]["hash"]) if records else ChainHead()
         records.append(link(head, ASKED, {"events": 3, "clickhouse.events": 2}, 5))
     return records
 
@@ -22,7 +22,7 @@ def test_it_holds_as_written_and_names_nobody() -> None:
     """In whatever order the counts come back; and nothing of the person is in it."""
     records = chain(3)
     shuffled = [{**record, "counts": dict(reversed(record["counts"].items()))} for record in records]
-    head = Head(3, records[-1]["hash"])
+    head = ChainHead(3, records[-1]["hash"])
     assert list(broken(records, head)) == list(broken(shuffled, head)) == []
     assert "1" * 33 not in str(records)
 
@@ -32,13 +32,13 @@ def test_a_change_is_found(changed: dict[str, Any]) -> None:
     """Whatever was changed, by the record's own hash."""
     records = chain(3)
     records[1] |= changed
-    assert [one.seq for one in broken(records, Head(3, records[-1]["hash"]))] == [2]
+    assert [one.seq for one in broken(records, ChainHead(3, records[-1]["hash"]))] == [2]
 
 
 @pytest.mark.parametrize("gone", [1, 2])
 def test_a_gap_is_found(gone: int) -> None:
     """In the middle, and at the end."""
     records = chain(3)
-    head = Head(3, records[-1]["hash"])
+    head = ChainHead(3, records[-1]["hash"])
     del records[gone]
     assert len(list(broken(records, head))) == 1

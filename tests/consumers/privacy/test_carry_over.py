@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from consumers.privacy.topics import ERASURES, Output, Pen
+from consumers.privacy.topics import ERASURES, TransactionalWriter, WriterRecord
 from infra.clients.kafka import producer
 from infra.ops.topics import apply
 from infra.settings import Settings, load_settings
@@ -17,7 +17,7 @@ from schemas.registry import Registry
 from streams.consent.commands.explain import app
 from streams.consent.ledger.ledger import Times
 from streams.consent.ledger.ledger_writes import SIGNALS
-from streams.consent.ledger.store import MemoryStates, state_key
+from streams.consent.ledger.store import MemoryStateStore, state_key
 from streams.consent.policy import PACKAGED, parse_policy
 from streams.consent.stage import STATE, ConsentDependencies, ConsentStage
 from streams.identity.nodes import NodeKeys, versions
@@ -53,7 +53,7 @@ def remember(settings: Settings, states: dict[str, Times | None]) -> None:
     assert kafka.flush(10) == 0
 
 
-def carry_over(settings: Settings, states: MemoryStates) -> tuple[Any, int]:
+def carry_over(settings: Settings, states: MemoryStateStore) -> tuple[Any, int]:
     """What the command says, and how many states the gate then takes down from all that was ever said again."""
     told = json.loads(CliRunner().invoke(app, ["carry-over", "--json"]).stdout)
     stage = ConsentStage(
@@ -73,7 +73,7 @@ def carry_over(settings: Settings, states: MemoryStates) -> tuple[Any, int]:
 
 def test_a_refusal_outlives_a_rotation(house: Settings) -> None:
     """Each state stands under the newest name too, as it was; who was erased has none; newest names are not renamed."""
-    keys, states = NodeKeys.of(house), MemoryStates()
+    keys, states = NodeKeys.of(house), MemoryStateStore()
     (jo, newer_jo), (ann, newer_ann), (eve, newer_eve) = (versions(keys, "user", name) for name in ("jo", "ann", "eve"))
     remember(house, {jo: {"marketing.denied": T - 1}, ann: {"marketing.denied": T}, eve: {"marketing.denied": T}})
     remember(house, {jo: WITHDRAWN, eve: None})
@@ -108,8 +108,8 @@ def test_it_waits_for_an_erasure(house: Settings) -> None:
         "request_id": "cd" * 16, "state": "begun", "nodes": [], "profiles": [], "shared": [], "erased_ts": T, "requested_ts": T,
         "deadline_ts": T, "counts": {},
     }  # fmt: skip
-    pen = Pen(house)
+    pen = TransactionalWriter(house)
     pen.write([pen.output(ERASURES, b"cd" * 16, record)])
     assert "is being erased" in str(CliRunner().invoke(app, ["carry-over"]).exception)
-    pen.write([Output(ERASURES, b"cd" * 16, None)])
+    pen.write([WriterRecord(ERASURES, b"cd" * 16, None)])
     assert CliRunner().invoke(app, ["carry-over"]).exit_code == 0

@@ -13,10 +13,10 @@ from typer.testing import CliRunner, Result
 
 from consumers.privacy import erasure as desk
 from consumers.privacy.app import app, open_erasure
-from consumers.privacy.audit import Head, broken
+from consumers.privacy.audit import ChainHead, broken
 from consumers.privacy.context import PrivacyContext
-from consumers.privacy.erasure import Erasure, Waiting, opened, proofs, who
-from consumers.privacy.topics import ACKS, LINKS, MERGES, REQUESTS, STATE, Pen
+from consumers.privacy.erasure import Erasure, ErasurePending, opened, proofs, who
+from consumers.privacy.topics import ACKS, LINKS, MERGES, REQUESTS, STATE, TransactionalWriter
 from consumers.warehouse import erasing as rows
 from consumers.warehouse.schema.migrating import migrate
 from consumers.warehouse.store import Store
@@ -25,7 +25,7 @@ from infra.ops.topics import apply
 from infra.settings import Settings
 from schemas.codec import encode
 from schemas.registry import Registry
-from streams.consent.ledger.store import RedisStates
+from streams.consent.ledger.store import RedisStateStore
 from streams.identity.evidence import link_record
 from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.slots import log_key, slot_record
@@ -82,7 +82,7 @@ def office(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Priv
     monkeypatch.setattr(desk, "GRACE_S", 0.0)
     with redis.Redis.from_url(settings.redis) as client:
         connect = partial(redis.Redis.from_url, settings.redis)
-        store, states = RedisGraphStore(lambda: client), RedisStates(connect, lambda _p, _s: iter(()), 1_000)
+        store, states = RedisGraphStore(lambda: client), RedisStateStore(connect, lambda _p, _s: iter(()), 1_000)
         made = PrivacyContext(settings, store, states, Store(settings), alias(settings.master))
         yield made
         made.warehouse.close()
@@ -156,7 +156,7 @@ def answering(office: PrivacyContext, node: str) -> Callable[[str], None]:
 
 def erase(office: PrivacyContext, node: str) -> dict[str, Any]:
     """What the command does."""
-    going_on, pen, tell = open_erasure(office, [node]), Pen(office.settings), answering(office, node)
+    going_on, pen, tell = open_erasure(office, [node]), TransactionalWriter(office.settings), answering(office, node)
     if going_on is not None:
         return Erasure(office, pen, going_on, tell, 20).run()
     return Erasure.begin(office, pen, graph.members(office.graph, node, office.alias), tell, 20).run()
@@ -185,7 +185,11 @@ def cut(monkeypatch: pytest.MonkeyPatch, after: int) -> list[str]:
 
         monkeypatch.setattr(owner, name, wrapped)
 
-    for owner, names in ((RedisGraphStore, ("write", "confirm", "forget")), (RedisStates, ("erase",)), (Pen, ("write",))):
+    for owner, names in (
+        (RedisGraphStore, ("write", "confirm", "forget")),
+        (RedisStateStore, ("erase",)),
+        (TransactionalWriter, ("write",)),
+    ):
         for name in names:
             counted(owner, name)
     return done
@@ -214,7 +218,7 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(office: PrivacyContext
     assert completed
     chain = proofs(office)
     assert len({record["request_id"] for record in chain}) == len(chain) == EFFECTS
-    assert list(broken(chain, Head(chain[-1]["seq"], chain[-1]["hash"]))) == []
+    assert list(broken(chain, ChainHead(chain[-1]["seq"], chain[-1]["hash"]))) == []
     assert opened(office.settings) == {}
     assert diff(read_log(office.settings), office.graph, lambda _n: None).same
     with redis.Redis.from_url(office.settings.redis) as client:
@@ -248,8 +252,8 @@ def test_a_room_that_does_not_answer_leaves_it_open(office: PrivacyContext) -> N
     live(office, she)
     members = graph.members(office.graph, she.user, office.alias)
     assert (members.nodes, members.shared) == (tuple(sorted(she.nodes)), (she.kiosk,))
-    with pytest.raises(Waiting, match="warehouse, bandit, decisions did not answer"):
-        Erasure.begin(office, Pen(office.settings), members, lambda _what: None, 0.1).run()
+    with pytest.raises(ErasurePending, match="warehouse, bandit, decisions did not answer"):
+        Erasure.begin(office, TransactionalWriter(office.settings), members, lambda _what: None, 0.1).run()
     going_on = open_erasure(office, [she.user])
     assert going_on
     assert who(going_on) == members
@@ -357,7 +361,10 @@ def test_who_names_an_identifier_means_its_nodes_under_all_versions(
     assert {row["node"] for row in told["tables"]["events"]} == hers
     planned = run("erase", "cookie=rotated-cookie", "--dry-run", "--json")
     assert (set(planned["nodes"]), set(planned["shared"])) == (hers | called, {she.kiosk for she in both})
-    pen, members = Pen(settings), graph.members_of(office.graph, names["device"], office.alias, keys.later_nodes)
+    pen, members = (
+        TransactionalWriter(settings),
+        graph.members_of(office.graph, names["device"], office.alias, keys.later_nodes),
+    )
     Erasure.begin(office, pen, members, answering(office, both[0].user), 20).run()
     assert {slot and slot.state for slot in office.graph.read(sorted(hers | called))} == {"erased"}
     assert set(run("verify", "user=rotated-user", "--json")["left"].values()) == {0}

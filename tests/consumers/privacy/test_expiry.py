@@ -12,7 +12,7 @@ import redis
 from typer.testing import CliRunner
 
 from consumers.privacy.app import app
-from consumers.privacy.topics import ERASURES, Output, Pen
+from consumers.privacy.topics import ERASURES, TransactionalWriter, WriterRecord
 from consumers.warehouse.history import inactive as unseen
 from consumers.warehouse.history.overrides import project
 from consumers.warehouse.history.squash import squash
@@ -245,7 +245,7 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(
         return do
 
     for owner, name in (
-        (Pen, "write"),
+        (TransactionalWriter, "write"),
         (RedisGraphStore, "expire"),
         (RedisGraphStore, "uncount"),
         (unseen, "forget"),
@@ -351,12 +351,12 @@ def test_an_erasure_goes_first(plant: Plant, store: RedisGraphStore, monkeypatch
         "request_id": "ab" * 16, "state": "begun", "nodes": [], "profiles": [], "shared": [], "erased_ts": OLD,
         "requested_ts": OLD, "deadline_ts": OLD, "counts": {},
     }  # fmt: skip
-    pen = Pen(plant.settings)
+    pen = TransactionalWriter(plant.settings)
     pen.write([pen.output(ERASURES, b"ab" * 16, record)])
     code, error = run(plant, monkeypatch)
     assert (code, "an erasure is not done" in str(error)) == (1, True)
     assert missing(store) == set()
-    pen.write([Output(ERASURES, b"ab" * 16, None)])
+    pen.write([WriterRecord(ERASURES, b"ab" * 16, None)])
     assert run(plant, monkeypatch, "--dry-run")[0] == 0
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.ops.upkeep import DAY_S, RETRY_S, Diary, Task, run
+from infra.ops.upkeep import DAY_S, RETRY_S, Task, TaskLog, run
 
 TIDY, EXPIRE = Task(("identity", "tidy"), DAY_S), Task(("privacy", "expire"), 7 * DAY_S)
 NOW = 1_790_000_000.0
@@ -15,12 +15,12 @@ NOW = 1_790_000_000.0
 def test_a_task_is_due_after_its_time(tmp_path: Path) -> None:
     """Counted from its last success, or from when it was first met; also by who starts anew."""
     file = tmp_path / "state" / "upkeep.json"
-    diary = Diary(file, [TIDY, EXPIRE], NOW)
+    diary = TaskLog(file, [TIDY, EXPIRE], NOW)
     assert not diary.is_due(TIDY, NOW + DAY_S - 1)
     assert diary.is_due(TIDY, NOW + DAY_S)
     assert not diary.is_due(EXPIRE, NOW + DAY_S)
     diary.note(TIDY, NOW + DAY_S + 5, succeeded=True)
-    again = Diary(file, [TIDY, EXPIRE], NOW + 2 * DAY_S)
+    again = TaskLog(file, [TIDY, EXPIRE], NOW + 2 * DAY_S)
     assert not again.is_due(TIDY, NOW + 2 * DAY_S)
     assert again.is_due(TIDY, NOW + 2 * DAY_S + 5)
     assert again.is_due(EXPIRE, NOW + 7 * DAY_S)
@@ -28,7 +28,7 @@ def test_a_task_is_due_after_its_time(tmp_path: Path) -> None:
 
 def test_a_task_that_fails_is_late_and_tried_again(tmp_path: Path) -> None:
     """In an hour, and not before; it stays late until it succeeds."""
-    diary = Diary(tmp_path / "upkeep.json", [TIDY], NOW)
+    diary = TaskLog(tmp_path / "upkeep.json", [TIDY], NOW)
     later = NOW + DAY_S + 10
     diary.note(TIDY, later, succeeded=False)
     assert not diary.is_due(TIDY, later + RETRY_S - 1)
@@ -40,7 +40,7 @@ def test_a_task_that_fails_is_late_and_tried_again(tmp_path: Path) -> None:
 def test_a_diary_that_is_broken_begins_anew(tmp_path: Path) -> None:
     """A file that is no diary keeps nobody from work."""
     (tmp_path / "upkeep.json").write_text("{")
-    assert not Diary(tmp_path / "upkeep.json", [TIDY], NOW).is_due(TIDY, NOW)
+    assert not TaskLog(tmp_path / "upkeep.json", [TIDY], NOW).is_due(TIDY, NOW)
 
 
 def test_a_command_is_run_and_its_words_are_kept(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.bandit.statistics import CellKey, Merged, StatsRecord, Sums, line
+from streams.bandit.statistics import CellKey, MergedStats, StatsRecord, Sums, line
 
 cells = st.builds(
     CellKey, st.just("hero"), st.integers(1, 2), st.sampled_from([0, 3_600_000]), st.sampled_from(["bandit", "control"]),
@@ -20,7 +20,7 @@ lines = st.lists(
 
 def totals(order: list[StatsRecord]) -> dict[tuple[int, str], dict[str, Sums]]:
     """All totals after taking in these lines."""
-    merged = Merged()
+    merged = MergedStats()
     for found in order:
         merged.take(found)
     return {(epoch, group): merged.totals("hero", epoch, group) for epoch in (1, 2) for group in ("bandit", "control")}
@@ -46,7 +46,7 @@ def test_totals_are_the_sum_of_the_last_line_of_each_partition(given_lines: list
 
 def test_lines_count_on_where_offsets_begin_again() -> None:
     """The outcomes' topic was made anew and the sums were kept: a lower offset is not an older line."""
-    cell, merged = CellKey("hero", 1, 0, "bandit", "a"), Merged()
+    cell, merged = CellKey("hero", 1, 0, "bandit", "a"), MergedStats()
     for offset, sums in ((900, Sums(40.0, 3.0)), (2, Sums(41.0, 3.0)), (5, Sums(41.0, 4.0, 9.0)), (900, Sums(40.0, 3.0))):
         merged.take(StatsRecord(cell, 0, offset, sums))
     assert merged.totals("hero", 1, "bandit") == {"a": Sums(41.0, 4.0, 9.0)}

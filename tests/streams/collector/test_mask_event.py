@@ -12,7 +12,7 @@ from infra.secrets import Secret
 from infra.settings import PACKAGED_CONTRACTS
 from schemas.codec import Record, encode
 from schemas.registry import Contract, Registry
-from streams.collector.event import Sent
+from streams.collector.event import ProtocolEvent
 from streams.collector.masking import mask_choice
 from streams.collector.masking.field_names import Category, category_of
 from streams.collector.normalise import MAX_TEXT, Normaliser, RequestContext
@@ -27,7 +27,7 @@ NOW = 1_795_514_401_000
 def record(contract: Contract = RAW, ip: str = "", **fields: Any) -> tuple[str, Record, Counter[str]]:
     """Key, record and how often each field was masked."""
     masked: Counter[str] = Counter()
-    event = Sent(fields.pop("name", "x"), "headwater", **fields)
+    event = ProtocolEvent(fields.pop("name", "x"), "headwater", **fields)
     key, written = Normaliser(contract, KEYS).record(
         event, RequestContext("web", "shop.example", NOW, ip=ip), lambda name: masked.update([name])
     )

@@ -8,7 +8,7 @@ from infra.secrets import Secret
 from infra.settings import PACKAGED_CONTRACTS
 from schemas.codec import Record, encode
 from schemas.registry import Contract, Registry
-from streams.collector.event import Sent
+from streams.collector.event import ProtocolEvent
 from streams.collector.fields.agents import device_class, is_bot
 from streams.collector.masking import mask_text
 from streams.collector.normalise import Normaliser, RequestContext, event_time, ip_prefix
@@ -24,7 +24,7 @@ CRAWLER = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.ht
 PHONE_AGENT = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_1 like Mac OS X) AppleWebKit/605.1.15 (KHTML) Mobile/15E148 Safari/604.1"
 
 
-def record(event: Sent, contract: Contract = RAW, **request: Any) -> tuple[str, Record, list[str]]:
+def record(event: ProtocolEvent, contract: Contract = RAW, **request: Any) -> tuple[str, Record, list[str]]:
     """Key, record and the fields that were masked."""
     hidden: list[str] = []
     key, found = Normaliser(contract, KEYS).record(event, RequestContext("web", "shop.example", NOW, **request), hidden.append)
@@ -45,13 +45,13 @@ def record(event: Sent, contract: Contract = RAW, **request: Any) -> tuple[str, 
 )
 def test_the_best_clock_there_is(created: int | None, sent: int | None, when: int, clock: str) -> None:
     """The device's clock corrected by its skew, where it shows one; the collector's, where the device's is absurd."""
-    assert event_time(Sent("x", "headwater", created=created, sent=sent), NOW) == (when, clock)
+    assert event_time(ProtocolEvent("x", "headwater", created=created, sent=sent), NOW) == (when, clock)
 
 
 def test_no_identifier_gets_past_in_clear() -> None:
     """Nodes instead of ids, the strongest keys the record, and e-mail only as a match token."""
     identifiers = [("cookie", "c-17"), ("user", "account-17"), ("email", "Ada@Example.org"), ("cookie", "undefined")]
-    key, found, _ = record(Sent("x", "headwater", identifiers=identifiers))
+    key, found, _ = record(ProtocolEvent("x", "headwater", identifiers=identifiers))
     assert key == node(KEYS, "user", "account-17")
     assert len(found["identifiers"]) == 3
     assert found["match_tokens"].keys() == {"email"}
@@ -63,7 +63,7 @@ def test_identifiers_have_a_node_of_each_version_in_use() -> None:
     ids = [("user", "account-17"), ("cookie", "c")]
     every = sorted(name for kind, value in ids for name in versions(NEWER, kind, value))
     request = RequestContext("web", "shop.example", NOW)
-    key, found = Normaliser(RAW, BOTH).record(Sent("x", "own", identifiers=ids), request, lambda _name: None)
+    key, found = Normaliser(RAW, BOTH).record(ProtocolEvent("x", "own", identifiers=ids), request, lambda _name: None)
     assert (key, found["identifiers"]) == (node(KEYS, "user", "account-17"), every)
 
 
@@ -84,21 +84,23 @@ def test_a_withdrawal_is_said_of_every_node_there_ever_was() -> None:
 
 def test_without_identifiers_the_event_id_is_the_key() -> None:
     """Nobody to keep in order with."""
-    key, found, _ = record(Sent("x", "headwater"))
+    key, found, _ = record(ProtocolEvent("x", "headwater"))
     assert key == found["event_id"]
 
 
 def test_ids_are_the_senders_or_derived_or_random() -> None:
     """A retry with the same content has the same id; without one, two events have two."""
-    assert record(Sent("x", "ga4", "mine"))[1]["event_id"] == "mine"
-    derived = [record(Sent("x", "ga4", derive_from=content))[1]["event_id"] for content in (b"a", b"a", b"b", b"", b"")]
+    assert record(ProtocolEvent("x", "ga4", "mine"))[1]["event_id"] == "mine"
+    derived = [
+        record(ProtocolEvent("x", "ga4", derive_from=content))[1]["event_id"] for content in (b"a", b"a", b"b", b"", b"")
+    ]
     assert derived[0] == derived[1]
     assert len(set(derived)) == 4
 
 
 def test_addresses_where_none_belong_are_masked_and_told() -> None:
     """In URLs, titles and properties; which field leaked is counted."""
-    event = Sent(
+    event = ProtocolEvent(
         "x",
         "headwater",
         "e1",  # a random id may spell a name
@@ -131,7 +133,7 @@ def test_addresses_are_cut(address: str, prefix: str) -> None:
 def test_signals_pass_untouched_and_gpc_joins_them() -> None:
     """The collector decides nothing."""
     signals = {"tc_string": "C" * 50, "cmp.x": "granted"}
-    assert record(Sent("x", "headwater", signals=signals), gpc="1")[1]["signals"] == {**signals, "gpc": "1"}
+    assert record(ProtocolEvent("x", "headwater", signals=signals), gpc="1")[1]["signals"] == {**signals, "gpc": "1"}
 
 
 def test_an_appended_field_is_taken_from_the_properties() -> None:
@@ -142,9 +144,9 @@ def test_an_appended_field_is_taken_from_the_properties() -> None:
         {"name": "points", "type": "long", "default": 0},
     ]
     grown = Contract("events.raw", 2, 99, {**RAW.schema, "fields": fields}, None)
-    _, found, _ = record(Sent("x", "headwater", properties={"tier": "gold", "points": "12", "rest": 1}), grown)
+    _, found, _ = record(ProtocolEvent("x", "headwater", properties={"tier": "gold", "points": "12", "rest": 1}), grown)
     assert (found["tier"], found["points"], found["properties"]) == ("gold", 12, {"rest": "1"})
-    assert record(Sent("x", "headwater", properties={"points": "many"}), grown)[1]["points"] == 0
+    assert record(ProtocolEvent("x", "headwater", properties={"points": "many"}), grown)[1]["points"] == 0
 
 
 def test_crawlers_are_flagged_and_devices_told_apart() -> None:

@@ -6,16 +6,16 @@ from typing import Any
 import orjson
 import pytest
 
-from streams.collector.event import Sent, Unusable, Wrong
+from streams.collector.event import InvalidField, InvalidItem, ProtocolEvent
 from streams.collector.protocols import ga4, own, segment, snowplow
 
 UNSTRUCT = "iglu:com.snowplowanalytics.snowplow/unstruct_event/jsonschema/1-0-0"
 CONTEXTS = "iglu:com.snowplowanalytics.snowplow/contexts/jsonschema/1-0-1"
 
 
-def sent(item: Any) -> Sent:
+def sent(item: Any) -> ProtocolEvent:
     """The item, which must have been usable."""
-    assert isinstance(item, Sent), item
+    assert isinstance(item, ProtocolEvent), item
     return item
 
 
@@ -64,7 +64,7 @@ def test_several_addresses_and_numbers_of_one_person_are_taken() -> None:
     person = {"email": ["a@b.example", None, "c@d.example"], "phone_number": ["+49301234567"]}
     event = sent(own.read({"event_name": "x", "user_data": person}))
     assert event.identifiers == [("email", "a@b.example"), ("email", "c@d.example"), ("phone", "+49301234567")]
-    assert own.read({"event_name": "x", "user_data": {"email": [["a"]]}}) == Unusable("email must be text")
+    assert own.read({"event_name": "x", "user_data": {"email": [["a"]]}}) == InvalidItem("email must be text")
 
 
 def test_signals_that_disagree_both_go_on() -> None:
@@ -90,7 +90,7 @@ def test_impossible_times_are_none(value: Any) -> None:
 @pytest.mark.parametrize("body", ["x", 1, None, {"events": "x"}])
 def test_other_bodies_are_wrong(body: Any) -> None:
     """The message says what a body must be."""
-    with pytest.raises(Wrong, match="must be"):
+    with pytest.raises(InvalidField, match="must be"):
         own.items_of(body)
 
 
@@ -114,7 +114,7 @@ def test_other_bodies_are_wrong(body: Any) -> None:
 def test_own_items_that_break_the_rules(item: Any) -> None:
     """Each is unusable, and the reason holds no value of it."""
     found = own.read(item)
-    assert isinstance(found, Unusable)
+    assert isinstance(found, InvalidItem)
     assert found.detail
     assert "SECRET" not in found.detail
 
@@ -146,7 +146,7 @@ def test_segments_consent_categories_are_purposes() -> None:
 @pytest.mark.parametrize("item", [{"type": "sing"}, {"type": "track"}, {"type": "track", "event": "A", "context": []}, 5])
 def test_segment_calls_that_break_the_rules(item: Any) -> None:
     """An unknown call, a track without an event, a context that is none."""
-    assert isinstance(segment.read(item), Unusable)
+    assert isinstance(segment.read(item), InvalidItem)
 
 
 @pytest.mark.parametrize("padded", [True, False])
@@ -190,7 +190,7 @@ def test_snowplow_self_describing_events_in_any_base64(padded: bool, alphabet: A
 )
 def test_snowplow_events_that_break_the_rules(item: Any) -> None:
     """An unknown kind, undecodable data, a time that is none."""
-    assert isinstance(snowplow.read(item), Unusable)
+    assert isinstance(snowplow.read(item), InvalidItem)
 
 
 def test_ga4_events_take_what_the_body_says_for_all() -> None:
@@ -214,4 +214,4 @@ def test_ga4_events_take_what_the_body_says_for_all() -> None:
 @pytest.mark.parametrize("event", [{}, {"name": "x" * 41}, {"name": "x", "params": {f"p{i}": 1 for i in range(26)}}, 3])
 def test_ga4_events_that_break_the_rules(event: Any) -> None:
     """Names up to 40 characters, up to 25 params."""
-    assert isinstance(ga4.read({"shared": {}, "event": event}), Unusable)
+    assert isinstance(ga4.read({"shared": {}, "event": event}), InvalidItem)

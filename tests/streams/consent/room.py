@@ -7,7 +7,7 @@ from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, decode, encode
 from schemas.registry import Registry
 from streams.consent.ledger.ledger_writes import SIGNALS
-from streams.consent.ledger.store import MemoryStates
+from streams.consent.ledger.store import MemoryStateStore
 from streams.consent.policy import PACKAGED, Policy, parse_policy
 from streams.consent.stage import CONSENTED, RAW, ConsentDependencies, ConsentStage
 from streams.runtime.stage import Batch, Outcome
@@ -27,8 +27,8 @@ EMPTY: dict[str, str] = {}
 class Room:
     """A stage with its view, fed event by event; what it writes is committed each time unless told otherwise."""
 
-    def __init__(self, policy: Policy = POLICY, states: MemoryStates | None = None) -> None:
-        self.states = states or MemoryStates()
+    def __init__(self, policy: Policy = POLICY, states: MemoryStateStore | None = None) -> None:
+        self.states = states or MemoryStateStore()
         self.stage = ConsentStage(REGISTRY, policy, ConsentDependencies(b"k" * 32, self.states, Metrics(), lambda: None))
         self.offset = 0
 

@@ -18,10 +18,10 @@ from schemas.registry import Registry
 from streams.consent.decision.decide import decide
 from streams.consent.decision.decision_cache import HEAD_BYTES
 from streams.consent.formats.evidence import SignalReader
-from streams.consent.ledger.store import MemoryStates
+from streams.consent.ledger.store import MemoryStateStore
 from streams.consent.policy import PACKAGED, Policy, load_policy, parse_policy
 from streams.consent.stage import AUDIT, CONSENTED, RAW, ConsentDependencies, ConsentStage
-from streams.runtime.stage import Batch, Cell, Outcome
+from streams.runtime.stage import Batch, CountCell, Outcome
 from tests.streams.consent.events import ANALYTICS, MARKETING, PERSONALIZATION, raw
 
 REGISTRY = Registry(PACKAGED_CONTRACTS)
@@ -33,7 +33,7 @@ SERVICES = sha256(b"cmp.analytics|cmp.marketing|cmp.personalization").hexdigest(
 
 def stage(policy: Policy = POLICY, changed: Any = lambda: None) -> ConsentStage:
     """A stage on the packaged contracts."""
-    return ConsentStage(REGISTRY, policy, ConsentDependencies(b"k" * 32, MemoryStates(), Metrics(), changed))
+    return ConsentStage(REGISTRY, policy, ConsentDependencies(b"k" * 32, MemoryStateStore(), Metrics(), changed))
 
 
 def batch(*values: bytes | None, offset: int = 0) -> Batch:
@@ -139,10 +139,10 @@ def test_counts_and_audit() -> None:
     minute = 1_764_000_120_000
     outcome = stage().handle(batch(sent(signals=GRANTED), sent(signals=DENIED), sent(signals=DENIED), b"rubbish"), 60)
     assert outcome.counts == {
-        Cell(minute, "web-de", "purchase", "pass"): 1,
-        Cell(minute, "web-de", "purchase", "anonymise"): 2,
-        Cell(60_000, "", "", "dead:UNDECODABLE"): 1,
-        Cell(minute, "web-de", "", "fingerprint", (("site", "shop.example"), ("services", SERVICES))): 3,
+        CountCell(minute, "web-de", "purchase", "pass"): 1,
+        CountCell(minute, "web-de", "purchase", "anonymise"): 2,
+        CountCell(60_000, "", "", "dead:UNDECODABLE"): 1,
+        CountCell(minute, "web-de", "", "fingerprint", (("site", "shop.example"), ("services", SERVICES))): 3,
     }
     in_force, denied = (decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out[AUDIT])
     assert (in_force["kind"], in_force["policy"], in_force["chain"], in_force["seq"]) == ("policy", POLICY.rev, 3, 1)

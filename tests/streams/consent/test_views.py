@@ -8,13 +8,13 @@ from infra.errors import Retryable
 from infra.telemetry.metrics import Metrics
 from streams.consent.ledger.ledger import Times
 from streams.consent.ledger.ledger_writes import HEADS
-from streams.consent.ledger.store import MemoryStates
+from streams.consent.ledger.store import MemoryStateStore
 from streams.consent.ledger.subject_state import VIEWS_AT_ONCE
 from streams.consent.stage import ConsentDependencies, ConsentStage
 from tests.streams.consent.room import GRANTED, POLICY, REGISTRY, Room, T
 
 
-class LosableStates(MemoryStates):
+class LosableStates(MemoryStateStore):
     """A view that is opened by partition, can be lost, and can be away."""
 
     def __init__(self) -> None:

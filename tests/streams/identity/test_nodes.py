@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from infra.secrets import Secret
 from infra.settings import PACKAGED_CONTRACTS
 from schemas.registry import Registry
-from streams.collector.event import Sent
+from streams.collector.event import ProtocolEvent
 from streams.collector.normalise import Normaliser, RequestContext
 from streams.identity.nodes import NodeKeys, all_nodes, named, node, normalise, versions
 
@@ -117,7 +117,7 @@ def test_a_national_number_counts_in_its_region() -> None:
 def test_the_collector_reads_phones_by_the_events_region() -> None:
     """What the request says of the visitor's country counts at the door."""
     made = Normaliser(Registry(PACKAGED_CONTRACTS).latest("events.raw"), KEYS)
-    sent = Sent("x", "headwater", identifiers=[("phone", "030 23125177"), ("cookie", "c-17")])
+    sent = ProtocolEvent("x", "headwater", identifiers=[("phone", "030 23125177"), ("cookie", "c-17")])
 
     def nodes(region: str) -> object:
         return made.record(sent, RequestContext("web", "shop.example", 1_795_514_401_000, region), lambda _: None)[1][

@@ -21,7 +21,7 @@ from streams.identity.graph.union_find import GraphView, Slot, Write
 from streams.identity.nodes import alias
 from streams.identity.reading import CONSENTED, DAY_MS, RESOLVED
 from streams.identity.stage import IdentityDependencies, IdentityStage
-from streams.runtime.stage import Batch, Cell, Outcome
+from streams.runtime.stage import Batch, CountCell, Outcome
 from tests.streams.identity.line import REGISTRY, T, event
 
 ALIAS = alias(Secret("for tests only, forty characters long..."))
@@ -211,7 +211,7 @@ def test_duplicates_die_and_replays_do_not() -> None:
     values = [event(1, [C1]), event(1, [C1]), event(1, [C1], source="other"), event(2, [C1])]
     first = room.handle(batch(values), 0)
     assert first.dropped == {"DUPLICATE": 1}
-    assert first.counts[Cell(1_764_000_120_000, "web", "page_view", "dropped:DUPLICATE")] == 1
+    assert first.counts[CountCell(1_764_000_120_000, "web", "page_view", "dropped:DUPLICATE")] == 1
     assert room.handle(batch(values), 0).out[RESOLVED] == first.out[RESOLVED]
     assert room.handle(batch(values, offset=10), 0).dropped == {"DUPLICATE": 4}
     assert room.handle(batch(values, partition=1), 0).dropped == {"DUPLICATE": 4}

@@ -8,7 +8,7 @@ import pytest
 from schemas.codec import decode
 from schemas.registry import Registry
 from streams.runtime.counts import CELLS_A_MINUTE, MINUTES_REMEMBERED, CellCounts
-from streams.runtime.stage import Cell
+from streams.runtime.stage import CountCell
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def registry(contracts_dir: Path) -> Registry:
 def test_counts_are_deltas(registry: Registry) -> None:
     """What was taken is not counted again, and nothing to say is no record."""
     counts = CellCounts(registry, "consent")
-    cell = Cell(60_000, "web", "page_view", "pass")
+    cell = CountCell(60_000, "web", "page_view", "pass")
     counts.add(Counter({cell: 2}))
     counts.add(Counter({cell: 3}))
     ((key, value, _),) = counts.take()["stream.counts"]
@@ -32,7 +32,7 @@ def test_counts_are_deltas(registry: Registry) -> None:
 def test_past_the_limit_events_are_counted_as_other(registry: Registry) -> None:
     """The number of cells a minute is bounded, no event is left out, and the folded ones are told."""
     counts = CellCounts(registry, "consent")
-    cells = [Cell(0, "web", f"event-{i}", "pass") for i in range(CELLS_A_MINUTE + 10)]
+    cells = [CountCell(0, "web", f"event-{i}", "pass") for i in range(CELLS_A_MINUTE + 10)]
     assert counts.add(dict.fromkeys(cells, 1)) == 10
     records = [decode(registry, value or b"")[1] for _, value, _ in counts.take()["stream.counts"]]
     assert sum(record["n"] for record in records) == len(cells)
@@ -43,5 +43,5 @@ def test_old_minutes_are_forgotten(registry: Registry) -> None:
     """A stream of new minutes does not fill the memory."""
     counts = CellCounts(registry, "consent")
     for minute in range(MINUTES_REMEMBERED * 3):
-        counts.add({Cell(minute * 60_000, "web", "page_view", "pass"): 1})
+        counts.add({CountCell(minute * 60_000, "web", "page_view", "pass"): 1})
     assert len(counts._seen) == MINUTES_REMEMBERED

@@ -19,7 +19,7 @@ LEASH = Path(__file__).with_name("leash.py")
 LOG_BYTES = 5_000_000  # what is kept of the previous run's log at a start
 
 
-class NotReady(Exception):
+class StartFailed(Exception):
     """A program ended, or did not answer in time; the message carries the end of its log."""
 
 
@@ -43,7 +43,7 @@ class Child:
     def __init__(self, program: Program, *, output: IO[bytes] | None = None) -> None:
         if program.port and not is_free(program.port):
             # Said before the start: whoever has the port might answer for the child.
-            raise NotReady(f"port {program.port} for {program.name} is taken{owner(program.port)}")
+            raise StartFailed(f"port {program.port} for {program.name} is taken{owner(program.port)}")
         self.program = program
         program.log.parent.mkdir(parents=True, exist_ok=True)
         shorten(program.log)
@@ -112,9 +112,9 @@ class Child:
         while not answers():
             code = self.exit_code()
             if code is not None:
-                raise NotReady(f"{self.program.name} ended with exit code {code}:\n{self.tail()}")
+                raise StartFailed(f"{self.program.name} ended with exit code {code}:\n{self.tail()}")
             if time.monotonic() > deadline:
-                raise NotReady(f"{self.program.name} does not answer after {patience_s:.0f} s:\n{self.tail()}")
+                raise StartFailed(f"{self.program.name} does not answer after {patience_s:.0f} s:\n{self.tail()}")
             time.sleep(0.02)
 
 

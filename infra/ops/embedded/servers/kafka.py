@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from infra.ops.embedded.ports import LOOPBACK, free_port
-from infra.ops.embedded.servers.child import Child, NotReady, Program
+from infra.ops.embedded.servers.child import Child, Program, StartFailed
 from infra.ops.embedded.servers.jars import classpath
 
 # One compiler: on few cores the optimising one takes more from the house in its first minutes than it gives the broker.
@@ -142,7 +142,7 @@ class EmbeddedKafka:
         command = [*java, "kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config", str(properties)]
         run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
         if run.returncode:
-            raise NotReady(f"Kafka cannot format its storage in {self._dir}:\n{(run.stdout + run.stderr)[-1_000:]}")
+            raise StartFailed(f"Kafka cannot format its storage in {self._dir}:\n{(run.stdout + run.stderr)[-1_000:]}")
         aside.rename(logs)
         properties.unlink()
 

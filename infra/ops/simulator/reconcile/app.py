@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from infra.ops.simulator.ledger import Expected, read
+from infra.ops.simulator.ledger import LedgerIndex, read
 from infra.ops.simulator.reconcile import drain
-from infra.ops.simulator.reconcile.compare import RefusalRow, Row, total
+from infra.ops.simulator.reconcile.compare import LayerVerdict, RefusalRow, total
 from infra.ops.simulator.reconcile.survey import Survey
 from infra.settings import Settings, load_settings
 
@@ -77,7 +77,7 @@ def _wait(settings: Settings, timeout: float, console: Console) -> bool:
     return True
 
 
-def report(expected: Expected, rows: list[Row], refusals: list[RefusalRow], drained: bool) -> dict[str, Any]:
+def report(expected: LedgerIndex, rows: list[LayerVerdict], refusals: list[RefusalRow], drained: bool) -> dict[str, Any]:
     """The verdict for machines."""
     lost, doubled, forbidden, unexplained = total(rows)
     return {
@@ -103,7 +103,7 @@ def show_refusals(rows: list[RefusalRow]) -> None:
     Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH).print(table)
 
 
-def show(rows: list[Row]) -> None:
+def show(rows: list[LayerVerdict]) -> None:
     """The verdict for people: a table, and one line that says it all."""
     table = Table("layer", *(Column(name, justify="right") for name in COLUMNS), "notes")
     for row in rows:

@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from infra.ops.simulator.ledger import ANONYMISED, DEAD, POISON, RESOLVED, Expected
+from infra.ops.simulator.ledger import ANONYMISED, DEAD, POISON, RESOLVED, LedgerIndex
 from infra.ops.simulator.reconcile.tally import Tally
 from infra.ops.simulator.truth import ALL
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LayerVerdict:
     """One layer's verdict."""
 
     layer: str
@@ -29,7 +29,7 @@ class Row:
 
 
 @dataclass
-class Letters:
+class LayerDeadLetters:
     """Dead letters found in one layer."""
 
     copies: Counter[int] = field(default_factory=Counter)
@@ -37,7 +37,7 @@ class Letters:
     unexplained: Counter[str] = field(default_factory=Counter)
 
 
-def raw_row(expected: Expected, raw: Tally) -> Row:
+def raw_row(expected: LedgerIndex, raw: Tally) -> LayerVerdict:
     """`events.raw`: every acknowledged event at least once. Copies are lawful here: clients retry."""
     wanted = lost = found = 0
     for fate, acked, copies in zip(expected.fates, expected.acked, raw.copies, strict=True):
@@ -49,7 +49,7 @@ def raw_row(expected: Expected, raw: Tally) -> Row:
     return _row("events.raw", (wanted, found, lost, 0), raw)
 
 
-def consented_row(expected: Expected, raw: Tally, anonymous: Mapping[str, int], consented: Tally) -> Row:
+def consented_row(expected: LedgerIndex, raw: Tally, anonymous: Mapping[str, int], consented: Tally) -> LayerVerdict:
     """`events.consented`: one record for each copy that lies in `events.raw`. `anonymous`: ids of anonymised copies."""
     wanted = found = lost = doubled = 0
     for fate, before, after in zip(expected.fates, raw.copies, consented.copies, strict=True):
@@ -62,7 +62,7 @@ def consented_row(expected: Expected, raw: Tally, anonymous: Mapping[str, int], 
     return _row("events.consented", cells, consented)
 
 
-def once_row(layer: str, expected: Expected, anonymous: Mapping[str, int], tally: Tally) -> Row:
+def once_row(layer: str, expected: LedgerIndex, anonymous: Mapping[str, int], tally: Tally) -> LayerVerdict:
     """`events.resolved` and ClickHouse: every event exactly once. `anonymous`: ids of anonymised copies."""
     wanted = found = lost = doubled = 0
     for fate, acked, copies in zip(expected.fates, expected.acked, tally.copies, strict=True):
@@ -75,7 +75,7 @@ def once_row(layer: str, expected: Expected, anonymous: Mapping[str, int], tally
     return _row(layer, cells, tally)
 
 
-def profiles_row(tally: Tally, layer: str = "profiles") -> Row:
+def profiles_row(tally: Tally, layer: str = "profiles") -> LayerVerdict:
     """One person, one profile; two people never the same one."""
     owners = Counter(profile for profiles in tally.profiles.values() for profile in profiles)
     doubled = sum(len(profiles) - 1 for profiles in tally.profiles.values())
@@ -83,10 +83,10 @@ def profiles_row(tally: Tally, layer: str = "profiles") -> Row:
     notes = [f"{doubled} further profiles of one person"] * bool(doubled) + [f"{shared} people on another's profile"] * bool(
         shared
     )
-    return Row(layer, len(tally.profiles), len(owners), 0, doubled, shared, 0, tuple(notes))
+    return LayerVerdict(layer, len(tally.profiles), len(owners), 0, doubled, shared, 0, tuple(notes))
 
 
-def dead_row(layer: str, expected: Expected, letters: Letters) -> Row:
+def dead_row(layer: str, expected: LedgerIndex, letters: LayerDeadLetters) -> LayerVerdict:
     """Dead letters: at least one for each refused item that was acknowledged, exactly one for poison, none else."""
     wanted = found = lost = doubled = 0
     notes = Counter(letters.unexplained)
@@ -99,10 +99,10 @@ def dead_row(layer: str, expected: Expected, letters: Letters) -> Row:
             doubled += max(0, copies - (1 if fate == POISON else expected.sent[n]))
         elif copies:
             notes["event that should have lived"] += copies
-    return Row(layer, wanted, found, lost, doubled, 0, notes.total(), _notes(notes))
+    return LayerVerdict(layer, wanted, found, lost, doubled, 0, notes.total(), _notes(notes))
 
 
-def joined_row(layer: str, wanted: Iterable[str], found: Mapping[str, int], lawful: Iterable[str] = ()) -> Row:
+def joined_row(layer: str, wanted: Iterable[str], found: Mapping[str, int], lawful: Iterable[str] = ()) -> LayerVerdict:
     """Bandit records by decision: each wanted one exactly once; `lawful` ones may be there, at most once."""
     needed = set(wanted)
     allowed = needed | set(lawful)
@@ -110,15 +110,15 @@ def joined_row(layer: str, wanted: Iterable[str], found: Mapping[str, int], lawf
     doubled = sum(n - 1 for n in found.values() if n > 1)
     strangers = sum(1 for decision in found if decision not in allowed)
     notes = ("record that the ledger does not have",) * bool(strangers)
-    return Row(layer, len(needed), sum(found.values()), lost, doubled, 0, strangers, notes)
+    return LayerVerdict(layer, len(needed), sum(found.values()), lost, doubled, 0, strangers, notes)
 
 
-def mirrored_row(layer: str, wanted: Mapping[str, int], found: Mapping[str, int]) -> Row:
+def mirrored_row(layer: str, wanted: Mapping[str, int], found: Mapping[str, int]) -> LayerVerdict:
     """A table that holds what its topic holds, key by key and copy by copy."""
-    return Row(layer, *_by_id(wanted, {key: n for key, n in found.items() if key in wanted}))
+    return LayerVerdict(layer, *_by_id(wanted, {key: n for key, n in found.items() if key in wanted}))
 
 
-def counts_row(layers: Mapping[str, int], counted: Mapping[str, int]) -> Row:
+def counts_row(layers: Mapping[str, int], counted: Mapping[str, int]) -> LayerVerdict:
     """`stream.counts` against the layers themselves, cell by cell."""
     lost = doubled = 0
     notes = []
@@ -128,7 +128,7 @@ def counts_row(layers: Mapping[str, int], counted: Mapping[str, int]) -> Row:
         doubled += max(0, difference)
         if difference:
             notes.append(f"{cell}: counted {counted.get(cell, 0)}, found {layers.get(cell, 0)}")
-    return Row("stream.counts", sum(layers.values()), sum(counted.values()), lost, doubled, 0, 0, tuple(notes))
+    return LayerVerdict("stream.counts", sum(layers.values()), sum(counted.values()), lost, doubled, 0, 0, tuple(notes))
 
 
 @dataclass
@@ -146,7 +146,7 @@ class RefusalRow:
     """Events that had to lose something."""
 
 
-def refusal_rows(expected: Expected, leaks: Collection[int], shortfalls: Collection[int]) -> list[RefusalRow]:
+def refusal_rows(expected: LedgerIndex, leaks: Collection[int], shortfalls: Collection[int]) -> list[RefusalRow]:
     """Refusals by channel. `leaks`, `shortfalls`: events that showed more, or less, than was granted, in any layer."""
     after = expected.after
     leaked, short = {after[n] for n in leaks if n < len(after)}, {after[n] for n in shortfalls if n < len(after)}
@@ -163,7 +163,7 @@ def refusal_rows(expected: Expected, leaks: Collection[int], shortfalls: Collect
     return list(rows.values())
 
 
-def total(rows: Iterable[Row]) -> tuple[int, int, int, int]:
+def total(rows: Iterable[LayerVerdict]) -> tuple[int, int, int, int]:
     """(lost, doubled, forbidden, unexplained) over all layers."""
     rows = tuple(rows)
     return (
@@ -193,9 +193,9 @@ def _sum(a: Cells, b: Cells) -> Cells:
     return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]
 
 
-def _row(layer: str, cells: Cells, tally: Tally) -> Row:
+def _row(layer: str, cells: Cells, tally: Tally) -> LayerVerdict:
     notes = _notes(tally.forbidden) + _notes(tally.unexplained)
-    return Row(layer, *cells, tally.forbidden.total(), tally.unexplained.total(), notes)
+    return LayerVerdict(layer, *cells, tally.forbidden.total(), tally.unexplained.total(), notes)
 
 
 def _notes(counter: Mapping[str, int]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from infra.clients.kafka import reader
 from infra.errors import ConfigError
 from infra.ops.simulator.marks import MarkerScan, event_number
 from infra.ops.simulator.reconcile.tally import Sighting
-from infra.payload_keyring import KeyGone, PayloadKeyring
+from infra.payload_keyring import KeyDestroyed, PayloadKeyring
 from infra.settings import Settings
 from schemas.codec import HeadReader, Record, Undecodable, decode
 from schemas.registry import Registry, UnknownContract
@@ -130,7 +130,7 @@ class LetterReader:
         try:
             _, record = decode(self._registry, value or b"")
             _, payload = open_letter(record, self._keyring)
-        except (Undecodable, UnknownContract, KeyGone) as error:
+        except (Undecodable, UnknownContract, KeyDestroyed) as error:
             return "", set(), f"dead letter that cannot be opened ({type(error).__name__})"
         marked = {n for kind, n in self._markers.find(payload) if kind == "dd"}
         named = {event_number(self._run, found.decode()) for found in self._ids.findall(payload)}

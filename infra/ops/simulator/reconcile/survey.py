@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from infra.clients.topic_ids import topic_ids
-from infra.ops.simulator.ledger import ANONYMISED, POISON, RESOLVED, Expected
+from infra.ops.simulator.ledger import ANONYMISED, POISON, RESOLVED, LedgerIndex
 from infra.ops.simulator.reconcile import compare
-from infra.ops.simulator.reconcile.compare import Letters, RefusalRow, Row
+from infra.ops.simulator.reconcile.compare import LayerDeadLetters, LayerVerdict, RefusalRow
 from infra.ops.simulator.reconcile.layers import EventReader, LetterReader, begins_at_zero, ranges, records, scan
 from infra.ops.simulator.reconcile.tables import Tables
 from infra.ops.simulator.reconcile.tally import Sighting, Tally
@@ -25,7 +25,7 @@ PLACE = "concat(if(source_topic = '', 'door', source_topic), ':', toString(sourc
 class Survey:
     """One reconciliation: every layer is read once, from its beginning, because counts are totals."""
 
-    def __init__(self, settings: Settings, expected: Expected) -> None:
+    def __init__(self, settings: Settings, expected: LedgerIndex) -> None:
         self._settings = settings
         self._expected = expected
         self._since = expected.run.started
@@ -40,7 +40,7 @@ class Survey:
         self._leaks: set[int] = set()
         self._shortfalls: set[int] = set()
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[LayerVerdict]:
         """The verdicts, in the order of the walk."""
         expected = self._expected
         raw, copies = Tally(expected), Counter[str]()
@@ -95,8 +95,8 @@ class Survey:
             if message.timestamp()[1] >= self._since:
                 yield seen._replace(place=(message.partition(), message.offset()))
 
-    def _letters(self) -> tuple[Letters, Counter[str]]:
-        letters, keys = Letters(), Counter[str]()
+    def _letters(self) -> tuple[LayerDeadLetters, Counter[str]]:
+        letters, keys = LayerDeadLetters(), Counter[str]()
         reader = LetterReader(self._settings, self._registry, self._expected.run.run)
         for message in scan(self._settings, "events.dead"):
             stage, about, wrong = reader.about(message.value())
@@ -112,7 +112,7 @@ class Survey:
                 letters.unexplained[wrong] += 1
         return letters, keys
 
-    def _bandit(self) -> Iterator[Row]:
+    def _bandit(self) -> Iterator[LayerVerdict]:
         expected, ours = self._expected, self._expected.decisions
         decided: Counter[str] = Counter()
         tracked = set(expected.tracked)
@@ -132,7 +132,7 @@ class Survey:
         self._joined = joined
         yield compare.joined_row("bandit.outcomes", wanted, joined)
 
-    def _counts(self) -> Row:
+    def _counts(self) -> LayerVerdict:
         counted: Counter[str] = Counter()
         for _, record in records(self._settings, self._registry, "stream.counts", 0):
             stage, outcome = record["stage"], record["outcome"].partition(":")[0]
@@ -140,7 +140,7 @@ class Survey:
             if stage in COUNTED and not record["dimensions"]:
                 counted[f"{stage} {outcome}"] += record["n"]
         if not begins_at_zero(self._settings, ("events.raw", "events.consented", "events.resolved", "stream.counts")):
-            return Row("stream.counts", 0, 0, notes=("not compared: retention has removed the beginning of a topic",))
+            return LayerVerdict("stream.counts", 0, 0, notes=("not compared: retention has removed the beginning of a topic",))
         cells = Counter({cell: n for cell, n in self._cells.items() if cell.partition(" ")[0] in COUNTED})
         for stage, before, after in (
             ("consent", "events.raw", "events.consented"),
@@ -149,7 +149,7 @@ class Survey:
             cells[f"{stage} dropped"] = self._totals[before] - self._totals[after] - cells[f"{stage} dead"]
         return compare.counts_row(cells, counted)
 
-    def _warehouse(self, copies: Counter[str], letters: Counter[str]) -> Iterator[Row]:
+    def _warehouse(self, copies: Counter[str], letters: Counter[str]) -> Iterator[LayerVerdict]:
         tables = Tables(self._settings)
         try:
             tally = Tally(self._expected, copies)

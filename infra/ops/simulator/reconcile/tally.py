@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from infra.ops.simulator.ledger import ABSENT, ANONYMISED, RESOLVED, Expected
+from infra.ops.simulator.ledger import ABSENT, ANONYMISED, RESOLVED, LedgerIndex
 from infra.ops.simulator.truth import ANALYTICS, MARKETING, PERSONALIZATION
 
 NEEDS = {"an": ANALYTICS, "mk": MARKETING, "pz": PERSONALIZATION}
@@ -34,7 +34,7 @@ class Sighting(NamedTuple):
 class Tally:
     """One layer's sightings."""
 
-    expected: Expected
+    expected: LedgerIndex
     ours: Mapping[str, int] = field(default_factory=dict)
     """Ids that this run's anonymised events have behind the gate."""
     copies: bytearray = field(init=False)

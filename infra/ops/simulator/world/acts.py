@@ -151,7 +151,7 @@ class SimulatedRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class DecisionRequest:
     """A widget asks which variant to show."""
 
     device: Device
@@ -185,5 +185,5 @@ class PlayedRefusal:
     """Its visitor consents again, later in the run."""
 
 
-Step = SimulatedRequest | Ask | Statement
+Step = SimulatedRequest | DecisionRequest | Statement
 Journey = tuple[Step, ...]

@@ -11,7 +11,7 @@
 
 What the house learns of an event's strongest identifier holds for the next event of that identifier. Everything else takes its
 way through topics: it holds for sure once the house is drained (`settle`). An event whose outcome hangs on what may be on its
-way is an `Unsettled`: a fault of the world that plays it.
+way is an `RaceDependent`: a fault of the world that plays it.
 """
 
 import math
@@ -31,7 +31,7 @@ NEVER, YESTERDAY, END_OF_DAY = 0.0, 0.5, math.inf
 for linked identifiers only from when they arrived."""
 
 
-class Unsettled(Exception):
+class RaceDependent(Exception):
     """What must become of an event depends on how fast the house is."""
 
 
@@ -110,7 +110,7 @@ class HouseholdMemory:
         if mask != self._mask(event, self._strongest, self._settled, when) or mask != self._mask(
             event, self._times, self._times, when
         ):
-            raise Unsettled(f"event {event.n} ({event.device.choice}) comes while its visitor's choice is on its way")
+            raise RaceDependent(f"event {event.n} ({event.device.choice}) comes while its visitor's choice is on its way")
         return mask
 
     def _without_memory(self, event: SimulatedEvent, identifiers: Sequence[str]) -> int:
@@ -235,4 +235,4 @@ def identifiers_of(event: SimulatedEvent) -> tuple[str, ...]:
     return (event.person.account, event.device.cookie, *address)
 
 
-__all__ = ["ALL", "CHOICE_EVENT", "HouseholdMemory", "Unsettled", "identifiers_of"]
+__all__ = ["ALL", "CHOICE_EVENT", "HouseholdMemory", "RaceDependent", "identifiers_of"]

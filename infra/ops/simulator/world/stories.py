@@ -11,8 +11,8 @@ from typing import NamedTuple
 from infra.ops.simulator.truth import ALL, MARKETING, PERSONALIZATION
 from infra.ops.simulator.world.acts import (
     DOORS,
-    Ask,
     Channel,
+    DecisionRequest,
     Device,
     Door,
     PlayedRefusal,
@@ -82,7 +82,7 @@ class Story:
     def ask(self, device: Device, choice: VisitorChoice) -> None:
         """A widget asks for a decision."""
         granted = self._memory.may_personalize(device.cookie, choice, device.region)
-        self.acts[self._act].append(Ask(replace(device, choice=choice), self.person, granted=granted))
+        self.acts[self._act].append(DecisionRequest(replace(device, choice=choice), self.person, granted=granted))
 
     def abroad(self, device: Device) -> Device:
         """A device in a region where silence is a grant."""

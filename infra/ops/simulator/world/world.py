@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from infra.ops.simulator.world.acts import (
-    Ask,
+    DecisionRequest,
     Defect,
     Device,
     Journey,
@@ -133,7 +133,7 @@ class ShopWorld:
         steps: list[Step] = []
         asked = not device.bot and self._population.happens(self._mix.widget)
         if asked:
-            steps.append(Ask(device, person))
+            steps.append(DecisionRequest(device, person))
         names = self._names(login=login, asked=asked, bot=device.bot)
         events = [self._event(name, device, person, login=login, answers=asked) for name in names[: self._population.left]]
         while events:

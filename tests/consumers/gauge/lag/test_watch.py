@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from consumers.gauge.cluster import _waiting
-from consumers.gauge.lag.reading import Ends, Facts, GaugePartition, GroupFacts, Reading, as_json
+from consumers.gauge.lag.reading import GaugePartition, GroupFacts, KafkaFacts, LagReading, PartitionEnds, as_json
 from consumers.gauge.lag.rules import LagState
 from consumers.gauge.lag.store import MemoryTables
 from consumers.gauge.lag.watch import LagWatch
@@ -16,14 +16,14 @@ THERE = GaugePartition("t", 1)
 
 def facts(
     at: float, ends: dict[GaugePartition, int], read: dict[GaugePartition, int | None], members: int = 1, holds: str = "w"
-) -> Facts:
+) -> KafkaFacts:
     """One round: partitions that begin at 0, one group `headwater.g`."""
     assignment = frozenset({(holds, tuple(ends))}) if members else frozenset[tuple[str, tuple[GaugePartition, ...]]]()
     group = GroupFacts("headwater.g", members, False, assignment, read)
-    return Facts(at, {place: Ends(0, end, end) for place, end in ends.items()}, (group,))
+    return KafkaFacts(at, {place: PartitionEnds(0, end, end) for place, end in ends.items()}, (group,))
 
 
-def read(watch: LagWatch, given: Facts, times: dict[tuple[GaugePartition, int], int] | None = None) -> Reading:
+def read(watch: LagWatch, given: KafkaFacts, times: dict[tuple[GaugePartition, int], int] | None = None) -> LagReading:
     """One round through the watch."""
     watch.take(given)
     return watch.read(given, times or {})
@@ -150,7 +150,7 @@ def test_groups_that_are_gone_are_forgotten() -> None:
     """Memory is bounded by what is there now."""
     watch = LagWatch()
     read(watch, facts(0, {HERE: 10}, {HERE: 5}))
-    read(watch, Facts(10, {}, ()))
+    read(watch, KafkaFacts(10, {}, ()))
     assert not watch.tables
     assert not watch._samples
     assert not watch._groups

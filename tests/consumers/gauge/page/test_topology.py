@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from consumers.gauge.lag.reading import GroupReading, PartitionReading, Reading
+from consumers.gauge.lag.reading import GroupReading, LagReading, PartitionReading
 from consumers.gauge.lag.rules import LagState
 from consumers.gauge.page.topology import NARROW, WIDE, Drawing, edge_readings
 from schemas.topics import TOPICS
@@ -37,7 +37,7 @@ def test_an_edge_is_as_bad_as_its_worst_partition() -> None:
     parts = tuple(
         PartitionReading("events.raw", p, s, "why", None, 0, 0, 9, 9, lag, age, "table", 10, 9) for p, s, lag, age in rows
     )
-    reading = Reading(0, (GroupReading("headwater.consent", 1, parts),), {})
+    reading = LagReading(0, (GroupReading("headwater.consent", 1, parts),), {})
     first, *others = edge_readings(WIDE, reading)
     assert (first.state, first.rate, first.lag, first.time_lag_s) == (LagState.STALLED, 20, 75, 200.0)
     assert {other.state for other in others} == {None}

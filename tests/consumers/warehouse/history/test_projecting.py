@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from consumers.warehouse.history.projecting import Projecting
+from consumers.warehouse.history.projecting import ProjectionThread
 from consumers.warehouse.history.squash import last_squash
 from infra.settings import Settings
 from infra.telemetry.metrics import Metrics
@@ -25,7 +25,7 @@ def outcomes(metrics: Metrics, outcome: str) -> float:
 def test_runs_come_by_themselves_and_a_failure_ends_nothing(history: History) -> None:
     """The table is missing, is there again, and is filled; the thread ends when told to."""
     metrics = Metrics()
-    projecting = Projecting(changed(history, overrides_interval_s=0.05), history.store, metrics)
+    projecting = ProjectionThread(changed(history, overrides_interval_s=0.05), history.store, metrics)
     history.stamp(node(2, 1))
     history.merge(Slot(node(2, 1), node(1, 1)))
     history.store.command("RENAME TABLE headwater.identity_merges TO headwater.away")
@@ -43,7 +43,7 @@ def test_runs_come_by_themselves_and_a_failure_ends_nothing(history: History) ->
 def test_several_loaders_share_the_runs(history: History) -> None:
     """Who comes soon after another's run lets its turn pass."""
     both = [Metrics(), Metrics()]
-    first, second = (Projecting(history.settings, history.store, metrics) for metrics in both)
+    first, second = (ProjectionThread(history.settings, history.store, metrics) for metrics in both)
     history.stamp(node(2, 1))
     first.turn(NOW_MS)
     second.turn(NOW_MS + MINUTE_MS // 2)
@@ -57,11 +57,11 @@ def test_a_week_after_the_first_run_and_each_week_old_rows_are_rewritten(history
     metrics = Metrics()
     history.merge(Slot(node(2, 1), node(1, 1)))
     history.stamp(node(2, 1), days_ago=30)
-    weekly = Projecting(history.settings, history.store, metrics)
+    weekly = ProjectionThread(history.settings, history.store, metrics)
     weekly.turn(NOW_MS)
     weekly.turn(NOW_MS + 6 * DAY_MS)
     assert history.overrides()
-    switched_off = Projecting(changed(history, squash_every_days=0), history.store, metrics)
+    switched_off = ProjectionThread(changed(history, squash_every_days=0), history.store, metrics)
     switched_off.turn(NOW_MS + 7 * DAY_MS)
     assert history.overrides()
     weekly.turn(NOW_MS + 7 * DAY_MS + MINUTE_MS)
@@ -73,7 +73,7 @@ def test_a_week_after_the_first_run_and_each_week_old_rows_are_rewritten(history
 
 def test_it_can_be_switched_off(history: History) -> None:
     """An interval of 0 starts no thread."""
-    projecting = Projecting(changed(history, overrides_interval_s=0), history.store, Metrics())
+    projecting = ProjectionThread(changed(history, overrides_interval_s=0), history.store, Metrics())
     projecting.start()
     projecting.stop()
     assert not projecting._thread.is_alive()

@@ -3,7 +3,7 @@
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
 
-from consumers.warehouse.errors import Rejected, ServerTrouble, TableTrouble, insert_error, query_error
+from consumers.warehouse.errors import RowsRejected, ServerTrouble, TableTrouble, insert_error, query_error
 from infra.errors import ConfigError
 
 
@@ -34,7 +34,7 @@ def test_no_answer_is_the_servers_trouble() -> None:
 @pytest.mark.parametrize("code", [6, 27, 33, 53, 70, 117, 349, 1001])
 def test_data_is_suspected_in_inserts_alone(code: int) -> None:
     """The same code in a query of ours is no row's fault."""
-    assert isinstance(insert_error(error(code, "x")), Rejected)
+    assert isinstance(insert_error(error(code, "x")), RowsRejected)
     assert isinstance(query_error(error(code, "x")), TableTrouble)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from consumers.warehouse.history.squash import squash
 from consumers.warehouse.loader.loop import GROUP, TopicMadeAnew, Warehouse
-from consumers.warehouse.loader.rows import Loader
+from consumers.warehouse.loader.rows import RowLoader
 from consumers.warehouse.verifying import verify
 from infra.clients.kafka import producer, reader
 from infra.telemetry.metrics import Metrics
@@ -120,7 +120,7 @@ def test_a_rebalance_in_the_middle_of_a_read_doubles_nothing(plant: Plant) -> No
     """What was polled before it is read again, and is not taken twice."""
     before = sum(one.records for one in verify(plant.settings) if one.topic == "events.resolved")
     contract = plant.registry.latest("events.resolved")
-    warehouse = Warehouse(plant.settings, Loader(plant.store, plant.registry, Metrics()), plant.registry, Metrics())
+    warehouse = Warehouse(plant.settings, RowLoader(plant.store, plant.registry, Metrics()), plant.registry, Metrics())
     client = MeetsRebalances(warehouse)
     warehouse._consumer = client
     deadline, sent = time.monotonic() + 60, 0
@@ -139,7 +139,7 @@ def test_a_rebalance_in_the_middle_of_a_read_doubles_nothing(plant: Plant) -> No
 
 def test_a_topic_of_another_id_ends_the_loader_when_it_is_assigned(plant: Plant) -> None:
     """A client that has read a topic does not read the one that replaced it: the process starts again instead of waiting."""
-    warehouse = Warehouse(plant.settings, Loader(plant.store, plant.registry, Metrics()), plant.registry, Metrics())
+    warehouse = Warehouse(plant.settings, RowLoader(plant.store, plant.registry, Metrics()), plant.registry, Metrics())
     warehouse._topic_ids = {"events.resolved": "the id of the topic before"}
     deadline = time.monotonic() + 60
     with pytest.raises(TopicMadeAnew, match=r"events\.resolved"):

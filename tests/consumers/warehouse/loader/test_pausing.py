@@ -8,7 +8,7 @@ import pytest
 from consumers.warehouse.loader.batch import MAX_BYTES, PartitionBuffer
 from consumers.warehouse.loader.inserter import Insertion
 from consumers.warehouse.loader.loop import TOTAL_BYTES, Warehouse
-from consumers.warehouse.loader.rows import Loader
+from consumers.warehouse.loader.rows import RowLoader
 from consumers.warehouse.store import Store
 from consumers.warehouse.topic_partition import TopicPartition
 from infra.settings import load_settings
@@ -37,7 +37,7 @@ def warehouse(tmp_path: Path, contracts_dir: Path) -> Warehouse:
     """A loader that is connected to nothing."""
     settings = load_settings(kafka="127.0.0.1:1", clickhouse="http://127.0.0.1:1", state_dir=tmp_path, secret=SECRET)
     registry = Registry(contracts_dir)
-    made = Warehouse(settings, Loader(Store(settings), registry, Metrics()), registry, Metrics())
+    made = Warehouse(settings, RowLoader(Store(settings), registry, Metrics()), registry, Metrics())
     made._consumer.close()
     made._consumer = Switches()
     return made

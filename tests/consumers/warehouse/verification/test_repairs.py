@@ -19,7 +19,7 @@ from consumers.warehouse.erasing import remove
 from consumers.warehouse.verification.contents import PREFIX
 from consumers.warehouse.verification.repair_lock import repair_lock
 from consumers.warehouse.verification.results import FAULTS
-from consumers.warehouse.verification.schedule import Verifying
+from consumers.warehouse.verification.schedule import VerificationThread
 from consumers.warehouse.verifying import verify, verify_new
 from infra.clients.kafka import admin
 from infra.errors import ConfigError
@@ -107,7 +107,7 @@ def test_a_hole_is_found_by_the_hourly_run_and_filled_by_replay(filled: Plant, r
         filled.store.command(f"ALTER TABLE headwater.events DELETE WHERE _partition = 0 AND _offset > {newest - 7} {SYNC}")
         remove(filled.store, "ab" * 16, {"events": f"_partition = 0 AND _offset = {newest - 20}"})
         metrics = Metrics()
-        verifying = Verifying(settings(filled, verify_interval_s=1), filled.store, filled.registry, metrics)
+        verifying = VerificationThread(settings(filled, verify_interval_s=1), filled.store, filled.registry, metrics)
         verifying.verify_due()
         assert faults(filled) == {"missing": 7, "duplicates": 0, "unexpected": 0, "different": 0}
         series = {"topic": "events.resolved", "kind": "missing"}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from consumers.warehouse.verification.compare import Offsets
 from consumers.warehouse.verification.dedupe import DoubledRow, choose, clusters, differing
-from consumers.warehouse.verification.replay import Bound, Reach, _overlaps, parse_bound
+from consumers.warehouse.verification.replay import ReplayBound, ReplayScope, _overlaps, parse_bound
 from consumers.warehouse.verification.results import OffsetRange, Verification
 from consumers.warehouse.verification.segments import MAX_MERGED, merged, segments, total
 from infra.errors import ConfigError
@@ -113,15 +113,15 @@ def test_affected_ranges_leave_out_large_gaps() -> None:
 @pytest.mark.parametrize(
     ("text", "bound"),
     [
-        ("1500", Bound(offset=1500)),
-        ("0", Bound(offset=0)),
-        ("2h", Bound(time_ms=NOW_MS - 7_200_000)),
-        ("3 d", Bound(time_ms=NOW_MS - 3 * 86_400_000)),
-        ("2026-05-01", Bound(time_ms=1_777_593_600_000)),
-        ("2026-05-01T02:00:00+02:00", Bound(time_ms=1_777_593_600_000)),
+        ("1500", ReplayBound(offset=1500)),
+        ("0", ReplayBound(offset=0)),
+        ("2h", ReplayBound(time_ms=NOW_MS - 7_200_000)),
+        ("3 d", ReplayBound(time_ms=NOW_MS - 3 * 86_400_000)),
+        ("2026-05-01", ReplayBound(time_ms=1_777_593_600_000)),
+        ("2026-05-01T02:00:00+02:00", ReplayBound(time_ms=1_777_593_600_000)),
     ],
 )
-def test_bounds_are_offsets_times_or_ages(text: str, bound: Bound) -> None:
+def test_bounds_are_offsets_times_or_ages(text: str, bound: ReplayBound) -> None:
     """Offsets are bare numbers; a time has no zone but UTC unless it says so."""
     assert parse_bound(text, NOW_MS) == bound
 
@@ -136,10 +136,10 @@ def test_what_is_no_bound_is_refused_with_examples(text: str) -> None:
 def test_offsets_need_their_topic() -> None:
     """An offset means something only within one topic."""
     with pytest.raises(ConfigError, match="--topic"):
-        Reach(Bound(offset=5))
+        ReplayScope(ReplayBound(offset=5))
     with pytest.raises(ConfigError, match="--topic"):
-        Reach(Bound(time_ms=5), partition=1)
-    Reach(Bound(offset=5), topic="events.resolved")
+        ReplayScope(ReplayBound(time_ms=5), partition=1)
+    ReplayScope(ReplayBound(offset=5), topic="events.resolved")
 
 
 def test_running_inserts_of_the_same_offsets_are_recognised() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from consumers.warehouse.store import Store
-from consumers.warehouse.verification.schedule import Verifying
+from consumers.warehouse.verification.schedule import VerificationThread
 from consumers.warehouse.verification.view_checks import ViewChecks, user_views
 from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
@@ -67,7 +67,7 @@ def test_a_view_that_fails_on_new_rows_is_noticed_until_it_is_mended(
     """By its error's name and never by its text, which quotes rows; it is tried with the same rows until it takes them."""
     store.command(f"CREATE MATERIALIZED VIEW lab.broken TO lab.target AS SELECT {select} FROM headwater.events")
     metrics = Metrics()
-    verifying = Verifying(history.settings, store, Registry(history.settings.contracts), metrics)
+    verifying = VerificationThread(history.settings, store, Registry(history.settings.contracts), metrics)
     load(store, 200, "secret-page")
     assert store.rows("SELECT count() FROM headwater.events WHERE _offset = 200") == [(1,)], "the row itself is there"
     assert store.rows("SELECT count() FROM lab.target") == [(0,)], "the view has missed it"

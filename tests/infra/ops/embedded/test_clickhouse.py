@@ -17,7 +17,7 @@ import psutil
 import pytest
 from fastavro import writer
 
-from infra.ops.embedded.servers.child import NotReady
+from infra.ops.embedded.servers.child import StartFailed
 from infra.ops.embedded.servers.clickhouse import EmbeddedClickHouse, command
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -199,7 +199,7 @@ def test_acknowledged_inserts_survive_kill_9_and_only_one_process_opens_a_path(t
     client.command("CREATE TABLE d.t (a Int64) ENGINE = MergeTree ORDER BY a")
     client.insert("d.t", [[n] for n in range(1_000)], column_names=["a"])
     first = psutil.Process(server.pid)
-    with pytest.raises(NotReady, match=f"is open in process {server.pid}"):
+    with pytest.raises(StartFailed, match=f"is open in process {server.pid}"):
         EmbeddedClickHouse(tmp_path / "data", log=tmp_path / "second.log").start()
     first.kill()
     first.wait(10)

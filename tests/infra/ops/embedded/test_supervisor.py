@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from infra.errors import EXIT_CONFIG, EXIT_HALTED, ConfigError
-from infra.ops.embedded.servers.child import NotReady, Program
+from infra.ops.embedded.servers.child import Program, StartFailed
 from infra.ops.embedded.supervisor import BACK_OFF_S, PATIENT_STARTS, Service, ServiceState, Step, Supervisor
 
 RUNS = "import time; print('up', flush=True); time.sleep(600)"
@@ -117,7 +117,7 @@ sys.exit({code})
 
 def test_first_start_fails_with_the_reason(yard: Yard) -> None:
     """A service that never comes up ends the start, with its last words."""
-    with pytest.raises(NotReady, match=f"exit code 3.*, {PATIENT_STARTS} times:\nno luck"):
+    with pytest.raises(StartFailed, match=f"exit code 3.*, {PATIENT_STARTS} times:\nno luck"):
         yard.start(yard.service("worker", "import sys; print('no luck'); sys.exit(3)"))
 
 
@@ -142,7 +142,7 @@ def test_silent_service_is_killed(yard: Yard) -> None:
     """A service that runs but never answers is ended, and the start fails."""
     log = yard.folder / "mute.log"
     program = Program("mute", (sys.executable, "-c", "import time; print('hm', flush=True); time.sleep(600)"), log)
-    with pytest.raises(NotReady, match="did not answer within 0 s"):
+    with pytest.raises(StartFailed, match="did not answer within 0 s"):
         yard.start(Service("mute", lambda: program, lambda: False, start_s=0.2))
 
 

@@ -9,7 +9,7 @@ from infra.ops.simulator.world.acts import SimulatedEvent, Statement
 from infra.ops.simulator.world.memory import CHOICE_EVENT, identifiers_of
 from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, decode, encode
-from streams.consent.ledger.store import MemoryStates
+from streams.consent.ledger.store import MemoryStateStore
 from streams.consent.stage import CONSENTED, RAW, REVOCATIONS, SIGNALS, ConsentDependencies, ConsentStage
 from streams.runtime.stage import Batch, Outcome
 from tests.streams.consent.events import raw
@@ -25,7 +25,9 @@ class Gate:
 
     def __init__(self) -> None:
         self.now = NOON
-        self._stage = ConsentStage(REGISTRY, POLICY, ConsentDependencies(b"k" * 32, MemoryStates(), Metrics(), lambda: None))
+        self._stage = ConsentStage(
+            REGISTRY, POLICY, ConsentDependencies(b"k" * 32, MemoryStateStore(), Metrics(), lambda: None)
+        )
         self._offset = 0
         self._linked: defaultdict[str, set[str]] = defaultdict(set)
         self._refusals: defaultdict[str, list[Record]] = defaultdict(list)

@@ -12,9 +12,9 @@ import orjson
 
 from infra.clients.kafka import admin, producer, reader
 from infra.clients.topic_ids import topic_ids
-from infra.ops.simulator.ledger import DecisionLine, End, EventLine, Run, Writer
+from infra.ops.simulator.ledger import DecisionLine, EndLine, EventLine, RunLine, Writer
 from infra.ops.simulator.marks import event_id, marker
-from infra.ops.simulator.reconcile.compare import Row
+from infra.ops.simulator.reconcile.compare import LayerVerdict
 from infra.ops.simulator.reconcile.drain import GROUPS, ends
 from infra.ops.simulator.reconcile.layers import ranges
 from infra.payload_keyring import PayloadKeyring
@@ -49,7 +49,7 @@ class SmallHouse:
         self.letters: list[RecordPosition] = []
         self.anonymous_id = ""
         """What event 2 is called behind the gate."""
-        self.last: dict[str, Row] = {}
+        self.last: dict[str, LayerVerdict] = {}
         """The last verdict: what the next fault is compared with."""
         self.place = (0, 0)
         """Partition and offset at which rows are inserted: one that holds a record of `events.resolved`."""
@@ -170,7 +170,7 @@ class SmallHouse:
     def write_ledger(self) -> None:
         """What was sent to this house."""
         fates = {2: "anonymised", 4: "dead", 5: "poison", 6: "refused"}
-        with Writer(self.ledger, Run(RUN, 1, 8, self.now - 60_000)) as writer:
+        with Writer(self.ledger, RunLine(RUN, 1, 8, self.now - 60_000)) as writer:
             writer.write("decision", DecisionLine(DECISION, "hero-banner", "calm", "bandit", True, True))
             for n in range(8):
                 line = EventLine(
@@ -188,7 +188,7 @@ class SmallHouse:
                     decision=DECISION if n in NAMES else "",
                 )
                 writer.write("event", line)
-            writer.write("end", End(self.now, 8, 7, 0))
+            writer.write("end", EndLine(self.now, 8, 7, 0))
 
     def settle(self) -> None:
         """Commit every group at the end, as workers at rest have done."""

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from infra.errors import ConfigError
-from infra.ops.simulator.ledger import DecisionLine, End, EventLine, RefusalLine, Run, Writer, read
+from infra.ops.simulator.ledger import DecisionLine, EndLine, EventLine, RefusalLine, RunLine, Writer, read
 from infra.ops.simulator.marks import event_id
 
-RUN = Run("abcdefab", 1, 3, 1_000)
+RUN = RunLine("abcdefab", 1, 3, 1_000)
 
 
 def line(n: int, **more: object) -> EventLine:
@@ -27,7 +27,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         writer.write("event", line(1, name="widget_viewed", decision="d1"))
         writer.write("event", line(2, id="derived-by-the-door", fate="refused", outcome="", mask=0, acked=0, refusal=4))
         writer.write("refusal", RefusalLine(4, "webhook", True))
-        writer.write("end", End(2_000, 3, 2, 0))
+        writer.write("end", EndLine(2_000, 3, 2, 0))
     found = read(file)
     assert [found.fate(n) for n in range(4)] == [1, 1, 5, 0]
     assert list(found.accounts) == [0, -1, -1]

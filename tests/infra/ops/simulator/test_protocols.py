@@ -9,7 +9,7 @@ from infra.ops.simulator.marks import MarkerScan, event_id
 from infra.ops.simulator.protocols import SendStamp, ask, build, signals, state
 from infra.ops.simulator.world.acts import (
     DOORS,
-    Ask,
+    DecisionRequest,
     Defect,
     Device,
     Door,
@@ -128,5 +128,5 @@ def test_statements_name_whom_they_are_about_and_what() -> None:
 
 def test_the_decision_api_is_told_words_alone() -> None:
     """Its consent map holds texts."""
-    post = ask(Ask(event("ga4", VisitorChoice.ONETRUST_NO_ADS).device, event("ga4").person), STAMP)
+    post = ask(DecisionRequest(event("ga4", VisitorChoice.ONETRUST_NO_ADS).device, event("ga4").person), STAMP)
     assert orjson.loads(post.body)["consent"] == {"C0001": "granted", "C0002": "granted", "C0003": "granted", "C0004": "denied"}

@@ -8,7 +8,7 @@ from scipy.stats import chisquare
 
 from streams.bandit.snapshots.kernel import (
     MAX_MOVE,
-    Unsound,
+    InvalidDistribution,
     choose,
     in_control,
     limited,
@@ -58,7 +58,7 @@ def test_the_order_of_arms_does_not_matter(posteriors: list[tuple[float, float]]
 @pytest.mark.parametrize("bad", [(0.0, 1.0), (-1.0, 1.0), (float("nan"), 1.0), (float("inf"), 1.0)])
 def test_a_posterior_that_is_none_is_refused(bad: tuple[float, float]) -> None:
     """Zero, negative, NaN and infinite parameters raise instead of being published."""
-    with pytest.raises(Unsound):
+    with pytest.raises(InvalidDistribution):
         probability_best([bad, (1.0, 1.0)])
 
 

@@ -6,10 +6,10 @@ import pytest
 
 from infra.payload_keyring import PayloadKeyring
 from infra.secrets import Secret
-from streams.collector.delivery.spool import SEGMENT_BYTES, Record, Spool, SpoolFull
+from streams.collector.delivery.spool import SEGMENT_BYTES, Spool, SpoolFull, SpoolRecord
 
 NOW = 1_795_514_401.0
-RECORDS = [Record("events.raw", b"k%d" % i, b"value %d" % i) for i in range(5)]
+RECORDS = [SpoolRecord("events.raw", b"k%d" % i, b"value %d" % i) for i in range(5)]
 
 
 def keyring(folder: Path) -> PayloadKeyring:
@@ -17,9 +17,9 @@ def keyring(folder: Path) -> PayloadKeyring:
     return PayloadKeyring(folder / "keys", Secret("for tests only, forty characters long..."))
 
 
-def drained(spool: Spool) -> list[Record]:
+def drained(spool: Spool) -> list[SpoolRecord]:
     """All records, oldest first; the spool is empty then."""
-    found: list[Record] = []
+    found: list[SpoolRecord] = []
     while not spool.empty:
         file, records = spool.oldest()
         found += records
@@ -66,7 +66,7 @@ def test_a_full_spool_takes_nothing(tmp_path: Path) -> None:
     spool.append(RECORDS, NOW)
     before = spool.bytes
     with pytest.raises(SpoolFull):
-        spool.append([Record("events.raw", b"k", b"x" * 2_000)], NOW)
+        spool.append([SpoolRecord("events.raw", b"k", b"x" * 2_000)], NOW)
     assert spool.bytes == before
     assert drained(spool) == RECORDS
 

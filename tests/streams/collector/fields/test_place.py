@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from streams.collector.event import Item, Sent
+from streams.collector.event import Item, ProtocolEvent
 from streams.collector.fields.repeated import loads
 from streams.collector.protocols import ga4, own, segment, snowplow
 
 
 def region(item: Item) -> str:
     """The region of an item that is an event."""
-    assert isinstance(item, Sent), item
+    assert isinstance(item, ProtocolEvent), item
     return item.region
 
 
@@ -53,7 +53,7 @@ def test_a_country_that_stands_twice() -> None:
 def test_places_stay_properties() -> None:
     """What the sender says of places is not lost where it names no region."""
     sent = own.read({"event_name": "x", "country": "US", "event_location": {"city": "Austin"}})
-    assert isinstance(sent, Sent)
+    assert isinstance(sent, ProtocolEvent)
     assert sent.properties == {"country": "US", "event_location": {"city": "Austin"}}
 
 

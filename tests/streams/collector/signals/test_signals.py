@@ -14,7 +14,7 @@ from infra.settings import PACKAGED_CONTRACTS
 from schemas.boundary import validator
 from schemas.codec import encode
 from schemas.registry import Registry
-from streams.collector.event import Item, Sent
+from streams.collector.event import Item, ProtocolEvent
 from streams.collector.fields.repeated import RepeatedKeys, loads
 from streams.collector.normalise import Normaliser, RequestContext
 from streams.collector.protocols import choices, ga4, own, segment, snowplow
@@ -34,7 +34,7 @@ Signals = dict[str, str]
 
 def recorded(item: Item, gpc: str = "") -> Signals:
     """The signals of the record that an item becomes, which fits its contract."""
-    assert isinstance(item, Sent), item
+    assert isinstance(item, ProtocolEvent), item
     record = NORMALISER.record(item, RequestContext("web", "shop.example", 1_795_514_401_000, gpc=gpc), lambda _name: None)[1]
     encode(RAW, BOUNDARY.check(record))
     signals: Signals = record["signals"]
@@ -193,7 +193,7 @@ def test_three_places_of_one_event_are_all_heard() -> None:
 def test_signals_are_no_properties() -> None:
     """What became a signal is not kept a second time, where another purpose would guard it."""
     sent = own.read({"event_name": "x", "gpc": True, "plan": "b", "properties": {"cmp.ads": "0", "size": 2}})
-    assert isinstance(sent, Sent)
+    assert isinstance(sent, ProtocolEvent)
     assert sent.properties == {"plan": "b", "size": 2}
 
 
@@ -419,7 +419,7 @@ def test_query_strings_with_a_name_twice() -> None:
 )  # fmt: skip
 def test_the_header_beside_the_body(header: str, sent: Signals, signals: Signals) -> None:
     """Sec-GPC is passed on as it was sent, and a body that says something else lifts nothing."""
-    assert recorded(Sent("x", "headwater", signals=sent), header) == signals
+    assert recorded(ProtocolEvent("x", "headwater", signals=sent), header) == signals
 
 
 def test_names_and_values_are_bounded() -> None:

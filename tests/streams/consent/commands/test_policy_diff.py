@@ -15,7 +15,7 @@ from infra.settings import PACKAGED_CONTRACTS, load_settings
 from schemas.codec import encode
 from schemas.registry import Registry
 from streams.consent.commands.explain import app
-from streams.consent.commands.policy_diff import OutcomeChange, PolicyRun, Recorded, compare
+from streams.consent.commands.policy_diff import OutcomeChange, PolicyRun, RawRecord, compare
 from streams.consent.policy import PACKAGED, Policy, parse_policy
 from tests.streams.consent.events import raw
 
@@ -37,11 +37,11 @@ def policy(text: str) -> Policy:
     return parse_policy(text, "policy.yaml")
 
 
-def events(*said: Mapping[str, object]) -> list[Recorded]:
+def events(*said: Mapping[str, object]) -> list[RawRecord]:
     """Recorded one after the other."""
     latest = REGISTRY.latest("events.raw")
     return [
-        Recorded(0, n, b"2" + b"%032x" % n, encode(latest, raw(event_id=f"e-{n}", **one)))
+        RawRecord(0, n, b"2" + b"%032x" % n, encode(latest, raw(event_id=f"e-{n}", **one)))
         for n, one in enumerate(said)
     ]  # fmt: skip
 
@@ -73,7 +73,7 @@ def test_the_ruling_behind_it_is_named() -> None:
 def test_rubbish_is_dead_under_both() -> None:
     """What cannot be read fares the same under any policy."""
     trials = [PolicyRun(REGISTRY, policy(text), None) for text in (PACKAGED_TEXT, STRICTER)]
-    found = compare(REGISTRY, [Recorded(0, 0, None, b"rubbish"), Recorded(0, 1, None, None)], trials[0], trials[1], T / 1000)
+    found = compare(REGISTRY, [RawRecord(0, 0, None, b"rubbish"), RawRecord(0, 1, None, None)], trials[0], trials[1], T / 1000)
     assert found.before == found.after == {"dead": 2}
     assert not found.changed
 

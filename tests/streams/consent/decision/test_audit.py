@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from streams.consent.decision.audit import HASHED, Head, check, link
+from streams.consent.decision.audit import HASHED, ChainHead, check, link
 
 
-def chain(n: int, number: int = 0) -> tuple[list[dict[str, Any]], dict[int, Head]]:
+def chain(n: int, number: int = 0) -> tuple[list[dict[str, Any]], dict[int, ChainHead]]:
     """A chain of `n` records and its head."""
-    head, records = Head(), []
+    head, records = ChainHead(), []
     for at in range(n):
         facts = {"kind": "denied", "policy": "p", "reasons": f"r{at}", "outcome": "strip", "method": "event", "minute": at}
         head, record = link(head, number, facts)
@@ -23,7 +23,7 @@ def test_a_whole_chain_verifies() -> None:
     others, other_heads = chain(3, 1)
     assert list(check(records + others, heads | other_heads)) == []
     assert list(check(records[2:], heads)) == []
-    assert list(check([], {0: Head()})) == []
+    assert list(check([], {0: ChainHead()})) == []
 
 
 @pytest.mark.parametrize("name", [name for name in HASHED if name not in ("chain", "seq")])
@@ -37,7 +37,7 @@ def test_a_changed_field_is_found(name: str) -> None:
 def test_a_changed_record_with_a_new_hash_is_found() -> None:
     """Who changes a record and its hash breaks the link to the next one."""
     records, heads = chain(5)
-    _, forged = link(Head(2, records[2]["prev_hash"]), 0, {**records[2], "n": 99})
+    _, forged = link(ChainHead(2, records[2]["prev_hash"]), 0, {**records[2], "n": 99})
     assert [broken.seq for broken in check([*records[:2], forged, *records[3:]], heads)] == [4]
 
 
@@ -48,4 +48,6 @@ def test_missing_records_are_found() -> None:
     assert [broken.seq for broken in check(records[:4], heads)] == [5]
     assert [broken.seq for broken in check([], heads)] == [5]
     assert [broken.seq for broken in check([*records[:2], *records[1:]], heads)] == [2]
-    assert [broken.problem for broken in check(records, {0: Head(5, "other")})] == ["is not the record that was written last"]
+    assert [broken.problem for broken in check(records, {0: ChainHead(5, "other")})] == [
+        "is not the record that was written last"
+    ]

@@ -11,9 +11,16 @@ from streams.consent.formats.consent_mode import consent_mode, consent_mode_word
 from streams.consent.formats.signals import CONSENT_MODE_SIGNALS, ConsentValue
 
 LETTERS: Mapping[str, ConsentValue] = {
-    "l": ConsentValue.UNKNOWN, "m": ConsentValue.DENY, "n": ConsentValue.GRANT, "p": ConsentValue.DENY, "q": ConsentValue.DENY, "r": ConsentValue.GRANT, "t": ConsentValue.UNCONFIRMED,
-    "u": ConsentValue.DENY, "v": ConsentValue.GRANT,
-}  # fmt: skip
+    "l": ConsentValue.UNKNOWN,
+    "m": ConsentValue.DENY,
+    "n": ConsentValue.GRANT,
+    "p": ConsentValue.DENY,
+    "q": ConsentValue.DENY,
+    "r": ConsentValue.GRANT,
+    "t": ConsentValue.UNCONFIRMED,
+    "u": ConsentValue.DENY,
+    "v": ConsentValue.GRANT,
+}
 ALL_INVALID = dict.fromkeys(CONSENT_MODE_SIGNALS, ConsentValue.INVALID)
 G, D, U, T, X = ConsentValue.GRANT, ConsentValue.DENY, ConsentValue.UNKNOWN, ConsentValue.UNCONFIRMED, ConsentValue.INVALID
 

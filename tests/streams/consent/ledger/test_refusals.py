@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from infra.telemetry.metrics import Metrics
 from schemas.codec import encode
 from streams.consent.ledger.ledger import DAY_MS, Times
-from streams.consent.ledger.store import MemoryStates
+from streams.consent.ledger.store import MemoryStateStore
 from streams.consent.policy import PACKAGED, parse_policy
 from streams.consent.stage import CONSENTED, RAW, REVOCATIONS, STATE, ConsentDependencies, ConsentStage
 from streams.runtime.stage import Batch
@@ -272,7 +272,7 @@ def test_refusals_of_other_partitions_are_known() -> None:
     """An event's other identifiers are looked up where their own records lie, and again a second later."""
     asked: list[dict[int, list[str]]] = []
 
-    class Elsewhere(MemoryStates):
+    class Elsewhere(MemoryStateStore):
         def read_elsewhere(self, keys: Mapping[int, Sequence[str]]) -> dict[str, Times | None]:
             asked.append({partition: list(some) for partition, some in keys.items()})
             return super().read_elsewhere(keys)

@@ -6,10 +6,10 @@ import pytest
 
 from infra.errors import Retryable
 from schemas.codec import decode, encode
-from streams.consent.decision.audit import Head, check
+from streams.consent.decision.audit import ChainHead, check
 from streams.consent.ledger.ledger import Times
 from streams.consent.ledger.ledger_writes import SIGNALS
-from streams.consent.ledger.store import MemoryStates, States
+from streams.consent.ledger.store import MemoryStateStore, States
 from streams.consent.policy import PACKAGED, parse_policy
 from streams.consent.stage import AUDIT, RAW, REVOCATIONS, STATE
 from streams.runtime.stage import Batch
@@ -118,7 +118,7 @@ def test_a_clock_that_is_ahead_lifts_nothing() -> None:
 
 def test_an_uncommitted_change_leaves_again() -> None:
     """What was never committed is not in the view, so a new worker writes it all again; what was committed is known to it."""
-    states = MemoryStates()
+    states = MemoryStateStore()
     value = encode(REGISTRY.latest(RAW), raw(signals={**GRANTED, "chosen_ts": str(T)}, collector_ts=T))
     first = Room(states=states).take(RAW, value, commit=False)
     second = Room(states=states).take(RAW, value)
@@ -126,7 +126,7 @@ def test_an_uncommitted_change_leaves_again() -> None:
     assert not Room(states=states).take(RAW, value).out.get(STATE)
 
 
-class Away(MemoryStates):
+class Away(MemoryStateStore):
     """A view whose server goes away."""
 
     away = False
@@ -186,7 +186,7 @@ def test_the_chain_holds_over_batches_and_restarts() -> None:
         assert {partition for _, _, partition in [*outcome.out[AUDIT], *outcome.out["consent.heads"]]} == {3}
     last = decode(REGISTRY, heads[-1][1] or b"")[1]
     assert len(written) == 6 * 2 + 2
-    assert list(check(written, {3: Head(last["seq"], last["hash"])})) == []
+    assert list(check(written, {3: ChainHead(last["seq"], last["hash"])})) == []
 
 
 def test_broken_signals_are_dead() -> None:

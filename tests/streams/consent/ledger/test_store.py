@@ -9,7 +9,7 @@ import redis
 
 from infra.errors import ConfigError, Retryable
 from infra.ops.embedded.servers.redis import EmbeddedRedis
-from streams.consent.ledger.store import MARGIN_MS, RedisStates, States, Written, piece_of
+from streams.consent.ledger.store import MARGIN_MS, LedgerSlice, RedisStateStore, States, piece_of
 
 NOW = 1_795_000_000_000
 KEY = "opt-in|shop.example|2" + "a" * 32
@@ -19,26 +19,26 @@ class Topic:
     """What `consent.state` holds, and since when it was asked for."""
 
     def __init__(self, states: States, erased: dict[str, int] | None = None) -> None:
-        self.piece = Written(erased or {}, states)
+        self.piece = LedgerSlice(erased or {}, states)
         self.asked: list[tuple[int, int]] = []
 
-    def __call__(self, partition: int, since: int) -> Iterator[Written]:
+    def __call__(self, partition: int, since: int) -> Iterator[LedgerSlice]:
         """One chunk."""
         self.asked.append((partition, since))
         yield self.piece
 
 
 @pytest.fixture
-def view(redis_url: str) -> Iterator[Callable[[Topic], RedisStates]]:
+def view(redis_url: str) -> Iterator[Callable[[Topic], RedisStateStore]]:
     """Views on an empty Redis."""
     client = redis.Redis.from_url(redis_url)
     client.flushall()
-    yield lambda topic: RedisStates(partial(redis.Redis.from_url, redis_url), topic, 60)
+    yield lambda topic: RedisStateStore(partial(redis.Redis.from_url, redis_url), topic, 60)
     client.flushall()
     client.close()
 
 
-def test_writes_merge(view: Callable[[Topic], RedisStates]) -> None:
+def test_writes_merge(view: Callable[[Topic], RedisStateStore]) -> None:
     """The larger time of each entry stays, whatever is written when; thirteen digits survive."""
     states = view(Topic({}))
     states.open(0)
@@ -50,7 +50,7 @@ def test_writes_merge(view: Callable[[Topic], RedisStates]) -> None:
     ]
 
 
-def test_what_is_not_open_or_lost_is_incomplete(view: Callable[[Topic], RedisStates], redis_url: str) -> None:
+def test_what_is_not_open_or_lost_is_incomplete(view: Callable[[Topic], RedisStateStore], redis_url: str) -> None:
     """Until it is opened here, after its mark is gone or another's, and while it is built elsewhere."""
     states = view(Topic({}))
     assert states.incomplete([]) == []
@@ -66,7 +66,7 @@ def test_what_is_not_open_or_lost_is_incomplete(view: Callable[[Topic], RedisSta
     assert states.incomplete([0, 1]) == [0, 1]
 
 
-def test_who_was_erased_leaves_a_mark_that_expires(view: Callable[[Topic], RedisStates], redis_url: str) -> None:
+def test_who_was_erased_leaves_a_mark_that_expires(view: Callable[[Topic], RedisStateStore], redis_url: str) -> None:
     """What was known until then is gone, and not known again by a late write; what she says later is."""
     states = view(Topic({}))
     states.open(0)
@@ -82,7 +82,7 @@ def test_who_was_erased_leaves_a_mark_that_expires(view: Callable[[Topic], Redis
         assert 7 * 86_400 < client.ttl(key) <= 8 * 86_400
 
 
-def test_a_tombstone_takes_out_what_older_records_said(view: Callable[[Topic], RedisStates], redis_url: str) -> None:
+def test_a_tombstone_takes_out_what_older_records_said(view: Callable[[Topic], RedisStateStore], redis_url: str) -> None:
     """Of the view too; the mark that is there stays, another expires as soon; what was written after it counts, however old."""
     other = KEY.replace("a", "b")
     before = view(Topic({KEY: {"a.granted": 5}, other: {"a.granted": 5}}))
@@ -99,10 +99,10 @@ def test_a_tombstone_takes_out_what_older_records_said(view: Callable[[Topic], R
 def test_pieces_of_the_topic_are_in_order() -> None:
     """What stands before a tombstone of its key is gone, what stands behind it is not."""
     records = [("k", {"a": 1}, 5), ("l", {"a": 1}, 5), ("k", None, 6), ("k", {"a": 2}, 7), ("k", {"a": 1, "b": 1}, 8)]
-    assert piece_of(records) == Written({"k": 6}, {"l": {"a": 1}, "k": {"a": 2, "b": 1}})
+    assert piece_of(records) == LedgerSlice({"k": 6}, {"l": {"a": 1}, "k": {"a": 2, "b": 1}})
 
 
-def test_a_lost_view_is_built_again(view: Callable[[Topic], RedisStates], redis_url: str) -> None:
+def test_a_lost_view_is_built_again(view: Callable[[Topic], RedisStateStore], redis_url: str) -> None:
     """Emptied behind the worker's back, the next look-up reads the whole topic first; a withdrawal is never forgotten."""
     topic = Topic({KEY: {"a.withdrawn": 5}})
     states = view(topic)
@@ -113,7 +113,7 @@ def test_a_lost_view_is_built_again(view: Callable[[Topic], RedisStates], redis_
     assert topic.asked == [(3, 0), (3, 0)]
 
 
-def test_a_new_worker_reads_only_what_is_new(view: Callable[[Topic], RedisStates]) -> None:
+def test_a_new_worker_reads_only_what_is_new(view: Callable[[Topic], RedisStateStore]) -> None:
     """Where the view is marked as complete up to a time, only records from a little before it are read."""
     topic = Topic({})
     states = view(topic)
@@ -127,7 +127,7 @@ def test_a_restarted_redis_is_not_trusted(tmp_path: Path) -> None:
     """Another run of the server means a view that may lack its last second: the topic is read again; while away: Retryable."""
     topic = Topic({KEY: {"a.withdrawn": 5}})
     with EmbeddedRedis(tmp_path) as server:
-        states = RedisStates(partial(redis.Redis.from_url, server.url), topic, 60)
+        states = RedisStateStore(partial(redis.Redis.from_url, server.url), topic, 60)
         states.open(0)
         server.stop()
         with pytest.raises(Retryable):
@@ -141,7 +141,7 @@ def test_a_partition_is_believed_only_where_it_was_built(tmp_path: Path) -> None
     """Redis starts again in the middle of a round: one partition is built anew, and a late write to another marks nothing."""
     topic = Topic({KEY: {"a.withdrawn": 5}})
     with EmbeddedRedis(tmp_path) as server:
-        states = RedisStates(partial(redis.Redis.from_url, server.url), topic, 60)
+        states = RedisStateStore(partial(redis.Redis.from_url, server.url), topic, 60)
         for partition in (0, 1):
             states.open(partition)
         server.stop()
@@ -153,7 +153,7 @@ def test_a_partition_is_believed_only_where_it_was_built(tmp_path: Path) -> None
         assert states.read(0, [KEY, "other"]) == [{"a.withdrawn": 5}, {"a.granted": 1}]
 
 
-def test_a_write_does_not_hide_that_the_view_was_emptied(view: Callable[[Topic], RedisStates], redis_url: str) -> None:
+def test_a_write_does_not_hide_that_the_view_was_emptied(view: Callable[[Topic], RedisStateStore], redis_url: str) -> None:
     """Between a look-up and what it leads to."""
     states = view(Topic({KEY: {"a.withdrawn": 5}}))
     states.open(0)
@@ -167,17 +167,17 @@ def test_a_view_that_is_emptied_while_it_is_built_is_not_whole(redis_url: str) -
     """It is built again; a worker that was cut short leaves nothing that the next one believes."""
     flushes = 1
 
-    def changed(_partition: int, since: int) -> Iterator[Written]:
+    def changed(_partition: int, since: int) -> Iterator[LedgerSlice]:
         nonlocal flushes
         assert since == 0
-        yield Written({}, {KEY: {"a.withdrawn": 5}})
+        yield LedgerSlice({}, {KEY: {"a.withdrawn": 5}})
         if flushes:
             flushes -= 1
             with redis.Redis.from_url(redis_url) as client:
                 client.flushall()
-        yield Written({}, {"other": {"a.granted": 1}})
+        yield LedgerSlice({}, {"other": {"a.granted": 1}})
 
-    states = RedisStates(partial(redis.Redis.from_url, redis_url), changed, 60)
+    states = RedisStateStore(partial(redis.Redis.from_url, redis_url), changed, 60)
     with pytest.raises(Retryable, match="while its view was built"):
         states.open(7)
     states.open(7)
@@ -189,10 +189,10 @@ def test_a_redis_that_forgets_is_refused(tmp_path: Path) -> None:
     with EmbeddedRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
         with pytest.raises(ConfigError, match="noeviction"):
-            RedisStates(partial(redis.Redis.from_url, server.url), Topic({}), 60).open(0)
+            RedisStateStore(partial(redis.Redis.from_url, server.url), Topic({}), 60).open(0)
 
 
-def test_states_of_other_partitions_are_read_in_one_round(view: Callable[[Topic], RedisStates]) -> None:
+def test_states_of_other_partitions_are_read_in_one_round(view: Callable[[Topic], RedisStateStore]) -> None:
     """Whoever built their views; one that nobody has built is built first, and what is not there is None."""
     owner, reader_topic = view(Topic({KEY: {"a.denied": 5}})), Topic({"late": {"a.denied": 7}})
     owner.open(1)
@@ -212,12 +212,12 @@ def test_other_partitions_of_a_server_that_was_started_again_are_built_anew(tmp_
     topic = Topic({KEY: {"a.withdrawn": 5}})
     with EmbeddedRedis(tmp_path) as server:
         connect = partial(redis.Redis.from_url, server.url)
-        RedisStates(connect, topic, 60).open(1)
+        RedisStateStore(connect, topic, 60).open(1)
         server.stop()
         server.start()
         with redis.Redis.from_url(server.url) as client:
             client.delete(f"cs:{{1}}:{KEY}")
-        states = RedisStates(connect, topic, 60)
+        states = RedisStateStore(connect, topic, 60)
         states.open(0)
         assert states.read_elsewhere({1: [KEY]}) == {KEY: {"a.withdrawn": 5}}
 
@@ -225,7 +225,7 @@ def test_other_partitions_of_a_server_that_was_started_again_are_built_anew(tmp_
 def test_while_redis_is_away_nothing_is_read_elsewhere(tmp_path: Path) -> None:
     """Retryable, as with any look-up."""
     with EmbeddedRedis(tmp_path) as server:
-        states = RedisStates(partial(redis.Redis.from_url, server.url), Topic({}), 60)
+        states = RedisStateStore(partial(redis.Redis.from_url, server.url), Topic({}), 60)
         states.open(0)
         server.stop()
         with pytest.raises(Retryable):
@@ -239,18 +239,18 @@ def test_a_topic_made_anew_is_read_whole_and_nothing_is_forgotten(redis_url: str
     with connect() as client:
         client.flushall()
     first = Topic({KEY: {"a.denied": 7}})
-    states = RedisStates(connect, first, 60, lambda: "first")
+    states = RedisStateStore(connect, first, 60, lambda: "first")
     states.open(0)
     states.write(0, {KEY: {"a.denied": 9}}, NOW)
-    RedisStates(connect, first, 60, lambda: "first").open(0)
+    RedisStateStore(connect, first, 60, lambda: "first").open(0)
     assert [since for _, since in first.asked] == [0, NOW - MARGIN_MS]
     anew = Topic({other: {"a.denied": 3}})
-    again = RedisStates(connect, anew, 60, lambda: "second")
+    again = RedisStateStore(connect, anew, 60, lambda: "second")
     again.open(0)
     assert anew.asked == [(0, 0)]
     assert again.read(0, [KEY, other]) == [{"a.denied": 9}, {"a.denied": 3}]
     again.write(0, {KEY: {"a.granted": 10}}, NOW)
-    RedisStates(connect, anew, 60, lambda: "second").open(0)
+    RedisStateStore(connect, anew, 60, lambda: "second").open(0)
     assert anew.asked[-1] == (0, NOW - MARGIN_MS)
 
 
@@ -261,7 +261,7 @@ def test_a_mark_without_a_topic_is_not_believed(redis_url: str) -> None:
     with connect() as client:
         run = client.info("server")["run_id"]
         client.set("cv:{0}", f"{run}|{NOW}")
-    RedisStates(connect, topic, 60, lambda: "first").open(0)
+    RedisStateStore(connect, topic, 60, lambda: "first").open(0)
     assert topic.asked == [(0, 0)]
 
 
@@ -272,9 +272,9 @@ def test_kafka_away_leaves_the_mark_alone(redis_url: str) -> None:
     def away() -> str:
         raise Retryable("Kafka is away")
 
-    RedisStates(connect, Topic({}), 60, lambda: "first").open(0)
+    RedisStateStore(connect, Topic({}), 60, lambda: "first").open(0)
     with connect() as client:
         before = client.get("cv:{0}")
         with pytest.raises(Retryable, match="Kafka is away"):
-            RedisStates(connect, Topic({}), 60, away).open(0)
+            RedisStateStore(connect, Topic({}), 60, away).open(0)
         assert client.get("cv:{0}") == before

@@ -10,10 +10,10 @@ from infra.settings import PACKAGED_CONTRACTS
 from infra.telemetry.metrics import Metrics
 from schemas.codec import decode, encode
 from schemas.registry import Registry
-from streams.collector.event import Unusable
+from streams.collector.event import InvalidItem
 from streams.collector.normalise import Normaliser, RequestContext
 from streams.collector.protocols import own
-from streams.consent.ledger.store import MemoryStates
+from streams.consent.ledger.store import MemoryStateStore
 from streams.consent.policy import PACKAGED, load_policy
 from streams.consent.stage import CONSENTED, RAW, ConsentDependencies, ConsentStage
 from streams.identity.nodes import NodeKeys
@@ -28,11 +28,11 @@ NO_PERSONALIZATION = {"cmp.analytics": "granted", "cmp.marketing": "granted", "c
 def gated(event: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
     """An event posted to `/v1/events`, as it leaves the gate: its bytes and its record."""
     sent = own.read(event)
-    assert not isinstance(sent, Unusable)
+    assert not isinstance(sent, InvalidItem)
     normaliser = Normaliser(CONTRACT, NodeKeys.derive(Secret("of a test, and long enough to be taken")))
     _, record = normaliser.record(sent, RequestContext("web", "shop.example", 1_790_000_000_000, "DE"), lambda _name: None)
     stage = ConsentStage(
-        REGISTRY, load_policy(PACKAGED), ConsentDependencies(b"k" * 32, MemoryStates(), Metrics(), lambda: None)
+        REGISTRY, load_policy(PACKAGED), ConsentDependencies(b"k" * 32, MemoryStateStore(), Metrics(), lambda: None)
     )
     outcome = stage.handle(Batch(RAW, 0, [b"subject"], [encode(CONTRACT, record)], range(1)), 0)
     ((_, value, _),) = outcome.out[CONSENTED]

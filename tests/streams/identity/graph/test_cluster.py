@@ -17,7 +17,7 @@ from streams.identity.graph.redis_store import TAGS, RedisGraphStore, tag_of
 from streams.identity.graph.store import GraphStore, MemoryGraphStore
 from streams.identity.graph.union_find import SHARED, Slot, Write
 from streams.identity.nodes import alias as make_alias
-from streams.identity.repair.log import Logged, diff, rebuild
+from streams.identity.repair.log import LogRecord, diff, rebuild
 from streams.identity.repair.splitting import split
 from tests.redis_cluster import LocalCluster, slot_of_tag
 
@@ -75,7 +75,7 @@ def test_every_primary_holds_a_part(cluster: LocalCluster, store: RedisGraphStor
 
 def test_a_lost_cluster_is_rebuilt(cluster: LocalCluster, store: RedisGraphStore) -> None:
     """Every slot of the log comes back, on its primary; what differs is found."""
-    log = [Logged(node, Slot(ROOT, logged=True), "e", 1) for node in NODES]
+    log = [LogRecord(node, Slot(ROOT, logged=True), "e", 1) for node in NODES]
     assert rebuild(iter([log]), store, lambda _: None) == len(NODES)
     assert diff(iter([log]), store, lambda _: None).same
     cluster.nodes[1].flushall()

@@ -15,7 +15,7 @@ from infra.settings import Settings
 from schemas.codec import Record, decode
 from streams.identity.app import open_fenced, open_mended, open_store
 from streams.identity.graph.deferred import DEFERRED
-from streams.identity.graph.fence import Lost
+from streams.identity.graph.fence import StaleStore
 from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.store import StoreUnavailable
 from streams.identity.graph.union_find import ERASED, GraphView, Slot, Write
@@ -258,7 +258,7 @@ def test_a_silent_reconnection_to_another_process_is_lost(line: Line, server: Em
     server.start()
     with pytest.raises(Exception, match="Redis"):
         store.read([node])
-    with pytest.raises(Lost):
+    with pytest.raises(StaleStore):
         store.read([node])
     mend(line.settings, open_mended(line.settings), "t")
     assert store.read([node]) == [None]

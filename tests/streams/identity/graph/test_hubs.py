@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.identity.graph.hubs import DegreeSketch, Members, Rules, breach, collect, joins_strangers, suspects
+from streams.identity.graph.hubs import DegreeSketch, LimitRules, Members, breach, collect, joins_strangers, suspects
 from streams.identity.graph.union_find import LIMITS, Nodes
 
 NODES = [f"{tier}{n * 0x01010101:08x}{n:024x}" for tier in "0123" for n in range(40)]
@@ -72,8 +72,8 @@ def test_a_suspect_vouches_where_independence_is_counted() -> None:
     some = cookies(150)
     evidence: list[Nodes] = [tuple(sorted((USER, cookie, EMAIL))) for cookie in some]
     of_user = {cookie: 365 * n // 150 for n, cookie in enumerate(some)} | {EMAIL: 0}
-    assert breach(USER, of_user, rules=Rules.PLAIN) is None
-    assert breach(USER, of_user, rules=Rules.INDEPENDENT) is not None
+    assert breach(USER, of_user, rules=LimitRules.PLAIN) is None
+    assert breach(USER, of_user, rules=LimitRules.INDEPENDENT) is not None
     assert not joins_strangers(USER, of_user, [EMAIL, *some], [USER, EMAIL], evidence)
     assert joins_strangers(USER, of_user, [EMAIL, *some], [USER], [])
 

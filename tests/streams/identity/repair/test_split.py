@@ -14,8 +14,8 @@ from infra.secrets import Secret
 from streams.identity.graph.store import MemoryGraphStore
 from streams.identity.graph.union_find import SHARED, Events, GraphView, Nodes, Slot, Write, plan, plan_labels
 from streams.identity.nodes import alias
-from streams.identity.repair.split import Restamp, Tree, parts, plan_split
-from streams.identity.repair.splitting import Journal, Log, prepare, read_tree, split
+from streams.identity.repair.split import ComponentTree, ProfileRewrite, parts, plan_split
+from streams.identity.repair.splitting import Log, SplitJournal, prepare, read_tree, split
 
 ALIAS = alias(Secret("for tests only, forty characters long..."))
 U1, U2 = "0" + "1" * 32, "0" + "2" * 32
@@ -134,11 +134,11 @@ def test_a_label_goes_with_its_node() -> None:
         (U1, U1, 1),
         (D1, D1, 1),
     ]
-    assert found.restamps == (Restamp(ALIAS(C1, 1), (C1,)), Restamp(U1, (U1, C2)), Restamp(D1, (D1,)))
+    assert found.restamps == (ProfileRewrite(ALIAS(C1, 1), (C1,)), ProfileRewrite(U1, (U1, C2)), ProfileRewrite(D1, (D1,)))
     assert found.once == (U1, D1, C1, C2)
     kept = prepare(store, D1, said_by([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
     assert [write.node for write in kept.writes] == [D1, C1], "C1 hung under D1"
-    assert kept.restamps == (Restamp(ALIAS(D1, 1), (D1,)), Restamp(D1, (U1, C1, C2)))
+    assert kept.restamps == (ProfileRewrite(ALIAS(D1, 1), (D1,)), ProfileRewrite(D1, (U1, C1, C2)))
     hers = prepare(store, C2, said_by([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
     assert [write.node for write in hers.writes] == [C2]
 
@@ -247,7 +247,7 @@ def test_what_workers_link_meanwhile_is_taken_out_too() -> None:
 
     journal = split(store, D1, said_by(world), ALIAS, meanwhile)
     assert store.slots[C3] == Slot(C3, logged=True, epoch=1)
-    assert Restamp(C3, (C3,)) in journal.restamps
+    assert ProfileRewrite(C3, (C3,)) in journal.restamps
 
 
 @given(WORLD, st.sampled_from(NODES))
@@ -255,13 +255,13 @@ def test_a_journal_is_read_as_it_was_noted(world: list[Nodes], node: str) -> Non
     """Nothing is lost in the note."""
     found = plan_split(read_tree(linked(*world), node), world, ALIAS)
     assume(found.writes)
-    journal = Journal().add(found)
-    assert Journal.read(journal.text()) == journal
-    assert Journal.read(None) == Journal()
+    journal = SplitJournal().add(found)
+    assert SplitJournal.read(journal.text()) == journal
+    assert SplitJournal.read(None) == SplitJournal()
 
 
 def test_a_tree_is_the_whole_component() -> None:
     """Everything under a node's root, from whichever node it is asked."""
     store = linked((D1, C1), (U1, C1), (U1, C2), (U2, D2))
     for node in (U1, D1, C1, C2):
-        assert read_tree(store, node) == Tree(node, {n: store.slots[n] for n in (U1, D1, C1, C2)}, store.slots[D1])
+        assert read_tree(store, node) == ComponentTree(node, {n: store.slots[n] for n in (U1, D1, C1, C2)}, store.slots[D1])

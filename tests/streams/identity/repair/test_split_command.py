@@ -25,8 +25,8 @@ from streams.identity.graph.slots import MERGES, log_key, slot_record
 from streams.identity.graph.union_find import SHARED, GraphView, Nodes, Slot, Write, plan, plan_labels
 from streams.identity.nodes import alias
 from streams.identity.repair.log import diff, read_log, rebuild
-from streams.identity.repair.split import Restamp
-from streams.identity.repair.splitting import Journal, log_to, said_on, split
+from streams.identity.repair.split import ProfileRewrite
+from streams.identity.repair.splitting import SplitJournal, log_to, said_on, split
 from streams.runtime.follow import read_partition
 
 SECRET = "for tests only, forty characters long..."
@@ -224,12 +224,12 @@ def test_only_nodes_reach_a_statement(house: Settings) -> None:
     warehouse = Store(house)
     node = "1" + "a" * 32
     with pytest.raises(ValueError, match="neither"):
-        restamp(warehouse, [node], Journal(once=(node,), restamps=(Restamp("x' OR '1", ("y') --",)),)))
+        restamp(warehouse, [node], SplitJournal(once=(node,), restamps=(ProfileRewrite("x' OR '1", ("y') --",)),)))
     warehouse.close()
 
 
 def test_a_warehouse_without_tables_has_no_rows(house: Settings, tmp_path: Path) -> None:
     """Nothing was loaded yet: there is nothing to rewrite."""
     warehouse = Store(house.model_copy(update={"clickhouse_database": "empty"}))
-    assert restamp(warehouse, ["1" + "a" * 32], Journal()) == 0
+    assert restamp(warehouse, ["1" + "a" * 32], SplitJournal()) == 0
     warehouse.close()

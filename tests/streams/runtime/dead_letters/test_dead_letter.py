@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.payload_keyring import KeyGone, PayloadKeyring
+from infra.payload_keyring import KeyDestroyed, PayloadKeyring
 from infra.secrets import Secret
 from schemas.codec import decode
 from schemas.registry import Registry
@@ -40,7 +40,7 @@ def test_a_destroyed_key_opens_nothing(contracts_dir: Path, tmp_path: Path) -> N
     refusal = DeadLetterCause("UNDECODABLE", "", RecordPosition.at_door())
     old, new = (decode(registry, letters.letter(refusal, None, b"v", at)[1] or b"")[1] for at in (NOW - 20 * DAY_S, NOW))
     assert len(keyring.destroy_before(NOW, days=14)) == 1
-    with pytest.raises(KeyGone):
+    with pytest.raises(KeyDestroyed):
         open_letter(old, keyring)
     assert open_letter(new, keyring) == (None, b"v")
 
@@ -52,8 +52,8 @@ def test_another_secret_or_changed_bytes_open_nothing(contracts_dir: Path, tmp_p
         DeadLetterCause("R", "", RecordPosition.at_door()), None, b"value", NOW
     )
     _, record = decode(registry, written or b"")
-    with pytest.raises(KeyGone):
+    with pytest.raises(KeyDestroyed):
         open_letter(record, PayloadKeyring(tmp_path, Secret("another secret of at least forty characters")))
     changed = record["payload"][:-1] + bytes([record["payload"][-1] ^ 1])
-    with pytest.raises(KeyGone):
+    with pytest.raises(KeyDestroyed):
         open_letter({**record, "payload": changed}, keyring)

@@ -4,7 +4,7 @@ import pytest
 
 from streams.runtime.privacy import requests
 from streams.runtime.privacy.request_consumer import ACKS, REQUESTS, ROOMS
-from streams.runtime.privacy.requests import Requests
+from streams.runtime.privacy.requests import RequestLog
 
 
 def asked(name: str, at: int = 1_000) -> dict[str, object]:
@@ -19,7 +19,7 @@ def answered(name: str, room: str) -> dict[str, object]:
 
 def test_a_request_is_open_until_every_room_has_answered() -> None:
     """Answers in any order, also before the request and twice; what is missing is named, and when it is overdue."""
-    found = Requests()
+    found = RequestLog()
     found.take(ACKS, answered("b", ROOMS[0]))
     found.take(REQUESTS, asked("b", 2_000))
     found.take(REQUESTS, asked("a"))
@@ -34,7 +34,7 @@ def test_a_request_is_open_until_every_room_has_answered() -> None:
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answered ones are forgotten first; open ones stay as long as there is room."""
     monkeypatch.setattr(requests, "MOST_REQUESTS", 10)
-    found = Requests()
+    found = RequestLog()
     for n in range(200):
         found.take(REQUESTS, asked(f"r{n}", n))
         if n != 3:

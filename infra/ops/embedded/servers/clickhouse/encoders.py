@@ -22,7 +22,7 @@ class Encoder(Protocol):
         ...
 
 
-class Plain:
+class IdentityEncoder:
     """No compression."""
 
     def encode(self, data: bytes) -> bytes:
@@ -85,7 +85,7 @@ def encoder(accept: str) -> tuple[str, Encoder]:
     for name, make in ENCODERS.items():
         if name in offered:
             return name, make()
-    return "", Plain()
+    return "", IdentityEncoder()
 
 
 def _is_refused(offer: str) -> bool:

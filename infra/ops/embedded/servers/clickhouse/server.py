@@ -23,7 +23,7 @@ from infra.errors import EXIT_CONFIG, ConfigError
 from infra.ops.embedded.servers.clickhouse import access
 from infra.ops.embedded.servers.clickhouse.access import QueryClass, User
 from infra.ops.embedded.servers.clickhouse.bodies import BODY_BYTES, BodyFile
-from infra.ops.embedded.servers.clickhouse.encoders import Encoder, NativeBlockEncoder, Plain, encoder
+from infra.ops.embedded.servers.clickhouse.encoders import Encoder, IdentityEncoder, NativeBlockEncoder, encoder
 from infra.ops.embedded.servers.clickhouse.engine import Engine, Execution, UserStatement
 from infra.ops.embedded.servers.clickhouse.errors import EngineError, clickhouse_error
 from infra.ops.embedded.servers.clickhouse.native import CUSTOM_SERIALIZATION, with_protocol
@@ -182,7 +182,7 @@ class Endpoint:
 
         exchange.end = end
         answer = await asyncio.shield(asyncio.wrap_future(run))
-        coding, packer = _encoder(exchange.request, exchange.query) if answer.data else ({}, Plain())
+        coding, packer = _encoder(exchange.request, exchange.query) if answer.data else ({}, IdentityEncoder())
         headers = {**exchange.headers, **self._result_headers(answer.format), **coding}
         headers["X-ClickHouse-Summary"] = summary_header(answer.summary)
         data = answer.data
@@ -218,7 +218,7 @@ def _encoder(request: web.Request, query: Query) -> tuple[dict[str, str], Encode
     if query.fields.get("enable_http_compression", "0") == "1":
         coding, packer = encoder(request.headers.get("Accept-Encoding", ""))
         return ({"Content-Encoding": coding} if coding else {}), packer
-    return {}, Plain()
+    return {}, IdentityEncoder()
 
 
 def _failed(error: EngineError, headers: Mapping[str, str]) -> web.Response:

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.ops.embedded.servers.child import LOG_BYTES, Child, NotReady, Program, shorten
+from infra.ops.embedded.servers.child import LOG_BYTES, Child, Program, StartFailed, shorten
 
 SLEEP = (sys.executable, "-c", "import time; time.sleep(600)")
 STUBBORN = (
@@ -76,7 +76,7 @@ def test_stopped_child_can_be_stopped(tmp_path: Path) -> None:
 def test_early_end_is_said_with_the_log(tmp_path: Path) -> None:
     """A child that ends instead of answering raises with its exit code and last words."""
     child = Child(Program("brief", (sys.executable, "-c", "import sys; sys.exit('no luck')"), tmp_path / "log"))
-    with pytest.raises(NotReady, match="exit code 1:\nno luck"):
+    with pytest.raises(StartFailed, match="exit code 1:\nno luck"):
         child.wait_ready(lambda: False, 20)
 
 

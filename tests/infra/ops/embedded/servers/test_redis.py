@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from infra.ops.embedded.servers.child import NotReady
+from infra.ops.embedded.servers.child import StartFailed
 from infra.ops.embedded.servers.redis import EmbeddedRedis
 
 
@@ -42,5 +42,5 @@ def test_never_evicts(tmp_path: Path) -> None:
 
 def test_taken_port_is_said(tmp_path: Path) -> None:
     """A second server on the same port does not start, and the one that is there does not answer for it."""
-    with EmbeddedRedis(tmp_path / "one") as server, pytest.raises(NotReady, match=f"port {server.port} for redis is taken"):
+    with EmbeddedRedis(tmp_path / "one") as server, pytest.raises(StartFailed, match=f"port {server.port} for redis is taken"):
         EmbeddedRedis(tmp_path / "two", server.port).start()

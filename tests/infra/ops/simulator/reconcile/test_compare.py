@@ -5,10 +5,10 @@ from collections import Counter
 
 import pytest
 
-from infra.ops.simulator.ledger import ANONYMISED, DEAD, POISON, REFUSED, RESOLVED, Expected, RefusalLine, Run
+from infra.ops.simulator.ledger import ANONYMISED, DEAD, POISON, REFUSED, RESOLVED, LedgerIndex, RefusalLine, RunLine
 from infra.ops.simulator.marks import event_id
 from infra.ops.simulator.reconcile import compare
-from infra.ops.simulator.reconcile.compare import Letters, RefusalRow, Row
+from infra.ops.simulator.reconcile.compare import LayerDeadLetters, LayerVerdict, RefusalRow
 from infra.ops.simulator.reconcile.tally import Sighting, Tally
 
 RUN = "abcdefab"
@@ -18,12 +18,12 @@ MASKS = bytes([7, 1, 0, 0, 0, 0])
 
 
 @pytest.fixture
-def expected() -> Expected:
+def expected() -> LedgerIndex:
     """A ledger of six events, each sent and taken once."""
     size = len(FATES)
     accounts = array("i", [0, 0] + [-1] * (size - 2))
-    return Expected(
-        Run(RUN, 1, size, 0), bytearray(FATES), bytearray(MASKS), bytearray([1] * size), bytearray([1] * size), accounts
+    return LedgerIndex(
+        RunLine(RUN, 1, size, 0), bytearray(FATES), bytearray(MASKS), bytearray([1] * size), bytearray([1] * size), accounts
     )
 
 
@@ -32,7 +32,7 @@ def seen(n: int, mask: int, outcome: str, **more: object) -> Sighting:
     return Sighting(event_id(RUN, n), "page_view", outcome, mask, "2profile", "resolved")._replace(**more)  # type: ignore[arg-type] # test data
 
 
-def walk(expected: Expected, *records: Sighting) -> Row:
+def walk(expected: LedgerIndex, *records: Sighting) -> LayerVerdict:
     """The verdict on a layer that holds these records, where one anonymised event is expected too."""
     tally = Tally(expected, {"random": 1})
     for record in records:
@@ -43,20 +43,20 @@ def walk(expected: Expected, *records: Sighting) -> Row:
 GOOD = (seen(0, 7, "pass"), seen(1, 1, "strip"), Sighting("random", "page_view", "anonymise", 0, "", "anonymous"))
 
 
-def test_a_layer_that_is_as_it_should_be_has_no_fault(expected: Expected) -> None:
+def test_a_layer_that_is_as_it_should_be_has_no_fault(expected: LedgerIndex) -> None:
     """Each event once, the anonymised one by its new id."""
     row = walk(expected, *GOOD)
     assert row.good
     assert (row.expected, row.found) == (3, 3)
 
 
-def test_a_missing_event_is_lost(expected: Expected) -> None:
+def test_a_missing_event_is_lost(expected: LedgerIndex) -> None:
     """Also an anonymised one."""
     assert walk(expected, *GOOD[1:]).lost == 1
     assert walk(expected, *GOOD[:2]).lost == 1
 
 
-def test_an_event_that_is_there_twice_is_doubled(expected: Expected) -> None:
+def test_an_event_that_is_there_twice_is_doubled(expected: LedgerIndex) -> None:
     """Also an anonymised one."""
     assert walk(expected, *GOOD, GOOD[0]).doubled == 1
     assert walk(expected, *GOOD, GOOD[2]).doubled == 1
@@ -74,29 +74,29 @@ def test_an_event_that_is_there_twice_is_doubled(expected: Expected) -> None:
     ],
     ids=["marketing", "personalization", "analytics", "clear", "mask", "id of an anonymised event"],
 )
-def test_what_was_not_granted_is_forbidden(expected: Expected, record: Sighting) -> None:
+def test_what_was_not_granted_is_forbidden(expected: LedgerIndex, record: Sighting) -> None:
     """Fields of denied purposes, clear identifiers, purposes nobody granted, ids that should be gone."""
     others = [good for good in GOOD if good.event_id != record.event_id]
     assert walk(expected, *others, record).forbidden == 1
 
 
-def test_markers_of_granted_purposes_are_lawful(expected: Expected) -> None:
+def test_markers_of_granted_purposes_are_lawful(expected: LedgerIndex) -> None:
     """The event with all purposes keeps its fields."""
     assert walk(expected, seen(0, 7, "pass", marks={("mk", 0), ("an", 0), ("pz", 0)}), *GOOD[1:]).good
 
 
 @pytest.mark.parametrize("n", [3, 4, 5, 99], ids=["dead", "poison", "refused", "unknown"])
-def test_an_event_that_should_not_be_there_is_unexplained(expected: Expected, n: int) -> None:
+def test_an_event_that_should_not_be_there_is_unexplained(expected: LedgerIndex, n: int) -> None:
     """Refused and dead events, and numbers that the ledger does not have."""
     assert walk(expected, *GOOD, seen(n, 7, "pass")).unexplained == 1
 
 
-def test_less_consent_than_was_given_is_unexplained(expected: Expected) -> None:
+def test_less_consent_than_was_given_is_unexplained(expected: LedgerIndex) -> None:
     """A house that strips everything would forbid nothing and still be wrong."""
     assert walk(expected, seen(0, 1, "strip"), *GOOD[1:]).unexplained == 1
 
 
-def test_an_event_that_was_never_acknowledged_may_be_missing_but_not_doubled(expected: Expected) -> None:
+def test_an_event_that_was_never_acknowledged_may_be_missing_but_not_doubled(expected: LedgerIndex) -> None:
     """Nobody knows whether it came in."""
     expected.acked[0] = 0
     assert walk(expected, *GOOD[1:]).good
@@ -104,7 +104,7 @@ def test_an_event_that_was_never_acknowledged_may_be_missing_but_not_doubled(exp
     assert walk(expected, *GOOD, GOOD[0]).doubled == 1
 
 
-def test_raw_wants_every_acknowledged_event_and_takes_copies(expected: Expected) -> None:
+def test_raw_wants_every_acknowledged_event_and_takes_copies(expected: LedgerIndex) -> None:
     """Clients retry; the copies die later."""
     raw = Tally(expected)
     for n in (0, 0, 1, 2):
@@ -116,7 +116,7 @@ def test_raw_wants_every_acknowledged_event_and_takes_copies(expected: Expected)
     assert compare.raw_row(expected, raw).unexplained == 1
 
 
-def test_consented_holds_one_record_for_each_raw_copy(expected: Expected) -> None:
+def test_consented_holds_one_record_for_each_raw_copy(expected: LedgerIndex) -> None:
     """The gate neither loses nor doubles copies."""
     raw, gate = Tally(expected), Tally(expected, {"random": 1})
     for n in (0, 0, 1):
@@ -130,7 +130,7 @@ def test_consented_holds_one_record_for_each_raw_copy(expected: Expected) -> Non
     assert compare.consented_row(expected, raw, {"random": 1}, gate).doubled == 1
 
 
-def test_one_person_has_one_profile_and_shares_it_with_nobody(expected: Expected) -> None:
+def test_one_person_has_one_profile_and_shares_it_with_nobody(expected: LedgerIndex) -> None:
     """A further profile is doubled, somebody else's is forbidden."""
     tally = Tally(expected)
     tally.behind_gate(GOOD[0])
@@ -143,13 +143,13 @@ def test_one_person_has_one_profile_and_shares_it_with_nobody(expected: Expected
     assert compare.profiles_row(tally).forbidden == 1
 
 
-def test_dead_letters_must_be_there_and_explained(expected: Expected) -> None:
+def test_dead_letters_must_be_there_and_explained(expected: LedgerIndex) -> None:
     """One for the refused item, one for the poison, and none for anything else."""
-    assert compare.dead_row("dead", expected, Letters(Counter({3: 1, 4: 1}))).good
-    assert compare.dead_row("dead", expected, Letters(Counter({3: 1}))).lost == 1
-    assert compare.dead_row("dead", expected, Letters(Counter({3: 1, 4: 2}))).doubled == 1
-    assert compare.dead_row("dead", expected, Letters(Counter({3: 1, 4: 1, 0: 1}))).unexplained == 1
-    stranger = Letters(Counter({3: 1, 4: 1}), Counter({"dead letter of consent: BUG": 1}))
+    assert compare.dead_row("dead", expected, LayerDeadLetters(Counter({3: 1, 4: 1}))).good
+    assert compare.dead_row("dead", expected, LayerDeadLetters(Counter({3: 1}))).lost == 1
+    assert compare.dead_row("dead", expected, LayerDeadLetters(Counter({3: 1, 4: 2}))).doubled == 1
+    assert compare.dead_row("dead", expected, LayerDeadLetters(Counter({3: 1, 4: 1, 0: 1}))).unexplained == 1
+    stranger = LayerDeadLetters(Counter({3: 1, 4: 1}), Counter({"dead letter of consent: BUG": 1}))
     assert compare.dead_row("dead", expected, stranger).unexplained == 1
 
 
@@ -169,7 +169,7 @@ def test_a_table_mirrors_its_topic_copy_by_copy() -> None:
     assert compare.mirrored_row("x", {"a": 1}, {}).lost == 1
 
 
-def test_anonymised_events_of_other_runs_are_nobodys(expected: Expected) -> None:
+def test_anonymised_events_of_other_runs_are_nobodys(expected: LedgerIndex) -> None:
     """Several runs share a house."""
     assert walk(expected, *GOOD, Sighting("of another run", "page_view", "anonymise", 0, "", "anonymous")).good
 
@@ -181,7 +181,7 @@ def test_counts_must_equal_the_layers() -> None:
     assert (row.lost, row.doubled) == (1, 1)
 
 
-def test_a_refusal_is_kept_unless_an_event_after_it_shows_more(expected: Expected) -> None:
+def test_a_refusal_is_kept_unless_an_event_after_it_shows_more(expected: LedgerIndex) -> None:
     """In whatever layer: a purpose, a field, an id; and consent again is kept unless an event after it shows less."""
     expected.after = array("i", [0, 0, 1, -1, -1, -1])
     expected.refusals = {0: RefusalLine(0, "webhook", True), 1: RefusalLine(1, "webhook", False)}

@@ -15,7 +15,7 @@ from infra.ops.simulator.ledger import read
 from infra.ops.simulator.marks import event_id, marker
 from infra.ops.simulator.reconcile import drain
 from infra.ops.simulator.reconcile.app import app
-from infra.ops.simulator.reconcile.compare import Row
+from infra.ops.simulator.reconcile.compare import LayerVerdict
 from infra.ops.simulator.reconcile.survey import Survey
 from infra.ops.topics import apply
 from infra.settings import load_settings
@@ -47,7 +47,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, clickhouse_url: str) -> Iter
         yield house
 
 
-def verdict(house: SmallHouse) -> dict[str, Row]:
+def verdict(house: SmallHouse) -> dict[str, LayerVerdict]:
     """Every layer's row."""
     return {row.layer: row for row in Survey(house.settings, read(house.ledger)).rows()}
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from infra.ops.simulator.truth import ALL, ANALYTICS, MARKETING, PERSONALIZATION
 from infra.ops.simulator.world.acts import Device, SimulatedEvent, SimulatedPerson, Statement, VisitorChoice
-from infra.ops.simulator.world.memory import CHOICE_EVENT, HouseholdMemory, Unsettled
+from infra.ops.simulator.world.memory import CHOICE_EVENT, HouseholdMemory, RaceDependent
 from tests.infra.ops.simulator.gate import Gate
 
 PERSON = SimulatedPerson("person-1", "account-1", "one@mail.example", 1)
@@ -43,7 +43,7 @@ def test_a_refusal_on_one_device_reaches_the_other_once_the_house_is_drained() -
     """Logged in and not, whatever undated grant the page says; before that nobody can know."""
     memory = linked()
     memory.tell(FORM)
-    with pytest.raises(Unsettled):
+    with pytest.raises(RaceDependent):
         memory.take(event(SECOND))
     memory.settle()
     assert [memory.take(event(SECOND, login=login)) for login in (True, False)] == [0, 0]
@@ -135,7 +135,7 @@ def test_model_and_gate_agree_on_every_household(steps: list[SimulatedEvent | St
         else:
             try:
                 expected = memory.take(step)
-            except Unsettled:
+            except RaceDependent:
                 return  # an event that makes a link, and is judged differently by what the link brings
             assert gate.event(step) == expected, step
         memory.settle()

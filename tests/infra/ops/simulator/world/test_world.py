@@ -2,7 +2,15 @@
 
 from collections import Counter
 
-from infra.ops.simulator.world.acts import DOORS, Ask, Defect, Journey, SimulatedEvent, SimulatedRequest, VisitorChoice
+from infra.ops.simulator.world.acts import (
+    DOORS,
+    DecisionRequest,
+    Defect,
+    Journey,
+    SimulatedEvent,
+    SimulatedRequest,
+    VisitorChoice,
+)
 from infra.ops.simulator.world.world import ShopWorld
 
 RUN = "abcdefab"
@@ -40,7 +48,7 @@ def test_everything_that_can_happen_happens() -> None:
     assert {event.defect for event in events} == set(Defect)
     assert any(event.device.bot for event in events)
     assert any(event.age_ms > 3_600_000 for event in events)
-    assert any(isinstance(step, Ask) for journey in journeys for step in journey)
+    assert any(isinstance(step, DecisionRequest) for journey in journeys for step in journey)
     sent = Counter(id(step) for journey in journeys for step in journey)
     assert max(sent.values()) > 1
     cookies: dict[str, set[str]] = {}
