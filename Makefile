@@ -55,11 +55,13 @@ check: $(STAMP)
 	@$(RUN)/ruff format --check .
 	@echo "==> types"
 	@$(RUN)/mypy
+	@echo "==> imports, one way"
+	@$(RUN)/lint-imports --no-logo
 	@echo "==> contracts"
 	@$(RUN)/headwater contracts lint
-	@echo "==> compose file"
+	@echo "==> compose file, names and sizes"
 # The schema is check-jsonschema's; its command line does not start with the click that faust-streaming allows.
-	@$(RUN)/python -m pytest tests/infra/test_compose.py
+	@$(RUN)/python -m pytest tests/infra/test_compose.py tests/test_structure.py
 	@echo "==> known vulnerabilities"
 	@$(RUN)/python infra/ops/audit.py requirements.lock
 

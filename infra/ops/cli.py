@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "contracts": ("infra.ops.contracts:app", "Lint, compare, show and publish the Avro contracts."),
     "dead": ("streams.runtime.dead_letters.app:app", "List, show and replay dead letters."),
     "consent": (
-        "streams.consent.commands.explain:app",
+        "infra.ops.consent:app",
         "Explain what the consent policy does with an event; verify its audit.",
     ),
     "identity": (

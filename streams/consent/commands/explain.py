@@ -11,7 +11,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from consumers.privacy.commands.carry_over import carry_over_command
 from infra.errors import ConfigError
 from infra.parsing.region import region_of
 from infra.secrets import Secret
@@ -47,7 +46,6 @@ app = typer.Typer(
 
 app.add_typer(gvl_app, name="gvl")
 app.command("simulate", epilog="Example: headwater consent simulate --policy new.yaml --hours 6")(simulate_command)
-app.command("carry-over", epilog="Example: headwater consent carry-over")(carry_over_command)
 app.command("verify-audit", epilog="Example: headwater consent verify-audit --json")(verify_command)
 
 
