@@ -44,11 +44,11 @@ class PayloadKeyring:
     def destroy_before(self, now: float, days: int) -> list[str]:
         """Delete the salts of days older than `days`; returns those days."""
         oldest = (datetime.fromtimestamp(now, UTC) - timedelta(days=days)).date().isoformat()
-        gone = [file for file in self._folder.glob("*.salt") if file.stem < oldest]
-        for file in gone:
+        expired = [file for file in self._folder.glob("*.salt") if file.stem < oldest]
+        for file in expired:
             file.unlink(missing_ok=True)
             self._ciphers.pop(file.stem, None)
-        return sorted(file.stem for file in gone)
+        return sorted(file.stem for file in expired)
 
     def _cipher(self, day: str, *, create: bool) -> AESGCM:
         cipher = self._ciphers.get(day)

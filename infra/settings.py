@@ -133,8 +133,8 @@ class Settings(BaseSettings):
 
     def kafka_config(self, **options: Any) -> dict[str, Any]:
         """librdkafka configuration: address, the installation's options, then the caller's (with dots written as `_`)."""
-        given = {name.replace("_", "."): value for name, value in options.items()}
-        return {"bootstrap.servers": self.kafka, **self.kafka_options, **given}
+        caller_options = {name.replace("_", "."): value for name, value in options.items()}
+        return {"bootstrap.servers": self.kafka, **self.kafka_options, **caller_options}
 
 
 def house_file(state_dir: Path) -> Path:
@@ -158,5 +158,5 @@ def load_settings(**overrides: Any) -> Settings:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
         # An address may hold a password.
-        given = "" if "@" in str(first["input"]) else f" (got {first['input']!r:.80})"
-        raise ConfigError(f"HEADWATER_{name}: {first['msg']}{given}") from None
+        value_text = "" if "@" in str(first["input"]) else f" (got {first['input']!r:.80})"
+        raise ConfigError(f"HEADWATER_{name}: {first['msg']}{value_text}") from None

@@ -89,17 +89,17 @@ def _record(schema: dict[str, Any]) -> Any:
         field["name"]: NotRequired[_type(field["type"])] if "default" in field else _type(field["type"])
         for field in schema["fields"]
     }
-    made = cast(Any, TypedDict(schema["name"], fields))  # type: ignore[operator] # the fields are known at run time only
-    made.__pydantic_config__ = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
-    return made
+    typed_dict = cast(Any, TypedDict(schema["name"], fields))  # type: ignore[operator] # the fields are known at run time only
+    typed_dict.__pydantic_config__ = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
+    return typed_dict
 
 
 def _type(avro: Any) -> Any:
     if isinstance(avro, list):
-        made = _type(avro[0])
+        union = _type(avro[0])
         for branch in avro[1:]:
-            made = made | _type(branch)
-        return made
+            union = union | _type(branch)
+        return union
     if isinstance(avro, str):
         avro = {"type": avro}
     match avro["type"]:

@@ -28,11 +28,11 @@ def schema_id(value: bytes) -> int:
     """The contract id in a framed value. Undecodable where there is no frame."""
     if len(value) < HEADER_BYTES or value[:1] != WIRE_MAGIC:
         raise Undecodable("not in Confluent wire format (a zero byte and a 4-byte schema id)")
-    found = int.from_bytes(value[1:HEADER_BYTES], "big")
-    if not 0 < found < 1 << 31:
+    identifier = int.from_bytes(value[1:HEADER_BYTES], "big")
+    if not 0 < identifier < 1 << 31:
         # Registries allocate positive 32-bit integers: this is no id that may still become known, but no frame at all.
         raise Undecodable("the schema id is out of range")
-    return found
+    return identifier
 
 
 def encode(contract: Contract, record: Record) -> bytes:
@@ -172,13 +172,13 @@ class HeadReader:
     def read(self, value: bytes) -> tuple[Contract, Record]:
         """Contract and head. Undecodable; UnknownContract for an id nobody knows."""
         header = value[:HEADER_BYTES]
-        known = self._heads.get(header)
-        if known is None:
+        cached = self._heads.get(header)
+        if cached is None:
             contract = self._registry.by_id(schema_id(value))
             if self._last_field not in contract.names:
                 raise Undecodable(f"{contract.topic} has no field {self._last_field}")
-            known = self._heads[header] = (contract, contract.up_to(self._last_field))
-        contract, head = known
+            cached = self._heads[header] = (contract, contract.up_to(self._last_field))
+        contract, head = cached
         stream = BytesIO(value)
         stream.seek(HEADER_BYTES)
         return contract, _read(stream, head)
@@ -202,12 +202,12 @@ class HeadSlicer:
 
         def ends(value: bytes, at: int = HEADER_BYTES) -> list[int]:
             try:
-                found = walk(value, at)
+                offsets = walk(value, at)
             except IndexError:
                 raise Undecodable("broken datum: IndexError") from None
-            if found[-1] > len(value):
+            if offsets[-1] > len(value):
                 raise Undecodable("broken datum: EOFError")
-            return found
+            return offsets
 
         self.ends: Callable[..., list[int]] = ends
         """The offset after each field from the first on, which begins at the second argument. Undecodable."""

@@ -100,29 +100,29 @@ class _FieldWalk:
 
     def number(self) -> Offsets:
         """Step over an integer; what it is."""
-        found = np.zeros(len(self.at), np.uint64)
+        value = np.zeros(len(self.at), np.uint64)
         more = np.ones(len(self.at), np.bool_)
         for shift in range(0, 7 * SINGLE_BYTES, 7):
             byte = self._byte(self.at)
-            found |= np.where(more, byte & 127, 0).astype(np.uint64) << np.uint64(shift)
+            value |= np.where(more, byte & 127, 0).astype(np.uint64) << np.uint64(shift)
             self.at = self.at + more
             more &= byte > 127
             if not more.any():
                 break
         self.sound &= ~more
-        return (found >> np.uint64(1)).view(np.int64) ^ -(found & np.uint64(1)).view(np.int64)
+        return (value >> np.uint64(1)).view(np.int64) ^ -(value & np.uint64(1)).view(np.int64)
 
     def texts(self, each: int) -> None:
         """Step over a map or an array of one block, with so many texts an item."""
         count = self._byte(self.at)
         self.sound &= count & 0x81 == 0
         self.at = self.at + 1
-        left: Any = np.where(self.sound, (count >> 1).astype(np.int64) * each, 0)
-        while (going := left > 0).any():
+        remaining: Any = np.where(self.sound, (count >> 1).astype(np.int64) * each, 0)
+        while (going := remaining > 0).any():
             _, end, sound = self._text()
             self.at = np.where(going, end, self.at)
             self.sound &= sound | ~going
-            left -= 1
+            remaining -= 1
         some = count > 0
         self.sound &= ~some | (self._byte(self.at) == 0)
         self.at = self.at + some

@@ -35,8 +35,8 @@ def breaking(topic: str, old: Schema, new: Schema) -> list[BreakingChange]:
     changes += _kept(topic, old["fields"], new["fields"])
     if before or after:
         # Only the columns' own order: behind them stands the source's contract, which is compared by itself.
-        left = [f["name"] for f in old["fields"][:before] if f in new["fields"][after:]]
-        changes += [BreakingChange(topic, name, "moved out of the prepended columns") for name in left]
+        moved = [f["name"] for f in old["fields"][:before] if f in new["fields"][after:]]
+        changes += [BreakingChange(topic, name, "moved out of the prepended columns") for name in moved]
         return changes + _order(topic, old["fields"][:before], new["fields"][:after])
     return changes + _order(topic, old["fields"], new["fields"])
 
@@ -59,14 +59,14 @@ def _kept(topic: str, old: Sequence[Schema], new: Sequence[Schema]) -> list[Brea
 
 def _order(topic: str, old: Sequence[Schema], new: Sequence[Schema]) -> list[BreakingChange]:
     new_names = [field["name"] for field in new]
-    kept = [field["name"] for field in old if field["name"] in new_names]
-    now = [name for name in new_names if name in kept]
+    common = [field["name"] for field in old if field["name"] in new_names]
+    now = [name for name in new_names if name in common]
     changes = [
         BreakingChange(topic, name, "moved: the order of the fields is the order of the bytes")
-        for name in [a for a, b in zip(now, kept, strict=True) if a != b][:1]
+        for name in [a for a, b in zip(now, common, strict=True) if a != b][:1]
     ]
-    last = max((i for i, name in enumerate(new_names) if name in kept), default=-1)
-    inserted = [name for name in new_names[: last + 1] if name not in kept]
+    last = max((i for i, name in enumerate(new_names) if name in common), default=-1)
+    inserted = [name for name in new_names[: last + 1] if name not in common]
     return changes + [
         BreakingChange(topic, name, "inserted: new fields are appended at the end of their block") for name in inserted
     ]
@@ -95,8 +95,8 @@ def _plain(avro: Any) -> Any:
     if isinstance(avro, list):
         return [_plain(branch) for branch in avro]
     if isinstance(avro, dict):
-        kept = {key: _plain(value) for key, value in avro.items() if key != "doc"}
-        return kept["type"] if set(kept) == {"type"} else kept
+        essential = {key: _plain(value) for key, value in avro.items() if key != "doc"}
+        return essential["type"] if set(essential) == {"type"} else essential
     return avro
 
 

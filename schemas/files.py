@@ -32,11 +32,11 @@ def parse_json(name: str, text: str) -> Any:
     """Parse a JSON file's text; ContractError names file, line and column, also for a key that stands twice."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) != len(pairs):
+        content = dict(pairs)
+        if len(content) != len(pairs):
             double = next(key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1)
             raise ContractError(f"{name}: the key {double!r} stands twice in one object")
-        return made
+        return content
 
     try:
         return json.loads(text, object_pairs_hook=unique)

@@ -73,14 +73,14 @@ def _contract(topic: str, schema: Schema) -> Iterator[tuple[str, str]]:
 
 
 def _fields(fields: list[Schema]) -> Iterator[tuple[str, str]]:
-    seen: set[str] = set()
+    names: set[str] = set()
     for field in fields:
         name = field.get("name", "")
         if not _SNAKE.fullmatch(name):
             yield name, "the name must be snake_case"
-        if name in seen:
+        if name in names:
             yield name, "stands twice"
-        seen.add(name)
+        names.add(name)
         if field.get("purpose") not in PURPOSES:
             yield name, f"needs a purpose: {', '.join(sorted(PURPOSES))}"
         if not field.get("doc"):
@@ -137,15 +137,15 @@ def _against_the_lock(folder: Path, contracts: dict[str, Schema]) -> list[LintFi
 
 def _derivations(folder: Path, contracts: dict[str, Schema], derived: dict[str, Any]) -> list[LintFinding]:
     findings: list[LintFinding] = []
-    known = dict(contracts)
+    schemas = dict(contracts)
     for topic, columns in derived.items():
-        known[topic] = derive(columns, known[columns["from"]])
-        names = [field["name"] for field in known[topic]["fields"]]
+        schemas[topic] = derive(columns, schemas[columns["from"]])
+        names = [field["name"] for field in schemas[topic]["fields"]]
         double = sorted({name for name in names if names.count(name) > 1})
         findings += [LintFinding("derived.json", 0, name, f"stands in {topic} and in its source") for name in double]
         file = folder / f"{topic}.avsc"
         try:
-            same = same_schema(read_json(file), known[topic])
+            same = same_schema(read_json(file), schemas[topic])
         except ContractError:
             same = False
         if not same:

@@ -45,11 +45,11 @@ class Registry:
 
     def _stamp(self) -> tuple[int, int, int] | None:
         try:
-            found = (self.folder / "lock.json").stat()
+            status = (self.folder / "lock.json").stat()
         except FileNotFoundError:
             return None
         # The file is replaced whole, so its inode tells two writes in one tick of the clock apart.
-        return found.st_mtime_ns, found.st_ino, found.st_size
+        return status.st_mtime_ns, status.st_ino, status.st_size
 
     def by_id(self, schema_id: int) -> Contract:
         """The contract with this id. UnknownContract if the folder has none."""
@@ -84,9 +84,9 @@ class Registry:
         return [self._by_id[i] for i in sorted(self._by_id)]
 
 
-def _keep_newest(kept: dict[K, Contract], key: K, contract: Contract) -> None:
-    if key not in kept or kept[key].version < contract.version:
-        kept[key] = contract
+def _keep_newest(newest: dict[K, Contract], key: K, contract: Contract) -> None:
+    if key not in newest or newest[key].version < contract.version:
+        newest[key] = contract
 
 
 __all__ = [

@@ -81,8 +81,8 @@ class LocalCluster:
             time.sleep(0.05)
 
     def _whole(self, node: Any) -> bool:
-        told: dict[str, str] = node.execute_command("CLUSTER INFO")
-        return told["cluster_state"] == "ok" and told["cluster_known_nodes"] == str(PRIMARIES)
+        info: dict[str, str] = node.execute_command("CLUSTER INFO")
+        return info["cluster_state"] == "ok" and info["cluster_known_nodes"] == str(PRIMARIES)
 
     def empty(self) -> None:
         """Delete every key."""
@@ -91,9 +91,9 @@ class LocalCluster:
 
     # -- resharding, as `redis-cli --cluster reshard` does it
 
-    def owner(self, slot: int, asked: int = 0) -> int:
+    def owner(self, slot: int, member: int = 0) -> int:
         """Which of `nodes` has a slot, as one of them says."""
-        for first, last, (_, port, *_rest), *_replicas in self.nodes[asked].execute_command("CLUSTER SLOTS"):
+        for first, last, (_, port, *_rest), *_replicas in self.nodes[member].execute_command("CLUSTER SLOTS"):
             if first <= slot <= last:
                 return self.ports.index(port)
         raise AssertionError(f"nobody has slot {slot}")
@@ -120,7 +120,7 @@ class LocalCluster:
         while True:
             for node in (self.nodes[target], *self.nodes):
                 node.execute_command("CLUSTER SETSLOT", slot, "NODE", winner)
-            if all(self.owner(slot, asked) == target for asked in range(len(self.nodes))):
+            if all(self.owner(slot, member) == target for member in range(len(self.nodes))):
                 return
             assert time.monotonic() < deadline, f"the nodes do not agree on who has slot {slot}"
             time.sleep(0.05)

@@ -27,15 +27,15 @@ def test_every_command_exists() -> None:
 def test_every_target_exists(target: str) -> None:
     """`make` knows what the README tells people to type."""
     command = ["make", "-n", "-o", ".venv/.headwater-ready", target]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
 
 
 def test_help_is_the_default_and_explains_every_target() -> None:
     """Somebody who types `make` reads the loop."""
-    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607 - as above
+    run = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607 - as above
     for target in ("demo", "test", "check", "bench", "clean"):
-        assert f"make {target}" in done.stdout
+        assert f"make {target}" in run.stdout
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)

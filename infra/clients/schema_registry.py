@@ -48,12 +48,12 @@ class SchemaRegistry:
     def schema(self, schema_id: int) -> Schema | None:
         """The schema with this id, or None."""
         try:
-            found: Schema = json.loads(self._call("GET", f"/schemas/ids/{schema_id}")["schema"])
+            schema: Schema = json.loads(self._call("GET", f"/schemas/ids/{schema_id}")["schema"])
         except RegistryError as refusal:
             if refusal.code in NOT_FOUND:
                 return None
             raise
-        return found
+        return schema
 
     def lookup(self, subject: str, schema: Schema) -> int | None:
         """The id under which a subject holds this schema, or None."""
@@ -77,33 +77,33 @@ class SchemaRegistry:
     def register(self, contract: Contract) -> bool:
         """Make the registry hold this contract under its id; True if it did not before. ConfigError where it cannot."""
         try:
-            held = self.schema(contract.id)
-            if held is not None and not same_schema(held, contract.schema):
+            registered = self.schema(contract.id)
+            if registered is not None and not same_schema(registered, contract.schema):
                 raise ConfigError(self._taken(contract, "another schema has that id there"))
             subject = subject_of(contract)
-            known = self.lookup(subject, contract.schema)
-            if known == contract.id:
+            current_id = self.lookup(subject, contract.schema)
+            if current_id == contract.id:
                 return False
-            if known is not None:
-                raise ConfigError(self._taken(contract, f"it has the same schema under id {known}"))
-            given = self._import(subject, contract) or self._plain(subject, contract)
+            if current_id is not None:
+                raise ConfigError(self._taken(contract, f"it has the same schema under id {current_id}"))
+            assigned_id = self._import(subject, contract) or self._plain(subject, contract)
         except RegistryError as refusal:
             raise ConfigError(
                 f"the registry at {self.address} refused {contract.topic} version {contract.version}: "
                 f"{refusal} (status {refusal.status}, code {refusal.code})"
             ) from None
-        if given != contract.id:
-            raise ConfigError(self._taken(contract, f"it gave id {given}"))
+        if assigned_id != contract.id:
+            raise ConfigError(self._taken(contract, f"it gave id {assigned_id}"))
         return True
 
     def register_all(self, contracts: Iterable[Contract]) -> list[Contract]:
         """Register contracts in the order of their ids; returns those that were new to the registry."""
         return [contract for contract in sorted(contracts, key=lambda contract: contract.id) if self.register(contract)]
 
-    def _taken(self, contract: Contract, what: str) -> str:
+    def _taken(self, contract: Contract, reason: str) -> str:
         return (
             f"the registry at {self.address} cannot hold {contract.topic} version {contract.version} "
-            f"under id {contract.id}: {what}. "
+            f"under id {contract.id}: {reason}. "
             "Ids come from lock.json: use a registry of our own, or one that allows mode IMPORT"
         )
 
@@ -129,8 +129,8 @@ class SchemaRegistry:
         request = urllib.request.Request(self.address + path, data, self._headers, method=method)  # noqa: S310 - http(s) only, checked above
         try:
             with urllib.request.urlopen(request, timeout=self._timeout_s) as answer:  # noqa: S310 - as above
-                found: dict[str, Any] = json.loads(answer.read(MAX_ANSWER_BYTES))
-                return found
+                content: dict[str, Any] = json.loads(answer.read(MAX_ANSWER_BYTES))
+                return content
         except urllib.error.HTTPError as error:
             raise self._refusal(error) from None
         except (OSError, ValueError) as error:
@@ -146,8 +146,8 @@ class SchemaRegistry:
                 f"the schema registry at {self.address} wants a user and password: put them in HEADWATER_SCHEMA_REGISTRY"
             )
         try:
-            said = json.loads(error.read(MAX_ANSWER_BYTES))
-            return RegistryError(error.code, int(said["error_code"]), str(said["message"])[:300])
+            body = json.loads(error.read(MAX_ANSWER_BYTES))
+            return RegistryError(error.code, int(body["error_code"]), str(body["message"])[:300])
         except (ValueError, KeyError, TypeError):
             return RegistryError(error.code, error.code, "no reason given")
 

@@ -97,15 +97,15 @@ class TopicWatch:
 
     def replaced(self) -> str | None:
         """A topic that has another id by now, looked for every `CHECK_S`. None also while Kafka is away, or a topic is gone."""
-        known, now = self._ids, time.monotonic()
-        if not known or now - self._checked < CHECK_S:
+        first_ids, now = self._ids, time.monotonic()
+        if not first_ids or now - self._checked < CHECK_S:
             return None
         self._checked = now
         try:
-            ids = describe_ids(self._client, known, CHECK_TIMEOUT_S)
+            ids = describe_ids(self._client, first_ids, CHECK_TIMEOUT_S)
         except Retryable:
             return None
-        return next((topic for topic, topic_id in ids.items() if topic_id != known[topic]), None)
+        return next((topic for topic, topic_id in ids.items() if topic_id != first_ids[topic]), None)
 
 
 __all__ = ["TopicWatch", "describe_ids", "is_of_another", "offset_metadata", "topic_ids"]

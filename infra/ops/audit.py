@@ -16,9 +16,9 @@ def verdict(report: dict[str, Any]) -> tuple[bool, str]:
     """Whether the check passes, and what to say, for one pip-audit report in JSON."""
     packages = report["dependencies"]
     findings = [
-        f"{package['name']} {package['version']}: {found['id']}, fixed in {', '.join(found['fix_versions']) or '-'}"
+        f"{package['name']} {package['version']}: {flaw['id']}, fixed in {', '.join(flaw['fix_versions']) or '-'}"
         for package in packages
-        for found in package.get("vulns", ())
+        for flaw in package.get("vulns", ())
     ]
     if findings:
         return False, "\n".join(findings)
@@ -33,14 +33,14 @@ def main() -> int:
     pip_audit = Path(sys.executable).with_name("pip-audit")
     command = [str(pip_audit), "--disable-pip", "--require-hashes", "-r", sys.argv[1], "-f", "json"]
     try:
-        done = subprocess.run(  # noqa: S603 - our own command line
+        audit = subprocess.run(  # noqa: S603 - our own command line
             [*command, "--progress-spinner", "off", "--timeout", "5"],
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
             check=False,
         )
-        passes, text = verdict(json.loads(done.stdout))
+        passes, text = verdict(json.loads(audit.stdout))
     except (subprocess.TimeoutExpired, json.JSONDecodeError):
         passes, text = True, "not audited: the advisory service cannot be reached from here"
     sys.stdout.write(text + "\n")

@@ -143,13 +143,13 @@ def ddl(registry: Registry, database: str) -> list[str]:
     statements = []
     for topic, table in TABLES.items():
         versions = sorted((c for c in registry.all() if c.topic == topic), key=lambda c: c.version)
-        known: set[str] = set()
+        columns: set[str] = set()
         for contract in versions:
-            if not known:
+            if not columns:
                 statements.append(create_table(contract, table, database))
-            elif missing := missing_columns(contract, known):
+            elif missing := missing_columns(contract, columns):
                 statements.append(add_columns(table, missing, database))
-            known |= set(contract.names)
+            columns |= set(contract.names)
     return statements
 
 
@@ -184,19 +184,21 @@ def _refuse_breaking(folder: Path) -> None:
 
 
 def _current(folder: Path) -> dict[str, Schema]:
-    """Topic -> what its contract is by the files that people write: the derived ones are derived anew."""
-    known = read_contracts(folder)
+    """Topic -> schema by the hand-written files, derived contracts generated from them."""
+    schemas = read_contracts(folder)
     for topic, columns in read_json(folder / "derived.json").items():
-        known[topic] = derive(columns, known[columns["from"]])
-    return known
+        schemas[topic] = derive(columns, schemas[columns["from"]])
+    return schemas
 
 
 def _compare(old: dict[str, Schema], new: dict[str, Schema]) -> list[BreakingChange]:
-    gone = [
+    removals = [
         BreakingChange(topic, "", "the contract is gone, but its topic may still hold records")
         for topic in sorted(old.keys() - new.keys())
     ]
-    return gone + [change for topic in sorted(old.keys() & new.keys()) for change in breaking(topic, old[topic], new[topic])]
+    return removals + [
+        change for topic in sorted(old.keys() & new.keys()) for change in breaking(topic, old[topic], new[topic])
+    ]
 
 
 def breaking_since(folder: Path, revision: str) -> list[BreakingChange]:
@@ -229,7 +231,7 @@ def _git(folder: Path, revision: str, *arguments: str) -> str:
     if revision.startswith("-"):
         raise ConfigError(f"{revision!r} is no git revision")
     try:
-        done = subprocess.run(  # noqa: S603 - arguments are a list, the revision begins with no dash
+        run = subprocess.run(  # noqa: S603 - arguments are a list, the revision begins with no dash
             ["git", "-C", str(folder), *arguments],  # noqa: S607 - the user's git
             capture_output=True,
             text=True,
@@ -237,14 +239,14 @@ def _git(folder: Path, revision: str, *arguments: str) -> str:
         )
     except FileNotFoundError:
         raise ConfigError("git is not installed: `contracts breaking` compares with a revision of it") from None
-    if done.returncode:
-        if "not a git repository" in done.stderr:
+    if run.returncode:
+        if "not a git repository" in run.stderr:
             raise ConfigError(
                 f"{folder} is in no git checkout: run this in one, or set HEADWATER_CONTRACTS to its contracts folder"
             )
-        reason = done.stderr.strip().splitlines()
+        reason = run.stderr.strip().splitlines()
         raise ConfigError(f"git does not know revision {revision} here: {reason[-1] if reason else 'no reason given'}")
-    return done.stdout
+    return run.stdout
 
 
 def _say(problems: list[str], as_json: bool, praise: str) -> None:

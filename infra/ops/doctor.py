@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,12 +50,16 @@ class Grade(StrEnum):
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One thing that was looked at. `advice` is empty where nothing is to be done."""
+    """The result of one check. `advice` is empty where nothing is to be done."""
 
-    what: str
+    check: str
     grade: Grade
-    found: str
+    detail: str
     advice: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        """The keys that `headwater doctor --json` prints."""
+        return {"what": self.check, "grade": self.grade, "found": self.detail, "advice": self.advice}
 
 
 def python() -> CheckResult:
@@ -83,12 +87,12 @@ def jars() -> CheckResult:
     """Whether Kafka's jars are there already."""
     from infra.ops.embedded.servers import jars as cache
 
-    version, wanted = cache.locked()
+    version, locked = cache.locked()
     folder = cache.jar_folder()
-    absent = cache.missing(folder, wanted)
+    absent = cache.missing(folder, locked)
     if absent:
         advice = "the next `headwater up` downloads them from Maven Central, about 45 MB"
-        return CheckResult("kafka jars", Grade.WARN, f"{len(absent)} of {len(wanted)} not in {folder}", advice)
+        return CheckResult("kafka jars", Grade.WARN, f"{len(absent)} of {len(locked)} not in {folder}", advice)
     return CheckResult("kafka jars", Grade.OK, f"Apache Kafka {version} in {folder}")
 
 
@@ -116,10 +120,10 @@ def disk(settings: Settings) -> CheckResult:
     """Whether the state folder's disk has room."""
     place = next(p for p in (settings.state_dir.resolve(), *settings.state_dir.resolve().parents) if p.exists())
     free = shutil.disk_usage(place).free
-    found = f"{free / 1e9:.1f} GB free at {place}"
+    detail = f"{free / 1e9:.1f} GB free at {place}"
     if free < FREE_BYTES:
-        return CheckResult("disk", Grade.FAIL, found, "free some, or set HEADWATER_STATE_DIR to a folder on another disk")
-    return CheckResult("disk", Grade.WARN if free < 5 * FREE_BYTES else Grade.OK, found)
+        return CheckResult("disk", Grade.FAIL, detail, "free some, or set HEADWATER_STATE_DIR to a folder on another disk")
+    return CheckResult("disk", Grade.WARN if free < 5 * FREE_BYTES else Grade.OK, detail)
 
 
 def memory() -> CheckResult:
@@ -127,10 +131,12 @@ def memory() -> CheckResult:
     import psutil
 
     available = psutil.virtual_memory().available
-    found = f"{available / 1e9:.1f} GB available"
+    detail = f"{available / 1e9:.1f} GB available"
     if available < MEMORY_BYTES:
-        return CheckResult("memory", Grade.WARN, found, f"the embedded house takes up to {MEMORY_BYTES / 1e9:.0f} GB when busy")
-    return CheckResult("memory", Grade.OK, found)
+        return CheckResult(
+            "memory", Grade.WARN, detail, f"the embedded house takes up to {MEMORY_BYTES / 1e9:.0f} GB when busy"
+        )
+    return CheckResult("memory", Grade.OK, detail)
 
 
 def ports(settings: Settings) -> CheckResult:
@@ -139,10 +145,10 @@ def ports(settings: Settings) -> CheckResult:
 
     if house_file(settings.state_dir).exists():
         return CheckResult("ports", Grade.OK, "in use by the running house")
-    taken = [f"{port} ({name}){owner(port)}" for name, port in USUAL_PORTS.items() if not is_free(port)]
-    if taken:
+    occupied = [f"{port} ({name}){owner(port)}" for name, port in USUAL_PORTS.items() if not is_free(port)]
+    if occupied:
         return CheckResult(
-            "ports", Grade.WARN, f"taken: {', '.join(taken)}", "`headwater up` takes free ones instead and prints them"
+            "ports", Grade.WARN, f"taken: {', '.join(occupied)}", "`headwater up` takes free ones instead and prints them"
         )
     return CheckResult("ports", Grade.OK, f"{', '.join(map(str, USUAL_PORTS.values()))} are free")
 
@@ -169,13 +175,13 @@ def policy(settings: Settings) -> CheckResult:
 
     file = settings.policy or PACKAGED
     try:
-        found = load_policy(file)
+        rules = load_policy(file)
     except ConfigError as error:
         return CheckResult("policy", Grade.FAIL, str(error), "mend it: the consent gate does not start without one")
-    if not found.controller:
+    if not rules.controller:
         advice = f"the audit names nobody: copy {file.name}, fill in `controller`, and name the copy by HEADWATER_POLICY"
-        return CheckResult("policy", Grade.WARN, f"{found.rev}, as delivered" if file == PACKAGED else found.rev, advice)
-    return CheckResult("policy", Grade.OK, f"{found.rev} of {found.controller[:60]}")
+        return CheckResult("policy", Grade.WARN, f"{rules.rev}, as delivered" if file == PACKAGED else rules.rev, advice)
+    return CheckResult("policy", Grade.OK, f"{rules.rev} of {rules.controller[:60]}")
 
 
 def secret(settings: Settings) -> CheckResult:
@@ -215,47 +221,47 @@ def house(settings: Settings) -> Iterator[CheckResult]:
     """How the running house does, part by part."""
     file = settings.state_dir / "services.json"
     try:
-        told = json.loads(file.read_text())
+        status = json.loads(file.read_text())
     except (FileNotFoundError, ValueError):
         yield CheckResult("house", Grade.OK, f"none runs in {settings.state_dir}")
         return
     import psutil
 
-    if not psutil.pid_exists(told["up"]):
+    if not psutil.pid_exists(status["up"]):
         yield CheckResult(
-            "house", Grade.WARN, f"its `headwater up` (process {told['up']}) was killed", "start it again; data are kept"
+            "house", Grade.WARN, f"its `headwater up` (process {status['up']}) was killed", "start it again; data are kept"
         )
         return
-    for row in told["services"]:
+    for row in status["services"]:
         yield _service(row)
-    if any(str(row["name"]).startswith("warehouse") for row in told["services"]):
+    if any(str(row["name"]).startswith("warehouse") for row in status["services"]):
         yield warehouse_rows(settings)
 
 
 def _service(row: dict[str, str | int]) -> CheckResult:
     name, state, restarts = str(row["name"]), row["state"], row["restarts"]
-    found = f"{state}, process {row['pid']}, {restarts} restarts"
+    detail = f"{state}, process {row['pid']}, {restarts} restarts"
     if state in {"halted", "refused"}:
-        return CheckResult(name, Grade.FAIL, found, f"its last words, in {row['log']}, say what to do")
+        return CheckResult(name, Grade.FAIL, detail, f"its last words, in {row['log']}, say what to do")
     if state != "ready" or not psutil_alive(int(row["pid"])):
-        return CheckResult(name, Grade.WARN, found, f"see {row['log']}")
+        return CheckResult(name, Grade.WARN, detail, f"see {row['log']}")
     if name in {"collector", "decisions", "gauge"} and not http_answers(f"http://{LOOPBACK}:{row['port']}/health/ready"):
-        return CheckResult(name, Grade.WARN, f"{found}, but not ready to take requests", f"see {row['log']}")
+        return CheckResult(name, Grade.WARN, f"{detail}, but not ready to take requests", f"see {row['log']}")
     page = http_get(f"http://{LOOPBACK}:{row['port']}/metrics")
     if services := sorted(set(WAITING.findall(page))):
         waits = " and ".join(SERVICE_WORDS.get(service, service) for service in services)
         advice = f"see {row['log']}" + ("; `headwater warehouse status` says why" if name.startswith("warehouse") else "")
-        return CheckResult(name, Grade.WARN, f"{found}, waits for {waits}", advice)
+        return CheckResult(name, Grade.WARN, f"{detail}, waits for {waits}", advice)
     if views := sorted(set(FAILING_VIEW.findall(page))):
         advice = (
             "the view misses rows: mend or drop it, then fill in what it missed (consumers/warehouse/README.md, "
             f'"Views of your own"); {row["log"]} names the error'
         )
-        return CheckResult(name, Grade.WARN, f"{found}; views that fail: {', '.join(views)[:200]}", advice)
+        return CheckResult(name, Grade.WARN, f"{detail}; views that fail: {', '.join(views)[:200]}", advice)
     if unmapped := _unmapped(page):
         advice = "map them in the consent policy's `platforms`: a no under such a name denies what no other signal speaks about"
-        return CheckResult(name, Grade.WARN, f"{found}; consent signals that nothing maps: {unmapped}", advice)
-    return CheckResult(name, Grade.OK, found)
+        return CheckResult(name, Grade.WARN, f"{detail}; consent signals that nothing maps: {unmapped}", advice)
+    return CheckResult(name, Grade.OK, detail)
 
 
 def warehouse_rows(settings: Settings) -> CheckResult:
@@ -293,14 +299,14 @@ def _verification(settings: Settings, store: "Store") -> CheckResult:
         )
     faults = {kind: int(count) for kind, count in zip(FAULTS, wrong, strict=True) if count}
     if faults:
-        found = ", ".join(f"{count} {kind}" for kind, count in faults.items())
+        detail = ", ".join(f"{count} {kind}" for kind, count in faults.items())
         advice = "; ".join(REPAIRS.get(kind, "see `headwater warehouse verify --full`") for kind in faults)
-        return CheckResult(name, Grade.FAIL, found, advice)
-    found = f"{records} records verified within a day, every partition in the last {max(1, round(age_s / 60))} minutes"
+        return CheckResult(name, Grade.FAIL, detail, advice)
+    detail = f"{records} records verified within a day, every partition in the last {max(1, round(age_s / 60))} minutes"
     if age_s > LATE_INTERVALS * (settings.verify_interval_s or float("inf")):
         advice = "does the warehouse run? `headwater warehouse verify` verifies at once"
         return CheckResult(name, Grade.WARN, f"not verified for {round(age_s / 60)} minutes", advice)
-    return CheckResult(name, Grade.OK, found)
+    return CheckResult(name, Grade.OK, detail)
 
 
 def psutil_alive(pid: int) -> bool:
@@ -331,12 +337,12 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     """Check this machine and this installation, and say what to do. Exits 1 when something cannot work."""
     findings = examine(load_settings())
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+        typer.echo(json.dumps([finding.to_json() for finding in findings], indent=2))
     else:
-        width = max(len(finding.what) for finding in findings)
+        width = max(len(finding.check) for finding in findings)
         for finding in findings:
             typer.secho(f"{finding.grade:<5}", fg={"OK": "green", "WARN": "yellow", "FAIL": "red"}[finding.grade], nl=False)
-            typer.echo(f"{finding.what:<{width}}  {finding.found}")
+            typer.echo(f"{finding.check:<{width}}  {finding.detail}")
             if finding.advice:
                 typer.echo(f"{'':<{width + 7}}-> {finding.advice}")
     if any(finding.grade is Grade.FAIL for finding in findings):

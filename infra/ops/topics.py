@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -36,19 +36,23 @@ class TopicShape:
 
 @dataclass(frozen=True)
 class TopicDifference:
-    """One thing about one topic that is not as the table says. `found` is None where the topic is missing."""
+    """One property of one topic that differs from the table. `actual` is None where the topic is missing."""
 
     topic: str
-    what: str
-    wanted: str
-    found: str | None
+    setting: str
+    expected: str
+    actual: str | None
 
     @property
     def text(self) -> str:
         """The difference in one line."""
-        if self.found is None:
-            return f"{self.topic}: missing ({self.wanted})"
-        return f"{self.topic}: {self.what} is {self.found}, should be {self.wanted}"
+        if self.actual is None:
+            return f"{self.topic}: missing ({self.expected})"
+        return f"{self.topic}: {self.setting} is {self.actual}, should be {self.expected}"
+
+    def to_json(self) -> dict[str, str | None]:
+        """The keys that `headwater topics diff --json` prints."""
+        return {"topic": self.topic, "what": self.setting, "wanted": self.expected, "found": self.actual}
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,9 @@ def wanted(topics: Iterable[Topic], partitions: int, replication: int) -> dict[s
     }
 
 
-def plan(target: Mapping[str, TopicShape], found: Mapping[str, TopicShape]) -> TopicPlan:
+def plan(target: Mapping[str, TopicShape], current: Mapping[str, TopicShape]) -> TopicPlan:
     """Compare what there should be with what there is. Topics that the table does not know are left alone."""
-    create = {name: shape for name, shape in target.items() if name not in found}
+    create = {name: shape for name, shape in target.items() if name not in current}
     configs: dict[str, dict[str, str]] = {}
     differences = [
         TopicDifference(name, "topic", f"{shape.partitions} partitions, replication {shape.replication}", None)
@@ -83,9 +87,9 @@ def plan(target: Mapping[str, TopicShape], found: Mapping[str, TopicShape]) -> T
     ]
     conflicts: list[str] = []
     for name, shape in target.items():
-        if name not in found:
+        if name not in current:
             continue
-        actual = found[name]
+        actual = current[name]
         if actual.partitions != shape.partitions:
             differences.append(TopicDifference(name, "partitions", str(shape.partitions), str(actual.partitions)))
             conflicts.append(_partition_conflict(name, shape, actual.partitions))
@@ -102,13 +106,13 @@ def plan(target: Mapping[str, TopicShape], found: Mapping[str, TopicShape]) -> T
     return TopicPlan(create, configs, tuple(differences), tuple(conflicts))
 
 
-def _partition_conflict(name: str, target: TopicShape, found: int) -> str:
-    text = f"{name} has {found} partitions, wanted {target.partitions}: "
+def _partition_conflict(name: str, target: TopicShape, partitions: int) -> str:
+    text = f"{name} has {partitions} partitions, wanted {target.partitions}: "
     if target.single:
         return text + "it must have one; delete it with kafka-topics.sh once its readers have stopped, then apply again"
     # Another count sends a key to another partition: order per key breaks, and restored state lies on the wrong one.
     return (
-        text + f"set HEADWATER_PARTITIONS={found} to keep it, or, to grow, drain the stages, stop the house, "
+        text + f"set HEADWATER_PARTITIONS={partitions} to keep it, or, to grow, drain the stages, stop the house, "
         "add partitions to all event topics alike with kafka-topics.sh --alter, and start again"
     )
 
@@ -159,8 +163,8 @@ def apply(settings: Settings, topics: Iterable[Topic] | None = None, timeout_s: 
         _wait_for_leaders(client, target, timeout_s)
     except KafkaException as error:
         raise _away(settings, error) from None
-    done = [f"created {name} ({shape.partitions} partitions)" for name, shape in todo.create.items()]
-    return done + [f"set {key}={value} on {name}" for name, config in todo.configs.items() for key, value in config.items()]
+    changes = [f"created {name} ({shape.partitions} partitions)" for name, shape in todo.create.items()]
+    return changes + [f"set {key}={value} on {name}" for name, config in todo.configs.items() for key, value in config.items()]
 
 
 def _away(settings: Settings, error: KafkaException) -> ConfigError:
@@ -224,27 +228,27 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command("apply", epilog="Example: headwater topics apply")
 def apply_command(as_json: AsJson = False) -> None:
     """Create missing topics and set their configs; refuses where a topic has another number of partitions."""
-    done = apply(load_settings())
+    changes = apply(load_settings())
     if as_json:
-        typer.echo(json.dumps({"done": done}))
+        typer.echo(json.dumps({"done": changes}))
         return
-    for line in done or [f"all {len(TOPICS)} topics are as they should be"]:
+    for line in changes or [f"all {len(TOPICS)} topics are as they should be"]:
         typer.echo(line)
 
 
 @app.command("diff", epilog="Example: headwater topics diff --json")
 def diff_command(as_json: AsJson = False) -> None:
     """Tell where Kafka differs from the table; exits 1 if it does."""
-    found = diff(load_settings())
+    topic_plan = diff(load_settings())
     if as_json:
-        differences = [asdict(difference) for difference in found.differences]
-        typer.echo(json.dumps({"differences": differences, "conflicts": found.conflicts}))
+        differences = [difference.to_json() for difference in topic_plan.differences]
+        typer.echo(json.dumps({"differences": differences, "conflicts": topic_plan.conflicts}))
     else:
-        for difference in found.differences:
+        for difference in topic_plan.differences:
             typer.echo(difference.text)
-        for conflict in found.conflicts:
+        for conflict in topic_plan.conflicts:
             typer.echo(f"! {conflict}")
-        if not found.differences:
+        if not topic_plan.differences:
             typer.echo(f"all {len(TOPICS)} topics are as they should be")
-    if found.differences:
+    if topic_plan.differences:
         raise typer.Exit(1)

@@ -47,10 +47,10 @@ class TaskLog:
     def __init__(self, file: Path, tasks: Sequence[Task], now: float) -> None:
         self._file = file
         try:
-            found = json.loads(file.read_text())
+            successes = json.loads(file.read_text())
         except (FileNotFoundError, json.JSONDecodeError):
-            found = {}
-        self._done = {task.name: float(found.get(task.name, now)) for task in tasks}
+            successes = {}
+        self._done = {task.name: float(successes.get(task.name, now)) for task in tasks}
         self._tried: dict[str, float] = {}
         self._write()
 

@@ -144,8 +144,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._made: dict[str, Counter | Gauge | Histogram] = {}
-        self._making = threading.Lock()  # a registry refuses a second metric of the same name
+        self._metrics: dict[str, Counter | Gauge | Histogram] = {}
+        self._creation_lock = threading.Lock()  # a registry refuses a second metric of the same name
 
     def serve(self, port: int, host: str) -> None:
         """Answer /metrics from a thread of its own; port 0 = nowhere. OSError where the port is taken."""
@@ -153,14 +153,14 @@ class Metrics:
             start_http_server(port, host, self.registry)
 
     def _get(self, name: MetricName) -> Counter | Gauge | Histogram:
-        made = self._made.get(name)
-        if made is None:
-            with self._making:
-                made = self._made.get(name)
-                if made is None:
+        metric = self._metrics.get(name)
+        if metric is None:
+            with self._creation_lock:
+                metric = self._metrics.get(name)
+                if metric is None:
                     kind, text, labels = TABLE[name]
-                    made = self._made[name] = kind(name, text, labels, registry=self.registry)
-        return made
+                    metric = self._metrics[name] = kind(name, text, labels, registry=self.registry)
+        return metric
 
     def count(self, name: MetricName, amount: float = 1, /, **labels: str) -> None:
         """Add to a counter."""

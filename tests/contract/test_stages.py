@@ -36,15 +36,15 @@ EVENTS = st.fixed_dictionaries(
 )
 
 
-def raw(said: dict[str, Any]) -> bytes:
+def raw(fields: dict[str, Any]) -> bytes:
     """An event of events.raw."""
     fixed = {"source": "s", "site": "x", "collector_ts": 0, "event_ts": 0, "event_ts_source": "", "protocol": ""}
-    return encode(REGISTRY.latest("events.raw"), {**fixed, **said})
+    return encode(REGISTRY.latest("events.raw"), {**fixed, **fields})
 
 
-def consented(said: dict[str, Any]) -> bytes:
+def consented(fields: dict[str, Any]) -> bytes:
     """The same event behind a gate that wrote what this event's signals look like."""
-    granted = said["signals"].get("cmp.analytics") == "granted"
+    granted = fields["signals"].get("cmp.analytics") == "granted"
     columns = {
         "consent_outcome": "pass" if granted else "anonymise",
         "consent_purposes": 7 if granted else 0,
@@ -52,7 +52,7 @@ def consented(said: dict[str, Any]) -> bytes:
         "consent_policy": "",
         "consent_evidence": "",
     }
-    _, record = decode(REGISTRY, raw(said))
+    _, record = decode(REGISTRY, raw(fields))
     return encode(REGISTRY.latest("events.consented"), {**columns, **record})
 
 
@@ -139,8 +139,8 @@ def test_keeps_order(case: Case, events: list[Record]) -> None:
     stage = case.make()
     names = [{**event, "event_id": f"n{n:03d}", "signals": {"cmp.analytics": "granted"}} for n, event in enumerate(events)]
     outcome = stage.handle(batch(case, names), 0)
-    left = [decode(REGISTRY, value or b"")[1]["event_id"] for _, value, _ in outcome.out.get(case.exit, ())]
-    assert left == [name["event_id"] for name in names]
+    event_ids = [decode(REGISTRY, value or b"")[1]["event_id"] for _, value, _ in outcome.out.get(case.exit, ())]
+    assert event_ids == [name["event_id"] for name in names]
 
 
 @room

@@ -106,8 +106,8 @@ def test_a_holder_takes_so_many(store: GraphStore) -> None:
     """Up to its limit, counted for each rule; what it holds already is always welcome."""
     two, three = Limit("cookies_per_device", 2, 30), Limit("cookies_per_user", 1, 30)
     assert store.admit([Pair(B, cookie, two) for cookie in COOKIES[:3]], DAY) == [True, True, False]
-    asked = [Pair(B, COOKIES[1], two), Pair(B, COOKIES[3], two), Pair(B, COOKIES[3], three)]
-    assert store.admit(asked, DAY) == [True, False, True]
+    pairs = [Pair(B, COOKIES[1], two), Pair(B, COOKIES[3], two), Pair(B, COOKIES[3], three)]
+    assert store.admit(pairs, DAY) == [True, False, True]
 
 
 def test_a_holder_has_room_again_after_some_days(store: GraphStore) -> None:
@@ -146,8 +146,8 @@ def test_what_is_held_is_forgotten(store: GraphStore) -> None:
     assert (store.holding([C], [B]), store.holding([B], [C])) == (2, 2)
     assert store.forget([C], [B]) == 2
     assert (store.holding([C], [B]), store.children([B])) == (0, [{other}])
-    one = rule._replace(most=1)
-    assert store.admit([Pair(B, other, one), Pair(B, C, one)], DAY) == [True, False]
+    single = rule._replace(most=1)
+    assert store.admit([Pair(B, other, single), Pair(B, C, single)], DAY) == [True, False]
     assert store.forget([B], [C]) == 2
     assert store.forget([B], [C, B]) == 0
     assert store.children([B]) == [set()]
@@ -340,11 +340,11 @@ def test_claims_are_forgotten_in_redis(redis_url: str) -> None:
         lives = {bytes(key)[:1]: client.ttl(key) for key in client.keys("*")}
         assert 2 * 86_400 < lives[b"e"] <= 3 * 86_400
         assert lives[b"n"] == -1
-        kept = []
+        sizes = []
         for day in (1, 2, 3):
             store.claim({b"s:e": b"0:1"}, NOW + day * 86_400)()
-            kept.append(len(list(client.scan_iter("e:*"))))
-    assert kept == [2, 2, 2]
+            sizes.append(len(list(client.scan_iter("e:*"))))
+    assert sizes == [2, 2, 2]
 
 
 def test_a_redis_that_forgets_is_refused(redis_url: str) -> None:

@@ -20,13 +20,13 @@ from infra.ops.embedded.servers.child import HEADWATER
 READY_S = 90
 
 
-def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float, condition_name: str) -> Any:
     """What `condition` returns once it is truthy. AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {condition_name}"
         time.sleep(0.1)
-    return found
+    return result
 
 
 class StandingHouse:
@@ -78,8 +78,8 @@ class StandingHouse:
     @property
     def settings(self) -> dict[str, str]:
         """Addresses, as the house wrote them."""
-        found: dict[str, str] = json.loads((self.state / "house.json").read_text())
-        return found
+        settings: dict[str, str] = json.loads((self.state / "house.json").read_text())
+        return settings
 
     @property
     def key(self) -> str:
@@ -105,8 +105,8 @@ class StandingHouse:
         finally:
             client.close()
 
-    def rows(self, where: str, columns: str = "event_id", n: int = 1) -> list[tuple[Any, ...]]:
+    def rows(self, filter_sql: str, columns: str = "event_id", n: int = 1) -> list[tuple[Any, ...]]:
         """At least `n` events that match, once they have landed."""
-        sql = f"SELECT {columns} FROM headwater.events WHERE {where}"
-        wait_until(lambda: len(self.query(sql)) >= n, 30, f"events where {where}")
+        sql = f"SELECT {columns} FROM headwater.events WHERE {filter_sql}"
+        wait_until(lambda: len(self.query(sql)) >= n, 30, f"events where {filter_sql}")
         return self.query(sql)

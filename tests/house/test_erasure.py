@@ -49,15 +49,15 @@ class People:
         self.bob = {self.node("cookie", "tablet"), self.node("user", "bob")}
         self.kiosk = self.node("cookie", "kiosk")
 
-    def value(self, what: str) -> str:
+    def value(self, label: str) -> str:
         """An identifier of this test alone."""
-        return f"{what}-{self.name}"
+        return f"{label}-{self.name}"
 
-    def node(self, kind: str, what: str) -> str:
+    def node(self, kind: str, label: str) -> str:
         """Its node."""
-        found = node(self._keys, kind, self.value(what))
-        assert found
-        return found
+        pseudonym = node(self._keys, kind, self.value(label))
+        assert pseudonym
+        return pseudonym
 
     def post(self, path: str, body: Any) -> None:
         """To a door of the collector."""
@@ -65,49 +65,51 @@ class People:
         answer = requests.post(url, json=body, headers=headers, timeout=10)
         assert answer.status_code == 200, answer.text
 
-    def visit(self, device: str, who: str = "", event_name: str = "page_view", **said: Any) -> str:
+    def visit(self, device: str, person: str = "", event_name: str = "page_view", **fields: Any) -> str:
         """An event; its id."""
         event_id = uuid.uuid4().hex
         body = {
             "event_id": event_id, "event_name": event_name, "client_id": self.value(device), "consent": GRANTED,
-            "page_location": f"https://{SITE}/", **({"user_id": self.value(who)} if who else {}), **said,
+            "page_location": f"https://{SITE}/", **({"user_id": self.value(person)} if person else {}), **fields,
         }  # fmt: skip
         self.post("/v1/events", body)
         return event_id
 
     def rows(self, nodes: set[str]) -> dict[str, int]:
         """Table -> rows that name one of these."""
-        among = ", ".join(f"'{one}'" for one in sorted(nodes))
+        among = ", ".join(f"'{node}'" for node in sorted(nodes))
         count = "SELECT count() FROM headwater.{} WHERE {}"
-        return {table: self.house.query(count.format(table, where.format(among)))[0][0] for table, where in TABLES.items()}
+        return {
+            table: self.house.query(count.format(table, filter_sql.format(among)))[0][0] for table, filter_sql in TABLES.items()
+        }
 
     def keys(self, nodes: set[str]) -> dict[str, int]:
         """What Redis holds of these: keys by kind, slots and marks of an erasure aside, and places where they are named."""
-        found = {"n": 0, "c": 0, "w": 0, "f": 0, "cs": 0, "named": 0}
+        counts = {"n": 0, "c": 0, "w": 0, "f": 0, "cs": 0, "named": 0}
         with redis.Redis.from_url(self.settings.redis, decode_responses=True) as client:
             for key in client.scan_iter(count=1_000):
                 kind = key.partition(":")[0]
-                hers = any(one in key for one in nodes)
+                hers = any(node in key for node in nodes)
                 if kind == "n":
                     value = str(client.get(key))
-                    found["n"] += hers and "|erased|" not in value
-                    found["named"] += not hers and any(one in value for one in nodes)
+                    counts["n"] += hers and "|erased|" not in value
+                    counts["named"] += not hers and any(node in value for node in nodes)
                 elif kind == "f":
-                    found["f"] += hers
+                    counts["f"] += hers
                 elif kind == "cs":
-                    found["cs"] += hers and set(json.loads(str(client.get(key)))) != {"erased"}
+                    counts["cs"] += hers and set(json.loads(str(client.get(key)))) != {"erased"}
                 elif kind in ("c", "w"):
                     members = client.smembers(key) if kind == "c" else client.zrange(key, 0, -1)
-                    found[kind] += hers
-                    found["named"] += any(one in member or one[1:13] == member for one in nodes for member in members)
-        return found
+                    counts[kind] += hers
+                    counts["named"] += any(node in member or node[1:13] == member for node in nodes for member in members)
+        return counts
 
     def run(self, *words: str) -> tuple[int, Any]:
         """Exit code and JSON of `headwater privacy`."""
-        done = CliRunner().invoke(app, words, env=self.house.environment)
-        assert done.exit_code in (0, 1), done.output
-        assert done.stdout, done.exception
-        return done.exit_code, json.loads(done.stdout)
+        run = CliRunner().invoke(app, words, env=self.house.environment)
+        assert run.exit_code in (0, 1), run.output
+        assert run.stdout, run.exception
+        return run.exit_code, json.loads(run.stdout)
 
     def passed(self) -> None:
         """Until all that is on its way has been through identity and into the warehouse."""
@@ -160,15 +162,15 @@ def test_a_person_is_erased_and_does_not_come_back(people: People) -> None:
     assert all(ada.values()), ada
     account = people.node("user", "ada")
     kiosk = house.query(f"SELECT count() FROM headwater.events WHERE node = '{people.kiosk}'")
-    code, found = people.run("erase", people.node("cookie", "laptop"), "--dry-run", "--json")
-    assert (code, set(found["nodes"]), found["shared"]) == (0, people.ada, [people.kiosk])
+    code, preview = people.run("erase", people.node("cookie", "laptop"), "--dry-run", "--json")
+    assert (code, set(preview["nodes"]), preview["shared"]) == (0, people.ada, [people.kiosk])
     assert people.rows(people.ada) == ada
     assert people.run("verify", account, "--json")[0] == 1
-    told = people.run("export", account)[1]
-    assert set(told["slots"]) == people.ada
-    assert {name: len(rows) for name, rows in told["tables"].items() if name in ada} == ada
-    assert told["links"]
-    assert told["consent_states"]
+    report = people.run("export", account)[1]
+    assert set(report["slots"]) == people.ada
+    assert {name: len(rows) for name, rows in report["tables"].items() if name in ada} == ada
+    assert report["links"]
+    assert report["consent_states"]
 
     erased = house.run("privacy", "erase", people.node("cookie", "laptop"), "--yes", "--json")
     assert erased.returncode == 0, erased.stderr
@@ -197,10 +199,10 @@ def gone(people: People, account: str) -> None:
     assert kept(people.settings, "identity.merges", people.ada) == len(people.ada), "that they are erased, and no more"
     code, verified = people.run("verify", account, "--json")
     assert (code, set(verified["left"].values())) == (0, {0}), verified
-    told = people.run("export", account)[1]
-    del told["tables"]["consent_audit"]
-    assert [rows for rows in told["tables"].values() if rows] == []
-    assert [told[name] for name in ("merges", "links", "consent_states", "requests")] == [[], [], [], []]
+    report = people.run("export", account)[1]
+    del report["tables"]["consent_audit"]
+    assert [rows for rows in report["tables"].values() if rows] == []
+    assert [report[name] for name in ("merges", "links", "consent_states", "requests")] == [[], [], [], []]
 
 
 def replayed(people: People) -> None:
@@ -240,28 +242,28 @@ def moved(settings: Settings, group: str, topics: Sequence[str]) -> bool:
 def again(people: People) -> None:
     """Her raw events and choices once more, as collected then, under new ids so that they are no duplicates."""
     registry, settings = Registry(people.settings.contracts), people.settings
-    sent, raw, client = 0, 0, producer(settings)
+    count, raw_count, client = 0, 0, producer(settings)
     for topic in ("events.raw", "consent.signals"):
         for message in read_committed(settings.kafka, topic):
-            if any(one.encode() in message.value() for one in people.ada):
+            if any(node.encode() in message.value() for node in people.ada):
                 contract, record = decode(registry, message.value())
                 record |= {"event_id": uuid.uuid4().hex} if topic == "events.raw" else {}
                 client.produce(topic, encode(contract, record), message.key())
-                sent, raw = sent + 1, raw + (topic == "events.raw")
+                count, raw_count = count + 1, raw_count + (topic == "events.raw")
     assert client.flush(30) == 0
-    assert sent > 5
+    assert count > 5
     people.passed()
     people.passed()  # what consent and identity have written meanwhile
     dropped = "SELECT sum(n) FROM headwater.volume_1m WHERE stage = 'identity' AND outcome = 'dropped:ERASED'"
-    wait_until(lambda: people.house.query(dropped)[0][0] >= raw, 30, "drops to be counted")
+    wait_until(lambda: people.house.query(dropped)[0][0] >= raw_count, 30, "drops to be counted")
 
 
 def rebuilt(people: People) -> None:
     """The graph is read back from its log, as whenever Redis starts: for a while that holds what was linked before."""
-    log, said = people.house.state / "logs" / "identity.log", "identity graph read back from its log"
-    before = log.read_text().count(said)
+    log, message = people.house.state / "logs" / "identity.log", "identity graph read back from its log"
+    before = log.read_text().count(message)
     people.house.kill("redis")
-    wait_until(lambda: log.read_text().count(said) > before, 60, "the graph")
+    wait_until(lambda: log.read_text().count(message) > before, 60, "the graph")
 
 
 def returned(people: People, account: str) -> None:
@@ -281,13 +283,17 @@ def proven(people: People, request_id: str) -> None:
     wait_until(lambda: people.run(*verify)[0] == 0, 30, "the chain")
     change = "ALTER TABLE headwater.privacy_audit UPDATE erased_ts = erased_ts {} 1 WHERE request_id = '{}' {}"
     house.query(change.format("+", request_id, "SETTINGS mutations_sync = 1"))
-    code, told = people.run(*verify)
-    assert (code, len(told["broken"])) == (1, 1)
+    code, verification = people.run(*verify)
+    assert (code, len(verification["broken"])) == (1, 1)
     house.query(change.format("-", request_id, "SETTINGS mutations_sync = 1"))
     assert people.run(*verify)[0] == 0
     assert people.run("status", "--json")[1]["open"] == []
     exact = house.run("warehouse", "verify", "--json")
-    wrong = [one for one in json.loads(exact.stdout)["partitions"] if one["missing"] or one["duplicates"] or one["unexpected"]]
+    wrong = [
+        partition
+        for partition in json.loads(exact.stdout)["partitions"]
+        if partition["missing"] or partition["duplicates"] or partition["unexpected"]
+    ]
     assert wrong == []
 
 
@@ -296,4 +302,4 @@ def kept(settings: Settings, topic: str, nodes: set[str]) -> int:
     newest: dict[tuple[int, bytes | None], bytes | None] = {}
     for message in read_committed(settings.kafka, topic):
         newest[message.partition(), message.key()] = message.value()
-    return sum(value is not None and any(one.encode() in value for one in nodes) for value in newest.values())
+    return sum(value is not None and any(node.encode() in value for node in nodes) for value in newest.values())

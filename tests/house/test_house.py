@@ -22,8 +22,8 @@ GRANTED = {"cmp.analytics": "granted", "cmp.marketing": "granted", "cmp.personal
 def send(house: StandingHouse, body: Any, **headers: str) -> requests.Response:
     """POST /v1/events with the demo's key, unless told otherwise."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    given = {"Authorization": f"Bearer {house.key}", "Content-Type": "application/json"} | headers
-    return requests.post(f"{house.settings['collector_url']}/v1/events", data=data, headers=given, timeout=10)
+    all_headers = {"Authorization": f"Bearer {house.key}", "Content-Type": "application/json"} | headers
+    return requests.post(f"{house.settings['collector_url']}/v1/events", data=data, headers=all_headers, timeout=10)
 
 
 def event(**fields: Any) -> dict[str, Any]:
@@ -83,13 +83,13 @@ def test_the_readmes_two_curls_work_as_they_stand(house: StandingHouse) -> None:
     }
 
     def shell(snippet: str) -> str:
-        for written, ours in replaced.items():
-            snippet = snippet.replace(written, ours)
+        for written, replacement in replaced.items():
+            snippet = snippet.replace(written, replacement)
         return subprocess.run(["/bin/bash", "-euc", snippet], capture_output=True, text=True, timeout=30, check=True).stdout
 
     send_it, find_it = snippets
     assert json.loads(shell(send_it))["accepted"] == 1
-    row = wait_until(lambda: found if "purchase" in (found := shell(find_it)) else "", 30, "the README's event")
+    row = wait_until(lambda: line if "purchase" in (line := shell(find_it)) else "", 30, "the README's event")
     # One purpose is granted in an unknown region: the rest is stripped.
     assert row.split("\t")[1] == "strip"
 
@@ -109,8 +109,8 @@ def test_a_new_field_lands_in_a_column_while_the_stages_run_on(house: StandingHo
     def lands() -> bool:
         mine = event(loyalty_tier="platinum")
         assert send(house, mine).status_code == 200
-        seen = house.rows(f"event_id = '{mine['event_id']}'", "*")
-        assert seen
+        rows = house.rows(f"event_id = '{mine['event_id']}'", "*")
+        assert rows
         columns = house.query("SELECT name FROM system.columns WHERE database = 'headwater' AND table = 'events'")
         if ("loyalty_tier",) not in columns:
             return False

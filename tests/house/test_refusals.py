@@ -63,8 +63,8 @@ class Visitor:
 
     def reason(self, device: str, consent: dict[str, str] | None = None, region: str = "DE") -> str:
         """Of a decision for one device; by default its page says that everything is granted."""
-        asked = GRANTED if consent is None else consent
-        body: dict[str, Any] = {"experiment": "hero-banner", "visitor": device, "consent": asked}
+        page_consent = GRANTED if consent is None else consent
+        body: dict[str, Any] = {"experiment": "hero-banner", "visitor": device, "consent": page_consent}
         headers = {"Origin": PAGE, REGION_HEADER: region}
         answer = requests.post(f"{self._house.settings['decisions_url']}/v1/decide", json=body, headers=headers, timeout=10)
         return str(answer.json().get("reason", answer.text))
@@ -230,7 +230,7 @@ def test_a_refusal_under_a_name_that_nothing_maps_denies_and_is_told(shop: Stand
 
     def told() -> bool:
         answer = requests.get(f"{shop.settings['gauge_url']}/lag", headers=token, timeout=10).json()
-        return any(one["name"] == "partner_sharing" for one in answer.get("unmapped_signals", ()))
+        return any(signal["name"] == "partner_sharing" for signal in answer.get("unmapped_signals", ()))
 
     wait_until(told, 30, "the name on the ops page")
     assert "partner_sharing" in shop.run("doctor").stdout
@@ -238,9 +238,9 @@ def test_a_refusal_under_a_name_that_nothing_maps_denies_and_is_told(shop: Stand
 
 def test_a_servers_own_place_is_not_the_visitors(shop: StandingHouse, visitor: Visitor) -> None:
     """Of a server's key the event says where the visitor is, whatever the header says; where it does not, silence denies."""
-    made = shop.run("keys", "create", "container", "--site", SITE, "--kind", "server")
-    assert made.returncode == 0, made.stderr
-    key = made.stdout.strip()
+    creation = shop.run("keys", "create", "container", "--site", SITE, "--kind", "server")
+    assert creation.returncode == 0, creation.stderr
+    key = creation.stdout.strip()
 
     def outcome(**fields: Any) -> str:
         name = f"viewed_{uuid.uuid4().hex}"

@@ -100,9 +100,9 @@ READS: tuple[Callable[[bytes], tuple[Contract, Record]], ...] = (partial(decode,
 
 def survives(value: bytes) -> None:
     """Reading these bytes gives a record of the contract or Undecodable; UnknownContract where the header was hit."""
-    for read in READS:
+    for reader in READS:
         try:
-            contract, record = read(value)
+            contract, record = reader(value)
         except (Undecodable, UnknownContract):
             continue
         assert set(record) <= set(contract.names)
@@ -194,9 +194,9 @@ def test_what_has_no_frame_is_undecodable(value: bytes) -> None:
 def test_an_id_that_may_still_become_known_is_no_fault_of_the_data() -> None:
     """UnknownContract makes a stage wait; Undecodable makes a dead letter; the two are never mixed up."""
     value = b"\x00" + (123_456).to_bytes(4, "big") + b"x"
-    for read in READS:
+    for reader in READS:
         with pytest.raises(UnknownContract):
-            read(value)
+            reader(value)
 
 
 def test_a_record_of_another_topic_has_no_such_head() -> None:

@@ -27,8 +27,8 @@ DEFAULTS = {"string": "", "long": 0, "int": 0, "double": 0.0, "boolean": False, 
 
 def field(name: str, avro: Any, default: bool) -> dict[str, Any]:
     """A field, with the empty default of its type or without."""
-    made = {"name": name, "type": avro, "purpose": "exempt", "doc": "d"}
-    return made | {"default": DEFAULTS[avro if isinstance(avro, str) else avro["type"]]} if default else made
+    definition = {"name": name, "type": avro, "purpose": "exempt", "doc": "d"}
+    return definition | {"default": DEFAULTS[avro if isinstance(avro, str) else avro["type"]]} if default else definition
 
 
 FIELDS = st.lists(
@@ -46,8 +46,8 @@ def record(fields: list[dict[str, Any]], prepended: int = 0) -> dict[str, Any]:
 
 def avro_says(reader: dict[str, Any], writer: dict[str, Any]) -> bool:
     """Whether Apache Avro's checker lets this reader read this writer's records."""
-    found = ReaderWriterCompatibilityChecker().get_compatibility(parse(json.dumps(reader)), parse(json.dumps(writer)))
-    return bool(found.compatibility is SchemaCompatibilityType.compatible)
+    result = ReaderWriterCompatibilityChecker().get_compatibility(parse(json.dumps(reader)), parse(json.dumps(writer)))
+    return bool(result.compatibility is SchemaCompatibilityType.compatible)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -104,7 +104,7 @@ def test_both_parts_of_a_derived_contract_grow_at_their_own_end() -> None:
 
 def test_the_lock_only_grows() -> None:
     """Entries are neither changed nor removed."""
-    one = {"id": 1, "topic": "t", "version": 1, "schema": record([])}
-    two = one | {"id": 2, "version": 2}
-    assert breaking_lock({"contracts": [one]}, {"contracts": [one, two]}) == []
-    assert len(breaking_lock({"contracts": [one, two]}, {"contracts": [one | {"version": 3}]})) == 2
+    first = {"id": 1, "topic": "t", "version": 1, "schema": record([])}
+    second = first | {"id": 2, "version": 2}
+    assert breaking_lock({"contracts": [first]}, {"contracts": [first, second]}) == []
+    assert len(breaking_lock({"contracts": [first, second]}, {"contracts": [first | {"version": 3}]})) == 2

@@ -52,10 +52,10 @@ def test_what_is_left_out_has_its_default() -> None:
     """As with `encode`; without one, it is missed."""
     contract = REGISTRY.latest("consent.audit")
     written = flat_record_encoder(contract.parsed, contract.header)
-    said = {"site": "a", "minute": 1, "outcome": "strip", "reasons": "", "policy": "p", "n": 2}
-    assert written(said) == encode(contract, said)
+    record = {"site": "a", "minute": 1, "outcome": "strip", "reasons": "", "policy": "p", "n": 2}
+    assert written(record) == encode(contract, record)
     with pytest.raises(KeyError, match="policy"):
-        written({name: value for name, value in said.items() if name != "policy"})
+        written({name: value for name, value in record.items() if name != "policy"})
 
 
 @given(st.lists(TEXT, min_size=3, max_size=3))

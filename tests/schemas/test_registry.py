@@ -215,8 +215,8 @@ def test_two_publishers_at_once_allocate_different_ids(folder: Path) -> None:
 
 def test_equal_contracts_are_equal_and_hashable(folder: Path) -> None:
     """Two registries' contracts are the same contracts."""
-    one, two = Registry(folder).latest("events.raw"), Registry(folder).latest("events.raw")
-    assert {one: 1}[two] == 1
+    first, second = Registry(folder).latest("events.raw"), Registry(folder).latest("events.raw")
+    assert {first: 1}[second] == 1
 
 
 def test_old_and_new_records_flow_side_by_side(folder: Path) -> None:

@@ -90,8 +90,8 @@ def up_command(  # noqa: PLR0913, PLR0917 - each parameter is an option of the c
         "decisions": decisions_port,
         "gauge": gauge_port,
     }
-    given = {name: port for name, port in ports.items() if port}
-    options = HouseOptions(state_dir, kafka, redis, clickhouse, given, consent_workers)
+    fixed_ports = {name: port for name, port in ports.items() if port}
+    options = HouseOptions(state_dir, kafka, redis, clickhouse, fixed_ports, consent_workers)
     began = time.monotonic()
 
     def ready(house: House) -> None:

@@ -108,21 +108,21 @@ class House:
         self.supervisor = Supervisor(self._parts(), self._say, self.state.write_services, self.state.full)
 
     def _port_names(self) -> list[str]:
-        given = {"kafka": self.options.kafka, "redis": self.options.redis, "clickhouse": self.options.clickhouse}
-        servers = [name for name in USUAL_PORTS if not given.get(name)]
+        addresses = {"kafka": self.options.kafka, "redis": self.options.redis, "clickhouse": self.options.clickhouse}
+        servers = [name for name in USUAL_PORTS if not addresses.get(name)]
         consent = (f"consent-{n}" for n in range(self.options.consent_workers))
         workers = [*consent, "identity", "bandit", "warehouse", "upkeep"]
         return [*servers, *(f"{worker} metrics" for worker in workers)]
 
     def _choose_port(self, name: str, remembered: int) -> int:
-        wanted = (self.options.ports or {}).get(name)
-        if wanted:
-            if not is_free(wanted):
+        requested = (self.options.ports or {}).get(name)
+        if requested:
+            if not is_free(requested):
                 raise ConfigError(
-                    f"port {wanted} for {name} is taken{owner(wanted)}: stop that process, or give --{name}-port another "
+                    f"port {requested} for {name} is taken{owner(requested)}: stop that process, or give --{name}-port another "
                     "(without it, a free one is chosen)"
                 )
-            return wanted
+            return requested
         for port in (USUAL_PORTS.get(name, 0), remembered):
             if port and port not in self._ports.values() and is_free(port):
                 return port
@@ -245,16 +245,16 @@ class House:
         from infra.clients.kafka import admin
         from infra.ops.topics import apply
 
-        done = apply(self.settings)
+        changes = apply(self.settings)
         client = admin(self.settings)  # held: its futures end with it
         self._cluster = str(client.describe_cluster().result(10).cluster_id)
-        return f"{len(done)} changes" if done else "as they should be"
+        return f"{len(changes)} changes" if changes else "as they should be"
 
     def _migrate(self) -> str:
         from consumers.warehouse import migrate
 
-        done = migrate(self.settings)
-        return f"{len(done)} migrations" if done else "as they should be"
+        migrations = migrate(self.settings)
+        return f"{len(migrations)} migrations" if migrations else "as they should be"
 
 
 def _without_user(url: str) -> str:

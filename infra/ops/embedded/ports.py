@@ -34,13 +34,13 @@ def is_served(port: int, timeout_s: float = 0.5) -> bool:
         return False
 
 
-def free_port(wanted: int = 0) -> int:
+def free_port(preferred: int = 0) -> int:
     """`wanted` when it is free; otherwise any free port outside the range of outgoing connections.
 
     A port that was chosen is not chosen again, here or (on Linux) in another process, while its server is still starting.
     """
-    if wanted and is_free(wanted):
-        return wanted
+    if preferred and is_free(preferred):
+        return preferred
     chooser = random.SystemRandom()
     for _ in range(1_000):
         port = chooser.randrange(LOWEST, HIGHEST)

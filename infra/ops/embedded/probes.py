@@ -31,13 +31,13 @@ def served_and(port: int, answers: Callable[[], bool]) -> bool:
     return is_served(port) and answers()
 
 
-def elsewhere(what: str, address: str, option: str, answers: Callable[[], bool]) -> str:
+def elsewhere(service: str, address: str, option: str, answers: Callable[[], bool]) -> str:
     """Wait a little for a server that somebody else runs; what to tell. ConfigError when it does not answer."""
     deadline = time.monotonic() + ELSEWHERE_S
     while not answers():
         if time.monotonic() > deadline:
             raise ConfigError(
-                f"{what} at {without_password(address)} does not answer: is it running, and is {option} right? "
+                f"{service} at {without_password(address)} does not answer: is it running, and is {option} right? "
                 f"Without {option}, `headwater up` starts its own"
             )
         time.sleep(0.2)

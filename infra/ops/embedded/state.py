@@ -87,8 +87,8 @@ class StateDir:
 
     def remembered_ports(self) -> dict[str, int]:
         """The ports of the last run, so that a house keeps its addresses."""
-        known = self._read("ports.json")
-        return {name: port for name, port in known.items() if isinstance(port, int)}
+        ports = self._read("ports.json")
+        return {name: port for name, port in ports.items() if isinstance(port, int)}
 
     def remember_ports(self, ports: Mapping[str, int]) -> None:
         """Keep this run's ports."""
@@ -100,10 +100,10 @@ class StateDir:
 
     def mark_started(self, cluster: str, group: str) -> None:
         """Remember that the group has begun."""
-        known = self._read("first-starts.json")
-        if group not in known.get(cluster, []):
-            known[cluster] = sorted([*known.get(cluster, []), group])
-            write_private(self.path / "first-starts.json", json.dumps(known, indent=2) + "\n")
+        groups = self._read("first-starts.json")
+        if group not in groups.get(cluster, []):
+            groups[cluster] = sorted([*groups.get(cluster, []), group])
+            write_private(self.path / "first-starts.json", json.dumps(groups, indent=2) + "\n")
 
     def write_house(self, house: Mapping[str, Any]) -> None:
         """Say where the running house is; keys are names of Settings."""

@@ -83,7 +83,7 @@ class Status:
 class _Job:
     step: Step
     thread: threading.Thread | None = None
-    told: str | None = None
+    message: str | None = None
     error: BaseException | None = None
     counted: bool = False
 
@@ -149,14 +149,14 @@ class Supervisor:
             job.thread.start()
         if job.error is not None:
             raise job.error
-        if job.told is not None and not job.counted:
+        if job.message is not None and not job.counted:
             job.counted = True
-            self.say(job.step.name, f"{job.told} {self._seconds()}".strip())
+            self.say(job.step.name, f"{job.message} {self._seconds()}".strip())
 
     @staticmethod
     def _do(job: _Job) -> None:
         try:
-            job.told = job.step.run()
+            job.message = job.step.run()
         except BaseException as error:
             job.error = error
 
@@ -232,8 +232,8 @@ class Supervisor:
             status.failures = 0
         status.failures += 1
         status.restarts += 1
-        if known := self.diagnose():
-            why = f"{why}; {known}"
+        if cause := self.diagnose():
+            why = f"{why}; {cause}"
         if not self.ready and status.failures >= PATIENT_STARTS:
             raise StartFailed(f"{status.service.name} {why}, {status.failures} times:\n{status.log}")
         shortest, longest = BACK_OFF_S
@@ -254,7 +254,7 @@ class Supervisor:
                 return status.state in {ServiceState.READY, ServiceState.HALTED} or (
                     self.ready and status.state is not ServiceState.WAITING
                 )
-        return all(job.told is not None for job in self._jobs if job.step.name == name)
+        return all(job.message is not None for job in self._jobs if job.step.name == name)
 
     def _seconds(self) -> str:
         return f"({self.clock() - self._began:.1f} s)"

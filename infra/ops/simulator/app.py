@@ -158,13 +158,19 @@ def _shown(events: int) -> Iterator[Callable[[SendProgress], None]]:
     if not sys.stderr.isatty():
         yield _lines(events)
         return
-    columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[said]}"))
+    columns = (
+        TextColumn("sending"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[retries]}"),
+    )
     with Progress(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task("sending", total=events, said="")
+        task = bars.add_task("sending", total=events, retries="")
 
         def show(progress: SendProgress) -> None:
-            said = f"{progress.retries} retries {progress.trouble}" if progress.retries else ""
-            bars.update(task, completed=progress.events, said=said)
+            text = f"{progress.retries} retries {progress.trouble}" if progress.retries else ""
+            bars.update(task, completed=progress.events, retries=text)
 
         yield show
 

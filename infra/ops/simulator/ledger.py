@@ -19,6 +19,8 @@ VERSION = 2
 FATES = ("", "resolved", "anonymised", "dead", "poison", "refused")
 """Codes of fates in `LedgerIndex.fates`; 0 = the ledger has no such event."""
 ABSENT, RESOLVED, ANONYMISED, DEAD, POISON, REFUSED = range(6)
+FILE_NAMES = {"attempts": "sent"}
+"""Field -> its key in the file, where they differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +37,14 @@ class RunLine:
 
 @dataclass(frozen=True, slots=True)
 class EventLine:
-    """What was sent, how often, what the house said, and what must become of it."""
+    """An event, its deliveries, the collector's answer, and its expected outcome."""
 
     n: int
     id: str
     door: str
     name: str
-    sent: int
+    attempts: int
+    """How often it was sent."""
     acked: int
     status: int
     """The last HTTP status; 0 = none came."""
@@ -102,7 +105,8 @@ class Writer:
 
     def write(self, kind: str, line: RunLine | EventLine | DecisionLine | RefusalLine | EndLine) -> None:
         """Append one line."""
-        self._out.write(orjson.dumps({"kind": kind, **asdict(line)}, option=orjson.OPT_APPEND_NEWLINE))
+        fields = {FILE_NAMES.get(name, name): value for name, value in asdict(line).items()}
+        self._out.write(orjson.dumps({"kind": kind, **fields}, option=orjson.OPT_APPEND_NEWLINE))
 
     def __enter__(self) -> Self:
         return self
@@ -120,7 +124,8 @@ class LedgerIndex:
     masks: bytearray
     acked: bytearray
     """How often each event was acknowledged, up to 255."""
-    sent: bytearray
+    attempts: bytearray
+    """How often each event was sent, up to 255."""
     accounts: "array[int]"
     """Number of the account that each event carried; -1 = none."""
     after: "array[int]" = field(default_factory=lambda: array("i"))
@@ -172,7 +177,7 @@ def read(file: Path) -> LedgerIndex:
     for line in lines:
         match line.pop("kind"):
             case "event":
-                _take_event(expected, EventLine(**line), people)
+                _take_event(expected, _event_line(line), people)
             case "decision":
                 _take_decision(expected, DecisionLine(**line))
             case "refusal":
@@ -194,6 +199,10 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
         raise ConfigError(f"cannot read the ledger {file}: {error.strerror}") from None
 
 
+def _event_line(line: dict[str, Any]) -> EventLine:
+    return EventLine(**{name: line.pop(key) for name, key in FILE_NAMES.items()}, **line)
+
+
 def _take_decision(expected: LedgerIndex, line: DecisionLine) -> None:
     expected.decisions[line.id] = line.learns and line.granted
     if not line.granted:
@@ -207,7 +216,7 @@ def _take_event(expected: LedgerIndex, line: EventLine, people: dict[str, int]) 
     expected.fates[n] = FATES.index(line.fate)
     expected.masks[n] = line.mask
     expected.acked[n] = min(255, line.acked)
-    expected.sent[n] = min(255, line.sent)
+    expected.attempts[n] = min(255, line.attempts)
     expected.after[n] = line.refusal
     if line.account:
         expected.accounts[n] = people.setdefault(line.account, len(people))

@@ -118,22 +118,22 @@ def state(statement: Statement, stamp: SendStamp) -> Post:
 
 def signals(device: Device, now_ms: int) -> Json:
     """Consent signals as a page says them: mostly the contract's names, and groups as consent platforms call them."""
-    said: Json = {f"cmp.{purpose}": "granted" if yes else "denied" for purpose, yes in CMP.get(device.choice, {}).items()}
+    consent: Json = {f"cmp.{purpose}": "granted" if yes else "denied" for purpose, yes in CMP.get(device.choice, {}).items()}
     if device.choice in MODE:
-        said["gcs"], said["gcd"] = MODE[device.choice]
+        consent["gcs"], consent["gcd"] = MODE[device.choice]
     if device.choice is VisitorChoice.GPC:
-        said["gpc"] = "1"
+        consent["gpc"] = "1"
     if device.choice is VisitorChoice.UNMAPPED:
-        said |= UNMAPPED
+        consent |= UNMAPPED
     if device.choice in (VisitorChoice.TC_ALL, VisitorChoice.TC_NONE):
         grants = device.choice is VisitorChoice.TC_ALL
         day = now_ms - DAY_MS if grants else now_ms
-        said |= {
+        consent |= {
             "tc_string": tc_string(day // DAY_MS * DAY_MS, grants=grants),
             "gdpr_applies": "1",
             "tc_event_status": "tcloaded",
         }
-    return said | ONETRUST.get(device.choice, {})
+    return consent | ONETRUST.get(device.choice, {})
 
 
 def _flat(device: Device, now_ms: int) -> dict[str, str]:
@@ -144,12 +144,12 @@ def _flat(device: Device, now_ms: int) -> dict[str, str]:
 
 def _consent(event: SimulatedEvent, stamp: SendStamp) -> Json:
     """The signals of an event."""
-    said = signals(event.device, stamp.now_ms)
+    consent = signals(event.device, stamp.now_ms)
     if event.dated:
-        said["chosen_ts"] = stamp.now_ms
-    if event.name == CHOICE_EVENT and "tc_string" in said:
-        said["tc_event_status"] = "useractioncomplete"
-    return said
+        consent["chosen_ts"] = stamp.now_ms
+    if event.name == CHOICE_EVENT and "tc_string" in consent:
+        consent["tc_event_status"] = "useractioncomplete"
+    return consent
 
 
 def _categories(consent: Json) -> Json:
@@ -174,10 +174,10 @@ def _key(request: SimulatedRequest, stamp: SendStamp) -> str:
 
 def _headers(request: SimulatedRequest, stamp: SendStamp, authorization: str = "") -> dict[str, str]:
     device = request.device
-    said = {"Content-Type": "application/json", "User-Agent": device.agent, **_region(device, stamp.region_header)}
+    headers = {"Content-Type": "application/json", "User-Agent": device.agent, **_region(device, stamp.region_header)}
     if device.choice is VisitorChoice.GPC:
-        said["Sec-GPC"] = "1"
-    return {**said, "Authorization": authorization} if authorization else said
+        headers["Sec-GPC"] = "1"
+    return {**headers, "Authorization": authorization} if authorization else headers
 
 
 def _url(event: SimulatedEvent) -> str:
@@ -193,14 +193,14 @@ def _token(event: SimulatedEvent, stamp: SendStamp) -> str:
 
 def _properties(event: SimulatedEvent, stamp: SendStamp) -> Json:
     """What all doors say alike."""
-    said: Json = {"note": event.mark("an")}
+    properties: Json = {"note": event.mark("an")}
     if event.defect is not Defect.NONE:
-        said["defect"] = event.mark("dd")
+        properties["defect"] = event.mark("dd")
     if token := _token(event, stamp):
-        said["decision_token"] = token
+        properties["decision_token"] = token
     if event.order_id:
-        said.update(order_id=event.order_id, value=event.value, currency="EUR")
-    return said
+        properties.update(order_id=event.order_id, value=event.value, currency="EUR")
+    return properties
 
 
 def _own(request: SimulatedRequest, stamp: SendStamp) -> Post:
@@ -214,7 +214,7 @@ def _own_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
     if event.defect is Defect.NOT_AN_OBJECT:
         return event.mark("dd")
     device = event.device
-    said: Json = {
+    item: Json = {
         "event_id": event.id,
         "event_name": event.name,
         "event_ts": stamp.now_ms - event.age_ms,
@@ -227,12 +227,12 @@ def _own_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
         **_properties(event, stamp),
     }
     if event.login:
-        said["user_id"] = event.person.account
+        item["user_id"] = event.person.account
     if event.email:
-        said["user_data"] = {"email": event.person.email}
+        item["user_data"] = {"email": event.person.email}
     if event.defect is Defect.NO_NAME:
-        del said["event_name"]
-    return said
+        del item["event_name"]
+    return item
 
 
 def _segment(request: SimulatedRequest, stamp: SendStamp) -> Post:
@@ -257,7 +257,7 @@ def _segment_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
     }
     if event.email:
         context["traits"] = {"email": event.person.email}
-    said: Json = {
+    item: Json = {
         "type": "track",
         "messageId": event.id,
         "event": event.name,
@@ -267,10 +267,10 @@ def _segment_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
         "properties": _properties(event, stamp),
     }
     if event.login:
-        said["userId"] = event.person.account
+        item["userId"] = event.person.account
     if event.defect is Defect.NO_NAME:
-        del said["event"]
-    return said
+        del item["event"]
+    return item
 
 
 def _snowplow(request: SimulatedRequest, stamp: SendStamp) -> Post:
@@ -287,7 +287,7 @@ def _snowplow_item(event: SimulatedEvent, stamp: SendStamp, app_id: str) -> Json
         return event.mark("dd")
     device = event.device
     data = {"schema": f"iglu:example.shop/{event.name}/jsonschema/1-0-0", "data": _properties(event, stamp)}
-    said: Json = {
+    item: Json = {
         "e": "ue",
         "eid": event.id,
         "tv": "sim-1",
@@ -306,12 +306,12 @@ def _snowplow_item(event: SimulatedEvent, stamp: SendStamp, app_id: str) -> Json
     if device.region:
         entities.append({"schema": "iglu:example.shop/geolocation/jsonschema/1-0-0", "data": {"country": device.region}})
     if entities:
-        said["co"] = orjson.dumps({"schema": CONTEXTS, "data": entities}).decode()
+        item["co"] = orjson.dumps({"schema": CONTEXTS, "data": entities}).decode()
     if event.login:
-        said["uid"] = event.person.account
+        item["uid"] = event.person.account
     if event.defect is Defect.NO_NAME:
-        del said["e"]
-    return said
+        del item["e"]
+    return item
 
 
 CONTEXTS = "iglu:com.snowplowanalytics.snowplow/contexts/jsonschema/1-0-1"
@@ -321,12 +321,12 @@ UNSTRUCT = "iglu:com.snowplowanalytics.snowplow/unstruct_event/jsonschema/1-0-0"
 def _ga4(request: SimulatedRequest, stamp: SendStamp) -> Post:
     device = request.device
     first = request.events[0]
-    said: Json = {"client_id": device.cookie, "events": [_ga4_item(event, stamp) for event in request.events]}
+    body: Json = {"client_id": device.cookie, "events": [_ga4_item(event, stamp) for event in request.events]}
     if first.login:
-        said["user_id"] = first.person.account
-    said |= {"consent": _consent(first, stamp), **_place("user_location", "country_id", device)}
+        body["user_id"] = first.person.account
+    body |= {"consent": _consent(first, stamp), **_place("user_location", "country_id", device)}
     query = {"measurement_id": "G-SIM", "api_secret": _key(request, stamp)}
-    return Post("/mp/collect", orjson.dumps(said), _headers(request, stamp), query)
+    return Post("/mp/collect", orjson.dumps(body), _headers(request, stamp), query)
 
 
 def _ga4_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
@@ -339,10 +339,10 @@ def _ga4_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
         "page_location": _url(event),
         "page_title": event.mark("an"),
     }
-    said: Json = {"params": params, "timestamp_micros": (stamp.now_ms - event.age_ms) * 1000}
+    item: Json = {"params": params, "timestamp_micros": (stamp.now_ms - event.age_ms) * 1000}
     if event.defect is not Defect.NO_NAME:
-        said["name"] = event.name
-    return said
+        item["name"] = event.name
+    return item
 
 
 def _iso(ms: int) -> str:

@@ -5,7 +5,6 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import aiohttp
 import orjson
@@ -59,11 +58,11 @@ class SendProgress:
 
 
 @dataclass
-class _Sent:
-    """What became of one event so far."""
+class EventDelivery:
+    """The deliveries of one event so far."""
 
     event: SimulatedEvent
-    sent: int = 0
+    attempts: int = 0
     acked: int = 0
     status: int = 0
     decision: str = ""
@@ -73,7 +72,7 @@ class _Sent:
 class _JourneyRun:
     """One journey on its way."""
 
-    sent: dict[int, _Sent] = field(default_factory=dict)
+    deliveries: dict[int, EventDelivery] = field(default_factory=dict)
     posts: dict[int, Post] = field(default_factory=dict)
     """Bytes by request, so that a repeated request is the same bytes."""
     answer: Answer = field(default_factory=Answer)
@@ -164,20 +163,20 @@ class Sender:
         else:
             status, _, attempts = await self._post(session, self._target.collector_url, post)
         for event in request.events:
-            sent = walk.sent.setdefault(event.n, _Sent(event))
-            sent.sent += attempts
-            sent.acked += 200 <= status < 300
-            sent.status = status
-            sent.decision = walk.answer.decision_id if event.answers and not sent.decision else sent.decision
-            self._count(sent)
+            delivery = walk.deliveries.setdefault(event.n, EventDelivery(event))
+            delivery.attempts += attempts
+            delivery.acked += 200 <= status < 300
+            delivery.status = status
+            delivery.decision = walk.answer.decision_id if event.answers and not delivery.decision else delivery.decision
+            self._count(delivery)
 
-    def _count(self, sent: _Sent) -> None:
-        if sent.sent > 1 and sent.acked > 1:
+    def _count(self, delivery: EventDelivery) -> None:
+        if delivery.attempts > 1 and delivery.acked > 1:
             return
         self.progress.events += 1
-        if 200 <= sent.status < 300:
+        if 200 <= delivery.status < 300:
             self.progress.acknowledged += 1
-        elif 400 <= sent.status < 500:
+        elif 400 <= delivery.status < 500:
             self.progress.refused += 1
         else:
             self.progress.open += 1
@@ -205,26 +204,26 @@ class Sender:
             wait = min(LONGEST_WAIT_S, wait * 2)
 
     def _write(self, walk: _JourneyRun) -> None:
-        for sent in walk.sent.values():
-            self._keep(event_line(sent))
+        for delivery in walk.deliveries.values():
+            self._keep(event_line(delivery))
 
 
-def event_line(sent: Any) -> EventLine:
+def event_line(delivery: EventDelivery) -> EventLine:
     """The ledger's line about one event."""
-    event: SimulatedEvent = sent.event
+    event = delivery.event
     must = fate(event)
     return EventLine(
         n=event.n,
         id=event.id,
         door=event.device.door,
         name=event.name,
-        sent=sent.sent,
-        acked=sent.acked,
-        status=sent.status,
+        attempts=delivery.attempts,
+        acked=delivery.acked,
+        status=delivery.status,
         fate=must.name,
         outcome=must.outcome,
         mask=must.mask,
         account=event.person.name if event.login else "",
-        decision=sent.decision if must.mask & PERSONALIZATION else "",
+        decision=delivery.decision if must.mask & PERSONALIZATION else "",
         refusal=event.refusal,
     )

@@ -20,17 +20,17 @@ TOPICS = ("ids.first", "ids.second")
 @pytest.fixture
 def settings(kafka: str) -> Settings:
     """A broker with two topics."""
-    made = load_settings(kafka=kafka)
-    create(made, *(name for name in TOPICS if name not in topic_ids(made, TOPICS)))
-    return made
+    settings = load_settings(kafka=kafka)
+    create(settings, *(name for name in TOPICS if name not in topic_ids(settings, TOPICS)))
+    return settings
 
 
 def create(settings: Settings, *names: str) -> None:
     """Create topics, also where a deletion of theirs is still on its way, and wait until they can be described."""
     client, deadline = admin(settings), time.monotonic() + 30
-    while left := set(names) - topic_ids(settings, names).keys():
+    while missing := set(names) - topic_ids(settings, names).keys():
         assert time.monotonic() < deadline, "not created in time"
-        for future in client.create_topics([NewTopic(name, 1, 1) for name in left]).values():
+        for future in client.create_topics([NewTopic(name, 1, 1) for name in missing]).values():
             with contextlib.suppress(ck.KafkaException):  # its deletion goes on, or it is there and not described yet
                 future.result(20)
         time.sleep(0.1)

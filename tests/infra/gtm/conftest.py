@@ -26,8 +26,8 @@ def checker(tmp_path_factory: pytest.TempPathFactory) -> Checker:
         shutil.copy(file, folder)
     node, npm = node_and_npm()
     command = [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
+    install = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+    assert install.returncode == 0, install.stderr
     return Checker(node, folder)
 
 

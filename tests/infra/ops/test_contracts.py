@@ -24,15 +24,15 @@ Edit = Callable[[list[dict[str, Any]]], object]
 @pytest.fixture
 def folder(tmp_path: Path, contracts_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the packaged contracts in a git checkout of their own, which commands find."""
-    made = tmp_path / "checkout" / "schemas"
-    made.mkdir(parents=True)
+    copy = tmp_path / "checkout" / "schemas"
+    copy.mkdir(parents=True)
     for file in (*contracts_dir.glob("*.avsc"), contracts_dir / "derived.json", contracts_dir / "lock.json"):
-        shutil.copy(file, made)
+        shutil.copy(file, copy)
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "contracts"]):
-        subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *command], cwd=made.parent, check=True)  # noqa: S607 - the git of this machine
-    monkeypatch.setenv("HEADWATER_CONTRACTS", str(made))
+        subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *command], cwd=copy.parent, check=True)  # noqa: S607 - the git of this machine
+    monkeypatch.setenv("HEADWATER_CONTRACTS", str(copy))
     monkeypatch.setenv("HEADWATER_STATE_DIR", str(tmp_path))
-    return made
+    return copy
 
 
 def change(file: Path, edit: Edit) -> None:
@@ -45,10 +45,10 @@ def change(file: Path, edit: Edit) -> None:
 
 def run(*arguments: str) -> tuple[int, str]:
     """Exit code and output of a command."""
-    done = CliRunner().invoke(app, list(arguments))
-    if isinstance(done.exception, ConfigError):
-        raise done.exception
-    return done.exit_code, done.stdout
+    result = CliRunner().invoke(app, list(arguments))
+    if isinstance(result.exception, ConfigError):
+        raise result.exception
+    return result.exit_code, result.stdout
 
 
 def test_the_packaged_contracts_are_clean(contracts_dir: Path) -> None:
@@ -82,10 +82,10 @@ def test_the_packaged_contracts_are_clean(contracts_dir: Path) -> None:
 def test_each_breach_names_file_line_and_field(folder: Path, edit: Edit, field: str, words: str) -> None:
     """One finding a breach, at the line where the field stands."""
     change(folder / "events.raw.avsc", edit)
-    found = next(finding for finding in lint(folder) if words in finding.text)
-    assert (found.file, found.field) == ("events.raw.avsc", field)
+    match = next(finding for finding in lint(folder) if words in finding.text)
+    assert (match.file, match.field) == ("events.raw.avsc", field)
     lines = (folder / "events.raw.avsc").read_text().splitlines()
-    assert not found.line or f'"name": "{field}"' in lines[found.line - 1]
+    assert not match.line or f'"name": "{field}"' in lines[match.line - 1]
 
 
 def test_a_forgotten_lock_and_a_derived_contract_out_of_date_are_found(folder: Path) -> None:

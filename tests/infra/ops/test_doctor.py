@@ -45,8 +45,8 @@ def test_policy_grades(settings: Settings, tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text(PACKAGED.read_text().replace('controller: ""', 'controller: "Shop Ltd, privacy@shop.example"'))
     named = load_settings(state_dir=tmp_path, policy=mine)
-    assert doctor.policy(named) == CheckResult("policy", Grade.OK, doctor.policy(named).found)
-    assert doctor.policy(named).found.endswith("of Shop Ltd, privacy@shop.example")
+    assert doctor.policy(named) == CheckResult("policy", Grade.OK, doctor.policy(named).detail)
+    assert doctor.policy(named).detail.endswith("of Shop Ltd, privacy@shop.example")
     mine.write_text("nonsense")
     assert doctor.policy(named).grade is Grade.FAIL
 
@@ -135,22 +135,22 @@ def test_what_a_worker_waits_for_is_named(tmp_path: Path, page: str, text: str, 
     finally:
         server.shutdown()
         server.server_close()
-    assert (findings[0].what, findings[0].grade) == ("warehouse", Grade.WARN)
-    assert text in findings[0].found
-    assert "Redis" not in findings[0].found or "Kafka, Redis" in text
+    assert (findings[0].check, findings[0].grade) == ("warehouse", Grade.WARN)
+    assert text in findings[0].detail
+    assert "Redis" not in findings[0].detail or "Kafka, Redis" in text
     assert advice in findings[0].advice
-    assert [finding.what for finding in findings] == ["warehouse", "warehouse rows"]
+    assert [finding.check for finding in findings] == ["warehouse", "warehouse rows"]
 
 
 def test_rows_of_a_clickhouse_that_is_away_are_a_warning(tmp_path: Path) -> None:
     """Nothing is claimed about them."""
     finding = doctor.warehouse_rows(load_settings(state_dir=tmp_path, clickhouse="http://127.0.0.1:9"))
-    assert (finding.grade, finding.found.startswith("not known")) == (Grade.WARN, True)
+    assert (finding.grade, finding.detail.startswith("not known")) == (Grade.WARN, True)
 
 
 def test_killed_house_is_noticed(tmp_path: Path) -> None:
     """A services.json whose `up` is gone is not believed."""
-    assert "was killed" in told(tmp_path, 2**22 + 1)[0].found
+    assert "was killed" in told(tmp_path, 2**22 + 1)[0].detail
 
 
 @pytest.fixture

@@ -26,11 +26,11 @@ def test_every_topic_of_the_table_has_a_contract_and_every_contract_a_topic(cont
 def test_an_empty_kafka_needs_every_topic() -> None:
     """Missing topics are created with the installation's partitions, single ones with one."""
     target = wanted((RAW, STATE), 4, 3)
-    found = plan(target, {})
-    assert found.create == target
+    topic_plan = plan(target, {})
+    assert topic_plan.create == target
     assert (target["t.raw"].partitions, target["t.state"].partitions) == (4, 1)
-    assert found.conflicts == ()
-    assert [d.text for d in found.differences] == [
+    assert topic_plan.conflicts == ()
+    assert [d.text for d in topic_plan.differences] == [
         "t.raw: missing (4 partitions, replication 3)",
         "t.state: missing (1 partitions, replication 3)",
     ]
@@ -54,24 +54,24 @@ def test_two_of_three_replicas_must_answer() -> None:
 def test_nothing_to_do_where_all_is_well() -> None:
     """Kafka's other settings do not count as differences."""
     target = wanted((RAW,), 2, 1)
-    found = {"t.raw": TopicShape(2, 1, {**target["t.raw"].config, "segment.bytes": "1"}), "foreign": TopicShape(1, 1, {})}
-    nothing = plan(target, found)
+    current = {"t.raw": TopicShape(2, 1, {**target["t.raw"].config, "segment.bytes": "1"}), "foreign": TopicShape(1, 1, {})}
+    nothing = plan(target, current)
     assert (nothing.create, nothing.configs, nothing.differences, nothing.conflicts) == ({}, {}, (), ())
 
 
 def test_a_config_that_differs_is_set_alone() -> None:
     """Only what differs is written."""
     target = wanted((RAW,), 2, 1)
-    found = {"t.raw": TopicShape(2, 1, {**target["t.raw"].config, "retention.ms": "1"})}
-    assert plan(target, found).configs == {"t.raw": {"retention.ms": str(7 * 86_400_000)}}
+    current = {"t.raw": TopicShape(2, 1, {**target["t.raw"].config, "retention.ms": "1"})}
+    assert plan(target, current).configs == {"t.raw": {"retention.ms": str(7 * 86_400_000)}}
 
 
 @pytest.mark.parametrize(("topic", "advice"), [(RAW, "HEADWATER_PARTITIONS=3"), (STATE, "it must have one")])
 def test_another_partition_count_is_a_conflict_that_says_what_to_do(topic: Topic, advice: str) -> None:
     """Growing a topic moves keys to other partitions, so no command does it alone."""
     target = wanted((topic,), 4, 1)
-    found = {topic.name: TopicShape(3, 1, target[topic.name].config)}
-    (conflict,) = plan(target, found).conflicts
+    current = {topic.name: TopicShape(3, 1, target[topic.name].config)}
+    (conflict,) = plan(target, current).conflicts
     assert advice in conflict
 
 
@@ -96,7 +96,7 @@ def test_apply_creates_then_does_nothing_then_repairs(kafka: str) -> None:
     assert apply(settings, topics) == []
     assert diff(settings, topics).differences == ()
     longer = (Topic("topics-app.raw", "subject", 8), topics[1])
-    assert [d.what for d in diff(settings, longer).differences] == ["retention.ms"]
+    assert [d.setting for d in diff(settings, longer).differences] == ["retention.ms"]
     assert apply(settings, longer) == [f"set retention.ms={8 * 86_400_000} on topics-app.raw"]
     assert apply(settings, longer) == []
 
@@ -121,7 +121,7 @@ def test_the_command_says_what_it_did(kafka: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("infra.ops.topics.TOPICS", table)
     run = CliRunner()
     assert run.invoke(app, ["diff"]).exit_code == 1
-    done = json.loads(run.invoke(app, ["apply", "--json"]).stdout)["done"]
-    assert done == ["created topics-app.shown (4 partitions)"]
+    changes = json.loads(run.invoke(app, ["apply", "--json"]).stdout)["done"]
+    assert changes == ["created topics-app.shown (4 partitions)"]
     after = run.invoke(app, ["diff", "--json"])
     assert (after.exit_code, json.loads(after.stdout)) == (0, {"differences": [], "conflicts": []})

@@ -56,5 +56,5 @@ def test_a_command_does_not_outlive_its_keeper(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("HEADWATER_STATE_DIR", str(tmp_path))
     before = set(psutil.Process().children(recursive=True))  # another test's house may have an upkeep of its own
     assert run(Task(("upkeep",), DAY_S), tmp_path, (tmp_path / "upkeep.json").exists) == 0
-    left = set(psutil.Process().children(recursive=True)) - before
-    assert [one.cmdline() for one in left if "upkeep" in one.cmdline()] == []
+    children = set(psutil.Process().children(recursive=True)) - before
+    assert [child.cmdline() for child in children if "upkeep" in child.cmdline()] == []

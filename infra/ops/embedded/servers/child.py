@@ -123,5 +123,5 @@ def shorten(log: Path) -> None:
     if log.exists() and log.stat().st_size > LOG_BYTES:
         with log.open("rb") as file:
             file.seek(-LOG_BYTES // 2, os.SEEK_END)
-            kept = file.read()
-        log.write_bytes(kept)
+            tail = file.read()
+        log.write_bytes(tail)

@@ -89,23 +89,23 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         yield
 
 
-def _download(version: str, folder: Path, wanted: list[Jar]) -> None:
-    if not wanted:  # the process that we waited for has done it
+def _download(version: str, folder: Path, jars: list[Jar]) -> None:
+    if not jars:  # the process that we waited for has done it
         return
     for rest in folder.glob("partial-*"):  # of a download that was killed; we hold the lock
         shutil.rmtree(rest, ignore_errors=True)
-    _say(f"downloading Apache Kafka {version}: {len(wanted)} jars, about 45 MB, once, to {folder}")
+    _say(f"downloading Apache Kafka {version}: {len(jars)} jars, about 45 MB, once, to {folder}")
     with tempfile.TemporaryDirectory(prefix="partial-", dir=folder) as staging:
         try:
-            _by_jgo(wanted, Path(staging), folder)
+            _by_jgo(jars, Path(staging), folder)
         except (ConfigError, OSError):
             raise
         except Exception as error:
-            _by_maven(wanted, Path(staging), folder, reason=error)
+            _by_maven(jars, Path(staging), folder, reason=error)
     _say(f"Apache Kafka {version} is in {folder}")
 
 
-def _by_jgo(wanted: list[Jar], staging: Path, folder: Path) -> None:
+def _by_jgo(jars: list[Jar], staging: Path, folder: Path) -> None:
     from jgo.maven import MavenContext
     from requests import RequestException
 
@@ -119,21 +119,21 @@ def _by_jgo(wanted: list[Jar], staging: Path, folder: Path) -> None:
             raise RuntimeError(f"{jar.file_name}: {type(error).__name__}") from None
         return _keep(jar, file, folder)
 
-    done, size, told = 0, 0, time.monotonic()
+    count, size, reported_at = 0, 0, time.monotonic()
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        pending = [pool.submit(fetch, jar) for jar in wanted]
+        pending = [pool.submit(fetch, jar) for jar in jars]
         try:
             for finished in as_completed(pending):
-                done, size = done + 1, size + finished.result()
-                if time.monotonic() - told > 1 or done == len(wanted):
-                    told = time.monotonic()
-                    _say(f"  {done} of {len(wanted)} jars, {size / 1e6:.0f} MB")
+                count, size = count + 1, size + finished.result()
+                if time.monotonic() - reported_at > 1 or count == len(jars):
+                    reported_at = time.monotonic()
+                    _say(f"  {count} of {len(jars)} jars, {size / 1e6:.0f} MB")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _by_maven(wanted: list[Jar], staging: Path, folder: Path, reason: Exception) -> None:
+def _by_maven(jars: list[Jar], staging: Path, folder: Path, reason: Exception) -> None:
     """One `mvn` call for all jars: behind a company's mirror, its settings know the way."""
     maven = shutil.which("mvn")
     if maven is None:
@@ -145,7 +145,7 @@ def _by_maven(wanted: list[Jar], staging: Path, folder: Path, reason: Exception)
     dependencies = "".join(
         f"<dependency><groupId>{jar.group}</groupId><artifactId>{jar.artifact}</artifactId><version>{jar.version}</version>"
         "<exclusions><exclusion><groupId>*</groupId><artifactId>*</artifactId></exclusion></exclusions></dependency>"
-        for jar in wanted
+        for jar in jars
     )
     pom = staging / "pom.xml"
     pom.write_text(
@@ -156,7 +156,7 @@ def _by_maven(wanted: list[Jar], staging: Path, folder: Path, reason: Exception)
     run = subprocess.run([maven, "-B", "-q", "-f", str(pom), *goal], capture_output=True, text=True, check=False)  # noqa: S603 - fixed words
     if run.returncode:
         raise ConfigError(f"Kafka's jars cannot be downloaded, neither directly ({reason}) nor by mvn:\n{run.stdout[-600:]}")
-    for jar in wanted:
+    for jar in jars:
         _keep(jar, staging / "mvn" / jar.file_name, folder)
 
 

@@ -92,10 +92,10 @@ class EmbeddedSchemaRegistry:
 
     def _entries(self, subject: str | None = None) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = read_lock(self.folder)["contracts"]
-        found = sorted((e for e in entries if subject in (None, _subject(e))), key=lambda entry: int(entry["version"]))
-        if subject is not None and not found:
+        matching = sorted((e for e in entries if subject in (None, _subject(e))), key=lambda entry: int(entry["version"]))
+        if subject is not None and not matching:
             raise RegistryAnswerError(40401, f"Subject '{subject}' not found.")
-        return found
+        return matching
 
     async def _subjects(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
         return _json(sorted({_subject(entry) for entry in self._entries()}))
@@ -114,11 +114,11 @@ class EmbeddedSchemaRegistry:
 
     def _one(self, request: web.Request) -> dict[str, Any]:
         entries = self._entries(request.match_info["subject"])
-        wanted = request.match_info["version"]
-        if wanted in ("latest", "-1"):
+        version = request.match_info["version"]
+        if version in ("latest", "-1"):
             return entries[-1]
         for entry in entries:
-            if str(entry["version"]) == wanted:
+            if str(entry["version"]) == version:
                 return entry
         raise RegistryAnswerError(40402, "Version not found.")
 
@@ -135,29 +135,29 @@ class EmbeddedSchemaRegistry:
         return _json({"is_compatible": not changes})
 
     async def _register(self, request: web.Request) -> web.Response:
-        schema, wanted = await _posted(request)
+        schema, requested_id = await _posted(request)
         subject = request.match_info["subject"]
         importing = self._modes.get(subject) == "IMPORT"
-        if wanted is not None and not importing:
+        if requested_id is not None and not importing:
             raise RegistryAnswerError(42205, f"Subject {subject} is not in import mode")
         if not subject.endswith("-value"):
             raise RegistryAnswerError(42201, "Subjects are called <topic>-value here.")
         with self._writing:
-            return _json({"id": self._append(subject.removesuffix("-value"), schema, wanted)})
+            return _json({"id": self._append(subject.removesuffix("-value"), schema, requested_id)})
 
-    def _append(self, topic: str, schema: Schema, wanted: int | None) -> int:
+    def _append(self, topic: str, schema: Schema, requested_id: int | None) -> int:
         state = read_lock(self.folder)
         versions = [entry for entry in state["contracts"] if entry["topic"] == topic]
         for entry in versions:
             if same_schema(entry["schema"], schema):
                 return int(entry["id"])
-        if any(entry["id"] == wanted for entry in state["contracts"]):
-            raise RegistryAnswerError(42207, f"Overwrite new schema with id {wanted} is not permitted.")
-        if wanted is None and versions and (changes := breaking(topic, versions[-1]["schema"], schema)):
+        if any(entry["id"] == requested_id for entry in state["contracts"]):
+            raise RegistryAnswerError(42207, f"Overwrite new schema with id {requested_id} is not permitted.")
+        if requested_id is None and versions and (changes := breaking(topic, versions[-1]["schema"], schema)):
             raise RegistryAnswerError(
                 409, "Schema being registered is incompatible with an earlier schema: " + "; ".join(map(str, changes))
             )
-        new_id: int = state["next_id"] if wanted is None else wanted
+        new_id: int = state["next_id"] if requested_id is None else requested_id
         version = 1 + max((entry["version"] for entry in versions), default=0)
         state["contracts"].append({"id": new_id, "topic": topic, "version": version, "schema": schema})
         state["next_id"] = max(state["next_id"], new_id + 1)
@@ -204,8 +204,8 @@ async def _posted(request: web.Request) -> tuple[Schema, int | None]:
         parse(schema)
     except Exception:  # noqa: BLE001, RUF100 - fastavro raises many kinds; each means the same to the sender
         raise RegistryAnswerError(42201, "Input schema is an invalid Avro schema") from None
-    wanted = body.get("id")
-    return schema, wanted if isinstance(wanted, int) and wanted > 0 else None
+    requested_id = body.get("id")
+    return schema, requested_id if isinstance(requested_id, int) and requested_id > 0 else None
 
 
 def _json(answer: Any, status: int = 200) -> web.Response:

@@ -15,7 +15,7 @@ class LayerVerdict:
 
     layer: str
     expected: int
-    found: int
+    observed: int
     lost: int = 0
     doubled: int = 0
     forbidden: int = 0
@@ -39,39 +39,39 @@ class LayerDeadLetters:
 
 def raw_row(expected: LedgerIndex, raw: Tally) -> LayerVerdict:
     """`events.raw`: every acknowledged event at least once. Copies are lawful here: clients retry."""
-    wanted = lost = found = 0
+    required = lost = observed = 0
     for fate, acked, copies in zip(expected.fates, expected.acked, raw.copies, strict=True):
         if fate not in (RESOLVED, ANONYMISED, POISON):
             continue
-        wanted += acked > 0
+        required += acked > 0
         lost += acked > 0 and copies == 0
-        found += copies > 0
-    return _row("events.raw", (wanted, found, lost, 0), raw)
+        observed += copies > 0
+    return _row("events.raw", (required, observed, lost, 0), raw)
 
 
 def consented_row(expected: LedgerIndex, raw: Tally, anonymous: Mapping[str, int], consented: Tally) -> LayerVerdict:
     """`events.consented`: one record for each copy that lies in `events.raw`. `anonymous`: ids of anonymised copies."""
-    wanted = found = lost = doubled = 0
+    required = observed = lost = doubled = 0
     for fate, before, after in zip(expected.fates, raw.copies, consented.copies, strict=True):
         if fate == RESOLVED:
-            wanted += before
-            found += after
+            required += before
+            observed += after
             lost += max(0, before - after)
             doubled += max(0, after - before)
-    cells = _sum((wanted, found, lost, doubled), _by_id(anonymous, consented.anonymised))
+    cells = _sum((required, observed, lost, doubled), _by_id(anonymous, consented.anonymised))
     return _row("events.consented", cells, consented)
 
 
 def once_row(layer: str, expected: LedgerIndex, anonymous: Mapping[str, int], tally: Tally) -> LayerVerdict:
     """`events.resolved` and ClickHouse: every event exactly once. `anonymous`: ids of anonymised copies."""
-    wanted = found = lost = doubled = 0
+    required = observed = lost = doubled = 0
     for fate, acked, copies in zip(expected.fates, expected.acked, tally.copies, strict=True):
         if fate == RESOLVED:
-            wanted += acked > 0
-            found += copies
+            required += acked > 0
+            observed += copies
             lost += acked > 0 and copies == 0
             doubled += max(0, copies - 1)
-    cells = _sum((wanted, found, lost, doubled), _by_id(anonymous, tally.anonymised))
+    cells = _sum((required, observed, lost, doubled), _by_id(anonymous, tally.anonymised))
     return _row(layer, cells, tally)
 
 
@@ -88,34 +88,34 @@ def profiles_row(tally: Tally, layer: str = "profiles") -> LayerVerdict:
 
 def dead_row(layer: str, expected: LedgerIndex, letters: LayerDeadLetters) -> LayerVerdict:
     """Dead letters: at least one for each refused item that was acknowledged, exactly one for poison, none else."""
-    wanted = found = lost = doubled = 0
+    required = observed = lost = doubled = 0
     notes = Counter(letters.unexplained)
     for n, fate in enumerate(expected.fates):
         copies = letters.copies.get(n, 0)
         if fate in (DEAD, POISON):
-            wanted += expected.acked[n] > 0
-            found += copies > 0
+            required += expected.acked[n] > 0
+            observed += copies > 0
             lost += expected.acked[n] > 0 and copies == 0
-            doubled += max(0, copies - (1 if fate == POISON else expected.sent[n]))
+            doubled += max(0, copies - (1 if fate == POISON else expected.attempts[n]))
         elif copies:
             notes["event that should have lived"] += copies
-    return LayerVerdict(layer, wanted, found, lost, doubled, 0, notes.total(), _notes(notes))
+    return LayerVerdict(layer, required, observed, lost, doubled, 0, notes.total(), _notes(notes))
 
 
-def joined_row(layer: str, wanted: Iterable[str], found: Mapping[str, int], lawful: Iterable[str] = ()) -> LayerVerdict:
+def joined_row(layer: str, required: Iterable[str], observed: Mapping[str, int], lawful: Iterable[str] = ()) -> LayerVerdict:
     """Bandit records by decision: each wanted one exactly once; `lawful` ones may be there, at most once."""
-    needed = set(wanted)
-    allowed = needed | set(lawful)
-    lost = sum(1 for decision in needed if not found.get(decision))
-    doubled = sum(n - 1 for n in found.values() if n > 1)
-    strangers = sum(1 for decision in found if decision not in allowed)
+    required_ids = set(required)
+    allowed = required_ids | set(lawful)
+    lost = sum(1 for decision in required_ids if not observed.get(decision))
+    doubled = sum(n - 1 for n in observed.values() if n > 1)
+    strangers = sum(1 for decision in observed if decision not in allowed)
     notes = ("record that the ledger does not have",) * bool(strangers)
-    return LayerVerdict(layer, len(needed), sum(found.values()), lost, doubled, 0, strangers, notes)
+    return LayerVerdict(layer, len(required_ids), sum(observed.values()), lost, doubled, 0, strangers, notes)
 
 
-def mirrored_row(layer: str, wanted: Mapping[str, int], found: Mapping[str, int]) -> LayerVerdict:
+def mirrored_row(layer: str, required: Mapping[str, int], observed: Mapping[str, int]) -> LayerVerdict:
     """A table that holds what its topic holds, key by key and copy by copy."""
-    return LayerVerdict(layer, *_by_id(wanted, {key: n for key, n in found.items() if key in wanted}))
+    return LayerVerdict(layer, *_by_id(required, {key: n for key, n in observed.items() if key in required}))
 
 
 def counts_row(layers: Mapping[str, int], counted: Mapping[str, int]) -> LayerVerdict:
@@ -137,7 +137,8 @@ class RefusalRow:
 
     channel: str
     played: int = 0
-    kept: int = 0
+    effective: int = 0
+    """Refusals that held for every later event, in every layer."""
     consented_again: int = 0
     """Refusals after which the visitor consented, later in the run."""
     granted_again: int = 0
@@ -154,7 +155,7 @@ def refusal_rows(expected: LedgerIndex, leaks: Collection[int], shortfalls: Coll
     for refusal in expected.refusals.values():
         row = rows.setdefault(refusal.channel, RefusalRow(refusal.channel))
         row.played += 1
-        row.kept += refusal.number not in leaked
+        row.effective += refusal.number not in leaked
         row.consented_again += refusal.consented_again
         row.granted_again += refusal.consented_again and refusal.number not in short
     for n, number in enumerate(after):
@@ -175,15 +176,15 @@ def total(rows: Iterable[LayerVerdict]) -> tuple[int, int, int, int]:
 
 
 Cells = tuple[int, int, int, int]
-"""expected, found, lost, doubled"""
+"""expected, observed, lost, doubled"""
 
 
-def _by_id(expected: Mapping[str, int], found: Mapping[str, int]) -> Cells:
-    ids = set(expected) | set(found)
-    differences = [found.get(name, 0) - expected.get(name, 0) for name in ids]
+def _by_id(expected: Mapping[str, int], observed: Mapping[str, int]) -> Cells:
+    ids = set(expected) | set(observed)
+    differences = [observed.get(name, 0) - expected.get(name, 0) for name in ids]
     return (
         sum(expected.values()),
-        sum(found.values()),
+        sum(observed.values()),
         sum(max(0, -difference) for difference in differences),
         sum(max(0, difference) for difference in differences),
     )
@@ -199,4 +200,4 @@ def _row(layer: str, cells: Cells, tally: Tally) -> LayerVerdict:
 
 
 def _notes(counter: Mapping[str, int]) -> tuple[str, ...]:
-    return tuple(f"{n} x {what}" for what, n in sorted(counter.items()) if n)
+    return tuple(f"{n} x {text}" for text, n in sorted(counter.items()) if n)

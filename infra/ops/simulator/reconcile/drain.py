@@ -55,15 +55,15 @@ def ends(client: AdminClient, topic: str) -> dict[int, int]:
     listed = client.list_topics(timeout=TIMEOUT_S).topics.get(topic)
     if listed is None or listed.error is not None:
         return {}
-    wanted = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in listed.partitions}
-    futures = client.list_offsets(wanted, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=TIMEOUT_S)
+    requests = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in listed.partitions}
+    futures = client.list_offsets(requests, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=TIMEOUT_S)
     return {place.partition: future.result(TIMEOUT_S).offset for place, future in futures.items()}
 
 
 def committed(client: AdminClient, group: str) -> dict[tuple[str, int], int]:
     """What a group has committed."""
-    asked = [ConsumerGroupTopicPartitions(group)]
-    answer: Any = client.list_consumer_group_offsets(asked, request_timeout=TIMEOUT_S)[group].result(TIMEOUT_S)
+    request = [ConsumerGroupTopicPartitions(group)]
+    answer: Any = client.list_consumer_group_offsets(request, request_timeout=TIMEOUT_S)[group].result(TIMEOUT_S)
     return {(place.topic, place.partition): place.offset for place in answer.topic_partitions or [] if place.offset >= 0}
 
 
@@ -79,12 +79,12 @@ def all_ends(client: AdminClient, groups: Mapping[str, tuple[str, ...]]) -> Ends
 def lags(client: AdminClient, groups: Mapping[str, tuple[str, ...]] = GROUPS) -> dict[str, int]:
     """Lag of each group. A topic that a group has never committed anything of counts only if it is the group's first."""
     tops = all_ends(client, groups)
-    found = {}
+    group_lags = {}
     for group, topics in groups.items():
         at = committed(client, group)
-        read = [topic for topic in topics if topic == topics[0] or any(place[0] == topic for place in at)]
-        found[group] = _behind(at, {topic: tops[topic] for topic in read})
-    return found
+        counted = [topic for topic in topics if topic == topics[0] or any(place[0] == topic for place in at)]
+        group_lags[group] = _behind(at, {topic: tops[topic] for topic in counted})
+    return group_lags
 
 
 def _behind(at: Mapping[tuple[str, int], int], tops: Ends) -> int:
@@ -111,19 +111,19 @@ def settle(settings: Settings, timeout_s: float, tell: Callable[[Lags], None]) -
     before: Ends = {}
     while True:
         try:
-            found, before, still = _look(client, before)
-            if still and not any(found.values()):
+            group_lags, before, still = _look(client, before)
+            if still and not any(group_lags.values()):
                 # Events that passed while the graph was away are linked later, and only then get each other's refusals.
-                found = {"headwater.identity": unlinked(settings)}
+                group_lags = {"headwater.identity": unlinked(settings)}
             trouble = ""
         except ABSENT as error:
-            found, before, still = {}, {}, False
+            group_lags, before, still = {}, {}, False
             client, trouble = admin(settings), _trouble(settings, error)
-        tell(found)
-        if still and not any(found.values()):
+        tell(group_lags)
+        if still and not any(group_lags.values()):
             break
         if time.monotonic() > deadline:
-            raise NotDrained(_not_drained(timeout_s, trouble, found))
+            raise NotDrained(_not_drained(timeout_s, trouble, group_lags))
         time.sleep(POLL_S)
     time.sleep(VIEW_S)
 
@@ -131,20 +131,20 @@ def settle(settings: Settings, timeout_s: float, tell: Callable[[Lags], None]) -
 def _look(client: AdminClient, before: Ends) -> tuple[Lags, Ends, bool]:
     """Lags of the groups that refusals pass; where their topics end; and whether nothing was added since `before`."""
     tops = all_ends(client, REFUSAL_GROUPS)
-    found = {
+    group_lags = {
         group: _behind(committed(client, group), {topic: tops[topic] for topic in topics})
         for group, topics in REFUSAL_GROUPS.items()
     }
     after = all_ends(client, REFUSAL_GROUPS)
-    return found, after, tops == after == before
+    return group_lags, after, tops == after == before
 
 
 def _trouble(settings: Settings, error: Exception) -> str:
     return f"Kafka at {settings.kafka}: {error.args[0] if error.args else type(error).__name__}"
 
 
-def _not_drained(timeout_s: float, trouble: str, found: Lags) -> str:
-    behind = ", ".join(f"{group} {lag}" for group, lag in found.items() if lag)
+def _not_drained(timeout_s: float, trouble: str, group_lags: Lags) -> str:
+    behind = ", ".join(f"{group} {lag}" for group, lag in group_lags.items() if lag)
     return f"not drained after {timeout_s:.0f} s: {trouble or behind or 'still moving'}"
 
 
@@ -153,15 +153,15 @@ def wait(settings: Settings, timeout_s: float, tell: Callable[[Lags], None]) -> 
     client = admin(settings)
     deadline = time.monotonic() + timeout_s
     rests = 0
-    found: Lags = {}
+    group_lags: Lags = {}
     trouble = ""
     while rests < 2:
         if time.monotonic() > deadline:
-            raise NotDrained(_not_drained(timeout_s, trouble, found))
+            raise NotDrained(_not_drained(timeout_s, trouble, group_lags))
         try:
-            found, trouble = lags(client), ""
+            group_lags, trouble = lags(client), ""
         except ABSENT as error:
-            found, client, trouble = {}, admin(settings), _trouble(settings, error)
-        tell(found)
-        rests = rests + 1 if found and not any(found.values()) else 0
+            group_lags, client, trouble = {}, admin(settings), _trouble(settings, error)
+        tell(group_lags)
+        rests = rests + 1 if group_lags and not any(group_lags.values()) else 0
         time.sleep(POLL_S)

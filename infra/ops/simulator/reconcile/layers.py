@@ -44,12 +44,12 @@ def ranges(settings: Settings, topic: str, since: int) -> dict[int, tuple[int, i
     """Partition -> (first offset written at or after `since`, offset behind the last stable one)."""
     consumer = reader(settings, GROUP)
     try:
-        asked = [ck.TopicPartition(topic, place.partition, since) for place in _partitions(consumer, topic)]
-        found = {}
-        for place in consumer.offsets_for_times(asked, timeout=TIMEOUT_S):
+        starts = [ck.TopicPartition(topic, place.partition, since) for place in _partitions(consumer, topic)]
+        offsets = {}
+        for place in consumer.offsets_for_times(starts, timeout=TIMEOUT_S):
             _, end = consumer.get_watermark_offsets(place, timeout=TIMEOUT_S)
-            found[place.partition] = (place.offset if place.offset >= 0 else end, end)
-        return found
+            offsets[place.partition] = (place.offset if place.offset >= 0 else end, end)
+        return offsets
     finally:
         consumer.close()
 
@@ -83,8 +83,8 @@ def _partitions(consumer: ck.Consumer, topic: str) -> list[ck.TopicPartition]:
 def _start(consumer: ck.Consumer, topic: str, since: int) -> list[ck.TopicPartition]:
     places = _partitions(consumer, topic)
     if since:
-        asked = [ck.TopicPartition(topic, place.partition, since) for place in places]
-        places = consumer.offsets_for_times(asked, timeout=TIMEOUT_S)
+        starts = [ck.TopicPartition(topic, place.partition, since) for place in places]
+        places = consumer.offsets_for_times(starts, timeout=TIMEOUT_S)
     consumer.assign(places)
     return places
 
@@ -133,7 +133,7 @@ class LetterReader:
         except (Undecodable, UnknownContract, KeyDestroyed) as error:
             return "", set(), f"dead letter that cannot be opened ({type(error).__name__})"
         marked = {n for kind, n in self._markers.find(payload) if kind == "dd"}
-        named = {event_number(self._run, found.decode()) for found in self._ids.findall(payload)}
+        named = {event_number(self._run, event_id.decode()) for event_id in self._ids.findall(payload)}
         about = marked or {n for n in named if n is not None}
         if not about and not OTHER_RUNS.search(payload):
             return record["stage"], set(), f"dead letter of {record['stage']}: {record['reason']}"

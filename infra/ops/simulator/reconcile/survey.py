@@ -44,16 +44,16 @@ class Survey:
         """The verdicts, in the order of the walk."""
         expected = self._expected
         raw, copies = Tally(expected), Counter[str]()
-        for seen in self._topic("events.raw"):
-            self._take_raw(raw, copies, seen)
+        for sighting in self._topic("events.raw"):
+            self._take_raw(raw, copies, sighting)
         yield compare.raw_row(expected, raw)
         consented = Tally(expected, copies)
-        for seen in self._topic("events.consented", "consent"):
-            consented.behind_gate(seen)
+        for sighting in self._topic("events.consented", "consent"):
+            consented.behind_gate(sighting)
         yield compare.consented_row(expected, raw, copies, self._judged(consented))
         resolved = Tally(expected, copies)
-        for seen in self._topic("events.resolved", "identity"):
-            resolved.behind_gate(seen)
+        for sighting in self._topic("events.resolved", "identity"):
+            resolved.behind_gate(sighting)
         yield compare.once_row("events.resolved", expected, copies, self._judged(resolved))
         yield compare.profiles_row(resolved, "profiles in events.resolved")
         letters, keys = self._letters()
@@ -71,29 +71,29 @@ class Survey:
         self._shortfalls |= tally.shortfalls
         return tally
 
-    def _take_raw(self, raw: Tally, copies: Counter[str], seen: Sighting) -> None:
-        if not seen.event_id:
+    def _take_raw(self, raw: Tally, copies: Counter[str], sighting: Sighting) -> None:
+        if not sighting.event_id:
             # Poison: nothing can be read but the marker in its bytes.
-            for kind, poisoned in seen.marks:
+            for kind, poisoned in sighting.marks:
                 if kind == "dd" and self._expected.fate(poisoned) == POISON:
                     raw.count(poisoned)
             return
-        raw.at_door(seen, (RESOLVED, ANONYMISED))
-        n = self._expected.number(seen.event_id)
+        raw.at_door(sighting, (RESOLVED, ANONYMISED))
+        n = self._expected.number(sighting.event_id)
         if n is not None and self._expected.fate(n) == ANONYMISED:
             # The gate gives each copy an id made of its place, so that nobody without the key can link the two.
-            copies[random_id(self._anonymous_key, self._raw_id, *seen.place)] += 1
+            copies[random_id(self._anonymous_key, self._raw_id, *sighting.place)] += 1
 
     def _topic(self, topic: str, stage: str = "") -> Iterator[Sighting]:
         """Sightings since the run began; all records, older ones too, go into the totals that counts are held against."""
         for message in scan(self._settings, topic):
-            seen = self._events.see(message.value())
-            if not seen.heartbeat:
+            sighting = self._events.see(message.value())
+            if not sighting.heartbeat:
                 self._totals[topic] += 1
                 if stage:
-                    self._cells[f"{stage} {seen.state if stage == 'identity' else seen.outcome}"] += 1
+                    self._cells[f"{stage} {sighting.state if stage == 'identity' else sighting.outcome}"] += 1
             if message.timestamp()[1] >= self._since:
-                yield seen._replace(place=(message.partition(), message.offset()))
+                yield sighting._replace(place=(message.partition(), message.offset()))
 
     def _letters(self) -> tuple[LayerDeadLetters, Counter[str]]:
         letters, keys = LayerDeadLetters(), Counter[str]()
@@ -113,24 +113,24 @@ class Survey:
         return letters, keys
 
     def _bandit(self) -> Iterator[LayerVerdict]:
-        expected, ours = self._expected, self._expected.decisions
+        expected, run_decisions = self._expected, self._expected.decisions
         decided: Counter[str] = Counter()
         tracked = set(expected.tracked)
         for _, record in records(self._settings, self._registry, "bandit.decisions", self._since):
-            decided[record["decision_id"]] += record["decision_id"] in ours
+            decided[record["decision_id"]] += record["decision_id"] in run_decisions
             if record["visitor"] and record["decision_id"] in expected.ungranted:
                 tracked.add(record["decision_id"])
         self._decided = +decided
-        row = compare.joined_row("bandit.decisions", ours, self._decided)
+        row = compare.joined_row("bandit.decisions", run_decisions, self._decided)
         yield replace(row, forbidden=len(tracked), notes=row.notes + ("visitor without consent",) * bool(tracked))
         joined: Counter[str] = Counter()
         for _, record in records(self._settings, self._registry, "bandit.outcomes", self._since):
-            if record["decision_id"] in ours:
+            if record["decision_id"] in run_decisions:
                 joined[f"{record['kind']} {record['decision_id']}"] += 1
-        wanted = {f"exposure {decision}" for decision in expected.exposures if ours.get(decision)}
-        wanted |= {f"reward {decision}" for decision in expected.rewards if ours.get(decision)}
+        required = {f"exposure {decision}" for decision in expected.exposures if run_decisions.get(decision)}
+        required |= {f"reward {decision}" for decision in expected.rewards if run_decisions.get(decision)}
         self._joined = joined
-        yield compare.joined_row("bandit.outcomes", wanted, joined)
+        yield compare.joined_row("bandit.outcomes", required, joined)
 
     def _counts(self) -> LayerVerdict:
         counted: Counter[str] = Counter()
@@ -155,18 +155,20 @@ class Survey:
             tally = Tally(self._expected, copies)
             topic_id = topic_ids(self._settings, ("events.resolved",)).get("events.resolved", "")
             loaded = ranges(self._settings, "events.resolved", self._since)
-            for seen in tables.events(self._expected.run.run, topic_id, loaded):
-                tally.behind_gate(seen)
+            for sighting in tables.events(self._expected.run.run, topic_id, loaded):
+                tally.behind_gate(sighting)
             yield compare.once_row("ClickHouse events", self._expected, copies, self._judged(tally))
             yield compare.profiles_row(tally, "profiles in ClickHouse")
-            found = tables.keys("dead_letters", PLACE, "dead_ts", self._since)
-            yield compare.mirrored_row("ClickHouse dead_letters", letters, found)
+            row_counts = tables.keys("dead_letters", PLACE, "dead_ts", self._since)
+            yield compare.mirrored_row("ClickHouse dead_letters", letters, row_counts)
             # What the topics hold was judged above: the tables must hold the same.
             for table, column, topic in (
                 ("bandit_decisions", "decision_id", self._decided),
                 ("bandit_outcomes", "concat(kind, ' ', decision_id)", self._joined),
             ):
-                found = tables.keys(table, column, "decided_ts", self._since)
-                yield compare.joined_row(f"ClickHouse {table}", topic, {key: n for key, n in found.items() if key in topic})
+                row_counts = tables.keys(table, column, "decided_ts", self._since)
+                yield compare.joined_row(
+                    f"ClickHouse {table}", topic, {key: n for key, n in row_counts.items() if key in topic}
+                )
         finally:
             tables.close()

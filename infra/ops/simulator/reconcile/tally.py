@@ -35,7 +35,7 @@ class Tally:
     """One layer's sightings."""
 
     expected: LedgerIndex
-    ours: Mapping[str, int] = field(default_factory=dict)
+    anonymous_ids: Mapping[str, int] = field(default_factory=dict)
     """Ids that this run's anonymised events have behind the gate."""
     copies: bytearray = field(init=False)
     """How often each event was seen, up to 255."""
@@ -60,10 +60,10 @@ class Tally:
         if self.copies[n] < 255:
             self.copies[n] += 1
 
-    def at_door(self, seen: Sighting, lawful: tuple[int, ...]) -> None:
+    def at_door(self, sighting: Sighting, lawful: tuple[int, ...]) -> None:
         """Take in a record before the consent gate, where every fate in `lawful` may be; only clear identifiers may not."""
-        n = self.expected.number(seen.event_id)
-        self._clear(seen)
+        n = self.expected.number(sighting.event_id)
+        self._clear(sighting)
         if n is None:
             return
         if self.expected.fate(n) in lawful:
@@ -71,13 +71,13 @@ class Tally:
         else:
             self._stranger(n)
 
-    def behind_gate(self, seen: Sighting) -> None:
+    def behind_gate(self, sighting: Sighting) -> None:
         """Take in a record behind the consent gate: what it carries must be granted."""
-        n = self.expected.number(seen.event_id)
-        self._marks(seen)
+        n = self.expected.number(sighting.event_id)
+        self._marks(sighting)
         if n is None:
-            if seen.event_id in self.ours:
-                self.anonymised[seen.event_id] += 1
+            if sighting.event_id in self.anonymous_ids:
+                self.anonymised[sighting.event_id] += 1
             return
         fate = self.expected.fate(n)
         if fate == ANONYMISED:
@@ -87,38 +87,40 @@ class Tally:
             self._stranger(n)
         else:
             self.count(n)
-            self._outcome(n, seen)
-            self._profile(n, seen)
+            self._outcome(n, sighting)
+            self._profile(n, sighting)
 
     def _stranger(self, n: int) -> None:
-        what = "event that the ledger does not have" if self.expected.fate(n) == ABSENT else "event that should not be here"
-        self.unexplained[what] += 1
+        description = (
+            "event that the ledger does not have" if self.expected.fate(n) == ABSENT else "event that should not be here"
+        )
+        self.unexplained[description] += 1
 
-    def _clear(self, seen: Sighting) -> None:
-        for kind, _ in seen.marks:
+    def _clear(self, sighting: Sighting) -> None:
+        for kind, _ in sighting.marks:
             if kind == "cl":
                 self.forbidden["clear identifier"] += 1
 
-    def _marks(self, seen: Sighting) -> None:
-        for kind, n in seen.marks:
+    def _marks(self, sighting: Sighting) -> None:
+        for kind, n in sighting.marks:
             if kind not in NEEDS:
                 self.forbidden["clear identifier" if kind == "cl" else "bytes of a dead letter"] += 1
             elif self.expected.fate(n) == ABSENT or not self.expected.masks[n] & NEEDS[kind]:
                 self.forbidden[f"field of a denied purpose ({kind})"] += 1
                 self.leaks.add(n)
 
-    def _outcome(self, n: int, seen: Sighting) -> None:
+    def _outcome(self, n: int, sighting: Sighting) -> None:
         mask = self.expected.masks[n]
-        if seen.mask & ~mask:
+        if sighting.mask & ~mask:
             self.forbidden["purpose that was not granted"] += 1
             self.leaks.add(n)
-        elif seen.mask != mask:
+        elif sighting.mask != mask:
             self.unexplained["purpose that was granted and is missing"] += 1
             self.shortfalls.add(n)
-        elif seen.outcome != ("pass" if mask == ANALYTICS | MARKETING | PERSONALIZATION else "strip"):
-            self.unexplained[f"outcome {seen.outcome}"] += 1
+        elif sighting.outcome != ("pass" if mask == ANALYTICS | MARKETING | PERSONALIZATION else "strip"):
+            self.unexplained[f"outcome {sighting.outcome}"] += 1
 
-    def _profile(self, n: int, seen: Sighting) -> None:
+    def _profile(self, n: int, sighting: Sighting) -> None:
         account = self.expected.accounts[n]
-        if account >= 0 and seen.state == "resolved":
-            self.profiles.setdefault(account, set()).add(seen.profile)
+        if account >= 0 and sighting.state == "resolved":
+            self.profiles.setdefault(account, set()).add(sighting.profile)

@@ -176,7 +176,7 @@ class HouseholdMemory:
         self._times[entry] = max(at, self._times.get(entry, NEVER))
 
     def _link(self, identifiers: Sequence[str]) -> None:
-        joined = frozenset[str]().union(*(self._groups.get(one, frozenset((one,))) for one in identifiers))
+        joined = frozenset[str]().union(*(self._groups.get(identifier, frozenset((identifier,))) for identifier in identifiers))
         if self._groups.get(identifiers[0]) != joined:
             self._groups.update(dict.fromkeys(joined, joined))
             self._spread()

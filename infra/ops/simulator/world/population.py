@@ -63,7 +63,7 @@ class Population:
 
     def region_where(self, *, silence_grants: bool) -> str:
         """A region where silence is a grant, or one where it is none; where the world has no such region, any."""
-        fitting = [one for one in self._regions if (one[0] in OPT_OUT_REGIONS) == silence_grants]
+        fitting = [region for region in self._regions if (region[0] in OPT_OUT_REGIONS) == silence_grants]
         return self.pick(fitting or self._regions)
 
     def event(self, name: str, device: Device, person: SimulatedPerson, *, login: bool, late: bool = False) -> SimulatedEvent:

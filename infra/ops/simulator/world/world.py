@@ -89,8 +89,8 @@ class ShopWorld:
         acts = ACTS if self._stories else 1
         begins = self._population.events
         for act in range(acts):
-            told = (tuple(steps[act]) for _, steps in self._stories if steps[act])
-            yield chain(told, self._journeys(begins + (self._events - begins) * (act + 1) // acts))
+            story_journeys = (tuple(steps[act]) for _, steps in self._stories if steps[act])
+            yield chain(story_journeys, self._journeys(begins + (self._events - begins) * (act + 1) // acts))
 
     def journeys(self) -> Iterator[Journey]:
         """Those of all acts."""
@@ -131,11 +131,11 @@ class ShopWorld:
 
     def _session(self, device: Device, person: SimulatedPerson, *, login: bool) -> list[Step]:
         steps: list[Step] = []
-        asked = not device.bot and self._population.happens(self._mix.widget)
-        if asked:
+        has_widget = not device.bot and self._population.happens(self._mix.widget)
+        if has_widget:
             steps.append(DecisionRequest(device, person))
-        names = self._names(login=login, asked=asked, bot=device.bot)
-        events = [self._event(name, device, person, login=login, answers=asked) for name in names[: self._population.left]]
+        names = self._names(login=login, has_widget=has_widget, bot=device.bot)
+        events = [self._event(name, device, person, login=login, answers=has_widget) for name in names[: self._population.left]]
         while events:
             size = self._population.rng.randint(1, 6)
             steps += self._sent(tuple(events[:size]))
@@ -166,11 +166,11 @@ class ShopWorld:
             return replace(event, defect=self._population.rng.choice(BATCHED))
         return event
 
-    def _names(self, *, login: bool, asked: bool, bot: bool) -> list[str]:
+    def _names(self, *, login: bool, has_widget: bool, bot: bool) -> list[str]:
         names = ["page_view"] * self._population.rng.randint(1, 2 if bot else 4)
         if bot:
             return names
-        if asked:
+        if has_widget:
             names.insert(1, "widget_viewed")
         if login:
             names.insert(0, "login")

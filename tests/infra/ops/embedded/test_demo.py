@@ -48,10 +48,10 @@ def test_verdict_is_the_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_success_is_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """When everything is accounted for, the demo says so and where to look."""
     code, _ = rehearse(tmp_path, monkeypatch, simulate=0, reconcile=0)
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert code == 0
-    assert "nothing lost, nothing doubled, nothing forbidden" in said
-    assert "ops page" in said
+    assert "nothing lost, nothing doubled, nothing forbidden" in output
+    assert "ops page" in output
 
 
 def test_failed_simulation_is_not_reconciled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,13 +14,13 @@ def test_second_claim_names_the_first(tmp_path: Path) -> None:
     """Two houses never share a folder; the message says which process has it."""
     import os
 
-    one, two = StateDir(tmp_path), StateDir(tmp_path)
-    one.claim()
+    first, second = StateDir(tmp_path), StateDir(tmp_path)
+    first.claim()
     with pytest.raises(ConfigError, match=f"process {os.getpid()}"):
-        two.claim()
-    one.release()
-    two.claim()
-    two.release()
+        second.claim()
+    first.release()
+    second.claim()
+    second.release()
 
 
 def test_full_disk_is_refused(tmp_path: Path) -> None:

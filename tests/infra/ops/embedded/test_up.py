@@ -41,9 +41,9 @@ def test_taken_port_is_refused(tmp_path: Path) -> None:
         listener.bind((LOOPBACK, 0))
         listener.listen()
         port = listener.getsockname()[1]
-        said = refused("--state-dir", str(tmp_path), "--collector-port", str(port))
-    assert f"port {port} for collector is taken" in said
-    assert "--collector-port" in said
+        message = refused("--state-dir", str(tmp_path), "--collector-port", str(port))
+    assert f"port {port} for collector is taken" in message
+    assert "--collector-port" in message
 
 
 def test_second_up_is_refused(tmp_path: Path) -> None:

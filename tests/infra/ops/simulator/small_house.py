@@ -90,8 +90,8 @@ class SmallHouse:
         """Event `n` behind the gate."""
         mask = MASKS[n]
         columns = {"consent_outcome": "pass" if mask == 7 else "strip", "consent_purposes": mask, "consent_reasons": ""}
-        kept = self.raw(n) if mask & 2 else {**self.raw(n), "click_ids": {}}
-        return {**columns, "consent_policy": "p", "consent_evidence": "e", **kept}
+        fields = self.raw(n) if mask & 2 else {**self.raw(n), "click_ids": {}}
+        return {**columns, "consent_policy": "p", "consent_evidence": "e", **fields}
 
     def resolved(self, n: int) -> Record:
         """Event `n` with its identity."""
@@ -100,8 +100,8 @@ class SmallHouse:
     def anonymised(self) -> Record:
         """What is left of event 2."""
         columns = {"consent_outcome": "anonymise", "consent_purposes": 0, "consent_reasons": ""}
-        kept = {**self.raw(2), "event_id": self.anonymous_id, "identifiers": [], "click_ids": {}, "page_title": ""}
-        return {**columns, "consent_policy": "p", "consent_evidence": "e", **kept}
+        fields = {**self.raw(2), "event_id": self.anonymous_id, "identifiers": [], "click_ids": {}, "page_title": ""}
+        return {**columns, "consent_policy": "p", "consent_evidence": "e", **fields}
 
     def anonymous(self) -> Record:
         """The same behind identity."""
@@ -160,12 +160,12 @@ class SmallHouse:
         self.anonymous_id = random_id(key, topic_id, message.partition(), message.offset())
 
     def _put_bandit(self) -> None:
-        told = {"decision_id": DECISION, "experiment": "hero-banner", "epoch": 1, "arm": "calm", "group": "bandit"}
+        decision = {"decision_id": DECISION, "experiment": "hero-banner", "epoch": 1, "arm": "calm", "group": "bandit"}
         decided = {"visitor": "", "eligible": ["calm"], "reason": "ok", "snapshot_version": 1, "config_version": "1"}
-        self.put("bandit.decisions", {**told, "propensity": 0.5, "decided_ts": self.now, **decided})
+        self.put("bandit.decisions", {**decision, "propensity": 0.5, "decided_ts": self.now, **decided})
         for kind, n in (("exposure", 3), ("reward", 7)):
             joined = {"kind": kind, "reward": 1.0, "event_id": event_id(RUN, n), "decided_ts": self.now, "event_ts": self.now}
-            self.put("bandit.outcomes", {**told, "propensity": 0.5, **joined})
+            self.put("bandit.outcomes", {**decision, "propensity": 0.5, **joined})
 
     def write_ledger(self) -> None:
         """What was sent to this house."""
@@ -178,7 +178,7 @@ class SmallHouse:
                     id=event_id(RUN, n),
                     door="headwater",
                     name=NAMES.get(n, "page_view"),
-                    sent=2 if n == 7 else 1,
+                    attempts=2 if n == 7 else 1,
                     acked=0 if n == 6 else 1,
                     status=401 if n == 6 else 200,
                     fate=fates.get(n, "resolved"),
@@ -224,11 +224,11 @@ class SmallHouse:
         """Insert rows of `events` at an offset that the topic has."""
         place: Record = {"_topic_id": topic_ids(self.settings, ("events.resolved",))["events.resolved"]}
         place |= {"_partition": self.place[0], "_offset": self.place[1]}
-        told = [{**row, **place} for row in rows]
-        for row in told:
+        located = [{**row, **place} for row in rows]
+        for row in located:
             for name in ("collector_ts", "event_ts"):
                 row[name] = datetime.fromtimestamp(row[name] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
         client = clickhouse_connect.get_client(dsn=self.settings.clickhouse, autogenerate_session_id=False)
-        body = b"\n".join(orjson.dumps(row) for row in told)
+        body = b"\n".join(orjson.dumps(row) for row in located)
         client.raw_insert(f"{self.settings.clickhouse_database}.events", insert_block=body, fmt="JSONEachRow")
         client.close()

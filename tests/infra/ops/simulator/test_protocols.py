@@ -94,8 +94,8 @@ def test_the_event_itself_says_where_its_visitor_is(door: Door) -> None:
 
 def test_onetrust_groups_stand_where_each_protocol_has_them() -> None:
     """Under their own names; in Segment's calls as categories, and the time beside them."""
-    told = replace(event("segment", VisitorChoice.ONETRUST_NONE), dated=True)
-    consent = orjson.loads(build(SimulatedRequest((told,)), STAMP).body)["batch"][0]["context"]["consent"]
+    choice = replace(event("segment", VisitorChoice.ONETRUST_NONE), dated=True)
+    consent = orjson.loads(build(SimulatedRequest((choice,)), STAMP).body)["batch"][0]["context"]["consent"]
     assert consent == {
         "chosen_ts": STAMP.now_ms,
         "categoryPreferences": {"C0001": True, "C0002": False, "C0003": False, "C0004": False},
@@ -109,8 +109,8 @@ def test_onetrust_groups_stand_where_each_protocol_has_them() -> None:
 def test_the_page_on_which_a_tc_string_is_chosen_says_so() -> None:
     """Others say that it is loaded."""
     for name, status in ((CHOICE_EVENT, "useractioncomplete"), ("page_view", "tcloaded")):
-        told = replace(event("headwater", VisitorChoice.TC_NONE), name=name)
-        consent = orjson.loads(build(SimulatedRequest((told,)), STAMP).body)["events"][0]["consent"]
+        choice = replace(event("headwater", VisitorChoice.TC_NONE), name=name)
+        consent = orjson.loads(build(SimulatedRequest((choice,)), STAMP).body)["events"][0]["consent"]
         assert (consent["tc_event_status"], consent["gdpr_applies"]) == (status, "1")
 
 

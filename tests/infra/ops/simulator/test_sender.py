@@ -32,8 +32,8 @@ class Doors:
         self.bodies[body] += 1
         if request.path == self.closed:
             return web.Response(status=400)
-        said = request.headers.get("Authorization", "") + str(request.query_string) + body.decode()
-        if "wrong-" in said:
+        text = request.headers.get("Authorization", "") + str(request.query_string) + body.decode()
+        if "wrong-" in text:
             return web.Response(status=401)
         try:
             orjson.loads(body)
@@ -84,14 +84,14 @@ def event_lines(doors: Doors, events: int) -> list[EventLine]:
 @pytest.mark.parametrize("flaky", [False, True])
 def test_every_event_is_in_the_ledger_once_with_what_the_house_said(flaky: bool) -> None:
     """Acknowledged or refused, however often it had to be sent."""
-    found = event_lines(Doors(flaky), 400)
-    assert [line.n for line in found] == list(range(400))
-    for line in found:
+    lines = event_lines(Doors(flaky), 400)
+    assert [line.n for line in lines] == list(range(400))
+    for line in lines:
         if line.fate == "refused":
             assert (line.acked, line.status) in {(0, 400), (0, 401)}
         else:
             assert (line.acked > 0, line.status) == (True, 200)
-    assert any(line.sent > line.acked for line in found if line.fate != "refused") == flaky
+    assert any(line.attempts > line.acked for line in lines if line.fate != "refused") == flaky
 
 
 def test_a_retry_is_the_same_bytes() -> None:
@@ -105,7 +105,7 @@ def test_a_retry_is_the_same_bytes() -> None:
 def test_poison_takes_the_back_way_and_decisions_are_noted() -> None:
     """Poison never meets a door; each answered question has its line."""
     lines, poison = asyncio.run(walk(Doors(flaky=False), 20_000))
-    wanted = {
+    expected = {
         event.n
         for journey in ShopWorld(1, RUN, 20_000).journeys()
         for step in journey
@@ -113,7 +113,7 @@ def test_poison_takes_the_back_way_and_decisions_are_noted() -> None:
         for event in step.events
         if event.defect is Defect.POISON
     }
-    assert len(poison) == len(wanted) > 0
+    assert len(poison) == len(expected) > 0
     assert any(isinstance(line, DecisionLine) for line in lines)
 
 

@@ -79,8 +79,8 @@ def decoders(encoding: str, native_blocks: bool) -> list[Decoder]:
     chain: list[Decoder] = []
     for name in reversed([name for name in names if name not in ("", "identity")]):
         if name not in ENCODINGS:
-            known = ", ".join(sorted(ENCODINGS))
-            raise clickhouse_error(48, f"Unknown Content-Encoding '{name}': use one of {known}.", "NOT_IMPLEMENTED")
+            supported = ", ".join(sorted(ENCODINGS))
+            raise clickhouse_error(48, f"Unknown Content-Encoding '{name}': use one of {supported}.", "NOT_IMPLEMENTED")
         chain.append(ENCODINGS[name]())
     return [*chain, NativeBlockDecoder()] if native_blocks else chain
 
@@ -192,15 +192,15 @@ class BrotliDecoder:
 
     def _read_again(self, data: bytes) -> Generator[bytes, None, bytes]:
         """Read the stream that ends within `data` to its end; what follows it."""
-        known, packed = self._unpacked, bytes(self._packed)
+        skip, packed = self._unpacked, bytes(self._packed)
         self._stream = None
         try:
             for piece in self._process(packed) if packed else ():
-                known -= len(piece)
+                skip -= len(piece)
             for at in range(len(data)):
                 for piece in self._process(data[at : at + 1]):
-                    yield piece[max(known, 0) :]
-                    known -= len(piece)
+                    yield piece[max(skip, 0) :]
+                    skip -= len(piece)
                 if self._stream is None:
                     return data[at + 1 :]
         except self._error:

@@ -273,10 +273,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the data lie")
     parser.add_argument("--port", type=int, required=True, help="port on loopback")
     parser.add_argument("--memory", type=int, default=MEMORY_BYTES, help="bytes the engine may use (default %(default)s)")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        lock = _claim(given.folder.resolve())
-        asyncio.run(_serve(given.folder.resolve(), given.port, given.memory))
+        lock = _claim(arguments.folder.resolve())
+        asyncio.run(_serve(arguments.folder.resolve(), arguments.port, arguments.memory))
         lock.close()
     except (ConfigError, OSError) as error:
         sys.stderr.write(f"clickhouse: {error}\n")

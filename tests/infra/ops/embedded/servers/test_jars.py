@@ -25,8 +25,8 @@ def one_jar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> jars.Jar:
 def arrive(content: bytes) -> object:
     """A download that brings `content` for each jar."""
 
-    def fetch(wanted: list[jars.Jar], staging: Path, folder: Path) -> None:
-        for jar in wanted:
+    def fetch(absent: list[jars.Jar], staging: Path, folder: Path) -> None:
+        for jar in absent:
             (staging / jar.file_name).write_bytes(content)
             jars._keep(jar, staging / jar.file_name, folder)
 
@@ -35,10 +35,10 @@ def arrive(content: bytes) -> object:
 
 def test_every_jar_is_pinned_by_hash() -> None:
     """The lock file names Kafka itself, all with a SHA-256, and no two jars collide in the cache."""
-    version, wanted = jars.locked()
-    assert f"kafka_2.13-{version}.jar" in {jar.file_name for jar in wanted}
-    assert all(len(jar.sha256) == 64 for jar in wanted)
-    assert len({jar.file_name for jar in wanted}) == len(wanted)
+    version, pinned = jars.locked()
+    assert f"kafka_2.13-{version}.jar" in {jar.file_name for jar in pinned}
+    assert all(len(jar.sha256) == 64 for jar in pinned)
+    assert len({jar.file_name for jar in pinned}) == len(pinned)
 
 
 def test_other_bytes_are_refused(one_jar: jars.Jar, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,12 +68,12 @@ def test_second_process_waits_and_does_not_download_again(
     folder.mkdir(parents=True)
     with (folder / ".lock").open("w") as first:
         fcntl.flock(first, fcntl.LOCK_EX)
-        found: list[Path] = []
-        second = threading.Thread(target=lambda: found.extend(jars.classpath()))
+        paths: list[Path] = []
+        second = threading.Thread(target=lambda: paths.extend(jars.classpath()))
         second.start()
         (folder / one_jar.file_name).write_bytes(b"bytes")
     second.join(20)
-    assert found == [folder / one_jar.file_name]
+    assert paths == [folder / one_jar.file_name]
 
 
 def test_failed_download_says_what_to_do(one_jar: jars.Jar, monkeypatch: pytest.MonkeyPatch) -> None:

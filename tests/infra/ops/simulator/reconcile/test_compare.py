@@ -47,7 +47,7 @@ def test_a_layer_that_is_as_it_should_be_has_no_fault(expected: LedgerIndex) -> 
     """Each event once, the anonymised one by its new id."""
     row = walk(expected, *GOOD)
     assert row.good
-    assert (row.expected, row.found) == (3, 3)
+    assert (row.expected, row.observed) == (3, 3)
 
 
 def test_a_missing_event_is_lost(expected: LedgerIndex) -> None:
@@ -192,7 +192,7 @@ def test_a_refusal_is_kept_unless_an_event_after_it_shows_more(expected: LedgerI
     for leak in (seen(1, 3, "strip"), seen(1, 1, "strip", marks={("mk", 1)})):
         spoilt = Tally(expected)
         spoilt.behind_gate(leak)
-        assert compare.refusal_rows(expected, spoilt.leaks, spoilt.shortfalls)[0].kept == 1
+        assert compare.refusal_rows(expected, spoilt.leaks, spoilt.shortfalls)[0].effective == 1
     tally.behind_gate(Sighting(event_id(RUN, 2), "page_view", "anonymise"))
     tally.behind_gate(seen(0, 1, "strip"))
     assert compare.refusal_rows(expected, tally.leaks, tally.shortfalls) == [RefusalRow("webhook", 2, 1, 1, 0, 2)]

@@ -63,9 +63,15 @@ def reconcile(house: SmallHouse, monkeypatch: pytest.MonkeyPatch) -> tuple[int, 
 
 def test_the_command_exits_0_for_a_healthy_house(house: SmallHouse, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code and JSON agree."""
-    code, said = reconcile(house, monkeypatch)
+    code, report = reconcile(house, monkeypatch)
     assert code == 0
-    assert (said["lost"], said["doubled"], said["forbidden"], said["unexplained"], said["drained"]) == (0, 0, 0, 0, True)
+    assert (report["lost"], report["doubled"], report["forbidden"], report["unexplained"], report["drained"]) == (
+        0,
+        0,
+        0,
+        0,
+        True,
+    )
 
 
 def test_a_healthy_house_drains_and_is_accounted_for(house: SmallHouse) -> None:
@@ -133,9 +139,9 @@ def _other_profile(house: SmallHouse) -> None:
 
 def _second_exposure(house: SmallHouse) -> None:
     """A decision that counts twice."""
-    told = {"decision_id": DECISION, "experiment": "hero-banner", "epoch": 1, "arm": "calm", "group": "bandit"}
+    decision = {"decision_id": DECISION, "experiment": "hero-banner", "epoch": 1, "arm": "calm", "group": "bandit"}
     joined = {"kind": "exposure", "reward": 0.0, "event_id": "x", "decided_ts": house.now, "event_ts": house.now}
-    house.put("bandit.outcomes", {**told, "propensity": 0.5, **joined})
+    house.put("bandit.outcomes", {**decision, "propensity": 0.5, **joined})
 
 
 def _count_too_much(house: SmallHouse) -> None:
@@ -200,6 +206,6 @@ def test_a_fault_in_a_table_is_found_in_its_cell(house: SmallHouse, fault: Fault
 def test_the_command_exits_1_for_a_spoilt_house(house: SmallHouse, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the faults above; the stream is at rest again, so that only they count."""
     house.settle()
-    code, said = reconcile(house, monkeypatch)
+    code, report = reconcile(house, monkeypatch)
     assert code == 1
-    assert min(said["lost"], said["doubled"], said["forbidden"], said["unexplained"]) > 0
+    assert min(report["lost"], report["doubled"], report["forbidden"], report["unexplained"]) > 0

@@ -106,7 +106,7 @@ STEPS = st.one_of(
         login=st.booleans(),
         name=st.sampled_from(("page_view", "purchase", CHOICE_EVENT)),
         region=st.sampled_from(("DE", "US", "")),
-    ).flatmap(lambda one: st.builds(replace, st.just(one), dated=st.booleans())),
+    ).flatmap(lambda step: st.builds(replace, st.just(step), dated=st.booleans())),
     st.builds(
         Statement,
         st.just(FIRST),
