@@ -152,7 +152,7 @@ def test_prometheus_scrapes_every_room() -> None:
     assert config["rule_files"] == ["/etc/prometheus/alerts.yml"]
 
 
-@pytest.mark.parametrize(("where", "expr"), [pytest.param(*place, id=place[0]) for place in expressions()])
+@pytest.mark.parametrize(("source", "expr"), [pytest.param(*place, id=place[0]) for place in expressions()])
 def test_dashboards_and_alerts_ask_for_metrics_that_exist(source: str, expr: str) -> None:
     """Every metric and every label in them is in the one table of metrics."""
     selectors = metrics_of(expr)
