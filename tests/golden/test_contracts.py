@@ -14,8 +14,9 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 
 from infra.ops.embedded.servers.schema_registry import EmbeddedSchemaRegistry
 from infra.settings import PACKAGED_CONTRACTS
-from schemas.codec import HEADER_BYTES, HeadReader, decode, encode, flat_record_encoder
+from schemas.codec import HEADER_BYTES, HeadReader, decode, encode
 from schemas.contract import Contract
+from schemas.fast.flat_encoder import flat_record_encoder
 from schemas.registry import Registry
 
 HERE = Path(__file__).resolve().parent

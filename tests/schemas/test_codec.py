@@ -12,17 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infra.settings import PACKAGED_CONTRACTS
-from schemas.codec import (
-    HEADER_BYTES,
-    Contract,
-    HeadReader,
-    Record,
-    Undecodable,
-    decode,
-    encode,
-    flat_record_encoder,
-    schema_id,
-)
+from schemas.codec import HEADER_BYTES, Contract, HeadReader, Record, Undecodable, decode, encode, schema_id
+from schemas.fast.flat_encoder import flat_record_encoder
 from schemas.registry import Registry, UnknownContract
 
 REGISTRY = Registry(PACKAGED_CONTRACTS)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from schemas.codec import HEADER_BYTES, HeadReader, decode, encode, flat_record_encoder
+from schemas.codec import HEADER_BYTES, HeadReader, decode, encode
+from schemas.fast.flat_encoder import flat_record_encoder
 from schemas.publish import preview, same_schema
 from schemas.registry import ContractError, Registry, UnknownContract, derive, lock, read_json, read_lock
 

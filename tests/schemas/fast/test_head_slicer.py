@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.settings import PACKAGED_CONTRACTS
-from schemas.codec import HEADER_BYTES, HeadReader, HeadSlicer, Undecodable, encode, read_long
+from schemas.codec import HEADER_BYTES, HeadReader, Undecodable, encode
+from schemas.fast.head_slicer import HeadSlicer
+from schemas.fast.primitives import read_long
 from schemas.registry import Registry
 
 REGISTRY = Registry(PACKAGED_CONTRACTS)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.settings import PACKAGED_CONTRACTS
-from schemas.codec import decode, encode, flat_encoder, flat_record_encoder
+from schemas.codec import decode, encode
+from schemas.fast.flat_encoder import flat_encoder, flat_record_encoder
 from schemas.registry import Registry
 
 REGISTRY = Registry(PACKAGED_CONTRACTS)

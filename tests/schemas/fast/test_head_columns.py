@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.codec import HEADER_BYTES, encode
-from schemas.columns import Columns, HeadColumns
 from schemas.contract import Contract
-from tests.schemas.test_head_slicer import HEADS, LAST, RAW, REGISTRY, REST, SLICER
+from schemas.fast.head_columns import Columns, HeadColumns
+from tests.schemas.fast.test_head_slicer import HEADS, LAST, RAW, REGISTRY, REST, SLICER
 
 COLUMNS = HeadColumns(RAW, LAST)
 CLOCK = RAW.names.index("collector_ts")
