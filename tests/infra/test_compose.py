@@ -10,10 +10,9 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped] # publishes no types; used for one call
 import pytest
 import yaml
-from prometheus_client import Histogram
 
 from infra.ops.cli import COMMANDS
-from infra.telemetry.metrics import TABLE
+from infra.telemetry.metrics import HISTOGRAMS, LABELS
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = {
@@ -71,12 +70,9 @@ def declared(name: str) -> tuple[str, ...] | None:
     if name in FROM_PROMETHEUS:
         return FROM_PROMETHEUS[name]
     base = re.sub(r"_(bucket|sum|count)$", "", name)
-    for metric, (kind, _, labels) in TABLE.items():
-        if metric == name and kind is not Histogram:
-            return labels
-        if metric == base and kind is Histogram and base != name:
-            return labels
-    return None
+    if base != name and base in HISTOGRAMS:
+        return LABELS[base]
+    return None if name in HISTOGRAMS else LABELS.get(name)
 
 
 def test_compose_file_obeys_the_compose_specification() -> None:
