@@ -16,6 +16,7 @@ from infra.ops.embedded.ports import LOOPBACK, free_port, is_free, owner
 from infra.ops.embedded.probes import elsewhere, http_answers, http_get, served_and
 from infra.ops.embedded.servers import kafka, redis
 from infra.ops.embedded.servers.child import HEADWATER, Program
+from infra.ops.embedded.servers.clickhouse import EmbeddedClickHouse
 from infra.ops.embedded.servers.kafka import EmbeddedKafka
 from infra.ops.embedded.servers.redis import EmbeddedRedis
 from infra.ops.embedded.state import StateDir, refuse_shared, write_private
@@ -158,9 +159,9 @@ class House:
             )
         server = EmbeddedKafka(self.state.path / "kafka", self._ports["kafka"], log=self.state.log("kafka"))
         server.prepare()  # downloads at the first start; says so, and fails before anything runs
-        answers = partial(served_and, server.port, partial(kafka.answers, server.address))
+        answers = partial(served_and, server.port, server.answers)
         return Service(
-            "kafka", server.prepare, answers, server.address, server.port, start_s=kafka.START_S, stop_s=kafka.STOP_S
+            "kafka", server.prepare, answers, server.address, server.port, start_s=server.start_s, stop_s=server.stop_s
         )
 
     def _redis(self) -> Service | Step:
@@ -169,20 +170,14 @@ class House:
                 "redis", partial(elsewhere, "Redis", self.options.redis, "--redis", partial(redis.answers, self.options.redis))
             )
         server = EmbeddedRedis(self.state.path / "redis", self._ports["redis"], log=self.state.log("redis"))
-        return Service("redis", server.prepare, partial(redis.answers, server.url), server.url, server.port, tier=1)
+        return Service("redis", server.prepare, server.answers, server.url, server.port, tier=1)
 
     def _clickhouse(self) -> Service | Step:
-        url = self.options.clickhouse or self._url("clickhouse")
-        answers = partial(http_answers, f"{_without_user(url).rstrip('/')}/ping", "Ok.")
         if self.options.clickhouse:
+            answers = partial(http_answers, f"{_without_user(self.options.clickhouse).rstrip('/')}/ping", "Ok.")
             return Step("clickhouse", partial(elsewhere, "ClickHouse", self.options.clickhouse, "--clickhouse", answers))
-        port = self._ports["clickhouse"]
-        return Service("clickhouse", partial(self._clickhouse_program, port), answers, url, port, tier=2, stop_s=20.0)
-
-    def _clickhouse_program(self, port: int) -> Program:
-        from infra.ops.embedded.servers.clickhouse import command
-
-        return Program("clickhouse", command(self.state.path / "clickhouse", port), self.state.log("clickhouse"), port=port)
+        server = EmbeddedClickHouse(self.state.path / "clickhouse", self._ports["clickhouse"], log=self.state.log("clickhouse"))
+        return Service("clickhouse", server.prepare, server.answers, server.url, server.port, tier=2, stop_s=server.stop_s)
 
     def _doors(self) -> list[Service]:
         return [

@@ -7,14 +7,12 @@ import base64
 import os
 import shutil
 import subprocess
-from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from infra.ops.embedded.ports import LOOPBACK, free_port
-from infra.ops.embedded.servers.child import Child, Program, StartFailed
+from infra.ops.embedded.servers.child import Program, StartFailed
 from infra.ops.embedded.servers.jars import classpath
+from infra.ops.embedded.servers.server import EmbeddedServer
 
 # One compiler: on few cores the optimising one takes more from the house in its first minutes than it gives the broker.
 JVM = (
@@ -61,33 +59,25 @@ transaction.max.timeout.ms=900000
 """
 
 
-class EmbeddedKafka:
-    """One broker. Its port stays the same for the object's life; its data stay in `data_dir`.
+class EmbeddedKafka(EmbeddedServer):
+    """One broker."""
 
-    `port` 0 takes a free one. `log` is the file that gets the broker's output, `<data_dir>/kafka.log` when absent.
-    """
+    name = "kafka"
+    start_s = START_S
+    stop_s = STOP_S
 
     def __init__(self, data_dir: Path, port: int = 0, *, log: Path | None = None) -> None:
-        self._dir = data_dir.resolve()
-        self.port = port or free_port()
+        super().__init__(data_dir, port, log=log)
         self._controller_port = free_port()
-        self._log = log or self._dir / "kafka.log"
-        self._child: Child | None = None
 
     @property
     def address(self) -> str:
         """host:port for clients."""
         return f"{LOOPBACK}:{self.port}"
 
-    @property
-    def pid(self) -> int:
-        """The broker's process id; 0 before the first start."""
-        return self._child.pid if self._child else 0
-
-    @property
-    def running(self) -> bool:
-        """Whether the process is there."""
-        return self._child is not None and self._child.exit_code() is None
+    def answers(self) -> bool:
+        """Whether the broker answers a request for metadata."""
+        return answers(self.address)
 
     def prepare(self) -> Program:
         """Download, format and configure what is not there yet; what to run. ConfigError when a download fails."""
@@ -104,30 +94,7 @@ class EmbeddedKafka:
         if not (logs / "meta.properties").exists():
             self._format(java, logs)
         properties = self._configure(self._dir / "server.properties", logs)
-        return Program("kafka", [*java, "kafka.Kafka", str(properties)], self._log, port=self.port)
-
-    def start(self) -> Self:
-        """Start the broker and return once it answers; NotReady carries the end of its log."""
-        if self.running:
-            return self
-        self._child = Child(self.prepare())
-        try:
-            self._child.wait_ready(partial(answers, self.address), START_S)
-        except BaseException:
-            self._child.kill()
-            raise
-        return self
-
-    def stop(self) -> None:
-        """Stop the broker, cleanly if it will."""
-        if self._child is not None:
-            self._child.stop(STOP_S)
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop()
+        return Program(self.name, [*java, "kafka.Kafka", str(properties)], self._log, port=self.port)
 
     def _configure(self, file: Path, logs: Path) -> Path:
         file.write_text(PROPERTIES.format(host=LOOPBACK, port=self.port, controller_port=self._controller_port, logs=logs))
