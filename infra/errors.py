@@ -20,7 +20,7 @@ class Halted(Exception):
     """Going on would do harm (too many dead letters, an impossible offset): stop and wait for a person. Exit code 75."""
 
 
-def no_house(error: Retryable) -> str:
+def unreachable_message(error: Retryable) -> str:
     """What to tell a person whose command found nobody."""
     return f"{error}. Is the house up (`headwater up`), and does HEADWATER_STATE_DIR name it?"
 

@@ -30,6 +30,6 @@ def sha256_hex(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def same(a: str, b: str) -> bool:
+def equal_in_constant_time(a: str, b: str) -> bool:
     """Equality in constant time."""
     return hmac.compare_digest(a.encode(), b.encode())

@@ -68,7 +68,7 @@ class Boundary:
 
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
-        self._adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(_record(contract.schema))
+        self._adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(_record_type(contract.schema))
 
     def check(self, record: object) -> dict[str, Any]:
         """The record, copied, if it fits the contract. Refused, with at most ten problems, if it does not."""
@@ -76,17 +76,12 @@ class Boundary:
             return self._adapter.validate_python(record)
         except ValidationError as error:
             details = error.errors(include_url=False, include_context=False, include_input=False)
-            raise ContractViolation(_worded(details)) from None
+            raise ContractViolation(_describe_problems(details)) from None
 
 
-def validator(contract: Contract) -> Boundary:
-    """The boundary of one contract."""
-    return Boundary(contract)
-
-
-def _record(schema: dict[str, Any]) -> Any:
+def _record_type(schema: dict[str, Any]) -> Any:
     fields = {
-        field["name"]: NotRequired[_type(field["type"])] if "default" in field else _type(field["type"])
+        field["name"]: NotRequired[_python_type(field["type"])] if "default" in field else _python_type(field["type"])
         for field in schema["fields"]
     }
     typed_dict = cast(Any, TypedDict(schema["name"], fields))  # type: ignore[operator] # the fields are known at run time only
@@ -94,21 +89,21 @@ def _record(schema: dict[str, Any]) -> Any:
     return typed_dict
 
 
-def _type(avro: Any) -> Any:
+def _python_type(avro: Any) -> Any:
     if isinstance(avro, list):
-        union = _type(avro[0])
+        union = _python_type(avro[0])
         for branch in avro[1:]:
-            union = union | _type(branch)
+            union = union | _python_type(branch)
         return union
     if isinstance(avro, str):
         avro = {"type": avro}
     match avro["type"]:
         case "record":
-            return _record(avro)
+            return _record_type(avro)
         case "map":
-            return dict[_TEXT, _type(avro["values"])]  # type: ignore[misc] # generated at run time
+            return dict[_TEXT, _python_type(avro["values"])]  # type: ignore[misc] # generated at run time
         case "array":
-            return list[_type(avro["items"])]  # type: ignore[misc] # generated at run time
+            return list[_python_type(avro["items"])]  # type: ignore[misc] # generated at run time
         case "enum":
             return Literal[tuple(avro["symbols"])]
         case "fixed":
@@ -120,13 +115,13 @@ def _type(avro: Any) -> Any:
             raise ContractError(f"the boundary knows no type {avro['type']!r}")
 
 
-def _worded(details: Sequence[ErrorDetails]) -> tuple[str, ...]:
-    problems = dict.fromkeys(f"{_path(error['loc'])} {_EXPECTED.get(error['type'], 'does not fit')}" for error in details)
+def _describe_problems(details: Sequence[ErrorDetails]) -> tuple[str, ...]:
+    problems = dict.fromkeys(f"{_field_path(error['loc'])} {_EXPECTED.get(error['type'], 'does not fit')}" for error in details)
     shown = tuple(problems)[:MAX_PROBLEMS]
     return (*shown, f"and {len(problems) - len(shown)} more") if len(problems) > len(shown) else shown
 
 
-def _path(loc: tuple[int | str, ...]) -> str:
+def _field_path(loc: tuple[int | str, ...]) -> str:
     """Field path in the sender's words. Names that look like data (an address as a key) are not repeated."""
     parts = [str(part) if isinstance(part, int) or _SPEAKABLE.fullmatch(part) else "*" for part in loc if part != "[key]"]
     return ".".join(parts) if parts else "the record"

@@ -24,7 +24,7 @@ class BreakingChange:
         return f"{self.topic}: {self.field}: {self.text}" if self.field else f"{self.topic}: {self.text}"
 
 
-def breaking(topic: str, old: Schema, new: Schema) -> list[BreakingChange]:
+def breaking_changes(topic: str, old: Schema, new: Schema) -> list[BreakingChange]:
     """The forbidden changes between two versions of a contract; empty if the new one may follow the old one."""
     changes = [
         BreakingChange(topic, "", f"the record's {key} changed from {old.get(key)!r} to {new.get(key)!r}")
@@ -32,22 +32,22 @@ def breaking(topic: str, old: Schema, new: Schema) -> list[BreakingChange]:
         if old.get(key) != new.get(key)
     ]
     before, after = old.get("prepended", 0), new.get("prepended", 0)
-    changes += _kept(topic, old["fields"], new["fields"])
+    changes += _compare_fields(topic, old["fields"], new["fields"])
     if before or after:
         # Only the columns' own order: behind them stands the source's contract, which is compared by itself.
         moved = [f["name"] for f in old["fields"][:before] if f in new["fields"][after:]]
         changes += [BreakingChange(topic, name, "moved out of the prepended columns") for name in moved]
-        return changes + _order(topic, old["fields"][:before], new["fields"][:after])
-    return changes + _order(topic, old["fields"], new["fields"])
+        return changes + _compare_order(topic, old["fields"][:before], new["fields"][:after])
+    return changes + _compare_order(topic, old["fields"], new["fields"])
 
 
-def _kept(topic: str, old: Sequence[Schema], new: Sequence[Schema]) -> list[BreakingChange]:
+def _compare_fields(topic: str, old: Sequence[Schema], new: Sequence[Schema]) -> list[BreakingChange]:
     new_by_name = {field["name"]: field for field in new}
     old_names = {field["name"] for field in old}
     changes: list[BreakingChange] = []
     for field in old:
         if field["name"] in new_by_name:
-            changes += _field(topic, field, new_by_name[field["name"]])
+            changes += _compare_field(topic, field, new_by_name[field["name"]])
         else:
             changes.append(BreakingChange(topic, field["name"], "removed or renamed: readers of stored records still need it"))
     return changes + [
@@ -57,7 +57,7 @@ def _kept(topic: str, old: Sequence[Schema], new: Sequence[Schema]) -> list[Brea
     ]
 
 
-def _order(topic: str, old: Sequence[Schema], new: Sequence[Schema]) -> list[BreakingChange]:
+def _compare_order(topic: str, old: Sequence[Schema], new: Sequence[Schema]) -> list[BreakingChange]:
     new_names = [field["name"] for field in new]
     common = [field["name"] for field in old if field["name"] in new_names]
     now = [name for name in new_names if name in common]
@@ -72,11 +72,13 @@ def _order(topic: str, old: Sequence[Schema], new: Sequence[Schema]) -> list[Bre
     ]
 
 
-def _field(topic: str, old: Schema, new: Schema) -> list[BreakingChange]:
+def _compare_field(topic: str, old: Schema, new: Schema) -> list[BreakingChange]:
     name = old["name"]
     changes = []
-    if not same_schema({"type": _plain(old["type"])}, {"type": _plain(new["type"])}):
-        changes.append(BreakingChange(topic, name, f"type changed from {_plain(old['type'])} to {_plain(new['type'])}"))
+    if not same_schema({"type": _without_docs(old["type"])}, {"type": _without_docs(new["type"])}):
+        changes.append(
+            BreakingChange(topic, name, f"type changed from {_without_docs(old['type'])} to {_without_docs(new['type'])}")
+        )
     if old.get("purpose") != new.get("purpose"):
         changes.append(
             BreakingChange(
@@ -90,17 +92,17 @@ def _field(topic: str, old: Schema, new: Schema) -> list[BreakingChange]:
     return changes
 
 
-def _plain(avro: Any) -> Any:
+def _without_docs(avro: Any) -> Any:
     """A type without its documentation, with its logical type."""
     if isinstance(avro, list):
-        return [_plain(branch) for branch in avro]
+        return [_without_docs(branch) for branch in avro]
     if isinstance(avro, dict):
-        essential = {key: _plain(value) for key, value in avro.items() if key != "doc"}
+        essential = {key: _without_docs(value) for key, value in avro.items() if key != "doc"}
         return essential["type"] if set(essential) == {"type"} else essential
     return avro
 
 
-def breaking_lock(old: dict[str, Any], new: dict[str, Any]) -> list[BreakingChange]:
+def breaking_lock_changes(old: dict[str, Any], new: dict[str, Any]) -> list[BreakingChange]:
     """Published versions that are gone or another one now: ids are never changed or freed."""
     now = {entry["id"]: entry for entry in new["contracts"]}
     return [

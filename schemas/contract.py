@@ -48,13 +48,13 @@ class Contract:
     def up_to(self, last_field: str) -> Any:
         """The parsed schema of the fields up to and including `last_field`."""
         end = self.names.index(last_field) + 1
-        return self._part("Head", self.schema["fields"][:end])
+        return self._subset("Head", self.schema["fields"][:end])
 
     def columns(self) -> Any:
         """The parsed schema of the prepended columns alone (derived contracts only)."""
-        return self._part("Columns", self.schema["fields"][: self.schema["prepended"]])
+        return self._subset("Columns", self.schema["fields"][: self.schema["prepended"]])
 
-    def _part(self, name: str, fields: list[Schema]) -> Any:
+    def _subset(self, name: str, fields: list[Schema]) -> Any:
         return parse({"type": "record", "name": name, "namespace": "headwater", "fields": fields})
 
 

@@ -53,7 +53,7 @@ def lock(folder: Path) -> list[Contract]:
     Safe against a second caller (the folder is locked) and a crash (files are replaced whole, the lock file last).
     ContractError, before anything is written, where a contract is no Avro record.
     """
-    with _only_writer(folder):
+    with _exclusive_lock(folder):
         state = read_lock(folder)
         derived = read_json(folder / "derived.json")
         new = publish(state, read_contracts(folder), derived)
@@ -94,7 +94,7 @@ def same_schema(a: Schema, b: Schema) -> bool:
 
 
 @contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
+def _exclusive_lock(folder: Path) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

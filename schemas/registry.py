@@ -23,7 +23,7 @@ class Registry:
 
     def reload(self) -> bool:
         """Read the lock file if it has changed; True if it had. A storm of unknown ids costs one `stat` each, no reading."""
-        stamp = self._stamp()
+        stamp = self._file_stamp()
         if stamp == self._read:
             return False
         by_id: dict[int, Contract] = {}
@@ -43,7 +43,7 @@ class Registry:
         self._read = stamp
         return True
 
-    def _stamp(self) -> tuple[int, int, int] | None:
+    def _file_stamp(self) -> tuple[int, int, int] | None:
         try:
             status = (self.folder / "lock.json").stat()
         except FileNotFoundError:

@@ -9,7 +9,7 @@ import pytest
 
 from infra.ops.cli import COMMANDS
 from infra.settings import PACKAGED_CONTRACTS
-from schemas.boundary import validator
+from schemas.boundary import Boundary
 from schemas.registry import Registry
 from schemas.topics import TOPICS
 
@@ -49,7 +49,7 @@ def test_the_event_it_sends_is_json_with_fields_of_the_contract() -> None:
     (body,) = re.findall(r"-d '(.*?)'", README, re.DOTALL)
     event = json.loads(body)
     raw = Registry(PACKAGED_CONTRACTS).latest("events.raw")
-    validator(raw)
+    Boundary(raw)
     assert set(event) - {"user_id", "consent"} <= set(raw.names)
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 
-def run_of(connection: Any) -> str:
+def server_run_id(connection: Any) -> str:
     """The run id of the process that a new connection of redis-py leads to: another one at each start. RedisError."""
     connection.send_command("INFO", "server")
     text = connection.read_response()

@@ -48,7 +48,7 @@ class SchemaRegistry:
     def schema(self, schema_id: int) -> Schema | None:
         """The schema with this id, or None."""
         try:
-            schema: Schema = json.loads(self._call("GET", f"/schemas/ids/{schema_id}")["schema"])
+            schema: Schema = json.loads(self._request("GET", f"/schemas/ids/{schema_id}")["schema"])
         except RegistryError as refusal:
             if refusal.code in NOT_FOUND:
                 return None
@@ -58,7 +58,7 @@ class SchemaRegistry:
     def lookup(self, subject: str, schema: Schema) -> int | None:
         """The id under which a subject holds this schema, or None."""
         try:
-            return int(self._call("POST", f"/subjects/{quote(subject, safe='')}", {"schema": json.dumps(schema)})["id"])
+            return int(self._request("POST", f"/subjects/{quote(subject, safe='')}", {"schema": json.dumps(schema)})["id"])
         except RegistryError as refusal:
             if refusal.code in NOT_FOUND:
                 return None
@@ -68,7 +68,7 @@ class SchemaRegistry:
         """Whether the registry would take this schema as the subject's next version, by its own rules."""
         path = f"/compatibility/subjects/{quote(subject, safe='')}/versions/latest"
         try:
-            return bool(self._call("POST", path, {"schema": json.dumps(schema)})["is_compatible"])
+            return bool(self._request("POST", path, {"schema": json.dumps(schema)})["is_compatible"])
         except RegistryError as refusal:
             if refusal.code in NOT_FOUND:
                 return True
@@ -79,52 +79,52 @@ class SchemaRegistry:
         try:
             registered = self.schema(contract.id)
             if registered is not None and not same_schema(registered, contract.schema):
-                raise ConfigError(self._taken(contract, "another schema has that id there"))
+                raise ConfigError(self._id_conflict(contract, "another schema has that id there"))
             subject = subject_of(contract)
             current_id = self.lookup(subject, contract.schema)
             if current_id == contract.id:
                 return False
             if current_id is not None:
-                raise ConfigError(self._taken(contract, f"it has the same schema under id {current_id}"))
-            assigned_id = self._import(subject, contract) or self._plain(subject, contract)
+                raise ConfigError(self._id_conflict(contract, f"it has the same schema under id {current_id}"))
+            assigned_id = self._import_contract(subject, contract) or self._register_contract(subject, contract)
         except RegistryError as refusal:
             raise ConfigError(
                 f"the registry at {self.address} refused {contract.topic} version {contract.version}: "
                 f"{refusal} (status {refusal.status}, code {refusal.code})"
             ) from None
         if assigned_id != contract.id:
-            raise ConfigError(self._taken(contract, f"it gave id {assigned_id}"))
+            raise ConfigError(self._id_conflict(contract, f"it gave id {assigned_id}"))
         return True
 
     def register_all(self, contracts: Iterable[Contract]) -> list[Contract]:
         """Register contracts in the order of their ids; returns those that were new to the registry."""
         return [contract for contract in sorted(contracts, key=lambda contract: contract.id) if self.register(contract)]
 
-    def _taken(self, contract: Contract, reason: str) -> str:
+    def _id_conflict(self, contract: Contract, reason: str) -> str:
         return (
             f"the registry at {self.address} cannot hold {contract.topic} version {contract.version} "
             f"under id {contract.id}: {reason}. "
             "Ids come from lock.json: use a registry of our own, or one that allows mode IMPORT"
         )
 
-    def _import(self, subject: str, contract: Contract) -> int | None:
+    def _import_contract(self, subject: str, contract: Contract) -> int | None:
         """Register with our id in mode IMPORT; None where the registry has no such mode."""
         mode = f"/mode/{quote(subject, safe='')}"
         try:
-            self._call("PUT", f"{mode}?force=true", {"mode": "IMPORT"})
+            self._request("PUT", f"{mode}?force=true", {"mode": "IMPORT"})
         except RegistryError:
             return None
         try:
             body = {"schema": json.dumps(contract.schema), "schemaType": "AVRO", "id": contract.id}
-            return int(self._call("POST", f"/subjects/{quote(subject, safe='')}/versions", body)["id"])
+            return int(self._request("POST", f"/subjects/{quote(subject, safe='')}/versions", body)["id"])
         finally:
-            self._call("PUT", mode, {"mode": "READWRITE"})
+            self._request("PUT", mode, {"mode": "READWRITE"})
 
-    def _plain(self, subject: str, contract: Contract) -> int:
+    def _register_contract(self, subject: str, contract: Contract) -> int:
         body = {"schema": json.dumps(contract.schema), "schemaType": "AVRO"}
-        return int(self._call("POST", f"/subjects/{quote(subject, safe='')}/versions", body)["id"])
+        return int(self._request("POST", f"/subjects/{quote(subject, safe='')}/versions", body)["id"])
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.address + path, data, self._headers, method=method)  # noqa: S310 - http(s) only, checked above
         try:
@@ -132,7 +132,7 @@ class SchemaRegistry:
                 content: dict[str, Any] = json.loads(answer.read(MAX_ANSWER_BYTES))
                 return content
         except urllib.error.HTTPError as error:
-            raise self._refusal(error) from None
+            raise self._request_error(error) from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             raise ConfigError(
@@ -140,7 +140,7 @@ class SchemaRegistry:
                 "is it running, and is HEADWATER_SCHEMA_REGISTRY right?"
             ) from None
 
-    def _refusal(self, error: urllib.error.HTTPError) -> Exception:
+    def _request_error(self, error: urllib.error.HTTPError) -> Exception:
         if error.code in (401, 403):
             return ConfigError(
                 f"the schema registry at {self.address} wants a user and password: put them in HEADWATER_SCHEMA_REGISTRY"

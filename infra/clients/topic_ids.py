@@ -71,7 +71,7 @@ def offset_metadata(topic_id: str) -> str:
     return f"{MARK}{topic_id}" if topic_id else ""
 
 
-def is_of_another(metadata: str | None, topic_id: str) -> bool:
+def is_for_another_topic(metadata: str | None, topic_id: str) -> bool:
     """Whether an offset was committed for another topic than that of this id; False where either id is not known."""
     return bool(metadata and topic_id and metadata.startswith(MARK) and metadata != offset_metadata(topic_id))
 
@@ -88,14 +88,14 @@ class TopicWatch:
         self._ids: dict[str, str] | None = None
         self._checked = 0.0
 
-    def ask(self) -> Mapping[str, str]:
+    def ids_at_start(self) -> Mapping[str, str]:
         """Topic -> id, as it was when it was first asked for. Retryable while Kafka is away."""
         if self._ids is None:
             self._ids = describe_ids(self._client, self._topics)
             self._checked = time.monotonic()
         return self._ids
 
-    def replaced(self) -> str | None:
+    def find_replaced(self) -> str | None:
         """A topic that has another id by now, looked for every `CHECK_S`. None also while Kafka is away, or a topic is gone."""
         first_ids, now = self._ids, time.monotonic()
         if not first_ids or now - self._checked < CHECK_S:
@@ -108,4 +108,4 @@ class TopicWatch:
         return next((topic for topic, topic_id in ids.items() if topic_id != first_ids[topic]), None)
 
 
-__all__ = ["TopicWatch", "describe_ids", "is_of_another", "offset_metadata", "topic_ids"]
+__all__ = ["TopicWatch", "describe_ids", "is_for_another_topic", "offset_metadata", "topic_ids"]

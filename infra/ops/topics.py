@@ -65,7 +65,7 @@ class TopicPlan:
     conflicts: tuple[str, ...]
 
 
-def wanted(topics: Iterable[Topic], partitions: int, replication: int) -> dict[str, TopicShape]:
+def expected_shapes(topics: Iterable[Topic], partitions: int, replication: int) -> dict[str, TopicShape]:
     """The shape each topic should have in an installation with that many partitions and replicas."""
     # acks=all is a promise only while more than one replica must answer; one may be away for maintenance.
     config = {"min.insync.replicas": str(max(1, replication - 1))}
@@ -140,11 +140,11 @@ def observe(client: Any, names: Iterable[str], timeout_s: float = TIMEOUT_S) -> 
 
 def diff(settings: Settings, topics: Iterable[Topic] | None = None) -> TopicPlan:
     """What differs between the table and Kafka. ConfigError where Kafka cannot be asked."""
-    target = wanted(TOPICS.values() if topics is None else topics, settings.partitions, settings.replication)
+    target = expected_shapes(TOPICS.values() if topics is None else topics, settings.partitions, settings.replication)
     try:
         return plan(target, observe(admin(settings), target))
     except KafkaException as error:
-        raise _away(settings, error) from None
+        raise _unreachable(settings, error) from None
 
 
 def apply(settings: Settings, topics: Iterable[Topic] | None = None, timeout_s: float = TIMEOUT_S) -> list[str]:
@@ -152,7 +152,7 @@ def apply(settings: Settings, topics: Iterable[Topic] | None = None, timeout_s: 
 
     ConfigError, before anything is changed, where a topic has another number of partitions or replicas than it should.
     """
-    target = wanted(TOPICS.values() if topics is None else topics, settings.partitions, settings.replication)
+    target = expected_shapes(TOPICS.values() if topics is None else topics, settings.partitions, settings.replication)
     client = admin(settings)
     try:
         todo = plan(target, observe(client, target, timeout_s))
@@ -162,12 +162,12 @@ def apply(settings: Settings, topics: Iterable[Topic] | None = None, timeout_s: 
         _configure(client, todo.configs, timeout_s)
         _wait_for_leaders(client, target, timeout_s)
     except KafkaException as error:
-        raise _away(settings, error) from None
+        raise _unreachable(settings, error) from None
     changes = [f"created {name} ({shape.partitions} partitions)" for name, shape in todo.create.items()]
     return changes + [f"set {key}={value} on {name}" for name, config in todo.configs.items() for key, value in config.items()]
 
 
-def _away(settings: Settings, error: KafkaException) -> ConfigError:
+def _unreachable(settings: Settings, error: KafkaException) -> ConfigError:
     reason = error.args[0]
     return ConfigError(
         f"Kafka at {settings.kafka}: {reason.str() if isinstance(reason, KafkaError) else reason}. "
@@ -208,7 +208,7 @@ def _wait_for_leaders(client: Any, target: Mapping[str, TopicShape], timeout_s: 
     deadline = time.monotonic() + timeout_s
     while True:
         listed = client.list_topics(timeout=timeout_s).topics
-        waiting = [name for name, shape in target.items() if not _led(listed.get(name), shape)]
+        waiting = [name for name, shape in target.items() if not _has_leaders(listed.get(name), shape)]
         if not waiting:
             return
         if time.monotonic() > deadline:
@@ -216,7 +216,7 @@ def _wait_for_leaders(client: Any, target: Mapping[str, TopicShape], timeout_s: 
         time.sleep(0.05)
 
 
-def _led(topic: Any, shape: TopicShape) -> bool:
+def _has_leaders(topic: Any, shape: TopicShape) -> bool:
     if topic is None or topic.error is not None or len(topic.partitions) != shape.partitions:
         return False
     return all(partition.leader >= 0 for partition in topic.partitions.values())

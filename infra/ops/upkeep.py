@@ -62,7 +62,7 @@ class TaskLog:
         """Whether it is to be run, or tried again."""
         return self.late_s(task, now) >= 0 and now - self._tried.get(task.name, 0.0) >= RETRY_S
 
-    def note(self, task: Task, now: float, *, succeeded: bool) -> None:
+    def record_run(self, task: Task, now: float, *, succeeded: bool) -> None:
         """It was run."""
         self._tried[task.name] = now
         if succeeded:
@@ -74,7 +74,7 @@ class TaskLog:
         write_private(self._file, json.dumps(self._done) + "\n")
 
 
-def run(task: Task, logs: Path, stopping: Callable[[], bool]) -> int:
+def run_task(task: Task, logs: Path, stopping: Callable[[], bool]) -> int:
     """The exit code of the task's command; it is ended when we are to stop. Its summary stands in its log."""
     child = Child(Program(task.name, (*HEADWATER, *task.words), logs / f"{'-'.join(task.words)}.log"))
     while (code := child.exit_code()) is None:
@@ -101,10 +101,10 @@ def upkeep(metrics_port: Annotated[int | None, typer.Option(help="Port of /metri
             metrics.set("headwater_upkeep_late_seconds", max(0.0, diary.late_s(task, now)), task=task.name)
             if stopped or not diary.is_due(task, now):
                 continue
-            code = run(task, settings.state_dir / "logs", lambda: bool(stopped))
+            code = run_task(task, settings.state_dir / "logs", lambda: bool(stopped))
             if stopped:
                 break
-            diary.note(task, time.time(), succeeded=code == 0)
+            diary.record_run(task, time.time(), succeeded=code == 0)
             if code == 0:
                 get_logger().info("done", task=task.name)
             else:

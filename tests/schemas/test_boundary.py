@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infra.settings import PACKAGED_CONTRACTS
-from schemas.boundary import MAX_PROBLEMS, Boundary, ContractViolation, validator
+from schemas.boundary import MAX_PROBLEMS, Boundary, ContractViolation
 from schemas.codec import decode, encode
 from schemas.contract import Contract, ContractError
 from schemas.registry import Registry
@@ -15,7 +15,7 @@ from schemas.registry import Registry
 FOLDER = PACKAGED_CONTRACTS
 REGISTRY = Registry(FOLDER)
 RAW = REGISTRY.latest("events.raw")
-BOUNDARY = validator(RAW)
+BOUNDARY = Boundary(RAW)
 
 EVENT: dict[str, Any] = {
     "event_id": "0192f0a0-1111-7abc-8def-0123456789ab",
@@ -123,7 +123,7 @@ def contract(*fields: dict[str, Any]) -> Contract:
 
 def test_every_type_of_avro_that_contracts_may_use_has_a_boundary() -> None:
     """Unions, enums, fixed, bytes, nested records, maps and arrays."""
-    boundary = validator(
+    boundary = Boundary(
         contract(
             {"name": "u", "type": ["null", "string", "int"]},
             {"name": "e", "type": {"type": "enum", "name": "E", "symbols": ["A", "B"]}},
@@ -145,4 +145,4 @@ def test_every_type_of_avro_that_contracts_may_use_has_a_boundary() -> None:
 def test_named_types_are_no_part_of_contracts() -> None:
     """A reference to a named type is our own mistake and is said when the boundary is made."""
     with pytest.raises(ContractError, match="no type 'Other'"):
-        validator(contract({"name": "o", "type": "Other"}))
+        Boundary(contract({"name": "o", "type": "Other"}))

@@ -17,7 +17,7 @@ from infra.ops.embedded.servers.child import StartFailed
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-def tell(name: str, text: str) -> None:
+def print_line(name: str, text: str) -> None:
     """One line for people, at once, even into a pipe. A terminal or pipe that is gone does not stop the house."""
     with suppress(OSError):
         typer.echo(f"  {name:<12}{text}")
@@ -39,7 +39,7 @@ def stopped_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def up(options: HouseOptions, say: Callable[[str, str], None], ready: Callable[[House], None]) -> None:
+def run_house(options: HouseOptions, say: Callable[[str, str], None], ready: Callable[[House], None]) -> None:
     """Start the house, call `ready` once, and keep it running until a signal; then stop it, in order.
 
     Raises ConfigError for what a person can mend. `ready` may work for as long as it calls `house.supervisor.tick` meanwhile.
@@ -55,7 +55,7 @@ def up(options: HouseOptions, say: Callable[[str, str], None], ready: Callable[[
             ) from None
 
 
-def ops_page(house: House) -> str:
+def ops_page_address(house: House) -> str:
     """Where the ops page is: on a terminal an address that signs in, elsewhere one that says where the token lies."""
     if sys.stdout.isatty() and house.settings.ops_token:
         return f"{house.settings.gauge_url}/?token={house.settings.ops_token.get_secret_value()}"
@@ -95,12 +95,12 @@ def up_command(  # noqa: PLR0913, PLR0917 - each parameter is an option of the c
     began = time.monotonic()
 
     def ready(house: House) -> None:
-        tell("ready", f"in {time.monotonic() - began:.1f} s; Ctrl-C stops all")
-        tell("ops page", ops_page(house))
+        print_line("ready", f"in {time.monotonic() - began:.1f} s; Ctrl-C stops all")
+        print_line("ops page", ops_page_address(house))
         house.supervisor.run_until(lambda: False)
 
-    tell("house", f"in {state_dir.resolve()}")
+    print_line("house", f"in {state_dir.resolve()}")
     try:
-        up(options, tell, ready)
+        run_house(options, print_line, ready)
     except KeyboardInterrupt:
-        tell("house", "stopped")
+        print_line("house", "stopped")

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from infra.errors import ConfigError
-from infra.ops.embedded.ports import LOOPBACK, free_port, is_free, owner
-from infra.ops.embedded.probes import elsewhere, http_answers, http_get, served_and
+from infra.ops.embedded.ports import LOOPBACK, describe_owner, free_port, is_free
+from infra.ops.embedded.probes import http_answers, http_get, is_served_and_answers, wait_for_external
 from infra.ops.embedded.servers import kafka, redis
 from infra.ops.embedded.servers.child import HEADWATER, Program
 from infra.ops.embedded.servers.clickhouse import EmbeddedClickHouse
@@ -56,7 +56,7 @@ class House:
     def __enter__(self) -> Self:
         self.state.claim()
         try:
-            self._furnish()
+            self._configure()
         except BaseException:
             self.state.release()
             raise
@@ -76,7 +76,7 @@ class House:
 
     # -- before the first process
 
-    def _furnish(self) -> None:
+    def _configure(self) -> None:
         remembered = self.state.remembered_ports()
         for name in self._port_names():
             self._ports[name] = self._choose_port(name, remembered.get(name, 0))
@@ -97,7 +97,7 @@ class House:
         }
         self.settings = load_settings(state_dir=self.state.path, ops_token=SecretStr(ops_token), **self.house)
         _ = self.settings.master  # a secret that is too short is said now, not by five services
-        self._demo_key()
+        self._ensure_demo_key()
         # Only after all that can be refused: other commands believe this file.
         self.state.write_house({**self.house, "ops_token": ops_token})
         self.environment = {
@@ -106,7 +106,7 @@ class House:
             "TYPER_STANDARD_TRACEBACK": "1",  # logs are read line by line: no boxes
             **{f"HEADWATER_{name.upper()}": value for name, value in self.house.items()},
         }
-        self.supervisor = Supervisor(self._parts(), self._say, self.state.write_services, self.state.full)
+        self.supervisor = Supervisor(self._build_parts(), self._say, self.state.write_services, self.state.disk_warning)
 
     def _port_names(self) -> list[str]:
         addresses = {"kafka": self.options.kafka, "redis": self.options.redis, "clickhouse": self.options.clickhouse}
@@ -120,8 +120,8 @@ class House:
         if requested:
             if not is_free(requested):
                 raise ConfigError(
-                    f"port {requested} for {name} is taken{owner(requested)}: stop that process, or give --{name}-port another "
-                    "(without it, a free one is chosen)"
+                    f"port {requested} for {name} is taken{describe_owner(requested)}: stop that process, or give "
+                    f"--{name}-port another (without it, a free one is chosen)"
                 )
             return requested
         for port in (USUAL_PORTS.get(name, 0), remembered):
@@ -135,7 +135,7 @@ class House:
     def _url(self, name: str) -> str:
         return f"http://{LOOPBACK}:{self._ports[name]}"
 
-    def _demo_key(self) -> None:
+    def _ensure_demo_key(self) -> None:
         from streams.collector.write_keys import KeyKind, create_key, read_keys
 
         file, keys = self.state.path / "demo-key", self.settings.write_keys_file
@@ -147,49 +147,49 @@ class House:
 
     # -- the parts
 
-    def _parts(self) -> list[Service | Step]:
+    def _build_parts(self) -> list[Service | Step]:
         topics = Step("topics", self._apply_topics, ("kafka",))
         tables = Step("tables", self._migrate, ("clickhouse",))
-        return [self._kafka(), self._redis(), self._clickhouse(), topics, tables, *self._doors(), *self._workers()]
+        return [self._kafka(), self._redis(), self._clickhouse(), topics, tables, *self._http_services(), *self._workers()]
 
     def _kafka(self) -> Service | Step:
         if self.options.kafka:
-            return Step(
-                "kafka", partial(elsewhere, "Kafka", self.options.kafka, "--kafka", partial(kafka.answers, self.options.kafka))
-            )
+            answers = partial(kafka.answers, self.options.kafka)
+            return Step("kafka", partial(wait_for_external, "Kafka", self.options.kafka, "--kafka", answers))
         server = EmbeddedKafka(self.state.path / "kafka", self._ports["kafka"], log=self.state.log("kafka"))
         server.prepare()  # downloads at the first start; says so, and fails before anything runs
-        answers = partial(served_and, server.port, server.answers)
+        answers = partial(is_served_and_answers, server.port, server.answers)
         return Service(
             "kafka", server.prepare, answers, server.address, server.port, start_s=server.start_s, stop_s=server.stop_s
         )
 
     def _redis(self) -> Service | Step:
         if self.options.redis:
-            return Step(
-                "redis", partial(elsewhere, "Redis", self.options.redis, "--redis", partial(redis.answers, self.options.redis))
-            )
+            answers = partial(redis.answers, self.options.redis)
+            return Step("redis", partial(wait_for_external, "Redis", self.options.redis, "--redis", answers))
         server = EmbeddedRedis(self.state.path / "redis", self._ports["redis"], log=self.state.log("redis"))
         return Service("redis", server.prepare, server.answers, server.url, server.port, tier=1)
 
     def _clickhouse(self) -> Service | Step:
         if self.options.clickhouse:
             answers = partial(http_answers, f"{_without_user(self.options.clickhouse).rstrip('/')}/ping", "Ok.")
-            return Step("clickhouse", partial(elsewhere, "ClickHouse", self.options.clickhouse, "--clickhouse", answers))
+            return Step(
+                "clickhouse", partial(wait_for_external, "ClickHouse", self.options.clickhouse, "--clickhouse", answers)
+            )
         server = EmbeddedClickHouse(self.state.path / "clickhouse", self._ports["clickhouse"], log=self.state.log("clickhouse"))
         return Service("clickhouse", server.prepare, server.answers, server.url, server.port, tier=2, stop_s=server.stop_s)
 
-    def _doors(self) -> list[Service]:
+    def _http_services(self) -> list[Service]:
         return [
-            self._door("collector", ("collect",), ("topics",)),
-            self._door("decisions", ("decide",), ("topics", "redis")),
-            self._door("gauge", ("gauge", "--interval", "2"), ("topics", "redis")),
+            self._http_service("collector", ("collect",), ("topics",)),
+            self._http_service("decisions", ("decide",), ("topics", "redis")),
+            self._http_service("gauge", ("gauge", "--interval", "2"), ("topics", "redis")),
         ]
 
-    def _door(self, name: str, words: Sequence[str], needs: tuple[str, ...]) -> Service:
+    def _http_service(self, name: str, words: Sequence[str], needs: tuple[str, ...]) -> Service:
         port = self._ports[name]
         program = partial(self._program, name, [*words, "--port", str(port)], {}, port)
-        answers = partial(served_and, port, partial(http_answers, f"{self._url(name)}/health/live"))
+        answers = partial(is_served_and_answers, port, partial(http_answers, f"{self._url(name)}/health/live"))
         return Service(name, program, answers, self._url(name), port, needs, tier=4)
 
     def _workers(self) -> list[Service]:
@@ -200,9 +200,9 @@ class House:
         ]
         identity = self._worker("identity", "identity", 0, ("topics", "redis"))
         bandit = self._worker("bandit", "bandit", 0, ("topics", "redis"))
-        return [*consent, identity, bandit, self._keeper("warehouse", 3), self._keeper("upkeep", 4)]
+        return [*consent, identity, bandit, self._table_worker("warehouse", 3), self._table_worker("upkeep", 4)]
 
-    def _keeper(self, name: str, tier: int) -> Service:
+    def _table_worker(self, name: str, tier: int) -> Service:
         """A command without a door, that works on tables."""
         port = self._ports[f"{name} metrics"]
         program = partial(self._program, name, [name], {"HEADWATER_METRICS_PORT": str(port)}, port)
@@ -211,7 +211,7 @@ class House:
 
     def _worker(self, name: str, room: str, slot: int, needs: tuple[str, ...]) -> Service:
         port = self._ports[f"{room}-{slot} metrics" if room == "consent" else f"{room} metrics"]
-        answers = partial(self._works, room, f"http://{LOOPBACK}:{port}/metrics")
+        answers = partial(self._has_partitions, room, f"http://{LOOPBACK}:{port}/metrics")
         return Service(
             name, partial(self._worker_program, name, room, slot, port), answers, "", port, needs, tier=3, stop_s=20.0
         )
@@ -226,7 +226,7 @@ class House:
     def _program(self, name: str, words: Sequence[str], environment: Mapping[str, str], port: int) -> Program:
         return Program(name, [*HEADWATER, *words], self.state.log(name), {**self.environment, **environment}, port)
 
-    def _works(self, room: str, metrics_url: str) -> bool:
+    def _has_partitions(self, room: str, metrics_url: str) -> bool:
         """A worker is ready once it holds partitions; then its group has begun, and never begins at the earliest again."""
         for line in http_get(metrics_url).splitlines():
             if line.startswith("headwater_assigned_partitions{") and float(line.rsplit(" ", 1)[1]) > 0:

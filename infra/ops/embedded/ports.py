@@ -9,8 +9,8 @@ LOOPBACK = "127.0.0.1"
 # Below the range from which Linux takes the ports of outgoing connections (32768 upwards), so that a port that we keep
 # while its server restarts is not given to somebody's client in the meantime.
 LOWEST, HIGHEST = 20_000, 32_000
-HELD = 64
-_held: dict[int, socket.socket] = {}
+RESERVED = 64
+_reservations: dict[int, socket.socket] = {}
 """The ports chosen last, which may not have their server yet."""
 
 
@@ -44,13 +44,13 @@ def free_port(preferred: int = 0) -> int:
     chooser = random.SystemRandom()
     for _ in range(1_000):
         port = chooser.randrange(LOWEST, HIGHEST)
-        if is_free(port) and _hold(port):
+        if is_free(port) and _reserve(port):
             return port
     raise OSError(f"no free port between {LOWEST} and {HIGHEST} on {LOOPBACK}")
 
 
-def _hold(port: int) -> bool:
-    if port in _held:
+def _reserve(port: int) -> bool:
+    if port in _reservations:
         return False
     claim = socket.socket(socket.AF_UNIX)
     try:
@@ -60,13 +60,13 @@ def _hold(port: int) -> bool:
     except OSError:
         claim.close()
         return False
-    _held[port] = claim
-    if len(_held) > HELD:
-        _held.pop(next(iter(_held))).close()
+    _reservations[port] = claim
+    if len(_reservations) > RESERVED:
+        _reservations.pop(next(iter(_reservations))).close()
     return True
 
 
-def owner(port: int) -> str:
+def describe_owner(port: int) -> str:
     """` by process N (name)` for a port that is taken, where this user may know; else nothing."""
     import psutil
 

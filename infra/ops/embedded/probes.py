@@ -26,12 +26,12 @@ def http_answers(url: str, containing: str = "") -> bool:
     return bool(body) and containing in body
 
 
-def served_and(port: int, answers: Callable[[], bool]) -> bool:
+def is_served_and_answers(port: int, answers: Callable[[], bool]) -> bool:
     """Whether something listens on the port, which is quickly asked, and answers."""
     return is_served(port) and answers()
 
 
-def elsewhere(service: str, address: str, option: str, answers: Callable[[], bool]) -> str:
+def wait_for_external(service: str, address: str, option: str, answers: Callable[[], bool]) -> str:
     """Wait a little for a server that somebody else runs; what to tell. ConfigError when it does not answer."""
     deadline = time.monotonic() + ELSEWHERE_S
     while not answers():

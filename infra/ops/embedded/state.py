@@ -46,7 +46,7 @@ class StateDir:
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         self._lock = lock
-        self._forget()  # what an `up` that was killed has left
+        self._remove_status_files()  # what an `up` that was killed has left
         free = shutil.disk_usage(self.path).free
         if free < needed_bytes:
             self.release()
@@ -55,7 +55,7 @@ class StateDir:
                 "free some, or give a folder on another disk with --state-dir"
             )
 
-    def full(self) -> str:
+    def disk_warning(self) -> str:
         """What to say when the disk is nearly full; else nothing."""
         free = shutil.disk_usage(self.path).free
         return f"only {free / 1e6:.0f} MB are free on the disk of {self.path}: free some" if free < FREE_BYTES / 10 else ""
@@ -63,11 +63,11 @@ class StateDir:
     def release(self) -> None:
         """Let go of the folder, and no longer say that a house runs here."""
         if self._lock is not None:
-            self._forget()
+            self._remove_status_files()
             self._lock.close()
             self._lock = None
 
-    def _forget(self) -> None:
+    def _remove_status_files(self) -> None:
         house_file(self.path).unlink(missing_ok=True)
         (self.path / "services.json").unlink(missing_ok=True)
 
@@ -87,7 +87,7 @@ class StateDir:
 
     def remembered_ports(self) -> dict[str, int]:
         """The ports of the last run, so that a house keeps its addresses."""
-        ports = self._read("ports.json")
+        ports = self._read_json("ports.json")
         return {name: port for name, port in ports.items() if isinstance(port, int)}
 
     def remember_ports(self, ports: Mapping[str, int]) -> None:
@@ -96,11 +96,11 @@ class StateDir:
 
     def has_started(self, cluster: str, group: str) -> bool:
         """Whether a consumer group of that Kafka cluster has begun: only its first start may begin at the earliest record."""
-        return group in self._read("first-starts.json").get(cluster, [])
+        return group in self._read_json("first-starts.json").get(cluster, [])
 
     def mark_started(self, cluster: str, group: str) -> None:
         """Remember that the group has begun."""
-        groups = self._read("first-starts.json")
+        groups = self._read_json("first-starts.json")
         if group not in groups.get(cluster, []):
             groups[cluster] = sorted([*groups.get(cluster, []), group])
             write_private(self.path / "first-starts.json", json.dumps(groups, indent=2) + "\n")
@@ -125,7 +125,7 @@ class StateDir:
         ]
         write_private(self.path / "services.json", json.dumps({"up": os.getpid(), "services": rows}, indent=2) + "\n")
 
-    def _read(self, name: str) -> dict[str, Any]:
+    def _read_json(self, name: str) -> dict[str, Any]:
         try:
             content = json.loads((self.path / name).read_text())
         except (FileNotFoundError, json.JSONDecodeError):

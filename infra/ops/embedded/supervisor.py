@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from infra.errors import EXIT_CONFIG, EXIT_HALTED, ConfigError
-from infra.ops.embedded.servers.child import Child, Program, StartFailed, shorten
+from infra.ops.embedded.servers.child import Child, Program, StartFailed, truncate_log
 
 BACK_OFF_S = (0.2, 15.0)
 STEADY_S = 30.0
@@ -80,7 +80,7 @@ class Status:
 
 
 @dataclass
-class _Job:
+class _StepRun:
     step: Step
     thread: threading.Thread | None = None
     message: str | None = None
@@ -104,22 +104,22 @@ class Supervisor:
     def __post_init__(self) -> None:
         self._began = self.clock()
         self.statuses = [Status(part) for part in self.parts if isinstance(part, Service)]
-        self._jobs = [_Job(part) for part in self.parts if isinstance(part, Step)]
+        self._step_runs = [_StepRun(part) for part in self.parts if isinstance(part, Step)]
         self._log_check = self._began + LOG_CHECK_S
 
     def tick(self) -> None:
         """One look at every part. Raises what makes a first start impossible: ConfigError, NotReady."""
-        for job in self._jobs:
-            self._see_to_job(job)
+        for job in self._step_runs:
+            self._check_step(job)
         for status in self.statuses:
-            self._see_to(status)
-        if not self.ready and all(self._satisfied(part.name) for part in self.parts):
+            self._check_service(status)
+        if not self.ready and all(self._is_up(part.name) for part in self.parts):
             self.ready = True
         if self.clock() > self._log_check:
             self._log_check = self.clock() + LOG_CHECK_S
             for status in self.statuses:
                 if status.child:
-                    shorten(status.child.program.log)
+                    truncate_log(status.child.program.log)
 
     def run_until(self, enough: Callable[[], bool]) -> None:
         """Tick until `enough()`."""
@@ -142,19 +142,19 @@ class Supervisor:
 
     # -- steps
 
-    def _see_to_job(self, job: _Job) -> None:
-        if job.thread is None and self._met(job.step.needs):
+    def _check_step(self, job: _StepRun) -> None:
+        if job.thread is None and self._needs_met(job.step.needs):
             # A daemon: Ctrl-C must not wait for a request that waits for its time-out.
-            job.thread = threading.Thread(target=self._do, args=(job,), name=job.step.name, daemon=True)
+            job.thread = threading.Thread(target=self._run_step, args=(job,), name=job.step.name, daemon=True)
             job.thread.start()
         if job.error is not None:
             raise job.error
         if job.message is not None and not job.counted:
             job.counted = True
-            self.say(job.step.name, f"{job.message} {self._seconds()}".strip())
+            self.say(job.step.name, f"{job.message} {self._elapsed()}".strip())
 
     @staticmethod
-    def _do(job: _Job) -> None:
+    def _run_step(job: _StepRun) -> None:
         try:
             job.message = job.step.run()
         except BaseException as error:
@@ -162,21 +162,21 @@ class Supervisor:
 
     # -- services
 
-    def _see_to(self, status: Status) -> None:
+    def _check_service(self, status: Status) -> None:
         now = self.clock()
-        first = status.state is ServiceState.WAITING and self._met(status.service.needs)
+        first = status.state is ServiceState.WAITING and self._needs_met(status.service.needs)
         if first or (status.state is ServiceState.PAUSING and now >= status.wait_until):
             self._start(status)
         elif status.state in {ServiceState.STARTING, ServiceState.READY} and status.child is not None:
             code = status.child.exit_code()
             if code is not None:
-                self._ended(status, code)
-            elif status.state is ServiceState.STARTING and self._answers(status, now):
-                self._answered(status)
+                self._handle_exit(status, code)
+            elif status.state is ServiceState.STARTING and self._has_answered(status, now):
+                self._mark_ready(status)
             elif status.state is ServiceState.STARTING and now - status.since > status.service.start_s:
                 status.log = status.child.tail()
                 status.child.kill()
-                self._failed(status, f"did not answer within {status.service.start_s:.0f} s")
+                self._schedule_restart(status, f"did not answer within {status.service.start_s:.0f} s")
 
     def _start(self, status: Status) -> None:
         try:
@@ -185,24 +185,24 @@ class Supervisor:
             if isinstance(error, ConfigError) and not self.ready:
                 raise
             status.child = None
-            self._failed(status, str(error))
+            self._schedule_restart(status, str(error))
             return
         status.state, status.since = ServiceState.STARTING, self.clock()
         self.changed(self.statuses)
 
     @staticmethod
-    def _answers(status: Status, now: float) -> bool:
+    def _has_answered(status: Status, now: float) -> bool:
         if now < status.wait_until:
             return False
         status.wait_until = now + ASK_EVERY_S
         return status.service.answers()
 
-    def _answered(self, status: Status) -> None:
+    def _mark_ready(self, status: Status) -> None:
         status.state, status.since = ServiceState.READY, self.clock()
-        self.say(status.service.name, f"{status.service.url or 'ready'} {'' if self.ready else self._seconds()}".rstrip())
+        self.say(status.service.name, f"{status.service.url or 'ready'} {'' if self.ready else self._elapsed()}".rstrip())
         self.changed(self.statuses)
 
-    def _ended(self, status: Status, code: int) -> None:
+    def _handle_exit(self, status: Status, code: int) -> None:
         child = status.child
         status.log = child.tail() if child else ""
         if child:
@@ -219,14 +219,14 @@ class Supervisor:
                 "Do what it says, then stop the house (Ctrl-C) and start it again",
             )
         else:
-            self._failed(status, f"ended (signal {-code})" if code < 0 else f"ended (exit code {code})")
+            self._schedule_restart(status, f"ended (signal {-code})" if code < 0 else f"ended (exit code {code})")
 
     def _give_up(self, status: Status, state: ServiceState, why: str) -> None:
         status.state, status.child = state, None
         self.say(status.service.name, why)
         self.changed(self.statuses)
 
-    def _failed(self, status: Status, why: str) -> None:
+    def _schedule_restart(self, status: Status, why: str) -> None:
         now = self.clock()
         if status.state is ServiceState.READY and now - status.since > STEADY_S:
             status.failures = 0
@@ -244,17 +244,17 @@ class Supervisor:
 
     # -- needs
 
-    def _met(self, needs: tuple[str, ...]) -> bool:
-        return all(self._satisfied(name) for name in needs)
+    def _needs_met(self, needs: tuple[str, ...]) -> bool:
+        return all(self._is_up(name) for name in needs)
 
-    def _satisfied(self, name: str) -> bool:
+    def _is_up(self, name: str) -> bool:
         for status in self.statuses:
             if status.service.name == name:
                 # One that halted on its first start stays so; the rest of the house need not wait for it.
                 return status.state in {ServiceState.READY, ServiceState.HALTED} or (
                     self.ready and status.state is not ServiceState.WAITING
                 )
-        return all(job.message is not None for job in self._jobs if job.step.name == name)
+        return all(job.message is not None for job in self._step_runs if job.step.name == name)
 
-    def _seconds(self) -> str:
+    def _elapsed(self) -> str:
         return f"({self.clock() - self._began:.1f} s)"

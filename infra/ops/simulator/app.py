@@ -56,12 +56,13 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command
         def keep(line: Line) -> None:
             writer.write("event" if isinstance(line, EventLine) else "decision", line)
 
-        target = Target(settings.collector_url, settings.decisions_url, key, settings.region_header, _poisoner(settings))
+        target = Target(settings.collector_url, settings.decisions_url, key, settings.region_header, _poison_producer(settings))
         # A house that trusts no header for the region takes every visitor's for unknown, and so must the ledger.
         mix = MIX if patience else replace(MIX, stories=0)
         world = ShopWorld(seed, run.run, events, mix, regions=REGIONS if settings.region_header else NOWHERE)
+        plan = SimulationPlan(events, width, partial(drain.wait_settled, settings, patience))
         sender = Sender(target, SendRate(rate, time.monotonic()), keep, seed)
-        progress = asyncio.run(_drive(sender, world, SimulationPlan(events, width, partial(drain.settle, settings, patience))))
+        progress = asyncio.run(_run_world(sender, world, plan))
         for refusal in world.refusals:
             writer.write("refusal", RefusalLine(refusal.number, refusal.channel, refusal.consented_again))
         end = EndLine(int(time.time() * 1000), progress.events, progress.acknowledged, progress.open)
@@ -114,9 +115,9 @@ class SimulationPlan(NamedTuple):
     """Waits until what was said in an act holds wherever it counts. NotDrained."""
 
 
-async def _drive(sender: Sender, world: ShopWorld, drive: SimulationPlan) -> SendProgress:
-    with _shown(drive.events) as show:
-        work = asyncio.create_task(_play(sender, world, drive))
+async def _run_world(sender: Sender, world: ShopWorld, drive: SimulationPlan) -> SendProgress:
+    with _show_progress(drive.events) as show:
+        work = asyncio.create_task(_run_acts(sender, world, drive))
         while not work.done():
             await asyncio.wait((work,), timeout=LOOK_S)
             show(sender.progress)
@@ -124,7 +125,7 @@ async def _drive(sender: Sender, world: ShopWorld, drive: SimulationPlan) -> Sen
     return sender.progress
 
 
-async def _play(sender: Sender, world: ShopWorld, drive: SimulationPlan) -> None:
+async def _run_acts(sender: Sender, world: ShopWorld, drive: SimulationPlan) -> None:
     """Act after act. ConfigError where the house does not drain between two."""
     for act, journeys in enumerate(world.acts()):
         if act:
@@ -138,7 +139,7 @@ async def _play(sender: Sender, world: ShopWorld, drive: SimulationPlan) -> None
         await sender.run(journeys, drive.width)
 
 
-def _poisoner(settings: Settings) -> Callable[[bytes, bytes], Awaitable[None]]:
+def _poison_producer(settings: Settings) -> Callable[[bytes, bytes], Awaitable[None]]:
     kafka = producer(settings)
 
     def produce(key: bytes, value: bytes) -> None:
@@ -153,10 +154,10 @@ def _poisoner(settings: Settings) -> Callable[[bytes, bytes], Awaitable[None]]:
 
 
 @contextmanager
-def _shown(events: int) -> Iterator[Callable[[SendProgress], None]]:
+def _show_progress(events: int) -> Iterator[Callable[[SendProgress], None]]:
     """Progress on stderr: a bar on a terminal, elsewhere a line now and then."""
     if not sys.stderr.isatty():
-        yield _lines(events)
+        yield _print_progress(events)
         return
     columns = (
         TextColumn("sending"),
@@ -175,7 +176,7 @@ def _shown(events: int) -> Iterator[Callable[[SendProgress], None]]:
         yield show
 
 
-def _lines(events: int) -> Callable[[SendProgress], None]:
+def _print_progress(events: int) -> Callable[[SendProgress], None]:
     last = [time.monotonic()]
 
     def show(progress: SendProgress) -> None:

@@ -156,7 +156,7 @@ class LedgerIndex:
         return self.fates[n] if n < len(self.fates) else ABSENT
 
 
-def read(file: Path) -> LedgerIndex:
+def read_ledger(file: Path) -> LedgerIndex:
     """Load a ledger. ConfigError where the file is none."""
     lines = _lines(file)
     first = next(lines, {})
@@ -177,9 +177,9 @@ def read(file: Path) -> LedgerIndex:
     for line in lines:
         match line.pop("kind"):
             case "event":
-                _take_event(expected, _event_line(line), people)
+                _add_event(expected, _event_line(line), people)
             case "decision":
-                _take_decision(expected, DecisionLine(**line))
+                _add_decision(expected, DecisionLine(**line))
             case "refusal":
                 expected.refusals[line["number"]] = RefusalLine(**line)
             case "end":
@@ -203,7 +203,7 @@ def _event_line(line: dict[str, Any]) -> EventLine:
     return EventLine(**{name: line.pop(key) for name, key in FILE_NAMES.items()}, **line)
 
 
-def _take_decision(expected: LedgerIndex, line: DecisionLine) -> None:
+def _add_decision(expected: LedgerIndex, line: DecisionLine) -> None:
     expected.decisions[line.id] = line.learns and line.granted
     if not line.granted:
         expected.ungranted.add(line.id)
@@ -211,7 +211,7 @@ def _take_decision(expected: LedgerIndex, line: DecisionLine) -> None:
             expected.tracked.add(line.id)
 
 
-def _take_event(expected: LedgerIndex, line: EventLine, people: dict[str, int]) -> None:
+def _add_event(expected: LedgerIndex, line: EventLine, people: dict[str, int]) -> None:
     n = line.n
     expected.fates[n] = FATES.index(line.fate)
     expected.masks[n] = line.mask

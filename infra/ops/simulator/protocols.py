@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from infra.ops.simulator.truth import ANALYTICS, MARKETING, PERSONALIZATION, mask_of
+from infra.ops.simulator.truth import ANALYTICS, MARKETING, PERSONALIZATION, expected_purposes
 from infra.ops.simulator.world.acts import (
     DecisionRequest,
     Defect,
@@ -87,7 +87,7 @@ MODE: dict[VisitorChoice, tuple[str, str]] = {
 }
 
 
-def build(request: SimulatedRequest, stamp: SendStamp) -> Post:
+def build_event_request(request: SimulatedRequest, stamp: SendStamp) -> Post:
     """The request as its device's protocol sends it, defects included."""
     if request.events[0].defect is Defect.POISON:
         return Post("", b"\xff no contract knows this " + request.events[0].mark("dd").encode())
@@ -97,14 +97,18 @@ def build(request: SimulatedRequest, stamp: SendStamp) -> Post:
     return post
 
 
-def ask(step: DecisionRequest, stamp: SendStamp) -> Post:
+def build_decision_request(step: DecisionRequest, stamp: SendStamp) -> Post:
     """A widget's question to the decision API."""
-    question = {"experiment": step.experiment, "visitor": step.device.cookie, "consent": _flat(step.device, stamp.now_ms)}
+    question = {
+        "experiment": step.experiment,
+        "visitor": step.device.cookie,
+        "consent": _flat_signals(step.device, stamp.now_ms),
+    }
     headers = {"Content-Type": "application/json", **_region(step.device, stamp.region_header)}
     return Post("/v1/decide", orjson.dumps(question), headers)
 
 
-def state(statement: Statement, stamp: SendStamp) -> Post:
+def build_consent_request(statement: Statement, stamp: SendStamp) -> Post:
     """What a consent platform's webhook or a privacy form tells `POST /v1/consent`."""
     purposes = [name for name, bit in PURPOSES.items() if bit & statement.purposes]
     item: Json = dict(statement.identifiers)
@@ -116,7 +120,7 @@ def state(statement: Statement, stamp: SendStamp) -> Post:
     return Post("/v1/consent", orjson.dumps(item), headers)
 
 
-def signals(device: Device, now_ms: int) -> Json:
+def consent_signals(device: Device, now_ms: int) -> Json:
     """Consent signals as a page says them: mostly the contract's names, and groups as consent platforms call them."""
     consent: Json = {f"cmp.{purpose}": "granted" if yes else "denied" for purpose, yes in CMP.get(device.choice, {}).items()}
     if device.choice in MODE:
@@ -136,15 +140,15 @@ def signals(device: Device, now_ms: int) -> Json:
     return consent | ONETRUST.get(device.choice, {})
 
 
-def _flat(device: Device, now_ms: int) -> dict[str, str]:
+def _flat_signals(device: Device, now_ms: int) -> dict[str, str]:
     """The same where values must be words."""
     words = {True: "granted", False: "denied"}
-    return {name: words.get(value, str(value)) for name, value in signals(device, now_ms).items()}
+    return {name: words.get(value, str(value)) for name, value in consent_signals(device, now_ms).items()}
 
 
 def _consent(event: SimulatedEvent, stamp: SendStamp) -> Json:
     """The signals of an event."""
-    consent = signals(event.device, stamp.now_ms)
+    consent = consent_signals(event.device, stamp.now_ms)
     if event.dated:
         consent["chosen_ts"] = stamp.now_ms
     if event.name == CHOICE_EVENT and "tc_string" in consent:
@@ -159,7 +163,7 @@ def _categories(consent: Json) -> Json:
     return rest | ({"categoryPreferences": groups} if groups else {})
 
 
-def _place(name: str, country: str, device: Device) -> Json:
+def _location(name: str, country: str, device: Device) -> Json:
     """Where the visitor is, as a server tells it; a browser's request has the trusted header, which says the same."""
     return {name: {country: device.region}} if device.region else {}
 
@@ -186,7 +190,7 @@ def _url(event: SimulatedEvent) -> str:
 
 def _token(event: SimulatedEvent, stamp: SendStamp) -> str:
     """The decision's token, or, where personalization is denied, a marker that must never be seen again."""
-    if not mask_of(event) & PERSONALIZATION:
+    if not expected_purposes(event) & PERSONALIZATION:
         return event.mark("pz")
     return stamp.token if event.answers else ""
 
@@ -223,7 +227,7 @@ def _own_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
         "page_title": event.mark("an"),
         "gclid": event.mark("mk"),
         "consent": _consent(event, stamp),
-        **_place("event_location", "country", device),
+        **_location("event_location", "country", device),
         **_properties(event, stamp),
     }
     if event.login:
@@ -253,7 +257,7 @@ def _segment_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
         "userAgent": device.agent,
         "library": {"name": "simulated", "version": "1"},
         "consent": _categories(_consent(event, stamp)),
-        **_place("location", "country", device),
+        **_location("location", "country", device),
     }
     if event.email:
         context["traits"] = {"email": event.person.email}
@@ -324,7 +328,7 @@ def _ga4(request: SimulatedRequest, stamp: SendStamp) -> Post:
     body: Json = {"client_id": device.cookie, "events": [_ga4_item(event, stamp) for event in request.events]}
     if first.login:
         body["user_id"] = first.person.account
-    body |= {"consent": _consent(first, stamp), **_place("user_location", "country_id", device)}
+    body |= {"consent": _consent(first, stamp), **_location("user_location", "country_id", device)}
     query = {"measurement_id": "G-SIM", "api_secret": _key(request, stamp)}
     return Post("/mp/collect", orjson.dumps(body), _headers(request, stamp), query)
 

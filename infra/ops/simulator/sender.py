@@ -10,8 +10,15 @@ import aiohttp
 import orjson
 
 from infra.ops.simulator.ledger import DecisionLine, EventLine
-from infra.ops.simulator.protocols import Answer, Post, SendStamp, ask, build, state
-from infra.ops.simulator.truth import PERSONALIZATION, fate, mask_of
+from infra.ops.simulator.protocols import (
+    Answer,
+    Post,
+    SendStamp,
+    build_consent_request,
+    build_decision_request,
+    build_event_request,
+)
+from infra.ops.simulator.truth import PERSONALIZATION, expected_outcome, expected_purposes
 from infra.ops.simulator.world.acts import DecisionRequest, Defect, Journey, SimulatedEvent, SimulatedRequest, Statement
 
 PATIENCE_S = 180.0
@@ -122,27 +129,27 @@ class Sender:
             try:
                 for step in journey:
                     if isinstance(step, DecisionRequest):
-                        await self._ask(session, walk, step)
+                        await self._request_decision(session, walk, step)
                     elif isinstance(step, Statement):
-                        await self._state(session, step)
+                        await self._send_statement(session, step)
                     else:
                         await self._send(session, walk, step)
             finally:
                 # A run that is cut short still says what it has sent.
                 self._write(walk)
 
-    async def _ask(self, session: aiohttp.ClientSession, walk: _JourneyRun, step: DecisionRequest) -> None:
-        post = ask(step, self._stamp())
+    async def _request_decision(self, session: aiohttp.ClientSession, walk: _JourneyRun, step: DecisionRequest) -> None:
+        post = build_decision_request(step, self._stamp())
         status, body, _ = await self._post(session, self._target.decisions_url, post)
         walk.answer = Answer.read(orjson.loads(body)) if status == 200 else Answer()
-        lawful = bool(mask_of(step) & PERSONALIZATION)
+        lawful = bool(expected_purposes(step) & PERSONALIZATION)
         answer = walk.answer
         if answer.decision_id:
             self.progress.decisions += 1
             self._keep(DecisionLine(answer.decision_id, step.experiment, answer.arm, answer.group, bool(answer.token), lawful))
 
-    async def _state(self, session: aiohttp.ClientSession, step: Statement) -> None:
-        post = state(step, self._stamp())
+    async def _send_statement(self, session: aiohttp.ClientSession, step: Statement) -> None:
+        post = build_consent_request(step, self._stamp())
         status, _, _ = await self._post(session, self._target.collector_url, post)
         if not 200 <= status < 300:
             # Whatever it was about, what must become of later events is not known.
@@ -156,7 +163,7 @@ class Sender:
         await asyncio.sleep(self._pace.delay(len(request.events), time.monotonic()))
         post = walk.posts.get(id(request))
         if post is None:
-            post = walk.posts[id(request)] = build(request, self._stamp(walk.answer.token))
+            post = walk.posts[id(request)] = build_event_request(request, self._stamp(walk.answer.token))
         if request.events[0].defect is Defect.POISON:
             await self._target.produce_poison(request.events[0].id.encode(), post.body)
             status, attempts = 200, 1
@@ -211,7 +218,7 @@ class Sender:
 def event_line(delivery: EventDelivery) -> EventLine:
     """The ledger's line about one event."""
     event = delivery.event
-    must = fate(event)
+    must = expected_outcome(event)
     return EventLine(
         n=event.n,
         id=event.id,

@@ -58,23 +58,23 @@ class ExpectedOutcome:
     """Granted purposes."""
 
 
-def default(region: str) -> int:
+def default_purposes(region: str) -> int:
     """Purposes that silence grants in a region."""
     return ALL if region in OPT_OUT_REGIONS else 0
 
 
-def granted(choice: VisitorChoice, region: str) -> int:
+def granted_purposes(choice: VisitorChoice, region: str) -> int:
     """Purposes that a visitor with this choice in this region has granted, as a bit mask, if nothing is remembered of her."""
     signals = SIGNALS[choice]
-    return signals.grants | default(region) & ~(signals.denies | signals.withholds)
+    return signals.grants | default_purposes(region) & ~(signals.denies | signals.withholds)
 
 
-def mask_of(step: SimulatedEvent | DecisionRequest) -> int:
+def expected_purposes(step: SimulatedEvent | DecisionRequest) -> int:
     """Purposes that must be granted to an event, or to a question to the decision API."""
-    return granted(step.device.choice, step.device.region) if step.granted is None else step.granted
+    return granted_purposes(step.device.choice, step.device.region) if step.granted is None else step.granted
 
 
-def fate(event: SimulatedEvent) -> ExpectedOutcome:
+def expected_outcome(event: SimulatedEvent) -> ExpectedOutcome:
     """What must become of an event once the house has acknowledged it (or refused it)."""
     if event.defect in (Defect.WRONG_KEY, Defect.BROKEN_BODY):
         return ExpectedOutcome("refused")
@@ -82,7 +82,7 @@ def fate(event: SimulatedEvent) -> ExpectedOutcome:
         return ExpectedOutcome("poison")
     if event.defect is not Defect.NONE:
         return ExpectedOutcome("dead")
-    mask = mask_of(event)
+    mask = expected_purposes(event)
     if not mask & ANALYTICS:
         return ExpectedOutcome("anonymised", "anonymise", mask)
     return ExpectedOutcome("resolved", "pass" if mask == ALL else "strip", mask)

@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic, TopicDescription
 
 from infra.clients.kafka import admin
-from infra.clients.topic_ids import TopicWatch, describe_ids, is_of_another, offset_metadata, topic_ids
+from infra.clients.topic_ids import TopicWatch, describe_ids, is_for_another_topic, offset_metadata, topic_ids
 from infra.errors import Retryable
 from infra.settings import Settings, load_settings
 
@@ -104,13 +104,13 @@ def test_a_watch_notices_a_topic_made_anew(settings: Settings, monkeypatch: pyte
     """It says which; not while the topic is only gone, and not before it has asked for the first id."""
     monkeypatch.setattr("infra.clients.topic_ids.CHECK_S", 0.0)
     unasked, watch = TopicWatch(settings, TOPICS), TopicWatch(settings, TOPICS)
-    watch.ask()
-    assert watch.replaced() is None
+    watch.ids_at_start()
+    assert watch.find_replaced() is None
     delete(settings, TOPICS[1])
-    assert watch.replaced() is None
+    assert watch.find_replaced() is None
     create(settings, TOPICS[1])
-    assert watch.replaced() == TOPICS[1]
-    assert unasked.replaced() is None
+    assert watch.find_replaced() == TOPICS[1]
+    assert unasked.find_replaced() is None
 
 
 @pytest.mark.parametrize(
@@ -126,4 +126,4 @@ def test_a_watch_notices_a_topic_made_anew(settings: Settings, monkeypatch: pyte
 )
 def test_an_offset_is_anothers_only_where_both_ids_are_known(metadata: str | None, topic_id: str, another: bool) -> None:
     """What other programs, or older versions, commit is believed."""
-    assert is_of_another(metadata, topic_id) is another
+    assert is_for_another_topic(metadata, topic_id) is another

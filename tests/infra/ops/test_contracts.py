@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from infra.clients.schema_registry import SchemaRegistry
 from infra.errors import ConfigError
-from infra.ops.contracts import app, breaking_since, ddl
+from infra.ops.contracts import app, breaking_changes_since, ddl_statements
 from infra.ops.embedded.servers.schema_registry import EmbeddedSchemaRegistry
 from schemas.lint import lint
 from schemas.registry import Registry
@@ -102,12 +102,12 @@ def test_a_forgotten_lock_and_a_derived_contract_out_of_date_are_found(folder: P
 def test_an_appended_field_breaks_nothing_and_locks(folder: Path) -> None:
     """The lawful change: three new ids, and a column more in the warehouse."""
     change(folder / "events.raw.avsc", lambda fields: fields.append(FIELD))
-    assert breaking_since(folder, "HEAD") == []
-    before = ddl(Registry(folder), "headwater")
+    assert breaking_changes_since(folder, "HEAD") == []
+    before = ddl_statements(Registry(folder), "headwater")
     new = json.loads(run("lock", "--json")[1])["new"]
     assert [entry["topic"] for entry in new] == ["events.raw", "events.consented", "events.resolved"]
-    assert breaking_since(folder, "HEAD") == []
-    (added,) = [statement for statement in ddl(Registry(folder), "headwater") if statement not in before]
+    assert breaking_changes_since(folder, "HEAD") == []
+    (added,) = [statement for statement in ddl_statements(Registry(folder), "headwater") if statement not in before]
     assert added == "ALTER TABLE `headwater`.`events` ADD COLUMN IF NOT EXISTS `shelf` String"
     assert added in run("ddl", "--plan")[1]
 
@@ -141,7 +141,7 @@ def test_a_published_version_may_not_leave_the_lock(folder: Path) -> None:
     state = json.loads((folder / "lock.json").read_text())
     state["contracts"].pop()
     (folder / "lock.json").write_text(json.dumps(state))
-    assert any("must stay as it is in lock.json" in str(change) for change in breaking_since(folder, "HEAD"))
+    assert any("must stay as it is in lock.json" in str(change) for change in breaking_changes_since(folder, "HEAD"))
 
 
 def test_prepended_columns_only_grow_at_their_end(folder: Path) -> None:
@@ -150,23 +150,23 @@ def test_prepended_columns_only_grow_at_their_end(folder: Path) -> None:
     block = columns["events.consented"]["columns"]
     block.append(FIELD | {"name": "consent_extra"})
     (folder / "derived.json").write_text(json.dumps(columns))
-    assert breaking_since(folder, "HEAD") == []
+    assert breaking_changes_since(folder, "HEAD") == []
     block.insert(0, block.pop())
     (folder / "derived.json").write_text(json.dumps(columns))
-    assert any("inserted" in change.text for change in breaking_since(folder, "HEAD"))
+    assert any("inserted" in change.text for change in breaking_changes_since(folder, "HEAD"))
 
 
 def test_what_git_cannot_tell_is_said(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown revision, an option in disguise, and a folder outside any checkout."""
     with pytest.raises(ConfigError, match="git does not know revision nowhere"):
-        breaking_since(folder, "nowhere")
+        breaking_changes_since(folder, "nowhere")
     with pytest.raises(ConfigError, match="is no git revision"):
-        breaking_since(folder, "--output=x")
+        breaking_changes_since(folder, "--output=x")
     outside = tmp_path / "outside"
     shutil.copytree(folder, outside)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     with pytest.raises(ConfigError, match="is in no git checkout"):
-        breaking_since(outside, "HEAD")
+        breaking_changes_since(outside, "HEAD")
 
 
 def test_push_registers_before_it_locks(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

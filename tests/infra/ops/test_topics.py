@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from infra.clients.kafka import admin
 from infra.errors import ConfigError
-from infra.ops.topics import TopicShape, app, apply, diff, plan, wanted
+from infra.ops.topics import TopicShape, app, apply, diff, expected_shapes, plan
 from infra.settings import load_settings
 from schemas.registry import Registry
 from schemas.topics import TOPICS, Topic
@@ -25,7 +25,7 @@ def test_every_topic_of_the_table_has_a_contract_and_every_contract_a_topic(cont
 
 def test_an_empty_kafka_needs_every_topic() -> None:
     """Missing topics are created with the installation's partitions, single ones with one."""
-    target = wanted((RAW, STATE), 4, 3)
+    target = expected_shapes((RAW, STATE), 4, 3)
     topic_plan = plan(target, {})
     assert topic_plan.create == target
     assert (target["t.raw"].partitions, target["t.state"].partitions) == (4, 1)
@@ -47,13 +47,13 @@ def test_what_is_written_again_replaces_what_was_there() -> None:
 
 def test_two_of_three_replicas_must_answer() -> None:
     """`acks=all` promises something only while more than one replica has to answer."""
-    assert wanted((RAW,), 1, 3)["t.raw"].config["min.insync.replicas"] == "2"
-    assert wanted((RAW,), 1, 1)["t.raw"].config["min.insync.replicas"] == "1"
+    assert expected_shapes((RAW,), 1, 3)["t.raw"].config["min.insync.replicas"] == "2"
+    assert expected_shapes((RAW,), 1, 1)["t.raw"].config["min.insync.replicas"] == "1"
 
 
 def test_nothing_to_do_where_all_is_well() -> None:
     """Kafka's other settings do not count as differences."""
-    target = wanted((RAW,), 2, 1)
+    target = expected_shapes((RAW,), 2, 1)
     current = {"t.raw": TopicShape(2, 1, {**target["t.raw"].config, "segment.bytes": "1"}), "foreign": TopicShape(1, 1, {})}
     nothing = plan(target, current)
     assert (nothing.create, nothing.configs, nothing.differences, nothing.conflicts) == ({}, {}, (), ())
@@ -61,7 +61,7 @@ def test_nothing_to_do_where_all_is_well() -> None:
 
 def test_a_config_that_differs_is_set_alone() -> None:
     """Only what differs is written."""
-    target = wanted((RAW,), 2, 1)
+    target = expected_shapes((RAW,), 2, 1)
     current = {"t.raw": TopicShape(2, 1, {**target["t.raw"].config, "retention.ms": "1"})}
     assert plan(target, current).configs == {"t.raw": {"retention.ms": str(7 * 86_400_000)}}
 
@@ -69,7 +69,7 @@ def test_a_config_that_differs_is_set_alone() -> None:
 @pytest.mark.parametrize(("topic", "advice"), [(RAW, "HEADWATER_PARTITIONS=3"), (STATE, "it must have one")])
 def test_another_partition_count_is_a_conflict_that_says_what_to_do(topic: Topic, advice: str) -> None:
     """Growing a topic moves keys to other partitions, so no command does it alone."""
-    target = wanted((topic,), 4, 1)
+    target = expected_shapes((topic,), 4, 1)
     current = {topic.name: TopicShape(3, 1, target[topic.name].config)}
     (conflict,) = plan(target, current).conflicts
     assert advice in conflict
@@ -77,7 +77,7 @@ def test_another_partition_count_is_a_conflict_that_says_what_to_do(topic: Topic
 
 def test_another_replication_is_a_conflict_that_says_what_to_do() -> None:
     """Replicas are moved by Kafka's own tool, never by us in silence."""
-    target = wanted((RAW,), 4, 3)
+    target = expected_shapes((RAW,), 4, 3)
     (conflict,) = plan(target, {"t.raw": TopicShape(4, 1, target["t.raw"].config)}).conflicts
     assert "kafka-reassign-partitions.sh" in conflict
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from infra.ops.embedded.ports import is_free, owner
+from infra.ops.embedded.ports import describe_owner, is_free
 
 HEADWATER = (sys.executable, "-P", "-c", "from infra.ops.cli import main; main()")
 """The program itself, of this environment."""
@@ -43,10 +43,10 @@ class Child:
     def __init__(self, program: Program, *, output: IO[bytes] | None = None) -> None:
         if program.port and not is_free(program.port):
             # Said before the start: whoever has the port might answer for the child.
-            raise StartFailed(f"port {program.port} for {program.name} is taken{owner(program.port)}")
+            raise StartFailed(f"port {program.port} for {program.name} is taken{describe_owner(program.port)}")
         self.program = program
         program.log.parent.mkdir(parents=True, exist_ok=True)
-        shorten(program.log)
+        truncate_log(program.log)
         with program.log.open("ab") as log:
             self._process = self._spawn(output or log)
 
@@ -118,7 +118,7 @@ class Child:
             time.sleep(0.02)
 
 
-def shorten(log: Path) -> None:
+def truncate_log(log: Path) -> None:
     """Keep the last LOG_BYTES of a log, so that restarts do not fill the disk."""
     if log.exists() and log.stat().st_size > LOG_BYTES:
         with log.open("rb") as file:

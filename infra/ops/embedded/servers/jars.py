@@ -47,44 +47,44 @@ def cache_dir() -> Path:
     return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "headwater"
 
 
-def locked() -> tuple[str, list[Jar]]:
+def read_lock() -> tuple[str, list[Jar]]:
     """(Kafka's version, its jars) of the lock file."""
     content = json.loads(LOCK_FILE.read_text())
     parts = [(name.split(":"), sha256) for name, sha256 in content["jars"].items()]
     return content["kafka"], [Jar(group, artifact, version, sha256) for (group, artifact, version), sha256 in parts]
 
 
-def missing(folder: Path, jars: list[Jar]) -> list[Jar]:
+def missing_jars(folder: Path, jars: list[Jar]) -> list[Jar]:
     """Jars that are not in `folder`. A jar gets there whole and checked, so its presence is enough."""
     return [jar for jar in jars if not (folder / jar.file_name).exists()]
 
 
 def jar_folder() -> Path:
     """Where the pinned version's jars lie, or will lie."""
-    return cache_dir() / f"kafka-{locked()[0]}"
+    return cache_dir() / f"kafka-{read_lock()[0]}"
 
 
 def classpath() -> list[Path]:
     """The jars, downloaded when they are not there yet. ConfigError says what to do when that fails."""
-    version, jars = locked()
+    version, jars = read_lock()
     folder = jar_folder()
-    if missing(folder, jars):
+    if missing_jars(folder, jars):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _one_at_a_time(folder):
-                _download(version, folder, missing(folder, jars))
+            with _exclusive_download(folder):
+                _download(version, folder, missing_jars(folder, jars))
         except OSError as error:
             raise ConfigError(f"cannot store Kafka's jars in {folder}: {error.strerror or error}") from None
     return [folder / jar.file_name for jar in jars]
 
 
 @contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
+def _exclusive_download(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say(f"waiting for another process that downloads Kafka's jars to {folder}")
+            _print(f"waiting for another process that downloads Kafka's jars to {folder}")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -94,18 +94,18 @@ def _download(version: str, folder: Path, jars: list[Jar]) -> None:
         return
     for rest in folder.glob("partial-*"):  # of a download that was killed; we hold the lock
         shutil.rmtree(rest, ignore_errors=True)
-    _say(f"downloading Apache Kafka {version}: {len(jars)} jars, about 45 MB, once, to {folder}")
+    _print(f"downloading Apache Kafka {version}: {len(jars)} jars, about 45 MB, once, to {folder}")
     with tempfile.TemporaryDirectory(prefix="partial-", dir=folder) as staging:
         try:
-            _by_jgo(jars, Path(staging), folder)
+            _download_with_jgo(jars, Path(staging), folder)
         except (ConfigError, OSError):
             raise
         except Exception as error:
-            _by_maven(jars, Path(staging), folder, reason=error)
-    _say(f"Apache Kafka {version} is in {folder}")
+            _download_with_maven(jars, Path(staging), folder, reason=error)
+    _print(f"Apache Kafka {version} is in {folder}")
 
 
-def _by_jgo(jars: list[Jar], staging: Path, folder: Path) -> None:
+def _download_with_jgo(jars: list[Jar], staging: Path, folder: Path) -> None:
     from jgo.maven import MavenContext
     from requests import RequestException
 
@@ -117,7 +117,7 @@ def _by_jgo(jars: list[Jar], staging: Path, folder: Path) -> None:
             file = Path(artifact.resolve())
         except RequestException as error:  # an OSError too, but not one of this disk
             raise RuntimeError(f"{jar.file_name}: {type(error).__name__}") from None
-        return _keep(jar, file, folder)
+        return _store_verified(jar, file, folder)
 
     count, size, reported_at = 0, 0, time.monotonic()
     with ThreadPoolExecutor(CONNECTIONS) as pool:
@@ -127,13 +127,13 @@ def _by_jgo(jars: list[Jar], staging: Path, folder: Path) -> None:
                 count, size = count + 1, size + finished.result()
                 if time.monotonic() - reported_at > 1 or count == len(jars):
                     reported_at = time.monotonic()
-                    _say(f"  {count} of {len(jars)} jars, {size / 1e6:.0f} MB")
+                    _print(f"  {count} of {len(jars)} jars, {size / 1e6:.0f} MB")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _by_maven(jars: list[Jar], staging: Path, folder: Path, reason: Exception) -> None:
+def _download_with_maven(jars: list[Jar], staging: Path, folder: Path, reason: Exception) -> None:
     """One `mvn` call for all jars: behind a company's mirror, its settings know the way."""
     maven = shutil.which("mvn")
     if maven is None:
@@ -141,7 +141,7 @@ def _by_maven(jars: list[Jar], staging: Path, folder: Path, reason: Exception) -
             f"Kafka's jars cannot be downloaded from Maven Central ({reason}). Check the network or the proxy "
             f"(HTTPS_PROXY), copy {folder} from a machine that has it, or use a running broker: --kafka HOST:PORT"
         )
-    _say(f"  direct download failed ({reason}); trying mvn")
+    _print(f"  direct download failed ({reason}); trying mvn")
     dependencies = "".join(
         f"<dependency><groupId>{jar.group}</groupId><artifactId>{jar.artifact}</artifactId><version>{jar.version}</version>"
         "<exclusions><exclusion><groupId>*</groupId><artifactId>*</artifactId></exclusion></exclusions></dependency>"
@@ -157,10 +157,10 @@ def _by_maven(jars: list[Jar], staging: Path, folder: Path, reason: Exception) -
     if run.returncode:
         raise ConfigError(f"Kafka's jars cannot be downloaded, neither directly ({reason}) nor by mvn:\n{run.stdout[-600:]}")
     for jar in jars:
-        _keep(jar, staging / "mvn" / jar.file_name, folder)
+        _store_verified(jar, staging / "mvn" / jar.file_name, folder)
 
 
-def _keep(jar: Jar, file: Path, folder: Path) -> int:
+def _store_verified(jar: Jar, file: Path, folder: Path) -> int:
     """Move a downloaded jar to its place, if its bytes are the pinned ones; its size."""
     content = file.read_bytes()
     if hashlib.sha256(content).hexdigest() != jar.sha256:
@@ -169,7 +169,7 @@ def _keep(jar: Jar, file: Path, folder: Path) -> int:
     return len(content)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stderr.write(f"headwater: {text}\n")
     sys.stderr.flush()
 
@@ -191,4 +191,4 @@ def write_lock(version: str) -> int:
 
 
 if __name__ == "__main__":
-    _say(f"{write_lock(sys.argv[1])} jars locked")
+    _print(f"{write_lock(sys.argv[1])} jars locked")

@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from schemas.compatibility import breaking
+from schemas.compatibility import breaking_changes
 from schemas.contract import ContractError, Schema, parse
 from schemas.files import format_lock, read_lock, write_atomically
 from schemas.publish import same_schema
@@ -131,7 +131,7 @@ class EmbeddedSchemaRegistry:
 
     async def _compatible(self, request: web.Request) -> web.Response:
         schema, _ = await _posted(request)
-        changes = breaking(request.match_info["subject"], self._one(request)["schema"], schema)
+        changes = breaking_changes(request.match_info["subject"], self._one(request)["schema"], schema)
         return _json({"is_compatible": not changes})
 
     async def _register(self, request: web.Request) -> web.Response:
@@ -153,7 +153,7 @@ class EmbeddedSchemaRegistry:
                 return int(entry["id"])
         if any(entry["id"] == requested_id for entry in state["contracts"]):
             raise RegistryAnswerError(42207, f"Overwrite new schema with id {requested_id} is not permitted.")
-        if requested_id is None and versions and (changes := breaking(topic, versions[-1]["schema"], schema)):
+        if requested_id is None and versions and (changes := breaking_changes(topic, versions[-1]["schema"], schema)):
             raise RegistryAnswerError(
                 409, "Schema being registered is incompatible with an earlier schema: " + "; ".join(map(str, changes))
             )

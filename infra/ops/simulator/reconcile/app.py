@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from infra.ops.simulator.ledger import LedgerIndex, read
+from infra.ops.simulator.ledger import LedgerIndex, read_ledger
 from infra.ops.simulator.reconcile import drain
 from infra.ops.simulator.reconcile.compare import LayerVerdict, RefusalRow, total
 from infra.ops.simulator.reconcile.survey import Survey
@@ -40,7 +40,7 @@ def reconcile(
 ) -> None:
     """Compare every layer with the ledger; exits 0 only if everything is accounted for."""
     settings = load_settings()
-    expected = read(ledger)
+    expected = read_ledger(ledger)
     console = Console(stderr=True, highlight=False)
     if expected.ended is None:
         console.print(f"the run of {ledger} was cut short: events that were on their way are not in it")
@@ -73,7 +73,7 @@ def _wait(settings: Settings, timeout: float, console: Console) -> bool:
                 console.print(text)
 
         try:
-            drain.wait(settings, timeout, tell)
+            drain.wait_drained(settings, timeout, tell)
         except drain.NotDrained as error:
             console.print(f"[red]{error}[/red]")
             return False

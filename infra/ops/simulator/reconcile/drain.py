@@ -50,7 +50,7 @@ class NotDrained(Exception):
     """The stream did not come to rest in time."""
 
 
-def ends(client: AdminClient, topic: str) -> dict[int, int]:
+def end_offsets(client: AdminClient, topic: str) -> dict[int, int]:
     """End of each partition of a topic, with open transactions, which are still to come. Empty where there is no such topic."""
     listed = client.list_topics(timeout=TIMEOUT_S).topics.get(topic)
     if listed is None or listed.error is not None:
@@ -60,7 +60,7 @@ def ends(client: AdminClient, topic: str) -> dict[int, int]:
     return {place.partition: future.result(TIMEOUT_S).offset for place, future in futures.items()}
 
 
-def committed(client: AdminClient, group: str) -> dict[tuple[str, int], int]:
+def committed_offsets(client: AdminClient, group: str) -> dict[tuple[str, int], int]:
     """What a group has committed."""
     request = [ConsumerGroupTopicPartitions(group)]
     answer: Any = client.list_consumer_group_offsets(request, request_timeout=TIMEOUT_S)[group].result(TIMEOUT_S)
@@ -71,17 +71,19 @@ Ends = Mapping[str, Mapping[int, int]]
 """Topic -> end of each partition."""
 
 
-def all_ends(client: AdminClient, groups: Mapping[str, tuple[str, ...]]) -> Ends:
+def topic_end_offsets(client: AdminClient, groups: Mapping[str, tuple[str, ...]]) -> Ends:
     """Ends of every topic that these groups read."""
-    return {topic: ends(client, topic) for topic in dict.fromkeys(topic for topics in groups.values() for topic in topics)}
+    return {
+        topic: end_offsets(client, topic) for topic in dict.fromkeys(topic for topics in groups.values() for topic in topics)
+    }
 
 
 def lags(client: AdminClient, groups: Mapping[str, tuple[str, ...]] = GROUPS) -> dict[str, int]:
     """Lag of each group. A topic that a group has never committed anything of counts only if it is the group's first."""
-    tops = all_ends(client, groups)
+    tops = topic_end_offsets(client, groups)
     group_lags = {}
     for group, topics in groups.items():
-        at = committed(client, group)
+        at = committed_offsets(client, group)
         counted = [topic for topic in topics if topic == topics[0] or any(place[0] == topic for place in at)]
         group_lags[group] = _behind(at, {topic: tops[topic] for topic in counted})
     return group_lags
@@ -91,7 +93,7 @@ def _behind(at: Mapping[tuple[str, int], int], tops: Ends) -> int:
     return sum(max(0, end - at.get((topic, partition), 0)) for topic, ends in tops.items() for partition, end in ends.items())
 
 
-def unlinked(settings: Settings) -> int:
+def count_unlinked(settings: Settings) -> int:
     """Records that identity has let pass without their links, which are still to be made."""
     due = {}
     for key, record in records(settings, Registry(settings.contracts), DEFERRED, 0):
@@ -99,7 +101,7 @@ def unlinked(settings: Settings) -> int:
     return sum(max(0, n) for n in due.values())
 
 
-def settle(settings: Settings, timeout_s: float, tell: Callable[[Lags], None]) -> None:
+def wait_settled(settings: Settings, timeout_s: float, tell: Callable[[Lags], None]) -> None:
     """Return once whatever visitors have refused holds wherever it counts. NotDrained after `timeout_s`.
 
     Consent and identity write to each other's topics, so lag 0 of both at one look does not say that nothing is on its way.
@@ -111,14 +113,14 @@ def settle(settings: Settings, timeout_s: float, tell: Callable[[Lags], None]) -
     before: Ends = {}
     while True:
         try:
-            group_lags, before, still = _look(client, before)
+            group_lags, before, still = _observe_lags(client, before)
             if still and not any(group_lags.values()):
                 # Events that passed while the graph was away are linked later, and only then get each other's refusals.
-                group_lags = {"headwater.identity": unlinked(settings)}
+                group_lags = {"headwater.identity": count_unlinked(settings)}
             trouble = ""
         except ABSENT as error:
             group_lags, before, still = {}, {}, False
-            client, trouble = admin(settings), _trouble(settings, error)
+            client, trouble = admin(settings), _describe_trouble(settings, error)
         tell(group_lags)
         if still and not any(group_lags.values()):
             break
@@ -128,18 +130,18 @@ def settle(settings: Settings, timeout_s: float, tell: Callable[[Lags], None]) -
     time.sleep(VIEW_S)
 
 
-def _look(client: AdminClient, before: Ends) -> tuple[Lags, Ends, bool]:
+def _observe_lags(client: AdminClient, before: Ends) -> tuple[Lags, Ends, bool]:
     """Lags of the groups that refusals pass; where their topics end; and whether nothing was added since `before`."""
-    tops = all_ends(client, REFUSAL_GROUPS)
+    tops = topic_end_offsets(client, REFUSAL_GROUPS)
     group_lags = {
-        group: _behind(committed(client, group), {topic: tops[topic] for topic in topics})
+        group: _behind(committed_offsets(client, group), {topic: tops[topic] for topic in topics})
         for group, topics in REFUSAL_GROUPS.items()
     }
-    after = all_ends(client, REFUSAL_GROUPS)
+    after = topic_end_offsets(client, REFUSAL_GROUPS)
     return group_lags, after, tops == after == before
 
 
-def _trouble(settings: Settings, error: Exception) -> str:
+def _describe_trouble(settings: Settings, error: Exception) -> str:
     return f"Kafka at {settings.kafka}: {error.args[0] if error.args else type(error).__name__}"
 
 
@@ -148,7 +150,7 @@ def _not_drained(timeout_s: float, trouble: str, group_lags: Lags) -> str:
     return f"not drained after {timeout_s:.0f} s: {trouble or behind or 'still moving'}"
 
 
-def wait(settings: Settings, timeout_s: float, tell: Callable[[Lags], None]) -> None:
+def wait_drained(settings: Settings, timeout_s: float, tell: Callable[[Lags], None]) -> None:
     """Return once every group's lag was 0 twice in a row; `tell` hears each look. NotDrained after `timeout_s`."""
     client = admin(settings)
     deadline = time.monotonic() + timeout_s
@@ -161,7 +163,7 @@ def wait(settings: Settings, timeout_s: float, tell: Callable[[Lags], None]) -> 
         try:
             group_lags, trouble = lags(client), ""
         except ABSENT as error:
-            group_lags, client, trouble = {}, admin(settings), _trouble(settings, error)
+            group_lags, client, trouble = {}, admin(settings), _describe_trouble(settings, error)
         tell(group_lags)
         rests = rests + 1 if group_lags and not any(group_lags.values()) else 0
         time.sleep(POLL_S)

@@ -28,7 +28,7 @@ def scan(settings: Settings, topic: str, since: int = 0) -> Iterator[ck.Message]
     try:
         waiting = {place.partition for place in _start(consumer, topic, since)}
         while waiting:
-            for message in _polled(consumer):
+            for message in _poll(consumer):
                 error = message.error()
                 if error is None:
                     yield message
@@ -54,7 +54,7 @@ def ranges(settings: Settings, topic: str, since: int) -> dict[int, tuple[int, i
         consumer.close()
 
 
-def _polled(consumer: ck.Consumer) -> list[ck.Message]:
+def _poll(consumer: ck.Consumer) -> list[ck.Message]:
     """What is there; `consume` with a timeout would wait for more than there is."""
     first = consumer.poll(0.5)
     return [] if first is None else [first, *consumer.consume(CHUNK, 0)]
@@ -96,7 +96,7 @@ class EventReader:
         self._heads = HeadReader(registry, "heartbeat")
         self._markers = MarkerScan(run)
 
-    def see(self, value: bytes | None) -> Sighting:
+    def read_sighting(self, value: bytes | None) -> Sighting:
         """What one record shows; one that cannot be read shows only its markers."""
         marks = self._markers.find(value or b"")
         try:
@@ -115,7 +115,7 @@ class EventReader:
         )
 
 
-class LetterReader:
+class DeadLetterReader:
     """Finds out which event a dead letter is about, from its bytes."""
 
     def __init__(self, settings: Settings, registry: Registry, run: str) -> None:
@@ -125,7 +125,7 @@ class LetterReader:
         self._run = run
         self._ids = re.compile(run.encode() + rb"-0000-4000-8000-[0-9a-f]{12}")
 
-    def about(self, value: bytes | None) -> tuple[str, set[int], str]:
+    def identify(self, value: bytes | None) -> tuple[str, set[int], str]:
         """(stage that wrote it, numbers of the events it is about, what is wrong with it)."""
         try:
             _, record = decode(self._registry, value or b"")

@@ -8,7 +8,7 @@ from infra.clients.topic_ids import topic_ids
 from infra.ops.simulator.ledger import ANONYMISED, POISON, RESOLVED, LedgerIndex
 from infra.ops.simulator.reconcile import compare
 from infra.ops.simulator.reconcile.compare import LayerDeadLetters, LayerVerdict, RefusalRow
-from infra.ops.simulator.reconcile.layers import EventReader, LetterReader, begins_at_zero, ranges, records, scan
+from infra.ops.simulator.reconcile.layers import DeadLetterReader, EventReader, begins_at_zero, ranges, records, scan
 from infra.ops.simulator.reconcile.tables import Tables
 from infra.ops.simulator.reconcile.tally import Sighting, Tally
 from infra.settings import Settings
@@ -44,50 +44,50 @@ class Survey:
         """The verdicts, in the order of the walk."""
         expected = self._expected
         raw, copies = Tally(expected), Counter[str]()
-        for sighting in self._topic("events.raw"):
-            self._take_raw(raw, copies, sighting)
+        for sighting in self._sightings("events.raw"):
+            self._count_raw(raw, copies, sighting)
         yield compare.raw_row(expected, raw)
         consented = Tally(expected, copies)
-        for sighting in self._topic("events.consented", "consent"):
-            consented.behind_gate(sighting)
-        yield compare.consented_row(expected, raw, copies, self._judged(consented))
+        for sighting in self._sightings("events.consented", "consent"):
+            consented.add_consented(sighting)
+        yield compare.consented_row(expected, raw, copies, self._collect_violations(consented))
         resolved = Tally(expected, copies)
-        for sighting in self._topic("events.resolved", "identity"):
-            resolved.behind_gate(sighting)
-        yield compare.once_row("events.resolved", expected, copies, self._judged(resolved))
+        for sighting in self._sightings("events.resolved", "identity"):
+            resolved.add_consented(sighting)
+        yield compare.once_row("events.resolved", expected, copies, self._collect_violations(resolved))
         yield compare.profiles_row(resolved, "profiles in events.resolved")
-        letters, keys = self._letters()
+        letters, keys = self._read_dead_letters()
         yield compare.dead_row("events.dead", expected, letters)
-        yield from self._bandit()
-        yield self._counts()
-        yield from self._warehouse(copies, keys)
+        yield from self._bandit_rows()
+        yield self._counts_row()
+        yield from self._warehouse_rows(copies, keys)
 
     def refusals(self) -> list[RefusalRow]:
         """Which refusals held, once the rows are through."""
         return compare.refusal_rows(self._expected, self._leaks, self._shortfalls)
 
-    def _judged(self, tally: Tally) -> Tally:
+    def _collect_violations(self, tally: Tally) -> Tally:
         self._leaks |= tally.leaks
         self._shortfalls |= tally.shortfalls
         return tally
 
-    def _take_raw(self, raw: Tally, copies: Counter[str], sighting: Sighting) -> None:
+    def _count_raw(self, raw: Tally, copies: Counter[str], sighting: Sighting) -> None:
         if not sighting.event_id:
             # Poison: nothing can be read but the marker in its bytes.
             for kind, poisoned in sighting.marks:
                 if kind == "dd" and self._expected.fate(poisoned) == POISON:
                     raw.count(poisoned)
             return
-        raw.at_door(sighting, (RESOLVED, ANONYMISED))
+        raw.add_raw(sighting, (RESOLVED, ANONYMISED))
         n = self._expected.number(sighting.event_id)
         if n is not None and self._expected.fate(n) == ANONYMISED:
             # The gate gives each copy an id made of its place, so that nobody without the key can link the two.
             copies[random_id(self._anonymous_key, self._raw_id, *sighting.place)] += 1
 
-    def _topic(self, topic: str, stage: str = "") -> Iterator[Sighting]:
+    def _sightings(self, topic: str, stage: str = "") -> Iterator[Sighting]:
         """Sightings since the run began; all records, older ones too, go into the totals that counts are held against."""
         for message in scan(self._settings, topic):
-            sighting = self._events.see(message.value())
+            sighting = self._events.read_sighting(message.value())
             if not sighting.heartbeat:
                 self._totals[topic] += 1
                 if stage:
@@ -95,11 +95,11 @@ class Survey:
             if message.timestamp()[1] >= self._since:
                 yield sighting._replace(place=(message.partition(), message.offset()))
 
-    def _letters(self) -> tuple[LayerDeadLetters, Counter[str]]:
+    def _read_dead_letters(self) -> tuple[LayerDeadLetters, Counter[str]]:
         letters, keys = LayerDeadLetters(), Counter[str]()
-        reader = LetterReader(self._settings, self._registry, self._expected.run.run)
+        reader = DeadLetterReader(self._settings, self._registry, self._expected.run.run)
         for message in scan(self._settings, "events.dead"):
-            stage, about, wrong = reader.about(message.value())
+            stage, about, wrong = reader.identify(message.value())
             self._cells[f"{stage} dead"] += 1
             if message.timestamp()[1] < self._since:
                 continue
@@ -112,7 +112,7 @@ class Survey:
                 letters.unexplained[wrong] += 1
         return letters, keys
 
-    def _bandit(self) -> Iterator[LayerVerdict]:
+    def _bandit_rows(self) -> Iterator[LayerVerdict]:
         expected, run_decisions = self._expected, self._expected.decisions
         decided: Counter[str] = Counter()
         tracked = set(expected.tracked)
@@ -132,7 +132,7 @@ class Survey:
         self._joined = joined
         yield compare.joined_row("bandit.outcomes", required, joined)
 
-    def _counts(self) -> LayerVerdict:
+    def _counts_row(self) -> LayerVerdict:
         counted: Counter[str] = Counter()
         for _, record in records(self._settings, self._registry, "stream.counts", 0):
             stage, outcome = record["stage"], record["outcome"].partition(":")[0]
@@ -149,15 +149,15 @@ class Survey:
             cells[f"{stage} dropped"] = self._totals[before] - self._totals[after] - cells[f"{stage} dead"]
         return compare.counts_row(cells, counted)
 
-    def _warehouse(self, copies: Counter[str], letters: Counter[str]) -> Iterator[LayerVerdict]:
+    def _warehouse_rows(self, copies: Counter[str], letters: Counter[str]) -> Iterator[LayerVerdict]:
         tables = Tables(self._settings)
         try:
             tally = Tally(self._expected, copies)
             topic_id = topic_ids(self._settings, ("events.resolved",)).get("events.resolved", "")
             loaded = ranges(self._settings, "events.resolved", self._since)
             for sighting in tables.events(self._expected.run.run, topic_id, loaded):
-                tally.behind_gate(sighting)
-            yield compare.once_row("ClickHouse events", self._expected, copies, self._judged(tally))
+                tally.add_consented(sighting)
+            yield compare.once_row("ClickHouse events", self._expected, copies, self._collect_violations(tally))
             yield compare.profiles_row(tally, "profiles in ClickHouse")
             row_counts = tables.keys("dead_letters", PLACE, "dead_ts", self._since)
             yield compare.mirrored_row("ClickHouse dead_letters", letters, row_counts)

@@ -40,8 +40,8 @@ class Tables:
             for start in range(first, end, SLICE):
                 place = f"_topic_id = '{topic_id}' AND _partition = {partition}"
                 condition = f"{place} AND _offset >= {start} AND _offset < {min(end, start + SLICE)}"
-                for line in self._lines(condition):
-                    yield _seen(line, markers)
+                for line in self._event_lines(condition):
+                    yield _sighting(line, markers)
 
     def keys(self, table: str, column: str, since_column: str, since: int) -> Counter[str]:
         """How often each value of `column` (an SQL expression) stands in a table since `since`."""
@@ -57,7 +57,7 @@ class Tables:
             raise ConfigError(f"ClickHouse, table {table}: {str(error)[:200]}") from None
         return rows
 
-    def _lines(self, condition: str) -> list[bytes]:
+    def _event_lines(self, condition: str) -> list[bytes]:
         query = f"SELECT * FROM `{self._database}`.events WHERE {condition} FORMAT JSONEachRow"  # noqa: S608 - numbers of our own
         try:
             answer: bytes = self._client.raw_query(query)
@@ -66,7 +66,7 @@ class Tables:
         return answer.split(b"\n")[:-1]
 
 
-def _seen(line: bytes, markers: MarkerScan) -> Sighting:
+def _sighting(line: bytes, markers: MarkerScan) -> Sighting:
     row = orjson.loads(line)
     return Sighting(
         row["event_id"],

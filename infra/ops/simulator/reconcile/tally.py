@@ -60,21 +60,21 @@ class Tally:
         if self.copies[n] < 255:
             self.copies[n] += 1
 
-    def at_door(self, sighting: Sighting, lawful: tuple[int, ...]) -> None:
+    def add_raw(self, sighting: Sighting, lawful: tuple[int, ...]) -> None:
         """Take in a record before the consent gate, where every fate in `lawful` may be; only clear identifiers may not."""
         n = self.expected.number(sighting.event_id)
-        self._clear(sighting)
+        self._check_clear_identifiers(sighting)
         if n is None:
             return
         if self.expected.fate(n) in lawful:
             self.count(n)
         else:
-            self._stranger(n)
+            self._add_unexplained(n)
 
-    def behind_gate(self, sighting: Sighting) -> None:
+    def add_consented(self, sighting: Sighting) -> None:
         """Take in a record behind the consent gate: what it carries must be granted."""
         n = self.expected.number(sighting.event_id)
-        self._marks(sighting)
+        self._check_markers(sighting)
         if n is None:
             if sighting.event_id in self.anonymous_ids:
                 self.anonymised[sighting.event_id] += 1
@@ -84,24 +84,24 @@ class Tally:
             self.forbidden["the event id of an anonymised event"] += 1
             self.leaks.add(n)
         elif fate != RESOLVED:
-            self._stranger(n)
+            self._add_unexplained(n)
         else:
             self.count(n)
-            self._outcome(n, sighting)
-            self._profile(n, sighting)
+            self._check_outcome(n, sighting)
+            self._add_profile(n, sighting)
 
-    def _stranger(self, n: int) -> None:
+    def _add_unexplained(self, n: int) -> None:
         description = (
             "event that the ledger does not have" if self.expected.fate(n) == ABSENT else "event that should not be here"
         )
         self.unexplained[description] += 1
 
-    def _clear(self, sighting: Sighting) -> None:
+    def _check_clear_identifiers(self, sighting: Sighting) -> None:
         for kind, _ in sighting.marks:
             if kind == "cl":
                 self.forbidden["clear identifier"] += 1
 
-    def _marks(self, sighting: Sighting) -> None:
+    def _check_markers(self, sighting: Sighting) -> None:
         for kind, n in sighting.marks:
             if kind not in NEEDS:
                 self.forbidden["clear identifier" if kind == "cl" else "bytes of a dead letter"] += 1
@@ -109,7 +109,7 @@ class Tally:
                 self.forbidden[f"field of a denied purpose ({kind})"] += 1
                 self.leaks.add(n)
 
-    def _outcome(self, n: int, sighting: Sighting) -> None:
+    def _check_outcome(self, n: int, sighting: Sighting) -> None:
         mask = self.expected.masks[n]
         if sighting.mask & ~mask:
             self.forbidden["purpose that was not granted"] += 1
@@ -120,7 +120,7 @@ class Tally:
         elif sighting.outcome != ("pass" if mask == ANALYTICS | MARKETING | PERSONALIZATION else "strip"):
             self.unexplained[f"outcome {sighting.outcome}"] += 1
 
-    def _profile(self, n: int, sighting: Sighting) -> None:
+    def _add_profile(self, n: int, sighting: Sighting) -> None:
         account = self.expected.accounts[n]
         if account >= 0 and sighting.state == "resolved":
             self.profiles.setdefault(account, set()).add(sighting.profile)

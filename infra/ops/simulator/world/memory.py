@@ -19,7 +19,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from infra.ops.simulator.truth import ALL, ANALYTICS, MARKETING, OPT_OUT_REGIONS, PERSONALIZATION, SIGNALS, default, granted
+from infra.ops.simulator.truth import (
+    ALL,
+    ANALYTICS,
+    MARKETING,
+    OPT_OUT_REGIONS,
+    PERSONALIZATION,
+    SIGNALS,
+    default_purposes,
+    granted_purposes,
+)
 from infra.ops.simulator.world.acts import SimulatedEvent, Statement, VisitorChoice
 
 BITS = (ANALYTICS, MARKETING, PERSONALIZATION)
@@ -91,7 +100,7 @@ class HouseholdMemory:
     _strongest: Times = field(default_factory=dict)
     """The same, and what each identifier's own events have said since."""
 
-    def take(self, event: SimulatedEvent) -> int:
+    def add_event(self, event: SimulatedEvent) -> int:
         """Purposes that must be granted to an event, which is taken in. Unsettled."""
         self._now += 1
         identifiers, signals, when = identifiers_of(event), SIGNALS[event.device.choice], self._dates(event)
@@ -114,12 +123,12 @@ class HouseholdMemory:
         return mask
 
     def _without_memory(self, event: SimulatedEvent, identifiers: Sequence[str]) -> int:
-        mask = granted(event.device.choice, event.device.region)
+        mask = granted_purposes(event.device.choice, event.device.region)
         if mask & ANALYTICS:
             self._link(identifiers)
         return mask
 
-    def tell(self, statement: Statement) -> None:
+    def add_statement(self, statement: Statement) -> None:
         """Take in what was said to `POST /v1/consent`, under both regimes."""
         self._now += 1
         for _, identifier in statement.identifiers:
@@ -128,12 +137,15 @@ class HouseholdMemory:
             for regime in SimulatedRegime:
                 for purpose in (bit for bit in BITS if bit & statement.purposes):
                     kind = TimeKind.GRANTED if statement.grants else TimeKind.REFUSED
-                    self._hear((identifier, regime, purpose, kind), self._now)
+                    self._learn_when_drained((identifier, regime, purpose, kind), self._now)
         self._spread()
 
     def may_personalize(self, cookie: str, choice: VisitorChoice, region: str) -> int:
         """Purposes that the decision API may take as granted: it knows dated refusals only."""
-        mask, regime = granted(choice, region), SimulatedRegime.OPT_OUT if region in OPT_OUT_REGIONS else SimulatedRegime.OPT_IN
+        mask, regime = (
+            granted_purposes(choice, region),
+            SimulatedRegime.OPT_OUT if region in OPT_OUT_REGIONS else SimulatedRegime.OPT_IN,
+        )
         return sum(bit for bit in BITS if bit & mask and not self._refused((cookie,), (regime, bit), self._times, self._times))
 
     def settle(self) -> None:
@@ -164,14 +176,14 @@ class HouseholdMemory:
 
     def _learners(self, identifiers: Sequence[str]) -> list[tuple[str, Callable[[Entry, float], None]]]:
         """Identifiers of an event, strongest first, and how the house learns of each."""
-        return [(identifiers[0], self._say), *((other, self._hear) for other in identifiers[1:])]
+        return [(identifiers[0], self._learn_at_once), *((other, self._learn_when_drained) for other in identifiers[1:])]
 
-    def _say(self, entry: Entry, at: float) -> None:
+    def _learn_at_once(self, entry: Entry, at: float) -> None:
         """Known to the next event of that identifier, because they go the same way."""
         for times in (self._times, self._strongest):
             times[entry] = max(at, times.get(entry, NEVER))
 
-    def _hear(self, entry: Entry, at: float) -> None:
+    def _learn_when_drained(self, entry: Entry, at: float) -> None:
         """Known to nobody for sure before the house is drained."""
         self._times[entry] = max(at, self._times.get(entry, NEVER))
 
@@ -186,7 +198,7 @@ class HouseholdMemory:
         for (identifier, purpose), at in self._arrivals.items():
             for linked in self._groups.get(identifier, ()):
                 for regime in SimulatedRegime:
-                    self._hear((linked, regime, purpose, TimeKind.REFUSED), at)
+                    self._learn_when_drained((linked, regime, purpose, TimeKind.REFUSED), at)
 
     def _mask(self, event: SimulatedEvent, own: Times, others: Times, when: SimulatedDates) -> int:
         """Purposes granted, where the strongest identifier's times are `own` and the other identifiers' `others`."""
@@ -196,7 +208,9 @@ class HouseholdMemory:
             about = (regime, purpose)
             if self._refused(identifiers, about, own, others, when.granted if purpose & signals.grants else NEVER):
                 continue
-            silent_no = self._refused_before(identifiers, about, own, others) or not purpose & default(event.device.region)
+            silent_no = self._refused_before(identifiers, about, own, others) or not purpose & default_purposes(
+                event.device.region
+            )
             mask |= purpose if purpose & signals.grants or not silent_no else 0
         return mask
 

@@ -74,12 +74,12 @@ class Story:
         event = self._event("page_view", replace(device, choice=choice), login=login)
         self._send([replace(event, dated=True)])
 
-    def tell(self, statement: Statement) -> None:
+    def send_statement(self, statement: Statement) -> None:
         """A choice without an event."""
-        self._memory.tell(statement)
+        self._memory.add_statement(statement)
         self.acts[self._act].append(statement)
 
-    def ask(self, device: Device, choice: VisitorChoice) -> None:
+    def request_decision(self, device: Device, choice: VisitorChoice) -> None:
         """A widget asks for a decision."""
         granted = self._memory.may_personalize(device.cookie, choice, device.region)
         self.acts[self._act].append(DecisionRequest(replace(device, choice=choice), self.person, granted=granted))
@@ -94,7 +94,7 @@ class Story:
         way = self.rng.randrange(3)
         if way == 0:
             fields = (("user_id", self.person.account), ("client_id", self.first.cookie), ("anonymous_id", self.second.cookie))
-            self.tell(Statement(self.first, fields, ALL, grants=True))
+            self.send_statement(Statement(self.first, fields, ALL, grants=True))
         elif way == 1:
             self.choose(self.first, login=True, choice=VisitorChoice.CMP_ALL)
         else:
@@ -106,7 +106,7 @@ class Story:
 
     def _send(self, events: Sequence[SimulatedEvent]) -> None:
         self.acts[self._act].append(
-            SimulatedRequest(tuple(replace(event, granted=self._memory.take(event)) for event in events))
+            SimulatedRequest(tuple(replace(event, granted=self._memory.add_event(event)) for event in events))
         )
 
 
@@ -150,14 +150,14 @@ def _refuse_by_form(story: Story) -> bool:
     account, cookie = ("user_id", story.person.account), ("client_id", story.first.cookie)
     identifiers = story.rng.choice(((account, cookie), (account,), (cookie,)))
     purposes, story.withdrawn = story.rng.choice(PARTS), story.rng.random() < 0.5
-    story.tell(Statement(story.first, identifiers, purposes, withdrawal=story.withdrawn))
+    story.send_statement(Statement(story.first, identifiers, purposes, withdrawal=story.withdrawn))
     return True
 
 
 def _refuse_unlinked(story: Story) -> bool:
     # Analytics stays granted, so that the login links the cookie, and its refusals reach the other device.
     purposes = story.rng.choice((MARKETING, MARKETING | PERSONALIZATION))
-    story.tell(Statement(story.first, (("client_id", story.first.cookie),), purposes, withdrawal=True))
+    story.send_statement(Statement(story.first, (("client_id", story.first.cookie),), purposes, withdrawal=True))
     return True
 
 
@@ -211,8 +211,8 @@ def _return_everywhere(story: Story) -> None:
         for login in (True, False):
             story.visit(device, login=login, choice=story.rng.choice(UNDATED_GRANTS))
     if story.withdrawn:
-        story.ask(story.first, VisitorChoice.CMP_ALL)
-        story.ask(story.second, VisitorChoice.CMP_ALL)
+        story.request_decision(story.first, VisitorChoice.CMP_ALL)
+        story.request_decision(story.second, VisitorChoice.CMP_ALL)
 
 
 def _return_on_second_device(story: Story) -> None:

@@ -99,7 +99,7 @@ class ShopWorld:
     def _journeys(self, until: int) -> Iterator[Journey]:
         """Households without a story, one by one, until there are so many events."""
         while self._population.events < until:
-            yield tuple(_judged(self._household()))
+            yield tuple(_with_grants(self._household()))
 
     def _household(self) -> list[Step]:
         device = self._device()
@@ -138,18 +138,18 @@ class ShopWorld:
         events = [self._event(name, device, person, login=login, answers=has_widget) for name in names[: self._population.left]]
         while events:
             size = self._population.rng.randint(1, 6)
-            steps += self._sent(tuple(events[:size]))
+            steps += self._requests(tuple(events[:size]))
             events = events[size:]
         return steps
 
-    def _sent(self, events: tuple[SimulatedEvent, ...]) -> list[Step]:
+    def _requests(self, events: tuple[SimulatedEvent, ...]) -> list[Step]:
         """One request, or what its defect makes of it; sometimes the client repeats it at once."""
         if self._population.happens(self._mix.defect):
             events = tuple(
                 replace(event, defect=self._population.rng.choice((Defect.WRONG_KEY, Defect.BROKEN_BODY))) for event in events
             )
         else:
-            events = tuple(self._maybe_broken(event) for event in events)
+            events = tuple(self._maybe_defective(event) for event in events)
         poison = [event for event in events if event.defect is Defect.POISON]
         rest = tuple(event for event in events if event.defect is not Defect.POISON)
         steps: list[Step] = [SimulatedRequest((event,)) for event in poison]
@@ -157,7 +157,7 @@ class ShopWorld:
             steps += [SimulatedRequest(rest)] * (2 if self._population.happens(self._mix.duplicate) else 1)
         return steps
 
-    def _maybe_broken(self, event: SimulatedEvent) -> SimulatedEvent:
+    def _maybe_defective(self, event: SimulatedEvent) -> SimulatedEvent:
         if event.answers:
             return event
         if self._population.happens(self._mix.poison):
@@ -192,15 +192,15 @@ class ShopWorld:
         return replace(device, agent=BOT_AGENT, bot=True) if bot else device
 
 
-def _judged(steps: list[Step]) -> list[Step]:
+def _with_grants(steps: list[Step]) -> list[Step]:
     """The steps of one household, with what must be granted to each event; a request that is sent again stays the same one."""
     memory = HouseholdMemory()
     judged: dict[int, Step] = {}
     for step in steps:
         if isinstance(step, SimulatedRequest) and id(step) not in judged:
-            judged[id(step)] = SimulatedRequest(tuple(_judge(event, memory) for event in step.events))
+            judged[id(step)] = SimulatedRequest(tuple(_with_grant(event, memory) for event in step.events))
     return [judged.get(id(step), step) for step in steps]
 
 
-def _judge(event: SimulatedEvent, memory: HouseholdMemory) -> SimulatedEvent:
-    return replace(event, granted=memory.take(event)) if event.defect is Defect.NONE else event
+def _with_grant(event: SimulatedEvent, memory: HouseholdMemory) -> SimulatedEvent:
+    return replace(event, granted=memory.add_event(event)) if event.defect is Defect.NONE else event

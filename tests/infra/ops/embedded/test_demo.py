@@ -33,7 +33,7 @@ def rehearse(folder: Path, monkeypatch: pytest.MonkeyPatch, **codes: int) -> tup
         supervisor=Supervisor((), lambda _name, _text: None),
         settings=load_settings(state_dir=folder),
     )
-    code = demo.rehearse(house, events=100, rate=0, seed=7)
+    code = demo.run_demo(house, events=100, rate=0, seed=7)
     return code, words.read_text().splitlines()
 
 

@@ -93,7 +93,7 @@ def test_pauses_grow_up_to_a_limit(yard: Yard) -> None:
     yard.until(lambda: status.failures == 3)
     assert [line.rsplit(" in ")[-1] for line in yard.said if "starts again" in line] == ["0.2 s", "0.4 s", "0.8 s"]
     status.failures = 40
-    supervisor._failed(status, "again")
+    supervisor._schedule_restart(status, "again")
     assert f"{BACK_OFF_S[1]} s" in yard.said[-1]
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections import defaultdict
 
-from infra.ops.simulator.protocols import PURPOSES, signals
+from infra.ops.simulator.protocols import PURPOSES, consent_signals
 from infra.ops.simulator.truth import ANALYTICS
 from infra.ops.simulator.world.acts import SimulatedEvent, Statement
 from infra.ops.simulator.world.memory import CHOICE_EVENT, identifiers_of
@@ -37,7 +37,7 @@ class Gate:
         """Purposes that the gate grants."""
         self.now += STEP_MS
         nodes = sorted(map(node, identifiers_of(event)))
-        consent = {name: WORDS.get(value, str(value)) for name, value in signals(event.device, self.now).items()}
+        consent = {name: WORDS.get(value, str(value)) for name, value in consent_signals(event.device, self.now).items()}
         if event.dated:
             consent["chosen_ts"] = str(self.now)
         if event.name == CHOICE_EVENT and "tc_string" in consent:

@@ -15,7 +15,7 @@ from infra.clients.topic_ids import topic_ids
 from infra.ops.simulator.ledger import DecisionLine, EndLine, EventLine, RunLine, Writer
 from infra.ops.simulator.marks import event_id, marker
 from infra.ops.simulator.reconcile.compare import LayerVerdict
-from infra.ops.simulator.reconcile.drain import GROUPS, ends
+from infra.ops.simulator.reconcile.drain import GROUPS, end_offsets
 from infra.ops.simulator.reconcile.layers import ranges
 from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
@@ -34,7 +34,7 @@ NAMES = {3: "widget_viewed", 7: "purchase"}
 
 @dataclass
 class SmallHouse:
-    """Topics and settings; `furnish` writes every Kafka layer as a healthy house would."""
+    """Topics and settings; `populate` writes every Kafka layer as a healthy house would."""
 
     settings: Settings
     ledger: Path
@@ -127,7 +127,7 @@ class SmallHouse:
         self.letters.append(place)
         return place
 
-    def furnish(self) -> None:
+    def populate(self) -> None:
         """Write the ledger and every Kafka layer."""
         self.write_ledger()
         poison = b"\xff " + marker("dd", RUN, 5).encode()
@@ -195,7 +195,7 @@ class SmallHouse:
         client = admin(self.settings)
         for group, topics in GROUPS.items():
             consumer = reader(self.settings, group)
-            places = [ck.TopicPartition(topic, p, end) for topic in topics for p, end in ends(client, topic).items()]
+            places = [ck.TopicPartition(topic, p, end) for topic in topics for p, end in end_offsets(client, topic).items()]
             commit_offsets(consumer, places)
             consumer.close()
 

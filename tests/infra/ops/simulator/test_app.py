@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from infra.errors import ConfigError
-from infra.ops.simulator.app import SimulationPlan, _play
+from infra.ops.simulator.app import SimulationPlan, _run_acts
 from infra.ops.simulator.reconcile.drain import Lags, NotDrained
 from infra.ops.simulator.sender import SendProgress
 from infra.ops.simulator.world.acts import Journey
@@ -37,7 +37,7 @@ class Log:
 
 def play(log: Any, events: int, settle: Settle) -> None:
     """Play a world."""
-    asyncio.run(_play(log, ShopWorld(1, RUN, events), SimulationPlan(events, 8, settle)))
+    asyncio.run(_run_acts(log, ShopWorld(1, RUN, events), SimulationPlan(events, 8, settle)))
 
 
 def test_the_house_settles_between_acts_and_only_there() -> None:

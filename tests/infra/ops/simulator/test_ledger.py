@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import ConfigError
-from infra.ops.simulator.ledger import DecisionLine, EndLine, EventLine, RefusalLine, RunLine, Writer, read
+from infra.ops.simulator.ledger import DecisionLine, EndLine, EventLine, RefusalLine, RunLine, Writer, read_ledger
 from infra.ops.simulator.marks import event_id
 
 RUN = RunLine("abcdefab", 1, 3, 1_000)
@@ -36,7 +36,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         writer.write("event", line(2, id="derived-by-the-door", fate="refused", outcome="", mask=0, acked=0, refusal=4))
         writer.write("refusal", RefusalLine(4, "webhook", True))
         writer.write("end", EndLine(2_000, 3, 2, 0))
-    ledger = read(file)
+    ledger = read_ledger(file)
     assert [ledger.fate(n) for n in range(4)] == [1, 1, 5, 0]
     assert list(ledger.accounts) == [0, -1, -1]
     assert ledger.decisions == {"d1": True}
@@ -53,6 +53,6 @@ def test_a_file_that_is_no_ledger_is_refused_in_words(tmp_path: Path) -> None:
         file = tmp_path / "other"
         file.write_text(text)
         with pytest.raises(ConfigError, match=r"ledger|JSON"):
-            read(file)
+            read_ledger(file)
     with pytest.raises(ConfigError, match="cannot read"):
-        read(tmp_path / "missing")
+        read_ledger(tmp_path / "missing")

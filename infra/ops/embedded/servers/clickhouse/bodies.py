@@ -53,7 +53,7 @@ class BodyFile:
         """The first bytes."""
         return os.pread(self.fd, size, 0)
 
-    def cut(self, position: int) -> None:
+    def drop_head(self, position: int) -> None:
         """Take the bytes before a position off."""
         if position == 0:
             return
@@ -165,7 +165,7 @@ class BrotliDecoder:
                     yield from self._process(rest)
                     rest = b""
                 except self._error:
-                    rest = yield from self._read_again(rest)
+                    rest = yield from self._reread(rest)
 
     def finish(self) -> None:
         """Raise EngineError when the last stream is not whole."""
@@ -190,7 +190,7 @@ class BrotliDecoder:
                 self._packed += data
                 return
 
-    def _read_again(self, data: bytes) -> Generator[bytes, None, bytes]:
+    def _reread(self, data: bytes) -> Generator[bytes, None, bytes]:
         """Read the stream that ends within `data` to its end; what follows it."""
         skip, packed = self._unpacked, bytes(self._packed)
         self._stream = None

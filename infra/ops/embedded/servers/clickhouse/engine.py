@@ -21,7 +21,7 @@ from xml.sax.saxutils import escape
 from infra.ops.embedded.servers.clickhouse import access, gate
 from infra.ops.embedded.servers.clickhouse.access import User
 from infra.ops.embedded.servers.clickhouse.errors import EngineError, clickhouse_error, engine_error
-from infra.ops.embedded.servers.clickhouse.sql import DataInsert, begins_with, calls_input, output_clause, statements
+from infra.ops.embedded.servers.clickhouse.sql import DataInsert, begins_with, calls_input, count_statements, output_clause
 
 KEEP_FREE_BYTES = 64 * 1024 * 1024
 """Of the disk: no part is begun that would leave less. chDB 26.9 takes a part for written whose last bytes met a full disk."""
@@ -114,7 +114,7 @@ class Engine:
             raise clickhouse_error(73, f"Unknown format {statement.default_format[:40]}.", "UNKNOWN_FORMAT")
         if shutil.disk_usage(self._folder).free < METADATA_FREE_BYTES and any(begins_with(text, word) for word in DEFINING):
             raise clickhouse_error(243, "The disk is nearly full: tables cannot be created or altered.", "NOT_ENOUGH_SPACE")
-        if statements(text) > 1:
+        if count_statements(text) > 1:
             raise clickhouse_error(62, "Syntax error (Multi-statements are not allowed).", "SYNTAX_ERROR")
         error = gate.refusal(text, self._table_functions)
         if error is not None:
@@ -122,7 +122,7 @@ class Engine:
         if statement.readonly and begins_with(text, b"KILL"):  # the engine takes every query for its one user's own
             raise clickhouse_error(164, "Cannot execute query in readonly mode.", "READONLY")
         if statement.insert is None and calls_input(text):
-            raise needs_structure()
+            raise structure_error()
 
     def _lines(self, query: str) -> list[list[str]]:
         return [line.split("\t") for line in self._open.query(query, "TSV").bytes().decode().splitlines()]
@@ -224,7 +224,7 @@ class Execution:
         statement, user = self.statement, self.statement.user
         mark = self._mark + statement.settings.get("log_comment", "")
         # An insert that is answered before it is written could not say that it failed.
-        connection.query(f"SET async_insert = 0, log_comment = {_text(mark)}", "TSV")
+        connection.query(f"SET async_insert = 0, log_comment = {_quote(mark)}", "TSV")
         if user.query_class is access.QueryClass.ANALYST:
             connection.query(f"SET profile = '{access.profile_name(statement.slots)}'", "TSV")
         settings = {**extra, **access.limits(user, statement.slots, self._engine.memory_bytes), **statement.settings}
@@ -235,11 +235,11 @@ class Execution:
             if name in gate.SETTINGS:
                 raise clickhouse_error(497, f"The setting {name} is refused here: limits belong to the user.", "ACCESS_DENIED")
         if settings:
-            connection.query("SET " + ", ".join(f"{name} = {_text(value)}" for name, value in settings.items()), "TSV")
+            connection.query("SET " + ", ".join(f"{name} = {_quote(value)}" for name, value in settings.items()), "TSV")
         for name, value in statement.parameters.items():
             if not NAME.fullmatch(name):
                 raise clickhouse_error(62, "Bad name of a query parameter.", "SYNTAX_ERROR")
-            connection.query(f"SET param_{name} = {_text(value)}", "TSV")
+            connection.query(f"SET param_{name} = {_quote(value)}", "TSV")
         if statement.database:
             quoted = statement.database.replace("\\", "\\\\").replace("`", "\\`")
             connection.query(f"USE `{quoted}`", "TSV")
@@ -254,13 +254,13 @@ def _insert_text(text: bytes, insert: DataInsert, path: str) -> bytes:
         head, settings = text[: insert.head], text[insert.head : insert.format_at]
         return head + f" FROM INFILE '{path}' ".encode() + settings + b" FORMAT " + name
     if not insert.structure:
-        raise needs_structure()
+        raise structure_error()
     start, end = insert.input
     call = f"file('{path}', '{insert.format}', ".encode() + insert.structure + b")"
     return text[:start] + call + text[end : insert.format_at]
 
 
-def needs_structure() -> EngineError:
+def structure_error() -> EngineError:
     """The error for an INSERT that reads its data in a way that is not supported."""
     text = "INSERT ... SELECT ... FORMAT needs exactly one input('name Type, ...') with its structure."
     return clickhouse_error(48, text, "NOT_IMPLEMENTED")
@@ -272,5 +272,5 @@ def summary(begun: int, **figures: int) -> dict[str, str]:
     return {k: str(v) for k, v in {**zeros, **figures, "elapsed_ns": time.perf_counter_ns() - begun}.items()}
 
 
-def _text(value: str) -> str:
+def _quote(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -104,7 +104,7 @@ def refusal(sql: bytes, registered: frozenset[str]) -> EngineError | None:
         return _denied(
             f"{stream[0].text.decode(errors='replace').upper()} is refused here: copy the folder of the stopped server instead."
         )
-    creates = any(token.says(b"CREATE", b"ATTACH", b"REPLACE", b"RESTORE") for token in stream[:3])
+    creates = any(token.is_keyword(b"CREATE", b"ATTACH", b"REPLACE", b"RESTORE") for token in stream[:3])
     for index, token in enumerate(stream):
         error = (
             _function(stream, index, refused)
@@ -144,28 +144,28 @@ def _is_table_name(stream: Sequence[Token], index: int) -> bool:
     before, earlier = _at(stream, index - 1), _at(stream, index - 2)
     if before is None:
         return False
-    if before.says(b"INTO") or before.text == b".":
+    if before.is_keyword(b"INTO") or before.text == b".":
         return True
     if earlier is None:
         return False
-    if before.says(b"TABLE"):
-        return earlier.says(b"INTO", b"CREATE", b"REPLACE", b"TEMPORARY")
-    return before.says(b"EXISTS") and earlier.says(b"NOT") and stream[0].says(b"CREATE", b"ATTACH")
+    if before.is_keyword(b"TABLE"):
+        return earlier.is_keyword(b"INTO", b"CREATE", b"REPLACE", b"TEMPORARY")
+    return before.is_keyword(b"EXISTS") and earlier.is_keyword(b"NOT") and stream[0].is_keyword(b"CREATE", b"ATTACH")
 
 
 def _file_clause(stream: Sequence[Token], index: int) -> EngineError | None:
     token, following = stream[index], _at(stream, index + 1)
     if following is None or following.kind != "text":
         return None
-    if token.says(b"OUTFILE", b"INFILE"):
+    if token.is_keyword(b"OUTFILE", b"INFILE"):
         return _denied(f"{token.text.decode(errors='replace').upper()} is refused here: data come and go over HTTP.")
-    if token.says(b"FROM") and stream[0].says(b"ATTACH"):
+    if token.is_keyword(b"FROM") and stream[0].is_keyword(b"ATTACH"):
         return _denied("ATTACH ... FROM a path is refused here.")
     return None
 
 
 def _engine(stream: Sequence[Token], index: int) -> EngineError | None:
-    if not stream[index].says(b"ENGINE"):
+    if not stream[index].is_keyword(b"ENGINE"):
         return None
     name = _at(stream, index + 1)
     if name is not None and name.text == b"=":
@@ -174,14 +174,14 @@ def _engine(stream: Sequence[Token], index: int) -> EngineError | None:
         return None
     if name.text != b"{" and not name.name:
         return None  # a column that is called engine
-    if any(token.depth == 0 and token.says(b"SELECT") for token in stream[:index]):
+    if any(token.depth == 0 and token.is_keyword(b"SELECT") for token in stream[:index]):
         return None  # in what follows AS SELECT
     following = name.text.decode(errors="replace")
     return clickhouse_error(344, f"Engine {following} is refused here: {BRICKS}.", "SUPPORT_IS_DISABLED")
 
 
 def _source(stream: Sequence[Token], index: int, registered: frozenset[str]) -> EngineError | None:
-    if not stream[index].says(b"SOURCE"):
+    if not stream[index].is_keyword(b"SOURCE"):
         return None
     bracket, name = _at(stream, index + 1), _at(stream, index + 2)
     if bracket is None or name is None or bracket.text != b"(" or not name.name:
@@ -213,8 +213,10 @@ def _setting(stream: Sequence[Token], index: int) -> EngineError | None:
     for earlier in reversed(stream[:index]):
         if earlier.depth < token.depth:
             return None
-        if earlier.depth == token.depth and earlier.says(b"SETTINGS", b"SET"):
+        if earlier.depth > token.depth:
+            continue
+        if earlier.is_keyword(b"SETTINGS", b"SET"):
             return _denied(f"The setting {token.text.decode(errors='replace')} is refused here: limits belong to the user.")
-        if earlier.depth == token.depth and earlier.says(b"WHERE", b"HAVING", b"ON", b"UPDATE", b"SELECT", b"BY", b"PREWHERE"):
+        if earlier.is_keyword(b"WHERE", b"HAVING", b"ON", b"UPDATE", b"SELECT", b"BY", b"PREWHERE"):
             return None
     return None

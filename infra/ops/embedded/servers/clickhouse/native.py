@@ -41,11 +41,11 @@ class ByteSource:
         self._buffer = bytearray()
         self._at = 0
 
-    def ends(self) -> bool:
+    def at_end(self) -> bool:
         """Whether no byte is left."""
         return not self._fill(1)
 
-    def take(self, size: int) -> memoryview:
+    def read(self, size: int) -> memoryview:
         """The next bytes; EOFError when there are fewer."""
         if not self._fill(size):
             raise EOFError
@@ -58,7 +58,7 @@ class ByteSource:
             raise EOFError
         self._at += size
 
-    def number(self) -> int:
+    def read_varuint(self) -> int:
         """A VarUInt."""
         value = shift = 0
         while True:
@@ -71,9 +71,9 @@ class ByteSource:
                 return value
             shift += 7
 
-    def text(self) -> str:
+    def read_text(self) -> str:
         """A string with its length in front."""
-        return bytes(self.take(self.number())).decode()
+        return bytes(self.read(self.read_varuint())).decode()
 
     def skip_texts(self, count: int) -> None:
         """Pass over so many strings: the loop that runs for every value, so short ones take a short way."""
@@ -83,7 +83,7 @@ class ByteSource:
             if at < len(buffer) and buffer[at] < 0x80:
                 self._at = at + 1 + buffer[at]
             else:
-                self.skip(self.number())
+                self.skip(self.read_varuint())
         self.skip(0)
 
     def collect(self) -> bytes:
@@ -93,7 +93,7 @@ class ByteSource:
         self._at = 0
         return data
 
-    def rest(self) -> Iterator[bytes]:
+    def remaining_pieces(self) -> Iterator[bytes]:
         """Everything that was not collected."""
         yield bytes(self._buffer)
         yield from self._pieces
@@ -114,12 +114,12 @@ def with_protocol(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """
     source = ByteSource(pieces)
     try:
-        while not source.ends():
-            columns, rows = source.number(), source.number()
+        while not source.at_end():
+            columns, rows = source.read_varuint(), source.read_varuint()
             block = [BLOCK_INFO, source.collect()]
             for _ in range(columns):
-                source.text()
-                kind = source.text()
+                source.read_text()
+                kind = source.read_text()
                 block += [source.collect(), b"\x00"]
                 if rows:
                     column = ColumnWalker(kind)
@@ -128,7 +128,7 @@ def with_protocol(pieces: Iterable[bytes]) -> Iterator[bytes]:
                 block.append(source.collect())
             yield b"".join(block)
     except EOFError:
-        yield from source.rest()
+        yield from source.remaining_pieces()
 
 
 class ColumnWalker:
@@ -170,7 +170,7 @@ class ColumnWalker:
             "SimpleAggregateFunction": self._skip_tuple,
         }
         if name not in walkers:
-            raise not_walkable(self._kind)
+            raise unsupported_type(self._kind)
         return walkers[name]
 
     def _skip_nullable(self, source: ByteSource, rows: int) -> None:
@@ -178,7 +178,7 @@ class ColumnWalker:
         self._inner[0].skip(source, rows)
 
     def _skip_array(self, source: ByteSource, rows: int) -> None:
-        offsets = source.take(8 * rows)
+        offsets = source.read(8 * rows)
         total = int.from_bytes(offsets[-8:], "little") if rows else 0
         for inner in self._inner:
             inner.skip(source, total)
@@ -190,13 +190,13 @@ class ColumnWalker:
     def _skip_low_cardinality(self, source: ByteSource, rows: int) -> None:
         if rows == 0:
             return
-        flags = int.from_bytes(source.take(8), "little")
+        flags = int.from_bytes(source.read(8), "little")
         for _ in range(2 if flags & 0x100 else 1):  # bit 8: a shared dictionary before the additional keys
-            self._inner[0].skip(source, int.from_bytes(source.take(8), "little"))
-        source.skip(INDEX_WIDTHS[flags & 0xFF] * int.from_bytes(source.take(8), "little"))
+            self._inner[0].skip(source, int.from_bytes(source.read(8), "little"))
+        source.skip(INDEX_WIDTHS[flags & 0xFF] * int.from_bytes(source.read(8), "little"))
 
 
-def not_walkable(kind: str) -> EngineError:
+def unsupported_type(kind: str) -> EngineError:
     """The error for a type whose bytes are not known here."""
     return clickhouse_error(
         48,

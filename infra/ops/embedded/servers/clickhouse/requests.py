@@ -76,7 +76,7 @@ class Query:
     parameters: Mapping[str, str]
 
 
-def foreign(request: web.Request, address: str) -> str | None:
+def foreign_reason(request: web.Request, address: str) -> str | None:
     """Why a request does not come from a program of this machine, but from a page in its browser; None if it may pass.
 
     A page of another site sends its Origin (Fetch, section 3.2), or a Host that was made to point here (DNS rebinding).
@@ -136,7 +136,7 @@ async def read_query(request: web.Request, body: BodyFile) -> Query:
         raise clickhouse_error(396, text, "TOO_MANY_BYTES") from None
     except (aiohttp.ClientError, ConnectionError, asyncio.IncompleteReadError):
         raise clickhouse_error(210, "The request ended before its body did.", "NETWORK_ERROR") from None
-    parts = await asyncio.to_thread(_take_apart, fields.get("query", "").encode(), body)
+    parts = await asyncio.to_thread(_split_statement, fields.get("query", "").encode(), body)
     return Query(
         text=parts.text,
         insert=parts.insert,
@@ -180,7 +180,7 @@ class StatementParts(NamedTuple):
     insert: DataInsert | None
 
 
-def _take_apart(query: bytes, body: BodyFile) -> StatementParts:
+def _split_statement(query: bytes, body: BodyFile) -> StatementParts:
     """The statement, and how an INSERT with data is taken apart; `body` then holds the data alone.
 
     As over ClickHouse's HTTP interface, the body follows the text of `query`: it is the rest of the statement, or the data.
@@ -193,10 +193,10 @@ def _take_apart(query: bytes, body: BodyFile) -> StatementParts:
             raise clickhouse_error(62, f"The statement is longer than {QUERY_BYTES} bytes.", "SYNTAX_ERROR")
         return StatementParts(text + body.head(QUERY_BYTES), None)
     if insert.data_at >= len(text):
-        body.cut(insert.data_at - len(text))
+        body.drop_head(insert.data_at - len(text))
         return StatementParts((text + head)[: insert.data_at], insert)
     # Data stand in the text of `query` already: what is in the body follows them.
     rest = body.head(BODY_BYTES)
-    body.cut(body.size)
+    body.drop_head(body.size)
     body.write(text[insert.data_at :] + rest)
     return StatementParts(text[: insert.data_at], insert)

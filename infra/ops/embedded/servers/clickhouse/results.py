@@ -105,7 +105,7 @@ async def send(request: web.Request, result: ResultPipe, encoder: Encoder, heade
     except EngineError as error:
         if response is None:
             raise
-        await _break_off(request, response, encoder, error, tag)
+        await _abort_response(request, response, encoder, error, tag)
         return response
     if response is None:
         body = encoder.encode(bytes(buffer)) + encoder.finish()
@@ -143,7 +143,7 @@ def summary_header(figures: Mapping[str, str]) -> str:
     return json.dumps(dict(figures), separators=(",", ":"))
 
 
-async def _break_off(
+async def _abort_response(
     request: web.Request, response: web.StreamResponse, encoder: Encoder, error: EngineError, tag: str
 ) -> None:
     text = error.text.rstrip("\n") + "\n"

@@ -28,10 +28,10 @@ from infra.ops.embedded.servers.clickhouse.engine import Engine, Execution, User
 from infra.ops.embedded.servers.clickhouse.errors import EngineError, clickhouse_error
 from infra.ops.embedded.servers.clickhouse.native import CUSTOM_SERIALIZATION, with_protocol
 from infra.ops.embedded.servers.clickhouse.process import MEMORY_BYTES
-from infra.ops.embedded.servers.clickhouse.requests import Query, foreign, read_query, user_of
+from infra.ops.embedded.servers.clickhouse.requests import Query, foreign_reason, read_query, user_of
 from infra.ops.embedded.servers.clickhouse.results import ResultPipe, send, send_whole, summary_header
 from infra.ops.embedded.servers.clickhouse.slots import Slots
-from infra.ops.embedded.servers.clickhouse.sql import reads
+from infra.ops.embedded.servers.clickhouse.sql import is_select
 
 LOOPBACK = "127.0.0.1"
 
@@ -42,7 +42,7 @@ EXAMPLE = """example:
 """
 
 
-async def _nothing() -> None:
+async def _no_query() -> None:
     """Nothing runs yet."""
 
 
@@ -54,7 +54,7 @@ class Exchange:
     query: Query
     execution: Execution
     headers: Mapping[str, str]
-    end: Callable[[], Awaitable[None]] = _nothing
+    end: Callable[[], Awaitable[None]] = _no_query
 
 
 class Endpoint:
@@ -106,9 +106,9 @@ class Endpoint:
         try:
             user = user_of(request)
             slots = access.slots_for(user, request.query, self._engine.memory_bytes)
-            await self._slots[user.query_class].take(slots)  # before the body is read: what lies in memory is bounded
+            await self._slots[user.query_class].acquire(slots)  # before the body is read: what lies in memory is bounded
         except EngineError as error:
-            return _failed(error, headers)
+            return _error_response(error, headers)
         return await self._with_slots(request, user, slots, headers)
 
     async def _with_slots(self, request: web.Request, user: User, slots: int, headers: Mapping[str, str]) -> web.StreamResponse:
@@ -131,11 +131,11 @@ class Endpoint:
             )
             self._engine.check(statement)
             exchange = Exchange(request, query, Execution(self._engine, statement), headers)
-            if query.insert is None and reads(query.text):
+            if query.insert is None and is_select(query.text):
                 return await self._stream(exchange)
             return await self._answer(exchange, body)
         except EngineError as error:
-            return _failed(error, headers)
+            return _error_response(error, headers)
         finally:
             task = asyncio.create_task(self._release(user, slots, body, exchange))
             self._running.add(task)
@@ -153,7 +153,7 @@ class Endpoint:
     async def _stream(self, exchange: Exchange) -> web.StreamResponse:
         query = exchange.query
         name = exchange.execution.format
-        result = ResultPipe(exchange.execution, self._threads, protocol=_names_protocol(query, name))
+        result = ResultPipe(exchange.execution, self._threads, protocol=_uses_native_protocol(query, name))
         exchange.end = result.close
         coding, packer = _encoder(exchange.request, query)
         headers = {**exchange.headers, **self._result_headers(name), **coding}
@@ -186,7 +186,7 @@ class Endpoint:
         headers = {**exchange.headers, **self._result_headers(answer.format), **coding}
         headers["X-ClickHouse-Summary"] = summary_header(answer.summary)
         data = answer.data
-        if _names_protocol(exchange.query, answer.format):
+        if _uses_native_protocol(exchange.query, answer.format):
             data = b"".join(with_protocol([data]))
         return web.Response(body=packer.encode(data) + packer.finish(), headers=headers)
 
@@ -199,13 +199,13 @@ class Endpoint:
 async def _refuse_foreign(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    reason = foreign(request, LOOPBACK)
+    reason = foreign_reason(request, LOOPBACK)
     if reason is not None:
         return web.Response(status=403, text=clickhouse_error(497, reason, "ACCESS_DENIED").text)
     return await handler(request)
 
 
-def _names_protocol(query: Query, result_format: str) -> bool:
+def _uses_native_protocol(query: Query, result_format: str) -> bool:
     """Whether the client reads Native with block info and serialization."""
     version = query.fields.get("client_protocol_version", "")
     return result_format.lower() == "native" and version.isdecimal() and int(version) >= CUSTOM_SERIALIZATION
@@ -221,7 +221,7 @@ def _encoder(request: web.Request, query: Query) -> tuple[dict[str, str], Encode
     return {}, IdentityEncoder()
 
 
-def _failed(error: EngineError, headers: Mapping[str, str]) -> web.Response:
+def _error_response(error: EngineError, headers: Mapping[str, str]) -> web.Response:
     return web.Response(
         status=error.status,
         body=error.text.encode(errors="replace"),
@@ -229,7 +229,7 @@ def _failed(error: EngineError, headers: Mapping[str, str]) -> web.Response:
     )
 
 
-def _claim(folder: Path) -> IO[str]:
+def _lock_folder(folder: Path) -> IO[str]:
     """Hold the folder for this process; ConfigError when another has it."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = (folder / "owner").open("a+")
@@ -275,7 +275,7 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=MEMORY_BYTES, help="bytes the engine may use (default %(default)s)")
     arguments = parser.parse_args()
     try:
-        lock = _claim(arguments.folder.resolve())
+        lock = _lock_folder(arguments.folder.resolve())
         asyncio.run(_serve(arguments.folder.resolve(), arguments.port, arguments.memory))
         lock.close()
     except (ConfigError, OSError) as error:

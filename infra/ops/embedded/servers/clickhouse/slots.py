@@ -15,7 +15,7 @@ class Slots:
         self._queue = queue
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    async def take(self, slots: int) -> None:
+    async def acquire(self, slots: int) -> None:
         """Wait for so many slots; EngineError with code 202 when too many queries wait already."""
         if not self._waiting and self._free >= slots:
             self._free -= slots

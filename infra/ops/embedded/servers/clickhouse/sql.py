@@ -31,7 +31,7 @@ class Token(NamedTuple):
     end: int
     depth: int
 
-    def says(self, *words: bytes) -> bool:
+    def is_keyword(self, *words: bytes) -> bool:
         """Whether this is one of these keywords (given in capitals)."""
         return self.kind == "word" and self.text.upper() in words
 
@@ -108,26 +108,26 @@ def data_insert(sql: bytes) -> DataInsert | None:
     """How to take a query apart that carries data; None for every other query."""
     stream = tokens(sql)
     first = next(stream, None)
-    if first is None or not first.says(b"INSERT"):
+    if first is None or not first.is_keyword(b"INSERT"):
         return None
     head, selects = 0, False
     prefix = [first]
     inputs: list[int] = []
     for token in stream:
         previous = prefix[-1]
-        is_table = previous.text == b"." or previous.says(b"INTO", b"TABLE")
-        if token.depth == 0 and token.says(b"FORMAT") and not is_table:
+        is_table = previous.text == b"." or previous.is_keyword(b"INTO", b"TABLE")
+        if token.depth == 0 and token.is_keyword(b"FORMAT") and not is_table:
             name = next(stream, None)
             if name is None or not name.name or (selects and not inputs):
                 return None
             data_at = _after_newline(sql, name.end)
             insert = DataInsert(head or token.start, token.start, name.text.decode(errors="replace"), data_at)
             return _from_input(insert, prefix, inputs) if selects else insert
-        if token.depth == 0 and token.says(b"VALUES") and not selects and not is_table:
+        if token.depth == 0 and token.is_keyword(b"VALUES") and not selects and not is_table:
             return DataInsert(head or token.start, token.start, "Values", token.end)
-        if token.depth == 0 and token.says(b"SETTINGS") and not selects:
+        if token.depth == 0 and token.is_keyword(b"SETTINGS") and not selects:
             head = head or token.start
-        elif token.says(b"SELECT", b"WITH") and (token.depth == 0 or previous.text == b"(") and not is_table:
+        elif token.is_keyword(b"SELECT", b"WITH") and (token.depth == 0 or previous.text == b"(") and not is_table:
             selects = True
         elif selects and token.text == b"(" and previous.name == "input":
             inputs.append(len(prefix) - 1)
@@ -147,7 +147,7 @@ def _from_input(insert: DataInsert, prefix: Sequence[Token], inputs: Sequence[in
 def begins_with(sql: bytes, word: bytes) -> bool:
     """Whether the statement's first word is this keyword (given in capitals)."""
     first = next(tokens(sql), None)
-    return first is not None and first.says(word)
+    return first is not None and first.is_keyword(word)
 
 
 def calls_input(sql: bytes) -> bool:
@@ -166,15 +166,15 @@ def _after_newline(sql: bytes, position: int) -> int:
     return match.end() if match else position
 
 
-def reads(sql: bytes) -> bool:
+def is_select(sql: bytes) -> bool:
     """Whether the query is a SELECT, whose result may be of any size; not one that writes."""
     first: Token | None = None
     for token in tokens(sql):
         if first is None and token.text != b"(":
             first = token
-            if not token.says(*READS):
+            if not token.is_keyword(*READS):
                 return False
-        if token.says(b"INSERT") and token.depth == 0:
+        if token.is_keyword(b"INSERT") and token.depth == 0:
             return False
     return first is not None
 
@@ -198,7 +198,12 @@ def output_clause(sql: bytes, formats: Collection[str]) -> OutputClause:
         if clause is not None and last[1].start == clause.position and not _may_follow(token):
             clause = None
         before, word = last
-        if word.depth == 0 and word.says(b"FORMAT") and token.name and (token.name in formats or _ends_expression(before)):
+        if (
+            word.depth == 0
+            and word.is_keyword(b"FORMAT")
+            and token.name
+            and (token.name in formats or _ends_expression(before))
+        ):
             clause = OutputClause(word.start, token.text.decode(errors="replace"))
             last = [word, word._replace(text=b"")]
         else:
@@ -209,7 +214,7 @@ def output_clause(sql: bytes, formats: Collection[str]) -> OutputClause:
 
 
 def _may_follow(token: Token) -> bool:
-    return token.text == b";" or token.says(b"SETTINGS")
+    return token.text == b";" or token.is_keyword(b"SETTINGS")
 
 
 def _ends_expression(token: Token) -> bool:
@@ -217,11 +222,11 @@ def _ends_expression(token: Token) -> bool:
     return (
         bool(token.text)
         and token.text not in (b",", b".", b"(")
-        and not token.says(b"SELECT", b"DISTINCT", b"AS", b"BY", b"FROM")
+        and not token.is_keyword(b"SELECT", b"DISTINCT", b"AS", b"BY", b"FROM")
     )
 
 
-def statements(sql: bytes) -> int:
+def count_statements(sql: bytes) -> int:
     """How many statements there are."""
     count, empty = 0, True
     for token in tokens(sql):

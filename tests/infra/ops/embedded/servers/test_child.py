@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.ops.embedded.servers.child import LOG_BYTES, Child, Program, StartFailed, shorten
+from infra.ops.embedded.servers.child import LOG_BYTES, Child, Program, StartFailed, truncate_log
 
 SLEEP = (sys.executable, "-c", "import time; time.sleep(600)")
 STUBBORN = (
@@ -84,6 +84,6 @@ def test_log_stays_bounded(tmp_path: Path) -> None:
     """A long log keeps its end."""
     log = tmp_path / "log"
     log.write_bytes(b"x" * LOG_BYTES + b"the end")
-    shorten(log)
+    truncate_log(log)
     assert log.stat().st_size <= LOG_BYTES // 2
     assert log.read_bytes().endswith(b"the end")

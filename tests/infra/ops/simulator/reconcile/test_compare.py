@@ -36,7 +36,7 @@ def walk(expected: LedgerIndex, *records: Sighting) -> LayerVerdict:
     """The verdict on a layer that holds these records, where one anonymised event is expected too."""
     tally = Tally(expected, {"random": 1})
     for record in records:
-        tally.behind_gate(record)
+        tally.add_consented(record)
     return compare.once_row("layer", expected, {"random": 1}, tally)
 
 
@@ -108,11 +108,11 @@ def test_raw_wants_every_acknowledged_event_and_takes_copies(expected: LedgerInd
     """Clients retry; the copies die later."""
     raw = Tally(expected)
     for n in (0, 0, 1, 2):
-        raw.at_door(Sighting(event_id(RUN, n), "page_view"), (RESOLVED, ANONYMISED))
+        raw.add_raw(Sighting(event_id(RUN, n), "page_view"), (RESOLVED, ANONYMISED))
     assert compare.raw_row(expected, raw).lost == 1  # the poison
     raw.count(4)
     assert compare.raw_row(expected, raw).good
-    raw.at_door(Sighting(event_id(RUN, 5), "page_view"), (RESOLVED, ANONYMISED))
+    raw.add_raw(Sighting(event_id(RUN, 5), "page_view"), (RESOLVED, ANONYMISED))
     assert compare.raw_row(expected, raw).unexplained == 1
 
 
@@ -120,26 +120,26 @@ def test_consented_holds_one_record_for_each_raw_copy(expected: LedgerIndex) -> 
     """The gate neither loses nor doubles copies."""
     raw, gate = Tally(expected), Tally(expected, {"random": 1})
     for n in (0, 0, 1):
-        raw.at_door(Sighting(event_id(RUN, n), "page_view"), (RESOLVED,))
+        raw.add_raw(Sighting(event_id(RUN, n), "page_view"), (RESOLVED,))
     for record in GOOD:
-        gate.behind_gate(record)
+        gate.add_consented(record)
     assert compare.consented_row(expected, raw, {"random": 1}, gate).lost == 1
-    gate.behind_gate(GOOD[0])
+    gate.add_consented(GOOD[0])
     assert compare.consented_row(expected, raw, {"random": 1}, gate).good
-    gate.behind_gate(GOOD[0])
+    gate.add_consented(GOOD[0])
     assert compare.consented_row(expected, raw, {"random": 1}, gate).doubled == 1
 
 
 def test_one_person_has_one_profile_and_shares_it_with_nobody(expected: LedgerIndex) -> None:
     """A further profile is doubled, somebody else's is forbidden."""
     tally = Tally(expected)
-    tally.behind_gate(GOOD[0])
-    tally.behind_gate(GOOD[1])
+    tally.add_consented(GOOD[0])
+    tally.add_consented(GOOD[1])
     assert compare.profiles_row(tally).good
-    tally.behind_gate(seen(1, 1, "strip", profile="2other"))
+    tally.add_consented(seen(1, 1, "strip", profile="2other"))
     assert compare.profiles_row(tally).doubled == 1
     expected.accounts[1] = 1
-    tally.behind_gate(seen(1, 1, "strip"))
+    tally.add_consented(seen(1, 1, "strip"))
     assert compare.profiles_row(tally).forbidden == 1
 
 
@@ -187,12 +187,12 @@ def test_a_refusal_is_kept_unless_an_event_after_it_shows_more(expected: LedgerI
     expected.refusals = {0: RefusalLine(0, "webhook", True), 1: RefusalLine(1, "webhook", False)}
     tally = Tally(expected)
     for record in GOOD:
-        tally.behind_gate(record)
+        tally.add_consented(record)
     assert compare.refusal_rows(expected, tally.leaks, tally.shortfalls) == [RefusalRow("webhook", 2, 2, 1, 1, 2)]
     for leak in (seen(1, 3, "strip"), seen(1, 1, "strip", marks={("mk", 1)})):
         spoilt = Tally(expected)
-        spoilt.behind_gate(leak)
+        spoilt.add_consented(leak)
         assert compare.refusal_rows(expected, spoilt.leaks, spoilt.shortfalls)[0].effective == 1
-    tally.behind_gate(Sighting(event_id(RUN, 2), "page_view", "anonymise"))
-    tally.behind_gate(seen(0, 1, "strip"))
+    tally.add_consented(Sighting(event_id(RUN, 2), "page_view", "anonymise"))
+    tally.add_consented(seen(0, 1, "strip"))
     assert compare.refusal_rows(expected, tally.leaks, tally.shortfalls) == [RefusalRow("webhook", 2, 1, 1, 0, 2)]

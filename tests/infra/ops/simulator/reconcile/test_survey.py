@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from consumers.warehouse.schema.migrating import migrate
 from infra.clients.kafka import admin, producer
 from infra.ops.embedded.servers.kafka import EmbeddedKafka
-from infra.ops.simulator.ledger import read
+from infra.ops.simulator.ledger import read_ledger
 from infra.ops.simulator.marks import event_id, marker
 from infra.ops.simulator.reconcile import drain
 from infra.ops.simulator.reconcile.app import app
@@ -41,7 +41,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, clickhouse_url: str) -> Iter
         apply(settings)
         migrate(settings)
         house = SmallHouse(settings, folder / "ledger.jsonl")
-        house.furnish()
+        house.populate()
         house.load()
         house.settle()
         yield house
@@ -49,7 +49,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, clickhouse_url: str) -> Iter
 
 def verdict(house: SmallHouse) -> dict[str, LayerVerdict]:
     """Every layer's row."""
-    return {row.layer: row for row in Survey(house.settings, read(house.ledger)).rows()}
+    return {row.layer: row for row in Survey(house.settings, read_ledger(house.ledger)).rows()}
 
 
 def reconcile(house: SmallHouse, monkeypatch: pytest.MonkeyPatch) -> tuple[int, dict[str, Any]]:
@@ -76,19 +76,19 @@ def test_the_command_exits_0_for_a_healthy_house(house: SmallHouse, monkeypatch:
 
 def test_a_healthy_house_drains_and_is_accounted_for(house: SmallHouse) -> None:
     """Nothing lost, doubled, forbidden or unexplained in any layer."""
-    drain.wait(house.settings, 20, lambda _lags: None)
+    drain.wait_drained(house.settings, 20, lambda _lags: None)
     assert [row for row in verdict(house).values() if not row.good] == []
 
 
 def test_a_house_at_rest_has_settled_and_one_with_a_refusal_on_its_way_has_not(house: SmallHouse) -> None:
     """Of the topics that refusals travel on each counts, whether a group has ever read it or not."""
-    drain.settle(house.settings, 20, lambda _lags: None)
+    drain.wait_settled(house.settings, 20, lambda _lags: None)
     for topic in ("consent.revocations", "consent.signals"):
         writer = producer(house.settings)
         writer.produce(topic, b"on its way")
         assert writer.flush(30) == 0
         with pytest.raises(drain.NotDrained, match=r"(consent|identity) 1"):
-            drain.settle(house.settings, 0.2, lambda _lags: None)
+            drain.wait_settled(house.settings, 0.2, lambda _lags: None)
         house.settle()
 
 
@@ -97,9 +97,9 @@ def test_a_house_with_links_to_make_has_not_settled(house: SmallHouse) -> None:
     due = {"topic": "events.consented", "partition": 0, "first": 3, "end": 8}
     house.put("identity.deferred", due)
     with pytest.raises(drain.NotDrained, match="identity 5"):
-        drain.settle(house.settings, 1, lambda _lags: None)
+        drain.wait_settled(house.settings, 1, lambda _lags: None)
     house.put("identity.deferred", {**due, "first": 8})
-    drain.settle(house.settings, 20, lambda _lags: None)
+    drain.wait_settled(house.settings, 20, lambda _lags: None)
 
 
 def test_records_of_an_open_transaction_are_still_to_come(house: SmallHouse) -> None:
