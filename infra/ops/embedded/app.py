@@ -1,4 +1,4 @@
-"""`headwater up`: the whole house in one terminal."""
+"""`headwater up`: the whole installation in one terminal."""
 
 import signal
 import sys
@@ -18,7 +18,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 def print_line(name: str, text: str) -> None:
-    """One line for people, at once, even into a pipe. A terminal or pipe that is gone does not stop the house."""
+    """Print one line and flush it. A closed terminal or pipe does not stop the services."""
     with suppress(OSError):
         typer.echo(f"  {name:<12}{text}")
         sys.stdout.flush()
@@ -26,7 +26,7 @@ def print_line(name: str, text: str) -> None:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and a closed terminal stop the house as Ctrl-C does. A second signal while it stops ends the patience."""
+    """Raise KeyboardInterrupt on SIGTERM and SIGHUP as on Ctrl-C. A second signal while services stop kills them."""
 
     def stop(number: int, _frame: object) -> None:
         raise KeyboardInterrupt(signal.Signals(number).name)
@@ -40,9 +40,9 @@ def stopped_by_signals() -> Iterator[None]:
 
 
 def run_house(options: HouseOptions, say: Callable[[str, str], None], ready: Callable[[House], None]) -> None:
-    """Start the house, call `ready` once, and keep it running until a signal; then stop it, in order.
+    """Start all services, call `ready` once, run until a signal, then stop them in order.
 
-    Raises ConfigError for what a person can mend. `ready` may work for as long as it calls `house.supervisor.tick` meanwhile.
+    ConfigError for what the user can correct. `ready` may run for as long as it calls `house.supervisor.tick` meanwhile.
     """
     with stopped_by_signals():
         try:
@@ -56,7 +56,7 @@ def run_house(options: HouseOptions, say: Callable[[str, str], None], ready: Cal
 
 
 def ops_page_address(house: House) -> str:
-    """Where the ops page is: on a terminal an address that signs in, elsewhere one that says where the token lies."""
+    """Return the ops page's address: on a terminal with the token that signs in, elsewhere with the token's file."""
     if sys.stdout.isatty() and house.settings.ops_token:
         return f"{house.settings.gauge_url}/?token={house.settings.ops_token.get_secret_value()}"
     return f"{house.settings.gauge_url}  (token in {house.state.path / 'ops-token'})"

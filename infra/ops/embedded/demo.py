@@ -1,4 +1,4 @@
-"""`headwater demo`: the whole house, a day of simulated traffic, and the ledger's verdict. `make demo` runs this."""
+"""`headwater demo`: starts all services, simulates a day of traffic, and reconciles it. `make demo` runs this."""
 
 import sys
 import time
@@ -16,7 +16,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class DemoEnd(Exception):
-    """The demo is over; the exit code is its reconcile's (or that of the step that failed)."""
+    """The demo has ended with the exit code of `reconcile`, or of the step that failed."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -24,12 +24,12 @@ class DemoEnd(Exception):
 
 
 def standard_output() -> IO[bytes]:
-    """Where the commands of the demo write: our own standard output."""
+    """Return the stream for the output of the demo's commands."""
     return sys.stdout.buffer
 
 
 def run_command(house: House, name: str, words: Sequence[str]) -> int:
-    """Run one of our commands on the terminal while the house is kept running; its exit code."""
+    """Run a `headwater` command while the supervisor keeps ticking; return its exit code."""
     environment = {**house.environment, "PYTHONUNBUFFERED": "1"}
     child = Child(Program(name, [*HEADWATER, *words], house.state.log(name), environment), output=standard_output())
     try:
@@ -40,7 +40,7 @@ def run_command(house: House, name: str, words: Sequence[str]) -> int:
 
 
 def run_demo(house: House, events: int, rate: int, seed: int) -> int:
-    """Simulate, reconcile, sum up; the exit code of the first that fails."""
+    """Simulate, reconcile, print a summary; return the exit code of the first step that fails."""
     ledger = house.state.path / "demo-ledger.jsonl"
     began = time.monotonic()
     print_line("simulate", f"{events} events over the real doors, seed {seed}")

@@ -1,4 +1,4 @@
-"""The parts of the house and what each needs: the table that the supervisor works through."""
+"""The services of an installation, their dependencies and their programs, for the supervisor."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ from infra.ops.embedded.state import StateDir, refuse_shared, write_private
 from infra.ops.embedded.supervisor import Service, Step, Supervisor
 from infra.settings import load_settings
 
-# What each part listens on when nobody says otherwise and nobody else is there.
+# Default ports, used where they are free.
 USUAL_PORTS = {"kafka": 9092, "redis": 6379, "clickhouse": 8123, "collector": 8080, "decisions": 8081, "gauge": 8082}
 DEMO_SOURCE, DEMO_SITE = "demo", "shop.example"
 
@@ -32,7 +32,7 @@ Say = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class HouseOptions:
-    """What `headwater up` was told. Addresses: use those instead of starting a server. Ports: exactly those."""
+    """Options of `headwater up`. An address replaces a server of our own; a port is used exactly."""
 
     state_dir: Path = Path(".headwater")
     kafka: str | None = None
@@ -43,7 +43,7 @@ class HouseOptions:
 
 
 class House:
-    """One house: claims its state folder, starts everything, keeps it running in `tick`, stops it on exit."""
+    """One installation: claims its state folder, starts and supervises all services, stops them on exit."""
 
     def __init__(self, options: HouseOptions, say: Say) -> None:
         self.options = options
@@ -65,16 +65,16 @@ class House:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             self.supervisor.stop()
-        except KeyboardInterrupt:  # a second Ctrl-C: no more patience
+        except KeyboardInterrupt:  # a second Ctrl-C: kill at once
             self.supervisor.stop(patience=0)
         finally:
             self.state.release()
 
     def wait_ready(self) -> None:
-        """Tick until every part has answered once."""
+        """Tick until every service has answered once."""
         self.supervisor.run_until(lambda: self.supervisor.ready)
 
-    # -- before the first process
+    # -- configuration, before the first process
 
     def _configure(self) -> None:
         remembered = self.state.remembered_ports()
@@ -87,18 +87,18 @@ class House:
         self.house: dict[str, Any] = {
             "kafka": self.options.kafka or f"{LOOPBACK}:{self._ports['kafka']}",
             "redis": self.options.redis or f"redis://{LOOPBACK}:{self._ports['redis']}/0",
-            # The loader and the commands are ClickHouse's user of that name: its queries have slots of their own.
+            # The loader and the commands use ClickHouse's user of that name, whose queries have their own slots.
             "clickhouse": self.options.clickhouse or f"http://headwater@{LOOPBACK}:{self._ports['clickhouse']}",
             "collector_url": self._url("collector"),
             "decisions_url": self._url("decisions"),
             "gauge_url": self._url("gauge"),
-            # Nobody but this machine reaches the doors, so whoever sends may say where the visitor is.
+            # Only this machine reaches the collector, so senders may name the visitor's region.
             "region_header": "X-Headwater-Region",
         }
         self.settings = load_settings(state_dir=self.state.path, ops_token=SecretStr(ops_token), **self.house)
-        _ = self.settings.master  # a secret that is too short is said now, not by five services
+        _ = self.settings.master  # a secret that is too short fails here, not in five services
         self._ensure_demo_key()
-        # Only after all that can be refused: other commands believe this file.
+        # Written after every check: other commands rely on this file.
         self.state.write_house({**self.house, "ops_token": ops_token})
         self.environment = {
             "HEADWATER_STATE_DIR": str(self.state.path),
@@ -127,7 +127,7 @@ class House:
         for port in (USUAL_PORTS.get(name, 0), remembered):
             if port and port not in self._ports.values() and is_free(port):
                 return port
-        # One that was remembered, or is a usual one, is nobody's yet and may be found free.
+        # A remembered or default port may be free but reserved for another service.
         while (port := free_port()) in self._ports.values():
             pass
         return port
@@ -139,13 +139,13 @@ class House:
         from streams.collector.write_keys import KeyKind, create_key, read_keys
 
         file, keys = self.state.path / "demo-key", self.settings.write_keys_file
-        # The simulator's visitors send from where they are. A key of another kind is from before there were kinds.
+        # The simulator sends as browsers do, so a key file of another kind, from an older version, is replaced.
         if file.exists() and any(key.source == DEMO_SOURCE and key.kind is KeyKind.BROWSER for key in read_keys(keys)):
             refuse_shared(file)
             return
         write_private(file, create_key(keys, DEMO_SOURCE, site=DEMO_SITE, kind=KeyKind.BROWSER) + "\n")
 
-    # -- the parts
+    # -- services
 
     def _build_parts(self) -> list[Service | Step]:
         topics = Step("topics", self._apply_topics, ("kafka",))
@@ -157,7 +157,7 @@ class House:
             answers = partial(kafka.answers, self.options.kafka)
             return Step("kafka", partial(wait_for_external, "Kafka", self.options.kafka, "--kafka", answers))
         server = EmbeddedKafka(self.state.path / "kafka", self._ports["kafka"], log=self.state.log("kafka"))
-        server.prepare()  # downloads at the first start; says so, and fails before anything runs
+        server.prepare()  # downloads at the first start; fails before any process runs
         answers = partial(is_served_and_answers, server.port, server.answers)
         return Service(
             "kafka", server.prepare, answers, server.address, server.port, start_s=server.start_s, stop_s=server.stop_s
@@ -203,7 +203,7 @@ class House:
         return [*consent, identity, bandit, self._table_worker("warehouse", 3), self._table_worker("upkeep", 4)]
 
     def _table_worker(self, name: str, tier: int) -> Service:
-        """A command without a door, that works on tables."""
+        """Return the service of a command that works on tables and serves metrics only."""
         port = self._ports[f"{name} metrics"]
         program = partial(self._program, name, [name], {"HEADWATER_METRICS_PORT": str(port)}, port)
         answers = partial(http_answers, f"http://{LOOPBACK}:{port}/metrics")
@@ -227,7 +227,7 @@ class House:
         return Program(name, [*HEADWATER, *words], self.state.log(name), {**self.environment, **environment}, port)
 
     def _has_partitions(self, room: str, metrics_url: str) -> bool:
-        """A worker is ready once it holds partitions; then its group has begun, and never begins at the earliest again."""
+        """Whether a worker has partitions. Its group has then started, and never starts at the earliest offset again."""
         for line in http_get(metrics_url).splitlines():
             if line.startswith("headwater_assigned_partitions{") and float(line.rsplit(" ", 1)[1]) > 0:
                 self.state.mark_started(self._cluster, f"headwater.{room}")
@@ -241,7 +241,7 @@ class House:
         from infra.ops.topics import apply
 
         changes = apply(self.settings)
-        client = admin(self.settings)  # held: its futures end with it
+        client = admin(self.settings)  # kept alive: its futures end with it
         self._cluster = str(client.describe_cluster().result(10).cluster_id)
         return f"{len(changes)} changes" if changes else "as they should be"
 
@@ -253,6 +253,6 @@ class House:
 
 
 def _without_user(url: str) -> str:
-    """An address as `/ping` is asked under, which asks for no user."""
+    """Return an address without user and password, which `/ping` does not need."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -1,4 +1,4 @@
-"""Ports on loopback: which are free, and which of ours stay the same over a restart."""
+"""Free ports on loopback, reserved until their server listens."""
 
 import random
 import socket
@@ -6,16 +6,16 @@ import sys
 from contextlib import suppress
 
 LOOPBACK = "127.0.0.1"
-# Below the range from which Linux takes the ports of outgoing connections (32768 upwards), so that a port that we keep
-# while its server restarts is not given to somebody's client in the meantime.
+# Below Linux's range for outgoing connections (32768 upwards), so that the port of a restarting server is not given to a
+# client meanwhile.
 LOWEST, HIGHEST = 20_000, 32_000
 RESERVED = 64
 _reservations: dict[int, socket.socket] = {}
-"""The ports chosen last, which may not have their server yet."""
+"""Recently chosen ports, whose servers may not listen yet."""
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on `port` of loopback now."""
+    """Whether a server could listen on this port of loopback now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -35,9 +35,9 @@ def is_served(port: int, timeout_s: float = 0.5) -> bool:
 
 
 def free_port(preferred: int = 0) -> int:
-    """`wanted` when it is free; otherwise any free port outside the range of outgoing connections.
+    """Return `preferred` where it is free; otherwise any free port outside the range of outgoing connections.
 
-    A port that was chosen is not chosen again, here or (on Linux) in another process, while its server is still starting.
+    A chosen port is not chosen again, here or (on Linux) in another process, while its server is starting.
     """
     if preferred and is_free(preferred):
         return preferred
@@ -54,7 +54,7 @@ def _reserve(port: int) -> bool:
         return False
     claim = socket.socket(socket.AF_UNIX)
     try:
-        # An abstract name lives where ports live, in the network namespace, and ends with the process: no file to clean up.
+        # An abstract socket name belongs to the network namespace, as ports do, and ends with the process.
         if sys.platform == "linux":
             claim.bind(f"\0headwater-port-{port}")
     except OSError:
@@ -67,7 +67,7 @@ def _reserve(port: int) -> bool:
 
 
 def describe_owner(port: int) -> str:
-    """` by process N (name)` for a port that is taken, where this user may know; else nothing."""
+    """Return ` by process N (name)` for a taken port, where this user may see it; else an empty text."""
     import psutil
 
     with suppress(psutil.Error, OSError):

@@ -1,6 +1,7 @@
-"""Starts parts in the order of their needs, side by side where it can, and starts again what ends without being asked.
+"""Starts services and one-time steps by their dependencies, in parallel where possible, and restarts services that end.
 
-One loop in one thread: the leash of a child is tied to the thread that started it. Call `tick` often.
+One loop in one thread, because a child process is bound to the thread that started it (see servers/leash.py). Call `tick`
+often.
 """
 
 import threading
@@ -14,19 +15,19 @@ from infra.ops.embedded.servers.child import Child, Program, StartFailed, trunca
 
 BACK_OFF_S = (0.2, 15.0)
 STEADY_S = 30.0
-"""A part that ran this long starts again with the shortest pause."""
+"""A service that was ready this long restarts after the shortest pause."""
 PATIENT_STARTS = 4
-"""So many ends before the house has once been ready, and the start as a whole has failed."""
+"""Failures of one service before all were ready once, after which the start fails."""
 LOG_CHECK_S = 30.0
 ASK_EVERY_S = 0.1
-"""Asking more often takes time from those who are to answer."""
+"""Interval of readiness probes; more frequent ones would slow the starting services down."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """A program that is to run for as long as the house does.
+    """A program that runs for as long as the supervisor does.
 
-    `program` is asked at each start. `tier`: parts of higher tiers are stopped first. `url` and `port` are where it listens.
+    `program` is called at each start. Services of higher `tier` are stopped first. `url` and `port` are where it listens.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Step:
-    """Something to do once on the way; returns what to tell. Runs in a thread of its own."""
+    """A one-time action in its own thread. `run` returns a status text."""
 
     name: str
     run: Callable[[], str]
@@ -50,7 +51,7 @@ class Step:
 
 
 class ServiceState(StrEnum):
-    """Where a service is."""
+    """State of a service."""
 
     WAITING = "waiting"
     STARTING = "starting"
@@ -62,7 +63,7 @@ class ServiceState(StrEnum):
 
 @dataclass
 class Status:
-    """One service as it is now."""
+    """Current state of one service."""
 
     service: Service
     state: ServiceState = ServiceState.WAITING
@@ -90,8 +91,8 @@ class _StepRun:
 
 @dataclass
 class Supervisor:
-    """The parts of one house. `say` gets (name, text) lines for people; `changed` is called when a pid or state changes;
-    `diagnose` may know why something failed, e.g. that the disk is full."""
+    """Runs services and steps. `say` receives (name, text) lines to print; `changed` is called when a pid or state changes;
+    `diagnose` may return a cause of failures, e.g. a full disk."""
 
     parts: Sequence[Service | Step]
     say: Callable[[str, str], None]
@@ -108,7 +109,7 @@ class Supervisor:
         self._log_check = self._began + LOG_CHECK_S
 
     def tick(self) -> None:
-        """One look at every part. Raises what makes a first start impossible: ConfigError, NotReady."""
+        """Check every service and step once. ConfigError or StartFailed where the first start is impossible."""
         for job in self._step_runs:
             self._check_step(job)
         for status in self.statuses:
@@ -128,7 +129,7 @@ class Supervisor:
             time.sleep(0.03)
 
     def stop(self, *, patience: float = 1.0) -> None:
-        """Stop all, highest tier first; those of one tier together. `patience` stretches the services' own; 0 kills."""
+        """Stop all services, highest tier first, a tier in parallel. `patience` multiplies their stop times; 0 kills."""
         for tier in sorted({status.service.tier for status in self.statuses}, reverse=True):
             running = [s for s in self.statuses if s.service.tier == tier and s.child is not None]
             for status in running:
@@ -144,7 +145,7 @@ class Supervisor:
 
     def _check_step(self, job: _StepRun) -> None:
         if job.thread is None and self._needs_met(job.step.needs):
-            # A daemon: Ctrl-C must not wait for a request that waits for its time-out.
+            # A daemon: Ctrl-C must not wait for a request's timeout.
             job.thread = threading.Thread(target=self._run_step, args=(job,), name=job.step.name, daemon=True)
             job.thread.start()
         if job.error is not None:
@@ -206,7 +207,7 @@ class Supervisor:
         child = status.child
         status.log = child.tail() if child else ""
         if child:
-            child.kill()  # whatever it started and left behind
+            child.kill()  # processes that it started and left behind
         if code == EXIT_CONFIG:
             if not self.ready:
                 raise ConfigError(f"{status.service.name} refuses its configuration:\n{status.log}")

@@ -1,4 +1,4 @@
-"""`headwater simulate`: a realistic stream through the real doors, and a ledger of it."""
+"""`headwater simulate`: sends simulated traffic over the real HTTP interfaces and writes a ledger."""
 
 import asyncio
 import random
@@ -27,7 +27,7 @@ from infra.ops.simulator.world.world import MIX, NOWHERE, REGIONS, ShopWorld
 from infra.settings import Settings, load_settings
 
 EVERY_S = 5.0
-LOOK_S = 0.25
+POLL_S = 0.25
 WIDTH = 48
 SNAPSHOT_S = 60.0
 
@@ -57,7 +57,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command
             writer.write("event" if isinstance(line, EventLine) else "decision", line)
 
         target = Target(settings.collector_url, settings.decisions_url, key, settings.region_header, _poison_producer(settings))
-        # A house that trusts no header for the region takes every visitor's for unknown, and so must the ledger.
+        # Without a trusted region header the collector treats every region as unknown, so the ledger must too.
         mix = MIX if patience else replace(MIX, stories=0)
         world = ShopWorld(seed, run.run, events, mix, regions=REGIONS if settings.region_header else NOWHERE)
         plan = SimulationPlan(events, width, partial(drain.wait_settled, settings, patience))
@@ -77,7 +77,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command
 
 
 def demo_key(settings: Settings) -> str:
-    """The write key that `headwater up` left for us."""
+    """Return the write key that `headwater up` created for the simulator. ConfigError."""
     file = settings.state_dir / "demo-key"
     try:
         return file.read_text().strip()
@@ -89,44 +89,44 @@ def demo_key(settings: Settings) -> str:
 
 
 def publish_experiment(settings: Settings) -> None:
-    """Publish the packaged experiment unless there is one of its key, and wait until the bandit has taken it in."""
+    """Publish the packaged experiment unless one of its key exists, and wait until the bandit serves it. ConfigError."""
     from streams.bandit.commands.experiments import EXAMPLE, experiments, publish_experiment, snapshot_of
     from streams.bandit.experiment import parse
 
     if experiments(settings).get(EXPERIMENT) is None:
         publish_experiment(settings, parse(EXAMPLE.read_bytes()))
-    # Its first snapshot says that the bandit knows it; what came before would be answers to an unknown experiment.
+    # Decisions before its first snapshot would be for an unknown experiment.
     deadline = time.monotonic() + SNAPSHOT_S
     while snapshot_of(settings, EXPERIMENT) is None:
         if time.monotonic() > deadline:
             raise ConfigError(
                 f"the bandit published nothing for {EXPERIMENT} in {SNAPSHOT_S:.0f} s: is `headwater worker bandit` up?"
             )
-        time.sleep(LOOK_S)
+        time.sleep(POLL_S)
 
 
 class SimulationPlan(NamedTuple):
-    """How a world is played."""
+    """How a simulated world is sent."""
 
     events: int
     width: int
-    """Journeys at a time."""
+    """Journeys in parallel."""
     settle: Callable[[Callable[[drain.Lags], None]], None]
-    """Waits until what was said in an act holds wherever it counts. NotDrained."""
+    """Waits until the refusals of an act are effective everywhere. NotDrained."""
 
 
 async def _run_world(sender: Sender, world: ShopWorld, drive: SimulationPlan) -> SendProgress:
     with _show_progress(drive.events) as show:
         work = asyncio.create_task(_run_acts(sender, world, drive))
         while not work.done():
-            await asyncio.wait((work,), timeout=LOOK_S)
+            await asyncio.wait((work,), timeout=POLL_S)
             show(sender.progress)
         await work
     return sender.progress
 
 
 async def _run_acts(sender: Sender, world: ShopWorld, drive: SimulationPlan) -> None:
-    """Act after act. ConfigError where the house does not drain between two."""
+    """Send the acts in order. ConfigError where the stream does not drain between two."""
     for act, journeys in enumerate(world.acts()):
         if act:
             try:
@@ -155,7 +155,7 @@ def _poison_producer(settings: Settings) -> Callable[[bytes, bytes], Awaitable[N
 
 @contextmanager
 def _show_progress(events: int) -> Iterator[Callable[[SendProgress], None]]:
-    """Progress on stderr: a bar on a terminal, elsewhere a line now and then."""
+    """Show progress on stderr: a bar on a terminal, elsewhere a line every EVERY_S."""
     if not sys.stderr.isatty():
         yield _print_progress(events)
         return

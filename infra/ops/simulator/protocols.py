@@ -1,4 +1,4 @@
-"""Payloads as each protocol's public documents describe them: one builder a door, pure."""
+"""Request bodies by each protocol's public documentation, one builder per protocol. Pure."""
 
 import base64
 from collections.abc import Mapping
@@ -27,14 +27,14 @@ SITE = "https://shop.example"
 
 @dataclass(frozen=True, slots=True)
 class SendStamp:
-    """What a request learns only when it is sent."""
+    """Values that are known only when a request is sent."""
 
     now_ms: int
     write_key: str
     region_header: str
-    """Header that the house trusts for the region; empty = none."""
+    """Header that the collector trusts for the region; empty = none."""
     token: str = ""
-    """Token of the decision that its events may answer."""
+    """Token of the decision that its events may refer to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Post:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a widget keeps of a decision."""
+    """The fields of a decision that a widget needs."""
 
     decision_id: str = ""
     arm: str = ""
@@ -58,11 +58,11 @@ class Answer:
 
     @classmethod
     def read(cls, body: Json) -> "Answer":
-        """From the decision API's JSON."""
+        """Build from the decision API's JSON."""
         return cls(*(str(body.get(name) or "") for name in ("decision_id", "arm", "group", "token")))
 
 
-# What a page says for each choice. CMP keys are purposes; gcs/gcd as Google's tags write them (Consent Mode v2).
+# Signals of a page for each choice. CMP keys are purposes; gcs/gcd as Google's tags write them (Consent Mode v2).
 CMP: dict[VisitorChoice, dict[str, bool]] = {
     VisitorChoice.CMP_ALL: {"analytics": True, "marketing": True, "personalization": True},
     VisitorChoice.CMP_NONE: {"analytics": False, "marketing": False, "personalization": False},
@@ -77,7 +77,7 @@ ONETRUST: dict[VisitorChoice, dict[str, bool]] = {
     VisitorChoice.ONETRUST_NO_ADS: {"C0001": True, "C0002": True, "C0003": True, "C0004": False},
 }
 UNMAPPED = {"partner_sharing_v2": "denied"}
-"""A name of one site's own making, of which no policy knows what it is about."""
+"""A site-specific name that no policy maps."""
 PURPOSES = {"analytics": ANALYTICS, "marketing": MARKETING, "personalization": PERSONALIZATION}
 MODE: dict[VisitorChoice, tuple[str, str]] = {
     VisitorChoice.MODE_ALL: ("G111", "13r3r3r3r5"),
@@ -88,7 +88,7 @@ MODE: dict[VisitorChoice, tuple[str, str]] = {
 
 
 def build_event_request(request: SimulatedRequest, stamp: SendStamp) -> Post:
-    """The request as its device's protocol sends it, defects included."""
+    """Build the request in its device's protocol, with its defects."""
     if request.events[0].defect is Defect.POISON:
         return Post("", b"\xff no contract knows this " + request.events[0].mark("dd").encode())
     post = BUILDERS[request.device.door](request, stamp)
@@ -98,7 +98,7 @@ def build_event_request(request: SimulatedRequest, stamp: SendStamp) -> Post:
 
 
 def build_decision_request(step: DecisionRequest, stamp: SendStamp) -> Post:
-    """A widget's question to the decision API."""
+    """Build a widget's request to the decision API."""
     question = {
         "experiment": step.experiment,
         "visitor": step.device.cookie,
@@ -109,7 +109,7 @@ def build_decision_request(step: DecisionRequest, stamp: SendStamp) -> Post:
 
 
 def build_consent_request(statement: Statement, stamp: SendStamp) -> Post:
-    """What a consent platform's webhook or a privacy form tells `POST /v1/consent`."""
+    """Build the request of a consent platform's webhook or a privacy form to `POST /v1/consent`."""
     purposes = [name for name, bit in PURPOSES.items() if bit & statement.purposes]
     item: Json = dict(statement.identifiers)
     if statement.withdrawal:
@@ -121,7 +121,7 @@ def build_consent_request(statement: Statement, stamp: SendStamp) -> Post:
 
 
 def consent_signals(device: Device, now_ms: int) -> Json:
-    """Consent signals as a page says them: mostly the contract's names, and groups as consent platforms call them."""
+    """Return a page's consent signals: the contract's names, and groups by the names of consent platforms."""
     consent: Json = {f"cmp.{purpose}": "granted" if yes else "denied" for purpose, yes in CMP.get(device.choice, {}).items()}
     if device.choice in MODE:
         consent["gcs"], consent["gcd"] = MODE[device.choice]
@@ -141,13 +141,13 @@ def consent_signals(device: Device, now_ms: int) -> Json:
 
 
 def _flat_signals(device: Device, now_ms: int) -> dict[str, str]:
-    """The same where values must be words."""
+    """Return the signals with text values."""
     words = {True: "granted", False: "denied"}
     return {name: words.get(value, str(value)) for name, value in consent_signals(device, now_ms).items()}
 
 
 def _consent(event: SimulatedEvent, stamp: SendStamp) -> Json:
-    """The signals of an event."""
+    """Return the signals of an event."""
     consent = consent_signals(event.device, stamp.now_ms)
     if event.dated:
         consent["chosen_ts"] = stamp.now_ms
@@ -157,14 +157,14 @@ def _consent(event: SimulatedEvent, stamp: SendStamp) -> Json:
 
 
 def _categories(consent: Json) -> Json:
-    """Groups of a consent platform as Segment's wrappers send them, everything else beside them."""
+    """Return signals with a consent platform's groups nested as Segment's wrappers send them."""
     groups = {name: value for name, value in consent.items() if isinstance(value, bool)}
     rest = {name: value for name, value in consent.items() if name not in groups}
     return rest | ({"categoryPreferences": groups} if groups else {})
 
 
 def _location(name: str, country: str, device: Device) -> Json:
-    """Where the visitor is, as a server tells it; a browser's request has the trusted header, which says the same."""
+    """Return the visitor's country in a server's field; browsers' requests carry it in the trusted header."""
     return {name: {country: device.region}} if device.region else {}
 
 
@@ -189,14 +189,14 @@ def _url(event: SimulatedEvent) -> str:
 
 
 def _token(event: SimulatedEvent, stamp: SendStamp) -> str:
-    """The decision's token, or, where personalization is denied, a marker that must never be seen again."""
+    """Return the decision's token, or, where personalization is denied, a marker that no layer may contain."""
     if not expected_purposes(event) & PERSONALIZATION:
         return event.mark("pz")
     return stamp.token if event.answers else ""
 
 
 def _properties(event: SimulatedEvent, stamp: SendStamp) -> Json:
-    """What all doors say alike."""
+    """Return the properties that all protocols share."""
     properties: Json = {"note": event.mark("an")}
     if event.defect is not Defect.NONE:
         properties["defect"] = event.mark("dd")
@@ -214,7 +214,7 @@ def _own(request: SimulatedRequest, stamp: SendStamp) -> Post:
 
 
 def _own_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
-    """A tag-manager server container's event data, common keys at the top."""
+    """Build a tag-manager server container's event data, common keys at the top."""
     if event.defect is Defect.NOT_AN_OBJECT:
         return event.mark("dd")
     device = event.device
@@ -248,7 +248,7 @@ def _segment(request: SimulatedRequest, stamp: SendStamp) -> Post:
 
 
 def _segment_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
-    """Segment HTTP API: a track call with common fields."""
+    """Build a track call of the Segment HTTP API with common fields."""
     if event.defect is Defect.NOT_AN_OBJECT:
         return event.mark("dd")
     device = event.device
@@ -286,7 +286,7 @@ def _snowplow(request: SimulatedRequest, stamp: SendStamp) -> Post:
 
 
 def _snowplow_item(event: SimulatedEvent, stamp: SendStamp, app_id: str) -> Json | str:
-    """Snowplow tracker protocol 2: a self-describing event."""
+    """Build a self-describing event of the Snowplow tracker protocol 2."""
     if event.defect is Defect.NOT_AN_OBJECT:
         return event.mark("dd")
     device = event.device
@@ -334,7 +334,7 @@ def _ga4(request: SimulatedRequest, stamp: SendStamp) -> Post:
 
 
 def _ga4_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
-    """GA4 Measurement Protocol: name, params, timestamp_micros."""
+    """Build an event of the GA4 Measurement Protocol: name, params, timestamp_micros."""
     if event.defect is Defect.NOT_AN_OBJECT:
         return event.mark("dd")
     params = {

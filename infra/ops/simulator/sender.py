@@ -1,4 +1,4 @@
-"""Sends journeys over HTTP, as patient clients do: the same bytes again until the house takes or refuses them."""
+"""Sends journeys over HTTP and repeats each request until it is accepted or refused."""
 
 import asyncio
 import random
@@ -30,43 +30,43 @@ Line = EventLine | DecisionLine
 
 @dataclass(frozen=True)
 class Target:
-    """Where the house is, and how to come in."""
+    """Addresses and credentials of the services under test."""
 
     collector_url: str
     decisions_url: str
     write_key: str
     region_header: str
-    """Header that the house trusts for a visitor's region; empty = none."""
+    """Header that the collector trusts for a visitor's region; empty = none."""
     produce_poison: Callable[[bytes, bytes], Awaitable[None]]
     """Writes (key, value) to `events.raw` past the collector."""
 
 
 @dataclass
 class SendProgress:
-    """How far the run is."""
+    """Progress of a run."""
 
     events: int = 0
     acknowledged: int = 0
     refused: int = 0
     open: int = 0
-    """Events, and choices without one, that the house did not acknowledge."""
+    """Events, and choices without an event, that were not acknowledged."""
     requests: int = 0
     retries: int = 0
     decisions: int = 0
     trouble: str = ""
     """The last reason for a retry."""
     waiting: str = ""
-    """What the house has yet to read before the next act."""
+    """Lags that delay the next act."""
 
     def drain(self, lags: Mapping[str, int]) -> None:
-        """Take down a look at the house between two acts."""
+        """Record the lags between two acts."""
         behind = ", ".join(f"{group.removeprefix('headwater.')} {lag}" for group, lag in lags.items())
         self.waiting = f"draining: {behind or 'Kafka does not answer'}"
 
 
 @dataclass
 class EventDelivery:
-    """The deliveries of one event so far."""
+    """Deliveries of one event."""
 
     event: SimulatedEvent
     attempts: int = 0
@@ -77,26 +77,26 @@ class EventDelivery:
 
 @dataclass
 class _JourneyRun:
-    """One journey on its way."""
+    """One journey that is being sent."""
 
     deliveries: dict[int, EventDelivery] = field(default_factory=dict)
     posts: dict[int, Post] = field(default_factory=dict)
-    """Bytes by request, so that a repeated request is the same bytes."""
+    """Request id -> body, so that a repeated request has the same bytes."""
     answer: Answer = field(default_factory=Answer)
 
 
 class SendRate:
-    """Lets at most `rate` events a second through; 0 = as many as there are. `began`: monotonic seconds."""
+    """Limits the rate to `rate` events a second; 0 = no limit. `began`: monotonic seconds."""
 
     def __init__(self, rate: float, began: float) -> None:
         self._gap = 1 / rate if rate > 0 else 0.0
         self._next = began
 
     def delay(self, events: int, now: float) -> float:
-        """Seconds to wait at `now` before `events` more are sent."""
+        """Return the seconds to wait at `now` before sending `events` more."""
         if not self._gap:
             return 0.0
-        # A pause of the house is not made up for by a flood: at most a second's worth is behind.
+        # After a pause at most one second's worth of events is sent in a burst.
         self._next = max(self._next, now - 1)
         wait = max(0.0, self._next - now)
         self._next += events * self._gap
@@ -104,7 +104,7 @@ class SendRate:
 
 
 class Sender:
-    """Walks journeys beside one another and hands each journey's ledger lines to `keep`."""
+    """Sends journeys in parallel and passes each journey's ledger lines to `keep`."""
 
     def __init__(self, target: Target, pace: SendRate, keep: Callable[[Line], None], seed: int) -> None:
         self.progress = SendProgress()
@@ -114,7 +114,7 @@ class Sender:
         self._jitter = random.Random(seed)
 
     async def run(self, journeys: Iterable[Journey], width: int) -> None:
-        """Send all of these journeys, `width` at a time."""
+        """Send all journeys, `width` in parallel."""
         self.progress.waiting = ""
         waiting = iter(journeys)
         connector = aiohttp.TCPConnector(limit=width)
@@ -135,7 +135,7 @@ class Sender:
                     else:
                         await self._send(session, walk, step)
             finally:
-                # A run that is cut short still says what it has sent.
+                # An interrupted run still records what it has sent.
                 self._write(walk)
 
     async def _request_decision(self, session: aiohttp.ClientSession, walk: _JourneyRun, step: DecisionRequest) -> None:
@@ -152,7 +152,7 @@ class Sender:
         post = build_consent_request(step, self._stamp())
         status, _, _ = await self._post(session, self._target.collector_url, post)
         if not 200 <= status < 300:
-            # Whatever it was about, what must become of later events is not known.
+            # Without it the expected outcomes of later events are unknown.
             self.progress.open += 1
             self.progress.trouble = f"POST {post.path}: HTTP {status}"
 
@@ -189,7 +189,7 @@ class Sender:
             self.progress.open += 1
 
     async def _post(self, session: aiohttp.ClientSession, url: str, post: Post) -> tuple[int, bytes, int]:
-        """(status, body, attempts); status 0 when patience ended without an answer."""
+        """Return (status, body, attempts); status 0 where there was no response within PATIENCE_S."""
         deadline = time.monotonic() + PATIENCE_S
         wait, attempts, status, body = FIRST_WAIT_S, 0, 0, b""
         while True:
@@ -216,7 +216,7 @@ class Sender:
 
 
 def event_line(delivery: EventDelivery) -> EventLine:
-    """The ledger's line about one event."""
+    """Return the ledger's line of one event."""
     event = delivery.event
     must = expected_outcome(event)
     return EventLine(

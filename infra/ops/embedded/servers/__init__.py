@@ -1,1 +1,1 @@
-"""Servers on loopback: Kafka, Redis, ClickHouse and a schema registry, each a child process."""
+"""Servers on loopback: Kafka, Redis and ClickHouse as child processes, a schema registry as a thread."""

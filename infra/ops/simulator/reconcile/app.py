@@ -1,4 +1,4 @@
-"""`headwater reconcile`: compares every layer of the house with a ledger."""
+"""`headwater reconcile`: compares every layer with a ledger."""
 
 import sys
 import time
@@ -61,7 +61,7 @@ def reconcile(
 
 
 def _wait(settings: Settings, timeout: float, console: Console) -> bool:
-    """False when the stream did not come to rest: the comparison then shows what is missing, and the exit code says so."""
+    """Wait for the stream to drain; return False where it does not, in which case the exit code reports it."""
     with console.status("waiting for the stream to drain") as status:
         last = [time.monotonic()]
 
@@ -81,7 +81,7 @@ def _wait(settings: Settings, timeout: float, console: Console) -> bool:
 
 
 def report(expected: LedgerIndex, rows: list[LayerVerdict], refusals: list[RefusalRow], drained: bool) -> dict[str, Any]:
-    """The verdict for machines."""
+    """Return the report as JSON."""
     lost, doubled, forbidden, unexplained = total(rows)
     return {
         "run": expected.run.run,
@@ -105,7 +105,7 @@ def _columns(fields: tuple[str, ...]) -> Iterator[Column]:
 
 
 def show_refusals(rows: list[RefusalRow]) -> None:
-    """How visitors refused, and whether it held."""
+    """Print refusals by channel, and whether they were effective."""
     if not rows:
         return
     table = Table("refusals by", *_columns(REFUSAL_FIELDS))
@@ -115,13 +115,13 @@ def show_refusals(rows: list[RefusalRow]) -> None:
 
 
 def show(rows: list[LayerVerdict]) -> None:
-    """The verdict for people: a table, and one line that says it all."""
+    """Print the layers as a table, and a summary line."""
     table = Table("layer", *_columns(FIELDS), "notes")
     for row in rows:
         numbers = [getattr(row, name) for name in FIELDS]
         cells = [f"[red]{n}[/red]" if n and name in FAULTS else str(n) for name, n in zip(FIELDS, numbers, strict=True)]
         table.add_row(row.layer, *cells, "\n".join(row.notes))
-    # A log file has no width: nothing is cut there.
+    # Output to a file is not truncated to a terminal's width.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     console.print(table)
     lost, doubled, forbidden, unexplained = total(rows)

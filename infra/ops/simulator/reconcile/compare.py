@@ -1,4 +1,4 @@
-"""Judges every layer against the ledger: lost, doubled, forbidden, unexplained. Pure: tallies in, rows out."""
+"""Compares tallies of layers with the ledger: lost, doubled, forbidden and unexplained records. Pure."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -11,7 +11,7 @@ from infra.ops.simulator.truth import ALL
 
 @dataclass(frozen=True, slots=True)
 class LayerVerdict:
-    """One layer's verdict."""
+    """Result of one layer."""
 
     layer: str
     expected: int
@@ -24,21 +24,21 @@ class LayerVerdict:
 
     @property
     def good(self) -> bool:
-        """Everything is accounted for."""
+        """Whether every record is accounted for."""
         return not (self.lost or self.doubled or self.forbidden or self.unexplained)
 
 
 @dataclass
 class LayerDeadLetters:
-    """Dead letters found in one layer."""
+    """Dead letters of one layer."""
 
     copies: Counter[int] = field(default_factory=Counter)
-    """Event number -> letters about it."""
+    """Event number -> dead letters about it."""
     unexplained: Counter[str] = field(default_factory=Counter)
 
 
 def raw_row(expected: LedgerIndex, raw: Tally) -> LayerVerdict:
-    """`events.raw`: every acknowledged event at least once. Copies are lawful here: clients retry."""
+    """Check `events.raw`: every acknowledged event at least once. Copies are allowed, because clients retry."""
     required = lost = observed = 0
     for fate, acked, copies in zip(expected.fates, expected.acked, raw.copies, strict=True):
         if fate not in (RESOLVED, ANONYMISED, POISON):
@@ -50,7 +50,7 @@ def raw_row(expected: LedgerIndex, raw: Tally) -> LayerVerdict:
 
 
 def consented_row(expected: LedgerIndex, raw: Tally, anonymous: Mapping[str, int], consented: Tally) -> LayerVerdict:
-    """`events.consented`: one record for each copy that lies in `events.raw`. `anonymous`: ids of anonymised copies."""
+    """Check `events.consented`: one record per copy in `events.raw`. `anonymous`: ids of anonymised copies -> count."""
     required = observed = lost = doubled = 0
     for fate, before, after in zip(expected.fates, raw.copies, consented.copies, strict=True):
         if fate == RESOLVED:
@@ -63,7 +63,7 @@ def consented_row(expected: LedgerIndex, raw: Tally, anonymous: Mapping[str, int
 
 
 def once_row(layer: str, expected: LedgerIndex, anonymous: Mapping[str, int], tally: Tally) -> LayerVerdict:
-    """`events.resolved` and ClickHouse: every event exactly once. `anonymous`: ids of anonymised copies."""
+    """Check `events.resolved` or ClickHouse: every event exactly once. `anonymous`: ids of anonymised copies -> count."""
     required = observed = lost = doubled = 0
     for fate, acked, copies in zip(expected.fates, expected.acked, tally.copies, strict=True):
         if fate == RESOLVED:
@@ -76,7 +76,7 @@ def once_row(layer: str, expected: LedgerIndex, anonymous: Mapping[str, int], ta
 
 
 def profiles_row(tally: Tally, layer: str = "profiles") -> LayerVerdict:
-    """One person, one profile; two people never the same one."""
+    """Check that each person has one profile, and no two people share one."""
     owners = Counter(profile for profiles in tally.profiles.values() for profile in profiles)
     doubled = sum(len(profiles) - 1 for profiles in tally.profiles.values())
     shared = sum(n - 1 for n in owners.values())
@@ -87,7 +87,7 @@ def profiles_row(tally: Tally, layer: str = "profiles") -> LayerVerdict:
 
 
 def dead_row(layer: str, expected: LedgerIndex, letters: LayerDeadLetters) -> LayerVerdict:
-    """Dead letters: at least one for each refused item that was acknowledged, exactly one for poison, none else."""
+    """Check dead letters: at least one per acknowledged invalid item, exactly one per poison record, no others."""
     required = observed = lost = doubled = 0
     notes = Counter(letters.unexplained)
     for n, fate in enumerate(expected.fates):
@@ -103,7 +103,7 @@ def dead_row(layer: str, expected: LedgerIndex, letters: LayerDeadLetters) -> La
 
 
 def joined_row(layer: str, required: Iterable[str], observed: Mapping[str, int], lawful: Iterable[str] = ()) -> LayerVerdict:
-    """Bandit records by decision: each wanted one exactly once; `lawful` ones may be there, at most once."""
+    """Check bandit records by decision: each required one exactly once, each `lawful` one at most once."""
     required_ids = set(required)
     allowed = required_ids | set(lawful)
     lost = sum(1 for decision in required_ids if not observed.get(decision))
@@ -114,12 +114,12 @@ def joined_row(layer: str, required: Iterable[str], observed: Mapping[str, int],
 
 
 def mirrored_row(layer: str, required: Mapping[str, int], observed: Mapping[str, int]) -> LayerVerdict:
-    """A table that holds what its topic holds, key by key and copy by copy."""
+    """Check that a table has the same keys and copies as its topic."""
     return LayerVerdict(layer, *_by_id(required, {key: n for key, n in observed.items() if key in required}))
 
 
 def counts_row(layers: Mapping[str, int], counted: Mapping[str, int]) -> LayerVerdict:
-    """`stream.counts` against the layers themselves, cell by cell."""
+    """Compare `stream.counts` with the layers, cell by cell."""
     lost = doubled = 0
     notes = []
     for cell in sorted(set(layers) | set(counted)):
@@ -133,7 +133,7 @@ def counts_row(layers: Mapping[str, int], counted: Mapping[str, int]) -> LayerVe
 
 @dataclass
 class RefusalRow:
-    """The refusals of one channel: how many were played, and how many held for every event after them, in every layer."""
+    """The refusals of one channel, and how many were effective."""
 
     channel: str
     played: int = 0
@@ -142,13 +142,13 @@ class RefusalRow:
     consented_again: int = 0
     """Refusals after which the visitor consented, later in the run."""
     granted_again: int = 0
-    """Of those, the ones after which every event that was granted all has all."""
+    """Those after which every event with full consent has all its fields."""
     events: int = 0
     """Events that had to lose something."""
 
 
 def refusal_rows(expected: LedgerIndex, leaks: Collection[int], shortfalls: Collection[int]) -> list[RefusalRow]:
-    """Refusals by channel. `leaks`, `shortfalls`: events that showed more, or less, than was granted, in any layer."""
+    """Return refusals by channel. `leaks`, `shortfalls`: events that showed more, or less, than granted, in any layer."""
     after = expected.after
     leaked, short = {after[n] for n in leaks if n < len(after)}, {after[n] for n in shortfalls if n < len(after)}
     rows: dict[str, RefusalRow] = {}
@@ -165,7 +165,7 @@ def refusal_rows(expected: LedgerIndex, leaks: Collection[int], shortfalls: Coll
 
 
 def total(rows: Iterable[LayerVerdict]) -> tuple[int, int, int, int]:
-    """(lost, doubled, forbidden, unexplained) over all layers."""
+    """Return (lost, doubled, forbidden, unexplained) over all layers."""
     rows = tuple(rows)
     return (
         sum(row.lost for row in rows),

@@ -1,4 +1,4 @@
-"""Reads the layers that are Kafka topics: committed records since the run began, one at a time, nothing kept."""
+"""Reads the layers that are Kafka topics: committed records since the start of the run, streamed."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -23,7 +23,7 @@ OTHER_RUNS = re.compile(rb"[a-f]{8}-0000-4000-8000-[0-9a-f]{12}|dd-[a-f]{8}-[a-p
 
 
 def scan(settings: Settings, topic: str, since: int = 0) -> Iterator[ck.Message]:
-    """Every committed record of a topic that was written at or after `since` (milliseconds UTC; 0 = all)."""
+    """Yield every committed record of a topic written at or after `since` (milliseconds UTC; 0 = all)."""
     consumer = reader(settings, GROUP, enable_partition_eof="true")
     try:
         waiting = {place.partition for place in _start(consumer, topic, since)}
@@ -41,7 +41,7 @@ def scan(settings: Settings, topic: str, since: int = 0) -> Iterator[ck.Message]
 
 
 def ranges(settings: Settings, topic: str, since: int) -> dict[int, tuple[int, int]]:
-    """Partition -> (first offset written at or after `since`, offset behind the last stable one)."""
+    """Return partition -> (first offset written at or after `since`, end of the stable offsets)."""
     consumer = reader(settings, GROUP)
     try:
         starts = [ck.TopicPartition(topic, place.partition, since) for place in _partitions(consumer, topic)]
@@ -55,13 +55,13 @@ def ranges(settings: Settings, topic: str, since: int) -> dict[int, tuple[int, i
 
 
 def _poll(consumer: ck.Consumer) -> list[ck.Message]:
-    """What is there; `consume` with a timeout would wait for more than there is."""
+    """Return available records. (`consume` with a timeout waits until it has the full number.)"""
     first = consumer.poll(0.5)
     return [] if first is None else [first, *consumer.consume(CHUNK, 0)]
 
 
 def begins_at_zero(settings: Settings, topics: Iterable[str]) -> bool:
-    """Whether these topics still hold all that was ever written to them."""
+    """Whether retention has removed nothing from these topics."""
     consumer = reader(settings, GROUP)
     try:
         return all(
@@ -90,14 +90,14 @@ def _start(consumer: ck.Consumer, topic: str, since: int) -> list[ck.TopicPartit
 
 
 class EventReader:
-    """Turns records of the event topics into sightings."""
+    """Converts records of the event topics to sightings."""
 
     def __init__(self, registry: Registry, run: str) -> None:
         self._heads = HeadReader(registry, "heartbeat")
         self._markers = MarkerScan(run)
 
     def read_sighting(self, value: bytes | None) -> Sighting:
-        """What one record shows; one that cannot be read shows only its markers."""
+        """Return the sighting of a record; of an unreadable one only its markers."""
         marks = self._markers.find(value or b"")
         try:
             _, head = self._heads.read(value or b"")
@@ -116,7 +116,7 @@ class EventReader:
 
 
 class DeadLetterReader:
-    """Finds out which event a dead letter is about, from its bytes."""
+    """Identifies the events of dead letters by their bytes."""
 
     def __init__(self, settings: Settings, registry: Registry, run: str) -> None:
         self._keyring = PayloadKeyring(settings.keyring_dir, settings.master)
@@ -126,7 +126,7 @@ class DeadLetterReader:
         self._ids = re.compile(run.encode() + rb"-0000-4000-8000-[0-9a-f]{12}")
 
     def identify(self, value: bytes | None) -> tuple[str, set[int], str]:
-        """(stage that wrote it, numbers of the events it is about, what is wrong with it)."""
+        """Return (stage that wrote it, numbers of its events, problem or an empty text)."""
         try:
             _, record = decode(self._registry, value or b"")
             _, payload = open_letter(record, self._keyring)
@@ -141,7 +141,7 @@ class DeadLetterReader:
 
 
 def records(settings: Settings, registry: Registry, topic: str, since: int) -> Iterator[tuple[bytes | None, Record]]:
-    """Key and whole record of everything in a topic since `since`."""
+    """Yield key and decoded record of everything in a topic since `since`."""
     for message in scan(settings, topic, since):
         value: Any = message.value()
         yield message.key(), decode(registry, value)[1]

@@ -1,4 +1,4 @@
-"""Walks through the layers of a house, one pass each, and judges them one by one."""
+"""Reads each layer once and compares it with the ledger."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ from streams.consent.redaction.reference import random_id
 ANONYMOUS_KEY = "consent/anonymous/v1"
 COUNTED = ("consent", "identity")
 DOOR = "door:"
-# The Kafka key of a dead letter, put together again.
+# SQL for the Kafka key of a dead letter.
 PLACE = "concat(if(source_topic = '', 'door', source_topic), ':', toString(source_partition), ':', toString(source_offset))"
 
 
 class Survey:
-    """One reconciliation: every layer is read once, from its beginning, because counts are totals."""
+    """One reconciliation. Every layer is read from its beginning, because counts are totals."""
 
     def __init__(self, settings: Settings, expected: LedgerIndex) -> None:
         self._settings = settings
@@ -41,7 +41,7 @@ class Survey:
         self._shortfalls: set[int] = set()
 
     def rows(self) -> Iterator[LayerVerdict]:
-        """The verdicts, in the order of the walk."""
+        """Yield the results in the order of the stream."""
         expected = self._expected
         raw, copies = Tally(expected), Counter[str]()
         for sighting in self._sightings("events.raw"):
@@ -63,7 +63,7 @@ class Survey:
         yield from self._warehouse_rows(copies, keys)
 
     def refusals(self) -> list[RefusalRow]:
-        """Which refusals held, once the rows are through."""
+        """Return refusals by channel, after `rows` was consumed."""
         return compare.refusal_rows(self._expected, self._leaks, self._shortfalls)
 
     def _collect_violations(self, tally: Tally) -> Tally:
@@ -73,7 +73,7 @@ class Survey:
 
     def _count_raw(self, raw: Tally, copies: Counter[str], sighting: Sighting) -> None:
         if not sighting.event_id:
-            # Poison: nothing can be read but the marker in its bytes.
+            # A poison record is recognised by the marker in its bytes alone.
             for kind, poisoned in sighting.marks:
                 if kind == "dd" and self._expected.fate(poisoned) == POISON:
                     raw.count(poisoned)
@@ -81,11 +81,11 @@ class Survey:
         raw.add_raw(sighting, (RESOLVED, ANONYMISED))
         n = self._expected.number(sighting.event_id)
         if n is not None and self._expected.fate(n) == ANONYMISED:
-            # The gate gives each copy an id made of its place, so that nobody without the key can link the two.
+            # The consent stage derives a new id from each copy's position with a secret key, so that copies cannot be linked.
             copies[random_id(self._anonymous_key, self._raw_id, *sighting.place)] += 1
 
     def _sightings(self, topic: str, stage: str = "") -> Iterator[Sighting]:
-        """Sightings since the run began; all records, older ones too, go into the totals that counts are held against."""
+        """Yield sightings since the start of the run; add all records, older ones too, to the totals."""
         for message in scan(self._settings, topic):
             sighting = self._events.read_sighting(message.value())
             if not sighting.heartbeat:
@@ -106,7 +106,7 @@ class Survey:
             key = (message.key() or b"").decode(errors="replace")
             keys[key] += 1
             if keys[key] > 1 and key.startswith(DOOR):
-                continue  # the same letter again: Kafka went away before its answer, so the door wrote it once more
+                continue  # the collector wrote it again, because Kafka became unavailable before acknowledging it
             letters.copies.update(about)
             if wrong:
                 letters.unexplained[wrong] += 1
@@ -136,7 +136,7 @@ class Survey:
         counted: Counter[str] = Counter()
         for _, record in records(self._settings, self._registry, "stream.counts", 0):
             stage, outcome = record["stage"], record["outcome"].partition(":")[0]
-            # Cells with dimensions count the same events once more.
+            # Cells with dimensions count the same events again.
             if stage in COUNTED and not record["dimensions"]:
                 counted[f"{stage} {outcome}"] += record["n"]
         if not begins_at_zero(self._settings, ("events.raw", "events.consented", "events.resolved", "stream.counts")):
@@ -161,7 +161,7 @@ class Survey:
             yield compare.profiles_row(tally, "profiles in ClickHouse")
             row_counts = tables.keys("dead_letters", PLACE, "dead_ts", self._since)
             yield compare.mirrored_row("ClickHouse dead_letters", letters, row_counts)
-            # What the topics hold was judged above: the tables must hold the same.
+            # The topics were checked above: the tables must have the same rows.
             for table, column, topic in (
                 ("bandit_decisions", "decision_id", self._decided),
                 ("bandit_outcomes", "concat(kind, ' ', decision_id)", self._joined),

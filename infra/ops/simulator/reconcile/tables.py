@@ -16,11 +16,11 @@ from infra.settings import Settings
 SLICE = 20_000
 
 Ranges = Mapping[int, tuple[int, int]]
-"""Partition -> (first offset, offset behind the last)."""
+"""Partition -> (first offset, end offset)."""
 
 
 class Tables:
-    """The warehouse, as a reader sees it."""
+    """The warehouse's tables."""
 
     def __init__(self, settings: Settings) -> None:
         self._database = settings.clickhouse_database
@@ -34,7 +34,7 @@ class Tables:
         self._client.close()
 
     def events(self, run: str, topic_id: str, ranges: Ranges) -> Iterator[Sighting]:
-        """Every row of `events` that was loaded from these offsets of `events.resolved`, which has this id."""
+        """Yield every row of `events` that was loaded from these offsets of the topic with this id."""
         markers = MarkerScan(run)
         for partition, (first, end) in ranges.items():
             for start in range(first, end, SLICE):
@@ -44,7 +44,7 @@ class Tables:
                     yield _sighting(line, markers)
 
     def keys(self, table: str, column: str, since_column: str, since: int) -> Counter[str]:
-        """How often each value of `column` (an SQL expression) stands in a table since `since`."""
+        """Return the number of rows per value of `column` (an SQL expression) since `since`."""
         condition = f"{since_column} >= fromUnixTimestamp64Milli({since})"
         rows = self._rows(f"SELECT {column}, count() FROM {{table}} WHERE {{condition}} GROUP BY 1", table, condition)  # noqa: S608 - ours
         return Counter({str(key): int(n) for key, n in rows})

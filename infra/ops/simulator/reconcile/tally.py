@@ -1,4 +1,4 @@
-"""What was found in one layer, event by event, against the ledger. A few bytes an event, whatever the layer's size."""
+"""Records of one layer counted against the ledger, a few bytes per event."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from infra.ops.simulator.ledger import ABSENT, ANONYMISED, RESOLVED, LedgerIndex
 from infra.ops.simulator.truth import ANALYTICS, MARKETING, PERSONALIZATION
 
 NEEDS = {"an": ANALYTICS, "mk": MARKETING, "pz": PERSONALIZATION}
-"""What each kind of marker needs to be carried behind the consent gate; kinds not named here are never lawful there."""
+"""Kind of marker -> purpose that its data need after the consent stage. Other kinds are never allowed there."""
 
 
 class Sighting(NamedTuple):
@@ -18,11 +18,11 @@ class Sighting(NamedTuple):
     event_id: str
     event_name: str
     outcome: str = ""
-    """Consent outcome; empty before the gate."""
+    """Consent outcome; empty before the consent stage."""
     mask: int = 0
     profile: str = ""
     state: str = ""
-    """Identity's: resolved, unresolved or anonymous; empty before it."""
+    """Identity state: resolved, unresolved or anonymous; empty before the identity stage."""
     heartbeat: bool = False
     marks: frozenset[tuple[str, int]] | set[tuple[str, int]] = frozenset()
     """Markers of this run in its bytes."""
@@ -36,32 +36,32 @@ class Tally:
 
     expected: LedgerIndex
     anonymous_ids: Mapping[str, int] = field(default_factory=dict)
-    """Ids that this run's anonymised events have behind the gate."""
+    """Ids of this run's anonymised events after the consent stage -> copies."""
     copies: bytearray = field(init=False)
-    """How often each event was seen, up to 255."""
+    """Copies per event, up to 255."""
     anonymised: Counter[str] = field(default_factory=Counter)
     """Anonymised records of this run, by their new ids."""
     forbidden: Counter[str] = field(default_factory=Counter)
-    """What was there and must not be, by what it is."""
+    """Description -> number of records or fields that must not exist."""
     unexplained: Counter[str] = field(default_factory=Counter)
-    """What the ledger cannot account for, by what it is."""
+    """Description -> number of records that the ledger does not explain."""
     leaks: set[int] = field(default_factory=set)
-    """Numbers of the events that showed more than was granted to them."""
+    """Events that showed more than was granted."""
     shortfalls: set[int] = field(default_factory=set)
-    """Numbers of those that lost more than was refused."""
+    """Events that lost more than was refused."""
     profiles: dict[int, set[str]] = field(default_factory=dict)
-    """Account -> profiles that its events carry."""
+    """Account -> profile ids of its events."""
 
     def __post_init__(self) -> None:
         self.copies = bytearray(len(self.expected.fates))
 
     def count(self, n: int) -> None:
-        """One more copy of event `n`."""
+        """Count a copy of event `n`."""
         if self.copies[n] < 255:
             self.copies[n] += 1
 
     def add_raw(self, sighting: Sighting, lawful: tuple[int, ...]) -> None:
-        """Take in a record before the consent gate, where every fate in `lawful` may be; only clear identifiers may not."""
+        """Add a record from before the consent stage. `lawful`: outcomes that may occur there. Clear identifiers may not."""
         n = self.expected.number(sighting.event_id)
         self._check_clear_identifiers(sighting)
         if n is None:
@@ -72,7 +72,7 @@ class Tally:
             self._add_unexplained(n)
 
     def add_consented(self, sighting: Sighting) -> None:
-        """Take in a record behind the consent gate: what it carries must be granted."""
+        """Add a record from after the consent stage, whose data must be granted."""
         n = self.expected.number(sighting.event_id)
         self._check_markers(sighting)
         if n is None:

@@ -65,7 +65,7 @@ def test_open_secret_is_refused(tmp_path: Path) -> None:
 
 def test_absent_server_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server of somebody else's that does not answer is named, without its password."""
-    monkeypatch.setattr(probes, "ELSEWHERE_S", 0.1)
+    monkeypatch.setattr(probes, "EXTERNAL_S", 0.1)
     with pytest.raises(ConfigError, match=r"Redis at redis://\*\*\*@host:1/0 does not answer.*--redis"):
         probes.wait_for_external("Redis", "redis://user:hidden@host:1/0", "--redis", lambda: False)
 

@@ -1,7 +1,7 @@
-"""Statements that the endpoint refuses: what opens files, addresses or programs, and what would make the data unopenable.
+"""Refuses statements that open files, addresses or programs, or that would make the data unreadable.
 
-The roles of `access.py` refuse sources in the engine too; this gate names the reason before the engine sees a statement, and
-covers what the engine has no grant for (scalar `file`, programs, INTO OUTFILE, dictionaries' sources, disks).
+The roles of `access.py` deny sources in the engine too. This check gives a reason before the engine sees a statement, and
+covers what has no grant (scalar `file`, programs, INTO OUTFILE, dictionaries' sources, disks).
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from itertools import pairwise
 from infra.ops.embedded.servers.clickhouse.errors import EngineError, clickhouse_error
 from infra.ops.embedded.servers.clickhouse.sql import Token, tokens, unquoted_text
 
-# Table functions that read nothing but tables of the engine or generate rows; every other one is refused.
+# Allowed table functions: they read tables of the engine or generate rows.
 TABLE_FUNCTIONS = frozenset(
     {
         "dictionary",
@@ -43,7 +43,7 @@ TABLE_FUNCTIONS = frozenset(
         "zeros_mt",
     }
 )
-# Functions of expressions that open files, disks, libraries or addresses, and table functions that need not be registered.
+# Refused functions of expressions (they open files, disks, libraries or addresses) and unregistered table functions.
 FUNCTIONS = frozenset(
     {
         "aiclassify",
@@ -92,12 +92,12 @@ SOURCES = frozenset({"clickhouse", "null"})
 LOOPBACK_HOSTS = (b"localhost", b"127.0.0.1", b"::1")
 FIRST_WORDS = frozenset({"backup", "restore"})
 SETTINGS = frozenset({"profile", "disk"})
-"""Settings that no statement may change; those of `access.FIXED_SETTINGS` the engine itself holds."""
+"""Settings that no statement may change; the engine protects those of `access.FIXED_SETTINGS` itself."""
 BRICKS = "in the embedded ClickHouse it would make the data unopenable, needs a cluster, or reads outside of the engine"
 
 
 def refusal(sql: bytes, registered: frozenset[str]) -> EngineError | None:
-    """Why a statement is refused; None when it may pass. `registered`: the engine's table functions, in small letters."""
+    """Return the error for a refused statement; None for an allowed one. `registered`: table functions, lower case."""
     stream = list(tokens(sql))
     refused = registered - TABLE_FUNCTIONS | FUNCTIONS
     if stream and stream[0].name in FIRST_WORDS:
@@ -140,7 +140,7 @@ def _function(stream: Sequence[Token], index: int, refused: frozenset[str]) -> E
 
 
 def _is_table_name(stream: Sequence[Token], index: int) -> bool:
-    """Whether an identifier before a bracket names a table: `INSERT INTO url (a)`, `CREATE TABLE file (a Int8)`."""
+    """Whether an identifier before a parenthesis names a table: `INSERT INTO url (a)`, `CREATE TABLE file (a Int8)`."""
     before, earlier = _at(stream, index - 1), _at(stream, index - 2)
     if before is None:
         return False
@@ -173,9 +173,9 @@ def _engine(stream: Sequence[Token], index: int) -> EngineError | None:
     if name is None or name.name in ENGINES:
         return None
     if name.text != b"{" and not name.name:
-        return None  # a column that is called engine
+        return None  # a column named engine
     if any(token.depth == 0 and token.is_keyword(b"SELECT") for token in stream[:index]):
-        return None  # in what follows AS SELECT
+        return None  # part of AS SELECT
     following = name.text.decode(errors="replace")
     return clickhouse_error(344, f"Engine {following} is refused here: {BRICKS}.", "SUPPORT_IS_DISABLED")
 

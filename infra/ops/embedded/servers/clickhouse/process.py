@@ -1,4 +1,4 @@
-"""The server process: its command line, its start, its end."""
+"""The server process of the embedded ClickHouse."""
 
 import sys
 from pathlib import Path
@@ -11,18 +11,18 @@ from infra.ops.embedded.servers.server import EmbeddedServer
 START_S = 30.0
 STOP_S = 20.0
 MEMORY_BYTES = 1_000_000_000
-"""What the engine may use."""
+"""Default memory limit of the engine."""
 
 
 def command(data_dir: Path, port: int, memory_bytes: int = MEMORY_BYTES) -> list[str]:
-    """The server's command line."""
+    """Return the server's command line."""
     folder = str(data_dir.resolve())
     options = [] if memory_bytes == MEMORY_BYTES else ["--memory", str(memory_bytes)]
     return [sys.executable, "-P", "-m", "infra.ops.embedded.servers.clickhouse.server", folder, *options, "--port", str(port)]
 
 
 class EmbeddedClickHouse(EmbeddedServer):
-    """One server. `memory_bytes`: what its engine may use."""
+    """One server. `memory_bytes` limits its engine."""
 
     name = "clickhouse"
     start_s = START_S
@@ -34,12 +34,12 @@ class EmbeddedClickHouse(EmbeddedServer):
 
     @property
     def url(self) -> str:
-        """Address of its HTTP interface, for people."""
+        """Address of its HTTP interface for analysts."""
         return f"http://{LOOPBACK}:{self.port}"
 
     @property
     def loader_url(self) -> str:
-        """The same as the user of the loader and of commands: slots and memory of their own."""
+        """Address for the loader and commands, whose user has its own slots and memory."""
         return f"http://headwater@{LOOPBACK}:{self.port}"
 
     def prepare(self) -> Program:

@@ -1,4 +1,4 @@
-"""Reads just enough SQL to speak HTTP for an engine in process: where inline data begin, which format, where results go."""
+"""A minimal SQL tokenizer: finds inline data, formats and output clauses of statements."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -23,7 +23,7 @@ TYPOGRAPHIC = (b"\xe2\x80\x98", b"\xe2\x80\x9c")
 
 
 class Token(NamedTuple):
-    """One token: its kind, its text (identifiers without their quotes), where it lies, and how deep in brackets it is."""
+    """One token: kind, text (identifiers unquoted), offsets, and depth of brackets."""
 
     kind: str
     text: bytes
@@ -32,17 +32,17 @@ class Token(NamedTuple):
     depth: int
 
     def is_keyword(self, *words: bytes) -> bool:
-        """Whether this is one of these keywords (given in capitals)."""
+        """Whether this is one of these keywords (given in upper case)."""
         return self.kind == "word" and self.text.upper() in words
 
     @property
     def name(self) -> str:
-        """The identifier in small letters; empty for what is none."""
+        """The identifier in lower case; empty for any other token."""
         return self.text.decode(errors="replace").lower() if self.kind in ("word", "quoted") else ""
 
 
 class DataInsert(NamedTuple):
-    """An INSERT that brings its data along, taken apart.
+    """Offsets within an INSERT with inline data.
 
     Attributes:
         head: offset in the statement where FROM INFILE belongs: after table and columns.
@@ -62,7 +62,7 @@ class DataInsert(NamedTuple):
 
 
 def tokens(sql: bytes) -> Iterator[Token]:
-    """The tokens of a query, without space and comments; lazily, so that megabytes of inline data are never read."""
+    """Yield the tokens of a query without space and comments; lazily, so that inline data are not tokenized."""
     depth = position = 0
     while position < len(sql):
         match = TOKEN.match(sql, position)
@@ -84,7 +84,7 @@ def tokens(sql: bytes) -> Iterator[Token]:
 
 
 def unquoted_text(token: Token) -> bytes:
-    """The value of a text literal."""
+    """Return the value of a string literal."""
     if token.text.startswith(b"$"):
         tag = token.text[: token.text.index(b"$", 1) + 1]
         return token.text[len(tag) : -len(tag)]
@@ -98,14 +98,14 @@ def _unquoted(text: bytes) -> bytes:
 
 
 def _unescaped(match: re.Match[bytes]) -> bytes:
-    """One escape sequence as ClickHouse reads it: `\\xHH` is a byte, `\\N` is nothing."""
+    """Return the value of an escape sequence: `\\xHH` is a byte, `\\N` is empty."""
     if match[1] is not None:
         return bytes([int(match[1], 16)])
     return b"" if match[2] == b"N" else match[2]
 
 
 def data_insert(sql: bytes) -> DataInsert | None:
-    """How to take a query apart that carries data; None for every other query."""
+    """Return the offsets of an INSERT with data; None for every other query."""
     stream = tokens(sql)
     first = next(stream, None)
     if first is None or not first.is_keyword(b"INSERT"):
@@ -136,7 +136,7 @@ def data_insert(sql: bytes) -> DataInsert | None:
 
 
 def _from_input(insert: DataInsert, prefix: Sequence[Token], inputs: Sequence[int]) -> DataInsert:
-    """The INSERT with the place of its `input('structure')`; an empty structure where there is no single one of that form."""
+    """Return the INSERT with the offsets of `input('structure')`; an empty structure where there is not exactly one."""
     call = prefix[inputs[0] : inputs[0] + 4]
     kinds = [token.text if token.kind == "other" else token.kind for token in call[1:]]
     if len(inputs) > 1 or kinds != [b"(", "text", b")"]:
@@ -145,13 +145,13 @@ def _from_input(insert: DataInsert, prefix: Sequence[Token], inputs: Sequence[in
 
 
 def begins_with(sql: bytes, word: bytes) -> bool:
-    """Whether the statement's first word is this keyword (given in capitals)."""
+    """Whether the statement's first word is this keyword (given in upper case)."""
     first = next(tokens(sql), None)
     return first is not None and first.is_keyword(word)
 
 
 def calls_input(sql: bytes) -> bool:
-    """Whether the statement calls `input(...)`, which reads data that come along."""
+    """Whether the statement calls `input(...)`, which reads inline data."""
     previous = b""
     for token in tokens(sql):
         if token.text == b"(" and previous == b"input":
@@ -161,13 +161,13 @@ def calls_input(sql: bytes) -> bool:
 
 
 def _after_newline(sql: bytes, position: int) -> int:
-    """Data begin after the format's name, blanks, an optional semicolon and one line break."""
+    """Return where data begin: after the format's name, blanks, an optional semicolon and one line break."""
     match = AFTER_FORMAT.match(sql, position)
     return match.end() if match else position
 
 
 def is_select(sql: bytes) -> bool:
-    """Whether the query is a SELECT, whose result may be of any size; not one that writes."""
+    """Whether the query is a SELECT that does not write; its result may be of any size."""
     first: Token | None = None
     for token in tokens(sql):
         if first is None and token.text != b"(":
@@ -180,16 +180,16 @@ def is_select(sql: bytes) -> bool:
 
 
 class OutputClause(NamedTuple):
-    """Where a query names its format: offset in front of FORMAT (or where it would be), and the name, if it has one."""
+    """The offset of a query's FORMAT clause (or where it would be), and the format's name, if any."""
 
     position: int
     format: str | None
 
 
 def output_clause(sql: bytes, formats: Collection[str]) -> OutputClause:
-    """Find the FORMAT clause at the end of a query: FORMAT, a name, and after it nothing or SETTINGS.
+    """Return the FORMAT clause at the end of a query: FORMAT, a name, and after it nothing or SETTINGS.
 
-    A column called `format` is none. `formats`: names that are known, in small letters; an unknown one is left to the engine.
+    A column named `format` does not count. `formats`: known names, lower case; unknown ones are left to the engine.
     """
     clause: OutputClause | None = None
     end = 0
@@ -218,7 +218,7 @@ def _may_follow(token: Token) -> bool:
 
 
 def _ends_expression(token: Token) -> bool:
-    """Whether FORMAT after this token is the keyword, not a column: `SELECT format f` has no clause."""
+    """Whether FORMAT after this token is the keyword, not a column as in `SELECT format f`."""
     return (
         bool(token.text)
         and token.text not in (b",", b".", b"(")
@@ -227,7 +227,7 @@ def _ends_expression(token: Token) -> bool:
 
 
 def count_statements(sql: bytes) -> int:
-    """How many statements there are."""
+    """Return the number of statements."""
     count, empty = 0, True
     for token in tokens(sql):
         if token.text == b";" and token.depth == 0:
