@@ -1,7 +1,7 @@
-"""What a new version of a contract may change: stricter than Avro, because the stream also prepends, strips and stores.
+"""Compatibility of contract versions: stricter than Avro, because stages prepend columns, strip fields and store records.
 
-Every rule keeps Avro's own (an old reader reads new records and a new one old records), and adds what Avro does not
-look at: order, logical types, purposes. Apache Avro's checker is the oracle of the tests.
+The rules imply Avro's (old readers read new records, and new readers old ones) and cover what Avro ignores: order, logical
+types, purposes. Apache Avro's checker is the oracle of the tests.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from schemas.publish import same_schema
 
 @dataclass(frozen=True)
 class BreakingChange:
-    """One forbidden change. `field` is empty where the whole contract is meant."""
+    """One forbidden change. `field` is empty for a change of the whole contract."""
 
     topic: str
     field: str
@@ -25,7 +25,7 @@ class BreakingChange:
 
 
 def breaking_changes(topic: str, old: Schema, new: Schema) -> list[BreakingChange]:
-    """The forbidden changes between two versions of a contract; empty if the new one may follow the old one."""
+    """Return the forbidden changes between two versions of a contract."""
     changes = [
         BreakingChange(topic, "", f"the record's {key} changed from {old.get(key)!r} to {new.get(key)!r}")
         for key in ("type", "name", "namespace")
@@ -34,7 +34,7 @@ def breaking_changes(topic: str, old: Schema, new: Schema) -> list[BreakingChang
     before, after = old.get("prepended", 0), new.get("prepended", 0)
     changes += _compare_fields(topic, old["fields"], new["fields"])
     if before or after:
-        # Only the columns' own order: behind them stands the source's contract, which is compared by itself.
+        # Only the order of the prepended columns: the source's contract after them is compared by itself.
         moved = [f["name"] for f in old["fields"][:before] if f in new["fields"][after:]]
         changes += [BreakingChange(topic, name, "moved out of the prepended columns") for name in moved]
         return changes + _compare_order(topic, old["fields"][:before], new["fields"][:after])
@@ -93,7 +93,7 @@ def _compare_field(topic: str, old: Schema, new: Schema) -> list[BreakingChange]
 
 
 def _without_docs(avro: Any) -> Any:
-    """A type without its documentation, with its logical type."""
+    """Return a type without its documentation, with its logical type."""
     if isinstance(avro, list):
         return [_without_docs(branch) for branch in avro]
     if isinstance(avro, dict):
@@ -103,7 +103,7 @@ def _without_docs(avro: Any) -> Any:
 
 
 def breaking_lock_changes(old: dict[str, Any], new: dict[str, Any]) -> list[BreakingChange]:
-    """Published versions that are gone or another one now: ids are never changed or freed."""
+    """Return published versions that are missing or changed: ids are never changed or freed."""
     now = {entry["id"]: entry for entry in new["contracts"]}
     return [
         BreakingChange(

@@ -1,4 +1,4 @@
-"""The rules for contract files. Each finding names file, line and field."""
+"""Lint rules for contract files. Each finding names file, line and field."""
 
 import re
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from schemas.topics import TOPICS
 PURPOSES = frozenset({"analytics", "marketing", "personalization", "exempt"})
 
 HEAD = ("event_id", "event_name", "source", "site", "heartbeat", "collector_ts", "region", "signals", "identifiers")
-"""What stages read of `events.raw`: it stands first, in this order, so that they can stop there."""
+"""First fields of `events.raw`, in this order: stages read them and stop there."""
 
 _PLAIN = frozenset({"string", "bytes", "int", "long", "float", "double", "boolean"})
 _LOGICAL = frozenset({None, "timestamp-millis"})
@@ -25,7 +25,7 @@ _SNAKE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 @dataclass(frozen=True)
 class LintFinding:
-    """One breach of a rule. `line` is 0 where the file as a whole is meant."""
+    """One violation of a rule. `line` is 0 for the whole file."""
 
     file: str
     line: int
@@ -37,7 +37,7 @@ class LintFinding:
 
 
 def lint(folder: Path) -> list[LintFinding]:
-    """Every finding in a contracts folder. ContractError where a file cannot be read at all."""
+    """Return every finding in a contracts folder. ContractError where a file cannot be read."""
     contracts = read_contracts(folder)
     derived = read_json(folder / "derived.json")
     findings: list[LintFinding] = []
@@ -103,7 +103,7 @@ def _type_problem(avro: Any) -> str | None:
         return _type_problem(avro.get("type"))
     if avro in _PLAIN if isinstance(avro, str) else False:
         return None
-    # Unions decode slowly and have no column of their own; null as an item takes no bytes, so that a count could lie.
+    # Unions decode slowly and have no column type; null as an item takes no bytes, so that a corrupt count costs any memory.
     return f"the type {str(avro)[:60]} is not used in this house: plain types, maps and arrays of them, empty for absent"
 
 
