@@ -8,24 +8,10 @@ version with its id; ids are allocated, never changed or freed.
 import json
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 from schemas.contract import ContractError, Schema
-
-Reader = Callable[[str], str | None]
-"""File name -> text, or None where there is no such file."""
-
-
-def folder_reader(folder: Path) -> Reader:
-    """Return a reader of the folder's files."""
-
-    def read(name: str) -> str | None:
-        file = folder / name
-        return file.read_text(encoding="utf-8") if file.exists() else None
-
-    return read
 
 
 def parse_json(name: str, text: str) -> Any:

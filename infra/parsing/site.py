@@ -17,7 +17,7 @@ MAX_AUTHORITY = 1_024
 """Characters of a host with its user and port that are looked at."""
 
 _AUTHORITY = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.\-]*):)?//([^/?#\\]*)")
-_HOST = re.compile(r"[^\s|/?#@\\:\[\]\x00-\x20\x7f]{1,253}")
+_HOST = re.compile(rf"[^\s|/?#@\\:\[\]\x00-\x20\x7f]{{1,{MAX_SITE}}}")
 _PORT = re.compile(r":[0-9]*$")
 _WEB = frozenset({"http", "https"})
 

@@ -12,12 +12,12 @@ from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
-from infra.ops.embedded.servers.schema_registry import EmbeddedSchemaRegistry
 from infra.settings import PACKAGED_CONTRACTS
 from schemas.codec import HEADER_BYTES, HeadReader, decode, encode
 from schemas.contract import Contract
 from schemas.fast.flat_encoder import flat_record_encoder
 from schemas.registry import Registry
+from tests.infra.clients.registry_server import EmbeddedSchemaRegistry
 
 HERE = Path(__file__).resolve().parent
 REGISTRY = Registry(PACKAGED_CONTRACTS)

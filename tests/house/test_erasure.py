@@ -119,7 +119,7 @@ class People:
             ("headwater.warehouse", list(LANDED)),
         ):
             passage = GroupProgress(self.settings, group, topics)
-            wait_until(lambda passage=passage: passage.left() == 0, 60, group)  # type: ignore[misc]
+            wait_until(lambda passage=passage: passage.left() == 0, 60, group)  # type: ignore[misc] # a lambda with a default
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def people(own_house: StandingHouse) -> People:
     assert house.run("experiments", "put", "example").returncode == 0
     for device in ("laptop", "tablet"):
         body = {"experiment": "hero-banner", "visitor": some.value(device), "consent": GRANTED}
-        wait_until(lambda body=body: decided(house, body), 30, "a decision")  # type: ignore[misc]
+        wait_until(lambda body=body: decided(house, body), 30, "a decision")  # type: ignore[misc] # as above
     for device in ("laptop", "tablet"):
         withdrawal = {"client_id": some.value(device), "kind": "withdrawal", "site": SITE, "purposes": ["marketing"]}
         some.post("/v1/consent", withdrawal)

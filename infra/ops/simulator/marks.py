@@ -13,7 +13,6 @@ Kind = Literal["an", "mk", "pz", "cl", "dd"]
 
 RUN_LETTERS = "abcdef"  # hexadecimal and no digits: a run id stands both in UUIDs and in markers
 RUN_LENGTH = 8
-NUMBER_LENGTH = 8
 _DIGITS = "0123456789abcdef"
 _LETTERS = "abcdefghijklmnop"
 _TO_LETTERS = str.maketrans(_DIGITS, _LETTERS)

@@ -13,10 +13,10 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 
 from infra.clients.schema_registry import SchemaRegistry, subject_of
 from infra.errors import ConfigError
-from infra.ops.embedded.servers.schema_registry import EmbeddedSchemaRegistry
 from schemas.codec import decode, encode
 from schemas.contract import Contract
 from schemas.registry import Registry
+from tests.infra.clients.registry_server import EmbeddedSchemaRegistry
 
 EXPERIMENT = {"experiment": "button", "config_version": "a1", "config": "{}"}
 SMALL = {"type": "record", "name": "Small", "namespace": "headwater", "fields": [{"name": "x", "type": "string"}]}

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from infra.clients.schema_registry import SchemaRegistry
 from infra.errors import ConfigError
 from infra.ops.contracts import app, breaking_changes_since, ddl_statements
-from infra.ops.embedded.servers.schema_registry import EmbeddedSchemaRegistry
 from schemas.lint import lint
 from schemas.registry import Registry
+from tests.infra.clients.registry_server import EmbeddedSchemaRegistry
 
 FIELD = {"name": "shelf", "type": "string", "purpose": "analytics", "doc": "Shelf it lay on.", "default": ""}
 Edit = Callable[[list[dict[str, Any]]], object]

@@ -1,1 +1,1 @@
-"""Servers on loopback: Kafka, Redis and ClickHouse as child processes, a schema registry as a thread."""
+"""Kafka, Redis and ClickHouse on loopback, as child processes."""

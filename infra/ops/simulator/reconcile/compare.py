@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from infra.ops.simulator.ledger import ANONYMISED, DEAD, POISON, RESOLVED, LedgerIndex
 from infra.ops.simulator.reconcile.tally import Tally
@@ -46,7 +47,7 @@ def raw_row(expected: LedgerIndex, raw: Tally) -> LayerVerdict:
         required += acked > 0
         lost += acked > 0 and copies == 0
         observed += copies > 0
-    return _row("events.raw", (required, observed, lost, 0), raw)
+    return _row("events.raw", _Cells(required, observed, lost, 0), raw)
 
 
 def consented_row(expected: LedgerIndex, raw: Tally, anonymous: Mapping[str, int], consented: Tally) -> LayerVerdict:
@@ -58,7 +59,7 @@ def consented_row(expected: LedgerIndex, raw: Tally, anonymous: Mapping[str, int
             observed += after
             lost += max(0, before - after)
             doubled += max(0, after - before)
-    cells = _sum((required, observed, lost, doubled), _by_id(anonymous, consented.anonymised))
+    cells = _sum(_Cells(required, observed, lost, doubled), _by_id(anonymous, consented.anonymised))
     return _row("events.consented", cells, consented)
 
 
@@ -71,7 +72,7 @@ def once_row(layer: str, expected: LedgerIndex, anonymous: Mapping[str, int], ta
             observed += copies
             lost += acked > 0 and copies == 0
             doubled += max(0, copies - 1)
-    cells = _sum((required, observed, lost, doubled), _by_id(anonymous, tally.anonymised))
+    cells = _sum(_Cells(required, observed, lost, doubled), _by_id(anonymous, tally.anonymised))
     return _row(layer, cells, tally)
 
 
@@ -164,10 +165,19 @@ def refusal_rows(expected: LedgerIndex, leaks: Collection[int], shortfalls: Coll
     return list(rows.values())
 
 
-def total(rows: Iterable[LayerVerdict]) -> tuple[int, int, int, int]:
-    """Return (lost, doubled, forbidden, unexplained) over all layers."""
+class FaultTotals(NamedTuple):
+    """Numbers of faulty records over all layers."""
+
+    lost: int
+    doubled: int
+    forbidden: int
+    unexplained: int
+
+
+def total(rows: Iterable[LayerVerdict]) -> FaultTotals:
+    """Return the faults over all layers."""
     rows = tuple(rows)
-    return (
+    return FaultTotals(
         sum(row.lost for row in rows),
         sum(row.doubled for row in rows),
         sum(row.forbidden for row in rows),
@@ -175,14 +185,17 @@ def total(rows: Iterable[LayerVerdict]) -> tuple[int, int, int, int]:
     )
 
 
-Cells = tuple[int, int, int, int]
-"""expected, observed, lost, doubled"""
+class _Cells(NamedTuple):
+    expected: int
+    observed: int
+    lost: int
+    doubled: int
 
 
-def _by_id(expected: Mapping[str, int], observed: Mapping[str, int]) -> Cells:
+def _by_id(expected: Mapping[str, int], observed: Mapping[str, int]) -> _Cells:
     ids = set(expected) | set(observed)
     differences = [observed.get(name, 0) - expected.get(name, 0) for name in ids]
-    return (
+    return _Cells(
         sum(expected.values()),
         sum(observed.values()),
         sum(max(0, -difference) for difference in differences),
@@ -190,11 +203,11 @@ def _by_id(expected: Mapping[str, int], observed: Mapping[str, int]) -> Cells:
     )
 
 
-def _sum(a: Cells, b: Cells) -> Cells:
-    return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]
+def _sum(a: _Cells, b: _Cells) -> _Cells:
+    return _Cells(*map(sum, zip(a, b, strict=True)))
 
 
-def _row(layer: str, cells: Cells, tally: Tally) -> LayerVerdict:
+def _row(layer: str, cells: _Cells, tally: Tally) -> LayerVerdict:
     notes = _notes(tally.forbidden) + _notes(tally.unexplained)
     return LayerVerdict(layer, *cells, tally.forbidden.total(), tally.unexplained.total(), notes)
 

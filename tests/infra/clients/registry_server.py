@@ -1,4 +1,4 @@
-"""A schema registry on loopback that serves a contracts folder's lock file to Confluent clients.
+"""A schema registry on loopback, for tests, that serves a contracts folder's lock file to Confluent clients.
 
 It implements what `SchemaRegistryClient` and `AvroSerializer` use. Each request reads the lock file. Registering a new
 schema appends to the lock file, so give it a separate folder where clients may register.
@@ -97,7 +97,7 @@ class EmbeddedSchemaRegistry:
             raise RegistryAnswerError(40401, f"Subject '{subject}' not found.")
         return matching
 
-    async def _subjects(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
+    async def _subjects(self, request: web.Request) -> web.Response:
         return _json(sorted({_subject(entry) for entry in self._entries()}))
 
     async def _by_id(self, request: web.Request) -> web.Response:
@@ -164,7 +164,7 @@ class EmbeddedSchemaRegistry:
         write_atomically(self.folder / "lock.json", format_lock(state))
         return new_id
 
-    async def _config(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
+    async def _config(self, request: web.Request) -> web.Response:
         return _json({"compatibilityLevel": "FULL_TRANSITIVE"})
 
     async def _mode(self, request: web.Request) -> web.Response:
