@@ -39,14 +39,14 @@ def stopped_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_house(options: HouseOptions, say: Callable[[str, str], None], ready: Callable[[House], None]) -> None:
+def run_house(options: HouseOptions, report: Callable[[str, str], None], ready: Callable[[House], None]) -> None:
     """Start all services, call `ready` once, run until a signal, then stop them in order.
 
     ConfigError for what the user can correct. `ready` may run for as long as it calls `house.supervisor.tick` meanwhile.
     """
     with stopped_by_signals():
         try:
-            with House(options, say) as house:
+            with House(options, report) as house:
                 house.wait_ready()
                 ready(house)
         except StartFailed as error:

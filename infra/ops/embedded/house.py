@@ -27,7 +27,7 @@ from infra.settings import load_settings
 USUAL_PORTS = {"kafka": 9092, "redis": 6379, "clickhouse": 8123, "collector": 8080, "decisions": 8081, "gauge": 8082}
 DEMO_SOURCE, DEMO_SITE = "demo", "shop.example"
 
-Say = Callable[[str, str], None]
+PrintLine = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class HouseOptions:
 class House:
     """One installation: claims its state folder, starts and supervises all services, stops them on exit."""
 
-    def __init__(self, options: HouseOptions, say: Say) -> None:
+    def __init__(self, options: HouseOptions, print_line: PrintLine) -> None:
         self.options = options
-        self._say = say
+        self._print_line = print_line
         self.state = StateDir(options.state_dir)
         self._ports: dict[str, int] = {}
         self._cluster = ""
-        self.supervisor = Supervisor((), say)
+        self.supervisor = Supervisor((), print_line)
 
     def __enter__(self) -> Self:
         self.state.claim()
@@ -106,7 +106,7 @@ class House:
             "TYPER_STANDARD_TRACEBACK": "1",  # logs are read line by line: no boxes
             **{f"HEADWATER_{name.upper()}": value for name, value in self.house.items()},
         }
-        self.supervisor = Supervisor(self._build_parts(), self._say, self.state.write_services, self.state.disk_warning)
+        self.supervisor = Supervisor(self._build_parts(), self._print_line, self.state.write_services, self.state.disk_warning)
 
     def _port_names(self) -> list[str]:
         addresses = {"kafka": self.options.kafka, "redis": self.options.redis, "clickhouse": self.options.clickhouse}

@@ -91,11 +91,11 @@ class _StepRun:
 
 @dataclass
 class Supervisor:
-    """Runs services and steps. `say` receives (name, text) lines to print; `changed` is called when a pid or state changes;
+    """Runs services and steps. `print_line` prints a name and a text; `changed` is called when a pid or state changes;
     `diagnose` may return a cause of failures, e.g. a full disk."""
 
     parts: Sequence[Service | Step]
-    say: Callable[[str, str], None]
+    print_line: Callable[[str, str], None]
     changed: Callable[[Sequence[Status]], None] = lambda _: None
     diagnose: Callable[[], str] = lambda: ""
     clock: Callable[[], float] = time.monotonic
@@ -152,7 +152,7 @@ class Supervisor:
             raise job.error
         if job.message is not None and not job.counted:
             job.counted = True
-            self.say(job.step.name, f"{job.message} {self._elapsed()}".strip())
+            self.print_line(job.step.name, f"{job.message} {self._elapsed()}".strip())
 
     @staticmethod
     def _run_step(job: _StepRun) -> None:
@@ -200,7 +200,9 @@ class Supervisor:
 
     def _mark_ready(self, status: Status) -> None:
         status.state, status.since = ServiceState.READY, self.clock()
-        self.say(status.service.name, f"{status.service.url or 'ready'} {'' if self.ready else self._elapsed()}".rstrip())
+        self.print_line(
+            status.service.name, f"{status.service.url or 'ready'} {'' if self.ready else self._elapsed()}".rstrip()
+        )
         self.changed(self.statuses)
 
     def _handle_exit(self, status: Status, code: int) -> None:
@@ -224,7 +226,7 @@ class Supervisor:
 
     def _give_up(self, status: Status, state: ServiceState, why: str) -> None:
         status.state, status.child = state, None
-        self.say(status.service.name, why)
+        self.print_line(status.service.name, why)
         self.changed(self.statuses)
 
     def _schedule_restart(self, status: Status, why: str) -> None:
@@ -240,7 +242,7 @@ class Supervisor:
         shortest, longest = BACK_OFF_S
         pause = min(longest, shortest * 2 ** (status.failures - 1))
         status.state, status.wait_until, status.child = ServiceState.PAUSING, now + pause, None
-        self.say(status.service.name, f"{why}, starts again in {pause:.1f} s")
+        self.print_line(status.service.name, f"{why}, starts again in {pause:.1f} s")
         self.changed(self.statuses)
 
     # -- needs

@@ -53,7 +53,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command
     run = RunLine(run_id(random.Random(secrets.randbits(64))), seed, events, int(time.time() * 1000))
     with Writer(ledger, run) as writer:
 
-        def keep(line: Line) -> None:
+        def write_line(line: Line) -> None:
             writer.write("event" if isinstance(line, EventLine) else "decision", line)
 
         target = Target(settings.collector_url, settings.decisions_url, key, settings.region_header, _poison_producer(settings))
@@ -61,7 +61,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command
         mix = MIX if patience else replace(MIX, stories=0)
         world = ShopWorld(seed, run.run, events, mix, regions=REGIONS if settings.region_header else NOWHERE)
         plan = SimulationPlan(events, width, partial(drain.wait_settled, settings, patience))
-        sender = Sender(target, SendRate(rate, time.monotonic()), keep, seed)
+        sender = Sender(target, SendRate(rate, time.monotonic()), write_line, seed)
         progress = asyncio.run(_run_world(sender, world, plan))
         for refusal in world.refusals:
             writer.write("refusal", RefusalLine(refusal.number, refusal.channel, refusal.consented_again))

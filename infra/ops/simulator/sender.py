@@ -104,13 +104,13 @@ class SendRate:
 
 
 class Sender:
-    """Sends journeys in parallel and passes each journey's ledger lines to `keep`."""
+    """Sends journeys in parallel and passes each journey's ledger lines to `write_line`."""
 
-    def __init__(self, target: Target, pace: SendRate, keep: Callable[[Line], None], seed: int) -> None:
+    def __init__(self, target: Target, pace: SendRate, write_line: Callable[[Line], None], seed: int) -> None:
         self.progress = SendProgress()
         self._target = target
         self._pace = pace
-        self._keep = keep
+        self._write_line = write_line
         self._jitter = random.Random(seed)
 
     async def run(self, journeys: Iterable[Journey], width: int) -> None:
@@ -146,7 +146,9 @@ class Sender:
         answer = walk.answer
         if answer.decision_id:
             self.progress.decisions += 1
-            self._keep(DecisionLine(answer.decision_id, step.experiment, answer.arm, answer.group, bool(answer.token), lawful))
+            self._write_line(
+                DecisionLine(answer.decision_id, step.experiment, answer.arm, answer.group, bool(answer.token), lawful)
+            )
 
     async def _send_statement(self, session: aiohttp.ClientSession, step: Statement) -> None:
         post = build_consent_request(step, self._stamp())
@@ -212,7 +214,7 @@ class Sender:
 
     def _write(self, walk: _JourneyRun) -> None:
         for delivery in walk.deliveries.values():
-            self._keep(event_line(delivery))
+            self._write_line(event_line(delivery))
 
 
 def event_line(delivery: EventDelivery) -> EventLine:

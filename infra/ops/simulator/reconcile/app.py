@@ -65,7 +65,7 @@ def _wait(settings: Settings, timeout: float, console: Console) -> bool:
     with console.status("waiting for the stream to drain") as status:
         last = [time.monotonic()]
 
-        def tell(lags: drain.Lags) -> None:
+        def report_lags(lags: drain.Lags) -> None:
             text = "draining: " + ", ".join(f"{group.removeprefix('headwater.')} {lag}" for group, lag in lags.items())
             status.update(text)
             if not console.is_terminal and time.monotonic() - last[0] >= EVERY_S:
@@ -73,7 +73,7 @@ def _wait(settings: Settings, timeout: float, console: Console) -> bool:
                 console.print(text)
 
         try:
-            drain.wait_drained(settings, timeout, tell)
+            drain.wait_drained(settings, timeout, report_lags)
         except drain.NotDrained as error:
             console.print(f"[red]{error}[/red]")
             return False

@@ -80,17 +80,19 @@ def topic_end_offsets(client: AdminClient, groups: Mapping[str, tuple[str, ...]]
 
 def lags(client: AdminClient, groups: Mapping[str, tuple[str, ...]] = GROUPS) -> dict[str, int]:
     """Return the lag of each group. A topic without any committed offset counts only if it is the group's first."""
-    tops = topic_end_offsets(client, groups)
+    end_by_topic = topic_end_offsets(client, groups)
     group_lags = {}
     for group, topics in groups.items():
         at = committed_offsets(client, group)
         counted = [topic for topic in topics if topic == topics[0] or any(place[0] == topic for place in at)]
-        group_lags[group] = _behind(at, {topic: tops[topic] for topic in counted})
+        group_lags[group] = _behind(at, {topic: end_by_topic[topic] for topic in counted})
     return group_lags
 
 
-def _behind(at: Mapping[tuple[str, int], int], tops: Ends) -> int:
-    return sum(max(0, end - at.get((topic, partition), 0)) for topic, ends in tops.items() for partition, end in ends.items())
+def _behind(at: Mapping[tuple[str, int], int], end_by_topic: Ends) -> int:
+    return sum(
+        max(0, end - at.get((topic, partition), 0)) for topic, ends in end_by_topic.items() for partition, end in ends.items()
+    )
 
 
 def count_unlinked(settings: Settings) -> int:
@@ -101,7 +103,7 @@ def count_unlinked(settings: Settings) -> int:
     return sum(max(0, n) for n in due.values())
 
 
-def wait_settled(settings: Settings, timeout_s: float, tell: Callable[[Lags], None]) -> None:
+def wait_settled(settings: Settings, timeout_s: float, report_lags: Callable[[Lags], None]) -> None:
     """Return once all refusals are effective everywhere. NotDrained after `timeout_s`.
 
     Consent and identity write to each other's topics, so a lag of 0 of both does not prove that nothing is in flight. It does
@@ -113,16 +115,16 @@ def wait_settled(settings: Settings, timeout_s: float, tell: Callable[[Lags], No
     before: Ends = {}
     while True:
         try:
-            group_lags, before, still = _observe_lags(client, before)
-            if still and not any(group_lags.values()):
+            group_lags, before, unchanged = _observe_lags(client, before)
+            if unchanged and not any(group_lags.values()):
                 # Events that passed while the graph was unavailable are linked later, and share refusals only then.
                 group_lags = {"headwater.identity": count_unlinked(settings)}
             trouble = ""
         except ABSENT as error:
-            group_lags, before, still = {}, {}, False
+            group_lags, before, unchanged = {}, {}, False
             client, trouble = admin(settings), _describe_trouble(settings, error)
-        tell(group_lags)
-        if still and not any(group_lags.values()):
+        report_lags(group_lags)
+        if unchanged and not any(group_lags.values()):
             break
         if time.monotonic() > deadline:
             raise NotDrained(_not_drained(timeout_s, trouble, group_lags))
@@ -132,13 +134,13 @@ def wait_settled(settings: Settings, timeout_s: float, tell: Callable[[Lags], No
 
 def _observe_lags(client: AdminClient, before: Ends) -> tuple[Lags, Ends, bool]:
     """Return the lags of REFUSAL_GROUPS, the end offsets of their topics, and whether these equal `before`."""
-    tops = topic_end_offsets(client, REFUSAL_GROUPS)
+    end_by_topic = topic_end_offsets(client, REFUSAL_GROUPS)
     group_lags = {
-        group: _behind(committed_offsets(client, group), {topic: tops[topic] for topic in topics})
+        group: _behind(committed_offsets(client, group), {topic: end_by_topic[topic] for topic in topics})
         for group, topics in REFUSAL_GROUPS.items()
     }
     after = topic_end_offsets(client, REFUSAL_GROUPS)
-    return group_lags, after, tops == after == before
+    return group_lags, after, end_by_topic == after == before
 
 
 def _describe_trouble(settings: Settings, error: Exception) -> str:
@@ -150,20 +152,20 @@ def _not_drained(timeout_s: float, trouble: str, group_lags: Lags) -> str:
     return f"not drained after {timeout_s:.0f} s: {trouble or behind or 'still moving'}"
 
 
-def wait_drained(settings: Settings, timeout_s: float, tell: Callable[[Lags], None]) -> None:
-    """Return once every group's lag was 0 twice in a row; call `tell` with the lags each time. NotDrained after `timeout_s`."""
+def wait_drained(settings: Settings, timeout_s: float, report_lags: Callable[[Lags], None]) -> None:
+    """Return once every group's lag was 0 twice in a row; call `report_lags` each time. NotDrained after `timeout_s`."""
     client = admin(settings)
     deadline = time.monotonic() + timeout_s
-    rests = 0
+    idle_checks = 0
     group_lags: Lags = {}
     trouble = ""
-    while rests < 2:
+    while idle_checks < 2:
         if time.monotonic() > deadline:
             raise NotDrained(_not_drained(timeout_s, trouble, group_lags))
         try:
             group_lags, trouble = lags(client), ""
         except ABSENT as error:
             group_lags, client, trouble = {}, admin(settings), _describe_trouble(settings, error)
-        tell(group_lags)
-        rests = rests + 1 if group_lags and not any(group_lags.values()) else 0
+        report_lags(group_lags)
+        idle_checks = idle_checks + 1 if group_lags and not any(group_lags.values()) else 0
         time.sleep(POLL_S)

@@ -123,10 +123,10 @@ class ShopWorld:
         if self._population.happens(self._mix.duplicate):
             # A client that reconnects repeats a request long after. One without consent signals is excluded: the visitor's
             # later choices would decide its outcome.
-            spoken = [
+            repeatable = [
                 step for step in steps if isinstance(step, SimulatedRequest) and step.device.choice is not VisitorChoice.SILENT
             ]
-            steps += [self._population.rng.choice(spoken)] if spoken else []
+            steps += [self._population.rng.choice(repeatable)] if repeatable else []
         return steps
 
     def _session(self, device: Device, person: SimulatedPerson, *, login: bool) -> list[Step]:

@@ -173,34 +173,34 @@ class Execution:
         """Run an INSERT with its data in a memory file. EngineError."""
         insert = self.statement.insert
         assert insert is not None  # noqa: S101 - the caller's promise, for mypy
-        begun = time.perf_counter_ns()
+        start_ns = time.perf_counter_ns()
         text = _insert_text(self.statement.text, insert, f"{FD_FOLDER}/{data_fd}")
         result = self._run_text(text, f"{self.statement.user.role}, {access.BODY_ROLE}", {})
-        written = summary(begun, written_rows=result.rows_written(), written_bytes=result.bytes_written())
+        written = summary(start_ns, written_rows=result.rows_written(), written_bytes=result.bytes_written())
         return BufferedResult(b"", insert.format, written)
 
     def run_other(self) -> BufferedResult:
         """Run a statement with a small result."""
-        begun = time.perf_counter_ns()
+        start_ns = time.perf_counter_ns()
         statement = self.statement
         bounds = {"max_result_bytes": str(OTHER_RESULT_BYTES), "result_overflow_mode": "throw"}
         result = self._run_text(statement.text, statement.user.role, bounds, statement.default_format)
         data: bytes = result.bytes()
         figures = summary(
-            begun, read_rows=result.rows_read(), read_bytes=result.bytes_read(), result_bytes=len(data),
+            start_ns, read_rows=result.rows_read(), read_bytes=result.bytes_read(), result_bytes=len(data),
             written_rows=result.rows_written(), written_bytes=result.bytes_written(),
         )  # fmt: skip
         return BufferedResult(data, self.format, figures)
 
     def stream(self, pipe_fd: int) -> Mapping[str, str]:
         """Run a SELECT into the writing end of a pipe, which is closed at the end; return the summary."""
-        begun = time.perf_counter_ns()
+        start_ns = time.perf_counter_ns()
         try:
             result = self._run_text(self._streaming_text(pipe_fd), self.statement.user.role, STREAM)
         finally:
             self._ended.set()
             os.close(pipe_fd)
-        return summary(begun, read_rows=result.rows_read(), read_bytes=result.bytes_read())
+        return summary(start_ns, read_rows=result.rows_read(), read_bytes=result.bytes_read())
 
     def _streaming_text(self, pipe_fd: int) -> bytes:
         text = self.statement.text
@@ -266,10 +266,10 @@ def structure_error() -> EngineError:
     return clickhouse_error(48, text, "NOT_IMPLEMENTED")
 
 
-def summary(begun: int, **figures: int) -> dict[str, str]:
-    """Return the fields of X-ClickHouse-Summary. `begun`: perf_counter_ns at the start."""
+def summary(start_ns: int, **figures: int) -> dict[str, str]:
+    """Return the fields of X-ClickHouse-Summary. `start_ns`: perf_counter_ns at the start."""
     zeros = dict.fromkeys(("read_rows", "read_bytes", "written_rows", "written_bytes", "total_rows_to_read", "result_rows"), 0)
-    return {k: str(v) for k, v in {**zeros, **figures, "elapsed_ns": time.perf_counter_ns() - begun}.items()}
+    return {k: str(v) for k, v in {**zeros, **figures, "elapsed_ns": time.perf_counter_ns() - start_ns}.items()}
 
 
 def _quote(value: str) -> str:
