@@ -1,4 +1,4 @@
-"""What every one-to-one stage owes: conservation, the same result when replayed, its input untouched, order per key."""
+"""Properties of every one-to-one stage: conservation, deterministic replay, unchanged input, order per key."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ def raw(fields: dict[str, Any]) -> bytes:
 
 
 def consented(fields: dict[str, Any]) -> bytes:
-    """The same event behind a gate that wrote what this event's signals look like."""
+    """Return the same event with consent columns that follow from its signals."""
     granted = fields["signals"].get("cmp.analytics") == "granted"
     columns = {
         "consent_outcome": "pass" if granted else "anonymise",
@@ -58,7 +58,7 @@ def consented(fields: dict[str, Any]) -> bytes:
 
 @dataclass(frozen=True)
 class Case:
-    """A stage, how to make one, what it reads and where its input leaves."""
+    """A stage with its factory, input topic and main exit."""
 
     make: Callable[[], Stage]
     value: Callable[[dict[str, Any]], bytes]
@@ -86,7 +86,7 @@ bounded = settings(max_examples=50, deadline=None, suppress_health_check=[Health
 
 
 def batch(case: Case, items: list[Any], offset: int = 0) -> Batch:
-    """Events, rubbish and tombstones of one partition; offsets have holes, as transactions leave them."""
+    """Return a batch of events, invalid bytes and tombstones of one partition; offsets have gaps, as after transactions."""
     values = [case.value(item) if isinstance(item, dict) else item for item in items]
     # No bytes of a test may look like a contract that nobody knows yet: that is waited for, and no data's fault.
     values = [value if isinstance(value, bytes) and len(value) > 30 else value and b"\xff" + value for value in values]

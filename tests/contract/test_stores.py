@@ -1,4 +1,4 @@
-"""The identity graph's stores, memory, a real Redis and a real Redis Cluster alike: written once, safe to write again."""
+"""Properties of the identity graph's stores: in memory, in a real Redis and in a real Redis Cluster."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -49,7 +49,7 @@ def test_a_slot_is_written_once(store: GraphStore) -> None:
 
 
 def test_logged_is_never_taken_back(store: GraphStore) -> None:
-    """Confirming marks the slot that was logged, as often as one likes, and no other one."""
+    """Confirming marks the logged slot and no other one; repeating it changes nothing."""
     store.write([link(C, B)])
     store.confirm([(C, Slot(A, logged=False)), (B, Slot(A, logged=False))])
     assert store.read([C, B]) == [Slot(B, logged=False), None]
@@ -240,7 +240,7 @@ def test_refusals_of_many_workers_are_merged(redis_url: str) -> None:
         client.flushdb()
 
         class Overtaken(RedisGraphStore):
-            """Another worker is faster, three times."""
+            """A store in which another worker writes first, three times."""
 
             times = 3
 
@@ -306,7 +306,7 @@ def test_a_note_is_kept_for_its_node(store: SplitStore) -> None:
 
 
 def test_nothing_is_little_work(store: GraphStore) -> None:
-    """Empty calls are answered with nothing."""
+    """Empty calls return empty results."""
     assert store.read([]) == []
     assert store.claim({}, NOW)() == {}
     assert store.write([]) == []
@@ -325,7 +325,7 @@ def test_many_keys_come_back_in_order(store: GraphStore) -> None:
 
 
 def test_long_claims_are_shortened() -> None:
-    """Whatever their length, they are told apart."""
+    """Names of any length are distinguished."""
     assert len(shortened(b"a:" + b"x" * 10_000)) <= 80
     assert shortened(b"a:" + b"x" * 10_000) != shortened(b"a:" + b"x" * 10_001)
 
@@ -360,7 +360,7 @@ def test_a_redis_that_forgets_is_refused(redis_url: str) -> None:
 
 
 def test_a_redis_that_is_away_is_waited_for() -> None:
-    """Every call of a Redis that does not answer is the world's fault, not the data's."""
+    """Every call raises Retryable where Redis does not answer."""
     store = RedisGraphStore(lambda: redis.Redis(port=1, socket_connect_timeout=0.2))
     for call in (
         lambda: store.read([A]),

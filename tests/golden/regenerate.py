@@ -43,7 +43,7 @@ def as_bytes(contract: Contract, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Append what is missing."""
+    """Append the missing versions."""
     golden: dict[str, list[dict[str, Any]]] = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     for contract in Registry(PACKAGED_CONTRACTS).all():
         draw = random.Random(contract.id)

@@ -1,4 +1,4 @@
-"""Bytes per contract version, checked in: what was written once is written so for ever, and so do others write it."""
+"""Checked-in bytes of every contract version: the codec and an independent implementation write them unchanged."""
 
 import hashlib
 import importlib.util
@@ -25,7 +25,7 @@ GOLDEN: dict[str, list[dict[str, Any]]] = json.loads((HERE / "contracts.json").r
 
 
 def regenerating() -> ModuleType:
-    """The script beside this file, which tests do not run but read its rule for bytes from."""
+    """The script in this folder, of which tests use the rule for bytes."""
     spec = importlib.util.spec_from_file_location("regenerate", HERE / "regenerate.py")
     assert spec
     assert spec.loader

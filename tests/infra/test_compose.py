@@ -1,4 +1,4 @@
-"""The cluster profile's files: what can be checked of them without a Docker engine."""
+"""Checks of the cluster profile's files that need no Docker engine."""
 
 import importlib.util
 import json
@@ -66,7 +66,7 @@ def metrics_of(expr: str) -> dict[str, set[str]]:
 
 
 def declared(name: str) -> tuple[str, ...] | None:
-    """The labels of a metric of ours; None where there is no such metric."""
+    """Return the labels of a declared metric; None where there is no such metric."""
     if name in FROM_PROMETHEUS:
         return FROM_PROMETHEUS[name]
     base = re.sub(r"_(bucket|sum|count)$", "", name)
@@ -88,7 +88,7 @@ def test_compose_file_obeys_the_compose_specification() -> None:
 
 
 def test_ports_are_published_on_loopback_only() -> None:
-    """Nobody's laptop serves Kafka to a café."""
+    """Every port is published on loopback only."""
     for name, service in compose()["services"].items():
         for port in service.get("ports", []):
             assert str(port).startswith("127.0.0.1:"), name
@@ -173,7 +173,7 @@ def test_dashboards_and_alerts_ask_for_metrics_that_exist(source: str, expr: str
     ],
 )
 def test_the_reader_of_expressions_sees_what_is_there(expr: str, metrics: dict[str, set[str]]) -> None:
-    """The negative control of the test above: names are found, and made-up ones are no metrics."""
+    """The expression reader finds names, and undeclared names are no metrics."""
     metrics_found = metrics_of(expr)
     metrics_found.pop("")
     assert metrics_found == metrics

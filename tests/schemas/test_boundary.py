@@ -1,4 +1,4 @@
-"""The boundary: what passes encodes, what does not is worded for the sender."""
+"""Valid records encode; invalid ones raise errors for the sender."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ def test_a_record_without_its_defaults_passes_as_it_is() -> None:
 
 
 def test_what_passes_is_a_copy() -> None:
-    """Nothing that the sender still holds reaches the stream."""
+    """The validated record is a copy."""
     checked = BOUNDARY.check(EVENT)
     checked["signals"]["gcs"] = "changed"
     assert EVENT["signals"]["gcs"] == "G111"
@@ -84,7 +84,7 @@ def test_no_record_at_all() -> None:
 
 
 def test_missing_fields_are_listed_up_to_a_limit() -> None:
-    """An empty record does not answer with a page of text."""
+    """The number of reported problems is bounded."""
     problems = refusal(BOUNDARY, {})
     assert problems[0] == "event_id is required"
     assert len(problems) == MAX_PROBLEMS + 1
@@ -143,6 +143,6 @@ def test_every_type_of_avro_that_contracts_may_use_has_a_boundary() -> None:
 
 
 def test_named_types_are_no_part_of_contracts() -> None:
-    """A reference to a named type is our own mistake and is said when the boundary is made."""
+    """A contract with a reference to a named type raises ContractError."""
     with pytest.raises(ContractError, match="no type 'Other'"):
         Boundary(contract({"name": "o", "type": "Other"}))

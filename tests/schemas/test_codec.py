@@ -1,4 +1,4 @@
-"""The codec, by property: what goes in comes out, and no bytes whatever can hurt a reader."""
+"""Properties of the codec: records survive a round trip, and arbitrary bytes raise Undecodable at most."""
 
 import io
 import tracemalloc
@@ -183,7 +183,7 @@ def test_what_has_no_frame_is_undecodable(value: bytes) -> None:
 
 
 def test_an_id_that_may_still_become_known_is_no_fault_of_the_data() -> None:
-    """UnknownContract makes a stage wait; Undecodable makes a dead letter; the two are never mixed up."""
+    """An unknown id raises UnknownContract, for which a stage waits, and never Undecodable, which is a dead letter."""
     value = b"\x00" + (123_456).to_bytes(4, "big") + b"x"
     for reader in READS:
         with pytest.raises(UnknownContract):

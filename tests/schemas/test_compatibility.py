@@ -1,4 +1,4 @@
-"""Our rules for new versions, with Apache Avro's own checker as the oracle."""
+"""The compatibility rules, with Apache Avro's own checker as the oracle."""
 
 import copy
 import json
@@ -86,7 +86,7 @@ def test_what_avro_overlooks_we_refuse(edit: Any) -> None:
 
 
 def test_documentation_may_change() -> None:
-    """Words break nothing."""
+    """Documentation may change."""
     old = record([field("a", "string", False)])
     new = copy.deepcopy(old)
     new["doc"], new["fields"][0]["doc"] = "other", "words"

@@ -1,4 +1,4 @@
-"""The README's table of topics is the table in the code."""
+"""The README's table of topics equals the table in the code."""
 
 import re
 

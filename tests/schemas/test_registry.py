@@ -1,4 +1,4 @@
-"""The registry and publishing: ids are only allocated, lineage is kept, running readers follow."""
+"""The registry and publishing: ids are never changed, derived contracts follow their source, running readers reload."""
 
 import json
 import multiprocessing
@@ -215,7 +215,7 @@ def test_two_publishers_at_once_allocate_different_ids(folder: Path) -> None:
 
 
 def test_equal_contracts_are_equal_and_hashable(folder: Path) -> None:
-    """Two registries' contracts are the same contracts."""
+    """Contracts of two registries are equal and hashable."""
     first, second = Registry(folder).latest("events.raw"), Registry(folder).latest("events.raw")
     assert {first: 1}[second] == 1
 

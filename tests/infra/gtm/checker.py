@@ -1,4 +1,4 @@
-"""The template's checker as tests call it, with Node wherever it is."""
+"""Runs the template's checker with an installed Node."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ TEMPLATE = (FOLDER / "headwater.tpl").read_text()
 
 
 def node_and_npm() -> tuple[list[str], list[str]]:
-    """The commands, from PATH if Node is there and new enough, else from the wheel that the dev dependencies bring."""
+    """Return the commands node and npm: from PATH if Node is new enough, else of the wheel in the dev dependencies."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node and npm:
         version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
@@ -35,12 +35,12 @@ class Checker:
     folder: Path
 
     def call(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Its exit status and output."""
+        """Run the checker; return exit status and output."""
         command = [*self.node, str(self.folder / "check.mjs"), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
     def look(self, template: str, file: Path) -> tuple[int, dict[str, Any]]:
-        """(exit status, findings) for this template."""
+        """Check a template; return (exit status, findings)."""
         file.write_text(template)
         run = self.call("--json", str(file))
         assert run.returncode in (0, 1), run.stderr

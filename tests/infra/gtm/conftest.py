@@ -1,4 +1,4 @@
-"""The checker, installed once outside of the tree, and what it says of the template."""
+"""The checker, installed once outside of the tree, and its findings for the template."""
 
 import shutil
 import subprocess
@@ -33,5 +33,5 @@ def checker(tmp_path_factory: pytest.TempPathFactory) -> Checker:
 
 @pytest.fixture(scope="session")
 def findings(checker: Checker, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the checker says of the template as it stands."""
+    """The checker's findings for the template."""
     return checker.look(TEMPLATE, tmp_path_factory.mktemp("template") / "as-it-stands.tpl")[1]

@@ -1,4 +1,4 @@
-"""What the collector makes of the tag's requests."""
+"""The collector accepts the tag's requests."""
 
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,13 @@ NOW_MS = 1_790_000_000_500
 
 @pytest.fixture
 def intake(contracts_dir: Path, tmp_path: Path) -> Intake:
-    """The collector behind its HTTP door."""
+    """The collector's intake."""
     secret = Secret("for tests only, forty characters long...")
     return Intake(Registry(contracts_dir), PayloadKeyring(tmp_path, secret), NodeKeys.derive(secret), Metrics())
 
 
 def take(intake: Intake, body: str) -> IntakeResult:
-    """What `POST /v1/events` makes of a body."""
+    """Return the result of `POST /v1/events` for a body."""
     return intake.take(own.items_of(orjson.loads(body)), own.read, RequestContext("web", "shop.example", NOW_MS, None))
 
 

@@ -1,4 +1,4 @@
-"""`headwater contracts`: each rule finds its breach, each command says what it did."""
+"""`headwater contracts`: each lint rule finds its violation, each command reports its result."""
 
 import json
 import shutil

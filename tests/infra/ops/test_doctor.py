@@ -1,4 +1,4 @@
-"""The doctor sees what is wrong, grades it, and says what to do."""
+"""The doctor detects problems, grades them, and gives advice."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from streams.consent.policy import PACKAGED
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Settings of an installation without anything."""
+    """Settings of an empty installation."""
     return load_settings(state_dir=tmp_path)
 
 
@@ -82,7 +82,7 @@ def test_write_key_grades(settings: Settings) -> None:
 
 
 def told(state_dir: Path, up: int, **row: object) -> list[CheckResult]:
-    """What the doctor says of a house with one worker."""
+    """Return the doctor's results for one running worker."""
     worker = {"name": "consent", "state": "ready", "pid": os.getpid(), "port": 1, "restarts": 0, "log": "consent.log"} | row
     (state_dir / "services.json").write_text(json.dumps({"up": up, "services": [worker]}))
     return list(doctor.check_house(load_settings(state_dir=state_dir)))
@@ -132,7 +132,7 @@ def test_what_a_worker_waits_for_is_named(tmp_path: Path, page: str, text: str, 
             self.wfile.write(('headwater_waiting{service="redis",stage="warehouse"} 0.0\n' + page).encode())
 
         def log_message(self, format: str, *args: object) -> None:
-            """Be quiet."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -149,13 +149,13 @@ def test_what_a_worker_waits_for_is_named(tmp_path: Path, page: str, text: str, 
 
 
 def test_rows_of_a_clickhouse_that_is_away_are_a_warning(tmp_path: Path) -> None:
-    """Nothing is claimed about them."""
+    """Without ClickHouse the check is a warning."""
     finding = doctor.check_warehouse_rows(load_settings(state_dir=tmp_path, clickhouse="http://127.0.0.1:9"))
     assert (finding.grade, finding.detail.startswith("not known")) == (Grade.WARN, True)
 
 
 def test_killed_house_is_noticed(tmp_path: Path) -> None:
-    """A services.json whose `up` is gone is not believed."""
+    """A services.json of a killed `up` is a warning."""
     assert "was killed" in told(tmp_path, 2**22 + 1)[0].detail
 
 

@@ -1,4 +1,4 @@
-"""`headwater topics`, the planning alone and against a real broker."""
+"""`headwater topics`: planning, and the commands against a real broker."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ STATE = Topic("t.state", "node", None, "one")
 
 
 def test_every_topic_of_the_table_has_a_contract_and_every_contract_a_topic(contracts_dir: Path) -> None:
-    """A topic without a contract could carry anything; a contract without a topic is dead paper."""
+    """Topics and contracts correspond one to one."""
     assert {contract.topic for contract in Registry(contracts_dir).all()} == set(TOPICS)
 
 

@@ -1,4 +1,4 @@
-"""What is due, what becomes of a task that fails, and that none outlives its keeper."""
+"""Tasks are due on schedule, retried after a failure, and stopped with their parent."""
 
 import json
 from pathlib import Path
@@ -38,13 +38,13 @@ def test_a_task_that_fails_is_late_and_tried_again(tmp_path: Path) -> None:
 
 
 def test_a_diary_that_is_broken_begins_anew(tmp_path: Path) -> None:
-    """A file that is no diary keeps nobody from work."""
+    """An unreadable file of successes does not prevent the tasks."""
     (tmp_path / "upkeep.json").write_text("{")
     assert not TaskLog(tmp_path / "upkeep.json", [TIDY], NOW).is_due(TIDY, NOW)
 
 
 def test_a_command_is_run_and_its_words_are_kept(tmp_path: Path) -> None:
-    """Its exit code, and what it said in a log of its own."""
+    """A task returns its exit code and writes its own log."""
     assert run_task(Task(("contracts", "lint"), DAY_S), tmp_path, lambda: False) == 0
     assert run_task(Task(("identity", "tydy"), DAY_S), tmp_path, lambda: False) == 2
     assert (tmp_path / "contracts-lint.log").read_text()
@@ -52,7 +52,7 @@ def test_a_command_is_run_and_its_words_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_command_does_not_outlive_its_keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is to stop ends the command first: here one that would run for ever."""
+    """A stop ends the running command first."""
     monkeypatch.setenv("HEADWATER_STATE_DIR", str(tmp_path))
     before = set(psutil.Process().children(recursive=True))  # another test's house may have an upkeep of its own
     assert run_task(Task(("upkeep",), DAY_S), tmp_path, (tmp_path / "upkeep.json").exists) == 0

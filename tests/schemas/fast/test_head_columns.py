@@ -1,4 +1,4 @@
-"""Heads that are read by columns are read as one alone is; what is not read so is named."""
+"""Heads read by columns equal heads read one by one; unread ones are flagged."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def encoded(head: dict[str, Any]) -> bytes:
 
 
 def agree(values: list[bytes], columns: Columns) -> None:
-    """Whatever was read is what is read of it alone."""
+    """Check that each record read by columns has the offsets of `HeadSlicer`."""
     for at, value in enumerate(values):
         if columns.sound[at]:
             assert [int(column[at]) for column in columns.ends] == SLICER.ends(value)
@@ -45,7 +45,7 @@ def test_many_heads_are_read_as_one_alone_is(heads: list[dict[str, Any]]) -> Non
 
 @given(st.lists(HEADS, min_size=2, max_size=4), st.data())
 def test_a_truncated_head_is_named_and_hurts_nobody(heads: list[dict[str, Any]], data: st.DataObject) -> None:
-    """Wherever it was cut, and whoever comes after it."""
+    """A truncated head is flagged, wherever it was cut, and does not affect the next record."""
     values = [encoded(head) for head in heads]
     at = data.draw(st.integers(0, len(values) - 1))
     values[at] = values[at][: data.draw(st.integers(0, SLICER.ends(values[at])[-1] - 1))]
@@ -56,7 +56,7 @@ def test_a_truncated_head_is_named_and_hurts_nobody(heads: list[dict[str, Any]],
 
 @given(st.lists(st.binary(max_size=300), max_size=4))
 def test_rubbish_is_named_or_read_alike(rubbish: list[bytes]) -> None:
-    """Nothing is read where reading it alone is refused."""
+    """Arbitrary bytes are flagged, or read as by `HeadSlicer`."""
     values = [RAW.header + some for some in rubbish]
     agree(values, COLUMNS.read(values))
 
@@ -72,7 +72,7 @@ def test_another_contract_is_named() -> None:
 
 
 def test_heads_with_unions_are_all_named() -> None:
-    """No field of another kind makes a contract unreadable: its records are read one by one."""
+    """Records of a contract with a union are flagged, to be read one by one."""
     fields = [{"name": "a", "type": ["null", "string"]}, {"name": "b", "type": "long"}]
     contract = Contract("t", 1, 1, {"type": "record", "name": "T", "fields": fields}, None)
     columns = HeadColumns(contract, "b").read([encode(contract, {"a": "x", "b": n}) for n in range(3)])

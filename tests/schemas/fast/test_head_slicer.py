@@ -1,4 +1,4 @@
-"""Slicing a head finds the same ends as decoding it."""
+"""Slicing a head finds the same field boundaries as decoding it."""
 
 from io import BytesIO
 from typing import Any
@@ -65,7 +65,7 @@ def test_truncated_heads_are_refused(head: dict[str, Any], data: st.DataObject) 
 
 @given(st.binary(max_size=300))
 def test_rubbish_is_refused_or_read_alike(rubbish: bytes) -> None:
-    """Whatever a decode accepts, slicing finds the same end of; it never fails in another way."""
+    """Arbitrary bytes raise Undecodable where decoding does; no other error occurs."""
     value = RAW.header + rubbish
     try:
         ends = SLICER.ends(value)

@@ -1,4 +1,4 @@
-"""The demo runs the simulator and reconcile beside the house and hands on the exit code that counts."""
+"""The demo runs simulate and reconcile and returns their exit code."""
 
 import sys
 from pathlib import Path
@@ -22,7 +22,7 @@ sys.exit(int(os.environ[sys.argv[1]]))
 
 
 def run_demo(folder: Path, monkeypatch: pytest.MonkeyPatch, **codes: int) -> tuple[int, list[str]]:
-    """The demo's exit code and the commands that it ran, with an empty house."""
+    """Run the demo without services; return its exit code and the commands that it ran."""
     monkeypatch.setattr(demo, "HEADWATER", (sys.executable, "-c", COMMAND))
     # The child writes to the terminal itself, which under pytest has no file behind it.
     monkeypatch.setattr(demo, "standard_output", lambda: (folder / "terminal").open("ab"))
@@ -38,7 +38,7 @@ def run_demo(folder: Path, monkeypatch: pytest.MonkeyPatch, **codes: int) -> tup
 
 
 def test_verdict_is_the_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What reconcile says of the ledger that the simulator wrote is what the demo says."""
+    """The demo's exit code is reconcile's for the ledger of the simulation."""
     code, ran = run_demo(tmp_path, monkeypatch, simulate=0, reconcile=1)
     ledger = tmp_path / "demo-ledger.jsonl"
     assert code == 1
@@ -55,7 +55,7 @@ def test_success_is_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 
 
 def test_failed_simulation_is_not_reconciled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a whole ledger there is nothing to compare."""
+    """After a failed simulation reconcile is not run."""
     code, ran = run_demo(tmp_path, monkeypatch, simulate=3, reconcile=0)
     assert code == 3
     assert [line.split()[0] for line in ran] == ["simulate"]

@@ -1,4 +1,4 @@
-"""The supervisor starts parts in order, starts again what crashes, gives up where it should, and leaves nothing behind."""
+"""The supervisor starts services in order, restarts crashed ones, gives up where required, and leaves no process."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ RUNS = "import time; print('up', flush=True); time.sleep(600)"
 
 
 class Yard:
-    """Small programs, what was said, and a supervisor that is stopped in the end."""
+    """Small programs, printed lines, and a supervisor that is stopped at the end."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -27,7 +27,7 @@ class Yard:
         self.supervisor = Supervisor((), self.say)
 
     def say(self, name: str, text: str) -> None:
-        """Keep a line."""
+        """Record a line."""
         self.said.append(f"{name}: {text}")
 
     def service(self, name: str, code: str = RUNS, needs: tuple[str, ...] = (), tier: int = 0) -> Service:
@@ -56,7 +56,7 @@ class Yard:
 
 @pytest.fixture
 def yard(tmp_path: Path) -> Iterator[Yard]:
-    """A yard that is cleared in the end."""
+    """A set of services that is stopped at the end."""
     yard = Yard(tmp_path)
     yield yard
     yard.supervisor.stop(patience=0)
@@ -99,7 +99,7 @@ def test_pauses_grow_up_to_a_limit(yard: Yard) -> None:
 
 @pytest.mark.parametrize(("code", "state"), [(EXIT_HALTED, ServiceState.HALTED), (EXIT_CONFIG, ServiceState.REFUSED)])
 def test_some_ends_are_not_restarted(yard: Yard, code: int, state: ServiceState) -> None:
-    """A room that halted itself, or refuses its configuration, is left alone, and its last words are told."""
+    """A service that halted itself, or refuses its configuration, is not restarted, and the end of its log is printed."""
     flag = yard.folder / "end"
     program = f"""import sys, time
 from pathlib import Path
@@ -116,13 +116,13 @@ sys.exit({code})
 
 
 def test_first_start_fails_with_the_reason(yard: Yard) -> None:
-    """A service that never comes up ends the start, with its last words."""
+    """A service that never answers fails the start, with the end of its log."""
     with pytest.raises(StartFailed, match=f"exit code 3.*, {PATIENT_STARTS} times:\nno luck"):
         yard.start(yard.service("worker", "import sys; print('no luck'); sys.exit(3)"))
 
 
 def test_refused_configuration_ends_the_first_start_at_once(yard: Yard) -> None:
-    """A configuration error at the start is the user's to mend: nothing is tried again."""
+    """A configuration error at the start is raised without a retry."""
     with pytest.raises(ConfigError, match="worker refuses its configuration:\nset HEADWATER_X"):
         yard.start(yard.service("worker", f"import sys; print('set HEADWATER_X'); sys.exit({EXIT_CONFIG})"))
     assert not yard.said
@@ -147,7 +147,7 @@ def test_silent_service_is_killed(yard: Yard) -> None:
 
 
 def test_stop_ends_higher_tiers_first_and_leaves_nothing(yard: Yard) -> None:
-    """The doors end before the stores, and every process is gone."""
+    """Higher tiers stop before lower ones, and every process ends."""
     order = yard.folder / "order"
     code = """import pathlib, signal, sys, time
 def end(*_):
@@ -170,7 +170,7 @@ while True: time.sleep(1)
 
 
 def test_log_of_a_running_service_is_kept_short(yard: Yard) -> None:
-    """A service that talks for weeks does not fill the disk."""
+    """A service's log stays bounded."""
     supervisor = yard.start(yard.service("worker"))
     log = yard.folder / "worker.log"
     with log.open("ab") as file:

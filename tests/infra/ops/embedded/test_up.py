@@ -1,4 +1,4 @@
-"""`headwater up`, as a person runs it: each way it can fail is said, and it leaves nothing behind."""
+"""`headwater up` as a user runs it: each failure has a message, and no process is left."""
 
 import json
 import os
@@ -24,12 +24,12 @@ UP = (*HEADWATER, "up")
 
 
 def environment() -> dict[str, str]:
-    """Ours, without what would lead to another house."""
+    """Return the environment without settings of another installation."""
     return {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")}
 
 
 def refused(*words: str) -> str:
-    """What `up` says when it refuses to start."""
+    """Return the message of an `up` that refuses to start."""
     run = subprocess.run([*UP, *words], capture_output=True, text=True, timeout=60, check=False, env=environment())
     assert run.returncode == EXIT_CONFIG, run.stdout + run.stderr
     return run.stderr
@@ -47,7 +47,7 @@ def test_taken_port_is_refused(tmp_path: Path) -> None:
 
 
 def test_second_up_is_refused(tmp_path: Path) -> None:
-    """One state folder has one house."""
+    """A second `up` in the same state folder is refused."""
     state = StateDir(tmp_path)
     state.claim()
     try:
@@ -64,7 +64,7 @@ def test_open_secret_is_refused(tmp_path: Path) -> None:
 
 
 def test_absent_server_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server of somebody else's that does not answer is named, without its password."""
+    """The message for an external server that does not answer names it, without its password."""
     monkeypatch.setattr(probes, "EXTERNAL_S", 0.1)
     with pytest.raises(ConfigError, match=r"Redis at redis://\*\*\*@host:1/0 does not answer.*--redis"):
         probes.wait_for_external("Redis", "redis://user:hidden@host:1/0", "--redis", lambda: False)
@@ -81,7 +81,7 @@ class Running:
         self.process = process
 
     def services(self) -> dict[str, dict[str, Any]]:
-        """What services.json says, by name."""
+        """Return the services of services.json by name."""
         rows = json.loads((self.state_dir / "services.json").read_text())["services"]
         return {row["name"]: row for row in rows}
 
@@ -94,7 +94,7 @@ class Running:
             time.sleep(0.05)
 
     def said(self) -> str:
-        """What it printed."""
+        """Return the printed output."""
         return (self.state_dir.parent / "up.log").read_text()
 
     def pids(self) -> list[int]:
@@ -104,7 +104,7 @@ class Running:
 
 @contextmanager
 def running(state_dir: Path) -> Iterator[Running]:
-    """A house that has said it is ready."""
+    """A running `up` that has printed that it is ready."""
     log = state_dir.parent / "up.log"
     with log.open("wb") as output:
         process = subprocess.Popen([*UP, "--state-dir", str(state_dir)], stdout=output, stderr=output, env=environment())
@@ -119,7 +119,7 @@ def running(state_dir: Path) -> Iterator[Running]:
 
 
 def none_left(pids: list[int], patience_s: float = 20.0) -> bool:
-    """Whether all of them end in time; a zombie that nobody has waited for counts as ended."""
+    """Whether all processes end in time; an unreaped zombie counts as ended."""
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         if not any(alive(pid) for pid in pids):

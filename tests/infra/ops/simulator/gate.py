@@ -1,4 +1,4 @@
-"""The consent stage in memory, with an identity room of a few lines beside it: what `memory.py` is a model of."""
+"""The consent stage in memory with a minimal identity stage: the reference for the model in `memory.py`."""
 
 import hashlib
 from collections import defaultdict
@@ -21,7 +21,7 @@ WORDS = {True: "granted", False: "denied"}
 
 
 class Gate:
-    """Takes one step after the other, and lets everything that follows from it arrive before the next one."""
+    """Processes one step at a time, with all its consequences before the next one."""
 
     def __init__(self) -> None:
         self.now = NOON
@@ -34,7 +34,7 @@ class Gate:
         """Node -> revocations of all that is linked to it."""
 
     def event(self, event: SimulatedEvent) -> int:
-        """Purposes that the gate grants."""
+        """Process an event; return the granted purposes."""
         self.now += STEP_MS
         nodes = sorted(map(node, identifiers_of(event)))
         consent = {name: WORDS.get(value, str(value)) for name, value in consent_signals(event.device, self.now).items()}
@@ -53,7 +53,7 @@ class Gate:
         return mask
 
     def state(self, statement: Statement) -> None:
-        """What the door makes of `POST /v1/consent`."""
+        """Process the signals that the collector writes for `POST /v1/consent`."""
         self.now += STEP_MS
         purposes = [name for name, bit in PURPOSES.items() if bit & statement.purposes]
         choice = {f"cmp.{name}": WORDS[statement.grants] for name in purposes}
@@ -104,6 +104,6 @@ class Gate:
 
 
 def node(identifier: str) -> str:
-    """A node of the tier that an identifier of the simulator has."""
+    """Return a node of the tier of a simulated identifier."""
     tier = "0" if identifier.startswith("account") else "3" if "@" in identifier else "2"
     return tier + hashlib.sha256(identifier.encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""A small house at rest, written by hand: what eight events must leave in every layer, and ways to spoil it."""
+"""Hand-written layers of eight events, as a correct and drained installation has them, and functions to add faults."""
 
 import time
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ NAMES = {3: "widget_viewed", 7: "purchase"}
 
 @dataclass
 class SmallHouse:
-    """Topics and settings; `populate` writes every Kafka layer as a healthy house would."""
+    """Topics and settings; `populate` writes every Kafka layer correctly."""
 
     settings: Settings
     ledger: Path
@@ -87,7 +87,7 @@ class SmallHouse:
         }
 
     def consented(self, n: int) -> Record:
-        """Event `n` behind the gate."""
+        """Return event `n` as the consent stage writes it."""
         mask = MASKS[n]
         columns = {"consent_outcome": "pass" if mask == 7 else "strip", "consent_purposes": mask, "consent_reasons": ""}
         fields = self.raw(n) if mask & 2 else {**self.raw(n), "click_ids": {}}
@@ -98,13 +98,13 @@ class SmallHouse:
         return {"profile_id": PROFILE, "node": PROFILE, "identity_state": "resolved", **self.consented(n)}
 
     def anonymised(self) -> Record:
-        """What is left of event 2."""
+        """Return the anonymised event 2."""
         columns = {"consent_outcome": "anonymise", "consent_purposes": 0, "consent_reasons": ""}
         fields = {**self.raw(2), "event_id": self.anonymous_id, "identifiers": [], "click_ids": {}, "page_title": ""}
         return {**columns, "consent_policy": "p", "consent_evidence": "e", **fields}
 
     def anonymous(self) -> Record:
-        """The same behind identity."""
+        """Return the anonymised event 2 as the identity stage writes it."""
         return {"profile_id": "", "node": "", "identity_state": "anonymous", **self.anonymised()}
 
     def rows(self) -> list[Record]:
@@ -118,7 +118,7 @@ class SmallHouse:
         assert self._producer.flush(20) == 0
 
     def put_letter(self, topic: str, offset: int, value: bytes) -> Any:
-        """Write a dead letter: of the door, or of the consent stage about a record of `topic`."""
+        """Write a dead letter: of the collector, or of the consent stage about a record of `topic`."""
         place = RecordPosition(topic, 0 if topic else -1, offset)
         letters = self._gate if topic else self._door
         key, written, _ = letters.letter(DeadLetterCause("TEST", "", place), None, value, self.now / 1000)
@@ -168,7 +168,7 @@ class SmallHouse:
             self.put("bandit.outcomes", {**decision, "propensity": 0.5, **joined})
 
     def write_ledger(self) -> None:
-        """What was sent to this house."""
+        """Write the ledger of the eight events."""
         fates = {2: "anonymised", 4: "dead", 5: "poison", 6: "refused"}
         with Writer(self.ledger, RunLine(RUN, 1, 8, self.now - 60_000)) as writer:
             writer.write("decision", DecisionLine(DECISION, "hero-banner", "calm", "bandit", True, True))
@@ -191,7 +191,7 @@ class SmallHouse:
             writer.write("end", EndLine(self.now, 8, 7, 0))
 
     def settle(self) -> None:
-        """Commit every group at the end, as workers at rest have done."""
+        """Commit the end offsets for every group."""
         client = admin(self.settings)
         for group, topics in GROUPS.items():
             consumer = reader(self.settings, group)
@@ -208,7 +208,7 @@ class SmallHouse:
         client.close()
 
     def load(self) -> None:
-        """Fill the tables as the warehouse would."""
+        """Fill the tables as the warehouse does."""
         self.insert(*self.rows())
         at = f"fromUnixTimestamp64Milli({self.now})"
         self.clickhouse(f"INSERT INTO {{db}}.bandit_decisions (decision_id, decided_ts) VALUES ('{DECISION}', {at})")

@@ -48,7 +48,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_ledger_is_refused_in_words(tmp_path: Path) -> None:
-    """A person can do something about it."""
+    """Any other file raises ConfigError."""
     for text in ("", "{}\n", "no json\n"):
         file = tmp_path / "other"
         file.write_text(text)

@@ -1,4 +1,4 @@
-"""Names that can be found again in bytes."""
+"""Ids and markers can be found in raw bytes."""
 
 import random
 import uuid

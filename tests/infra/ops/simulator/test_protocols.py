@@ -1,4 +1,4 @@
-"""Payloads of the four doors."""
+"""Request bodies of the four protocols."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ STAMP = SendStamp(1_795_000_000_000, "k" * 32, "X-Region", "the-token")
 
 
 def event(door: Door, choice: VisitorChoice = VisitorChoice.CMP_ALL, defect: Defect = Defect.NONE) -> SimulatedEvent:
-    """A purchase that answers a decision."""
+    """Return a purchase that refers to a decision."""
     device = Device("cookie-1", door, "DE", choice, "agent")
     person = SimulatedPerson("person-1", "account-1", "one@mail.example", 1)
     return SimulatedEvent(
@@ -132,7 +132,7 @@ def test_statements_name_whom_they_are_about_and_what() -> None:
 
 
 def test_the_decision_api_is_told_words_alone() -> None:
-    """Its consent map holds texts."""
+    """The decision API's consent map has text values."""
     post = build_decision_request(
         DecisionRequest(event("ga4", VisitorChoice.ONETRUST_NO_ADS).device, event("ga4").person), STAMP
     )

@@ -1,4 +1,4 @@
-"""What must become of an event."""
+"""Expected outcomes of events."""
 
 from dataclasses import replace
 
@@ -42,7 +42,7 @@ EVENT = SimulatedEvent(
     ],
 )
 def test_choice_and_region_decide(choice: VisitorChoice, region: str, expected: ExpectedOutcome) -> None:
-    """Own words first; silence is a denial everywhere but where opt-out is the law."""
+    """The event's own signals decide; without signals everything is denied except in opt-out regions."""
     event = replace(EVENT, device=replace(EVENT.device, choice=choice, region=region))
     assert expected_outcome(event) == expected
 

@@ -1,4 +1,4 @@
-"""Children die with us, however we end, and leave nothing behind."""
+"""Child processes die with their parent, however it ends."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ STUBBORN = (
 
 
 def gone(pid: int, patience_s: float = 10.0) -> bool:
-    """Whether the process ends in time; a zombie that nobody has waited for counts as ended."""
+    """Whether the process ends in time; an unreaped zombie counts as ended."""
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         try:

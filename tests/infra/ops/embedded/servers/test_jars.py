@@ -62,7 +62,7 @@ def test_half_a_download_is_cleared_away(one_jar: jars.Jar, monkeypatch: pytest.
 def test_second_process_waits_and_does_not_download_again(
     one_jar: jars.Jar, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whoever comes second waits for the first and takes what it has brought."""
+    """A second process waits for the first and uses its download."""
     monkeypatch.setattr(jars, "_download_with_jgo", arrive(b"other"))  # would be refused
     folder = jars.jar_folder()
     folder.mkdir(parents=True)
@@ -77,7 +77,7 @@ def test_second_process_waits_and_does_not_download_again(
 
 
 def test_failed_download_says_what_to_do(one_jar: jars.Jar, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without network and without mvn the message names the ways out."""
+    """Without network and without mvn the message names the alternatives."""
 
     def refuse(*_: object) -> None:
         raise RuntimeError("ConnectionError")
@@ -89,7 +89,7 @@ def test_failed_download_says_what_to_do(one_jar: jars.Jar, monkeypatch: pytest.
 
 
 def test_maven_is_the_second_way(one_jar: jars.Jar, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Where the direct way is closed, mvn is asked for exactly these jars, and its answer is checked too."""
+    """Where the direct download fails, mvn downloads exactly these jars, and they are verified too."""
 
     def refuse(*_: object) -> None:
         raise RuntimeError("ProxyError")

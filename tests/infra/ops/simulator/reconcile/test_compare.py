@@ -1,4 +1,4 @@
-"""The comparison, with every fault that it must find."""
+"""The comparison detects every kind of fault."""
 
 from array import array
 from collections import Counter
@@ -28,12 +28,12 @@ def expected() -> LedgerIndex:
 
 
 def seen(n: int, mask: int, outcome: str, **more: object) -> Sighting:
-    """A record of event `n` behind the gate."""
+    """Return a record of event `n` after the consent stage."""
     return Sighting(event_id(RUN, n), "page_view", outcome, mask, "2profile", "resolved")._replace(**more)  # type: ignore[arg-type] # test data
 
 
 def walk(expected: LedgerIndex, *records: Sighting) -> LayerVerdict:
-    """The verdict on a layer that holds these records, where one anonymised event is expected too."""
+    """Return the result of a layer with these records, where one anonymised event is expected too."""
     tally = Tally(expected, {"random": 1})
     for record in records:
         tally.add_consented(record)
@@ -92,12 +92,12 @@ def test_an_event_that_should_not_be_there_is_unexplained(expected: LedgerIndex,
 
 
 def test_less_consent_than_was_given_is_unexplained(expected: LedgerIndex) -> None:
-    """A house that strips everything would forbid nothing and still be wrong."""
+    """Stripping more than was refused is a fault, although nothing forbidden remains."""
     assert walk(expected, seen(0, 1, "strip"), *GOOD[1:]).unexplained == 1
 
 
 def test_an_event_that_was_never_acknowledged_may_be_missing_but_not_doubled(expected: LedgerIndex) -> None:
-    """Nobody knows whether it came in."""
+    """An event that was neither acknowledged nor refused may exist once."""
     expected.acked[0] = 0
     assert walk(expected, *GOOD[1:]).good
     assert walk(expected, *GOOD).good
@@ -105,7 +105,7 @@ def test_an_event_that_was_never_acknowledged_may_be_missing_but_not_doubled(exp
 
 
 def test_raw_wants_every_acknowledged_event_and_takes_copies(expected: LedgerIndex) -> None:
-    """Clients retry; the copies die later."""
+    """Copies are allowed in `events.raw`, because clients retry."""
     raw = Tally(expected)
     for n in (0, 0, 1, 2):
         raw.add_raw(Sighting(event_id(RUN, n), "page_view"), (RESOLVED, ANONYMISED))
@@ -117,7 +117,7 @@ def test_raw_wants_every_acknowledged_event_and_takes_copies(expected: LedgerInd
 
 
 def test_consented_holds_one_record_for_each_raw_copy(expected: LedgerIndex) -> None:
-    """The gate neither loses nor doubles copies."""
+    """The consent stage must write one record per raw copy."""
     raw, gate = Tally(expected), Tally(expected, {"random": 1})
     for n in (0, 0, 1):
         raw.add_raw(Sighting(event_id(RUN, n), "page_view"), (RESOLVED,))
@@ -162,7 +162,7 @@ def test_joined_records_are_wanted_exactly_once() -> None:
 
 
 def test_a_table_mirrors_its_topic_copy_by_copy() -> None:
-    """As often as in the topic, no more and no less; what other runs left is nobody's."""
+    """A table must have as many copies as its topic; keys of other runs are ignored."""
     assert compare.mirrored_row("x", {"a": 1, "b": 2}, {"a": 1, "b": 2, "other": 7}).good
     assert compare.mirrored_row("x", {"a": 1, "b": 2}, {"a": 1, "b": 1}).lost == 1
     assert compare.mirrored_row("x", {"a": 1, "b": 2}, {"a": 1, "b": 3}).doubled == 1

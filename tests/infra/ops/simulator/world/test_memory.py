@@ -1,4 +1,4 @@
-"""The model of what a house remembers: by its rules, and beside the real gate."""
+"""The model of the consent ledger by its rules, and against the real consent stage."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""TC strings that the simulator writes, read by the gate's decoder."""
+"""The simulator's TC strings, decoded by the consent stage's decoder."""
 
 import pytest
 from hypothesis import given

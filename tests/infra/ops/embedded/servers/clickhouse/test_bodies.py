@@ -1,4 +1,4 @@
-"""Compressed bodies are unpacked to their last frame, and what is no whole body is an error."""
+"""Compressed bodies are decompressed to their last frame, and incomplete bodies are errors."""
 
 import bz2
 import gzip
