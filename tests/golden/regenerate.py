@@ -1,4 +1,4 @@
-"""Adds bytes for contract versions that have none yet to `contracts.json`; never changes what is there.
+"""Adds bytes of new contract versions to `contracts.json`; existing entries are never changed.
 
 Run by hand after publishing: python tests/golden/regenerate.py
 """

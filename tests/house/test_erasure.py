@@ -1,4 +1,4 @@
-"""A person is erased out of a standing house: nothing of hers is left, others lose nothing, no replay brings her back."""
+"""A person is erased from a running installation: none of her data are left, others lose nothing, replays restore nothing."""
 
 import json
 import os
@@ -50,23 +50,23 @@ class People:
         self.kiosk = self.node("cookie", "kiosk")
 
     def value(self, label: str) -> str:
-        """An identifier of this test alone."""
+        """Return an identifier unique to this test."""
         return f"{label}-{self.name}"
 
     def node(self, kind: str, label: str) -> str:
-        """Its node."""
+        """Return the node of an identifier."""
         pseudonym = node(self._keys, kind, self.value(label))
         assert pseudonym
         return pseudonym
 
     def post(self, path: str, body: Any) -> None:
-        """To a door of the collector."""
+        """Send a request to the collector."""
         url, headers = f"{self.house.settings['collector_url']}{path}", {"Authorization": f"Bearer {self.house.key}"}
         answer = requests.post(url, json=body, headers=headers, timeout=10)
         assert answer.status_code == 200, answer.text
 
     def visit(self, device: str, person: str = "", event_name: str = "page_view", **fields: Any) -> str:
-        """An event; its id."""
+        """Send an event; return its id."""
         event_id = uuid.uuid4().hex
         body = {
             "event_id": event_id, "event_name": event_name, "client_id": self.value(device), "consent": GRANTED,
@@ -76,7 +76,7 @@ class People:
         return event_id
 
     def rows(self, nodes: set[str]) -> dict[str, int]:
-        """Table -> rows that name one of these."""
+        """Return table -> number of rows that contain one of these nodes."""
         among = ", ".join(f"'{node}'" for node in sorted(nodes))
         count = "SELECT count() FROM headwater.{} WHERE {}"
         return {
@@ -84,7 +84,7 @@ class People:
         }
 
     def keys(self, nodes: set[str]) -> dict[str, int]:
-        """What Redis holds of these: keys by kind, slots and marks of an erasure aside, and places where they are named."""
+        """Count Redis keys of these nodes by kind, without marks of an erasure, and other values that contain them."""
         counts = {"n": 0, "c": 0, "w": 0, "f": 0, "cs": 0, "named": 0}
         with redis.Redis.from_url(self.settings.redis, decode_responses=True) as client:
             for key in client.scan_iter(count=1_000):
@@ -105,14 +105,14 @@ class People:
         return counts
 
     def run(self, *words: str) -> tuple[int, Any]:
-        """Exit code and JSON of `headwater privacy`."""
+        """Run `headwater privacy`; return exit code and JSON."""
         run = CliRunner().invoke(app, words, env=self.house.environment)
         assert run.exit_code in (0, 1), run.output
         assert run.stdout, run.exception
         return run.exit_code, json.loads(run.stdout)
 
-    def passed(self) -> None:
-        """Until all that is on its way has been through identity and into the warehouse."""
+    def wait_processed(self) -> None:
+        """Wait until identity and the warehouse have processed everything."""
         for group, topics in (
             ("headwater.consent", ["events.raw", "consent.signals"]),
             ("headwater.identity", ["events.consented", "consent.revocations"]),
@@ -124,7 +124,7 @@ class People:
 
 @pytest.fixture
 def people(own_house: StandingHouse) -> People:
-    """Known to the house, with choices, a withdrawal, decisions, and a kiosk that both have used."""
+    """Two people with choices, withdrawals, decisions, and a device that both have used."""
     house = own_house
     some = People(house)
     first = some.visit("kiosk", "ada")
@@ -140,23 +140,23 @@ def people(own_house: StandingHouse) -> People:
     assert house.run("experiments", "put", "example").returncode == 0
     for device in ("laptop", "tablet"):
         body = {"experiment": "hero-banner", "visitor": some.value(device), "consent": GRANTED}
-        wait_until(lambda body=body: decided(house, body), 30, "a decision")  # type: ignore[misc] # as above
+        wait_until(lambda body=body: has_decision(house, body), 30, "a decision")  # type: ignore[misc] # as above
     for device in ("laptop", "tablet"):
         withdrawal = {"client_id": some.value(device), "kind": "withdrawal", "site": SITE, "purposes": ["marketing"]}
         some.post("/v1/consent", withdrawal)
     wait_until(lambda: some.rows(some.ada)["privacy_requests"] and some.rows(some.bob)["privacy_requests"], 30, "withdrawals")
-    some.passed()
+    some.wait_processed()
     return some
 
 
-def decided(house: StandingHouse, body: dict[str, Any]) -> bool:
-    """Whether a decision was made for this visitor that says who."""
+def has_decision(house: StandingHouse, body: dict[str, Any]) -> bool:
+    """Whether the decision API returns a personal decision for this visitor."""
     answer = requests.post(f"{house.settings['decisions_url']}/v1/decide", json=body, timeout=10)
     return answer.json().get("reason") in ("ok", "stale")
 
 
 def test_a_person_is_erased_and_does_not_come_back(people: People) -> None:
-    """Zero rows and keys of hers, all of Bob's and the kiosk's; her raw events sent again change nothing; the proof holds."""
+    """No rows and keys of hers are left, all of Bob's and the kiosk's are; her raw events sent again change nothing."""
     house = people.house
     ada, bob = people.rows(people.ada), people.rows(people.bob)
     assert all(ada.values()), ada
@@ -176,27 +176,27 @@ def test_a_person_is_erased_and_does_not_come_back(people: People) -> None:
     assert erased.returncode == 0, erased.stderr
     proof = json.loads(erased.stdout)
     assert proof["counts"]["clickhouse.events"] == ada["events"]
-    gone(people, account)
+    assert_erased(people, account)
     assert people.rows(people.bob) == bob
     assert house.query(f"SELECT count() FROM headwater.events WHERE node = '{people.kiosk}'") == kiosk
-    replayed(people)
-    gone(people, account)
+    replay_everything(people)
+    assert_erased(people, account)
     assert people.rows(people.bob)["events"] == bob["events"]
-    again(people)
-    gone(people, account)
-    rebuilt(people)
-    gone(people, account)
-    returned(people, account)
-    proven(people, proof["request_id"])
+    resend_raw_events(people)
+    assert_erased(people, account)
+    restart_redis(people)
+    assert_erased(people, account)
+    assert_new_visit_is_separate(people, account)
+    assert_audit_chain(people, proof["request_id"])
 
 
-def gone(people: People, account: str) -> None:
-    """Nowhere anything of hers, by what we count ourselves and by what the command says."""
+def assert_erased(people: People, account: str) -> None:
+    """Assert that none of her data are left, by direct counts and by the command."""
     assert set(people.rows(people.ada).values()) == {0}, people.rows(people.ada)
     assert set(people.keys(people.ada).values()) == {0}, people.keys(people.ada)
     for topic in ("identity.links", "consent.state", "privacy.requests", "privacy.erasures"):
-        assert kept(people.settings, topic, people.ada) == 0, topic
-    assert kept(people.settings, "identity.merges", people.ada) == len(people.ada), "that they are erased, and no more"
+        assert count_records(people.settings, topic, people.ada) == 0, topic
+    assert count_records(people.settings, "identity.merges", people.ada) == len(people.ada), "that they are erased, and no more"
     code, verified = people.run("verify", account, "--json")
     assert (code, set(verified["left"].values())) == (0, {0}), verified
     report = people.run("export", account)[1]
@@ -205,29 +205,29 @@ def gone(people: People, account: str) -> None:
     assert [report[name] for name in ("merges", "links", "consent_states", "requests")] == [[], [], [], []]
 
 
-def replayed(people: People) -> None:
-    """Everything from the earliest offsets again, as an operator who resets the groups would have it."""
+def replay_everything(people: People) -> None:
+    """Process everything again from the earliest offsets, as after an operator's reset of the groups."""
     written = len(read_committed(people.settings.kafka, "events.consented"))
-    reset(people, "consent", ("events.raw", "consent.signals"))
-    reset(people, "identity", ("consent.revocations",))
-    people.passed()
-    people.passed()  # what consent and identity have written meanwhile
+    reset_group(people, "consent", ("events.raw", "consent.signals"))
+    reset_group(people, "identity", ("consent.revocations",))
+    people.wait_processed()
+    people.wait_processed()  # what consent and identity have written meanwhile
     assert len(read_committed(people.settings.kafka, "events.consented")) >= 2 * written
 
 
-def reset(people: People, room: str, topics: Sequence[str]) -> None:
-    """Let a room begin at the first offsets of these of its topics."""
+def reset_group(people: People, room: str, topics: Sequence[str]) -> None:
+    """Reset a room's group to the first offsets of these topics."""
     before = people.house.pids()[room]
     os.kill(before, signal.SIGSTOP)  # the group is empty once the session of its one member has ended
     try:
-        wait_until(lambda: moved(people.settings, f"headwater.{room}", topics), 60, "the group to be empty")
+        wait_until(lambda: reset_offsets(people.settings, f"headwater.{room}", topics), 60, "the group to be empty")
     finally:
         os.kill(before, signal.SIGCONT)
     wait_until(lambda: people.house.pids().get(room) not in (None, before), 60, "the worker to notice")
 
 
-def moved(settings: Settings, group: str, topics: Sequence[str]) -> bool:
-    """Whether a group could be set to the first offsets of these topics."""
+def reset_offsets(settings: Settings, group: str, topics: Sequence[str]) -> bool:
+    """Set a group to the first offsets of these topics; return whether that succeeded."""
     with closing(reader(settings, "headwater.test")) as consumer:
         places = [
             TopicPartition(topic, partition, stable_end(consumer, topic, partition)[0])
@@ -239,8 +239,8 @@ def moved(settings: Settings, group: str, topics: Sequence[str]) -> bool:
     return all(place.error is None for place in answer.result(30).topic_partitions)
 
 
-def again(people: People) -> None:
-    """Her raw events and choices once more, as collected then, under new ids so that they are no duplicates."""
+def resend_raw_events(people: People) -> None:
+    """Send her raw events and choices again with their old times, under new ids so that they are no duplicates."""
     registry, settings = Registry(people.settings.contracts), people.settings
     count, raw_count, client = 0, 0, producer(settings)
     for topic in ("events.raw", "consent.signals"):
@@ -252,22 +252,22 @@ def again(people: People) -> None:
                 count, raw_count = count + 1, raw_count + (topic == "events.raw")
     assert client.flush(30) == 0
     assert count > 5
-    people.passed()
-    people.passed()  # what consent and identity have written meanwhile
+    people.wait_processed()
+    people.wait_processed()  # what consent and identity have written meanwhile
     dropped = "SELECT sum(n) FROM headwater.volume_1m WHERE stage = 'identity' AND outcome = 'dropped:ERASED'"
     wait_until(lambda: people.house.query(dropped)[0][0] >= raw_count, 30, "drops to be counted")
 
 
-def rebuilt(people: People) -> None:
-    """The graph is read back from its log, as whenever Redis starts: for a while that holds what was linked before."""
+def restart_redis(people: People) -> None:
+    """Restart Redis, so that the graph is rebuilt from its log, which still holds the old links for a while."""
     log, message = people.house.state / "logs" / "identity.log", "identity graph read back from its log"
     before = log.read_text().count(message)
     people.house.kill("redis")
     wait_until(lambda: log.read_text().count(message) > before, 60, "the graph")
 
 
-def returned(people: People, account: str) -> None:
-    """Who comes back is not who was erased; but what is collected since is hers, and she is told of it when she asks."""
+def assert_new_visit_is_separate(people: People, account: str) -> None:
+    """Assert that a new visit is not linked to the erased data, and that an export contains it."""
     event = people.visit("phone", "ada")
     people.house.rows(f"event_id = '{event}'")
     code, verified = people.run("verify", account, "--json")
@@ -276,8 +276,8 @@ def returned(people: People, account: str) -> None:
     assert [row["event_id"] for row in people.run("export", account)[1]["tables"]["events"]] == [event]
 
 
-def proven(people: People, request_id: str) -> None:
-    """The request is answered and the chain holds; a number changed in ClickHouse, and the record is named."""
+def assert_audit_chain(people: People, request_id: str) -> None:
+    """Assert that the audit chain verifies, and that a changed number in ClickHouse is detected."""
     house = people.house
     verify = ("verify", request_id, "--json")
     wait_until(lambda: people.run(*verify)[0] == 0, 30, "the chain")
@@ -297,8 +297,8 @@ def proven(people: People, request_id: str) -> None:
     assert wrong == []
 
 
-def kept(settings: Settings, topic: str, nodes: set[str]) -> int:
-    """Newest records of a topic that name one of these."""
+def count_records(settings: Settings, topic: str, nodes: set[str]) -> int:
+    """Return the number of newest records of a topic that contain one of these nodes."""
     newest: dict[tuple[int, bytes | None], bytes | None] = {}
     for message in read_committed(settings.kafka, topic):
         newest[message.partition(), message.key()] = message.value()

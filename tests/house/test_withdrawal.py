@@ -1,4 +1,4 @@
-"""A withdrawal, end to end: said of one id, it silences every linked one, is answered by every room, and can be proven."""
+"""A withdrawal, end to end: it applies to every linked id, every room acknowledges it, and the audit proves it."""
 
 import json
 import time
@@ -22,7 +22,7 @@ SOON_S = 5
 
 
 class Person:
-    """Two devices and an account of somebody who is new to the house."""
+    """Two devices and an account of a new visitor."""
 
     def __init__(self, house: StandingHouse) -> None:
         self._house = house
@@ -35,7 +35,7 @@ class Person:
         }
 
     def visit(self, device: str, **fields: Any) -> str:
-        """An event of one device; its id."""
+        """Send an event of one device; return its id."""
         event_id = uuid.uuid4().hex
         self.post("/v1/events", {
             "event_id": event_id, "event_name": "page_view", "client_id": device, "consent": GRANTED,
@@ -44,13 +44,13 @@ class Person:
         return event_id
 
     def post(self, path: str, body: Any) -> None:
-        """To a door of the collector."""
+        """Send a request to the collector."""
         headers = {"Authorization": f"Bearer {self._house.key}"}
         answer = requests.post(f"{self._house.settings['collector_url']}{path}", json=body, headers=headers, timeout=10)
         assert answer.status_code == 200, answer.text
 
     def arm(self, device: str) -> dict[str, Any]:
-        """A decision for one device."""
+        """Request a decision for one device."""
         body: dict[str, Any] = {"experiment": "hero-banner", "visitor": device, "consent": GRANTED}
         answer = requests.post(f"{self._house.settings['decisions_url']}/v1/decide", json=body, timeout=10)
         decision: dict[str, Any] = answer.json()
@@ -59,7 +59,7 @@ class Person:
 
 @pytest.fixture
 def person(house: StandingHouse) -> Person:
-    """Known to the house, on both devices."""
+    """A visitor with a login on both devices."""
     someone = Person(house)
     someone.visit(someone.phone, user_id=someone.account)
     last = someone.visit(someone.laptop, user_id=someone.account)
@@ -68,7 +68,7 @@ def person(house: StandingHouse) -> Person:
 
 
 def outputs(house: StandingHouse, nodes: set[str]) -> list[tuple[str, int]]:
-    """(topic, collector time) of each event or decision behind the gate with one of these ids anywhere in its bytes."""
+    """Return (topic, collector time) of each event or decision after the consent stage whose bytes contain one of these ids."""
     settings = load_settings(state_dir=house.state)
     registry, events = Registry(house.contracts), []
     for topic in ("events.consented", "events.resolved", "bandit.decisions"):
@@ -102,11 +102,11 @@ def test_a_withdrawal_silences_every_linked_id(house: StandingHouse, person: Per
     assert house.query(f"SELECT count() FROM headwater.events WHERE event_id = '{last}'") == [(0,)]
     late = [(topic, at / 1000 - withdrawn) for topic, at in outputs(house, person.nodes) if at / 1000 > withdrawn + SOON_S]
     assert late == []
-    answered(house, person)
+    assert_answered(house, person)
 
 
-def answered(house: StandingHouse, person: Person) -> None:
-    """Every room has answered, and the audit tells of each id."""
+def assert_answered(house: StandingHouse, person: Person) -> None:
+    """Assert that every room has acknowledged, and that the audit contains each id."""
     among = ", ".join(f"'{node}'" for node in sorted(person.nodes))
     query = (
         "SELECT room FROM headwater.privacy_acks WHERE request_id IN "
@@ -122,7 +122,7 @@ def answered(house: StandingHouse, person: Person) -> None:
 
 
 def test_the_audit_verifies_and_a_changed_row_is_found(house: StandingHouse, person: Person) -> None:
-    """As written, the chains hold; one number changed in ClickHouse, and the record is named; put back, they hold again."""
+    """The chains verify; a number changed in ClickHouse is detected, and once restored the chains verify again."""
     person.post("/v1/consent", {"client_id": person.phone, "kind": "withdrawal", "site": SITE})
     filter_sql = f"kind = 'state' AND subject IN ({', '.join(repr(item) for item in sorted(person.nodes))})"
     wait_until(

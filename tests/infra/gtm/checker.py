@@ -39,7 +39,7 @@ class Checker:
         command = [*self.node, str(self.folder / "check.mjs"), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
-    def look(self, template: str, file: Path) -> tuple[int, dict[str, Any]]:
+    def check(self, template: str, file: Path) -> tuple[int, dict[str, Any]]:
         """Check a template; return (exit status, findings)."""
         file.write_text(template)
         run = self.call("--json", str(file))

@@ -34,4 +34,4 @@ def checker(tmp_path_factory: pytest.TempPathFactory) -> Checker:
 @pytest.fixture(scope="session")
 def findings(checker: Checker, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The checker's findings for the template."""
-    return checker.look(TEMPLATE, tmp_path_factory.mktemp("template") / "as-it-stands.tpl")[1]
+    return checker.check(TEMPLATE, tmp_path_factory.mktemp("template") / "as-it-stands.tpl")[1]

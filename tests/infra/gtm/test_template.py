@@ -97,7 +97,7 @@ def test_a_template_that_google_would_refuse_is_refused(
     checker: Checker, tmp_path: Path, change: Callable[[str], str], complaint: str
 ) -> None:
     """Each way of breaking the file, the syntax or the permissions is named."""
-    status, report = checker.look(change(TEMPLATE), tmp_path / "broken.tpl")
+    status, report = checker.check(change(TEMPLATE), tmp_path / "broken.tpl")
     assert status == 1
     assert complaint in "\n".join(report["problems"])
 
@@ -127,7 +127,7 @@ def test_a_template_that_does_the_wrong_thing_fails_a_scenario(
     checker: Checker, tmp_path: Path, change: Callable[[str], str], scenario: str, complaint: str
 ) -> None:
     """The scenarios notice: what they fail on is named."""
-    status, report = checker.look(change(TEMPLATE), tmp_path / "wrong.tpl")
+    status, report = checker.check(change(TEMPLATE), tmp_path / "wrong.tpl")
     failed = [result for result in report["scenarios"] if not result["passed"]]
     assert (status, report["problems"]) == (1, [])
     assert any(result["name"].startswith(scenario) and complaint in result["problem"] for result in failed), failed

@@ -81,7 +81,7 @@ def test_write_key_grades(settings: Settings) -> None:
     assert doctor.check_write_keys(settings) == CheckResult("write keys", Grade.OK, "1 for web")
 
 
-def told(state_dir: Path, up: int, **row: object) -> list[CheckResult]:
+def check_worker(state_dir: Path, up: int, **row: object) -> list[CheckResult]:
     """Return the doctor's results for one running worker."""
     worker = {"name": "consent", "state": "ready", "pid": os.getpid(), "port": 1, "restarts": 0, "log": "consent.log"} | row
     (state_dir / "services.json").write_text(json.dumps({"up": up, "services": [worker]}))
@@ -99,7 +99,7 @@ def told(state_dir: Path, up: int, **row: object) -> list[CheckResult]:
 )
 def test_services_are_graded(tmp_path: Path, row: dict[str, object], grade: Grade) -> None:
     """A part that halted is a failure; one that is away for the moment a warning."""
-    assert [finding.grade for finding in told(tmp_path, os.getpid(), **row)] == [grade]
+    assert [finding.grade for finding in check_worker(tmp_path, os.getpid(), **row)] == [grade]
 
 
 def test_unmapped_signals_are_told() -> None:
@@ -137,7 +137,7 @@ def test_what_a_worker_waits_for_is_named(tmp_path: Path, page: str, text: str, 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        findings = told(tmp_path, os.getpid(), name="warehouse", port=server.server_port, log="warehouse.log")
+        findings = check_worker(tmp_path, os.getpid(), name="warehouse", port=server.server_port, log="warehouse.log")
     finally:
         server.shutdown()
         server.server_close()
@@ -156,7 +156,7 @@ def test_rows_of_a_clickhouse_that_is_away_are_a_warning(tmp_path: Path) -> None
 
 def test_killed_house_is_noticed(tmp_path: Path) -> None:
     """A services.json of a killed `up` is a warning."""
-    assert "was killed" in told(tmp_path, 2**22 + 1)[0].detail
+    assert "was killed" in check_worker(tmp_path, 2**22 + 1)[0].detail
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ STUBBORN = (
 )
 
 
-def gone(pid: int, patience_s: float = 10.0) -> bool:
+def has_ended(pid: int, patience_s: float = 10.0) -> bool:
     """Whether the process ends in time; an unreaped zombie counts as ended."""
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
@@ -46,7 +46,7 @@ def test_child_dies_when_parent_is_killed(tmp_path: Path) -> None:
         pid = int(parent.stdout.readline())
         assert psutil.pid_exists(pid)
         parent.kill()
-        assert gone(pid)
+        assert has_ended(pid)
 
 
 def test_stop_ends_one_that_does_not_listen(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_stop_ends_grandchildren(tmp_path: Path) -> None:
     child.wait_ready(lambda: child.tail().isdigit(), 20)
     grandchild = int(child.tail())
     child.stop(5)
-    assert gone(grandchild)
+    assert has_ended(grandchild)
 
 
 def test_stopped_child_can_be_stopped(tmp_path: Path) -> None:

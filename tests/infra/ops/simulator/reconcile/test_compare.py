@@ -27,7 +27,7 @@ def expected() -> LedgerIndex:
     )
 
 
-def seen(n: int, mask: int, outcome: str, **more: object) -> Sighting:
+def sighting(n: int, mask: int, outcome: str, **more: object) -> Sighting:
     """Return a record of event `n` after the consent stage."""
     return Sighting(event_id(RUN, n), "page_view", outcome, mask, "2profile", "resolved")._replace(**more)  # type: ignore[arg-type] # test data
 
@@ -40,7 +40,7 @@ def walk(expected: LedgerIndex, *records: Sighting) -> LayerVerdict:
     return compare.once_row("layer", expected, {"random": 1}, tally)
 
 
-GOOD = (seen(0, 7, "pass"), seen(1, 1, "strip"), Sighting("random", "page_view", "anonymise", 0, "", "anonymous"))
+GOOD = (sighting(0, 7, "pass"), sighting(1, 1, "strip"), Sighting("random", "page_view", "anonymise", 0, "", "anonymous"))
 
 
 def test_a_layer_that_is_as_it_should_be_has_no_fault(expected: LedgerIndex) -> None:
@@ -65,11 +65,11 @@ def test_an_event_that_is_there_twice_is_doubled(expected: LedgerIndex) -> None:
 @pytest.mark.parametrize(
     "record",
     [
-        seen(1, 1, "strip", marks={("mk", 1)}),
-        seen(1, 1, "strip", marks={("pz", 1)}),
+        sighting(1, 1, "strip", marks={("mk", 1)}),
+        sighting(1, 1, "strip", marks={("pz", 1)}),
         Sighting("random", "page_view", "anonymise", marks={("an", 2)}),
-        seen(0, 7, "pass", marks={("cl", 9)}),
-        seen(1, 3, "strip"),
+        sighting(0, 7, "pass", marks={("cl", 9)}),
+        sighting(1, 3, "strip"),
         Sighting(event_id(RUN, 2), "page_view", "anonymise"),
     ],
     ids=["marketing", "personalization", "analytics", "clear", "mask", "id of an anonymised event"],
@@ -82,18 +82,18 @@ def test_what_was_not_granted_is_forbidden(expected: LedgerIndex, record: Sighti
 
 def test_markers_of_granted_purposes_are_lawful(expected: LedgerIndex) -> None:
     """The event with all purposes keeps its fields."""
-    assert walk(expected, seen(0, 7, "pass", marks={("mk", 0), ("an", 0), ("pz", 0)}), *GOOD[1:]).good
+    assert walk(expected, sighting(0, 7, "pass", marks={("mk", 0), ("an", 0), ("pz", 0)}), *GOOD[1:]).good
 
 
 @pytest.mark.parametrize("n", [3, 4, 5, 99], ids=["dead", "poison", "refused", "unknown"])
 def test_an_event_that_should_not_be_there_is_unexplained(expected: LedgerIndex, n: int) -> None:
     """Refused and dead events, and numbers that the ledger does not have."""
-    assert walk(expected, *GOOD, seen(n, 7, "pass")).unexplained == 1
+    assert walk(expected, *GOOD, sighting(n, 7, "pass")).unexplained == 1
 
 
 def test_less_consent_than_was_given_is_unexplained(expected: LedgerIndex) -> None:
     """Stripping more than was refused is a fault, although nothing forbidden remains."""
-    assert walk(expected, seen(0, 1, "strip"), *GOOD[1:]).unexplained == 1
+    assert walk(expected, sighting(0, 1, "strip"), *GOOD[1:]).unexplained == 1
 
 
 def test_an_event_that_was_never_acknowledged_may_be_missing_but_not_doubled(expected: LedgerIndex) -> None:
@@ -136,10 +136,10 @@ def test_one_person_has_one_profile_and_shares_it_with_nobody(expected: LedgerIn
     tally.add_consented(GOOD[0])
     tally.add_consented(GOOD[1])
     assert compare.profiles_row(tally).good
-    tally.add_consented(seen(1, 1, "strip", profile="2other"))
+    tally.add_consented(sighting(1, 1, "strip", profile="2other"))
     assert compare.profiles_row(tally).doubled == 1
     expected.accounts[1] = 1
-    tally.add_consented(seen(1, 1, "strip"))
+    tally.add_consented(sighting(1, 1, "strip"))
     assert compare.profiles_row(tally).forbidden == 1
 
 
@@ -189,10 +189,10 @@ def test_a_refusal_is_kept_unless_an_event_after_it_shows_more(expected: LedgerI
     for record in GOOD:
         tally.add_consented(record)
     assert compare.refusal_rows(expected, tally.leaks, tally.shortfalls) == [RefusalRow("webhook", 2, 2, 1, 1, 2)]
-    for leak in (seen(1, 3, "strip"), seen(1, 1, "strip", marks={("mk", 1)})):
+    for leak in (sighting(1, 3, "strip"), sighting(1, 1, "strip", marks={("mk", 1)})):
         spoilt = Tally(expected)
         spoilt.add_consented(leak)
         assert compare.refusal_rows(expected, spoilt.leaks, spoilt.shortfalls)[0].effective == 1
     tally.add_consented(Sighting(event_id(RUN, 2), "page_view", "anonymise"))
-    tally.add_consented(seen(0, 1, "strip"))
+    tally.add_consented(sighting(0, 1, "strip"))
     assert compare.refusal_rows(expected, tally.leaks, tally.shortfalls) == [RefusalRow("webhook", 2, 1, 1, 0, 2)]
