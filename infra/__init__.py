@@ -1,1 +1,1 @@
-"""The cellar: settings, clients, metric names, the command line and the embedded stack. It has no opinion about events."""
+"""Settings, clients, metrics, HTTP and parsing shared by all rooms, and in `ops` the command line and the embedded stack."""

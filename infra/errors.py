@@ -1,14 +1,14 @@
-"""An exception per meaning; only app files and the runtime catch them."""
+"""Exceptions by their consequence. Only app files and the runtime catch them."""
 
 
 class ConfigError(Exception):
-    """What the user set cannot work; the message names the place and what to do. Exit code 78."""
+    """A setting that cannot work. The message names the setting and the remedy. Exit code 78."""
 
 
 class Retryable(Exception):
-    """The world is at fault (Redis, Kafka, ClickHouse away): nothing is committed, back off and try the same again.
+    """A dependency is unavailable (Redis, Kafka, ClickHouse): nothing is committed; back off and retry the same work.
 
-    `service` names what is away, for the metrics, where the code that raises knows it.
+    `service` names the dependency for the metrics, where the raising code knows it.
     """
 
     def __init__(self, text: str, service: str = "") -> None:
@@ -17,14 +17,14 @@ class Retryable(Exception):
 
 
 class Halted(Exception):
-    """Going on would do harm (too many dead letters, an impossible offset): stop and wait for a person. Exit code 75."""
+    """Continuing would do harm (too many dead letters, an impossible offset): stop and wait for an operator. Exit code 75."""
 
 
-def no_house(error: Retryable) -> str:
-    """What to tell a person whose command found nobody."""
+def unreachable_message(error: Retryable) -> str:
+    """Return the message for a command that could not reach the running services."""
     return f"{error}. Is the house up (`headwater up`), and does HEADWATER_STATE_DIR name it?"
 
 
 EXIT_CONFIG = 78
 EXIT_HALTED = 75
-EXIT_FENCED = 70  # an abort, a fence, a lost partition, or a world that is away: the supervisor starts the worker again
+EXIT_FENCED = 70  # an abort, a fence, a lost partition or an unavailable dependency: the supervisor restarts the worker

@@ -1,18 +1,18 @@
-"""How the C library's allocator treats memory that a worker frees."""
+"""Settings of the C library's allocator for workers."""
 
 import ctypes
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Numbers of the options, from glibc's malloc.h."""
+"""Option numbers from glibc's malloc.h."""
 KEPT_BYTES = 128 * 1024 * 1024
 LARGE_BYTES = 8 * 1024 * 1024
 
 
 def keep_freed_memory() -> bool:
-    """Keep what a batch frees for the next batch. Whether the allocator can do that; only glibc's can.
+    """Keep freed memory in the process for the next batch. Return whether the allocator supports that; only glibc's does.
 
-    By default freed memory goes back to the kernel at once and comes again as cleared pages, which makes records of a
-    kilobyte several times dearer to copy. What is kept is never more than what was used at the same time before.
+    By default freed memory returns to the kernel at once and comes back as zeroed pages, which makes copying records of a
+    kilobyte several times as expensive. The process keeps at most its own peak of used memory.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

@@ -1,4 +1,4 @@
-"""One master secret, and every key derived from it by name (HKDF-SHA256, RFC 5869)."""
+"""The master secret and the keys derived from it by label (HKDF-SHA256, RFC 5869)."""
 
 import hashlib
 import hmac
@@ -10,7 +10,7 @@ from infra.errors import ConfigError
 
 
 class Secret:
-    """The master secret. It is never printed: `repr` shows no part of it."""
+    """The master secret. `repr` shows no part of it."""
 
     def __init__(self, master: str) -> None:
         if len(master) < 32:
@@ -21,15 +21,15 @@ class Secret:
         return "Secret(...)"
 
     def derive(self, label: str, salt: bytes | None = None) -> bytes:
-        """The 32-byte key named `label`; the same label and salt give the same key on every machine."""
+        """Return the 32-byte key of `label`. The same label and salt give the same key on every machine."""
         return HKDF(SHA256(), 32, salt, b"headwater/" + label.encode()).derive(self._master)
 
 
 def sha256_hex(text: str) -> str:
-    """Hex SHA-256, for things that are compared but never needed again in clear, such as write keys."""
+    """Return the hex SHA-256 of a text that is compared but never needed in clear again, such as a write key."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def same(a: str, b: str) -> bool:
-    """Equality in constant time."""
+def equal_in_constant_time(a: str, b: str) -> bool:
+    """Compare two texts in constant time."""
     return hmac.compare_digest(a.encode(), b.encode())

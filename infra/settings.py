@@ -1,7 +1,7 @@
-"""Everything that differs between two installations, read once at the start of a command.
+"""Settings of an installation, read once at the start of a command.
 
-Sources, strongest first: `HEADWATER_*` environment variables, `<state_dir>/house.json` (written by `headwater up`, so that
-every other command finds the running house), defaults.
+Sources by precedence: `HEADWATER_*` environment variables, `<state_dir>/house.json` (written by `headwater up`, so that
+other commands find the running services), defaults.
 """
 
 import json
@@ -19,7 +19,7 @@ PACKAGED_CONTRACTS = Path(__file__).resolve().parent.parent / "schemas" / "contr
 
 
 class Settings(BaseSettings):
-    """One installation's addresses, files and secrets. Build it with `load_settings`, which words errors for people."""
+    """One installation's addresses, files and secrets. Build it with `load_settings`, which raises readable errors."""
 
     model_config = SettingsConfigDict(env_prefix="HEADWATER_", extra="forbid", frozen=True)
 
@@ -89,10 +89,10 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings gives all five
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment before the running house's file; no dotenv and no secrets folder."""
+        """Use arguments and the environment; no dotenv and no secrets folder."""
         return init_settings, env_settings
 
     @field_validator("node_key_since")
@@ -104,7 +104,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def master(self) -> Secret:
-        """The master secret, from which every key is derived. ConfigError where there is none or it is too short."""
+        """The master secret, from which every key is derived. ConfigError where it is missing or too short."""
         if self.secret is not None:
             return Secret(self.secret.get_secret_value())
         file = self.secret_file or self.state_dir / "secret"
@@ -118,32 +118,32 @@ class Settings(BaseSettings):
 
     @property
     def write_keys_file(self) -> Path:
-        """Where the hashed write keys lie."""
+        """File of the hashed write keys."""
         return self.write_keys or self.state_dir / "write-keys.json"
 
     @property
     def gvl_dir(self) -> Path:
-        """Where the imported Global Vendor Lists lie."""
+        """Folder of the imported Global Vendor Lists."""
         return self.gvl or self.state_dir / "gvl"
 
     @property
     def keyring_dir(self) -> Path:
-        """Where the salts of the daily payload keys lie; deleting one destroys that day's payloads."""
+        """Folder of the daily payload keys' salts. Deleting a salt destroys that day's payloads."""
         return self.state_dir / "keyring"
 
     def kafka_config(self, **options: Any) -> dict[str, Any]:
-        """librdkafka configuration: address, the installation's options, then the caller's (with dots written as `_`)."""
-        given = {name.replace("_", "."): value for name, value in options.items()}
-        return {"bootstrap.servers": self.kafka, **self.kafka_options, **given}
+        """Return librdkafka's configuration: address, the installation's options, then the caller's (with `_` for dots)."""
+        caller_options = {name.replace("_", "."): value for name, value in options.items()}
+        return {"bootstrap.servers": self.kafka, **self.kafka_options, **caller_options}
 
 
 def house_file(state_dir: Path) -> Path:
-    """The file in which `headwater up` says where the running house is."""
+    """Return the file in which `headwater up` writes the addresses of the running services."""
     return state_dir / "house.json"
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Settings for this command; ConfigError names the variable that is wrong and what it should be."""
+    """Load the settings. ConfigError names the invalid variable and the expected value."""
     try:
         state_dir = Settings(**overrides).state_dir
         file = house_file(state_dir)
@@ -157,6 +157,6 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
-        # An address may hold a password.
-        given = "" if "@" in str(first["input"]) else f" (got {first['input']!r:.80})"
-        raise ConfigError(f"HEADWATER_{name}: {first['msg']}{given}") from None
+        # An address may contain a password.
+        value_text = "" if "@" in str(first["input"]) else f" (got {first['input']!r:.80})"
+        raise ConfigError(f"HEADWATER_{name}: {first['msg']}{value_text}") from None

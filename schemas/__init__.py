@@ -1,1 +1,1 @@
-"""What may pass: one Avro contract a topic, the table of topics, and the only code that knows Avro framing."""
+"""One Avro contract per topic, the table of topics, and the only code that knows Avro framing."""

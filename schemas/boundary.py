@@ -1,7 +1,7 @@
-"""Strict validation where records come from outside: pydantic TypedDicts generated from a contract.
+"""Strict validation of records from outside: pydantic TypedDicts generated from a contract.
 
-What passes here always encodes: types are strict (no number in a string), integers fit their width, strings are valid
-Unicode, unknown fields are refused. Fields with a default may be absent; `schemas.codec.encode` fills them in.
+A valid record always encodes: types are strict (no number in a string), integers fit their width, strings are valid Unicode,
+unknown fields are refused. Fields with a default may be absent; `schemas.codec.encode` fills them in.
 """
 
 import re
@@ -16,7 +16,7 @@ from schemas.contract import Contract, ContractError
 
 MAX_PROBLEMS = 10
 
-# With a length constraint pydantic looks into a string, and only then notices surrogates, which no UTF-8 can hold.
+# Only with a length constraint pydantic inspects a string and refuses surrogates, which UTF-8 cannot encode.
 _TEXT = Annotated[str, Field(max_length=1 << 30)]
 
 _PLAIN: dict[str, Any] = {
@@ -52,11 +52,11 @@ _EXPECTED = {
     "none_required": "must be null",
 }
 
-_SPEAKABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
+_SAFE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
 class ContractViolation(ValueError):
-    """A record that breaks its contract. `problems` name field and expectation, for the sender; never a value."""
+    """A record that violates its contract. `problems` name fields and expectations for the sender, never values."""
 
     def __init__(self, problems: tuple[str, ...]) -> None:
         super().__init__("; ".join(problems))
@@ -64,51 +64,46 @@ class ContractViolation(ValueError):
 
 
 class Boundary:
-    """The boundary of one contract. Make it once: building takes milliseconds, checking microseconds."""
+    """Validator of one contract. Build it once: building takes milliseconds, checking microseconds."""
 
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
-        self._adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(_record(contract.schema))
+        self._adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(_record_type(contract.schema))
 
     def check(self, record: object) -> dict[str, Any]:
-        """The record, copied, if it fits the contract. Refused, with at most ten problems, if it does not."""
+        """Return a copy of the record. ContractViolation with at most ten problems where it violates the contract."""
         try:
             return self._adapter.validate_python(record)
         except ValidationError as error:
             details = error.errors(include_url=False, include_context=False, include_input=False)
-            raise ContractViolation(_worded(details)) from None
+            raise ContractViolation(_describe_problems(details)) from None
 
 
-def validator(contract: Contract) -> Boundary:
-    """The boundary of one contract."""
-    return Boundary(contract)
-
-
-def _record(schema: dict[str, Any]) -> Any:
+def _record_type(schema: dict[str, Any]) -> Any:
     fields = {
-        field["name"]: NotRequired[_type(field["type"])] if "default" in field else _type(field["type"])
+        field["name"]: NotRequired[_python_type(field["type"])] if "default" in field else _python_type(field["type"])
         for field in schema["fields"]
     }
-    made = cast(Any, TypedDict(schema["name"], fields))  # type: ignore[operator] # the fields are known at run time only
-    made.__pydantic_config__ = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
-    return made
+    typed_dict = cast(Any, TypedDict(schema["name"], fields))  # type: ignore[operator] # the fields are known at run time only
+    typed_dict.__pydantic_config__ = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
+    return typed_dict
 
 
-def _type(avro: Any) -> Any:
+def _python_type(avro: Any) -> Any:
     if isinstance(avro, list):
-        made = _type(avro[0])
+        union = _python_type(avro[0])
         for branch in avro[1:]:
-            made = made | _type(branch)
-        return made
+            union = union | _python_type(branch)
+        return union
     if isinstance(avro, str):
         avro = {"type": avro}
     match avro["type"]:
         case "record":
-            return _record(avro)
+            return _record_type(avro)
         case "map":
-            return dict[_TEXT, _type(avro["values"])]  # type: ignore[misc] # generated at run time
+            return dict[_TEXT, _python_type(avro["values"])]  # type: ignore[misc] # generated at run time
         case "array":
-            return list[_type(avro["items"])]  # type: ignore[misc] # generated at run time
+            return list[_python_type(avro["items"])]  # type: ignore[misc] # generated at run time
         case "enum":
             return Literal[tuple(avro["symbols"])]
         case "fixed":
@@ -116,17 +111,17 @@ def _type(avro: Any) -> Any:
         case plain if plain in _PLAIN:
             return _PLAIN[plain]
         case _:
-            # A reference to a named type: contracts are flat and have none; lint says so before it comes to this.
+            # A reference to a named type; lint refuses it, because contracts are flat.
             raise ContractError(f"the boundary knows no type {avro['type']!r}")
 
 
-def _worded(details: Sequence[ErrorDetails]) -> tuple[str, ...]:
-    problems = dict.fromkeys(f"{_path(error['loc'])} {_EXPECTED.get(error['type'], 'does not fit')}" for error in details)
+def _describe_problems(details: Sequence[ErrorDetails]) -> tuple[str, ...]:
+    problems = dict.fromkeys(f"{_field_path(error['loc'])} {_EXPECTED.get(error['type'], 'does not fit')}" for error in details)
     shown = tuple(problems)[:MAX_PROBLEMS]
     return (*shown, f"and {len(problems) - len(shown)} more") if len(problems) > len(shown) else shown
 
 
-def _path(loc: tuple[int | str, ...]) -> str:
-    """Field path in the sender's words. Names that look like data (an address as a key) are not repeated."""
-    parts = [str(part) if isinstance(part, int) or _SPEAKABLE.fullmatch(part) else "*" for part in loc if part != "[key]"]
+def _field_path(loc: tuple[int | str, ...]) -> str:
+    """Return the path of a field. Names that look like data (an address as a key) are masked."""
+    parts = [str(part) if isinstance(part, int) or _SAFE_NAME.fullmatch(part) else "*" for part in loc if part != "[key]"]
     return ".".join(parts) if parts else "the record"

@@ -1,7 +1,7 @@
-"""What a new version of a contract may change: stricter than Avro, because the stream also prepends, strips and stores.
+"""Compatibility of contract versions: stricter than Avro, because stages prepend columns, strip fields and store records.
 
-Every rule keeps Avro's own (an old reader reads new records and a new one old records), and adds what Avro does not
-look at: order, logical types, purposes. Apache Avro's checker is the oracle of the tests.
+The rules imply Avro's (old readers read new records, and new readers old ones) and cover what Avro ignores: order, logical
+types, purposes. Apache Avro's checker is the oracle of the tests.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from schemas.publish import same_schema
 
 @dataclass(frozen=True)
 class BreakingChange:
-    """One forbidden change. `field` is empty where the whole contract is meant."""
+    """One forbidden change. `field` is empty for a change of the whole contract."""
 
     topic: str
     field: str
@@ -24,30 +24,30 @@ class BreakingChange:
         return f"{self.topic}: {self.field}: {self.text}" if self.field else f"{self.topic}: {self.text}"
 
 
-def breaking(topic: str, old: Schema, new: Schema) -> list[BreakingChange]:
-    """The forbidden changes between two versions of a contract; empty if the new one may follow the old one."""
+def breaking_changes(topic: str, old: Schema, new: Schema) -> list[BreakingChange]:
+    """Return the forbidden changes between two versions of a contract."""
     changes = [
         BreakingChange(topic, "", f"the record's {key} changed from {old.get(key)!r} to {new.get(key)!r}")
         for key in ("type", "name", "namespace")
         if old.get(key) != new.get(key)
     ]
     before, after = old.get("prepended", 0), new.get("prepended", 0)
-    changes += _kept(topic, old["fields"], new["fields"])
+    changes += _compare_fields(topic, old["fields"], new["fields"])
     if before or after:
-        # Only the columns' own order: behind them stands the source's contract, which is compared by itself.
-        left = [f["name"] for f in old["fields"][:before] if f in new["fields"][after:]]
-        changes += [BreakingChange(topic, name, "moved out of the prepended columns") for name in left]
-        return changes + _order(topic, old["fields"][:before], new["fields"][:after])
-    return changes + _order(topic, old["fields"], new["fields"])
+        # Only the order of the prepended columns: the source's contract after them is compared by itself.
+        moved = [f["name"] for f in old["fields"][:before] if f in new["fields"][after:]]
+        changes += [BreakingChange(topic, name, "moved out of the prepended columns") for name in moved]
+        return changes + _compare_order(topic, old["fields"][:before], new["fields"][:after])
+    return changes + _compare_order(topic, old["fields"], new["fields"])
 
 
-def _kept(topic: str, old: Sequence[Schema], new: Sequence[Schema]) -> list[BreakingChange]:
+def _compare_fields(topic: str, old: Sequence[Schema], new: Sequence[Schema]) -> list[BreakingChange]:
     new_by_name = {field["name"]: field for field in new}
     old_names = {field["name"] for field in old}
     changes: list[BreakingChange] = []
     for field in old:
         if field["name"] in new_by_name:
-            changes += _field(topic, field, new_by_name[field["name"]])
+            changes += _compare_field(topic, field, new_by_name[field["name"]])
         else:
             changes.append(BreakingChange(topic, field["name"], "removed or renamed: readers of stored records still need it"))
     return changes + [
@@ -57,26 +57,28 @@ def _kept(topic: str, old: Sequence[Schema], new: Sequence[Schema]) -> list[Brea
     ]
 
 
-def _order(topic: str, old: Sequence[Schema], new: Sequence[Schema]) -> list[BreakingChange]:
+def _compare_order(topic: str, old: Sequence[Schema], new: Sequence[Schema]) -> list[BreakingChange]:
     new_names = [field["name"] for field in new]
-    kept = [field["name"] for field in old if field["name"] in new_names]
-    now = [name for name in new_names if name in kept]
+    common = [field["name"] for field in old if field["name"] in new_names]
+    now = [name for name in new_names if name in common]
     changes = [
         BreakingChange(topic, name, "moved: the order of the fields is the order of the bytes")
-        for name in [a for a, b in zip(now, kept, strict=True) if a != b][:1]
+        for name in [a for a, b in zip(now, common, strict=True) if a != b][:1]
     ]
-    last = max((i for i, name in enumerate(new_names) if name in kept), default=-1)
-    inserted = [name for name in new_names[: last + 1] if name not in kept]
+    last = max((i for i, name in enumerate(new_names) if name in common), default=-1)
+    inserted = [name for name in new_names[: last + 1] if name not in common]
     return changes + [
         BreakingChange(topic, name, "inserted: new fields are appended at the end of their block") for name in inserted
     ]
 
 
-def _field(topic: str, old: Schema, new: Schema) -> list[BreakingChange]:
+def _compare_field(topic: str, old: Schema, new: Schema) -> list[BreakingChange]:
     name = old["name"]
     changes = []
-    if not same_schema({"type": _plain(old["type"])}, {"type": _plain(new["type"])}):
-        changes.append(BreakingChange(topic, name, f"type changed from {_plain(old['type'])} to {_plain(new['type'])}"))
+    if not same_schema({"type": _without_docs(old["type"])}, {"type": _without_docs(new["type"])}):
+        changes.append(
+            BreakingChange(topic, name, f"type changed from {_without_docs(old['type'])} to {_without_docs(new['type'])}")
+        )
     if old.get("purpose") != new.get("purpose"):
         changes.append(
             BreakingChange(
@@ -90,18 +92,18 @@ def _field(topic: str, old: Schema, new: Schema) -> list[BreakingChange]:
     return changes
 
 
-def _plain(avro: Any) -> Any:
-    """A type without its documentation, with its logical type."""
+def _without_docs(avro: Any) -> Any:
+    """Return a type without its documentation, with its logical type."""
     if isinstance(avro, list):
-        return [_plain(branch) for branch in avro]
+        return [_without_docs(branch) for branch in avro]
     if isinstance(avro, dict):
-        kept = {key: _plain(value) for key, value in avro.items() if key != "doc"}
-        return kept["type"] if set(kept) == {"type"} else kept
+        essential = {key: _without_docs(value) for key, value in avro.items() if key != "doc"}
+        return essential["type"] if set(essential) == {"type"} else essential
     return avro
 
 
-def breaking_lock(old: dict[str, Any], new: dict[str, Any]) -> list[BreakingChange]:
-    """Published versions that are gone or another one now: ids are never changed or freed."""
+def breaking_lock_changes(old: dict[str, Any], new: dict[str, Any]) -> list[BreakingChange]:
+    """Return published versions that are missing or changed: ids are never changed or freed."""
     now = {entry["id"]: entry for entry in new["contracts"]}
     return [
         BreakingChange(

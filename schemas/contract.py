@@ -1,4 +1,4 @@
-"""One published version of one topic's contract, and the shapes of it that readers and writers work with."""
+"""One published version of a topic's contract, with the parsed schemas that readers and writers need."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,32 +12,32 @@ WIRE_MAGIC = b"\x00"  # Confluent wire format: magic byte, 4-byte big-endian sch
 
 
 class UnknownContract(LookupError):
-    """No version with this id or of this topic, even after reading the folder again."""
+    """No version has this id or topic, even after rereading the folder."""
 
 
 class ContractError(ValueError):
-    """A contract file is wrong; the message names the file, the line where there is one, and the field."""
+    """A contract file is invalid. The message names the file, the line where known, and the field."""
 
 
 @dataclass(frozen=True)
 class Contract:
-    """One published version of one topic's contract."""
+    """One published version of a topic's contract."""
 
     topic: str
     version: int
     id: int
     schema: Schema = field(compare=False, repr=False)
     source_id: int | None
-    """Id of the contract that this one was derived from by prepending columns; None for hand-written ones."""
+    """Id of the contract from which this one is derived by prepending columns; None for hand-written ones."""
 
     @cached_property
     def parsed(self) -> Any:
-        """The schema as fastavro wants it, timestamps as plain integers (milliseconds UTC)."""
+        """The schema parsed by fastavro, timestamps as plain integers (milliseconds UTC)."""
         return parse(self.schema)
 
     @cached_property
     def header(self) -> bytes:
-        """The five bytes before each datum."""
+        """The five bytes before each datum (Confluent wire format)."""
         return WIRE_MAGIC + self.id.to_bytes(4, "big")
 
     @cached_property
@@ -46,25 +46,25 @@ class Contract:
         return tuple(field["name"] for field in self.schema["fields"])
 
     def up_to(self, last_field: str) -> Any:
-        """The parsed schema of the fields up to and including `last_field`."""
+        """Return the parsed schema of the fields up to and including `last_field`."""
         end = self.names.index(last_field) + 1
-        return self._part("Head", self.schema["fields"][:end])
+        return self._subset("Head", self.schema["fields"][:end])
 
     def columns(self) -> Any:
-        """The parsed schema of the prepended columns alone (derived contracts only)."""
-        return self._part("Columns", self.schema["fields"][: self.schema["prepended"]])
+        """Return the parsed schema of the prepended columns (derived contracts only)."""
+        return self._subset("Columns", self.schema["fields"][: self.schema["prepended"]])
 
-    def _part(self, name: str, fields: list[Schema]) -> Any:
+    def _subset(self, name: str, fields: list[Schema]) -> Any:
         return parse({"type": "record", "name": name, "namespace": "headwater", "fields": fields})
 
 
 def parse(schema: Schema) -> Any:
-    """The physical schema, parsed by fastavro. Its mark of being parsed stays on it: without, every record parses it again."""
+    """Return the physical schema parsed by fastavro, marked as parsed so that it is not parsed for every record."""
     return fastavro.parse_schema(physical(schema))
 
 
 def physical(schema: Any) -> Any:
-    """The schema without logical types: the same bytes, but integers in and out, which is faster and never loses a bit."""
+    """Return the schema without logical types: the same bytes, with integers as values, which is faster and exact."""
     if isinstance(schema, dict):
         return {key: physical(value) for key, value in schema.items() if key != "logicalType"}
     if isinstance(schema, list):

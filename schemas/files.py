@@ -1,42 +1,28 @@
-"""The files of a contracts folder: reading them with errors that name a place, replacing them whole.
+"""The files of a contracts folder: reading with located errors, atomic replacement.
 
 `<topic>.avsc` are the current contracts. `derived.json` names the columns that the consent and identity stages prepend;
 the contracts of `events.consented` and `events.resolved` are generated from it. `lock.json` holds every published
-version with its id; ids are only ever allocated, never changed or freed.
+version with its id; ids are allocated, never changed or freed.
 """
 
 import json
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 from schemas.contract import ContractError, Schema
 
-Reader = Callable[[str], str | None]
-"""File name -> its text, or None where there is no such file; lets the same code read a folder or a revision."""
-
-
-def folder_reader(folder: Path) -> Reader:
-    """Reads files of a folder."""
-
-    def read(name: str) -> str | None:
-        file = folder / name
-        return file.read_text(encoding="utf-8") if file.exists() else None
-
-    return read
-
 
 def parse_json(name: str, text: str) -> Any:
-    """Parse a JSON file's text; ContractError names file, line and column, also for a key that stands twice."""
+    """Parse a JSON file's text. ContractError with file, line and column, also for a duplicate key."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) != len(pairs):
+        content = dict(pairs)
+        if len(content) != len(pairs):
             double = next(key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1)
             raise ContractError(f"{name}: the key {double!r} stands twice in one object")
-        return made
+        return content
 
     try:
         return json.loads(text, object_pairs_hook=unique)
@@ -45,7 +31,7 @@ def parse_json(name: str, text: str) -> Any:
 
 
 def read_json(file: Path) -> Any:
-    """Parse a JSON file; ContractError names file, line and column, or says that there is none."""
+    """Parse a JSON file. ContractError with file, line and column, or for a missing file."""
     try:
         return parse_json(file.name, file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -53,13 +39,13 @@ def read_json(file: Path) -> Any:
 
 
 def read_lock(folder: Path) -> dict[str, Any]:
-    """The lock file, or an empty one. ContractError where an id or a version stands twice, as after a careless merge."""
+    """Return the lock file, or an empty one. ContractError for a duplicate id or version, as after a wrong merge."""
     file = folder / "lock.json"
     return check_lock(read_json(file)) if file.exists() else {"next_id": 1, "contracts": []}
 
 
 def check_lock(state: Any) -> dict[str, Any]:
-    """The lock, if nobody could mistake one version for another in it."""
+    """Return the lock file's content. ContractError where ids or versions are ambiguous."""
     ids: set[int] = set()
     versions: set[tuple[str, int]] = set()
     for entry in state["contracts"]:
@@ -81,13 +67,13 @@ def check_lock(state: Any) -> dict[str, Any]:
 
 
 def read_contracts(folder: Path) -> dict[str, Schema]:
-    """The current hand-written contracts: topic -> schema."""
+    """Return the current hand-written contracts: topic -> schema."""
     generated = set(read_json(folder / "derived.json"))
     return {file.stem: read_json(file) for file in sorted(folder.glob("*.avsc")) if file.stem not in generated}
 
 
 def write_atomically(file: Path, text: str) -> None:
-    """Replace a file whole: readers see the old or the new one, never a part. A file that is right stays untouched."""
+    """Replace a file atomically. A file with this content is not touched."""
     if file.exists() and file.read_text(encoding="utf-8") == text:
         return
     handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
@@ -104,13 +90,13 @@ def write_atomically(file: Path, text: str) -> None:
 
 
 def format_schema(schema: Schema) -> str:
-    """A contract file's text: one field a line, so that a diff shows fields."""
+    """Return a contract file's text, one field per line, so that a diff shows fields."""
     head = ",\n  ".join(f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in schema.items() if k != "fields")
     fields = ",\n    ".join(json.dumps(field, ensure_ascii=False) for field in schema["fields"])
     return f'{{\n  {head},\n  "fields": [\n    {fields}\n  ]\n}}\n'
 
 
 def format_lock(state: dict[str, Any]) -> str:
-    """The lock file's text: one version a line, so that a merge of two branches that both publish is a conflict."""
+    """Return the lock file's text, one version per line, so that two branches that both publish conflict in a merge."""
     entries = ",\n    ".join(json.dumps(entry, ensure_ascii=False) for entry in state["contracts"])
     return f'{{\n  "next_id": {state["next_id"]},\n  "contracts": [\n    {entries}\n  ]\n}}\n'

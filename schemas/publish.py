@@ -1,4 +1,4 @@
-"""Publishing: new versions get ids, and every source version gets its derived contracts."""
+"""Publishing of contracts: ids for new versions, and derived contracts for every version of their source."""
 
 import copy
 import fcntl
@@ -16,7 +16,7 @@ from schemas.files import format_lock, format_schema, read_contracts, read_json,
 
 
 def derive(columns: dict[str, Any], source: Schema) -> Schema:
-    """The contract `columns + all fields of source` (an entry of derived.json and its source's schema)."""
+    """Return the contract `columns + all fields of source`. `columns`: an entry of derived.json."""
     return {
         "type": "record",
         "name": columns["name"],
@@ -28,32 +28,32 @@ def derive(columns: dict[str, Any], source: Schema) -> Schema:
 
 
 def publish(state: dict[str, Any], contracts: Mapping[str, Schema], derived: Mapping[str, Any]) -> list[Contract]:
-    """Add to the lock `state` what is new in `contracts` and in what is derived from them; returns the new versions."""
+    """Add new versions of `contracts` and of their derived contracts to the lock `state`; return the new versions."""
     new: list[Contract] = []
     for topic, schema in contracts.items():
         _publish(state, new, topic, schema, None)
     for topic, columns in derived.items():
         if columns["from"] in list(derived)[list(derived).index(topic) :]:
             raise ContractError(f"derived.json: {topic} stands before {columns['from']}, which it is derived from")
-        # One derived contract for every version of the source: old and new events flow side by side.
+        # One derived contract per version of the source: old and new events are processed at the same time.
         for source in [entry for entry in state["contracts"] if entry["topic"] == columns["from"]]:
             _publish(state, new, topic, derive(columns, source["schema"]), source["id"])
     return new
 
 
 def preview(folder: Path) -> list[Contract]:
-    """What `lock` would publish; changes nothing."""
+    """Return the versions that `lock` would publish."""
     state = copy.deepcopy(read_lock(folder))
     return publish(state, read_contracts(folder), read_json(folder / "derived.json"))
 
 
 def lock(folder: Path) -> list[Contract]:
-    """Publish what has changed: allocate ids for new versions, regenerate the derived contracts. Returns the new ones.
+    """Allocate ids for new versions and regenerate the derived contracts; return the new versions.
 
-    Safe against a second caller (the folder is locked) and a crash (files are replaced whole, the lock file last).
+    Safe against a second caller (the folder is locked) and a crash (files are replaced atomically, the lock file last).
     ContractError, before anything is written, where a contract is no Avro record.
     """
-    with _only_writer(folder):
+    with _exclusive_lock(folder):
         state = read_lock(folder)
         derived = read_json(folder / "derived.json")
         new = publish(state, read_contracts(folder), derived)
@@ -65,7 +65,7 @@ def lock(folder: Path) -> list[Contract]:
 
 
 def current_derived(state: dict[str, Any], topic: str) -> Schema:
-    """The newest published contract of a derived topic."""
+    """Return the newest published contract of a derived topic."""
     latest = max((entry for entry in state["contracts"] if entry["topic"] == topic), key=lambda entry: int(entry["version"]))
     schema: Schema = latest["schema"]
     return schema
@@ -89,12 +89,12 @@ def _publish(state: dict[str, Any], new: list[Contract], topic: str, schema: Sch
 
 
 def same_schema(a: Schema, b: Schema) -> bool:
-    """Whether two schemas are the same text but for white space and the order of keys (false is not 0, 1 is not 1.0)."""
+    """Whether two schemas are equal as JSON text, ignoring white space and the order of keys (false is not 0, 1 is not 1.0)."""
     return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
 
 
 @contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
+def _exclusive_lock(folder: Path) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

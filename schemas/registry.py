@@ -1,4 +1,4 @@
-"""The contracts of one folder: every version ever published, its id, and which id a stage writes for an id it read."""
+"""The contracts of one folder: every published version by id and topic, and the derived version for each source id."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -11,7 +11,7 @@ K = TypeVar("K")
 
 
 class Registry:
-    """Contracts by id and by topic, read from a folder; an unknown id makes it look whether the lock file has changed."""
+    """Contracts by id and by topic. An unknown id makes it check whether the lock file has changed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -22,37 +22,37 @@ class Registry:
         self.reload()
 
     def reload(self) -> bool:
-        """Read the lock file if it has changed; True if it had. A storm of unknown ids costs one `stat` each, no reading."""
-        stamp = self._stamp()
+        """Read the lock file if it has changed; return whether it had. Each unknown id costs one `stat`."""
+        stamp = self._file_stamp()
         if stamp == self._read:
             return False
         by_id: dict[int, Contract] = {}
         latest: dict[str, Contract] = {}
         derived: dict[tuple[int, str], Contract] = {}
         for entry in read_lock(self.folder)["contracts"]:
-            # A version never changes, so one that is known stays the same object, with what it has parsed.
+            # A version never changes, so a known one stays the same object, with its parsed schemas.
             contract = self._by_id.get(entry["id"]) or Contract(
                 entry["topic"], entry["version"], entry["id"], entry["schema"], entry.get("source_id")
             )
             by_id[contract.id] = contract
             _keep_newest(latest, contract.topic, contract)
             if contract.source_id is not None:
-                # A stage's own columns may change too: the newest contract derived from an id is what it writes.
+                # A stage's columns may change too: it writes the newest contract derived from an id.
                 _keep_newest(derived, (contract.source_id, contract.topic), contract)
         self._by_id, self._latest, self._derived = by_id, latest, derived
         self._read = stamp
         return True
 
-    def _stamp(self) -> tuple[int, int, int] | None:
+    def _file_stamp(self) -> tuple[int, int, int] | None:
         try:
-            found = (self.folder / "lock.json").stat()
+            status = (self.folder / "lock.json").stat()
         except FileNotFoundError:
             return None
-        # The file is replaced whole, so its inode tells two writes in one tick of the clock apart.
-        return found.st_mtime_ns, found.st_ino, found.st_size
+        # The file is replaced, so its inode distinguishes two writes within one tick of the clock.
+        return status.st_mtime_ns, status.st_ino, status.st_size
 
     def by_id(self, schema_id: int) -> Contract:
-        """The contract with this id. UnknownContract if the folder has none."""
+        """Return the contract with this id. UnknownContract."""
         contract = self._by_id.get(schema_id)
         if contract is None and self.reload():
             contract = self._by_id.get(schema_id)
@@ -61,7 +61,7 @@ class Registry:
         return contract
 
     def latest(self, topic: str) -> Contract:
-        """The newest contract of a topic. UnknownContract if it has none."""
+        """Return the newest contract of a topic. UnknownContract."""
         if topic not in self._latest:
             self.reload()
         try:
@@ -70,7 +70,7 @@ class Registry:
             raise UnknownContract(f"no contract for topic {topic} in {self.folder}") from None
 
     def derived(self, source_id: int, topic: str) -> Contract:
-        """What a stage writes to `topic` for a record it read with `source_id`: its lineage, never simply the latest."""
+        """Return the contract of `topic` for records derived from `source_id`; it need not be the latest. UnknownContract."""
         contract = self._derived.get((source_id, topic))
         if contract is None and self.reload():
             contract = self._derived.get((source_id, topic))
@@ -79,14 +79,14 @@ class Registry:
         return contract
 
     def all(self) -> list[Contract]:
-        """Every version, by id."""
+        """Return every version, ordered by id."""
         self.reload()
         return [self._by_id[i] for i in sorted(self._by_id)]
 
 
-def _keep_newest(kept: dict[K, Contract], key: K, contract: Contract) -> None:
-    if key not in kept or kept[key].version < contract.version:
-        kept[key] = contract
+def _keep_newest(newest: dict[K, Contract], key: K, contract: Contract) -> None:
+    if key not in newest or newest[key].version < contract.version:
+        newest[key] = contract
 
 
 __all__ = [

@@ -1,40 +1,40 @@
-"""The one table of topics: contract, key, partitions, retention. `headwater topics apply` makes Kafka look like it."""
+"""The table of topics: contract, key, partitions, retention. `headwater topics apply` applies it to Kafka."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 DAY_MS = 86_400_000
 REPLAY_DAYS = 7
-"""How long events are kept on the topics of the way."""
+"""Retention of the event topics, days."""
 
 
 @dataclass(frozen=True)
 class Topic:
-    """One topic. Its contract is the newest of the same name in `schemas/contracts/`."""
+    """One topic. Its contract is `schemas/contracts/<name>.avsc`."""
 
     name: str
     key: str
-    """What its records are keyed by, in words."""
+    """Description of the record key."""
     retention_days: int | None
     """None = compacted."""
     spread: Literal["events", "one"] = "events"
-    """`events`: as many partitions as the installation's `partitions`, so that keys meet; `one`: a single partition."""
+    """`events`: the installation's number of partitions, so that equal keys are co-partitioned; `one`: a single partition."""
     replaced: bool = False
-    """A record replaces an older one of its key also where it is kept for so many days: what was erased is written again."""
+    """Compacted in addition to its retention: an erasure rewrites records."""
 
     @property
     def compacted(self) -> bool:
-        """Whether records can disappear before their time, because a newer one has their key."""
+        """Whether newer records with the same key remove a record before its retention ends."""
         return self.replaced or self.retention_days is None
 
     def config(self) -> dict[str, str]:
-        """Kafka's topic configuration."""
-        # Records grow along the way (raw < consented < resolved < dead), so a prepended column never makes one too large.
+        """Return Kafka's topic configuration."""
+        # Limits grow along the stream (raw < consented < resolved < dead), so prepended columns never make a record too large.
         size = {"max.message.bytes": str(MAX_BYTES.get(self.name, 4_194_304))}
         if self.compacted:
-            # What a tombstone replaces is gone after a day, however little is written: Kafka's own default waits for ever.
+            # A tombstone takes effect within a day, however little is written: Kafka's default has no limit.
             size |= {"min.cleanable.dirty.ratio": "0.1", "max.compaction.lag.ms": str(DAY_MS)}
-            # Who was erased must be known for as long as older events can be read again.
+            # Tombstones of erasures must exist for as long as older events can be replayed.
             size |= {"delete.retention.ms": str((REPLAY_DAYS + 1) * DAY_MS)}
         if self.retention_days is None:
             return {"cleanup.policy": "compact", **size}
@@ -51,7 +51,7 @@ TOPICS: dict[str, Topic] = {
         Topic("events.consented", "subject; random where anonymised", REPLAY_DAYS),
         Topic("events.resolved", "profile_id; random where anonymous", REPLAY_DAYS),
         Topic("events.dead", "source topic:partition:offset", 14),
-        # A letter may outlive its 14 days until its segment is full, a week at the most; what was sent of it, not less long.
+        # A dead letter may outlive its 14 days by up to a week, until its segment rolls; the replay record must outlive it.
         Topic("events.replays", "topic id and partition of the letters", 30, "one"),
         Topic("stream.counts", "stage", 7, "one"),
         Topic("consent.signals", "subject", REPLAY_DAYS),

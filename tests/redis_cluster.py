@@ -17,13 +17,13 @@ from infra.ops.embedded.servers.redis import answers, binary
 PRIMARIES = 3
 SLOTS = 16_384
 BUS = 10_000
-"""What a server adds to its port for the bus of the cluster."""
+"""Offset of the cluster bus's port."""
 START_S = 15.0
 AGREE_S = 10.0
 
 
 class LocalCluster:
-    """Starts when entered; leaves no process behind. Its data are lost with `folder`."""
+    """A context manager; its data are in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -34,11 +34,11 @@ class LocalCluster:
 
     @property
     def address(self) -> str:
-        """What the settings call it."""
+        """Its address in the settings' form."""
         return f"cluster+redis://{LOOPBACK}:{self.ports[0]}"
 
     def connect(self) -> redis.RedisCluster:
-        """A client of the whole."""
+        """Return a client of the cluster."""
         return redis.RedisCluster(host=LOOPBACK, port=self.ports[0])
 
     def __enter__(self) -> Self:
@@ -69,7 +69,7 @@ class LocalCluster:
         return child
 
     def _join(self) -> None:
-        """Give each server its slots, and wait until all of them know."""
+        """Assign slots to each server, and wait until all agree."""
         for at, node in enumerate(self.nodes):
             node.execute_command("CLUSTER SET-CONFIG-EPOCH", at + 1)
             node.execute_command("CLUSTER ADDSLOTS", *range(SLOTS * at // PRIMARIES, SLOTS * (at + 1) // PRIMARIES))
@@ -81,8 +81,8 @@ class LocalCluster:
             time.sleep(0.05)
 
     def _whole(self, node: Any) -> bool:
-        told: dict[str, str] = node.execute_command("CLUSTER INFO")
-        return told["cluster_state"] == "ok" and told["cluster_known_nodes"] == str(PRIMARIES)
+        info: dict[str, str] = node.execute_command("CLUSTER INFO")
+        return info["cluster_state"] == "ok" and info["cluster_known_nodes"] == str(PRIMARIES)
 
     def empty(self) -> None:
         """Delete every key."""
@@ -91,22 +91,22 @@ class LocalCluster:
 
     # -- resharding, as `redis-cli --cluster reshard` does it
 
-    def owner(self, slot: int, asked: int = 0) -> int:
-        """Which of `nodes` has a slot, as one of them says."""
-        for first, last, (_, port, *_rest), *_replicas in self.nodes[asked].execute_command("CLUSTER SLOTS"):
+    def owner(self, slot: int, member: int = 0) -> int:
+        """Return the index of the slot's owner in `nodes`, according to one member."""
+        for first, last, (_, port, *_rest), *_replicas in self.nodes[member].execute_command("CLUSTER SLOTS"):
             if first <= slot <= last:
                 return self.ports.index(port)
         raise AssertionError(f"nobody has slot {slot}")
 
     def begin(self, slot: int, target: int) -> None:
-        """Let a slot begin to move: the source asks for what it no longer has to be asked for there."""
+        """Begin to move a slot: the source redirects requests for keys that it no longer has."""
         source = self.owner(slot)
         ids = self._ids()
         self.nodes[target].execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[source])
         self.nodes[source].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[target])
 
     def carry(self, slot: int, target: int, most: int) -> int:
-        """Carry so many keys of a moving slot over; how many there were."""
+        """Move up to `most` keys of a slot; return their number."""
         source = self.nodes[self.owner(slot)]
         keys = source.execute_command("CLUSTER GETKEYSINSLOT", slot, most)
         if keys:
@@ -114,19 +114,19 @@ class LocalCluster:
         return len(keys)
 
     def end(self, slot: int, target: int) -> None:
-        """Give a moving slot to its new owner."""
+        """Assign a moving slot to its new owner."""
         winner, deadline = self._ids()[target], time.monotonic() + AGREE_S
-        # Gossip that is older than the move may take it back on a node that is slow to hear of it.
+        # Older gossip may revert the assignment on a slow node.
         while True:
             for node in (self.nodes[target], *self.nodes):
                 node.execute_command("CLUSTER SETSLOT", slot, "NODE", winner)
-            if all(self.owner(slot, asked) == target for asked in range(len(self.nodes))):
+            if all(self.owner(slot, member) == target for member in range(len(self.nodes))):
                 return
             assert time.monotonic() < deadline, f"the nodes do not agree on who has slot {slot}"
             time.sleep(0.05)
 
     def move(self, slot: int, target: int) -> None:
-        """All of it at once."""
+        """Move a slot with all its keys."""
         self.begin(slot, target)
         while self.carry(slot, target, 1_000):
             pass
@@ -137,5 +137,5 @@ class LocalCluster:
 
 
 def slot_of_tag(tag: int) -> int:
-    """The slot that holds the keys of one hash tag."""
+    """Return the slot of a hash tag."""
     return int(key_slot(f"{{{tag:02x}}}".encode()))

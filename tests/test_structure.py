@@ -1,4 +1,4 @@
-"""The tree keeps its own rules: names, sizes, folders. `make check` runs this file."""
+"""Rules of the source tree: names, sizes, folders. `make check` runs this file."""
 
 import ast
 import re

@@ -22,7 +22,7 @@ from infra.clients.kafka import admin
 from infra.errors import Retryable
 from infra.ops import topics as topics_app
 from infra.ops.embedded.servers.child import StartFailed
-from infra.telemetry.metrics import TABLE
+from infra.telemetry.metrics import LABELS
 
 SEEN_WITHIN_S = 60.0
 ASK_ANYWAY_S = 20.0
@@ -322,7 +322,7 @@ def constraint(stage: FaultStage, observation: Observation) -> None:
 def failing_materialized_view(stage: FaultStage, observation: Observation) -> None:
     """An analyst's materialised view throws at some rows."""
     store = stage.world.store
-    observation.must_show = VIEW_METRIC in TABLE
+    observation.must_show = VIEW_METRIC in LABELS
     if not observation.must_show:
         observation.note = f"this version has no {VIEW_METRIC}"
     store.command(

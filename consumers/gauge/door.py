@@ -18,7 +18,7 @@ from consumers.gauge.page.page import HERE, Page
 from consumers.gauge.recent import RecentActivity
 from consumers.gauge.row_checks import RowCheck
 from consumers.gauge.row_checks import as_json as row_checks_json
-from infra.secrets import same
+from infra.secrets import equal_in_constant_time
 
 COOKIE = "headwater_gauge"
 COOKIE_S = 12 * 3_600
@@ -192,7 +192,7 @@ def _token_guard(page: Page, token: str) -> Middleware:
 
 def _is(given: str, secret: str) -> bool:
     # Bytes that are no UTF-8 arrive as lone surrogates, which cannot be compared (nor printed).
-    return given.isprintable() and same(given, secret)
+    return given.isprintable() and equal_in_constant_time(given, secret)
 
 
 def _secure(request: web.Request) -> bool:

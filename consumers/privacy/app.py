@@ -28,7 +28,7 @@ from consumers.privacy.topics import TransactionalWriter
 from consumers.warehouse.schema.tables import TABLES
 from consumers.warehouse.store import SEARCH_S, Store
 from infra.clients.kafka import settings_with_kafka
-from infra.errors import ConfigError, Retryable, no_house
+from infra.errors import ConfigError, Retryable, unreachable_message
 from infra.settings import Settings
 from schemas.registry import Registry
 from streams.consent.app import open_states
@@ -80,7 +80,7 @@ def office(quiet: bool) -> Iterator[tuple[PrivacyContext, Tell]]:
     except NotErasable as error:
         raise ConfigError(str(error)) from error
     except Retryable as error:
-        raise ConfigError(no_house(error)) from error
+        raise ConfigError(unreachable_message(error)) from error
     finally:
         made.warehouse.close()
         made.graph.close()

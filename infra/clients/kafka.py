@@ -1,4 +1,4 @@
-"""Kafka clients as the house wants them. librdkafka's queues are bounded here, so that memory is bounded everywhere."""
+"""Kafka clients with the project's durability settings and bounded queues, so that every process has bounded memory."""
 
 import socket
 import time
@@ -12,13 +12,14 @@ from infra.settings import Settings, load_settings
 from infra.telemetry.logs import get_logger
 
 REPEAT_S = 30.0
-KNOCK_S = 2.0
+"""Seconds after which the same client error is logged again."""
+CONNECT_S = 2.0
 
 _reported: dict[str, float] = {}
 
 
 def report(error: ck.KafkaError) -> None:
-    """Log a client's error once in a while: librdkafka repeats a refused connection many times a second."""
+    """Log a client error at most once per REPEAT_S: librdkafka repeats a refused connection many times a second."""
     now = time.monotonic()
     if now - _reported.get(error.name(), -REPEAT_S) >= REPEAT_S:
         _reported[error.name()] = now
@@ -26,12 +27,12 @@ def report(error: ck.KafkaError) -> None:
 
 
 def settings_with_kafka() -> Settings:
-    """Settings for a command at a terminal; Retryable where no broker listens, at once and not after a client's half minute."""
+    """Return settings for a command at a terminal. Retryable, within CONNECT_S per address, where no broker listens."""
     settings = load_settings()
     for address in settings.kafka.split(","):
         host, _, port = address.strip().rpartition(":")
         try:
-            socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
         except (OSError, ValueError):
             continue
         return settings
@@ -39,12 +40,12 @@ def settings_with_kafka() -> Settings:
 
 
 def _client(settings: Settings, options: dict[str, Any]) -> dict[str, Any]:
-    # librdkafka's own log goes to stderr unstructured; what matters of it comes through the error callback.
+    # librdkafka's own log goes to stderr unstructured; its errors arrive through the callback too.
     return {**settings.kafka_config(**options), "log_level": 0, "error_cb": report}
 
 
 def producer(settings: Settings, **options: Any) -> ck.Producer:
-    """A producer that answers for durability (acks=all, idempotent) and partitions as Java clients do (murmur2)."""
+    """Return an idempotent producer with acks=all, which partitions as Java clients do (murmur2)."""
     return ck.Producer(
         _client(
             settings,
@@ -62,7 +63,7 @@ def producer(settings: Settings, **options: Any) -> ck.Producer:
 
 
 def reader(settings: Settings, group: str, **options: Any) -> ck.Consumer:
-    """A consumer of committed records only, without automatic commits; 32 MB of prefetched records at the most."""
+    """Return a consumer of committed records without automatic commits. It prefetches at most 32 MB."""
     return ck.Consumer(
         _client(
             settings,
@@ -79,5 +80,5 @@ def reader(settings: Settings, group: str, **options: Any) -> ck.Consumer:
 
 
 def admin(settings: Settings) -> AdminClient:
-    """An admin client."""
+    """Return an admin client."""
     return AdminClient(_client(settings, {}))

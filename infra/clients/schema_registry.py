@@ -1,7 +1,7 @@
-"""A small client of a Confluent-compatible schema registry: puts our contracts there, under our ids.
+"""A client of a Confluent-compatible schema registry that registers contracts under the ids of the lock file.
 
-Ids are allocated by the lock file, so the registry must take them: in mode IMPORT it does (Confluent), otherwise a
-version is registered plainly and the id that the registry gave must be ours.
+Confluent's registry accepts given ids in mode IMPORT. Elsewhere a version is registered without an id, and the id that the
+registry assigns must be the one of the lock file.
 """
 
 import base64
@@ -32,7 +32,7 @@ class RegistryError(Exception):
 
 
 class SchemaRegistry:
-    """One registry. User and password stand in the URL and are never repeated in messages."""
+    """One registry. User and password are part of the URL and never appear in messages."""
 
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
         parts = urlsplit(url)
@@ -46,93 +46,93 @@ class SchemaRegistry:
             self._headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
 
     def schema(self, schema_id: int) -> Schema | None:
-        """The schema with this id, or None."""
+        """Return the schema with this id, or None."""
         try:
-            found: Schema = json.loads(self._call("GET", f"/schemas/ids/{schema_id}")["schema"])
+            schema: Schema = json.loads(self._request("GET", f"/schemas/ids/{schema_id}")["schema"])
         except RegistryError as refusal:
             if refusal.code in NOT_FOUND:
                 return None
             raise
-        return found
+        return schema
 
     def lookup(self, subject: str, schema: Schema) -> int | None:
-        """The id under which a subject holds this schema, or None."""
+        """Return the id of this schema in a subject, or None."""
         try:
-            return int(self._call("POST", f"/subjects/{quote(subject, safe='')}", {"schema": json.dumps(schema)})["id"])
+            return int(self._request("POST", f"/subjects/{quote(subject, safe='')}", {"schema": json.dumps(schema)})["id"])
         except RegistryError as refusal:
             if refusal.code in NOT_FOUND:
                 return None
             raise
 
     def compatible(self, subject: str, schema: Schema) -> bool:
-        """Whether the registry would take this schema as the subject's next version, by its own rules."""
+        """Whether the registry's own rules accept this schema as the subject's next version."""
         path = f"/compatibility/subjects/{quote(subject, safe='')}/versions/latest"
         try:
-            return bool(self._call("POST", path, {"schema": json.dumps(schema)})["is_compatible"])
+            return bool(self._request("POST", path, {"schema": json.dumps(schema)})["is_compatible"])
         except RegistryError as refusal:
             if refusal.code in NOT_FOUND:
                 return True
             raise
 
     def register(self, contract: Contract) -> bool:
-        """Make the registry hold this contract under its id; True if it did not before. ConfigError where it cannot."""
+        """Register a contract under its id; return False if it was registered. ConfigError where the id cannot be used."""
         try:
-            held = self.schema(contract.id)
-            if held is not None and not same_schema(held, contract.schema):
-                raise ConfigError(self._taken(contract, "another schema has that id there"))
+            registered = self.schema(contract.id)
+            if registered is not None and not same_schema(registered, contract.schema):
+                raise ConfigError(self._id_conflict(contract, "another schema has that id there"))
             subject = subject_of(contract)
-            known = self.lookup(subject, contract.schema)
-            if known == contract.id:
+            current_id = self.lookup(subject, contract.schema)
+            if current_id == contract.id:
                 return False
-            if known is not None:
-                raise ConfigError(self._taken(contract, f"it has the same schema under id {known}"))
-            given = self._import(subject, contract) or self._plain(subject, contract)
+            if current_id is not None:
+                raise ConfigError(self._id_conflict(contract, f"it has the same schema under id {current_id}"))
+            assigned_id = self._import_contract(subject, contract) or self._register_contract(subject, contract)
         except RegistryError as refusal:
             raise ConfigError(
                 f"the registry at {self.address} refused {contract.topic} version {contract.version}: "
                 f"{refusal} (status {refusal.status}, code {refusal.code})"
             ) from None
-        if given != contract.id:
-            raise ConfigError(self._taken(contract, f"it gave id {given}"))
+        if assigned_id != contract.id:
+            raise ConfigError(self._id_conflict(contract, f"it gave id {assigned_id}"))
         return True
 
     def register_all(self, contracts: Iterable[Contract]) -> list[Contract]:
-        """Register contracts in the order of their ids; returns those that were new to the registry."""
+        """Register contracts in the order of their ids; return those that were new to the registry."""
         return [contract for contract in sorted(contracts, key=lambda contract: contract.id) if self.register(contract)]
 
-    def _taken(self, contract: Contract, what: str) -> str:
+    def _id_conflict(self, contract: Contract, reason: str) -> str:
         return (
             f"the registry at {self.address} cannot hold {contract.topic} version {contract.version} "
-            f"under id {contract.id}: {what}. "
+            f"under id {contract.id}: {reason}. "
             "Ids come from lock.json: use a registry of our own, or one that allows mode IMPORT"
         )
 
-    def _import(self, subject: str, contract: Contract) -> int | None:
-        """Register with our id in mode IMPORT; None where the registry has no such mode."""
+    def _import_contract(self, subject: str, contract: Contract) -> int | None:
+        """Register with the lock file's id in mode IMPORT; return None where the registry has no such mode."""
         mode = f"/mode/{quote(subject, safe='')}"
         try:
-            self._call("PUT", f"{mode}?force=true", {"mode": "IMPORT"})
+            self._request("PUT", f"{mode}?force=true", {"mode": "IMPORT"})
         except RegistryError:
             return None
         try:
             body = {"schema": json.dumps(contract.schema), "schemaType": "AVRO", "id": contract.id}
-            return int(self._call("POST", f"/subjects/{quote(subject, safe='')}/versions", body)["id"])
+            return int(self._request("POST", f"/subjects/{quote(subject, safe='')}/versions", body)["id"])
         finally:
-            self._call("PUT", mode, {"mode": "READWRITE"})
+            self._request("PUT", mode, {"mode": "READWRITE"})
 
-    def _plain(self, subject: str, contract: Contract) -> int:
+    def _register_contract(self, subject: str, contract: Contract) -> int:
         body = {"schema": json.dumps(contract.schema), "schemaType": "AVRO"}
-        return int(self._call("POST", f"/subjects/{quote(subject, safe='')}/versions", body)["id"])
+        return int(self._request("POST", f"/subjects/{quote(subject, safe='')}/versions", body)["id"])
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.address + path, data, self._headers, method=method)  # noqa: S310 - http(s) only, checked above
         try:
             with urllib.request.urlopen(request, timeout=self._timeout_s) as answer:  # noqa: S310 - as above
-                found: dict[str, Any] = json.loads(answer.read(MAX_ANSWER_BYTES))
-                return found
+                content: dict[str, Any] = json.loads(answer.read(MAX_ANSWER_BYTES))
+                return content
         except urllib.error.HTTPError as error:
-            raise self._refusal(error) from None
+            raise self._request_error(error) from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             raise ConfigError(
@@ -140,18 +140,18 @@ class SchemaRegistry:
                 "is it running, and is HEADWATER_SCHEMA_REGISTRY right?"
             ) from None
 
-    def _refusal(self, error: urllib.error.HTTPError) -> Exception:
+    def _request_error(self, error: urllib.error.HTTPError) -> Exception:
         if error.code in (401, 403):
             return ConfigError(
                 f"the schema registry at {self.address} wants a user and password: put them in HEADWATER_SCHEMA_REGISTRY"
             )
         try:
-            said = json.loads(error.read(MAX_ANSWER_BYTES))
-            return RegistryError(error.code, int(said["error_code"]), str(said["message"])[:300])
+            body = json.loads(error.read(MAX_ANSWER_BYTES))
+            return RegistryError(error.code, int(body["error_code"]), str(body["message"])[:300])
         except (ValueError, KeyError, TypeError):
             return RegistryError(error.code, error.code, "no reason given")
 
 
 def subject_of(contract: Contract) -> str:
-    """Confluent's TopicNameStrategy."""
+    """Return the subject's name by Confluent's TopicNameStrategy."""
     return f"{contract.topic}-value"

@@ -1,5 +1,5 @@
-"""Kafka's ids of topics. An offset means something only together with the id of its topic: a topic that is deleted and created
-again, or of the same name in another cluster, counts from 0 again under another id (KIP-516).
+"""Kafka's topic ids (KIP-516). An offset is meaningful only with its topic's id: a topic that is deleted and created again, or
+has the same name in another cluster, counts from 0 again under another id.
 """
 
 import time
@@ -15,23 +15,23 @@ from infra.settings import Settings
 
 TIMEOUT_S = 10.0
 CHECK_S = 5.0
-"""How often those who read on and on look whether a topic is still the same."""
+"""Seconds between checks of a running consumer that its topics are still the same."""
 CHECK_TIMEOUT_S = 2.0
 MARK = "topic:"
-"""What the metadata of a committed offset begins with, before its topic's id."""
+"""Prefix of the topic id in the metadata of a committed offset."""
 NO_ID = str(ck.Uuid(0, 0))
 DENIED = {ck.KafkaError.TOPIC_AUTHORIZATION_FAILED, ck.KafkaError.CLUSTER_AUTHORIZATION_FAILED}
 
 
 def topic_ids(settings: Settings, topics: Iterable[str], timeout_s: float = TIMEOUT_S) -> dict[str, str]:
-    """`describe_ids` by an admin client of its own."""
+    """Call `describe_ids` with a new admin client."""
     return describe_ids(admin(settings), topics, timeout_s)
 
 
 def describe_ids(client: AdminClient, topics: Iterable[str], timeout_s: float = TIMEOUT_S) -> dict[str, str]:
-    """Topic -> its id, 22 characters of base64 as Kafka's tools print it; `cluster_id:topic` where the broker keeps no ids.
+    """Return topic -> id, 22 characters of base64 as Kafka's tools print it; `cluster_id:topic` where the broker has no ids.
 
-    Topics that do not exist are left out. Retryable where Kafka does not answer, ConfigError where it refuses to.
+    Topics that do not exist are omitted. Retryable where Kafka does not answer, ConfigError where it denies access.
     """
     names = sorted(set(topics))
     if not names:
@@ -55,7 +55,7 @@ def describe_ids(client: AdminClient, topics: Iterable[str], timeout_s: float = 
 
 
 def _id_of(future: "Future[TopicDescription]", timeout_s: float) -> str | None:
-    """An id; empty where the broker keeps none (older than Kafka 2.8), None where there is no such topic."""
+    """Return an id; empty where the broker has none (older than Kafka 2.8), None where there is no such topic."""
     try:
         topic_id = future.result(timeout_s).topic_id
     except ck.KafkaException as error:
@@ -67,19 +67,19 @@ def _id_of(future: "Future[TopicDescription]", timeout_s: float) -> str | None:
 
 
 def offset_metadata(topic_id: str) -> str:
-    """What is committed beside an offset, so that it is not taken for one of another topic of the same name."""
+    """Return the metadata to commit with an offset, which identifies its topic among topics of the same name."""
     return f"{MARK}{topic_id}" if topic_id else ""
 
 
-def is_of_another(metadata: str | None, topic_id: str) -> bool:
-    """Whether an offset was committed for another topic than that of this id; False where either id is not known."""
+def is_for_another_topic(metadata: str | None, topic_id: str) -> bool:
+    """Whether an offset was committed for a topic with another id; False where either id is unknown."""
     return bool(metadata and topic_id and metadata.startswith(MARK) and metadata != offset_metadata(topic_id))
 
 
 class TopicWatch:
-    """Notices that topics were made anew while they are read.
+    """Detects topics that were deleted and created again while they are consumed.
 
-    A consumer does not: it goes on at its old position in the new topic, and what lies before that is never read.
+    A consumer does not notice: it continues at its old position in the new topic and never reads the records before it.
     """
 
     def __init__(self, settings: Settings, topics: Iterable[str]) -> None:
@@ -88,24 +88,24 @@ class TopicWatch:
         self._ids: dict[str, str] | None = None
         self._checked = 0.0
 
-    def ask(self) -> Mapping[str, str]:
-        """Topic -> id, as it was when it was first asked for. Retryable while Kafka is away."""
+    def ids_at_start(self) -> Mapping[str, str]:
+        """Return topic -> id as of the first call. Retryable while Kafka is unreachable."""
         if self._ids is None:
             self._ids = describe_ids(self._client, self._topics)
             self._checked = time.monotonic()
         return self._ids
 
-    def replaced(self) -> str | None:
-        """A topic that has another id by now, looked for every `CHECK_S`. None also while Kafka is away, or a topic is gone."""
-        known, now = self._ids, time.monotonic()
-        if not known or now - self._checked < CHECK_S:
+    def find_replaced(self) -> str | None:
+        """Return a topic whose id has changed, checked every `CHECK_S`. None also where Kafka or the topic is unavailable."""
+        first_ids, now = self._ids, time.monotonic()
+        if not first_ids or now - self._checked < CHECK_S:
             return None
         self._checked = now
         try:
-            ids = describe_ids(self._client, known, CHECK_TIMEOUT_S)
+            ids = describe_ids(self._client, first_ids, CHECK_TIMEOUT_S)
         except Retryable:
             return None
-        return next((topic for topic, topic_id in ids.items() if topic_id != known[topic]), None)
+        return next((topic for topic, topic_id in ids.items() if topic_id != first_ids[topic]), None)
 
 
-__all__ = ["TopicWatch", "describe_ids", "is_of_another", "offset_metadata", "topic_ids"]
+__all__ = ["TopicWatch", "describe_ids", "is_for_another_topic", "offset_metadata", "topic_ids"]

@@ -1,1 +1,1 @@
-"""What operates the whole house and therefore knows its rooms: command line, embedded stack, simulator, checks."""
+"""Operation of the whole installation: command line, embedded stack, simulator and checks. The only part that imports rooms."""

@@ -1,4 +1,4 @@
-"""Known vulnerabilities among the locked packages: fails on a finding, says so when nobody can be asked.
+"""Checks the locked packages for known vulnerabilities. Passes with a notice where the advisory service is unreachable.
 
 Run by `make check`: python infra/ops/audit.py requirements.lock
 """
@@ -13,12 +13,12 @@ TIMEOUT_S = 120
 
 
 def verdict(report: dict[str, Any]) -> tuple[bool, str]:
-    """Whether the check passes, and what to say, for one pip-audit report in JSON."""
+    """Return whether the check passes and its message, for one pip-audit report in JSON."""
     packages = report["dependencies"]
     findings = [
-        f"{package['name']} {package['version']}: {found['id']}, fixed in {', '.join(found['fix_versions']) or '-'}"
+        f"{package['name']} {package['version']}: {flaw['id']}, fixed in {', '.join(flaw['fix_versions']) or '-'}"
         for package in packages
-        for found in package.get("vulns", ())
+        for flaw in package.get("vulns", ())
     ]
     if findings:
         return False, "\n".join(findings)
@@ -29,18 +29,18 @@ def verdict(report: dict[str, Any]) -> tuple[bool, str]:
 
 
 def main() -> int:
-    """Exit code 1 on a finding."""
+    """Run pip-audit; return exit code 1 on a finding."""
     pip_audit = Path(sys.executable).with_name("pip-audit")
     command = [str(pip_audit), "--disable-pip", "--require-hashes", "-r", sys.argv[1], "-f", "json"]
     try:
-        done = subprocess.run(  # noqa: S603 - our own command line
+        audit = subprocess.run(  # noqa: S603 - our own command line
             [*command, "--progress-spinner", "off", "--timeout", "5"],
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
             check=False,
         )
-        passes, text = verdict(json.loads(done.stdout))
+        passes, text = verdict(json.loads(audit.stdout))
     except (subprocess.TimeoutExpired, json.JSONDecodeError):
         passes, text = True, "not audited: the advisory service cannot be reached from here"
     sys.stdout.write(text + "\n")

@@ -1,4 +1,4 @@
-"""`headwater`: one word a room. Each room's app file owns its command; this table only knows where to find it."""
+"""`headwater`: the table of commands. Each room's app file defines its own."""
 
 import sys
 from importlib import import_module
@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from infra.errors import EXIT_CONFIG, EXIT_FENCED, EXIT_HALTED, ConfigError, Halted, Retryable, no_house
+from infra.errors import EXIT_CONFIG, EXIT_FENCED, EXIT_HALTED, ConfigError, Halted, Retryable, unreachable_message
 
-# command -> (module:attribute of a typer app, what it does); imported only when asked for, so that --help is fast.
+# command -> (module:attribute of a typer app, help); imported when the command runs, so that --help is fast.
 COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("infra.ops.embedded.app:app", "Start the whole house on this machine; Ctrl-C stops it."),
     "demo": ("infra.ops.embedded.demo:app", "Start the house, simulate a day, reconcile the ledger."),
@@ -40,14 +40,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 class LazyGroup(TyperGroup):
-    """Imports a command's module when the command is asked for. (Typer ships a click of its own without public types.)"""
+    """Imports a command's module when the command runs. (Typer bundles a click without public types.)"""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
         """All commands, in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - click's signature
-        """The command, or None, on which click suggests near names."""
+        """Return the command; None makes click suggest similar names."""
         if cmd_name not in COMMANDS:
             return None
         module, attribute = COMMANDS[cmd_name][0].split(":")
@@ -55,8 +55,8 @@ class LazyGroup(TyperGroup):
         command.name = cmd_name
         return command
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
-        """The table itself, so that help imports no room."""
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - click's signature
+        """Print the table, so that help imports no room."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
@@ -75,14 +75,14 @@ def headwater(version: Annotated[bool, typer.Option("--version", help="Print the
 
 
 def main() -> None:
-    """Entry point: words the errors that a person can do something about."""
+    """Run a command; turn expected errors into a message and an exit code."""
     try:
         app(prog_name="headwater")
     except ConfigError as error:
         typer.secho(f"headwater: {error}", fg="red", err=True)
         sys.exit(EXIT_CONFIG)
     except Retryable as error:
-        typer.secho(f"headwater: {no_house(error)}", fg="red", err=True)
+        typer.secho(f"headwater: {unreachable_message(error)}", fg="red", err=True)
         sys.exit(EXIT_FENCED)
     except Halted as error:
         typer.secho(f"headwater halted: {error}", fg="red", err=True)

@@ -1,4 +1,4 @@
-"""`headwater consent`: the gate's own commands, and `carry-over`, which works on the keys of privacy too."""
+"""`headwater consent`: the consent room's commands, and `carry-over`, which needs the privacy room too."""
 
 from consumers.privacy.commands.carry_over import carry_over_command
 from streams.consent.commands.explain import app

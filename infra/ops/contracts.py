@@ -9,7 +9,7 @@ import typer
 
 from infra.errors import ConfigError
 from infra.settings import Settings, load_settings
-from schemas.compatibility import BreakingChange, breaking, breaking_lock
+from schemas.compatibility import BreakingChange, breaking_changes, breaking_lock_changes
 from schemas.contract import Contract, ContractError, Schema
 from schemas.files import check_lock, parse_json, read_contracts, read_json, read_lock
 from schemas.lint import lint
@@ -28,7 +28,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def contracts_settings() -> Settings:
-    """The installation's settings; ConfigError where its contracts folder is none."""
+    """Return the settings. ConfigError where the contracts folder holds no contracts."""
     settings = load_settings()
     if not (settings.contracts / "derived.json").exists():
         raise ConfigError(
@@ -45,7 +45,7 @@ def lint_command(as_json: AsJson = False) -> None:
         findings = [str(finding) for finding in lint(folder)]
     except ContractError as error:
         findings = [str(error)]
-    _say(findings, as_json, f"{len(list(folder.glob('*.avsc')))} contracts are in order")
+    _print_findings(findings, as_json, f"{len(list(folder.glob('*.avsc')))} contracts are in order")
 
 
 @app.command("breaking", epilog="Example: headwater contracts breaking --against main")
@@ -56,10 +56,10 @@ def breaking_command(
     """Compare with the contracts of a git revision. Exits 1 on a change that old records or readers would not survive."""
     folder = contracts_settings().contracts
     try:
-        changes = breaking_since(folder, against)
+        changes = breaking_changes_since(folder, against)
     except ContractError as error:
         raise ConfigError(str(error)) from None
-    _say([str(change) for change in changes], as_json, f"nothing breaks what {against} published")
+    _print_findings([str(change) for change in changes], as_json, f"nothing breaks what {against} published")
 
 
 @app.command("lock", epilog="Example: headwater contracts lock")
@@ -78,8 +78,8 @@ def push_command(as_json: AsJson = False) -> None:
 
         registry = SchemaRegistry(settings.schema_registry)
         _refuse_breaking(settings.contracts)
-        # A producer uses a new id as soon as the lock has it, so readers must find it in the registry before.
-        previewed = _previewed(settings.contracts)
+        # A producer uses a new id as soon as it is in the lock file, so the registry must have it before.
+        previewed = _preview(settings.contracts)
         registry.register_all([*Registry(settings.contracts).all(), *previewed])
         new = publish(settings.contracts)
         if new != previewed:
@@ -131,30 +131,30 @@ def ddl_command(
     if not plan:
         raise ConfigError("`headwater contracts ddl` only plans: add --plan; `headwater warehouse` applies it when it starts")
     settings = contracts_settings()
-    statements = ddl(Registry(settings.contracts), settings.clickhouse_database)
+    statements = ddl_statements(Registry(settings.contracts), settings.clickhouse_database)
     typer.echo(json.dumps({"statements": statements}) if as_json else "\n\n".join(f"{statement};" for statement in statements))
 
 
-def ddl(registry: Registry, database: str) -> list[str]:
-    """CREATE of each table by its contract's first version, then the columns that later versions brought."""
+def ddl_statements(registry: Registry, database: str) -> list[str]:
+    """Return CREATE TABLE by each contract's first version, then ALTER TABLE for the columns of later versions."""
     from consumers.warehouse.schema.ddl import add_columns, create_table, missing_columns
     from consumers.warehouse.schema.tables import TABLES
 
     statements = []
     for topic, table in TABLES.items():
         versions = sorted((c for c in registry.all() if c.topic == topic), key=lambda c: c.version)
-        known: set[str] = set()
+        columns: set[str] = set()
         for contract in versions:
-            if not known:
+            if not columns:
                 statements.append(create_table(contract, table, database))
-            elif missing := missing_columns(contract, known):
+            elif missing := missing_columns(contract, columns):
                 statements.append(add_columns(table, missing, database))
-            known |= set(contract.names)
+            columns |= set(contract.names)
     return statements
 
 
 def publish(folder: Path) -> list[Contract]:
-    """Lock new versions. ConfigError where one would break what is published, or a file is wrong."""
+    """Lock new versions; return them. ConfigError for a breaking change or an invalid file."""
     _refuse_breaking(folder)
     try:
         return publish_lock(folder)
@@ -166,7 +166,7 @@ def publish(folder: Path) -> list[Contract]:
         ) from None
 
 
-def _previewed(folder: Path) -> list[Contract]:
+def _preview(folder: Path) -> list[Contract]:
     try:
         return preview(folder)
     except ContractError as error:
@@ -176,44 +176,46 @@ def _previewed(folder: Path) -> list[Contract]:
 def _refuse_breaking(folder: Path) -> None:
     try:
         locked: dict[str, Schema] = {entry["topic"]: entry["schema"] for entry in read_lock(folder)["contracts"]}
-        changes = _compare(locked, _current(folder))
+        changes = _compare_schemas(locked, _current_schemas(folder))
     except ContractError as error:
         raise ConfigError(str(error)) from None
     if changes:
         raise ConfigError("refused, nothing was published: " + "; ".join(str(change) for change in changes))
 
 
-def _current(folder: Path) -> dict[str, Schema]:
-    """Topic -> what its contract is by the files that people write: the derived ones are derived anew."""
-    known = read_contracts(folder)
+def _current_schemas(folder: Path) -> dict[str, Schema]:
+    """Topic -> schema by the hand-written files, derived contracts generated from them."""
+    schemas = read_contracts(folder)
     for topic, columns in read_json(folder / "derived.json").items():
-        known[topic] = derive(columns, known[columns["from"]])
-    return known
+        schemas[topic] = derive(columns, schemas[columns["from"]])
+    return schemas
 
 
-def _compare(old: dict[str, Schema], new: dict[str, Schema]) -> list[BreakingChange]:
-    gone = [
+def _compare_schemas(old: dict[str, Schema], new: dict[str, Schema]) -> list[BreakingChange]:
+    removals = [
         BreakingChange(topic, "", "the contract is gone, but its topic may still hold records")
         for topic in sorted(old.keys() - new.keys())
     ]
-    return gone + [change for topic in sorted(old.keys() & new.keys()) for change in breaking(topic, old[topic], new[topic])]
+    return removals + [
+        change for topic in sorted(old.keys() & new.keys()) for change in breaking_changes(topic, old[topic], new[topic])
+    ]
 
 
-def breaking_since(folder: Path, revision: str) -> list[BreakingChange]:
-    """Forbidden changes of the contracts and of the lock since a git revision. ConfigError where git cannot tell."""
+def breaking_changes_since(folder: Path, revision: str) -> list[BreakingChange]:
+    """Return forbidden changes of the contracts and the lock since a git revision. ConfigError where git cannot read it."""
     files = _files_at(folder, revision)
     names = [name for name in files if name.endswith(".avsc")]
     if not names:
         raise ConfigError(f"revision {revision} has no contracts in {folder}")
     old = {name.removesuffix(".avsc"): _content_at(folder, revision, files[name]) for name in names}
-    changes = _compare(old, _current(folder))
+    changes = _compare_schemas(old, _current_schemas(folder))
     if "lock.json" in files:
-        changes += breaking_lock(check_lock(_content_at(folder, revision, files["lock.json"])), read_lock(folder))
+        changes += breaking_lock_changes(check_lock(_content_at(folder, revision, files["lock.json"])), read_lock(folder))
     return changes
 
 
 def _files_at(folder: Path, revision: str) -> dict[str, str]:
-    """Name -> path in the repository of the contract files of a revision, which may have had them in another folder."""
+    """Return name -> path in the repository of a revision's contract files, which may lie in another folder there."""
     tracked = _git(folder, revision, "ls-tree", "-r", "--full-tree", "--name-only", revision).splitlines()
     current = _git(folder, revision, "rev-parse", "--show-prefix").strip()
     folders = {path.removesuffix("derived.json") for path in tracked if Path(path).name == "derived.json"}
@@ -229,7 +231,7 @@ def _git(folder: Path, revision: str, *arguments: str) -> str:
     if revision.startswith("-"):
         raise ConfigError(f"{revision!r} is no git revision")
     try:
-        done = subprocess.run(  # noqa: S603 - arguments are a list, the revision begins with no dash
+        run = subprocess.run(  # noqa: S603 - arguments are a list, the revision begins with no dash
             ["git", "-C", str(folder), *arguments],  # noqa: S607 - the user's git
             capture_output=True,
             text=True,
@@ -237,17 +239,17 @@ def _git(folder: Path, revision: str, *arguments: str) -> str:
         )
     except FileNotFoundError:
         raise ConfigError("git is not installed: `contracts breaking` compares with a revision of it") from None
-    if done.returncode:
-        if "not a git repository" in done.stderr:
+    if run.returncode:
+        if "not a git repository" in run.stderr:
             raise ConfigError(
                 f"{folder} is in no git checkout: run this in one, or set HEADWATER_CONTRACTS to its contracts folder"
             )
-        reason = done.stderr.strip().splitlines()
+        reason = run.stderr.strip().splitlines()
         raise ConfigError(f"git does not know revision {revision} here: {reason[-1] if reason else 'no reason given'}")
-    return done.stdout
+    return run.stdout
 
 
-def _say(problems: list[str], as_json: bool, praise: str) -> None:
+def _print_findings(problems: list[str], as_json: bool, praise: str) -> None:
     if as_json:
         typer.echo(json.dumps({"findings": problems}))
     else:

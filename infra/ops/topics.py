@@ -1,9 +1,9 @@
-"""`headwater topics`: makes Kafka look like the table of topics, and says where it does not."""
+"""`headwater topics`: applies the table of topics to Kafka, and reports differences."""
 
 import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -25,35 +25,39 @@ app = typer.Typer(
 
 @dataclass(frozen=True)
 class TopicShape:
-    """What a topic is, or should be."""
+    """Partitions, replicas and configuration of a topic."""
 
     partitions: int
     replication: int
     config: Mapping[str, str]
     single: bool = False
-    """One partition, whatever the installation's `partitions`."""
+    """One partition by design, independent of the installation's `partitions`."""
 
 
 @dataclass(frozen=True)
 class TopicDifference:
-    """One thing about one topic that is not as the table says. `found` is None where the topic is missing."""
+    """One property of one topic that differs from the table. `actual` is None where the topic is missing."""
 
     topic: str
-    what: str
-    wanted: str
-    found: str | None
+    setting: str
+    expected: str
+    actual: str | None
 
     @property
     def text(self) -> str:
         """The difference in one line."""
-        if self.found is None:
-            return f"{self.topic}: missing ({self.wanted})"
-        return f"{self.topic}: {self.what} is {self.found}, should be {self.wanted}"
+        if self.actual is None:
+            return f"{self.topic}: missing ({self.expected})"
+        return f"{self.topic}: {self.setting} is {self.actual}, should be {self.expected}"
+
+    def to_json(self) -> dict[str, str | None]:
+        """The keys that `headwater topics diff --json` prints."""
+        return {"topic": self.topic, "what": self.setting, "wanted": self.expected, "found": self.actual}
 
 
 @dataclass(frozen=True)
 class TopicPlan:
-    """What would make Kafka look like the table: topics to create, configs to set, and what no command should do alone."""
+    """Topics to create, configurations to set, and conflicts that no command resolves by itself."""
 
     create: Mapping[str, TopicShape]
     configs: Mapping[str, Mapping[str, str]]
@@ -61,9 +65,9 @@ class TopicPlan:
     conflicts: tuple[str, ...]
 
 
-def wanted(topics: Iterable[Topic], partitions: int, replication: int) -> dict[str, TopicShape]:
-    """The shape each topic should have in an installation with that many partitions and replicas."""
-    # acks=all is a promise only while more than one replica must answer; one may be away for maintenance.
+def expected_shapes(topics: Iterable[Topic], partitions: int, replication: int) -> dict[str, TopicShape]:
+    """Return topic -> expected shape in an installation with this many partitions and replicas."""
+    # acks=all guarantees durability only while more than one replica must acknowledge; one may be in maintenance.
     config = {"min.insync.replicas": str(max(1, replication - 1))}
     return {
         topic.name: TopicShape(
@@ -73,9 +77,9 @@ def wanted(topics: Iterable[Topic], partitions: int, replication: int) -> dict[s
     }
 
 
-def plan(target: Mapping[str, TopicShape], found: Mapping[str, TopicShape]) -> TopicPlan:
-    """Compare what there should be with what there is. Topics that the table does not know are left alone."""
-    create = {name: shape for name, shape in target.items() if name not in found}
+def plan(target: Mapping[str, TopicShape], current: Mapping[str, TopicShape]) -> TopicPlan:
+    """Compare expected and current shapes. Topics that are not in the table are ignored."""
+    create = {name: shape for name, shape in target.items() if name not in current}
     configs: dict[str, dict[str, str]] = {}
     differences = [
         TopicDifference(name, "topic", f"{shape.partitions} partitions, replication {shape.replication}", None)
@@ -83,9 +87,9 @@ def plan(target: Mapping[str, TopicShape], found: Mapping[str, TopicShape]) -> T
     ]
     conflicts: list[str] = []
     for name, shape in target.items():
-        if name not in found:
+        if name not in current:
             continue
-        actual = found[name]
+        actual = current[name]
         if actual.partitions != shape.partitions:
             differences.append(TopicDifference(name, "partitions", str(shape.partitions), str(actual.partitions)))
             conflicts.append(_partition_conflict(name, shape, actual.partitions))
@@ -102,19 +106,19 @@ def plan(target: Mapping[str, TopicShape], found: Mapping[str, TopicShape]) -> T
     return TopicPlan(create, configs, tuple(differences), tuple(conflicts))
 
 
-def _partition_conflict(name: str, target: TopicShape, found: int) -> str:
-    text = f"{name} has {found} partitions, wanted {target.partitions}: "
+def _partition_conflict(name: str, target: TopicShape, partitions: int) -> str:
+    text = f"{name} has {partitions} partitions, wanted {target.partitions}: "
     if target.single:
         return text + "it must have one; delete it with kafka-topics.sh once its readers have stopped, then apply again"
-    # Another count sends a key to another partition: order per key breaks, and restored state lies on the wrong one.
+    # Another count moves keys to other partitions: order per key breaks, and restored state is on the wrong partition.
     return (
-        text + f"set HEADWATER_PARTITIONS={found} to keep it, or, to grow, drain the stages, stop the house, "
+        text + f"set HEADWATER_PARTITIONS={partitions} to keep it, or, to grow, drain the stages, stop the house, "
         "add partitions to all event topics alike with kafka-topics.sh --alter, and start again"
     )
 
 
 def observe(client: Any, names: Iterable[str], timeout_s: float = TIMEOUT_S) -> dict[str, TopicShape]:
-    """The shape of those of the topics that exist."""
+    """Return the shapes of the topics that exist."""
     listed = client.list_topics(timeout=min(timeout_s, CONNECT_S)).topics
     existing = [name for name in names if name in listed and listed[name].error is None]
     if not existing:
@@ -135,20 +139,20 @@ def observe(client: Any, names: Iterable[str], timeout_s: float = TIMEOUT_S) -> 
 
 
 def diff(settings: Settings, topics: Iterable[Topic] | None = None) -> TopicPlan:
-    """What differs between the table and Kafka. ConfigError where Kafka cannot be asked."""
-    target = wanted(TOPICS.values() if topics is None else topics, settings.partitions, settings.replication)
+    """Return the differences between the table and Kafka. ConfigError where Kafka does not answer."""
+    target = expected_shapes(TOPICS.values() if topics is None else topics, settings.partitions, settings.replication)
     try:
         return plan(target, observe(admin(settings), target))
     except KafkaException as error:
-        raise _away(settings, error) from None
+        raise _unreachable(settings, error) from None
 
 
 def apply(settings: Settings, topics: Iterable[Topic] | None = None, timeout_s: float = TIMEOUT_S) -> list[str]:
-    """Create missing topics, set configs that differ, wait for leaders. Returns what was done; nothing on the second call.
+    """Create missing topics, set configs that differ, wait for leaders. Return the changes; none on a second call.
 
     ConfigError, before anything is changed, where a topic has another number of partitions or replicas than it should.
     """
-    target = wanted(TOPICS.values() if topics is None else topics, settings.partitions, settings.replication)
+    target = expected_shapes(TOPICS.values() if topics is None else topics, settings.partitions, settings.replication)
     client = admin(settings)
     try:
         todo = plan(target, observe(client, target, timeout_s))
@@ -158,12 +162,12 @@ def apply(settings: Settings, topics: Iterable[Topic] | None = None, timeout_s: 
         _configure(client, todo.configs, timeout_s)
         _wait_for_leaders(client, target, timeout_s)
     except KafkaException as error:
-        raise _away(settings, error) from None
-    done = [f"created {name} ({shape.partitions} partitions)" for name, shape in todo.create.items()]
-    return done + [f"set {key}={value} on {name}" for name, config in todo.configs.items() for key, value in config.items()]
+        raise _unreachable(settings, error) from None
+    changes = [f"created {name} ({shape.partitions} partitions)" for name, shape in todo.create.items()]
+    return changes + [f"set {key}={value} on {name}" for name, config in todo.configs.items() for key, value in config.items()]
 
 
-def _away(settings: Settings, error: KafkaException) -> ConfigError:
+def _unreachable(settings: Settings, error: KafkaException) -> ConfigError:
     reason = error.args[0]
     return ConfigError(
         f"Kafka at {settings.kafka}: {reason.str() if isinstance(reason, KafkaError) else reason}. "
@@ -179,7 +183,7 @@ def _create(client: Any, create: Mapping[str, TopicShape], timeout_s: float) -> 
         try:
             future.result(timeout_s)
         except KafkaException as error:
-            # Somebody else applies the same table at the same time.
+            # Another process applies the same table at the same time.
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
 
@@ -200,11 +204,11 @@ def _configure(client: Any, configs: Mapping[str, Mapping[str, str]], timeout_s:
 
 
 def _wait_for_leaders(client: Any, target: Mapping[str, TopicShape], timeout_s: float) -> None:
-    """A topic that was just created answers with errors until each of its partitions has a leader."""
+    """Wait until each partition has a leader: until then a new topic answers with errors."""
     deadline = time.monotonic() + timeout_s
     while True:
         listed = client.list_topics(timeout=timeout_s).topics
-        waiting = [name for name, shape in target.items() if not _led(listed.get(name), shape)]
+        waiting = [name for name, shape in target.items() if not _has_leaders(listed.get(name), shape)]
         if not waiting:
             return
         if time.monotonic() > deadline:
@@ -212,7 +216,7 @@ def _wait_for_leaders(client: Any, target: Mapping[str, TopicShape], timeout_s: 
         time.sleep(0.05)
 
 
-def _led(topic: Any, shape: TopicShape) -> bool:
+def _has_leaders(topic: Any, shape: TopicShape) -> bool:
     if topic is None or topic.error is not None or len(topic.partitions) != shape.partitions:
         return False
     return all(partition.leader >= 0 for partition in topic.partitions.values())
@@ -224,27 +228,27 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command("apply", epilog="Example: headwater topics apply")
 def apply_command(as_json: AsJson = False) -> None:
     """Create missing topics and set their configs; refuses where a topic has another number of partitions."""
-    done = apply(load_settings())
+    changes = apply(load_settings())
     if as_json:
-        typer.echo(json.dumps({"done": done}))
+        typer.echo(json.dumps({"done": changes}))
         return
-    for line in done or [f"all {len(TOPICS)} topics are as they should be"]:
+    for line in changes or [f"all {len(TOPICS)} topics are as they should be"]:
         typer.echo(line)
 
 
 @app.command("diff", epilog="Example: headwater topics diff --json")
 def diff_command(as_json: AsJson = False) -> None:
     """Tell where Kafka differs from the table; exits 1 if it does."""
-    found = diff(load_settings())
+    topic_plan = diff(load_settings())
     if as_json:
-        differences = [asdict(difference) for difference in found.differences]
-        typer.echo(json.dumps({"differences": differences, "conflicts": found.conflicts}))
+        differences = [difference.to_json() for difference in topic_plan.differences]
+        typer.echo(json.dumps({"differences": differences, "conflicts": topic_plan.conflicts}))
     else:
-        for difference in found.differences:
+        for difference in topic_plan.differences:
             typer.echo(difference.text)
-        for conflict in found.conflicts:
+        for conflict in topic_plan.conflicts:
             typer.echo(f"! {conflict}")
-        if not found.differences:
+        if not topic_plan.differences:
             typer.echo(f"all {len(TOPICS)} topics are as they should be")
-    if found.differences:
+    if topic_plan.differences:
         raise typer.Exit(1)

@@ -1,7 +1,6 @@
-"""`headwater upkeep`: what has to be done once in a while, done; nobody needs a timer of their own.
+"""`headwater upkeep`: runs maintenance commands on a schedule, so that no installation needs its own timer.
 
-Each task is the command of that name, run as a process, so that it is the same by hand, and its memory is free again after it.
-It may be run again at any time; what did not succeed is tried again in an hour.
+Each task is a command in a subprocess, which returns its memory at the end. A failed task is retried after an hour.
 """
 
 import json
@@ -21,20 +20,20 @@ from infra.telemetry.metrics import Metrics
 
 DAY_S = 86_400.0
 RETRY_S = 3_600.0
-LOOK_S = 1.0
+POLL_S = 1.0
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class Task(NamedTuple):
-    """A command, and how long after it succeeded it is due again."""
+    """A command, and the seconds after a success when it is due again."""
 
     words: tuple[str, ...]
     every_s: float
 
     @property
     def name(self) -> str:
-        """As one types it."""
+        """The command as typed."""
         return " ".join(self.words)
 
 
@@ -42,28 +41,28 @@ TASKS = (Task(("identity", "tidy"), DAY_S), Task(("privacy", "expire"), 7 * DAY_
 
 
 class TaskLog:
-    """When each task last succeeded, in a file that outlives a restart. Where it never did: when it was first met."""
+    """Times of each task's last success, in a file that survives restarts; the time of the first start where there is none."""
 
     def __init__(self, file: Path, tasks: Sequence[Task], now: float) -> None:
         self._file = file
         try:
-            found = json.loads(file.read_text())
+            successes = json.loads(file.read_text())
         except (FileNotFoundError, json.JSONDecodeError):
-            found = {}
-        self._done = {task.name: float(found.get(task.name, now)) for task in tasks}
+            successes = {}
+        self._done = {task.name: float(successes.get(task.name, now)) for task in tasks}
         self._tried: dict[str, float] = {}
         self._write()
 
     def late_s(self, task: Task, now: float) -> float:
-        """How long it has been due; not positive where it is not."""
+        """Return how long the task has been due, seconds; not positive where it is not due."""
         return now - self._done[task.name] - task.every_s
 
     def is_due(self, task: Task, now: float) -> bool:
-        """Whether it is to be run, or tried again."""
+        """Whether the task must run, or be retried."""
         return self.late_s(task, now) >= 0 and now - self._tried.get(task.name, 0.0) >= RETRY_S
 
-    def note(self, task: Task, now: float, *, succeeded: bool) -> None:
-        """It was run."""
+    def record_run(self, task: Task, now: float, *, succeeded: bool) -> None:
+        """Record a run."""
         self._tried[task.name] = now
         if succeeded:
             self._done[task.name] = now
@@ -74,13 +73,13 @@ class TaskLog:
         write_private(self._file, json.dumps(self._done) + "\n")
 
 
-def run(task: Task, logs: Path, stopping: Callable[[], bool]) -> int:
-    """The exit code of the task's command; it is ended when we are to stop. Its summary stands in its log."""
+def run_task(task: Task, logs: Path, stopping: Callable[[], bool]) -> int:
+    """Run the task's command and return its exit code; stop it when `stopping()`. Its output goes to its log."""
     child = Child(Program(task.name, (*HEADWATER, *task.words), logs / f"{'-'.join(task.words)}.log"))
     while (code := child.exit_code()) is None:
         if stopping():
             return child.stop()
-        time.sleep(LOOK_S)
+        time.sleep(POLL_S)
     return code
 
 
@@ -101,12 +100,12 @@ def upkeep(metrics_port: Annotated[int | None, typer.Option(help="Port of /metri
             metrics.set("headwater_upkeep_late_seconds", max(0.0, diary.late_s(task, now)), task=task.name)
             if stopped or not diary.is_due(task, now):
                 continue
-            code = run(task, settings.state_dir / "logs", lambda: bool(stopped))
+            code = run_task(task, settings.state_dir / "logs", lambda: bool(stopped))
             if stopped:
                 break
-            diary.note(task, time.time(), succeeded=code == 0)
+            diary.record_run(task, time.time(), succeeded=code == 0)
             if code == 0:
                 get_logger().info("done", task=task.name)
             else:
                 get_logger().warning("not done, tried again in an hour", task=task.name, exit_code=code)
-        time.sleep(LOOK_S)
+        time.sleep(POLL_S)

@@ -1,4 +1,4 @@
-"""Where a visitor is, as ISO 3166 writes it: a country (`DE`), or a part of one (`US-CA`)."""
+"""Regions of visitors by ISO 3166: a country (`DE`) or a subdivision (`US-CA`)."""
 
 import re
 
@@ -6,7 +6,7 @@ REGION = r"[A-Z]{2}(-[A-Z0-9]{1,3})?"
 
 
 def region_of(text: str) -> str:
-    """The region that a text names, in capitals; empty where it names none.
+    """Return the region that a text names, in capitals; empty where it names none.
 
     A longer word must not count as the region that it begins with: `Austria` is not `AU`, which is Australia. Only ASCII folds:
     capitals of other letters may be a region's (`ß` is `SS`, the dotless `ı` is `I`).
@@ -19,7 +19,7 @@ def region_of(text: str) -> str:
 
 
 def region_within(country: str, part: str) -> str:
-    """The region of a country and one of its parts (`CA`, `US-CA`, `USCA`); the country alone where the part is unreadable.
+    """Return the region of a country and a subdivision (`CA`, `US-CA`, `USCA`); the country where the latter is unreadable.
 
     Empty where the country is unreadable, or the part names another country's.
     """

@@ -1,4 +1,4 @@
-"""Sites: the hosts that events and choices belong to, in one spelling. Pure.
+"""Normalisation of sites, the hosts that events and choices belong to. Pure.
 
 Consent is remembered by site, so the host of an address, the site of a choice and that of a write key must be equal texts
 wherever they mean the same host.
@@ -17,13 +17,13 @@ MAX_AUTHORITY = 1_024
 """Characters of a host with its user and port that are looked at."""
 
 _AUTHORITY = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.\-]*):)?//([^/?#\\]*)")
-_HOST = re.compile(r"[^\s|/?#@\\:\[\]\x00-\x20\x7f]{1,253}")
+_HOST = re.compile(rf"[^\s|/?#@\\:\[\]\x00-\x20\x7f]{{1,{MAX_SITE}}}")
 _PORT = re.compile(r":[0-9]*$")
 _WEB = frozenset({"http", "https"})
 
 
 def site_of(text: str) -> str:
-    """The site that a host name or an address names, in lower case without port and trailing dot; empty where it names none.
+    """Return the site of a host name or an address, in lower case without port and trailing dot; empty where it names none.
 
     International names are written in punycode (UTS 46, as browsers do); IP addresses stay, IPv6 without brackets.
     """
@@ -34,7 +34,7 @@ def site_of(text: str) -> str:
 
 
 def page_site(address: str) -> str:
-    """The site of a web page's absolute address; empty for every other text: an app's address or a path has no host."""
+    """Return the site of a web page's absolute address; empty for every other text, such as an app's address or a path."""
     match = _AUTHORITY.match(address.strip())
     if match is None or (match[1] is not None and match[1].lower() not in _WEB):
         return ""

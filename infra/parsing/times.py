@@ -1,4 +1,4 @@
-"""Times as senders write them, read as milliseconds UTC. Pure."""
+"""Parsing of senders' times to milliseconds UTC. Pure."""
 
 import re
 from datetime import UTC, datetime
@@ -6,7 +6,7 @@ from email.utils import parsedate_to_datetime
 from math import isfinite
 
 MIN_S, MAX_S = 100_000_000, 4_102_444_800  # March 1973 and January 2100
-"""Seconds since 1970 between which a time is plausible; in no two units do the ranges overlap, so a number names its unit."""
+"""Seconds since 1970 between which a time is plausible. The ranges of no two units overlap, so a number identifies its unit."""
 
 PER_SECOND = (1, 1_000, 1_000_000, 1_000_000_000)
 """Units of numbers: seconds, milliseconds, microseconds, nanoseconds."""
@@ -21,7 +21,7 @@ _SCRIPT = re.compile(r"[A-Z][a-z]{2} ([A-Z][a-z]{2}) ([0-9]{1,2}) ([0-9]{4}) ([0
 
 
 def parse_time(value: object) -> int | None:
-    """Milliseconds since 1970, UTC; None for what is no time between 1973 and 2100.
+    """Return milliseconds since 1970, UTC; None for anything that is no time between 1973 and 2100.
 
     Read are numbers and numeric texts in seconds, milliseconds, microseconds or nanoseconds (fractions too), ISO 8601 (with
     a blank for the `T` too; no zone is UTC; a date alone is its midnight), RFC 5322 dates, and what a script's `Date` prints.
@@ -51,7 +51,7 @@ def parse_time(value: object) -> int | None:
 
 
 def parse_moment(text: str, now_ms: int) -> int | None:
-    """Milliseconds since 1970, UTC, of what a person types: a time as `parse_time` reads it, or how long ago it was (`90s`,
+    """Return milliseconds since 1970, UTC, of a command-line argument: a time as `parse_time` reads it, or an age (`90s`,
     `30m`, `2h`, `3d`, `1w`). None for anything else."""
     ago = _AGO.fullmatch(text.strip().lower())
     if ago is not None:
@@ -74,7 +74,7 @@ def _from_number(number: float) -> int | None:
 
 
 def _moment(text: str) -> datetime | None:
-    """The moment of a written date; naive where it names no zone."""
+    """Return the moment of a written date; naive where it names no zone."""
     if text[:1].isdigit():
         iso = text.upper()
         if " " in iso or iso.endswith(("UTC", "GMT")):

@@ -1,4 +1,4 @@
-"""Structured logs: for people on a terminal, JSON lines elsewhere. They carry counts and reasons, never identifiers."""
+"""Structured logs: readable on a terminal, JSON lines elsewhere. They contain counts and reasons, never identifiers."""
 
 import logging
 import sys
@@ -8,7 +8,7 @@ import structlog
 
 
 def configure_logs(stage: str) -> None:
-    """Set up logging for this process; `stage` stands in every line."""
+    """Configure logging for this process; every line contains `stage`."""
     human = sys.stderr.isatty()
     structlog.configure(
         processors=[
@@ -16,7 +16,7 @@ def configure_logs(stage: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *([] if human else [structlog.processors.format_exc_info]),
-            # Plain tracebacks: the default shows local variables, and those hold events.
+            # Plain tracebacks: the default shows local variables, which may hold events.
             structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
             if human
             else structlog.processors.JSONRenderer(),

@@ -1,181 +1,184 @@
-"""Every metric of every process: its name, kind, help text and labels in one table."""
+"""Every metric of every process: its name, kind, help text and labels, each declared once.
+
+The aliases are unions of literals, so that mypy refuses an undeclared name, and a gauge that is counted. Their annotations hold
+help texts and labels.
+"""
 
 import threading
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Generic, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-MetricName = Literal[
-    # runtime: one worker process of a stage
-    "headwater_records_total",  # records a stage has finished, by what became of them
-    "headwater_batch_seconds",  # time a stage needs for one batch
-    "headwater_commit_seconds",  # time of one Kafka transaction's end
-    "headwater_dropped_total",  # lawful drops, by reason
-    "headwater_dead_total",  # dead letters, by reason
-    "headwater_retries_total",  # batches tried again because the world was away
-    "headwater_waiting",  # 1 while a stage waits for the world, by what it waits for
-    "headwater_halted",  # 1 once a room has stopped itself
-    "headwater_cells_folded_total",  # events counted as `other` because a minute had too many cells
-    "headwater_assigned_partitions",  # partitions this worker holds
-    # collector
-    "headwater_requests_total",  # requests by door and status
-    "headwater_request_seconds",  # time to answer, by door
-    "headwater_collected_total",  # events accepted, by protocol and source
-    "headwater_refused_total",  # events or requests refused, by reason
-    "headwater_spool_bytes",  # bytes waiting in the spool
-    "headwater_masked_total",  # addresses masked at the door, by source and field
-    # consent
-    "headwater_policy_loads_total",  # changes of the policy file, by whether it was taken
-    "headwater_consent_conflicts_total",  # events on which two signals disagree, by purpose
-    "headwater_consent_lookups_total",  # subjects looked up in the ledger's view
-    "headwater_consent_signals_total",  # events, by whether the same signals were read before (hit) or not (miss)
-    "headwater_consent_unmapped_total",  # signals under names that nothing maps, by source and name
-    "headwater_consent_gpp_unreadable_total",  # events with a GPP section that cannot be read, by its id
-    # identity
-    "headwater_identity_conflicts_total",  # nodes that were demoted: they cannot be one person's, by rule
-    "headwater_identity_degraded",  # 1 while events pass unresolved because the graph is away
-    "headwater_identity_deferred",  # records that passed so, and whose links are due
-    "headwater_revocations_total",  # refusals expanded to linked ids, by whether all of them were
-    "headwater_refusals_handed_over_total",  # ids that got refusals of what they were linked with
-    "headwater_privacy_requests",  # privacy requests by state: open, overdue
-    # warehouse
-    "headwater_inserted_total",  # rows inserted, by table
-    "headwater_insert_seconds",  # time of one insert
-    "headwater_repaired_total",  # rows that a replayed intent found present or filled in
-    "headwater_overrides",  # profile ids of events that belong to another profile today
-    "headwater_overrides_runs_total",  # runs of the projection, by outcome: changed, unchanged, idle, failed
-    "headwater_overrides_seconds",  # time of one run
-    "headwater_squashed_rows_total",  # old rows whose profile id was rewritten
-    "headwater_verified_records_total",  # records compared with their rows by the hourly verification
-    "headwater_verification_wrong_rows",  # rows missing, doubled, unexpected or different, by topic, until they are repaired
-    "headwater_verification_timestamp_seconds",  # when every partition had last been verified
-    "headwater_verification_interval_seconds",  # how often that should be; 0 = never
-    "headwater_view_failing",  # 1 while a user's materialised view fails and misses rows
-    # decisions
-    "headwater_decisions_total",  # decisions by experiment, group and reason
-    "headwater_decision_seconds",  # time to answer
-    "headwater_decisions_unlogged_total",  # decisions that could not be logged, by why
-    # bandit
-    "headwater_outcomes_total",  # exposures and rewards counted or not, by experiment and verdict
-    "headwater_snapshots_total",  # snapshots by experiment: published, clipped or refused
-    "headwater_reward_drift_total",  # changes of an arm's reward rate
-    # upkeep
-    "headwater_upkeep_late_seconds",  # how long a task has been due and was not done
-    # gauge; names follow kafka-lag-exporter, so that existing dashboards work
-    "kafka_consumergroup_group_lag",
-    "kafka_consumergroup_group_lag_seconds",
-    "kafka_consumergroup_group_max_lag_seconds",
-    "kafka_consumergroup_group_max_lag",
-    "kafka_consumergroup_group_sum_lag",
-    "kafka_consumergroup_group_offset",
-    "kafka_partition_earliest_offset",
-    "kafka_partition_latest_offset",
-    "headwater_lag_state",  # 1 for the state that a group is in on a partition
-    "headwater_group_members",  # workers of a group
-    "headwater_partition_held_back",  # records behind an open transaction
-    "headwater_gauge_reading_age_seconds",  # how old the figures above are
-]
 
-TABLE: dict[MetricName, tuple[type[Counter] | type[Gauge] | type[Histogram], str, tuple[str, ...]]] = {
-    "headwater_records_total": (Counter, "Records a stage has finished", ("stage", "outcome")),
-    "headwater_batch_seconds": (Histogram, "Seconds a stage needs for one batch", ("stage",)),
-    "headwater_commit_seconds": (Histogram, "Seconds of one commit", ("stage",)),
-    "headwater_dropped_total": (Counter, "Lawful drops", ("stage", "reason")),
-    "headwater_dead_total": (Counter, "Dead letters", ("stage", "reason")),
-    "headwater_retries_total": (Counter, "Batches tried again because the world was away", ("stage",)),
-    "headwater_waiting": (Gauge, "1 while a stage waits for a service, which may be unnamed", ("stage", "service")),
-    "headwater_halted": (Gauge, "1 once a room has stopped itself", ("stage",)),
-    "headwater_cells_folded_total": (Counter, "Events counted as `other`", ("stage",)),
-    "headwater_assigned_partitions": (Gauge, "Partitions this worker holds", ("stage",)),
-    "headwater_requests_total": (Counter, "HTTP requests", ("door", "status")),
-    "headwater_request_seconds": (Histogram, "Seconds to answer", ("door",)),
-    "headwater_collected_total": (Counter, "Events accepted", ("protocol", "source")),
-    "headwater_refused_total": (Counter, "Events or requests refused", ("door", "reason")),
-    "headwater_spool_bytes": (Gauge, "Bytes waiting in the spool", ()),
-    "headwater_masked_total": (Counter, "Addresses masked at the door", ("source", "field")),
-    "headwater_policy_loads_total": (Counter, "Changes of the consent policy file", ("result",)),
-    "headwater_consent_conflicts_total": (Counter, "Events on which two consent signals disagree", ("purpose",)),
-    "headwater_consent_lookups_total": (Counter, "Subjects looked up in the consent ledger's view", ()),
-    "headwater_consent_signals_total": (Counter, "Events, by whether the same signals were read before", ("cache",)),
-    "headwater_consent_unmapped_total": (Counter, "Consent signals under names that nothing maps", ("source", "name")),
-    "headwater_consent_gpp_unreadable_total": (Counter, "Events with a GPP section that cannot be read", ("section",)),
-    "headwater_identity_conflicts_total": (Counter, "Nodes that were demoted", ("rule",)),
-    "headwater_identity_degraded": (Gauge, "1 while events pass unresolved", ()),
-    "headwater_identity_deferred": (Gauge, "Records whose links are due", ()),
-    "headwater_revocations_total": (Counter, "Refusals expanded to linked ids", ("whole",)),
-    "headwater_refusals_handed_over_total": (Counter, "Ids that got refusals of what they were linked with", ()),
-    "headwater_privacy_requests": (Gauge, "Privacy requests that not every room has answered", ("state",)),
-    "headwater_inserted_total": (Counter, "Rows inserted", ("table",)),
-    "headwater_insert_seconds": (Histogram, "Seconds of one insert", ("table",)),
-    "headwater_repaired_total": (Counter, "Rows a replayed intent found or filled", ("table", "found")),
-    "headwater_overrides": (Gauge, "Profile ids of events that belong to another profile today", ()),
-    "headwater_overrides_runs_total": (Counter, "Runs of the projection of identity overrides", ("outcome",)),
-    "headwater_overrides_seconds": (Histogram, "Seconds of one projection of identity overrides", ()),
-    "headwater_squashed_rows_total": (Counter, "Old rows whose profile id was rewritten", ()),
-    "headwater_verified_records_total": (Counter, "Records compared with their rows", ()),
-    "headwater_verification_wrong_rows": (Gauge, "Rows that are not as Kafka's records", ("topic", "kind")),
-    "headwater_verification_timestamp_seconds": (Gauge, "When every partition had last been verified, seconds UTC", ()),
-    "headwater_verification_interval_seconds": (Gauge, "How often every partition should be verified", ()),
-    "headwater_view_failing": (Gauge, "1 while a user's materialised view misses rows", ("view",)),
-    "headwater_decisions_total": (Counter, "Decisions", ("experiment", "group", "reason")),
-    "headwater_decision_seconds": (Histogram, "Seconds to answer a decision", ()),
-    "headwater_decisions_unlogged_total": (Counter, "Decisions that could not be logged", ("reason",)),
-    "headwater_outcomes_total": (Counter, "Exposures and rewards, counted or not", ("experiment", "verdict")),
-    "headwater_snapshots_total": (Counter, "Snapshots published, clipped or refused", ("experiment", "outcome")),
-    "headwater_reward_drift_total": (Counter, "Changes of an arm's reward rate", ("experiment", "arm")),
-    "headwater_upkeep_late_seconds": (Gauge, "How long a task has been due and was not done", ("task",)),
-    "kafka_consumergroup_group_lag": (Gauge, "Offset lag", ("group", "topic", "partition")),
-    "kafka_consumergroup_group_lag_seconds": (Gauge, "Time lag", ("group", "topic", "partition")),
-    "kafka_consumergroup_group_max_lag_seconds": (Gauge, "Largest time lag of a group", ("group",)),
-    "kafka_consumergroup_group_offset": (Gauge, "Committed offset", ("group", "topic", "partition")),
-    "kafka_partition_latest_offset": (Gauge, "Last stable offset", ("topic", "partition")),
-    "kafka_partition_earliest_offset": (Gauge, "First offset still kept", ("topic", "partition")),
-    "kafka_consumergroup_group_max_lag": (Gauge, "Largest offset lag of a group", ("group",)),
-    "kafka_consumergroup_group_sum_lag": (Gauge, "Offset lag of a group, all partitions", ("group",)),
-    "headwater_lag_state": (Gauge, "1 for the state of a group on a partition", ("group", "topic", "partition", "state")),
-    "headwater_group_members": (Gauge, "Workers of a group", ("group",)),
-    "headwater_partition_held_back": (Gauge, "Records behind an open transaction", ("topic", "partition")),
-    "headwater_gauge_reading_age_seconds": (Gauge, "Age of the lag figures", ()),
-}
+class MetricSpec(NamedTuple):
+    """Help text and labels of a metric."""
+
+    text: str
+    """Help text."""
+    labels: tuple[str, ...]
+
+
+def _spec(text: str, *labels: str) -> MetricSpec:
+    return MetricSpec(text, labels)
+
+
+CounterName: TypeAlias = (
+    # runtime: one worker process of a stage
+    Annotated[Literal["headwater_records_total"], _spec("Records a stage has finished", "stage", "outcome")]
+    | Annotated[Literal["headwater_dropped_total"], _spec("Lawful drops", "stage", "reason")]
+    | Annotated[Literal["headwater_dead_total"], _spec("Dead letters", "stage", "reason")]
+    | Annotated[Literal["headwater_retries_total"], _spec("Batches tried again because the world was away", "stage")]
+    | Annotated[Literal["headwater_cells_folded_total"], _spec("Events counted as `other`", "stage")]
+    # collector
+    | Annotated[Literal["headwater_requests_total"], _spec("HTTP requests", "door", "status")]
+    | Annotated[Literal["headwater_collected_total"], _spec("Events accepted", "protocol", "source")]
+    | Annotated[Literal["headwater_refused_total"], _spec("Events or requests refused", "door", "reason")]
+    | Annotated[Literal["headwater_masked_total"], _spec("Addresses masked at the door", "source", "field")]
+    # consent
+    | Annotated[Literal["headwater_policy_loads_total"], _spec("Changes of the consent policy file", "result")]
+    | Annotated[Literal["headwater_consent_conflicts_total"], _spec("Events on which two consent signals disagree", "purpose")]
+    | Annotated[Literal["headwater_consent_lookups_total"], _spec("Subjects looked up in the consent ledger's view")]
+    | Annotated[
+        Literal["headwater_consent_signals_total"], _spec("Events, by whether the same signals were read before", "cache")
+    ]
+    | Annotated[
+        Literal["headwater_consent_unmapped_total"], _spec("Consent signals under names that nothing maps", "source", "name")
+    ]
+    | Annotated[
+        Literal["headwater_consent_gpp_unreadable_total"], _spec("Events with a GPP section that cannot be read", "section")
+    ]
+    # identity
+    | Annotated[Literal["headwater_identity_conflicts_total"], _spec("Nodes that were demoted", "rule")]
+    | Annotated[Literal["headwater_revocations_total"], _spec("Refusals expanded to linked ids", "whole")]
+    | Annotated[Literal["headwater_refusals_handed_over_total"], _spec("Ids that got refusals of what they were linked with")]
+    # warehouse
+    | Annotated[Literal["headwater_inserted_total"], _spec("Rows inserted", "table")]
+    | Annotated[Literal["headwater_repaired_total"], _spec("Rows a replayed intent found or filled", "table", "found")]
+    | Annotated[Literal["headwater_overrides_runs_total"], _spec("Runs of the projection of identity overrides", "outcome")]
+    | Annotated[Literal["headwater_squashed_rows_total"], _spec("Old rows whose profile id was rewritten")]
+    | Annotated[Literal["headwater_verified_records_total"], _spec("Records compared with their rows")]
+    # decisions
+    | Annotated[Literal["headwater_decisions_total"], _spec("Decisions", "experiment", "group", "reason")]
+    | Annotated[Literal["headwater_decisions_unlogged_total"], _spec("Decisions that could not be logged", "reason")]
+    # bandit
+    | Annotated[Literal["headwater_outcomes_total"], _spec("Exposures and rewards, counted or not", "experiment", "verdict")]
+    | Annotated[Literal["headwater_snapshots_total"], _spec("Snapshots published, clipped or refused", "experiment", "outcome")]
+    | Annotated[Literal["headwater_reward_drift_total"], _spec("Changes of an arm's reward rate", "experiment", "arm")]
+)
+GaugeName: TypeAlias = (
+    # runtime: one worker process of a stage
+    Annotated[
+        Literal["headwater_waiting"], _spec("1 while a stage waits for a service, which may be unnamed", "stage", "service")
+    ]
+    | Annotated[Literal["headwater_halted"], _spec("1 once a room has stopped itself", "stage")]
+    | Annotated[Literal["headwater_assigned_partitions"], _spec("Partitions this worker holds", "stage")]
+    # collector
+    | Annotated[Literal["headwater_spool_bytes"], _spec("Bytes waiting in the spool")]
+    # identity
+    | Annotated[Literal["headwater_identity_degraded"], _spec("1 while events pass unresolved")]
+    | Annotated[Literal["headwater_identity_deferred"], _spec("Records whose links are due")]
+    | Annotated[Literal["headwater_privacy_requests"], _spec("Privacy requests that not every room has answered", "state")]
+    # warehouse
+    | Annotated[Literal["headwater_overrides"], _spec("Profile ids of events that belong to another profile today")]
+    | Annotated[Literal["headwater_verification_wrong_rows"], _spec("Rows that are not as Kafka's records", "topic", "kind")]
+    | Annotated[
+        Literal["headwater_verification_timestamp_seconds"], _spec("When every partition had last been verified, seconds UTC")
+    ]
+    | Annotated[Literal["headwater_verification_interval_seconds"], _spec("How often every partition should be verified")]
+    | Annotated[Literal["headwater_view_failing"], _spec("1 while a user's materialised view misses rows", "view")]
+    # upkeep
+    | Annotated[Literal["headwater_upkeep_late_seconds"], _spec("How long a task has been due and was not done", "task")]
+    # gauge; names follow kafka-lag-exporter, so that existing dashboards work
+    | Annotated[Literal["kafka_consumergroup_group_lag"], _spec("Offset lag", "group", "topic", "partition")]
+    | Annotated[Literal["kafka_consumergroup_group_lag_seconds"], _spec("Time lag", "group", "topic", "partition")]
+    | Annotated[Literal["kafka_consumergroup_group_max_lag_seconds"], _spec("Largest time lag of a group", "group")]
+    | Annotated[Literal["kafka_consumergroup_group_max_lag"], _spec("Largest offset lag of a group", "group")]
+    | Annotated[Literal["kafka_consumergroup_group_sum_lag"], _spec("Offset lag of a group, all partitions", "group")]
+    | Annotated[Literal["kafka_consumergroup_group_offset"], _spec("Committed offset", "group", "topic", "partition")]
+    | Annotated[Literal["kafka_partition_earliest_offset"], _spec("First offset still kept", "topic", "partition")]
+    | Annotated[Literal["kafka_partition_latest_offset"], _spec("Last stable offset", "topic", "partition")]
+    | Annotated[
+        Literal["headwater_lag_state"],
+        _spec("1 for the state of a group on a partition", "group", "topic", "partition", "state"),
+    ]
+    | Annotated[Literal["headwater_group_members"], _spec("Workers of a group", "group")]
+    | Annotated[Literal["headwater_partition_held_back"], _spec("Records behind an open transaction", "topic", "partition")]
+    | Annotated[Literal["headwater_gauge_reading_age_seconds"], _spec("Age of the lag figures")]
+)
+HistogramName: TypeAlias = (
+    # runtime: one worker process of a stage
+    Annotated[Literal["headwater_batch_seconds"], _spec("Seconds a stage needs for one batch", "stage")]
+    | Annotated[Literal["headwater_commit_seconds"], _spec("Seconds of one commit", "stage")]
+    # collector
+    | Annotated[Literal["headwater_request_seconds"], _spec("Seconds to answer", "door")]
+    # warehouse
+    | Annotated[Literal["headwater_insert_seconds"], _spec("Seconds of one insert", "table")]
+    | Annotated[Literal["headwater_overrides_seconds"], _spec("Seconds of one projection of identity overrides")]
+    # decisions
+    | Annotated[Literal["headwater_decision_seconds"], _spec("Seconds to answer a decision")]
+)
+
+M = TypeVar("M", Counter, Gauge, Histogram)
+
+
+def declarations(names: object) -> dict[str, MetricSpec]:
+    """Return what one of the aliases above declares, by name."""
+    return {get_args(literal)[0]: spec for literal, spec in map(get_args, get_args(names))}
+
+
+COUNTERS, GAUGES, HISTOGRAMS = declarations(CounterName), declarations(GaugeName), declarations(HistogramName)
+LABELS = {name: spec.labels for specs in (COUNTERS, GAUGES, HISTOGRAMS) for name, spec in specs.items()}
+"""Name -> labels, of every metric."""
+
+
+class _MetricFamily(Generic[M]):
+    """The metrics of one kind, created on first use by any thread."""
+
+    def __init__(self, kind: type[M], specs: Mapping[str, MetricSpec], registry: CollectorRegistry) -> None:
+        self._kind: type[M] = kind
+        self._specs = specs
+        self._registry = registry
+        self._metrics: dict[str, M] = {}
+        self._creation_lock = threading.Lock()  # a registry refuses a second metric of the same name
+
+    def get(self, name: str) -> M:
+        """Return the metric of this name. KeyError where none of this kind is declared."""
+        metric = self._metrics.get(name)
+        if metric is None:
+            with self._creation_lock:
+                metric = self._metrics.get(name)
+                if metric is None:
+                    spec = self._specs[name]
+                    metric = self._metrics[name] = self._kind(name, spec.text, spec.labels, registry=self._registry)
+        return metric
 
 
 class Metrics:
-    """The metrics of one process, made on first use by any thread, in a registry of their own."""
+    """The metrics of one process, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._made: dict[str, Counter | Gauge | Histogram] = {}
-        self._making = threading.Lock()  # a registry refuses a second metric of the same name
+        self._counters = _MetricFamily(Counter, COUNTERS, self.registry)
+        self._gauges = _MetricFamily(Gauge, GAUGES, self.registry)
+        self._histograms = _MetricFamily(Histogram, HISTOGRAMS, self.registry)
 
     def serve(self, port: int, host: str) -> None:
-        """Answer /metrics from a thread of its own; port 0 = nowhere. OSError where the port is taken."""
+        """Answer /metrics in a thread; port 0 = not at all. OSError where the port is taken."""
         if port:
             start_http_server(port, host, self.registry)
 
-    def _get(self, name: MetricName) -> Counter | Gauge | Histogram:
-        made = self._made.get(name)
-        if made is None:
-            with self._making:
-                made = self._made.get(name)
-                if made is None:
-                    kind, text, labels = TABLE[name]
-                    made = self._made[name] = kind(name, text, labels, registry=self.registry)
-        return made
-
-    def count(self, name: MetricName, amount: float = 1, /, **labels: str) -> None:
+    def count(self, name: CounterName, amount: float = 1, /, **labels: str) -> None:
         """Add to a counter."""
-        metric = self._get(name)
-        assert isinstance(metric, Counter)  # noqa: S101 - TABLE and call disagree: our own fault, crash loudly
+        metric = self._counters.get(name)
         (metric.labels(**labels) if labels else metric).inc(amount)
 
-    def set(self, name: MetricName, value: float, **labels: str) -> None:
+    def set(self, name: GaugeName, value: float, **labels: str) -> None:
         """Set a gauge."""
-        metric = self._get(name)
-        assert isinstance(metric, Gauge)  # noqa: S101 - as above
+        metric = self._gauges.get(name)
         (metric.labels(**labels) if labels else metric).set(value)
 
-    def observe(self, name: MetricName, seconds: float, **labels: str) -> None:
+    def observe(self, name: HistogramName, seconds: float, **labels: str) -> None:
         """Record one duration in seconds."""
-        metric = self._get(name)
-        assert isinstance(metric, Histogram)  # noqa: S101 - as above
+        metric = self._histograms.get(name)
         (metric.labels(**labels) if labels else metric).observe(seconds)

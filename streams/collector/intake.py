@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from infra.payload_keyring import PayloadKeyring
 from infra.telemetry.metrics import Metrics
-from schemas.boundary import Boundary, ContractViolation, validator
+from schemas.boundary import Boundary, ContractViolation
 from schemas.codec import encode
 from schemas.registry import Registry
 from streams.collector.delivery.spool import SpoolRecord
@@ -71,7 +71,7 @@ class Intake:
     def _adopt(self) -> None:
         contract = self._registry.latest(RAW)
         self._normaliser = Normaliser(contract, self._keys)
-        self._boundary: Boundary = validator(contract)
+        self._boundary: Boundary = Boundary(contract)
 
     def _look(self, now: float) -> None:
         if now - self._looked >= LOOK_S:

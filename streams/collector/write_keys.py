@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from infra.errors import ConfigError
 from infra.parsing.site import site_of
-from infra.secrets import same, sha256_hex
+from infra.secrets import equal_in_constant_time, sha256_hex
 from schemas.registry import write_atomically
 
 LOOK_S = 1.0
@@ -130,7 +130,7 @@ class WriteKeyStore:
         digest = sha256_hex(clear)
         key = self._keys.get(digest)
         # The dictionary compares hashes, which tell a guesser nothing; the comparison in constant time costs nothing more.
-        return key if key is not None and same(key.sha256, digest) else None
+        return key if key is not None and equal_in_constant_time(key.sha256, digest) else None
 
     def _look(self) -> None:
         now = time.monotonic()

@@ -13,7 +13,7 @@ from infra.errors import ConfigError, Retryable
 from infra.telemetry.logs import get_logger
 from infra.telemetry.metrics import Metrics
 from schemas.codec import HEADER_BYTES, Undecodable, UnknownContract, decode, schema_id
-from schemas.columns import FEW
+from schemas.fast.head_columns import MIN_BATCH
 from schemas.registry import Registry
 from streams.consent.decision.audit import ChainHead
 from streams.consent.decision.decide import Action
@@ -191,7 +191,7 @@ class ConsentStage:
         if not all(values):
             values = [value or b"" for value in values]
         common = self._lineages.get(values[0][:HEADER_BYTES])
-        heads = repeat(None) if common is None or len(values) < FEW else common.heads(values)
+        heads = repeat(None) if common is None or len(values) < MIN_BATCH else common.heads(values)
         holding, write, count = self._standings.holding(batch.partition), work.written.append, work.counted.append
         visitors = holding.visitors
         met: dict[bytes | None, tuple[DecisionCache, EventSignals]] = {}

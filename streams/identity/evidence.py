@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from functools import partial
 
-from schemas.codec import Record, flat_encoder
+from schemas.codec import Record
+from schemas.fast.flat_encoder import flat_encoder
 from schemas.registry import Registry
 from streams.identity.graph.identifier_set import IdentifierSet, ResolvedColumns
 from streams.identity.graph.union_find import Nodes, Write

@@ -15,18 +15,11 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from infra.errors import Retryable
-from schemas.codec import (
-    HEADER_BYTES,
-    HeadReader,
-    HeadSlicer,
-    Record,
-    Undecodable,
-    UnknownContract,
-    flat_encoder,
-    read_long,
-    schema_id,
-)
-from schemas.columns import FEW, HeadColumns
+from schemas.codec import HEADER_BYTES, HeadReader, Record, Undecodable, UnknownContract, schema_id
+from schemas.fast.flat_encoder import flat_encoder
+from schemas.fast.head_columns import MIN_BATCH, HeadColumns
+from schemas.fast.head_slicer import HeadSlicer
+from schemas.fast.primitives import read_long
 from schemas.registry import Registry
 from streams.identity.graph.identifier_set import IdentifierSet
 from streams.identity.graph.store import LONGEST_CLAIM, shortened
@@ -113,7 +106,7 @@ class BatchReader:
             values = batch.values[start : start + AT_ONCE]
             heads = self._heads.get((values[0] or b"")[:HEADER_BYTES])
             odd: Iterable[int] = range(len(values))
-            if heads is not None and len(values) >= FEW:
+            if heads is not None and len(values) >= MIN_BATCH:
                 found, odd = heads.together(start, values, failed)
                 events += found
             for at in odd:

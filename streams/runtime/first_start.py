@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import confluent_kafka as ck
 
 from infra.clients.kafka import reader
-from infra.clients.topic_ids import is_of_another, offset_metadata, topic_ids
+from infra.clients.topic_ids import is_for_another_topic, offset_metadata, topic_ids
 from infra.errors import ConfigError, Retryable
 from infra.settings import Settings
 from infra.telemetry.logs import get_logger
@@ -60,6 +60,6 @@ def _without_offset(consumer: ck.Consumer, ids: Mapping[str, str], topics: tuple
     for tp in committed:
         first, end = stable_end(consumer, tp.topic, tp.partition)
         topic_id = ids.get(tp.topic, "")
-        if not first <= tp.offset <= end or is_of_another(tp.metadata, topic_id):
+        if not first <= tp.offset <= end or is_for_another_topic(tp.metadata, topic_id):
             missing.append(ck.TopicPartition(tp.topic, tp.partition, first, offset_metadata(topic_id)))
     return missing

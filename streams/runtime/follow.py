@@ -182,12 +182,12 @@ class Follower:
         consumer = reader(self._settings, "headwater.follow", enable_partition_eof="true")
         try:
             watch = TopicWatch(self._settings, self._topics)
-            watch.ask()
+            watch.ids_at_start()
             waiting = {(topic, partition) for topic in self._topics for partition in partitions_of(consumer, topic)}
             consumer.assign([ck.TopicPartition(t, p, ck.OFFSET_BEGINNING) for t, p in sorted(waiting)])
             while not self._stop.is_set():
                 self._pass_on(consumer.consume(CHUNK, 0.2), waiting)
-                if (topic := watch.replaced()) is not None:
+                if (topic := watch.find_replaced()) is not None:
                     raise RuntimeError(f"{topic} was deleted and created again: it must be read from its beginning")
         except BaseException as error:  # the worker raises it in its own thread: nothing may die here unseen
             self.failure = error

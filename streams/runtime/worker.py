@@ -21,7 +21,7 @@ from faust.serializers.schemas import Schema
 from mode.utils.queues import FlowControlEvent
 
 from infra.clients.kafka import reader
-from infra.clients.topic_ids import TopicWatch, is_of_another
+from infra.clients.topic_ids import TopicWatch, is_for_another_topic
 from infra.errors import EXIT_CONFIG, EXIT_FENCED, EXIT_HALTED, ConfigError, Halted, Retryable
 from infra.memory import keep_freed_memory
 from infra.payload_keyring import PayloadKeyring
@@ -77,7 +77,7 @@ class Worker:
         """Take over the slot, read the broadcast topics, and make the client. Blocks."""
         self.outbox.open()
         self._topics = TopicWatch(self.settings, self.stage.inputs)
-        self.outbox.topic_ids = self._topics.ask()
+        self.outbox.topic_ids = self._topics.ids_at_start()
         self._follower.start()
         while not self._follower.caught_up:
             self._take_broadcasts()
@@ -150,7 +150,7 @@ class Worker:
                     f"{self.group} has no committed offset for {p.topic}:{p.partition}, and starting anywhere in silence would "
                     f"lose or repeat events: start once with `headwater worker {self.stage.name} --from earliest`"
                 )
-            if is_of_another(p.metadata, self.outbox.topic_ids.get(p.topic, "")):
+            if is_for_another_topic(p.metadata, self.outbox.topic_ids.get(p.topic, "")):
                 raise self._made_anew(p.topic)
         return committed
 
@@ -353,7 +353,7 @@ class Worker:
 
         It is asked again a little later: a partition that was idle may have got its records this moment.
         """
-        if self._topics is not None and (topic := self._topics.replaced()) is not None:
+        if self._topics is not None and (topic := self._topics.find_replaced()) is not None:
             self.die(self._made_anew(topic))
         now, patience = time.monotonic(), self.settings.stuck_after_s
         for tp, since in list(self._progress.items()):

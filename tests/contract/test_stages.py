@@ -1,4 +1,4 @@
-"""What every one-to-one stage owes: conservation, the same result when replayed, its input untouched, order per key."""
+"""Properties of every one-to-one stage: conservation, deterministic replay, unchanged input, order per key."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,15 +36,15 @@ EVENTS = st.fixed_dictionaries(
 )
 
 
-def raw(said: dict[str, Any]) -> bytes:
+def raw(fields: dict[str, Any]) -> bytes:
     """An event of events.raw."""
     fixed = {"source": "s", "site": "x", "collector_ts": 0, "event_ts": 0, "event_ts_source": "", "protocol": ""}
-    return encode(REGISTRY.latest("events.raw"), {**fixed, **said})
+    return encode(REGISTRY.latest("events.raw"), {**fixed, **fields})
 
 
-def consented(said: dict[str, Any]) -> bytes:
-    """The same event behind a gate that wrote what this event's signals look like."""
-    granted = said["signals"].get("cmp.analytics") == "granted"
+def consented(fields: dict[str, Any]) -> bytes:
+    """Return the same event with consent columns that follow from its signals."""
+    granted = fields["signals"].get("cmp.analytics") == "granted"
     columns = {
         "consent_outcome": "pass" if granted else "anonymise",
         "consent_purposes": 7 if granted else 0,
@@ -52,13 +52,13 @@ def consented(said: dict[str, Any]) -> bytes:
         "consent_policy": "",
         "consent_evidence": "",
     }
-    _, record = decode(REGISTRY, raw(said))
+    _, record = decode(REGISTRY, raw(fields))
     return encode(REGISTRY.latest("events.consented"), {**columns, **record})
 
 
 @dataclass(frozen=True)
 class Case:
-    """A stage, how to make one, what it reads and where its input leaves."""
+    """A stage with its factory, input topic and main exit."""
 
     make: Callable[[], Stage]
     value: Callable[[dict[str, Any]], bytes]
@@ -86,7 +86,7 @@ bounded = settings(max_examples=50, deadline=None, suppress_health_check=[Health
 
 
 def batch(case: Case, items: list[Any], offset: int = 0) -> Batch:
-    """Events, rubbish and tombstones of one partition; offsets have holes, as transactions leave them."""
+    """Return a batch of events, invalid bytes and tombstones of one partition; offsets have gaps, as after transactions."""
     values = [case.value(item) if isinstance(item, dict) else item for item in items]
     # No bytes of a test may look like a contract that nobody knows yet: that is waited for, and no data's fault.
     values = [value if isinstance(value, bytes) and len(value) > 30 else value and b"\xff" + value for value in values]
@@ -139,8 +139,8 @@ def test_keeps_order(case: Case, events: list[Record]) -> None:
     stage = case.make()
     names = [{**event, "event_id": f"n{n:03d}", "signals": {"cmp.analytics": "granted"}} for n, event in enumerate(events)]
     outcome = stage.handle(batch(case, names), 0)
-    left = [decode(REGISTRY, value or b"")[1]["event_id"] for _, value, _ in outcome.out.get(case.exit, ())]
-    assert left == [name["event_id"] for name in names]
+    event_ids = [decode(REGISTRY, value or b"")[1]["event_id"] for _, value, _ in outcome.out.get(case.exit, ())]
+    assert event_ids == [name["event_id"] for name in names]
 
 
 @room

@@ -1,4 +1,4 @@
-"""The identity graph's stores, memory, a real Redis and a real Redis Cluster alike: written once, safe to write again."""
+"""Properties of the identity graph's stores: in memory, in a real Redis and in a real Redis Cluster."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -49,7 +49,7 @@ def test_a_slot_is_written_once(store: GraphStore) -> None:
 
 
 def test_logged_is_never_taken_back(store: GraphStore) -> None:
-    """Confirming marks the slot that was logged, as often as one likes, and no other one."""
+    """Confirming marks the logged slot and no other one; repeating it changes nothing."""
     store.write([link(C, B)])
     store.confirm([(C, Slot(A, logged=False)), (B, Slot(A, logged=False))])
     assert store.read([C, B]) == [Slot(B, logged=False), None]
@@ -106,8 +106,8 @@ def test_a_holder_takes_so_many(store: GraphStore) -> None:
     """Up to its limit, counted for each rule; what it holds already is always welcome."""
     two, three = Limit("cookies_per_device", 2, 30), Limit("cookies_per_user", 1, 30)
     assert store.admit([Pair(B, cookie, two) for cookie in COOKIES[:3]], DAY) == [True, True, False]
-    asked = [Pair(B, COOKIES[1], two), Pair(B, COOKIES[3], two), Pair(B, COOKIES[3], three)]
-    assert store.admit(asked, DAY) == [True, False, True]
+    pairs = [Pair(B, COOKIES[1], two), Pair(B, COOKIES[3], two), Pair(B, COOKIES[3], three)]
+    assert store.admit(pairs, DAY) == [True, False, True]
 
 
 def test_a_holder_has_room_again_after_some_days(store: GraphStore) -> None:
@@ -146,8 +146,8 @@ def test_what_is_held_is_forgotten(store: GraphStore) -> None:
     assert (store.holding([C], [B]), store.holding([B], [C])) == (2, 2)
     assert store.forget([C], [B]) == 2
     assert (store.holding([C], [B]), store.children([B])) == (0, [{other}])
-    one = rule._replace(most=1)
-    assert store.admit([Pair(B, other, one), Pair(B, C, one)], DAY) == [True, False]
+    single = rule._replace(most=1)
+    assert store.admit([Pair(B, other, single), Pair(B, C, single)], DAY) == [True, False]
     assert store.forget([B], [C]) == 2
     assert store.forget([B], [C, B]) == 0
     assert store.children([B]) == [set()]
@@ -240,7 +240,7 @@ def test_refusals_of_many_workers_are_merged(redis_url: str) -> None:
         client.flushdb()
 
         class Overtaken(RedisGraphStore):
-            """Another worker is faster, three times."""
+            """A store in which another worker writes first, three times."""
 
             times = 3
 
@@ -306,7 +306,7 @@ def test_a_note_is_kept_for_its_node(store: SplitStore) -> None:
 
 
 def test_nothing_is_little_work(store: GraphStore) -> None:
-    """Empty calls are answered with nothing."""
+    """Empty calls return empty results."""
     assert store.read([]) == []
     assert store.claim({}, NOW)() == {}
     assert store.write([]) == []
@@ -325,7 +325,7 @@ def test_many_keys_come_back_in_order(store: GraphStore) -> None:
 
 
 def test_long_claims_are_shortened() -> None:
-    """Whatever their length, they are told apart."""
+    """Names of any length are distinguished."""
     assert len(shortened(b"a:" + b"x" * 10_000)) <= 80
     assert shortened(b"a:" + b"x" * 10_000) != shortened(b"a:" + b"x" * 10_001)
 
@@ -340,11 +340,11 @@ def test_claims_are_forgotten_in_redis(redis_url: str) -> None:
         lives = {bytes(key)[:1]: client.ttl(key) for key in client.keys("*")}
         assert 2 * 86_400 < lives[b"e"] <= 3 * 86_400
         assert lives[b"n"] == -1
-        kept = []
+        sizes = []
         for day in (1, 2, 3):
             store.claim({b"s:e": b"0:1"}, NOW + day * 86_400)()
-            kept.append(len(list(client.scan_iter("e:*"))))
-    assert kept == [2, 2, 2]
+            sizes.append(len(list(client.scan_iter("e:*"))))
+    assert sizes == [2, 2, 2]
 
 
 def test_a_redis_that_forgets_is_refused(redis_url: str) -> None:
@@ -360,7 +360,7 @@ def test_a_redis_that_forgets_is_refused(redis_url: str) -> None:
 
 
 def test_a_redis_that_is_away_is_waited_for() -> None:
-    """Every call of a Redis that does not answer is the world's fault, not the data's."""
+    """Every call raises Retryable where Redis does not answer."""
     store = RedisGraphStore(lambda: redis.Redis(port=1, socket_connect_timeout=0.2))
     for call in (
         lambda: store.read([A]),

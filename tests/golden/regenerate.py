@@ -1,4 +1,4 @@
-"""Adds bytes for contract versions that have none yet to `contracts.json`; never changes what is there.
+"""Adds bytes of new contract versions to `contracts.json`; existing entries are never changed.
 
 Run by hand after publishing: python tests/golden/regenerate.py
 """
@@ -43,7 +43,7 @@ def as_bytes(contract: Contract, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Append what is missing."""
+    """Append the missing versions."""
     golden: dict[str, list[dict[str, Any]]] = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     for contract in Registry(PACKAGED_CONTRACTS).all():
         draw = random.Random(contract.id)

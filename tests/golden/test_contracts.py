@@ -1,4 +1,4 @@
-"""Bytes per contract version, checked in: what was written once is written so for ever, and so do others write it."""
+"""Checked-in bytes of every contract version: the codec and an independent implementation write them unchanged."""
 
 import hashlib
 import importlib.util
@@ -12,11 +12,12 @@ from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
-from infra.ops.embedded.servers.schema_registry import EmbeddedSchemaRegistry
 from infra.settings import PACKAGED_CONTRACTS
-from schemas.codec import HEADER_BYTES, HeadReader, decode, encode, flat_record_encoder
+from schemas.codec import HEADER_BYTES, HeadReader, decode, encode
 from schemas.contract import Contract
+from schemas.fast.flat_encoder import flat_record_encoder
 from schemas.registry import Registry
+from tests.infra.clients.registry_server import EmbeddedSchemaRegistry
 
 HERE = Path(__file__).resolve().parent
 REGISTRY = Registry(PACKAGED_CONTRACTS)
@@ -24,7 +25,7 @@ GOLDEN: dict[str, list[dict[str, Any]]] = json.loads((HERE / "contracts.json").r
 
 
 def regenerating() -> ModuleType:
-    """The script beside this file, which tests do not run but read its rule for bytes from."""
+    """The script in this folder, of which tests use the rule for bytes."""
     spec = importlib.util.spec_from_file_location("regenerate", HERE / "regenerate.py")
     assert spec
     assert spec.loader

@@ -1,4 +1,4 @@
-"""Standing houses for the tests of this folder."""
+"""Running installations for the tests of this folder."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.house.standing import StandingHouse
 
 
 def standing(folder: Path, contracts: Path) -> Iterator[StandingHouse]:
-    """Stopped by Ctrl-C, with nothing left behind."""
+    """Start an installation; stop it by Ctrl-C, which must leave no process."""
     house = StandingHouse(folder, contracts)
     house.start()
     yield house
@@ -18,11 +18,11 @@ def standing(folder: Path, contracts: Path) -> Iterator[StandingHouse]:
 
 @pytest.fixture(scope="package")
 def house(tmp_path_factory: pytest.TempPathFactory, contracts_dir: Path) -> Iterator[StandingHouse]:
-    """One for all who leave its topics as they are."""
+    """An installation shared by tests that do not replay topics."""
     yield from standing(tmp_path_factory.mktemp("house"), contracts_dir)
 
 
 @pytest.fixture
 def own_house(tmp_path: Path, contracts_dir: Path) -> Iterator[StandingHouse]:
-    """One for a test whose replays would not add up for others."""
+    """A separate installation for a test that replays topics."""
     yield from standing(tmp_path / "house", contracts_dir)

@@ -1,4 +1,4 @@
-"""The whole house, as its users meet it: from the doors to ClickHouse, through kills, new fields and rubbish."""
+"""The whole installation, from the HTTP interfaces to ClickHouse, with killed services, new fields and invalid requests."""
 
 import json
 import re
@@ -20,14 +20,14 @@ GRANTED = {"cmp.analytics": "granted", "cmp.marketing": "granted", "cmp.personal
 
 
 def send(house: StandingHouse, body: Any, **headers: str) -> requests.Response:
-    """POST /v1/events with the demo's key, unless told otherwise."""
+    """Send POST /v1/events with the demo's key by default."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    given = {"Authorization": f"Bearer {house.key}", "Content-Type": "application/json"} | headers
-    return requests.post(f"{house.settings['collector_url']}/v1/events", data=data, headers=given, timeout=10)
+    all_headers = {"Authorization": f"Bearer {house.key}", "Content-Type": "application/json"} | headers
+    return requests.post(f"{house.settings['collector_url']}/v1/events", data=data, headers=all_headers, timeout=10)
 
 
 def event(**fields: Any) -> dict[str, Any]:
-    """An event with full consent."""
+    """Return an event with full consent."""
     return {"event_id": uuid.uuid4().hex, "event_name": "page_view", "client_id": "c-1", "consent": GRANTED, **fields}
 
 
@@ -61,7 +61,7 @@ def test_kills_of_redis_lose_nothing(house: StandingHouse) -> None:
 
 
 def test_an_event_is_found_with_its_consent_profile_and_properties(house: StandingHouse) -> None:
-    """What a sender says about a visit stands in ClickHouse, and nothing that identifies in clear does."""
+    """An event's data are in ClickHouse, and no clear identifier is."""
     mine = event(user_id="account-17", plan="gold", user_data={"email": "ada@example.org"})
     assert send(house, mine).status_code == 200
     columns = "consent_outcome, consent_purposes, profile_id, properties['plan']"
@@ -83,13 +83,13 @@ def test_the_readmes_two_curls_work_as_they_stand(house: StandingHouse) -> None:
     }
 
     def shell(snippet: str) -> str:
-        for written, ours in replaced.items():
-            snippet = snippet.replace(written, ours)
+        for written, replacement in replaced.items():
+            snippet = snippet.replace(written, replacement)
         return subprocess.run(["/bin/bash", "-euc", snippet], capture_output=True, text=True, timeout=30, check=True).stdout
 
     send_it, find_it = snippets
     assert json.loads(shell(send_it))["accepted"] == 1
-    row = wait_until(lambda: found if "purchase" in (found := shell(find_it)) else "", 30, "the README's event")
+    row = wait_until(lambda: line if "purchase" in (line := shell(find_it)) else "", 30, "the README's event")
     # One purpose is granted in an unknown region: the rest is stripped.
     assert row.split("\t")[1] == "strip"
 
@@ -109,8 +109,8 @@ def test_a_new_field_lands_in_a_column_while_the_stages_run_on(house: StandingHo
     def lands() -> bool:
         mine = event(loyalty_tier="platinum")
         assert send(house, mine).status_code == 200
-        seen = house.rows(f"event_id = '{mine['event_id']}'", "*")
-        assert seen
+        rows = house.rows(f"event_id = '{mine['event_id']}'", "*")
+        assert rows
         columns = house.query("SELECT name FROM system.columns WHERE database = 'headwater' AND table = 'events'")
         if ("loyalty_tier",) not in columns:
             return False
@@ -121,7 +121,7 @@ def test_a_new_field_lands_in_a_column_while_the_stages_run_on(house: StandingHo
 
 
 def test_a_breaking_change_is_refused(house: StandingHouse) -> None:
-    """A field that disappears does not get published."""
+    """Publishing a contract without a former field is refused."""
     file = house.contracts / "events.raw.avsc"
     text = file.read_text()
     contract = json.loads(text)

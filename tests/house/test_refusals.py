@@ -1,4 +1,4 @@
-"""Refusals, end to end: whatever way one comes, no decision is personal and the gate denies, until a later consent lifts it."""
+"""Refusals of every channel, end to end: no personal decision, and denied events, until a later consent."""
 
 import json
 import time
@@ -37,7 +37,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, contracts_dir: Path) -> Itera
 
 
 class Visitor:
-    """Two devices and an account of somebody who is new to the house."""
+    """Two devices and an account of a new visitor."""
 
     def __init__(self, house: StandingHouse) -> None:
         self._house = house
@@ -45,26 +45,26 @@ class Visitor:
         self.phone, self.laptop, self.account = f"phone-{name}", f"laptop-{name}", f"account-{name}"
 
     def post(self, path: str, body: dict[str, Any], **headers: str) -> None:
-        """To a door of the collector."""
+        """Send a request to the collector."""
         headers["Authorization"] = f"Bearer {self._house.key}"
         answer = requests.post(f"{self._house.settings['collector_url']}{path}", json=body, headers=headers, timeout=10)
         assert answer.status_code == 200, answer.text
 
     def visit(self, device: str, consent: dict[str, str], region: str = "DE", **fields: Any) -> str:
-        """An event of one device; its name, which is its own: an event that is anonymised keeps no id."""
+        """Send an event of one device; return its unique name, because anonymised events keep no id."""
         name = f"viewed_{uuid.uuid4().hex}"
         event = {"event_name": name, "client_id": device, "consent": consent, "page_location": f"{PAGE}/", **fields}
         self.post("/v1/events", event, **{REGION_HEADER: region})
         return str(event["event_name"])
 
     def choose(self, device: str, consent: dict[str, str], **fields: Any) -> None:
-        """A choice by webhook."""
+        """Send a choice by webhook."""
         self.post("/v1/consent", {"client_id": device, "site": SITE, "consent": consent, **fields})
 
     def reason(self, device: str, consent: dict[str, str] | None = None, region: str = "DE") -> str:
-        """Of a decision for one device; by default its page says that everything is granted."""
-        asked = GRANTED if consent is None else consent
-        body: dict[str, Any] = {"experiment": "hero-banner", "visitor": device, "consent": asked}
+        """Return the reason of a decision for one device; by default its page grants everything."""
+        page_consent = GRANTED if consent is None else consent
+        body: dict[str, Any] = {"experiment": "hero-banner", "visitor": device, "consent": page_consent}
         headers = {"Origin": PAGE, REGION_HEADER: region}
         answer = requests.post(f"{self._house.settings['decisions_url']}/v1/decide", json=body, headers=headers, timeout=10)
         return str(answer.json().get("reason", answer.text))
@@ -76,14 +76,14 @@ class Visitor:
         )
 
     def fate(self, event_name: str) -> tuple[str, str]:
-        """(outcome, reasons) of the event of this name, once it has landed."""
+        """Return (outcome, reasons) of the event with this name, once it is in ClickHouse."""
         rows = self._house.rows(f"event_name = '{event_name}'", "consent_outcome, consent_reasons")
         return str(rows[0][0]), str(rows[0][1])
 
 
 @pytest.fixture
 def visitor(shop: StandingHouse) -> Visitor:
-    """Somebody of whom the house knows nothing."""
+    """A new visitor."""
     return Visitor(shop)
 
 
@@ -211,7 +211,7 @@ def test_a_login_after_a_withdrawal_withdraws_for_the_account(visitor: Visitor) 
     ],
 )
 def test_a_choice_that_is_not_understood_is_refused_and_kept(shop: StandingHouse, choice: dict[str, Any]) -> None:
-    """400 that names the field, and the bytes as a dead letter in ClickHouse."""
+    """The response is 400 and names the field, and the request is a dead letter in ClickHouse."""
     before = shop.query("SELECT count() FROM headwater.dead_letters")[0][0]
     headers = {"Authorization": f"Bearer {shop.key}"}
     body = {"client_id": uuid.uuid4().hex, **choice}
@@ -230,7 +230,7 @@ def test_a_refusal_under_a_name_that_nothing_maps_denies_and_is_told(shop: Stand
 
     def told() -> bool:
         answer = requests.get(f"{shop.settings['gauge_url']}/lag", headers=token, timeout=10).json()
-        return any(one["name"] == "partner_sharing" for one in answer.get("unmapped_signals", ()))
+        return any(signal["name"] == "partner_sharing" for signal in answer.get("unmapped_signals", ()))
 
     wait_until(told, 30, "the name on the ops page")
     assert "partner_sharing" in shop.run("doctor").stdout
@@ -238,9 +238,9 @@ def test_a_refusal_under_a_name_that_nothing_maps_denies_and_is_told(shop: Stand
 
 def test_a_servers_own_place_is_not_the_visitors(shop: StandingHouse, visitor: Visitor) -> None:
     """Of a server's key the event says where the visitor is, whatever the header says; where it does not, silence denies."""
-    made = shop.run("keys", "create", "container", "--site", SITE, "--kind", "server")
-    assert made.returncode == 0, made.stderr
-    key = made.stdout.strip()
+    creation = shop.run("keys", "create", "container", "--site", SITE, "--kind", "server")
+    assert creation.returncode == 0, creation.stderr
+    key = creation.stdout.strip()
 
     def outcome(**fields: Any) -> str:
         name = f"viewed_{uuid.uuid4().hex}"

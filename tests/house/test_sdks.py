@@ -1,6 +1,7 @@
 """The real Python SDKs, unmodified, deliver events that are found in ClickHouse with consent, profile and properties."""
 
 import uuid
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,12 +17,20 @@ PREFERENCES = {"categoryPreferences": {"analytics": True, "marketing": False, "p
 NO_MARKETING = 5
 
 
-def found(house: StandingHouse, mark: str) -> tuple[str, int, str, str]:
-    """(protocol, purposes, profile, plan) of the one event whose property `mark` is this."""
+class LandedEvent(NamedTuple):
+    """Columns of an event in ClickHouse."""
+
+    protocol: str
+    purposes: int
+    profile: str
+    plan: str
+
+
+def landed_event(house: StandingHouse, mark: str) -> LandedEvent:
+    """The one event with this property `mark`."""
     columns = "protocol, consent_purposes, profile_id, properties['plan']"
     (row,) = house.rows(f"properties['mark'] = '{mark}'", columns)
-    protocol, purposes, profile, plan = row
-    return protocol, purposes, profile, plan
+    return LandedEvent(*row)
 
 
 def send_by_segment(house: StandingHouse, mark: str) -> None:
@@ -67,6 +76,6 @@ def test_an_sdks_event_arrives_whole(house: StandingHouse, send: object, protoco
     mark = uuid.uuid4().hex
     assert callable(send)
     send(house, mark)
-    arrived, purposes, profile, plan = found(house, mark)
-    assert (arrived, purposes, plan) == (protocol, NO_MARKETING, "gold")
-    assert len(profile) == 33
+    event = landed_event(house, mark)
+    assert (event.protocol, event.purposes, event.plan) == (protocol, NO_MARKETING, "gold")
+    assert len(event.profile) == 33

@@ -1,4 +1,4 @@
-"""A withdrawal, end to end: said of one id, it silences every linked one, is answered by every room, and can be proven."""
+"""A withdrawal, end to end: it applies to every linked id, every room acknowledges it, and the audit proves it."""
 
 import json
 import time
@@ -22,7 +22,7 @@ SOON_S = 5
 
 
 class Person:
-    """Two devices and an account of somebody who is new to the house."""
+    """Two devices and an account of a new visitor."""
 
     def __init__(self, house: StandingHouse) -> None:
         self._house = house
@@ -34,32 +34,32 @@ class Person:
             for kind, value in (("cookie", self.phone), ("cookie", self.laptop), ("user", self.account))
         }
 
-    def visit(self, device: str, **said: Any) -> str:
-        """An event of one device; its id."""
+    def visit(self, device: str, **fields: Any) -> str:
+        """Send an event of one device; return its id."""
         event_id = uuid.uuid4().hex
         self.post("/v1/events", {
             "event_id": event_id, "event_name": "page_view", "client_id": device, "consent": GRANTED,
-            "page_location": f"https://{SITE}/", **said,
+            "page_location": f"https://{SITE}/", **fields,
         })  # fmt: skip
         return event_id
 
     def post(self, path: str, body: Any) -> None:
-        """To a door of the collector."""
+        """Send a request to the collector."""
         headers = {"Authorization": f"Bearer {self._house.key}"}
         answer = requests.post(f"{self._house.settings['collector_url']}{path}", json=body, headers=headers, timeout=10)
         assert answer.status_code == 200, answer.text
 
     def arm(self, device: str) -> dict[str, Any]:
-        """A decision for one device."""
+        """Request a decision for one device."""
         body: dict[str, Any] = {"experiment": "hero-banner", "visitor": device, "consent": GRANTED}
         answer = requests.post(f"{self._house.settings['decisions_url']}/v1/decide", json=body, timeout=10)
-        found: dict[str, Any] = answer.json()
-        return found
+        decision: dict[str, Any] = answer.json()
+        return decision
 
 
 @pytest.fixture
 def person(house: StandingHouse) -> Person:
-    """Known to the house, on both devices."""
+    """A visitor with a login on both devices."""
     someone = Person(house)
     someone.visit(someone.phone, user_id=someone.account)
     last = someone.visit(someone.laptop, user_id=someone.account)
@@ -68,16 +68,16 @@ def person(house: StandingHouse) -> Person:
 
 
 def outputs(house: StandingHouse, nodes: set[str]) -> list[tuple[str, int]]:
-    """(topic, collector time) of each event or decision behind the gate with one of these ids anywhere in its bytes."""
+    """Return (topic, collector time) of each event or decision after the consent stage whose bytes contain one of these ids."""
     settings = load_settings(state_dir=house.state)
-    registry, found = Registry(house.contracts), []
+    registry, events = Registry(house.contracts), []
     for topic in ("events.consented", "events.resolved", "bandit.decisions"):
         for message in read_committed(settings.kafka, topic):
             content = (message.key() or b"") + message.value()
-            if any(one.encode() in content for one in nodes):
+            if any(node.encode() in content for node in nodes):
                 record = decode(registry, message.value())[1]
-                found.append((topic, record.get("collector_ts") or record["decided_ts"]))
-    return found
+                events.append((topic, record.get("collector_ts") or record["decided_ts"]))
+    return events
 
 
 def test_a_withdrawal_silences_every_linked_id(house: StandingHouse, person: Person) -> None:
@@ -102,12 +102,12 @@ def test_a_withdrawal_silences_every_linked_id(house: StandingHouse, person: Per
     assert house.query(f"SELECT count() FROM headwater.events WHERE event_id = '{last}'") == [(0,)]
     late = [(topic, at / 1000 - withdrawn) for topic, at in outputs(house, person.nodes) if at / 1000 > withdrawn + SOON_S]
     assert late == []
-    answered(house, person)
+    assert_answered(house, person)
 
 
-def answered(house: StandingHouse, person: Person) -> None:
-    """Every room has answered, and the audit tells of each id."""
-    among = ", ".join(f"'{one}'" for one in sorted(person.nodes))
+def assert_answered(house: StandingHouse, person: Person) -> None:
+    """Assert that every room has acknowledged, and that the audit contains each id."""
+    among = ", ".join(f"'{node}'" for node in sorted(person.nodes))
     query = (
         "SELECT room FROM headwater.privacy_acks WHERE request_id IN "
         f"(SELECT request_id FROM headwater.privacy_requests WHERE subject IN ({among}))"
@@ -116,24 +116,28 @@ def answered(house: StandingHouse, person: Person) -> None:
     status = house.run("privacy", "status", "--json")
     assert (status.returncode, json.loads(status.stdout)["open"]) == (0, []), status.stdout + status.stderr
     audit = f"SELECT DISTINCT subject, method FROM headwater.consent_audit WHERE outcome = 'withdrawn' AND subject IN ({among})"
-    rows = wait_until(lambda: len(found := house.query(audit)) >= len(person.nodes) and found, 30, "the audit")
+    rows = wait_until(lambda: len(audit_rows := house.query(audit)) >= len(person.nodes) and audit_rows, 30, "the audit")
     assert {subject for subject, _ in rows} == person.nodes
     assert {method for _, method in rows} == {"webhook", "linked"}
 
 
 def test_the_audit_verifies_and_a_changed_row_is_found(house: StandingHouse, person: Person) -> None:
-    """As written, the chains hold; one number changed in ClickHouse, and the record is named; put back, they hold again."""
+    """The chains verify; a number changed in ClickHouse is detected, and once restored the chains verify again."""
     person.post("/v1/consent", {"client_id": person.phone, "kind": "withdrawal", "site": SITE})
-    ours = f"kind = 'state' AND subject IN ({', '.join(repr(one) for one in sorted(person.nodes))})"
-    wait_until(lambda: house.query(f"SELECT count() FROM headwater.consent_audit WHERE {ours}")[0][0] >= 3, 30, "the audit")
+    filter_sql = f"kind = 'state' AND subject IN ({', '.join(repr(item) for item in sorted(person.nodes))})"
+    wait_until(
+        lambda: house.query(f"SELECT count() FROM headwater.consent_audit WHERE {filter_sql}")[0][0] >= 3, 30, "the audit"
+    )
     good = wait_until(
         lambda: (run := house.run("consent", "verify-audit", "--json")).returncode == 0 and run, 30, "a whole audit"
     )
     assert json.loads(good.stdout)["records"] > 0
-    ((chain, seq),) = house.query(f"SELECT chain, seq FROM headwater.consent_audit WHERE {ours} ORDER BY seq LIMIT 1")
+    ((chain, seq),) = house.query(f"SELECT chain, seq FROM headwater.consent_audit WHERE {filter_sql} ORDER BY seq LIMIT 1")
     place = f"chain = {chain} AND seq = {seq}"
     for n in (7, 1):
         house.query(f"ALTER TABLE headwater.consent_audit UPDATE n = {n} WHERE {place} SETTINGS mutations_sync = 1")
         run = house.run("consent", "verify-audit", "--json")
         broken = json.loads(run.stdout)["broken"]
-        assert (run.returncode, [(one["chain"], one["seq"]) for one in broken]) == ((1, [(chain, seq)]) if n == 7 else (0, []))
+        assert (run.returncode, [(item["chain"], item["seq"]) for item in broken]) == (
+            (1, [(chain, seq)]) if n == 7 else (0, [])
+        )

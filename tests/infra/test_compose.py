@@ -1,4 +1,4 @@
-"""The cluster profile's files: what can be checked of them without a Docker engine."""
+"""Checks of the cluster profile's files that need no Docker engine."""
 
 import importlib.util
 import json
@@ -10,10 +10,9 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped] # publishes no types; used for one call
 import pytest
 import yaml
-from prometheus_client import Histogram
 
 from infra.ops.cli import COMMANDS
-from infra.telemetry.metrics import TABLE
+from infra.telemetry.metrics import HISTOGRAMS, LABELS
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = {
@@ -53,30 +52,27 @@ def expressions() -> Iterator[tuple[str, str]]:
 
 def metrics_of(expr: str) -> dict[str, set[str]]:
     """Metric -> labels that its selector names; labels of `by (...)` and the like stand under the empty name."""
-    found: dict[str, set[str]] = {"": set()}
+    labels: dict[str, set[str]] = {"": set()}
     expr = re.sub(r'"[^"]*"', '""', expr)
     for names in re.findall(r"\b(?:by|without|on|ignoring)\s*\(([^)]*)\)", expr):
-        found[""] |= {name.strip() for name in names.split(",")}
+        labels[""] |= {name.strip() for name in names.split(",")}
     expr = re.sub(r"\b(?:by|without|on|ignoring)\s*\([^)]*\)", " ", expr)
     expr = re.sub(r"\[[^\]]*\]", " ", expr)
     for name, called, selector in re.findall(r"([a-zA-Z_:][\w:]*)\s*(\(?)(\{[^}]*\})?", expr):
         if not called and name not in WORDS and f"{name}=" not in selector:
-            found.setdefault(name, set()).update(re.findall(r"(\w+)\s*[=!]", selector))
+            labels.setdefault(name, set()).update(re.findall(r"(\w+)\s*[=!]", selector))
         expr = expr.replace(selector, " ", 1) if selector else expr
-    return found
+    return labels
 
 
 def declared(name: str) -> tuple[str, ...] | None:
-    """The labels of a metric of ours; None where there is no such metric."""
+    """Return the labels of a declared metric; None where there is no such metric."""
     if name in FROM_PROMETHEUS:
         return FROM_PROMETHEUS[name]
     base = re.sub(r"_(bucket|sum|count)$", "", name)
-    for known, (kind, _, labels) in TABLE.items():
-        if known == name and kind is not Histogram:
-            return labels
-        if known == base and kind is Histogram and base != name:
-            return labels
-    return None
+    if base != name and base in HISTOGRAMS:
+        return LABELS[base]
+    return None if name in HISTOGRAMS else LABELS.get(name)
 
 
 def test_compose_file_obeys_the_compose_specification() -> None:
@@ -92,7 +88,7 @@ def test_compose_file_obeys_the_compose_specification() -> None:
 
 
 def test_ports_are_published_on_loopback_only() -> None:
-    """Nobody's laptop serves Kafka to a café."""
+    """Every port is published on loopback only."""
     for name, service in compose()["services"].items():
         for port in service.get("ports", []):
             assert str(port).startswith("127.0.0.1:"), name
@@ -125,13 +121,13 @@ def test_our_services_run_as_a_user_without_privileges() -> None:
 def test_secrets_come_from_outside() -> None:
     """No value of a secret stands in the file; each variable is in env.example, empty where it is a secret."""
     text = (ROOT / "docker-compose.yml").read_text()
-    wanted = set(re.findall(r"\$\{(\w+)", text)) | {secret["environment"] for secret in compose()["secrets"].values()}
+    variables = set(re.findall(r"\$\{(\w+)", text)) | {secret["environment"] for secret in compose()["secrets"].values()}
     example = dict(
         line.split("=", 1)
         for line in (ROOT / "infra/deploy/compose/env.example").read_text().splitlines()
         if line and line[0] != "#"
     )
-    assert wanted == set(example)
+    assert variables == set(example)
     public = {"HEADWATER_FROM", "HEADWATER_NODE_KEY_VERSION"}
     assert all(value == "" for name, value in example.items() if name not in public)
 
@@ -152,19 +148,19 @@ def test_prometheus_scrapes_every_room() -> None:
     assert config["rule_files"] == ["/etc/prometheus/alerts.yml"]
 
 
-@pytest.mark.parametrize(("where", "expr"), [pytest.param(*found, id=found[0]) for found in expressions()])
-def test_dashboards_and_alerts_ask_for_metrics_that_exist(where: str, expr: str) -> None:
+@pytest.mark.parametrize(("source", "expr"), [pytest.param(*place, id=place[0]) for place in expressions()])
+def test_dashboards_and_alerts_ask_for_metrics_that_exist(source: str, expr: str) -> None:
     """Every metric and every label in them is in the one table of metrics."""
-    asked = metrics_of(expr)
-    grouped = asked.pop("")
-    assert asked, where
+    selectors = metrics_of(expr)
+    grouped = selectors.pop("")
+    assert selectors, source
     labels: set[str] = set(EVERYWHERE)
-    for name, selected in asked.items():
-        found = declared(name)
-        assert found is not None, f"{where}: no metric {name}"
-        assert selected <= {*found, *EVERYWHERE}, f"{where}: {name} has no such label"
-        labels |= set(found)
-    assert grouped <= labels, where
+    for name, selected in selectors.items():
+        declared_labels = declared(name)
+        assert declared_labels is not None, f"{source}: no metric {name}"
+        assert selected <= {*declared_labels, *EVERYWHERE}, f"{source}: {name} has no such label"
+        labels |= set(declared_labels)
+    assert grouped <= labels, source
 
 
 @pytest.mark.parametrize(
@@ -177,11 +173,11 @@ def test_dashboards_and_alerts_ask_for_metrics_that_exist(where: str, expr: str)
     ],
 )
 def test_the_reader_of_expressions_sees_what_is_there(expr: str, metrics: dict[str, set[str]]) -> None:
-    """The negative control of the test above: names are found, and made-up ones are no metrics."""
-    found = metrics_of(expr)
-    found.pop("")
-    assert found == metrics
-    assert all(name == "up" or declared(name) is None for name in found)
+    """The expression reader finds names, and undeclared names are no metrics."""
+    metrics_found = metrics_of(expr)
+    metrics_found.pop("")
+    assert metrics_found == metrics
+    assert all(name == "up" or declared(name) is None for name in metrics_found)
 
 
 def test_a_histogram_is_asked_for_by_its_series() -> None:

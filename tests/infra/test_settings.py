@@ -1,4 +1,4 @@
-"""Settings: where they come from, and how they complain."""
+"""Sources of settings, and their error messages."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The boundary: what passes encodes, what does not is worded for the sender."""
+"""Valid records encode; invalid ones raise errors for the sender."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infra.settings import PACKAGED_CONTRACTS
-from schemas.boundary import MAX_PROBLEMS, Boundary, ContractViolation, validator
+from schemas.boundary import MAX_PROBLEMS, Boundary, ContractViolation
 from schemas.codec import decode, encode
 from schemas.contract import Contract, ContractError
 from schemas.registry import Registry
@@ -15,7 +15,7 @@ from schemas.registry import Registry
 FOLDER = PACKAGED_CONTRACTS
 REGISTRY = Registry(FOLDER)
 RAW = REGISTRY.latest("events.raw")
-BOUNDARY = validator(RAW)
+BOUNDARY = Boundary(RAW)
 
 EVENT: dict[str, Any] = {
     "event_id": "0192f0a0-1111-7abc-8def-0123456789ab",
@@ -46,7 +46,7 @@ def test_a_record_without_its_defaults_passes_as_it_is() -> None:
 
 
 def test_what_passes_is_a_copy() -> None:
-    """Nothing that the sender still holds reaches the stream."""
+    """The validated record is a copy."""
     checked = BOUNDARY.check(EVENT)
     checked["signals"]["gcs"] = "changed"
     assert EVENT["signals"]["gcs"] == "G111"
@@ -84,7 +84,7 @@ def test_no_record_at_all() -> None:
 
 
 def test_missing_fields_are_listed_up_to_a_limit() -> None:
-    """An empty record does not answer with a page of text."""
+    """The number of reported problems is bounded."""
     problems = refusal(BOUNDARY, {})
     assert problems[0] == "event_id is required"
     assert len(problems) == MAX_PROBLEMS + 1
@@ -123,7 +123,7 @@ def contract(*fields: dict[str, Any]) -> Contract:
 
 def test_every_type_of_avro_that_contracts_may_use_has_a_boundary() -> None:
     """Unions, enums, fixed, bytes, nested records, maps and arrays."""
-    boundary = validator(
+    boundary = Boundary(
         contract(
             {"name": "u", "type": ["null", "string", "int"]},
             {"name": "e", "type": {"type": "enum", "name": "E", "symbols": ["A", "B"]}},
@@ -143,6 +143,6 @@ def test_every_type_of_avro_that_contracts_may_use_has_a_boundary() -> None:
 
 
 def test_named_types_are_no_part_of_contracts() -> None:
-    """A reference to a named type is our own mistake and is said when the boundary is made."""
+    """A contract with a reference to a named type raises ContractError."""
     with pytest.raises(ContractError, match="no type 'Other'"):
-        validator(contract({"name": "o", "type": "Other"}))
+        Boundary(contract({"name": "o", "type": "Other"}))

@@ -1,4 +1,4 @@
-"""Our rules for new versions, with Apache Avro's own checker as the oracle."""
+"""The compatibility rules, with Apache Avro's own checker as the oracle."""
 
 import copy
 import json
@@ -10,7 +10,7 @@ from avro.schema import parse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas.compatibility import breaking, breaking_lock
+from schemas.compatibility import breaking_changes, breaking_lock_changes
 
 TYPES: tuple[Any, ...] = (
     "string",
@@ -27,8 +27,8 @@ DEFAULTS = {"string": "", "long": 0, "int": 0, "double": 0.0, "boolean": False, 
 
 def field(name: str, avro: Any, default: bool) -> dict[str, Any]:
     """A field, with the empty default of its type or without."""
-    made = {"name": name, "type": avro, "purpose": "exempt", "doc": "d"}
-    return made | {"default": DEFAULTS[avro if isinstance(avro, str) else avro["type"]]} if default else made
+    definition = {"name": name, "type": avro, "purpose": "exempt", "doc": "d"}
+    return definition | {"default": DEFAULTS[avro if isinstance(avro, str) else avro["type"]]} if default else definition
 
 
 FIELDS = st.lists(
@@ -46,8 +46,8 @@ def record(fields: list[dict[str, Any]], prepended: int = 0) -> dict[str, Any]:
 
 def avro_says(reader: dict[str, Any], writer: dict[str, Any]) -> bool:
     """Whether Apache Avro's checker lets this reader read this writer's records."""
-    found = ReaderWriterCompatibilityChecker().get_compatibility(parse(json.dumps(reader)), parse(json.dumps(writer)))
-    return bool(found.compatibility is SchemaCompatibilityType.compatible)
+    result = ReaderWriterCompatibilityChecker().get_compatibility(parse(json.dumps(reader)), parse(json.dumps(writer)))
+    return bool(result.compatibility is SchemaCompatibilityType.compatible)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -61,7 +61,7 @@ def test_what_we_allow_avro_allows_in_both_directions(
         record(old_fields + [f for f in new_fields if f["name"] not in {o["name"] for o in old_fields}]),
     ):
         old = record(old_fields)
-        if not breaking("t", old, new):
+        if not breaking_changes("t", old, new):
             assert avro_says(new, old)
             assert avro_says(old, new)
 
@@ -82,29 +82,29 @@ def test_what_avro_overlooks_we_refuse(edit: Any) -> None:
     new = copy.deepcopy(old)
     edit(new["fields"])
     assert avro_says(new, old)
-    assert breaking("t", old, new)
+    assert breaking_changes("t", old, new)
 
 
 def test_documentation_may_change() -> None:
-    """Words break nothing."""
+    """Documentation may change."""
     old = record([field("a", "string", False)])
     new = copy.deepcopy(old)
     new["doc"], new["fields"][0]["doc"] = "other", "words"
-    assert breaking("t", old, new) == []
+    assert breaking_changes("t", old, new) == []
 
 
 def test_both_parts_of_a_derived_contract_grow_at_their_own_end() -> None:
     """A column more and a source field more, each at the end of its block."""
     old = record([field("column", "string", False), field("tail", "string", False)], prepended=1)
     extra, more = field("extra", "string", True), field("more", "string", True)
-    assert breaking("t", old, record([old["fields"][0], extra, old["fields"][1], more], prepended=2)) == []
-    assert breaking("t", old, record([extra, *old["fields"]], prepended=2)) != []
-    assert breaking("t", old, record([old["fields"][1], old["fields"][0]], prepended=1)) != []
+    assert breaking_changes("t", old, record([old["fields"][0], extra, old["fields"][1], more], prepended=2)) == []
+    assert breaking_changes("t", old, record([extra, *old["fields"]], prepended=2)) != []
+    assert breaking_changes("t", old, record([old["fields"][1], old["fields"][0]], prepended=1)) != []
 
 
 def test_the_lock_only_grows() -> None:
     """Entries are neither changed nor removed."""
-    one = {"id": 1, "topic": "t", "version": 1, "schema": record([])}
-    two = one | {"id": 2, "version": 2}
-    assert breaking_lock({"contracts": [one]}, {"contracts": [one, two]}) == []
-    assert len(breaking_lock({"contracts": [one, two]}, {"contracts": [one | {"version": 3}]})) == 2
+    first = {"id": 1, "topic": "t", "version": 1, "schema": record([])}
+    second = first | {"id": 2, "version": 2}
+    assert breaking_lock_changes({"contracts": [first]}, {"contracts": [first, second]}) == []
+    assert len(breaking_lock_changes({"contracts": [first, second]}, {"contracts": [first | {"version": 3}]})) == 2

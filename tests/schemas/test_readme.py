@@ -1,4 +1,4 @@
-"""The README's table of topics is the table in the code."""
+"""The README's table of topics equals the table in the code."""
 
 import re
 
@@ -11,19 +11,19 @@ FOLDER = PACKAGED_CONTRACTS.parent
 
 def row(topic: Topic) -> str:
     """One topic as the README shows it."""
-    kept = f"{topic.retention_days} days" if topic.retention_days else "compacted"
+    retention = f"{topic.retention_days} days" if topic.retention_days else "compacted"
     partitions = "one" if topic.spread == "one" else "as configured"
     record = Registry(PACKAGED_CONTRACTS).latest(topic.name).schema["name"]
     key = topic.key.replace("|", "\\|")
-    return f"| `{topic.name}` | {key} | {kept} | {partitions} | {record} |"
+    return f"| `{topic.name}` | {key} | {retention} | {partitions} | {record} |"
 
 
 def test_the_table_of_topics_is_the_one_in_the_code() -> None:
     """To write it anew, paste what this assertion expects."""
     text = (FOLDER / "README.md").read_text()
-    found = re.search(r"<!-- topics: .*? -->\n(.*?)<!-- /topics -->", text, re.DOTALL)
-    assert found
-    assert found.group(1).splitlines()[2:] == [row(topic) for topic in TOPICS.values()]
+    match = re.search(r"<!-- topics: .*? -->\n(.*?)<!-- /topics -->", text, re.DOTALL)
+    assert match
+    assert match.group(1).splitlines()[2:] == [row(topic) for topic in TOPICS.values()]
 
 
 def test_every_file_is_introduced() -> None:

@@ -1,4 +1,4 @@
-"""The registry and publishing: ids are only allocated, lineage is kept, running readers follow."""
+"""The registry and publishing: ids are never changed, derived contracts follow their source, running readers reload."""
 
 import json
 import multiprocessing
@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from schemas.codec import HEADER_BYTES, HeadReader, decode, encode, flat_record_encoder
+from schemas.codec import HEADER_BYTES, HeadReader, decode, encode
+from schemas.fast.flat_encoder import flat_record_encoder
 from schemas.publish import preview, same_schema
 from schemas.registry import ContractError, Registry, UnknownContract, derive, lock, read_json, read_lock
 
@@ -214,9 +215,9 @@ def test_two_publishers_at_once_allocate_different_ids(folder: Path) -> None:
 
 
 def test_equal_contracts_are_equal_and_hashable(folder: Path) -> None:
-    """Two registries' contracts are the same contracts."""
-    one, two = Registry(folder).latest("events.raw"), Registry(folder).latest("events.raw")
-    assert {one: 1}[two] == 1
+    """Contracts of two registries are equal and hashable."""
+    first, second = Registry(folder).latest("events.raw"), Registry(folder).latest("events.raw")
+    assert {first: 1}[second] == 1
 
 
 def test_old_and_new_records_flow_side_by_side(folder: Path) -> None:

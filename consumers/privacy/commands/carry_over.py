@@ -13,7 +13,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from consumers.privacy.carry_over import carried_over
 from infra.clients.kafka import settings_with_kafka
-from infra.errors import ConfigError, Retryable, no_house
+from infra.errors import ConfigError, Retryable, unreachable_message
 from streams.consent.ledger.ledger_writes import SIGNALS
 
 AT_ONCE = 10_000
@@ -48,5 +48,5 @@ def carry_over_command(as_json: Annotated[bool, typer.Option("--json", help="Pri
                 pen.write(some)
                 said += len(some)
     except Retryable as error:
-        raise ConfigError(no_house(error)) from error
+        raise ConfigError(unreachable_message(error)) from error
     typer.echo(json.dumps({"said": said}) if as_json else f"{said:,} states said again; the gate takes them down")

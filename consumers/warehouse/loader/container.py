@@ -10,7 +10,8 @@ from functools import lru_cache
 from hashlib import sha256
 
 from consumers.warehouse.topic_partition import TopicPartition
-from schemas.codec import HEADER_BYTES, long_bytes
+from schemas.codec import HEADER_BYTES
+from schemas.fast.primitives import long_bytes
 from schemas.registry import Contract
 
 MAGIC = b"Obj\x01"

@@ -1,1 +1,1 @@
-"""The whole house on one machine: real Kafka, Redis and ClickHouse, started and supervised by us."""
+"""The whole installation on one machine: real Kafka, Redis and ClickHouse, and every service, supervised in one process."""

@@ -1,4 +1,4 @@
-"""`headwater up`: the whole house in one terminal."""
+"""`headwater up`: the whole installation in one terminal."""
 
 import signal
 import sys
@@ -17,8 +17,8 @@ from infra.ops.embedded.servers.child import StartFailed
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-def tell(name: str, text: str) -> None:
-    """One line for people, at once, even into a pipe. A terminal or pipe that is gone does not stop the house."""
+def print_line(name: str, text: str) -> None:
+    """Print one line and flush it. A closed terminal or pipe does not stop the services."""
     with suppress(OSError):
         typer.echo(f"  {name:<12}{text}")
         sys.stdout.flush()
@@ -26,7 +26,7 @@ def tell(name: str, text: str) -> None:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and a closed terminal stop the house as Ctrl-C does. A second signal while it stops ends the patience."""
+    """Raise KeyboardInterrupt on SIGTERM and SIGHUP as on Ctrl-C. A second signal while services stop kills them."""
 
     def stop(number: int, _frame: object) -> None:
         raise KeyboardInterrupt(signal.Signals(number).name)
@@ -39,14 +39,14 @@ def stopped_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def up(options: HouseOptions, say: Callable[[str, str], None], ready: Callable[[House], None]) -> None:
-    """Start the house, call `ready` once, and keep it running until a signal; then stop it, in order.
+def run_house(options: HouseOptions, report: Callable[[str, str], None], ready: Callable[[House], None]) -> None:
+    """Start all services, call `ready` once, run until a signal, then stop them in order.
 
-    Raises ConfigError for what a person can mend. `ready` may work for as long as it calls `house.supervisor.tick` meanwhile.
+    ConfigError for what the user can correct. `ready` may run for as long as it calls `house.supervisor.tick` meanwhile.
     """
     with stopped_by_signals():
         try:
-            with House(options, say) as house:
+            with House(options, report) as house:
                 house.wait_ready()
                 ready(house)
         except StartFailed as error:
@@ -55,8 +55,8 @@ def up(options: HouseOptions, say: Callable[[str, str], None], ready: Callable[[
             ) from None
 
 
-def ops_page(house: House) -> str:
-    """Where the ops page is: on a terminal an address that signs in, elsewhere one that says where the token lies."""
+def ops_page_address(house: House) -> str:
+    """Return the ops page's address: on a terminal with the token that signs in, elsewhere with the token's file."""
     if sys.stdout.isatty() and house.settings.ops_token:
         return f"{house.settings.gauge_url}/?token={house.settings.ops_token.get_secret_value()}"
     return f"{house.settings.gauge_url}  (token in {house.state.path / 'ops-token'})"
@@ -90,17 +90,17 @@ def up_command(  # noqa: PLR0913, PLR0917 - each parameter is an option of the c
         "decisions": decisions_port,
         "gauge": gauge_port,
     }
-    given = {name: port for name, port in ports.items() if port}
-    options = HouseOptions(state_dir, kafka, redis, clickhouse, given, consent_workers)
+    fixed_ports = {name: port for name, port in ports.items() if port}
+    options = HouseOptions(state_dir, kafka, redis, clickhouse, fixed_ports, consent_workers)
     began = time.monotonic()
 
     def ready(house: House) -> None:
-        tell("ready", f"in {time.monotonic() - began:.1f} s; Ctrl-C stops all")
-        tell("ops page", ops_page(house))
+        print_line("ready", f"in {time.monotonic() - began:.1f} s; Ctrl-C stops all")
+        print_line("ops page", ops_page_address(house))
         house.supervisor.run_until(lambda: False)
 
-    tell("house", f"in {state_dir.resolve()}")
+    print_line("house", f"in {state_dir.resolve()}")
     try:
-        up(options, tell, ready)
+        run_house(options, print_line, ready)
     except KeyboardInterrupt:
-        tell("house", "stopped")
+        print_line("house", "stopped")

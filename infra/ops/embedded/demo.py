@@ -1,4 +1,4 @@
-"""`headwater demo`: the whole house, a day of simulated traffic, and the ledger's verdict. `make demo` runs this."""
+"""`headwater demo`: starts all services, simulates a day of traffic, and reconciles it. `make demo` runs this."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ from typing import IO, Annotated
 
 import typer
 
-from infra.ops.embedded.app import ops_page, tell, up
+from infra.ops.embedded.app import ops_page_address, print_line, run_house
 from infra.ops.embedded.house import House, HouseOptions
 from infra.ops.embedded.servers.child import HEADWATER, Child, Program
 
@@ -16,22 +16,22 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class DemoEnd(Exception):
-    """The demo is over; the exit code is its reconcile's (or that of the step that failed)."""
+    """The demo has ended with the exit code of `reconcile`, or of the step that failed."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
         self.code = code
 
 
-def terminal() -> IO[bytes]:
-    """Where the commands of the demo write: our own standard output."""
+def standard_output() -> IO[bytes]:
+    """Return the stream for the output of the demo's commands."""
     return sys.stdout.buffer
 
 
-def run_beside(house: House, name: str, words: Sequence[str]) -> int:
-    """Run one of our commands on the terminal while the house is kept running; its exit code."""
+def run_command(house: House, name: str, words: Sequence[str]) -> int:
+    """Run a `headwater` command while the supervisor keeps ticking; return its exit code."""
     environment = {**house.environment, "PYTHONUNBUFFERED": "1"}
-    child = Child(Program(name, [*HEADWATER, *words], house.state.log(name), environment), output=terminal())
+    child = Child(Program(name, [*HEADWATER, *words], house.state.log(name), environment), output=standard_output())
     try:
         house.supervisor.run_until(lambda: child.exit_code() is not None)
         return child.stop()
@@ -39,22 +39,22 @@ def run_beside(house: House, name: str, words: Sequence[str]) -> int:
         child.kill()
 
 
-def rehearse(house: House, events: int, rate: int, seed: int) -> int:
-    """Simulate, reconcile, sum up; the exit code of the first that fails."""
+def run_demo(house: House, events: int, rate: int, seed: int) -> int:
+    """Simulate, reconcile, print a summary; return the exit code of the first step that fails."""
     ledger = house.state.path / "demo-ledger.jsonl"
     began = time.monotonic()
-    tell("simulate", f"{events} events over the real doors, seed {seed}")
+    print_line("simulate", f"{events} events over the real doors, seed {seed}")
     words = ["simulate", "--events", str(events), "--rate", str(rate), "--seed", str(seed), "--ledger", str(ledger)]
-    code = run_beside(house, "simulate", words)
+    code = run_command(house, "simulate", words)
     if code:
-        tell("simulate", f"failed with exit code {code}")
+        print_line("simulate", f"failed with exit code {code}")
         return code
-    tell("reconcile", "comparing every layer with the ledger")
-    code = run_beside(house, "reconcile", ["reconcile", "--ledger", str(ledger)])
+    print_line("reconcile", "comparing every layer with the ledger")
+    code = run_command(house, "reconcile", ["reconcile", "--ledger", str(ledger)])
     passed = "passed: nothing lost, nothing doubled, nothing forbidden" if code == 0 else f"FAILED (exit code {code})"
-    tell("demo", f"{passed}, in {time.monotonic() - began:.0f} s")
-    tell("ops page", ops_page(house))
-    tell("logs", str(house.state.path / "logs"))
+    print_line("demo", f"{passed}, in {time.monotonic() - began:.0f} s")
+    print_line("ops page", ops_page_address(house))
+    print_line("logs", str(house.state.path / "logs"))
     return code
 
 
@@ -72,16 +72,16 @@ def demo(
     """
 
     def ready(house: House) -> None:
-        code = rehearse(house, events, rate, seed)
+        code = run_demo(house, events, rate, seed)
         if not sys.stdin.isatty():
-            tell("house", "stops, because nobody is at a terminal; `headwater up` starts it again")
+            print_line("house", "stops, because nobody is at a terminal; `headwater up` starts it again")
             raise DemoEnd(code)
-        tell("house", "stays up; Ctrl-C stops it")
+        print_line("house", "stays up; Ctrl-C stops it")
         house.supervisor.run_until(lambda: False)
 
     try:
-        up(HouseOptions(state_dir, consent_workers=consent_workers), tell, ready)
+        run_house(HouseOptions(state_dir, consent_workers=consent_workers), print_line, ready)
     except DemoEnd as verdict:
         raise typer.Exit(verdict.code) from None
     except KeyboardInterrupt:
-        tell("house", "stopped")
+        print_line("house", "stopped")

@@ -1,4 +1,4 @@
-"""The parts of the house and what each needs: the table that the supervisor works through."""
+"""The services of an installation, their dependencies and their programs, for the supervisor."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -12,26 +12,27 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from infra.errors import ConfigError
-from infra.ops.embedded.ports import LOOPBACK, free_port, is_free, owner
-from infra.ops.embedded.probes import elsewhere, http_answers, http_get, served_and
+from infra.ops.embedded.ports import LOOPBACK, describe_owner, free_port, is_free
+from infra.ops.embedded.probes import http_answers, http_get, is_served_and_answers, wait_for_external
 from infra.ops.embedded.servers import kafka, redis
 from infra.ops.embedded.servers.child import HEADWATER, Program
+from infra.ops.embedded.servers.clickhouse import EmbeddedClickHouse
 from infra.ops.embedded.servers.kafka import EmbeddedKafka
 from infra.ops.embedded.servers.redis import EmbeddedRedis
 from infra.ops.embedded.state import StateDir, refuse_shared, write_private
 from infra.ops.embedded.supervisor import Service, Step, Supervisor
 from infra.settings import load_settings
 
-# What each part listens on when nobody says otherwise and nobody else is there.
+# Default ports, used where they are free.
 USUAL_PORTS = {"kafka": 9092, "redis": 6379, "clickhouse": 8123, "collector": 8080, "decisions": 8081, "gauge": 8082}
 DEMO_SOURCE, DEMO_SITE = "demo", "shop.example"
 
-Say = Callable[[str, str], None]
+PrintLine = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
 class HouseOptions:
-    """What `headwater up` was told. Addresses: use those instead of starting a server. Ports: exactly those."""
+    """Options of `headwater up`. An address replaces a server of our own; a port is used exactly."""
 
     state_dir: Path = Path(".headwater")
     kafka: str | None = None
@@ -42,20 +43,20 @@ class HouseOptions:
 
 
 class House:
-    """One house: claims its state folder, starts everything, keeps it running in `tick`, stops it on exit."""
+    """One installation: claims its state folder, starts and supervises all services, stops them on exit."""
 
-    def __init__(self, options: HouseOptions, say: Say) -> None:
+    def __init__(self, options: HouseOptions, print_line: PrintLine) -> None:
         self.options = options
-        self._say = say
+        self._print_line = print_line
         self.state = StateDir(options.state_dir)
         self._ports: dict[str, int] = {}
         self._cluster = ""
-        self.supervisor = Supervisor((), say)
+        self.supervisor = Supervisor((), print_line)
 
     def __enter__(self) -> Self:
         self.state.claim()
         try:
-            self._furnish()
+            self._configure()
         except BaseException:
             self.state.release()
             raise
@@ -64,18 +65,18 @@ class House:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             self.supervisor.stop()
-        except KeyboardInterrupt:  # a second Ctrl-C: no more patience
+        except KeyboardInterrupt:  # a second Ctrl-C: kill at once
             self.supervisor.stop(patience=0)
         finally:
             self.state.release()
 
     def wait_ready(self) -> None:
-        """Tick until every part has answered once."""
+        """Tick until every service has answered once."""
         self.supervisor.run_until(lambda: self.supervisor.ready)
 
-    # -- before the first process
+    # -- configuration, before the first process
 
-    def _furnish(self) -> None:
+    def _configure(self) -> None:
         remembered = self.state.remembered_ports()
         for name in self._port_names():
             self._ports[name] = self._choose_port(name, remembered.get(name, 0))
@@ -86,18 +87,18 @@ class House:
         self.house: dict[str, Any] = {
             "kafka": self.options.kafka or f"{LOOPBACK}:{self._ports['kafka']}",
             "redis": self.options.redis or f"redis://{LOOPBACK}:{self._ports['redis']}/0",
-            # The loader and the commands are ClickHouse's user of that name: its queries have slots of their own.
+            # The loader and the commands use ClickHouse's user of that name, whose queries have their own slots.
             "clickhouse": self.options.clickhouse or f"http://headwater@{LOOPBACK}:{self._ports['clickhouse']}",
             "collector_url": self._url("collector"),
             "decisions_url": self._url("decisions"),
             "gauge_url": self._url("gauge"),
-            # Nobody but this machine reaches the doors, so whoever sends may say where the visitor is.
+            # Only this machine reaches the collector, so senders may name the visitor's region.
             "region_header": "X-Headwater-Region",
         }
         self.settings = load_settings(state_dir=self.state.path, ops_token=SecretStr(ops_token), **self.house)
-        _ = self.settings.master  # a secret that is too short is said now, not by five services
-        self._demo_key()
-        # Only after all that can be refused: other commands believe this file.
+        _ = self.settings.master  # a secret that is too short fails here, not in five services
+        self._ensure_demo_key()
+        # Written after every check: other commands rely on this file.
         self.state.write_house({**self.house, "ops_token": ops_token})
         self.environment = {
             "HEADWATER_STATE_DIR": str(self.state.path),
@@ -105,28 +106,28 @@ class House:
             "TYPER_STANDARD_TRACEBACK": "1",  # logs are read line by line: no boxes
             **{f"HEADWATER_{name.upper()}": value for name, value in self.house.items()},
         }
-        self.supervisor = Supervisor(self._parts(), self._say, self.state.write_services, self.state.full)
+        self.supervisor = Supervisor(self._build_parts(), self._print_line, self.state.write_services, self.state.disk_warning)
 
     def _port_names(self) -> list[str]:
-        given = {"kafka": self.options.kafka, "redis": self.options.redis, "clickhouse": self.options.clickhouse}
-        servers = [name for name in USUAL_PORTS if not given.get(name)]
+        addresses = {"kafka": self.options.kafka, "redis": self.options.redis, "clickhouse": self.options.clickhouse}
+        servers = [name for name in USUAL_PORTS if not addresses.get(name)]
         consent = (f"consent-{n}" for n in range(self.options.consent_workers))
         workers = [*consent, "identity", "bandit", "warehouse", "upkeep"]
         return [*servers, *(f"{worker} metrics" for worker in workers)]
 
     def _choose_port(self, name: str, remembered: int) -> int:
-        wanted = (self.options.ports or {}).get(name)
-        if wanted:
-            if not is_free(wanted):
+        requested = (self.options.ports or {}).get(name)
+        if requested:
+            if not is_free(requested):
                 raise ConfigError(
-                    f"port {wanted} for {name} is taken{owner(wanted)}: stop that process, or give --{name}-port another "
-                    "(without it, a free one is chosen)"
+                    f"port {requested} for {name} is taken{describe_owner(requested)}: stop that process, or give "
+                    f"--{name}-port another (without it, a free one is chosen)"
                 )
-            return wanted
+            return requested
         for port in (USUAL_PORTS.get(name, 0), remembered):
             if port and port not in self._ports.values() and is_free(port):
                 return port
-        # One that was remembered, or is a usual one, is nobody's yet and may be found free.
+        # A remembered or default port may be free but reserved for another service.
         while (port := free_port()) in self._ports.values():
             pass
         return port
@@ -134,67 +135,61 @@ class House:
     def _url(self, name: str) -> str:
         return f"http://{LOOPBACK}:{self._ports[name]}"
 
-    def _demo_key(self) -> None:
+    def _ensure_demo_key(self) -> None:
         from streams.collector.write_keys import KeyKind, create_key, read_keys
 
         file, keys = self.state.path / "demo-key", self.settings.write_keys_file
-        # The simulator's visitors send from where they are. A key of another kind is from before there were kinds.
+        # The simulator sends as browsers do, so a key file of another kind, from an older version, is replaced.
         if file.exists() and any(key.source == DEMO_SOURCE and key.kind is KeyKind.BROWSER for key in read_keys(keys)):
             refuse_shared(file)
             return
         write_private(file, create_key(keys, DEMO_SOURCE, site=DEMO_SITE, kind=KeyKind.BROWSER) + "\n")
 
-    # -- the parts
+    # -- services
 
-    def _parts(self) -> list[Service | Step]:
+    def _build_parts(self) -> list[Service | Step]:
         topics = Step("topics", self._apply_topics, ("kafka",))
         tables = Step("tables", self._migrate, ("clickhouse",))
-        return [self._kafka(), self._redis(), self._clickhouse(), topics, tables, *self._doors(), *self._workers()]
+        return [self._kafka(), self._redis(), self._clickhouse(), topics, tables, *self._http_services(), *self._workers()]
 
     def _kafka(self) -> Service | Step:
         if self.options.kafka:
-            return Step(
-                "kafka", partial(elsewhere, "Kafka", self.options.kafka, "--kafka", partial(kafka.answers, self.options.kafka))
-            )
+            answers = partial(kafka.answers, self.options.kafka)
+            return Step("kafka", partial(wait_for_external, "Kafka", self.options.kafka, "--kafka", answers))
         server = EmbeddedKafka(self.state.path / "kafka", self._ports["kafka"], log=self.state.log("kafka"))
-        server.prepare()  # downloads at the first start; says so, and fails before anything runs
-        answers = partial(served_and, server.port, partial(kafka.answers, server.address))
+        server.prepare()  # downloads at the first start; fails before any process runs
+        answers = partial(is_served_and_answers, server.port, server.answers)
         return Service(
-            "kafka", server.prepare, answers, server.address, server.port, start_s=kafka.START_S, stop_s=kafka.STOP_S
+            "kafka", server.prepare, answers, server.address, server.port, start_s=server.start_s, stop_s=server.stop_s
         )
 
     def _redis(self) -> Service | Step:
         if self.options.redis:
-            return Step(
-                "redis", partial(elsewhere, "Redis", self.options.redis, "--redis", partial(redis.answers, self.options.redis))
-            )
+            answers = partial(redis.answers, self.options.redis)
+            return Step("redis", partial(wait_for_external, "Redis", self.options.redis, "--redis", answers))
         server = EmbeddedRedis(self.state.path / "redis", self._ports["redis"], log=self.state.log("redis"))
-        return Service("redis", server.prepare, partial(redis.answers, server.url), server.url, server.port, tier=1)
+        return Service("redis", server.prepare, server.answers, server.url, server.port, tier=1)
 
     def _clickhouse(self) -> Service | Step:
-        url = self.options.clickhouse or self._url("clickhouse")
-        answers = partial(http_answers, f"{_without_user(url).rstrip('/')}/ping", "Ok.")
         if self.options.clickhouse:
-            return Step("clickhouse", partial(elsewhere, "ClickHouse", self.options.clickhouse, "--clickhouse", answers))
-        port = self._ports["clickhouse"]
-        return Service("clickhouse", partial(self._clickhouse_program, port), answers, url, port, tier=2, stop_s=20.0)
+            answers = partial(http_answers, f"{_without_user(self.options.clickhouse).rstrip('/')}/ping", "Ok.")
+            return Step(
+                "clickhouse", partial(wait_for_external, "ClickHouse", self.options.clickhouse, "--clickhouse", answers)
+            )
+        server = EmbeddedClickHouse(self.state.path / "clickhouse", self._ports["clickhouse"], log=self.state.log("clickhouse"))
+        return Service("clickhouse", server.prepare, server.answers, server.url, server.port, tier=2, stop_s=server.stop_s)
 
-    def _clickhouse_program(self, port: int) -> Program:
-        from infra.ops.embedded.servers.clickhouse import command
-
-        return Program("clickhouse", command(self.state.path / "clickhouse", port), self.state.log("clickhouse"), port=port)
-
-    def _doors(self) -> list[Service]:
+    def _http_services(self) -> list[Service]:
         return [
-            self._door("collector", ("collect",), ("topics",)),
-            self._door("decisions", ("decide",), ("topics", "redis")),
-            self._door("gauge", ("gauge", "--interval", "2"), ("topics", "redis")),
+            self._http_service("collector", ("collect",), ("topics",)),
+            self._http_service("decisions", ("decide",), ("topics", "redis")),
+            self._http_service("gauge", ("gauge", "--interval", "2"), ("topics", "redis")),
         ]
 
-    def _door(self, name: str, words: Sequence[str], needs: tuple[str, ...]) -> Service:
+    def _http_service(self, name: str, words: Sequence[str], needs: tuple[str, ...]) -> Service:
         port = self._ports[name]
         program = partial(self._program, name, [*words, "--port", str(port)], {}, port)
-        answers = partial(served_and, port, partial(http_answers, f"{self._url(name)}/health/live"))
+        answers = partial(is_served_and_answers, port, partial(http_answers, f"{self._url(name)}/health/live"))
         return Service(name, program, answers, self._url(name), port, needs, tier=4)
 
     def _workers(self) -> list[Service]:
@@ -205,10 +200,10 @@ class House:
         ]
         identity = self._worker("identity", "identity", 0, ("topics", "redis"))
         bandit = self._worker("bandit", "bandit", 0, ("topics", "redis"))
-        return [*consent, identity, bandit, self._keeper("warehouse", 3), self._keeper("upkeep", 4)]
+        return [*consent, identity, bandit, self._table_worker("warehouse", 3), self._table_worker("upkeep", 4)]
 
-    def _keeper(self, name: str, tier: int) -> Service:
-        """A command without a door, that works on tables."""
+    def _table_worker(self, name: str, tier: int) -> Service:
+        """Return the service of a command that works on tables and serves metrics only."""
         port = self._ports[f"{name} metrics"]
         program = partial(self._program, name, [name], {"HEADWATER_METRICS_PORT": str(port)}, port)
         answers = partial(http_answers, f"http://{LOOPBACK}:{port}/metrics")
@@ -216,7 +211,7 @@ class House:
 
     def _worker(self, name: str, room: str, slot: int, needs: tuple[str, ...]) -> Service:
         port = self._ports[f"{room}-{slot} metrics" if room == "consent" else f"{room} metrics"]
-        answers = partial(self._works, room, f"http://{LOOPBACK}:{port}/metrics")
+        answers = partial(self._has_partitions, room, f"http://{LOOPBACK}:{port}/metrics")
         return Service(
             name, partial(self._worker_program, name, room, slot, port), answers, "", port, needs, tier=3, stop_s=20.0
         )
@@ -231,8 +226,8 @@ class House:
     def _program(self, name: str, words: Sequence[str], environment: Mapping[str, str], port: int) -> Program:
         return Program(name, [*HEADWATER, *words], self.state.log(name), {**self.environment, **environment}, port)
 
-    def _works(self, room: str, metrics_url: str) -> bool:
-        """A worker is ready once it holds partitions; then its group has begun, and never begins at the earliest again."""
+    def _has_partitions(self, room: str, metrics_url: str) -> bool:
+        """Whether a worker has partitions. Its group has then started, and never starts at the earliest offset again."""
         for line in http_get(metrics_url).splitlines():
             if line.startswith("headwater_assigned_partitions{") and float(line.rsplit(" ", 1)[1]) > 0:
                 self.state.mark_started(self._cluster, f"headwater.{room}")
@@ -245,19 +240,19 @@ class House:
         from infra.clients.kafka import admin
         from infra.ops.topics import apply
 
-        done = apply(self.settings)
-        client = admin(self.settings)  # held: its futures end with it
+        changes = apply(self.settings)
+        client = admin(self.settings)  # kept alive: its futures end with it
         self._cluster = str(client.describe_cluster().result(10).cluster_id)
-        return f"{len(done)} changes" if done else "as they should be"
+        return f"{len(changes)} changes" if changes else "as they should be"
 
     def _migrate(self) -> str:
         from consumers.warehouse import migrate
 
-        done = migrate(self.settings)
-        return f"{len(done)} migrations" if done else "as they should be"
+        migrations = migrate(self.settings)
+        return f"{len(migrations)} migrations" if migrations else "as they should be"
 
 
 def _without_user(url: str) -> str:
-    """An address as `/ping` is asked under, which asks for no user."""
+    """Return an address without user and password, which `/ping` does not need."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

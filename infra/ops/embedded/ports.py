@@ -1,4 +1,4 @@
-"""Ports on loopback: which are free, and which of ours stay the same over a restart."""
+"""Free ports on loopback, reserved until their server listens."""
 
 import random
 import socket
@@ -6,16 +6,16 @@ import sys
 from contextlib import suppress
 
 LOOPBACK = "127.0.0.1"
-# Below the range from which Linux takes the ports of outgoing connections (32768 upwards), so that a port that we keep
-# while its server restarts is not given to somebody's client in the meantime.
+# Below Linux's range for outgoing connections (32768 upwards), so that the port of a restarting server is not given to a
+# client meanwhile.
 LOWEST, HIGHEST = 20_000, 32_000
-HELD = 64
-_held: dict[int, socket.socket] = {}
-"""The ports chosen last, which may not have their server yet."""
+RESERVED = 64
+_reservations: dict[int, socket.socket] = {}
+"""Recently chosen ports, whose servers may not listen yet."""
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on `port` of loopback now."""
+    """Whether a server could listen on this port of loopback now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -34,40 +34,40 @@ def is_served(port: int, timeout_s: float = 0.5) -> bool:
         return False
 
 
-def free_port(wanted: int = 0) -> int:
-    """`wanted` when it is free; otherwise any free port outside the range of outgoing connections.
+def free_port(preferred: int = 0) -> int:
+    """Return `preferred` where it is free; otherwise any free port outside the range of outgoing connections.
 
-    A port that was chosen is not chosen again, here or (on Linux) in another process, while its server is still starting.
+    A chosen port is not chosen again, here or (on Linux) in another process, while its server is starting.
     """
-    if wanted and is_free(wanted):
-        return wanted
+    if preferred and is_free(preferred):
+        return preferred
     chooser = random.SystemRandom()
     for _ in range(1_000):
         port = chooser.randrange(LOWEST, HIGHEST)
-        if is_free(port) and _hold(port):
+        if is_free(port) and _reserve(port):
             return port
     raise OSError(f"no free port between {LOWEST} and {HIGHEST} on {LOOPBACK}")
 
 
-def _hold(port: int) -> bool:
-    if port in _held:
+def _reserve(port: int) -> bool:
+    if port in _reservations:
         return False
     claim = socket.socket(socket.AF_UNIX)
     try:
-        # An abstract name lives where ports live, in the network namespace, and ends with the process: no file to clean up.
+        # An abstract socket name belongs to the network namespace, as ports do, and ends with the process.
         if sys.platform == "linux":
             claim.bind(f"\0headwater-port-{port}")
     except OSError:
         claim.close()
         return False
-    _held[port] = claim
-    if len(_held) > HELD:
-        _held.pop(next(iter(_held))).close()
+    _reservations[port] = claim
+    if len(_reservations) > RESERVED:
+        _reservations.pop(next(iter(_reservations))).close()
     return True
 
 
-def owner(port: int) -> str:
-    """` by process N (name)` for a port that is taken, where this user may know; else nothing."""
+def describe_owner(port: int) -> str:
+    """Return ` by process N (name)` for a taken port, where this user may see it; else an empty text."""
     import psutil
 
     with suppress(psutil.Error, OSError):

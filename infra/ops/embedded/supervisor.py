@@ -1,6 +1,7 @@
-"""Starts parts in the order of their needs, side by side where it can, and starts again what ends without being asked.
+"""Starts services and one-time steps by their dependencies, in parallel where possible, and restarts services that end.
 
-One loop in one thread: the leash of a child is tied to the thread that started it. Call `tick` often.
+One loop in one thread, because a child process is bound to the thread that started it (see servers/leash.py). Call `tick`
+often.
 """
 
 import threading
@@ -10,23 +11,23 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from infra.errors import EXIT_CONFIG, EXIT_HALTED, ConfigError
-from infra.ops.embedded.servers.child import Child, Program, StartFailed, shorten
+from infra.ops.embedded.servers.child import Child, Program, StartFailed, truncate_log
 
 BACK_OFF_S = (0.2, 15.0)
 STEADY_S = 30.0
-"""A part that ran this long starts again with the shortest pause."""
+"""A service that was ready this long restarts after the shortest pause."""
 PATIENT_STARTS = 4
-"""So many ends before the house has once been ready, and the start as a whole has failed."""
+"""Failures of one service before all were ready once, after which the start fails."""
 LOG_CHECK_S = 30.0
 ASK_EVERY_S = 0.1
-"""Asking more often takes time from those who are to answer."""
+"""Interval of readiness probes; more frequent ones would slow the starting services down."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """A program that is to run for as long as the house does.
+    """A program that runs for as long as the supervisor does.
 
-    `program` is asked at each start. `tier`: parts of higher tiers are stopped first. `url` and `port` are where it listens.
+    `program` is called at each start. Services of higher `tier` are stopped first. `url` and `port` are where it listens.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Step:
-    """Something to do once on the way; returns what to tell. Runs in a thread of its own."""
+    """A one-time action in its own thread. `run` returns a status text."""
 
     name: str
     run: Callable[[], str]
@@ -50,7 +51,7 @@ class Step:
 
 
 class ServiceState(StrEnum):
-    """Where a service is."""
+    """State of a service."""
 
     WAITING = "waiting"
     STARTING = "starting"
@@ -62,7 +63,7 @@ class ServiceState(StrEnum):
 
 @dataclass
 class Status:
-    """One service as it is now."""
+    """Current state of one service."""
 
     service: Service
     state: ServiceState = ServiceState.WAITING
@@ -80,21 +81,21 @@ class Status:
 
 
 @dataclass
-class _Job:
+class _StepRun:
     step: Step
     thread: threading.Thread | None = None
-    told: str | None = None
+    message: str | None = None
     error: BaseException | None = None
     counted: bool = False
 
 
 @dataclass
 class Supervisor:
-    """The parts of one house. `say` gets (name, text) lines for people; `changed` is called when a pid or state changes;
-    `diagnose` may know why something failed, e.g. that the disk is full."""
+    """Runs services and steps. `print_line` prints a name and a text; `changed` is called when a pid or state changes;
+    `diagnose` may return a cause of failures, e.g. a full disk."""
 
     parts: Sequence[Service | Step]
-    say: Callable[[str, str], None]
+    print_line: Callable[[str, str], None]
     changed: Callable[[Sequence[Status]], None] = lambda _: None
     diagnose: Callable[[], str] = lambda: ""
     clock: Callable[[], float] = time.monotonic
@@ -104,22 +105,22 @@ class Supervisor:
     def __post_init__(self) -> None:
         self._began = self.clock()
         self.statuses = [Status(part) for part in self.parts if isinstance(part, Service)]
-        self._jobs = [_Job(part) for part in self.parts if isinstance(part, Step)]
+        self._step_runs = [_StepRun(part) for part in self.parts if isinstance(part, Step)]
         self._log_check = self._began + LOG_CHECK_S
 
     def tick(self) -> None:
-        """One look at every part. Raises what makes a first start impossible: ConfigError, NotReady."""
-        for job in self._jobs:
-            self._see_to_job(job)
+        """Check every service and step once. ConfigError or StartFailed where the first start is impossible."""
+        for job in self._step_runs:
+            self._check_step(job)
         for status in self.statuses:
-            self._see_to(status)
-        if not self.ready and all(self._satisfied(part.name) for part in self.parts):
+            self._check_service(status)
+        if not self.ready and all(self._is_up(part.name) for part in self.parts):
             self.ready = True
         if self.clock() > self._log_check:
             self._log_check = self.clock() + LOG_CHECK_S
             for status in self.statuses:
                 if status.child:
-                    shorten(status.child.program.log)
+                    truncate_log(status.child.program.log)
 
     def run_until(self, enough: Callable[[], bool]) -> None:
         """Tick until `enough()`."""
@@ -128,7 +129,7 @@ class Supervisor:
             time.sleep(0.03)
 
     def stop(self, *, patience: float = 1.0) -> None:
-        """Stop all, highest tier first; those of one tier together. `patience` stretches the services' own; 0 kills."""
+        """Stop all services, highest tier first, a tier in parallel. `patience` multiplies their stop times; 0 kills."""
         for tier in sorted({status.service.tier for status in self.statuses}, reverse=True):
             running = [s for s in self.statuses if s.service.tier == tier and s.child is not None]
             for status in running:
@@ -142,41 +143,41 @@ class Supervisor:
 
     # -- steps
 
-    def _see_to_job(self, job: _Job) -> None:
-        if job.thread is None and self._met(job.step.needs):
-            # A daemon: Ctrl-C must not wait for a request that waits for its time-out.
-            job.thread = threading.Thread(target=self._do, args=(job,), name=job.step.name, daemon=True)
+    def _check_step(self, job: _StepRun) -> None:
+        if job.thread is None and self._needs_met(job.step.needs):
+            # A daemon: Ctrl-C must not wait for a request's timeout.
+            job.thread = threading.Thread(target=self._run_step, args=(job,), name=job.step.name, daemon=True)
             job.thread.start()
         if job.error is not None:
             raise job.error
-        if job.told is not None and not job.counted:
+        if job.message is not None and not job.counted:
             job.counted = True
-            self.say(job.step.name, f"{job.told} {self._seconds()}".strip())
+            self.print_line(job.step.name, f"{job.message} {self._elapsed()}".strip())
 
     @staticmethod
-    def _do(job: _Job) -> None:
+    def _run_step(job: _StepRun) -> None:
         try:
-            job.told = job.step.run()
+            job.message = job.step.run()
         except BaseException as error:
             job.error = error
 
     # -- services
 
-    def _see_to(self, status: Status) -> None:
+    def _check_service(self, status: Status) -> None:
         now = self.clock()
-        first = status.state is ServiceState.WAITING and self._met(status.service.needs)
+        first = status.state is ServiceState.WAITING and self._needs_met(status.service.needs)
         if first or (status.state is ServiceState.PAUSING and now >= status.wait_until):
             self._start(status)
         elif status.state in {ServiceState.STARTING, ServiceState.READY} and status.child is not None:
             code = status.child.exit_code()
             if code is not None:
-                self._ended(status, code)
-            elif status.state is ServiceState.STARTING and self._answers(status, now):
-                self._answered(status)
+                self._handle_exit(status, code)
+            elif status.state is ServiceState.STARTING and self._has_answered(status, now):
+                self._mark_ready(status)
             elif status.state is ServiceState.STARTING and now - status.since > status.service.start_s:
                 status.log = status.child.tail()
                 status.child.kill()
-                self._failed(status, f"did not answer within {status.service.start_s:.0f} s")
+                self._schedule_restart(status, f"did not answer within {status.service.start_s:.0f} s")
 
     def _start(self, status: Status) -> None:
         try:
@@ -185,28 +186,30 @@ class Supervisor:
             if isinstance(error, ConfigError) and not self.ready:
                 raise
             status.child = None
-            self._failed(status, str(error))
+            self._schedule_restart(status, str(error))
             return
         status.state, status.since = ServiceState.STARTING, self.clock()
         self.changed(self.statuses)
 
     @staticmethod
-    def _answers(status: Status, now: float) -> bool:
+    def _has_answered(status: Status, now: float) -> bool:
         if now < status.wait_until:
             return False
         status.wait_until = now + ASK_EVERY_S
         return status.service.answers()
 
-    def _answered(self, status: Status) -> None:
+    def _mark_ready(self, status: Status) -> None:
         status.state, status.since = ServiceState.READY, self.clock()
-        self.say(status.service.name, f"{status.service.url or 'ready'} {'' if self.ready else self._seconds()}".rstrip())
+        self.print_line(
+            status.service.name, f"{status.service.url or 'ready'} {'' if self.ready else self._elapsed()}".rstrip()
+        )
         self.changed(self.statuses)
 
-    def _ended(self, status: Status, code: int) -> None:
+    def _handle_exit(self, status: Status, code: int) -> None:
         child = status.child
         status.log = child.tail() if child else ""
         if child:
-            child.kill()  # whatever it started and left behind
+            child.kill()  # processes that it started and left behind
         if code == EXIT_CONFIG:
             if not self.ready:
                 raise ConfigError(f"{status.service.name} refuses its configuration:\n{status.log}")
@@ -219,42 +222,42 @@ class Supervisor:
                 "Do what it says, then stop the house (Ctrl-C) and start it again",
             )
         else:
-            self._failed(status, f"ended (signal {-code})" if code < 0 else f"ended (exit code {code})")
+            self._schedule_restart(status, f"ended (signal {-code})" if code < 0 else f"ended (exit code {code})")
 
     def _give_up(self, status: Status, state: ServiceState, why: str) -> None:
         status.state, status.child = state, None
-        self.say(status.service.name, why)
+        self.print_line(status.service.name, why)
         self.changed(self.statuses)
 
-    def _failed(self, status: Status, why: str) -> None:
+    def _schedule_restart(self, status: Status, why: str) -> None:
         now = self.clock()
         if status.state is ServiceState.READY and now - status.since > STEADY_S:
             status.failures = 0
         status.failures += 1
         status.restarts += 1
-        if known := self.diagnose():
-            why = f"{why}; {known}"
+        if cause := self.diagnose():
+            why = f"{why}; {cause}"
         if not self.ready and status.failures >= PATIENT_STARTS:
             raise StartFailed(f"{status.service.name} {why}, {status.failures} times:\n{status.log}")
         shortest, longest = BACK_OFF_S
         pause = min(longest, shortest * 2 ** (status.failures - 1))
         status.state, status.wait_until, status.child = ServiceState.PAUSING, now + pause, None
-        self.say(status.service.name, f"{why}, starts again in {pause:.1f} s")
+        self.print_line(status.service.name, f"{why}, starts again in {pause:.1f} s")
         self.changed(self.statuses)
 
     # -- needs
 
-    def _met(self, needs: tuple[str, ...]) -> bool:
-        return all(self._satisfied(name) for name in needs)
+    def _needs_met(self, needs: tuple[str, ...]) -> bool:
+        return all(self._is_up(name) for name in needs)
 
-    def _satisfied(self, name: str) -> bool:
+    def _is_up(self, name: str) -> bool:
         for status in self.statuses:
             if status.service.name == name:
                 # One that halted on its first start stays so; the rest of the house need not wait for it.
                 return status.state in {ServiceState.READY, ServiceState.HALTED} or (
                     self.ready and status.state is not ServiceState.WAITING
                 )
-        return all(job.told is not None for job in self._jobs if job.step.name == name)
+        return all(job.message is not None for job in self._step_runs if job.step.name == name)
 
-    def _seconds(self) -> str:
+    def _elapsed(self) -> str:
         return f"({self.clock() - self._began:.1f} s)"

@@ -1,1 +1,1 @@
-"""The simulator and its ledger: realistic traffic through the real doors, and the proof of what became of it."""
+"""Simulated traffic over the real HTTP interfaces, and a ledger against which every layer is reconciled."""

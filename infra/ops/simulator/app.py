@@ -1,4 +1,4 @@
-"""`headwater simulate`: a realistic stream through the real doors, and a ledger of it."""
+"""`headwater simulate`: sends simulated traffic over the real HTTP interfaces and writes a ledger."""
 
 import asyncio
 import random
@@ -27,7 +27,7 @@ from infra.ops.simulator.world.world import MIX, NOWHERE, REGIONS, ShopWorld
 from infra.settings import Settings, load_settings
 
 EVERY_S = 5.0
-LOOK_S = 0.25
+POLL_S = 0.25
 WIDTH = 48
 SNAPSHOT_S = 60.0
 
@@ -53,15 +53,16 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command
     run = RunLine(run_id(random.Random(secrets.randbits(64))), seed, events, int(time.time() * 1000))
     with Writer(ledger, run) as writer:
 
-        def keep(line: Line) -> None:
+        def write_line(line: Line) -> None:
             writer.write("event" if isinstance(line, EventLine) else "decision", line)
 
-        target = Target(settings.collector_url, settings.decisions_url, key, settings.region_header, _poisoner(settings))
-        # A house that trusts no header for the region takes every visitor's for unknown, and so must the ledger.
+        target = Target(settings.collector_url, settings.decisions_url, key, settings.region_header, _poison_producer(settings))
+        # Without a trusted region header the collector treats every region as unknown, so the ledger must too.
         mix = MIX if patience else replace(MIX, stories=0)
         world = ShopWorld(seed, run.run, events, mix, regions=REGIONS if settings.region_header else NOWHERE)
-        sender = Sender(target, SendRate(rate, time.monotonic()), keep, seed)
-        progress = asyncio.run(_drive(sender, world, SimulationPlan(events, width, partial(drain.settle, settings, patience))))
+        plan = SimulationPlan(events, width, partial(drain.wait_settled, settings, patience))
+        sender = Sender(target, SendRate(rate, time.monotonic()), write_line, seed)
+        progress = asyncio.run(_run_world(sender, world, plan))
         for refusal in world.refusals:
             writer.write("refusal", RefusalLine(refusal.number, refusal.channel, refusal.consented_again))
         end = EndLine(int(time.time() * 1000), progress.events, progress.acknowledged, progress.open)
@@ -76,7 +77,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - the options of a command
 
 
 def demo_key(settings: Settings) -> str:
-    """The write key that `headwater up` left for us."""
+    """Return the write key that `headwater up` created for the simulator. ConfigError."""
     file = settings.state_dir / "demo-key"
     try:
         return file.read_text().strip()
@@ -88,44 +89,44 @@ def demo_key(settings: Settings) -> str:
 
 
 def publish_experiment(settings: Settings) -> None:
-    """Publish the packaged experiment unless there is one of its key, and wait until the bandit has taken it in."""
+    """Publish the packaged experiment unless one of its key exists, and wait until the bandit serves it. ConfigError."""
     from streams.bandit.commands.experiments import EXAMPLE, experiments, publish_experiment, snapshot_of
     from streams.bandit.experiment import parse
 
     if experiments(settings).get(EXPERIMENT) is None:
         publish_experiment(settings, parse(EXAMPLE.read_bytes()))
-    # Its first snapshot says that the bandit knows it; what came before would be answers to an unknown experiment.
+    # Decisions before its first snapshot would be for an unknown experiment.
     deadline = time.monotonic() + SNAPSHOT_S
     while snapshot_of(settings, EXPERIMENT) is None:
         if time.monotonic() > deadline:
             raise ConfigError(
                 f"the bandit published nothing for {EXPERIMENT} in {SNAPSHOT_S:.0f} s: is `headwater worker bandit` up?"
             )
-        time.sleep(LOOK_S)
+        time.sleep(POLL_S)
 
 
 class SimulationPlan(NamedTuple):
-    """How a world is played."""
+    """How a simulated world is sent."""
 
     events: int
     width: int
-    """Journeys at a time."""
+    """Journeys in parallel."""
     settle: Callable[[Callable[[drain.Lags], None]], None]
-    """Waits until what was said in an act holds wherever it counts. NotDrained."""
+    """Waits until the refusals of an act are effective everywhere. NotDrained."""
 
 
-async def _drive(sender: Sender, world: ShopWorld, drive: SimulationPlan) -> SendProgress:
-    with _shown(drive.events) as show:
-        work = asyncio.create_task(_play(sender, world, drive))
+async def _run_world(sender: Sender, world: ShopWorld, drive: SimulationPlan) -> SendProgress:
+    with _show_progress(drive.events) as show:
+        work = asyncio.create_task(_run_acts(sender, world, drive))
         while not work.done():
-            await asyncio.wait((work,), timeout=LOOK_S)
+            await asyncio.wait((work,), timeout=POLL_S)
             show(sender.progress)
         await work
     return sender.progress
 
 
-async def _play(sender: Sender, world: ShopWorld, drive: SimulationPlan) -> None:
-    """Act after act. ConfigError where the house does not drain between two."""
+async def _run_acts(sender: Sender, world: ShopWorld, drive: SimulationPlan) -> None:
+    """Send the acts in order. ConfigError where the stream does not drain between two."""
     for act, journeys in enumerate(world.acts()):
         if act:
             try:
@@ -138,7 +139,7 @@ async def _play(sender: Sender, world: ShopWorld, drive: SimulationPlan) -> None
         await sender.run(journeys, drive.width)
 
 
-def _poisoner(settings: Settings) -> Callable[[bytes, bytes], Awaitable[None]]:
+def _poison_producer(settings: Settings) -> Callable[[bytes, bytes], Awaitable[None]]:
     kafka = producer(settings)
 
     def produce(key: bytes, value: bytes) -> None:
@@ -153,23 +154,29 @@ def _poisoner(settings: Settings) -> Callable[[bytes, bytes], Awaitable[None]]:
 
 
 @contextmanager
-def _shown(events: int) -> Iterator[Callable[[SendProgress], None]]:
-    """Progress on stderr: a bar on a terminal, elsewhere a line now and then."""
+def _show_progress(events: int) -> Iterator[Callable[[SendProgress], None]]:
+    """Show progress on stderr: a bar on a terminal, elsewhere a line every EVERY_S."""
     if not sys.stderr.isatty():
-        yield _lines(events)
+        yield _print_progress(events)
         return
-    columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[said]}"))
+    columns = (
+        TextColumn("sending"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[retries]}"),
+    )
     with Progress(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task("sending", total=events, said="")
+        task = bars.add_task("sending", total=events, retries="")
 
         def show(progress: SendProgress) -> None:
-            said = f"{progress.retries} retries {progress.trouble}" if progress.retries else ""
-            bars.update(task, completed=progress.events, said=said)
+            text = f"{progress.retries} retries {progress.trouble}" if progress.retries else ""
+            bars.update(task, completed=progress.events, retries=text)
 
         yield show
 
 
-def _lines(events: int) -> Callable[[SendProgress], None]:
+def _print_progress(events: int) -> Callable[[SendProgress], None]:
     last = [time.monotonic()]
 
     def show(progress: SendProgress) -> None:

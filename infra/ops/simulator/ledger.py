@@ -1,6 +1,6 @@
-"""The ledger: one JSON line for the run, one for every event, decision and refusal, one at the end.
+"""The ledger file: one JSON line for the run, one per event, decision and refusal, one at the end.
 
-Lines carry no clear identifier: a person is `person-<n>`, as the simulator numbered them.
+Lines contain no clear identifier: a person is `person-<n>`.
 """
 
 from array import array
@@ -17,8 +17,10 @@ from infra.ops.simulator.marks import event_number
 
 VERSION = 2
 FATES = ("", "resolved", "anonymised", "dead", "poison", "refused")
-"""Codes of fates in `LedgerIndex.fates`; 0 = the ledger has no such event."""
+"""Expected outcomes by their code in `LedgerIndex.fates`; 0 = the ledger has no such event."""
 ABSENT, RESOLVED, ANONYMISED, DEAD, POISON, REFUSED = range(6)
+FILE_NAMES = {"attempts": "sent"}
+"""Field -> its key in the file, where they differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,44 +37,45 @@ class RunLine:
 
 @dataclass(frozen=True, slots=True)
 class EventLine:
-    """What was sent, how often, what the house said, and what must become of it."""
+    """An event, its deliveries, the collector's answer, and its expected outcome."""
 
     n: int
     id: str
     door: str
     name: str
-    sent: int
+    attempts: int
+    """Deliveries."""
     acked: int
     status: int
-    """The last HTTP status; 0 = none came."""
+    """The last HTTP status; 0 = no response."""
     fate: str
     outcome: str
     mask: int
     account: str
-    """Truth person when the account id went with it."""
+    """The person, where the event carried the account id."""
     decision: str
-    """Decision whose token it echoed."""
+    """Decision whose token the event carried."""
     refusal: int = -1
-    """Number of the refusal that it comes after, or that it is; -1 = none."""
+    """Number of the refusal that the event is or follows; -1 = none."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionLine:
-    """A decision that was answered."""
+    """A decision that the API returned."""
 
     id: str
     experiment: str
     arm: str
     group: str
     learns: bool
-    """It came with a token: exposures and rewards count."""
+    """It has a token, so exposures and rewards count."""
     granted: bool
-    """Its visitor has granted personalization."""
+    """The visitor has granted personalization."""
 
 
 @dataclass(frozen=True, slots=True)
 class RefusalLine:
-    """A refusal that was played: what its visitor's events of the run must lose, each line of an event says."""
+    """A simulated refusal. Its effect on each event is part of that event's line."""
 
     number: int
     channel: str
@@ -81,13 +84,13 @@ class RefusalLine:
 
 @dataclass(frozen=True, slots=True)
 class EndLine:
-    """The last line; without it the run was cut short."""
+    """The last line; it is missing where the run was interrupted."""
 
     ended: int
     events: int
     acknowledged: int
     open: int
-    """Events that the house neither acknowledged nor refused."""
+    """Events that were neither acknowledged nor refused."""
 
 
 class Writer:
@@ -102,7 +105,8 @@ class Writer:
 
     def write(self, kind: str, line: RunLine | EventLine | DecisionLine | RefusalLine | EndLine) -> None:
         """Append one line."""
-        self._out.write(orjson.dumps({"kind": kind, **asdict(line)}, option=orjson.OPT_APPEND_NEWLINE))
+        fields = {FILE_NAMES.get(name, name): value for name, value in asdict(line).items()}
+        self._out.write(orjson.dumps({"kind": kind, **fields}, option=orjson.OPT_APPEND_NEWLINE))
 
     def __enter__(self) -> Self:
         return self
@@ -113,46 +117,47 @@ class Writer:
 
 @dataclass
 class LedgerIndex:
-    """A ledger in memory: a few bytes an event, whatever its size."""
+    """A ledger in memory, a few bytes per event."""
 
     run: RunLine
     fates: bytearray
     masks: bytearray
     acked: bytearray
-    """How often each event was acknowledged, up to 255."""
-    sent: bytearray
+    """Acknowledgements per event, up to 255."""
+    attempts: bytearray
+    """Deliveries per event, up to 255."""
     accounts: "array[int]"
-    """Number of the account that each event carried; -1 = none."""
+    """Account number per event; -1 = none."""
     after: "array[int]" = field(default_factory=lambda: array("i"))
-    """Number of the refusal that each event comes after; -1 = none."""
+    """Number of the refusal that each event follows; -1 = none."""
     refusals: dict[int, RefusalLine] = field(default_factory=dict)
-    """Refusals that were played, by number."""
+    """Refusals by number."""
     aliases: dict[str, int] = field(default_factory=dict)
-    """Event ids that the door derived, where the client could choose none."""
+    """Event ids derived by the collector for protocols without client ids -> event number."""
     decisions: dict[str, bool] = field(default_factory=dict)
-    """Decision -> whether it may be learned from: it came with a token, and personalization was granted."""
+    """Decision -> whether it may be learned from: it has a token, and personalization was granted."""
     ungranted: set[str] = field(default_factory=set)
-    """Decisions for visitors who have not granted personalization."""
+    """Decisions for visitors without consent to personalization."""
     tracked: set[str] = field(default_factory=set)
-    """Those of them that came with a token all the same."""
+    """Those of them that have a token nevertheless."""
     exposures: dict[str, str] = field(default_factory=dict)
-    """Decision -> `widget_viewed` event that must count for it."""
+    """Decision -> `widget_viewed` event that must count as its exposure."""
     rewards: dict[str, str] = field(default_factory=dict)
-    """Decision -> `purchase` event that must count for it."""
+    """Decision -> `purchase` event that must count as its reward."""
     ended: int | None = None
 
     def number(self, identifier: str) -> int | None:
-        """The number of an event id of this run; None for another's."""
+        """Return the number of an event id of this run; None for any other id."""
         n = event_number(self.run.run, identifier)
         return self.aliases.get(identifier) if n is None else n
 
     def fate(self, n: int) -> int:
-        """The fate's code; ABSENT for a number that the ledger does not have."""
+        """Return the expected outcome's code; ABSENT for an unknown number."""
         return self.fates[n] if n < len(self.fates) else ABSENT
 
 
-def read(file: Path) -> LedgerIndex:
-    """Load a ledger. ConfigError where the file is none."""
+def read_ledger(file: Path) -> LedgerIndex:
+    """Load a ledger. ConfigError for any other file."""
     lines = _lines(file)
     first = next(lines, {})
     if first.pop("kind", None) != "run" or first.get("version") != VERSION:
@@ -172,9 +177,9 @@ def read(file: Path) -> LedgerIndex:
     for line in lines:
         match line.pop("kind"):
             case "event":
-                _take_event(expected, EventLine(**line), people)
+                _add_event(expected, _event_line(line), people)
             case "decision":
-                _take_decision(expected, DecisionLine(**line))
+                _add_decision(expected, DecisionLine(**line))
             case "refusal":
                 expected.refusals[line["number"]] = RefusalLine(**line)
             case "end":
@@ -194,7 +199,11 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
         raise ConfigError(f"cannot read the ledger {file}: {error.strerror}") from None
 
 
-def _take_decision(expected: LedgerIndex, line: DecisionLine) -> None:
+def _event_line(line: dict[str, Any]) -> EventLine:
+    return EventLine(**{name: line.pop(key) for name, key in FILE_NAMES.items()}, **line)
+
+
+def _add_decision(expected: LedgerIndex, line: DecisionLine) -> None:
     expected.decisions[line.id] = line.learns and line.granted
     if not line.granted:
         expected.ungranted.add(line.id)
@@ -202,12 +211,12 @@ def _take_decision(expected: LedgerIndex, line: DecisionLine) -> None:
             expected.tracked.add(line.id)
 
 
-def _take_event(expected: LedgerIndex, line: EventLine, people: dict[str, int]) -> None:
+def _add_event(expected: LedgerIndex, line: EventLine, people: dict[str, int]) -> None:
     n = line.n
     expected.fates[n] = FATES.index(line.fate)
     expected.masks[n] = line.mask
     expected.acked[n] = min(255, line.acked)
-    expected.sent[n] = min(255, line.sent)
+    expected.attempts[n] = min(255, line.attempts)
     expected.after[n] = line.refusal
     if line.account:
         expected.accounts[n] = people.setdefault(line.account, len(people))

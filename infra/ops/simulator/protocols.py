@@ -1,4 +1,4 @@
-"""Payloads as each protocol's public documents describe them: one builder a door, pure."""
+"""Request bodies by each protocol's public documentation, one builder per protocol. Pure."""
 
 import base64
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from infra.ops.simulator.truth import ANALYTICS, MARKETING, PERSONALIZATION, mask_of
+from infra.ops.simulator.truth import ANALYTICS, MARKETING, PERSONALIZATION, expected_purposes
 from infra.ops.simulator.world.acts import (
     DecisionRequest,
     Defect,
@@ -27,14 +27,14 @@ SITE = "https://shop.example"
 
 @dataclass(frozen=True, slots=True)
 class SendStamp:
-    """What a request learns only when it is sent."""
+    """Values that are known only when a request is sent."""
 
     now_ms: int
     write_key: str
     region_header: str
-    """Header that the house trusts for the region; empty = none."""
+    """Header that the collector trusts for the region; empty = none."""
     token: str = ""
-    """Token of the decision that its events may answer."""
+    """Token of the decision that its events may refer to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Post:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a widget keeps of a decision."""
+    """The fields of a decision that a widget needs."""
 
     decision_id: str = ""
     arm: str = ""
@@ -58,11 +58,11 @@ class Answer:
 
     @classmethod
     def read(cls, body: Json) -> "Answer":
-        """From the decision API's JSON."""
+        """Build from the decision API's JSON."""
         return cls(*(str(body.get(name) or "") for name in ("decision_id", "arm", "group", "token")))
 
 
-# What a page says for each choice. CMP keys are purposes; gcs/gcd as Google's tags write them (Consent Mode v2).
+# Signals of a page for each choice. CMP keys are purposes; gcs/gcd as Google's tags write them (Consent Mode v2).
 CMP: dict[VisitorChoice, dict[str, bool]] = {
     VisitorChoice.CMP_ALL: {"analytics": True, "marketing": True, "personalization": True},
     VisitorChoice.CMP_NONE: {"analytics": False, "marketing": False, "personalization": False},
@@ -77,7 +77,7 @@ ONETRUST: dict[VisitorChoice, dict[str, bool]] = {
     VisitorChoice.ONETRUST_NO_ADS: {"C0001": True, "C0002": True, "C0003": True, "C0004": False},
 }
 UNMAPPED = {"partner_sharing_v2": "denied"}
-"""A name of one site's own making, of which no policy knows what it is about."""
+"""A site-specific name that no policy maps."""
 PURPOSES = {"analytics": ANALYTICS, "marketing": MARKETING, "personalization": PERSONALIZATION}
 MODE: dict[VisitorChoice, tuple[str, str]] = {
     VisitorChoice.MODE_ALL: ("G111", "13r3r3r3r5"),
@@ -87,8 +87,8 @@ MODE: dict[VisitorChoice, tuple[str, str]] = {
 }
 
 
-def build(request: SimulatedRequest, stamp: SendStamp) -> Post:
-    """The request as its device's protocol sends it, defects included."""
+def build_event_request(request: SimulatedRequest, stamp: SendStamp) -> Post:
+    """Build the request in its device's protocol, with its defects."""
     if request.events[0].defect is Defect.POISON:
         return Post("", b"\xff no contract knows this " + request.events[0].mark("dd").encode())
     post = BUILDERS[request.device.door](request, stamp)
@@ -97,15 +97,19 @@ def build(request: SimulatedRequest, stamp: SendStamp) -> Post:
     return post
 
 
-def ask(step: DecisionRequest, stamp: SendStamp) -> Post:
-    """A widget's question to the decision API."""
-    question = {"experiment": step.experiment, "visitor": step.device.cookie, "consent": _flat(step.device, stamp.now_ms)}
+def build_decision_request(step: DecisionRequest, stamp: SendStamp) -> Post:
+    """Build a widget's request to the decision API."""
+    question = {
+        "experiment": step.experiment,
+        "visitor": step.device.cookie,
+        "consent": _flat_signals(step.device, stamp.now_ms),
+    }
     headers = {"Content-Type": "application/json", **_region(step.device, stamp.region_header)}
     return Post("/v1/decide", orjson.dumps(question), headers)
 
 
-def state(statement: Statement, stamp: SendStamp) -> Post:
-    """What a consent platform's webhook or a privacy form tells `POST /v1/consent`."""
+def build_consent_request(statement: Statement, stamp: SendStamp) -> Post:
+    """Build the request of a consent platform's webhook or a privacy form to `POST /v1/consent`."""
     purposes = [name for name, bit in PURPOSES.items() if bit & statement.purposes]
     item: Json = dict(statement.identifiers)
     if statement.withdrawal:
@@ -116,51 +120,51 @@ def state(statement: Statement, stamp: SendStamp) -> Post:
     return Post("/v1/consent", orjson.dumps(item), headers)
 
 
-def signals(device: Device, now_ms: int) -> Json:
-    """Consent signals as a page says them: mostly the contract's names, and groups as consent platforms call them."""
-    said: Json = {f"cmp.{purpose}": "granted" if yes else "denied" for purpose, yes in CMP.get(device.choice, {}).items()}
+def consent_signals(device: Device, now_ms: int) -> Json:
+    """Return a page's consent signals: the contract's names, and groups by the names of consent platforms."""
+    consent: Json = {f"cmp.{purpose}": "granted" if yes else "denied" for purpose, yes in CMP.get(device.choice, {}).items()}
     if device.choice in MODE:
-        said["gcs"], said["gcd"] = MODE[device.choice]
+        consent["gcs"], consent["gcd"] = MODE[device.choice]
     if device.choice is VisitorChoice.GPC:
-        said["gpc"] = "1"
+        consent["gpc"] = "1"
     if device.choice is VisitorChoice.UNMAPPED:
-        said |= UNMAPPED
+        consent |= UNMAPPED
     if device.choice in (VisitorChoice.TC_ALL, VisitorChoice.TC_NONE):
         grants = device.choice is VisitorChoice.TC_ALL
         day = now_ms - DAY_MS if grants else now_ms
-        said |= {
+        consent |= {
             "tc_string": tc_string(day // DAY_MS * DAY_MS, grants=grants),
             "gdpr_applies": "1",
             "tc_event_status": "tcloaded",
         }
-    return said | ONETRUST.get(device.choice, {})
+    return consent | ONETRUST.get(device.choice, {})
 
 
-def _flat(device: Device, now_ms: int) -> dict[str, str]:
-    """The same where values must be words."""
+def _flat_signals(device: Device, now_ms: int) -> dict[str, str]:
+    """Return the signals with text values."""
     words = {True: "granted", False: "denied"}
-    return {name: words.get(value, str(value)) for name, value in signals(device, now_ms).items()}
+    return {name: words.get(value, str(value)) for name, value in consent_signals(device, now_ms).items()}
 
 
 def _consent(event: SimulatedEvent, stamp: SendStamp) -> Json:
-    """The signals of an event."""
-    said = signals(event.device, stamp.now_ms)
+    """Return the signals of an event."""
+    consent = consent_signals(event.device, stamp.now_ms)
     if event.dated:
-        said["chosen_ts"] = stamp.now_ms
-    if event.name == CHOICE_EVENT and "tc_string" in said:
-        said["tc_event_status"] = "useractioncomplete"
-    return said
+        consent["chosen_ts"] = stamp.now_ms
+    if event.name == CHOICE_EVENT and "tc_string" in consent:
+        consent["tc_event_status"] = "useractioncomplete"
+    return consent
 
 
 def _categories(consent: Json) -> Json:
-    """Groups of a consent platform as Segment's wrappers send them, everything else beside them."""
+    """Return signals with a consent platform's groups nested as Segment's wrappers send them."""
     groups = {name: value for name, value in consent.items() if isinstance(value, bool)}
     rest = {name: value for name, value in consent.items() if name not in groups}
     return rest | ({"categoryPreferences": groups} if groups else {})
 
 
-def _place(name: str, country: str, device: Device) -> Json:
-    """Where the visitor is, as a server tells it; a browser's request has the trusted header, which says the same."""
+def _location(name: str, country: str, device: Device) -> Json:
+    """Return the visitor's country in a server's field; browsers' requests carry it in the trusted header."""
     return {name: {country: device.region}} if device.region else {}
 
 
@@ -174,10 +178,10 @@ def _key(request: SimulatedRequest, stamp: SendStamp) -> str:
 
 def _headers(request: SimulatedRequest, stamp: SendStamp, authorization: str = "") -> dict[str, str]:
     device = request.device
-    said = {"Content-Type": "application/json", "User-Agent": device.agent, **_region(device, stamp.region_header)}
+    headers = {"Content-Type": "application/json", "User-Agent": device.agent, **_region(device, stamp.region_header)}
     if device.choice is VisitorChoice.GPC:
-        said["Sec-GPC"] = "1"
-    return {**said, "Authorization": authorization} if authorization else said
+        headers["Sec-GPC"] = "1"
+    return {**headers, "Authorization": authorization} if authorization else headers
 
 
 def _url(event: SimulatedEvent) -> str:
@@ -185,22 +189,22 @@ def _url(event: SimulatedEvent) -> str:
 
 
 def _token(event: SimulatedEvent, stamp: SendStamp) -> str:
-    """The decision's token, or, where personalization is denied, a marker that must never be seen again."""
-    if not mask_of(event) & PERSONALIZATION:
+    """Return the decision's token, or, where personalization is denied, a marker that no layer may contain."""
+    if not expected_purposes(event) & PERSONALIZATION:
         return event.mark("pz")
     return stamp.token if event.answers else ""
 
 
 def _properties(event: SimulatedEvent, stamp: SendStamp) -> Json:
-    """What all doors say alike."""
-    said: Json = {"note": event.mark("an")}
+    """Return the properties that all protocols share."""
+    properties: Json = {"note": event.mark("an")}
     if event.defect is not Defect.NONE:
-        said["defect"] = event.mark("dd")
+        properties["defect"] = event.mark("dd")
     if token := _token(event, stamp):
-        said["decision_token"] = token
+        properties["decision_token"] = token
     if event.order_id:
-        said.update(order_id=event.order_id, value=event.value, currency="EUR")
-    return said
+        properties.update(order_id=event.order_id, value=event.value, currency="EUR")
+    return properties
 
 
 def _own(request: SimulatedRequest, stamp: SendStamp) -> Post:
@@ -210,11 +214,11 @@ def _own(request: SimulatedRequest, stamp: SendStamp) -> Post:
 
 
 def _own_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
-    """A tag-manager server container's event data, common keys at the top."""
+    """Build a tag-manager server container's event data, common keys at the top."""
     if event.defect is Defect.NOT_AN_OBJECT:
         return event.mark("dd")
     device = event.device
-    said: Json = {
+    item: Json = {
         "event_id": event.id,
         "event_name": event.name,
         "event_ts": stamp.now_ms - event.age_ms,
@@ -223,16 +227,16 @@ def _own_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
         "page_title": event.mark("an"),
         "gclid": event.mark("mk"),
         "consent": _consent(event, stamp),
-        **_place("event_location", "country", device),
+        **_location("event_location", "country", device),
         **_properties(event, stamp),
     }
     if event.login:
-        said["user_id"] = event.person.account
+        item["user_id"] = event.person.account
     if event.email:
-        said["user_data"] = {"email": event.person.email}
+        item["user_data"] = {"email": event.person.email}
     if event.defect is Defect.NO_NAME:
-        del said["event_name"]
-    return said
+        del item["event_name"]
+    return item
 
 
 def _segment(request: SimulatedRequest, stamp: SendStamp) -> Post:
@@ -244,7 +248,7 @@ def _segment(request: SimulatedRequest, stamp: SendStamp) -> Post:
 
 
 def _segment_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
-    """Segment HTTP API: a track call with common fields."""
+    """Build a track call of the Segment HTTP API with common fields."""
     if event.defect is Defect.NOT_AN_OBJECT:
         return event.mark("dd")
     device = event.device
@@ -253,11 +257,11 @@ def _segment_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
         "userAgent": device.agent,
         "library": {"name": "simulated", "version": "1"},
         "consent": _categories(_consent(event, stamp)),
-        **_place("location", "country", device),
+        **_location("location", "country", device),
     }
     if event.email:
         context["traits"] = {"email": event.person.email}
-    said: Json = {
+    item: Json = {
         "type": "track",
         "messageId": event.id,
         "event": event.name,
@@ -267,10 +271,10 @@ def _segment_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
         "properties": _properties(event, stamp),
     }
     if event.login:
-        said["userId"] = event.person.account
+        item["userId"] = event.person.account
     if event.defect is Defect.NO_NAME:
-        del said["event"]
-    return said
+        del item["event"]
+    return item
 
 
 def _snowplow(request: SimulatedRequest, stamp: SendStamp) -> Post:
@@ -282,12 +286,12 @@ def _snowplow(request: SimulatedRequest, stamp: SendStamp) -> Post:
 
 
 def _snowplow_item(event: SimulatedEvent, stamp: SendStamp, app_id: str) -> Json | str:
-    """Snowplow tracker protocol 2: a self-describing event."""
+    """Build a self-describing event of the Snowplow tracker protocol 2."""
     if event.defect is Defect.NOT_AN_OBJECT:
         return event.mark("dd")
     device = event.device
     data = {"schema": f"iglu:example.shop/{event.name}/jsonschema/1-0-0", "data": _properties(event, stamp)}
-    said: Json = {
+    item: Json = {
         "e": "ue",
         "eid": event.id,
         "tv": "sim-1",
@@ -306,12 +310,12 @@ def _snowplow_item(event: SimulatedEvent, stamp: SendStamp, app_id: str) -> Json
     if device.region:
         entities.append({"schema": "iglu:example.shop/geolocation/jsonschema/1-0-0", "data": {"country": device.region}})
     if entities:
-        said["co"] = orjson.dumps({"schema": CONTEXTS, "data": entities}).decode()
+        item["co"] = orjson.dumps({"schema": CONTEXTS, "data": entities}).decode()
     if event.login:
-        said["uid"] = event.person.account
+        item["uid"] = event.person.account
     if event.defect is Defect.NO_NAME:
-        del said["e"]
-    return said
+        del item["e"]
+    return item
 
 
 CONTEXTS = "iglu:com.snowplowanalytics.snowplow/contexts/jsonschema/1-0-1"
@@ -321,16 +325,16 @@ UNSTRUCT = "iglu:com.snowplowanalytics.snowplow/unstruct_event/jsonschema/1-0-0"
 def _ga4(request: SimulatedRequest, stamp: SendStamp) -> Post:
     device = request.device
     first = request.events[0]
-    said: Json = {"client_id": device.cookie, "events": [_ga4_item(event, stamp) for event in request.events]}
+    body: Json = {"client_id": device.cookie, "events": [_ga4_item(event, stamp) for event in request.events]}
     if first.login:
-        said["user_id"] = first.person.account
-    said |= {"consent": _consent(first, stamp), **_place("user_location", "country_id", device)}
+        body["user_id"] = first.person.account
+    body |= {"consent": _consent(first, stamp), **_location("user_location", "country_id", device)}
     query = {"measurement_id": "G-SIM", "api_secret": _key(request, stamp)}
-    return Post("/mp/collect", orjson.dumps(said), _headers(request, stamp), query)
+    return Post("/mp/collect", orjson.dumps(body), _headers(request, stamp), query)
 
 
 def _ga4_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
-    """GA4 Measurement Protocol: name, params, timestamp_micros."""
+    """Build an event of the GA4 Measurement Protocol: name, params, timestamp_micros."""
     if event.defect is Defect.NOT_AN_OBJECT:
         return event.mark("dd")
     params = {
@@ -339,10 +343,10 @@ def _ga4_item(event: SimulatedEvent, stamp: SendStamp) -> Json | str:
         "page_location": _url(event),
         "page_title": event.mark("an"),
     }
-    said: Json = {"params": params, "timestamp_micros": (stamp.now_ms - event.age_ms) * 1000}
+    item: Json = {"params": params, "timestamp_micros": (stamp.now_ms - event.age_ms) * 1000}
     if event.defect is not Defect.NO_NAME:
-        said["name"] = event.name
-    return said
+        item["name"] = event.name
+    return item
 
 
 def _iso(ms: int) -> str:

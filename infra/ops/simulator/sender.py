@@ -1,18 +1,24 @@
-"""Sends journeys over HTTP, as patient clients do: the same bytes again until the house takes or refuses them."""
+"""Sends journeys over HTTP and repeats each request until it is accepted or refused."""
 
 import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import aiohttp
 import orjson
 
 from infra.ops.simulator.ledger import DecisionLine, EventLine
-from infra.ops.simulator.protocols import Answer, Post, SendStamp, ask, build, state
-from infra.ops.simulator.truth import PERSONALIZATION, fate, mask_of
+from infra.ops.simulator.protocols import (
+    Answer,
+    Post,
+    SendStamp,
+    build_consent_request,
+    build_decision_request,
+    build_event_request,
+)
+from infra.ops.simulator.truth import PERSONALIZATION, expected_outcome, expected_purposes
 from infra.ops.simulator.world.acts import DecisionRequest, Defect, Journey, SimulatedEvent, SimulatedRequest, Statement
 
 PATIENCE_S = 180.0
@@ -24,46 +30,46 @@ Line = EventLine | DecisionLine
 
 @dataclass(frozen=True)
 class Target:
-    """Where the house is, and how to come in."""
+    """Addresses and credentials of the services under test."""
 
     collector_url: str
     decisions_url: str
     write_key: str
     region_header: str
-    """Header that the house trusts for a visitor's region; empty = none."""
+    """Header that the collector trusts for a visitor's region; empty = none."""
     produce_poison: Callable[[bytes, bytes], Awaitable[None]]
     """Writes (key, value) to `events.raw` past the collector."""
 
 
 @dataclass
 class SendProgress:
-    """How far the run is."""
+    """Progress of a run."""
 
     events: int = 0
     acknowledged: int = 0
     refused: int = 0
     open: int = 0
-    """Events, and choices without one, that the house did not acknowledge."""
+    """Events, and choices without an event, that were not acknowledged."""
     requests: int = 0
     retries: int = 0
     decisions: int = 0
     trouble: str = ""
     """The last reason for a retry."""
     waiting: str = ""
-    """What the house has yet to read before the next act."""
+    """Lags that delay the next act."""
 
     def drain(self, lags: Mapping[str, int]) -> None:
-        """Take down a look at the house between two acts."""
+        """Record the lags between two acts."""
         behind = ", ".join(f"{group.removeprefix('headwater.')} {lag}" for group, lag in lags.items())
         self.waiting = f"draining: {behind or 'Kafka does not answer'}"
 
 
 @dataclass
-class _Sent:
-    """What became of one event so far."""
+class EventDelivery:
+    """Deliveries of one event."""
 
     event: SimulatedEvent
-    sent: int = 0
+    attempts: int = 0
     acked: int = 0
     status: int = 0
     decision: str = ""
@@ -71,26 +77,26 @@ class _Sent:
 
 @dataclass
 class _JourneyRun:
-    """One journey on its way."""
+    """One journey that is being sent."""
 
-    sent: dict[int, _Sent] = field(default_factory=dict)
+    deliveries: dict[int, EventDelivery] = field(default_factory=dict)
     posts: dict[int, Post] = field(default_factory=dict)
-    """Bytes by request, so that a repeated request is the same bytes."""
+    """Request id -> body, so that a repeated request has the same bytes."""
     answer: Answer = field(default_factory=Answer)
 
 
 class SendRate:
-    """Lets at most `rate` events a second through; 0 = as many as there are. `began`: monotonic seconds."""
+    """Limits the rate to `rate` events a second; 0 = no limit. `began`: monotonic seconds."""
 
     def __init__(self, rate: float, began: float) -> None:
         self._gap = 1 / rate if rate > 0 else 0.0
         self._next = began
 
     def delay(self, events: int, now: float) -> float:
-        """Seconds to wait at `now` before `events` more are sent."""
+        """Return the seconds to wait at `now` before sending `events` more."""
         if not self._gap:
             return 0.0
-        # A pause of the house is not made up for by a flood: at most a second's worth is behind.
+        # After a pause at most one second's worth of events is sent in a burst.
         self._next = max(self._next, now - 1)
         wait = max(0.0, self._next - now)
         self._next += events * self._gap
@@ -98,17 +104,17 @@ class SendRate:
 
 
 class Sender:
-    """Walks journeys beside one another and hands each journey's ledger lines to `keep`."""
+    """Sends journeys in parallel and passes each journey's ledger lines to `write_line`."""
 
-    def __init__(self, target: Target, pace: SendRate, keep: Callable[[Line], None], seed: int) -> None:
+    def __init__(self, target: Target, pace: SendRate, write_line: Callable[[Line], None], seed: int) -> None:
         self.progress = SendProgress()
         self._target = target
         self._pace = pace
-        self._keep = keep
+        self._write_line = write_line
         self._jitter = random.Random(seed)
 
     async def run(self, journeys: Iterable[Journey], width: int) -> None:
-        """Send all of these journeys, `width` at a time."""
+        """Send all journeys, `width` in parallel."""
         self.progress.waiting = ""
         waiting = iter(journeys)
         connector = aiohttp.TCPConnector(limit=width)
@@ -123,30 +129,32 @@ class Sender:
             try:
                 for step in journey:
                     if isinstance(step, DecisionRequest):
-                        await self._ask(session, walk, step)
+                        await self._request_decision(session, walk, step)
                     elif isinstance(step, Statement):
-                        await self._state(session, step)
+                        await self._send_statement(session, step)
                     else:
                         await self._send(session, walk, step)
             finally:
-                # A run that is cut short still says what it has sent.
+                # An interrupted run still records what it has sent.
                 self._write(walk)
 
-    async def _ask(self, session: aiohttp.ClientSession, walk: _JourneyRun, step: DecisionRequest) -> None:
-        post = ask(step, self._stamp())
+    async def _request_decision(self, session: aiohttp.ClientSession, walk: _JourneyRun, step: DecisionRequest) -> None:
+        post = build_decision_request(step, self._stamp())
         status, body, _ = await self._post(session, self._target.decisions_url, post)
         walk.answer = Answer.read(orjson.loads(body)) if status == 200 else Answer()
-        lawful = bool(mask_of(step) & PERSONALIZATION)
+        lawful = bool(expected_purposes(step) & PERSONALIZATION)
         answer = walk.answer
         if answer.decision_id:
             self.progress.decisions += 1
-            self._keep(DecisionLine(answer.decision_id, step.experiment, answer.arm, answer.group, bool(answer.token), lawful))
+            self._write_line(
+                DecisionLine(answer.decision_id, step.experiment, answer.arm, answer.group, bool(answer.token), lawful)
+            )
 
-    async def _state(self, session: aiohttp.ClientSession, step: Statement) -> None:
-        post = state(step, self._stamp())
+    async def _send_statement(self, session: aiohttp.ClientSession, step: Statement) -> None:
+        post = build_consent_request(step, self._stamp())
         status, _, _ = await self._post(session, self._target.collector_url, post)
         if not 200 <= status < 300:
-            # Whatever it was about, what must become of later events is not known.
+            # Without it the expected outcomes of later events are unknown.
             self.progress.open += 1
             self.progress.trouble = f"POST {post.path}: HTTP {status}"
 
@@ -157,33 +165,33 @@ class Sender:
         await asyncio.sleep(self._pace.delay(len(request.events), time.monotonic()))
         post = walk.posts.get(id(request))
         if post is None:
-            post = walk.posts[id(request)] = build(request, self._stamp(walk.answer.token))
+            post = walk.posts[id(request)] = build_event_request(request, self._stamp(walk.answer.token))
         if request.events[0].defect is Defect.POISON:
             await self._target.produce_poison(request.events[0].id.encode(), post.body)
             status, attempts = 200, 1
         else:
             status, _, attempts = await self._post(session, self._target.collector_url, post)
         for event in request.events:
-            sent = walk.sent.setdefault(event.n, _Sent(event))
-            sent.sent += attempts
-            sent.acked += 200 <= status < 300
-            sent.status = status
-            sent.decision = walk.answer.decision_id if event.answers and not sent.decision else sent.decision
-            self._count(sent)
+            delivery = walk.deliveries.setdefault(event.n, EventDelivery(event))
+            delivery.attempts += attempts
+            delivery.acked += 200 <= status < 300
+            delivery.status = status
+            delivery.decision = walk.answer.decision_id if event.answers and not delivery.decision else delivery.decision
+            self._count(delivery)
 
-    def _count(self, sent: _Sent) -> None:
-        if sent.sent > 1 and sent.acked > 1:
+    def _count(self, delivery: EventDelivery) -> None:
+        if delivery.attempts > 1 and delivery.acked > 1:
             return
         self.progress.events += 1
-        if 200 <= sent.status < 300:
+        if 200 <= delivery.status < 300:
             self.progress.acknowledged += 1
-        elif 400 <= sent.status < 500:
+        elif 400 <= delivery.status < 500:
             self.progress.refused += 1
         else:
             self.progress.open += 1
 
     async def _post(self, session: aiohttp.ClientSession, url: str, post: Post) -> tuple[int, bytes, int]:
-        """(status, body, attempts); status 0 when patience ended without an answer."""
+        """Return (status, body, attempts); status 0 where there was no response within PATIENCE_S."""
         deadline = time.monotonic() + PATIENCE_S
         wait, attempts, status, body = FIRST_WAIT_S, 0, 0, b""
         while True:
@@ -205,26 +213,26 @@ class Sender:
             wait = min(LONGEST_WAIT_S, wait * 2)
 
     def _write(self, walk: _JourneyRun) -> None:
-        for sent in walk.sent.values():
-            self._keep(event_line(sent))
+        for delivery in walk.deliveries.values():
+            self._write_line(event_line(delivery))
 
 
-def event_line(sent: Any) -> EventLine:
-    """The ledger's line about one event."""
-    event: SimulatedEvent = sent.event
-    must = fate(event)
+def event_line(delivery: EventDelivery) -> EventLine:
+    """Return the ledger's line of one event."""
+    event = delivery.event
+    must = expected_outcome(event)
     return EventLine(
         n=event.n,
         id=event.id,
         door=event.device.door,
         name=event.name,
-        sent=sent.sent,
-        acked=sent.acked,
-        status=sent.status,
+        attempts=delivery.attempts,
+        acked=delivery.acked,
+        status=delivery.status,
         fate=must.name,
         outcome=must.outcome,
         mask=must.mask,
         account=event.person.name if event.login else "",
-        decision=sent.decision if must.mask & PERSONALIZATION else "",
+        decision=delivery.decision if must.mask & PERSONALIZATION else "",
         refusal=event.refusal,
     )

@@ -1,6 +1,6 @@
-"""What must become of an event, worked out from what its visitor chose: a small table, and none of the consent stage's code.
+"""Expected outcome of an event by its visitor's choice, independent of the consent stage's code.
 
-What an event's own signals leave open, and what beats them, is remembered of its visitor: see `memory.py`.
+`world/memory.py` adds what earlier choices of the visitor grant or refuse.
 """
 
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ FateName = Literal["resolved", "anonymised", "dead", "poison", "refused"]
 
 @dataclass(frozen=True, slots=True)
 class PurposeBits:
-    """What a choice says of each purpose, as bits."""
+    """Purposes that a choice grants or refuses, as bits."""
 
     grants: int = 0
     denies: int = 0
     """Refused by purpose."""
     withholds: int = 0
-    """Refused under a name of which nobody knows the purposes: all of which no other name speaks."""
+    """Refused under an unmapped name: all purposes that no other name covers."""
 
 
-# What the visitor's own words grant and deny; what they leave open, memory and region decide.
+# Purposes that the event's own signals grant and deny; memory and region decide the others.
 SIGNALS: dict[VisitorChoice, PurposeBits] = {
     VisitorChoice.CMP_ALL: PurposeBits(ALL),
     VisitorChoice.CMP_NONE: PurposeBits(0, ALL),
@@ -49,7 +49,7 @@ SIGNALS: dict[VisitorChoice, PurposeBits] = {
 
 @dataclass(frozen=True, slots=True)
 class ExpectedOutcome:
-    """What must become of one event."""
+    """Expected outcome of one event."""
 
     name: FateName
     outcome: str = ""
@@ -58,31 +58,31 @@ class ExpectedOutcome:
     """Granted purposes."""
 
 
-def default(region: str) -> int:
-    """Purposes that silence grants in a region."""
+def default_purposes(region: str) -> int:
+    """Return the purposes that are granted without signals in a region."""
     return ALL if region in OPT_OUT_REGIONS else 0
 
 
-def granted(choice: VisitorChoice, region: str) -> int:
-    """Purposes that a visitor with this choice in this region has granted, as a bit mask, if nothing is remembered of her."""
+def granted_purposes(choice: VisitorChoice, region: str) -> int:
+    """Return the purposes granted by a choice in a region, as bits, without earlier choices."""
     signals = SIGNALS[choice]
-    return signals.grants | default(region) & ~(signals.denies | signals.withholds)
+    return signals.grants | default_purposes(region) & ~(signals.denies | signals.withholds)
 
 
-def mask_of(step: SimulatedEvent | DecisionRequest) -> int:
-    """Purposes that must be granted to an event, or to a question to the decision API."""
-    return granted(step.device.choice, step.device.region) if step.granted is None else step.granted
+def expected_purposes(step: SimulatedEvent | DecisionRequest) -> int:
+    """Return the purposes that must be granted to an event or a decision request, as bits."""
+    return granted_purposes(step.device.choice, step.device.region) if step.granted is None else step.granted
 
 
-def fate(event: SimulatedEvent) -> ExpectedOutcome:
-    """What must become of an event once the house has acknowledged it (or refused it)."""
+def expected_outcome(event: SimulatedEvent) -> ExpectedOutcome:
+    """Return the expected outcome of an event that was acknowledged or refused."""
     if event.defect in (Defect.WRONG_KEY, Defect.BROKEN_BODY):
         return ExpectedOutcome("refused")
     if event.defect is Defect.POISON:
         return ExpectedOutcome("poison")
     if event.defect is not Defect.NONE:
         return ExpectedOutcome("dead")
-    mask = mask_of(event)
+    mask = expected_purposes(event)
     if not mask & ANALYTICS:
         return ExpectedOutcome("anonymised", "anonymise", mask)
     return ExpectedOutcome("resolved", "pass" if mask == ALL else "strip", mask)

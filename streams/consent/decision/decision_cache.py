@@ -15,8 +15,11 @@ from typing import Any
 import numpy as np
 from fastavro import parse_schema, schemaless_reader
 
-from schemas.codec import HeadSlicer, Record, Undecodable, flat_record_encoder, read_long
-from schemas.columns import HeadColumns
+from schemas.codec import Record, Undecodable
+from schemas.fast.flat_encoder import flat_record_encoder
+from schemas.fast.head_columns import HeadColumns
+from schemas.fast.head_slicer import HeadSlicer
+from schemas.fast.primitives import read_long
 from schemas.registry import Contract
 from streams.consent.decision.decide import Action, ConsentDecision, decide, evidence_hash, exempt
 from streams.consent.formats.evidence import SignalEvidence, SignalReader

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from schemas.codec import Record, encode, flat_record_encoder
+from schemas.codec import Record, encode
+from schemas.fast.flat_encoder import flat_record_encoder
 from schemas.registry import Registry
 from streams.consent.decision.audit import ChainHead, link
 from streams.consent.decision.decide import Action

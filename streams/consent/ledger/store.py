@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 import redis
 
-from infra.clients.redis import run_of
+from infra.clients.redis import server_run_id
 from infra.errors import ConfigError, Retryable
 from infra.telemetry.logs import get_logger
 from streams.consent.ledger.ledger import ERASED, Times, merge
@@ -322,7 +322,7 @@ class RedisStateStore:
 
     def _meet(self, connection: Any) -> None:
         connection.on_connect()
-        self._met = run_of(connection)
+        self._met = server_run_id(connection)
 
 
 def piece_of(records: Iterable[tuple[str, Times | None, int]]) -> LedgerSlice:

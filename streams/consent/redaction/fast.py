@@ -12,8 +12,10 @@ import numpy as np
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from infra.parsing.region import region_of
-from schemas.codec import HEADER_BYTES, HeadSlicer, Undecodable, read_long, text_bytes
-from schemas.columns import FEW, HeadColumns, Offsets
+from schemas.codec import HEADER_BYTES, Undecodable
+from schemas.fast.head_columns import MIN_BATCH, HeadColumns, Offsets
+from schemas.fast.head_slicer import HeadSlicer
+from schemas.fast.primitives import read_long, text_bytes
 from schemas.registry import Contract
 from streams.consent.policy import BITS, Policy
 from streams.consent.redaction.click_ids import ClickIds
@@ -114,7 +116,7 @@ class Rewriter:
 
     def ends(self, values: Sequence[bytes]) -> list[Ends | None]:
         """Where the fields of many events end; None where an event is to be looked at alone."""
-        if len(values) < FEW:
+        if len(values) < MIN_BATCH:
             return [None] * len(values)
         read = self._columns.read(values)
         found: list[Ends | None] = np.stack(read.ends, axis=1).tolist()
@@ -138,7 +140,7 @@ class Rewriter:
 
         What is left of an event is the same for many, so it is kept by what it is made of.
         """
-        if len(values) < FEW:
+        if len(values) < MIN_BATCH:
             return [None] * len(values)
         read = self._columns.read(values)
         sound = read.sound & (read.ends[-1] == read.sizes)

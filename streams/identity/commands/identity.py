@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from infra.clients.kafka import settings_with_kafka
-from infra.errors import ConfigError, Retryable, no_house
+from infra.errors import ConfigError, Retryable, unreachable_message
 from infra.settings import Settings, load_settings
 from streams.identity.app import open_store
 from streams.identity.commands.identifier_args import HELP, nodes_of
@@ -64,7 +64,7 @@ def opened(
             task = bar.add_task(what, total=None)
             yield settings, open_store(settings), lambda n: bar.advance(task, n)
     except Retryable as error:
-        raise ConfigError(no_house(error)) from error
+        raise ConfigError(unreachable_message(error)) from error
 
 
 def known(store: RedisGraphStore, names: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import redis
 
-from infra.clients.redis import run_of
+from infra.clients.redis import server_run_id
 from streams.identity.graph.redis_store import AWAY, TAGS, RedisGraphStore
 from streams.identity.graph.store import StoreUnavailable
 
@@ -98,7 +98,7 @@ class FencedStore(RebuiltStore):
 
     def met(self, connection: Any) -> None:
         """For each new connection: a client connects again in silence, and then perhaps to another process."""
-        run = run_of(connection)
+        run = server_run_id(connection)
         if self._runs and run not in self._runs:
             raise redis.ConnectionError("another process than before")
 

@@ -3,7 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from schemas.codec import HEADER_BYTES, HeadSlicer, Record, decode, flat_encoder, read_long, schema_id
+from schemas.codec import HEADER_BYTES, Record, decode, schema_id
+from schemas.fast.flat_encoder import flat_encoder
+from schemas.fast.head_slicer import HeadSlicer
+from schemas.fast.primitives import read_long
 from schemas.registry import Registry
 from streams.identity.graph.union_find import ERASED, Slot
 from streams.runtime.stage import BY_KEY, Output

@@ -15,7 +15,7 @@ from typing import Any
 import confluent_kafka as ck
 
 from infra.clients.kafka import producer, reader
-from infra.clients.topic_ids import TopicWatch, is_of_another, offset_metadata
+from infra.clients.topic_ids import TopicWatch, is_for_another_topic, offset_metadata
 from infra.errors import EXIT_FENCED, Retryable
 from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
@@ -49,7 +49,7 @@ def asks(topic: str, request: Mapping[str, Any]) -> bool:
 
 def _usable(committed: ck.TopicPartition, ids: Mapping[str, str]) -> ck.TopicPartition:
     """Where a partition begins: at its first record where the offset is another topic's, for a request may come again."""
-    another = is_of_another(committed.metadata, ids.get(committed.topic, ""))
+    another = is_for_another_topic(committed.metadata, ids.get(committed.topic, ""))
     return ck.TopicPartition(committed.topic, committed.partition, ck.OFFSET_BEGINNING if another else committed.offset)
 
 
@@ -100,14 +100,14 @@ class PrivacyRequestConsumer:
             client.assign(self._starts(client, watch, partitions))
 
         def commit(message: ck.Message, offset: int, *, asynchronous: bool) -> None:
-            metadata = offset_metadata(watch.ask().get(message.topic(), ""))
+            metadata = offset_metadata(watch.ids_at_start().get(message.topic(), ""))
             place = ck.TopicPartition(message.topic(), message.partition(), offset, metadata)
             consumer.commit(offsets=[place], asynchronous=asynchronous)
 
         consumer.subscribe(list(self._parts), on_assign=assign)
         while not self._stop.is_set():
             message = consumer.poll(POLL_S)
-            if (replaced := watch.replaced()) is not None:
+            if (replaced := watch.find_replaced()) is not None:
                 raise RuntimeError(f"{replaced} was deleted and created again: it must be read from its beginning")
             if message is None:
                 continue
@@ -135,7 +135,7 @@ class PrivacyRequestConsumer:
         deadline = time.monotonic() + COMMITTED_S
         while True:
             try:
-                return [_usable(at, watch.ask()) for at in consumer.committed(partitions, COMMITTED_S / 3)]
+                return [_usable(at, watch.ids_at_start()) for at in consumer.committed(partitions, COMMITTED_S / 3)]
             except (ck.KafkaException, Retryable):
                 if self._stop.wait(POLL_S) or time.monotonic() > deadline:
                     raise

@@ -1,4 +1,4 @@
-"""Our registry client and our registry server, each against the other and against Confluent's own client."""
+"""The registry client against a registry server, and that server against Confluent's own client."""
 
 import json
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 
 from infra.clients.schema_registry import SchemaRegistry, subject_of
 from infra.errors import ConfigError
-from infra.ops.embedded.servers.schema_registry import EmbeddedSchemaRegistry
 from schemas.codec import decode, encode
 from schemas.contract import Contract
 from schemas.registry import Registry
+from tests.infra.clients.registry_server import EmbeddedSchemaRegistry
 
 EXPERIMENT = {"experiment": "button", "config_version": "a1", "config": "{}"}
 SMALL = {"type": "record", "name": "Small", "namespace": "headwater", "fields": [{"name": "x", "type": "string"}]}
@@ -31,7 +31,7 @@ def house(contracts_dir: Path) -> Iterator[EmbeddedSchemaRegistry]:
 
 @pytest.fixture
 def empty(tmp_path: Path) -> Iterator[EmbeddedSchemaRegistry]:
-    """A registry with nothing in it."""
+    """An empty registry."""
     with EmbeddedSchemaRegistry(tmp_path) as server:
         yield server
 
@@ -77,14 +77,14 @@ def test_confluents_client_reads_every_contract(house: EmbeddedSchemaRegistry, c
     ],
 )
 def test_errors_carry_confluents_codes(house: EmbeddedSchemaRegistry, call: Any, code: int) -> None:
-    """Clients tell errors apart by code."""
+    """Errors have Confluent's codes, by which clients distinguish them."""
     with pytest.raises(SchemaRegistryError) as caught:
         call(SchemaRegistryClient({"url": house.url}))
     assert caught.value.error_code == code
 
 
 def test_confluents_client_registers_and_its_serializer_writes(empty: EmbeddedSchemaRegistry, tmp_path: Path) -> None:
-    """A schema that a foreign producer registers is one of ours from then on."""
+    """A schema that another producer registers gets an id in the lock file."""
     client = SchemaRegistryClient({"url": empty.url})
     value = AvroSerializer(client, json.dumps(SMALL))({"x": "y"}, SerializationContext("small", MessageField.VALUE))
     contract, record = decode(Registry(tmp_path), value)
@@ -109,7 +109,7 @@ def test_pushing_puts_every_contract_under_its_own_id(empty: EmbeddedSchemaRegis
 
 
 def test_an_id_that_is_taken_is_refused_with_advice(empty: EmbeddedSchemaRegistry, contracts_dir: Path) -> None:
-    """A registry in which somebody else has our id cannot be ours."""
+    """Registering under an id that has another schema there raises ConfigError."""
     client = SchemaRegistryClient({"url": empty.url})
     client.register_schema("small-value", Schema(json.dumps(SMALL), "AVRO"))
     first = Registry(contracts_dir).all()[0]

@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic, TopicDescription
 
 from infra.clients.kafka import admin
-from infra.clients.topic_ids import TopicWatch, describe_ids, is_of_another, offset_metadata, topic_ids
+from infra.clients.topic_ids import TopicWatch, describe_ids, is_for_another_topic, offset_metadata, topic_ids
 from infra.errors import Retryable
 from infra.settings import Settings, load_settings
 
@@ -20,24 +20,24 @@ TOPICS = ("ids.first", "ids.second")
 @pytest.fixture
 def settings(kafka: str) -> Settings:
     """A broker with two topics."""
-    made = load_settings(kafka=kafka)
-    create(made, *(name for name in TOPICS if name not in topic_ids(made, TOPICS)))
-    return made
+    settings = load_settings(kafka=kafka)
+    create(settings, *(name for name in TOPICS if name not in topic_ids(settings, TOPICS)))
+    return settings
 
 
 def create(settings: Settings, *names: str) -> None:
     """Create topics, also where a deletion of theirs is still on its way, and wait until they can be described."""
     client, deadline = admin(settings), time.monotonic() + 30
-    while left := set(names) - topic_ids(settings, names).keys():
+    while missing := set(names) - topic_ids(settings, names).keys():
         assert time.monotonic() < deadline, "not created in time"
-        for future in client.create_topics([NewTopic(name, 1, 1) for name in left]).values():
+        for future in client.create_topics([NewTopic(name, 1, 1) for name in missing]).values():
             with contextlib.suppress(ck.KafkaException):  # its deletion goes on, or it is there and not described yet
                 future.result(20)
         time.sleep(0.1)
 
 
 def delete(settings: Settings, name: str) -> None:
-    """Delete a topic and wait until nobody knows it."""
+    """Delete a topic and wait until it cannot be described."""
     client = admin(settings)
     client.delete_topics([name])[name].result(20)
     deadline = time.monotonic() + 30
@@ -47,7 +47,7 @@ def delete(settings: Settings, name: str) -> None:
 
 
 def test_each_topic_has_an_id_that_stays(settings: Settings) -> None:
-    """Whoever asks, however often: 22 characters of base64, another for each topic."""
+    """Every client gets the same id of 22 characters of base64, different for each topic."""
     ids = topic_ids(settings, TOPICS)
     assert sorted(ids) == sorted(TOPICS)
     assert len(set(ids.values())) == 2
@@ -56,7 +56,7 @@ def test_each_topic_has_an_id_that_stays(settings: Settings) -> None:
 
 
 def test_a_topic_made_anew_has_another_id(settings: Settings) -> None:
-    """Its name and its offsets are the old ones; the other topic keeps its id."""
+    """A topic that was created again has another id; the other topic keeps its own."""
     before = topic_ids(settings, TOPICS)
     delete(settings, TOPICS[0])
     create(settings, TOPICS[0])
@@ -66,19 +66,19 @@ def test_a_topic_made_anew_has_another_id(settings: Settings) -> None:
 
 
 def test_a_missing_topic_is_left_out(settings: Settings) -> None:
-    """What that means is the caller's to say; and nothing is nothing."""
+    """Missing topics are omitted; no topics give an empty result."""
     assert topic_ids(settings, ["ids.never", TOPICS[1]]).keys() == {TOPICS[1]}
     assert topic_ids(settings, []) == {}
 
 
 def test_a_broker_that_is_away_is_retryable() -> None:
-    """No answer is never an empty one."""
+    """An unreachable broker raises Retryable, and never gives an empty result."""
     with pytest.raises(Retryable, match="Kafka does not tell"):
         topic_ids(load_settings(kafka="127.0.0.1:9"), TOPICS, timeout_s=1.0)
 
 
 class WithoutIds:
-    """A real client whose broker answers as those before Kafka 2.8 do: topics have no ids."""
+    """A real client that answers as brokers before Kafka 2.8 do: topics have no ids."""
 
     def __init__(self, client: AdminClient) -> None:
         self._client = client
@@ -93,7 +93,7 @@ class WithoutIds:
 
 
 def test_a_broker_without_ids_is_told_by_its_cluster(settings: Settings) -> None:
-    """Kafka made anew is another cluster: its topics are told apart at least by that."""
+    """Without topic ids the cluster's id distinguishes topics of a new cluster."""
     client = admin(settings)
     cluster = client.list_topics(timeout=20).cluster_id
     ids = describe_ids(cast(AdminClient, WithoutIds(client)), TOPICS)
@@ -101,16 +101,16 @@ def test_a_broker_without_ids_is_told_by_its_cluster(settings: Settings) -> None
 
 
 def test_a_watch_notices_a_topic_made_anew(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says which; not while the topic is only gone, and not before it has asked for the first id."""
+    """The watch names the replaced topic; not while the topic is missing, and not before the first ids are known."""
     monkeypatch.setattr("infra.clients.topic_ids.CHECK_S", 0.0)
     unasked, watch = TopicWatch(settings, TOPICS), TopicWatch(settings, TOPICS)
-    watch.ask()
-    assert watch.replaced() is None
+    watch.ids_at_start()
+    assert watch.find_replaced() is None
     delete(settings, TOPICS[1])
-    assert watch.replaced() is None
+    assert watch.find_replaced() is None
     create(settings, TOPICS[1])
-    assert watch.replaced() == TOPICS[1]
-    assert unasked.replaced() is None
+    assert watch.find_replaced() == TOPICS[1]
+    assert unasked.find_replaced() is None
 
 
 @pytest.mark.parametrize(
@@ -125,5 +125,5 @@ def test_a_watch_notices_a_topic_made_anew(settings: Settings, monkeypatch: pyte
     ],
 )
 def test_an_offset_is_anothers_only_where_both_ids_are_known(metadata: str | None, topic_id: str, another: bool) -> None:
-    """What other programs, or older versions, commit is believed."""
-    assert is_of_another(metadata, topic_id) is another
+    """Offsets without our metadata, of other programs or older versions, are accepted."""
+    assert is_for_another_topic(metadata, topic_id) is another

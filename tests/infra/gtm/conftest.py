@@ -1,4 +1,4 @@
-"""The checker, installed once outside of the tree, and what it says of the template."""
+"""The checker, installed once outside of the tree, and its findings for the template."""
 
 import shutil
 import subprocess
@@ -26,12 +26,12 @@ def checker(tmp_path_factory: pytest.TempPathFactory) -> Checker:
         shutil.copy(file, folder)
     node, npm = node_and_npm()
     command = [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
+    install = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+    assert install.returncode == 0, install.stderr
     return Checker(node, folder)
 
 
 @pytest.fixture(scope="session")
 def findings(checker: Checker, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the checker says of the template as it stands."""
-    return checker.look(TEMPLATE, tmp_path_factory.mktemp("template") / "as-it-stands.tpl")[1]
+    """The checker's findings for the template."""
+    return checker.check(TEMPLATE, tmp_path_factory.mktemp("template") / "as-it-stands.tpl")[1]

@@ -1,4 +1,4 @@
-"""What the collector makes of the tag's requests."""
+"""The collector accepts the tag's requests."""
 
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,13 @@ NOW_MS = 1_790_000_000_500
 
 @pytest.fixture
 def intake(contracts_dir: Path, tmp_path: Path) -> Intake:
-    """The collector behind its HTTP door."""
+    """The collector's intake."""
     secret = Secret("for tests only, forty characters long...")
     return Intake(Registry(contracts_dir), PayloadKeyring(tmp_path, secret), NodeKeys.derive(secret), Metrics())
 
 
 def take(intake: Intake, body: str) -> IntakeResult:
-    """What `POST /v1/events` makes of a body."""
+    """Return the result of `POST /v1/events` for a body."""
     return intake.take(own.items_of(orjson.loads(body)), own.read, RequestContext("web", "shop.example", NOW_MS, None))
 
 
@@ -36,10 +36,10 @@ def test_the_collector_accepts_what_the_tag_sends_and_keeps_each_signal(
     findings: dict[str, Any], intake: Intake, contracts_dir: Path
 ) -> None:
     """From the container's event data to a record of events.raw, consent arrives as it was said."""
-    (sent,) = next(one["sent"] for one in findings["scenarios"] if one["name"] == EVERYTHING)
-    taken = take(intake, sent["body"])
-    assert (taken.accepted, taken.refused) == (1, [])
-    _, record = decode(Registry(contracts_dir), taken.records[0].value)
+    (request,) = next(item["sent"] for item in findings["scenarios"] if item["name"] == EVERYTHING)
+    intake_result = take(intake, request["body"])
+    assert (intake_result.accepted, intake_result.refused) == (1, [])
+    _, record = decode(Registry(contracts_dir), intake_result.records[0].value)
     assert record["signals"] == {
         "gcs": "G111",
         "gcd": "13t3t3t3t5l1",
@@ -63,8 +63,8 @@ def test_the_collector_accepts_what_the_tag_sends_and_keeps_each_signal(
 def test_the_collector_takes_every_scenarios_body(findings: dict[str, Any], intake: Intake) -> None:
     """No scenario sends what the collector would refuse."""
     for scenario in findings["scenarios"]:
-        for sent in scenario["sent"]:
-            assert take(intake, sent["body"]).refused == [], scenario["name"]
+        for request in scenario["sent"]:
+            assert take(intake, request["body"]).refused == [], scenario["name"]
 
 
 @pytest.mark.parametrize(
@@ -104,5 +104,5 @@ def test_the_visitors_place_reaches_the_record(
 
 def record_of(findings: dict[str, Any], intake: Intake, contracts_dir: Path, name: str) -> dict[str, Any]:
     """The record that a scenario's request becomes."""
-    (sent,) = next(one["sent"] for one in findings["scenarios"] if one["name"] == name)
-    return decode(Registry(contracts_dir), take(intake, sent["body"]).records[0].value)[1]
+    (request,) = next(item["sent"] for item in findings["scenarios"] if item["name"] == name)
+    return decode(Registry(contracts_dir), take(intake, request["body"]).records[0].value)[1]

@@ -15,7 +15,7 @@ from tests.infra.gtm.checker import FOLDER, TEMPLATE, Checker, node_and_npm
 def test_the_template_is_in_order_and_all_its_scenarios_pass(findings: dict[str, Any]) -> None:
     """Sections, syntax and permissions hold, and each scenario does what it says."""
     assert findings["problems"] == []
-    assert [one for one in findings["scenarios"] if not one["passed"]] == []
+    assert [scenario for scenario in findings["scenarios"] if not scenario["passed"]] == []
     assert len(findings["scenarios"]) >= 20
     assert findings["ok"]
 
@@ -43,16 +43,16 @@ def permissions(change: Callable[[list[Any]], list[Any]]) -> Callable[[str], str
 
 def without(name: str) -> Callable[[list[Any]], list[Any]]:
     """The permissions but this one."""
-    return lambda held: [one for one in held if one["instance"]["key"]["publicId"] != name]
+    return lambda items: [permission for permission in items if permission["instance"]["key"]["publicId"] != name]
 
 
-def open_cookies(held: list[Any]) -> list[Any]:
+def open_cookies(items: list[Any]) -> list[Any]:
     """Every cookie instead of the named one."""
-    for one in held:
-        for parameter in one["instance"]["param"]:
+    for permission in items:
+        for parameter in permission["instance"]["param"]:
             if parameter["key"] == "cookieAccess":
                 parameter["value"]["string"] = "any"
-    return held
+    return items
 
 
 UNUSED = {"instance": {"key": {"publicId": "access_response", "versionId": "1"}, "param": []}, "isRequired": True}
@@ -77,7 +77,7 @@ GPC = "getRequestHeader('Sec-GPC')"
         (swap(BASE, "const base = require(data.collectorUrl);"), "at the top"),
         (permissions(without("logging")), "logToConsole needs the permission logging"),
         (permissions(without("get_cookies")), "getCookieValues needs the permission get_cookies"),
-        (permissions(lambda held: [*held, UNUSED]), "no API needs the permission access_response"),
+        (permissions(lambda items: [*items, UNUSED]), "no API needs the permission access_response"),
         (swap('"headersAllowed"', '"remoteAddressAllowed"'), "no API needs read_request's remoteAddressAllowed"),
         (swap(GPC, "getRequestHeader('X-Forwarded-For')"), "the header X-Forwarded-For is not named"),
         (swap(GPC, "getRequestHeader(event.header)"), "name that stands in the code"),
@@ -97,9 +97,9 @@ def test_a_template_that_google_would_refuse_is_refused(
     checker: Checker, tmp_path: Path, change: Callable[[str], str], complaint: str
 ) -> None:
     """Each way of breaking the file, the syntax or the permissions is named."""
-    status, found = checker.look(change(TEMPLATE), tmp_path / "broken.tpl")
+    status, report = checker.check(change(TEMPLATE), tmp_path / "broken.tpl")
     assert status == 1
-    assert complaint in "\n".join(found["problems"])
+    assert complaint in "\n".join(report["problems"])
 
 
 @pytest.mark.parametrize(
@@ -127,17 +127,17 @@ def test_a_template_that_does_the_wrong_thing_fails_a_scenario(
     checker: Checker, tmp_path: Path, change: Callable[[str], str], scenario: str, complaint: str
 ) -> None:
     """The scenarios notice: what they fail on is named."""
-    status, found = checker.look(change(TEMPLATE), tmp_path / "wrong.tpl")
-    failed = [one for one in found["scenarios"] if not one["passed"]]
-    assert (status, found["problems"]) == (1, [])
-    assert any(one["name"].startswith(scenario) and complaint in one["problem"] for one in failed), failed
+    status, report = checker.check(change(TEMPLATE), tmp_path / "wrong.tpl")
+    failed = [result for result in report["scenarios"] if not result["passed"]]
+    assert (status, report["problems"]) == (1, [])
+    assert any(result["name"].startswith(scenario) and complaint in result["problem"] for result in failed), failed
 
 
 def test_packages_are_locked_by_their_content() -> None:
     """Whoever serves them: the lock names a hash for each, and no address."""
     packages = json.loads((FOLDER / "package-lock.json").read_text())["packages"]
-    assert all(one.get("integrity", "").startswith("sha512-") for name, one in packages.items() if name)
-    assert not any("resolved" in one for one in packages.values())
+    assert all(package.get("integrity", "").startswith("sha512-") for name, package in packages.items() if name)
+    assert not any("resolved" in package for package in packages.values())
 
 
 def test_people_get_a_line_for_each_scenario_and_help_with_an_example(checker: Checker) -> None:
@@ -155,7 +155,7 @@ def test_without_node_on_the_path_the_wheels_is_used(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PATH", str(tmp_path))
     node, npm = node_and_npm()
     for command in (node, npm):
-        done = subprocess.run(
+        run = subprocess.run(
             [*command, "--version"], capture_output=True, text=True, check=True, timeout=60, env=dict(os.environ)
         )
-        assert done.stdout.strip()
+        assert run.stdout.strip()

@@ -1,4 +1,4 @@
-"""The command line as a whole: every command says what it is for, with an example that is its own."""
+"""Every command has a help text and an example."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from infra.ops.embedded.ports import free_port
 
 
 def pages() -> Iterator[tuple[str, ...]]:
-    """The words of every command, those that only lead to others too."""
+    """Return the words of every command, including groups."""
 
     def below(words: tuple[str, ...], group: Any) -> Iterator[tuple[str, ...]]:
         for name, command in getattr(group, "commands", {}).items():

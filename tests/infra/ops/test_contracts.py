@@ -1,4 +1,4 @@
-"""`headwater contracts`: each rule finds its breach, each command says what it did."""
+"""`headwater contracts`: each lint rule finds its violation, each command reports its result."""
 
 import json
 import shutil
@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from infra.clients.schema_registry import SchemaRegistry
 from infra.errors import ConfigError
-from infra.ops.contracts import app, breaking_since, ddl
-from infra.ops.embedded.servers.schema_registry import EmbeddedSchemaRegistry
+from infra.ops.contracts import app, breaking_changes_since, ddl_statements
 from schemas.lint import lint
 from schemas.registry import Registry
+from tests.infra.clients.registry_server import EmbeddedSchemaRegistry
 
 FIELD = {"name": "shelf", "type": "string", "purpose": "analytics", "doc": "Shelf it lay on.", "default": ""}
 Edit = Callable[[list[dict[str, Any]]], object]
@@ -24,15 +24,15 @@ Edit = Callable[[list[dict[str, Any]]], object]
 @pytest.fixture
 def folder(tmp_path: Path, contracts_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the packaged contracts in a git checkout of their own, which commands find."""
-    made = tmp_path / "checkout" / "schemas"
-    made.mkdir(parents=True)
+    copy = tmp_path / "checkout" / "schemas"
+    copy.mkdir(parents=True)
     for file in (*contracts_dir.glob("*.avsc"), contracts_dir / "derived.json", contracts_dir / "lock.json"):
-        shutil.copy(file, made)
+        shutil.copy(file, copy)
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "contracts"]):
-        subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *command], cwd=made.parent, check=True)  # noqa: S607 - the git of this machine
-    monkeypatch.setenv("HEADWATER_CONTRACTS", str(made))
+        subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *command], cwd=copy.parent, check=True)  # noqa: S607 - the git of this machine
+    monkeypatch.setenv("HEADWATER_CONTRACTS", str(copy))
     monkeypatch.setenv("HEADWATER_STATE_DIR", str(tmp_path))
-    return made
+    return copy
 
 
 def change(file: Path, edit: Edit) -> None:
@@ -45,10 +45,10 @@ def change(file: Path, edit: Edit) -> None:
 
 def run(*arguments: str) -> tuple[int, str]:
     """Exit code and output of a command."""
-    done = CliRunner().invoke(app, list(arguments))
-    if isinstance(done.exception, ConfigError):
-        raise done.exception
-    return done.exit_code, done.stdout
+    result = CliRunner().invoke(app, list(arguments))
+    if isinstance(result.exception, ConfigError):
+        raise result.exception
+    return result.exit_code, result.stdout
 
 
 def test_the_packaged_contracts_are_clean(contracts_dir: Path) -> None:
@@ -82,10 +82,10 @@ def test_the_packaged_contracts_are_clean(contracts_dir: Path) -> None:
 def test_each_breach_names_file_line_and_field(folder: Path, edit: Edit, field: str, words: str) -> None:
     """One finding a breach, at the line where the field stands."""
     change(folder / "events.raw.avsc", edit)
-    found = next(finding for finding in lint(folder) if words in finding.text)
-    assert (found.file, found.field) == ("events.raw.avsc", field)
+    match = next(finding for finding in lint(folder) if words in finding.text)
+    assert (match.file, match.field) == ("events.raw.avsc", field)
     lines = (folder / "events.raw.avsc").read_text().splitlines()
-    assert not found.line or f'"name": "{field}"' in lines[found.line - 1]
+    assert not match.line or f'"name": "{field}"' in lines[match.line - 1]
 
 
 def test_a_forgotten_lock_and_a_derived_contract_out_of_date_are_found(folder: Path) -> None:
@@ -102,12 +102,12 @@ def test_a_forgotten_lock_and_a_derived_contract_out_of_date_are_found(folder: P
 def test_an_appended_field_breaks_nothing_and_locks(folder: Path) -> None:
     """The lawful change: three new ids, and a column more in the warehouse."""
     change(folder / "events.raw.avsc", lambda fields: fields.append(FIELD))
-    assert breaking_since(folder, "HEAD") == []
-    before = ddl(Registry(folder), "headwater")
+    assert breaking_changes_since(folder, "HEAD") == []
+    before = ddl_statements(Registry(folder), "headwater")
     new = json.loads(run("lock", "--json")[1])["new"]
     assert [entry["topic"] for entry in new] == ["events.raw", "events.consented", "events.resolved"]
-    assert breaking_since(folder, "HEAD") == []
-    (added,) = [statement for statement in ddl(Registry(folder), "headwater") if statement not in before]
+    assert breaking_changes_since(folder, "HEAD") == []
+    (added,) = [statement for statement in ddl_statements(Registry(folder), "headwater") if statement not in before]
     assert added == "ALTER TABLE `headwater`.`events` ADD COLUMN IF NOT EXISTS `shelf` String"
     assert added in run("ddl", "--plan")[1]
 
@@ -141,7 +141,7 @@ def test_a_published_version_may_not_leave_the_lock(folder: Path) -> None:
     state = json.loads((folder / "lock.json").read_text())
     state["contracts"].pop()
     (folder / "lock.json").write_text(json.dumps(state))
-    assert any("must stay as it is in lock.json" in str(change) for change in breaking_since(folder, "HEAD"))
+    assert any("must stay as it is in lock.json" in str(change) for change in breaking_changes_since(folder, "HEAD"))
 
 
 def test_prepended_columns_only_grow_at_their_end(folder: Path) -> None:
@@ -150,23 +150,23 @@ def test_prepended_columns_only_grow_at_their_end(folder: Path) -> None:
     block = columns["events.consented"]["columns"]
     block.append(FIELD | {"name": "consent_extra"})
     (folder / "derived.json").write_text(json.dumps(columns))
-    assert breaking_since(folder, "HEAD") == []
+    assert breaking_changes_since(folder, "HEAD") == []
     block.insert(0, block.pop())
     (folder / "derived.json").write_text(json.dumps(columns))
-    assert any("inserted" in change.text for change in breaking_since(folder, "HEAD"))
+    assert any("inserted" in change.text for change in breaking_changes_since(folder, "HEAD"))
 
 
 def test_what_git_cannot_tell_is_said(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown revision, an option in disguise, and a folder outside any checkout."""
     with pytest.raises(ConfigError, match="git does not know revision nowhere"):
-        breaking_since(folder, "nowhere")
+        breaking_changes_since(folder, "nowhere")
     with pytest.raises(ConfigError, match="is no git revision"):
-        breaking_since(folder, "--output=x")
+        breaking_changes_since(folder, "--output=x")
     outside = tmp_path / "outside"
     shutil.copytree(folder, outside)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     with pytest.raises(ConfigError, match="is in no git checkout"):
-        breaking_since(outside, "HEAD")
+        breaking_changes_since(outside, "HEAD")
 
 
 def test_push_registers_before_it_locks(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

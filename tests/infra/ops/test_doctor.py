@@ -1,4 +1,4 @@
-"""The doctor sees what is wrong, grades it, and says what to do."""
+"""The doctor detects problems, grades them, and gives advice."""
 
 import json
 import os
@@ -11,75 +11,81 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from infra.ops import doctor
-from infra.ops.doctor import CheckResult, Grade, _unmapped
+from infra.ops.doctor import CheckResult, Grade, _unmapped_signals
 from infra.settings import Settings, load_settings
 from streams.consent.policy import PACKAGED
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Settings of an installation without anything."""
+    """Settings of an empty installation."""
     return load_settings(state_dir=tmp_path)
 
 
 def test_this_machine_can_run_the_house(settings: Settings) -> None:
     """Python, Java, redis-server, chDB and the contracts are there."""
-    looks = [doctor.python(), doctor.java(), doctor.redis_binary(), doctor.clickhouse_engine(), doctor.contracts(settings)]
+    looks = [
+        doctor.check_python(),
+        doctor.check_java(),
+        doctor.check_redis_binary(),
+        doctor.check_clickhouse_engine(),
+        doctor.check_contracts(settings),
+    ]
     assert {finding.grade for finding in looks} == {Grade.OK}, looks
 
 
 def test_absent_jars_are_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Jars that are not there yet will be downloaded."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert doctor.jars().grade is Grade.WARN
+    assert doctor.check_jars().grade is Grade.WARN
 
 
 def test_damaged_contracts_fail(tmp_path: Path) -> None:
     """A contracts folder without a lock file cannot work."""
-    assert doctor.contracts(load_settings(state_dir=tmp_path, contracts=tmp_path)).grade is Grade.FAIL
+    assert doctor.check_contracts(load_settings(state_dir=tmp_path, contracts=tmp_path)).grade is Grade.FAIL
 
 
 def test_policy_grades(settings: Settings, tmp_path: Path) -> None:
     """One that names nobody is a warning, a broken one a failure."""
-    assert doctor.policy(settings).grade is Grade.WARN
+    assert doctor.check_policy(settings).grade is Grade.WARN
     mine = tmp_path / "mine.yaml"
     mine.write_text(PACKAGED.read_text().replace('controller: ""', 'controller: "Shop Ltd, privacy@shop.example"'))
     named = load_settings(state_dir=tmp_path, policy=mine)
-    assert doctor.policy(named) == CheckResult("policy", Grade.OK, doctor.policy(named).found)
-    assert doctor.policy(named).found.endswith("of Shop Ltd, privacy@shop.example")
+    assert doctor.check_policy(named) == CheckResult("policy", Grade.OK, doctor.check_policy(named).detail)
+    assert doctor.check_policy(named).detail.endswith("of Shop Ltd, privacy@shop.example")
     mine.write_text("nonsense")
-    assert doctor.policy(named).grade is Grade.FAIL
+    assert doctor.check_policy(named).grade is Grade.FAIL
 
 
 def test_secret_grades(settings: Settings) -> None:
     """No secret yet is a warning; one that is too short or may be read by others is a failure."""
-    assert doctor.secret(settings).grade is Grade.WARN
+    assert doctor.check_secret(settings).grade is Grade.WARN
     file = settings.state_dir / "secret"
     file.write_text("x" * 32)
     file.chmod(0o644)
-    assert "chmod 600" in doctor.secret(settings).advice
+    assert "chmod 600" in doctor.check_secret(settings).advice
     file.chmod(0o600)
-    assert doctor.secret(settings).grade is Grade.OK
-    assert doctor.secret(load_settings(state_dir=settings.state_dir, secret=SecretStr("short"))).grade is Grade.FAIL
+    assert doctor.check_secret(settings).grade is Grade.OK
+    assert doctor.check_secret(load_settings(state_dir=settings.state_dir, secret=SecretStr("short"))).grade is Grade.FAIL
 
 
 def test_write_key_grades(settings: Settings) -> None:
     """No file is a warning, a damaged one a failure, and only keys that are not revoked count."""
-    assert doctor.write_keys(settings).grade is Grade.WARN
+    assert doctor.check_write_keys(settings).grade is Grade.WARN
     file = settings.write_keys_file
     file.write_text("{")
-    assert doctor.write_keys(settings).grade is Grade.FAIL
+    assert doctor.check_write_keys(settings).grade is Grade.FAIL
     file.write_text(json.dumps({"keys": [{"source": "web", "revoked": True}]}))
-    assert doctor.write_keys(settings).grade is Grade.WARN
+    assert doctor.check_write_keys(settings).grade is Grade.WARN
     file.write_text(json.dumps({"keys": [{"source": "web", "revoked": False}]}))
-    assert doctor.write_keys(settings) == CheckResult("write keys", Grade.OK, "1 for web")
+    assert doctor.check_write_keys(settings) == CheckResult("write keys", Grade.OK, "1 for web")
 
 
-def told(state_dir: Path, up: int, **row: object) -> list[CheckResult]:
-    """What the doctor says of a house with one worker."""
+def check_worker(state_dir: Path, up: int, **row: object) -> list[CheckResult]:
+    """Return the doctor's results for one running worker."""
     worker = {"name": "consent", "state": "ready", "pid": os.getpid(), "port": 1, "restarts": 0, "log": "consent.log"} | row
     (state_dir / "services.json").write_text(json.dumps({"up": up, "services": [worker]}))
-    return list(doctor.house(load_settings(state_dir=state_dir)))
+    return list(doctor.check_house(load_settings(state_dir=state_dir)))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +99,7 @@ def told(state_dir: Path, up: int, **row: object) -> list[CheckResult]:
 )
 def test_services_are_graded(tmp_path: Path, row: dict[str, object], grade: Grade) -> None:
     """A part that halted is a failure; one that is away for the moment a warning."""
-    assert [finding.grade for finding in told(tmp_path, os.getpid(), **row)] == [grade]
+    assert [finding.grade for finding in check_worker(tmp_path, os.getpid(), **row)] == [grade]
 
 
 def test_unmapped_signals_are_told() -> None:
@@ -103,8 +109,8 @@ def test_unmapped_signals_are_told() -> None:
         'headwater_consent_unmapped_created{name="partners",source="web"} 1.7e+09\n'
         'headwater_consent_unmapped_total{name="ads & more",source="app"} 12.0\n'
     )
-    assert _unmapped(page) == "ads & more (app), partners (web)"
-    assert _unmapped("headwater_waiting 0.0") == ""
+    assert _unmapped_signals(page) == "ads & more (app), partners (web)"
+    assert _unmapped_signals("headwater_waiting 0.0") == ""
 
 
 @pytest.mark.parametrize(
@@ -126,31 +132,31 @@ def test_what_a_worker_waits_for_is_named(tmp_path: Path, page: str, text: str, 
             self.wfile.write(('headwater_waiting{service="redis",stage="warehouse"} 0.0\n' + page).encode())
 
         def log_message(self, format: str, *args: object) -> None:
-            """Be quiet."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        findings = told(tmp_path, os.getpid(), name="warehouse", port=server.server_port, log="warehouse.log")
+        findings = check_worker(tmp_path, os.getpid(), name="warehouse", port=server.server_port, log="warehouse.log")
     finally:
         server.shutdown()
         server.server_close()
-    assert (findings[0].what, findings[0].grade) == ("warehouse", Grade.WARN)
-    assert text in findings[0].found
-    assert "Redis" not in findings[0].found or "Kafka, Redis" in text
+    assert (findings[0].check, findings[0].grade) == ("warehouse", Grade.WARN)
+    assert text in findings[0].detail
+    assert "Redis" not in findings[0].detail or "Kafka, Redis" in text
     assert advice in findings[0].advice
-    assert [finding.what for finding in findings] == ["warehouse", "warehouse rows"]
+    assert [finding.check for finding in findings] == ["warehouse", "warehouse rows"]
 
 
 def test_rows_of_a_clickhouse_that_is_away_are_a_warning(tmp_path: Path) -> None:
-    """Nothing is claimed about them."""
-    finding = doctor.warehouse_rows(load_settings(state_dir=tmp_path, clickhouse="http://127.0.0.1:9"))
-    assert (finding.grade, finding.found.startswith("not known")) == (Grade.WARN, True)
+    """Without ClickHouse the check is a warning."""
+    finding = doctor.check_warehouse_rows(load_settings(state_dir=tmp_path, clickhouse="http://127.0.0.1:9"))
+    assert (finding.grade, finding.detail.startswith("not known")) == (Grade.WARN, True)
 
 
 def test_killed_house_is_noticed(tmp_path: Path) -> None:
-    """A services.json whose `up` is gone is not believed."""
-    assert "was killed" in told(tmp_path, 2**22 + 1)[0].found
+    """A services.json of a killed `up` is a warning."""
+    assert "was killed" in check_worker(tmp_path, 2**22 + 1)[0].detail
 
 
 @pytest.fixture
@@ -164,7 +170,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_command_exits_1_on_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Something that cannot work makes the exit code 1, in words and in JSON."""
     findings = [CheckResult("java", Grade.FAIL, "none", "install it")]
-    monkeypatch.setattr(doctor, "examine", lambda _: findings)
+    monkeypatch.setattr(doctor, "run_checks", lambda _: findings)
     words = CliRunner().invoke(doctor.app, [])
     assert words.exit_code == 1
     assert "FAIL java  none" in words.output

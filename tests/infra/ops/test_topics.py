@@ -1,4 +1,4 @@
-"""`headwater topics`, the planning alone and against a real broker."""
+"""`headwater topics`: planning, and the commands against a real broker."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from infra.clients.kafka import admin
 from infra.errors import ConfigError
-from infra.ops.topics import TopicShape, app, apply, diff, plan, wanted
+from infra.ops.topics import TopicShape, app, apply, diff, expected_shapes, plan
 from infra.settings import load_settings
 from schemas.registry import Registry
 from schemas.topics import TOPICS, Topic
@@ -19,18 +19,18 @@ STATE = Topic("t.state", "node", None, "one")
 
 
 def test_every_topic_of_the_table_has_a_contract_and_every_contract_a_topic(contracts_dir: Path) -> None:
-    """A topic without a contract could carry anything; a contract without a topic is dead paper."""
+    """Topics and contracts correspond one to one."""
     assert {contract.topic for contract in Registry(contracts_dir).all()} == set(TOPICS)
 
 
 def test_an_empty_kafka_needs_every_topic() -> None:
     """Missing topics are created with the installation's partitions, single ones with one."""
-    target = wanted((RAW, STATE), 4, 3)
-    found = plan(target, {})
-    assert found.create == target
+    target = expected_shapes((RAW, STATE), 4, 3)
+    topic_plan = plan(target, {})
+    assert topic_plan.create == target
     assert (target["t.raw"].partitions, target["t.state"].partitions) == (4, 1)
-    assert found.conflicts == ()
-    assert [d.text for d in found.differences] == [
+    assert topic_plan.conflicts == ()
+    assert [d.text for d in topic_plan.differences] == [
         "t.raw: missing (4 partitions, replication 3)",
         "t.state: missing (1 partitions, replication 3)",
     ]
@@ -47,37 +47,37 @@ def test_what_is_written_again_replaces_what_was_there() -> None:
 
 def test_two_of_three_replicas_must_answer() -> None:
     """`acks=all` promises something only while more than one replica has to answer."""
-    assert wanted((RAW,), 1, 3)["t.raw"].config["min.insync.replicas"] == "2"
-    assert wanted((RAW,), 1, 1)["t.raw"].config["min.insync.replicas"] == "1"
+    assert expected_shapes((RAW,), 1, 3)["t.raw"].config["min.insync.replicas"] == "2"
+    assert expected_shapes((RAW,), 1, 1)["t.raw"].config["min.insync.replicas"] == "1"
 
 
 def test_nothing_to_do_where_all_is_well() -> None:
     """Kafka's other settings do not count as differences."""
-    target = wanted((RAW,), 2, 1)
-    found = {"t.raw": TopicShape(2, 1, {**target["t.raw"].config, "segment.bytes": "1"}), "foreign": TopicShape(1, 1, {})}
-    nothing = plan(target, found)
+    target = expected_shapes((RAW,), 2, 1)
+    current = {"t.raw": TopicShape(2, 1, {**target["t.raw"].config, "segment.bytes": "1"}), "foreign": TopicShape(1, 1, {})}
+    nothing = plan(target, current)
     assert (nothing.create, nothing.configs, nothing.differences, nothing.conflicts) == ({}, {}, (), ())
 
 
 def test_a_config_that_differs_is_set_alone() -> None:
     """Only what differs is written."""
-    target = wanted((RAW,), 2, 1)
-    found = {"t.raw": TopicShape(2, 1, {**target["t.raw"].config, "retention.ms": "1"})}
-    assert plan(target, found).configs == {"t.raw": {"retention.ms": str(7 * 86_400_000)}}
+    target = expected_shapes((RAW,), 2, 1)
+    current = {"t.raw": TopicShape(2, 1, {**target["t.raw"].config, "retention.ms": "1"})}
+    assert plan(target, current).configs == {"t.raw": {"retention.ms": str(7 * 86_400_000)}}
 
 
 @pytest.mark.parametrize(("topic", "advice"), [(RAW, "HEADWATER_PARTITIONS=3"), (STATE, "it must have one")])
 def test_another_partition_count_is_a_conflict_that_says_what_to_do(topic: Topic, advice: str) -> None:
     """Growing a topic moves keys to other partitions, so no command does it alone."""
-    target = wanted((topic,), 4, 1)
-    found = {topic.name: TopicShape(3, 1, target[topic.name].config)}
-    (conflict,) = plan(target, found).conflicts
+    target = expected_shapes((topic,), 4, 1)
+    current = {topic.name: TopicShape(3, 1, target[topic.name].config)}
+    (conflict,) = plan(target, current).conflicts
     assert advice in conflict
 
 
 def test_another_replication_is_a_conflict_that_says_what_to_do() -> None:
     """Replicas are moved by Kafka's own tool, never by us in silence."""
-    target = wanted((RAW,), 4, 3)
+    target = expected_shapes((RAW,), 4, 3)
     (conflict,) = plan(target, {"t.raw": TopicShape(4, 1, target["t.raw"].config)}).conflicts
     assert "kafka-reassign-partitions.sh" in conflict
 
@@ -96,7 +96,7 @@ def test_apply_creates_then_does_nothing_then_repairs(kafka: str) -> None:
     assert apply(settings, topics) == []
     assert diff(settings, topics).differences == ()
     longer = (Topic("topics-app.raw", "subject", 8), topics[1])
-    assert [d.what for d in diff(settings, longer).differences] == ["retention.ms"]
+    assert [d.setting for d in diff(settings, longer).differences] == ["retention.ms"]
     assert apply(settings, longer) == [f"set retention.ms={8 * 86_400_000} on topics-app.raw"]
     assert apply(settings, longer) == []
 
@@ -121,7 +121,7 @@ def test_the_command_says_what_it_did(kafka: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("infra.ops.topics.TOPICS", table)
     run = CliRunner()
     assert run.invoke(app, ["diff"]).exit_code == 1
-    done = json.loads(run.invoke(app, ["apply", "--json"]).stdout)["done"]
-    assert done == ["created topics-app.shown (4 partitions)"]
+    changes = json.loads(run.invoke(app, ["apply", "--json"]).stdout)["done"]
+    assert changes == ["created topics-app.shown (4 partitions)"]
     after = run.invoke(app, ["diff", "--json"])
     assert (after.exit_code, json.loads(after.stdout)) == (0, {"differences": [], "conflicts": []})

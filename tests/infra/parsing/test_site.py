@@ -1,4 +1,4 @@
-"""One spelling of a host, wherever it comes from."""
+"""Hosts are normalised to one spelling."""
 
 import pytest
 from hypothesis import given

@@ -19,7 +19,7 @@ NOW_MS = 1_796_000_000_000
 
 @pytest.fixture(autouse=True, params=["UTC", "America/Caracas", "Asia/Tokyo"])
 def local_zone(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The machine stands in several zones; nothing read may depend on that."""
+    """Run in several local time zones, on which no result may depend."""
     before = os.environ.get("TZ")
     os.environ["TZ"] = request.param
     time.tzset()

@@ -13,7 +13,7 @@ from infra.errors import ConfigError, Retryable
 from infra.settings import PACKAGED_CONTRACTS
 from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, decode, encode
-from schemas.columns import FEW
+from schemas.fast.head_columns import MIN_BATCH
 from schemas.registry import Registry
 from streams.consent.decision.decide import decide
 from streams.consent.decision.decision_cache import HEAD_BYTES
@@ -119,7 +119,7 @@ ODD: list[bytes | None] = [
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.sampled_from(ODD), min_size=6 * FEW, max_size=6 * FEW))
+@given(st.lists(st.sampled_from(ODD), min_size=6 * MIN_BATCH, max_size=6 * MIN_BATCH))
 def test_events_read_together_leave_as_they_do_alone(values: list[bytes | None]) -> None:
     """Whatever lies between them."""
     one, many = stage(), stage()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.codec import decode
-from schemas.columns import FEW
+from schemas.fast.head_columns import MIN_BATCH
 from streams.identity.graph.slots import SlotLog, slot_of, slot_record
 from streams.identity.graph.store import LONGEST_CLAIM
 from streams.identity.graph.union_find import Slot
@@ -32,8 +32,8 @@ def test_events_are_what_decoding_says(head: dict[str, Any], nodes: list[str]) -
     value = event(0, nodes, **head)
     first, second = READER.read(Outcome(), batch([value, value]), 0)
     assert first.combination is second.combination
-    many = READER.read(Outcome(), batch([value] * FEW), 0)
-    assert [one.at for one in many] == list(range(FEW))
+    many = READER.read(Outcome(), batch([value] * MIN_BATCH), 0)
+    assert [one.at for one in many] == list(range(MIN_BATCH))
     assert {one._replace(at=0) for one in many} == {first}
     linkable = head["consent_purposes"] & 1 and not head["heartbeat"]
     assert first.combination.nodes == (tuple(sorted(nodes)) if linkable else ())
@@ -56,7 +56,7 @@ def test_what_is_no_node_is_dead(identifiers: list[str]) -> None:
     assert (len(events), len(outcome.dead)) == ((0, 1) if wrong else (1, 0))
 
 
-@given(st.lists(st.sampled_from(["fine", "long", "rubbish", "nothing", "no node"]), min_size=FEW, max_size=FEW))
+@given(st.lists(st.sampled_from(["fine", "long", "rubbish", "nothing", "no node"]), min_size=MIN_BATCH, max_size=MIN_BATCH))
 def test_odd_records_keep_their_place_among_many(kinds: list[str]) -> None:
     """What is read alone stands where it came; what is no event is dead, each with its place."""
     values = {

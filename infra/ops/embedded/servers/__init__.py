@@ -1,1 +1,1 @@
-"""Servers on loopback: Kafka, Redis, ClickHouse and a schema registry, each a child process."""
+"""Kafka, Redis and ClickHouse on loopback, as child processes."""

@@ -1,4 +1,4 @@
-"""One child process: on a leash, in a session of its own, its output in a bounded log file."""
+"""A child process in its own session that dies with this one, its output in a bounded log file."""
 
 import os
 import signal
@@ -11,21 +11,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from infra.ops.embedded.ports import is_free, owner
+from infra.ops.embedded.ports import describe_owner, is_free
 
 HEADWATER = (sys.executable, "-P", "-c", "from infra.ops.cli import main; main()")
-"""The program itself, of this environment."""
+"""The command line of `headwater` in this environment."""
 LEASH = Path(__file__).with_name("leash.py")
-LOG_BYTES = 5_000_000  # what is kept of the previous run's log at a start
+LOG_BYTES = 5_000_000  # a larger log is truncated to half of this
 
 
 class StartFailed(Exception):
-    """A program ended, or did not answer in time; the message carries the end of its log."""
+    """A program ended, or did not answer in time. The message includes the end of its log."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """What to run and where its output goes. `environment` is added to ours; `port` is where it will listen, 0 = nowhere."""
+    """A command and its log file. `environment` extends this process's; `port` is the port it will listen on, 0 = none."""
 
     name: str
     command: Sequence[str]
@@ -35,24 +35,24 @@ class Program:
 
 
 class Child:
-    """A running program. Create it in a thread that outlives it: the leash is tied to that thread.
+    """A running program. Create it in a thread that outlives it: the kernel kills the child with that thread (see leash.py).
 
-    Its output goes to its log, or to `output`. Raises NotReady when its port is taken, OSError when it cannot be run.
+    Its output goes to its log, or to `output`. StartFailed where its port is taken, OSError where it cannot be executed.
     """
 
     def __init__(self, program: Program, *, output: IO[bytes] | None = None) -> None:
         if program.port and not is_free(program.port):
-            # Said before the start: whoever has the port might answer for the child.
-            raise StartFailed(f"port {program.port} for {program.name} is taken{owner(program.port)}")
+            # Checked before the start: the port's owner might answer the child's probes.
+            raise StartFailed(f"port {program.port} for {program.name} is taken{describe_owner(program.port)}")
         self.program = program
         program.log.parent.mkdir(parents=True, exist_ok=True)
-        shorten(program.log)
+        truncate_log(program.log)
         with program.log.open("ab") as log:
             self._process = self._spawn(output or log)
 
     def _spawn(self, output: IO[bytes]) -> subprocess.Popen[bytes]:
         leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid())]
-        # A session of its own: Ctrl-C on the terminal reaches us alone, and we stop the children in order.
+        # Its own session: Ctrl-C on the terminal reaches the parent only, which stops the children in order.
         return subprocess.Popen(  # noqa: S603 - the command comes from our own code
             [*leash, *self.program.command],
             stdin=subprocess.DEVNULL,
@@ -64,23 +64,23 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id (the leash becomes the command, so this is the command's)."""
+        """Its process id (leash.py becomes the command, so this is the command's)."""
         return self._process.pid
 
     def exit_code(self) -> int | None:
-        """Its exit code, negative for a signal; None while it runs."""
+        """Return its exit code, negative for a signal; None while it runs."""
         return self._process.poll()
 
     def terminate(self) -> None:
-        """Ask it to end; does not wait."""
+        """Send SIGTERM without waiting."""
         if self._process.poll() is None:
             self._process.terminate()
 
     def stop(self, patience_s: float = 10.0) -> int:
-        """Ask it to end, and end it and whatever it started when it does not in time; its exit code."""
+        """Send SIGTERM, kill its session after `patience_s`, and return its exit code."""
         if self._process.poll() is None:
             self._process.terminate()
-            self._process.send_signal(signal.SIGCONT)  # one that was stopped could not hear us
+            self._process.send_signal(signal.SIGCONT)  # a stopped process handles SIGTERM only once it continues
             try:
                 self._process.wait(patience_s)
             except subprocess.TimeoutExpired:
@@ -89,16 +89,16 @@ class Child:
         return self._process.wait()
 
     def kill(self) -> None:
-        """kill -9 of the child and of whatever it started."""
+        """Send SIGKILL to its session: the child and everything it started."""
         self._kill_session()
         self._process.wait()
 
     def _kill_session(self) -> None:
-        with suppress(ProcessLookupError, PermissionError):  # nobody is left (macOS says the latter of zombies)
+        with suppress(ProcessLookupError, PermissionError):  # no process is left (macOS raises the latter for zombies)
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def tail(self, lines: int = 8) -> str:
-        """The last lines of its log."""
+        """Return the last lines of its log."""
         try:
             with self.program.log.open("rb") as log:
                 log.seek(max(0, log.seek(0, os.SEEK_END) - 8_192))
@@ -107,7 +107,7 @@ class Child:
             return ""
 
     def wait_ready(self, answers: Callable[[], bool], patience_s: float) -> None:
-        """Return once `answers()`; NotReady when the child ends before, or time is up."""
+        """Return once `answers()`. StartFailed where the child ends before, or does not answer within `patience_s`."""
         deadline = time.monotonic() + patience_s
         while not answers():
             code = self.exit_code()
@@ -118,10 +118,10 @@ class Child:
             time.sleep(0.02)
 
 
-def shorten(log: Path) -> None:
-    """Keep the last LOG_BYTES of a log, so that restarts do not fill the disk."""
+def truncate_log(log: Path) -> None:
+    """Truncate a log larger than LOG_BYTES to its last half, so that logs do not fill the disk."""
     if log.exists() and log.stat().st_size > LOG_BYTES:
         with log.open("rb") as file:
             file.seek(-LOG_BYTES // 2, os.SEEK_END)
-            kept = file.read()
-        log.write_bytes(kept)
+            tail = file.read()
+        log.write_bytes(tail)

@@ -1,6 +1,6 @@
-"""Apache Kafka's jars: pinned by name, version and SHA-256 in kafka-jars.json, downloaded once per user, shared by all runs.
+"""Apache Kafka's jars, pinned by name, version and SHA-256 in kafka-jars.json and downloaded once per user.
 
-`python -m infra.ops.embedded.servers.jars VERSION` resolves another version and writes kafka-jars.json anew.
+`python -m infra.ops.embedded.servers.jars VERSION` resolves another version and rewrites kafka-jars.json.
 """
 
 import fcntl
@@ -21,7 +21,7 @@ from pathlib import Path
 from infra.errors import ConfigError
 
 LOCK_FILE = Path(__file__).with_name("kafka-jars.json")
-LOGGING = "org.apache.logging.log4j:log4j-slf4j-impl"  # Kafka's own distribution adds it too: without it, no log
+LOGGING = "org.apache.logging.log4j:log4j-slf4j-impl"  # part of Kafka's own distribution; without it there is no log
 CONNECTIONS = 6
 TIMEOUT_S = 60
 
@@ -37,75 +37,75 @@ class Jar:
 
     @property
     def file_name(self) -> str:
-        """Its name in the cache."""
+        """Its file name in the cache."""
         return f"{self.artifact}-{self.version}.jar"
 
 
 def cache_dir() -> Path:
-    """Where downloads are kept: `$XDG_CACHE_HOME/headwater`, else `~/.cache/headwater`."""
+    """Return the folder of downloads: `$XDG_CACHE_HOME/headwater`, else `~/.cache/headwater`."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "headwater"
 
 
-def locked() -> tuple[str, list[Jar]]:
-    """(Kafka's version, its jars) of the lock file."""
+def read_lock() -> tuple[str, list[Jar]]:
+    """Return (Kafka's version, its jars) of the lock file."""
     content = json.loads(LOCK_FILE.read_text())
     parts = [(name.split(":"), sha256) for name, sha256 in content["jars"].items()]
     return content["kafka"], [Jar(group, artifact, version, sha256) for (group, artifact, version), sha256 in parts]
 
 
-def missing(folder: Path, jars: list[Jar]) -> list[Jar]:
-    """Jars that are not in `folder`. A jar gets there whole and checked, so its presence is enough."""
+def missing_jars(folder: Path, jars: list[Jar]) -> list[Jar]:
+    """Return the jars that are not in `folder`. A jar is moved there whole and verified, so its presence suffices."""
     return [jar for jar in jars if not (folder / jar.file_name).exists()]
 
 
 def jar_folder() -> Path:
-    """Where the pinned version's jars lie, or will lie."""
-    return cache_dir() / f"kafka-{locked()[0]}"
+    """Return the folder of the pinned version's jars."""
+    return cache_dir() / f"kafka-{read_lock()[0]}"
 
 
 def classpath() -> list[Path]:
-    """The jars, downloaded when they are not there yet. ConfigError says what to do when that fails."""
-    version, jars = locked()
+    """Return the jars, downloaded if they are missing. ConfigError with advice where that fails."""
+    version, jars = read_lock()
     folder = jar_folder()
-    if missing(folder, jars):
+    if missing_jars(folder, jars):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _one_at_a_time(folder):
-                _download(version, folder, missing(folder, jars))
+            with _exclusive_download(folder):
+                _download(version, folder, missing_jars(folder, jars))
         except OSError as error:
             raise ConfigError(f"cannot store Kafka's jars in {folder}: {error.strerror or error}") from None
     return [folder / jar.file_name for jar in jars]
 
 
 @contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
+def _exclusive_download(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say(f"waiting for another process that downloads Kafka's jars to {folder}")
+            _print(f"waiting for another process that downloads Kafka's jars to {folder}")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _download(version: str, folder: Path, wanted: list[Jar]) -> None:
-    if not wanted:  # the process that we waited for has done it
+def _download(version: str, folder: Path, jars: list[Jar]) -> None:
+    if not jars:  # downloaded by the process that held the lock
         return
-    for rest in folder.glob("partial-*"):  # of a download that was killed; we hold the lock
+    for rest in folder.glob("partial-*"):  # left by a download that was killed; this process holds the lock
         shutil.rmtree(rest, ignore_errors=True)
-    _say(f"downloading Apache Kafka {version}: {len(wanted)} jars, about 45 MB, once, to {folder}")
+    _print(f"downloading Apache Kafka {version}: {len(jars)} jars, about 45 MB, once, to {folder}")
     with tempfile.TemporaryDirectory(prefix="partial-", dir=folder) as staging:
         try:
-            _by_jgo(wanted, Path(staging), folder)
+            _download_with_jgo(jars, Path(staging), folder)
         except (ConfigError, OSError):
             raise
         except Exception as error:
-            _by_maven(wanted, Path(staging), folder, reason=error)
-    _say(f"Apache Kafka {version} is in {folder}")
+            _download_with_maven(jars, Path(staging), folder, reason=error)
+    _print(f"Apache Kafka {version} is in {folder}")
 
 
-def _by_jgo(wanted: list[Jar], staging: Path, folder: Path) -> None:
+def _download_with_jgo(jars: list[Jar], staging: Path, folder: Path) -> None:
     from jgo.maven import MavenContext
     from requests import RequestException
 
@@ -117,35 +117,35 @@ def _by_jgo(wanted: list[Jar], staging: Path, folder: Path) -> None:
             file = Path(artifact.resolve())
         except RequestException as error:  # an OSError too, but not one of this disk
             raise RuntimeError(f"{jar.file_name}: {type(error).__name__}") from None
-        return _keep(jar, file, folder)
+        return _store_verified(jar, file, folder)
 
-    done, size, told = 0, 0, time.monotonic()
+    count, size, reported_at = 0, 0, time.monotonic()
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        pending = [pool.submit(fetch, jar) for jar in wanted]
+        pending = [pool.submit(fetch, jar) for jar in jars]
         try:
             for finished in as_completed(pending):
-                done, size = done + 1, size + finished.result()
-                if time.monotonic() - told > 1 or done == len(wanted):
-                    told = time.monotonic()
-                    _say(f"  {done} of {len(wanted)} jars, {size / 1e6:.0f} MB")
+                count, size = count + 1, size + finished.result()
+                if time.monotonic() - reported_at > 1 or count == len(jars):
+                    reported_at = time.monotonic()
+                    _print(f"  {count} of {len(jars)} jars, {size / 1e6:.0f} MB")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _by_maven(wanted: list[Jar], staging: Path, folder: Path, reason: Exception) -> None:
-    """One `mvn` call for all jars: behind a company's mirror, its settings know the way."""
+def _download_with_maven(jars: list[Jar], staging: Path, folder: Path, reason: Exception) -> None:
+    """Download all jars by one `mvn` call, whose settings may name a company's mirror."""
     maven = shutil.which("mvn")
     if maven is None:
         raise ConfigError(
             f"Kafka's jars cannot be downloaded from Maven Central ({reason}). Check the network or the proxy "
             f"(HTTPS_PROXY), copy {folder} from a machine that has it, or use a running broker: --kafka HOST:PORT"
         )
-    _say(f"  direct download failed ({reason}); trying mvn")
+    _print(f"  direct download failed ({reason}); trying mvn")
     dependencies = "".join(
         f"<dependency><groupId>{jar.group}</groupId><artifactId>{jar.artifact}</artifactId><version>{jar.version}</version>"
         "<exclusions><exclusion><groupId>*</groupId><artifactId>*</artifactId></exclusion></exclusions></dependency>"
-        for jar in wanted
+        for jar in jars
     )
     pom = staging / "pom.xml"
     pom.write_text(
@@ -156,12 +156,12 @@ def _by_maven(wanted: list[Jar], staging: Path, folder: Path, reason: Exception)
     run = subprocess.run([maven, "-B", "-q", "-f", str(pom), *goal], capture_output=True, text=True, check=False)  # noqa: S603 - fixed words
     if run.returncode:
         raise ConfigError(f"Kafka's jars cannot be downloaded, neither directly ({reason}) nor by mvn:\n{run.stdout[-600:]}")
-    for jar in wanted:
-        _keep(jar, staging / "mvn" / jar.file_name, folder)
+    for jar in jars:
+        _store_verified(jar, staging / "mvn" / jar.file_name, folder)
 
 
-def _keep(jar: Jar, file: Path, folder: Path) -> int:
-    """Move a downloaded jar to its place, if its bytes are the pinned ones; its size."""
+def _store_verified(jar: Jar, file: Path, folder: Path) -> int:
+    """Move a downloaded jar into the cache and return its size. ConfigError where its hash is not the pinned one."""
     content = file.read_bytes()
     if hashlib.sha256(content).hexdigest() != jar.sha256:
         raise ConfigError(f"{jar.file_name} came with other bytes than kafka-jars.json pins: refused. Is a proxy rewriting?")
@@ -169,13 +169,13 @@ def _keep(jar: Jar, file: Path, folder: Path) -> int:
     return len(content)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stderr.write(f"headwater: {text}\n")
     sys.stderr.flush()
 
 
 def write_lock(version: str) -> int:
-    """Resolve Kafka `version` with all it needs and write the lock file; the number of jars."""
+    """Resolve Kafka `version` with its dependencies and write the lock file; return the number of jars."""
     from jgo.maven import MavenContext
 
     with tempfile.TemporaryDirectory() as folder:
@@ -191,4 +191,4 @@ def write_lock(version: str) -> int:
 
 
 if __name__ == "__main__":
-    _say(f"{write_lock(sys.argv[1])} jars locked")
+    _print(f"{write_lock(sys.argv[1])} jars locked")

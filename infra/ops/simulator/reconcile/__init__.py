@@ -1,1 +1,1 @@
-"""`headwater reconcile`: compares every layer of the house with a ledger."""
+"""`headwater reconcile`: compares every layer with a ledger."""

@@ -1,7 +1,8 @@
-"""`headwater reconcile`: compares every layer of the house with a ledger."""
+"""`headwater reconcile`: compares every layer with a ledger."""
 
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from infra.ops.simulator.ledger import LedgerIndex, read
+from infra.ops.simulator.ledger import LedgerIndex, read_ledger
 from infra.ops.simulator.reconcile import drain
 from infra.ops.simulator.reconcile.compare import LayerVerdict, RefusalRow, total
 from infra.ops.simulator.reconcile.survey import Survey
@@ -21,8 +22,10 @@ EXIT_UNACCOUNTED = 1
 EVERY_S = 5.0
 WIDTH = 140
 FAULTS = ("lost", "doubled", "forbidden", "unexplained")
-REFUSAL_COLUMNS = ("played", "kept", "consented again", "granted again", "events")
-COLUMNS = ("expected", "found", *FAULTS)
+REFUSAL_FIELDS = ("played", "effective", "consented_again", "granted_again", "events")
+FIELDS = ("expected", "observed", *FAULTS)
+REPORT_NAMES = {"observed": "found", "effective": "kept"}
+"""Field -> its name in the report, where they differ."""
 
 app = typer.Typer(add_completion=False)
 
@@ -37,7 +40,7 @@ def reconcile(
 ) -> None:
     """Compare every layer with the ledger; exits 0 only if everything is accounted for."""
     settings = load_settings()
-    expected = read(ledger)
+    expected = read_ledger(ledger)
     console = Console(stderr=True, highlight=False)
     if expected.ended is None:
         console.print(f"the run of {ledger} was cut short: events that were on their way are not in it")
@@ -58,19 +61,19 @@ def reconcile(
 
 
 def _wait(settings: Settings, timeout: float, console: Console) -> bool:
-    """False when the stream did not come to rest: the comparison then shows what is missing, and the exit code says so."""
+    """Wait for the stream to drain; return False where it does not, in which case the exit code reports it."""
     with console.status("waiting for the stream to drain") as status:
         last = [time.monotonic()]
 
-        def tell(lags: drain.Lags) -> None:
-            said = "draining: " + ", ".join(f"{group.removeprefix('headwater.')} {lag}" for group, lag in lags.items())
-            status.update(said)
+        def report_lags(lags: drain.Lags) -> None:
+            text = "draining: " + ", ".join(f"{group.removeprefix('headwater.')} {lag}" for group, lag in lags.items())
+            status.update(text)
             if not console.is_terminal and time.monotonic() - last[0] >= EVERY_S:
                 last[0] = time.monotonic()
-                console.print(said)
+                console.print(text)
 
         try:
-            drain.wait(settings, timeout, tell)
+            drain.wait_drained(settings, timeout, report_lags)
         except drain.NotDrained as error:
             console.print(f"[red]{error}[/red]")
             return False
@@ -78,7 +81,7 @@ def _wait(settings: Settings, timeout: float, console: Console) -> bool:
 
 
 def report(expected: LedgerIndex, rows: list[LayerVerdict], refusals: list[RefusalRow], drained: bool) -> dict[str, Any]:
-    """The verdict for machines."""
+    """Return the report as JSON."""
     lost, doubled, forbidden, unexplained = total(rows)
     return {
         "run": expected.run.run,
@@ -88,29 +91,37 @@ def report(expected: LedgerIndex, rows: list[LayerVerdict], refusals: list[Refus
         "doubled": doubled,
         "forbidden": forbidden,
         "unexplained": unexplained,
-        "layers": [asdict(row) for row in rows],
-        "refusals": [asdict(row) for row in refusals],
+        "layers": [_report_fields(row) for row in rows],
+        "refusals": [_report_fields(row) for row in refusals],
     }
 
 
+def _report_fields(row: LayerVerdict | RefusalRow) -> dict[str, Any]:
+    return {REPORT_NAMES.get(name, name): value for name, value in asdict(row).items()}
+
+
+def _columns(fields: tuple[str, ...]) -> Iterator[Column]:
+    return (Column(REPORT_NAMES.get(name, name).replace("_", " "), justify="right") for name in fields)
+
+
 def show_refusals(rows: list[RefusalRow]) -> None:
-    """How visitors refused, and whether it held."""
+    """Print refusals by channel, and whether they were effective."""
     if not rows:
         return
-    table = Table("refusals by", *(Column(name, justify="right") for name in REFUSAL_COLUMNS))
+    table = Table("refusals by", *_columns(REFUSAL_FIELDS))
     for row in rows:
-        table.add_row(row.channel, *(str(getattr(row, name.replace(" ", "_"))) for name in REFUSAL_COLUMNS))
+        table.add_row(row.channel, *(str(getattr(row, name)) for name in REFUSAL_FIELDS))
     Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH).print(table)
 
 
 def show(rows: list[LayerVerdict]) -> None:
-    """The verdict for people: a table, and one line that says it all."""
-    table = Table("layer", *(Column(name, justify="right") for name in COLUMNS), "notes")
+    """Print the layers as a table, and a summary line."""
+    table = Table("layer", *_columns(FIELDS), "notes")
     for row in rows:
-        numbers = [getattr(row, name) for name in COLUMNS]
-        cells = [f"[red]{n}[/red]" if n and name in FAULTS else str(n) for name, n in zip(COLUMNS, numbers, strict=True)]
+        numbers = [getattr(row, name) for name in FIELDS]
+        cells = [f"[red]{n}[/red]" if n and name in FAULTS else str(n) for name, n in zip(FIELDS, numbers, strict=True)]
         table.add_row(row.layer, *cells, "\n".join(row.notes))
-    # A log file has no width: nothing is cut there.
+    # Output to a file is not truncated to a terminal's width.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     console.print(table)
     lost, doubled, forbidden, unexplained = total(rows)

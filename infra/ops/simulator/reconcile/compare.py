@@ -1,8 +1,9 @@
-"""Judges every layer against the ledger: lost, doubled, forbidden, unexplained. Pure: tallies in, rows out."""
+"""Compares tallies of layers with the ledger: lost, doubled, forbidden and unexplained records. Pure."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from infra.ops.simulator.ledger import ANONYMISED, DEAD, POISON, RESOLVED, LedgerIndex
 from infra.ops.simulator.reconcile.tally import Tally
@@ -11,11 +12,11 @@ from infra.ops.simulator.truth import ALL
 
 @dataclass(frozen=True, slots=True)
 class LayerVerdict:
-    """One layer's verdict."""
+    """Result of one layer."""
 
     layer: str
     expected: int
-    found: int
+    observed: int
     lost: int = 0
     doubled: int = 0
     forbidden: int = 0
@@ -24,59 +25,59 @@ class LayerVerdict:
 
     @property
     def good(self) -> bool:
-        """Everything is accounted for."""
+        """Whether every record is accounted for."""
         return not (self.lost or self.doubled or self.forbidden or self.unexplained)
 
 
 @dataclass
 class LayerDeadLetters:
-    """Dead letters found in one layer."""
+    """Dead letters of one layer."""
 
     copies: Counter[int] = field(default_factory=Counter)
-    """Event number -> letters about it."""
+    """Event number -> dead letters about it."""
     unexplained: Counter[str] = field(default_factory=Counter)
 
 
 def raw_row(expected: LedgerIndex, raw: Tally) -> LayerVerdict:
-    """`events.raw`: every acknowledged event at least once. Copies are lawful here: clients retry."""
-    wanted = lost = found = 0
+    """Check `events.raw`: every acknowledged event at least once. Copies are allowed, because clients retry."""
+    required = lost = observed = 0
     for fate, acked, copies in zip(expected.fates, expected.acked, raw.copies, strict=True):
         if fate not in (RESOLVED, ANONYMISED, POISON):
             continue
-        wanted += acked > 0
+        required += acked > 0
         lost += acked > 0 and copies == 0
-        found += copies > 0
-    return _row("events.raw", (wanted, found, lost, 0), raw)
+        observed += copies > 0
+    return _row("events.raw", _Cells(required, observed, lost, 0), raw)
 
 
 def consented_row(expected: LedgerIndex, raw: Tally, anonymous: Mapping[str, int], consented: Tally) -> LayerVerdict:
-    """`events.consented`: one record for each copy that lies in `events.raw`. `anonymous`: ids of anonymised copies."""
-    wanted = found = lost = doubled = 0
+    """Check `events.consented`: one record per copy in `events.raw`. `anonymous`: ids of anonymised copies -> count."""
+    required = observed = lost = doubled = 0
     for fate, before, after in zip(expected.fates, raw.copies, consented.copies, strict=True):
         if fate == RESOLVED:
-            wanted += before
-            found += after
+            required += before
+            observed += after
             lost += max(0, before - after)
             doubled += max(0, after - before)
-    cells = _sum((wanted, found, lost, doubled), _by_id(anonymous, consented.anonymised))
+    cells = _sum(_Cells(required, observed, lost, doubled), _by_id(anonymous, consented.anonymised))
     return _row("events.consented", cells, consented)
 
 
 def once_row(layer: str, expected: LedgerIndex, anonymous: Mapping[str, int], tally: Tally) -> LayerVerdict:
-    """`events.resolved` and ClickHouse: every event exactly once. `anonymous`: ids of anonymised copies."""
-    wanted = found = lost = doubled = 0
+    """Check `events.resolved` or ClickHouse: every event exactly once. `anonymous`: ids of anonymised copies -> count."""
+    required = observed = lost = doubled = 0
     for fate, acked, copies in zip(expected.fates, expected.acked, tally.copies, strict=True):
         if fate == RESOLVED:
-            wanted += acked > 0
-            found += copies
+            required += acked > 0
+            observed += copies
             lost += acked > 0 and copies == 0
             doubled += max(0, copies - 1)
-    cells = _sum((wanted, found, lost, doubled), _by_id(anonymous, tally.anonymised))
+    cells = _sum(_Cells(required, observed, lost, doubled), _by_id(anonymous, tally.anonymised))
     return _row(layer, cells, tally)
 
 
 def profiles_row(tally: Tally, layer: str = "profiles") -> LayerVerdict:
-    """One person, one profile; two people never the same one."""
+    """Check that each person has one profile, and no two people share one."""
     owners = Counter(profile for profiles in tally.profiles.values() for profile in profiles)
     doubled = sum(len(profiles) - 1 for profiles in tally.profiles.values())
     shared = sum(n - 1 for n in owners.values())
@@ -87,39 +88,39 @@ def profiles_row(tally: Tally, layer: str = "profiles") -> LayerVerdict:
 
 
 def dead_row(layer: str, expected: LedgerIndex, letters: LayerDeadLetters) -> LayerVerdict:
-    """Dead letters: at least one for each refused item that was acknowledged, exactly one for poison, none else."""
-    wanted = found = lost = doubled = 0
+    """Check dead letters: at least one per acknowledged invalid item, exactly one per poison record, no others."""
+    required = observed = lost = doubled = 0
     notes = Counter(letters.unexplained)
     for n, fate in enumerate(expected.fates):
         copies = letters.copies.get(n, 0)
         if fate in (DEAD, POISON):
-            wanted += expected.acked[n] > 0
-            found += copies > 0
+            required += expected.acked[n] > 0
+            observed += copies > 0
             lost += expected.acked[n] > 0 and copies == 0
-            doubled += max(0, copies - (1 if fate == POISON else expected.sent[n]))
+            doubled += max(0, copies - (1 if fate == POISON else expected.attempts[n]))
         elif copies:
             notes["event that should have lived"] += copies
-    return LayerVerdict(layer, wanted, found, lost, doubled, 0, notes.total(), _notes(notes))
+    return LayerVerdict(layer, required, observed, lost, doubled, 0, notes.total(), _notes(notes))
 
 
-def joined_row(layer: str, wanted: Iterable[str], found: Mapping[str, int], lawful: Iterable[str] = ()) -> LayerVerdict:
-    """Bandit records by decision: each wanted one exactly once; `lawful` ones may be there, at most once."""
-    needed = set(wanted)
-    allowed = needed | set(lawful)
-    lost = sum(1 for decision in needed if not found.get(decision))
-    doubled = sum(n - 1 for n in found.values() if n > 1)
-    strangers = sum(1 for decision in found if decision not in allowed)
+def joined_row(layer: str, required: Iterable[str], observed: Mapping[str, int], lawful: Iterable[str] = ()) -> LayerVerdict:
+    """Check bandit records by decision: each required one exactly once, each `lawful` one at most once."""
+    required_ids = set(required)
+    allowed = required_ids | set(lawful)
+    lost = sum(1 for decision in required_ids if not observed.get(decision))
+    doubled = sum(n - 1 for n in observed.values() if n > 1)
+    strangers = sum(1 for decision in observed if decision not in allowed)
     notes = ("record that the ledger does not have",) * bool(strangers)
-    return LayerVerdict(layer, len(needed), sum(found.values()), lost, doubled, 0, strangers, notes)
+    return LayerVerdict(layer, len(required_ids), sum(observed.values()), lost, doubled, 0, strangers, notes)
 
 
-def mirrored_row(layer: str, wanted: Mapping[str, int], found: Mapping[str, int]) -> LayerVerdict:
-    """A table that holds what its topic holds, key by key and copy by copy."""
-    return LayerVerdict(layer, *_by_id(wanted, {key: n for key, n in found.items() if key in wanted}))
+def mirrored_row(layer: str, required: Mapping[str, int], observed: Mapping[str, int]) -> LayerVerdict:
+    """Check that a table has the same keys and copies as its topic."""
+    return LayerVerdict(layer, *_by_id(required, {key: n for key, n in observed.items() if key in required}))
 
 
 def counts_row(layers: Mapping[str, int], counted: Mapping[str, int]) -> LayerVerdict:
-    """`stream.counts` against the layers themselves, cell by cell."""
+    """Compare `stream.counts` with the layers, cell by cell."""
     lost = doubled = 0
     notes = []
     for cell in sorted(set(layers) | set(counted)):
@@ -133,28 +134,29 @@ def counts_row(layers: Mapping[str, int], counted: Mapping[str, int]) -> LayerVe
 
 @dataclass
 class RefusalRow:
-    """The refusals of one channel: how many were played, and how many held for every event after them, in every layer."""
+    """The refusals of one channel, and how many were effective."""
 
     channel: str
     played: int = 0
-    kept: int = 0
+    effective: int = 0
+    """Refusals that held for every later event, in every layer."""
     consented_again: int = 0
     """Refusals after which the visitor consented, later in the run."""
     granted_again: int = 0
-    """Of those, the ones after which every event that was granted all has all."""
+    """Those after which every event with full consent has all its fields."""
     events: int = 0
     """Events that had to lose something."""
 
 
 def refusal_rows(expected: LedgerIndex, leaks: Collection[int], shortfalls: Collection[int]) -> list[RefusalRow]:
-    """Refusals by channel. `leaks`, `shortfalls`: events that showed more, or less, than was granted, in any layer."""
+    """Return refusals by channel. `leaks`, `shortfalls`: events that showed more, or less, than granted, in any layer."""
     after = expected.after
     leaked, short = {after[n] for n in leaks if n < len(after)}, {after[n] for n in shortfalls if n < len(after)}
     rows: dict[str, RefusalRow] = {}
     for refusal in expected.refusals.values():
         row = rows.setdefault(refusal.channel, RefusalRow(refusal.channel))
         row.played += 1
-        row.kept += refusal.number not in leaked
+        row.effective += refusal.number not in leaked
         row.consented_again += refusal.consented_again
         row.granted_again += refusal.consented_again and refusal.number not in short
     for n, number in enumerate(after):
@@ -163,10 +165,19 @@ def refusal_rows(expected: LedgerIndex, leaks: Collection[int], shortfalls: Coll
     return list(rows.values())
 
 
-def total(rows: Iterable[LayerVerdict]) -> tuple[int, int, int, int]:
-    """(lost, doubled, forbidden, unexplained) over all layers."""
+class FaultTotals(NamedTuple):
+    """Numbers of faulty records over all layers."""
+
+    lost: int
+    doubled: int
+    forbidden: int
+    unexplained: int
+
+
+def total(rows: Iterable[LayerVerdict]) -> FaultTotals:
+    """Return the faults over all layers."""
     rows = tuple(rows)
-    return (
+    return FaultTotals(
         sum(row.lost for row in rows),
         sum(row.doubled for row in rows),
         sum(row.forbidden for row in rows),
@@ -174,29 +185,32 @@ def total(rows: Iterable[LayerVerdict]) -> tuple[int, int, int, int]:
     )
 
 
-Cells = tuple[int, int, int, int]
-"""expected, found, lost, doubled"""
+class _Cells(NamedTuple):
+    expected: int
+    observed: int
+    lost: int
+    doubled: int
 
 
-def _by_id(expected: Mapping[str, int], found: Mapping[str, int]) -> Cells:
-    ids = set(expected) | set(found)
-    differences = [found.get(name, 0) - expected.get(name, 0) for name in ids]
-    return (
+def _by_id(expected: Mapping[str, int], observed: Mapping[str, int]) -> _Cells:
+    ids = set(expected) | set(observed)
+    differences = [observed.get(name, 0) - expected.get(name, 0) for name in ids]
+    return _Cells(
         sum(expected.values()),
-        sum(found.values()),
+        sum(observed.values()),
         sum(max(0, -difference) for difference in differences),
         sum(max(0, difference) for difference in differences),
     )
 
 
-def _sum(a: Cells, b: Cells) -> Cells:
-    return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]
+def _sum(a: _Cells, b: _Cells) -> _Cells:
+    return _Cells(*map(sum, zip(a, b, strict=True)))
 
 
-def _row(layer: str, cells: Cells, tally: Tally) -> LayerVerdict:
+def _row(layer: str, cells: _Cells, tally: Tally) -> LayerVerdict:
     notes = _notes(tally.forbidden) + _notes(tally.unexplained)
     return LayerVerdict(layer, *cells, tally.forbidden.total(), tally.unexplained.total(), notes)
 
 
 def _notes(counter: Mapping[str, int]) -> tuple[str, ...]:
-    return tuple(f"{n} x {what}" for what, n in sorted(counter.items()) if n)
+    return tuple(f"{n} x {text}" for text, n in sorted(counter.items()) if n)

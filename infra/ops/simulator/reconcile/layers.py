@@ -1,4 +1,4 @@
-"""Reads the layers that are Kafka topics: committed records since the run began, one at a time, nothing kept."""
+"""Reads the layers that are Kafka topics: committed records since the start of the run, streamed."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -23,12 +23,12 @@ OTHER_RUNS = re.compile(rb"[a-f]{8}-0000-4000-8000-[0-9a-f]{12}|dd-[a-f]{8}-[a-p
 
 
 def scan(settings: Settings, topic: str, since: int = 0) -> Iterator[ck.Message]:
-    """Every committed record of a topic that was written at or after `since` (milliseconds UTC; 0 = all)."""
+    """Yield every committed record of a topic written at or after `since` (milliseconds UTC; 0 = all)."""
     consumer = reader(settings, GROUP, enable_partition_eof="true")
     try:
         waiting = {place.partition for place in _start(consumer, topic, since)}
         while waiting:
-            for message in _polled(consumer):
+            for message in _poll(consumer):
                 error = message.error()
                 if error is None:
                     yield message
@@ -41,27 +41,27 @@ def scan(settings: Settings, topic: str, since: int = 0) -> Iterator[ck.Message]
 
 
 def ranges(settings: Settings, topic: str, since: int) -> dict[int, tuple[int, int]]:
-    """Partition -> (first offset written at or after `since`, offset behind the last stable one)."""
+    """Return partition -> (first offset written at or after `since`, end of the stable offsets)."""
     consumer = reader(settings, GROUP)
     try:
-        asked = [ck.TopicPartition(topic, place.partition, since) for place in _partitions(consumer, topic)]
-        found = {}
-        for place in consumer.offsets_for_times(asked, timeout=TIMEOUT_S):
+        starts = [ck.TopicPartition(topic, place.partition, since) for place in _partitions(consumer, topic)]
+        offsets = {}
+        for place in consumer.offsets_for_times(starts, timeout=TIMEOUT_S):
             _, end = consumer.get_watermark_offsets(place, timeout=TIMEOUT_S)
-            found[place.partition] = (place.offset if place.offset >= 0 else end, end)
-        return found
+            offsets[place.partition] = (place.offset if place.offset >= 0 else end, end)
+        return offsets
     finally:
         consumer.close()
 
 
-def _polled(consumer: ck.Consumer) -> list[ck.Message]:
-    """What is there; `consume` with a timeout would wait for more than there is."""
+def _poll(consumer: ck.Consumer) -> list[ck.Message]:
+    """Return available records. (`consume` with a timeout waits until it has the full number.)"""
     first = consumer.poll(0.5)
     return [] if first is None else [first, *consumer.consume(CHUNK, 0)]
 
 
 def begins_at_zero(settings: Settings, topics: Iterable[str]) -> bool:
-    """Whether these topics still hold all that was ever written to them."""
+    """Whether retention has removed nothing from these topics."""
     consumer = reader(settings, GROUP)
     try:
         return all(
@@ -83,21 +83,21 @@ def _partitions(consumer: ck.Consumer, topic: str) -> list[ck.TopicPartition]:
 def _start(consumer: ck.Consumer, topic: str, since: int) -> list[ck.TopicPartition]:
     places = _partitions(consumer, topic)
     if since:
-        asked = [ck.TopicPartition(topic, place.partition, since) for place in places]
-        places = consumer.offsets_for_times(asked, timeout=TIMEOUT_S)
+        starts = [ck.TopicPartition(topic, place.partition, since) for place in places]
+        places = consumer.offsets_for_times(starts, timeout=TIMEOUT_S)
     consumer.assign(places)
     return places
 
 
 class EventReader:
-    """Turns records of the event topics into sightings."""
+    """Converts records of the event topics to sightings."""
 
     def __init__(self, registry: Registry, run: str) -> None:
         self._heads = HeadReader(registry, "heartbeat")
         self._markers = MarkerScan(run)
 
-    def see(self, value: bytes | None) -> Sighting:
-        """What one record shows; one that cannot be read shows only its markers."""
+    def read_sighting(self, value: bytes | None) -> Sighting:
+        """Return the sighting of a record; of an unreadable one only its markers."""
         marks = self._markers.find(value or b"")
         try:
             _, head = self._heads.read(value or b"")
@@ -115,8 +115,8 @@ class EventReader:
         )
 
 
-class LetterReader:
-    """Finds out which event a dead letter is about, from its bytes."""
+class DeadLetterReader:
+    """Identifies the events of dead letters by their bytes."""
 
     def __init__(self, settings: Settings, registry: Registry, run: str) -> None:
         self._keyring = PayloadKeyring(settings.keyring_dir, settings.master)
@@ -125,15 +125,15 @@ class LetterReader:
         self._run = run
         self._ids = re.compile(run.encode() + rb"-0000-4000-8000-[0-9a-f]{12}")
 
-    def about(self, value: bytes | None) -> tuple[str, set[int], str]:
-        """(stage that wrote it, numbers of the events it is about, what is wrong with it)."""
+    def identify(self, value: bytes | None) -> tuple[str, set[int], str]:
+        """Return (stage that wrote it, numbers of its events, problem or an empty text)."""
         try:
             _, record = decode(self._registry, value or b"")
             _, payload = open_letter(record, self._keyring)
         except (Undecodable, UnknownContract, KeyDestroyed) as error:
             return "", set(), f"dead letter that cannot be opened ({type(error).__name__})"
         marked = {n for kind, n in self._markers.find(payload) if kind == "dd"}
-        named = {event_number(self._run, found.decode()) for found in self._ids.findall(payload)}
+        named = {event_number(self._run, event_id.decode()) for event_id in self._ids.findall(payload)}
         about = marked or {n for n in named if n is not None}
         if not about and not OTHER_RUNS.search(payload):
             return record["stage"], set(), f"dead letter of {record['stage']}: {record['reason']}"
@@ -141,7 +141,7 @@ class LetterReader:
 
 
 def records(settings: Settings, registry: Registry, topic: str, since: int) -> Iterator[tuple[bytes | None, Record]]:
-    """Key and whole record of everything in a topic since `since`."""
+    """Yield key and decoded record of everything in a topic since `since`."""
     for message in scan(settings, topic, since):
         value: Any = message.value()
         yield message.key(), decode(registry, value)[1]

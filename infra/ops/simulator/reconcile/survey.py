@@ -1,4 +1,4 @@
-"""Walks through the layers of a house, one pass each, and judges them one by one."""
+"""Reads each layer once and compares it with the ledger."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from infra.clients.topic_ids import topic_ids
 from infra.ops.simulator.ledger import ANONYMISED, POISON, RESOLVED, LedgerIndex
 from infra.ops.simulator.reconcile import compare
 from infra.ops.simulator.reconcile.compare import LayerDeadLetters, LayerVerdict, RefusalRow
-from infra.ops.simulator.reconcile.layers import EventReader, LetterReader, begins_at_zero, ranges, records, scan
+from infra.ops.simulator.reconcile.layers import DeadLetterReader, EventReader, begins_at_zero, ranges, records, scan
 from infra.ops.simulator.reconcile.tables import Tables
 from infra.ops.simulator.reconcile.tally import Sighting, Tally
 from infra.settings import Settings
@@ -18,12 +18,12 @@ from streams.consent.redaction.reference import random_id
 ANONYMOUS_KEY = "consent/anonymous/v1"
 COUNTED = ("consent", "identity")
 DOOR = "door:"
-# The Kafka key of a dead letter, put together again.
+# SQL for the Kafka key of a dead letter.
 PLACE = "concat(if(source_topic = '', 'door', source_topic), ':', toString(source_partition), ':', toString(source_offset))"
 
 
 class Survey:
-    """One reconciliation: every layer is read once, from its beginning, because counts are totals."""
+    """One reconciliation. Every layer is read from its beginning, because counts are totals."""
 
     def __init__(self, settings: Settings, expected: LedgerIndex) -> None:
         self._settings = settings
@@ -41,102 +41,102 @@ class Survey:
         self._shortfalls: set[int] = set()
 
     def rows(self) -> Iterator[LayerVerdict]:
-        """The verdicts, in the order of the walk."""
+        """Yield the results in the order of the stream."""
         expected = self._expected
         raw, copies = Tally(expected), Counter[str]()
-        for seen in self._topic("events.raw"):
-            self._take_raw(raw, copies, seen)
+        for sighting in self._sightings("events.raw"):
+            self._count_raw(raw, copies, sighting)
         yield compare.raw_row(expected, raw)
         consented = Tally(expected, copies)
-        for seen in self._topic("events.consented", "consent"):
-            consented.behind_gate(seen)
-        yield compare.consented_row(expected, raw, copies, self._judged(consented))
+        for sighting in self._sightings("events.consented", "consent"):
+            consented.add_consented(sighting)
+        yield compare.consented_row(expected, raw, copies, self._collect_violations(consented))
         resolved = Tally(expected, copies)
-        for seen in self._topic("events.resolved", "identity"):
-            resolved.behind_gate(seen)
-        yield compare.once_row("events.resolved", expected, copies, self._judged(resolved))
+        for sighting in self._sightings("events.resolved", "identity"):
+            resolved.add_consented(sighting)
+        yield compare.once_row("events.resolved", expected, copies, self._collect_violations(resolved))
         yield compare.profiles_row(resolved, "profiles in events.resolved")
-        letters, keys = self._letters()
+        letters, keys = self._read_dead_letters()
         yield compare.dead_row("events.dead", expected, letters)
-        yield from self._bandit()
-        yield self._counts()
-        yield from self._warehouse(copies, keys)
+        yield from self._bandit_rows()
+        yield self._counts_row()
+        yield from self._warehouse_rows(copies, keys)
 
     def refusals(self) -> list[RefusalRow]:
-        """Which refusals held, once the rows are through."""
+        """Return refusals by channel, after `rows` was consumed."""
         return compare.refusal_rows(self._expected, self._leaks, self._shortfalls)
 
-    def _judged(self, tally: Tally) -> Tally:
+    def _collect_violations(self, tally: Tally) -> Tally:
         self._leaks |= tally.leaks
         self._shortfalls |= tally.shortfalls
         return tally
 
-    def _take_raw(self, raw: Tally, copies: Counter[str], seen: Sighting) -> None:
-        if not seen.event_id:
-            # Poison: nothing can be read but the marker in its bytes.
-            for kind, poisoned in seen.marks:
+    def _count_raw(self, raw: Tally, copies: Counter[str], sighting: Sighting) -> None:
+        if not sighting.event_id:
+            # A poison record is recognised by the marker in its bytes alone.
+            for kind, poisoned in sighting.marks:
                 if kind == "dd" and self._expected.fate(poisoned) == POISON:
                     raw.count(poisoned)
             return
-        raw.at_door(seen, (RESOLVED, ANONYMISED))
-        n = self._expected.number(seen.event_id)
+        raw.add_raw(sighting, (RESOLVED, ANONYMISED))
+        n = self._expected.number(sighting.event_id)
         if n is not None and self._expected.fate(n) == ANONYMISED:
-            # The gate gives each copy an id made of its place, so that nobody without the key can link the two.
-            copies[random_id(self._anonymous_key, self._raw_id, *seen.place)] += 1
+            # The consent stage derives a new id from each copy's position with a secret key, so that copies cannot be linked.
+            copies[random_id(self._anonymous_key, self._raw_id, *sighting.place)] += 1
 
-    def _topic(self, topic: str, stage: str = "") -> Iterator[Sighting]:
-        """Sightings since the run began; all records, older ones too, go into the totals that counts are held against."""
+    def _sightings(self, topic: str, stage: str = "") -> Iterator[Sighting]:
+        """Yield sightings since the start of the run; add all records, older ones too, to the totals."""
         for message in scan(self._settings, topic):
-            seen = self._events.see(message.value())
-            if not seen.heartbeat:
+            sighting = self._events.read_sighting(message.value())
+            if not sighting.heartbeat:
                 self._totals[topic] += 1
                 if stage:
-                    self._cells[f"{stage} {seen.state if stage == 'identity' else seen.outcome}"] += 1
+                    self._cells[f"{stage} {sighting.state if stage == 'identity' else sighting.outcome}"] += 1
             if message.timestamp()[1] >= self._since:
-                yield seen._replace(place=(message.partition(), message.offset()))
+                yield sighting._replace(place=(message.partition(), message.offset()))
 
-    def _letters(self) -> tuple[LayerDeadLetters, Counter[str]]:
+    def _read_dead_letters(self) -> tuple[LayerDeadLetters, Counter[str]]:
         letters, keys = LayerDeadLetters(), Counter[str]()
-        reader = LetterReader(self._settings, self._registry, self._expected.run.run)
+        reader = DeadLetterReader(self._settings, self._registry, self._expected.run.run)
         for message in scan(self._settings, "events.dead"):
-            stage, about, wrong = reader.about(message.value())
+            stage, about, wrong = reader.identify(message.value())
             self._cells[f"{stage} dead"] += 1
             if message.timestamp()[1] < self._since:
                 continue
             key = (message.key() or b"").decode(errors="replace")
             keys[key] += 1
             if keys[key] > 1 and key.startswith(DOOR):
-                continue  # the same letter again: Kafka went away before its answer, so the door wrote it once more
+                continue  # the collector wrote it again, because Kafka became unavailable before acknowledging it
             letters.copies.update(about)
             if wrong:
                 letters.unexplained[wrong] += 1
         return letters, keys
 
-    def _bandit(self) -> Iterator[LayerVerdict]:
-        expected, ours = self._expected, self._expected.decisions
+    def _bandit_rows(self) -> Iterator[LayerVerdict]:
+        expected, run_decisions = self._expected, self._expected.decisions
         decided: Counter[str] = Counter()
         tracked = set(expected.tracked)
         for _, record in records(self._settings, self._registry, "bandit.decisions", self._since):
-            decided[record["decision_id"]] += record["decision_id"] in ours
+            decided[record["decision_id"]] += record["decision_id"] in run_decisions
             if record["visitor"] and record["decision_id"] in expected.ungranted:
                 tracked.add(record["decision_id"])
         self._decided = +decided
-        row = compare.joined_row("bandit.decisions", ours, self._decided)
+        row = compare.joined_row("bandit.decisions", run_decisions, self._decided)
         yield replace(row, forbidden=len(tracked), notes=row.notes + ("visitor without consent",) * bool(tracked))
         joined: Counter[str] = Counter()
         for _, record in records(self._settings, self._registry, "bandit.outcomes", self._since):
-            if record["decision_id"] in ours:
+            if record["decision_id"] in run_decisions:
                 joined[f"{record['kind']} {record['decision_id']}"] += 1
-        wanted = {f"exposure {decision}" for decision in expected.exposures if ours.get(decision)}
-        wanted |= {f"reward {decision}" for decision in expected.rewards if ours.get(decision)}
+        required = {f"exposure {decision}" for decision in expected.exposures if run_decisions.get(decision)}
+        required |= {f"reward {decision}" for decision in expected.rewards if run_decisions.get(decision)}
         self._joined = joined
-        yield compare.joined_row("bandit.outcomes", wanted, joined)
+        yield compare.joined_row("bandit.outcomes", required, joined)
 
-    def _counts(self) -> LayerVerdict:
+    def _counts_row(self) -> LayerVerdict:
         counted: Counter[str] = Counter()
         for _, record in records(self._settings, self._registry, "stream.counts", 0):
             stage, outcome = record["stage"], record["outcome"].partition(":")[0]
-            # Cells with dimensions count the same events once more.
+            # Cells with dimensions count the same events again.
             if stage in COUNTED and not record["dimensions"]:
                 counted[f"{stage} {outcome}"] += record["n"]
         if not begins_at_zero(self._settings, ("events.raw", "events.consented", "events.resolved", "stream.counts")):
@@ -149,24 +149,26 @@ class Survey:
             cells[f"{stage} dropped"] = self._totals[before] - self._totals[after] - cells[f"{stage} dead"]
         return compare.counts_row(cells, counted)
 
-    def _warehouse(self, copies: Counter[str], letters: Counter[str]) -> Iterator[LayerVerdict]:
+    def _warehouse_rows(self, copies: Counter[str], letters: Counter[str]) -> Iterator[LayerVerdict]:
         tables = Tables(self._settings)
         try:
             tally = Tally(self._expected, copies)
             topic_id = topic_ids(self._settings, ("events.resolved",)).get("events.resolved", "")
             loaded = ranges(self._settings, "events.resolved", self._since)
-            for seen in tables.events(self._expected.run.run, topic_id, loaded):
-                tally.behind_gate(seen)
-            yield compare.once_row("ClickHouse events", self._expected, copies, self._judged(tally))
+            for sighting in tables.events(self._expected.run.run, topic_id, loaded):
+                tally.add_consented(sighting)
+            yield compare.once_row("ClickHouse events", self._expected, copies, self._collect_violations(tally))
             yield compare.profiles_row(tally, "profiles in ClickHouse")
-            found = tables.keys("dead_letters", PLACE, "dead_ts", self._since)
-            yield compare.mirrored_row("ClickHouse dead_letters", letters, found)
-            # What the topics hold was judged above: the tables must hold the same.
+            row_counts = tables.keys("dead_letters", PLACE, "dead_ts", self._since)
+            yield compare.mirrored_row("ClickHouse dead_letters", letters, row_counts)
+            # The topics were checked above: the tables must have the same rows.
             for table, column, topic in (
                 ("bandit_decisions", "decision_id", self._decided),
                 ("bandit_outcomes", "concat(kind, ' ', decision_id)", self._joined),
             ):
-                found = tables.keys(table, column, "decided_ts", self._since)
-                yield compare.joined_row(f"ClickHouse {table}", topic, {key: n for key, n in found.items() if key in topic})
+                row_counts = tables.keys(table, column, "decided_ts", self._since)
+                yield compare.joined_row(
+                    f"ClickHouse {table}", topic, {key: n for key, n in row_counts.items() if key in topic}
+                )
         finally:
             tables.close()

@@ -16,11 +16,11 @@ from infra.settings import Settings
 SLICE = 20_000
 
 Ranges = Mapping[int, tuple[int, int]]
-"""Partition -> (first offset, offset behind the last)."""
+"""Partition -> (first offset, end offset)."""
 
 
 class Tables:
-    """The warehouse, as a reader sees it."""
+    """The warehouse's tables."""
 
     def __init__(self, settings: Settings) -> None:
         self._database = settings.clickhouse_database
@@ -34,31 +34,31 @@ class Tables:
         self._client.close()
 
     def events(self, run: str, topic_id: str, ranges: Ranges) -> Iterator[Sighting]:
-        """Every row of `events` that was loaded from these offsets of `events.resolved`, which has this id."""
+        """Yield every row of `events` that was loaded from these offsets of the topic with this id."""
         markers = MarkerScan(run)
         for partition, (first, end) in ranges.items():
             for start in range(first, end, SLICE):
                 place = f"_topic_id = '{topic_id}' AND _partition = {partition}"
-                where = f"{place} AND _offset >= {start} AND _offset < {min(end, start + SLICE)}"
-                for line in self._lines(where):
-                    yield _seen(line, markers)
+                condition = f"{place} AND _offset >= {start} AND _offset < {min(end, start + SLICE)}"
+                for line in self._event_lines(condition):
+                    yield _sighting(line, markers)
 
     def keys(self, table: str, column: str, since_column: str, since: int) -> Counter[str]:
-        """How often each value of `column` (an SQL expression) stands in a table since `since`."""
-        where = f"{since_column} >= fromUnixTimestamp64Milli({since})"
-        rows = self._rows(f"SELECT {column}, count() FROM {{table}} WHERE {{where}} GROUP BY 1", table, where)  # noqa: S608 - ours
+        """Return the number of rows per value of `column` (an SQL expression) since `since`."""
+        condition = f"{since_column} >= fromUnixTimestamp64Milli({since})"
+        rows = self._rows(f"SELECT {column}, count() FROM {{table}} WHERE {{condition}} GROUP BY 1", table, condition)  # noqa: S608 - ours
         return Counter({str(key): int(n) for key, n in rows})
 
-    def _rows(self, query: str, table: str, where: str) -> list[tuple[Any, ...]]:
-        text = query.format(table=f"`{self._database}`.`{table}`", where=where)
+    def _rows(self, query: str, table: str, condition: str) -> list[tuple[Any, ...]]:
+        text = query.format(table=f"`{self._database}`.`{table}`", condition=condition)
         try:
             rows: list[tuple[Any, ...]] = self._client.query(text).result_rows
         except ClickHouseError as error:
             raise ConfigError(f"ClickHouse, table {table}: {str(error)[:200]}") from None
         return rows
 
-    def _lines(self, where: str) -> list[bytes]:
-        query = f"SELECT * FROM `{self._database}`.events WHERE {where} FORMAT JSONEachRow"  # noqa: S608 - numbers of our own
+    def _event_lines(self, condition: str) -> list[bytes]:
+        query = f"SELECT * FROM `{self._database}`.events WHERE {condition} FORMAT JSONEachRow"  # noqa: S608 - numbers of our own
         try:
             answer: bytes = self._client.raw_query(query)
         except ClickHouseError as error:
@@ -66,7 +66,7 @@ class Tables:
         return answer.split(b"\n")[:-1]
 
 
-def _seen(line: bytes, markers: MarkerScan) -> Sighting:
+def _sighting(line: bytes, markers: MarkerScan) -> Sighting:
     row = orjson.loads(line)
     return Sighting(
         row["event_id"],

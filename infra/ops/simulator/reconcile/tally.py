@@ -1,4 +1,4 @@
-"""What was found in one layer, event by event, against the ledger. A few bytes an event, whatever the layer's size."""
+"""Records of one layer counted against the ledger, a few bytes per event."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from infra.ops.simulator.ledger import ABSENT, ANONYMISED, RESOLVED, LedgerIndex
 from infra.ops.simulator.truth import ANALYTICS, MARKETING, PERSONALIZATION
 
 NEEDS = {"an": ANALYTICS, "mk": MARKETING, "pz": PERSONALIZATION}
-"""What each kind of marker needs to be carried behind the consent gate; kinds not named here are never lawful there."""
+"""Kind of marker -> purpose that its data need after the consent stage. Other kinds are never allowed there."""
 
 
 class Sighting(NamedTuple):
@@ -18,11 +18,11 @@ class Sighting(NamedTuple):
     event_id: str
     event_name: str
     outcome: str = ""
-    """Consent outcome; empty before the gate."""
+    """Consent outcome; empty before the consent stage."""
     mask: int = 0
     profile: str = ""
     state: str = ""
-    """Identity's: resolved, unresolved or anonymous; empty before it."""
+    """Identity state: resolved, unresolved or anonymous; empty before the identity stage."""
     heartbeat: bool = False
     marks: frozenset[tuple[str, int]] | set[tuple[str, int]] = frozenset()
     """Markers of this run in its bytes."""
@@ -35,90 +35,92 @@ class Tally:
     """One layer's sightings."""
 
     expected: LedgerIndex
-    ours: Mapping[str, int] = field(default_factory=dict)
-    """Ids that this run's anonymised events have behind the gate."""
+    anonymous_ids: Mapping[str, int] = field(default_factory=dict)
+    """Ids of this run's anonymised events after the consent stage -> copies."""
     copies: bytearray = field(init=False)
-    """How often each event was seen, up to 255."""
+    """Copies per event, up to 255."""
     anonymised: Counter[str] = field(default_factory=Counter)
     """Anonymised records of this run, by their new ids."""
     forbidden: Counter[str] = field(default_factory=Counter)
-    """What was there and must not be, by what it is."""
+    """Description -> number of records or fields that must not exist."""
     unexplained: Counter[str] = field(default_factory=Counter)
-    """What the ledger cannot account for, by what it is."""
+    """Description -> number of records that the ledger does not explain."""
     leaks: set[int] = field(default_factory=set)
-    """Numbers of the events that showed more than was granted to them."""
+    """Events that showed more than was granted."""
     shortfalls: set[int] = field(default_factory=set)
-    """Numbers of those that lost more than was refused."""
+    """Events that lost more than was refused."""
     profiles: dict[int, set[str]] = field(default_factory=dict)
-    """Account -> profiles that its events carry."""
+    """Account -> profile ids of its events."""
 
     def __post_init__(self) -> None:
         self.copies = bytearray(len(self.expected.fates))
 
     def count(self, n: int) -> None:
-        """One more copy of event `n`."""
+        """Count a copy of event `n`."""
         if self.copies[n] < 255:
             self.copies[n] += 1
 
-    def at_door(self, seen: Sighting, lawful: tuple[int, ...]) -> None:
-        """Take in a record before the consent gate, where every fate in `lawful` may be; only clear identifiers may not."""
-        n = self.expected.number(seen.event_id)
-        self._clear(seen)
+    def add_raw(self, sighting: Sighting, lawful: tuple[int, ...]) -> None:
+        """Add a record from before the consent stage. `lawful`: outcomes that may occur there. Clear identifiers may not."""
+        n = self.expected.number(sighting.event_id)
+        self._check_clear_identifiers(sighting)
         if n is None:
             return
         if self.expected.fate(n) in lawful:
             self.count(n)
         else:
-            self._stranger(n)
+            self._add_unexplained(n)
 
-    def behind_gate(self, seen: Sighting) -> None:
-        """Take in a record behind the consent gate: what it carries must be granted."""
-        n = self.expected.number(seen.event_id)
-        self._marks(seen)
+    def add_consented(self, sighting: Sighting) -> None:
+        """Add a record from after the consent stage, whose data must be granted."""
+        n = self.expected.number(sighting.event_id)
+        self._check_markers(sighting)
         if n is None:
-            if seen.event_id in self.ours:
-                self.anonymised[seen.event_id] += 1
+            if sighting.event_id in self.anonymous_ids:
+                self.anonymised[sighting.event_id] += 1
             return
         fate = self.expected.fate(n)
         if fate == ANONYMISED:
             self.forbidden["the event id of an anonymised event"] += 1
             self.leaks.add(n)
         elif fate != RESOLVED:
-            self._stranger(n)
+            self._add_unexplained(n)
         else:
             self.count(n)
-            self._outcome(n, seen)
-            self._profile(n, seen)
+            self._check_outcome(n, sighting)
+            self._add_profile(n, sighting)
 
-    def _stranger(self, n: int) -> None:
-        what = "event that the ledger does not have" if self.expected.fate(n) == ABSENT else "event that should not be here"
-        self.unexplained[what] += 1
+    def _add_unexplained(self, n: int) -> None:
+        description = (
+            "event that the ledger does not have" if self.expected.fate(n) == ABSENT else "event that should not be here"
+        )
+        self.unexplained[description] += 1
 
-    def _clear(self, seen: Sighting) -> None:
-        for kind, _ in seen.marks:
+    def _check_clear_identifiers(self, sighting: Sighting) -> None:
+        for kind, _ in sighting.marks:
             if kind == "cl":
                 self.forbidden["clear identifier"] += 1
 
-    def _marks(self, seen: Sighting) -> None:
-        for kind, n in seen.marks:
+    def _check_markers(self, sighting: Sighting) -> None:
+        for kind, n in sighting.marks:
             if kind not in NEEDS:
                 self.forbidden["clear identifier" if kind == "cl" else "bytes of a dead letter"] += 1
             elif self.expected.fate(n) == ABSENT or not self.expected.masks[n] & NEEDS[kind]:
                 self.forbidden[f"field of a denied purpose ({kind})"] += 1
                 self.leaks.add(n)
 
-    def _outcome(self, n: int, seen: Sighting) -> None:
+    def _check_outcome(self, n: int, sighting: Sighting) -> None:
         mask = self.expected.masks[n]
-        if seen.mask & ~mask:
+        if sighting.mask & ~mask:
             self.forbidden["purpose that was not granted"] += 1
             self.leaks.add(n)
-        elif seen.mask != mask:
+        elif sighting.mask != mask:
             self.unexplained["purpose that was granted and is missing"] += 1
             self.shortfalls.add(n)
-        elif seen.outcome != ("pass" if mask == ANALYTICS | MARKETING | PERSONALIZATION else "strip"):
-            self.unexplained[f"outcome {seen.outcome}"] += 1
+        elif sighting.outcome != ("pass" if mask == ANALYTICS | MARKETING | PERSONALIZATION else "strip"):
+            self.unexplained[f"outcome {sighting.outcome}"] += 1
 
-    def _profile(self, n: int, seen: Sighting) -> None:
+    def _add_profile(self, n: int, sighting: Sighting) -> None:
         account = self.expected.accounts[n]
-        if account >= 0 and seen.state == "resolved":
-            self.profiles.setdefault(account, set()).add(seen.profile)
+        if account >= 0 and sighting.state == "resolved":
+            self.profiles.setdefault(account, set()).add(sighting.profile)

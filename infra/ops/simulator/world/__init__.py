@@ -1,1 +1,1 @@
-"""The simulated world: people, their devices, choices and events. Pure: the same seed gives the same world."""
+"""The simulated world: people, devices, choices and events. Pure: the same seed gives the same world."""

@@ -1,4 +1,4 @@
-"""What can happen in the simulated world: people, devices, events, choices, and the steps they are sent in."""
+"""Types of the simulated world: people, devices, events, choices, and the steps of journeys."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,7 +13,7 @@ EXPERIMENT = "hero-banner"
 
 
 class VisitorChoice(StrEnum):
-    """What a visitor chose, and in which language the page says so."""
+    """A visitor's choice and the signals in which the page expresses it."""
 
     CMP_ALL = "cmp_all"
     CMP_NONE = "cmp_none"
@@ -27,13 +27,13 @@ class VisitorChoice(StrEnum):
     GPC = "gpc"
     """The CMP grants all, the browser objects (Sec-GPC)."""
     SILENT = "silent"
-    """No signal at all: the region's default decides."""
+    """No signal: the region's default decides."""
     ONETRUST_NONE = "onetrust_none"
-    """OneTrust's groups C0002 to C0004 are refused."""
+    """OneTrust refuses groups C0002 to C0004."""
     ONETRUST_NO_ADS = "onetrust_no_ads"
-    """OneTrust's group C0004 is refused, the others are granted."""
+    """OneTrust refuses group C0004 and grants the others."""
     UNMAPPED = "unmapped"
-    """Analytics is granted, and a name that no policy maps is refused: so is whatever no other name speaks of."""
+    """Analytics is granted, and a name that no policy maps is refused, and with it all purposes that no other name covers."""
     TC_ALL = "tc_all"
     """A TC string of yesterday grants all."""
     TC_NONE = "tc_none"
@@ -41,46 +41,46 @@ class VisitorChoice(StrEnum):
 
 
 class Channel(StrEnum):
-    """How a visitor refuses: what the report counts refusals by."""
+    """The way in which a visitor refuses; the report counts refusals by channel."""
 
     WEBHOOK = "webhook"
     """`POST /v1/consent`, without an event."""
     OTHER_DEVICE = "other device"
-    """On one device, while the events that must lose something come from another one of the same login."""
+    """On one device; the affected events come from another device of the same login."""
     TC_TODAY = "TC string of today"
     ONETRUST = "OneTrust names"
     ABROAD = "another country"
-    """In a country where silence is a denial, while the visitor is silent later where it is a grant."""
+    """In an opt-in country; later events without signals come from an opt-out country."""
     GPC = "Sec-GPC"
     UNMAPPED = "unknown names"
     BEFORE_LOGIN = "before the login"
-    """Under a cookie that nothing is linked to yet."""
+    """With a cookie that is not linked yet."""
 
 
 class Defect(StrEnum):
-    """What is wrong with an event."""
+    """A defect of an event or its request."""
 
     NONE = ""
     NO_NAME = "no_name"
-    """It has no event name: the contract refuses it, its neighbours in the batch are fine."""
+    """The event has no name: the contract refuses it, and accepts the others in the batch."""
     NOT_AN_OBJECT = "not_an_object"
-    """An item of the batch is a text."""
+    """The batch item is a text."""
     WRONG_KEY = "wrong_key"
-    """The write key of its request is unknown."""
+    """The request's write key is unknown."""
     BROKEN_BODY = "broken_body"
-    """Its request is no JSON."""
+    """The request is no JSON."""
     POISON = "poison"
-    """Bytes that no contract knows, written to Kafka behind the collector's back."""
+    """Bytes of no contract, written to Kafka past the collector."""
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedPerson:
-    """One human being, or a bot."""
+    """A person, or a bot."""
 
     name: str
-    """Truth: never sent."""
+    """Name in the ledger; never sent."""
     account: str
-    """Clear account id; sent once logged in."""
+    """Clear account id, sent after login."""
     email: str
     number: int
 
@@ -96,14 +96,14 @@ class Device:
     agent: str
     bot: bool = False
     shared: bool = False
-    """Several people log in on it."""
+    """Several people log in on this device."""
     first: bool = True
-    """Where its person logs in first."""
+    """The person's first login is on this device."""
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedEvent:
-    """Something a visitor did that the house should (or should not) learn of."""
+    """An event of a visitor."""
 
     n: int
     id: str
@@ -111,78 +111,78 @@ class SimulatedEvent:
     device: Device
     person: SimulatedPerson
     login: bool
-    """The account id goes with it."""
+    """The event carries the account id."""
     age_ms: int
-    """How long before it is sent it happened."""
+    """Age when it is sent, milliseconds."""
     page: str
     run: str
     value: float = 0.0
     order_id: str = ""
     email: bool = False
-    """The e-mail address goes with it."""
+    """The event carries the e-mail address."""
     defect: Defect = Defect.NONE
     answers: bool = False
-    """It echoes the token of the journey's last decision."""
+    """The event carries the token of the journey's last decision."""
     dated: bool = False
-    """Its page says when its visitor chose: now."""
+    """The page says that the choice was made now."""
     granted: int | None = None
-    """Purposes that must be granted to it, as bits, where `memory.py` has worked that out; None = its own signals decide."""
+    """Purposes that must be granted, as bits, by `memory.py`; None = the event's own signals decide."""
     refusal: int = -1
-    """Number of the refusal that it comes after, or that it is; -1 = none."""
+    """Number of the refusal that the event is or follows; -1 = none."""
 
     def mark(self, kind: Literal["an", "mk", "pz", "dd"]) -> str:
-        """This event's marker of a kind."""
+        """Return this event's marker of a kind."""
         return marker(kind, self.run, self.n)
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedRequest:
-    """One HTTP request (or, for poison, one Kafka record): events of one device that travel together.
+    """One HTTP request (or, for poison, one Kafka record) with events of one device.
 
-    A request that stands twice in a journey is a client's retry: the same bytes again.
+    A request that occurs twice in a journey is a client's retry with the same bytes.
     """
 
     events: tuple[SimulatedEvent, ...]
 
     @property
     def device(self) -> Device:
-        """The device that sends it."""
+        """The sending device."""
         return self.events[0].device
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionRequest:
-    """A widget asks which variant to show."""
+    """A widget's request for a decision."""
 
     device: Device
     visitor: SimulatedPerson
     experiment: str = EXPERIMENT
     granted: int | None = None
-    """As of an event."""
+    """As in `SimulatedEvent`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """What a visitor, or a form that she has filled in, tells `POST /v1/consent`."""
+    """A choice or withdrawal sent to `POST /v1/consent`."""
 
     device: Device
     identifiers: tuple[tuple[str, str], ...]
-    """(field, value) of everybody it is about."""
+    """(field, value) of each identifier."""
     purposes: int
-    """Purposes that it is about, as bits."""
+    """Purposes, as bits."""
     grants: bool = False
     withdrawal: bool = False
-    """It is a withdrawal as such, not a choice with signals."""
+    """It is a withdrawal, not a choice with signals."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlayedRefusal:
-    """One refusal that a run plays."""
+    """One refusal of a run."""
 
     number: int
     channel: Channel
     consented_again: bool
-    """Its visitor consents again, later in the run."""
+    """The visitor consents again, later in the run."""
 
 
 Step = SimulatedRequest | DecisionRequest | Statement

@@ -1,4 +1,4 @@
-"""What a house must remember of a household's choices: a model of the gate's rules, made without the gate's code. Pure.
+"""Expected consent state of a household: a model of the consent ledger's rules, independent of its code. Pure.
 
 1. A choice is dated (an event that is a choice, `chosen_ts`, a TC string, `POST /v1/consent`) or undated (any other event).
 2. A dated refusal counts for every identifier of its event, for all that is linked to one of them, now or later, and in every
@@ -9,9 +9,9 @@
    It answers silence only, until a later grant in the same kind of region.
 5. Events to which analytics is granted link their identifiers.
 
-What the house learns of an event's strongest identifier holds for the next event of that identifier. Everything else takes its
-way through topics: it holds for sure once the house is drained (`settle`). An event whose outcome hangs on what may be on its
-way is an `RaceDependent`: a fault of the world that plays it.
+A choice is effective for the next event of the event's strongest identifier. For other identifiers it passes through topics,
+and is certainly effective once the stream has drained (`settle`). An event whose outcome depends on a choice in flight raises
+`RaceDependent`, which is an error of the simulated world.
 """
 
 import math
@@ -19,7 +19,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from infra.ops.simulator.truth import ALL, ANALYTICS, MARKETING, OPT_OUT_REGIONS, PERSONALIZATION, SIGNALS, default, granted
+from infra.ops.simulator.truth import (
+    ALL,
+    ANALYTICS,
+    MARKETING,
+    OPT_OUT_REGIONS,
+    PERSONALIZATION,
+    SIGNALS,
+    default_purposes,
+    granted_purposes,
+)
 from infra.ops.simulator.world.acts import SimulatedEvent, Statement, VisitorChoice
 
 BITS = (ANALYTICS, MARKETING, PERSONALIZATION)
@@ -27,31 +36,31 @@ CHOICE_EVENT = "consent_update"
 """Name of an event that is a choice itself."""
 TC_STRINGS = (VisitorChoice.TC_ALL, VisitorChoice.TC_NONE)
 NEVER, YESTERDAY, END_OF_DAY = 0.0, 0.5, math.inf
-"""Times, beside the numbers of statements: 1, 2, ... A TC string tells the day only: its refusals count to the day's end, but
-for linked identifiers only from when they arrived."""
+"""Times in addition to the sequence numbers of choices 1, 2, ... A TC string contains the day only: its refusals count until
+the day's end, but for linked identifiers only from their arrival."""
 
 
 class RaceDependent(Exception):
-    """What must become of an event depends on how fast the house is."""
+    """The expected outcome of an event depends on how fast the stream is processed."""
 
 
 class SimulatedRegime(StrEnum):
-    """What silence means where an event comes from."""
+    """Meaning of missing signals in an event's region."""
 
-    __hash__ = str.__hash__  # an enum's own is Python code
+    __hash__ = str.__hash__  # faster than Enum's own, which is Python code
 
     OPT_IN = "opt-in"
     OPT_OUT = "opt-out"
 
 
 def regime_of(event: SimulatedEvent) -> SimulatedRegime:
-    """A TC string says that the GDPR applies, wherever its visitor is."""
+    """Return the regime of an event. With a TC string the GDPR applies, whatever the region."""
     opt_out = event.device.region in OPT_OUT_REGIONS and event.device.choice not in TC_STRINGS
     return SimulatedRegime.OPT_OUT if opt_out else SimulatedRegime.OPT_IN
 
 
 class TimeKind(StrEnum):
-    """What a time is of."""
+    """Kind of a recorded time."""
 
     __hash__ = str.__hash__
 
@@ -62,14 +71,14 @@ class TimeKind(StrEnum):
 
 
 Entry = tuple[str, SimulatedRegime, int, TimeKind]
-"""Identifier, regime, purpose, and what a time is of."""
+"""Identifier, regime, purpose, and kind of time."""
 Times = dict[Entry, float]
-"""When it was so last."""
+"""Latest time per entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedDates:
-    """When the choice of an event was made; NEVER = it does not say."""
+    """Times of an event's choice; NEVER = undated."""
 
     granted: float
     refused: float
@@ -77,22 +86,22 @@ class SimulatedDates:
 
 @dataclass
 class HouseholdMemory:
-    """One household. Identifiers are cookies, accounts and e-mail addresses."""
+    """Consent state of one household. Identifiers are cookies, accounts and e-mail addresses."""
 
     _now: float = 1.0
     _groups: dict[str, frozenset[str]] = field(default_factory=dict)
-    """Identifier -> all that are linked to it."""
+    """Identifier -> all identifiers linked to it."""
     _times: Times = field(default_factory=dict)
-    """All that was ever said."""
+    """All recorded times."""
     _settled: Times = field(default_factory=dict)
-    """What held when the house was drained last."""
+    """Times that were effective when the stream last drained."""
     _arrivals: dict[tuple[str, int], float] = field(default_factory=dict)
-    """(Identifier, purpose) -> when a dated refusal of it arrived last: what linked identifiers hear of."""
+    """(Identifier, purpose) -> latest arrival of a dated refusal, which linked identifiers receive."""
     _strongest: Times = field(default_factory=dict)
-    """The same, and what each identifier's own events have said since."""
+    """`_settled`, and what each identifier's own events have added since."""
 
-    def take(self, event: SimulatedEvent) -> int:
-        """Purposes that must be granted to an event, which is taken in. Unsettled."""
+    def add_event(self, event: SimulatedEvent) -> int:
+        """Record an event's choice; return the purposes that must be granted to the event. RaceDependent."""
         self._now += 1
         identifiers, signals, when = identifiers_of(event), SIGNALS[event.device.choice], self._dates(event)
         denies = signals.denies | signals.withholds
@@ -114,13 +123,13 @@ class HouseholdMemory:
         return mask
 
     def _without_memory(self, event: SimulatedEvent, identifiers: Sequence[str]) -> int:
-        mask = granted(event.device.choice, event.device.region)
+        mask = granted_purposes(event.device.choice, event.device.region)
         if mask & ANALYTICS:
             self._link(identifiers)
         return mask
 
-    def tell(self, statement: Statement) -> None:
-        """Take in what was said to `POST /v1/consent`, under both regimes."""
+    def add_statement(self, statement: Statement) -> None:
+        """Record a statement to `POST /v1/consent`, under both regimes."""
         self._now += 1
         for _, identifier in statement.identifiers:
             if not statement.grants:
@@ -128,20 +137,23 @@ class HouseholdMemory:
             for regime in SimulatedRegime:
                 for purpose in (bit for bit in BITS if bit & statement.purposes):
                     kind = TimeKind.GRANTED if statement.grants else TimeKind.REFUSED
-                    self._hear((identifier, regime, purpose, kind), self._now)
+                    self._learn_when_drained((identifier, regime, purpose, kind), self._now)
         self._spread()
 
     def may_personalize(self, cookie: str, choice: VisitorChoice, region: str) -> int:
-        """Purposes that the decision API may take as granted: it knows dated refusals only."""
-        mask, regime = granted(choice, region), SimulatedRegime.OPT_OUT if region in OPT_OUT_REGIONS else SimulatedRegime.OPT_IN
+        """Return the purposes that the decision API may use: it knows dated refusals only."""
+        mask, regime = (
+            granted_purposes(choice, region),
+            SimulatedRegime.OPT_OUT if region in OPT_OUT_REGIONS else SimulatedRegime.OPT_IN,
+        )
         return sum(bit for bit in BITS if bit & mask and not self._refused((cookie,), (regime, bit), self._times, self._times))
 
     def settle(self) -> None:
-        """The house is drained: whatever was said is known wherever it counts."""
+        """Make all recorded times effective: the stream has drained."""
         self._settled, self._strongest = dict(self._times), dict(self._times)
 
     def _dates(self, event: SimulatedEvent) -> SimulatedDates:
-        # A string of yesterday is no choice of this moment, whatever the event is called.
+        # A string of yesterday is no current choice, whatever the event's name.
         if event.dated or (event.name == CHOICE_EVENT and event.device.choice is not VisitorChoice.TC_ALL):
             return SimulatedDates(self._now, self._now)
         return SimulatedDates(YESTERDAY, END_OF_DAY) if event.device.choice in TC_STRINGS else SimulatedDates(NEVER, NEVER)
@@ -163,47 +175,49 @@ class HouseholdMemory:
             self._spread()
 
     def _learners(self, identifiers: Sequence[str]) -> list[tuple[str, Callable[[Entry, float], None]]]:
-        """Identifiers of an event, strongest first, and how the house learns of each."""
-        return [(identifiers[0], self._say), *((other, self._hear) for other in identifiers[1:])]
+        """Return an event's identifiers, strongest first, each with the function that records its times."""
+        return [(identifiers[0], self._learn_at_once), *((other, self._learn_when_drained) for other in identifiers[1:])]
 
-    def _say(self, entry: Entry, at: float) -> None:
-        """Known to the next event of that identifier, because they go the same way."""
+    def _learn_at_once(self, entry: Entry, at: float) -> None:
+        """Record a time that is effective for the next event of the same identifier, which is on the same partition."""
         for times in (self._times, self._strongest):
             times[entry] = max(at, times.get(entry, NEVER))
 
-    def _hear(self, entry: Entry, at: float) -> None:
-        """Known to nobody for sure before the house is drained."""
+    def _learn_when_drained(self, entry: Entry, at: float) -> None:
+        """Record a time that is certainly effective only once the stream has drained."""
         self._times[entry] = max(at, self._times.get(entry, NEVER))
 
     def _link(self, identifiers: Sequence[str]) -> None:
-        joined = frozenset[str]().union(*(self._groups.get(one, frozenset((one,))) for one in identifiers))
+        joined = frozenset[str]().union(*(self._groups.get(identifier, frozenset((identifier,))) for identifier in identifiers))
         if self._groups.get(identifiers[0]) != joined:
             self._groups.update(dict.fromkeys(joined, joined))
             self._spread()
 
     def _spread(self) -> None:
-        """Every identifier gets the refusals of all that are linked to it."""
+        """Give every identifier the refusals of all linked identifiers."""
         for (identifier, purpose), at in self._arrivals.items():
             for linked in self._groups.get(identifier, ()):
                 for regime in SimulatedRegime:
-                    self._hear((linked, regime, purpose, TimeKind.REFUSED), at)
+                    self._learn_when_drained((linked, regime, purpose, TimeKind.REFUSED), at)
 
     def _mask(self, event: SimulatedEvent, own: Times, others: Times, when: SimulatedDates) -> int:
-        """Purposes granted, where the strongest identifier's times are `own` and the other identifiers' `others`."""
+        """Return the purposes granted, given the times of the strongest identifier (`own`) and of the others."""
         identifiers, signals, regime = identifiers_of(event), SIGNALS[event.device.choice], regime_of(event)
         mask = 0
         for purpose in (bit for bit in BITS if not bit & (signals.denies | signals.withholds)):
             about = (regime, purpose)
             if self._refused(identifiers, about, own, others, when.granted if purpose & signals.grants else NEVER):
                 continue
-            silent_no = self._refused_before(identifiers, about, own, others) or not purpose & default(event.device.region)
+            silent_no = self._refused_before(identifiers, about, own, others) or not purpose & default_purposes(
+                event.device.region
+            )
             mask |= purpose if purpose & signals.grants or not silent_no else 0
         return mask
 
     def _refused(
         self, identifiers: Sequence[str], about: tuple[SimulatedRegime, int], own: Times, others: Times, granted: float = NEVER
     ) -> bool:
-        """Whether a dated refusal of any identifier is not lifted."""
+        """Whether a dated refusal of any identifier is in force."""
         granted = max(granted, own.get((identifiers[0], *about, TimeKind.GRANTED), NEVER))
         for times, identifier in zip((own, *(others for _ in identifiers[1:])), identifiers, strict=True):
             refused = times.get((identifier, *about, TimeKind.REFUSED), NEVER)
@@ -214,7 +228,7 @@ class HouseholdMemory:
     def _refused_before(
         self, identifiers: Sequence[str], about: tuple[SimulatedRegime, int], own: Times, others: Times
     ) -> bool:
-        """Whether the last that is known of any identifier is a refusal, dated or not."""
+        """Whether the latest entry of any identifier is a refusal, dated or not."""
 
         def latest(times: Times, identifier: str, *kinds: TimeKind) -> float:
             return max(times.get((identifier, *about, kind), NEVER) for kind in kinds)
@@ -228,7 +242,7 @@ class HouseholdMemory:
 
 
 def identifiers_of(event: SimulatedEvent) -> tuple[str, ...]:
-    """What an event identifies its visitor by, strongest first. (GA4's protocol carries no address that a house may keep.)"""
+    """Return an event's identifiers, strongest first. (GA4's protocol carries no e-mail address.)"""
     if not event.login:
         return (event.device.cookie,)
     address = (event.person.email,) if event.email and event.device.door in ("headwater", "segment") else ()

@@ -1,4 +1,4 @@
-"""Who and what there is in the simulated world: people, devices and events, drawn with one seed and numbered through. Pure."""
+"""People, devices and events of the simulated world, drawn with one seed and numbered. Pure."""
 
 import random
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ Weighted = Sequence[tuple[T, int]]
 
 
 class Population:
-    """Draws people, devices and events; events are counted from 0, and there are at most `events` of them."""
+    """Draws people, devices and events. Events are numbered from 0, at most `events` of them."""
 
     def __init__(self, seed: int, run: str, events: int, regions: Weighted[str]) -> None:
         self.rng = random.Random(seed)
@@ -34,40 +34,40 @@ class Population:
 
     @property
     def events(self) -> int:
-        """How many events there are until now."""
+        """Number of events drawn."""
         return self._events
 
     def happens(self, share: float) -> bool:
-        """Whether something that happens with this share happens now."""
+        """Return True with this probability."""
         return self.rng.random() < share
 
     def pick(self, weighted: Weighted[T]) -> T:
-        """One of them."""
+        """Return one item by weight."""
         return self.rng.choices([item for item, _ in weighted], [weight for _, weight in weighted])[0]
 
     def person(self) -> SimulatedPerson:
-        """Somebody new."""
+        """Return a new person."""
         self._names += 1
         clear = marker("cl", self._run, self._names)
         return SimulatedPerson(f"person-{self._names}", f"account-{clear}", f"{clear}@mail.example", self._names)
 
     def device(self, choice: VisitorChoice, region: str, doors: Sequence[Door] = DOORS) -> Device:
-        """A new browser."""
+        """Return a new browser."""
         self._names += 1
         cookie = f"cookie-{marker('cl', self._run, self._names)}"
         return Device(cookie, self.rng.choice(doors), region, choice, self.rng.choice(AGENTS))
 
     def region(self) -> str:
-        """Where somebody is."""
+        """Return a region by weight."""
         return self.pick(self._regions)
 
     def region_where(self, *, silence_grants: bool) -> str:
-        """A region where silence is a grant, or one where it is none; where the world has no such region, any."""
-        fitting = [one for one in self._regions if (one[0] in OPT_OUT_REGIONS) == silence_grants]
+        """Return an opt-out region, or an opt-in one; any region where the world has no such."""
+        fitting = [region for region in self._regions if (region[0] in OPT_OUT_REGIONS) == silence_grants]
         return self.pick(fitting or self._regions)
 
     def event(self, name: str, device: Device, person: SimulatedPerson, *, login: bool, late: bool = False) -> SimulatedEvent:
-        """The next event."""
+        """Return the next event."""
         n = self._events
         self._events += 1
         self.left -= 1

@@ -1,7 +1,7 @@
-"""Visitors who refuse, are seen again, and some of whom consent again: one household a story, in five acts. Pure.
+"""Visitors who refuse and return, and some of whom consent again: one household per story, in five acts. Pure.
 
-Between two acts the house is drained: what was said in one is known wherever it counts in the next. Within an act no event is
-sent whose outcome depends on what is on its way (`memory.py` would raise). So what must become of each event is certain.
+The stream drains between two acts, so a choice of one act is effective in the next. Within an act no event depends on a choice
+in flight (`memory.py` would raise), so the expected outcome of each event is certain.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ from infra.ops.simulator.world.population import Population
 BEFORE, REFUSES, AFTER, CONSENTS, END = range(5)
 ACTS = 5
 LONGEST = 60
-"""Events of one story, at most."""
+"""Maximum events of one story."""
 CONSENTED_AGAIN = 0.5
 UNDATED_GRANTS = (VisitorChoice.CMP_ALL, VisitorChoice.MODE_ALL, VisitorChoice.TC_ALL)
 PARTS = (ALL, MARKETING, MARKETING | PERSONALIZATION)
@@ -38,7 +38,7 @@ ONETRUST_DOORS: tuple[Door, ...] = ("headwater", "segment")
 
 
 class Story:
-    """One person on two devices, `first` and `second`, which her login links."""
+    """One person on two devices, `first` and `second`, linked by a login."""
 
     def __init__(self, population: Population, number: int, first: Device, second: Device) -> None:
         self.acts: list[list[Step]] = [[] for _ in range(ACTS)]
@@ -46,7 +46,7 @@ class Story:
         self.person: SimulatedPerson = population.person()
         self.rng = population.rng
         self.withdrawn = False
-        """By a form, as such: what the decision API is told of too."""
+        """Withdrawn by a form, which the decision API learns of too."""
         self.consented_again = False
         self._population = population
         self._number = number
@@ -54,47 +54,47 @@ class Story:
         self._act = BEFORE
 
     def begin(self, act: int) -> None:
-        """The next act; the house has drained."""
+        """Begin an act, after the stream has drained."""
         self._act = act
         self._memory.settle()
 
     def visit(self, device: Device, *, login: bool, choice: VisitorChoice = VisitorChoice.CMP_ALL) -> None:
-        """A few events that say this choice, undated."""
+        """Add a few events with this choice, undated."""
         names = [*(["login"] if login else []), *self.rng.choices(NAMES, k=self.rng.randint(1, 2))]
         if login and self.rng.random() < 0.2:
             names.append("purchase")
         self._send([self._event(name, replace(device, choice=choice), login=login) for name in names])
 
     def choose(self, device: Device, *, login: bool, choice: VisitorChoice) -> None:
-        """An event that is a choice, dated now."""
+        """Add an event that is a choice, dated now."""
         self._send([self._event(CHOICE_EVENT, replace(device, choice=choice), login=login)])
 
     def choose_dated(self, device: Device, *, login: bool, choice: VisitorChoice) -> None:
-        """An ordinary event whose page says that the choice was made now."""
+        """Add an ordinary event whose page dates the choice now."""
         event = self._event("page_view", replace(device, choice=choice), login=login)
         self._send([replace(event, dated=True)])
 
-    def tell(self, statement: Statement) -> None:
-        """A choice without an event."""
-        self._memory.tell(statement)
+    def send_statement(self, statement: Statement) -> None:
+        """Add a choice without an event."""
+        self._memory.add_statement(statement)
         self.acts[self._act].append(statement)
 
-    def ask(self, device: Device, choice: VisitorChoice) -> None:
-        """A widget asks for a decision."""
+    def request_decision(self, device: Device, choice: VisitorChoice) -> None:
+        """Add a widget's request for a decision."""
         granted = self._memory.may_personalize(device.cookie, choice, device.region)
         self.acts[self._act].append(DecisionRequest(replace(device, choice=choice), self.person, granted=granted))
 
     def abroad(self, device: Device) -> Device:
-        """A device in a region where silence is a grant."""
+        """Return the device in an opt-out region."""
         return replace(device, region=self._population.region_where(silence_grants=True))
 
     def consent_again(self) -> None:
-        """A later grant of all: by a form, by an event that is a choice, or by one that says when it was made."""
+        """Add a later grant of all purposes: by a form, by a choice event, or by a dated ordinary event."""
         self.consented_again = True
         way = self.rng.randrange(3)
         if way == 0:
             fields = (("user_id", self.person.account), ("client_id", self.first.cookie), ("anonymous_id", self.second.cookie))
-            self.tell(Statement(self.first, fields, ALL, grants=True))
+            self.send_statement(Statement(self.first, fields, ALL, grants=True))
         elif way == 1:
             self.choose(self.first, login=True, choice=VisitorChoice.CMP_ALL)
         else:
@@ -106,12 +106,12 @@ class Story:
 
     def _send(self, events: Sequence[SimulatedEvent]) -> None:
         self.acts[self._act].append(
-            SimulatedRequest(tuple(replace(event, granted=self._memory.take(event)) for event in events))
+            SimulatedRequest(tuple(replace(event, granted=self._memory.add_event(event)) for event in events))
         )
 
 
 def stories(population: Population, events: int) -> Iterator[tuple[PlayedRefusal, list[list[Step]]]]:
-    """Stories of all channels in turn, each whole, of at most so many events together: the refusal, and its acts."""
+    """Yield the refusal and the acts of stories of all channels in turn, of at most `events` events in total."""
     channels = tuple(Channel)
     number = 0
     while population.events + LONGEST <= events:
@@ -132,7 +132,7 @@ def stories(population: Population, events: int) -> Iterator[tuple[PlayedRefusal
 
 
 def _household(population: Population, number: int, channel: Channel) -> Story:
-    """What was before: two devices on which one person has logged in, or one of them, and consented."""
+    """Return a story whose first act is done: a person has consented on two devices, logged in on one or both."""
     at_home = channel is Channel.ABROAD
     region = population.region_where(silence_grants=False) if at_home else population.region()
     doors = ONETRUST_DOORS if channel is Channel.ONETRUST else DOORS
@@ -150,14 +150,14 @@ def _refuse_by_form(story: Story) -> bool:
     account, cookie = ("user_id", story.person.account), ("client_id", story.first.cookie)
     identifiers = story.rng.choice(((account, cookie), (account,), (cookie,)))
     purposes, story.withdrawn = story.rng.choice(PARTS), story.rng.random() < 0.5
-    story.tell(Statement(story.first, identifiers, purposes, withdrawal=story.withdrawn))
+    story.send_statement(Statement(story.first, identifiers, purposes, withdrawal=story.withdrawn))
     return True
 
 
 def _refuse_unlinked(story: Story) -> bool:
-    # Analytics stays granted, so that the login links the cookie, and its refusals reach the other device.
+    # Analytics stays granted, so that the login links the cookie and its refusals reach the other device.
     purposes = story.rng.choice((MARKETING, MARKETING | PERSONALIZATION))
-    story.tell(Statement(story.first, (("client_id", story.first.cookie),), purposes, withdrawal=True))
+    story.send_statement(Statement(story.first, (("client_id", story.first.cookie),), purposes, withdrawal=True))
     return True
 
 
@@ -174,7 +174,7 @@ def _refuse_by_tc_string(story: Story) -> bool:
     if story.rng.random() < 0.5:
         story.choose(story.first, login=True, choice=VisitorChoice.TC_NONE)
         return True
-    # An ordinary event tells the day alone, so nothing can be known to be later before the day is over.
+    # An ordinary event contains the day alone, so no consent of the same day is certainly later.
     story.visit(story.first, login=True, choice=VisitorChoice.TC_NONE)
     return False
 
@@ -211,8 +211,8 @@ def _return_everywhere(story: Story) -> None:
         for login in (True, False):
             story.visit(device, login=login, choice=story.rng.choice(UNDATED_GRANTS))
     if story.withdrawn:
-        story.ask(story.first, VisitorChoice.CMP_ALL)
-        story.ask(story.second, VisitorChoice.CMP_ALL)
+        story.request_decision(story.first, VisitorChoice.CMP_ALL)
+        story.request_decision(story.second, VisitorChoice.CMP_ALL)
 
 
 def _return_on_second_device(story: Story) -> None:
@@ -245,14 +245,14 @@ Act = Callable[[Story], None]
 
 
 class Plot(NamedTuple):
-    """What happens by one channel."""
+    """The steps of one channel."""
 
     refuse: Callable[[Story], bool]
-    """The refusal; whether a later consent can lift it within the run."""
+    """Adds the refusal; returns whether a later consent can lift it within the run."""
     return_after: Act
-    """How the visitor is seen again after it."""
+    """Adds events after the refusal."""
     return_at_end: Act
-    """And after she may have consented again."""
+    """Adds events after a possible second consent."""
 
 
 PLOTS: Mapping[Channel, Plot] = {

@@ -1,4 +1,4 @@
-"""IAB TCF 2.3 consent strings, written bit by bit after the specification: core segment and disclosed vendors. Pure."""
+"""Encoder of IAB TCF 2.3 consent strings by the specification: core segment and disclosed vendors. Pure."""
 
 import base64
 from functools import lru_cache
@@ -8,12 +8,12 @@ CMP_ID, GVL_VERSION, POLICY_VERSION, VENDORS = 300, 210, 5, 30
 PURPOSES = 24
 
 Fields = tuple[tuple[int, int], ...]
-"""(value, width in bits), one after the other."""
+"""(value, width in bits) in order."""
 
 
 @lru_cache(16)
 def tc_string(day_ms: int, *, grants: bool) -> str:
-    """A string that grants or refuses every purpose, created and updated at the beginning of this day (milliseconds UTC)."""
+    """Return a string that grants or refuses every purpose, dated at the beginning of this day (milliseconds UTC)."""
     time = day_ms // DAY_MS * DAY_MS // 100
     every = -1 if grants else 0
     purposes, vendors = every & (1 << PURPOSES) - 1, every & (1 << VENDORS) - 1
@@ -27,7 +27,7 @@ def tc_string(day_ms: int, *, grants: bool) -> str:
 
 
 def _letters(code: str) -> int:
-    """Two letters, six bits each, A = 0."""
+    """Encode two letters, six bits each, A = 0."""
     return (ord(code[0]) - ord("A")) << 6 | ord(code[1]) - ord("A")
 
 

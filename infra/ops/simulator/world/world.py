@@ -1,8 +1,8 @@
-"""A seeded world of shoppers: who they are, what they chose, what they do. Pure: the same seed gives the same world.
+"""A seeded world of shoppers, their choices and their events. Pure: the same seed gives the same world.
 
-One journey is one household: its steps happen one after the other, journeys happen beside one another. Every event has
-a number, counted from 0 through the whole world. The world goes by in acts: before each but the first the house must drain,
-because stories (`stories.py`) tell of refusals that take their time. Most journeys are no stories, and happen within one act.
+One journey is one household: its steps are sequential, journeys are parallel. Events are numbered from 0 through the whole
+world. The world is sent in acts: the stream must drain before each but the first, because the stories (`stories.py`) contain
+refusals that take time to propagate. Most journeys are no stories, and lie within one act.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,13 +42,13 @@ CHOICES = (
     (VisitorChoice.ONETRUST_NO_ADS, 3),
     (VisitorChoice.UNMAPPED, 3),
 )
-"""Of visitors who have no story: undated, so nothing of it is handed to their other devices (`memory.py`, 4)."""
+"""Choices of visitors without a story: undated, so that they do not reach other devices (`memory.py`, rule 4)."""
 BATCHED = (Defect.NO_NAME, Defect.NOT_AN_OBJECT)
 
 
 @dataclass(frozen=True)
 class Mix:
-    """How often things happen, as shares."""
+    """Probabilities of the world's events."""
 
     duplicate: float = 0.02
     late: float = 0.02
@@ -61,7 +61,7 @@ class Mix:
     widget: float = 0.4
     withdraw: float = 0.04
     stories: float = 0.2
-    """Of all events, those of visitors whose refusal is followed."""
+    """Share of all events that belong to stories."""
     poison: float = 0.0004
 
 
@@ -69,7 +69,7 @@ MIX = Mix()
 
 
 class ShopWorld:
-    """Makes journeys and numbers their events, until there are exactly `events` of them."""
+    """Generates journeys with exactly `events` events."""
 
     def __init__(
         self, seed: int, run: str, events: int, mix: Mix = MIX, *, regions: Sequence[tuple[str, int]] = REGIONS
@@ -81,25 +81,25 @@ class ShopWorld:
 
     @property
     def refusals(self) -> list[PlayedRefusal]:
-        """Those that are played and followed."""
+        """The refusals of the stories."""
         return [refusal for refusal, _ in self._stories]
 
     def acts(self) -> Iterator[Iterator[Journey]]:
-        """The journeys of each act, to be used up before the next one; a single act where there is no story."""
+        """Yield the journeys of each act, to be consumed before the next one; a single act where there is no story."""
         acts = ACTS if self._stories else 1
         begins = self._population.events
         for act in range(acts):
-            told = (tuple(steps[act]) for _, steps in self._stories if steps[act])
-            yield chain(told, self._journeys(begins + (self._events - begins) * (act + 1) // acts))
+            story_journeys = (tuple(steps[act]) for _, steps in self._stories if steps[act])
+            yield chain(story_journeys, self._journeys(begins + (self._events - begins) * (act + 1) // acts))
 
     def journeys(self) -> Iterator[Journey]:
-        """Those of all acts."""
+        """Yield the journeys of all acts."""
         return chain.from_iterable(self.acts())
 
     def _journeys(self, until: int) -> Iterator[Journey]:
-        """Households without a story, one by one, until there are so many events."""
+        """Yield households without a story until there are `until` events."""
         while self._population.events < until:
-            yield tuple(_judged(self._household()))
+            yield tuple(_with_grants(self._household()))
 
     def _household(self) -> list[Step]:
         device = self._device()
@@ -121,35 +121,35 @@ class ShopWorld:
         if self._population.happens(self._mix.withdraw):
             steps += self._session(replace(device, choice=VisitorChoice.CMP_NONE), person, login=True)
         if self._population.happens(self._mix.duplicate):
-            # A client that comes back from the tunnel sends what it thinks was lost, long after. What says nothing of consent
-            # would be judged by what its visitor has chosen since.
-            spoken = [
+            # A client that reconnects repeats a request long after. One without consent signals is excluded: the visitor's
+            # later choices would decide its outcome.
+            repeatable = [
                 step for step in steps if isinstance(step, SimulatedRequest) and step.device.choice is not VisitorChoice.SILENT
             ]
-            steps += [self._population.rng.choice(spoken)] if spoken else []
+            steps += [self._population.rng.choice(repeatable)] if repeatable else []
         return steps
 
     def _session(self, device: Device, person: SimulatedPerson, *, login: bool) -> list[Step]:
         steps: list[Step] = []
-        asked = not device.bot and self._population.happens(self._mix.widget)
-        if asked:
+        has_widget = not device.bot and self._population.happens(self._mix.widget)
+        if has_widget:
             steps.append(DecisionRequest(device, person))
-        names = self._names(login=login, asked=asked, bot=device.bot)
-        events = [self._event(name, device, person, login=login, answers=asked) for name in names[: self._population.left]]
+        names = self._names(login=login, has_widget=has_widget, bot=device.bot)
+        events = [self._event(name, device, person, login=login, answers=has_widget) for name in names[: self._population.left]]
         while events:
             size = self._population.rng.randint(1, 6)
-            steps += self._sent(tuple(events[:size]))
+            steps += self._requests(tuple(events[:size]))
             events = events[size:]
         return steps
 
-    def _sent(self, events: tuple[SimulatedEvent, ...]) -> list[Step]:
-        """One request, or what its defect makes of it; sometimes the client repeats it at once."""
+    def _requests(self, events: tuple[SimulatedEvent, ...]) -> list[Step]:
+        """Return the request, with defects by chance; sometimes the client repeats it at once."""
         if self._population.happens(self._mix.defect):
             events = tuple(
                 replace(event, defect=self._population.rng.choice((Defect.WRONG_KEY, Defect.BROKEN_BODY))) for event in events
             )
         else:
-            events = tuple(self._maybe_broken(event) for event in events)
+            events = tuple(self._maybe_defective(event) for event in events)
         poison = [event for event in events if event.defect is Defect.POISON]
         rest = tuple(event for event in events if event.defect is not Defect.POISON)
         steps: list[Step] = [SimulatedRequest((event,)) for event in poison]
@@ -157,7 +157,7 @@ class ShopWorld:
             steps += [SimulatedRequest(rest)] * (2 if self._population.happens(self._mix.duplicate) else 1)
         return steps
 
-    def _maybe_broken(self, event: SimulatedEvent) -> SimulatedEvent:
+    def _maybe_defective(self, event: SimulatedEvent) -> SimulatedEvent:
         if event.answers:
             return event
         if self._population.happens(self._mix.poison):
@@ -166,11 +166,11 @@ class ShopWorld:
             return replace(event, defect=self._population.rng.choice(BATCHED))
         return event
 
-    def _names(self, *, login: bool, asked: bool, bot: bool) -> list[str]:
+    def _names(self, *, login: bool, has_widget: bool, bot: bool) -> list[str]:
         names = ["page_view"] * self._population.rng.randint(1, 2 if bot else 4)
         if bot:
             return names
-        if asked:
+        if has_widget:
             names.insert(1, "widget_viewed")
         if login:
             names.insert(0, "login")
@@ -181,7 +181,7 @@ class ShopWorld:
 
     def _event(self, name: str, device: Device, person: SimulatedPerson, *, login: bool, answers: bool) -> SimulatedEvent:
         answers = answers and name in ("widget_viewed", "purchase")
-        # What answers a decision happens after it, or no attribution window would take it.
+        # An event that refers to a decision follows it, or it would be outside the attribution window.
         late = not answers and self._population.happens(self._mix.late)
         return replace(self._population.event(name, device, person, login=login, late=late), answers=answers)
 
@@ -192,15 +192,15 @@ class ShopWorld:
         return replace(device, agent=BOT_AGENT, bot=True) if bot else device
 
 
-def _judged(steps: list[Step]) -> list[Step]:
-    """The steps of one household, with what must be granted to each event; a request that is sent again stays the same one."""
+def _with_grants(steps: list[Step]) -> list[Step]:
+    """Return a household's steps with the purposes to be granted to each event; a repeated request stays the same object."""
     memory = HouseholdMemory()
     judged: dict[int, Step] = {}
     for step in steps:
         if isinstance(step, SimulatedRequest) and id(step) not in judged:
-            judged[id(step)] = SimulatedRequest(tuple(_judge(event, memory) for event in step.events))
+            judged[id(step)] = SimulatedRequest(tuple(_with_grant(event, memory) for event in step.events))
     return [judged.get(id(step), step) for step in steps]
 
 
-def _judge(event: SimulatedEvent, memory: HouseholdMemory) -> SimulatedEvent:
-    return replace(event, granted=memory.take(event)) if event.defect is Defect.NONE else event
+def _with_grant(event: SimulatedEvent, memory: HouseholdMemory) -> SimulatedEvent:
+    return replace(event, granted=memory.add_event(event)) if event.defect is Defect.NONE else event

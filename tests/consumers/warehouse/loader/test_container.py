@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from consumers.warehouse.loader.container import Container
 from consumers.warehouse.topic_partition import TopicPartition
-from schemas.codec import long_bytes
+from schemas.fast.primitives import long_bytes
 from schemas.registry import Registry
 from tests.consumers.warehouse.plant import event
 

@@ -113,7 +113,7 @@ def test_a_hole_is_found_by_the_hourly_run_and_filled_by_replay(filled: Plant, r
         series = {"topic": "events.resolved", "kind": "missing"}
         assert metrics.registry.get_sample_value("headwater_verification_wrong_rows", series) == 7
         assert wrong(verify_new(filled.settings)), "what is wrong is looked at again"
-        finding = doctor.warehouse_rows(filled.settings)
+        finding = doctor.check_warehouse_rows(filled.settings)
         assert (finding.grade, "replay" in finding.advice) == (Grade.FAIL, True)
         done = run("replay", "--from", "1h", "--json")
         assert done.exit_code == 0, done.output
@@ -125,7 +125,7 @@ def test_a_hole_is_found_by_the_hourly_run_and_filled_by_replay(filled: Plant, r
     assert set(faults(filled).values()) == {0}
     assert filled.count("count()") == before + 39, "the erased row stays away"
     assert filled.count("count() = uniqExact(_partition, _offset)") == 1
-    assert doctor.warehouse_rows(filled.settings).grade is Grade.OK
+    assert doctor.check_warehouse_rows(filled.settings).grade is Grade.OK
     assert json.loads(run("replay", "--from", "0", "--topic", "events.resolved", "--json").stdout)["filled"] == 0
 
 
@@ -290,7 +290,7 @@ def test_offsets_that_kafka_no_longer_has_are_unverifiable_and_never_ok(filled: 
     filled.store.command("INSERT INTO headwater.events SELECT * FROM headwater.events WHERE _partition = 3 AND _offset = 20")
     results = [one for one in verify_new(filled.settings) if (one.topic, one.partition) == ("events.resolved", 3)]
     assert [(one.unverifiable, one.duplicates, one.missing) for one in results] == [(low, 1, 0)]
-    assert doctor.warehouse_rows(filled.settings).grade is Grade.FAIL
+    assert doctor.check_warehouse_rows(filled.settings).grade is Grade.FAIL
     assert run("dedupe", "--topic", "events.resolved").exit_code == 0
     assert set(faults(filled).values()) == {0}
     checks = {check.topic: (check.unverifiable, check.faults) for check in read_row_checks(filled.settings)}
@@ -309,7 +309,7 @@ def test_a_loss_that_retention_passes_stays_reported_until_it_is_accepted(filled
         future.result(30)
     verify_new(filled.settings)
     assert sum(faults(filled).values()) > 0
-    assert doctor.warehouse_rows(filled.settings).grade is Grade.FAIL
+    assert doctor.check_warehouse_rows(filled.settings).grade is Grade.FAIL
     assert run("verify", "--accept-losses").exit_code == 0
     assert sum(faults(filled).values()) == 0
 

@@ -90,8 +90,8 @@ def test_data_frames_arrow_and_streams(orders: Any) -> None:
 def test_parameters_settings_database_and_query_id(server: EmbeddedClickHouse, orders: Any) -> None:
     """Bound values arrive untouched, settings hold for one request, and the query id comes back."""
     nasty = "it's a \\ \t tab\nand a {brace}"
-    found = orders.query("SELECT {a:String}, {b:Array(String)}, {c:Int32}", parameters={"a": nasty, "b": [nasty, ""], "c": -5})
-    assert found.result_rows == [(nasty, [nasty, ""], -5)]
+    result = orders.query("SELECT {a:String}, {b:Array(String)}, {c:Int32}", parameters={"a": nasty, "b": [nasty, ""], "c": -5})
+    assert result.result_rows == [(nasty, [nasty, ""], -5)]
     assert orders.query("SELECT getSetting('max_threads')", settings={"max_threads": 3}).result_rows == [(3,)]
     status, body, headers = ask(server, database="shop", query="SELECT currentDatabase(), count() FROM orders", query_id="mine")
     assert (status, body, headers["X-ClickHouse-Query-Id"]) == (200, b"shop\t0\n", "mine")
@@ -124,8 +124,8 @@ def test_avro_containers_are_inserted_once_under_a_token(orders: Any) -> None:
 )
 def test_errors_carry_clickhouses_code_and_status(server: EmbeddedClickHouse, query: str, status: int, code: int) -> None:
     """An error answers with ClickHouse's status, code header and text."""
-    found, body, headers = ask(server, query.encode())
-    assert (found, headers["X-ClickHouse-Exception-Code"]) == (status, str(code))
+    actual, body, headers = ask(server, query.encode())
+    assert (actual, headers["X-ClickHouse-Exception-Code"]) == (status, str(code))
     assert body.startswith(f"Code: {code}. DB::Exception: ".encode())
 
 
@@ -206,7 +206,11 @@ def test_acknowledged_inserts_survive_kill_9_and_only_one_process_opens_a_path(t
     server.start()
     try:
         assert client.query("SELECT count() FROM d.t").result_rows == [(1_000,)]
-        listening = [one.laddr.ip for one in psutil.Process(server.pid).net_connections("tcp") if one.status == "LISTEN"]
+        listening = [
+            connection.laddr.ip
+            for connection in psutil.Process(server.pid).net_connections("tcp")
+            if connection.status == "LISTEN"
+        ]
         assert listening == ["127.0.0.1"]
     finally:
         server.stop()

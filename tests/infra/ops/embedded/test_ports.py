@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from infra.ops.embedded import ports
-from infra.ops.embedded.ports import HIGHEST, LOOPBACK, LOWEST, free_port, is_free, is_served, owner
+from infra.ops.embedded.ports import HIGHEST, LOOPBACK, LOWEST, describe_owner, free_port, is_free, is_served
 
 
 def test_taken_port_is_noticed_and_avoided() -> None:
@@ -19,7 +19,7 @@ def test_taken_port_is_noticed_and_avoided() -> None:
         listener.listen()
         assert is_served(port)
         assert free_port(port) != port
-        assert "python" in owner(port) or "pytest" in owner(port)
+        assert "python" in describe_owner(port) or "pytest" in describe_owner(port)
     assert is_free(port)
     assert not is_served(port)
 
@@ -30,7 +30,7 @@ def test_chosen_ports_are_not_those_of_outgoing_connections() -> None:
 
 
 def test_a_chosen_port_is_not_chosen_again_before_its_server_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither by this process nor by another one; with one port in the range, the second who asks is refused."""
+    """A chosen port is not chosen again, by this process or another: with one port in the range, the second call fails."""
     port = free_port()
     monkeypatch.setattr(ports, "LOWEST", port)
     monkeypatch.setattr(ports, "HIGHEST", port + 1)
@@ -42,7 +42,7 @@ def test_a_chosen_port_is_not_chosen_again_before_its_server_listens(monkeypatch
 
 
 def test_so_many_ports_may_be_chosen_as_one_likes() -> None:
-    """The oldest choices are let go of: files that are open stay bounded."""
-    chosen = {free_port() for _ in range(3 * ports.HELD)}
-    assert len(chosen) > 2 * ports.HELD
-    assert len(ports._held) == ports.HELD
+    """The oldest reservations are released, so that open files stay bounded."""
+    chosen = {free_port() for _ in range(3 * ports.RESERVED)}
+    assert len(chosen) > 2 * ports.RESERVED
+    assert len(ports._reservations) == ports.RESERVED

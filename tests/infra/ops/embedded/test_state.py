@@ -1,4 +1,4 @@
-"""The state folder belongs to one `up`, keeps secrets to its owner, and remembers."""
+"""The state folder is locked by one `up`, keeps secrets private, and stores ports and groups."""
 
 import json
 import stat
@@ -14,17 +14,17 @@ def test_second_claim_names_the_first(tmp_path: Path) -> None:
     """Two houses never share a folder; the message says which process has it."""
     import os
 
-    one, two = StateDir(tmp_path), StateDir(tmp_path)
-    one.claim()
+    first, second = StateDir(tmp_path), StateDir(tmp_path)
+    first.claim()
     with pytest.raises(ConfigError, match=f"process {os.getpid()}"):
-        two.claim()
-    one.release()
-    two.claim()
-    two.release()
+        second.claim()
+    first.release()
+    second.claim()
+    second.release()
 
 
 def test_full_disk_is_refused(tmp_path: Path) -> None:
-    """Without room the house does not start, and the folder is free again."""
+    """Without disk space the start fails, and the folder is unlocked."""
     state = StateDir(tmp_path)
     with pytest.raises(ConfigError, match="are free on the disk"):
         state.claim(needed_bytes=10**18)
@@ -67,13 +67,13 @@ def test_first_starts_are_remembered_per_cluster(tmp_path: Path) -> None:
 
 
 def test_damaged_memory_is_forgotten(tmp_path: Path) -> None:
-    """Half a file of ports costs the old ports, not the start."""
+    """A truncated file of ports loses the old ports and does not prevent the start."""
     (tmp_path / "ports.json").write_text('{"kafka": 12')
     assert StateDir(tmp_path).remembered_ports() == {}
 
 
 def test_house_file_is_private_and_goes_with_the_house(tmp_path: Path) -> None:
-    """Other commands find the house while it runs, and only then."""
+    """The status files exist while the services run, and only then."""
     state = StateDir(tmp_path)
     state.claim()
     state.write_house({"kafka": "127.0.0.1:1"})

@@ -1,4 +1,4 @@
-"""The supervisor starts parts in order, starts again what crashes, gives up where it should, and leaves nothing behind."""
+"""The supervisor starts services in order, restarts crashed ones, gives up where required, and leaves no process."""
 
 import os
 import signal
@@ -18,17 +18,17 @@ from infra.ops.embedded.supervisor import BACK_OFF_S, PATIENT_STARTS, Service, S
 RUNS = "import time; print('up', flush=True); time.sleep(600)"
 
 
-class Yard:
-    """Small programs, what was said, and a supervisor that is stopped in the end."""
+class SupervisedServices:
+    """Small programs, printed lines, and a supervisor that is stopped at the end."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.said: list[str] = []
-        self.supervisor = Supervisor((), self.say)
+        self.lines: list[str] = []
+        self.supervisor = Supervisor((), self.print_line)
 
-    def say(self, name: str, text: str) -> None:
-        """Keep a line."""
-        self.said.append(f"{name}: {text}")
+    def print_line(self, name: str, text: str) -> None:
+        """Record a line."""
+        self.lines.append(f"{name}: {text}")
 
     def service(self, name: str, code: str = RUNS, needs: tuple[str, ...] = (), tier: int = 0) -> Service:
         """A Python program that answers once its log says `up`."""
@@ -43,7 +43,7 @@ class Yard:
 
     def start(self, *parts: Service | Step) -> Supervisor:
         """Start parts; returns when all are ready."""
-        self.supervisor = Supervisor(parts, self.say)
+        self.supervisor = Supervisor(parts, self.print_line)
         self.until(lambda: self.supervisor.ready)
         return self.supervisor
 
@@ -51,56 +51,56 @@ class Yard:
         """Tick until the condition holds."""
         deadline = time.monotonic() + patience_s
         self.supervisor.run_until(lambda: condition() or time.monotonic() > deadline)
-        assert condition(), self.said
+        assert condition(), self.lines
 
 
 @pytest.fixture
-def yard(tmp_path: Path) -> Iterator[Yard]:
-    """A yard that is cleared in the end."""
-    yard = Yard(tmp_path)
-    yield yard
-    yard.supervisor.stop(patience=0)
+def services(tmp_path: Path) -> Iterator[SupervisedServices]:
+    """A set of services that is stopped at the end."""
+    services = SupervisedServices(tmp_path)
+    yield services
+    services.supervisor.stop(patience=0)
 
 
-def test_parts_start_in_the_order_of_their_needs(yard: Yard) -> None:
+def test_parts_start_in_the_order_of_their_needs(services: SupervisedServices) -> None:
     """A step runs after the service it needs has answered, and before the service that needs it starts."""
     order: list[str] = []
     step = Step("tables", lambda: order.append("tables") or "made", ("store",))  # type: ignore[func-returns-value]  # in a lambda
-    yard.start(yard.service("reader", needs=("tables",)), step, yard.service("store"))
-    assert [line.split(":")[0] for line in yard.said] == ["store", "tables", "reader"]
+    services.start(services.service("reader", needs=("tables",)), step, services.service("store"))
+    assert [line.split(":")[0] for line in services.lines] == ["store", "tables", "reader"]
     assert order == ["tables"]
 
 
-def test_killed_service_starts_again(yard: Yard) -> None:
+def test_killed_service_starts_again(services: SupervisedServices) -> None:
     """After kill -9 the service runs again, with another process id."""
-    supervisor = yard.start(yard.service("worker"))
+    supervisor = services.start(services.service("worker"))
     status = supervisor.statuses[0]
     first = status.pid
     os.kill(first, signal.SIGKILL)
-    yard.until(lambda: status.restarts == 1 and status.state is ServiceState.READY)
+    services.until(lambda: status.restarts == 1 and status.state is ServiceState.READY)
     assert status.pid not in {0, first}
-    assert any("signal 9" in line and "starts again in 0.2 s" in line for line in yard.said)
+    assert any("signal 9" in line and "starts again in 0.2 s" in line for line in services.lines)
 
 
-def test_pauses_grow_up_to_a_limit(yard: Yard) -> None:
+def test_pauses_grow_up_to_a_limit(services: SupervisedServices) -> None:
     """A service that crashes again and again is started ever more rarely."""
-    flag = yard.folder / "crash"
+    flag = services.folder / "crash"
     code = f"import sys, time; from pathlib import Path\nif Path({str(flag)!r}).exists(): sys.exit(1)\n{RUNS}"
-    supervisor = yard.start(yard.service("worker", code))
+    supervisor = services.start(services.service("worker", code))
     flag.touch()
     status = supervisor.statuses[0]
     os.kill(status.pid, signal.SIGKILL)
-    yard.until(lambda: status.failures == 3)
-    assert [line.rsplit(" in ")[-1] for line in yard.said if "starts again" in line] == ["0.2 s", "0.4 s", "0.8 s"]
+    services.until(lambda: status.failures == 3)
+    assert [line.rsplit(" in ")[-1] for line in services.lines if "starts again" in line] == ["0.2 s", "0.4 s", "0.8 s"]
     status.failures = 40
-    supervisor._failed(status, "again")
-    assert f"{BACK_OFF_S[1]} s" in yard.said[-1]
+    supervisor._schedule_restart(status, "again")
+    assert f"{BACK_OFF_S[1]} s" in services.lines[-1]
 
 
 @pytest.mark.parametrize(("code", "state"), [(EXIT_HALTED, ServiceState.HALTED), (EXIT_CONFIG, ServiceState.REFUSED)])
-def test_some_ends_are_not_restarted(yard: Yard, code: int, state: ServiceState) -> None:
-    """A room that halted itself, or refuses its configuration, is left alone, and its last words are told."""
-    flag = yard.folder / "end"
+def test_some_ends_are_not_restarted(services: SupervisedServices, code: int, state: ServiceState) -> None:
+    """A service that halted itself, or refuses its configuration, is not restarted, and the end of its log is printed."""
+    flag = services.folder / "end"
     program = f"""import sys, time
 from pathlib import Path
 print('up', flush=True)
@@ -108,47 +108,47 @@ while not Path({str(flag)!r}).exists(): time.sleep(0.01)
 print('because', flush=True)
 sys.exit({code})
 """
-    supervisor = yard.start(yard.service("worker", program))
+    supervisor = services.start(services.service("worker", program))
     flag.touch()
-    yard.until(lambda: supervisor.statuses[0].state is state)
-    assert "because" in yard.said[-1]
+    services.until(lambda: supervisor.statuses[0].state is state)
+    assert "because" in services.lines[-1]
     assert supervisor.statuses[0].pid == 0
 
 
-def test_first_start_fails_with_the_reason(yard: Yard) -> None:
-    """A service that never comes up ends the start, with its last words."""
+def test_first_start_fails_with_the_reason(services: SupervisedServices) -> None:
+    """A service that never answers fails the start, with the end of its log."""
     with pytest.raises(StartFailed, match=f"exit code 3.*, {PATIENT_STARTS} times:\nno luck"):
-        yard.start(yard.service("worker", "import sys; print('no luck'); sys.exit(3)"))
+        services.start(services.service("worker", "import sys; print('no luck'); sys.exit(3)"))
 
 
-def test_refused_configuration_ends_the_first_start_at_once(yard: Yard) -> None:
-    """A configuration error at the start is the user's to mend: nothing is tried again."""
+def test_refused_configuration_ends_the_first_start_at_once(services: SupervisedServices) -> None:
+    """A configuration error at the start is raised without a retry."""
     with pytest.raises(ConfigError, match="worker refuses its configuration:\nset HEADWATER_X"):
-        yard.start(yard.service("worker", f"import sys; print('set HEADWATER_X'); sys.exit({EXIT_CONFIG})"))
-    assert not yard.said
+        services.start(services.service("worker", f"import sys; print('set HEADWATER_X'); sys.exit({EXIT_CONFIG})"))
+    assert not services.lines
 
 
-def test_failing_step_ends_the_start(yard: Yard) -> None:
+def test_failing_step_ends_the_start(services: SupervisedServices) -> None:
     """What a step raises comes out of the tick."""
 
     def fail() -> str:
         raise ConfigError("no such table")
 
     with pytest.raises(ConfigError, match="no such table"):
-        yard.start(Step("tables", fail))
+        services.start(Step("tables", fail))
 
 
-def test_silent_service_is_killed(yard: Yard) -> None:
+def test_silent_service_is_killed(services: SupervisedServices) -> None:
     """A service that runs but never answers is ended, and the start fails."""
-    log = yard.folder / "mute.log"
+    log = services.folder / "mute.log"
     program = Program("mute", (sys.executable, "-c", "import time; print('hm', flush=True); time.sleep(600)"), log)
     with pytest.raises(StartFailed, match="did not answer within 0 s"):
-        yard.start(Service("mute", lambda: program, lambda: False, start_s=0.2))
+        services.start(Service("mute", lambda: program, lambda: False, start_s=0.2))
 
 
-def test_stop_ends_higher_tiers_first_and_leaves_nothing(yard: Yard) -> None:
-    """The doors end before the stores, and every process is gone."""
-    order = yard.folder / "order"
+def test_stop_ends_higher_tiers_first_and_leaves_nothing(services: SupervisedServices) -> None:
+    """Higher tiers stop before lower ones, and every process ends."""
+    order = services.folder / "order"
     code = """import pathlib, signal, sys, time
 def end(*_):
     with pathlib.Path({order!r}).open('a') as file: file.write({name!r} + ' ')
@@ -158,10 +158,10 @@ print('up', flush=True)
 while True: time.sleep(1)
 """
     make = partial(code.format, order=str(order))
-    supervisor = yard.start(
-        yard.service("store", make(name="store"), tier=0),
-        yard.service("door", make(name="door"), tier=2),
-        yard.service("worker", make(name="worker"), tier=1),
+    supervisor = services.start(
+        services.service("store", make(name="store"), tier=0),
+        services.service("door", make(name="door"), tier=2),
+        services.service("worker", make(name="worker"), tier=1),
     )
     pids = [status.pid for status in supervisor.statuses]
     supervisor.stop()
@@ -169,10 +169,10 @@ while True: time.sleep(1)
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
-def test_log_of_a_running_service_is_kept_short(yard: Yard) -> None:
-    """A service that talks for weeks does not fill the disk."""
-    supervisor = yard.start(yard.service("worker"))
-    log = yard.folder / "worker.log"
+def test_log_of_a_running_service_is_kept_short(services: SupervisedServices) -> None:
+    """A service's log stays bounded."""
+    supervisor = services.start(services.service("worker"))
+    log = services.folder / "worker.log"
     with log.open("ab") as file:
         file.write(b"x" * 6_000_000)
     supervisor._log_check = 0

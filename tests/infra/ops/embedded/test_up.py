@@ -1,4 +1,4 @@
-"""`headwater up`, as a person runs it: each way it can fail is said, and it leaves nothing behind."""
+"""`headwater up` as a user runs it: each failure has a message, and no process is left."""
 
 import json
 import os
@@ -24,12 +24,12 @@ UP = (*HEADWATER, "up")
 
 
 def environment() -> dict[str, str]:
-    """Ours, without what would lead to another house."""
+    """Return the environment without settings of another installation."""
     return {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")}
 
 
-def refused(*words: str) -> str:
-    """What `up` says when it refuses to start."""
+def refusal_message(*words: str) -> str:
+    """Return the message of an `up` that refuses to start."""
     run = subprocess.run([*UP, *words], capture_output=True, text=True, timeout=60, check=False, env=environment())
     assert run.returncode == EXIT_CONFIG, run.stdout + run.stderr
     return run.stderr
@@ -41,17 +41,17 @@ def test_taken_port_is_refused(tmp_path: Path) -> None:
         listener.bind((LOOPBACK, 0))
         listener.listen()
         port = listener.getsockname()[1]
-        said = refused("--state-dir", str(tmp_path), "--collector-port", str(port))
-    assert f"port {port} for collector is taken" in said
-    assert "--collector-port" in said
+        message = refusal_message("--state-dir", str(tmp_path), "--collector-port", str(port))
+    assert f"port {port} for collector is taken" in message
+    assert "--collector-port" in message
 
 
 def test_second_up_is_refused(tmp_path: Path) -> None:
-    """One state folder has one house."""
+    """A second `up` in the same state folder is refused."""
     state = StateDir(tmp_path)
     state.claim()
     try:
-        assert f"process {os.getpid()}" in refused("--state-dir", str(tmp_path))
+        assert f"process {os.getpid()}" in refusal_message("--state-dir", str(tmp_path))
     finally:
         state.release()
 
@@ -60,14 +60,14 @@ def test_open_secret_is_refused(tmp_path: Path) -> None:
     """A master secret that others may read stops the start."""
     StateDir(tmp_path).secret("secret")
     (tmp_path / "secret").chmod(0o644)
-    assert "chmod 600" in refused("--state-dir", str(tmp_path))
+    assert "chmod 600" in refusal_message("--state-dir", str(tmp_path))
 
 
 def test_absent_server_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server of somebody else's that does not answer is named, without its password."""
-    monkeypatch.setattr(probes, "ELSEWHERE_S", 0.1)
+    """The message for an external server that does not answer names it, without its password."""
+    monkeypatch.setattr(probes, "EXTERNAL_S", 0.1)
     with pytest.raises(ConfigError, match=r"Redis at redis://\*\*\*@host:1/0 does not answer.*--redis"):
-        probes.elsewhere("Redis", "redis://user:hidden@host:1/0", "--redis", lambda: False)
+        probes.wait_for_external("Redis", "redis://user:hidden@host:1/0", "--redis", lambda: False)
 
 
 # -- the whole house
@@ -81,7 +81,7 @@ class Running:
         self.process = process
 
     def services(self) -> dict[str, dict[str, Any]]:
-        """What services.json says, by name."""
+        """Return the services of services.json by name."""
         rows = json.loads((self.state_dir / "services.json").read_text())["services"]
         return {row["name"]: row for row in rows}
 
@@ -89,12 +89,12 @@ class Running:
         """Wait for a condition for as long as `up` runs."""
         deadline = time.monotonic() + patience_s
         while not condition():
-            assert self.process.poll() is None, self.said()
-            assert time.monotonic() < deadline, self.said()
+            assert self.process.poll() is None, self.output()
+            assert time.monotonic() < deadline, self.output()
             time.sleep(0.05)
 
-    def said(self) -> str:
-        """What it printed."""
+    def output(self) -> str:
+        """Return the printed output."""
         return (self.state_dir.parent / "up.log").read_text()
 
     def pids(self) -> list[int]:
@@ -104,13 +104,13 @@ class Running:
 
 @contextmanager
 def running(state_dir: Path) -> Iterator[Running]:
-    """A house that has said it is ready."""
+    """A running `up` that has printed that it is ready."""
     log = state_dir.parent / "up.log"
     with log.open("wb") as output:
         process = subprocess.Popen([*UP, "--state-dir", str(state_dir)], stdout=output, stderr=output, env=environment())
     house = Running(state_dir, process)
     try:
-        house.until(lambda: "  ready " in house.said())
+        house.until(lambda: "  ready " in house.output())
         yield house
     finally:
         if process.poll() is None:
@@ -118,17 +118,17 @@ def running(state_dir: Path) -> Iterator[Running]:
             process.wait(60)
 
 
-def none_left(pids: list[int], patience_s: float = 20.0) -> bool:
-    """Whether all of them end in time; a zombie that nobody has waited for counts as ended."""
+def all_ended(pids: list[int], patience_s: float = 20.0) -> bool:
+    """Whether all processes end in time; an unreaped zombie counts as ended."""
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
-        if not any(alive(pid) for pid in pids):
+        if not any(is_running(pid) for pid in pids):
             return True
         time.sleep(0.05)
     return False
 
 
-def alive(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     """Whether a process runs."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
@@ -152,12 +152,12 @@ def test_house_mends_itself_and_leaves_nothing(tmp_path: Path) -> None:
         assert len(pids) >= len(house.services())
         house.process.kill()
         house.process.wait()
-        assert none_left(pids)
+        assert all_ended(pids)
     with running(state_dir) as house:
         pids = house.pids()
         house.process.send_signal(signal.SIGINT)
         assert house.process.wait(60) == 0
-        assert "stopped" in house.said()
-        assert none_left(pids)
+        assert "stopped" in house.output()
+        assert all_ended(pids)
     assert json.loads((state_dir / "first-starts.json").read_text()) == cluster
     assert not (state_dir / "house.json").exists()

@@ -1,9 +1,9 @@
-"""The consent stage in memory, with an identity room of a few lines beside it: what `memory.py` is a model of."""
+"""The consent stage in memory with a minimal identity stage: the reference for the model in `memory.py`."""
 
 import hashlib
 from collections import defaultdict
 
-from infra.ops.simulator.protocols import PURPOSES, signals
+from infra.ops.simulator.protocols import PURPOSES, consent_signals
 from infra.ops.simulator.truth import ANALYTICS
 from infra.ops.simulator.world.acts import SimulatedEvent, Statement
 from infra.ops.simulator.world.memory import CHOICE_EVENT, identifiers_of
@@ -21,7 +21,7 @@ WORDS = {True: "granted", False: "denied"}
 
 
 class Gate:
-    """Takes one step after the other, and lets everything that follows from it arrive before the next one."""
+    """Processes one step at a time, with all its consequences before the next one."""
 
     def __init__(self) -> None:
         self.now = NOON
@@ -34,15 +34,17 @@ class Gate:
         """Node -> revocations of all that is linked to it."""
 
     def event(self, event: SimulatedEvent) -> int:
-        """Purposes that the gate grants."""
+        """Process an event; return the granted purposes."""
         self.now += STEP_MS
         nodes = sorted(map(node, identifiers_of(event)))
-        said = {name: WORDS.get(value, str(value)) for name, value in signals(event.device, self.now).items()}
+        consent = {name: WORDS.get(value, str(value)) for name, value in consent_signals(event.device, self.now).items()}
         if event.dated:
-            said["chosen_ts"] = str(self.now)
-        if event.name == CHOICE_EVENT and "tc_string" in said:
-            said["tc_event_status"] = "useractioncomplete"
-        record = raw(event_name=event.name, signals=said, region=event.device.region, collector_ts=self.now, identifiers=nodes)
+            consent["chosen_ts"] = str(self.now)
+        if event.name == CHOICE_EVENT and "tc_string" in consent:
+            consent["tc_event_status"] = "useractioncomplete"
+        record = raw(
+            event_name=event.name, signals=consent, region=event.device.region, collector_ts=self.now, identifiers=nodes
+        )
         outcome = self._handle(RAW, nodes[0], record)
         ((_, value, _),) = outcome.out[CONSENTED]
         mask: int = decode(REGISTRY, value or b"")[1]["consent_purposes"]
@@ -51,7 +53,7 @@ class Gate:
         return mask
 
     def state(self, statement: Statement) -> None:
-        """What the door makes of `POST /v1/consent`."""
+        """Process the signals that the collector writes for `POST /v1/consent`."""
         self.now += STEP_MS
         purposes = [name for name, bit in PURPOSES.items() if bit & statement.purposes]
         choice = {f"cmp.{name}": WORDS[statement.grants] for name in purposes}
@@ -74,25 +76,25 @@ class Gate:
         outcome = self._stage.handle(Batch(topic, 3, [key.encode()], [value], [self._offset]), self.now / 1000)
         for hook in outcome.after_commit:
             hook()
-        for _, told, _ in outcome.out.get(SIGNALS, ()):
-            signal = decode(REGISTRY, told or b"")[1]
+        for _, output, _ in outcome.out.get(SIGNALS, ()):
+            signal = decode(REGISTRY, output or b"")[1]
             self._handle(SIGNALS, signal["subject"], signal)
-        for _, told, _ in outcome.out.get(REVOCATIONS, ()):
-            revocation = decode(REGISTRY, told or b"")[1]
+        for _, output, _ in outcome.out.get(REVOCATIONS, ()):
+            revocation = decode(REGISTRY, output or b"")[1]
             for linked in {revocation["subject"], *self._linked[revocation["subject"]]}:
                 self._refusals[linked].append(revocation)
                 self._hand_over(linked, [revocation])
         return outcome
 
     def _link(self, nodes: list[str]) -> None:
-        everybody = set(nodes).union(*(self._linked[one] for one in nodes))
+        everybody = set(nodes).union(*(self._linked[member] for member in nodes))
         if self._linked[nodes[0]] == everybody:
             return
-        refusals = [revocation for one in everybody for revocation in self._refusals[one]]
-        for one in everybody:
-            self._linked[one] = everybody
-            self._refusals[one] = list(refusals)
-            self._hand_over(one, refusals)
+        refusals = [revocation for member in everybody for revocation in self._refusals[member]]
+        for member in everybody:
+            self._linked[member] = everybody
+            self._refusals[member] = list(refusals)
+            self._hand_over(member, refusals)
 
     def _hand_over(self, to: str, revocations: list[Record]) -> None:
         for revocation in revocations:
@@ -102,6 +104,6 @@ class Gate:
 
 
 def node(identifier: str) -> str:
-    """A node of the tier that an identifier of the simulator has."""
+    """Return a node of the tier of a simulated identifier."""
     tier = "0" if identifier.startswith("account") else "3" if "@" in identifier else "2"
     return tier + hashlib.sha256(identifier.encode()).hexdigest()[:32]

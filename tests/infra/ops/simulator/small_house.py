@@ -1,4 +1,4 @@
-"""A small house at rest, written by hand: what eight events must leave in every layer, and ways to spoil it."""
+"""Hand-written layers of eight events, as a correct and drained installation has them, and functions to add faults."""
 
 import time
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from infra.clients.topic_ids import topic_ids
 from infra.ops.simulator.ledger import DecisionLine, EndLine, EventLine, RunLine, Writer
 from infra.ops.simulator.marks import event_id, marker
 from infra.ops.simulator.reconcile.compare import LayerVerdict
-from infra.ops.simulator.reconcile.drain import GROUPS, ends
+from infra.ops.simulator.reconcile.drain import GROUPS, end_offsets
 from infra.ops.simulator.reconcile.layers import ranges
 from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
@@ -34,7 +34,7 @@ NAMES = {3: "widget_viewed", 7: "purchase"}
 
 @dataclass
 class SmallHouse:
-    """Topics and settings; `furnish` writes every Kafka layer as a healthy house would."""
+    """Topics and settings; `populate` writes every Kafka layer correctly."""
 
     settings: Settings
     ledger: Path
@@ -87,24 +87,24 @@ class SmallHouse:
         }
 
     def consented(self, n: int) -> Record:
-        """Event `n` behind the gate."""
+        """Return event `n` as the consent stage writes it."""
         mask = MASKS[n]
         columns = {"consent_outcome": "pass" if mask == 7 else "strip", "consent_purposes": mask, "consent_reasons": ""}
-        kept = self.raw(n) if mask & 2 else {**self.raw(n), "click_ids": {}}
-        return {**columns, "consent_policy": "p", "consent_evidence": "e", **kept}
+        fields = self.raw(n) if mask & 2 else {**self.raw(n), "click_ids": {}}
+        return {**columns, "consent_policy": "p", "consent_evidence": "e", **fields}
 
     def resolved(self, n: int) -> Record:
         """Event `n` with its identity."""
         return {"profile_id": PROFILE, "node": PROFILE, "identity_state": "resolved", **self.consented(n)}
 
     def anonymised(self) -> Record:
-        """What is left of event 2."""
+        """Return the anonymised event 2."""
         columns = {"consent_outcome": "anonymise", "consent_purposes": 0, "consent_reasons": ""}
-        kept = {**self.raw(2), "event_id": self.anonymous_id, "identifiers": [], "click_ids": {}, "page_title": ""}
-        return {**columns, "consent_policy": "p", "consent_evidence": "e", **kept}
+        fields = {**self.raw(2), "event_id": self.anonymous_id, "identifiers": [], "click_ids": {}, "page_title": ""}
+        return {**columns, "consent_policy": "p", "consent_evidence": "e", **fields}
 
     def anonymous(self) -> Record:
-        """The same behind identity."""
+        """Return the anonymised event 2 as the identity stage writes it."""
         return {"profile_id": "", "node": "", "identity_state": "anonymous", **self.anonymised()}
 
     def rows(self) -> list[Record]:
@@ -118,7 +118,7 @@ class SmallHouse:
         assert self._producer.flush(20) == 0
 
     def put_letter(self, topic: str, offset: int, value: bytes) -> Any:
-        """Write a dead letter: of the door, or of the consent stage about a record of `topic`."""
+        """Write a dead letter: of the collector, or of the consent stage about a record of `topic`."""
         place = RecordPosition(topic, 0 if topic else -1, offset)
         letters = self._gate if topic else self._door
         key, written, _ = letters.letter(DeadLetterCause("TEST", "", place), None, value, self.now / 1000)
@@ -127,7 +127,7 @@ class SmallHouse:
         self.letters.append(place)
         return place
 
-    def furnish(self) -> None:
+    def populate(self) -> None:
         """Write the ledger and every Kafka layer."""
         self.write_ledger()
         poison = b"\xff " + marker("dd", RUN, 5).encode()
@@ -160,15 +160,15 @@ class SmallHouse:
         self.anonymous_id = random_id(key, topic_id, message.partition(), message.offset())
 
     def _put_bandit(self) -> None:
-        told = {"decision_id": DECISION, "experiment": "hero-banner", "epoch": 1, "arm": "calm", "group": "bandit"}
+        decision = {"decision_id": DECISION, "experiment": "hero-banner", "epoch": 1, "arm": "calm", "group": "bandit"}
         decided = {"visitor": "", "eligible": ["calm"], "reason": "ok", "snapshot_version": 1, "config_version": "1"}
-        self.put("bandit.decisions", {**told, "propensity": 0.5, "decided_ts": self.now, **decided})
+        self.put("bandit.decisions", {**decision, "propensity": 0.5, "decided_ts": self.now, **decided})
         for kind, n in (("exposure", 3), ("reward", 7)):
             joined = {"kind": kind, "reward": 1.0, "event_id": event_id(RUN, n), "decided_ts": self.now, "event_ts": self.now}
-            self.put("bandit.outcomes", {**told, "propensity": 0.5, **joined})
+            self.put("bandit.outcomes", {**decision, "propensity": 0.5, **joined})
 
     def write_ledger(self) -> None:
-        """What was sent to this house."""
+        """Write the ledger of the eight events."""
         fates = {2: "anonymised", 4: "dead", 5: "poison", 6: "refused"}
         with Writer(self.ledger, RunLine(RUN, 1, 8, self.now - 60_000)) as writer:
             writer.write("decision", DecisionLine(DECISION, "hero-banner", "calm", "bandit", True, True))
@@ -178,7 +178,7 @@ class SmallHouse:
                     id=event_id(RUN, n),
                     door="headwater",
                     name=NAMES.get(n, "page_view"),
-                    sent=2 if n == 7 else 1,
+                    attempts=2 if n == 7 else 1,
                     acked=0 if n == 6 else 1,
                     status=401 if n == 6 else 200,
                     fate=fates.get(n, "resolved"),
@@ -191,11 +191,11 @@ class SmallHouse:
             writer.write("end", EndLine(self.now, 8, 7, 0))
 
     def settle(self) -> None:
-        """Commit every group at the end, as workers at rest have done."""
+        """Commit the end offsets for every group."""
         client = admin(self.settings)
         for group, topics in GROUPS.items():
             consumer = reader(self.settings, group)
-            places = [ck.TopicPartition(topic, p, end) for topic in topics for p, end in ends(client, topic).items()]
+            places = [ck.TopicPartition(topic, p, end) for topic in topics for p, end in end_offsets(client, topic).items()]
             commit_offsets(consumer, places)
             consumer.close()
 
@@ -208,7 +208,7 @@ class SmallHouse:
         client.close()
 
     def load(self) -> None:
-        """Fill the tables as the warehouse would."""
+        """Fill the tables as the warehouse does."""
         self.insert(*self.rows())
         at = f"fromUnixTimestamp64Milli({self.now})"
         self.clickhouse(f"INSERT INTO {{db}}.bandit_decisions (decision_id, decided_ts) VALUES ('{DECISION}', {at})")
@@ -224,11 +224,11 @@ class SmallHouse:
         """Insert rows of `events` at an offset that the topic has."""
         place: Record = {"_topic_id": topic_ids(self.settings, ("events.resolved",))["events.resolved"]}
         place |= {"_partition": self.place[0], "_offset": self.place[1]}
-        told = [{**row, **place} for row in rows]
-        for row in told:
+        located = [{**row, **place} for row in rows]
+        for row in located:
             for name in ("collector_ts", "event_ts"):
                 row[name] = datetime.fromtimestamp(row[name] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
         client = clickhouse_connect.get_client(dsn=self.settings.clickhouse, autogenerate_session_id=False)
-        body = b"\n".join(orjson.dumps(row) for row in told)
+        body = b"\n".join(orjson.dumps(row) for row in located)
         client.raw_insert(f"{self.settings.clickhouse_database}.events", insert_block=body, fmt="JSONEachRow")
         client.close()

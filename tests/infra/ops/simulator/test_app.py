@@ -1,4 +1,4 @@
-"""A run act by act."""
+"""The acts of a run are sent in order."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from infra.errors import ConfigError
-from infra.ops.simulator.app import SimulationPlan, _play
+from infra.ops.simulator.app import SimulationPlan, _run_acts
 from infra.ops.simulator.reconcile.drain import Lags, NotDrained
 from infra.ops.simulator.sender import SendProgress
 from infra.ops.simulator.world.acts import Journey
@@ -19,7 +19,7 @@ Settle = Callable[[Callable[[Lags], None]], None]
 
 
 class Log:
-    """Takes down what is done, in order: acts sent, and waits for the house."""
+    """Records sent acts and waits in order."""
 
     def __init__(self) -> None:
         self.done: list[str] = []
@@ -30,18 +30,18 @@ class Log:
         self.done.append("act" if list(journeys) else "act without journeys")
 
     def settle(self, tell: Callable[[Lags], None]) -> None:
-        """The house is waited for."""
+        """Record a wait."""
         tell({"headwater.consent": 3})
         self.done.append("settled")
 
 
 def play(log: Any, events: int, settle: Settle) -> None:
-    """Play a world."""
-    asyncio.run(_play(log, ShopWorld(1, RUN, events), SimulationPlan(events, 8, settle)))
+    """Send a world."""
+    asyncio.run(_run_acts(log, ShopWorld(1, RUN, events), SimulationPlan(events, 8, settle)))
 
 
 def test_the_house_settles_between_acts_and_only_there() -> None:
-    """Before the first there is nothing to wait for, and after the last reconcile waits."""
+    """The run waits between acts; not before the first, and not after the last, where reconcile waits."""
     log = Log()
     play(log, 2_000, log.settle)
     assert log.done == [*["act", "settled"] * (ACTS - 1), "act"]
@@ -52,7 +52,7 @@ def test_the_house_settles_between_acts_and_only_there() -> None:
 
 
 def test_a_house_that_does_not_settle_ends_the_run_in_words() -> None:
-    """Nothing is expected of events that were not sent, and somebody can do something about it."""
+    """A stream that does not drain raises ConfigError; unsent events are not in the ledger."""
     log = Log()
 
     def settle(_tell: Callable[[Lags], None]) -> None:

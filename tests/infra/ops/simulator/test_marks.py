@@ -1,4 +1,4 @@
-"""Names that can be found again in bytes."""
+"""Ids and markers can be found in raw bytes."""
 
 import random
 import uuid
@@ -24,8 +24,8 @@ def test_ids_of_other_runs_and_other_forms_are_nobodys() -> None:
 
 def test_markers_are_found_in_any_bytes_and_hold_no_digit() -> None:
     """A marker that looks like a telephone number would be masked at the door."""
-    said = marker("mk", "abcdefab", 0xBEEF)
-    assert not any(letter.isdigit() for letter in said)
-    found = MarkerScan("abcdefab").find(b"\x00\x07url?gclid=" + said.encode() + b"&x=" + marker("an", "abcdefab", 2).encode())
-    assert found == {("mk", 0xBEEF), ("an", 2)}
-    assert MarkerScan("ffffffff").find(said.encode()) == set()
+    mark = marker("mk", "abcdefab", 0xBEEF)
+    assert not any(letter.isdigit() for letter in mark)
+    marks = MarkerScan("abcdefab").find(b"\x00\x07url?gclid=" + mark.encode() + b"&x=" + marker("an", "abcdefab", 2).encode())
+    assert marks == {("mk", 0xBEEF), ("an", 2)}
+    assert MarkerScan("ffffffff").find(mark.encode()) == set()

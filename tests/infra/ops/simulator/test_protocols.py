@@ -1,4 +1,4 @@
-"""Payloads of the four doors."""
+"""Request bodies of the four protocols."""
 
 from dataclasses import replace
 
@@ -6,7 +6,13 @@ import orjson
 import pytest
 
 from infra.ops.simulator.marks import MarkerScan, event_id
-from infra.ops.simulator.protocols import SendStamp, ask, build, signals, state
+from infra.ops.simulator.protocols import (
+    SendStamp,
+    build_consent_request,
+    build_decision_request,
+    build_event_request,
+    consent_signals,
+)
 from infra.ops.simulator.world.acts import (
     DOORS,
     DecisionRequest,
@@ -26,7 +32,7 @@ STAMP = SendStamp(1_795_000_000_000, "k" * 32, "X-Region", "the-token")
 
 
 def event(door: Door, choice: VisitorChoice = VisitorChoice.CMP_ALL, defect: Defect = Defect.NONE) -> SimulatedEvent:
-    """A purchase that answers a decision."""
+    """Return a purchase that refers to a decision."""
     device = Device("cookie-1", door, "DE", choice, "agent")
     person = SimulatedPerson("person-1", "account-1", "one@mail.example", 1)
     return SimulatedEvent(
@@ -38,7 +44,7 @@ def event(door: Door, choice: VisitorChoice = VisitorChoice.CMP_ALL, defect: Def
 @pytest.mark.parametrize("door", DOORS)
 def test_every_door_carries_id_markers_token_and_region(door: Door) -> None:
     """What reconcile looks for must be in the bytes."""
-    post = build(SimulatedRequest((event(door),)), STAMP)
+    post = build_event_request(SimulatedRequest((event(door),)), STAMP)
     orjson.loads(post.body)
     assert event_id(RUN, 5).encode() in post.body
     assert {kind for kind, _ in MarkerScan(RUN).find(post.body)} == {"an", "mk"}
@@ -49,7 +55,7 @@ def test_every_door_carries_id_markers_token_and_region(door: Door) -> None:
 @pytest.mark.parametrize("door", DOORS)
 def test_without_personalization_a_marker_stands_in_for_the_token(door: Door) -> None:
     """Nothing of it may be seen behind the gate."""
-    post = build(SimulatedRequest((event(door, VisitorChoice.CMP_ANALYTICS),)), STAMP)
+    post = build_event_request(SimulatedRequest((event(door, VisitorChoice.CMP_ANALYTICS),)), STAMP)
     assert b"the-token" not in post.body
     assert ("pz", 5) in MarkerScan(RUN).find(post.body)
 
@@ -59,74 +65,75 @@ def test_defects_are_what_they_say(door: Door) -> None:
     """And every one that must end as a dead letter can be found in it."""
     whole = event(door)
     with pytest.raises(orjson.JSONDecodeError):
-        orjson.loads(build(SimulatedRequest((replace(whole, defect=Defect.BROKEN_BODY),)), STAMP).body)
+        orjson.loads(build_event_request(SimulatedRequest((replace(whole, defect=Defect.BROKEN_BODY),)), STAMP).body)
     for defect in (Defect.NO_NAME, Defect.NOT_AN_OBJECT):
-        post = build(SimulatedRequest((whole, replace(whole, n=6, defect=defect))), STAMP)
+        post = build_event_request(SimulatedRequest((whole, replace(whole, n=6, defect=defect))), STAMP)
         assert ("dd", 6) in MarkerScan(RUN).find(post.body)
         assert ("dd", 5) not in MarkerScan(RUN).find(post.body)
-    wrong = build(SimulatedRequest((replace(whole, defect=Defect.WRONG_KEY),)), STAMP)
+    wrong = build_event_request(SimulatedRequest((replace(whole, defect=Defect.WRONG_KEY),)), STAMP)
     assert STAMP.write_key not in str(wrong.headers) + str(wrong.query) + wrong.body.decode()
 
 
 def test_poison_is_no_framed_record() -> None:
     """The first byte already says so."""
-    post = build(SimulatedRequest((event("headwater", defect=Defect.POISON),)), STAMP)
+    post = build_event_request(SimulatedRequest((event("headwater", defect=Defect.POISON),)), STAMP)
     assert post.body[0] != 0
     assert ("dd", 5) in MarkerScan(RUN).find(post.body)
 
 
 def test_silence_says_nothing() -> None:
     """A visitor without a choice sends no signal."""
-    assert signals(Device("c", "ga4", "US", VisitorChoice.SILENT, "agent"), STAMP.now_ms) == {}
+    assert consent_signals(Device("c", "ga4", "US", VisitorChoice.SILENT, "agent"), STAMP.now_ms) == {}
 
 
 @pytest.mark.parametrize("door", DOORS)
 def test_the_event_itself_says_where_its_visitor_is(door: Door) -> None:
     """As a server would, for keys whose headers tell nothing; and says nothing where that is unknown."""
     whole = event(door)
-    body = build(SimulatedRequest((whole,)), STAMP).body
+    body = build_event_request(SimulatedRequest((whole,)), STAMP).body
     assert b"DE" in body
     nowhere = replace(whole, device=replace(whole.device, region=""))
-    post = build(SimulatedRequest((nowhere,)), STAMP)
+    post = build_event_request(SimulatedRequest((nowhere,)), STAMP)
     assert b"location" not in post.body.replace(b"page_location", b"")
     assert "X-Region" not in post.headers
 
 
 def test_onetrust_groups_stand_where_each_protocol_has_them() -> None:
     """Under their own names; in Segment's calls as categories, and the time beside them."""
-    told = replace(event("segment", VisitorChoice.ONETRUST_NONE), dated=True)
-    consent = orjson.loads(build(SimulatedRequest((told,)), STAMP).body)["batch"][0]["context"]["consent"]
+    choice = replace(event("segment", VisitorChoice.ONETRUST_NONE), dated=True)
+    consent = orjson.loads(build_event_request(SimulatedRequest((choice,)), STAMP).body)["batch"][0]["context"]["consent"]
     assert consent == {
         "chosen_ts": STAMP.now_ms,
         "categoryPreferences": {"C0001": True, "C0002": False, "C0003": False, "C0004": False},
     }
-    own = orjson.loads(build(SimulatedRequest((event("headwater", VisitorChoice.ONETRUST_NO_ADS),)), STAMP).body)["events"][0][
-        "consent"
-    ]
+    request = SimulatedRequest((event("headwater", VisitorChoice.ONETRUST_NO_ADS),))
+    own = orjson.loads(build_event_request(request, STAMP).body)["events"][0]["consent"]
     assert own == {"C0001": True, "C0002": True, "C0003": True, "C0004": False}
 
 
 def test_the_page_on_which_a_tc_string_is_chosen_says_so() -> None:
     """Others say that it is loaded."""
     for name, status in ((CHOICE_EVENT, "useractioncomplete"), ("page_view", "tcloaded")):
-        told = replace(event("headwater", VisitorChoice.TC_NONE), name=name)
-        consent = orjson.loads(build(SimulatedRequest((told,)), STAMP).body)["events"][0]["consent"]
+        choice = replace(event("headwater", VisitorChoice.TC_NONE), name=name)
+        consent = orjson.loads(build_event_request(SimulatedRequest((choice,)), STAMP).body)["events"][0]["consent"]
         assert (consent["tc_event_status"], consent["gdpr_applies"]) == (status, "1")
 
 
 def test_statements_name_whom_they_are_about_and_what() -> None:
     """Withdrawals by purpose, choices by signals, under the key of the source."""
     device = event("headwater").device
-    withdrawal = state(Statement(device, (("client_id", "c"),), 6, withdrawal=True), STAMP)
+    withdrawal = build_consent_request(Statement(device, (("client_id", "c"),), 6, withdrawal=True), STAMP)
     assert orjson.loads(withdrawal.body) == {
         "client_id": "c", "kind": "withdrawal", "purposes": ["marketing", "personalization"],
     }  # fmt: skip
-    grant = state(Statement(device, (("user_id", "u"), ("client_id", "c")), 1, grants=True), STAMP)
+    grant = build_consent_request(Statement(device, (("user_id", "u"), ("client_id", "c")), 1, grants=True), STAMP)
     assert orjson.loads(grant.body) == {"user_id": "u", "client_id": "c", "consent": {"cmp.analytics": "granted"}}
     assert (grant.path, grant.headers["Authorization"]) == ("/v1/consent", f"Bearer {STAMP.write_key}")
 
 
 def test_the_decision_api_is_told_words_alone() -> None:
-    """Its consent map holds texts."""
-    post = ask(DecisionRequest(event("ga4", VisitorChoice.ONETRUST_NO_ADS).device, event("ga4").person), STAMP)
+    """The decision API's consent map has text values."""
+    post = build_decision_request(
+        DecisionRequest(event("ga4", VisitorChoice.ONETRUST_NO_ADS).device, event("ga4").person), STAMP
+    )
     assert orjson.loads(post.body)["consent"] == {"C0001": "granted", "C0002": "granted", "C0003": "granted", "C0004": "denied"}

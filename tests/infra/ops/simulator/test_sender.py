@@ -1,4 +1,4 @@
-"""The patient client, against a real HTTP server that misbehaves as houses under attack do."""
+"""The client against a real HTTP server that fails and refuses requests."""
 
 import asyncio
 from collections import Counter
@@ -19,7 +19,7 @@ KEY = "k" * 32
 
 @dataclass
 class Doors:
-    """A door that refuses wrong keys and broken bodies, and takes the rest only the second time."""
+    """A server that refuses wrong keys and broken bodies, and accepts other requests only the second time."""
 
     flaky: bool
     closed: str = ""
@@ -27,13 +27,13 @@ class Doors:
     bodies: Counter[bytes] = field(default_factory=Counter)
 
     async def take(self, request: web.Request) -> web.Response:
-        """Any collector door."""
+        """Handle a request to the collector."""
         body = await request.read()
         self.bodies[body] += 1
         if request.path == self.closed:
             return web.Response(status=400)
-        said = request.headers.get("Authorization", "") + str(request.query_string) + body.decode()
-        if "wrong-" in said:
+        text = request.headers.get("Authorization", "") + str(request.query_string) + body.decode()
+        if "wrong-" in text:
             return web.Response(status=401)
         try:
             orjson.loads(body)
@@ -42,18 +42,18 @@ class Doors:
         return web.Response(status=503 if self.flaky and self.bodies[body] == 1 else 200)
 
     async def decide(self, _request: web.Request) -> web.Response:
-        """The decision API."""
+        """Handle a request to the decision API."""
         return web.json_response({"decision_id": "d", "arm": "calm", "group": "bandit", "token": "t"})
 
 
 async def walk(doors: Doors, events: int) -> tuple[list[Line], list[bytes]]:
-    """Send a world to these doors: (ledger lines, poison)."""
+    """Send a world to this server; return (ledger lines, poison)."""
     lines, poison, _ = await drive(doors, events)
     return lines, poison
 
 
 async def drive(doors: Doors, events: int) -> tuple[list[Line], list[bytes], SendProgress]:
-    """The same, and how far the sender says that it came."""
+    """As `walk`, with the sender's progress."""
     app = web.Application()
     app.router.add_post("/v1/decide", doors.decide)
     app.router.add_post("/{path:.*}", doors.take)
@@ -84,18 +84,18 @@ def event_lines(doors: Doors, events: int) -> list[EventLine]:
 @pytest.mark.parametrize("flaky", [False, True])
 def test_every_event_is_in_the_ledger_once_with_what_the_house_said(flaky: bool) -> None:
     """Acknowledged or refused, however often it had to be sent."""
-    found = event_lines(Doors(flaky), 400)
-    assert [line.n for line in found] == list(range(400))
-    for line in found:
+    lines = event_lines(Doors(flaky), 400)
+    assert [line.n for line in lines] == list(range(400))
+    for line in lines:
         if line.fate == "refused":
             assert (line.acked, line.status) in {(0, 400), (0, 401)}
         else:
             assert (line.acked > 0, line.status) == (True, 200)
-    assert any(line.sent > line.acked for line in found if line.fate != "refused") == flaky
+    assert any(line.attempts > line.acked for line in lines if line.fate != "refused") == flaky
 
 
 def test_a_retry_is_the_same_bytes() -> None:
-    """Else a house could not know a duplicate."""
+    """Repeated requests have the same bytes, so that they can be recognised as duplicates."""
     doors = Doors(flaky=True)
     event_lines(doors, 200)
     broken = {body for body, n in doors.bodies.items() if n == 1}
@@ -103,9 +103,9 @@ def test_a_retry_is_the_same_bytes() -> None:
 
 
 def test_poison_takes_the_back_way_and_decisions_are_noted() -> None:
-    """Poison never meets a door; each answered question has its line."""
+    """Poison is not sent over HTTP; each answered decision request has its line."""
     lines, poison = asyncio.run(walk(Doors(flaky=False), 20_000))
-    wanted = {
+    expected = {
         event.n
         for journey in ShopWorld(1, RUN, 20_000).journeys()
         for step in journey
@@ -113,7 +113,7 @@ def test_poison_takes_the_back_way_and_decisions_are_noted() -> None:
         for event in step.events
         if event.defect is Defect.POISON
     }
-    assert len(poison) == len(wanted) > 0
+    assert len(poison) == len(expected) > 0
     assert any(isinstance(line, DecisionLine) for line in lines)
 
 
@@ -127,7 +127,7 @@ def test_a_rate_is_kept() -> None:
 
 
 def test_a_choice_that_the_house_does_not_take_leaves_the_run_open() -> None:
-    """What must become of the events after it is not known, so the run must not pass."""
+    """A refused choice counts as open, because the expected outcome of later events is unknown."""
     _, _, progress = asyncio.run(drive(Doors(flaky=False), 3_000))
     assert progress.open == 0
     lines, _, progress = asyncio.run(drive(Doors(flaky=False, closed="/v1/consent"), 3_000))

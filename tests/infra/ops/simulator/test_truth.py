@@ -1,10 +1,10 @@
-"""What must become of an event."""
+"""Expected outcomes of events."""
 
 from dataclasses import replace
 
 import pytest
 
-from infra.ops.simulator.truth import ExpectedOutcome, fate
+from infra.ops.simulator.truth import ExpectedOutcome, expected_outcome
 from infra.ops.simulator.world.acts import Defect, Device, SimulatedEvent, SimulatedPerson, VisitorChoice
 
 EVENT = SimulatedEvent(
@@ -42,9 +42,9 @@ EVENT = SimulatedEvent(
     ],
 )
 def test_choice_and_region_decide(choice: VisitorChoice, region: str, expected: ExpectedOutcome) -> None:
-    """Own words first; silence is a denial everywhere but where opt-out is the law."""
+    """The event's own signals decide; without signals everything is denied except in opt-out regions."""
     event = replace(EVENT, device=replace(EVENT.device, choice=choice, region=region))
-    assert fate(event) == expected
+    assert expected_outcome(event) == expected
 
 
 @pytest.mark.parametrize(
@@ -59,10 +59,10 @@ def test_choice_and_region_decide(choice: VisitorChoice, region: str, expected: 
 )
 def test_a_defect_decides_before_any_consent(defect: Defect, name: str) -> None:
     """What cannot be read is never judged by purpose."""
-    assert fate(replace(EVENT, defect=defect)) == ExpectedOutcome(name)  # type: ignore[arg-type] # the table above holds fate names
+    assert expected_outcome(replace(EVENT, defect=defect)) == ExpectedOutcome(name)  # type: ignore[arg-type] # the table above holds fate names
 
 
 def test_what_is_remembered_goes_before_what_an_event_says() -> None:
     """An event whose mask is known is judged by it."""
-    assert fate(replace(EVENT, granted=5)) == ExpectedOutcome("resolved", "strip", 5)
-    assert fate(replace(EVENT, granted=0)) == ExpectedOutcome("anonymised", "anonymise", 0)
+    assert expected_outcome(replace(EVENT, granted=5)) == ExpectedOutcome("resolved", "strip", 5)
+    assert expected_outcome(replace(EVENT, granted=0)) == ExpectedOutcome("anonymised", "anonymise", 0)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from infra.secrets import Secret
 from infra.settings import PACKAGED_CONTRACTS
-from schemas.boundary import validator
+from schemas.boundary import Boundary
 from schemas.codec import encode
 from schemas.registry import Registry
 from streams.collector.event import Item, ProtocolEvent
@@ -23,7 +23,7 @@ from streams.identity.nodes import NodeKeys
 
 RAW = Registry(PACKAGED_CONTRACTS).latest("events.raw")
 NORMALISER = Normaliser(RAW, NodeKeys.derive(Secret("for tests only, forty characters long...")))
-BOUNDARY = validator(RAW)
+BOUNDARY = Boundary(RAW)
 UNSTRUCT = "iglu:com.snowplowanalytics.snowplow/unstruct_event/jsonschema/1-0-0"
 CONTEXTS = "iglu:com.snowplowanalytics.snowplow/contexts/jsonschema/1-0-1"
 HEADWATER = "iglu:com.headwater/consent/jsonschema/1-0-0"

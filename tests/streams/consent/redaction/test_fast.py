@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from infra.settings import PACKAGED_CONTRACTS
 from schemas.codec import Undecodable, decode, encode
-from schemas.columns import FEW
+from schemas.fast.head_columns import MIN_BATCH
 from schemas.registry import Contract, Registry
 from streams.consent.policy import BITS, PACKAGED, load_policy
 from streams.consent.redaction.click_ids import ClickIds
@@ -101,7 +101,7 @@ def test_anonymising_bytes_is_anonymising_the_record(event: dict[str, Any]) -> N
 def test_many_are_rewritten_as_each_alone(events: list[dict[str, Any]], mask: int) -> None:
     """Whether their ends were found together or one by one, and whatever was kept of others before."""
     values = [encode(RAW, event) for event in events]
-    values = [*values, values[0][:-1], values[0] + b"x", b"", RAW.header, *(values * FEW)[:FEW]]
+    values = [*values, values[0][:-1], values[0] + b"x", b"", RAW.header, *(values * MIN_BATCH)[:MIN_BATCH]]
     alone = Rewriter(RAW, POLICY, CLICKS)
     for value, ends in zip(values, REWRITER.ends(values), strict=True):
         assert done(REWRITER.strip, value, mask, ends) == done(alone.strip, value, mask)
@@ -114,9 +114,9 @@ def test_ordinary_events_are_anonymised_together() -> None:
     """None of them is left to be looked at alone; a time that takes ten bytes is."""
     event = {field["name"]: SHAPE.empty[field["name"]] for field in RAW.schema["fields"]}
     event |= {"event_name": "purchase", "region": "US-CA", "collector_ts": 1_790_000_000_000, "event_ts": 1_790_000_000_000}
-    values = [encode(RAW, event | {"page_title": "x" * n}) for n in range(FEW)]
+    values = [encode(RAW, event | {"page_title": "x" * n}) for n in range(MIN_BATCH)]
     odd = encode(RAW, event | {"event_ts": 2**62})
-    ids = [f"{at:032x}" for at in range(FEW + 1)]
+    ids = [f"{at:032x}" for at in range(MIN_BATCH + 1)]
     *made, alone = REWRITER.anonymise_many([*values, odd], ids)
     assert made == [REWRITER.anonymise(value, new_id) for value, new_id in zip(values, ids, strict=False)]
     assert alone is None

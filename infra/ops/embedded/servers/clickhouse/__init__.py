@@ -1,4 +1,4 @@
-"""ClickHouse on this machine: the engine chDB in a process of its own, behind a loopback endpoint that speaks HTTP."""
+"""ClickHouse on this machine: the engine chDB in its own process, behind ClickHouse's HTTP interface on loopback."""
 
 from infra.ops.embedded.servers.clickhouse.process import EmbeddedClickHouse, command
 

@@ -1,7 +1,7 @@
-"""Users of the embedded ClickHouse: what each may do, how many queries run side by side, and how much memory they share.
+"""Users of the embedded ClickHouse: grants, parallel queries, and memory limits.
 
-The engine knows one user only. So each connection takes a role (grants) and a settings profile (limits), and the endpoint
-never lets a statement change them.
+The engine has one user only. So each connection takes a role (grants) and a settings profile (limits), and the endpoint
+refuses statements that would change them.
 """
 
 from collections.abc import Mapping
@@ -12,15 +12,15 @@ from xml.sax.saxutils import escape
 ANALYST_SLOTS = 4
 LOADER_SLOTS = 4
 QUEUE = 64
-"""Queries of one class that may wait for a slot."""
+"""Maximum queries of one class that wait for a slot."""
 ANALYST_SHARE = 0.6
-"""Of the engine's memory: what all analysts' queries together may use; the rest is for inserts of the loader."""
+"""Share of the engine's memory for all analysts' queries; the rest is for the loader's inserts."""
 EXECUTION_S = 600
 EXECUTION_LIMIT_S = 3_600
 BODY_ROLE = "bodies"
-"""Lets a rewritten INSERT read the memory file that holds its data."""
+"""Role that lets a rewritten INSERT read the memory file of its data."""
 
-# Settings that open files or addresses, change the language, or take a limit away: as the server starts, so they stay.
+# Settings that open files or addresses, change the SQL dialect, or lift a limit. Statements cannot change them.
 FIXED_SETTINGS = (
     "allow_experimental_polyglot_dialect",
     "dialect",
@@ -47,7 +47,7 @@ READER_GRANTS = "SHOW, SELECT, dictGet"
 
 
 class QueryClass(Enum):
-    """Whose slots a query takes."""
+    """Owner of the slots that a query takes."""
 
     ANALYST = "analysts"
     LOADER = "the loader"
@@ -71,12 +71,12 @@ USERS: Mapping[str, User] = {
 
 
 def share_bytes(memory_bytes: int) -> int:
-    """Memory of an analyst's query for each slot that it takes."""
+    """Return the memory per slot of an analyst's query, bytes."""
     return int(memory_bytes * ANALYST_SHARE / ANALYST_SLOTS)
 
 
 def slots_for(user: User, settings: Mapping[str, str], memory_bytes: int) -> int:
-    """Slots that a query takes: an analyst's query that asks for more memory than one share takes the shares of others too."""
+    """Return the slots of a query. An analyst's query that requests more memory than one share takes several."""
     requested = settings.get("max_memory_usage", "")
     if user.query_class is QueryClass.LOADER or not requested.isdecimal():
         return 1
@@ -84,9 +84,9 @@ def slots_for(user: User, settings: Mapping[str, str], memory_bytes: int) -> int
 
 
 def limits(user: User, slots: int, memory_bytes: int) -> dict[str, str]:
-    """Settings that a query of this user starts with."""
+    """Return the initial settings of a user's query."""
     if user.query_class is QueryClass.LOADER:
-        # Where the engine's memory is full, others give way.
+        # Where memory is exhausted, the engine cancels other queries.
         return {"memory_overcommit_ratio_denominator": "0", "memory_overcommit_ratio_denominator_for_user": "0"}
     share = share_bytes(memory_bytes) * slots
     return {
@@ -98,12 +98,12 @@ def limits(user: User, slots: int, memory_bytes: int) -> dict[str, str]:
 
 
 def profile_name(slots: int) -> str:
-    """The settings profile of an analyst's query."""
+    """Return the settings profile of an analyst's query."""
     return f"analyst_{slots}"
 
 
 def users_xml(memory_bytes: int) -> str:
-    """The engine's users file: one user without rights of its own, the roles, and the limits that no statement can lift."""
+    """Return the engine's users file: one user without grants, the roles, and limits that no statement can lift."""
     fixed = "".join(f"<{name}><readonly/></{name}>" for name in FIXED_SETTINGS)
     profiles = "".join(_profile(slots, memory_bytes) for slots in range(1, ANALYST_SLOTS + 1))
     roles = {"writer": WRITER_GRANTS, "reader": READER_GRANTS, BODY_ROLE: "FILE"}

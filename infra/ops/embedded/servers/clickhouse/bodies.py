@@ -1,4 +1,4 @@
-"""Bodies of requests: unpacked frame by frame, bounded, into a memory file that the engine can open."""
+"""Request bodies, decompressed within a bound into a memory file that the engine can open."""
 
 import bz2
 import lzma
@@ -15,16 +15,16 @@ BODY_BYTES = 256 * 1024 * 1024
 PIECE_BYTES = 1024 * 1024
 BROTLI_BYTES = 4096
 HEADER = struct.Struct("<BII")
-"""Of ClickHouse's compressed block: method, bytes with this header, bytes of the data. The checksum's 16 bytes stand before."""
+"""Header of ClickHouse's compressed block: method, size with this header, size of the data. A 16-byte checksum precedes it."""
 CHECKSUM_BYTES = 16
 METHOD_NONE, METHOD_LZ4, METHOD_ZSTD = 0x02, 0x82, 0x90
 
 
 class Decoder(Protocol):
-    """Unpacks a stream that comes in pieces; what comes out comes in bounded pieces too."""
+    """Decompresses a stream given in pieces, into bounded pieces."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Unpack more of the stream."""
+        """Decompress more of the stream."""
         ...
 
     def finish(self) -> None:
@@ -33,14 +33,14 @@ class Decoder(Protocol):
 
 
 class BodyFile:
-    """A memory file (elsewhere than on Linux: a nameless file) of at most BODY_BYTES."""
+    """A memory file of at most BODY_BYTES; on systems other than Linux an unlinked temporary file."""
 
     def __init__(self) -> None:
         self.size = 0
         self.fd = os.memfd_create("body") if hasattr(os, "memfd_create") else _nameless_file()
 
     def write(self, data: bytes) -> None:
-        """Append; EngineError above the bound."""
+        """Append. EngineError above BODY_BYTES."""
         self.size += len(data)
         if self.size > BODY_BYTES:
             text = f"The request is larger than {BODY_BYTES} bytes: send the rows in several INSERTs."
@@ -50,11 +50,11 @@ class BodyFile:
             view = view[os.write(self.fd, view) :]
 
     def head(self, size: int) -> bytes:
-        """The first bytes."""
+        """Return the first `size` bytes."""
         return os.pread(self.fd, size, 0)
 
-    def cut(self, position: int) -> None:
-        """Take the bytes before a position off."""
+    def drop_head(self, position: int) -> None:
+        """Remove the bytes before a position."""
         if position == 0:
             return
         rest = BodyFile()
@@ -64,7 +64,7 @@ class BodyFile:
         rest.close()
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Release the memory."""
         os.close(self.fd)
 
 
@@ -74,19 +74,19 @@ def _nameless_file() -> int:
 
 
 def decoders(encoding: str, native_blocks: bool) -> list[Decoder]:
-    """Decoders for Content-Encoding (a list, in the order in which they were applied) and `decompress=1`, to be fed in turn."""
+    """Return the decoders for Content-Encoding (a list, in the order of application) and `decompress=1`, in order of use."""
     names = [name.strip().lower() for name in encoding.split(",")]
     chain: list[Decoder] = []
     for name in reversed([name for name in names if name not in ("", "identity")]):
         if name not in ENCODINGS:
-            known = ", ".join(sorted(ENCODINGS))
-            raise clickhouse_error(48, f"Unknown Content-Encoding '{name}': use one of {known}.", "NOT_IMPLEMENTED")
+            supported = ", ".join(sorted(ENCODINGS))
+            raise clickhouse_error(48, f"Unknown Content-Encoding '{name}': use one of {supported}.", "NOT_IMPLEMENTED")
         chain.append(ENCODINGS[name]())
     return [*chain, NativeBlockDecoder()] if native_blocks else chain
 
 
 def unpack(chain: list[Decoder], data: bytes) -> Iterator[bytes]:
-    """Feed a piece through all decoders."""
+    """Pass a piece through all decoders."""
     if not chain:
         yield data
         return
@@ -95,20 +95,20 @@ def unpack(chain: list[Decoder], data: bytes) -> Iterator[bytes]:
 
 
 def finish(chain: Iterable[Decoder]) -> None:
-    """The stream has ended; EngineError when a decoder waits for more."""
+    """End the stream. EngineError where a decoder expects more data."""
     for decoder in chain:
         decoder.finish()
 
 
 def broken(reason: str) -> EngineError:
-    """The error for a body that cannot be unpacked."""
+    """Return the error for a body that cannot be decompressed."""
     return clickhouse_error(354, f"Cannot decompress the body: {reason}.", "ZLIB_INFLATE_FAILED")
 
 
 class FrameDecoder:
-    """A decoder of frames that follow each other: gzip members, zlib streams, lz4, zstd, bzip2 and xz frames.
+    """A decoder of consecutive frames: gzip members, zlib streams, lz4, zstd, bzip2 and xz frames.
 
-    `start` makes a decompressor for a frame from its first bytes. Raises EngineError for what is no frame.
+    `start` returns a decompressor for a frame, given its first bytes. EngineError for invalid frames.
     """
 
     def __init__(self, start: Callable[[bytes], Any], errors: tuple[type[Exception], ...]) -> None:
@@ -117,8 +117,8 @@ class FrameDecoder:
         self._frame: Any = None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Unpack more of the stream."""
-        full = False  # of a piece that is as large as it may be, more may come without more input
+        """Decompress more of the stream."""
+        full = False  # after a piece of maximum size, more output may follow without more input
         try:
             while data or full:
                 if self._frame is None:
@@ -141,10 +141,10 @@ class FrameDecoder:
 
 
 class BrotliDecoder:
-    """A decoder of brotli streams that follow each other.
+    """A decoder of consecutive brotli streams.
 
-    The library does not say where within its input a stream ended, and takes what follows for an error. So the stream is read
-    again then, its last part byte by byte.
+    The library does not report where in its input a stream ended, and fails on the bytes after it. So the stream is then
+    decoded again, its last part byte by byte.
     """
 
     def __init__(self) -> None:
@@ -157,7 +157,7 @@ class BrotliDecoder:
         self._unpacked = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Unpack more of the stream."""
+        """Decompress more of the stream."""
         for at in range(0, len(data), BROTLI_BYTES):
             rest = data[at : at + BROTLI_BYTES]
             while rest:
@@ -165,7 +165,7 @@ class BrotliDecoder:
                     yield from self._process(rest)
                     rest = b""
                 except self._error:
-                    rest = yield from self._read_again(rest)
+                    rest = yield from self._reread(rest)
 
     def finish(self) -> None:
         """Raise EngineError when the last stream is not whole."""
@@ -190,17 +190,17 @@ class BrotliDecoder:
                 self._packed += data
                 return
 
-    def _read_again(self, data: bytes) -> Generator[bytes, None, bytes]:
-        """Read the stream that ends within `data` to its end; what follows it."""
-        known, packed = self._unpacked, bytes(self._packed)
+    def _reread(self, data: bytes) -> Generator[bytes, None, bytes]:
+        """Decode the stream that ends within `data` again; return the bytes after it."""
+        skip, packed = self._unpacked, bytes(self._packed)
         self._stream = None
         try:
             for piece in self._process(packed) if packed else ():
-                known -= len(piece)
+                skip -= len(piece)
             for at in range(len(data)):
                 for piece in self._process(data[at : at + 1]):
-                    yield piece[max(known, 0) :]
-                    known -= len(piece)
+                    yield piece[max(skip, 0) :]
+                    skip -= len(piece)
                 if self._stream is None:
                     return data[at + 1 :]
         except self._error:
@@ -215,7 +215,7 @@ class NativeBlockDecoder:
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Unpack the blocks that are whole now."""
+        """Decompress the complete blocks."""
         self._rest += data
         while len(self._rest) >= CHECKSUM_BYTES + HEADER.size:
             method, packed, size = HEADER.unpack_from(self._rest, CHECKSUM_BYTES)
@@ -236,7 +236,7 @@ class NativeBlockDecoder:
 
 
 def checksum(block: bytes) -> bytes:
-    """The checksum that ClickHouse puts before a compressed block (its header included)."""
+    """Return ClickHouse's checksum of a compressed block with its header."""
     from clickhouse_cityhash.cityhash import CityHash128  # type: ignore[import-untyped] # publishes no types
 
     value = int(CityHash128(block))
@@ -268,8 +268,8 @@ def _gzip() -> Decoder:
 
 
 def _deflate() -> Decoder:
-    # `deflate` means a zlib stream (RFC 9110), but raw streams are sent under that name too. Of a zlib header, both bytes
-    # together are divisible by 31; a stream that shows one byte only so far is taken for what RFC 9110 says.
+    # `deflate` means a zlib stream (RFC 9110), but some clients send raw streams. The two bytes of a zlib header, as a number,
+    # are divisible by 31; a stream of which only one byte is known counts as zlib.
     def start(head: bytes) -> Any:
         raw = len(head) > 1 and (head[0] & 0x0F != 8 or (head[0] * 256 + head[1]) % 31 != 0)
         return zlib.decompressobj(wbits=-15 if raw else 15)

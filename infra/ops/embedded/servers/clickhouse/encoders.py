@@ -11,14 +11,14 @@ ZSTD_LEVEL = GZIP_LEVEL = BROTLI_QUALITY = 1
 
 
 class Encoder(Protocol):
-    """Compresses a stream that comes in pieces."""
+    """Compresses a stream given in pieces."""
 
     def encode(self, data: bytes) -> bytes:
-        """What can be sent now."""
+        """Return the compressed bytes available now."""
         ...
 
     def finish(self) -> bytes:
-        """What is left."""
+        """Return the remaining bytes."""
         ...
 
 
@@ -26,16 +26,16 @@ class IdentityEncoder:
     """No compression."""
 
     def encode(self, data: bytes) -> bytes:
-        """The data."""
+        """Return the data unchanged."""
         return data
 
     def finish(self) -> bytes:
-        """Nothing."""
+        """Return no bytes."""
         return b""
 
 
 class StreamEncoder:
-    """A compressor of the library, `compress` and `flush`."""
+    """Wraps a library's compressor with `compress` and `flush` (brotli: `process` and `finish`)."""
 
     def __init__(self, compressor: Any, head: bytes = b"") -> None:
         self._compress: Callable[[bytes], bytes] = getattr(compressor, "compress", None) or compressor.process
@@ -43,12 +43,12 @@ class StreamEncoder:
         self._head = head
 
     def encode(self, data: bytes) -> bytes:
-        """What can be sent now."""
+        """Return the compressed bytes available now."""
         head, self._head = self._head, b""
         return head + self._compress(data)
 
     def finish(self) -> bytes:
-        """What is left."""
+        """Return the remaining bytes."""
         head, self._head = self._head, b""
         return head + self._finish()
 
@@ -60,11 +60,11 @@ class NativeBlockEncoder:
         self._method = METHOD_ZSTD if method.upper() == "ZSTD" else METHOD_LZ4
 
     def encode(self, data: bytes) -> bytes:
-        """Blocks of the data."""
+        """Return the data in compressed blocks."""
         return b"".join(self._block(data[at : at + BLOCK_BYTES]) for at in range(0, len(data), BLOCK_BYTES))
 
     def finish(self) -> bytes:
-        """Nothing: every block is whole."""
+        """Return no bytes: every block is complete."""
         return b""
 
     def _block(self, data: bytes) -> bytes:
@@ -80,7 +80,7 @@ class NativeBlockEncoder:
 
 
 def encoder(accept: str) -> tuple[str, Encoder]:
-    """(Content-Encoding, encoder) for an Accept-Encoding; cheap ones first. ("", Plain) when it names none that is known."""
+    """Return (Content-Encoding, encoder) for an Accept-Encoding, cheapest first; ("", IdentityEncoder) for unknown ones."""
     offered = {name.split(";")[0].strip().lower() for name in accept.split(",") if not _is_refused(name)}
     for name, make in ENCODERS.items():
         if name in offered:

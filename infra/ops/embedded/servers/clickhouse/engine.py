@@ -1,8 +1,8 @@
-"""The ClickHouse engine in this process (chDB): one statement in, one result or one ClickHouse exception out.
+"""The ClickHouse engine in this process (chDB): runs statements and returns results or ClickHouse exceptions.
 
-Every statement gets a connection of its own (0.3 ms): chDB runs connections side by side, and role and settings end with them.
-Data of an INSERT lie in a memory file that the engine reads itself (FROM INFILE): its streaming insert answers success for
-whatever goes wrong after parsing. Results of a SELECT go through a pipe (INTO OUTFILE), so that their reader sets the pace.
+Every statement gets its own connection (0.3 ms): chDB runs connections in parallel, and role and settings end with them. The
+engine reads the data of an INSERT from a memory file (FROM INFILE), because its streaming insert reports success for errors
+after parsing. Results of a SELECT go through a pipe (INTO OUTFILE), so that the client's speed limits the query.
 """
 
 import os
@@ -21,12 +21,12 @@ from xml.sax.saxutils import escape
 from infra.ops.embedded.servers.clickhouse import access, gate
 from infra.ops.embedded.servers.clickhouse.access import User
 from infra.ops.embedded.servers.clickhouse.errors import EngineError, clickhouse_error, engine_error
-from infra.ops.embedded.servers.clickhouse.sql import DataInsert, begins_with, calls_input, output_clause, statements
+from infra.ops.embedded.servers.clickhouse.sql import DataInsert, begins_with, calls_input, count_statements, output_clause
 
 KEEP_FREE_BYTES = 64 * 1024 * 1024
-"""Of the disk: no part is begun that would leave less. chDB 26.9 takes a part for written whose last bytes met a full disk."""
+"""Free disk space that no new part may reduce: chDB 26.9 treats a part as written even if its last bytes met a full disk."""
 METADATA_FREE_BYTES = 16 * 1024 * 1024
-"""Of the disk: below it no statement may rewrite a table's definition, which would be empty afterwards, for the same reason."""
+"""Free disk space below which no statement may rewrite a table's definition, which could end up empty."""
 DEFINING = (b"CREATE", b"ALTER", b"ATTACH", b"DETACH", b"RENAME", b"EXCHANGE", b"REPLACE", b"UNDROP")
 CONFIG = (
     "<clickhouse><merge_tree><fsync_after_insert>1</fsync_after_insert></merge_tree>"
@@ -38,11 +38,11 @@ FD_FOLDER = "/proc/self/fd" if Path("/proc/self/fd").exists() else "/dev/fd"
 PIPE_BYTES = 1024 * 1024
 KILL_AGAIN_S = 0.2
 OTHER_RESULT_BYTES = 64 * 1024 * 1024
-"""Results of SHOW, DESCRIBE, EXPLAIN and the like are not streamed, and not larger than this."""
-# Settings that are the endpoint's own, whatever a request says.
+"""Maximum size of results that are not streamed: SHOW, DESCRIBE, EXPLAIN and the like."""
+# Settings that the endpoint sets itself and ignores in requests.
 ENDPOINTS = frozenset({"async_insert", "log_comment"})
-# Small blocks, formatted one at a time, keep a result of wide rows small in memory: 1 GB of rows of 1 KB took 276 MB of
-# process memory instead of 1,070, a fifth slower than with parallel formatting.
+# Small blocks formatted one at a time bound the memory of results with wide rows: 1 GB of rows of 1 KB took 276 MB of process
+# memory instead of 1,070, at the price of a fifth of the speed of parallel formatting.
 STREAM = {
     "max_block_size": "8192",
     "output_format_parallel_formatting": "0",
@@ -54,11 +54,11 @@ STREAM = {
 
 @dataclass(frozen=True)
 class UserStatement:
-    """One statement of one user, and how it is run.
+    """A user's statement with its settings.
 
     Attributes:
-        text: the statement; for an INSERT with data, without them.
-        insert: how such an INSERT is taken apart; None for every other statement.
+        text: the statement, without the data of an INSERT.
+        insert: offsets within an INSERT with data; None for every other statement.
     """
 
     text: bytes
@@ -74,7 +74,7 @@ class UserStatement:
 
 @dataclass(frozen=True)
 class BufferedResult:
-    """A result that was not streamed, its format, and what goes into X-ClickHouse-Summary."""
+    """A result that was not streamed, with its format and the fields of X-ClickHouse-Summary."""
 
     data: bytes
     format: str
@@ -95,8 +95,8 @@ class Engine:
         self._folder = folder
         self._address = f"{folder}?config-file={config}&max_server_memory_usage={memory_bytes}"
         native: Any = chdb._chdb
-        self._connect = native.connect  # the wrapper around it adds progress bars only
-        self._open = self._connect(self._address)  # held: the engine ends with its last connection
+        self._connect = native.connect  # chdb's own wrapper only adds progress bars
+        self._open = self._connect(self._address)  # kept open: the engine ends with its last connection
         self._control = threading.Lock()
         self._unwrap_default()
         self.version, self.timezone = self._lines("SELECT version(), timezone()")[0]
@@ -104,58 +104,58 @@ class Engine:
         self._table_functions = frozenset(name.lower() for (name,) in self._lines("SELECT name FROM system.table_functions"))
 
     def close(self) -> None:
-        """Close the folder; nothing may be running any more."""
+        """Close the engine. No query may be running."""
         self._open.close()
 
     def check(self, statement: UserStatement) -> None:
-        """Raise EngineError for a statement that is refused here."""
+        """Raise EngineError for a refused statement."""
         text = statement.text
-        if statement.default_format.lower() not in self.formats:  # it becomes a part of the statement
+        if statement.default_format.lower() not in self.formats:  # it becomes part of the statement
             raise clickhouse_error(73, f"Unknown format {statement.default_format[:40]}.", "UNKNOWN_FORMAT")
         if shutil.disk_usage(self._folder).free < METADATA_FREE_BYTES and any(begins_with(text, word) for word in DEFINING):
             raise clickhouse_error(243, "The disk is nearly full: tables cannot be created or altered.", "NOT_ENOUGH_SPACE")
-        if statements(text) > 1:
+        if count_statements(text) > 1:
             raise clickhouse_error(62, "Syntax error (Multi-statements are not allowed).", "SYNTAX_ERROR")
         error = gate.refusal(text, self._table_functions)
         if error is not None:
             raise error
-        if statement.readonly and begins_with(text, b"KILL"):  # the engine takes every query for its one user's own
+        if statement.readonly and begins_with(text, b"KILL"):  # the engine has one user, to whom every query belongs
             raise clickhouse_error(164, "Cannot execute query in readonly mode.", "READONLY")
         if statement.insert is None and calls_input(text):
-            raise needs_structure()
+            raise structure_error()
 
     def _lines(self, query: str) -> list[list[str]]:
         return [line.split("\t") for line in self._open.query(query, "TSV").bytes().decode().splitlines()]
 
     def _unwrap_default(self) -> None:
-        """Take the database `default` out of chDB's overlay, in which a table's name is a file's path too."""
+        """Remove chDB's overlay from the database `default`: in it a table's name could be a file's path."""
         engine, identifier = self._lines("SELECT engine, uuid FROM system.databases WHERE name = 'default'")[0]
         if engine == "Overlay":
             self._open.query("DETACH DATABASE default", "TSV")
             self._open.query(f"ATTACH DATABASE default UUID '{identifier}' ENGINE = Atomic", "TSV")
 
     def connect(self) -> Any:
-        """A connection of its own."""
+        """Open a connection."""
         return self._connect(self._address)
 
     def kill(self, mark: str) -> None:
-        """Ask the engine to stop the query with this mark, if it runs."""
+        """Tell the engine to stop the query whose `log_comment` starts with this mark, if it runs."""
         with self._control, suppress(RuntimeError):
             self._open.query(f"KILL QUERY WHERE startsWith(Settings['log_comment'], '{mark}') ASYNC", "TSV")
 
 
 class Execution:
-    """One run of one statement: in a thread of its own, `cancel` from any other."""
+    """One run of one statement in a thread; `cancel` may be called from any other thread."""
 
     def __init__(self, engine: Engine, statement: UserStatement) -> None:
         self._engine = engine
         self.statement = statement
-        # chDB chooses the query's id itself, so that this is how its row in system.processes is recognised.
+        # chDB chooses the query's id itself, so this mark identifies its row in system.processes.
         self._mark = uuid.uuid4().hex
         self._ended = threading.Event()
 
     def _run_text(self, text: bytes, role: str, settings: Mapping[str, str], result_format: str = "TabSeparated") -> Any:
-        """Run a text for the statement; chDB's result, or EngineError."""
+        """Run a statement's text; return chDB's result. EngineError."""
         connection = self._engine.connect()
         try:
             connection.query(f"SET ROLE {role}", "TSV")
@@ -170,37 +170,37 @@ class Execution:
             connection.close()
 
     def run_insert(self, data_fd: int) -> BufferedResult:
-        """Run an INSERT whose data lie in a memory file; EngineError when any of it failed."""
+        """Run an INSERT with its data in a memory file. EngineError."""
         insert = self.statement.insert
         assert insert is not None  # noqa: S101 - the caller's promise, for mypy
-        begun = time.perf_counter_ns()
+        start_ns = time.perf_counter_ns()
         text = _insert_text(self.statement.text, insert, f"{FD_FOLDER}/{data_fd}")
         result = self._run_text(text, f"{self.statement.user.role}, {access.BODY_ROLE}", {})
-        written = summary(begun, written_rows=result.rows_written(), written_bytes=result.bytes_written())
+        written = summary(start_ns, written_rows=result.rows_written(), written_bytes=result.bytes_written())
         return BufferedResult(b"", insert.format, written)
 
     def run_other(self) -> BufferedResult:
-        """Run a statement whose result is small."""
-        begun = time.perf_counter_ns()
+        """Run a statement with a small result."""
+        start_ns = time.perf_counter_ns()
         statement = self.statement
         bounds = {"max_result_bytes": str(OTHER_RESULT_BYTES), "result_overflow_mode": "throw"}
         result = self._run_text(statement.text, statement.user.role, bounds, statement.default_format)
         data: bytes = result.bytes()
         figures = summary(
-            begun, read_rows=result.rows_read(), read_bytes=result.bytes_read(), result_bytes=len(data),
+            start_ns, read_rows=result.rows_read(), read_bytes=result.bytes_read(), result_bytes=len(data),
             written_rows=result.rows_written(), written_bytes=result.bytes_written(),
         )  # fmt: skip
         return BufferedResult(data, self.format, figures)
 
     def stream(self, pipe_fd: int) -> Mapping[str, str]:
-        """Run a SELECT, its result into the writing end of a pipe, which is closed at the end; the summary."""
-        begun = time.perf_counter_ns()
+        """Run a SELECT into the writing end of a pipe, which is closed at the end; return the summary."""
+        start_ns = time.perf_counter_ns()
         try:
             result = self._run_text(self._streaming_text(pipe_fd), self.statement.user.role, STREAM)
         finally:
             self._ended.set()
             os.close(pipe_fd)
-        return summary(begun, read_rows=result.rows_read(), read_bytes=result.bytes_read())
+        return summary(start_ns, read_rows=result.rows_read(), read_bytes=result.bytes_read())
 
     def _streaming_text(self, pipe_fd: int) -> bytes:
         text = self.statement.text
@@ -215,7 +215,7 @@ class Execution:
         return output_clause(self.statement.text, self._engine.formats).format or self.statement.default_format
 
     def cancel(self) -> None:
-        """Stop the run and return when it has ended. Its pipe must be read to its end meanwhile."""
+        """Stop the run and return when it has ended. Another thread must read its pipe to the end meanwhile."""
         while not self._ended.is_set():
             self._engine.kill(self._mark)
             self._ended.wait(KILL_AGAIN_S)
@@ -223,8 +223,8 @@ class Execution:
     def _prepare(self, connection: Any, extra: Mapping[str, str]) -> None:
         statement, user = self.statement, self.statement.user
         mark = self._mark + statement.settings.get("log_comment", "")
-        # An insert that is answered before it is written could not say that it failed.
-        connection.query(f"SET async_insert = 0, log_comment = {_text(mark)}", "TSV")
+        # An asynchronous insert would be acknowledged before it is written, so failures would be lost.
+        connection.query(f"SET async_insert = 0, log_comment = {_quote(mark)}", "TSV")
         if user.query_class is access.QueryClass.ANALYST:
             connection.query(f"SET profile = '{access.profile_name(statement.slots)}'", "TSV")
         settings = {**extra, **access.limits(user, statement.slots, self._engine.memory_bytes), **statement.settings}
@@ -235,11 +235,11 @@ class Execution:
             if name in gate.SETTINGS:
                 raise clickhouse_error(497, f"The setting {name} is refused here: limits belong to the user.", "ACCESS_DENIED")
         if settings:
-            connection.query("SET " + ", ".join(f"{name} = {_text(value)}" for name, value in settings.items()), "TSV")
+            connection.query("SET " + ", ".join(f"{name} = {_quote(value)}" for name, value in settings.items()), "TSV")
         for name, value in statement.parameters.items():
             if not NAME.fullmatch(name):
                 raise clickhouse_error(62, "Bad name of a query parameter.", "SYNTAX_ERROR")
-            connection.query(f"SET param_{name} = {_text(value)}", "TSV")
+            connection.query(f"SET param_{name} = {_quote(value)}", "TSV")
         if statement.database:
             quoted = statement.database.replace("\\", "\\\\").replace("`", "\\`")
             connection.query(f"USE `{quoted}`", "TSV")
@@ -248,29 +248,29 @@ class Execution:
 
 
 def _insert_text(text: bytes, insert: DataInsert, path: str) -> bytes:
-    """The INSERT that reads its data from a file."""
+    """Return the INSERT that reads its data from a file."""
     name = insert.format.encode()
     if insert.input is None:
         head, settings = text[: insert.head], text[insert.head : insert.format_at]
         return head + f" FROM INFILE '{path}' ".encode() + settings + b" FORMAT " + name
     if not insert.structure:
-        raise needs_structure()
+        raise structure_error()
     start, end = insert.input
     call = f"file('{path}', '{insert.format}', ".encode() + insert.structure + b")"
     return text[:start] + call + text[end : insert.format_at]
 
 
-def needs_structure() -> EngineError:
-    """The error for an INSERT that reads its data in a way that is not supported."""
+def structure_error() -> EngineError:
+    """Return the error for an INSERT that reads its data in an unsupported way."""
     text = "INSERT ... SELECT ... FORMAT needs exactly one input('name Type, ...') with its structure."
     return clickhouse_error(48, text, "NOT_IMPLEMENTED")
 
 
-def summary(begun: int, **figures: int) -> dict[str, str]:
-    """The fields of X-ClickHouse-Summary; `begun`: perf_counter_ns at the start."""
+def summary(start_ns: int, **figures: int) -> dict[str, str]:
+    """Return the fields of X-ClickHouse-Summary. `start_ns`: perf_counter_ns at the start."""
     zeros = dict.fromkeys(("read_rows", "read_bytes", "written_rows", "written_bytes", "total_rows_to_read", "result_rows"), 0)
-    return {k: str(v) for k, v in {**zeros, **figures, "elapsed_ns": time.perf_counter_ns() - begun}.items()}
+    return {k: str(v) for k, v in {**zeros, **figures, "elapsed_ns": time.perf_counter_ns() - start_ns}.items()}
 
 
-def _text(value: str) -> str:
+def _quote(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

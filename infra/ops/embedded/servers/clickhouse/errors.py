@@ -1,12 +1,12 @@
-"""Exceptions of ClickHouse and the HTTP status of each, as ClickHouse's own HTTP handler answers them."""
+"""ClickHouse exceptions and their HTTP statuses, as in ClickHouse's own HTTP handler."""
 
 import re
 
-# What the endpoint puts into a statement is none of its reader's business.
+# Clauses that the endpoint inserts are hidden from the client.
 OWN_CLAUSE = re.compile(r"\s*(?:INTO OUTFILE|FROM INFILE) '/(?:proc/self|dev)/fd/\d+'(?: APPEND)?\s*")
 TWICE = re.compile(r"^(Code: \d+\. DB::Exception: )\1")
 CODE = re.compile(r"Code: (\d+)")
-# ClickHouse: exceptionCodeToHTTPStatus. What is not here is 500.
+# ClickHouse: exceptionCodeToHTTPStatus. Every other code is 500.
 STATUS = {
     **dict.fromkeys((6, 26, 27, 32, 33, 34, 36, 38, 41, 42, 43, 53, 62, 69, 70, 72, 117, 131, 306, 456, 457, 636), 400),
     **dict.fromkeys((46, 47, 50, 51, 56, 60, 63, 73, 78, 81, 115, 336), 404),
@@ -36,12 +36,12 @@ class EngineError(Exception):
 
 
 def clickhouse_error(code: int, text: str, name: str) -> EngineError:
-    """An exception of the endpoint's own, worded as ClickHouse words its."""
+    """Return an error of the endpoint in ClickHouse's wording."""
     return EngineError(code, f"Code: {code}. DB::Exception: {text} ({name})\n")
 
 
 def engine_error(error: Exception, version: str) -> EngineError:
-    """The engine's exception as ClickHouse prints it, its code first."""
+    """Return an engine's exception in ClickHouse's format, its code first."""
     text = OWN_CLAUSE.sub(" ", str(error))
     match = CODE.search(text)
     code = int(match.group(1)) if match else 1002

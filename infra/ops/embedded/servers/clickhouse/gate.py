@@ -1,7 +1,7 @@
-"""Statements that the endpoint refuses: what opens files, addresses or programs, and what would make the data unopenable.
+"""Refuses statements that open files, addresses or programs, or that would make the data unreadable.
 
-The roles of `access.py` refuse sources in the engine too; this gate names the reason before the engine sees a statement, and
-covers what the engine has no grant for (scalar `file`, programs, INTO OUTFILE, dictionaries' sources, disks).
+The roles of `access.py` deny sources in the engine too. This check gives a reason before the engine sees a statement, and
+covers what has no grant (scalar `file`, programs, INTO OUTFILE, dictionaries' sources, disks).
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from itertools import pairwise
 from infra.ops.embedded.servers.clickhouse.errors import EngineError, clickhouse_error
 from infra.ops.embedded.servers.clickhouse.sql import Token, tokens, unquoted_text
 
-# Table functions that read nothing but tables of the engine or generate rows; every other one is refused.
+# Allowed table functions: they read tables of the engine or generate rows.
 TABLE_FUNCTIONS = frozenset(
     {
         "dictionary",
@@ -43,7 +43,7 @@ TABLE_FUNCTIONS = frozenset(
         "zeros_mt",
     }
 )
-# Functions of expressions that open files, disks, libraries or addresses, and table functions that need not be registered.
+# Refused functions of expressions (they open files, disks, libraries or addresses) and unregistered table functions.
 FUNCTIONS = frozenset(
     {
         "aiclassify",
@@ -92,19 +92,19 @@ SOURCES = frozenset({"clickhouse", "null"})
 LOOPBACK_HOSTS = (b"localhost", b"127.0.0.1", b"::1")
 FIRST_WORDS = frozenset({"backup", "restore"})
 SETTINGS = frozenset({"profile", "disk"})
-"""Settings that no statement may change; those of `access.FIXED_SETTINGS` the engine itself holds."""
+"""Settings that no statement may change; the engine protects those of `access.FIXED_SETTINGS` itself."""
 BRICKS = "in the embedded ClickHouse it would make the data unopenable, needs a cluster, or reads outside of the engine"
 
 
 def refusal(sql: bytes, registered: frozenset[str]) -> EngineError | None:
-    """Why a statement is refused; None when it may pass. `registered`: the engine's table functions, in small letters."""
+    """Return the error for a refused statement; None for an allowed one. `registered`: table functions, lower case."""
     stream = list(tokens(sql))
     refused = registered - TABLE_FUNCTIONS | FUNCTIONS
     if stream and stream[0].name in FIRST_WORDS:
         return _denied(
             f"{stream[0].text.decode(errors='replace').upper()} is refused here: copy the folder of the stopped server instead."
         )
-    creates = any(token.says(b"CREATE", b"ATTACH", b"REPLACE", b"RESTORE") for token in stream[:3])
+    creates = any(token.is_keyword(b"CREATE", b"ATTACH", b"REPLACE", b"RESTORE") for token in stream[:3])
     for index, token in enumerate(stream):
         error = (
             _function(stream, index, refused)
@@ -140,32 +140,32 @@ def _function(stream: Sequence[Token], index: int, refused: frozenset[str]) -> E
 
 
 def _is_table_name(stream: Sequence[Token], index: int) -> bool:
-    """Whether an identifier before a bracket names a table: `INSERT INTO url (a)`, `CREATE TABLE file (a Int8)`."""
+    """Whether an identifier before a parenthesis names a table: `INSERT INTO url (a)`, `CREATE TABLE file (a Int8)`."""
     before, earlier = _at(stream, index - 1), _at(stream, index - 2)
     if before is None:
         return False
-    if before.says(b"INTO") or before.text == b".":
+    if before.is_keyword(b"INTO") or before.text == b".":
         return True
     if earlier is None:
         return False
-    if before.says(b"TABLE"):
-        return earlier.says(b"INTO", b"CREATE", b"REPLACE", b"TEMPORARY")
-    return before.says(b"EXISTS") and earlier.says(b"NOT") and stream[0].says(b"CREATE", b"ATTACH")
+    if before.is_keyword(b"TABLE"):
+        return earlier.is_keyword(b"INTO", b"CREATE", b"REPLACE", b"TEMPORARY")
+    return before.is_keyword(b"EXISTS") and earlier.is_keyword(b"NOT") and stream[0].is_keyword(b"CREATE", b"ATTACH")
 
 
 def _file_clause(stream: Sequence[Token], index: int) -> EngineError | None:
     token, following = stream[index], _at(stream, index + 1)
     if following is None or following.kind != "text":
         return None
-    if token.says(b"OUTFILE", b"INFILE"):
+    if token.is_keyword(b"OUTFILE", b"INFILE"):
         return _denied(f"{token.text.decode(errors='replace').upper()} is refused here: data come and go over HTTP.")
-    if token.says(b"FROM") and stream[0].says(b"ATTACH"):
+    if token.is_keyword(b"FROM") and stream[0].is_keyword(b"ATTACH"):
         return _denied("ATTACH ... FROM a path is refused here.")
     return None
 
 
 def _engine(stream: Sequence[Token], index: int) -> EngineError | None:
-    if not stream[index].says(b"ENGINE"):
+    if not stream[index].is_keyword(b"ENGINE"):
         return None
     name = _at(stream, index + 1)
     if name is not None and name.text == b"=":
@@ -173,15 +173,15 @@ def _engine(stream: Sequence[Token], index: int) -> EngineError | None:
     if name is None or name.name in ENGINES:
         return None
     if name.text != b"{" and not name.name:
-        return None  # a column that is called engine
-    if any(token.depth == 0 and token.says(b"SELECT") for token in stream[:index]):
-        return None  # in what follows AS SELECT
+        return None  # a column named engine
+    if any(token.depth == 0 and token.is_keyword(b"SELECT") for token in stream[:index]):
+        return None  # part of AS SELECT
     following = name.text.decode(errors="replace")
     return clickhouse_error(344, f"Engine {following} is refused here: {BRICKS}.", "SUPPORT_IS_DISABLED")
 
 
 def _source(stream: Sequence[Token], index: int, registered: frozenset[str]) -> EngineError | None:
-    if not stream[index].says(b"SOURCE"):
+    if not stream[index].is_keyword(b"SOURCE"):
         return None
     bracket, name = _at(stream, index + 1), _at(stream, index + 2)
     if bracket is None or name is None or bracket.text != b"(" or not name.name:
@@ -213,8 +213,10 @@ def _setting(stream: Sequence[Token], index: int) -> EngineError | None:
     for earlier in reversed(stream[:index]):
         if earlier.depth < token.depth:
             return None
-        if earlier.depth == token.depth and earlier.says(b"SETTINGS", b"SET"):
+        if earlier.depth > token.depth:
+            continue
+        if earlier.is_keyword(b"SETTINGS", b"SET"):
             return _denied(f"The setting {token.text.decode(errors='replace')} is refused here: limits belong to the user.")
-        if earlier.depth == token.depth and earlier.says(b"WHERE", b"HAVING", b"ON", b"UPDATE", b"SELECT", b"BY", b"PREWHERE"):
+        if earlier.is_keyword(b"WHERE", b"HAVING", b"ON", b"UPDATE", b"SELECT", b"BY", b"PREWHERE"):
             return None
     return None

@@ -1,7 +1,7 @@
-"""Format Native for clients that name a protocol version (`client_protocol_version`), as clickhouse-go does.
+"""Format Native for clients that send `client_protocol_version`, as clickhouse-go does.
 
-The engine writes blocks without a version. Such a client expects block info in front of each block and a byte of
-serialization in front of each column, so blocks are walked through, column by column, and both are put in.
+The engine writes blocks without a version. Such a client expects block info before each block and a serialization byte
+before each column, so blocks are parsed column by column and both are inserted.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from infra.ops.embedded.servers.clickhouse.errors import EngineError, clickhouse_error
 
 CUSTOM_SERIALIZATION = 54_454
-"""DBMS_MIN_REVISION_WITH_CUSTOM_SERIALIZATION; clients of older versions read blocks without one."""
+"""DBMS_MIN_REVISION_WITH_CUSTOM_SERIALIZATION; older clients expect blocks without it."""
 # Fields of BlockInfo: 1 is_overflows = 0, 2 bucket_num = -1, end.
 BLOCK_INFO = b"\x01\x00\x02\xff\xff\xff\xff\x00"
 WIDTHS = {
@@ -21,7 +21,7 @@ WIDTHS = {
     **dict.fromkeys(("UInt256", "Int256", "Decimal256"), 32),
 }
 INDEX_WIDTHS = (1, 2, 4, 8)
-# The digits up to which a Decimal(P, S) takes so many bytes.
+# (maximum precision, bytes) of Decimal(P, S).
 DECIMAL_WIDTHS = ((9, 4), (18, 8), (38, 16), (76, 32))
 ALIASES = {
     "Point": "Tuple(Float64, Float64)",
@@ -34,32 +34,32 @@ ALIASES = {
 
 
 class ByteSource:
-    """Bytes that come in pieces; every byte taken is remembered until `collect`."""
+    """A byte stream given in pieces. Consumed bytes are kept until `collect`."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces = iter(pieces)
         self._buffer = bytearray()
         self._at = 0
 
-    def ends(self) -> bool:
-        """Whether no byte is left."""
+    def at_end(self) -> bool:
+        """Whether the stream has ended."""
         return not self._fill(1)
 
-    def take(self, size: int) -> memoryview:
-        """The next bytes; EOFError when there are fewer."""
+    def read(self, size: int) -> memoryview:
+        """Return the next bytes. EOFError where there are fewer."""
         if not self._fill(size):
             raise EOFError
         start, self._at = self._at, self._at + size
         return memoryview(bytes(self._buffer[start : self._at]))
 
     def skip(self, size: int) -> None:
-        """Pass over bytes; EOFError when there are fewer."""
+        """Skip bytes. EOFError where there are fewer."""
         if not self._fill(size):
             raise EOFError
         self._at += size
 
-    def number(self) -> int:
-        """A VarUInt."""
+    def read_varuint(self) -> int:
+        """Return the next VarUInt."""
         value = shift = 0
         while True:
             if self._at >= len(self._buffer) and not self._fill(1):
@@ -71,30 +71,30 @@ class ByteSource:
                 return value
             shift += 7
 
-    def text(self) -> str:
-        """A string with its length in front."""
-        return bytes(self.take(self.number())).decode()
+    def read_text(self) -> str:
+        """Return the next length-prefixed string."""
+        return bytes(self.read(self.read_varuint())).decode()
 
     def skip_texts(self, count: int) -> None:
-        """Pass over so many strings: the loop that runs for every value, so short ones take a short way."""
+        """Skip strings. This loop runs for every value, so strings of one-byte lengths are handled inline."""
         buffer = self._buffer
         for _ in range(count):
             at = self._at
             if at < len(buffer) and buffer[at] < 0x80:
                 self._at = at + 1 + buffer[at]
             else:
-                self.skip(self.number())
+                self.skip(self.read_varuint())
         self.skip(0)
 
     def collect(self) -> bytes:
-        """What was taken since the last time."""
+        """Return the bytes consumed since the last call."""
         data = bytes(self._buffer[: self._at])
         del self._buffer[: self._at]
         self._at = 0
         return data
 
-    def rest(self) -> Iterator[bytes]:
-        """Everything that was not collected."""
+    def remaining_pieces(self) -> Iterator[bytes]:
+        """Yield everything that was not collected."""
         yield bytes(self._buffer)
         yield from self._pieces
 
@@ -108,18 +108,18 @@ class ByteSource:
 
 
 def with_protocol(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Blocks of Native as a client of protocol CUSTOM_SERIALIZATION or later reads them.
+    """Yield blocks of Native in protocol version CUSTOM_SERIALIZATION.
 
-    A result that breaks off in the middle of a block is passed on up to there. EngineError for a type that cannot be walked.
+    A result that ends within a block is passed on up to its end. EngineError for an unsupported type.
     """
     source = ByteSource(pieces)
     try:
-        while not source.ends():
-            columns, rows = source.number(), source.number()
+        while not source.at_end():
+            columns, rows = source.read_varuint(), source.read_varuint()
             block = [BLOCK_INFO, source.collect()]
             for _ in range(columns):
-                source.text()
-                kind = source.text()
+                source.read_text()
+                kind = source.read_text()
                 block += [source.collect(), b"\x00"]
                 if rows:
                     column = ColumnWalker(kind)
@@ -128,11 +128,11 @@ def with_protocol(pieces: Iterable[bytes]) -> Iterator[bytes]:
                 block.append(source.collect())
             yield b"".join(block)
     except EOFError:
-        yield from source.rest()
+        yield from source.remaining_pieces()
 
 
 class ColumnWalker:
-    """Walks through a column of one type."""
+    """Skips the values of a column of one type."""
 
     def __init__(self, kind: str) -> None:
         kind = ALIASES.get(kind, kind)
@@ -144,7 +144,7 @@ class ColumnWalker:
         self._skip = self._walker(name, arguments)
 
     def skip_prefix(self, source: ByteSource) -> None:
-        """Pass over what stands before the first value: the version of LowCardinality's serialization."""
+        """Skip the bytes before the first value: the version of LowCardinality's serialization."""
         if self._name == "LowCardinality":
             source.skip(8)
         else:
@@ -152,7 +152,7 @@ class ColumnWalker:
                 inner.skip_prefix(source)
 
     def skip(self, source: ByteSource, rows: int) -> None:
-        """Pass over so many values."""
+        """Skip values."""
         self._skip(source, rows)
 
     def _walker(self, name: str, arguments: list[str]) -> Callable[[ByteSource, int], None]:
@@ -170,7 +170,7 @@ class ColumnWalker:
             "SimpleAggregateFunction": self._skip_tuple,
         }
         if name not in walkers:
-            raise not_walkable(self._kind)
+            raise unsupported_type(self._kind)
         return walkers[name]
 
     def _skip_nullable(self, source: ByteSource, rows: int) -> None:
@@ -178,7 +178,7 @@ class ColumnWalker:
         self._inner[0].skip(source, rows)
 
     def _skip_array(self, source: ByteSource, rows: int) -> None:
-        offsets = source.take(8 * rows)
+        offsets = source.read(8 * rows)
         total = int.from_bytes(offsets[-8:], "little") if rows else 0
         for inner in self._inner:
             inner.skip(source, total)
@@ -190,14 +190,14 @@ class ColumnWalker:
     def _skip_low_cardinality(self, source: ByteSource, rows: int) -> None:
         if rows == 0:
             return
-        flags = int.from_bytes(source.take(8), "little")
+        flags = int.from_bytes(source.read(8), "little")
         for _ in range(2 if flags & 0x100 else 1):  # bit 8: a shared dictionary before the additional keys
-            self._inner[0].skip(source, int.from_bytes(source.take(8), "little"))
-        source.skip(INDEX_WIDTHS[flags & 0xFF] * int.from_bytes(source.take(8), "little"))
+            self._inner[0].skip(source, int.from_bytes(source.read(8), "little"))
+        source.skip(INDEX_WIDTHS[flags & 0xFF] * int.from_bytes(source.read(8), "little"))
 
 
-def not_walkable(kind: str) -> EngineError:
-    """The error for a type whose bytes are not known here."""
+def unsupported_type(kind: str) -> EngineError:
+    """Return the error for a type whose encoding is not implemented."""
     return clickhouse_error(
         48,
         f"A result of type {kind[:200]} cannot be sent to this client: convert it with toString() or CAST.",
@@ -206,7 +206,7 @@ def not_walkable(kind: str) -> EngineError:
 
 
 def arguments_of(text: str) -> list[str]:
-    """The arguments of a type, split at commas outside of brackets and quotes."""
+    """Return the arguments of a type, split at commas outside of parentheses and quotes."""
     arguments, depth, quote, start, at = [], 0, "", 0, 0
     while at < len(text):
         char = text[at]
@@ -228,7 +228,7 @@ def arguments_of(text: str) -> list[str]:
 def _inner_types(name: str, arguments: list[str]) -> list[str]:
     if name == "LowCardinality":
         inner = arguments[0]
-        # The dictionary of a nullable column holds plain values: its key 0 stands for NULL.
+        # The dictionary of a nullable column holds plain values; its key 0 is NULL.
         return [inner[len("Nullable(") : -1] if inner.startswith("Nullable(") else inner]
     if name in ("Array", "Nullable", "Map"):
         return arguments
@@ -238,7 +238,7 @@ def _inner_types(name: str, arguments: list[str]) -> list[str]:
 
 
 def _without_name(element: str) -> str:
-    """The type of an element of a Tuple: `name Type`, `quoted name` Type, or Type alone."""
+    """Return the type of an element of a Tuple: `name Type`, `quoted name` Type, or Type alone."""
     if element.startswith("`"):
         end = 1
         while element[end] != "`":

@@ -1,4 +1,4 @@
-"""A request of ClickHouse's HTTP interface, read: who asks, which statement, with which data, settings and parameters."""
+"""Parsing of ClickHouse's HTTP requests: user, statement, data, settings and parameters."""
 
 import asyncio
 import base64
@@ -17,7 +17,7 @@ from infra.ops.embedded.servers.clickhouse.errors import clickhouse_error
 from infra.ops.embedded.servers.clickhouse.sql import DataInsert, data_insert
 
 HEAD_BYTES = 1024 * 1024
-"""So much of a body is searched for the end of an INSERT's text."""
+"""Bytes of a body that are searched for the end of an INSERT's text."""
 QUERY_BYTES = 32 * 1024 * 1024
 CHUNK_BYTES = 1024 * 1024
 
@@ -46,7 +46,7 @@ RESERVED = frozenset(
         "wait_end_of_query",
     }
 )
-# Settings of the HTTP server that this endpoint is not: accepted, without effect.
+# Settings of ClickHouse's HTTP server: accepted, without effect.
 IGNORED = frozenset(
     {
         "cancel_http_readonly_queries_on_client_close",
@@ -65,7 +65,7 @@ LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 
 @dataclass(frozen=True)
 class Query:
-    """A statement with what came along; the data of an INSERT lie in `body`."""
+    """A statement with its parameters. The data of an INSERT are in the body file."""
 
     text: bytes
     insert: DataInsert | None
@@ -76,10 +76,10 @@ class Query:
     parameters: Mapping[str, str]
 
 
-def foreign(request: web.Request, address: str) -> str | None:
-    """Why a request does not come from a program of this machine, but from a page in its browser; None if it may pass.
+def foreign_reason(request: web.Request, address: str) -> str | None:
+    """Return why a request comes from a web page instead of a program of this machine; None if it is allowed.
 
-    A page of another site sends its Origin (Fetch, section 3.2), or a Host that was made to point here (DNS rebinding).
+    A page of another site sends its Origin (Fetch, section 3.2), or a Host that resolves to loopback (DNS rebinding).
     """
     if _host_name(f"//{request.headers.get('Host', '')}") not in LOOPBACK_NAMES | {address}:
         return "Host is not this machine: use http://127.0.0.1 or http://localhost."
@@ -99,9 +99,9 @@ def _host_name(url: str) -> str:
 
 
 def user_of(request: web.Request) -> User:
-    """The user a request names: parameter, header or basic authorization. EngineError for an unknown one.
+    """Return the user named by parameter, header or basic authorization. EngineError for an unknown one.
 
-    Passwords are not asked for: who reaches loopback reaches the files of the data too.
+    Passwords are not checked: whoever reaches loopback reaches the data files too.
     """
     name = request.query.get("user") or request.headers.get("X-ClickHouse-User") or _basic_user(request) or "default"
     if name not in USERS:
@@ -124,7 +124,7 @@ def _basic_user(request: web.Request) -> str:
 
 
 async def read_query(request: web.Request, body: BodyFile) -> Query:
-    """Read a request; the data of an INSERT are what `body` then holds. EngineError for what cannot be read."""
+    """Read a request; the data of an INSERT are written to `body`. EngineError for an invalid request."""
     fields = dict(request.query)
     try:
         if request.content_type == "multipart/form-data":
@@ -136,7 +136,7 @@ async def read_query(request: web.Request, body: BodyFile) -> Query:
         raise clickhouse_error(396, text, "TOO_MANY_BYTES") from None
     except (aiohttp.ClientError, ConnectionError, asyncio.IncompleteReadError):
         raise clickhouse_error(210, "The request ended before its body did.", "NETWORK_ERROR") from None
-    parts = await asyncio.to_thread(_take_apart, fields.get("query", "").encode(), body)
+    parts = await asyncio.to_thread(_split_statement, fields.get("query", "").encode(), body)
     return Query(
         text=parts.text,
         insert=parts.insert,
@@ -174,16 +174,16 @@ async def _receive(request: web.Request, body: BodyFile, fields: Mapping[str, st
 
 
 class StatementParts(NamedTuple):
-    """A statement without its data, and how an INSERT with data is taken apart."""
+    """A statement without its data, and the offsets of an INSERT with data."""
 
     text: bytes
     insert: DataInsert | None
 
 
-def _take_apart(query: bytes, body: BodyFile) -> StatementParts:
-    """The statement, and how an INSERT with data is taken apart; `body` then holds the data alone.
+def _split_statement(query: bytes, body: BodyFile) -> StatementParts:
+    """Split the request into statement and data; `body` then holds the data alone.
 
-    As over ClickHouse's HTTP interface, the body follows the text of `query`: it is the rest of the statement, or the data.
+    As in ClickHouse's HTTP interface, the body continues the text of `query`: it is the rest of the statement, or the data.
     """
     text = query + b"\n" if query and body.size else query
     head = body.head(HEAD_BYTES)
@@ -193,10 +193,10 @@ def _take_apart(query: bytes, body: BodyFile) -> StatementParts:
             raise clickhouse_error(62, f"The statement is longer than {QUERY_BYTES} bytes.", "SYNTAX_ERROR")
         return StatementParts(text + body.head(QUERY_BYTES), None)
     if insert.data_at >= len(text):
-        body.cut(insert.data_at - len(text))
+        body.drop_head(insert.data_at - len(text))
         return StatementParts((text + head)[: insert.data_at], insert)
-    # Data stand in the text of `query` already: what is in the body follows them.
+    # The data begin in the text of `query`; the body continues them.
     rest = body.head(BODY_BYTES)
-    body.cut(body.size)
+    body.drop_head(body.size)
     body.write(text[insert.data_at :] + rest)
     return StatementParts(text[: insert.data_at], insert)

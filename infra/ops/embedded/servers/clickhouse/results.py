@@ -1,4 +1,4 @@
-"""Results on their way out: read from the pipe of the engine, held back until their status is known, compressed, sent."""
+"""Sending of results: read from the engine's pipe, buffered until their status is known, compressed."""
 
 import asyncio
 import fcntl
@@ -18,16 +18,16 @@ from infra.ops.embedded.servers.clickhouse.errors import EngineError, clickhouse
 from infra.ops.embedded.servers.clickhouse.native import with_protocol
 
 HOLD_BYTES = 1024 * 1024
-"""A result up to this size is answered with its own status and length; a larger one has begun when it fails."""
+"""Results up to this size are sent with their final status and length; the status of larger ones is sent before the end."""
 SPOOL_BYTES = 16 * 1024 * 1024
+"""Memory for such a result; the rest is in a file."""
 WHOLE_BYTES = 1024 * 1024 * 1024
-"""Of a result that is sent after its end."""
-"""Of a result that waits for the end of its query (`wait_end_of_query`), so much lies in memory, the rest in a file."""
+"""Maximum size of a result that is sent after the end of its query (`wait_end_of_query`)."""
 F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 0)
 
 
 class ResultPipe:
-    """A running SELECT: the engine writes, `pieces` reads, each in a thread. `close` stops what still runs."""
+    """A running SELECT: the engine writes and `pieces` reads, each in a thread. `close` stops both."""
 
     def __init__(self, execution: Execution, threads: Executor, *, protocol: bool) -> None:
         self._execution = execution
@@ -41,15 +41,15 @@ class ResultPipe:
 
     @property
     def ended(self) -> bool:
-        """Whether the engine has let go of the query."""
+        """Whether the query has ended in the engine."""
         return self._run.done()
 
     async def outcome(self) -> Mapping[str, str]:
-        """Wait for the end of the query: its summary, or EngineError."""
+        """Wait for the end of the query; return its summary. EngineError."""
         return await asyncio.shield(asyncio.wrap_future(self._run))
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The result, piece by piece."""
+        """Yield the result in pieces."""
         while True:
             self._reading = self._threads.submit(next, self._pieces, None)
             piece = await asyncio.shield(asyncio.wrap_future(self._reading))
@@ -58,14 +58,14 @@ class ResultPipe:
             yield piece
 
     async def close(self) -> None:
-        """Stop the query if it runs, and return when the engine has let go of it."""
+        """Stop the query if it runs, and return when it has ended in the engine."""
         await asyncio.get_running_loop().run_in_executor(self._threads, self._stop)
 
     def _stop(self) -> None:
         if not self._run.done():
             stopping = threading.Thread(target=self._execution.cancel)
             stopping.start()
-            # A query that waits for its reader does not see that it is to stop.
+            # A query that is blocked on a full pipe does not notice the cancellation.
             while os.read(self._reader, PIPE_BYTES):
                 pass
             stopping.join()
@@ -80,10 +80,10 @@ class ResultPipe:
 
 
 async def send(request: web.Request, result: ResultPipe, encoder: Encoder, headers: Mapping[str, str]) -> web.StreamResponse:
-    """Send a result as it comes. EngineError when it failed before anything was sent.
+    """Stream a result. EngineError where it fails before anything was sent.
 
-    What fails later ends the body with ClickHouse's exception block, and the connection without the last chunk, so that no
-    client takes a part for the whole.
+    A later failure ends the body with ClickHouse's exception block, and the connection without the last chunk, so that no
+    client mistakes a part for the whole.
     """
     tag = secrets.token_hex(8)
     buffer = bytearray()
@@ -105,7 +105,7 @@ async def send(request: web.Request, result: ResultPipe, encoder: Encoder, heade
     except EngineError as error:
         if response is None:
             raise
-        await _break_off(request, response, encoder, error, tag)
+        await _abort_response(request, response, encoder, error, tag)
         return response
     if response is None:
         body = encoder.encode(bytes(buffer)) + encoder.finish()
@@ -118,7 +118,7 @@ async def send(request: web.Request, result: ResultPipe, encoder: Encoder, heade
 async def send_whole(
     request: web.Request, result: ResultPipe, encoder: Encoder, headers: Mapping[str, str]
 ) -> web.StreamResponse:
-    """Send a result after its query has ended (`wait_end_of_query=1`): its status and summary are those of the whole."""
+    """Send a result after its query has ended (`wait_end_of_query=1`), with its final status and summary."""
     with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spool:
         size = 0
         async for piece in result.pieces():
@@ -139,11 +139,11 @@ async def send_whole(
 
 
 def summary_header(figures: Mapping[str, str]) -> str:
-    """X-ClickHouse-Summary."""
+    """Return the value of X-ClickHouse-Summary."""
     return json.dumps(dict(figures), separators=(",", ":"))
 
 
-async def _break_off(
+async def _abort_response(
     request: web.Request, response: web.StreamResponse, encoder: Encoder, error: EngineError, tag: str
 ) -> None:
     text = error.text.rstrip("\n") + "\n"

@@ -1,7 +1,7 @@
-"""The loopback endpoint that speaks ClickHouse's HTTP interface over the engine in this process.
+"""ClickHouse's HTTP interface on loopback over the engine in this process.
 
-Queries run in threads beside each other, analysts' and the loader's in slots of their own; /ping is answered by the event loop,
-so that it answers while they are busy.
+Queries run in threads, with separate slots for analysts and the loader. The event loop answers /ping, also while all slots
+are busy.
 """
 
 import argparse
@@ -28,10 +28,10 @@ from infra.ops.embedded.servers.clickhouse.engine import Engine, Execution, User
 from infra.ops.embedded.servers.clickhouse.errors import EngineError, clickhouse_error
 from infra.ops.embedded.servers.clickhouse.native import CUSTOM_SERIALIZATION, with_protocol
 from infra.ops.embedded.servers.clickhouse.process import MEMORY_BYTES
-from infra.ops.embedded.servers.clickhouse.requests import Query, foreign, read_query, user_of
+from infra.ops.embedded.servers.clickhouse.requests import Query, foreign_reason, read_query, user_of
 from infra.ops.embedded.servers.clickhouse.results import ResultPipe, send, send_whole, summary_header
 from infra.ops.embedded.servers.clickhouse.slots import Slots
-from infra.ops.embedded.servers.clickhouse.sql import reads
+from infra.ops.embedded.servers.clickhouse.sql import is_select
 
 LOOPBACK = "127.0.0.1"
 
@@ -42,19 +42,19 @@ EXAMPLE = """example:
 """
 
 
-async def _nothing() -> None:
-    """Nothing runs yet."""
+async def _no_query() -> None:
+    """Do nothing: no query has started."""
 
 
 @dataclass
 class Exchange:
-    """A request whose statement may run: `end` returns when the engine has let go of it, and stops it if need be."""
+    """A request with an allowed statement. `end` stops the statement where needed and returns when it has ended."""
 
     request: web.Request
     query: Query
     execution: Execution
     headers: Mapping[str, str]
-    end: Callable[[], Awaitable[None]] = _nothing
+    end: Callable[[], Awaitable[None]] = _no_query
 
 
 class Endpoint:
@@ -63,7 +63,7 @@ class Endpoint:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         slots = access.ANALYST_SLOTS + access.LOADER_SLOTS
-        # A query has a thread that runs it, one that reads its result, and one that stops it.
+        # A query uses up to three threads: to run it, to read its result, and to stop it.
         self._threads = ThreadPoolExecutor(3 * slots, "query")
         self._slots = {
             QueryClass.ANALYST: Slots(QueryClass.ANALYST.value, access.ANALYST_SLOTS, access.QUEUE),
@@ -73,7 +73,7 @@ class Endpoint:
         self._streaming: set[asyncio.Transport] = set()
 
     def app(self) -> web.Application:
-        """The application."""
+        """Return the application."""
         app = web.Application(client_max_size=BODY_BYTES, middlewares=[_refuse_foreign])
         app.router.add_get("/ping", self._ping)
         app.router.add_get("/", self._query)
@@ -83,7 +83,7 @@ class Endpoint:
         return app
 
     async def _break_streams(self, _app: web.Application) -> None:
-        """Stop results that are being sent, which may take their readers hours; inserts and other statements may end."""
+        """Abort results that are being sent, which could take hours; other statements may end."""
         for transport in self._streaming:
             transport.abort()
 
@@ -106,13 +106,13 @@ class Endpoint:
         try:
             user = user_of(request)
             slots = access.slots_for(user, request.query, self._engine.memory_bytes)
-            await self._slots[user.query_class].take(slots)  # before the body is read: what lies in memory is bounded
+            await self._slots[user.query_class].acquire(slots)  # before the body is read, which bounds the memory of all bodies
         except EngineError as error:
-            return _failed(error, headers)
+            return _error_response(error, headers)
         return await self._with_slots(request, user, slots, headers)
 
     async def _with_slots(self, request: web.Request, user: User, slots: int, headers: Mapping[str, str]) -> web.StreamResponse:
-        """Answer, and give the slots back when the engine has let go of the query, which may be after the client has left."""
+        """Answer, and release the slots when the query has ended in the engine, which may be after the client has left."""
         body: BodyFile | None = None
         exchange: Exchange | None = None
         try:
@@ -131,11 +131,11 @@ class Endpoint:
             )
             self._engine.check(statement)
             exchange = Exchange(request, query, Execution(self._engine, statement), headers)
-            if query.insert is None and reads(query.text):
+            if query.insert is None and is_select(query.text):
                 return await self._stream(exchange)
             return await self._answer(exchange, body)
         except EngineError as error:
-            return _failed(error, headers)
+            return _error_response(error, headers)
         finally:
             task = asyncio.create_task(self._release(user, slots, body, exchange))
             self._running.add(task)
@@ -153,7 +153,7 @@ class Endpoint:
     async def _stream(self, exchange: Exchange) -> web.StreamResponse:
         query = exchange.query
         name = exchange.execution.format
-        result = ResultPipe(exchange.execution, self._threads, protocol=_names_protocol(query, name))
+        result = ResultPipe(exchange.execution, self._threads, protocol=_uses_native_protocol(query, name))
         exchange.end = result.close
         coding, packer = _encoder(exchange.request, query)
         headers = {**exchange.headers, **self._result_headers(name), **coding}
@@ -175,7 +175,7 @@ class Endpoint:
         run = self._threads.submit(execution.run_insert, body.fd) if is_insert else self._threads.submit(execution.run_other)
 
         async def end() -> None:
-            # The loader waits for its insert by its token (system.processes); other queries end with their client.
+            # The loader's inserts continue without their client (it finds them in system.processes); other queries are stopped.
             if not run.done() and execution.statement.user.query_class is not QueryClass.LOADER:
                 await asyncio.get_running_loop().run_in_executor(self._threads, execution.cancel)
             await asyncio.wait([asyncio.wrap_future(run)])
@@ -186,7 +186,7 @@ class Endpoint:
         headers = {**exchange.headers, **self._result_headers(answer.format), **coding}
         headers["X-ClickHouse-Summary"] = summary_header(answer.summary)
         data = answer.data
-        if _names_protocol(exchange.query, answer.format):
+        if _uses_native_protocol(exchange.query, answer.format):
             data = b"".join(with_protocol([data]))
         return web.Response(body=packer.encode(data) + packer.finish(), headers=headers)
 
@@ -199,20 +199,20 @@ class Endpoint:
 async def _refuse_foreign(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    reason = foreign(request, LOOPBACK)
+    reason = foreign_reason(request, LOOPBACK)
     if reason is not None:
         return web.Response(status=403, text=clickhouse_error(497, reason, "ACCESS_DENIED").text)
     return await handler(request)
 
 
-def _names_protocol(query: Query, result_format: str) -> bool:
-    """Whether the client reads Native with block info and serialization."""
+def _uses_native_protocol(query: Query, result_format: str) -> bool:
+    """Whether the client expects Native with block info and serialization bytes."""
     version = query.fields.get("client_protocol_version", "")
     return result_format.lower() == "native" and version.isdecimal() and int(version) >= CUSTOM_SERIALIZATION
 
 
 def _encoder(request: web.Request, query: Query) -> tuple[dict[str, str], Encoder]:
-    """The Content-Encoding header, if there is one, and the compression that a request asks for."""
+    """Return the Content-Encoding header, if any, and the encoder for a request."""
     if query.fields.get("compress", "0") == "1":
         return {}, NativeBlockEncoder(query.fields.get("network_compression_method", "LZ4"))
     if query.fields.get("enable_http_compression", "0") == "1":
@@ -221,7 +221,7 @@ def _encoder(request: web.Request, query: Query) -> tuple[dict[str, str], Encode
     return {}, IdentityEncoder()
 
 
-def _failed(error: EngineError, headers: Mapping[str, str]) -> web.Response:
+def _error_response(error: EngineError, headers: Mapping[str, str]) -> web.Response:
     return web.Response(
         status=error.status,
         body=error.text.encode(errors="replace"),
@@ -229,8 +229,8 @@ def _failed(error: EngineError, headers: Mapping[str, str]) -> web.Response:
     )
 
 
-def _claim(folder: Path) -> IO[str]:
-    """Hold the folder for this process; ConfigError when another has it."""
+def _lock_folder(folder: Path) -> IO[str]:
+    """Lock the folder for this process. ConfigError where another process has it."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = (folder / "owner").open("a+")
     try:
@@ -252,8 +252,8 @@ async def _serve(folder: Path, port: int, memory_bytes: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     endpoint = Endpoint(Engine(folder / "data", memory_bytes))
-    # We undo the compression of bodies ourselves, where a bound on what comes out can be kept. A handler whose client leaves
-    # is cancelled, and its query with it.
+    # Bodies are decompressed by `bodies.py`, which bounds the output. The handler of a client that leaves is cancelled, and
+    # with it the query.
     runner = web.AppRunner(
         endpoint.app(), access_log=None, auto_decompress=False, shutdown_timeout=STOP_S, handler_cancellation=True
     )
@@ -273,10 +273,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the data lie")
     parser.add_argument("--port", type=int, required=True, help="port on loopback")
     parser.add_argument("--memory", type=int, default=MEMORY_BYTES, help="bytes the engine may use (default %(default)s)")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        lock = _claim(given.folder.resolve())
-        asyncio.run(_serve(given.folder.resolve(), given.port, given.memory))
+        lock = _lock_folder(arguments.folder.resolve())
+        asyncio.run(_serve(arguments.folder.resolve(), arguments.port, arguments.memory))
         lock.close()
     except (ConfigError, OSError) as error:
         sys.stderr.write(f"clickhouse: {error}\n")

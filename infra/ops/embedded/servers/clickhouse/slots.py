@@ -1,4 +1,4 @@
-"""Query slots: a bounded number of queries runs, a bounded number waits, the rest is refused."""
+"""Query slots: a bounded number of queries runs, a bounded number waits, further ones are refused."""
 
 import asyncio
 from collections import deque
@@ -7,7 +7,7 @@ from infra.ops.embedded.servers.clickhouse.errors import EngineError, clickhouse
 
 
 class Slots:
-    """Slots of one class of queries, given out in the order of arrival; a query may take several at once."""
+    """Slots of one class of queries, assigned in the order of arrival. A query may take several."""
 
     def __init__(self, name: str, number: int, queue: int) -> None:
         self._name = name
@@ -15,8 +15,8 @@ class Slots:
         self._queue = queue
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    async def take(self, slots: int) -> None:
-        """Wait for so many slots; EngineError with code 202 when too many queries wait already."""
+    async def acquire(self, slots: int) -> None:
+        """Wait for slots. EngineError with code 202 where too many queries wait already."""
         if not self._waiting and self._free >= slots:
             self._free -= slots
             return
@@ -27,7 +27,7 @@ class Slots:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # the slots were given in the same moment
+            if turn.done() and not turn.cancelled():  # the slots were assigned at the same moment
                 self.release(slots)
             else:
                 self._waiting = deque(item for item in self._waiting if item[1] is not turn)
@@ -35,7 +35,7 @@ class Slots:
             raise
 
     def release(self, slots: int) -> None:
-        """Give slots back."""
+        """Release slots."""
         self._free += slots
         self._admit()
 

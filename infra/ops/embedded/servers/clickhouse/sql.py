@@ -1,4 +1,4 @@
-"""Reads just enough SQL to speak HTTP for an engine in process: where inline data begin, which format, where results go."""
+"""A minimal SQL tokenizer: finds inline data, formats and output clauses of statements."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -23,7 +23,7 @@ TYPOGRAPHIC = (b"\xe2\x80\x98", b"\xe2\x80\x9c")
 
 
 class Token(NamedTuple):
-    """One token: its kind, its text (identifiers without their quotes), where it lies, and how deep in brackets it is."""
+    """One token: kind, text (identifiers unquoted), offsets, and depth of brackets."""
 
     kind: str
     text: bytes
@@ -31,18 +31,18 @@ class Token(NamedTuple):
     end: int
     depth: int
 
-    def says(self, *words: bytes) -> bool:
-        """Whether this is one of these keywords (given in capitals)."""
+    def is_keyword(self, *words: bytes) -> bool:
+        """Whether this is one of these keywords (given in upper case)."""
         return self.kind == "word" and self.text.upper() in words
 
     @property
     def name(self) -> str:
-        """The identifier in small letters; empty for what is none."""
+        """The identifier in lower case; empty for any other token."""
         return self.text.decode(errors="replace").lower() if self.kind in ("word", "quoted") else ""
 
 
 class DataInsert(NamedTuple):
-    """An INSERT that brings its data along, taken apart.
+    """Offsets within an INSERT with inline data.
 
     Attributes:
         head: offset in the statement where FROM INFILE belongs: after table and columns.
@@ -62,7 +62,7 @@ class DataInsert(NamedTuple):
 
 
 def tokens(sql: bytes) -> Iterator[Token]:
-    """The tokens of a query, without space and comments; lazily, so that megabytes of inline data are never read."""
+    """Yield the tokens of a query without space and comments; lazily, so that inline data are not tokenized."""
     depth = position = 0
     while position < len(sql):
         match = TOKEN.match(sql, position)
@@ -84,7 +84,7 @@ def tokens(sql: bytes) -> Iterator[Token]:
 
 
 def unquoted_text(token: Token) -> bytes:
-    """The value of a text literal."""
+    """Return the value of a string literal."""
     if token.text.startswith(b"$"):
         tag = token.text[: token.text.index(b"$", 1) + 1]
         return token.text[len(tag) : -len(tag)]
@@ -98,36 +98,36 @@ def _unquoted(text: bytes) -> bytes:
 
 
 def _unescaped(match: re.Match[bytes]) -> bytes:
-    """One escape sequence as ClickHouse reads it: `\\xHH` is a byte, `\\N` is nothing."""
+    """Return the value of an escape sequence: `\\xHH` is a byte, `\\N` is empty."""
     if match[1] is not None:
         return bytes([int(match[1], 16)])
     return b"" if match[2] == b"N" else match[2]
 
 
 def data_insert(sql: bytes) -> DataInsert | None:
-    """How to take a query apart that carries data; None for every other query."""
+    """Return the offsets of an INSERT with data; None for every other query."""
     stream = tokens(sql)
     first = next(stream, None)
-    if first is None or not first.says(b"INSERT"):
+    if first is None or not first.is_keyword(b"INSERT"):
         return None
     head, selects = 0, False
     prefix = [first]
     inputs: list[int] = []
     for token in stream:
         previous = prefix[-1]
-        is_table = previous.text == b"." or previous.says(b"INTO", b"TABLE")
-        if token.depth == 0 and token.says(b"FORMAT") and not is_table:
+        is_table = previous.text == b"." or previous.is_keyword(b"INTO", b"TABLE")
+        if token.depth == 0 and token.is_keyword(b"FORMAT") and not is_table:
             name = next(stream, None)
             if name is None or not name.name or (selects and not inputs):
                 return None
             data_at = _after_newline(sql, name.end)
             insert = DataInsert(head or token.start, token.start, name.text.decode(errors="replace"), data_at)
             return _from_input(insert, prefix, inputs) if selects else insert
-        if token.depth == 0 and token.says(b"VALUES") and not selects and not is_table:
+        if token.depth == 0 and token.is_keyword(b"VALUES") and not selects and not is_table:
             return DataInsert(head or token.start, token.start, "Values", token.end)
-        if token.depth == 0 and token.says(b"SETTINGS") and not selects:
+        if token.depth == 0 and token.is_keyword(b"SETTINGS") and not selects:
             head = head or token.start
-        elif token.says(b"SELECT", b"WITH") and (token.depth == 0 or previous.text == b"(") and not is_table:
+        elif token.is_keyword(b"SELECT", b"WITH") and (token.depth == 0 or previous.text == b"(") and not is_table:
             selects = True
         elif selects and token.text == b"(" and previous.name == "input":
             inputs.append(len(prefix) - 1)
@@ -136,7 +136,7 @@ def data_insert(sql: bytes) -> DataInsert | None:
 
 
 def _from_input(insert: DataInsert, prefix: Sequence[Token], inputs: Sequence[int]) -> DataInsert:
-    """The INSERT with the place of its `input('structure')`; an empty structure where there is no single one of that form."""
+    """Return the INSERT with the offsets of `input('structure')`; an empty structure where there is not exactly one."""
     call = prefix[inputs[0] : inputs[0] + 4]
     kinds = [token.text if token.kind == "other" else token.kind for token in call[1:]]
     if len(inputs) > 1 or kinds != [b"(", "text", b")"]:
@@ -145,13 +145,13 @@ def _from_input(insert: DataInsert, prefix: Sequence[Token], inputs: Sequence[in
 
 
 def begins_with(sql: bytes, word: bytes) -> bool:
-    """Whether the statement's first word is this keyword (given in capitals)."""
+    """Whether the statement's first word is this keyword (given in upper case)."""
     first = next(tokens(sql), None)
-    return first is not None and first.says(word)
+    return first is not None and first.is_keyword(word)
 
 
 def calls_input(sql: bytes) -> bool:
-    """Whether the statement calls `input(...)`, which reads data that come along."""
+    """Whether the statement calls `input(...)`, which reads inline data."""
     previous = b""
     for token in tokens(sql):
         if token.text == b"(" and previous == b"input":
@@ -161,35 +161,35 @@ def calls_input(sql: bytes) -> bool:
 
 
 def _after_newline(sql: bytes, position: int) -> int:
-    """Data begin after the format's name, blanks, an optional semicolon and one line break."""
+    """Return where data begin: after the format's name, blanks, an optional semicolon and one line break."""
     match = AFTER_FORMAT.match(sql, position)
     return match.end() if match else position
 
 
-def reads(sql: bytes) -> bool:
-    """Whether the query is a SELECT, whose result may be of any size; not one that writes."""
+def is_select(sql: bytes) -> bool:
+    """Whether the query is a SELECT that does not write; its result may be of any size."""
     first: Token | None = None
     for token in tokens(sql):
         if first is None and token.text != b"(":
             first = token
-            if not token.says(*READS):
+            if not token.is_keyword(*READS):
                 return False
-        if token.says(b"INSERT") and token.depth == 0:
+        if token.is_keyword(b"INSERT") and token.depth == 0:
             return False
     return first is not None
 
 
 class OutputClause(NamedTuple):
-    """Where a query names its format: offset in front of FORMAT (or where it would be), and the name, if it has one."""
+    """The offset of a query's FORMAT clause (or where it would be), and the format's name, if any."""
 
     position: int
     format: str | None
 
 
 def output_clause(sql: bytes, formats: Collection[str]) -> OutputClause:
-    """Find the FORMAT clause at the end of a query: FORMAT, a name, and after it nothing or SETTINGS.
+    """Return the FORMAT clause at the end of a query: FORMAT, a name, and after it nothing or SETTINGS.
 
-    A column called `format` is none. `formats`: names that are known, in small letters; an unknown one is left to the engine.
+    A column named `format` does not count. `formats`: known names, lower case; unknown ones are left to the engine.
     """
     clause: OutputClause | None = None
     end = 0
@@ -198,7 +198,12 @@ def output_clause(sql: bytes, formats: Collection[str]) -> OutputClause:
         if clause is not None and last[1].start == clause.position and not _may_follow(token):
             clause = None
         before, word = last
-        if word.depth == 0 and word.says(b"FORMAT") and token.name and (token.name in formats or _ends_expression(before)):
+        if (
+            word.depth == 0
+            and word.is_keyword(b"FORMAT")
+            and token.name
+            and (token.name in formats or _ends_expression(before))
+        ):
             clause = OutputClause(word.start, token.text.decode(errors="replace"))
             last = [word, word._replace(text=b"")]
         else:
@@ -209,20 +214,20 @@ def output_clause(sql: bytes, formats: Collection[str]) -> OutputClause:
 
 
 def _may_follow(token: Token) -> bool:
-    return token.text == b";" or token.says(b"SETTINGS")
+    return token.text == b";" or token.is_keyword(b"SETTINGS")
 
 
 def _ends_expression(token: Token) -> bool:
-    """Whether FORMAT after this token is the keyword, not a column: `SELECT format f` has no clause."""
+    """Whether FORMAT after this token is the keyword, not a column as in `SELECT format f`."""
     return (
         bool(token.text)
         and token.text not in (b",", b".", b"(")
-        and not token.says(b"SELECT", b"DISTINCT", b"AS", b"BY", b"FROM")
+        and not token.is_keyword(b"SELECT", b"DISTINCT", b"AS", b"BY", b"FROM")
     )
 
 
-def statements(sql: bytes) -> int:
-    """How many statements there are."""
+def count_statements(sql: bytes) -> int:
+    """Return the number of statements."""
     count, empty = 0, True
     for token in tokens(sql):
         if token.text == b";" and token.depth == 0:

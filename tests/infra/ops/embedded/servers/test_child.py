@@ -1,4 +1,4 @@
-"""Children die with us, however we end, and leave nothing behind."""
+"""Child processes die with their parent, however it ends."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.ops.embedded.servers.child import LOG_BYTES, Child, Program, StartFailed, shorten
+from infra.ops.embedded.servers.child import LOG_BYTES, Child, Program, StartFailed, truncate_log
 
 SLEEP = (sys.executable, "-c", "import time; time.sleep(600)")
 STUBBORN = (
@@ -20,8 +20,8 @@ STUBBORN = (
 )
 
 
-def gone(pid: int, patience_s: float = 10.0) -> bool:
-    """Whether the process ends in time; a zombie that nobody has waited for counts as ended."""
+def has_ended(pid: int, patience_s: float = 10.0) -> bool:
+    """Whether the process ends in time; an unreaped zombie counts as ended."""
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         try:
@@ -46,7 +46,7 @@ def test_child_dies_when_parent_is_killed(tmp_path: Path) -> None:
         pid = int(parent.stdout.readline())
         assert psutil.pid_exists(pid)
         parent.kill()
-        assert gone(pid)
+        assert has_ended(pid)
 
 
 def test_stop_ends_one_that_does_not_listen(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_stop_ends_grandchildren(tmp_path: Path) -> None:
     child.wait_ready(lambda: child.tail().isdigit(), 20)
     grandchild = int(child.tail())
     child.stop(5)
-    assert gone(grandchild)
+    assert has_ended(grandchild)
 
 
 def test_stopped_child_can_be_stopped(tmp_path: Path) -> None:
@@ -84,6 +84,6 @@ def test_log_stays_bounded(tmp_path: Path) -> None:
     """A long log keeps its end."""
     log = tmp_path / "log"
     log.write_bytes(b"x" * LOG_BYTES + b"the end")
-    shorten(log)
+    truncate_log(log)
     assert log.stat().st_size <= LOG_BYTES // 2
     assert log.read_bytes().endswith(b"the end")

@@ -42,13 +42,13 @@ def read(address: str, topic: str, count: int) -> list[bytes]:
     consumer = ck.Consumer({"bootstrap.servers": address, "group.id": "any", "isolation.level": "read_committed"})
     try:
         consumer.assign([ck.TopicPartition(topic, 0, 0)])
-        found: list[bytes] = []
+        values: list[bytes] = []
         deadline = time.monotonic() + 20
-        while len(found) < count and time.monotonic() < deadline:
+        while len(values) < count and time.monotonic() < deadline:
             message = consumer.poll(0.2)
             if message is not None and message.error() is None:
-                found.append(message.value() or b"")
-        return found
+                values.append(message.value() or b"")
+        return values
     finally:
         consumer.close()
 

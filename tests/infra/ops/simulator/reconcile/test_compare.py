@@ -1,4 +1,4 @@
-"""The comparison, with every fault that it must find."""
+"""The comparison detects every kind of fault."""
 
 from array import array
 from collections import Counter
@@ -27,27 +27,27 @@ def expected() -> LedgerIndex:
     )
 
 
-def seen(n: int, mask: int, outcome: str, **more: object) -> Sighting:
-    """A record of event `n` behind the gate."""
+def sighting(n: int, mask: int, outcome: str, **more: object) -> Sighting:
+    """Return a record of event `n` after the consent stage."""
     return Sighting(event_id(RUN, n), "page_view", outcome, mask, "2profile", "resolved")._replace(**more)  # type: ignore[arg-type] # test data
 
 
 def walk(expected: LedgerIndex, *records: Sighting) -> LayerVerdict:
-    """The verdict on a layer that holds these records, where one anonymised event is expected too."""
+    """Return the result of a layer with these records, where one anonymised event is expected too."""
     tally = Tally(expected, {"random": 1})
     for record in records:
-        tally.behind_gate(record)
+        tally.add_consented(record)
     return compare.once_row("layer", expected, {"random": 1}, tally)
 
 
-GOOD = (seen(0, 7, "pass"), seen(1, 1, "strip"), Sighting("random", "page_view", "anonymise", 0, "", "anonymous"))
+GOOD = (sighting(0, 7, "pass"), sighting(1, 1, "strip"), Sighting("random", "page_view", "anonymise", 0, "", "anonymous"))
 
 
 def test_a_layer_that_is_as_it_should_be_has_no_fault(expected: LedgerIndex) -> None:
     """Each event once, the anonymised one by its new id."""
     row = walk(expected, *GOOD)
     assert row.good
-    assert (row.expected, row.found) == (3, 3)
+    assert (row.expected, row.observed) == (3, 3)
 
 
 def test_a_missing_event_is_lost(expected: LedgerIndex) -> None:
@@ -65,11 +65,11 @@ def test_an_event_that_is_there_twice_is_doubled(expected: LedgerIndex) -> None:
 @pytest.mark.parametrize(
     "record",
     [
-        seen(1, 1, "strip", marks={("mk", 1)}),
-        seen(1, 1, "strip", marks={("pz", 1)}),
+        sighting(1, 1, "strip", marks={("mk", 1)}),
+        sighting(1, 1, "strip", marks={("pz", 1)}),
         Sighting("random", "page_view", "anonymise", marks={("an", 2)}),
-        seen(0, 7, "pass", marks={("cl", 9)}),
-        seen(1, 3, "strip"),
+        sighting(0, 7, "pass", marks={("cl", 9)}),
+        sighting(1, 3, "strip"),
         Sighting(event_id(RUN, 2), "page_view", "anonymise"),
     ],
     ids=["marketing", "personalization", "analytics", "clear", "mask", "id of an anonymised event"],
@@ -82,22 +82,22 @@ def test_what_was_not_granted_is_forbidden(expected: LedgerIndex, record: Sighti
 
 def test_markers_of_granted_purposes_are_lawful(expected: LedgerIndex) -> None:
     """The event with all purposes keeps its fields."""
-    assert walk(expected, seen(0, 7, "pass", marks={("mk", 0), ("an", 0), ("pz", 0)}), *GOOD[1:]).good
+    assert walk(expected, sighting(0, 7, "pass", marks={("mk", 0), ("an", 0), ("pz", 0)}), *GOOD[1:]).good
 
 
 @pytest.mark.parametrize("n", [3, 4, 5, 99], ids=["dead", "poison", "refused", "unknown"])
 def test_an_event_that_should_not_be_there_is_unexplained(expected: LedgerIndex, n: int) -> None:
     """Refused and dead events, and numbers that the ledger does not have."""
-    assert walk(expected, *GOOD, seen(n, 7, "pass")).unexplained == 1
+    assert walk(expected, *GOOD, sighting(n, 7, "pass")).unexplained == 1
 
 
 def test_less_consent_than_was_given_is_unexplained(expected: LedgerIndex) -> None:
-    """A house that strips everything would forbid nothing and still be wrong."""
-    assert walk(expected, seen(0, 1, "strip"), *GOOD[1:]).unexplained == 1
+    """Stripping more than was refused is a fault, although nothing forbidden remains."""
+    assert walk(expected, sighting(0, 1, "strip"), *GOOD[1:]).unexplained == 1
 
 
 def test_an_event_that_was_never_acknowledged_may_be_missing_but_not_doubled(expected: LedgerIndex) -> None:
-    """Nobody knows whether it came in."""
+    """An event that was neither acknowledged nor refused may exist once."""
     expected.acked[0] = 0
     assert walk(expected, *GOOD[1:]).good
     assert walk(expected, *GOOD).good
@@ -105,41 +105,41 @@ def test_an_event_that_was_never_acknowledged_may_be_missing_but_not_doubled(exp
 
 
 def test_raw_wants_every_acknowledged_event_and_takes_copies(expected: LedgerIndex) -> None:
-    """Clients retry; the copies die later."""
+    """Copies are allowed in `events.raw`, because clients retry."""
     raw = Tally(expected)
     for n in (0, 0, 1, 2):
-        raw.at_door(Sighting(event_id(RUN, n), "page_view"), (RESOLVED, ANONYMISED))
+        raw.add_raw(Sighting(event_id(RUN, n), "page_view"), (RESOLVED, ANONYMISED))
     assert compare.raw_row(expected, raw).lost == 1  # the poison
     raw.count(4)
     assert compare.raw_row(expected, raw).good
-    raw.at_door(Sighting(event_id(RUN, 5), "page_view"), (RESOLVED, ANONYMISED))
+    raw.add_raw(Sighting(event_id(RUN, 5), "page_view"), (RESOLVED, ANONYMISED))
     assert compare.raw_row(expected, raw).unexplained == 1
 
 
 def test_consented_holds_one_record_for_each_raw_copy(expected: LedgerIndex) -> None:
-    """The gate neither loses nor doubles copies."""
+    """The consent stage must write one record per raw copy."""
     raw, gate = Tally(expected), Tally(expected, {"random": 1})
     for n in (0, 0, 1):
-        raw.at_door(Sighting(event_id(RUN, n), "page_view"), (RESOLVED,))
+        raw.add_raw(Sighting(event_id(RUN, n), "page_view"), (RESOLVED,))
     for record in GOOD:
-        gate.behind_gate(record)
+        gate.add_consented(record)
     assert compare.consented_row(expected, raw, {"random": 1}, gate).lost == 1
-    gate.behind_gate(GOOD[0])
+    gate.add_consented(GOOD[0])
     assert compare.consented_row(expected, raw, {"random": 1}, gate).good
-    gate.behind_gate(GOOD[0])
+    gate.add_consented(GOOD[0])
     assert compare.consented_row(expected, raw, {"random": 1}, gate).doubled == 1
 
 
 def test_one_person_has_one_profile_and_shares_it_with_nobody(expected: LedgerIndex) -> None:
     """A further profile is doubled, somebody else's is forbidden."""
     tally = Tally(expected)
-    tally.behind_gate(GOOD[0])
-    tally.behind_gate(GOOD[1])
+    tally.add_consented(GOOD[0])
+    tally.add_consented(GOOD[1])
     assert compare.profiles_row(tally).good
-    tally.behind_gate(seen(1, 1, "strip", profile="2other"))
+    tally.add_consented(sighting(1, 1, "strip", profile="2other"))
     assert compare.profiles_row(tally).doubled == 1
     expected.accounts[1] = 1
-    tally.behind_gate(seen(1, 1, "strip"))
+    tally.add_consented(sighting(1, 1, "strip"))
     assert compare.profiles_row(tally).forbidden == 1
 
 
@@ -162,7 +162,7 @@ def test_joined_records_are_wanted_exactly_once() -> None:
 
 
 def test_a_table_mirrors_its_topic_copy_by_copy() -> None:
-    """As often as in the topic, no more and no less; what other runs left is nobody's."""
+    """A table must have as many copies as its topic; keys of other runs are ignored."""
     assert compare.mirrored_row("x", {"a": 1, "b": 2}, {"a": 1, "b": 2, "other": 7}).good
     assert compare.mirrored_row("x", {"a": 1, "b": 2}, {"a": 1, "b": 1}).lost == 1
     assert compare.mirrored_row("x", {"a": 1, "b": 2}, {"a": 1, "b": 3}).doubled == 1
@@ -187,12 +187,12 @@ def test_a_refusal_is_kept_unless_an_event_after_it_shows_more(expected: LedgerI
     expected.refusals = {0: RefusalLine(0, "webhook", True), 1: RefusalLine(1, "webhook", False)}
     tally = Tally(expected)
     for record in GOOD:
-        tally.behind_gate(record)
+        tally.add_consented(record)
     assert compare.refusal_rows(expected, tally.leaks, tally.shortfalls) == [RefusalRow("webhook", 2, 2, 1, 1, 2)]
-    for leak in (seen(1, 3, "strip"), seen(1, 1, "strip", marks={("mk", 1)})):
+    for leak in (sighting(1, 3, "strip"), sighting(1, 1, "strip", marks={("mk", 1)})):
         spoilt = Tally(expected)
-        spoilt.behind_gate(leak)
-        assert compare.refusal_rows(expected, spoilt.leaks, spoilt.shortfalls)[0].kept == 1
-    tally.behind_gate(Sighting(event_id(RUN, 2), "page_view", "anonymise"))
-    tally.behind_gate(seen(0, 1, "strip"))
+        spoilt.add_consented(leak)
+        assert compare.refusal_rows(expected, spoilt.leaks, spoilt.shortfalls)[0].effective == 1
+    tally.add_consented(Sighting(event_id(RUN, 2), "page_view", "anonymise"))
+    tally.add_consented(sighting(0, 1, "strip"))
     assert compare.refusal_rows(expected, tally.leaks, tally.shortfalls) == [RefusalRow("webhook", 2, 1, 1, 0, 2)]

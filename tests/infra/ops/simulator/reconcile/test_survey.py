@@ -1,4 +1,4 @@
-"""Reconciliation of a small house in a real broker and a real ClickHouse, and of the same house with injected faults."""
+"""Reconciliation of hand-written layers in a real broker and a real ClickHouse, without and with injected faults."""
 
 import json
 import secrets
@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from consumers.warehouse.schema.migrating import migrate
 from infra.clients.kafka import admin, producer
 from infra.ops.embedded.servers.kafka import EmbeddedKafka
-from infra.ops.simulator.ledger import read
+from infra.ops.simulator.ledger import read_ledger
 from infra.ops.simulator.marks import event_id, marker
 from infra.ops.simulator.reconcile import drain
 from infra.ops.simulator.reconcile.app import app
@@ -27,7 +27,7 @@ Fault = Callable[[SmallHouse], object]
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory, clickhouse_url: str) -> Iterator[SmallHouse]:
-    """A healthy house at rest, in a broker of its own: counts are compared over whole topics."""
+    """Correct, drained layers in a separate broker, because counts are compared over whole topics."""
     folder = tmp_path_factory.mktemp("house")
     with EmbeddedKafka(folder / "kafka") as kafka:
         settings = load_settings(
@@ -41,19 +41,19 @@ def house(tmp_path_factory: pytest.TempPathFactory, clickhouse_url: str) -> Iter
         apply(settings)
         migrate(settings)
         house = SmallHouse(settings, folder / "ledger.jsonl")
-        house.furnish()
+        house.populate()
         house.load()
         house.settle()
         yield house
 
 
 def verdict(house: SmallHouse) -> dict[str, LayerVerdict]:
-    """Every layer's row."""
-    return {row.layer: row for row in Survey(house.settings, read(house.ledger)).rows()}
+    """Return the result of every layer."""
+    return {row.layer: row for row in Survey(house.settings, read_ledger(house.ledger)).rows()}
 
 
 def reconcile(house: SmallHouse, monkeypatch: pytest.MonkeyPatch) -> tuple[int, dict[str, Any]]:
-    """(exit code, JSON) of the command."""
+    """Run the command; return (exit code, JSON)."""
     for name in ("kafka", "clickhouse", "clickhouse_database", "state_dir"):
         monkeypatch.setenv(f"HEADWATER_{name.upper()}", str(getattr(house.settings, name)))
     monkeypatch.setenv("HEADWATER_SECRET", "s" * 40)
@@ -63,41 +63,47 @@ def reconcile(house: SmallHouse, monkeypatch: pytest.MonkeyPatch) -> tuple[int, 
 
 def test_the_command_exits_0_for_a_healthy_house(house: SmallHouse, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code and JSON agree."""
-    code, said = reconcile(house, monkeypatch)
+    code, report = reconcile(house, monkeypatch)
     assert code == 0
-    assert (said["lost"], said["doubled"], said["forbidden"], said["unexplained"], said["drained"]) == (0, 0, 0, 0, True)
+    assert (report["lost"], report["doubled"], report["forbidden"], report["unexplained"], report["drained"]) == (
+        0,
+        0,
+        0,
+        0,
+        True,
+    )
 
 
 def test_a_healthy_house_drains_and_is_accounted_for(house: SmallHouse) -> None:
     """Nothing lost, doubled, forbidden or unexplained in any layer."""
-    drain.wait(house.settings, 20, lambda _lags: None)
+    drain.wait_drained(house.settings, 20, lambda _lags: None)
     assert [row for row in verdict(house).values() if not row.good] == []
 
 
 def test_a_house_at_rest_has_settled_and_one_with_a_refusal_on_its_way_has_not(house: SmallHouse) -> None:
-    """Of the topics that refusals travel on each counts, whether a group has ever read it or not."""
-    drain.settle(house.settings, 20, lambda _lags: None)
+    """Every topic that propagates refusals counts, whether a group has committed an offset there or not."""
+    drain.wait_settled(house.settings, 20, lambda _lags: None)
     for topic in ("consent.revocations", "consent.signals"):
         writer = producer(house.settings)
         writer.produce(topic, b"on its way")
         assert writer.flush(30) == 0
         with pytest.raises(drain.NotDrained, match=r"(consent|identity) 1"):
-            drain.settle(house.settings, 0.2, lambda _lags: None)
+            drain.wait_settled(house.settings, 0.2, lambda _lags: None)
         house.settle()
 
 
 def test_a_house_with_links_to_make_has_not_settled(house: SmallHouse) -> None:
-    """What passed while the graph was away gets its refusals later; a range that is done is nothing."""
+    """Records that passed while the graph was unavailable must still be linked; a completed range does not count."""
     due = {"topic": "events.consented", "partition": 0, "first": 3, "end": 8}
     house.put("identity.deferred", due)
     with pytest.raises(drain.NotDrained, match="identity 5"):
-        drain.settle(house.settings, 1, lambda _lags: None)
+        drain.wait_settled(house.settings, 1, lambda _lags: None)
     house.put("identity.deferred", {**due, "first": 8})
-    drain.settle(house.settings, 20, lambda _lags: None)
+    drain.wait_settled(house.settings, 20, lambda _lags: None)
 
 
 def test_records_of_an_open_transaction_are_still_to_come(house: SmallHouse) -> None:
-    """Nobody can have read them, so the stream is not drained."""
+    """Records of open transactions are unread, so the stream is not drained."""
     create_topics(house.settings.kafka, ["undecided"])
     writer = producer(house.settings, transactional_id="undecided")
     writer.init_transactions(30)
@@ -112,34 +118,34 @@ def test_records_of_an_open_transaction_are_still_to_come(house: SmallHouse) -> 
 
 
 def _leak(house: SmallHouse) -> None:
-    """An event that kept its click id although only analytics is granted."""
+    """Add an event that has its click id although only analytics is granted."""
     house.put("events.consented", {**house.consented(1), "click_ids": {"gclid": marker("mk", RUN, 1)}})
 
 
 def _more_consent(house: SmallHouse) -> None:
-    """An event that claims purposes nobody granted."""
+    """Add an event with purposes that were not granted."""
     house.put("events.resolved", {**house.resolved(1), "consent_purposes": 7})
 
 
 def _clear_account(house: SmallHouse) -> None:
-    """A clear identifier that came through the door."""
+    """Add a clear identifier to `events.raw`."""
     house.put("events.raw", {**house.raw(0), "page_url": f"/?mail={marker('cl', RUN, 3)}@mail.example"})
 
 
 def _other_profile(house: SmallHouse) -> None:
-    """A further profile of somebody who has one."""
+    """Add a second profile of a person."""
     house.put("events.resolved", {**house.resolved(0), "profile_id": "2" + "cd" * 16})
 
 
 def _second_exposure(house: SmallHouse) -> None:
-    """A decision that counts twice."""
-    told = {"decision_id": DECISION, "experiment": "hero-banner", "epoch": 1, "arm": "calm", "group": "bandit"}
+    """Add a second exposure of a decision."""
+    decision = {"decision_id": DECISION, "experiment": "hero-banner", "epoch": 1, "arm": "calm", "group": "bandit"}
     joined = {"kind": "exposure", "reward": 0.0, "event_id": "x", "decided_ts": house.now, "event_ts": house.now}
-    house.put("bandit.outcomes", {**told, "propensity": 0.5, **joined})
+    house.put("bandit.outcomes", {**decision, "propensity": 0.5, **joined})
 
 
 def _count_too_much(house: SmallHouse) -> None:
-    """A count without an event."""
+    """Add a count without an event."""
     cell = {"stage": "consent", "minute": house.now, "source": "demo", "event_name": "page_view", "outcome": "pass"}
     house.put("stream.counts", {**cell, "dimensions": {}, "n": 1})
 
@@ -162,7 +168,7 @@ KAFKA_FAULTS: list[tuple[Fault, str, str]] = [
 
 @pytest.mark.parametrize(("fault", "layer", "cell"), KAFKA_FAULTS)
 def test_a_fault_in_a_topic_is_found_in_its_cell(house: SmallHouse, fault: Fault, layer: str, cell: str) -> None:
-    """The cell grows by the one fault; the house stays spoilt for the tests after it."""
+    """Each fault raises its cell by one; the layers stay faulty for the following tests."""
     before = getattr((house.last or verdict(house))[layer], cell)
     fault(house)
     house.last = verdict(house)
@@ -172,7 +178,7 @@ def test_a_fault_in_a_topic_is_found_in_its_cell(house: SmallHouse, fault: Fault
 
 
 def _delete_row(house: SmallHouse) -> None:
-    """A row that is gone."""
+    """Delete a row."""
     house.clickhouse(f"ALTER TABLE {{db}}.events DELETE WHERE event_id = '{event_id(RUN, 3)}' SETTINGS mutations_sync = 1")
 
 
@@ -200,6 +206,6 @@ def test_a_fault_in_a_table_is_found_in_its_cell(house: SmallHouse, fault: Fault
 def test_the_command_exits_1_for_a_spoilt_house(house: SmallHouse, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the faults above; the stream is at rest again, so that only they count."""
     house.settle()
-    code, said = reconcile(house, monkeypatch)
+    code, report = reconcile(house, monkeypatch)
     assert code == 1
-    assert min(said["lost"], said["doubled"], said["forbidden"], said["unexplained"]) > 0
+    assert min(report["lost"], report["doubled"], report["forbidden"], report["unexplained"]) > 0

@@ -1,4 +1,4 @@
-"""The model of what a house remembers: by its rules, and beside the real gate."""
+"""The model of the consent ledger by its rules, and against the real consent stage."""
 
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ def linked() -> HouseholdMemory:
     """A household whose devices are linked."""
     memory = HouseholdMemory()
     for device in (FIRST, SECOND):
-        assert memory.take(event(device, login=True)) == ALL
+        assert memory.add_event(event(device, login=True)) == ALL
     memory.settle()
     return memory
 
@@ -42,60 +42,63 @@ def linked() -> HouseholdMemory:
 def test_a_refusal_on_one_device_reaches_the_other_once_the_house_is_drained() -> None:
     """Logged in and not, whatever undated grant the page says; before that nobody can know."""
     memory = linked()
-    memory.tell(FORM)
+    memory.add_statement(FORM)
     with pytest.raises(RaceDependent):
-        memory.take(event(SECOND))
+        memory.add_event(event(SECOND))
     memory.settle()
-    assert [memory.take(event(SECOND, login=login)) for login in (True, False)] == [0, 0]
+    assert [memory.add_event(event(SECOND, login=login)) for login in (True, False)] == [0, 0]
 
 
 def test_a_link_hands_refusals_over() -> None:
     """A cookie that refused before the login: the login loses it at once, the person's other device once it is drained."""
     memory = HouseholdMemory()
-    memory.take(event(SECOND, login=True))
+    memory.add_event(event(SECOND, login=True))
     memory.settle()
-    memory.tell(replace(FORM, purposes=MARKETING))
+    memory.add_statement(replace(FORM, purposes=MARKETING))
     memory.settle()
-    assert memory.take(event(FIRST, login=True)) == ANALYTICS | PERSONALIZATION
+    assert memory.add_event(event(FIRST, login=True)) == ANALYTICS | PERSONALIZATION
     memory.settle()
-    assert memory.take(event(SECOND)) == ANALYTICS | PERSONALIZATION
+    assert memory.add_event(event(SECOND)) == ANALYTICS | PERSONALIZATION
 
 
 def test_a_later_consent_lifts_a_refusal_where_it_was_given() -> None:
     """Of the identifiers of its event, and of an account for its devices; neither elsewhere nor without a date."""
     memory = linked()
-    memory.tell(FORM)
+    memory.add_statement(FORM)
     memory.settle()
-    assert memory.take(event(FIRST, VisitorChoice.MODE_ALL, login=True)) == 0, "undated"
-    assert memory.take(event(FIRST, login=True, name=CHOICE_EVENT)) == ALL
+    assert memory.add_event(event(FIRST, VisitorChoice.MODE_ALL, login=True)) == 0, "undated"
+    assert memory.add_event(event(FIRST, login=True, name=CHOICE_EVENT)) == ALL
     memory.settle()
-    assert memory.take(event(FIRST)) == ALL
-    assert memory.take(event(SECOND, login=True)) == ALL
-    assert memory.take(event(SECOND)) == 0, "nobody has agreed under this cookie"
-    assert memory.take(event(FIRST, region="US")) == 0, "a grant holds under its own kind of law"
+    assert memory.add_event(event(FIRST)) == ALL
+    assert memory.add_event(event(SECOND, login=True)) == ALL
+    assert memory.add_event(event(SECOND)) == 0, "nobody has agreed under this cookie"
+    assert memory.add_event(event(FIRST, region="US")) == 0, "a grant holds under its own kind of law"
 
 
 def test_a_tc_string_tells_the_day_only() -> None:
     """So a grant of yesterday lifts nothing, and a refusal of today outlasts whatever else is said today."""
     memory = linked()
-    memory.take(event(FIRST, VisitorChoice.TC_NONE, login=True))
+    memory.add_event(event(FIRST, VisitorChoice.TC_NONE, login=True))
     memory.settle()
-    assert memory.take(event(FIRST, VisitorChoice.TC_ALL, login=True)) == 0
-    assert memory.take(event(FIRST, login=True, name=CHOICE_EVENT)) == 0
+    assert memory.add_event(event(FIRST, VisitorChoice.TC_ALL, login=True)) == 0
+    assert memory.add_event(event(FIRST, login=True, name=CHOICE_EVENT)) == 0
 
 
 def test_an_undated_refusal_answers_silence_alone() -> None:
     """Of every identifier of its event, in every region, until the next grant; and of no other device."""
     memory = HouseholdMemory()
-    assert memory.take(event(FIRST, VisitorChoice.GPC)) == ANALYTICS
-    assert memory.take(event(FIRST, VisitorChoice.SILENT, region="US")) == ANALYTICS
-    assert memory.take(event(FIRST, region="US")) == ALL
-    assert memory.take(event(FIRST, VisitorChoice.SILENT, region="US")) == ALL
+    assert memory.add_event(event(FIRST, VisitorChoice.GPC)) == ANALYTICS
+    assert memory.add_event(event(FIRST, VisitorChoice.SILENT, region="US")) == ANALYTICS
+    assert memory.add_event(event(FIRST, region="US")) == ALL
+    assert memory.add_event(event(FIRST, VisitorChoice.SILENT, region="US")) == ALL
 
     memory = linked()
-    assert memory.take(event(FIRST, VisitorChoice.UNMAPPED, login=True)) == ANALYTICS
+    assert memory.add_event(event(FIRST, VisitorChoice.UNMAPPED, login=True)) == ANALYTICS
     memory.settle()
-    assert [memory.take(event(device, VisitorChoice.SILENT, region="US")) for device in (FIRST, SECOND)] == [ANALYTICS, ALL]
+    assert [memory.add_event(event(device, VisitorChoice.SILENT, region="US")) for device in (FIRST, SECOND)] == [
+        ANALYTICS,
+        ALL,
+    ]
 
 
 STEPS = st.one_of(
@@ -106,7 +109,7 @@ STEPS = st.one_of(
         login=st.booleans(),
         name=st.sampled_from(("page_view", "purchase", CHOICE_EVENT)),
         region=st.sampled_from(("DE", "US", "")),
-    ).flatmap(lambda one: st.builds(replace, st.just(one), dated=st.booleans())),
+    ).flatmap(lambda step: st.builds(replace, st.just(step), dated=st.booleans())),
     st.builds(
         Statement,
         st.just(FIRST),
@@ -130,11 +133,11 @@ def test_model_and_gate_agree_on_every_household(steps: list[SimulatedEvent | St
     memory, gate = HouseholdMemory(), Gate()
     for step in steps:
         if isinstance(step, Statement):
-            memory.tell(step)
+            memory.add_statement(step)
             gate.state(step)
         else:
             try:
-                expected = memory.take(step)
+                expected = memory.add_event(step)
             except RaceDependent:
                 return  # an event that makes a link, and is judged differently by what the link brings
             assert gate.event(step) == expected, step

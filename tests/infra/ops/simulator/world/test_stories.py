@@ -1,4 +1,4 @@
-"""Visitors whose refusal is followed."""
+"""Stories of visitors who refuse."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -35,7 +35,7 @@ def test_every_channel_is_played_and_some_visitors_consent_again() -> None:
 
 
 def test_refusals_cost_events_and_later_consent_gives_them_back() -> None:
-    """Else nothing would be proven: of each channel some events lose something, and of each that can be lifted some do not."""
+    """In each channel some events lose something, and after a second consent some do not."""
     lost, regained = Counter[Channel](), Counter[Channel]()
     for refusal, acts in stories(Population(5, RUN, 9_000, REGIONS), 9_000):
         at_end = events_of(acts[END])
@@ -59,7 +59,7 @@ def test_who_refuses_at_home_is_silent_abroad() -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 1_500))
 def test_no_event_hangs_on_how_fast_the_house_is(seed: int, events: int) -> None:
-    """Whatever the seed, the model of memory never has to say `Unsettled`, and there are as many events as asked for."""
+    """For every seed the model never raises `RaceDependent`, and there are exactly the requested number of events."""
     world = ShopWorld(seed, RUN, events)
     numbers = {event.n for journey in world.journeys() for event in events_of(journey)}
     assert numbers == set(range(events))

@@ -1,4 +1,4 @@
-"""TC strings that the simulator writes, read by the gate's decoder."""
+"""The simulator's TC strings, decoded by the consent stage's decoder."""
 
 import pytest
 from hypothesis import given
@@ -15,9 +15,9 @@ TODAY = 20_787 * DAY_MS
 @pytest.mark.parametrize(("grants", "reason"), [(True, ConsentReason.OK_CONSENT), (False, ConsentReason.PURPOSE)])
 def test_a_string_of_today_is_judged_as_it_is_meant(grants: bool, reason: ConsentReason) -> None:
     """Valid by the rules of TCF 2.3, disclosed vendors included."""
-    read = decode(tc_string(TODAY, grants=grants))
-    assert judge(read, Demand((1, 3, 4, 7)), None, TODAY + 1_000) is reason
-    assert all(has_purpose(read.purposes_consent, purpose) == grants for purpose in range(1, 12))
+    consent = decode(tc_string(TODAY, grants=grants))
+    assert judge(consent, Demand((1, 3, 4, 7)), None, TODAY + 1_000) is reason
+    assert all(has_purpose(consent.purposes_consent, purpose) == grants for purpose in range(1, 12))
 
 
 @given(st.integers(1_600_000_000_000, 4_000_000_000_000))

@@ -35,8 +35,8 @@ def test_the_same_seed_makes_the_same_world() -> None:
 
 def test_exactly_as_many_events_as_asked_for_numbered_without_a_gap() -> None:
     """The ledger's size is known before the first event."""
-    for wanted in (1, 7, 2_000):
-        assert sorted(events_of(list(ShopWorld(1, RUN, wanted).journeys()))) == list(range(wanted))
+    for size in (1, 7, 2_000):
+        assert sorted(events_of(list(ShopWorld(1, RUN, size).journeys()))) == list(range(size))
 
 
 def test_everything_that_can_happen_happens() -> None:
@@ -49,13 +49,13 @@ def test_everything_that_can_happen_happens() -> None:
     assert any(event.device.bot for event in events)
     assert any(event.age_ms > 3_600_000 for event in events)
     assert any(isinstance(step, DecisionRequest) for journey in journeys for step in journey)
-    sent = Counter(id(step) for journey in journeys for step in journey)
-    assert max(sent.values()) > 1
+    counts = Counter(id(step) for journey in journeys for step in journey)
+    assert max(counts.values()) > 1
     cookies: dict[str, set[str]] = {}
     for event in events:
         if event.login:
             cookies.setdefault(event.person.name, set()).add(event.device.cookie)
-    assert max(len(found) for found in cookies.values()) > 1
+    assert max(len(device_cookies) for device_cookies in cookies.values()) > 1
 
 
 def test_events_of_one_request_share_device_person_and_login() -> None:

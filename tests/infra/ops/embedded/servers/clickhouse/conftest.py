@@ -1,4 +1,4 @@
-"""A server, a database of its own for each test, and plain HTTP requests."""
+"""A server, a separate database for each test, and plain HTTP requests."""
 
 import http.client
 import uuid
@@ -65,7 +65,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedClickHo
 
 @pytest.fixture
 def ask(server: EmbeddedClickHouse) -> Iterator[Http]:
-    """Requests within a database of their own."""
+    """Requests within a separate database."""
     database = f"d{uuid.uuid4().hex[:8]}"
     http = Http(server.port, "default")
     http.value(f"CREATE DATABASE {database} ENGINE = Atomic")
@@ -75,7 +75,7 @@ def ask(server: EmbeddedClickHouse) -> Iterator[Http]:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Http]]:
-    """Start a server of its own on a folder, with other memory; it ends with the test."""
+    """Start a separate server with another memory limit; it ends with the test."""
     servers: list[EmbeddedClickHouse] = []
 
     def start(folder: Path = tmp_path / "own", memory_bytes: int = 0) -> Http:

@@ -1,4 +1,4 @@
-"""Who may do what: statements, users, pages of a browser, and slots."""
+"""Access control: statements, users, web pages, and slots."""
 
 import threading
 import time
@@ -127,7 +127,7 @@ def test_nothing_outside_of_the_engine_is_reached(ask: Http, statement: str, use
     ],
 )  # fmt: skip
 def test_everyday_statements_pass(ask: Http, statement: str) -> None:
-    """Names that are also those of functions, and all that stays within the engine."""
+    """Tables and columns named like refused functions, and statements that stay within the engine, are allowed."""
     ask.value("CREATE TABLE t (a String, b String) ENGINE = MergeTree ORDER BY a")
     reply = ask(statement)
     assert reply.status == 200, reply.body
@@ -213,7 +213,7 @@ def test_pages_in_a_browser_do_not_get_in(ask: Http, headers: dict[str, str], st
 
 
 class Crowd:
-    """Queries that run beside each other; `wait` joins them."""
+    """Parallel queries; `wait` joins them."""
 
     def __init__(self, ask: Http) -> None:
         self._ask = ask
@@ -255,7 +255,7 @@ def test_analysts_take_no_slot_of_the_loader(ask: Http) -> None:
 
 
 def test_query_with_more_memory_takes_the_slots_of_others(ask: Http) -> None:
-    """A share of memory is a slot's; who asks for all of the analysts' memory runs alone among them."""
+    """A query that requests all of the analysts' memory takes all their slots."""
     share = int(ask.value("SELECT getSetting('max_memory_usage')"))
     assert share == 150_000_000
     assert ask.value("SELECT getSetting('max_memory_usage')", max_memory_usage=2 * share) == str(2 * share)

@@ -1,4 +1,4 @@
-"""Compressed bodies are unpacked to their last frame, and what is no whole body is an error."""
+"""Compressed bodies are decompressed to their last frame, and incomplete bodies are errors."""
 
 import bz2
 import gzip
@@ -42,7 +42,7 @@ PACKERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 }
 
 
-def unpacked(encoding: str, data: bytes, piece: int, *, native: bool = False) -> bytes:
+def decode_body(encoding: str, data: bytes, piece: int, *, native: bool = False) -> bytes:
     """The body after its decoders, fed in pieces."""
     chain = bodies.decoders(encoding, native)
     out = b"".join(p for at in range(0, len(data), piece) for p in bodies.unpack(chain, data[at : at + piece]))
@@ -56,7 +56,7 @@ def test_all_frames_are_unpacked(name: str, piece: int) -> None:
     """Three frames after one another are three parts."""
     encoding, pack = PACKERS[name]
     packed = b"".join(pack(part) for part in PARTS)
-    assert unpacked(encoding, packed, piece) == b"".join(PARTS)
+    assert decode_body(encoding, packed, piece) == b"".join(PARTS)
 
 
 @pytest.mark.parametrize("name", PACKERS)
@@ -72,7 +72,7 @@ def test_bodies_that_are_not_whole_are_errors(name: str, damage: str) -> None:
         "garbage": b"\xff\xfenothing of the kind" * 5,
     }[damage]
     with pytest.raises(EngineError) as raised:
-        unpacked(encoding, broken, 4096)
+        decode_body(encoding, broken, 4096)
     assert (raised.value.code, raised.value.status) == (354, 400)
 
 
@@ -81,17 +81,17 @@ def test_clickhouses_own_blocks_are_unpacked_and_checked(method: str) -> None:
     """Several blocks with their checksums; a changed bit, a cut and an unknown method are errors."""
     packer = NativeBlockEncoder(method)
     packed = b"".join(packer.encode(part) for part in PARTS)
-    assert unpacked("", packed, 777, native=True) == b"".join(PARTS)
+    assert decode_body("", packed, 777, native=True) == b"".join(PARTS)
     for broken in (packed[:-5], packed[:100] + bytes([packed[100] ^ 1]) + packed[101:], packed + b"\0" * 30):
         with pytest.raises(EngineError, match="Code: 354"):
-            unpacked("", broken, 4096, native=True)
+            decode_body("", broken, 4096, native=True)
 
 
 def test_a_list_of_encodings_is_undone_from_its_end() -> None:
     """`Content-Encoding: gzip, zstd` was packed by gzip first."""
-    assert unpacked("gzip, zstd", zstd.compress(gzip.compress(PARTS[0])), 1000) == PARTS[0]
+    assert decode_body("gzip, zstd", zstd.compress(gzip.compress(PARTS[0])), 1000) == PARTS[0]
     with pytest.raises(EngineError, match=r"Unknown Content-Encoding 'snappy': use one of br, bz2, deflate, gzip"):
-        unpacked("snappy", b"x", 10)
+        decode_body("snappy", b"x", 10)
 
 
 def test_a_bomb_is_refused_while_it_grows() -> None:

@@ -1,4 +1,4 @@
-"""Clients of others, the real ones: clickhouse-go (Grafana's), the JDBC driver, and what dbt-clickhouse sends."""
+"""Real clients: clickhouse-go (Grafana's), the JDBC driver, and the statements of dbt-clickhouse."""
 
 import csv
 import fcntl

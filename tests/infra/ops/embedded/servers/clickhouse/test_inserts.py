@@ -1,4 +1,4 @@
-"""An insert that is answered with success has written all its rows; one that failed says so, and may be repeated."""
+"""A successful insert has written all its rows; a failed one returns an error and can be repeated."""
 
 import os
 import shutil

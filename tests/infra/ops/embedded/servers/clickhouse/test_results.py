@@ -1,4 +1,4 @@
-"""Results are streamed: whole, bounded in memory, and stopped when nobody reads them."""
+"""Results are streamed completely, within bounded memory, and stopped when the client leaves."""
 
 import gzip
 import http.client

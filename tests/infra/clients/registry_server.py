@@ -1,7 +1,7 @@
-"""A schema registry on loopback, served from a contracts folder's lock file, for any Confluent client.
+"""A schema registry on loopback, for tests, that serves a contracts folder's lock file to Confluent clients.
 
-The subset that `SchemaRegistryClient` and `AvroSerializer` use. Reading sees what the lock file holds, at once. Writing
-(a schema that is not there yet) appends to the lock file, so give it a folder of its own where clients may register.
+It implements what `SchemaRegistryClient` and `AvroSerializer` use. Each request reads the lock file. Registering a new
+schema appends to the lock file, so give it a separate folder where clients may register.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from schemas.compatibility import breaking
+from schemas.compatibility import breaking_changes
 from schemas.contract import ContractError, Schema, parse
 from schemas.files import format_lock, read_lock, write_atomically
 from schemas.publish import same_schema
@@ -23,7 +23,7 @@ MAX_BODY_BYTES = 1 << 20
 
 
 class RegistryAnswerError(Exception):
-    """An answer with Confluent's error code."""
+    """An error response with Confluent's error code."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -31,7 +31,7 @@ class RegistryAnswerError(Exception):
 
 
 class EmbeddedSchemaRegistry:
-    """Serves `<folder>/lock.json` on 127.0.0.1 in a thread; a context manager."""
+    """Serves `<folder>/lock.json` on 127.0.0.1 in a thread. A context manager."""
 
     def __init__(self, folder: Path, port: int = 0) -> None:
         self.folder = folder
@@ -92,12 +92,12 @@ class EmbeddedSchemaRegistry:
 
     def _entries(self, subject: str | None = None) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = read_lock(self.folder)["contracts"]
-        found = sorted((e for e in entries if subject in (None, _subject(e))), key=lambda entry: int(entry["version"]))
-        if subject is not None and not found:
+        matching = sorted((e for e in entries if subject in (None, _subject(e))), key=lambda entry: int(entry["version"]))
+        if subject is not None and not matching:
             raise RegistryAnswerError(40401, f"Subject '{subject}' not found.")
-        return found
+        return matching
 
-    async def _subjects(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
+    async def _subjects(self, request: web.Request) -> web.Response:
         return _json(sorted({_subject(entry) for entry in self._entries()}))
 
     async def _by_id(self, request: web.Request) -> web.Response:
@@ -114,11 +114,11 @@ class EmbeddedSchemaRegistry:
 
     def _one(self, request: web.Request) -> dict[str, Any]:
         entries = self._entries(request.match_info["subject"])
-        wanted = request.match_info["version"]
-        if wanted in ("latest", "-1"):
+        version = request.match_info["version"]
+        if version in ("latest", "-1"):
             return entries[-1]
         for entry in entries:
-            if str(entry["version"]) == wanted:
+            if str(entry["version"]) == version:
                 return entry
         raise RegistryAnswerError(40402, "Version not found.")
 
@@ -131,40 +131,40 @@ class EmbeddedSchemaRegistry:
 
     async def _compatible(self, request: web.Request) -> web.Response:
         schema, _ = await _posted(request)
-        changes = breaking(request.match_info["subject"], self._one(request)["schema"], schema)
+        changes = breaking_changes(request.match_info["subject"], self._one(request)["schema"], schema)
         return _json({"is_compatible": not changes})
 
     async def _register(self, request: web.Request) -> web.Response:
-        schema, wanted = await _posted(request)
+        schema, requested_id = await _posted(request)
         subject = request.match_info["subject"]
         importing = self._modes.get(subject) == "IMPORT"
-        if wanted is not None and not importing:
+        if requested_id is not None and not importing:
             raise RegistryAnswerError(42205, f"Subject {subject} is not in import mode")
         if not subject.endswith("-value"):
             raise RegistryAnswerError(42201, "Subjects are called <topic>-value here.")
         with self._writing:
-            return _json({"id": self._append(subject.removesuffix("-value"), schema, wanted)})
+            return _json({"id": self._append(subject.removesuffix("-value"), schema, requested_id)})
 
-    def _append(self, topic: str, schema: Schema, wanted: int | None) -> int:
+    def _append(self, topic: str, schema: Schema, requested_id: int | None) -> int:
         state = read_lock(self.folder)
         versions = [entry for entry in state["contracts"] if entry["topic"] == topic]
         for entry in versions:
             if same_schema(entry["schema"], schema):
                 return int(entry["id"])
-        if any(entry["id"] == wanted for entry in state["contracts"]):
-            raise RegistryAnswerError(42207, f"Overwrite new schema with id {wanted} is not permitted.")
-        if wanted is None and versions and (changes := breaking(topic, versions[-1]["schema"], schema)):
+        if any(entry["id"] == requested_id for entry in state["contracts"]):
+            raise RegistryAnswerError(42207, f"Overwrite new schema with id {requested_id} is not permitted.")
+        if requested_id is None and versions and (changes := breaking_changes(topic, versions[-1]["schema"], schema)):
             raise RegistryAnswerError(
                 409, "Schema being registered is incompatible with an earlier schema: " + "; ".join(map(str, changes))
             )
-        new_id: int = state["next_id"] if wanted is None else wanted
+        new_id: int = state["next_id"] if requested_id is None else requested_id
         version = 1 + max((entry["version"] for entry in versions), default=0)
         state["contracts"].append({"id": new_id, "topic": topic, "version": version, "schema": schema})
         state["next_id"] = max(state["next_id"], new_id + 1)
         write_atomically(self.folder / "lock.json", format_lock(state))
         return new_id
 
-    async def _config(self, request: web.Request) -> web.Response:  # noqa: ARG002 - aiohttp's signature
+    async def _config(self, request: web.Request) -> web.Response:
         return _json({"compatibilityLevel": "FULL_TRANSITIVE"})
 
     async def _mode(self, request: web.Request) -> web.Response:
@@ -204,8 +204,8 @@ async def _posted(request: web.Request) -> tuple[Schema, int | None]:
         parse(schema)
     except Exception:  # noqa: BLE001, RUF100 - fastavro raises many kinds; each means the same to the sender
         raise RegistryAnswerError(42201, "Input schema is an invalid Avro schema") from None
-    wanted = body.get("id")
-    return schema, wanted if isinstance(wanted, int) and wanted > 0 else None
+    requested_id = body.get("id")
+    return schema, requested_id if isinstance(requested_id, int) and requested_id > 0 else None
 
 
 def _json(answer: Any, status: int = 200) -> web.Response:

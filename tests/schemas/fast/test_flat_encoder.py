@@ -1,4 +1,4 @@
-"""Encoding flat records quickly gives the same bytes as encoding them by the book."""
+"""The flat encoder writes the same bytes as the plain codec."""
 
 from io import SEEK_END, BytesIO
 from typing import Any
@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.settings import PACKAGED_CONTRACTS
-from schemas.codec import decode, encode, flat_encoder, flat_record_encoder
+from schemas.codec import decode, encode
+from schemas.fast.flat_encoder import flat_encoder, flat_record_encoder
 from schemas.registry import Registry
 
 REGISTRY = Registry(PACKAGED_CONTRACTS)
@@ -39,7 +40,7 @@ def test_states_are_encoded_alike(record: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("length", [0, 63, 64, 1_023, 1_024, 8_191, 8_192])
 def test_lengths_and_small_numbers_are_encoded_alike(length: int) -> None:
-    """Whether they stand in a table, take another byte, or neither."""
+    """Lengths and integers below and above the lookup table are encoded as by `encode`."""
     contract = REGISTRY.latest("consent.state")
     texts = dict.fromkeys(("subject", "site", "regulation", "evidence", "platform", "policy"), "x" * length)
     record = {**texts, "times": {"a": length, "b": -length, "c": length}, "gvl": length, "changed_ts": length}
@@ -49,13 +50,13 @@ def test_lengths_and_small_numbers_are_encoded_alike(length: int) -> None:
 
 
 def test_what_is_left_out_has_its_default() -> None:
-    """As with `encode`; without one, it is missed."""
+    """A missing field gets its default; without one it raises KeyError."""
     contract = REGISTRY.latest("consent.audit")
     written = flat_record_encoder(contract.parsed, contract.header)
-    said = {"site": "a", "minute": 1, "outcome": "strip", "reasons": "", "policy": "p", "n": 2}
-    assert written(said) == encode(contract, said)
+    record = {"site": "a", "minute": 1, "outcome": "strip", "reasons": "", "policy": "p", "n": 2}
+    assert written(record) == encode(contract, record)
     with pytest.raises(KeyError, match="policy"):
-        written({name: value for name, value in said.items() if name != "policy"})
+        written({name: value for name, value in record.items() if name != "policy"})
 
 
 @given(st.lists(TEXT, min_size=3, max_size=3))
@@ -70,6 +71,6 @@ def test_columns_are_encoded_alike(texts: list[str]) -> None:
 
 
 def test_what_is_not_flat_is_refused() -> None:
-    """A record with maps cannot be encoded so."""
+    """A record with a map of strings raises ValueError."""
     with pytest.raises(ValueError, match="not flat"):
         flat_encoder(REGISTRY.latest("events.raw").parsed, b"")

@@ -1,4 +1,4 @@
-"""Slicing a head finds the same ends as decoding it."""
+"""Slicing a head finds the same field boundaries as decoding it."""
 
 from io import BytesIO
 from typing import Any
@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.settings import PACKAGED_CONTRACTS
-from schemas.codec import HEADER_BYTES, HeadReader, HeadSlicer, Undecodable, encode, read_long
+from schemas.codec import HEADER_BYTES, HeadReader, Undecodable, encode
+from schemas.fast.head_slicer import HeadSlicer
+from schemas.fast.primitives import read_long
 from schemas.registry import Registry
 
 REGISTRY = Registry(PACKAGED_CONTRACTS)
@@ -63,7 +65,7 @@ def test_truncated_heads_are_refused(head: dict[str, Any], data: st.DataObject) 
 
 @given(st.binary(max_size=300))
 def test_rubbish_is_refused_or_read_alike(rubbish: bytes) -> None:
-    """Whatever a decode accepts, slicing finds the same end of; it never fails in another way."""
+    """Arbitrary bytes raise Undecodable where decoding does; no other error occurs."""
     value = RAW.header + rubbish
     try:
         ends = SLICER.ends(value)

@@ -1,4 +1,4 @@
-"""Heads that are read by columns are read as one alone is; what is not read so is named."""
+"""Heads read by columns equal heads read one by one; unread ones are flagged."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.codec import HEADER_BYTES, encode
-from schemas.columns import Columns, HeadColumns
 from schemas.contract import Contract
-from tests.schemas.test_head_slicer import HEADS, LAST, RAW, REGISTRY, REST, SLICER
+from schemas.fast.head_columns import Columns, HeadColumns
+from tests.schemas.fast.test_head_slicer import HEADS, LAST, RAW, REGISTRY, REST, SLICER
 
 COLUMNS = HeadColumns(RAW, LAST)
 CLOCK = RAW.names.index("collector_ts")
@@ -20,43 +20,43 @@ def encoded(head: dict[str, Any]) -> bytes:
     return encode(RAW, {**head, **REST})
 
 
-def agree(values: list[bytes], read: Columns) -> None:
-    """Whatever was read is what is read of it alone."""
+def agree(values: list[bytes], columns: Columns) -> None:
+    """Check that each record read by columns has the offsets of `HeadSlicer`."""
     for at, value in enumerate(values):
-        if read.sound[at]:
-            assert [int(column[at]) for column in read.ends] == SLICER.ends(value)
-            assert value[: read.begins[0][at]] == RAW.header + value[HEADER_BYTES : read.begins[0][at]]
+        if columns.sound[at]:
+            assert [int(column[at]) for column in columns.ends] == SLICER.ends(value)
+            assert value[: columns.begins[0][at]] == RAW.header + value[HEADER_BYTES : columns.begins[0][at]]
 
 
 @given(st.lists(HEADS, min_size=1, max_size=5))
 def test_many_heads_are_read_as_one_alone_is(heads: list[dict[str, Any]]) -> None:
     """Ends, texts and numbers; none is left out that has no more than 63 items in a map or array and no huge number."""
     values = [encoded(head) for head in heads]
-    read = COLUMNS.read(values)
-    agree(values, read)
+    columns = COLUMNS.read(values)
+    agree(values, columns)
     for at, head in enumerate(heads):
         small = len(head["signals"]) <= 63 and len(head["identifiers"]) <= 63 and -(2**62) <= head["collector_ts"] < 2**62
-        assert read.sound[at] or not small
-        if read.sound[at]:
-            assert read.numbers[CLOCK][at] == head["collector_ts"]
+        assert columns.sound[at] or not small
+        if columns.sound[at]:
+            assert columns.numbers[CLOCK][at] == head["collector_ts"]
             for place, name in enumerate(("event_id", "event_name", "source", "site")):
-                assert values[at][read.begins[place][at] : read.ends[place][at]].decode() == head[name]
+                assert values[at][columns.begins[place][at] : columns.ends[place][at]].decode() == head[name]
 
 
 @given(st.lists(HEADS, min_size=2, max_size=4), st.data())
 def test_a_truncated_head_is_named_and_hurts_nobody(heads: list[dict[str, Any]], data: st.DataObject) -> None:
-    """Wherever it was cut, and whoever comes after it."""
+    """A truncated head is flagged, wherever it was cut, and does not affect the next record."""
     values = [encoded(head) for head in heads]
     at = data.draw(st.integers(0, len(values) - 1))
     values[at] = values[at][: data.draw(st.integers(0, SLICER.ends(values[at])[-1] - 1))]
-    read = COLUMNS.read(values)
-    assert not read.sound[at]
-    agree(values, read)
+    columns = COLUMNS.read(values)
+    assert not columns.sound[at]
+    agree(values, columns)
 
 
 @given(st.lists(st.binary(max_size=300), max_size=4))
 def test_rubbish_is_named_or_read_alike(rubbish: list[bytes]) -> None:
-    """Nothing is read where reading it alone is refused."""
+    """Arbitrary bytes are flagged, or read as by `HeadSlicer`."""
     values = [RAW.header + some for some in rubbish]
     agree(values, COLUMNS.read(values))
 
@@ -72,9 +72,9 @@ def test_another_contract_is_named() -> None:
 
 
 def test_heads_with_unions_are_all_named() -> None:
-    """No field of another kind makes a contract unreadable: its records are read one by one."""
+    """Records of a contract with a union are flagged, to be read one by one."""
     fields = [{"name": "a", "type": ["null", "string"]}, {"name": "b", "type": "long"}]
     contract = Contract("t", 1, 1, {"type": "record", "name": "T", "fields": fields}, None)
-    read = HeadColumns(contract, "b").read([encode(contract, {"a": "x", "b": n}) for n in range(3)])
-    assert read.sound.tolist() == [False] * 3
-    assert len(read.ends) == len(read.begins) == 2
+    columns = HeadColumns(contract, "b").read([encode(contract, {"a": "x", "b": n}) for n in range(3)])
+    assert columns.sound.tolist() == [False] * 3
+    assert len(columns.ends) == len(columns.begins) == 2
