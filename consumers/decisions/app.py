@@ -97,11 +97,11 @@ class ServiceContext:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        left = await asyncio.get_running_loop().run_in_executor(None, self.log.close, FLUSH_S)
+        undelivered = await asyncio.get_running_loop().run_in_executor(None, self.log.close, FLUSH_S)
         self.closing.set()
         await self.view.close()
         await self.redis.aclose()
-        get_logger().info("stopped", decisions_undelivered=left)
+        get_logger().info("stopped", decisions_undelivered=undelivered)
 
     async def follow_topics(self) -> None:
         """Keep the catalogue current; start again where Kafka was away."""
@@ -220,8 +220,8 @@ async def listen(runner: Any, host: str, port: int, started: Callable[[int], Non
 async def first(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
     """Wait for the signal; what ends a task before it is our own fault and ends the process."""
     waiting = asyncio.create_task(stop.wait())
-    done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    for task in done - {waiting}:
+    finished, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    for task in finished - {waiting}:
         task.result()
     waiting.cancel()
 

@@ -82,8 +82,8 @@ class DecisionApi:
             body = await asyncio.wait_for(request.read(), BODY_S)
             origin = request.headers.get("Origin", "")
             region = request.headers.get(self._guard.region_header, "") if self._guard.region_header else ""
-            asked = DecisionQuery(parse_request(body), region, _objection(request.headers.getall("Sec-GPC", ())), origin)
-            answer = await self._service.answer(asked, time.time_ns() // 1_000_000)
+            query = DecisionQuery(parse_request(body), region, _objection(request.headers.getall("Sec-GPC", ())), origin)
+            answer = await self._service.answer(query, time.time_ns() // 1_000_000)
         except web.HTTPRequestEntityTooLarge:
             return _refusal(413, f"the body is larger than {MAX_BODY} bytes")
         except TimeoutError:

@@ -64,13 +64,13 @@ class DecisionService:
         self._doors = doors
         self._metrics = metrics
 
-    async def answer(self, asked: DecisionQuery, now_ms: int) -> dict[str, Any]:
+    async def answer(self, query: DecisionQuery, now_ms: int) -> dict[str, Any]:
         """The answer's JSON. UnknownExperiment."""
-        request = asked.request
+        request = query.request
         experiment = self._catalogue.get(request.experiment)
         if experiment is None:
             raise UnknownExperiment(request.experiment)
-        question = await self._question(asked, now_ms)
+        question = await self._question(query, now_ms)
         choice = decide(experiment, self._snapshots.get(experiment.key), question, now_ms)
         # Without consent nothing of the visitor may be kept, not even her pseudonym.
         visitor = question.visitor if question.personalization and choice.counts else None
@@ -86,11 +86,11 @@ class DecisionService:
         )
         return self._told(experiment, decision)
 
-    async def _question(self, asked: DecisionQuery, now_ms: int) -> Question:
-        request = asked.request
-        signals = with_objection(request.consent, asked.gpc) if asked.gpc else request.consent
+    async def _question(self, query: DecisionQuery, now_ms: int) -> Question:
+        request = query.request
+        signals = with_objection(request.consent, query.gpc) if query.gpc else request.consent
         visitor = self._doors.visitor(request.visitor) if request.visitor else NOBODY
-        consent = ConsentQuestion(signals, asked.region, asked.origin, visitor.nodes)
+        consent = ConsentQuestion(signals, query.region, query.origin, visitor.nodes)
         granted = await self._doors.personalization(consent, now_ms)
         candidates = None if request.candidates is None else tuple(request.candidates)
         return Question(visitor.pseudonym if granted else None, granted, request.values(), candidates)

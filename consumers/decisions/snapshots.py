@@ -20,12 +20,12 @@ class Snapshots:
     def __init__(self, client: Any, registry: Registry) -> None:
         self._redis = client
         self._registry = registry
-        self._held: dict[str, Snapshot] = {}
+        self._snapshots: dict[str, Snapshot] = {}
         self.reachable = False
 
     def get(self, experiment: str) -> Snapshot | None:
         """The newest snapshot known."""
-        return self._held.get(experiment)
+        return self._snapshots.get(experiment)
 
     async def refresh(self, experiments: Iterable[str]) -> None:
         """Ask Redis for newer versions. Where it does not answer, what is held stays."""
@@ -41,8 +41,8 @@ class Snapshots:
     async def _refresh(self, experiment: str) -> None:
         pointer = await self._redis.get(pointer_key(experiment))
         version = int(pointer) if pointer and pointer.isdigit() else 0
-        held = self._held.get(experiment)
-        if version <= (held.version if held else 0):
+        current = self._snapshots.get(experiment)
+        if version <= (current.version if current else 0):
             return
         blob = await self._redis.get(blob_key(experiment, version))
         if blob is None:
@@ -53,4 +53,4 @@ class Snapshots:
             get_logger().error("snapshot not taken over", experiment=experiment, version=version, error=str(error))
             return
         if snapshot.experiment == experiment:
-            self._held[experiment] = snapshot
+            self._snapshots[experiment] = snapshot

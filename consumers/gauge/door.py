@@ -79,7 +79,7 @@ def make_door(board: Dashboard, page: Page, token: str | None, now: Callable[[],
             return _json({"error": "Kafka has not answered yet"}, 503)
         recent = board.recent(now())
         pending = recent.pending
-        overdue = sum(one.overdue(int(now() * 1000)) for one in pending)
+        overdue = sum(request.overdue(int(now() * 1000)) for request in pending)
         body = {
             **as_json(board.reading),
             "privacy": {"open": len(pending), "overdue": overdue},
@@ -190,9 +190,9 @@ def _token_guard(page: Page, token: str) -> Middleware:
     return guard
 
 
-def _is(given: str, secret: str) -> bool:
+def _is(candidate: str, secret: str) -> bool:
     # Bytes that are no UTF-8 arrive as lone surrogates, which cannot be compared (nor printed).
-    return given.isprintable() and same(given, secret)
+    return candidate.isprintable() and same(candidate, secret)
 
 
 def _secure(request: web.Request) -> bool:

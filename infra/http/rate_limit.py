@@ -12,14 +12,14 @@ class RateLimit:
         self._per_second = per_second
         self._burst = burst
         self._most = callers
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def allow(self, caller: str, now: float, calls: int = 1) -> bool:
         """Take `calls` calls of `caller` at `now` (seconds, any clock that does not go back), or none of them."""
-        left, since = self._left.pop(caller, (self._burst, now))
-        left = min(self._burst, left + (now - since) * self._per_second)
-        allowed = left >= calls
-        self._left[caller] = (left - calls if allowed else left, now)
-        if len(self._left) > self._most:
-            self._left.popitem(last=False)
+        tokens, since = self._buckets.pop(caller, (self._burst, now))
+        tokens = min(self._burst, tokens + (now - since) * self._per_second)
+        allowed = tokens >= calls
+        self._buckets[caller] = (tokens - calls if allowed else tokens, now)
+        if len(self._buckets) > self._most:
+            self._buckets.popitem(last=False)
         return allowed

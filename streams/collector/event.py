@@ -18,9 +18,9 @@ class ProtocolEvent:
     """Content that is the same in each retry and in no other event."""
     identifiers: Sequence[tuple[str, str]] = ()
     """(type of `streams.identity.nodes.TIERS`, clear value)."""
-    created: int | None = None
+    created_ms: int | None = None
     """By the device's clock: when it happened."""
-    sent: int | None = None
+    sent_ms: int | None = None
     """By the device's clock: when the request was sent."""
     signals: Mapping[str, str] = field(default_factory=dict)
     page_url: str = ""
@@ -55,10 +55,10 @@ class InvalidField(ValueError):
     """A field is not what its protocol says; the message names the field and what was expected."""
 
 
-def text(said: Mapping[str, Any], *names: str) -> str:
+def text(fields: Mapping[str, Any], *names: str) -> str:
     """The first of these fields that is there, as text; numbers are written out. Wrong for anything else."""
     for name in names:
-        value = said.get(name)
+        value = fields.get(name)
         if value is None:
             continue
         if isinstance(value, str):
@@ -69,21 +69,21 @@ def text(said: Mapping[str, Any], *names: str) -> str:
     return ""
 
 
-def texts(said: Mapping[str, Any], *names: str) -> list[str]:
+def texts(fields: Mapping[str, Any], *names: str) -> list[str]:
     """The same for a field that may be a list of texts, as Google's `user_data` may."""
     for name in names:
-        value = said.get(name)
+        value = fields.get(name)
         if isinstance(value, list):
-            return [found for one in value if (found := text({name: one}, name))]
+            return [entry for item in value if (entry := text({name: item}, name))]
         if value is not None:
-            return [text(said, name)]
+            return [text(fields, name)]
     return []
 
 
-def name_of(said: Mapping[str, Any], *names: str) -> str:
+def name_of(fields: Mapping[str, Any], *names: str) -> str:
     """The event's name: text, 1 to 128 characters. Wrong otherwise."""
     for name in names:
-        value = said.get(name)
+        value = fields.get(name)
         if isinstance(value, str) and 0 < len(value.strip()) <= MAX_NAME:
             return value.strip()
         if value is not None:
@@ -94,25 +94,25 @@ def name_of(said: Mapping[str, Any], *names: str) -> str:
 MAX_NAME = 128
 
 
-def number(said: Mapping[str, Any], *names: str) -> float:
+def number(fields: Mapping[str, Any], *names: str) -> float:
     """The first of these fields that is there, as a number; 0 where none is. Wrong for what is none."""
     for name in names:
-        value = said.get(name)
+        value = fields.get(name)
         if value is None or value == "":
             continue
         try:
-            found = float(value) if not isinstance(value, bool) else None
+            result = float(value) if not isinstance(value, bool) else None
         except (TypeError, ValueError):
-            found = None
-        if found is None or not isfinite(found):
+            result = None
+        if result is None or not isfinite(result):
             raise InvalidField(f"{name} must be a number")
-        return found
+        return result
     return 0.0
 
 
-def mapping(said: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def mapping(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """An object, empty where the field is missing or null. Wrong for anything else."""
-    value = said.get(name)
+    value = fields.get(name)
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -125,6 +125,6 @@ def without(fields: Mapping[str, Any], names: Collection[str]) -> Mapping[str, A
     return {name: value for name, value in fields.items() if name not in names} if names else fields
 
 
-def click_ids_of(said: Mapping[str, Any]) -> dict[str, str]:
+def click_ids_of(fields: Mapping[str, Any]) -> dict[str, str]:
     """Advertising click ids that were sent as fields of their own."""
-    return {name: str(said[name]) for name in CLICK_IDS if isinstance(said.get(name), str | int)}
+    return {name: str(fields[name]) for name in CLICK_IDS if isinstance(fields.get(name), str | int)}

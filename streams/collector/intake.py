@@ -49,8 +49,8 @@ class IntakeResult:
 class IntakePreview(NamedTuple):
     """One item, for people who set tags up (`--micro`)."""
 
-    good: bool
-    what: Mapping[str, Any]
+    accepted: bool
+    content: Mapping[str, Any]
 
 
 class Intake:
@@ -79,52 +79,52 @@ class Intake:
             if self._registry.reload():
                 self._adopt()
 
-    def take(self, items: Iterable[Any], read: Reader, request: RequestContext) -> IntakeResult:
+    def take(self, items: Iterable[Any], parse: Reader, request: RequestContext) -> IntakeResult:
         """All items of one request, in order. Never raises for what a sender sent."""
         self._look(time.monotonic())
-        taken = IntakeResult()
+        result = IntakeResult()
         for place, raw in enumerate(items):
-            item = read(raw)
-            problem = item.detail if isinstance(item, InvalidItem) else self._accept(item, request, taken)
+            item = parse(raw)
+            problem = item.detail if isinstance(item, InvalidItem) else self._accept(item, request, result)
             if problem:
-                taken.refused.append((place, problem))
-                taken.records.append(self._dead(raw, problem, request))
+                result.refused.append((place, problem))
+                result.records.append(self._dead(raw, problem, request))
                 self._metrics.count("headwater_refused_total", door="collector", reason=RejectionReason.CONTRACT)
                 self._show(False, {"problem": problem})
-        return taken
+        return result
 
     def take_choices(self, items: Iterable[Any], request: RequestContext, body: bytes = b"") -> IntakeResult:
         """All choices of one request, for `consent.signals`. Never raises for what a sender sent.
 
         `body`: the request's bytes where they are one choice, which is kept byte for byte if it is refused.
         """
-        taken = IntakeResult()
+        result = IntakeResult()
         contract = self._registry.latest(SIGNALS)
         for place, raw in enumerate(items):
             choice = choices.read(raw)
             problem = choice.detail if isinstance(choice, InvalidItem) else self._problem(choice, request)
-            found: list[tuple[str, dict[str, Any]]] = []
+            records: list[tuple[str, dict[str, Any]]] = []
             if not problem and isinstance(choice, choices.SentChoice):
                 choice = mask_choice(choice, request.ip, self._count_masked(request))
-                found += choices.records(choice, self._keys, request.site, request.now_ms)
-                problem = "" if found else "it names nobody: give user_id, client_id or another identifier"
+                records += choices.records(choice, self._keys, request.site, request.now_ms)
+                problem = "" if records else "it names nobody: give user_id, client_id or another identifier"
             try:
-                written = [SpoolRecord(SIGNALS, key.encode(), encode(contract, record)) for key, record in found]
+                written = [SpoolRecord(SIGNALS, key.encode(), encode(contract, record)) for key, record in records]
             except ValueError as error:  # half a surrogate pair in a JSON escape has no UTF-8
                 written, problem = [], f"cannot be written: {type(error).__name__}"
             if problem:
-                taken.refused.append((place, problem))
-                taken.records.append(self._dead(raw, problem, request, body))
+                result.refused.append((place, problem))
+                result.records.append(self._dead(raw, problem, request, body))
                 self._metrics.count("headwater_refused_total", door="collector", reason=RejectionReason.CONTRACT)
                 continue
-            taken.records += written
-            taken.accepted += 1
+            result.records += written
+            result.accepted += 1
             if isinstance(choice, choices.SentChoice) and choice.chosen == choices.UNDATED:
-                taken.warnings.append((place, UNDATED_WARNING))
+                result.warnings.append((place, UNDATED_WARNING))
             if self._rules is not None:
-                taken.sites.update(site for _, record in found for site in self._rules.holds_for(record["site"]))
+                result.sites.update(site for _, record in records for site in self._rules.holds_for(record["site"]))
             self._metrics.count("headwater_collected_total", protocol="consent", source=request.source)
-        return taken
+        return result
 
     def refuse(self, body: bytes, problem: str, request: RequestContext) -> IntakeResult:
         """A body with no items in it, as one dead letter."""
@@ -139,7 +139,7 @@ class Intake:
             else self._rules.problem(choice, request.source, request.now_ms)
         )
 
-    def _accept(self, event: ProtocolEvent, request: RequestContext, taken: IntakeResult) -> str:
+    def _accept(self, event: ProtocolEvent, request: RequestContext, result: IntakeResult) -> str:
         """What is wrong with it, or nothing."""
         key, record = self._normaliser.record(event, request, self._count_masked(request))
         try:
@@ -148,10 +148,10 @@ class Intake:
             return "; ".join(error.problems)
         except ValueError as error:  # half a surrogate pair in a JSON escape has no UTF-8
             return f"cannot be written: {type(error).__name__}"
-        taken.records.append(SpoolRecord(RAW, key.encode(), value))
+        result.records.append(SpoolRecord(RAW, key.encode(), value))
         if self._rules is not None:
             self._rules.sites.add(record["site"])
-        taken.accepted += 1
+        result.accepted += 1
         self._metrics.count("headwater_collected_total", protocol=event.protocol, source=request.source)
         self._show(True, record)
         return ""
@@ -166,6 +166,6 @@ class Intake:
         key, value, _ = self._letters.letter(refusal, None, body, request.now_ms / 1000)
         return SpoolRecord(DEAD, key or b"", value or b"")
 
-    def _show(self, good: bool, what: Mapping[str, Any]) -> None:
+    def _show(self, accepted: bool, content: Mapping[str, Any]) -> None:
         if self.on_seen is not None:
-            self.on_seen(IntakePreview(good, what))
+            self.on_seen(IntakePreview(accepted, content))

@@ -78,8 +78,10 @@ class Normaliser:
         site = page_site(event.page_url) or request.site
         if page_url is not event.page_url and mask.mask(site) is not site:
             site = request.site  # a host that shows a person's address is no site
-        said = dict(mask.properties())
-        added = {field["name"]: _typed(said.pop(field["name"]), field) for field in self._added if field["name"] in said}
+        properties = dict(mask.properties())
+        added = {
+            field["name"]: _typed(properties.pop(field["name"]), field) for field in self._added if field["name"] in properties
+        }
         return subject or event_id, {
             "event_id": event_id,
             "event_name": mask.short("event_name", event.name, MAX_ID),
@@ -107,7 +109,7 @@ class Normaliser:
             "ip_prefix": ip_prefix(event.ip or request.ip),
             "click_ids": mask.click_ids(event.click_ids, MAX_TEXT),
             "match_tokens": match_tokens(event, region),
-            "properties": {name: cut_text(text, MAX_TEXT) for name, text in flat(said).items()},
+            "properties": {name: cut_text(text, MAX_TEXT) for name, text in flat(properties).items()},
             **added,
         }
 
@@ -121,23 +123,23 @@ class Normaliser:
 
 def event_time(event: ProtocolEvent, now_ms: int) -> tuple[int, str]:
     """(milliseconds, which clock): the device's, corrected by the skew it shows where it says when it sent."""
-    if event.created is None:
+    if event.created_ms is None:
         return now_ms, "collector"
-    if event.sent is None:
-        found, clock = event.created, "device"
+    if event.sent_ms is None:
+        moment, clock = event.created_ms, "device"
     else:
         # A device cannot send before it creates; trackers that cut the sending time to whole seconds seem to.
-        found, clock = now_ms - max(0, event.sent - event.created), "corrected"
-    return (now_ms, "collector") if found > now_ms + FUTURE_MS else (found, clock)
+        moment, clock = now_ms - max(0, event.sent_ms - event.created_ms), "corrected"
+    return (now_ms, "collector") if moment > now_ms + FUTURE_MS else (moment, clock)
 
 
 def match_tokens(event: ProtocolEvent, region: str = "") -> dict[str, str]:
     """Plain SHA-256 of the normalised e-mail and phone, as advertising partners match them. Consent decides later."""
-    found = {}
+    tokens = {}
     for kind, value in event.identifiers:
         if kind in ("email", "phone") and (normal := normalise(kind, value, region)):
-            found[kind] = hashlib.sha256(normal.encode()).hexdigest()
-    return found
+            tokens[kind] = hashlib.sha256(normal.encode()).hexdigest()
+    return tokens
 
 
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
@@ -149,11 +151,11 @@ def ip_prefix(address: str) -> str:
     if _IPV4.fullmatch(address):
         return address[: address.rindex(".")] + ".0"
     try:
-        found = ipaddress.ip_address(address.strip())
+        parsed = ipaddress.ip_address(address.strip())
     except ValueError:
         return ""
-    bits = 24 if found.version == 4 else 48
-    return str(ipaddress.ip_network((found, bits), strict=False).network_address)
+    bits = 24 if parsed.version == 4 else 48
+    return str(ipaddress.ip_network((parsed, bits), strict=False).network_address)
 
 
 def flat(properties: Mapping[str, Any]) -> dict[str, str]:

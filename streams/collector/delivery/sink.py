@@ -26,10 +26,10 @@ PATIENCE_S = 30.0
 class Ack:
     """Counts down the delivery reports of one request. Touched in the poll thread only, once produced."""
 
-    __slots__ = ("failed", "future", "left")
+    __slots__ = ("failed", "future", "outstanding")
 
     def __init__(self, records: int, future: "asyncio.Future[bool]") -> None:
-        self.left = records
+        self.outstanding = records
         self.failed = False
         self.future = future
 
@@ -47,7 +47,7 @@ class Sink:
             queue_buffering_max_messages=200_000,
             message_timeout_ms=int(PATIENCE_S * 1000),
         )
-        self._done: deque[Ack] = deque()
+        self._resolved: deque[Ack] = deque()
         self._stop = threading.Event()
         self._poller = threading.Thread(target=self._poll, name="delivery", daemon=True)
         self._disk = ThreadPoolExecutor(1, "spool")
@@ -95,9 +95,9 @@ class Sink:
 
         def report(error: Any, _message: Any) -> None:
             ack.failed |= error is not None
-            ack.left -= 1
-            if not ack.left:
-                self._done.append(ack)
+            ack.outstanding -= 1
+            if not ack.outstanding:
+                self._resolved.append(ack)
 
         for i, record in enumerate(records):
             try:
@@ -106,20 +106,20 @@ class Sink:
                 # The queue is full: none of the rest is on its way. All go to the spool; those sent twice die in identity.
                 missing = len(records) - i
                 future.set_result(False)
-                ack.left += missing  # never reaches 0: the answer is given
+                ack.outstanding += missing  # never reaches 0: the answer is given
                 break
         return future
 
     def _poll(self) -> None:
         while not self._stop.is_set():
             self._producer.poll(POLL_S)
-            if self._done:
+            if self._resolved:
                 # One wake-up for all reports of a poll, instead of one a record.
-                done = [self._done.popleft() for _ in range(len(self._done))]
-                self._loop.call_soon_threadsafe(self._resolve, done)
+                acks = [self._resolved.popleft() for _ in range(len(self._resolved))]
+                self._loop.call_soon_threadsafe(self._resolve, acks)
 
-    def _resolve(self, done: list[Ack]) -> None:
-        for ack in done:
+    def _resolve(self, acks: list[Ack]) -> None:
+        for ack in acks:
             if not ack.failed:
                 self.last_ack = time.monotonic()
             if not ack.future.done():
@@ -179,6 +179,6 @@ def _groups(
     waiting: list[tuple[Sequence[SpoolRecord], "asyncio.Future[None]"]],
 ) -> list[list[tuple[Sequence[SpoolRecord], "asyncio.Future[None]"]]]:
     """All at once; a batch that does not fit must not refuse the small ones beside it, so it stands alone."""
-    large = [one for one in waiting if len(one[0]) > DRAIN_RECORDS]
-    small = [one for one in waiting if len(one[0]) <= DRAIN_RECORDS]
-    return ([small] if small else []) + [[one] for one in large]
+    large = [request for request in waiting if len(request[0]) > DRAIN_RECORDS]
+    small = [request for request in waiting if len(request[0]) <= DRAIN_RECORDS]
+    return ([small] if small else []) + [[request] for request in large]

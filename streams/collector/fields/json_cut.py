@@ -42,15 +42,15 @@ def _fitting(value: Any, room: int) -> Any:
     if not isinstance(value, list | Mapping) or room < 2:
         return NOTHING
     room -= 2  # its brackets
-    kept: list[tuple[str, Any]] = []
+    fitted: list[tuple[str, Any]] = []
     for name, member in _members(value):
-        room -= (_size(name) + 1 if isinstance(value, Mapping) else 0) + (1 if kept else 0)  # its name, colon and comma
+        room -= (_size(name) + 1 if isinstance(value, Mapping) else 0) + (1 if fitted else 0)  # its name, colon and comma
         fitting = _fitting(member, room)
         if fitting is NOTHING:
             break
-        kept.append((name, fitting))
+        fitted.append((name, fitting))
         room -= _size(fitting)
-    return dict(kept) if isinstance(value, Mapping) else [member for _, member in kept]
+    return dict(fitted) if isinstance(value, Mapping) else [member for _, member in fitted]
 
 
 def _members(value: Any) -> Iterator[tuple[str, Any]]:

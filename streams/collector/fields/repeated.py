@@ -53,7 +53,7 @@ def measure(value: Any) -> tuple[int, int]:
                 values: Iterable[Any] = outer.values()
             else:
                 values = outer
-            inner += [one for one in values if type(one) is dict or type(one) is list]
+            inner += [child for child in values if type(child) is dict or type(child) is list]
         level = inner
     return keys, depth
 
@@ -66,9 +66,9 @@ def _keys(value: Any) -> int:
         if type(outer) is dict:
             keys += len(outer)
             outer = outer.values()
-        for one in outer:
-            if type(one) is dict or type(one) is list:
-                containers.append(one)
+        for child in outer:
+            if type(child) is dict or type(child) is list:
+                containers.append(child)
     return keys
 
 
@@ -88,11 +88,11 @@ def pairs(source: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def selected(source: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """These fields of an object, repeated ones too."""
-    wanted = set(names)
-    fields = {name: value for name, value in source.items() if name in wanted}
+    chosen = set(names)
+    fields = {name: value for name, value in source.items() if name in chosen}
     if not isinstance(source, RepeatedKeys):
         return fields
-    return RepeatedKeys(fields.items(), [(name, value) for name, value in source.earlier if name in wanted])
+    return RepeatedKeys(fields.items(), [(name, value) for name, value in source.earlier if name in chosen])
 
 
 def overlaid(base: Mapping[str, Any], top: Mapping[str, Any], both: frozenset[str] = frozenset()) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def dumps(value: Any) -> bytes:
 
 def _written(value: Any) -> Any:
     if isinstance(value, RepeatedKeys):
-        return orjson.Fragment(b"{%s}" % b",".join(b"%s:%s" % (dumps(name), dumps(one)) for name, one in pairs(value)))
+        return orjson.Fragment(b"{%s}" % b",".join(b"%s:%s" % (dumps(name), dumps(member)) for name, member in pairs(value)))
     return str(value)
 
 

@@ -53,7 +53,7 @@ class RequestItems:
     """Items of one request and how to read them."""
 
     items: list[Any]
-    read: Reader
+    parse: Reader
 
 
 class HttpApi:
@@ -85,8 +85,8 @@ class HttpApi:
         add("GET", "/metrics", self.metrics)
         if self._options.micro:
             self._intake.on_seen = self._recent.append
-            for what in ("good", "bad", "all", "reset"):
-                add("GET", f"/micro/{what}", self.micro)
+            for selection in ("good", "bad", "all", "reset"):
+                add("GET", f"/micro/{selection}", self.micro)
         add("OPTIONS", "/{path:.*}", self.preflight)
         return app
 
@@ -125,8 +125,8 @@ class HttpApi:
         scheme, _, clear = request.headers.get("Authorization", "").partition(" ")
         key = self._key(clear if scheme.lower() == "bearer" else "")
         body = await self._json(request)
-        taken = await self._take(request, key, RequestItems(_items(own.items_of, body), own.read))
-        return _answer(taken)
+        result = await self._take(request, key, RequestItems(_items(own.items_of, body), own.read))
+        return _answer(result)
 
     async def consent(self, request: web.Request) -> web.Response:
         """`POST /v1/consent`: choices without an event; the same key and answers as `/v1/events`."""
@@ -138,14 +138,14 @@ class HttpApi:
             items = choices.items_of(body)
         except InvalidField as error:
             self._admit(key, 1)
-            taken = self._intake.refuse(raw, str(error), self._asked(request, key))
+            result = self._intake.refuse(raw, str(error), self._asked(request, key))
         else:
             self._admit(key, len(items))
             alone = raw if items and items[0] is body else b""
-            taken = self._intake.take_choices(items, self._asked(request, key), alone)
-        if taken.records:
-            await self._sink.send(taken.records)
-        return _answer(taken)
+            result = self._intake.take_choices(items, self._asked(request, key), alone)
+        if result.records:
+            await self._sink.send(result.records)
+        return _answer(result)
 
     async def segment(self, request: web.Request) -> web.Response:
         """The Segment HTTP API; the key as Basic user name, or as `writeKey` in the body."""
@@ -155,10 +155,10 @@ class HttpApi:
         body = await self._json(request)
         if key is None:
             key = self._key(body.get("writeKey") if isinstance(body, dict) else "")
-        taken = await self._take(
-            request, key, RequestItems(_items(lambda said: segment.items_of(said, call), body), segment.read)
+        result = await self._take(
+            request, key, RequestItems(_items(lambda payload: segment.items_of(payload, call), body), segment.read)
         )
-        return _answer(taken)
+        return _answer(result)
 
     async def tp2(self, request: web.Request) -> web.Response:
         """Snowplow's POST. What breaks the contract is a dead letter and a 200: trackers repeat most refusals for ever."""
@@ -170,9 +170,9 @@ class HttpApi:
 
     async def pixel(self, request: web.Request) -> web.Response:
         """Snowplow's GET: one event as a query string, a picture as the answer."""
-        said = _query(request)
-        key = self._key(said.get("aid", ""))
-        await self._take(request, key, RequestItems([said], snowplow.read))
+        fields = _query(request)
+        key = self._key(fields.get("aid", ""))
+        await self._take(request, key, RequestItems([fields], snowplow.read))
         return web.Response(body=PIXEL, content_type="image/gif", headers={"Cache-Control": "no-store"})
 
     async def ga4(self, request: web.Request) -> web.Response:
@@ -186,18 +186,24 @@ class HttpApi:
         """Says what `/mp/collect` would refuse, and keeps nothing."""
         self._key(request.query.get("api_secret", ""))
         body = await self._json(request)
-        read = [ga4.read(item) for item in _items(ga4.items_of, body)]
-        said = [
-            {"fieldPath": f"events[{i}]", "description": item.detail} for i, item in enumerate(read) if hasattr(item, "detail")
+        parsed = [ga4.read(item) for item in _items(ga4.items_of, body)]
+        messages = [
+            {"fieldPath": f"events[{i}]", "description": item.detail}
+            for i, item in enumerate(parsed)
+            if hasattr(item, "detail")
         ]
-        return web.Response(body=orjson.dumps({"validationMessages": said}), content_type=JSON)
+        return web.Response(body=orjson.dumps({"validationMessages": messages}), content_type=JSON)
 
     async def micro(self, request: web.Request) -> web.Response:
         """What came lately, for people who set tags up and tests that assert on them."""
-        what = request.path.rpartition("/")[2]
-        if what == "reset":
+        selection = request.path.rpartition("/")[2]
+        if selection == "reset":
             self._recent.clear()
-        shown = [seen.what for seen in self._recent if what in ("all", "reset") or seen.good == (what == "good")]
+        shown = [
+            preview.content
+            for preview in self._recent
+            if selection in ("all", "reset") or preview.accepted == (selection == "good")
+        ]
         return web.Response(body=orjson.dumps(shown, default=str), content_type=JSON)
 
     async def preflight(self, request: web.Request) -> web.Response:
@@ -214,8 +220,8 @@ class HttpApi:
     async def ready(self, _request: web.Request) -> web.Response:
         """There is room to keep events safe, with Kafka or without."""
         ready = self._sink.has_room
-        said = {"ready": ready, "seconds_since_ack": round(time.monotonic() - self._sink.last_ack, 1)}
-        return web.Response(body=orjson.dumps(said), status=200 if ready else 503, content_type=JSON)
+        state = {"ready": ready, "seconds_since_ack": round(time.monotonic() - self._sink.last_ack, 1)}
+        return web.Response(body=orjson.dumps(state), status=200 if ready else 503, content_type=JSON)
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Prometheus."""
@@ -255,10 +261,10 @@ class HttpApi:
 
     async def _take(self, request: web.Request, key: WriteKey, batch: RequestItems) -> IntakeResult:
         self._admit(key, len(batch.items))
-        taken = self._intake.take(batch.items, batch.read, self._asked(request, key))
-        if taken.records:
-            await self._sink.send(taken.records)
-        return taken
+        result = self._intake.take(batch.items, batch.parse, self._asked(request, key))
+        if result.records:
+            await self._sink.send(result.records)
+        return result
 
     def _asked(self, request: web.Request, key: WriteKey) -> RequestContext:
         headers, options = request.headers, self._options
@@ -279,8 +285,8 @@ def _parsed(body: bytes) -> Any:
     try:
         parsed, depth = loads_measured(body)
     except orjson.JSONDecodeError as error:
-        where = f" (line {error.lineno}, column {error.colno})" if error.doc else ""
-        raise RequestRejected(RejectionReason.INVALID_JSON, f"the body must be JSON in UTF-8{where}") from None
+        position = f" (line {error.lineno}, column {error.colno})" if error.doc else ""
+        raise RequestRejected(RejectionReason.INVALID_JSON, f"the body must be JSON in UTF-8{position}") from None
     if depth > MAX_LEVELS:
         raise RequestRejected(RejectionReason.TOO_DEEP)
     return parsed
@@ -313,18 +319,18 @@ def _items(items_of: Callable[[Any], list[Any]], body: Any) -> list[Any]:
         raise RequestRejected(RejectionReason.CONTRACT, str(error)) from None
 
 
-def _answer(taken: IntakeResult) -> web.Response:
+def _answer(result: IntakeResult) -> web.Response:
     """200 where at least one event was accepted; which were not, and why, stands beside it."""
-    refused = [{"index": place, "code": RejectionReason.CONTRACT, "message": problem} for place, problem in taken.refused]
-    if refused and not taken.accepted:
-        said: Mapping[str, Any] = {"code": RejectionReason.CONTRACT, "message": refused[0]["message"], "refused": refused}
-        return web.Response(body=orjson.dumps(said), status=400, content_type=JSON)
-    said = {"success": True, "accepted": taken.accepted, "refused": refused}
-    if taken.sites:
-        said |= {"holds_for": sorted(taken.sites)}
-    if taken.warnings:
-        said |= {"warnings": [{"index": place, "message": message} for place, message in taken.warnings]}
-    return web.Response(body=orjson.dumps(said), content_type=JSON)
+    refused = [{"index": place, "code": RejectionReason.CONTRACT, "message": problem} for place, problem in result.refused]
+    if refused and not result.accepted:
+        body: Mapping[str, Any] = {"code": RejectionReason.CONTRACT, "message": refused[0]["message"], "refused": refused}
+        return web.Response(body=orjson.dumps(body), status=400, content_type=JSON)
+    body = {"success": True, "accepted": result.accepted, "refused": refused}
+    if result.sites:
+        body |= {"holds_for": sorted(result.sites)}
+    if result.warnings:
+        body |= {"warnings": [{"index": place, "message": message} for place, message in result.warnings]}
+    return web.Response(body=orjson.dumps(body), content_type=JSON)
 
 
 def _basic_user(header: str) -> str:

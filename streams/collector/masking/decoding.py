@@ -46,17 +46,17 @@ class Layer:
         self._source_starts: list[int] = []
         self._source_ends: list[int] = []
         pieces: list[str] = []
-        read = length = 0
+        copied = length = 0
         for start, end, plain in tokens:
-            pieces += (source[read:start], plain)
-            length += start - read
+            pieces += (source[copied:start], plain)
+            length += start - copied
             self._view_starts.append(length)
             length += len(plain)
             self._view_ends.append(length)
             self._source_starts.append(start)
             self._source_ends.append(end)
-            read = end
-        self.text = "".join(pieces) + source[read:] if pieces else source
+            copied = end
+        self.text = "".join(pieces) + source[copied:] if pieces else source
 
     def __bool__(self) -> bool:
         return bool(self._view_starts)

@@ -243,10 +243,10 @@ def _any_personal(names: tuple[str, ...]) -> bool:
 
 
 def _parameters(text: str) -> Iterator[MaskSpan]:
-    at, read = text.find("="), 0
+    at, value_end = text.find("="), 0
     while at >= 0:
         following = at + 1
-        name = text[max(read, at - 64) : at].rpartition("&")[2].rpartition("?")[2]
+        name = text[max(value_end, at - 64) : at].rpartition("&")[2].rpartition("?")[2]
         if not name.isidentifier():
             match = _NAME_BACKWARDS.match(name[::-1])
             name = match[0][::-1] if match else ""
@@ -256,21 +256,21 @@ def _parameters(text: str) -> Iterator[MaskSpan]:
             start, end = value.span()
             if end - start > 1 and text[start] in "\"'":
                 start, end = start + 1, end - (text[end - 1] == text[start])
-            read = following = value.end()
+            value_end = following = value.end()
             yield from _whole(text, start, end, category)
         at = text.find("=", following)
 
 
 def _json_pairs(text: str) -> Iterator[MaskSpan]:
-    read = 0
+    value_end = 0
     for colon in _JSON_COLON.finditer(text):
-        if colon.start() < read:
+        if colon.start() < value_end:
             continue
         before = text[max(0, colon.start() - 66) : colon.start()]
         category = category_of(before[before.rfind(colon[0][0]) + 1 :])
         value = _JSON_VALUE.match(text, colon.end()) if category.is_masked else None
         if value:
-            read = value.end()
+            value_end = value.end()
             start, end = value.span(value.lastindex or 0)
             yield from _whole(text, start, end, category)
 

@@ -124,18 +124,18 @@ def replace_spans(text: str, spans: Iterable[MaskSpan]) -> str:
     if not ordered:
         return text
     pieces: list[str] = []
-    read = 0
+    copied = 0
     start, end, label = ordered[0]
     longest = end - start
     for span in ordered[1:]:
         if span.start >= end:
-            pieces += (text[read:start], label)
-            read = end
+            pieces += (text[copied:start], label)
+            copied = end
             start, end, label = span
             longest = end - start
             continue
         end = max(end, span.end)
         if span.end - span.start > longest:
             longest, label = span.end - span.start, span.label
-    pieces += (text[read:start], label, text[end:])
+    pieces += (text[copied:start], label, text[end:])
     return "".join(pieces)

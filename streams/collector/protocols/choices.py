@@ -64,22 +64,22 @@ def read(item: Any) -> SentChoice | InvalidItem:
         return InvalidItem(str(error))
 
 
-def _read(said: Mapping[str, Any]) -> SentChoice:
-    kind = text(said, "kind") or "choice"
+def _read(item: Mapping[str, Any]) -> SentChoice:
+    kind = text(item, "kind") or "choice"
     if kind not in ("choice", "withdrawal"):
         raise InvalidField("kind must be choice or withdrawal")
     built = SignalBuilder()
-    built.add_named(said)
+    built.add_named(item)
     if kind == "choice" and not built.as_map():
         raise InvalidField("consent must say what was chosen, or kind must be withdrawal")
-    purposes = said.get("purposes", [])
+    purposes = item.get("purposes", [])
     if not isinstance(purposes, list) or not set(map(str, purposes)) <= set(PURPOSES):
         raise InvalidField(f"purposes must be an array of {', '.join(PURPOSES)}")
-    if platform := text(said, "platform"):
+    if platform := text(item, "platform"):
         built.put("platform", platform)
-    evidence = hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS, default=str)).hexdigest()[:16]
+    evidence = hashlib.sha256(orjson.dumps(item, option=orjson.OPT_SORT_KEYS, default=str)).hexdigest()[:16]
     return SentChoice(
-        identifiers_of(said), kind, built.as_map(), purposes, _chosen(said, built.as_map()), _site(said), evidence
+        identifiers_of(item), kind, built.as_map(), purposes, _chosen(item, built.as_map()), _site(item), evidence
     )
 
 
@@ -88,17 +88,17 @@ def plain_name(name: str) -> str:
     return _REPEATED.sub("", name[:MAX_NAME])
 
 
-def _chosen(said: Mapping[str, Any], signals: Mapping[str, str]) -> int | None:
+def _chosen(item: Mapping[str, Any], signals: Mapping[str, str]) -> int | None:
     """When it was chosen: beside the consent object or in it."""
-    values = [value for value in (said.get("chosen_ts"), signals.get("chosen_ts")) if value not in (None, "")]
+    values = [value for value in (item.get("chosen_ts"), signals.get("chosen_ts")) if value not in (None, "")]
     if not values:
         return None
     moment = parse_time(values[0])
     return UNDATED if moment is None else moment
 
 
-def _site(said: Mapping[str, Any]) -> str:
-    named = text(said, "site")
+def _site(item: Mapping[str, Any]) -> str:
+    named = text(item, "site")
     site = site_of(named)
     if named.strip() and not site:
         raise InvalidField("site must be the host of the pages that it is about, such as shop.example")

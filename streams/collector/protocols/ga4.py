@@ -59,9 +59,9 @@ def _read(shared: Mapping[str, Any], event: Mapping[str, Any]) -> ProtocolEvent:
     name, params = name_of(event, "name"), mapping(event, "params")
     if len(name) > MAX_NAME or len(params) > MAX_PARAMS:
         raise InvalidField(f"an event has a name of at most {MAX_NAME} characters and at most {MAX_PARAMS} params")
-    signals, taken = _signals(shared, event)
+    signals, signal_names = _signals(shared, event)
     micros = event.get("timestamp_micros", shared.get("timestamp_micros"))
-    created = None if micros is None else int(number({"timestamp_micros": micros}, "timestamp_micros")) // 1000
+    created_ms = None if micros is None else int(number({"timestamp_micros": micros}, "timestamp_micros")) // 1000
     identifiers = [
         ("user", text(shared, "user_id")),
         ("device", text(shared, "app_instance_id")),
@@ -75,7 +75,7 @@ def _read(shared: Mapping[str, Any], event: Mapping[str, Any]) -> ProtocolEvent:
         text(params, "event_id"),
         same_in_retries,
         [(kind, value) for kind, value in identifiers if value],
-        created=created,
+        created_ms=created_ms,
         signals=signals.as_map(),
         page_url=text(params, "page_location"),
         page_title=text(params, "page_title"),
@@ -87,7 +87,7 @@ def _read(shared: Mapping[str, Any], event: Mapping[str, Any]) -> ProtocolEvent:
         value=number(params, "value"),
         currency=text(params, "currency"),
         decision_token=text(params, "decision_token"),
-        properties=without(params, TAKEN | taken),
+        properties=without(params, TAKEN | signal_names),
         region=place_of([*locations(shared), *locations(event)]),
     )
 

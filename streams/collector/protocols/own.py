@@ -63,55 +63,55 @@ def read(item: Any) -> Item:
         return InvalidItem(str(error))
 
 
-def _read(said: Mapping[str, Any]) -> ProtocolEvent:
-    signals, inner = SignalBuilder(), mapping(said, "properties")
-    properties = {**inner, **{name: value for name, value in said.items() if name not in TAKEN}}
-    taken = signals.add_named(said)
-    for one in each(said, "properties"):
-        if isinstance(one, Mapping):
-            taken += signals.add_named(one)
-    for name in taken:
+def _read(event: Mapping[str, Any]) -> ProtocolEvent:
+    signals, inner = SignalBuilder(), mapping(event, "properties")
+    properties = {**inner, **{name: value for name, value in event.items() if name not in TAKEN}}
+    signal_names = signals.add_named(event)
+    for source in each(event, "properties"):
+        if isinstance(source, Mapping):
+            signal_names += signals.add_named(source)
+    for name in signal_names:
         properties.pop(name, None)
     return ProtocolEvent(
-        name_of(said, "event_name"),
+        name_of(event, "event_name"),
         PROTOCOL,
-        text(said, "event_id"),
-        identifiers=identifiers_of(said),
-        created=time_of(said, "event_ts", "timestamp"),
-        sent=time_of(said, "sent_ts"),
+        text(event, "event_id"),
+        identifiers=identifiers_of(event),
+        created_ms=time_of(event, "event_ts", "timestamp"),
+        sent_ms=time_of(event, "sent_ts"),
         signals=signals.as_map(),
-        page_url=text(said, "page_location", "page_url"),
-        page_title=text(said, "page_title"),
-        page_referrer=text(said, "page_referrer"),
-        user_agent=text(said, "user_agent"),
-        ip=text(said, "ip_override"),
-        tag_version=text(said, "tag_version"),
-        click_ids=click_ids_of(said),
-        order_id=text(said, "order_id", "transaction_id"),
-        value=number(said, "value"),
-        currency=text(said, "currency"),
-        decision_token=text(said, "decision_token"),
+        page_url=text(event, "page_location", "page_url"),
+        page_title=text(event, "page_title"),
+        page_referrer=text(event, "page_referrer"),
+        user_agent=text(event, "user_agent"),
+        ip=text(event, "ip_override"),
+        tag_version=text(event, "tag_version"),
+        click_ids=click_ids_of(event),
+        order_id=text(event, "order_id", "transaction_id"),
+        value=number(event, "value"),
+        currency=text(event, "currency"),
+        decision_token=text(event, "decision_token"),
         properties=properties,
-        region=place_in(said, inner),
+        region=place_in(event, inner),
     )
 
 
-def identifiers_of(said: Mapping[str, Any]) -> list[tuple[str, str]]:
+def identifiers_of(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(kind, value) of every identifier that is named."""
-    person = mapping(said, "user_data")
-    found = [(kind, text(said, name)) for name, kind in IDENTIFIERS.items()]
-    found += [("email", value) for value in texts(person, "email", "email_address")]
-    found += [("phone", value) for value in texts(person, "phone", "phone_number")]
-    return [(kind, value) for kind, value in found if value]
+    person = mapping(fields, "user_data")
+    identifiers = [(kind, text(fields, name)) for name, kind in IDENTIFIERS.items()]
+    identifiers += [("email", value) for value in texts(person, "email", "email_address")]
+    identifiers += [("phone", value) for value in texts(person, "phone", "phone_number")]
+    return [(kind, value) for kind, value in identifiers if value]
 
 
-def time_of(said: Mapping[str, Any], *names: str) -> int | None:
+def time_of(fields: Mapping[str, Any], *names: str) -> int | None:
     """Milliseconds UTC from the first of these fields in a form of `infra.parsing.times`; Wrong for what is none.
 
     A time that can be read and cannot be (of 1900, or a number of seconds since a page was opened) counts as none said.
     """
     for name in names:
-        value = said.get(name)
+        value = fields.get(name)
         if value is None or value == "":
             continue
         if (moment := parse_time(value)) is not None:

@@ -75,28 +75,28 @@ def read(item: Any) -> Item:
         return InvalidItem(str(error))
 
 
-def _read(said: Mapping[str, Any]) -> ProtocolEvent:
-    call = said.get("type")
+def _read(message: Mapping[str, Any]) -> ProtocolEvent:
+    call = message.get("type")
     if call not in CALLS:
         raise InvalidField(f"type must be one of {', '.join(CALLS)}")
-    context, properties = mapping(said, "context"), mapping(said, "properties")
-    traits = {**mapping(context, "traits"), **mapping(said, "traits")}
-    signals, taken = _signals(said)
+    context, properties = mapping(message, "context"), mapping(message, "properties")
+    traits = {**mapping(context, "traits"), **mapping(message, "traits")}
+    signals, signal_names = _signals(message)
     page, library, device = mapping(context, "page"), mapping(context, "library"), mapping(context, "device")
     identifiers = [
-        ("user", text(said, "userId")),
+        ("user", text(message, "userId")),
         ("device", text(device, "id")),
-        ("cookie", text(said, "anonymousId")),
+        ("cookie", text(message, "anonymousId")),
         ("email", text(traits, "email")),
         ("phone", text(traits, "phone")),
     ]
     return ProtocolEvent(
-        name_of(said, "event") if call == "track" else str(call),
+        name_of(message, "event") if call == "track" else str(call),
         PROTOCOL,
-        text(said, "messageId"),
+        text(message, "messageId"),
         identifiers=[(kind, value) for kind, value in identifiers if value],
-        created=time_of(said, "originalTimestamp", "timestamp"),
-        sent=time_of(said, "sentAt"),
+        created_ms=time_of(message, "originalTimestamp", "timestamp"),
+        sent_ms=time_of(message, "sentAt"),
         signals=signals.as_map(),
         page_url=text(page, "url") or text(properties, "url"),
         page_title=text(page, "title") or text(properties, "title"),
@@ -109,23 +109,25 @@ def _read(said: Mapping[str, Any]) -> ProtocolEvent:
         value=number(properties, "value", "revenue", "total"),
         currency=text(properties, "currency"),
         decision_token=text(properties, "decision_token"),
-        properties=without(properties, TAKEN | taken),
+        properties=without(properties, TAKEN | signal_names),
         region=place_of([location(context["location"])] if isinstance(context.get("location"), Mapping) else []),
     )
 
 
-def _signals(said: Mapping[str, Any]) -> tuple[SignalBuilder, set[str]]:
+def _signals(message: Mapping[str, Any]) -> tuple[SignalBuilder, set[str]]:
     """Signals of a call, from its context, traits and properties and beside them; and which of the properties they are."""
     signals = SignalBuilder()
-    signals.add_named(said)
-    for context in each(said, "context"):
+    signals.add_named(message)
+    for context in each(message, "context"):
         if isinstance(context, Mapping):
             signals.add_named(context)
-    for traits in (*each(said, "traits"), *each(mapping(said, "context"), "traits")):
+    for traits in (*each(message, "traits"), *each(mapping(message, "context"), "traits")):
         if isinstance(traits, Mapping):
             signals.add_named(traits)
-    named = [signals.add_named(one) for one in each(said, "properties") if isinstance(one, Mapping)]
-    return signals, {name for names in named for name in names}
+    signal_names = [
+        signals.add_named(properties) for properties in each(message, "properties") if isinstance(properties, Mapping)
+    ]
+    return signals, {name for names in signal_names for name in names}
 
 
 TAKEN = {"url", "title", "referrer", "order_id", "orderId", "value", "revenue", "total", "currency", "decision_token"}

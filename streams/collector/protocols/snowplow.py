@@ -46,8 +46,8 @@ def items_of(body: Any) -> list[Any]:
         raise InvalidField(f"the body must be self-describing JSON with a schema of {PAYLOAD}")
     if not isinstance(body.get("data"), list):
         raise InvalidField("data must be an array")
-    found: list[Any] = body["data"]
-    return found
+    events: list[Any] = body["data"]
+    return events
 
 
 def write_key_of(items: list[Any]) -> str:
@@ -65,46 +65,46 @@ def read(item: Any) -> Item:
         return InvalidItem(str(error))
 
 
-def _read(said: Mapping[str, Any]) -> ProtocolEvent:
-    kind = said.get("e")
+def _read(payload: Mapping[str, Any]) -> ProtocolEvent:
+    kind = payload.get("e")
     if kind not in KINDS:
         raise InvalidField(f"e must be one of {', '.join(KINDS)}")
-    entities = _entities(said)
-    events = _self_described(said) if kind == "ue" else []
-    name, properties = _named_event(events[-1]) if events else (NAMES[str(kind)], _plain(said))
-    signals, taken = _signals(said, events, entities)
+    entities = _entities(payload)
+    events = _self_described(payload) if kind == "ue" else []
+    name, properties = _named_event(events[-1]) if events else (NAMES[str(kind)], _plain(payload))
+    signals, signal_names = _signals(payload, events, entities)
     for schema, entity in entities:
         if not schema.startswith(CONSENT):
             properties[f"entity.{_short(schema)}"] = entity.get("data")
-    identifiers = [("user", text(said, "uid")), ("device", text(said, "tnuid")), ("cookie", text(said, "duid"))]
+    identifiers = [("user", text(payload, "uid")), ("device", text(payload, "tnuid")), ("cookie", text(payload, "duid"))]
     return ProtocolEvent(
         name,
         PROTOCOL,
-        text(said, "eid"),
+        text(payload, "eid"),
         identifiers=[(of, value) for of, value in identifiers if value],
-        created=_ms(said, "ttm") or _ms(said, "dtm"),
-        sent=_ms(said, "stm"),
+        created_ms=_ms(payload, "ttm") or _ms(payload, "dtm"),
+        sent_ms=_ms(payload, "stm"),
         signals=signals.as_map(),
-        page_url=text(said, "url"),
-        page_title=text(said, "page"),
-        page_referrer=text(said, "refr"),
-        user_agent=text(said, "ua"),
-        ip=text(said, "ip"),
-        tag_version=text(said, "tv"),
+        page_url=text(payload, "url"),
+        page_title=text(payload, "page"),
+        page_referrer=text(payload, "refr"),
+        user_agent=text(payload, "ua"),
+        ip=text(payload, "ip"),
+        tag_version=text(payload, "tv"),
         click_ids=click_ids_of(properties),
-        order_id=text(said, "tr_id", "ti_id") or text(properties, "order_id"),
-        value=number(said, "tr_tt", "se_va") or number(properties, "value"),
-        currency=text(said, "tr_cu", "ti_cu") or text(properties, "currency"),
+        order_id=text(payload, "tr_id", "ti_id") or text(properties, "order_id"),
+        value=number(payload, "tr_tt", "se_va") or number(properties, "value"),
+        currency=text(payload, "tr_cu", "ti_cu") or text(properties, "currency"),
         decision_token=text(properties, "decision_token"),
-        properties=without(properties, TAKEN | taken),
-        region=place_of(map(location, [said, *_located(entities)])) if entities or not GEO.isdisjoint(said) else "",
+        properties=without(properties, TAKEN | signal_names),
+        region=place_of(map(location, [payload, *_located(entities)])) if entities or not GEO.isdisjoint(payload) else "",
     )
 
 
-def _self_described(said: Mapping[str, Any]) -> list[Described]:
+def _self_described(payload: Mapping[str, Any]) -> list[Described]:
     """Unstructured events of an item: one, unless it was written twice; the one that counts stands last."""
     events = []
-    for outer in _objects(said, "ue_pr", "ue_px"):
+    for outer in _objects(payload, "ue_pr", "ue_px"):
         inner = mapping(outer, "data")
         schema = text(inner, "schema")
         if not schema.startswith("iglu:"):
@@ -121,20 +121,20 @@ def _named_event(event: Described) -> tuple[str, dict[str, Any]]:
     return _short(schema), dict(mapping(inner, "data"))
 
 
-def _entities(said: Mapping[str, Any]) -> list[Described]:
+def _entities(payload: Mapping[str, Any]) -> list[Described]:
     """Contexts, version 1-0-0 and 1-0-1 alike, of both fields that may hold them."""
     entities: list[Described] = []
-    for outer in _objects(said, "co", "cx"):
+    for outer in _objects(payload, "co", "cx"):
         for data in each(outer, "data") or [None]:
-            if not isinstance(data, list) or len(data) > MAX_ENTITIES or not all(isinstance(one, dict) for one in data):
+            if not isinstance(data, list) or len(data) > MAX_ENTITIES or not all(isinstance(entity, dict) for entity in data):
                 raise InvalidField(f"co must hold an array of at most {MAX_ENTITIES} self-describing entities")
             entities += [(text(entity, "schema"), entity) for entity in data]
     return entities
 
 
-def _signals(said: Mapping[str, Any], events: list[Described], entities: list[Described]) -> tuple[SignalBuilder, set[str]]:
+def _signals(payload: Mapping[str, Any], events: list[Described], entities: list[Described]) -> tuple[SignalBuilder, set[str]]:
     """Signals of consent entities, of Snowplow's own schemas and of fields; which fields of the event's data they are."""
-    signals, taken = SignalBuilder(), set[str]()
+    signals, signal_names = SignalBuilder(), set[str]()
     described = [(schema, data) for schema, inner in (*events, *entities) for data in each(inner, "data")]
     choices = False
     for schema, data in described:
@@ -144,11 +144,11 @@ def _signals(said: Mapping[str, Any], events: list[Described], entities: list[De
         elif kind is SchemaKind.CHOICE:
             choices = True
         elif isinstance(data, Mapping):
-            taken.update(signals.add_named(data))
+            signal_names.update(signals.add_named(data))
     if choices:
         add_choices(signals, described)
-    signals.add_named(said)
-    return signals, taken if events else set()
+    signals.add_named(payload)
+    return signals, signal_names if events else set()
 
 
 def _located(entities: list[Described]) -> list[Mapping[str, Any]]:
@@ -168,10 +168,10 @@ def _kind(schema: str) -> SchemaKind:
     return SchemaKind.PLACE if "geo" in short or "location" in short else SchemaKind.OTHER
 
 
-def _objects(said: Mapping[str, Any], plain: str, encoded: str) -> list[Mapping[str, Any]]:
+def _objects(payload: Mapping[str, Any], plain: str, encoded: str) -> list[Mapping[str, Any]]:
     """Objects of two fields, JSON in clear and in base64 (URL-safe or not, padded or not); those in clear stand last."""
-    raws = [_decoded(value, encoded) for value in each(said, encoded) if value]
-    raws += [_encoded(value, plain) for value in each(said, plain) if value]
+    raws = [_decoded(value, encoded) for value in each(payload, encoded) if value]
+    raws += [_encoded(value, plain) for value in each(payload, plain) if value]
     objects: list[Mapping[str, Any]] = []
     for raw in raws:
         try:
@@ -197,9 +197,9 @@ def _decoded(value: Any, name: str) -> bytes:
         raise InvalidField(f"{name} must be base64") from None
 
 
-def _plain(said: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(payload: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of structured events and transactions, under their protocol names."""
-    return {name: value for name, value in said.items() if name.startswith(("se_", "tr_", "ti_", "pp_"))}
+    return {name: value for name, value in payload.items() if name.startswith(("se_", "tr_", "ti_", "pp_"))}
 
 
 def _short(schema: str) -> str:
@@ -208,8 +208,8 @@ def _short(schema: str) -> str:
     return parts[1] if len(parts) > 1 and parts[1] else "unknown"
 
 
-def _ms(said: Mapping[str, Any], name: str) -> int | None:
-    value = text(said, name)
+def _ms(payload: Mapping[str, Any], name: str) -> int | None:
+    value = text(payload, name)
     if not value:
         return None
     if not value.isdigit() or len(value) > 14:

@@ -77,10 +77,10 @@ class KnownSites:
 
     def knows(self, site: str) -> bool:
         """Whether events of this site are expected."""
-        if site in self._hosts or any(site == one or site.endswith(f".{one}") for one in self._sites()):
+        if site in self._hosts or any(site == site_name or site.endswith(f".{site_name}") for site_name in self._sites()):
             return True
         groups = self._policy.policy().groups
-        return any(site in (one, site_of(one)) for pair in groups.items() for one in pair)
+        return any(site in (site_name, site_of(site_name)) for pair in groups.items() for site_name in pair)
 
     def of_source(self, source: str) -> list[str]:
         """Sites of a source's keys."""
@@ -129,7 +129,7 @@ def _decides(signals: Mapping[str, str], policy: Policy, now_ms: int) -> bool:
     """Whether the gate hears a yes or a no in them, of any purpose; flags that are `-`, and `gpc` of 0, say neither."""
     reader = SignalReader(policy)
     evidence = (reader.hear(regime, signals, now_ms) for regime in Regime)
-    return any(formats for one in evidence for formats in one.heard.values())
+    return any(formats for regime_evidence in evidence for formats in regime_evidence.heard.values())
 
 
 def _readable(standard: str, text: str, policy: Policy) -> bool:

@@ -268,7 +268,7 @@ class SignalBuilder:
 
     def _add_list(self, name: str, values: list[Any], prefix: str) -> None:
         word = list_word(name[:MAX_NAME])
-        items = [text for one in values if (text := _item(one))]
+        items = [text for value in values if (text := _item(value))]
         if word == "denied":
             for item in items:
                 self.put(f"cmp.{item}", word)
@@ -283,7 +283,7 @@ class SignalBuilder:
 
     def add_scopes(self, scopes: Any, word: str) -> bool:
         """Add scopes of which all are granted or denied; whether there were any, and each was a text."""
-        items = [_item(one) for one in scopes] if isinstance(scopes, Sequence) and not isinstance(scopes, str) else []
+        items = [_item(scope) for scope in scopes] if isinstance(scopes, Sequence) and not isinstance(scopes, str) else []
         for item in items:
             if item:
                 self.put(f"cmp.{item}", word)

@@ -152,19 +152,19 @@ def test_a_refusal_stands_when_keys_are_rotated(folder: Path) -> None:
     for refused in (first, second):
         gate = ConsentGate(ConsentRules(POLICY), sites, Ledger({refused: personal(withdrawn=NOW - HOUR)}))
         for settings in (ROTATED, BOTH):
-            known = doors(settings, gate)
+            dependencies = doors(settings, gate)
             for value, granted in (("c1", False), ("c2", True)):
-                question = ConsentQuestion(GRANTED, "DE", "https://one.example", known.visitor(value).nodes)
-                assert asyncio.run(answer(known, question)) is granted
+                question = ConsentQuestion(GRANTED, "DE", "https://one.example", dependencies.visitor(value).nodes)
+                assert asyncio.run(answer(dependencies, question)) is granted
     gate = ConsentGate(ConsentRules(POLICY), sites, Ledger({}))
     assert doors(BOTH, gate).visitor("c1").pseudonym == first
     assert doors(ROTATED, gate).visitor("c1").pseudonym == second
     assert doors(BOTH, gate).visitor("undefined") == (None, [])
 
 
-async def answer(known: Dependencies, question: ConsentQuestion) -> bool:
+async def answer(dependencies: Dependencies, question: ConsentQuestion) -> bool:
     """Whether a decision may be personal."""
-    return await known.personalization(question, NOW)
+    return await dependencies.personalization(question, NOW)
 
 
 class Ledger:

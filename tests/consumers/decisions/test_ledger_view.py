@@ -224,10 +224,10 @@ def test_many_questions_share_a_command_and_each_gets_its_own_answer(own_redis: 
                     for number, node in enumerate(nodes)
                 )
             )
-            asked = commands(client) - before
+            command_count = commands(client) - before
         for number, answer in enumerate(answers):
             assert answer == [{} if number % 7 else {"personalization.denied": number + 1}]
-        assert asked <= 2_000 * 2 / KEYS_AT_ONCE + 5
+        assert command_count <= 2_000 * 2 / KEYS_AT_ONCE + 5
 
     run(own_redis.url, walk)
 

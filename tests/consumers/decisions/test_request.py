@@ -103,7 +103,7 @@ def test_a_caller_gets_its_rate_and_no_more() -> None:
     assert not limit.allow("a", 0.1)
     for caller in "cdef":
         limit.allow(caller, 0.2)
-    assert len(limit._left) == 2
+    assert len(limit._buckets) == 2
 
 
 def test_decision_ids_are_uuids_of_version_7_in_time_order() -> None:

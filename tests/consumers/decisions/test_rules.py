@@ -22,11 +22,11 @@ def experiment(**changes: Any) -> Experiment:
 HERO = experiment()
 
 
-def snapshot(known: Experiment = HERO, at: int = NOW) -> Snapshot:
+def snapshot(source: Experiment = HERO, at: int = NOW) -> Snapshot:
     """The first snapshot of an experiment."""
-    made = follow(known, {}, None, at)
-    assert made is not None
-    return made
+    first = follow(source, {}, None, at)
+    assert first is not None
+    return first
 
 
 def ask(visitor: str | None = "v1", **changes: Any) -> Question:
@@ -40,7 +40,7 @@ def in_group(group: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("known", "held", "question", "arm", "reason"),
+    ("source", "current", "question", "arm", "reason"),
     [
         (experiment(mode="off"), snapshot(), ask(), "calm", "killed"),
         (experiment(mode="control", control={"share": 0.1, "arm": "bold"}), snapshot(), ask(), "bold", "killed"),
@@ -53,10 +53,10 @@ def in_group(group: str) -> str:
     ],
 )
 def test_each_rung_serves_a_fixed_arm_outside_both_groups(
-    known: Experiment, held: Snapshot | None, question: Question, arm: str, reason: str
+    source: Experiment, current: Snapshot | None, question: Question, arm: str, reason: str
 ) -> None:
     """Whoever cannot take part gets the default (or, by the kill switch, the control) arm and is never counted."""
-    choice = decide(known, held, question, NOW)
+    choice = decide(source, current, question, NOW)
     assert (choice.arm, choice.reason, choice.group, choice.counts) == (arm, reason, "none", False)
 
 
@@ -82,9 +82,9 @@ def test_control_without_its_arm_is_nobodys() -> None:
 def test_candidates_and_eligibility_come_before_probabilities() -> None:
     """Only arms that fit are drawn, their probabilities are those among them, and the set is told."""
     arms = [{"id": "calm"}, {"id": "bold", "eligible": {"stock": "left"}}, {"id": "seasonal"}]
-    known = experiment(arms=arms)
+    source = experiment(arms=arms)
     visitor = in_group("bandit")
-    sold_out = decide(known, snapshot(known), ask(visitor, context={"left": 0}), NOW)
+    sold_out = decide(source, snapshot(source), ask(visitor, context={"left": 0}), NOW)
     assert sold_out.eligible == ("calm", "seasonal")
     assert sold_out.propensity == pytest.approx(0.5)
-    assert decide(known, snapshot(known), ask(visitor, context={"left": 2}), NOW).eligible == known.arm_ids
+    assert decide(source, snapshot(source), ask(visitor, context={"left": 2}), NOW).eligible == source.arm_ids

@@ -58,22 +58,22 @@ def own_redis(tmp_path: Path) -> Iterator[EmbeddedRedis]:
 def settings(kafka: str, own_redis: EmbeddedRedis, tmp_path: Path) -> Settings:
     """An installation on the shared broker."""
     origins = ["https://shop.example"]
-    made = load_settings(
+    installation = load_settings(
         kafka=kafka, redis=own_redis.url, state_dir=tmp_path, secret="s" * 32, partitions=PARTITIONS, decision_origins=origins,
         region_header="X-Place",
     )  # fmt: skip
-    topics_app.apply(made)
-    create_key(made.write_keys_file, "shop", site=SITE)
+    topics_app.apply(installation)
+    create_key(installation.write_keys_file, "shop", site=SITE)
     open_views(own_redis.url)
-    return made
+    return installation
 
 
 def published(settings: Settings, experiment: Experiment, **changes: Any) -> Snapshot:
     """Publish an experiment and put a snapshot of it into Redis."""
     publish_experiment(settings, experiment)
-    made = follow(experiment, {}, None, time.time_ns() // 1_000_000)
-    assert made is not None
-    snapshot = Snapshot(**{**made.__dict__, **changes})
+    first = follow(experiment, {}, None, time.time_ns() // 1_000_000)
+    assert first is not None
+    snapshot = Snapshot(**{**first.__dict__, **changes})
     value = encode(Registry(settings.contracts).latest("bandit.snapshots"), snapshot.record())
     with redis.Redis.from_url(settings.redis) as client:
         RedisSnapshotStore(client).publish(experiment.key, snapshot.version, value)
@@ -98,12 +98,12 @@ class Running:
         async with self.session.post(self.url + PATH, json=body, headers=headers) as response:
             return response.status, await response.json()
 
-    async def until(self, what: Callable[[dict[str, Any]], bool], seconds: float = 20, **changes: Any) -> dict[str, Any]:
+    async def until(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 20, **changes: Any) -> dict[str, Any]:
         """Ask until the answer is so."""
         deadline = time.monotonic() + seconds
         while True:
             status, answer = await self.ask(**changes)
-            if status == 200 and what(answer):
+            if status == 200 and condition(answer):
                 return answer
             assert time.monotonic() < deadline, answer
             await asyncio.sleep(0.05)
@@ -128,13 +128,13 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
 def logged(settings: Settings) -> dict[str, dict[str, Any]]:
     """Decision id -> record of bandit.decisions."""
     registry = Registry(settings.contracts)
-    found = {}
+    decisions = {}
     for partition in range(settings.partitions):
         for records in read_partition(settings, "bandit.decisions", partition):
             for _, value in records:
                 record = decode(registry, value or b"")[1]
-                found[record["decision_id"]] = record
-    return found
+                decisions[record["decision_id"]] = record
+    return decisions
 
 
 def test_answers_follow_the_published_vector_and_are_logged_as_given(settings: Settings) -> None:
@@ -187,9 +187,11 @@ def test_without_consent_the_default_arm_is_served_and_nobody_is_remembered(sett
             return [*answers, *[(await served.ask(headers={"Sec-GPC": text}))[1] for text in ("1", "true", "?1")]]
 
     answers = asyncio.run(walk())
-    assert {(one["arm"], one["group"], one["reason"], one["token"]) for one in answers} == {("calm", "none", "no_consent", "")}
+    assert {(answer["arm"], answer["group"], answer["reason"], answer["token"]) for answer in answers} == {
+        ("calm", "none", "no_consent", "")
+    }
     records = logged(settings)
-    assert {records[one["decision_id"]]["visitor"] for one in answers} == {""}
+    assert {records[answer["decision_id"]]["visitor"] for answer in answers} == {""}
 
 
 def node_of(visitor: str) -> str:
@@ -263,8 +265,8 @@ def test_an_old_snapshot_is_told_and_none_serves_the_default(settings: Settings,
     async def walk() -> None:
         async with running(settings) as served:
             first = await served.until(lambda answer: answer["reason"] == "ok")
-            held = served.house.snapshots._held
-            held[HERO.key] = replace(held[HERO.key], published_ts=held[HERO.key].published_ts - STALE_MS)
+            snapshots = served.house.snapshots._snapshots
+            snapshots[HERO.key] = replace(snapshots[HERO.key], published_ts=snapshots[HERO.key].published_ts - STALE_MS)
             _, stale = await served.ask()
             assert (stale["arm"], stale["group"], stale["reason"]) == (first["arm"], first["group"], "stale")
         with redis.Redis.from_url(own_redis.url) as client:
@@ -365,8 +367,8 @@ async def in_widget(endpoint: str, timeout_ms: int = 0) -> dict[str, Any]:
         node_js, "-e", WIDGET, str(server.WIDGET), endpoint, str(timeout_ms), stdout=asyncio.subprocess.PIPE
     )
     out, _ = await asyncio.wait_for(process.communicate(), 20)
-    found: dict[str, Any] = json.loads(out)
-    return found
+    decision: dict[str, Any] = json.loads(out)
+    return decision
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="the widget's own language is not on this machine")

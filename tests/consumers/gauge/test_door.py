@@ -124,12 +124,12 @@ def test_a_loop_of_requests_is_slowed_down() -> None:
     assert sum(pace.allows(NOW + 1) for _ in range(500)) == 50
 
     async def visitor(session: ClientSession) -> None:
-        seen = []
+        answers = []
         for _ in range(201):
             async with session.get("/health/live") as answer:
-                seen.append((answer.status, answer.headers.get("Retry-After")))
-        assert seen.count((200, None)) == 200
-        assert seen[-1] == (429, "1")
+                answers.append((answer.status, answer.headers.get("Retry-After")))
+        assert answers.count((200, None)) == 200
+        assert answers[-1] == (429, "1")
 
     visit(Dashboard(30), None, visitor)
 
@@ -164,18 +164,18 @@ def test_metrics_have_the_names_of_kafka_lag_exporter() -> None:
     async def visitor(session: ClientSession) -> None:
         async with session.get("/metrics") as answer:
             text = await answer.text()
-        where = 'group="headwater.consent",partition="0",topic="events.raw"'
-        assert f"kafka_consumergroup_group_lag{{{where}}} 1204.0" in text
-        assert f"kafka_consumergroup_group_lag_seconds{{{where}}} 12.0" in text
+        labels = 'group="headwater.consent",partition="0",topic="events.raw"'
+        assert f"kafka_consumergroup_group_lag{{{labels}}} 1204.0" in text
+        assert f"kafka_consumergroup_group_lag_seconds{{{labels}}} 12.0" in text
         assert 'kafka_consumergroup_group_max_lag_seconds{group="headwater.consent"} 12.0' in text
-        stopped = where.replace(",topic", ',state="STOPPED",topic')
+        stopped = labels.replace(",topic", ',state="STOPPED",topic')
         assert f"headwater_lag_state{{{stopped}}} 1.0" in text
 
     visit(Dashboard(30, reading(LagState.STOPPED)), None, visitor)
 
 
 @pytest.mark.parametrize(
-    ("given", "late_s", "level", "words"),
+    ("lag", "late_s", "level", "words"),
     [
         (reading(LagState.OK, LagState.OK), 0, "ok", "All is well: all 2 groups are within the limit"),
         (reading(LagState.STOPPED, LagState.OK), 0, "bad", "1 problem: headwater.consent is STOPPED on events.raw since"),
@@ -192,10 +192,10 @@ def test_metrics_have_the_names_of_kafka_lag_exporter() -> None:
         (None, 0, "unknown", "nothing is known"),
     ],
 )
-def test_the_sentence_on_top(given: LagReading | None, late_s: float, level: str, words: str) -> None:
+def test_the_sentence_on_top(lag: LagReading | None, late_s: float, level: str, words: str) -> None:
     """The worst comes first, and silence of Kafka is never called well."""
-    found = headline(given, NOW + late_s, 30)
-    assert (found.level, words in found.text) == (level, True), found
+    sentence = headline(lag, NOW + late_s, 30)
+    assert (sentence.level, words in sentence.text) == (level, True), sentence
 
 
 class Seen(HTMLParser):
@@ -209,12 +209,12 @@ class Seen(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Collect."""
-        given = dict(attrs)
-        self.inline += [name for name in given if name == "style" or name.startswith("on")]
-        self.inline += ["script"] if tag == "script" and "src" not in given else []
+        attributes = dict(attrs)
+        self.inline += [name for name in attributes if name == "style" or name.startswith("on")]
+        self.inline += ["script"] if tag == "script" and "src" not in attributes else []
         self.inline += ["style"] if tag == "style" else []
-        if given.get("id"):
-            self.ids.append(given["id"] or "")
+        if attributes.get("id"):
+            self.ids.append(attributes["id"] or "")
 
 
 def test_row_checks_are_shown_and_wrong_rows_are_a_problem() -> None:
@@ -250,9 +250,9 @@ def test_the_page_needs_no_inline_code_and_every_state_has_words() -> None:
     """The content security policy forbids inline script and style; states are readable without their colour."""
     for state in LagState:
         html = Page(10, 30).render(reading(state), RecentActivity(), NOW)
-        seen = Seen(html)
-        assert seen.inline == []
-        assert len(seen.ids) == len(set(seen.ids))
+        parsed = Seen(html)
+        assert parsed.inline == []
+        assert len(parsed.ids) == len(set(parsed.ids))
         assert state.value.replace("_", " ") in html
     assert set(LEGEND) == set(LagState)
     assert len({shape for shape, _ in LEGEND.values()}) == 4

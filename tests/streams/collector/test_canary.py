@@ -280,9 +280,9 @@ class Door:
         self._intake = Intake(REGISTRY, PayloadKeyring(folder, SECRET), NodeKeys.derive(SECRET), self.metrics)
         self._request = RequestContext("web", "shop.example", 1_795_514_401_000, ip="192.0.2.1")
 
-    def events(self, read: Callable[[Any], Item], items: list[Any]) -> list[Any]:
+    def events(self, parse: Callable[[Any], Item], items: list[Any]) -> list[Any]:
         """Records of events.raw, with their keys."""
-        return self._opened(self._intake.take(items, read, self._request).records)
+        return self._opened(self._intake.take(items, parse, self._request).records)
 
     def choices(self, items: list[Any]) -> list[Any]:
         """Records of consent.signals, with their keys."""
@@ -305,19 +305,23 @@ def sampled(items: list[Any], share: float, seed: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("canary", [EMAILS, PHONES, IPS, IPV6S], ids=lambda canary: canary.kind)
-@pytest.mark.parametrize(("protocol", "read", "events_of"), READERS, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(("protocol", "parse", "events_of"), READERS, ids=lambda value: value if isinstance(value, str) else "")
 def test_no_spelling_gets_into_an_event(
-    door: Door, canary: Canary, protocol: str, read: Callable[[Any], Item], events_of: Callable[[str], Iterator[dict[str, Any]]]
+    door: Door,
+    canary: Canary,
+    protocol: str,
+    parse: Callable[[Any], Item],
+    events_of: Callable[[str], Iterator[dict[str, Any]]],
 ) -> None:
     """Neither into a record of events.raw, its key, a log line nor the label of a metric."""
-    taken = 0
+    event_count = 0
     with capture_logs() as logs:
         for place, text in enumerate(spellings(canary)):
             for item in sampled(list(events_of(text)), 0.15, place):
-                records = door.events(read, [item])
-                taken += len(records)
+                records = door.events(parse, [item])
+                event_count += len(records)
                 assert not leaks(canary, records), (text, item, leaks(canary, records))
-    assert taken > SPELLINGS  # it is no list of refusals
+    assert event_count > SPELLINGS  # it is no list of refusals
     assert not leaks(canary, [generate_latest(door.metrics.registry).decode(), *map(str, logs)])
 
 
@@ -365,11 +369,11 @@ def test_fields_of_persons_are_masked_wherever_they_stand(door: Door, name: str)
 def test_an_events_own_identifiers_stand_nowhere_else(door: Door, text: str, spell: Spell) -> None:
     """Under names that nobody knows, in paths, titles, ids and versions, whatever protocol named them."""
     for field in ("a", "page_title", "page_location", "event_id", "order_id", "tag_version", "user_agent", "event_name"):
-        for item, read in (
+        for item, parse in (
             ({"event_name": "x", "user_id": text, field: f"see {spell(text)}."}, own.read),
             ({"type": "track", "event": "x", "userId": text, "properties": {"a": [spell(text)], spell(text): 1}}, segment.read),
             ({"e": "se", "uid": text, "se_la": f"https://x.example/{spell(text)}/", "ua": spell(text)}, snowplow.read),
             ({"shared": {"client_id": text}, "event": {"name": "x", "params": {"a": spell(text)}}}, ga4.read),
         ):
-            (record,) = door.events(read, [item])
+            (record,) = door.events(parse, [item])
             assert not leaks(USERS, record), (item, leaks(USERS, record))

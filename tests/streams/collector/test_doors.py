@@ -174,8 +174,8 @@ def test_good_items_of_a_batch_are_taken_and_bad_ones_are_dead_letters(collector
     answer = collector.send(
         [{"event_name": "a", "mark": mark}, {"event_name": 5, "mark": mark}, {"event_name": "b", "mark": mark}]
     )
-    said = answer.json()
-    assert (answer.status_code, said["accepted"], [item["index"] for item in said["refused"]]) == (200, 2, [1])
+    summary = answer.json()
+    assert (answer.status_code, summary["accepted"], [item["index"] for item in summary["refused"]]) == (200, 2, [1])
     assert sorted(event["event_name"] for event in collector.events(mark)) == ["a", "b"]
     dead = [message.value() for message in read_committed(collector.kafka, "events.dead")]
     assert dead
@@ -185,24 +185,24 @@ def test_good_items_of_a_batch_are_taken_and_bad_ones_are_dead_letters(collector
 def test_choices_without_an_event_go_to_their_subjects(collector: Collector) -> None:
     """One record for each identifier, keyed by its pseudonym, with what was chosen and when; nothing in clear."""
     name = uuid.uuid4().hex
-    said = {
+    choice_item = {
         "user_id": name,
         "user_data": {"email": f"{name}@example.org"},
         "consent": {"cmp.marketing": False},
         "chosen_ts": 1_795_000_000_017,
     }
-    answer = collector.send([said, {"client_id": name, "kind": "withdrawal", "purposes": ["analytics"]}], "/v1/consent")
+    answer = collector.send([choice_item, {"client_id": name, "kind": "withdrawal", "purposes": ["analytics"]}], "/v1/consent")
     sites = ["shop.example", "www.shop.example"]
     assert answer.json() == {"success": True, "accepted": 2, "refused": [], "holds_for": sites}
     keys = NodeKeys.derive(Secret(SECRET))
-    ours = {
+    subjects = {
         str(node(keys, kind, value)) for kind, value in (("user", name), ("email", f"{name}@example.org"), ("cookie", name))
     }
-    read = [(message.key().decode(), message.value()) for message in read_committed(collector.kafka, "consent.signals")]
-    records = [decode(collector.registry, value)[1] for key, value in read if key in ours]
-    assert {record["subject"] for record in records} == ours
+    messages = [(message.key().decode(), message.value()) for message in read_committed(collector.kafka, "consent.signals")]
+    records = [decode(collector.registry, value)[1] for key, value in messages if key in subjects]
+    assert {record["subject"] for record in records} == subjects
     assert len(records) == 3
-    assert not any(name.encode() in value for _, value in read)
+    assert not any(name.encode() in value for _, value in messages)
     withdrawal = next(record for record in records if record["kind"] == "withdrawal")
     choice = next(record for record in records if record["kind"] == "choice")
     assert (withdrawal["purposes"], withdrawal["site"], withdrawal["via"]) == (["analytics"], "shop.example", "webhook")
@@ -265,8 +265,8 @@ def test_whose_region_counts(regional: Collector, kind: KeyKind, header: str, ow
 
 def test_the_browsers_objection_is_passed_on_as_sent(collector: Collector) -> None:
     """Any value of Sec-GPC but 0 is a signal, beside what the body says."""
-    sent = {"1": {"gpc": "1", "gpc#2": "0"}, "yes": {"gpc": "yes", "gpc#2": "0"}, "0": {"gpc": "0"}, "": {"gpc": "0"}}
-    for header, signals in sent.items():
+    expected = {"1": {"gpc": "1", "gpc#2": "0"}, "yes": {"gpc": "yes", "gpc#2": "0"}, "0": {"gpc": "0"}, "": {"gpc": "0"}}
+    for header, signals in expected.items():
         mark = uuid.uuid4().hex
         assert collector.send({"event_name": "x", "mark": mark, "consent": {"gpc": False}}, **{"Sec-GPC": header}).ok
         assert [record["signals"] for record in collector.events(mark)] == [signals]
@@ -327,8 +327,8 @@ def test_ga4_debug_says_what_collect_would_refuse(collector: Collector) -> None:
     """And keeps nothing."""
     query = f"?api_secret={collector.key}&measurement_id=G-1"
     body = {"client_id": "c", "events": [{"name": "x" * 50}]}
-    said = collector.send(body, f"/debug/mp/collect{query}", Authorization="").json()
-    assert [message["fieldPath"] for message in said["validationMessages"]] == ["events[0]"]
+    report = collector.send(body, f"/debug/mp/collect{query}", Authorization="").json()
+    assert [message["fieldPath"] for message in report["validationMessages"]] == ["events[0]"]
     assert collector.send(body, f"/mp/collect{query}", Authorization="").status_code == 200
 
 
@@ -344,7 +344,7 @@ def test_micro_shows_good_and_bad(collector: Collector) -> None:
     """For people who set tags up."""
     requests.get(f"{collector.url}/micro/reset", timeout=10)
     collector.send([{"event_name": "seen"}, {"event_name": 5}])
-    good, bad = (requests.get(f"{collector.url}/micro/{what}", timeout=10).json() for what in ("good", "bad"))
+    good, bad = (requests.get(f"{collector.url}/micro/{selection}", timeout=10).json() for selection in ("good", "bad"))
     assert ([event["event_name"] for event in good], len(bad)) == (["seen"], 1)
 
 

@@ -58,7 +58,7 @@ def test_names_that_are_masked_alike_do_not_replace_each_other() -> None:
 def test_ids_that_hold_an_address_keep_events_and_orders_apart() -> None:
     """A label alone would make one event, and one order, of many; retries stay one."""
     first, again, other = (
-        record(event_id=f"{who}@example.org-1", order_id=f"{who}@example.org")[1] for who in ("ada", "ada", "eve")
+        record(event_id=f"{person}@example.org-1", order_id=f"{person}@example.org")[1] for person in ("ada", "ada", "eve")
     )
     assert first["event_id"] == again["event_id"] != other["event_id"]
     assert first["order_id"] == again["order_id"] != other["order_id"]

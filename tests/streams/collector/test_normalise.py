@@ -27,13 +27,13 @@ PHONE_AGENT = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_1 like Mac OS X) AppleWebKi
 def record(event: ProtocolEvent, contract: Contract = RAW, **request: Any) -> tuple[str, Record, list[str]]:
     """Key, record and the fields that were masked."""
     hidden: list[str] = []
-    key, found = Normaliser(contract, KEYS).record(event, RequestContext("web", "shop.example", NOW, **request), hidden.append)
-    encode(contract, found)  # it fits
-    return key, found, hidden
+    key, fields = Normaliser(contract, KEYS).record(event, RequestContext("web", "shop.example", NOW, **request), hidden.append)
+    encode(contract, fields)  # it fits
+    return key, fields, hidden
 
 
 @pytest.mark.parametrize(
-    ("created", "sent", "when", "clock"),
+    ("created_ms", "sent_ms", "when", "clock"),
     [
         (None, None, NOW, "collector"),
         (NOW - 5_000, None, NOW - 5_000, "device"),
@@ -43,19 +43,19 @@ def record(event: ProtocolEvent, contract: Contract = RAW, **request: Any) -> tu
         (NOW - 72 * HOUR, None, NOW - 72 * HOUR, "device"),
     ],
 )
-def test_the_best_clock_there_is(created: int | None, sent: int | None, when: int, clock: str) -> None:
+def test_the_best_clock_there_is(created_ms: int | None, sent_ms: int | None, when: int, clock: str) -> None:
     """The device's clock corrected by its skew, where it shows one; the collector's, where the device's is absurd."""
-    assert event_time(ProtocolEvent("x", "headwater", created=created, sent=sent), NOW) == (when, clock)
+    assert event_time(ProtocolEvent("x", "headwater", created_ms=created_ms, sent_ms=sent_ms), NOW) == (when, clock)
 
 
 def test_no_identifier_gets_past_in_clear() -> None:
     """Nodes instead of ids, the strongest keys the record, and e-mail only as a match token."""
     identifiers = [("cookie", "c-17"), ("user", "account-17"), ("email", "Ada@Example.org"), ("cookie", "undefined")]
-    key, found, _ = record(ProtocolEvent("x", "headwater", identifiers=identifiers))
+    key, fields, _ = record(ProtocolEvent("x", "headwater", identifiers=identifiers))
     assert key == node(KEYS, "user", "account-17")
-    assert len(found["identifiers"]) == 3
-    assert found["match_tokens"].keys() == {"email"}
-    assert not any(clear in str(found) for clear in ("c-17", "account-17", "example.org", "Example.org"))
+    assert len(fields["identifiers"]) == 3
+    assert fields["match_tokens"].keys() == {"email"}
+    assert not any(clear in str(fields) for clear in ("c-17", "account-17", "example.org", "Example.org"))
 
 
 def test_identifiers_have_a_node_of_each_version_in_use() -> None:
@@ -63,8 +63,8 @@ def test_identifiers_have_a_node_of_each_version_in_use() -> None:
     ids = [("user", "account-17"), ("cookie", "c")]
     every = sorted(name for kind, value in ids for name in versions(NEWER, kind, value))
     request = RequestContext("web", "shop.example", NOW)
-    key, found = Normaliser(RAW, BOTH).record(ProtocolEvent("x", "own", identifiers=ids), request, lambda _name: None)
-    assert (key, found["identifiers"]) == (node(KEYS, "user", "account-17"), every)
+    key, fields = Normaliser(RAW, BOTH).record(ProtocolEvent("x", "own", identifiers=ids), request, lambda _name: None)
+    assert (key, fields["identifiers"]) == (node(KEYS, "user", "account-17"), every)
 
 
 def test_a_withdrawal_is_said_of_every_node_there_ever_was() -> None:
@@ -84,8 +84,8 @@ def test_a_withdrawal_is_said_of_every_node_there_ever_was() -> None:
 
 def test_without_identifiers_the_event_id_is_the_key() -> None:
     """Nobody to keep in order with."""
-    key, found, _ = record(ProtocolEvent("x", "headwater"))
-    assert key == found["event_id"]
+    key, fields, _ = record(ProtocolEvent("x", "headwater"))
+    assert key == fields["event_id"]
 
 
 def test_ids_are_the_senders_or_derived_or_random() -> None:
@@ -108,11 +108,11 @@ def test_addresses_where_none_belong_are_masked_and_told() -> None:
         page_title="Mail to ada@example.org",
         properties={"contact": "+49 30 901820", "nested": {"mail": "ada@example.org"}, "order": "0012345678901234567"},
     )
-    _, found, hidden = record(event)
-    assert "ada" not in str(found)
-    assert "901820" not in str(found)
+    _, fields, hidden = record(event)
+    assert "ada" not in str(fields)
+    assert "901820" not in str(fields)
     assert set(hidden) == {"page_url", "page_title", "contact", "nested"}
-    assert found["properties"]["order"] == "0012345678901234567"
+    assert fields["properties"]["order"] == "0012345678901234567"
 
 
 @pytest.mark.parametrize("text", ["order 1795514401000", "v1.2.3", "10+20", "a@b", "https://x.example/@handle", "2026-11-24"])
@@ -138,14 +138,14 @@ def test_signals_pass_untouched_and_gpc_joins_them() -> None:
 
 def test_an_appended_field_is_taken_from_the_properties() -> None:
     """A contract that has grown is filled by name, with its type; what does not fit is its default."""
-    fields = [
+    contract_fields = [
         *RAW.schema["fields"],
         {"name": "tier", "type": "string", "default": ""},
         {"name": "points", "type": "long", "default": 0},
     ]
-    grown = Contract("events.raw", 2, 99, {**RAW.schema, "fields": fields}, None)
-    _, found, _ = record(ProtocolEvent("x", "headwater", properties={"tier": "gold", "points": "12", "rest": 1}), grown)
-    assert (found["tier"], found["points"], found["properties"]) == ("gold", 12, {"rest": "1"})
+    grown = Contract("events.raw", 2, 99, {**RAW.schema, "fields": contract_fields}, None)
+    _, fields, _ = record(ProtocolEvent("x", "headwater", properties={"tier": "gold", "points": "12", "rest": 1}), grown)
+    assert (fields["tier"], fields["points"], fields["properties"]) == ("gold", 12, {"rest": "1"})
     assert record(ProtocolEvent("x", "headwater", properties={"points": "many"}), grown)[1]["points"] == 0
 
 

@@ -77,14 +77,14 @@ def test_signals_that_disagree_both_go_on() -> None:
 @pytest.mark.parametrize("value", [1_795_000_000_123, 1_795_000_000.123, "2026-11-18T11:06:40.123+00:00"])
 def test_times_may_be_milliseconds_seconds_or_iso(value: Any) -> None:
     """The same moment each time."""
-    assert sent(own.read({"event_name": "x", "timestamp": value})).created == 1_795_000_000_123
+    assert sent(own.read({"event_name": "x", "timestamp": value})).created_ms == 1_795_000_000_123
 
 
 @pytest.mark.parametrize("value", ["1900-01-01T00:00:00Z", "0001-01-01T00:00:00", 5, 1_000_000.5, 1e30])
 def test_impossible_times_are_none(value: Any) -> None:
     """An event is not lost for a time that cannot be: the collector's counts, or that of the next field."""
-    assert sent(own.read({"event_name": "x", "event_ts": value})).created is None
-    assert sent(own.read({"event_name": "x", "event_ts": value, "timestamp": 1_795_000_000})).created == 1_795_000_000_000
+    assert sent(own.read({"event_name": "x", "event_ts": value})).created_ms is None
+    assert sent(own.read({"event_name": "x", "event_ts": value, "timestamp": 1_795_000_000})).created_ms == 1_795_000_000_000
 
 
 @pytest.mark.parametrize("body", ["x", 1, None, {"events": "x"}])
@@ -113,10 +113,10 @@ def test_other_bodies_are_wrong(body: Any) -> None:
 )
 def test_own_items_that_break_the_rules(item: Any) -> None:
     """Each is unusable, and the reason holds no value of it."""
-    found = own.read(item)
-    assert isinstance(found, InvalidItem)
-    assert found.detail
-    assert "SECRET" not in found.detail
+    event = own.read(item)
+    assert isinstance(event, InvalidItem)
+    assert event.detail
+    assert "SECRET" not in event.detail
 
 
 def test_a_segment_batch_shares_its_context() -> None:
@@ -133,7 +133,7 @@ def test_a_segment_batch_shares_its_context() -> None:
     assert (first.name, first.page_url, first.tag_version) == ("A", "https://shared.example/", "lib/1")
     assert first.identifiers == [("user", "u1")]
     assert (second.name, second.page_url) == ("page", "https://own.example/")
-    assert first.sent == 1795514401000
+    assert first.sent_ms == 1795514401000
 
 
 def test_segments_consent_categories_are_purposes() -> None:
@@ -207,7 +207,7 @@ def test_ga4_events_take_what_the_body_says_for_all() -> None:
     first, second = (sent(ga4.read(item)) for item in ga4.items_of(body))
     again = sent(ga4.read(ga4.items_of(body)[0]))
     assert first.signals == {"cm.ad_user_data": "GRANTED", "cm.ad_personalization": "DENIED", "gcs": "G111"}
-    assert (first.order_id, first.value, first.created) == ("o1", 5, 1795514401000)
+    assert (first.order_id, first.value, first.created_ms) == ("o1", 5, 1795514401000)
     assert first.derive_from == again.derive_from != second.derive_from
 
 

@@ -17,7 +17,7 @@ def test_a_key_has_its_kind(tmp_path: Path) -> None:
     clear = {kind: create_key(file, kind, site="shop.example", kind=kind) for kind in KeyKind}
     plain = create_key(file, "plain", site="shop.example")
     ring = WriteKeyStore(file)
-    assert {kind: found.kind for kind, key in clear.items() if (found := ring.find(key))} == {kind: kind for kind in KeyKind}
+    assert {kind: match.kind for kind, key in clear.items() if (match := ring.find(key))} == {kind: kind for kind in KeyKind}
     assert getattr(ring.find(plain), "kind", None) is KeyKind.SERVER
 
 

@@ -19,12 +19,12 @@ def keyring(folder: Path) -> PayloadKeyring:
 
 def drained(spool: Spool) -> list[SpoolRecord]:
     """All records, oldest first; the spool is empty then."""
-    found: list[SpoolRecord] = []
+    spooled: list[SpoolRecord] = []
     while not spool.empty:
         file, records = spool.oldest()
-        found += records
+        spooled += records
         spool.drop(file)
-    return found
+    return spooled
 
 
 def test_a_crash_keeps_what_was_answered_for(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ VALUES: Any = st.recursive(
 def pairs(value: Any) -> set[tuple[str, str]]:
     """Every name with its value, if that is no object or list."""
     if isinstance(value, dict):
-        return {(name, repr(one)) for name, one in value.items()}.union(*map(pairs, value.values()))
+        return {(name, repr(member)) for name, member in value.items()}.union(*map(pairs, value.values()))
     return set().union(*map(pairs, value)) if isinstance(value, list) else set()
 
 
@@ -36,16 +36,16 @@ def test_what_is_left_is_json_that_fits(value: Any, limit: int) -> None:
 
 def test_what_names_a_value_stays_before_it() -> None:
     """As Google's tags write parameters: the name is kept before the value, whichever stands first."""
-    left = json.loads(cut_value({"value": "Cj0K" * 3, "rest": "x" * 500, "key": "gclid"}, 60))
-    assert left == {"key": "gclid", "value": "Cj0K" * 3}
+    remaining = json.loads(cut_value({"value": "Cj0K" * 3, "rest": "x" * 500, "key": "gclid"}, 60))
+    assert remaining == {"key": "gclid", "value": "Cj0K" * 3}
 
 
 def test_texts_that_are_json_are_cut_like_values_and_others_at_their_end() -> None:
     """A text that only begins like JSON is an ordinary text."""
     items = [{"item_id": f"sku-{n}", "gclid": "Cj0K"} for n in range(200)]
-    left = json.loads(cut_text(json.dumps(items), 1_000))
-    assert left == items[: len(left)]
-    assert 20 < len(left) < 30
+    remaining = json.loads(cut_text(json.dumps(items), 1_000))
+    assert remaining == items[: len(remaining)]
+    assert 20 < len(remaining) < 30
     assert cut_text("{" + "x" * 100, 10) == "{xxxxxxxxx"
     assert cut_text("x" * 100, 10) == "x" * 10
     assert cut_text('{"a": 1}', 10) == '{"a": 1}'

@@ -52,9 +52,9 @@ def test_a_country_that_stands_twice() -> None:
 
 def test_places_stay_properties() -> None:
     """What the sender says of places is not lost where it names no region."""
-    sent = own.read({"event_name": "x", "country": "US", "event_location": {"city": "Austin"}})
-    assert isinstance(sent, ProtocolEvent)
-    assert sent.properties == {"country": "US", "event_location": {"city": "Austin"}}
+    event = own.read({"event_name": "x", "country": "US", "event_location": {"city": "Austin"}})
+    assert isinstance(event, ProtocolEvent)
+    assert event.properties == {"country": "US", "event_location": {"city": "Austin"}}
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,11 @@ def text_of(value: Any, blank: random.Random) -> str:
     """The value as JSON with blanks anywhere that JSON allows them."""
     gap = blank.choice(["", "", "", " ", "\n", "\t "])
     if isinstance(value, Fields):
-        return "{" + ",".join(f"{gap}{json.dumps(name)}{gap}:{gap}{text_of(one, blank)}{gap}" for name, one in value) + "}"
+        return (
+            "{" + ",".join(f"{gap}{json.dumps(name)}{gap}:{gap}{text_of(member, blank)}{gap}" for name, member in value) + "}"
+        )
     if isinstance(value, list):
-        return "[" + ",".join(text_of(one, blank) + gap for one in value) + "]"
+        return "[" + ",".join(text_of(member, blank) + gap for member in value) + "]"
     return json.dumps(value, ensure_ascii=blank.random() < 0.5)
 
 
@@ -50,8 +52,8 @@ def written_pairs(value: Any) -> Any:
     """The value with each object as its names and values, grouped by name."""
     if isinstance(value, Fields | dict):
         fields = list(value) if isinstance(value, Fields) else list(pairs(value))
-        return {name: [written_pairs(one) for key, one in fields if key == name] for name, _ in fields}
-    return [written_pairs(one) for one in value] if isinstance(value, list) else value
+        return {name: [written_pairs(member) for key, member in fields if key == name] for name, _ in fields}
+    return [written_pairs(member) for member in value] if isinstance(value, list) else value
 
 
 @given(VALUES, st.integers(0, 2**16))

@@ -55,18 +55,18 @@ class Door:
 
     def problem(self, **item: Any) -> str:
         """Why one choice is refused; empty where it is taken."""
-        taken = self.take({"client_id": "c", **item})
-        assert (taken.accepted, len(taken.refused)) in ((1, 0), (0, 1))
-        return taken.refused[0][1] if taken.refused else ""
+        result = self.take({"client_id": "c", **item})
+        assert (result.accepted, len(result.refused)) in ((1, 0), (0, 1))
+        return result.refused[0][1] if result.refused else ""
 
-    def letters(self, taken: IntakeResult) -> list[bytes]:
+    def letters(self, result: IntakeResult) -> list[bytes]:
         """The bytes in the dead letters of a request."""
-        dead = [decode(REGISTRY, record.value)[1] for record in taken.records if record.topic == "events.dead"]
+        dead = [decode(REGISTRY, record.value)[1] for record in result.records if record.topic == "events.dead"]
         return [open_letter(letter, self.payload_keys)[1] for letter in dead]
 
-    def choices(self, taken: IntakeResult) -> list[dict[str, Any]]:
+    def choices(self, result: IntakeResult) -> list[dict[str, Any]]:
         """The records of `consent.signals`."""
-        return [decode(REGISTRY, record.value)[1] for record in taken.records if record.topic == "consent.signals"]
+        return [decode(REGISTRY, record.value)[1] for record in result.records if record.topic == "consent.signals"]
 
 
 @pytest.fixture
@@ -92,9 +92,9 @@ FINAL = {"tc_event_status": "useractioncomplete", "gdpr_applies": "1"}
 )  # fmt: skip
 def test_choices_that_are_understood(door: Door, consent: dict[str, Any]) -> None:
     """Each readable choice is taken, for its one subject."""
-    taken = door.take({"client_id": "c", "consent": consent})
-    assert (taken.accepted, taken.refused, taken.warnings) == (1, [], [])
-    assert len(door.choices(taken)) == 1
+    result = door.take({"client_id": "c", "consent": consent})
+    assert (result.accepted, result.refused, result.warnings) == (1, [], [])
+    assert len(door.choices(result)) == 1
 
 
 @pytest.mark.parametrize(
@@ -128,12 +128,12 @@ def test_choices_that_are_understood(door: Door, consent: dict[str, Any]) -> Non
 def test_choices_that_are_not_understood(door: Door, consent: dict[str, Any], field: str, advice: str) -> None:
     """The answer names the field and what to send, and the bytes are a dead letter."""
     item = {"client_id": "c", "consent": consent}
-    taken = door.take(item)
-    ((_, message),) = taken.refused
+    result = door.take(item)
+    ((_, message),) = result.refused
     assert f"consent.{field}" in message
     assert advice in message
-    assert (taken.accepted, door.choices(taken)) == (0, [])
-    assert [json.loads(letter) for letter in door.letters(taken)] == [item]
+    assert (result.accepted, door.choices(result)) == (0, [])
+    assert [json.loads(letter) for letter in door.letters(result)] == [item]
 
 
 @pytest.mark.parametrize("consent", ["denied", None, [], 7, {}, {"platform": "acme"}, {"sales": False}])
@@ -155,9 +155,9 @@ def test_a_second_word_is_judged_too(door: Door) -> None:
     both = loads(b'{"client_id":"c","consent":{"cmp.marketing":"1","cmp.marketing":"0"}}')
     assert door.choices(door.take(both))[0]["signals"] == {"cmp.marketing": "1", "cmp.marketing#2": "0"}
     raw = b'{"client_id":"c","consent":{"cmp.marketing":"hm","cmp.marketing":"1"}}'
-    taken = door.take(loads(raw))
-    assert "consent.cmp.marketing" in taken.refused[0][1]
-    assert door.letters(taken) == [raw]
+    result = door.take(loads(raw))
+    assert "consent.cmp.marketing" in result.refused[0][1]
+    assert door.letters(result) == [raw]
 
 
 def test_a_dead_letter_holds_the_bytes_that_were_sent(door: Door) -> None:
@@ -169,10 +169,10 @@ def test_a_dead_letter_holds_the_bytes_that_were_sent(door: Door) -> None:
 def test_a_batch_is_taken_as_far_as_it_is_understood(door: Door) -> None:
     """Each item is judged alone."""
     good, bad = {"client_id": "c", "consent": {"gcs": "G100"}}, {"client_id": "d", "consent": {"gcs": "?"}}
-    taken = door.take(good, bad, good)
-    assert (taken.accepted, [place for place, _ in taken.refused]) == (2, [1])
-    assert len(door.choices(taken)) == 2
-    assert [json.loads(letter) for letter in door.letters(taken)] == [bad]
+    result = door.take(good, bad, good)
+    assert (result.accepted, [place for place, _ in result.refused]) == (2, [1])
+    assert len(door.choices(result)) == 2
+    assert [json.loads(letter) for letter in door.letters(result)] == [bad]
 
 
 def test_messages_hold_no_value_and_no_address(door: Door) -> None:
@@ -185,8 +185,8 @@ def test_messages_hold_no_value_and_no_address(door: Door) -> None:
 
 def test_a_withdrawal_needs_no_signals(door: Door) -> None:
     """A withdrawal is never refused for what stands beside it."""
-    taken = door.take({"client_id": "c", "kind": "withdrawal", "consent": {"x": "y"}})
-    assert taken.accepted == 1
+    result = door.take({"client_id": "c", "kind": "withdrawal", "consent": {"x": "y"}})
+    assert result.accepted == 1
 
 
 @pytest.mark.parametrize(
@@ -198,8 +198,8 @@ def test_a_withdrawal_needs_no_signals(door: Door) -> None:
 )  # fmt: skip
 def test_spellings_of_a_site(door: Door, site: Any) -> None:
     """The site of a choice is written as events' hosts are, and is the key's where none is named."""
-    taken = door.take({"client_id": "c", "kind": "withdrawal", "site": site})
-    assert [record["site"] for record in door.choices(taken)] == ["shop.example"]
+    result = door.take({"client_id": "c", "kind": "withdrawal", "site": site})
+    assert [record["site"] for record in door.choices(result)] == ["shop.example"]
 
 
 @pytest.mark.parametrize("site", ["app.example", "www.shop.example", "a.b.shop.example"])
@@ -287,8 +287,8 @@ def test_times_of_choices(door: Door, value: Any) -> None:
     """The time of a choice is read in each usual form, beside the signals or among them."""
     consent = {"cmp.marketing": "0"}
     for item in ({"consent": consent, "chosen_ts": value}, {"consent": {**consent, "chosen_ts": value}}):
-        taken = door.take({"client_id": "c", **item})
-        assert ([record["chosen_ts"] for record in door.choices(taken)], taken.warnings) == ([1_795_000_000_017], [])
+        result = door.take({"client_id": "c", **item})
+        assert ([record["chosen_ts"] for record in door.choices(result)], result.warnings) == ([1_795_000_000_017], [])
 
 
 @pytest.mark.parametrize("value", ["yesterday", "0001-01-01T00:00:00Z", -1, True, [1], {"at": 1}, "1970-01-01", 1e30])
@@ -298,23 +298,23 @@ def test_times_that_cannot_be_read(door: Door, value: Any) -> None:
     withdrawal = door.take({"client_id": "c", "kind": "withdrawal", "chosen_ts": value})
     assert [record["chosen_ts"] for record in door.choices(choice)] == [choices.UNDATED]
     assert [record["chosen_ts"] for record in door.choices(withdrawal)] == [NOW]
-    for taken in (choice, withdrawal):
-        ((place, message),) = taken.warnings
-        assert (taken.accepted, place) == (1, 0)
+    for result in (choice, withdrawal):
+        ((place, message),) = result.warnings
+        assert (result.accepted, place) == (1, 0)
         assert "chosen_ts" in message
 
 
 def test_a_choice_without_a_time_is_of_now(door: Door) -> None:
     """Whoever sends no time sends a choice when it is made."""
-    taken = door.take({"client_id": "c", "consent": {"cmp.marketing": "0"}, "chosen_ts": None})
-    assert ([record["chosen_ts"] for record in door.choices(taken)], taken.warnings) == ([NOW], [])
+    result = door.take({"client_id": "c", "consent": {"cmp.marketing": "0"}, "chosen_ts": None})
+    assert ([record["chosen_ts"] for record in door.choices(result)], result.warnings) == ([NOW], [])
 
 
 def test_without_a_policy_nothing_is_understood(door: Door) -> None:
     """A collector that cannot judge a choice takes none."""
     intake = Intake(REGISTRY, door.payload_keys, NodeKeys.derive(SECRET), Metrics())
-    taken = intake.take_choices([{"client_id": "c", "kind": "withdrawal"}], RequestContext("web", "shop.example", NOW))
-    assert (taken.accepted, len(taken.refused)) == (0, 1)
+    result = intake.take_choices([{"client_id": "c", "kind": "withdrawal"}], RequestContext("web", "shop.example", NOW))
+    assert (result.accepted, len(result.refused)) == (0, 1)
 
 
 @given(

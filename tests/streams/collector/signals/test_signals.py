@@ -192,9 +192,9 @@ def test_three_places_of_one_event_are_all_heard() -> None:
 
 def test_signals_are_no_properties() -> None:
     """What became a signal is not kept a second time, where another purpose would guard it."""
-    sent = own.read({"event_name": "x", "gpc": True, "plan": "b", "properties": {"cmp.ads": "0", "size": 2}})
-    assert isinstance(sent, ProtocolEvent)
-    assert sent.properties == {"plan": "b", "size": 2}
+    event = own.read({"event_name": "x", "gpc": True, "plan": "b", "properties": {"cmp.ads": "0", "size": 2}})
+    assert isinstance(event, ProtocolEvent)
+    assert event.properties == {"plan": "b", "size": 2}
 
 
 @pytest.mark.parametrize(
@@ -411,15 +411,15 @@ def test_query_strings_with_a_name_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "sent", "signals"),
+    ("header", "body_signals", "signals"),
     [
         ("", {"gpc": "0"}, {"gpc": "0"}), ("1", {}, {"gpc": "1"}), ("true", {}, {"gpc": "true"}), ("yes", {}, {"gpc": "yes"}),
         ("1", {"gpc": "1"}, {"gpc": "1"}), ("1", {"gpc": "0"}, {"gpc": "1", "gpc#2": "0"}),
     ],
 )  # fmt: skip
-def test_the_header_beside_the_body(header: str, sent: Signals, signals: Signals) -> None:
+def test_the_header_beside_the_body(header: str, body_signals: Signals, signals: Signals) -> None:
     """Sec-GPC is passed on as it was sent, and a body that says something else lifts nothing."""
-    assert recorded(ProtocolEvent("x", "headwater", signals=sent), header) == signals
+    assert recorded(ProtocolEvent("x", "headwater", signals=body_signals), header) == signals
 
 
 def test_names_and_values_are_bounded() -> None:
@@ -483,6 +483,6 @@ READERS: list[Callable[[Any], Item]] = [own.read, segment.read, snowplow.read]
 )
 def test_readers_never_raise(item: dict[str, Any]) -> None:
     """Whatever JSON stands in an item, it is an event or it is refused."""
-    for read in READERS:
-        read({"event_name": "x", "type": "page", "e": "pv"} | item)
+    for parse in READERS:
+        parse({"event_name": "x", "type": "page", "e": "pv"} | item)
     ga4.read({"shared": item, "event": {"name": "x", "params": item}})
