@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from consumers.decisions.consent import ConsentGate, consent_policy, consent_rules
-from consumers.decisions.ledger_view import LedgerView, connector
+from consumers.decisions.ledger_view import LedgerView, redis_connector
 from consumers.decisions.log import DecisionLog
 from consumers.decisions.server import AccessPolicy, DecisionApi
 from consumers.decisions.service import DecisionService, Dependencies, Visitor
@@ -37,7 +37,7 @@ REPORTS_S = 0.05
 REDIS_S = 1.0
 RESTART_S = 1.0
 STOP_S = 2.0
-LOOK_S = 0.02
+POLL_S = 0.02
 FLUSH_S = 5.0
 QUEUE = 20_000
 """Decisions that may wait for Kafka; past it the default arm is served."""
@@ -62,7 +62,7 @@ class ServiceContext:
 
         registry = Registry(self.settings.contracts)
         self.catalogue = Catalogue(registry)
-        self.view = LedgerView(connector(self.settings.redis), self.metrics)
+        self.view = LedgerView(redis_connector(self.settings.redis), self.metrics)
         policy = consent_policy(self.settings)
         sites = SiteGroups(policy, self.settings.write_keys_file, self.settings.decision_origins)
         gate = ConsentGate(consent_rules(self.settings, policy), sites, self.view)
@@ -71,26 +71,34 @@ class ServiceContext:
         self.snapshots = Snapshots(client, registry)
         kafka = producer(self.settings, queue_buffering_max_messages=QUEUE, queue_buffering_max_kbytes=32_768)
         self.log = DecisionLog(kafka, registry, self.metrics)
-        self.service = DecisionService(self.catalogue, self.snapshots, self.log, doors(self.settings, gate), self.metrics)
+        self.service = DecisionService(
+            self.catalogue, self.snapshots, self.log, build_dependencies(self.settings, gate), self.metrics
+        )
         return self
 
-    def door(self) -> DecisionApi:
+    def build_api(self) -> DecisionApi:
         """The HTTP door."""
         rate = self.settings.decision_rate
-        guard = AccessPolicy(frozenset(self.settings.decision_origins), RateLimit(rate, 2 * rate), self.settings.region_header)
-        return DecisionApi(self.service, guard, self.metrics, self.state)
+        policy = AccessPolicy(frozenset(self.settings.decision_origins), RateLimit(rate, 2 * rate), self.settings.region_header)
+        return DecisionApi(self.service, policy, self.metrics, self.readiness)
 
-    def state(self) -> dict[str, bool]:
+    def readiness(self) -> dict[str, bool]:
         """For /health/ready."""
-        return {"experiments": self.experiments_known, "redis": self.snapshots.reachable, "consent": self.view.whole}
+        return {"experiments": self.experiments_known, "redis": self.snapshots.reachable, "consent": self.view.is_complete}
 
     # -- what goes on beside the requests
 
     def start(self) -> list[asyncio.Task[None]]:
         """Begin to follow experiments, snapshots and the consent ledger."""
-        threading.Thread(target=self.learn_partitions, name="consent-partitions", daemon=True).start()
-        works = (self.follow_topics(), self.follow_snapshots(), self.take_reports(), self.view.serve(), self.view.watch())
-        return [asyncio.create_task(work) for work in works]
+        threading.Thread(target=self.load_partitions, name="consent-partitions", daemon=True).start()
+        coroutines = (
+            self.follow_topics(),
+            self.follow_snapshots(),
+            self.poll_reports(),
+            self.view.answer_lookups(),
+            self.view.watch_marks(),
+        )
+        return [asyncio.create_task(coroutine) for coroutine in coroutines]
 
     async def close(self, tasks: list[asyncio.Task[None]]) -> None:
         """End the tasks, deliver what is queued."""
@@ -121,10 +129,10 @@ class ServiceContext:
             except Exception as error:
                 get_logger().warning("experiments cannot be read, trying again", error=str(error))
             finally:
-                await stopped(follower)
+                await stop_follower(follower)
             await asyncio.sleep(RESTART_S)
 
-    def learn_partitions(self) -> None:
+    def load_partitions(self) -> None:
         """Ask Kafka, in a thread of its own, over how many partitions the consent ledger is spread."""
         partition_of = partitioner(self.settings)
         while not self.closing.is_set():
@@ -134,7 +142,7 @@ class ServiceContext:
             except Retryable:
                 self.closing.wait(RESTART_S)
             else:
-                self.view.divide(partition_of, partitions)
+                self.view.set_partitions(partition_of, partitions)
                 return
 
     async def follow_snapshots(self) -> None:
@@ -143,24 +151,24 @@ class ServiceContext:
             await self.snapshots.refresh([experiment.key for experiment in self.catalogue])
             await asyncio.sleep(SNAPSHOTS_S if self.catalogue else EXPERIMENTS_S)
 
-    async def take_reports(self) -> None:
+    async def poll_reports(self) -> None:
         """Delivery reports of the decision log."""
         while True:
             self.log.poll()
             await asyncio.sleep(REPORTS_S)
 
 
-async def stopped(follower: Follower) -> None:
+async def stop_follower(follower: Follower) -> None:
     """End a follower; one that waits for a broker that is away is left to end with the process."""
     thread = threading.Thread(target=follower.stop, name="follower-stop", daemon=True)
     thread.start()
-    for _ in range(int(STOP_S / LOOK_S)):
+    for _ in range(int(STOP_S / POLL_S)):
         if not thread.is_alive():
             return
-        await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(POLL_S)
 
 
-def doors(settings: Settings, gate: ConsentGate) -> Dependencies:
+def build_dependencies(settings: Settings, gate: ConsentGate) -> Dependencies:
     """Pseudonyms as the collector makes them, consent as the consent room decides it."""
     keys = NodeKeys.of(settings)
 
@@ -171,12 +179,12 @@ def doors(settings: Settings, gate: ConsentGate) -> Dependencies:
     return Dependencies(visitor, gate.grants_personalization, settings.master.derive("decision-token"))
 
 
-def withdrawal_part(request: Mapping[str, Any]) -> str:
+def handle_withdrawal(request: Mapping[str, Any]) -> str:
     """This room's part of a privacy request: each decision asks the consent ledger, which knows of it before this room does."""
     return f"no decision for these {len(request['nodes'])} ids is personal or logged with an id any more"
 
 
-def erase_part(_erasure: Mapping[str, Any]) -> str:
+def handle_erasure(_erasure: Mapping[str, Any]) -> str:
     """This room's part of an erasure: it holds nothing of a visitor."""
     return "nothing is kept by person"
 
@@ -185,25 +193,25 @@ async def serve(settings: Settings, host: str, port: int, started: Callable[[int
     """Serve until a signal comes. `started` is told the port."""
     from aiohttp import web
 
-    house = ServiceContext(settings).open()
-    clerk = PrivacyRequestConsumer(settings, "decisions", withdrawal_part, erase_part)
-    clerk.start()
-    tasks = house.start()
-    runner = web.AppRunner(house.door().app(), access_log=None, keepalive_timeout=75)
+    context = ServiceContext(settings).open()
+    privacy_requests = PrivacyRequestConsumer(settings, "decisions", handle_withdrawal, handle_erasure)
+    privacy_requests.start()
+    tasks = context.start()
+    runner = web.AppRunner(context.build_api().app(), access_log=None, keepalive_timeout=75)
     await runner.setup()
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     try:
-        await listen(runner, host, port, started)
-        await first(stop, tasks)
+        await start_listening(runner, host, port, started)
+        await wait_for_stop(stop, tasks)
     finally:
         await runner.cleanup()
-        await asyncio.get_running_loop().run_in_executor(None, clerk.stop)
-        await house.close(tasks)
+        await asyncio.get_running_loop().run_in_executor(None, privacy_requests.stop)
+        await context.close(tasks)
 
 
-async def listen(runner: Any, host: str, port: int, started: Callable[[int], None]) -> None:
+async def start_listening(runner: Any, host: str, port: int, started: Callable[[int], None]) -> None:
     """Open the door; ConfigError where the port is taken."""
     from aiohttp import web
 
@@ -217,7 +225,7 @@ async def listen(runner: Any, host: str, port: int, started: Callable[[int], Non
     started(bound)
 
 
-async def first(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
+async def wait_for_stop(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
     """Wait for the signal; what ends a task before it is our own fault and ends the process."""
     waiting = asyncio.create_task(stop.wait())
     finished, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)

@@ -15,13 +15,13 @@ from streams.consent.policy import BITS, PACKAGED, Policy, load_policy
 PERSONALIZATION = BITS["personalization"]
 EVENT = "widget_viewed"
 """What a decision leads to; which purposes are granted does not depend on it."""
-KEPT_EVIDENCE = 4_096
-LONGEST_KEPT = 4_096
+MAX_CACHED_EVIDENCE = 4_096
+MAX_CACHED_CHARACTERS = 4_096
 """Characters of signals: longer ones are read each time, so that memory stays bounded whatever is sent."""
 NO_TIMES: Times = {}
 
 
-class ConsentQuestion(NamedTuple):
+class ConsentQuery(NamedTuple):
     """What a request says of consent, and of whom."""
 
     signals: Mapping[str, str]
@@ -35,7 +35,7 @@ class ConsentQuestion(NamedTuple):
 class ConsentLedger(Protocol):
     """Where the consent gate's memory is read."""
 
-    def read(self, regulation: str, groups: Sequence[str], nodes: Sequence[str]) -> Awaitable[list[Times] | None]:
+    def read_states(self, regulation: str, groups: Sequence[str], nodes: Sequence[str]) -> Awaitable[list[Times] | None]:
         """What is remembered of these nodes together, group by group; None where it cannot be told now."""
         ...
 
@@ -54,18 +54,18 @@ class ConsentRules:
     def __init__(self, policy: Policy, lists: GvlFolder | None = None) -> None:
         self._policy = policy
         self._reader = SignalReader(policy, lists)
-        self._kept = lru_cache(KEPT_EVIDENCE)(self._read)
+        self._read_cached = lru_cache(MAX_CACHED_EVIDENCE)(self._read)
 
     @property
     def memory_grants(self) -> bool:
         """Whether what is remembered can grant what a request's signals leave open."""
         return self._policy.memory.use_stored_state
 
-    def read(self, region: str, signals: Mapping[str, str], now_ms: int) -> SignalledConsent:
+    def read_signals(self, region: str, signals: Mapping[str, str], now_ms: int) -> SignalledConsent:
         """What signals say in a region, on the day of `now_ms`."""
         items = tuple(signals.items())
-        longer = sum(len(name) + len(text) for name, text in items) > LONGEST_KEPT
-        return (self._read if longer else self._kept)(region, items, now_ms // DAY_MS)
+        longer = sum(len(name) + len(text) for name, text in items) > MAX_CACHED_CHARACTERS
+        return (self._read if longer else self._read_cached)(region, items, now_ms // DAY_MS)
 
     def _read(self, region: str, signals: tuple[tuple[str, str], ...], day: int) -> SignalledConsent:
         evidence = self._reader.read(region, dict(signals), day * DAY_MS)
@@ -93,15 +93,15 @@ class ConsentGate:
         self._sites = sites
         self._ledger = ledger
 
-    async def grants_personalization(self, question: ConsentQuestion, now_ms: int) -> bool:
+    async def grants_personalization(self, query: ConsentQuery, now_ms: int) -> bool:
         """Whether a decision may be personal: of every group of sites that the page may belong to nothing speaks against it."""
-        signalled = self._rules.read(question.region, question.signals, now_ms)
+        signalled = self._rules.read_signals(query.region, query.signals, now_ms)
         if not signalled.granted and not self._rules.memory_grants:
             return False
-        if not question.nodes:
+        if not query.nodes:
             return signalled.granted
-        groups = self._sites.groups(question.origin)
-        states = await self._ledger.read(signalled.evidence.regime.value, groups, question.nodes) if groups else None
+        groups = self._sites.groups(query.origin)
+        states = await self._ledger.read_states(signalled.evidence.regime.value, groups, query.nodes) if groups else None
         return bool(states) and all(self._rules.grants(signalled, times, now_ms) for times in states or ())
 
 

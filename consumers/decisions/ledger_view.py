@@ -47,7 +47,7 @@ class LedgerView:
 
     def __init__(self, connect: Callable[..., Any], metrics: Metrics) -> None:
         self._redis = connect(
-            redis_connect_func=self._meet, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=None
+            redis_connect_func=self._on_connect, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=None
         )
         self._metrics = metrics
         self._partition_of: Partitioner | None = None
@@ -57,18 +57,18 @@ class LedgerView:
         self._reachable = False
         self._problem: str | None = None
         self._pending: list[Lookup] = []
-        self._wanted = asyncio.Event()
+        self._has_pending = asyncio.Event()
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether decisions can be personal: the view of every partition was whole a moment ago."""
         return self._problem == ""
 
-    def divide(self, partition_of: Partitioner, partitions: Sequence[int]) -> None:
+    def set_partitions(self, partition_of: Partitioner, partitions: Sequence[int]) -> None:
         """Take up which partitions there are, and where each subject's state is kept."""
         self._partition_of, self._partitions = partition_of, tuple(partitions)
 
-    async def read(self, regulation: str, groups: Sequence[str], nodes: Sequence[str]) -> list[Times] | None:
+    async def read_states(self, regulation: str, groups: Sequence[str], nodes: Sequence[str]) -> list[Times] | None:
         """The states of one identifier's nodes, merged, group by group; None where the view cannot be read, or is not whole."""
         if not self._reachable or self._partition_of is None:
             return None
@@ -76,26 +76,26 @@ class LedgerView:
         names = [view_key(partition, state_key(regulation, group, node)) for group in groups for partition, node in places]
         lookup = Lookup(frozenset(place for place, _ in places), names, asyncio.get_running_loop().create_future())
         self._pending.append(lookup)
-        self._wanted.set()
+        self._has_pending.set()
         texts = await lookup.answer
         if texts is None:
             return None
         return [_merged(texts[start : start + len(nodes)]) for start in range(0, len(texts), len(nodes))]
 
-    async def serve(self) -> None:
+    async def answer_lookups(self) -> None:
         """Answer what was asked, as much as is there in one command."""
         while True:
-            await self._wanted.wait()
+            await self._has_pending.wait()
             lookups = self._next_lookups()
             try:
-                answers = await self._look_up(lookups)
+                answers = await self._fetch_states(lookups)
             except (RedisError, OSError, TimeoutError):
                 self._reachable = False
                 self._report(REDIS_AWAY)
                 # Who asked meanwhile must not wait for what is known to be away.
                 lookups += self._pending
                 self._pending.clear()
-                self._wanted.clear()
+                self._has_pending.clear()
                 answers = [None] * len(lookups)
             for lookup, answer in zip(lookups, answers, strict=True):
                 if not lookup.answer.done():
@@ -110,27 +110,27 @@ class LedgerView:
             count += 1
         lookups, self._pending = self._pending[:count], self._pending[count:]
         if not self._pending:
-            self._wanted.clear()
+            self._has_pending.clear()
         return lookups
 
-    async def _look_up(self, lookups: Sequence[Lookup]) -> list[list[bytes | None] | None]:
+    async def _fetch_states(self, lookups: Sequence[Lookup]) -> list[list[bytes | None] | None]:
         partitions = sorted({partition for lookup in lookups for partition in lookup.partitions})
         names = [mark_key(partition) for partition in partitions]
         for lookup in lookups:
             names += lookup.names
         texts: list[bytes | None] = await self._redis.mget(names)
-        whole = {partition for partition, mark in zip(partitions, texts, strict=False) if marks_whole(mark, self._server)}
+        complete = {partition for partition, mark in zip(partitions, texts, strict=False) if marks_whole(mark, self._server)}
         answers: list[list[bytes | None] | None] = []
         start = len(partitions)
         for lookup in lookups:
             end = start + len(lookup.names)
-            answers.append(texts[start:end] if lookup.partitions <= whole else None)
+            answers.append(texts[start:end] if lookup.partitions <= complete else None)
             start = end
-        if len(whole) < len(partitions):
+        if len(complete) < len(partitions):
             self._report(INCOMPLETE)
         return answers
 
-    async def watch(self) -> None:
+    async def watch_marks(self) -> None:
         """Look at the marks every second; where something is missing, more often."""
         while True:
             problem = await self._find_problem()
@@ -162,19 +162,19 @@ class LedgerView:
         """End the connections."""
         await self._redis.aclose()
 
-    async def _meet(self, connection: Any) -> None:
+    async def _on_connect(self, connection: Any) -> None:
         await connection.on_connect()
-        self._server = await run_of(connection)
+        self._server = await read_run_id(connection)
 
 
-async def run_of(connection: Any) -> str:
+async def read_run_id(connection: Any) -> str:
     """The run id of the process that a new asynchronous connection leads to: another one at each start. RedisError."""
     await connection.send_command("INFO", "server")
     text = (await connection.read_response()).decode()
     return str(dict(line.split(":", 1) for line in text.splitlines() if ":" in line)["run_id"])
 
 
-def connector(url: str) -> Callable[..., Any]:
+def redis_connector(url: str) -> Callable[..., Any]:
     """Makes clients of the Redis at an address; they are given what differs."""
     import redis.asyncio
 
@@ -190,4 +190,4 @@ def _merged(texts: Sequence[bytes | None]) -> Times:
     return times
 
 
-__all__ = ["LedgerView", "connector"]
+__all__ = ["LedgerView", "redis_connector"]

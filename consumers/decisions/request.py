@@ -7,7 +7,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from streams.bandit.experiment import ContextValue, Key
-from streams.collector.fields.repeated import MAX_LEVELS, each, loads_measured
+from streams.collector.fields.repeated_keys import MAX_LEVELS, all_values, loads_with_depth
 from streams.collector.signals.signals import SignalBuilder
 
 MAX_BODY = 16_384
@@ -42,11 +42,11 @@ class DecideRequest(BaseModel):
 def parse_request(body: bytes) -> DecideRequest:
     """A request from its body. BadRequest says what to mend."""
     try:
-        fields, depth = loads_measured(body)
+        fields, depth = loads_with_depth(body)
         if depth > MAX_LEVELS:
             raise BadRequest(f"nested deeper than {MAX_LEVELS - 1} levels")
         if isinstance(fields, dict) and "consent" in fields:
-            fields = {**fields, "consent": _signals(each(fields, "consent"))}
+            fields = {**fields, "consent": _signals(all_values(fields, "consent"))}
         return DecideRequest.model_validate(fields)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None

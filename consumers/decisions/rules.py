@@ -8,12 +8,12 @@ from streams.bandit.snapshots.kernel import choose, in_control
 from streams.bandit.snapshots.snapshot import Snapshot
 
 STALE_MS = 900_000
-GONE_MS = 86_400_000
+MAX_SNAPSHOT_AGE_MS = 86_400_000
 
 Reason = Literal["ok", "stale", "fallback", "no_consent", "no_visitor", "ineligible", "killed"]
 
 
-class Question(NamedTuple):
+class DecisionInput(NamedTuple):
     """What is asked. `visitor` is the door's pseudonym; None where the client sent nothing that identifies."""
 
     visitor: str | None
@@ -39,42 +39,46 @@ class ArmChoice(NamedTuple):
         return self.group != "none"
 
 
-def decide(experiment: Experiment, snapshot: Snapshot | None, question: Question, now_ms: int) -> ArmChoice:
+def decide(experiment: Experiment, snapshot: Snapshot | None, decision_input: DecisionInput, now_ms: int) -> ArmChoice:
     """Answer one question."""
     if experiment.mode == "off":
-        return aside(experiment, "killed")
+        return fallback_choice(experiment, "killed")
     if experiment.mode == "control":
-        return aside(experiment, "killed")._replace(arm=experiment.control.arm)
-    if not question.personalization:
-        return aside(experiment, "no_consent")
-    if question.visitor is None:
-        return aside(experiment, "no_visitor")
-    if snapshot is None or set(snapshot.arms) != set(experiment.arm_ids) or now_ms - snapshot.published_ts > GONE_MS:
+        return fallback_choice(experiment, "killed")._replace(arm=experiment.control.arm)
+    if not decision_input.personalization:
+        return fallback_choice(experiment, "no_consent")
+    if decision_input.visitor is None:
+        return fallback_choice(experiment, "no_visitor")
+    if (
+        snapshot is None
+        or set(snapshot.arms) != set(experiment.arm_ids)
+        or now_ms - snapshot.published_ts > MAX_SNAPSHOT_AGE_MS
+    ):
         # Control too: a group must not go on being counted while the other one is not.
-        return aside(experiment, "fallback")
+        return fallback_choice(experiment, "fallback")
     reason: Reason = "stale" if now_ms - snapshot.published_ts > STALE_MS else "ok"
-    eligible = eligible_arms(experiment, question)
-    if in_control(experiment.salt, question.visitor, experiment.control.share):
+    eligible = eligible_arms(experiment, decision_input)
+    if in_control(experiment.salt, decision_input.visitor, experiment.control.share):
         if experiment.control.arm not in eligible:
-            return aside(experiment, "ineligible")
+            return fallback_choice(experiment, "ineligible")
         return ArmChoice(experiment.control.arm, "control", 1.0, reason, snapshot.version, eligible)
     weights = {arm: weight for arm, weight in snapshot.weights().items() if arm in eligible and weight > 0}
     if not weights:
-        return aside(experiment, "ineligible")
-    arm, propensity = choose(weights, experiment.salt, question.visitor)
+        return fallback_choice(experiment, "ineligible")
+    arm, propensity = choose(weights, experiment.salt, decision_input.visitor)
     return ArmChoice(arm, "bandit", propensity, reason, snapshot.version, eligible)
 
 
-def aside(experiment: Experiment, reason: Reason) -> ArmChoice:
+def fallback_choice(experiment: Experiment, reason: Reason) -> ArmChoice:
     """The default arm, outside bandit and control."""
     return ArmChoice(experiment.default_arm, "none", 1.0, reason)
 
 
-def eligible_arms(experiment: Experiment, question: Question) -> tuple[str, ...]:
+def eligible_arms(experiment: Experiment, decision_input: DecisionInput) -> tuple[str, ...]:
     """Arms that may be shown to this visitor here, in the experiment's order."""
     return tuple(
         arm.id
         for arm in experiment.arms
-        if (question.candidates is None or arm.id in question.candidates)
-        and (arm.eligible is None or arm.eligible.met(question.context))
+        if (decision_input.candidates is None or arm.id in decision_input.candidates)
+        and (arm.eligible is None or arm.eligible.met(decision_input.context))
     )

@@ -37,17 +37,17 @@ class DecisionApi:
     """The routes of one process."""
 
     def __init__(
-        self, service: DecisionService, guard: AccessPolicy, metrics: Metrics, ready: Callable[[], Mapping[str, bool]]
+        self, service: DecisionService, policy: AccessPolicy, metrics: Metrics, ready: Callable[[], Mapping[str, bool]]
     ) -> None:
         self._service = service
-        self._guard = guard
+        self._policy = policy
         self._metrics = metrics
         self._ready = ready
         self._widget = WIDGET.read_bytes()
 
     def app(self) -> web.Application:
         """The aiohttp application."""
-        app = web.Application(client_max_size=MAX_BODY, middlewares=[self._counted])
+        app = web.Application(client_max_size=MAX_BODY, middlewares=[self._record_metrics])
         app.router.add_post("/v1/decide", self.decide)
         app.router.add_options("/v1/decide", self.preflight)
         app.router.add_get("/widget.js", self.widget)
@@ -57,12 +57,12 @@ class DecisionApi:
         return app
 
     @web.middleware
-    async def _counted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _record_metrics(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
         try:
             response = await handler(request)
         except web.HTTPException as error:
-            response = _refusal(error.status, error.reason.lower())
+            response = _reject(error.status, error.reason.lower())
         if request.path == "/v1/decide":
             self._metrics.observe("headwater_decision_seconds", time.perf_counter() - started)
             self._metrics.count("headwater_requests_total", door=DOOR, status=str(response.status))
@@ -70,42 +70,42 @@ class DecisionApi:
 
     async def decide(self, request: web.Request) -> web.Response:
         """`POST /v1/decide`."""
-        if not self._allowed(request):
-            return _refusal(403, "this origin may not ask; add it with --origin or HEADWATER_DECISION_ORIGINS")
+        if not self._is_allowed(request):
+            return _reject(403, "this origin may not ask; add it with --origin or HEADWATER_DECISION_ORIGINS")
         caller = request.remote or ""
-        if caller not in LOOPBACK and not self._guard.limit.allow(caller, time.monotonic()):
-            return self._cross(request, _refusal(429, "too many questions from this address", {"Retry-After": "1"}))
-        return self._cross(request, await self._answer(request))
+        if caller not in LOOPBACK and not self._policy.limit.allow(caller, time.monotonic()):
+            return self._allow_origin(request, _reject(429, "too many questions from this address", {"Retry-After": "1"}))
+        return self._allow_origin(request, await self._answer(request))
 
     async def _answer(self, request: web.Request) -> web.Response:
         try:
             body = await asyncio.wait_for(request.read(), BODY_S)
             origin = request.headers.get("Origin", "")
-            region = request.headers.get(self._guard.region_header, "") if self._guard.region_header else ""
+            region = request.headers.get(self._policy.region_header, "") if self._policy.region_header else ""
             query = DecisionQuery(parse_request(body), region, _objection(request.headers.getall("Sec-GPC", ())), origin)
             answer = await self._service.answer(query, time.time_ns() // 1_000_000)
         except web.HTTPRequestEntityTooLarge:
-            return _refusal(413, f"the body is larger than {MAX_BODY} bytes")
+            return _reject(413, f"the body is larger than {MAX_BODY} bytes")
         except TimeoutError:
-            return _refusal(408, f"the body did not arrive within {BODY_S:g} s")
+            return _reject(408, f"the body did not arrive within {BODY_S:g} s")
         except BadRequest as error:
-            return _refusal(400, str(error))
+            return _reject(400, str(error))
         except web.RequestPayloadError:
-            response = _refusal(400, "the body cannot be decompressed as Content-Encoding says")
+            response = _reject(400, "the body cannot be decompressed as Content-Encoding says")
             response.force_close()  # what is left of the body cannot be read either
             return response
         except UnknownExperiment:
             if not self._ready()["experiments"]:
-                return _refusal(503, "the experiments are not known yet", {"Retry-After": "1"})
-            return _refusal(404, "no such experiment; `headwater experiments list` shows what there is")
+                return _reject(503, "the experiments are not known yet", {"Retry-After": "1"})
+            return _reject(404, "no such experiment; `headwater experiments list` shows what there is")
         return web.Response(body=orjson.dumps(answer), content_type=JSON, headers={"Cache-Control": "no-store"})
 
-    def _allowed(self, request: web.Request) -> bool:
+    def _is_allowed(self, request: web.Request) -> bool:
         origin = request.headers.get("Origin")
         # A request without an origin comes from a server or this very page; an origin is what keeps other pages out.
-        return origin is None or origin in self._guard.origins or origin.partition("://")[2] == request.host
+        return origin is None or origin in self._policy.origins or origin.partition("://")[2] == request.host
 
-    def _cross(self, request: web.Request, response: web.Response) -> web.Response:
+    def _allow_origin(self, request: web.Request, response: web.Response) -> web.Response:
         origin = request.headers.get("Origin")
         if origin is not None:
             response.headers["Access-Control-Allow-Origin"] = origin
@@ -114,14 +114,14 @@ class DecisionApi:
 
     async def preflight(self, request: web.Request) -> web.Response:
         """CORS preflight: the origins of the allow-list, POST, and a content type."""
-        if not self._allowed(request):
-            return _refusal(403, "this origin may not ask")
+        if not self._is_allowed(request):
+            return _reject(403, "this origin may not ask")
         headers = {
             "Access-Control-Allow-Methods": "POST",
             "Access-Control-Allow-Headers": "content-type",
             "Access-Control-Max-Age": "600",
         }
-        return self._cross(request, web.Response(status=204, headers=headers))
+        return self._allow_origin(request, web.Response(status=204, headers=headers))
 
     async def widget(self, _request: web.Request) -> web.Response:
         """The browser's side."""
@@ -148,5 +148,5 @@ def _objection(headers: Sequence[str]) -> str:
     return objection.encode("ascii", "replace").decode()  # a header's bytes may be no UTF-8
 
 
-def _refusal(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
+def _reject(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.Response(status=status, body=orjson.dumps({"error": text}), content_type=JSON, headers=headers)

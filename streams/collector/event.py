@@ -55,7 +55,7 @@ class InvalidField(ValueError):
     """A field is not what its protocol says; the message names the field and what was expected."""
 
 
-def text(fields: Mapping[str, Any], *names: str) -> str:
+def read_text(fields: Mapping[str, Any], *names: str) -> str:
     """The first of these fields that is there, as text; numbers are written out. Wrong for anything else."""
     for name in names:
         value = fields.get(name)
@@ -69,18 +69,18 @@ def text(fields: Mapping[str, Any], *names: str) -> str:
     return ""
 
 
-def texts(fields: Mapping[str, Any], *names: str) -> list[str]:
+def read_texts(fields: Mapping[str, Any], *names: str) -> list[str]:
     """The same for a field that may be a list of texts, as Google's `user_data` may."""
     for name in names:
         value = fields.get(name)
         if isinstance(value, list):
-            return [entry for item in value if (entry := text({name: item}, name))]
+            return [entry for item in value if (entry := read_text({name: item}, name))]
         if value is not None:
-            return [text(fields, name)]
+            return [read_text(fields, name)]
     return []
 
 
-def name_of(fields: Mapping[str, Any], *names: str) -> str:
+def read_event_name(fields: Mapping[str, Any], *names: str) -> str:
     """The event's name: text, 1 to 128 characters. Wrong otherwise."""
     for name in names:
         value = fields.get(name)
@@ -94,7 +94,7 @@ def name_of(fields: Mapping[str, Any], *names: str) -> str:
 MAX_NAME = 128
 
 
-def number(fields: Mapping[str, Any], *names: str) -> float:
+def read_number(fields: Mapping[str, Any], *names: str) -> float:
     """The first of these fields that is there, as a number; 0 where none is. Wrong for what is none."""
     for name in names:
         value = fields.get(name)
@@ -110,7 +110,7 @@ def number(fields: Mapping[str, Any], *names: str) -> float:
     return 0.0
 
 
-def mapping(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def read_object(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """An object, empty where the field is missing or null. Wrong for anything else."""
     value = fields.get(name)
     if value is None:
@@ -120,11 +120,11 @@ def mapping(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return value
 
 
-def without(fields: Mapping[str, Any], names: Collection[str]) -> Mapping[str, Any]:
+def drop_fields(fields: Mapping[str, Any], names: Collection[str]) -> Mapping[str, Any]:
     """The fields but these; the same object where none of them is there."""
     return {name: value for name, value in fields.items() if name not in names} if names else fields
 
 
-def click_ids_of(fields: Mapping[str, Any]) -> dict[str, str]:
+def read_click_ids(fields: Mapping[str, Any]) -> dict[str, str]:
     """Advertising click ids that were sent as fields of their own."""
     return {name: str(fields[name]) for name in CLICK_IDS if isinstance(fields.get(name), str | int)}

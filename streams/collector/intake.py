@@ -12,8 +12,8 @@ from schemas.codec import encode
 from schemas.registry import Registry
 from streams.collector.delivery.spool import SpoolRecord
 from streams.collector.event import InvalidItem, Item, ProtocolEvent
-from streams.collector.fields.repeated import dumps
-from streams.collector.http.refusals import RejectionReason
+from streams.collector.fields.repeated_keys import dumps
+from streams.collector.http.rejections import RejectionReason
 from streams.collector.masking import mask_choice
 from streams.collector.normalise import Normaliser, RequestContext
 from streams.collector.protocols import choices
@@ -22,14 +22,14 @@ from streams.identity.nodes import NodeKeys
 from streams.runtime.dead_letters.dead_letter import DeadLetterCause, DeadLetters, RecordPosition
 
 RAW, DEAD, SIGNALS = "events.raw", "events.dead", "consent.signals"
-LOOK_S = 1.0
-RECENT = 1_000
+CHECK_S = 1.0
+MAX_PREVIEWS = 1_000
 
 UNDATED_WARNING = (
     "chosen_ts cannot be read: a refusal counts from now, a grant as undated; send milliseconds since 1970 or ISO 8601"
 )
 
-Reader = Callable[[Any], Item]
+ItemParser = Callable[[Any], Item]
 
 
 @dataclass(slots=True)
@@ -61,39 +61,39 @@ class Intake:
     ) -> None:
         self._registry = registry
         self._keys = keys
-        self._letters = DeadLetters(registry, keyring, "collector")
+        self._dead_letters = DeadLetters(registry, keyring, "collector")
         self._metrics = metrics
         self._rules = rules
-        self._looked = 0.0
-        self._adopt()
-        self.on_seen: Callable[[IntakePreview], None] | None = None
+        self._checked_at = 0.0
+        self._use_latest_contract()
+        self.on_preview: Callable[[IntakePreview], None] | None = None
 
-    def _adopt(self) -> None:
+    def _use_latest_contract(self) -> None:
         contract = self._registry.latest(RAW)
         self._normaliser = Normaliser(contract, self._keys)
         self._boundary: Boundary = validator(contract)
 
-    def _look(self, now: float) -> None:
-        if now - self._looked >= LOOK_S:
-            self._looked = now
+    def _reload_contracts(self, now: float) -> None:
+        if now - self._checked_at >= CHECK_S:
+            self._checked_at = now
             if self._registry.reload():
-                self._adopt()
+                self._use_latest_contract()
 
-    def take(self, items: Iterable[Any], parse: Reader, request: RequestContext) -> IntakeResult:
+    def accept_events(self, items: Iterable[Any], parse: ItemParser, request: RequestContext) -> IntakeResult:
         """All items of one request, in order. Never raises for what a sender sent."""
-        self._look(time.monotonic())
+        self._reload_contracts(time.monotonic())
         result = IntakeResult()
         for place, raw in enumerate(items):
             item = parse(raw)
-            problem = item.detail if isinstance(item, InvalidItem) else self._accept(item, request, result)
+            problem = item.detail if isinstance(item, InvalidItem) else self._accept_event(item, request, result)
             if problem:
                 result.refused.append((place, problem))
-                result.records.append(self._dead(raw, problem, request))
+                result.records.append(self._build_dead_letter(raw, problem, request))
                 self._metrics.count("headwater_refused_total", door="collector", reason=RejectionReason.CONTRACT)
-                self._show(False, {"problem": problem})
+                self._report_preview(False, {"problem": problem})
         return result
 
-    def take_choices(self, items: Iterable[Any], request: RequestContext, body: bytes = b"") -> IntakeResult:
+    def accept_choices(self, items: Iterable[Any], request: RequestContext, body: bytes = b"") -> IntakeResult:
         """All choices of one request, for `consent.signals`. Never raises for what a sender sent.
 
         `body`: the request's bytes where they are one choice, which is kept byte for byte if it is refused.
@@ -101,12 +101,12 @@ class Intake:
         result = IntakeResult()
         contract = self._registry.latest(SIGNALS)
         for place, raw in enumerate(items):
-            choice = choices.read(raw)
-            problem = choice.detail if isinstance(choice, InvalidItem) else self._problem(choice, request)
+            choice = choices.parse_item(raw)
+            problem = choice.detail if isinstance(choice, InvalidItem) else self._find_choice_problem(choice, request)
             records: list[tuple[str, dict[str, Any]]] = []
             if not problem and isinstance(choice, choices.SentChoice):
                 choice = mask_choice(choice, request.ip, self._count_masked(request))
-                records += choices.records(choice, self._keys, request.site, request.now_ms)
+                records += choices.build_records(choice, self._keys, request.site, request.now_ms)
                 problem = "" if records else "it names nobody: give user_id, client_id or another identifier"
             try:
                 written = [SpoolRecord(SIGNALS, key.encode(), encode(contract, record)) for key, record in records]
@@ -114,7 +114,7 @@ class Intake:
                 written, problem = [], f"cannot be written: {type(error).__name__}"
             if problem:
                 result.refused.append((place, problem))
-                result.records.append(self._dead(raw, problem, request, body))
+                result.records.append(self._build_dead_letter(raw, problem, request, body))
                 self._metrics.count("headwater_refused_total", door="collector", reason=RejectionReason.CONTRACT)
                 continue
             result.records += written
@@ -122,16 +122,16 @@ class Intake:
             if isinstance(choice, choices.SentChoice) and choice.chosen == choices.UNDATED:
                 result.warnings.append((place, UNDATED_WARNING))
             if self._rules is not None:
-                result.sites.update(site for _, record in records for site in self._rules.holds_for(record["site"]))
+                result.sites.update(site for _, record in records for site in self._rules.covered_sites(record["site"]))
             self._metrics.count("headwater_collected_total", protocol="consent", source=request.source)
         return result
 
-    def refuse(self, body: bytes, problem: str, request: RequestContext) -> IntakeResult:
+    def reject_body(self, body: bytes, problem: str, request: RequestContext) -> IntakeResult:
         """A body with no items in it, as one dead letter."""
         self._metrics.count("headwater_refused_total", door="collector", reason=RejectionReason.CONTRACT)
-        return IntakeResult([self._dead(None, problem, request, body)], refused=[(0, problem)])
+        return IntakeResult([self._build_dead_letter(None, problem, request, body)], refused=[(0, problem)])
 
-    def _problem(self, choice: choices.SentChoice, request: RequestContext) -> str:
+    def _find_choice_problem(self, choice: choices.SentChoice, request: RequestContext) -> str:
         """What is not understood about a choice, or nothing. Without a policy nothing is understood."""
         return (
             "this collector has no consent policy"
@@ -139,9 +139,9 @@ class Intake:
             else self._rules.problem(choice, request.source, request.now_ms)
         )
 
-    def _accept(self, event: ProtocolEvent, request: RequestContext, result: IntakeResult) -> str:
+    def _accept_event(self, event: ProtocolEvent, request: RequestContext, result: IntakeResult) -> str:
         """What is wrong with it, or nothing."""
-        key, record = self._normaliser.record(event, request, self._count_masked(request))
+        key, record = self._normaliser.build_record(event, request, self._count_masked(request))
         try:
             value = encode(self._normaliser.contract, self._boundary.check(record))
         except ContractViolation as error:
@@ -153,19 +153,19 @@ class Intake:
             self._rules.sites.add(record["site"])
         result.accepted += 1
         self._metrics.count("headwater_collected_total", protocol=event.protocol, source=request.source)
-        self._show(True, record)
+        self._report_preview(True, record)
         return ""
 
     def _count_masked(self, request: RequestContext) -> Callable[[str], None]:
         return lambda name: self._metrics.count("headwater_masked_total", source=request.source, field=name[:64])
 
-    def _dead(self, raw: Any, problem: str, request: RequestContext, body: bytes = b"") -> SpoolRecord:
+    def _build_dead_letter(self, raw: Any, problem: str, request: RequestContext, body: bytes = b"") -> SpoolRecord:
         """A dead letter with the item's bytes: the request's own where they are given, else written as they were read."""
         body = body or dumps(raw)
         refusal = DeadLetterCause(RejectionReason.CONTRACT, problem, RecordPosition.at_door(), request.source)
-        key, value, _ = self._letters.letter(refusal, None, body, request.now_ms / 1000)
+        key, value, _ = self._dead_letters.letter(refusal, None, body, request.now_ms / 1000)
         return SpoolRecord(DEAD, key or b"", value or b"")
 
-    def _show(self, accepted: bool, content: Mapping[str, Any]) -> None:
-        if self.on_seen is not None:
-            self.on_seen(IntakePreview(accepted, content))
+    def _report_preview(self, accepted: bool, content: Mapping[str, Any]) -> None:
+        if self.on_preview is not None:
+            self.on_preview(IntakePreview(accepted, content))

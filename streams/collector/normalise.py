@@ -7,7 +7,7 @@ import hashlib
 import ipaddress
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import orjson
@@ -18,9 +18,9 @@ from schemas.registry import Contract
 from streams.collector.event import ProtocolEvent
 from streams.collector.fields.agents import device_class, is_bot
 from streams.collector.fields.json_cut import cut_text
-from streams.collector.masking import EventMask
+from streams.collector.masking.event_mask import EventMask, OnMasked
 from streams.collector.masking.field_names import Category
-from streams.collector.signals.signals import with_objection
+from streams.collector.signals.signals import add_gpc
 from streams.identity.nodes import NodeKeys, named, normalise
 
 FUTURE_MS = 23 * 3_600_000
@@ -54,10 +54,6 @@ class RequestContext(NamedTuple):
     """The header `Sec-GPC`, as sent; empty where it objects to nothing."""
 
 
-Masked = Callable[[str], None]
-"""Told the name of each field in which something was masked."""
-
-
 class Normaliser:
     """Makes records of one contract version."""
 
@@ -66,62 +62,70 @@ class Normaliser:
         self._keys = keys
         self._added = [field for field in contract.schema["fields"] if field["name"] not in KNOWN]
 
-    def record(self, event: ProtocolEvent, request: RequestContext, on_masked: Masked) -> tuple[str, Record]:
+    def build_record(self, event: ProtocolEvent, request: RequestContext, on_masked: OnMasked) -> tuple[str, Record]:
         """(Kafka key, record)."""
         region = event.region if request.region is None else request.region
         subject, nodes = named(self._keys, event.identifiers, region)
         agent = (event.user_agent or request.user_agent)[:MAX_TEXT]
         mask = EventMask(event, request.ip, on_masked, agent)
-        event_id = self._event_id(event, mask)
-        when, clock = event_time(event, request.now_ms)
-        page_url = mask.field("page_url", event.page_url, MAX_TEXT)
-        site = page_site(event.page_url) or request.site
-        if page_url is not event.page_url and mask.mask(site) is not site:
-            site = request.site  # a host that shows a person's address is no site
-        properties = dict(mask.properties())
+        event_id = self._build_event_id(event, mask)
+        event_ts, clock = choose_event_time(event, request.now_ms)
+        page_url, site = _mask_page(event, request, mask)
+        properties = dict(mask.mask_properties())
         added = {
-            field["name"]: _typed(properties.pop(field["name"]), field) for field in self._added if field["name"] in properties
+            field["name"]: _convert(properties.pop(field["name"]), field)
+            for field in self._added
+            if field["name"] in properties
         }
         return subject or event_id, {
             "event_id": event_id,
-            "event_name": mask.short("event_name", event.name, MAX_ID),
+            "event_name": mask.mask_short("event_name", event.name, MAX_ID),
             "source": request.source,
             "site": site,
             "heartbeat": False,
             "collector_ts": request.now_ms,
             "region": region,
-            "signals": mask.signals(with_objection(event.signals, request.gpc) if request.gpc else event.signals),
+            "signals": mask.mask_signals(add_gpc(event.signals, request.gpc) if request.gpc else event.signals),
             "identifiers": nodes,
-            "decision_token": mask.short("decision_token", event.decision_token, MAX_TEXT),
-            "order_id": mask.order_id(event.order_id, MAX_ID, self._keys.first["user"]),
+            "decision_token": mask.mask_short("decision_token", event.decision_token, MAX_TEXT),
+            "order_id": mask.mask_order_id(event.order_id, MAX_ID, self._keys.first["user"]),
             "value": event.value,
-            "currency": mask.short("currency", event.currency, 8),
-            "event_ts": when,
+            "currency": mask.mask_short("currency", event.currency, 8),
+            "event_ts": event_ts,
             "event_ts_source": clock,
             "protocol": event.protocol,
-            "tag_version": mask.short("tag_version", event.tag_version, MAX_ID, Category.VERSION),
+            "tag_version": mask.mask_short("tag_version", event.tag_version, MAX_ID, Category.VERSION),
             "page_url": page_url,
-            "page_title": mask.short("page_title", event.page_title, MAX_TEXT),
-            "page_referrer": mask.field("page_referrer", event.page_referrer, MAX_TEXT),
-            "user_agent": mask.field("user_agent", agent, MAX_TEXT),
+            "page_title": mask.mask_short("page_title", event.page_title, MAX_TEXT),
+            "page_referrer": mask.mask_field("page_referrer", event.page_referrer, MAX_TEXT),
+            "user_agent": mask.mask_field("user_agent", agent, MAX_TEXT),
             "device_class": device_class(agent),
             "bot": is_bot(agent),
             "ip_prefix": ip_prefix(event.ip or request.ip),
-            "click_ids": mask.click_ids(event.click_ids, MAX_TEXT),
+            "click_ids": mask.mask_click_ids(event.click_ids, MAX_TEXT),
             "match_tokens": match_tokens(event, region),
-            "properties": {name: cut_text(text, MAX_TEXT) for name, text in flat(properties).items()},
+            "properties": {name: cut_text(text, MAX_TEXT) for name, text in flatten_properties(properties).items()},
             **added,
         }
 
-    def _event_id(self, event: ProtocolEvent, mask: EventMask) -> str:
+    def _build_event_id(self, event: ProtocolEvent, mask: EventMask) -> str:
         if event.event_id:
-            return mask.event_id(event.event_id, self._keys.first["user"])[:MAX_ID]
+            return mask.mask_event_id(event.event_id, self._keys.first["user"])[:MAX_ID]
         if event.derive_from:
             return hashlib.sha256(event.derive_from).hexdigest()[:32]
         return secrets.token_hex(16)
 
 
-def event_time(event: ProtocolEvent, now_ms: int) -> tuple[int, str]:
+def _mask_page(event: ProtocolEvent, request: RequestContext, mask: EventMask) -> tuple[str, str]:
+    """Return the masked page URL and the event's site, which is the key's where the page's host shows a person's address."""
+    page_url = mask.mask_field("page_url", event.page_url, MAX_TEXT)
+    site = page_site(event.page_url) or request.site
+    if page_url is not event.page_url and mask.mask(site) is not site:
+        site = request.site
+    return page_url, site
+
+
+def choose_event_time(event: ProtocolEvent, now_ms: int) -> tuple[int, str]:
     """(milliseconds, which clock): the device's, corrected by the skew it shows where it says when it sent."""
     if event.created_ms is None:
         return now_ms, "collector"
@@ -158,7 +162,7 @@ def ip_prefix(address: str) -> str:
     return str(ipaddress.ip_network((parsed, bits), strict=False).network_address)
 
 
-def flat(properties: Mapping[str, Any]) -> dict[str, str]:
+def flatten_properties(properties: Mapping[str, Any]) -> dict[str, str]:
     """Properties as texts: scalars written out, nested values as JSON, nulls left out. The first 200 count."""
     texts: dict[str, str] = {}
     for name, value in properties.items():
@@ -177,12 +181,12 @@ def flat(properties: Mapping[str, Any]) -> dict[str, str]:
     return texts
 
 
-def _typed(value: Any, field: Mapping[str, Any]) -> Any:
+def _convert(value: Any, field: Mapping[str, Any]) -> Any:
     """A property as the type of the contract field that took it over; its default where it does not fit."""
     kind = field["type"]["type"] if isinstance(field["type"], dict) else field["type"]
     try:
         if kind == "string":
-            return value if isinstance(value, str) else flat({"": value}).get("", field.get("default", ""))
+            return value if isinstance(value, str) else flatten_properties({"": value}).get("", field.get("default", ""))
         if kind in ("long", "int"):
             return int(value)
         if kind in ("double", "float"):
@@ -190,7 +194,7 @@ def _typed(value: Any, field: Mapping[str, Any]) -> Any:
         if kind == "boolean" and isinstance(value, bool):
             return value
         if kind == "map" and isinstance(value, Mapping):
-            return flat(value)
+            return flatten_properties(value)
     except (TypeError, ValueError, OverflowError):
         pass
     return field.get("default")

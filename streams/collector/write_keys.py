@@ -4,7 +4,8 @@ import fcntl
 import json
 import secrets
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,7 @@ from infra.parsing.site import site_of
 from infra.secrets import same, sha256_hex
 from schemas.registry import write_atomically
 
-LOOK_S = 1.0
+CHECK_S = 1.0
 PREFIX = "hw_"
 
 
@@ -47,7 +48,7 @@ class WriteKey(BaseModel):
 
     @field_validator("site")
     @classmethod
-    def _as_events_have_it(cls, site: str) -> str:
+    def _normalise_site(cls, site: str) -> str:
         return site_of(site) or site
 
 
@@ -80,29 +81,25 @@ def create_key(file: Path, source: str, *, site: str, events_per_s: float = 5_00
         first = error.errors()[0]
         raise ConfigError(f"{first['loc'][0]}: {first['msg']}") from None
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _only_writer(file):
+    with _exclusive_lock(file):
         _write(file, [*read_keys(file), key])
     return clear
 
 
 def revoke_keys(file: Path, source: str) -> int:
     """Revoke all keys of a source; returns how many were in force."""
-    with _only_writer(file):
+    with _exclusive_lock(file):
         keys = read_keys(file)
         revoked = [key.model_copy(update={"revoked": True}) if key.source == source else key for key in keys]
         _write(file, revoked)
     return sum(before != after for before, after in zip(keys, revoked, strict=True))
 
 
-class _only_writer:  # noqa: N801 - reads as a statement
-    def __init__(self, file: Path) -> None:
-        self._handle = file.with_name(f".{file.name}.lock").open("w")
-
-    def __enter__(self) -> None:
-        fcntl.flock(self._handle, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        self._handle.close()
+@contextmanager
+def _exclusive_lock(file: Path) -> Iterator[None]:
+    with file.with_name(f".{file.name}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _write(file: Path, keys: list[WriteKey]) -> None:
@@ -115,29 +112,29 @@ class WriteKeyStore:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._stamp = -1
-        self._looked = -LOOK_S
+        self._mtime_ns = -1
+        self._checked_at = -CHECK_S
         self._keys: dict[str, WriteKey] = {}
 
-    def in_force(self) -> Collection[WriteKey]:
+    def active_keys(self) -> Collection[WriteKey]:
         """All keys that are not revoked."""
-        self._look()
+        self._reload()
         return self._keys.values()
 
     def find(self, clear: str) -> WriteKey | None:
         """The key, or None for an unknown or revoked one."""
-        self._look()
+        self._reload()
         digest = sha256_hex(clear)
         key = self._keys.get(digest)
         # The dictionary compares hashes, which tell a guesser nothing; the comparison in constant time costs nothing more.
         return key if key is not None and same(key.sha256, digest) else None
 
-    def _look(self) -> None:
+    def _reload(self) -> None:
         now = time.monotonic()
-        if now - self._looked < LOOK_S:
+        if now - self._checked_at < CHECK_S:
             return
-        self._looked = now
-        stamp = self._file.stat().st_mtime_ns if self._file.exists() else 0
-        if stamp != self._stamp:
+        self._checked_at = now
+        mtime_ns = self._file.stat().st_mtime_ns if self._file.exists() else 0
+        if mtime_ns != self._mtime_ns:
             self._keys = {key.sha256: key for key in read_keys(self._file) if not key.revoked}
-            self._stamp = stamp
+            self._mtime_ns = mtime_ns

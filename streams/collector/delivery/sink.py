@@ -7,7 +7,8 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import confluent_kafka as ck
 
@@ -20,7 +21,7 @@ from streams.collector.delivery.spool import Spool, SpoolFull, SpoolRecord
 POLL_S = 0.05
 DRAIN_EVERY_S = 0.5
 DRAIN_RECORDS = 500
-PATIENCE_S = 30.0
+DELIVERY_TIMEOUT_S = 30.0
 
 
 class Ack:
@@ -34,6 +35,13 @@ class Ack:
         self.future = future
 
 
+class SpoolRequest(NamedTuple):
+    """Records of one request that wait for the spool."""
+
+    records: Sequence[SpoolRecord]
+    written: "asyncio.Future[None]"
+
+
 class Sink:
     """One producer and one spool. Made and used on one event loop."""
 
@@ -45,13 +53,13 @@ class Sink:
             settings,
             linger_ms=2,
             queue_buffering_max_messages=200_000,
-            message_timeout_ms=int(PATIENCE_S * 1000),
+            message_timeout_ms=int(DELIVERY_TIMEOUT_S * 1000),
         )
         self._resolved: deque[Ack] = deque()
         self._stop = threading.Event()
-        self._poller = threading.Thread(target=self._poll, name="delivery", daemon=True)
+        self._poller = threading.Thread(target=self._poll_reports, name="delivery", daemon=True)
         self._disk = ThreadPoolExecutor(1, "spool")
-        self._waiting: list[tuple[Sequence[SpoolRecord], asyncio.Future[None]]] = []
+        self._waiting: list[SpoolRequest] = []
         self._flushing = False
         self.last_ack = time.monotonic()
 
@@ -80,11 +88,11 @@ class Sink:
     async def send(self, records: Sequence[SpoolRecord]) -> None:
         """Return once all are acknowledged by Kafka or fsynced in the spool. SpoolFull when neither can be had."""
         # Behind a spool that is not empty yet, so that a subject's events stay in order.
-        if self._spool.empty and await self._in_time(records):
+        if self._spool.empty and await self._send_in_time(records):
             return
-        await self._to_spool(records)
+        await self._append_to_spool(records)
 
-    async def _in_time(self, records: Sequence[SpoolRecord]) -> bool:
+    async def _send_in_time(self, records: Sequence[SpoolRecord]) -> bool:
         with contextlib.suppress(TimeoutError):
             return await asyncio.wait_for(self._produce(records), self._budget_s)
         return False
@@ -110,7 +118,7 @@ class Sink:
                 break
         return future
 
-    def _poll(self) -> None:
+    def _poll_reports(self) -> None:
         while not self._stop.is_set():
             self._producer.poll(POLL_S)
             if self._resolved:
@@ -127,10 +135,10 @@ class Sink:
 
     # -- the spool
 
-    async def _to_spool(self, records: Sequence[SpoolRecord]) -> None:
+    async def _append_to_spool(self, records: Sequence[SpoolRecord]) -> None:
         """Group commit: requests that come while one fsync runs share the next one."""
         future: asyncio.Future[None] = self._loop.create_future()
-        self._waiting.append((records, future))
+        self._waiting.append(SpoolRequest(records, future))
         if not self._flushing:
             self._flushing = True
             asyncio.ensure_future(self._flush())  # noqa: RUF006 - each waiter holds a future that this one resolves
@@ -139,16 +147,16 @@ class Sink:
     async def _flush(self) -> None:
         while self._waiting:
             waiting, self._waiting = self._waiting, []
-            for group in _groups(waiting):
-                records = [record for some, _ in group for record in some]
+            for group in _group_requests(waiting):
+                records = [record for request in group for record in request.records]
                 try:
                     await self._loop.run_in_executor(self._disk, self._spool.append, records, time.time())
                 except (SpoolFull, OSError) as error:
-                    for _, future in group:
-                        future.set_exception(error if isinstance(error, SpoolFull) else SpoolFull())
+                    for request in group:
+                        request.written.set_exception(error if isinstance(error, SpoolFull) else SpoolFull())
                     continue
-                for _, future in group:
-                    future.set_result(None)
+                for request in group:
+                    request.written.set_result(None)
             self._metrics.set("headwater_spool_bytes", self._spool.bytes)
         self._flushing = False
 
@@ -159,26 +167,18 @@ class Sink:
 
     async def _drain_oldest(self) -> bool:
         """Send the oldest segment; True once Kafka has all of it. A crash in between sends it again."""
-        file, records = self._spool.oldest()
-        some: list[SpoolRecord] = []
-        for record in records:
-            some.append(record)
-            if len(some) == DRAIN_RECORDS:
-                if not await asyncio.wait_for(self._produce(some), PATIENCE_S + 5):
-                    return False
-                some = []
-        if some and not await asyncio.wait_for(self._produce(some), PATIENCE_S + 5):
-            return False
+        file, records = self._spool.open_oldest()
+        while batch := list(islice(records, DRAIN_RECORDS)):
+            if not await asyncio.wait_for(self._produce(batch), DELIVERY_TIMEOUT_S + 5):
+                return False
         await self._loop.run_in_executor(self._disk, self._spool.drop, file)
         self._metrics.set("headwater_spool_bytes", self._spool.bytes)
         get_logger().info("spool drained", left_bytes=self._spool.bytes)
         return True
 
 
-def _groups(
-    waiting: list[tuple[Sequence[SpoolRecord], "asyncio.Future[None]"]],
-) -> list[list[tuple[Sequence[SpoolRecord], "asyncio.Future[None]"]]]:
-    """All at once; a batch that does not fit must not refuse the small ones beside it, so it stands alone."""
-    large = [request for request in waiting if len(request[0]) > DRAIN_RECORDS]
-    small = [request for request in waiting if len(request[0]) <= DRAIN_RECORDS]
+def _group_requests(waiting: list[SpoolRequest]) -> list[list[SpoolRequest]]:
+    """Group requests for one fsync each. A large batch stands alone: where it does not fit, the small ones still do."""
+    large = [request for request in waiting if len(request.records) > DRAIN_RECORDS]
+    small = [request for request in waiting if len(request.records) <= DRAIN_RECORDS]
     return ([small] if small else []) + [[request] for request in large]

@@ -16,7 +16,7 @@ from infra.telemetry.logs import get_logger
 CONTEXT = b"spool"
 SEGMENT_BYTES = 8_388_608
 DAY_BYTES = 10
-LARGEST_REQUEST = 2_097_152
+MAX_REQUEST_BYTES = 2_097_152
 LENGTHS = struct.Struct(">HI")
 
 
@@ -35,10 +35,10 @@ class SpoolRecord(NamedTuple):
 class Spool:
     """One collector's spool. `append` and `drop` are called from one thread at a time."""
 
-    def __init__(self, folder: Path, keyring: PayloadKeyring, most_bytes: int) -> None:
+    def __init__(self, folder: Path, keyring: PayloadKeyring, max_bytes: int) -> None:
         self._folder = folder
         self._keyring = keyring
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._segments = sorted(folder.glob("*.spool"))
         self.bytes = sum(file.stat().st_size for file in self._segments)
@@ -54,12 +54,12 @@ class Spool:
     @property
     def has_room(self) -> bool:
         """A request of the largest size would fit."""
-        return self.bytes + LARGEST_REQUEST < self._most_bytes
+        return self.bytes + MAX_REQUEST_BYTES < self._max_bytes
 
     def append(self, records: Sequence[SpoolRecord], now: float) -> None:
         """Write and fsync. SpoolFull when they do not fit; then none is written."""
         framed = b"".join(self._frame(record, now) for record in records)
-        if self.bytes + len(framed) > self._most_bytes:
+        if self.bytes + len(framed) > self._max_bytes:
             raise SpoolFull
         if self._open is None or self._written >= SEGMENT_BYTES:
             self._next_segment()
@@ -69,7 +69,7 @@ class Spool:
         self._written += len(framed)
         self.bytes += len(framed)
 
-    def oldest(self) -> tuple[Path, Iterator[SpoolRecord]]:
+    def open_oldest(self) -> tuple[Path, Iterator[SpoolRecord]]:
         """The oldest segment and its records. Nothing is appended to it any more."""
         file = self._segments[0]
         if len(self._segments) == 1:

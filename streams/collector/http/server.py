@@ -19,9 +19,9 @@ from infra.telemetry.metrics import Metrics
 from streams.collector.delivery.sink import Sink
 from streams.collector.delivery.spool import SpoolFull
 from streams.collector.event import InvalidField
-from streams.collector.fields.repeated import MAX_LEVELS, RepeatedKeys, loads_measured
-from streams.collector.http.refusals import RETRY_AFTER_S, RejectionReason, RequestRejected
-from streams.collector.intake import RECENT, Intake, IntakePreview, IntakeResult, Reader
+from streams.collector.fields.repeated_keys import MAX_LEVELS, RepeatedKeys, loads_with_depth
+from streams.collector.http.rejections import RETRY_AFTER_S, RejectionReason, RequestRejected
+from streams.collector.intake import MAX_PREVIEWS, Intake, IntakePreview, IntakeResult, ItemParser
 from streams.collector.normalise import RequestContext
 from streams.collector.protocols import choices, ga4, own, segment, snowplow
 from streams.collector.write_keys import KeyKind, WriteKey, WriteKeyStore
@@ -53,7 +53,7 @@ class RequestItems:
     """Items of one request and how to read them."""
 
     items: list[Any]
-    parse: Reader
+    parse: ItemParser
 
 
 class HttpApi:
@@ -66,7 +66,7 @@ class HttpApi:
         self._metrics = metrics
         self._options = options
         self._limits: dict[float, RateLimit] = {}
-        self._recent: deque[IntakePreview] = deque(maxlen=RECENT)
+        self._recent: deque[IntakePreview] = deque(maxlen=MAX_PREVIEWS)
 
     def app(self) -> web.Application:
         """The aiohttp application."""
@@ -84,7 +84,7 @@ class HttpApi:
         add("GET", "/health/ready", self.ready)
         add("GET", "/metrics", self.metrics)
         if self._options.micro:
-            self._intake.on_seen = self._recent.append
+            self._intake.on_preview = self._recent.append
             for selection in ("good", "bad", "all", "reset"):
                 add("GET", f"/micro/{selection}", self.micro)
         add("OPTIONS", "/{path:.*}", self.preflight)
@@ -125,7 +125,7 @@ class HttpApi:
         scheme, _, clear = request.headers.get("Authorization", "").partition(" ")
         key = self._key(clear if scheme.lower() == "bearer" else "")
         body = await self._json(request)
-        result = await self._take(request, key, RequestItems(_items(own.items_of, body), own.read))
+        result = await self._take(request, key, RequestItems(_items(own.extract_items, body), own.parse_item))
         return _answer(result)
 
     async def consent(self, request: web.Request) -> web.Response:
@@ -135,14 +135,14 @@ class HttpApi:
         raw = await self._bytes(request)
         body = _parsed(raw)
         try:
-            items = choices.items_of(body)
+            items = choices.extract_items(body)
         except InvalidField as error:
             self._admit(key, 1)
-            result = self._intake.refuse(raw, str(error), self._asked(request, key))
+            result = self._intake.reject_body(raw, str(error), self._asked(request, key))
         else:
             self._admit(key, len(items))
             alone = raw if items and items[0] is body else b""
-            result = self._intake.take_choices(items, self._asked(request, key), alone)
+            result = self._intake.accept_choices(items, self._asked(request, key), alone)
         if result.records:
             await self._sink.send(result.records)
         return _answer(result)
@@ -156,37 +156,37 @@ class HttpApi:
         if key is None:
             key = self._key(body.get("writeKey") if isinstance(body, dict) else "")
         result = await self._take(
-            request, key, RequestItems(_items(lambda payload: segment.items_of(payload, call), body), segment.read)
+            request, key, RequestItems(_items(lambda payload: segment.extract_items(payload, call), body), segment.parse_item)
         )
         return _answer(result)
 
     async def tp2(self, request: web.Request) -> web.Response:
         """Snowplow's POST. What breaks the contract is a dead letter and a 200: trackers repeat most refusals for ever."""
         body = await self._json(request)
-        items = _items(snowplow.items_of, body)
-        key = self._key(snowplow.write_key_of(items))
-        await self._take(request, key, RequestItems(items, snowplow.read))
+        items = _items(snowplow.extract_items, body)
+        key = self._key(snowplow.find_write_key(items))
+        await self._take(request, key, RequestItems(items, snowplow.parse_item))
         return web.Response(text="ok")
 
     async def pixel(self, request: web.Request) -> web.Response:
         """Snowplow's GET: one event as a query string, a picture as the answer."""
         fields = _query(request)
         key = self._key(fields.get("aid", ""))
-        await self._take(request, key, RequestItems([fields], snowplow.read))
+        await self._take(request, key, RequestItems([fields], snowplow.parse_item))
         return web.Response(body=PIXEL, content_type="image/gif", headers={"Cache-Control": "no-store"})
 
     async def ga4(self, request: web.Request) -> web.Response:
         """The Measurement Protocol: says nothing of what breaks its rules; that is what `/debug` is for."""
         key = self._key(request.query.get("api_secret", ""))
         body = await self._json(request)
-        await self._take(request, key, RequestItems(_items(ga4.items_of, body), ga4.read))
+        await self._take(request, key, RequestItems(_items(ga4.extract_items, body), ga4.parse_item))
         return web.Response(status=200)
 
     async def ga4_debug(self, request: web.Request) -> web.Response:
         """Says what `/mp/collect` would refuse, and keeps nothing."""
         self._key(request.query.get("api_secret", ""))
         body = await self._json(request)
-        parsed = [ga4.read(item) for item in _items(ga4.items_of, body)]
+        parsed = [ga4.parse_item(item) for item in _items(ga4.extract_items, body)]
         messages = [
             {"fieldPath": f"events[{i}]", "description": item.detail}
             for i, item in enumerate(parsed)
@@ -261,7 +261,7 @@ class HttpApi:
 
     async def _take(self, request: web.Request, key: WriteKey, batch: RequestItems) -> IntakeResult:
         self._admit(key, len(batch.items))
-        result = self._intake.take(batch.items, batch.parse, self._asked(request, key))
+        result = self._intake.accept_events(batch.items, batch.parse, self._asked(request, key))
         if result.records:
             await self._sink.send(result.records)
         return result
@@ -283,7 +283,7 @@ class HttpApi:
 def _parsed(body: bytes) -> Any:
     """The JSON of a body, with the keys that stand in it twice."""
     try:
-        parsed, depth = loads_measured(body)
+        parsed, depth = loads_with_depth(body)
     except orjson.JSONDecodeError as error:
         position = f" (line {error.lineno}, column {error.colno})" if error.doc else ""
         raise RequestRejected(RejectionReason.INVALID_JSON, f"the body must be JSON in UTF-8{position}") from None

@@ -12,4 +12,4 @@ def mask_choice(choice: SentChoice, address: str, on_masked: OnMasked) -> SentCh
     event = ProtocolEvent("", "consent", identifiers=choice.identifiers, signals=choice.signals)
     mask = EventMask(event, address, on_masked)
     site = choice.site if mask.mask(choice.site) is choice.site else ""
-    return replace(choice, signals=mask.signals(choice.signals), site=site)
+    return replace(choice, signals=mask.mask_signals(choice.signals), site=site)

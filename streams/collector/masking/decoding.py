@@ -91,7 +91,7 @@ class DecodedView:
         self.complete = False
         """False where more encodings are left than `MAX_ROUNDS` undoes."""
         for _ in range(MAX_ROUNDS):
-            folds = not is_usual(self.text) and self._apply(_folded_tokens)
+            folds = not is_printable_ascii(self.text) and self._apply(_folded_tokens)
             if not (_has_escapes(self.text) and self._apply(_escape_tokens)) and not folds:
                 self.complete = True
                 break
@@ -126,12 +126,12 @@ _HIDING = re.compile(r"%(?!2[0CcFf]|7[Cc])")
 """A percent sign of anything but a blank, a comma, a slash or a bar."""
 
 
-def encoding_of(text: str) -> Encoding:
+def classify_encoding(text: str) -> Encoding:
     """A cheap look at a text; only `Encoding.ANY` is worth a view."""
-    return _cached_encoding(text) if len(text) <= MAX_CACHED else _encoding_of(text)
+    return _classify_cached(text) if len(text) <= MAX_CACHED else _classify_encoding(text)
 
 
-def _encoding_of(text: str) -> Encoding:
+def _classify_encoding(text: str) -> Encoding:
     if not (text.isascii() and text.isprintable()) or "\\" in text or _has_entities(text):
         return Encoding.ANY
     if "%" not in text:
@@ -139,15 +139,15 @@ def _encoding_of(text: str) -> Encoding:
     return Encoding.ANY if _HIDING.search(text) else Encoding.SPACED
 
 
-def is_usual(text: str) -> bool:
+def is_printable_ascii(text: str) -> bool:
     """Whether a text is printable ASCII."""
     return text.isascii() and text.isprintable()
 
 
-_cached_encoding = lru_cache(maxsize=4_096)(_encoding_of)
+_classify_cached = lru_cache(maxsize=4_096)(_classify_encoding)
 
 
-def view_of(text: str) -> DecodedView:
+def decode_view(text: str) -> DecodedView:
     """The view of a text."""
     return _cached_view(text) if len(text) <= MAX_CACHED else DecodedView(text)
 
@@ -175,7 +175,7 @@ def _escape_tokens(text: str) -> Iterator[Token]:
         if token[0] == "%" and token[1] != "u":
             yield from _byte_tokens(token, match.start())
             continue
-        plain = _unescaped(token)
+        plain = _unescape(token)
         if plain is not None:
             yield match.start(), match.end(), plain
 
@@ -195,7 +195,7 @@ def _byte_tokens(run: str, offset: int) -> Iterator[Token]:
         at += length
 
 
-def _unescaped(token: str) -> str | None:
+def _unescape(token: str) -> str | None:
     """The character of an entity or of an escape; None where it is none."""
     if token[0] == "&":
         if token[1] != "#":
@@ -227,9 +227,9 @@ def _folded_tokens(text: str) -> Iterator[Token]:
             yield match.start(), match.end(), plain
 
 
-def folded(text: str) -> str:
+def fold_text(text: str) -> str:
     """The text without what shows nothing, in ASCII where it can be: the first layer of its view."""
-    return text if is_usual(text) else _foldable().sub(lambda match: _fold(match[0]), text)
+    return text if is_printable_ascii(text) else _foldable().sub(lambda match: _fold(match[0]), text)
 
 
 _ALPHABETS = ((0x80, 0x3400), (0xA640, 0xAC00), (0xF900, 0x12000), (0x16A00, 0x16E00), (0x1CC00, 0x20000))

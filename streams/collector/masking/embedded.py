@@ -11,7 +11,7 @@ _GROUP = r"[A-Za-f][A-HQ-Xg-nw-z0-3][ABEFIJMNQRUVYZcdghklopstwx014589][A-Za-z0-9
 _ASCII_IN_BASE64 = re.compile(rf"=(?=((?:{_GROUP}){{2,}}[A-Za-z0-9+/_-]{{0,3}}={{0,2}}))")
 
 
-def encoded_spans(text: str) -> Iterator[MaskSpan]:
+def base64_email_spans(text: str) -> Iterator[MaskSpan]:
     """Values of parameters that are an address in base64 of either alphabet, padded or not."""
     if "=" not in text:
         return

@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from streams.collector.event import ProtocolEvent
-from streams.collector.masking.decoding import folded
+from streams.collector.masking.decoding import fold_text
 from streams.collector.masking.field_names import Category, category_of, is_flag
 from streams.collector.masking.own_identifiers import OwnIdentifiers
 from streams.collector.masking.text import is_plain, mask_text
-from streams.collector.masking.values import any_personal, collect_texts, mask_value, unused_name
+from streams.collector.masking.values import collect_texts, has_personal_key, mask_value, unused_name
 
 SLACK = 4_096
 """Characters behind a field's limit that are searched, so that no address is cut in two before it is masked."""
@@ -36,7 +36,7 @@ class EventMask:
         texts = [event.event_id, event.name, event.order_id, event.tag_version, event.currency, event.decision_token]
         texts += (event.page_title, *event.click_ids, *event.click_ids.values(), *event.signals, *event.signals.values())
         self._personal = collect_texts(event.properties, "", texts)
-        joined = folded("|".join(texts))
+        joined = fold_text("|".join(texts))
         long = "|".join((joined, event.page_url, event.page_referrer, agent))
         self._absent = self._own.are_absent(long)
         self._plain = is_plain(joined) and (self._absent or self._own.are_absent(joined))
@@ -45,7 +45,7 @@ class EventMask:
         """A text with labels in it; the same object where nothing is masked."""
         return mask_text(self._own.mask(text), category, depth)
 
-    def field(self, name: str, text: str, limit: int, category: Category = Category.OTHER) -> str:
+    def mask_field(self, name: str, text: str, limit: int, category: Category = Category.OTHER) -> str:
         """The text of a field, masked and then cut to its limit in characters."""
         window = text if len(text) <= limit + SLACK else text[: limit + SLACK]
         own = window if self._absent and not self._own.can_hide_in(window) else self._own.mask(window)
@@ -54,38 +54,42 @@ class EventMask:
             self._on_masked(name)
         return shown if len(shown) <= limit else shown[:limit]
 
-    def short(self, name: str, text: str, limit: int, category: Category = Category.OTHER) -> str:
+    def mask_short(self, name: str, text: str, limit: int, category: Category = Category.OTHER) -> str:
         """The same for one of the texts that were looked at together."""
-        return text[:limit] if self._plain else self.field(name, text, limit, category)
+        return text[:limit] if self._plain else self.mask_field(name, text, limit, category)
 
-    def event_id(self, event_id: str, key: bytes) -> str:
+    def mask_event_id(self, event_id: str, key: bytes) -> str:
         """The id, or a pseudonym of it where there is something to mask: a label would make one event of many."""
         if self._plain or self.mask(event_id) is event_id:
             return event_id
         return _pseudonym(key, "event", event_id)[:32]
 
-    def order_id(self, order_id: str, limit: int, key: bytes) -> str:
+    def mask_order_id(self, order_id: str, limit: int, key: bytes) -> str:
         """The id, masked; a pseudonym behind the label keeps orders apart."""
         if self._plain or self.mask(order_id) is order_id:
             return order_id[:limit]
         digest = _pseudonym(key, "order", order_id)[:12]
-        return f"{self.field('order_id', order_id, limit - len(digest) - 1)}#{digest}"
+        return f"{self.mask_field('order_id', order_id, limit - len(digest) - 1)}#{digest}"
 
-    def click_ids(self, values: Mapping[str, str], limit: int) -> dict[str, str]:
+    def mask_click_ids(self, values: Mapping[str, str], limit: int) -> dict[str, str]:
         """Click ids, names and values masked."""
         if self._plain:
             return {name: text[:limit] for name, text in values.items()}
         masked: dict[str, str] = {}
         for name, text in values.items():
             shown = self.mask(name)
-            masked[unused_name(shown, masked) if shown is not name else name] = self.field(
+            masked[unused_name(shown, masked) if shown is not name else name] = self.mask_field(
                 shown, text, limit, category_of(name)
             )
         return masked
 
-    def signals(self, signals: Mapping[str, str]) -> dict[str, str]:
+    def mask_signals(self, signals: Mapping[str, str]) -> dict[str, str]:
         """Consent signals, masked. None is lost: names that are masked alike are numbered, and a masked value denies."""
-        if self._plain and not any_personal("", tuple(signals)) and max(map(len, signals), default=0) <= LONGEST_SIGNAL_NAME:
+        if (
+            self._plain
+            and not has_personal_key("", tuple(signals))
+            and max(map(len, signals), default=0) <= LONGEST_SIGNAL_NAME
+        ):
             return dict(signals)
         masked: dict[str, str] = {}
         for name, text in signals.items():
@@ -95,10 +99,12 @@ class EventMask:
             shown = self.mask(name)
             if len(shown) > LONGEST_SIGNAL_NAME:
                 shown = shown[:LONGEST_SIGNAL_NAME]
-            masked[unused_name(shown, masked) if shown is not name else name] = self.field(shown, text, MAX_SIGNAL, category)
+            masked[unused_name(shown, masked) if shown is not name else name] = self.mask_field(
+                shown, text, MAX_SIGNAL, category
+            )
         return masked
 
-    def properties(self) -> Mapping[str, Any]:
+    def mask_properties(self) -> Mapping[str, Any]:
         """Properties with masks in names and values, nested values too; the same object where nothing is masked."""
         properties = self._properties
         if self._plain and not self._personal:

@@ -7,7 +7,7 @@ import re
 from enum import Enum
 from functools import lru_cache
 
-from streams.collector.masking.decoding import view_of
+from streams.collector.masking.decoding import decode_view
 
 MAX_CLASSIFIED = 256
 """Characters of a name that are looked at, from its end: the end says what a field is."""
@@ -108,7 +108,7 @@ _WORDS = re.compile(r"IPv[46]|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_A-Za-z]
 @lru_cache(maxsize=16_384)
 def category_of(name: str) -> Category:
     """The category of a field with this name, or with this path of names joined by dots."""
-    name = view_of(name[-MAX_CLASSIFIED:]).text
+    name = decode_view(name[-MAX_CLASSIFIED:]).text
     if re.split(r"[.\[\]\s]", name.rstrip("] "))[-1] in _COOKIES:
         return Category.USER_ID
     snake = "_".join(_WORDS.findall(name)).lower()

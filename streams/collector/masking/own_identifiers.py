@@ -5,9 +5,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_address
 
-from streams.collector.masking.decoding import Encoding, encoding_of, folded, view_of
+from streams.collector.masking.decoding import Encoding, classify_encoding, decode_view, fold_text
 from streams.collector.masking.patterns import EMAIL, IP, PHONE, MaskSpan
-from streams.collector.masking.text import in_source, replace_spans
+from streams.collector.masking.text import replace_spans, to_source_spans
 from streams.identity.nodes import normalise
 
 MIN_IDENTIFIER = 6
@@ -29,20 +29,20 @@ Needle = tuple[str, str]
 class OwnIdentifiers:
     """The spellings of one event's identifiers and addresses."""
 
-    __slots__ = ("_needles", "_phones")
+    __slots__ = ("_needles", "_phone_forms")
 
     def __init__(self, identifiers: Sequence[tuple[str, str]], addresses: Iterable[str]) -> None:
         self._needles: list[Needle] = []
-        self._phones: list[str] = []
+        self._phone_forms: list[str] = []
         for kind, value in identifiers:
             spelling = value.strip().lower()
             if len(spelling) >= MIN_IDENTIFIER:
                 label = _LABELS.get(kind, ID)
                 self._needles.append((spelling, label))
                 if not spelling.isascii() or "%" in spelling or "&" in spelling or "\\" in spelling:
-                    self._needles += [(form, label) for form in _other_forms(spelling)]
+                    self._needles += [(form, label) for form in _alternative_forms(spelling)]
             if kind == "phone":
-                self._phones += _national_forms(spelling)
+                self._phone_forms += _national_forms(spelling)
         for address in addresses:
             if len(address) >= MIN_IDENTIFIER and not address.startswith("127."):
                 spelling = address.strip().lower()
@@ -60,16 +60,16 @@ class OwnIdentifiers:
         for needle, _ in self._needles:
             if needle in lower:
                 return False
-        return not (self._phones and self._has_phone(lower))
+        return not (self._phone_forms and self._has_phone(lower))
 
     def can_hide_in(self, text: str) -> bool:
         """Whether a text must be decoded before they can be seen in it."""
-        encoding = encoding_of(text)
-        return encoding is Encoding.ANY or (encoding is Encoding.SPACED and self._have_spaces())
+        encoding = classify_encoding(text)
+        return encoding is Encoding.ANY or (encoding is Encoding.SPACED and self._can_be_spaced())
 
-    def _have_spaces(self) -> bool:
+    def _can_be_spaced(self) -> bool:
         joined = "".join([needle for needle, _ in self._needles])
-        return bool(self._phones) or " " in joined or "," in joined or "/" in joined or "|" in joined
+        return bool(self._phone_forms) or " " in joined or "," in joined or "/" in joined or "|" in joined
 
     def mask(self, text: str) -> str:
         """The text with labels in the place of identifiers; the same object where there are none."""
@@ -77,14 +77,14 @@ class OwnIdentifiers:
             return text
         if not self.can_hide_in(text):
             return text if self.are_absent(text) else replace_spans(text, self._spans(text))
-        view = view_of(text)
+        view = decode_view(text)
         if self.are_absent(view.text) and self.are_absent(text):
             return text
-        return replace_spans(text, [*self._spans(text), *in_source(view, self._spans(view.text))])
+        return replace_spans(text, [*self._spans(text), *to_source_spans(view, self._spans(view.text))])
 
     def _has_phone(self, text: str) -> bool:
         digits = _NOT_DIGIT.sub("", text)
-        return any(form in digits for form in self._phones)
+        return any(form in digits for form in self._phone_forms)
 
     def _spans(self, text: str) -> Iterator[MaskSpan]:
         lower = text.lower()
@@ -100,16 +100,16 @@ class OwnIdentifiers:
                 if not (_is_number(needle) and _within_number(lower, start, end)):
                     yield MaskSpan(start, end, label)
                 start = lower.find(needle, end)
-        if self._phones and self._has_phone(lower):
-            for form in self._phones:
+        if self._phone_forms and self._has_phone(lower):
+            for form in self._phone_forms:
                 for match in re.finditer(rf"(?<!\d)\+?{_SEPARATORS.join(form)}(?!\d)", text):
                     yield MaskSpan(match.start(), match.end(), PHONE)
 
 
-def _other_forms(spelling: str) -> set[str]:
+def _alternative_forms(spelling: str) -> set[str]:
     """Decoded, composed, and without the marks of its letters: as views show what was written in one way or the other."""
-    plain = view_of(spelling).text
-    forms = {plain, unicodedata.normalize("NFC", plain), folded(unicodedata.normalize("NFD", plain))}
+    plain = decode_view(spelling).text
+    forms = {plain, unicodedata.normalize("NFC", plain), fold_text(unicodedata.normalize("NFD", plain))}
     return {form.lower() for form in forms if len(form) >= MIN_IDENTIFIER} - {spelling}
 
 

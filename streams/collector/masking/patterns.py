@@ -70,30 +70,30 @@ _JSON_VALUE = re.compile(r"\"([^\"]*)\"?|'([^']*)'?|\{[^{}]*\}?|\[[^\[\]]*\]?|[^
 def address_spans(text: str, category: Category = Category.OTHER) -> Iterator[MaskSpan]:
     """E-mail addresses, phone numbers and IP addresses. `category` is that of the field that the text stands in."""
     if "@" in text:
-        yield from _emails(text)
-    yield from _spoken_emails(text)
+        yield from _email_spans(text)
+    yield from _spoken_email_spans(text)
     if "+" in text or "00" in text or ":" in text:
-        yield from _phones(text, category)
+        yield from _phone_spans(text, category)
     yield from ip_spans(text, category)
 
 
 def ip_spans(text: str, category: Category = Category.OTHER) -> Iterator[MaskSpan]:
     """IP addresses alone."""
     if text.count(".") >= 3:
-        yield from _ipv4(text, category)
+        yield from _ipv4_spans(text, category)
     if text.count(":") >= 2:
-        yield from _ipv6(text)
+        yield from _ipv6_spans(text)
 
 
 def field_spans(text: str) -> Iterator[MaskSpan]:
     """Values of parameters (`user_id=17`) and of JSON pairs (`"user_id": 17`) whose name says that they are a person's."""
-    if "=" in text and _may_name_persons(text):
-        yield from _parameters(text)
+    if "=" in text and _may_hold_personal_parameter(text):
+        yield from _parameter_spans(text)
     if ":" in text and ('"' in text or "'" in text):
-        yield from _json_pairs(text)
+        yield from _json_pair_spans(text)
 
 
-def _emails(text: str) -> Iterator[MaskSpan]:
+def _email_spans(text: str) -> Iterator[MaskSpan]:
     if "//" in text:
         for match in _USERINFO.finditer(text):
             yield MaskSpan(match.start(1), match.end(1), REMOVED)
@@ -120,7 +120,7 @@ def _local_start(text: str, at: int) -> int:
     return start
 
 
-def _spoken_emails(text: str) -> Iterator[MaskSpan]:
+def _spoken_email_spans(text: str) -> Iterator[MaskSpan]:
     """`name (at) host.example` in any bracket, `first.last at host.example`, `name at host dot example`."""
     if "(" in text or "[" in text or "{" in text or "<" in text:
         for mark in _SPOKEN_AT.finditer(text):
@@ -137,7 +137,7 @@ def _spoken_emails(text: str) -> Iterator[MaskSpan]:
                 yield MaskSpan(start, domain.end(), EMAIL)
 
 
-def shows_zeros(text: str) -> bool:
+def has_zero_prefix(text: str) -> bool:
     """Whether an international prefix of two zeros may stand in a text; cheaper than the pattern."""
     for match in _ZEROS.finditer(text):
         before = text[match.start() - 1] if match.start() else " "
@@ -146,20 +146,20 @@ def shows_zeros(text: str) -> bool:
     return False
 
 
-def _phones(text: str, category: Category) -> Iterator[MaskSpan]:
+def _phone_spans(text: str, category: Category) -> Iterator[MaskSpan]:
     if "+" in text:
         for match in _PHONE_PLUS.finditer(text):
             yield MaskSpan(match.start(), match.end(), PHONE)
     if "00" in text:
-        for match in _PHONE_ZEROS.finditer(text) if shows_zeros(text) else ():
-            if not match[0].isdigit() or (_is_dialled(match[0]) and not _is_article_number(text, match, category)):
+        for match in _PHONE_ZEROS.finditer(text) if has_zero_prefix(text) else ():
+            if not match[0].isdigit() or (_is_phone_length(match[0]) and not _is_article_number(text, match, category)):
                 yield MaskSpan(match.start(), match.end(), PHONE)
     if ":" in text:
         for match in _PHONE_LINK.finditer(text):
             yield MaskSpan(match.start(), match.end(), PHONE)
 
 
-def _is_dialled(digits: str) -> bool:
+def _is_phone_length(digits: str) -> bool:
     """Digits without any gap have the length of a phone number (ITU-T E.164); zones 1 and 7 have ten digits each."""
     return len(digits) == 13 if digits[2] in "17" else 11 <= len(digits) <= 16
 
@@ -174,7 +174,7 @@ def _is_article_number(text: str, match: re.Match[str], category: Category) -> b
     return sum(int(digit) * (3 if place % 2 else 1) for place, digit in enumerate(reversed(digits))) % 10 == 0
 
 
-def _ipv4(text: str, category: Category) -> Iterator[MaskSpan]:
+def _ipv4_spans(text: str, category: Category) -> Iterator[MaskSpan]:
     for match in _IPV4.finditer(text):
         start, end = match.span()
         octets = [int(octet) for octet in match[0].split(".")]
@@ -189,17 +189,17 @@ def _ipv4(text: str, category: Category) -> Iterator[MaskSpan]:
                     continue
             else:
                 joined = True
-        if (joined and not _is_rather_an_address(octets)) or (versioned and sum(octet >= 100 for octet in octets) < 2):
+        if (joined and not _looks_like_address(octets)) or (versioned and sum(octet >= 100 for octet in octets) < 2):
             continue
         yield MaskSpan(start, end, IP)
 
 
-def _is_rather_an_address(octets: list[int]) -> bool:
+def _looks_like_address(octets: list[int]) -> bool:
     """Versions of four numbers begin low or end in zero."""
     return octets[3] != 0 and (octets[0] >= 100 or sum(octet >= 100 for octet in octets) >= 2)
 
 
-def _ipv6(text: str) -> Iterator[MaskSpan]:
+def _ipv6_spans(text: str) -> Iterator[MaskSpan]:
     for match in _IPV6.finditer(text):
         token = match[0]
         if token.count(":") < 2 or text[match.end() : match.end() + 1].isalpha():
@@ -230,19 +230,19 @@ def _is_ipv6(token: str) -> bool:
     return not (address.is_loopback or address.is_unspecified)
 
 
-def _may_name_persons(text: str) -> bool:
+def _may_hold_personal_parameter(text: str) -> bool:
     """False where all parameters are those of an address, as in most texts, and none is a person's: one look-up for all."""
     names = _QUERY_NAME.findall(text)
-    return len(names) != text.count("=") or _any_personal(tuple(names))
+    return len(names) != text.count("=") or _has_personal_name(tuple(names))
 
 
 @lru_cache(maxsize=4_096)
-def _any_personal(names: tuple[str, ...]) -> bool:
+def _has_personal_name(names: tuple[str, ...]) -> bool:
     """The pages of a site have the same parameters mostly."""
     return any(category_of(name).is_masked for name in names)
 
 
-def _parameters(text: str) -> Iterator[MaskSpan]:
+def _parameter_spans(text: str) -> Iterator[MaskSpan]:
     at, value_end = text.find("="), 0
     while at >= 0:
         following = at + 1
@@ -257,11 +257,11 @@ def _parameters(text: str) -> Iterator[MaskSpan]:
             if end - start > 1 and text[start] in "\"'":
                 start, end = start + 1, end - (text[end - 1] == text[start])
             value_end = following = value.end()
-            yield from _whole(text, start, end, category)
+            yield from _value_spans(text, start, end, category)
         at = text.find("=", following)
 
 
-def _json_pairs(text: str) -> Iterator[MaskSpan]:
+def _json_pair_spans(text: str) -> Iterator[MaskSpan]:
     value_end = 0
     for colon in _JSON_COLON.finditer(text):
         if colon.start() < value_end:
@@ -272,10 +272,10 @@ def _json_pairs(text: str) -> Iterator[MaskSpan]:
         if value:
             value_end = value.end()
             start, end = value.span(value.lastindex or 0)
-            yield from _whole(text, start, end, category)
+            yield from _value_spans(text, start, end, category)
 
 
-def _whole(text: str, start: int, end: int, category: Category) -> Iterator[MaskSpan]:
+def _value_spans(text: str, start: int, end: int, category: Category) -> Iterator[MaskSpan]:
     """The whole of a field's value, unless it is a mere flag or masked already."""
     if start < end and not is_flag(text[start:end]) and not text.startswith(LABELS, start):
         yield MaskSpan(start, end, category.value)

@@ -6,10 +6,10 @@ from functools import lru_cache
 
 import orjson
 
-from streams.collector.masking.decoding import MAX_CACHED, DecodedView, Encoding, encoding_of, folded, view_of
-from streams.collector.masking.embedded import encoded_spans
+from streams.collector.masking.decoding import MAX_CACHED, DecodedView, Encoding, classify_encoding, decode_view, fold_text
+from streams.collector.masking.embedded import base64_email_spans
 from streams.collector.masking.field_names import Category, is_flag
-from streams.collector.masking.patterns import LABELS, REMOVED, MaskSpan, address_spans, field_spans, ip_spans, shows_zeros
+from streams.collector.masking.patterns import LABELS, REMOVED, MaskSpan, address_spans, field_spans, has_zero_prefix, ip_spans
 from streams.collector.masking.values import MAX_DEPTH, mask_value
 
 MIN_LENGTH = 6
@@ -30,7 +30,7 @@ def is_plain(text: str) -> bool:
     """
     if "@" in text or "=" in text or "%" in text or "\\" in text or "+" in text or "&" in text:
         return False
-    if ("00" in text and shows_zeros(text)) or ("." in text and _DOTTED.search(text)):
+    if ("00" in text and has_zero_prefix(text)) or ("." in text and _DOTTED.search(text)):
         return False
     if ":" in text and ('"' in text or "'" in text or "::" in text or _COLONS.search(text)):
         return False
@@ -51,44 +51,44 @@ def mask_text(text: str, category: Category = Category.OTHER, depth: int = 0) ->
         return text if is_flag(text) or text in LABELS else category.value
     if len(text) < MIN_LENGTH:
         return text
-    return _cached(text, category, depth) if len(text) <= MAX_CACHED else _search(text, category, depth)
+    return _mask_cached(text, category, depth) if len(text) <= MAX_CACHED else _mask_until_stable(text, category, depth)
 
 
-def _search(text: str, category: Category, depth: int) -> str:
+def _mask_until_stable(text: str, category: Category, depth: int) -> str:
     for _ in range(MAX_PASSES):
-        masked = _pass(text, category, depth)
+        masked = _mask_once(text, category, depth)
         if masked == text:
             return text
         text = masked
     return text
 
 
-def _pass(text: str, category: Category, depth: int) -> str:
-    if is_plain(folded(text)):
+def _mask_once(text: str, category: Category, depth: int) -> str:
+    if is_plain(fold_text(text)):
         return text
     if text.lstrip()[:1] in ("{", "["):
         masked = _mask_json(text, depth)
         if masked is not None:
             return masked
-    encoding = encoding_of(text)
-    if encoding is Encoding.SPACED and _needs_no_blanks(text):
-        return replace_spans(text, [*field_spans(text), *ip_spans(text, category), *encoded_spans(text)])
+    encoding = classify_encoding(text)
+    if encoding is Encoding.SPACED and _has_no_spaced_address(text):
+        return replace_spans(text, [*field_spans(text), *ip_spans(text, category), *base64_email_spans(text)])
     if encoding is Encoding.NONE:
-        return replace_spans(text, [*field_spans(text), *address_spans(text, category), *encoded_spans(text)])
-    view = view_of(text)
+        return replace_spans(text, [*field_spans(text), *address_spans(text, category), *base64_email_spans(text)])
+    view = decode_view(text)
     if not view.complete:
         return REMOVED
-    spans = in_source(view, [*address_spans(view.text, category), *encoded_spans(view.text)])
+    spans = to_source_spans(view, [*address_spans(view.text, category), *base64_email_spans(view.text)])
     spans += field_spans(text)
     # Level by level, since a value may hold an encoded separator, which the next level shows as one.
     for level, layers in view.levels:
-        spans += in_source(view, field_spans(level), layers)
+        spans += to_source_spans(view, field_spans(level), layers)
     return replace_spans(text, spans)
 
 
-def _needs_no_blanks(text: str) -> bool:
+def _has_no_spaced_address(text: str) -> bool:
     """Whether nothing stands in a text that may be an e-mail address or a number with encoded blanks in it."""
-    if "+" in text or "@" in text or ("00" in text and shows_zeros(text)):
+    if "+" in text or "@" in text or ("00" in text and has_zero_prefix(text)):
         return False
     lower = text.lower()
     return not (
@@ -96,7 +96,7 @@ def _needs_no_blanks(text: str) -> bool:
     )
 
 
-_cached = lru_cache(maxsize=4_096)(_search)
+_mask_cached = lru_cache(maxsize=4_096)(_mask_until_stable)
 
 
 def _mask_json(text: str, depth: int) -> str | None:
@@ -113,7 +113,7 @@ def _mask_json(text: str, depth: int) -> str | None:
     return text if masked is value else orjson.dumps(masked).decode()
 
 
-def in_source(view: DecodedView, spans: Iterable[MaskSpan], layers: int | None = None) -> list[MaskSpan]:
+def to_source_spans(view: DecodedView, spans: Iterable[MaskSpan], layers: int | None = None) -> list[MaskSpan]:
     """Spans of a view, or of one of its levels, as spans of its source."""
     return [MaskSpan(*view.source_span(start, end, layers), label) for start, end, label in spans]
 

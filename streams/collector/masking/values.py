@@ -32,7 +32,7 @@ def collect_texts(value: Mapping[str, Any] | list[Any], name: str, texts: list[s
             elif (kind is int or kind is float) and inner >= MIN_NUMBER:
                 texts.append(str(inner))
         return personal
-    personal = any_personal(name, tuple(value))
+    personal = has_personal_key(name, tuple(value))
     texts += value
     for key, inner in value.items():
         kind = type(inner)
@@ -46,7 +46,7 @@ def collect_texts(value: Mapping[str, Any] | list[Any], name: str, texts: list[s
 
 
 @lru_cache(maxsize=4_096)
-def any_personal(name: str, keys: tuple[str, ...]) -> bool:
+def has_personal_key(name: str, keys: tuple[str, ...]) -> bool:
     """Whether one of these keys of an object, which a field of this name holds, says that its value is a person's."""
     return any(category_of(f"{name}.{key}").is_masked for key in keys)
 

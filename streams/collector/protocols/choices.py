@@ -14,8 +14,8 @@ import orjson
 
 from infra.parsing.site import site_of
 from infra.parsing.times import parse_time
-from streams.collector.event import InvalidField, InvalidItem, text
-from streams.collector.protocols.own import identifiers_of
+from streams.collector.event import InvalidField, InvalidItem, read_text
+from streams.collector.protocols.own import read_identifiers
 from streams.collector.signals.signals import MAX_NAME, SignalBuilder
 from streams.identity.nodes import NodeKeys, all_nodes, named
 
@@ -41,7 +41,7 @@ class SentChoice:
     """Hash of the item."""
 
 
-def items_of(body: Any) -> list[Any]:
+def extract_items(body: Any) -> list[Any]:
     """The items of a body. Wrong where it is neither object nor array."""
     if isinstance(body, list):
         return body
@@ -54,41 +54,47 @@ def items_of(body: Any) -> list[Any]:
     return body["choices"]
 
 
-def read(item: Any) -> SentChoice | InvalidItem:
+def parse_item(item: Any) -> SentChoice | InvalidItem:
     """One item."""
     if not isinstance(item, dict):
         return InvalidItem("a choice must be an object")
     try:
-        return _read(item)
+        return _parse(item)
     except InvalidField as error:
         return InvalidItem(str(error))
 
 
-def _read(item: Mapping[str, Any]) -> SentChoice:
-    kind = text(item, "kind") or "choice"
+def _parse(item: Mapping[str, Any]) -> SentChoice:
+    kind = read_text(item, "kind") or "choice"
     if kind not in ("choice", "withdrawal"):
         raise InvalidField("kind must be choice or withdrawal")
-    built = SignalBuilder()
-    built.add_named(item)
-    if kind == "choice" and not built.as_map():
+    signals = SignalBuilder()
+    signals.add_signal_fields(item)
+    if kind == "choice" and not signals.as_map():
         raise InvalidField("consent must say what was chosen, or kind must be withdrawal")
     purposes = item.get("purposes", [])
     if not isinstance(purposes, list) or not set(map(str, purposes)) <= set(PURPOSES):
         raise InvalidField(f"purposes must be an array of {', '.join(PURPOSES)}")
-    if platform := text(item, "platform"):
-        built.put("platform", platform)
+    if platform := read_text(item, "platform"):
+        signals.put("platform", platform)
     evidence = hashlib.sha256(orjson.dumps(item, option=orjson.OPT_SORT_KEYS, default=str)).hexdigest()[:16]
     return SentChoice(
-        identifiers_of(item), kind, built.as_map(), purposes, _chosen(item, built.as_map()), _site(item), evidence
+        read_identifiers(item),
+        kind,
+        signals.as_map(),
+        purposes,
+        _read_chosen_time(item, signals.as_map()),
+        _read_site(item),
+        evidence,
     )
 
 
-def plain_name(name: str) -> str:
+def strip_repeat_suffix(name: str) -> str:
     """The name of a signal that may be the second or a later one of that name."""
     return _REPEATED.sub("", name[:MAX_NAME])
 
 
-def _chosen(item: Mapping[str, Any], signals: Mapping[str, str]) -> int | None:
+def _read_chosen_time(item: Mapping[str, Any], signals: Mapping[str, str]) -> int | None:
     """When it was chosen: beside the consent object or in it."""
     values = [value for value in (item.get("chosen_ts"), signals.get("chosen_ts")) if value not in (None, "")]
     if not values:
@@ -97,15 +103,15 @@ def _chosen(item: Mapping[str, Any], signals: Mapping[str, str]) -> int | None:
     return UNDATED if moment is None else moment
 
 
-def _site(item: Mapping[str, Any]) -> str:
-    named = text(item, "site")
+def _read_site(item: Mapping[str, Any]) -> str:
+    named = read_text(item, "site")
     site = site_of(named)
     if named.strip() and not site:
         raise InvalidField("site must be the host of the pages that it is about, such as shop.example")
     return site
 
 
-def records(choice: SentChoice, keys: NodeKeys, site: str, now: int) -> list[tuple[str, dict[str, Any]]]:
+def build_records(choice: SentChoice, keys: NodeKeys, site: str, now: int) -> list[tuple[str, dict[str, Any]]]:
     """(Kafka key, record of `consent.signals`) for each of its subjects; none where nobody is named that can be told apart."""
     # A withdrawal holds under every name that she ever had, whatever versions of the keys are in use.
     chosen = now if choice.chosen is None or (choice.chosen == UNDATED and choice.kind == "withdrawal") else choice.chosen

@@ -14,28 +14,28 @@ from streams.collector.event import (
     InvalidItem,
     Item,
     ProtocolEvent,
-    click_ids_of,
-    mapping,
-    name_of,
-    number,
-    text,
-    texts,
+    read_click_ids,
+    read_event_name,
+    read_number,
+    read_object,
+    read_text,
+    read_texts,
 )
-from streams.collector.fields.place import place_in
-from streams.collector.fields.repeated import each, overlaid, selected
-from streams.collector.signals.signals import SignalBuilder, signal_fields
+from streams.collector.fields.region import read_region
+from streams.collector.fields.repeated_keys import all_values, overlay, select_fields
+from streams.collector.signals.signals import SignalBuilder, find_signal_fields
 
 PROTOCOL = "headwater"
 
 IDENTIFIERS = {"user_id": "user", "device_id": "device", "client_id": "cookie", "anonymous_id": "cookie"}
-TAKEN = {
+MAPPED_FIELDS = {
     "event_id", "event_name", "event_ts", "timestamp", "sent_ts", "user_data", "page_location", "page_url",
     "page_title", "page_referrer", "user_agent", "ip_override", "tag_version", "order_id", "transaction_id", "value",
     "currency", "decision_token", "properties", *IDENTIFIERS, *CLICK_IDS,
 }  # fmt: skip
 
 
-def items_of(body: Any) -> list[Any]:
+def extract_items(body: Any) -> list[Any]:
     """The items of a body. Wrong where it is neither object nor array."""
     if isinstance(body, list):
         return body
@@ -45,67 +45,67 @@ def items_of(body: Any) -> list[Any]:
         return [body]  # an event may have a field of that name
     if not isinstance(body["events"], list):
         raise InvalidField("events must be an array")
-    shared = selected(body, signal_fields(body))
+    shared = select_fields(body, find_signal_fields(body))
     if not shared:
         return body["events"]
     # What is said of consent for all events is said of each, and an event's own words lift nothing of it.
     names = frozenset(shared)
-    return [overlaid(shared, item, names) if isinstance(item, dict) else item for item in body["events"]]
+    return [overlay(shared, item, names) if isinstance(item, dict) else item for item in body["events"]]
 
 
-def read(item: Any) -> Item:
+def parse_item(item: Any) -> Item:
     """One item."""
     if not isinstance(item, dict):
         return InvalidItem("an event must be an object")
     try:
-        return _read(item)
+        return _parse(item)
     except InvalidField as error:
         return InvalidItem(str(error))
 
 
-def _read(event: Mapping[str, Any]) -> ProtocolEvent:
-    signals, inner = SignalBuilder(), mapping(event, "properties")
-    properties = {**inner, **{name: value for name, value in event.items() if name not in TAKEN}}
-    signal_names = signals.add_named(event)
-    for source in each(event, "properties"):
+def _parse(event: Mapping[str, Any]) -> ProtocolEvent:
+    signals, inner = SignalBuilder(), read_object(event, "properties")
+    properties = {**inner, **{name: value for name, value in event.items() if name not in MAPPED_FIELDS}}
+    signal_names = signals.add_signal_fields(event)
+    for source in all_values(event, "properties"):
         if isinstance(source, Mapping):
-            signal_names += signals.add_named(source)
+            signal_names += signals.add_signal_fields(source)
     for name in signal_names:
         properties.pop(name, None)
     return ProtocolEvent(
-        name_of(event, "event_name"),
+        read_event_name(event, "event_name"),
         PROTOCOL,
-        text(event, "event_id"),
-        identifiers=identifiers_of(event),
-        created_ms=time_of(event, "event_ts", "timestamp"),
-        sent_ms=time_of(event, "sent_ts"),
+        read_text(event, "event_id"),
+        identifiers=read_identifiers(event),
+        created_ms=read_time(event, "event_ts", "timestamp"),
+        sent_ms=read_time(event, "sent_ts"),
         signals=signals.as_map(),
-        page_url=text(event, "page_location", "page_url"),
-        page_title=text(event, "page_title"),
-        page_referrer=text(event, "page_referrer"),
-        user_agent=text(event, "user_agent"),
-        ip=text(event, "ip_override"),
-        tag_version=text(event, "tag_version"),
-        click_ids=click_ids_of(event),
-        order_id=text(event, "order_id", "transaction_id"),
-        value=number(event, "value"),
-        currency=text(event, "currency"),
-        decision_token=text(event, "decision_token"),
+        page_url=read_text(event, "page_location", "page_url"),
+        page_title=read_text(event, "page_title"),
+        page_referrer=read_text(event, "page_referrer"),
+        user_agent=read_text(event, "user_agent"),
+        ip=read_text(event, "ip_override"),
+        tag_version=read_text(event, "tag_version"),
+        click_ids=read_click_ids(event),
+        order_id=read_text(event, "order_id", "transaction_id"),
+        value=read_number(event, "value"),
+        currency=read_text(event, "currency"),
+        decision_token=read_text(event, "decision_token"),
         properties=properties,
-        region=place_in(event, inner),
+        region=read_region(event, inner),
     )
 
 
-def identifiers_of(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
+def read_identifiers(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(kind, value) of every identifier that is named."""
-    person = mapping(fields, "user_data")
-    identifiers = [(kind, text(fields, name)) for name, kind in IDENTIFIERS.items()]
-    identifiers += [("email", value) for value in texts(person, "email", "email_address")]
-    identifiers += [("phone", value) for value in texts(person, "phone", "phone_number")]
+    person = read_object(fields, "user_data")
+    identifiers = [(kind, read_text(fields, name)) for name, kind in IDENTIFIERS.items()]
+    identifiers += [("email", value) for value in read_texts(person, "email", "email_address")]
+    identifiers += [("phone", value) for value in read_texts(person, "phone", "phone_number")]
     return [(kind, value) for kind, value in identifiers if value]
 
 
-def time_of(fields: Mapping[str, Any], *names: str) -> int | None:
+def read_time(fields: Mapping[str, Any], *names: str) -> int | None:
     """Milliseconds UTC from the first of these fields in a form of `infra.parsing.times`; Wrong for what is none.
 
     A time that can be read and cannot be (of 1900, or a number of seconds since a page was opened) counts as none said.

@@ -7,7 +7,7 @@ Sources: the schemas `consent_preferences`, `consent_withdrawn`, `consent_grante
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streams.collector.fields.repeated import each
+from streams.collector.fields.repeated_keys import all_values
 from streams.collector.signals.signals import EVERYTHING, NOT_SELECTED, SignalBuilder
 
 VENDOR = "iglu:com.snowplowanalytics.snowplow/"
@@ -44,10 +44,10 @@ def _add_preferences(signals: SignalBuilder, data: Any) -> None:
     if not isinstance(data, Mapping):
         signals.put(EVERYTHING, "denied")
         return
-    scopes = each(data, "consentScopes")
-    for kind in each(data, "eventType") or [None]:
+    scopes = all_values(data, "consentScopes")
+    for kind in all_values(data, "eventType") or [None]:
         _add_kind(signals, kind.strip().lower() if isinstance(kind, str) else "", scopes)
-    for applies in each(data, "gdprApplies"):
+    for applies in all_values(data, "gdprApplies"):
         if applies is not None:  # the schema allows null for what is not known
             signals.add_consent({"gdpr_applies": applies})
 
@@ -69,7 +69,7 @@ def _add_kind(signals: SignalBuilder, kind: str, scopes: list[Any]) -> None:
 
 
 def _add_withdrawn(signals: SignalBuilder, data: Any, documents: list[Any]) -> None:
-    whole = each(data, "all") if isinstance(data, Mapping) else [None]
+    whole = all_values(data, "all") if isinstance(data, Mapping) else [None]
     _add_documents(signals, documents, "denied")
     if not documents or any(value is not False for value in whole):
         signals.put(EVERYTHING, "denied")

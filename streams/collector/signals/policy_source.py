@@ -7,7 +7,7 @@ from infra.errors import ConfigError
 from infra.telemetry.logs import get_logger
 from streams.consent.policy import PACKAGED, Policy, load_policy
 
-LOOK_S = 1.0
+CHECK_S = 1.0
 
 
 class PolicySource:
@@ -15,16 +15,16 @@ class PolicySource:
 
     def __init__(self, file: Path | None) -> None:
         self._file = file or PACKAGED
-        self._looked = time.monotonic()
-        self._stamp = self._stamped()
+        self._checked_at = time.monotonic()
+        self._stamp = self._file_stamp()
         self._policy = load_policy(self._file)
 
     def policy(self) -> Policy:
         """The newest policy that could be read: a mistake in the file must not close the doors."""
         now = time.monotonic()
-        if now - self._looked >= LOOK_S:
-            self._looked = now
-            stamp = self._stamped()
+        if now - self._checked_at >= CHECK_S:
+            self._checked_at = now
+            stamp = self._file_stamp()
             if stamp != self._stamp:
                 self._stamp = stamp
                 try:
@@ -33,7 +33,7 @@ class PolicySource:
                     get_logger().error("the consent policy cannot be read, the one before stays in force", error=str(error))
         return self._policy
 
-    def _stamped(self) -> tuple[int, int, int]:
+    def _file_stamp(self) -> tuple[int, int, int]:
         try:
             status = self._file.stat()
         except OSError:

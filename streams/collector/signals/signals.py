@@ -10,14 +10,14 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from streams.collector.fields.repeated import dumps, pairs
+from streams.collector.fields.repeated_keys import dumps, pairs
 from streams.consent.formats.signals import CONSENT_MODE_SIGNALS, WHOLE, fold, is_objection
 
 MAX_NAME = 1_024  # characters: cut further once it is masked, because half an address is not recognised
 MAX_JSON = 8_192  # characters of a value that is written as JSON
 MAX_LEVELS = 4  # names that a flattened name may be made of
 MAX_SIGNALS = 512
-MOST_FIELDS = 8_192  # names of fields that are remembered
+MAX_CACHED_FIELDS = 8_192  # names of fields that are remembered
 
 TOO_MANY = f"more than {MAX_SIGNALS} signals"
 EVERYTHING = "cmp.all"
@@ -39,7 +39,7 @@ ALIASES = {
 """Names beside the consent object, folded, by which tags send a signal of another name."""
 CONTAINER_STRINGS = {"xgagcs": "gcs", "xgagcd": "gcd"}
 """Consent Mode as a tag container's event data has it: the gate reads `x-ga-gcs` beside a `gcs` that disagrees."""
-NAMED = frozenset(
+SIGNAL_NAMES = frozenset(
     {
         "gcs", "gcd", "npa", "nonpersonalizedads", "tcstring", "tceventstatus", "gdprapplies", "gpp", "gpc", "usprivacy",
         *MODE_NAMES, *ALIASES,
@@ -52,7 +52,7 @@ CATEGORIES = "categorypreferences"
 MANAGEMENT = "consentmanagement"
 MANAGEMENT_DETAILS = {"provider": "platform", "resolutionstrategy": ""}
 """Fields of RudderStack's consent object that say nothing of the choice, and the signal that they are; empty = none."""
-LEAVES = NAMED | frozenset(CONTAINER_STRINGS)
+LEAVES = SIGNAL_NAMES | frozenset(CONTAINER_STRINGS)
 """Folded names of signals whose value is never an object."""
 
 _NOUNS = "(categor(y|ies)|consents?|groups?|ids?|purposes?|scopes?|services?|vendors?)"
@@ -84,12 +84,12 @@ class ConsentRole(Enum):
 class SignalField(NamedTuple):
     """How to read a field beside the consent object."""
 
-    place: ConsentRole
+    role: ConsentRole
     name: str
     """Of the signal."""
 
 
-def _field_of(name: str) -> SignalField | None:
+def _classify(name: str) -> SignalField | None:
     bare = fold(name)
     if bare in OBJECTS:
         return SignalField(ConsentRole.OBJECT, name)
@@ -101,30 +101,30 @@ def _field_of(name: str) -> SignalField | None:
         return SignalField(ConsentRole.CHOICES, name)
     if bare in CONTAINER_STRINGS:
         return SignalField(ConsentRole.CONTAINER_STRING, name)
-    return SignalField(ConsentRole.SIGNAL, ALIASES.get(bare, name)) if bare in NAMED else None
+    return SignalField(ConsentRole.SIGNAL, ALIASES.get(bare, name)) if bare in SIGNAL_NAMES else None
 
 
 # A plain dictionary: each field of each event is looked up, and most are known to be no signal.
 _FIELDS: dict[str, SignalField | None] = {}
-_UNSEEN = SignalField(ConsentRole.SIGNAL, "")
+_UNCACHED = SignalField(ConsentRole.SIGNAL, "")
 
 
-def field_of(name: str) -> SignalField | None:
+def classify_field(name: str) -> SignalField | None:
     """What a field of this name is to consent; None for nothing."""
-    field = _FIELDS.get(name, _UNSEEN)
-    if field is not _UNSEEN:
+    field = _FIELDS.get(name, _UNCACHED)
+    if field is not _UNCACHED:
         return field
     name = name[:MAX_NAME]
-    if len(_FIELDS) >= MOST_FIELDS:
+    if len(_FIELDS) >= MAX_CACHED_FIELDS:
         _FIELDS.clear()
-    field = _FIELDS[name] = _field_of(name)
+    field = _FIELDS[name] = _classify(name)
     return field
 
 
-def signal_fields(fields: Mapping[str, Any]) -> list[str]:
+def find_signal_fields(fields: Mapping[str, Any]) -> list[str]:
     """Names of the fields that are consent signals wherever they stand."""
-    maybe = [name for name in fields if _FIELDS.get(name, _UNSEEN) is not None]
-    return [name for name in maybe if field_of(name) is not None] if maybe else maybe
+    maybe = [name for name in fields if _FIELDS.get(name, _UNCACHED) is not None]
+    return [name for name in maybe if classify_field(name) is not None] if maybe else maybe
 
 
 class SignalBuilder:
@@ -161,7 +161,7 @@ class SignalBuilder:
         if isinstance(consent, Mapping):
             self._add_fields(consent, "", 1)
         else:
-            self.put(WHOLE, dumps(consent).decode() if isinstance(consent, bool) else written(consent))
+            self.put(WHOLE, dumps(consent).decode() if isinstance(consent, bool) else to_signal_text(consent))
 
     def add_management(self, consent: Any) -> None:
         """Add RudderStack's consent object: ids that are allowed and denied, and what the platform is."""
@@ -185,22 +185,22 @@ class SignalBuilder:
                     bare = fold(category[:MAX_NAME])
                     self._add(category, value, "" if bare in MODE_NAMES else "cmp.", 2)
         else:
-            self.put(name, written(categories))
+            self.put(name, to_signal_text(categories))
 
-    def add_named(self, fields: Mapping[str, Any]) -> list[str]:
+    def add_signal_fields(self, fields: Mapping[str, Any]) -> list[str]:
         """Add the fields of an event that are consent signals wherever they stand; their names."""
-        names = [name for name in signal_fields(fields) if not _is_campaign(name, fields[name])]
+        names = [name for name in find_signal_fields(fields) if not _is_campaign(name, fields[name])]
         later = []
         for name, value in [(name, fields[name]) for name in names] if type(fields) is dict else pairs(fields):
-            field = field_of(name)
+            field = classify_field(name)
             if field is None or _is_campaign(name, value):
                 continue
-            if field.place is ConsentRole.CONTAINER_STRING:
+            if field.role is ConsentRole.CONTAINER_STRING:
                 later.append((field, value))
-            elif field.place is ConsentRole.OBJECT:
+            elif field.role is ConsentRole.OBJECT:
                 self.add_consent(value)
             else:
-                self._ADDERS[field.place](self, field.name, value)
+                self._ADDERS[field.role](self, field.name, value)
         # A container's strings take the plain name only where nothing else has it.
         for field, value in later:
             self._add_container_string(field.name, value)
@@ -213,7 +213,7 @@ class SignalBuilder:
         self._add(name, value, "", 1)
 
     def _add_container_string(self, name: str, value: Any) -> None:
-        plain, text = CONTAINER_STRINGS[fold(name)], written(value)
+        plain, text = CONTAINER_STRINGS[fold(name)], to_signal_text(value)
         if self._signals.setdefault(plain, text) != text:
             self.put(name, text)
 
@@ -240,20 +240,20 @@ class SignalBuilder:
     def _add(self, name: str, value: Any, prefix: str, level: int) -> None:
         """Add one field of a consent object. `prefix`: names of the objects around it; `level`: how many names it has."""
         if isinstance(value, str):
-            self.put(_full(name, prefix), value)
+            self.put(_full_name(name, prefix), value)
         elif isinstance(value, bool):
             yes, no = ("1", "0") if is_flag(name[:MAX_NAME]) else ("granted", "denied")
-            self.put(_full(name, prefix), yes if value else no)
+            self.put(_full_name(name, prefix), yes if value else no)
         elif isinstance(value, Mapping):
             self._add_object_field(name, value, prefix, level)
         elif isinstance(value, list):
             self._add_list(name, value, prefix)
         else:
-            self.put(_full(name, prefix), written(value))
+            self.put(_full_name(name, prefix), to_signal_text(value))
 
     def _add_object_field(self, name: str, value: Mapping[str, Any], prefix: str, level: int) -> None:
         name = name[:MAX_NAME]
-        bare, full = fold(name), _full(name, prefix)
+        bare, full = fold(name), _full_name(name, prefix)
         if bare == CATEGORIES and not prefix:
             self.add_categories(name, value)
         elif bare == MANAGEMENT and not prefix:
@@ -262,28 +262,28 @@ class SignalBuilder:
             # Under the name of a signal an object is a value that cannot be read, whatever is in it.
             is_leaf = bare in LEAVES or fold(full[:MAX_NAME]).startswith(("cmp.", "cm."))
             if is_leaf or not value or level >= MAX_LEVELS:
-                self.put(full, written(value))
+                self.put(full, to_signal_text(value))
             if level < MAX_LEVELS:
                 self._add_fields(value, f"{full}.", level + 1)
 
     def _add_list(self, name: str, values: list[Any], prefix: str) -> None:
-        word = list_word(name[:MAX_NAME])
-        items = [text for value in values if (text := _item(value))]
+        word = classify_list(name[:MAX_NAME])
+        items = [text for value in values if (text := _list_item(value))]
         if word == "denied":
             for item in items:
                 self.put(f"cmp.{item}", word)
             if len(items) != len(values):
-                self.put(_full(name, prefix), written(values))
+                self.put(_full_name(name, prefix), to_signal_text(values))
         elif word and items and len(items) == len(values):
             for item in items:
                 self.put(f"cmp.{item}", word)
         else:
             # An empty list of what is allowed is here too: nothing is.
-            self.put(_full(name, prefix), written(values))
+            self.put(_full_name(name, prefix), to_signal_text(values))
 
     def add_scopes(self, scopes: Any, word: str) -> bool:
         """Add scopes of which all are granted or denied; whether there were any, and each was a text."""
-        items = [_item(scope) for scope in scopes] if isinstance(scopes, Sequence) and not isinstance(scopes, str) else []
+        items = [_list_item(scope) for scope in scopes] if isinstance(scopes, Sequence) and not isinstance(scopes, str) else []
         for item in items:
             if item:
                 self.put(f"cmp.{item}", word)
@@ -295,7 +295,7 @@ def _is_campaign(name: str, value: Any) -> bool:
     return type(value) in (str, int, float) and fold(name[:MAX_NAME]) == "cmp"
 
 
-def with_objection(signals: Mapping[str, str], header: str) -> dict[str, str]:
+def add_gpc(signals: Mapping[str, str], header: str) -> dict[str, str]:
     """An event's signals and its request's `Sec-GPC`: both are kept where they differ."""
     joined = SignalBuilder({"gpc": header})
     for name, value in signals.items():
@@ -303,7 +303,7 @@ def with_objection(signals: Mapping[str, str], header: str) -> dict[str, str]:
     return joined.as_map()
 
 
-def _full(name: str, prefix: str) -> str:
+def _full_name(name: str, prefix: str) -> str:
     return prefix + name[:MAX_NAME].strip() if prefix else _top_name(name[:MAX_NAME])
 
 
@@ -321,19 +321,19 @@ def _category_name(category: str) -> str:
     return name if fold(category) in MODE_NAMES else f"cmp.{name}"
 
 
-def _item(value: Any) -> str:
+def _list_item(value: Any) -> str:
     """An item of a list of names; empty for what is none."""
     return value.strip() if isinstance(value, str) else str(value) if type(value) is int else ""
 
 
 @lru_cache(8_192)
-def list_word(name: str) -> str:
+def classify_list(name: str) -> str:
     """What a list of this name says of its items: `granted`, `denied`, or nothing that is known."""
     bare = fold(name)
     return "denied" if _DENIED_LIST.fullmatch(bare) else "granted" if _GRANTED_LIST.fullmatch(bare) else ""
 
 
-def written(value: Any) -> str:
+def to_signal_text(value: Any) -> str:
     """A value as the text of a signal: text as it is, numbers written out, null, and the rest as JSON."""
     if isinstance(value, str):
         return value
@@ -347,4 +347,13 @@ def written(value: Any) -> str:
     return str(value) if isinstance(value, int | float) else dumps(value).decode()[:MAX_JSON]
 
 
-__all__ = ["EVERYTHING", "NOT_SELECTED", "SignalBuilder", "field_of", "list_word", "with_objection", "written"]
+__all__ = [
+    "EVERYTHING",
+    "NOT_SELECTED",
+    "SignalBuilder",
+    "add_gpc",
+    "classify_field",
+    "classify_list",
+    "find_signal_fields",
+    "to_signal_text",
+]

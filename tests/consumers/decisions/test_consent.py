@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.decisions.app import doors
-from consumers.decisions.consent import ConsentGate, ConsentQuestion, ConsentRules, consent_policy
+from consumers.decisions.app import build_dependencies
+from consumers.decisions.consent import ConsentGate, ConsentQuery, ConsentRules, consent_policy
 from consumers.decisions.service import Dependencies
 from consumers.decisions.sites import SiteGroups
 from infra.errors import ConfigError
@@ -32,7 +32,7 @@ NODE = "2" + "a" * 32
 def grants(signals: Mapping[str, str], region: str, times: Times, rules: ConsentRules | None = None) -> bool:
     """Whether personalization is granted to a visitor of whom this is remembered."""
     rules = rules or ConsentRules(POLICY)
-    return rules.grants(rules.read(region, signals, NOW), times, NOW)
+    return rules.grants(rules.read_signals(region, signals, NOW), times, NOW)
 
 
 @pytest.mark.parametrize(
@@ -152,19 +152,19 @@ def test_a_refusal_stands_when_keys_are_rotated(folder: Path) -> None:
     for refused in (first, second):
         gate = ConsentGate(ConsentRules(POLICY), sites, Ledger({refused: personal(withdrawn=NOW - HOUR)}))
         for settings in (ROTATED, BOTH):
-            dependencies = doors(settings, gate)
+            dependencies = build_dependencies(settings, gate)
             for value, granted in (("c1", False), ("c2", True)):
-                question = ConsentQuestion(GRANTED, "DE", "https://one.example", dependencies.visitor(value).nodes)
-                assert asyncio.run(answer(dependencies, question)) is granted
+                query = ConsentQuery(GRANTED, "DE", "https://one.example", dependencies.identify_visitor(value).nodes)
+                assert asyncio.run(answer(dependencies, query)) is granted
     gate = ConsentGate(ConsentRules(POLICY), sites, Ledger({}))
-    assert doors(BOTH, gate).visitor("c1").pseudonym == first
-    assert doors(ROTATED, gate).visitor("c1").pseudonym == second
-    assert doors(BOTH, gate).visitor("undefined") == (None, [])
+    assert build_dependencies(BOTH, gate).identify_visitor("c1").pseudonym == first
+    assert build_dependencies(ROTATED, gate).identify_visitor("c1").pseudonym == second
+    assert build_dependencies(BOTH, gate).identify_visitor("undefined") == (None, [])
 
 
-async def answer(dependencies: Dependencies, question: ConsentQuestion) -> bool:
+async def answer(dependencies: Dependencies, query: ConsentQuery) -> bool:
     """Whether a decision may be personal."""
-    return await dependencies.personalization(question, NOW)
+    return await dependencies.grants_personalization(query, NOW)
 
 
 class Ledger:
@@ -173,7 +173,7 @@ class Ledger:
     def __init__(self, by_node: Mapping[str, Times]) -> None:
         self.by_node = by_node
 
-    async def read(self, _regulation: str, groups: Sequence[str], nodes: Sequence[str]) -> list[Times] | None:
+    async def read_states(self, _regulation: str, groups: Sequence[str], nodes: Sequence[str]) -> list[Times] | None:
         """Answer at once."""
         times: Times = {}
         for node in nodes:
@@ -188,7 +188,7 @@ class States:
         self.by_group = by_group
         self.questions: list[tuple[str, Sequence[str], Sequence[str]]] = []
 
-    async def read(self, regulation: str, groups: Sequence[str], nodes: Sequence[str]) -> list[Times] | None:
+    async def read_states(self, regulation: str, groups: Sequence[str], nodes: Sequence[str]) -> list[Times] | None:
         """Answer at once."""
         self.questions.append((regulation, groups, nodes))
         return None if self.by_group is None else [self.by_group.get(group, {}) for group in groups]
@@ -197,8 +197,8 @@ class States:
 def decided(states: States, folder: Path, rules: ConsentRules | None = None, **changes: Any) -> bool:
     """One question to a gate with two sites."""
     sites = SiteGroups(POLICY, folder / "write-keys.json", ())
-    question = ConsentQuestion(GRANTED, "DE", "https://one.example", [NODE])._replace(**changes)
-    return asyncio.run(ConsentGate(rules or ConsentRules(POLICY), sites, states).grants_personalization(question, NOW))
+    query = ConsentQuery(GRANTED, "DE", "https://one.example", [NODE])._replace(**changes)
+    return asyncio.run(ConsentGate(rules or ConsentRules(POLICY), sites, states).grants_personalization(query, NOW))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from consumers.decisions.ledger_view import (
     REDIS_AWAY,
     TIMEOUT_S,
     LedgerView,
-    connector,
+    redis_connector,
 )
 from infra.ops.embedded.servers.redis import EmbeddedRedis
 from infra.telemetry.metrics import Metrics
@@ -26,7 +26,7 @@ from tests.consumers.decisions.views import PARTITIONS, gate_view, open_views, p
 
 SITE, OTHER_SITE = "shop.example", "other.example"
 NODE, NEWER, STRANGER = "2" + "a" * 32, "2" + "b" * 32, "2" + "c" * 32
-ASKED = ("opt-in", [SITE], [NODE])
+LOOKUP = ("opt-in", [SITE], [NODE])
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ class Running:
         while self.view._problem != problem:
             assert time.monotonic() < deadline, self.view._problem
             await asyncio.sleep(0.02)
-        assert self.view.whole is (problem == "")
+        assert self.view.is_complete is (problem == "")
 
     def waiting(self) -> float | None:
         """The metric."""
@@ -61,10 +61,10 @@ def run(url: str, walk: Callable[[Running], Awaitable[None]], partitions: Sequen
 
     async def whole_walk() -> None:
         metrics = Metrics()
-        view = LedgerView(connector(url), metrics)
+        view = LedgerView(redis_connector(url), metrics)
         if partitions:
-            view.divide(partition_of, partitions)
-        tasks = [asyncio.create_task(work) for work in (view.serve(), view.watch())]
+            view.set_partitions(partition_of, partitions)
+        tasks = [asyncio.create_task(work) for work in (view.answer_lookups(), view.watch_marks())]
         try:
             await walk(Running(view, metrics))
         finally:
@@ -88,9 +88,9 @@ def test_states_of_one_identifier_are_read_as_one(own_redis: EmbeddedRedis) -> N
     async def walk(running: Running) -> None:
         await running.until()
         view = running.view
-        assert await view.read("opt-in", [SITE, OTHER_SITE], [NODE, NEWER]) == [merged, {"analytics.denied": 1}]
-        assert await view.read("opt-out", [SITE], [NODE]) == [{"personalization.withdrawn": 8}]
-        assert await view.read("opt-in", [SITE], [STRANGER]) == [{}]
+        assert await view.read_states("opt-in", [SITE, OTHER_SITE], [NODE, NEWER]) == [merged, {"analytics.denied": 1}]
+        assert await view.read_states("opt-out", [SITE], [NODE]) == [{"personalization.withdrawn": 8}]
+        assert await view.read_states("opt-in", [SITE], [STRANGER]) == [{}]
         assert running.waiting() == 0
 
     run(own_redis.url, walk)
@@ -102,9 +102,9 @@ def test_what_was_refused_is_seen_with_the_next_question(own_redis: EmbeddedRedi
 
     async def walk(running: Running) -> None:
         await running.until()
-        assert await running.view.read(*ASKED) == [{}]
+        assert await running.view.read_states(*LOOKUP) == [{}]
         remember(gate, NODE, SITE, {"personalization.denied": 7})
-        assert await running.view.read(*ASKED) == [{"personalization.denied": 7}]
+        assert await running.view.read_states(*LOOKUP) == [{"personalization.denied": 7}]
 
     run(own_redis.url, walk)
 
@@ -135,14 +135,14 @@ def test_a_view_that_is_not_whole_is_not_believed(own_redis: EmbeddedRedis, dama
             damage(client)
         with capture_logs() as logs:
             for _ in range(3):
-                assert await running.view.read(*ASKED) is None
-            assert await running.view.read("opt-in", [SITE], [NODE, NEWER]) is None
-            assert await running.view.read("opt-in", [SITE], [NEWER]) == [{}]
+                assert await running.view.read_states(*LOOKUP) is None
+            assert await running.view.read_states("opt-in", [SITE], [NODE, NEWER]) is None
+            assert await running.view.read_states("opt-in", [SITE], [NEWER]) == [{}]
             await running.until(INCOMPLETE)
             assert running.waiting() == 1
             open_views(own_redis.url)
             await running.until()
-            assert await running.view.read(*ASKED) == [{}]
+            assert await running.view.read_states(*LOOKUP) == [{}]
         assert [entry["event"] for entry in logs] == [
             "consent ledger unreadable, decisions are not personal", "consent ledger readable",
         ]  # fmt: skip
@@ -158,20 +158,20 @@ def test_redis_away_is_answered_at_once(own_redis: EmbeddedRedis) -> None:
     async def walk(running: Running) -> None:
         await running.until()
         own_redis.stop()
-        assert await running.view.read(*ASKED) is None
+        assert await running.view.read_states(*LOOKUP) is None
         await running.until(REDIS_AWAY)
         began = time.monotonic()
         for _ in range(1_000):
-            assert await running.view.read(*ASKED) is None
+            assert await running.view.read_states(*LOOKUP) is None
         assert time.monotonic() - began < TIMEOUT_S
         await asyncio.get_running_loop().run_in_executor(None, own_redis.start)
         await running.until(INCOMPLETE)
-        assert await running.view.read(*ASKED) is None, "marked by another process of Redis"
+        assert await running.view.read_states(*LOOKUP) is None, "marked by another process of Redis"
         again = gate_view(own_redis.url)
         for partition in range(PARTITIONS):
             again.open(partition)
         await running.until()
-        assert await running.view.read(*ASKED) == [{"personalization.denied": 7}]
+        assert await running.view.read_states(*LOOKUP) == [{"personalization.denied": 7}]
 
     run(own_redis.url, walk)
 
@@ -185,7 +185,7 @@ def test_a_redis_that_hangs_is_waited_for_no_longer_than_the_limit(own_redis: Em
         with redis.Redis.from_url(own_redis.url) as client:
             client.execute_command("CLIENT", "PAUSE", "3000", "ALL")
             began = time.monotonic()
-            answers = await asyncio.gather(*(running.view.read(*ASKED) for _ in range(50)))
+            answers = await asyncio.gather(*(running.view.read_states(*LOOKUP) for _ in range(50)))
             assert answers == [None] * 50
             assert time.monotonic() - began < 3 * TIMEOUT_S
 
@@ -198,11 +198,11 @@ def test_without_partitions_nothing_is_answered(own_redis: EmbeddedRedis) -> Non
 
     async def walk(running: Running) -> None:
         await running.until(NO_PARTITIONS)
-        assert await running.view.read(*ASKED) is None
+        assert await running.view.read_states(*LOOKUP) is None
         assert running.waiting() == 1
-        running.view.divide(partition_of, range(PARTITIONS))
+        running.view.set_partitions(partition_of, range(PARTITIONS))
         await running.until()
-        assert await running.view.read(*ASKED) == [{}]
+        assert await running.view.read_states(*LOOKUP) == [{}]
 
     run(own_redis.url, walk, ())
 
@@ -220,7 +220,7 @@ def test_many_questions_share_a_command_and_each_gets_its_own_answer(own_redis: 
             before = commands(client)
             answers = await asyncio.gather(
                 *(
-                    running.view.read("opt-in", [SITE], [node] if number % 2 else [STRANGER, node, NEWER])
+                    running.view.read_states("opt-in", [SITE], [node] if number % 2 else [STRANGER, node, NEWER])
                     for number, node in enumerate(nodes)
                 )
             )

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from consumers.decisions.rules import GONE_MS, STALE_MS, Question, decide
+from consumers.decisions.rules import MAX_SNAPSHOT_AGE_MS, STALE_MS, DecisionInput, decide
 from streams.bandit.commands.experiments import EXAMPLE
 from streams.bandit.experiment import Experiment, parse
 from streams.bandit.snapshots.snapshot import Snapshot, follow
@@ -29,9 +29,9 @@ def snapshot(source: Experiment = HERO, at: int = NOW) -> Snapshot:
     return first
 
 
-def ask(visitor: str | None = "v1", **changes: Any) -> Question:
+def ask(visitor: str | None = "v1", **changes: Any) -> DecisionInput:
     """A question with consent."""
-    return Question(visitor, True)._replace(**changes)
+    return DecisionInput(visitor, True)._replace(**changes)
 
 
 def in_group(group: str) -> str:
@@ -40,23 +40,23 @@ def in_group(group: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("source", "current", "question", "arm", "reason"),
+    ("source", "current", "decision_input", "arm", "reason"),
     [
         (experiment(mode="off"), snapshot(), ask(), "calm", "killed"),
         (experiment(mode="control", control={"share": 0.1, "arm": "bold"}), snapshot(), ask(), "bold", "killed"),
         (HERO, snapshot(), ask(personalization=False), "calm", "no_consent"),
         (HERO, snapshot(), ask(None), "calm", "no_visitor"),
         (HERO, None, ask(), "calm", "fallback"),
-        (HERO, snapshot(at=NOW - GONE_MS - 1), ask(), "calm", "fallback"),
+        (HERO, snapshot(at=NOW - MAX_SNAPSHOT_AGE_MS - 1), ask(), "calm", "fallback"),
         (experiment(arms=[{"id": "calm"}, {"id": "new"}]), snapshot(), ask(), "calm", "fallback"),
         (HERO, snapshot(), ask(candidates=("nothing",)), "calm", "ineligible"),
     ],
 )
 def test_each_rung_serves_a_fixed_arm_outside_both_groups(
-    source: Experiment, current: Snapshot | None, question: Question, arm: str, reason: str
+    source: Experiment, current: Snapshot | None, decision_input: DecisionInput, arm: str, reason: str
 ) -> None:
     """Whoever cannot take part gets the default (or, by the kill switch, the control) arm and is never counted."""
-    choice = decide(source, current, question, NOW)
+    choice = decide(source, current, decision_input, NOW)
     assert (choice.arm, choice.reason, choice.group, choice.counts) == (arm, reason, "none", False)
 
 

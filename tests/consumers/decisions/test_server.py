@@ -86,8 +86,8 @@ Ask = Callable[..., Awaitable[tuple[int, dict[str, Any]]]]
 class Running:
     """A house that serves, and a client of it."""
 
-    def __init__(self, house: ServiceContext, session: ClientSession, port: int) -> None:
-        self.house = house
+    def __init__(self, context: ServiceContext, session: ClientSession, port: int) -> None:
+        self.context = context
         self.session = session
         self.url = f"http://127.0.0.1:{port}"
 
@@ -112,17 +112,17 @@ class Running:
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Running]:
     """Serve on a free port."""
-    house = ServiceContext(settings).open()
-    tasks = house.start()
-    runner = web.AppRunner(house.door().app(), access_log=None)
+    context = ServiceContext(settings).open()
+    tasks = context.start()
+    runner = web.AppRunner(context.build_api().app(), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
         async with ClientSession() as session:
-            yield Running(house, session, runner.addresses[0][1])
+            yield Running(context, session, runner.addresses[0][1])
     finally:
         await runner.cleanup()
-        await house.close(tasks)
+        await context.close(tasks)
 
 
 def logged(settings: Settings) -> dict[str, dict[str, Any]]:
@@ -265,7 +265,7 @@ def test_an_old_snapshot_is_told_and_none_serves_the_default(settings: Settings,
     async def walk() -> None:
         async with running(settings) as served:
             first = await served.until(lambda answer: answer["reason"] == "ok")
-            snapshots = served.house.snapshots._snapshots
+            snapshots = served.context.snapshots._snapshots
             snapshots[HERO.key] = replace(snapshots[HERO.key], published_ts=snapshots[HERO.key].published_ts - STALE_MS)
             _, stale = await served.ask()
             assert (stale["arm"], stale["group"], stale["reason"]) == (first["arm"], first["group"], "stale")
@@ -289,9 +289,9 @@ def test_a_full_log_serves_the_default_and_is_not_learned_from(settings: Setting
     async def walk() -> None:
         async with running(settings) as served:
             await served.until(lambda answer: answer["reason"] == "ok")
-            working, served.house.log._producer = served.house.log._producer, Full()
+            working, served.context.log._producer = served.context.log._producer, Full()
             _, answer = await served.ask()
-            served.house.log._producer = working
+            served.context.log._producer = working
             assert (answer["arm"], answer["group"], answer["reason"], answer["token"]) == ("calm", "none", "fallback", "")
 
     asyncio.run(walk())

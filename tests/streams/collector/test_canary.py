@@ -229,10 +229,10 @@ def choices_of(text: str) -> Iterator[dict[str, Any]]:
 
 
 READERS: tuple[tuple[str, Callable[[Any], Item], Callable[[str], Iterator[dict[str, Any]]]], ...] = (
-    ("own", own.read, own_events),
-    ("segment", segment.read, segment_events),
-    ("ga4", ga4.read, ga4_items),
-    ("snowplow", snowplow.read, snowplow_items),
+    ("own", own.parse_item, own_events),
+    ("segment", segment.parse_item, segment_events),
+    ("ga4", ga4.parse_item, ga4_items),
+    ("snowplow", snowplow.parse_item, snowplow_items),
 )
 
 
@@ -248,8 +248,8 @@ def decoded(text: str) -> str:
         text = "".join(char for char in text if unicodedata.category(char) != "Cf")
         if text == before:
             break
-    folded = unicodedata.normalize("NFKD", text).casefold()
-    return "".join(char for char in folded if unicodedata.category(char) != "Mn")
+    fold_text = unicodedata.normalize("NFKD", text).casefold()
+    return "".join(char for char in fold_text if unicodedata.category(char) != "Mn")
 
 
 def leaks(canary: Canary, value: Any) -> list[str]:
@@ -282,11 +282,11 @@ class Door:
 
     def events(self, parse: Callable[[Any], Item], items: list[Any]) -> list[Any]:
         """Records of events.raw, with their keys."""
-        return self._opened(self._intake.take(items, parse, self._request).records)
+        return self._opened(self._intake.accept_events(items, parse, self._request).records)
 
     def choices(self, items: list[Any]) -> list[Any]:
         """Records of consent.signals, with their keys."""
-        return self._opened(self._intake.take_choices(items, self._request).records)
+        return self._opened(self._intake.accept_choices(items, self._request).records)
 
     def _opened(self, records: list[Any]) -> list[Any]:
         clear = [record for record in records if record.topic != "events.dead"]  # dead letters are encrypted
@@ -358,7 +358,7 @@ def test_fields_of_persons_are_masked_wherever_they_stand(door: Door, name: str)
     ]  # fmt: skip
     canary = Canary("field", (), ("quokka", "wombat"))
     for item in items:
-        (record,) = door.events(own.read, [{"event_name": "x", **item}])
+        (record,) = door.events(own.parse_item, [{"event_name": "x", **item}])
         assert not leaks(canary, record), (item, leaks(canary, record))
 
 
@@ -370,10 +370,13 @@ def test_an_events_own_identifiers_stand_nowhere_else(door: Door, text: str, spe
     """Under names that nobody knows, in paths, titles, ids and versions, whatever protocol named them."""
     for field in ("a", "page_title", "page_location", "event_id", "order_id", "tag_version", "user_agent", "event_name"):
         for item, parse in (
-            ({"event_name": "x", "user_id": text, field: f"see {spell(text)}."}, own.read),
-            ({"type": "track", "event": "x", "userId": text, "properties": {"a": [spell(text)], spell(text): 1}}, segment.read),
-            ({"e": "se", "uid": text, "se_la": f"https://x.example/{spell(text)}/", "ua": spell(text)}, snowplow.read),
-            ({"shared": {"client_id": text}, "event": {"name": "x", "params": {"a": spell(text)}}}, ga4.read),
+            ({"event_name": "x", "user_id": text, field: f"see {spell(text)}."}, own.parse_item),
+            (
+                {"type": "track", "event": "x", "userId": text, "properties": {"a": [spell(text)], spell(text): 1}},
+                segment.parse_item,
+            ),
+            ({"e": "se", "uid": text, "se_la": f"https://x.example/{spell(text)}/", "ua": spell(text)}, snowplow.parse_item),
+            ({"shared": {"client_id": text}, "event": {"name": "x", "params": {"a": spell(text)}}}, ga4.parse_item),
         ):
             (record,) = door.events(parse, [item])
             assert not leaks(USERS, record), (item, leaks(USERS, record))

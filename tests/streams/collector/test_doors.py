@@ -25,7 +25,7 @@ from infra.secrets import Secret
 from infra.settings import Settings
 from schemas.codec import decode
 from schemas.registry import Registry
-from streams.collector.http.refusals import STATUS
+from streams.collector.http.rejections import STATUS
 from streams.collector.write_keys import KeyKind, create_key, revoke_keys
 from streams.identity.nodes import NodeKeys, node
 from streams.runtime.dead_letters.dead_letter import open_letter

@@ -28,7 +28,7 @@ def record(contract: Contract = RAW, ip: str = "", **fields: Any) -> tuple[str, 
     """Key, record and how often each field was masked."""
     masked: Counter[str] = Counter()
     event = ProtocolEvent(fields.pop("name", "x"), "headwater", **fields)
-    key, written = Normaliser(contract, KEYS).record(
+    key, written = Normaliser(contract, KEYS).build_record(
         event, RequestContext("web", "shop.example", NOW, ip=ip), lambda name: masked.update([name])
     )
     encode(contract, written)  # it fits

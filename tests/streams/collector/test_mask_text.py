@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streams.collector.masking import mask_text
-from streams.collector.masking.decoding import DecodedView, folded
+from streams.collector.masking.decoding import DecodedView, fold_text
 from streams.collector.masking.field_names import Category
 from streams.collector.masking.text import is_plain
 
@@ -134,7 +134,7 @@ def test_no_character_that_stands_for_another_is_passed_over() -> None:
         char = chr(code)
         plain = unicodedata.normalize("NFKC", char)
         if plain != char and plain.isascii() and not 0xD800 <= code < 0xE000:
-            assert folded(char) in (plain, plain.replace("\n", " ")), hex(code)
+            assert fold_text(char) in (plain, plain.replace("\n", " ")), hex(code)
 
 
 @settings(deadline=None)
@@ -152,7 +152,7 @@ def test_a_view_leads_back_to_its_source(text: str) -> None:
 @given(TEXTS)
 def test_plain_texts_are_those_in_which_nothing_is_masked(text: str) -> None:
     """The cheap look never passes over what the search would mask."""
-    if is_plain(folded(text)):
+    if is_plain(fold_text(text)):
         assert mask_text(text) == text
 
 

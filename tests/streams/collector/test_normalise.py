@@ -11,8 +11,8 @@ from schemas.registry import Contract, Registry
 from streams.collector.event import ProtocolEvent
 from streams.collector.fields.agents import device_class, is_bot
 from streams.collector.masking import mask_text
-from streams.collector.normalise import Normaliser, RequestContext, event_time, ip_prefix
-from streams.collector.protocols.choices import SentChoice, read, records
+from streams.collector.normalise import Normaliser, RequestContext, choose_event_time, ip_prefix
+from streams.collector.protocols.choices import SentChoice, build_records, parse_item
 from streams.identity.nodes import NodeKeys, node, versions
 
 SECRET = Secret("for tests only, forty characters long...")
@@ -27,7 +27,9 @@ PHONE_AGENT = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_1 like Mac OS X) AppleWebKi
 def record(event: ProtocolEvent, contract: Contract = RAW, **request: Any) -> tuple[str, Record, list[str]]:
     """Key, record and the fields that were masked."""
     hidden: list[str] = []
-    key, fields = Normaliser(contract, KEYS).record(event, RequestContext("web", "shop.example", NOW, **request), hidden.append)
+    key, fields = Normaliser(contract, KEYS).build_record(
+        event, RequestContext("web", "shop.example", NOW, **request), hidden.append
+    )
     encode(contract, fields)  # it fits
     return key, fields, hidden
 
@@ -45,7 +47,7 @@ def record(event: ProtocolEvent, contract: Contract = RAW, **request: Any) -> tu
 )
 def test_the_best_clock_there_is(created_ms: int | None, sent_ms: int | None, when: int, clock: str) -> None:
     """The device's clock corrected by its skew, where it shows one; the collector's, where the device's is absurd."""
-    assert event_time(ProtocolEvent("x", "headwater", created_ms=created_ms, sent_ms=sent_ms), NOW) == (when, clock)
+    assert choose_event_time(ProtocolEvent("x", "headwater", created_ms=created_ms, sent_ms=sent_ms), NOW) == (when, clock)
 
 
 def test_no_identifier_gets_past_in_clear() -> None:
@@ -63,7 +65,7 @@ def test_identifiers_have_a_node_of_each_version_in_use() -> None:
     ids = [("user", "account-17"), ("cookie", "c")]
     every = sorted(name for kind, value in ids for name in versions(NEWER, kind, value))
     request = RequestContext("web", "shop.example", NOW)
-    key, fields = Normaliser(RAW, BOTH).record(ProtocolEvent("x", "own", identifiers=ids), request, lambda _name: None)
+    key, fields = Normaliser(RAW, BOTH).build_record(ProtocolEvent("x", "own", identifiers=ids), request, lambda _name: None)
     assert (key, fields["identifiers"]) == (node(KEYS, "user", "account-17"), every)
 
 
@@ -74,9 +76,9 @@ def test_a_withdrawal_is_said_of_every_node_there_ever_was() -> None:
     newest = sorted(str(node(NEWER, kind, value)) for kind, value in ids)
 
     def said_of(kind: str, keys: NodeKeys) -> list[str]:
-        choice = read({"user_id": "account-17", "client_id": "c", "kind": kind, "consent": {"cmp.analytics": False}})
+        choice = parse_item({"user_id": "account-17", "client_id": "c", "kind": kind, "consent": {"cmp.analytics": False}})
         assert isinstance(choice, SentChoice)
-        return [subject for subject, _ in records(choice, keys, "s", NOW)]
+        return [subject for subject, _ in build_records(choice, keys, "s", NOW)]
 
     assert [said_of("choice", keys) for keys in (BOTH, NEWER)] == [every, newest]
     assert [said_of("withdrawal", keys) for keys in (BOTH, NEWER)] == [every, every]

@@ -21,7 +21,7 @@ def drained(spool: Spool) -> list[SpoolRecord]:
     """All records, oldest first; the spool is empty then."""
     spooled: list[SpoolRecord] = []
     while not spool.empty:
-        file, records = spool.oldest()
+        file, records = spool.open_oldest()
         spooled += records
         spool.drop(file)
     return spooled
@@ -75,7 +75,7 @@ def test_it_goes_on_in_a_new_segment_while_the_old_one_drains(tmp_path: Path) ->
     """What is appended after draining began comes behind it."""
     spool = Spool(tmp_path / "spool", keyring(tmp_path), 10 * SEGMENT_BYTES)
     spool.append(RECORDS[:2], NOW)
-    file, records = spool.oldest()
+    file, records = spool.open_oldest()
     spool.append(RECORDS[2:], NOW)
     assert list(records) == RECORDS[:2]
     spool.drop(file)

@@ -16,11 +16,11 @@ from infra.settings import PACKAGED_CONTRACTS
 from infra.telemetry.metrics import Metrics
 from schemas.codec import decode
 from schemas.registry import Registry
-from streams.collector.fields.repeated import loads
+from streams.collector.fields.repeated_keys import loads
 from streams.collector.intake import Intake, IntakeResult
 from streams.collector.normalise import RequestContext
 from streams.collector.protocols import choices, own
-from streams.collector.signals.choice_rules import MOST_SITES, ChoiceRules, KnownSites, signal_problem
+from streams.collector.signals.choice_rules import MAX_SITES, ChoiceRules, KnownSites, signal_problem
 from streams.collector.signals.policy_source import PolicySource
 from streams.collector.signals.signals import SignalBuilder
 from streams.collector.write_keys import WriteKeyStore, create_key, revoke_keys
@@ -49,13 +49,13 @@ class Door:
         self.rules = ChoiceRules(PolicySource(self.policy), WriteKeyStore(self.keys))
         self.intake = Intake(REGISTRY, self.payload_keys, NodeKeys.derive(SECRET), Metrics(), self.rules)
 
-    def take(self, *items: Any, body: bytes = b"") -> IntakeResult:
+    def accept(self, *items: Any, body: bytes = b"") -> IntakeResult:
         """What becomes of the items."""
-        return self.intake.take_choices(items, RequestContext("web", "shop.example", NOW), body)
+        return self.intake.accept_choices(items, RequestContext("web", "shop.example", NOW), body)
 
     def problem(self, **item: Any) -> str:
         """Why one choice is refused; empty where it is taken."""
-        result = self.take({"client_id": "c", **item})
+        result = self.accept({"client_id": "c", **item})
         assert (result.accepted, len(result.refused)) in ((1, 0), (0, 1))
         return result.refused[0][1] if result.refused else ""
 
@@ -92,7 +92,7 @@ FINAL = {"tc_event_status": "useractioncomplete", "gdpr_applies": "1"}
 )  # fmt: skip
 def test_choices_that_are_understood(door: Door, consent: dict[str, Any]) -> None:
     """Each readable choice is taken, for its one subject."""
-    result = door.take({"client_id": "c", "consent": consent})
+    result = door.accept({"client_id": "c", "consent": consent})
     assert (result.accepted, result.refused, result.warnings) == (1, [], [])
     assert len(door.choices(result)) == 1
 
@@ -128,7 +128,7 @@ def test_choices_that_are_understood(door: Door, consent: dict[str, Any]) -> Non
 def test_choices_that_are_not_understood(door: Door, consent: dict[str, Any], field: str, advice: str) -> None:
     """The answer names the field and what to send, and the bytes are a dead letter."""
     item = {"client_id": "c", "consent": consent}
-    result = door.take(item)
+    result = door.accept(item)
     ((_, message),) = result.refused
     assert f"consent.{field}" in message
     assert advice in message
@@ -153,9 +153,9 @@ def test_choices_that_leave_everything_open(door: Door, consent: dict[str, Any])
 def test_a_second_word_is_judged_too(door: Door) -> None:
     """A repeated key is kept where both are readable, and refuses the choice where one is not."""
     both = loads(b'{"client_id":"c","consent":{"cmp.marketing":"1","cmp.marketing":"0"}}')
-    assert door.choices(door.take(both))[0]["signals"] == {"cmp.marketing": "1", "cmp.marketing#2": "0"}
+    assert door.choices(door.accept(both))[0]["signals"] == {"cmp.marketing": "1", "cmp.marketing#2": "0"}
     raw = b'{"client_id":"c","consent":{"cmp.marketing":"hm","cmp.marketing":"1"}}'
-    result = door.take(loads(raw))
+    result = door.accept(loads(raw))
     assert "consent.cmp.marketing" in result.refused[0][1]
     assert door.letters(result) == [raw]
 
@@ -163,13 +163,13 @@ def test_a_second_word_is_judged_too(door: Door) -> None:
 def test_a_dead_letter_holds_the_bytes_that_were_sent(door: Door) -> None:
     """A body that is one choice is kept byte for byte, blanks, repeated keys and all."""
     raw = b'{ "client_id" : "c",\n "consent": {"cmp.x": 1.0, "cmp.x": "\\u0031"} }'
-    assert door.letters(door.take(loads(raw), body=raw)) == [raw]
+    assert door.letters(door.accept(loads(raw), body=raw)) == [raw]
 
 
 def test_a_batch_is_taken_as_far_as_it_is_understood(door: Door) -> None:
     """Each item is judged alone."""
     good, bad = {"client_id": "c", "consent": {"gcs": "G100"}}, {"client_id": "d", "consent": {"gcs": "?"}}
-    result = door.take(good, bad, good)
+    result = door.accept(good, bad, good)
     assert (result.accepted, [place for place, _ in result.refused]) == (2, [1])
     assert len(door.choices(result)) == 2
     assert [json.loads(letter) for letter in door.letters(result)] == [bad]
@@ -185,7 +185,7 @@ def test_messages_hold_no_value_and_no_address(door: Door) -> None:
 
 def test_a_withdrawal_needs_no_signals(door: Door) -> None:
     """A withdrawal is never refused for what stands beside it."""
-    result = door.take({"client_id": "c", "kind": "withdrawal", "consent": {"x": "y"}})
+    result = door.accept({"client_id": "c", "kind": "withdrawal", "consent": {"x": "y"}})
     assert result.accepted == 1
 
 
@@ -198,7 +198,7 @@ def test_a_withdrawal_needs_no_signals(door: Door) -> None:
 )  # fmt: skip
 def test_spellings_of_a_site(door: Door, site: Any) -> None:
     """The site of a choice is written as events' hosts are, and is the key's where none is named."""
-    result = door.take({"client_id": "c", "kind": "withdrawal", "site": site})
+    result = door.accept({"client_id": "c", "kind": "withdrawal", "site": site})
     assert [record["site"] for record in door.choices(result)] == ["shop.example"]
 
 
@@ -227,25 +227,25 @@ def test_hosts_of_events_are_known(door: Door) -> None:
     """A host that has sent an event is a site, in every spelling."""
     assert door.problem(kind="withdrawal", site="new.example")
     event = {"event_name": "x", "page_location": "https://New.Example.:443/a"}
-    assert door.intake.take([event], own.read, RequestContext("web", "shop.example", NOW)).accepted == 1
+    assert door.intake.accept_events([event], own.parse_item, RequestContext("web", "shop.example", NOW)).accepted == 1
     assert door.problem(kind="withdrawal", site="new.example") == ""
 
 
 def test_hosts_of_events_are_bounded(tmp_path: Path) -> None:
     """The oldest hosts are forgotten, and the memory stays what it is."""
     sites = KnownSites(WriteKeyStore(tmp_path / "none.json"), PolicySource(None))
-    for n in range(MOST_SITES + 1):
+    for n in range(MAX_SITES + 1):
         sites.add(f"h{n}.example")
-    assert not sites.knows("h0.example")
-    assert sites.knows("h1.example")
-    assert sites.knows(f"h{MOST_SITES}.example")
+    assert not sites.includes("h0.example")
+    assert sites.includes("h1.example")
+    assert sites.includes(f"h{MAX_SITES}.example")
 
 
 def test_a_revoked_keys_site_is_unknown(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys are looked at again while the collector runs."""
     assert door.problem(kind="withdrawal", site="app.example") == ""
     revoke_keys(door.keys, "app")
-    monkeypatch.setattr("streams.collector.write_keys.LOOK_S", 0.0)
+    monkeypatch.setattr("streams.collector.write_keys.CHECK_S", 0.0)
     assert door.problem(kind="withdrawal", site="app.example")
 
 
@@ -263,7 +263,7 @@ def test_sites_of_groups_are_known(tmp_path: Path) -> None:
 
 def test_a_new_policy_counts_at_once_and_a_broken_one_never(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names that a newer policy lists are known; a file that does not load leaves the one before in force."""
-    monkeypatch.setattr("streams.collector.signals.policy_source.LOOK_S", 0.0)
+    monkeypatch.setattr("streams.collector.signals.policy_source.CHECK_S", 0.0)
     door = Door(tmp_path)
     assert door.problem(consent={"cmp.tracking": "0"})
 
@@ -287,15 +287,15 @@ def test_times_of_choices(door: Door, value: Any) -> None:
     """The time of a choice is read in each usual form, beside the signals or among them."""
     consent = {"cmp.marketing": "0"}
     for item in ({"consent": consent, "chosen_ts": value}, {"consent": {**consent, "chosen_ts": value}}):
-        result = door.take({"client_id": "c", **item})
+        result = door.accept({"client_id": "c", **item})
         assert ([record["chosen_ts"] for record in door.choices(result)], result.warnings) == ([1_795_000_000_017], [])
 
 
 @pytest.mark.parametrize("value", ["yesterday", "0001-01-01T00:00:00Z", -1, True, [1], {"at": 1}, "1970-01-01", 1e30])
 def test_times_that_cannot_be_read(door: Door, value: Any) -> None:
     """The choice is taken undated, a withdrawal as of now, and the answer says so."""
-    choice = door.take({"client_id": "c", "consent": {"cmp.marketing": "0"}, "chosen_ts": value})
-    withdrawal = door.take({"client_id": "c", "kind": "withdrawal", "chosen_ts": value})
+    choice = door.accept({"client_id": "c", "consent": {"cmp.marketing": "0"}, "chosen_ts": value})
+    withdrawal = door.accept({"client_id": "c", "kind": "withdrawal", "chosen_ts": value})
     assert [record["chosen_ts"] for record in door.choices(choice)] == [choices.UNDATED]
     assert [record["chosen_ts"] for record in door.choices(withdrawal)] == [NOW]
     for result in (choice, withdrawal):
@@ -306,14 +306,14 @@ def test_times_that_cannot_be_read(door: Door, value: Any) -> None:
 
 def test_a_choice_without_a_time_is_of_now(door: Door) -> None:
     """Whoever sends no time sends a choice when it is made."""
-    result = door.take({"client_id": "c", "consent": {"cmp.marketing": "0"}, "chosen_ts": None})
+    result = door.accept({"client_id": "c", "consent": {"cmp.marketing": "0"}, "chosen_ts": None})
     assert ([record["chosen_ts"] for record in door.choices(result)], result.warnings) == ([NOW], [])
 
 
 def test_without_a_policy_nothing_is_understood(door: Door) -> None:
     """A collector that cannot judge a choice takes none."""
     intake = Intake(REGISTRY, door.payload_keys, NodeKeys.derive(SECRET), Metrics())
-    result = intake.take_choices([{"client_id": "c", "kind": "withdrawal"}], RequestContext("web", "shop.example", NOW))
+    result = intake.accept_choices([{"client_id": "c", "kind": "withdrawal"}], RequestContext("web", "shop.example", NOW))
     assert (result.accepted, len(result.refused)) == (0, 1)
 
 
@@ -330,7 +330,7 @@ def test_judging_never_raises(consent: dict[str, str]) -> None:
 
 def test_the_answer_says_where_a_choice_counts(door: Door) -> None:
     """On the key's site with and without `www.`, which the gate takes as one; or on those of the policy's group."""
-    assert door.take({"client_id": "c", "kind": "withdrawal"}).sites == {"shop.example", "www.shop.example"}
+    assert door.accept({"client_id": "c", "kind": "withdrawal"}).sites == {"shop.example", "www.shop.example"}
     assert POLICY.group("www.shop.example") == POLICY.group("shop.example")
     grouped = parse_policy(PACKAGED.read_text().replace("site_groups: {}", "site_groups: {g: [a.example, b.example]}"), "p")
     assert (

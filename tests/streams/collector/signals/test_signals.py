@@ -15,7 +15,7 @@ from schemas.boundary import validator
 from schemas.codec import encode
 from schemas.registry import Registry
 from streams.collector.event import Item, ProtocolEvent
-from streams.collector.fields.repeated import RepeatedKeys, loads
+from streams.collector.fields.repeated_keys import RepeatedKeys, loads
 from streams.collector.normalise import Normaliser, RequestContext
 from streams.collector.protocols import choices, ga4, own, segment, snowplow
 from streams.collector.signals.signals import MAX_JSON, MAX_SIGNALS, TOO_MANY, SignalBuilder
@@ -35,7 +35,9 @@ Signals = dict[str, str]
 def recorded(item: Item, gpc: str = "") -> Signals:
     """The signals of the record that an item becomes, which fits its contract."""
     assert isinstance(item, ProtocolEvent), item
-    record = NORMALISER.record(item, RequestContext("web", "shop.example", 1_795_514_401_000, gpc=gpc), lambda _name: None)[1]
+    record = NORMALISER.build_record(
+        item, RequestContext("web", "shop.example", 1_795_514_401_000, gpc=gpc), lambda _name: None
+    )[1]
     encode(RAW, BOUNDARY.check(record))
     signals: Signals = record["signals"]
     return signals
@@ -43,22 +45,22 @@ def recorded(item: Item, gpc: str = "") -> Signals:
 
 def of_own(body: str) -> Signals:
     """Signals of the event that stands in a body of /v1/events."""
-    return recorded(own.read(own.items_of(loads(body.encode()))[0]))
+    return recorded(own.parse_item(own.extract_items(loads(body.encode()))[0]))
 
 
 def of_segment(body: str, call: str = "batch") -> Signals:
     """Signals of the first call of a Segment body."""
-    return recorded(segment.read(segment.items_of(loads(body.encode()), call)[0]))
+    return recorded(segment.parse_item(segment.extract_items(loads(body.encode()), call)[0]))
 
 
 def of_ga4(body: str) -> Signals:
     """Signals of the first event of a Measurement Protocol body."""
-    return recorded(ga4.read(ga4.items_of(loads(body.encode()))[0]))
+    return recorded(ga4.parse_item(ga4.extract_items(loads(body.encode()))[0]))
 
 
 def of_snowplow(item: dict[str, Any] | str) -> Signals:
     """Signals of a tp2 event."""
-    return recorded(snowplow.read(loads((item if isinstance(item, str) else json.dumps(item)).encode())))
+    return recorded(snowplow.parse_item(loads((item if isinstance(item, str) else json.dumps(item)).encode())))
 
 
 def filled(template: str, *parts: str) -> str:
@@ -135,7 +137,7 @@ def test_every_door_builds_the_same_signals(consent: str, signals: Signals) -> N
     entity = filled('{"schema":"%s","data":[{"schema":"%s","data":%s}]}', CONTEXTS, HEADWATER, consent)
     assert of_snowplow({"e": "pv", "co": entity}) == signals
     assert of_snowplow({"e": "pv", "cx": base64.urlsafe_b64encode(entity.encode()).decode().rstrip("=")}) == signals
-    choice = choices.read(loads(filled('{"client_id":"c","kind":"withdrawal","consent":%s}', consent).encode()))
+    choice = choices.parse_item(loads(filled('{"client_id":"c","kind":"withdrawal","consent":%s}', consent).encode()))
     assert isinstance(choice, choices.SentChoice)
     assert choice.signals == signals
 
@@ -192,7 +194,7 @@ def test_three_places_of_one_event_are_all_heard() -> None:
 
 def test_signals_are_no_properties() -> None:
     """What became a signal is not kept a second time, where another purpose would guard it."""
-    event = own.read({"event_name": "x", "gpc": True, "plan": "b", "properties": {"cmp.ads": "0", "size": 2}})
+    event = own.parse_item({"event_name": "x", "gpc": True, "plan": "b", "properties": {"cmp.ads": "0", "size": 2}})
     assert isinstance(event, ProtocolEvent)
     assert event.properties == {"plan": "b", "size": 2}
 
@@ -226,9 +228,9 @@ def test_a_batchs_context_and_an_items(shared: str, context: str, signals: Signa
 def test_what_is_said_beside_the_events_is_said_of_each() -> None:
     """Consent beside `events` holds for every event, and an event's own words lift nothing of it."""
     body = '{"gpc":"1","consent":{"cmp.m":"0"},"events":[{"event_name":"a"},{"event_name":"b","consent":{"cmp.m":"1"}},7]}'
-    first, second, third = own.items_of(loads(body.encode()))
-    assert recorded(own.read(first)) == {"gpc": "1", "cmp.m": "0"}
-    assert recorded(own.read(second)) == {"gpc": "1", "cmp.m": "0", "cmp.m#2": "1"}
+    first, second, third = own.extract_items(loads(body.encode()))
+    assert recorded(own.parse_item(first)) == {"gpc": "1", "cmp.m": "0"}
+    assert recorded(own.parse_item(second)) == {"gpc": "1", "cmp.m": "0", "cmp.m#2": "1"}
     assert third == 7
 
 
@@ -407,7 +409,7 @@ def test_query_strings_with_a_name_twice() -> None:
     denied, granted = (contexts((HEADWATER, {"cmp.m": value})) for value in "01")
     fields = [("e", "pv"), ("co", denied), ("co", granted)]
     item = RepeatedKeys(fields[:2], fields[2:])
-    assert sorted(recorded(snowplow.read(item)).values()) == ["0", "1"]
+    assert sorted(recorded(snowplow.parse_item(item)).values()) == ["0", "1"]
 
 
 @pytest.mark.parametrize(
@@ -472,7 +474,7 @@ def test_the_order_of_words_changes_no_word(words: list[tuple[str, str]]) -> Non
     assert of(words) == of(words[::-1]) == set(words)
 
 
-READERS: list[Callable[[Any], Item]] = [own.read, segment.read, snowplow.read]
+READERS: list[Callable[[Any], Item]] = [own.parse_item, segment.parse_item, snowplow.parse_item]
 
 
 @given(
@@ -485,4 +487,4 @@ def test_readers_never_raise(item: dict[str, Any]) -> None:
     """Whatever JSON stands in an item, it is an event or it is refused."""
     for parse in READERS:
         parse({"event_name": "x", "type": "page", "e": "pv"} | item)
-    ga4.read({"shared": item, "event": {"name": "x", "params": item}})
+    ga4.parse_item({"shared": item, "event": {"name": "x", "params": item}})

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.collector.fields.repeated import (
+from streams.collector.fields.repeated_keys import (
     MAX_LEVELS,
     RepeatedKeys,
+    all_values,
     dumps,
-    each,
     loads,
-    loads_measured,
-    overlaid,
+    loads_with_depth,
+    overlay,
     pairs,
-    selected,
+    select_fields,
 )
 
 TEXTS = st.one_of(st.text(max_size=6), st.sampled_from(['"', "\\", '\\"', '":', ":x", 'a":', 'a\\":', " :", "\n", '\\\\":']))
@@ -100,7 +100,7 @@ def test_repeated_keys_in_any_spelling(raw: bytes) -> None:
     parsed = loads(raw)
     assert isinstance(parsed, RepeatedKeys)
     (name,) = parsed
-    assert each(parsed, name) == [1, 2]
+    assert all_values(parsed, name) == [1, 2]
 
 
 def test_numbers_are_read_alike() -> None:
@@ -111,8 +111,8 @@ def test_numbers_are_read_alike() -> None:
 
 def test_depth_is_bounded() -> None:
     """Levels are counted up to the limit and no further."""
-    assert loads_measured(b'{"a":[[{}]]}')[1] == 4
-    assert loads_measured(b"[" * 900 + b"]" * 900)[1] == MAX_LEVELS + 1
+    assert loads_with_depth(b'{"a":[[{}]]}')[1] == 4
+    assert loads_with_depth(b"[" * 900 + b"]" * 900)[1] == MAX_LEVELS + 1
     with pytest.raises(orjson.JSONDecodeError):
         loads(b'{"a":1,"a":' + b"[" * 1_020 + b"]" * 1_020 + b"}")
 
@@ -120,7 +120,7 @@ def test_depth_is_bounded() -> None:
 def test_selections_and_overlays_keep_what_repeats() -> None:
     """Parts and merges of an object hold the earlier values too."""
     parsed = loads(b'{"a":1,"a":2,"b":3}')
-    assert each(selected(parsed, ["a"]), "a") == [1, 2]
-    assert each(overlaid(parsed, {"a": 4}, frozenset({"a"})), "a") == [1, 2, 4]
-    assert each(overlaid({"a": 1}, {"a": 2}), "a") == [2]
-    assert type(overlaid({"a": 1}, {"b": 2})) is dict
+    assert all_values(select_fields(parsed, ["a"]), "a") == [1, 2]
+    assert all_values(overlay(parsed, {"a": 4}, frozenset({"a"})), "a") == [1, 2, 4]
+    assert all_values(overlay({"a": 1}, {"a": 2}), "a") == [2]
+    assert type(overlay({"a": 1}, {"b": 2})) is dict

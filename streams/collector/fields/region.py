@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from infra.parsing.region import region_of, region_within
-from streams.collector.fields.repeated import each
+from streams.collector.fields.repeated_keys import all_values
 
 COUNTRY = ("country", "country_id", "country_code", "countryCode", "geo_country")
 PART = ("region", "region_id", "region_code", "regionCode", "subdivision", "geo_region")
@@ -21,12 +21,12 @@ _FIELDS, _LOCATION_FIELDS = frozenset(COUNTRY + PART), frozenset(LOCATIONS)
 _ANY = _FIELDS | _LOCATION_FIELDS
 
 
-def place_of(sources: Iterable[Mapping[str, Any]]) -> str:
+def merge_regions(sources: Iterable[Mapping[str, Any]]) -> str:
     """The region that the sources agree on; empty where none names one, one is unreadable, or two name different countries.
 
     Where they agree on the country alone, it is the country.
     """
-    places = {place for source in sources for place in _places(source)}
+    places = {place for source in sources for place in _read_regions(source)}
     if len(places) == 1:
         return places.pop()
     countries = {place.partition("-")[0] for place in places}
@@ -36,21 +36,26 @@ def place_of(sources: Iterable[Mapping[str, Any]]) -> str:
     return parts.pop() if len(parts) == 1 else countries.pop()
 
 
-def place_in(*events: Mapping[str, Any]) -> str:
+def read_region(*events: Mapping[str, Any]) -> str:
     """The region that events agree on, in their own fields and in the locations that they hold."""
     if all(_ANY.isdisjoint(event) for event in events):
         return UNREADABLE
-    return place_of([*(location for event in events for location in locations(event)), *events])
+    return merge_regions([*(location for event in events for location in read_locations(event)), *events])
 
 
-def locations(source: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def read_locations(source: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The locations that an event holds; one that is no object counts as one that names a region."""
     if _LOCATION_FIELDS.isdisjoint(source):
         return []
-    return [location(value) for name in LOCATIONS for value in each(source, name) if value is not None and value != ""]
+    return [
+        normalise_location(value)
+        for name in LOCATIONS
+        for value in all_values(source, name)
+        if value is not None and value != ""
+    ]
 
 
-def location(value: Any) -> Mapping[str, Any]:
+def normalise_location(value: Any) -> Mapping[str, Any]:
     """One location as the fields above. A part that names no country, and stands beside none, is a part of an unknown one."""
     if not isinstance(value, Mapping):
         return {"region": value}
@@ -59,7 +64,7 @@ def location(value: Any) -> Mapping[str, Any]:
     return {"country": UNKNOWN}
 
 
-def _places(source: Mapping[str, Any]) -> list[str]:
+def _read_regions(source: Mapping[str, Any]) -> list[str]:
     if _FIELDS.isdisjoint(source):
         return []
     countries, parts = _values(source, COUNTRY), _values(source, PART)
@@ -69,8 +74,8 @@ def _places(source: Mapping[str, Any]) -> list[str]:
 
 
 def _values(source: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
-    values = [value for name in names if name in source for value in each(source, name)]
+    values = [value for name in names if name in source for value in all_values(source, name)]
     return [value if isinstance(value, str) else UNKNOWN for value in values if value is not None and value != ""]
 
 
-__all__ = ["location", "locations", "place_in", "place_of"]
+__all__ = ["merge_regions", "normalise_location", "read_locations", "read_region"]

@@ -27,20 +27,20 @@ class RepeatedKeys(dict[str, Any]):
 def loads(raw: bytes) -> Any:
     """The value of a JSON text, objects with repeated keys as `RepeatedKeys`. orjson.JSONDecodeError where it is none."""
     parsed = orjson.loads(raw)
-    keys = _keys(parsed)
+    keys = _count_keys(parsed)
     return _loads_repeated(raw, parsed) if keys and _may_repeat(raw, keys) else parsed
 
 
-def loads_measured(raw: bytes) -> tuple[Any, int]:
+def loads_with_depth(raw: bytes) -> tuple[Any, int]:
     """The same, and how many levels of objects and arrays it has; more than `MAX_LEVELS` are not looked into."""
     parsed = orjson.loads(raw)
-    keys, depth = measure(parsed)
+    keys, depth = count_keys_and_depth(parsed)
     if depth <= MAX_LEVELS and keys and _may_repeat(raw, keys):
         parsed = _loads_repeated(raw, parsed)
     return parsed, depth
 
 
-def measure(value: Any) -> tuple[int, int]:
+def count_keys_and_depth(value: Any) -> tuple[int, int]:
     """(keys, levels) of what orjson parsed. Levels beneath `MAX_LEVELS` are not counted."""
     keys = depth = 0
     level = [value] if type(value) is dict or type(value) is list else []
@@ -58,7 +58,7 @@ def measure(value: Any) -> tuple[int, int]:
     return keys, depth
 
 
-def _keys(value: Any) -> int:
+def _count_keys(value: Any) -> int:
     keys = 0
     containers = [value] if type(value) is dict or type(value) is list else []
     while containers:
@@ -72,7 +72,7 @@ def _keys(value: Any) -> int:
     return keys
 
 
-def each(source: Mapping[str, Any], name: str) -> list[Any]:
+def all_values(source: Mapping[str, Any], name: str) -> list[Any]:
     """Every value that stands under a name, the one that counts last."""
     if not isinstance(source, RepeatedKeys):
         return [source[name]] if name in source else []
@@ -86,7 +86,7 @@ def pairs(source: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield from source.items()
 
 
-def selected(source: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+def select_fields(source: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """These fields of an object, repeated ones too."""
     chosen = set(names)
     fields = {name: value for name, value in source.items() if name in chosen}
@@ -95,7 +95,7 @@ def selected(source: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return RepeatedKeys(fields.items(), [(name, value) for name, value in source.earlier if name in chosen])
 
 
-def overlaid(base: Mapping[str, Any], top: Mapping[str, Any], both: frozenset[str] = frozenset()) -> dict[str, Any]:
+def overlay(base: Mapping[str, Any], top: Mapping[str, Any], both: frozenset[str] = frozenset()) -> dict[str, Any]:
     """`top` over `base`, as `{**base, **top}`; of the names `both`, the value that is covered stays as a repeated one."""
     covered = [(name, base[name]) for name in both if name in base and name in top]
     earlier = [pair for source in (base, top) if isinstance(source, RepeatedKeys) for pair in source.earlier]
@@ -105,10 +105,10 @@ def overlaid(base: Mapping[str, Any], top: Mapping[str, Any], both: frozenset[st
 
 def dumps(value: Any) -> bytes:
     """JSON of a value that was parsed here, with the repeated keys; what is no JSON as its text."""
-    return orjson.dumps(value, default=_written, option=orjson.OPT_PASSTHROUGH_SUBCLASS)
+    return orjson.dumps(value, default=_to_json, option=orjson.OPT_PASSTHROUGH_SUBCLASS)
 
 
-def _written(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, RepeatedKeys):
         return orjson.Fragment(b"{%s}" % b",".join(b"%s:%s" % (dumps(name), dumps(member)) for name, member in pairs(value)))
     return str(value)
@@ -152,4 +152,15 @@ def _loads_repeated(raw: bytes, parsed: Any) -> Any:
     return slow if repeats else parsed
 
 
-__all__ = ["MAX_LEVELS", "RepeatedKeys", "dumps", "each", "loads", "loads_measured", "measure", "overlaid", "pairs", "selected"]
+__all__ = [
+    "MAX_LEVELS",
+    "RepeatedKeys",
+    "all_values",
+    "count_keys_and_depth",
+    "dumps",
+    "loads",
+    "loads_with_depth",
+    "overlay",
+    "pairs",
+    "select_fields",
+]
