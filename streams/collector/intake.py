@@ -30,6 +30,7 @@ UNDATED_WARNING = (
 )
 
 ItemParser = Callable[[Any], Item]
+ChoiceParser = Callable[[Any], choices.SentChoice | InvalidItem]
 
 
 @dataclass(slots=True)
@@ -93,7 +94,9 @@ class Intake:
                 self._report_preview(False, {"problem": problem})
         return result
 
-    def accept_choices(self, items: Iterable[Any], request: RequestContext, body: bytes = b"") -> IntakeResult:
+    def accept_choices(
+        self, items: Iterable[Any], parse: ChoiceParser, request: RequestContext, body: bytes = b""
+    ) -> IntakeResult:
         """All choices of one request, for `consent.signals`. Never raises for what a sender sent.
 
         `body`: the request's bytes where they are one choice, which is kept byte for byte if it is refused.
@@ -101,7 +104,7 @@ class Intake:
         result = IntakeResult()
         contract = self._registry.latest(SIGNALS)
         for place, raw in enumerate(items):
-            choice = choices.parse_item(raw)
+            choice = parse(raw)
             problem = choice.detail if isinstance(choice, InvalidItem) else self._find_choice_problem(choice, request)
             records: list[tuple[str, dict[str, Any]]] = []
             if not problem and isinstance(choice, choices.SentChoice):

@@ -72,11 +72,7 @@ class Normaliser:
         event_ts, clock = choose_event_time(event, request.now_ms)
         page_url, site = _mask_page(event, request, mask)
         properties = dict(mask.mask_properties())
-        added = {
-            field["name"]: _convert(properties.pop(field["name"]), field)
-            for field in self._added
-            if field["name"] in properties
-        }
+        added = self._pop_added_fields(properties)
         return subject or event_id, {
             "event_id": event_id,
             "event_name": mask.mask_short("event_name", event.name, MAX_ID),
@@ -107,6 +103,11 @@ class Normaliser:
             "properties": {name: cut_text(text, MAX_TEXT) for name, text in flatten_properties(properties).items()},
             **added,
         }
+
+    def _pop_added_fields(self, properties: dict[str, Any]) -> Record:
+        """Move the properties that the contract has fields for out of `properties`."""
+        present = [field for field in self._added if field["name"] in properties]
+        return {field["name"]: _convert(properties.pop(field["name"]), field) for field in present}
 
     def _build_event_id(self, event: ProtocolEvent, mask: EventMask) -> str:
         if event.event_id:

@@ -14,7 +14,7 @@ from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 from streams.collector.delivery.sink import Sink
 from streams.collector.delivery.spool import Spool
-from streams.collector.http.server import CollectorOptions, HttpApi
+from streams.collector.http.server import CollectorApi, CollectorOptions
 from streams.collector.intake import Intake
 from streams.collector.signals.choice_rules import ChoiceRules
 from streams.collector.signals.policy_source import PolicySource
@@ -38,7 +38,7 @@ async def serve(settings: Settings, options: CollectorOptions, address: tuple[st
     rules = ChoiceRules(PolicySource(settings.policy), write_keys)
     intake = Intake(Registry(settings.contracts), payload_keys, keys, metrics, rules)
     sink = Sink(settings, Spool(settings.state_dir / "spool", payload_keys, limits.spool_bytes), metrics, limits.budget_s)
-    doors = HttpApi(intake, sink, write_keys, metrics, options)
+    doors = CollectorApi(intake, sink, write_keys, metrics, options)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -42,6 +42,11 @@ def extract_items(body: Any, call: str) -> list[Any]:
     return [_merge_batch(item, whole) for item in batch]
 
 
+def find_write_key(body: Any) -> object:
+    """Return `writeKey` of a body; empty where the body is no object."""
+    return body.get("writeKey") if isinstance(body, dict) else ""
+
+
 class _BatchContext(NamedTuple):
     """What a batch says for each of its items, and which of the names are consent signals."""
 

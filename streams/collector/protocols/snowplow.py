@@ -26,6 +26,7 @@ from streams.collector.signals.signals import OBJECTS, SignalBuilder
 from streams.consent.formats.signals import fold
 
 PROTOCOL = "snowplow"
+POST_PATH = "/com.snowplowanalytics.snowplow/tp2"
 PAYLOAD = "iglu:com.snowplowanalytics.snowplow/payload_data/"
 CONSENT = "iglu:com.headwater/consent/"
 NAMES = {"pv": "page_view", "pp": "page_ping", "tr": "transaction", "ti": "transaction_item", "se": "struct"}
@@ -60,8 +61,9 @@ def extract_items(body: Any) -> list[Any]:
     return events
 
 
-def find_write_key(items: list[Any]) -> str:
-    """The app id of the request: that of its first event that has one."""
+def find_write_key(body: Any) -> str:
+    """Return the app id of the first event of a POST body that has one; empty where none has. InvalidField as above."""
+    items = extract_items(body)
     return next((item["aid"] for item in items if isinstance(item, dict) and isinstance(item.get("aid"), str)), "")
 
 

@@ -7,7 +7,6 @@ import pytest
 
 from consumers.decisions.log import uuid7
 from consumers.decisions.request import BadRequest, parse_request
-from infra.http.rate_limit import RateLimit
 
 GOOD: dict[str, Any] = {
     "experiment": "hero-banner",
@@ -92,18 +91,6 @@ def test_hundreds_of_signals_are_taken_and_too_many_are_one_that_denies() -> Non
     assert len(parse_request(json.dumps(many).encode()).consent) == 200
     many["consent"] = {f"s{number}": "1" for number in range(600)}
     assert "consent" in parse_request(json.dumps(many).encode()).consent
-
-
-def test_a_caller_gets_its_rate_and_no_more() -> None:
-    """Burst first, then the rate; other callers are not affected; memory is bounded."""
-    limit = RateLimit(per_second=10, burst=3, callers=2)
-    assert [limit.allow("a", 0.0) for _ in range(4)] == [True, True, True, False]
-    assert limit.allow("b", 0.0)
-    assert limit.allow("a", 0.1)
-    assert not limit.allow("a", 0.1)
-    for caller in "cdef":
-        limit.allow(caller, 0.2)
-    assert len(limit._buckets) == 2
 
 
 def test_decision_ids_are_uuids_of_version_7_in_time_order() -> None:

@@ -31,6 +31,7 @@ from streams.collector.event import Item
 from streams.collector.intake import Intake
 from streams.collector.normalise import RequestContext
 from streams.collector.protocols import ga4, own, segment, snowplow
+from streams.collector.protocols.choices import parse_item as parse_choice
 from streams.identity.nodes import NodeKeys
 
 SPELLINGS = 200
@@ -286,7 +287,7 @@ class Door:
 
     def choices(self, items: list[Any]) -> list[Any]:
         """Records of consent.signals, with their keys."""
-        return self._opened(self._intake.accept_choices(items, self._request).records)
+        return self._opened(self._intake.accept_choices(items, parse_choice, self._request).records)
 
     def _opened(self, records: list[Any]) -> list[Any]:
         clear = [record for record in records if record.topic != "events.dead"]  # dead letters are encrypted

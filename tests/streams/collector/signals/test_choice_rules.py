@@ -51,7 +51,7 @@ class Door:
 
     def accept(self, *items: Any, body: bytes = b"") -> IntakeResult:
         """What becomes of the items."""
-        return self.intake.accept_choices(items, RequestContext("web", "shop.example", NOW), body)
+        return self.intake.accept_choices(items, choices.parse_item, RequestContext("web", "shop.example", NOW), body)
 
     def problem(self, **item: Any) -> str:
         """Why one choice is refused; empty where it is taken."""
@@ -313,7 +313,9 @@ def test_a_choice_without_a_time_is_of_now(door: Door) -> None:
 def test_without_a_policy_nothing_is_understood(door: Door) -> None:
     """A collector that cannot judge a choice takes none."""
     intake = Intake(REGISTRY, door.payload_keys, NodeKeys.derive(SECRET), Metrics())
-    result = intake.accept_choices([{"client_id": "c", "kind": "withdrawal"}], RequestContext("web", "shop.example", NOW))
+    result = intake.accept_choices(
+        [{"client_id": "c", "kind": "withdrawal"}], choices.parse_item, RequestContext("web", "shop.example", NOW)
+    )
     assert (result.accepted, len(result.refused)) == (0, 1)
 
 

@@ -9,13 +9,14 @@ from aiohttp import ClientSession, CookieJar, web
 from aiohttp.test_utils import TestServer
 
 from consumers.gauge.app import check_exposure
-from consumers.gauge.door import COOKIE, HEADERS, Dashboard, DoorRateLimit, make_door
 from consumers.gauge.lag.reading import GaugePartition, GroupReading, LagReading, PartitionEnds, PartitionReading
 from consumers.gauge.lag.rules import LagState
 from consumers.gauge.page.page import LEGEND, Page, duration, headline, rate, with_row_checks
 from consumers.gauge.recent import RecentActivity, SnapshotSummary
 from consumers.gauge.row_checks import RowCheck
+from consumers.gauge.server import COOKIE, HEADERS, REQUESTS_AT_ONCE, REQUESTS_PER_S, Dashboard, GaugeApi
 from infra.errors import ConfigError
+from infra.http.rate_limit import EVERYONE, RateLimit
 
 NOW = 1_800_000_000.0
 TOKEN = "a token of sixteen"
@@ -40,7 +41,7 @@ def visit(board: Dashboard, token: str | None, visitor: Visit) -> None:
     """Serve on a free port, let the visitor in, stop."""
 
     async def run() -> None:
-        application: web.Application = make_door(board, Page(10, 30), token, lambda: NOW)
+        application: web.Application = GaugeApi(board, Page(10, 30), token, lambda: NOW).app()
         async with (
             TestServer(application) as server,
             ClientSession(server.make_url("/"), cookie_jar=CookieJar(unsafe=True)) as s,
@@ -119,9 +120,9 @@ def test_every_answer_carries_the_security_headers() -> None:
 
 def test_a_loop_of_requests_is_slowed_down() -> None:
     """200 at once, then 50 a second; it says when to come again."""
-    pace = DoorRateLimit()
-    assert sum(pace.allows(NOW) for _ in range(500)) == 200
-    assert sum(pace.allows(NOW + 1) for _ in range(500)) == 50
+    limit = RateLimit(REQUESTS_PER_S, REQUESTS_AT_ONCE)
+    assert sum(limit.allow(EVERYONE, NOW) for _ in range(500)) == 200
+    assert sum(limit.allow(EVERYONE, NOW + 1) for _ in range(500)) == 50
 
     async def visitor(session: ClientSession) -> None:
         answers = []

@@ -1,4 +1,4 @@
-"""The gauge's HTTP door: /lag, /metrics, the page and its health. Reads only; nothing here changes anything."""
+"""The gauge's HTTP API: /lag, /metrics, the ops page and health checks. All of it is read-only."""
 
 import hashlib
 import hmac
@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -18,6 +17,9 @@ from consumers.gauge.page.page import HERE, Page
 from consumers.gauge.recent import RecentActivity
 from consumers.gauge.row_checks import RowCheck
 from consumers.gauge.row_checks import as_json as row_checks_json
+from infra.http.answers import error_answer, json_answer, ready_answer
+from infra.http.health import HealthAnswers, health_routes
+from infra.http.rate_limit import RateLimit, limit_requests
 from infra.secrets import same
 
 COOKIE = "headwater_gauge"
@@ -33,6 +35,8 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+REQUESTS_PER_S, REQUESTS_AT_ONCE = 50.0, 200.0
+"""Of all callers together: token guessing, or a client in a loop, must not slow down the lag collector."""
 LOCAL_NAMES = {"127.0.0.1", "localhost", "::1"}
 STATIC = {"gauge.css": "text/css", "refresh.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
@@ -52,83 +56,71 @@ class Dashboard:
         return self.reading is not None and now - self.reading.at <= self.stale_s
 
 
-@dataclass(slots=True)
-class DoorRateLimit:
-    """A token bucket for the whole door: guessing tokens, or a forgotten loop, must not starve Kafka's collector."""
+class GaugeApi:
+    """The routes of the gauge. With a token every path but /health/* needs it; without one only loopback names are answered."""
 
-    per_s: float = 50.0
-    burst: float = 200.0
-    _left: float = 200.0
-    _at: float = 0.0
+    def __init__(self, dashboard: Dashboard, page: Page, token: str | None, now: Callable[[], float] = time.time) -> None:
+        self._dashboard = dashboard
+        self._page = page
+        self._token = token
+        self._now = now
 
-    def allows(self, now: float) -> bool:
-        """Whether one more request may be answered at `now` (seconds)."""
-        self._left = min(self.burst, self._left + max(0.0, now - self._at) * self.per_s)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
+    def app(self) -> web.Application:
+        """Build the aiohttp application."""
+        guard = _token_guard(self._page, self._token) if self._token else _loopback_guard
+        limit = limit_requests(RateLimit(REQUESTS_PER_S, REQUESTS_AT_ONCE), self._now)
+        app = web.Application(middlewares=[_security_headers, limit, guard], client_max_size=65_536)
+        health = HealthAnswers(lambda: json_answer({"live": True}), self._check_readiness, self._render_metrics)
+        app.add_routes(
+            [
+                web.get("/", self.show_page),
+                web.get("/lag", self.report_lag),
+                *health_routes(health),
+                web.get("/static/{name}", self.serve_static),
+            ]
+        )
+        return app
 
-
-def make_door(board: Dashboard, page: Page, token: str | None, now: Callable[[], float] = time.time) -> web.Application:
-    """The application. With a token every path but /health/* needs it; without one only loopback names are answered."""
-
-    async def lag(_request: web.Request) -> web.StreamResponse:
-        if board.reading is None:
-            return _json({"error": "Kafka has not answered yet"}, 503)
-        recent = board.recent(now())
+    async def report_lag(self, _request: web.Request) -> web.StreamResponse:
+        """Answer with the lag of every group as JSON; 503 before Kafka has answered for the first time."""
+        dashboard, now = self._dashboard, self._now()
+        if dashboard.reading is None:
+            return error_answer(503, "Kafka has not answered yet")
+        recent = dashboard.recent(now)
         pending = recent.pending
-        overdue = sum(request.overdue(int(now() * 1000)) for request in pending)
+        overdue = sum(request.overdue(int(now * 1000)) for request in pending)
         body = {
-            **as_json(board.reading),
+            **as_json(dashboard.reading),
             "privacy": {"open": len(pending), "overdue": overdue},
             "unresolved": recent.deferred,
-            "row_checks": None if board.row_checks is None else row_checks_json(board.row_checks),
+            "row_checks": None if dashboard.row_checks is None else row_checks_json(dashboard.row_checks),
             "unmapped_signals": [{"source": source, "name": name, "events": n} for (source, name), n in recent.unmapped],
         }
-        return _json({**body, "fresh": board.fresh(now()), "age_s": round(now() - board.reading.at, 3)})
+        return json_answer({**body, "fresh": dashboard.fresh(now), "age_s": round(now - dashboard.reading.at, 3)})
 
-    async def metrics(_request: web.Request) -> web.StreamResponse:
-        recent = board.recent(now())
-        pending = recent.pending if recent.complete else None
-        return web.Response(body=exposition(board.reading, pending, now()), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
-
-    async def home(_request: web.Request) -> web.StreamResponse:
-        html = page.render(board.reading, board.recent(now()), now(), board.row_checks)
+    async def show_page(self, _request: web.Request) -> web.StreamResponse:
+        """Answer with the ops page."""
+        dashboard, now = self._dashboard, self._now()
+        html = self._page.render(dashboard.reading, dashboard.recent(now), now, dashboard.row_checks)
         return web.Response(text=html, content_type="text/html")
 
-    async def live(_request: web.Request) -> web.StreamResponse:
-        return _json({"live": True})
-
-    async def ready(_request: web.Request) -> web.StreamResponse:
-        fresh = board.fresh(now())
-        return _json({"ready": fresh}, 200 if fresh else 503)
-
-    async def static(request: web.Request) -> web.StreamResponse:
+    async def serve_static(self, request: web.Request) -> web.StreamResponse:
+        """Answer with a file of the page; 404 for any other name."""
         name = request.match_info["name"]
         if name not in STATIC:
             raise web.HTTPNotFound
         headers = {"Cache-Control": "max-age=300"}
         return web.Response(body=(HERE / "static" / name).read_bytes(), content_type=STATIC[name], headers=headers)
 
-    guard = _token_guard(page, token) if token else _loopback_guard
-    app = web.Application(middlewares=[_security_headers, _paced(DoorRateLimit(), now), guard], client_max_size=65_536)
-    app.add_routes(
-        [
-            web.get("/", home),
-            web.get("/lag", lag),
-            web.get("/metrics", metrics),
-            web.get("/health/live", live),
-            web.get("/health/ready", ready),
-            web.get("/static/{name}", static),
-        ]
-    )
-    return app
+    def _check_readiness(self) -> web.Response:
+        is_fresh = self._dashboard.fresh(self._now())
+        return ready_answer({"ready": is_fresh}, is_fresh)
 
-
-def _json(body: object, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(body), status=status, content_type="application/json")
+    def _render_metrics(self) -> web.Response:
+        dashboard, now = self._dashboard, self._now()
+        recent = dashboard.recent(now)
+        body = exposition(dashboard.reading, recent.pending if recent.complete else None, now)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
 
 @web.middleware
@@ -141,16 +133,6 @@ async def _security_headers(request: web.Request, handler: Handler) -> web.Strea
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     return response
-
-
-def _paced(pace: DoorRateLimit, now: Callable[[], float]) -> Middleware:
-    @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not pace.allows(now()):
-            raise web.HTTPTooManyRequests(headers={"Retry-After": "1"})
-        return await handler(request)
-
-    return guard
 
 
 @web.middleware
@@ -174,26 +156,26 @@ def _token_guard(page: Page, token: str) -> Middleware:
         if request.path.startswith(("/health/", "/static/")):
             return await handler(request)
         bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if _is(bearer, token) or _is(request.cookies.get(COOKIE, ""), proof):
+        if _matches(bearer, token) or _matches(request.cookies.get(COOKIE, ""), proof):
             return await handler(request)
-        if _is(request.query.get("token", ""), token):
+        if _matches(request.query.get("token", ""), token):
             # At once to the address without the token, so that it stays in no history, bookmark or screenshot.
             moved = web.HTTPSeeOther(request.path)
             moved.set_cookie(
-                COOKIE, proof, max_age=COOKIE_S, httponly=True, samesite="Strict", path="/", secure=_secure(request)
+                COOKIE, proof, max_age=COOKIE_S, httponly=True, samesite="Strict", path="/", secure=_is_secure(request)
             )
             raise moved
         if request.path == "/":
             return web.Response(text=page.sign_in(), status=401, content_type="text/html")
-        return web.json_response({"error": "token needed"}, status=401, headers={"WWW-Authenticate": "Bearer"})
+        return error_answer(401, "token needed", {"WWW-Authenticate": "Bearer"}, web.json_response)
 
     return guard
 
 
-def _is(candidate: str, secret: str) -> bool:
+def _matches(candidate: str, secret: str) -> bool:
     # Bytes that are no UTF-8 arrive as lone surrogates, which cannot be compared (nor printed).
     return candidate.isprintable() and same(candidate, secret)
 
 
-def _secure(request: web.Request) -> bool:
+def _is_secure(request: web.Request) -> bool:
     return request.secure or request.headers.get("X-Forwarded-Proto") == "https"

@@ -1,0 +1,55 @@
+"""Answers of the doors to requests that were accepted, at least in part."""
+
+import base64
+from collections.abc import Iterable
+from typing import Any
+
+from aiohttp import web
+
+from infra.http.answers import json_answer
+from streams.collector.event import InvalidItem, Item
+from streams.collector.http.rejections import RejectionReason
+from streams.collector.intake import IntakeResult
+from streams.collector.protocols.doors import AnswerFormat
+
+PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
+"""A transparent GIF of one pixel."""
+
+
+def answer_events(answer: AnswerFormat, result: IntakeResult) -> web.Response:
+    """Answer a request of events in its door's format."""
+    match answer:
+        case AnswerFormat.OK_TEXT:
+            return web.Response(text="ok")
+        case AnswerFormat.PIXEL:
+            return web.Response(body=PIXEL, content_type="image/gif", headers={"Cache-Control": "no-store"})
+        case AnswerFormat.EMPTY:
+            return web.Response(status=200)
+        case _:
+            return summarise(result)
+
+
+def summarise(result: IntakeResult) -> web.Response:
+    """Answer 200 where at least one item was accepted, else 400; each refused item is listed with its index and problem."""
+    refused = [{"index": place, "code": RejectionReason.CONTRACT, "message": problem} for place, problem in result.refused]
+    if refused and not result.accepted:
+        return json_answer({"code": RejectionReason.CONTRACT, "message": refused[0]["message"], "refused": refused}, 400)
+    body: dict[str, Any] = {"success": True, "accepted": result.accepted, "refused": refused}
+    if result.sites:
+        body |= {"holds_for": sorted(result.sites)}
+    if result.warnings:
+        body |= {"warnings": [{"index": place, "message": message} for place, message in result.warnings]}
+    return json_answer(body)
+
+
+def list_problems(items: Iterable[Item]) -> web.Response:
+    """Answer with the problem of each invalid item, as Google's `/debug/mp/collect` does."""
+    messages = [
+        {"fieldPath": f"events[{place}]", "description": item.detail}
+        for place, item in enumerate(items)
+        if isinstance(item, InvalidItem)
+    ]
+    return json_answer({"validationMessages": messages})
+
+
+__all__ = ["answer_events", "list_problems", "summarise"]
