@@ -1,4 +1,4 @@
-"""`headwater decide`: serves the bandit's decisions over HTTP. The only file here that knows Kafka, Redis and settings."""
+"""`headwater decide`: serves the bandit's decisions over HTTP."""
 
 import asyncio
 import signal
@@ -40,14 +40,14 @@ STOP_S = 2.0
 POLL_S = 0.02
 FLUSH_S = 5.0
 QUEUE = 20_000
-"""Decisions that may wait for Kafka; past it the default arm is served."""
+"""Decisions that may wait for Kafka; beyond it the default arm is served."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @dataclass
 class ServiceContext:
-    """What one process holds open."""
+    """The clients and background tasks of one process."""
 
     settings: Settings
     metrics: Metrics = field(default_factory=Metrics)
@@ -55,7 +55,7 @@ class ServiceContext:
     closing: threading.Event = field(default_factory=threading.Event)
 
     def open(self) -> "ServiceContext":
-        """Make the clients; nothing is asked yet."""
+        """Create the clients; no request is sent yet."""
         import redis.asyncio
 
         from infra.clients.kafka import producer
@@ -77,19 +77,19 @@ class ServiceContext:
         return self
 
     def build_api(self) -> DecisionApi:
-        """The HTTP door."""
+        """Build the HTTP API."""
         rate = self.settings.decision_rate
         policy = AccessPolicy(frozenset(self.settings.decision_origins), RateLimit(rate, 2 * rate), self.settings.region_header)
         return DecisionApi(self.service, policy, self.metrics, self.readiness)
 
     def readiness(self) -> dict[str, bool]:
-        """For /health/ready."""
+        """Return the parts of `/health/ready`."""
         return {"experiments": self.experiments_known, "redis": self.snapshots.reachable, "consent": self.view.is_complete}
 
-    # -- what goes on beside the requests
+    # -- background tasks
 
     def start(self) -> list[asyncio.Task[None]]:
-        """Begin to follow experiments, snapshots and the consent ledger."""
+        """Start to follow experiments, snapshots and the consent ledger."""
         threading.Thread(target=self.load_partitions, name="consent-partitions", daemon=True).start()
         coroutines = (
             self.follow_topics(),
@@ -101,7 +101,7 @@ class ServiceContext:
         return [asyncio.create_task(coroutine) for coroutine in coroutines]
 
     async def close(self, tasks: list[asyncio.Task[None]]) -> None:
-        """End the tasks, deliver what is queued."""
+        """Cancel the tasks and flush the decision log."""
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -112,13 +112,13 @@ class ServiceContext:
         get_logger().info("stopped", decisions_undelivered=undelivered)
 
     async def follow_topics(self) -> None:
-        """Keep the catalogue current; start again where Kafka was away."""
+        """Keep the catalogue current; restart the follower after an error of Kafka."""
         while True:
             follower = Follower(self.settings, (EXPERIMENTS,))
             follower.start()
             try:
                 while True:
-                    # Before taking: what was read by then lies in the queue.
+                    # Read before the queue: records read by then are in it.
                     caught_up = follower.caught_up
                     for _, records in follower.take():
                         self.catalogue.take(records)
@@ -133,12 +133,12 @@ class ServiceContext:
             await asyncio.sleep(RESTART_S)
 
     def load_partitions(self) -> None:
-        """Ask Kafka, in a thread of its own, over how many partitions the consent ledger is spread."""
+        """Learn the partitions of the consent ledger from Kafka; runs in a thread of its own."""
         partition_of = partitioner(self.settings)
         while not self.closing.is_set():
             try:
                 partitions = topic_partitions(self.settings, SIGNALS)
-                partition_of(b"")  # asks once, and not while a request waits
+                partition_of(b"")  # loads its metadata now instead of during a request
             except Retryable:
                 self.closing.wait(RESTART_S)
             else:
@@ -146,20 +146,20 @@ class ServiceContext:
                 return
 
     async def follow_snapshots(self) -> None:
-        """Ask Redis every second."""
+        """Refresh the snapshots from Redis every second."""
         while True:
             await self.snapshots.refresh([experiment.key for experiment in self.catalogue])
             await asyncio.sleep(SNAPSHOTS_S if self.catalogue else EXPERIMENTS_S)
 
     async def poll_reports(self) -> None:
-        """Delivery reports of the decision log."""
+        """Poll the delivery reports of the decision log."""
         while True:
             self.log.poll()
             await asyncio.sleep(REPORTS_S)
 
 
 async def stop_follower(follower: Follower) -> None:
-    """End a follower; one that waits for a broker that is away is left to end with the process."""
+    """Stop a follower. One that still waits for an unreachable broker after `STOP_S` ends with the process."""
     thread = threading.Thread(target=follower.stop, name="follower-stop", daemon=True)
     thread.start()
     for _ in range(int(STOP_S / POLL_S)):
@@ -169,7 +169,7 @@ async def stop_follower(follower: Follower) -> None:
 
 
 def build_dependencies(settings: Settings, gate: ConsentGate) -> Dependencies:
-    """Pseudonyms as the collector makes them, consent as the consent room decides it."""
+    """Build the dependencies: pseudonyms as in the collector, consent as in the consent stage."""
     keys = NodeKeys.of(settings)
 
     def visitor(value: str) -> Visitor:
@@ -180,17 +180,17 @@ def build_dependencies(settings: Settings, gate: ConsentGate) -> Dependencies:
 
 
 def handle_withdrawal(request: Mapping[str, Any]) -> str:
-    """This room's part of a privacy request: each decision asks the consent ledger, which knows of it before this room does."""
+    """Handle a withdrawal: nothing to do, because each decision reads the consent ledger, which has it earlier."""
     return f"no decision for these {len(request['nodes'])} ids is personal or logged with an id any more"
 
 
 def handle_erasure(_erasure: Mapping[str, Any]) -> str:
-    """This room's part of an erasure: it holds nothing of a visitor."""
+    """Handle an erasure: nothing to do, because no data of a visitor is stored."""
     return "nothing is kept by person"
 
 
 async def serve(settings: Settings, host: str, port: int, started: Callable[[int], None] = lambda _port: None) -> None:
-    """Serve until a signal comes. `started` is told the port."""
+    """Serve until SIGTERM or SIGINT. `started` is called with the port."""
     from aiohttp import web
 
     context = ServiceContext(settings).open()
@@ -212,7 +212,7 @@ async def serve(settings: Settings, host: str, port: int, started: Callable[[int
 
 
 async def start_listening(runner: Any, host: str, port: int, started: Callable[[int], None]) -> None:
-    """Open the door; ConfigError where the port is taken."""
+    """Listen on the port. ConfigError where it is taken."""
     from aiohttp import web
 
     site = web.TCPSite(runner, host, port, backlog=1_024)
@@ -226,7 +226,7 @@ async def start_listening(runner: Any, host: str, port: int, started: Callable[[
 
 
 async def wait_for_stop(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
-    """Wait for the signal; what ends a task before it is our own fault and ends the process."""
+    """Wait for the signal. An exception of a task is a bug and is raised at once."""
     waiting = asyncio.create_task(stop.wait())
     finished, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
     for task in finished - {waiting}:

@@ -1,7 +1,7 @@
-"""The consent gate's view of its ledger, as decisions read it: many visitors in one round trip, and never waited for long.
+"""Reads the consent ledger's view in Redis: many visitors in one round trip, with a short timeout.
 
-Requests that come while an answer is on its way go together with the next question. A partition's mark is read in the same
-command as its states, so what is not whole is never believed.
+Lookups that arrive during a command share the next one. A partition's mark is read in the same command as its states, so states
+of an incomplete view are never used.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ from streams.consent.ledger.ledger import Times, merge
 from streams.consent.ledger.store import mark_key, marks_whole, state_key, view_key
 
 TIMEOUT_S = 0.5
-"""A page's widget does not wait that long; what comes later is the default arm."""
+"""Seconds. A slower answer counts as none, and the decision is not personal."""
 CHECK_S, RETRY_S = 1.0, 0.2
 KEYS_AT_ONCE = 1_000
-"""Keys of one command, so that it keeps the server from others for no longer than the gate's."""
+"""Keys of one command: it blocks the server no longer than a command of the consent stage."""
 ROOM = "decisions"
 
 NO_PARTITIONS = "the partitions of consent.signals are not known yet"
@@ -32,7 +32,7 @@ Partitioner = Callable[[bytes], int]
 
 
 class Lookup(NamedTuple):
-    """One request's question."""
+    """The keys of one request, and the future of their values."""
 
     partitions: frozenset[int]
     names: Sequence[str]
@@ -40,9 +40,9 @@ class Lookup(NamedTuple):
 
 
 class LedgerView:
-    """Reads what `RedisStates` writes. `connect` makes an asynchronous client of Redis.
+    """Reads what the consent stage's `RedisStateStore` writes. `connect` creates an asynchronous client of Redis.
 
-    `serve` and `watch` run beside the requests; without them nothing is answered.
+    `answer_lookups` and `watch_marks` must run as tasks; without them no lookup is answered.
     """
 
     def __init__(self, connect: Callable[..., Any], metrics: Metrics) -> None:
@@ -53,7 +53,7 @@ class LedgerView:
         self._partition_of: Partitioner | None = None
         self._partitions: tuple[int, ...] = ()
         self._server = ""
-        """Run id of the server that the newest connection leads to."""
+        """Run id of the server of the newest connection."""
         self._reachable = False
         self._problem: str | None = None
         self._pending: list[Lookup] = []
@@ -61,15 +61,15 @@ class LedgerView:
 
     @property
     def is_complete(self) -> bool:
-        """Whether decisions can be personal: the view of every partition was whole a moment ago."""
+        """Whether the view of every partition was complete at the last check, so that decisions can be personal."""
         return self._problem == ""
 
     def set_partitions(self, partition_of: Partitioner, partitions: Sequence[int]) -> None:
-        """Take up which partitions there are, and where each subject's state is kept."""
+        """Set the partitions, and which of them has a subject's state."""
         self._partition_of, self._partitions = partition_of, tuple(partitions)
 
     async def read_states(self, regulation: str, groups: Sequence[str], nodes: Sequence[str]) -> list[Times] | None:
-        """The states of one identifier's nodes, merged, group by group; None where the view cannot be read, or is not whole."""
+        """Return the merged states of one identifier's nodes by group; None where the view is unreadable or incomplete."""
         if not self._reachable or self._partition_of is None:
             return None
         places = [(self._partition_of(node.encode()), node) for node in nodes]
@@ -83,7 +83,7 @@ class LedgerView:
         return [_merged(texts[start : start + len(nodes)]) for start in range(0, len(texts), len(nodes))]
 
     async def answer_lookups(self) -> None:
-        """Answer what was asked, as much as is there in one command."""
+        """Answer pending lookups, several in one command."""
         while True:
             await self._has_pending.wait()
             lookups = self._next_lookups()
@@ -92,7 +92,7 @@ class LedgerView:
             except (RedisError, OSError, TimeoutError):
                 self._reachable = False
                 self._report(REDIS_AWAY)
-                # Who asked meanwhile must not wait for what is known to be away.
+                # Lookups that arrived meanwhile must not wait for an unreachable server.
                 lookups += self._pending
                 self._pending.clear()
                 self._has_pending.clear()
@@ -131,7 +131,7 @@ class LedgerView:
         return answers
 
     async def watch_marks(self) -> None:
-        """Look at the marks every second; where something is missing, more often."""
+        """Check the marks of all partitions every second, and more often while one is missing."""
         while True:
             problem = await self._find_problem()
             self._reachable = problem != REDIS_AWAY
@@ -148,7 +148,7 @@ class LedgerView:
         return "" if all(marks_whole(mark, self._server) for mark in marks) else INCOMPLETE
 
     def _report(self, problem: str) -> None:
-        """Say once what keeps decisions from being personal, and once that nothing does any more."""
+        """Log a change of the problem that keeps decisions from being personal, and set the metric."""
         if problem == self._problem:
             return
         if problem:
@@ -159,7 +159,7 @@ class LedgerView:
         self._metrics.set("headwater_waiting", 1 if problem else 0, stage=ROOM, service="redis")
 
     async def close(self) -> None:
-        """End the connections."""
+        """Close the connections."""
         await self._redis.aclose()
 
     async def _on_connect(self, connection: Any) -> None:
@@ -168,21 +168,21 @@ class LedgerView:
 
 
 async def read_run_id(connection: Any) -> str:
-    """The run id of the process that a new asynchronous connection leads to: another one at each start. RedisError."""
+    """Return the run id of a connection's server, which differs after each restart. Raises RedisError."""
     await connection.send_command("INFO", "server")
     text = (await connection.read_response()).decode()
     return str(dict(line.split(":", 1) for line in text.splitlines() if ":" in line)["run_id"])
 
 
 def redis_connector(url: str) -> Callable[..., Any]:
-    """Makes clients of the Redis at an address; they are given what differs."""
+    """Return a function that creates clients of the Redis at `url`; it takes further client options."""
     import redis.asyncio
 
     return partial(redis.asyncio.Redis.from_url, url)
 
 
 def _merged(texts: Sequence[bytes | None]) -> Times:
-    """The states of one identifier under all versions of the keys."""
+    """Merge the states of one identifier under all key versions."""
     times: Times = {}
     for text in texts:
         if text is not None:

@@ -1,4 +1,4 @@
-"""Which arm, in which group, why: the failure ladder, from an experiment, a snapshot and one question. Pure."""
+"""Chooses arm, group and reason from an experiment, a snapshot and one request; falls back in a fixed order. Pure."""
 
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
@@ -14,17 +14,17 @@ Reason = Literal["ok", "stale", "fallback", "no_consent", "no_visitor", "ineligi
 
 
 class DecisionInput(NamedTuple):
-    """What is asked. `visitor` is the door's pseudonym; None where the client sent nothing that identifies."""
+    """The input of one decision. `visitor` is a pseudonym; None where nothing identifies the visitor."""
 
     visitor: str | None
     personalization: bool
     context: Mapping[str, ContextValue] = {}
     candidates: tuple[str, ...] | None = None
-    """Arms that the widget could show; None = all."""
+    """Arms that the widget can show; None = all."""
 
 
 class ArmChoice(NamedTuple):
-    """The answer. Only `bandit` and `control` are learned from and compared; everything else is group `none`."""
+    """The chosen arm. Only groups `bandit` and `control` are compared and learned from."""
 
     arm: str
     group: Literal["bandit", "control", "none"]
@@ -35,12 +35,12 @@ class ArmChoice(NamedTuple):
 
     @property
     def counts(self) -> bool:
-        """Whether events may be joined to this decision."""
+        """Whether events are joined to this decision."""
         return self.group != "none"
 
 
 def decide(experiment: Experiment, snapshot: Snapshot | None, decision_input: DecisionInput, now_ms: int) -> ArmChoice:
-    """Answer one question."""
+    """Choose an arm at `now_ms` (milliseconds UTC)."""
     if experiment.mode == "off":
         return fallback_choice(experiment, "killed")
     if experiment.mode == "control":
@@ -54,7 +54,7 @@ def decide(experiment: Experiment, snapshot: Snapshot | None, decision_input: De
         or set(snapshot.arms) != set(experiment.arm_ids)
         or now_ms - snapshot.published_ts > MAX_SNAPSHOT_AGE_MS
     ):
-        # Control too: a group must not go on being counted while the other one is not.
+        # Control too: one group must not be counted while the other is not.
         return fallback_choice(experiment, "fallback")
     reason: Reason = "stale" if now_ms - snapshot.published_ts > STALE_MS else "ok"
     eligible = eligible_arms(experiment, decision_input)
@@ -70,12 +70,12 @@ def decide(experiment: Experiment, snapshot: Snapshot | None, decision_input: De
 
 
 def fallback_choice(experiment: Experiment, reason: Reason) -> ArmChoice:
-    """The default arm, outside bandit and control."""
+    """Return the default arm, outside the groups bandit and control."""
     return ArmChoice(experiment.default_arm, "none", 1.0, reason)
 
 
 def eligible_arms(experiment: Experiment, decision_input: DecisionInput) -> tuple[str, ...]:
-    """Arms that may be shown to this visitor here, in the experiment's order."""
+    """Return the arms that may be shown for this input, in the experiment's order."""
     return tuple(
         arm.id
         for arm in experiment.arms

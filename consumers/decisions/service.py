@@ -1,4 +1,4 @@
-"""From a request to an answer: pseudonym, consent, rules, log, token. No HTTP here."""
+"""Answers one request: pseudonym, consent, rules, log, token. Knows no HTTP."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,44 +16,44 @@ from streams.collector.signals.signals import add_gpc
 
 
 class Visitor(NamedTuple):
-    """What the collector makes of a cookie value."""
+    """The pseudonyms of a cookie value, as in the collector."""
 
     pseudonym: str | None
-    """Of the versions of the keys in use the oldest, so that groups stay while keys rotate; None = it identifies nobody."""
+    """Under the oldest key version in use, so that groups are stable while keys rotate; None = the value is junk."""
     nodes: Sequence[str]
-    """Under every version that there ever was: a refusal may be remembered under any."""
+    """Under every key version that ever existed: a refusal may be stored under any of them."""
 
 
 NOBODY = Visitor(None, ())
 
 
 class Dependencies(NamedTuple):
-    """What guards the entrance."""
+    """What the service needs of other rooms."""
 
     identify_visitor: Callable[[str], Visitor]
-    """Of a cookie value."""
+    """cookie value -> pseudonyms."""
     grants_personalization: Callable[[ConsentQuery, int], Awaitable[bool]]
-    """(question, now) -> whether the consent room grants personalization."""
+    """(query, milliseconds UTC) -> whether personalization is granted."""
     token_key: bytes
 
 
 class DecisionQuery(NamedTuple):
-    """A request with what only the server knows."""
+    """A request with the facts of its headers."""
 
     request: DecideRequest
     region: str
     gpc: str
-    """`Sec-GPC` as the browser sent it; empty where it objects to nothing."""
+    """`Sec-GPC` as sent; empty where it is absent or no objection."""
     origin: str = ""
-    """Of the page; empty where the request names none."""
+    """The header `Origin`; empty where the request has none."""
 
 
 class UnknownExperiment(LookupError):
-    """Nobody published an experiment of this key."""
+    """No experiment of this key is published."""
 
 
 class DecisionService:
-    """Answers questions; one a process."""
+    """Answers decision requests."""
 
     def __init__(
         self, catalogue: Catalogue, snapshots: Snapshots, log: DecisionLog, dependencies: Dependencies, metrics: Metrics
@@ -65,14 +65,14 @@ class DecisionService:
         self._metrics = metrics
 
     async def answer(self, query: DecisionQuery, now_ms: int) -> dict[str, Any]:
-        """The answer's JSON. UnknownExperiment."""
+        """Return the answer's JSON. Raises UnknownExperiment."""
         request = query.request
         experiment = self._catalogue.get(request.experiment)
         if experiment is None:
             raise UnknownExperiment(request.experiment)
         decision_input = await self._build_input(query, now_ms)
         choice = decide(experiment, self._snapshots.get(experiment.key), decision_input, now_ms)
-        # Without consent nothing of the visitor may be kept, not even her pseudonym.
+        # Without consent not even the visitor's pseudonym may be stored.
         visitor = decision_input.visitor if decision_input.personalization and choice.counts else None
         decision = DecisionRecord(uuid7(now_ms), visitor or "", choice, now_ms)
         if not self._log.append(experiment, decision) and choice.counts:
@@ -117,6 +117,6 @@ class DecisionService:
             "is_control": choice.group == "control",
             "reason": choice.reason,
             "ttl_s": experiment.ttl_s,
-            # What is not learned from gets no token: there is nothing to echo.
+            # A decision that is not learned from gets no token.
             "token": sign(self._dependencies.token_key, ref) if choice.counts else "",
         }

@@ -1,4 +1,4 @@
-"""The snapshots this process draws from: what Redis points to, kept in memory while Redis is away."""
+"""The snapshots from which arms are drawn: polled from Redis, and kept in memory while Redis is unreachable."""
 
 import asyncio
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from streams.bandit.snapshots.store import blob_key, pointer_key
 
 
 class Snapshots:
-    """Versions only grow: a pointer that fell behind (Redis lost data) changes nothing here."""
+    """The newest snapshot of each experiment. Versions only grow: a pointer to an older one (Redis lost data) is ignored."""
 
     def __init__(self, client: Any, registry: Registry) -> None:
         self._redis = client
@@ -24,11 +24,11 @@ class Snapshots:
         self.reachable = False
 
     def get(self, experiment: str) -> Snapshot | None:
-        """The newest snapshot known."""
+        """Return the newest snapshot; None where there is none yet."""
         return self._snapshots.get(experiment)
 
     async def refresh(self, experiments: Iterable[str]) -> None:
-        """Ask Redis for newer versions. Where it does not answer, what is held stays."""
+        """Load newer versions from Redis. While it does not answer, the current ones stay."""
         try:
             await asyncio.gather(self._redis.ping(), *(self._refresh(experiment) for experiment in experiments))
         except (RedisError, OSError, TimeoutError) as error:
@@ -46,7 +46,7 @@ class Snapshots:
             return
         blob = await self._redis.get(blob_key(experiment, version))
         if blob is None:
-            return  # it has moved on meanwhile: the next round finds the newer one
+            return  # a newer version was published meanwhile: the next round loads it
         try:
             snapshot = from_record(decode(self._registry, blob)[1])
         except (Undecodable, UnknownContract, InvalidDistribution) as error:

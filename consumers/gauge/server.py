@@ -43,16 +43,16 @@ STATIC = {"gauge.css": "text/css", "refresh.js": "text/javascript", "icon.svg": 
 
 @dataclass(slots=True)
 class Dashboard:
-    """What the door shows; the collector loop writes it, whole values only."""
+    """The state that the API shows. The loop that reads Kafka replaces whole values."""
 
     stale_s: float
     reading: LagReading | None = None
     recent: Callable[[float], RecentActivity] = field(default=lambda _now: RecentActivity())
     row_checks: tuple[RowCheck, ...] | None = None
-    """What the warehouse's verification says; None while ClickHouse does not answer."""
+    """Results of the warehouse's verification; None while ClickHouse does not answer."""
 
     def fresh(self, now: float) -> bool:
-        """Whether Kafka has answered lately."""
+        """Return whether the reading is at most `stale_s` old at `now` (seconds UTC)."""
         return self.reading is not None and now - self.reading.at <= self.stale_s
 
 
@@ -137,7 +137,7 @@ async def _security_headers(request: web.Request, handler: Handler) -> web.Strea
 
 @web.middleware
 async def _loopback_guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Without a token: answer to loopback names only, so that no web page can rebind a name of its own to this door."""
+    """Answer requests to loopback names only, which prevents DNS rebinding by web pages."""
     try:
         name = urlsplit(f"//{request.host}").hostname
     except ValueError:
@@ -148,7 +148,7 @@ async def _loopback_guard(request: web.Request, handler: Handler) -> web.StreamR
 
 
 def _token_guard(page: Page, token: str) -> Middleware:
-    # The cookie proves the token and does not hold it.
+    # The cookie proves the token without containing it.
     proof = hmac.new(token.encode(), b"headwater/gauge/cookie", hashlib.sha256).hexdigest()
 
     @web.middleware
@@ -159,7 +159,7 @@ def _token_guard(page: Page, token: str) -> Middleware:
         if _matches(bearer, token) or _matches(request.cookies.get(COOKIE, ""), proof):
             return await handler(request)
         if _matches(request.query.get("token", ""), token):
-            # At once to the address without the token, so that it stays in no history, bookmark or screenshot.
+            # Redirect to the URL without the token, so that it stays in no history, bookmark or screenshot.
             moved = web.HTTPSeeOther(request.path)
             moved.set_cookie(
                 COOKIE, proof, max_age=COOKIE_S, httponly=True, samesite="Strict", path="/", secure=_is_secure(request)
@@ -173,7 +173,7 @@ def _token_guard(page: Page, token: str) -> Middleware:
 
 
 def _matches(candidate: str, secret: str) -> bool:
-    # Bytes that are no UTF-8 arrive as lone surrogates, which cannot be compared (nor printed).
+    # Bytes that are no UTF-8 arrive as lone surrogates, which cannot be encoded for the comparison.
     return candidate.isprintable() and same(candidate, secret)
 
 

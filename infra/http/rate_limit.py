@@ -1,4 +1,4 @@
-"""A token bucket per caller, bounded in number: the least recently seen caller is forgotten."""
+"""A token bucket per caller. The number of callers is bounded: the least recently seen one is removed."""
 
 from collections import OrderedDict
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What all protocols are turned into before anything is normalised."""
+"""The event that every protocol module produces, and how fields of payloads are read. Pure."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,20 +8,20 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ProtocolEvent:
-    """One event as its sender said it. Times are milliseconds UTC, None where the sender said none."""
+    """One event as sent. Times are milliseconds UTC, None where the sender gives none."""
 
     name: str
     protocol: str
     event_id: str = ""
-    """Empty: the protocol has none; `derive_from` or a random one takes its place."""
+    """Empty where the protocol has none: the id is then derived from `derive_from`, or random."""
     derive_from: bytes = b""
-    """Content that is the same in each retry and in no other event."""
+    """Bytes that are equal in each retry of this event and differ from those of every other event."""
     identifiers: Sequence[tuple[str, str]] = ()
     """(type of `streams.identity.nodes.TIERS`, clear value)."""
     created_ms: int | None = None
-    """By the device's clock: when it happened."""
+    """When the event happened, by the device's clock."""
     sent_ms: int | None = None
-    """By the device's clock: when the request was sent."""
+    """When the request was sent, by the device's clock."""
     signals: Mapping[str, str] = field(default_factory=dict)
     page_url: str = ""
     page_title: str = ""
@@ -36,12 +36,12 @@ class ProtocolEvent:
     decision_token: str = ""
     properties: Mapping[str, Any] = field(default_factory=dict)
     region: str = ""
-    """Where the event says that its visitor is, as `infra.parsing.region` writes it; empty = unknown. Servers' keys only."""
+    """The visitor's region as in `infra.parsing.region`; empty = unknown. Counts under keys of servers and imports only."""
 
 
 @dataclass(frozen=True, slots=True)
 class InvalidItem:
-    """One item of a request that breaks its contract; `detail` holds no value of it."""
+    """An item that breaks its contract. `detail` names the field and contains no value of it."""
 
     detail: str
 
@@ -52,11 +52,11 @@ CLICK_IDS = ("gclid", "gclsrc", "gbraid", "wbraid", "dclid", "fbclid", "msclkid"
 
 
 class InvalidField(ValueError):
-    """A field is not what its protocol says; the message names the field and what was expected."""
+    """A field does not have the type that its protocol requires. The message names the field and the expected type."""
 
 
 def read_text(fields: Mapping[str, Any], *names: str) -> str:
-    """The first of these fields that is there, as text; numbers are written out. Wrong for anything else."""
+    """Return the first of these fields that is present as text; numbers are formatted. InvalidField for other types."""
     for name in names:
         value = fields.get(name)
         if value is None:
@@ -70,7 +70,7 @@ def read_text(fields: Mapping[str, Any], *names: str) -> str:
 
 
 def read_texts(fields: Mapping[str, Any], *names: str) -> list[str]:
-    """The same for a field that may be a list of texts, as Google's `user_data` may."""
+    """Return the texts of the first field that is present, a text or a list of texts. InvalidField for other types."""
     for name in names:
         value = fields.get(name)
         if isinstance(value, list):
@@ -81,7 +81,7 @@ def read_texts(fields: Mapping[str, Any], *names: str) -> list[str]:
 
 
 def read_event_name(fields: Mapping[str, Any], *names: str) -> str:
-    """The event's name: text, 1 to 128 characters. Wrong otherwise."""
+    """Return the event name, 1 to 128 characters. InvalidField where it is missing or anything else."""
     for name in names:
         value = fields.get(name)
         if isinstance(value, str) and 0 < len(value.strip()) <= MAX_NAME:
@@ -95,7 +95,7 @@ MAX_NAME = 128
 
 
 def read_number(fields: Mapping[str, Any], *names: str) -> float:
-    """The first of these fields that is there, as a number; 0 where none is. Wrong for what is none."""
+    """Return the first of these fields that is present as a finite number; 0 where none is. InvalidField otherwise."""
     for name in names:
         value = fields.get(name)
         if value is None or value == "":
@@ -111,7 +111,7 @@ def read_number(fields: Mapping[str, Any], *names: str) -> float:
 
 
 def read_object(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """An object, empty where the field is missing or null. Wrong for anything else."""
+    """Return an object, empty where the field is missing or null. InvalidField for other types."""
     value = fields.get(name)
     if value is None:
         return {}
@@ -121,10 +121,10 @@ def read_object(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def drop_fields(fields: Mapping[str, Any], names: Collection[str]) -> Mapping[str, Any]:
-    """The fields but these; the same object where none of them is there."""
+    """Return the fields without those of these names; the same object where `names` is empty."""
     return {name: value for name, value in fields.items() if name not in names} if names else fields
 
 
 def read_click_ids(fields: Mapping[str, Any]) -> dict[str, str]:
-    """Advertising click ids that were sent as fields of their own."""
+    """Return the advertising click ids that stand in fields of their own."""
     return {name: str(fields[name]) for name in CLICK_IDS if isinstance(fields.get(name), str | int)}

@@ -1,4 +1,4 @@
-"""From a parsed request to records: each item accepted, or a dead letter with its bytes. No HTTP here."""
+"""Turns the items of a request into Kafka records: accepted items, or dead letters with their bytes. Knows no HTTP."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -35,27 +35,27 @@ ChoiceParser = Callable[[Any], choices.SentChoice | InvalidItem]
 
 @dataclass(slots=True)
 class IntakeResult:
-    """What became of a request's items."""
+    """The records of a request, and which of its items were accepted or refused."""
 
     records: list[SpoolRecord] = field(default_factory=list)
     accepted: int = 0
     refused: list[tuple[int, str]] = field(default_factory=list)
-    """(place in the request, what was wrong)."""
+    """(index of the item, problem)."""
     warnings: list[tuple[int, str]] = field(default_factory=list)
-    """(place in the request, what was taken otherwise than it was sent)."""
+    """(index of the item, what was read differently from how it was sent)."""
     sites: set[str] = field(default_factory=set)
-    """Sites on which the accepted choices count."""
+    """Sites to which the accepted choices apply."""
 
 
 class IntakePreview(NamedTuple):
-    """One item, for people who set tags up (`--micro`)."""
+    """One item as `/micro/*` shows it to people who set up tags (`--micro`)."""
 
     accepted: bool
     content: Mapping[str, Any]
 
 
 class Intake:
-    """Turns items into records by the newest contract, which is looked for once a second."""
+    """Turns items into records of the newest contract, which is reloaded at most once a second."""
 
     def __init__(
         self, registry: Registry, keyring: PayloadKeyring, keys: NodeKeys, metrics: Metrics, rules: ChoiceRules | None = None
@@ -81,7 +81,7 @@ class Intake:
                 self._use_latest_contract()
 
     def accept_events(self, items: Iterable[Any], parse: ItemParser, request: RequestContext) -> IntakeResult:
-        """All items of one request, in order. Never raises for what a sender sent."""
+        """Process the events of one request in order. No item makes it raise."""
         self._reload_contracts(time.monotonic())
         result = IntakeResult()
         for place, raw in enumerate(items):
@@ -97,9 +97,9 @@ class Intake:
     def accept_choices(
         self, items: Iterable[Any], parse: ChoiceParser, request: RequestContext, body: bytes = b""
     ) -> IntakeResult:
-        """All choices of one request, for `consent.signals`. Never raises for what a sender sent.
+        """Process the choices of one request for `consent.signals`. No item makes it raise.
 
-        `body`: the request's bytes where they are one choice, which is kept byte for byte if it is refused.
+        `body`: bytes of a request that is a single choice; its dead letter keeps them unchanged.
         """
         result = IntakeResult()
         contract = self._registry.latest(SIGNALS)
@@ -130,12 +130,12 @@ class Intake:
         return result
 
     def reject_body(self, body: bytes, problem: str, request: RequestContext) -> IntakeResult:
-        """A body with no items in it, as one dead letter."""
+        """Turn a body without items into one dead letter."""
         self._metrics.count("headwater_refused_total", door="collector", reason=RejectionReason.CONTRACT)
         return IntakeResult([self._build_dead_letter(None, problem, request, body)], refused=[(0, problem)])
 
     def _find_choice_problem(self, choice: choices.SentChoice, request: RequestContext) -> str:
-        """What is not understood about a choice, or nothing. Without a policy nothing is understood."""
+        """Return why a choice cannot be used, or an empty text. Without a policy no choice can."""
         return (
             "this collector has no consent policy"
             if self._rules is None
@@ -143,7 +143,7 @@ class Intake:
         )
 
     def _accept_event(self, event: ProtocolEvent, request: RequestContext, result: IntakeResult) -> str:
-        """What is wrong with it, or nothing."""
+        """Append the event's record to `result`. Returns why it breaks the contract, or an empty text."""
         key, record = self._normaliser.build_record(event, request, self._count_masked(request))
         try:
             value = encode(self._normaliser.contract, self._boundary.check(record))
@@ -163,7 +163,7 @@ class Intake:
         return lambda name: self._metrics.count("headwater_masked_total", source=request.source, field=name[:64])
 
     def _build_dead_letter(self, raw: Any, problem: str, request: RequestContext, body: bytes = b"") -> SpoolRecord:
-        """A dead letter with the item's bytes: the request's own where they are given, else written as they were read."""
+        """Return a dead letter with the request's `body`, or with the item as JSON where that is empty."""
         body = body or dumps(raw)
         refusal = DeadLetterCause(RejectionReason.CONTRACT, problem, RecordPosition.at_door(), request.source)
         key, value, _ = self._dead_letters.letter(refusal, None, body, request.now_ms / 1000)

@@ -1,6 +1,6 @@
-"""From what a sender said to a record of `events.raw`: time, pseudonyms, masks, coarse addresses. Pure but for its caches.
+"""Turns an event into a record of `events.raw`: time, pseudonyms, masks, coarse addresses. Pure but for its caches.
 
-The consent signals are passed on as they came: the collector never decides.
+Consent signals are passed on as sent: the collector never decides about consent.
 """
 
 import hashlib
@@ -36,26 +36,26 @@ KNOWN = frozenset(
         "match_tokens", "properties",
     }
 )  # fmt: skip
-"""Fields that are worked out here; any other field of the contract is taken from the properties by its name."""
+"""Fields that this module computes; every other field of the contract is filled from the property of its name."""
 
 
 class RequestContext(NamedTuple):
-    """What the request, not the event, says."""
+    """Facts of a request that its events inherit."""
 
     source: str
     site: str
-    """Used where the event names no page."""
+    """Site of events that name no page."""
     now_ms: int
     region: str | None = ""
-    """Of the trusted header; None where the event's own place counts instead."""
+    """Region from the trusted header; None where the event's own region counts instead."""
     user_agent: str = ""
     ip: str = ""
     gpc: str = ""
-    """The header `Sec-GPC`, as sent; empty where it objects to nothing."""
+    """The header `Sec-GPC` as sent; empty where it is absent or no objection."""
 
 
 class Normaliser:
-    """Makes records of one contract version."""
+    """Builds records of one contract version."""
 
     def __init__(self, contract: Contract, keys: NodeKeys) -> None:
         self.contract = contract
@@ -63,7 +63,7 @@ class Normaliser:
         self._added = [field for field in contract.schema["fields"] if field["name"] not in KNOWN]
 
     def build_record(self, event: ProtocolEvent, request: RequestContext, on_masked: OnMasked) -> tuple[str, Record]:
-        """(Kafka key, record)."""
+        """Return (Kafka key, record). `on_masked` is called with the name of each field in which something was masked."""
         region = event.region if request.region is None else request.region
         subject, nodes = named(self._keys, event.identifiers, region)
         agent = (event.user_agent or request.user_agent)[:MAX_TEXT]
@@ -127,19 +127,19 @@ def _mask_page(event: ProtocolEvent, request: RequestContext, mask: EventMask) -
 
 
 def choose_event_time(event: ProtocolEvent, now_ms: int) -> tuple[int, str]:
-    """(milliseconds, which clock): the device's, corrected by the skew it shows where it says when it sent."""
+    """Return (milliseconds, clock): the device's time, corrected by its skew where the event has a sending time."""
     if event.created_ms is None:
         return now_ms, "collector"
     if event.sent_ms is None:
         moment, clock = event.created_ms, "device"
     else:
-        # A device cannot send before it creates; trackers that cut the sending time to whole seconds seem to.
+        # Trackers that truncate the sending time to whole seconds seem to send before the event is created.
         moment, clock = now_ms - max(0, event.sent_ms - event.created_ms), "corrected"
     return (now_ms, "collector") if moment > now_ms + FUTURE_MS else (moment, clock)
 
 
 def match_tokens(event: ProtocolEvent, region: str = "") -> dict[str, str]:
-    """Plain SHA-256 of the normalised e-mail and phone, as advertising partners match them. Consent decides later."""
+    """Return SHA-256 of the normalised e-mail and phone, by which advertising partners match. Consent is applied later."""
     tokens = {}
     for kind, value in event.identifiers:
         if kind in ("email", "phone") and (normal := normalise(kind, value, region)):
@@ -152,7 +152,7 @@ _IPV4 = re.compile(rf"(?:{_OCTET}\.){{3}}{_OCTET}")
 
 
 def ip_prefix(address: str) -> str:
-    """The network of an address, /24 or /48; empty where there is none."""
+    """Return the network address of an IP address, /24 or /48; empty where it is no IP address."""
     if _IPV4.fullmatch(address):
         return address[: address.rindex(".")] + ".0"
     try:
@@ -164,7 +164,7 @@ def ip_prefix(address: str) -> str:
 
 
 def flatten_properties(properties: Mapping[str, Any]) -> dict[str, str]:
-    """Properties as texts: scalars written out, nested values as JSON, nulls left out. The first 200 count."""
+    """Return properties as texts: scalars formatted, nested values as JSON, nulls left out, the first 200 of them."""
     texts: dict[str, str] = {}
     for name, value in properties.items():
         if value is None:
@@ -183,7 +183,7 @@ def flatten_properties(properties: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _convert(value: Any, field: Mapping[str, Any]) -> Any:
-    """A property as the type of the contract field that took it over; its default where it does not fit."""
+    """Convert a property to the type of a contract field; the field's default where that fails."""
     kind = field["type"]["type"] if isinstance(field["type"], dict) else field["type"]
     try:
         if kind == "string":

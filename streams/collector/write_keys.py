@@ -1,4 +1,4 @@
-"""Write keys: one or more per source, hashed at rest, read again when their file changes."""
+"""Write keys: one or more per source, hashed at rest, reloaded when their file changes."""
 
 import fcntl
 import json
@@ -22,27 +22,27 @@ PREFIX = "hw_"
 
 
 class KeyKind(StrEnum):
-    """Who sends under a key, which says whose place a request's headers tell."""
+    """Who sends under a key, and therefore whose region the request's headers tell."""
 
     BROWSER = "browser"
-    """Visitors' own devices: the region is the trusted header's."""
+    """Visitors' devices: the region comes from the trusted header."""
     SERVER = "server"
-    """Servers, tag-manager containers among them: the region is the event's, never the server's own."""
+    """Servers, including tag-manager containers: the region comes from the event."""
     IMPORT = "import"
-    """Files of the past, sent by a server."""
+    """A server that imports historical data: the region comes from the event."""
 
 
 class WriteKey(BaseModel):
-    """One key. Only its hash is kept: a lost key is replaced, not read again."""
+    """One key. Only its hash is stored: a lost key must be replaced."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     site: Annotated[str, Field(min_length=1, max_length=253)]
-    """Site of events that name no page; a host is kept in the spelling of events' hosts."""
+    """Site of events that name no page; a host is normalised as events' hosts are."""
     kind: KeyKind = KeyKind.SERVER
-    """Of files written before there were kinds: the one by which no region is wrong."""
+    """The default for files written before keys had kinds: under it no wrong region is recorded."""
     events_per_s: Annotated[float, Field(gt=0)] = 5_000
     revoked: bool = False
 
@@ -53,7 +53,7 @@ class WriteKey(BaseModel):
 
 
 class KeyFile(BaseModel):
-    """The whole file."""
+    """The content of the key file."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -61,7 +61,7 @@ class KeyFile(BaseModel):
 
 
 def read_keys(file: Path) -> list[WriteKey]:
-    """All keys, revoked ones too; none where there is no file. ConfigError names file and place."""
+    """Return all keys, including revoked ones; none where the file is missing. ConfigError names the file and the field."""
     try:
         return KeyFile.model_validate_json(file.read_text()).keys
     except FileNotFoundError:
@@ -73,7 +73,7 @@ def read_keys(file: Path) -> list[WriteKey]:
 
 
 def create_key(file: Path, source: str, *, site: str, events_per_s: float = 5_000, kind: KeyKind = KeyKind.SERVER) -> str:
-    """Add a key for `source` and return it in clear, for the first and last time. ConfigError for a bad name."""
+    """Add a key for `source` and return it in clear; it cannot be read again. ConfigError for an invalid field."""
     clear = PREFIX + secrets.token_urlsafe(24)
     try:
         key = WriteKey(source=source, sha256=sha256_hex(clear), site=site, events_per_s=events_per_s, kind=kind)
@@ -87,7 +87,7 @@ def create_key(file: Path, source: str, *, site: str, events_per_s: float = 5_00
 
 
 def revoke_keys(file: Path, source: str) -> int:
-    """Revoke all keys of a source; returns how many were in force."""
+    """Revoke all keys of a source. Returns how many of them were active."""
     with _exclusive_lock(file):
         keys = read_keys(file)
         revoked = [key.model_copy(update={"revoked": True}) if key.source == source else key for key in keys]
@@ -108,7 +108,7 @@ def _write(file: Path, keys: list[WriteKey]) -> None:
 
 
 class WriteKeyStore:
-    """Keys in force, looked up by what a client sent."""
+    """Active keys, looked up by the clear key that a client sends."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -117,16 +117,16 @@ class WriteKeyStore:
         self._keys: dict[str, WriteKey] = {}
 
     def active_keys(self) -> Collection[WriteKey]:
-        """All keys that are not revoked."""
+        """Return the keys that are not revoked."""
         self._reload()
         return self._keys.values()
 
     def find(self, clear: str) -> WriteKey | None:
-        """The key, or None for an unknown or revoked one."""
+        """Return the key, or None where it is unknown or revoked."""
         self._reload()
         digest = sha256_hex(clear)
         key = self._keys.get(digest)
-        # The dictionary compares hashes, which tell a guesser nothing; the comparison in constant time costs nothing more.
+        # The dictionary compares hashes, whose timing reveals nothing of a key; the constant-time comparison is cheap.
         return key if key is not None and same(key.sha256, digest) else None
 
     def _reload(self) -> None:

@@ -1,4 +1,4 @@
-"""Where accepted records go: Kafka, and the spool where Kafka does not answer in time. `send` returns when they are safe."""
+"""Delivers accepted records to Kafka, or to the spool where Kafka does not answer in time."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ DELIVERY_TIMEOUT_S = 30.0
 
 
 class Ack:
-    """Counts down the delivery reports of one request. Touched in the poll thread only, once produced."""
+    """Counts down the delivery reports of one request. Once produced, only the poll thread uses it."""
 
     __slots__ = ("failed", "future", "outstanding")
 
@@ -43,7 +43,7 @@ class SpoolRequest(NamedTuple):
 
 
 class Sink:
-    """One producer and one spool. Made and used on one event loop."""
+    """One producer and one spool, used on one event loop."""
 
     def __init__(self, settings: Settings, spool: Spool, metrics: Metrics, budget_s: float) -> None:
         self._spool = spool
@@ -64,13 +64,13 @@ class Sink:
         self.last_ack = time.monotonic()
 
     async def start(self) -> None:
-        """Begin to take delivery reports and to drain what an earlier run left."""
+        """Start to poll for delivery reports and to drain the spool."""
         self._loop = asyncio.get_running_loop()
         self._poller.start()
         self._drainer = asyncio.create_task(self._drain())
 
     async def stop(self) -> None:
-        """Take what Kafka still acknowledges; what it does not is in the spool or was not answered for."""
+        """Flush and close. Unacknowledged records are in the spool or were never acknowledged to the client."""
         self._drainer.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._drainer
@@ -82,12 +82,12 @@ class Sink:
 
     @property
     def has_room(self) -> bool:
-        """The spool would take a request of any size that is allowed."""
+        """Whether the spool has room for a request of the largest allowed size."""
         return self._spool.has_room
 
     async def send(self, records: Sequence[SpoolRecord]) -> None:
-        """Return once all are acknowledged by Kafka or fsynced in the spool. SpoolFull when neither can be had."""
-        # Behind a spool that is not empty yet, so that a subject's events stay in order.
+        """Return once all records are acknowledged by Kafka or fsynced in the spool. SpoolFull where neither succeeds."""
+        # While the spool holds records, new ones go behind them, so that a subject's events stay in order.
         if self._spool.empty and await self._send_in_time(records):
             return
         await self._append_to_spool(records)
@@ -111,10 +111,10 @@ class Sink:
             try:
                 self._producer.produce(record.topic, record.value, record.key, on_delivery=report)
             except (BufferError, ck.KafkaException):
-                # The queue is full: none of the rest is on its way. All go to the spool; those sent twice die in identity.
+                # The queue is full: the rest is not produced. All records go to the spool; identity drops duplicates.
                 missing = len(records) - i
                 future.set_result(False)
-                ack.outstanding += missing  # never reaches 0: the answer is given
+                ack.outstanding += missing  # never reaches 0: the future has its result
                 break
         return future
 
@@ -122,7 +122,7 @@ class Sink:
         while not self._stop.is_set():
             self._producer.poll(POLL_S)
             if self._resolved:
-                # One wake-up for all reports of a poll, instead of one a record.
+                # One wake-up of the loop for all reports of a poll, instead of one per record.
                 acks = [self._resolved.popleft() for _ in range(len(self._resolved))]
                 self._loop.call_soon_threadsafe(self._resolve, acks)
 
@@ -136,7 +136,7 @@ class Sink:
     # -- the spool
 
     async def _append_to_spool(self, records: Sequence[SpoolRecord]) -> None:
-        """Group commit: requests that come while one fsync runs share the next one."""
+        """Append with group commit: requests that arrive during one fsync share the next."""
         future: asyncio.Future[None] = self._loop.create_future()
         self._waiting.append(SpoolRequest(records, future))
         if not self._flushing:
@@ -166,7 +166,7 @@ class Sink:
                 await asyncio.sleep(DRAIN_EVERY_S)
 
     async def _drain_oldest(self) -> bool:
-        """Send the oldest segment; True once Kafka has all of it. A crash in between sends it again."""
+        """Send the oldest segment and return True once Kafka has all of it. After a crash it is sent again."""
         file, records = self._spool.open_oldest()
         while batch := list(islice(records, DRAIN_RECORDS)):
             if not await asyncio.wait_for(self._produce(batch), DELIVERY_TIMEOUT_S + 5):

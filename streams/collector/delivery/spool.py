@@ -1,7 +1,7 @@
-"""The spool: what Kafka did not take in time, on disk, encrypted, in order. A record is safe once `append` returns.
+"""The spool: records that Kafka did not acknowledge in time, on disk, encrypted, in order. `append` returns after fsync.
 
 Segments of framed records: length (4 bytes, big-endian), day of the key (10 bytes), nonce and ciphertext of one frame
-(topic, key, value). A record cut off by a crash was never answered for, and is passed over.
+(topic, key, value). A record truncated by a crash was never acknowledged to its sender, and is skipped.
 """
 
 import os
@@ -21,7 +21,7 @@ LENGTHS = struct.Struct(">HI")
 
 
 class SpoolFull(Exception):
-    """No room: the sender must keep it."""
+    """The spool has no room: the sender must keep the records."""
 
 
 class SpoolRecord(NamedTuple):
@@ -48,16 +48,16 @@ class Spool:
 
     @property
     def empty(self) -> bool:
-        """Nothing waits."""
+        """Whether no records wait."""
         return not self._segments
 
     @property
     def has_room(self) -> bool:
-        """A request of the largest size would fit."""
+        """Whether a request of the largest allowed size fits."""
         return self.bytes + MAX_REQUEST_BYTES < self._max_bytes
 
     def append(self, records: Sequence[SpoolRecord], now: float) -> None:
-        """Write and fsync. SpoolFull when they do not fit; then none is written."""
+        """Write the records and fsync. SpoolFull where they do not all fit; then none is written."""
         framed = b"".join(self._frame(record, now) for record in records)
         if self.bytes + len(framed) > self._max_bytes:
             raise SpoolFull
@@ -70,14 +70,14 @@ class Spool:
         self.bytes += len(framed)
 
     def open_oldest(self) -> tuple[Path, Iterator[SpoolRecord]]:
-        """The oldest segment and its records. Nothing is appended to it any more."""
+        """Return the oldest segment and its records. It is closed to further records."""
         file = self._segments[0]
         if len(self._segments) == 1:
             self._close()
         return file, self._read(file)
 
     def drop(self, file: Path) -> None:
-        """Forget a segment whose records Kafka has."""
+        """Delete a segment whose records Kafka has acknowledged."""
         self.bytes -= file.stat().st_size
         file.unlink()
         self._segments.remove(file)
@@ -121,7 +121,7 @@ class Spool:
         self._written = 0
 
     def close(self) -> None:
-        """Close the segment that is being written."""
+        """Close the open segment."""
         self._close()
 
 

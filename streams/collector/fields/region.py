@@ -1,6 +1,6 @@
-"""Where a server says that its visitor is: the fields of an event that name a country and its part. Pure.
+"""The visitor's region from the fields of an event that name a country and its subdivision. Pure.
 
-Read only for write keys of servers and imports; a page's own word does not count (`WriteKey.kind`).
+It counts only under write keys of servers and imports (`WriteKey.kind`): a page cannot name its visitor's region.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,19 +12,19 @@ from streams.collector.fields.repeated_keys import all_values
 COUNTRY = ("country", "country_id", "country_code", "countryCode", "geo_country")
 PART = ("region", "region_id", "region_code", "regionCode", "subdivision", "geo_region")
 LOCATIONS = ("event_location", "user_location")
-"""Objects of an event that hold the fields above; their name may also hold a region itself."""
+"""Objects of an event that contain the fields above; instead of an object the field may be a region itself."""
 
 UNREADABLE = ""
 UNKNOWN = "?"
-"""A country that no region has."""
+"""A country code that matches no region."""
 _FIELDS, _LOCATION_FIELDS = frozenset(COUNTRY + PART), frozenset(LOCATIONS)
 _ANY = _FIELDS | _LOCATION_FIELDS
 
 
 def merge_regions(sources: Iterable[Mapping[str, Any]]) -> str:
-    """The region that the sources agree on; empty where none names one, one is unreadable, or two name different countries.
+    """Return the region on which the sources agree; empty where none has one, one is unreadable, or two countries differ.
 
-    Where they agree on the country alone, it is the country.
+    Where they agree on the country only, return the country.
     """
     places = {place for source in sources for place in _read_regions(source)}
     if len(places) == 1:
@@ -37,14 +37,14 @@ def merge_regions(sources: Iterable[Mapping[str, Any]]) -> str:
 
 
 def read_region(*events: Mapping[str, Any]) -> str:
-    """The region that events agree on, in their own fields and in the locations that they hold."""
+    """Return the region on which events agree, in their own fields and in their locations."""
     if all(_ANY.isdisjoint(event) for event in events):
         return UNREADABLE
     return merge_regions([*(location for event in events for location in read_locations(event)), *events])
 
 
 def read_locations(source: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The locations that an event holds; one that is no object counts as one that names a region."""
+    """Return the locations of an event; a location that is no object is read as a region."""
     if _LOCATION_FIELDS.isdisjoint(source):
         return []
     return [
@@ -56,7 +56,7 @@ def read_locations(source: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def normalise_location(value: Any) -> Mapping[str, Any]:
-    """One location as the fields above. A part that names no country, and stands beside none, is a part of an unknown one."""
+    """Return a location as an object of the fields above. A subdivision without any country gets an unknown one."""
     if not isinstance(value, Mapping):
         return {"region": value}
     if _values(value, COUNTRY) or all("-" in part for part in _values(value, PART)):

@@ -1,6 +1,6 @@
-"""JSON whose repeated keys stay: parsers keep the last of two equal keys in silence, and the first may be a refusal. Pure.
+"""JSON that keeps repeated keys: parsers silently drop all but the last, and a dropped value may be a refusal. Pure.
 
-Repeated keys are rare, so they are counted before they are looked for: the keys that were parsed against the keys in the text.
+Repeated keys are rare. The fast path compares the number of parsed keys with the number of keys in the text.
 """
 
 import json
@@ -11,13 +11,13 @@ from typing import Any
 import orjson
 
 MAX_LEVELS = 33
-"""Levels of objects and arrays of a request's body, itself among them: values may be nested 32 levels deep."""
+"""Levels of objects and arrays of a request body, including the body: values may be nested 32 levels deep."""
 
 _KEY_END = re.compile(rb'"[ \t\r\n]*:')
 
 
 class RepeatedKeys(dict[str, Any]):
-    """An object with keys that stood in it more than once: the last value counts, `earlier` holds the others in order."""
+    """An object with repeated keys. Its items are the last values; `earlier` holds the other pairs in order."""
 
     def __init__(self, pairs: Iterable[tuple[str, Any]], earlier: Iterable[tuple[str, Any]] = ()) -> None:
         super().__init__(pairs)
@@ -25,14 +25,14 @@ class RepeatedKeys(dict[str, Any]):
 
 
 def loads(raw: bytes) -> Any:
-    """The value of a JSON text, objects with repeated keys as `RepeatedKeys`. orjson.JSONDecodeError where it is none."""
+    """Parse JSON; objects with repeated keys become `RepeatedKeys`. Raises orjson.JSONDecodeError."""
     parsed = orjson.loads(raw)
     keys = _count_keys(parsed)
     return _loads_repeated(raw, parsed) if keys and _may_repeat(raw, keys) else parsed
 
 
 def loads_with_depth(raw: bytes) -> tuple[Any, int]:
-    """The same, and how many levels of objects and arrays it has; more than `MAX_LEVELS` are not looked into."""
+    """Return `loads(raw)` and its number of levels. Levels beyond `MAX_LEVELS` are not searched for repeated keys."""
     parsed = orjson.loads(raw)
     keys, depth = count_keys_and_depth(parsed)
     if depth <= MAX_LEVELS and keys and _may_repeat(raw, keys):
@@ -41,7 +41,7 @@ def loads_with_depth(raw: bytes) -> tuple[Any, int]:
 
 
 def count_keys_and_depth(value: Any) -> tuple[int, int]:
-    """(keys, levels) of what orjson parsed. Levels beneath `MAX_LEVELS` are not counted."""
+    """Return (number of keys, number of levels) of a parsed value. Counting stops beyond `MAX_LEVELS`."""
     keys = depth = 0
     level = [value] if type(value) is dict or type(value) is list else []
     while level and depth <= MAX_LEVELS:
@@ -73,21 +73,21 @@ def _count_keys(value: Any) -> int:
 
 
 def all_values(source: Mapping[str, Any], name: str) -> list[Any]:
-    """Every value that stands under a name, the one that counts last."""
+    """Return every value of a name; the effective one is last."""
     if not isinstance(source, RepeatedKeys):
         return [source[name]] if name in source else []
     return [value for key, value in pairs(source) if key == name]
 
 
 def pairs(source: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every name with every value that stands under it, those that count last."""
+    """Yield every (name, value) pair; the effective ones come last."""
     if isinstance(source, RepeatedKeys):
         yield from source.earlier
     yield from source.items()
 
 
 def select_fields(source: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """These fields of an object, repeated ones too."""
+    """Return the fields of these names, including repeated ones."""
     chosen = set(names)
     fields = {name: value for name, value in source.items() if name in chosen}
     if not isinstance(source, RepeatedKeys):
@@ -96,7 +96,7 @@ def select_fields(source: Mapping[str, Any], names: Iterable[str]) -> dict[str, 
 
 
 def overlay(base: Mapping[str, Any], top: Mapping[str, Any], both: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """`top` over `base`, as `{**base, **top}`; of the names `both`, the value that is covered stays as a repeated one."""
+    """Return `{**base, **top}`. For the names in `both`, the overridden value is kept as a repeated key."""
     covered = [(name, base[name]) for name in both if name in base and name in top]
     earlier = [pair for source in (base, top) if isinstance(source, RepeatedKeys) for pair in source.earlier]
     merged = {**base, **top}
@@ -104,7 +104,7 @@ def overlay(base: Mapping[str, Any], top: Mapping[str, Any], both: frozenset[str
 
 
 def dumps(value: Any) -> bytes:
-    """JSON of a value that was parsed here, with the repeated keys; what is no JSON as its text."""
+    """Return the JSON of a value from `loads`, with its repeated keys. Values that JSON lacks are written as `str`."""
     return orjson.dumps(value, default=_to_json, option=orjson.OPT_PASSTHROUGH_SUBCLASS)
 
 
@@ -115,16 +115,16 @@ def _to_json(value: Any) -> Any:
 
 
 def _may_repeat(raw: bytes, keys: int) -> bool:
-    """Whether the text has more keys than were parsed. Never false where it has: what is not sure counts as a key."""
+    """Return whether the text may have more keys than were parsed. In doubt True."""
     spaced = b'" ' in raw or b'"\n' in raw or b'"\r' in raw or b'"\t' in raw
     if not spaced and b'\\\\"' not in raw:
-        # A quote in a text is escaped by one backslash, and each key's closing quote has its colon behind it.
+        # A quote inside a string is escaped by one backslash, and a colon follows the closing quote of each key.
         return raw.count(b'":') - raw.count(b'\\":') != keys
     return sum(_is_quote(raw, match.start()) for match in _KEY_END.finditer(raw)) != keys
 
 
 def _is_quote(raw: bytes, at: int) -> bool:
-    """Whether the quote at this place begins or ends a text: an even number of backslashes stands before it."""
+    """Return whether the quote at this index delimits a string: an even number of backslashes precedes it."""
     first = at
     while first and raw[first - 1] == 0x5C:
         first -= 1
@@ -132,7 +132,7 @@ def _is_quote(raw: bytes, at: int) -> bool:
 
 
 def _loads_repeated(raw: bytes, parsed: Any) -> Any:
-    """The value with its repeated keys. Numbers are read as orjson reads them."""
+    """Parse with repeated keys. Numbers are parsed by orjson."""
     repeats = False
 
     def built(fields: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def _loads_repeated(raw: bytes, parsed: Any) -> Any:
     try:
         slow = json.loads(raw, object_pairs_hook=built, parse_int=orjson.loads, parse_float=orjson.loads)
     except RecursionError:
-        # Only a text inside a field can be nested that deep: bodies are bounded before.
+        # Only JSON inside a string field can be nested that deep: the depth of bodies is checked before.
         raise orjson.JSONDecodeError("nested too deep", "", 0) from None
     return slow if repeats else parsed
 

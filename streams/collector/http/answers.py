@@ -1,4 +1,4 @@
-"""Answers of the doors to requests that were accepted, at least in part."""
+"""Answers of the doors to requests whose items were processed."""
 
 import base64
 from collections.abc import Iterable

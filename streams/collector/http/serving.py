@@ -1,4 +1,4 @@
-"""Opening and closing the collector: clients, spool, doors, signals."""
+"""Runs the collector: opens clients, spool and doors, and closes them on SIGTERM or SIGINT."""
 
 import asyncio
 import signal
@@ -23,7 +23,7 @@ from streams.identity.nodes import NodeKeys
 
 
 class SpoolLimits(NamedTuple):
-    """How long Kafka may take, and how much may wait for it."""
+    """Seconds that Kafka may take, and bytes that may wait in the spool."""
 
     budget_s: float
     spool_bytes: int

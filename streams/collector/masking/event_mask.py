@@ -1,4 +1,4 @@
-"""Masks all texts of one event: by what they show, by the names of their fields, and by the event's own identifiers. Pure."""
+"""Masks all texts of one event by their content, by the names of their fields and by the event's own identifiers. Pure."""
 
 import hmac
 from collections.abc import Callable, Mapping
@@ -12,20 +12,20 @@ from streams.collector.masking.text import is_plain, mask_text
 from streams.collector.masking.values import collect_texts, has_personal_key, mask_value, unused_name
 
 SLACK = 4_096
-"""Characters behind a field's limit that are searched, so that no address is cut in two before it is masked."""
+"""Characters beyond a field's limit that are searched, so that no address is truncated before it is masked."""
 MAX_SIGNAL = 65_536
-"""Characters of a consent signal; TC strings of many vendors have some thousands."""
+"""Characters of a consent signal; TC strings with many vendors have some thousands."""
 LONGEST_SIGNAL_NAME = 128
 """Characters."""
 MAX_WORD = 24
-"""Characters of an answer such as `opted out`."""
+"""Characters of a consent value in words, such as `opted out`."""
 
 OnMasked = Callable[[str], None]
-"""Called with the name of each field in which something was masked; the name itself is masked."""
+"""Called with the masked name of each field in which something was masked."""
 
 
 class EventMask:
-    """The masks of one event. Most events hold nothing to mask, so their short texts are looked at all at once."""
+    """The masks of one event. Most events need none, so all their short texts are checked at once."""
 
     __slots__ = ("_absent", "_on_masked", "_own", "_personal", "_plain", "_properties")
 
@@ -42,11 +42,11 @@ class EventMask:
         self._plain = is_plain(joined) and (self._absent or self._own.are_absent(joined))
 
     def mask(self, text: str, category: Category = Category.OTHER, depth: int = 0) -> str:
-        """A text with labels in it; the same object where nothing is masked."""
+        """Return the masked text; the same object where nothing is masked."""
         return mask_text(self._own.mask(text), category, depth)
 
     def mask_field(self, name: str, text: str, limit: int, category: Category = Category.OTHER) -> str:
-        """The text of a field, masked and then cut to its limit in characters."""
+        """Mask the text of a field, then truncate it to `limit` characters."""
         window = text if len(text) <= limit + SLACK else text[: limit + SLACK]
         own = window if self._absent and not self._own.can_hide_in(window) else self._own.mask(window)
         shown = mask_text(own, category)
@@ -55,24 +55,24 @@ class EventMask:
         return shown if len(shown) <= limit else shown[:limit]
 
     def mask_short(self, name: str, text: str, limit: int, category: Category = Category.OTHER) -> str:
-        """The same for one of the texts that were looked at together."""
+        """Do the same for one of the short texts that were checked together."""
         return text[:limit] if self._plain else self.mask_field(name, text, limit, category)
 
     def mask_event_id(self, event_id: str, key: bytes) -> str:
-        """The id, or a pseudonym of it where there is something to mask: a label would make one event of many."""
+        """Return the id, or its pseudonym where it needs a mask: labels would make different ids equal."""
         if self._plain or self.mask(event_id) is event_id:
             return event_id
         return _pseudonym(key, "event", event_id)[:32]
 
     def mask_order_id(self, order_id: str, limit: int, key: bytes) -> str:
-        """The id, masked; a pseudonym behind the label keeps orders apart."""
+        """Mask an order id. A pseudonym after the label keeps different orders apart."""
         if self._plain or self.mask(order_id) is order_id:
             return order_id[:limit]
         digest = _pseudonym(key, "order", order_id)[:12]
         return f"{self.mask_field('order_id', order_id, limit - len(digest) - 1)}#{digest}"
 
     def mask_click_ids(self, values: Mapping[str, str], limit: int) -> dict[str, str]:
-        """Click ids, names and values masked."""
+        """Mask the names and values of click ids."""
         if self._plain:
             return {name: text[:limit] for name, text in values.items()}
         masked: dict[str, str] = {}
@@ -84,7 +84,7 @@ class EventMask:
         return masked
 
     def mask_signals(self, signals: Mapping[str, str]) -> dict[str, str]:
-        """Consent signals, masked. None is lost: names that are masked alike are numbered, and a masked value denies."""
+        """Mask consent signals. None is lost: equal masked names are numbered, and consent reads a masked value as denied."""
         if (
             self._plain
             and not has_personal_key("", tuple(signals))
@@ -95,7 +95,7 @@ class EventMask:
         for name, text in signals.items():
             category = category_of(name)
             if category in (Category.EMAIL, Category.PHONE) and _is_word(text):
-                category = Category.OTHER  # consent to letters or to calls
+                category = Category.OTHER  # consent to e-mails or calls, not an address
             shown = self.mask(name)
             if len(shown) > LONGEST_SIGNAL_NAME:
                 shown = shown[:LONGEST_SIGNAL_NAME]
@@ -105,7 +105,7 @@ class EventMask:
         return masked
 
     def mask_properties(self) -> Mapping[str, Any]:
-        """Properties with masks in names and values, nested values too; the same object where nothing is masked."""
+        """Mask names and values of the properties, at any depth; the same object where nothing is masked."""
         properties = self._properties
         if self._plain and not self._personal:
             return properties
@@ -120,10 +120,10 @@ class EventMask:
 
 
 def _is_word(text: str) -> bool:
-    """Letters only: what somebody answered, no address and no number."""
+    """Return whether a text is a word, as consent values are: no address and no number."""
     return is_flag(text) or (len(text) <= MAX_WORD and text.replace("_", "").replace("-", "").replace(" ", "").isalpha())
 
 
 def _pseudonym(key: bytes, kind: str, value: str) -> str:
-    # Keyed, because whoever knows addresses could guess a plain hash.
+    # Keyed, because a plain hash of a known address can be guessed.
     return hmac.digest(key, f"{kind}/{value}".encode("utf-8", "surrogatepass"), "sha256").hex()

@@ -1,4 +1,4 @@
-"""Masks one text: what it shows in any spelling is replaced by a label. Pure but for a cache."""
+"""Masks one text: replaces addresses and personal values, in any encoding, by labels. Pure but for a cache."""
 
 import re
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ MIN_LENGTH = 6
 """Characters of the shortest address that is masked."""
 
 MAX_PASSES = 3
-"""A label in the place of an address shows what its last letters hid: a number that follows it without a blank."""
+"""Passes until nothing changes: once an address is replaced, a number that followed it without a blank can match."""
 
 _SPOKEN_AT_END = re.compile(r"at ?[)\]}>]")
 _DOTTED = re.compile(r"\.\d{1,3}\.\d{1,3}\.\d")
@@ -24,9 +24,9 @@ _COLONS = re.compile(r":[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{1,4}:")
 
 
 def is_plain(text: str) -> bool:
-    """Whether nothing in a folded text can be masked: cheap, and true of most texts. Several may be joined by bars.
+    """Return True where nothing in a folded text needs a mask: cheap, and true of most texts. Texts may be joined by bars.
 
-    False says only that the text must be searched.
+    False means that the text must be searched.
     """
     if "@" in text or "=" in text or "%" in text or "\\" in text or "+" in text or "&" in text:
         return False
@@ -42,10 +42,10 @@ def is_plain(text: str) -> bool:
 
 
 def mask_text(text: str, category: Category = Category.OTHER, depth: int = 0) -> str:
-    """The text with labels for what it shows; the same object where that is nothing.
+    """Return the masked text; the same object where nothing is masked.
 
-    `category` is that of the field's name: one that is a person's by its name is masked whole. `depth` counts the levels
-    of values that it stands in.
+    `category` is that of the text's field: a personal field is masked as a whole. `depth` is the number of levels of values
+    around the text.
     """
     if category.is_masked:
         return text if is_flag(text) or text in LABELS else category.value
@@ -80,14 +80,14 @@ def _mask_once(text: str, category: Category, depth: int) -> str:
         return REMOVED
     spans = to_source_spans(view, [*address_spans(view.text, category), *base64_email_spans(view.text)])
     spans += field_spans(text)
-    # Level by level, since a value may hold an encoded separator, which the next level shows as one.
+    # Level by level, because a value may contain an encoded separator, which the next level decodes.
     for level, layers in view.levels:
         spans += to_source_spans(view, field_spans(level), layers)
     return replace_spans(text, spans)
 
 
 def _has_no_spaced_address(text: str) -> bool:
-    """Whether nothing stands in a text that may be an e-mail address or a number with encoded blanks in it."""
+    """Return True where a text has no e-mail address and no phone number that could contain encoded blanks."""
     if "+" in text or "@" in text or ("00" in text and has_zero_prefix(text)):
         return False
     lower = text.lower()
@@ -100,7 +100,7 @@ _mask_cached = lru_cache(maxsize=4_096)(_mask_until_stable)
 
 
 def _mask_json(text: str, depth: int) -> str | None:
-    """A text that is JSON, its values masked; None where it is none."""
+    """Mask the values of a JSON text; None where the text is no JSON object or array."""
     if depth >= MAX_DEPTH:
         return REMOVED
     try:
@@ -114,12 +114,12 @@ def _mask_json(text: str, depth: int) -> str | None:
 
 
 def to_source_spans(view: DecodedView, spans: Iterable[MaskSpan], layers: int | None = None) -> list[MaskSpan]:
-    """Spans of a view, or of one of its levels, as spans of its source."""
+    """Map spans of a view, or of the level with this number of layers, to spans of its source."""
     return [MaskSpan(*view.source_span(start, end, layers), label) for start, end, label in spans]
 
 
 def replace_spans(text: str, spans: Iterable[MaskSpan]) -> str:
-    """The text with each span replaced by its label; spans that overlap become one, under the label of the longest."""
+    """Replace each span by its label. Overlapping spans become one, with the label of the longest."""
     ordered = sorted(spans)
     if not ordered:
         return text

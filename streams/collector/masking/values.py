@@ -1,4 +1,4 @@
-"""Masks nested values: objects and arrays of a property, names and texts at any depth. Pure but for a cache."""
+"""Masks nested values: names and texts of objects and arrays at any depth. Pure but for a cache."""
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -8,19 +8,19 @@ from streams.collector.masking.field_names import Category, category_of
 from streams.collector.masking.patterns import REMOVED
 
 MAX_DEPTH = 64
-"""Levels of values in values, JSON in texts included. What lies deeper is removed."""
+"""Levels of nested values, including JSON in texts. Deeper values are removed."""
 
 MAX_SEARCHED = 16_384
-"""Characters of a text that are searched; the rest is cut, as the contract's limit is lower."""
+"""Characters of a text that are searched; the rest is cut off, because the contract's limit is lower."""
 MIN_NUMBER = 100_000
-"""Smaller numbers are nobody's id."""
+"""Smaller numbers are not treated as ids."""
 
 MaskText = Callable[[str, Category, int], str]
-"""Text, category of its field, depth -> masked text."""
+"""(text, category of its field, depth) -> masked text."""
 
 
 def collect_texts(value: Mapping[str, Any] | list[Any], name: str, texts: list[str]) -> bool:
-    """Append all names and texts of a value, which a field of this name holds. True where a name says that it is a person's."""
+    """Append all names and texts of a field's value to `texts`. Returns whether any name in it is personal."""
     personal = False
     if isinstance(value, list):
         for inner in value:
@@ -47,14 +47,14 @@ def collect_texts(value: Mapping[str, Any] | list[Any], name: str, texts: list[s
 
 @lru_cache(maxsize=4_096)
 def has_personal_key(name: str, keys: tuple[str, ...]) -> bool:
-    """Whether one of these keys of an object, which a field of this name holds, says that its value is a person's."""
+    """Return whether any of these keys is a personal name, within an object in the field `name`."""
     return any(category_of(f"{name}.{key}").is_masked for key in keys)
 
 
 def mask_value(value: Any, mask_text: MaskText, name: str = "", category: Category = Category.OTHER, depth: int = 0) -> Any:
-    """The value with labels in it, a copy; the same object where nothing changes.
+    """Return a masked copy of a value; the same object where nothing is masked.
 
-    `name` and `category` are those of the field that holds it. What is under a masked name is masked to its last leaf.
+    `name` and `category` are those of the value's field. Beneath a personal name every leaf is masked.
     """
     if isinstance(value, str):
         return mask_text(value[:MAX_SEARCHED], category, depth)
@@ -95,7 +95,7 @@ def _mask_list(value: list[Any], mask_text: MaskText, name: str, category: Categ
 
 
 def unused_name(name: str, names: Mapping[str, Any]) -> str:
-    """The name, or with `#2`, `#3`, ... behind it where names that were masked alike would replace each other."""
+    """Return the name, or the name with `#2`, `#3`, ... where `names` already has it."""
     if name not in names:
         return name
     number = 2

@@ -1,4 +1,4 @@
-"""`POST /v1/consent`: choices and withdrawals that come without an event, from a consent platform's webhook or a form. Pure.
+"""`POST /v1/consent`: choices and withdrawals without an event, from a consent platform's webhook or a form. Pure.
 
 Body: one choice, an array, or `{"choices": [...]}`. A choice names whom it is about (the identifiers of `/v1/events`, each of
 them), and either `consent` (signals, as with an event) or `"kind": "withdrawal"` with the `purposes` withdrawn (none = all).
@@ -21,7 +21,7 @@ from streams.identity.nodes import NodeKeys, all_nodes, named
 
 PURPOSES = ("analytics", "marketing", "personalization")
 UNDATED = 0
-"""`chosen_ts` of a choice whose time cannot be read: the gate takes a refusal as made on arrival, and a grant as undated."""
+"""`chosen_ts` of a choice with an unreadable time: consent dates a refusal by its arrival and leaves a grant undated."""
 _REPEATED = re.compile(r"#[0-9]+$")
 
 
@@ -34,15 +34,15 @@ class SentChoice:
     signals: Mapping[str, str]
     purposes: Sequence[str]
     chosen: int | None
-    """Milliseconds UTC; None = now, `UNDATED` = a time that cannot be read."""
+    """Milliseconds UTC; None = now, `UNDATED` = an unreadable time."""
     site: str
-    """As events' hosts are written; empty = the key's."""
+    """Normalised as events' hosts are; empty = the key's site."""
     evidence: str
-    """Hash of the item."""
+    """The first 16 hex digits of the item's SHA-256."""
 
 
 def extract_items(body: Any) -> list[Any]:
-    """The items of a body. Wrong where it is neither object nor array."""
+    """Return the items of a body. InvalidField where it is neither an object nor an array."""
     if isinstance(body, list):
         return body
     if not isinstance(body, dict):
@@ -55,7 +55,7 @@ def extract_items(body: Any) -> list[Any]:
 
 
 def parse_item(item: Any) -> SentChoice | InvalidItem:
-    """One item."""
+    """Parse one choice."""
     if not isinstance(item, dict):
         return InvalidItem("a choice must be an object")
     try:
@@ -90,12 +90,12 @@ def _parse(item: Mapping[str, Any]) -> SentChoice:
 
 
 def strip_repeat_suffix(name: str) -> str:
-    """The name of a signal that may be the second or a later one of that name."""
+    """Return a signal's name without the `#2`, `#3`, ... of a repeated one."""
     return _REPEATED.sub("", name[:MAX_NAME])
 
 
 def _read_chosen_time(item: Mapping[str, Any], signals: Mapping[str, str]) -> int | None:
-    """When it was chosen: beside the consent object or in it."""
+    """Return the time of the choice, from beside the consent object or from within it."""
     values = [value for value in (item.get("chosen_ts"), signals.get("chosen_ts")) if value not in (None, "")]
     if not values:
         return None
@@ -112,8 +112,8 @@ def _read_site(item: Mapping[str, Any]) -> str:
 
 
 def build_records(choice: SentChoice, keys: NodeKeys, site: str, now: int) -> list[tuple[str, dict[str, Any]]]:
-    """(Kafka key, record of `consent.signals`) for each of its subjects; none where nobody is named that can be told apart."""
-    # A withdrawal holds under every name that she ever had, whatever versions of the keys are in use.
+    """Return (Kafka key, record of `consent.signals`) for each subject of a choice; none where it identifies nobody."""
+    # A withdrawal applies to the nodes of every key version, including versions that are no longer in use.
     chosen = now if choice.chosen is None or (choice.chosen == UNDATED and choice.kind == "withdrawal") else choice.chosen
     nodes = all_nodes(keys, choice.identifiers) if choice.kind == "withdrawal" else named(keys, choice.identifiers).nodes
     return [

@@ -1,6 +1,6 @@
-"""The GA4 Measurement Protocol (`/mp/collect`). Pure. Its events have no id: one is derived from their content.
+"""The GA4 Measurement Protocol (`/mp/collect`). Pure. Its events have no id, so one is derived from their content.
 
-`user_data` holds plain hashes of addresses, which identify and are no pseudonyms of ours: it goes no further.
+`user_data` contains plain hashes of addresses, which identify people: it is dropped.
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ MAPPED_FIELDS = {
 
 
 def extract_items(body: Any) -> list[Any]:
-    """The events of a body, each with what the body says for all of them. Wrong where there are none."""
+    """Return the events of a body, each with the fields that the body has for all. InvalidField where there are none."""
     if not isinstance(body, dict):
         raise InvalidField("the body must be an object")
     events = body.get("events")
@@ -45,7 +45,7 @@ def extract_items(body: Any) -> list[Any]:
 
 
 def parse_item(item: Any) -> Item:
-    """One event."""
+    """Parse one event."""
     event = item["event"]
     if not isinstance(event, dict):
         return InvalidItem("an event must be an object")
@@ -93,7 +93,7 @@ def _parse(shared: Mapping[str, Any], event: Mapping[str, Any]) -> ProtocolEvent
 
 
 def _signals(shared: Mapping[str, Any], event: Mapping[str, Any]) -> tuple[SignalBuilder, set[str]]:
-    """Signals of the body (its `consent` is Consent Mode), of the event and of its params; which of the params they are."""
+    """Return the signals of body, event and params (`consent` is Consent Mode), and which params are signals."""
     signals = SignalBuilder()
     signals.add_signal_fields(shared)
     signals.add_signal_fields(event)

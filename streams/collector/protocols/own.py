@@ -1,6 +1,6 @@
-"""`POST /v1/events`: our own JSON, and what generic HTTP tags of tag-manager server containers send. Pure.
+"""`POST /v1/events`: Headwater's own JSON, which generic HTTP tags of tag-manager server containers can send. Pure.
 
-Body: one event, `{"events": [...]}`, or an array. Common keys of a container's event data stand at the top level.
+Body: one event, `{"events": [...]}`, or an array. Common keys of a container's event data are read at the top level.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ MAPPED_FIELDS = {
 
 
 def extract_items(body: Any) -> list[Any]:
-    """The items of a body. Wrong where it is neither object nor array."""
+    """Return the items of a body. InvalidField where it is neither an object nor an array."""
     if isinstance(body, list):
         return body
     if not isinstance(body, dict):
@@ -48,13 +48,13 @@ def extract_items(body: Any) -> list[Any]:
     shared = select_fields(body, find_signal_fields(body))
     if not shared:
         return body["events"]
-    # What is said of consent for all events is said of each, and an event's own words lift nothing of it.
+    # Consent signals beside `events` apply to each event, and an event's own signals do not replace them.
     names = frozenset(shared)
     return [overlay(shared, item, names) if isinstance(item, dict) else item for item in body["events"]]
 
 
 def parse_item(item: Any) -> Item:
-    """One item."""
+    """Parse one event."""
     if not isinstance(item, dict):
         return InvalidItem("an event must be an object")
     try:
@@ -97,7 +97,7 @@ def _parse(event: Mapping[str, Any]) -> ProtocolEvent:
 
 
 def read_identifiers(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(kind, value) of every identifier that is named."""
+    """Return (kind, value) of every identifier."""
     person = read_object(fields, "user_data")
     identifiers = [(kind, read_text(fields, name)) for name, kind in IDENTIFIERS.items()]
     identifiers += [("email", value) for value in read_texts(person, "email", "email_address")]
@@ -106,9 +106,9 @@ def read_identifiers(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def read_time(fields: Mapping[str, Any], *names: str) -> int | None:
-    """Milliseconds UTC from the first of these fields in a form of `infra.parsing.times`; Wrong for what is none.
+    """Return milliseconds UTC from the first of these fields in a form of `infra.parsing.times`. InvalidField for other values.
 
-    A time that can be read and cannot be (of 1900, or a number of seconds since a page was opened) counts as none said.
+    A readable but impossible time (of 1900, or seconds since a page was opened) counts as missing.
     """
     for name in names:
         value = fields.get(name)

@@ -25,7 +25,7 @@ CALLS = ("track", "identify", "page", "screen", "group", "alias")
 
 
 def extract_items(body: Any, call: str) -> list[Any]:
-    """The items of a body, `context` and `integrations` of a batch merged under each. Wrong where there are none."""
+    """Return the items of a body; a batch's `context` and signals are merged into each. InvalidField where it has none."""
     if not isinstance(body, dict):
         raise InvalidField("the body must be an object")
     if call != "batch":
@@ -48,7 +48,7 @@ def find_write_key(body: Any) -> object:
 
 
 class _BatchContext(NamedTuple):
-    """What a batch says for each of its items, and which of the names are consent signals."""
+    """Fields of a batch that apply to each of its items, and which of their names are consent signals."""
 
     context: Mapping[str, Any]
     context_signals: frozenset[str]
@@ -57,7 +57,7 @@ class _BatchContext(NamedTuple):
 
 
 def _merge_batch(item: Any, batch: _BatchContext) -> Any:
-    """An item beneath what its batch says. A refusal of the batch is not lifted by an item's own consent: both stay."""
+    """Merge a batch's fields into an item. Where both have a signal both stay, so that no item lifts a batch's refusal."""
     if not isinstance(item, dict):
         return item
     own = item.get("context")
@@ -71,7 +71,7 @@ def _merge_batch(item: Any, batch: _BatchContext) -> Any:
 
 
 def parse_item(item: Any) -> Item:
-    """One call."""
+    """Parse one call."""
     if not isinstance(item, dict):
         return InvalidItem("a call must be an object")
     try:
@@ -120,7 +120,7 @@ def _parse(message: Mapping[str, Any]) -> ProtocolEvent:
 
 
 def _signals(message: Mapping[str, Any]) -> tuple[SignalBuilder, set[str]]:
-    """Signals of a call, from its context, traits and properties and beside them; and which of the properties they are."""
+    """Return the signals of a call, its context, traits and properties, and which properties are signals."""
     signals = SignalBuilder()
     signals.add_signal_fields(message)
     for context in all_values(message, "context"):

@@ -1,4 +1,4 @@
-"""The Snowplow tracker protocol, version 2 (`tp2`, and `GET /i`). Pure. The app id (`aid`) is the write key."""
+"""The Snowplow tracker protocol, version 2 (`POST` to `tp2`, `GET /i`). Pure. The app id (`aid`) is the write key."""
 
 import base64
 from collections.abc import Mapping
@@ -35,11 +35,11 @@ MAX_ENTITIES = 50
 MAPPED_FIELDS = frozenset({"order_id", "value", "currency", "decision_token"})
 
 GEO = frozenset({"geo_country", "geo_region"})
-MAX_SCHEMA = 256  # characters of a schema's address that tell its kind
+MAX_SCHEMA = 256  # characters of a schema's URI by which it is classified
 
 
 class SchemaKind(Enum):
-    """What the data of an event or an entity is, by its schema."""
+    """How the data of an event or an entity is read, by its schema."""
 
     CONSENT = "consent object"
     CHOICE = "Snowplow's own consent schema"
@@ -52,7 +52,7 @@ Described = tuple[str, Mapping[str, Any]]
 
 
 def extract_items(body: Any) -> list[Any]:
-    """The events of a POST body. Wrong where it is no payload_data."""
+    """Return the events of a POST body. InvalidField where it is no `payload_data`."""
     if not isinstance(body, dict) or not str(body.get("schema", "")).startswith(PAYLOAD):
         raise InvalidField(f"the body must be self-describing JSON with a schema of {PAYLOAD}")
     if not isinstance(body.get("data"), list):
@@ -68,7 +68,7 @@ def find_write_key(body: Any) -> str:
 
 
 def parse_item(item: Any) -> Item:
-    """One event."""
+    """Parse one event."""
     if not isinstance(item, dict):
         return InvalidItem("an event must be an object")
     try:
@@ -120,7 +120,7 @@ def _parse(payload: Mapping[str, Any]) -> ProtocolEvent:
 
 
 def _unstructured_events(payload: Mapping[str, Any]) -> list[Described]:
-    """Unstructured events of an item: one, unless it was written twice; the one that counts stands last."""
+    """Return the unstructured events of an item; more than one where the field is repeated, the effective one last."""
     events = []
     for outer in _read_json_objects(payload, "ue_pr", "ue_px"):
         inner = read_object(outer, "data")
@@ -134,13 +134,13 @@ def _unstructured_events(payload: Mapping[str, Any]) -> list[Described]:
 
 
 def _name_and_data(event: Described) -> tuple[str, dict[str, Any]]:
-    """Name and data of an unstructured event: the name is the middle of its schema's address."""
+    """Return the name, from its schema, and the data of an unstructured event."""
     schema, inner = event
     return _short_name(schema), dict(read_object(inner, "data"))
 
 
 def _read_entities(payload: Mapping[str, Any]) -> list[Described]:
-    """Contexts, version 1-0-0 and 1-0-1 alike, of both fields that may hold them."""
+    """Return the entities of `co` and `cx`, of contexts 1-0-0 and 1-0-1."""
     entities: list[Described] = []
     for outer in _read_json_objects(payload, "co", "cx"):
         for data in all_values(outer, "data") or [None]:
@@ -151,7 +151,7 @@ def _read_entities(payload: Mapping[str, Any]) -> list[Described]:
 
 
 def _signals(payload: Mapping[str, Any], events: list[Described], entities: list[Described]) -> tuple[SignalBuilder, set[str]]:
-    """Signals of consent entities, of Snowplow's own schemas and of fields; which fields of the event's data they are."""
+    """Return the signals of entities, of Snowplow's consent schemas and of fields, and which fields of the event they are."""
     signals, signal_names = SignalBuilder(), set[str]()
     described = [(schema, data) for schema, inner in (*events, *entities) for data in all_values(inner, "data")]
     choices = False
@@ -170,14 +170,14 @@ def _signals(payload: Mapping[str, Any], events: list[Described], entities: list
 
 
 def _located_entities(entities: list[Described]) -> list[Mapping[str, Any]]:
-    """Data of the entities that say where the visitor is."""
+    """Return the data of the entities that contain the visitor's region."""
     placed = [entity.get("data") for schema, entity in entities if _schema_kind(schema[:MAX_SCHEMA]) is SchemaKind.PLACE]
     return [data for data in placed if isinstance(data, Mapping)]
 
 
 @lru_cache(1_024)
 def _schema_kind(schema: str) -> SchemaKind:
-    """What data of this schema says of consent, or of the visitor's place."""
+    """Classify a schema."""
     short = _short_name(schema)
     if is_consent_schema(schema):
         return SchemaKind.CHOICE
@@ -187,7 +187,7 @@ def _schema_kind(schema: str) -> SchemaKind:
 
 
 def _read_json_objects(payload: Mapping[str, Any], plain: str, encoded: str) -> list[Mapping[str, Any]]:
-    """Objects of two fields, JSON in clear and in base64 (URL-safe or not, padded or not); those in clear stand last."""
+    """Return the objects of a JSON field and of its base64 field (either alphabet, padded or not), the former last."""
     raws = [_decode_base64(value, encoded) for value in all_values(payload, encoded) if value]
     raws += [_to_bytes(value, plain) for value in all_values(payload, plain) if value]
     objects: list[Mapping[str, Any]] = []
@@ -216,12 +216,12 @@ def _decode_base64(value: Any, name: str) -> bytes:
 
 
 def _protocol_fields(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of structured events and transactions, under their protocol names."""
+    """Return the fields of structured events, transactions and page pings, under their protocol names."""
     return {name: value for name, value in payload.items() if name.startswith(("se_", "tr_", "ti_", "pp_"))}
 
 
 def _short_name(schema: str) -> str:
-    """`iglu:vendor/name/jsonschema/1-0-0` -> `name`."""
+    """Return the name of a schema: `iglu:vendor/name/jsonschema/1-0-0` -> `name`."""
     parts = schema.split("/")
     return parts[1] if len(parts) > 1 and parts[1] else "unknown"
 

@@ -15,11 +15,11 @@ PREFERENCES, WITHDRAWN, GRANTED, DOCUMENT = "consent_preferences", "consent_with
 SCHEMAS = frozenset({PREFERENCES, WITHDRAWN, GRANTED, DOCUMENT})
 
 UNDECIDED = frozenset({"pending", "implicit_consent"})
-"""Event types of consent_preferences by which nobody has chosen anything yet."""
+"""Event types of consent_preferences before any choice is made."""
 
 
 def add_choices(signals: SignalBuilder, described: Sequence[tuple[str, Any]]) -> None:
-    """Add what an event and its entities say by Snowplow's own consent schemas. `described`: schema and data of each."""
+    """Add the signals of an event and its entities of Snowplow's consent schemas. `described`: (schema, data) of each."""
     named = [(_name(schema), data) for schema, data in described if schema.startswith(VENDOR)]
     documents = [data for name, data in named if name == DOCUMENT]
     for name, data in named:
@@ -32,7 +32,7 @@ def add_choices(signals: SignalBuilder, described: Sequence[tuple[str, Any]]) ->
 
 
 def is_consent_schema(schema: str) -> bool:
-    """Whether `add_choices` reads data of this schema."""
+    """Return whether `add_choices` reads data of this schema."""
     return schema.startswith(VENDOR) and _name(schema) in SCHEMAS
 
 
@@ -64,7 +64,7 @@ def _add_kind(signals: SignalBuilder, kind: str, scopes: list[Any]) -> None:
     elif kind == "deny_selected" and complete and all(complete):
         pass
     elif word == "denied":
-        # deny_all, withdrawn, expired, and what no version of the schema knows.
+        # deny_all, withdrawn, expired, and event types that no version of the schema has.
         signals.put(EVERYTHING, "denied")
 
 
@@ -76,7 +76,7 @@ def _add_withdrawn(signals: SignalBuilder, data: Any, documents: list[Any]) -> N
 
 
 def _add_documents(signals: SignalBuilder, documents: list[Any], word: str) -> None:
-    """A document is known by its id and its name, and a policy may map either."""
+    """Add documents as scopes under their ids and their names: a policy may map either."""
     for document in documents:
         labels = [document.get("id"), document.get("name")] if isinstance(document, Mapping) else []
         readable = signals.add_scopes([label for label in labels if label not in (None, "")], word)

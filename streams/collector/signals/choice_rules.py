@@ -1,6 +1,6 @@
-"""Which choices the collector understands: what it would take and the gate would not read must not be answered 200. Pure rules.
+"""Rules for choices: one that the consent stage could not read must not be answered 200. Pure but for the policy's reload.
 
-A choice without an event has no second chance: nobody looks at it again, and the person was told that it counts.
+A choice without an event is sent once, and the person is told that it counts.
 """
 
 import re
@@ -20,9 +20,9 @@ from streams.consent.formats.signals import ConsentValue, SignalSet, standard_na
 from streams.consent.policy import Policy, Regime
 
 MAX_SITES = 4_096
-"""Hosts of events that are remembered."""
+"""Hosts of events that are kept in memory."""
 MAX_LISTED_SITES = 20
-"""Sites that a refusal names."""
+"""Sites that an error message lists."""
 
 OPEN_STATUS = "cmpuishown"
 STATUSES = " or ".join(FINAL_STATUS)
@@ -39,11 +39,11 @@ EXPECTED = {
     "us_privacy": "a US Privacy string, as in 1YNN",
     "tc_event_status": STATUSES,
 }
-"""What to send, by the name of the signal."""
+"""The expected value by signal name, for error messages."""
 
 
 def signal_problem(signals: Mapping[str, str], policy: Policy, now_ms: int) -> str:
-    """What is not understood about the signals of a choice, and what to send instead; empty where all of them are."""
+    """Return which signal of a choice cannot be read and what to send instead; empty where all can."""
     for name, value in signals.items():
         if not policy.reads(name):
             return (
@@ -60,7 +60,7 @@ def signal_problem(signals: Mapping[str, str], policy: Policy, now_ms: int) -> s
 
 
 class KnownSites:
-    """Sites that choices can be about: those of write keys and beneath them, the policy's, and hosts of events here."""
+    """Sites to which choices can apply: those of write keys and their subdomains, those of the policy, and hosts of events."""
 
     def __init__(self, keys: WriteKeyStore, policy: PolicySource) -> None:
         self._keys = keys
@@ -68,21 +68,21 @@ class KnownSites:
         self._hosts: dict[str, None] = {}
 
     def add(self, host: str) -> None:
-        """Remember the host of an event; the oldest are forgotten."""
+        """Add the host of an event. Beyond `MAX_SITES` the oldest is removed."""
         if host not in self._hosts:
             if len(self._hosts) >= MAX_SITES:
                 del self._hosts[next(iter(self._hosts))]
             self._hosts[host] = None
 
     def includes(self, site: str) -> bool:
-        """Whether events of this site are expected."""
+        """Return whether choices can apply to this site."""
         if site in self._hosts or any(site == site_name or site.endswith(f".{site_name}") for site_name in self._sites()):
             return True
         groups = self._policy.policy().groups
         return any(site in (site_name, site_of(site_name)) for pair in groups.items() for site_name in pair)
 
     def sites_of_source(self, source: str) -> list[str]:
-        """Sites of a source's keys."""
+        """Return the sites of a source's active keys."""
         return sorted({key.site for key in self._keys.active_keys() if key.source == source})
 
     def _sites(self) -> Iterator[str]:
@@ -90,27 +90,27 @@ class KnownSites:
 
 
 class ChoiceRules:
-    """Judges choices by the policy in force and the sites that are known."""
+    """Validates choices by the current policy and the known sites."""
 
     def __init__(self, policy: PolicySource, keys: WriteKeyStore) -> None:
         self._policy = policy
         self.sites = KnownSites(keys, policy)
 
     def covered_sites(self, site: str) -> list[str]:
-        """Sites on which a choice about this one counts."""
+        """Return the sites to which a choice about this one applies."""
         return self._policy.policy().sites(site)
 
     def problem(self, choice: SentChoice, source: str, now_ms: int) -> str:
-        """Why a choice is refused, naming the field and what to send; empty where it is understood."""
+        """Return why a choice is refused, with the field and what to send; empty where it is valid."""
         if choice.site and not self.sites.includes(choice.site):
             sites = ", ".join(self.sites.sites_of_source(source)[:MAX_LISTED_SITES])
             return f"site is none of which events come: leave it out, or send the host of the page, such as {sites}"
-        # A withdrawal says what it withdraws by itself.
+        # A withdrawal needs no signals.
         return signal_problem(choice.signals, self._policy.policy(), now_ms) if choice.kind == "choice" else ""
 
 
 def _expected_value(name: str, value: str, policy: Policy) -> str:
-    """What a signal should be, where its value is none that can be read; else nothing."""
+    """Return what to send where the value of a signal cannot be read; empty where it can."""
     standard, text = standard_name(name), value.strip()
     if standard is None:
         parts = SignalSet({name: value}, policy.vocabulary)
@@ -125,7 +125,7 @@ def _expected_value(name: str, value: str, policy: Policy) -> str:
 
 
 def _has_decision(signals: Mapping[str, str], policy: Policy, now_ms: int) -> bool:
-    """Whether the gate hears a yes or a no in them, of any purpose; flags that are `-`, and `gpc` of 0, say neither."""
+    """Return whether the signals grant or deny any purpose. Flags that are `-` and a `gpc` of 0 do neither."""
     reader = SignalReader(policy)
     evidence = (reader.hear(regime, signals, now_ms) for regime in Regime)
     return any(formats for regime_evidence in evidence for formats in regime_evidence.heard.values())
@@ -154,7 +154,7 @@ def _is_readable(standard: str, text: str, policy: Policy) -> bool:
 
 
 def _tcf_problem(signals: Mapping[str, str]) -> str:
-    """A TC string counts only once the banner is closed and where GDPR applies: without both words it would be forgotten."""
+    """Return what a TC string lacks: without a final status and `gdpr_applies` the consent stage ignores it."""
     values: dict[str, list[str]] = {}
     for name, value in signals.items():
         values.setdefault(standard_name(name) or "", []).append(value.strip())

@@ -1,4 +1,4 @@
-"""The consent policy as the collector needs it: which signals a choice may carry, and which sites belong together."""
+"""The consent policy file, reloaded when it changes."""
 
 import time
 from pathlib import Path
@@ -11,7 +11,7 @@ CHECK_S = 1.0
 
 
 class PolicySource:
-    """The policy in force, read again when its file has changed. ConfigError for one that does not load at the start."""
+    """The current policy. ConfigError where the file does not load at the start."""
 
     def __init__(self, file: Path | None) -> None:
         self._file = file or PACKAGED
@@ -20,7 +20,7 @@ class PolicySource:
         self._policy = load_policy(self._file)
 
     def policy(self) -> Policy:
-        """The newest policy that could be read: a mistake in the file must not close the doors."""
+        """Return the newest valid policy: a mistake in the file must not stop the collector."""
         now = time.monotonic()
         if now - self._checked_at >= CHECK_S:
             self._checked_at = now

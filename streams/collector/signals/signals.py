@@ -1,7 +1,7 @@
-"""Consent signals of one event as its sender wrote them, under the names of the contract's `signals` map. Pure.
+"""Builds the contract's `signals` map of an event from the consent fields of any protocol. Pure.
 
-Every protocol builds them here. Nothing is judged and nothing vanishes: what the gate cannot read denies. A signal that stands
-twice with different values is kept twice (`name`, `name#2`, ...): the gate takes the strictest.
+No signal is interpreted or dropped: the consent stage reads an unreadable value as denied. A signal with several values is kept
+under `name`, `name#2`, ..., and the consent stage applies the strictest.
 """
 
 import re
@@ -21,14 +21,14 @@ MAX_CACHED_FIELDS = 8_192  # names of fields that are remembered
 
 TOO_MANY = f"more than {MAX_SIGNALS} signals"
 EVERYTHING = "cmp.all"
-"""The gate reads it as every purpose."""
+"""The consent stage reads it as every purpose."""
 NOT_SELECTED = "cmp.not_selected"
-"""A refusal under a name that nothing maps: it denies the purposes of which no other signal speaks."""
+"""A refusal under a name that no policy maps: it denies the purposes that no other signal mentions."""
 
 FLAGS = frozenset(
     {"gdprapplies", "gpc", "secgpc", "globalprivacycontrol", "npa", "xganpa", "nonpersonalizedads", "dnt", "rdp", "ldu"}
 )
-"""Folded names of signals that are no choices: true and false say whether something is so."""
+"""Folded names of signals that state a fact: their true and false neither grant nor deny."""
 
 MODE_NAMES = frozenset(name.replace("_", "") for name in CONSENT_MODE_SIGNALS)
 ALIASES = {
@@ -36,22 +36,22 @@ ALIASES = {
     "gppstring": "gpp", "uspstring": "us_privacy", "usprivacystring": "us_privacy", "secgpc": "gpc",
     "globalprivacycontrol": "gpc",
 }  # fmt: skip
-"""Names beside the consent object, folded, by which tags send a signal of another name."""
+"""Folded field names by which tags send a signal -> the signal's name."""
 CONTAINER_STRINGS = {"xgagcs": "gcs", "xgagcd": "gcd"}
-"""Consent Mode as a tag container's event data has it: the gate reads `x-ga-gcs` beside a `gcs` that disagrees."""
+"""Consent Mode in a tag container's event data. `x-ga-gcs` is kept beside a `gcs` with another value."""
 SIGNAL_NAMES = frozenset(
     {
         "gcs", "gcd", "npa", "nonpersonalizedads", "tcstring", "tceventstatus", "gdprapplies", "gpp", "gpc", "usprivacy",
         *MODE_NAMES, *ALIASES,
     }
 )  # fmt: skip
-"""Folded names that are consent signals wherever they stand."""
+"""Folded names that are consent signals in any object of an event."""
 OBJECTS = frozenset({"consent", "consents", "consentmode", "consentstate", "consentsettings", "consentpreferences"})
-"""Folded names of fields that hold a consent object."""
+"""Folded names of fields that contain a consent object."""
 CATEGORIES = "categorypreferences"
 MANAGEMENT = "consentmanagement"
 MANAGEMENT_DETAILS = {"provider": "platform", "resolutionstrategy": ""}
-"""Fields of RudderStack's consent object that say nothing of the choice, and the signal that they are; empty = none."""
+"""Folded fields of RudderStack's consent object that are no choice -> their signal's name; empty = none."""
 LEAVES = SIGNAL_NAMES | frozenset(CONTAINER_STRINGS)
 """Folded names of signals whose value is never an object."""
 
@@ -64,13 +64,13 @@ _DENIED_LIST = re.compile(rf"{_DENIALS}({_NOUNS}*)|{_NOUNS}+{_DENIALS}")
 
 @lru_cache(8_192)
 def is_flag(name: str) -> bool:
-    """Whether true and false under this name are written as `1` and `0`, for they are no grant and no denial."""
+    """Return whether true and false under this name become `1` and `0`, because they neither grant nor deny."""
     bare = fold(name)
     return bare in FLAGS or is_objection(bare)
 
 
 class ConsentRole(Enum):
-    """What a field beside the consent object is to consent."""
+    """How a field outside the consent object is read."""
 
     OBJECT = "consent object"
     MANAGEMENT = "RudderStack's consent object"
@@ -82,11 +82,11 @@ class ConsentRole(Enum):
 
 
 class SignalField(NamedTuple):
-    """How to read a field beside the consent object."""
+    """A consent field outside the consent object."""
 
     role: ConsentRole
     name: str
-    """Of the signal."""
+    """The signal's name."""
 
 
 def _classify(name: str) -> SignalField | None:
@@ -104,13 +104,13 @@ def _classify(name: str) -> SignalField | None:
     return SignalField(ConsentRole.SIGNAL, ALIASES.get(bare, name)) if bare in SIGNAL_NAMES else None
 
 
-# A plain dictionary: each field of each event is looked up, and most are known to be no signal.
+# A plain dictionary, because every field of every event is looked up, and most are no signals.
 _FIELDS: dict[str, SignalField | None] = {}
 _UNCACHED = SignalField(ConsentRole.SIGNAL, "")
 
 
 def classify_field(name: str) -> SignalField | None:
-    """What a field of this name is to consent; None for nothing."""
+    """Return how a field of this name is read; None where it is no consent field. Cached."""
     field = _FIELDS.get(name, _UNCACHED)
     if field is not _UNCACHED:
         return field
@@ -122,13 +122,13 @@ def classify_field(name: str) -> SignalField | None:
 
 
 def find_signal_fields(fields: Mapping[str, Any]) -> list[str]:
-    """Names of the fields that are consent signals wherever they stand."""
+    """Return the names of the fields that are consent signals in any object."""
     maybe = [name for name in fields if _FIELDS.get(name, _UNCACHED) is not None]
     return [name for name in maybe if classify_field(name) is not None] if maybe else maybe
 
 
 class SignalBuilder:
-    """Builds the signals of one event. The order of calls decides which of two values has the plain name, and nothing else."""
+    """Builds the signals of one event. The order of calls only decides which of two values gets the plain name."""
 
     __slots__ = ("_signals",)
 
@@ -136,17 +136,17 @@ class SignalBuilder:
         self._signals = dict(signals or {})
 
     def as_map(self) -> dict[str, str]:
-        """The contract's map."""
+        """Return the contract's map of signals."""
         return self._signals
 
     def put(self, name: str, text: str) -> None:
-        """Add a signal; where it stands already with another value, both are kept."""
+        """Add a signal. Where it is present with another value, both are kept."""
         name = name.strip()[:MAX_NAME]
         present = self._signals.get(name)
         if present == text:
             return
         if len(self._signals) >= MAX_SIGNALS:
-            # The map is bounded, and what does not fit into it may be a refusal.
+            # The map is bounded, and a signal beyond the bound may be a refusal.
             self._signals[WHOLE] = TOO_MANY
         elif present is None:
             self._signals[name] = text
@@ -157,14 +157,14 @@ class SignalBuilder:
             self._signals[f"{name}#{count}"] = text
 
     def add_consent(self, consent: Any) -> None:
-        """Add a whole consent object; what is no object is the signal `consent`."""
+        """Add a consent object; a value that is no object becomes the signal `consent`."""
         if isinstance(consent, Mapping):
             self._add_fields(consent, "", 1)
         else:
             self.put(WHOLE, dumps(consent).decode() if isinstance(consent, bool) else to_signal_text(consent))
 
     def add_management(self, consent: Any) -> None:
-        """Add RudderStack's consent object: ids that are allowed and denied, and what the platform is."""
+        """Add RudderStack's consent object: allowed and denied ids, and the platform's name."""
         if not isinstance(consent, Mapping):
             self.add_consent(consent)
             return
@@ -176,7 +176,7 @@ class SignalBuilder:
                 self.put(detail, value)
 
     def add_categories(self, name: str, categories: Any) -> None:
-        """Add Segment's categories: one boolean a purpose, under the platform's own names."""
+        """Add Segment's categories: one boolean per purpose, under the platform's names."""
         if isinstance(categories, Mapping):
             for category, value in categories.items() if type(categories) is dict else pairs(categories):
                 if type(value) is bool:
@@ -188,7 +188,7 @@ class SignalBuilder:
             self.put(name, to_signal_text(categories))
 
     def add_signal_fields(self, fields: Mapping[str, Any]) -> list[str]:
-        """Add the fields of an event that are consent signals wherever they stand; their names."""
+        """Add the fields that are consent signals in any object. Returns their names."""
         names = [name for name in find_signal_fields(fields) if not _is_campaign(name, fields[name])]
         later = []
         for name, value in [(name, fields[name]) for name in names] if type(fields) is dict else pairs(fields):
@@ -201,7 +201,7 @@ class SignalBuilder:
                 self.add_consent(value)
             else:
                 self._ADDERS[field.role](self, field.name, value)
-        # A container's strings take the plain name only where nothing else has it.
+        # A container's string gets the plain name only where no other signal has it.
         for field, value in later:
             self._add_container_string(field.name, value)
         return names
@@ -238,7 +238,7 @@ class SignalBuilder:
                 self._add(name, value, prefix, level)
 
     def _add(self, name: str, value: Any, prefix: str, level: int) -> None:
-        """Add one field of a consent object. `prefix`: names of the objects around it; `level`: how many names it has."""
+        """Add one field of a consent object. `prefix`: names of the objects around it; `level`: number of names so far."""
         if isinstance(value, str):
             self.put(_full_name(name, prefix), value)
         elif isinstance(value, bool):
@@ -259,7 +259,7 @@ class SignalBuilder:
         elif bare == MANAGEMENT and not prefix:
             self.add_management(value)
         else:
-            # Under the name of a signal an object is a value that cannot be read, whatever is in it.
+            # Under a signal's name an object is an unreadable value, whatever it contains.
             is_leaf = bare in LEAVES or fold(full[:MAX_NAME]).startswith(("cmp.", "cm."))
             if is_leaf or not value or level >= MAX_LEVELS:
                 self.put(full, to_signal_text(value))
@@ -278,11 +278,11 @@ class SignalBuilder:
             for item in items:
                 self.put(f"cmp.{item}", word)
         else:
-            # An empty list of what is allowed is here too: nothing is.
+            # An empty list of allowed items also ends here: it allows nothing.
             self.put(_full_name(name, prefix), to_signal_text(values))
 
     def add_scopes(self, scopes: Any, word: str) -> bool:
-        """Add scopes of which all are granted or denied; whether there were any, and each was a text."""
+        """Add scopes that are all granted or all denied. Returns whether there is at least one and each is readable."""
         items = [_list_item(scope) for scope in scopes] if isinstance(scopes, Sequence) and not isinstance(scopes, str) else []
         for item in items:
             if item:
@@ -291,12 +291,12 @@ class SignalBuilder:
 
 
 def _is_campaign(name: str, value: Any) -> bool:
-    """A text or a number named `cmp` is an advertising campaign's, not a consent platform's words."""
+    """Return whether `cmp` is an advertising campaign: a text or a number, not a consent platform's object."""
     return type(value) in (str, int, float) and fold(name[:MAX_NAME]) == "cmp"
 
 
 def add_gpc(signals: Mapping[str, str], header: str) -> dict[str, str]:
-    """An event's signals and its request's `Sec-GPC`: both are kept where they differ."""
+    """Return an event's signals with the request's `Sec-GPC` header; where they differ both are kept."""
     joined = SignalBuilder({"gpc": header})
     for name, value in signals.items():
         joined.put(name, value)
@@ -309,9 +309,9 @@ def _full_name(name: str, prefix: str) -> str:
 
 @lru_cache(8_192)
 def _top_name(name: str) -> str:
-    """The signal's name of a field of a consent object that nothing is around."""
+    """Return the signal name of a field at the top of a consent object."""
     name = name.strip()
-    # Consent Mode's names mean at every door what they mean at Google's.
+    # Consent Mode's names mean the same in every protocol.
     return f"cm.{name}" if fold(name) in MODE_NAMES else name
 
 
@@ -322,19 +322,19 @@ def _category_name(category: str) -> str:
 
 
 def _list_item(value: Any) -> str:
-    """An item of a list of names; empty for what is none."""
+    """Return an item of a list of names as text; empty where it is neither text nor integer."""
     return value.strip() if isinstance(value, str) else str(value) if type(value) is int else ""
 
 
 @lru_cache(8_192)
 def classify_list(name: str) -> str:
-    """What a list of this name says of its items: `granted`, `denied`, or nothing that is known."""
+    """Return what a list of this name means for its items: `granted`, `denied`, or empty where unknown."""
     bare = fold(name)
     return "denied" if _DENIED_LIST.fullmatch(bare) else "granted" if _GRANTED_LIST.fullmatch(bare) else ""
 
 
 def to_signal_text(value: Any) -> str:
-    """A value as the text of a signal: text as it is, numbers written out, null, and the rest as JSON."""
+    """Return a value as a signal's text: text unchanged, numbers formatted, `null`, and the rest as JSON."""
     if isinstance(value, str):
         return value
     if value is None:
@@ -342,7 +342,7 @@ def to_signal_text(value: Any) -> str:
     if isinstance(value, bool):
         return "granted" if value else "denied"
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        # A data frame writes 1 as 1.0: JSON knows one kind of numbers.
+        # Data frames write 1 as 1.0, and JSON has one number type.
         return str(int(value))
     return str(value) if isinstance(value, int | float) else dumps(value).decode()[:MAX_JSON]
 
