@@ -84,11 +84,11 @@ class Intake:
         """Process the events of one request in order. No item makes it raise."""
         self._reload_contracts(time.monotonic())
         result = IntakeResult()
-        for place, raw in enumerate(items):
+        for index, raw in enumerate(items):
             item = parse(raw)
             problem = item.detail if isinstance(item, InvalidItem) else self._accept_event(item, request, result)
             if problem:
-                result.refused.append((place, problem))
+                result.refused.append((index, problem))
                 result.records.append(self._build_dead_letter(raw, problem, request))
                 self._metrics.count("headwater_refused_total", door="collector", reason=RejectionReason.CONTRACT)
                 self._report_preview(False, {"problem": problem})
@@ -102,31 +102,13 @@ class Intake:
         `body`: bytes of a request that is a single choice; its dead letter keeps them unchanged.
         """
         result = IntakeResult()
-        contract = self._registry.latest(SIGNALS)
-        for place, raw in enumerate(items):
+        for index, raw in enumerate(items):
             choice = parse(raw)
-            problem = choice.detail if isinstance(choice, InvalidItem) else self._find_choice_problem(choice, request)
-            records: list[tuple[str, dict[str, Any]]] = []
-            if not problem and isinstance(choice, choices.SentChoice):
-                choice = mask_choice(choice, request.ip, self._count_masked(request))
-                records += choices.build_records(choice, self._keys, request.site, request.now_ms)
-                problem = "" if records else "it names nobody: give user_id, client_id or another identifier"
-            try:
-                written = [SpoolRecord(SIGNALS, key.encode(), encode(contract, record)) for key, record in records]
-            except ValueError as error:  # half a surrogate pair in a JSON escape has no UTF-8
-                written, problem = [], f"cannot be written: {type(error).__name__}"
+            problem = choice.detail if isinstance(choice, InvalidItem) else self._accept_choice(choice, index, request, result)
             if problem:
-                result.refused.append((place, problem))
+                result.refused.append((index, problem))
                 result.records.append(self._build_dead_letter(raw, problem, request, body))
                 self._metrics.count("headwater_refused_total", door="collector", reason=RejectionReason.CONTRACT)
-                continue
-            result.records += written
-            result.accepted += 1
-            if isinstance(choice, choices.SentChoice) and choice.chosen == choices.UNDATED:
-                result.warnings.append((place, UNDATED_WARNING))
-            if self._rules is not None:
-                result.sites.update(site for _, record in records for site in self._rules.covered_sites(record["site"]))
-            self._metrics.count("headwater_collected_total", protocol="consent", source=request.source)
         return result
 
     def reject_body(self, body: bytes, problem: str, request: RequestContext) -> IntakeResult:
@@ -134,13 +116,28 @@ class Intake:
         self._metrics.count("headwater_refused_total", door="collector", reason=RejectionReason.CONTRACT)
         return IntakeResult([self._build_dead_letter(None, problem, request, body)], refused=[(0, problem)])
 
-    def _find_choice_problem(self, choice: choices.SentChoice, request: RequestContext) -> str:
-        """Return why a choice cannot be used, or an empty text. Without a policy no choice can."""
-        return (
-            "this collector has no consent policy"
-            if self._rules is None
-            else self._rules.problem(choice, request.source, request.now_ms)
-        )
+    def _accept_choice(self, choice: choices.SentChoice, index: int, request: RequestContext, result: IntakeResult) -> str:
+        """Append the choice's records to `result`. Returns why it cannot be used, or an empty text."""
+        if self._rules is None:
+            return "this collector has no consent policy"
+        if problem := self._rules.problem(choice, request.source, request.now_ms):
+            return problem
+        choice = mask_choice(choice, request.ip, self._count_masked(request))
+        records = choices.build_records(choice, self._keys, request.site, request.now_ms)
+        if not records:
+            return "it names nobody: give user_id, client_id or another identifier"
+        contract = self._registry.latest(SIGNALS)
+        try:
+            encoded = [SpoolRecord(SIGNALS, key.encode(), encode(contract, record)) for key, record in records]
+        except ValueError as error:  # half a surrogate pair in a JSON escape has no UTF-8
+            return f"cannot be written: {type(error).__name__}"
+        result.records += encoded
+        result.accepted += 1
+        if choice.chosen == choices.UNDATED:
+            result.warnings.append((index, UNDATED_WARNING))
+        result.sites.update(site for _, record in records for site in self._rules.covered_sites(record["site"]))
+        self._metrics.count("headwater_collected_total", protocol="consent", source=request.source)
+        return ""
 
     def _accept_event(self, event: ProtocolEvent, request: RequestContext, result: IntakeResult) -> str:
         """Append the event's record to `result`. Returns why it breaks the contract, or an empty text."""

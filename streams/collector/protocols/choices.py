@@ -16,7 +16,8 @@ from infra.parsing.site import site_of
 from infra.parsing.times import parse_time
 from streams.collector.event import InvalidField, InvalidItem, read_text
 from streams.collector.protocols.own import read_identifiers
-from streams.collector.signals.signals import MAX_NAME, SignalBuilder
+from streams.collector.signals.field_roles import MAX_NAME
+from streams.collector.signals.signals import SignalBuilder
 from streams.identity.nodes import NodeKeys, all_nodes, named
 
 PURPOSES = ("analytics", "marketing", "personalization")

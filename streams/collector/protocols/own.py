@@ -23,7 +23,8 @@ from streams.collector.event import (
 )
 from streams.collector.fields.region import read_region
 from streams.collector.fields.repeated_keys import all_values, overlay, select_fields
-from streams.collector.signals.signals import SignalBuilder, find_signal_fields
+from streams.collector.signals.field_roles import find_signal_fields
+from streams.collector.signals.signals import SignalBuilder
 
 PROTOCOL = "headwater"
 

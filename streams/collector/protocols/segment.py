@@ -18,7 +18,8 @@ from streams.collector.event import (
 from streams.collector.fields.region import merge_regions, normalise_location
 from streams.collector.fields.repeated_keys import all_values, overlay, select_fields
 from streams.collector.protocols.own import read_time
-from streams.collector.signals.signals import SignalBuilder, find_signal_fields
+from streams.collector.signals.field_roles import find_signal_fields
+from streams.collector.signals.signals import SignalBuilder
 
 PROTOCOL = "segment"
 CALLS = ("track", "identify", "page", "screen", "group", "alias")

@@ -22,7 +22,8 @@ from streams.collector.event import (
 from streams.collector.fields.region import merge_regions, normalise_location
 from streams.collector.fields.repeated_keys import all_values, loads
 from streams.collector.protocols.snowplow_consent import VENDOR, add_choices, is_consent_schema
-from streams.collector.signals.signals import OBJECTS, SignalBuilder
+from streams.collector.signals.field_roles import OBJECTS
+from streams.collector.signals.signals import SignalBuilder
 from streams.consent.formats.signals import fold
 
 PROTOCOL = "snowplow"
