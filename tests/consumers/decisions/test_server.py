@@ -84,7 +84,7 @@ Ask = Callable[..., Awaitable[tuple[int, dict[str, Any]]]]
 
 
 class Running:
-    """A house that serves, and a client of it."""
+    """A serving process context and a client of it."""
 
     def __init__(self, context: ServiceContext, session: ClientSession, port: int) -> None:
         self.context = context
@@ -92,14 +92,14 @@ class Running:
         self.url = f"http://127.0.0.1:{port}"
 
     async def ask(self, visitor: str = "v1", **changes: Any) -> tuple[int, dict[str, Any]]:
-        """POST /v1/decide."""
+        """Send `POST /v1/decide` and return status and answer."""
         headers = changes.pop("headers", None)
         body = {"experiment": HERO.key, "visitor": visitor, "consent": CONSENT, **changes}
         async with self.session.post(self.url + PATH, json=body, headers=headers) as response:
             return response.status, await response.json()
 
     async def until(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 20, **changes: Any) -> dict[str, Any]:
-        """Ask until the answer is so."""
+        """Ask until an answer meets the condition."""
         deadline = time.monotonic() + seconds
         while True:
             status, answer = await self.ask(**changes)
@@ -126,7 +126,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
 
 
 def logged(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Decision id -> record of bandit.decisions."""
+    """Return decision id -> record of bandit.decisions."""
     registry = Registry(settings.contracts)
     decisions = {}
     for partition in range(settings.partitions):
@@ -138,7 +138,7 @@ def logged(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def test_answers_follow_the_published_vector_and_are_logged_as_given(settings: Settings) -> None:
-    """Over 2,000 visitors: control has its share, arms have theirs, propensities are the published ones, and the log agrees."""
+    """Over 2,000 visitors control and arms have their shares, propensities are the published ones, and the log agrees."""
     snapshot = published(settings, HERO, probabilities=(0.2, 0.7, 0.1))
 
     async def walk() -> dict[str, tuple[str, dict[str, Any]]]:
@@ -172,8 +172,8 @@ def test_answers_follow_the_published_vector_and_are_logged_as_given(settings: S
         assert answer["is_control"] == (answer["group"] == "control")
 
 
-def test_without_consent_the_default_arm_is_served_and_nobody_is_remembered(settings: Settings) -> None:
-    """Silence, denial, GPC and unreadable signals: no token, no group, no pseudonym in the log."""
+def test_without_consent_the_default_arm_is_served_and_no_visitor_is_logged(settings: Settings) -> None:
+    """Silence, denial, GPC and unreadable signals give no token, no group and no pseudonym in the log."""
     published(settings, HERO)
 
     async def walk() -> list[dict[str, Any]]:
@@ -195,12 +195,12 @@ def test_without_consent_the_default_arm_is_served_and_nobody_is_remembered(sett
 
 
 def node_of(visitor: str) -> str:
-    """The visitor's pseudonym."""
+    """Return the visitor's pseudonym."""
     return str(node(NodeKeys.derive(SECRET), "cookie", visitor))
 
 
 def test_a_remembered_refusal_is_no_consent(settings: Settings) -> None:
-    """By site and regime as the gate has it, though the page says granted and nothing was before; a later choice lifts it."""
+    """A stored refusal of site and regime beats the page's grant; a later choice lifts it."""
     published(settings, HERO)
     view, now = open_views(settings.redis), time.time_ns() // 1_000_000
     partition_of = partitioner(settings)
@@ -238,8 +238,8 @@ def test_a_remembered_refusal_is_no_consent(settings: Settings) -> None:
     asyncio.run(walk())
 
 
-def test_redis_away_is_survived_and_then_told(settings: Settings, own_redis: EmbeddedRedis) -> None:
-    """With Redis gone nobody knows who refused: default arms, once in the metrics; back and looked at, the old groups go on."""
+def test_an_outage_of_redis(settings: Settings, own_redis: EmbeddedRedis) -> None:
+    """Without Redis default arms are served and the metric is 1; once the view is complete again the groups continue."""
     published(settings, HERO)
 
     async def walk() -> None:
@@ -258,8 +258,8 @@ def test_redis_away_is_survived_and_then_told(settings: Settings, own_redis: Emb
     asyncio.run(walk())
 
 
-def test_an_old_snapshot_is_told_and_none_serves_the_default(settings: Settings, own_redis: EmbeddedRedis) -> None:
-    """Where nothing newer is published the last snapshot serves, `stale` once it is old; a process that has none falls back."""
+def test_an_old_snapshot_is_stale_and_none_serves_the_default(settings: Settings, own_redis: EmbeddedRedis) -> None:
+    """The last snapshot serves, with reason `stale` once it is old; a process without one serves the default arm."""
     published(settings, HERO)
 
     async def walk() -> None:
@@ -298,7 +298,7 @@ def test_a_full_log_serves_the_default_and_is_not_learned_from(settings: Setting
 
 
 def is_of(experiment: Experiment, answer: dict[str, Any]) -> bool:
-    """Whether the answer was given under this version."""
+    """Return whether the answer is of this version of the experiment."""
     return bool(answer["config_version"] == experiment.version)
 
 
@@ -320,7 +320,7 @@ def test_the_kill_switch_works_within_two_seconds(settings: Settings) -> None:
 
 
 def test_refusals_are_documented_answers(settings: Settings) -> None:
-    """Each misuse has its status and a JSON error; other origins are kept out, the listed one gets its headers."""
+    """Each error has its status and a JSON body; only listed origins are answered, with CORS headers."""
     published(settings, HERO)
 
     async def walk() -> None:
@@ -360,7 +360,7 @@ headwater.decide({experiment: "hero-banner", visitor: "v1", fallback: "static", 
 
 
 async def in_widget(endpoint: str, timeout_ms: int = 0) -> dict[str, Any]:
-    """What the widget resolves to, in Node (which has fetch and AbortController as browsers do)."""
+    """Return the widget's result, in Node, which has fetch and AbortController as browsers do."""
     node_js = shutil.which("node")
     assert node_js is not None
     process = await asyncio.create_subprocess_exec(
@@ -373,7 +373,7 @@ async def in_widget(endpoint: str, timeout_ms: int = 0) -> dict[str, Any]:
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="the widget's own language is not on this machine")
 def test_the_widget_always_resolves(settings: Settings) -> None:
-    """It hands over the server's answer; without one, or without one in time, the static default with an empty token."""
+    """It resolves to the server's answer, or after an error or a timeout to the static default with an empty token."""
     published(settings, HERO)
 
     async def walk() -> None:

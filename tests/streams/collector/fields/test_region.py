@@ -1,4 +1,4 @@
-"""Where a server says that its visitor is."""
+"""The visitor's region in events of servers."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ from streams.collector.protocols import ga4, own, segment, snowplow
 
 
 def region(item: Item) -> str:
-    """The region of an item that is an event."""
+    """Return the region of a valid item."""
     assert isinstance(item, ProtocolEvent), item
     return item.region
 
@@ -40,18 +40,18 @@ def region(item: Item) -> str:
     ],
 )  # fmt: skip
 def test_own_events(fields: dict[str, Any], expected: str) -> None:
-    """Read at the top and in the properties; what is unreadable, or two that disagree, is unknown."""
+    """It is read at the top and in the properties; an unreadable or contradictory one is unknown."""
     assert region(own.parse_item({"event_name": "x", **fields})) == expected
     assert region(own.parse_item({"event_name": "x", "properties": fields})) == expected
 
 
-def test_a_country_that_stands_twice() -> None:
-    """A repeated key that disagrees is unknown."""
+def test_a_repeated_country() -> None:
+    """A repeated key with two regions is unknown."""
     assert region(own.parse_item(loads(b'{"event_name":"x","country":"DE","country":"US"}'))) == ""
 
 
 def test_places_stay_properties() -> None:
-    """What the sender says of places is not lost where it names no region."""
+    """Location fields stay in the properties."""
     event = own.parse_item({"event_name": "x", "country": "US", "event_location": {"city": "Austin"}})
     assert isinstance(event, ProtocolEvent)
     assert event.properties == {"country": "US", "event_location": {"city": "Austin"}}
@@ -66,12 +66,12 @@ def test_places_stay_properties() -> None:
     ],
 )  # fmt: skip
 def test_segment_calls(context: dict[str, Any], expected: str) -> None:
-    """The context's location names it; addresses, languages and clocks do not."""
+    """The context's location counts; addresses, languages and time zones do not."""
     assert region(segment.parse_item({"type": "page", "context": context})) == expected
 
 
 def test_ga4_events() -> None:
-    """The protocol's user_location, of the body and of the event."""
+    """`user_location` of the body and of the event is read."""
     body = {"client_id": "1", "user_location": {"country_id": "US", "region_id": "US-CA"}, "events": [{"name": "x"}]}
     assert region(ga4.parse_item(ga4.extract_items(body)[0])) == "US-CA"
     body["events"] = [{"name": "x", "user_location": {"country_id": "DE"}}]
@@ -79,7 +79,7 @@ def test_ga4_events() -> None:
 
 
 def test_snowplow_events() -> None:
-    """The enriched fields, or an entity of a place; an entity of something else is none."""
+    """The enriched fields or a geo entity are read, other entities are not."""
     assert region(snowplow.parse_item({"e": "pv", "geo_country": "US", "geo_region": "CA"})) == "US-CA"
 
     def placed(schema: str) -> str:
