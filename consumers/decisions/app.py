@@ -17,7 +17,8 @@ from consumers.decisions.server import AccessPolicy, DecisionApi
 from consumers.decisions.service import DecisionService, Dependencies, Visitor
 from consumers.decisions.sites import SiteGroups
 from consumers.decisions.snapshots import Snapshots
-from infra.errors import ConfigError, Retryable
+from infra.errors import Retryable
+from infra.http.listening import listen
 from infra.http.rate_limit import RateLimit
 from infra.settings import Settings, load_settings
 from infra.telemetry.logs import configure_logs, get_logger
@@ -203,26 +204,14 @@ async def serve(settings: Settings, host: str, port: int, started: Callable[[int
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     try:
-        await start_listening(runner, host, port, started)
+        bound = await listen(runner, host, port)
+        get_logger().info("serving decisions", host=host, port=bound)
+        started(bound)
         await wait_for_stop(stop, tasks)
     finally:
         await runner.cleanup()
         await asyncio.get_running_loop().run_in_executor(None, privacy_requests.stop)
         await context.close(tasks)
-
-
-async def start_listening(runner: Any, host: str, port: int, started: Callable[[int], None]) -> None:
-    """Listen on the port. ConfigError where it is taken."""
-    from aiohttp import web
-
-    site = web.TCPSite(runner, host, port, backlog=1_024)
-    try:
-        await site.start()
-    except OSError as error:
-        raise ConfigError(f"cannot serve on {host}:{port}: {error.strerror}; choose another with --port") from None
-    bound = runner.addresses[0][1]
-    get_logger().info("serving decisions", host=host, port=bound)
-    started(bound)
 
 
 async def wait_for_stop(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
