@@ -190,7 +190,7 @@ def handle_erasure(_erasure: Mapping[str, Any]) -> str:
     return "nothing is kept by person"
 
 
-async def serve(settings: Settings, host: str, port: int, started: Callable[[int], None] = lambda _port: None) -> None:
+async def serve(settings: Settings, host: str, port: int, on_listening: Callable[[int], None] = lambda _port: None) -> None:
     """Serve until SIGTERM or SIGINT. `started` is called with the port."""
     from aiohttp import web
 
@@ -206,7 +206,7 @@ async def serve(settings: Settings, host: str, port: int, started: Callable[[int
     try:
         bound = await listen(runner, host, port)
         get_logger().info("serving decisions", host=host, port=bound)
-        started(bound)
+        on_listening(bound)
         await wait_for_stop(stop, tasks)
     finally:
         await runner.cleanup()

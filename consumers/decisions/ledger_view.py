@@ -72,15 +72,19 @@ class LedgerView:
         """Return the merged states of one identifier's nodes by group; None where the view is unreadable or incomplete."""
         if not self._reachable or self._partition_of is None:
             return None
-        places = [(self._partition_of(node.encode()), node) for node in nodes]
-        names = [view_key(partition, state_key(regulation, group, node)) for group in groups for partition, node in places]
-        lookup = Lookup(frozenset(place for place, _ in places), names, asyncio.get_running_loop().create_future())
+        located_nodes = [(self._partition_of(node.encode()), node) for node in nodes]
+        names = [
+            view_key(partition, state_key(regulation, group, node)) for group in groups for partition, node in located_nodes
+        ]
+        lookup = Lookup(
+            frozenset(partition for partition, _ in located_nodes), names, asyncio.get_running_loop().create_future()
+        )
         self._pending.append(lookup)
         self._has_pending.set()
         texts = await lookup.answer
         if texts is None:
             return None
-        return [_merged(texts[start : start + len(nodes)]) for start in range(0, len(texts), len(nodes))]
+        return [_merge_states(texts[start : start + len(nodes)]) for start in range(0, len(texts), len(nodes))]
 
     async def answer_lookups(self) -> None:
         """Answer pending lookups, several in one command."""
@@ -181,7 +185,7 @@ def redis_connector(url: str) -> Callable[..., Any]:
     return partial(redis.asyncio.Redis.from_url, url)
 
 
-def _merged(texts: Sequence[bytes | None]) -> Times:
+def _merge_states(texts: Sequence[bytes | None]) -> Times:
     """Merge the states of one identifier under all key versions."""
     times: Times = {}
     for text in texts:

@@ -60,7 +60,7 @@ class DecisionLog:
         }
         key = (decision.visitor or decision.decision_id).encode()
         try:
-            self._producer.produce(TOPIC, encode(self._contract, record), key, on_delivery=self._delivered)
+            self._producer.produce(TOPIC, encode(self._contract, record), key, on_delivery=self._on_delivery)
         except BufferError:
             self._metrics.count("headwater_decisions_unlogged_total", reason="queue_full")
             return False
@@ -74,6 +74,6 @@ class DecisionLog:
         """Flush for at most `seconds`. Returns how many decisions were not delivered."""
         return int(self._producer.flush(seconds))
 
-    def _delivered(self, error: ck.KafkaError | None, _message: Any) -> None:
+    def _on_delivery(self, error: ck.KafkaError | None, _message: Any) -> None:
         if error is not None:
             self._metrics.count("headwater_decisions_unlogged_total", reason="not_delivered")

@@ -160,11 +160,11 @@ def _token_guard(page: Page, token: str) -> Middleware:
             return await handler(request)
         if _matches(request.query.get("token", ""), token):
             # Redirect to the URL without the token, so that it stays in no history, bookmark or screenshot.
-            moved = web.HTTPSeeOther(request.path)
-            moved.set_cookie(
+            redirect = web.HTTPSeeOther(request.path)
+            redirect.set_cookie(
                 COOKIE, proof, max_age=COOKIE_S, httponly=True, samesite="Strict", path="/", secure=_is_secure(request)
             )
-            raise moved
+            raise redirect
         if request.path == "/":
             return web.Response(text=page.sign_in(), status=401, content_type="text/html")
         return error_answer(401, "token needed", {"WWW-Authenticate": "Bearer"}, web.json_response)

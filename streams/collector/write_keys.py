@@ -90,9 +90,9 @@ def revoke_keys(file: Path, source: str) -> int:
     """Revoke all keys of a source. Returns how many of them were active."""
     with _exclusive_lock(file):
         keys = read_keys(file)
-        revoked = [key.model_copy(update={"revoked": True}) if key.source == source else key for key in keys]
-        _write(file, revoked)
-    return sum(before != after for before, after in zip(keys, revoked, strict=True))
+        updated = [key.model_copy(update={"revoked": True}) if key.source == source else key for key in keys]
+        _write(file, updated)
+    return sum(before != after for before, after in zip(keys, updated, strict=True))
 
 
 @contextmanager

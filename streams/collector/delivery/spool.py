@@ -58,16 +58,16 @@ class Spool:
 
     def append(self, records: Sequence[SpoolRecord], now: float) -> None:
         """Write the records and fsync. SpoolFull where they do not all fit; then none is written."""
-        framed = b"".join(self._frame(record, now) for record in records)
-        if self.bytes + len(framed) > self._max_bytes:
+        frames = b"".join(self._frame(record, now) for record in records)
+        if self.bytes + len(frames) > self._max_bytes:
             raise SpoolFull
         if self._open is None or self._written >= SEGMENT_BYTES:
             self._next_segment()
         assert self._open is not None  # noqa: S101 - _next_segment opened it
-        _write_all(self._open, framed)
+        _write_all(self._open, frames)
         os.fsync(self._open)
-        self._written += len(framed)
-        self.bytes += len(framed)
+        self._written += len(frames)
+        self.bytes += len(frames)
 
     def open_oldest(self) -> tuple[Path, Iterator[SpoolRecord]]:
         """Return the oldest segment and its records. It is closed to further records."""
@@ -85,8 +85,8 @@ class Spool:
     def _frame(self, record: SpoolRecord, now: float) -> bytes:
         topic = record.topic.encode()
         payload = LENGTHS.pack(len(topic), len(record.key)) + topic + record.key + record.value
-        day, sealed = self._keyring.seal(payload, now, CONTEXT)
-        return (DAY_BYTES + len(sealed)).to_bytes(4, "big") + day.encode() + sealed
+        day, ciphertext = self._keyring.seal(payload, now, CONTEXT)
+        return (DAY_BYTES + len(ciphertext)).to_bytes(4, "big") + day.encode() + ciphertext
 
     def _read(self, file: Path) -> Iterator[SpoolRecord]:
         with file.open("rb") as data:

@@ -26,13 +26,13 @@ def merge_regions(sources: Iterable[Mapping[str, Any]]) -> str:
 
     Where they agree on the country only, return the country.
     """
-    places = {place for source in sources for place in _read_regions(source)}
-    if len(places) == 1:
-        return places.pop()
-    countries = {place.partition("-")[0] for place in places}
+    regions = {region for source in sources for region in _read_regions(source)}
+    if len(regions) == 1:
+        return regions.pop()
+    countries = {region.partition("-")[0] for region in regions}
     if len(countries) != 1:
         return UNREADABLE
-    parts = places - countries
+    parts = regions - countries
     return parts.pop() if len(parts) == 1 else countries.pop()
 
 

@@ -97,10 +97,10 @@ def select_fields(source: Mapping[str, Any], names: Iterable[str]) -> dict[str, 
 
 def overlay(base: Mapping[str, Any], top: Mapping[str, Any], both: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Return `{**base, **top}`. For the names in `both`, the overridden value is kept as a repeated key."""
-    covered = [(name, base[name]) for name in both if name in base and name in top]
+    overridden = [(name, base[name]) for name in both if name in base and name in top]
     earlier = [pair for source in (base, top) if isinstance(source, RepeatedKeys) for pair in source.earlier]
     merged = {**base, **top}
-    return RepeatedKeys(merged.items(), [*earlier, *covered]) if earlier or covered else merged
+    return RepeatedKeys(merged.items(), [*earlier, *overridden]) if earlier or overridden else merged
 
 
 def dumps(value: Any) -> bytes:
@@ -116,8 +116,8 @@ def _to_json(value: Any) -> Any:
 
 def _may_repeat(raw: bytes, keys: int) -> bool:
     """Return whether the text may have more keys than were parsed. In doubt True."""
-    spaced = b'" ' in raw or b'"\n' in raw or b'"\r' in raw or b'"\t' in raw
-    if not spaced and b'\\\\"' not in raw:
+    has_spaced_quotes = b'" ' in raw or b'"\n' in raw or b'"\r' in raw or b'"\t' in raw
+    if not has_spaced_quotes and b'\\\\"' not in raw:
         # A quote inside a string is escaped by one backslash, and a colon follows the closing quote of each key.
         return raw.count(b'":') - raw.count(b'\\":') != keys
     return sum(_is_quote(raw, match.start()) for match in _KEY_END.finditer(raw)) != keys
@@ -141,8 +141,8 @@ def _loads_repeated(raw: bytes, parsed: Any) -> Any:
         if len(values) == len(fields):
             return values
         repeats = True
-        last = {name: place for place, (name, _) in enumerate(fields)}
-        return RepeatedKeys(values.items(), [pair for place, pair in enumerate(fields) if last[pair[0]] != place])
+        last = {name: index for index, (name, _) in enumerate(fields)}
+        return RepeatedKeys(values.items(), [pair for index, pair in enumerate(fields) if last[pair[0]] != index])
 
     try:
         slow = json.loads(raw, object_pairs_hook=built, parse_int=orjson.loads, parse_float=orjson.loads)

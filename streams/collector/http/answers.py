@@ -31,22 +31,22 @@ def answer_events(answer: AnswerFormat, result: IntakeResult) -> web.Response:
 
 def summarise(result: IntakeResult) -> web.Response:
     """Answer 200 where at least one item was accepted, else 400; each refused item is listed with its index and problem."""
-    refused = [{"index": place, "code": RejectionReason.CONTRACT, "message": problem} for place, problem in result.refused]
-    if refused and not result.accepted:
-        return json_answer({"code": RejectionReason.CONTRACT, "message": refused[0]["message"], "refused": refused}, 400)
-    body: dict[str, Any] = {"success": True, "accepted": result.accepted, "refused": refused}
+    refusals = [{"index": index, "code": RejectionReason.CONTRACT, "message": problem} for index, problem in result.refused]
+    if refusals and not result.accepted:
+        return json_answer({"code": RejectionReason.CONTRACT, "message": refusals[0]["message"], "refused": refusals}, 400)
+    body: dict[str, Any] = {"success": True, "accepted": result.accepted, "refused": refusals}
     if result.sites:
         body |= {"holds_for": sorted(result.sites)}
     if result.warnings:
-        body |= {"warnings": [{"index": place, "message": message} for place, message in result.warnings]}
+        body |= {"warnings": [{"index": index, "message": message} for index, message in result.warnings]}
     return json_answer(body)
 
 
 def list_problems(items: Iterable[Item]) -> web.Response:
     """Answer with the problem of each invalid item, as Google's `/debug/mp/collect` does."""
     messages = [
-        {"fieldPath": f"events[{place}]", "description": item.detail}
-        for place, item in enumerate(items)
+        {"fieldPath": f"events[{index}]", "description": item.detail}
+        for index, item in enumerate(items)
         if isinstance(item, InvalidItem)
     ]
     return json_answer({"validationMessages": messages})

@@ -44,8 +44,8 @@ def query_fields(request: web.Request) -> dict[str, Any]:
     fields = dict(request.query)
     if len(fields) == len(request.query):
         return fields
-    others = [(name, value) for name in fields for value in request.query.getall(name)[1:]]
-    return RepeatedKeys(fields.items(), others)
+    earlier = [(name, value) for name in fields for value in request.query.getall(name)[1:]]
+    return RepeatedKeys(fields.items(), earlier)
 
 
 __all__ = ["parse_json", "query_fields", "read_bytes"]

@@ -46,17 +46,17 @@ class Layer:
         self._source_starts: list[int] = []
         self._source_ends: list[int] = []
         pieces: list[str] = []
-        copied = length = 0
+        copied_end = length = 0
         for start, end, plain in tokens:
-            pieces += (source[copied:start], plain)
-            length += start - copied
+            pieces += (source[copied_end:start], plain)
+            length += start - copied_end
             self._view_starts.append(length)
             length += len(plain)
             self._view_ends.append(length)
             self._source_starts.append(start)
             self._source_ends.append(end)
-            copied = end
-        self.text = "".join(pieces) + source[copied:] if pieces else source
+            copied_end = end
+        self.text = "".join(pieces) + source[copied_end:] if pieces else source
 
     def __bool__(self) -> bool:
         return bool(self._view_starts)
@@ -66,16 +66,16 @@ class Layer:
         token = bisect_right(self._view_starts, at) - 1
         if token < 0:
             return at
-        beyond = at - self._view_ends[token]
-        return self._source_starts[token] if beyond < 0 else self._source_ends[token] + beyond
+        offset = at - self._view_ends[token]
+        return self._source_starts[token] if offset < 0 else self._source_ends[token] + offset
 
     def source_end(self, at: int) -> int:
         """Return where the character before this index of the view ends in the source."""
         token = bisect_right(self._view_starts, at - 1) - 1
         if token < 0:
             return at
-        beyond = at - self._view_ends[token]
-        return self._source_ends[token] + max(0, beyond)
+        offset = at - self._view_ends[token]
+        return self._source_ends[token] + max(0, offset)
 
 
 class DecodedView:

@@ -48,11 +48,11 @@ class EventMask:
     def mask_field(self, name: str, text: str, limit: int, category: Category = Category.OTHER) -> str:
         """Mask the text of a field, then truncate it to `limit` characters."""
         window = text if len(text) <= limit + SLACK else text[: limit + SLACK]
-        own = window if self._absent and not self._own.can_hide_in(window) else self._own.mask(window)
-        shown = mask_text(own, category)
-        if shown is not window:
+        without_identifiers = window if self._absent and not self._own.can_hide_in(window) else self._own.mask(window)
+        masked = mask_text(without_identifiers, category)
+        if masked is not window:
             self._on_masked(name)
-        return shown if len(shown) <= limit else shown[:limit]
+        return masked if len(masked) <= limit else masked[:limit]
 
     def mask_short(self, name: str, text: str, limit: int, category: Category = Category.OTHER) -> str:
         """Do the same for one of the short texts that were checked together."""
@@ -77,9 +77,9 @@ class EventMask:
             return {name: text[:limit] for name, text in values.items()}
         masked: dict[str, str] = {}
         for name, text in values.items():
-            shown = self.mask(name)
-            masked[unused_name(shown, masked) if shown is not name else name] = self.mask_field(
-                shown, text, limit, category_of(name)
+            masked_name = self.mask(name)
+            masked[unused_name(masked_name, masked) if masked_name is not name else name] = self.mask_field(
+                masked_name, text, limit, category_of(name)
             )
         return masked
 
@@ -96,11 +96,11 @@ class EventMask:
             category = category_of(name)
             if category in (Category.EMAIL, Category.PHONE) and _is_word(text):
                 category = Category.OTHER  # consent to e-mails or calls, not an address
-            shown = self.mask(name)
-            if len(shown) > LONGEST_SIGNAL_NAME:
-                shown = shown[:LONGEST_SIGNAL_NAME]
-            masked[unused_name(shown, masked) if shown is not name else name] = self.mask_field(
-                shown, text, MAX_SIGNAL, category
+            masked_name = self.mask(name)
+            if len(masked_name) > LONGEST_SIGNAL_NAME:
+                masked_name = masked_name[:LONGEST_SIGNAL_NAME]
+            masked[unused_name(masked_name, masked) if masked_name is not name else name] = self.mask_field(
+                masked_name, text, MAX_SIGNAL, category
             )
         return masked
 
@@ -111,11 +111,11 @@ class EventMask:
             return properties
         masked: dict[str, Any] = {}
         for name, value in properties.items():
-            shown_name = self.mask(name)
-            shown = mask_value(value, self.mask, name, category_of(name))
-            if shown is not value or shown_name is not name:
-                self._on_masked(shown_name)
-            masked[unused_name(shown_name, masked) if shown_name is not name else name] = shown
+            masked_name = self.mask(name)
+            masked_value = mask_value(value, self.mask, name, category_of(name))
+            if masked_value is not value or masked_name is not name:
+                self._on_masked(masked_name)
+            masked[unused_name(masked_name, masked) if masked_name is not name else name] = masked_value
         return masked
 
 

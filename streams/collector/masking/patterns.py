@@ -181,15 +181,15 @@ def _ipv4_spans(text: str, category: Category) -> Iterator[MaskSpan]:
         if max(octets) > 255 or octets[0] in (0, 127) or max(octets) < 20:
             continue  # not an address, a loopback address, or a version or chapter number
         before = text[max(0, start - 66) : start]
-        joined = before[-1:].isalpha() or before[-1:] == "_" or text[end : end + 1].isalpha()
-        versioned = category is Category.VERSION or (before and _VERSION_BEFORE.search(before, max(0, len(before) - 24)))
+        is_joined = before[-1:].isalpha() or before[-1:] == "_" or text[end : end + 1].isalpha()
+        is_version = category is Category.VERSION or (before and _VERSION_BEFORE.search(before, max(0, len(before) - 24)))
         if before.endswith("/") and not before.endswith("//"):
             if _PRODUCT_BEFORE.search(before):
                 if category is not Category.VERSION:
                     continue
             else:
-                joined = True
-        if (joined and not _looks_like_address(octets)) or (versioned and sum(octet >= 100 for octet in octets) < 2):
+                is_joined = True
+        if (is_joined and not _looks_like_address(octets)) or (is_version and sum(octet >= 100 for octet in octets) < 2):
             continue
         yield MaskSpan(start, end, IP)
 
@@ -212,8 +212,8 @@ def _ipv6_spans(text: str) -> Iterator[MaskSpan]:
             if _is_ipv6(address):
                 start = match.start() + offset
                 end = start + len(address)
-                bracketed = text[start - 1 : start] == "[" and text[end : end + 1] == "]"
-                yield MaskSpan(start - bracketed, end + bracketed, IP)
+                has_brackets = text[start - 1 : start] == "[" and text[end : end + 1] == "]"
+                yield MaskSpan(start - has_brackets, end + has_brackets, IP)
                 break
 
 

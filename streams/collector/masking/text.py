@@ -37,8 +37,8 @@ def is_plain(text: str) -> bool:
     lower = text.lower()
     if ":" in text and ("tel:" in lower or "sms:" in lower or "callto:" in lower):
         return False
-    closed = ")" in text or "]" in text or "}" in text or ">" in text
-    return not (" at " in lower or (closed and _SPOKEN_AT_END.search(lower)))
+    has_closing_bracket = ")" in text or "]" in text or "}" in text or ">" in text
+    return not (" at " in lower or (has_closing_bracket and _SPOKEN_AT_END.search(lower)))
 
 
 def mask_text(text: str, category: Category = Category.OTHER, depth: int = 0) -> str:
@@ -120,22 +120,22 @@ def to_source_spans(view: DecodedView, spans: Iterable[MaskSpan], layers: int | 
 
 def replace_spans(text: str, spans: Iterable[MaskSpan]) -> str:
     """Replace each span by its label. Overlapping spans become one, with the label of the longest."""
-    ordered = sorted(spans)
-    if not ordered:
+    sorted_spans = sorted(spans)
+    if not sorted_spans:
         return text
     pieces: list[str] = []
-    copied = 0
-    start, end, label = ordered[0]
+    copied_end = 0
+    start, end, label = sorted_spans[0]
     longest = end - start
-    for span in ordered[1:]:
+    for span in sorted_spans[1:]:
         if span.start >= end:
-            pieces += (text[copied:start], label)
-            copied = end
+            pieces += (text[copied_end:start], label)
+            copied_end = end
             start, end, label = span
             longest = end - start
             continue
         end = max(end, span.end)
         if span.end - span.start > longest:
             longest, label = span.end - span.start, span.label
-    pieces += (text[copied:start], label, text[end:])
+    pieces += (text[copied_end:start], label, text[end:])
     return "".join(pieces)

@@ -71,8 +71,8 @@ def mask_value(value: Any, mask_text: MaskText, name: str = "", category: Catego
             return value if value in (0, 1) else category.value
         if value >= MIN_NUMBER:
             text = str(value)
-            shown = mask_text(text, category, depth)
-            return value if shown == text else shown
+            masked = mask_text(text, category, depth)
+            return value if masked == text else masked
     return value
 
 
@@ -80,18 +80,18 @@ def _mask_object(value: Mapping[str, Any], mask_text: MaskText, name: str, categ
     masked: dict[str, Any] = {}
     changed = False
     for key, inner in value.items():
-        own = category_of(f"{name}.{key}")
-        effective = category if category.is_masked and not own.is_masked else own
-        shown = mask_value(inner, mask_text, key, effective, depth + 1)
-        shown_key = mask_text(key, Category.OTHER, depth + 1)
-        changed = changed or shown is not inner or shown_key is not key
-        masked[unused_name(shown_key, masked) if shown_key is not key else key] = shown
+        key_category = category_of(f"{name}.{key}")
+        effective = category if category.is_masked and not key_category.is_masked else key_category
+        masked_inner = mask_value(inner, mask_text, key, effective, depth + 1)
+        masked_key = mask_text(key, Category.OTHER, depth + 1)
+        changed = changed or masked_inner is not inner or masked_key is not key
+        masked[unused_name(masked_key, masked) if masked_key is not key else key] = masked_inner
     return masked if changed else value
 
 
 def _mask_list(value: list[Any], mask_text: MaskText, name: str, category: Category, depth: int) -> list[Any]:
     masked = [mask_value(inner, mask_text, name, category, depth + 1) for inner in value]
-    return masked if any(shown is not inner for shown, inner in zip(masked, value, strict=True)) else value
+    return masked if any(masked_inner is not inner for masked_inner, inner in zip(masked, value, strict=True)) else value
 
 
 def unused_name(name: str, names: Mapping[str, Any]) -> str:

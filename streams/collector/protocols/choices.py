@@ -105,9 +105,9 @@ def _read_chosen_time(item: Mapping[str, Any], signals: Mapping[str, str]) -> in
 
 
 def _read_site(item: Mapping[str, Any]) -> str:
-    named = read_text(item, "site")
-    site = site_of(named)
-    if named.strip() and not site:
+    host = read_text(item, "site")
+    site = site_of(host)
+    if host.strip() and not site:
         raise InvalidField("site must be the host of the pages that it is about, such as shop.example")
     return site
 

@@ -97,5 +97,5 @@ def _signals(shared: Mapping[str, Any], event: Mapping[str, Any]) -> tuple[Signa
     signals = SignalBuilder()
     signals.add_signal_fields(shared)
     signals.add_signal_fields(event)
-    named = [signals.add_signal_fields(params) for params in all_values(event, "params") if isinstance(params, Mapping)]
-    return signals, {name for names in named for name in names}
+    name_lists = [signals.add_signal_fields(params) for params in all_values(event, "params") if isinstance(params, Mapping)]
+    return signals, {name for names in name_lists for name in names}

@@ -34,13 +34,15 @@ def extract_items(body: Any, call: str) -> list[Any]:
     batch = body.get("batch")
     if not isinstance(batch, list):
         raise InvalidField("batch must be an array")
-    shared = read_object(body, "context")
+    context = read_object(body, "context")
     for earlier in all_values(body, "context")[:-1]:
         if isinstance(earlier, Mapping):
-            shared = overlay(earlier, shared, frozenset(find_signal_fields(earlier)))
+            context = overlay(earlier, context, frozenset(find_signal_fields(earlier)))
     fields = overlay({"sentAt": body.get("sentAt")}, select_fields(body, find_signal_fields(body)))
-    whole = _BatchContext(shared, frozenset(find_signal_fields(shared)), fields, frozenset(find_signal_fields(fields)))
-    return [_merge_batch(item, whole) for item in batch]
+    batch_context = _BatchContext(
+        context, frozenset(find_signal_fields(context)), fields, frozenset(find_signal_fields(fields))
+    )
+    return [_merge_batch(item, batch_context) for item in batch]
 
 
 def find_write_key(body: Any) -> object:
@@ -61,11 +63,11 @@ def _merge_batch(item: Any, batch: _BatchContext) -> Any:
     """Merge a batch's fields into an item. Where both have a signal both stay, so that no item lifts a batch's refusal."""
     if not isinstance(item, dict):
         return item
-    own = item.get("context")
-    if isinstance(own, dict):
-        context: Any = overlay(batch.context, own, batch.context_signals)
+    item_context = item.get("context")
+    if isinstance(item_context, dict):
+        context: Any = overlay(batch.context, item_context, batch.context_signals)
     else:
-        context = batch.context if own is None else own
+        context = batch.context if item_context is None else item_context
     if type(item) is dict:
         return overlay(batch.fields, {**item, "context": context}, batch.field_signals)
     return overlay(batch.fields, overlay(item, {"context": context}), batch.field_signals)

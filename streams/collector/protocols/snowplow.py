@@ -98,7 +98,7 @@ def _parse(payload: Mapping[str, Any]) -> ProtocolEvent:
         name,
         PROTOCOL,
         read_text(payload, "eid"),
-        identifiers=[(of, value) for of, value in identifiers if value],
+        identifiers=[(id_kind, value) for id_kind, value in identifiers if value],
         created_ms=_read_ms(payload, "ttm") or _read_ms(payload, "dtm"),
         sent_ms=_read_ms(payload, "stm"),
         signals=signals.as_map(),
@@ -172,8 +172,8 @@ def _signals(payload: Mapping[str, Any], events: list[Described], entities: list
 
 def _located_entities(entities: list[Described]) -> list[Mapping[str, Any]]:
     """Return the data of the entities that contain the visitor's region."""
-    placed = [entity.get("data") for schema, entity in entities if _schema_kind(schema[:MAX_SCHEMA]) is SchemaKind.PLACE]
-    return [data for data in placed if isinstance(data, Mapping)]
+    located = [entity.get("data") for schema, entity in entities if _schema_kind(schema[:MAX_SCHEMA]) is SchemaKind.PLACE]
+    return [data for data in located if isinstance(data, Mapping)]
 
 
 @lru_cache(1_024)

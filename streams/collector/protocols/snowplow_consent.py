@@ -20,9 +20,9 @@ UNDECIDED = frozenset({"pending", "implicit_consent"})
 
 def add_choices(signals: SignalBuilder, described: Sequence[tuple[str, Any]]) -> None:
     """Add the signals of an event and its entities of Snowplow's consent schemas. `described`: (schema, data) of each."""
-    named = [(_name(schema), data) for schema, data in described if schema.startswith(VENDOR)]
-    documents = [data for name, data in named if name == DOCUMENT]
-    for name, data in named:
+    named_data = [(_name(schema), data) for schema, data in described if schema.startswith(VENDOR)]
+    documents = [data for name, data in named_data if name == DOCUMENT]
+    for name, data in named_data:
         if name == PREFERENCES:
             _add_preferences(signals, data)
         elif name == WITHDRAWN:
@@ -57,30 +57,30 @@ def _add_kind(signals: SignalBuilder, kind: str, scopes: list[Any]) -> None:
         signals.put("platform_event", kind[:64])
     if kind in UNDECIDED:
         return
-    word = "granted" if kind in ("allow_all", "allow_selected") else "denied"
-    complete = [signals.add_scopes(listed, word) for listed in scopes]
+    decision = "granted" if kind in ("allow_all", "allow_selected") else "denied"
+    complete = [signals.add_scopes(scope_list, decision) for scope_list in scopes]
     if kind == "allow_selected":
         signals.put(NOT_SELECTED, "denied")
     elif kind == "deny_selected" and complete and all(complete):
         pass
-    elif word == "denied":
+    elif decision == "denied":
         # deny_all, withdrawn, expired, and event types that no version of the schema has.
         signals.put(EVERYTHING, "denied")
 
 
 def _add_withdrawn(signals: SignalBuilder, data: Any, documents: list[Any]) -> None:
-    whole = all_values(data, "all") if isinstance(data, Mapping) else [None]
+    all_flags = all_values(data, "all") if isinstance(data, Mapping) else [None]
     _add_documents(signals, documents, "denied")
-    if not documents or any(value is not False for value in whole):
+    if not documents or any(value is not False for value in all_flags):
         signals.put(EVERYTHING, "denied")
 
 
-def _add_documents(signals: SignalBuilder, documents: list[Any], word: str) -> None:
+def _add_documents(signals: SignalBuilder, documents: list[Any], decision: str) -> None:
     """Add documents as scopes under their ids and their names: a policy may map either."""
     for document in documents:
         labels = [document.get("id"), document.get("name")] if isinstance(document, Mapping) else []
-        readable = signals.add_scopes([label for label in labels if label not in (None, "")], word)
-        if not readable and word == "denied":
+        readable = signals.add_scopes([label for label in labels if label not in (None, "")], decision)
+        if not readable and decision == "denied":
             signals.put(EVERYTHING, "denied")
 
 

@@ -108,8 +108,8 @@ def classify_field(name: str) -> SignalField | None:
 
 def find_signal_fields(fields: Mapping[str, Any]) -> list[str]:
     """Return the names of the fields that are consent signals in any object."""
-    maybe = [name for name in fields if _FIELDS.get(name, _UNCACHED) is not None]
-    return [name for name in maybe if classify_field(name) is not None] if maybe else maybe
+    candidates = [name for name in fields if _FIELDS.get(name, _UNCACHED) is not None]
+    return [name for name in candidates if classify_field(name) is not None] if candidates else candidates
 
 
 @lru_cache(8_192)

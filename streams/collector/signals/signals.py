@@ -101,19 +101,19 @@ class SignalBuilder:
     def add_signal_fields(self, fields: Mapping[str, Any]) -> list[str]:
         """Add the fields that are consent signals in any object. Returns their names."""
         names = [name for name in find_signal_fields(fields) if not _is_campaign(name, fields[name])]
-        later = []
+        container_strings = []
         for name, value in [(name, fields[name]) for name in names] if type(fields) is dict else pairs(fields):
             field = classify_field(name)
             if field is None or _is_campaign(name, value):
                 continue
             if field.role is ConsentRole.CONTAINER_STRING:
-                later.append((field, value))
+                container_strings.append((field, value))
             elif field.role is ConsentRole.OBJECT:
                 self.add_consent(value)
             else:
                 self._ADDERS[field.role](self, field.name, value)
         # A container's string gets the plain name only where no other signal has it.
-        for field, value in later:
+        for field, value in container_strings:
             self._add_container_string(field.name, value)
         return names
 
@@ -153,8 +153,8 @@ class SignalBuilder:
         if isinstance(value, str):
             self.put(_full_name(name, prefix), value)
         elif isinstance(value, bool):
-            yes, no = ("1", "0") if is_flag(name[:MAX_NAME]) else ("granted", "denied")
-            self.put(_full_name(name, prefix), yes if value else no)
+            true_text, false_text = ("1", "0") if is_flag(name[:MAX_NAME]) else ("granted", "denied")
+            self.put(_full_name(name, prefix), true_text if value else false_text)
         elif isinstance(value, Mapping):
             self._add_object_field(name, value, prefix, level)
         elif isinstance(value, list):
@@ -178,26 +178,26 @@ class SignalBuilder:
                 self._add_fields(value, f"{full}.", level + 1)
 
     def _add_list(self, name: str, values: list[Any], prefix: str) -> None:
-        word = classify_list(name[:MAX_NAME])
+        decision = classify_list(name[:MAX_NAME])
         items = [text for value in values if (text := _list_item(value))]
-        if word == "denied":
+        if decision == "denied":
             for item in items:
-                self.put(f"cmp.{item}", word)
+                self.put(f"cmp.{item}", decision)
             if len(items) != len(values):
                 self.put(_full_name(name, prefix), to_signal_text(values))
-        elif word and items and len(items) == len(values):
+        elif decision and items and len(items) == len(values):
             for item in items:
-                self.put(f"cmp.{item}", word)
+                self.put(f"cmp.{item}", decision)
         else:
             # An empty list of allowed items also ends here: it allows nothing.
             self.put(_full_name(name, prefix), to_signal_text(values))
 
-    def add_scopes(self, scopes: Any, word: str) -> bool:
+    def add_scopes(self, scopes: Any, decision: str) -> bool:
         """Add scopes that are all granted or all denied. Returns whether there is at least one and each is readable."""
         items = [_list_item(scope) for scope in scopes] if isinstance(scopes, Sequence) and not isinstance(scopes, str) else []
         for item in items:
             if item:
-                self.put(f"cmp.{item}", word)
+                self.put(f"cmp.{item}", decision)
         return bool(items) and all(items)
 
 
@@ -208,10 +208,10 @@ def _is_campaign(name: str, value: Any) -> bool:
 
 def add_gpc(signals: Mapping[str, str], header: str) -> dict[str, str]:
     """Return an event's signals with the request's `Sec-GPC` header; where they differ both are kept."""
-    joined = SignalBuilder({"gpc": header})
+    builder = SignalBuilder({"gpc": header})
     for name, value in signals.items():
-        joined.put(name, value)
-    return joined.as_map()
+        builder.put(name, value)
+    return builder.as_map()
 
 
 def _full_name(name: str, prefix: str) -> str:
