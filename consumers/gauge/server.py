@@ -57,7 +57,7 @@ class Dashboard:
 
 
 class GaugeApi:
-    """The routes of the gauge. With a token every path but /health/* needs it; without one only loopback names are answered."""
+    """The routes of the gauge. All but /health and /static need the token; without one only loopback is answered."""
 
     def __init__(self, dashboard: Dashboard, page: Page, token: str | None, now: Callable[[], float] = time.time) -> None:
         self._dashboard = dashboard
