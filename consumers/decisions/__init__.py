@@ -1,1 +1,1 @@
-"""Decisions: answers widgets with an arm, logs the probability it was drawn with, and never makes a page wait."""
+"""The decisions API: answers widgets with an arm and logs the probability with which it was drawn."""

@@ -1,4 +1,4 @@
-"""`headwater decide`: serves the bandit's decisions over HTTP. The only file here that knows Kafka, Redis and settings."""
+"""`headwater decide`: serves the bandit's decisions over HTTP."""
 
 import asyncio
 import signal
@@ -11,13 +11,14 @@ from typing import Annotated, Any
 import typer
 
 from consumers.decisions.consent import ConsentGate, consent_policy, consent_rules
-from consumers.decisions.ledger_view import LedgerView, connector
+from consumers.decisions.ledger_view import LedgerView, redis_connector
 from consumers.decisions.log import DecisionLog
 from consumers.decisions.server import AccessPolicy, DecisionApi
 from consumers.decisions.service import DecisionService, Dependencies, Visitor
 from consumers.decisions.sites import SiteGroups
 from consumers.decisions.snapshots import Snapshots
-from infra.errors import ConfigError, Retryable
+from infra.errors import Retryable
+from infra.http.listening import listen
 from infra.http.rate_limit import RateLimit
 from infra.settings import Settings, load_settings
 from infra.telemetry.logs import configure_logs, get_logger
@@ -37,17 +38,17 @@ REPORTS_S = 0.05
 REDIS_S = 1.0
 RESTART_S = 1.0
 STOP_S = 2.0
-LOOK_S = 0.02
+POLL_S = 0.02
 FLUSH_S = 5.0
 QUEUE = 20_000
-"""Decisions that may wait for Kafka; past it the default arm is served."""
+"""Decisions that may wait for Kafka; beyond it the default arm is served."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @dataclass
 class ServiceContext:
-    """What one process holds open."""
+    """The clients and background tasks of one process."""
 
     settings: Settings
     metrics: Metrics = field(default_factory=Metrics)
@@ -55,14 +56,14 @@ class ServiceContext:
     closing: threading.Event = field(default_factory=threading.Event)
 
     def open(self) -> "ServiceContext":
-        """Make the clients; nothing is asked yet."""
+        """Create the clients; no request is sent yet."""
         import redis.asyncio
 
         from infra.clients.kafka import producer
 
         registry = Registry(self.settings.contracts)
         self.catalogue = Catalogue(registry)
-        self.view = LedgerView(connector(self.settings.redis), self.metrics)
+        self.view = LedgerView(redis_connector(self.settings.redis), self.metrics)
         policy = consent_policy(self.settings)
         sites = SiteGroups(policy, self.settings.write_keys_file, self.settings.decision_origins)
         gate = ConsentGate(consent_rules(self.settings, policy), sites, self.view)
@@ -71,46 +72,54 @@ class ServiceContext:
         self.snapshots = Snapshots(client, registry)
         kafka = producer(self.settings, queue_buffering_max_messages=QUEUE, queue_buffering_max_kbytes=32_768)
         self.log = DecisionLog(kafka, registry, self.metrics)
-        self.service = DecisionService(self.catalogue, self.snapshots, self.log, doors(self.settings, gate), self.metrics)
+        self.service = DecisionService(
+            self.catalogue, self.snapshots, self.log, build_dependencies(self.settings, gate), self.metrics
+        )
         return self
 
-    def door(self) -> DecisionApi:
-        """The HTTP door."""
+    def build_api(self) -> DecisionApi:
+        """Build the HTTP API."""
         rate = self.settings.decision_rate
-        guard = AccessPolicy(frozenset(self.settings.decision_origins), RateLimit(rate, 2 * rate), self.settings.region_header)
-        return DecisionApi(self.service, guard, self.metrics, self.state)
+        policy = AccessPolicy(frozenset(self.settings.decision_origins), RateLimit(rate, 2 * rate), self.settings.region_header)
+        return DecisionApi(self.service, policy, self.metrics, self.readiness)
 
-    def state(self) -> dict[str, bool]:
-        """For /health/ready."""
-        return {"experiments": self.experiments_known, "redis": self.snapshots.reachable, "consent": self.view.whole}
+    def readiness(self) -> dict[str, bool]:
+        """Return the parts of `/health/ready`."""
+        return {"experiments": self.experiments_known, "redis": self.snapshots.reachable, "consent": self.view.is_complete}
 
-    # -- what goes on beside the requests
+    # -- background tasks
 
     def start(self) -> list[asyncio.Task[None]]:
-        """Begin to follow experiments, snapshots and the consent ledger."""
-        threading.Thread(target=self.learn_partitions, name="consent-partitions", daemon=True).start()
-        works = (self.follow_topics(), self.follow_snapshots(), self.take_reports(), self.view.serve(), self.view.watch())
-        return [asyncio.create_task(work) for work in works]
+        """Start to follow experiments, snapshots and the consent ledger."""
+        threading.Thread(target=self.load_partitions, name="consent-partitions", daemon=True).start()
+        coroutines = (
+            self.follow_topics(),
+            self.follow_snapshots(),
+            self.poll_reports(),
+            self.view.answer_lookups(),
+            self.view.watch_marks(),
+        )
+        return [asyncio.create_task(coroutine) for coroutine in coroutines]
 
     async def close(self, tasks: list[asyncio.Task[None]]) -> None:
-        """End the tasks, deliver what is queued."""
+        """Cancel the tasks and flush the decision log."""
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        left = await asyncio.get_running_loop().run_in_executor(None, self.log.close, FLUSH_S)
+        undelivered = await asyncio.get_running_loop().run_in_executor(None, self.log.close, FLUSH_S)
         self.closing.set()
         await self.view.close()
         await self.redis.aclose()
-        get_logger().info("stopped", decisions_undelivered=left)
+        get_logger().info("stopped", decisions_undelivered=undelivered)
 
     async def follow_topics(self) -> None:
-        """Keep the catalogue current; start again where Kafka was away."""
+        """Keep the catalogue current; restart the follower after an error of Kafka."""
         while True:
             follower = Follower(self.settings, (EXPERIMENTS,))
             follower.start()
             try:
                 while True:
-                    # Before taking: what was read by then lies in the queue.
+                    # Read before the queue: records read by then are in it.
                     caught_up = follower.caught_up
                     for _, records in follower.take():
                         self.catalogue.take(records)
@@ -121,47 +130,47 @@ class ServiceContext:
             except Exception as error:
                 get_logger().warning("experiments cannot be read, trying again", error=str(error))
             finally:
-                await stopped(follower)
+                await stop_follower(follower)
             await asyncio.sleep(RESTART_S)
 
-    def learn_partitions(self) -> None:
-        """Ask Kafka, in a thread of its own, over how many partitions the consent ledger is spread."""
+    def load_partitions(self) -> None:
+        """Learn the partitions of the consent ledger from Kafka; runs in a thread of its own."""
         partition_of = partitioner(self.settings)
         while not self.closing.is_set():
             try:
                 partitions = topic_partitions(self.settings, SIGNALS)
-                partition_of(b"")  # asks once, and not while a request waits
+                partition_of(b"")  # loads its metadata now instead of during a request
             except Retryable:
                 self.closing.wait(RESTART_S)
             else:
-                self.view.divide(partition_of, partitions)
+                self.view.set_partitions(partition_of, partitions)
                 return
 
     async def follow_snapshots(self) -> None:
-        """Ask Redis every second."""
+        """Refresh the snapshots from Redis every second."""
         while True:
             await self.snapshots.refresh([experiment.key for experiment in self.catalogue])
             await asyncio.sleep(SNAPSHOTS_S if self.catalogue else EXPERIMENTS_S)
 
-    async def take_reports(self) -> None:
-        """Delivery reports of the decision log."""
+    async def poll_reports(self) -> None:
+        """Poll the delivery reports of the decision log."""
         while True:
             self.log.poll()
             await asyncio.sleep(REPORTS_S)
 
 
-async def stopped(follower: Follower) -> None:
-    """End a follower; one that waits for a broker that is away is left to end with the process."""
+async def stop_follower(follower: Follower) -> None:
+    """Stop a follower. One that still waits for an unreachable broker after `STOP_S` ends with the process."""
     thread = threading.Thread(target=follower.stop, name="follower-stop", daemon=True)
     thread.start()
-    for _ in range(int(STOP_S / LOOK_S)):
+    for _ in range(int(STOP_S / POLL_S)):
         if not thread.is_alive():
             return
-        await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(POLL_S)
 
 
-def doors(settings: Settings, gate: ConsentGate) -> Dependencies:
-    """Pseudonyms as the collector makes them, consent as the consent room decides it."""
+def build_dependencies(settings: Settings, gate: ConsentGate) -> Dependencies:
+    """Build the dependencies: pseudonyms as in the collector, consent as in the consent stage."""
     keys = NodeKeys.of(settings)
 
     def visitor(value: str) -> Visitor:
@@ -171,57 +180,45 @@ def doors(settings: Settings, gate: ConsentGate) -> Dependencies:
     return Dependencies(visitor, gate.grants_personalization, settings.master.derive("decision-token"))
 
 
-def withdrawal_part(request: Mapping[str, Any]) -> str:
-    """This room's part of a privacy request: each decision asks the consent ledger, which knows of it before this room does."""
+def handle_withdrawal(request: Mapping[str, Any]) -> str:
+    """Handle a withdrawal: nothing to do, because each decision reads the consent ledger, which has it earlier."""
     return f"no decision for these {len(request['nodes'])} ids is personal or logged with an id any more"
 
 
-def erase_part(_erasure: Mapping[str, Any]) -> str:
-    """This room's part of an erasure: it holds nothing of a visitor."""
+def handle_erasure(_erasure: Mapping[str, Any]) -> str:
+    """Handle an erasure: nothing to do, because no data of a visitor is stored."""
     return "nothing is kept by person"
 
 
-async def serve(settings: Settings, host: str, port: int, started: Callable[[int], None] = lambda _port: None) -> None:
-    """Serve until a signal comes. `started` is told the port."""
+async def serve(settings: Settings, host: str, port: int, on_listening: Callable[[int], None] = lambda _port: None) -> None:
+    """Serve until SIGTERM or SIGINT. `started` is called with the port."""
     from aiohttp import web
 
-    house = ServiceContext(settings).open()
-    clerk = PrivacyRequestConsumer(settings, "decisions", withdrawal_part, erase_part)
-    clerk.start()
-    tasks = house.start()
-    runner = web.AppRunner(house.door().app(), access_log=None, keepalive_timeout=75)
+    context = ServiceContext(settings).open()
+    privacy_requests = PrivacyRequestConsumer(settings, "decisions", handle_withdrawal, handle_erasure)
+    privacy_requests.start()
+    tasks = context.start()
+    runner = web.AppRunner(context.build_api().app(), access_log=None, keepalive_timeout=75)
     await runner.setup()
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     try:
-        await listen(runner, host, port, started)
-        await first(stop, tasks)
+        bound = await listen(runner, host, port)
+        get_logger().info("serving decisions", host=host, port=bound)
+        on_listening(bound)
+        await wait_for_stop(stop, tasks)
     finally:
         await runner.cleanup()
-        await asyncio.get_running_loop().run_in_executor(None, clerk.stop)
-        await house.close(tasks)
+        await asyncio.get_running_loop().run_in_executor(None, privacy_requests.stop)
+        await context.close(tasks)
 
 
-async def listen(runner: Any, host: str, port: int, started: Callable[[int], None]) -> None:
-    """Open the door; ConfigError where the port is taken."""
-    from aiohttp import web
-
-    site = web.TCPSite(runner, host, port, backlog=1_024)
-    try:
-        await site.start()
-    except OSError as error:
-        raise ConfigError(f"cannot serve on {host}:{port}: {error.strerror}; choose another with --port") from None
-    bound = runner.addresses[0][1]
-    get_logger().info("serving decisions", host=host, port=bound)
-    started(bound)
-
-
-async def first(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
-    """Wait for the signal; what ends a task before it is our own fault and ends the process."""
+async def wait_for_stop(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for the signal. An exception of a task is a bug and is raised at once."""
     waiting = asyncio.create_task(stop.wait())
-    done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    for task in done - {waiting}:
+    finished, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    for task in finished - {waiting}:
         task.result()
     waiting.cancel()
 

@@ -1,4 +1,4 @@
-"""Whether a decision may be personal: what the consent gate decides about the same signals, by its policy and ledger."""
+"""Whether a decision may be personal, by the policy, rules and ledger of the consent stage."""
 
 from collections.abc import Awaitable, Mapping, Sequence
 from functools import lru_cache
@@ -14,65 +14,65 @@ from streams.consent.policy import BITS, PACKAGED, Policy, load_policy
 
 PERSONALIZATION = BITS["personalization"]
 EVENT = "widget_viewed"
-"""What a decision leads to; which purposes are granted does not depend on it."""
-KEPT_EVIDENCE = 4_096
-LONGEST_KEPT = 4_096
-"""Characters of signals: longer ones are read each time, so that memory stays bounded whatever is sent."""
+"""The event that follows a decision; which purposes are granted does not depend on it."""
+MAX_CACHED_EVIDENCE = 4_096
+MAX_CACHED_CHARACTERS = 4_096
+"""Characters of the longest signals that are cached, so that the cache is bounded in bytes."""
 NO_TIMES: Times = {}
 
 
-class ConsentQuestion(NamedTuple):
-    """What a request says of consent, and of whom."""
+class ConsentQuery(NamedTuple):
+    """The signals, region, page and identifiers of a request."""
 
     signals: Mapping[str, str]
     region: str
     origin: str
-    """The page's, as `Origin` has it; empty where the request names none."""
+    """The header `Origin`; empty where the request has none."""
     nodes: Sequence[str]
-    """The visitor's identifier under every version of the keys; none where it identifies nobody."""
+    """The visitor's nodes under every key version; none where the identifier is junk."""
 
 
 class ConsentLedger(Protocol):
-    """Where the consent gate's memory is read."""
+    """The consent ledger as decisions read it."""
 
-    def read(self, regulation: str, groups: Sequence[str], nodes: Sequence[str]) -> Awaitable[list[Times] | None]:
-        """What is remembered of these nodes together, group by group; None where it cannot be told now."""
+    def read_states(self, regulation: str, groups: Sequence[str], nodes: Sequence[str]) -> Awaitable[list[Times] | None]:
+        """Return the merged state of these nodes for each group; None where the ledger cannot be read."""
         ...
 
 
 class SignalledConsent(NamedTuple):
-    """What a request's own signals say."""
+    """The evidence of a request's signals."""
 
     evidence: SignalEvidence
     granted: bool
-    """Personalization, where nothing is remembered."""
+    """Whether personalization is granted where the ledger has no state."""
 
 
 class ConsentRules:
-    """The gate's rules under one policy."""
+    """The rules of the consent stage under one policy."""
 
     def __init__(self, policy: Policy, lists: GvlFolder | None = None) -> None:
         self._policy = policy
         self._reader = SignalReader(policy, lists)
-        self._kept = lru_cache(KEPT_EVIDENCE)(self._read)
+        self._read_cached = lru_cache(MAX_CACHED_EVIDENCE)(self._read)
 
     @property
     def memory_grants(self) -> bool:
-        """Whether what is remembered can grant what a request's signals leave open."""
+        """Whether stored grants can answer what a request's signals leave open."""
         return self._policy.memory.use_stored_state
 
-    def read(self, region: str, signals: Mapping[str, str], now_ms: int) -> SignalledConsent:
-        """What signals say in a region, on the day of `now_ms`."""
+    def read_signals(self, region: str, signals: Mapping[str, str], now_ms: int) -> SignalledConsent:
+        """Read signals in a region, on the day of `now_ms`. Cached."""
         items = tuple(signals.items())
-        longer = sum(len(name) + len(text) for name, text in items) > LONGEST_KEPT
-        return (self._read if longer else self._kept)(region, items, now_ms // DAY_MS)
+        longer = sum(len(name) + len(text) for name, text in items) > MAX_CACHED_CHARACTERS
+        return (self._read if longer else self._read_cached)(region, items, now_ms // DAY_MS)
 
     def _read(self, region: str, signals: tuple[tuple[str, str], ...], day: int) -> SignalledConsent:
         evidence = self._reader.read(region, dict(signals), day * DAY_MS)
         return SignalledConsent(evidence, bool(decide(self._policy, EVENT, evidence).mask & PERSONALIZATION))
 
     def grants(self, signalled: SignalledConsent, times: Times, now_ms: int) -> bool:
-        """Whether personalization is granted to a visitor of whom this is remembered."""
+        """Return whether personalization is granted to a visitor with this stored state."""
         if not times:
             return signalled.granted
         claim, memory = signalled.evidence.claim, self._policy.memory
@@ -86,30 +86,30 @@ class ConsentRules:
 
 
 class ConsentGate:
-    """Rules and memory together; in doubt nothing is granted."""
+    """Applies the rules to signals and ledger; in doubt nothing is granted."""
 
     def __init__(self, rules: ConsentRules, sites: SiteGroups, ledger: ConsentLedger) -> None:
         self._rules = rules
         self._sites = sites
         self._ledger = ledger
 
-    async def grants_personalization(self, question: ConsentQuestion, now_ms: int) -> bool:
-        """Whether a decision may be personal: of every group of sites that the page may belong to nothing speaks against it."""
-        signalled = self._rules.read(question.region, question.signals, now_ms)
+    async def grants_personalization(self, query: ConsentQuery, now_ms: int) -> bool:
+        """Return whether personalization is granted in every group of sites to which the page may belong."""
+        signalled = self._rules.read_signals(query.region, query.signals, now_ms)
         if not signalled.granted and not self._rules.memory_grants:
             return False
-        if not question.nodes:
+        if not query.nodes:
             return signalled.granted
-        groups = self._sites.groups(question.origin)
-        states = await self._ledger.read(signalled.evidence.regime.value, groups, question.nodes) if groups else None
+        groups = self._sites.groups(query.origin)
+        states = await self._ledger.read_states(signalled.evidence.regime.value, groups, query.nodes) if groups else None
         return bool(states) and all(self._rules.grants(signalled, times, now_ms) for times in states or ())
 
 
 def consent_policy(settings: Settings) -> Policy:
-    """The policy file of the consent room. ConfigError where it does not load."""
+    """Load the consent policy. ConfigError where it does not load."""
     return load_policy(settings.policy or PACKAGED)
 
 
 def consent_rules(settings: Settings, policy: Policy) -> ConsentRules:
-    """The rules of this installation."""
+    """Return the rules of this installation."""
     return ConsentRules(policy, GvlFolder(settings.gvl_dir))

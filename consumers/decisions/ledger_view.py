@@ -1,7 +1,7 @@
-"""The consent gate's view of its ledger, as decisions read it: many visitors in one round trip, and never waited for long.
+"""Reads the consent ledger's view in Redis: many visitors in one round trip, with a short timeout.
 
-Requests that come while an answer is on its way go together with the next question. A partition's mark is read in the same
-command as its states, so what is not whole is never believed.
+Lookups that arrive during a command share the next one. A partition's mark is read in the same command as its states, so states
+of an incomplete view are never used.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ from streams.consent.ledger.ledger import Times, merge
 from streams.consent.ledger.store import mark_key, marks_whole, state_key, view_key
 
 TIMEOUT_S = 0.5
-"""A page's widget does not wait that long; what comes later is the default arm."""
+"""Seconds. A slower answer counts as none, and the decision is not personal."""
 CHECK_S, RETRY_S = 1.0, 0.2
 KEYS_AT_ONCE = 1_000
-"""Keys of one command, so that it keeps the server from others for no longer than the gate's."""
+"""Keys of one command: it blocks the server no longer than a command of the consent stage."""
 ROOM = "decisions"
 
 NO_PARTITIONS = "the partitions of consent.signals are not known yet"
@@ -32,7 +32,7 @@ Partitioner = Callable[[bytes], int]
 
 
 class Lookup(NamedTuple):
-    """One request's question."""
+    """The keys of one request, and the future of their values."""
 
     partitions: frozenset[int]
     names: Sequence[str]
@@ -40,62 +40,66 @@ class Lookup(NamedTuple):
 
 
 class LedgerView:
-    """Reads what `RedisStates` writes. `connect` makes an asynchronous client of Redis.
+    """Reads what the consent stage's `RedisStateStore` writes. `connect` creates an asynchronous client of Redis.
 
-    `serve` and `watch` run beside the requests; without them nothing is answered.
+    `answer_lookups` and `watch_marks` must run as tasks; without them no lookup is answered.
     """
 
     def __init__(self, connect: Callable[..., Any], metrics: Metrics) -> None:
         self._redis = connect(
-            redis_connect_func=self._meet, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=None
+            redis_connect_func=self._on_connect, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=None
         )
         self._metrics = metrics
         self._partition_of: Partitioner | None = None
         self._partitions: tuple[int, ...] = ()
         self._server = ""
-        """Run id of the server that the newest connection leads to."""
+        """Run id of the server of the newest connection."""
         self._reachable = False
         self._problem: str | None = None
         self._pending: list[Lookup] = []
-        self._wanted = asyncio.Event()
+        self._has_pending = asyncio.Event()
 
     @property
-    def whole(self) -> bool:
-        """Whether decisions can be personal: the view of every partition was whole a moment ago."""
+    def is_complete(self) -> bool:
+        """Whether the view of every partition was complete at the last check, so that decisions can be personal."""
         return self._problem == ""
 
-    def divide(self, partition_of: Partitioner, partitions: Sequence[int]) -> None:
-        """Take up which partitions there are, and where each subject's state is kept."""
+    def set_partitions(self, partition_of: Partitioner, partitions: Sequence[int]) -> None:
+        """Set the partitions, and which of them has a subject's state."""
         self._partition_of, self._partitions = partition_of, tuple(partitions)
 
-    async def read(self, regulation: str, groups: Sequence[str], nodes: Sequence[str]) -> list[Times] | None:
-        """The states of one identifier's nodes, merged, group by group; None where the view cannot be read, or is not whole."""
+    async def read_states(self, regulation: str, groups: Sequence[str], nodes: Sequence[str]) -> list[Times] | None:
+        """Return the merged states of one identifier's nodes by group; None where the view is unreadable or incomplete."""
         if not self._reachable or self._partition_of is None:
             return None
-        places = [(self._partition_of(node.encode()), node) for node in nodes]
-        names = [view_key(partition, state_key(regulation, group, node)) for group in groups for partition, node in places]
-        lookup = Lookup(frozenset(place for place, _ in places), names, asyncio.get_running_loop().create_future())
+        located_nodes = [(self._partition_of(node.encode()), node) for node in nodes]
+        names = [
+            view_key(partition, state_key(regulation, group, node)) for group in groups for partition, node in located_nodes
+        ]
+        lookup = Lookup(
+            frozenset(partition for partition, _ in located_nodes), names, asyncio.get_running_loop().create_future()
+        )
         self._pending.append(lookup)
-        self._wanted.set()
+        self._has_pending.set()
         texts = await lookup.answer
         if texts is None:
             return None
-        return [_merged(texts[start : start + len(nodes)]) for start in range(0, len(texts), len(nodes))]
+        return [_merge_states(texts[start : start + len(nodes)]) for start in range(0, len(texts), len(nodes))]
 
-    async def serve(self) -> None:
-        """Answer what was asked, as much as is there in one command."""
+    async def answer_lookups(self) -> None:
+        """Answer pending lookups, several in one command."""
         while True:
-            await self._wanted.wait()
+            await self._has_pending.wait()
             lookups = self._next_lookups()
             try:
-                answers = await self._look_up(lookups)
+                answers = await self._fetch_states(lookups)
             except (RedisError, OSError, TimeoutError):
                 self._reachable = False
                 self._report(REDIS_AWAY)
-                # Who asked meanwhile must not wait for what is known to be away.
+                # Lookups that arrived meanwhile must not wait for an unreachable server.
                 lookups += self._pending
                 self._pending.clear()
-                self._wanted.clear()
+                self._has_pending.clear()
                 answers = [None] * len(lookups)
             for lookup, answer in zip(lookups, answers, strict=True):
                 if not lookup.answer.done():
@@ -110,28 +114,28 @@ class LedgerView:
             count += 1
         lookups, self._pending = self._pending[:count], self._pending[count:]
         if not self._pending:
-            self._wanted.clear()
+            self._has_pending.clear()
         return lookups
 
-    async def _look_up(self, lookups: Sequence[Lookup]) -> list[list[bytes | None] | None]:
+    async def _fetch_states(self, lookups: Sequence[Lookup]) -> list[list[bytes | None] | None]:
         partitions = sorted({partition for lookup in lookups for partition in lookup.partitions})
         names = [mark_key(partition) for partition in partitions]
         for lookup in lookups:
             names += lookup.names
         texts: list[bytes | None] = await self._redis.mget(names)
-        whole = {partition for partition, mark in zip(partitions, texts, strict=False) if marks_whole(mark, self._server)}
+        complete = {partition for partition, mark in zip(partitions, texts, strict=False) if marks_whole(mark, self._server)}
         answers: list[list[bytes | None] | None] = []
         start = len(partitions)
         for lookup in lookups:
             end = start + len(lookup.names)
-            answers.append(texts[start:end] if lookup.partitions <= whole else None)
+            answers.append(texts[start:end] if lookup.partitions <= complete else None)
             start = end
-        if len(whole) < len(partitions):
+        if len(complete) < len(partitions):
             self._report(INCOMPLETE)
         return answers
 
-    async def watch(self) -> None:
-        """Look at the marks every second; where something is missing, more often."""
+    async def watch_marks(self) -> None:
+        """Check the marks of all partitions every second, and more often while one is missing."""
         while True:
             problem = await self._find_problem()
             self._reachable = problem != REDIS_AWAY
@@ -148,7 +152,7 @@ class LedgerView:
         return "" if all(marks_whole(mark, self._server) for mark in marks) else INCOMPLETE
 
     def _report(self, problem: str) -> None:
-        """Say once what keeps decisions from being personal, and once that nothing does any more."""
+        """Log a change of the problem that keeps decisions from being personal, and set the metric."""
         if problem == self._problem:
             return
         if problem:
@@ -159,30 +163,30 @@ class LedgerView:
         self._metrics.set("headwater_waiting", 1 if problem else 0, stage=ROOM, service="redis")
 
     async def close(self) -> None:
-        """End the connections."""
+        """Close the connections."""
         await self._redis.aclose()
 
-    async def _meet(self, connection: Any) -> None:
+    async def _on_connect(self, connection: Any) -> None:
         await connection.on_connect()
-        self._server = await server_run_id(connection)
+        self._server = await read_run_id(connection)
 
 
-async def server_run_id(connection: Any) -> str:
-    """The run id of the process that a new asynchronous connection leads to: another one at each start. RedisError."""
+async def read_run_id(connection: Any) -> str:
+    """Return the run id of a connection's server, which differs after each restart. Raises RedisError."""
     await connection.send_command("INFO", "server")
     text = (await connection.read_response()).decode()
     return str(dict(line.split(":", 1) for line in text.splitlines() if ":" in line)["run_id"])
 
 
-def connector(url: str) -> Callable[..., Any]:
-    """Makes clients of the Redis at an address; they are given what differs."""
+def redis_connector(url: str) -> Callable[..., Any]:
+    """Return a function that creates clients of the Redis at `url`; it takes further client options."""
     import redis.asyncio
 
     return partial(redis.asyncio.Redis.from_url, url)
 
 
-def _merged(texts: Sequence[bytes | None]) -> Times:
-    """The states of one identifier under all versions of the keys."""
+def _merge_states(texts: Sequence[bytes | None]) -> Times:
+    """Merge the states of one identifier under all key versions."""
     times: Times = {}
     for text in texts:
         if text is not None:
@@ -190,4 +194,4 @@ def _merged(texts: Sequence[bytes | None]) -> Times:
     return times
 
 
-__all__ = ["LedgerView", "connector"]
+__all__ = ["LedgerView", "redis_connector"]

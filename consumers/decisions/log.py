@@ -1,4 +1,4 @@
-"""`bandit.decisions`: every answer is logged, with the probability it was drawn with, before it is given."""
+"""The decision log, `bandit.decisions`: each decision with the probability of its arm, queued before it is answered."""
 
 import os
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ TOPIC = "bandit.decisions"
 
 
 class DecisionRecord(NamedTuple):
-    """One answered question."""
+    """One decision as it is logged."""
 
     decision_id: str
     visitor: str
@@ -25,7 +25,7 @@ class DecisionRecord(NamedTuple):
 
 
 def uuid7(now_ms: int, randomness: bytes | None = None) -> str:
-    """A UUIDv7 (RFC 9562, 5.7): 48 bits of milliseconds, then randomness (10 bytes)."""
+    """Return a UUIDv7 (RFC 9562, 5.7) of milliseconds UTC and 10 random bytes."""
     raw = bytearray(now_ms.to_bytes(6, "big") + (os.urandom(10) if randomness is None else randomness))
     raw[6] = 0x70 | (raw[6] & 0x0F)
     raw[8] = 0x80 | (raw[8] & 0x3F)
@@ -34,7 +34,7 @@ def uuid7(now_ms: int, randomness: bytes | None = None) -> str:
 
 
 class DecisionLog:
-    """Hands decisions to an idempotent producer with a bounded queue; it delivers while the page is already answered."""
+    """Queues decisions in an idempotent producer, which delivers them after the answer. The queue is bounded."""
 
     def __init__(self, producer: Any, registry: Registry, metrics: Metrics) -> None:
         self._producer = producer
@@ -42,7 +42,7 @@ class DecisionLog:
         self._metrics = metrics
 
     def append(self, experiment: Experiment, decision: DecisionRecord) -> bool:
-        """Queue one decision; False where the queue is full (Kafka has been away for too long)."""
+        """Queue one decision. Returns False where the queue is full because Kafka is unreachable."""
         choice = decision.choice
         record = {
             "decision_id": decision.decision_id,
@@ -60,20 +60,20 @@ class DecisionLog:
         }
         key = (decision.visitor or decision.decision_id).encode()
         try:
-            self._producer.produce(TOPIC, encode(self._contract, record), key, on_delivery=self._delivered)
+            self._producer.produce(TOPIC, encode(self._contract, record), key, on_delivery=self._on_delivery)
         except BufferError:
             self._metrics.count("headwater_decisions_unlogged_total", reason="queue_full")
             return False
         return True
 
     def poll(self) -> None:
-        """Take in delivery reports; never waits."""
+        """Process delivery reports without waiting."""
         self._producer.poll(0)
 
     def close(self, seconds: float) -> int:
-        """Wait for what is queued; returns how many were not delivered."""
+        """Flush for at most `seconds`. Returns how many decisions were not delivered."""
         return int(self._producer.flush(seconds))
 
-    def _delivered(self, error: ck.KafkaError | None, _message: Any) -> None:
+    def _on_delivery(self, error: ck.KafkaError | None, _message: Any) -> None:
         if error is not None:
             self._metrics.count("headwater_decisions_unlogged_total", reason="not_delivered")

@@ -1,4 +1,4 @@
-"""The body of a question: untrusted, so pydantic, strict and bounded."""
+"""The body of `POST /v1/decide`: untrusted input, validated strictly and bounded."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -7,7 +7,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from streams.bandit.experiment import ContextValue, Key
-from streams.collector.fields.repeated import MAX_LEVELS, each, loads_measured
+from streams.collector.fields.repeated_keys import MAX_LEVELS, all_values, loads_with_depth
 from streams.collector.signals.signals import SignalBuilder
 
 MAX_BODY = 16_384
@@ -17,7 +17,7 @@ Context = dict[Name, Annotated[str, Field(max_length=256)] | int | float | bool]
 
 
 class BadRequest(ValueError):
-    """The body is not what this door takes; the message names the field and no value."""
+    """The body is invalid. The message names the field and contains no value."""
 
 
 class DecideRequest(BaseModel):
@@ -27,26 +27,26 @@ class DecideRequest(BaseModel):
 
     experiment: Key
     visitor: str = Field(default="", max_length=512)
-    """The visitor's cookie value as the collector gets it; becomes a pseudonym at once and is never kept."""
+    """The visitor's cookie value, as the page sends it to the collector; only its pseudonym is used, and it is not stored."""
     consent: dict[str, str] = {}
-    """Consent signals as the page has them: tc_string, gcs, gcd, gpc, cmp.personalization, ... On the wire any JSON, read as
-    the collector reads it: what cannot be read denies at the gate. A rejected request would leave the page without an arm."""
+    """Consent signals of the page: tc_string, gcs, gcd, gpc, cmp.personalization, ... On the wire any JSON, read as in the
+    collector: an unreadable value denies, because a rejected request would leave the page without an arm."""
     context: Annotated[Context, Field(max_length=32)] = {}
     candidates: Annotated[list[Key], Field(max_length=50)] | None = None
 
     def values(self) -> dict[str, ContextValue]:
-        """The context, typed for the rules."""
+        """Return the context for the eligibility rules."""
         return dict(self.context)
 
 
 def parse_request(body: bytes) -> DecideRequest:
-    """A request from its body. BadRequest says what to mend."""
+    """Parse a body. BadRequest names the invalid field."""
     try:
-        fields, depth = loads_measured(body)
+        fields, depth = loads_with_depth(body)
         if depth > MAX_LEVELS:
             raise BadRequest(f"nested deeper than {MAX_LEVELS - 1} levels")
         if isinstance(fields, dict) and "consent" in fields:
-            fields = {**fields, "consent": _signals(each(fields, "consent"))}
+            fields = {**fields, "consent": _signals(all_values(fields, "consent"))}
         return DecideRequest.model_validate(fields)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
@@ -57,7 +57,7 @@ def parse_request(body: bytes) -> DecideRequest:
 
 
 def _signals(consents: Sequence[Any]) -> dict[str, str]:
-    """The signals of every consent object that a request has: JSON lets a key stand twice."""
+    """Return the signals of every `consent` of a body: a JSON key may be repeated."""
     signals = SignalBuilder()
     for consent in consents:
         signals.add_consent(consent)

@@ -1,4 +1,4 @@
-"""Which arm, in which group, why: the failure ladder, from an experiment, a snapshot and one question. Pure."""
+"""Chooses arm, group and reason from an experiment, a snapshot and one request; falls back in a fixed order. Pure."""
 
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
@@ -8,23 +8,23 @@ from streams.bandit.snapshots.kernel import choose, in_control
 from streams.bandit.snapshots.snapshot import Snapshot
 
 STALE_MS = 900_000
-GONE_MS = 86_400_000
+MAX_SNAPSHOT_AGE_MS = 86_400_000
 
 Reason = Literal["ok", "stale", "fallback", "no_consent", "no_visitor", "ineligible", "killed"]
 
 
-class Question(NamedTuple):
-    """What is asked. `visitor` is the door's pseudonym; None where the client sent nothing that identifies."""
+class DecisionInput(NamedTuple):
+    """The input of one decision. `visitor` is a pseudonym; None where nothing identifies the visitor."""
 
     visitor: str | None
     personalization: bool
     context: Mapping[str, ContextValue] = {}
     candidates: tuple[str, ...] | None = None
-    """Arms that the widget could show; None = all."""
+    """Arms that the widget can show; None = all."""
 
 
 class ArmChoice(NamedTuple):
-    """The answer. Only `bandit` and `control` are learned from and compared; everything else is group `none`."""
+    """The chosen arm. Only groups `bandit` and `control` are compared and learned from."""
 
     arm: str
     group: Literal["bandit", "control", "none"]
@@ -35,46 +35,50 @@ class ArmChoice(NamedTuple):
 
     @property
     def counts(self) -> bool:
-        """Whether events may be joined to this decision."""
+        """Whether events are joined to this decision."""
         return self.group != "none"
 
 
-def decide(experiment: Experiment, snapshot: Snapshot | None, question: Question, now_ms: int) -> ArmChoice:
-    """Answer one question."""
+def decide(experiment: Experiment, snapshot: Snapshot | None, decision_input: DecisionInput, now_ms: int) -> ArmChoice:
+    """Choose an arm at `now_ms` (milliseconds UTC)."""
     if experiment.mode == "off":
-        return aside(experiment, "killed")
+        return fallback_choice(experiment, "killed")
     if experiment.mode == "control":
-        return aside(experiment, "killed")._replace(arm=experiment.control.arm)
-    if not question.personalization:
-        return aside(experiment, "no_consent")
-    if question.visitor is None:
-        return aside(experiment, "no_visitor")
-    if snapshot is None or set(snapshot.arms) != set(experiment.arm_ids) or now_ms - snapshot.published_ts > GONE_MS:
-        # Control too: a group must not go on being counted while the other one is not.
-        return aside(experiment, "fallback")
+        return fallback_choice(experiment, "killed")._replace(arm=experiment.control.arm)
+    if not decision_input.personalization:
+        return fallback_choice(experiment, "no_consent")
+    if decision_input.visitor is None:
+        return fallback_choice(experiment, "no_visitor")
+    if (
+        snapshot is None
+        or set(snapshot.arms) != set(experiment.arm_ids)
+        or now_ms - snapshot.published_ts > MAX_SNAPSHOT_AGE_MS
+    ):
+        # Control too: one group must not be counted while the other is not.
+        return fallback_choice(experiment, "fallback")
     reason: Reason = "stale" if now_ms - snapshot.published_ts > STALE_MS else "ok"
-    eligible = eligible_arms(experiment, question)
-    if in_control(experiment.salt, question.visitor, experiment.control.share):
+    eligible = eligible_arms(experiment, decision_input)
+    if in_control(experiment.salt, decision_input.visitor, experiment.control.share):
         if experiment.control.arm not in eligible:
-            return aside(experiment, "ineligible")
+            return fallback_choice(experiment, "ineligible")
         return ArmChoice(experiment.control.arm, "control", 1.0, reason, snapshot.version, eligible)
     weights = {arm: weight for arm, weight in snapshot.weights().items() if arm in eligible and weight > 0}
     if not weights:
-        return aside(experiment, "ineligible")
-    arm, propensity = choose(weights, experiment.salt, question.visitor)
+        return fallback_choice(experiment, "ineligible")
+    arm, propensity = choose(weights, experiment.salt, decision_input.visitor)
     return ArmChoice(arm, "bandit", propensity, reason, snapshot.version, eligible)
 
 
-def aside(experiment: Experiment, reason: Reason) -> ArmChoice:
-    """The default arm, outside bandit and control."""
+def fallback_choice(experiment: Experiment, reason: Reason) -> ArmChoice:
+    """Return the default arm, outside the groups bandit and control."""
     return ArmChoice(experiment.default_arm, "none", 1.0, reason)
 
 
-def eligible_arms(experiment: Experiment, question: Question) -> tuple[str, ...]:
-    """Arms that may be shown to this visitor here, in the experiment's order."""
+def eligible_arms(experiment: Experiment, decision_input: DecisionInput) -> tuple[str, ...]:
+    """Return the arms that may be shown for this input, in the experiment's order."""
     return tuple(
         arm.id
         for arm in experiment.arms
-        if (question.candidates is None or arm.id in question.candidates)
-        and (arm.eligible is None or arm.eligible.met(question.context))
+        if (decision_input.candidates is None or arm.id in decision_input.candidates)
+        and (arm.eligible is None or arm.eligible.met(decision_input.context))
     )

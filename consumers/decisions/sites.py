@@ -1,4 +1,4 @@
-"""Groups of sites in which a decision's visitor may have refused: the page's own, or all that are known where none is named."""
+"""The groups of sites whose refusals count for a request: that of its page, or all known ones without a page."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ CHECK_S = 1.0
 
 
 class SiteGroups:
-    """By one policy. The file of write keys is read again when it changes."""
+    """Groups of sites under one policy. The file of write keys is reloaded when it changes."""
 
     def __init__(
         self, policy: Policy, write_keys: Path, origins: Iterable[str], clock: Callable[[], float] = time.monotonic
@@ -29,7 +29,7 @@ class SiteGroups:
         self._next_check = clock()
 
     def groups(self, origin: str) -> tuple[str, ...]:
-        """The group of an origin's host; without one those of every write key, allowed origin and group of the policy.
+        """Return the group of an origin's host; without an origin those of every write key, allowed origin and policy group.
 
         Empty where no site is known.
         """
@@ -55,7 +55,7 @@ class SiteGroups:
 
     def _load(self) -> None:
         try:
-            # Revoked keys too: what was refused under them is refused.
+            # Revoked keys too: refusals made under them still count.
             keys = read_keys(self._file)
         except (ConfigError, OSError) as error:
             get_logger().error("write keys cannot be read, the sites known before count", error=str(error))

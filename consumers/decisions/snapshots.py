@@ -1,4 +1,4 @@
-"""The snapshots this process draws from: what Redis points to, kept in memory while Redis is away."""
+"""The snapshots from which arms are drawn: polled from Redis, and kept in memory while Redis is unreachable."""
 
 import asyncio
 from collections.abc import Iterable
@@ -15,20 +15,20 @@ from streams.bandit.snapshots.store import blob_key, pointer_key
 
 
 class Snapshots:
-    """Versions only grow: a pointer that fell behind (Redis lost data) changes nothing here."""
+    """The newest snapshot of each experiment. Versions only grow: a pointer to an older one (Redis lost data) is ignored."""
 
     def __init__(self, client: Any, registry: Registry) -> None:
         self._redis = client
         self._registry = registry
-        self._held: dict[str, Snapshot] = {}
+        self._snapshots: dict[str, Snapshot] = {}
         self.reachable = False
 
     def get(self, experiment: str) -> Snapshot | None:
-        """The newest snapshot known."""
-        return self._held.get(experiment)
+        """Return the newest snapshot; None where there is none yet."""
+        return self._snapshots.get(experiment)
 
     async def refresh(self, experiments: Iterable[str]) -> None:
-        """Ask Redis for newer versions. Where it does not answer, what is held stays."""
+        """Load newer versions from Redis. While it does not answer, the current ones stay."""
         try:
             await asyncio.gather(self._redis.ping(), *(self._refresh(experiment) for experiment in experiments))
         except (RedisError, OSError, TimeoutError) as error:
@@ -41,16 +41,16 @@ class Snapshots:
     async def _refresh(self, experiment: str) -> None:
         pointer = await self._redis.get(pointer_key(experiment))
         version = int(pointer) if pointer and pointer.isdigit() else 0
-        held = self._held.get(experiment)
-        if version <= (held.version if held else 0):
+        current = self._snapshots.get(experiment)
+        if version <= (current.version if current else 0):
             return
         blob = await self._redis.get(blob_key(experiment, version))
         if blob is None:
-            return  # it has moved on meanwhile: the next round finds the newer one
+            return  # a newer version was published meanwhile: the next round loads it
         try:
             snapshot = from_record(decode(self._registry, blob)[1])
         except (Undecodable, UnknownContract, InvalidDistribution) as error:
             get_logger().error("snapshot not taken over", experiment=experiment, version=version, error=str(error))
             return
         if snapshot.experiment == experiment:
-            self._held[experiment] = snapshot
+            self._snapshots[experiment] = snapshot

@@ -109,10 +109,10 @@ async def serve(settings: Settings, serving: GaugeOptions) -> None:
     """Run until cancelled."""
     from aiohttp import web
 
-    from consumers.gauge.door import Dashboard, make_door
     from consumers.gauge.page.page import Page
     from consumers.gauge.recent import SideTopicConsumer, SideTopicState
     from consumers.gauge.row_checks import watch_row_checks
+    from consumers.gauge.server import Dashboard, GaugeApi
     from schemas.registry import Registry
 
     side = SideTopicState(Registry(settings.contracts))
@@ -122,7 +122,7 @@ async def serve(settings: Settings, serving: GaugeOptions) -> None:
     token = settings.ops_token.get_secret_value() if settings.ops_token else None
     collector = Collector(settings, serving, tables(settings))
     checks = asyncio.ensure_future(watch_row_checks(settings, lambda row_checks: setattr(board, "row_checks", row_checks)))
-    runner = web.AppRunner(make_door(board, Page(serving.interval_s, stale_s), token), access_log=None)
+    runner = web.AppRunner(GaugeApi(board, Page(serving.interval_s, stale_s), token).app(), access_log=None)
     await runner.setup()
     try:
         await web.TCPSite(runner, serving.host, serving.port).start()

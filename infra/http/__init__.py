@@ -1,1 +1,1 @@
-"""What the HTTP servers share."""
+"""HTTP plumbing of the three servers: answers, health routes, CORS, bodies, headers and rate limits."""

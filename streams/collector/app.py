@@ -1,4 +1,4 @@
-"""`headwater collect`: the HTTP doors, until a signal comes."""
+"""`headwater collect`: serves the collector's HTTP doors until SIGTERM or SIGINT."""
 
 from typing import Annotated
 

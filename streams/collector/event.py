@@ -1,4 +1,4 @@
-"""What all protocols are turned into before anything is normalised."""
+"""The event that every protocol module produces, and how fields of payloads are read. Pure."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,20 +8,20 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ProtocolEvent:
-    """One event as its sender said it. Times are milliseconds UTC, None where the sender said none."""
+    """One event as sent. Times are milliseconds UTC, None where the sender gives none."""
 
     name: str
     protocol: str
     event_id: str = ""
-    """Empty: the protocol has none; `derive_from` or a random one takes its place."""
+    """Empty where the protocol has none: the id is then derived from `derive_from`, or random."""
     derive_from: bytes = b""
-    """Content that is the same in each retry and in no other event."""
+    """Bytes that are equal in each retry of this event and differ from those of every other event."""
     identifiers: Sequence[tuple[str, str]] = ()
     """(type of `streams.identity.nodes.TIERS`, clear value)."""
-    created: int | None = None
-    """By the device's clock: when it happened."""
-    sent: int | None = None
-    """By the device's clock: when the request was sent."""
+    created_ms: int | None = None
+    """When the event happened, by the device's clock."""
+    sent_ms: int | None = None
+    """When the request was sent, by the device's clock."""
     signals: Mapping[str, str] = field(default_factory=dict)
     page_url: str = ""
     page_title: str = ""
@@ -36,12 +36,12 @@ class ProtocolEvent:
     decision_token: str = ""
     properties: Mapping[str, Any] = field(default_factory=dict)
     region: str = ""
-    """Where the event says that its visitor is, as `infra.parsing.region` writes it; empty = unknown. Servers' keys only."""
+    """The visitor's region as in `infra.parsing.region`; empty = unknown. Counts under keys of servers and imports only."""
 
 
 @dataclass(frozen=True, slots=True)
 class InvalidItem:
-    """One item of a request that breaks its contract; `detail` holds no value of it."""
+    """An item that breaks its contract. `detail` names the field and contains no value of it."""
 
     detail: str
 
@@ -52,13 +52,13 @@ CLICK_IDS = ("gclid", "gclsrc", "gbraid", "wbraid", "dclid", "fbclid", "msclkid"
 
 
 class InvalidField(ValueError):
-    """A field is not what its protocol says; the message names the field and what was expected."""
+    """A field does not have the type that its protocol requires. The message names the field and the expected type."""
 
 
-def text(said: Mapping[str, Any], *names: str) -> str:
-    """The first of these fields that is there, as text; numbers are written out. Wrong for anything else."""
+def read_text(fields: Mapping[str, Any], *names: str) -> str:
+    """Return the first of these fields that is present as text; numbers are formatted. InvalidField for other types."""
     for name in names:
-        value = said.get(name)
+        value = fields.get(name)
         if value is None:
             continue
         if isinstance(value, str):
@@ -69,21 +69,21 @@ def text(said: Mapping[str, Any], *names: str) -> str:
     return ""
 
 
-def texts(said: Mapping[str, Any], *names: str) -> list[str]:
-    """The same for a field that may be a list of texts, as Google's `user_data` may."""
+def read_texts(fields: Mapping[str, Any], *names: str) -> list[str]:
+    """Return the texts of the first field that is present, a text or a list of texts. InvalidField for other types."""
     for name in names:
-        value = said.get(name)
+        value = fields.get(name)
         if isinstance(value, list):
-            return [found for one in value if (found := text({name: one}, name))]
+            return [entry for item in value if (entry := read_text({name: item}, name))]
         if value is not None:
-            return [text(said, name)]
+            return [read_text(fields, name)]
     return []
 
 
-def name_of(said: Mapping[str, Any], *names: str) -> str:
-    """The event's name: text, 1 to 128 characters. Wrong otherwise."""
+def read_event_name(fields: Mapping[str, Any], *names: str) -> str:
+    """Return the event name, 1 to 128 characters. InvalidField where it is missing or anything else."""
     for name in names:
-        value = said.get(name)
+        value = fields.get(name)
         if isinstance(value, str) and 0 < len(value.strip()) <= MAX_NAME:
             return value.strip()
         if value is not None:
@@ -94,25 +94,25 @@ def name_of(said: Mapping[str, Any], *names: str) -> str:
 MAX_NAME = 128
 
 
-def number(said: Mapping[str, Any], *names: str) -> float:
-    """The first of these fields that is there, as a number; 0 where none is. Wrong for what is none."""
+def read_number(fields: Mapping[str, Any], *names: str) -> float:
+    """Return the first of these fields that is present as a finite number; 0 where none is. InvalidField otherwise."""
     for name in names:
-        value = said.get(name)
+        value = fields.get(name)
         if value is None or value == "":
             continue
         try:
-            found = float(value) if not isinstance(value, bool) else None
+            result = float(value) if not isinstance(value, bool) else None
         except (TypeError, ValueError):
-            found = None
-        if found is None or not isfinite(found):
+            result = None
+        if result is None or not isfinite(result):
             raise InvalidField(f"{name} must be a number")
-        return found
+        return result
     return 0.0
 
 
-def mapping(said: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """An object, empty where the field is missing or null. Wrong for anything else."""
-    value = said.get(name)
+def read_object(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return an object, empty where the field is missing or null. InvalidField for other types."""
+    value = fields.get(name)
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -120,11 +120,11 @@ def mapping(said: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return value
 
 
-def without(fields: Mapping[str, Any], names: Collection[str]) -> Mapping[str, Any]:
-    """The fields but these; the same object where none of them is there."""
+def drop_fields(fields: Mapping[str, Any], names: Collection[str]) -> Mapping[str, Any]:
+    """Return the fields without those of these names; the same object where `names` is empty."""
     return {name: value for name, value in fields.items() if name not in names} if names else fields
 
 
-def click_ids_of(said: Mapping[str, Any]) -> dict[str, str]:
-    """Advertising click ids that were sent as fields of their own."""
-    return {name: str(said[name]) for name in CLICK_IDS if isinstance(said.get(name), str | int)}
+def read_click_ids(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Return the advertising click ids that stand in fields of their own."""
+    return {name: str(fields[name]) for name in CLICK_IDS if isinstance(fields.get(name), str | int)}

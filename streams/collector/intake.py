@@ -1,4 +1,4 @@
-"""From a parsed request to records: each item accepted, or a dead letter with its bytes. No HTTP here."""
+"""Turns the items of a request into Kafka records: accepted items, or dead letters with their bytes. Knows no HTTP."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -12,8 +12,8 @@ from schemas.codec import encode
 from schemas.registry import Registry
 from streams.collector.delivery.spool import SpoolRecord
 from streams.collector.event import InvalidItem, Item, ProtocolEvent
-from streams.collector.fields.repeated import dumps
-from streams.collector.http.refusals import RejectionReason
+from streams.collector.fields.repeated_keys import dumps
+from streams.collector.http.rejections import RejectionReason
 from streams.collector.masking import mask_choice
 from streams.collector.normalise import Normaliser, RequestContext
 from streams.collector.protocols import choices
@@ -22,150 +22,150 @@ from streams.identity.nodes import NodeKeys
 from streams.runtime.dead_letters.dead_letter import DeadLetterCause, DeadLetters, RecordPosition
 
 RAW, DEAD, SIGNALS = "events.raw", "events.dead", "consent.signals"
-LOOK_S = 1.0
-RECENT = 1_000
+CHECK_S = 1.0
+MAX_PREVIEWS = 1_000
 
 UNDATED_WARNING = (
     "chosen_ts cannot be read: a refusal counts from now, a grant as undated; send milliseconds since 1970 or ISO 8601"
 )
 
-Reader = Callable[[Any], Item]
+ItemParser = Callable[[Any], Item]
+ChoiceParser = Callable[[Any], choices.SentChoice | InvalidItem]
 
 
 @dataclass(slots=True)
 class IntakeResult:
-    """What became of a request's items."""
+    """The records of a request, and which of its items were accepted or refused."""
 
     records: list[SpoolRecord] = field(default_factory=list)
     accepted: int = 0
     refused: list[tuple[int, str]] = field(default_factory=list)
-    """(place in the request, what was wrong)."""
+    """(index of the item, problem)."""
     warnings: list[tuple[int, str]] = field(default_factory=list)
-    """(place in the request, what was taken otherwise than it was sent)."""
+    """(index of the item, what was read differently from how it was sent)."""
     sites: set[str] = field(default_factory=set)
-    """Sites on which the accepted choices count."""
+    """Sites to which the accepted choices apply."""
 
 
 class IntakePreview(NamedTuple):
-    """One item, for people who set tags up (`--micro`)."""
+    """One item as `/micro/*` shows it to people who set up tags (`--micro`)."""
 
-    good: bool
-    what: Mapping[str, Any]
+    accepted: bool
+    content: Mapping[str, Any]
 
 
 class Intake:
-    """Turns items into records by the newest contract, which is looked for once a second."""
+    """Turns items into records of the newest contract, which is reloaded at most once a second."""
 
     def __init__(
         self, registry: Registry, keyring: PayloadKeyring, keys: NodeKeys, metrics: Metrics, rules: ChoiceRules | None = None
     ) -> None:
         self._registry = registry
         self._keys = keys
-        self._letters = DeadLetters(registry, keyring, "collector")
+        self._dead_letters = DeadLetters(registry, keyring, "collector")
         self._metrics = metrics
         self._rules = rules
-        self._looked = 0.0
-        self._adopt()
-        self.on_seen: Callable[[IntakePreview], None] | None = None
+        self._checked_at = 0.0
+        self._use_latest_contract()
+        self.on_preview: Callable[[IntakePreview], None] | None = None
 
-    def _adopt(self) -> None:
+    def _use_latest_contract(self) -> None:
         contract = self._registry.latest(RAW)
         self._normaliser = Normaliser(contract, self._keys)
         self._boundary: Boundary = Boundary(contract)
 
-    def _look(self, now: float) -> None:
-        if now - self._looked >= LOOK_S:
-            self._looked = now
+    def _reload_contracts(self, now: float) -> None:
+        if now - self._checked_at >= CHECK_S:
+            self._checked_at = now
             if self._registry.reload():
-                self._adopt()
+                self._use_latest_contract()
 
-    def take(self, items: Iterable[Any], read: Reader, request: RequestContext) -> IntakeResult:
-        """All items of one request, in order. Never raises for what a sender sent."""
-        self._look(time.monotonic())
-        taken = IntakeResult()
-        for place, raw in enumerate(items):
-            item = read(raw)
-            problem = item.detail if isinstance(item, InvalidItem) else self._accept(item, request, taken)
+    def accept_events(self, items: Iterable[Any], parse: ItemParser, request: RequestContext) -> IntakeResult:
+        """Process the events of one request in order. No item makes it raise."""
+        self._reload_contracts(time.monotonic())
+        result = IntakeResult()
+        for index, raw in enumerate(items):
+            item = parse(raw)
+            problem = item.detail if isinstance(item, InvalidItem) else self._accept_event(item, request, result)
             if problem:
-                taken.refused.append((place, problem))
-                taken.records.append(self._dead(raw, problem, request))
+                result.refused.append((index, problem))
+                result.records.append(self._build_dead_letter(raw, problem, request))
                 self._metrics.count("headwater_refused_total", door="collector", reason=RejectionReason.CONTRACT)
-                self._show(False, {"problem": problem})
-        return taken
+                self._report_preview(False, {"problem": problem})
+        return result
 
-    def take_choices(self, items: Iterable[Any], request: RequestContext, body: bytes = b"") -> IntakeResult:
-        """All choices of one request, for `consent.signals`. Never raises for what a sender sent.
+    def accept_choices(
+        self, items: Iterable[Any], parse: ChoiceParser, request: RequestContext, body: bytes = b""
+    ) -> IntakeResult:
+        """Process the choices of one request for `consent.signals`. No item makes it raise.
 
-        `body`: the request's bytes where they are one choice, which is kept byte for byte if it is refused.
+        `body`: bytes of a request that is a single choice; its dead letter keeps them unchanged.
         """
-        taken = IntakeResult()
-        contract = self._registry.latest(SIGNALS)
-        for place, raw in enumerate(items):
-            choice = choices.read(raw)
-            problem = choice.detail if isinstance(choice, InvalidItem) else self._problem(choice, request)
-            found: list[tuple[str, dict[str, Any]]] = []
-            if not problem and isinstance(choice, choices.SentChoice):
-                choice = mask_choice(choice, request.ip, self._count_masked(request))
-                found += choices.records(choice, self._keys, request.site, request.now_ms)
-                problem = "" if found else "it names nobody: give user_id, client_id or another identifier"
-            try:
-                written = [SpoolRecord(SIGNALS, key.encode(), encode(contract, record)) for key, record in found]
-            except ValueError as error:  # half a surrogate pair in a JSON escape has no UTF-8
-                written, problem = [], f"cannot be written: {type(error).__name__}"
+        result = IntakeResult()
+        for index, raw in enumerate(items):
+            choice = parse(raw)
+            problem = choice.detail if isinstance(choice, InvalidItem) else self._accept_choice(choice, index, request, result)
             if problem:
-                taken.refused.append((place, problem))
-                taken.records.append(self._dead(raw, problem, request, body))
+                result.refused.append((index, problem))
+                result.records.append(self._build_dead_letter(raw, problem, request, body))
                 self._metrics.count("headwater_refused_total", door="collector", reason=RejectionReason.CONTRACT)
-                continue
-            taken.records += written
-            taken.accepted += 1
-            if isinstance(choice, choices.SentChoice) and choice.chosen == choices.UNDATED:
-                taken.warnings.append((place, UNDATED_WARNING))
-            if self._rules is not None:
-                taken.sites.update(site for _, record in found for site in self._rules.holds_for(record["site"]))
-            self._metrics.count("headwater_collected_total", protocol="consent", source=request.source)
-        return taken
+        return result
 
-    def refuse(self, body: bytes, problem: str, request: RequestContext) -> IntakeResult:
-        """A body with no items in it, as one dead letter."""
+    def reject_body(self, body: bytes, problem: str, request: RequestContext) -> IntakeResult:
+        """Turn a body without items into one dead letter."""
         self._metrics.count("headwater_refused_total", door="collector", reason=RejectionReason.CONTRACT)
-        return IntakeResult([self._dead(None, problem, request, body)], refused=[(0, problem)])
+        return IntakeResult([self._build_dead_letter(None, problem, request, body)], refused=[(0, problem)])
 
-    def _problem(self, choice: choices.SentChoice, request: RequestContext) -> str:
-        """What is not understood about a choice, or nothing. Without a policy nothing is understood."""
-        return (
-            "this collector has no consent policy"
-            if self._rules is None
-            else self._rules.problem(choice, request.source, request.now_ms)
-        )
+    def _accept_choice(self, choice: choices.SentChoice, index: int, request: RequestContext, result: IntakeResult) -> str:
+        """Append the choice's records to `result`. Returns why it cannot be used, or an empty text."""
+        if self._rules is None:
+            return "this collector has no consent policy"
+        if problem := self._rules.problem(choice, request.source, request.now_ms):
+            return problem
+        choice = mask_choice(choice, request.ip, self._count_masked(request))
+        records = choices.build_records(choice, self._keys, request.site, request.now_ms)
+        if not records:
+            return "it names nobody: give user_id, client_id or another identifier"
+        contract = self._registry.latest(SIGNALS)
+        try:
+            encoded = [SpoolRecord(SIGNALS, key.encode(), encode(contract, record)) for key, record in records]
+        except ValueError as error:  # half a surrogate pair in a JSON escape has no UTF-8
+            return f"cannot be written: {type(error).__name__}"
+        result.records += encoded
+        result.accepted += 1
+        if choice.chosen == choices.UNDATED:
+            result.warnings.append((index, UNDATED_WARNING))
+        result.sites.update(site for _, record in records for site in self._rules.covered_sites(record["site"]))
+        self._metrics.count("headwater_collected_total", protocol="consent", source=request.source)
+        return ""
 
-    def _accept(self, event: ProtocolEvent, request: RequestContext, taken: IntakeResult) -> str:
-        """What is wrong with it, or nothing."""
-        key, record = self._normaliser.record(event, request, self._count_masked(request))
+    def _accept_event(self, event: ProtocolEvent, request: RequestContext, result: IntakeResult) -> str:
+        """Append the event's record to `result`. Returns why it breaks the contract, or an empty text."""
+        key, record = self._normaliser.build_record(event, request, self._count_masked(request))
         try:
             value = encode(self._normaliser.contract, self._boundary.check(record))
         except ContractViolation as error:
             return "; ".join(error.problems)
         except ValueError as error:  # half a surrogate pair in a JSON escape has no UTF-8
             return f"cannot be written: {type(error).__name__}"
-        taken.records.append(SpoolRecord(RAW, key.encode(), value))
+        result.records.append(SpoolRecord(RAW, key.encode(), value))
         if self._rules is not None:
             self._rules.sites.add(record["site"])
-        taken.accepted += 1
+        result.accepted += 1
         self._metrics.count("headwater_collected_total", protocol=event.protocol, source=request.source)
-        self._show(True, record)
+        self._report_preview(True, record)
         return ""
 
     def _count_masked(self, request: RequestContext) -> Callable[[str], None]:
         return lambda name: self._metrics.count("headwater_masked_total", source=request.source, field=name[:64])
 
-    def _dead(self, raw: Any, problem: str, request: RequestContext, body: bytes = b"") -> SpoolRecord:
-        """A dead letter with the item's bytes: the request's own where they are given, else written as they were read."""
+    def _build_dead_letter(self, raw: Any, problem: str, request: RequestContext, body: bytes = b"") -> SpoolRecord:
+        """Return a dead letter with the request's `body`, or with the item as JSON where that is empty."""
         body = body or dumps(raw)
         refusal = DeadLetterCause(RejectionReason.CONTRACT, problem, RecordPosition.at_door(), request.source)
-        key, value, _ = self._letters.letter(refusal, None, body, request.now_ms / 1000)
+        key, value, _ = self._dead_letters.letter(refusal, None, body, request.now_ms / 1000)
         return SpoolRecord(DEAD, key or b"", value or b"")
 
-    def _show(self, good: bool, what: Mapping[str, Any]) -> None:
-        if self.on_seen is not None:
-            self.on_seen(IntakePreview(good, what))
+    def _report_preview(self, accepted: bool, content: Mapping[str, Any]) -> None:
+        if self.on_preview is not None:
+            self.on_preview(IntakePreview(accepted, content))

@@ -1,10 +1,11 @@
-"""Write keys: one or more per source, hashed at rest, read again when their file changes."""
+"""Write keys: one or more per source, hashed at rest, reloaded when their file changes."""
 
 import fcntl
 import json
 import secrets
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -16,43 +17,43 @@ from infra.parsing.site import site_of
 from infra.secrets import equal_in_constant_time, sha256_hex
 from schemas.registry import write_atomically
 
-LOOK_S = 1.0
+CHECK_S = 1.0
 PREFIX = "hw_"
 
 
 class KeyKind(StrEnum):
-    """Who sends under a key, which says whose place a request's headers tell."""
+    """Who sends under a key, and therefore whose region the request's headers tell."""
 
     BROWSER = "browser"
-    """Visitors' own devices: the region is the trusted header's."""
+    """Visitors' devices: the region comes from the trusted header."""
     SERVER = "server"
-    """Servers, tag-manager containers among them: the region is the event's, never the server's own."""
+    """Servers, including tag-manager containers: the region comes from the event."""
     IMPORT = "import"
-    """Files of the past, sent by a server."""
+    """A server that imports historical data: the region comes from the event."""
 
 
 class WriteKey(BaseModel):
-    """One key. Only its hash is kept: a lost key is replaced, not read again."""
+    """One key. Only its hash is stored: a lost key must be replaced."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     site: Annotated[str, Field(min_length=1, max_length=253)]
-    """Site of events that name no page; a host is kept in the spelling of events' hosts."""
+    """Site of events that name no page; a host is normalised as events' hosts are."""
     kind: KeyKind = KeyKind.SERVER
-    """Of files written before there were kinds: the one by which no region is wrong."""
+    """The default for files written before keys had kinds: under it no wrong region is recorded."""
     events_per_s: Annotated[float, Field(gt=0)] = 5_000
     revoked: bool = False
 
     @field_validator("site")
     @classmethod
-    def _as_events_have_it(cls, site: str) -> str:
+    def _normalise_site(cls, site: str) -> str:
         return site_of(site) or site
 
 
 class KeyFile(BaseModel):
-    """The whole file."""
+    """The content of the key file."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -60,7 +61,7 @@ class KeyFile(BaseModel):
 
 
 def read_keys(file: Path) -> list[WriteKey]:
-    """All keys, revoked ones too; none where there is no file. ConfigError names file and place."""
+    """Return all keys, including revoked ones; none where the file is missing. ConfigError names the file and the field."""
     try:
         return KeyFile.model_validate_json(file.read_text()).keys
     except FileNotFoundError:
@@ -72,7 +73,7 @@ def read_keys(file: Path) -> list[WriteKey]:
 
 
 def create_key(file: Path, source: str, *, site: str, events_per_s: float = 5_000, kind: KeyKind = KeyKind.SERVER) -> str:
-    """Add a key for `source` and return it in clear, for the first and last time. ConfigError for a bad name."""
+    """Add a key for `source` and return it in clear; it cannot be read again. ConfigError for an invalid field."""
     clear = PREFIX + secrets.token_urlsafe(24)
     try:
         key = WriteKey(source=source, sha256=sha256_hex(clear), site=site, events_per_s=events_per_s, kind=kind)
@@ -80,29 +81,25 @@ def create_key(file: Path, source: str, *, site: str, events_per_s: float = 5_00
         first = error.errors()[0]
         raise ConfigError(f"{first['loc'][0]}: {first['msg']}") from None
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _only_writer(file):
+    with _exclusive_lock(file):
         _write(file, [*read_keys(file), key])
     return clear
 
 
 def revoke_keys(file: Path, source: str) -> int:
-    """Revoke all keys of a source; returns how many were in force."""
-    with _only_writer(file):
+    """Revoke all keys of a source. Returns how many of them were active."""
+    with _exclusive_lock(file):
         keys = read_keys(file)
-        revoked = [key.model_copy(update={"revoked": True}) if key.source == source else key for key in keys]
-        _write(file, revoked)
-    return sum(before != after for before, after in zip(keys, revoked, strict=True))
+        updated = [key.model_copy(update={"revoked": True}) if key.source == source else key for key in keys]
+        _write(file, updated)
+    return sum(before != after for before, after in zip(keys, updated, strict=True))
 
 
-class _only_writer:  # noqa: N801 - reads as a statement
-    def __init__(self, file: Path) -> None:
-        self._handle = file.with_name(f".{file.name}.lock").open("w")
-
-    def __enter__(self) -> None:
-        fcntl.flock(self._handle, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        self._handle.close()
+@contextmanager
+def _exclusive_lock(file: Path) -> Iterator[None]:
+    with file.with_name(f".{file.name}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _write(file: Path, keys: list[WriteKey]) -> None:
@@ -111,33 +108,33 @@ def _write(file: Path, keys: list[WriteKey]) -> None:
 
 
 class WriteKeyStore:
-    """Keys in force, looked up by what a client sent."""
+    """Active keys, looked up by the clear key that a client sends."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._stamp = -1
-        self._looked = -LOOK_S
+        self._mtime_ns = -1
+        self._checked_at = -CHECK_S
         self._keys: dict[str, WriteKey] = {}
 
-    def in_force(self) -> Collection[WriteKey]:
-        """All keys that are not revoked."""
-        self._look()
+    def active_keys(self) -> Collection[WriteKey]:
+        """Return the keys that are not revoked."""
+        self._reload()
         return self._keys.values()
 
     def find(self, clear: str) -> WriteKey | None:
-        """The key, or None for an unknown or revoked one."""
-        self._look()
+        """Return the key, or None where it is unknown or revoked."""
+        self._reload()
         digest = sha256_hex(clear)
         key = self._keys.get(digest)
-        # The dictionary compares hashes, which tell a guesser nothing; the comparison in constant time costs nothing more.
+        # The dictionary compares hashes, whose timing reveals nothing of a key; the constant-time comparison is cheap.
         return key if key is not None and equal_in_constant_time(key.sha256, digest) else None
 
-    def _look(self) -> None:
+    def _reload(self) -> None:
         now = time.monotonic()
-        if now - self._looked < LOOK_S:
+        if now - self._checked_at < CHECK_S:
             return
-        self._looked = now
-        stamp = self._file.stat().st_mtime_ns if self._file.exists() else 0
-        if stamp != self._stamp:
+        self._checked_at = now
+        mtime_ns = self._file.stat().st_mtime_ns if self._file.exists() else 0
+        if mtime_ns != self._mtime_ns:
             self._keys = {key.sha256: key for key in read_keys(self._file) if not key.revoked}
-            self._stamp = stamp
+            self._mtime_ns = mtime_ns

@@ -43,9 +43,9 @@ def list_keys(as_json: AsJson = False) -> None:
     from streams.collector.write_keys import read_keys
 
     for key in read_keys(load_settings().write_keys_file):
-        shown = {**key.model_dump(), "sha256": key.sha256[:8]}
+        row = {**key.model_dump(), "sha256": key.sha256[:8]}
         if as_json:
-            typer.echo(orjson.dumps(shown).decode())
+            typer.echo(orjson.dumps(row).decode())
         else:
             state = "revoked" if key.revoked else "in force"
             typer.echo(

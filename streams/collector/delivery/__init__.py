@@ -1,1 +1,1 @@
-"""Where accepted records go: Kafka, or the spool while Kafka does not answer."""
+"""Delivery of accepted records to Kafka, or to the spool while Kafka does not answer."""

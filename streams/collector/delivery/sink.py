@@ -1,4 +1,4 @@
-"""Where accepted records go: Kafka, and the spool where Kafka does not answer in time. `send` returns when they are safe."""
+"""Delivers accepted records to Kafka, or to the spool where Kafka does not answer in time."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,8 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import confluent_kafka as ck
 
@@ -20,22 +21,29 @@ from streams.collector.delivery.spool import Spool, SpoolFull, SpoolRecord
 POLL_S = 0.05
 DRAIN_EVERY_S = 0.5
 DRAIN_RECORDS = 500
-PATIENCE_S = 30.0
+DELIVERY_TIMEOUT_S = 30.0
 
 
 class Ack:
-    """Counts down the delivery reports of one request. Touched in the poll thread only, once produced."""
+    """Counts down the delivery reports of one request. Once produced, only the poll thread uses it."""
 
-    __slots__ = ("failed", "future", "left")
+    __slots__ = ("failed", "future", "outstanding")
 
     def __init__(self, records: int, future: "asyncio.Future[bool]") -> None:
-        self.left = records
+        self.outstanding = records
         self.failed = False
         self.future = future
 
 
+class SpoolRequest(NamedTuple):
+    """Records of one request that wait for the spool."""
+
+    records: Sequence[SpoolRecord]
+    written: "asyncio.Future[None]"
+
+
 class Sink:
-    """One producer and one spool. Made and used on one event loop."""
+    """One producer and one spool, used on one event loop."""
 
     def __init__(self, settings: Settings, spool: Spool, metrics: Metrics, budget_s: float) -> None:
         self._spool = spool
@@ -45,24 +53,24 @@ class Sink:
             settings,
             linger_ms=2,
             queue_buffering_max_messages=200_000,
-            message_timeout_ms=int(PATIENCE_S * 1000),
+            message_timeout_ms=int(DELIVERY_TIMEOUT_S * 1000),
         )
-        self._done: deque[Ack] = deque()
+        self._resolved: deque[Ack] = deque()
         self._stop = threading.Event()
-        self._poller = threading.Thread(target=self._poll, name="delivery", daemon=True)
+        self._poller = threading.Thread(target=self._poll_reports, name="delivery", daemon=True)
         self._disk = ThreadPoolExecutor(1, "spool")
-        self._waiting: list[tuple[Sequence[SpoolRecord], asyncio.Future[None]]] = []
+        self._waiting: list[SpoolRequest] = []
         self._flushing = False
         self.last_ack = time.monotonic()
 
     async def start(self) -> None:
-        """Begin to take delivery reports and to drain what an earlier run left."""
+        """Start to poll for delivery reports and to drain the spool."""
         self._loop = asyncio.get_running_loop()
         self._poller.start()
         self._drainer = asyncio.create_task(self._drain())
 
     async def stop(self) -> None:
-        """Take what Kafka still acknowledges; what it does not is in the spool or was not answered for."""
+        """Flush and close. Unacknowledged records are in the spool or were never acknowledged to the client."""
         self._drainer.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._drainer
@@ -74,17 +82,17 @@ class Sink:
 
     @property
     def has_room(self) -> bool:
-        """The spool would take a request of any size that is allowed."""
+        """Whether the spool has room for a request of the largest allowed size."""
         return self._spool.has_room
 
     async def send(self, records: Sequence[SpoolRecord]) -> None:
-        """Return once all are acknowledged by Kafka or fsynced in the spool. SpoolFull when neither can be had."""
-        # Behind a spool that is not empty yet, so that a subject's events stay in order.
-        if self._spool.empty and await self._in_time(records):
+        """Return once all records are acknowledged by Kafka or fsynced in the spool. SpoolFull where neither succeeds."""
+        # While the spool holds records, new ones go behind them, so that a subject's events stay in order.
+        if self._spool.empty and await self._send_in_time(records):
             return
-        await self._to_spool(records)
+        await self._append_to_spool(records)
 
-    async def _in_time(self, records: Sequence[SpoolRecord]) -> bool:
+    async def _send_in_time(self, records: Sequence[SpoolRecord]) -> bool:
         with contextlib.suppress(TimeoutError):
             return await asyncio.wait_for(self._produce(records), self._budget_s)
         return False
@@ -95,31 +103,31 @@ class Sink:
 
         def report(error: Any, _message: Any) -> None:
             ack.failed |= error is not None
-            ack.left -= 1
-            if not ack.left:
-                self._done.append(ack)
+            ack.outstanding -= 1
+            if not ack.outstanding:
+                self._resolved.append(ack)
 
         for i, record in enumerate(records):
             try:
                 self._producer.produce(record.topic, record.value, record.key, on_delivery=report)
             except (BufferError, ck.KafkaException):
-                # The queue is full: none of the rest is on its way. All go to the spool; those sent twice die in identity.
+                # The queue is full: the rest is not produced. All records go to the spool; identity drops duplicates.
                 missing = len(records) - i
                 future.set_result(False)
-                ack.left += missing  # never reaches 0: the answer is given
+                ack.outstanding += missing  # never reaches 0: the future has its result
                 break
         return future
 
-    def _poll(self) -> None:
+    def _poll_reports(self) -> None:
         while not self._stop.is_set():
             self._producer.poll(POLL_S)
-            if self._done:
-                # One wake-up for all reports of a poll, instead of one a record.
-                done = [self._done.popleft() for _ in range(len(self._done))]
-                self._loop.call_soon_threadsafe(self._resolve, done)
+            if self._resolved:
+                # One wake-up of the loop for all reports of a poll, instead of one per record.
+                acks = [self._resolved.popleft() for _ in range(len(self._resolved))]
+                self._loop.call_soon_threadsafe(self._resolve, acks)
 
-    def _resolve(self, done: list[Ack]) -> None:
-        for ack in done:
+    def _resolve(self, acks: list[Ack]) -> None:
+        for ack in acks:
             if not ack.failed:
                 self.last_ack = time.monotonic()
             if not ack.future.done():
@@ -127,10 +135,10 @@ class Sink:
 
     # -- the spool
 
-    async def _to_spool(self, records: Sequence[SpoolRecord]) -> None:
-        """Group commit: requests that come while one fsync runs share the next one."""
+    async def _append_to_spool(self, records: Sequence[SpoolRecord]) -> None:
+        """Append with group commit: requests that arrive during one fsync share the next."""
         future: asyncio.Future[None] = self._loop.create_future()
-        self._waiting.append((records, future))
+        self._waiting.append(SpoolRequest(records, future))
         if not self._flushing:
             self._flushing = True
             asyncio.ensure_future(self._flush())  # noqa: RUF006 - each waiter holds a future that this one resolves
@@ -139,16 +147,16 @@ class Sink:
     async def _flush(self) -> None:
         while self._waiting:
             waiting, self._waiting = self._waiting, []
-            for group in _groups(waiting):
-                records = [record for some, _ in group for record in some]
+            for group in _group_requests(waiting):
+                records = [record for request in group for record in request.records]
                 try:
                     await self._loop.run_in_executor(self._disk, self._spool.append, records, time.time())
                 except (SpoolFull, OSError) as error:
-                    for _, future in group:
-                        future.set_exception(error if isinstance(error, SpoolFull) else SpoolFull())
+                    for request in group:
+                        request.written.set_exception(error if isinstance(error, SpoolFull) else SpoolFull())
                     continue
-                for _, future in group:
-                    future.set_result(None)
+                for request in group:
+                    request.written.set_result(None)
             self._metrics.set("headwater_spool_bytes", self._spool.bytes)
         self._flushing = False
 
@@ -158,27 +166,19 @@ class Sink:
                 await asyncio.sleep(DRAIN_EVERY_S)
 
     async def _drain_oldest(self) -> bool:
-        """Send the oldest segment; True once Kafka has all of it. A crash in between sends it again."""
-        file, records = self._spool.oldest()
-        some: list[SpoolRecord] = []
-        for record in records:
-            some.append(record)
-            if len(some) == DRAIN_RECORDS:
-                if not await asyncio.wait_for(self._produce(some), PATIENCE_S + 5):
-                    return False
-                some = []
-        if some and not await asyncio.wait_for(self._produce(some), PATIENCE_S + 5):
-            return False
+        """Send the oldest segment and return True once Kafka has all of it. After a crash it is sent again."""
+        file, records = self._spool.open_oldest()
+        while batch := list(islice(records, DRAIN_RECORDS)):
+            if not await asyncio.wait_for(self._produce(batch), DELIVERY_TIMEOUT_S + 5):
+                return False
         await self._loop.run_in_executor(self._disk, self._spool.drop, file)
         self._metrics.set("headwater_spool_bytes", self._spool.bytes)
         get_logger().info("spool drained", left_bytes=self._spool.bytes)
         return True
 
 
-def _groups(
-    waiting: list[tuple[Sequence[SpoolRecord], "asyncio.Future[None]"]],
-) -> list[list[tuple[Sequence[SpoolRecord], "asyncio.Future[None]"]]]:
-    """All at once; a batch that does not fit must not refuse the small ones beside it, so it stands alone."""
-    large = [one for one in waiting if len(one[0]) > DRAIN_RECORDS]
-    small = [one for one in waiting if len(one[0]) <= DRAIN_RECORDS]
-    return ([small] if small else []) + [[one] for one in large]
+def _group_requests(waiting: list[SpoolRequest]) -> list[list[SpoolRequest]]:
+    """Group requests for one fsync each. A large batch stands alone: where it does not fit, the small ones still do."""
+    large = [request for request in waiting if len(request.records) > DRAIN_RECORDS]
+    small = [request for request in waiting if len(request.records) <= DRAIN_RECORDS]
+    return ([small] if small else []) + [[request] for request in large]

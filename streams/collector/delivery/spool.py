@@ -1,7 +1,7 @@
-"""The spool: what Kafka did not take in time, on disk, encrypted, in order. A record is safe once `append` returns.
+"""The spool: records that Kafka did not acknowledge in time, on disk, encrypted, in order. `append` returns after fsync.
 
 Segments of framed records: length (4 bytes, big-endian), day of the key (10 bytes), nonce and ciphertext of one frame
-(topic, key, value). A record cut off by a crash was never answered for, and is passed over.
+(topic, key, value). A record truncated by a crash was never acknowledged to its sender, and is skipped.
 """
 
 import os
@@ -16,12 +16,12 @@ from infra.telemetry.logs import get_logger
 CONTEXT = b"spool"
 SEGMENT_BYTES = 8_388_608
 DAY_BYTES = 10
-LARGEST_REQUEST = 2_097_152
+MAX_REQUEST_BYTES = 2_097_152
 LENGTHS = struct.Struct(">HI")
 
 
 class SpoolFull(Exception):
-    """No room: the sender must keep it."""
+    """The spool has no room: the sender must keep the records."""
 
 
 class SpoolRecord(NamedTuple):
@@ -35,10 +35,10 @@ class SpoolRecord(NamedTuple):
 class Spool:
     """One collector's spool. `append` and `drop` are called from one thread at a time."""
 
-    def __init__(self, folder: Path, keyring: PayloadKeyring, most_bytes: int) -> None:
+    def __init__(self, folder: Path, keyring: PayloadKeyring, max_bytes: int) -> None:
         self._folder = folder
         self._keyring = keyring
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._segments = sorted(folder.glob("*.spool"))
         self.bytes = sum(file.stat().st_size for file in self._segments)
@@ -48,36 +48,36 @@ class Spool:
 
     @property
     def empty(self) -> bool:
-        """Nothing waits."""
+        """Whether no records wait."""
         return not self._segments
 
     @property
     def has_room(self) -> bool:
-        """A request of the largest size would fit."""
-        return self.bytes + LARGEST_REQUEST < self._most_bytes
+        """Whether a request of the largest allowed size fits."""
+        return self.bytes + MAX_REQUEST_BYTES < self._max_bytes
 
     def append(self, records: Sequence[SpoolRecord], now: float) -> None:
-        """Write and fsync. SpoolFull when they do not fit; then none is written."""
-        framed = b"".join(self._frame(record, now) for record in records)
-        if self.bytes + len(framed) > self._most_bytes:
+        """Write the records and fsync. SpoolFull where they do not all fit; then none is written."""
+        frames = b"".join(self._frame(record, now) for record in records)
+        if self.bytes + len(frames) > self._max_bytes:
             raise SpoolFull
         if self._open is None or self._written >= SEGMENT_BYTES:
             self._next_segment()
         assert self._open is not None  # noqa: S101 - _next_segment opened it
-        _write_all(self._open, framed)
+        _write_all(self._open, frames)
         os.fsync(self._open)
-        self._written += len(framed)
-        self.bytes += len(framed)
+        self._written += len(frames)
+        self.bytes += len(frames)
 
-    def oldest(self) -> tuple[Path, Iterator[SpoolRecord]]:
-        """The oldest segment and its records. Nothing is appended to it any more."""
+    def open_oldest(self) -> tuple[Path, Iterator[SpoolRecord]]:
+        """Return the oldest segment and its records. It is closed to further records."""
         file = self._segments[0]
         if len(self._segments) == 1:
             self._close()
         return file, self._read(file)
 
     def drop(self, file: Path) -> None:
-        """Forget a segment whose records Kafka has."""
+        """Delete a segment whose records Kafka has acknowledged."""
         self.bytes -= file.stat().st_size
         file.unlink()
         self._segments.remove(file)
@@ -85,8 +85,8 @@ class Spool:
     def _frame(self, record: SpoolRecord, now: float) -> bytes:
         topic = record.topic.encode()
         payload = LENGTHS.pack(len(topic), len(record.key)) + topic + record.key + record.value
-        day, sealed = self._keyring.seal(payload, now, CONTEXT)
-        return (DAY_BYTES + len(sealed)).to_bytes(4, "big") + day.encode() + sealed
+        day, ciphertext = self._keyring.seal(payload, now, CONTEXT)
+        return (DAY_BYTES + len(ciphertext)).to_bytes(4, "big") + day.encode() + ciphertext
 
     def _read(self, file: Path) -> Iterator[SpoolRecord]:
         with file.open("rb") as data:
@@ -121,7 +121,7 @@ class Spool:
         self._written = 0
 
     def close(self) -> None:
-        """Close the segment that is being written."""
+        """Close the open segment."""
         self._close()
 
 

@@ -1,1 +1,1 @@
-"""Single fields of an event: user agents, places, nested JSON."""
+"""Single fields of an event: user agents, regions, nested JSON, repeated JSON keys."""

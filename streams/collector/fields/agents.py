@@ -1,4 +1,4 @@
-"""What a user agent says about its device, and whether it is a known crawler."""
+"""Device class and crawler detection from the user agent."""
 
 import re
 from functools import lru_cache
@@ -9,7 +9,7 @@ TABLET = re.compile(r"iPad|Tablet|PlayBook|Silk/|Android(?!.*Mobi)")
 
 @lru_cache(maxsize=4_096)
 def device_class(agent: str) -> str:
-    """desktop, mobile, tablet, bot, or empty where nothing is known."""
+    """Return `desktop`, `mobile`, `tablet` or `bot`; empty where there is no user agent."""
     if not agent:
         return ""
     if is_bot(agent):
@@ -21,7 +21,7 @@ def device_class(agent: str) -> str:
 
 @lru_cache(maxsize=4_096)
 def is_bot(agent: str) -> bool:
-    """A crawler that the list of crawler-user-agents knows."""
+    """Return whether the crawler-user-agents list contains this user agent."""
     import crawleruseragents
 
     return bool(agent) and bool(crawleruseragents.is_crawler(agent))

@@ -1,6 +1,6 @@
-"""Nested values cut to a length at whole members, so that no name is parted from its value. Pure.
+"""Truncates nested values at whole members, so that every value keeps its name. Pure.
 
-A text that is cut anywhere can lose the name of what it still holds, and the consent gate knows click ids by their names.
+The consent stage recognises click ids by their names, which truncation at any character could remove.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,12 +9,12 @@ from typing import Any
 import orjson
 
 NAMING = frozenset({"key", "name", "id", "param", "parameter", "field", "type"})
-"""Members that name what stands beside them: they stay before others do."""
+"""Members that name their siblings: they are kept first."""
 NOTHING = object()
 
 
 def cut_text(text: str, limit: int) -> str:
-    """A text of at most `limit` characters: JSON at whole members, any other text at its end."""
+    """Truncate a text to `limit` characters: JSON at whole members, any other text at its end."""
     if len(text) <= limit:
         return text
     if text.lstrip()[:1] in ("{", "["):
@@ -26,7 +26,7 @@ def cut_text(text: str, limit: int) -> str:
 
 
 def cut_value(value: Any, limit: int) -> str:
-    """A nested value as JSON of at most `limit` characters: the leading members that fit, each whole or cut likewise."""
+    """Return a value as JSON of at most `limit` characters: its leading members that fit, the last one truncated likewise."""
     text = orjson.dumps(value).decode()
     if len(text) <= limit:
         return text
@@ -35,22 +35,22 @@ def cut_value(value: Any, limit: int) -> str:
 
 
 def _fitting(value: Any, room: int) -> Any:
-    """What of a value fits into so many characters of JSON; NOTHING where none of it does."""
+    """Return the part of a value that fits into `room` characters of JSON; NOTHING where no part does."""
     size = _size(value)
     if size <= room:
         return value
     if not isinstance(value, list | Mapping) or room < 2:
         return NOTHING
     room -= 2  # its brackets
-    kept: list[tuple[str, Any]] = []
+    fitted: list[tuple[str, Any]] = []
     for name, member in _members(value):
-        room -= (_size(name) + 1 if isinstance(value, Mapping) else 0) + (1 if kept else 0)  # its name, colon and comma
+        room -= (_size(name) + 1 if isinstance(value, Mapping) else 0) + (1 if fitted else 0)  # its name, colon and comma
         fitting = _fitting(member, room)
         if fitting is NOTHING:
             break
-        kept.append((name, fitting))
+        fitted.append((name, fitting))
         room -= _size(fitting)
-    return dict(kept) if isinstance(value, Mapping) else [member for _, member in kept]
+    return dict(fitted) if isinstance(value, Mapping) else [member for _, member in fitted]
 
 
 def _members(value: Any) -> Iterator[tuple[str, Any]]:

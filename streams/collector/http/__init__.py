@@ -1,1 +1,1 @@
-"""The collector over HTTP: routes, limits, and how refused requests are answered."""
+"""The collector's HTTP API: routes, payloads, answers, rejections."""

@@ -1,44 +1,43 @@
-"""The HTTP doors."""
+"""The collector's HTTP API: routes of the doors, operations and previews."""
 
-import asyncio
-import base64
-import binascii
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
-import orjson
 from aiohttp import web
-from prometheus_client import generate_latest
 
+from infra.http.answers import json_answer, metrics_answer, ready_answer, retry_after
+from infra.http.cors import allow_origin, preflight_answer
+from infra.http.headers import gpc_objection
+from infra.http.health import HealthAnswers, health_routes
 from infra.http.rate_limit import RateLimit
 from infra.parsing.region import region_of
 from infra.telemetry.metrics import Metrics
 from streams.collector.delivery.sink import Sink
 from streams.collector.delivery.spool import SpoolFull
 from streams.collector.event import InvalidField
-from streams.collector.fields.repeated import MAX_LEVELS, RepeatedKeys, loads_measured
-from streams.collector.http.refusals import RETRY_AFTER_S, RejectionReason, RequestRejected
-from streams.collector.intake import RECENT, Intake, IntakePreview, IntakeResult, Reader
+from streams.collector.http.answers import answer_events, list_problems, summarise
+from streams.collector.http.payload import parse_json, query_fields, read_bytes
+from streams.collector.http.rejections import RETRY_AFTER_S, RejectionReason, RequestRejected
+from streams.collector.intake import MAX_PREVIEWS, Intake, IntakePreview, IntakeResult
 from streams.collector.normalise import RequestContext
-from streams.collector.protocols import choices, ga4, own, segment, snowplow
+from streams.collector.protocols.doors import DOORS, AnswerFormat, ChoiceDoor, EventDoor, RequestHead
 from streams.collector.write_keys import KeyKind, WriteKey, WriteKeyStore
 
 MAX_BODY = 1_000_000
-MAX_EVENTS = 500
-BODY_S = 10.0
-JSON = "application/json"
-PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
-TP2 = "/com.snowplowanalytics.snowplow/tp2"
+"""Bytes of a decompressed body."""
+MAX_ITEMS = 500
+"""Items of one request."""
+PREVIEWS = {"good": (True,), "bad": (False,), "all": (True, False), "reset": (True, False)}
+"""Paths beneath `/micro/`, and which items they show: accepted ones, refused ones."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True)
 class CollectorOptions:
-    """What the command was told."""
+    """Options of the command."""
 
     region_header: str = ""
     """Header that a trusted proxy sets to the visitor's region; it must drop what a client sends under that name."""
@@ -48,15 +47,7 @@ class CollectorOptions:
     micro: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RequestItems:
-    """Items of one request and how to read them."""
-
-    items: list[Any]
-    read: Reader
-
-
-class HttpApi:
+class CollectorApi:
     """The routes of one process."""
 
     def __init__(self, intake: Intake, sink: Sink, keys: WriteKeyStore, metrics: Metrics, options: CollectorOptions) -> None:
@@ -66,201 +57,106 @@ class HttpApi:
         self._metrics = metrics
         self._options = options
         self._limits: dict[float, RateLimit] = {}
-        self._recent: deque[IntakePreview] = deque(maxlen=RECENT)
+        self._previews: deque[IntakePreview] = deque(maxlen=MAX_PREVIEWS)
 
     def app(self) -> web.Application:
-        """The aiohttp application."""
-        app = web.Application(client_max_size=MAX_BODY, middlewares=[self._around])
-        add = app.router.add_route
-        add("POST", "/v1/events", self.own)
-        add("POST", "/v1/consent", self.consent)
-        for call in ("batch", *segment.CALLS):
-            add("POST", f"/v1/{call}", self.segment)
-        add("POST", TP2, self.tp2)
-        add("GET", "/i", self.pixel)
-        add("POST", "/mp/collect", self.ga4)
-        add("POST", "/debug/mp/collect", self.ga4_debug)
-        add("GET", "/health/live", self.live)
-        add("GET", "/health/ready", self.ready)
-        add("GET", "/metrics", self.metrics)
+        """Build the aiohttp application."""
+        app = web.Application(client_max_size=MAX_BODY, middlewares=[self._answer_errors])
+        for door in DOORS:
+            handler = self._event_handler(door) if isinstance(door, EventDoor) else self._choice_handler(door)
+            app.router.add_route(door.method, door.path, handler)
+        health = HealthAnswers(lambda: web.Response(text="ok"), self._check_readiness, self._render_metrics)
+        app.add_routes(health_routes(health, allow_head=False))
         if self._options.micro:
-            self._intake.on_seen = self._recent.append
-            for what in ("good", "bad", "all", "reset"):
-                add("GET", f"/micro/{what}", self.micro)
-        add("OPTIONS", "/{path:.*}", self.preflight)
+            self._intake.on_preview = self._previews.append
+            for selection in PREVIEWS:
+                app.router.add_route("GET", f"/micro/{selection}", self._show_previews)
+        app.router.add_route("OPTIONS", "/{path:.*}", self._answer_preflight)
         return app
 
     @web.middleware
-    async def _around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _answer_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
         try:
             response = await handler(request)
         except RequestRejected as error:
-            response = self._refusal(error.reason, str(error))
+            response = self._reject(error)
         except SpoolFull:
-            response = self._refusal(RejectionReason.FULL)
+            response = self._reject(RequestRejected(RejectionReason.FULL))
         except web.HTTPRequestEntityTooLarge:
-            response = self._refusal(RejectionReason.TOO_LARGE)
+            response = self._reject(RequestRejected(RejectionReason.TOO_LARGE))
         except web.HTTPException as error:
-            response = self._refusal(RejectionReason.NOT_FOUND) if error.status in (404, 405) else error
+            response = self._reject(RequestRejected(RejectionReason.NOT_FOUND)) if error.status in (404, 405) else error
         door = request.match_info.route.resource.canonical if request.match_info.route.resource else "none"
         self._metrics.observe("headwater_request_seconds", time.perf_counter() - started, door=door)
         self._metrics.count("headwater_requests_total", door=door, status=str(response.status))
         if (origin := request.headers.get("Origin")) in self._options.origins:
-            response.headers["Access-Control-Allow-Origin"] = str(origin)
-            response.headers["Vary"] = "Origin"
+            allow_origin(response, str(origin))
         return response
 
-    def _refusal(self, reason: RejectionReason, message: str = "") -> web.Response:
-        error = RequestRejected(reason, message)
-        self._metrics.count("headwater_refused_total", door="collector", reason=reason)
-        headers = {"Retry-After": str(RETRY_AFTER_S[reason])} if reason in RETRY_AFTER_S else None
-        body = orjson.dumps({"code": reason, "message": str(error)})
-        return web.Response(body=body, status=error.status, content_type=JSON, headers=headers)
+    def _reject(self, error: RequestRejected) -> web.Response:
+        self._metrics.count("headwater_refused_total", door="collector", reason=error.reason)
+        headers = retry_after(RETRY_AFTER_S[error.reason]) if error.reason in RETRY_AFTER_S else None
+        return json_answer({"code": error.reason, "message": str(error)}, error.status, headers)
 
     # -- doors
 
-    async def own(self, request: web.Request) -> web.Response:
-        """`POST /v1/events`, `Authorization: Bearer <write key>`."""
-        scheme, _, clear = request.headers.get("Authorization", "").partition(" ")
-        key = self._key(clear if scheme.lower() == "bearer" else "")
-        body = await self._json(request)
-        taken = await self._take(request, key, RequestItems(_items(own.items_of, body), own.read))
-        return _answer(taken)
-
-    async def consent(self, request: web.Request) -> web.Response:
-        """`POST /v1/consent`: choices without an event; the same key and answers as `/v1/events`."""
-        scheme, _, clear = request.headers.get("Authorization", "").partition(" ")
-        key = self._key(clear if scheme.lower() == "bearer" else "")
-        raw = await self._bytes(request)
-        body = _parsed(raw)
-        try:
-            items = choices.items_of(body)
-        except InvalidField as error:
-            self._admit(key, 1)
-            taken = self._intake.refuse(raw, str(error), self._asked(request, key))
-        else:
+    def _event_handler(self, door: EventDoor) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            clear = door.key_location.find_in_head(_head(request))
+            key = None if clear is None else self._find_key(clear)
+            payload = query_fields(request) if door.method == "GET" else parse_json(await read_bytes(request))
+            try:
+                key = key or self._find_key(door.key_location.find_in_payload(payload))
+                items = door.extract_items(payload)
+            except InvalidField as error:
+                raise RequestRejected(RejectionReason.CONTRACT, str(error)) from None
+            if door.answer is AnswerFormat.VALIDATION:
+                return list_problems(map(door.parse_item, items))
             self._admit(key, len(items))
-            alone = raw if items and items[0] is body else b""
-            taken = self._intake.take_choices(items, self._asked(request, key), alone)
-        if taken.records:
-            await self._sink.send(taken.records)
-        return _answer(taken)
+            result = self._intake.accept_events(items, door.parse_item, self._context(request, key))
+            await self._deliver(result)
+            return answer_events(door.answer, result)
 
-    async def segment(self, request: web.Request) -> web.Response:
-        """The Segment HTTP API; the key as Basic user name, or as `writeKey` in the body."""
-        call = request.path.rpartition("/")[2]
-        clear = _basic_user(request.headers.get("Authorization", ""))
-        key = self._key(clear) if clear else None
-        body = await self._json(request)
-        if key is None:
-            key = self._key(body.get("writeKey") if isinstance(body, dict) else "")
-        taken = await self._take(
-            request, key, RequestItems(_items(lambda said: segment.items_of(said, call), body), segment.read)
-        )
-        return _answer(taken)
+        return handle
 
-    async def tp2(self, request: web.Request) -> web.Response:
-        """Snowplow's POST. What breaks the contract is a dead letter and a 200: trackers repeat most refusals for ever."""
-        body = await self._json(request)
-        items = _items(snowplow.items_of, body)
-        key = self._key(snowplow.write_key_of(items))
-        await self._take(request, key, RequestItems(items, snowplow.read))
-        return web.Response(text="ok")
+    def _choice_handler(self, door: ChoiceDoor) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            key = self._find_key(door.key_location.find_in_head(_head(request)))
+            body = await read_bytes(request)
+            payload = parse_json(body)
+            try:
+                items = door.extract_items(payload)
+            except InvalidField as error:
+                self._admit(key, 1)
+                result = self._intake.reject_body(body, str(error), self._context(request, key))
+            else:
+                self._admit(key, len(items))
+                single = body if items and items[0] is payload else b""
+                result = self._intake.accept_choices(items, door.parse_item, self._context(request, key), single)
+            await self._deliver(result)
+            return summarise(result)
 
-    async def pixel(self, request: web.Request) -> web.Response:
-        """Snowplow's GET: one event as a query string, a picture as the answer."""
-        said = _query(request)
-        key = self._key(said.get("aid", ""))
-        await self._take(request, key, RequestItems([said], snowplow.read))
-        return web.Response(body=PIXEL, content_type="image/gif", headers={"Cache-Control": "no-store"})
+        return handle
 
-    async def ga4(self, request: web.Request) -> web.Response:
-        """The Measurement Protocol: says nothing of what breaks its rules; that is what `/debug` is for."""
-        key = self._key(request.query.get("api_secret", ""))
-        body = await self._json(request)
-        await self._take(request, key, RequestItems(_items(ga4.items_of, body), ga4.read))
-        return web.Response(status=200)
-
-    async def ga4_debug(self, request: web.Request) -> web.Response:
-        """Says what `/mp/collect` would refuse, and keeps nothing."""
-        self._key(request.query.get("api_secret", ""))
-        body = await self._json(request)
-        read = [ga4.read(item) for item in _items(ga4.items_of, body)]
-        said = [
-            {"fieldPath": f"events[{i}]", "description": item.detail} for i, item in enumerate(read) if hasattr(item, "detail")
-        ]
-        return web.Response(body=orjson.dumps({"validationMessages": said}), content_type=JSON)
-
-    async def micro(self, request: web.Request) -> web.Response:
-        """What came lately, for people who set tags up and tests that assert on them."""
-        what = request.path.rpartition("/")[2]
-        if what == "reset":
-            self._recent.clear()
-        shown = [seen.what for seen in self._recent if what in ("all", "reset") or seen.good == (what == "good")]
-        return web.Response(body=orjson.dumps(shown, default=str), content_type=JSON)
-
-    async def preflight(self, request: web.Request) -> web.Response:
-        """CORS: only origins on the list get an answer that lets them in."""
-        if request.headers.get("Origin") not in self._options.origins:
-            raise web.HTTPNotFound
-        allowed = {"Access-Control-Allow-Methods": "GET, POST", "Access-Control-Allow-Headers": "Authorization, Content-Type"}
-        return web.Response(status=204, headers={**allowed, "Access-Control-Max-Age": "600"})
-
-    async def live(self, _request: web.Request) -> web.Response:
-        """The process answers."""
-        return web.Response(text="ok")
-
-    async def ready(self, _request: web.Request) -> web.Response:
-        """There is room to keep events safe, with Kafka or without."""
-        ready = self._sink.has_room
-        said = {"ready": ready, "seconds_since_ack": round(time.monotonic() - self._sink.last_ack, 1)}
-        return web.Response(body=orjson.dumps(said), status=200 if ready else 503, content_type=JSON)
-
-    async def metrics(self, _request: web.Request) -> web.Response:
-        """Prometheus."""
-        return web.Response(body=generate_latest(self._metrics.registry), content_type="text/plain")
-
-    # -- what all doors do
-
-    def _key(self, clear: object) -> WriteKey:
+    def _find_key(self, clear: object) -> WriteKey:
         key = self._keys.find(clear) if isinstance(clear, str) and clear else None
         if key is None:
             raise RequestRejected(RejectionReason.UNKNOWN_KEY)
         return key
 
-    async def _json(self, request: web.Request) -> Any:
-        return _parsed(await self._bytes(request))
-
-    async def _bytes(self, request: web.Request) -> bytes:
-        """The body, inflated."""
-        try:
-            body = await asyncio.wait_for(request.read(), BODY_S)
-        except TimeoutError:
-            raise RequestRejected(RejectionReason.INVALID_JSON, f"the body did not come within {BODY_S:g} s") from None
-        except (web.HTTPException, asyncio.CancelledError, ConnectionError):
-            raise
-        except Exception:  # aiohttp's word for a body that does not inflate depends on the encoding
-            raise RequestRejected(RejectionReason.ENCODING) from None
-        if request.headers.get("Content-Encoding", "").lower() not in ("", "identity", "gzip", "deflate"):
-            raise RequestRejected(RejectionReason.ENCODING)
-        return body
-
     def _admit(self, key: WriteKey, items: int) -> None:
-        if items > MAX_EVENTS:
+        if items > MAX_ITEMS:
             raise RequestRejected(RejectionReason.TOO_MANY)
-        limit = self._limits.setdefault(key.events_per_s, RateLimit(key.events_per_s, max(2 * key.events_per_s, MAX_EVENTS)))
+        limit = self._limits.setdefault(key.events_per_s, RateLimit(key.events_per_s, max(2 * key.events_per_s, MAX_ITEMS)))
         if not limit.allow(key.source, time.monotonic(), items):
             raise RequestRejected(RejectionReason.RATE)
 
-    async def _take(self, request: web.Request, key: WriteKey, batch: RequestItems) -> IntakeResult:
-        self._admit(key, len(batch.items))
-        taken = self._intake.take(batch.items, batch.read, self._asked(request, key))
-        if taken.records:
-            await self._sink.send(taken.records)
-        return taken
+    async def _deliver(self, result: IntakeResult) -> None:
+        if result.records:
+            await self._sink.send(result.records)
 
-    def _asked(self, request: web.Request, key: WriteKey) -> RequestContext:
+    def _context(self, request: web.Request, key: WriteKey) -> RequestContext:
         headers, options = request.headers, self._options
         forwarded = headers.get("X-Forwarded-For", "").split(",")[0] if options.forwarded else ""
         return RequestContext(
@@ -270,68 +166,36 @@ class HttpApi:
             _region(headers.get(options.region_header, "") if options.region_header else "", key),
             headers.get("User-Agent", ""),
             forwarded or request.remote or "",
-            _objection(headers.getall("Sec-GPC", ())),
+            gpc_objection(headers.getall("Sec-GPC", ())),
         )
 
+    # -- operations, previews, preflights
 
-def _parsed(body: bytes) -> Any:
-    """The JSON of a body, with the keys that stand in it twice."""
-    try:
-        parsed, depth = loads_measured(body)
-    except orjson.JSONDecodeError as error:
-        where = f" (line {error.lineno}, column {error.colno})" if error.doc else ""
-        raise RequestRejected(RejectionReason.INVALID_JSON, f"the body must be JSON in UTF-8{where}") from None
-    if depth > MAX_LEVELS:
-        raise RequestRejected(RejectionReason.TOO_DEEP)
-    return parsed
+    def _check_readiness(self) -> web.Response:
+        is_ready = self._sink.has_room
+        seconds = round(time.monotonic() - self._sink.last_ack, 1)
+        return ready_answer({"ready": is_ready, "seconds_since_ack": seconds}, is_ready)
+
+    def _render_metrics(self) -> web.Response:
+        return metrics_answer(self._metrics.registry)
+
+    async def _show_previews(self, request: web.Request) -> web.Response:
+        selection = request.path.rpartition("/")[2]
+        if selection == "reset":
+            self._previews.clear()
+        shown = [preview.content for preview in self._previews if preview.accepted in PREVIEWS[selection]]
+        return json_answer(shown, default=str)
+
+    async def _answer_preflight(self, request: web.Request) -> web.Response:
+        if request.headers.get("Origin") not in self._options.origins:
+            raise web.HTTPNotFound
+        return preflight_answer("GET, POST", "Authorization, Content-Type")
 
 
-def _query(request: web.Request) -> dict[str, Any]:
-    """The fields of a query string; of a name that stands in it twice the first value counts, and the others stay."""
-    fields = dict(request.query)
-    if len(fields) == len(request.query):
-        return fields
-    others = [(name, value) for name in fields for value in request.query.getall(name)[1:]]
-    return RepeatedKeys(fields.items(), others)
+def _head(request: web.Request) -> RequestHead:
+    return RequestHead(request.headers.get("Authorization", ""), request.query)
 
 
 def _region(header: str, key: WriteKey) -> str | None:
-    """The region of a visitor's own request; None for a server's, whose headers tell where the server is."""
+    """Return the region of a visitor's own request; None for a server's, whose headers tell where the server is."""
     return region_of(header) if key.kind is KeyKind.BROWSER else None
-
-
-def _objection(headers: Sequence[str]) -> str:
-    """What `Sec-GPC` says, as sent: the gate judges it. Empty for what is absent or does not object."""
-    objection = ", ".join(value for value in headers if value.strip() not in ("", "0"))
-    return objection.encode("ascii", "replace").decode()  # a header's bytes may be no UTF-8
-
-
-def _items(items_of: Callable[[Any], list[Any]], body: Any) -> list[Any]:
-    try:
-        return items_of(body)
-    except InvalidField as error:
-        raise RequestRejected(RejectionReason.CONTRACT, str(error)) from None
-
-
-def _answer(taken: IntakeResult) -> web.Response:
-    """200 where at least one event was accepted; which were not, and why, stands beside it."""
-    refused = [{"index": place, "code": RejectionReason.CONTRACT, "message": problem} for place, problem in taken.refused]
-    if refused and not taken.accepted:
-        said: Mapping[str, Any] = {"code": RejectionReason.CONTRACT, "message": refused[0]["message"], "refused": refused}
-        return web.Response(body=orjson.dumps(said), status=400, content_type=JSON)
-    said = {"success": True, "accepted": taken.accepted, "refused": refused}
-    if taken.sites:
-        said |= {"holds_for": sorted(taken.sites)}
-    if taken.warnings:
-        said |= {"warnings": [{"index": place, "message": message} for place, message in taken.warnings]}
-    return web.Response(body=orjson.dumps(said), content_type=JSON)
-
-
-def _basic_user(header: str) -> str:
-    scheme, _, encoded = header.partition(" ")
-    if scheme.lower() != "basic":
-        return ""
-    try:
-        return base64.b64decode(encoded, validate=True).decode().partition(":")[0]
-    except (binascii.Error, UnicodeDecodeError):
-        return ""

@@ -1,4 +1,4 @@
-"""Opening and closing the collector: clients, spool, doors, signals."""
+"""Runs the collector: opens clients, spool and doors, and closes them on SIGTERM or SIGINT."""
 
 import asyncio
 import signal
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from infra.errors import ConfigError
+from infra.http.listening import listen
 from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
 from infra.telemetry.logs import get_logger
@@ -14,7 +14,7 @@ from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 from streams.collector.delivery.sink import Sink
 from streams.collector.delivery.spool import Spool
-from streams.collector.http.server import CollectorOptions, HttpApi
+from streams.collector.http.server import CollectorApi, CollectorOptions
 from streams.collector.intake import Intake
 from streams.collector.signals.choice_rules import ChoiceRules
 from streams.collector.signals.policy_source import PolicySource
@@ -23,7 +23,7 @@ from streams.identity.nodes import NodeKeys
 
 
 class SpoolLimits(NamedTuple):
-    """How long Kafka may take, and how much may wait for it."""
+    """Seconds that Kafka may take, and bytes that may wait in the spool."""
 
     budget_s: float
     spool_bytes: int
@@ -38,19 +38,17 @@ async def serve(settings: Settings, options: CollectorOptions, address: tuple[st
     rules = ChoiceRules(PolicySource(settings.policy), write_keys)
     intake = Intake(Registry(settings.contracts), payload_keys, keys, metrics, rules)
     sink = Sink(settings, Spool(settings.state_dir / "spool", payload_keys, limits.spool_bytes), metrics, limits.budget_s)
-    doors = HttpApi(intake, sink, write_keys, metrics, options)
+    api = CollectorApi(intake, sink, write_keys, metrics, options)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    runner = web.AppRunner(doors.app(), access_log=None, keepalive_timeout=75, shutdown_timeout=5)
+    runner = web.AppRunner(api.app(), access_log=None, keepalive_timeout=75, shutdown_timeout=5)
     await runner.setup()
     await sink.start()
     try:
-        await web.TCPSite(runner, *address, backlog=1_024).start()
+        await listen(runner, *address)
         get_logger().info("serving", host=address[0], port=address[1])
         await stop.wait()
-    except OSError as error:
-        raise ConfigError(f"cannot serve on {address[0]}:{address[1]}: {error.strerror}; choose another with --port") from None
     finally:
         await runner.cleanup()
         await sink.stop()

@@ -1,4 +1,4 @@
-"""Masks at the door: e-mail addresses, phone numbers, user ids and IP addresses in clear, however they are spelled. Pure."""
+"""Masks e-mail addresses, phone numbers, user ids and IP addresses in events and choices, in any encoding. Pure."""
 
 from streams.collector.masking.choice import mask_choice
 from streams.collector.masking.event_mask import EventMask

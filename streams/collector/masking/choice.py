@@ -8,8 +8,8 @@ from streams.collector.protocols.choices import SentChoice
 
 
 def mask_choice(choice: SentChoice, address: str, on_masked: OnMasked) -> SentChoice:
-    """The choice with labels in it. `address` is the sender's; a site that shows a person's address gives way to the key's."""
+    """Return the masked choice. `address` is the sender's IP address. A site that shows a person's address becomes empty."""
     event = ProtocolEvent("", "consent", identifiers=choice.identifiers, signals=choice.signals)
     mask = EventMask(event, address, on_masked)
     site = choice.site if mask.mask(choice.site) is choice.site else ""
-    return replace(choice, signals=mask.signals(choice.signals), site=site)
+    return replace(choice, signals=mask.mask_signals(choice.signals), site=site)

@@ -1,7 +1,7 @@
-"""A text as a reader would see it: percent-encoding, HTML entities, JSON escapes and look-alike characters undone. Pure.
+"""Decoded views of texts: percent-encoding, HTML entities, JSON escapes and look-alike characters undone. Pure.
 
-Patterns are matched on the decoded view; a view maps each of its spans back to the source, so that what is masked is cut out of
-the source and nothing else of it changes.
+Patterns are matched on the decoded view. A view maps its spans back to the source, so that only the masked spans of the source
+change.
 """
 
 import re
@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from html.entities import html5
 
 MAX_ROUNDS = 8
-"""Encodings within encodings that are undone. Each round is linear in the text."""
+"""Levels of nested encoding that are undone. Each round is linear in the length of the text."""
 
 _ESCAPE = re.compile(
     r"(?:%[0-9A-Fa-f]{2})+"  # a run of bytes
@@ -24,19 +24,19 @@ _ESCAPE = re.compile(
 )
 _BLANKS = "\t\n\v\f\r"
 _DROPPED = frozenset({"Cc", "Cf", "Mn", "Mc", "Me"})
-"""Unicode categories of controls, formats and marks, which patterns of words do not fit."""
+"""Unicode categories of control characters, formats and marks, which word patterns do not match."""
 _FILLERS = frozenset("\u115f\u1160\u3164\uffa0\u2800")
-"""Letters and symbols that show nothing."""
+"""Invisible letters and symbols."""
 _DOTS = frozenset("\u3002\uff61")
-"""Full stops that IDNA (RFC 3490, section 3.1) takes for the dot of a domain."""
+"""Full stops that IDNA (RFC 3490, section 3.1) treats as the dot of a domain."""
 _LETTERS_OF_ESCAPES = frozenset("bfnrtv")
 
 Token = tuple[int, int, str]
-"""Start and end in the source, text in the view."""
+"""(start in the source, end in the source, text in the view)."""
 
 
 class Layer:
-    """One round of decoding: where its tokens stand in the view and in the source."""
+    """One round of decoding: the positions of its tokens in the view and in the source."""
 
     __slots__ = ("_source_ends", "_source_starts", "_view_ends", "_view_starts", "text")
 
@@ -46,40 +46,40 @@ class Layer:
         self._source_starts: list[int] = []
         self._source_ends: list[int] = []
         pieces: list[str] = []
-        read = length = 0
+        copied_end = length = 0
         for start, end, plain in tokens:
-            pieces += (source[read:start], plain)
-            length += start - read
+            pieces += (source[copied_end:start], plain)
+            length += start - copied_end
             self._view_starts.append(length)
             length += len(plain)
             self._view_ends.append(length)
             self._source_starts.append(start)
             self._source_ends.append(end)
-            read = end
-        self.text = "".join(pieces) + source[read:] if pieces else source
+            copied_end = end
+        self.text = "".join(pieces) + source[copied_end:] if pieces else source
 
     def __bool__(self) -> bool:
         return bool(self._view_starts)
 
     def source_start(self, at: int) -> int:
-        """Where the character at this place of the view begins in the source."""
+        """Return where the character at this index of the view begins in the source."""
         token = bisect_right(self._view_starts, at) - 1
         if token < 0:
             return at
-        beyond = at - self._view_ends[token]
-        return self._source_starts[token] if beyond < 0 else self._source_ends[token] + beyond
+        offset = at - self._view_ends[token]
+        return self._source_starts[token] if offset < 0 else self._source_ends[token] + offset
 
     def source_end(self, at: int) -> int:
-        """Where the character before this place of the view ends in the source."""
+        """Return where the character before this index of the view ends in the source."""
         token = bisect_right(self._view_starts, at - 1) - 1
         if token < 0:
             return at
-        beyond = at - self._view_ends[token]
-        return self._source_ends[token] + max(0, beyond)
+        offset = at - self._view_ends[token]
+        return self._source_ends[token] + max(0, offset)
 
 
 class DecodedView:
-    """A decoded text and the way back to its source."""
+    """A decoded text and the mapping of its spans to the source."""
 
     __slots__ = ("_layers", "complete", "levels", "text")
 
@@ -87,11 +87,11 @@ class DecodedView:
         self._layers: list[Layer] = []
         self.text = source
         self.levels: list[tuple[str, int]] = []
-        """What each round made of the text, and the layers that lead back from there."""
+        """(text after each round, number of layers up to that round)."""
         self.complete = False
-        """False where more encodings are left than `MAX_ROUNDS` undoes."""
+        """False where the text has more levels of encoding than `MAX_ROUNDS`."""
         for _ in range(MAX_ROUNDS):
-            folds = not is_usual(self.text) and self._apply(_folded_tokens)
+            folds = not is_printable_ascii(self.text) and self._apply(_folded_tokens)
             if not (_has_escapes(self.text) and self._apply(_escape_tokens)) and not folds:
                 self.complete = True
                 break
@@ -105,33 +105,33 @@ class DecodedView:
         return bool(layer)
 
     def source_span(self, start: int, end: int, layers: int | None = None) -> tuple[int, int]:
-        """A span of the view, or of one of its levels, not empty, as the span of the source that spells it."""
+        """Return the source span of a non-empty span of the view, or of the level with this number of layers."""
         for layer in reversed(self._layers[:layers]):
             start, end = layer.source_start(start), layer.source_end(end)
         return start, end
 
 
 class Encoding(Enum):
-    """How far a text is from its view."""
+    """How a text is encoded."""
 
     NONE = 0
-    """It is its view."""
+    """Not at all: the text equals its view."""
     SPACED = 1
-    """Blanks, commas, slashes and bars are all that is percent-encoded: true of most addresses of pages."""
+    """Only blanks, commas, slashes and bars are percent-encoded, as in most page URLs."""
     ANY = 2
-    """Anything may be encoded in it."""
+    """Any character may be encoded."""
 
 
 _HIDING = re.compile(r"%(?!2[0CcFf]|7[Cc])")
-"""A percent sign of anything but a blank, a comma, a slash or a bar."""
+"""A percent-encoded character other than a blank, a comma, a slash or a bar."""
 
 
-def encoding_of(text: str) -> Encoding:
-    """A cheap look at a text; only `Encoding.ANY` is worth a view."""
-    return _cached_encoding(text) if len(text) <= MAX_CACHED else _encoding_of(text)
+def classify_encoding(text: str) -> Encoding:
+    """Classify a text cheaply. Only `Encoding.ANY` needs a view."""
+    return _classify_cached(text) if len(text) <= MAX_CACHED else _classify_encoding(text)
 
 
-def _encoding_of(text: str) -> Encoding:
+def _classify_encoding(text: str) -> Encoding:
     if not (text.isascii() and text.isprintable()) or "\\" in text or _has_entities(text):
         return Encoding.ANY
     if "%" not in text:
@@ -139,21 +139,21 @@ def _encoding_of(text: str) -> Encoding:
     return Encoding.ANY if _HIDING.search(text) else Encoding.SPACED
 
 
-def is_usual(text: str) -> bool:
-    """Whether a text is printable ASCII."""
+def is_printable_ascii(text: str) -> bool:
+    """Return whether a text is printable ASCII."""
     return text.isascii() and text.isprintable()
 
 
-_cached_encoding = lru_cache(maxsize=4_096)(_encoding_of)
+_classify_cached = lru_cache(maxsize=4_096)(_classify_encoding)
 
 
-def view_of(text: str) -> DecodedView:
-    """The view of a text."""
+def decode_view(text: str) -> DecodedView:
+    """Return the view of a text; views of short texts are cached."""
     return _cached_view(text) if len(text) <= MAX_CACHED else DecodedView(text)
 
 
 MAX_CACHED = 512
-"""Characters of a text whose view is kept: addresses of pages come again and again, long texts do not."""
+"""Characters of the longest text whose view is cached: page URLs repeat, long texts do not."""
 
 
 @lru_cache(maxsize=2_048)
@@ -175,13 +175,13 @@ def _escape_tokens(text: str) -> Iterator[Token]:
         if token[0] == "%" and token[1] != "u":
             yield from _byte_tokens(token, match.start())
             continue
-        plain = _unescaped(token)
+        plain = _unescape(token)
         if plain is not None:
             yield match.start(), match.end(), plain
 
 
 def _byte_tokens(run: str, offset: int) -> Iterator[Token]:
-    """Percent-encoded bytes as characters: UTF-8 where they are, Latin-1 where they are not."""
+    """Decode percent-encoded bytes as UTF-8, and as Latin-1 where they are not UTF-8."""
     content = bytes.fromhex(run.replace("%", ""))
     at = 0
     while at < len(content):
@@ -195,8 +195,8 @@ def _byte_tokens(run: str, offset: int) -> Iterator[Token]:
         at += length
 
 
-def _unescaped(token: str) -> str | None:
-    """The character of an entity or of an escape; None where it is none."""
+def _unescape(token: str) -> str | None:
+    """Return the character of an entity or an escape; None where it is neither."""
     if token[0] == "&":
         if token[1] != "#":
             return html5.get(token[1:])
@@ -227,24 +227,24 @@ def _folded_tokens(text: str) -> Iterator[Token]:
             yield match.start(), match.end(), plain
 
 
-def folded(text: str) -> str:
-    """The text without what shows nothing, in ASCII where it can be: the first layer of its view."""
-    return text if is_usual(text) else _foldable().sub(lambda match: _fold(match[0]), text)
+def fold_text(text: str) -> str:
+    """Remove invisible characters and fold look-alikes to ASCII: the first layer of a view."""
+    return text if is_printable_ascii(text) else _foldable().sub(lambda match: _fold(match[0]), text)
 
 
 _ALPHABETS = ((0x80, 0x3400), (0xA640, 0xAC00), (0xF900, 0x12000), (0x16A00, 0x16E00), (0x1CC00, 0x20000))
-"""Blocks of Unicode with letters or digits that stand for ASCII ones: all but ideographs and syllables."""
+"""Unicode blocks with letters or digits that may fold to ASCII: all but ideographs and syllables."""
 
 
 @cache
 def _foldable() -> re.Pattern[str]:
-    """Characters that may stand for an ASCII one or for nothing. Made on first use, because the scan takes some 30 ms.
+    """Match characters that may fold to ASCII or to nothing. Built on first use, because the scan takes some 30 ms.
 
-    Most letters are neither, so that texts in other alphabets are searched at the speed of the pattern.
+    Most letters do neither, so texts in other alphabets are searched at the speed of the pattern.
     """
     letters = ((code, chr(code)) for block in _ALPHABETS for code in range(*block))
     codes = [code for code, char in letters if char.isalnum() and any(map(str.isascii, _fold(char)))]
-    # As ranges: letters beyond the basic plane are compared one by one.
+    # As ranges, because `re` compares letters beyond the basic plane one by one.
     foldable = set(codes)
     starts = [code for code in codes if code - 1 not in foldable]
     ends = [code for code in codes if code + 1 not in foldable]
@@ -254,7 +254,7 @@ def _foldable() -> re.Pattern[str]:
 
 @lru_cache(maxsize=8_192)
 def _fold(char: str) -> str:
-    """What a character stands for: nothing where it shows nothing, an ASCII digit, blank or hyphen, else its NFKC form."""
+    """Fold a character: to nothing where it is invisible, to an ASCII digit, blank or hyphen, else to its NFKC form."""
     if char in _BLANKS:
         return " "
     category = unicodedata.category(char)

@@ -1,4 +1,4 @@
-"""Addresses in base64 as the value of a parameter. Pure."""
+"""E-mail addresses in base64 as parameter values. Pure."""
 
 import binascii
 import re
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from streams.collector.masking.patterns import EMAIL, MaskSpan, address_spans
 
 _GROUP = r"[A-Za-f][A-HQ-Xg-nw-z0-3][ABEFIJMNQRUVYZcdghklopstwx014589][A-Za-z0-9+/_-]"
-"""Four letters of base64 (RFC 4648) of bytes below 128; random ids break this within a group or two."""
+"""Four base64 characters (RFC 4648) of bytes below 128; random ids fail to match within a group or two."""
 _ASCII_IN_BASE64 = re.compile(rf"=(?=((?:{_GROUP}){{2,}}[A-Za-z0-9+/_-]{{0,3}}={{0,2}}))")
 
 
-def encoded_spans(text: str) -> Iterator[MaskSpan]:
-    """Values of parameters that are an address in base64 of either alphabet, padded or not."""
+def base64_email_spans(text: str) -> Iterator[MaskSpan]:
+    """Yield the parameter values that are an e-mail address in base64, of either alphabet, padded or not."""
     if "=" not in text:
         return
     for match in _ASCII_IN_BASE64.finditer(text):

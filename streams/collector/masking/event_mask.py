@@ -1,31 +1,31 @@
-"""Masks all texts of one event: by what they show, by the names of their fields, and by the event's own identifiers. Pure."""
+"""Masks all texts of one event by their content, by the names of their fields and by the event's own identifiers. Pure."""
 
 import hmac
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from streams.collector.event import ProtocolEvent
-from streams.collector.masking.decoding import folded
+from streams.collector.masking.decoding import fold_text
 from streams.collector.masking.field_names import Category, category_of, is_flag
 from streams.collector.masking.own_identifiers import OwnIdentifiers
 from streams.collector.masking.text import is_plain, mask_text
-from streams.collector.masking.values import any_personal, collect_texts, mask_value, unused_name
+from streams.collector.masking.values import collect_texts, has_personal_key, mask_value, unused_name
 
 SLACK = 4_096
-"""Characters behind a field's limit that are searched, so that no address is cut in two before it is masked."""
+"""Characters beyond a field's limit that are searched, so that no address is truncated before it is masked."""
 MAX_SIGNAL = 65_536
-"""Characters of a consent signal; TC strings of many vendors have some thousands."""
+"""Characters of a consent signal; TC strings with many vendors have some thousands."""
 LONGEST_SIGNAL_NAME = 128
 """Characters."""
 MAX_WORD = 24
-"""Characters of an answer such as `opted out`."""
+"""Characters of a consent value in words, such as `opted out`."""
 
 OnMasked = Callable[[str], None]
-"""Called with the name of each field in which something was masked; the name itself is masked."""
+"""Called with the masked name of each field in which something was masked."""
 
 
 class EventMask:
-    """The masks of one event. Most events hold nothing to mask, so their short texts are looked at all at once."""
+    """The masks of one event. Most events need none, so all their short texts are checked at once."""
 
     __slots__ = ("_absent", "_on_masked", "_own", "_personal", "_plain", "_properties")
 
@@ -36,88 +36,94 @@ class EventMask:
         texts = [event.event_id, event.name, event.order_id, event.tag_version, event.currency, event.decision_token]
         texts += (event.page_title, *event.click_ids, *event.click_ids.values(), *event.signals, *event.signals.values())
         self._personal = collect_texts(event.properties, "", texts)
-        joined = folded("|".join(texts))
+        joined = fold_text("|".join(texts))
         long = "|".join((joined, event.page_url, event.page_referrer, agent))
         self._absent = self._own.are_absent(long)
         self._plain = is_plain(joined) and (self._absent or self._own.are_absent(joined))
 
     def mask(self, text: str, category: Category = Category.OTHER, depth: int = 0) -> str:
-        """A text with labels in it; the same object where nothing is masked."""
+        """Return the masked text; the same object where nothing is masked."""
         return mask_text(self._own.mask(text), category, depth)
 
-    def field(self, name: str, text: str, limit: int, category: Category = Category.OTHER) -> str:
-        """The text of a field, masked and then cut to its limit in characters."""
+    def mask_field(self, name: str, text: str, limit: int, category: Category = Category.OTHER) -> str:
+        """Mask the text of a field, then truncate it to `limit` characters."""
         window = text if len(text) <= limit + SLACK else text[: limit + SLACK]
-        own = window if self._absent and not self._own.can_hide_in(window) else self._own.mask(window)
-        shown = mask_text(own, category)
-        if shown is not window:
+        without_identifiers = window if self._absent and not self._own.can_hide_in(window) else self._own.mask(window)
+        masked = mask_text(without_identifiers, category)
+        if masked is not window:
             self._on_masked(name)
-        return shown if len(shown) <= limit else shown[:limit]
+        return masked if len(masked) <= limit else masked[:limit]
 
-    def short(self, name: str, text: str, limit: int, category: Category = Category.OTHER) -> str:
-        """The same for one of the texts that were looked at together."""
-        return text[:limit] if self._plain else self.field(name, text, limit, category)
+    def mask_short(self, name: str, text: str, limit: int, category: Category = Category.OTHER) -> str:
+        """Do the same for one of the short texts that were checked together."""
+        return text[:limit] if self._plain else self.mask_field(name, text, limit, category)
 
-    def event_id(self, event_id: str, key: bytes) -> str:
-        """The id, or a pseudonym of it where there is something to mask: a label would make one event of many."""
+    def mask_event_id(self, event_id: str, key: bytes) -> str:
+        """Return the id, or its pseudonym where it needs a mask: labels would make different ids equal."""
         if self._plain or self.mask(event_id) is event_id:
             return event_id
         return _pseudonym(key, "event", event_id)[:32]
 
-    def order_id(self, order_id: str, limit: int, key: bytes) -> str:
-        """The id, masked; a pseudonym behind the label keeps orders apart."""
+    def mask_order_id(self, order_id: str, limit: int, key: bytes) -> str:
+        """Mask an order id. A pseudonym after the label keeps different orders apart."""
         if self._plain or self.mask(order_id) is order_id:
             return order_id[:limit]
         digest = _pseudonym(key, "order", order_id)[:12]
-        return f"{self.field('order_id', order_id, limit - len(digest) - 1)}#{digest}"
+        return f"{self.mask_field('order_id', order_id, limit - len(digest) - 1)}#{digest}"
 
-    def click_ids(self, values: Mapping[str, str], limit: int) -> dict[str, str]:
-        """Click ids, names and values masked."""
+    def mask_click_ids(self, values: Mapping[str, str], limit: int) -> dict[str, str]:
+        """Mask the names and values of click ids."""
         if self._plain:
             return {name: text[:limit] for name, text in values.items()}
         masked: dict[str, str] = {}
         for name, text in values.items():
-            shown = self.mask(name)
-            masked[unused_name(shown, masked) if shown is not name else name] = self.field(
-                shown, text, limit, category_of(name)
+            masked_name = self.mask(name)
+            masked[unused_name(masked_name, masked) if masked_name is not name else name] = self.mask_field(
+                masked_name, text, limit, category_of(name)
             )
         return masked
 
-    def signals(self, signals: Mapping[str, str]) -> dict[str, str]:
-        """Consent signals, masked. None is lost: names that are masked alike are numbered, and a masked value denies."""
-        if self._plain and not any_personal("", tuple(signals)) and max(map(len, signals), default=0) <= LONGEST_SIGNAL_NAME:
+    def mask_signals(self, signals: Mapping[str, str]) -> dict[str, str]:
+        """Mask consent signals. None is lost: equal masked names are numbered, and consent reads a masked value as denied."""
+        if (
+            self._plain
+            and not has_personal_key("", tuple(signals))
+            and max(map(len, signals), default=0) <= LONGEST_SIGNAL_NAME
+        ):
             return dict(signals)
         masked: dict[str, str] = {}
         for name, text in signals.items():
             category = category_of(name)
             if category in (Category.EMAIL, Category.PHONE) and _is_word(text):
-                category = Category.OTHER  # consent to letters or to calls
-            shown = self.mask(name)
-            if len(shown) > LONGEST_SIGNAL_NAME:
-                shown = shown[:LONGEST_SIGNAL_NAME]
-            masked[unused_name(shown, masked) if shown is not name else name] = self.field(shown, text, MAX_SIGNAL, category)
+                category = Category.OTHER  # consent to e-mails or calls, not an address
+            masked_name = self.mask(name)
+            if len(masked_name) > LONGEST_SIGNAL_NAME:
+                masked_name = masked_name[:LONGEST_SIGNAL_NAME]
+            masked[unused_name(masked_name, masked) if masked_name is not name else name] = self.mask_field(
+                masked_name, text, MAX_SIGNAL, category
+            )
         return masked
 
-    def properties(self) -> Mapping[str, Any]:
-        """Properties with masks in names and values, nested values too; the same object where nothing is masked."""
+    def mask_properties(self) -> Mapping[str, Any]:
+        """Mask names and values of the properties, at any depth; the same object where nothing is masked."""
         properties = self._properties
         if self._plain and not self._personal:
             return properties
         masked: dict[str, Any] = {}
         for name, value in properties.items():
-            shown_name = self.mask(name)
-            shown = mask_value(value, self.mask, name, category_of(name))
-            if shown is not value or shown_name is not name:
-                self._on_masked(shown_name)
-            masked[unused_name(shown_name, masked) if shown_name is not name else name] = shown
+            masked_name = self.mask(name)
+            masked_value = mask_value(value, self.mask, name, category_of(name))
+            if masked_value is not value or masked_name is not name:
+                self._on_masked(masked_name)
+            masked[unused_name(masked_name, masked) if masked_name is not name else name] = masked_value
         return masked
 
 
 def _is_word(text: str) -> bool:
-    """Letters only: what somebody answered, no address and no number."""
+    """Return whether a text is a word, as consent values are: no address and no number."""
     return is_flag(text) or (len(text) <= MAX_WORD and text.replace("_", "").replace("-", "").replace(" ", "").isalpha())
 
 
 def _pseudonym(key: bytes, kind: str, value: str) -> str:
-    # Keyed, because whoever knows addresses could guess a plain hash.
+    # Keyed, because a plain hash of a known address can be guessed.
     return hmac.digest(key, f"{kind}/{value}".encode("utf-8", "surrogatepass"), "sha256").hex()

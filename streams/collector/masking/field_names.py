@@ -1,4 +1,4 @@
-"""What the name of a field says about its value: whose id, address or number it is. Pure but for its cache.
+"""Categories of fields by their names: which hold an id, an address or a number of a person. Pure but for its cache.
 
 Names are compared in snake case: `userId`, `USER-ID`, `user[id]` and `user.id` are `user_id`.
 """
@@ -7,21 +7,21 @@ import re
 from enum import Enum
 from functools import lru_cache
 
-from streams.collector.masking.decoding import view_of
+from streams.collector.masking.decoding import decode_view
 
 MAX_CLASSIFIED = 256
-"""Characters of a name that are looked at, from its end: the end says what a field is."""
+"""Characters at the end of a name that are classified: the end of a name is its noun."""
 
 
 class Category(Enum):
-    """What a field holds by its name."""
+    """What a field contains, judged by its name."""
 
     OTHER = ""
-    """Nothing by its name: the value is searched for what it shows itself."""
+    """Unknown: the value is searched for addresses."""
     VERSION = "version"
     """A version number, which looks like an IPv4 address."""
     CODE = "code"
-    """A number of an article, which may look like a phone number."""
+    """An article number, which may look like a phone number."""
     USER_ID = "[user id]"
     EMAIL = "[email]"
     PHONE = "[phone]"
@@ -31,16 +31,16 @@ class Category(Enum):
 
     @property
     def is_masked(self) -> bool:
-        """Whether the value is masked whatever it is; `value` is the label."""
+        """Whether every value is masked; `value` is the label."""
         return self not in _SEARCHED
 
-    __hash__ = object.__hash__  # an enum's own is Python code
+    __hash__ = object.__hash__  # faster than the enum's own, which is Python code
 
 
 _SEARCHED = frozenset({Category.OTHER, Category.VERSION, Category.CODE})
 
 _HASHED = r"(?:_?(?:hash(?:ed)?|sha_?\d*+|md_?5|plain|raw|lower|value|\d++))*+"
-"""What may follow a name without changing whose value it is. Possessive: names come from senders."""
+"""Suffixes that do not change whose value it is. Possessive, because senders choose the names."""
 _OWNER = r"(?:^|_|user|customer|client|contact|login|billing|shipping|guest|buyer|hashed|sha_?256|md_?5)"
 _PERSON = (
     r"(?:user|customer|client|visitor|member|subscriber|anonymous|anon|device|person|contact|shopper|guest|buyer|patient|employee"
@@ -97,18 +97,18 @@ _RULES: tuple[tuple[Category, re.Pattern[str]], ...] = (
         ),
     ),
 )
-"""In order; the first that fits counts."""
+"""In order; the first match counts."""
 
 _COOKIES = frozenset({"_ga", "_gid", "_fbp"})
-"""Cookies that name a browser; in snake case their names would lose what tells them from other words."""
+"""Cookies that identify a browser. They are compared before the conversion to snake case, which drops the underscore."""
 
 _WORDS = re.compile(r"IPv[46]|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_A-Za-z]+")
 
 
 @lru_cache(maxsize=16_384)
 def category_of(name: str) -> Category:
-    """The category of a field with this name, or with this path of names joined by dots."""
-    name = view_of(name[-MAX_CLASSIFIED:]).text
+    """Return the category of a field with this name, or with this path of names joined by dots."""
+    name = decode_view(name[-MAX_CLASSIFIED:]).text
     if re.split(r"[.\[\]\s]", name.rstrip("] "))[-1] in _COOKIES:
         return Category.USER_ID
     snake = "_".join(_WORDS.findall(name)).lower()
@@ -121,9 +121,9 @@ def category_of(name: str) -> Category:
 FLAG_WORDS = frozenset(
     {"", "true", "false", "yes", "no", "on", "off", "0", "1", "null", "none", "undefined", "granted", "denied", "unknown"}
 )
-"""Values that say nothing of a person under any name: `email=1` is a box that was ticked."""
+"""Values that identify nobody under any name: `email=1` is a ticked box."""
 
 
 def is_flag(value: str) -> bool:
-    """Whether a value is a mere yes, no or nothing."""
+    """Return whether a value is a yes, a no or empty."""
     return len(value) <= 9 and value.strip().lower() in FLAG_WORDS

@@ -1,21 +1,21 @@
-"""Masks an event's own identifiers wherever they stand: the names of the fields that repeat them need not be known. Pure."""
+"""Masks an event's own identifiers in all of its texts, whatever the fields are named. Pure."""
 
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_address
 
-from streams.collector.masking.decoding import Encoding, encoding_of, folded, view_of
+from streams.collector.masking.decoding import Encoding, classify_encoding, decode_view, fold_text
 from streams.collector.masking.patterns import EMAIL, IP, PHONE, MaskSpan
-from streams.collector.masking.text import in_source, replace_spans
+from streams.collector.masking.text import replace_spans, to_source_spans
 from streams.identity.nodes import normalise
 
 MIN_IDENTIFIER = 6
-"""Characters: shorter ones stand in words and numbers by chance."""
+"""Characters: shorter identifiers occur in words and numbers by chance."""
 MIN_DIGITS = 8
-"""Digits of a phone number that are looked for without its plus and prefix."""
+"""Digits of the shortest phone number that is searched without its plus and prefix."""
 MAX_NEEDLES = 32
-"""Spellings looked for in one event; a protocol names at most a dozen identifiers."""
+"""Spellings that are searched in one event; protocols have at most a dozen identifiers."""
 
 ID = "[id]"
 _LABELS = {"email": EMAIL, "phone": PHONE}
@@ -23,26 +23,26 @@ _SEPARATORS = r"[ ().\-/_+]{0,6}"
 _NOT_DIGIT = re.compile(r"\D+")
 
 Needle = tuple[str, str]
-"""Spelling in lower case, label."""
+"""(spelling in lower case, label)."""
 
 
 class OwnIdentifiers:
-    """The spellings of one event's identifiers and addresses."""
+    """The spellings of one event's identifiers and IP addresses."""
 
-    __slots__ = ("_needles", "_phones")
+    __slots__ = ("_needles", "_phone_forms")
 
     def __init__(self, identifiers: Sequence[tuple[str, str]], addresses: Iterable[str]) -> None:
         self._needles: list[Needle] = []
-        self._phones: list[str] = []
+        self._phone_forms: list[str] = []
         for kind, value in identifiers:
             spelling = value.strip().lower()
             if len(spelling) >= MIN_IDENTIFIER:
                 label = _LABELS.get(kind, ID)
                 self._needles.append((spelling, label))
                 if not spelling.isascii() or "%" in spelling or "&" in spelling or "\\" in spelling:
-                    self._needles += [(form, label) for form in _other_forms(spelling)]
+                    self._needles += [(form, label) for form in _alternative_forms(spelling)]
             if kind == "phone":
-                self._phones += _national_forms(spelling)
+                self._phone_forms += _national_forms(spelling)
         for address in addresses:
             if len(address) >= MIN_IDENTIFIER and not address.startswith("127."):
                 spelling = address.strip().lower()
@@ -53,46 +53,46 @@ class OwnIdentifiers:
             del self._needles[MAX_NEEDLES:]
 
     def are_absent(self, text: str) -> bool:
-        """Whether none stands in a text as it is; what is encoded in it is not looked at."""
+        """Return whether no identifier occurs in a text as it is, without decoding."""
         if not self._needles:
             return True
         lower = text.lower()
         for needle, _ in self._needles:
             if needle in lower:
                 return False
-        return not (self._phones and self._has_phone(lower))
+        return not (self._phone_forms and self._has_phone(lower))
 
     def can_hide_in(self, text: str) -> bool:
-        """Whether a text must be decoded before they can be seen in it."""
-        encoding = encoding_of(text)
-        return encoding is Encoding.ANY or (encoding is Encoding.SPACED and self._have_spaces())
+        """Return whether a text must be decoded before identifiers can be found in it."""
+        encoding = classify_encoding(text)
+        return encoding is Encoding.ANY or (encoding is Encoding.SPACED and self._can_be_spaced())
 
-    def _have_spaces(self) -> bool:
+    def _can_be_spaced(self) -> bool:
         joined = "".join([needle for needle, _ in self._needles])
-        return bool(self._phones) or " " in joined or "," in joined or "/" in joined or "|" in joined
+        return bool(self._phone_forms) or " " in joined or "," in joined or "/" in joined or "|" in joined
 
     def mask(self, text: str) -> str:
-        """The text with labels in the place of identifiers; the same object where there are none."""
+        """Replace identifiers in a text by labels; the same object where there are none."""
         if not self._needles:
             return text
         if not self.can_hide_in(text):
             return text if self.are_absent(text) else replace_spans(text, self._spans(text))
-        view = view_of(text)
+        view = decode_view(text)
         if self.are_absent(view.text) and self.are_absent(text):
             return text
-        return replace_spans(text, [*self._spans(text), *in_source(view, self._spans(view.text))])
+        return replace_spans(text, [*self._spans(text), *to_source_spans(view, self._spans(view.text))])
 
     def _has_phone(self, text: str) -> bool:
         digits = _NOT_DIGIT.sub("", text)
-        return any(form in digits for form in self._phones)
+        return any(form in digits for form in self._phone_forms)
 
     def _spans(self, text: str) -> Iterator[MaskSpan]:
         lower = text.lower()
-        if len(lower) != len(text):  # a letter whose lower case is two
+        if len(lower) != len(text):  # a letter whose lower case is two letters
             lower = text
         for needle, label in self._needles:
             start = lower.find(needle)
-            # Junk (`undefined`, `anonymous`) identifies nobody, and stands in texts that mean something.
+            # Junk (`undefined`, `anonymous`) identifies nobody and occurs in ordinary texts.
             if start >= 0 and normalise("user", needle) is None:
                 continue
             while start >= 0:
@@ -100,21 +100,21 @@ class OwnIdentifiers:
                 if not (_is_number(needle) and _within_number(lower, start, end)):
                     yield MaskSpan(start, end, label)
                 start = lower.find(needle, end)
-        if self._phones and self._has_phone(lower):
-            for form in self._phones:
+        if self._phone_forms and self._has_phone(lower):
+            for form in self._phone_forms:
                 for match in re.finditer(rf"(?<!\d)\+?{_SEPARATORS.join(form)}(?!\d)", text):
                     yield MaskSpan(match.start(), match.end(), PHONE)
 
 
-def _other_forms(spelling: str) -> set[str]:
-    """Decoded, composed, and without the marks of its letters: as views show what was written in one way or the other."""
-    plain = view_of(spelling).text
-    forms = {plain, unicodedata.normalize("NFC", plain), folded(unicodedata.normalize("NFD", plain))}
+def _alternative_forms(spelling: str) -> set[str]:
+    """Return a spelling decoded, composed, and without diacritics, as views may show it."""
+    plain = decode_view(spelling).text
+    forms = {plain, unicodedata.normalize("NFC", plain), fold_text(unicodedata.normalize("NFD", plain))}
     return {form.lower() for form in forms if len(form) >= MIN_IDENTIFIER} - {spelling}
 
 
 def _national_forms(phone: str) -> list[str]:
-    """Digits of an international number as they are written without its plus, with zeros, or within the country."""
+    """Return the digits of an international number with two zeros, without a prefix, and in national notation."""
     digits = _NOT_DIGIT.sub("", phone)
     digits = digits[2:] if digits.startswith("00") else digits
     if len(digits) < MIN_DIGITS:
@@ -124,7 +124,7 @@ def _national_forms(phone: str) -> list[str]:
 
 
 def _address_forms(address: str) -> set[str]:
-    """The short and the long form of an IPv6 address in lower case."""
+    """Return the compressed and the exploded form of an IPv6 address."""
     try:
         parsed = ip_address(address)
     except ValueError:
@@ -137,7 +137,7 @@ def _is_number(needle: str) -> bool:
 
 
 def _within_number(text: str, start: int, end: int) -> bool:
-    """Whether digits go on at either side: a number within a longer one is another number."""
+    """Return whether digits continue on either side: the span is then part of another number."""
     return (text[start].isdigit() and text[max(0, start - 1) : start].isdigit()) or (
         text[end - 1].isdigit() and text[end : end + 1].isdigit()
     )

@@ -1,6 +1,6 @@
-"""Where a decoded text shows an e-mail address, a phone number, an IP address or a field that names a person. Pure.
+"""Finds e-mail addresses, phone numbers, IP addresses and values of personal fields in a decoded text. Pure.
 
-Every search is linear in the text: quantifiers are bounded, and what stands in front of a mark (`@`, `=`) is read
+Every search is linear in the length of the text: quantifiers are bounded, and the text before a mark (`@`, `=`) is matched
 backwards from it.
 """
 
@@ -14,7 +14,7 @@ from streams.collector.masking.field_names import Category, category_of, is_flag
 
 
 class MaskSpan(NamedTuple):
-    """A place in a text, end exclusive, and what is written there instead."""
+    """A span of a text, end exclusive, and the label that replaces it."""
 
     start: int
     end: int
@@ -25,7 +25,7 @@ EMAIL, PHONE, IP, REMOVED = Category.EMAIL.value, Category.PHONE.value, Category
 LABELS = tuple(category.value for category in Category if category.is_masked)
 
 MAX_LOCAL = 256
-"""Characters in front of an `@`; RFC 5321 allows 64, and what is longer is masked no less."""
+"""Characters before an `@`; RFC 5321 allows 64, and longer ones are masked too."""
 
 _LOCAL_BACKWARDS = re.compile(r"(?:\)[^()@]{0,64}\((?=\w))?[\w.+\-'~$*^!%]*")
 _QUOTED_LOCAL_BACKWARDS = re.compile(r'"([\w .+\-@]{1,64})"(?!\w)')
@@ -40,14 +40,14 @@ _SPOKEN_DOMAIN = re.compile(rf"(?:\w[\w-]{{0,62}}{_DOT}){{1,8}}[^\W\d_][\w-]{{1,
 _BLANK_AT = re.compile(r" (?:at|@) ", re.IGNORECASE)
 _SPELLED_DOMAIN = re.compile(r"(?:\w[\w-]{0,62}\s(?:dot|punkt)\s){1,4}[^\W\d_][\w-]{1,62}", re.IGNORECASE)
 _SURE_LOCAL = re.compile(r"[^\W\d_]{2,}[._+-]\w")
-"""Two words with a dot between them in front of ` at ` are a local part, one word is a word."""
+"""Two words joined by a dot before ` at ` are a local part, a single word is not."""
 
 _GAP = r"[ ().\-/_+~\u00b7\u2022\u2027\u2219]{0,6}"
 _PHONE_PLUS = re.compile(rf"(?<![\w+])\+{_GAP}[1-9](?:{_GAP}\d){{7,15}}(?!\d)")
 _PHONE_ZEROS = re.compile(rf"(?<![\w+,-])(?<!\d[.:])00{_GAP}[1-9](?:{_GAP}\d){{7,15}}(?![\w]|-\w)")
 _ZEROS = re.compile(rf"00{_GAP}[1-9]")
 _JOINING = frozenset("_+,-")
-"""Signs in front of two zeros that make them a part of something else; so do letters and digits."""
+"""Characters before two zeros after which these are no phone prefix; nor are they after letters and digits."""
 _PHONE_LINK = re.compile(r"(?<!\w)(?:tel|sms|callto):[ +(]{0,3}\d(?:[ ().\-/+]{0,3}\d){4,15}", re.IGNORECASE)
 _CODE_BEFORE = re.compile(
     r"(?:gtin|ean|upc|sku|isbn|barcode|asin|mpn|item|product|article)\w{0,8}[\"']?\s?[:=/]?\s?[\"']?$", re.IGNORECASE
@@ -68,32 +68,32 @@ _JSON_VALUE = re.compile(r"\"([^\"]*)\"?|'([^']*)'?|\{[^{}]*\}?|\[[^\[\]]*\]?|[^
 
 
 def address_spans(text: str, category: Category = Category.OTHER) -> Iterator[MaskSpan]:
-    """E-mail addresses, phone numbers and IP addresses. `category` is that of the field that the text stands in."""
+    """Yield e-mail addresses, phone numbers and IP addresses. `category` is that of the text's field."""
     if "@" in text:
-        yield from _emails(text)
-    yield from _spoken_emails(text)
+        yield from _email_spans(text)
+    yield from _spoken_email_spans(text)
     if "+" in text or "00" in text or ":" in text:
-        yield from _phones(text, category)
+        yield from _phone_spans(text, category)
     yield from ip_spans(text, category)
 
 
 def ip_spans(text: str, category: Category = Category.OTHER) -> Iterator[MaskSpan]:
-    """IP addresses alone."""
+    """Yield IP addresses. `category` is that of the text's field."""
     if text.count(".") >= 3:
-        yield from _ipv4(text, category)
+        yield from _ipv4_spans(text, category)
     if text.count(":") >= 2:
-        yield from _ipv6(text)
+        yield from _ipv6_spans(text)
 
 
 def field_spans(text: str) -> Iterator[MaskSpan]:
-    """Values of parameters (`user_id=17`) and of JSON pairs (`"user_id": 17`) whose name says that they are a person's."""
-    if "=" in text and _may_name_persons(text):
-        yield from _parameters(text)
+    """Yield values of parameters (`user_id=17`) and JSON pairs (`"user_id": 17`) with a personal name."""
+    if "=" in text and _may_hold_personal_parameter(text):
+        yield from _parameter_spans(text)
     if ":" in text and ('"' in text or "'" in text):
-        yield from _json_pairs(text)
+        yield from _json_pair_spans(text)
 
 
-def _emails(text: str) -> Iterator[MaskSpan]:
+def _email_spans(text: str) -> Iterator[MaskSpan]:
     if "//" in text:
         for match in _USERINFO.finditer(text):
             yield MaskSpan(match.start(1), match.end(1), REMOVED)
@@ -108,7 +108,7 @@ def _emails(text: str) -> Iterator[MaskSpan]:
 
 
 def _local_start(text: str, at: int) -> int:
-    """Where the local part begins that ends at `at`; `at` itself where there is none."""
+    """Return where the local part begins that ends at `at`; `at` where there is none."""
     backwards = text[max(0, at - MAX_LOCAL) : at][::-1]
     quoted = _QUOTED_LOCAL_BACKWARDS.match(backwards)
     if quoted and any(char.isalnum() for char in quoted[1]):
@@ -120,8 +120,8 @@ def _local_start(text: str, at: int) -> int:
     return start
 
 
-def _spoken_emails(text: str) -> Iterator[MaskSpan]:
-    """`name (at) host.example` in any bracket, `first.last at host.example`, `name at host dot example`."""
+def _spoken_email_spans(text: str) -> Iterator[MaskSpan]:
+    """Yield `name (at) host.example` in any bracket, `first.last at host.example`, `name at host dot example`."""
     if "(" in text or "[" in text or "{" in text or "<" in text:
         for mark in _SPOKEN_AT.finditer(text):
             domain = _SPOKEN_DOMAIN.match(text, mark.end())
@@ -137,8 +137,8 @@ def _spoken_emails(text: str) -> Iterator[MaskSpan]:
                 yield MaskSpan(start, domain.end(), EMAIL)
 
 
-def shows_zeros(text: str) -> bool:
-    """Whether an international prefix of two zeros may stand in a text; cheaper than the pattern."""
+def has_zero_prefix(text: str) -> bool:
+    """Return whether a text may contain an international prefix of two zeros; cheaper than the pattern."""
     for match in _ZEROS.finditer(text):
         before = text[match.start() - 1] if match.start() else " "
         if not before.isalnum() and before not in _JOINING:
@@ -146,26 +146,26 @@ def shows_zeros(text: str) -> bool:
     return False
 
 
-def _phones(text: str, category: Category) -> Iterator[MaskSpan]:
+def _phone_spans(text: str, category: Category) -> Iterator[MaskSpan]:
     if "+" in text:
         for match in _PHONE_PLUS.finditer(text):
             yield MaskSpan(match.start(), match.end(), PHONE)
     if "00" in text:
-        for match in _PHONE_ZEROS.finditer(text) if shows_zeros(text) else ():
-            if not match[0].isdigit() or (_is_dialled(match[0]) and not _is_article_number(text, match, category)):
+        for match in _PHONE_ZEROS.finditer(text) if has_zero_prefix(text) else ():
+            if not match[0].isdigit() or (_is_phone_length(match[0]) and not _is_article_number(text, match, category)):
                 yield MaskSpan(match.start(), match.end(), PHONE)
     if ":" in text:
         for match in _PHONE_LINK.finditer(text):
             yield MaskSpan(match.start(), match.end(), PHONE)
 
 
-def _is_dialled(digits: str) -> bool:
-    """Digits without any gap have the length of a phone number (ITU-T E.164); zones 1 and 7 have ten digits each."""
+def _is_phone_length(digits: str) -> bool:
+    """Return whether digits without gaps have the length of a phone number (ITU-T E.164); zones 1 and 7 have ten digits."""
     return len(digits) == 13 if digits[2] in "17" else 11 <= len(digits) <= 16
 
 
 def _is_article_number(text: str, match: re.Match[str], category: Category) -> bool:
-    """A GTIN with its check digit (GS1 General Specifications, 7.9) where the name in front of it says so."""
+    """Return whether a number is a GTIN with a valid check digit (GS1 General Specifications, 7.9) after a name of one."""
     digits = match[0]
     if len(digits) not in (13, 14):
         return False
@@ -174,37 +174,37 @@ def _is_article_number(text: str, match: re.Match[str], category: Category) -> b
     return sum(int(digit) * (3 if place % 2 else 1) for place, digit in enumerate(reversed(digits))) % 10 == 0
 
 
-def _ipv4(text: str, category: Category) -> Iterator[MaskSpan]:
+def _ipv4_spans(text: str, category: Category) -> Iterator[MaskSpan]:
     for match in _IPV4.finditer(text):
         start, end = match.span()
         octets = [int(octet) for octet in match[0].split(".")]
         if max(octets) > 255 or octets[0] in (0, 127) or max(octets) < 20:
-            continue  # none at all, a machine's own, or the number of a version or of a chapter
+            continue  # not an address, a loopback address, or a version or chapter number
         before = text[max(0, start - 66) : start]
-        joined = before[-1:].isalpha() or before[-1:] == "_" or text[end : end + 1].isalpha()
-        versioned = category is Category.VERSION or (before and _VERSION_BEFORE.search(before, max(0, len(before) - 24)))
+        is_joined = before[-1:].isalpha() or before[-1:] == "_" or text[end : end + 1].isalpha()
+        is_version = category is Category.VERSION or (before and _VERSION_BEFORE.search(before, max(0, len(before) - 24)))
         if before.endswith("/") and not before.endswith("//"):
             if _PRODUCT_BEFORE.search(before):
                 if category is not Category.VERSION:
                     continue
             else:
-                joined = True
-        if (joined and not _is_rather_an_address(octets)) or (versioned and sum(octet >= 100 for octet in octets) < 2):
+                is_joined = True
+        if (is_joined and not _looks_like_address(octets)) or (is_version and sum(octet >= 100 for octet in octets) < 2):
             continue
         yield MaskSpan(start, end, IP)
 
 
-def _is_rather_an_address(octets: list[int]) -> bool:
-    """Versions of four numbers begin low or end in zero."""
+def _looks_like_address(octets: list[int]) -> bool:
+    """Return whether four numbers look like an address: versions begin with low numbers or end in zero."""
     return octets[3] != 0 and (octets[0] >= 100 or sum(octet >= 100 for octet in octets) >= 2)
 
 
-def _ipv6(text: str) -> Iterator[MaskSpan]:
+def _ipv6_spans(text: str) -> Iterator[MaskSpan]:
     for match in _IPV6.finditer(text):
         token = match[0]
         if token.count(":") < 2 or text[match.end() : match.end() + 1].isalpha():
             continue
-        # What stands in front of a colon may be a word: `contact:2001:db8::1`.
+        # A word may precede the first colon: `contact:2001:db8::1`.
         offsets = [0] if not text[match.start() - 1 : match.start()].isalpha() else []
         for offset in (*offsets, token.index(":") + 1):
             address = token[offset:].rstrip(".")
@@ -212,8 +212,8 @@ def _ipv6(text: str) -> Iterator[MaskSpan]:
             if _is_ipv6(address):
                 start = match.start() + offset
                 end = start + len(address)
-                bracketed = text[start - 1 : start] == "[" and text[end : end + 1] == "]"
-                yield MaskSpan(start - bracketed, end + bracketed, IP)
+                has_brackets = text[start - 1 : start] == "[" and text[end : end + 1] == "]"
+                yield MaskSpan(start - has_brackets, end + has_brackets, IP)
                 break
 
 
@@ -221,7 +221,7 @@ def _is_ipv6(token: str) -> bool:
     groups = [group for group in token.split(":") if group]
     if len(groups) + token.count(".") < 2 or not any(char.isdigit() for char in token):
         return False
-    if len(groups) == 2 and len(groups[0]) < 4:  # `a1::b2` is a name in many languages
+    if len(groups) == 2 and len(groups[0]) < 4:  # `a1::b2` is a qualified name in many languages
         return False
     try:
         address = ip_address(token)
@@ -230,23 +230,23 @@ def _is_ipv6(token: str) -> bool:
     return not (address.is_loopback or address.is_unspecified)
 
 
-def _may_name_persons(text: str) -> bool:
-    """False where all parameters are those of an address, as in most texts, and none is a person's: one look-up for all."""
+def _may_hold_personal_parameter(text: str) -> bool:
+    """Return False where all parameters are those of a URL and none has a personal name: one cached look-up for all."""
     names = _QUERY_NAME.findall(text)
-    return len(names) != text.count("=") or _any_personal(tuple(names))
+    return len(names) != text.count("=") or _has_personal_name(tuple(names))
 
 
 @lru_cache(maxsize=4_096)
-def _any_personal(names: tuple[str, ...]) -> bool:
-    """The pages of a site have the same parameters mostly."""
+def _has_personal_name(names: tuple[str, ...]) -> bool:
+    """Cached, because the pages of a site mostly share their parameters."""
     return any(category_of(name).is_masked for name in names)
 
 
-def _parameters(text: str) -> Iterator[MaskSpan]:
-    at, read = text.find("="), 0
+def _parameter_spans(text: str) -> Iterator[MaskSpan]:
+    at, value_end = text.find("="), 0
     while at >= 0:
         following = at + 1
-        name = text[max(read, at - 64) : at].rpartition("&")[2].rpartition("?")[2]
+        name = text[max(value_end, at - 64) : at].rpartition("&")[2].rpartition("?")[2]
         if not name.isidentifier():
             match = _NAME_BACKWARDS.match(name[::-1])
             name = match[0][::-1] if match else ""
@@ -256,26 +256,26 @@ def _parameters(text: str) -> Iterator[MaskSpan]:
             start, end = value.span()
             if end - start > 1 and text[start] in "\"'":
                 start, end = start + 1, end - (text[end - 1] == text[start])
-            read = following = value.end()
-            yield from _whole(text, start, end, category)
+            value_end = following = value.end()
+            yield from _value_spans(text, start, end, category)
         at = text.find("=", following)
 
 
-def _json_pairs(text: str) -> Iterator[MaskSpan]:
-    read = 0
+def _json_pair_spans(text: str) -> Iterator[MaskSpan]:
+    value_end = 0
     for colon in _JSON_COLON.finditer(text):
-        if colon.start() < read:
+        if colon.start() < value_end:
             continue
         before = text[max(0, colon.start() - 66) : colon.start()]
         category = category_of(before[before.rfind(colon[0][0]) + 1 :])
         value = _JSON_VALUE.match(text, colon.end()) if category.is_masked else None
         if value:
-            read = value.end()
+            value_end = value.end()
             start, end = value.span(value.lastindex or 0)
-            yield from _whole(text, start, end, category)
+            yield from _value_spans(text, start, end, category)
 
 
-def _whole(text: str, start: int, end: int, category: Category) -> Iterator[MaskSpan]:
-    """The whole of a field's value, unless it is a mere flag or masked already."""
+def _value_spans(text: str, start: int, end: int, category: Category) -> Iterator[MaskSpan]:
+    """Yield the whole value of a field, unless it is a flag or masked already."""
     if start < end and not is_flag(text[start:end]) and not text.startswith(LABELS, start):
         yield MaskSpan(start, end, category.value)

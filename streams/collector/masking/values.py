@@ -1,4 +1,4 @@
-"""Masks nested values: objects and arrays of a property, names and texts at any depth. Pure but for a cache."""
+"""Masks nested values: names and texts of objects and arrays at any depth. Pure but for a cache."""
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -8,19 +8,19 @@ from streams.collector.masking.field_names import Category, category_of
 from streams.collector.masking.patterns import REMOVED
 
 MAX_DEPTH = 64
-"""Levels of values in values, JSON in texts included. What lies deeper is removed."""
+"""Levels of nested values, including JSON in texts. Deeper values are removed."""
 
 MAX_SEARCHED = 16_384
-"""Characters of a text that are searched; the rest is cut, as the contract's limit is lower."""
+"""Characters of a text that are searched; the rest is cut off, because the contract's limit is lower."""
 MIN_NUMBER = 100_000
-"""Smaller numbers are nobody's id."""
+"""Smaller numbers are not treated as ids."""
 
 MaskText = Callable[[str, Category, int], str]
-"""Text, category of its field, depth -> masked text."""
+"""(text, category of its field, depth) -> masked text."""
 
 
 def collect_texts(value: Mapping[str, Any] | list[Any], name: str, texts: list[str]) -> bool:
-    """Append all names and texts of a value, which a field of this name holds. True where a name says that it is a person's."""
+    """Append all names and texts of a field's value to `texts`. Returns whether any name in it is personal."""
     personal = False
     if isinstance(value, list):
         for inner in value:
@@ -32,7 +32,7 @@ def collect_texts(value: Mapping[str, Any] | list[Any], name: str, texts: list[s
             elif (kind is int or kind is float) and inner >= MIN_NUMBER:
                 texts.append(str(inner))
         return personal
-    personal = any_personal(name, tuple(value))
+    personal = has_personal_key(name, tuple(value))
     texts += value
     for key, inner in value.items():
         kind = type(inner)
@@ -46,15 +46,15 @@ def collect_texts(value: Mapping[str, Any] | list[Any], name: str, texts: list[s
 
 
 @lru_cache(maxsize=4_096)
-def any_personal(name: str, keys: tuple[str, ...]) -> bool:
-    """Whether one of these keys of an object, which a field of this name holds, says that its value is a person's."""
+def has_personal_key(name: str, keys: tuple[str, ...]) -> bool:
+    """Return whether any of these keys is a personal name, within an object in the field `name`."""
     return any(category_of(f"{name}.{key}").is_masked for key in keys)
 
 
 def mask_value(value: Any, mask_text: MaskText, name: str = "", category: Category = Category.OTHER, depth: int = 0) -> Any:
-    """The value with labels in it, a copy; the same object where nothing changes.
+    """Return a masked copy of a value; the same object where nothing is masked.
 
-    `name` and `category` are those of the field that holds it. What is under a masked name is masked to its last leaf.
+    `name` and `category` are those of the value's field. Beneath a personal name every leaf is masked.
     """
     if isinstance(value, str):
         return mask_text(value[:MAX_SEARCHED], category, depth)
@@ -71,8 +71,8 @@ def mask_value(value: Any, mask_text: MaskText, name: str = "", category: Catego
             return value if value in (0, 1) else category.value
         if value >= MIN_NUMBER:
             text = str(value)
-            shown = mask_text(text, category, depth)
-            return value if shown == text else shown
+            masked = mask_text(text, category, depth)
+            return value if masked == text else masked
     return value
 
 
@@ -80,22 +80,22 @@ def _mask_object(value: Mapping[str, Any], mask_text: MaskText, name: str, categ
     masked: dict[str, Any] = {}
     changed = False
     for key, inner in value.items():
-        own = category_of(f"{name}.{key}")
-        effective = category if category.is_masked and not own.is_masked else own
-        shown = mask_value(inner, mask_text, key, effective, depth + 1)
-        shown_key = mask_text(key, Category.OTHER, depth + 1)
-        changed = changed or shown is not inner or shown_key is not key
-        masked[unused_name(shown_key, masked) if shown_key is not key else key] = shown
+        key_category = category_of(f"{name}.{key}")
+        effective = category if category.is_masked and not key_category.is_masked else key_category
+        masked_inner = mask_value(inner, mask_text, key, effective, depth + 1)
+        masked_key = mask_text(key, Category.OTHER, depth + 1)
+        changed = changed or masked_inner is not inner or masked_key is not key
+        masked[unused_name(masked_key, masked) if masked_key is not key else key] = masked_inner
     return masked if changed else value
 
 
 def _mask_list(value: list[Any], mask_text: MaskText, name: str, category: Category, depth: int) -> list[Any]:
     masked = [mask_value(inner, mask_text, name, category, depth + 1) for inner in value]
-    return masked if any(shown is not inner for shown, inner in zip(masked, value, strict=True)) else value
+    return masked if any(masked_inner is not inner for masked_inner, inner in zip(masked, value, strict=True)) else value
 
 
 def unused_name(name: str, names: Mapping[str, Any]) -> str:
-    """The name, or with `#2`, `#3`, ... behind it where names that were masked alike would replace each other."""
+    """Return the name, or the name with `#2`, `#3`, ... where `names` already has it."""
     if name not in names:
         return name
     number = 2

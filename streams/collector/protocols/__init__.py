@@ -1,1 +1,1 @@
-"""The protocols of the collector: each module turns one protocol's payload into events."""
+"""The collector's protocols, one module each, and the table of doors."""

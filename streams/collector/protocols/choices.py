@@ -1,4 +1,4 @@
-"""`POST /v1/consent`: choices and withdrawals that come without an event, from a consent platform's webhook or a form. Pure.
+"""`POST /v1/consent`: choices and withdrawals without an event, from a consent platform's webhook or a form. Pure.
 
 Body: one choice, an array, or `{"choices": [...]}`. A choice names whom it is about (the identifiers of `/v1/events`, each of
 them), and either `consent` (signals, as with an event) or `"kind": "withdrawal"` with the `purposes` withdrawn (none = all).
@@ -14,14 +14,15 @@ import orjson
 
 from infra.parsing.site import site_of
 from infra.parsing.times import parse_time
-from streams.collector.event import InvalidField, InvalidItem, text
-from streams.collector.protocols.own import identifiers_of
-from streams.collector.signals.signals import MAX_NAME, SignalBuilder
+from streams.collector.event import InvalidField, InvalidItem, read_text
+from streams.collector.protocols.own import read_identifiers
+from streams.collector.signals.field_roles import MAX_NAME
+from streams.collector.signals.signals import SignalBuilder
 from streams.identity.nodes import NodeKeys, all_nodes, named
 
 PURPOSES = ("analytics", "marketing", "personalization")
 UNDATED = 0
-"""`chosen_ts` of a choice whose time cannot be read: the gate takes a refusal as made on arrival, and a grant as undated."""
+"""`chosen_ts` of a choice with an unreadable time: consent dates a refusal by its arrival and leaves a grant undated."""
 _REPEATED = re.compile(r"#[0-9]+$")
 
 
@@ -34,15 +35,15 @@ class SentChoice:
     signals: Mapping[str, str]
     purposes: Sequence[str]
     chosen: int | None
-    """Milliseconds UTC; None = now, `UNDATED` = a time that cannot be read."""
+    """Milliseconds UTC; None = now, `UNDATED` = an unreadable time."""
     site: str
-    """As events' hosts are written; empty = the key's."""
+    """Normalised as events' hosts are; empty = the key's site."""
     evidence: str
-    """Hash of the item."""
+    """The first 16 hex digits of the item's SHA-256."""
 
 
-def items_of(body: Any) -> list[Any]:
-    """The items of a body. Wrong where it is neither object nor array."""
+def extract_items(body: Any) -> list[Any]:
+    """Return the items of a body. InvalidField where it is neither an object nor an array."""
     if isinstance(body, list):
         return body
     if not isinstance(body, dict):
@@ -54,60 +55,66 @@ def items_of(body: Any) -> list[Any]:
     return body["choices"]
 
 
-def read(item: Any) -> SentChoice | InvalidItem:
-    """One item."""
+def parse_item(item: Any) -> SentChoice | InvalidItem:
+    """Parse one choice."""
     if not isinstance(item, dict):
         return InvalidItem("a choice must be an object")
     try:
-        return _read(item)
+        return _parse(item)
     except InvalidField as error:
         return InvalidItem(str(error))
 
 
-def _read(said: Mapping[str, Any]) -> SentChoice:
-    kind = text(said, "kind") or "choice"
+def _parse(item: Mapping[str, Any]) -> SentChoice:
+    kind = read_text(item, "kind") or "choice"
     if kind not in ("choice", "withdrawal"):
         raise InvalidField("kind must be choice or withdrawal")
-    built = SignalBuilder()
-    built.add_named(said)
-    if kind == "choice" and not built.as_map():
+    signals = SignalBuilder()
+    signals.add_signal_fields(item)
+    if kind == "choice" and not signals.as_map():
         raise InvalidField("consent must say what was chosen, or kind must be withdrawal")
-    purposes = said.get("purposes", [])
+    purposes = item.get("purposes", [])
     if not isinstance(purposes, list) or not set(map(str, purposes)) <= set(PURPOSES):
         raise InvalidField(f"purposes must be an array of {', '.join(PURPOSES)}")
-    if platform := text(said, "platform"):
-        built.put("platform", platform)
-    evidence = hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS, default=str)).hexdigest()[:16]
+    if platform := read_text(item, "platform"):
+        signals.put("platform", platform)
+    evidence = hashlib.sha256(orjson.dumps(item, option=orjson.OPT_SORT_KEYS, default=str)).hexdigest()[:16]
     return SentChoice(
-        identifiers_of(said), kind, built.as_map(), purposes, _chosen(said, built.as_map()), _site(said), evidence
+        read_identifiers(item),
+        kind,
+        signals.as_map(),
+        purposes,
+        _read_chosen_time(item, signals.as_map()),
+        _read_site(item),
+        evidence,
     )
 
 
-def plain_name(name: str) -> str:
-    """The name of a signal that may be the second or a later one of that name."""
+def strip_repeat_suffix(name: str) -> str:
+    """Return a signal's name without the `#2`, `#3`, ... of a repeated one."""
     return _REPEATED.sub("", name[:MAX_NAME])
 
 
-def _chosen(said: Mapping[str, Any], signals: Mapping[str, str]) -> int | None:
-    """When it was chosen: beside the consent object or in it."""
-    values = [value for value in (said.get("chosen_ts"), signals.get("chosen_ts")) if value not in (None, "")]
+def _read_chosen_time(item: Mapping[str, Any], signals: Mapping[str, str]) -> int | None:
+    """Return the time of the choice, from beside the consent object or from within it."""
+    values = [value for value in (item.get("chosen_ts"), signals.get("chosen_ts")) if value not in (None, "")]
     if not values:
         return None
     moment = parse_time(values[0])
     return UNDATED if moment is None else moment
 
 
-def _site(said: Mapping[str, Any]) -> str:
-    named = text(said, "site")
-    site = site_of(named)
-    if named.strip() and not site:
+def _read_site(item: Mapping[str, Any]) -> str:
+    host = read_text(item, "site")
+    site = site_of(host)
+    if host.strip() and not site:
         raise InvalidField("site must be the host of the pages that it is about, such as shop.example")
     return site
 
 
-def records(choice: SentChoice, keys: NodeKeys, site: str, now: int) -> list[tuple[str, dict[str, Any]]]:
-    """(Kafka key, record of `consent.signals`) for each of its subjects; none where nobody is named that can be told apart."""
-    # A withdrawal holds under every name that she ever had, whatever versions of the keys are in use.
+def build_records(choice: SentChoice, keys: NodeKeys, site: str, now: int) -> list[tuple[str, dict[str, Any]]]:
+    """Return (Kafka key, record of `consent.signals`) for each subject of a choice; none where it identifies nobody."""
+    # A withdrawal applies to the nodes of every key version, including versions that are no longer in use.
     chosen = now if choice.chosen is None or (choice.chosen == UNDATED and choice.kind == "withdrawal") else choice.chosen
     nodes = all_nodes(keys, choice.identifiers) if choice.kind == "withdrawal" else named(keys, choice.identifiers).nodes
     return [

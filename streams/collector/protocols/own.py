@@ -1,6 +1,6 @@
-"""`POST /v1/events`: our own JSON, and what generic HTTP tags of tag-manager server containers send. Pure.
+"""`POST /v1/events`: Headwater's own JSON, which generic HTTP tags of tag-manager server containers can send. Pure.
 
-Body: one event, `{"events": [...]}`, or an array. Common keys of a container's event data stand at the top level.
+Body: one event, `{"events": [...]}`, or an array. Common keys of a container's event data are read at the top level.
 """
 
 from collections.abc import Mapping
@@ -14,29 +14,30 @@ from streams.collector.event import (
     InvalidItem,
     Item,
     ProtocolEvent,
-    click_ids_of,
-    mapping,
-    name_of,
-    number,
-    text,
-    texts,
+    read_click_ids,
+    read_event_name,
+    read_number,
+    read_object,
+    read_text,
+    read_texts,
 )
-from streams.collector.fields.place import place_in
-from streams.collector.fields.repeated import each, overlaid, selected
-from streams.collector.signals.signals import SignalBuilder, signal_fields
+from streams.collector.fields.region import read_region
+from streams.collector.fields.repeated_keys import all_values, overlay, select_fields
+from streams.collector.signals.field_roles import find_signal_fields
+from streams.collector.signals.signals import SignalBuilder
 
 PROTOCOL = "headwater"
 
 IDENTIFIERS = {"user_id": "user", "device_id": "device", "client_id": "cookie", "anonymous_id": "cookie"}
-TAKEN = {
+MAPPED_FIELDS = {
     "event_id", "event_name", "event_ts", "timestamp", "sent_ts", "user_data", "page_location", "page_url",
     "page_title", "page_referrer", "user_agent", "ip_override", "tag_version", "order_id", "transaction_id", "value",
     "currency", "decision_token", "properties", *IDENTIFIERS, *CLICK_IDS,
 }  # fmt: skip
 
 
-def items_of(body: Any) -> list[Any]:
-    """The items of a body. Wrong where it is neither object nor array."""
+def extract_items(body: Any) -> list[Any]:
+    """Return the items of a body. InvalidField where it is neither an object nor an array."""
     if isinstance(body, list):
         return body
     if not isinstance(body, dict):
@@ -45,73 +46,73 @@ def items_of(body: Any) -> list[Any]:
         return [body]  # an event may have a field of that name
     if not isinstance(body["events"], list):
         raise InvalidField("events must be an array")
-    shared = selected(body, signal_fields(body))
+    shared = select_fields(body, find_signal_fields(body))
     if not shared:
         return body["events"]
-    # What is said of consent for all events is said of each, and an event's own words lift nothing of it.
+    # Consent signals beside `events` apply to each event, and an event's own signals do not replace them.
     names = frozenset(shared)
-    return [overlaid(shared, item, names) if isinstance(item, dict) else item for item in body["events"]]
+    return [overlay(shared, item, names) if isinstance(item, dict) else item for item in body["events"]]
 
 
-def read(item: Any) -> Item:
-    """One item."""
+def parse_item(item: Any) -> Item:
+    """Parse one event."""
     if not isinstance(item, dict):
         return InvalidItem("an event must be an object")
     try:
-        return _read(item)
+        return _parse(item)
     except InvalidField as error:
         return InvalidItem(str(error))
 
 
-def _read(said: Mapping[str, Any]) -> ProtocolEvent:
-    signals, inner = SignalBuilder(), mapping(said, "properties")
-    properties = {**inner, **{name: value for name, value in said.items() if name not in TAKEN}}
-    taken = signals.add_named(said)
-    for one in each(said, "properties"):
-        if isinstance(one, Mapping):
-            taken += signals.add_named(one)
-    for name in taken:
+def _parse(event: Mapping[str, Any]) -> ProtocolEvent:
+    signals, inner = SignalBuilder(), read_object(event, "properties")
+    properties = {**inner, **{name: value for name, value in event.items() if name not in MAPPED_FIELDS}}
+    signal_names = signals.add_signal_fields(event)
+    for source in all_values(event, "properties"):
+        if isinstance(source, Mapping):
+            signal_names += signals.add_signal_fields(source)
+    for name in signal_names:
         properties.pop(name, None)
     return ProtocolEvent(
-        name_of(said, "event_name"),
+        read_event_name(event, "event_name"),
         PROTOCOL,
-        text(said, "event_id"),
-        identifiers=identifiers_of(said),
-        created=time_of(said, "event_ts", "timestamp"),
-        sent=time_of(said, "sent_ts"),
+        read_text(event, "event_id"),
+        identifiers=read_identifiers(event),
+        created_ms=read_time(event, "event_ts", "timestamp"),
+        sent_ms=read_time(event, "sent_ts"),
         signals=signals.as_map(),
-        page_url=text(said, "page_location", "page_url"),
-        page_title=text(said, "page_title"),
-        page_referrer=text(said, "page_referrer"),
-        user_agent=text(said, "user_agent"),
-        ip=text(said, "ip_override"),
-        tag_version=text(said, "tag_version"),
-        click_ids=click_ids_of(said),
-        order_id=text(said, "order_id", "transaction_id"),
-        value=number(said, "value"),
-        currency=text(said, "currency"),
-        decision_token=text(said, "decision_token"),
+        page_url=read_text(event, "page_location", "page_url"),
+        page_title=read_text(event, "page_title"),
+        page_referrer=read_text(event, "page_referrer"),
+        user_agent=read_text(event, "user_agent"),
+        ip=read_text(event, "ip_override"),
+        tag_version=read_text(event, "tag_version"),
+        click_ids=read_click_ids(event),
+        order_id=read_text(event, "order_id", "transaction_id"),
+        value=read_number(event, "value"),
+        currency=read_text(event, "currency"),
+        decision_token=read_text(event, "decision_token"),
         properties=properties,
-        region=place_in(said, inner),
+        region=read_region(event, inner),
     )
 
 
-def identifiers_of(said: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(kind, value) of every identifier that is named."""
-    person = mapping(said, "user_data")
-    found = [(kind, text(said, name)) for name, kind in IDENTIFIERS.items()]
-    found += [("email", value) for value in texts(person, "email", "email_address")]
-    found += [("phone", value) for value in texts(person, "phone", "phone_number")]
-    return [(kind, value) for kind, value in found if value]
+def read_identifiers(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (kind, value) of every identifier."""
+    person = read_object(fields, "user_data")
+    identifiers = [(kind, read_text(fields, name)) for name, kind in IDENTIFIERS.items()]
+    identifiers += [("email", value) for value in read_texts(person, "email", "email_address")]
+    identifiers += [("phone", value) for value in read_texts(person, "phone", "phone_number")]
+    return [(kind, value) for kind, value in identifiers if value]
 
 
-def time_of(said: Mapping[str, Any], *names: str) -> int | None:
-    """Milliseconds UTC from the first of these fields in a form of `infra.parsing.times`; Wrong for what is none.
+def read_time(fields: Mapping[str, Any], *names: str) -> int | None:
+    """Return milliseconds UTC from the first of these fields in a form of `infra.parsing.times`. InvalidField for other values.
 
-    A time that can be read and cannot be (of 1900, or a number of seconds since a page was opened) counts as none said.
+    A readable but impossible time (of 1900, or seconds since a page was opened) counts as missing.
     """
     for name in names:
-        value = said.get(name)
+        value = fields.get(name)
         if value is None or value == "":
             continue
         if (moment := parse_time(value)) is not None:

@@ -1,4 +1,4 @@
-"""The Snowplow tracker protocol, version 2 (`tp2`, and `GET /i`). Pure. The app id (`aid`) is the write key."""
+"""The Snowplow tracker protocol, version 2 (`POST` to `tp2`, `GET /i`). Pure. The app id (`aid`) is the write key."""
 
 import base64
 from collections.abc import Mapping
@@ -8,27 +8,39 @@ from typing import Any
 
 import orjson
 
-from streams.collector.event import InvalidField, InvalidItem, Item, ProtocolEvent, click_ids_of, mapping, number, text, without
-from streams.collector.fields.place import location, place_of
-from streams.collector.fields.repeated import each, loads
+from streams.collector.event import (
+    InvalidField,
+    InvalidItem,
+    Item,
+    ProtocolEvent,
+    drop_fields,
+    read_click_ids,
+    read_number,
+    read_object,
+    read_text,
+)
+from streams.collector.fields.region import merge_regions, normalise_location
+from streams.collector.fields.repeated_keys import all_values, loads
 from streams.collector.protocols.snowplow_consent import VENDOR, add_choices, is_consent_schema
-from streams.collector.signals.signals import OBJECTS, SignalBuilder
+from streams.collector.signals.field_roles import OBJECTS
+from streams.collector.signals.signals import SignalBuilder
 from streams.consent.formats.signals import fold
 
 PROTOCOL = "snowplow"
+POST_PATH = "/com.snowplowanalytics.snowplow/tp2"
 PAYLOAD = "iglu:com.snowplowanalytics.snowplow/payload_data/"
 CONSENT = "iglu:com.headwater/consent/"
 NAMES = {"pv": "page_view", "pp": "page_ping", "tr": "transaction", "ti": "transaction_item", "se": "struct"}
 KINDS = (*NAMES, "ue")
 MAX_ENTITIES = 50
-TAKEN = frozenset({"order_id", "value", "currency", "decision_token"})
+MAPPED_FIELDS = frozenset({"order_id", "value", "currency", "decision_token"})
 
 GEO = frozenset({"geo_country", "geo_region"})
-MAX_SCHEMA = 256  # characters of a schema's address that tell its kind
+MAX_SCHEMA = 256  # characters of a schema's URI by which it is classified
 
 
 class SchemaKind(Enum):
-    """What the data of an event or an entity is, by its schema."""
+    """How the data of an event or an entity is read, by its schema."""
 
     CONSENT = "consent object"
     CHOICE = "Snowplow's own consent schema"
@@ -40,73 +52,80 @@ Described = tuple[str, Mapping[str, Any]]
 """(schema, self-describing object) of an event or an entity."""
 
 
-def items_of(body: Any) -> list[Any]:
-    """The events of a POST body. Wrong where it is no payload_data."""
+def extract_items(body: Any) -> list[Any]:
+    """Return the events of a POST body. InvalidField where it is no `payload_data`."""
     if not isinstance(body, dict) or not str(body.get("schema", "")).startswith(PAYLOAD):
         raise InvalidField(f"the body must be self-describing JSON with a schema of {PAYLOAD}")
     if not isinstance(body.get("data"), list):
         raise InvalidField("data must be an array")
-    found: list[Any] = body["data"]
-    return found
+    events: list[Any] = body["data"]
+    return events
 
 
-def write_key_of(items: list[Any]) -> str:
-    """The app id of the request: that of its first event that has one."""
+def find_write_key(body: Any) -> str:
+    """Return the app id of the first event of a POST body that has one; empty where none has. InvalidField as above."""
+    items = extract_items(body)
     return next((item["aid"] for item in items if isinstance(item, dict) and isinstance(item.get("aid"), str)), "")
 
 
-def read(item: Any) -> Item:
-    """One event."""
+def parse_item(item: Any) -> Item:
+    """Parse one event."""
     if not isinstance(item, dict):
         return InvalidItem("an event must be an object")
     try:
-        return _read(item)
+        return _parse(item)
     except InvalidField as error:
         return InvalidItem(str(error))
 
 
-def _read(said: Mapping[str, Any]) -> ProtocolEvent:
-    kind = said.get("e")
+def _parse(payload: Mapping[str, Any]) -> ProtocolEvent:
+    kind = payload.get("e")
     if kind not in KINDS:
         raise InvalidField(f"e must be one of {', '.join(KINDS)}")
-    entities = _entities(said)
-    events = _self_described(said) if kind == "ue" else []
-    name, properties = _named_event(events[-1]) if events else (NAMES[str(kind)], _plain(said))
-    signals, taken = _signals(said, events, entities)
+    entities = _read_entities(payload)
+    events = _unstructured_events(payload) if kind == "ue" else []
+    name, properties = _name_and_data(events[-1]) if events else (NAMES[str(kind)], _protocol_fields(payload))
+    signals, signal_names = _signals(payload, events, entities)
     for schema, entity in entities:
         if not schema.startswith(CONSENT):
-            properties[f"entity.{_short(schema)}"] = entity.get("data")
-    identifiers = [("user", text(said, "uid")), ("device", text(said, "tnuid")), ("cookie", text(said, "duid"))]
+            properties[f"entity.{_short_name(schema)}"] = entity.get("data")
+    identifiers = [
+        ("user", read_text(payload, "uid")),
+        ("device", read_text(payload, "tnuid")),
+        ("cookie", read_text(payload, "duid")),
+    ]
     return ProtocolEvent(
         name,
         PROTOCOL,
-        text(said, "eid"),
-        identifiers=[(of, value) for of, value in identifiers if value],
-        created=_ms(said, "ttm") or _ms(said, "dtm"),
-        sent=_ms(said, "stm"),
+        read_text(payload, "eid"),
+        identifiers=[(id_kind, value) for id_kind, value in identifiers if value],
+        created_ms=_read_ms(payload, "ttm") or _read_ms(payload, "dtm"),
+        sent_ms=_read_ms(payload, "stm"),
         signals=signals.as_map(),
-        page_url=text(said, "url"),
-        page_title=text(said, "page"),
-        page_referrer=text(said, "refr"),
-        user_agent=text(said, "ua"),
-        ip=text(said, "ip"),
-        tag_version=text(said, "tv"),
-        click_ids=click_ids_of(properties),
-        order_id=text(said, "tr_id", "ti_id") or text(properties, "order_id"),
-        value=number(said, "tr_tt", "se_va") or number(properties, "value"),
-        currency=text(said, "tr_cu", "ti_cu") or text(properties, "currency"),
-        decision_token=text(properties, "decision_token"),
-        properties=without(properties, TAKEN | taken),
-        region=place_of(map(location, [said, *_located(entities)])) if entities or not GEO.isdisjoint(said) else "",
+        page_url=read_text(payload, "url"),
+        page_title=read_text(payload, "page"),
+        page_referrer=read_text(payload, "refr"),
+        user_agent=read_text(payload, "ua"),
+        ip=read_text(payload, "ip"),
+        tag_version=read_text(payload, "tv"),
+        click_ids=read_click_ids(properties),
+        order_id=read_text(payload, "tr_id", "ti_id") or read_text(properties, "order_id"),
+        value=read_number(payload, "tr_tt", "se_va") or read_number(properties, "value"),
+        currency=read_text(payload, "tr_cu", "ti_cu") or read_text(properties, "currency"),
+        decision_token=read_text(properties, "decision_token"),
+        properties=drop_fields(properties, MAPPED_FIELDS | signal_names),
+        region=merge_regions(map(normalise_location, [payload, *_located_entities(entities)]))
+        if entities or not GEO.isdisjoint(payload)
+        else "",
     )
 
 
-def _self_described(said: Mapping[str, Any]) -> list[Described]:
-    """Unstructured events of an item: one, unless it was written twice; the one that counts stands last."""
+def _unstructured_events(payload: Mapping[str, Any]) -> list[Described]:
+    """Return the unstructured events of an item; more than one where the field is repeated, the effective one last."""
     events = []
-    for outer in _objects(said, "ue_pr", "ue_px"):
-        inner = mapping(outer, "data")
-        schema = text(inner, "schema")
+    for outer in _read_json_objects(payload, "ue_pr", "ue_px"):
+        inner = read_object(outer, "data")
+        schema = read_text(inner, "schema")
         if not schema.startswith("iglu:"):
             raise InvalidField("ue_pr must hold self-describing JSON with an iglu schema")
         events.append((schema, inner))
@@ -115,52 +134,52 @@ def _self_described(said: Mapping[str, Any]) -> list[Described]:
     return events
 
 
-def _named_event(event: Described) -> tuple[str, dict[str, Any]]:
-    """Name and data of an unstructured event: the name is the middle of its schema's address."""
+def _name_and_data(event: Described) -> tuple[str, dict[str, Any]]:
+    """Return the name, from its schema, and the data of an unstructured event."""
     schema, inner = event
-    return _short(schema), dict(mapping(inner, "data"))
+    return _short_name(schema), dict(read_object(inner, "data"))
 
 
-def _entities(said: Mapping[str, Any]) -> list[Described]:
-    """Contexts, version 1-0-0 and 1-0-1 alike, of both fields that may hold them."""
+def _read_entities(payload: Mapping[str, Any]) -> list[Described]:
+    """Return the entities of `co` and `cx`, of contexts 1-0-0 and 1-0-1."""
     entities: list[Described] = []
-    for outer in _objects(said, "co", "cx"):
-        for data in each(outer, "data") or [None]:
-            if not isinstance(data, list) or len(data) > MAX_ENTITIES or not all(isinstance(one, dict) for one in data):
+    for outer in _read_json_objects(payload, "co", "cx"):
+        for data in all_values(outer, "data") or [None]:
+            if not isinstance(data, list) or len(data) > MAX_ENTITIES or not all(isinstance(entity, dict) for entity in data):
                 raise InvalidField(f"co must hold an array of at most {MAX_ENTITIES} self-describing entities")
-            entities += [(text(entity, "schema"), entity) for entity in data]
+            entities += [(read_text(entity, "schema"), entity) for entity in data]
     return entities
 
 
-def _signals(said: Mapping[str, Any], events: list[Described], entities: list[Described]) -> tuple[SignalBuilder, set[str]]:
-    """Signals of consent entities, of Snowplow's own schemas and of fields; which fields of the event's data they are."""
-    signals, taken = SignalBuilder(), set[str]()
-    described = [(schema, data) for schema, inner in (*events, *entities) for data in each(inner, "data")]
+def _signals(payload: Mapping[str, Any], events: list[Described], entities: list[Described]) -> tuple[SignalBuilder, set[str]]:
+    """Return the signals of entities, of Snowplow's consent schemas and of fields, and which fields of the event they are."""
+    signals, signal_names = SignalBuilder(), set[str]()
+    described = [(schema, data) for schema, inner in (*events, *entities) for data in all_values(inner, "data")]
     choices = False
     for schema, data in described:
-        kind = _kind(schema[:MAX_SCHEMA])
+        kind = _schema_kind(schema[:MAX_SCHEMA])
         if kind is SchemaKind.CONSENT:
             signals.add_consent(data)
         elif kind is SchemaKind.CHOICE:
             choices = True
         elif isinstance(data, Mapping):
-            taken.update(signals.add_named(data))
+            signal_names.update(signals.add_signal_fields(data))
     if choices:
         add_choices(signals, described)
-    signals.add_named(said)
-    return signals, taken if events else set()
+    signals.add_signal_fields(payload)
+    return signals, signal_names if events else set()
 
 
-def _located(entities: list[Described]) -> list[Mapping[str, Any]]:
-    """Data of the entities that say where the visitor is."""
-    placed = [entity.get("data") for schema, entity in entities if _kind(schema[:MAX_SCHEMA]) is SchemaKind.PLACE]
-    return [data for data in placed if isinstance(data, Mapping)]
+def _located_entities(entities: list[Described]) -> list[Mapping[str, Any]]:
+    """Return the data of the entities that contain the visitor's region."""
+    located = [entity.get("data") for schema, entity in entities if _schema_kind(schema[:MAX_SCHEMA]) is SchemaKind.PLACE]
+    return [data for data in located if isinstance(data, Mapping)]
 
 
 @lru_cache(1_024)
-def _kind(schema: str) -> SchemaKind:
-    """What data of this schema says of consent, or of the visitor's place."""
-    short = _short(schema)
+def _schema_kind(schema: str) -> SchemaKind:
+    """Classify a schema."""
+    short = _short_name(schema)
     if is_consent_schema(schema):
         return SchemaKind.CHOICE
     if schema.startswith(CONSENT) or (fold(short) in OBJECTS and not schema.startswith(VENDOR)):
@@ -168,10 +187,10 @@ def _kind(schema: str) -> SchemaKind:
     return SchemaKind.PLACE if "geo" in short or "location" in short else SchemaKind.OTHER
 
 
-def _objects(said: Mapping[str, Any], plain: str, encoded: str) -> list[Mapping[str, Any]]:
-    """Objects of two fields, JSON in clear and in base64 (URL-safe or not, padded or not); those in clear stand last."""
-    raws = [_decoded(value, encoded) for value in each(said, encoded) if value]
-    raws += [_encoded(value, plain) for value in each(said, plain) if value]
+def _read_json_objects(payload: Mapping[str, Any], plain: str, encoded: str) -> list[Mapping[str, Any]]:
+    """Return the objects of a JSON field and of its base64 field (either alphabet, padded or not), the former last."""
+    raws = [_decode_base64(value, encoded) for value in all_values(payload, encoded) if value]
+    raws += [_to_bytes(value, plain) for value in all_values(payload, plain) if value]
     objects: list[Mapping[str, Any]] = []
     for raw in raws:
         try:
@@ -184,12 +203,12 @@ def _objects(said: Mapping[str, Any], plain: str, encoded: str) -> list[Mapping[
     return objects
 
 
-def _encoded(value: Any, name: str) -> bytes:
-    return value.encode() if isinstance(value, str) else text({name: value}, name).encode()
+def _to_bytes(value: Any, name: str) -> bytes:
+    return value.encode() if isinstance(value, str) else read_text({name: value}, name).encode()
 
 
-def _decoded(value: Any, name: str) -> bytes:
-    field = value if isinstance(value, str) else text({name: value}, name)
+def _decode_base64(value: Any, name: str) -> bytes:
+    field = value if isinstance(value, str) else read_text({name: value}, name)
     field = field.replace("-", "+").replace("_", "/")
     try:
         return base64.b64decode(field + "=" * (-len(field) % 4), validate=True)
@@ -197,19 +216,19 @@ def _decoded(value: Any, name: str) -> bytes:
         raise InvalidField(f"{name} must be base64") from None
 
 
-def _plain(said: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of structured events and transactions, under their protocol names."""
-    return {name: value for name, value in said.items() if name.startswith(("se_", "tr_", "ti_", "pp_"))}
+def _protocol_fields(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of structured events, transactions and page pings, under their protocol names."""
+    return {name: value for name, value in payload.items() if name.startswith(("se_", "tr_", "ti_", "pp_"))}
 
 
-def _short(schema: str) -> str:
-    """`iglu:vendor/name/jsonschema/1-0-0` -> `name`."""
+def _short_name(schema: str) -> str:
+    """Return the name of a schema: `iglu:vendor/name/jsonschema/1-0-0` -> `name`."""
     parts = schema.split("/")
     return parts[1] if len(parts) > 1 and parts[1] else "unknown"
 
 
-def _ms(said: Mapping[str, Any], name: str) -> int | None:
-    value = text(said, name)
+def _read_ms(payload: Mapping[str, Any], name: str) -> int | None:
+    value = read_text(payload, name)
     if not value:
         return None
     if not value.isdigit() or len(value) > 14:

@@ -7,7 +7,7 @@ Sources: the schemas `consent_preferences`, `consent_withdrawn`, `consent_grante
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streams.collector.fields.repeated import each
+from streams.collector.fields.repeated_keys import all_values
 from streams.collector.signals.signals import EVERYTHING, NOT_SELECTED, SignalBuilder
 
 VENDOR = "iglu:com.snowplowanalytics.snowplow/"
@@ -15,14 +15,14 @@ PREFERENCES, WITHDRAWN, GRANTED, DOCUMENT = "consent_preferences", "consent_with
 SCHEMAS = frozenset({PREFERENCES, WITHDRAWN, GRANTED, DOCUMENT})
 
 UNDECIDED = frozenset({"pending", "implicit_consent"})
-"""Event types of consent_preferences by which nobody has chosen anything yet."""
+"""Event types of consent_preferences before any choice is made."""
 
 
 def add_choices(signals: SignalBuilder, described: Sequence[tuple[str, Any]]) -> None:
-    """Add what an event and its entities say by Snowplow's own consent schemas. `described`: schema and data of each."""
-    named = [(_name(schema), data) for schema, data in described if schema.startswith(VENDOR)]
-    documents = [data for name, data in named if name == DOCUMENT]
-    for name, data in named:
+    """Add the signals of an event and its entities of Snowplow's consent schemas. `described`: (schema, data) of each."""
+    named_data = [(_name(schema), data) for schema, data in described if schema.startswith(VENDOR)]
+    documents = [data for name, data in named_data if name == DOCUMENT]
+    for name, data in named_data:
         if name == PREFERENCES:
             _add_preferences(signals, data)
         elif name == WITHDRAWN:
@@ -32,7 +32,7 @@ def add_choices(signals: SignalBuilder, described: Sequence[tuple[str, Any]]) ->
 
 
 def is_consent_schema(schema: str) -> bool:
-    """Whether `add_choices` reads data of this schema."""
+    """Return whether `add_choices` reads data of this schema."""
     return schema.startswith(VENDOR) and _name(schema) in SCHEMAS
 
 
@@ -44,10 +44,10 @@ def _add_preferences(signals: SignalBuilder, data: Any) -> None:
     if not isinstance(data, Mapping):
         signals.put(EVERYTHING, "denied")
         return
-    scopes = each(data, "consentScopes")
-    for kind in each(data, "eventType") or [None]:
+    scopes = all_values(data, "consentScopes")
+    for kind in all_values(data, "eventType") or [None]:
         _add_kind(signals, kind.strip().lower() if isinstance(kind, str) else "", scopes)
-    for applies in each(data, "gdprApplies"):
+    for applies in all_values(data, "gdprApplies"):
         if applies is not None:  # the schema allows null for what is not known
             signals.add_consent({"gdpr_applies": applies})
 
@@ -57,30 +57,30 @@ def _add_kind(signals: SignalBuilder, kind: str, scopes: list[Any]) -> None:
         signals.put("platform_event", kind[:64])
     if kind in UNDECIDED:
         return
-    word = "granted" if kind in ("allow_all", "allow_selected") else "denied"
-    complete = [signals.add_scopes(listed, word) for listed in scopes]
+    decision = "granted" if kind in ("allow_all", "allow_selected") else "denied"
+    complete = [signals.add_scopes(scope_list, decision) for scope_list in scopes]
     if kind == "allow_selected":
         signals.put(NOT_SELECTED, "denied")
     elif kind == "deny_selected" and complete and all(complete):
         pass
-    elif word == "denied":
-        # deny_all, withdrawn, expired, and what no version of the schema knows.
+    elif decision == "denied":
+        # deny_all, withdrawn, expired, and event types that no version of the schema has.
         signals.put(EVERYTHING, "denied")
 
 
 def _add_withdrawn(signals: SignalBuilder, data: Any, documents: list[Any]) -> None:
-    whole = each(data, "all") if isinstance(data, Mapping) else [None]
+    all_flags = all_values(data, "all") if isinstance(data, Mapping) else [None]
     _add_documents(signals, documents, "denied")
-    if not documents or any(value is not False for value in whole):
+    if not documents or any(value is not False for value in all_flags):
         signals.put(EVERYTHING, "denied")
 
 
-def _add_documents(signals: SignalBuilder, documents: list[Any], word: str) -> None:
-    """A document is known by its id and its name, and a policy may map either."""
+def _add_documents(signals: SignalBuilder, documents: list[Any], decision: str) -> None:
+    """Add documents as scopes under their ids and their names: a policy may map either."""
     for document in documents:
         labels = [document.get("id"), document.get("name")] if isinstance(document, Mapping) else []
-        readable = signals.add_scopes([label for label in labels if label not in (None, "")], word)
-        if not readable and word == "denied":
+        readable = signals.add_scopes([label for label in labels if label not in (None, "")], decision)
+        if not readable and decision == "denied":
             signals.put(EVERYTHING, "denied")
 
 

@@ -1,1 +1,1 @@
-"""Consent signals and choices as senders write them."""
+"""Consent signals as senders write them, and the rules for choices."""

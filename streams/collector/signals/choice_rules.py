@@ -1,6 +1,6 @@
-"""Which choices the collector understands: what it would take and the gate would not read must not be answered 200. Pure rules.
+"""Rules for choices: one that the consent stage could not read must not be answered 200. Pure but for the policy's reload.
 
-A choice without an event has no second chance: nobody looks at it again, and the person was told that it counts.
+A choice without an event is sent once, and the person is told that it counts.
 """
 
 import re
@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping
 
 from infra.parsing.site import site_of
 from streams.collector.masking import mask_text
-from streams.collector.protocols.choices import SentChoice, plain_name
+from streams.collector.protocols.choices import SentChoice, strip_repeat_suffix
 from streams.collector.signals.policy_source import PolicySource
-from streams.collector.signals.signals import MAX_NAME
 from streams.collector.write_keys import WriteKeyStore
 from streams.consent.formats import gpp
 from streams.consent.formats import tc_string as tcstring
@@ -20,10 +19,10 @@ from streams.consent.formats.gpc import gpc_word
 from streams.consent.formats.signals import ConsentValue, SignalSet, standard_name, word_of
 from streams.consent.policy import Policy, Regime
 
-MOST_SITES = 4_096
-"""Hosts of events that are remembered."""
-MOST_NAMED = 20
-"""Sites that a refusal names."""
+MAX_SITES = 4_096
+"""Hosts of events that are kept in memory."""
+MAX_LISTED_SITES = 20
+"""Sites that an error message lists."""
 
 OPEN_STATUS = "cmpuishown"
 STATUSES = " or ".join(FINAL_STATUS)
@@ -40,28 +39,28 @@ EXPECTED = {
     "us_privacy": "a US Privacy string, as in 1YNN",
     "tc_event_status": STATUSES,
 }
-"""What to send, by the name of the signal."""
+"""The expected value by signal name, for error messages."""
 
 
 def signal_problem(signals: Mapping[str, str], policy: Policy, now_ms: int) -> str:
-    """What is not understood about the signals of a choice, and what to send instead; empty where all of them are."""
+    """Return which signal of a choice cannot be read and what to send instead; empty where all can."""
     for name, value in signals.items():
         if not policy.reads(name):
             return (
-                f"consent.{_shown(plain_name(name))} is not known: send gcs, gcd, tc_string, gpp, us_privacy, gpc, cm.<Consent "
+                f"consent.{_printable_name(name)} is not known: send gcs, gcd, tc_string, gpp, us_privacy, gpc, cm.<Consent "
                 f"Mode signal>, or a name of the policy, such as {', '.join(f'cmp.{purpose}' for purpose in policy.purposes)}"
             )
-        if expected := _expected(name, value, policy):
-            return f"consent.{_shown(plain_name(name))} cannot be read: send {expected}"
+        if expected := _expected_value(name, value, policy):
+            return f"consent.{_printable_name(name)} cannot be read: send {expected}"
     if problem := _tcf_problem(signals):
         return problem
-    if not _decides(signals, policy, now_ms):
+    if not _has_decision(signals, policy, now_ms):
         return "consent says neither yes nor no of anything: send what was granted or denied"
     return ""
 
 
 class KnownSites:
-    """Sites that choices can be about: those of write keys and beneath them, the policy's, and hosts of events here."""
+    """Sites to which choices can apply: those of write keys and their subdomains, those of the policy, and hosts of events."""
 
     def __init__(self, keys: WriteKeyStore, policy: PolicySource) -> None:
         self._keys = keys
@@ -69,49 +68,49 @@ class KnownSites:
         self._hosts: dict[str, None] = {}
 
     def add(self, host: str) -> None:
-        """Remember the host of an event; the oldest are forgotten."""
+        """Add the host of an event. Beyond `MAX_SITES` the oldest is removed."""
         if host not in self._hosts:
-            if len(self._hosts) >= MOST_SITES:
+            if len(self._hosts) >= MAX_SITES:
                 del self._hosts[next(iter(self._hosts))]
             self._hosts[host] = None
 
-    def knows(self, site: str) -> bool:
-        """Whether events of this site are expected."""
-        if site in self._hosts or any(site == one or site.endswith(f".{one}") for one in self._sites()):
+    def includes(self, site: str) -> bool:
+        """Return whether choices can apply to this site."""
+        if site in self._hosts or any(site == site_name or site.endswith(f".{site_name}") for site_name in self._sites()):
             return True
         groups = self._policy.policy().groups
-        return any(site in (one, site_of(one)) for pair in groups.items() for one in pair)
+        return any(site in (site_name, site_of(site_name)) for pair in groups.items() for site_name in pair)
 
-    def of_source(self, source: str) -> list[str]:
-        """Sites of a source's keys."""
-        return sorted({key.site for key in self._keys.in_force() if key.source == source})
+    def sites_of_source(self, source: str) -> list[str]:
+        """Return the sites of a source's active keys."""
+        return sorted({key.site for key in self._keys.active_keys() if key.source == source})
 
     def _sites(self) -> Iterator[str]:
-        return (key.site for key in self._keys.in_force())
+        return (key.site for key in self._keys.active_keys())
 
 
 class ChoiceRules:
-    """Judges choices by the policy in force and the sites that are known."""
+    """Validates choices by the current policy and the known sites."""
 
     def __init__(self, policy: PolicySource, keys: WriteKeyStore) -> None:
         self._policy = policy
         self.sites = KnownSites(keys, policy)
 
-    def holds_for(self, site: str) -> list[str]:
-        """Sites on which a choice about this one counts."""
+    def covered_sites(self, site: str) -> list[str]:
+        """Return the sites to which a choice about this one applies."""
         return self._policy.policy().sites(site)
 
     def problem(self, choice: SentChoice, source: str, now_ms: int) -> str:
-        """Why a choice is refused, naming the field and what to send; empty where it is understood."""
-        if choice.site and not self.sites.knows(choice.site):
-            sites = ", ".join(self.sites.of_source(source)[:MOST_NAMED])
+        """Return why a choice is refused, with the field and what to send; empty where it is valid."""
+        if choice.site and not self.sites.includes(choice.site):
+            sites = ", ".join(self.sites.sites_of_source(source)[:MAX_LISTED_SITES])
             return f"site is none of which events come: leave it out, or send the host of the page, such as {sites}"
-        # A withdrawal says what it withdraws by itself.
+        # A withdrawal needs no signals.
         return signal_problem(choice.signals, self._policy.policy(), now_ms) if choice.kind == "choice" else ""
 
 
-def _expected(name: str, value: str, policy: Policy) -> str:
-    """What a signal should be, where its value is none that can be read; else nothing."""
+def _expected_value(name: str, value: str, policy: Policy) -> str:
+    """Return what to send where the value of a signal cannot be read; empty where it can."""
     standard, text = standard_name(name), value.strip()
     if standard is None:
         parts = SignalSet({name: value}, policy.vocabulary)
@@ -122,17 +121,17 @@ def _expected(name: str, value: str, policy: Policy) -> str:
         )
     if standard.startswith("cm."):
         return "" if word_of(text) is not ConsentValue.INVALID else GRANTED_OR_DENIED
-    return "" if _readable(standard, text, policy) else EXPECTED[standard]
+    return "" if _is_readable(standard, text, policy) else EXPECTED[standard]
 
 
-def _decides(signals: Mapping[str, str], policy: Policy, now_ms: int) -> bool:
-    """Whether the gate hears a yes or a no in them, of any purpose; flags that are `-`, and `gpc` of 0, say neither."""
+def _has_decision(signals: Mapping[str, str], policy: Policy, now_ms: int) -> bool:
+    """Return whether the signals grant or deny any purpose. Flags that are `-` and a `gpc` of 0 do neither."""
     reader = SignalReader(policy)
     evidence = (reader.hear(regime, signals, now_ms) for regime in Regime)
-    return any(formats for one in evidence for formats in one.heard.values())
+    return any(formats for regime_evidence in evidence for formats in regime_evidence.heard.values())
 
 
-def _readable(standard: str, text: str, policy: Policy) -> bool:
+def _is_readable(standard: str, text: str, policy: Policy) -> bool:
     if standard in ("gcs", "gcd", "npa"):
         words = consent_mode({standard: [text]}, policy.letters)
         return ConsentValue.INVALID not in words.values()
@@ -155,7 +154,7 @@ def _readable(standard: str, text: str, policy: Policy) -> bool:
 
 
 def _tcf_problem(signals: Mapping[str, str]) -> str:
-    """A TC string counts only once the banner is closed and where GDPR applies: without both words it would be forgotten."""
+    """Return what a TC string lacks: without a final status and `gdpr_applies` the consent stage ignores it."""
     values: dict[str, list[str]] = {}
     for name, value in signals.items():
         values.setdefault(standard_name(name) or "", []).append(value.strip())
@@ -176,9 +175,9 @@ def _tcf_problem(signals: Mapping[str, str]) -> str:
     return ""
 
 
-def _shown(name: str) -> str:
-    """A name as a message may hold it."""
-    return re.sub(r"[^\x20-\x7e]", "?", mask_text(name[:MAX_NAME]))[:64]
+def _printable_name(name: str) -> str:
+    """Return a signal's name without its repeat suffix, masked, in ASCII, at most 64 characters, for a message."""
+    return re.sub(r"[^\x20-\x7e]", "?", mask_text(strip_repeat_suffix(name)))[:64]
 
 
 __all__ = ["ChoiceRules", "KnownSites", "signal_problem"]

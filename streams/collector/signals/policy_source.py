@@ -1,4 +1,4 @@
-"""The consent policy as the collector needs it: which signals a choice may carry, and which sites belong together."""
+"""The consent policy file, reloaded when it changes."""
 
 import time
 from pathlib import Path
@@ -7,24 +7,24 @@ from infra.errors import ConfigError
 from infra.telemetry.logs import get_logger
 from streams.consent.policy import PACKAGED, Policy, load_policy
 
-LOOK_S = 1.0
+CHECK_S = 1.0
 
 
 class PolicySource:
-    """The policy in force, read again when its file has changed. ConfigError for one that does not load at the start."""
+    """The current policy. ConfigError where the file does not load at the start."""
 
     def __init__(self, file: Path | None) -> None:
         self._file = file or PACKAGED
-        self._looked = time.monotonic()
-        self._stamp = self._stamped()
+        self._checked_at = time.monotonic()
+        self._stamp = self._file_stamp()
         self._policy = load_policy(self._file)
 
     def policy(self) -> Policy:
-        """The newest policy that could be read: a mistake in the file must not close the doors."""
+        """Return the newest valid policy: a mistake in the file must not stop the collector."""
         now = time.monotonic()
-        if now - self._looked >= LOOK_S:
-            self._looked = now
-            stamp = self._stamped()
+        if now - self._checked_at >= CHECK_S:
+            self._checked_at = now
+            stamp = self._file_stamp()
             if stamp != self._stamp:
                 self._stamp = stamp
                 try:
@@ -33,7 +33,7 @@ class PolicySource:
                     get_logger().error("the consent policy cannot be read, the one before stays in force", error=str(error))
         return self._policy
 
-    def _stamped(self) -> tuple[int, int, int]:
+    def _file_stamp(self) -> tuple[int, int, int]:
         try:
             status = self._file.stat()
         except OSError:

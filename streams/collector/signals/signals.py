@@ -1,134 +1,45 @@
-"""Consent signals of one event as its sender wrote them, under the names of the contract's `signals` map. Pure.
+"""Builds the contract's `signals` map of an event from the consent fields of any protocol. Pure.
 
-Every protocol builds them here. Nothing is judged and nothing vanishes: what the gate cannot read denies. A signal that stands
-twice with different values is kept twice (`name`, `name#2`, ...): the gate takes the strictest.
+No signal is interpreted or dropped: the consent stage reads an unreadable value as denied. A signal with several values is kept
+under `name`, `name#2`, ..., and the consent stage applies the strictest.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from enum import Enum
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
-from streams.collector.fields.repeated import dumps, pairs
-from streams.consent.formats.signals import CONSENT_MODE_SIGNALS, WHOLE, fold, is_objection
+from streams.collector.fields.repeated_keys import dumps, pairs
+from streams.collector.signals.field_roles import (
+    CATEGORIES,
+    CONTAINER_STRINGS,
+    LEAVES,
+    MANAGEMENT,
+    MAX_NAME,
+    MODE_NAMES,
+    ConsentRole,
+    classify_field,
+    classify_list,
+    find_signal_fields,
+    is_flag,
+)
+from streams.consent.formats.signals import WHOLE, fold
 
-MAX_NAME = 1_024  # characters: cut further once it is masked, because half an address is not recognised
 MAX_JSON = 8_192  # characters of a value that is written as JSON
 MAX_LEVELS = 4  # names that a flattened name may be made of
 MAX_SIGNALS = 512
-MOST_FIELDS = 8_192  # names of fields that are remembered
+
+MANAGEMENT_DETAILS = {"provider": "platform", "resolutionstrategy": ""}
+"""Folded fields of RudderStack's consent object that are no choice -> their signal's name; empty = none."""
 
 TOO_MANY = f"more than {MAX_SIGNALS} signals"
 EVERYTHING = "cmp.all"
-"""The gate reads it as every purpose."""
+"""The consent stage reads it as every purpose."""
 NOT_SELECTED = "cmp.not_selected"
-"""A refusal under a name that nothing maps: it denies the purposes of which no other signal speaks."""
-
-FLAGS = frozenset(
-    {"gdprapplies", "gpc", "secgpc", "globalprivacycontrol", "npa", "xganpa", "nonpersonalizedads", "dnt", "rdp", "ldu"}
-)
-"""Folded names of signals that are no choices: true and false say whether something is so."""
-
-MODE_NAMES = frozenset(name.replace("_", "") for name in CONSENT_MODE_SIGNALS)
-ALIASES = {
-    "xganpa": "npa", "gcsparam": "gcs", "gcdparam": "gcd", "gdprconsent": "tc_string", "euconsentv2": "tc_string",
-    "gppstring": "gpp", "uspstring": "us_privacy", "usprivacystring": "us_privacy", "secgpc": "gpc",
-    "globalprivacycontrol": "gpc",
-}  # fmt: skip
-"""Names beside the consent object, folded, by which tags send a signal of another name."""
-CONTAINER_STRINGS = {"xgagcs": "gcs", "xgagcd": "gcd"}
-"""Consent Mode as a tag container's event data has it: the gate reads `x-ga-gcs` beside a `gcs` that disagrees."""
-NAMED = frozenset(
-    {
-        "gcs", "gcd", "npa", "nonpersonalizedads", "tcstring", "tceventstatus", "gdprapplies", "gpp", "gpc", "usprivacy",
-        *MODE_NAMES, *ALIASES,
-    }
-)  # fmt: skip
-"""Folded names that are consent signals wherever they stand."""
-OBJECTS = frozenset({"consent", "consents", "consentmode", "consentstate", "consentsettings", "consentpreferences"})
-"""Folded names of fields that hold a consent object."""
-CATEGORIES = "categorypreferences"
-MANAGEMENT = "consentmanagement"
-MANAGEMENT_DETAILS = {"provider": "platform", "resolutionstrategy": ""}
-"""Fields of RudderStack's consent object that say nothing of the choice, and the signal that they are; empty = none."""
-LEAVES = NAMED | frozenset(CONTAINER_STRINGS)
-"""Folded names of signals whose value is never an object."""
-
-_NOUNS = "(categor(y|ies)|consents?|groups?|ids?|purposes?|scopes?|services?|vendors?)"
-_GRANTS = "(enabled|allowed|granted|accepted)"
-_DENIALS = "(disabled|denied|rejected|refused|declined|disallowed|withdrawn|revoked|blocked)"
-_GRANTED_LIST = re.compile(rf"{_GRANTS}({_NOUNS}*)|{_NOUNS}+{_GRANTS}")
-_DENIED_LIST = re.compile(rf"{_DENIALS}({_NOUNS}*)|{_NOUNS}+{_DENIALS}")
-
-
-@lru_cache(8_192)
-def is_flag(name: str) -> bool:
-    """Whether true and false under this name are written as `1` and `0`, for they are no grant and no denial."""
-    bare = fold(name)
-    return bare in FLAGS or is_objection(bare)
-
-
-class ConsentRole(Enum):
-    """What a field beside the consent object is to consent."""
-
-    OBJECT = "consent object"
-    MANAGEMENT = "RudderStack's consent object"
-    CATEGORIES = "Segment's categories"
-    PLATFORM = "a platform's own words"
-    CHOICES = "one of a platform's own words"
-    SIGNAL = "one signal"
-    CONTAINER_STRING = "one signal of a tag container"
-
-
-class SignalField(NamedTuple):
-    """How to read a field beside the consent object."""
-
-    place: ConsentRole
-    name: str
-    """Of the signal."""
-
-
-def _field_of(name: str) -> SignalField | None:
-    bare = fold(name)
-    if bare in OBJECTS:
-        return SignalField(ConsentRole.OBJECT, name)
-    if bare in (MANAGEMENT, CATEGORIES):
-        return SignalField(ConsentRole.MANAGEMENT if bare == MANAGEMENT else ConsentRole.CATEGORIES, name)
-    if bare == "cmp":
-        return SignalField(ConsentRole.PLATFORM, name)
-    if bare.startswith(("cmp.", "cm.")):
-        return SignalField(ConsentRole.CHOICES, name)
-    if bare in CONTAINER_STRINGS:
-        return SignalField(ConsentRole.CONTAINER_STRING, name)
-    return SignalField(ConsentRole.SIGNAL, ALIASES.get(bare, name)) if bare in NAMED else None
-
-
-# A plain dictionary: each field of each event is looked up, and most are known to be no signal.
-_FIELDS: dict[str, SignalField | None] = {}
-_UNSEEN = SignalField(ConsentRole.SIGNAL, "")
-
-
-def field_of(name: str) -> SignalField | None:
-    """What a field of this name is to consent; None for nothing."""
-    field = _FIELDS.get(name, _UNSEEN)
-    if field is not _UNSEEN:
-        return field
-    name = name[:MAX_NAME]
-    if len(_FIELDS) >= MOST_FIELDS:
-        _FIELDS.clear()
-    field = _FIELDS[name] = _field_of(name)
-    return field
-
-
-def signal_fields(fields: Mapping[str, Any]) -> list[str]:
-    """Names of the fields that are consent signals wherever they stand."""
-    maybe = [name for name in fields if _FIELDS.get(name, _UNSEEN) is not None]
-    return [name for name in maybe if field_of(name) is not None] if maybe else maybe
+"""A refusal under a name that no policy maps: it denies the purposes that no other signal mentions."""
 
 
 class SignalBuilder:
-    """Builds the signals of one event. The order of calls decides which of two values has the plain name, and nothing else."""
+    """Builds the signals of one event. The order of calls only decides which of two values gets the plain name."""
 
     __slots__ = ("_signals",)
 
@@ -136,17 +47,17 @@ class SignalBuilder:
         self._signals = dict(signals or {})
 
     def as_map(self) -> dict[str, str]:
-        """The contract's map."""
+        """Return the contract's map of signals."""
         return self._signals
 
     def put(self, name: str, text: str) -> None:
-        """Add a signal; where it stands already with another value, both are kept."""
+        """Add a signal. Where it is present with another value, both are kept."""
         name = name.strip()[:MAX_NAME]
         present = self._signals.get(name)
         if present == text:
             return
         if len(self._signals) >= MAX_SIGNALS:
-            # The map is bounded, and what does not fit into it may be a refusal.
+            # The map is bounded, and a signal beyond the bound may be a refusal.
             self._signals[WHOLE] = TOO_MANY
         elif present is None:
             self._signals[name] = text
@@ -157,14 +68,14 @@ class SignalBuilder:
             self._signals[f"{name}#{count}"] = text
 
     def add_consent(self, consent: Any) -> None:
-        """Add a whole consent object; what is no object is the signal `consent`."""
+        """Add a consent object; a value that is no object becomes the signal `consent`."""
         if isinstance(consent, Mapping):
             self._add_fields(consent, "", 1)
         else:
-            self.put(WHOLE, dumps(consent).decode() if isinstance(consent, bool) else written(consent))
+            self.put(WHOLE, dumps(consent).decode() if isinstance(consent, bool) else to_signal_text(consent))
 
     def add_management(self, consent: Any) -> None:
-        """Add RudderStack's consent object: ids that are allowed and denied, and what the platform is."""
+        """Add RudderStack's consent object: allowed and denied ids, and the platform's name."""
         if not isinstance(consent, Mapping):
             self.add_consent(consent)
             return
@@ -176,7 +87,7 @@ class SignalBuilder:
                 self.put(detail, value)
 
     def add_categories(self, name: str, categories: Any) -> None:
-        """Add Segment's categories: one boolean a purpose, under the platform's own names."""
+        """Add Segment's categories: one boolean per purpose, under the platform's names."""
         if isinstance(categories, Mapping):
             for category, value in categories.items() if type(categories) is dict else pairs(categories):
                 if type(value) is bool:
@@ -185,24 +96,24 @@ class SignalBuilder:
                     bare = fold(category[:MAX_NAME])
                     self._add(category, value, "" if bare in MODE_NAMES else "cmp.", 2)
         else:
-            self.put(name, written(categories))
+            self.put(name, to_signal_text(categories))
 
-    def add_named(self, fields: Mapping[str, Any]) -> list[str]:
-        """Add the fields of an event that are consent signals wherever they stand; their names."""
-        names = [name for name in signal_fields(fields) if not _is_campaign(name, fields[name])]
-        later = []
+    def add_signal_fields(self, fields: Mapping[str, Any]) -> list[str]:
+        """Add the fields that are consent signals in any object. Returns their names."""
+        names = [name for name in find_signal_fields(fields) if not _is_campaign(name, fields[name])]
+        container_strings = []
         for name, value in [(name, fields[name]) for name in names] if type(fields) is dict else pairs(fields):
-            field = field_of(name)
+            field = classify_field(name)
             if field is None or _is_campaign(name, value):
                 continue
-            if field.place is ConsentRole.CONTAINER_STRING:
-                later.append((field, value))
-            elif field.place is ConsentRole.OBJECT:
+            if field.role is ConsentRole.CONTAINER_STRING:
+                container_strings.append((field, value))
+            elif field.role is ConsentRole.OBJECT:
                 self.add_consent(value)
             else:
-                self._ADDERS[field.place](self, field.name, value)
-        # A container's strings take the plain name only where nothing else has it.
-        for field, value in later:
+                self._ADDERS[field.role](self, field.name, value)
+        # A container's string gets the plain name only where no other signal has it.
+        for field, value in container_strings:
             self._add_container_string(field.name, value)
         return names
 
@@ -213,7 +124,7 @@ class SignalBuilder:
         self._add(name, value, "", 1)
 
     def _add_container_string(self, name: str, value: Any) -> None:
-        plain, text = CONTAINER_STRINGS[fold(name)], written(value)
+        plain, text = CONTAINER_STRINGS[fold(name)], to_signal_text(value)
         if self._signals.setdefault(plain, text) != text:
             self.put(name, text)
 
@@ -238,80 +149,80 @@ class SignalBuilder:
                 self._add(name, value, prefix, level)
 
     def _add(self, name: str, value: Any, prefix: str, level: int) -> None:
-        """Add one field of a consent object. `prefix`: names of the objects around it; `level`: how many names it has."""
+        """Add one field of a consent object. `prefix`: names of the objects around it; `level`: number of names so far."""
         if isinstance(value, str):
-            self.put(_full(name, prefix), value)
+            self.put(_full_name(name, prefix), value)
         elif isinstance(value, bool):
-            yes, no = ("1", "0") if is_flag(name[:MAX_NAME]) else ("granted", "denied")
-            self.put(_full(name, prefix), yes if value else no)
+            true_text, false_text = ("1", "0") if is_flag(name[:MAX_NAME]) else ("granted", "denied")
+            self.put(_full_name(name, prefix), true_text if value else false_text)
         elif isinstance(value, Mapping):
             self._add_object_field(name, value, prefix, level)
         elif isinstance(value, list):
             self._add_list(name, value, prefix)
         else:
-            self.put(_full(name, prefix), written(value))
+            self.put(_full_name(name, prefix), to_signal_text(value))
 
     def _add_object_field(self, name: str, value: Mapping[str, Any], prefix: str, level: int) -> None:
         name = name[:MAX_NAME]
-        bare, full = fold(name), _full(name, prefix)
+        bare, full = fold(name), _full_name(name, prefix)
         if bare == CATEGORIES and not prefix:
             self.add_categories(name, value)
         elif bare == MANAGEMENT and not prefix:
             self.add_management(value)
         else:
-            # Under the name of a signal an object is a value that cannot be read, whatever is in it.
+            # Under a signal's name an object is an unreadable value, whatever it contains.
             is_leaf = bare in LEAVES or fold(full[:MAX_NAME]).startswith(("cmp.", "cm."))
             if is_leaf or not value or level >= MAX_LEVELS:
-                self.put(full, written(value))
+                self.put(full, to_signal_text(value))
             if level < MAX_LEVELS:
                 self._add_fields(value, f"{full}.", level + 1)
 
     def _add_list(self, name: str, values: list[Any], prefix: str) -> None:
-        word = list_word(name[:MAX_NAME])
-        items = [text for one in values if (text := _item(one))]
-        if word == "denied":
+        decision = classify_list(name[:MAX_NAME])
+        items = [text for value in values if (text := _list_item(value))]
+        if decision == "denied":
             for item in items:
-                self.put(f"cmp.{item}", word)
+                self.put(f"cmp.{item}", decision)
             if len(items) != len(values):
-                self.put(_full(name, prefix), written(values))
-        elif word and items and len(items) == len(values):
+                self.put(_full_name(name, prefix), to_signal_text(values))
+        elif decision and items and len(items) == len(values):
             for item in items:
-                self.put(f"cmp.{item}", word)
+                self.put(f"cmp.{item}", decision)
         else:
-            # An empty list of what is allowed is here too: nothing is.
-            self.put(_full(name, prefix), written(values))
+            # An empty list of allowed items also ends here: it allows nothing.
+            self.put(_full_name(name, prefix), to_signal_text(values))
 
-    def add_scopes(self, scopes: Any, word: str) -> bool:
-        """Add scopes of which all are granted or denied; whether there were any, and each was a text."""
-        items = [_item(one) for one in scopes] if isinstance(scopes, Sequence) and not isinstance(scopes, str) else []
+    def add_scopes(self, scopes: Any, decision: str) -> bool:
+        """Add scopes that are all granted or all denied. Returns whether there is at least one and each is readable."""
+        items = [_list_item(scope) for scope in scopes] if isinstance(scopes, Sequence) and not isinstance(scopes, str) else []
         for item in items:
             if item:
-                self.put(f"cmp.{item}", word)
+                self.put(f"cmp.{item}", decision)
         return bool(items) and all(items)
 
 
 def _is_campaign(name: str, value: Any) -> bool:
-    """A text or a number named `cmp` is an advertising campaign's, not a consent platform's words."""
+    """Return whether `cmp` is an advertising campaign: a text or a number, not a consent platform's object."""
     return type(value) in (str, int, float) and fold(name[:MAX_NAME]) == "cmp"
 
 
-def with_objection(signals: Mapping[str, str], header: str) -> dict[str, str]:
-    """An event's signals and its request's `Sec-GPC`: both are kept where they differ."""
-    joined = SignalBuilder({"gpc": header})
+def add_gpc(signals: Mapping[str, str], header: str) -> dict[str, str]:
+    """Return an event's signals with the request's `Sec-GPC` header; where they differ both are kept."""
+    builder = SignalBuilder({"gpc": header})
     for name, value in signals.items():
-        joined.put(name, value)
-    return joined.as_map()
+        builder.put(name, value)
+    return builder.as_map()
 
 
-def _full(name: str, prefix: str) -> str:
+def _full_name(name: str, prefix: str) -> str:
     return prefix + name[:MAX_NAME].strip() if prefix else _top_name(name[:MAX_NAME])
 
 
 @lru_cache(8_192)
 def _top_name(name: str) -> str:
-    """The signal's name of a field of a consent object that nothing is around."""
+    """Return the signal name of a field at the top of a consent object."""
     name = name.strip()
-    # Consent Mode's names mean at every door what they mean at Google's.
+    # Consent Mode's names mean the same in every protocol.
     return f"cm.{name}" if fold(name) in MODE_NAMES else name
 
 
@@ -321,20 +232,13 @@ def _category_name(category: str) -> str:
     return name if fold(category) in MODE_NAMES else f"cmp.{name}"
 
 
-def _item(value: Any) -> str:
-    """An item of a list of names; empty for what is none."""
+def _list_item(value: Any) -> str:
+    """Return an item of a list of names as text; empty where it is neither text nor integer."""
     return value.strip() if isinstance(value, str) else str(value) if type(value) is int else ""
 
 
-@lru_cache(8_192)
-def list_word(name: str) -> str:
-    """What a list of this name says of its items: `granted`, `denied`, or nothing that is known."""
-    bare = fold(name)
-    return "denied" if _DENIED_LIST.fullmatch(bare) else "granted" if _GRANTED_LIST.fullmatch(bare) else ""
-
-
-def written(value: Any) -> str:
-    """A value as the text of a signal: text as it is, numbers written out, null, and the rest as JSON."""
+def to_signal_text(value: Any) -> str:
+    """Return a value as a signal's text: text unchanged, numbers formatted, `null`, and the rest as JSON."""
     if isinstance(value, str):
         return value
     if value is None:
@@ -342,9 +246,9 @@ def written(value: Any) -> str:
     if isinstance(value, bool):
         return "granted" if value else "denied"
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        # A data frame writes 1 as 1.0: JSON knows one kind of numbers.
+        # Data frames write 1 as 1.0, and JSON has one number type.
         return str(int(value))
     return str(value) if isinstance(value, int | float) else dumps(value).decode()[:MAX_JSON]
 
 
-__all__ = ["EVERYTHING", "NOT_SELECTED", "SignalBuilder", "field_of", "list_word", "with_objection", "written"]
+__all__ = ["EVERYTHING", "NOT_SELECTED", "SignalBuilder", "add_gpc", "to_signal_text"]

@@ -18,7 +18,7 @@ from infra.settings import load_settings
 from schemas.codec import Record, encode
 from schemas.registry import Contract, Registry
 from streams.collector.event import InvalidItem
-from streams.collector.fields.repeated import loads
+from streams.collector.fields.repeated_keys import loads
 from streams.collector.normalise import Normaliser, RequestContext
 from streams.collector.protocols import own
 from streams.consent import messages as worded
@@ -118,7 +118,7 @@ def read_event(file: Path, registry: Registry, region: str = "") -> Record:
         raise ConfigError(f"{file}, line {error.lineno}: {error.msg}") from None
     if not isinstance(said, dict):
         raise ConfigError(f"{file}: an event is a JSON object")
-    if "consent" in said or (set(contract.names) - own.TAKEN).isdisjoint(said):
+    if "consent" in said or (set(contract.names) - own.MAPPED_FIELDS).isdisjoint(said):
         return _collected(file, said, contract, region)
     if region:
         said["region"] = region
@@ -135,12 +135,12 @@ def read_event(file: Path, registry: Registry, region: str = "") -> Record:
 
 def _collected(file: Path, said: Any, contract: Contract, region: str) -> Record:
     """What the collector would make of it. Its pseudonyms are no real ones: they are not shown."""
-    sent = own.read(said)
+    sent = own.parse_item(said)
     if isinstance(sent, InvalidItem):
         raise ConfigError(f"{file}: {sent.detail}")
     normaliser = Normaliser(contract, NodeKeys.derive(Secret("of pseudonyms that nobody gets to see, and nothing links")))
     request = RequestContext("", "", int(time.time() * 1_000), region or None)  # where none is named, the event's own counts
-    return normaliser.record(sent, request, lambda _name: None)[1]
+    return normaliser.build_record(sent, request, lambda _name: None)[1]
 
 
 @app.command("explain", epilog="Example: headwater consent explain event.json --policy policy.yaml")

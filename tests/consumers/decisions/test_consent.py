@@ -1,4 +1,4 @@
-"""Consent at the decision door: the consent room's rules, its memory, and the region where a proxy names one."""
+"""Consent of decisions: the consent stage's rules and ledger, and the region."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.decisions.app import doors
-from consumers.decisions.consent import ConsentGate, ConsentQuestion, ConsentRules, consent_policy
+from consumers.decisions.app import build_dependencies
+from consumers.decisions.consent import ConsentGate, ConsentQuery, ConsentRules, consent_policy
 from consumers.decisions.service import Dependencies
 from consumers.decisions.sites import SiteGroups
 from infra.errors import ConfigError
@@ -30,9 +30,9 @@ NODE = "2" + "a" * 32
 
 
 def grants(signals: Mapping[str, str], region: str, times: Times, rules: ConsentRules | None = None) -> bool:
-    """Whether personalization is granted to a visitor of whom this is remembered."""
+    """Return whether personalization is granted to a visitor with this stored state."""
     rules = rules or ConsentRules(POLICY)
-    return rules.grants(rules.read(region, signals, NOW), times, NOW)
+    return rules.grants(rules.read_signals(region, signals, NOW), times, NOW)
 
 
 @pytest.mark.parametrize(
@@ -54,18 +54,18 @@ def grants(signals: Mapping[str, str], region: str, times: Times, rules: Consent
     ],
 )
 def test_only_the_consent_rooms_yes_is_a_yes(signals: Mapping[str, str], region: str, granted: bool) -> None:
-    """Silence follows the region, a no and an unreadable signal are a no, and a region that is none is the strictest."""
+    """Silence follows the region, denials and unreadable signals deny, and an unknown region is opt-in."""
     assert grants(signals, region, {}) is granted
 
 
 def test_a_policy_that_does_not_load_stops_the_start(tmp_path: Path) -> None:
-    """A missing policy file is a configuration error, never a yes."""
+    """A missing policy file is a configuration error, never a grant."""
     with pytest.raises(ConfigError):
         consent_policy(load_settings(state_dir=tmp_path, policy=tmp_path / "missing.yaml"))
 
 
 def personal(**times: int) -> Times:
-    """A state of personalization alone."""
+    """Return a state of personalization."""
     return {f"personalization.{name}": time for name, time in times.items()}
 
 
@@ -98,12 +98,12 @@ DATED = GRANTED | {"chosen_ts": str(NOW - HOUR)}
 def test_a_remembered_refusal_beats_what_is_not_newer(
     signals: Mapping[str, str], region: str, times: Times, granted: bool
 ) -> None:
-    """Refusals of whatever date, also where nothing was granted before; only a later dated consent lifts one."""
+    """Only a later dated consent lifts a refusal, also where nothing was granted before."""
     assert grants(signals, region, times) is granted
 
 
 def test_a_later_tc_string_lifts_a_refusal() -> None:
-    """Dated by day: one of a later day lifts it, one of the same day does not."""
+    """TC strings are dated by day: one of a later day lifts a refusal, one of the same day does not."""
     for days_ago, granted in ((2, True), (0, False)):
         refused = NOW // DAY_MS * DAY_MS - days_ago * DAY_MS + HOUR
         signals = {
@@ -114,13 +114,13 @@ def test_a_later_tc_string_lifts_a_refusal() -> None:
 
 
 def test_the_policy_says_whether_undated_grants_lift() -> None:
-    """With `memory.undated_grants_lift` a page that says granted and no time is newer than every refusal."""
+    """With `memory.undated_grants_lift` an undated grant of a page lifts every refusal."""
     assert grants(GRANTED, "DE", personal(denied=NOW - HOUR), ConsentRules(LIFTING))
     assert not grants(GRANTED, "DE", personal(denied=NOW - HOUR))
 
 
-def test_stored_grants_answer_silence_where_the_policy_uses_them() -> None:
-    """A remembered grant of this site speaks for a silent page under `use_stored_state`, and not otherwise."""
+def test_stored_grants_count_where_the_policy_uses_them() -> None:
+    """A stored grant counts for a page without signals only under `use_stored_state`."""
     assert grants({}, "DE", personal(granted=NOW - HOUR), ConsentRules(STORED))
     assert not grants({}, "DE", personal(granted=NOW - HOUR))
 
@@ -135,7 +135,7 @@ SIGNALS = st.sampled_from([{}, GRANTED, DATED, {"cmp.personalization": "denied"}
 
 @given(TIMES, SIGNALS, st.sampled_from(["DE", "US", ""]), st.integers(NOW - 400 * DAY_MS, NOW))
 def test_a_further_refusal_never_adds_a_grant(times: dict[str, int], signals: dict[str, str], region: str, at: int) -> None:
-    """Whatever is remembered and said, one refusal more leaves a denied decision denied."""
+    """A further refusal never turns a denied decision into a granted one, with any state and signals."""
     refused = {**times, "personalization.denied": max(times.get("personalization.denied", 0), at)}
     assert grants(signals, region, refused) <= grants(signals, region, times)
 
@@ -145,35 +145,35 @@ ROTATED = load_settings(secret=SECRET, node_key_version=2)
 BOTH = load_settings(secret=SECRET, node_key_version=2, node_key_since=1)
 
 
-def test_a_refusal_stands_when_keys_are_rotated(folder: Path) -> None:
-    """Whatever versions are in use, under whichever node of hers she refused; and she keeps her group while both are."""
+def test_a_refusal_counts_after_a_key_rotation(folder: Path) -> None:
+    """A refusal counts under any key version, and the visitor's group stays while both versions are in use."""
     first, second = versions(NodeKeys.of(ROTATED), "cookie", "c1")
     sites = SiteGroups(POLICY, folder / "write-keys.json", ())
     for refused in (first, second):
         gate = ConsentGate(ConsentRules(POLICY), sites, Ledger({refused: personal(withdrawn=NOW - HOUR)}))
         for settings in (ROTATED, BOTH):
-            known = doors(settings, gate)
+            dependencies = build_dependencies(settings, gate)
             for value, granted in (("c1", False), ("c2", True)):
-                question = ConsentQuestion(GRANTED, "DE", "https://one.example", known.visitor(value).nodes)
-                assert asyncio.run(answer(known, question)) is granted
+                query = ConsentQuery(GRANTED, "DE", "https://one.example", dependencies.identify_visitor(value).nodes)
+                assert asyncio.run(answer(dependencies, query)) is granted
     gate = ConsentGate(ConsentRules(POLICY), sites, Ledger({}))
-    assert doors(BOTH, gate).visitor("c1").pseudonym == first
-    assert doors(ROTATED, gate).visitor("c1").pseudonym == second
-    assert doors(BOTH, gate).visitor("undefined") == (None, [])
+    assert build_dependencies(BOTH, gate).identify_visitor("c1").pseudonym == first
+    assert build_dependencies(ROTATED, gate).identify_visitor("c1").pseudonym == second
+    assert build_dependencies(BOTH, gate).identify_visitor("undefined") == (None, [])
 
 
-async def answer(known: Dependencies, question: ConsentQuestion) -> bool:
-    """Whether a decision may be personal."""
-    return await known.personalization(question, NOW)
+async def answer(dependencies: Dependencies, query: ConsentQuery) -> bool:
+    """Return whether a decision may be personal."""
+    return await dependencies.grants_personalization(query, NOW)
 
 
 class Ledger:
-    """What is remembered, by node, on every site."""
+    """A ledger with states by node, equal on every site."""
 
     def __init__(self, by_node: Mapping[str, Times]) -> None:
         self.by_node = by_node
 
-    async def read(self, _regulation: str, groups: Sequence[str], nodes: Sequence[str]) -> list[Times] | None:
+    async def read_states(self, _regulation: str, groups: Sequence[str], nodes: Sequence[str]) -> list[Times] | None:
         """Answer at once."""
         times: Times = {}
         for node in nodes:
@@ -182,35 +182,35 @@ class Ledger:
 
 
 class States:
-    """What is remembered of the visitor, by group of sites; None = the view cannot be read."""
+    """A ledger with the visitor's states by group of sites; None = it is unreadable."""
 
     def __init__(self, by_group: Mapping[str, Times] | None) -> None:
         self.by_group = by_group
         self.questions: list[tuple[str, Sequence[str], Sequence[str]]] = []
 
-    async def read(self, regulation: str, groups: Sequence[str], nodes: Sequence[str]) -> list[Times] | None:
+    async def read_states(self, regulation: str, groups: Sequence[str], nodes: Sequence[str]) -> list[Times] | None:
         """Answer at once."""
         self.questions.append((regulation, groups, nodes))
         return None if self.by_group is None else [self.by_group.get(group, {}) for group in groups]
 
 
 def decided(states: States, folder: Path, rules: ConsentRules | None = None, **changes: Any) -> bool:
-    """One question to a gate with two sites."""
+    """Ask a gate with two sites once."""
     sites = SiteGroups(POLICY, folder / "write-keys.json", ())
-    question = ConsentQuestion(GRANTED, "DE", "https://one.example", [NODE])._replace(**changes)
-    return asyncio.run(ConsentGate(rules or ConsentRules(POLICY), sites, states).grants_personalization(question, NOW))
+    query = ConsentQuery(GRANTED, "DE", "https://one.example", [NODE])._replace(**changes)
+    return asyncio.run(ConsentGate(rules or ConsentRules(POLICY), sites, states).grants_personalization(query, NOW))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """With keys of two sites."""
+    """A folder with write keys of two sites."""
     for site in ("one.example", "two.example"):
         create_key(tmp_path / "write-keys.json", site.partition(".")[0], site=site)
     return tmp_path
 
 
 def test_a_page_is_asked_about_its_own_site(folder: Path) -> None:
-    """A refusal counts on the site where it was made; where the page is not named, on any."""
+    """A refusal counts on its site, and on every site where the request has no origin."""
     states = States({"two.example": personal(denied=NOW - HOUR)})
     assert decided(states, folder)
     assert not decided(states, folder, origin="https://TWO.example:8443")
@@ -219,19 +219,19 @@ def test_a_page_is_asked_about_its_own_site(folder: Path) -> None:
 
 
 def test_a_view_that_cannot_be_read_denies(folder: Path) -> None:
-    """In doubt nothing is personal: neither a page's grant nor an opt-out region's silence."""
+    """While the ledger is unreadable neither a page's grant nor an opt-out region's silence counts."""
     assert not decided(States(None), folder)
     assert not decided(States(None), folder, signals={}, region="US")
 
 
 def test_without_any_known_site_nothing_is_granted(tmp_path: Path) -> None:
-    """A request that names no page, where no write key is known, could be of any site."""
+    """A request without an origin could be of any site where no write key is known."""
     assert not decided(States({}), tmp_path, origin="")
     assert decided(States({}), tmp_path)
 
 
-def test_only_what_the_answer_may_depend_on_is_asked(folder: Path) -> None:
-    """A page that refuses, and a visitor who is nobody, cost no question; the regime of the question is the visitor's."""
+def test_the_ledger_is_read_only_where_the_answer_depends_on_it(folder: Path) -> None:
+    """A page that refuses and a visitor without nodes need no lookup; lookups use the visitor's regime."""
     states = States({})
     assert not decided(states, folder, signals={})
     assert not decided(states, folder, signals=GRANTED | {"gpc": "1"})

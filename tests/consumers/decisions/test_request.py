@@ -1,4 +1,4 @@
-"""The door's bodies: what is taken, what is refused, and that a refusal repeats no value."""
+"""Bodies of `POST /v1/decide`: what is accepted, what is refused, and that an error repeats no value."""
 
 import json
 from typing import Any
@@ -7,7 +7,6 @@ import pytest
 
 from consumers.decisions.log import uuid7
 from consumers.decisions.request import BadRequest, parse_request
-from infra.http.rate_limit import RateLimit
 
 GOOD: dict[str, Any] = {
     "experiment": "hero-banner",
@@ -18,8 +17,8 @@ GOOD: dict[str, Any] = {
 }
 
 
-def test_a_whole_question_is_taken() -> None:
-    """Every documented field arrives."""
+def test_a_complete_request_is_parsed() -> None:
+    """Every documented field is parsed."""
     request = parse_request(json.dumps(GOOD).encode())
     assert (request.experiment, request.values()["left"], request.candidates) == ("hero-banner", 3, ["calm", "bold"])
 
@@ -31,8 +30,8 @@ def test_a_whole_question_is_taken() -> None:
         {"context": {"deep": {"er": 1}}}, {"context": {"list": []}}, {"candidates": ["x"] * 51}, {"candidates": "calm"},
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused_without_repeating_it(changes: dict[str, Any]) -> None:
-    """Each misfit names its field; the visitor's id is in no message."""
+def test_invalid_fields_are_refused_without_their_values(changes: dict[str, Any]) -> None:
+    """Each error names its field, and no message contains the visitor's id."""
     with pytest.raises(BadRequest) as caught:
         parse_request(json.dumps(GOOD | changes).encode())
     assert "secret" not in str(caught.value)
@@ -53,7 +52,7 @@ def test_what_does_not_fit_is_refused_without_repeating_it(changes: dict[str, An
     ],
 )
 def test_bodies_that_are_no_question_are_refused(body: bytes) -> None:
-    """Broken, deep, non-UTF-8 and non-object bodies raise the same typed refusal."""
+    """Broken, deep, non-UTF-8 and non-object bodies raise BadRequest."""
     with pytest.raises(BadRequest):
         parse_request(body)
 
@@ -80,33 +79,21 @@ def test_bodies_that_are_no_question_are_refused(body: bytes) -> None:
          {"cmp.personalization": "denied", "cmp.personalization#2": "granted"}),
     ],
 )  # fmt: skip
-def test_nothing_that_is_said_of_consent_vanishes(consent: str, signals: dict[str, str]) -> None:
-    """Any JSON is taken, as at the collector's doors: what the gate cannot read denies there."""
+def test_no_consent_signal_is_lost(consent: str, signals: dict[str, str]) -> None:
+    """Any JSON is accepted, as in the collector: an unreadable value denies."""
     request = parse_request(b'{"experiment": "hero-banner", "consent": %s}' % consent.encode())
     assert request.consent == signals
 
 
 def test_hundreds_of_signals_are_taken_and_too_many_are_one_that_denies() -> None:
-    """A consent platform that lists its services is heard; the bound is the collector's."""
+    """Hundreds of signals are accepted; the bound is the collector's."""
     many = {"experiment": "hero-banner", "consent": {f"cmp.s{number}": "1" for number in range(200)}}
     assert len(parse_request(json.dumps(many).encode()).consent) == 200
     many["consent"] = {f"s{number}": "1" for number in range(600)}
     assert "consent" in parse_request(json.dumps(many).encode()).consent
 
 
-def test_a_caller_gets_its_rate_and_no_more() -> None:
-    """Burst first, then the rate; other callers are not affected; memory is bounded."""
-    limit = RateLimit(per_second=10, burst=3, callers=2)
-    assert [limit.allow("a", 0.0) for _ in range(4)] == [True, True, True, False]
-    assert limit.allow("b", 0.0)
-    assert limit.allow("a", 0.1)
-    assert not limit.allow("a", 0.1)
-    for caller in "cdef":
-        limit.allow(caller, 0.2)
-    assert len(limit._left) == 2
-
-
 def test_decision_ids_are_uuids_of_version_7_in_time_order() -> None:
-    """RFC 9562's example value comes out bit by bit, and later ids sort later."""
+    """RFC 9562's example value is reproduced, and later ids sort later."""
     assert uuid7(0x017F22E279B0, bytes.fromhex("0cc3" + "18c4dc0c0c07398f")) == "017f22e2-79b0-7cc3-98c4-dc0c0c07398f"
     assert uuid7(1) < uuid7(2)

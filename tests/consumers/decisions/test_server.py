@@ -58,22 +58,22 @@ def own_redis(tmp_path: Path) -> Iterator[EmbeddedRedis]:
 def settings(kafka: str, own_redis: EmbeddedRedis, tmp_path: Path) -> Settings:
     """An installation on the shared broker."""
     origins = ["https://shop.example"]
-    made = load_settings(
+    installation = load_settings(
         kafka=kafka, redis=own_redis.url, state_dir=tmp_path, secret="s" * 32, partitions=PARTITIONS, decision_origins=origins,
         region_header="X-Place",
     )  # fmt: skip
-    topics_app.apply(made)
-    create_key(made.write_keys_file, "shop", site=SITE)
+    topics_app.apply(installation)
+    create_key(installation.write_keys_file, "shop", site=SITE)
     open_views(own_redis.url)
-    return made
+    return installation
 
 
 def published(settings: Settings, experiment: Experiment, **changes: Any) -> Snapshot:
     """Publish an experiment and put a snapshot of it into Redis."""
     publish_experiment(settings, experiment)
-    made = follow(experiment, {}, None, time.time_ns() // 1_000_000)
-    assert made is not None
-    snapshot = Snapshot(**{**made.__dict__, **changes})
+    first = follow(experiment, {}, None, time.time_ns() // 1_000_000)
+    assert first is not None
+    snapshot = Snapshot(**{**first.__dict__, **changes})
     value = encode(Registry(settings.contracts).latest("bandit.snapshots"), snapshot.record())
     with redis.Redis.from_url(settings.redis) as client:
         RedisSnapshotStore(client).publish(experiment.key, snapshot.version, value)
@@ -84,26 +84,26 @@ Ask = Callable[..., Awaitable[tuple[int, dict[str, Any]]]]
 
 
 class Running:
-    """A house that serves, and a client of it."""
+    """A serving process context and a client of it."""
 
-    def __init__(self, house: ServiceContext, session: ClientSession, port: int) -> None:
-        self.house = house
+    def __init__(self, context: ServiceContext, session: ClientSession, port: int) -> None:
+        self.context = context
         self.session = session
         self.url = f"http://127.0.0.1:{port}"
 
     async def ask(self, visitor: str = "v1", **changes: Any) -> tuple[int, dict[str, Any]]:
-        """POST /v1/decide."""
+        """Send `POST /v1/decide` and return status and answer."""
         headers = changes.pop("headers", None)
         body = {"experiment": HERO.key, "visitor": visitor, "consent": CONSENT, **changes}
         async with self.session.post(self.url + PATH, json=body, headers=headers) as response:
             return response.status, await response.json()
 
-    async def until(self, what: Callable[[dict[str, Any]], bool], seconds: float = 20, **changes: Any) -> dict[str, Any]:
-        """Ask until the answer is so."""
+    async def until(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 20, **changes: Any) -> dict[str, Any]:
+        """Ask until an answer meets the condition."""
         deadline = time.monotonic() + seconds
         while True:
             status, answer = await self.ask(**changes)
-            if status == 200 and what(answer):
+            if status == 200 and condition(answer):
                 return answer
             assert time.monotonic() < deadline, answer
             await asyncio.sleep(0.05)
@@ -112,33 +112,33 @@ class Running:
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Running]:
     """Serve on a free port."""
-    house = ServiceContext(settings).open()
-    tasks = house.start()
-    runner = web.AppRunner(house.door().app(), access_log=None)
+    context = ServiceContext(settings).open()
+    tasks = context.start()
+    runner = web.AppRunner(context.build_api().app(), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
         async with ClientSession() as session:
-            yield Running(house, session, runner.addresses[0][1])
+            yield Running(context, session, runner.addresses[0][1])
     finally:
         await runner.cleanup()
-        await house.close(tasks)
+        await context.close(tasks)
 
 
 def logged(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Decision id -> record of bandit.decisions."""
+    """Return decision id -> record of bandit.decisions."""
     registry = Registry(settings.contracts)
-    found = {}
+    decisions = {}
     for partition in range(settings.partitions):
         for records in read_partition(settings, "bandit.decisions", partition):
             for _, value in records:
                 record = decode(registry, value or b"")[1]
-                found[record["decision_id"]] = record
-    return found
+                decisions[record["decision_id"]] = record
+    return decisions
 
 
 def test_answers_follow_the_published_vector_and_are_logged_as_given(settings: Settings) -> None:
-    """Over 2,000 visitors: control has its share, arms have theirs, propensities are the published ones, and the log agrees."""
+    """Over 2,000 visitors control and arms have their shares, propensities are the published ones, and the log agrees."""
     snapshot = published(settings, HERO, probabilities=(0.2, 0.7, 0.1))
 
     async def walk() -> dict[str, tuple[str, dict[str, Any]]]:
@@ -172,8 +172,8 @@ def test_answers_follow_the_published_vector_and_are_logged_as_given(settings: S
         assert answer["is_control"] == (answer["group"] == "control")
 
 
-def test_without_consent_the_default_arm_is_served_and_nobody_is_remembered(settings: Settings) -> None:
-    """Silence, denial, GPC and unreadable signals: no token, no group, no pseudonym in the log."""
+def test_without_consent_the_default_arm_is_served_and_no_visitor_is_logged(settings: Settings) -> None:
+    """Silence, denial, GPC and unreadable signals give no token, no group and no pseudonym in the log."""
     published(settings, HERO)
 
     async def walk() -> list[dict[str, Any]]:
@@ -187,18 +187,20 @@ def test_without_consent_the_default_arm_is_served_and_nobody_is_remembered(sett
             return [*answers, *[(await served.ask(headers={"Sec-GPC": text}))[1] for text in ("1", "true", "?1")]]
 
     answers = asyncio.run(walk())
-    assert {(one["arm"], one["group"], one["reason"], one["token"]) for one in answers} == {("calm", "none", "no_consent", "")}
+    assert {(answer["arm"], answer["group"], answer["reason"], answer["token"]) for answer in answers} == {
+        ("calm", "none", "no_consent", "")
+    }
     records = logged(settings)
-    assert {records[one["decision_id"]]["visitor"] for one in answers} == {""}
+    assert {records[answer["decision_id"]]["visitor"] for answer in answers} == {""}
 
 
 def node_of(visitor: str) -> str:
-    """The visitor's pseudonym."""
+    """Return the visitor's pseudonym."""
     return str(node(NodeKeys.derive(SECRET), "cookie", visitor))
 
 
 def test_a_remembered_refusal_is_no_consent(settings: Settings) -> None:
-    """By site and regime as the gate has it, though the page says granted and nothing was before; a later choice lifts it."""
+    """A stored refusal of site and regime beats the page's grant; a later choice lifts it."""
     published(settings, HERO)
     view, now = open_views(settings.redis), time.time_ns() // 1_000_000
     partition_of = partitioner(settings)
@@ -236,8 +238,8 @@ def test_a_remembered_refusal_is_no_consent(settings: Settings) -> None:
     asyncio.run(walk())
 
 
-def test_redis_away_is_survived_and_then_told(settings: Settings, own_redis: EmbeddedRedis) -> None:
-    """With Redis gone nobody knows who refused: default arms, once in the metrics; back and looked at, the old groups go on."""
+def test_an_outage_of_redis(settings: Settings, own_redis: EmbeddedRedis) -> None:
+    """Without Redis default arms are served and the metric is 1; once the view is complete again the groups continue."""
     published(settings, HERO)
 
     async def walk() -> None:
@@ -256,15 +258,15 @@ def test_redis_away_is_survived_and_then_told(settings: Settings, own_redis: Emb
     asyncio.run(walk())
 
 
-def test_an_old_snapshot_is_told_and_none_serves_the_default(settings: Settings, own_redis: EmbeddedRedis) -> None:
-    """Where nothing newer is published the last snapshot serves, `stale` once it is old; a process that has none falls back."""
+def test_an_old_snapshot_is_stale_and_none_serves_the_default(settings: Settings, own_redis: EmbeddedRedis) -> None:
+    """The last snapshot serves, with reason `stale` once it is old; a process without one serves the default arm."""
     published(settings, HERO)
 
     async def walk() -> None:
         async with running(settings) as served:
             first = await served.until(lambda answer: answer["reason"] == "ok")
-            held = served.house.snapshots._held
-            held[HERO.key] = replace(held[HERO.key], published_ts=held[HERO.key].published_ts - STALE_MS)
+            snapshots = served.context.snapshots._snapshots
+            snapshots[HERO.key] = replace(snapshots[HERO.key], published_ts=snapshots[HERO.key].published_ts - STALE_MS)
             _, stale = await served.ask()
             assert (stale["arm"], stale["group"], stale["reason"]) == (first["arm"], first["group"], "stale")
         with redis.Redis.from_url(own_redis.url) as client:
@@ -287,16 +289,16 @@ def test_a_full_log_serves_the_default_and_is_not_learned_from(settings: Setting
     async def walk() -> None:
         async with running(settings) as served:
             await served.until(lambda answer: answer["reason"] == "ok")
-            working, served.house.log._producer = served.house.log._producer, Full()
+            working, served.context.log._producer = served.context.log._producer, Full()
             _, answer = await served.ask()
-            served.house.log._producer = working
+            served.context.log._producer = working
             assert (answer["arm"], answer["group"], answer["reason"], answer["token"]) == ("calm", "none", "fallback", "")
 
     asyncio.run(walk())
 
 
 def is_of(experiment: Experiment, answer: dict[str, Any]) -> bool:
-    """Whether the answer was given under this version."""
+    """Return whether the answer is of this version of the experiment."""
     return bool(answer["config_version"] == experiment.version)
 
 
@@ -318,7 +320,7 @@ def test_the_kill_switch_works_within_two_seconds(settings: Settings) -> None:
 
 
 def test_refusals_are_documented_answers(settings: Settings) -> None:
-    """Each misuse has its status and a JSON error; other origins are kept out, the listed one gets its headers."""
+    """Each error has its status and a JSON body; only listed origins are answered, with CORS headers."""
     published(settings, HERO)
 
     async def walk() -> None:
@@ -358,20 +360,20 @@ headwater.decide({experiment: "hero-banner", visitor: "v1", fallback: "static", 
 
 
 async def in_widget(endpoint: str, timeout_ms: int = 0) -> dict[str, Any]:
-    """What the widget resolves to, in Node (which has fetch and AbortController as browsers do)."""
+    """Return the widget's result, in Node, which has fetch and AbortController as browsers do."""
     node_js = shutil.which("node")
     assert node_js is not None
     process = await asyncio.create_subprocess_exec(
         node_js, "-e", WIDGET, str(server.WIDGET), endpoint, str(timeout_ms), stdout=asyncio.subprocess.PIPE
     )
     out, _ = await asyncio.wait_for(process.communicate(), 20)
-    found: dict[str, Any] = json.loads(out)
-    return found
+    decision: dict[str, Any] = json.loads(out)
+    return decision
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="the widget's own language is not on this machine")
 def test_the_widget_always_resolves(settings: Settings) -> None:
-    """It hands over the server's answer; without one, or without one in time, the static default with an empty token."""
+    """It resolves to the server's answer, or after an error or a timeout to the static default with an empty token."""
     published(settings, HERO)
 
     async def walk() -> None:

@@ -1,4 +1,4 @@
-"""Which sites' refusals count for a decision."""
+"""The groups of sites whose refusals count for a decision."""
 
 import json
 from pathlib import Path
@@ -19,12 +19,12 @@ class Clock:
     now = 0.0
 
     def __call__(self) -> float:
-        """Read it."""
+        """Return the time."""
         return self.now
 
 
 def test_an_origin_is_its_hosts_group(tmp_path: Path) -> None:
-    """Whatever its case, port or trailing dot; sites of a group share one."""
+    """An origin is mapped in any case, with any port and trailing dot; sites of a group share one."""
     sites = SiteGroups(GROUPED, tmp_path / "keys.json", ())
     for origin in ("https://shop.example", "HTTPS://WWW.Shop.Example:8443", "https://shop.example."):
         assert sites.groups(origin) == ("shops",)
@@ -32,7 +32,7 @@ def test_an_origin_is_its_hosts_group(tmp_path: Path) -> None:
 
 
 def test_without_a_page_every_known_group_counts(tmp_path: Path) -> None:
-    """Those of keys, revoked ones too, of allowed origins and of the policy; an origin that names no host is none."""
+    """They are those of keys, including revoked ones, of allowed origins and of the policy."""
     file = tmp_path / "keys.json"
     create_key(file, "shop", site="shop.example")
     create_key(file, "old", site="old.example")
@@ -43,7 +43,7 @@ def test_without_a_page_every_known_group_counts(tmp_path: Path) -> None:
 
 
 def test_new_keys_are_known_soon_and_broken_files_change_nothing(tmp_path: Path) -> None:
-    """The file is looked at once a second; one that cannot be read leaves what was known."""
+    """The file is checked once a second; an invalid file leaves the known sites."""
     file, clock = tmp_path / "keys.json", Clock()
     sites = SiteGroups(PLAIN, file, (), clock)
     assert sites.groups("") == ()

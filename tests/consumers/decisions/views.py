@@ -1,4 +1,4 @@
-"""The consent gate's view of its ledger, where no consent worker runs."""
+"""Writes the consent ledger's view without a consent worker."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -11,12 +11,12 @@ PARTITIONS = 4
 
 
 def partition_of(subject: bytes) -> int:
-    """By the second character of a node."""
+    """Return a partition by the second character of a node."""
     return int(subject[1:2], 16) % PARTITIONS
 
 
 def gate_view(url: str, states: States | None = None) -> RedisStateStore:
-    """As the consent worker has it; `states`: what its topic holds, in every partition."""
+    """Return the consent worker's store. `states`: content of its topic, in every partition."""
 
     def changed(_partition: int, _since: int) -> Iterator[LedgerSlice]:
         yield LedgerSlice({}, states or {})
@@ -25,7 +25,7 @@ def gate_view(url: str, states: States | None = None) -> RedisStateStore:
 
 
 def open_views(url: str, partitions: Iterable[int] = range(PARTITIONS)) -> RedisStateStore:
-    """Mark the views of these partitions as whole, as a consent worker does that finds nothing on its topic."""
+    """Mark the views of these partitions as complete, as a consent worker does with an empty topic."""
     view = gate_view(url)
     for partition in partitions:
         view.open(partition)
@@ -33,5 +33,5 @@ def open_views(url: str, partitions: Iterable[int] = range(PARTITIONS)) -> Redis
 
 
 def remember(view: RedisStateStore, node: str, group: str, times: Mapping[str, int], regulation: str = "opt-in") -> None:
-    """Write what the gate has committed of a node."""
+    """Write a committed state of a node."""
     view.write(partition_of(node.encode()), {state_key(regulation, group, node): times}, 1)

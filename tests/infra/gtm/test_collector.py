@@ -29,7 +29,9 @@ def intake(contracts_dir: Path, tmp_path: Path) -> Intake:
 
 def take(intake: Intake, body: str) -> IntakeResult:
     """Return the result of `POST /v1/events` for a body."""
-    return intake.take(own.items_of(orjson.loads(body)), own.read, RequestContext("web", "shop.example", NOW_MS, None))
+    return intake.accept_events(
+        own.extract_items(orjson.loads(body)), own.parse_item, RequestContext("web", "shop.example", NOW_MS, None)
+    )
 
 
 def test_the_collector_accepts_what_the_tag_sends_and_keeps_each_signal(

@@ -31,6 +31,7 @@ from streams.collector.event import Item
 from streams.collector.intake import Intake
 from streams.collector.normalise import RequestContext
 from streams.collector.protocols import ga4, own, segment, snowplow
+from streams.collector.protocols.choices import parse_item as parse_choice
 from streams.identity.nodes import NodeKeys
 
 SPELLINGS = 200
@@ -43,7 +44,7 @@ Spell = Callable[[str], str]
 
 @dataclass(frozen=True)
 class Canary:
-    """A secret, its forms in clear, and traces that must stand in no record, decoded or as digits only."""
+    """A secret, its forms in clear, and its traces, which no record may contain in decoded text or in its digits."""
 
     kind: str
     forms: tuple[str, ...]
@@ -88,7 +89,7 @@ def full_width(text: str) -> str:
 
 
 def arabic_digits(text: str) -> str:
-    """Digits as Arabic-Indic ones."""
+    """Digits as Arabic-Indic digits."""
     return text.translate({ord("0") + digit: 0x660 + digit for digit in range(10)})
 
 
@@ -144,7 +145,7 @@ FRAMES = (
 
 
 def spellings(canary: Canary) -> list[str]:
-    """200 texts with a canary in each, the same ones in each run."""
+    """Return 200 texts that each contain a canary, the same in each run."""
     every = [frame.format(spell(form)) for form, spell, frame in itertools.product(canary.forms, SPELLS, FRAMES)]
     chosen = sorted(set(every))
     random.Random(16).shuffle(chosen)
@@ -152,7 +153,7 @@ def spellings(canary: Canary) -> list[str]:
 
 
 def own_events(text: str) -> Iterator[dict[str, Any]]:
-    """An own event for each field."""
+    """Yield an event of own JSON for each field."""
     texts = (
         "event_id", "page_location", "page_title", "page_referrer", "user_agent", "tag_version", "order_id", "currency",
         "decision_token", "gclid", "x-ga-gcs", "note", "tier",
@@ -171,7 +172,7 @@ def own_events(text: str) -> Iterator[dict[str, Any]]:
 
 
 def segment_events(text: str) -> Iterator[dict[str, Any]]:
-    """A Segment call for each field."""
+    """Yield a Segment call for each field."""
     yield {"type": "track", "event": text}
     yield {"type": "track", "event": "x", "messageId": text}
     for name in ("order_id", "currency", "decision_token", "fbclid", "url", "title", "referrer", "coupon", text):
@@ -186,7 +187,7 @@ def segment_events(text: str) -> Iterator[dict[str, Any]]:
 
 
 def ga4_items(text: str) -> Iterator[dict[str, Any]]:
-    """A Measurement Protocol event for each field."""
+    """Yield a Measurement Protocol event for each field."""
     names = (
         "event_id", "page_location", "page_title", "page_referrer", "transaction_id", "currency", "decision_token", "gcs",
         "gcd", "wbraid", "search_term", text,
@@ -199,7 +200,7 @@ def ga4_items(text: str) -> Iterator[dict[str, Any]]:
 
 
 def snowplow_items(text: str) -> Iterator[dict[str, Any]]:
-    """A Snowplow event for each field, as POST and GET have them."""
+    """Yield a Snowplow event for each field, as in POST and GET."""
     iglu = "iglu:com.snowplowanalytics.snowplow"
     for name in ("url", "page", "refr", "ua", "tv", "eid"):
         yield {"e": "pv", name: text}
@@ -220,7 +221,7 @@ def snowplow_items(text: str) -> Iterator[dict[str, Any]]:
 
 
 def choices_of(text: str) -> Iterator[dict[str, Any]]:
-    """A choice for each field."""
+    """Yield a choice for each field."""
     yield {"client_id": "c-1", "consent": {"cmp.marketing": text}}
     yield {"client_id": "c-1", "consent": {"cmp.marketing": "0", text: "1", "note": text}}
     if len(text) <= 64:  # of a longer one the reader takes the beginning
@@ -229,16 +230,16 @@ def choices_of(text: str) -> Iterator[dict[str, Any]]:
 
 
 READERS: tuple[tuple[str, Callable[[Any], Item], Callable[[str], Iterator[dict[str, Any]]]], ...] = (
-    ("own", own.read, own_events),
-    ("segment", segment.read, segment_events),
-    ("ga4", ga4.read, ga4_items),
-    ("snowplow", snowplow.read, snowplow_items),
+    ("own", own.parse_item, own_events),
+    ("segment", segment.parse_item, segment_events),
+    ("ga4", ga4.parse_item, ga4_items),
+    ("snowplow", snowplow.parse_item, snowplow_items),
 )
 
 
 @lru_cache(maxsize=100_000)
 def decoded(text: str) -> str:
-    """A text as whoever reads the topic could decode it: not by the code under test."""
+    """Decode a text as a reader of the topic could, without the code under test."""
     for _ in range(10):
         before = text
         text = re.sub(r"%u([0-9A-Fa-f]{4})", lambda match: chr(int(match[1], 16)), text)
@@ -248,12 +249,12 @@ def decoded(text: str) -> str:
         text = "".join(char for char in text if unicodedata.category(char) != "Cf")
         if text == before:
             break
-    folded = unicodedata.normalize("NFKD", text).casefold()
-    return "".join(char for char in folded if unicodedata.category(char) != "Mn")
+    fold_text = unicodedata.normalize("NFKD", text).casefold()
+    return "".join(char for char in fold_text if unicodedata.category(char) != "Mn")
 
 
 def leaks(canary: Canary, value: Any) -> list[str]:
-    """Texts of a record in which the canary can be seen."""
+    """Return the texts of a record that reveal the canary."""
     texts: list[str] = []
     pending = [value]
     while pending:
@@ -273,20 +274,20 @@ def _shows(canary: Canary, text: str) -> bool:
 
 
 class Door:
-    """The intake as it runs, and what has left it."""
+    """An intake, and the records that it produces."""
 
     def __init__(self, folder: Path) -> None:
         self.metrics = Metrics()
         self._intake = Intake(REGISTRY, PayloadKeyring(folder, SECRET), NodeKeys.derive(SECRET), self.metrics)
         self._request = RequestContext("web", "shop.example", 1_795_514_401_000, ip="192.0.2.1")
 
-    def events(self, read: Callable[[Any], Item], items: list[Any]) -> list[Any]:
-        """Records of events.raw, with their keys."""
-        return self._opened(self._intake.take(items, read, self._request).records)
+    def events(self, parse: Callable[[Any], Item], items: list[Any]) -> list[Any]:
+        """Return [key, record] of events.raw."""
+        return self._opened(self._intake.accept_events(items, parse, self._request).records)
 
     def choices(self, items: list[Any]) -> list[Any]:
-        """Records of consent.signals, with their keys."""
-        return self._opened(self._intake.take_choices(items, self._request).records)
+        """Return [key, record] of consent.signals."""
+        return self._opened(self._intake.accept_choices(items, parse_choice, self._request).records)
 
     def _opened(self, records: list[Any]) -> list[Any]:
         clear = [record for record in records if record.topic != "events.dead"]  # dead letters are encrypted
@@ -295,35 +296,39 @@ class Door:
 
 @pytest.fixture
 def door(tmp_path: Path) -> Door:
-    """A door of its own."""
+    """An intake of its own for each test."""
     return Door(tmp_path)
 
 
 def sampled(items: list[Any], share: float, seed: int) -> list[Any]:
-    """All of them in a full run, else a part, the same in each run."""
+    """Return all items in a full run, else a fixed sample."""
     return items if FULL else [item for item in items if random.Random(f"{seed}{item}").random() < share]
 
 
 @pytest.mark.parametrize("canary", [EMAILS, PHONES, IPS, IPV6S], ids=lambda canary: canary.kind)
-@pytest.mark.parametrize(("protocol", "read", "events_of"), READERS, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(("protocol", "parse", "events_of"), READERS, ids=lambda value: value if isinstance(value, str) else "")
 def test_no_spelling_gets_into_an_event(
-    door: Door, canary: Canary, protocol: str, read: Callable[[Any], Item], events_of: Callable[[str], Iterator[dict[str, Any]]]
+    door: Door,
+    canary: Canary,
+    protocol: str,
+    parse: Callable[[Any], Item],
+    events_of: Callable[[str], Iterator[dict[str, Any]]],
 ) -> None:
-    """Neither into a record of events.raw, its key, a log line nor the label of a metric."""
-    taken = 0
+    """No canary is in a record of events.raw, its key, a log line or the label of a metric."""
+    event_count = 0
     with capture_logs() as logs:
         for place, text in enumerate(spellings(canary)):
             for item in sampled(list(events_of(text)), 0.15, place):
-                records = door.events(read, [item])
-                taken += len(records)
+                records = door.events(parse, [item])
+                event_count += len(records)
                 assert not leaks(canary, records), (text, item, leaks(canary, records))
-    assert taken > SPELLINGS  # it is no list of refusals
+    assert event_count > SPELLINGS  # it is no list of refusals
     assert not leaks(canary, [generate_latest(door.metrics.registry).decode(), *map(str, logs)])
 
 
 @pytest.mark.parametrize("canary", [EMAILS, PHONES, IPS, IPV6S], ids=lambda canary: canary.kind)
 def test_no_spelling_gets_into_a_choice(door: Door, canary: Canary) -> None:
-    """Nor into a record of consent.signals."""
+    """No canary is in a record of consent.signals, a log line or the label of a metric."""
     with capture_logs() as logs:
         for place, text in enumerate(spellings(canary)):
             for item in sampled(list(choices_of(text)), 0.5, place):
@@ -341,8 +346,8 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_fields_of_persons_are_masked_wherever_they_stand(door: Door, name: str) -> None:
-    """At the top, at any depth, in names with prefixes, in addresses of pages, encoded, and in JSON texts."""
+def test_personal_fields_are_masked_at_any_place(door: Door, name: str) -> None:
+    """Personal fields are masked at any depth, with prefixes, in page URLs, encoded, and in JSON texts."""
     secret = "Quokka77 Wombat"
     items: list[dict[str, Any]] = [
         {"x.params." + name: secret}, {"properties": {"a": [{"b": {name: secret}}]}},
@@ -354,7 +359,7 @@ def test_fields_of_persons_are_masked_wherever_they_stand(door: Door, name: str)
     ]  # fmt: skip
     canary = Canary("field", (), ("quokka", "wombat"))
     for item in items:
-        (record,) = door.events(own.read, [{"event_name": "x", **item}])
+        (record,) = door.events(own.parse_item, [{"event_name": "x", **item}])
         assert not leaks(canary, record), (item, leaks(canary, record))
 
 
@@ -362,14 +367,17 @@ def test_fields_of_persons_are_masked_wherever_they_stand(door: Door, name: str)
 @pytest.mark.parametrize(
     "spell", [str, quote, every_byte, str.upper, full_width], ids=["plain", "encoded", "bytes", "upper", "wide"]
 )
-def test_an_events_own_identifiers_stand_nowhere_else(door: Door, text: str, spell: Spell) -> None:
-    """Under names that nobody knows, in paths, titles, ids and versions, whatever protocol named them."""
+def test_an_events_own_identifiers_are_masked_everywhere_else(door: Door, text: str, spell: Spell) -> None:
+    """They are masked under unknown names, in paths, titles, ids and versions, in every protocol."""
     for field in ("a", "page_title", "page_location", "event_id", "order_id", "tag_version", "user_agent", "event_name"):
-        for item, read in (
-            ({"event_name": "x", "user_id": text, field: f"see {spell(text)}."}, own.read),
-            ({"type": "track", "event": "x", "userId": text, "properties": {"a": [spell(text)], spell(text): 1}}, segment.read),
-            ({"e": "se", "uid": text, "se_la": f"https://x.example/{spell(text)}/", "ua": spell(text)}, snowplow.read),
-            ({"shared": {"client_id": text}, "event": {"name": "x", "params": {"a": spell(text)}}}, ga4.read),
+        for item, parse in (
+            ({"event_name": "x", "user_id": text, field: f"see {spell(text)}."}, own.parse_item),
+            (
+                {"type": "track", "event": "x", "userId": text, "properties": {"a": [spell(text)], spell(text): 1}},
+                segment.parse_item,
+            ),
+            ({"e": "se", "uid": text, "se_la": f"https://x.example/{spell(text)}/", "ua": spell(text)}, snowplow.parse_item),
+            ({"shared": {"client_id": text}, "event": {"name": "x", "params": {"a": spell(text)}}}, ga4.parse_item),
         ):
-            (record,) = door.events(read, [item])
+            (record,) = door.events(parse, [item])
             assert not leaks(USERS, record), (item, leaks(USERS, record))

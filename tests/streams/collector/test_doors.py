@@ -1,4 +1,4 @@
-"""The doors as clients meet them: a real collector process in front of a real broker."""
+"""The doors over HTTP: a real collector process with a real broker."""
 
 import base64
 import gzip
@@ -25,7 +25,7 @@ from infra.secrets import Secret
 from infra.settings import Settings
 from schemas.codec import decode
 from schemas.registry import Registry
-from streams.collector.http.refusals import STATUS
+from streams.collector.http.rejections import STATUS
 from streams.collector.write_keys import KeyKind, create_key, revoke_keys
 from streams.identity.nodes import NodeKeys, node
 from streams.runtime.dead_letters.dead_letter import open_letter
@@ -49,7 +49,7 @@ class Collector:
         self.registry = Registry(Settings().contracts)
 
     def start(self) -> None:
-        """Start and wait until it answers."""
+        """Start the process and wait until it answers."""
         environment = {
             **os.environ,
             "HEADWATER_KAFKA": self.kafka,
@@ -69,7 +69,7 @@ class Collector:
             return False
 
     def stop(self) -> None:
-        """As an orchestrator would."""
+        """Terminate the process, and kill it after 15 seconds."""
         self.process.terminate()
         try:
             self.process.wait(15)
@@ -78,12 +78,12 @@ class Collector:
             self.process.wait()
 
     def send(self, body: Any, path: str = "/v1/events", **headers: str) -> requests.Response:
-        """POST; objects as JSON, bytes as they are; the key as Bearer unless another header says otherwise."""
+        """POST objects as JSON and bytes unchanged, with the key as Bearer unless `Authorization` is given."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         return requests.post(self.url + path, data=data, headers={"Authorization": f"Bearer {self.key}"} | headers, timeout=20)
 
     def events(self, mark: str) -> list[dict[str, Any]]:
-        """Events on events.raw whose property `mark` this is."""
+        """Return the records of events.raw with this property `mark`."""
         records = [decode(self.registry, message.value())[1] for message in read_committed(self.kafka, "events.raw")]
         return [record for record in records if record["properties"].get("mark") == mark]
 
@@ -98,7 +98,7 @@ def wait_until(condition: Callable[[], Any], seconds: float) -> None:
 
 @pytest.fixture(scope="module")
 def collector(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
-    """One collector on the shared broker."""
+    """A collector on the shared broker."""
     apply(Settings(kafka=kafka))
     collector = Collector(kafka, tmp_path_factory.mktemp("collector"), "--micro", "--cors-origin", "https://shop.example")
     collector.start()
@@ -108,7 +108,7 @@ def collector(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="module")
 def regional(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
-    """One that trusts a proxy's header for the region."""
+    """A collector that trusts a proxy's header for the region."""
     apply(Settings(kafka=kafka))
     collector = Collector(kafka, tmp_path_factory.mktemp("regional"), "--region-header", "X-Region")
     collector.start()
@@ -117,13 +117,13 @@ def regional(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
 
 
 def refused(answer: requests.Response, reason: str) -> None:
-    """The answer is the table's for this reason."""
+    """Assert that the answer is the one of the table for this reason."""
     status, _ = next(row for of, row in STATUS.items() if of == reason)
     assert (answer.status_code, answer.json()["code"]) == (status, reason)
     assert answer.json()["message"]
 
 
-def test_a_200_means_that_kafka_has_it(collector: Collector) -> None:
+def test_a_200_means_that_kafka_has_the_event(collector: Collector) -> None:
     """The event is on the topic when the answer comes, keyed by its subject."""
     mark = uuid.uuid4().hex
     answer = collector.send({"event_name": "page_view", "client_id": "c-1", "mark": mark})
@@ -152,30 +152,30 @@ def test_a_200_means_that_kafka_has_it(collector: Collector) -> None:
         (b"17", {}, "CONTRACT"),
     ],
 )
-def test_refusals_are_the_tables(collector: Collector, body: bytes, headers: dict[str, str], reason: str) -> None:
-    """Status, code and a message that says what to do."""
+def test_rejections_are_those_of_the_table(collector: Collector, body: bytes, headers: dict[str, str], reason: str) -> None:
+    """Each rejection has its status, its code and a message."""
     refused(collector.send(body, **headers), reason)
 
 
 def test_the_readme_shows_the_table() -> None:
-    """Every refusal stands in the README with its status."""
+    """The README lists every rejection with its status."""
     rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (\d+) \|", README.read_text(), re.MULTILINE))
     assert rows == {str(reason): str(status) for reason, (status, _) in STATUS.items()}
 
 
 def test_no_such_door(collector: Collector) -> None:
-    """404, worded."""
+    """An unknown path is answered 404 with code and message."""
     refused(collector.send({}, "/v2/events"), "NOT_FOUND")
 
 
 def test_good_items_of_a_batch_are_taken_and_bad_ones_are_dead_letters(collector: Collector) -> None:
-    """The answer names the bad ones; their bytes are on events.dead, encrypted."""
+    """The answer lists the refused ones; their bytes are on events.dead, encrypted."""
     mark = uuid.uuid4().hex
     answer = collector.send(
         [{"event_name": "a", "mark": mark}, {"event_name": 5, "mark": mark}, {"event_name": "b", "mark": mark}]
     )
-    said = answer.json()
-    assert (answer.status_code, said["accepted"], [item["index"] for item in said["refused"]]) == (200, 2, [1])
+    summary = answer.json()
+    assert (answer.status_code, summary["accepted"], [item["index"] for item in summary["refused"]]) == (200, 2, [1])
     assert sorted(event["event_name"] for event in collector.events(mark)) == ["a", "b"]
     dead = [message.value() for message in read_committed(collector.kafka, "events.dead")]
     assert dead
@@ -183,26 +183,26 @@ def test_good_items_of_a_batch_are_taken_and_bad_ones_are_dead_letters(collector
 
 
 def test_choices_without_an_event_go_to_their_subjects(collector: Collector) -> None:
-    """One record for each identifier, keyed by its pseudonym, with what was chosen and when; nothing in clear."""
+    """Each identifier gets a record, keyed by its pseudonym, with choice and time; no identifier is in clear."""
     name = uuid.uuid4().hex
-    said = {
+    choice_item = {
         "user_id": name,
         "user_data": {"email": f"{name}@example.org"},
         "consent": {"cmp.marketing": False},
         "chosen_ts": 1_795_000_000_017,
     }
-    answer = collector.send([said, {"client_id": name, "kind": "withdrawal", "purposes": ["analytics"]}], "/v1/consent")
+    answer = collector.send([choice_item, {"client_id": name, "kind": "withdrawal", "purposes": ["analytics"]}], "/v1/consent")
     sites = ["shop.example", "www.shop.example"]
     assert answer.json() == {"success": True, "accepted": 2, "refused": [], "holds_for": sites}
     keys = NodeKeys.derive(Secret(SECRET))
-    ours = {
+    subjects = {
         str(node(keys, kind, value)) for kind, value in (("user", name), ("email", f"{name}@example.org"), ("cookie", name))
     }
-    read = [(message.key().decode(), message.value()) for message in read_committed(collector.kafka, "consent.signals")]
-    records = [decode(collector.registry, value)[1] for key, value in read if key in ours]
-    assert {record["subject"] for record in records} == ours
+    messages = [(message.key().decode(), message.value()) for message in read_committed(collector.kafka, "consent.signals")]
+    records = [decode(collector.registry, value)[1] for key, value in messages if key in subjects]
+    assert {record["subject"] for record in records} == subjects
     assert len(records) == 3
-    assert not any(name.encode() in value for _, value in read)
+    assert not any(name.encode() in value for _, value in messages)
     withdrawal = next(record for record in records if record["kind"] == "withdrawal")
     choice = next(record for record in records if record["kind"] == "choice")
     assert (withdrawal["purposes"], withdrawal["site"], withdrawal["via"]) == (["analytics"], "shop.example", "webhook")
@@ -219,13 +219,13 @@ def test_choices_without_an_event_go_to_their_subjects(collector: Collector) -> 
         {"client_id": "c", "consent": {"cmp.marketing": "hm"}}, {"client_id": "c", "consent": {"gcs": "G100", "cmp.x": "0"}},
     ],
 )  # fmt: skip
-def test_choices_that_say_nothing_are_refused(collector: Collector, item: Any) -> None:
-    """Nobody named, nothing chosen, purposes that are none: 400 with words, and a dead letter."""
+def test_invalid_choices_are_refused(collector: Collector, item: Any) -> None:
+    """A choice without subject, without choice or with unknown purposes is answered 400 with a message."""
     refused(collector.send([item], "/v1/consent"), "CONTRACT")
 
 
 def letters(collector: Collector) -> list[bytes]:
-    """The bytes of all dead letters, decrypted."""
+    """Return the decrypted bytes of all dead letters."""
     keyring = PayloadKeyring(collector.folder / "keyring", Secret(SECRET))
     dead = [decode(collector.registry, message.value())[1] for message in read_committed(collector.kafka, "events.dead")]
     return [open_letter(letter, keyring)[1] for letter in dead if letter["stage"] == "collector"]
@@ -233,14 +233,14 @@ def letters(collector: Collector) -> list[bytes]:
 
 @pytest.mark.parametrize("body", ['{ "client_id": "%s", "consent": {"gcs": "G1"} }', '"%s"', '{"choices": "%s"}'])
 def test_a_choice_that_is_not_understood_is_kept_byte_for_byte(collector: Collector, body: str) -> None:
-    """400, and a dead letter of just what was sent."""
+    """It is answered 400, and the dead letter has the bytes that were sent."""
     raw = (body % uuid.uuid4().hex).encode()
     refused(collector.send(raw, "/v1/consent"), "CONTRACT")
     assert raw in letters(collector)
 
 
 def test_a_time_that_cannot_be_read_is_a_warning(collector: Collector) -> None:
-    """The choice is taken, and the answer says that its time is not."""
+    """The choice is accepted, and the answer warns about its time."""
     answer = collector.send({"client_id": "c", "kind": "withdrawal", "chosen_ts": "yesterday"}, "/v1/consent").json()
     assert (answer["success"], [warning["index"] for warning in answer["warnings"]]) == (True, [0])
 
@@ -253,8 +253,10 @@ def test_a_time_that_cannot_be_read_is_a_warning(collector: Collector) -> None:
         ("import", "US", "Ohio", ""),
     ],
 )  # fmt: skip
-def test_whose_region_counts(regional: Collector, kind: KeyKind, header: str, own_region: str, region: str) -> None:
-    """The trusted header is the visitor's where a browser sends; a server's events say themselves where their visitor is."""
+def test_the_region_depends_on_the_kind_of_key(
+    regional: Collector, kind: KeyKind, header: str, own_region: str, region: str
+) -> None:
+    """The trusted header counts under a browser's key, the event's own region under a server's."""
     mark = uuid.uuid4().hex
     key = create_key(regional.keys, kind, site="shop.example", kind=KeyKind(kind))
     authorized = {"Authorization": f"Bearer {key}", "X-Region": header}
@@ -264,16 +266,16 @@ def test_whose_region_counts(regional: Collector, kind: KeyKind, header: str, ow
 
 
 def test_the_browsers_objection_is_passed_on_as_sent(collector: Collector) -> None:
-    """Any value of Sec-GPC but 0 is a signal, beside what the body says."""
-    sent = {"1": {"gpc": "1", "gpc#2": "0"}, "yes": {"gpc": "yes", "gpc#2": "0"}, "0": {"gpc": "0"}, "": {"gpc": "0"}}
-    for header, signals in sent.items():
+    """Any value of Sec-GPC but 0 is a signal beside those of the body."""
+    expected = {"1": {"gpc": "1", "gpc#2": "0"}, "yes": {"gpc": "yes", "gpc#2": "0"}, "0": {"gpc": "0"}, "": {"gpc": "0"}}
+    for header, signals in expected.items():
         mark = uuid.uuid4().hex
         assert collector.send({"event_name": "x", "mark": mark, "consent": {"gpc": False}}, **{"Sec-GPC": header}).ok
         assert [record["signals"] for record in collector.events(mark)] == [signals]
 
 
-def test_words_that_stand_twice_in_a_request_are_both_kept(collector: Collector) -> None:
-    """A repeated JSON key, and a repeated name of a query string."""
+def test_repeated_keys_of_a_request_are_kept(collector: Collector) -> None:
+    """Both values of a repeated JSON key and of a repeated query parameter are kept."""
     mark = uuid.uuid4().hex
     body = b'{"event_name":"x","mark":"%s","consent":{"cmp.m":"0","cmp.m":"1"}}' % mark.encode()
     assert collector.send(body).ok
@@ -289,7 +291,7 @@ def test_words_that_stand_twice_in_a_request_are_both_kept(collector: Collector)
 
 
 def test_compressed_bodies_are_read(collector: Collector) -> None:
-    """gzip, as rudder-sdk-python sends by default."""
+    """gzip is accepted; rudder-sdk-python sends it by default."""
     mark = uuid.uuid4().hex
     body = gzip.compress(json.dumps({"event_name": "x", "mark": mark}).encode())
     assert collector.send(body, **{"Content-Encoding": "gzip"}).ok
@@ -297,7 +299,7 @@ def test_compressed_bodies_are_read(collector: Collector) -> None:
 
 
 def test_segment_accepts_the_key_as_user_name_or_in_the_body(collector: Collector) -> None:
-    """Basic auth with the colon, or writeKey."""
+    """The key is the user name of Basic, or `writeKey`."""
     call = {"event": "A", "anonymousId": "c", "messageId": "m"}
     basic = base64.b64encode(f"{collector.key}:".encode()).decode()
     assert collector.send(call, "/v1/track", Authorization=f"Basic {basic}").ok
@@ -306,7 +308,7 @@ def test_segment_accepts_the_key_as_user_name_or_in_the_body(collector: Collecto
 
 
 def test_a_trackers_bad_event_is_answered_ok(collector: Collector) -> None:
-    """A Snowplow tracker would repeat a refusal for ever: 200, and a dead letter."""
+    """Because Snowplow trackers repeat refusals for ever, it is answered 200 and becomes a dead letter."""
     body = {
         "schema": "iglu:com.snowplowanalytics.snowplow/payload_data/jsonschema/1-0-4",
         "data": [{"e": "nonsense", "aid": collector.key}],
@@ -318,22 +320,22 @@ def test_a_trackers_bad_event_is_answered_ok(collector: Collector) -> None:
 
 
 def test_the_pixel(collector: Collector) -> None:
-    """GET /i answers a picture."""
+    """GET /i answers with an image."""
     answer = requests.get(f"{collector.url}/i", {"e": "pv", "aid": collector.key, "url": "https://x.example/"}, timeout=10)
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, "image/gif")
 
 
-def test_ga4_debug_says_what_collect_would_refuse(collector: Collector) -> None:
-    """And keeps nothing."""
+def test_ga4_debug_lists_problems(collector: Collector) -> None:
+    """`/debug/mp/collect` lists the problem that `/mp/collect` answers 200."""
     query = f"?api_secret={collector.key}&measurement_id=G-1"
     body = {"client_id": "c", "events": [{"name": "x" * 50}]}
-    said = collector.send(body, f"/debug/mp/collect{query}", Authorization="").json()
-    assert [message["fieldPath"] for message in said["validationMessages"]] == ["events[0]"]
+    report = collector.send(body, f"/debug/mp/collect{query}", Authorization="").json()
+    assert [message["fieldPath"] for message in report["validationMessages"]] == ["events[0]"]
     assert collector.send(body, f"/mp/collect{query}", Authorization="").status_code == 200
 
 
 def test_only_listed_origins_may_send_from_a_browser(collector: Collector) -> None:
-    """The allow-list, in preflight and answer."""
+    """A preflight of a listed origin has CORS headers, one of another origin has none."""
     listed = requests.options(f"{collector.url}/v1/events", headers={"Origin": "https://shop.example"}, timeout=10)
     assert listed.headers["Access-Control-Allow-Origin"] == "https://shop.example"
     other = requests.options(f"{collector.url}/v1/events", headers={"Origin": "https://other.example"}, timeout=10)
@@ -341,15 +343,15 @@ def test_only_listed_origins_may_send_from_a_browser(collector: Collector) -> No
 
 
 def test_micro_shows_good_and_bad(collector: Collector) -> None:
-    """For people who set tags up."""
+    """Accepted and refused items are listed apart."""
     requests.get(f"{collector.url}/micro/reset", timeout=10)
     collector.send([{"event_name": "seen"}, {"event_name": 5}])
-    good, bad = (requests.get(f"{collector.url}/micro/{what}", timeout=10).json() for what in ("good", "bad"))
+    good, bad = (requests.get(f"{collector.url}/micro/{selection}", timeout=10).json() for selection in ("good", "bad"))
     assert ([event["event_name"] for event in good], len(bad)) == (["seen"], 1)
 
 
 def test_a_revoked_key_is_refused_within_a_second_or_two(collector: Collector) -> None:
-    """Without a restart; other keys of other sources stay."""
+    """It is refused without a restart; keys of other sources stay valid."""
     other = create_key(collector.keys, "app", site="app.example")
     header = {"Authorization": f"Bearer {other}"}
     wait_until(lambda: collector.send({"event_name": "x"}, **header).ok, 5)
@@ -358,8 +360,8 @@ def test_a_revoked_key_is_refused_within_a_second_or_two(collector: Collector) -
     assert collector.send({"event_name": "x"}).ok
 
 
-def test_too_fast_a_source_is_told_to_wait(collector: Collector) -> None:
-    """429 with Retry-After, per source."""
+def test_a_source_beyond_its_rate_must_wait(collector: Collector) -> None:
+    """A source beyond its rate is answered 429 with Retry-After."""
     slow = create_key(collector.keys, "slow", site="x.example", events_per_s=1)
     header = {"Authorization": f"Bearer {slow}"}
     wait_until(lambda: collector.send({"event_name": "x"}, **header).ok, 5)
@@ -369,13 +371,13 @@ def test_too_fast_a_source_is_told_to_wait(collector: Collector) -> None:
 
 
 def test_health_and_metrics(collector: Collector) -> None:
-    """Liveness, readiness and numbers."""
+    """Readiness and metrics are answered."""
     assert requests.get(f"{collector.url}/health/ready", timeout=10).json()["ready"] is True
     assert "headwater_collected_total" in requests.get(f"{collector.url}/metrics", timeout=10).text
 
 
-def test_while_kafka_stands_still_events_are_kept_and_come_after(tmp_path: Path) -> None:
-    """Answers come from the spool; a kill -9 of the collector and Kafka's return lose nothing and keep the order."""
+def test_events_are_spooled_while_kafka_hangs(tmp_path: Path) -> None:
+    """Events are acknowledged from the spool; `kill -9` and Kafka's return lose none and keep their order."""
     with EmbeddedKafka(tmp_path / "kafka") as broker:
         apply(Settings(kafka=broker.address))
         collector = Collector(broker.address, tmp_path, "--budget", "0.5")

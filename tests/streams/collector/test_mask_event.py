@@ -1,4 +1,4 @@
-"""What masks do to the records of one event and of one choice."""
+"""Masks in the records of one event and of one choice."""
 
 from collections import Counter
 from typing import Any
@@ -25,10 +25,10 @@ NOW = 1_795_514_401_000
 
 
 def record(contract: Contract = RAW, ip: str = "", **fields: Any) -> tuple[str, Record, Counter[str]]:
-    """Key, record and how often each field was masked."""
+    """Return the key, the record and how often each field was masked."""
     masked: Counter[str] = Counter()
     event = ProtocolEvent(fields.pop("name", "x"), "headwater", **fields)
-    key, written = Normaliser(contract, KEYS).record(
+    key, written = Normaliser(contract, KEYS).build_record(
         event, RequestContext("web", "shop.example", NOW, ip=ip), lambda name: masked.update([name])
     )
     encode(contract, written)  # it fits
@@ -56,9 +56,9 @@ def test_names_that_are_masked_alike_do_not_replace_each_other() -> None:
 
 
 def test_ids_that_hold_an_address_keep_events_and_orders_apart() -> None:
-    """A label alone would make one event, and one order, of many; retries stay one."""
+    """Different ids get different pseudonyms, and retries get the same one."""
     first, again, other = (
-        record(event_id=f"{who}@example.org-1", order_id=f"{who}@example.org")[1] for who in ("ada", "ada", "eve")
+        record(event_id=f"{person}@example.org-1", order_id=f"{person}@example.org")[1] for person in ("ada", "ada", "eve")
     )
     assert first["event_id"] == again["event_id"] != other["event_id"]
     assert first["order_id"] == again["order_id"] != other["order_id"]
@@ -67,7 +67,7 @@ def test_ids_that_hold_an_address_keep_events_and_orders_apart() -> None:
 
 
 def test_the_key_of_an_event_without_identifiers_is_the_masked_id() -> None:
-    """The address does not stay in the key of the record either."""
+    """The record's key contains no address either."""
     key, written, _ = record(event_id="ada@example.org-1")
     assert key == written["event_id"]
     assert "ada" not in key
@@ -84,12 +84,12 @@ def test_the_key_of_an_event_without_identifiers_is_the_masked_id() -> None:
     ],
 )
 def test_a_host_that_shows_an_address_is_no_site(page_url: str, site: str) -> None:
-    """The key's site takes its place, so that consent is still remembered by site."""
+    """The key's site replaces it, so that consent stays separate by site."""
     assert record(page_url=page_url, ip="127.0.0.1")[1]["site"] == site
 
 
 def test_nested_values_stay_json_with_their_types() -> None:
-    """Only what shows a person is replaced; numbers, flags and nulls stay, and so does the order."""
+    """Only personal values are replaced; numbers, flags, nulls and the order of members stay."""
     items = [{"id": 1, "price": 9.5, "email": True, "note": 'call "+49 30 901820"', "user": {"id": 7712345, "plan": None}}]
     _, written, masked = record(properties={"items": items, "screen": "1920x1080"})
     assert orjson.loads(written["properties"]["items"]) == [
@@ -99,14 +99,14 @@ def test_nested_values_stay_json_with_their_types() -> None:
 
 
 def test_client_session_loses_the_user_and_keeps_the_session() -> None:
-    """Snowplow's entity names a browser beside the session."""
+    """The user id in Snowplow's session entity is masked."""
     session = {"userId": "8c2f-user", "sessionId": "5d1b-session", "sessionIndex": 3, "firstEventId": "e-1"}
     _, written, _ = record(properties={"entity.client_session": session})
     assert orjson.loads(written["properties"]["entity.client_session"]) == session | {"userId": "[user id]"}
 
 
 def test_numbers_that_are_the_events_own_ids_are_masked() -> None:
-    """A sender may repeat an id as a number under any name."""
+    """An identifier that is repeated as a number under another name is masked."""
     ids = [("user", "7712345"), ("cookie", "1122334455.169")]
     _, written, _ = record(
         identifiers=ids, properties={"a": 7712345, "b": [7712345], "c": 1122334455.169, "d": 77123456, "e": 12}
@@ -116,13 +116,13 @@ def test_numbers_that_are_the_events_own_ids_are_masked() -> None:
 
 @pytest.mark.parametrize("spelling", ["+49 30 901820-47", "00493090182047", "493090182047", "030 90182047", "030/90 18 20 47"])
 def test_an_events_own_phone_is_masked_without_its_prefix(spelling: str) -> None:
-    """The number that the event names is known: its national form needs no field that says what it is."""
+    """The national form of the event's own phone number is masked under any name."""
     _, written, _ = record(identifiers=[("phone", "+49 30 90182047")], properties={"note": f"call {spelling} now", "n": 3})
     assert written["properties"]["note"] == "call [phone] now"
 
 
-def test_the_visitors_address_is_masked_where_a_version_may_stand() -> None:
-    """What looks like a version elsewhere is the address of this event."""
+def test_the_visitors_address_is_masked_where_a_version_is_possible() -> None:
+    """The sender's address is masked in places where it could be a version."""
     _, written, _ = record(
         ip="11.12.13.14", properties={"app_version": "11.12.13.14", "v": "App/11.12.13.14", "w": "1.12.13.14"}
     )
@@ -131,18 +131,18 @@ def test_the_visitors_address_is_masked_where_a_version_may_stand() -> None:
 
 @pytest.mark.parametrize("junk", ["undefined", "anonymous", "(not set)"])
 def test_junk_is_no_id_of_the_event(junk: str) -> None:
-    """Words that tags send for want of an id stand in texts that mean something."""
+    """Placeholders that tags send instead of an id stay in ordinary texts."""
     assert record(identifiers=[("user", junk)], page_title=f"It is {junk}")[1]["page_title"] == f"It is {junk}"
 
 
 def test_short_ids_are_not_looked_for() -> None:
-    """Five characters stand in words by chance."""
+    """Ids of five characters occur in words by chance."""
     assert record(identifiers=[("user", "boots")], page_title="Winter boots")[1]["page_title"] == "Winter boots"
 
 
 @pytest.mark.parametrize("before", range(MAX_TEXT - 20, MAX_TEXT + 3))
 def test_no_address_is_cut_in_two_before_it_is_masked(before: int) -> None:
-    """What is cut at the limit of a field was masked beyond it."""
+    """An address that crosses a field's limit is masked before the field is truncated."""
     text = "x" * before + " quokka.wombat@numbat.example"
     _, written, _ = record(
         page_url=text, page_title=text, properties={"note": text, "deep": [text]}, tag_version=text, currency=text
@@ -152,7 +152,7 @@ def test_no_address_is_cut_in_two_before_it_is_masked(before: int) -> None:
 
 
 def test_a_field_that_the_contract_took_over_is_masked_too() -> None:
-    """An appended field is taken from the properties as they are after masking."""
+    """A contract's new field is filled from the masked properties."""
     fields = [
         *RAW.schema["fields"],
         {"name": "contact", "type": "string", "default": ""},
@@ -164,7 +164,7 @@ def test_a_field_that_the_contract_took_over_is_masked_too() -> None:
 
 
 def test_consent_strings_and_choices_pass_as_they_were_sent() -> None:
-    """Consent to letters and calls is named by the words for addresses and numbers, and holds none."""
+    """Consent to e-mails and calls has the names of addresses and numbers, but contains none."""
     signals = {
         "tc_string": "CQAbcdAAQAbcdABENA0EgAAAAAAAAAAAAAqIAAAAAAAA.YAAAAAAAAAAA",
         "gpp": "DBABMA~CPXxRfAPXxRfAAfKABENB-CgAAAAAAAAAAYg",
@@ -176,7 +176,7 @@ def test_consent_strings_and_choices_pass_as_they_were_sent() -> None:
 
 
 def test_persons_in_signals_are_masked() -> None:
-    """Whatever the reader made of them: names, texts, JSON texts."""
+    """Names, texts and JSON texts of a choice's signals are masked."""
     signals = {
         "subject": "ada@example.org",
         "user_id": "ada",
@@ -190,7 +190,7 @@ def test_persons_in_signals_are_masked() -> None:
 
 
 def test_a_choice_is_masked_and_keeps_its_identifiers() -> None:
-    """Pseudonyms are made of them later; a site that shows an address gives way to the key's."""
+    """Identifiers stay for the pseudonyms, and a site with an address is replaced by the key's."""
     choice = SentChoice(
         [("user", "account-17")], "choice", {"note": "account-17", "cmp.x": "0"}, (), None, "ada@example.org", "e"
     )
@@ -223,8 +223,8 @@ def test_a_choice_is_masked_and_keeps_its_identifiers() -> None:
         ),
     ],
 )  # fmt: skip
-def test_names_say_whose_value_it_is(name: str, category: Category) -> None:
-    """Whatever case, separators and prefixes they are written with, and only where they say so."""
+def test_names_are_classified(name: str, category: Category) -> None:
+    """Names are classified in any case, with any separators and prefixes."""
     assert category_of(name) is category
 
 
@@ -244,7 +244,7 @@ JSON = st.recursive(
 @settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=8), JSON, max_size=5), st.sampled_from(["quokka@numbat.example", "+49 30 9018 2047"]))
 def test_any_json_hides_no_address_and_stays_json(properties: dict[str, Any], secret: str) -> None:
-    """Beside an address every other value may be anything; what was nested can still be read."""
+    """Masked nested JSON stays valid, whatever is beside an address."""
     assume("9018" not in orjson.dumps(properties).decode())  # in a number of another's making it is no part of the secret
     nested = {"deep": [properties, {"note": secret, secret: properties}], **properties}
     _, written, _ = record(properties=nested)

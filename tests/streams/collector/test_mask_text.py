@@ -1,4 +1,4 @@
-"""What is masked in a text, what must never be, and that no input makes it slow."""
+"""What is masked in a text, what is not, and that the time is linear."""
 
 import time
 import unicodedata
@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streams.collector.masking import mask_text
-from streams.collector.masking.decoding import DecodedView, folded
+from streams.collector.masking.decoding import DecodedView, fold_text
 from streams.collector.masking.field_names import Category
 from streams.collector.masking.text import is_plain
 
@@ -48,8 +48,8 @@ AGENT = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, li
         ("%25" * 40 + "40", "%25" * 40 + "40"),
     ],
 )
-def test_what_is_masked_leaves_the_rest_as_it_was(text: str, masked: str) -> None:
-    """A label stands in its place, and nothing else of the text changes."""
+def test_a_mask_leaves_the_rest_unchanged(text: str, masked: str) -> None:
+    """Only the address is replaced by its label."""
     assert mask_text(text) == masked
 
 
@@ -76,7 +76,7 @@ def test_what_is_masked_leaves_the_rest_as_it_was(text: str, masked: str) -> Non
         "\\u00e4hnlich", "email: ask us", "phone case", "the user id is missing",
     ],
 )  # fmt: skip
-def test_what_is_no_address_and_no_number_stays(text: str) -> None:
+def test_other_texts_stay(text: str) -> None:
     """Orders, times, prices, versions, article numbers, UUIDs, hashes, consent strings and handles are not masked."""
     assert mask_text(text) == text
 
@@ -96,13 +96,13 @@ def test_what_is_no_address_and_no_number_stays(text: str) -> None:
         ("[email]", Category.EMAIL, "[email]"),
     ],
 )
-def test_the_name_of_the_field_decides_what_looks_alike(text: str, category: Category, masked: str) -> None:
-    """Versions look like IP addresses, article numbers like phone numbers; fields of persons are masked whole."""
+def test_the_name_of_the_field_decides_ambiguous_values(text: str, category: Category, masked: str) -> None:
+    """Versions look like IP addresses and article numbers like phone numbers; personal fields are masked as a whole."""
     assert mask_text(text, category) == masked
 
 
 def test_more_encodings_than_are_undone_are_removed() -> None:
-    """What cannot be read to its end may hide anything."""
+    """A text with too many levels of encoding is removed."""
     text = "ada@example.org"
     for _ in range(12):
         text = "".join(f"&#{ord(char)};" if char in "@&" else char for char in text)
@@ -123,24 +123,24 @@ TEXTS = st.lists(PIECES | st.text(max_size=6), max_size=12).map("".join)
 @given(TEXTS)
 @example("uid=ada@example.org")
 def test_masking_twice_is_masking_once(text: str) -> None:
-    """Labels are left alone, whatever stands around them."""
+    """Labels are not masked again."""
     once = mask_text(text)
     assert mask_text(once) == once
 
 
-def test_no_character_that_stands_for_another_is_passed_over() -> None:
-    """The pattern that is searched first fits every letter and digit of Unicode whose NFKC form is ASCII."""
+def test_every_look_alike_character_is_folded() -> None:
+    """The first pattern matches every letter and digit of Unicode whose NFKC form is ASCII."""
     for code in range(0x80, 0x110000):
         char = chr(code)
         plain = unicodedata.normalize("NFKC", char)
         if plain != char and plain.isascii() and not 0xD800 <= code < 0xE000:
-            assert folded(char) in (plain, plain.replace("\n", " ")), hex(code)
+            assert fold_text(char) in (plain, plain.replace("\n", " ")), hex(code)
 
 
 @settings(deadline=None)
 @given(TEXTS)
 def test_a_view_leads_back_to_its_source(text: str) -> None:
-    """Each character of each level has a place of its own in the source, in the same order."""
+    """Every level maps its characters to non-empty source spans in the same order."""
     view = DecodedView(text)
     for level, layers in [*view.levels, (view.text, None)]:
         places = [view.source_span(at, at + 1, layers) for at in range(len(level))]
@@ -151,15 +151,15 @@ def test_a_view_leads_back_to_its_source(text: str) -> None:
 @settings(deadline=None)
 @given(TEXTS)
 def test_plain_texts_are_those_in_which_nothing_is_masked(text: str) -> None:
-    """The cheap look never passes over what the search would mask."""
-    if is_plain(folded(text)):
+    """`is_plain` is never true of a text that would be masked."""
+    if is_plain(fold_text(text)):
         assert mask_text(text) == text
 
 
 @settings(deadline=None)
 @given(st.text(max_size=20), st.text(max_size=20))
-def test_an_address_is_masked_whatever_stands_around_it(before: str, after: str) -> None:
-    """Other characters on either side hide nothing."""
+def test_an_address_is_masked_between_any_characters(before: str, after: str) -> None:
+    """Surrounding characters do not prevent a mask."""
     assert "wombat" not in mask_text(f"{before} quokka.wombat@numbat.example {after}")
 
 
@@ -203,7 +203,7 @@ HOSTILE: list[Callable[[int], str]] = [
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=[repr(hostile(8)) for hostile in HOSTILE])
 def test_the_time_grows_with_the_text(hostile: Callable[[int], str]) -> None:
-    """100,000 characters take no more than some thirty times 10,000: what is quadratic takes a hundred times that."""
+    """100,000 characters take at most some thirty times as long as 10,000; quadratic time would be a hundred times."""
 
     def seconds(length: int) -> float:
         text = hostile(length)

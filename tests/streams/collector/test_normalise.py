@@ -1,4 +1,4 @@
-"""What is normalised at the door: time, pseudonyms, masks, coarse addresses."""
+"""Records of events: time, pseudonyms, masks, coarse addresses."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from schemas.registry import Contract, Registry
 from streams.collector.event import ProtocolEvent
 from streams.collector.fields.agents import device_class, is_bot
 from streams.collector.masking import mask_text
-from streams.collector.normalise import Normaliser, RequestContext, event_time, ip_prefix
-from streams.collector.protocols.choices import SentChoice, read, records
+from streams.collector.normalise import Normaliser, RequestContext, choose_event_time, ip_prefix
+from streams.collector.protocols.choices import SentChoice, build_records, parse_item
 from streams.identity.nodes import NodeKeys, node, versions
 
 SECRET = Secret("for tests only, forty characters long...")
@@ -25,15 +25,17 @@ PHONE_AGENT = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_1 like Mac OS X) AppleWebKi
 
 
 def record(event: ProtocolEvent, contract: Contract = RAW, **request: Any) -> tuple[str, Record, list[str]]:
-    """Key, record and the fields that were masked."""
+    """Return the key, the record and the fields that were masked."""
     hidden: list[str] = []
-    key, found = Normaliser(contract, KEYS).record(event, RequestContext("web", "shop.example", NOW, **request), hidden.append)
-    encode(contract, found)  # it fits
-    return key, found, hidden
+    key, fields = Normaliser(contract, KEYS).build_record(
+        event, RequestContext("web", "shop.example", NOW, **request), hidden.append
+    )
+    encode(contract, fields)  # it fits
+    return key, fields, hidden
 
 
 @pytest.mark.parametrize(
-    ("created", "sent", "when", "clock"),
+    ("created_ms", "sent_ms", "when", "clock"),
     [
         (None, None, NOW, "collector"),
         (NOW - 5_000, None, NOW - 5_000, "device"),
@@ -43,49 +45,49 @@ def record(event: ProtocolEvent, contract: Contract = RAW, **request: Any) -> tu
         (NOW - 72 * HOUR, None, NOW - 72 * HOUR, "device"),
     ],
 )
-def test_the_best_clock_there_is(created: int | None, sent: int | None, when: int, clock: str) -> None:
-    """The device's clock corrected by its skew, where it shows one; the collector's, where the device's is absurd."""
-    assert event_time(ProtocolEvent("x", "headwater", created=created, sent=sent), NOW) == (when, clock)
+def test_the_best_clock_there_is(created_ms: int | None, sent_ms: int | None, when: int, clock: str) -> None:
+    """The device's time is corrected by its skew; where it is absurd the collector's counts."""
+    assert choose_event_time(ProtocolEvent("x", "headwater", created_ms=created_ms, sent_ms=sent_ms), NOW) == (when, clock)
 
 
 def test_no_identifier_gets_past_in_clear() -> None:
-    """Nodes instead of ids, the strongest keys the record, and e-mail only as a match token."""
+    """Identifiers become nodes, the strongest is the record's key, and the e-mail address is only a match token."""
     identifiers = [("cookie", "c-17"), ("user", "account-17"), ("email", "Ada@Example.org"), ("cookie", "undefined")]
-    key, found, _ = record(ProtocolEvent("x", "headwater", identifiers=identifiers))
+    key, fields, _ = record(ProtocolEvent("x", "headwater", identifiers=identifiers))
     assert key == node(KEYS, "user", "account-17")
-    assert len(found["identifiers"]) == 3
-    assert found["match_tokens"].keys() == {"email"}
-    assert not any(clear in str(found) for clear in ("c-17", "account-17", "example.org", "Example.org"))
+    assert len(fields["identifiers"]) == 3
+    assert fields["match_tokens"].keys() == {"email"}
+    assert not any(clear in str(fields) for clear in ("c-17", "account-17", "example.org", "Example.org"))
 
 
 def test_identifiers_have_a_node_of_each_version_in_use() -> None:
-    """While keys are rotated an event carries both."""
+    """While keys are rotated an event has the nodes of both versions."""
     ids = [("user", "account-17"), ("cookie", "c")]
     every = sorted(name for kind, value in ids for name in versions(NEWER, kind, value))
     request = RequestContext("web", "shop.example", NOW)
-    key, found = Normaliser(RAW, BOTH).record(ProtocolEvent("x", "own", identifiers=ids), request, lambda _name: None)
-    assert (key, found["identifiers"]) == (node(KEYS, "user", "account-17"), every)
+    key, fields = Normaliser(RAW, BOTH).build_record(ProtocolEvent("x", "own", identifiers=ids), request, lambda _name: None)
+    assert (key, fields["identifiers"]) == (node(KEYS, "user", "account-17"), every)
 
 
-def test_a_withdrawal_is_said_of_every_node_there_ever_was() -> None:
-    """Whatever versions are in use; a choice is said of those that are."""
+def test_a_withdrawal_has_the_nodes_of_every_key_version() -> None:
+    """A withdrawal has the nodes of all key versions, a choice those of the versions in use."""
     ids = [("user", "account-17"), ("cookie", "c")]
     every = sorted(name for kind, value in ids for name in versions(NEWER, kind, value))
     newest = sorted(str(node(NEWER, kind, value)) for kind, value in ids)
 
     def said_of(kind: str, keys: NodeKeys) -> list[str]:
-        choice = read({"user_id": "account-17", "client_id": "c", "kind": kind, "consent": {"cmp.analytics": False}})
+        choice = parse_item({"user_id": "account-17", "client_id": "c", "kind": kind, "consent": {"cmp.analytics": False}})
         assert isinstance(choice, SentChoice)
-        return [subject for subject, _ in records(choice, keys, "s", NOW)]
+        return [subject for subject, _ in build_records(choice, keys, "s", NOW)]
 
     assert [said_of("choice", keys) for keys in (BOTH, NEWER)] == [every, newest]
     assert [said_of("withdrawal", keys) for keys in (BOTH, NEWER)] == [every, every]
 
 
 def test_without_identifiers_the_event_id_is_the_key() -> None:
-    """Nobody to keep in order with."""
-    key, found, _ = record(ProtocolEvent("x", "headwater"))
-    assert key == found["event_id"]
+    """Without a subject the event id is the Kafka key."""
+    key, fields, _ = record(ProtocolEvent("x", "headwater"))
+    assert key == fields["event_id"]
 
 
 def test_ids_are_the_senders_or_derived_or_random() -> None:
@@ -98,8 +100,8 @@ def test_ids_are_the_senders_or_derived_or_random() -> None:
     assert len(set(derived)) == 4
 
 
-def test_addresses_where_none_belong_are_masked_and_told() -> None:
-    """In URLs, titles and properties; which field leaked is counted."""
+def test_misplaced_addresses_are_masked_and_counted() -> None:
+    """They are masked in URLs, titles and properties, and counted by field."""
     event = ProtocolEvent(
         "x",
         "headwater",
@@ -108,15 +110,15 @@ def test_addresses_where_none_belong_are_masked_and_told() -> None:
         page_title="Mail to ada@example.org",
         properties={"contact": "+49 30 901820", "nested": {"mail": "ada@example.org"}, "order": "0012345678901234567"},
     )
-    _, found, hidden = record(event)
-    assert "ada" not in str(found)
-    assert "901820" not in str(found)
+    _, fields, hidden = record(event)
+    assert "ada" not in str(fields)
+    assert "901820" not in str(fields)
     assert set(hidden) == {"page_url", "page_title", "contact", "nested"}
-    assert found["properties"]["order"] == "0012345678901234567"
+    assert fields["properties"]["order"] == "0012345678901234567"
 
 
 @pytest.mark.parametrize("text", ["order 1795514401000", "v1.2.3", "10+20", "a@b", "https://x.example/@handle", "2026-11-24"])
-def test_what_is_no_address_stays(text: str) -> None:
+def test_other_values_stay(text: str) -> None:
     """Timestamps, versions and handles are not masked."""
     assert mask_text(text) == text
 
@@ -126,31 +128,31 @@ def test_what_is_no_address_stays(text: str) -> None:
     [("203.0.113.77", "203.0.113.0"), ("2001:db8:1:2:3::4", "2001:db8:1::"), ("", ""), ("nonsense", "")],
 )
 def test_addresses_are_cut(address: str, prefix: str) -> None:
-    """/24 and /48."""
+    """IPv4 is cut to /24, IPv6 to /48."""
     assert ip_prefix(address) == prefix
 
 
 def test_signals_pass_untouched_and_gpc_joins_them() -> None:
-    """The collector decides nothing."""
+    """Signals are passed on as sent."""
     signals = {"tc_string": "C" * 50, "cmp.x": "granted"}
     assert record(ProtocolEvent("x", "headwater", signals=signals), gpc="1")[1]["signals"] == {**signals, "gpc": "1"}
 
 
 def test_an_appended_field_is_taken_from_the_properties() -> None:
-    """A contract that has grown is filled by name, with its type; what does not fit is its default."""
-    fields = [
+    """A contract's new fields are filled by name and converted; a value that cannot be converted becomes the default."""
+    contract_fields = [
         *RAW.schema["fields"],
         {"name": "tier", "type": "string", "default": ""},
         {"name": "points", "type": "long", "default": 0},
     ]
-    grown = Contract("events.raw", 2, 99, {**RAW.schema, "fields": fields}, None)
-    _, found, _ = record(ProtocolEvent("x", "headwater", properties={"tier": "gold", "points": "12", "rest": 1}), grown)
-    assert (found["tier"], found["points"], found["properties"]) == ("gold", 12, {"rest": "1"})
+    grown = Contract("events.raw", 2, 99, {**RAW.schema, "fields": contract_fields}, None)
+    _, fields, _ = record(ProtocolEvent("x", "headwater", properties={"tier": "gold", "points": "12", "rest": 1}), grown)
+    assert (fields["tier"], fields["points"], fields["properties"]) == ("gold", 12, {"rest": "1"})
     assert record(ProtocolEvent("x", "headwater", properties={"points": "many"}), grown)[1]["points"] == 0
 
 
-def test_crawlers_are_flagged_and_devices_told_apart() -> None:
-    """Flagged, not dropped."""
+def test_crawlers_are_flagged_and_devices_classified() -> None:
+    """Crawlers are flagged and not dropped."""
     assert is_bot(CRAWLER)
     assert (device_class(CRAWLER), device_class(PHONE_AGENT), device_class("")) == ("bot", "mobile", "")
     assert not is_bot(PHONE_AGENT)

@@ -1,4 +1,4 @@
-"""Each protocol is turned into the same thing; what breaks its rules says so without its values."""
+"""Every protocol yields the same events; an invalid item is described without its values."""
 
 import base64
 from typing import Any
@@ -14,15 +14,15 @@ CONTEXTS = "iglu:com.snowplowanalytics.snowplow/contexts/jsonschema/1-0-1"
 
 
 def sent(item: Any) -> ProtocolEvent:
-    """The item, which must have been usable."""
+    """Return the event of an item; fails where the item is invalid."""
     assert isinstance(item, ProtocolEvent), item
     return item
 
 
 def test_own_events_as_a_tag_container_sends_them() -> None:
-    """Common keys stand at the top, consent in x-ga-*, and unknown keys become properties."""
+    """Common keys are at the top, consent in x-ga-*, and unknown keys become properties."""
     event = sent(
-        own.read(
+        own.parse_item(
             {
                 "event_name": "purchase",
                 "event_id": "e1",
@@ -49,49 +49,51 @@ def test_own_events_as_a_tag_container_sends_them() -> None:
 @pytest.mark.parametrize("body", [{"event_name": "x"}, [{"event_name": "x"}], {"events": [{"event_name": "x"}]}])
 def test_own_bodies_may_be_one_event_or_several(body: Any) -> None:
     """Generic HTTP tags wrap the body in an array."""
-    assert own.items_of(body) == [{"event_name": "x"}]
+    assert own.extract_items(body) == [{"event_name": "x"}]
 
 
 def test_an_event_may_have_a_field_called_events() -> None:
-    """What has a name is an event."""
+    """An object with `event_name` is an event, even where it has a field `events`."""
     body = {"event_name": "x", "events": [1, 2]}
-    assert own.items_of(body) == [body]
-    assert sent(own.read(body)).properties == {"events": [1, 2]}
+    assert own.extract_items(body) == [body]
+    assert sent(own.parse_item(body)).properties == {"events": [1, 2]}
 
 
 def test_several_addresses_and_numbers_of_one_person_are_taken() -> None:
-    """Google's user_data may hold lists; what is no text in them is wrong."""
+    """Google's user_data may contain lists of texts; other values in them are invalid."""
     person = {"email": ["a@b.example", None, "c@d.example"], "phone_number": ["+49301234567"]}
-    event = sent(own.read({"event_name": "x", "user_data": person}))
+    event = sent(own.parse_item({"event_name": "x", "user_data": person}))
     assert event.identifiers == [("email", "a@b.example"), ("email", "c@d.example"), ("phone", "+49301234567")]
-    assert own.read({"event_name": "x", "user_data": {"email": [["a"]]}}) == InvalidItem("email must be text")
+    assert own.parse_item({"event_name": "x", "user_data": {"email": [["a"]]}}) == InvalidItem("email must be text")
 
 
 def test_signals_that_disagree_both_go_on() -> None:
-    """The collector decides nothing: the gate gets both words, and takes the stricter one."""
+    """Both signals are passed on, and the consent stage applies the stricter."""
     both = {"event_name": "x", "x-ga-gcs": "G111", "consent": {"gcs": "G100"}}
-    assert sent(own.read(both)).signals == {"gcs": "G100", "x-ga-gcs": "G111"}
-    assert sent(own.read(both | {"consent": {"gcs": "G111"}})).signals == {"gcs": "G111"}
+    assert sent(own.parse_item(both)).signals == {"gcs": "G100", "x-ga-gcs": "G111"}
+    assert sent(own.parse_item(both | {"consent": {"gcs": "G111"}})).signals == {"gcs": "G111"}
 
 
 @pytest.mark.parametrize("value", [1_795_000_000_123, 1_795_000_000.123, "2026-11-18T11:06:40.123+00:00"])
 def test_times_may_be_milliseconds_seconds_or_iso(value: Any) -> None:
-    """The same moment each time."""
-    assert sent(own.read({"event_name": "x", "timestamp": value})).created == 1_795_000_000_123
+    """Each form is the same moment."""
+    assert sent(own.parse_item({"event_name": "x", "timestamp": value})).created_ms == 1_795_000_000_123
 
 
 @pytest.mark.parametrize("value", ["1900-01-01T00:00:00Z", "0001-01-01T00:00:00", 5, 1_000_000.5, 1e30])
 def test_impossible_times_are_none(value: Any) -> None:
-    """An event is not lost for a time that cannot be: the collector's counts, or that of the next field."""
-    assert sent(own.read({"event_name": "x", "event_ts": value})).created is None
-    assert sent(own.read({"event_name": "x", "event_ts": value, "timestamp": 1_795_000_000})).created == 1_795_000_000_000
+    """An event with an impossible time is accepted with the collector's time, or that of the next field."""
+    assert sent(own.parse_item({"event_name": "x", "event_ts": value})).created_ms is None
+    assert (
+        sent(own.parse_item({"event_name": "x", "event_ts": value, "timestamp": 1_795_000_000})).created_ms == 1_795_000_000_000
+    )
 
 
 @pytest.mark.parametrize("body", ["x", 1, None, {"events": "x"}])
 def test_other_bodies_are_wrong(body: Any) -> None:
-    """The message says what a body must be."""
+    """The message names the expected body."""
     with pytest.raises(InvalidField, match="must be"):
-        own.items_of(body)
+        own.extract_items(body)
 
 
 @pytest.mark.parametrize(
@@ -112,15 +114,15 @@ def test_other_bodies_are_wrong(body: Any) -> None:
     ],
 )
 def test_own_items_that_break_the_rules(item: Any) -> None:
-    """Each is unusable, and the reason holds no value of it."""
-    found = own.read(item)
-    assert isinstance(found, InvalidItem)
-    assert found.detail
-    assert "SECRET" not in found.detail
+    """Each is invalid, and the detail contains no value of it."""
+    event = own.parse_item(item)
+    assert isinstance(event, InvalidItem)
+    assert event.detail
+    assert "SECRET" not in event.detail
 
 
 def test_a_segment_batch_shares_its_context() -> None:
-    """`context` merges under each item; an item's own word counts."""
+    """`context` is merged into each item; an item's own value wins."""
     body = {
         "batch": [
             {"type": "track", "event": "A", "messageId": "m1", "anonymousId": None, "userId": "u1"},
@@ -129,30 +131,30 @@ def test_a_segment_batch_shares_its_context() -> None:
         "context": {"page": {"url": "https://shared.example/"}, "library": {"name": "lib", "version": "1"}},
         "sentAt": "2026-11-24T10:00:01Z",
     }
-    first, second = (sent(segment.read(item)) for item in segment.items_of(body, "batch"))
+    first, second = (sent(segment.parse_item(item)) for item in segment.extract_items(body, "batch"))
     assert (first.name, first.page_url, first.tag_version) == ("A", "https://shared.example/", "lib/1")
     assert first.identifiers == [("user", "u1")]
     assert (second.name, second.page_url) == ("page", "https://own.example/")
-    assert first.sent == 1795514401000
+    assert first.sent_ms == 1795514401000
 
 
 def test_segments_consent_categories_are_purposes() -> None:
-    """categoryPreferences are one boolean a purpose."""
+    """categoryPreferences have one boolean per purpose."""
     context = {"consent": {"categoryPreferences": {"analytics": True, "marketing": False}}}
-    event = sent(segment.read({"type": "track", "event": "A", "context": context}))
+    event = sent(segment.parse_item({"type": "track", "event": "A", "context": context}))
     assert event.signals == {"cmp.analytics": "granted", "cmp.marketing": "denied"}
 
 
 @pytest.mark.parametrize("item", [{"type": "sing"}, {"type": "track"}, {"type": "track", "event": "A", "context": []}, 5])
 def test_segment_calls_that_break_the_rules(item: Any) -> None:
-    """An unknown call, a track without an event, a context that is none."""
-    assert isinstance(segment.read(item), InvalidItem)
+    """An unknown call, a track without a name and an invalid context are refused."""
+    assert isinstance(segment.parse_item(item), InvalidItem)
 
 
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("alphabet", [base64.b64encode, base64.urlsafe_b64encode])
 def test_snowplow_self_describing_events_in_any_base64(padded: bool, alphabet: Any) -> None:
-    """URL-safe or not, padded or not; the consent entity becomes signals, others become properties."""
+    """Base64 of either alphabet is decoded; the consent entity becomes signals, others become properties."""
 
     def encoded(data: Any) -> str:
         text: str = alphabet(orjson.dumps(data)).decode()
@@ -172,7 +174,7 @@ def test_snowplow_self_describing_events_in_any_base64(padded: bool, alphabet: A
         "dtm": "1795514401000",
         "stm": "1795514401000",
     }
-    event = sent(snowplow.read(item))
+    event = sent(snowplow.parse_item(item))
     assert (event.name, event.signals, event.order_id) == ("plan_chosen", {"gcs": "G100"}, "o1")
     assert event.properties == {"plan": "gold?>~", "entity.cart": {"size": 2}}
 
@@ -189,12 +191,12 @@ def test_snowplow_self_describing_events_in_any_base64(padded: bool, alphabet: A
     ],
 )
 def test_snowplow_events_that_break_the_rules(item: Any) -> None:
-    """An unknown kind, undecodable data, a time that is none."""
-    assert isinstance(snowplow.read(item), InvalidItem)
+    """An unknown kind, undecodable data and an invalid time are refused."""
+    assert isinstance(snowplow.parse_item(item), InvalidItem)
 
 
-def test_ga4_events_take_what_the_body_says_for_all() -> None:
-    """client_id and consent stand at the top; a retry derives the same id, another event does not."""
+def test_ga4_events_inherit_the_fields_of_the_body() -> None:
+    """client_id and consent are read from the body; a retry gets the same id, another event does not."""
     body = {
         "client_id": "1.2",
         "timestamp_micros": 1795514401000000,
@@ -204,14 +206,14 @@ def test_ga4_events_take_what_the_body_says_for_all() -> None:
             {"name": "purchase", "params": {"transaction_id": "o2"}},
         ],
     }
-    first, second = (sent(ga4.read(item)) for item in ga4.items_of(body))
-    again = sent(ga4.read(ga4.items_of(body)[0]))
+    first, second = (sent(ga4.parse_item(item)) for item in ga4.extract_items(body))
+    again = sent(ga4.parse_item(ga4.extract_items(body)[0]))
     assert first.signals == {"cm.ad_user_data": "GRANTED", "cm.ad_personalization": "DENIED", "gcs": "G111"}
-    assert (first.order_id, first.value, first.created) == ("o1", 5, 1795514401000)
+    assert (first.order_id, first.value, first.created_ms) == ("o1", 5, 1795514401000)
     assert first.derive_from == again.derive_from != second.derive_from
 
 
 @pytest.mark.parametrize("event", [{}, {"name": "x" * 41}, {"name": "x", "params": {f"p{i}": 1 for i in range(26)}}, 3])
 def test_ga4_events_that_break_the_rules(event: Any) -> None:
-    """Names up to 40 characters, up to 25 params."""
-    assert isinstance(ga4.read({"shared": {}, "event": event}), InvalidItem)
+    """Names have up to 40 characters, events up to 25 params."""
+    assert isinstance(ga4.parse_item({"shared": {}, "event": event}), InvalidItem)

@@ -1,4 +1,4 @@
-"""Write keys: their kinds, and files from before there were any."""
+"""Write keys and their kinds, including files that have none."""
 
 import json
 from pathlib import Path
@@ -12,17 +12,17 @@ from streams.collector.write_keys import KeyKind, WriteKeyStore, create_key, rea
 
 
 def test_a_key_has_its_kind(tmp_path: Path) -> None:
-    """The kind is kept with the key; without one it is a server's, whose region no header tells."""
+    """The kind is stored with the key; the default is a server's."""
     file = tmp_path / "keys.json"
     clear = {kind: create_key(file, kind, site="shop.example", kind=kind) for kind in KeyKind}
     plain = create_key(file, "plain", site="shop.example")
     ring = WriteKeyStore(file)
-    assert {kind: found.kind for kind, key in clear.items() if (found := ring.find(key))} == {kind: kind for kind in KeyKind}
+    assert {kind: match.kind for kind, key in clear.items() if (match := ring.find(key))} == {kind: kind for kind in KeyKind}
     assert getattr(ring.find(plain), "kind", None) is KeyKind.SERVER
 
 
 def test_older_files_are_read(tmp_path: Path) -> None:
-    """Keys that were written without a kind are servers', and sites are read as events' hosts are written."""
+    """Stored keys without a kind are servers', and their sites are normalised as events' hosts are."""
     file = tmp_path / "keys.json"
     file.write_text(json.dumps({"keys": [{"source": "old", "sha256": "0" * 64, "site": "HTTPS://Shop.Example.:443/"}]}))
     (key,) = read_keys(file)
@@ -30,7 +30,7 @@ def test_older_files_are_read(tmp_path: Path) -> None:
 
 
 def test_an_unknown_kind_is_no_key(tmp_path: Path) -> None:
-    """A kind that nobody knows names the place in the file."""
+    """The error for an unknown kind names the field in the file."""
     file = tmp_path / "keys.json"
     file.write_text(json.dumps({"keys": [{"source": "a", "sha256": "0" * 64, "site": "s", "kind": "robot"}]}))
     with pytest.raises(ConfigError, match=r"keys\.0\.kind"):

@@ -120,7 +120,7 @@ def test_the_collector_reads_phones_by_the_events_region() -> None:
     sent = ProtocolEvent("x", "headwater", identifiers=[("phone", "030 23125177"), ("cookie", "c-17")])
 
     def nodes(region: str) -> object:
-        return made.record(sent, RequestContext("web", "shop.example", 1_795_514_401_000, region), lambda _: None)[1][
+        return made.build_record(sent, RequestContext("web", "shop.example", 1_795_514_401_000, region), lambda _: None)[1][
             "identifiers"
         ]
 

@@ -1,4 +1,4 @@
-"""The spool keeps what it took, in order, over crashes, encrypted, and no more than it may."""
+"""The spool keeps records in order, over crashes, encrypted and bounded."""
 
 from pathlib import Path
 
@@ -13,22 +13,22 @@ RECORDS = [SpoolRecord("events.raw", b"k%d" % i, b"value %d" % i) for i in range
 
 
 def keyring(folder: Path) -> PayloadKeyring:
-    """One key ring for all spools of a test."""
+    """Return the key ring of all spools of a test."""
     return PayloadKeyring(folder / "keys", Secret("for tests only, forty characters long..."))
 
 
 def drained(spool: Spool) -> list[SpoolRecord]:
-    """All records, oldest first; the spool is empty then."""
-    found: list[SpoolRecord] = []
+    """Drain a spool and return its records, oldest first."""
+    spooled: list[SpoolRecord] = []
     while not spool.empty:
-        file, records = spool.oldest()
-        found += records
+        file, records = spool.open_oldest()
+        spooled += records
         spool.drop(file)
-    return found
+    return spooled
 
 
-def test_a_crash_keeps_what_was_answered_for(tmp_path: Path) -> None:
-    """A new spool over the same folder has the records in order; nothing of them is readable on disk."""
+def test_a_crash_keeps_acknowledged_records(tmp_path: Path) -> None:
+    """A new spool over the same folder has the records in order; on disk they are not readable."""
     spool = Spool(tmp_path / "spool", keyring(tmp_path), 10_000_000)
     spool.append(RECORDS[:3], NOW)
     spool.append(RECORDS[3:], NOW)
@@ -41,7 +41,7 @@ def test_a_crash_keeps_what_was_answered_for(tmp_path: Path) -> None:
 
 
 def test_a_record_cut_off_by_a_crash_is_passed_over(tmp_path: Path) -> None:
-    """It was never answered for; what stands before it is whole."""
+    """A truncated record was never acknowledged; the records before it are complete."""
     spool = Spool(tmp_path / "spool", keyring(tmp_path), 10_000_000)
     spool.append(RECORDS, NOW)
     (file,) = (tmp_path / "spool").glob("*.spool")
@@ -50,7 +50,7 @@ def test_a_record_cut_off_by_a_crash_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_a_changed_record_is_passed_over_and_the_next_one_read(tmp_path: Path) -> None:
-    """A bad block costs its record, not the rest."""
+    """A damaged block loses its record only."""
     spool = Spool(tmp_path / "spool", keyring(tmp_path), 10_000_000)
     spool.append(RECORDS, NOW)
     (file,) = (tmp_path / "spool").glob("*.spool")
@@ -61,7 +61,7 @@ def test_a_changed_record_is_passed_over_and_the_next_one_read(tmp_path: Path) -
 
 
 def test_a_full_spool_takes_nothing(tmp_path: Path) -> None:
-    """All of a request or none of it."""
+    """A request is written as a whole or not at all."""
     spool = Spool(tmp_path / "spool", keyring(tmp_path), 2_000)
     spool.append(RECORDS, NOW)
     before = spool.bytes
@@ -72,10 +72,10 @@ def test_a_full_spool_takes_nothing(tmp_path: Path) -> None:
 
 
 def test_it_goes_on_in_a_new_segment_while_the_old_one_drains(tmp_path: Path) -> None:
-    """What is appended after draining began comes behind it."""
+    """Records that are appended during a drain go to the next segment."""
     spool = Spool(tmp_path / "spool", keyring(tmp_path), 10 * SEGMENT_BYTES)
     spool.append(RECORDS[:2], NOW)
-    file, records = spool.oldest()
+    file, records = spool.open_oldest()
     spool.append(RECORDS[2:], NOW)
     assert list(records) == RECORDS[:2]
     spool.drop(file)

@@ -1,4 +1,4 @@
-"""A choice that the gate would not read is refused by name, and its bytes are kept."""
+"""A choice that the consent stage could not read is refused with the name of the field, and its bytes are kept."""
 
 import json
 import os
@@ -16,11 +16,11 @@ from infra.settings import PACKAGED_CONTRACTS
 from infra.telemetry.metrics import Metrics
 from schemas.codec import decode
 from schemas.registry import Registry
-from streams.collector.fields.repeated import loads
+from streams.collector.fields.repeated_keys import loads
 from streams.collector.intake import Intake, IntakeResult
 from streams.collector.normalise import RequestContext
 from streams.collector.protocols import choices, own
-from streams.collector.signals.choice_rules import MOST_SITES, ChoiceRules, KnownSites, signal_problem
+from streams.collector.signals.choice_rules import MAX_SITES, ChoiceRules, KnownSites, signal_problem
 from streams.collector.signals.policy_source import PolicySource
 from streams.collector.signals.signals import SignalBuilder
 from streams.collector.write_keys import WriteKeyStore, create_key, revoke_keys
@@ -37,7 +37,7 @@ REGISTRY = Registry(PACKAGED_CONTRACTS)
 
 
 class Door:
-    """The door of choices without HTTP."""
+    """The intake of choices, without HTTP."""
 
     def __init__(self, folder: Path, policy: str = "") -> None:
         self.keys = folder / "write-keys.json"
@@ -49,29 +49,29 @@ class Door:
         self.rules = ChoiceRules(PolicySource(self.policy), WriteKeyStore(self.keys))
         self.intake = Intake(REGISTRY, self.payload_keys, NodeKeys.derive(SECRET), Metrics(), self.rules)
 
-    def take(self, *items: Any, body: bytes = b"") -> IntakeResult:
-        """What becomes of the items."""
-        return self.intake.take_choices(items, RequestContext("web", "shop.example", NOW), body)
+    def accept(self, *items: Any, body: bytes = b"") -> IntakeResult:
+        """Process items of one request."""
+        return self.intake.accept_choices(items, choices.parse_item, RequestContext("web", "shop.example", NOW), body)
 
     def problem(self, **item: Any) -> str:
-        """Why one choice is refused; empty where it is taken."""
-        taken = self.take({"client_id": "c", **item})
-        assert (taken.accepted, len(taken.refused)) in ((1, 0), (0, 1))
-        return taken.refused[0][1] if taken.refused else ""
+        """Return why one choice is refused; empty where it is accepted."""
+        result = self.accept({"client_id": "c", **item})
+        assert (result.accepted, len(result.refused)) in ((1, 0), (0, 1))
+        return result.refused[0][1] if result.refused else ""
 
-    def letters(self, taken: IntakeResult) -> list[bytes]:
-        """The bytes in the dead letters of a request."""
-        dead = [decode(REGISTRY, record.value)[1] for record in taken.records if record.topic == "events.dead"]
+    def letters(self, result: IntakeResult) -> list[bytes]:
+        """Return the bytes of a request's dead letters."""
+        dead = [decode(REGISTRY, record.value)[1] for record in result.records if record.topic == "events.dead"]
         return [open_letter(letter, self.payload_keys)[1] for letter in dead]
 
-    def choices(self, taken: IntakeResult) -> list[dict[str, Any]]:
-        """The records of `consent.signals`."""
-        return [decode(REGISTRY, record.value)[1] for record in taken.records if record.topic == "consent.signals"]
+    def choices(self, result: IntakeResult) -> list[dict[str, Any]]:
+        """Return the records of `consent.signals`."""
+        return [decode(REGISTRY, record.value)[1] for record in result.records if record.topic == "consent.signals"]
 
 
 @pytest.fixture
 def door(tmp_path: Path) -> Door:
-    """A door with two keys and the packaged policy."""
+    """An intake with two keys and the packaged policy."""
     return Door(tmp_path)
 
 
@@ -91,10 +91,10 @@ FINAL = {"tc_event_status": "useractioncomplete", "gdpr_applies": "1"}
     ],
 )  # fmt: skip
 def test_choices_that_are_understood(door: Door, consent: dict[str, Any]) -> None:
-    """Each readable choice is taken, for its one subject."""
-    taken = door.take({"client_id": "c", "consent": consent})
-    assert (taken.accepted, taken.refused, taken.warnings) == (1, [], [])
-    assert len(door.choices(taken)) == 1
+    """Each readable choice is accepted, with one record for its one subject."""
+    result = door.accept({"client_id": "c", "consent": consent})
+    assert (result.accepted, result.refused, result.warnings) == (1, [], [])
+    assert len(door.choices(result)) == 1
 
 
 @pytest.mark.parametrize(
@@ -126,19 +126,19 @@ def test_choices_that_are_understood(door: Door, consent: dict[str, Any]) -> Non
     ],
 )  # fmt: skip
 def test_choices_that_are_not_understood(door: Door, consent: dict[str, Any], field: str, advice: str) -> None:
-    """The answer names the field and what to send, and the bytes are a dead letter."""
+    """The problem names the field and what to send, and the bytes become a dead letter."""
     item = {"client_id": "c", "consent": consent}
-    taken = door.take(item)
-    ((_, message),) = taken.refused
+    result = door.accept(item)
+    ((_, message),) = result.refused
     assert f"consent.{field}" in message
     assert advice in message
-    assert (taken.accepted, door.choices(taken)) == (0, [])
-    assert [json.loads(letter) for letter in door.letters(taken)] == [item]
+    assert (result.accepted, door.choices(result)) == (0, [])
+    assert [json.loads(letter) for letter in door.letters(result)] == [item]
 
 
 @pytest.mark.parametrize("consent", ["denied", None, [], 7, {}, {"platform": "acme"}, {"sales": False}])
 def test_choices_without_a_choice(door: Door, consent: Any) -> None:
-    """What holds no signal that is known is refused."""
+    """A choice without any known signal is refused."""
     assert "consent" in door.problem(consent=consent)
 
 
@@ -146,37 +146,37 @@ def test_choices_without_a_choice(door: Door, consent: Any) -> None:
     "consent", [{"gcs": "G1--"}, {"gcd": "13l3l3l3l5"}, {"gpc": "0"}, {"gpc": False, "gcs": "G1--", "platform": "acme"}]
 )
 def test_choices_that_leave_everything_open(door: Door, consent: dict[str, Any]) -> None:
-    """A choice whose signals say neither yes nor no has no effect, and is refused."""
+    """A choice that grants and denies nothing is refused."""
     assert "neither yes nor no" in door.problem(consent=consent)
 
 
 def test_a_second_word_is_judged_too(door: Door) -> None:
-    """A repeated key is kept where both are readable, and refuses the choice where one is not."""
+    """Both values of a repeated key are kept; where one is unreadable the choice is refused."""
     both = loads(b'{"client_id":"c","consent":{"cmp.marketing":"1","cmp.marketing":"0"}}')
-    assert door.choices(door.take(both))[0]["signals"] == {"cmp.marketing": "1", "cmp.marketing#2": "0"}
+    assert door.choices(door.accept(both))[0]["signals"] == {"cmp.marketing": "1", "cmp.marketing#2": "0"}
     raw = b'{"client_id":"c","consent":{"cmp.marketing":"hm","cmp.marketing":"1"}}'
-    taken = door.take(loads(raw))
-    assert "consent.cmp.marketing" in taken.refused[0][1]
-    assert door.letters(taken) == [raw]
+    result = door.accept(loads(raw))
+    assert "consent.cmp.marketing" in result.refused[0][1]
+    assert door.letters(result) == [raw]
 
 
 def test_a_dead_letter_holds_the_bytes_that_were_sent(door: Door) -> None:
-    """A body that is one choice is kept byte for byte, blanks, repeated keys and all."""
+    """The body of a single choice is kept byte for byte, with whitespace and repeated keys."""
     raw = b'{ "client_id" : "c",\n "consent": {"cmp.x": 1.0, "cmp.x": "\\u0031"} }'
-    assert door.letters(door.take(loads(raw), body=raw)) == [raw]
+    assert door.letters(door.accept(loads(raw), body=raw)) == [raw]
 
 
 def test_a_batch_is_taken_as_far_as_it_is_understood(door: Door) -> None:
-    """Each item is judged alone."""
+    """Each item is validated on its own."""
     good, bad = {"client_id": "c", "consent": {"gcs": "G100"}}, {"client_id": "d", "consent": {"gcs": "?"}}
-    taken = door.take(good, bad, good)
-    assert (taken.accepted, [place for place, _ in taken.refused]) == (2, [1])
-    assert len(door.choices(taken)) == 2
-    assert [json.loads(letter) for letter in door.letters(taken)] == [bad]
+    result = door.accept(good, bad, good)
+    assert (result.accepted, [place for place, _ in result.refused]) == (2, [1])
+    assert len(door.choices(result)) == 2
+    assert [json.loads(letter) for letter in door.letters(result)] == [bad]
 
 
 def test_messages_hold_no_value_and_no_address(door: Door) -> None:
-    """Names are shown masked and cut, values never."""
+    """Messages contain masked, truncated names and no values."""
     message = door.problem(consent={"gcs": "G100", "cmp.ada@example.org": "SECRET", "cmp.é": "x"})
     assert "ada" not in message
     assert "SECRET" not in message
@@ -184,9 +184,9 @@ def test_messages_hold_no_value_and_no_address(door: Door) -> None:
 
 
 def test_a_withdrawal_needs_no_signals(door: Door) -> None:
-    """A withdrawal is never refused for what stands beside it."""
-    taken = door.take({"client_id": "c", "kind": "withdrawal", "consent": {"x": "y"}})
-    assert taken.accepted == 1
+    """A withdrawal is accepted with any signals."""
+    result = door.accept({"client_id": "c", "kind": "withdrawal", "consent": {"x": "y"}})
+    assert result.accepted == 1
 
 
 @pytest.mark.parametrize(
@@ -197,14 +197,14 @@ def test_a_withdrawal_needs_no_signals(door: Door) -> None:
     ],
 )  # fmt: skip
 def test_spellings_of_a_site(door: Door, site: Any) -> None:
-    """The site of a choice is written as events' hosts are, and is the key's where none is named."""
-    taken = door.take({"client_id": "c", "kind": "withdrawal", "site": site})
-    assert [record["site"] for record in door.choices(taken)] == ["shop.example"]
+    """The site is normalised as events' hosts are; the default is the key's."""
+    result = door.accept({"client_id": "c", "kind": "withdrawal", "site": site})
+    assert [record["site"] for record in door.choices(result)] == ["shop.example"]
 
 
 @pytest.mark.parametrize("site", ["app.example", "www.shop.example", "a.b.shop.example"])
 def test_sites_of_keys_and_beneath_them_are_known(door: Door, site: str) -> None:
-    """Any key's site, and hosts beneath it."""
+    """The site of any key and its subdomains are known."""
     assert door.problem(kind="withdrawal", site=site) == ""
 
 
@@ -212,58 +212,58 @@ def test_sites_of_keys_and_beneath_them_are_known(door: Door, site: str) -> None
     "site", ["shop.example.evil.example", "myshop.example", "example", 7, "https://", "a b", ["shop.example"], "ü.example"]
 )
 def test_unknown_sites_are_refused(door: Door, site: Any) -> None:
-    """A site of which no event comes is refused, and the answer names the sites of this source's keys alone."""
+    """An unknown site is refused, and the message names only the sites of this source's keys."""
     message = door.problem(kind="withdrawal", site=site)
     assert "site" in message
     assert "app.example" not in message
 
 
 def test_the_answer_names_the_sources_sites(door: Door) -> None:
-    """What to send instead stands in the message."""
+    """The message says what to send instead."""
     assert door.problem(kind="withdrawal", site="x.example").endswith("shop.example")
 
 
 def test_hosts_of_events_are_known(door: Door) -> None:
-    """A host that has sent an event is a site, in every spelling."""
+    """The host of an event is a known site, in every spelling."""
     assert door.problem(kind="withdrawal", site="new.example")
     event = {"event_name": "x", "page_location": "https://New.Example.:443/a"}
-    assert door.intake.take([event], own.read, RequestContext("web", "shop.example", NOW)).accepted == 1
+    assert door.intake.accept_events([event], own.parse_item, RequestContext("web", "shop.example", NOW)).accepted == 1
     assert door.problem(kind="withdrawal", site="new.example") == ""
 
 
 def test_hosts_of_events_are_bounded(tmp_path: Path) -> None:
-    """The oldest hosts are forgotten, and the memory stays what it is."""
+    """The number of hosts is bounded; the oldest are removed."""
     sites = KnownSites(WriteKeyStore(tmp_path / "none.json"), PolicySource(None))
-    for n in range(MOST_SITES + 1):
+    for n in range(MAX_SITES + 1):
         sites.add(f"h{n}.example")
-    assert not sites.knows("h0.example")
-    assert sites.knows("h1.example")
-    assert sites.knows(f"h{MOST_SITES}.example")
+    assert not sites.includes("h0.example")
+    assert sites.includes("h1.example")
+    assert sites.includes(f"h{MAX_SITES}.example")
 
 
 def test_a_revoked_keys_site_is_unknown(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys are looked at again while the collector runs."""
+    """Write keys are reloaded at runtime."""
     assert door.problem(kind="withdrawal", site="app.example") == ""
     revoke_keys(door.keys, "app")
-    monkeypatch.setattr("streams.collector.write_keys.LOOK_S", 0.0)
+    monkeypatch.setattr("streams.collector.write_keys.CHECK_S", 0.0)
     assert door.problem(kind="withdrawal", site="app.example")
 
 
 def grouped(names: str) -> str:
-    """The packaged policy with a group of sites."""
+    """Return the packaged policy with a group of sites."""
     return PACKAGED.read_text().replace("site_groups: {}", f"site_groups: {{family: [{names}]}}")
 
 
 def test_sites_of_groups_are_known(tmp_path: Path) -> None:
-    """What the policy groups is a site, however the policy spells it."""
+    """Sites of the policy's groups are known, in every spelling."""
     door = Door(tmp_path, grouped("one.example, Zwei.Example"))
     assert [door.problem(kind="withdrawal", site=site) for site in ("one.example", "zwei.example", "family")] == ["", "", ""]
     assert door.problem(kind="withdrawal", site="three.example")
 
 
 def test_a_new_policy_counts_at_once_and_a_broken_one_never(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names that a newer policy lists are known; a file that does not load leaves the one before in force."""
-    monkeypatch.setattr("streams.collector.signals.policy_source.LOOK_S", 0.0)
+    """Names of a newer policy are known; an invalid file leaves the previous policy in force."""
+    monkeypatch.setattr("streams.collector.signals.policy_source.CHECK_S", 0.0)
     door = Door(tmp_path)
     assert door.problem(consent={"cmp.tracking": "0"})
 
@@ -284,53 +284,55 @@ def test_a_new_policy_counts_at_once_and_a_broken_one_never(tmp_path: Path, monk
     "value", [1_795_000_000_017, 1_795_000_000.017, "1795000000017", "2026-11-18T11:06:40.017Z", "2026-11-18T11:06:40.017"]
 )
 def test_times_of_choices(door: Door, value: Any) -> None:
-    """The time of a choice is read in each usual form, beside the signals or among them."""
+    """The time is read in each usual form, beside the signals or among them."""
     consent = {"cmp.marketing": "0"}
     for item in ({"consent": consent, "chosen_ts": value}, {"consent": {**consent, "chosen_ts": value}}):
-        taken = door.take({"client_id": "c", **item})
-        assert ([record["chosen_ts"] for record in door.choices(taken)], taken.warnings) == ([1_795_000_000_017], [])
+        result = door.accept({"client_id": "c", **item})
+        assert ([record["chosen_ts"] for record in door.choices(result)], result.warnings) == ([1_795_000_000_017], [])
 
 
 @pytest.mark.parametrize("value", ["yesterday", "0001-01-01T00:00:00Z", -1, True, [1], {"at": 1}, "1970-01-01", 1e30])
 def test_times_that_cannot_be_read(door: Door, value: Any) -> None:
-    """The choice is taken undated, a withdrawal as of now, and the answer says so."""
-    choice = door.take({"client_id": "c", "consent": {"cmp.marketing": "0"}, "chosen_ts": value})
-    withdrawal = door.take({"client_id": "c", "kind": "withdrawal", "chosen_ts": value})
+    """A choice is accepted undated, a withdrawal with the current time, each with a warning."""
+    choice = door.accept({"client_id": "c", "consent": {"cmp.marketing": "0"}, "chosen_ts": value})
+    withdrawal = door.accept({"client_id": "c", "kind": "withdrawal", "chosen_ts": value})
     assert [record["chosen_ts"] for record in door.choices(choice)] == [choices.UNDATED]
     assert [record["chosen_ts"] for record in door.choices(withdrawal)] == [NOW]
-    for taken in (choice, withdrawal):
-        ((place, message),) = taken.warnings
-        assert (taken.accepted, place) == (1, 0)
+    for result in (choice, withdrawal):
+        ((place, message),) = result.warnings
+        assert (result.accepted, place) == (1, 0)
         assert "chosen_ts" in message
 
 
 def test_a_choice_without_a_time_is_of_now(door: Door) -> None:
-    """Whoever sends no time sends a choice when it is made."""
-    taken = door.take({"client_id": "c", "consent": {"cmp.marketing": "0"}, "chosen_ts": None})
-    assert ([record["chosen_ts"] for record in door.choices(taken)], taken.warnings) == ([NOW], [])
+    """A choice without a time is dated now."""
+    result = door.accept({"client_id": "c", "consent": {"cmp.marketing": "0"}, "chosen_ts": None})
+    assert ([record["chosen_ts"] for record in door.choices(result)], result.warnings) == ([NOW], [])
 
 
 def test_without_a_policy_nothing_is_understood(door: Door) -> None:
-    """A collector that cannot judge a choice takes none."""
+    """Without a policy every choice is refused."""
     intake = Intake(REGISTRY, door.payload_keys, NodeKeys.derive(SECRET), Metrics())
-    taken = intake.take_choices([{"client_id": "c", "kind": "withdrawal"}], RequestContext("web", "shop.example", NOW))
-    assert (taken.accepted, len(taken.refused)) == (0, 1)
+    result = intake.accept_choices(
+        [{"client_id": "c", "kind": "withdrawal"}], choices.parse_item, RequestContext("web", "shop.example", NOW)
+    )
+    assert (result.accepted, len(result.refused)) == (0, 1)
 
 
 @given(
     st.dictionaries(st.sampled_from(["cmp.marketing", "gcs", "gpp", "gpc", "tc_string", "x"]), st.text(max_size=30), min_size=1)
 )
 def test_judging_never_raises(consent: dict[str, str]) -> None:
-    """Whatever is sent, the answer is a message or nothing, and an unknown name is never nothing."""
+    """Any input gives a message or an empty text, and an unknown name always gives a message."""
     signals = SignalBuilder()
     signals.add_consent(consent)
     problem = signal_problem(signals.as_map(), POLICY, NOW)
     assert problem or "x" not in consent
 
 
-def test_the_answer_says_where_a_choice_counts(door: Door) -> None:
-    """On the key's site with and without `www.`, which the gate takes as one; or on those of the policy's group."""
-    assert door.take({"client_id": "c", "kind": "withdrawal"}).sites == {"shop.example", "www.shop.example"}
+def test_the_result_lists_the_covered_sites(door: Door) -> None:
+    """A choice covers the site with and without `www.`, or the sites of the policy's group."""
+    assert door.accept({"client_id": "c", "kind": "withdrawal"}).sites == {"shop.example", "www.shop.example"}
     assert POLICY.group("www.shop.example") == POLICY.group("shop.example")
     grouped = parse_policy(PACKAGED.read_text().replace("site_groups: {}", "site_groups: {g: [a.example, b.example]}"), "p")
     assert (

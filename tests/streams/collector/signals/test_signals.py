@@ -1,4 +1,4 @@
-"""Consent signals at every door: none vanishes, whatever it is made of and wherever it stands."""
+"""Consent signals of every protocol: none is lost, whatever its type and place."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ from schemas.boundary import Boundary
 from schemas.codec import encode
 from schemas.registry import Registry
 from streams.collector.event import Item, ProtocolEvent
-from streams.collector.fields.repeated import RepeatedKeys, loads
+from streams.collector.fields.repeated_keys import RepeatedKeys, loads
 from streams.collector.normalise import Normaliser, RequestContext
 from streams.collector.protocols import choices, ga4, own, segment, snowplow
 from streams.collector.signals.signals import MAX_JSON, MAX_SIGNALS, TOO_MANY, SignalBuilder
@@ -33,43 +33,45 @@ Signals = dict[str, str]
 
 
 def recorded(item: Item, gpc: str = "") -> Signals:
-    """The signals of the record that an item becomes, which fits its contract."""
+    """Return the signals of an item's record, which must fit its contract."""
     assert isinstance(item, ProtocolEvent), item
-    record = NORMALISER.record(item, RequestContext("web", "shop.example", 1_795_514_401_000, gpc=gpc), lambda _name: None)[1]
+    record = NORMALISER.build_record(
+        item, RequestContext("web", "shop.example", 1_795_514_401_000, gpc=gpc), lambda _name: None
+    )[1]
     encode(RAW, BOUNDARY.check(record))
     signals: Signals = record["signals"]
     return signals
 
 
 def of_own(body: str) -> Signals:
-    """Signals of the event that stands in a body of /v1/events."""
-    return recorded(own.read(own.items_of(loads(body.encode()))[0]))
+    """Return the signals of a body of /v1/events."""
+    return recorded(own.parse_item(own.extract_items(loads(body.encode()))[0]))
 
 
 def of_segment(body: str, call: str = "batch") -> Signals:
-    """Signals of the first call of a Segment body."""
-    return recorded(segment.read(segment.items_of(loads(body.encode()), call)[0]))
+    """Return the signals of the first call of a Segment body."""
+    return recorded(segment.parse_item(segment.extract_items(loads(body.encode()), call)[0]))
 
 
 def of_ga4(body: str) -> Signals:
-    """Signals of the first event of a Measurement Protocol body."""
-    return recorded(ga4.read(ga4.items_of(loads(body.encode()))[0]))
+    """Return the signals of the first event of a Measurement Protocol body."""
+    return recorded(ga4.parse_item(ga4.extract_items(loads(body.encode()))[0]))
 
 
 def of_snowplow(item: dict[str, Any] | str) -> Signals:
-    """Signals of a tp2 event."""
-    return recorded(snowplow.read(loads((item if isinstance(item, str) else json.dumps(item)).encode())))
+    """Return the signals of a tp2 event."""
+    return recorded(snowplow.parse_item(loads((item if isinstance(item, str) else json.dumps(item)).encode())))
 
 
 def filled(template: str, *parts: str) -> str:
-    """The template with each `%s` replaced: braces are JSON's."""
+    """Replace each `%s` of a template; `format` would conflict with JSON's braces."""
     for part in parts:
         template = template.replace("%s", part, 1)
     return template
 
 
 def own_consent(consent: str) -> str:
-    """A body of /v1/events with this consent, which may be any JSON."""
+    """Return a body of /v1/events with this consent, which may be any JSON."""
     return filled('{"event_name":"x","client_id":"c","consent":%s}', consent)
 
 
@@ -122,20 +124,20 @@ CONSENTS: list[tuple[str, Signals]] = [
 
 @pytest.mark.parametrize(("consent", "signals"), CONSENTS)
 def test_a_consent_object_of_any_make(consent: str, signals: Signals) -> None:
-    """Names that nobody knows, nesting, null, lists, numbers and repeated keys all end in the record's signals."""
+    """Unknown names, nesting, null, lists, numbers and repeated keys all become signals of the record."""
     assert of_own(own_consent(consent)) == signals
 
 
 @pytest.mark.parametrize(("consent", "signals"), CONSENTS)
 def test_every_door_builds_the_same_signals(consent: str, signals: Signals) -> None:
-    """The same consent object means the same at Segment's, Google's and Snowplow's doors and at the door of choices."""
+    """The same consent object gives the same signals in all protocols and in choices."""
     assert of_segment(filled('{"batch":[{"type":"track","event":"A","context":{"consent":%s}}]}', consent)) == signals
     assert of_segment(filled('{"event":"A","context":{"consent":%s}}', consent), "track") == signals
     assert of_ga4(filled('{"client_id":"1.2","consent":%s,"events":[{"name":"x"}]}', consent)) == signals
     entity = filled('{"schema":"%s","data":[{"schema":"%s","data":%s}]}', CONTEXTS, HEADWATER, consent)
     assert of_snowplow({"e": "pv", "co": entity}) == signals
     assert of_snowplow({"e": "pv", "cx": base64.urlsafe_b64encode(entity.encode()).decode().rstrip("=")}) == signals
-    choice = choices.read(loads(filled('{"client_id":"c","kind":"withdrawal","consent":%s}', consent).encode()))
+    choice = choices.parse_item(loads(filled('{"client_id":"c","kind":"withdrawal","consent":%s}', consent).encode()))
     assert isinstance(choice, choices.SentChoice)
     assert choice.signals == signals
 
@@ -170,7 +172,7 @@ def test_every_door_builds_the_same_signals(consent: str, signals: Signals) -> N
     ],
 )
 def test_signals_beside_the_consent_object(fields: str, signals: Signals) -> None:
-    """Names that are signals wherever they stand are read at the top and in the properties, at each door."""
+    """Names that are signals in any object are read at the top and in the properties, in each protocol."""
     assert of_own(filled('{"event_name":"x",%s}', fields)) == signals
     assert of_own(filled('{"event_name":"x","properties":{%s}}', fields)) == signals
     assert of_segment(filled('{"event":"A",%s}', fields), "track") == signals
@@ -184,17 +186,17 @@ def test_signals_beside_the_consent_object(fields: str, signals: Signals) -> Non
     assert of_snowplow({"e": "ue", "ue_pr": event}) == signals
 
 
-def test_three_places_of_one_event_are_all_heard() -> None:
-    """gcd at the top, in the properties and in the consent object: three values are three signals."""
+def test_three_places_of_one_event_all_count() -> None:
+    """Three values of gcd, at the top, in the properties and in the consent object, are three signals."""
     body = {"event_name": "x", "x-ga-gcd": "a", "properties": {"x-ga-gcd": "b"}, "consent": {"gcd": "c", "x-ga-gcd": "d"}}
     assert sorted(of_own(json.dumps(body)).values()) == ["a", "b", "c", "d"]
 
 
 def test_signals_are_no_properties() -> None:
-    """What became a signal is not kept a second time, where another purpose would guard it."""
-    sent = own.read({"event_name": "x", "gpc": True, "plan": "b", "properties": {"cmp.ads": "0", "size": 2}})
-    assert isinstance(sent, ProtocolEvent)
-    assert sent.properties == {"plan": "b", "size": 2}
+    """A signal is not kept as a property too, where another purpose would govern it."""
+    event = own.parse_item({"event_name": "x", "gpc": True, "plan": "b", "properties": {"cmp.ads": "0", "size": 2}})
+    assert isinstance(event, ProtocolEvent)
+    assert event.properties == {"plan": "b", "size": 2}
 
 
 @pytest.mark.parametrize(
@@ -219,27 +221,27 @@ def test_signals_are_no_properties() -> None:
     ],
 )
 def test_a_batchs_context_and_an_items(shared: str, context: str, signals: Signals) -> None:
-    """A refusal of the batch is not lifted by an item that has a consent object of its own."""
+    """An item's own consent object does not replace the batch's refusal."""
     assert of_segment(filled('{"context":%s,"batch":[{"type":"track","event":"A","context":%s}]}', shared, context)) == signals
 
 
-def test_what_is_said_beside_the_events_is_said_of_each() -> None:
-    """Consent beside `events` holds for every event, and an event's own words lift nothing of it."""
+def test_consent_beside_the_events_applies_to_each() -> None:
+    """Consent beside `events` applies to every event, and an event's own signals do not replace it."""
     body = '{"gpc":"1","consent":{"cmp.m":"0"},"events":[{"event_name":"a"},{"event_name":"b","consent":{"cmp.m":"1"}},7]}'
-    first, second, third = own.items_of(loads(body.encode()))
-    assert recorded(own.read(first)) == {"gpc": "1", "cmp.m": "0"}
-    assert recorded(own.read(second)) == {"gpc": "1", "cmp.m": "0", "cmp.m#2": "1"}
+    first, second, third = own.extract_items(loads(body.encode()))
+    assert recorded(own.parse_item(first)) == {"gpc": "1", "cmp.m": "0"}
+    assert recorded(own.parse_item(second)) == {"gpc": "1", "cmp.m": "0", "cmp.m#2": "1"}
     assert third == 7
 
 
-def test_traits_are_heard() -> None:
-    """What a person's traits say of consent is a signal too."""
+def test_traits_count() -> None:
+    """Consent fields of traits are signals."""
     for body in ('{"traits":{"consent":{"cmp.m":"0"}}}', '{"context":{"traits":{"gpc":"1"}}}'):
         assert of_segment(body, "identify")
 
 
-def test_a_context_that_stands_twice() -> None:
-    """The context that does not count for anything else still refuses."""
+def test_a_repeated_context() -> None:
+    """A refusal in the first of two contexts counts, although its other fields do not."""
     denied, granted = (filled('{"consent":{"cmp.m":"%s"}}', value) for value in "01")
     both = {"cmp.m": "0", "cmp.m#2": "1"}
     assert of_segment(filled('{"event":"A","context":%s,"context":%s}', denied, granted), "track") == both
@@ -262,7 +264,7 @@ def test_a_context_that_stands_twice() -> None:
     ],
 )
 def test_rudderstacks_consent_object(management: str, signals: Signals) -> None:
-    """Allowed and denied ids are the platform's words; what it says of itself is no choice."""
+    """Allowed and denied ids are signals; the platform's description of itself is none."""
     assert of_segment(filled('{"event":"A","context":{"consentManagement":%s}}', management), "track") == signals
 
 
@@ -282,8 +284,8 @@ def test_segments_flags_and_categories(flags: str, signals: Signals) -> None:
     assert of_segment(filled('{"event":"A","context":{"consent":%s}}', flags), "track") == signals
 
 
-def test_ga4s_consent_and_params_are_both_heard() -> None:
-    """A grant of the body does not hide a refusal of the event."""
+def test_ga4s_consent_and_params_both_count() -> None:
+    """A grant of the body does not replace a refusal of the event."""
     body = {
         "client_id": "1.2",
         "consent": {"ad_user_data": "GRANTED"},
@@ -299,17 +301,17 @@ def test_ga4s_consent_and_params_are_both_heard() -> None:
 
 
 def contexts(*entities: tuple[str, Any]) -> str:
-    """Entities as `co` holds them."""
+    """Return entities as in `co`."""
     return json.dumps({"schema": CONTEXTS, "data": [{"schema": schema, "data": data} for schema, data in entities]})
 
 
 def encoded(text: str) -> str:
-    """The same as `cx` holds it."""
+    """Return JSON as in `cx`."""
     return base64.b64encode(text.encode()).decode()
 
 
-def test_several_entities_and_both_fields_are_heard() -> None:
-    """`co` beside `cx`, two entities of one schema in one of them, and a field that stands twice."""
+def test_several_entities_and_both_fields_count() -> None:
+    """`co` and `cx`, two entities of one schema, and a repeated field all count."""
     denied, granted = (contexts((HEADWATER, {"cmp.m": value})) for value in "01")
     twice = {"cmp.m": "0", "cmp.m#2": "1"}
     assert of_snowplow({"e": "pv", "co": granted, "cx": encoded(denied)}) == twice
@@ -347,7 +349,7 @@ def test_several_entities_and_both_fields_are_heard() -> None:
     ],
 )
 def test_snowplows_consent_preferences(kind: Any, scopes: Any, signals: Signals) -> None:
-    """Each event type says what it says of the scopes, as an event and as an entity; what is unknown refuses everything."""
+    """Each event type grants or denies its scopes, as an event and as an entity; an unknown type denies everything."""
     data = {"eventType": kind, "basisForProcessing": "consent", "consentScopes": scopes, "gdprApplies": None}
     schema = SNOWPLOW.format("consent_preferences")
     preferences = {"schema": schema, "data": data}
@@ -357,7 +359,7 @@ def test_snowplows_consent_preferences(kind: Any, scopes: Any, signals: Signals)
 
 
 def test_snowplows_preferences_that_contradict() -> None:
-    """Two event types in one object are two words, and both events of an item count."""
+    """Two event types in one object, and both events of an item, count."""
     name = SNOWPLOW.format("consent_preferences")
     data = '{"eventType":"deny_all","eventType":"allow_all","consentScopes":["ads"],"gdprApplies":true}'
     expected = {"cmp.all": "denied", "cmp.ads": "denied", "cmp.ads#2": "granted", "gdpr_applies": "1"}
@@ -396,7 +398,7 @@ def test_snowplows_preferences_that_contradict() -> None:
     ],
 )
 def test_snowplows_documents(name: str, data: Any, documents: list[Any], signals: Signals) -> None:
-    """Consent that is withdrawn or granted names its documents in entities; without any, a withdrawal is one of everything."""
+    """Withdrawn and granted consent names its documents in entities; a withdrawal without documents is of everything."""
     entities = contexts(*((SNOWPLOW.format("consent_document"), document) for document in documents))
     event = json.dumps({"schema": UNSTRUCT, "data": {"schema": SNOWPLOW.format(name), "data": data}})
     assert of_snowplow({"e": "ue", "ue_pr": event, "co": entities}) == signals
@@ -407,23 +409,23 @@ def test_query_strings_with_a_name_twice() -> None:
     denied, granted = (contexts((HEADWATER, {"cmp.m": value})) for value in "01")
     fields = [("e", "pv"), ("co", denied), ("co", granted)]
     item = RepeatedKeys(fields[:2], fields[2:])
-    assert sorted(recorded(snowplow.read(item)).values()) == ["0", "1"]
+    assert sorted(recorded(snowplow.parse_item(item)).values()) == ["0", "1"]
 
 
 @pytest.mark.parametrize(
-    ("header", "sent", "signals"),
+    ("header", "body_signals", "signals"),
     [
         ("", {"gpc": "0"}, {"gpc": "0"}), ("1", {}, {"gpc": "1"}), ("true", {}, {"gpc": "true"}), ("yes", {}, {"gpc": "yes"}),
         ("1", {"gpc": "1"}, {"gpc": "1"}), ("1", {"gpc": "0"}, {"gpc": "1", "gpc#2": "0"}),
     ],
 )  # fmt: skip
-def test_the_header_beside_the_body(header: str, sent: Signals, signals: Signals) -> None:
-    """Sec-GPC is passed on as it was sent, and a body that says something else lifts nothing."""
-    assert recorded(ProtocolEvent("x", "headwater", signals=sent), header) == signals
+def test_the_header_beside_the_body(header: str, body_signals: Signals, signals: Signals) -> None:
+    """Sec-GPC is passed on as sent, and another value in the body does not replace it."""
+    assert recorded(ProtocolEvent("x", "headwater", signals=body_signals), header) == signals
 
 
 def test_names_and_values_are_bounded() -> None:
-    """Names and JSON are cut, and more signals than fit refuse by one that nobody can read."""
+    """Names and JSON are truncated; more signals than fit become one unreadable signal, which denies."""
     long = of_own(own_consent(json.dumps({"n" * 5_000: "denied", "x": {"y": ["z" * 9_000]}})))
     assert long["n" * 128] == "denied"
     assert len(long["x.y"]) == MAX_JSON
@@ -447,8 +449,8 @@ JSON_VALUES = st.recursive(
     st.sampled_from(["cmp.marketing", "marketing", "ad_storage", "cm.ad_storage", "gcs", "gpp", "tc_string", "gpc", "npa"]),
     JSON_VALUES,
 )
-def test_whatever_stands_under_a_name_leaves_a_trace(name: str, value: Any) -> None:
-    """Any JSON value under a signal's name is a signal under that name or beneath it, and at no door less than at another."""
+def test_any_value_under_a_name_becomes_a_signal(name: str, value: Any) -> None:
+    """Any JSON value under a signal's name becomes a signal of that name or beneath it, in every protocol."""
     consent = json.dumps({name: value})
     signals = of_own(own_consent(consent))
     if isinstance(value, dict) and name == "marketing":
@@ -461,7 +463,7 @@ def test_whatever_stands_under_a_name_leaves_a_trace(name: str, value: Any) -> N
 
 @given(st.lists(st.tuples(st.sampled_from(["cmp.m", "gcs", "x"]), st.sampled_from(["0", "1", "2"])), max_size=8))
 def test_the_order_of_words_changes_no_word(words: list[tuple[str, str]]) -> None:
-    """Each word is there once under its name, in whatever order it came."""
+    """Each value is present once under its name, in any order of calls."""
 
     def of(order: list[tuple[str, str]]) -> set[tuple[str, str]]:
         signals = SignalBuilder()
@@ -472,7 +474,7 @@ def test_the_order_of_words_changes_no_word(words: list[tuple[str, str]]) -> Non
     assert of(words) == of(words[::-1]) == set(words)
 
 
-READERS: list[Callable[[Any], Item]] = [own.read, segment.read, snowplow.read]
+READERS: list[Callable[[Any], Item]] = [own.parse_item, segment.parse_item, snowplow.parse_item]
 
 
 @given(
@@ -482,7 +484,7 @@ READERS: list[Callable[[Any], Item]] = [own.read, segment.read, snowplow.read]
     )
 )
 def test_readers_never_raise(item: dict[str, Any]) -> None:
-    """Whatever JSON stands in an item, it is an event or it is refused."""
-    for read in READERS:
-        read({"event_name": "x", "type": "page", "e": "pv"} | item)
-    ga4.read({"shared": item, "event": {"name": "x", "params": item}})
+    """Any JSON item is parsed to an event or refused."""
+    for parse in READERS:
+        parse({"event_name": "x", "type": "page", "e": "pv"} | item)
+    ga4.parse_item({"shared": item, "event": {"name": "x", "params": item}})

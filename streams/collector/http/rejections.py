@@ -1,10 +1,10 @@
-"""What is refused, and how that is answered: one table. The README shows it, and a test keeps the two equal."""
+"""The table of rejections: reason, status, message. A test compares it with the README."""
 
 from enum import StrEnum
 
 
 class RejectionReason(StrEnum):
-    """Why a request or an event was refused."""
+    """Why a request or an event is refused."""
 
     UNKNOWN_KEY = "UNKNOWN_KEY"
     INVALID_JSON = "INVALID_JSON"

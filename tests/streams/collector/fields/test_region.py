@@ -1,4 +1,4 @@
-"""Where a server says that its visitor is."""
+"""The visitor's region in events of servers."""
 
 import json
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from streams.collector.event import Item, ProtocolEvent
-from streams.collector.fields.repeated import loads
+from streams.collector.fields.repeated_keys import loads
 from streams.collector.protocols import ga4, own, segment, snowplow
 
 
 def region(item: Item) -> str:
-    """The region of an item that is an event."""
+    """Return the region of a valid item."""
     assert isinstance(item, ProtocolEvent), item
     return item.region
 
@@ -40,21 +40,21 @@ def region(item: Item) -> str:
     ],
 )  # fmt: skip
 def test_own_events(fields: dict[str, Any], expected: str) -> None:
-    """Read at the top and in the properties; what is unreadable, or two that disagree, is unknown."""
-    assert region(own.read({"event_name": "x", **fields})) == expected
-    assert region(own.read({"event_name": "x", "properties": fields})) == expected
+    """It is read at the top and in the properties; an unreadable or contradictory one is unknown."""
+    assert region(own.parse_item({"event_name": "x", **fields})) == expected
+    assert region(own.parse_item({"event_name": "x", "properties": fields})) == expected
 
 
-def test_a_country_that_stands_twice() -> None:
-    """A repeated key that disagrees is unknown."""
-    assert region(own.read(loads(b'{"event_name":"x","country":"DE","country":"US"}'))) == ""
+def test_a_repeated_country() -> None:
+    """A repeated key with two regions is unknown."""
+    assert region(own.parse_item(loads(b'{"event_name":"x","country":"DE","country":"US"}'))) == ""
 
 
 def test_places_stay_properties() -> None:
-    """What the sender says of places is not lost where it names no region."""
-    sent = own.read({"event_name": "x", "country": "US", "event_location": {"city": "Austin"}})
-    assert isinstance(sent, ProtocolEvent)
-    assert sent.properties == {"country": "US", "event_location": {"city": "Austin"}}
+    """Location fields stay in the properties."""
+    event = own.parse_item({"event_name": "x", "country": "US", "event_location": {"city": "Austin"}})
+    assert isinstance(event, ProtocolEvent)
+    assert event.properties == {"country": "US", "event_location": {"city": "Austin"}}
 
 
 @pytest.mark.parametrize(
@@ -66,24 +66,26 @@ def test_places_stay_properties() -> None:
     ],
 )  # fmt: skip
 def test_segment_calls(context: dict[str, Any], expected: str) -> None:
-    """The context's location names it; addresses, languages and clocks do not."""
-    assert region(segment.read({"type": "page", "context": context})) == expected
+    """The context's location counts; addresses, languages and time zones do not."""
+    assert region(segment.parse_item({"type": "page", "context": context})) == expected
 
 
 def test_ga4_events() -> None:
-    """The protocol's user_location, of the body and of the event."""
+    """`user_location` of the body and of the event is read."""
     body = {"client_id": "1", "user_location": {"country_id": "US", "region_id": "US-CA"}, "events": [{"name": "x"}]}
-    assert region(ga4.read(ga4.items_of(body)[0])) == "US-CA"
+    assert region(ga4.parse_item(ga4.extract_items(body)[0])) == "US-CA"
     body["events"] = [{"name": "x", "user_location": {"country_id": "DE"}}]
-    assert region(ga4.read(ga4.items_of(body)[0])) == ""
+    assert region(ga4.parse_item(ga4.extract_items(body)[0])) == ""
 
 
 def test_snowplow_events() -> None:
-    """The enriched fields, or an entity of a place; an entity of something else is none."""
-    assert region(snowplow.read({"e": "pv", "geo_country": "US", "geo_region": "CA"})) == "US-CA"
+    """The enriched fields or a geo entity are read, other entities are not."""
+    assert region(snowplow.parse_item({"e": "pv", "geo_country": "US", "geo_region": "CA"})) == "US-CA"
 
     def placed(schema: str) -> str:
         entity = {"schema": f"iglu:acme/{schema}/jsonschema/1-0-0", "data": {"country": "US"}}
-        return region(snowplow.read({"e": "pv", "co": json.dumps({"schema": "iglu:c/contexts/x/1-0-0", "data": [entity]})}))
+        return region(
+            snowplow.parse_item({"e": "pv", "co": json.dumps({"schema": "iglu:c/contexts/x/1-0-0", "data": [entity]})})
+        )
 
     assert [placed(schema) for schema in ("geo", "geolocation_context", "shipment")] == ["US", "US", ""]

@@ -1,0 +1,55 @@
+"""Answers of the doors to requests whose items were processed."""
+
+import base64
+from collections.abc import Iterable
+from typing import Any
+
+from aiohttp import web
+
+from infra.http.answers import json_answer
+from streams.collector.event import InvalidItem, Item
+from streams.collector.http.rejections import RejectionReason
+from streams.collector.intake import IntakeResult
+from streams.collector.protocols.doors import AnswerFormat
+
+PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
+"""A transparent GIF of one pixel."""
+
+
+def answer_events(answer: AnswerFormat, result: IntakeResult) -> web.Response:
+    """Answer a request of events in its door's format."""
+    match answer:
+        case AnswerFormat.OK_TEXT:
+            return web.Response(text="ok")
+        case AnswerFormat.PIXEL:
+            return web.Response(body=PIXEL, content_type="image/gif", headers={"Cache-Control": "no-store"})
+        case AnswerFormat.EMPTY:
+            return web.Response(status=200)
+        case _:
+            return summarise(result)
+
+
+def summarise(result: IntakeResult) -> web.Response:
+    """Answer 200 where at least one item was accepted, else 400; each refused item is listed with its index and problem."""
+    refusals = [{"index": index, "code": RejectionReason.CONTRACT, "message": problem} for index, problem in result.refused]
+    if refusals and not result.accepted:
+        return json_answer({"code": RejectionReason.CONTRACT, "message": refusals[0]["message"], "refused": refusals}, 400)
+    body: dict[str, Any] = {"success": True, "accepted": result.accepted, "refused": refusals}
+    if result.sites:
+        body |= {"holds_for": sorted(result.sites)}
+    if result.warnings:
+        body |= {"warnings": [{"index": index, "message": message} for index, message in result.warnings]}
+    return json_answer(body)
+
+
+def list_problems(items: Iterable[Item]) -> web.Response:
+    """Answer with the problem of each invalid item, as Google's `/debug/mp/collect` does."""
+    messages = [
+        {"fieldPath": f"events[{index}]", "description": item.detail}
+        for index, item in enumerate(items)
+        if isinstance(item, InvalidItem)
+    ]
+    return json_answer({"validationMessages": messages})
+
+
+__all__ = ["answer_events", "list_problems", "summarise"]
