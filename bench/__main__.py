@@ -60,8 +60,8 @@ class Benchmarks:
         from confluent_kafka.admin import AdminClient, NewTopic
 
         admin = AdminClient({"bootstrap.servers": self.settings["kafka"]})
-        for done in admin.create_topics([NewTopic(name, 4, 1) for name in names]).values():
-            done.result()
+        for future in admin.create_topics([NewTopic(name, 4, 1) for name in names]).values():
+            future.result()
 
     def fill(self, topic: str, records: Any, n: int, compression: str = "lz4") -> None:
         """Produce (key, value) records, each key's to one of four partitions."""
@@ -96,29 +96,29 @@ class Benchmarks:
         redis.Redis.from_url(self.settings["redis"]).flushdb()
         self.cluster.empty()
         admin = AdminClient({"bootstrap.servers": self.settings["kafka"]})
-        for done in admin.delete_topics(topics).values():
-            done.result()
+        for future in admin.delete_topics(topics).values():
+            future.result()
         while set(topics) & admin.list_topics(timeout=20).topics.keys():
             time.sleep(0.05)
         apply(Settings(**self.settings))
 
-    def run(self, label: str, **given: Any) -> None:
+    def run(self, label: str, **options: Any) -> None:
         """Run one contender and keep its figures; the best of a label's runs counts, all are shown."""
-        given["settings"] = {**self.settings, "slot": label.replace(" ", "-"), **given.get("settings", {})}
-        command = [sys.executable, "-m", "bench.contender", json.dumps(given)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-        if done.returncode:
-            raise SystemExit(f"{label} failed:\n{done.stdout}\n{done.stderr}")
-        measured = json.loads(done.stdout.strip().splitlines()[-1])
+        options["settings"] = {**self.settings, "slot": label.replace(" ", "-"), **options.get("settings", {})}
+        command = [sys.executable, "-m", "bench.contender", json.dumps(options)]
+        completed = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+        if completed.returncode:
+            raise SystemExit(f"{label} failed:\n{completed.stdout}\n{completed.stderr}")
+        measured = json.loads(completed.stdout.strip().splitlines()[-1])
         rate = measured["records"] / measured["seconds"]
         cpu_us = 1e6 * measured["cpu_s"] / measured["records"]
         hits = "" if measured["hit_rate"] is None else f", signals kept: {measured['hit_rate']:.1%}"
         self._console.print(f"  {label}: {rate:,.0f} records/s, {cpu_us:.2f} us CPU a record{hits}", highlight=False)
         self._keep(label, rate, cpu_us)
 
-    def run_group(self, label: str, workers: int, **given: Any) -> None:
+    def run_group(self, label: str, workers: int, **options: Any) -> None:
         """The same for several workers of one group, from when each has the first batch of its own to the last commit."""
-        gate = Path(self.settings["state_dir"]) / f"gate-{given['sink']}"
+        gate = Path(self.settings["state_dir"]) / f"gate-{options['sink']}"
         processes: list[psutil.Popen] = []
 
         def ready() -> bool:
@@ -126,16 +126,16 @@ class Benchmarks:
 
         try:
             for n in range(workers):
-                settings = {**self.settings, "slot": f"{given['sink']}-{n}"}
+                settings = {**self.settings, "slot": f"{options['sink']}-{n}"}
                 more = {"how": "runtime", "settings": settings, "gate": str(gate), "begin": n == 0}
-                command = [sys.executable, "-m", "bench.contender", json.dumps({**given, **more})]
+                command = [sys.executable, "-m", "bench.contender", json.dumps({**options, **more})]
                 processes.append(psutil.Popen(command, stdout=subprocess.DEVNULL))
                 self._wait(ready, processes)
                 # Who was there before holds a batch of the assignment before.
                 for process in processes[:-1]:
                     gate.with_name(f"{gate.name}.{process.pid}").unlink()
             self._wait(ready, processes)
-            group, source = f"headwater.bench-{given['sink']}", given["source"]
+            group, source = f"headwater.bench-{options['sink']}", options["source"]
             consumer = ck.Consumer({"bootstrap.servers": self.settings["kafka"], "group.id": group})
             places = [ck.TopicPartition(source, partition) for partition in range(4)]
             ends = [consumer.get_watermark_offsets(place, 20)[1] for place in places]
@@ -150,8 +150,8 @@ class Benchmarks:
             for process in processes:
                 process.kill()
                 process.wait()
-        rate = given["records"] / seconds
-        cpu_us = 1e6 * sum(now.user + now.system - before.user - before.system for now, before in used) / given["records"]
+        rate = options["records"] / seconds
+        cpu_us = 1e6 * sum(now.user + now.system - before.user - before.system for now, before in used) / options["records"]
         self._console.print(f"  {label}: {rate:,.0f} records/s, {cpu_us:.2f} us CPU a record", highlight=False)
         self._keep(label, rate, cpu_us)
 
@@ -206,14 +206,14 @@ def measure(bench: Benchmarks, records: int, events: int, rounds: int, only: str
 
 def measure_consent(bench: Benchmarks, source: str, suffix: str, events: int, n: int) -> None:
     """The stage in a loop and in the runtime, with an empty ledger each, and again over visitors that it knows."""
-    given = {"stage": "consent", "source": source, "records": events}
+    options = {"stage": "consent", "source": source, "records": events}
     bench.forget(LEDGER)
-    bench.run(f"{LOOP}{suffix}", how="loop", sink=f"loop-{source}-{n}", **given)
+    bench.run(f"{LOOP}{suffix}", how="loop", sink=f"loop-{source}-{n}", **options)
     bench.forget(LEDGER)
-    bench.run(f"{OURS}{suffix}", how="runtime", sink=f"cold-{source}-{n}", **given)
-    bench.run(f"{OURS}{suffix}{KNOWN}", how="runtime", sink=f"warm-{source}-{n}", **given)
+    bench.run(f"{OURS}{suffix}", how="runtime", sink=f"cold-{source}-{n}", **options)
+    bench.run(f"{OURS}{suffix}{KNOWN}", how="runtime", sink=f"warm-{source}-{n}", **options)
     bench.forget(LEDGER)
-    bench.run_group(f"{OURS}{suffix}{TWO}", 2, sink=f"two-{source}-{n}", **given)
+    bench.run_group(f"{OURS}{suffix}{TWO}", 2, sink=f"two-{source}-{n}", **options)
 
 
 def fill_visits(bench: Benchmarks, registry: Registry, events: int) -> None:
@@ -239,8 +239,8 @@ def measure_identity(bench: Benchmarks, events: int, n: int) -> None:
     bench.forget(GRAPH)
     settings = {"identity_redis": bench.cluster.address}
     for source, suffix, _ in runs[:2]:
-        given = {"stage": "identity", "source": source, "sink": f"cluster-{source}-{n}", "records": events}
-        bench.run(f"{IDENTITY}{CLUSTER}{suffix}", how="runtime", settings=settings, **given)
+        options = {"stage": "identity", "source": source, "sink": f"cluster-{source}-{n}", "records": events}
+        bench.run(f"{IDENTITY}{CLUSTER}{suffix}", how="runtime", settings=settings, **options)
 
 
 def report(bench: Benchmarks, console: Console, as_json: bool) -> None:
@@ -276,8 +276,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", choices=("copy", "events", "tc", "identity"), help="beside L, which is always measured")
     parser.add_argument("--json", action="store_true", help="one JSON object")
-    given = parser.parse_args()
-    console = Console(stderr=given.json)
+    arguments = parser.parse_args()
+    console = Console(stderr=arguments.json)
     with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:
         console.print("starting Kafka and Redis", highlight=False)
         with (
@@ -288,8 +288,8 @@ def main() -> None:
             settings = {"kafka": broker.address, "redis": memory.url, "state_dir": folder, "secret": SECRET}
             bench = Benchmarks(settings, cluster, console)
             apply(Settings(**bench.settings))
-            measure(bench, given.records, given.events, given.rounds, given.only)
-            report(bench, console, given.json)
+            measure(bench, arguments.records, arguments.events, arguments.rounds, arguments.only)
+            report(bench, console, arguments.json)
 
 
 if __name__ == "__main__":

@@ -68,12 +68,12 @@ class Clock:
             os._exit(0)
 
 
-def run_runtime(given: dict[str, Any], clock: Clock) -> None:
+def run_runtime(config: dict[str, Any], clock: Clock) -> None:
     """Our worker, with a stage that tells the clock."""
     from streams.runtime.worker import Worker, run
 
-    settings = Settings(**given["settings"])
-    stage = make_stage(given["stage"], settings, given["source"], given["sink"], clock.metrics)
+    settings = Settings(**config["settings"])
+    stage = make_stage(config["stage"], settings, config["source"], config["sink"], clock.metrics)
     handle = stage.handle
 
     def timed(batch: Batch, now: float) -> Outcome:
@@ -84,20 +84,20 @@ def run_runtime(given: dict[str, Any], clock: Clock) -> None:
 
     stage.handle = timed  # type: ignore[method-assign] # measured from outside, so that the stage stays as it is
     worker = Worker(settings, stage, clock.metrics)
-    if given.get("begin", True):
+    if config.get("begin", True):
         begin_at_earliest(settings, worker.group, stage.inputs)
     run(worker)
 
 
-def run_loop(given: dict[str, Any], clock: Clock) -> None:
+def run_loop(config: dict[str, Any], clock: Clock) -> None:
     """L: poll, produce, one transaction every 100 ms; for a stage, the same `handle` as the worker's."""
-    settings = Settings(**given["settings"])
-    stage = make_stage(given["stage"], settings, given["source"], given["sink"], clock.metrics)
+    settings = Settings(**config["settings"])
+    stage = make_stage(config["stage"], settings, config["source"], config["sink"], clock.metrics)
     common = {"bootstrap.servers": settings.kafka}
     consumer = ck.Consumer(
         {
             **common,
-            "group.id": f"loop-{given['sink']}",
+            "group.id": f"loop-{config['sink']}",
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
             "isolation.level": "read_committed",
@@ -111,7 +111,7 @@ def run_loop(given: dict[str, Any], clock: Clock) -> None:
     producer = ck.Producer(
         {
             **common,
-            "transactional.id": f"loop-{given['sink']}",
+            "transactional.id": f"loop-{config['sink']}",
             "linger.ms": 5,
             "batch.size": 1_000_000,
             "compression.type": "lz4",
@@ -120,25 +120,25 @@ def run_loop(given: dict[str, Any], clock: Clock) -> None:
         }
     )
     producer.init_transactions(30)
-    bare = given["stage"] == "copy"
+    bare = config["stage"] == "copy"
     while True:
         producer.begin_transaction()
         offsets: dict[tuple[str, int], int] = {}
-        done, due = 0, time.monotonic() + 0.1
+        records, due = 0, time.monotonic() + 0.1
         while time.monotonic() < due:
             first = consumer.poll(0.05)
             messages = [] if first is None else [first, *consumer.consume(10_000, 0)]
             messages = [message for message in messages if message.error() is None]
             if messages:
                 clock.begin()
-                (_copy if bare else _through_stage)(producer, stage, given["sink"], messages)
-                done += len(messages)
+                (_copy if bare else _through_stage)(producer, stage, config["sink"], messages)
+                records += len(messages)
                 offsets |= {(m.topic(), m.partition()): m.offset() + 1 for m in messages}
-        if done:
+        if records:
             ends = [ck.TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
             producer.send_offsets_to_transaction(ends, consumer.consumer_group_metadata())
         producer.commit_transaction(30)
-        clock.committed(done)
+        clock.committed(records)
 
 
 def _copy(producer: ck.Producer, _stage: Any, sink: str, messages: list[ck.Message]) -> None:
@@ -160,23 +160,23 @@ def _through_stage(producer: ck.Producer, stage: Any, _sink: str, messages: list
         producer.poll(0)
 
 
-def run_faust(given: dict[str, Any], clock: Clock) -> None:
+def run_faust(config: dict[str, Any], clock: Clock) -> None:
     """Faust as it comes: aiokafka, one event at a time, at least once."""
     import faust
 
     app = faust.App(
-        f"faust-{given['sink']}",
-        broker=f"kafka://{given['settings']['kafka']}",
+        f"faust-{config['sink']}",
+        broker=f"kafka://{config['settings']['kafka']}",
         store="memory://",
         web_enabled=False,
         topic_disable_leader=True,
         value_serializer="raw",
         consumer_auto_offset_reset="earliest",
-        datadir=str(Path(given["settings"]["state_dir"]) / "faust"),
+        datadir=str(Path(config["settings"]["state_dir"]) / "faust"),
     )
-    sink = app.topic(given["sink"], key_type=bytes, value_type=bytes)
+    sink = app.topic(config["sink"], key_type=bytes, value_type=bytes)
 
-    @app.agent(app.topic(given["source"], key_type=bytes, value_type=bytes))
+    @app.agent(app.topic(config["source"], key_type=bytes, value_type=bytes))
     async def copy(stream: Any) -> None:
         async for event in stream.events():
             clock.begin()

@@ -76,14 +76,14 @@ async def flat_out(port: int) -> int:
     """Answers in SECONDS from CONNECTIONS that each wait for one before asking again."""
     end = time.perf_counter() + SECONDS
 
-    async def one(first: int) -> int:
+    async def ask_until_end(first: int) -> int:
         connection, n = await Connection(port).open(), 0
         while time.perf_counter() < end:
             await connection.ask(first + n)
             n += 1
         return n
 
-    return sum(await asyncio.gather(*(one(at * 1_000_000) for at in range(CONNECTIONS))))
+    return sum(await asyncio.gather(*(ask_until_end(at * 1_000_000) for at in range(CONNECTIONS))))
 
 
 async def at_a_rate(port: int) -> list[float]:
@@ -94,7 +94,7 @@ async def at_a_rate(port: int) -> list[float]:
     took: list[float] = []
     start = time.perf_counter()
 
-    async def one(n: int) -> None:
+    async def ask_when_due(n: int) -> None:
         due = start + n / RATE
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         connection = await free.get()
@@ -102,7 +102,7 @@ async def at_a_rate(port: int) -> list[float]:
         free.put_nowait(connection)
         took.append(time.perf_counter() - due)
 
-    await asyncio.gather(*(one(n) for n in range(int(RATE * SECONDS))))
+    await asyncio.gather(*(ask_when_due(n) for n in range(int(RATE * SECONDS))))
     return took
 
 

@@ -49,11 +49,11 @@ def tc_strings(weights: Sequence[float], seed: int = 2) -> list[str]:
     rng = random.Random(seed)
     vendors = sum(1 << bit for bit in range(VENDORS) if rng.random() < 0.65)
     today = FIRST_TS // 100 // DAY_DS
-    found: dict[str, None] = {}
-    given = dict.fromkeys(SHARES, 0.0)
-    while len(found) < len(weights):
+    texts: dict[str, None] = {}
+    assigned = dict.fromkeys(SHARES, 0.0)
+    while len(texts) < len(weights):
         # Who is farthest behind its share comes next; otherwise the few heaviest strings would make the mixture.
-        kind = max(SHARES, key=lambda kind: SHARES[kind] * (sum(given.values()) + 1) - given[kind])
+        kind = max(SHARES, key=lambda kind: SHARES[kind] * (sum(assigned.values()) + 1) - assigned[kind])
         purposes = {"all": 0xFFE000, "none": 0, "some": rng.getrandbits(11) << 13 | 1 << 23}[kind]
         allowed = {"all": vendors, "none": 0, "some": vendors & rng.getrandbits(VENDORS)}[kind]
         updated = rng.randrange(300)
@@ -65,10 +65,10 @@ def tc_strings(weights: Sequence[float], seed: int = 2) -> list[str]:
             (0, 1), (allowed, VENDORS), (VENDORS, 16), (0, 1), (allowed >> 1, VENDORS), (0, 12),
         )  # fmt: skip
         text = f"{_text(fields)}.{_text(((1, 3), (VENDORS, 16), (0, 1), (vendors, VENDORS)))}"
-        if text not in found:
-            given[kind] += weights[len(found)]
-            found[text] = None
-    return list(found)
+        if text not in texts:
+            assigned[kind] += weights[len(texts)]
+            texts[text] = None
+    return list(texts)
 
 
 def _text(fields: tuple[tuple[int, int], ...]) -> str:
@@ -89,11 +89,11 @@ def tc_events(registry: Registry, n: int, strings: int = 50_000, each: int = 20)
     rng = random.Random(3)
     weights = [rank**-1.1 for rank in range(1, strings + 1)]
     contract, texts = registry.latest("events.raw"), tc_strings(weights)
-    theirs = rng.choices(texts, weights, k=n // each + VISITING)
+    visitor_texts = rng.choices(texts, weights, k=n // each + VISITING)
     for i, (_, value) in enumerate(raw_events(registry, n)):
         event, visitor = decode(registry, value)[1], i // each + rng.randrange(VISITING)
         event["identifiers"] = [f"2{visitor:032x}"]
-        event["signals"] = {"tc_string": theirs[visitor], "gdpr_applies": "1", "tc_event_status": "tcloaded"}
+        event["signals"] = {"tc_string": visitor_texts[visitor], "gdpr_applies": "1", "tc_event_status": "tcloaded"}
         event["region"] = "DE"
         yield event["identifiers"][0].encode(), encode(contract, event)
 
@@ -111,14 +111,14 @@ def raw_events(registry: Registry, n: int, seed: int = 1, chosen: float = 0.0) -
         visitor = f"2{at:032x}"
         # A click id stands in the address of the page that a visit begins with, not on every page.
         click = f"&gclid=Cj0KCQ{i:x}" if rng.random() < 0.1 else ""
-        said = {"chosen_ts": str(FIRST_TS + i)} if rng.random() < chosen else {}
+        choice_time = {"chosen_ts": str(FIRST_TS + i)} if rng.random() < chosen else {}
         event = {
             "event_id": f"{i:032x}",
             "event_name": rng.choice(["page_view", "add_to_cart", "purchase", "view_item"]),
             **PAGE_VIEW,
             "collector_ts": FIRST_TS + i,
             "region": countries[at],
-            "signals": choices[at] | said,
+            "signals": choices[at] | choice_time,
             "identifiers": [visitor],
             "event_ts": FIRST_TS + i - 40,
             "page_url": f"https://shop.example/p/{rng.randrange(900)}?utm_source=news{click}",

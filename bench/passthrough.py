@@ -54,16 +54,16 @@ class PassThrough:
         return Outcome()
 
 
-def main(given: dict[str, Any], make_stage: Callable[..., PassThrough] = PassThrough) -> None:
+def main(config: dict[str, Any], make_stage: Callable[..., PassThrough] = PassThrough) -> None:
     """Run the worker until a signal stops it."""
-    configure_logs(given["name"])
-    settings = Settings(**given["settings"])
-    stage = make_stage(name=given["name"], source=given["source"], sink=given["sink"], sleep_s=given.get("sleep_s", 0))
+    configure_logs(config["name"])
+    settings = Settings(**config["settings"])
+    stage = make_stage(name=config["name"], source=config["source"], sink=config["sink"], sleep_s=config.get("sleep_s", 0))
     worker = Worker(settings, stage, Metrics())
-    if "consumer" in given:
-        module, name = given["consumer"].split(":")
+    if "consumer" in config:
+        module, name = config["consumer"].split(":")
         Transport.Consumer = getattr(import_module(module), name)
-    if given.get("begin") != "committed":
+    if config.get("begin") != "committed":
         begin_at_earliest(settings, worker.group, worker.stage.inputs)
     run(worker)
 

@@ -25,11 +25,11 @@ PEER = "iab-tcf==0.2.2"
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
-def rate(read: Callable[[str], object], strings: list[str]) -> float:
+def rate(decoder: Callable[[str], object], strings: list[str]) -> float:
     """Strings a second."""
     began = time.perf_counter()
     for string in strings:
-        read(string)
+        decoder(string)
     return len(strings) / (time.perf_counter() - began)
 
 
@@ -42,10 +42,10 @@ def peer(folder: str) -> Callable[[str], object]:
     return decode_v2
 
 
-def accepted(theirs: Callable[[str], object], string: str) -> bool:
+def accepted(peer_decode: Callable[[str], object], string: str) -> bool:
     """Whether the peer reads it at all."""
     try:
-        theirs(string)
+        peer_decode(string)
     except Exception:  # whatever it raises, it is not measured on this one
         return False
     return True
@@ -88,27 +88,27 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="one JSON object")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:
-        figures = measure(peer(folder), given.rounds)
-    if given.json:
+        figures = measure(peer(folder), arguments.rounds)
+    if arguments.json:
         print(json.dumps(figures))
         return
     for name, value in figures.items():
         Console().print(f"{name:>18}: {value:,}", highlight=False)
 
 
-def measure(theirs: Callable[[str], object], rounds: int) -> dict[str, float]:
+def measure(peer_decode: Callable[[str], object], rounds: int) -> dict[str, float]:
     """Both in turns."""
     strings = [vector["text"] for vector in json.loads(VECTORS.read_text())]
-    both = [string for string in strings if accepted(theirs, string)]
-    ours_best, theirs_best = 0.0, 0.0
+    both = [string for string in strings if accepted(peer_decode, string)]
+    own_rate, peer_rate = 0.0, 0.0
     for _ in range(rounds):
-        ours_best = max(ours_best, rate(decode, both * 5))
-        theirs_best = max(theirs_best, rate(theirs, both))
+        own_rate = max(own_rate, rate(decode, both * 5))
+        peer_rate = max(peer_rate, rate(peer_decode, both))
     return {
-        "strings": len(both), "ours_per_s": round(ours_best), "iab_tcf_per_s": round(theirs_best),
-        "ratio": round(ours_best / theirs_best, 1), "slowest_8_kib_ms": round(slowest_ms(worst_inputs()), 2),
+        "strings": len(both), "ours_per_s": round(own_rate), "iab_tcf_per_s": round(peer_rate),
+        "ratio": round(own_rate / peer_rate, 1), "slowest_8_kib_ms": round(slowest_ms(worst_inputs()), 2),
         "load": os.getloadavg()[0],
     }  # fmt: skip
 

@@ -56,8 +56,8 @@ class Collector:
     def _round(self, now: float) -> LagReading:
         facts = self._cluster.facts(now)
         self._load(set(facts.ends) - self._loaded)
-        wanted = self.watch.take(facts)
-        reading = self.watch.read(facts, self._cluster.record_times(wanted, facts.ends))
+        record_offsets = self.watch.take(facts)
+        reading = self.watch.read(facts, self._cluster.record_times(record_offsets, facts.ends))
         if now - self._saved_at >= SAVE_S:
             self._saved_at = now
             self._save()
@@ -74,11 +74,11 @@ class Collector:
             return
         self._loaded |= places
         try:
-            found: dict[GaugePartition, TimeTable] = self._store.load(places)
+            stored_tables: dict[GaugePartition, TimeTable] = self._store.load(places)
         except Retryable as error:
             get_logger().warning("time tables not loaded", reason=str(error))
             return
-        for place, table in found.items():
+        for place, table in stored_tables.items():
             self.watch.tables.setdefault(place, table)
 
     def _save(self) -> None:
@@ -120,7 +120,7 @@ async def serve(settings: Settings, serving: GaugeOptions) -> None:
     stale_s = max(30.0, 3 * serving.interval_s)
     board = Dashboard(stale_s, recent=lambda now: side.recent(now, tail.complete))
     token = settings.ops_token.get_secret_value() if settings.ops_token else None
-    collector = Collector(settings, serving, tables(settings))
+    collector = Collector(settings, serving, open_table_store(settings))
     checks = asyncio.ensure_future(watch_row_checks(settings, lambda row_checks: setattr(board, "row_checks", row_checks)))
     runner = web.AppRunner(make_door(board, Page(serving.interval_s, stale_s), token), access_log=None)
     await runner.setup()
@@ -136,7 +136,7 @@ async def serve(settings: Settings, serving: GaugeOptions) -> None:
         await asyncio.to_thread(collector.close)
 
 
-def tables(settings: Settings) -> TableStore:
+def open_table_store(settings: Settings) -> TableStore:
     """The time tables' place in Redis; asked only when needed."""
     import redis
 
@@ -157,7 +157,7 @@ def check_exposure(host: str, token: str | None) -> None:
 
 def once(settings: Settings, serving: GaugeOptions, as_json_text: bool) -> None:
     """Print the lag as it is now."""
-    collector = Collector(settings, serving, tables(settings))
+    collector = Collector(settings, serving, open_table_store(settings))
     try:
         reading = collector.round(time.time())
     except Retryable as error:

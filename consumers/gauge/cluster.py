@@ -32,7 +32,7 @@ class Cluster:
         self._prefix = prefix
         self._admin = admin(settings)
         self._consumer: Any = None
-        self._known: set[str] = set()
+        self._last_group_ids: set[str] = set()
 
     def close(self) -> None:
         """Close the consumer."""
@@ -55,16 +55,16 @@ class Cluster:
 
     def _groups(self) -> list[GroupFacts]:
         listed = self._admin.list_consumer_groups(request_timeout=TIMEOUT_S).result(TIMEOUT_S)
-        found = {group.group_id for group in listed.valid if group.group_id.startswith(self._prefix)}
+        group_ids = {group.group_id for group in listed.valid if group.group_id.startswith(self._prefix)}
         if listed.errors:
             # Each broker is asked for its own groups, and one that is away is only an entry here: what it
             # coordinated is asked for by name, and nothing at all means that nobody answered.
-            found |= self._known
+            group_ids |= self._last_group_ids
             if not listed.valid:
                 # What stands here may be a KafkaError, which Python cannot raise in order.
                 raise Retryable(f"Kafka does not answer: {listed.errors[0]}")
-        self._known = found
-        names = sorted(found)
+        self._last_group_ids = group_ids
+        names = sorted(group_ids)
         if not names:
             return []
         described = self._admin.describe_consumer_groups(names, request_timeout=TIMEOUT_S)
@@ -93,20 +93,20 @@ class Cluster:
         }
 
     def _list(self, tps: list[ck.TopicPartition], spec: OffsetSpec, isolation: ck.IsolationLevel) -> dict[GaugePartition, int]:
-        asked = self._admin.list_offsets(dict.fromkeys(tps, spec), isolation_level=isolation, request_timeout=TIMEOUT_S)
-        found = {}
-        for tp, future in asked.items():
+        futures = self._admin.list_offsets(dict.fromkeys(tps, spec), isolation_level=isolation, request_timeout=TIMEOUT_S)
+        offsets = {}
+        for tp, future in futures.items():
             try:
-                found[GaugePartition(tp.topic, tp.partition)] = int(future.result(TIMEOUT_S).offset)
+                offsets[GaugePartition(tp.topic, tp.partition)] = int(future.result(TIMEOUT_S).offset)
             except ck.KafkaException:
                 continue  # without a leader at the moment, or just deleted
-        if not found:
+        if not offsets:
             raise TimeoutError
-        return found
+        return offsets
 
     def record_times(
         self,
-        wanted: Iterable[tuple[GaugePartition, int]],
+        offsets: Iterable[tuple[GaugePartition, int]],
         starts: Mapping[GaugePartition, PartitionEnds],
         budget_s: float = 3.0,
         each_s: float = 1.0,
@@ -116,15 +116,15 @@ class Cluster:
         An offset that was deleted is answered with the oldest record there is. What cannot be read is left out.
         """
         deadline = time.monotonic() + budget_s
-        found = {}
-        for place, offset in wanted:
-            left = min(each_s, deadline - time.monotonic())
-            if left <= 0:
+        times = {}
+        for place, offset in offsets:
+            remaining_s = min(each_s, deadline - time.monotonic())
+            if remaining_s <= 0:
                 break
-            written = self._record_time(place, max(offset, starts[place].start), left)
+            written = self._record_time(place, max(offset, starts[place].start), remaining_s)
             if written is not None:
-                found[place, offset] = written
-        return found
+                times[place, offset] = written
+        return times
 
     def _record_time(self, place: GaugePartition, offset: int, timeout_s: float) -> int | None:
         try:
@@ -141,8 +141,8 @@ class Cluster:
                 )
             self._consumer.assign([ck.TopicPartition(place.topic, place.partition, offset)])
             deadline = time.monotonic() + timeout_s
-            while (left := deadline - time.monotonic()) > 0:
-                message = self._consumer.poll(left)
+            while (remaining_s := deadline - time.monotonic()) > 0:
+                message = self._consumer.poll(remaining_s)
                 if message is None:
                     break
                 if message.error() is None:

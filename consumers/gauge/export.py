@@ -14,7 +14,7 @@ def exposition(reading: LagReading | None, pending: Sequence[PendingRequest] | N
     metrics = Metrics()
     if pending is not None:
         metrics.set("headwater_privacy_requests", len(pending), state="open")
-        metrics.set("headwater_privacy_requests", sum(one.overdue(int(now * 1000)) for one in pending), state="overdue")
+        metrics.set("headwater_privacy_requests", sum(request.overdue(int(now * 1000)) for request in pending), state="overdue")
     if reading is not None:
         metrics.set("headwater_gauge_reading_age_seconds", max(0.0, now - reading.at))
         _partitions(reading, metrics)

@@ -221,13 +221,13 @@ class SideTopicConsumer:
 
 def starts(consumer: Any, now: float) -> list[ck.TopicPartition]:
     """Where to begin: a day back for dead letters, an hour for counts, else the first record; never too far back."""
-    known = consumer.list_topics(timeout=10).topics
+    topics = consumer.list_topics(timeout=10).topics
     since = {DEAD: now - DEAD_WINDOW_S, COUNTS: now - HOUR_S, SNAPSHOTS: 0.0, **dict.fromkeys(WHOLE, 0.0)}
     begin = []
     for topic, at in since.items():
-        for partition in sorted(known[topic].partitions) if topic in known else ():
+        for partition in sorted(topics[topic].partitions) if topic in topics else ():
             first, end = consumer.get_watermark_offsets(ck.TopicPartition(topic, partition), timeout=10)
-            (found,) = consumer.offsets_for_times([ck.TopicPartition(topic, partition, round(at * 1000))], timeout=10)
-            offset = found.offset if found.offset >= 0 else end
+            (position,) = consumer.offsets_for_times([ck.TopicPartition(topic, partition, round(at * 1000))], timeout=10)
+            offset = position.offset if position.offset >= 0 else end
             begin.append(ck.TopicPartition(topic, partition, max(first, offset, end - BACK[topic])))
     return begin

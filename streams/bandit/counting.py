@@ -59,14 +59,14 @@ class Counting:
         """Take in what this partition had written of a cell."""
         self._sums[line.cell] = line.sums
 
-    def restore_unit(self, decision: bytes, hour: int, seen: int) -> None:
+    def restore_unit(self, decision: bytes, hour: int, bits: int) -> None:
         """Take in what was remembered of a decision; the empty one says how far the partition had forgotten."""
         if not decision:
             self.horizon = max(self.horizon, hour)
             return
         units = self._hours.setdefault(hour, {})
         self._units += decision not in units
-        units[decision] = seen
+        units[decision] = bits
 
     def restore_forgotten(self, decision: bytes) -> None:
         """Take in that a decision was forgotten."""
@@ -77,21 +77,21 @@ class Counting:
 
     # -- work
 
-    def count(self, seen: CountedOutcome, keep_ms: int) -> Verdict:
+    def count(self, outcome: CountedOutcome, keep_ms: int) -> Verdict:
         """Count one outcome; decisions older than `keep_ms` before the newest one of the partition are forgotten."""
-        hour = seen.cell.hour
+        hour = outcome.cell.hour
         if hour < self.horizon:
             return "late"
-        self._forget_before((seen.decided_ts - keep_ms) // HOUR_MS * HOUR_MS)
-        known = self._hours.get(hour, {}).get(seen.decision, 0)
+        self._forget_before((outcome.decided_ts - keep_ms) // HOUR_MS * HOUR_MS)
+        counted = self._hours.get(hour, {}).get(outcome.decision, 0)
         # A conversion proves the exposure that was lost or is still on its way: conversions never exceed exposures.
-        gained = (EXPOSED | CONVERTED if seen.converts else EXPOSED) & ~known
+        gained = (EXPOSED | CONVERTED if outcome.converts else EXPOSED) & ~counted
         if not gained:
             return "again"
-        if not known and not self._has_room(hour):
+        if not counted and not self._has_room(hour):
             return "overflow"
-        self._remember(seen.decision, hour, known | gained)
-        self._add(seen, gained)
+        self._remember(outcome.decision, hour, counted | gained)
+        self._add(outcome, gained)
         return "conversion" if gained & CONVERTED else "exposure"
 
     def _has_room(self, hour: int) -> bool:
@@ -102,27 +102,27 @@ class Counting:
             self._forget_before(oldest + HOUR_MS)
         return True
 
-    def _remember(self, decision: bytes, hour: int, seen: int) -> None:
+    def _remember(self, decision: bytes, hour: int, bits: int) -> None:
         units = self._hours.setdefault(hour, {})
         self._units += decision not in units
-        units[decision] = seen
-        self._changes.units[decision] = (hour, seen)
+        units[decision] = bits
+        self._changes.units[decision] = (hour, bits)
 
-    def _add(self, seen: CountedOutcome, gained: int) -> None:
+    def _add(self, outcome: CountedOutcome, gained: int) -> None:
         converts = bool(gained & CONVERTED)
-        reward = seen.reward if converts else 0.0
+        reward = outcome.reward if converts else 0.0
         gain = Sums(float(gained & EXPOSED), float(converts), reward, reward * reward)
-        self._sums[seen.cell] = self._sums.get(seen.cell, Sums()).plus(gain)
-        self._changes.cells.add(seen.cell)
+        self._sums[outcome.cell] = self._sums.get(outcome.cell, Sums()).plus(gain)
+        self._changes.cells.add(outcome.cell)
 
     def _forget_before(self, horizon: int) -> None:
         if horizon <= self.horizon:
             return
         self.horizon = self._changes.horizon = horizon
         for hour in [hour for hour in self._hours if hour < horizon]:
-            gone = self._hours.pop(hour)
-            self._units -= len(gone)
-            for decision in gone:
+            units = self._hours.pop(hour)
+            self._units -= len(units)
+            for decision in units:
                 self._changes.units.pop(decision, None)
                 self._changes.forgotten.append(decision)
 

@@ -35,11 +35,11 @@ class ArmDrift:
         # Conversions lag behind their exposures, so an interval can hold more of them than exposures.
         conversions = min(values, max(0, round((total.conversions - last.conversions) * values / exposures)))
         detector = self._detectors.setdefault(key, drift.ADWIN(delta=DELTA))
-        found = False
+        drifted = False
         for value in spread(conversions, values):
             detector.update(value)
-            found = found or bool(detector.drift_detected)
-        return found
+            drifted = drifted or bool(detector.drift_detected)
+        return drifted
 
 
 def spread(ones: int, values: int) -> list[int]:

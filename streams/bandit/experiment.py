@@ -49,8 +49,8 @@ class Eligibility(Model):
             return False
         if self.stock is None:
             return True
-        left = context.get(self.stock)
-        return isinstance(left, int | float) and not isinstance(left, bool) and left > 0
+        quantity = context.get(self.stock)
+        return isinstance(quantity, int | float) and not isinstance(quantity, bool) and quantity > 0
 
 
 class Arm(Model):

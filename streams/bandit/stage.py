@@ -65,7 +65,7 @@ class BanditStage:
 
     def _join(self, batch: Batch) -> Outcome:
         outcome = Outcome()
-        found = outcome.out.setdefault(OUTCOMES, [])
+        outcomes = outcome.out.setdefault(OUTCOMES, [])
         contract = self._registry.latest(OUTCOMES)
         for at, value in enumerate(batch.values):
             event = self._read(outcome, at, value)
@@ -76,7 +76,7 @@ class BanditStage:
                 continue
             verdict, record = join(self._token_key, self._catalogue, event)
             if record is not None:
-                found.append((record["decision_id"].encode(), encode(contract, record), BY_KEY))
+                outcomes.append((record["decision_id"].encode(), encode(contract, record), BY_KEY))
             minute = event["collector_ts"] // 60_000 * 60_000
             outcome.counts[CountCell(minute, event["source"], event["event_name"], verdict)] += 1
         return outcome
@@ -87,9 +87,9 @@ class BanditStage:
         contract = self._registry.latest(ACKS)
         for at, value in enumerate(batch.values):
             try:
-                read, request = decode(self._registry, value or b"")
-                if read.topic != REQUESTS:
-                    raise Undecodable(f"a record of {read.topic}")
+                schema, request = decode(self._registry, value or b"")
+                if schema.topic != REQUESTS:
+                    raise Undecodable(f"a record of {schema.topic}")
             except Undecodable as error:
                 outcome.dead.append(DeadRecord(at, "UNDECODABLE", str(error)))
                 continue
@@ -112,13 +112,13 @@ class BanditStage:
     def _count(self, batch: Batch, counting: Counting) -> Outcome:
         outcome = Outcome()
         # Read all before counting any: the batch comes again whole if one of them must wait for its contract.
-        seen = [self._seen(outcome, at, value) for at, value in enumerate(batch.values)]
+        decoded = [self._seen(outcome, at, value) for at, value in enumerate(batch.values)]
         keep_ms = self._catalogue.longest_window_ms + SLACK_MS
-        for one in seen:
-            if one is None:
+        for counted in decoded:
+            if counted is None:
                 continue
-            verdict = counting.count(one, keep_ms)
-            self._metrics.count("headwater_outcomes_total", experiment=one.cell.experiment, verdict=verdict)
+            verdict = counting.count(counted, keep_ms)
+            self._metrics.count("headwater_outcomes_total", experiment=counted.cell.experiment, verdict=verdict)
             if verdict in ("late", "overflow"):
                 outcome.dropped[verdict] += 1
             else:
@@ -147,19 +147,19 @@ class BanditStage:
         changes, partition = counting.take_changes(), counting.partition
         contract = self._registry.latest(STATS)
         lines = counting.lines(changes.cells, applied_offset)
-        stats: list[Output] = [(found.key, encode(contract, found.record()), partition) for found in lines]
+        stats: list[Output] = [(record.key, encode(contract, record.record()), partition) for record in lines]
         return {STATS: stats, UNITS: self._units(changes, partition)}
 
     def _units(self, changes: Changes, partition: int) -> list[Output]:
         contract = self._registry.latest(UNITS)
 
-        def unit(key: bytes, decision_id: str, hour: int, seen: int) -> Output:
-            return key, encode(contract, {"decision_id": decision_id, "hour": hour, "seen": seen}), partition
+        def unit(key: bytes, decision_id: str, hour: int, bits: int) -> Output:
+            return key, encode(contract, {"decision_id": decision_id, "hour": hour, "seen": bits}), partition
 
         written: list[Output] = [(str(UUID(bytes=decision)).encode(), None, partition) for decision in changes.forgotten]
-        for decision, (hour, seen) in changes.units.items():
+        for decision, (hour, bits) in changes.units.items():
             decision_id = str(UUID(bytes=decision))
-            written.append(unit(decision_id.encode(), decision_id, hour, seen))
+            written.append(unit(decision_id.encode(), decision_id, hour, bits))
         if changes.horizon is not None:
             written.append(unit(HORIZON_KEY, "", changes.horizon, 0))
         return written

@@ -32,7 +32,7 @@ class Sums(NamedTuple):
 
     def plus(self, other: "Sums") -> "Sums":
         """Both together."""
-        return Sums(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+        return Sums(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 class StatsRecord(NamedTuple):
@@ -83,16 +83,16 @@ class MergedStats:
     def take(self, new: StatsRecord) -> None:
         """Take in one line, in any order, any number of times."""
         lines = self._lines.setdefault(new.cell[:2], {})
-        known = lines.get((new.cell, new.partition))
-        if known is None or known.reach < new.reach:
+        current = lines.get((new.cell, new.partition))
+        if current is None or current.reach < new.reach:
             lines[new.cell, new.partition] = new
 
     def totals(self, experiment: str, epoch: int, group: str) -> dict[str, Sums]:
         """Arm -> sums over hours and partitions; arms without a line are absent."""
         sums: dict[str, Sums] = {}
-        for found in self._of(experiment, epoch):
-            if found.cell.group == group:
-                sums[found.cell.arm] = sums.get(found.cell.arm, Sums()).plus(found.sums)
+        for record in self._of(experiment, epoch):
+            if record.cell.group == group:
+                sums[record.cell.arm] = sums.get(record.cell.arm, Sums()).plus(record.sums)
         return sums
 
     def _of(self, experiment: str, epoch: int) -> Iterator[StatsRecord]:

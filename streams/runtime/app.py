@@ -42,12 +42,12 @@ def worker(
     from streams.runtime.worker import Worker, run
 
     configure_logs(room.value)
-    given: dict[str, Any] = {"slot": slot, "metrics_port": metrics_port}
-    settings = load_settings(**{name: value for name, value in given.items() if value is not None})
+    overrides: dict[str, Any] = {"slot": slot, "metrics_port": metrics_port}
+    settings = load_settings(**{name: value for name, value in overrides.items() if value is not None})
     metrics = Metrics()
     metrics.serve(settings.metrics_port, settings.metrics_host)
     stage = import_module(f"streams.{room.value}.app").build(settings, metrics)
-    made = Worker(settings, stage, metrics)
+    stage_worker = Worker(settings, stage, metrics)
     if begin is Start.EARLIEST:
-        begin_at_earliest(settings, made.group, stage.inputs)
-    run(made)
+        begin_at_earliest(settings, stage_worker.group, stage.inputs)
+    run(stage_worker)

@@ -32,16 +32,16 @@ class CellCounts:
         return folded
 
     def _bounded(self, cell: CountCell) -> CountCell:
-        seen = self._seen.get(cell.minute)
-        if seen is None:
-            seen = self._seen[cell.minute] = set()
+        cells = self._seen.get(cell.minute)
+        if cells is None:
+            cells = self._seen[cell.minute] = set()
             while len(self._seen) > MINUTES_REMEMBERED:
                 self._seen.popitem(last=False)
-        if cell in seen:
+        if cell in cells:
             return cell
-        if len(seen) >= CELLS_A_MINUTE:
+        if len(cells) >= CELLS_A_MINUTE:
             return cell._replace(event_name=OTHER, dimensions=())
-        seen.add(cell)
+        cells.add(cell)
         return cell
 
     def take(self) -> dict[str, list[Output]]:

@@ -51,9 +51,9 @@ def _commit_missing(consumer: ck.Consumer, group: str, ids: Mapping[str, str], t
 
 
 def _without_offset(consumer: ck.Consumer, ids: Mapping[str, str], topics: tuple[str, ...]) -> list[ck.TopicPartition]:
-    wanted = [ck.TopicPartition(topic, partition) for topic in topics for partition in partitions_of(consumer, topic)]
+    partitions = [ck.TopicPartition(topic, partition) for topic in topics for partition in partitions_of(consumer, topic)]
     try:
-        committed = consumer.committed(wanted, timeout=30)
+        committed = consumer.committed(partitions, timeout=30)
     except ck.KafkaException as error:
         raise Retryable(f"no committed offsets: {error.args[0].name()}") from error
     missing = []

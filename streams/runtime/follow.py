@@ -96,9 +96,9 @@ def read_range(settings: Settings, topic: str, partition: int, first: int, end: 
         deadline = time.monotonic() + ADMIN_S
         while time.monotonic() < deadline:
             messages = consumer.consume(CHUNK, 0.5)
-            found = [message for message in messages if message.error() is None]
-            if found or any(_is_end(message) for message in messages):
-                return [message for message in found if message.offset() < end]
+            records = [message for message in messages if message.error() is None]
+            if records or any(_is_end(message) for message in messages):
+                return [message for message in records if message.offset() < end]
         raise Retryable(f"{topic}:{partition} could not be read at {first}")
     finally:
         consumer.close()
@@ -110,8 +110,8 @@ def written_range(settings: Settings, topic: str, partition: int, since: int) ->
     try:
         first, end = stable_end(consumer, topic, partition)
         if since:
-            found = consumer.offsets_for_times([ck.TopicPartition(topic, partition, since)], timeout=ADMIN_S)[0]
-            first = found.offset if found.offset >= 0 else end
+            position = consumer.offsets_for_times([ck.TopicPartition(topic, partition, since)], timeout=ADMIN_S)[0]
+            first = position.offset if position.offset >= 0 else end
         return first, end
     except ck.KafkaException as error:
         raise Retryable(f"no offsets of {topic}:{partition}: {error.args[0].name()}") from error
@@ -195,13 +195,13 @@ class Follower:
             consumer.close()
 
     def _pass_on(self, records: list[ck.Message], waiting: set[tuple[str, int]]) -> None:
-        read: dict[str, list[KeyValue]] = {}
+        by_topic: dict[str, list[KeyValue]] = {}
         for record in records:
             if record.error() is None:
-                read.setdefault(record.topic(), []).append((record.key(), record.value()))
+                by_topic.setdefault(record.topic(), []).append((record.key(), record.value()))
             elif _is_end(record):
                 waiting.discard((record.topic(), record.partition()))
-        for item in read.items():
+        for item in by_topic.items():
             while not self._stop.is_set():
                 try:
                     self._read.put(item, timeout=0.5)

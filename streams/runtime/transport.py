@@ -37,7 +37,7 @@ FEWEST = 5_000
 class Lease:
     """The right to emit for one partition, handed out with its assignment and withdrawn with its revocation."""
 
-    held = True
+    valid = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Consumer(FaustConsumer):
                 await self._work_on(polled)
                 self.pace.went(sum(map(len, polled.batches.values())), time.monotonic() - began)
                 # An end counts only under the lease it was met with: after a rebalance the batch before it may not be done.
-                await self.worker.end_round({tp: end for tp, end in polled.ends.items() if tp in leases and leases[tp].held})
+                await self.worker.end_round({tp: end for tp, end in polled.ends.items() if tp in leases and leases[tp].valid})
         except Exception as error:
             self.worker.die(error)
 
@@ -179,7 +179,7 @@ class Consumer(FaustConsumer):
         self.worker.watch(self.kafka)
         polled = PollResult()
         # `consume` may have met a rebalance: what was polled before it counts only if its lease is still held.
-        self._sort(polled, [record for record, lease in opening if lease is None or lease.held])
+        self._sort(polled, [record for record, lease in opening if lease is None or lease.valid])
         self._sort(polled, more)
         return polled
 
@@ -255,7 +255,7 @@ class Consumer(FaustConsumer):
             for tp in tps:
                 lease = self.leases.pop(tp, None)
                 if lease is not None:
-                    lease.held = False
+                    lease.valid = False
             self.worker.released(tps)
 
     async def on_stop(self) -> None:

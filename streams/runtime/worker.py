@@ -185,24 +185,24 @@ class Worker:
 
     # -- batches
 
-    async def work(self, handed: LeasedBatch, done: Callable[[], None]) -> None:
+    async def work(self, handed: LeasedBatch, on_done: Callable[[], None]) -> None:
         """Hand one batch to the stage, again and again while the world is away, and put what came of it into the outbox."""
         try:
             outcome = await self._handle(handed)
             if outcome is not None:
                 async with self.outbox.lock:
-                    if handed.lease.held:
+                    if handed.lease.valid:
                         self._put(handed, outcome)
         except Exception as error:
             self.die(error)
-        done()
+        on_done()
 
     async def _handle(self, handed: LeasedBatch) -> Outcome | None:
         """The outcome, or None if the partition went to somebody else meanwhile."""
         loop = asyncio.get_running_loop()
         pause, most = BACK_OFF_S
         started = time.monotonic()
-        while handed.lease.held:
+        while handed.lease.valid:
             try:
                 outcome = await loop.run_in_executor(self._stage_thread, self._in_stage_thread, handed)
             except Retryable as error:
@@ -260,10 +260,10 @@ class Worker:
         self._recent.append((records, dead))
         while len(self._recent) > 1 and sum(n for n, _ in self._recent) - self._recent[0][0] >= LIMIT_WINDOW:
             self._recent.popleft()
-        seen, refused = sum(n for n, _ in self._recent), sum(n for _, n in self._recent)
-        if seen >= LIMIT_WINDOW and refused > self.settings.dead_letter_limit * seen:
+        window_records, window_dead = sum(n for n, _ in self._recent), sum(n for _, n in self._recent)
+        if window_records >= LIMIT_WINDOW and window_dead > self.settings.dead_letter_limit * window_records:
             raise Halted(
-                f"{refused} of the last {seen} records were refused (limit: HEADWATER_DEAD_LETTER_LIMIT="
+                f"{window_dead} of the last {window_records} records were refused (limit: HEADWATER_DEAD_LETTER_LIMIT="
                 f"{self.settings.dead_letter_limit:g}). See `headwater dead list`; a higher limit lets them pass to events.dead"
             )
 

@@ -22,9 +22,9 @@ COORDINATOR_MOVES = (ck.KafkaError.NOT_COORDINATOR, ck.KafkaError.COORDINATOR_LO
 def create_topics(kafka: str, topics: Iterable[str], partitions: int = PARTITIONS) -> None:
     """Create what is not there yet and wait for leaders."""
     admin = AdminClient({"bootstrap.servers": kafka})
-    for done in admin.create_topics([NewTopic(topic, partitions, 1) for topic in topics]).values():
+    for future in admin.create_topics([NewTopic(topic, partitions, 1) for topic in topics]).values():
         try:
-            done.result()
+            future.result()
         except ck.KafkaException as error:
             if error.args[0].code() != ck.KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
@@ -116,9 +116,9 @@ class Copying:
             "slot": slot,
             **self.settings,
         }
-        given = {"name": self.run, "source": self.source, "sink": self.sink, "settings": settings, **self.options, **options}
+        config = {"name": self.run, "source": self.source, "sink": self.sink, "settings": settings, **self.options, **options}
         log = (self.folder / f"worker-{slot}.log").open("ab")
-        process = subprocess.Popen([sys.executable, "-m", self.module, json.dumps(given)], stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, "-m", self.module, json.dumps(config)], stdout=log, stderr=log)
         log.close()
         self.processes.append(process)
         return process
@@ -159,18 +159,18 @@ def read_committed(kafka: str, topic: str) -> list[ck.Message]:
     reader = ck.Consumer({**options, "isolation.level": "read_committed", "enable.partition.eof": True})
     partitions = sorted(reader.list_topics(topic, timeout=20).topics[topic].partitions)
     reader.assign([ck.TopicPartition(topic, p, ck.OFFSET_BEGINNING) for p in partitions])
-    found: list[ck.Message] = []
+    records: list[ck.Message] = []
     ended: set[int] = set()
     deadline = time.monotonic() + 60
     while len(ended) < len(partitions):
         assert time.monotonic() < deadline, f"{topic} could not be read to its end"
         for message in reader.consume(10_000, 1):
             if message.error() is None:
-                found.append(message)
+                records.append(message)
             elif message.error().code() == ck.KafkaError._PARTITION_EOF:
                 ended.add(message.partition())
     reader.close()
-    return found
+    return records
 
 
 def wait_for_stable_end(kafka: str, topic: str, deadline_s: float = 60) -> None:
@@ -192,12 +192,12 @@ def wait_for_stable_end(kafka: str, topic: str, deadline_s: float = 60) -> None:
 
 def count_numbers(kafka: str, topic: str, records: int) -> Counted:
     """How the numbers on a topic differ from 0..records-1, each once, ascending per key."""
-    seen: Counter[int] = Counter()
+    occurrences: Counter[int] = Counter()
     last: dict[bytes | None, int] = {}
     out_of_order = 0
     for message in read_committed(kafka, topic):
         value = int(message.value())
-        seen[value] += 1
+        occurrences[value] += 1
         out_of_order += last.get(message.key(), -1) > value
         last[message.key()] = value
-    return Counted(records - len(seen), seen.total() - len(seen), out_of_order)
+    return Counted(records - len(occurrences), occurrences.total() - len(occurrences), out_of_order)

@@ -54,12 +54,12 @@ class WithoutLease(Consumer):
 
     async def let_go(self, tps: list[Any]) -> None:
         """Forget the partitions and leave the batch in the stage's hands its right to emit."""
-        kept = {tp: self.leases[tp] for tp in tps}
+        leases = {tp: self.leases[tp] for tp in tps}
         await super().let_go(tps)
-        for lease in kept.values():
-            lease.held = True
+        for lease in leases.values():
+            lease.valid = True
 
 
 if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    passthrough.main(given, lambda **copying: Gated(Path(given["gate"]), **copying))
+    config = json.loads(sys.argv[1])
+    passthrough.main(config, lambda **copying: Gated(Path(config["gate"]), **copying))

@@ -84,5 +84,5 @@ class Scripted(passthrough.PassThrough):
 
 
 if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    passthrough.main(given, lambda **copying: Scripted(Path(given["away"]), **copying))
+    config = json.loads(sys.argv[1])
+    passthrough.main(config, lambda **copying: Scripted(Path(config["away"]), **copying))

@@ -110,22 +110,22 @@ def test_kills_stops_and_twins_neither_lose_nor_double(tmp_path: Path) -> None:
         assert chaos.faults["twin"] > 0
 
 
-def check(settings: Settings, sent: list[tuple[bytes, bytes]]) -> None:
+def check(settings: Settings, produced: list[tuple[bytes, bytes]]) -> None:
     """Events behind the gate against events sent: each once, in order per subject. Anonymised ones have ids of their own."""
     registry = Registry(settings.contracts)
     read_id = HeadReader(registry, "event_id")
-    order = {read_id.read(value)[1]["event_id"]: i for i, (_, value) in enumerate(sent)}
-    seen: Counter[str] = Counter()
+    order = {read_id.read(value)[1]["event_id"]: i for i, (_, value) in enumerate(produced)}
+    occurrences: Counter[str] = Counter()
     last: dict[bytes | None, int] = {}
     out_of_order = 0
     for message in read_committed(settings.kafka, "events.consented"):
         event_id = read_id.read(message.value())[1]["event_id"]
-        seen[event_id] += 1
+        occurrences[event_id] += 1
         place = order.get(event_id, -1)
         if place >= 0:
             out_of_order += last.get(message.key(), -1) > place
             last[message.key()] = place
-    assert (len(sent) - len(seen), seen.total() - len(seen), out_of_order) == (0, 0, 0)
+    assert (len(produced) - len(occurrences), occurrences.total() - len(occurrences), out_of_order) == (0, 0, 0)
 
 
 def check_entries(settings: Settings) -> None:
@@ -141,5 +141,5 @@ def check_entries(settings: Settings) -> None:
     assert len(last) == settings.partitions
     changes = [record for record in audit if record["kind"] == "state"]
     assert len(changes) == len(states) > 1_000
-    told = Counter((state["subject"], state["regulation"], tuple(sorted(state["times"].items()))) for state in states)
-    assert max(told.values()) == 1
+    occurrences = Counter((state["subject"], state["regulation"], tuple(sorted(state["times"].items()))) for state in states)
+    assert max(occurrences.values()) == 1

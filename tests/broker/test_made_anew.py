@@ -60,8 +60,8 @@ class House:
     def send(self, event_id: str, subject: str, signals: dict[str, str]) -> None:
         """One event, collected now; where it says nothing, from a region where silence passes."""
         now = int(time.time() * 1000)
-        said = {"event_id": event_id, "identifiers": [subject], "signals": signals, "region": "DE" if signals else "US"}
-        record = raw(**said, collector_ts=now, event_ts=now)
+        fields = {"event_id": event_id, "identifiers": [subject], "signals": signals, "region": "DE" if signals else "US"}
+        record = raw(**fields, collector_ts=now, event_ts=now)
         self._producer.produce("events.raw", encode(REGISTRY.latest("events.raw"), record), subject.encode())
         assert self._producer.flush(20) == 0
 
@@ -82,9 +82,9 @@ class House:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """What outlives Kafka, Redis aside."""
-    made = tmp_path / "state"
-    made.mkdir()
-    return made
+    path = tmp_path / "state"
+    path.mkdir()
+    return path
 
 
 def shown(record: Record) -> dict[str, Any]:

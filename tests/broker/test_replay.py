@@ -38,9 +38,9 @@ POSITIONS = st.builds(LetterPosition, st.integers(0, 3), st.integers(0, 5_000))
 def settings(tmp_path: Path) -> Iterator[Settings]:
     """A broker of the test's own, whose topics it may delete."""
     with EmbeddedKafka(tmp_path / "kafka") as broker:
-        made = Settings(kafka=broker.address, state_dir=tmp_path, secret=SECRET, partitions=3)
-        apply(made)
-        yield made
+        installation = Settings(kafka=broker.address, state_dir=tmp_path, secret=SECRET, partitions=3)
+        apply(installation)
+        yield installation
 
 
 def bury(settings: Settings, values: list[bytes], topic: str = RAW) -> None:

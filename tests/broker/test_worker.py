@@ -118,13 +118,13 @@ def test_state_is_restored_before_the_first_batch(house: House) -> None:
 def test_a_partition_that_moves_takes_its_state_along(house: House) -> None:
     """While records flow a second worker joins, the first is killed and comes back: each key is counted on without a gap."""
     keys = [b"k%d" % i for i in range(40)]
-    sent = 0
+    per_key = 0
 
     def send_some() -> None:
-        nonlocal sent
+        nonlocal per_key
         for key in keys:
             house.send(b"a", b"b", key=key)
-        sent += 2
+        per_key += 2
 
     first = house.work("0")
     send_some()
@@ -142,7 +142,7 @@ def test_a_partition_that_moves_takes_its_state_along(house: House) -> None:
     counted: dict[bytes, list[int]] = {}
     for message in read_committed(house.kafka, house.sink):
         counted.setdefault(message.key(), []).append(int(message.value().split(b"|")[1]))
-    assert counted == {key: list(range(1, sent + 1)) for key in keys}
+    assert counted == {key: list(range(1, per_key + 1)) for key in keys}
 
 
 def test_every_worker_reads_broadcasts_before_its_first_batch_and_follows(house: House) -> None:

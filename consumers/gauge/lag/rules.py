@@ -133,9 +133,9 @@ def data_loss_risk(case: LagCase) -> LagVerdict | None:
     now = case.now
     if now.start == 0 or not now.lag:
         return None
-    gone = now.start - now.committed
-    if gone > 0:
-        return LagVerdict(LagState.DATA_LOSS_RISK, f"{gone:,} records were deleted before they were read")
+    deleted = now.start - now.committed
+    if deleted > 0:
+        return LagVerdict(LagState.DATA_LOSS_RISK, f"{deleted:,} records were deleted before they were read")
     share = now.lag / (now.stable - now.start)
     if share <= case.limits.loss_share:
         return None
@@ -158,9 +158,9 @@ def hung_transaction(case: LagCase) -> LagVerdict | None:
     watched = window(case.samples, case.limits.hung_s)
     if watched is None or any(s.high <= s.stable or s.stable != case.now.stable for s in watched):
         return None
-    held = case.now.high - case.now.stable
+    blocked = case.now.high - case.now.stable
     return LagVerdict(
-        LagState.HUNG_TXN, f"an open transaction holds back {held:,} records for {case.limits.hung_s:.0f} s or more"
+        LagState.HUNG_TXN, f"an open transaction holds back {blocked:,} records for {case.limits.hung_s:.0f} s or more"
     )
 
 
@@ -228,8 +228,8 @@ def within_limit(case: LagCase) -> LagVerdict | None:
 
 def _eta(case: LagCase) -> float | None:
     """Seconds until nothing waits, at the pace of the last minute; None where the lag does not shrink."""
-    written, read = rates(case.samples, case.limits.rate_s)
-    return case.now.lag / (read - written) if read > written else None
+    written_rate, read_rate = rates(case.samples, case.limits.rate_s)
+    return case.now.lag / (read_rate - written_rate) if read_rate > written_rate else None
 
 
 RULES: tuple[Callable[[LagCase], LagVerdict | None], ...] = (

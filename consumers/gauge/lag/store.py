@@ -48,13 +48,13 @@ class RedisTables:
 
     def load(self, places: Iterable[GaugePartition]) -> dict[GaugePartition, TimeTable]:
         """As the protocol says."""
-        wanted = list(places)
+        ordered = list(places)
         try:
-            packed = [self._client.get(_key(place)) for place in wanted]  # single keys: a cluster may hold them apart
+            packed = [self._client.get(_key(place)) for place in ordered]  # single keys: a cluster may hold them apart
         except redis.RedisError as error:
             raise Retryable(f"Redis is away: {type(error).__name__}") from error
         tables = {}
-        for place, value in zip(wanted, packed, strict=True):
+        for place, value in zip(ordered, packed, strict=True):
             try:
                 if value is not None:
                     tables[place] = unpack(value)

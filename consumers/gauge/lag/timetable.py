@@ -65,11 +65,11 @@ class TimeTable:
         """Time of the first point: what lies before it is at least as old."""
         return self.times[0] if self.times else None
 
-    def _between(self, left: int, right: int, offset: float) -> float:
+    def _between(self, before: int, after: int, offset: float) -> float:
         """Time at `offset` on the line through two points."""
-        width = self.offsets[right] - self.offsets[left]
-        share = (offset - self.offsets[left]) / width if width else 0.0
-        return self.times[left] + share * (self.times[right] - self.times[left])
+        width = self.offsets[after] - self.offsets[before]
+        share = (offset - self.offsets[before]) / width if width else 0.0
+        return self.times[before] + share * (self.times[after] - self.times[before])
 
     def _thin(self, limit: int) -> None:
         """Drop the points whose neighbours tell best what they tell (Visvalingam and Whyatt 1993), down to 3/4 of `limit`."""

@@ -42,17 +42,17 @@ class LagWatch:
             table = self.tables.setdefault(place, TimeTable(topic_id=self._topic_ids.get(place.topic, "")))
             table.add(ends.stable, round(facts.at * 1000), pause_ms)
         self._forget(facts)
-        wanted = {}
+        lags = {}
         for group, place, committed in _places(facts):
             ends = facts.ends[place]
-            known = self._record_times.get((group.name, place))
+            cached = self._record_times.get((group.name, place))
             if (
                 committed < ends.stable
                 and self.tables[place].time_of(committed) is None
-                and (not known or known[0] != committed)
+                and (not cached or cached[0] != committed)
             ):
-                wanted[place, committed] = ends.stable - committed
-        return sorted(wanted, key=lambda key: -wanted[key])
+                lags[place, committed] = ends.stable - committed
+        return sorted(lags, key=lambda key: -lags[key])
 
     def read(self, facts: KafkaFacts, record_times: Mapping[tuple[GaugePartition, int], int]) -> LagReading:
         """The reading of this round. `record_times`: milliseconds UTC of the records that `take` asked for, as far as read."""
@@ -67,10 +67,10 @@ class LagWatch:
         """(seconds the first unread record has waited, where that is known from)."""
         if committed >= facts.ends[place].stable:
             return 0.0, "none"
-        known = self._record_times.get((group, place))
+        cached = self._record_times.get((group, place))
         written, source = self.tables[place].time_of(committed), "table"
-        if written is None and known and known[0] == committed:
-            written, source = known[1], "record"
+        if written is None and cached and cached[0] == committed:
+            written, source = cached[1], "record"
         if written is None:
             written, source = self.tables[place].oldest(), "at_least"
         return (None, source) if written is None else (max(0.0, facts.at - written / 1000), source)
@@ -159,10 +159,10 @@ class LagWatch:
                 del memory[key]
         for name in [name for name in self._groups if name not in {group.name for group in facts.groups}]:
             del self._groups[name]
-        read = {place for _, place in there}
-        for topic in self._topic_ids.keys() - {place.topic for place in read}:
+        current = {place for _, place in there}
+        for topic in self._topic_ids.keys() - {place.topic for place in current}:
             del self._topic_ids[topic]
-        for place in [place for place in self.tables if place not in read]:
+        for place in [place for place in self.tables if place not in current]:
             del self.tables[place]
 
 

@@ -78,11 +78,11 @@ def with_row_checks(headline: Headline, row_checks: tuple[RowCheck, ...] | None)
 def _complaint(group: GroupReading) -> str:
     worst = group.worst
     assert worst is not None  # noqa: S101 - only a group with partitions can be anything but OK
-    where = f" on {worst.topic}" + (f", partition {worst.partition}" if worst.state is LagState.STUCK_PARTITION else "")
+    location = f" on {worst.topic}" + (f", partition {worst.partition}" if worst.state is LagState.STUCK_PARTITION else "")
     age = f", oldest {duration(group.time_lag_s)}" if group.time_lag_s else ""
     eta = f", done in about {duration(worst.eta_s)}" if worst.eta_s and worst.state is LagState.CATCHING_UP else ""
     detail = f"no worker, {group.lag:,} records wait" if worst.state is LagState.STOPPED else worst.detail
-    return f"{group.group} is {words(worst.state)}{where} since {clock(worst.since)} ({detail}{age}{eta})"
+    return f"{group.group} is {words(worst.state)}{location} since {clock(worst.since)} ({detail}{age}{eta})"
 
 
 def words(state: LagState) -> str:
@@ -166,6 +166,6 @@ class Page:
             "dead_by_stage": dead_by_stage,
             "dead_total": sum(n for _, n in recent.dead),
             "dead_most": max((n for _, n in recent.dead), default=1),
-            "overdue": [one for one in recent.pending if one.overdue(int(now * 1000))],
+            "overdue": [request for request in recent.pending if request.overdue(int(now * 1000))],
             "legend": LEGEND,
         }

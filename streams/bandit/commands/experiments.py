@@ -37,28 +37,28 @@ app = typer.Typer(
 
 def publish_experiment(settings: Settings, experiment: Experiment) -> Experiment:
     """Publish a version and wait for Kafka's ack. ConfigError where it would mix new arms or rewards into old statistics."""
-    known = experiments(settings).get(experiment.key)
-    if known is not None:
-        refuse_mixture(known, experiment)
+    current = experiments(settings).get(experiment.key)
+    if current is not None:
+        refuse_mixture(current, experiment)
     _produce(settings, experiment)
     return experiment
 
 
-def refuse_mixture(known: Experiment, new: Experiment) -> None:
+def refuse_mixture(current: Experiment, new: Experiment) -> None:
     """ConfigError where `new` changes what statistics mean without a new epoch."""
-    if new.epoch < known.epoch:
-        raise ConfigError(f"{new.key}: epoch {new.epoch} is over, the current one is {known.epoch}")
+    if new.epoch < current.epoch:
+        raise ConfigError(f"{new.key}: epoch {new.epoch} is over, the current one is {current.epoch}")
     same = (
-        new.arm_ids == known.arm_ids
-        and new.reward == known.reward
-        and new.exposure == known.exposure
-        and new.salt == known.salt
-        and new.control == known.control
+        new.arm_ids == current.arm_ids
+        and new.reward == current.reward
+        and new.exposure == current.exposure
+        and new.salt == current.salt
+        and new.control == current.control
     )
-    if new.epoch == known.epoch and not same:
+    if new.epoch == current.epoch and not same:
         raise ConfigError(
             f"{new.key}: arms, reward, exposure, salt or control differ from the running version, so old statistics would lie "
-            f"about it: set epoch to {known.epoch + 1}"
+            f"about it: set epoch to {current.epoch + 1}"
         )
 
 
@@ -72,15 +72,15 @@ def experiments(settings: Settings) -> Catalogue:
 
 def snapshot_of(settings: Settings, key: str) -> Snapshot | None:
     """The newest published snapshot of an experiment."""
-    registry, found = Registry(settings.contracts), None
+    registry, snapshot = Registry(settings.contracts), None
     for records in _read(settings, "bandit.snapshots", 0):
         for name, value in records:
             if name == key.encode() and value is not None:
                 try:
-                    found = from_record(decode(registry, value)[1])
+                    snapshot = from_record(decode(registry, value)[1])
                 except InvalidDistribution:
                     continue
-    return found
+    return snapshot
 
 
 def statistics_of(settings: Settings) -> MergedStats:
@@ -149,25 +149,24 @@ def mode(
 ) -> None:
     """The kill switch: `control` and `off` take effect within 2 seconds, `freeze` stops the model from moving."""
     settings = settings_with_kafka()
-    known = _known(settings, key)
+    experiment = _known(settings, key)
     allowed: tuple[Mode, ...] = ("run", "freeze", "control", "off")
     if to not in allowed:
         raise ConfigError(f"mode must be one of {', '.join(allowed)}")
-    _tell(publish_experiment(settings, known.model_copy(update={"mode": to})), as_json)
+    _tell(publish_experiment(settings, experiment.model_copy(update={"mode": to})), as_json)
 
 
 @app.command("list", epilog="Example: headwater experiments list")
 def list_command(as_json: AsJson = False) -> None:
     """Print all experiments."""
-    found = [_summary(experiment) for experiment in experiments(settings_with_kafka())]
+    summaries = [_summary(experiment) for experiment in experiments(settings_with_kafka())]
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(summaries))
         return
-    for one in found:
-        typer.echo(
-            f"{one['key']}  epoch {one['epoch']}  {one['mode']}  arms {', '.join(one['arms'])}  version {one['version']}"
-        )
-    if not found:
+    for summary in summaries:
+        arms = ", ".join(summary["arms"])
+        typer.echo(f"{summary['key']}  epoch {summary['epoch']}  {summary['mode']}  arms {arms}  version {summary['version']}")
+    if not summaries:
         typer.echo("no experiments; publish one with `headwater experiments put example`")
 
 
@@ -197,10 +196,10 @@ def _counted(group: str, sums: dict[str, Any]) -> str:
 
 
 def _known(settings: Settings, key: str) -> Experiment:
-    found = experiments(settings).get(key)
-    if found is None:
+    experiment = experiments(settings).get(key)
+    if experiment is None:
         raise ConfigError(f"no experiment {key}; `headwater experiments list` shows what there is")
-    return found
+    return experiment
 
 
 def _summary(experiment: Experiment) -> dict[str, Any]:
@@ -214,5 +213,5 @@ def _summary(experiment: Experiment) -> dict[str, Any]:
 
 
 def _tell(experiment: Experiment, as_json: bool) -> None:
-    found = _summary(experiment)
-    typer.echo(json.dumps(found) if as_json else "  ".join(f"{name} {value}" for name, value in found.items()))
+    summary = _summary(experiment)
+    typer.echo(json.dumps(summary) if as_json else "  ".join(f"{name} {value}" for name, value in summary.items()))

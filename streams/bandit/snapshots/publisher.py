@@ -47,8 +47,8 @@ class Publisher:
         except InvalidDistribution as error:
             get_logger().error("snapshot not taken over", error=str(error))
             return
-        known = self._published.get(snapshot.experiment)
-        if known is None or known.version <= snapshot.version:
+        previous = self._published.get(snapshot.experiment)
+        if previous is None or previous.version <= snapshot.version:
             self._published[snapshot.experiment] = snapshot
             self._waiting[snapshot.experiment] = (snapshot.version, value)
 
@@ -89,10 +89,10 @@ class Publisher:
 
     def _ahead_of_redis(self, experiment: Experiment, previous: Snapshot | None) -> Snapshot | None:
         """`previous`; nothing where Redis kept a higher version from before Kafka began anew, which must be overtaken."""
-        held = self._in_force.get(experiment.key, 0)
-        if previous is None or previous.version >= held:
+        in_force = self._in_force.get(experiment.key, 0)
+        if previous is None or previous.version >= in_force:
             return previous
-        return replace(previous, version=held, config_version="")
+        return replace(previous, version=in_force, config_version="")
 
     def _watch(self, experiment: Experiment, totals: dict[str, Sums]) -> None:
         for arm in experiment.arm_ids:

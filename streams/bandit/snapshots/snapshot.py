@@ -67,13 +67,13 @@ def from_record(record: Record) -> Snapshot:
 
 def posterior(experiment: Experiment, totals: Mapping[str, Sums]) -> tuple[tuple[float, float], ...]:
     """Beta parameters of each arm: prior, plus conversions, plus exposures without one."""
-    found = []
+    parameters = []
     for arm in experiment.arms:
         sums = totals.get(arm.id, Sums())
         failures = sums.exposures - sums.conversions
         # Written so that NaN stays NaN, and is refused.
-        found.append((arm.prior.alpha + sums.conversions, arm.prior.beta + (0.0 if failures < 0 else failures)))
-    return tuple(found)
+        parameters.append((arm.prior.alpha + sums.conversions, arm.prior.beta + (0.0 if failures < 0 else failures)))
+    return tuple(parameters)
 
 
 def vector(experiment: Experiment, parameters: tuple[tuple[float, float], ...]) -> kernel.Vector:

@@ -63,9 +63,9 @@ class RedisSnapshotStore:
         try:
             # The blob first: whoever sees the pointer finds what it points to.
             self._redis.set(blob_key(experiment, version), blob, nx=True)
-            held = int(self._move(keys=[pointer_key(experiment)], args=[version]))
+            in_force = int(self._move(keys=[pointer_key(experiment)], args=[version]))
             if version > KEPT:
                 self._redis.unlink(blob_key(experiment, version - KEPT))
         except redis.RedisError as error:
             raise Retryable(f"Redis: {type(error).__name__}") from error
-        return held
+        return in_force

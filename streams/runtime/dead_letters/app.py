@@ -50,17 +50,17 @@ class LetterFilter(NamedTuple):
 
     def matches(self, letter: Letter) -> bool:
         """Whether it is one of them."""
-        wanted = (("stage", self.stage), ("reason", self.reason), ("source", self.source), ("source_topic", self.topic))
+        criteria = (("stage", self.stage), ("reason", self.reason), ("source", self.source), ("source_topic", self.topic))
         in_time = self.since <= letter["dead_ts"] and (self.until is None or letter["dead_ts"] < self.until)
-        return in_time and all(value is None or letter[name] == value for name, value in wanted)
+        return in_time and all(value is None or letter[name] == value for name, value in criteria)
 
 
-def letter_filter(given: dict[str, str | None], now_ms: int) -> LetterFilter:
+def letter_filter(options: dict[str, str | None], now_ms: int) -> LetterFilter:
     """From the options of a command. ConfigError for a time that is none."""
-    since, until = (_moment(name, given.pop(name), now_ms) for name in ("since", "until"))
+    since, until = (_moment(name, options.pop(name), now_ms) for name in ("since", "until"))
     if since is not None and until is not None and since >= until:
         raise ConfigError("--since is not before --until: no letter can match")
-    return LetterFilter(given["stage"], given["reason"], given["source"], given["topic"], since or 0, until)
+    return LetterFilter(options["stage"], options["reason"], options["source"], options["topic"], since or 0, until)
 
 
 def _moment(name: str, text: str | None, now_ms: int) -> int | None:
@@ -87,7 +87,7 @@ class LetterScan:
         self._ranges = {partition: written_range(settings, DEAD, partition, self._since) for partition in partitions}
         self.total = sum(end - first for first, end in self._ranges.values())
         """Offsets, which are at least as many as letters."""
-        self.done = 0
+        self.scanned = 0
 
     def letters(self) -> Iterator[Letter]:
         """Each with its own place (`dead_partition`, `dead_offset`)."""
@@ -100,23 +100,23 @@ class LetterScan:
             for messages in read_messages(self._settings, DEAD, partition, self._since):
                 for message in messages:
                     if message.offset() < end:
-                        self.done = before + message.offset() + 1 - first
+                        self.scanned = before + message.offset() + 1 - first
                         _, record = decode(registry, message.value() or b"")
                         yield {**record, "dead_partition": partition, "dead_offset": message.offset()}
-            self.done = before = before + end - first
+            self.scanned = before = before + end - first
 
 
-def _chosen(reader: LetterScan, wanted: LetterFilter) -> Iterator[Letter]:
+def _chosen(reader: LetterScan, criteria: LetterFilter) -> Iterator[Letter]:
     """Those that match; where none does, say which there are (standard error)."""
     others: Counter[tuple[str, str]] = Counter()
-    found = False
+    any_match = False
     for letter in reader.letters():
-        if wanted.matches(letter):
-            found = True
+        if criteria.matches(letter):
+            any_match = True
             yield letter
-        elif not found:
+        elif not any_match:
             others[letter["stage"], letter["reason"]] += 1
-    if not found and others:
+    if not any_match and others:
         there = ", ".join(f"{of_stage} {of_reason}" for of_stage, of_reason in sorted(others))
         typer.echo(f"no dead letter matches; there are: {there}", err=True)
 
@@ -144,13 +144,13 @@ def list_letters(  # noqa: PLR0913, PLR0917 - each is an option of the command l
     """Count the dead letters by stage and reason, and list the newest, and whether they were sent back."""
     from streams.runtime.dead_letters.replay import read_replayed
 
-    given = {"stage": stage, "reason": reason, "source": source, "topic": topic, "since": since, "until": until}
-    wanted = letter_filter(given, _now_ms())
+    options = {"stage": stage, "reason": reason, "source": source, "topic": topic, "since": since, "until": until}
+    criteria = letter_filter(options, _now_ms())
     settings, most = settings_with_kafka(), limit or LISTED
     replayed = read_replayed(settings)
     counts: Counter[tuple[str, str]] = Counter()
     newest: list[Letter] = []
-    for letter in _chosen(LetterScan(settings, wanted.since), wanted):
+    for letter in _chosen(LetterScan(settings, criteria.since), criteria):
         letter["replayed"] = _position(letter) in replayed
         counts[letter["stage"], letter["reason"]] += 1
         if as_json and limit is None:
@@ -176,8 +176,8 @@ def _print(newest: list[Letter], counts: Counter[tuple[str, str]]) -> None:
     table = Table(*columns, title=f"{counts.total():,} dead letters")
     for letter in newest:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(letter["dead_ts"] / 1000))
-        sent = "yes" if letter["replayed"] else ""
-        table.add_row(_place(letter), letter["stage"], letter["reason"], letter["source"], when, letter["detail"], sent)
+        replayed = "yes" if letter["replayed"] else ""
+        table.add_row(_place(letter), letter["stage"], letter["reason"], letter["source"], when, letter["detail"], replayed)
     console.print(table)
     for (of_stage, of_reason), n in counts.most_common():
         console.print(f"{n:>10,}  {of_stage}  {of_reason}", highlight=False)
@@ -250,10 +250,12 @@ def replay(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     No letter is sent twice, whenever the command was stopped and however often it is run, unless --again says so. Each run
     takes all that there were when it began: what it sends and is refused once more is a letter for the next one.
     """
-    given = {"stage": stage, "reason": reason, "source": source, "topic": topic, "since": since, "until": until}
-    wanted = letter_filter(given, _now_ms())
+    options = {"stage": stage, "reason": reason, "source": source, "topic": topic, "since": since, "until": until}
+    criteria = letter_filter(options, _now_ms())
     settings = settings_with_kafka()
-    counts = _replayed(settings, wanted, rate, as_json=as_json, again=again) if send else _dry(settings, wanted, as_json, again)
+    counts = (
+        _replayed(settings, criteria, rate, as_json=as_json, again=again) if send else _dry(settings, criteria, as_json, again)
+    )
     if as_json:
         rows = [{"outcome": outcome.value, "topic": about, "letters": n} for (outcome, about), n in counts.most_common()]
         typer.echo(orjson.dumps({"outcomes": rows}).decode())
@@ -331,28 +333,28 @@ class ReplayRules:
         return self._topics[topic]
 
 
-def _dry(settings: Settings, wanted: LetterFilter, as_json: bool, again: bool) -> OutcomeCounts:
+def _dry(settings: Settings, criteria: LetterFilter, as_json: bool, again: bool) -> OutcomeCounts:
     """What would become of the letters, by what it is."""
     from streams.runtime.dead_letters.replay import read_replayed
 
-    reader, counts = LetterScan(settings, wanted.since), OutcomeCounts()
+    reader, counts = LetterScan(settings, criteria.since), OutcomeCounts()
     rules = ReplayRules(settings, read_replayed(settings), again=again)
     with _progress("reading", reader, as_json) as advance:
-        for letter in _chosen(reader, wanted):
+        for letter in _chosen(reader, criteria):
             counts[rules.fate(letter).outcome, letter["source_topic"]] += 1
             advance()
     return counts
 
 
-def _replayed(settings: Settings, wanted: LetterFilter, rate: float, *, as_json: bool, again: bool) -> OutcomeCounts:
+def _replayed(settings: Settings, criteria: LetterFilter, rate: float, *, as_json: bool, again: bool) -> OutcomeCounts:
     """Send them; what became of the letters, by what it is."""
     from streams.runtime.dead_letters.replay import Replay
 
     with Replay(settings, rate) as run:
-        reader, counts = LetterScan(settings, wanted.since), OutcomeCounts()
+        reader, counts = LetterScan(settings, criteria.since), OutcomeCounts()
         rules = ReplayRules(settings, run.replayed, again=again)
         with _progress("sending", reader, as_json) as advance:
-            for letter in _chosen(reader, wanted):
+            for letter in _chosen(reader, criteria):
                 (outcome, key, value), about = rules.fate(letter), letter["source_topic"]
                 if outcome is ReplayOutcome.WOULD_SEND:
                     run.send(_position(letter), about, key, value)
@@ -385,6 +387,6 @@ def _progress(text: str, reader: LetterScan, quiet: bool) -> Iterator[Callable[[
             nonlocal letters
             letters += 1
             seconds = max(time.monotonic() - began, 1e-3)
-            bar.update(task, completed=reader.done, letters=letters, rate=letters / seconds)
+            bar.update(task, completed=reader.scanned, letters=letters, rate=letters / seconds)
 
         yield advance

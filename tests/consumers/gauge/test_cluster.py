@@ -48,9 +48,9 @@ def topic(house: Settings) -> str:
 @pytest.fixture
 def collector(house: Settings) -> Iterator[Collector]:
     """A collector without a store."""
-    made = Collector(house, GaugeOptions("127.0.0.1", 1, 0.5, LagLimits(hung_s=1.0)), None)
-    yield made
-    made.close()
+    gauge_collector = Collector(house, GaugeOptions("127.0.0.1", 1, 0.5, LagLimits(hung_s=1.0)), None)
+    yield gauge_collector
+    gauge_collector.close()
 
 
 def make_topics(house: Settings, *topics: NewTopic) -> None:
@@ -67,10 +67,10 @@ def make_topics(house: Settings, *topics: NewTopic) -> None:
 def eventually(check: Callable[[], Any], seconds: float = 30) -> Any:
     """What `check` returns once it is true."""
     deadline = time.monotonic() + seconds
-    while not (found := check()):
+    while not (result := check()):
         assert time.monotonic() < deadline, "not in time"
         time.sleep(0.1)
-    return found
+    return result
 
 
 def group_name() -> str:
@@ -80,10 +80,10 @@ def group_name() -> str:
 
 def produce(house: Settings, topic: str, partition: int, n: int, at_ms: int = 0) -> None:
     """`n` plain records, written at `at_ms`, or now."""
-    made = producer(house)
+    client = producer(house)
     for i in range(n):
-        made.produce(topic, value=b"%d" % i, partition=partition, timestamp=at_ms)
-    assert made.flush(20) == 0
+        client.produce(topic, value=b"%d" % i, partition=partition, timestamp=at_ms)
+    assert client.flush(20) == 0
 
 
 def commit(house: Settings, group: str, *offsets: tuple[str, int, int]) -> None:
@@ -96,7 +96,7 @@ def commit(house: Settings, group: str, *offsets: tuple[str, int, int]) -> None:
         consumer.close()
 
 
-def found(reading: LagReading, group: str) -> GroupReading:
+def group_reading(reading: LagReading, group: str) -> GroupReading:
     """One group's reading."""
     (match,) = [g for g in reading.groups if g.group == group]
     return match
@@ -115,12 +115,12 @@ def test_lag_is_zero_behind_a_transaction_marker(house: Settings, topic: str, co
 
     def settled() -> PartitionReading | None:
         # A commit returns before its marker is on the partition.
-        reading = found(collector.round(time.time()), group).partitions[0]
+        reading = group_reading(collector.round(time.time()), group).partitions[0]
         return reading if reading.end == 11 else None
 
     assert eventually(settled).lag == 7
     commit(house, group, (topic, 0, 11))
-    after = found(collector.round(time.time()), group)
+    after = group_reading(collector.round(time.time()), group)
     assert (after.lag, after.time_lag_s, after.state) == (0, 0.0, LagState.OK)
 
 
@@ -134,12 +134,12 @@ def test_an_open_transaction_holds_back_readers_and_is_named(house: Settings, to
     writer.produce(topic, value=b"x", partition=0)
     writer.flush(20)
     reading = eventually(
-        lambda: hung if (hung := found(collector.round(time.time()), group)).state is LagState.HUNG_TXN else None
+        lambda: hung if (hung := group_reading(collector.round(time.time()), group)).state is LagState.HUNG_TXN else None
     )
     assert reading.lag == 0
     assert "holds back 1 records" in reading.worst.detail
     writer.abort_transaction(20)
-    eventually(lambda: found(collector.round(time.time()), group).partitions[0].state is not LagState.HUNG_TXN)
+    eventually(lambda: group_reading(collector.round(time.time()), group).partitions[0].state is not LagState.HUNG_TXN)
 
 
 def test_a_group_without_members_is_stopped_and_its_age_is_read_from_the_record(
@@ -151,12 +151,12 @@ def test_a_group_without_members_is_stopped_and_its_age_is_read_from_the_record(
     produce(house, topic, 0, 5, round((now - 1_800) * 1000))
     group = group_name()
     commit(house, group, (topic, 0, 2), (topic, 1, 0))
-    reading = found(collector.round(now), group)
+    reading = group_reading(collector.round(now), group)
     assert (reading.state, reading.members, reading.lag) == (LagState.STOPPED, 0, 8)
     assert reading.time_lag_s == pytest.approx(3_600, abs=0.01)
     assert reading.partitions[0].time_lag_from == "record"
     commit(house, group, (topic, 0, 7))
-    assert found(collector.round(now), group).time_lag_s == pytest.approx(1_800, abs=0.01)
+    assert group_reading(collector.round(now), group).time_lag_s == pytest.approx(1_800, abs=0.01)
 
 
 def test_a_member_is_counted_and_what_it_reads_is_within_its_limit(house: Settings, topic: str, collector: Collector) -> None:
@@ -183,7 +183,7 @@ def test_deleted_offsets_break_neither_the_round_nor_the_neighbour(house: Settin
     client = admin(house)
     for future in client.delete_records([ck.TopicPartition(topic, 0, 6)]).values():
         future.result(20)
-    reading = found(collector.round(time.time()), group)
+    reading = group_reading(collector.round(time.time()), group)
     assert [p.state for p in reading.partitions] == [LagState.DATA_LOSS_RISK, LagState.OK]
     assert "4 records were deleted" in reading.partitions[0].detail
     assert reading.partitions[0].time_lag_s is not None
@@ -191,13 +191,13 @@ def test_deleted_offsets_break_neither_the_round_nor_the_neighbour(house: Settin
 
 def test_a_deleted_topic_leaves_the_others_alone(house: Settings, topic: str, collector: Collector) -> None:
     """A group's commits outlive the topic that they are for."""
-    gone = f"gauge.{uuid.uuid4().hex[:8]}"
-    make_topics(house, NewTopic(gone, 1, 1))
+    deleted = f"gauge.{uuid.uuid4().hex[:8]}"
+    make_topics(house, NewTopic(deleted, 1, 1))
     group = group_name()
-    commit(house, group, (topic, 0, 0), (gone, 0, 0))
+    commit(house, group, (topic, 0, 0), (deleted, 0, 0))
     client = admin(house)
-    client.delete_topics([gone])[gone].result(20)
-    eventually(lambda: {p.topic for p in found(collector.round(time.time()), group).partitions} == {topic})
+    client.delete_topics([deleted])[deleted].result(20)
+    eventually(lambda: {p.topic for p in group_reading(collector.round(time.time()), group).partitions} == {topic})
 
 
 def test_time_lag_outlives_a_restart_in_redis(house: Settings, topic: str, redis_url: str) -> None:
@@ -216,7 +216,7 @@ def test_time_lag_outlives_a_restart_in_redis(house: Settings, topic: str, redis
     first.close()
     second = Collector(house, serving, store)
     try:
-        (partition, _) = found(second.round(began + 620), group).partitions
+        (partition, _) = group_reading(second.round(began + 620), group).partitions
         # Record 15 was written after look 15 (300 s) and before look 16 (320 s).
         assert (partition.lag, partition.time_lag_from) == (16, "table")
         assert partition.time_lag_s == pytest.approx(310, abs=1)
@@ -246,7 +246,7 @@ def test_a_topic_made_anew_is_another_one(house: Settings, topic: str, redis_url
     if restarted:
         collector = Collector(house, serving, store)
     try:
-        partition = found(collector.round(now), group).partitions[0]
+        partition = group_reading(collector.round(now), group).partitions[0]
         assert (partition.lag, partition.time_lag_from, partition.state) == (180, "record", LagState.STOPPED)
         assert partition.time_lag_s == pytest.approx(60, abs=1)
     finally:
@@ -278,9 +278,9 @@ def test_side_topics_are_read_back(house: Settings, contracts_dir: Path) -> None
     )
     registry, now = Registry(contracts_dir), time.time()
     minute = int(now // 60) * 60_000
-    where = {"source_topic": "events.raw", "source_partition": 0, "source_offset": 1, "source": "web"}
-    why = {"stage": "consent", "reason": "unreadable", "detail": ""}
-    letter = {**why, **where, "dead_ts": round(now * 1000), "key_day": "2026-01-01", "payload": b"x"}
+    source = {"source_topic": "events.raw", "source_partition": 0, "source_offset": 1, "source": "web"}
+    cause = {"stage": "consent", "reason": "unreadable", "detail": ""}
+    letter = {**cause, **source, "dead_ts": round(now * 1000), "key_day": "2026-01-01", "payload": b"x"}
     count = {"stage": "consent", "source": "web", "event_name": "page_view", "outcome": "pass", "n": 5}
     unmapped = count | {"event_name": "", "outcome": "unmapped", "dimensions": {"name": "partners"}}
     shot = {"experiment": "hero", "version": 1, "config_version": "1", "published_ts": round(now * 1000), "checksum": ""}
@@ -302,11 +302,11 @@ def test_side_topics_are_read_back(house: Settings, contracts_dir: Path) -> None
         ("identity.deferred", due | {"partition": 1, "end": 90}),
         ("identity.deferred", due | {"partition": 0, "end": 10}),
     ]
-    made = producer(house)
-    made.produce("stream.counts", value=b"no record at all")
+    client = producer(house)
+    client.produce("stream.counts", value=b"no record at all")
     for name, record in records:
-        made.produce(name, value=encode(registry.latest(name), record))
-    assert made.flush(20) == 0
+        client.produce(name, value=encode(registry.latest(name), record))
+    assert client.flush(20) == 0
     side = SideTopicState(registry)
     tail = SideTopicConsumer(house, side)
     tail.start()
@@ -334,8 +334,8 @@ def test_the_command_serves_and_prints(house: Settings, topic: str) -> None:
     printed = subprocess.run(
         [*command, "--once", "--json"], env=environment, cwd=root, capture_output=True, check=True, timeout=60
     )
-    (seen,) = [g for g in json.loads(printed.stdout)["groups"] if g["group"] == group]
-    assert (seen["lag"], seen["state"]) == (2, "STOPPED")
+    (printed_group,) = [g for g in json.loads(printed.stdout)["groups"] if g["group"] == group]
+    assert (printed_group["lag"], printed_group["state"]) == (2, "STOPPED")
     port = free_port()
     server = subprocess.Popen([*command, "--port", str(port), "--interval", "0.5"], env=environment, cwd=root)
     try:

@@ -51,12 +51,12 @@ def written(scenario: Scenario, seed: int) -> list[float]:
 
 def looks(scenario: Scenario, times: list[float]) -> Iterator[tuple[float, int, int]]:
     """(time, end of the partition, committed offset) at each look, every 10 s."""
-    read = 0.0
+    committed = 0.0
     for second in range(1, int(scenario.hours * HOUR)):
         end = bisect_right(times, second)
-        read = min(float(end), read + scenario.pace(second))
+        committed = min(float(end), committed + scenario.pace(second))
         if second % 10 == 0 and scenario.looks(second):
-            yield float(second), end, int(read)
+            yield float(second), end, int(committed)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -68,13 +68,13 @@ def test_time_lag_is_the_truth_within_three_seconds(name: str) -> None:
     for now, end, committed in looks(scenario, times):
         group = GroupFacts("headwater.g", 1, False, frozenset(), {HERE: committed})
         facts = KafkaFacts(now, {HERE: PartitionEnds(0, end, end)}, (group,))
-        wanted = watch.take(facts)
-        asked_at += [now] * len(wanted)
-        reading = watch.read(facts, {key: round(times[key[1]] * 1000) for key in wanted})
+        offsets = watch.take(facts)
+        asked_at += [now] * len(offsets)
+        reading = watch.read(facts, {key: round(times[key[1]] * 1000) for key in offsets})
         if committed < end:
-            found = reading.groups[0].time_lag_s
-            assert found is not None
-            errors.append(abs(found - (now - times[committed])))
+            time_lag_s = reading.groups[0].time_lag_s
+            assert time_lag_s is not None
+            errors.append(abs(time_lag_s - (now - times[committed])))
     assert len(errors) > 100
     assert sorted(errors)[int(0.95 * len(errors))] <= 3.0
     # Records are read only where the table cannot know: what was written before the first look, or in a pause of the gauge.

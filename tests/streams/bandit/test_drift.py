@@ -14,21 +14,21 @@ from streams.bandit.statistics import Sums
 
 def alarms(rates: list[float], seed: int) -> list[int]:
     """Positions at which an arm with these true rates, one an observation of 200 exposures, alarms."""
-    rng, watch, total, found = random.Random(seed), ArmDrift(), Sums(), []
+    rng, watch, total, positions = random.Random(seed), ArmDrift(), Sums(), []
     for at, rate in enumerate(rates):
         conversions = sum(rng.random() < rate for _ in range(200))
         total = total.plus(Sums(200, conversions))
         if watch.changed("hero", 1, "a", total):
-            found.append(at)
-    return found
+            positions.append(at)
+    return positions
 
 
 def test_a_fallen_rate_alarms_soon() -> None:
     """When the rate falls from 10 % to 5 % there is an alarm within 20 observations, for each of five seeds."""
     for seed in range(5):
-        found = alarms([0.1] * 60 + [0.05] * 30, seed)
-        assert found
-        assert 60 <= found[0] < 80
+        positions = alarms([0.1] * 60 + [0.05] * 30, seed)
+        assert positions
+        assert 60 <= positions[0] < 80
 
 
 def test_a_steady_rate_is_quiet() -> None:
@@ -65,8 +65,8 @@ def test_a_busy_arm_is_sampled_at_its_rate() -> None:
 @pytest.mark.parametrize(("ones", "values"), [(0, 5), (5, 5), (2, 7), (3, 10)])
 def test_ones_are_spread_evenly(ones: int, values: int) -> None:
     """All of them, at most one a place."""
-    found = spread(ones, values)
-    assert (sum(found), len(found), set(found) <= {0, 1}) == (ones, values, True)
+    spread_values = spread(ones, values)
+    assert (sum(spread_values), len(spread_values), set(spread_values) <= {0, 1}) == (ones, values, True)
 
 
 def test_rivers_beta_counts_a_fraction_as_a_success() -> None:

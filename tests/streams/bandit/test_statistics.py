@@ -14,15 +14,15 @@ cells = st.builds(
 lines = st.lists(
     st.builds(StatsRecord, cells, st.integers(0, 2), st.integers(0, 6), st.builds(Sums, *[st.integers(0, 50).map(float)] * 4)),
     max_size=30,
-    unique_by=lambda found: (found.cell, found.partition, found.applied_offset),
+    unique_by=lambda record: (record.cell, record.partition, record.applied_offset),
 )
 
 
 def totals(order: list[StatsRecord]) -> dict[tuple[int, str], dict[str, Sums]]:
     """All totals after taking in these lines."""
     merged = MergedStats()
-    for found in order:
-        merged.take(found)
+    for record in order:
+        merged.take(record)
     return {(epoch, group): merged.totals("hero", epoch, group) for epoch in (1, 2) for group in ("bandit", "control")}
 
 
@@ -38,9 +38,11 @@ def test_order_and_repetition_do_not_matter(given_lines: list[StatsRecord], rng:
 def test_totals_are_the_sum_of_the_last_line_of_each_partition(given_lines: list[StatsRecord]) -> None:
     """The merge agrees with a recount that keeps, of a cell and partition, the line that has counted most."""
     last: dict[tuple[CellKey, int], StatsRecord] = {}
-    for found in sorted(given_lines, key=lambda one: (one.sums.exposures + one.sums.conversions, one.applied_offset)):
-        last[found.cell, found.partition] = found
-    exposures = sum(found.sums.exposures for found in last.values())
+    for record in sorted(
+        given_lines, key=lambda record: (record.sums.exposures + record.sums.conversions, record.applied_offset)
+    ):
+        last[record.cell, record.partition] = record
+    exposures = sum(record.sums.exposures for record in last.values())
     assert sum(sums.exposures for arms in totals(given_lines).values() for sums in arms.values()) == exposures
 
 
@@ -55,8 +57,8 @@ def test_lines_count_on_where_offsets_begin_again() -> None:
 @given(lines)
 def test_a_line_survives_its_record(given_lines: list[StatsRecord]) -> None:
     """What is written to the topic reads back as the same line."""
-    for found in given_lines:
-        assert line(found.record()) == found
+    for record in given_lines:
+        assert line(record.record()) == record
 
 
 def test_lines_from_before_groups_are_the_bandits() -> None:

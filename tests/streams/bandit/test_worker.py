@@ -40,10 +40,10 @@ def environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def until(what: Callable[[], bool], seconds: float = 60) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Poll until `what` holds."""
     deadline = time.monotonic() + seconds
-    while not what():
+    while not condition():
         assert time.monotonic() < deadline, "not within the deadline"
         time.sleep(0.1)
 
@@ -51,9 +51,9 @@ def until(what: Callable[[], bool], seconds: float = 60) -> None:
 @pytest.fixture
 def settings(kafka: str, redis_url: str, tmp_path: Path) -> Settings:
     """An installation of its own on the shared broker."""
-    made = load_settings(kafka=kafka, redis=redis_url, state_dir=tmp_path, secret="s" * 32, partitions=4)
-    topics_app.apply(made)
-    return made
+    installation = load_settings(kafka=kafka, redis=redis_url, state_dir=tmp_path, secret="s" * 32, partitions=4)
+    topics_app.apply(installation)
+    return installation
 
 
 @pytest.fixture
@@ -98,8 +98,8 @@ def recount(units: range) -> dict[str, tuple[int, int]]:
     """Arm -> (exposures, conversions), as sent."""
     arms = {"calm": [u for u in units if u % 3 == 0], "bold": [u for u in units if u % 3 == 1], "seasonal": []}
     arms["seasonal"] = [u for u in units if u % 3 == 2]
-    bought = {arm: sum(u % 12 == 4 if arm == "bold" else u % 30 == 0 for u in found) for arm, found in arms.items()}
-    return {arm: (len(found), bought[arm]) for arm, found in arms.items()}
+    bought = {arm: sum(u % 12 == 4 if arm == "bold" else u % 30 == 0 for u in decided) for arm, decided in arms.items()}
+    return {arm: (len(decided), bought[arm]) for arm, decided in arms.items()}
 
 
 def counted(settings: Settings) -> dict[str, tuple[int, int]]:
@@ -113,7 +113,7 @@ def test_totals_equal_a_recount_although_the_worker_is_killed(
 ) -> None:
     """Doubled events on all partitions, kill -9 in between: each decision counts once, the better arm is in Redis."""
     experiment = publish_experiment(settings, parse(EXAMPLE.read_bytes()).model_copy(update={"publish_s": 1}))
-    assert [one.key for one in experiments(settings)] == ["hero-banner"]
+    assert [experiment.key for experiment in experiments(settings)] == ["hero-banner"]
     process = worker("0")
     until(lambda: snapshot_of(settings, "hero-banner") is not None)
     send(settings, range(UNITS // 2))
@@ -136,8 +136,8 @@ def test_totals_equal_a_recount_although_the_worker_is_killed(
 
         until(learned)
     assert counted(settings) == recount(range(UNITS))
-    told = json.loads(shown(settings, "experiments", "show", experiment.key, "--json"))
-    assert told["statistics"]["bandit"]["bold"]["exposures"] == UNITS // 3
+    report = json.loads(shown(settings, "experiments", "show", experiment.key, "--json"))
+    assert report["statistics"]["bandit"]["bold"]["exposures"] == UNITS // 3
     assert "bold" in shown(settings, "experiments", "show", experiment.key)
     assert json.loads(shown(settings, "experiments", "mode", experiment.key, "freeze", "--json"))["mode"] == "freeze"
     assert "freeze" in shown(settings, "experiments", "list")

@@ -25,10 +25,10 @@ def store(request: pytest.FixtureRequest, redis_url: str) -> TableStore:
 
 def table(points: int) -> TimeTable:
     """A table of some points."""
-    made = TimeTable()
+    filled = TimeTable()
     for i in range(points):
-        made.add(i * 7, i * 10_000, 30_000)
-    return made
+        filled.add(i * 7, i * 10_000, 30_000)
+    return filled
 
 
 def test_what_was_saved_is_loaded(store: TableStore) -> None:

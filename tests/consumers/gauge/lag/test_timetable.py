@@ -22,11 +22,11 @@ def traffic(hours: float, rate: float, night: float, seed: int = 7) -> list[floa
 
 def watched(times: list[float], interval: float, limit: int) -> TimeTable:
     """A table fed every `interval` seconds from those records."""
-    table, seen, at = TimeTable(), 0, 0.0
-    while seen < len(times):
-        while seen < len(times) and times[seen] <= at:
-            seen += 1
-        table.add(seen, round(at * 1000), PAUSE, limit)
+    table, end, at = TimeTable(), 0, 0.0
+    while end < len(times):
+        while end < len(times) and times[end] <= at:
+            end += 1
+        table.add(end, round(at * 1000), PAUSE, limit)
         at += interval
     return table
 
@@ -48,9 +48,9 @@ def test_the_time_of_a_record_is_right_within_seconds(rate: float, night: float,
     assert len(table) <= limit
     errors = []
     for offset in range(0, len(times), max(1, len(times) // 2000)):
-        found = table.time_of(offset)
-        assert found is not None
-        errors.append(abs(found / 1000 - times[offset]))
+        estimated = table.time_of(offset)
+        assert estimated is not None
+        errors.append(abs(estimated / 1000 - times[offset]))
     assert sorted(errors)[int(0.95 * len(errors))] <= p95_s
 
 

@@ -15,18 +15,18 @@ THERE = GaugePartition("t", 1)
 
 
 def facts(
-    at: float, ends: dict[GaugePartition, int], read: dict[GaugePartition, int | None], members: int = 1, holds: str = "w"
+    at: float, ends: dict[GaugePartition, int], committed: dict[GaugePartition, int | None], members: int = 1, holds: str = "w"
 ) -> KafkaFacts:
     """One round: partitions that begin at 0, one group `headwater.g`."""
     assignment = frozenset({(holds, tuple(ends))}) if members else frozenset[tuple[str, tuple[GaugePartition, ...]]]()
-    group = GroupFacts("headwater.g", members, False, assignment, read)
+    group = GroupFacts("headwater.g", members, False, assignment, committed)
     return KafkaFacts(at, {place: PartitionEnds(0, end, end) for place, end in ends.items()}, (group,))
 
 
-def read(watch: LagWatch, given: KafkaFacts, times: dict[tuple[GaugePartition, int], int] | None = None) -> LagReading:
+def read(watch: LagWatch, round_facts: KafkaFacts, times: dict[tuple[GaugePartition, int], int] | None = None) -> LagReading:
     """One round through the watch."""
-    watch.take(given)
-    return watch.read(given, times or {})
+    watch.take(round_facts)
+    return watch.read(round_facts, times or {})
 
 
 def test_time_lag_is_the_age_of_the_first_unread_record() -> None:
@@ -79,8 +79,8 @@ def test_without_the_record_the_age_is_a_lower_bound_and_says_so() -> None:
 def test_records_furthest_behind_are_asked_for_first() -> None:
     """The budget for reading may end before the list does."""
     watch = LagWatch()
-    asked = watch.take(facts(0, {HERE: 500, THERE: 500}, {HERE: 400, THERE: 100}))
-    assert asked == [(THERE, 100), (HERE, 400)]
+    offsets = watch.take(facts(0, {HERE: 500, THERE: 500}, {HERE: 400, THERE: 100}))
+    assert offsets == [(THERE, 100), (HERE, 400)]
 
 
 def test_a_partition_without_a_commit_is_unread() -> None:
@@ -128,8 +128,8 @@ def test_a_partition_that_does_not_answer_hides_nothing_else() -> None:
     """Without a leader it is left out of the round; its neighbour is read, and it is back in the next round."""
     watch = LagWatch()
     read(watch, facts(0, {HERE: 10, THERE: 10}, {HERE: 10, THERE: 10}))
-    gone = facts(10, {THERE: 20}, {HERE: 10, THERE: 10})
-    assert [p.partition for p in read(watch, gone).groups[0].partitions] == [1]
+    without_leader = facts(10, {THERE: 20}, {HERE: 10, THERE: 10})
+    assert [p.partition for p in read(watch, without_leader).groups[0].partitions] == [1]
     back = read(watch, facts(20, {HERE: 30, THERE: 30}, {HERE: 10, THERE: 10}))
     assert [p.lag for p in back.groups[0].partitions] == [20, 20]
 
@@ -161,9 +161,9 @@ def test_a_partition_says_what_it_waits_for_while_records_wait() -> None:
     watch, place = LagWatch(), GaugePartition("t", 0)
     waiting = {place: "ClickHouse: its disk is full (code 243)"}
     for at, committed, detail in ((0.0, 5, "waits: ClickHouse: its disk is full (code 243)"), (10.0, 9, "up to date")):
-        given = facts(at, {place: 9}, {place: committed})
-        group = replace(given.groups[0], waiting=waiting)
-        assert read(watch, replace(given, groups=(group,))).groups[0].partitions[0].detail == detail
+        round_facts = facts(at, {place: 9}, {place: committed})
+        group = replace(round_facts.groups[0], waiting=waiting)
+        assert read(watch, replace(round_facts, groups=(group,))).groups[0].partitions[0].detail == detail
 
 
 @pytest.mark.parametrize(
@@ -208,19 +208,19 @@ def test_a_round_without_ids_changes_nothing() -> None:
     """A topic that was not described this time is still the one that it was."""
     watch = LagWatch()
     for at in range(0, 100, 10):
-        given = facts(at, {HERE: at * 10}, {HERE: at * 5})
-        read(watch, replace(given, topic_ids={"t": "first"}) if at != 50 else given)
+        round_facts = facts(at, {HERE: at * 10}, {HERE: at * 5})
+        read(watch, replace(round_facts, topic_ids={"t": "first"}) if at != 50 else round_facts)
     assert watch.tables[HERE].topic_id == "first"
     assert watch.tables[HERE].time_of(450) == pytest.approx(45_000, abs=100)
 
 
-@pytest.mark.parametrize(("kept", "source"), [("first", "table"), ("second", "at_least"), ("", "at_least")])
-def test_a_kept_table_counts_for_the_topic_that_it_was_kept_of(kept: str, source: str) -> None:
+@pytest.mark.parametrize(("topic_id", "source"), [("first", "table"), ("second", "at_least"), ("", "at_least")])
+def test_a_kept_table_counts_for_the_topic_that_it_was_kept_of(topic_id: str, source: str) -> None:
     """After a restart: a table of another topic of that name, or of nobody knows which, is as good as none."""
     before = LagWatch()
     for at in range(0, 200, 10):
-        given = facts(at, {HERE: at * 10}, {HERE: 0})
-        read(before, replace(given, topic_ids={"t": kept}) if kept else given)
+        round_facts = facts(at, {HERE: at * 10}, {HERE: 0})
+        read(before, replace(round_facts, topic_ids={"t": topic_id}) if topic_id else round_facts)
     store = MemoryTables()
     store.save(before.tables)
     watch = LagWatch(tables=store.load([HERE]))

@@ -25,24 +25,24 @@ def store(request: pytest.FixtureRequest) -> Iterator[tuple[SnapshotStore, Look]
 
 def test_the_pointer_only_moves_forward(store: tuple[SnapshotStore, Look]) -> None:
     """An older version, in any order, never replaces a newer one; each experiment has its own pointer."""
-    kept, _ = store
-    assert [kept.publish("hero", version, b"x") for version in (1, 3, 2, 3, 10, 9)] == [1, 3, 3, 3, 10, 10]
-    assert kept.publish("other", 2, b"y") == 2
+    snapshots, _ = store
+    assert [snapshots.publish("hero", version, b"x") for version in (1, 3, 2, 3, 10, 9)] == [1, 3, 3, 3, 10, 10]
+    assert snapshots.publish("other", 2, b"y") == 2
 
 
 def test_a_version_is_immutable(store: tuple[SnapshotStore, Look]) -> None:
     """Publishing a version again keeps the bytes it was first published with."""
-    kept, look = store
-    kept.publish("hero", 1, b"first")
-    kept.publish("hero", 1, b"second")
+    snapshots, look = store
+    snapshots.publish("hero", 1, b"first")
+    snapshots.publish("hero", 1, b"second")
     assert look("hero", 1) == b"first"
 
 
 def test_only_the_last_versions_stay(store: tuple[SnapshotStore, Look]) -> None:
     """Fifty versions are kept, the one before is gone."""
-    kept, look = store
+    snapshots, look = store
     for version in range(1, KEPT + 2):
-        kept.publish("hero", version, b"x")
+        snapshots.publish("hero", version, b"x")
     assert look("hero", 1) is None
     assert look("hero", 2) == b"x"
 

@@ -26,9 +26,13 @@ Run = Callable[..., Result]
 @pytest.fixture(scope="module")
 def settings(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A broker with two letters of the consent stage, one of a door, and one of ten days ago, whose key is gone."""
-    made = Settings(kafka=kafka, state_dir=tmp_path_factory.mktemp("dead"), secret=SECRET, partitions=2)
-    apply(made)
-    registry, keyring, now = Registry(made.contracts), PayloadKeyring(made.keyring_dir, made.master), time.time() - 60
+    installation = Settings(kafka=kafka, state_dir=tmp_path_factory.mktemp("dead"), secret=SECRET, partitions=2)
+    apply(installation)
+    registry, keyring, now = (
+        Registry(installation.contracts),
+        PayloadKeyring(installation.keyring_dir, installation.master),
+        time.time() - 60,
+    )
     consent, door = (DeadLetters(registry, keyring, name) for name in ("consent", "collector"))
     letters = [
         consent.letter(DeadLetterCause("UNDECODABLE", "no frame", RecordPosition(RAW, 0, 7)), b"key", b"first", now),
@@ -39,11 +43,11 @@ def settings(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
         door.letter(DeadLetterCause("NO_NAME", "event_name is missing", RecordPosition.at_door()), None, b"{}", now),
     ]
     keyring.destroy_before(now, 5)
-    client = producer(made)
+    client = producer(installation)
     for key, value, _ in letters:
         client.produce("events.dead", value, key)
     assert client.flush(10) == 0
-    return made
+    return installation
 
 
 @pytest.fixture
@@ -58,24 +62,26 @@ def run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Run:
 def raw(settings: Settings) -> list[tuple[bytes | None, bytes | None]]:
     """Key and value of what is on events.raw."""
     partitions = topic_partitions(settings, RAW)
-    return [(one.key(), one.value()) for at in partitions for some in read_messages(settings, RAW, at) for one in some]
+    return [
+        (message.key(), message.value()) for at in partitions for some in read_messages(settings, RAW, at) for message in some
+    ]
 
 
 def test_letters_are_counted_listed_and_chosen(run: Run) -> None:
     """The newest first, so many as one likes; as JSON without the payload."""
-    said = run("list").output
-    assert "4 dead letters" in said
-    assert "2  consent  UNDECODABLE" in said
-    told = [json.loads(line) for line in run("list", "--json", "--limit", "2", "--stage", "consent").output.splitlines()]
-    assert [letter["source_offset"] for letter in told] == [9, 7]
-    assert all("payload" not in letter for letter in told)
+    output = run("list").output
+    assert "4 dead letters" in output
+    assert "2  consent  UNDECODABLE" in output
+    letters = [json.loads(line) for line in run("list", "--json", "--limit", "2", "--stage", "consent").output.splitlines()]
+    assert [letter["source_offset"] for letter in letters] == [9, 7]
+    assert all("payload" not in letter for letter in letters)
 
 
 def test_where_none_is_chosen_it_says_which_there_are(run: Run) -> None:
     """A stage that is spelt otherwise is no stage without letters."""
-    told = run("list", "--stage", "consnet")
-    assert "0 dead letters" in told.output
-    assert "there are: collector NO_NAME, consent TOO_LONG, consent UNDECODABLE" in told.stderr
+    result = run("list", "--stage", "consnet")
+    assert "0 dead letters" in result.output
+    assert "there are: collector NO_NAME, consent TOO_LONG, consent UNDECODABLE" in result.stderr
     assert "there are" not in run("list", "--stage", "consent").stderr
 
 
@@ -92,8 +98,8 @@ def test_replay_sends_what_can_be_sent_once(run: Run, settings: Settings) -> Non
     """Keys and values as they were; what came from a door, or has lost its key, is counted and stays."""
     assert "2  would be sent to events.raw" in run("replay").output
     assert raw(settings) == []
-    said = run("replay", "--send").output
-    assert all(line in said for line in ("2  sent to events.raw", "1  from a door", "1  key destroyed"))
+    output = run("replay", "--send").output
+    assert all(line in output for line in ("2  sent to events.raw", "1  from a door", "1  key destroyed"))
     once = [(None, b"second"), (b"key", b"first")]
     assert sorted(raw(settings), key=str) == once
     assert "2  sent before" in run("replay").output
@@ -104,9 +110,9 @@ def test_replay_sends_what_can_be_sent_once(run: Run, settings: Settings) -> Non
     assert "2  would be sent to events.raw" in run("replay", "--again").output
     assert "2  sent to events.raw" in run("replay", "--send", "--again").output
     assert sorted(raw(settings), key=str) == sorted(once * 2, key=str)
-    told = run("replay", "--stage", "identity", "--send")
-    assert "no dead letters match" in told.output
-    assert "there are: " in told.stderr
+    result = run("replay", "--stage", "identity", "--send")
+    assert "no dead letters match" in result.output
+    assert "there are: " in result.stderr
 
 
 def test_the_list_says_which_were_sent(run: Run) -> None:
