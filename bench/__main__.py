@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.events import raw_events, tc_events
-from bench.visits import regulars, visits
+from bench.visits import draw_visitors, visits
 from infra.ops.embedded.servers.kafka import EmbeddedKafka
 from infra.ops.embedded.servers.redis import EmbeddedRedis
 from infra.ops.topics import apply
@@ -89,7 +89,7 @@ class Benchmarks:
         producer.flush()
         self._console.print(f"  {topic}: {n:,} records" + " " * 30, highlight=False)
 
-    def forget(self, topics: list[str]) -> None:
+    def reset(self, topics: list[str]) -> None:
         """An empty Redis and these topics empty, so that no contender meets what another has learned."""
         from confluent_kafka.admin import AdminClient
 
@@ -207,18 +207,18 @@ def measure(bench: Benchmarks, records: int, events: int, rounds: int, only: str
 def measure_consent(bench: Benchmarks, source: str, suffix: str, events: int, n: int) -> None:
     """The stage in a loop and in the runtime, with an empty ledger each, and again over visitors that it knows."""
     options = {"stage": "consent", "source": source, "records": events}
-    bench.forget(LEDGER)
+    bench.reset(LEDGER)
     bench.run(f"{LOOP}{suffix}", how="loop", sink=f"loop-{source}-{n}", **options)
-    bench.forget(LEDGER)
+    bench.reset(LEDGER)
     bench.run(f"{OURS}{suffix}", how="runtime", sink=f"cold-{source}-{n}", **options)
     bench.run(f"{OURS}{suffix}{KNOWN}", how="runtime", sink=f"warm-{source}-{n}", **options)
-    bench.forget(LEDGER)
+    bench.reset(LEDGER)
     bench.run_group(f"{OURS}{suffix}{TWO}", 2, sink=f"two-{source}-{n}", **options)
 
 
 def fill_visits(bench: Benchmarks, registry: Registry, events: int) -> None:
     """Two days of the same visitors, and a day of those who come once."""
-    days = [regulars(events), regulars(events), range(events)]
+    days = [draw_visitors(events), draw_visitors(events), range(events)]
     for day, visitors in enumerate(days):
         bench.topics(f"visits-{day}.in")
         bench.fill(f"visits-{day}.in", visits(registry, visitors, day), events)
@@ -229,14 +229,14 @@ def measure_identity(bench: Benchmarks, events: int, n: int) -> None:
     runs = [("visits-0.in", "", True), ("visits-1.in", KNOWN, False), ("visits-2.in", STRANGERS, True)]
     for source, suffix, empty in runs:
         if empty:
-            bench.forget(GRAPH)
+            bench.reset(GRAPH)
         sink = f"identity-{source}-{n}"
         bench.run(f"{IDENTITY}{suffix}", how="runtime", stage="identity", source=source, sink=sink, records=events)
-    bench.forget(GRAPH)
+    bench.reset(GRAPH)
     for source, suffix, _ in runs[:2]:
         sink = f"two-{source}-{n}"
         bench.run_group(f"{IDENTITY}{suffix}{TWO}", 2, stage="identity", source=source, sink=sink, records=events)
-    bench.forget(GRAPH)
+    bench.reset(GRAPH)
     settings = {"identity_redis": bench.cluster.address}
     for source, suffix, _ in runs[:2]:
         options = {"stage": "identity", "source": source, "sink": f"cluster-{source}-{n}", "records": events}

@@ -58,7 +58,7 @@ class Clock:
         if self._began is None:
             self._began = time.monotonic()
 
-    def committed(self, records: int) -> None:
+    def record_commit(self, records: int) -> None:
         """`records` more are through. The last ones end the process."""
         self._done += records
         if self._done >= self._records and self._began is not None and not self._gate:
@@ -79,7 +79,7 @@ def run_runtime(config: dict[str, Any], clock: Clock) -> None:
     def timed(batch: Batch, now: float) -> Outcome:
         clock.begin()
         outcome = handle(batch, now)
-        outcome.after_commit.append(lambda: clock.committed(len(batch)))
+        outcome.after_commit.append(lambda: clock.record_commit(len(batch)))
         return outcome
 
     stage.handle = timed  # type: ignore[method-assign] # measured from outside, so that the stage stays as it is
@@ -138,7 +138,7 @@ def run_loop(config: dict[str, Any], clock: Clock) -> None:
             ends = [ck.TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
             producer.send_offsets_to_transaction(ends, consumer.consumer_group_metadata())
         producer.commit_transaction(30)
-        clock.committed(records)
+        clock.record_commit(records)
 
 
 def _copy(producer: ck.Producer, _stage: Any, sink: str, messages: list[ck.Message]) -> None:
@@ -181,7 +181,7 @@ def run_faust(config: dict[str, Any], clock: Clock) -> None:
         async for event in stream.events():
             clock.begin()
             await sink.send(key=event.key, value=event.value)
-            clock.committed(1)
+            clock.record_commit(1)
             await asyncio.sleep(0)
 
     worker = faust.Worker(app, loglevel="ERROR", redirect_stdouts=False, quiet=True)

@@ -26,7 +26,7 @@ from schemas.codec import encode
 from schemas.registry import Registry
 from streams.bandit.commands.experiments import EXAMPLE, publish_experiment
 from streams.bandit.experiment import parse
-from streams.bandit.snapshots.snapshot import follow
+from streams.bandit.snapshots.snapshot import next_snapshot
 from streams.bandit.snapshots.store import RedisSnapshotStore
 from streams.collector.write_keys import create_key
 from streams.consent.ledger.store import RedisStateStore
@@ -72,7 +72,7 @@ class Connection:
         return await self._reader.readexactly(length)
 
 
-async def flat_out(port: int) -> int:
+async def measure_throughput(port: int) -> int:
     """Answers in SECONDS from CONNECTIONS that each wait for one before asking again."""
     end = time.perf_counter() + SECONDS
 
@@ -86,7 +86,7 @@ async def flat_out(port: int) -> int:
     return sum(await asyncio.gather(*(ask_until_end(at * 1_000_000) for at in range(CONNECTIONS))))
 
 
-async def at_a_rate(port: int) -> list[float]:
+async def measure_latency(port: int) -> list[float]:
     """Seconds from when each of RATE questions a second was due until its answer was there."""
     free: asyncio.Queue[Connection] = asyncio.Queue()
     for _ in range(CONNECTIONS):
@@ -114,14 +114,14 @@ def prepare(settings: Settings) -> None:
     for partition in range(settings.partitions):
         view.open(partition)
     experiment = publish_experiment(settings, parse(EXAMPLE.read_bytes()))
-    snapshot = follow(experiment, {}, None, time.time_ns() // 1_000_000)
+    snapshot = next_snapshot(experiment, {}, None, time.time_ns() // 1_000_000)
     assert snapshot is not None
     with redis.Redis.from_url(settings.redis) as client:
         value = encode(Registry(settings.contracts).latest("bandit.snapshots"), snapshot.record())
         RedisSnapshotStore(client).publish(experiment.key, 1, value)
 
 
-async def until_drawn(port: int) -> None:
+async def wait_until_drawn(port: int) -> None:
     """Wait until the server draws from the snapshot."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
@@ -138,12 +138,12 @@ async def until_drawn(port: int) -> None:
 def measure(port: int, pid: int) -> dict[str, Any]:
     """Both runs."""
     server = psutil.Process(pid)
-    asyncio.run(until_drawn(port))
+    asyncio.run(wait_until_drawn(port))
     before = server.cpu_times()
-    answers = asyncio.run(flat_out(port))
+    answers = asyncio.run(measure_throughput(port))
     after = server.cpu_times()
     cpu = after.user + after.system - before.user - before.system
-    took = sorted(asyncio.run(at_a_rate(port)))
+    took = sorted(asyncio.run(measure_latency(port)))
     return {
         "decisions_per_s": round(answers / SECONDS),
         "decisions_per_cpu_s": round(answers / cpu),

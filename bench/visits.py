@@ -17,7 +17,7 @@ NAMES = {"page_view": 60, "view_item": 30, "add_to_cart": 8, "purchase": 2}
 DAY_MS = 86_400_000
 
 
-def regulars(n: int) -> Sequence[int]:
+def draw_visitors(n: int) -> Sequence[int]:
     """Who makes each of `n` events, by a Zipf law; always the same ones."""
     ranks = range(1, max(1, n // EACH) + 1)
     return random.Random(4).choices(ranks, cum_weights=list(accumulate(rank**-EXPONENT for rank in ranks)), k=n)

@@ -112,8 +112,8 @@ class ServiceContext:
                 while True:
                     # Before taking: what was read by then lies in the queue.
                     caught_up = follower.caught_up
-                    for _, records in follower.take():
-                        self.catalogue.take(records)
+                    for _, records in follower.drain():
+                        self.catalogue.apply(records)
                     self.experiments_known = self.experiments_known or caught_up
                     await asyncio.sleep(EXPERIMENTS_S)
             except asyncio.CancelledError:

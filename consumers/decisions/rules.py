@@ -76,5 +76,5 @@ def eligible_arms(experiment: Experiment, question: Question) -> tuple[str, ...]
         arm.id
         for arm in experiment.arms
         if (question.candidates is None or arm.id in question.candidates)
-        and (arm.eligible is None or arm.eligible.met(question.context))
+        and (arm.eligible is None or arm.eligible.allows(question.context))
     )

@@ -40,20 +40,20 @@ class Cluster:
             self._consumer.close()
             self._consumer = None
 
-    def facts(self, now: float) -> KafkaFacts:
+    def fetch_facts(self, now: float) -> KafkaFacts:
         """One round of questions. Retryable where Kafka does not answer; a single partition that does not is left out."""
         try:
-            groups = self._groups()
-            places = {place for group in groups for place in group.committed}
+            groups = self._fetch_groups()
+            partitions = {partition for group in groups for partition in group.committed}
             # Ids before ends: of a topic made anew in between, what is learned is thrown away in the next round.
-            topic_ids = describe_ids(self._admin, {place.topic for place in places}, TIMEOUT_S)
-            return KafkaFacts(now, self._ends(places), tuple(groups), topic_ids)
+            topic_ids = describe_ids(self._admin, {partition.topic for partition in partitions}, TIMEOUT_S)
+            return KafkaFacts(now, self._fetch_ends(partitions), tuple(groups), topic_ids)
         except ck.KafkaException as error:
             raise Retryable(f"Kafka does not answer: {error.args[0].name()}") from error
         except TimeoutError as error:
             raise Retryable("Kafka does not answer in time") from error
 
-    def _groups(self) -> list[GroupFacts]:
+    def _fetch_groups(self) -> list[GroupFacts]:
         listed = self._admin.list_consumer_groups(request_timeout=TIMEOUT_S).result(TIMEOUT_S)
         group_ids = {group.group_id for group in listed.valid if group.group_id.startswith(self._prefix)}
         if listed.errors:
@@ -76,23 +76,25 @@ class Cluster:
             for name in names
         }
         metadata = self._admin.list_topics(timeout=TIMEOUT_S).topics
-        return [_group(name, described[name], offsets[name].result(TIMEOUT_S), metadata) for name in names]
+        return [_group_facts(name, described[name], offsets[name].result(TIMEOUT_S), metadata) for name in names]
 
-    def _ends(self, places: Iterable[GaugePartition]) -> dict[GaugePartition, PartitionEnds]:
-        tps = [ck.TopicPartition(*place) for place in sorted(places)]
+    def _fetch_ends(self, partitions: Iterable[GaugePartition]) -> dict[GaugePartition, PartitionEnds]:
+        tps = [ck.TopicPartition(*partition) for partition in sorted(partitions)]
         if not tps:
             return {}
-        start = self._list(tps, OffsetSpec.earliest(), ck.IsolationLevel.READ_UNCOMMITTED)
+        start = self._fetch_offsets(tps, OffsetSpec.earliest(), ck.IsolationLevel.READ_UNCOMMITTED)
         # Stable before high: a record that arrives in between looks held back for one round, never lost.
-        stable = self._list(tps, OffsetSpec.latest(), ck.IsolationLevel.READ_COMMITTED)
-        high = self._list(tps, OffsetSpec.latest(), ck.IsolationLevel.READ_UNCOMMITTED)
+        stable = self._fetch_offsets(tps, OffsetSpec.latest(), ck.IsolationLevel.READ_COMMITTED)
+        high = self._fetch_offsets(tps, OffsetSpec.latest(), ck.IsolationLevel.READ_UNCOMMITTED)
         return {
-            place: PartitionEnds(start[place], stable[place], high[place])
-            for place in start
-            if place in stable and place in high
+            partition: PartitionEnds(start[partition], stable[partition], high[partition])
+            for partition in start
+            if partition in stable and partition in high
         }
 
-    def _list(self, tps: list[ck.TopicPartition], spec: OffsetSpec, isolation: ck.IsolationLevel) -> dict[GaugePartition, int]:
+    def _fetch_offsets(
+        self, tps: list[ck.TopicPartition], spec: OffsetSpec, isolation: ck.IsolationLevel
+    ) -> dict[GaugePartition, int]:
         futures = self._admin.list_offsets(dict.fromkeys(tps, spec), isolation_level=isolation, request_timeout=TIMEOUT_S)
         offsets = {}
         for tp, future in futures.items():
@@ -104,7 +106,7 @@ class Cluster:
             raise TimeoutError
         return offsets
 
-    def record_times(
+    def fetch_record_times(
         self,
         offsets: Iterable[tuple[GaugePartition, int]],
         starts: Mapping[GaugePartition, PartitionEnds],
@@ -117,16 +119,16 @@ class Cluster:
         """
         deadline = time.monotonic() + budget_s
         times = {}
-        for place, offset in offsets:
+        for partition, offset in offsets:
             remaining_s = min(each_s, deadline - time.monotonic())
             if remaining_s <= 0:
                 break
-            written = self._record_time(place, max(offset, starts[place].start), remaining_s)
+            written = self._fetch_record_time(partition, max(offset, starts[partition].start), remaining_s)
             if written is not None:
-                times[place, offset] = written
+                times[partition, offset] = written
         return times
 
-    def _record_time(self, place: GaugePartition, offset: int, timeout_s: float) -> int | None:
+    def _fetch_record_time(self, partition: GaugePartition, offset: int, timeout_s: float) -> int | None:
         try:
             if self._consumer is None:
                 self._consumer = reader(
@@ -139,7 +141,7 @@ class Cluster:
                     # A full queue of one record would otherwise put the partition to sleep for a second.
                     fetch_queue_backoff_ms=5,
                 )
-            self._consumer.assign([ck.TopicPartition(place.topic, place.partition, offset)])
+            self._consumer.assign([ck.TopicPartition(partition.topic, partition.partition, offset)])
             deadline = time.monotonic() + timeout_s
             while (remaining_s := deadline - time.monotonic()) > 0:
                 message = self._consumer.poll(remaining_s)
@@ -158,14 +160,14 @@ class Cluster:
         return None
 
 
-def _group(name: str, described: Any, offsets: Any, metadata: Any) -> GroupFacts:
+def _group_facts(name: str, described: Any, offsets: Any, metadata: Any) -> GroupFacts:
     committed: dict[GaugePartition, int | None] = {
         GaugePartition(tp.topic, tp.partition): tp.offset if tp.offset >= 0 else None
         for tp in offsets.topic_partitions
         if tp.error is None and tp.topic in metadata
     }
     waiting = {
-        GaugePartition(tp.topic, tp.partition): text for tp in offsets.topic_partitions if (text := _waiting(tp.metadata))
+        GaugePartition(tp.topic, tp.partition): text for tp in offsets.topic_partitions if (text := _waiting_for(tp.metadata))
     }
     members, rebalancing, assignment = None, False, frozenset[tuple[str, tuple[GaugePartition, ...]]]()
     try:
@@ -180,14 +182,16 @@ def _group(name: str, described: Any, offsets: Any, metadata: Any) -> GroupFacts
         )
     except ck.KafkaException:
         pass  # the coordinator is moving: the offsets are known all the same
-    topics = {place.topic for place in committed} | {place.topic for _, places in assignment for place in places}
+    topics = {partition.topic for partition in committed} | {
+        partition.topic for _, partitions in assignment for partition in partitions
+    }
     for topic in topics & set(metadata):
         for partition in metadata[topic].partitions:
             committed.setdefault(GaugePartition(topic, partition), None)
     return GroupFacts(name, members, rebalancing, assignment, committed, waiting)
 
 
-def _waiting(metadata: str | None) -> str:
+def _waiting_for(metadata: str | None) -> str:
     """What a commit's metadata says that it waits for; empty where it says nothing, or something of another form."""
     try:
         waiting = json.loads(metadata or "{}").get("waiting", "")

@@ -16,8 +16,7 @@ from consumers.gauge.export import exposition
 from consumers.gauge.lag.reading import LagReading, as_json
 from consumers.gauge.page.page import HERE, Page
 from consumers.gauge.recent import RecentActivity
-from consumers.gauge.row_checks import RowCheck
-from consumers.gauge.row_checks import as_json as row_checks_json
+from consumers.gauge.row_checks import RowCheck, row_checks_json
 from infra.secrets import same
 
 COOKIE = "headwater_gauge"

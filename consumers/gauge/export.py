@@ -23,8 +23,8 @@ def exposition(reading: LagReading | None, pending: Sequence[PendingRequest] | N
 
 
 def _partitions(reading: LagReading, metrics: Metrics) -> None:
-    for place, ends in reading.ends.items():
-        labels = {"topic": place.topic, "partition": str(place.partition)}
+    for partition, ends in reading.ends.items():
+        labels = {"topic": partition.topic, "partition": str(partition.partition)}
         metrics.set("kafka_partition_earliest_offset", ends.start, **labels)
         metrics.set("kafka_partition_latest_offset", ends.stable, **labels)
         metrics.set("headwater_partition_held_back", ends.high - ends.stable, **labels)

@@ -84,41 +84,43 @@ class SideTopicState:
         self._deferred: dict[tuple[str, int], int] = {}
         self._lock = threading.Lock()
 
-    def take(self, topic: str, value: bytes) -> None:
+    def add_record(self, topic: str, value: bytes) -> None:
         """One record. What cannot be decoded is left out: it is shown nowhere, but nothing breaks."""
-        take: dict[str, Callable[[bytes], None]] = {
-            DEAD: self._take_dead,
-            COUNTS: self._take_count,
-            SNAPSHOTS: self._take_snapshot,
+        handlers: dict[str, Callable[[bytes], None]] = {
+            DEAD: self._add_dead,
+            COUNTS: self._add_count,
+            SNAPSHOTS: self._add_snapshot,
             REQUESTS: lambda value: self._requests.take(REQUESTS, decode(self._registry, value)[1]),
             ACKS: lambda value: self._requests.take(ACKS, decode(self._registry, value)[1]),
-            DEFERRED: self._take_deferred,
+            DEFERRED: self._add_deferred,
         }
         try:
             with self._lock:
-                take[topic](value)
+                handlers[topic](value)
         except (Undecodable, UnknownContract):
             get_logger().warning("a record of a side topic cannot be read", topic=topic)
 
-    def _take_dead(self, value: bytes) -> None:
+    def _add_dead(self, value: bytes) -> None:
         head = self._heads.read(value)[1]  # the payload is never touched
         self._dead.append(DeadLetter(head["dead_ts"], head["stage"], head["reason"], head["source"]))
 
-    def _take_count(self, value: bytes) -> None:
+    def _add_count(self, value: bytes) -> None:
         record = decode(self._registry, value)[1]
         if record["outcome"] == UNMAPPED:
-            _add(self._unmapped, (record["minute"], record["source"], record["dimensions"].get("name", "")), record["n"])
+            _add_bounded(
+                self._unmapped, (record["minute"], record["source"], record["dimensions"].get("name", "")), record["n"]
+            )
         elif not record["dimensions"]:  # events with dimensions are counted without them too
-            _add(self._counts, (record["minute"], record["stage"], record["outcome"]), record["n"])
+            _add_bounded(self._counts, (record["minute"], record["stage"], record["outcome"]), record["n"])
 
-    def _take_snapshot(self, value: bytes) -> None:
+    def _add_snapshot(self, value: bytes) -> None:
         record = decode(self._registry, value)[1]
-        self._snapshots[record["experiment"]] = snapshot(record)
+        self._snapshots[record["experiment"]] = summarise_snapshot(record)
         self._snapshots.move_to_end(record["experiment"])
         while len(self._snapshots) > EXPERIMENTS_KEPT:
             self._snapshots.popitem(last=False)
 
-    def _take_deferred(self, value: bytes) -> None:
+    def _add_deferred(self, value: bytes) -> None:
         record = decode(self._registry, value)[1]
         self._deferred[record["topic"], record["partition"]] = record["end"] - record["first"]
 
@@ -154,13 +156,13 @@ class SideTopicState:
             )
 
 
-def _add(counts: Counter[tuple[int, str, str]], cell: tuple[int, str, str], n: int) -> None:
+def _add_bounded(counts: Counter[tuple[int, str, str]], cell: tuple[int, str, str], n: int) -> None:
     """Within the bound."""
     if cell in counts or len(counts) < CELLS_KEPT:
         counts[cell] += n
 
 
-def snapshot(record: dict[str, Any]) -> SnapshotSummary:
+def summarise_snapshot(record: dict[str, Any]) -> SnapshotSummary:
     """What is shown of a BanditSnapshot; a two-parameter posterior is read as Beta(alpha, beta)."""
     arms = []
     for arm, share, posterior in zip(record["arms"], record["probabilities"], record["posterior"], strict=False):
@@ -172,9 +174,9 @@ def snapshot(record: dict[str, Any]) -> SnapshotSummary:
 class SideTopicConsumer:
     """Follows the side topics in a thread of its own, in no group; begins again where Kafka was away."""
 
-    def __init__(self, settings: Settings, side: SideTopicState) -> None:
+    def __init__(self, settings: Settings, state: SideTopicState) -> None:
         self._settings = settings
-        self._side = side
+        self._state = state
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="side-topics", daemon=True)
         self.complete = False
@@ -201,7 +203,7 @@ class SideTopicConsumer:
                 consumer.close()
 
     def _follow(self, consumer: Any) -> None:
-        begin = starts(consumer, time.time())
+        begin = start_offsets(consumer, time.time())
         if not begin:
             self._stop.wait(5)  # the topics are not there yet
             return
@@ -213,13 +215,13 @@ class SideTopicConsumer:
                 error = message.error()
                 if error is None:
                     if message.value() is not None:
-                        self._side.take(message.topic(), message.value())
+                        self._state.add_record(message.topic(), message.value())
                 elif error.code() == ck.KafkaError._PARTITION_EOF:
                     waiting.discard((message.topic(), message.partition()))
             self.complete = not waiting
 
 
-def starts(consumer: Any, now: float) -> list[ck.TopicPartition]:
+def start_offsets(consumer: Any, now: float) -> list[ck.TopicPartition]:
     """Where to begin: a day back for dead letters, an hour for counts, else the first record; never too far back."""
     topics = consumer.list_topics(timeout=10).topics
     since = {DEAD: now - DEAD_WINDOW_S, COUNTS: now - HOUR_S, SNAPSHOTS: 0.0, **dict.fromkeys(WHOLE, 0.0)}

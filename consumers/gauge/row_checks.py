@@ -34,7 +34,7 @@ class RowCheck:
         return ", ".join(f"{n:,} {kind}" for kind, n in self.faults) or "as Kafka's records"
 
 
-def as_json(checks: tuple[RowCheck, ...]) -> list[dict[str, Any]]:
+def row_checks_json(checks: tuple[RowCheck, ...]) -> list[dict[str, Any]]:
     """Plain values, times in milliseconds UTC."""
     return [
         {

@@ -8,7 +8,7 @@ import confluent_kafka as ck
 from infra.clients.kafka import reader
 from infra.errors import Retryable
 from infra.settings import Settings
-from streams.runtime.follow import ADMIN_S, CHUNK, away, partitions_of, stable_end
+from streams.runtime.follow import ADMIN_S, CHUNK, kafka_unavailable, partitions_of, stable_end
 
 DESK = "headwater.privacy"
 POLL_S = 0.05
@@ -63,7 +63,7 @@ def _reach(settings: Settings, topics: Iterable[str], since: int) -> tuple[dict[
             starts = {(at.topic, at.partition): at.offset for at in answers if at.offset >= 0}
         return starts, {place: end for place, (_, end) in found.items() if starts.get(place, end) < end}
     except ck.KafkaException as error:
-        raise away(settings, error) from error
+        raise kafka_unavailable(settings, error) from error
     finally:
         consumer.close()
 

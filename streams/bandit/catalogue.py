@@ -16,7 +16,7 @@ class Catalogue:
         self._registry = registry
         self._experiments: dict[str, Experiment] = {}
 
-    def take(self, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
+    def apply(self, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
         """Take in (key, value) records, oldest first. What this version cannot read leaves the one before in force."""
         for key, value in records:
             name = (key or b"").decode("ascii", "replace")

@@ -55,9 +55,9 @@ class Counting:
 
     # -- restore
 
-    def restore_line(self, line: StatsRecord) -> None:
+    def restore_sums(self, record: StatsRecord) -> None:
         """Take in what this partition had written of a cell."""
-        self._sums[line.cell] = line.sums
+        self._sums[record.cell] = record.sums
 
     def restore_unit(self, decision: bytes, hour: int, bits: int) -> None:
         """Take in what was remembered of a decision; the empty one says how far the partition had forgotten."""
@@ -128,12 +128,12 @@ class Counting:
 
     # -- what to write
 
-    def take_changes(self) -> Changes:
+    def drain_changes(self) -> Changes:
         """What has changed since the last call."""
         changes, self._changes = self._changes, Changes()
         return changes
 
-    def lines(self, cells: set[CellKey], applied_offset: int) -> Iterator[StatsRecord]:
+    def stats_records(self, cells: set[CellKey], applied_offset: int) -> Iterator[StatsRecord]:
         """The lines of these cells, in a fixed order."""
         for cell in sorted(cells):
             yield StatsRecord(cell, self.partition, applied_offset, self._sums[cell])

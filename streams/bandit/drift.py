@@ -23,7 +23,7 @@ class ArmDrift:
         self._detectors: dict[tuple[str, int, str], drift.ADWIN] = {}
         self._last: dict[tuple[str, int, str], Sums] = {}
 
-    def changed(self, experiment: str, epoch: int, arm: str, total: Sums) -> bool:
+    def detect(self, experiment: str, epoch: int, arm: str, total: Sums) -> bool:
         """Whether the arm's rate has changed, given its totals so far. Few exposures wait for more."""
         key = (experiment, epoch, arm)
         last = self._last.setdefault(key, total)

@@ -41,7 +41,7 @@ class Eligibility(Model):
     stock: str | None = None
     """Name of a context value that must be a number above 0."""
 
-    def met(self, context: Mapping[str, ContextValue]) -> bool:
+    def allows(self, context: Mapping[str, ContextValue]) -> bool:
         """Whether this context allows the arm."""
         if self.locale is not None and context.get("locale") not in self.locale:
             return False
@@ -148,11 +148,11 @@ class Experiment(Model):
         return hashlib.sha256(self.text().encode()).hexdigest()[:16]
 
 
-def parse(text: str | bytes, place: str = "experiment") -> Experiment:
+def parse(text: str | bytes, source: str = "experiment") -> Experiment:
     """An experiment from JSON. ConfigError names the field and what is wrong with it."""
     try:
         return Experiment.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{place}: {field + ': ' if field else ''}{first['msg']}") from None
+        raise ConfigError(f"{source}: {field + ': ' if field else ''}{first['msg']}") from None

@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple
 
 from schemas.codec import Record
 from streams.bandit.catalogue import Catalogue
-from streams.bandit.token import DecisionRef, read
+from streams.bandit.token import DecisionRef, verify
 
 AHEAD_MS = 300_000
 """How far a decision's clock may be ahead of the collector's."""
@@ -25,7 +25,7 @@ def join(key: bytes, catalogue: Catalogue, event: Record) -> JoinResult:
     token = event["decision_token"]
     if not token:
         return JoinResult("no_decision")
-    ref = read(key, token)
+    ref = verify(key, token)
     if ref is None or ref.decided_ts > event["collector_ts"] + AHEAD_MS:
         return JoinResult("forged")
     experiment = catalogue.get(ref.experiment)
@@ -39,10 +39,10 @@ def join(key: bytes, catalogue: Catalogue, event: Record) -> JoinResult:
     if happened - ref.decided_ts > experiment.window_ms:
         return JoinResult("out_of_window")
     if name == experiment.exposure:
-        return JoinResult("exposure", _outcome(ref, event, "exposure", 0.0, happened))
+        return JoinResult("exposure", _build_outcome(ref, event, "exposure", 0.0, happened))
     reward = 1.0 if experiment.reward.measure == "conversion" else float(event["value"])
-    return JoinResult("reward", _outcome(ref, event, "reward", reward, happened))
+    return JoinResult("reward", _build_outcome(ref, event, "reward", reward, happened))
 
 
-def _outcome(ref: DecisionRef, event: Record, kind: str, reward: float, happened: int) -> Record:
+def _build_outcome(ref: DecisionRef, event: Record, kind: str, reward: float, happened: int) -> Record:
     return {**ref._asdict(), "kind": kind, "reward": reward, "event_id": event["event_id"], "event_ts": happened}

@@ -17,7 +17,7 @@ from streams.bandit.catalogue import Catalogue
 from streams.bandit.counting import Changes, CountedOutcome, Counting
 from streams.bandit.join import join
 from streams.bandit.snapshots.publisher import Publisher
-from streams.bandit.statistics import HOUR_MS, CellKey, line
+from streams.bandit.statistics import HOUR_MS, CellKey, StatsRecord
 from streams.runtime.privacy.request_consumer import ACKS, REQUESTS, ack
 from streams.runtime.stage import BY_KEY, Batch, CountCell, DeadRecord, Outcome, Output
 
@@ -59,7 +59,7 @@ class BanditStage:
         The data's own clocks decide, so that a replay agrees; only an answer says when it was given.
         """
         if batch.topic == REQUESTS:
-            return self._answer(batch, now)
+            return self._answer_requests(batch, now)
         counting = self._counting(batch.partition)
         return self._join(batch) if batch.topic == RESOLVED else self._count(batch, counting)
 
@@ -68,7 +68,7 @@ class BanditStage:
         outcomes = outcome.out.setdefault(OUTCOMES, [])
         contract = self._registry.latest(OUTCOMES)
         for at, value in enumerate(batch.values):
-            event = self._read(outcome, at, value)
+            event = self._read_head(outcome, at, value)
             if event is None:
                 continue
             outcome.passed += 1
@@ -81,7 +81,7 @@ class BanditStage:
             outcome.counts[CountCell(minute, event["source"], event["event_name"], verdict)] += 1
         return outcome
 
-    def _answer(self, batch: Batch, now: float) -> Outcome:
+    def _answer_requests(self, batch: Batch, now: float) -> Outcome:
         """Privacy requests: nothing here is kept by person, so there is nothing to forget, and that is the answer."""
         outcome = Outcome()
         contract = self._registry.latest(ACKS)
@@ -100,7 +100,7 @@ class BanditStage:
             outcome.passed += 1
         return outcome
 
-    def _read(self, outcome: Outcome, at: int, value: bytes | None) -> Record | None:
+    def _read_head(self, outcome: Outcome, at: int, value: bytes | None) -> Record | None:
         try:
             return self._head.read(value or b"")[1]
         except Undecodable as error:
@@ -112,7 +112,7 @@ class BanditStage:
     def _count(self, batch: Batch, counting: Counting) -> Outcome:
         outcome = Outcome()
         # Read all before counting any: the batch comes again whole if one of them must wait for its contract.
-        decoded = [self._seen(outcome, at, value) for at, value in enumerate(batch.values)]
+        decoded = [self._decode_outcome(outcome, at, value) for at, value in enumerate(batch.values)]
         keep_ms = self._catalogue.longest_window_ms + SLACK_MS
         for counted in decoded:
             if counted is None:
@@ -123,10 +123,10 @@ class BanditStage:
                 outcome.dropped[verdict] += 1
             else:
                 outcome.passed += 1
-        outcome.out = self._written(counting, batch.offsets[-1])
+        outcome.out = self._write_changes(counting, batch.offsets[-1])
         return outcome
 
-    def _seen(self, outcome: Outcome, at: int, value: bytes | None) -> CountedOutcome | None:
+    def _decode_outcome(self, outcome: Outcome, at: int, value: bytes | None) -> CountedOutcome | None:
         try:
             _, record = decode(self._registry, value or b"")
             decision = UUID(record["decision_id"]).bytes
@@ -142,15 +142,15 @@ class BanditStage:
         cell = CellKey(record["experiment"], record["epoch"], hour, record["group"], record["arm"])
         return CountedOutcome(decision, cell, record["decided_ts"], record["kind"] == "reward", record["reward"])
 
-    def _written(self, counting: Counting, applied_offset: int) -> dict[str, list[Output]]:
+    def _write_changes(self, counting: Counting, applied_offset: int) -> dict[str, list[Output]]:
         """What counting has changed, on its own partition: there it is restored from."""
-        changes, partition = counting.take_changes(), counting.partition
+        changes, partition = counting.drain_changes(), counting.partition
         contract = self._registry.latest(STATS)
-        lines = counting.lines(changes.cells, applied_offset)
-        stats: list[Output] = [(record.key, encode(contract, record.record()), partition) for record in lines]
-        return {STATS: stats, UNITS: self._units(changes, partition)}
+        records = counting.stats_records(changes.cells, applied_offset)
+        stats: list[Output] = [(record.key, encode(contract, record.record()), partition) for record in records]
+        return {STATS: stats, UNITS: self._write_units(changes, partition)}
 
-    def _units(self, changes: Changes, partition: int) -> list[Output]:
+    def _write_units(self, changes: Changes, partition: int) -> list[Output]:
         contract = self._registry.latest(UNITS)
 
         def unit(key: bytes, decision_id: str, hour: int, bits: int) -> Output:
@@ -177,7 +177,7 @@ class BanditStage:
         for key, value in records:
             if topic == STATS:
                 if value is not None:
-                    counting.restore_line(line(decode(self._registry, value)[1]))
+                    counting.restore_sums(StatsRecord.of(decode(self._registry, value)[1]))
             elif value is None:
                 counting.restore_forgotten(UUID((key or b"").decode("ascii")).bytes)
             else:
@@ -194,16 +194,16 @@ class BanditStage:
     def on_broadcast(self, topic: str, records: KeyValues) -> None:
         """Follow experiments, everybody's statistics, and what was published."""
         if topic == EXPERIMENTS:
-            self._catalogue.take(records)
+            self._catalogue.apply(records)
             get_logger().info("experiments", known=len(self._catalogue))
             return
         for _, value in records:
             if value is not None and topic == STATS:
-                self._publisher.take_line(line(decode(self._registry, value)[1]))
+                self._publisher.add_stats(StatsRecord.of(decode(self._registry, value)[1]))
             elif value is not None:
-                self._publisher.take_published(value)
+                self._publisher.add_published(value)
 
     def on_tick(self, now: float) -> Outcome:
         """Move what was published into Redis, then publish what is due. Retryable while Redis is away: learning goes on."""
-        published = self._publisher.due(self._catalogue, int(now * 1_000))
+        published = self._publisher.publish_due(self._catalogue, int(now * 1_000))
         return Outcome({SNAPSHOTS: published} if published else {})

@@ -5,7 +5,7 @@ furthest line of each partition, then sums: idempotent, commutative, restart-saf
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from schemas.codec import Record
 
@@ -43,6 +43,17 @@ class StatsRecord(NamedTuple):
     applied_offset: int
     sums: Sums
 
+    @classmethod
+    def of(cls, record: Record) -> Self:
+        """Decode a record of `bandit.stats`. Records written before the field `group` existed belong to `bandit`."""
+        fields: dict[str, Any] = {"group": "bandit", **record}
+        return cls(
+            CellKey(*(fields[name] for name in CellKey._fields)),
+            fields["source_partition"],
+            fields["applied_offset"],
+            Sums(*(fields[name] for name in Sums._fields)),
+        )
+
     @property
     def key(self) -> bytes:
         """Kafka key: experiment|epoch|hour|group|arm|source partition."""
@@ -63,37 +74,26 @@ class StatsRecord(NamedTuple):
         }
 
 
-def line(record: Record) -> StatsRecord:
-    """A record of `bandit.stats` as a line. Lines from before groups were kept apart are the bandit's."""
-    picked: dict[str, Any] = {"group": "bandit", **record}
-    return StatsRecord(
-        CellKey(*(picked[name] for name in CellKey._fields)),
-        picked["source_partition"],
-        picked["applied_offset"],
-        Sums(*(picked[name] for name in Sums._fields)),
-    )
-
-
 class MergedStats:
     """The statistics of all partitions."""
 
     def __init__(self) -> None:
-        self._lines: dict[tuple[str, int], dict[tuple[CellKey, int], StatsRecord]] = {}
+        self._records: dict[tuple[str, int], dict[tuple[CellKey, int], StatsRecord]] = {}
 
-    def take(self, new: StatsRecord) -> None:
+    def add(self, new: StatsRecord) -> None:
         """Take in one line, in any order, any number of times."""
-        lines = self._lines.setdefault(new.cell[:2], {})
-        current = lines.get((new.cell, new.partition))
+        records = self._records.setdefault(new.cell[:2], {})
+        current = records.get((new.cell, new.partition))
         if current is None or current.reach < new.reach:
-            lines[new.cell, new.partition] = new
+            records[new.cell, new.partition] = new
 
     def totals(self, experiment: str, epoch: int, group: str) -> dict[str, Sums]:
         """Arm -> sums over hours and partitions; arms without a line are absent."""
         sums: dict[str, Sums] = {}
-        for record in self._of(experiment, epoch):
+        for record in self._select(experiment, epoch):
             if record.cell.group == group:
                 sums[record.cell.arm] = sums.get(record.cell.arm, Sums()).plus(record.sums)
         return sums
 
-    def _of(self, experiment: str, epoch: int) -> Iterator[StatsRecord]:
-        return iter(self._lines.get((experiment, epoch), {}).values())
+    def _select(self, experiment: str, epoch: int) -> Iterator[StatsRecord]:
+        return iter(self._records.get((experiment, epoch), {}).values())

@@ -37,7 +37,7 @@ def sign(key: bytes, decision: DecisionRef) -> str:
     return f"{text}.{_mac(key, text)}"
 
 
-def read(key: bytes, token: str) -> DecisionRef | None:
+def verify(key: bytes, token: str) -> DecisionRef | None:
     """What the token says, or None where we did not sign it as it stands."""
     if len(token) > MAX_TOKEN or not token.isascii():
         return None
@@ -49,10 +49,10 @@ def read(key: bytes, token: str) -> DecisionRef | None:
         version, *fields = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (binascii.Error, ValueError, TypeError):
         return None
-    return _checked(fields) if version == VERSION else None
+    return _check_fields(fields) if version == VERSION else None
 
 
-def _checked(fields: list[Any]) -> DecisionRef | None:
+def _check_fields(fields: list[Any]) -> DecisionRef | None:
     if len(fields) != len(DecisionRef._fields):
         return None
     decision_id, experiment, epoch, arm, group, propensity, decided_ts = fields

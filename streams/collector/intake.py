@@ -163,7 +163,7 @@ class Intake:
         """A dead letter with the item's bytes: the request's own where they are given, else written as they were read."""
         body = body or dumps(raw)
         refusal = DeadLetterCause(RejectionReason.CONTRACT, problem, RecordPosition.at_door(), request.source)
-        key, value, _ = self._letters.letter(refusal, None, body, request.now_ms / 1000)
+        key, value, _ = self._letters.build(refusal, None, body, request.now_ms / 1000)
         return SpoolRecord(DEAD, key or b"", value or b"")
 
     def _show(self, good: bool, what: Mapping[str, Any]) -> None:

@@ -25,13 +25,13 @@ class CellCounts:
         """Take in one batch's counts; returns how many events went to `other`."""
         folded = 0
         for cell, n in counts.items():
-            counted = self._bounded(cell)
+            counted = self._bound(cell)
             if counted is not cell:
                 folded += n
             self._pending[counted] += n
         return folded
 
-    def _bounded(self, cell: CountCell) -> CountCell:
+    def _bound(self, cell: CountCell) -> CountCell:
         cells = self._seen.get(cell.minute)
         if cells is None:
             cells = self._seen[cell.minute] = set()
@@ -44,7 +44,7 @@ class CellCounts:
         cells.add(cell)
         return cell
 
-    def take(self) -> dict[str, list[Output]]:
+    def drain(self) -> dict[str, list[Output]]:
         """The records for `stream.counts`, and start again from zero."""
         if not self._pending:
             return {}

@@ -63,7 +63,7 @@ def read_messages(settings: Settings, topic: str, partition: int, since: int = 0
         consumer.close()
 
 
-def away(settings: Settings, error: ck.KafkaException) -> Retryable:
+def kafka_unavailable(settings: Settings, error: ck.KafkaException) -> Retryable:
     """What an error means to a command: Kafka does not answer."""
     return Retryable(f"Kafka at {settings.kafka}: {error.args[0].name()}")
 
@@ -74,7 +74,7 @@ def topic_partitions(settings: Settings, topic: str) -> list[int]:
     try:
         return partitions_of(consumer, topic)
     except ck.KafkaException as error:
-        raise away(settings, error) from error
+        raise kafka_unavailable(settings, error) from error
     finally:
         consumer.close()
 
@@ -139,12 +139,12 @@ def partitions_of(consumer: ck.Consumer, topic: str) -> list[int]:
 
 
 class Follower:
-    """Follows topics whole, in a thread of its own. What it has read waits in a bounded queue until `take`."""
+    """Follows topics whole, in a thread of its own. What it has read waits in a bounded queue until `drain`."""
 
     def __init__(self, settings: Settings, topics: tuple[str, ...]) -> None:
         self._settings = settings
         self._topics = topics
-        self._read: queue.Queue[tuple[str, list[KeyValue]]] = queue.Queue(maxsize=64)
+        self._queue: queue.Queue[tuple[str, list[KeyValue]]] = queue.Queue(maxsize=64)
         self._stop = threading.Event()
         self._caught_up = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
@@ -163,13 +163,13 @@ class Follower:
         if self._thread.is_alive():
             self._thread.join(10)
 
-    def take(self) -> Iterator[tuple[str, list[KeyValue]]]:
+    def drain(self) -> Iterator[tuple[str, list[KeyValue]]]:
         """(topic, records) read since the last call, without waiting. Raises what ended the thread, if anything did."""
         if self.failure is not None:
             raise self.failure
         while True:
             try:
-                yield self._read.get_nowait()
+                yield self._queue.get_nowait()
             except queue.Empty:
                 return
 
@@ -186,7 +186,7 @@ class Follower:
             waiting = {(topic, partition) for topic in self._topics for partition in partitions_of(consumer, topic)}
             consumer.assign([ck.TopicPartition(t, p, ck.OFFSET_BEGINNING) for t, p in sorted(waiting)])
             while not self._stop.is_set():
-                self._pass_on(consumer.consume(CHUNK, 0.2), waiting)
+                self._enqueue(consumer.consume(CHUNK, 0.2), waiting)
                 if (topic := watch.replaced()) is not None:
                     raise RuntimeError(f"{topic} was deleted and created again: it must be read from its beginning")
         except BaseException as error:  # the worker raises it in its own thread: nothing may die here unseen
@@ -194,7 +194,7 @@ class Follower:
         finally:
             consumer.close()
 
-    def _pass_on(self, records: list[ck.Message], waiting: set[tuple[str, int]]) -> None:
+    def _enqueue(self, records: list[ck.Message], waiting: set[tuple[str, int]]) -> None:
         by_topic: dict[str, list[KeyValue]] = {}
         for record in records:
             if record.error() is None:
@@ -204,7 +204,7 @@ class Follower:
         for item in by_topic.items():
             while not self._stop.is_set():
                 try:
-                    self._read.put(item, timeout=0.5)
+                    self._queue.put(item, timeout=0.5)
                     break
                 except queue.Full:
                     continue

@@ -20,7 +20,7 @@ from infra.telemetry.logs import get_logger
 from streams.runtime.stage import Output
 
 TopicPartition = tuple[str, int]
-Trays = Mapping[str, Iterable[Output]]
+Outputs = Mapping[str, Iterable[Output]]
 
 PRODUCE_WAIT_S = 0.1
 SEND_OFFSETS_S = 10
@@ -37,7 +37,7 @@ def transactional_id(group: str, slot: str) -> str:
 class Outbox:
     """What the worker has done since the last commit. `put` and `advance` are synchronous and called under `lock`."""
 
-    def __init__(self, settings: Settings, group: str, closing: Callable[[], Trays]) -> None:
+    def __init__(self, settings: Settings, group: str, closing: Callable[[], Outputs]) -> None:
         self._interval = settings.commit_interval_s
         self._closing = closing
         """Called at the end of each transaction for what sums it up (counts)."""
@@ -71,10 +71,10 @@ class Outbox:
             return self._interval
         return max(0.0, self._began + self._interval - time.monotonic())
 
-    def put(self, tp: TopicPartition, next_offset: int, trays: Trays, hooks: list[Callable[[], None]]) -> None:
+    def put(self, tp: TopicPartition, next_offset: int, outputs: Outputs, hooks: list[Callable[[], None]]) -> None:
         """Outputs and the offset behind their batch, with no await between them."""
         self._begin()
-        self._produce(trays)
+        self._produce(outputs)
         self._next[tp] = next_offset
         self._hooks += hooks
 
@@ -84,22 +84,22 @@ class Outbox:
             self._begin()
             self._next[tp] = end_offset
 
-    def add(self, trays: Trays, hooks: Sequence[Callable[[], None]] = ()) -> None:
+    def add(self, outputs: Outputs, hooks: Sequence[Callable[[], None]] = ()) -> None:
         """Outputs of no batch. They are fenced too: an offset that is committed already goes with them."""
-        if not trays or not self._committed.keys() | self._next.keys():
+        if not outputs or not self._committed.keys() | self._next.keys():
             return
         self._begin()
-        self._produce(trays)
+        self._produce(outputs)
         self._hooks += hooks
         if not self._next:
             tp, offset = next(iter(self._committed.items()))
             self._next[tp] = offset
 
-    def assigned(self, offsets: Mapping[TopicPartition, int]) -> None:
+    def assign(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Where the partitions of this worker start."""
         self._committed |= offsets
 
-    def released(self, tps: Iterable[TopicPartition]) -> None:
+    def release(self, tps: Iterable[TopicPartition]) -> None:
         """Forget partitions that belong to somebody else from now on; nothing of theirs may be in the outbox."""
         for tp in tps:
             self._committed.pop(tp, None)
@@ -144,10 +144,10 @@ class Outbox:
             self._producer.begin_transaction()
             self._began = time.monotonic()
 
-    def _produce(self, trays: Trays) -> None:
+    def _produce(self, outputs: Outputs) -> None:
         produce = self._producer.produce
-        for topic, outputs in trays.items():
-            for key, value, partition in outputs:
+        for topic, records in outputs.items():
+            for key, value, partition in records:
                 while True:
                     try:
                         produce(topic, value, key, partition)  # by place: names cost a third more, at every record

@@ -56,7 +56,7 @@ class PollSize:
         self._fewest = min(FEWEST, most)
         self.records = self._fewest
 
-    def went(self, records: int, seconds: float) -> None:
+    def record(self, records: int, seconds: float) -> None:
         """So many took so long. A poll that brought little does not tell what a full one takes."""
         if 2 * records > self.records:
             affordable = int(records * ROUND_S / max(seconds, 1e-6))
@@ -81,7 +81,7 @@ class Consumer(FaustConsumer):
         self.poll_thread = ThreadPoolExecutor(1, "poll")
         self.leases: dict[TopicPartition, Lease] = {}
         self.outstanding = 0
-        self.all_done = asyncio.Event()
+        self.all_finished = asyncio.Event()
         self.subscribed = asyncio.Event()
         self.pace = PollSize(self.worker.settings.batch_records)
         self.early: list[tuple[ck.Message, Lease | None]] = []
@@ -107,17 +107,17 @@ class Consumer(FaustConsumer):
                 polled = await self._in_poll_thread(self._poll, self.worker.outbox.seconds_left())
                 leases = dict(self.leases)
                 began = time.monotonic()
-                await self._work_on(polled)
-                self.pace.went(sum(map(len, polled.batches.values())), time.monotonic() - began)
+                await self._process(polled)
+                self.pace.record(sum(map(len, polled.batches.values())), time.monotonic() - began)
                 # An end counts only under the lease it was met with: after a rebalance the batch before it may not be done.
                 await self.worker.end_round({tp: end for tp, end in polled.ends.items() if tp in leases and leases[tp].valid})
         except Exception as error:
-            self.worker.die(error)
+            self.worker.terminate(error)
 
-    async def _work_on(self, polled: PollResult) -> None:
+    async def _process(self, polled: PollResult) -> None:
         batches = [(TP(*tp), self.leases[tp], records) for tp, records in polled.batches.items() if tp in self.leases]
         self.outstanding = len(batches)
-        self.all_done.clear()
+        self.all_finished.clear()
         for tp, lease, records in batches:
             batch = Batch(
                 tp.topic,
@@ -131,7 +131,7 @@ class Consumer(FaustConsumer):
         paused = False
         while self.outstanding and not self.should_stop:
             try:
-                await asyncio.wait_for(self.all_done.wait(), STILL_WORKING_S)
+                await asyncio.wait_for(self.all_finished.wait(), STILL_WORKING_S)
             except TimeoutError:
                 await self._in_poll_thread(self._poll_paused)
                 paused = True
@@ -157,11 +157,11 @@ class Consumer(FaustConsumer):
             generation_id=self.app.consumer_generation_id,
         )
 
-    def done(self) -> None:
+    def finish_batch(self) -> None:
         """The agent is through with one batch. (Faust's own acks are inlined in Cython: overriding ack() sees nothing.)"""
         self.outstanding -= 1
         if not self.outstanding:
-            self.all_done.set()
+            self.all_finished.set()
 
     def _in_poll_thread(self, function: Any, *args: Any) -> Any:
         return self.event_loop.run_in_executor(self.poll_thread, function, *args)
@@ -173,10 +173,10 @@ class Consumer(FaustConsumer):
         if not opening:
             # poll for the first record, then take what is there: consume(n, seconds) would wait all the time unless n come.
             record = self.kafka.poll(seconds)
-            opening = [] if record is None else [self._leased(record)]
+            opening = [] if record is None else [self._with_lease(record)]
         more = self.kafka.consume(self.pace.records, 0) if opening else ()
-        self._take_metadata()
-        self.worker.watch(self.kafka)
+        self._refresh_group_metadata()
+        self.worker.check_partitions(self.kafka)
         polled = PollResult()
         # `consume` may have met a rebalance: what was polled before it counts only if its lease is still held.
         self._sort(polled, [record for record, lease in opening if lease is None or lease.valid])
@@ -197,10 +197,10 @@ class Consumer(FaustConsumer):
             else:
                 self.worker.consumer_error(record.error())
 
-    def _leased(self, record: ck.Message) -> tuple[ck.Message, Lease | None]:
+    def _with_lease(self, record: ck.Message) -> tuple[ck.Message, Lease | None]:
         return record, self.leases.get((record.topic(), record.partition()))
 
-    def _take_metadata(self) -> None:
+    def _refresh_group_metadata(self) -> None:
         if self.leases:
             self.worker.outbox.group_metadata = self.group_metadata()
 
@@ -212,8 +212,8 @@ class Consumer(FaustConsumer):
         self.kafka.pause(self.kafka.assignment())
         record = self.kafka.poll(0)
         if record is not None:
-            self.early.append(self._leased(record))  # of a partition assigned just now, or an end of partition
-        self._take_metadata()
+            self.early.append(self._with_lease(record))  # of a partition assigned just now, or an end of partition
+        self._refresh_group_metadata()
 
     def _resume(self) -> None:
         self.kafka.resume(self.kafka.assignment())
@@ -225,16 +225,16 @@ class Consumer(FaustConsumer):
         try:
             started = self.worker.prepare(kafka, partitions)
         except Exception as error:
-            self.worker.die(error)
+            self.worker.terminate(error)
             return
         kafka.assign(started)
         self.leases |= {(p.topic, p.partition): Lease() for p in partitions}
-        self._take_metadata()
+        self._refresh_group_metadata()
         self.app.on_rebalance_start()
         self._on_loop(self.on_partitions_assigned(self.assignment(), self.app.consumer_generation_id))
 
     def _revoke(self, kafka: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
-        self._on_loop(self.let_go([(p.topic, p.partition) for p in partitions]))
+        self._on_loop(self.revoke([(p.topic, p.partition) for p in partitions]))
         # A pause outlives its assignment: a partition that comes back would stay silent for ever. It ends here, because to end
         # it right behind an assignment can cross librdkafka's first fetch, which then comes a second later.
         kafka.resume(partitions)
@@ -244,7 +244,7 @@ class Consumer(FaustConsumer):
         get_logger().error("partitions lost, worker ends")
         os._exit(EXIT_FENCED)  # somebody else has them already: nothing of ours may be committed any more
 
-    async def let_go(self, tps: list[TopicPartition]) -> None:
+    async def revoke(self, tps: list[TopicPartition]) -> None:
         """Commit the whole batches that are there, and refuse, in the same step, what is still in the stage's hands.
 
         Without that step a batch could enter the outbox after this commit and be committed under the new generation,
@@ -256,11 +256,11 @@ class Consumer(FaustConsumer):
                 lease = self.leases.pop(tp, None)
                 if lease is not None:
                     lease.valid = False
-            self.worker.released(tps)
+            self.worker.release(tps)
 
     async def on_stop(self) -> None:
         """Commit what is whole and leave; with static membership the partitions stay ours until the session times out."""
-        await self.let_go(list(self.leases))
+        await self.revoke(list(self.leases))
         await self._in_poll_thread(self.kafka.close)
         self.worker.close()
         self.poll_thread.shutdown(wait=False)

@@ -53,7 +53,7 @@ class Worker:
         self.metrics = metrics
         self.group = f"headwater.{stage.name}"
         registry = Registry(settings.contracts)
-        self._dead = DeadLetters(registry, PayloadKeyring(settings.keyring_dir, settings.master), stage.name)
+        self._dead_letters = DeadLetters(registry, PayloadKeyring(settings.keyring_dir, settings.master), stage.name)
         self._counts = CellCounts(registry, stage.name)
         self._follower = Follower(settings, stage.broadcast)
         self._topics: TopicWatch | None = None
@@ -68,7 +68,7 @@ class Worker:
         self._tick_waits = False
         """The last tick could not be done."""
         self._commit: asyncio.Task[None] | None = None
-        self.outbox = Outbox(settings, self.group, self._counts.take)
+        self.outbox = Outbox(settings, self.group, self._counts.drain)
         self.outbox.on_committed = self._committed
 
     # -- start and end
@@ -80,9 +80,9 @@ class Worker:
         self.outbox.topic_ids = self._topics.ask()
         self._follower.start()
         while not self._follower.caught_up:
-            self._take_broadcasts()
+            self._apply_broadcasts()
             time.sleep(0.01)
-        self._take_broadcasts()
+        self._apply_broadcasts()
         session_ms = int(self.settings.session_timeout_s * 1000)
         gc.freeze()
         gc.set_threshold(200_000, 50, 100)  # lists of 10,000 records make the collector walk everything otherwise
@@ -104,7 +104,7 @@ class Worker:
         self._follower.stop()
         self._stage_thread.shutdown(wait=False, cancel_futures=True)
 
-    def die(self, error: BaseException) -> NoReturn:
+    def terminate(self, error: BaseException) -> NoReturn:
         """End the process at once, with a code the supervisor understands."""
         log = get_logger()
         if isinstance(error, ConfigError):
@@ -127,7 +127,7 @@ class Worker:
                 self._stage_thread.submit(self.stage.on_restore, topic, partition, ()).result()  # it is ours, even if empty
                 for records in read_partition(self.settings, topic, partition):
                     self._stage_thread.submit(self.stage.on_restore, topic, partition, records).result()
-        self.outbox.assigned({(p.topic, p.partition): p.offset for p in started})
+        self.outbox.assign({(p.topic, p.partition): p.offset for p in started})
         self._progress |= {(p.topic, p.partition): time.monotonic() for p in started}
         self.metrics.set("headwater_assigned_partitions", len(self._progress), stage=self.stage.name)
         return started
@@ -151,18 +151,18 @@ class Worker:
                     f"lose or repeat events: start once with `headwater worker {self.stage.name} --from earliest`"
                 )
             if is_of_another(p.metadata, self.outbox.topic_ids.get(p.topic, "")):
-                raise self._made_anew(p.topic)
+                raise self._topic_replaced(p.topic)
         return committed
 
-    def _made_anew(self, topic: str) -> Halted:
+    def _topic_replaced(self, topic: str) -> Halted:
         return Halted(
             f"{topic} was deleted and created again, and the offsets of {self.group} are the old topic's: to read the new one "
             f"from its first record, start once with `headwater worker {self.stage.name} --from earliest`"
         )
 
-    def released(self, tps: list[TopicPartition]) -> None:
+    def release(self, tps: list[TopicPartition]) -> None:
         """Partitions that this worker no longer holds."""
-        self.outbox.released(tps)
+        self.outbox.release(tps)
         for topic, partition in tps:
             self._progress.pop((topic, partition), None)
             self._suspected.pop((topic, partition), None)
@@ -173,14 +173,14 @@ class Worker:
     def consumer_error(self, error: ck.KafkaError) -> None:
         """Errors that a poll brought: fatal ones end the worker, the rest is librdkafka's to mend."""
         if error.code() == ck.KafkaError._AUTO_OFFSET_RESET or error.code() == ck.KafkaError.OFFSET_OUT_OF_RANGE:
-            self.die(
+            self.terminate(
                 Halted(
                     f"the committed offset of {self.group} is no longer on its topic: records were deleted before they were "
                     f"read. Decide, then start once with `headwater worker {self.stage.name} --from earliest`"
                 )
             )
         if error.fatal():
-            self.die(ck.KafkaException(error))
+            self.terminate(ck.KafkaException(error))
         get_logger().warning("consumer", error=error.name())
 
     # -- batches
@@ -192,9 +192,9 @@ class Worker:
             if outcome is not None:
                 async with self.outbox.lock:
                     if handed.lease.valid:
-                        self._put(handed, outcome)
+                        self._emit(handed, outcome)
         except Exception as error:
-            self.die(error)
+            self.terminate(error)
         on_done()
 
     async def _handle(self, handed: LeasedBatch) -> Outcome | None:
@@ -206,31 +206,31 @@ class Worker:
             try:
                 outcome = await loop.run_in_executor(self._stage_thread, self._in_stage_thread, handed)
             except Retryable as error:
-                self._wait_begins(error)
+                self._begin_wait(error)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(most, pause * 2)
             else:
-                self._wait_ends()
+                self._end_wait()
                 self.metrics.observe("headwater_batch_seconds", time.monotonic() - started, stage=self.stage.name)
                 return outcome
         return None
 
     def _in_stage_thread(self, handed: LeasedBatch) -> Outcome:
-        self._take_broadcasts()
+        self._apply_broadcasts()
         return self.stage.handle(handed.batch, time.time())
 
-    def _take_broadcasts(self) -> None:
-        for topic, records in self._follower.take():
+    def _apply_broadcasts(self) -> None:
+        for topic, records in self._follower.drain():
             self.stage.on_broadcast(topic, records)
 
-    def _put(self, handed: LeasedBatch, outcome: Outcome) -> None:
+    def _emit(self, handed: LeasedBatch, outcome: Outcome) -> None:
         batch, name = handed.batch, self.stage.name
-        self._judge(len(batch), len(outcome.dead))
-        trays: dict[str, list[Output]] = dict(outcome.out)
+        self._check_dead_letter_share(len(batch), len(outcome.dead))
+        outputs: dict[str, list[Output]] = dict(outcome.out)
         if outcome.dead:
-            trays["events.dead"] = [*trays.get("events.dead", ()), *self._letters(handed, outcome)]
+            outputs["events.dead"] = [*outputs.get("events.dead", ()), *self._build_dead_letters(handed, outcome)]
         folded = self._counts.add(outcome.counts)
-        self.outbox.put((batch.topic, batch.partition), batch.offsets[-1] + 1, trays, outcome.after_commit)
+        self.outbox.put((batch.topic, batch.partition), batch.offsets[-1] + 1, outputs, outcome.after_commit)
         self._progress[batch.topic, batch.partition] = time.monotonic()
         count = self.metrics.count
         count("headwater_records_total", outcome.passed, stage=name, outcome="passed")
@@ -243,10 +243,10 @@ class Worker:
         if folded:
             count("headwater_cells_folded_total", folded, stage=name)
 
-    def _letters(self, handed: LeasedBatch, outcome: Outcome) -> list[Output]:
+    def _build_dead_letters(self, handed: LeasedBatch, outcome: Outcome) -> list[Output]:
         batch, now = handed.batch, time.time()
         return [
-            self._dead.letter(
+            self._dead_letters.build(
                 DeadLetterCause(dead.reason, dead.detail, RecordPosition(batch.topic, batch.partition, batch.offsets[dead.at])),
                 batch.keys[dead.at],
                 batch.values[dead.at],
@@ -255,7 +255,7 @@ class Worker:
             for dead in outcome.dead
         ]
 
-    def _judge(self, records: int, dead: int) -> None:
+    def _check_dead_letter_share(self, records: int, dead: int) -> None:
         """Halt the room when most of what comes is refused: that is rather our fault than the data's."""
         self._recent.append((records, dead))
         while len(self._recent) > 1 and sum(n for n, _ in self._recent) - self._recent[0][0] >= LIMIT_WINDOW:
@@ -288,7 +288,7 @@ class Worker:
         try:
             await self.outbox.commit()
         except Exception as error:
-            self.die(error)
+            self.terminate(error)
 
     async def _tick(self) -> None:
         if not self._progress:
@@ -297,17 +297,17 @@ class Worker:
             outcome = await asyncio.get_running_loop().run_in_executor(self._stage_thread, self._tick_in_stage_thread)
         except Retryable as error:
             self._tick_waits = True
-            self._wait_begins(error)
+            self._begin_wait(error)
             return
         if self._tick_waits:
             # Where no batch comes, nothing else would end the wait. A batch that waits too begins it anew at its next try.
             self._tick_waits = False
-            self._wait_ends()
+            self._end_wait()
         async with self.outbox.lock:
             self.outbox.add(outcome.out, outcome.after_commit)
 
     def _tick_in_stage_thread(self) -> Outcome:
-        self._take_broadcasts()
+        self._apply_broadcasts()
         return self.stage.on_tick(time.time())
 
     def _committed(self, seconds: float, hooks: list[Callable[[], None]]) -> None:
@@ -322,11 +322,11 @@ class Worker:
             except Retryable as error:
                 get_logger().warning("after-commit hook skipped", error=str(error))
             except Exception as error:
-                self.die(error)
+                self.terminate(error)
 
     # -- waiting and watching
 
-    def _wait_begins(self, error: Retryable) -> None:
+    def _begin_wait(self, error: Retryable) -> None:
         self.metrics.count("headwater_retries_total", stage=self.stage.name)
         if self._waiting_since is None:
             self._waiting_since = time.monotonic()
@@ -334,7 +334,7 @@ class Worker:
             self.metrics.set("headwater_waiting", 1, stage=self.stage.name, service=error.service)
             get_logger().warning("waiting", error=str(error))
 
-    def _wait_ends(self) -> None:
+    def _end_wait(self) -> None:
         if self._waiting_since is not None:
             get_logger().info("going on", waited_s=round(time.monotonic() - self._waiting_since, 1))
             self._waiting_since = None
@@ -345,16 +345,16 @@ class Worker:
         if self._waiting_since is not None or not self._progress:
             return
         if time.monotonic() - max(self._progress.values()) > self.settings.stuck_after_s:
-            self.die(RuntimeError(f"no progress for {self.settings.stuck_after_s:g} s in the middle of a batch"))
+            self.terminate(RuntimeError(f"no progress for {self.settings.stuck_after_s:g} s in the middle of a batch"))
 
-    def watch(self, kafka: ck.Consumer) -> None:
+    def check_partitions(self, kafka: ck.Consumer) -> None:
         """A topic that was made anew ends the worker, and so does a partition with records and without progress: of that the
         broker is asked only on suspicion.
 
         It is asked again a little later: a partition that was idle may have got its records this moment.
         """
         if self._topics is not None and (topic := self._topics.replaced()) is not None:
-            self.die(self._made_anew(topic))
+            self.terminate(self._topic_replaced(topic))
         now, patience = time.monotonic(), self.settings.stuck_after_s
         for tp, since in list(self._progress.items()):
             if now - since <= patience:
@@ -369,7 +369,7 @@ class Worker:
             if position >= end:
                 continue
             if position == before:
-                self.die(RuntimeError(f"{tp[0]}:{tp[1]} has records and made no progress for {patience:g} s"))
+                self.terminate(RuntimeError(f"{tp[0]}:{tp[1]} has records and made no progress for {patience:g} s"))
             self._suspected[tp] = position
             self._progress[tp] = now - patience + AGAIN_S
 
@@ -433,7 +433,7 @@ def make_app(worker: Worker, transport: str = "librdkafka") -> StageApp:
     @app.agent(topic, name=worker.stage.name)
     async def stage(stream: Any) -> None:
         async for event in stream.events():
-            await worker.work(event.message.value, app.consumer.done)
+            await worker.work(event.message.value, app.consumer.finish_batch)
 
     return app
 

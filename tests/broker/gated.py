@@ -52,10 +52,10 @@ class ZombieWithoutGeneration(Zombie):
 class WithoutLease(Consumer):
     """Commits on revocation, but does not withdraw the leases."""
 
-    async def let_go(self, tps: list[Any]) -> None:
+    async def revoke(self, tps: list[Any]) -> None:
         """Forget the partitions and leave the batch in the stage's hands its right to emit."""
         leases = {tp: self.leases[tp] for tp in tps}
-        await super().let_go(tps)
+        await super().revoke(tps)
         for lease in leases.values():
             lease.valid = True
 

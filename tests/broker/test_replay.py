@@ -43,12 +43,12 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
         yield installation
 
 
-def bury(settings: Settings, values: list[bytes], topic: str = RAW) -> None:
+def publish_dead_letters(settings: Settings, values: list[bytes], topic: str = RAW) -> None:
     """A letter of the consent stage about each of these."""
     letters = DeadLetters(Registry(settings.contracts), PayloadKeyring(settings.keyring_dir, settings.master), "consent")
     client, now = producer(settings), time.time()
     for n, value in enumerate(values):
-        key, letter, _ = letters.letter(
+        key, letter, _ = letters.build(
             DeadLetterCause("UNDECODABLE", "no frame", RecordPosition(topic, n % 3, n)), value, value, now
         )
         client.produce(DEAD, letter, key)
@@ -78,7 +78,7 @@ def written(settings: Settings, topic: str) -> int:
         consumer.close()
 
 
-def make_anew(settings: Settings, topic: str) -> None:
+def recreate_topic(settings: Settings, topic: str) -> None:
     """Delete a topic and let it be created again."""
     client = admin(settings)
     client.delete_topics([topic])[topic].result(20)
@@ -90,7 +90,7 @@ def make_anew(settings: Settings, topic: str) -> None:
 def test_a_replay_that_is_killed_sends_no_letter_twice(settings: Settings) -> None:
     """Three runs killed in the middle, one to the end, one more: each letter lies on its topic once."""
     values = [b"%d" % n for n in range(4_000)]
-    bury(settings, values)
+    publish_dead_letters(settings, values)
     for _ in range(3):
         before, run = written(settings, RAW), start(settings, "--rate", "1500")
         wait_until(lambda before=before, run=run: written(settings, RAW) > before + 400 or run.poll() is not None, 60)
@@ -159,9 +159,9 @@ def test_it_is_no_faster_than_it_is_told(settings: Settings) -> None:
 
 def test_letters_carry_bytes_and_no_places(settings: Settings) -> None:
     """Whose topic was made anew, they are sent to the new one; where it is gone, they stay and that is said."""
-    bury(settings, [b"a", b"b"])
-    bury(settings, [b"c"], "events.gone")
-    make_anew(settings, RAW)
+    publish_dead_letters(settings, [b"a", b"b"])
+    publish_dead_letters(settings, [b"c"], "events.gone")
+    recreate_topic(settings, RAW)
     output = start(settings).communicate(timeout=60)[0].decode()
     assert "2  sent to events.raw" in output
     assert "1  about events.gone, which is not there" in output
@@ -170,10 +170,10 @@ def test_letters_carry_bytes_and_no_places(settings: Settings) -> None:
 
 def test_letters_of_a_topic_made_anew_were_not_sent_before(settings: Settings) -> None:
     """They have the places of the old topic's letters, which were."""
-    bury(settings, [b"a", b"b", b"c"])
+    publish_dead_letters(settings, [b"a", b"b", b"c"])
     assert b"3  sent to events.raw" in start(settings).communicate(timeout=60)[0]
-    make_anew(settings, DEAD)
-    bury(settings, [b"d", b"e", b"f"])
+    recreate_topic(settings, DEAD)
+    publish_dead_letters(settings, [b"d", b"e", b"f"])
     assert b"3  sent to events.raw" in start(settings).communicate(timeout=60)[0]
     assert sent(settings) == Counter([b"a", b"b", b"c", b"d", b"e", b"f"])
 

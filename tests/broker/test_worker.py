@@ -243,7 +243,7 @@ def test_a_signal_stops_it_in_order(house: House) -> None:
     assert [value.split(b"|")[0] for value in house.seen()] == [b"%d" % i for i in range(5_000)]
 
 
-def make_anew(house: House, topic: str, partitions: int = PARTITIONS) -> None:
+def recreate_topic(house: House, topic: str, partitions: int = PARTITIONS) -> None:
     """Delete a topic and create it again."""
     client, settings = AdminClient({"bootstrap.servers": house.kafka}), Settings(kafka=house.kafka)
     client.delete_topics([topic])[topic].result(20)
@@ -257,7 +257,7 @@ def test_a_source_made_anew_under_a_worker_is_read_from_its_first_record(house: 
     house.send(*[b"old"] * 10)
     worker = house.work()
     wait_until(house.idle, 30)
-    make_anew(house, house.source)
+    recreate_topic(house, house.source)
     house.send(*[b"%d" % n for n in range(30)])
     assert worker.wait(40) == EXIT_HALTED
     assert f"{house.source} was deleted and created again" in house.log("0")
@@ -273,7 +273,7 @@ def test_a_broadcast_topic_made_anew_is_read_from_its_beginning(house: House) ->
     house.send(b"a")
     worker = house.work()
     wait_until(house.idle, 30)
-    make_anew(house, settings, partitions=1)
+    recreate_topic(house, settings, partitions=1)
     house.send(b"new", topic=settings)
     assert worker.wait(40) == EXIT_FENCED
     assert f"{settings} was deleted and created again" in house.log("0")

@@ -16,7 +16,7 @@ KEEP_S = 8 * 86_400  # a day longer than the events themselves
 class TableStore(Protocol):
     """Keeps time tables by partition. Retryable where it is away."""
 
-    def load(self, places: Iterable[GaugePartition]) -> dict[GaugePartition, TimeTable]:
+    def load(self, partitions: Iterable[GaugePartition]) -> dict[GaugePartition, TimeTable]:
         """The tables that are there; one that cannot be read is as good as none."""
         ...
 
@@ -31,13 +31,13 @@ class MemoryTables:
     def __init__(self) -> None:
         self._kept: dict[GaugePartition, bytes] = {}
 
-    def load(self, places: Iterable[GaugePartition]) -> dict[GaugePartition, TimeTable]:
+    def load(self, partitions: Iterable[GaugePartition]) -> dict[GaugePartition, TimeTable]:
         """As the protocol says."""
-        return {place: unpack(self._kept[place]) for place in places if place in self._kept}
+        return {partition: unpack(self._kept[partition]) for partition in partitions if partition in self._kept}
 
     def save(self, tables: Mapping[GaugePartition, TimeTable]) -> None:
         """As the protocol says."""
-        self._kept.update({place: table.pack() for place, table in tables.items()})
+        self._kept.update({partition: table.pack() for partition, table in tables.items()})
 
 
 class RedisTables:
@@ -46,18 +46,18 @@ class RedisTables:
     def __init__(self, client: redis.Redis) -> None:
         self._client: Any = client  # its stubs mix the sync and async answers
 
-    def load(self, places: Iterable[GaugePartition]) -> dict[GaugePartition, TimeTable]:
+    def load(self, partitions: Iterable[GaugePartition]) -> dict[GaugePartition, TimeTable]:
         """As the protocol says."""
-        ordered = list(places)
+        ordered = list(partitions)
         try:
-            packed = [self._client.get(_key(place)) for place in ordered]  # single keys: a cluster may hold them apart
+            packed = [self._client.get(_key(partition)) for partition in ordered]  # single keys: a cluster may hold them apart
         except redis.RedisError as error:
             raise Retryable(f"Redis is away: {type(error).__name__}") from error
         tables = {}
-        for place, value in zip(ordered, packed, strict=True):
+        for partition, value in zip(ordered, packed, strict=True):
             try:
                 if value is not None:
-                    tables[place] = unpack(value)
+                    tables[partition] = unpack(value)
             except ValueError:
                 continue
         return tables
@@ -65,11 +65,11 @@ class RedisTables:
     def save(self, tables: Mapping[GaugePartition, TimeTable]) -> None:
         """As the protocol says."""
         try:
-            for place, table in tables.items():
-                self._client.set(_key(place), table.pack(), ex=KEEP_S)
+            for partition, table in tables.items():
+                self._client.set(_key(partition), table.pack(), ex=KEEP_S)
         except redis.RedisError as error:
             raise Retryable(f"Redis is away: {type(error).__name__}") from error
 
 
-def _key(place: GaugePartition) -> str:
-    return f"{PREFIX}{place.topic}:{place.partition}"
+def _key(partition: GaugePartition) -> str:
+    return f"{PREFIX}{partition.topic}:{partition.partition}"

@@ -324,7 +324,7 @@ class Warehouse:
         for one in bad:
             place = RecordPosition(batch.source.topic, batch.source.partition, batch.offsets[one.at])
             refusal = DeadLetterCause(one.reason, one.detail, place)
-            key, value, _ = self._letters.letter(refusal, batch.keys[one.at], batch.values[one.at], now)
+            key, value, _ = self._letters.build(refusal, batch.keys[one.at], batch.values[one.at], now)
             self._producer.produce("events.dead", value, key)
             self._metrics.count("headwater_dead_total", stage=STAGE, reason=one.reason)
         end = [_end(batch.source, batch.next)]

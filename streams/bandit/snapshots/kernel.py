@@ -60,7 +60,7 @@ def probability_best(posteriors: Sequence[tuple[float, float]]) -> Vector:
     for arm in range(len(a)):
         others = np.delete(below, arm, axis=0).prod(0)
         best[arm] = ((density[arm] * others * _W).sum(1) * half[:, 0]).sum() / total[arm]
-    return sound(best / best.sum())
+    return check_distribution(best / best.sum())
 
 
 def _log_density(t: Vector, a: Vector, b: Vector) -> Vector:
@@ -70,12 +70,12 @@ def _log_density(t: Vector, a: Vector, b: Vector) -> Vector:
     return value
 
 
-def with_floor(weights: Vector, floor: float) -> Vector:
+def apply_floor(weights: Vector, floor: float) -> Vector:
     """Every arm gets at least `floor`; the rest is shared as before."""
     return floor + (1 - floor * len(weights)) * weights
 
 
-def with_caps(weights: Vector, caps: Vector) -> Vector:
+def apply_caps(weights: Vector, caps: Vector) -> Vector:
     """No arm above its cap; what is cut goes to the others in proportion. Needs caps that sum to at least 1."""
     fixed = np.zeros(len(weights), dtype=bool)
     result = weights.copy()
@@ -86,10 +86,10 @@ def with_caps(weights: Vector, caps: Vector) -> Vector:
         if not free:
             break
         result[~fixed] = weights[~fixed] * (1 - caps[fixed].sum()) / free
-    return sound(result / result.sum())
+    return check_distribution(result / result.sum())
 
 
-def limited(weights: Vector, previous: Vector, most: float = MAX_MOVE) -> tuple[Vector, bool]:
+def limit_move(weights: Vector, previous: Vector, most: float = MAX_MOVE) -> tuple[Vector, bool]:
     """(weights, False), or the point `most` total variation away from `previous` towards them, and True."""
     move = 0.5 * float(np.abs(weights - previous).sum())
     if move <= most:
@@ -97,7 +97,7 @@ def limited(weights: Vector, previous: Vector, most: float = MAX_MOVE) -> tuple[
     return previous + (weights - previous) * (most / move), True
 
 
-def sound(weights: Vector) -> Vector:
+def check_distribution(weights: Vector) -> Vector:
     """The vector itself. Unsound where it is no probability distribution."""
     if not np.isfinite(weights).all() or (weights < 0).any() or abs(float(weights.sum()) - 1) > 1e-9:
         raise InvalidDistribution("not a probability distribution")

@@ -10,7 +10,7 @@ from schemas.registry import Registry
 from streams.bandit.drift import ArmDrift
 from streams.bandit.experiment import Experiment
 from streams.bandit.snapshots.kernel import InvalidDistribution
-from streams.bandit.snapshots.snapshot import Snapshot, follow, from_record, too_early
+from streams.bandit.snapshots.snapshot import Snapshot, from_record, next_snapshot, too_early
 from streams.bandit.snapshots.store import SnapshotStore
 from streams.bandit.statistics import MergedStats, StatsRecord, Sums
 from streams.runtime.stage import BY_KEY, Output
@@ -36,11 +36,11 @@ class Publisher:
         """Experiment -> version that Redis points to."""
         self._retry_at: dict[str, int] = {}
 
-    def take_line(self, line: StatsRecord) -> None:
+    def add_stats(self, record: StatsRecord) -> None:
         """Take in one line of statistics."""
-        self._merged.take(line)
+        self._merged.add(record)
 
-    def take_published(self, value: bytes) -> None:
+    def add_published(self, value: bytes) -> None:
         """Take in a committed record of `bandit.snapshots`."""
         try:
             snapshot = from_record(decode(self._registry, value)[1])
@@ -52,12 +52,12 @@ class Publisher:
             self._published[snapshot.experiment] = snapshot
             self._waiting[snapshot.experiment] = (snapshot.version, value)
 
-    def due(self, experiments: Iterable[Experiment], now_ms: int) -> list[Output]:
+    def publish_due(self, experiments: Iterable[Experiment], now_ms: int) -> list[Output]:
         """Move what waits into Redis, then the records to publish now. Retryable while Redis is away."""
-        self._move()
+        self._move_to_redis()
         return [output for experiment in experiments for output in self._publish(experiment, now_ms)]
 
-    def _move(self) -> None:
+    def _move_to_redis(self) -> None:
         for experiment, (version, value) in list(self._waiting.items()):
             self._in_force[experiment] = self._store.publish(experiment, version, value)
             del self._waiting[experiment]
@@ -67,12 +67,12 @@ class Publisher:
         # The very first vector is a function of the experiment alone: it does not matter who says it.
         if not (self.elected or previous is None) or now_ms < self._retry_at.get(experiment.key, 0):
             return []
-        previous = self._ahead_of_redis(experiment, previous)
+        previous = self._overtake_redis(experiment, previous)
         if previous is not None and too_early(experiment, previous, now_ms):
             return []
         totals = self._merged.totals(experiment.key, experiment.epoch, LEARNED)
         try:
-            snapshot = follow(experiment, totals, previous, now_ms)
+            snapshot = next_snapshot(experiment, totals, previous, now_ms)
         except InvalidDistribution as error:
             # What is in force stays in force; its age says so to everybody who draws from it.
             self._retry_at[experiment.key] = now_ms + experiment.publish_s * 1_000
@@ -83,20 +83,20 @@ class Publisher:
             return []
         self._published[experiment.key] = snapshot
         self._count(experiment, "clipped" if snapshot.clipped else "published")
-        self._watch(experiment, totals)
+        self._detect_drift(experiment, totals)
         value = encode(self._registry.latest("bandit.snapshots"), snapshot.record())
         return [(experiment.key.encode(), value, BY_KEY)]
 
-    def _ahead_of_redis(self, experiment: Experiment, previous: Snapshot | None) -> Snapshot | None:
+    def _overtake_redis(self, experiment: Experiment, previous: Snapshot | None) -> Snapshot | None:
         """`previous`; nothing where Redis kept a higher version from before Kafka began anew, which must be overtaken."""
         in_force = self._in_force.get(experiment.key, 0)
         if previous is None or previous.version >= in_force:
             return previous
         return replace(previous, version=in_force, config_version="")
 
-    def _watch(self, experiment: Experiment, totals: dict[str, Sums]) -> None:
+    def _detect_drift(self, experiment: Experiment, totals: dict[str, Sums]) -> None:
         for arm in experiment.arm_ids:
-            if self._drift.changed(experiment.key, experiment.epoch, arm, totals.get(arm, Sums())):
+            if self._drift.detect(experiment.key, experiment.epoch, arm, totals.get(arm, Sums())):
                 self._metrics.count("headwater_reward_drift_total", experiment=experiment.key, arm=arm)
                 get_logger().warning("reward rate has changed", experiment=experiment.key, arm=arm)
 

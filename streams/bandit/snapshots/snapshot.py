@@ -61,11 +61,11 @@ def from_record(record: Record) -> Snapshot:
     )
     if snapshot.checksum != record["checksum"] or len(snapshot.arms) != len(snapshot.probabilities):
         raise InvalidDistribution("a snapshot that is not what its checksum says")
-    kernel.sound(np.array(snapshot.probabilities))
+    kernel.check_distribution(np.array(snapshot.probabilities))
     return snapshot
 
 
-def posterior(experiment: Experiment, totals: Mapping[str, Sums]) -> tuple[tuple[float, float], ...]:
+def compute_posterior(experiment: Experiment, totals: Mapping[str, Sums]) -> tuple[tuple[float, float], ...]:
     """Beta parameters of each arm: prior, plus conversions, plus exposures without one."""
     parameters = []
     for arm in experiment.arms:
@@ -76,10 +76,10 @@ def posterior(experiment: Experiment, totals: Mapping[str, Sums]) -> tuple[tuple
     return tuple(parameters)
 
 
-def vector(experiment: Experiment, parameters: tuple[tuple[float, float], ...]) -> kernel.Vector:
+def compute_vector(experiment: Experiment, parameters: tuple[tuple[float, float], ...]) -> kernel.Vector:
     """P(best), floored and capped. Unsound where the parameters are."""
-    best = kernel.with_floor(kernel.probability_best(parameters), experiment.floor)
-    return kernel.with_caps(best, np.array([arm.max_share for arm in experiment.arms]))
+    best = kernel.apply_floor(kernel.probability_best(parameters), experiment.floor)
+    return kernel.apply_caps(best, np.array([arm.max_share for arm in experiment.arms]))
 
 
 def too_early(experiment: Experiment, previous: Snapshot, now_ms: int) -> bool:
@@ -87,7 +87,9 @@ def too_early(experiment: Experiment, previous: Snapshot, now_ms: int) -> bool:
     return previous.config_version == experiment.version and now_ms - previous.published_ts < experiment.publish_s * 1_000
 
 
-def follow(experiment: Experiment, totals: Mapping[str, Sums], previous: Snapshot | None, now_ms: int) -> Snapshot | None:
+def next_snapshot(
+    experiment: Experiment, totals: Mapping[str, Sums], previous: Snapshot | None, now_ms: int
+) -> Snapshot | None:
     """The snapshot to publish after `previous`, or None while there is nothing new to say. Unsound is for the caller.
 
     In every mode but `run` the published probabilities stay as they are.
@@ -98,7 +100,7 @@ def follow(experiment: Experiment, totals: Mapping[str, Sums], previous: Snapsho
         return _fresh(experiment, totals, previous, now_ms)
     if too_early(experiment, previous, now_ms):
         return None
-    if experiment.mode == "run" and (previous.clipped or posterior(experiment, totals) != previous.posterior):
+    if experiment.mode == "run" and (previous.clipped or compute_posterior(experiment, totals) != previous.posterior):
         return _step(experiment, totals, previous, now_ms)
     if now_ms - previous.published_ts < REFRESH_MS:
         return None
@@ -107,8 +109,8 @@ def follow(experiment: Experiment, totals: Mapping[str, Sums], previous: Snapsho
 
 def _fresh(experiment: Experiment, totals: Mapping[str, Sums], previous: Snapshot | None, now_ms: int) -> Snapshot:
     """The first snapshot of a configuration: a person's move is not limited."""
-    parameters = posterior(experiment, totals)
-    probabilities = vector(experiment, parameters)
+    parameters = compute_posterior(experiment, totals)
+    probabilities = compute_vector(experiment, parameters)
     return Snapshot(
         experiment.key,
         previous.version + 1 if previous else 1,
@@ -123,5 +125,5 @@ def _fresh(experiment: Experiment, totals: Mapping[str, Sums], previous: Snapsho
 
 def _step(experiment: Experiment, totals: Mapping[str, Sums], previous: Snapshot, now_ms: int) -> Snapshot:
     whole = _fresh(experiment, totals, previous, now_ms)
-    probabilities, clipped = kernel.limited(np.array(whole.probabilities), np.array(previous.probabilities))
-    return replace(whole, probabilities=tuple(kernel.sound(probabilities).tolist()), clipped=clipped)
+    probabilities, clipped = kernel.limit_move(np.array(whole.probabilities), np.array(previous.probabilities))
+    return replace(whole, probabilities=tuple(kernel.check_distribution(probabilities).tolist()), clipped=clipped)

@@ -106,7 +106,7 @@ class LetterScan:
             self.scanned = before = before + end - first
 
 
-def _chosen(reader: LetterScan, criteria: LetterFilter) -> Iterator[Letter]:
+def _select(reader: LetterScan, criteria: LetterFilter) -> Iterator[Letter]:
     """Those that match; where none does, say which there are (standard error)."""
     others: Counter[tuple[str, str]] = Counter()
     any_match = False
@@ -150,11 +150,11 @@ def list_letters(  # noqa: PLR0913, PLR0917 - each is an option of the command l
     replayed = read_replayed(settings)
     counts: Counter[tuple[str, str]] = Counter()
     newest: list[Letter] = []
-    for letter in _chosen(LetterScan(settings, criteria.since), criteria):
+    for letter in _select(LetterScan(settings, criteria.since), criteria):
         letter["replayed"] = _position(letter) in replayed
         counts[letter["stage"], letter["reason"]] += 1
         if as_json and limit is None:
-            _echo(letter)
+            _print_json(letter)
             continue
         newest.append(letter)
         if len(newest) > 10 * most:
@@ -162,12 +162,12 @@ def list_letters(  # noqa: PLR0913, PLR0917 - each is an option of the command l
     newest = sorted(newest, key=_age)[:most]
     if as_json:
         for letter in newest:
-            _echo(letter)
+            _print_json(letter)
         return
-    _print(newest, counts)
+    _print_table(newest, counts)
 
 
-def _print(newest: list[Letter], counts: Counter[tuple[str, str]]) -> None:
+def _print_table(newest: list[Letter], counts: Counter[tuple[str, str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -177,7 +177,9 @@ def _print(newest: list[Letter], counts: Counter[tuple[str, str]]) -> None:
     for letter in newest:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(letter["dead_ts"] / 1000))
         replayed = "yes" if letter["replayed"] else ""
-        table.add_row(_place(letter), letter["stage"], letter["reason"], letter["source"], when, letter["detail"], replayed)
+        table.add_row(
+            _format_position(letter), letter["stage"], letter["reason"], letter["source"], when, letter["detail"], replayed
+        )
     console.print(table)
     for (of_stage, of_reason), n in counts.most_common():
         console.print(f"{n:>10,}  {of_stage}  {of_reason}", highlight=False)
@@ -193,7 +195,7 @@ def _position(letter: Letter) -> "LetterPosition":
     return LetterPosition(letter["dead_partition"], letter["dead_offset"])
 
 
-def _echo(letter: Letter) -> None:
+def _print_json(letter: Letter) -> None:
     typer.echo(orjson.dumps({k: v for k, v in letter.items() if k != "payload"}).decode())
 
 
@@ -201,7 +203,7 @@ def _age(letter: Letter) -> int:
     return -int(letter["dead_ts"])
 
 
-def _place(letter: Letter) -> str:
+def _format_position(letter: Letter) -> str:
     return f"{letter['dead_partition']}:{letter['dead_offset']}"
 
 
@@ -215,7 +217,7 @@ def show(
     from streams.runtime.dead_letters.dead_letter import open_letter
 
     settings = settings_with_kafka()
-    letter = next((letter for letter in LetterScan(settings).letters() if _place(letter) == place), None)
+    letter = next((letter for letter in LetterScan(settings).letters() if _format_position(letter) == place), None)
     if letter is None:
         raise ConfigError(f"no dead letter at {place}: places are partition:offset, as `headwater dead list` prints them")
     try:
@@ -254,7 +256,9 @@ def replay(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     criteria = letter_filter(options, _now_ms())
     settings = settings_with_kafka()
     counts = (
-        _replayed(settings, criteria, rate, as_json=as_json, again=again) if send else _dry(settings, criteria, as_json, again)
+        _send(settings, criteria, rate, as_json=as_json, again=again)
+        if send
+        else _count_replayable(settings, criteria, as_json, again)
     )
     if as_json:
         rows = [{"outcome": outcome.value, "topic": about, "letters": n} for (outcome, about), n in counts.most_common()]
@@ -310,7 +314,7 @@ class ReplayRules:
         self._topics: dict[str, bool] = {}
         """Topic -> whether it is there."""
 
-    def fate(self, letter: Letter) -> LetterVerdict:
+    def decide(self, letter: Letter) -> LetterVerdict:
         """Of one letter. Retryable."""
         from infra.payload_keyring import KeyDestroyed
         from streams.runtime.dead_letters.dead_letter import open_letter
@@ -333,20 +337,20 @@ class ReplayRules:
         return self._topics[topic]
 
 
-def _dry(settings: Settings, criteria: LetterFilter, as_json: bool, again: bool) -> OutcomeCounts:
+def _count_replayable(settings: Settings, criteria: LetterFilter, as_json: bool, again: bool) -> OutcomeCounts:
     """What would become of the letters, by what it is."""
     from streams.runtime.dead_letters.replay import read_replayed
 
     reader, counts = LetterScan(settings, criteria.since), OutcomeCounts()
     rules = ReplayRules(settings, read_replayed(settings), again=again)
     with _progress("reading", reader, as_json) as advance:
-        for letter in _chosen(reader, criteria):
-            counts[rules.fate(letter).outcome, letter["source_topic"]] += 1
+        for letter in _select(reader, criteria):
+            counts[rules.decide(letter).outcome, letter["source_topic"]] += 1
             advance()
     return counts
 
 
-def _replayed(settings: Settings, criteria: LetterFilter, rate: float, *, as_json: bool, again: bool) -> OutcomeCounts:
+def _send(settings: Settings, criteria: LetterFilter, rate: float, *, as_json: bool, again: bool) -> OutcomeCounts:
     """Send them; what became of the letters, by what it is."""
     from streams.runtime.dead_letters.replay import Replay
 
@@ -354,8 +358,8 @@ def _replayed(settings: Settings, criteria: LetterFilter, rate: float, *, as_jso
         reader, counts = LetterScan(settings, criteria.since), OutcomeCounts()
         rules = ReplayRules(settings, run.replayed, again=again)
         with _progress("sending", reader, as_json) as advance:
-            for letter in _chosen(reader, criteria):
-                (outcome, key, value), about = rules.fate(letter), letter["source_topic"]
+            for letter in _select(reader, criteria):
+                (outcome, key, value), about = rules.decide(letter), letter["source_topic"]
                 if outcome is ReplayOutcome.WOULD_SEND:
                     run.send(_position(letter), about, key, value)
                     outcome = ReplayOutcome.SENT

@@ -40,7 +40,7 @@ class DeadLetterCause(NamedTuple):
     """Typed, in capitals, e.g. UNDECODABLE."""
     detail: str
     """What exactly was wrong; never a value of the event."""
-    place: RecordPosition
+    position: RecordPosition
     source: str = ""
 
 
@@ -52,23 +52,23 @@ class DeadLetters:
         self._keyring = keyring
         self._stage = stage
 
-    def letter(self, refusal: DeadLetterCause, key: bytes | None, value: bytes | None, now: float) -> Output:
+    def build(self, cause: DeadLetterCause, key: bytes | None, value: bytes | None, now: float) -> Output:
         """The record for `events.dead` about these bytes, refused at `now` (seconds UTC)."""
         prefix = (NO_KEY if key is None else len(key)).to_bytes(4, "big")
         day, payload = self._keyring.seal(prefix + (key or b"") + (value or b""), now, CONTEXT)
         record = {
             "stage": self._stage,
-            "reason": refusal.reason,
-            "detail": refusal.detail,
-            "source_topic": refusal.place.topic,
-            "source_partition": refusal.place.partition,
-            "source_offset": refusal.place.offset,
-            "source": refusal.source,
+            "reason": cause.reason,
+            "detail": cause.detail,
+            "source_topic": cause.position.topic,
+            "source_partition": cause.position.partition,
+            "source_offset": cause.position.offset,
+            "source": cause.source,
             "dead_ts": int(now * 1000),
             "key_day": day,
             "payload": payload,
         }
-        return refusal.place.key, encode(self._registry.latest("events.dead"), record), BY_KEY
+        return cause.position.key, encode(self._registry.latest("events.dead"), record), BY_KEY
 
 
 def open_letter(record: Record, keyring: PayloadKeyring) -> tuple[bytes | None, bytes]:

@@ -20,7 +20,7 @@ from infra.errors import Retryable
 from infra.settings import Settings
 from schemas.codec import decode, encode
 from schemas.registry import Registry
-from streams.runtime.follow import away, read_topic
+from streams.runtime.follow import kafka_unavailable, read_topic
 
 DEAD, REPLAYS = "events.dead", "events.replays"
 TRANSACTIONAL_ID = "headwater.dead.replay"
@@ -200,7 +200,7 @@ class Replay:
                 error = self._fatal() or error
             if error.args[0].code() in (ck.KafkaError._FENCED, ck.KafkaError.PRODUCER_FENCED):
                 raise Retryable("another replay has begun, and goes on in place of this one") from error
-            raise away(self._settings, error) from error
+            raise kafka_unavailable(self._settings, error) from error
 
 
 __all__ = ["DEAD", "REPLAYS", "LetterPosition", "LetterSet", "Replay", "read_replayed"]

@@ -155,7 +155,7 @@ class PrivacyRequestConsumer:
             except Undecodable as error:
                 place = RecordPosition(message.topic(), message.partition(), message.offset())
                 refusal = DeadLetterCause("UNDECODABLE", str(error), place)
-                key, value, _ = self._letters.letter(refusal, message.key(), message.value(), time.time())
+                key, value, _ = self._letters.build(refusal, message.key(), message.value(), time.time())
                 return "events.dead", key, value
             except (Retryable, UnknownContract) as error:
                 get_logger().warning("a privacy request waits", error=str(error))

@@ -8,7 +8,7 @@ import pytest
 from consumers.decisions.rules import GONE_MS, STALE_MS, Question, decide
 from streams.bandit.commands.experiments import EXAMPLE
 from streams.bandit.experiment import Experiment, parse
-from streams.bandit.snapshots.snapshot import Snapshot, follow
+from streams.bandit.snapshots.snapshot import Snapshot, next_snapshot
 
 NOW = 1_795_000_000_000
 FILE = json.loads(EXAMPLE.read_text())
@@ -24,7 +24,7 @@ HERO = experiment()
 
 def snapshot(known: Experiment = HERO, at: int = NOW) -> Snapshot:
     """The first snapshot of an experiment."""
-    made = follow(known, {}, None, at)
+    made = next_snapshot(known, {}, None, at)
     assert made is not None
     return made
 

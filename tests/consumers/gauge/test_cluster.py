@@ -115,12 +115,12 @@ def test_lag_is_zero_behind_a_transaction_marker(house: Settings, topic: str, co
 
     def settled() -> PartitionReading | None:
         # A commit returns before its marker is on the partition.
-        reading = group_reading(collector.round(time.time()), group).partitions[0]
+        reading = group_reading(collector.poll(time.time()), group).partitions[0]
         return reading if reading.end == 11 else None
 
     assert eventually(settled).lag == 7
     commit(house, group, (topic, 0, 11))
-    after = group_reading(collector.round(time.time()), group)
+    after = group_reading(collector.poll(time.time()), group)
     assert (after.lag, after.time_lag_s, after.state) == (0, 0.0, LagState.OK)
 
 
@@ -134,12 +134,12 @@ def test_an_open_transaction_holds_back_readers_and_is_named(house: Settings, to
     writer.produce(topic, value=b"x", partition=0)
     writer.flush(20)
     reading = eventually(
-        lambda: hung if (hung := group_reading(collector.round(time.time()), group)).state is LagState.HUNG_TXN else None
+        lambda: hung if (hung := group_reading(collector.poll(time.time()), group)).state is LagState.HUNG_TXN else None
     )
     assert reading.lag == 0
     assert "holds back 1 records" in reading.worst.detail
     writer.abort_transaction(20)
-    eventually(lambda: group_reading(collector.round(time.time()), group).partitions[0].state is not LagState.HUNG_TXN)
+    eventually(lambda: group_reading(collector.poll(time.time()), group).partitions[0].state is not LagState.HUNG_TXN)
 
 
 def test_a_group_without_members_is_stopped_and_its_age_is_read_from_the_record(
@@ -151,12 +151,12 @@ def test_a_group_without_members_is_stopped_and_its_age_is_read_from_the_record(
     produce(house, topic, 0, 5, round((now - 1_800) * 1000))
     group = group_name()
     commit(house, group, (topic, 0, 2), (topic, 1, 0))
-    reading = group_reading(collector.round(now), group)
+    reading = group_reading(collector.poll(now), group)
     assert (reading.state, reading.members, reading.lag) == (LagState.STOPPED, 0, 8)
     assert reading.time_lag_s == pytest.approx(3_600, abs=0.01)
     assert reading.partitions[0].time_lag_from == "record"
     commit(house, group, (topic, 0, 7))
-    assert group_reading(collector.round(now), group).time_lag_s == pytest.approx(1_800, abs=0.01)
+    assert group_reading(collector.poll(now), group).time_lag_s == pytest.approx(1_800, abs=0.01)
 
 
 def test_a_member_is_counted_and_what_it_reads_is_within_its_limit(house: Settings, topic: str, collector: Collector) -> None:
@@ -167,7 +167,7 @@ def test_a_member_is_counted_and_what_it_reads_is_within_its_limit(house: Settin
     worker.subscribe([topic])
     try:
         eventually(lambda: worker.poll(0.1))
-        reading = eventually(lambda: next((g for g in collector.round(time.time()).groups if g.group == group), None))
+        reading = eventually(lambda: next((g for g in collector.poll(time.time()).groups if g.group == group), None))
         assert (reading.members, reading.lag, reading.state) == (1, 3, LagState.OK)
         assert reading.time_lag_s < 60
     finally:
@@ -183,7 +183,7 @@ def test_deleted_offsets_break_neither_the_round_nor_the_neighbour(house: Settin
     client = admin(house)
     for future in client.delete_records([ck.TopicPartition(topic, 0, 6)]).values():
         future.result(20)
-    reading = group_reading(collector.round(time.time()), group)
+    reading = group_reading(collector.poll(time.time()), group)
     assert [p.state for p in reading.partitions] == [LagState.DATA_LOSS_RISK, LagState.OK]
     assert "4 records were deleted" in reading.partitions[0].detail
     assert reading.partitions[0].time_lag_s is not None
@@ -197,7 +197,7 @@ def test_a_deleted_topic_leaves_the_others_alone(house: Settings, topic: str, co
     commit(house, group, (topic, 0, 0), (deleted, 0, 0))
     client = admin(house)
     client.delete_topics([deleted])[deleted].result(20)
-    eventually(lambda: {p.topic for p in group_reading(collector.round(time.time()), group).partitions} == {topic})
+    eventually(lambda: {p.topic for p in group_reading(collector.poll(time.time()), group).partitions} == {topic})
 
 
 def test_time_lag_outlives_a_restart_in_redis(house: Settings, topic: str, redis_url: str) -> None:
@@ -205,18 +205,18 @@ def test_time_lag_outlives_a_restart_in_redis(house: Settings, topic: str, redis
     import redis
 
     store = RedisTables(redis.Redis.from_url(redis_url))
-    group, serving = group_name(), GaugeOptions("127.0.0.1", 1, 10.0, LagLimits())
+    group, options = group_name(), GaugeOptions("127.0.0.1", 1, 10.0, LagLimits())
     commit(house, group, (topic, 0, 0))
-    began, first, writer = time.time(), Collector(house, serving, store), producer(house)
+    began, first, writer = time.time(), Collector(house, options, store), producer(house)
     for look in range(31):
-        first.round(began + 20 * look)
+        first.poll(began + 20 * look)
         writer.produce(topic, value=b"x", partition=0)
         assert writer.flush(20) == 0
     commit(house, group, (topic, 0, 15))
     first.close()
-    second = Collector(house, serving, store)
+    second = Collector(house, options, store)
     try:
-        (partition, _) = group_reading(second.round(began + 620), group).partitions
+        (partition, _) = group_reading(second.poll(began + 620), group).partitions
         # Record 15 was written after look 15 (300 s) and before look 16 (320 s).
         assert (partition.lag, partition.time_lag_from) == (16, "table")
         assert partition.time_lag_s == pytest.approx(310, abs=1)
@@ -230,30 +230,30 @@ def test_a_topic_made_anew_is_another_one(house: Settings, topic: str, redis_url
     import redis
 
     store = RedisTables(redis.Redis.from_url(redis_url))
-    group, serving = group_name(), GaugeOptions("127.0.0.1", 1, 10.0, LagLimits())
+    group, options = group_name(), GaugeOptions("127.0.0.1", 1, 10.0, LagLimits())
     commit(house, group, (topic, 0, 0))
     # The old topic's records were written over two days; the clock is ours.
-    now, collector = time.time(), Collector(house, serving, store)
+    now, collector = time.time(), Collector(house, options, store)
     for look in range(12):
-        collector.round(now - 172_800 + 20 * look)
+        collector.poll(now - 172_800 + 20 * look)
         produce(house, topic, 0, 10)
     if restarted:
         collector.close()
-    make_anew(house, topic)
+    recreate_topic(house, topic)
     commit(house, group, (topic, 0, 20))
     # More records than the old topic had: by offsets alone it has only grown.
     produce(house, topic, 0, 200, round((now - 60) * 1000))
     if restarted:
-        collector = Collector(house, serving, store)
+        collector = Collector(house, options, store)
     try:
-        partition = group_reading(collector.round(now), group).partitions[0]
+        partition = group_reading(collector.poll(now), group).partitions[0]
         assert (partition.lag, partition.time_lag_from, partition.state) == (180, "record", LagState.STOPPED)
         assert partition.time_lag_s == pytest.approx(60, abs=1)
     finally:
         collector.close()
 
 
-def make_anew(house: Settings, topic: str) -> None:
+def recreate_topic(house: Settings, topic: str) -> None:
     """Delete a topic and create it again."""
     client, before = admin(house), topic_ids(house, [topic])
     client.delete_topics([topic])[topic].result(20)
@@ -267,7 +267,7 @@ def test_kafka_away_is_said_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("consumers.gauge.cluster.TIMEOUT_S", 1.0)
     alone = Cluster(load_settings(kafka="127.0.0.1:9", state_dir=tmp_path))
     with pytest.raises(Retryable, match="Kafka does not answer"):
-        alone.facts(0)
+        alone.fetch_facts(0)
     alone.close()
 
 
@@ -283,9 +283,9 @@ def test_side_topics_are_read_back(house: Settings, contracts_dir: Path) -> None
     letter = {**cause, **source, "dead_ts": round(now * 1000), "key_day": "2026-01-01", "payload": b"x"}
     count = {"stage": "consent", "source": "web", "event_name": "page_view", "outcome": "pass", "n": 5}
     unmapped = count | {"event_name": "", "outcome": "unmapped", "dimensions": {"name": "partners"}}
-    shot = {"experiment": "hero", "version": 1, "config_version": "1", "published_ts": round(now * 1000), "checksum": ""}
-    shot |= {"arms": ["a", "b"], "posterior": [[1.0, 3.0], [1.0, 1.0]]}
-    due = {"topic": "events.consented", "first": 10}
+    published = {"experiment": "hero", "version": 1, "config_version": "1", "published_ts": round(now * 1000), "checksum": ""}
+    published |= {"arms": ["a", "b"], "posterior": [[1.0, 3.0], [1.0, 1.0]]}
+    deferred = {"topic": "events.consented", "first": 10}
     records = [
         ("events.dead", letter),
         ("events.dead", letter | {"dead_ts": 0}),
@@ -296,25 +296,25 @@ def test_side_topics_are_read_back(house: Settings, contracts_dir: Path) -> None
         ("stream.counts", unmapped | {"minute": minute, "source": "app", "n": 7}),
         ("stream.counts", unmapped | {"minute": minute - 3_600_000}),
         ("stream.counts", unmapped | {"minute": minute, "outcome": "fingerprint"}),
-        ("bandit.snapshots", shot | {"probabilities": [0.5, 0.5]}),
-        ("bandit.snapshots", shot | {"probabilities": [0.2, 0.8]}),
-        ("identity.deferred", due | {"partition": 0, "end": 40}),
-        ("identity.deferred", due | {"partition": 1, "end": 90}),
-        ("identity.deferred", due | {"partition": 0, "end": 10}),
+        ("bandit.snapshots", published | {"probabilities": [0.5, 0.5]}),
+        ("bandit.snapshots", published | {"probabilities": [0.2, 0.8]}),
+        ("identity.deferred", deferred | {"partition": 0, "end": 40}),
+        ("identity.deferred", deferred | {"partition": 1, "end": 90}),
+        ("identity.deferred", deferred | {"partition": 0, "end": 10}),
     ]
     client = producer(house)
     client.produce("stream.counts", value=b"no record at all")
     for name, record in records:
         client.produce(name, value=encode(registry.latest(name), record))
     assert client.flush(20) == 0
-    side = SideTopicState(registry)
-    tail = SideTopicConsumer(house, side)
-    tail.start()
+    side_state = SideTopicState(registry)
+    side_consumer = SideTopicConsumer(house, side_state)
+    side_consumer.start()
     try:
-        eventually(lambda: tail.complete)
-        recent = side.recent(now, True)
+        eventually(lambda: side_consumer.complete)
+        recent = side_state.recent(now, True)
     finally:
-        tail.stop()
+        side_consumer.stop()
     assert dict(recent.dead)["consent", "unreadable", "web"] >= 1
     assert [(cell, total, series[-1]) for cell, total, series in recent.volumes] == [(("consent", "pass"), 10, 10)]
     assert recent.unmapped == ((("app", "partners"), 7), (("web", "partners"), 5))

@@ -68,9 +68,9 @@ def test_time_lag_is_the_truth_within_three_seconds(name: str) -> None:
     for now, end, committed in looks(scenario, times):
         group = GroupFacts("headwater.g", 1, False, frozenset(), {HERE: committed})
         facts = KafkaFacts(now, {HERE: PartitionEnds(0, end, end)}, (group,))
-        offsets = watch.take(facts)
+        offsets = watch.update_tables(facts)
         asked_at += [now] * len(offsets)
-        reading = watch.read(facts, {key: round(times[key[1]] * 1000) for key in offsets})
+        reading = watch.build_reading(facts, {key: round(times[key[1]] * 1000) for key in offsets})
         if committed < end:
             time_lag_s = reading.groups[0].time_lag_s
             assert time_lag_s is not None

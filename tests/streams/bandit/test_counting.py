@@ -26,14 +26,14 @@ def total(counting: Counting) -> Sums:
     return sums
 
 
-def reborn(lives: Iterable[Counting]) -> Counting:
+def restore(earlier: Iterable[Counting]) -> Counting:
     """A counter restored from what earlier ones wrote, as compacted topics keep it."""
     lines: dict[CellKey, StatsRecord] = {}
     units: dict[bytes, tuple[int, int]] = {}
     horizon = 0
-    for counting in lives:
-        changes = counting.take_changes()
-        for record in counting.lines(changes.cells, 0):
+    for counting in earlier:
+        changes = counting.drain_changes()
+        for record in counting.stats_records(changes.cells, 0):
             lines[record.cell] = record
         for decision in changes.forgotten:
             units.pop(decision, None)
@@ -41,7 +41,7 @@ def reborn(lives: Iterable[Counting]) -> Counting:
         horizon = changes.horizon if changes.horizon is not None else horizon
     restored = Counting(0)
     for record in lines.values():
-        restored.restore_line(record)
+        restored.restore_sums(record)
     for decision, (hour, bits) in units.items():
         restored.restore_unit(decision, hour, bits)
     restored.restore_unit(b"", horizon, 0)
@@ -90,7 +90,7 @@ def test_order_repetition_and_restarts_do_not_matter(
     first = Counting(0)
     for unit, converts in shuffled[:at]:
         first.count(outcome(unit, converts=converts), DAY)
-    second = reborn([first])
+    second = restore([first])
     for unit, converts in shuffled[at:]:
         second.count(outcome(unit, converts=converts), DAY)
     assert total(second) == expected
@@ -103,7 +103,7 @@ def test_what_was_forgotten_is_never_counted_again() -> None:
     counting.count(outcome(2, ts=3 * DAY), DAY)
     assert counting.units == 1
     assert counting.count(outcome(1, ts=0, converts=True), DAY) == "late"
-    restored = reborn([counting])
+    restored = restore([counting])
     assert restored.count(outcome(1, ts=0, converts=True), DAY) == "late"
     assert restored.count(outcome(2, ts=3 * DAY), DAY) == "again"
     assert total(restored)[:2] == (2, 0)
@@ -127,6 +127,6 @@ def test_changes_name_each_cell_once_with_cumulative_sums() -> None:
     counting = Counting(3)
     for unit in (1, 3, 5):
         counting.count(outcome(unit), DAY)
-    (record,) = counting.lines(counting.take_changes().cells, 41)
+    (record,) = counting.stats_records(counting.drain_changes().cells, 41)
     assert (record.partition, record.applied_offset, record.sums.exposures) == (3, 41, 3)
-    assert not counting.take_changes().cells
+    assert not counting.drain_changes().cells

@@ -18,7 +18,7 @@ def alarms(rates: list[float], seed: int) -> list[int]:
     for at, rate in enumerate(rates):
         conversions = sum(rng.random() < rate for _ in range(200))
         total = total.plus(Sums(200, conversions))
-        if watch.changed("hero", 1, "a", total):
+        if watch.detect("hero", 1, "a", total):
             positions.append(at)
     return positions
 
@@ -40,14 +40,14 @@ def test_too_few_exposures_are_no_observation() -> None:
     """A handful of views, all converted, says nothing; they are counted on with those that follow."""
     watch = ArmDrift()
     for n in range(MIN_EXPOSURES):
-        assert not watch.changed("hero", 1, "a", Sums(n, n))
+        assert not watch.detect("hero", 1, "a", Sums(n, n))
 
 
 def test_late_conversions_do_not_leave_the_unit_interval() -> None:
     """More conversions than exposures in an interval (they lag behind) count as a rate of 1, not of 3."""
     watch = ArmDrift()
-    watch.changed("hero", 1, "a", Sums(100, 0))
-    watch.changed("hero", 1, "a", Sums(160, 180))
+    watch.detect("hero", 1, "a", Sums(100, 0))
+    watch.detect("hero", 1, "a", Sums(160, 180))
     (detector,) = watch._detectors.values()
     assert detector.estimation == 1.0
 
@@ -55,8 +55,8 @@ def test_late_conversions_do_not_leave_the_unit_interval() -> None:
 def test_a_busy_arm_is_sampled_at_its_rate() -> None:
     """However many exposures come at once, a bounded number of values of the same rate is fed."""
     watch = ArmDrift()
-    watch.changed("hero", 1, "a", Sums(0, 0))
-    watch.changed("hero", 1, "a", Sums(1_000_000, 250_000))
+    watch.detect("hero", 1, "a", Sums(0, 0))
+    watch.detect("hero", 1, "a", Sums(1_000_000, 250_000))
     (detector,) = watch._detectors.values()
     assert detector.width == MAX_VALUES
     assert detector.estimation == pytest.approx(0.25)

@@ -76,7 +76,7 @@ def test_broken_json_is_a_sentence() -> None:
 )
 def test_eligibility_fails_closed(rule: dict[str, Any], context: dict[str, Any], allowed: bool) -> None:
     """A condition is met by the right context value only; a missing value does not meet it."""
-    assert Eligibility.model_validate(rule).met(context) is allowed
+    assert Eligibility.model_validate(rule).allows(context) is allowed
 
 
 @pytest.mark.parametrize(
@@ -92,11 +92,11 @@ def test_what_changes_the_meaning_of_statistics_needs_a_new_epoch(changes: dict[
     """Arms, reward, salt and control may change with the epoch only; the epoch never goes back."""
     current = changed()
     with pytest.raises(ConfigError, match="set epoch to 2"):
-        experiments_app.refuse_mixture(current, changed(**changes))
-    experiments_app.refuse_mixture(current, changed(epoch=2, **changes))
-    experiments_app.refuse_mixture(current, changed(mode="freeze", floor=0.02))
+        experiments_app.check_epoch(current, changed(**changes))
+    experiments_app.check_epoch(current, changed(epoch=2, **changes))
+    experiments_app.check_epoch(current, changed(mode="freeze", floor=0.02))
     with pytest.raises(ConfigError, match="is over"):
-        experiments_app.refuse_mixture(changed(epoch=2), current)
+        experiments_app.check_epoch(changed(epoch=2), current)
 
 
 def test_the_example_is_packaged() -> None:

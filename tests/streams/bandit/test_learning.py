@@ -8,7 +8,7 @@ import pytest
 from streams.bandit.commands.experiments import EXAMPLE
 from streams.bandit.experiment import parse
 from streams.bandit.snapshots.kernel import choose
-from streams.bandit.snapshots.snapshot import Snapshot, follow
+from streams.bandit.snapshots.snapshot import Snapshot, next_snapshot
 from streams.bandit.statistics import Sums
 
 RATES = {"a": 0.02, "b": 0.03, "c": 0.05, "d": 0.025, "e": 0.06}
@@ -24,14 +24,14 @@ def expected_regret(seed: int, rates: dict[str, float]) -> tuple[float, Snapshot
     settings = {"arms": arms, "default_arm": "a", "control": {"share": 0.1, "arm": "a"}, "floor": 0.01, "publish_s": 1}
     experiment = parse(json.dumps(base | settings))
     rng, totals, lost = np.random.default_rng(seed), dict.fromkeys(rates, Sums()), 0.0
-    snapshot = follow(experiment, {}, None, 0)
+    snapshot = next_snapshot(experiment, {}, None, 0)
     for n in range(VISITORS):
         assert snapshot is not None
         arm, _ = choose(snapshot.weights(), f"salt-{seed}", f"v{n}")
         totals[arm] = totals[arm].plus(Sums(1, float(rng.random() < rates[arm])))
         lost += max(rates.values()) - rates[arm]
         if n % EVERY == EVERY - 1:
-            snapshot = follow(experiment, totals, snapshot, snapshot.published_ts + 1_000) or snapshot
+            snapshot = next_snapshot(experiment, totals, snapshot, snapshot.published_ts + 1_000) or snapshot
     assert snapshot is not None
     return lost, snapshot
 

@@ -15,7 +15,7 @@ from streams.bandit.commands.experiments import EXAMPLE
 from streams.bandit.experiment import Experiment, parse
 from streams.bandit.snapshots.kernel import InvalidDistribution
 from streams.bandit.snapshots.publisher import Publisher
-from streams.bandit.snapshots.snapshot import REFRESH_MS, follow, from_record
+from streams.bandit.snapshots.snapshot import REFRESH_MS, from_record, next_snapshot
 from streams.bandit.snapshots.store import MemorySnapshotStore
 from streams.bandit.stage import EXPERIMENTS, OUTCOMES, RESOLVED, SNAPSHOTS, STATS, UNITS, BanditStage
 from streams.bandit.statistics import Sums
@@ -361,8 +361,8 @@ def test_a_store_that_is_ahead_is_overtaken() -> None:
 def test_a_vector_that_is_none_is_refused() -> None:
     """NaN in the statistics raises before anything is published, and the stage goes on with what is in force."""
     with pytest.raises(InvalidDistribution):
-        follow(HERO, {"calm": Sums(float("nan"), 1.0)}, None, T0)
-    record = follow(HERO, {}, None, T0)
+        next_snapshot(HERO, {"calm": Sums(float("nan"), 1.0)}, None, T0)
+    record = next_snapshot(HERO, {}, None, T0)
     assert record is not None
     forged = record.record() | {"probabilities": [0.5, 0.5, 0.5]}
     with pytest.raises(InvalidDistribution):

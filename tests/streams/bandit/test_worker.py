@@ -19,7 +19,7 @@ from infra.ops import topics as topics_app
 from infra.settings import Settings, load_settings
 from schemas.codec import encode
 from schemas.registry import Registry
-from streams.bandit.commands.experiments import EXAMPLE, experiments, publish_experiment, snapshot_of, statistics_of
+from streams.bandit.commands.experiments import EXAMPLE, load_experiments, load_snapshot, load_statistics, publish_experiment
 from streams.bandit.experiment import parse
 from streams.bandit.snapshots.store import pointer_key
 from streams.bandit.token import DecisionRef, sign
@@ -40,7 +40,7 @@ def environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Poll until `what` holds."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -104,7 +104,7 @@ def recount(units: range) -> dict[str, tuple[int, int]]:
 
 def counted(settings: Settings) -> dict[str, tuple[int, int]]:
     """Arm -> (exposures, conversions), as counted."""
-    totals = statistics_of(settings).totals("hero-banner", 1, "bandit")
+    totals = load_statistics(settings).totals("hero-banner", 1, "bandit")
     return {arm: (int(sums.exposures), int(sums.conversions)) for arm, sums in totals.items()}
 
 
@@ -113,11 +113,11 @@ def test_totals_equal_a_recount_although_the_worker_is_killed(
 ) -> None:
     """Doubled events on all partitions, kill -9 in between: each decision counts once, the better arm is in Redis."""
     experiment = publish_experiment(settings, parse(EXAMPLE.read_bytes()).model_copy(update={"publish_s": 1}))
-    assert [experiment.key for experiment in experiments(settings)] == ["hero-banner"]
+    assert [experiment.key for experiment in load_experiments(settings)] == ["hero-banner"]
     process = worker("0")
-    until(lambda: snapshot_of(settings, "hero-banner") is not None)
+    wait_until(lambda: load_snapshot(settings, "hero-banner") is not None)
     send(settings, range(UNITS // 2))
-    until(lambda: sum(exposures for exposures, _ in counted(settings).values()) > UNITS // 10)
+    wait_until(lambda: sum(exposures for exposures, _ in counted(settings).values()) > UNITS // 10)
     process.send_signal(signal.SIGKILL)
     process.wait(10)
     worker("0")
@@ -129,12 +129,12 @@ def test_totals_equal_a_recount_although_the_worker_is_killed(
     with redis.Redis.from_url(settings.redis) as client:
 
         def learned() -> bool:
-            snapshot = snapshot_of(settings, experiment.key)
+            snapshot = load_snapshot(settings, experiment.key)
             assert snapshot is not None
             moved = snapshot.weights()["bold"] > 0.7
             return moved and int(client.get(pointer_key(experiment.key)) or 0) == snapshot.version
 
-        until(learned)
+        wait_until(learned)
     assert counted(settings) == recount(range(UNITS))
     report = json.loads(shown(settings, "experiments", "show", experiment.key, "--json"))
     assert report["statistics"]["bandit"]["bold"]["exposures"] == UNITS // 3
@@ -157,16 +157,16 @@ def test_totals_go_on_where_the_topic_of_outcomes_was_made_anew(
     old, new = range(12_000, 12_600), range(12_600, 12_660)
     process = worker("0")
     send(settings, old)
-    until(lambda: added() == recount(old))
+    wait_until(lambda: added() == recount(old))
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
     client = admin(settings)
     client.delete_topics(["bandit.outcomes"])["bandit.outcomes"].result(20)
-    until(lambda: not topic_ids(settings, ["bandit.outcomes"]))
+    wait_until(lambda: not topic_ids(settings, ["bandit.outcomes"]))
     topics_app.apply(settings)
     worker("0", "--from", "earliest")
     send(settings, new)
-    until(lambda: added() == recount(range(12_000, 12_660)))
+    wait_until(lambda: added() == recount(range(12_000, 12_660)))
 
 
 def shown(settings: Settings, *words: str) -> str:

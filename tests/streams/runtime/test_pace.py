@@ -11,7 +11,7 @@ def paced(rate: float, polls: int = 20, most: int = MOST) -> PollSize:
     """After so many full polls of a stage that works on `rate` records a second."""
     pace = PollSize(most)
     for _ in range(polls):
-        pace.went(pace.records, pace.records / rate)
+        pace.record(pace.records, pace.records / rate)
     return pace
 
 
@@ -26,18 +26,18 @@ def test_it_settles_at_what_is_done_in_time(rate: float, records: int) -> None:
 def test_it_rises_step_by_step_and_falls_at_once() -> None:
     """One quick poll proves little; one slow poll has held up a rebalance already."""
     pace = PollSize(MOST)
-    pace.went(FEWEST, 0.0)
+    pace.record(FEWEST, 0.0)
     assert pace.records == 2 * FEWEST
     pace = paced(1e6)
-    pace.went(MOST, 10 * ROUND_S)
+    pace.record(MOST, 10 * ROUND_S)
     assert pace.records == FEWEST
 
 
 def test_a_poll_that_brought_little_tells_nothing() -> None:
     """Overhead is most of it; and nothing takes no time at all."""
     pace = paced(1e6)
-    pace.went(10, 1.0)
-    pace.went(0, 0.0)
+    pace.record(10, 1.0)
+    pace.record(0, 0.0)
     assert pace.records == MOST
 
 

@@ -121,7 +121,7 @@ class SmallHouse:
         """Write a dead letter: of the door, or of the consent stage about a record of `topic`."""
         place = RecordPosition(topic, 0 if topic else -1, offset)
         letters = self._gate if topic else self._door
-        key, written, _ = letters.letter(DeadLetterCause("TEST", "", place), None, value, self.now / 1000)
+        key, written, _ = letters.build(DeadLetterCause("TEST", "", place), None, value, self.now / 1000)
         self._producer.produce("events.dead", written, key)
         assert self._producer.flush(20) == 0
         self.letters.append(place)

@@ -35,12 +35,12 @@ def settings(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     )
     consent, door = (DeadLetters(registry, keyring, name) for name in ("consent", "collector"))
     letters = [
-        consent.letter(DeadLetterCause("UNDECODABLE", "no frame", RecordPosition(RAW, 0, 7)), b"key", b"first", now),
-        consent.letter(
+        consent.build(DeadLetterCause("UNDECODABLE", "no frame", RecordPosition(RAW, 0, 7)), b"key", b"first", now),
+        consent.build(
             DeadLetterCause("UNDECODABLE", "no frame", RecordPosition(RAW, 1, 9), "web-de"), None, b"second", now + 1
         ),
-        consent.letter(DeadLetterCause("TOO_LONG", "much too long", RecordPosition(RAW, 1, 3)), None, b"old", now - 10 * DAY_S),
-        door.letter(DeadLetterCause("NO_NAME", "event_name is missing", RecordPosition.at_door()), None, b"{}", now),
+        consent.build(DeadLetterCause("TOO_LONG", "much too long", RecordPosition(RAW, 1, 3)), None, b"old", now - 10 * DAY_S),
+        door.build(DeadLetterCause("NO_NAME", "event_name is missing", RecordPosition.at_door()), None, b"{}", now),
     ]
     keyring.destroy_before(now, 5)
     client = producer(installation)

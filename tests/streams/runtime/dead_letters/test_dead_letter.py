@@ -21,7 +21,7 @@ def test_key_and_value_come_back_as_they_were(contracts_dir: Path, tmp_path: Pat
     """No key, an empty key and a key are three different things."""
     registry, keyring = Registry(contracts_dir), PayloadKeyring(tmp_path, SECRET)
     refusal = DeadLetterCause("UNDECODABLE", "no frame", RecordPosition("events.raw", 2, 17), "web")
-    place, written, _ = DeadLetters(registry, keyring, "consent").letter(refusal, key, value, NOW)
+    place, written, _ = DeadLetters(registry, keyring, "consent").build(refusal, key, value, NOW)
     assert place == b"events.raw:2:17"
     _, record = decode(registry, written or b"")
     assert not value or value not in record["payload"]
@@ -38,7 +38,7 @@ def test_a_destroyed_key_opens_nothing(contracts_dir: Path, tmp_path: Path) -> N
     registry, keyring = Registry(contracts_dir), PayloadKeyring(tmp_path, SECRET)
     letters = DeadLetters(registry, keyring, "consent")
     refusal = DeadLetterCause("UNDECODABLE", "", RecordPosition.at_door())
-    old, new = (decode(registry, letters.letter(refusal, None, b"v", at)[1] or b"")[1] for at in (NOW - 20 * DAY_S, NOW))
+    old, new = (decode(registry, letters.build(refusal, None, b"v", at)[1] or b"")[1] for at in (NOW - 20 * DAY_S, NOW))
     assert len(keyring.destroy_before(NOW, days=14)) == 1
     with pytest.raises(KeyDestroyed):
         open_letter(old, keyring)
@@ -48,7 +48,7 @@ def test_a_destroyed_key_opens_nothing(contracts_dir: Path, tmp_path: Path) -> N
 def test_another_secret_or_changed_bytes_open_nothing(contracts_dir: Path, tmp_path: Path) -> None:
     """AES-GCM authenticates: a payload opens whole and unchanged or not at all."""
     registry, keyring = Registry(contracts_dir), PayloadKeyring(tmp_path, SECRET)
-    _, written, _ = DeadLetters(registry, keyring, "consent").letter(
+    _, written, _ = DeadLetters(registry, keyring, "consent").build(
         DeadLetterCause("R", "", RecordPosition.at_door()), None, b"value", NOW
     )
     _, record = decode(registry, written or b"")
