@@ -186,7 +186,7 @@ async def serve(settings: Settings, host: str, port: int, started: Callable[[int
     from aiohttp import web
 
     house = ServiceContext(settings).open()
-    clerk = PrivacyRequestConsumer(settings, "decisions", withdrawal_part, erase_part)
+    clerk = PrivacyRequestConsumer(settings, "decisions", withdrawal_part, erase_part, house.metrics)
     clerk.start()
     tasks = house.start()
     runner = web.AppRunner(house.door().app(), access_log=None, keepalive_timeout=75)

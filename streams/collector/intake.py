@@ -61,7 +61,7 @@ class Intake:
     ) -> None:
         self._registry = registry
         self._keys = keys
-        self._letters = DeadLetters(registry, keyring, "collector")
+        self._letters = DeadLetters(registry, keyring, "collector", metrics)
         self._metrics = metrics
         self._rules = rules
         self._looked = 0.0

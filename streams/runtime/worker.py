@@ -53,7 +53,7 @@ class Worker:
         self.metrics = metrics
         self.group = f"headwater.{stage.name}"
         registry = Registry(settings.contracts)
-        self._dead_letters = DeadLetters(registry, PayloadKeyring(settings.keyring_dir, settings.master), stage.name)
+        self._dead_letters = DeadLetters(registry, PayloadKeyring(settings.keyring_dir, settings.master), stage.name, metrics)
         self._counts = CellCounts(registry, stage.name)
         self._follower = Follower(settings, stage.broadcast)
         self._topics: TopicWatch | None = None
@@ -238,8 +238,6 @@ class Worker:
         count("headwater_records_total", outcome.dropped.total(), stage=name, outcome="dropped")
         for reason, n in outcome.dropped.items():
             count("headwater_dropped_total", n, stage=name, reason=reason)
-        for dead in outcome.dead:
-            count("headwater_dead_total", stage=name, reason=dead.reason)
         if folded:
             count("headwater_cells_folded_total", folded, stage=name)
 

@@ -22,6 +22,7 @@ from infra.ops.embedded.servers.kafka import EmbeddedKafka
 from infra.ops.topics import apply
 from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
+from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 from streams.runtime.dead_letters.dead_letter import DeadLetterCause, DeadLetters, RecordPosition
 from streams.runtime.dead_letters.replay import CATCH_UP_S, DEAD, REPLAYS, LetterPosition, LetterSet, Replay, read_replayed
@@ -45,7 +46,9 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
 
 def publish_dead_letters(settings: Settings, values: list[bytes], topic: str = RAW) -> None:
     """A letter of the consent stage about each of these."""
-    letters = DeadLetters(Registry(settings.contracts), PayloadKeyring(settings.keyring_dir, settings.master), "consent")
+    letters = DeadLetters(
+        Registry(settings.contracts), PayloadKeyring(settings.keyring_dir, settings.master), "consent", Metrics()
+    )
     client, now = producer(settings), time.time()
     for n, value in enumerate(values):
         key, letter, _ = letters.build(

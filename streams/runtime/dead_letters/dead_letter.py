@@ -7,6 +7,7 @@ import secrets
 from typing import NamedTuple
 
 from infra.payload_keyring import PayloadKeyring
+from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, encode
 from schemas.registry import Registry
 from streams.runtime.stage import BY_KEY, Output
@@ -45,15 +46,17 @@ class DeadLetterCause(NamedTuple):
 
 
 class DeadLetters:
-    """Writes the dead letters of one stage or door."""
+    """Builds and counts the dead letters of one stage or door."""
 
-    def __init__(self, registry: Registry, keyring: PayloadKeyring, stage: str) -> None:
+    def __init__(self, registry: Registry, keyring: PayloadKeyring, stage: str, metrics: Metrics) -> None:
         self._registry = registry
         self._keyring = keyring
         self._stage = stage
+        self._metrics = metrics
 
     def build(self, cause: DeadLetterCause, key: bytes | None, value: bytes | None, now: float) -> Output:
-        """The record for `events.dead` about these bytes, refused at `now` (seconds UTC)."""
+        """Build the record for `events.dead` about these bytes, rejected at `now` (seconds UTC), and count it."""
+        self._metrics.count("headwater_dead_total", stage=self._stage, reason=cause.reason)
         prefix = (NO_KEY if key is None else len(key)).to_bytes(4, "big")
         day, payload = self._keyring.seal(prefix + (key or b"") + (value or b""), now, CONTEXT)
         record = {

@@ -11,6 +11,7 @@ from infra.clients.kafka import producer
 from infra.ops.topics import apply
 from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
+from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 from streams.runtime.dead_letters.app import app
 from streams.runtime.dead_letters.dead_letter import DeadLetterCause, DeadLetters, RecordPosition
@@ -33,7 +34,7 @@ def settings(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
         PayloadKeyring(installation.keyring_dir, installation.master),
         time.time() - 60,
     )
-    consent, door = (DeadLetters(registry, keyring, name) for name in ("consent", "collector"))
+    consent, door = (DeadLetters(registry, keyring, name, Metrics()) for name in ("consent", "collector"))
     letters = [
         consent.build(DeadLetterCause("UNDECODABLE", "no frame", RecordPosition(RAW, 0, 7)), b"key", b"first", now),
         consent.build(
