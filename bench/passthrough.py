@@ -16,10 +16,11 @@ from typing import Any
 from infra.settings import Settings
 from infra.telemetry.logs import configure_logs
 from infra.telemetry.metrics import Metrics
+from streams.runtime.faust_app import run
 from streams.runtime.first_start import begin_at_earliest
 from streams.runtime.stage import Batch, Outcome
 from streams.runtime.transport import Transport
-from streams.runtime.worker import Worker, run
+from streams.runtime.worker import Worker
 
 
 class PassThrough:

@@ -38,8 +38,9 @@ def worker(
     from infra.settings import load_settings
     from infra.telemetry.logs import configure_logs
     from infra.telemetry.metrics import Metrics
+    from streams.runtime.faust_app import run
     from streams.runtime.first_start import begin_at_earliest
-    from streams.runtime.worker import Worker, run
+    from streams.runtime.worker import Worker
 
     configure_logs(room.value)
     overrides: dict[str, Any] = {"slot": slot, "metrics_port": metrics_port}

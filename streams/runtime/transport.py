@@ -135,7 +135,7 @@ class Consumer(FaustConsumer):
             except TimeoutError:
                 await self._in_poll_thread(self._poll_paused)
                 paused = True
-                self.worker.check_progress()
+                self.worker.check_batch()
         if paused:
             await self._in_poll_thread(self._resume)
 

@@ -12,18 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import confluent_kafka as ck
-import faust
-from faust.serializers.schemas import Schema
-from mode.utils.queues import FlowControlEvent
 
 from infra.clients.kafka import reader
 from infra.clients.topic_ids import TopicWatch, is_of_another
 from infra.errors import EXIT_CONFIG, EXIT_FENCED, EXIT_HALTED, ConfigError, Halted, Retryable
-from infra.memory import keep_freed_memory
 from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
 from infra.telemetry.logs import get_logger
@@ -31,15 +26,14 @@ from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 from streams.runtime.counts import CellCounts
 from streams.runtime.dead_letters.dead_letter import DeadLetterCause, DeadLetters, RecordPosition
-from streams.runtime.follow import Follower, read_partition, stable_end
+from streams.runtime.follow import Follower, read_partition
 from streams.runtime.outbox import Outbox, TopicPartition
+from streams.runtime.progress import ProgressWatch
 from streams.runtime.stage import Outcome, Output, Stage
 from streams.runtime.transport import LeasedBatch
 
 TICK_S = 1.0
 BACK_OFF_S = (0.1, 5.0)
-AGAIN_S = 5.0
-"""After which a suspicion is looked into again."""
 LIMIT_WINDOW = 1_000
 """Records over which the share of dead letters is judged."""
 
@@ -60,9 +54,7 @@ class Worker:
         self._stage_thread = ThreadPoolExecutor(1, "stage")
         self._recent: deque[tuple[int, int]] = deque()
         self._next_tick = 0.0
-        self._progress: dict[tuple[str, int], float] = {}
-        self._suspected: dict[tuple[str, int], int] = {}
-        """Where a partition stood when it was suspected."""
+        self._progress = ProgressWatch(settings.stuck_after_s)
         self._waiting_since: float | None = None
         self._waiting_for = ""
         self._tick_waits = False
@@ -128,7 +120,7 @@ class Worker:
                 for records in read_partition(self.settings, topic, partition):
                     self._stage_thread.submit(self.stage.on_restore, topic, partition, records).result()
         self.outbox.assign({(p.topic, p.partition): p.offset for p in started})
-        self._progress |= {(p.topic, p.partition): time.monotonic() for p in started}
+        self._progress.record((p.topic, p.partition) for p in started)
         self.metrics.set("headwater_assigned_partitions", len(self._progress), stage=self.stage.name)
         return started
 
@@ -163,9 +155,8 @@ class Worker:
     def release(self, tps: list[TopicPartition]) -> None:
         """Partitions that this worker no longer holds."""
         self.outbox.release(tps)
+        self._progress.release(tps)
         for topic, partition in tps:
-            self._progress.pop((topic, partition), None)
-            self._suspected.pop((topic, partition), None)
             if topic == self.stage.inputs[0]:
                 self._stage_thread.submit(self.stage.on_revoke, partition)
         self.metrics.set("headwater_assigned_partitions", len(self._progress), stage=self.stage.name)
@@ -231,7 +222,7 @@ class Worker:
             outputs["events.dead"] = [*outputs.get("events.dead", ()), *self._build_dead_letters(handed, outcome)]
         folded = self._counts.add(outcome.counts)
         self.outbox.put((batch.topic, batch.partition), batch.offsets[-1] + 1, outputs, outcome.after_commit)
-        self._progress[batch.topic, batch.partition] = time.monotonic()
+        self._progress.record([(batch.topic, batch.partition)])
         count = self.metrics.count
         count("headwater_records_total", outcome.passed, stage=name, outcome="passed")
         count("headwater_records_total", len(outcome.dead), stage=name, outcome="dead")
@@ -270,8 +261,7 @@ class Worker:
     async def end_round(self, ends: Mapping[TopicPartition, int]) -> None:
         """After each poll: move past transaction markers, tick, and commit when it is due."""
         now = time.monotonic()
-        for tp in ends:
-            self._progress[tp] = now
+        self._progress.record(ends)
         async with self.outbox.lock:
             for tp, end in ends.items():
                 self.outbox.advance(tp, end)
@@ -338,107 +328,16 @@ class Worker:
             self._waiting_since = None
             self.metrics.set("headwater_waiting", 0, stage=self.stage.name, service=self._waiting_for)
 
-    def check_progress(self) -> None:
-        """A batch that neither ends nor waits for the world for too long ends the worker: another start may do better."""
-        if self._waiting_since is not None or not self._progress:
-            return
-        if time.monotonic() - max(self._progress.values()) > self.settings.stuck_after_s:
+    def check_batch(self) -> None:
+        """Terminate the worker when its batch has neither ended nor waited for a service for `stuck_after_s` seconds."""
+        if self._waiting_since is None and self._progress.batch_is_stuck():
             self.terminate(RuntimeError(f"no progress for {self.settings.stuck_after_s:g} s in the middle of a batch"))
 
     def check_partitions(self, kafka: ck.Consumer) -> None:
-        """A topic that was made anew ends the worker, and so does a partition with records and without progress: of that the
-        broker is asked only on suspicion.
-
-        It is asked again a little later: a partition that was idle may have got its records this moment.
-        """
+        """Terminate the worker when an input topic was replaced, or a partition has records and makes no progress."""
         if self._topics is not None and (topic := self._topics.replaced()) is not None:
             self.terminate(self._topic_replaced(topic))
-        now, patience = time.monotonic(), self.settings.stuck_after_s
-        for tp, since in list(self._progress.items()):
-            if now - since <= patience:
-                continue
-            before = self._suspected.pop(tp, None)
-            self._progress[tp] = now
-            try:
-                _, end = stable_end(kafka, *tp)
-            except Retryable:
-                continue  # the broker is away: nothing a restart of ours would mend
-            position = self.outbox.position(tp)
-            if position >= end:
-                continue
-            if position == before:
-                self.terminate(RuntimeError(f"{tp[0]}:{tp[1]} has records and made no progress for {patience:g} s"))
-            self._suspected[tp] = position
-            self._progress[tp] = now - patience + AGAIN_S
-
-
-class RawCodec(Schema):
-    """Keys and values as the transport hands them over."""
-
-    def loads_key(self, _app: Any, message: Any, **_kwargs: Any) -> Any:
-        """As it is."""
-        return message.key
-
-    def loads_value(self, _app: Any, message: Any, **_kwargs: Any) -> Any:
-        """As it is."""
-        return message.value
-
-
-class OpenFlow(FlowControlEvent):
-    """Always open, and empties nothing.
-
-    Faust empties the agents' queues some time after every assignment, in a task of its own: batches of an incremental
-    rebalance, or of a poll that came first, would be gone without a word, and the lock step would wait for them for ever.
-    Here leases say what may still be emitted.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(initially_suspended=False)
-
-    def suspend(self) -> None:
-        """Nothing."""
-
-    def clear(self) -> None:
-        """Nothing."""
-
-
-class StageApp(faust.App):
-    """A Faust app that knows its worker."""
-
-    worker: Worker
-
-    @cached_property
-    def flow_control(self) -> FlowControlEvent:
-        """See `OpenFlow`."""
-        return OpenFlow()
-
-
-def make_app(worker: Worker, transport: str = "librdkafka") -> StageApp:
-    """The Faust app of a worker: one agent over the stage's inputs."""
-    app = StageApp(
-        worker.group,
-        broker=f"{transport}://{worker.settings.kafka.split(',')[0]}",
-        store="memory://",
-        web_enabled=False,
-        topic_disable_leader=True,
-        stream_wait_empty=False,
-        stream_recovery_delay=0,
-        datadir=str(worker.settings.state_dir / "faust"),
-    )
-    app.worker = worker
-    topic = app.topic(*worker.stage.inputs, schema=RawCodec(), acks=True, allow_empty=True)
-
-    @app.agent(topic, name=worker.stage.name)
-    async def stage(stream: Any) -> None:
-        async for event in stream.events():
-            await worker.work(event.message.value, app.consumer.finish_batch)
-
-    return app
-
-
-def run(worker: Worker) -> None:
-    """Run until a signal stops the worker: finish the batch, commit, close."""
-    keep_freed_memory()
-    faust_worker = faust.Worker(make_app(worker), loglevel="WARNING", redirect_stdouts=False, quiet=True)
-    faust_worker.spinner = None  # it writes terminal codes even where there is no terminal
-    faust_worker.execute_from_commandline()
+        stuck = self._progress.find_stuck(kafka, self.outbox.position)
+        if stuck is not None:
+            seconds = self.settings.stuck_after_s
+            self.terminate(RuntimeError(f"{stuck[0]}:{stuck[1]} has records and made no progress for {seconds:g} s"))

@@ -5,9 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Self
 from uuid import UUID
 
 import pytest
@@ -108,6 +112,46 @@ def counted(settings: Settings) -> dict[str, tuple[int, int]]:
     return {arm: (int(sums.exposures), int(sums.conversions)) for arm, sums in totals.items()}
 
 
+def counted_since(settings: Settings, before: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """Arm -> (exposures, conversions) counted since `before`."""
+    now, nothing = counted(settings), (0, 0)
+    pairs = {arm: (now.get(arm, nothing), before.get(arm, nothing)) for arm in ("calm", "bold", "seasonal")}
+    return {arm: (new[0] - old[0], new[1] - old[1]) for arm, (new, old) in pairs.items()}
+
+
+def workers_with_partitions(settings: Settings) -> int:
+    """Members of the bandit's group that hold partitions."""
+    group = "headwater.bandit"
+    description = admin(settings).describe_consumer_groups([group], request_timeout=20)[group].result(20)
+    return sum(bool(member.assignment.topic_partitions) for member in description.members)
+
+
+class Load:
+    """Sends events of ever new decisions, 300 decisions a second, in the body of a `with` statement."""
+
+    def __init__(self, settings: Settings, first: int) -> None:
+        self.decisions = range(first, first)
+        """Those whose events Kafka has acknowledged."""
+        self._settings = settings
+        self._stop = threading.Event()
+        self._thread = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> Self:
+        self._sending = self._thread.submit(self._run)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stop.set()
+        self._sending.result(60)
+        self._thread.shutdown()
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.2):
+            end = self.decisions.stop
+            send(self._settings, range(end, end + 60))
+            self.decisions = range(self.decisions.start, end + 60)
+
+
 def test_totals_equal_a_recount_although_the_worker_is_killed(
     settings: Settings, worker: Callable[[str], subprocess.Popen[bytes]]
 ) -> None:
@@ -148,11 +192,10 @@ def test_totals_go_on_where_the_topic_of_outcomes_was_made_anew(
 ) -> None:
     """Its offsets begin at 0 again, below those that the statistics on their own topic name: they count on all the same."""
     publish_experiment(settings, parse(EXAMPLE.read_bytes()).model_copy(update={"publish_s": 1}))
-    before = {arm: counted(settings).get(arm, (0, 0)) for arm in ("calm", "bold", "seasonal")}
+    before = counted(settings)
 
     def added() -> dict[str, tuple[int, int]]:
-        now = counted(settings)
-        return {arm: (now.get(arm, (0, 0))[0] - had[0], now.get(arm, (0, 0))[1] - had[1]) for arm, had in before.items()}
+        return counted_since(settings, before)
 
     old, new = range(12_000, 12_600), range(12_600, 12_660)
     process = worker("0")
@@ -167,6 +210,31 @@ def test_totals_go_on_where_the_topic_of_outcomes_was_made_anew(
     worker("0", "--from", "earliest")
     send(settings, new)
     wait_until(lambda: added() == recount(range(12_000, 12_660)))
+
+
+def test_totals_are_exact_while_a_second_worker_joins_leaves_and_dies(
+    settings: Settings, worker: Callable[[str], subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Partitions move four times under load, the last time without a commit: each decision still counts exactly once."""
+    monkeypatch.setenv("HEADWATER_SESSION_TIMEOUT_S", "3")
+    publish_experiment(settings, parse(EXAMPLE.read_bytes()).model_copy(update={"publish_s": 1}))
+    before = counted(settings)
+    worker("0")
+
+    def counted_more_than(decisions: int) -> bool:
+        return sum(exposures for exposures, _ in counted_since(settings, before).values()) > decisions
+
+    with Load(settings, 50_000) as load:
+        wait_until(lambda: workers_with_partitions(settings) == 1)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            second = worker("1")
+            wait_until(lambda: workers_with_partitions(settings) == 2)
+            # Every decision that is sent from now on is counted by either of two workers.
+            wait_until(partial(counted_more_than, len(load.decisions) + 300))
+            second.send_signal(number)
+            second.wait(30)
+            wait_until(lambda: workers_with_partitions(settings) == 1)
+    wait_until(lambda: counted_since(settings, before) == recount(load.decisions))
 
 
 def shown(settings: Settings, *words: str) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 from bench.passthrough import PassThrough
 from infra.settings import Settings
 from infra.telemetry.metrics import Metrics
-from streams.runtime.worker import Worker, make_app
+from streams.runtime.faust_app import make_app
+from streams.runtime.worker import Worker
 
 
 def test_a_rebalance_leaves_handed_batches_in_the_queue(tmp_path: Path) -> None:

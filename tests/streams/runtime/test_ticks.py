@@ -26,7 +26,7 @@ def test_a_wait_that_a_tick_began_ends_with_the_next_tick_that_is_done(tmp_path:
 
     monkeypatch.setattr(stage, "on_tick", on_tick)
     worker = Worker(load_settings(secret="s" * 32, state_dir=tmp_path), stage, metrics)
-    worker._progress["events.raw", 0] = 0.0
+    worker._progress.record([("events.raw", 0)])
 
     async def waits_after_each_tick() -> list[float | None]:
         waits = []
