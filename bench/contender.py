@@ -2,7 +2,8 @@
 
     python -m bench.contender '{"how": "runtime", "stage": "copy", "records": 1000000, ...}'
 
-`how`: `runtime` (Headwater's), `loop` (a hand-written confluent-kafka loop, one transaction every 100 ms), `faust` (its defaults).
+`how`: `runtime` (Headwater's), `loop` (a hand-written confluent-kafka loop with a
+transaction every 100 ms) or `faust` (its defaults).
 Time runs from the first batch to the last commit, processor time from the process's start to its end.
 """
 

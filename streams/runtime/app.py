@@ -1,4 +1,4 @@
-"""`headwater worker`: one worker of one stream processor."""
+"""`headwater worker`: run one worker of a stream processor."""
 
 from enum import StrEnum
 from importlib import import_module
@@ -10,7 +10,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class StageName(StrEnum):
-    """The stream processors."""
+    """Names of the stream processors."""
 
     CONSENT = "consent"
     IDENTITY = "identity"

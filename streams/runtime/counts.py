@@ -1,4 +1,4 @@
-"""Deltas for `stream.counts`, bounded: past the cell limit a minute, events are counted as `other` of their source."""
+"""Deltas for `stream.counts`. Beyond the limit of cells a minute, events are counted as `other` of their source."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ class CellCounts:
         self._seen: OrderedDict[int, set[CountCell]] = OrderedDict()
 
     def add(self, counts: Mapping[CountCell, int]) -> int:
-        """Take in one batch's counts; returns how many events went to `other`."""
+        """Add one batch's counts and return how many events were counted as `other`."""
         folded = 0
         for cell, n in counts.items():
             counted = self._bound(cell)
@@ -45,7 +45,7 @@ class CellCounts:
         return cell
 
     def drain(self) -> dict[str, list[Output]]:
-        """The records for `stream.counts`, and start again from zero."""
+        """Return the records for `stream.counts` since the last call."""
         if not self._pending:
             return {}
         contract = self._registry.latest("stream.counts")

@@ -32,13 +32,15 @@ app = typer.Typer(
 
 Letter = dict[str, Any]
 LISTED = 50
+"""Letters that `list` prints by default."""
 MARGIN_MS = 60_000
-"""How much earlier than its record on the topic a letter may say that it was written."""
+"""Milliseconds by which a letter's own time may precede the timestamp of its record."""
 RATE = 1_000.0
+"""Default limit of a replay, records a second."""
 
 
 class LetterFilter(NamedTuple):
-    """Which letters are meant; None is any."""
+    """Criteria for letters; None matches any."""
 
     stage: str | None
     reason: str | None
@@ -49,14 +51,14 @@ class LetterFilter(NamedTuple):
     until: int | None
 
     def matches(self, letter: Letter) -> bool:
-        """Whether it is one of them."""
+        """Return whether a letter meets all criteria."""
         criteria = (("stage", self.stage), ("reason", self.reason), ("source", self.source), ("source_topic", self.topic))
         in_time = self.since <= letter["dead_ts"] and (self.until is None or letter["dead_ts"] < self.until)
         return in_time and all(value is None or letter[name] == value for name, value in criteria)
 
 
 def letter_filter(options: dict[str, str | None], now_ms: int) -> LetterFilter:
-    """From the options of a command. ConfigError for a time that is none."""
+    """Build the filter from a command's options. ConfigError for an unreadable time."""
     since, until = (_moment(name, options.pop(name), now_ms) for name in ("since", "until"))
     if since is not None and until is not None and since >= until:
         raise ConfigError("--since is not before --until: no letter can match")
@@ -76,7 +78,7 @@ def _moment(name: str, text: str | None, now_ms: int) -> int | None:
 
 
 class LetterScan:
-    """The dead letters that are on the topic when this is made: those that come later wait for the next run. Retryable."""
+    """The dead letters on the topic at the time of construction; later ones are left to the next run. Retryable."""
 
     def __init__(self, settings: Settings, since: int = 0) -> None:
         from streams.runtime.follow import topic_partitions, written_range
@@ -86,11 +88,11 @@ class LetterScan:
         partitions = topic_partitions(settings, DEAD)
         self._ranges = {partition: written_range(settings, DEAD, partition, self._since) for partition in partitions}
         self.total = sum(end - first for first, end in self._ranges.values())
-        """Offsets, which are at least as many as letters."""
+        """Number of offsets, an upper bound of the number of letters."""
         self.scanned = 0
 
     def letters(self) -> Iterator[Letter]:
-        """Each with its own place (`dead_partition`, `dead_offset`)."""
+        """Yield each letter with its position (`dead_partition`, `dead_offset`)."""
         from schemas.codec import decode
         from schemas.registry import Registry
         from streams.runtime.follow import read_messages
@@ -107,7 +109,7 @@ class LetterScan:
 
 
 def _select(reader: LetterScan, criteria: LetterFilter) -> Iterator[Letter]:
-    """Those that match; where none does, say which there are (standard error)."""
+    """Yield the matching letters; if none matches, print the existing stages and reasons to standard error."""
     others: Counter[tuple[str, str]] = Counter()
     any_match = False
     for letter in reader.letters():
@@ -271,7 +273,7 @@ def replay(  # noqa: PLR0913, PLR0917 - each is an option of the command line
 
 
 class ReplayOutcome(StrEnum):
-    """What became of a letter."""
+    """What became of a letter in a replay."""
 
     SENT = "sent"
     WOULD_SEND = "would_send"
@@ -290,11 +292,11 @@ OUTCOME_TEXTS = {
     ReplayOutcome.KEY_DESTROYED: "key destroyed with its retention ({topic})",
 }
 OutcomeCounts = Counter[tuple[ReplayOutcome, str]]
-"""Letters by what became of them and the topic of their record; empty where it came from a door."""
+"""Letters by outcome and topic of their record; the topic is empty for letters of a door."""
 
 
 class LetterVerdict(NamedTuple):
-    """What is to become of one letter: the record to be sent, or why there is none."""
+    """The decision on one letter: the record to send, or why it cannot be sent."""
 
     outcome: ReplayOutcome
     key: bytes | None = None
@@ -302,7 +304,7 @@ class LetterVerdict(NamedTuple):
 
 
 class ReplayRules:
-    """Tells which letters can be sent."""
+    """Decides which letters can be sent."""
 
     def __init__(self, settings: Settings, replayed: "LetterSet", *, again: bool) -> None:
         from infra.payload_keyring import PayloadKeyring
@@ -312,10 +314,10 @@ class ReplayRules:
         self._again = again
         self._keyring = PayloadKeyring(settings.keyring_dir, settings.master)
         self._topics: dict[str, bool] = {}
-        """Topic -> whether it is there."""
+        """Topic -> whether it exists."""
 
     def decide(self, letter: Letter) -> LetterVerdict:
-        """Of one letter. Retryable."""
+        """Return the decision on one letter. Retryable."""
         from infra.payload_keyring import KeyDestroyed
         from streams.runtime.dead_letters.dead_letter import open_letter
 
@@ -324,21 +326,21 @@ class ReplayRules:
             return LetterVerdict(ReplayOutcome.FROM_A_DOOR)
         if _position(letter) in self._replayed and not self._again:
             return LetterVerdict(ReplayOutcome.SENT_BEFORE)
-        if not self._is_there(topic):
+        if not self._topic_exists(topic):
             return LetterVerdict(ReplayOutcome.TOPIC_MISSING)
         try:
             return LetterVerdict(ReplayOutcome.WOULD_SEND, *open_letter(letter, self._keyring))
         except KeyDestroyed:
             return LetterVerdict(ReplayOutcome.KEY_DESTROYED)
 
-    def _is_there(self, topic: str) -> bool:
+    def _topic_exists(self, topic: str) -> bool:
         if topic not in self._topics:
             self._topics[topic] = topic in topic_ids(self._settings, [topic])
         return self._topics[topic]
 
 
 def _count_replayable(settings: Settings, criteria: LetterFilter, as_json: bool, again: bool) -> OutcomeCounts:
-    """What would become of the letters, by what it is."""
+    """Count the letters by what a replay would do with them."""
     from streams.runtime.dead_letters.replay import read_replayed
 
     reader, counts = LetterScan(settings, criteria.since), OutcomeCounts()
@@ -351,7 +353,7 @@ def _count_replayable(settings: Settings, criteria: LetterFilter, as_json: bool,
 
 
 def _send(settings: Settings, criteria: LetterFilter, rate: float, *, as_json: bool, again: bool) -> OutcomeCounts:
-    """Send them; what became of the letters, by what it is."""
+    """Send the letters and count them by outcome."""
     from streams.runtime.dead_letters.replay import Replay
 
     with Replay(settings, rate) as run:
@@ -371,7 +373,7 @@ def _send(settings: Settings, criteria: LetterFilter, rate: float, *, as_json: b
 
 @contextmanager
 def _progress(text: str, reader: LetterScan, quiet: bool) -> Iterator[Callable[[], None]]:
-    """How far the letters are read, on a terminal's standard error; gives what counts one that matches."""
+    """Show the progress of the scan on a terminal's standard error; the yielded function counts one matching letter."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 

@@ -1,6 +1,6 @@
-"""Dead letters: what no room could use, with its bytes (encrypted), its place and a typed reason.
+"""Dead letters: records that a stage or door cannot use, with their encrypted bytes, position and a typed reason.
 
-Payload, before encryption: key length (4 bytes, big-endian; 0xffffffff = no key), key, value.
+Payload before encryption: key length (4 bytes, big-endian; 0xffffffff = no key), key, value.
 """
 
 import secrets
@@ -17,7 +17,7 @@ NO_KEY = 0xFFFFFFFF
 
 
 class RecordPosition(NamedTuple):
-    """Where the refused bytes lay."""
+    """Position of the rejected record."""
 
     topic: str
     partition: int
@@ -25,22 +25,22 @@ class RecordPosition(NamedTuple):
 
     @classmethod
     def at_door(cls) -> "RecordPosition":
-        """The place of something that never became a record: a random one, so that no two letters share a key."""
+        """Return a random position for bytes that never became a record, so that no two letters share a key."""
         return cls("", -1, secrets.randbits(62))
 
     @property
     def key(self) -> bytes:
-        """Kafka key of the dead letter: a second letter about the same record replaces none and is seen to be the same."""
+        """Kafka key of the dead letter: equal for letters about the same record."""
         return f"{self.topic or 'door'}:{self.partition}:{self.offset}".encode()
 
 
 class DeadLetterCause(NamedTuple):
-    """Why something could not be used."""
+    """Why a record could not be used."""
 
     reason: str
-    """Typed, in capitals, e.g. UNDECODABLE."""
+    """Typed, in capitals, for example UNDECODABLE."""
     detail: str
-    """What exactly was wrong; never a value of the event."""
+    """The defect in words; never a value of the event."""
     position: RecordPosition
     source: str = ""
 
@@ -75,7 +75,7 @@ class DeadLetters:
 
 
 def open_letter(record: Record, keyring: PayloadKeyring) -> tuple[bytes | None, bytes]:
-    """(key, value) of the refused record. KeyGone when its day's key was destroyed."""
+    """Return (key, value) of the rejected record. KeyDestroyed when the key of its day was destroyed."""
     payload = keyring.open(record["key_day"], record["payload"], CONTEXT)
     length = int.from_bytes(payload[:4], "big")
     if length == NO_KEY:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Self
 from uuid import UUID
 
+import confluent_kafka as ck
 import pytest
 import redis
 
@@ -120,9 +121,12 @@ def counted_since(settings: Settings, before: dict[str, tuple[int, int]]) -> dic
 
 
 def workers_with_partitions(settings: Settings) -> int:
-    """Members of the bandit's group that hold partitions."""
-    group = "headwater.bandit"
-    description = admin(settings).describe_consumer_groups([group], request_timeout=20)[group].result(20)
+    """Return how many members of the bandit's group hold partitions."""
+    client, group = admin(settings), "headwater.bandit"
+    try:
+        description = client.describe_consumer_groups([group], request_timeout=20)[group].result(20)
+    except ck.KafkaException:
+        return 0  # the group does not exist yet
     return sum(bool(member.assignment.topic_partitions) for member in description.members)
 
 
