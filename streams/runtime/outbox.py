@@ -17,9 +17,9 @@ from infra.clients.topic_ids import offset_metadata
 from infra.errors import EXIT_FENCED
 from infra.settings import Settings
 from infra.telemetry.logs import get_logger
+from streams.runtime.follow import TopicPartition
 from streams.runtime.stage import Output
 
-TopicPartition = tuple[str, int]
 Outputs = Mapping[str, Iterable[Output]]
 
 PRODUCE_WAIT_S = 0.1

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable
 import confluent_kafka as ck
 
 from infra.errors import Retryable
-from streams.runtime.follow import stable_end
-from streams.runtime.outbox import TopicPartition
+from streams.runtime.follow import TopicPartition, stable_end
 
 RECHECK_S = 5.0
 """Seconds after which a suspected partition is checked again: an idle partition may have got its records this moment."""

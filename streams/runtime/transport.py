@@ -23,7 +23,7 @@ from mode import Service
 
 from infra.errors import EXIT_FENCED
 from infra.telemetry.logs import get_logger
-from streams.runtime.outbox import TopicPartition
+from streams.runtime.follow import TopicPartition
 from streams.runtime.stage import Batch
 
 STILL_WORKING_S = 1.0

@@ -1,7 +1,7 @@
-"""One worker: a stage, its outbox and what stands around them. The Faust agent hands it batches; nothing else does.
+"""One worker: a stage, its outbox, and the retries, dead letters, ticks and metrics around them.
 
-The only place, with the transport, that catches: data at fault never gets here, the world at fault is waited for,
-our own fault ends the process.
+Together with the transport this is the only place that catches exceptions: bad data never gets here, a service that does not
+answer is retried, and a bug ends the process.
 """
 
 import asyncio
@@ -26,20 +26,21 @@ from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 from streams.runtime.counts import CellCounts
 from streams.runtime.dead_letters.dead_letter import DeadLetterCause, DeadLetters, RecordPosition
-from streams.runtime.follow import Follower, read_partition
-from streams.runtime.outbox import Outbox, TopicPartition
+from streams.runtime.follow import Follower, TopicPartition, read_partition
+from streams.runtime.outbox import Outbox
 from streams.runtime.progress import ProgressWatch
 from streams.runtime.stage import Outcome, Output, Stage
 from streams.runtime.transport import LeasedBatch
 
 TICK_S = 1.0
 BACK_OFF_S = (0.1, 5.0)
+"""First and longest pause between two tries."""
 LIMIT_WINDOW = 1_000
-"""Records over which the share of dead letters is judged."""
+"""Number of recent records over which the share of dead letters is computed."""
 
 
 class Worker:
-    """Runs one stage. Built outside the event loop; `run` starts it."""
+    """Runs one stage. It is built outside the event loop; `streams.runtime.faust_app.run` starts it."""
 
     def __init__(self, settings: Settings, stage: Stage, metrics: Metrics) -> None:
         self.settings = settings
@@ -58,7 +59,7 @@ class Worker:
         self._waiting_since: float | None = None
         self._waiting_for = ""
         self._tick_waits = False
-        """The last tick could not be done."""
+        """Whether the last tick raised Retryable."""
         self._commit: asyncio.Task[None] | None = None
         self.outbox = Outbox(settings, self.group, self._counts.drain)
         self.outbox.on_committed = self._committed
@@ -66,7 +67,7 @@ class Worker:
     # -- start and end
 
     def open_consumer(self) -> ck.Consumer:
-        """Take over the slot, read the broadcast topics, and make the client. Blocks."""
+        """Take over the slot, read the broadcast topics to their ends, and build the Kafka client. Blocks."""
         self.outbox.open()
         self._topics = TopicWatch(self.settings, self.stage.inputs)
         self.outbox.topic_ids = self._topics.ask()
@@ -77,7 +78,7 @@ class Worker:
         self._apply_broadcasts()
         session_ms = int(self.settings.session_timeout_s * 1000)
         gc.freeze()
-        gc.set_threshold(200_000, 50, 100)  # lists of 10,000 records make the collector walk everything otherwise
+        gc.set_threshold(200_000, 50, 100)  # otherwise lists of 10,000 records trigger full collections
         return reader(
             self.settings,
             self.group,
@@ -92,12 +93,12 @@ class Worker:
         )
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self._follower.stop()
         self._stage_thread.shutdown(wait=False, cancel_futures=True)
 
     def terminate(self, error: BaseException) -> NoReturn:
-        """End the process at once, with a code the supervisor understands."""
+        """End the process at once, with an exit code for the supervisor."""
         log = get_logger()
         if isinstance(error, ConfigError):
             log.error("configuration error, worker ends", error=str(error))
@@ -109,14 +110,16 @@ class Worker:
         log.error("worker ends", exc_info=error)
         os._exit(EXIT_FENCED)
 
-    # -- partitions; called from the consumer's poll thread
+    # -- partitions (called in the consumer's poll thread)
 
     def prepare(self, kafka: ck.Consumer, partitions: list[ck.TopicPartition]) -> list[ck.TopicPartition]:
-        """Committed offsets of new partitions, and the stage's state restored for them."""
+        """Restore the stage's state for new partitions and return their committed offsets."""
         started = self._committed_offsets(kafka, partitions)
         for partition in {p.partition for p in partitions if p.topic == self.stage.inputs[0]}:
             for topic in self.stage.restore:
-                self._stage_thread.submit(self.stage.on_restore, topic, partition, ()).result()  # it is ours, even if empty
+                self._stage_thread.submit(
+                    self.stage.on_restore, topic, partition, ()
+                ).result()  # even if it is empty
                 for records in read_partition(self.settings, topic, partition):
                     self._stage_thread.submit(self.stage.on_restore, topic, partition, records).result()
         self.outbox.assign({(p.topic, p.partition): p.offset for p in started})
@@ -127,7 +130,7 @@ class Worker:
     def _committed_offsets(self, kafka: ck.Consumer, partitions: list[ck.TopicPartition]) -> list[ck.TopicPartition]:
         deadline = time.monotonic() + self.settings.transaction_timeout_s + 30
         while True:
-            # Read committed, so the broker answers only once a predecessor's transaction has ended either way.
+            # The broker answers a reader of committed records only once a predecessor's transaction has ended.
             try:
                 committed: list[ck.TopicPartition] = kafka.committed(partitions, timeout=10)
                 break
@@ -153,7 +156,7 @@ class Worker:
         )
 
     def release(self, tps: list[TopicPartition]) -> None:
-        """Partitions that this worker no longer holds."""
+        """Forget partitions that this worker no longer holds."""
         self.outbox.release(tps)
         self._progress.release(tps)
         for topic, partition in tps:
@@ -162,7 +165,7 @@ class Worker:
         self.metrics.set("headwater_assigned_partitions", len(self._progress), stage=self.stage.name)
 
     def consumer_error(self, error: ck.KafkaError) -> None:
-        """Errors that a poll brought: fatal ones end the worker, the rest is librdkafka's to mend."""
+        """Handle an error that a poll returned: a fatal one ends the worker, librdkafka recovers from the rest."""
         if error.code() == ck.KafkaError._AUTO_OFFSET_RESET or error.code() == ck.KafkaError.OFFSET_OUT_OF_RANGE:
             self.terminate(
                 Halted(
@@ -177,7 +180,7 @@ class Worker:
     # -- batches
 
     async def work(self, handed: LeasedBatch, on_done: Callable[[], None]) -> None:
-        """Hand one batch to the stage, again and again while the world is away, and put what came of it into the outbox."""
+        """Pass one batch to the stage, retrying while a service is away, and add its outcome to the outbox."""
         try:
             outcome = await self._handle(handed)
             if outcome is not None:
@@ -189,7 +192,7 @@ class Worker:
         on_done()
 
     async def _handle(self, handed: LeasedBatch) -> Outcome | None:
-        """The outcome, or None if the partition went to somebody else meanwhile."""
+        """Return the outcome, or None if the partition was revoked meanwhile."""
         loop = asyncio.get_running_loop()
         pause, most = BACK_OFF_S
         started = time.monotonic()
@@ -245,7 +248,7 @@ class Worker:
         ]
 
     def _check_dead_letter_share(self, records: int, dead: int) -> None:
-        """Halt the room when most of what comes is refused: that is rather our fault than the data's."""
+        """Raise Halted when most recent records are dead letters: then the code is more likely wrong than the data."""
         self._recent.append((records, dead))
         while len(self._recent) > 1 and sum(n for n, _ in self._recent) - self._recent[0][0] >= LIMIT_WINDOW:
             self._recent.popleft()
@@ -259,7 +262,7 @@ class Worker:
     # -- between batches
 
     async def end_round(self, ends: Mapping[TopicPartition, int]) -> None:
-        """After each poll: move past transaction markers, tick, and commit when it is due."""
+        """Move past transaction markers, tick, and commit when due. Called after each poll."""
         now = time.monotonic()
         self._progress.record(ends)
         async with self.outbox.lock:
@@ -269,7 +272,7 @@ class Worker:
             self._next_tick = now + TICK_S
             await self._tick()
         if self.outbox.seconds_left() == 0 and (self._commit is None or self._commit.done()):
-            # Beside the next poll and the stage's next batch, which waits for the outbox's lock before it goes in.
+            # Runs beside the next poll and the stage's next batch, which enters the outbox only after it.
             self._commit = asyncio.create_task(self._commit_now())
 
     async def _commit_now(self) -> None:
@@ -288,7 +291,7 @@ class Worker:
             self._begin_wait(error)
             return
         if self._tick_waits:
-            # Where no batch comes, nothing else would end the wait. A batch that waits too begins it anew at its next try.
+            # Without batches nothing else would end the wait. A batch that waits too starts it again at its next try.
             self._tick_waits = False
             self._end_wait()
         async with self.outbox.lock:
