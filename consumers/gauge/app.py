@@ -1,4 +1,4 @@
-"""`headwater gauge`: asks Kafka every few seconds, and serves what it learns."""
+"""`headwater gauge`: polls Kafka every few seconds and serves the readings."""
 
 import asyncio
 import ipaddress
@@ -20,13 +20,14 @@ from infra.settings import Settings, load_settings
 from infra.telemetry.logs import configure_logs, get_logger
 
 SAVE_S = 30.0
+"""Seconds between two saves of the time tables."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @dataclass(frozen=True, slots=True)
 class GaugeOptions:
-    """Where and how the gauge runs."""
+    """Options of the command."""
 
     host: str
     port: int
@@ -35,7 +36,7 @@ class GaugeOptions:
 
 
 class Collector:
-    """Asks Kafka, keeps the time tables in the store."""
+    """Builds readings from Kafka and keeps the time tables in the store."""
 
     def __init__(self, settings: Settings, options: GaugeOptions, store: TableStore | None) -> None:
         from consumers.gauge.cluster import Cluster
@@ -45,11 +46,11 @@ class Collector:
         self._store = store
         self._loaded: set[GaugePartition] = set()
         self._saved_at = 0.0
-        # A signal may ask to close while a round is still on its way in another thread.
+        # A signal may close the collector while another thread still polls.
         self._busy = threading.Lock()
 
     def poll(self, now: float) -> LagReading:
-        """One round of questions. Retryable where Kafka does not answer; without Redis it goes on."""
+        """Return the reading at `now` (seconds UTC). Retryable where Kafka does not answer; without Redis it continues."""
         with self._busy:
             return self._poll_locked(now)
 
@@ -64,7 +65,7 @@ class Collector:
         return reading
 
     def close(self) -> None:
-        """Save what is known and close the clients."""
+        """Save the time tables and close the clients."""
         with self._busy:
             self._save()
             self._cluster.close()
@@ -91,7 +92,7 @@ class Collector:
 
 
 async def collect(collector: Collector, dashboard: Any, interval_s: float) -> None:
-    """Ask for ever. A round that fails leaves the last reading on the board, which then says how old it is."""
+    """Poll for ever. A failed poll leaves the previous reading on the dashboard, which shows its age."""
     unavailable = False
     while True:
         began = time.monotonic()
@@ -106,7 +107,7 @@ async def collect(collector: Collector, dashboard: Any, interval_s: float) -> No
 
 
 async def serve(settings: Settings, options: GaugeOptions) -> None:
-    """Run until cancelled."""
+    """Serve until cancelled."""
     from aiohttp import web
 
     from consumers.gauge.door import Dashboard, make_door
@@ -137,14 +138,14 @@ async def serve(settings: Settings, options: GaugeOptions) -> None:
 
 
 def open_table_store(settings: Settings) -> TableStore:
-    """The time tables' place in Redis; asked only when needed."""
+    """Build the store of the time tables; it connects when first used."""
     import redis
 
     return RedisTables(redis.Redis.from_url(settings.redis, socket_timeout=3, socket_connect_timeout=2))
 
 
 def check_exposure(host: str, token: str | None) -> None:
-    """ConfigError where the page would be open to the network."""
+    """Raise ConfigError where the page would be open to the network without a token."""
     try:
         local = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -156,7 +157,7 @@ def check_exposure(host: str, token: str | None) -> None:
 
 
 def print_lag(settings: Settings, options: GaugeOptions, as_json_text: bool) -> None:
-    """Print the lag as it is now."""
+    """Print the current lag. ConfigError where Kafka does not answer."""
     collector = Collector(settings, options, open_table_store(settings))
     try:
         reading = collector.poll(time.time())

@@ -1,4 +1,4 @@
-"""What Kafka says: groups, offsets, ends of partitions, and the time of single records. The gauge only ever reads."""
+"""Reads from Kafka: groups, committed offsets, ends of partitions, and timestamps of single records. It never writes."""
 
 import json
 import time
@@ -14,9 +14,10 @@ from infra.clients.topic_ids import describe_ids
 from infra.errors import Retryable
 from infra.settings import Settings
 
-GROUP = "headwater-gauge"  # never commits, and the name is outside the prefix that it watches
+GROUP = "headwater-gauge"  # never commits; the name lies outside the prefix of the watched groups
 TIMEOUT_S = 8.0
 MAX_WAITING = 300
+"""Characters of a reason for waiting that are shown."""
 REBALANCING = {
     state
     for name in ("PREPARING_REBALANCING", "COMPLETING_REBALANCING", "ASSIGNING", "RECONCILING")
@@ -25,7 +26,7 @@ REBALANCING = {
 
 
 class Cluster:
-    """Asks through one admin client and, when it must look at a record, through one consumer that is in no group."""
+    """Queries Kafka by one admin client and, for the timestamp of a record, by one consumer outside any group."""
 
     def __init__(self, settings: Settings, prefix: str = "headwater.") -> None:
         self._settings = settings
@@ -41,11 +42,11 @@ class Cluster:
             self._consumer = None
 
     def fetch_facts(self, now: float) -> KafkaFacts:
-        """One round of questions. Retryable where Kafka does not answer; a single partition that does not is left out."""
+        """Return groups, offsets and ends. Retryable where Kafka does not answer; a single silent partition is left out."""
         try:
             groups = self._fetch_groups()
             partitions = {partition for group in groups for partition in group.committed}
-            # Ids before ends: of a topic made anew in between, what is learned is thrown away in the next round.
+            # Ids before ends: when a topic is recreated in between, the next round discards what this one has learned.
             topic_ids = describe_ids(self._admin, {partition.topic for partition in partitions}, TIMEOUT_S)
             return KafkaFacts(now, self._fetch_ends(partitions), tuple(groups), topic_ids)
         except ck.KafkaException as error:
@@ -57,11 +58,11 @@ class Cluster:
         listed = self._admin.list_consumer_groups(request_timeout=TIMEOUT_S).result(TIMEOUT_S)
         group_ids = {group.group_id for group in listed.valid if group.group_id.startswith(self._prefix)}
         if listed.errors:
-            # Each broker is asked for its own groups, and one that is away is only an entry here: what it
-            # coordinated is asked for by name, and nothing at all means that nobody answered.
+            # Each broker lists its own groups, and one that is away is only an error here: the groups that it coordinated
+            # are described by name, and an empty list means that no broker answered.
             group_ids |= self._last_group_ids
             if not listed.valid:
-                # What stands here may be a KafkaError, which Python cannot raise in order.
+                # The entry may be a KafkaError, from which Python cannot raise.
                 raise Retryable(f"Kafka does not answer: {listed.errors[0]}")
         self._last_group_ids = group_ids
         names = sorted(group_ids)
@@ -69,7 +70,7 @@ class Cluster:
             return []
         described = self._admin.describe_consumer_groups(names, request_timeout=TIMEOUT_S)
         offsets = {
-            # One group a request is all that this call can do; the requests travel together.
+            # The call accepts one group only; the requests run concurrently.
             name: self._admin.list_consumer_group_offsets(
                 [ck.ConsumerGroupTopicPartitions(name)], require_stable=False, request_timeout=TIMEOUT_S
             )[name]
@@ -83,7 +84,7 @@ class Cluster:
         if not tps:
             return {}
         start = self._fetch_offsets(tps, OffsetSpec.earliest(), ck.IsolationLevel.READ_UNCOMMITTED)
-        # Stable before high: a record that arrives in between looks held back for one round, never lost.
+        # Stable before high: a record that arrives in between looks blocked for one round, and never lost.
         stable = self._fetch_offsets(tps, OffsetSpec.latest(), ck.IsolationLevel.READ_COMMITTED)
         high = self._fetch_offsets(tps, OffsetSpec.latest(), ck.IsolationLevel.READ_UNCOMMITTED)
         return {
@@ -101,7 +102,7 @@ class Cluster:
             try:
                 offsets[GaugePartition(tp.topic, tp.partition)] = int(future.result(TIMEOUT_S).offset)
             except ck.KafkaException:
-                continue  # without a leader at the moment, or just deleted
+                continue  # has no leader at the moment, or was just deleted
         if not offsets:
             raise TimeoutError
         return offsets
@@ -113,9 +114,9 @@ class Cluster:
         budget_s: float = 3.0,
         each_s: float = 1.0,
     ) -> dict[tuple[GaugePartition, int], int]:
-        """Milliseconds UTC of the first committed record at or after each offset, as far as the budget goes.
+        """Return the timestamp of the first committed record at or after each offset, milliseconds UTC, within the budget.
 
-        An offset that was deleted is answered with the oldest record there is. What cannot be read is left out.
+        For a deleted offset this is the oldest record there is. Offsets whose record cannot be read in time are left out.
         """
         deadline = time.monotonic() + budget_s
         times = {}
@@ -138,7 +139,7 @@ class Cluster:
                     enable_partition_eof="true",
                     queued_min_messages=1,
                     queued_max_messages_kbytes=1_024,
-                    # A full queue of one record would otherwise put the partition to sleep for a second.
+                    # Otherwise a full queue of one record pauses the partition for a second.
                     fetch_queue_backoff_ms=5,
                 )
             self._consumer.assign([ck.TopicPartition(partition.topic, partition.partition, offset)])
@@ -153,7 +154,7 @@ class Cluster:
                 if message.error().code() == ck.KafkaError._PARTITION_EOF:
                     break
         except ck.KafkaException:
-            return None  # a record that cannot be read only makes its age less exact
+            return None  # an unreadable record only makes its age less exact
         finally:
             if self._consumer is not None:
                 self._consumer.unassign()
@@ -181,7 +182,7 @@ def _group_facts(name: str, described: Any, offsets: Any, metadata: Any) -> Grou
             for member in description.members
         )
     except ck.KafkaException:
-        pass  # the coordinator is moving: the offsets are known all the same
+        pass  # the coordinator is moving; the offsets are known all the same
     topics = {partition.topic for partition in committed} | {
         partition.topic for _, partitions in assignment for partition in partitions
     }
@@ -192,7 +193,7 @@ def _group_facts(name: str, described: Any, offsets: Any, metadata: Any) -> Grou
 
 
 def _waiting_for(metadata: str | None) -> str:
-    """What a commit's metadata says that it waits for; empty where it says nothing, or something of another form."""
+    """Return the reason for waiting that a group put into its commit's metadata; empty where there is none."""
     try:
         waiting = json.loads(metadata or "{}").get("waiting", "")
     except (ValueError, AttributeError):

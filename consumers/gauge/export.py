@@ -1,4 +1,4 @@
-"""A reading as Prometheus metrics. They are made anew each time, so that a group that is gone leaves no series behind."""
+"""A reading as Prometheus metrics, built anew for each scrape, so that a deleted group leaves no series behind."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from streams.runtime.privacy.requests import PendingRequest
 
 
 def exposition(reading: LagReading | None, pending: Sequence[PendingRequest] | None, now: float) -> bytes:
-    """The text of `GET /metrics`; without a reading, none of the lag metrics; without requests read back, none of theirs."""
+    """Return the text of `GET /metrics`. Without a reading it has no lag metrics, without `pending` no metrics of requests."""
     metrics = Metrics()
     if pending is not None:
         metrics.set("headwater_privacy_requests", len(pending), state="open")

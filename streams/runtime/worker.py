@@ -117,9 +117,7 @@ class Worker:
         started = self._committed_offsets(kafka, partitions)
         for partition in {p.partition for p in partitions if p.topic == self.stage.inputs[0]}:
             for topic in self.stage.restore:
-                self._stage_thread.submit(
-                    self.stage.on_restore, topic, partition, ()
-                ).result()  # even if it is empty
+                self._stage_thread.submit(self.stage.on_restore, topic, partition, ()).result()  # even if it is empty
                 for records in read_partition(self.settings, topic, partition):
                     self._stage_thread.submit(self.stage.on_restore, topic, partition, records).result()
         self.outbox.assign({(p.topic, p.partition): p.offset for p in started})

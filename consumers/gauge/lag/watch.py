@@ -1,4 +1,4 @@
-"""What the gauge remembers between two rounds, and how a round of facts becomes a reading. Pure: the clock is in the facts."""
+"""The state between two rounds, and the reading of each round. Pure: the facts carry the time."""
 
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -9,6 +9,7 @@ from consumers.gauge.lag.rules import LagCase, LagLimits, LagState, LagVerdict, 
 from consumers.gauge.lag.timetable import TimeTable
 
 PAUSE_S = 30.0
+"""Shortest time between two rounds, seconds, that makes a gap in the tables."""
 MAX_SAMPLES = 1_000
 
 GroupPartition = tuple[str, GaugePartition]
@@ -23,7 +24,7 @@ class _GroupMemory:
 
 @dataclass(slots=True)
 class LagWatch:
-    """Feed it rounds: `take` the facts, read the records it asks for, then `read`."""
+    """Derives readings from rounds of facts: `update_tables`, fetch the returned records, `build_reading`."""
 
     limits: LagLimits = field(default_factory=LagLimits)
     interval_s: float = 10.0
@@ -35,7 +36,10 @@ class LagWatch:
     _topic_ids: dict[str, str] = field(default_factory=dict)
 
     def update_tables(self, facts: KafkaFacts) -> list[tuple[GaugePartition, int]]:
-        """Add a round to the time tables; returns (partition, offset) of the records whose age only they can tell."""
+        """Add a round to the time tables.
+
+        Returns (partition, offset) of the records whose timestamps the tables do not know, most lag first.
+        """
         self._forget_replaced(facts.topic_ids)
         pause_ms = round(max(PAUSE_S, 3 * self.interval_s) * 1000)
         for partition, ends in facts.ends.items():
@@ -55,7 +59,7 @@ class LagWatch:
         return sorted(lags, key=lambda key: -lags[key])
 
     def build_reading(self, facts: KafkaFacts, record_times: Mapping[tuple[GaugePartition, int], int]) -> LagReading:
-        """The reading of this round. `record_times`: milliseconds UTC of the records that `take` asked for, as far as read."""
+        """Return the reading of this round. `record_times`: timestamps of fetched records, milliseconds UTC."""
         for group, partition, committed in _group_partitions(facts):
             if (partition, committed) in record_times:
                 self._record_times[group.name, partition] = (committed, record_times[partition, committed])
@@ -64,7 +68,7 @@ class LagWatch:
         return LagReading(facts.at, groups, facts.ends)
 
     def age(self, group: str, partition: GaugePartition, committed: int, facts: KafkaFacts) -> Age:
-        """(seconds the first unread record has waited, where that is known from)."""
+        """Return (age of the first unread record in seconds, source of the age)."""
         if committed >= facts.ends[partition].stable:
             return 0.0, "none"
         cached = self._record_times.get((group, partition))
@@ -135,9 +139,9 @@ class LagWatch:
         return memory.rebalanced_at
 
     def _forget_replaced(self, topic_ids: Mapping[str, str]) -> None:
-        """Begin topics that were made anew from nothing: their offsets are other records', and no group has gone back on them.
+        """Discard the state of recreated topics: their offsets are other records', and no group has gone back on them.
 
-        A table that was kept since before a restart is believed only under the id that it was kept with.
+        A table loaded from the store is used only under the topic id that it was saved with.
         """
         replaced = {topic for topic, topic_id in topic_ids.items() if self._topic_ids.get(topic, topic_id) != topic_id}
         self._topic_ids.update(topic_ids)
@@ -149,7 +153,7 @@ class LagWatch:
                 del self.tables[partition]
 
     def _forget(self, facts: KafkaFacts) -> None:
-        """Drop what no group needs any more, and groups and partitions that are gone."""
+        """Discard points that no group needs any more, and groups and partitions that are gone."""
         slowest: dict[GaugePartition, int] = {}
         for _, partition, committed in _group_partitions(facts):
             slowest[partition] = min(committed, slowest.get(partition, committed))
@@ -169,7 +173,7 @@ class LagWatch:
 
 
 def _group_partitions(facts: KafkaFacts) -> Iterable[tuple[GroupFacts, GaugePartition, int]]:
-    """(group, partition, first unread offset) of all partitions that answered."""
+    """Yield (group, partition, first unread offset) of all partitions that answered."""
     for group in facts.groups:
         for partition, committed in group.committed.items():
             ends = facts.ends.get(partition)
