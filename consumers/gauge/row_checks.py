@@ -56,7 +56,7 @@ def read_row_checks(settings: Settings) -> tuple[RowCheck, ...]:
     sums = ", ".join(f"sum({kind})" for kind in (*KINDS, "unverifiable"))
     database = settings.clickhouse_database.replace("`", "``")
     query = (
-        f"SELECT topic, toUnixTimestamp64Milli(min(last_verified_at)), {sums} "  # noqa: S608 - built from constants and an escaped setting
+        f"SELECT topic, toUnixTimestamp64Milli(min(last_verified_at)), {sums} "  # noqa: S608 - constants and an escaped setting
         f"FROM `{database}`.verification_status GROUP BY topic ORDER BY topic"
     )
     try:

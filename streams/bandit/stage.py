@@ -1,8 +1,8 @@
-"""The bandit's stage: joins events to decisions, counts each decision once, publishes what follows.
+"""The bandit's stage: joins events to decisions, counts each decision once, and publishes snapshots.
 
-Two inputs, one group. `events.resolved` is joined without memory: whatever answers a decision goes to `bandit.outcomes`,
-keyed by the decision. That topic comes back as the second input, so that all outcomes of a decision meet on one
-partition, also where profiles merged in between; there they are counted, once, under the memory of that partition.
+It has two inputs in one group. `events.resolved` is joined without state: events that answer a decision go to
+`bandit.outcomes`, keyed by the decision. That topic is the second input, so that all outcomes of a decision meet on one
+partition, also when profiles were merged in between; there they are counted once, from that partition's state.
 """
 
 from collections.abc import Iterable
@@ -27,15 +27,15 @@ EXPERIMENTS, STATS, UNITS, SNAPSHOTS = "bandit.experiments", "bandit.stats", "ba
 FORGOTTEN = "nothing to do: decisions and sums are kept, and no ids of persons"
 HORIZON_KEY = b"horizon"
 SLACK_MS = 86_400_000
-"""How long after its window a decision is remembered, for events that arrive late."""
+"""Milliseconds for which a decision is remembered after its window, for late events."""
 PUBLISHER_PARTITION = 0
-"""Whoever holds it publishes: the group makes sure that it is one worker, and its transactions are fenced."""
+"""The worker that holds it publishes: the group assigns it to one worker, whose transactions are fenced."""
 
 KeyValues = Iterable[tuple[bytes | None, bytes | None]]
 
 
 class BanditStage:
-    """See the module. Learning needs Kafka only; Redis is where the publisher puts what decisions read."""
+    """See the module. Learning needs Kafka only; the publisher writes snapshots to Redis for decisions."""
 
     name = "bandit"
     inputs = (RESOLVED, OUTCOMES, REQUESTS)
@@ -54,9 +54,9 @@ class BanditStage:
     # -- batches
 
     def handle(self, batch: Batch, now: float) -> Outcome:
-        """Join, count or answer one batch. Retryable for a contract nobody knows yet; nothing was counted then.
+        """Join, count or answer one batch. Retryable for an unknown contract, before anything is counted.
 
-        The data's own clocks decide, so that a replay agrees; only an answer says when it was given.
+        The records' own times decide, so that a replay gives the same result; only answers to privacy requests use `now`.
         """
         if batch.topic == REQUESTS:
             return self._answer_requests(batch, now)
@@ -82,7 +82,7 @@ class BanditStage:
         return outcome
 
     def _answer_requests(self, batch: Batch, now: float) -> Outcome:
-        """Privacy requests: nothing here is kept by person, so there is nothing to forget, and that is the answer."""
+        """Answer privacy requests: the stage stores no personal data, so there is nothing to delete."""
         outcome = Outcome()
         contract = self._registry.latest(ACKS)
         for at, value in enumerate(batch.values):
@@ -111,7 +111,7 @@ class BanditStage:
 
     def _count(self, batch: Batch, counting: Counting) -> Outcome:
         outcome = Outcome()
-        # Read all before counting any: the batch comes again whole if one of them must wait for its contract.
+        # Decode all before counting any: the whole batch comes again if one record must wait for its contract.
         decoded = [self._decode_outcome(outcome, at, value) for at, value in enumerate(batch.values)]
         keep_ms = self._catalogue.longest_window_ms + SLACK_MS
         for counted in decoded:
@@ -143,7 +143,7 @@ class BanditStage:
         return CountedOutcome(decision, cell, record["decided_ts"], record["kind"] == "reward", record["reward"])
 
     def _write_changes(self, counting: Counting, applied_offset: int) -> dict[str, list[Output]]:
-        """What counting has changed, on its own partition: there it is restored from."""
+        """Return the changed sums and units, on the partition from which they are restored."""
         changes, partition = counting.drain_changes(), counting.partition
         contract = self._registry.latest(STATS)
         records = counting.stats_records(changes.cells, applied_offset)
@@ -172,7 +172,7 @@ class BanditStage:
         return self._countings.setdefault(partition, Counting(partition))
 
     def on_restore(self, topic: str, partition: int, records: KeyValues) -> None:
-        """Take in what this partition had counted, oldest first."""
+        """Restore what this partition had counted, oldest first."""
         counting = self._counting(partition)
         for key, value in records:
             if topic == STATS:
@@ -186,13 +186,13 @@ class BanditStage:
                 counting.restore_unit(decision, record["hour"], record["seen"])
 
     def on_revoke(self, partition: int) -> None:
-        """Forget a partition that is somebody else's now."""
+        """Forget the state of a revoked partition."""
         self._countings.pop(partition, None)
         if partition == PUBLISHER_PARTITION:
             self._publisher.elected = False
 
     def on_broadcast(self, topic: str, records: KeyValues) -> None:
-        """Follow experiments, everybody's statistics, and what was published."""
+        """Apply experiments, the statistics of all partitions, and published snapshots."""
         if topic == EXPERIMENTS:
             self._catalogue.apply(records)
             get_logger().info("experiments", known=len(self._catalogue))
@@ -204,6 +204,6 @@ class BanditStage:
                 self._publisher.add_published(value)
 
     def on_tick(self, now: float) -> Outcome:
-        """Move what was published into Redis, then publish what is due. Retryable while Redis is away: learning goes on."""
+        """Write committed snapshots to Redis and return the records to publish. Retryable while Redis is away."""
         published = self._publisher.publish_due(self._catalogue, int(now * 1_000))
         return Outcome({SNAPSHOTS: published} if published else {})

@@ -1,7 +1,7 @@
-"""Cumulative statistics per (experiment, epoch, hour, group, arm), one line a source partition; the last write counts.
+"""Cumulative statistics per (experiment, epoch, hour, group, arm) and source partition; the last write counts.
 
-Each partition's counter writes its own lines only, each with more views and conversions than the one before. Merging takes the
-furthest line of each partition, then sums: idempotent, commutative, restart-safe. Nothing is ever incremented from outside.
+Each partition's counter writes only its own records, each with more views and conversions than the one before. Merging takes
+the furthest record of each partition and sums up, which is idempotent, commutative and safe across restarts.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ HOUR_MS = 3_600_000
 
 
 class CellKey(NamedTuple):
-    """What statistics are kept by. `hour`: start of the hour of the decision, milliseconds UTC."""
+    """The key of a statistic. `hour`: start of the hour of the decision, milliseconds UTC."""
 
     experiment: str
     epoch: int
@@ -31,7 +31,7 @@ class Sums(NamedTuple):
     reward_squares: float = 0.0
 
     def plus(self, other: "Sums") -> "Sums":
-        """Both together."""
+        """Return the sum of both."""
         return Sums(*(a + b for a, b in zip(self, other, strict=True)))
 
 
@@ -61,11 +61,11 @@ class StatsRecord(NamedTuple):
 
     @property
     def reach(self) -> tuple[float, int]:
-        """How far it has counted. Not by the offset alone: that begins at 0 again where the outcomes' topic was made anew."""
+        """Orders records of one cell and partition. Not by offset alone, which begins at 0 when the topic is created again."""
         return self.sums.exposures + self.sums.conversions, self.applied_offset
 
     def record(self) -> Record:
-        """As the contract wants it."""
+        """Return the fields of the contract `bandit.stats`."""
         return {
             **self.cell._asdict(),
             "source_partition": self.partition,
@@ -81,14 +81,14 @@ class MergedStats:
         self._records: dict[tuple[str, int], dict[tuple[CellKey, int], StatsRecord]] = {}
 
     def add(self, new: StatsRecord) -> None:
-        """Take in one line, in any order, any number of times."""
+        """Add one record, in any order and any number of times."""
         records = self._records.setdefault(new.cell[:2], {})
         current = records.get((new.cell, new.partition))
         if current is None or current.reach < new.reach:
             records[new.cell, new.partition] = new
 
     def totals(self, experiment: str, epoch: int, group: str) -> dict[str, Sums]:
-        """Arm -> sums over hours and partitions; arms without a line are absent."""
+        """Return arm -> sums over hours and partitions; arms without a record are absent."""
         sums: dict[str, Sums] = {}
         for record in self._select(experiment, epoch):
             if record.cell.group == group:

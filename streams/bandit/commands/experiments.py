@@ -24,7 +24,9 @@ from streams.bandit.statistics import MergedStats, StatsRecord
 EXAMPLE = Path(__file__).with_name("example.json")
 TOPIC = "bandit.experiments"
 WAIT_S = 15.0
+"""Seconds to wait for Kafka."""
 READERS = 8
+"""Partitions that are read concurrently."""
 
 app = typer.Typer(
     add_completion=False,
@@ -36,7 +38,7 @@ app = typer.Typer(
 
 
 def publish_experiment(settings: Settings, experiment: Experiment) -> Experiment:
-    """Publish a version and wait for Kafka's ack. ConfigError where it would mix new arms or rewards into old statistics."""
+    """Publish a version and wait for Kafka's acknowledgement. ConfigError where `check_epoch` or Kafka refuses it."""
     current = load_experiments(settings).get(experiment.key)
     if current is not None:
         check_epoch(current, experiment)
@@ -45,7 +47,7 @@ def publish_experiment(settings: Settings, experiment: Experiment) -> Experiment
 
 
 def check_epoch(current: Experiment, new: Experiment) -> None:
-    """ConfigError where `new` changes what statistics mean without a new epoch."""
+    """Raise ConfigError where `new` changes the meaning of existing statistics without a new epoch."""
     if new.epoch < current.epoch:
         raise ConfigError(f"{new.key}: epoch {new.epoch} is over, the current one is {current.epoch}")
     same = (
@@ -63,7 +65,7 @@ def check_epoch(current: Experiment, new: Experiment) -> None:
 
 
 def load_experiments(settings: Settings) -> Catalogue:
-    """All experiments there are now. ConfigError where Kafka cannot be asked."""
+    """Read the current experiments. ConfigError where Kafka does not answer."""
     catalogue = Catalogue(Registry(settings.contracts))
     for records in _read_partition(settings, TOPIC, 0):
         catalogue.apply(records)
@@ -71,7 +73,7 @@ def load_experiments(settings: Settings) -> Catalogue:
 
 
 def load_snapshot(settings: Settings, key: str) -> Snapshot | None:
-    """The newest published snapshot of an experiment."""
+    """Read the newest published snapshot of an experiment; None where there is none."""
     registry, snapshot = Registry(settings.contracts), None
     for records in _read_partition(settings, "bandit.snapshots", 0):
         for name, value in records:
@@ -84,7 +86,7 @@ def load_snapshot(settings: Settings, key: str) -> Snapshot | None:
 
 
 def load_statistics(settings: Settings) -> MergedStats:
-    """The merged statistics of all experiments."""
+    """Read and merge the statistics of all experiments."""
     registry, merged = Registry(settings.contracts), MergedStats()
     with ThreadPoolExecutor(READERS) as pool:
         partitions = pool.map(lambda number: _read_partition(settings, "bandit.stats", number), range(settings.partitions))

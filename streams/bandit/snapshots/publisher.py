@@ -1,4 +1,4 @@
-"""Publishes snapshots: from everybody's statistics to `bandit.snapshots`, and from there, once committed, to Redis."""
+"""Publishes snapshots: from merged statistics to `bandit.snapshots`, and from there, once committed, to Redis."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,11 +16,11 @@ from streams.bandit.statistics import MergedStats, StatsRecord, Sums
 from streams.runtime.stage import BY_KEY, Output
 
 LEARNED = "bandit"
-"""The group that is learned from: all its arms see the same mix of hours. Control stays out, it is what uplift is told by."""
+"""The group that is learned from: its arms share one mix of hours. Control is the baseline for uplift and stays out."""
 
 
 class Publisher:
-    """Every worker follows along, so that any can take over; the elected one publishes."""
+    """Every worker keeps its state, so that any can take over; the elected one publishes."""
 
     def __init__(self, registry: Registry, store: SnapshotStore, metrics: Metrics) -> None:
         self.elected = False
@@ -37,11 +37,11 @@ class Publisher:
         self._retry_at: dict[str, int] = {}
 
     def add_stats(self, record: StatsRecord) -> None:
-        """Take in one line of statistics."""
+        """Add one record of `bandit.stats`."""
         self._merged.add(record)
 
     def add_published(self, value: bytes) -> None:
-        """Take in a committed record of `bandit.snapshots`."""
+        """Add a committed record of `bandit.snapshots`."""
         try:
             snapshot = from_record(decode(self._registry, value)[1])
         except InvalidDistribution as error:
@@ -53,7 +53,7 @@ class Publisher:
             self._waiting[snapshot.experiment] = (snapshot.version, value)
 
     def publish_due(self, experiments: Iterable[Experiment], now_ms: int) -> list[Output]:
-        """Move what waits into Redis, then the records to publish now. Retryable while Redis is away."""
+        """Write committed snapshots to Redis, then return the records to publish now. Retryable while Redis is away."""
         self._move_to_redis()
         return [output for experiment in experiments for output in self._publish(experiment, now_ms)]
 
@@ -64,7 +64,7 @@ class Publisher:
 
     def _publish(self, experiment: Experiment, now_ms: int) -> list[Output]:
         previous = self._published.get(experiment.key)
-        # The very first vector is a function of the experiment alone: it does not matter who says it.
+        # The first vector depends on the experiment alone, so any worker may publish it.
         if not (self.elected or previous is None) or now_ms < self._retry_at.get(experiment.key, 0):
             return []
         previous = self._overtake_redis(experiment, previous)
@@ -74,7 +74,7 @@ class Publisher:
         try:
             snapshot = next_snapshot(experiment, totals, previous, now_ms)
         except InvalidDistribution as error:
-            # What is in force stays in force; its age says so to everybody who draws from it.
+            # The snapshot in force stays in force; its age shows that.
             self._retry_at[experiment.key] = now_ms + experiment.publish_s * 1_000
             self._count(experiment, "refused")
             get_logger().error("snapshot refused", experiment=experiment.key, error=str(error))
@@ -88,7 +88,7 @@ class Publisher:
         return [(experiment.key.encode(), value, BY_KEY)]
 
     def _overtake_redis(self, experiment: Experiment, previous: Snapshot | None) -> Snapshot | None:
-        """`previous`; nothing where Redis kept a higher version from before Kafka began anew, which must be overtaken."""
+        """Return `previous`, at Redis' version where that is higher (Kafka was created again): it must be exceeded."""
         in_force = self._in_force.get(experiment.key, 0)
         if previous is None or previous.version >= in_force:
             return previous
