@@ -1,6 +1,6 @@
-"""`python -m bench`: the runtime and the stages beside their peers, on one broker, in one run.
+"""`python -m bench`: measures the runtime and the stages beside their peers, on one broker, in one run.
 
-Machines are noisy, so the unit is L: events/s that a hand-written confluent-kafka loop passes through here and now.
+Machines are noisy, so the unit is L: events/s of a hand-written confluent-kafka loop in the same run.
 """
 
 import argparse
@@ -29,25 +29,25 @@ from infra.settings import PACKAGED_CONTRACTS, Settings
 from schemas.registry import Registry
 from tests.redis_cluster import LocalCluster
 
-SECRET = "a benchmark has nothing to hide, but forty characters"  # noqa: S105 - encrypts nothing that matters
+SECRET = "a benchmark has nothing to hide, but forty characters"  # noqa: S105 - protects generated data only
 L, COPY, FAUST = "L: hand-written loop", "runtime, exactly once", "plain Faust, at least once"
 LOOP, OURS = "consent in a loop", "consent in the runtime"
 TC = ", TC strings"
-"""50,000 different ones, drawn from a Zipf law (exponent 1.1)."""
+"""50,000 different strings, drawn from a Zipf law (exponent 1.1)."""
 KNOWN = ", known visitors"
-"""Whose states are in the ledger, or ids in the graph, already; otherwise nobody has been there before."""
+"""Visitors whose states are already in the ledger, or whose ids are in the graph; otherwise all visitors are new."""
 TWO = ", two workers"
 IDENTITY = "identity in the runtime"
 STRANGERS = ", strangers only"
-"""Nobody comes twice."""
+"""Each visitor comes once."""
 CLUSTER = ", Redis Cluster"
-"""Of three nodes."""
+"""A cluster of three nodes."""
 LEDGER = ["consent.state", "consent.heads"]
 GRAPH = ["identity.merges", "identity.links", "identity.conflicts"]
 
 
 class Benchmarks:
-    """One broker and what was measured on it."""
+    """One broker and the figures measured on it."""
 
     def __init__(self, settings: dict[str, Any], cluster: LocalCluster, console: Console) -> None:
         self.settings = settings
@@ -56,7 +56,7 @@ class Benchmarks:
         self.rows: dict[str, dict[str, float]] = {}
 
     def topics(self, *names: str) -> None:
-        """Topics with 4 partitions."""
+        """Create topics with 4 partitions."""
         from confluent_kafka.admin import AdminClient, NewTopic
 
         admin = AdminClient({"bootstrap.servers": self.settings["kafka"]})
@@ -64,7 +64,7 @@ class Benchmarks:
             future.result()
 
     def fill(self, topic: str, records: Any, n: int, compression: str = "lz4") -> None:
-        """Produce (key, value) records, each key's to one of four partitions."""
+        """Produce (key, value) records to the four partitions, by key."""
         producer = ck.Producer(
             {
                 "bootstrap.servers": self.settings["kafka"],
@@ -90,7 +90,7 @@ class Benchmarks:
         self._console.print(f"  {topic}: {n:,} records" + " " * 30, highlight=False)
 
     def reset(self, topics: list[str]) -> None:
-        """An empty Redis and these topics empty, so that no contender meets what another has learned."""
+        """Empty Redis and these topics, so that no contender uses what another has learned."""
         from confluent_kafka.admin import AdminClient
 
         redis.Redis.from_url(self.settings["redis"]).flushdb()
@@ -103,7 +103,7 @@ class Benchmarks:
         apply(Settings(**self.settings))
 
     def run(self, label: str, **options: Any) -> None:
-        """Run one contender and keep its figures; the best of a label's runs counts, all are shown."""
+        """Run one contender and print its figures; the best of a label's runs is kept."""
         options["settings"] = {**self.settings, "slot": label.replace(" ", "-"), **options.get("settings", {})}
         command = [sys.executable, "-m", "bench.contender", json.dumps(options)]
         completed = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
@@ -117,7 +117,7 @@ class Benchmarks:
         self._keep(label, rate, cpu_us)
 
     def run_group(self, label: str, workers: int, **options: Any) -> None:
-        """The same for several workers of one group, from when each has the first batch of its own to the last commit."""
+        """Run several workers of one group, measured from when each has a first batch of its own to the last commit."""
         gate = Path(self.settings["state_dir"]) / f"gate-{options['sink']}"
         processes: list[psutil.Popen] = []
 
@@ -131,7 +131,7 @@ class Benchmarks:
                 command = [sys.executable, "-m", "bench.contender", json.dumps({**options, **more})]
                 processes.append(psutil.Popen(command, stdout=subprocess.DEVNULL))
                 self._wait(ready, processes)
-                # Who was there before holds a batch of the assignment before.
+                # The workers that joined earlier hold a batch of the previous assignment.
                 for process in processes[:-1]:
                     gate.with_name(f"{gate.name}.{process.pid}").unlink()
             self._wait(ready, processes)
@@ -169,15 +169,15 @@ class Benchmarks:
 
 
 def measure(bench: Benchmarks, records: int, events: int, rounds: int, only: str | None) -> None:
-    """All contenders, interleaved, so that a slow minute hits them all. The ledger is empty at each one's start."""
+    """Run all contenders interleaved, so that a slow minute affects them all. The ledger is empty at each one's start."""
     few = max(2_000, records // 50)
     registry = Registry(PACKAGED_CONTRACTS)
     bench.topics("copy.in")
-    # Events, not one constant: equal records are next to nothing once compressed, and a loop carries a fifth more of them.
+    # Events instead of equal records, which compress to almost nothing, so that a loop copies a fifth more of them.
     bench.fill("copy.in", raw_events(registry, records), records)
     if only in (None, "copy"):
         bench.topics("slow.in")
-        # aiokafka reads no lz4 as it comes
+        # aiokafka does not read lz4 without a further package
         bench.fill("slow.in", raw_events(registry, few), few, "none")
     if only in (None, "events"):
         bench.fill("events.raw", raw_events(registry, events), events)
@@ -196,7 +196,7 @@ def measure(bench: Benchmarks, records: int, events: int, rounds: int, only: str
         if only in (None, "events"):
             measure_consent(bench, "events.raw", "", events, n)
         if only in (None, "tc"):
-            # What records of this size can reach at all, next to what the stage makes of them.
+            # The upper bound for records of this size, without a stage.
             bench.topics(f"bare-{n}")
             bench.run(f"{L}{TC}", how="loop", stage="copy", source="tc.in", sink=f"bare-{n}", records=events)
             measure_consent(bench, "tc.in", TC, events, n)
@@ -205,7 +205,7 @@ def measure(bench: Benchmarks, records: int, events: int, rounds: int, only: str
 
 
 def measure_consent(bench: Benchmarks, source: str, suffix: str, events: int, n: int) -> None:
-    """The stage in a loop and in the runtime, with an empty ledger each, and again over visitors that it knows."""
+    """Run the stage in a loop and in the runtime, each with an empty ledger, then again over known visitors."""
     options = {"stage": "consent", "source": source, "records": events}
     bench.reset(LEDGER)
     bench.run(f"{LOOP}{suffix}", how="loop", sink=f"loop-{source}-{n}", **options)
@@ -217,7 +217,7 @@ def measure_consent(bench: Benchmarks, source: str, suffix: str, events: int, n:
 
 
 def fill_visits(bench: Benchmarks, registry: Registry, events: int) -> None:
-    """Two days of the same visitors, and a day of those who come once."""
+    """Produce two days of the same visitors, and a day of visitors who come once."""
     days = [draw_visitors(events), draw_visitors(events), range(events)]
     for day, visitors in enumerate(days):
         bench.topics(f"visits-{day}.in")
@@ -225,7 +225,7 @@ def fill_visits(bench: Benchmarks, registry: Registry, events: int) -> None:
 
 
 def measure_identity(bench: Benchmarks, events: int, n: int) -> None:
-    """Over an empty graph, then a day later over the graph that this has made; and over an empty one with strangers."""
+    """Run the stage over an empty graph, a day later over the resulting graph, and over an empty one with strangers."""
     runs = [("visits-0.in", "", True), ("visits-1.in", KNOWN, False), ("visits-2.in", STRANGERS, True)]
     for source, suffix, empty in runs:
         if empty:
@@ -244,7 +244,7 @@ def measure_identity(bench: Benchmarks, events: int, n: int) -> None:
 
 
 def report(bench: Benchmarks, console: Console, as_json: bool) -> None:
-    """The best figures and their ratios."""
+    """Print the best figures and their ratios."""
     rows = bench.rows
     rates = {label: row["rate"] for label, row in rows.items()}
     ell = rates[L]
@@ -269,7 +269,7 @@ def report(bench: Benchmarks, console: Console, as_json: bool) -> None:
 
 
 def main() -> None:
-    """Parse, measure, report."""
+    """Parse the arguments, measure and report."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, epilog="Example: python -m bench --rounds 3")
     parser.add_argument("--records", type=int, default=1_500_000, help="events that are copied")
     parser.add_argument("--events", type=int, default=400_000, help="events that pass a stage")

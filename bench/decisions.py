@@ -1,7 +1,7 @@
-"""Decisions a second and their latency, over real HTTP with a real broker and a real Redis on this machine.
+"""Measures decisions a second and their latency, over HTTP with a real broker and a real Redis on this machine.
 
-Two runs of a few seconds: as many as 16 connections can ask (throughput, and decisions per CPU second of the server), then
-a fixed, modest rate, each request timed from when it was due (latency without coordinated omission).
+It does two runs of a few seconds: 16 connections that ask as fast as they can (throughput, and decisions per CPU second of
+the server), then a fixed, modest rate, each request timed from when it was due (latency without coordinated omission).
 """
 
 import asyncio
@@ -39,7 +39,7 @@ RUN = "from infra.ops.cli import main; main()"
 
 
 def request(n: int) -> bytes:
-    """One question as a browser sends it."""
+    """Return one HTTP request as a browser sends it."""
     body = json.dumps(
         {
             "experiment": "hero-banner",
@@ -53,7 +53,7 @@ def request(n: int) -> bytes:
 
 
 class Connection:
-    """One keep-alive connection, with as little of our own work as possible."""
+    """One keep-alive connection with as little overhead as possible."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -64,7 +64,7 @@ class Connection:
         return self
 
     async def ask(self, n: int) -> bytes:
-        """One question and its answer's body."""
+        """Send one request and return the body of the response."""
         self._writer.write(request(n))
         head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
         assert head.startswith(b"http/1.1 200"), head
@@ -73,7 +73,7 @@ class Connection:
 
 
 async def measure_throughput(port: int) -> int:
-    """Answers in SECONDS from CONNECTIONS that each wait for one before asking again."""
+    """Return the responses within SECONDS to CONNECTIONS that each wait for one before they ask again."""
     end = time.perf_counter() + SECONDS
 
     async def ask_until_end(first: int) -> int:
@@ -87,7 +87,7 @@ async def measure_throughput(port: int) -> int:
 
 
 async def measure_latency(port: int) -> list[float]:
-    """Seconds from when each of RATE questions a second was due until its answer was there."""
+    """Return the seconds from when each of RATE requests a second was due until its response arrived."""
     free: asyncio.Queue[Connection] = asyncio.Queue()
     for _ in range(CONNECTIONS):
         free.put_nowait(await Connection(port).open())
@@ -107,7 +107,7 @@ async def measure_latency(port: int) -> list[float]:
 
 
 def prepare(settings: Settings) -> None:
-    """Topics, a write key, an empty view of the consent ledger, the packaged experiment and its first snapshot."""
+    """Create topics, a write key, an empty view of the consent ledger, the packaged experiment and its first snapshot."""
     topics_app.apply(settings)
     create_key(settings.write_keys_file, "shop", site="shop.example")
     view = RedisStateStore(partial(redis.Redis.from_url, settings.redis), lambda _partition, _since: iter(()), 3_600)
@@ -136,7 +136,7 @@ async def wait_until_drawn(port: int) -> None:
 
 
 def measure(port: int, pid: int) -> dict[str, Any]:
-    """Both runs."""
+    """Do both runs and return the figures."""
     server = psutil.Process(pid)
     asyncio.run(wait_until_drawn(port))
     before = server.cpu_times()
@@ -155,7 +155,7 @@ def measure(port: int, pid: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Start everything, measure, print JSON."""
+    """Start the servers, measure, and print JSON."""
     with tempfile.TemporaryDirectory() as folder:
         state = Path(folder)
         with EmbeddedKafka(state / "kafka") as kafka, EmbeddedRedis(state / "redis") as redis_server:

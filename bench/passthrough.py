@@ -1,4 +1,4 @@
-"""The least a stage can do, as a worker of its own: copies records to another topic, same partition.
+"""A stage that copies records to the same partition of another topic, as a worker of its own.
 
     python -m bench.passthrough '{"source": "a", "sink": "b", "name": "copy", "settings": {...}}'
 
@@ -36,22 +36,22 @@ class PassThrough:
         self._sleep_s = sleep_s
 
     def handle(self, batch: Batch, now: float) -> Outcome:  # noqa: ARG002 - the stage contract gives the time
-        """Each record as it came, to the partition it came from."""
+        """Copy each record to its own partition."""
         if self._sleep_s:
             time.sleep(self._sleep_s)
         return Outcome({self._sink: list(zip(batch.keys, batch.values, repeat(batch.partition)))}, passed=len(batch))
 
     def on_broadcast(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
-        """Has none."""
+        """Do nothing: there are no broadcast topics."""
 
     def on_restore(self, topic: str, partition: int, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
-        """Has none."""
+        """Do nothing: there is no state."""
 
     def on_revoke(self, partition: int) -> None:
-        """Keeps nothing."""
+        """Do nothing: there is no state."""
 
     def on_tick(self, now: float) -> Outcome:  # noqa: ARG002 - the stage contract gives the time
-        """Says nothing."""
+        """Return nothing."""
         return Outcome()
 
 

@@ -1,6 +1,6 @@
-"""`python -m bench.tcf`: the TC string decoder, uncached, beside `iab-tcf`, and what the worst inputs cost it.
+"""`python -m bench.tcf`: measures the uncached TC string decoder beside `iab-tcf`, and the cost of the worst inputs.
 
-Both decode the official library's vectors that `iab-tcf` accepts, in turns, in one process; the best of the rounds counts.
+Both decode the official library's vectors that `iab-tcf` accepts, alternately, in one process; the best round counts.
 """
 
 import argparse
@@ -26,7 +26,7 @@ ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
 def rate(decoder: Callable[[str], object], strings: list[str]) -> float:
-    """Strings a second."""
+    """Return the strings decoded a second."""
     began = time.perf_counter()
     for string in strings:
         decoder(string)
@@ -34,7 +34,7 @@ def rate(decoder: Callable[[str], object], strings: list[str]) -> float:
 
 
 def peer(folder: str) -> Callable[[str], object]:
-    """The peer's reading. Installed aside, because its wheel brings a package called `tests`."""
+    """Install and return the peer's decoder. It goes into `folder`, because its wheel contains a package called `tests`."""
     command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--target", folder, PEER]
     subprocess.run(command, check=True)
     sys.path.append(folder)
@@ -43,16 +43,16 @@ def peer(folder: str) -> Callable[[str], object]:
 
 
 def accepted(peer_decode: Callable[[str], object], string: str) -> bool:
-    """Whether the peer reads it at all."""
+    """Return whether the peer decodes the string."""
     try:
         peer_decode(string)
-    except Exception:  # whatever it raises, it is not measured on this one
+    except Exception:  # whatever it raises: this string is left out
         return False
     return True
 
 
 def worst_inputs() -> list[str]:
-    """8 KiB each: as many single ids, ranges over everything, restrictions and bits as fit, and noise."""
+    """Return inputs of 8 KiB: as many single ids, ranges over everything, restrictions and bits as fit, and noise."""
     head = f"{2:06b}" + "0" * 132 + "1" + "0" * 74
     budget = 8_192 * 6
     singles = head + f"{65_535:016b}1{2_800:012b}" + "".join(f"0{1 + 23 * n % 65_535:016b}" for n in range(2_800))
@@ -68,7 +68,7 @@ def worst_inputs() -> list[str]:
 
 
 def slowest_ms(inputs: list[str]) -> float:
-    """The most that any of them takes, each at its best of five."""
+    """Return the largest of the inputs' times, each the best of five."""
     worst = 0.0
     for string in inputs:
         times = []
@@ -82,7 +82,7 @@ def slowest_ms(inputs: list[str]) -> float:
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.tcf", description=__doc__, epilog="Example: python -m bench.tcf --json"
     )
@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def measure(peer_decode: Callable[[str], object], rounds: int) -> dict[str, float]:
-    """Both in turns."""
+    """Measure both decoders alternately."""
     strings = [vector["text"] for vector in json.loads(VECTORS.read_text())]
     both = [string for string in strings if accepted(peer_decode, string)]
     own_rate, peer_rate = 0.0, 0.0
