@@ -1,4 +1,4 @@
-"""Against a real broker: transactions, deleted records, groups without members, restarts."""
+"""The gauge on a real broker: transactions, deleted records, groups without members, restarts."""
 
 import json
 import os
@@ -33,7 +33,7 @@ from tests.broker.groups import commit_offsets
 
 @pytest.fixture
 def house(kafka: str, redis_url: str, tmp_path: Path) -> Settings:
-    """Settings of a house on the session's broker."""
+    """Settings on the session's broker."""
     return load_settings(kafka=kafka, redis=redis_url, state_dir=tmp_path)
 
 
@@ -65,7 +65,7 @@ def make_topics(house: Settings, *topics: NewTopic) -> None:
 
 
 def eventually(check: Callable[[], Any], seconds: float = 30) -> Any:
-    """What `check` returns once it is true."""
+    """Poll `check` until it is true, and return its result."""
     deadline = time.monotonic() + seconds
     while not (result := check()):
         assert time.monotonic() < deadline, "not in time"
@@ -74,12 +74,12 @@ def eventually(check: Callable[[], Any], seconds: float = 30) -> Any:
 
 
 def group_name() -> str:
-    """A group that the gauge will find."""
+    """Return the name of a group that the gauge watches."""
     return f"headwater.t{uuid.uuid4().hex[:8]}"
 
 
 def produce(house: Settings, topic: str, partition: int, n: int, at_ms: int = 0) -> None:
-    """`n` plain records, written at `at_ms`, or now."""
+    """Produce `n` plain records with the timestamp `at_ms`, or now."""
     client = producer(house)
     for i in range(n):
         client.produce(topic, value=b"%d" % i, partition=partition, timestamp=at_ms)
@@ -97,13 +97,13 @@ def commit(house: Settings, group: str, *offsets: tuple[str, int, int]) -> None:
 
 
 def group_reading(reading: LagReading, group: str) -> GroupReading:
-    """One group's reading."""
+    """Return the reading of one group."""
     (match,) = [g for g in reading.groups if g.group == group]
     return match
 
 
 def test_lag_is_zero_behind_a_transaction_marker(house: Settings, topic: str, collector: Collector) -> None:
-    """The marker at the end of a partition is no record: a group that has committed past it has read all."""
+    """A group that has committed past the marker at the end of a partition has no lag."""
     writer = producer(house, transactional_id=topic)
     writer.init_transactions(20)
     writer.begin_transaction()
@@ -125,7 +125,7 @@ def test_lag_is_zero_behind_a_transaction_marker(house: Settings, topic: str, co
 
 
 def test_an_open_transaction_holds_back_readers_and_is_named(house: Settings, topic: str, collector: Collector) -> None:
-    """Lag counts to the last stable offset; what lies behind an open transaction is HUNG_TXN after its time."""
+    """Lag counts to the last stable offset; an open transaction is HUNG_TXN after its time."""
     group = group_name()
     commit(house, group, (topic, 0, 0))
     writer = producer(house, transactional_id=topic)
@@ -145,7 +145,7 @@ def test_an_open_transaction_holds_back_readers_and_is_named(house: Settings, to
 def test_a_group_without_members_is_stopped_and_its_age_is_read_from_the_record(
     house: Settings, topic: str, collector: Collector
 ) -> None:
-    """The gauge has just started and the record is an hour old: one look at it tells."""
+    """A gauge that has just started reads the age from the record, which is an hour old."""
     now = time.time()
     produce(house, topic, 0, 5, round((now - 3_600) * 1000))
     produce(house, topic, 0, 5, round((now - 1_800) * 1000))
@@ -160,7 +160,7 @@ def test_a_group_without_members_is_stopped_and_its_age_is_read_from_the_record(
 
 
 def test_a_member_is_counted_and_what_it_reads_is_within_its_limit(house: Settings, topic: str, collector: Collector) -> None:
-    """A worker that has joined and not committed yet: its partitions are known from its assignment."""
+    """The partitions of a worker without commits are known from its assignment."""
     produce(house, topic, 1, 3)
     group = group_name()
     worker = reader(house, group, auto_offset_reset="earliest")
@@ -175,7 +175,7 @@ def test_a_member_is_counted_and_what_it_reads_is_within_its_limit(house: Settin
 
 
 def test_deleted_offsets_break_neither_the_round_nor_the_neighbour(house: Settings, topic: str, collector: Collector) -> None:
-    """Records that were deleted before they were read: DATA_LOSS_RISK there, all other partitions as ever."""
+    """Unread deleted records are DATA_LOSS_RISK; other partitions are unaffected."""
     produce(house, topic, 0, 10)
     produce(house, topic, 1, 10)
     group = group_name()
@@ -190,7 +190,7 @@ def test_deleted_offsets_break_neither_the_round_nor_the_neighbour(house: Settin
 
 
 def test_a_deleted_topic_leaves_the_others_alone(house: Settings, topic: str, collector: Collector) -> None:
-    """A group's commits outlive the topic that they are for."""
+    """A group's committed offsets outlive their topic."""
     deleted = f"gauge.{uuid.uuid4().hex[:8]}"
     make_topics(house, NewTopic(deleted, 1, 1))
     group = group_name()
@@ -201,7 +201,7 @@ def test_a_deleted_topic_leaves_the_others_alone(house: Settings, topic: str, co
 
 
 def test_time_lag_outlives_a_restart_in_redis(house: Settings, topic: str, redis_url: str) -> None:
-    """The clock is ours: ten minutes of looks, a restart, and the age is known without reading a record."""
+    """With an injected clock: after ten minutes of rounds and a restart the age is known without reading a record."""
     import redis
 
     store = RedisTables(redis.Redis.from_url(redis_url))
@@ -225,14 +225,14 @@ def test_time_lag_outlives_a_restart_in_redis(house: Settings, topic: str, redis
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_a_topic_made_anew_is_another_one(house: Settings, topic: str, redis_url: str, restarted: bool) -> None:
-    """Deleted and created again under its name while its time tables stay in Redis: the age of a record is its own."""
+def test_a_recreated_topic_has_its_own_ages(house: Settings, topic: str, redis_url: str, restarted: bool) -> None:
+    """A recreated topic, whose time tables are still in Redis, has ages of its own."""
     import redis
 
     store = RedisTables(redis.Redis.from_url(redis_url))
     group, options = group_name(), GaugeOptions("127.0.0.1", 1, 10.0, LagLimits())
     commit(house, group, (topic, 0, 0))
-    # The old topic's records were written over two days; the clock is ours.
+    # The old topic's records were written over two days; the clock is injected.
     now, collector = time.time(), Collector(house, options, store)
     for look in range(12):
         collector.poll(now - 172_800 + 20 * look)
@@ -262,8 +262,8 @@ def recreate_topic(house: Settings, topic: str) -> None:
     assert topic_ids(house, [topic]) != before
 
 
-def test_kafka_away_is_said_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No answer is Retryable, never a hang and never an empty house."""
+def test_an_unreachable_kafka_is_retryable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unreachable Kafka raises Retryable; it neither hangs nor gives empty facts."""
     monkeypatch.setattr("consumers.gauge.cluster.TIMEOUT_S", 1.0)
     alone = Cluster(load_settings(kafka="127.0.0.1:9", state_dir=tmp_path))
     with pytest.raises(Retryable, match="Kafka does not answer"):
@@ -272,7 +272,7 @@ def test_kafka_away_is_said_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_side_topics_are_read_back(house: Settings, contracts_dir: Path) -> None:
-    """Dead letters by reason, counts of the last hour, newest snapshots; what is unreadable is skipped."""
+    """Dead letters by reason, counts of the last hour, newest snapshots; unreadable records are skipped."""
     make_topics(
         house, *(NewTopic(name, 1, 1) for name in ("events.dead", "stream.counts", "bandit.snapshots", "identity.deferred"))
     )
@@ -323,7 +323,7 @@ def test_side_topics_are_read_back(house: Settings, contracts_dir: Path) -> None
 
 
 def test_the_command_serves_and_prints(house: Settings, topic: str) -> None:
-    """`headwater gauge` answers on its port and stops on SIGTERM; `--once --json` prints what scripts wait for."""
+    """`headwater gauge` answers on its port and stops on SIGTERM; `--once --json` prints the lag."""
     produce(house, topic, 0, 3)
     group = group_name()
     commit(house, group, (topic, 0, 1), (topic, 1, 0))

@@ -19,7 +19,7 @@ def outcome(unit: int, *, converts: bool = False, ts: int = 0, reward: float = 1
 
 
 def total(counting: Counting) -> Sums:
-    """Everything that was counted."""
+    """Return the sum of all cells."""
     sums = Sums()
     for cell in counting._sums:
         sums = sums.plus(counting._sums[cell])
@@ -27,7 +27,7 @@ def total(counting: Counting) -> Sums:
 
 
 def restore(earlier: Iterable[Counting]) -> Counting:
-    """A counter restored from what earlier ones wrote, as compacted topics keep it."""
+    """Restore a counter from the changes of earlier ones, as compacted topics keep them."""
     lines: dict[CellKey, StatsRecord] = {}
     units: dict[bytes, tuple[int, int]] = {}
     horizon = 0
@@ -49,7 +49,7 @@ def restore(earlier: Iterable[Counting]) -> Counting:
 
 
 def test_a_view_and_a_purchase_count_once_each() -> None:
-    """However often they come: one exposure, one conversion, the first reward."""
+    """Repeated views and purchases give one exposure, one conversion and the first reward."""
     counting = Counting(0)
     verdicts = [
         counting.count(counted_outcome, DAY)
@@ -77,7 +77,7 @@ def test_a_conversion_proves_its_exposure() -> None:
 def test_order_repetition_and_restarts_do_not_matter(
     outcomes: list[tuple[int, bool]], rng: random.Random, data: st.DataObject
 ) -> None:
-    """Any order, any duplicates and a restart anywhere give the recount's totals."""
+    """Any order, duplicates and a restart anywhere give the totals of a recount."""
     expected = Sums(
         len({unit for unit, _ in outcomes}),
         len({unit for unit, converts in outcomes if converts}),
@@ -110,7 +110,7 @@ def test_what_was_forgotten_is_never_counted_again() -> None:
 
 
 def test_memory_is_bounded_by_number() -> None:
-    """Past the limit the oldest hour is forgotten whole; within one hour further decisions are not counted at all."""
+    """Beyond the limit the oldest hour is forgotten whole; within one hour further decisions are not counted."""
     counting = Counting(0, max_units=10)
     for unit in range(30):
         assert counting.count(outcome(unit, ts=unit * HOUR_MS), 100 * DAY) == "exposure"
@@ -123,7 +123,7 @@ def test_memory_is_bounded_by_number() -> None:
 
 
 def test_changes_name_each_cell_once_with_cumulative_sums() -> None:
-    """A batch writes one line a changed cell; an unchanged one is not written again."""
+    """A batch writes one record per changed cell; an unchanged one is not written again."""
     counting = Counting(3)
     for unit in (1, 3, 5):
         counting.count(outcome(unit), DAY)

@@ -1,4 +1,4 @@
-"""River behind our adapter: it alarms when an arm's rate changes, and what it does wrong elsewhere stays outside."""
+"""River behind its adapter: it alarms when an arm's rate changes, and its defects elsewhere do not matter."""
 
 import math
 import random
@@ -13,7 +13,7 @@ from streams.bandit.statistics import Sums
 
 
 def alarms(rates: list[float], seed: int) -> list[int]:
-    """Positions at which an arm with these true rates, one an observation of 200 exposures, alarms."""
+    """Return the observations, of 200 exposures each, at which an arm with these true rates alarms."""
     rng, watch, total, positions = random.Random(seed), ArmDrift(), Sums(), []
     for at, rate in enumerate(rates):
         conversions = sum(rng.random() < rate for _ in range(200))
@@ -37,7 +37,7 @@ def test_a_steady_rate_is_quiet() -> None:
 
 
 def test_too_few_exposures_are_no_observation() -> None:
-    """A handful of views, all converted, says nothing; they are counted on with those that follow."""
+    """A handful of converted views gives no alarm; they count together with those that follow."""
     watch = ArmDrift()
     for n in range(MIN_EXPOSURES):
         assert not watch.detect("hero", 1, "a", Sums(n, n))
@@ -64,20 +64,20 @@ def test_a_busy_arm_is_sampled_at_its_rate() -> None:
 
 @pytest.mark.parametrize(("ones", "values"), [(0, 5), (5, 5), (2, 7), (3, 10)])
 def test_ones_are_spread_evenly(ones: int, values: int) -> None:
-    """All of them, at most one a place."""
+    """All of them are placed, at most one per position."""
     spread_values = spread(ones, values)
     assert (sum(spread_values), len(spread_values), set(spread_values) <= {0, 1}) == (ones, values, True)
 
 
 def test_rivers_beta_counts_a_fraction_as_a_success() -> None:
-    """`Beta.update(0.2)` adds a whole success: why posteriors here are made of our own sums."""
+    """`Beta.update(0.2)` adds a whole success, so posteriors are computed from the stage's own sums."""
     posterior = proba.Beta(1, 1)
     posterior.update(0.2)
     assert (posterior.alpha, posterior.beta) == (2, 1)
 
 
 def test_rivers_beta_density_is_lost_at_real_counts() -> None:
-    """At a few thousand observations River's density is no number any more; our quadrature works in logarithms."""
+    """At a few thousand observations River's density fails; the quadrature works in logarithms."""
     a, b = 300.0, 5_000.0
     with pytest.raises(ZeroDivisionError):
         proba.Beta(a, b)(a / (a + b))

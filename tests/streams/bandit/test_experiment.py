@@ -1,4 +1,4 @@
-"""Experiments: what a person may publish, and what is refused with a sentence that helps."""
+"""Experiments: what may be published, and what is refused with a helpful message."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ EXAMPLE = json.loads(experiments_app.EXAMPLE.read_text())
 
 
 def changed(**changes: Any) -> Experiment:
-    """The packaged example with changes."""
+    """Return the packaged example with changes."""
     return parse(json.dumps(EXAMPLE | changes))
 
 
@@ -49,7 +49,7 @@ def test_the_packaged_example_is_valid_and_keeps_its_version() -> None:
         ({"mode": "pause"}, "mode"),
     ],
 )
-def test_what_could_not_be_judged_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_a_broken_experiment_is_refused(changes: dict[str, Any], message: str) -> None:
     """Each broken experiment is refused with a message that names the field or the reason."""
     with pytest.raises(ConfigError, match=message):
         changed(**changes)

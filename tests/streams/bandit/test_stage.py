@@ -1,4 +1,4 @@
-"""The stage: conserves, replays, keeps order, counts each decision once, and publishes what follows."""
+"""The stage conserves, replays, keeps order, counts each decision once, and publishes."""
 
 from typing import Any
 from uuid import UUID
@@ -30,13 +30,13 @@ REGISTRY = Registry(PACKAGED_CONTRACTS)
 
 
 def token(unit: int, arm: str = "bold", group: str = "bandit", **changes: Any) -> str:
-    """The token of decision `unit`."""
+    """Return the token of decision `unit`."""
     ref = DecisionRef(str(UUID(int=unit)), "hero-banner", 1, arm, group, 0.5, T0)
     return sign(KEY, ref._replace(**changes))
 
 
 def event(name: str, decision_token: str = "", **changes: Any) -> bytes:
-    """A record of events.resolved."""
+    """Return a record of events.resolved."""
     record = {
         "profile_id": "2" + "a" * 32, "node": "2" + "a" * 32, "identity_state": "resolved", "consent_outcome": "pass",
         "consent_purposes": 7, "consent_reasons": "", "consent_policy": "", "consent_evidence": "", "event_id": "e",
@@ -48,30 +48,30 @@ def event(name: str, decision_token: str = "", **changes: Any) -> bytes:
 
 
 def batch(topic: str, values: list[bytes | None], first: int = 0, partition: int = 0) -> Batch:
-    """A batch of these values."""
+    """Return a batch of these values."""
     return Batch(topic, partition, [b"k"] * len(values), values, range(first, first + len(values)))
 
 
 def stage(store: MemorySnapshotStore | None = None, experiment: Experiment = HERO) -> BanditStage:
-    """A stage that knows one experiment."""
+    """Build a stage that knows one experiment."""
     bandit = BanditStage(REGISTRY, KEY, Publisher(REGISTRY, store or MemorySnapshotStore(), Metrics()), Metrics())
     publish(bandit, experiment)
     return bandit
 
 
 def publish(bandit: BanditStage, experiment: Experiment) -> None:
-    """Tell a stage of an experiment."""
+    """Give a stage an experiment by broadcast."""
     record = {"experiment": experiment.key, "config_version": experiment.version, "config": experiment.text()}
     bandit.on_broadcast(EXPERIMENTS, [(experiment.key.encode(), encode(REGISTRY.latest(EXPERIMENTS), record))])
 
 
 def records(outputs: list[Output]) -> list[dict[str, Any]]:
-    """The outputs, decoded."""
+    """Decode the outputs."""
     return [decode(REGISTRY, value)[1] for _, value, _ in outputs if value is not None]
 
 
 def outcomes_of(bandit: BanditStage, values: list[bytes | None]) -> list[bytes | None]:
-    """What joining these events writes to bandit.outcomes."""
+    """Return the values that joining these events writes to bandit.outcomes."""
     return [value for _, value, _ in bandit.handle(batch(RESOLVED, values, partition=1), NOW).out[OUTCOMES]]
 
 
@@ -90,7 +90,7 @@ MIXED: list[bytes | None] = [
 ]
 
 
-def test_joining_conserves_and_says_what_became_of_each() -> None:
+def test_joining_conserves_and_gives_each_event_a_verdict() -> None:
     """Every record is passed or dead, each non-heartbeat has one verdict, and only exposures and rewards are outcomes."""
     outcome = stage().handle(batch(RESOLVED, MIXED), NOW)
     assert outcome.passed + outcome.dropped.total() + len(outcome.dead) == len(MIXED)
@@ -110,7 +110,7 @@ def test_joining_conserves_and_says_what_became_of_each() -> None:
 
 
 def test_a_replay_gives_the_same_and_leaves_its_input_alone() -> None:
-    """Two fresh stages make the same of the same batches, and the batch is unchanged."""
+    """Two fresh stages give equal outcomes for the same batches and leave them unchanged."""
     values = list(MIXED)
     results = []
     for bandit in (stage(), stage()):
@@ -132,7 +132,7 @@ def test_order_is_kept_per_decision() -> None:
 
 
 def test_the_devices_clock_cannot_move_an_event_before_its_decision_or_behind_its_arrival() -> None:
-    """The time of an outcome lies between the decision and the collector's time."""
+    """The time of an outcome lies between the decision's and the collector's time."""
     values: list[bytes | None] = [
         event("purchase", token(1), event_ts=T0 - 10**9),
         event("purchase", token(2), event_ts=T0 + 10**9),
@@ -146,8 +146,8 @@ def counted(bandit: BanditStage, values: list[bytes | None], first: int = 0) -> 
     return bandit.handle(batch(OUTCOMES, outcomes_of(bandit, values), first, 1), NOW)
 
 
-def test_counting_writes_cumulative_lines_on_its_own_partition() -> None:
-    """Views and purchases count once a decision; lines carry the batch's last offset and go where they are restored from."""
+def test_counting_writes_cumulative_sums_on_its_own_partition() -> None:
+    """Views and purchases count once per decision; records carry the batch's last offset and stay on its partition."""
     bandit = stage()
     values: list[bytes | None] = [event("widget_viewed", token(n)) for n in range(1, 5)]
     values += [event("purchase", token(1)), event("purchase", token(1)), event("purchase", token(9, group="control"))]
@@ -162,7 +162,7 @@ def test_counting_writes_cumulative_lines_on_its_own_partition() -> None:
 
 
 def restored_from(outcomes: list[Outcome]) -> BanditStage:
-    """A new stage with partition 1 restored from what was committed, compacted as Kafka does."""
+    """Restore partition 1 of a new stage from committed outputs, compacted as Kafka does."""
     bandit = stage()
     for topic in (STATS, UNITS):
         compacted: dict[bytes | None, bytes | None] = {}
@@ -175,7 +175,7 @@ def restored_from(outcomes: list[Outcome]) -> BanditStage:
 
 
 def test_a_restart_anywhere_counts_the_same() -> None:
-    """Whatever is restored, the next batch gives the totals of a stage that never stopped."""
+    """After a restore the next batch gives the totals of a stage that never stopped."""
     first: list[bytes | None] = [*(event("widget_viewed", token(n)) for n in range(1, 6)), event("purchase", token(2))]
     second: list[bytes | None] = [event("purchase", token(n)) for n in range(1, 8)]
     steady = stage()
@@ -188,7 +188,7 @@ def test_a_restart_anywhere_counts_the_same() -> None:
 
 
 def test_forgetting_is_written_as_tombstones_and_survives_a_restart() -> None:
-    """When a much newer decision comes, old ones are forgotten on the topic too, and their late events are dropped."""
+    """A much newer decision makes old ones be forgotten on the topic too, and their late events are dropped."""
     bandit = stage()
     before = counted(bandit, [event("widget_viewed", token(1))])
     day = 86_400_000
@@ -203,7 +203,7 @@ def test_forgetting_is_written_as_tombstones_and_survives_a_restart() -> None:
 
 
 def test_an_unknown_contract_holds_the_partition_before_anything_is_counted() -> None:
-    """A batch with a record of an unknown contract raises Retryable, and counting it later counts it once."""
+    """A batch with an unknown contract raises Retryable, and counting it later counts it once."""
     bandit = stage()
     values = outcomes_of(bandit, [event("widget_viewed", token(1))])
     with pytest.raises(Retryable):
@@ -215,7 +215,7 @@ def test_an_unknown_contract_holds_the_partition_before_anything_is_counted() ->
 
 
 def test_unreadable_outcomes_are_dead() -> None:
-    """A record that is no outcome is a dead letter, and the rest of its batch is counted."""
+    """An undecodable record is a dead letter, and the rest of its batch is counted."""
     bandit = stage()
     values = [*outcomes_of(bandit, [event("widget_viewed", token(1))]), b"x", None]
     outcome = bandit.handle(batch(OUTCOMES, values), NOW)
@@ -226,7 +226,7 @@ def test_unreadable_outcomes_are_dead() -> None:
 
 
 def tick(bandit: BanditStage, now: float, *, commit: bool = True) -> list[dict[str, Any]]:
-    """What is published now; it comes back as a broadcast once committed."""
+    """Return what a tick publishes, and broadcast it back as committed."""
     outputs = bandit.on_tick(now).out.get(SNAPSHOTS, [])
     if commit:
         bandit.on_broadcast(SNAPSHOTS, [(key, value) for key, value, _ in outputs])
@@ -234,14 +234,14 @@ def tick(bandit: BanditStage, now: float, *, commit: bool = True) -> list[dict[s
 
 
 def test_the_first_snapshot_needs_no_statistics_and_no_election() -> None:
-    """A new experiment is published at once, with equal chances, by whoever ticks first."""
+    """A new experiment is published at once, with equal chances, by any worker."""
     (first,) = tick(stage(), NOW)
     assert (first["version"], first["probabilities"]) == (1, pytest.approx([1 / 3] * 3))
     assert from_record(first).checksum == first["checksum"]
 
 
 def test_a_snapshot_is_in_redis_only_after_its_commit() -> None:
-    """The store gets a version when its record came back committed, not when it was handed over."""
+    """The store gets a version when its record comes back committed, not when it is produced."""
     store = MemorySnapshotStore()
     bandit = stage(store)
     outputs = bandit.on_tick(NOW).out[SNAPSHOTS]
@@ -254,7 +254,7 @@ def test_a_snapshot_is_in_redis_only_after_its_commit() -> None:
 
 
 def learned(bandit: BanditStage, conversions: dict[str, int], views: int = 400) -> None:
-    """Count views and conversions an arm on partition 1, and let the publisher know of them."""
+    """Count views and conversions per arm on partition 1, and broadcast the statistics."""
     values: list[bytes | None] = []
     for at, (arm, converted) in enumerate(conversions.items()):
         units = range(at * 10_000 + 1, at * 10_000 + 1 + views)
@@ -265,7 +265,7 @@ def learned(bandit: BanditStage, conversions: dict[str, int], views: int = 400) 
 
 
 def test_the_elected_worker_publishes_what_was_learned_step_by_step() -> None:
-    """The better arm gains, by a quarter of total variation a step at the most, until the model's own vector is out."""
+    """The better arm gains at most a quarter of total variation per step, until the model's own vector is published."""
     bandit = stage()
     bandit.on_restore(STATS, 0, [])
     tick(bandit, NOW)
@@ -278,8 +278,8 @@ def test_the_elected_worker_publishes_what_was_learned_step_by_step() -> None:
     assert [record["version"] for record in published] == [2, 3, 4]
 
 
-def test_who_does_not_hold_partition_zero_does_not_publish_what_was_learned() -> None:
-    """A worker without partition 0 follows along only; after taking it over it goes on where the other one stopped."""
+def test_only_the_holder_of_partition_zero_publishes_statistics() -> None:
+    """A worker publishes statistics only while it holds partition 0."""
     bandit = stage()
     tick(bandit, NOW)
     learned(bandit, {"calm": 20, "bold": 60, "seasonal": 20})
@@ -291,7 +291,7 @@ def test_who_does_not_hold_partition_zero_does_not_publish_what_was_learned() ->
 
 
 def test_control_is_not_learned_from() -> None:
-    """Outcomes of the control group move no probability."""
+    """Outcomes of the control group change no probability."""
     bandit = stage()
     bandit.on_restore(STATS, 0, [])
     tick(bandit, NOW)
@@ -300,8 +300,8 @@ def test_control_is_not_learned_from() -> None:
     assert tick(bandit, NOW + 30) == []
 
 
-def test_nothing_new_is_published_again_only_to_show_a_sign_of_life() -> None:
-    """Without new statistics the same probabilities get a new version every five minutes, not every few seconds."""
+def test_an_unchanged_snapshot_is_published_every_five_minutes() -> None:
+    """Without new statistics the same probabilities get a new version every five minutes only."""
     bandit = stage()
     bandit.on_restore(STATS, 0, [])
     (first,) = tick(bandit, NOW)
@@ -312,7 +312,7 @@ def test_nothing_new_is_published_again_only_to_show_a_sign_of_life() -> None:
 
 @pytest.mark.parametrize("mode", ["freeze", "control", "off"])
 def test_a_stopped_experiment_keeps_its_probabilities(mode: str) -> None:
-    """Outside `run` statistics move nothing; the new configuration is acknowledged with the old vector."""
+    """Outside `run` statistics change nothing; the new configuration is published with the old vector."""
     bandit = stage()
     bandit.on_restore(STATS, 0, [])
     (first,) = tick(bandit, NOW)
@@ -325,7 +325,7 @@ def test_a_stopped_experiment_keeps_its_probabilities(mode: str) -> None:
 
 
 def test_redis_away_delays_publishing_and_not_learning() -> None:
-    """While the store raises, ticks raise Retryable and counting goes on; then the newest version is moved."""
+    """While the store raises, ticks raise Retryable and counting goes on; afterwards the newest version is stored."""
 
     class Away(MemorySnapshotStore):
         away = True
@@ -347,7 +347,7 @@ def test_redis_away_delays_publishing_and_not_learning() -> None:
 
 
 def test_a_store_that_is_ahead_is_overtaken() -> None:
-    """Where Redis kept a higher version from before Kafka began anew, the next publication is above it."""
+    """Where Redis has a higher version from before Kafka was recreated, the next publication exceeds it."""
     store = MemorySnapshotStore()
     store.publish("hero-banner", 57, b"old")
     bandit = stage(store)
@@ -358,8 +358,8 @@ def test_a_store_that_is_ahead_is_overtaken() -> None:
     assert store.pointers["hero-banner"] == 58
 
 
-def test_a_vector_that_is_none_is_refused() -> None:
-    """NaN in the statistics raises before anything is published, and the stage goes on with what is in force."""
+def test_a_vector_that_is_no_distribution_is_refused() -> None:
+    """NaN in the statistics raises before anything is published."""
     with pytest.raises(InvalidDistribution):
         next_snapshot(HERO, {"calm": Sums(float("nan"), 1.0)}, None, T0)
     record = next_snapshot(HERO, {}, None, T0)

@@ -1,4 +1,4 @@
-"""Statistics: lines may come in any order and any number of times."""
+"""Statistics: records may come in any order and any number of times."""
 
 import random
 
@@ -19,7 +19,7 @@ record_lists = st.lists(
 
 
 def totals(order: list[StatsRecord]) -> dict[tuple[int, str], dict[str, Sums]]:
-    """All totals after taking in these lines."""
+    """Merge these records and return all totals."""
     merged = MergedStats()
     for record in order:
         merged.add(record)
@@ -28,15 +28,15 @@ def totals(order: list[StatsRecord]) -> dict[tuple[int, str], dict[str, Sums]]:
 
 @given(record_lists, st.randoms(use_true_random=False))
 def test_order_and_repetition_do_not_matter(records: list[StatsRecord], rng: random.Random) -> None:
-    """Shuffled and doubled lines give the same totals: the furthest line of each partition counts."""
+    """Shuffled and doubled records give the same totals: the furthest record of each partition counts."""
     again = records * 2
     rng.shuffle(again)
     assert totals(again) == totals(records)
 
 
 @given(record_lists)
-def test_totals_are_the_sum_of_the_last_line_of_each_partition(records: list[StatsRecord]) -> None:
-    """The merge agrees with a recount that keeps, of a cell and partition, the line that has counted most."""
+def test_totals_are_the_sum_of_the_furthest_record_of_each_partition(records: list[StatsRecord]) -> None:
+    """The merge agrees with a recount of the furthest record per cell and partition."""
     last: dict[tuple[CellKey, int], StatsRecord] = {}
     for record in sorted(records, key=lambda record: (record.sums.exposures + record.sums.conversions, record.applied_offset)):
         last[record.cell, record.partition] = record
@@ -44,8 +44,8 @@ def test_totals_are_the_sum_of_the_last_line_of_each_partition(records: list[Sta
     assert sum(sums.exposures for arms in totals(records).values() for sums in arms.values()) == exposures
 
 
-def test_lines_count_on_where_offsets_begin_again() -> None:
-    """The outcomes' topic was made anew and the sums were kept: a lower offset is not an older line."""
+def test_counting_continues_where_offsets_begin_again() -> None:
+    """After the outcomes' topic was recreated and the sums were kept, a lower offset is not an older record."""
     cell, merged = CellKey("hero", 1, 0, "bandit", "a"), MergedStats()
     for offset, sums in ((900, Sums(40.0, 3.0)), (2, Sums(41.0, 3.0)), (5, Sums(41.0, 4.0, 9.0)), (900, Sums(40.0, 3.0))):
         merged.add(StatsRecord(cell, 0, offset, sums))
@@ -53,14 +53,14 @@ def test_lines_count_on_where_offsets_begin_again() -> None:
 
 
 @given(record_lists)
-def test_a_line_survives_its_record(records: list[StatsRecord]) -> None:
-    """What is written to the topic reads back as the same line."""
+def test_a_record_round_trips(records: list[StatsRecord]) -> None:
+    """A record decodes to what was encoded."""
     for record in records:
         assert StatsRecord.of(record.record()) == record
 
 
-def test_lines_from_before_groups_are_the_bandits() -> None:
-    """A record without a group counts for the bandit."""
+def test_records_without_a_group_belong_to_the_bandit() -> None:
+    """A record without a group counts for the group `bandit`."""
     record = StatsRecord(CellKey("hero", 1, 0, "bandit", "a"), 0, 5, Sums(1.0)).record()
     del record["group"]
     assert StatsRecord.of(record).cell.group == "bandit"

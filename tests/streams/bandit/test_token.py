@@ -1,4 +1,4 @@
-"""The decision token: what we signed comes back, anything else is nothing."""
+"""The decision token: a signed decision verifies, any other text does not."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ REF = DecisionRef("01890a5d-ac96-774b-bcce-b302099a8057", "hero-banner", 3, "b",
 
 
 def test_a_signed_decision_comes_back_whole() -> None:
-    """Reading what was signed gives every field, the propensity to the last bit."""
+    """Verifying a token returns every field, the propensity to the last bit."""
     assert verify(KEY, sign(KEY, REF)) == REF
 
 
@@ -25,13 +25,13 @@ def test_any_decision_survives(propensity: float, epoch: int, arm: str, ts: int)
     assert verify(KEY, sign(KEY, ref)) == ref
 
 
-def test_another_key_reads_nothing() -> None:
-    """A token of another installation is no token here."""
+def test_another_key_does_not_verify() -> None:
+    """A token of another installation does not verify."""
     assert verify(b"x" * 32, sign(KEY, REF)) is None
 
 
 def test_no_changed_character_is_accepted() -> None:
-    """Each single character changed, removed or doubled makes the token worthless."""
+    """A token with any single character changed, removed or doubled does not verify."""
     token = sign(KEY, REF)
     for at, letter in enumerate(token):
         other = "A" if letter != "A" else "B"
@@ -49,14 +49,14 @@ def test_another_spelling_of_the_same_mac_is_refused() -> None:
 
 
 @pytest.mark.parametrize("text", ["", ".", "a.b", "ü.ü", "a" * (MAX_TOKEN + 1), "undefined", "null", "\x00.\x00"])
-def test_garbage_is_nothing(text: str) -> None:
-    """Whatever a page sends in place of a token reads as no token, without an exception."""
+def test_garbage_does_not_verify(text: str) -> None:
+    """Any other text verifies as None, without an exception."""
     assert verify(KEY, text) is None
 
 
 @pytest.mark.parametrize("payload", [[2, *REF], [1], [], {"v": 1}, 7, [1, *REF, 0], [1, 5, *REF[1:]], [1, *REF[:-1], "late"]])
-def test_a_signed_payload_of_another_shape_is_nothing(payload: object) -> None:
-    """Another version or shape is refused even under our own signature."""
+def test_a_signed_payload_of_another_shape_does_not_verify(payload: object) -> None:
+    """A signed payload of another version or shape does not verify."""
     from streams.bandit.token import _encode, _mac
 
     text = base64.urlsafe_b64encode(json.dumps(payload).encode()).rstrip(b"=").decode()

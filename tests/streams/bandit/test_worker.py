@@ -1,4 +1,4 @@
-"""The whole room on a real broker and a real Redis: events in, totals equal to a recount, killed in between."""
+"""The bandit's workers on a real broker and a real Redis: totals equal a recount, also when workers are killed."""
 
 import json
 import os
@@ -35,7 +35,7 @@ MAIN = "from infra.ops.cli import main; main()"
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The installation for a command of its own process."""
+    """Return the environment of a command for this installation."""
     return {
         **os.environ,
         "HEADWATER_KAFKA": settings.kafka,
@@ -46,7 +46,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Poll until `what` holds."""
+    """Poll until `condition` holds."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not within the deadline"
@@ -63,7 +63,7 @@ def settings(kafka: str, redis_url: str, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def worker(settings: Settings) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
-    """Starts workers of the bandit; all are gone at the end."""
+    """Starts workers of the bandit, and kills them at the end."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(slot: str, *words: str) -> subprocess.Popen[bytes]:
@@ -79,7 +79,7 @@ def worker(settings: Settings) -> Iterator[Callable[[str], subprocess.Popen[byte
 
 
 def send(settings: Settings, units: range) -> None:
-    """One view a decision, twice; a purchase of every fourth `bold` and every tenth other, on another partition, twice."""
+    """Send each view twice, and twice a purchase of every fourth `bold` and every tenth other, on several partitions."""
     contract, key = Registry(settings.contracts).latest("events.resolved"), settings.master.derive("decision-token")
     client = producer(settings)
     for unit in units:
@@ -100,7 +100,7 @@ def send(settings: Settings, units: range) -> None:
 
 
 def recount(units: range) -> dict[str, tuple[int, int]]:
-    """Arm -> (exposures, conversions), as sent."""
+    """Return arm -> (exposures, conversions) as sent."""
     arms = {"calm": [u for u in units if u % 3 == 0], "bold": [u for u in units if u % 3 == 1], "seasonal": []}
     arms["seasonal"] = [u for u in units if u % 3 == 2]
     bought = {arm: sum(u % 12 == 4 if arm == "bold" else u % 30 == 0 for u in decided) for arm, decided in arms.items()}
@@ -108,13 +108,13 @@ def recount(units: range) -> dict[str, tuple[int, int]]:
 
 
 def counted(settings: Settings) -> dict[str, tuple[int, int]]:
-    """Arm -> (exposures, conversions), as counted."""
+    """Return arm -> (exposures, conversions) as counted."""
     totals = load_statistics(settings).totals("hero-banner", 1, "bandit")
     return {arm: (int(sums.exposures), int(sums.conversions)) for arm, sums in totals.items()}
 
 
 def counted_since(settings: Settings, before: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """Arm -> (exposures, conversions) counted since `before`."""
+    """Return arm -> (exposures, conversions) counted since `before`."""
     now, nothing = counted(settings), (0, 0)
     pairs = {arm: (now.get(arm, nothing), before.get(arm, nothing)) for arm in ("calm", "bold", "seasonal")}
     return {arm: (new[0] - old[0], new[1] - old[1]) for arm, (new, old) in pairs.items()}
@@ -131,7 +131,7 @@ def workers_with_partitions(settings: Settings) -> int:
 
 
 class Load:
-    """Sends events of ever new decisions, 300 decisions a second, in the body of a `with` statement."""
+    """Sends the events of 300 new decisions a second within a `with` statement."""
 
     def __init__(self, settings: Settings, first: int) -> None:
         self.decisions = range(first, first)
@@ -159,7 +159,7 @@ class Load:
 def test_totals_equal_a_recount_although_the_worker_is_killed(
     settings: Settings, worker: Callable[[str], subprocess.Popen[bytes]]
 ) -> None:
-    """Doubled events on all partitions, kill -9 in between: each decision counts once, the better arm is in Redis."""
+    """Each decision counts once despite doubled events on all partitions and a kill; the better arm is in Redis."""
     experiment = publish_experiment(settings, parse(EXAMPLE.read_bytes()).model_copy(update={"publish_s": 1}))
     assert [experiment.key for experiment in load_experiments(settings)] == ["hero-banner"]
     process = worker("0")
@@ -191,10 +191,10 @@ def test_totals_equal_a_recount_although_the_worker_is_killed(
     assert "freeze" in shown(settings, "experiments", "list")
 
 
-def test_totals_go_on_where_the_topic_of_outcomes_was_made_anew(
+def test_totals_continue_when_the_topic_of_outcomes_is_recreated(
     settings: Settings, worker: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
-    """Its offsets begin at 0 again, below those that the statistics on their own topic name: they count on all the same."""
+    """Counting continues although the offsets of a recreated topic begin at 0, below those in the statistics."""
     publish_experiment(settings, parse(EXAMPLE.read_bytes()).model_copy(update={"publish_s": 1}))
     before = counted(settings)
 
@@ -242,6 +242,6 @@ def test_totals_are_exact_while_a_second_worker_joins_leaves_and_dies(
 
 
 def shown(settings: Settings, *words: str) -> str:
-    """What a command prints."""
+    """Return the output of a command."""
     run = subprocess.run([sys.executable, "-c", MAIN, *words], env=environment(settings), capture_output=True, check=True)
     return run.stdout.decode()

@@ -18,7 +18,7 @@ def registry(contracts_dir: Path) -> Registry:
 
 
 def test_counts_are_deltas(registry: Registry) -> None:
-    """What was taken is not counted again, and nothing to say is no record."""
+    """Drained counts are not returned again, and no counts give no record."""
     counts = CellCounts(registry, "consent")
     cell = CountCell(60_000, "web", "page_view", "pass")
     counts.add(Counter({cell: 2}))
@@ -30,7 +30,7 @@ def test_counts_are_deltas(registry: Registry) -> None:
 
 
 def test_past_the_limit_events_are_counted_as_other(registry: Registry) -> None:
-    """The number of cells a minute is bounded, no event is left out, and the folded ones are told."""
+    """The number of cells a minute is bounded, every event is counted, and the number of folded ones is returned."""
     counts = CellCounts(registry, "consent")
     cells = [CountCell(0, "web", f"event-{i}", "pass") for i in range(CELLS_A_MINUTE + 10)]
     assert counts.add(dict.fromkeys(cells, 1)) == 10
@@ -40,7 +40,7 @@ def test_past_the_limit_events_are_counted_as_other(registry: Registry) -> None:
 
 
 def test_old_minutes_are_forgotten(registry: Registry) -> None:
-    """A stream of new minutes does not fill the memory."""
+    """Memory is bounded over many minutes."""
     counts = CellCounts(registry, "consent")
     for minute in range(MINUTES_REMEMBERED * 3):
         counts.add({CountCell(minute * 60_000, "web", "page_view", "pass"): 1})

@@ -1,4 +1,4 @@
-"""From rounds of facts to readings, the clock injected."""
+"""From rounds of facts to readings, with an injected clock."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ THERE = GaugePartition("t", 1)
 def facts(
     at: float, ends: dict[GaugePartition, int], committed: dict[GaugePartition, int | None], members: int = 1, holds: str = "w"
 ) -> KafkaFacts:
-    """One round: partitions that begin at 0, one group `headwater.g`."""
+    """Return one round: partitions that begin at 0, and one group `headwater.g`."""
     assignment = frozenset({(holds, tuple(ends))}) if members else frozenset[tuple[str, tuple[GaugePartition, ...]]]()
     group = GroupFacts("headwater.g", members, False, assignment, committed)
     return KafkaFacts(at, {place: PartitionEnds(0, end, end) for place, end in ends.items()}, (group,))
@@ -26,13 +26,13 @@ def facts(
 def run_round(
     watch: LagWatch, round_facts: KafkaFacts, times: dict[tuple[GaugePartition, int], int] | None = None
 ) -> LagReading:
-    """One round through the watch."""
+    """Pass one round through the watch."""
     watch.update_tables(round_facts)
     return watch.build_reading(round_facts, times or {})
 
 
 def test_time_lag_is_the_age_of_the_first_unread_record() -> None:
-    """10 records a second, a reader 300 records behind: 30 s, whatever its own pace was."""
+    """At 10 records a second, a group 300 records behind is 30 s behind, whatever its own pace."""
     watch = LagWatch()
     for at in range(0, 200, 10):
         reading = run_round(watch, facts(at, {HERE: at * 10}, {HERE: max(0, at * 10 - 300)}))
@@ -44,7 +44,7 @@ def test_time_lag_is_the_age_of_the_first_unread_record() -> None:
 
 
 def test_time_lag_keeps_growing_after_traffic_and_reader_have_stopped() -> None:
-    """Lag over rate would be undefined here; the age of a record never is."""
+    """Lag over rate would be undefined here; the age of a record is not."""
     watch = LagWatch()
     for at in range(0, 110, 10):
         run_round(watch, facts(at, {HERE: at * 10}, {HERE: at * 10}))
@@ -56,8 +56,8 @@ def test_time_lag_keeps_growing_after_traffic_and_reader_have_stopped() -> None:
     assert partition.since == 110
 
 
-def test_a_record_is_asked_for_once_where_the_table_does_not_know() -> None:
-    """After a start the committed offset is older than the table: one look at the record, remembered while it waits."""
+def test_a_record_is_fetched_once_where_the_table_does_not_reach() -> None:
+    """A committed offset older than the table needs one record, whose time is cached while it waits."""
     watch = LagWatch()
     first = facts(1_000, {HERE: 500}, {HERE: 200})
     assert watch.update_tables(first) == [(HERE, 200)]
@@ -70,7 +70,7 @@ def test_a_record_is_asked_for_once_where_the_table_does_not_know() -> None:
 
 
 def test_without_the_record_the_age_is_a_lower_bound_and_says_so() -> None:
-    """The record could not be read in time: it is at least as old as the table."""
+    """A record that was not read in time is at least as old as the table."""
     watch = LagWatch()
     run_round(watch, facts(1_000, {HERE: 500}, {HERE: 200}))
     reading = run_round(watch, facts(1_010, {HERE: 500}, {HERE: 200}))
@@ -86,14 +86,14 @@ def test_records_furthest_behind_are_asked_for_first() -> None:
 
 
 def test_a_partition_without_a_commit_is_unread() -> None:
-    """Nothing committed means everything waits."""
+    """Without a committed offset everything waits."""
     reading = run_round(LagWatch(), facts(0, {HERE: 7}, {HERE: None}))
     assert reading.groups[0].partitions[0].lag == 7
     assert reading.groups[0].partitions[0].committed is None
 
 
 def test_the_table_is_kept_until_the_slowest_has_passed() -> None:
-    """It shrinks behind the slowest reader, and grows while somebody is behind."""
+    """The table shrinks behind the slowest group and grows while one is behind."""
     watch = LagWatch()
     for at in range(0, 1_000, 10):
         run_round(watch, facts(at, {HERE: at}, {HERE: 0}))
@@ -103,7 +103,7 @@ def test_the_table_is_kept_until_the_slowest_has_passed() -> None:
 
 
 def test_a_change_of_assignment_gives_two_minutes_of_grace() -> None:
-    """Standing still right after a rebalance is called catching up, and stalled once the grace is over."""
+    """Standing still right after a rebalance is CATCHING_UP, and STALLED after the grace."""
     watch = LagWatch()
     states = {}
     for at in range(0, 700, 10):
@@ -118,7 +118,7 @@ def test_a_change_of_assignment_gives_two_minutes_of_grace() -> None:
 
 
 def test_a_stuck_partition_is_told_from_a_stalled_group() -> None:
-    """The sibling moves: the partition is named."""
+    """When a sibling advances, the partition is STUCK_PARTITION."""
     watch = LagWatch()
     for at in range(0, 300, 10):
         reading = run_round(watch, facts(at, {HERE: 1_000 + at, THERE: 1_000 + at}, {HERE: 900, THERE: 1_000 + at}))
@@ -127,7 +127,7 @@ def test_a_stuck_partition_is_told_from_a_stalled_group() -> None:
 
 
 def test_a_partition_that_does_not_answer_hides_nothing_else() -> None:
-    """Without a leader it is left out of the round; its neighbour is read, and it is back in the next round."""
+    """A partition without leader is left out of the round; its neighbour is read, and it returns in the next round."""
     watch = LagWatch()
     run_round(watch, facts(0, {HERE: 10, THERE: 10}, {HERE: 10, THERE: 10}))
     without_leader = facts(10, {THERE: 20}, {HERE: 10, THERE: 10})
@@ -137,7 +137,7 @@ def test_a_partition_that_does_not_answer_hides_nothing_else() -> None:
 
 
 def test_tables_that_were_saved_answer_after_a_restart() -> None:
-    """What was written before the restart needs no look at the records."""
+    """Records from before a restart need not be read."""
     store, watch = MemoryTables(), LagWatch()
     for at in range(0, 200, 10):
         run_round(watch, facts(at, {HERE: at * 10}, {HERE: 500}))
@@ -149,7 +149,7 @@ def test_tables_that_were_saved_answer_after_a_restart() -> None:
 
 
 def test_groups_that_are_gone_are_forgotten() -> None:
-    """Memory is bounded by what is there now."""
+    """Memory is bounded by the existing groups."""
     watch = LagWatch()
     run_round(watch, facts(0, {HERE: 10}, {HERE: 5}))
     run_round(watch, KafkaFacts(10, {}, ()))
@@ -159,7 +159,7 @@ def test_groups_that_are_gone_are_forgotten() -> None:
 
 
 def test_a_partition_says_what_it_waits_for_while_records_wait() -> None:
-    """The reason that a group commits stands where a person looks, until nothing waits."""
+    """The reason in a commit's metadata is the detail until nothing waits."""
     watch, place = LagWatch(), GaugePartition("t", 0)
     waiting = {place: "ClickHouse: its disk is full (code 243)"}
     for at, committed, detail in ((0.0, 5, "waits: ClickHouse: its disk is full (code 243)"), (10.0, 9, "up to date")):
@@ -182,7 +182,7 @@ def test_a_partition_says_what_it_waits_for_while_records_wait() -> None:
     ],
 )
 def test_metadata_of_any_form_is_read(metadata: str | None, reason: str) -> None:
-    """Other groups commit what they like."""
+    """Metadata of other groups may have any form."""
     assert _waiting_for(metadata) == reason
 
 
@@ -193,8 +193,8 @@ def test_json_has_the_sum_that_scripts_wait_for() -> None:
     assert [p["lag"] for p in body["groups"][0]["partitions"]] == [6, 0]
 
 
-def test_a_topic_made_anew_begins_from_nothing() -> None:
-    """Under another topic id offsets are other records': no age comes from the old ones, and nobody has gone back on them."""
+def test_a_recreated_topic_begins_without_history() -> None:
+    """Under another topic id no age comes from old offsets, and no group is a REWIND."""
     watch = LagWatch()
     for at in range(0, 300, 10):
         run_round(watch, replace(facts(at, {HERE: at, THERE: at}, {HERE: at, THERE: at}), topic_ids={"t": "first"}))
@@ -209,7 +209,7 @@ def test_a_topic_made_anew_begins_from_nothing() -> None:
 
 
 def test_a_round_without_ids_changes_nothing() -> None:
-    """A topic that was not described this time is still the one that it was."""
+    """A topic that a round does not describe keeps its id."""
     watch = LagWatch()
     for at in range(0, 100, 10):
         round_facts = facts(at, {HERE: at * 10}, {HERE: at * 5})
@@ -219,8 +219,8 @@ def test_a_round_without_ids_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(("topic_id", "source"), [("first", "table"), ("second", "at_least"), ("", "at_least")])
-def test_a_kept_table_counts_for_the_topic_that_it_was_kept_of(topic_id: str, source: str) -> None:
-    """After a restart: a table of another topic of that name, or of nobody knows which, is as good as none."""
+def test_a_saved_table_counts_for_its_topic_id_only(topic_id: str, source: str) -> None:
+    """After a restart, a table of another topic id, or of none, is not used."""
     before = LagWatch()
     for at in range(0, 200, 10):
         round_facts = facts(at, {HERE: at * 10}, {HERE: 0})

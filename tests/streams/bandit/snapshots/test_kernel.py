@@ -1,4 +1,4 @@
-"""The kernel: exact probabilities, floors, caps, and a hash that draws what was published."""
+"""The kernel: exact probabilities, floors, caps, and a hash that draws the published vector."""
 
 import numpy as np
 import pytest

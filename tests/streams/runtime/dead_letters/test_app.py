@@ -1,4 +1,4 @@
-"""`headwater dead` on a real topic: what is listed, shown and sent again, and what cannot be."""
+"""`headwater dead` on a real topic: which letters are listed, shown and sent again."""
 
 import json
 import time
@@ -26,7 +26,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def settings(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A broker with two letters of the consent stage, one of a door, and one of ten days ago, whose key is gone."""
+    """A broker with two letters of the consent stage, one of a door, and one of ten days ago, whose key is destroyed."""
     installation = Settings(kafka=kafka, state_dir=tmp_path_factory.mktemp("dead"), secret=SECRET, partitions=2)
     apply(installation)
     registry, keyring, now = (
@@ -53,7 +53,7 @@ def settings(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture
 def run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Calls `headwater dead` on this broker."""
+    """Runs `headwater dead` on this broker."""
     for name in ("kafka", "state_dir"):
         monkeypatch.setenv(f"HEADWATER_{name.upper()}", str(getattr(settings, name)))
     monkeypatch.setenv("HEADWATER_SECRET", SECRET)
@@ -61,7 +61,7 @@ def run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def raw(settings: Settings) -> list[tuple[bytes | None, bytes | None]]:
-    """Key and value of what is on events.raw."""
+    """Return (key, value) of the records of events.raw."""
     partitions = topic_partitions(settings, RAW)
     return [
         (message.key(), message.value()) for at in partitions for some in read_messages(settings, RAW, at) for message in some
@@ -69,7 +69,7 @@ def raw(settings: Settings) -> list[tuple[bytes | None, bytes | None]]:
 
 
 def test_letters_are_counted_listed_and_chosen(run: Run) -> None:
-    """The newest first, so many as one likes; as JSON without the payload."""
+    """The newest letters come first, up to a limit; JSON omits the payload."""
     output = run("list").output
     assert "4 dead letters" in output
     assert "2  consent  UNDECODABLE" in output
@@ -78,8 +78,8 @@ def test_letters_are_counted_listed_and_chosen(run: Run) -> None:
     assert all("payload" not in letter for letter in letters)
 
 
-def test_where_none_is_chosen_it_says_which_there_are(run: Run) -> None:
-    """A stage that is spelt otherwise is no stage without letters."""
+def test_without_a_match_the_existing_letters_are_named(run: Run) -> None:
+    """When no letter matches, the existing stages and reasons are printed."""
     result = run("list", "--stage", "consnet")
     assert "0 dead letters" in result.output
     assert "there are: collector NO_NAME, consent TOO_LONG, consent UNDECODABLE" in result.stderr
@@ -87,7 +87,7 @@ def test_where_none_is_chosen_it_says_which_there_are(run: Run) -> None:
 
 
 def test_one_is_shown_with_its_bytes(run: Run) -> None:
-    """Where its day's key is there; a place where nothing lies is told."""
+    """A letter is decrypted where its key exists; an unknown position is an error."""
     letters = [json.loads(line) for line in run("list", "--json").output.splitlines()]
     places = {letter["source_offset"]: f"{letter['dead_partition']}:{letter['dead_offset']}" for letter in letters}
     assert "b'first'" in run("show", places[7]).output
@@ -96,7 +96,7 @@ def test_one_is_shown_with_its_bytes(run: Run) -> None:
 
 
 def test_replay_sends_what_can_be_sent_once(run: Run, settings: Settings) -> None:
-    """Keys and values as they were; what came from a door, or has lost its key, is counted and stays."""
+    """Keys and values are unchanged; letters from a door, or without a key, are counted and stay."""
     assert "2  would be sent to events.raw" in run("replay").output
     assert raw(settings) == []
     output = run("replay", "--send").output
@@ -116,8 +116,8 @@ def test_replay_sends_what_can_be_sent_once(run: Run, settings: Settings) -> Non
     assert "there are: " in result.stderr
 
 
-def test_the_list_says_which_were_sent(run: Run) -> None:
-    """A letter stays on its topic; beside it stands that it was sent back."""
+def test_the_list_marks_replayed_letters(run: Run) -> None:
+    """A letter stays on its topic and is marked as replayed."""
     run("replay", "--send")
     letters = [json.loads(line) for line in run("list", "--json").output.splitlines()]
     assert {letter["source_offset"]: letter["replayed"] for letter in letters if letter["source_topic"]} == {
@@ -142,7 +142,7 @@ def test_the_list_says_which_were_sent(run: Run) -> None:
     ],
 )
 def test_letters_are_chosen_by_time_topic_and_source(run: Run, words: tuple[str, ...], offsets: set[int]) -> None:
-    """All that is given must match."""
+    """A letter must meet all criteria."""
     letters = [json.loads(line) for line in run("list", "--json", *words).stdout.splitlines()]
     assert {letter["source_offset"] for letter in letters if letter["source_topic"]} == offsets
     outcomes = json.loads(run("replay", "--json", "--again", *words).stdout)["outcomes"]
@@ -158,7 +158,7 @@ def test_letters_are_chosen_by_time_topic_and_source(run: Run, words: tuple[str,
         (("--since", "1h", "--until", "2h"), "--since is not before --until"),
     ],
 )
-def test_a_time_that_is_none_is_refused(run: Run, words: tuple[str, ...], error: str) -> None:
-    """Before anything is read, in both commands; with what a time looks like."""
+def test_an_unreadable_time_is_refused(run: Run, words: tuple[str, ...], error: str) -> None:
+    """Both commands refuse an unreadable time before they read, and show the format."""
     for command in (("list",), ("replay", "--send")):
         assert error in str(run(*command, *words).exception)

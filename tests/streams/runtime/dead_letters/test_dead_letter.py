@@ -1,4 +1,4 @@
-"""Dead letters keep the bytes, encrypted, and open with the key at hand only."""
+"""Dead letters keep the record's bytes encrypted and open only with the right key."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ DAY_S = 86_400
 @pytest.mark.parametrize("key", [None, b"", b"key"])
 @pytest.mark.parametrize("value", [b"", b"\xff\x00 bytes"])
 def test_key_and_value_come_back_as_they_were(contracts_dir: Path, tmp_path: Path, key: bytes | None, value: bytes) -> None:
-    """No key, an empty key and a key are three different things."""
+    """No key, an empty key and a key stay distinct."""
     registry, keyring = Registry(contracts_dir), PayloadKeyring(tmp_path, SECRET)
     refusal = DeadLetterCause("UNDECODABLE", "no frame", RecordPosition("events.raw", 2, 17), "web")
     place, written, _ = DeadLetters(registry, keyring, "consent", Metrics()).build(refusal, key, value, NOW)
@@ -29,8 +29,8 @@ def test_key_and_value_come_back_as_they_were(contracts_dir: Path, tmp_path: Pat
     assert open_letter(record, keyring) == (key, value)
 
 
-def test_letters_from_a_door_have_places_of_their_own() -> None:
-    """Two refusals at a door do not replace each other."""
+def test_letters_from_a_door_have_distinct_keys() -> None:
+    """Letters of a door have distinct keys."""
     assert RecordPosition.at_door().key != RecordPosition.at_door().key
 
 
@@ -48,7 +48,7 @@ def test_each_letter_is_counted_by_stage_and_reason(contracts_dir: Path, tmp_pat
 
 
 def test_a_destroyed_key_opens_nothing(contracts_dir: Path, tmp_path: Path) -> None:
-    """Once a day's salt is deleted, that day's payloads are gone, and the other days' are not."""
+    """Once a day's salt is deleted, that day's payloads are unreadable; other days' are not."""
     registry, keyring = Registry(contracts_dir), PayloadKeyring(tmp_path, SECRET)
     letters = DeadLetters(registry, keyring, "consent", Metrics())
     refusal = DeadLetterCause("UNDECODABLE", "", RecordPosition.at_door())
@@ -60,7 +60,7 @@ def test_a_destroyed_key_opens_nothing(contracts_dir: Path, tmp_path: Path) -> N
 
 
 def test_another_secret_or_changed_bytes_open_nothing(contracts_dir: Path, tmp_path: Path) -> None:
-    """AES-GCM authenticates: a payload opens whole and unchanged or not at all."""
+    """AES-GCM authenticates: a payload opens unchanged or not at all."""
     registry, keyring = Registry(contracts_dir), PayloadKeyring(tmp_path, SECRET)
     _, written, _ = DeadLetters(registry, keyring, "consent", Metrics()).build(
         DeadLetterCause("R", "", RecordPosition.at_door()), None, b"value", NOW
