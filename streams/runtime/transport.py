@@ -139,17 +139,17 @@ class Consumer(FaustConsumer):
         if paused:
             await self._in_poll_thread(self._resume)
 
-    def _message(self, tp: TP, handed: LeasedBatch) -> ConsumerMessage:
+    def _message(self, tp: TP, leased: LeasedBatch) -> ConsumerMessage:
         # Faust's stream silently skips messages of another generation, so this is the one that Faust considers current.
         return ConsumerMessage(
             tp.topic,
             tp.partition,
-            handed.batch.offsets[-1],
+            leased.batch.offsets[-1],
             time.time(),
             1,
             [],
             None,
-            handed,
+            leased,
             None,
             0,
             0,

@@ -177,26 +177,26 @@ class Worker:
 
     # -- batches
 
-    async def work(self, handed: LeasedBatch, on_done: Callable[[], None]) -> None:
+    async def work(self, leased: LeasedBatch, on_done: Callable[[], None]) -> None:
         """Pass one batch to the stage, retrying while a service is away, and add its outcome to the outbox."""
         try:
-            outcome = await self._handle(handed)
+            outcome = await self._handle(leased)
             if outcome is not None:
                 async with self.outbox.lock:
-                    if handed.lease.valid:
-                        self._emit(handed, outcome)
+                    if leased.lease.valid:
+                        self._emit(leased, outcome)
         except Exception as error:
             self.terminate(error)
         on_done()
 
-    async def _handle(self, handed: LeasedBatch) -> Outcome | None:
+    async def _handle(self, leased: LeasedBatch) -> Outcome | None:
         """Return the outcome, or None if the partition was revoked meanwhile."""
         loop = asyncio.get_running_loop()
         pause, most = BACK_OFF_S
         started = time.monotonic()
-        while handed.lease.valid:
+        while leased.lease.valid:
             try:
-                outcome = await loop.run_in_executor(self._stage_thread, self._in_stage_thread, handed)
+                outcome = await loop.run_in_executor(self._stage_thread, self._in_stage_thread, leased)
             except Retryable as error:
                 self._begin_wait(error)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
@@ -207,20 +207,20 @@ class Worker:
                 return outcome
         return None
 
-    def _in_stage_thread(self, handed: LeasedBatch) -> Outcome:
+    def _in_stage_thread(self, leased: LeasedBatch) -> Outcome:
         self._apply_broadcasts()
-        return self.stage.handle(handed.batch, time.time())
+        return self.stage.handle(leased.batch, time.time())
 
     def _apply_broadcasts(self) -> None:
         for topic, records in self._follower.drain():
             self.stage.on_broadcast(topic, records)
 
-    def _emit(self, handed: LeasedBatch, outcome: Outcome) -> None:
-        batch, name = handed.batch, self.stage.name
+    def _emit(self, leased: LeasedBatch, outcome: Outcome) -> None:
+        batch, name = leased.batch, self.stage.name
         self._check_dead_letter_share(len(batch), len(outcome.dead))
         outputs: dict[str, list[Output]] = dict(outcome.out)
         if outcome.dead:
-            outputs["events.dead"] = [*outputs.get("events.dead", ()), *self._build_dead_letters(handed, outcome)]
+            outputs["events.dead"] = [*outputs.get("events.dead", ()), *self._build_dead_letters(leased, outcome)]
         folded = self._counts.add(outcome.counts)
         self.outbox.put((batch.topic, batch.partition), batch.offsets[-1] + 1, outputs, outcome.after_commit)
         self._progress.record([(batch.topic, batch.partition)])
@@ -233,8 +233,8 @@ class Worker:
         if folded:
             count("headwater_cells_folded_total", folded, stage=name)
 
-    def _build_dead_letters(self, handed: LeasedBatch, outcome: Outcome) -> list[Output]:
-        batch, now = handed.batch, time.time()
+    def _build_dead_letters(self, leased: LeasedBatch, outcome: Outcome) -> list[Output]:
+        batch, now = leased.batch, time.time()
         return [
             self._dead_letters.build(
                 DeadLetterCause(dead.reason, dead.detail, RecordPosition(batch.topic, batch.partition, batch.offsets[dead.at])),

@@ -59,13 +59,13 @@ class LetterFilter(NamedTuple):
 
 def letter_filter(options: dict[str, str | None], now_ms: int) -> LetterFilter:
     """Build the filter from a command's options. ConfigError for an unreadable time."""
-    since, until = (_moment(name, options.pop(name), now_ms) for name in ("since", "until"))
+    since, until = (_parse_time(name, options.pop(name), now_ms) for name in ("since", "until"))
     if since is not None and until is not None and since >= until:
         raise ConfigError("--since is not before --until: no letter can match")
     return LetterFilter(options["stage"], options["reason"], options["source"], options["topic"], since or 0, until)
 
 
-def _moment(name: str, text: str | None, now_ms: int) -> int | None:
+def _parse_time(name: str, text: str | None, now_ms: int) -> int | None:
     if text is None:
         return None
     moment = parse_moment(text, now_ms)
@@ -108,19 +108,19 @@ class LetterScan:
             self.scanned = before = before + end - first
 
 
-def _select(reader: LetterScan, criteria: LetterFilter) -> Iterator[Letter]:
+def _select(scan: LetterScan, criteria: LetterFilter) -> Iterator[Letter]:
     """Yield the matching letters; if none matches, print the existing stages and reasons to standard error."""
     others: Counter[tuple[str, str]] = Counter()
     any_match = False
-    for letter in reader.letters():
+    for letter in scan.letters():
         if criteria.matches(letter):
             any_match = True
             yield letter
         elif not any_match:
             others[letter["stage"], letter["reason"]] += 1
     if not any_match and others:
-        there = ", ".join(f"{of_stage} {of_reason}" for of_stage, of_reason in sorted(others))
-        typer.echo(f"no dead letter matches; there are: {there}", err=True)
+        existing = ", ".join(f"{of_stage} {of_reason}" for of_stage, of_reason in sorted(others))
+        typer.echo(f"no dead letter matches; there are: {existing}", err=True)
 
 
 Stage = Annotated[str | None, typer.Option(help="Only letters of this stage.")]
@@ -160,8 +160,8 @@ def list_letters(  # noqa: PLR0913, PLR0917 - each is an option of the command l
             continue
         newest.append(letter)
         if len(newest) > 10 * most:
-            newest = sorted(newest, key=_age)[:most]
-    newest = sorted(newest, key=_age)[:most]
+            newest = sorted(newest, key=_newest_first)[:most]
+    newest = sorted(newest, key=_newest_first)[:most]
     if as_json:
         for letter in newest:
             _print_json(letter)
@@ -201,7 +201,7 @@ def _print_json(letter: Letter) -> None:
     typer.echo(orjson.dumps({k: v for k, v in letter.items() if k != "payload"}).decode())
 
 
-def _age(letter: Letter) -> int:
+def _newest_first(letter: Letter) -> int:
     return -int(letter["dead_ts"])
 
 
@@ -263,11 +263,14 @@ def replay(  # noqa: PLR0913, PLR0917 - each is an option of the command line
         else _count_replayable(settings, criteria, as_json, again)
     )
     if as_json:
-        rows = [{"outcome": outcome.value, "topic": about, "letters": n} for (outcome, about), n in counts.most_common()]
+        rows = [
+            {"outcome": outcome.value, "topic": record_topic, "letters": n}
+            for (outcome, record_topic), n in counts.most_common()
+        ]
         typer.echo(orjson.dumps({"outcomes": rows}).decode())
         return
-    for (outcome, about), n in counts.most_common():
-        typer.echo(f"{n:>10,}  {OUTCOME_TEXTS[outcome].format(topic=about)}")
+    for (outcome, record_topic), n in counts.most_common():
+        typer.echo(f"{n:>10,}  {OUTCOME_TEXTS[outcome].format(topic=record_topic)}")
     if not counts:
         typer.echo("no dead letters match")
 
@@ -343,10 +346,10 @@ def _count_replayable(settings: Settings, criteria: LetterFilter, as_json: bool,
     """Count the letters by what a replay would do with them."""
     from streams.runtime.dead_letters.replay import read_replayed
 
-    reader, counts = LetterScan(settings, criteria.since), OutcomeCounts()
+    scan, counts = LetterScan(settings, criteria.since), OutcomeCounts()
     rules = ReplayRules(settings, read_replayed(settings), again=again)
-    with _progress("reading", reader, as_json) as advance:
-        for letter in _select(reader, criteria):
+    with _progress("reading", scan, as_json) as advance:
+        for letter in _select(scan, criteria):
             counts[rules.decide(letter).outcome, letter["source_topic"]] += 1
             advance()
     return counts
@@ -357,22 +360,22 @@ def _send(settings: Settings, criteria: LetterFilter, rate: float, *, as_json: b
     from streams.runtime.dead_letters.replay import Replay
 
     with Replay(settings, rate) as run:
-        reader, counts = LetterScan(settings, criteria.since), OutcomeCounts()
+        scan, counts = LetterScan(settings, criteria.since), OutcomeCounts()
         rules = ReplayRules(settings, run.replayed, again=again)
-        with _progress("sending", reader, as_json) as advance:
-            for letter in _select(reader, criteria):
-                (outcome, key, value), about = rules.decide(letter), letter["source_topic"]
+        with _progress("sending", scan, as_json) as advance:
+            for letter in _select(scan, criteria):
+                (outcome, key, value), topic = rules.decide(letter), letter["source_topic"]
                 if outcome is ReplayOutcome.WOULD_SEND:
-                    run.send(_position(letter), about, key, value)
+                    run.send(_position(letter), topic, key, value)
                     outcome = ReplayOutcome.SENT
                 run.commit_due()
-                counts[outcome, about] += 1
+                counts[outcome, topic] += 1
                 advance()
     return counts
 
 
 @contextmanager
-def _progress(text: str, reader: LetterScan, quiet: bool) -> Iterator[Callable[[], None]]:
+def _progress(text: str, scan: LetterScan, quiet: bool) -> Iterator[Callable[[], None]]:
     """Show the progress of the scan on a terminal's standard error; the yielded function counts one matching letter."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -387,12 +390,12 @@ def _progress(text: str, reader: LetterScan, quiet: bool) -> Iterator[Callable[[
     )
     console, began, letters = Console(stderr=True), time.monotonic(), 0
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task(text, total=reader.total, letters=0, rate=0.0)
+        task = bar.add_task(text, total=scan.total, letters=0, rate=0.0)
 
         def advance() -> None:
             nonlocal letters
             letters += 1
             seconds = max(time.monotonic() - began, 1e-3)
-            bar.update(task, completed=reader.scanned, letters=letters, rate=letters / seconds)
+            bar.update(task, completed=scan.scanned, letters=letters, rate=letters / seconds)
 
         yield advance

@@ -53,17 +53,17 @@ class LetterSet:
 
     def add(self, position: LetterPosition) -> None:
         """Add a position."""
-        chunk, bit = self._at(position)
+        chunk, bit = self._locate(position)
         self._bits[chunk] = self._bits.get(chunk, 0) | bit
 
     def __contains__(self, position: LetterPosition) -> bool:
-        chunk, bit = self._at(position)
+        chunk, bit = self._locate(position)
         return bool(self._bits.get(chunk, 0) & bit)
 
     def __len__(self) -> int:
         return sum(bits.bit_count() for bits in self._bits.values())
 
-    def _at(self, position: LetterPosition) -> tuple[tuple[int, int], int]:
+    def _locate(self, position: LetterPosition) -> tuple[tuple[int, int], int]:
         chunk, bit = divmod(position.offset, BITS)
         return (position.partition, chunk), 1 << bit
 
@@ -113,7 +113,7 @@ class Replay:
         if REPLAYS not in ids or DEAD not in ids:
             raise Retryable(f"{DEAD} or {REPLAYS} is not there: run `headwater topics apply`")
         self._topic_id = ids[DEAD]
-        with self._kafka():
+        with self._translate_errors():
             self._producer.init_transactions(KAFKA_S)
         # Read only now: the transaction of a run before this one is committed, or never will be.
         self.replayed = read_replayed(self._settings)
@@ -129,7 +129,7 @@ class Replay:
         """Send one letter's record, waiting as `rate` demands."""
         self._wait()
         if not self._pending:
-            with self._kafka():
+            with self._translate_errors():
                 self._producer.begin_transaction()
             self._opened = time.monotonic()
         self._produce(topic, key, value)
@@ -150,7 +150,7 @@ class Replay:
         for partition, offsets in self._pending.items():
             mark = {"topic_id": self._topic_id, "partition": partition, "offsets": offsets, "replayed_ts": now}
             self._produce(REPLAYS, f"{self._topic_id}:{partition}".encode(), encode(self._contract, mark))
-        with self._kafka():
+        with self._translate_errors():
             self._producer.commit_transaction(KAFKA_S)
         self.sent += sum(map(len, self._pending.values()))
         self._pending = {}
@@ -169,12 +169,12 @@ class Replay:
     def _produce(self, topic: str, key: bytes | None, value: bytes) -> None:
         while True:
             try:
-                with self._kafka():
+                with self._translate_errors():
                     self._producer.produce(topic, value, key)
                     self._producer.poll(0)
                 return
             except BufferError:
-                with self._kafka():
+                with self._translate_errors():
                     self._producer.poll(0.1)
 
     def _abort(self) -> None:
@@ -183,7 +183,7 @@ class Replay:
         except ck.KafkaException:
             return  # Kafka aborts it after TIMEOUT_S, or the next run does
 
-    def _fatal(self) -> ck.KafkaException | None:
+    def _fatal_cause(self) -> ck.KafkaException | None:
         """Return what ended the producer. Later calls only say that it has ended; the next poll raises the cause."""
         try:
             self._producer.poll(1.0)
@@ -192,13 +192,13 @@ class Replay:
         return None
 
     @contextmanager
-    def _kafka(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         """Translate errors of Kafka into Retryable."""
         try:
             yield
         except ck.KafkaException as error:
             if error.args[0].code() == ck.KafkaError._FATAL:
-                error = self._fatal() or error
+                error = self._fatal_cause() or error
             if error.args[0].code() in (ck.KafkaError._FENCED, ck.KafkaError.PRODUCER_FENCED):
                 raise Retryable("another replay has begun, and goes on in place of this one") from error
             raise kafka_unavailable(self._settings, error) from error

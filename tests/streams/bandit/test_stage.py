@@ -153,12 +153,12 @@ def test_counting_writes_cumulative_sums_on_its_own_partition() -> None:
     values += [event("purchase", token(1)), event("purchase", token(1)), event("purchase", token(9, group="control"))]
     outcome = counted(bandit, values, first=100)
     assert outcome.passed == 7
-    assert {partition for tray in outcome.out.values() for _, _, partition in tray} == {1}
+    assert {partition for outputs in outcome.out.values() for _, _, partition in outputs} == {1}
     by_group = {record["group"]: record for record in records(outcome.out[STATS])}
     assert (by_group["bandit"]["exposures"], by_group["bandit"]["conversions"]) == (4, 1)
     assert (by_group["control"]["exposures"], by_group["control"]["conversions"]) == (1, 1)
     assert by_group["bandit"]["applied_offset"] == 106
-    assert all(key is not None and key.isascii() for tray in outcome.out.values() for key, _, _ in tray)
+    assert all(key is not None and key.isascii() for outputs in outcome.out.values() for key, _, _ in outputs)
 
 
 def restored_from(outcomes: list[Outcome]) -> BanditStage:
