@@ -5,22 +5,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated
 
 import orjson
 import typer
 
 from infra.clients.kafka import settings_with_kafka
-from infra.clients.topic_ids import topic_ids
 from infra.errors import ConfigError
-from infra.parsing.times import parse_moment
 from infra.settings import Settings
-
-if TYPE_CHECKING:
-    from streams.runtime.dead_letters.replay import LetterPosition, LetterSet
-
-DEAD = "events.dead"
+from streams.runtime.dead_letters.replay_rules import OUTCOME_TEXTS, OutcomeCounts, ReplayOutcome, ReplayRules
+from streams.runtime.dead_letters.scan import Letter, LetterFilter, LetterScan, letter_filter
 
 app = typer.Typer(
     add_completion=False,
@@ -30,82 +24,10 @@ app = typer.Typer(
     epilog="Example: headwater dead list --stage consent",
 )
 
-Letter = dict[str, Any]
 LISTED = 50
 """Letters that `list` prints by default."""
-MARGIN_MS = 60_000
-"""Milliseconds by which a letter's own time may precede the timestamp of its record."""
 RATE = 1_000.0
 """Default limit of a replay, records a second."""
-
-
-class LetterFilter(NamedTuple):
-    """Criteria for letters; None matches any."""
-
-    stage: str | None
-    reason: str | None
-    source: str | None
-    topic: str | None
-    since: int
-    """Milliseconds UTC."""
-    until: int | None
-
-    def matches(self, letter: Letter) -> bool:
-        """Return whether a letter meets all criteria."""
-        criteria = (("stage", self.stage), ("reason", self.reason), ("source", self.source), ("source_topic", self.topic))
-        in_time = self.since <= letter["dead_ts"] and (self.until is None or letter["dead_ts"] < self.until)
-        return in_time and all(value is None or letter[name] == value for name, value in criteria)
-
-
-def letter_filter(options: dict[str, str | None], now_ms: int) -> LetterFilter:
-    """Build the filter from a command's options. ConfigError for an unreadable time."""
-    since, until = (_parse_time(name, options.pop(name), now_ms) for name in ("since", "until"))
-    if since is not None and until is not None and since >= until:
-        raise ConfigError("--since is not before --until: no letter can match")
-    return LetterFilter(options["stage"], options["reason"], options["source"], options["topic"], since or 0, until)
-
-
-def _parse_time(name: str, text: str | None, now_ms: int) -> int | None:
-    if text is None:
-        return None
-    moment = parse_moment(text, now_ms)
-    if moment is None:
-        raise ConfigError(
-            f"--{name} {text[:40]!r} is no time: give an ISO time (2026-11-30T14:00, UTC unless it names a zone), or how long "
-            "ago it was (90s, 30m, 2h, 3d)"
-        )
-    return moment
-
-
-class LetterScan:
-    """The dead letters on the topic at the time of construction; later ones are left to the next run. Retryable."""
-
-    def __init__(self, settings: Settings, since: int = 0) -> None:
-        from streams.runtime.follow import topic_partitions, written_range
-
-        self._settings = settings
-        self._since = max(0, since - MARGIN_MS)
-        partitions = topic_partitions(settings, DEAD)
-        self._ranges = {partition: written_range(settings, DEAD, partition, self._since) for partition in partitions}
-        self.total = sum(end - first for first, end in self._ranges.values())
-        """Number of offsets, an upper bound of the number of letters."""
-        self.scanned = 0
-
-    def letters(self) -> Iterator[Letter]:
-        """Yield each letter with its position (`dead_partition`, `dead_offset`)."""
-        from schemas.codec import decode
-        from schemas.registry import Registry
-        from streams.runtime.follow import read_messages
-
-        registry, before = Registry(self._settings.contracts), 0
-        for partition, (first, end) in self._ranges.items():
-            for messages in read_messages(self._settings, DEAD, partition, self._since):
-                for message in messages:
-                    if message.offset() < end:
-                        self.scanned = before + message.offset() + 1 - first
-                        _, record = decode(registry, message.value() or b"")
-                        yield {**record, "dead_partition": partition, "dead_offset": message.offset()}
-            self.scanned = before = before + end - first
 
 
 def _select(scan: LetterScan, criteria: LetterFilter) -> Iterator[Letter]:
@@ -144,7 +66,7 @@ def list_letters(  # noqa: PLR0913, PLR0917 - each is an option of the command l
     as_json: AsJson = False,
 ) -> None:
     """Count the dead letters by stage and reason, and list the newest, and whether they were sent back."""
-    from streams.runtime.dead_letters.replay import read_replayed
+    from streams.runtime.dead_letters.replay import letter_position, read_replayed
 
     options = {"stage": stage, "reason": reason, "source": source, "topic": topic, "since": since, "until": until}
     criteria = letter_filter(options, _now_ms())
@@ -153,7 +75,7 @@ def list_letters(  # noqa: PLR0913, PLR0917 - each is an option of the command l
     counts: Counter[tuple[str, str]] = Counter()
     newest: list[Letter] = []
     for letter in _select(LetterScan(settings, criteria.since), criteria):
-        letter["replayed"] = _position(letter) in replayed
+        letter["replayed"] = letter_position(letter) in replayed
         counts[letter["stage"], letter["reason"]] += 1
         if as_json and limit is None:
             _print_json(letter)
@@ -189,12 +111,6 @@ def _print_table(newest: list[Letter], counts: Counter[tuple[str, str]]) -> None
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
-
-
-def _position(letter: Letter) -> "LetterPosition":
-    from streams.runtime.dead_letters.replay import LetterPosition
-
-    return LetterPosition(letter["dead_partition"], letter["dead_offset"])
 
 
 def _print_json(letter: Letter) -> None:
@@ -275,73 +191,6 @@ def replay(  # noqa: PLR0913, PLR0917 - each is an option of the command line
         typer.echo("no dead letters match")
 
 
-class ReplayOutcome(StrEnum):
-    """What became of a letter in a replay."""
-
-    SENT = "sent"
-    WOULD_SEND = "would_send"
-    SENT_BEFORE = "sent_before"
-    FROM_A_DOOR = "from_a_door"
-    TOPIC_MISSING = "topic_missing"
-    KEY_DESTROYED = "key_destroyed"
-
-
-OUTCOME_TEXTS = {
-    ReplayOutcome.SENT: "sent to {topic}",
-    ReplayOutcome.WOULD_SEND: "would be sent to {topic}",
-    ReplayOutcome.SENT_BEFORE: "sent before to {topic}, not again: --again sends them too",
-    ReplayOutcome.FROM_A_DOOR: "from a door: cannot be sent again",
-    ReplayOutcome.TOPIC_MISSING: "about {topic}, which is not there: run `headwater topics apply`",
-    ReplayOutcome.KEY_DESTROYED: "key destroyed with its retention ({topic})",
-}
-OutcomeCounts = Counter[tuple[ReplayOutcome, str]]
-"""Letters by outcome and topic of their record; the topic is empty for letters of a door."""
-
-
-class LetterVerdict(NamedTuple):
-    """The decision on one letter: the record to send, or why it cannot be sent."""
-
-    outcome: ReplayOutcome
-    key: bytes | None = None
-    value: bytes = b""
-
-
-class ReplayRules:
-    """Decides which letters can be sent."""
-
-    def __init__(self, settings: Settings, replayed: "LetterSet", *, again: bool) -> None:
-        from infra.payload_keyring import PayloadKeyring
-
-        self._settings = settings
-        self._replayed = replayed
-        self._again = again
-        self._keyring = PayloadKeyring(settings.keyring_dir, settings.master)
-        self._topics: dict[str, bool] = {}
-        """Topic -> whether it exists."""
-
-    def decide(self, letter: Letter) -> LetterVerdict:
-        """Return the decision on one letter. Retryable."""
-        from infra.payload_keyring import KeyDestroyed
-        from streams.runtime.dead_letters.dead_letter import open_letter
-
-        topic = letter["source_topic"]
-        if not topic:
-            return LetterVerdict(ReplayOutcome.FROM_A_DOOR)
-        if _position(letter) in self._replayed and not self._again:
-            return LetterVerdict(ReplayOutcome.SENT_BEFORE)
-        if not self._topic_exists(topic):
-            return LetterVerdict(ReplayOutcome.TOPIC_MISSING)
-        try:
-            return LetterVerdict(ReplayOutcome.WOULD_SEND, *open_letter(letter, self._keyring))
-        except KeyDestroyed:
-            return LetterVerdict(ReplayOutcome.KEY_DESTROYED)
-
-    def _topic_exists(self, topic: str) -> bool:
-        if topic not in self._topics:
-            self._topics[topic] = topic in topic_ids(self._settings, [topic])
-        return self._topics[topic]
-
-
 def _count_replayable(settings: Settings, criteria: LetterFilter, as_json: bool, again: bool) -> OutcomeCounts:
     """Count the letters by what a replay would do with them."""
     from streams.runtime.dead_letters.replay import read_replayed
@@ -357,7 +206,7 @@ def _count_replayable(settings: Settings, criteria: LetterFilter, as_json: bool,
 
 def _send(settings: Settings, criteria: LetterFilter, rate: float, *, as_json: bool, again: bool) -> OutcomeCounts:
     """Send the letters and count them by outcome."""
-    from streams.runtime.dead_letters.replay import Replay
+    from streams.runtime.dead_letters.replay import Replay, letter_position
 
     with Replay(settings, rate) as run:
         scan, counts = LetterScan(settings, criteria.since), OutcomeCounts()
@@ -366,7 +215,7 @@ def _send(settings: Settings, criteria: LetterFilter, rate: float, *, as_json: b
             for letter in _select(scan, criteria):
                 (outcome, key, value), topic = rules.decide(letter), letter["source_topic"]
                 if outcome is ReplayOutcome.WOULD_SEND:
-                    run.send(_position(letter), topic, key, value)
+                    run.send(letter_position(letter), topic, key, value)
                     outcome = ReplayOutcome.SENT
                 run.commit_due()
                 counts[outcome, topic] += 1

@@ -20,6 +20,7 @@ from infra.errors import Retryable
 from infra.settings import Settings
 from schemas.codec import decode, encode
 from schemas.registry import Registry
+from streams.runtime.dead_letters.scan import Letter
 from streams.runtime.follow import kafka_unavailable, read_topic
 
 DEAD, REPLAYS = "events.dead", "events.replays"
@@ -43,6 +44,11 @@ class LetterPosition(NamedTuple):
 
     partition: int
     offset: int
+
+
+def letter_position(letter: Letter) -> LetterPosition:
+    """Return the position of a letter."""
+    return LetterPosition(letter["dead_partition"], letter["dead_offset"])
 
 
 class LetterSet:
@@ -202,6 +208,3 @@ class Replay:
             if error.args[0].code() in (ck.KafkaError._FENCED, ck.KafkaError.PRODUCER_FENCED):
                 raise Retryable("another replay has begun, and goes on in place of this one") from error
             raise kafka_unavailable(self._settings, error) from error
-
-
-__all__ = ["DEAD", "REPLAYS", "LetterPosition", "LetterSet", "Replay", "read_replayed"]
