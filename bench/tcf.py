@@ -33,7 +33,7 @@ def rate(decoder: Callable[[str], object], strings: list[str]) -> float:
     return len(strings) / (time.perf_counter() - began)
 
 
-def peer(folder: str) -> Callable[[str], object]:
+def install_peer(folder: str) -> Callable[[str], object]:
     """Install and return the peer's decoder. It goes into `folder`, because its wheel contains a package called `tests`."""
     command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--target", folder, PEER]
     subprocess.run(command, check=True)
@@ -42,7 +42,7 @@ def peer(folder: str) -> Callable[[str], object]:
     return decode_v2
 
 
-def accepted(peer_decode: Callable[[str], object], string: str) -> bool:
+def peer_accepts(peer_decode: Callable[[str], object], string: str) -> bool:
     """Return whether the peer decodes the string."""
     try:
         peer_decode(string)
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:
-        figures = measure(peer(folder), arguments.rounds)
+        figures = measure(install_peer(folder), arguments.rounds)
     if arguments.json:
         print(json.dumps(figures))
         return
@@ -101,7 +101,7 @@ def main() -> None:
 def measure(peer_decode: Callable[[str], object], rounds: int) -> dict[str, float]:
     """Measure both decoders alternately."""
     strings = [vector["text"] for vector in json.loads(VECTORS.read_text())]
-    both = [string for string in strings if accepted(peer_decode, string)]
+    both = [string for string in strings if peer_accepts(peer_decode, string)]
     own_rate, peer_rate = 0.0, 0.0
     for _ in range(rounds):
         own_rate = max(own_rate, rate(decode, both * 5))
