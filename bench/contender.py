@@ -1,8 +1,9 @@
-"""One contender, in a process of its own: reads `records` records through and prints what it took as JSON.
+"""One contender in a process of its own: processes `records` records and prints the time that this took as JSON.
 
     python -m bench.contender '{"how": "runtime", "stage": "copy", "records": 1000000, ...}'
 
-`how`: `runtime` (ours), `loop` (a hand-written confluent-kafka loop, transaction every 100 ms), `faust` (as it comes).
+`how`: `runtime` (Headwater's), `loop` (a hand-written confluent-kafka loop with a
+transaction every 100 ms) or `faust` (its defaults).
 Time runs from the first batch to the last commit, processor time from the process's start to its end.
 """
 
@@ -24,80 +25,106 @@ from streams.runtime.stage import Batch, Outcome
 
 
 class Clock:
-    """Measures and ends the process.
+    """Measures the run and ends the process after its last record.
 
-    `gate`: the first batch waits until this file exists, and says so by another (`<gate>.<process id>`). A worker of a group
-    does not know how much of the work is its own, so whoever opened the gate measures and ends it. Who got all partitions
-    before the others came holds a batch that is not its own any more: where its file is taken away, it goes on, and waits
-    with the next.
+    With a `gate` (a path), the first batch creates `<gate>.<process id>` and waits until the file `gate` exists. A worker of a
+    group does not know its share of the records, so the parent process measures and ends it. A worker that held all partitions
+    before the others joined waits with a batch it no longer owns: when the parent deletes its file, it goes on and waits
+    with the next batch.
     """
 
     def __init__(self, records: int, gate: str = "") -> None:
         self._records = records
         self._gate = gate
         self.metrics = Metrics()
-        """Of the contender's stage."""
+        """Metrics of the contender's stage."""
         self._began: float | None = None
-        self._done = 0
+        self._committed = 0
 
     def _hit_rate(self) -> float | None:
-        """Of events, those whose signals had been read before; None where no consent stage ran."""
+        """Share of events whose signals were in the cache; None where no consent stage ran."""
         name = "headwater_consent_signals_total"
         hits, misses = (self.metrics.registry.get_sample_value(name, {"cache": cache}) for cache in ("hit", "miss"))
         return None if hits is None or misses is None else hits / (hits + misses)
 
     def begin(self) -> None:
-        """At each batch; the first one counts."""
+        """Start the clock. Called at each batch; the first call counts."""
         if self._began is None and self._gate:
-            mine = Path(f"{self._gate}.{os.getpid()}")
-            mine.touch()
+            ready = Path(f"{self._gate}.{os.getpid()}")
+            ready.touch()
             while not Path(self._gate).exists():
-                if not mine.exists():
+                if not ready.exists():
                     return
                 time.sleep(0.005)
         if self._began is None:
             self._began = time.monotonic()
 
-    def committed(self, records: int) -> None:
-        """`records` more are through. The last ones end the process."""
-        self._done += records
-        if self._done >= self._records and self._began is not None and not self._gate:
+    def record_commit(self, records: int) -> None:
+        """Add committed records; print the figures and end the process once all are committed."""
+        self._committed += records
+        if self._committed >= self._records and self._began is not None and not self._gate:
             seconds = time.monotonic() - self._began
-            measured = {"records": self._done, "seconds": seconds, "cpu_s": time.process_time()}
+            measured = {"records": self._committed, "seconds": seconds, "cpu_s": time.process_time()}
             print(json.dumps({**measured, "hit_rate": self._hit_rate()}), flush=True)
             os._exit(0)
 
 
-def run_runtime(given: dict[str, Any], clock: Clock) -> None:
-    """Our worker, with a stage that tells the clock."""
-    from streams.runtime.worker import Worker, run
+def run_runtime(config: dict[str, Any], clock: Clock) -> None:
+    """Run Headwater's worker with a stage that drives the clock."""
+    from streams.runtime.faust_app import run
+    from streams.runtime.worker import Worker
 
-    settings = Settings(**given["settings"])
-    stage = make_stage(given["stage"], settings, given["source"], given["sink"], clock.metrics)
+    settings = Settings(**config["settings"])
+    stage = make_stage(config["stage"], settings, config["source"], config["sink"], clock.metrics)
     handle = stage.handle
 
     def timed(batch: Batch, now: float) -> Outcome:
         clock.begin()
         outcome = handle(batch, now)
-        outcome.after_commit.append(lambda: clock.committed(len(batch)))
+        outcome.after_commit.append(lambda: clock.record_commit(len(batch)))
         return outcome
 
     stage.handle = timed  # type: ignore[method-assign] # measured from outside, so that the stage stays as it is
     worker = Worker(settings, stage, clock.metrics)
-    if given.get("begin", True):
+    if config.get("begin", True):
         begin_at_earliest(settings, worker.group, stage.inputs)
     run(worker)
 
 
-def run_loop(given: dict[str, Any], clock: Clock) -> None:
-    """L: poll, produce, one transaction every 100 ms; for a stage, the same `handle` as the worker's."""
-    settings = Settings(**given["settings"])
-    stage = make_stage(given["stage"], settings, given["source"], given["sink"], clock.metrics)
-    common = {"bootstrap.servers": settings.kafka}
+def run_loop(config: dict[str, Any], clock: Clock) -> None:
+    """Run L: poll, produce, one transaction every 100 ms; for a stage, with the same `handle` as the worker's."""
+    settings = Settings(**config["settings"])
+    stage = make_stage(config["stage"], settings, config["source"], config["sink"], clock.metrics)
+    process = _copy if config["stage"] == "copy" else _through_stage
+    consumer, producer = _loop_clients(settings, f"loop-{config['sink']}")
+    consumer.subscribe(list(stage.inputs))
+    producer.init_transactions(30)
+    while True:
+        producer.begin_transaction()
+        offsets: dict[tuple[str, int], int] = {}
+        records, due = 0, time.monotonic() + 0.1
+        while time.monotonic() < due:
+            first = consumer.poll(0.05)
+            messages = [] if first is None else [first, *consumer.consume(10_000, 0)]
+            messages = [message for message in messages if message.error() is None]
+            if messages:
+                clock.begin()
+                process(producer, stage, config["sink"], messages)
+                records += len(messages)
+                offsets |= {(m.topic(), m.partition()): m.offset() + 1 for m in messages}
+        if records:
+            ends = [ck.TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
+            producer.send_offsets_to_transaction(ends, consumer.consumer_group_metadata())
+        producer.commit_transaction(30)
+        clock.record_commit(records)
+
+
+def _loop_clients(settings: Settings, name: str) -> tuple[ck.Consumer, ck.Producer]:
+    """Clients with the same queues and batches as the worker's; `name` is their group and transactional id."""
     consumer = ck.Consumer(
         {
-            **common,
-            "group.id": f"loop-{given['sink']}",
+            "bootstrap.servers": settings.kafka,
+            "group.id": name,
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
             "isolation.level": "read_committed",
@@ -107,11 +134,10 @@ def run_loop(given: dict[str, Any], clock: Clock) -> None:
             "fetch.queue.backoff.ms": 5,
         }
     )
-    consumer.subscribe(list(stage.inputs))
     producer = ck.Producer(
         {
-            **common,
-            "transactional.id": f"loop-{given['sink']}",
+            "bootstrap.servers": settings.kafka,
+            "transactional.id": name,
             "linger.ms": 5,
             "batch.size": 1_000_000,
             "compression.type": "lz4",
@@ -119,26 +145,7 @@ def run_loop(given: dict[str, Any], clock: Clock) -> None:
             "queue.buffering.max.messages": 1_000_000,
         }
     )
-    producer.init_transactions(30)
-    bare = given["stage"] == "copy"
-    while True:
-        producer.begin_transaction()
-        offsets: dict[tuple[str, int], int] = {}
-        done, due = 0, time.monotonic() + 0.1
-        while time.monotonic() < due:
-            first = consumer.poll(0.05)
-            messages = [] if first is None else [first, *consumer.consume(10_000, 0)]
-            messages = [message for message in messages if message.error() is None]
-            if messages:
-                clock.begin()
-                (_copy if bare else _through_stage)(producer, stage, given["sink"], messages)
-                done += len(messages)
-                offsets |= {(m.topic(), m.partition()): m.offset() + 1 for m in messages}
-        if done:
-            ends = [ck.TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
-            producer.send_offsets_to_transaction(ends, consumer.consumer_group_metadata())
-        producer.commit_transaction(30)
-        clock.committed(done)
+    return consumer, producer
 
 
 def _copy(producer: ck.Producer, _stage: Any, sink: str, messages: list[ck.Message]) -> None:
@@ -160,28 +167,28 @@ def _through_stage(producer: ck.Producer, stage: Any, _sink: str, messages: list
         producer.poll(0)
 
 
-def run_faust(given: dict[str, Any], clock: Clock) -> None:
-    """Faust as it comes: aiokafka, one event at a time, at least once."""
+def run_faust(config: dict[str, Any], clock: Clock) -> None:
+    """Run Faust with its defaults: aiokafka, one event at a time, at least once."""
     import faust
 
     app = faust.App(
-        f"faust-{given['sink']}",
-        broker=f"kafka://{given['settings']['kafka']}",
+        f"faust-{config['sink']}",
+        broker=f"kafka://{config['settings']['kafka']}",
         store="memory://",
         web_enabled=False,
         topic_disable_leader=True,
         value_serializer="raw",
         consumer_auto_offset_reset="earliest",
-        datadir=str(Path(given["settings"]["state_dir"]) / "faust"),
+        datadir=str(Path(config["settings"]["state_dir"]) / "faust"),
     )
-    sink = app.topic(given["sink"], key_type=bytes, value_type=bytes)
+    sink = app.topic(config["sink"], key_type=bytes, value_type=bytes)
 
-    @app.agent(app.topic(given["source"], key_type=bytes, value_type=bytes))
+    @app.agent(app.topic(config["source"], key_type=bytes, value_type=bytes))
     async def copy(stream: Any) -> None:
         async for event in stream.events():
             clock.begin()
             await sink.send(key=event.key, value=event.value)
-            clock.committed(1)
+            clock.record_commit(1)
             await asyncio.sleep(0)
 
     worker = faust.Worker(app, loglevel="ERROR", redirect_stdouts=False, quiet=True)

@@ -1,7 +1,7 @@
-"""Decisions a second and their latency, over real HTTP with a real broker and a real Redis on this machine.
+"""Measures decisions a second and their latency, over HTTP with a real broker and a real Redis on this machine.
 
-Two runs of a few seconds: as many as 16 connections can ask (throughput, and decisions per CPU second of the server), then
-a fixed, modest rate, each request timed from when it was due (latency without coordinated omission).
+It does two runs of a few seconds: 16 connections that ask as fast as they can (throughput, and decisions per CPU second of
+the server), then a fixed, modest rate, each request timed from when it was due (latency without coordinated omission).
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from schemas.codec import encode
 from schemas.registry import Registry
 from streams.bandit.commands.experiments import EXAMPLE, publish_experiment
 from streams.bandit.experiment import parse
-from streams.bandit.snapshots.snapshot import follow
+from streams.bandit.snapshots.snapshot import next_snapshot
 from streams.bandit.snapshots.store import RedisSnapshotStore
 from streams.collector.write_keys import create_key
 from streams.consent.ledger.store import RedisStateStore
@@ -39,7 +39,7 @@ RUN = "from infra.ops.cli import main; main()"
 
 
 def request(n: int) -> bytes:
-    """One question as a browser sends it."""
+    """Return one HTTP request as a browser sends it."""
     body = json.dumps(
         {
             "experiment": "hero-banner",
@@ -53,7 +53,7 @@ def request(n: int) -> bytes:
 
 
 class Connection:
-    """One keep-alive connection, with as little of our own work as possible."""
+    """One keep-alive connection with as little overhead as possible."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -64,7 +64,7 @@ class Connection:
         return self
 
     async def ask(self, n: int) -> bytes:
-        """One question and its answer's body."""
+        """Send one request and return the body of the response."""
         self._writer.write(request(n))
         head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
         assert head.startswith(b"http/1.1 200"), head
@@ -72,29 +72,29 @@ class Connection:
         return await self._reader.readexactly(length)
 
 
-async def flat_out(port: int) -> int:
-    """Answers in SECONDS from CONNECTIONS that each wait for one before asking again."""
+async def measure_throughput(port: int) -> int:
+    """Return the responses within SECONDS to CONNECTIONS that each wait for one before they ask again."""
     end = time.perf_counter() + SECONDS
 
-    async def one(first: int) -> int:
+    async def ask_until_end(first: int) -> int:
         connection, n = await Connection(port).open(), 0
         while time.perf_counter() < end:
             await connection.ask(first + n)
             n += 1
         return n
 
-    return sum(await asyncio.gather(*(one(at * 1_000_000) for at in range(CONNECTIONS))))
+    return sum(await asyncio.gather(*(ask_until_end(at * 1_000_000) for at in range(CONNECTIONS))))
 
 
-async def at_a_rate(port: int) -> list[float]:
-    """Seconds from when each of RATE questions a second was due until its answer was there."""
+async def measure_latency(port: int) -> list[float]:
+    """Return the seconds from when each of RATE requests a second was due until its response arrived."""
     free: asyncio.Queue[Connection] = asyncio.Queue()
     for _ in range(CONNECTIONS):
         free.put_nowait(await Connection(port).open())
     took: list[float] = []
     start = time.perf_counter()
 
-    async def one(n: int) -> None:
+    async def ask_when_due(n: int) -> None:
         due = start + n / RATE
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         connection = await free.get()
@@ -102,26 +102,26 @@ async def at_a_rate(port: int) -> list[float]:
         free.put_nowait(connection)
         took.append(time.perf_counter() - due)
 
-    await asyncio.gather(*(one(n) for n in range(int(RATE * SECONDS))))
+    await asyncio.gather(*(ask_when_due(n) for n in range(int(RATE * SECONDS))))
     return took
 
 
 def prepare(settings: Settings) -> None:
-    """Topics, a write key, an empty view of the consent ledger, the packaged experiment and its first snapshot."""
+    """Create topics, a write key, an empty view of the consent ledger, the packaged experiment and its first snapshot."""
     topics_app.apply(settings)
     create_key(settings.write_keys_file, "shop", site="shop.example")
     view = RedisStateStore(partial(redis.Redis.from_url, settings.redis), lambda _partition, _since: iter(()), 3_600)
     for partition in range(settings.partitions):
         view.open(partition)
     experiment = publish_experiment(settings, parse(EXAMPLE.read_bytes()))
-    snapshot = follow(experiment, {}, None, time.time_ns() // 1_000_000)
+    snapshot = next_snapshot(experiment, {}, None, time.time_ns() // 1_000_000)
     assert snapshot is not None
     with redis.Redis.from_url(settings.redis) as client:
         value = encode(Registry(settings.contracts).latest("bandit.snapshots"), snapshot.record())
         RedisSnapshotStore(client).publish(experiment.key, 1, value)
 
 
-async def until_drawn(port: int) -> None:
+async def wait_until_drawn(port: int) -> None:
     """Wait until the server draws from the snapshot."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
@@ -136,14 +136,14 @@ async def until_drawn(port: int) -> None:
 
 
 def measure(port: int, pid: int) -> dict[str, Any]:
-    """Both runs."""
+    """Do both runs and return the figures."""
     server = psutil.Process(pid)
-    asyncio.run(until_drawn(port))
+    asyncio.run(wait_until_drawn(port))
     before = server.cpu_times()
-    answers = asyncio.run(flat_out(port))
+    answers = asyncio.run(measure_throughput(port))
     after = server.cpu_times()
     cpu = after.user + after.system - before.user - before.system
-    took = sorted(asyncio.run(at_a_rate(port)))
+    took = sorted(asyncio.run(measure_latency(port)))
     return {
         "decisions_per_s": round(answers / SECONDS),
         "decisions_per_cpu_s": round(answers / cpu),
@@ -155,7 +155,7 @@ def measure(port: int, pid: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Start everything, measure, print JSON."""
+    """Start the servers, measure, and print JSON."""
     with tempfile.TemporaryDirectory() as folder:
         state = Path(folder)
         with EmbeddedKafka(state / "kafka") as kafka, EmbeddedRedis(state / "redis") as redis_server:

@@ -1,4 +1,4 @@
-"""The least a stage can do, as a worker of its own: copies records to another topic, same partition.
+"""A stage that copies records to the same partition of another topic, as a worker of its own.
 
     python -m bench.passthrough '{"source": "a", "sink": "b", "name": "copy", "settings": {...}}'
 
@@ -16,10 +16,11 @@ from typing import Any
 from infra.settings import Settings
 from infra.telemetry.logs import configure_logs
 from infra.telemetry.metrics import Metrics
+from streams.runtime.faust_app import run
 from streams.runtime.first_start import begin_at_earliest
 from streams.runtime.stage import Batch, Outcome
 from streams.runtime.transport import Transport
-from streams.runtime.worker import Worker, run
+from streams.runtime.worker import Worker
 
 
 class PassThrough:
@@ -35,35 +36,35 @@ class PassThrough:
         self._sleep_s = sleep_s
 
     def handle(self, batch: Batch, now: float) -> Outcome:  # noqa: ARG002 - the stage contract gives the time
-        """Each record as it came, to the partition it came from."""
+        """Copy each record to its own partition."""
         if self._sleep_s:
             time.sleep(self._sleep_s)
         return Outcome({self._sink: list(zip(batch.keys, batch.values, repeat(batch.partition)))}, passed=len(batch))
 
     def on_broadcast(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
-        """Has none."""
+        """Do nothing: there are no broadcast topics."""
 
     def on_restore(self, topic: str, partition: int, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
-        """Has none."""
+        """Do nothing: there is no state."""
 
     def on_revoke(self, partition: int) -> None:
-        """Keeps nothing."""
+        """Do nothing: there is no state."""
 
     def on_tick(self, now: float) -> Outcome:  # noqa: ARG002 - the stage contract gives the time
-        """Says nothing."""
+        """Return nothing."""
         return Outcome()
 
 
-def main(given: dict[str, Any], make_stage: Callable[..., PassThrough] = PassThrough) -> None:
+def main(config: dict[str, Any], make_stage: Callable[..., PassThrough] = PassThrough) -> None:
     """Run the worker until a signal stops it."""
-    configure_logs(given["name"])
-    settings = Settings(**given["settings"])
-    stage = make_stage(name=given["name"], source=given["source"], sink=given["sink"], sleep_s=given.get("sleep_s", 0))
+    configure_logs(config["name"])
+    settings = Settings(**config["settings"])
+    stage = make_stage(name=config["name"], source=config["source"], sink=config["sink"], sleep_s=config.get("sleep_s", 0))
     worker = Worker(settings, stage, Metrics())
-    if "consumer" in given:
-        module, name = given["consumer"].split(":")
+    if "consumer" in config:
+        module, name = config["consumer"].split(":")
         Transport.Consumer = getattr(import_module(module), name)
-    if given.get("begin") != "committed":
+    if config.get("begin") != "committed":
         begin_at_earliest(settings, worker.group, worker.stage.inputs)
     run(worker)
 

@@ -9,7 +9,7 @@ from streams.runtime.stage import Stage
 
 
 def make_stage(name: str, settings: Settings, source: str, sink: str, metrics: Metrics) -> Stage:
-    """`copy` from `source` to `sink`; or a stage as it is, reading events from `source`: its exits are its own."""
+    """Build `copy` from `source` to `sink`, or a stage that reads events from `source` and keeps its own exits."""
     if name == "copy":
         return PassThrough(f"bench-{sink}", source, sink)
     stage = STAGES[name](settings, metrics)

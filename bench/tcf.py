@@ -1,6 +1,6 @@
-"""`python -m bench.tcf`: the TC string decoder, uncached, beside `iab-tcf`, and what the worst inputs cost it.
+"""`python -m bench.tcf`: measures the uncached TC string decoder beside `iab-tcf`, and the cost of the worst inputs.
 
-Both decode the official library's vectors that `iab-tcf` accepts, in turns, in one process; the best of the rounds counts.
+Both decode the official library's vectors that `iab-tcf` accepts, alternately, in one process; the best round counts.
 """
 
 import argparse
@@ -25,16 +25,16 @@ PEER = "iab-tcf==0.2.2"
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
-def rate(read: Callable[[str], object], strings: list[str]) -> float:
-    """Strings a second."""
+def rate(decoder: Callable[[str], object], strings: list[str]) -> float:
+    """Return the strings decoded a second."""
     began = time.perf_counter()
     for string in strings:
-        read(string)
+        decoder(string)
     return len(strings) / (time.perf_counter() - began)
 
 
-def peer(folder: str) -> Callable[[str], object]:
-    """The peer's reading. Installed aside, because its wheel brings a package called `tests`."""
+def install_peer(folder: str) -> Callable[[str], object]:
+    """Install and return the peer's decoder. It goes into `folder`, because its wheel contains a package called `tests`."""
     command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--target", folder, PEER]
     subprocess.run(command, check=True)
     sys.path.append(folder)
@@ -42,17 +42,17 @@ def peer(folder: str) -> Callable[[str], object]:
     return decode_v2
 
 
-def accepted(theirs: Callable[[str], object], string: str) -> bool:
-    """Whether the peer reads it at all."""
+def peer_accepts(peer_decode: Callable[[str], object], string: str) -> bool:
+    """Return whether the peer decodes the string."""
     try:
-        theirs(string)
-    except Exception:  # whatever it raises, it is not measured on this one
+        peer_decode(string)
+    except Exception:  # whatever it raises: this string is left out
         return False
     return True
 
 
 def worst_inputs() -> list[str]:
-    """8 KiB each: as many single ids, ranges over everything, restrictions and bits as fit, and noise."""
+    """Return inputs of 8 KiB: as many single ids, ranges over everything, restrictions and bits as fit, and noise."""
     head = f"{2:06b}" + "0" * 132 + "1" + "0" * 74
     budget = 8_192 * 6
     singles = head + f"{65_535:016b}1{2_800:012b}" + "".join(f"0{1 + 23 * n % 65_535:016b}" for n in range(2_800))
@@ -68,7 +68,7 @@ def worst_inputs() -> list[str]:
 
 
 def slowest_ms(inputs: list[str]) -> float:
-    """The most that any of them takes, each at its best of five."""
+    """Return the largest of the inputs' times, each the best of five."""
     worst = 0.0
     for string in inputs:
         times = []
@@ -82,33 +82,33 @@ def slowest_ms(inputs: list[str]) -> float:
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.tcf", description=__doc__, epilog="Example: python -m bench.tcf --json"
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="one JSON object")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:
-        figures = measure(peer(folder), given.rounds)
-    if given.json:
+        figures = measure(install_peer(folder), arguments.rounds)
+    if arguments.json:
         print(json.dumps(figures))
         return
     for name, value in figures.items():
         Console().print(f"{name:>18}: {value:,}", highlight=False)
 
 
-def measure(theirs: Callable[[str], object], rounds: int) -> dict[str, float]:
-    """Both in turns."""
+def measure(peer_decode: Callable[[str], object], rounds: int) -> dict[str, float]:
+    """Measure both decoders alternately."""
     strings = [vector["text"] for vector in json.loads(VECTORS.read_text())]
-    both = [string for string in strings if accepted(theirs, string)]
-    ours_best, theirs_best = 0.0, 0.0
+    both = [string for string in strings if peer_accepts(peer_decode, string)]
+    own_rate, peer_rate = 0.0, 0.0
     for _ in range(rounds):
-        ours_best = max(ours_best, rate(decode, both * 5))
-        theirs_best = max(theirs_best, rate(theirs, both))
+        own_rate = max(own_rate, rate(decode, both * 5))
+        peer_rate = max(peer_rate, rate(peer_decode, both))
     return {
-        "strings": len(both), "ours_per_s": round(ours_best), "iab_tcf_per_s": round(theirs_best),
-        "ratio": round(ours_best / theirs_best, 1), "slowest_8_kib_ms": round(slowest_ms(worst_inputs()), 2),
+        "strings": len(both), "ours_per_s": round(own_rate), "iab_tcf_per_s": round(peer_rate),
+        "ratio": round(own_rate / peer_rate, 1), "slowest_8_kib_ms": round(slowest_ms(worst_inputs()), 2),
         "load": os.getloadavg()[0],
     }  # fmt: skip
 

@@ -10,24 +10,24 @@ from schemas.codec import encode
 from schemas.registry import Registry
 
 EXPONENT = 0.7
-"""Of the Zipf law by which visitors come: the busiest of 100,000 makes one event in a hundred."""
+"""Exponent of the visitors' Zipf law: the busiest of 100,000 makes one event in a hundred."""
 EACH = 4
-"""Events for each visitor that there is; the rarest do not come at all."""
+"""Events per visitor on average; the rarest visitors do not come at all."""
 NAMES = {"page_view": 60, "view_item": 30, "add_to_cart": 8, "purchase": 2}
 DAY_MS = 86_400_000
 
 
-def regulars(n: int) -> Sequence[int]:
-    """Who makes each of `n` events, by a Zipf law; always the same ones."""
+def draw_visitors(n: int) -> Sequence[int]:
+    """Return the visitor of each of `n` events, drawn from a Zipf law with a fixed seed."""
     ranks = range(1, max(1, n // EACH) + 1)
     return random.Random(4).choices(ranks, cum_weights=list(accumulate(rank**-EXPONENT for rank in ranks)), k=n)
 
 
 def visits(registry: Registry, visitors: Sequence[int], day: int = 0) -> Iterator[tuple[bytes, bytes]]:
-    """(key, value) of an event of each of these visitors; on another `day` the same with other event ids and times.
+    """Yield (key, value) of one event per visitor; another `day` gives the same with other event ids and times.
 
-    Every event has its visitor's cookie, seven in ten her device. One visitor in three has an account and is logged in
-    half of the time; two in three of those have said their e-mail address too, which then comes with the user id.
+    Every event has its visitor's cookie, seven in ten her device. One visitor in three has an account and is logged in half
+    of the time; two in three of those also gave an e-mail address, which then comes with the user id.
     """
     rng = random.Random(5)
     contract = registry.latest("events.consented")
@@ -54,7 +54,7 @@ def visits(registry: Registry, visitors: Sequence[int], day: int = 0) -> Iterato
 
 
 def _nodes(visitor: int, rng: random.Random) -> list[str]:
-    """Of one event, strongest first."""
+    """Return the identity nodes of one event, strongest first."""
     nodes = []
     account = visitor % 3 == 0 and rng.random() < 0.5
     if account:

@@ -121,8 +121,8 @@ class ServiceContext:
                 while True:
                     # Read before the queue: records read by then are in it.
                     caught_up = follower.caught_up
-                    for _, records in follower.take():
-                        self.catalogue.take(records)
+                    for _, records in follower.drain():
+                        self.catalogue.apply(records)
                     self.experiments_known = self.experiments_known or caught_up
                     await asyncio.sleep(EXPERIMENTS_S)
             except asyncio.CancelledError:
@@ -195,7 +195,7 @@ async def serve(settings: Settings, host: str, port: int, on_listening: Callable
     from aiohttp import web
 
     context = ServiceContext(settings).open()
-    privacy_requests = PrivacyRequestConsumer(settings, "decisions", handle_withdrawal, handle_erasure)
+    privacy_requests = PrivacyRequestConsumer(settings, "decisions", handle_withdrawal, handle_erasure, context.metrics)
     privacy_requests.start()
     tasks = context.start()
     runner = web.AppRunner(context.build_api().app(), access_log=None, keepalive_timeout=75)

@@ -80,5 +80,5 @@ def eligible_arms(experiment: Experiment, decision_input: DecisionInput) -> tupl
         arm.id
         for arm in experiment.arms
         if (decision_input.candidates is None or arm.id in decision_input.candidates)
-        and (arm.eligible is None or arm.eligible.met(decision_input.context))
+        and (arm.eligible is None or arm.eligible.allows(decision_input.context))
     )

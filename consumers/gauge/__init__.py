@@ -1,1 +1,1 @@
-"""The gauge: how far every reader of the stream is behind, in records and in seconds, and the page that shows it."""
+"""The gauge: measures the lag of every consumer group in records and seconds, and serves the ops page."""

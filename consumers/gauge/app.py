@@ -1,4 +1,4 @@
-"""`headwater gauge`: asks Kafka every few seconds, and serves what it learns."""
+"""`headwater gauge`: polls Kafka every few seconds and serves the readings."""
 
 import asyncio
 import ipaddress
@@ -20,13 +20,14 @@ from infra.settings import Settings, load_settings
 from infra.telemetry.logs import configure_logs, get_logger
 
 SAVE_S = 30.0
+"""Seconds between two saves of the time tables."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @dataclass(frozen=True, slots=True)
 class GaugeOptions:
-    """Where and how the gauge runs."""
+    """Options of the command."""
 
     host: str
     port: int
@@ -35,51 +36,51 @@ class GaugeOptions:
 
 
 class Collector:
-    """Asks Kafka, keeps the time tables in the store."""
+    """Builds readings from Kafka and keeps the time tables in the store."""
 
-    def __init__(self, settings: Settings, serving: GaugeOptions, store: TableStore | None) -> None:
+    def __init__(self, settings: Settings, options: GaugeOptions, store: TableStore | None) -> None:
         from consumers.gauge.cluster import Cluster
 
-        self.watch = LagWatch(serving.limits, serving.interval_s)
+        self.watch = LagWatch(options.limits, options.interval_s)
         self._cluster = Cluster(settings)
         self._store = store
         self._loaded: set[GaugePartition] = set()
         self._saved_at = 0.0
-        # A signal may ask to close while a round is still on its way in another thread.
+        # A signal may close the collector while another thread still polls.
         self._busy = threading.Lock()
 
-    def round(self, now: float) -> LagReading:
-        """One round of questions. Retryable where Kafka does not answer; without Redis it goes on."""
+    def poll(self, now: float) -> LagReading:
+        """Return the reading at `now` (seconds UTC). Retryable where Kafka does not answer; without Redis it continues."""
         with self._busy:
-            return self._round(now)
+            return self._poll_locked(now)
 
-    def _round(self, now: float) -> LagReading:
-        facts = self._cluster.facts(now)
+    def _poll_locked(self, now: float) -> LagReading:
+        facts = self._cluster.fetch_facts(now)
         self._load(set(facts.ends) - self._loaded)
-        wanted = self.watch.take(facts)
-        reading = self.watch.read(facts, self._cluster.record_times(wanted, facts.ends))
+        record_offsets = self.watch.update_tables(facts)
+        reading = self.watch.build_reading(facts, self._cluster.fetch_record_times(record_offsets, facts.ends))
         if now - self._saved_at >= SAVE_S:
             self._saved_at = now
             self._save()
         return reading
 
     def close(self) -> None:
-        """Save what is known and close the clients."""
+        """Save the time tables and close the clients."""
         with self._busy:
             self._save()
             self._cluster.close()
 
-    def _load(self, places: set[GaugePartition]) -> None:
-        if not places or self._store is None:
+    def _load(self, partitions: set[GaugePartition]) -> None:
+        if not partitions or self._store is None:
             return
-        self._loaded |= places
+        self._loaded |= partitions
         try:
-            found: dict[GaugePartition, TimeTable] = self._store.load(places)
+            stored_tables: dict[GaugePartition, TimeTable] = self._store.load(partitions)
         except Retryable as error:
             get_logger().warning("time tables not loaded", reason=str(error))
             return
-        for place, table in found.items():
-            self.watch.tables.setdefault(place, table)
+        for partition, table in stored_tables.items():
+            self.watch.tables.setdefault(partition, table)
 
     def _save(self) -> None:
         if self._store is None:
@@ -90,23 +91,23 @@ class Collector:
             get_logger().warning("time tables not saved", reason=str(error))
 
 
-async def collect(collector: Collector, board: Any, interval_s: float) -> None:
-    """Ask for ever. A round that fails leaves the last reading on the board, which then says how old it is."""
-    away = False
+async def collect(collector: Collector, dashboard: Any, interval_s: float) -> None:
+    """Poll for ever. A failed poll leaves the previous reading on the dashboard, which shows its age."""
+    unavailable = False
     while True:
         began = time.monotonic()
         try:
-            board.reading = await asyncio.to_thread(collector.round, time.time())
-            away = False
+            dashboard.reading = await asyncio.to_thread(collector.poll, time.time())
+            unavailable = False
         except Retryable as error:
-            if not away:
+            if not unavailable:
                 get_logger().warning("no reading", reason=str(error))
-            away = True
+            unavailable = True
         await asyncio.sleep(max(0.2, interval_s - (time.monotonic() - began)))
 
 
-async def serve(settings: Settings, serving: GaugeOptions) -> None:
-    """Run until cancelled."""
+async def serve(settings: Settings, options: GaugeOptions) -> None:
+    """Serve until cancelled."""
     from aiohttp import web
 
     from consumers.gauge.page.page import Page
@@ -115,36 +116,36 @@ async def serve(settings: Settings, serving: GaugeOptions) -> None:
     from consumers.gauge.server import Dashboard, GaugeApi
     from schemas.registry import Registry
 
-    side = SideTopicState(Registry(settings.contracts))
-    tail = SideTopicConsumer(settings, side)
-    stale_s = max(30.0, 3 * serving.interval_s)
-    board = Dashboard(stale_s, recent=lambda now: side.recent(now, tail.complete))
+    side_state = SideTopicState(Registry(settings.contracts))
+    side_consumer = SideTopicConsumer(settings, side_state)
+    stale_s = max(30.0, 3 * options.interval_s)
+    dashboard = Dashboard(stale_s, recent=lambda now: side_state.recent(now, side_consumer.complete))
     token = settings.ops_token.get_secret_value() if settings.ops_token else None
-    collector = Collector(settings, serving, tables(settings))
-    checks = asyncio.ensure_future(watch_row_checks(settings, lambda row_checks: setattr(board, "row_checks", row_checks)))
-    runner = web.AppRunner(GaugeApi(board, Page(serving.interval_s, stale_s), token).app(), access_log=None)
+    collector = Collector(settings, options, open_table_store(settings))
+    checks = asyncio.ensure_future(watch_row_checks(settings, lambda row_checks: setattr(dashboard, "row_checks", row_checks)))
+    runner = web.AppRunner(GaugeApi(dashboard, Page(options.interval_s, stale_s), token).app(), access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, serving.host, serving.port).start()
-        tail.start()
-        get_logger().info("gauge", url=f"http://{serving.host}:{serving.port}/", token=token is not None)
-        await collect(collector, board, serving.interval_s)
+        await web.TCPSite(runner, options.host, options.port).start()
+        side_consumer.start()
+        get_logger().info("gauge", url=f"http://{options.host}:{options.port}/", token=token is not None)
+        await collect(collector, dashboard, options.interval_s)
     finally:
         checks.cancel()
         await runner.cleanup()
-        await asyncio.to_thread(tail.stop)
+        await asyncio.to_thread(side_consumer.stop)
         await asyncio.to_thread(collector.close)
 
 
-def tables(settings: Settings) -> TableStore:
-    """The time tables' place in Redis; asked only when needed."""
+def open_table_store(settings: Settings) -> TableStore:
+    """Build the store of the time tables; it connects when first used."""
     import redis
 
     return RedisTables(redis.Redis.from_url(settings.redis, socket_timeout=3, socket_connect_timeout=2))
 
 
 def check_exposure(host: str, token: str | None) -> None:
-    """ConfigError where the page would be open to the network."""
+    """Raise ConfigError where the page would be open to the network without a token."""
     try:
         local = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -155,11 +156,11 @@ def check_exposure(host: str, token: str | None) -> None:
         raise ConfigError("HEADWATER_OPS_TOKEN needs at least 16 characters, e.g. from `openssl rand -hex 24`")
 
 
-def once(settings: Settings, serving: GaugeOptions, as_json_text: bool) -> None:
-    """Print the lag as it is now."""
-    collector = Collector(settings, serving, tables(settings))
+def print_lag(settings: Settings, options: GaugeOptions, as_json_text: bool) -> None:
+    """Print the current lag. ConfigError where Kafka does not answer."""
+    collector = Collector(settings, options, open_table_store(settings))
     try:
-        reading = collector.round(time.time())
+        reading = collector.poll(time.time())
     except Retryable as error:
         raise ConfigError(f"{error} ({settings.kafka}). Is it running, and is HEADWATER_KAFKA right?") from error
     finally:
@@ -189,18 +190,18 @@ def gauge(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     """Watch how far every group is behind; serve /lag, /metrics and the ops page."""
     configure_logs("gauge")
     settings = load_settings()
-    serving = GaugeOptions(host, port, interval, LagLimits(slo_s=slo))
+    options = GaugeOptions(host, port, interval, LagLimits(slo_s=slo))
     if print_once:
-        once(settings, serving, as_json_text)
+        print_lag(settings, options, as_json_text)
         return
     check_exposure(host, settings.ops_token.get_secret_value() if settings.ops_token else None)
-    asyncio.run(_until_signal(settings, serving))
+    asyncio.run(_until_signal(settings, options))
 
 
-async def _until_signal(settings: Settings, serving: GaugeOptions) -> None:
+async def _until_signal(settings: Settings, options: GaugeOptions) -> None:
     import signal
 
-    task = asyncio.ensure_future(serve(settings, serving))
+    task = asyncio.ensure_future(serve(settings, options))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     try:
@@ -208,4 +209,4 @@ async def _until_signal(settings: Settings, serving: GaugeOptions) -> None:
     except asyncio.CancelledError:
         get_logger().info("gauge stopped")
     except OSError as error:
-        raise ConfigError(f"cannot serve on {serving.host}:{serving.port}: {error.strerror}; try another --port") from error
+        raise ConfigError(f"cannot serve on {options.host}:{options.port}: {error.strerror}; try another --port") from error

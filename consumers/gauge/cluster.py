@@ -1,4 +1,4 @@
-"""What Kafka says: groups, offsets, ends of partitions, and the time of single records. The gauge only ever reads."""
+"""Reads from Kafka: groups, committed offsets, ends of partitions, and timestamps of single records. It never writes."""
 
 import json
 import time
@@ -14,9 +14,10 @@ from infra.clients.topic_ids import describe_ids
 from infra.errors import Retryable
 from infra.settings import Settings
 
-GROUP = "headwater-gauge"  # never commits, and the name is outside the prefix that it watches
+GROUP = "headwater-gauge"  # never commits; the name lies outside the prefix of the watched groups
 TIMEOUT_S = 8.0
 MAX_WAITING = 300
+"""Characters of a reason for waiting that are shown."""
 REBALANCING = {
     state
     for name in ("PREPARING_REBALANCING", "COMPLETING_REBALANCING", "ASSIGNING", "RECONCILING")
@@ -25,14 +26,14 @@ REBALANCING = {
 
 
 class Cluster:
-    """Asks through one admin client and, when it must look at a record, through one consumer that is in no group."""
+    """Queries Kafka by one admin client and, for the timestamp of a record, by one consumer outside any group."""
 
     def __init__(self, settings: Settings, prefix: str = "headwater.") -> None:
         self._settings = settings
         self._prefix = prefix
         self._admin = admin(settings)
         self._consumer: Any = None
-        self._known: set[str] = set()
+        self._last_group_ids: set[str] = set()
 
     def close(self) -> None:
         """Close the consumer."""
@@ -40,93 +41,95 @@ class Cluster:
             self._consumer.close()
             self._consumer = None
 
-    def facts(self, now: float) -> KafkaFacts:
-        """One round of questions. Retryable where Kafka does not answer; a single partition that does not is left out."""
+    def fetch_facts(self, now: float) -> KafkaFacts:
+        """Return groups, offsets and ends. Retryable where Kafka does not answer; a single silent partition is left out."""
         try:
-            groups = self._groups()
-            places = {place for group in groups for place in group.committed}
-            # Ids before ends: of a topic made anew in between, what is learned is thrown away in the next round.
-            topic_ids = describe_ids(self._admin, {place.topic for place in places}, TIMEOUT_S)
-            return KafkaFacts(now, self._ends(places), tuple(groups), topic_ids)
+            groups = self._fetch_groups()
+            partitions = {partition for group in groups for partition in group.committed}
+            # Ids before ends: when a topic is recreated in between, the next round discards what this one has learned.
+            topic_ids = describe_ids(self._admin, {partition.topic for partition in partitions}, TIMEOUT_S)
+            return KafkaFacts(now, self._fetch_ends(partitions), tuple(groups), topic_ids)
         except ck.KafkaException as error:
             raise Retryable(f"Kafka does not answer: {error.args[0].name()}") from error
         except TimeoutError as error:
             raise Retryable("Kafka does not answer in time") from error
 
-    def _groups(self) -> list[GroupFacts]:
+    def _fetch_groups(self) -> list[GroupFacts]:
         listed = self._admin.list_consumer_groups(request_timeout=TIMEOUT_S).result(TIMEOUT_S)
-        found = {group.group_id for group in listed.valid if group.group_id.startswith(self._prefix)}
+        group_ids = {group.group_id for group in listed.valid if group.group_id.startswith(self._prefix)}
         if listed.errors:
-            # Each broker is asked for its own groups, and one that is away is only an entry here: what it
-            # coordinated is asked for by name, and nothing at all means that nobody answered.
-            found |= self._known
+            # Each broker lists its own groups, and one that is away is only an error here: the groups that it coordinated
+            # are described by name, and an empty list means that no broker answered.
+            group_ids |= self._last_group_ids
             if not listed.valid:
-                # What stands here may be a KafkaError, which Python cannot raise in order.
+                # The entry may be a KafkaError, from which Python cannot raise.
                 raise Retryable(f"Kafka does not answer: {listed.errors[0]}")
-        self._known = found
-        names = sorted(found)
+        self._last_group_ids = group_ids
+        names = sorted(group_ids)
         if not names:
             return []
         described = self._admin.describe_consumer_groups(names, request_timeout=TIMEOUT_S)
         offsets = {
-            # One group a request is all that this call can do; the requests travel together.
+            # The call accepts one group only; the requests run concurrently.
             name: self._admin.list_consumer_group_offsets(
                 [ck.ConsumerGroupTopicPartitions(name)], require_stable=False, request_timeout=TIMEOUT_S
             )[name]
             for name in names
         }
         metadata = self._admin.list_topics(timeout=TIMEOUT_S).topics
-        return [_group(name, described[name], offsets[name].result(TIMEOUT_S), metadata) for name in names]
+        return [_group_facts(name, described[name], offsets[name].result(TIMEOUT_S), metadata) for name in names]
 
-    def _ends(self, places: Iterable[GaugePartition]) -> dict[GaugePartition, PartitionEnds]:
-        tps = [ck.TopicPartition(*place) for place in sorted(places)]
+    def _fetch_ends(self, partitions: Iterable[GaugePartition]) -> dict[GaugePartition, PartitionEnds]:
+        tps = [ck.TopicPartition(*partition) for partition in sorted(partitions)]
         if not tps:
             return {}
-        start = self._list(tps, OffsetSpec.earliest(), ck.IsolationLevel.READ_UNCOMMITTED)
-        # Stable before high: a record that arrives in between looks held back for one round, never lost.
-        stable = self._list(tps, OffsetSpec.latest(), ck.IsolationLevel.READ_COMMITTED)
-        high = self._list(tps, OffsetSpec.latest(), ck.IsolationLevel.READ_UNCOMMITTED)
+        start = self._fetch_offsets(tps, OffsetSpec.earliest(), ck.IsolationLevel.READ_UNCOMMITTED)
+        # Stable before high: a record that arrives in between looks blocked for one round, and never lost.
+        stable = self._fetch_offsets(tps, OffsetSpec.latest(), ck.IsolationLevel.READ_COMMITTED)
+        high = self._fetch_offsets(tps, OffsetSpec.latest(), ck.IsolationLevel.READ_UNCOMMITTED)
         return {
-            place: PartitionEnds(start[place], stable[place], high[place])
-            for place in start
-            if place in stable and place in high
+            partition: PartitionEnds(start[partition], stable[partition], high[partition])
+            for partition in start
+            if partition in stable and partition in high
         }
 
-    def _list(self, tps: list[ck.TopicPartition], spec: OffsetSpec, isolation: ck.IsolationLevel) -> dict[GaugePartition, int]:
-        asked = self._admin.list_offsets(dict.fromkeys(tps, spec), isolation_level=isolation, request_timeout=TIMEOUT_S)
-        found = {}
-        for tp, future in asked.items():
+    def _fetch_offsets(
+        self, tps: list[ck.TopicPartition], spec: OffsetSpec, isolation: ck.IsolationLevel
+    ) -> dict[GaugePartition, int]:
+        futures = self._admin.list_offsets(dict.fromkeys(tps, spec), isolation_level=isolation, request_timeout=TIMEOUT_S)
+        offsets = {}
+        for tp, future in futures.items():
             try:
-                found[GaugePartition(tp.topic, tp.partition)] = int(future.result(TIMEOUT_S).offset)
+                offsets[GaugePartition(tp.topic, tp.partition)] = int(future.result(TIMEOUT_S).offset)
             except ck.KafkaException:
-                continue  # without a leader at the moment, or just deleted
-        if not found:
+                continue  # has no leader at the moment, or was just deleted
+        if not offsets:
             raise TimeoutError
-        return found
+        return offsets
 
-    def record_times(
+    def fetch_record_times(
         self,
-        wanted: Iterable[tuple[GaugePartition, int]],
+        offsets: Iterable[tuple[GaugePartition, int]],
         starts: Mapping[GaugePartition, PartitionEnds],
         budget_s: float = 3.0,
         each_s: float = 1.0,
     ) -> dict[tuple[GaugePartition, int], int]:
-        """Milliseconds UTC of the first committed record at or after each offset, as far as the budget goes.
+        """Return the timestamp of the first committed record at or after each offset, milliseconds UTC, within the budget.
 
-        An offset that was deleted is answered with the oldest record there is. What cannot be read is left out.
+        For a deleted offset this is the oldest record there is. Offsets whose record cannot be read in time are left out.
         """
         deadline = time.monotonic() + budget_s
-        found = {}
-        for place, offset in wanted:
-            left = min(each_s, deadline - time.monotonic())
-            if left <= 0:
+        times = {}
+        for partition, offset in offsets:
+            remaining_s = min(each_s, deadline - time.monotonic())
+            if remaining_s <= 0:
                 break
-            written = self._record_time(place, max(offset, starts[place].start), left)
+            written = self._fetch_record_time(partition, max(offset, starts[partition].start), remaining_s)
             if written is not None:
-                found[place, offset] = written
-        return found
+                times[partition, offset] = written
+        return times
 
-    def _record_time(self, place: GaugePartition, offset: int, timeout_s: float) -> int | None:
+    def _fetch_record_time(self, partition: GaugePartition, offset: int, timeout_s: float) -> int | None:
         try:
             if self._consumer is None:
                 self._consumer = reader(
@@ -136,13 +139,13 @@ class Cluster:
                     enable_partition_eof="true",
                     queued_min_messages=1,
                     queued_max_messages_kbytes=1_024,
-                    # A full queue of one record would otherwise put the partition to sleep for a second.
+                    # Otherwise a full queue of one record pauses the partition for a second.
                     fetch_queue_backoff_ms=5,
                 )
-            self._consumer.assign([ck.TopicPartition(place.topic, place.partition, offset)])
+            self._consumer.assign([ck.TopicPartition(partition.topic, partition.partition, offset)])
             deadline = time.monotonic() + timeout_s
-            while (left := deadline - time.monotonic()) > 0:
-                message = self._consumer.poll(left)
+            while (remaining_s := deadline - time.monotonic()) > 0:
+                message = self._consumer.poll(remaining_s)
                 if message is None:
                     break
                 if message.error() is None:
@@ -151,21 +154,21 @@ class Cluster:
                 if message.error().code() == ck.KafkaError._PARTITION_EOF:
                     break
         except ck.KafkaException:
-            return None  # a record that cannot be read only makes its age less exact
+            return None  # an unreadable record only makes its age less exact
         finally:
             if self._consumer is not None:
                 self._consumer.unassign()
         return None
 
 
-def _group(name: str, described: Any, offsets: Any, metadata: Any) -> GroupFacts:
+def _group_facts(name: str, described: Any, offsets: Any, metadata: Any) -> GroupFacts:
     committed: dict[GaugePartition, int | None] = {
         GaugePartition(tp.topic, tp.partition): tp.offset if tp.offset >= 0 else None
         for tp in offsets.topic_partitions
         if tp.error is None and tp.topic in metadata
     }
     waiting = {
-        GaugePartition(tp.topic, tp.partition): text for tp in offsets.topic_partitions if (text := _waiting(tp.metadata))
+        GaugePartition(tp.topic, tp.partition): text for tp in offsets.topic_partitions if (text := _waiting_for(tp.metadata))
     }
     members, rebalancing, assignment = None, False, frozenset[tuple[str, tuple[GaugePartition, ...]]]()
     try:
@@ -179,16 +182,18 @@ def _group(name: str, described: Any, offsets: Any, metadata: Any) -> GroupFacts
             for member in description.members
         )
     except ck.KafkaException:
-        pass  # the coordinator is moving: the offsets are known all the same
-    topics = {place.topic for place in committed} | {place.topic for _, places in assignment for place in places}
+        pass  # the coordinator is moving; the offsets are known all the same
+    topics = {partition.topic for partition in committed} | {
+        partition.topic for _, partitions in assignment for partition in partitions
+    }
     for topic in topics & set(metadata):
         for partition in metadata[topic].partitions:
             committed.setdefault(GaugePartition(topic, partition), None)
     return GroupFacts(name, members, rebalancing, assignment, committed, waiting)
 
 
-def _waiting(metadata: str | None) -> str:
-    """What a commit's metadata says that it waits for; empty where it says nothing, or something of another form."""
+def _waiting_for(metadata: str | None) -> str:
+    """Return the reason for waiting that a group put into its commit's metadata; empty where there is none."""
     try:
         waiting = json.loads(metadata or "{}").get("waiting", "")
     except (ValueError, AttributeError):

@@ -1,4 +1,4 @@
-"""A reading as Prometheus metrics. They are made anew each time, so that a group that is gone leaves no series behind."""
+"""A reading as Prometheus metrics, built anew for each scrape, so that a deleted group leaves no series behind."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from streams.runtime.privacy.requests import PendingRequest
 
 
 def exposition(reading: LagReading | None, pending: Sequence[PendingRequest] | None, now: float) -> bytes:
-    """The text of `GET /metrics`; without a reading, none of the lag metrics; without requests read back, none of theirs."""
+    """Return the text of `GET /metrics`. Without a reading it has no lag metrics, without `pending` no metrics of requests."""
     metrics = Metrics()
     if pending is not None:
         metrics.set("headwater_privacy_requests", len(pending), state="open")
-        metrics.set("headwater_privacy_requests", sum(one.overdue(int(now * 1000)) for one in pending), state="overdue")
+        metrics.set("headwater_privacy_requests", sum(request.overdue(int(now * 1000)) for request in pending), state="overdue")
     if reading is not None:
         metrics.set("headwater_gauge_reading_age_seconds", max(0.0, now - reading.at))
         _partitions(reading, metrics)
@@ -23,8 +23,8 @@ def exposition(reading: LagReading | None, pending: Sequence[PendingRequest] | N
 
 
 def _partitions(reading: LagReading, metrics: Metrics) -> None:
-    for place, ends in reading.ends.items():
-        labels = {"topic": place.topic, "partition": str(place.partition)}
+    for partition, ends in reading.ends.items():
+        labels = {"topic": partition.topic, "partition": str(partition.partition)}
         metrics.set("kafka_partition_earliest_offset", ends.start, **labels)
         metrics.set("kafka_partition_latest_offset", ends.stable, **labels)
         metrics.set("headwater_partition_held_back", ends.high - ends.stable, **labels)

@@ -1,4 +1,4 @@
-"""What the side topics said lately: dead letters by reason, volumes of the last hour, snapshots of experiments. Bounded."""
+"""Bounded state of the side topics: dead letters by reason, volumes of the last hour, snapshots of experiments."""
 
 import threading
 import time
@@ -25,15 +25,15 @@ DEAD_KEPT = 5_000
 DEAD_WINDOW_S = 24 * 3_600
 HOUR_S = 3_600
 BACK = {DEAD: 2_000, COUNTS: 200_000, SNAPSHOTS: 2_000, REQUESTS: 50_000, ACKS: 150_000, DEFERRED: 50_000}
-"""Records a partition is read back at the most when the gauge starts."""
+"""Most records of a partition that are read back when the gauge starts."""
 UNMAPPED = "unmapped"
-"""Outcome under which the consent stage counts signals that nothing maps."""
+"""Outcome under which the consent stage counts signals that no rule maps."""
 EXPERIMENTS_KEPT = 100
 CELLS_KEPT = 20_000
 
 
 class DeadLetter(NamedTuple):
-    """What the page says about one dead letter; never its payload."""
+    """What the page shows of a dead letter; never its payload."""
 
     dead_ts: int
     stage: str
@@ -42,7 +42,7 @@ class DeadLetter(NamedTuple):
 
 
 class SnapshotSummary(NamedTuple):
-    """One experiment's newest snapshot: arms with their share and the mean of their posterior (None: another form)."""
+    """An experiment's newest snapshot: arms with their share and posterior mean (None for another form of posterior)."""
 
     experiment: str
     published_ts: int
@@ -51,26 +51,26 @@ class SnapshotSummary(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RecentActivity:
-    """What is shown. `complete` is False while the gauge still reads back."""
+    """What the page shows. `complete` is False while the gauge still reads the topics back."""
 
     dead: tuple[tuple[tuple[str, str, str], int], ...] = ()
-    """((stage, reason, source), n) of the newest dead letters within a day, most frequent first."""
+    """((stage, reason, source), number) of the newest dead letters within a day, most frequent first."""
     dead_truncated: bool = False
-    """Whether there were more than are kept."""
+    """Whether there were more than `DEAD_KEPT`."""
     volumes: tuple[tuple[tuple[str, str], int, tuple[int, ...]], ...] = ()
     """((stage, outcome), events in the last hour, events in each of its sixty minutes)."""
     snapshots: tuple[SnapshotSummary, ...] = ()
     pending: tuple[PendingRequest, ...] = ()
-    """Privacy requests that not every room has answered, oldest first."""
+    """Privacy requests that some room has not answered yet, oldest first."""
     unmapped: tuple[tuple[tuple[str, str], int], ...] = ()
-    """((source, name), events in the last hour) of consent signals that nothing in the policy maps, most frequent first."""
+    """((source, name), events in the last hour) of consent signals that the policy does not map, most frequent first."""
     deferred: int = 0
-    """Records that passed identity unresolved, because its graph was away, and whose links are not made yet."""
+    """Records that passed identity unresolved while its graph was away, and whose links are still missing."""
     complete: bool = False
 
 
 class SideTopicState:
-    """Takes in records of the side topics and forgets them again in time."""
+    """Accumulates records of the side topics and forgets them when they are old."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -84,46 +84,48 @@ class SideTopicState:
         self._deferred: dict[tuple[str, int], int] = {}
         self._lock = threading.Lock()
 
-    def take(self, topic: str, value: bytes) -> None:
-        """One record. What cannot be decoded is left out: it is shown nowhere, but nothing breaks."""
-        take: dict[str, Callable[[bytes], None]] = {
-            DEAD: self._take_dead,
-            COUNTS: self._take_count,
-            SNAPSHOTS: self._take_snapshot,
+    def add_record(self, topic: str, value: bytes) -> None:
+        """Add one record. An undecodable one is logged and left out."""
+        handlers: dict[str, Callable[[bytes], None]] = {
+            DEAD: self._add_dead,
+            COUNTS: self._add_count,
+            SNAPSHOTS: self._add_snapshot,
             REQUESTS: lambda value: self._requests.take(REQUESTS, decode(self._registry, value)[1]),
             ACKS: lambda value: self._requests.take(ACKS, decode(self._registry, value)[1]),
-            DEFERRED: self._take_deferred,
+            DEFERRED: self._add_deferred,
         }
         try:
             with self._lock:
-                take[topic](value)
+                handlers[topic](value)
         except (Undecodable, UnknownContract):
             get_logger().warning("a record of a side topic cannot be read", topic=topic)
 
-    def _take_dead(self, value: bytes) -> None:
+    def _add_dead(self, value: bytes) -> None:
         head = self._heads.read(value)[1]  # the payload is never touched
         self._dead.append(DeadLetter(head["dead_ts"], head["stage"], head["reason"], head["source"]))
 
-    def _take_count(self, value: bytes) -> None:
+    def _add_count(self, value: bytes) -> None:
         record = decode(self._registry, value)[1]
         if record["outcome"] == UNMAPPED:
-            _add(self._unmapped, (record["minute"], record["source"], record["dimensions"].get("name", "")), record["n"])
-        elif not record["dimensions"]:  # events with dimensions are counted without them too
-            _add(self._counts, (record["minute"], record["stage"], record["outcome"]), record["n"])
+            _add_bounded(
+                self._unmapped, (record["minute"], record["source"], record["dimensions"].get("name", "")), record["n"]
+            )
+        elif not record["dimensions"]:  # events with dimensions are also counted without them
+            _add_bounded(self._counts, (record["minute"], record["stage"], record["outcome"]), record["n"])
 
-    def _take_snapshot(self, value: bytes) -> None:
+    def _add_snapshot(self, value: bytes) -> None:
         record = decode(self._registry, value)[1]
-        self._snapshots[record["experiment"]] = snapshot(record)
+        self._snapshots[record["experiment"]] = summarise_snapshot(record)
         self._snapshots.move_to_end(record["experiment"])
         while len(self._snapshots) > EXPERIMENTS_KEPT:
             self._snapshots.popitem(last=False)
 
-    def _take_deferred(self, value: bytes) -> None:
+    def _add_deferred(self, value: bytes) -> None:
         record = decode(self._registry, value)[1]
         self._deferred[record["topic"], record["partition"]] = record["end"] - record["first"]
 
     def recent(self, now: float, complete: bool) -> RecentActivity:
-        """What is left of it at `now` (seconds UTC)."""
+        """Return the activity at `now` (seconds UTC) and forget older records."""
         with self._lock:
             while self._dead and self._dead[0].dead_ts < (now - DEAD_WINDOW_S) * 1000:
                 self._dead.popleft()
@@ -154,14 +156,14 @@ class SideTopicState:
             )
 
 
-def _add(counts: Counter[tuple[int, str, str]], cell: tuple[int, str, str], n: int) -> None:
-    """Within the bound."""
+def _add_bounded(counts: Counter[tuple[int, str, str]], cell: tuple[int, str, str], n: int) -> None:
+    """Count up to `CELLS_KEPT` cells; further ones are left out."""
     if cell in counts or len(counts) < CELLS_KEPT:
         counts[cell] += n
 
 
-def snapshot(record: dict[str, Any]) -> SnapshotSummary:
-    """What is shown of a BanditSnapshot; a two-parameter posterior is read as Beta(alpha, beta)."""
+def summarise_snapshot(record: dict[str, Any]) -> SnapshotSummary:
+    """Summarise a record of `bandit.snapshots`. A posterior of two parameters is read as Beta(alpha, beta)."""
     arms = []
     for arm, share, posterior in zip(record["arms"], record["probabilities"], record["posterior"], strict=False):
         beta = len(posterior) == 2 and sum(posterior) > 0
@@ -170,21 +172,21 @@ def snapshot(record: dict[str, Any]) -> SnapshotSummary:
 
 
 class SideTopicConsumer:
-    """Follows the side topics in a thread of its own, in no group; begins again where Kafka was away."""
+    """Follows the side topics in a thread of its own, outside any group, and starts again after an error of Kafka."""
 
-    def __init__(self, settings: Settings, side: SideTopicState) -> None:
+    def __init__(self, settings: Settings, state: SideTopicState) -> None:
         self._settings = settings
-        self._side = side
+        self._state = state
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="side-topics", daemon=True)
         self.complete = False
 
     def start(self) -> None:
-        """Begin reading back."""
+        """Start reading."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop and wait for the thread."""
+        """Stop the thread and wait for it."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(10)
@@ -201,9 +203,9 @@ class SideTopicConsumer:
                 consumer.close()
 
     def _follow(self, consumer: Any) -> None:
-        begin = starts(consumer, time.time())
+        begin = start_offsets(consumer, time.time())
         if not begin:
-            self._stop.wait(5)  # the topics are not there yet
+            self._stop.wait(5)  # the topics do not exist yet
             return
         waiting = {(tp.topic, tp.partition) for tp in begin}
         self.complete = False
@@ -213,21 +215,21 @@ class SideTopicConsumer:
                 error = message.error()
                 if error is None:
                     if message.value() is not None:
-                        self._side.take(message.topic(), message.value())
+                        self._state.add_record(message.topic(), message.value())
                 elif error.code() == ck.KafkaError._PARTITION_EOF:
                     waiting.discard((message.topic(), message.partition()))
             self.complete = not waiting
 
 
-def starts(consumer: Any, now: float) -> list[ck.TopicPartition]:
-    """Where to begin: a day back for dead letters, an hour for counts, else the first record; never too far back."""
-    known = consumer.list_topics(timeout=10).topics
+def start_offsets(consumer: Any, now: float) -> list[ck.TopicPartition]:
+    """Return where to begin: a day back for dead letters, an hour for counts, else the first record, at most `BACK` records."""
+    topics = consumer.list_topics(timeout=10).topics
     since = {DEAD: now - DEAD_WINDOW_S, COUNTS: now - HOUR_S, SNAPSHOTS: 0.0, **dict.fromkeys(WHOLE, 0.0)}
     begin = []
     for topic, at in since.items():
-        for partition in sorted(known[topic].partitions) if topic in known else ():
+        for partition in sorted(topics[topic].partitions) if topic in topics else ():
             first, end = consumer.get_watermark_offsets(ck.TopicPartition(topic, partition), timeout=10)
-            (found,) = consumer.offsets_for_times([ck.TopicPartition(topic, partition, round(at * 1000))], timeout=10)
-            offset = found.offset if found.offset >= 0 else end
+            (position,) = consumer.offsets_for_times([ck.TopicPartition(topic, partition, round(at * 1000))], timeout=10)
+            offset = position.offset if position.offset >= 0 else end
             begin.append(ck.TopicPartition(topic, partition, max(first, offset, end - BACK[topic])))
     return begin

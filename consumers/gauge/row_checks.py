@@ -1,4 +1,4 @@
-"""What the warehouse's own verification says of its rows, read from ClickHouse (view `verification_status`)."""
+"""The results of the warehouse's verification of its rows, from the ClickHouse view `verification_status`."""
 
 import asyncio
 from collections.abc import Callable
@@ -22,20 +22,20 @@ class RowCheck:
 
     topic: str
     verified_at: float
-    """When the partition that waits longest was verified."""
+    """When the partition whose verification is oldest was verified."""
     faults: tuple[tuple[str, int], ...]
-    """(kind, rows) of what is wrong."""
+    """(kind, number of wrong rows)."""
     unverifiable: int
-    """Offsets that Kafka had lost before anybody compared them."""
+    """Offsets that Kafka deleted before they were compared."""
 
     @property
     def text(self) -> str:
-        """For people."""
+        """The faults in words."""
         return ", ".join(f"{n:,} {kind}" for kind, n in self.faults) or "as Kafka's records"
 
 
-def as_json(checks: tuple[RowCheck, ...]) -> list[dict[str, Any]]:
-    """Plain values, times in milliseconds UTC."""
+def row_checks_json(checks: tuple[RowCheck, ...]) -> list[dict[str, Any]]:
+    """Return JSON values, times in milliseconds UTC."""
     return [
         {
             "topic": check.topic,
@@ -48,7 +48,7 @@ def as_json(checks: tuple[RowCheck, ...]) -> list[dict[str, Any]]:
 
 
 def read_row_checks(settings: Settings) -> tuple[RowCheck, ...]:
-    """One check a topic, by name. ClickHouseError or OSError where ClickHouse does not answer."""
+    """Return one check per topic, sorted by name. ClickHouseError or OSError where ClickHouse does not answer."""
     client = clickhouse_connect.get_client(
         dsn=settings.clickhouse, autogenerate_session_id=False, send_receive_timeout=TIMEOUT_S, connect_timeout=TIMEOUT_S,
         query_retries=0,
@@ -56,7 +56,7 @@ def read_row_checks(settings: Settings) -> tuple[RowCheck, ...]:
     sums = ", ".join(f"sum({kind})" for kind in (*KINDS, "unverifiable"))
     database = settings.clickhouse_database.replace("`", "``")
     query = (
-        f"SELECT topic, toUnixTimestamp64Milli(min(last_verified_at)), {sums} "  # noqa: S608 - ours
+        f"SELECT topic, toUnixTimestamp64Milli(min(last_verified_at)), {sums} "  # noqa: S608 - constants and an escaped setting
         f"FROM `{database}`.verification_status GROUP BY topic ORDER BY topic"
     )
     try:
@@ -70,7 +70,7 @@ def read_row_checks(settings: Settings) -> tuple[RowCheck, ...]:
 
 
 async def watch_row_checks(settings: Settings, show: Callable[[tuple[RowCheck, ...] | None], None]) -> None:
-    """Ask for ever; shows None while ClickHouse does not answer."""
+    """Read the checks every `INTERVAL_S` for ever; calls `show(None)` while ClickHouse does not answer."""
     away = False
     while True:
         try:

@@ -15,12 +15,11 @@ from consumers.gauge.export import exposition
 from consumers.gauge.lag.reading import LagReading, as_json
 from consumers.gauge.page.page import HERE, Page
 from consumers.gauge.recent import RecentActivity
-from consumers.gauge.row_checks import RowCheck
-from consumers.gauge.row_checks import as_json as row_checks_json
+from consumers.gauge.row_checks import RowCheck, row_checks_json
 from infra.http.answers import error_answer, json_answer, ready_answer
 from infra.http.health import HealthAnswers, health_routes
 from infra.http.rate_limit import RateLimit, limit_requests
-from infra.secrets import same
+from infra.secrets import equal_in_constant_time
 
 COOKIE = "headwater_gauge"
 COOKIE_S = 12 * 3_600
@@ -31,8 +30,8 @@ HEADERS = {
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "equal_in_constant_time-origin",
+    "Cross-Origin-Opener-Policy": "equal_in_constant_time-origin",
     "Cache-Control": "no-store",
 }
 REQUESTS_PER_S, REQUESTS_AT_ONCE = 50.0, 200.0
@@ -174,7 +173,7 @@ def _token_guard(page: Page, token: str) -> Middleware:
 
 def _matches(candidate: str, secret: str) -> bool:
     # Bytes that are no UTF-8 arrive as lone surrogates, which cannot be encoded for the comparison.
-    return candidate.isprintable() and same(candidate, secret)
+    return candidate.isprintable() and equal_in_constant_time(candidate, secret)
 
 
 def _is_secure(request: web.Request) -> bool:

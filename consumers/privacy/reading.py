@@ -1,20 +1,15 @@
 """Whole topics read by one consumer, all partitions beside each other: a desk asks often, and mostly little."""
 
-import time
 from collections.abc import Iterable, Iterator
 
 import confluent_kafka as ck
 
 from infra.clients.kafka import reader
-from infra.errors import Retryable
 from infra.settings import Settings
-from streams.runtime.follow import ADMIN_S, CHUNK, away, partitions_of, stable_end
+from streams.runtime.follow import ADMIN_S, TopicPartition, kafka_unavailable, partitions_of, read_ranges, stable_end
 
 DESK = "headwater.privacy"
 POLL_S = 0.05
-
-Place = tuple[str, int]
-"""Topic and partition."""
 
 
 def read(settings: Settings, topics: Iterable[str], since: int = 0) -> Iterator[ck.Message]:
@@ -23,54 +18,26 @@ def read(settings: Settings, topics: Iterable[str], since: int = 0) -> Iterator[
     `since`: only those with this timestamp or a later one, milliseconds UTC. The ends are those of everything written, and a
     transaction that is open there is waited for, as in `streams.runtime.follow`. Retryable.
     """
-    starts, ends = _reach(settings, topics, since)
-    if not ends:
-        return
-    consumer = reader(settings, DESK, enable_partition_eof="true")
-    patience = settings.transaction_timeout_s + ADMIN_S
-    try:
-        consumer.assign([ck.TopicPartition(*place, starts[place]) for place in ends])
-        deadline = time.monotonic() + patience
-        while ends:
-            for message in consumer.consume(CHUNK, POLL_S):
-                place = (message.topic(), message.partition())
-                error = message.error()
-                if error is None:
-                    yield message
-                    deadline = time.monotonic() + patience
-                elif error.code() != ck.KafkaError._PARTITION_EOF:
-                    _unless_passing(error)
-                    continue
-                # The offset of an end-of-partition event is the last stable offset, behind markers and aborted records.
-                if message.offset() + (error is None) >= ends.get(place, 0):
-                    ends.pop(place, None)
-            if time.monotonic() > deadline:
-                raise Retryable(f"{', '.join(sorted({topic for topic, _ in ends}))} could not be read to the end")
-    finally:
-        consumer.close()
+    for messages in read_ranges(settings, _ranges(settings, topics, since), DESK, POLL_S):
+        yield from messages
 
 
-def _reach(settings: Settings, topics: Iterable[str], since: int) -> tuple[dict[Place, int], dict[Place, int]]:
-    """Where to begin and where to end in partitions that have something to read."""
+def _ranges(settings: Settings, topics: Iterable[str], since: int) -> dict[TopicPartition, tuple[int, int]]:
+    """Partition -> first offset and end of what there is to read. Retryable."""
     consumer = reader(settings, DESK, isolation_level="read_uncommitted")
     try:
-        places = [(topic, partition) for topic in topics for partition in partitions_of(consumer, topic)]
-        found = {place: stable_end(consumer, *place) for place in places}
-        starts = {place: first for place, (first, _) in found.items()}
+        partitions = [(topic, partition) for topic in topics for partition in partitions_of(consumer, topic)]
+        ranges = {source: stable_end(consumer, *source) for source in partitions}
         if since:
-            asked = [ck.TopicPartition(*place, since) for place in places]
-            answers = consumer.offsets_for_times(asked, timeout=ADMIN_S)
-            starts = {(at.topic, at.partition): at.offset for at in answers if at.offset >= 0}
-        return starts, {place: end for place, (_, end) in found.items() if starts.get(place, end) < end}
+            times = [ck.TopicPartition(*source, since) for source in partitions]
+            positions = consumer.offsets_for_times(times, timeout=ADMIN_S)
+            starts = {(at.topic, at.partition): at.offset for at in positions if at.offset >= 0}
+            ranges = {source: (starts[source], end) for source, (_, end) in ranges.items() if source in starts}
+        return ranges
     except ck.KafkaException as error:
-        raise away(settings, error) from error
+        raise kafka_unavailable(settings, error) from error
     finally:
         consumer.close()
-
-
-def _unless_passing(error: ck.KafkaError) -> None:
-    if not (error.retriable() or error.code() in (ck.KafkaError._TRANSPORT, ck.KafkaError._ALL_BROKERS_DOWN)):
-        raise ck.KafkaException(error)
 
 
 __all__ = ["DESK", "read"]

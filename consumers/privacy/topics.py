@@ -12,7 +12,7 @@ from infra.errors import Retryable
 from infra.settings import Settings
 from schemas.codec import decode, encode
 from schemas.registry import Registry
-from streams.runtime.follow import away
+from streams.runtime.follow import kafka_unavailable
 
 MERGES, LINKS, STATE = "identity.merges", "identity.links", "consent.state"
 REQUESTS, ACKS, ERASURES, AUDIT = "privacy.requests", "privacy.acks", "privacy.erasures", "privacy.audit"
@@ -86,7 +86,7 @@ class TransactionalWriter:
         try:
             self._kafka.init_transactions(KAFKA_S)
         except ck.KafkaException as error:
-            raise away(settings, error) from error
+            raise kafka_unavailable(settings, error) from error
 
     def output(self, topic: str, key: bytes | None, record: dict[str, Any], partition: int = -1) -> WriterRecord:
         """A record under the newest contract of its topic."""

@@ -76,7 +76,9 @@ def _run(slot: str | None, metrics_port: int | None) -> None:
     registry = Registry(settings.contracts)
     store = Store(settings)
     beside = Store(settings, SEARCH_S)
-    clerk = PrivacyRequestConsumer(settings, STAGE, lambda request: count_part(beside, request), Eraser(settings, beside).part)
+    clerk = PrivacyRequestConsumer(
+        settings, STAGE, lambda request: count_part(beside, request), Eraser(settings, beside).part, metrics
+    )
     patient = Store(settings, PATIENCE_S)
     projecting = ProjectionThread(settings, patient, metrics)
     proof = Store(settings, VERIFY_PATIENCE_S)

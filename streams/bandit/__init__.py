@@ -1,1 +1,1 @@
-"""The bandit: joins what visitors saw to what they did, learns which arm to show, and publishes snapshots."""
+"""The bandit: joins events to decisions, counts rewards, learns which arm to show, and publishes snapshots."""

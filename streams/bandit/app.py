@@ -1,4 +1,4 @@
-"""Opens what the bandit's stage needs."""
+"""Builds the bandit's stage from the settings."""
 
 import redis
 
@@ -13,7 +13,7 @@ TIMEOUT_S = 2.0
 
 
 def build(settings: Settings, metrics: Metrics) -> BanditStage:
-    """The stage of one worker."""
+    """Build the stage of one worker."""
     registry = Registry(settings.contracts)
     client = redis.Redis.from_url(settings.redis, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
     return BanditStage(

@@ -1,4 +1,4 @@
-"""The experiments there are, as `bandit.experiments` tells them."""
+"""The current experiments, from the topic `bandit.experiments`."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,14 +10,14 @@ from streams.bandit.experiment import Experiment, parse
 
 
 class Catalogue:
-    """The latest version of each experiment."""
+    """The latest readable version of each experiment."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._experiments: dict[str, Experiment] = {}
 
-    def take(self, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
-        """Take in (key, value) records, oldest first. What this version cannot read leaves the one before in force."""
+    def apply(self, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
+        """Apply (key, value) records, oldest first. An unreadable record leaves the previous version in force."""
         for key, value in records:
             name = (key or b"").decode("ascii", "replace")
             if value is None:
@@ -32,7 +32,7 @@ class Catalogue:
             self._experiments[experiment.key] = experiment
 
     def get(self, key: str) -> Experiment | None:
-        """The experiment, if there is one."""
+        """Return an experiment, or None."""
         return self._experiments.get(key)
 
     def __iter__(self) -> Iterator[Experiment]:
@@ -43,5 +43,5 @@ class Catalogue:
 
     @property
     def longest_window_ms(self) -> int:
-        """The longest attribution window."""
+        """The longest attribution window in milliseconds; 0 without experiments."""
         return max((experiment.window_ms for experiment in self), default=0)

@@ -1,7 +1,6 @@
-"""Watches each arm's reward rate for a change, with River's ADWIN. It alarms; it decides nothing and is not restored.
+"""Detects a change of an arm's reward rate with River's ADWIN. It raises an alarm only, and is not restored.
 
-The adapter owns what River leaves open: rates are bounded, a first window is needed before anything is said, and a new
-epoch starts afresh.
+The adapter bounds the rates, waits for enough exposures before it reports anything, and starts afresh with a new epoch.
 """
 
 from river import drift
@@ -9,22 +8,22 @@ from river import drift
 from streams.bandit.statistics import Sums
 
 MIN_EXPOSURES = 50
-"""Exposures that are looked at together."""
+"""Least number of exposures of one observation."""
 MAX_VALUES = 5_000
-"""Values fed at once, so that a busy arm costs milliseconds; above it a sample of the same rate stands for all."""
+"""Most values per observation, so that a busy arm costs milliseconds; beyond it a sample of the same rate is fed."""
 DELTA = 0.002
 """ADWIN's confidence, Bifet and Gavalda 2007."""
 
 
 class ArmDrift:
-    """One detector an arm. Memory: a few kilobytes each."""
+    """One detector per arm, a few kilobytes each."""
 
     def __init__(self) -> None:
         self._detectors: dict[tuple[str, int, str], drift.ADWIN] = {}
         self._last: dict[tuple[str, int, str], Sums] = {}
 
-    def changed(self, experiment: str, epoch: int, arm: str, total: Sums) -> bool:
-        """Whether the arm's rate has changed, given its totals so far. Few exposures wait for more."""
+    def detect(self, experiment: str, epoch: int, arm: str, total: Sums) -> bool:
+        """Return whether the arm's rate has changed, given its totals so far. Few exposures wait for more."""
         key = (experiment, epoch, arm)
         last = self._last.setdefault(key, total)
         exposures = int(total.exposures - last.exposures)
@@ -35,13 +34,13 @@ class ArmDrift:
         # Conversions lag behind their exposures, so an interval can hold more of them than exposures.
         conversions = min(values, max(0, round((total.conversions - last.conversions) * values / exposures)))
         detector = self._detectors.setdefault(key, drift.ADWIN(delta=DELTA))
-        found = False
+        drifted = False
         for value in spread(conversions, values):
             detector.update(value)
-            found = found or bool(detector.drift_detected)
-        return found
+            drifted = drifted or bool(detector.drift_detected)
+        return drifted
 
 
 def spread(ones: int, values: int) -> list[int]:
-    """`ones` ones among zeros, evenly: in which order they came is not known any more (Bresenham)."""
+    """Return `ones` ones among zeros, evenly spread, because their order is unknown (Bresenham)."""
     return [(at + 1) * ones // values - at * ones // values for at in range(values)]

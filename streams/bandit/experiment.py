@@ -1,4 +1,4 @@
-"""An experiment as a person writes it: validated, immutable, versioned by its content."""
+"""The definition of an experiment: validated, immutable, versioned by its content."""
 
 import hashlib
 from collections.abc import Mapping
@@ -21,68 +21,68 @@ MAX_WINDOW_S = 30 * DAY_S
 
 
 class Model(BaseModel):
-    """Strict, closed and frozen."""
+    """A strict, closed and frozen model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Beta(Model):
-    """Prior of an arm's conversion rate: `alpha - 1` conversions and `beta - 1` failures seen before the start."""
+    """Prior of an arm's conversion rate: `alpha - 1` conversions and `beta - 1` failures observed before the start."""
 
     alpha: float = Field(default=1.0, ge=0.5, le=1e6, allow_inf_nan=False)
     beta: float = Field(default=1.0, ge=0.5, le=1e6, allow_inf_nan=False)
 
 
 class Eligibility(Model):
-    """When an arm may be shown. A condition whose context value is missing is not met; an absent condition always is."""
+    """Conditions under which an arm may be shown. A missing context value fails its condition; an absent condition holds."""
 
     locale: tuple[str, ...] | None = Field(default=None, strict=False)
     device: tuple[str, ...] | None = Field(default=None, strict=False)
     stock: str | None = None
     """Name of a context value that must be a number above 0."""
 
-    def met(self, context: Mapping[str, ContextValue]) -> bool:
-        """Whether this context allows the arm."""
+    def allows(self, context: Mapping[str, ContextValue]) -> bool:
+        """Return whether this context allows the arm."""
         if self.locale is not None and context.get("locale") not in self.locale:
             return False
         if self.device is not None and context.get("device") not in self.device:
             return False
         if self.stock is None:
             return True
-        left = context.get(self.stock)
-        return isinstance(left, int | float) and not isinstance(left, bool) and left > 0
+        quantity = context.get(self.stock)
+        return isinstance(quantity, int | float) and not isinstance(quantity, bool) and quantity > 0
 
 
 class Arm(Model):
-    """One variant."""
+    """A variant."""
 
     id: Key
     payload_ref: str = Field(default="", max_length=512)
-    """What the widget shows; handed through."""
+    """Reference to the content that the widget shows; passed through."""
     eligible: Eligibility | None = None
     max_share: float = Field(default=1.0, gt=0, le=1)
     prior: Beta = Beta()
 
 
 class ControlGroup(Model):
-    """The share of visitors that always gets the same arm, whatever the model says."""
+    """The share of visitors that always gets the same arm, whatever the model learns."""
 
     share: float = Field(default=0.1, ge=MIN_CONTROL, le=0.95)
     arm: Key
 
 
 class Reward(Model):
-    """What the experiment is judged by."""
+    """The event by which arms are compared."""
 
     event: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
     measure: Literal["conversion", "value"] = "conversion"
-    """What is summed up beside the conversions: 1 per conversion, or the event's `value`."""
+    """Summed up beside the conversions: 1 per conversion, or the event's `value`."""
     window_s: int = Field(gt=0, le=MAX_WINDOW_S)
     """Attribution window, from the decision to the event. Required: a reward without a window is never final."""
 
 
 class Experiment(Model):
-    """One version of one experiment. A change that makes old statistics meaningless (arms, reward) needs a new `epoch`."""
+    """One version of an experiment. A change of arms or reward makes old statistics meaningless and needs a new `epoch`."""
 
     key: Key
     salt: str = Field(min_length=1, max_length=64)
@@ -91,13 +91,13 @@ class Experiment(Model):
     default_arm: Key
     control: ControlGroup
     floor: float = Field(default=0.02, gt=0, lt=0.5)
-    """Least probability of each eligible arm: exploration never ends."""
+    """Least probability of each eligible arm, so that exploration never ends."""
     policy: Literal["thompson_beta"] = "thompson_beta"
     exposure: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")] = "widget_viewed"
     reward: Reward
     publish_s: int = Field(default=30, ge=1, le=3_600)
     ttl_s: int = Field(default=300, ge=0, le=DAY_S)
-    """How long a widget may keep the answer."""
+    """Seconds for which a widget may cache the decision."""
     mode: Mode = "run"
 
     @model_validator(mode="after")
@@ -125,12 +125,12 @@ class Experiment(Model):
         return self
 
     def arm(self, arm_id: str) -> Arm:
-        """The arm with this id."""
+        """Return the arm with this id."""
         return next(arm for arm in self.arms if arm.id == arm_id)
 
     @property
     def arm_ids(self) -> tuple[str, ...]:
-        """Ids in the order of the file."""
+        """Arm ids in the order of the definition."""
         return tuple(arm.id for arm in self.arms)
 
     @property
@@ -139,20 +139,20 @@ class Experiment(Model):
         return self.reward.window_s * 1_000
 
     def text(self) -> str:
-        """Canonical JSON."""
+        """Return canonical JSON."""
         return self.model_dump_json()
 
     @property
     def version(self) -> str:
-        """Content hash: equal configurations have equal versions."""
+        """Hash of the content: equal configurations have equal versions."""
         return hashlib.sha256(self.text().encode()).hexdigest()[:16]
 
 
-def parse(text: str | bytes, place: str = "experiment") -> Experiment:
-    """An experiment from JSON. ConfigError names the field and what is wrong with it."""
+def parse(text: str | bytes, source: str = "experiment") -> Experiment:
+    """Parse an experiment from JSON. ConfigError names `source`, the field and its defect."""
     try:
         return Experiment.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{place}: {field + ': ' if field else ''}{first['msg']}") from None
+        raise ConfigError(f"{source}: {field + ': ' if field else ''}{first['msg']}") from None

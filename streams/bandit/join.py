@@ -1,31 +1,31 @@
-"""From an event to an outcome: which decision it answers, and as what. Pure."""
+"""Joins an event to the decision that it answers, as an exposure or a reward. Pure."""
 
 from typing import Literal, NamedTuple
 
 from schemas.codec import Record
 from streams.bandit.catalogue import Catalogue
-from streams.bandit.token import DecisionRef, read
+from streams.bandit.token import DecisionRef, verify
 
 AHEAD_MS = 300_000
-"""How far a decision's clock may be ahead of the collector's."""
+"""Milliseconds by which a decision's clock may be ahead of the collector's."""
 
 Verdict = Literal["exposure", "reward", "other", "no_decision", "forged", "unknown_experiment", "out_of_window"]
-"""What an event is to the bandit. `forged`: a token that this installation did not sign."""
+"""`forged`: a token that this installation did not sign, or one from the future."""
 
 
 class JoinResult(NamedTuple):
-    """The verdict about one event and, for an exposure or a reward, the record for `bandit.outcomes`."""
+    """The verdict on one event and, for an exposure or a reward, the record for `bandit.outcomes`."""
 
     verdict: Verdict
     outcome: Record | None = None
 
 
 def join(key: bytes, catalogue: Catalogue, event: Record) -> JoinResult:
-    """Join one event (the head of an `events.resolved` record) to its decision by token."""
+    """Join one event (the head of an `events.resolved` record) to its decision by the token."""
     token = event["decision_token"]
     if not token:
         return JoinResult("no_decision")
-    ref = read(key, token)
+    ref = verify(key, token)
     if ref is None or ref.decided_ts > event["collector_ts"] + AHEAD_MS:
         return JoinResult("forged")
     experiment = catalogue.get(ref.experiment)
@@ -34,15 +34,15 @@ def join(key: bytes, catalogue: Catalogue, event: Record) -> JoinResult:
     name = event["event_name"]
     if name not in (experiment.exposure, experiment.reward.event):
         return JoinResult("other")
-    # An event that answers a decision happened after it and before it was collected, whatever the device's clock says.
+    # The event happened after its decision and before its arrival, whatever the device's clock says.
     happened = max(ref.decided_ts, min(event["event_ts"], event["collector_ts"]))
     if happened - ref.decided_ts > experiment.window_ms:
         return JoinResult("out_of_window")
     if name == experiment.exposure:
-        return JoinResult("exposure", _outcome(ref, event, "exposure", 0.0, happened))
+        return JoinResult("exposure", _build_outcome(ref, event, "exposure", 0.0, happened))
     reward = 1.0 if experiment.reward.measure == "conversion" else float(event["value"])
-    return JoinResult("reward", _outcome(ref, event, "reward", reward, happened))
+    return JoinResult("reward", _build_outcome(ref, event, "reward", reward, happened))
 
 
-def _outcome(ref: DecisionRef, event: Record, kind: str, reward: float, happened: int) -> Record:
+def _build_outcome(ref: DecisionRef, event: Record, kind: str, reward: float, happened: int) -> Record:
     return {**ref._asdict(), "kind": kind, "reward": reward, "event_id": event["event_id"], "event_ts": happened}

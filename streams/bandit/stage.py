@@ -1,8 +1,8 @@
-"""The bandit's stage: joins events to decisions, counts each decision once, publishes what follows.
+"""The bandit's stage: joins events to decisions, counts each decision once, and publishes snapshots.
 
-Two inputs, one group. `events.resolved` is joined without memory: whatever answers a decision goes to `bandit.outcomes`,
-keyed by the decision. That topic comes back as the second input, so that all outcomes of a decision meet on one
-partition, also where profiles merged in between; there they are counted, once, under the memory of that partition.
+It has two inputs in one group. `events.resolved` is joined without state: events that answer a decision go to
+`bandit.outcomes`, keyed by the decision. That topic is the second input, so that all outcomes of a decision meet on one
+partition, also when profiles were merged in between; there they are counted once, from that partition's state.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from streams.bandit.catalogue import Catalogue
 from streams.bandit.counting import Changes, CountedOutcome, Counting
 from streams.bandit.join import join
 from streams.bandit.snapshots.publisher import Publisher
-from streams.bandit.statistics import HOUR_MS, CellKey, line
+from streams.bandit.statistics import HOUR_MS, CellKey, StatsRecord
 from streams.runtime.privacy.request_consumer import ACKS, REQUESTS, ack
 from streams.runtime.stage import BY_KEY, Batch, CountCell, DeadRecord, Outcome, Output
 
@@ -27,15 +27,15 @@ EXPERIMENTS, STATS, UNITS, SNAPSHOTS = "bandit.experiments", "bandit.stats", "ba
 FORGOTTEN = "nothing to do: decisions and sums are kept, and no ids of persons"
 HORIZON_KEY = b"horizon"
 SLACK_MS = 86_400_000
-"""How long after its window a decision is remembered, for events that arrive late."""
+"""Milliseconds for which a decision is remembered after its window, for late events."""
 PUBLISHER_PARTITION = 0
-"""Whoever holds it publishes: the group makes sure that it is one worker, and its transactions are fenced."""
+"""The worker that holds it publishes: the group assigns it to one worker, whose transactions are fenced."""
 
 KeyValues = Iterable[tuple[bytes | None, bytes | None]]
 
 
 class BanditStage:
-    """See the module. Learning needs Kafka only; Redis is where the publisher puts what decisions read."""
+    """See the module. Learning needs Kafka only; the publisher writes snapshots to Redis for decisions."""
 
     name = "bandit"
     inputs = (RESOLVED, OUTCOMES, REQUESTS)
@@ -54,21 +54,21 @@ class BanditStage:
     # -- batches
 
     def handle(self, batch: Batch, now: float) -> Outcome:
-        """Join, count or answer one batch. Retryable for a contract nobody knows yet; nothing was counted then.
+        """Join, count or answer one batch. Retryable for an unknown contract, before anything is counted.
 
-        The data's own clocks decide, so that a replay agrees; only an answer says when it was given.
+        The records' own times decide, so that a replay gives the same result; only answers to privacy requests use `now`.
         """
         if batch.topic == REQUESTS:
-            return self._answer(batch, now)
+            return self._answer_requests(batch, now)
         counting = self._counting(batch.partition)
         return self._join(batch) if batch.topic == RESOLVED else self._count(batch, counting)
 
     def _join(self, batch: Batch) -> Outcome:
         outcome = Outcome()
-        found = outcome.out.setdefault(OUTCOMES, [])
+        outcomes = outcome.out.setdefault(OUTCOMES, [])
         contract = self._registry.latest(OUTCOMES)
         for at, value in enumerate(batch.values):
-            event = self._read(outcome, at, value)
+            event = self._read_head(outcome, at, value)
             if event is None:
                 continue
             outcome.passed += 1
@@ -76,20 +76,20 @@ class BanditStage:
                 continue
             verdict, record = join(self._token_key, self._catalogue, event)
             if record is not None:
-                found.append((record["decision_id"].encode(), encode(contract, record), BY_KEY))
+                outcomes.append((record["decision_id"].encode(), encode(contract, record), BY_KEY))
             minute = event["collector_ts"] // 60_000 * 60_000
             outcome.counts[CountCell(minute, event["source"], event["event_name"], verdict)] += 1
         return outcome
 
-    def _answer(self, batch: Batch, now: float) -> Outcome:
-        """Privacy requests: nothing here is kept by person, so there is nothing to forget, and that is the answer."""
+    def _answer_requests(self, batch: Batch, now: float) -> Outcome:
+        """Answer privacy requests: the stage stores no personal data, so there is nothing to delete."""
         outcome = Outcome()
         contract = self._registry.latest(ACKS)
         for at, value in enumerate(batch.values):
             try:
-                read, request = decode(self._registry, value or b"")
-                if read.topic != REQUESTS:
-                    raise Undecodable(f"a record of {read.topic}")
+                schema, request = decode(self._registry, value or b"")
+                if schema.topic != REQUESTS:
+                    raise Undecodable(f"a record of {schema.topic}")
             except Undecodable as error:
                 outcome.dead.append(DeadRecord(at, "UNDECODABLE", str(error)))
                 continue
@@ -100,7 +100,7 @@ class BanditStage:
             outcome.passed += 1
         return outcome
 
-    def _read(self, outcome: Outcome, at: int, value: bytes | None) -> Record | None:
+    def _read_head(self, outcome: Outcome, at: int, value: bytes | None) -> Record | None:
         try:
             return self._head.read(value or b"")[1]
         except Undecodable as error:
@@ -111,22 +111,22 @@ class BanditStage:
 
     def _count(self, batch: Batch, counting: Counting) -> Outcome:
         outcome = Outcome()
-        # Read all before counting any: the batch comes again whole if one of them must wait for its contract.
-        seen = [self._seen(outcome, at, value) for at, value in enumerate(batch.values)]
+        # Decode all before counting any: the whole batch comes again if one record must wait for its contract.
+        decoded = [self._decode_outcome(outcome, at, value) for at, value in enumerate(batch.values)]
         keep_ms = self._catalogue.longest_window_ms + SLACK_MS
-        for one in seen:
-            if one is None:
+        for counted in decoded:
+            if counted is None:
                 continue
-            verdict = counting.count(one, keep_ms)
-            self._metrics.count("headwater_outcomes_total", experiment=one.cell.experiment, verdict=verdict)
+            verdict = counting.count(counted, keep_ms)
+            self._metrics.count("headwater_outcomes_total", experiment=counted.cell.experiment, verdict=verdict)
             if verdict in ("late", "overflow"):
                 outcome.dropped[verdict] += 1
             else:
                 outcome.passed += 1
-        outcome.out = self._written(counting, batch.offsets[-1])
+        outcome.out = self._write_changes(counting, batch.offsets[-1])
         return outcome
 
-    def _seen(self, outcome: Outcome, at: int, value: bytes | None) -> CountedOutcome | None:
+    def _decode_outcome(self, outcome: Outcome, at: int, value: bytes | None) -> CountedOutcome | None:
         try:
             _, record = decode(self._registry, value or b"")
             decision = UUID(record["decision_id"]).bytes
@@ -142,24 +142,24 @@ class BanditStage:
         cell = CellKey(record["experiment"], record["epoch"], hour, record["group"], record["arm"])
         return CountedOutcome(decision, cell, record["decided_ts"], record["kind"] == "reward", record["reward"])
 
-    def _written(self, counting: Counting, applied_offset: int) -> dict[str, list[Output]]:
-        """What counting has changed, on its own partition: there it is restored from."""
-        changes, partition = counting.take_changes(), counting.partition
+    def _write_changes(self, counting: Counting, applied_offset: int) -> dict[str, list[Output]]:
+        """Return the changed sums and units, on the partition from which they are restored."""
+        changes, partition = counting.drain_changes(), counting.partition
         contract = self._registry.latest(STATS)
-        lines = counting.lines(changes.cells, applied_offset)
-        stats: list[Output] = [(found.key, encode(contract, found.record()), partition) for found in lines]
-        return {STATS: stats, UNITS: self._units(changes, partition)}
+        records = counting.stats_records(changes.cells, applied_offset)
+        stats: list[Output] = [(record.key, encode(contract, record.record()), partition) for record in records]
+        return {STATS: stats, UNITS: self._write_units(changes, partition)}
 
-    def _units(self, changes: Changes, partition: int) -> list[Output]:
+    def _write_units(self, changes: Changes, partition: int) -> list[Output]:
         contract = self._registry.latest(UNITS)
 
-        def unit(key: bytes, decision_id: str, hour: int, seen: int) -> Output:
-            return key, encode(contract, {"decision_id": decision_id, "hour": hour, "seen": seen}), partition
+        def unit(key: bytes, decision_id: str, hour: int, bits: int) -> Output:
+            return key, encode(contract, {"decision_id": decision_id, "hour": hour, "seen": bits}), partition
 
         written: list[Output] = [(str(UUID(bytes=decision)).encode(), None, partition) for decision in changes.forgotten]
-        for decision, (hour, seen) in changes.units.items():
+        for decision, (hour, bits) in changes.units.items():
             decision_id = str(UUID(bytes=decision))
-            written.append(unit(decision_id.encode(), decision_id, hour, seen))
+            written.append(unit(decision_id.encode(), decision_id, hour, bits))
         if changes.horizon is not None:
             written.append(unit(HORIZON_KEY, "", changes.horizon, 0))
         return written
@@ -172,12 +172,12 @@ class BanditStage:
         return self._countings.setdefault(partition, Counting(partition))
 
     def on_restore(self, topic: str, partition: int, records: KeyValues) -> None:
-        """Take in what this partition had counted, oldest first."""
+        """Restore what this partition had counted, oldest first."""
         counting = self._counting(partition)
         for key, value in records:
             if topic == STATS:
                 if value is not None:
-                    counting.restore_line(line(decode(self._registry, value)[1]))
+                    counting.restore_sums(StatsRecord.of(decode(self._registry, value)[1]))
             elif value is None:
                 counting.restore_forgotten(UUID((key or b"").decode("ascii")).bytes)
             else:
@@ -186,24 +186,24 @@ class BanditStage:
                 counting.restore_unit(decision, record["hour"], record["seen"])
 
     def on_revoke(self, partition: int) -> None:
-        """Forget a partition that is somebody else's now."""
+        """Forget the state of a revoked partition."""
         self._countings.pop(partition, None)
         if partition == PUBLISHER_PARTITION:
             self._publisher.elected = False
 
     def on_broadcast(self, topic: str, records: KeyValues) -> None:
-        """Follow experiments, everybody's statistics, and what was published."""
+        """Apply experiments, the statistics of all partitions, and published snapshots."""
         if topic == EXPERIMENTS:
-            self._catalogue.take(records)
+            self._catalogue.apply(records)
             get_logger().info("experiments", known=len(self._catalogue))
             return
         for _, value in records:
             if value is not None and topic == STATS:
-                self._publisher.take_line(line(decode(self._registry, value)[1]))
+                self._publisher.add_stats(StatsRecord.of(decode(self._registry, value)[1]))
             elif value is not None:
-                self._publisher.take_published(value)
+                self._publisher.add_published(value)
 
     def on_tick(self, now: float) -> Outcome:
-        """Move what was published into Redis, then publish what is due. Retryable while Redis is away: learning goes on."""
-        published = self._publisher.due(self._catalogue, int(now * 1_000))
+        """Write committed snapshots to Redis and return the records to publish. Retryable while Redis is away."""
+        published = self._publisher.publish_due(self._catalogue, int(now * 1_000))
         return Outcome({SNAPSHOTS: published} if published else {})

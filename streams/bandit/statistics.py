@@ -1,11 +1,11 @@
-"""Cumulative statistics per (experiment, epoch, hour, group, arm), one line a source partition; the last write counts.
+"""Cumulative statistics per (experiment, epoch, hour, group, arm) and source partition; the last write counts.
 
-Each partition's counter writes its own lines only, each with more views and conversions than the one before. Merging takes the
-furthest line of each partition, then sums: idempotent, commutative, restart-safe. Nothing is ever incremented from outside.
+Each partition's counter writes only its own records, each with more views and conversions than the one before. Merging takes
+the furthest record of each partition and sums up, which is idempotent, commutative and safe across restarts.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from schemas.codec import Record
 
@@ -13,7 +13,7 @@ HOUR_MS = 3_600_000
 
 
 class CellKey(NamedTuple):
-    """What statistics are kept by. `hour`: start of the hour of the decision, milliseconds UTC."""
+    """The key of a statistic. `hour`: start of the hour of the decision, milliseconds UTC."""
 
     experiment: str
     epoch: int
@@ -31,8 +31,8 @@ class Sums(NamedTuple):
     reward_squares: float = 0.0
 
     def plus(self, other: "Sums") -> "Sums":
-        """Both together."""
-        return Sums(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+        """Return the sum of both."""
+        return Sums(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 class StatsRecord(NamedTuple):
@@ -43,6 +43,17 @@ class StatsRecord(NamedTuple):
     applied_offset: int
     sums: Sums
 
+    @classmethod
+    def of(cls, record: Record) -> Self:
+        """Decode a record of `bandit.stats`. Records written before the field `group` existed belong to `bandit`."""
+        fields: dict[str, Any] = {"group": "bandit", **record}
+        return cls(
+            CellKey(*(fields[name] for name in CellKey._fields)),
+            fields["source_partition"],
+            fields["applied_offset"],
+            Sums(*(fields[name] for name in Sums._fields)),
+        )
+
     @property
     def key(self) -> bytes:
         """Kafka key: experiment|epoch|hour|group|arm|source partition."""
@@ -50,11 +61,11 @@ class StatsRecord(NamedTuple):
 
     @property
     def reach(self) -> tuple[float, int]:
-        """How far it has counted. Not by the offset alone: that begins at 0 again where the outcomes' topic was made anew."""
+        """Orders records of one cell and partition. Not by offset alone, which begins at 0 when the topic is created again."""
         return self.sums.exposures + self.sums.conversions, self.applied_offset
 
     def record(self) -> Record:
-        """As the contract wants it."""
+        """Return the fields of the contract `bandit.stats`."""
         return {
             **self.cell._asdict(),
             "source_partition": self.partition,
@@ -63,37 +74,26 @@ class StatsRecord(NamedTuple):
         }
 
 
-def line(record: Record) -> StatsRecord:
-    """A record of `bandit.stats` as a line. Lines from before groups were kept apart are the bandit's."""
-    picked: dict[str, Any] = {"group": "bandit", **record}
-    return StatsRecord(
-        CellKey(*(picked[name] for name in CellKey._fields)),
-        picked["source_partition"],
-        picked["applied_offset"],
-        Sums(*(picked[name] for name in Sums._fields)),
-    )
-
-
 class MergedStats:
     """The statistics of all partitions."""
 
     def __init__(self) -> None:
-        self._lines: dict[tuple[str, int], dict[tuple[CellKey, int], StatsRecord]] = {}
+        self._records: dict[tuple[str, int], dict[tuple[CellKey, int], StatsRecord]] = {}
 
-    def take(self, new: StatsRecord) -> None:
-        """Take in one line, in any order, any number of times."""
-        lines = self._lines.setdefault(new.cell[:2], {})
-        known = lines.get((new.cell, new.partition))
-        if known is None or known.reach < new.reach:
-            lines[new.cell, new.partition] = new
+    def add(self, new: StatsRecord) -> None:
+        """Add one record, in any order and any number of times."""
+        records = self._records.setdefault(new.cell[:2], {})
+        current = records.get((new.cell, new.partition))
+        if current is None or current.reach < new.reach:
+            records[new.cell, new.partition] = new
 
     def totals(self, experiment: str, epoch: int, group: str) -> dict[str, Sums]:
-        """Arm -> sums over hours and partitions; arms without a line are absent."""
+        """Return arm -> sums over hours and partitions; arms without a record are absent."""
         sums: dict[str, Sums] = {}
-        for found in self._of(experiment, epoch):
-            if found.cell.group == group:
-                sums[found.cell.arm] = sums.get(found.cell.arm, Sums()).plus(found.sums)
+        for record in self._select(experiment, epoch):
+            if record.cell.group == group:
+                sums[record.cell.arm] = sums.get(record.cell.arm, Sums()).plus(record.sums)
         return sums
 
-    def _of(self, experiment: str, epoch: int) -> Iterator[StatsRecord]:
-        return iter(self._lines.get((experiment, epoch), {}).values())
+    def _select(self, experiment: str, epoch: int) -> Iterator[StatsRecord]:
+        return iter(self._records.get((experiment, epoch), {}).values())

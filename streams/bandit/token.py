@@ -1,7 +1,7 @@
-"""The decision token: a signed, self-contained account of one decision that the widget echoes with its events.
+"""The decision token: a signed description of one decision that the widget sends back with its events.
 
 `base64url(payload).base64url(mac)`, both without padding. The payload is a JSON array, the MAC is HMAC-SHA256 over the
-payload's text. It names no visitor: the join of an event to its decision needs no identity.
+payload's text. It names no visitor: joining an event to its decision needs no identity.
 """
 
 import base64
@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 VERSION = 1
 MAX_TOKEN = 1_024
-"""Longer ones are refused unread."""
+"""Longest accepted token, characters."""
 
 
 class DecisionRef(NamedTuple):
-    """What a token says about its decision."""
+    """The decision that a token describes."""
 
     decision_id: str
     experiment: str
@@ -31,28 +31,28 @@ class DecisionRef(NamedTuple):
 
 
 def sign(key: bytes, decision: DecisionRef) -> str:
-    """The token of a decision. `key`: the installation's key named "decision-token"."""
+    """Return the token of a decision. `key`: the installation's derived key `decision-token`."""
     payload = json.dumps([VERSION, *decision], separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     text = _encode(payload.encode())
     return f"{text}.{_mac(key, text)}"
 
 
-def read(key: bytes, token: str) -> DecisionRef | None:
-    """What the token says, or None where we did not sign it as it stands."""
+def verify(key: bytes, token: str) -> DecisionRef | None:
+    """Return the decision of a token, or None where this installation did not sign exactly this text."""
     if len(token) > MAX_TOKEN or not token.isascii():
         return None
     text, dot, mac = token.partition(".")
-    # The MAC's text is compared, not its bytes: base64 has several spellings of one value, and only ours is a token.
+    # The MAC's text is compared, not its bytes: base64 has several spellings of one value, and only one is a token.
     if not dot or not hmac.compare_digest(_mac(key, text), mac):
         return None
     try:
         version, *fields = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (binascii.Error, ValueError, TypeError):
         return None
-    return _checked(fields) if version == VERSION else None
+    return _check_fields(fields) if version == VERSION else None
 
 
-def _checked(fields: list[Any]) -> DecisionRef | None:
+def _check_fields(fields: list[Any]) -> DecisionRef | None:
     if len(fields) != len(DecisionRef._fields):
         return None
     decision_id, experiment, epoch, arm, group, propensity, decided_ts = fields

@@ -62,7 +62,7 @@ class Intake:
     ) -> None:
         self._registry = registry
         self._keys = keys
-        self._dead_letters = DeadLetters(registry, keyring, "collector")
+        self._dead_letters = DeadLetters(registry, keyring, "collector", metrics)
         self._metrics = metrics
         self._rules = rules
         self._checked_at = 0.0
@@ -163,7 +163,7 @@ class Intake:
         """Return a dead letter with the request's `body`, or with the item as JSON where that is empty."""
         body = body or dumps(raw)
         refusal = DeadLetterCause(RejectionReason.CONTRACT, problem, RecordPosition.at_door(), request.source)
-        key, value, _ = self._dead_letters.letter(refusal, None, body, request.now_ms / 1000)
+        key, value, _ = self._dead_letters.build(refusal, None, body, request.now_ms / 1000)
         return SpoolRecord(DEAD, key or b"", value or b"")
 
     def _report_preview(self, accepted: bool, content: Mapping[str, Any]) -> None:

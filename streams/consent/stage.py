@@ -149,7 +149,7 @@ class ConsentStage:
             if batch.topic == SIGNALS:
                 outcome.passed, broken = self._learner.take(batch, holding, entries)
                 for place, detail in broken:
-                    outcome.bury(place, detail, now)
+                    outcome.dead_letter(place, detail, now)
             else:
                 self._take_events(outcome, batch, entries, now)
         except BaseException:
@@ -229,7 +229,7 @@ class ConsentStage:
                     met[key] = lineage, what
                 subjects = self._subjects(work, holding, (lineage, where, what), key, value[region_at:])
             except Undecodable as error:
-                work.outcome.bury(at, str(error), work.now)
+                work.outcome.dead_letter(at, str(error), work.now)
                 continue
             work.rows.append((at, key, value, lineage, where, what, time, *subjects))
         self._metrics.count("headwater_consent_signals_total", len(places) - misses, cache="hit")
@@ -328,7 +328,7 @@ class ConsentStage:
             try:
                 datum = made or rewriter.anonymise(value, new_id)
             except Undecodable as error:
-                work.outcome.bury(at, str(error), work.now)
+                work.outcome.dead_letter(at, str(error), work.now)
             else:
                 work.written[place] = (new_id.encode(), decided.prefix + datum, BY_KEY)
                 work.counted.append((where, decided.kind, minute))
@@ -342,7 +342,7 @@ class ConsentStage:
             try:
                 datum = rewriter.strip(value, mask, ends)
             except Undecodable as error:
-                work.outcome.bury(at, str(error), work.now)
+                work.outcome.dead_letter(at, str(error), work.now)
             else:
                 if not mask & BITS["analytics"] and not decided.kind.heartbeat:
                     # The key is a pseudonym, and pseudonyms are analytics.

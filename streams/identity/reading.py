@@ -100,7 +100,7 @@ class BatchReader:
         events: list[IdentityEvent] = []
 
         def failed(at: int, error: Undecodable) -> None:
-            outcome.bury(at, str(error), now)
+            outcome.dead_letter(at, str(error), now)
 
         for start in range(0, len(batch), AT_ONCE):
             values = batch.values[start : start + AT_ONCE]

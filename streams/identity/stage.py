@@ -176,7 +176,7 @@ class IdentityStage:
                 if contract.topic != REVOCATIONS or not is_node(revocation["subject"]):
                     raise Undecodable(f"a record of {contract.topic}, or a subject that is no identity node")
             except Undecodable as error:
-                outcome.bury(at, str(error), now)
+                outcome.dead_letter(at, str(error), now)
             except UnknownContract as error:
                 raise Retryable(str(error)) from error
             else:

@@ -1,1 +1,1 @@
-"""The machine room: turns a stage into a Faust worker over librdkafka, exactly once."""
+"""The stream runtime: runs a stage as a Faust worker over librdkafka, exactly once."""

@@ -1,4 +1,4 @@
-"""`headwater worker`: one worker of one stream processor."""
+"""`headwater worker`: run one worker of a stream processor."""
 
 from enum import StrEnum
 from importlib import import_module
@@ -10,7 +10,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class StageName(StrEnum):
-    """The stream processors."""
+    """Names of the stream processors."""
 
     CONSENT = "consent"
     IDENTITY = "identity"
@@ -38,16 +38,17 @@ def worker(
     from infra.settings import load_settings
     from infra.telemetry.logs import configure_logs
     from infra.telemetry.metrics import Metrics
+    from streams.runtime.faust_app import run
     from streams.runtime.first_start import begin_at_earliest
-    from streams.runtime.worker import Worker, run
+    from streams.runtime.worker import Worker
 
     configure_logs(room.value)
-    given: dict[str, Any] = {"slot": slot, "metrics_port": metrics_port}
-    settings = load_settings(**{name: value for name, value in given.items() if value is not None})
+    overrides: dict[str, Any] = {"slot": slot, "metrics_port": metrics_port}
+    settings = load_settings(**{name: value for name, value in overrides.items() if value is not None})
     metrics = Metrics()
     metrics.serve(settings.metrics_port, settings.metrics_host)
     stage = import_module(f"streams.{room.value}.app").build(settings, metrics)
-    made = Worker(settings, stage, metrics)
+    stage_worker = Worker(settings, stage, metrics)
     if begin is Start.EARLIEST:
-        begin_at_earliest(settings, made.group, stage.inputs)
-    run(made)
+        begin_at_earliest(settings, stage_worker.group, stage.inputs)
+    run(stage_worker)

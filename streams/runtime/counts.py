@@ -1,4 +1,4 @@
-"""Deltas for `stream.counts`, bounded: past the cell limit a minute, events are counted as `other` of their source."""
+"""Deltas for `stream.counts`. Beyond the limit of cells a minute, events are counted as `other` of their source."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
@@ -22,30 +22,30 @@ class CellCounts:
         self._seen: OrderedDict[int, set[CountCell]] = OrderedDict()
 
     def add(self, counts: Mapping[CountCell, int]) -> int:
-        """Take in one batch's counts; returns how many events went to `other`."""
+        """Add one batch's counts and return how many events were counted as `other`."""
         folded = 0
         for cell, n in counts.items():
-            counted = self._bounded(cell)
+            counted = self._bound(cell)
             if counted is not cell:
                 folded += n
             self._pending[counted] += n
         return folded
 
-    def _bounded(self, cell: CountCell) -> CountCell:
-        seen = self._seen.get(cell.minute)
-        if seen is None:
-            seen = self._seen[cell.minute] = set()
+    def _bound(self, cell: CountCell) -> CountCell:
+        cells = self._seen.get(cell.minute)
+        if cells is None:
+            cells = self._seen[cell.minute] = set()
             while len(self._seen) > MINUTES_REMEMBERED:
                 self._seen.popitem(last=False)
-        if cell in seen:
+        if cell in cells:
             return cell
-        if len(seen) >= CELLS_A_MINUTE:
+        if len(cells) >= CELLS_A_MINUTE:
             return cell._replace(event_name=OTHER, dimensions=())
-        seen.add(cell)
+        cells.add(cell)
         return cell
 
-    def take(self) -> dict[str, list[Output]]:
-        """The records for `stream.counts`, and start again from zero."""
+    def drain(self) -> dict[str, list[Output]]:
+        """Return the records for `stream.counts` since the last call."""
         if not self._pending:
             return {}
         contract = self._registry.latest("stream.counts")

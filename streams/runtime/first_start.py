@@ -1,6 +1,7 @@
 """The explicit first start of a group: partitions without a usable committed offset begin at their earliest record.
 
-An offset is not usable whose record is deleted, that lies behind the end, or that was committed for another topic of this name.
+An offset is unusable when its record was deleted, when it lies beyond the end of the partition, or when it was committed for
+another topic of the same name.
 """
 
 import time
@@ -16,12 +17,13 @@ from infra.telemetry.logs import get_logger
 from streams.runtime.follow import partitions_of, stable_end
 
 GROUP_EMPTY_S = 60.0
+"""Seconds to wait until the group has no members."""
 
 
 def begin_at_earliest(settings: Settings, group: str, topics: tuple[str, ...]) -> int:
-    """Commit the earliest offset for each partition that has no usable one; returns how many.
+    """Commit the earliest offset for each partition without a usable one and return their number.
 
-    ConfigError when the group has members that hold such partitions for longer than a minute: only an empty group can be moved.
+    ConfigError when the group still has members after a minute: Kafka changes the offsets of an empty group only.
     """
     consumer = reader(settings, group)
     deadline = time.monotonic() + GROUP_EMPTY_S
@@ -29,7 +31,7 @@ def begin_at_earliest(settings: Settings, group: str, topics: tuple[str, ...]) -
         while True:
             try:
                 return _commit_missing(consumer, group, topic_ids(settings, topics), topics)
-            except Retryable:  # a coordinator that has just started
+            except Retryable:  # the group coordinator may have just started
                 if time.monotonic() > deadline:
                     raise
             except ck.KafkaException as error:
@@ -51,9 +53,9 @@ def _commit_missing(consumer: ck.Consumer, group: str, ids: Mapping[str, str], t
 
 
 def _without_offset(consumer: ck.Consumer, ids: Mapping[str, str], topics: tuple[str, ...]) -> list[ck.TopicPartition]:
-    wanted = [ck.TopicPartition(topic, partition) for topic in topics for partition in partitions_of(consumer, topic)]
+    partitions = [ck.TopicPartition(topic, partition) for topic in topics for partition in partitions_of(consumer, topic)]
     try:
-        committed = consumer.committed(wanted, timeout=30)
+        committed = consumer.committed(partitions, timeout=30)
     except ck.KafkaException as error:
         raise Retryable(f"no committed offsets: {error.args[0].name()}") from error
     missing = []

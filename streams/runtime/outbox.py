@@ -1,7 +1,7 @@
 """The transactional outbox: outputs, dead letters, counts and input offsets of whole batches in one Kafka transaction.
 
-Source: KIP-98 (transactions) and KIP-447 (a transaction is fenced by the consumer group's generation, so that a zombie's
-commit is refused although its transactional.id is its own).
+Source: KIP-98 (transactions) and KIP-447 (the consumer group's generation fences a transaction, so that a zombie's commit is
+refused although its transactional.id is its own).
 """
 
 import asyncio
@@ -17,35 +17,35 @@ from infra.clients.topic_ids import offset_metadata
 from infra.errors import EXIT_FENCED
 from infra.settings import Settings
 from infra.telemetry.logs import get_logger
+from streams.runtime.follow import TopicPartition
 from streams.runtime.stage import Output
 
-TopicPartition = tuple[str, int]
-Trays = Mapping[str, Iterable[Output]]
+Outputs = Mapping[str, Iterable[Output]]
 
 PRODUCE_WAIT_S = 0.1
 SEND_OFFSETS_S = 10
 COMMIT_S = 20
 GRACE_S = 5
-"""How much longer than that a call may take. One whose coordinator went away did not return at all."""
+"""Seconds that a call may exceed its limit. librdkafka's own limit does not hold while the group coordinator is away."""
 
 
 def transactional_id(group: str, slot: str) -> str:
-    """One id a slot: a worker that comes back aborts the transaction that its dead predecessor left open."""
+    """Return the transactional id of a slot: a restarted worker aborts the open transaction of its predecessor."""
     return f"{group}-{slot}"
 
 
 class Outbox:
-    """What the worker has done since the last commit. `put` and `advance` are synchronous and called under `lock`."""
+    """Collects a worker's outputs and offsets since the last commit. Callers of `put` and `advance` hold `lock`."""
 
-    def __init__(self, settings: Settings, group: str, closing: Callable[[], Trays]) -> None:
+    def __init__(self, settings: Settings, group: str, closing: Callable[[], Outputs]) -> None:
         self._interval = settings.commit_interval_s
         self._closing = closing
-        """Called at the end of each transaction for what sums it up (counts)."""
+        """Returns the outputs that end each transaction (counts)."""
         self.lock = asyncio.Lock()
         self.group_metadata: Any = None
-        """From the consumer, taken in its poll thread: on the event loop the call would deadlock with a rebalance."""
+        """Set by the consumer's poll thread: on the event loop the call would deadlock with a rebalance."""
         self.topic_ids: Mapping[str, str] = {}
-        """Kafka's ids of the inputs, committed beside their offsets."""
+        """Topic -> Kafka's topic id, committed as the metadata of its offsets."""
         self._next: dict[TopicPartition, int] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._hooks: list[Callable[[], None]] = []
@@ -57,64 +57,64 @@ class Outbox:
             transactional_id=transactional_id(group, settings.slot),
             transaction_timeout_ms=int(settings.transaction_timeout_s * 1000),
             batch_size=1_000_000,
-            linger_ms=25,  # a commit sends what is left, so waiting makes larger batches and nothing later
+            linger_ms=25,  # makes larger batches and delays nothing: a commit flushes the rest
             queue_buffering_max_messages=1_000_000,
         )
 
     def open(self) -> None:
-        """Fence a predecessor in this slot and abort what it left open. Blocks until the broker answers."""
+        """Fence a predecessor in this slot and abort its open transaction. Blocks until the broker answers."""
         self._producer.init_transactions(60)
 
     def seconds_left(self) -> float:
-        """Until the transaction in progress is due; the whole interval when there is none, or when it is being committed."""
+        """Return the seconds until the open transaction is due; the whole interval if none is open or it is being committed."""
         if self._began is None or self.committing:
             return self._interval
         return max(0.0, self._began + self._interval - time.monotonic())
 
-    def put(self, tp: TopicPartition, next_offset: int, trays: Trays, hooks: list[Callable[[], None]]) -> None:
-        """Outputs and the offset behind their batch, with no await between them."""
+    def put(self, tp: TopicPartition, next_offset: int, outputs: Outputs, hooks: list[Callable[[], None]]) -> None:
+        """Add the outputs of one batch and the offset behind it, synchronously, so that both are in one transaction."""
         self._begin()
-        self._produce(trays)
+        self._produce(outputs)
         self._next[tp] = next_offset
         self._hooks += hooks
 
     def advance(self, tp: TopicPartition, end_offset: int) -> None:
-        """Move past a transaction marker at the end of a partition, else lag would stay at 1 for ever."""
+        """Move past a transaction marker at the end of a partition; otherwise its lag would stay at 1."""
         if end_offset > self.position(tp):
             self._begin()
             self._next[tp] = end_offset
 
-    def add(self, trays: Trays, hooks: Sequence[Callable[[], None]] = ()) -> None:
-        """Outputs of no batch. They are fenced too: an offset that is committed already goes with them."""
-        if not trays or not self._committed.keys() | self._next.keys():
+    def add(self, outputs: Outputs, hooks: Sequence[Callable[[], None]] = ()) -> None:
+        """Add outputs of no batch. An offset goes with them, so that the broker fences them like a batch."""
+        if not outputs or not self._committed.keys() | self._next.keys():
             return
         self._begin()
-        self._produce(trays)
+        self._produce(outputs)
         self._hooks += hooks
         if not self._next:
             tp, offset = next(iter(self._committed.items()))
             self._next[tp] = offset
 
-    def assigned(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Where the partitions of this worker start."""
+    def assign(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Set the start offsets of assigned partitions."""
         self._committed |= offsets
 
-    def released(self, tps: Iterable[TopicPartition]) -> None:
-        """Forget partitions that belong to somebody else from now on; nothing of theirs may be in the outbox."""
+    def release(self, tps: Iterable[TopicPartition]) -> None:
+        """Forget revoked partitions. The outbox must hold none of their offsets."""
         for tp in tps:
             self._committed.pop(tp, None)
 
     def position(self, tp: TopicPartition) -> int:
-        """The offset behind what was done of a partition."""
+        """Return the offset behind the last processed record of a partition; -1 where it is unknown."""
         return max(self._next.get(tp, -1), self._committed.get(tp, -1))
 
     async def commit(self) -> None:
-        """Commit what is whole, if anything is."""
+        """Commit the collected outputs and offsets, if there are any."""
         async with self.lock:
             await self.commit_locked()
 
     async def commit_locked(self) -> None:
-        """`commit` for callers that hold the lock."""
+        """Do `commit` for callers that hold the lock."""
         if not self._next:
             return
         self._produce(self._closing())
@@ -124,7 +124,7 @@ class Outbox:
         ]
         started = time.monotonic()
         self.committing = True
-        # Where one of these fails, the next start aborts the transaction and reads from the committed offset.
+        # When one of these fails, the next start aborts the transaction and reads from the committed offset.
         try:
             await self._call(SEND_OFFSETS_S, self._producer.send_offsets_to_transaction, offsets, self.group_metadata)
             await self._call(COMMIT_S, self._producer.commit_transaction)
@@ -144,18 +144,18 @@ class Outbox:
             self._producer.begin_transaction()
             self._began = time.monotonic()
 
-    def _produce(self, trays: Trays) -> None:
+    def _produce(self, outputs: Outputs) -> None:
         produce = self._producer.produce
-        for topic, outputs in trays.items():
-            for key, value, partition in outputs:
+        for topic, records in outputs.items():
+            for key, value, partition in records:
                 while True:
                     try:
-                        produce(topic, value, key, partition)  # by place: names cost a third more, at every record
+                        produce(topic, value, key, partition)  # positional: keyword arguments cost a third more per record
                         break
                     except BufferError:
                         self._producer.poll(PRODUCE_WAIT_S)
         self._producer.poll(0)
 
     async def _call(self, seconds: float, function: Callable[..., Any], *args: Any) -> None:
-        """A call that blocks, with its own time limit as its last argument, and ours in case that one does not hold."""
+        """Run a blocking call whose last argument is its time limit, with a limit of our own in case that one does not hold."""
         await asyncio.wait_for(asyncio.to_thread(function, *args, seconds), seconds + GRACE_S)

@@ -1,4 +1,4 @@
-"""The stage contract: a batch in, three trays out. Stages never see Kafka, clocks or sockets of their own making."""
+"""The stage contract: a batch in; outputs, drops and dead letters out. Stages open no Kafka client, clock or socket."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -16,25 +16,25 @@ class Batch:
     values: Sequence[bytes | None]
     """None is a tombstone."""
     offsets: Sequence[int]
-    """Growing, but not gapless: transactions leave holes."""
+    """Ascending, with gaps where transaction markers lie."""
     topic_id: str = ""
-    """Kafka's id of the topic. Whoever remembers an offset remembers it too: a topic made anew begins at 0 again."""
+    """Kafka's topic id. Store it beside any stored offset: a topic that is created again begins at 0."""
 
     def __len__(self) -> int:
         return len(self.values)
 
 
 Output = tuple[bytes | None, bytes | None, int]
-"""One record for an exit: key, value and partition. It carries nothing of its input but what the stage puts there.
+"""One output record: key, value and partition.
 
-A plain tuple, because one is made and taken apart for each event, and a named one takes four times as long.
+A plain tuple, because one is built per event and a NamedTuple takes four times as long.
 """
 BY_KEY = -1
-"""As partition: where Kafka's default partitioner (murmur2 of the key) puts the record."""
+"""As partition: let Kafka's default partitioner (murmur2 of the key) choose."""
 
 
 class DeadRecord(NamedTuple):
-    """One record nobody can use: its position in the batch, a typed reason, and a detail that holds no value of it."""
+    """An unusable record: its index in the batch, a typed reason, and a detail that contains no value of the record."""
 
     at: int
     reason: str
@@ -42,70 +42,70 @@ class DeadRecord(NamedTuple):
 
 
 class CountCell(NamedTuple):
-    """What `stream.counts` counts by. `minute` is the start of the minute of collector time, milliseconds UTC."""
+    """The key of a count in `stream.counts`. `minute`: start of the minute of collector time, milliseconds UTC."""
 
     minute: int
     source: str
     event_name: str
     outcome: str
     dimensions: tuple[tuple[str, str], ...] = ()
-    """Further (name, value) pairs, few-valued."""
+    """Further (name, value) pairs of low cardinality."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one batch. A one-to-one stage conserves: records in = `passed` + dropped + dead."""
+    """The result of one batch. In a one-to-one stage, records in = `passed` + dropped + dead."""
 
     out: dict[str, list[Output]] = field(default_factory=dict)
-    """Exit (topic) -> records, in order."""
+    """Output topic -> records, in order."""
     passed: int = 0
-    """Input records that left through the stage's main exit, or were taken in by a stage that has none."""
+    """Input records that left through the stage's main exit, or that a stage without one accepted."""
     dropped: Counter[str] = field(default_factory=Counter)
-    """Lawful drops by reason (a closed enum of the room)."""
+    """Lawful drops by reason (a closed enum of the stage)."""
     dead: list[DeadRecord] = field(default_factory=list)
     counts: Counter[CountCell] = field(default_factory=Counter)
     """Deltas for `stream.counts`; heartbeats are not counted."""
     after_commit: list[Callable[[], None]] = field(default_factory=list)
-    """Called once the transaction is committed (a broker's ack is not a commit). May be lost in a crash: must be optional."""
+    """Called after the transaction is committed. A crash may skip them, so they must be optional."""
 
-    def bury(self, at: int, detail: str, now: float) -> None:
-        """A record that cannot be read: dead, and counted at `now` (seconds), because its own time cannot be known."""
+    def dead_letter(self, at: int, detail: str, now: float) -> None:
+        """Add an unreadable record to `dead` and count it at `now` (seconds UTC), because its own time is unknown."""
         self.dead.append(DeadRecord(at, "UNDECODABLE", detail))
         self.counts[CountCell(int(now // 60) * 60_000, "", "", "dead:UNDECODABLE")] += 1
 
 
 class Stage(Protocol):
-    """One room's work. `handle` is called from one thread at a time; what it does outside Kafka is idempotent and monotone.
+    """A stream processor's logic. One thread at a time calls `handle`; effects outside Kafka are idempotent and monotone.
 
-    Data at fault goes to the dead tray; the world at fault raises `Retryable` (the same batch comes again); anything
-    else that is raised is our own fault and ends the worker.
+    Bad data goes to `Outcome.dead`; a service that does not answer raises `Retryable`, and the same batch comes again; any
+    other exception is a bug and ends the worker.
     """
 
     name: str
-    """Stage and consumer group are called `headwater.<name>`."""
+    """The consumer group is `headwater.<name>`."""
     inputs: tuple[str, ...]
-    """Topics read in the group; partitions of equal number meet in one worker."""
+    """Topics read in the group; partitions of the same number are assigned to the same worker."""
     broadcast: tuple[str, ...]
-    """Topics that every worker reads whole and keeps following, for settings and cache invalidation."""
+    """Topics that every worker reads whole and follows, for settings and cache invalidation."""
     restore: tuple[str, ...]
     """Compacted topics whose partition p is read to its end before the first batch of partition p."""
 
     def handle(self, batch: Batch, now: float) -> Outcome:
-        """Work on one batch at time `now` (seconds since the epoch, UTC)."""
+        """Process one batch at time `now` (seconds UTC)."""
         ...
 
     def on_broadcast(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
-        """Take in (key, value) records of a broadcast topic; called before the first batch with all there is."""
+        """Apply (key, value) records of a broadcast topic. All existing records come before the first batch."""
         ...
 
     def on_restore(self, topic: str, partition: int, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
-        """Take in (key, value) records of a restored partition, oldest first."""
+        """Apply (key, value) records of a restored partition, oldest first."""
         ...
 
     def on_revoke(self, partition: int) -> None:
-        """Forget what was restored or kept for a partition that this worker no longer holds."""
+        """Forget the state of a partition that this worker no longer holds."""
         ...
 
     def on_tick(self, now: float) -> Outcome:
-        """Called between transactions about once a second; its outputs join the next transaction (e.g. snapshots)."""
+        """Return outputs for the next transaction (e.g. snapshots); called about once a second between transactions."""
         ...

@@ -1,8 +1,8 @@
-"""A Faust transport over librdkafka: one Faust message per (partition, polled batch), in lock step.
+"""A Faust transport over librdkafka: one Faust message per partition and polled batch, in lock step.
 
-Poll, hand over, collect, commit, poll again. librdkafka prefetches behind our back, so polling ahead would gain little;
-and a rebalance, which happens inside poll, always meets an outbox that holds whole batches only.
-Found by Faust through the entry point `faust.transports`: broker URLs start with `librdkafka://`.
+Poll, hand over, collect, commit, poll again. librdkafka prefetches in the background, so polling ahead would gain little, and
+a rebalance, which happens inside poll, always finds an outbox of whole batches.
+Faust finds this transport by the entry point `faust.transports`: broker URLs start with `librdkafka://`.
 """
 
 import asyncio
@@ -23,41 +23,41 @@ from mode import Service
 
 from infra.errors import EXIT_FENCED
 from infra.telemetry.logs import get_logger
-from streams.runtime.outbox import TopicPartition
+from streams.runtime.follow import TopicPartition
 from streams.runtime.stage import Batch
 
 STILL_WORKING_S = 1.0
-"""How long a batch may take before the consumer polls with everything paused, to stay in its group."""
+"""Seconds after which the consumer polls with all partitions paused while a batch runs, to stay in its group."""
 ROUND_S = 0.6
-"""How long the work on what one poll brings should take: more holds up a rebalance, less makes each record dearer."""
+"""Target seconds for processing one poll: longer delays rebalances, shorter raises the cost per record."""
 FEWEST = 5_000
-"""Records of a poll."""
+"""Least number of records that one poll may bring."""
 
 
 class Lease:
-    """The right to emit for one partition, handed out with its assignment and withdrawn with its revocation."""
+    """The right to emit for one partition: granted with its assignment, withdrawn (`valid` = False) with its revocation."""
 
-    held = True
+    valid = True
 
 
 @dataclass(frozen=True, slots=True)
 class LeasedBatch:
-    """What the agent gets: one batch and the lease of its partition."""
+    """What the Faust agent receives: one batch and the lease of its partition."""
 
     lease: Lease
     batch: Batch
 
 
 class PollSize:
-    """How many records the next poll may bring: as many as are worked on in `ROUND_S`, `most` at the most."""
+    """Adapts the number of records of the next poll so that processing it takes about `ROUND_S`, up to `most` records."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._fewest = min(FEWEST, most)
         self.records = self._fewest
 
-    def went(self, records: int, seconds: float) -> None:
-        """So many took so long. A poll that brought little does not tell what a full one takes."""
+    def record(self, records: int, seconds: float) -> None:
+        """Note the duration of a round. A poll that brought few records does not tell what a full one takes."""
         if 2 * records > self.records:
             affordable = int(records * ROUND_S / max(seconds, 1e-6))
             self.records = max(self._fewest, min(affordable, 2 * self.records, self._most))
@@ -65,15 +65,15 @@ class PollSize:
 
 @dataclass(slots=True)
 class PollResult:
-    """What one poll brought."""
+    """The result of one poll."""
 
     batches: dict[TopicPartition, list[ck.Message]] = field(default_factory=lambda: defaultdict(list))
     ends: dict[TopicPartition, int] = field(default_factory=dict)
-    """Partition -> offset of its end, where the poll met it."""
+    """Partition -> offset of its end, where the poll reached it."""
 
 
 class Consumer(FaustConsumer):
-    """Polls in one thread, works on the event loop. Offsets are the outbox's business, not Faust's."""
+    """Polls in a thread of its own and processes on the event loop. The outbox manages offsets, not Faust."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -81,43 +81,43 @@ class Consumer(FaustConsumer):
         self.poll_thread = ThreadPoolExecutor(1, "poll")
         self.leases: dict[TopicPartition, Lease] = {}
         self.outstanding = 0
-        self.all_done = asyncio.Event()
+        self.all_finished = asyncio.Event()
         self.subscribed = asyncio.Event()
         self.pace = PollSize(self.worker.settings.batch_records)
         self.early: list[tuple[ck.Message, Lease | None]] = []
-        """Records that came while a stage was still working: they open the next poll."""
+        """Records polled while the stage was still busy; the next poll begins with them."""
 
     async def on_start(self) -> None:
-        """Open the client and the outbox before Faust subscribes."""
+        """Open the outbox and the Kafka client before Faust subscribes."""
         self.event_loop = asyncio.get_running_loop()
         self.kafka = self.worker.open_consumer()
         await super().on_start()
 
     async def subscribe(self, topics: Any) -> None:
-        """Join the group; Faust calls this once with the agent's topics."""
+        """Join the group. Faust calls this once with the agent's topics."""
         self.kafka.subscribe(sorted(topics), on_assign=self._assign, on_revoke=self._revoke, on_lost=self._lost)
         self.subscribed.set()
 
     @Service.task
     async def _drive(self) -> None:
-        """The worker's one loop. Whatever ends it ends the process: a worker that only looks alive is worse than none."""
+        """Run the worker's main loop. Any exception ends the process: a worker that only looks alive is worse than none."""
         await self.subscribed.wait()
         try:
             while not self.should_stop:
                 polled = await self._in_poll_thread(self._poll, self.worker.outbox.seconds_left())
                 leases = dict(self.leases)
                 began = time.monotonic()
-                await self._work_on(polled)
-                self.pace.went(sum(map(len, polled.batches.values())), time.monotonic() - began)
-                # An end counts only under the lease it was met with: after a rebalance the batch before it may not be done.
-                await self.worker.end_round({tp: end for tp, end in polled.ends.items() if tp in leases and leases[tp].held})
+                await self._process(polled)
+                self.pace.record(sum(map(len, polled.batches.values())), time.monotonic() - began)
+                # An end counts only under the lease it was polled with: after a rebalance its batch may be unfinished.
+                await self.worker.end_round({tp: end for tp, end in polled.ends.items() if tp in leases and leases[tp].valid})
         except Exception as error:
-            self.worker.die(error)
+            self.worker.terminate(error)
 
-    async def _work_on(self, polled: PollResult) -> None:
+    async def _process(self, polled: PollResult) -> None:
         batches = [(TP(*tp), self.leases[tp], records) for tp, records in polled.batches.items() if tp in self.leases]
         self.outstanding = len(batches)
-        self.all_done.clear()
+        self.all_finished.clear()
         for tp, lease, records in batches:
             batch = Batch(
                 tp.topic,
@@ -131,25 +131,25 @@ class Consumer(FaustConsumer):
         paused = False
         while self.outstanding and not self.should_stop:
             try:
-                await asyncio.wait_for(self.all_done.wait(), STILL_WORKING_S)
+                await asyncio.wait_for(self.all_finished.wait(), STILL_WORKING_S)
             except TimeoutError:
                 await self._in_poll_thread(self._poll_paused)
                 paused = True
-                self.worker.check_progress()
+                self.worker.check_batch()
         if paused:
             await self._in_poll_thread(self._resume)
 
-    def _message(self, tp: TP, handed: LeasedBatch) -> ConsumerMessage:
-        # Faust's stream skips messages of another generation without a word: this one is its own idea of the current one.
+    def _message(self, tp: TP, leased: LeasedBatch) -> ConsumerMessage:
+        # Faust's stream silently skips messages of another generation, so this is the one that Faust considers current.
         return ConsumerMessage(
             tp.topic,
             tp.partition,
-            handed.batch.offsets[-1],
+            leased.batch.offsets[-1],
             time.time(),
             1,
             [],
             None,
-            handed,
+            leased,
             None,
             0,
             0,
@@ -157,11 +157,11 @@ class Consumer(FaustConsumer):
             generation_id=self.app.consumer_generation_id,
         )
 
-    def done(self) -> None:
-        """The agent is through with one batch. (Faust's own acks are inlined in Cython: overriding ack() sees nothing.)"""
+    def finish_batch(self) -> None:
+        """Note that the agent has finished one batch. (Faust inlines its acks in Cython: overriding `ack()` has no effect.)"""
         self.outstanding -= 1
         if not self.outstanding:
-            self.all_done.set()
+            self.all_finished.set()
 
     def _in_poll_thread(self, function: Any, *args: Any) -> Any:
         return self.event_loop.run_in_executor(self.poll_thread, function, *args)
@@ -171,20 +171,20 @@ class Consumer(FaustConsumer):
     def _poll(self, seconds: float) -> PollResult:
         opening, self.early = self.early, []
         if not opening:
-            # poll for the first record, then take what is there: consume(n, seconds) would wait all the time unless n come.
+            # Poll for the first record, then consume what is there: consume(n, seconds) waits all the time unless n come.
             record = self.kafka.poll(seconds)
-            opening = [] if record is None else [self._leased(record)]
+            opening = [] if record is None else [self._with_lease(record)]
         more = self.kafka.consume(self.pace.records, 0) if opening else ()
-        self._take_metadata()
-        self.worker.watch(self.kafka)
+        self._refresh_group_metadata()
+        self.worker.check_partitions(self.kafka)
         polled = PollResult()
-        # `consume` may have met a rebalance: what was polled before it counts only if its lease is still held.
-        self._sort(polled, [record for record, lease in opening if lease is None or lease.held])
+        # `consume` may have run a rebalance: records polled before it count only if their lease is still valid.
+        self._sort(polled, [record for record, lease in opening if lease is None or lease.valid])
         self._sort(polled, more)
         return polled
 
     def _sort(self, polled: PollResult, records: Sequence[ck.Message]) -> None:
-        """Records come in runs of one partition, and runs are taken as they are."""
+        """Sort records into batches and errors. Records come in runs of one partition, and runs are kept whole."""
         failed = [record for record in records if record.error() is not None] if any(map(ck.Message.error, records)) else []
         if failed:
             records = [record for record in records if record.error() is None]
@@ -197,23 +197,23 @@ class Consumer(FaustConsumer):
             else:
                 self.worker.consumer_error(record.error())
 
-    def _leased(self, record: ck.Message) -> tuple[ck.Message, Lease | None]:
+    def _with_lease(self, record: ck.Message) -> tuple[ck.Message, Lease | None]:
         return record, self.leases.get((record.topic(), record.partition()))
 
-    def _take_metadata(self) -> None:
+    def _refresh_group_metadata(self) -> None:
         if self.leases:
             self.worker.outbox.group_metadata = self.group_metadata()
 
     def group_metadata(self) -> Any:
-        """Member and generation, which fence a zombie's commit (KIP-447)."""
+        """Return the member id and generation, which fence a zombie's commit (KIP-447)."""
         return self.kafka.consumer_group_metadata()
 
     def _poll_paused(self) -> None:
         self.kafka.pause(self.kafka.assignment())
         record = self.kafka.poll(0)
         if record is not None:
-            self.early.append(self._leased(record))  # of a partition assigned just now, or an end of partition
-        self._take_metadata()
+            self.early.append(self._with_lease(record))  # from a partition assigned just now, or an end-of-partition event
+        self._refresh_group_metadata()
 
     def _resume(self) -> None:
         self.kafka.resume(self.kafka.assignment())
@@ -225,65 +225,65 @@ class Consumer(FaustConsumer):
         try:
             started = self.worker.prepare(kafka, partitions)
         except Exception as error:
-            self.worker.die(error)
+            self.worker.terminate(error)
             return
         kafka.assign(started)
         self.leases |= {(p.topic, p.partition): Lease() for p in partitions}
-        self._take_metadata()
+        self._refresh_group_metadata()
         self.app.on_rebalance_start()
         self._on_loop(self.on_partitions_assigned(self.assignment(), self.app.consumer_generation_id))
 
     def _revoke(self, kafka: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
-        self._on_loop(self.let_go([(p.topic, p.partition) for p in partitions]))
-        # A pause outlives its assignment: a partition that comes back would stay silent for ever. It ends here, because to end
-        # it right behind an assignment can cross librdkafka's first fetch, which then comes a second later.
+        self._on_loop(self.revoke([(p.topic, p.partition) for p in partitions]))
+        # A pause outlives its assignment, so a partition that comes back would stay silent. Resuming right behind an assignment
+        # instead can collide with librdkafka's first fetch, which then comes a second later.
         kafka.resume(partitions)
         kafka.unassign()
 
     def _lost(self, _kafka: ck.Consumer, _partitions: list[ck.TopicPartition]) -> None:
         get_logger().error("partitions lost, worker ends")
-        os._exit(EXIT_FENCED)  # somebody else has them already: nothing of ours may be committed any more
+        os._exit(EXIT_FENCED)  # another worker has them already, so nothing may be committed any more
 
-    async def let_go(self, tps: list[TopicPartition]) -> None:
-        """Commit the whole batches that are there, and refuse, in the same step, what is still in the stage's hands.
+    async def revoke(self, tps: list[TopicPartition]) -> None:
+        """Commit finished batches and withdraw the leases of the batches that the stage still processes, in one step.
 
-        Without that step a batch could enter the outbox after this commit and be committed under the new generation,
-        which fences nothing.
+        Otherwise a batch could enter the outbox after this commit and be committed under the new generation, which fences
+        nothing.
         """
         async with self.worker.outbox.lock:
             await self.worker.outbox.commit_locked()
             for tp in tps:
                 lease = self.leases.pop(tp, None)
                 if lease is not None:
-                    lease.held = False
-            self.worker.released(tps)
+                    lease.valid = False
+            self.worker.release(tps)
 
     async def on_stop(self) -> None:
-        """Commit what is whole and leave; with static membership the partitions stay ours until the session times out."""
-        await self.let_go(list(self.leases))
+        """Commit finished batches and close. Static membership keeps the partitions assigned until the session times out."""
+        await self.revoke(list(self.leases))
         await self._in_poll_thread(self.kafka.close)
         self.worker.close()
         self.poll_thread.shutdown(wait=False)
 
-    # -- what Faust would do with offsets, positions and fetching is done above
+    # -- Faust's hooks for offsets, positions and fetching, which are unused
 
     async def _drain_messages(self, fetcher: Any) -> None:
         await fetcher.wait(asyncio.Event())
 
     async def commit(self, *_args: Any, **_kwargs: Any) -> bool:
-        """Nothing: the outbox commits."""
+        """Do nothing: the outbox commits."""
         return True
 
     async def seek_to_committed(self) -> dict[TP, int]:
-        """Nothing: partitions are assigned at their committed offsets."""
+        """Do nothing: partitions are assigned at their committed offsets."""
         return {}
 
     def assignment(self) -> set[TP]:
-        """Partitions of this worker."""
+        """Return the partitions of this worker."""
         return {TP(*tp) for tp in self.leases}
 
     def highwater(self, _tp: TP) -> int:
-        """Unknown to Faust."""
+        """Return 0: Faust does not know the ends of partitions."""
         return 0
 
     async def _unused(self, *_args: Any, **_kwargs: Any) -> Any:
@@ -295,25 +295,25 @@ class Consumer(FaustConsumer):
         raise NotImplementedError
 
     def topic_partitions(self, _topic: str) -> int | None:
-        """Unknown to Faust."""
+        """Return None: Faust does not know the topics' partitions."""
         return None
 
     def key_partition(self, _topic: str, _key: bytes, partition: int | None = None) -> int | None:
-        """As given."""
+        """Return `partition` unchanged."""
         return partition
 
     def _new_topicpartition(self, topic: str, partition: int) -> TP:
         return TP(topic, partition)
 
     async def create_topic(self, *_args: Any, **_kwargs: Any) -> None:
-        """Nothing: `headwater topics apply` creates topics."""
+        """Do nothing: `headwater topics apply` creates topics."""
 
     def verify_event_path(self, _now: float, _tp: TP) -> None:
-        """Nothing: the worker watches progress itself."""
+        """Do nothing: the worker watches its progress itself."""
 
 
 class Transport(BaseTransport):
-    """librdkafka for consuming; producing is the outbox's business, so Faust's own producer stays its empty base class."""
+    """Consumes over librdkafka. The outbox produces, so Faust's own producer stays its empty base class."""
 
     Consumer = Consumer
     default_port = 9092

@@ -1,7 +1,7 @@
-"""One worker: a stage, its outbox and what stands around them. The Faust agent hands it batches; nothing else does.
+"""One worker: a stage, its outbox, and the retries, dead letters, ticks and metrics around them.
 
-The only place, with the transport, that catches: data at fault never gets here, the world at fault is waited for,
-our own fault ends the process.
+Together with the transport this is the only place that catches exceptions: bad data never gets here, a service that does not
+answer is retried, and a bug ends the process.
 """
 
 import asyncio
@@ -12,18 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import confluent_kafka as ck
-import faust
-from faust.serializers.schemas import Schema
-from mode.utils.queues import FlowControlEvent
 
 from infra.clients.kafka import reader
 from infra.clients.topic_ids import TopicWatch, is_for_another_topic
 from infra.errors import EXIT_CONFIG, EXIT_FENCED, EXIT_HALTED, ConfigError, Halted, Retryable
-from infra.memory import keep_freed_memory
 from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
 from infra.telemetry.logs import get_logger
@@ -31,21 +26,21 @@ from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 from streams.runtime.counts import CellCounts
 from streams.runtime.dead_letters.dead_letter import DeadLetterCause, DeadLetters, RecordPosition
-from streams.runtime.follow import Follower, read_partition, stable_end
-from streams.runtime.outbox import Outbox, TopicPartition
+from streams.runtime.follow import Follower, TopicPartition, read_partition
+from streams.runtime.outbox import Outbox
+from streams.runtime.progress import ProgressWatch
 from streams.runtime.stage import Outcome, Output, Stage
 from streams.runtime.transport import LeasedBatch
 
 TICK_S = 1.0
 BACK_OFF_S = (0.1, 5.0)
-AGAIN_S = 5.0
-"""After which a suspicion is looked into again."""
+"""First and longest pause between two tries."""
 LIMIT_WINDOW = 1_000
-"""Records over which the share of dead letters is judged."""
+"""Number of recent records over which the share of dead letters is computed."""
 
 
 class Worker:
-    """Runs one stage. Built outside the event loop; `run` starts it."""
+    """Runs one stage. It is built outside the event loop; `streams.runtime.faust_app.run` starts it."""
 
     def __init__(self, settings: Settings, stage: Stage, metrics: Metrics) -> None:
         self.settings = settings
@@ -53,39 +48,37 @@ class Worker:
         self.metrics = metrics
         self.group = f"headwater.{stage.name}"
         registry = Registry(settings.contracts)
-        self._dead = DeadLetters(registry, PayloadKeyring(settings.keyring_dir, settings.master), stage.name)
+        self._dead_letters = DeadLetters(registry, PayloadKeyring(settings.keyring_dir, settings.master), stage.name, metrics)
         self._counts = CellCounts(registry, stage.name)
         self._follower = Follower(settings, stage.broadcast)
         self._topics: TopicWatch | None = None
         self._stage_thread = ThreadPoolExecutor(1, "stage")
         self._recent: deque[tuple[int, int]] = deque()
         self._next_tick = 0.0
-        self._progress: dict[tuple[str, int], float] = {}
-        self._suspected: dict[tuple[str, int], int] = {}
-        """Where a partition stood when it was suspected."""
+        self._progress = ProgressWatch(settings.stuck_after_s)
         self._waiting_since: float | None = None
         self._waiting_for = ""
         self._tick_waits = False
-        """The last tick could not be done."""
+        """Whether the last tick raised Retryable."""
         self._commit: asyncio.Task[None] | None = None
-        self.outbox = Outbox(settings, self.group, self._counts.take)
+        self.outbox = Outbox(settings, self.group, self._counts.drain)
         self.outbox.on_committed = self._committed
 
     # -- start and end
 
     def open_consumer(self) -> ck.Consumer:
-        """Take over the slot, read the broadcast topics, and make the client. Blocks."""
+        """Take over the slot, read the broadcast topics to their ends, and build the Kafka client. Blocks."""
         self.outbox.open()
         self._topics = TopicWatch(self.settings, self.stage.inputs)
         self.outbox.topic_ids = self._topics.ids_at_start()
         self._follower.start()
         while not self._follower.caught_up:
-            self._take_broadcasts()
+            self._apply_broadcasts()
             time.sleep(0.01)
-        self._take_broadcasts()
+        self._apply_broadcasts()
         session_ms = int(self.settings.session_timeout_s * 1000)
         gc.freeze()
-        gc.set_threshold(200_000, 50, 100)  # lists of 10,000 records make the collector walk everything otherwise
+        gc.set_threshold(200_000, 50, 100)  # otherwise lists of 10,000 records trigger full collections
         return reader(
             self.settings,
             self.group,
@@ -100,12 +93,12 @@ class Worker:
         )
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self._follower.stop()
         self._stage_thread.shutdown(wait=False, cancel_futures=True)
 
-    def die(self, error: BaseException) -> NoReturn:
-        """End the process at once, with a code the supervisor understands."""
+    def terminate(self, error: BaseException) -> NoReturn:
+        """End the process at once, with an exit code for the supervisor."""
         log = get_logger()
         if isinstance(error, ConfigError):
             log.error("configuration error, worker ends", error=str(error))
@@ -117,25 +110,25 @@ class Worker:
         log.error("worker ends", exc_info=error)
         os._exit(EXIT_FENCED)
 
-    # -- partitions; called from the consumer's poll thread
+    # -- partitions (called in the consumer's poll thread)
 
     def prepare(self, kafka: ck.Consumer, partitions: list[ck.TopicPartition]) -> list[ck.TopicPartition]:
-        """Committed offsets of new partitions, and the stage's state restored for them."""
+        """Restore the stage's state for new partitions and return their committed offsets."""
         started = self._committed_offsets(kafka, partitions)
         for partition in {p.partition for p in partitions if p.topic == self.stage.inputs[0]}:
             for topic in self.stage.restore:
-                self._stage_thread.submit(self.stage.on_restore, topic, partition, ()).result()  # it is ours, even if empty
+                self._stage_thread.submit(self.stage.on_restore, topic, partition, ()).result()  # even if it is empty
                 for records in read_partition(self.settings, topic, partition):
                     self._stage_thread.submit(self.stage.on_restore, topic, partition, records).result()
-        self.outbox.assigned({(p.topic, p.partition): p.offset for p in started})
-        self._progress |= {(p.topic, p.partition): time.monotonic() for p in started}
+        self.outbox.assign({(p.topic, p.partition): p.offset for p in started})
+        self._progress.record((p.topic, p.partition) for p in started)
         self.metrics.set("headwater_assigned_partitions", len(self._progress), stage=self.stage.name)
         return started
 
     def _committed_offsets(self, kafka: ck.Consumer, partitions: list[ck.TopicPartition]) -> list[ck.TopicPartition]:
         deadline = time.monotonic() + self.settings.transaction_timeout_s + 30
         while True:
-            # Read committed, so the broker answers only once a predecessor's transaction has ended either way.
+            # The broker answers a reader of committed records only once a predecessor's transaction has ended.
             try:
                 committed: list[ck.TopicPartition] = kafka.committed(partitions, timeout=10)
                 break
@@ -151,102 +144,99 @@ class Worker:
                     f"lose or repeat events: start once with `headwater worker {self.stage.name} --from earliest`"
                 )
             if is_for_another_topic(p.metadata, self.outbox.topic_ids.get(p.topic, "")):
-                raise self._made_anew(p.topic)
+                raise self._topic_replaced(p.topic)
         return committed
 
-    def _made_anew(self, topic: str) -> Halted:
+    def _topic_replaced(self, topic: str) -> Halted:
         return Halted(
             f"{topic} was deleted and created again, and the offsets of {self.group} are the old topic's: to read the new one "
             f"from its first record, start once with `headwater worker {self.stage.name} --from earliest`"
         )
 
-    def released(self, tps: list[TopicPartition]) -> None:
-        """Partitions that this worker no longer holds."""
-        self.outbox.released(tps)
+    def release(self, tps: list[TopicPartition]) -> None:
+        """Forget partitions that this worker no longer holds."""
+        self.outbox.release(tps)
+        self._progress.release(tps)
         for topic, partition in tps:
-            self._progress.pop((topic, partition), None)
-            self._suspected.pop((topic, partition), None)
             if topic == self.stage.inputs[0]:
                 self._stage_thread.submit(self.stage.on_revoke, partition)
         self.metrics.set("headwater_assigned_partitions", len(self._progress), stage=self.stage.name)
 
     def consumer_error(self, error: ck.KafkaError) -> None:
-        """Errors that a poll brought: fatal ones end the worker, the rest is librdkafka's to mend."""
+        """Handle an error that a poll returned: a fatal one ends the worker, librdkafka recovers from the rest."""
         if error.code() == ck.KafkaError._AUTO_OFFSET_RESET or error.code() == ck.KafkaError.OFFSET_OUT_OF_RANGE:
-            self.die(
+            self.terminate(
                 Halted(
                     f"the committed offset of {self.group} is no longer on its topic: records were deleted before they were "
                     f"read. Decide, then start once with `headwater worker {self.stage.name} --from earliest`"
                 )
             )
         if error.fatal():
-            self.die(ck.KafkaException(error))
+            self.terminate(ck.KafkaException(error))
         get_logger().warning("consumer", error=error.name())
 
     # -- batches
 
-    async def work(self, handed: LeasedBatch, done: Callable[[], None]) -> None:
-        """Hand one batch to the stage, again and again while the world is away, and put what came of it into the outbox."""
+    async def work(self, leased: LeasedBatch, on_done: Callable[[], None]) -> None:
+        """Pass one batch to the stage, retrying while a service is away, and add its outcome to the outbox."""
         try:
-            outcome = await self._handle(handed)
+            outcome = await self._handle(leased)
             if outcome is not None:
                 async with self.outbox.lock:
-                    if handed.lease.held:
-                        self._put(handed, outcome)
+                    if leased.lease.valid:
+                        self._emit(leased, outcome)
         except Exception as error:
-            self.die(error)
-        done()
+            self.terminate(error)
+        on_done()
 
-    async def _handle(self, handed: LeasedBatch) -> Outcome | None:
-        """The outcome, or None if the partition went to somebody else meanwhile."""
+    async def _handle(self, leased: LeasedBatch) -> Outcome | None:
+        """Return the outcome, or None if the partition was revoked meanwhile."""
         loop = asyncio.get_running_loop()
         pause, most = BACK_OFF_S
         started = time.monotonic()
-        while handed.lease.held:
+        while leased.lease.valid:
             try:
-                outcome = await loop.run_in_executor(self._stage_thread, self._in_stage_thread, handed)
+                outcome = await loop.run_in_executor(self._stage_thread, self._in_stage_thread, leased)
             except Retryable as error:
-                self._wait_begins(error)
+                self._begin_wait(error)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(most, pause * 2)
             else:
-                self._wait_ends()
+                self._end_wait()
                 self.metrics.observe("headwater_batch_seconds", time.monotonic() - started, stage=self.stage.name)
                 return outcome
         return None
 
-    def _in_stage_thread(self, handed: LeasedBatch) -> Outcome:
-        self._take_broadcasts()
-        return self.stage.handle(handed.batch, time.time())
+    def _in_stage_thread(self, leased: LeasedBatch) -> Outcome:
+        self._apply_broadcasts()
+        return self.stage.handle(leased.batch, time.time())
 
-    def _take_broadcasts(self) -> None:
-        for topic, records in self._follower.take():
+    def _apply_broadcasts(self) -> None:
+        for topic, records in self._follower.drain():
             self.stage.on_broadcast(topic, records)
 
-    def _put(self, handed: LeasedBatch, outcome: Outcome) -> None:
-        batch, name = handed.batch, self.stage.name
-        self._judge(len(batch), len(outcome.dead))
-        trays: dict[str, list[Output]] = dict(outcome.out)
+    def _emit(self, leased: LeasedBatch, outcome: Outcome) -> None:
+        batch, name = leased.batch, self.stage.name
+        self._check_dead_letter_share(len(batch), len(outcome.dead))
+        outputs: dict[str, list[Output]] = dict(outcome.out)
         if outcome.dead:
-            trays["events.dead"] = [*trays.get("events.dead", ()), *self._letters(handed, outcome)]
+            outputs["events.dead"] = [*outputs.get("events.dead", ()), *self._build_dead_letters(leased, outcome)]
         folded = self._counts.add(outcome.counts)
-        self.outbox.put((batch.topic, batch.partition), batch.offsets[-1] + 1, trays, outcome.after_commit)
-        self._progress[batch.topic, batch.partition] = time.monotonic()
+        self.outbox.put((batch.topic, batch.partition), batch.offsets[-1] + 1, outputs, outcome.after_commit)
+        self._progress.record([(batch.topic, batch.partition)])
         count = self.metrics.count
         count("headwater_records_total", outcome.passed, stage=name, outcome="passed")
         count("headwater_records_total", len(outcome.dead), stage=name, outcome="dead")
         count("headwater_records_total", outcome.dropped.total(), stage=name, outcome="dropped")
         for reason, n in outcome.dropped.items():
             count("headwater_dropped_total", n, stage=name, reason=reason)
-        for dead in outcome.dead:
-            count("headwater_dead_total", stage=name, reason=dead.reason)
         if folded:
             count("headwater_cells_folded_total", folded, stage=name)
 
-    def _letters(self, handed: LeasedBatch, outcome: Outcome) -> list[Output]:
-        batch, now = handed.batch, time.time()
+    def _build_dead_letters(self, leased: LeasedBatch, outcome: Outcome) -> list[Output]:
+        batch, now = leased.batch, time.time()
         return [
-            self._dead.letter(
+            self._dead_letters.build(
                 DeadLetterCause(dead.reason, dead.detail, RecordPosition(batch.topic, batch.partition, batch.offsets[dead.at])),
                 batch.keys[dead.at],
                 batch.values[dead.at],
@@ -255,25 +245,24 @@ class Worker:
             for dead in outcome.dead
         ]
 
-    def _judge(self, records: int, dead: int) -> None:
-        """Halt the room when most of what comes is refused: that is rather our fault than the data's."""
+    def _check_dead_letter_share(self, records: int, dead: int) -> None:
+        """Raise Halted when most recent records are dead letters: then the code is more likely wrong than the data."""
         self._recent.append((records, dead))
         while len(self._recent) > 1 and sum(n for n, _ in self._recent) - self._recent[0][0] >= LIMIT_WINDOW:
             self._recent.popleft()
-        seen, refused = sum(n for n, _ in self._recent), sum(n for _, n in self._recent)
-        if seen >= LIMIT_WINDOW and refused > self.settings.dead_letter_limit * seen:
+        window_records, window_dead = sum(n for n, _ in self._recent), sum(n for _, n in self._recent)
+        if window_records >= LIMIT_WINDOW and window_dead > self.settings.dead_letter_limit * window_records:
             raise Halted(
-                f"{refused} of the last {seen} records were refused (limit: HEADWATER_DEAD_LETTER_LIMIT="
+                f"{window_dead} of the last {window_records} records were refused (limit: HEADWATER_DEAD_LETTER_LIMIT="
                 f"{self.settings.dead_letter_limit:g}). See `headwater dead list`; a higher limit lets them pass to events.dead"
             )
 
     # -- between batches
 
     async def end_round(self, ends: Mapping[TopicPartition, int]) -> None:
-        """After each poll: move past transaction markers, tick, and commit when it is due."""
+        """Move past transaction markers, tick, and commit when due. Called after each poll."""
         now = time.monotonic()
-        for tp in ends:
-            self._progress[tp] = now
+        self._progress.record(ends)
         async with self.outbox.lock:
             for tp, end in ends.items():
                 self.outbox.advance(tp, end)
@@ -281,14 +270,14 @@ class Worker:
             self._next_tick = now + TICK_S
             await self._tick()
         if self.outbox.seconds_left() == 0 and (self._commit is None or self._commit.done()):
-            # Beside the next poll and the stage's next batch, which waits for the outbox's lock before it goes in.
+            # Runs beside the next poll and the stage's next batch, which enters the outbox only after it.
             self._commit = asyncio.create_task(self._commit_now())
 
     async def _commit_now(self) -> None:
         try:
             await self.outbox.commit()
         except Exception as error:
-            self.die(error)
+            self.terminate(error)
 
     async def _tick(self) -> None:
         if not self._progress:
@@ -297,17 +286,17 @@ class Worker:
             outcome = await asyncio.get_running_loop().run_in_executor(self._stage_thread, self._tick_in_stage_thread)
         except Retryable as error:
             self._tick_waits = True
-            self._wait_begins(error)
+            self._begin_wait(error)
             return
         if self._tick_waits:
-            # Where no batch comes, nothing else would end the wait. A batch that waits too begins it anew at its next try.
+            # Without batches nothing else would end the wait. A batch that waits too starts it again at its next try.
             self._tick_waits = False
-            self._wait_ends()
+            self._end_wait()
         async with self.outbox.lock:
             self.outbox.add(outcome.out, outcome.after_commit)
 
     def _tick_in_stage_thread(self) -> Outcome:
-        self._take_broadcasts()
+        self._apply_broadcasts()
         return self.stage.on_tick(time.time())
 
     def _committed(self, seconds: float, hooks: list[Callable[[], None]]) -> None:
@@ -322,11 +311,11 @@ class Worker:
             except Retryable as error:
                 get_logger().warning("after-commit hook skipped", error=str(error))
             except Exception as error:
-                self.die(error)
+                self.terminate(error)
 
     # -- waiting and watching
 
-    def _wait_begins(self, error: Retryable) -> None:
+    def _begin_wait(self, error: Retryable) -> None:
         self.metrics.count("headwater_retries_total", stage=self.stage.name)
         if self._waiting_since is None:
             self._waiting_since = time.monotonic()
@@ -334,113 +323,22 @@ class Worker:
             self.metrics.set("headwater_waiting", 1, stage=self.stage.name, service=error.service)
             get_logger().warning("waiting", error=str(error))
 
-    def _wait_ends(self) -> None:
+    def _end_wait(self) -> None:
         if self._waiting_since is not None:
             get_logger().info("going on", waited_s=round(time.monotonic() - self._waiting_since, 1))
             self._waiting_since = None
             self.metrics.set("headwater_waiting", 0, stage=self.stage.name, service=self._waiting_for)
 
-    def check_progress(self) -> None:
-        """A batch that neither ends nor waits for the world for too long ends the worker: another start may do better."""
-        if self._waiting_since is not None or not self._progress:
-            return
-        if time.monotonic() - max(self._progress.values()) > self.settings.stuck_after_s:
-            self.die(RuntimeError(f"no progress for {self.settings.stuck_after_s:g} s in the middle of a batch"))
+    def check_batch(self) -> None:
+        """Terminate the worker when its batch has neither ended nor waited for a service for `stuck_after_s` seconds."""
+        if self._waiting_since is None and self._progress.batch_is_stuck():
+            self.terminate(RuntimeError(f"no progress for {self.settings.stuck_after_s:g} s in the middle of a batch"))
 
-    def watch(self, kafka: ck.Consumer) -> None:
-        """A topic that was made anew ends the worker, and so does a partition with records and without progress: of that the
-        broker is asked only on suspicion.
-
-        It is asked again a little later: a partition that was idle may have got its records this moment.
-        """
+    def check_partitions(self, kafka: ck.Consumer) -> None:
+        """Terminate the worker when an input topic was replaced, or a partition has records and makes no progress."""
         if self._topics is not None and (topic := self._topics.find_replaced()) is not None:
-            self.die(self._made_anew(topic))
-        now, patience = time.monotonic(), self.settings.stuck_after_s
-        for tp, since in list(self._progress.items()):
-            if now - since <= patience:
-                continue
-            before = self._suspected.pop(tp, None)
-            self._progress[tp] = now
-            try:
-                _, end = stable_end(kafka, *tp)
-            except Retryable:
-                continue  # the broker is away: nothing a restart of ours would mend
-            position = self.outbox.position(tp)
-            if position >= end:
-                continue
-            if position == before:
-                self.die(RuntimeError(f"{tp[0]}:{tp[1]} has records and made no progress for {patience:g} s"))
-            self._suspected[tp] = position
-            self._progress[tp] = now - patience + AGAIN_S
-
-
-class RawCodec(Schema):
-    """Keys and values as the transport hands them over."""
-
-    def loads_key(self, _app: Any, message: Any, **_kwargs: Any) -> Any:
-        """As it is."""
-        return message.key
-
-    def loads_value(self, _app: Any, message: Any, **_kwargs: Any) -> Any:
-        """As it is."""
-        return message.value
-
-
-class OpenFlow(FlowControlEvent):
-    """Always open, and empties nothing.
-
-    Faust empties the agents' queues some time after every assignment, in a task of its own: batches of an incremental
-    rebalance, or of a poll that came first, would be gone without a word, and the lock step would wait for them for ever.
-    Here leases say what may still be emitted.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(initially_suspended=False)
-
-    def suspend(self) -> None:
-        """Nothing."""
-
-    def clear(self) -> None:
-        """Nothing."""
-
-
-class StageApp(faust.App):
-    """A Faust app that knows its worker."""
-
-    worker: Worker
-
-    @cached_property
-    def flow_control(self) -> FlowControlEvent:
-        """See `OpenFlow`."""
-        return OpenFlow()
-
-
-def make_app(worker: Worker, transport: str = "librdkafka") -> StageApp:
-    """The Faust app of a worker: one agent over the stage's inputs."""
-    app = StageApp(
-        worker.group,
-        broker=f"{transport}://{worker.settings.kafka.split(',')[0]}",
-        store="memory://",
-        web_enabled=False,
-        topic_disable_leader=True,
-        stream_wait_empty=False,
-        stream_recovery_delay=0,
-        datadir=str(worker.settings.state_dir / "faust"),
-    )
-    app.worker = worker
-    topic = app.topic(*worker.stage.inputs, schema=RawCodec(), acks=True, allow_empty=True)
-
-    @app.agent(topic, name=worker.stage.name)
-    async def stage(stream: Any) -> None:
-        async for event in stream.events():
-            await worker.work(event.message.value, app.consumer.done)
-
-    return app
-
-
-def run(worker: Worker) -> None:
-    """Run until a signal stops the worker: finish the batch, commit, close."""
-    keep_freed_memory()
-    faust_worker = faust.Worker(make_app(worker), loglevel="WARNING", redirect_stdouts=False, quiet=True)
-    faust_worker.spinner = None  # it writes terminal codes even where there is no terminal
-    faust_worker.execute_from_commandline()
+            self.terminate(self._topic_replaced(topic))
+        stuck = self._progress.find_stuck(kafka, self.outbox.position)
+        if stuck is not None:
+            seconds = self.settings.stuck_after_s
+            self.terminate(RuntimeError(f"{stuck[0]}:{stuck[1]} has records and made no progress for {seconds:g} s"))

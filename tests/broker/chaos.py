@@ -1,4 +1,4 @@
-"""Kills, stops and continues workers at random, one of them now and then a twin in the other's slot."""
+"""Kills, stops and continues workers at random; now and then the second one starts in the slot of the first."""
 
 import random
 import signal
@@ -14,7 +14,7 @@ STOPS_S = (0.5, 1.0, 4.0, 5.0)
 
 
 class Chaos:
-    """Two workers under attack. The second takes the slot of the first about every third time it starts."""
+    """Attacks two workers. About every third time the second one starts, it takes the slot of the first."""
 
     def __init__(self, start: Start, seed: int) -> None:
         self._start = start
@@ -25,7 +25,7 @@ class Chaos:
         self.exits: Counter[int] = Counter()
 
     def attack(self, faults: int) -> None:
-        """Do `faults` faults."""
+        """Inflict this number of kills and stops."""
         while self.faults["kill"] + self.faults["stop"] < faults:
             time.sleep(self._random.uniform(0.3, 1.8))
             self.revive()
@@ -42,7 +42,7 @@ class Chaos:
                 self.faults["stop"] += 1
 
     def revive(self) -> None:
-        """Continue what was stopped long enough, and start again what has ended, as a supervisor would."""
+        """Continue workers that were stopped long enough, and restart those that have ended, as a supervisor would."""
         for name, process in self._workers.items():
             if name in self._stopped:
                 if time.monotonic() > self._stopped[name]:
@@ -61,7 +61,7 @@ class Chaos:
         return "1"
 
     def calm(self) -> None:
-        """No more faults: continue what is stopped, and let each worker have a slot of its own."""
+        """End the attack: continue stopped workers, and give each worker a slot of its own."""
         for name in list(self._stopped):
             self._workers[name].send_signal(signal.SIGCONT)
         self._stopped.clear()
@@ -69,10 +69,10 @@ class Chaos:
         self._workers["second"].wait()
         self._workers["second"] = self._start("1")
         self._random = random.Random(0)
-        self._slot = lambda name: {"first": "0", "second": "1"}[name]  # type: ignore[method-assign] # twins are over
+        self._slot = lambda name: {"first": "0", "second": "1"}[name]  # type: ignore[method-assign] # no more twins
 
     def end(self) -> None:
-        """Kill whatever is left."""
+        """Kill the remaining workers."""
         for process in self._workers.values():
             if process.poll() is None:
                 process.kill()

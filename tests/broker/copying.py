@@ -1,4 +1,4 @@
-"""A pair of topics, records on one, and workers of the pass-through stage that copy them to the other."""
+"""A pair of topics and workers of the pass-through stage that copy records from one to the other."""
 
 import json
 import subprocess
@@ -20,18 +20,18 @@ COORDINATOR_MOVES = (ck.KafkaError.NOT_COORDINATOR, ck.KafkaError.COORDINATOR_LO
 
 
 def create_topics(kafka: str, topics: Iterable[str], partitions: int = PARTITIONS) -> None:
-    """Create what is not there yet and wait for leaders."""
+    """Create missing topics."""
     admin = AdminClient({"bootstrap.servers": kafka})
-    for done in admin.create_topics([NewTopic(topic, partitions, 1) for topic in topics]).values():
+    for future in admin.create_topics([NewTopic(topic, partitions, 1) for topic in topics]).values():
         try:
-            done.result()
+            future.result()
         except ck.KafkaException as error:
             if error.args[0].code() != ck.KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
 
 
 def committed_sum(kafka: str, group: str, topic: str, partitions: int = PARTITIONS) -> int:
-    """What a group has committed of a topic, all partitions added up. Waits while the group's coordinator is moving in."""
+    """Return the sum of a group's committed offsets on a topic. Waits while the group coordinator moves."""
     consumer = ck.Consumer({"bootstrap.servers": kafka, "group.id": group})
     tps = [ck.TopicPartition(topic, partition) for partition in range(partitions)]
     deadline = time.monotonic() + 20
@@ -48,7 +48,7 @@ def committed_sum(kafka: str, group: str, topic: str, partitions: int = PARTITIO
 
 
 def behind(kafka: str, group: str, topic: str, partitions: int = PARTITIONS) -> int:
-    """Offsets between what a group has committed and the ends of a topic, transaction markers included."""
+    """Return the offsets between a group's committed offsets and the ends of a topic, transaction markers included."""
     # Uncommitted: a producer is told of its commit before the partitions have the marker, so the stable end may still be 0.
     consumer = ck.Consumer({"bootstrap.servers": kafka, "group.id": group, "isolation.level": "read_uncommitted"})
     try:
@@ -60,7 +60,7 @@ def behind(kafka: str, group: str, topic: str, partitions: int = PARTITIONS) -> 
 
 @dataclass
 class Counted:
-    """What lies on a topic, read committed, against the numbers 0..n-1 that should."""
+    """How the committed records of a topic differ from the numbers 0..n-1."""
 
     lost: int
     doubled: int
@@ -69,7 +69,7 @@ class Counted:
 
 @dataclass
 class Copying:
-    """One run: topics and a group of its own on a shared broker."""
+    """One run, with topics and a group of its own on a shared broker."""
 
     kafka: str
     folder: Path
@@ -96,7 +96,7 @@ class Copying:
         return f"headwater.{self.run}"
 
     def fill(self, records: int) -> None:
-        """Put the numbers 0..records-1 on the source, 1,000 keys, each on one partition."""
+        """Produce the numbers 0..records-1 under 1,000 keys, each key on one partition."""
         create_topics(self.kafka, [self.source, self.sink, *SHARED])
         # Idempotent, because a plain producer's retry on a topic just created may swap two of its batches.
         options = {"enable.idempotence": True, "linger.ms": 20, "queue.buffering.max.messages": 2_000_000}
@@ -116,26 +116,26 @@ class Copying:
             "slot": slot,
             **self.settings,
         }
-        given = {"name": self.run, "source": self.source, "sink": self.sink, "settings": settings, **self.options, **options}
+        config = {"name": self.run, "source": self.source, "sink": self.sink, "settings": settings, **self.options, **options}
         log = (self.folder / f"worker-{slot}.log").open("ab")
-        process = subprocess.Popen([sys.executable, "-m", self.module, json.dumps(given)], stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, "-m", self.module, json.dumps(config)], stdout=log, stderr=log)
         log.close()
         self.processes.append(process)
         return process
 
     def stop(self) -> None:
-        """Kill whatever is left."""
+        """Kill the remaining workers."""
         for process in self.processes:
             if process.poll() is None:
                 process.kill()
             process.wait()
 
     def lag(self, records: int) -> int:
-        """Records that the group has not committed yet."""
+        """Return the number of records that the group has not committed yet."""
         return records - committed_sum(self.kafka, self.group, self.source)
 
     def drained(self, records: int, deadline_s: float) -> bool:
-        """Wait until the group has committed all records."""
+        """Return whether the group commits all records within the deadline."""
         deadline = time.monotonic() + deadline_s
         while time.monotonic() < deadline:
             if self.lag(records) == 0:
@@ -144,37 +144,37 @@ class Copying:
         return False
 
     def counted(self, records: int) -> Counted:
-        """Read the sink, committed records only, to its end. The end is known only once open transactions have ended."""
+        """Count the committed records of the sink, up to its end, which is known once open transactions have ended."""
         return count_numbers(self.kafka, self.sink, records)
 
     def log(self, slot: str) -> str:
-        """What the workers in a slot have logged."""
+        """Return the log of the workers in a slot."""
         return (self.folder / f"worker-{slot}.log").read_text()
 
 
 def read_committed(kafka: str, topic: str) -> list[ck.Message]:
-    """All committed records of a topic. Waits for open transactions: the last stable offset must reach the end."""
+    """Return all committed records of a topic, after open transactions have ended."""
     options = {"bootstrap.servers": kafka, "group.id": uuid.uuid4().hex, "auto.offset.reset": "earliest"}
     wait_for_stable_end(kafka, topic)
     reader = ck.Consumer({**options, "isolation.level": "read_committed", "enable.partition.eof": True})
     partitions = sorted(reader.list_topics(topic, timeout=20).topics[topic].partitions)
     reader.assign([ck.TopicPartition(topic, p, ck.OFFSET_BEGINNING) for p in partitions])
-    found: list[ck.Message] = []
+    records: list[ck.Message] = []
     ended: set[int] = set()
     deadline = time.monotonic() + 60
     while len(ended) < len(partitions):
         assert time.monotonic() < deadline, f"{topic} could not be read to its end"
         for message in reader.consume(10_000, 1):
             if message.error() is None:
-                found.append(message)
+                records.append(message)
             elif message.error().code() == ck.KafkaError._PARTITION_EOF:
                 ended.add(message.partition())
     reader.close()
-    return found
+    return records
 
 
 def wait_for_stable_end(kafka: str, topic: str, deadline_s: float = 60) -> None:
-    """Until no transaction is open on any partition of a topic: its last stable offset is its end."""
+    """Wait until no transaction is open on any partition of a topic, so that its last stable offset is its end."""
     deadline = time.monotonic() + deadline_s
     options = {"bootstrap.servers": kafka, "group.id": uuid.uuid4().hex}
     stable = ck.Consumer({**options, "isolation.level": "read_committed"})
@@ -191,13 +191,13 @@ def wait_for_stable_end(kafka: str, topic: str, deadline_s: float = 60) -> None:
 
 
 def count_numbers(kafka: str, topic: str, records: int) -> Counted:
-    """How the numbers on a topic differ from 0..records-1, each once, ascending per key."""
-    seen: Counter[int] = Counter()
+    """Compare the numbers on a topic with 0..records-1, each once and ascending per key."""
+    occurrences: Counter[int] = Counter()
     last: dict[bytes | None, int] = {}
     out_of_order = 0
     for message in read_committed(kafka, topic):
         value = int(message.value())
-        seen[value] += 1
+        occurrences[value] += 1
         out_of_order += last.get(message.key(), -1) > value
         last[message.key()] = value
-    return Counted(records - len(seen), seen.total() - len(seen), out_of_order)
+    return Counted(records - len(occurrences), occurrences.total() - len(occurrences), out_of_order)

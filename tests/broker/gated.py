@@ -1,8 +1,8 @@
-"""A pass-through worker whose first batch waits at a gate, and consumers with one safeguard removed each.
+"""A pass-through worker whose first batch waits at a gate, and consumers that each lack one safeguard.
 
     python -m tests.broker.gated '{"gate": "<file>", "consumer": "tests.broker.gated:WithoutLease", ...}'
 
-The batch touches `<gate>.waiting` when it has begun and goes on once `<gate>` exists.
+The batch creates `<gate>.waiting` when it begins and continues once `<gate>` exists.
 """
 
 import json
@@ -26,7 +26,7 @@ class Gated(passthrough.PassThrough):
         self._gate = gate
 
     def handle(self, batch: Batch, now: float) -> Outcome:
-        """Copy, after the gate has opened."""
+        """Copy the batch, and return after the gate has opened."""
         outcome = super().handle(batch, now)
         self._gate.with_suffix(".waiting").touch()
         while not self._gate.exists():
@@ -35,31 +35,31 @@ class Gated(passthrough.PassThrough):
 
 
 class Zombie(Consumer):
-    """Does not end when its partitions are lost: the worst case, in which only the broker can refuse its commit."""
+    """Does not end when its partitions are lost, so that only the broker can refuse its commit."""
 
     def _lost(self, kafka: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
         pass
 
 
 class ZombieWithoutGeneration(Zombie):
-    """A zombie whose commit names no generation: the broker has nothing to refuse it by."""
+    """A zombie whose commit carries no generation, so that the broker cannot refuse it."""
 
     def group_metadata(self) -> Any:
-        """Of a consumer that never joined the group."""
+        """Return the metadata of a consumer that never joined the group."""
         return ck.Consumer(self.worker.settings.kafka_config(group_id=self.worker.group)).consumer_group_metadata()
 
 
 class WithoutLease(Consumer):
-    """Commits on revocation, but does not withdraw the leases."""
+    """Commits on revocation but does not withdraw the leases."""
 
-    async def let_go(self, tps: list[Any]) -> None:
-        """Forget the partitions and leave the batch in the stage's hands its right to emit."""
-        kept = {tp: self.leases[tp] for tp in tps}
-        await super().let_go(tps)
-        for lease in kept.values():
-            lease.held = True
+    async def revoke(self, tps: list[Any]) -> None:
+        """Release the partitions and leave their leases valid."""
+        leases = {tp: self.leases[tp] for tp in tps}
+        await super().revoke(tps)
+        for lease in leases.values():
+            lease.valid = True
 
 
 if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    passthrough.main(given, lambda **copying: Gated(Path(given["gate"]), **copying))
+    config = json.loads(sys.argv[1])
+    passthrough.main(config, lambda **copying: Gated(Path(config["gate"]), **copying))

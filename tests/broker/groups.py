@@ -1,4 +1,4 @@
-"""Offsets committed for a group by whoever is not in it."""
+"""Commits offsets for a group from outside it."""
 
 import time
 
@@ -7,11 +7,11 @@ import confluent_kafka as ck
 STARTING = {
     ck.KafkaError.COORDINATOR_LOAD_IN_PROGRESS, ck.KafkaError.COORDINATOR_NOT_AVAILABLE, ck.KafkaError.NOT_COORDINATOR,
 }  # fmt: skip
-"""What a coordinator that has just been made says for a moment; librdkafka calls not all of it retriable."""
+"""Errors of a coordinator that has just started; librdkafka does not mark all of them retriable."""
 
 
 def commit_offsets(consumer: ck.Consumer, offsets: list[ck.TopicPartition], seconds: float = 30) -> None:
-    """Commit, and wait for it. KafkaException for what does not pass by itself, or in time."""
+    """Commit synchronously. KafkaException for an error that is not transient, or after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         try:

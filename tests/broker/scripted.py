@@ -1,9 +1,9 @@
-"""A stage that does, on request, everything a stage may do.
+"""A stage that does, on request, everything that a stage may do.
 
     python -m tests.broker.scripted '{"name": ..., "source": ..., "sink": ..., "settings": {...}, "away": "<file>"}'
 
-A record `bad` is dead, `drop` is dropped, `hang` never ends; while the file `away` exists the world is away. Any other
-record leaves with the count of its key so far (restored from `<name>-state`) and the newest broadcast setting.
+A record `bad` is dead, `drop` is dropped, `hang` never ends; while the file `away` exists, `handle` raises Retryable. Any
+other record leaves with the count of its key so far (restored from `<name>-state`) and the newest broadcast setting.
 """
 
 import json
@@ -22,7 +22,7 @@ KeyValues = Iterable[tuple[bytes | None, bytes | None]]
 
 
 class Scripted(passthrough.PassThrough):
-    """Counts per key, exactly, over restarts."""
+    """Counts records per key, exactly, across restarts."""
 
     def __init__(self, away: Path, **copying: Any) -> None:
         super().__init__(**copying)
@@ -33,7 +33,7 @@ class Scripted(passthrough.PassThrough):
         self._counted: dict[int, Counter[bytes]] = {}
 
     def handle(self, batch: Batch, now: float) -> Outcome:
-        """One record at a time, as the module says."""
+        """Process the records one by one, as the module describes."""
         if self._away.exists():
             raise Retryable("the world is away")
         outcome = Outcome({self._sink: [], self.restore[0]: []})
@@ -64,25 +64,25 @@ class Scripted(passthrough.PassThrough):
             notes.write(f"{offset}\n")
 
     def on_broadcast(self, topic: str, records: KeyValues) -> None:
-        """The newest setting counts."""
+        """Keep the newest setting."""
         for _, value in records:
             self._setting = value or b"none"
 
     def on_restore(self, topic: str, partition: int, records: KeyValues) -> None:
-        """Counts of a partition."""
+        """Restore the counts of a partition."""
         counted = self._counted.setdefault(partition, Counter())
         for key, value in records:
             counted[key or b""] = int(value or 0)
 
     def on_revoke(self, partition: int) -> None:
-        """Its counts may go on elsewhere."""
+        """Forget the counts of a revoked partition."""
         self._counted.pop(partition, None)
 
     def on_tick(self, now: float) -> Outcome:
-        """A sign of life."""
+        """Emit a record."""
         return Outcome({f"{self.name}-ticks": [(None, b"tick", BY_KEY)]})
 
 
 if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    passthrough.main(given, lambda **copying: Scripted(Path(given["away"]), **copying))
+    config = json.loads(sys.argv[1])
+    passthrough.main(config, lambda **copying: Scripted(Path(config["away"]), **copying))

@@ -1,4 +1,4 @@
-"""The consent room under attack: nothing lost, nothing doubled, order kept."""
+"""The consent stage under attack loses and doubles nothing and keeps the order."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ EVENTS_PER_S = 1_500
 
 
 class Load:
-    """Events on events.raw, at a steady rate, until told to stop."""
+    """Produces events on events.raw at a steady rate until it is stopped."""
 
     def __init__(self, settings: Settings) -> None:
         self._producer = producer(settings)
@@ -35,15 +35,15 @@ class Load:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.sent: list[tuple[bytes, bytes]] = []
-        """(key, value), in the order sent; without what was refused, which is known only in the end."""
+        """(key, value) in the order of production; refused ones are removed by `stop`."""
         self._refused: dict[int, str] = {}
 
     def start(self) -> None:
-        """Begin."""
+        """Start."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End; all is acknowledged then."""
+        """Stop, after all events are acknowledged."""
         self._stop.set()
         self._thread.join()
         assert self._producer.flush(30) == 0
@@ -65,9 +65,9 @@ class Load:
 
 
 def test_kills_stops_and_twins_neither_lose_nor_double(tmp_path: Path) -> None:
-    """Two consent workers, 50 kills and stops, one of the two now and then a twin in the other's slot: each event once.
+    """Two consent workers survive 50 kills and stops, and twins in one slot: each event passes once.
 
-    What they write down beside the events too: every state change once, in chains that hold.
+    The state changes on the ledger's topics are also written once, in audit chains that verify.
     """
     with EmbeddedKafka(tmp_path / "kafka") as broker, EmbeddedRedis(tmp_path / "redis") as redis:
         settings = Settings(kafka=broker.address, state_dir=tmp_path, secret="for tests only, forty characters long...")
@@ -110,26 +110,26 @@ def test_kills_stops_and_twins_neither_lose_nor_double(tmp_path: Path) -> None:
         assert chaos.faults["twin"] > 0
 
 
-def check(settings: Settings, sent: list[tuple[bytes, bytes]]) -> None:
-    """Events behind the gate against events sent: each once, in order per subject. Anonymised ones have ids of their own."""
+def check(settings: Settings, produced: list[tuple[bytes, bytes]]) -> None:
+    """Compare consented events with produced ones: each once, in order per subject. Anonymised ones have new ids."""
     registry = Registry(settings.contracts)
     read_id = HeadReader(registry, "event_id")
-    order = {read_id.read(value)[1]["event_id"]: i for i, (_, value) in enumerate(sent)}
-    seen: Counter[str] = Counter()
+    order = {read_id.read(value)[1]["event_id"]: i for i, (_, value) in enumerate(produced)}
+    occurrences: Counter[str] = Counter()
     last: dict[bytes | None, int] = {}
     out_of_order = 0
     for message in read_committed(settings.kafka, "events.consented"):
         event_id = read_id.read(message.value())[1]["event_id"]
-        seen[event_id] += 1
+        occurrences[event_id] += 1
         place = order.get(event_id, -1)
         if place >= 0:
             out_of_order += last.get(message.key(), -1) > place
             last[message.key()] = place
-    assert (len(sent) - len(seen), seen.total() - len(seen), out_of_order) == (0, 0, 0)
+    assert (len(produced) - len(occurrences), occurrences.total() - len(occurrences), out_of_order) == (0, 0, 0)
 
 
 def check_entries(settings: Settings) -> None:
-    """The audit chains hold to their last links, and every state is told as often as it changed."""
+    """Check that the audit chains verify up to their heads, and that every state was written once per change."""
     registry = Registry(settings.contracts)
     audit, states, heads = (
         [decode(registry, message.value())[1] for message in read_committed(settings.kafka, topic)]
@@ -141,5 +141,5 @@ def check_entries(settings: Settings) -> None:
     assert len(last) == settings.partitions
     changes = [record for record in audit if record["kind"] == "state"]
     assert len(changes) == len(states) > 1_000
-    told = Counter((state["subject"], state["regulation"], tuple(sorted(state["times"].items()))) for state in states)
-    assert max(told.values()) == 1
+    occurrences = Counter((state["subject"], state["regulation"], tuple(sorted(state["times"].items()))) for state in states)
+    assert max(occurrences.values()) == 1

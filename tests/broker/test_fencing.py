@@ -1,4 +1,4 @@
-"""A worker that lost its partitions cannot emit for them, shown with each safeguard and with it removed."""
+"""A worker that lost its partitions cannot emit for them: shown with each safeguard, and with it removed."""
 
 import signal
 import subprocess
@@ -16,7 +16,7 @@ RECORDS = 2_000
 
 @pytest.fixture
 def copying(kafka: str, tmp_path: Path) -> Iterator[Copying]:
-    """Records to copy by workers whose first batch waits at a gate."""
+    """Records that workers copy whose first batch waits at a gate."""
     copying = Copying(kafka, tmp_path, settings={"transaction_timeout_s": 30, "session_timeout_s": 3})
     copying.fill(RECORDS)
     yield copying
@@ -24,7 +24,7 @@ def copying(kafka: str, tmp_path: Path) -> Iterator[Copying]:
 
 
 def start_gated(copying: Copying, slot: str, consumer: str) -> tuple[subprocess.Popen[bytes], Path]:
-    """A worker in the middle of its first batch, and the gate that lets it go on."""
+    """Start a worker, wait until it is in its first batch, and return it with its gate."""
     gate = copying.folder / f"gate-{slot}"
     copying.module = "tests.broker.gated"
     worker = copying.start(slot, gate=str(gate), consumer=f"tests.broker.gated:{consumer}")
@@ -34,16 +34,16 @@ def start_gated(copying: Copying, slot: str, consumer: str) -> tuple[subprocess.
 
 
 def wait_until(condition: object, seconds: float) -> None:
-    """Poll a condition with a deadline."""
+    """Poll a condition until it holds."""
     assert callable(condition)
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "not within the deadline"
         time.sleep(0.05)
 
 
 def run_zombie(copying: Copying, consumer: str) -> subprocess.Popen[bytes]:
-    """Stop a worker in mid-batch until another has taken over and finished, then let it go on to its commit."""
+    """Stop a worker in mid-batch until another one has taken over and finished; then let it go on to its commit."""
     zombie, gate = start_gated(copying, "0", consumer)
     zombie.send_signal(signal.SIGSTOP)
     copying.start("1")
@@ -54,7 +54,7 @@ def run_zombie(copying: Copying, consumer: str) -> subprocess.Popen[bytes]:
 
 
 def test_a_zombies_commit_is_fenced(copying: Copying) -> None:
-    """The broker refuses the commit of a worker of an older generation, and what it produced is never seen."""
+    """The broker refuses the commit of an older generation, and its records are never visible."""
     zombie = run_zombie(copying, "Zombie")
     assert zombie.wait(30) == EXIT_FENCED
     assert "commit refused" in copying.log("0")
@@ -63,14 +63,14 @@ def test_a_zombies_commit_is_fenced(copying: Copying) -> None:
 
 
 def test_without_the_generation_a_zombie_doubles(copying: Copying) -> None:
-    """The same run with a commit that names no generation goes through and doubles: the fence is what protected above."""
+    """The same run with a commit without generation doubles records, so the fence is what protects."""
     zombie = run_zombie(copying, "ZombieWithoutGeneration")
     wait_until(lambda: copying.counted(RECORDS).doubled > 0 or zombie.poll() is not None, 40)
     assert copying.counted(RECORDS).doubled > 0, copying.log("0")
 
 
 def run_revoked_in_mid_batch(copying: Copying, consumer: str) -> None:
-    """Let a second worker join while the first is in mid-batch, and let that batch return after the second is through."""
+    """Let a second worker join while the first is in mid-batch, and end that batch after the second has finished."""
     first, gate = start_gated(copying, "0", consumer)
     copying.start("1")
     # Both partitions that went over are copied by the second worker; the first still sits in its batch.
@@ -82,13 +82,13 @@ def run_revoked_in_mid_batch(copying: Copying, consumer: str) -> None:
 
 
 def test_a_batch_that_returns_after_its_revocation_emits_nothing(copying: Copying) -> None:
-    """The lease of a partition is withdrawn with the revocation's commit, in one step."""
+    """A revocation commits and withdraws the lease in one step."""
     run_revoked_in_mid_batch(copying, "Consumer")
     counted = copying.counted(RECORDS)
     assert (counted.lost, counted.doubled, counted.out_of_order) == (0, 0, 0)
 
 
 def test_without_the_lease_it_doubles(copying: Copying) -> None:
-    """The same run without withdrawal doubles: the new generation's commit fences nothing."""
+    """The same run with valid leases doubles records: the new generation's commit fences nothing."""
     run_revoked_in_mid_batch(copying, "WithoutLease")
     assert copying.counted(RECORDS).doubled > 0

@@ -1,4 +1,4 @@
-"""`headwater dead replay` on a real broker: killed, raced, slowed down, and with its topics made anew."""
+"""`headwater dead replay` on a real broker: killed, raced, rate-limited, and with recreated topics."""
 
 import json
 import os
@@ -22,6 +22,7 @@ from infra.ops.embedded.servers.kafka import EmbeddedKafka
 from infra.ops.topics import apply
 from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
+from infra.telemetry.metrics import Metrics
 from schemas.registry import Registry
 from streams.runtime.dead_letters.dead_letter import DeadLetterCause, DeadLetters, RecordPosition
 from streams.runtime.dead_letters.replay import CATCH_UP_S, DEAD, REPLAYS, LetterPosition, LetterSet, Replay, read_replayed
@@ -36,19 +37,21 @@ POSITIONS = st.builds(LetterPosition, st.integers(0, 3), st.integers(0, 5_000))
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[Settings]:
-    """A broker of the test's own, whose topics it may delete."""
+    """A broker of the test's own, so that it may delete topics."""
     with EmbeddedKafka(tmp_path / "kafka") as broker:
-        made = Settings(kafka=broker.address, state_dir=tmp_path, secret=SECRET, partitions=3)
-        apply(made)
-        yield made
+        installation = Settings(kafka=broker.address, state_dir=tmp_path, secret=SECRET, partitions=3)
+        apply(installation)
+        yield installation
 
 
-def bury(settings: Settings, values: list[bytes], topic: str = RAW) -> None:
-    """A letter of the consent stage about each of these."""
-    letters = DeadLetters(Registry(settings.contracts), PayloadKeyring(settings.keyring_dir, settings.master), "consent")
+def publish_dead_letters(settings: Settings, values: list[bytes], topic: str = RAW) -> None:
+    """Publish a dead letter of the consent stage about each value."""
+    letters = DeadLetters(
+        Registry(settings.contracts), PayloadKeyring(settings.keyring_dir, settings.master), "consent", Metrics()
+    )
     client, now = producer(settings), time.time()
     for n, value in enumerate(values):
-        key, letter, _ = letters.letter(
+        key, letter, _ = letters.build(
             DeadLetterCause("UNDECODABLE", "no frame", RecordPosition(topic, n % 3, n)), value, value, now
         )
         client.produce(DEAD, letter, key)
@@ -56,7 +59,7 @@ def bury(settings: Settings, values: list[bytes], topic: str = RAW) -> None:
 
 
 def start(settings: Settings, *words: str) -> subprocess.Popen[bytes]:
-    """`headwater dead replay --send`."""
+    """Start `headwater dead replay --send`."""
     environment = {**os.environ, "HEADWATER_SECRET": SECRET, "HEADWATER_STATE_DIR": str(settings.state_dir)}
     environment["HEADWATER_KAFKA"] = settings.kafka
     command = [sys.executable, "-c", "from infra.ops.cli import main; main()", "dead", "replay", "--send", *words]
@@ -64,12 +67,12 @@ def start(settings: Settings, *words: str) -> subprocess.Popen[bytes]:
 
 
 def sent(settings: Settings, topic: str = RAW) -> Counter[bytes]:
-    """How often each value lies on a topic, committed."""
+    """Count the committed values of a topic."""
     return Counter(message.value() for message in read_committed(settings.kafka, topic))
 
 
 def written(settings: Settings, topic: str) -> int:
-    """How many offsets a topic has, whatever of it is committed."""
+    """Return the number of offsets of a topic, committed or not."""
     consumer = ck.Consumer({"bootstrap.servers": settings.kafka, "group.id": "t", "isolation.level": "read_uncommitted"})
     try:
         places = [ck.TopicPartition(topic, p) for p in consumer.list_topics(topic, timeout=20).topics[topic].partitions]
@@ -78,8 +81,8 @@ def written(settings: Settings, topic: str) -> int:
         consumer.close()
 
 
-def make_anew(settings: Settings, topic: str) -> None:
-    """Delete a topic and let it be created again."""
+def recreate_topic(settings: Settings, topic: str) -> None:
+    """Delete a topic and create it again."""
     client = admin(settings)
     client.delete_topics([topic])[topic].result(20)
     wait_until(lambda: not topic_ids(settings, [topic]), 20)
@@ -88,9 +91,9 @@ def make_anew(settings: Settings, topic: str) -> None:
 
 
 def test_a_replay_that_is_killed_sends_no_letter_twice(settings: Settings) -> None:
-    """Three runs killed in the middle, one to the end, one more: each letter lies on its topic once."""
+    """After three killed runs and two complete ones each record is on its topic once."""
     values = [b"%d" % n for n in range(4_000)]
-    bury(settings, values)
+    publish_dead_letters(settings, values)
     for _ in range(3):
         before, run = written(settings, RAW), start(settings, "--rate", "1500")
         wait_until(lambda before=before, run=run: written(settings, RAW) > before + 400 or run.poll() is not None, 60)
@@ -108,7 +111,7 @@ def test_a_replay_that_is_killed_sends_no_letter_twice(settings: Settings) -> No
 
 
 def test_a_second_replay_ends_the_first(settings: Settings) -> None:
-    """What the first has in hand is gone, and the second sends it."""
+    """The first run's open transaction is aborted, and the second run sends its letters."""
     with Replay(settings, 0) as first:
         first.send(LetterPosition(0, 1), RAW, b"k", b"one")
         first.commit()
@@ -123,8 +126,8 @@ def test_a_second_replay_ends_the_first(settings: Settings) -> None:
     assert sent(settings) == {b"one": 1, b"two": 1}
 
 
-def test_a_replay_that_finds_itself_ended_while_it_sends_says_why(settings: Settings) -> None:
-    """The client hears of it in the background, and answers the next call with a bare "fatal"."""
+def test_a_fenced_replay_names_the_cause(settings: Settings) -> None:
+    """The client is fenced in the background and fails the next call with a bare "fatal"; the error names the cause."""
     with Replay(settings, 0) as first:
         with Replay(settings, 0):
             pass
@@ -136,8 +139,8 @@ def test_a_replay_that_finds_itself_ended_while_it_sends_says_why(settings: Sett
     assert sent(settings) == {}
 
 
-def test_what_is_sent_and_that_it_was_are_one_transaction(settings: Settings) -> None:
-    """Left by an exception, neither stands."""
+def test_records_and_marks_are_one_transaction(settings: Settings) -> None:
+    """After an exception neither the record nor its mark is committed."""
     with pytest.raises(KeyboardInterrupt), Replay(settings, 0) as run:  # noqa: PT012 - the second statement is what is tested
         run.send(LetterPosition(2, 5), RAW, b"k", b"value")
         raise KeyboardInterrupt
@@ -146,8 +149,8 @@ def test_what_is_sent_and_that_it_was_are_one_transaction(settings: Settings) ->
     assert read_committed(settings.kafka, REPLAYS) == []
 
 
-def test_it_is_no_faster_than_it_is_told(settings: Settings) -> None:
-    """40 letters at 20 a second: the last one goes two seconds after the first, and none waits uncommitted for that long."""
+def test_the_rate_is_a_limit(settings: Settings) -> None:
+    """40 letters at 20 a second take two seconds, and some are committed before the end."""
     began = time.monotonic()
     with Replay(settings, 20) as run:
         for n in range(40):
@@ -157,30 +160,30 @@ def test_it_is_no_faster_than_it_is_told(settings: Settings) -> None:
     assert run.sent == 40
 
 
-def test_letters_carry_bytes_and_no_places(settings: Settings) -> None:
-    """Whose topic was made anew, they are sent to the new one; where it is gone, they stay and that is said."""
-    bury(settings, [b"a", b"b"])
-    bury(settings, [b"c"], "events.gone")
-    make_anew(settings, RAW)
+def test_letters_about_recreated_and_deleted_topics(settings: Settings) -> None:
+    """Letters about a recreated topic go to the new one; letters about a deleted topic stay and are reported."""
+    publish_dead_letters(settings, [b"a", b"b"])
+    publish_dead_letters(settings, [b"c"], "events.gone")
+    recreate_topic(settings, RAW)
     output = start(settings).communicate(timeout=60)[0].decode()
     assert "2  sent to events.raw" in output
     assert "1  about events.gone, which is not there" in output
     assert sent(settings) == {b"a": 1, b"b": 1}
 
 
-def test_letters_of_a_topic_made_anew_were_not_sent_before(settings: Settings) -> None:
-    """They have the places of the old topic's letters, which were."""
-    bury(settings, [b"a", b"b", b"c"])
+def test_letters_on_a_recreated_topic_were_not_sent_before(settings: Settings) -> None:
+    """Letters on a recreated events.dead have the positions of letters that were sent."""
+    publish_dead_letters(settings, [b"a", b"b", b"c"])
     assert b"3  sent to events.raw" in start(settings).communicate(timeout=60)[0]
-    make_anew(settings, DEAD)
-    bury(settings, [b"d", b"e", b"f"])
+    recreate_topic(settings, DEAD)
+    publish_dead_letters(settings, [b"d", b"e", b"f"])
     assert b"3  sent to events.raw" in start(settings).communicate(timeout=60)[0]
     assert sent(settings) == Counter([b"a", b"b", b"c", b"d", b"e", b"f"])
 
 
 @given(st.sets(POSITIONS, max_size=60), st.sets(POSITIONS, max_size=60))
-def test_a_set_of_letters_holds_what_was_added(added: set[LetterPosition], others: set[LetterPosition]) -> None:
-    """Nothing more and nothing less."""
+def test_a_letter_set_contains_the_added_positions(added: set[LetterPosition], others: set[LetterPosition]) -> None:
+    """A set contains exactly the added positions."""
     letters = LetterSet()
     for position in added:
         letters.add(position)

@@ -1,4 +1,4 @@
-"""What the runtime does around a stage: trays, hooks, broadcasts, restore, waiting, halting, watching, stopping."""
+"""The runtime around a stage: outputs, hooks, broadcasts, restore, waiting, halting, progress checks, stopping."""
 
 import signal
 import subprocess
@@ -27,7 +27,7 @@ SECRET = "for tests only, forty characters long..."
 
 
 class House(Copying):
-    """Topics of the scripted stage, and workers of it."""
+    """Topics of the scripted stage, and its workers."""
 
     _producer: Any = None
 
@@ -38,11 +38,11 @@ class House(Copying):
 
     @property
     def away(self) -> Path:
-        """While this file exists, the stage says that the world is away."""
+        """While this file exists, the stage raises Retryable."""
         return self.folder / "away"
 
     def send(self, *values: bytes, topic: str = "", key: bytes = b"k") -> None:
-        """Send values in one transaction, so that a marker is the last offset. It is there when this returns."""
+        """Produce values in one transaction, so that a marker is the last offset, and wait for the marker."""
         if self._producer is None:
             self._producer = ck.Producer({"bootstrap.servers": self.kafka, "transactional.id": f"test-{self.run}"})
             self._producer.init_transactions(30)
@@ -57,21 +57,21 @@ class House(Copying):
         return self.start(slot, away=str(self.away))
 
     def seen(self) -> list[bytes]:
-        """What left the stage."""
+        """Return the committed values of the sink."""
         return [message.value() for message in read_committed(self.kafka, self.sink)]
 
     def behind(self) -> int:
-        """Offsets that the group has not committed yet."""
+        """Return the number of offsets that the group has not committed yet."""
         return behind(self.kafka, self.group, self.source)
 
     def idle(self) -> bool:
-        """Nothing is left to do."""
+        """Return whether the group has committed everything."""
         return self.behind() == 0
 
 
 @pytest.fixture
 def house(kafka: str, tmp_path: Path) -> Iterator[House]:
-    """Topics of their own; workers end with the test."""
+    """Topics of the test's own; workers end with the test."""
     settings = {"session_timeout_s": 3, "transaction_timeout_s": 10}
     house = House(kafka, tmp_path, module="tests.broker.scripted", settings=settings)
     house.open()
@@ -80,7 +80,7 @@ def house(kafka: str, tmp_path: Path) -> Iterator[House]:
 
 
 def test_lag_is_zero_behind_a_transaction_marker(house: House) -> None:
-    """The marker that ends the source's transaction is passed too, so an idle group has no lag."""
+    """A worker commits past the marker of the source's transaction, so an idle group has no lag."""
     house.send(b"a", b"b")
     house.work()
     wait_until(house.idle, 30)
@@ -88,7 +88,7 @@ def test_lag_is_zero_behind_a_transaction_marker(house: House) -> None:
 
 
 def test_a_dead_letter_holds_bytes_and_place(house: House, contracts_dir: Path) -> None:
-    """What a stage refuses lies on events.dead with its bytes, encrypted, where it came from and why."""
+    """A dead letter contains the record's encrypted bytes, its position and the reason."""
     house.send(b"a", b"bad", b"drop", b"b")
     house.work()
     wait_until(house.idle, 30)
@@ -103,7 +103,7 @@ def test_a_dead_letter_holds_bytes_and_place(house: House, contracts_dir: Path) 
 
 
 def test_state_is_restored_before_the_first_batch(house: House) -> None:
-    """A worker that was killed goes on counting where the last commit stood, and so does a worker in another slot."""
+    """A worker continues counting from the last commit of a killed one, in the same slot or another."""
     house.send(b"a", b"b")
     first = house.work()
     wait_until(house.idle, 30)
@@ -116,15 +116,15 @@ def test_state_is_restored_before_the_first_batch(house: House) -> None:
 
 
 def test_a_partition_that_moves_takes_its_state_along(house: House) -> None:
-    """While records flow a second worker joins, the first is killed and comes back: each key is counted on without a gap."""
+    """Under load a second worker joins, and the first is killed and comes back: each key is counted without a gap."""
     keys = [b"k%d" % i for i in range(40)]
-    sent = 0
+    per_key = 0
 
     def send_some() -> None:
-        nonlocal sent
+        nonlocal per_key
         for key in keys:
             house.send(b"a", b"b", key=key)
-        sent += 2
+        per_key += 2
 
     first = house.work("0")
     send_some()
@@ -142,11 +142,11 @@ def test_a_partition_that_moves_takes_its_state_along(house: House) -> None:
     counted: dict[bytes, list[int]] = {}
     for message in read_committed(house.kafka, house.sink):
         counted.setdefault(message.key(), []).append(int(message.value().split(b"|")[1]))
-    assert counted == {key: list(range(1, sent + 1)) for key in keys}
+    assert counted == {key: list(range(1, per_key + 1)) for key in keys}
 
 
 def test_every_worker_reads_broadcasts_before_its_first_batch_and_follows(house: House) -> None:
-    """What a broadcast topic holds is known to the first batch, and what comes later reaches later batches."""
+    """The first batch knows the broadcast topic, and later batches know its later records."""
     house.send(b"old", b"new", topic=f"{house.run}-settings")
     house.send(b"a")
     house.work()
@@ -162,12 +162,12 @@ def test_every_worker_reads_broadcasts_before_its_first_batch_and_follows(house:
     assert house.seen()[0] == b"a|1|new"
 
 
-def test_a_stage_waits_for_the_world_and_commits_nothing(house: House) -> None:
-    """While the world is away the worker stays in its group, emits nothing, and goes on when it is back."""
+def test_a_stage_waits_for_a_service_and_commits_nothing(house: House) -> None:
+    """While a service is away the worker stays in its group and emits nothing; then it goes on."""
     house.away.touch()
     house.send(b"a")
     worker = house.work()
-    # Longer than the session timeout: without polling meanwhile it would be thrown out of the group.
+    # Longer than the session timeout: without polling meanwhile the worker would leave the group.
     with pytest.raises(subprocess.TimeoutExpired):
         worker.wait(8)
     assert "waiting" in house.log("0")
@@ -189,14 +189,14 @@ def test_hooks_run_after_the_commit(house: House) -> None:
 
 
 def test_ticks_join_transactions(house: House) -> None:
-    """What a stage says on a tick is committed although no event flows."""
+    """Outputs of a tick are committed although no event flows."""
     house.send(b"a")
     house.work()
     wait_until(lambda: len(read_committed(house.kafka, f"{house.run}-ticks")) >= 2, 30)
 
 
-def test_most_records_dead_halts_the_room(house: House) -> None:
-    """When most of 1,000 records are refused the worker stops, commits none of that batch and says what to do."""
+def test_mostly_dead_records_halt_the_stage(house: House) -> None:
+    """When most of 1,000 records are dead the worker halts, commits none of that batch and names the setting."""
     house.send(*[b"bad"] * 1_200)
     assert house.work().wait(30) == EXIT_HALTED
     assert "HEADWATER_DEAD_LETTER_LIMIT" in house.log("0")
@@ -204,7 +204,7 @@ def test_most_records_dead_halts_the_room(house: House) -> None:
 
 
 def test_a_hanging_batch_ends_the_worker(house: House) -> None:
-    """A batch that neither ends nor waits for the world is ended with its process, so that a supervisor can start it again."""
+    """A batch that neither ends nor waits for a service ends the process, so that a supervisor can restart it."""
     house.settings["stuck_after_s"] = 3
     house.send(b"hang")
     assert house.work().wait(30) == EXIT_FENCED
@@ -212,7 +212,7 @@ def test_a_hanging_batch_ends_the_worker(house: House) -> None:
 
 
 def test_a_record_for_an_idle_partition_ends_no_worker(house: House) -> None:
-    """Though it comes in the very moment in which a partition without progress is looked at, which some of these do."""
+    """Some of these records arrive at the very moment at which an idle partition is checked."""
     house.settings["stuck_after_s"] = 0.5
     worker = house.work()
     for n in range(25):
@@ -223,8 +223,8 @@ def test_a_record_for_an_idle_partition_ends_no_worker(house: House) -> None:
     assert [value.split(b"|")[0] for value in house.seen()] == [b"%d" % n for n in range(25)]
 
 
-def test_a_group_without_offsets_starts_nowhere_in_silence(house: House) -> None:
-    """Without a committed offset and without an explicit first start the worker halts and names the option."""
+def test_a_group_without_offsets_halts(house: House) -> None:
+    """Without a committed offset and an explicit first start the worker halts and names the option."""
     house.send(b"a")
     worker = house.start("0", away=str(house.away), begin="committed")
     assert worker.wait(30) == EXIT_HALTED
@@ -232,7 +232,7 @@ def test_a_group_without_offsets_starts_nowhere_in_silence(house: House) -> None
 
 
 def test_a_signal_stops_it_in_order(house: House) -> None:
-    """SIGTERM commits what is whole, closes and ends with 0; the next worker finds nothing to repeat."""
+    """SIGTERM commits whole batches, closes and exits with 0; the next worker repeats nothing."""
     house.send(*[b"%d" % i for i in range(5_000)])
     worker = house.work()
     wait_until(lambda: house.behind() < 5_001, 30)
@@ -243,7 +243,7 @@ def test_a_signal_stops_it_in_order(house: House) -> None:
     assert [value.split(b"|")[0] for value in house.seen()] == [b"%d" % i for i in range(5_000)]
 
 
-def make_anew(house: House, topic: str, partitions: int = PARTITIONS) -> None:
+def recreate_topic(house: House, topic: str, partitions: int = PARTITIONS) -> None:
     """Delete a topic and create it again."""
     client, settings = AdminClient({"bootstrap.servers": house.kafka}), Settings(kafka=house.kafka)
     client.delete_topics([topic])[topic].result(20)
@@ -252,28 +252,28 @@ def make_anew(house: House, topic: str, partitions: int = PARTITIONS) -> None:
     wait_until(lambda: topic_ids(settings, [topic]), 20)
 
 
-def test_a_source_made_anew_under_a_worker_is_read_from_its_first_record(house: House) -> None:
-    """A consumer would go on at its old position in the new topic: the worker halts, and once told to begins at the first."""
+def test_a_recreated_source_is_read_from_its_first_record(house: House) -> None:
+    """A consumer would go on at its old position: the worker halts, and `--from earliest` begins at the first record."""
     house.send(*[b"old"] * 10)
     worker = house.work()
     wait_until(house.idle, 30)
-    make_anew(house, house.source)
+    recreate_topic(house, house.source)
     house.send(*[b"%d" % n for n in range(30)])
     assert worker.wait(40) == EXIT_HALTED
     assert f"{house.source} was deleted and created again" in house.log("0")
     house.work()
-    # What the old position let through before it was noticed comes twice, nothing is missing.
+    # Records that passed at the old position before the halt come twice; none is missing.
     wait_until(lambda: {b"%d" % n for n in range(30)} <= {value.split(b"|")[0] for value in house.seen()}, 30)
 
 
-def test_a_broadcast_topic_made_anew_is_read_from_its_beginning(house: House) -> None:
-    """Its follower would go on at its old position: the worker ends, and the one that a supervisor starts knows all of it."""
+def test_a_recreated_broadcast_topic_is_read_from_its_beginning(house: House) -> None:
+    """Its follower would go on at its old position: the worker ends, and the next one reads all of it."""
     settings = f"{house.run}-settings"
     house.send(b"old", b"older", b"oldest", topic=settings)
     house.send(b"a")
     worker = house.work()
     wait_until(house.idle, 30)
-    make_anew(house, settings, partitions=1)
+    recreate_topic(house, settings, partitions=1)
     house.send(b"new", topic=settings)
     assert worker.wait(40) == EXIT_FENCED
     assert f"{settings} was deleted and created again" in house.log("0")
@@ -283,8 +283,8 @@ def test_a_broadcast_topic_made_anew_is_read_from_its_beginning(house: House) ->
     assert house.seen() == [b"a|1|oldest", b"b|2|new"]
 
 
-def test_an_offset_of_another_topic_of_that_name_is_not_believed(house: House) -> None:
-    """Committed beside its topic's id: where that is another, nothing is skipped in silence."""
+def test_an_offset_with_another_topic_id_is_not_used(house: House) -> None:
+    """An offset is committed with its topic's id; under another id the worker halts and skips nothing silently."""
     house.send(*[b"%d" % n for n in range(30)])
     stale = ck.TopicPartition(house.source, 0, 12, offset_metadata("of-an-older-topic"))
     places = [stale, *(ck.TopicPartition(house.source, partition, 0) for partition in range(1, PARTITIONS))]
@@ -299,7 +299,7 @@ def test_an_offset_of_another_topic_of_that_name_is_not_believed(house: House) -
 
 
 def test_an_offset_behind_the_end_is_not_usable(house: House) -> None:
-    """It is of a topic that is gone, and was committed by a version that did not say so: told to, the group begins anew."""
+    """It belongs to a deleted topic and was committed without a topic id: `--from earliest` begins at the first record."""
     house.send(*[b"%d" % n for n in range(30)])
     places = [ck.TopicPartition(house.source, partition, 500) for partition in range(PARTITIONS)]
     consumer = ck.Consumer({"bootstrap.servers": house.kafka, "group.id": house.group, "enable.auto.commit": False})

@@ -1,1 +1,1 @@
-"""Lag rules and the readings that they judge."""
+"""Lag: time tables, rules, and the readings that they produce."""

@@ -1,4 +1,4 @@
-"""What the gauge knows at one moment: what Kafka said (`KafkaFacts`) and what it means (`LagReading`)."""
+"""The values of one round: Kafka's facts (`KafkaFacts`), the reading derived from them (`LagReading`), and its JSON."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ from consumers.gauge.lag.rules import SEVERITY, LagState
 
 
 class GaugePartition(NamedTuple):
-    """One partition of one topic."""
+    """A topic and a partition number."""
 
     topic: str
     partition: int
 
 
 class PartitionEnds(NamedTuple):
-    """Where a partition begins and ends. Offsets below `stable` can be read by those who read committed records only."""
+    """The offsets that bound a partition. Readers of committed records can read below `stable`."""
 
     start: int
     stable: int
@@ -24,29 +24,29 @@ class PartitionEnds(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GroupFacts:
-    """One consumer group as its coordinator describes it."""
+    """A consumer group as its coordinator describes it."""
 
     name: str
     members: int | None
-    """None where the coordinator did not say."""
+    """None where the coordinator did not answer."""
     rebalancing: bool
     assignment: frozenset[tuple[str, tuple[GaugePartition, ...]]]
-    """Which member holds what; a change is a rebalance."""
+    """Member id -> its partitions; a change is a rebalance."""
     committed: Mapping[GaugePartition, int | None]
-    """Every partition the group reads; None where it has committed nothing."""
+    """Every partition that the group reads; None where it has no committed offset."""
     waiting: Mapping[GaugePartition, str] = field(default_factory=dict)
-    """What a partition waits for, where its commit says so."""
+    """Partition -> the reason for waiting that its commit's metadata gives."""
 
 
 @dataclass(frozen=True, slots=True)
 class KafkaFacts:
-    """One round of questions to Kafka, asked at `at` (seconds UTC). Partitions that did not answer are absent."""
+    """Kafka's answers at `at` (seconds UTC). Partitions that did not answer are absent."""
 
     at: float
     ends: Mapping[GaugePartition, PartitionEnds]
     groups: tuple[GroupFacts, ...]
     topic_ids: Mapping[str, str] = field(default_factory=dict)
-    """Topic -> Kafka's id of it: offsets under another id are those of another topic of the same name."""
+    """Topic -> Kafka's topic id. Under another id, offsets belong to another topic of the same name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +65,14 @@ class PartitionReading:
     lag: int
     time_lag_s: float | None
     time_lag_from: str
-    """`table`, `record`, `at_least` (it may be more), or `none` where nothing waits."""
+    """Source of `time_lag_s`: `table`, `record`, `at_least` (a lower bound), or `none` where nothing waits."""
     rate_in: float
     rate_out: float
 
 
 @dataclass(frozen=True, slots=True)
 class GroupReading:
-    """One group: its partitions, and the worst of them."""
+    """One group and its partitions."""
 
     group: str
     members: int | None
@@ -80,28 +80,28 @@ class GroupReading:
 
     @property
     def worst(self) -> PartitionReading | None:
-        """The partition that needs somebody most: by state, then by age; None for a group that reads nothing."""
+        """The most urgent partition, by state, then age, then lag; None for a group without partitions."""
         return max(self.partitions, key=lambda p: (SEVERITY.index(p.state), p.time_lag_s or 0.0, p.lag), default=None)
 
     @property
     def state(self) -> LagState:
-        """The worst partition's state."""
+        """The state of the worst partition."""
         return self.worst.state if self.worst else LagState.OK
 
     @property
     def lag(self) -> int:
-        """Records that wait, all partitions together."""
+        """Number of waiting records of all partitions."""
         return sum(p.lag for p in self.partitions)
 
     @property
     def time_lag_s(self) -> float | None:
-        """Age of the oldest record that waits; None where nobody knows."""
+        """Age of the oldest waiting record, seconds; None where it is unknown."""
         return max((p.time_lag_s for p in self.partitions if p.time_lag_s is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class LagReading:
-    """The whole house at `at` (seconds UTC)."""
+    """The state of all groups at `at` (seconds UTC)."""
 
     at: float
     groups: tuple[GroupReading, ...]
@@ -109,7 +109,7 @@ class LagReading:
 
 
 def as_json(reading: LagReading) -> dict[str, Any]:
-    """What `GET /lag` answers: plain values, times in milliseconds UTC, ages in seconds."""
+    """Return the body of `GET /lag`: times in milliseconds UTC, ages in seconds."""
     return {
         "at": round(reading.at * 1000),
         "lag_total": sum(group.lag for group in reading.groups),

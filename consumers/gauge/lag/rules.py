@@ -1,4 +1,4 @@
-"""What state a group is in on one partition: numbered rules, the first that speaks decides. Pure; wall-clock windows."""
+"""The state of a group on one partition: numbered rules, the first that matches decides. Pure; windows are wall-clock time."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class LagState(StrEnum):
-    """What a person should think of it."""
+    """States, mildest first."""
 
     OK = "OK"
     CATCHING_UP = "CATCHING_UP"
@@ -22,58 +22,58 @@ class LagState(StrEnum):
 
 
 SEVERITY = tuple(LagState)
-"""Mildest first."""
+"""Mildest first, worst last."""
 
 
 class Sample(NamedTuple):
-    """One observation of a partition and a group's place on it. Times in seconds."""
+    """One observation of a partition and a group's offset on it. Times in seconds."""
 
     at: float
     start: int
     stable: int
     high: int
     committed: int
-    """The first record not yet read; the partition's start where the group has committed nothing."""
+    """Offset of the first unread record; the partition's start where the group has no committed offset."""
     behind_s: float | None = None
-    """Age of the record at `committed`; 0 where nothing waits, None where nobody knows."""
+    """Age of the record at `committed`; 0 where nothing waits, None where it is unknown."""
 
     @property
     def lag(self) -> int:
-        """Records that wait and can be read."""
+        """Number of records that wait and can be read."""
         return max(0, self.stable - self.committed)
 
 
 @dataclass(frozen=True, slots=True)
 class LagLimits:
-    """When patience ends. Seconds of wall-clock time."""
+    """Limits of the rules, in seconds of wall-clock time."""
 
     slo_s: float = 60.0
-    """Time lag that is still in order."""
+    """Highest acceptable time lag."""
     warn_s: float = 300.0
     stalled_s: float = 120.0
     grace_s: float = 120.0
     hung_s: float = 60.0
-    """Longer than any transaction may live."""
+    """Longer than any transaction may be open."""
     rewind_shown_s: float = 120.0
     rate_s: float = 60.0
     loss_share: float = 0.8
 
     @property
     def remember_s(self) -> float:
-        """How far back samples are needed."""
+        """Seconds for which samples are needed."""
         return max(self.warn_s, self.stalled_s, self.hung_s, self.rewind_shown_s, self.rate_s)
 
 
 @dataclass(frozen=True, slots=True)
 class LagCase:
-    """All that the rules look at."""
+    """The input of the rules."""
 
     samples: Sequence[Sample]
-    """Oldest first; the last is now."""
+    """Oldest first; the last one is now."""
     members: int | None
     rebalanced_at: float | None
     sibling_moved: bool
-    """Whether the group got on with another partition of this topic within `stalled_s`."""
+    """Whether the group advanced on another partition of this topic within `stalled_s`."""
     limits: LagLimits
 
     @property
@@ -83,13 +83,13 @@ class LagCase:
 
     @property
     def in_grace(self) -> bool:
-        """Whether the group was rebalanced so lately that standing still means nothing."""
+        """Whether the last rebalance is so recent that standing still means nothing."""
         return self.rebalanced_at is not None and self.now.at - self.rebalanced_at < self.limits.grace_s
 
 
 @dataclass(frozen=True, slots=True)
 class LagVerdict:
-    """A state, why, and how long until nothing waits (None where that cannot be said)."""
+    """A state, its reason, and the seconds until nothing waits (None where unknown)."""
 
     state: LagState
     detail: str
@@ -97,19 +97,19 @@ class LagVerdict:
 
 
 def window(samples: Sequence[Sample], seconds: float) -> Sequence[Sample] | None:
-    """The samples of the last `seconds`, the one at its beginning included; None where we did not watch all that time."""
+    """Return the samples of the last `seconds`, with the one at the beginning; None where they do not cover the window."""
     begin = samples[-1].at - seconds
     first = next((i for i in range(len(samples) - 1, -1, -1) if samples[i].at <= begin), None)
     if first is None:
         return None
     watched = samples[first:]
-    # After a pause of ours (a laptop's sleep) the clock has moved but nobody has looked.
+    # After a pause of the gauge (a laptop's sleep) the clock has moved, but there are no samples.
     gap = max(after.at - before.at for before, after in pairwise(watched))
     return watched if len(watched) >= 3 and gap <= seconds / 2 else None
 
 
 def rates(samples: Sequence[Sample], seconds: float) -> tuple[float, float]:
-    """(records a second written, records a second read) over the last `seconds`, or what there is of them."""
+    """Return (records a second written, records a second read) over the last `seconds`, or what is covered of them."""
     now = samples[-1]
     first = next((sample for sample in samples if sample.at >= now.at - seconds), now)
     elapsed = now.at - first.at
@@ -119,23 +119,23 @@ def rates(samples: Sequence[Sample], seconds: float) -> tuple[float, float]:
 
 
 def moved(samples: Sequence[Sample], seconds: float) -> bool:
-    """Whether the group got on at all within the last `seconds`."""
+    """Return whether the group advanced within the last `seconds`."""
     begin = samples[-1].at - seconds
     recent = [sample.committed for sample in samples if sample.at >= begin]
     return any(after > before for before, after in pairwise(recent))
 
 
 def data_loss_risk(case: LagCase) -> LagVerdict | None:
-    """Rule 1 - DATA_LOSS_RISK: records are deleted before they are read, or soon will be.
+    """Rule 1 - DATA_LOSS_RISK: records were deleted before they were read, or soon will be.
 
-    Only on partitions where something has been deleted already: on a young topic every first reader lags by 100 %.
+    Only on partitions where records have been deleted already: on a young topic every new group lags by 100 %.
     """
     now = case.now
     if now.start == 0 or not now.lag:
         return None
-    gone = now.start - now.committed
-    if gone > 0:
-        return LagVerdict(LagState.DATA_LOSS_RISK, f"{gone:,} records were deleted before they were read")
+    deleted = now.start - now.committed
+    if deleted > 0:
+        return LagVerdict(LagState.DATA_LOSS_RISK, f"{deleted:,} records were deleted before they were read")
     share = now.lag / (now.stable - now.start)
     if share <= case.limits.loss_share:
         return None
@@ -145,7 +145,7 @@ def data_loss_risk(case: LagCase) -> LagVerdict | None:
 
 
 def rewind(case: LagCase) -> LagVerdict | None:
-    """Rule 2 - REWIND: the committed offset went back, so records are read again (or the topic was made anew)."""
+    """Rule 2 - REWIND: the committed offset went back, so records are read again (or the topic was created again)."""
     begin = case.now.at - case.limits.rewind_shown_s
     for before, after in pairwise(case.samples):
         if after.at >= begin and after.committed < before.committed:
@@ -154,31 +154,31 @@ def rewind(case: LagCase) -> LagVerdict | None:
 
 
 def hung_transaction(case: LagCase) -> LagVerdict | None:
-    """Rule 3 - HUNG_TXN: an open transaction has held back all readers for `hung_s`."""
+    """Rule 3 - HUNG_TXN: an open transaction has blocked all readers for `hung_s`."""
     watched = window(case.samples, case.limits.hung_s)
     if watched is None or any(s.high <= s.stable or s.stable != case.now.stable for s in watched):
         return None
-    held = case.now.high - case.now.stable
+    blocked = case.now.high - case.now.stable
     return LagVerdict(
-        LagState.HUNG_TXN, f"an open transaction holds back {held:,} records for {case.limits.hung_s:.0f} s or more"
+        LagState.HUNG_TXN, f"an open transaction holds back {blocked:,} records for {case.limits.hung_s:.0f} s or more"
     )
 
 
 def nothing_waits(case: LagCase) -> LagVerdict | None:
-    """Rule 4 - OK: all that can be read is read. An idle topic ends here."""
+    """Rule 4 - OK: everything readable is read. This includes an idle topic."""
     return LagVerdict(LagState.OK, "up to date", 0.0) if not case.now.lag else None
 
 
 def stopped(case: LagCase) -> LagVerdict | None:
     """Rule 5 - STOPPED: records wait and the group has no members.
 
-    No grace: with static membership a worker that is started again keeps its membership until its session ends.
+    It has no grace period: with static membership a restarting worker stays a member until its session ends.
     """
     return LagVerdict(LagState.STOPPED, f"no worker; {case.now.lag:,} records wait") if case.members == 0 else None
 
 
 def stands_still(case: LagCase) -> bool:
-    """Records waited all through `stalled_s`, we watched, and not one was read."""
+    """Return whether records waited throughout `stalled_s`, the samples cover it, and none was read."""
     watched = window(case.samples, case.limits.stalled_s)
     if watched is None or case.in_grace:
         return False
@@ -186,14 +186,14 @@ def stands_still(case: LagCase) -> bool:
 
 
 def stuck_partition(case: LagCase) -> LagVerdict | None:
-    """Rule 6 - STUCK_PARTITION: this partition stands still while the group gets on with its others."""
+    """Rule 6 - STUCK_PARTITION: this partition stands still while the group advances on others of the topic."""
     if not (case.sibling_moved and stands_still(case)):
         return None
     return LagVerdict(LagState.STUCK_PARTITION, f"stands still at offset {case.now.committed:,} while its siblings move")
 
 
 def stalled(case: LagCase) -> LagVerdict | None:
-    """Rule 7 - STALLED: the head moves, the offset does not."""
+    """Rule 7 - STALLED: the end moves, the committed offset does not."""
     watched = window(case.samples, case.limits.stalled_s)
     if watched is None or not stands_still(case) or watched[0].stable == case.now.stable:
         return None
@@ -212,7 +212,7 @@ def too_old(case: LagCase) -> LagVerdict | None:
 
 
 def catching_up(case: LagCase) -> LagVerdict | None:
-    """Rule 9 - CATCHING_UP: the time lag is over its limit, or its age is not known yet, and nothing above is wrong."""
+    """Rule 9 - CATCHING_UP: the time lag is over its limit or unknown, and no rule above matches."""
     behind, eta = case.now.behind_s, _eta(case)
     if behind is not None and behind <= case.limits.slo_s:
         return None
@@ -222,14 +222,14 @@ def catching_up(case: LagCase) -> LagVerdict | None:
 
 
 def within_limit(case: LagCase) -> LagVerdict | None:
-    """Rule 10 - OK: records wait, but none longer than the limit."""
+    """Rule 10 - OK: records wait, none longer than the limit."""
     return LagVerdict(LagState.OK, "within its limit", _eta(case))
 
 
 def _eta(case: LagCase) -> float | None:
-    """Seconds until nothing waits, at the pace of the last minute; None where the lag does not shrink."""
-    written, read = rates(case.samples, case.limits.rate_s)
-    return case.now.lag / (read - written) if read > written else None
+    """Return the seconds until nothing waits, at the pace of the last minute; None where the lag does not shrink."""
+    written_rate, read_rate = rates(case.samples, case.limits.rate_s)
+    return case.now.lag / (read_rate - written_rate) if read_rate > written_rate else None
 
 
 RULES: tuple[Callable[[LagCase], LagVerdict | None], ...] = (
@@ -247,5 +247,5 @@ RULES: tuple[Callable[[LagCase], LagVerdict | None], ...] = (
 
 
 def judge(case: LagCase) -> LagVerdict:
-    """The verdict of the first rule that speaks; the last one always does."""
+    """Return the verdict of the first rule that matches; the last one always does."""
     return next(verdict for rule in RULES if (verdict := rule(case)) is not None)

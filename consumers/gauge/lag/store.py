@@ -1,4 +1,4 @@
-"""Where time tables outlive a restart of the gauge."""
+"""Stores time tables across restarts of the gauge."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
@@ -14,10 +14,10 @@ KEEP_S = 8 * 86_400  # a day longer than the events themselves
 
 
 class TableStore(Protocol):
-    """Keeps time tables by partition. Retryable where it is away."""
+    """Stores time tables by partition. Retryable where it does not answer."""
 
-    def load(self, places: Iterable[GaugePartition]) -> dict[GaugePartition, TimeTable]:
-        """The tables that are there; one that cannot be read is as good as none."""
+    def load(self, partitions: Iterable[GaugePartition]) -> dict[GaugePartition, TimeTable]:
+        """Return the stored tables; an unreadable one is left out."""
         ...
 
     def save(self, tables: Mapping[GaugePartition, TimeTable]) -> None:
@@ -26,50 +26,52 @@ class TableStore(Protocol):
 
 
 class MemoryTables:
-    """For tests."""
+    """A store in memory, for tests."""
 
     def __init__(self) -> None:
-        self._kept: dict[GaugePartition, bytes] = {}
+        self._packed: dict[GaugePartition, bytes] = {}
 
-    def load(self, places: Iterable[GaugePartition]) -> dict[GaugePartition, TimeTable]:
-        """As the protocol says."""
-        return {place: unpack(self._kept[place]) for place in places if place in self._kept}
+    def load(self, partitions: Iterable[GaugePartition]) -> dict[GaugePartition, TimeTable]:
+        """Return the stored tables."""
+        return {partition: unpack(self._packed[partition]) for partition in partitions if partition in self._packed}
 
     def save(self, tables: Mapping[GaugePartition, TimeTable]) -> None:
-        """As the protocol says."""
-        self._kept.update({place: table.pack() for place, table in tables.items()})
+        """Replace the tables of these partitions."""
+        self._packed.update({partition: table.pack() for partition, table in tables.items()})
 
 
 class RedisTables:
-    """One key a partition; keys of partitions that nobody reads any more expire."""
+    """One Redis key per partition; keys of partitions that no group reads any more expire."""
 
     def __init__(self, client: redis.Redis) -> None:
-        self._client: Any = client  # its stubs mix the sync and async answers
+        self._client: Any = client  # its stubs mix sync and async return types
 
-    def load(self, places: Iterable[GaugePartition]) -> dict[GaugePartition, TimeTable]:
-        """As the protocol says."""
-        wanted = list(places)
+    def load(self, partitions: Iterable[GaugePartition]) -> dict[GaugePartition, TimeTable]:
+        """Return the stored tables; an unreadable one is left out."""
+        ordered = list(partitions)
         try:
-            packed = [self._client.get(_key(place)) for place in wanted]  # single keys: a cluster may hold them apart
+            packed = [
+                self._client.get(_key(partition)) for partition in ordered
+            ]  # single keys, because a cluster may store them on several nodes
         except redis.RedisError as error:
             raise Retryable(f"Redis is away: {type(error).__name__}") from error
         tables = {}
-        for place, value in zip(wanted, packed, strict=True):
+        for partition, value in zip(ordered, packed, strict=True):
             try:
                 if value is not None:
-                    tables[place] = unpack(value)
+                    tables[partition] = unpack(value)
             except ValueError:
                 continue
         return tables
 
     def save(self, tables: Mapping[GaugePartition, TimeTable]) -> None:
-        """As the protocol says."""
+        """Replace the tables of these partitions."""
         try:
-            for place, table in tables.items():
-                self._client.set(_key(place), table.pack(), ex=KEEP_S)
+            for partition, table in tables.items():
+                self._client.set(_key(partition), table.pack(), ex=KEEP_S)
         except redis.RedisError as error:
             raise Retryable(f"Redis is away: {type(error).__name__}") from error
 
 
-def _key(place: GaugePartition) -> str:
-    return f"{PREFIX}{place.topic}:{place.partition}"
+def _key(partition: GaugePartition) -> str:
+    return f"{PREFIX}{partition.topic}:{partition.partition}"

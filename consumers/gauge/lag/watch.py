@@ -1,4 +1,4 @@
-"""What the gauge remembers between two rounds, and how a round of facts becomes a reading. Pure: the clock is in the facts."""
+"""The state between two rounds, and the reading of each round. Pure: the facts carry the time."""
 
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -9,9 +9,10 @@ from consumers.gauge.lag.rules import LagCase, LagLimits, LagState, LagVerdict, 
 from consumers.gauge.lag.timetable import TimeTable
 
 PAUSE_S = 30.0
+"""Shortest time between two rounds, seconds, that makes a gap in the tables."""
 MAX_SAMPLES = 1_000
 
-GroupPlace = tuple[str, GaugePartition]
+GroupPartition = tuple[str, GaugePartition]
 Age = tuple[float | None, str]
 
 
@@ -23,100 +24,105 @@ class _GroupMemory:
 
 @dataclass(slots=True)
 class LagWatch:
-    """Feed it rounds: `take` the facts, read the records it asks for, then `read`."""
+    """Derives readings from rounds of facts: `update_tables`, fetch the returned records, `build_reading`."""
 
     limits: LagLimits = field(default_factory=LagLimits)
     interval_s: float = 10.0
     tables: dict[GaugePartition, TimeTable] = field(default_factory=dict)
-    _samples: dict[GroupPlace, deque[Sample]] = field(default_factory=dict)
+    _samples: dict[GroupPartition, deque[Sample]] = field(default_factory=dict)
     _groups: dict[str, _GroupMemory] = field(default_factory=dict)
-    _since: dict[GroupPlace, tuple[LagState, float]] = field(default_factory=dict)
-    _record_times: dict[GroupPlace, tuple[int, int]] = field(default_factory=dict)
+    _since: dict[GroupPartition, tuple[LagState, float]] = field(default_factory=dict)
+    _record_times: dict[GroupPartition, tuple[int, int]] = field(default_factory=dict)
     _topic_ids: dict[str, str] = field(default_factory=dict)
 
-    def take(self, facts: KafkaFacts) -> list[tuple[GaugePartition, int]]:
-        """Add a round to the time tables; returns (partition, offset) of the records whose age only they can tell."""
+    def update_tables(self, facts: KafkaFacts) -> list[tuple[GaugePartition, int]]:
+        """Add a round to the time tables.
+
+        Returns (partition, offset) of the records whose timestamps the tables do not know, most lag first.
+        """
         self._forget_replaced(facts.topic_ids)
         pause_ms = round(max(PAUSE_S, 3 * self.interval_s) * 1000)
-        for place, ends in facts.ends.items():
-            table = self.tables.setdefault(place, TimeTable(topic_id=self._topic_ids.get(place.topic, "")))
+        for partition, ends in facts.ends.items():
+            table = self.tables.setdefault(partition, TimeTable(topic_id=self._topic_ids.get(partition.topic, "")))
             table.add(ends.stable, round(facts.at * 1000), pause_ms)
         self._forget(facts)
-        wanted = {}
-        for group, place, committed in _places(facts):
-            ends = facts.ends[place]
-            known = self._record_times.get((group.name, place))
+        lags = {}
+        for group, partition, committed in _group_partitions(facts):
+            ends = facts.ends[partition]
+            cached = self._record_times.get((group.name, partition))
             if (
                 committed < ends.stable
-                and self.tables[place].time_of(committed) is None
-                and (not known or known[0] != committed)
+                and self.tables[partition].time_of(committed) is None
+                and (not cached or cached[0] != committed)
             ):
-                wanted[place, committed] = ends.stable - committed
-        return sorted(wanted, key=lambda key: -wanted[key])
+                lags[partition, committed] = ends.stable - committed
+        return sorted(lags, key=lambda key: -lags[key])
 
-    def read(self, facts: KafkaFacts, record_times: Mapping[tuple[GaugePartition, int], int]) -> LagReading:
-        """The reading of this round. `record_times`: milliseconds UTC of the records that `take` asked for, as far as read."""
-        for group, place, committed in _places(facts):
-            if (place, committed) in record_times:
-                self._record_times[group.name, place] = (committed, record_times[place, committed])
-            self._sample(group, place, committed, facts)
-        groups = tuple(self._group(group, facts) for group in facts.groups)
+    def build_reading(self, facts: KafkaFacts, record_times: Mapping[tuple[GaugePartition, int], int]) -> LagReading:
+        """Return the reading of this round. `record_times`: timestamps of fetched records, milliseconds UTC."""
+        for group, partition, committed in _group_partitions(facts):
+            if (partition, committed) in record_times:
+                self._record_times[group.name, partition] = (committed, record_times[partition, committed])
+            self._add_sample(group, partition, committed, facts)
+        groups = tuple(self._read_group(group, facts) for group in facts.groups)
         return LagReading(facts.at, groups, facts.ends)
 
-    def age(self, group: str, place: GaugePartition, committed: int, facts: KafkaFacts) -> Age:
-        """(seconds the first unread record has waited, where that is known from)."""
-        if committed >= facts.ends[place].stable:
+    def age(self, group: str, partition: GaugePartition, committed: int, facts: KafkaFacts) -> Age:
+        """Return (age of the first unread record in seconds, source of the age)."""
+        if committed >= facts.ends[partition].stable:
             return 0.0, "none"
-        known = self._record_times.get((group, place))
-        written, source = self.tables[place].time_of(committed), "table"
-        if written is None and known and known[0] == committed:
-            written, source = known[1], "record"
+        cached = self._record_times.get((group, partition))
+        written, source = self.tables[partition].time_of(committed), "table"
+        if written is None and cached and cached[0] == committed:
+            written, source = cached[1], "record"
         if written is None:
-            written, source = self.tables[place].oldest(), "at_least"
+            written, source = self.tables[partition].oldest(), "at_least"
         return (None, source) if written is None else (max(0.0, facts.at - written / 1000), source)
 
-    def _sample(self, group: GroupFacts, place: GaugePartition, committed: int, facts: KafkaFacts) -> None:
-        start, stable, high = facts.ends[place]
-        age, source = self.age(group.name, place, committed, facts)
-        samples = self._samples.setdefault((group.name, place), deque(maxlen=MAX_SAMPLES))
+    def _add_sample(self, group: GroupFacts, partition: GaugePartition, committed: int, facts: KafkaFacts) -> None:
+        start, stable, high = facts.ends[partition]
+        age, source = self.age(group.name, partition, committed, facts)
+        samples = self._samples.setdefault((group.name, partition), deque(maxlen=MAX_SAMPLES))
         behind = age if source != "at_least" else None
         samples.append(Sample(facts.at, start, stable, high, committed, behind))
         begin = facts.at - self.limits.remember_s
         while len(samples) > 1 and samples[1].at <= begin:
             samples.popleft()
 
-    def _group(self, group: GroupFacts, facts: KafkaFacts) -> GroupReading:
-        rebalanced_at = self._rebalanced(group, facts.at)
-        places = sorted(place for place in group.committed if place in facts.ends)
-        active = {place for place in places if moved(self._samples[group.name, place], self.limits.stalled_s)}
+    def _read_group(self, group: GroupFacts, facts: KafkaFacts) -> GroupReading:
+        rebalanced_at = self._last_rebalance(group, facts.at)
+        partitions = sorted(partition for partition in group.committed if partition in facts.ends)
+        active = {partition for partition in partitions if moved(self._samples[group.name, partition], self.limits.stalled_s)}
         readings = []
-        for place in places:
-            samples = tuple(self._samples[group.name, place])
-            sibling_moved = any(other.topic == place.topic and other != place for other in active)
+        for partition in partitions:
+            samples = tuple(self._samples[group.name, partition])
+            sibling_moved = any(other.topic == partition.topic and other != partition for other in active)
             verdict = judge(LagCase(samples, group.members, rebalanced_at, sibling_moved, self.limits))
-            readings.append(self._partition(group, place, verdict, facts))
+            readings.append(self._read_partition(group, partition, verdict, facts))
         return GroupReading(group.name, group.members, tuple(readings))
 
-    def _partition(self, group: GroupFacts, place: GaugePartition, verdict: LagVerdict, facts: KafkaFacts) -> PartitionReading:
-        samples = self._samples[group.name, place]
+    def _read_partition(
+        self, group: GroupFacts, partition: GaugePartition, verdict: LagVerdict, facts: KafkaFacts
+    ) -> PartitionReading:
+        samples = self._samples[group.name, partition]
         now = samples[-1]
-        age, source = self.age(group.name, place, now.committed, facts)
-        state, since = self._since.get((group.name, place), (None, facts.at))
+        age, source = self.age(group.name, partition, now.committed, facts)
+        state, since = self._since.get((group.name, partition), (None, facts.at))
         if state is not verdict.state:
             since = facts.at
-            self._since[group.name, place] = (verdict.state, since)
-        waiting = group.waiting.get(place) if now.lag else None
+            self._since[group.name, partition] = (verdict.state, since)
+        waiting = group.waiting.get(partition) if now.lag else None
         rate_in, rate_out = rates(samples, self.limits.rate_s)
         return PartitionReading(
-            topic=place.topic,
-            partition=place.partition,
+            topic=partition.topic,
+            partition=partition.partition,
             state=verdict.state,
             detail=f"waits: {waiting}" if waiting else verdict.detail,
             eta_s=verdict.eta_s,
             since=since,
             start=now.start,
             end=now.stable,
-            committed=group.committed[place],
+            committed=group.committed[partition],
             lag=now.lag,
             time_lag_s=age,
             time_lag_from=source,
@@ -124,7 +130,7 @@ class LagWatch:
             rate_out=rate_out,
         )
 
-    def _rebalanced(self, group: GroupFacts, now: float) -> float | None:
+    def _last_rebalance(self, group: GroupFacts, now: float) -> float | None:
         memory = self._groups.get(group.name)
         if memory is None:
             memory = self._groups[group.name] = _GroupMemory(group.assignment)
@@ -133,43 +139,43 @@ class LagWatch:
         return memory.rebalanced_at
 
     def _forget_replaced(self, topic_ids: Mapping[str, str]) -> None:
-        """Begin topics that were made anew from nothing: their offsets are other records', and no group has gone back on them.
+        """Discard the state of recreated topics: their offsets are other records', and no group has gone back on them.
 
-        A table that was kept since before a restart is believed only under the id that it was kept with.
+        A table loaded from the store is used only under the topic id that it was saved with.
         """
-        anew = {topic for topic, topic_id in topic_ids.items() if self._topic_ids.get(topic, topic_id) != topic_id}
+        replaced = {topic for topic, topic_id in topic_ids.items() if self._topic_ids.get(topic, topic_id) != topic_id}
         self._topic_ids.update(topic_ids)
         for memory in (self._samples, self._since, self._record_times):
-            for key in [key for key in memory if key[1].topic in anew]:
+            for key in [key for key in memory if key[1].topic in replaced]:
                 del memory[key]
-        for place, table in list(self.tables.items()):
-            if table.topic_id != self._topic_ids.get(place.topic, table.topic_id):
-                del self.tables[place]
+        for partition, table in list(self.tables.items()):
+            if table.topic_id != self._topic_ids.get(partition.topic, table.topic_id):
+                del self.tables[partition]
 
     def _forget(self, facts: KafkaFacts) -> None:
-        """Drop what no group needs any more, and groups and partitions that are gone."""
+        """Discard points that no group needs any more, and groups and partitions that are gone."""
         slowest: dict[GaugePartition, int] = {}
-        for _, place, committed in _places(facts):
-            slowest[place] = min(committed, slowest.get(place, committed))
-        for place, offset in slowest.items():
-            self.tables[place].forget_before(offset)
-        there = {(group.name, place) for group in facts.groups for place in group.committed}
+        for _, partition, committed in _group_partitions(facts):
+            slowest[partition] = min(committed, slowest.get(partition, committed))
+        for partition, offset in slowest.items():
+            self.tables[partition].forget_before(offset)
+        group_partitions = {(group.name, partition) for group in facts.groups for partition in group.committed}
         for memory in (self._samples, self._since, self._record_times):
-            for key in [key for key in memory if key not in there]:
+            for key in [key for key in memory if key not in group_partitions]:
                 del memory[key]
         for name in [name for name in self._groups if name not in {group.name for group in facts.groups}]:
             del self._groups[name]
-        read = {place for _, place in there}
-        for topic in self._topic_ids.keys() - {place.topic for place in read}:
+        current = {partition for _, partition in group_partitions}
+        for topic in self._topic_ids.keys() - {partition.topic for partition in current}:
             del self._topic_ids[topic]
-        for place in [place for place in self.tables if place not in read]:
-            del self.tables[place]
+        for partition in [partition for partition in self.tables if partition not in current]:
+            del self.tables[partition]
 
 
-def _places(facts: KafkaFacts) -> Iterable[tuple[GroupFacts, GaugePartition, int]]:
-    """(group, partition, first unread offset) of all partitions that answered."""
+def _group_partitions(facts: KafkaFacts) -> Iterable[tuple[GroupFacts, GaugePartition, int]]:
+    """Yield (group, partition, first unread offset) of all partitions that answered."""
     for group in facts.groups:
-        for place, committed in group.committed.items():
-            ends = facts.ends.get(place)
+        for partition, committed in group.committed.items():
+            ends = facts.ends.get(partition)
             if ends is not None:
-                yield group, place, ends.start if committed is None else committed
+                yield group, partition, ends.start if committed is None else committed

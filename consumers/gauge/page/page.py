@@ -1,4 +1,4 @@
-"""The ops page: from readings to words and HTML. The sentence on top says whether anybody has to do anything."""
+"""The ops page: renders readings as HTML under one sentence of overall health."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ LEGEND: Mapping[LagState, tuple[str, str]] = {
     LagState.STOPPED: ("bad", "records wait and the group has no worker"),
     LagState.DATA_LOSS_RISK: ("bad", "retention deletes records before they are read, or is about to"),
 }
-"""State -> (colour and shape, what it means)."""
+"""State -> (level, meaning)."""
 
 CALM = {"ok", "busy"}
 
@@ -42,7 +42,7 @@ class Headline:
 
 
 def headline(reading: LagReading | None, now: float, stale_s: float) -> Headline:
-    """One sentence for somebody who has one glance."""
+    """Summarise a reading in one sentence. A reading older than `stale_s` seconds is `unknown`."""
     if reading is None:
         return Headline("unknown", "Kafka has not answered yet, so nothing is known.")
     if now - reading.at > stale_s:
@@ -67,7 +67,7 @@ def headline(reading: LagReading | None, now: float, stale_s: float) -> Headline
 
 
 def with_row_checks(headline: Headline, row_checks: tuple[RowCheck, ...] | None) -> Headline:
-    """The same, unless rows of the warehouse are wrong: that is a problem beside any other."""
+    """Add wrong rows of the warehouse to the headline, as a problem beside any other."""
     wrong = [check for check in row_checks or () if check.faults]
     if not wrong:
         return headline
@@ -77,21 +77,21 @@ def with_row_checks(headline: Headline, row_checks: tuple[RowCheck, ...] | None)
 
 def _complaint(group: GroupReading) -> str:
     worst = group.worst
-    assert worst is not None  # noqa: S101 - only a group with partitions can be anything but OK
-    where = f" on {worst.topic}" + (f", partition {worst.partition}" if worst.state is LagState.STUCK_PARTITION else "")
+    assert worst is not None  # noqa: S101 - only a group with partitions can have another state than OK
+    location = f" on {worst.topic}" + (f", partition {worst.partition}" if worst.state is LagState.STUCK_PARTITION else "")
     age = f", oldest {duration(group.time_lag_s)}" if group.time_lag_s else ""
     eta = f", done in about {duration(worst.eta_s)}" if worst.eta_s and worst.state is LagState.CATCHING_UP else ""
     detail = f"no worker, {group.lag:,} records wait" if worst.state is LagState.STOPPED else worst.detail
-    return f"{group.group} is {words(worst.state)}{where} since {clock(worst.since)} ({detail}{age}{eta})"
+    return f"{group.group} is {words(worst.state)}{location} since {clock(worst.since)} ({detail}{age}{eta})"
 
 
 def words(state: LagState) -> str:
-    """A state for people."""
+    """Return a state in words."""
     return state.value.replace("_", " ")
 
 
 def duration(seconds: float | None) -> str:
-    """`0 s`, `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`; an en dash where nobody knows."""
+    """Format seconds: `0 s`, `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`; an en dash for None."""
     if seconds is None:
         return "–"
     if seconds == 0:
@@ -107,24 +107,24 @@ def duration(seconds: float | None) -> str:
 
 
 def rate(per_second: float) -> str:
-    """Records a second, as short as honest."""
+    """Format records a second."""
     return f"{per_second:,.0f}/s" if per_second >= 9.95 or per_second == 0 else f"{per_second:.1f}/s"
 
 
 def clock(at: float) -> str:
-    """Time of day, UTC."""
+    """Format the time of day, UTC."""
     return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S UTC")
 
 
 def sparkline(series: tuple[int, ...], width: int = 180, height: int = 28) -> str:
-    """Points of an SVG polyline; the largest value touches the top."""
+    """Return the points of an SVG polyline; the largest value touches the top."""
     top = max(series) or 1
     step = width / max(1, len(series) - 1)
     return " ".join(f"{i * step:.1f},{height - 1 - (height - 2) * value / top:.1f}" for i, value in enumerate(series))
 
 
 class Page:
-    """Renders the page. Templates are read on first use."""
+    """Renders the page. Templates are loaded on first use."""
 
     def __init__(self, refresh_s: float, stale_s: float) -> None:
         self._refresh_s = refresh_s
@@ -143,13 +143,13 @@ class Page:
     def render(
         self, reading: LagReading | None, recent: RecentActivity, now: float, row_checks: tuple[RowCheck, ...] | None = None
     ) -> str:
-        """The whole page as it is at `now` (seconds UTC)."""
+        """Return the HTML of the page at `now` (seconds UTC)."""
         context = self._context(reading, recent, now)
         context |= {"headline": with_row_checks(context["headline"], row_checks), "row_checks": row_checks}
         return self._env.get_template("page.html").render(**context)
 
     def sign_in(self) -> str:
-        """The page for those without a token."""
+        """Return the HTML of the sign-in page."""
         return self._env.get_template("sign_in.html").render()
 
     def _context(self, reading: LagReading | None, recent: RecentActivity, now: float) -> dict[str, Any]:
@@ -166,6 +166,6 @@ class Page:
             "dead_by_stage": dead_by_stage,
             "dead_total": sum(n for _, n in recent.dead),
             "dead_most": max((n for _, n in recent.dead), default=1),
-            "overdue": [one for one in recent.pending if one.overdue(int(now * 1000))],
+            "overdue": [request for request in recent.pending if request.overdue(int(now * 1000))],
             "legend": LEGEND,
         }

@@ -1,4 +1,4 @@
-"""The house as a drawing: rooms, the topics between them, and how each edge does. Two layouts, for wide and narrow screens."""
+"""The drawing of the pipeline: rooms, the topics between them, and the state of each edge, for wide and narrow screens."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from consumers.gauge.lag.rules import SEVERITY, LagState
 
 @dataclass(frozen=True, slots=True)
 class RoomBox:
-    """A box: position and size in the drawing's units."""
+    """A box; position and size in the drawing's units."""
 
     name: str
     note: str
@@ -20,7 +20,7 @@ class RoomBox:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """What `group` reads of `topics`: an SVG path, and where its three lines of label begin."""
+    """The topics that a group reads: an SVG path and the position of its label of three lines."""
 
     label: str
     group: str
@@ -33,7 +33,7 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """A topic that every reader takes whole and without a group, so that it has no lag."""
+    """A topic that every worker reads whole and without a group, so that it has no lag."""
 
     label: str
     path: str
@@ -44,7 +44,7 @@ class Feedback:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Where a room's dead letters leave it."""
+    """The path on which a room's dead letters leave it."""
 
     stage: str
     path: str
@@ -55,7 +55,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """One layout of the house."""
+    """One layout of the pipeline."""
 
     name: str
     width: int
@@ -68,7 +68,7 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True)
 class EdgeReading:
-    """How an edge does: its partitions taken together. `state` None where nobody has ever read it."""
+    """The partitions of an edge taken together. `state` is None where no group has ever read it."""
 
     edge: Edge
     state: LagState | None
@@ -144,7 +144,7 @@ NARROW = Drawing(
 
 
 def edge_readings(drawing: Drawing, reading: LagReading | None) -> list[EdgeReading]:
-    """How each edge of the drawing does."""
+    """Return the state of each edge of the drawing."""
     groups = {group.group: group for group in reading.groups} if reading else {}
     return [_edge(edge, groups.get(edge.group)) for edge in drawing.edges]
 

@@ -57,7 +57,7 @@ class Warehouse:
         self._settings = settings
         self._inserter = Inserter(loader)
         self._metrics = metrics
-        self._letters = DeadLetters(registry, PayloadKeyring(settings.keyring_dir, settings.master), STAGE)
+        self._letters = DeadLetters(registry, PayloadKeyring(settings.keyring_dir, settings.master), STAGE, metrics)
         self._buffers: dict[tuple[str, int], PartitionBuffer] = {}
         self._rebalances = 0
         self._producer: ck.Producer | None = None
@@ -324,9 +324,8 @@ class Warehouse:
         for one in bad:
             place = RecordPosition(batch.source.topic, batch.source.partition, batch.offsets[one.at])
             refusal = DeadLetterCause(one.reason, one.detail, place)
-            key, value, _ = self._letters.letter(refusal, batch.keys[one.at], batch.values[one.at], now)
+            key, value, _ = self._letters.build(refusal, batch.keys[one.at], batch.values[one.at], now)
             self._producer.produce("events.dead", value, key)
-            self._metrics.count("headwater_dead_total", stage=STAGE, reason=one.reason)
         end = [_end(batch.source, batch.next)]
         self._producer.send_offsets_to_transaction(end, self._consumer.consumer_group_metadata(), KAFKA_S)
         self._producer.commit_transaction(KAFKA_S)

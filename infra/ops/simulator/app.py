@@ -89,15 +89,15 @@ def demo_key(settings: Settings) -> str:
 
 
 def publish_experiment(settings: Settings) -> None:
-    """Publish the packaged experiment unless one of its key exists, and wait until the bandit serves it. ConfigError."""
-    from streams.bandit.commands.experiments import EXAMPLE, experiments, publish_experiment, snapshot_of
+    """Publish the packaged experiment unless there is one of its key, and wait until the bandit has taken it in."""
+    from streams.bandit.commands.experiments import EXAMPLE, load_experiments, load_snapshot, publish_experiment
     from streams.bandit.experiment import parse
 
-    if experiments(settings).get(EXPERIMENT) is None:
+    if load_experiments(settings).get(EXPERIMENT) is None:
         publish_experiment(settings, parse(EXAMPLE.read_bytes()))
     # Decisions before its first snapshot would be for an unknown experiment.
     deadline = time.monotonic() + SNAPSHOT_S
-    while snapshot_of(settings, EXPERIMENT) is None:
+    while load_snapshot(settings, EXPERIMENT) is None:
         if time.monotonic() > deadline:
             raise ConfigError(
                 f"the bandit published nothing for {EXPERIMENT} in {SNAPSHOT_S:.0f} s: is `headwater worker bandit` up?"

@@ -19,12 +19,14 @@ from streams.bandit.catalogue import Catalogue
 from streams.bandit.experiment import Experiment, Mode, parse
 from streams.bandit.snapshots.kernel import InvalidDistribution
 from streams.bandit.snapshots.snapshot import Snapshot, from_record
-from streams.bandit.statistics import MergedStats, line
+from streams.bandit.statistics import MergedStats, StatsRecord
 
 EXAMPLE = Path(__file__).with_name("example.json")
 TOPIC = "bandit.experiments"
 WAIT_S = 15.0
+"""Seconds to wait for Kafka."""
 READERS = 8
+"""Partitions that are read concurrently."""
 
 app = typer.Typer(
     add_completion=False,
@@ -36,65 +38,65 @@ app = typer.Typer(
 
 
 def publish_experiment(settings: Settings, experiment: Experiment) -> Experiment:
-    """Publish a version and wait for Kafka's ack. ConfigError where it would mix new arms or rewards into old statistics."""
-    known = experiments(settings).get(experiment.key)
-    if known is not None:
-        refuse_mixture(known, experiment)
+    """Publish a version and wait for Kafka's acknowledgement. ConfigError where `check_epoch` or Kafka refuses it."""
+    current = load_experiments(settings).get(experiment.key)
+    if current is not None:
+        check_epoch(current, experiment)
     _produce(settings, experiment)
     return experiment
 
 
-def refuse_mixture(known: Experiment, new: Experiment) -> None:
-    """ConfigError where `new` changes what statistics mean without a new epoch."""
-    if new.epoch < known.epoch:
-        raise ConfigError(f"{new.key}: epoch {new.epoch} is over, the current one is {known.epoch}")
+def check_epoch(current: Experiment, new: Experiment) -> None:
+    """Raise ConfigError where `new` changes the meaning of existing statistics without a new epoch."""
+    if new.epoch < current.epoch:
+        raise ConfigError(f"{new.key}: epoch {new.epoch} is over, the current one is {current.epoch}")
     same = (
-        new.arm_ids == known.arm_ids
-        and new.reward == known.reward
-        and new.exposure == known.exposure
-        and new.salt == known.salt
-        and new.control == known.control
+        new.arm_ids == current.arm_ids
+        and new.reward == current.reward
+        and new.exposure == current.exposure
+        and new.salt == current.salt
+        and new.control == current.control
     )
-    if new.epoch == known.epoch and not same:
+    if new.epoch == current.epoch and not same:
         raise ConfigError(
             f"{new.key}: arms, reward, exposure, salt or control differ from the running version, so old statistics would lie "
-            f"about it: set epoch to {known.epoch + 1}"
+            f"about it: set epoch to {current.epoch + 1}"
         )
 
 
-def experiments(settings: Settings) -> Catalogue:
-    """All experiments there are now. ConfigError where Kafka cannot be asked."""
+def load_experiments(settings: Settings) -> Catalogue:
+    """Read the current experiments. ConfigError where Kafka does not answer."""
     catalogue = Catalogue(Registry(settings.contracts))
-    for records in _read(settings, TOPIC, 0):
-        catalogue.take(records)
+    for records in _read_partition(settings, TOPIC, 0):
+        catalogue.apply(records)
     return catalogue
 
 
-def snapshot_of(settings: Settings, key: str) -> Snapshot | None:
-    """The newest published snapshot of an experiment."""
-    registry, found = Registry(settings.contracts), None
-    for records in _read(settings, "bandit.snapshots", 0):
+def load_snapshot(settings: Settings, key: str) -> Snapshot | None:
+    """Read the newest published snapshot of an experiment; None where there is none."""
+    registry, snapshot = Registry(settings.contracts), None
+    for records in _read_partition(settings, "bandit.snapshots", 0):
         for name, value in records:
             if name == key.encode() and value is not None:
                 try:
-                    found = from_record(decode(registry, value)[1])
+                    snapshot = from_record(decode(registry, value)[1])
                 except InvalidDistribution:
                     continue
-    return found
+    return snapshot
 
 
-def statistics_of(settings: Settings) -> MergedStats:
-    """The merged statistics of all experiments."""
+def load_statistics(settings: Settings) -> MergedStats:
+    """Read and merge the statistics of all experiments."""
     registry, merged = Registry(settings.contracts), MergedStats()
     with ThreadPoolExecutor(READERS) as pool:
-        for chunks in pool.map(lambda partition: _read(settings, "bandit.stats", partition), range(settings.partitions)):
-            for _, value in chain.from_iterable(chunks):
-                if value is not None:
-                    merged.take(line(decode(registry, value)[1]))
+        partitions = pool.map(lambda number: _read_partition(settings, "bandit.stats", number), range(settings.partitions))
+        for _, value in chain.from_iterable(chain.from_iterable(partitions)):
+            if value is not None:
+                merged.add(StatsRecord.of(decode(registry, value)[1]))
     return merged
 
 
-def _read(settings: Settings, topic: str, partition: int) -> list[list[tuple[bytes | None, bytes | None]]]:
+def _read_partition(settings: Settings, topic: str, partition: int) -> list[list[tuple[bytes | None, bytes | None]]]:
     from streams.runtime.follow import read_partition
 
     deadline = time.monotonic() + WAIT_S
@@ -134,13 +136,13 @@ def put(
     file: Annotated[Path, typer.Argument(help="Experiment as JSON; `example` for the packaged one.")], as_json: AsJson = False
 ) -> None:
     """Validate an experiment and publish it; decisions and learning follow within seconds."""
-    place = EXAMPLE if str(file) == "example" else file
+    path = EXAMPLE if str(file) == "example" else file
     try:
-        text = place.read_bytes()
+        text = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from None
     experiment = parse(text, str(file))
-    _tell(publish_experiment(settings_with_kafka(), experiment), as_json)
+    _print_summary(publish_experiment(settings_with_kafka(), experiment), as_json)
 
 
 @app.command("mode", epilog="Example: headwater experiments mode hero-banner control")
@@ -149,25 +151,24 @@ def mode(
 ) -> None:
     """The kill switch: `control` and `off` take effect within 2 seconds, `freeze` stops the model from moving."""
     settings = settings_with_kafka()
-    known = _known(settings, key)
+    experiment = _load_experiment(settings, key)
     allowed: tuple[Mode, ...] = ("run", "freeze", "control", "off")
     if to not in allowed:
         raise ConfigError(f"mode must be one of {', '.join(allowed)}")
-    _tell(publish_experiment(settings, known.model_copy(update={"mode": to})), as_json)
+    _print_summary(publish_experiment(settings, experiment.model_copy(update={"mode": to})), as_json)
 
 
 @app.command("list", epilog="Example: headwater experiments list")
 def list_command(as_json: AsJson = False) -> None:
     """Print all experiments."""
-    found = [_summary(experiment) for experiment in experiments(settings_with_kafka())]
+    summaries = [_summary(experiment) for experiment in load_experiments(settings_with_kafka())]
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(summaries))
         return
-    for one in found:
-        typer.echo(
-            f"{one['key']}  epoch {one['epoch']}  {one['mode']}  arms {', '.join(one['arms'])}  version {one['version']}"
-        )
-    if not found:
+    for summary in summaries:
+        arms = ", ".join(summary["arms"])
+        typer.echo(f"{summary['key']}  epoch {summary['epoch']}  {summary['mode']}  arms {arms}  version {summary['version']}")
+    if not summaries:
         typer.echo("no experiments; publish one with `headwater experiments put example`")
 
 
@@ -175,7 +176,7 @@ def list_command(as_json: AsJson = False) -> None:
 def show(key: KeyArgument, as_json: AsJson = False) -> None:
     """Print an experiment, its published probabilities, and what was counted per group and arm."""
     settings = settings_with_kafka()
-    experiment, snapshot, merged = _known(settings, key), snapshot_of(settings, key), statistics_of(settings)
+    experiment, snapshot, merged = _load_experiment(settings, key), load_snapshot(settings, key), load_statistics(settings)
     counted = {
         group: {arm: sums._asdict() for arm, sums in sorted(merged.totals(key, experiment.epoch, group).items())}
         for group in ("bandit", "control")
@@ -184,23 +185,23 @@ def show(key: KeyArgument, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps({"experiment": json.loads(experiment.text()), "snapshot": published, "statistics": counted}))
         return
-    _tell(experiment, as_json=False)
+    _print_summary(experiment, as_json=False)
     typer.echo(f"snapshot {snapshot.version if snapshot else '- (none published yet)'}")
     for arm in experiment.arm_ids:
         chance = f"{snapshot.weights().get(arm, 0):.3f}" if snapshot else "-"
-        per_group = "  ".join(_counted(group, arms[arm]) for group, arms in counted.items() if arm in arms)
+        per_group = "  ".join(_format_counts(group, arms[arm]) for group, arms in counted.items() if arm in arms)
         typer.echo(f"  {arm:<16} {chance}  {per_group}")
 
 
-def _counted(group: str, sums: dict[str, Any]) -> str:
+def _format_counts(group: str, sums: dict[str, Any]) -> str:
     return f"{group}: {sums['conversions']:.0f} of {sums['exposures']:.0f}"
 
 
-def _known(settings: Settings, key: str) -> Experiment:
-    found = experiments(settings).get(key)
-    if found is None:
+def _load_experiment(settings: Settings, key: str) -> Experiment:
+    experiment = load_experiments(settings).get(key)
+    if experiment is None:
         raise ConfigError(f"no experiment {key}; `headwater experiments list` shows what there is")
-    return found
+    return experiment
 
 
 def _summary(experiment: Experiment) -> dict[str, Any]:
@@ -213,6 +214,6 @@ def _summary(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _tell(experiment: Experiment, as_json: bool) -> None:
-    found = _summary(experiment)
-    typer.echo(json.dumps(found) if as_json else "  ".join(f"{name} {value}" for name, value in found.items()))
+def _print_summary(experiment: Experiment, as_json: bool) -> None:
+    summary = _summary(experiment)
+    typer.echo(json.dumps(summary) if as_json else "  ".join(f"{name} {value}" for name, value in summary.items()))

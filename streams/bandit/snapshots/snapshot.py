@@ -14,12 +14,12 @@ from streams.bandit.snapshots.kernel import InvalidDistribution
 from streams.bandit.statistics import Sums
 
 REFRESH_MS = 300_000
-"""A snapshot that did not change is published again this often, so that its age tells whether the publisher lives."""
+"""Milliseconds after which an unchanged snapshot is published again, so that its age shows whether the publisher lives."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What decisions are drawn from. Immutable; `version` grows by one with each publication."""
+    """The vector from which decisions are drawn. Immutable; `version` grows by one with each publication."""
 
     experiment: str
     version: int
@@ -33,21 +33,21 @@ class Snapshot:
 
     @property
     def checksum(self) -> str:
-        """SHA-256 of the arms and probabilities, as JSON, to the last bit."""
+        """SHA-256 of the arms and probabilities as JSON."""
         return hashlib.sha256(json.dumps([self.arms, self.probabilities]).encode()).hexdigest()
 
     def weights(self) -> dict[str, float]:
-        """Arm -> probability."""
+        """Return arm -> probability."""
         return dict(zip(self.arms, self.probabilities, strict=True))
 
     def record(self) -> Record:
-        """As the contract wants it."""
+        """Return the fields of the contract `bandit.snapshots`."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {**fields, "checksum": self.checksum}
 
 
 def from_record(record: Record) -> Snapshot:
-    """A record of `bandit.snapshots`. Unsound where it is not what its checksum says, or no distribution."""
+    """Decode a record of `bandit.snapshots`. InvalidDistribution where its checksum or its vector is wrong."""
     snapshot = Snapshot(
         record["experiment"],
         record["version"],
@@ -61,34 +61,36 @@ def from_record(record: Record) -> Snapshot:
     )
     if snapshot.checksum != record["checksum"] or len(snapshot.arms) != len(snapshot.probabilities):
         raise InvalidDistribution("a snapshot that is not what its checksum says")
-    kernel.sound(np.array(snapshot.probabilities))
+    kernel.check_distribution(np.array(snapshot.probabilities))
     return snapshot
 
 
-def posterior(experiment: Experiment, totals: Mapping[str, Sums]) -> tuple[tuple[float, float], ...]:
-    """Beta parameters of each arm: prior, plus conversions, plus exposures without one."""
-    found = []
+def compute_posterior(experiment: Experiment, totals: Mapping[str, Sums]) -> tuple[tuple[float, float], ...]:
+    """Return the Beta parameters of each arm: prior, plus conversions, plus exposures without one."""
+    parameters = []
     for arm in experiment.arms:
         sums = totals.get(arm.id, Sums())
         failures = sums.exposures - sums.conversions
-        # Written so that NaN stays NaN, and is refused.
-        found.append((arm.prior.alpha + sums.conversions, arm.prior.beta + (0.0 if failures < 0 else failures)))
-    return tuple(found)
+        # Unlike max(), this keeps NaN, which is refused later.
+        parameters.append((arm.prior.alpha + sums.conversions, arm.prior.beta + (0.0 if failures < 0 else failures)))
+    return tuple(parameters)
 
 
-def vector(experiment: Experiment, parameters: tuple[tuple[float, float], ...]) -> kernel.Vector:
-    """P(best), floored and capped. Unsound where the parameters are."""
-    best = kernel.with_floor(kernel.probability_best(parameters), experiment.floor)
-    return kernel.with_caps(best, np.array([arm.max_share for arm in experiment.arms]))
+def compute_vector(experiment: Experiment, parameters: tuple[tuple[float, float], ...]) -> kernel.Vector:
+    """Return P(best), floored and capped. InvalidDistribution where the parameters are invalid."""
+    best = kernel.apply_floor(kernel.probability_best(parameters), experiment.floor)
+    return kernel.apply_caps(best, np.array([arm.max_share for arm in experiment.arms]))
 
 
 def too_early(experiment: Experiment, previous: Snapshot, now_ms: int) -> bool:
-    """Whether nothing can be due yet, whatever the statistics say."""
+    """Return whether nothing can be due yet, whatever the statistics are."""
     return previous.config_version == experiment.version and now_ms - previous.published_ts < experiment.publish_s * 1_000
 
 
-def follow(experiment: Experiment, totals: Mapping[str, Sums], previous: Snapshot | None, now_ms: int) -> Snapshot | None:
-    """The snapshot to publish after `previous`, or None while there is nothing new to say. Unsound is for the caller.
+def next_snapshot(
+    experiment: Experiment, totals: Mapping[str, Sums], previous: Snapshot | None, now_ms: int
+) -> Snapshot | None:
+    """Return the snapshot to publish after `previous`, or None while nothing is due. InvalidDistribution is for the caller.
 
     In every mode but `run` the published probabilities stay as they are.
     """
@@ -98,7 +100,7 @@ def follow(experiment: Experiment, totals: Mapping[str, Sums], previous: Snapsho
         return _fresh(experiment, totals, previous, now_ms)
     if too_early(experiment, previous, now_ms):
         return None
-    if experiment.mode == "run" and (previous.clipped or posterior(experiment, totals) != previous.posterior):
+    if experiment.mode == "run" and (previous.clipped or compute_posterior(experiment, totals) != previous.posterior):
         return _step(experiment, totals, previous, now_ms)
     if now_ms - previous.published_ts < REFRESH_MS:
         return None
@@ -106,9 +108,9 @@ def follow(experiment: Experiment, totals: Mapping[str, Sums], previous: Snapsho
 
 
 def _fresh(experiment: Experiment, totals: Mapping[str, Sums], previous: Snapshot | None, now_ms: int) -> Snapshot:
-    """The first snapshot of a configuration: a person's move is not limited."""
-    parameters = posterior(experiment, totals)
-    probabilities = vector(experiment, parameters)
+    """Return the first snapshot of a configuration, whose move is not limited."""
+    parameters = compute_posterior(experiment, totals)
+    probabilities = compute_vector(experiment, parameters)
     return Snapshot(
         experiment.key,
         previous.version + 1 if previous else 1,
@@ -123,5 +125,5 @@ def _fresh(experiment: Experiment, totals: Mapping[str, Sums], previous: Snapsho
 
 def _step(experiment: Experiment, totals: Mapping[str, Sums], previous: Snapshot, now_ms: int) -> Snapshot:
     whole = _fresh(experiment, totals, previous, now_ms)
-    probabilities, clipped = kernel.limited(np.array(whole.probabilities), np.array(previous.probabilities))
-    return replace(whole, probabilities=tuple(kernel.sound(probabilities).tolist()), clipped=clipped)
+    probabilities, clipped = kernel.limit_move(np.array(whole.probabilities), np.array(previous.probabilities))
+    return replace(whole, probabilities=tuple(kernel.check_distribution(probabilities).tolist()), clipped=clipped)

@@ -5,22 +5,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated
 
 import orjson
 import typer
 
 from infra.clients.kafka import settings_with_kafka
-from infra.clients.topic_ids import topic_ids
 from infra.errors import ConfigError
-from infra.parsing.times import parse_moment
 from infra.settings import Settings
-
-if TYPE_CHECKING:
-    from streams.runtime.dead_letters.replay import LetterPosition, LetterSet
-
-DEAD = "events.dead"
+from streams.runtime.dead_letters.replay_rules import OUTCOME_TEXTS, OutcomeCounts, ReplayOutcome, ReplayRules
+from streams.runtime.dead_letters.scan import Letter, LetterFilter, LetterScan, letter_filter
 
 app = typer.Typer(
     add_completion=False,
@@ -30,95 +24,25 @@ app = typer.Typer(
     epilog="Example: headwater dead list --stage consent",
 )
 
-Letter = dict[str, Any]
 LISTED = 50
-MARGIN_MS = 60_000
-"""How much earlier than its record on the topic a letter may say that it was written."""
+"""Letters that `list` prints by default."""
 RATE = 1_000.0
+"""Default limit of a replay, records a second."""
 
 
-class LetterFilter(NamedTuple):
-    """Which letters are meant; None is any."""
-
-    stage: str | None
-    reason: str | None
-    source: str | None
-    topic: str | None
-    since: int
-    """Milliseconds UTC."""
-    until: int | None
-
-    def matches(self, letter: Letter) -> bool:
-        """Whether it is one of them."""
-        wanted = (("stage", self.stage), ("reason", self.reason), ("source", self.source), ("source_topic", self.topic))
-        in_time = self.since <= letter["dead_ts"] and (self.until is None or letter["dead_ts"] < self.until)
-        return in_time and all(value is None or letter[name] == value for name, value in wanted)
-
-
-def letter_filter(given: dict[str, str | None], now_ms: int) -> LetterFilter:
-    """From the options of a command. ConfigError for a time that is none."""
-    since, until = (_moment(name, given.pop(name), now_ms) for name in ("since", "until"))
-    if since is not None and until is not None and since >= until:
-        raise ConfigError("--since is not before --until: no letter can match")
-    return LetterFilter(given["stage"], given["reason"], given["source"], given["topic"], since or 0, until)
-
-
-def _moment(name: str, text: str | None, now_ms: int) -> int | None:
-    if text is None:
-        return None
-    moment = parse_moment(text, now_ms)
-    if moment is None:
-        raise ConfigError(
-            f"--{name} {text[:40]!r} is no time: give an ISO time (2026-11-30T14:00, UTC unless it names a zone), or how long "
-            "ago it was (90s, 30m, 2h, 3d)"
-        )
-    return moment
-
-
-class LetterScan:
-    """The dead letters that are on the topic when this is made: those that come later wait for the next run. Retryable."""
-
-    def __init__(self, settings: Settings, since: int = 0) -> None:
-        from streams.runtime.follow import topic_partitions, written_range
-
-        self._settings = settings
-        self._since = max(0, since - MARGIN_MS)
-        partitions = topic_partitions(settings, DEAD)
-        self._ranges = {partition: written_range(settings, DEAD, partition, self._since) for partition in partitions}
-        self.total = sum(end - first for first, end in self._ranges.values())
-        """Offsets, which are at least as many as letters."""
-        self.done = 0
-
-    def letters(self) -> Iterator[Letter]:
-        """Each with its own place (`dead_partition`, `dead_offset`)."""
-        from schemas.codec import decode
-        from schemas.registry import Registry
-        from streams.runtime.follow import read_messages
-
-        registry, before = Registry(self._settings.contracts), 0
-        for partition, (first, end) in self._ranges.items():
-            for messages in read_messages(self._settings, DEAD, partition, self._since):
-                for message in messages:
-                    if message.offset() < end:
-                        self.done = before + message.offset() + 1 - first
-                        _, record = decode(registry, message.value() or b"")
-                        yield {**record, "dead_partition": partition, "dead_offset": message.offset()}
-            self.done = before = before + end - first
-
-
-def _chosen(reader: LetterScan, wanted: LetterFilter) -> Iterator[Letter]:
-    """Those that match; where none does, say which there are (standard error)."""
+def _select(scan: LetterScan, criteria: LetterFilter) -> Iterator[Letter]:
+    """Yield the matching letters; if none matches, print the existing stages and reasons to standard error."""
     others: Counter[tuple[str, str]] = Counter()
-    found = False
-    for letter in reader.letters():
-        if wanted.matches(letter):
-            found = True
+    any_match = False
+    for letter in scan.letters():
+        if criteria.matches(letter):
+            any_match = True
             yield letter
-        elif not found:
+        elif not any_match:
             others[letter["stage"], letter["reason"]] += 1
-    if not found and others:
-        there = ", ".join(f"{of_stage} {of_reason}" for of_stage, of_reason in sorted(others))
-        typer.echo(f"no dead letter matches; there are: {there}", err=True)
+    if not any_match and others:
+        existing = ", ".join(f"{of_stage} {of_reason}" for of_stage, of_reason in sorted(others))
+        typer.echo(f"no dead letter matches; there are: {existing}", err=True)
 
 
 Stage = Annotated[str | None, typer.Option(help="Only letters of this stage.")]
@@ -142,32 +66,32 @@ def list_letters(  # noqa: PLR0913, PLR0917 - each is an option of the command l
     as_json: AsJson = False,
 ) -> None:
     """Count the dead letters by stage and reason, and list the newest, and whether they were sent back."""
-    from streams.runtime.dead_letters.replay import read_replayed
+    from streams.runtime.dead_letters.replay import letter_position, read_replayed
 
-    given = {"stage": stage, "reason": reason, "source": source, "topic": topic, "since": since, "until": until}
-    wanted = letter_filter(given, _now_ms())
+    options = {"stage": stage, "reason": reason, "source": source, "topic": topic, "since": since, "until": until}
+    criteria = letter_filter(options, _now_ms())
     settings, most = settings_with_kafka(), limit or LISTED
     replayed = read_replayed(settings)
     counts: Counter[tuple[str, str]] = Counter()
     newest: list[Letter] = []
-    for letter in _chosen(LetterScan(settings, wanted.since), wanted):
-        letter["replayed"] = _position(letter) in replayed
+    for letter in _select(LetterScan(settings, criteria.since), criteria):
+        letter["replayed"] = letter_position(letter) in replayed
         counts[letter["stage"], letter["reason"]] += 1
         if as_json and limit is None:
-            _echo(letter)
+            _print_json(letter)
             continue
         newest.append(letter)
         if len(newest) > 10 * most:
-            newest = sorted(newest, key=_age)[:most]
-    newest = sorted(newest, key=_age)[:most]
+            newest = sorted(newest, key=_newest_first)[:most]
+    newest = sorted(newest, key=_newest_first)[:most]
     if as_json:
         for letter in newest:
-            _echo(letter)
+            _print_json(letter)
         return
-    _print(newest, counts)
+    _print_table(newest, counts)
 
 
-def _print(newest: list[Letter], counts: Counter[tuple[str, str]]) -> None:
+def _print_table(newest: list[Letter], counts: Counter[tuple[str, str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -176,8 +100,10 @@ def _print(newest: list[Letter], counts: Counter[tuple[str, str]]) -> None:
     table = Table(*columns, title=f"{counts.total():,} dead letters")
     for letter in newest:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(letter["dead_ts"] / 1000))
-        sent = "yes" if letter["replayed"] else ""
-        table.add_row(_place(letter), letter["stage"], letter["reason"], letter["source"], when, letter["detail"], sent)
+        replayed = "yes" if letter["replayed"] else ""
+        table.add_row(
+            _format_position(letter), letter["stage"], letter["reason"], letter["source"], when, letter["detail"], replayed
+        )
     console.print(table)
     for (of_stage, of_reason), n in counts.most_common():
         console.print(f"{n:>10,}  {of_stage}  {of_reason}", highlight=False)
@@ -187,21 +113,15 @@ def _now_ms() -> int:
     return int(time.time() * 1000)
 
 
-def _position(letter: Letter) -> "LetterPosition":
-    from streams.runtime.dead_letters.replay import LetterPosition
-
-    return LetterPosition(letter["dead_partition"], letter["dead_offset"])
-
-
-def _echo(letter: Letter) -> None:
+def _print_json(letter: Letter) -> None:
     typer.echo(orjson.dumps({k: v for k, v in letter.items() if k != "payload"}).decode())
 
 
-def _age(letter: Letter) -> int:
+def _newest_first(letter: Letter) -> int:
     return -int(letter["dead_ts"])
 
 
-def _place(letter: Letter) -> str:
+def _format_position(letter: Letter) -> str:
     return f"{letter['dead_partition']}:{letter['dead_offset']}"
 
 
@@ -215,7 +135,7 @@ def show(
     from streams.runtime.dead_letters.dead_letter import open_letter
 
     settings = settings_with_kafka()
-    letter = next((letter for letter in LetterScan(settings).letters() if _place(letter) == place), None)
+    letter = next((letter for letter in LetterScan(settings).letters() if _format_position(letter) == place), None)
     if letter is None:
         raise ConfigError(f"no dead letter at {place}: places are partition:offset, as `headwater dead list` prints them")
     try:
@@ -250,122 +170,62 @@ def replay(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     No letter is sent twice, whenever the command was stopped and however often it is run, unless --again says so. Each run
     takes all that there were when it began: what it sends and is refused once more is a letter for the next one.
     """
-    given = {"stage": stage, "reason": reason, "source": source, "topic": topic, "since": since, "until": until}
-    wanted = letter_filter(given, _now_ms())
+    options = {"stage": stage, "reason": reason, "source": source, "topic": topic, "since": since, "until": until}
+    criteria = letter_filter(options, _now_ms())
     settings = settings_with_kafka()
-    counts = _replayed(settings, wanted, rate, as_json=as_json, again=again) if send else _dry(settings, wanted, as_json, again)
+    counts = (
+        _send(settings, criteria, rate, as_json=as_json, again=again)
+        if send
+        else _count_replayable(settings, criteria, as_json, again)
+    )
     if as_json:
-        rows = [{"outcome": outcome.value, "topic": about, "letters": n} for (outcome, about), n in counts.most_common()]
+        rows = [
+            {"outcome": outcome.value, "topic": record_topic, "letters": n}
+            for (outcome, record_topic), n in counts.most_common()
+        ]
         typer.echo(orjson.dumps({"outcomes": rows}).decode())
         return
-    for (outcome, about), n in counts.most_common():
-        typer.echo(f"{n:>10,}  {OUTCOME_TEXTS[outcome].format(topic=about)}")
+    for (outcome, record_topic), n in counts.most_common():
+        typer.echo(f"{n:>10,}  {OUTCOME_TEXTS[outcome].format(topic=record_topic)}")
     if not counts:
         typer.echo("no dead letters match")
 
 
-class ReplayOutcome(StrEnum):
-    """What became of a letter."""
-
-    SENT = "sent"
-    WOULD_SEND = "would_send"
-    SENT_BEFORE = "sent_before"
-    FROM_A_DOOR = "from_a_door"
-    TOPIC_MISSING = "topic_missing"
-    KEY_DESTROYED = "key_destroyed"
-
-
-OUTCOME_TEXTS = {
-    ReplayOutcome.SENT: "sent to {topic}",
-    ReplayOutcome.WOULD_SEND: "would be sent to {topic}",
-    ReplayOutcome.SENT_BEFORE: "sent before to {topic}, not again: --again sends them too",
-    ReplayOutcome.FROM_A_DOOR: "from a door: cannot be sent again",
-    ReplayOutcome.TOPIC_MISSING: "about {topic}, which is not there: run `headwater topics apply`",
-    ReplayOutcome.KEY_DESTROYED: "key destroyed with its retention ({topic})",
-}
-OutcomeCounts = Counter[tuple[ReplayOutcome, str]]
-"""Letters by what became of them and the topic of their record; empty where it came from a door."""
-
-
-class LetterVerdict(NamedTuple):
-    """What is to become of one letter: the record to be sent, or why there is none."""
-
-    outcome: ReplayOutcome
-    key: bytes | None = None
-    value: bytes = b""
-
-
-class ReplayRules:
-    """Tells which letters can be sent."""
-
-    def __init__(self, settings: Settings, replayed: "LetterSet", *, again: bool) -> None:
-        from infra.payload_keyring import PayloadKeyring
-
-        self._settings = settings
-        self._replayed = replayed
-        self._again = again
-        self._keyring = PayloadKeyring(settings.keyring_dir, settings.master)
-        self._topics: dict[str, bool] = {}
-        """Topic -> whether it is there."""
-
-    def fate(self, letter: Letter) -> LetterVerdict:
-        """Of one letter. Retryable."""
-        from infra.payload_keyring import KeyDestroyed
-        from streams.runtime.dead_letters.dead_letter import open_letter
-
-        topic = letter["source_topic"]
-        if not topic:
-            return LetterVerdict(ReplayOutcome.FROM_A_DOOR)
-        if _position(letter) in self._replayed and not self._again:
-            return LetterVerdict(ReplayOutcome.SENT_BEFORE)
-        if not self._is_there(topic):
-            return LetterVerdict(ReplayOutcome.TOPIC_MISSING)
-        try:
-            return LetterVerdict(ReplayOutcome.WOULD_SEND, *open_letter(letter, self._keyring))
-        except KeyDestroyed:
-            return LetterVerdict(ReplayOutcome.KEY_DESTROYED)
-
-    def _is_there(self, topic: str) -> bool:
-        if topic not in self._topics:
-            self._topics[topic] = topic in topic_ids(self._settings, [topic])
-        return self._topics[topic]
-
-
-def _dry(settings: Settings, wanted: LetterFilter, as_json: bool, again: bool) -> OutcomeCounts:
-    """What would become of the letters, by what it is."""
+def _count_replayable(settings: Settings, criteria: LetterFilter, as_json: bool, again: bool) -> OutcomeCounts:
+    """Count the letters by what a replay would do with them."""
     from streams.runtime.dead_letters.replay import read_replayed
 
-    reader, counts = LetterScan(settings, wanted.since), OutcomeCounts()
+    scan, counts = LetterScan(settings, criteria.since), OutcomeCounts()
     rules = ReplayRules(settings, read_replayed(settings), again=again)
-    with _progress("reading", reader, as_json) as advance:
-        for letter in _chosen(reader, wanted):
-            counts[rules.fate(letter).outcome, letter["source_topic"]] += 1
+    with _progress("reading", scan, as_json) as advance:
+        for letter in _select(scan, criteria):
+            counts[rules.decide(letter).outcome, letter["source_topic"]] += 1
             advance()
     return counts
 
 
-def _replayed(settings: Settings, wanted: LetterFilter, rate: float, *, as_json: bool, again: bool) -> OutcomeCounts:
-    """Send them; what became of the letters, by what it is."""
-    from streams.runtime.dead_letters.replay import Replay
+def _send(settings: Settings, criteria: LetterFilter, rate: float, *, as_json: bool, again: bool) -> OutcomeCounts:
+    """Send the letters and count them by outcome."""
+    from streams.runtime.dead_letters.replay import Replay, letter_position
 
     with Replay(settings, rate) as run:
-        reader, counts = LetterScan(settings, wanted.since), OutcomeCounts()
+        scan, counts = LetterScan(settings, criteria.since), OutcomeCounts()
         rules = ReplayRules(settings, run.replayed, again=again)
-        with _progress("sending", reader, as_json) as advance:
-            for letter in _chosen(reader, wanted):
-                (outcome, key, value), about = rules.fate(letter), letter["source_topic"]
+        with _progress("sending", scan, as_json) as advance:
+            for letter in _select(scan, criteria):
+                (outcome, key, value), topic = rules.decide(letter), letter["source_topic"]
                 if outcome is ReplayOutcome.WOULD_SEND:
-                    run.send(_position(letter), about, key, value)
+                    run.send(letter_position(letter), topic, key, value)
                     outcome = ReplayOutcome.SENT
                 run.commit_due()
-                counts[outcome, about] += 1
+                counts[outcome, topic] += 1
                 advance()
     return counts
 
 
 @contextmanager
-def _progress(text: str, reader: LetterScan, quiet: bool) -> Iterator[Callable[[], None]]:
-    """How far the letters are read, on a terminal's standard error; gives what counts one that matches."""
+def _progress(text: str, scan: LetterScan, quiet: bool) -> Iterator[Callable[[], None]]:
+    """Show the progress of the scan on a terminal's standard error; the yielded function counts one matching letter."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -379,12 +239,12 @@ def _progress(text: str, reader: LetterScan, quiet: bool) -> Iterator[Callable[[
     )
     console, began, letters = Console(stderr=True), time.monotonic(), 0
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task(text, total=reader.total, letters=0, rate=0.0)
+        task = bar.add_task(text, total=scan.total, letters=0, rate=0.0)
 
         def advance() -> None:
             nonlocal letters
             letters += 1
             seconds = max(time.monotonic() - began, 1e-3)
-            bar.update(task, completed=reader.done, letters=letters, rate=letters / seconds)
+            bar.update(task, completed=scan.scanned, letters=letters, rate=letters / seconds)
 
         yield advance

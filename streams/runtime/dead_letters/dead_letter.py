@@ -1,12 +1,13 @@
-"""Dead letters: what no room could use, with its bytes (encrypted), its place and a typed reason.
+"""Dead letters: records that a stage or door cannot use, with their encrypted bytes, position and a typed reason.
 
-Payload, before encryption: key length (4 bytes, big-endian; 0xffffffff = no key), key, value.
+Payload before encryption: key length (4 bytes, big-endian; 0xffffffff = no key), key, value.
 """
 
 import secrets
 from typing import NamedTuple
 
 from infra.payload_keyring import PayloadKeyring
+from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, encode
 from schemas.registry import Registry
 from streams.runtime.stage import BY_KEY, Output
@@ -16,7 +17,7 @@ NO_KEY = 0xFFFFFFFF
 
 
 class RecordPosition(NamedTuple):
-    """Where the refused bytes lay."""
+    """Position of the rejected record."""
 
     topic: str
     partition: int
@@ -24,55 +25,57 @@ class RecordPosition(NamedTuple):
 
     @classmethod
     def at_door(cls) -> "RecordPosition":
-        """The place of something that never became a record: a random one, so that no two letters share a key."""
+        """Return a random position for bytes that never became a record, so that no two letters share a key."""
         return cls("", -1, secrets.randbits(62))
 
     @property
     def key(self) -> bytes:
-        """Kafka key of the dead letter: a second letter about the same record replaces none and is seen to be the same."""
+        """Kafka key of the dead letter: equal for letters about the same record."""
         return f"{self.topic or 'door'}:{self.partition}:{self.offset}".encode()
 
 
 class DeadLetterCause(NamedTuple):
-    """Why something could not be used."""
+    """Why a record could not be used."""
 
     reason: str
-    """Typed, in capitals, e.g. UNDECODABLE."""
+    """Typed, in capitals, for example UNDECODABLE."""
     detail: str
-    """What exactly was wrong; never a value of the event."""
-    place: RecordPosition
+    """The defect in words; never a value of the event."""
+    position: RecordPosition
     source: str = ""
 
 
 class DeadLetters:
-    """Writes the dead letters of one stage or door."""
+    """Builds and counts the dead letters of one stage or door."""
 
-    def __init__(self, registry: Registry, keyring: PayloadKeyring, stage: str) -> None:
+    def __init__(self, registry: Registry, keyring: PayloadKeyring, stage: str, metrics: Metrics) -> None:
         self._registry = registry
         self._keyring = keyring
         self._stage = stage
+        self._metrics = metrics
 
-    def letter(self, refusal: DeadLetterCause, key: bytes | None, value: bytes | None, now: float) -> Output:
-        """The record for `events.dead` about these bytes, refused at `now` (seconds UTC)."""
+    def build(self, cause: DeadLetterCause, key: bytes | None, value: bytes | None, now: float) -> Output:
+        """Build the record for `events.dead` about these bytes, rejected at `now` (seconds UTC), and count it."""
+        self._metrics.count("headwater_dead_total", stage=self._stage, reason=cause.reason)
         prefix = (NO_KEY if key is None else len(key)).to_bytes(4, "big")
         day, payload = self._keyring.seal(prefix + (key or b"") + (value or b""), now, CONTEXT)
         record = {
             "stage": self._stage,
-            "reason": refusal.reason,
-            "detail": refusal.detail,
-            "source_topic": refusal.place.topic,
-            "source_partition": refusal.place.partition,
-            "source_offset": refusal.place.offset,
-            "source": refusal.source,
+            "reason": cause.reason,
+            "detail": cause.detail,
+            "source_topic": cause.position.topic,
+            "source_partition": cause.position.partition,
+            "source_offset": cause.position.offset,
+            "source": cause.source,
             "dead_ts": int(now * 1000),
             "key_day": day,
             "payload": payload,
         }
-        return refusal.place.key, encode(self._registry.latest("events.dead"), record), BY_KEY
+        return cause.position.key, encode(self._registry.latest("events.dead"), record), BY_KEY
 
 
 def open_letter(record: Record, keyring: PayloadKeyring) -> tuple[bytes | None, bytes]:
-    """(key, value) of the refused record. KeyGone when its day's key was destroyed."""
+    """Return (key, value) of the rejected record. KeyDestroyed when the key of its day was destroyed."""
     payload = keyring.open(record["key_day"], record["payload"], CONTEXT)
     length = int.from_bytes(payload[:4], "big")
     if length == NO_KEY:

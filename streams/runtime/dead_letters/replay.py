@@ -1,9 +1,9 @@
-"""Dead letters sent back to their topics, none of them twice.
+"""Sends dead letters back to their topics, none of them twice.
 
-Each transaction holds some letters' records and, on `events.replays`, where those letters lie on `events.dead`: both are
-committed or neither is. All runs have one transactional id, so the next one ends what a run that was killed left open, and
-then reads what was sent before. A letter's place counts together with its topic's id, for an `events.dead` made anew has
-the same places again.
+Each transaction holds the records of some letters and, on `events.replays`, the positions of those letters on `events.dead`:
+both are committed or neither is. All runs share one transactional id, so a run aborts the open transaction of a killed
+predecessor and then reads what was sent before. A position counts together with its topic's id, because an `events.dead` that
+was created again has the same positions.
 """
 
 import time
@@ -20,59 +20,65 @@ from infra.errors import Retryable
 from infra.settings import Settings
 from schemas.codec import decode, encode
 from schemas.registry import Registry
-from streams.runtime.follow import away, read_topic
+from streams.runtime.dead_letters.scan import Letter
+from streams.runtime.follow import kafka_unavailable, read_topic
 
 DEAD, REPLAYS = "events.dead", "events.replays"
 TRANSACTIONAL_ID = "headwater.dead.replay"
 TRANSACTION_S = 1.0
-"""How long a transaction is filled: readers of its topics wait for it meanwhile."""
+"""Seconds for which a transaction is filled; readers of its topics wait for it."""
 TRANSACTION_LETTERS = 1_000
 CATCH_UP_S = 0.1
-"""How much of a delay is caught up by going faster: what a commit takes, and not what was read in vain."""
+"""Seconds of delay that are made up by sending faster: enough for a commit, not for letters that were only read."""
 TIMEOUT_S = 30.0
-"""After which Kafka ends a transaction whose run was killed."""
+"""Seconds after which Kafka aborts the transaction of a killed run."""
 KAFKA_S = 30.0
 MAX_BYTES = 4_194_304
-"""Of a record, as the topics take it at the most."""
+"""Largest record that the topics accept."""
 BITS = 1_024
-"""Offsets of one integer of `LetterSet`."""
+"""Offsets per integer of a `LetterSet`."""
 
 
 class LetterPosition(NamedTuple):
-    """Where a letter lies on `events.dead`."""
+    """Position of a letter on `events.dead`."""
 
     partition: int
     offset: int
 
 
+def letter_position(letter: Letter) -> LetterPosition:
+    """Return the position of a letter."""
+    return LetterPosition(letter["dead_partition"], letter["dead_offset"])
+
+
 class LetterSet:
-    """Places of letters: a bit each, because there may be millions, and mostly side by side."""
+    """A set of letter positions, one bit each: there may be millions of them, mostly adjacent."""
 
     def __init__(self) -> None:
         self._bits: dict[tuple[int, int], int] = {}
 
     def add(self, position: LetterPosition) -> None:
-        """Take in one."""
-        chunk, bit = self._at(position)
+        """Add a position."""
+        chunk, bit = self._locate(position)
         self._bits[chunk] = self._bits.get(chunk, 0) | bit
 
     def __contains__(self, position: LetterPosition) -> bool:
-        chunk, bit = self._at(position)
+        chunk, bit = self._locate(position)
         return bool(self._bits.get(chunk, 0) & bit)
 
     def __len__(self) -> int:
         return sum(bits.bit_count() for bits in self._bits.values())
 
-    def _at(self, position: LetterPosition) -> tuple[tuple[int, int], int]:
+    def _locate(self, position: LetterPosition) -> tuple[tuple[int, int], int]:
         chunk, bit = divmod(position.offset, BITS)
         return (position.partition, chunk), 1 << bit
 
 
 def read_replayed(settings: Settings) -> LetterSet:
-    """The letters on `events.dead` that were sent back. Retryable while Kafka does not say."""
+    """Return the positions of the letters that were sent back. Retryable while Kafka does not answer."""
     ids = topic_ids(settings, (DEAD, REPLAYS))
     replayed, registry = LetterSet(), Registry(settings.contracts)
-    if REPLAYS not in ids:  # no letter was sent yet by a version that remembers
+    if REPLAYS not in ids:  # no version that records replays has run yet
         return replayed
     for records in read_topic(settings, REPLAYS):
         for _, value in records:
@@ -84,9 +90,10 @@ def read_replayed(settings: Settings) -> LetterSet:
 
 
 class Replay:
-    """Sends letters, at most `rate` a second (0: as fast as it goes). Leaving it commits; leaving it by an exception aborts.
+    """Context manager that sends letters, at most `rate` a second (0: no limit).
 
-    One at a time in the whole installation: a second one fences the first. Retryable from every call.
+    It commits at its end and aborts on an exception. A second one in the installation fences the first. Every call may raise
+    Retryable.
     """
 
     def __init__(self, settings: Settings, rate: float) -> None:
@@ -103,18 +110,18 @@ class Replay:
         """Partition -> offsets of the letters in the open transaction."""
         self._opened = 0.0
         self._due: float | None = None
-        """When the next one may go."""
+        """When the next letter may be sent (monotonic seconds)."""
         self.sent = 0
-        """Letters that are committed."""
+        """Number of committed letters."""
 
     def __enter__(self) -> Self:
         ids = topic_ids(self._settings, (DEAD, REPLAYS))
         if REPLAYS not in ids or DEAD not in ids:
             raise Retryable(f"{DEAD} or {REPLAYS} is not there: run `headwater topics apply`")
         self._topic_id = ids[DEAD]
-        with self._kafka():
+        with self._translate_errors():
             self._producer.init_transactions(KAFKA_S)
-        # Only now: what a run before this one had in hand is committed, or will never be.
+        # Read only now: the transaction of a run before this one is committed, or never will be.
         self.replayed = read_replayed(self._settings)
         return self
 
@@ -125,10 +132,10 @@ class Replay:
             self._abort()
 
     def send(self, letter: LetterPosition, topic: str, key: bytes | None, value: bytes) -> None:
-        """Send one letter's record, when it is its turn."""
+        """Send one letter's record, waiting as `rate` demands."""
         self._wait()
         if not self._pending:
-            with self._kafka():
+            with self._translate_errors():
                 self._producer.begin_transaction()
             self._opened = time.monotonic()
         self._produce(topic, key, value)
@@ -137,25 +144,25 @@ class Replay:
             self.commit()
 
     def commit_due(self) -> None:
-        """Commit what has been open for a while, also where no letter comes that is to be sent."""
+        """Commit a transaction that has been open for `TRANSACTION_S`, also while no letter is sent."""
         if self._pending and time.monotonic() - self._opened >= TRANSACTION_S:
             self.commit()
 
     def commit(self) -> None:
-        """Commit what was sent, and that it was."""
+        """Commit the sent records together with the positions of their letters."""
         if not self._pending:
             return
         now = int(time.time() * 1000)
         for partition, offsets in self._pending.items():
             mark = {"topic_id": self._topic_id, "partition": partition, "offsets": offsets, "replayed_ts": now}
             self._produce(REPLAYS, f"{self._topic_id}:{partition}".encode(), encode(self._contract, mark))
-        with self._kafka():
+        with self._translate_errors():
             self._producer.commit_transaction(KAFKA_S)
         self.sent += sum(map(len, self._pending.values()))
         self._pending = {}
 
     def _wait(self) -> None:
-        """Until the next one may go; never with a transaction open for long."""
+        """Wait for the turn of the next letter, without keeping a transaction open for long."""
         if not self._rate:
             return
         now = time.monotonic()
@@ -168,22 +175,22 @@ class Replay:
     def _produce(self, topic: str, key: bytes | None, value: bytes) -> None:
         while True:
             try:
-                with self._kafka():
+                with self._translate_errors():
                     self._producer.produce(topic, value, key)
                     self._producer.poll(0)
                 return
             except BufferError:
-                with self._kafka():
+                with self._translate_errors():
                     self._producer.poll(0.1)
 
     def _abort(self) -> None:
         try:
             self._producer.abort_transaction(KAFKA_S)
         except ck.KafkaException:
-            return  # Kafka ends it after its time, or the next run does
+            return  # Kafka aborts it after TIMEOUT_S, or the next run does
 
-    def _fatal(self) -> ck.KafkaException | None:
-        """What ended the producer: later calls say only that it has ended, the next poll raises the cause."""
+    def _fatal_cause(self) -> ck.KafkaException | None:
+        """Return what ended the producer. Later calls only say that it has ended; the next poll raises the cause."""
         try:
             self._producer.poll(1.0)
         except ck.KafkaException as cause:
@@ -191,16 +198,13 @@ class Replay:
         return None
 
     @contextmanager
-    def _kafka(self) -> Iterator[None]:
-        """What an error of Kafka's means."""
+    def _translate_errors(self) -> Iterator[None]:
+        """Translate errors of Kafka into Retryable."""
         try:
             yield
         except ck.KafkaException as error:
             if error.args[0].code() == ck.KafkaError._FATAL:
-                error = self._fatal() or error
+                error = self._fatal_cause() or error
             if error.args[0].code() in (ck.KafkaError._FENCED, ck.KafkaError.PRODUCER_FENCED):
                 raise Retryable("another replay has begun, and goes on in place of this one") from error
-            raise away(self._settings, error) from error
-
-
-__all__ = ["DEAD", "REPLAYS", "LetterPosition", "LetterSet", "Replay", "read_replayed"]
+            raise kafka_unavailable(self._settings, error) from error

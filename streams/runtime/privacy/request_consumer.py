@@ -20,6 +20,7 @@ from infra.errors import EXIT_FENCED, Retryable
 from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
 from infra.telemetry.logs import get_logger
+from infra.telemetry.metrics import Metrics
 from schemas.codec import Undecodable, UnknownContract, decode, encode
 from schemas.registry import Registry
 from streams.runtime.dead_letters.dead_letter import DeadLetterCause, DeadLetters, RecordPosition
@@ -56,12 +57,12 @@ def _usable(committed: ck.TopicPartition, ids: Mapping[str, str]) -> ck.TopicPar
 class PrivacyRequestConsumer:
     """One room's, in a thread of its own. What it cannot survive ends the process."""
 
-    def __init__(self, settings: Settings, room: str, withdraw: Part, erase: Part) -> None:
+    def __init__(self, settings: Settings, room: str, withdraw: Part, erase: Part, metrics: Metrics) -> None:
         self._settings = settings
         self._room = room
         self._parts = {REQUESTS: withdraw, ERASURES: erase}
         self._registry = Registry(settings.contracts)
-        self._letters = DeadLetters(self._registry, PayloadKeyring(settings.keyring_dir, settings.master), room)
+        self._letters = DeadLetters(self._registry, PayloadKeyring(settings.keyring_dir, settings.master), room, metrics)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="clerk", daemon=True)
 
@@ -155,7 +156,7 @@ class PrivacyRequestConsumer:
             except Undecodable as error:
                 place = RecordPosition(message.topic(), message.partition(), message.offset())
                 refusal = DeadLetterCause("UNDECODABLE", str(error), place)
-                key, value, _ = self._letters.letter(refusal, message.key(), message.value(), time.time())
+                key, value, _ = self._letters.build(refusal, message.key(), message.value(), time.time())
                 return "events.dead", key, value
             except (Retryable, UnknownContract) as error:
                 get_logger().warning("a privacy request waits", error=str(error))

@@ -8,7 +8,7 @@ import pytest
 from consumers.decisions.rules import MAX_SNAPSHOT_AGE_MS, STALE_MS, DecisionInput, decide
 from streams.bandit.commands.experiments import EXAMPLE
 from streams.bandit.experiment import Experiment, parse
-from streams.bandit.snapshots.snapshot import Snapshot, follow
+from streams.bandit.snapshots.snapshot import Snapshot, next_snapshot
 
 NOW = 1_795_000_000_000
 FILE = json.loads(EXAMPLE.read_text())
@@ -24,7 +24,7 @@ HERO = experiment()
 
 def snapshot(source: Experiment = HERO, at: int = NOW) -> Snapshot:
     """Return the first snapshot of an experiment."""
-    first = follow(source, {}, None, at)
+    first = next_snapshot(source, {}, None, at)
     assert first is not None
     return first
 

@@ -27,9 +27,9 @@ from schemas.codec import decode, encode
 from schemas.registry import Registry
 from streams.bandit.commands.experiments import EXAMPLE, publish_experiment
 from streams.bandit.experiment import Experiment, parse
-from streams.bandit.snapshots.snapshot import Snapshot, follow
+from streams.bandit.snapshots.snapshot import Snapshot, next_snapshot
 from streams.bandit.snapshots.store import RedisSnapshotStore, pointer_key
-from streams.bandit.token import read
+from streams.bandit.token import verify
 from streams.collector.write_keys import create_key
 from streams.consent.app import partitioner
 from streams.consent.ledger.store import state_key
@@ -71,7 +71,7 @@ def settings(kafka: str, own_redis: EmbeddedRedis, tmp_path: Path) -> Settings:
 def published(settings: Settings, experiment: Experiment, **changes: Any) -> Snapshot:
     """Publish an experiment and put a snapshot of it into Redis."""
     publish_experiment(settings, experiment)
-    first = follow(experiment, {}, None, time.time_ns() // 1_000_000)
+    first = next_snapshot(experiment, {}, None, time.time_ns() // 1_000_000)
     assert first is not None
     snapshot = Snapshot(**{**first.__dict__, **changes})
     value = encode(Registry(settings.contracts).latest("bandit.snapshots"), snapshot.record())
@@ -166,7 +166,7 @@ def test_answers_follow_the_published_vector_and_are_logged_as_given(settings: S
         record = records[decision_id]
         assert record["visitor"] == node(NodeKeys.derive(SECRET), "cookie", visitor)
         assert all(record[name] == answer[name] for name in ("arm", "group", "propensity", "reason", "config_version"))
-        ref = read(KEY, answer["token"])
+        ref = verify(KEY, answer["token"])
         assert ref is not None
         assert (ref.decision_id, ref.arm, ref.propensity) == (decision_id, answer["arm"], answer["propensity"])
         assert answer["is_control"] == (answer["group"] == "control")
@@ -381,7 +381,7 @@ def test_the_widget_always_resolves(settings: Settings) -> None:
             expected = await served.until(lambda answer: answer["reason"] == "ok")
             decided = await in_widget(served.url, timeout_ms=10_000)
             assert (decided["arm"], decided["group"]) == (expected["arm"], expected["group"])
-            assert read(KEY, decided["token"]) is not None
+            assert verify(KEY, decided["token"]) is not None
         silent = await asyncio.start_server(lambda _reader, _writer: asyncio.sleep(60), "127.0.0.1", 0)
         port = silent.sockets[0].getsockname()[1]
         for endpoint, reason in ((f"http://127.0.0.1:{port}", "timeout"), ("http://127.0.0.1:1", "error")):

@@ -1,4 +1,4 @@
-"""Against a real broker: transactions, deleted records, groups without members, restarts."""
+"""The gauge on a real broker: transactions, deleted records, groups without members, restarts."""
 
 import json
 import os
@@ -33,7 +33,7 @@ from tests.broker.groups import commit_offsets
 
 @pytest.fixture
 def house(kafka: str, redis_url: str, tmp_path: Path) -> Settings:
-    """Settings of a house on the session's broker."""
+    """Settings on the session's broker."""
     return load_settings(kafka=kafka, redis=redis_url, state_dir=tmp_path)
 
 
@@ -48,9 +48,9 @@ def topic(house: Settings) -> str:
 @pytest.fixture
 def collector(house: Settings) -> Iterator[Collector]:
     """A collector without a store."""
-    made = Collector(house, GaugeOptions("127.0.0.1", 1, 0.5, LagLimits(hung_s=1.0)), None)
-    yield made
-    made.close()
+    gauge_collector = Collector(house, GaugeOptions("127.0.0.1", 1, 0.5, LagLimits(hung_s=1.0)), None)
+    yield gauge_collector
+    gauge_collector.close()
 
 
 def make_topics(house: Settings, *topics: NewTopic) -> None:
@@ -65,25 +65,25 @@ def make_topics(house: Settings, *topics: NewTopic) -> None:
 
 
 def eventually(check: Callable[[], Any], seconds: float = 30) -> Any:
-    """What `check` returns once it is true."""
+    """Poll `check` until it is true, and return its result."""
     deadline = time.monotonic() + seconds
-    while not (found := check()):
+    while not (result := check()):
         assert time.monotonic() < deadline, "not in time"
         time.sleep(0.1)
-    return found
+    return result
 
 
 def group_name() -> str:
-    """A group that the gauge will find."""
+    """Return the name of a group that the gauge watches."""
     return f"headwater.t{uuid.uuid4().hex[:8]}"
 
 
 def produce(house: Settings, topic: str, partition: int, n: int, at_ms: int = 0) -> None:
-    """`n` plain records, written at `at_ms`, or now."""
-    made = producer(house)
+    """Produce `n` plain records with the timestamp `at_ms`, or now."""
+    client = producer(house)
     for i in range(n):
-        made.produce(topic, value=b"%d" % i, partition=partition, timestamp=at_ms)
-    assert made.flush(20) == 0
+        client.produce(topic, value=b"%d" % i, partition=partition, timestamp=at_ms)
+    assert client.flush(20) == 0
 
 
 def commit(house: Settings, group: str, *offsets: tuple[str, int, int]) -> None:
@@ -96,14 +96,14 @@ def commit(house: Settings, group: str, *offsets: tuple[str, int, int]) -> None:
         consumer.close()
 
 
-def found(reading: LagReading, group: str) -> GroupReading:
-    """One group's reading."""
+def group_reading(reading: LagReading, group: str) -> GroupReading:
+    """Return the reading of one group."""
     (match,) = [g for g in reading.groups if g.group == group]
     return match
 
 
 def test_lag_is_zero_behind_a_transaction_marker(house: Settings, topic: str, collector: Collector) -> None:
-    """The marker at the end of a partition is no record: a group that has committed past it has read all."""
+    """A group that has committed past the marker at the end of a partition has no lag."""
     writer = producer(house, transactional_id=topic)
     writer.init_transactions(20)
     writer.begin_transaction()
@@ -115,17 +115,17 @@ def test_lag_is_zero_behind_a_transaction_marker(house: Settings, topic: str, co
 
     def settled() -> PartitionReading | None:
         # A commit returns before its marker is on the partition.
-        reading = found(collector.round(time.time()), group).partitions[0]
+        reading = group_reading(collector.poll(time.time()), group).partitions[0]
         return reading if reading.end == 11 else None
 
     assert eventually(settled).lag == 7
     commit(house, group, (topic, 0, 11))
-    after = found(collector.round(time.time()), group)
+    after = group_reading(collector.poll(time.time()), group)
     assert (after.lag, after.time_lag_s, after.state) == (0, 0.0, LagState.OK)
 
 
 def test_an_open_transaction_holds_back_readers_and_is_named(house: Settings, topic: str, collector: Collector) -> None:
-    """Lag counts to the last stable offset; what lies behind an open transaction is HUNG_TXN after its time."""
+    """Lag counts to the last stable offset; an open transaction is HUNG_TXN after its time."""
     group = group_name()
     commit(house, group, (topic, 0, 0))
     writer = producer(house, transactional_id=topic)
@@ -134,40 +134,40 @@ def test_an_open_transaction_holds_back_readers_and_is_named(house: Settings, to
     writer.produce(topic, value=b"x", partition=0)
     writer.flush(20)
     reading = eventually(
-        lambda: hung if (hung := found(collector.round(time.time()), group)).state is LagState.HUNG_TXN else None
+        lambda: hung if (hung := group_reading(collector.poll(time.time()), group)).state is LagState.HUNG_TXN else None
     )
     assert reading.lag == 0
     assert "holds back 1 records" in reading.worst.detail
     writer.abort_transaction(20)
-    eventually(lambda: found(collector.round(time.time()), group).partitions[0].state is not LagState.HUNG_TXN)
+    eventually(lambda: group_reading(collector.poll(time.time()), group).partitions[0].state is not LagState.HUNG_TXN)
 
 
 def test_a_group_without_members_is_stopped_and_its_age_is_read_from_the_record(
     house: Settings, topic: str, collector: Collector
 ) -> None:
-    """The gauge has just started and the record is an hour old: one look at it tells."""
+    """A gauge that has just started reads the age from the record, which is an hour old."""
     now = time.time()
     produce(house, topic, 0, 5, round((now - 3_600) * 1000))
     produce(house, topic, 0, 5, round((now - 1_800) * 1000))
     group = group_name()
     commit(house, group, (topic, 0, 2), (topic, 1, 0))
-    reading = found(collector.round(now), group)
+    reading = group_reading(collector.poll(now), group)
     assert (reading.state, reading.members, reading.lag) == (LagState.STOPPED, 0, 8)
     assert reading.time_lag_s == pytest.approx(3_600, abs=0.01)
     assert reading.partitions[0].time_lag_from == "record"
     commit(house, group, (topic, 0, 7))
-    assert found(collector.round(now), group).time_lag_s == pytest.approx(1_800, abs=0.01)
+    assert group_reading(collector.poll(now), group).time_lag_s == pytest.approx(1_800, abs=0.01)
 
 
 def test_a_member_is_counted_and_what_it_reads_is_within_its_limit(house: Settings, topic: str, collector: Collector) -> None:
-    """A worker that has joined and not committed yet: its partitions are known from its assignment."""
+    """The partitions of a worker without commits are known from its assignment."""
     produce(house, topic, 1, 3)
     group = group_name()
     worker = reader(house, group, auto_offset_reset="earliest")
     worker.subscribe([topic])
     try:
         eventually(lambda: worker.poll(0.1))
-        reading = eventually(lambda: next((g for g in collector.round(time.time()).groups if g.group == group), None))
+        reading = eventually(lambda: next((g for g in collector.poll(time.time()).groups if g.group == group), None))
         assert (reading.members, reading.lag, reading.state) == (1, 3, LagState.OK)
         assert reading.time_lag_s < 60
     finally:
@@ -175,7 +175,7 @@ def test_a_member_is_counted_and_what_it_reads_is_within_its_limit(house: Settin
 
 
 def test_deleted_offsets_break_neither_the_round_nor_the_neighbour(house: Settings, topic: str, collector: Collector) -> None:
-    """Records that were deleted before they were read: DATA_LOSS_RISK there, all other partitions as ever."""
+    """Unread deleted records are DATA_LOSS_RISK; other partitions are unaffected."""
     produce(house, topic, 0, 10)
     produce(house, topic, 1, 10)
     group = group_name()
@@ -183,40 +183,40 @@ def test_deleted_offsets_break_neither_the_round_nor_the_neighbour(house: Settin
     client = admin(house)
     for future in client.delete_records([ck.TopicPartition(topic, 0, 6)]).values():
         future.result(20)
-    reading = found(collector.round(time.time()), group)
+    reading = group_reading(collector.poll(time.time()), group)
     assert [p.state for p in reading.partitions] == [LagState.DATA_LOSS_RISK, LagState.OK]
     assert "4 records were deleted" in reading.partitions[0].detail
     assert reading.partitions[0].time_lag_s is not None
 
 
 def test_a_deleted_topic_leaves_the_others_alone(house: Settings, topic: str, collector: Collector) -> None:
-    """A group's commits outlive the topic that they are for."""
-    gone = f"gauge.{uuid.uuid4().hex[:8]}"
-    make_topics(house, NewTopic(gone, 1, 1))
+    """A group's committed offsets outlive their topic."""
+    deleted = f"gauge.{uuid.uuid4().hex[:8]}"
+    make_topics(house, NewTopic(deleted, 1, 1))
     group = group_name()
-    commit(house, group, (topic, 0, 0), (gone, 0, 0))
+    commit(house, group, (topic, 0, 0), (deleted, 0, 0))
     client = admin(house)
-    client.delete_topics([gone])[gone].result(20)
-    eventually(lambda: {p.topic for p in found(collector.round(time.time()), group).partitions} == {topic})
+    client.delete_topics([deleted])[deleted].result(20)
+    eventually(lambda: {p.topic for p in group_reading(collector.poll(time.time()), group).partitions} == {topic})
 
 
 def test_time_lag_outlives_a_restart_in_redis(house: Settings, topic: str, redis_url: str) -> None:
-    """The clock is ours: ten minutes of looks, a restart, and the age is known without reading a record."""
+    """With an injected clock: after ten minutes of rounds and a restart the age is known without reading a record."""
     import redis
 
     store = RedisTables(redis.Redis.from_url(redis_url))
-    group, serving = group_name(), GaugeOptions("127.0.0.1", 1, 10.0, LagLimits())
+    group, options = group_name(), GaugeOptions("127.0.0.1", 1, 10.0, LagLimits())
     commit(house, group, (topic, 0, 0))
-    began, first, writer = time.time(), Collector(house, serving, store), producer(house)
+    began, first, writer = time.time(), Collector(house, options, store), producer(house)
     for look in range(31):
-        first.round(began + 20 * look)
+        first.poll(began + 20 * look)
         writer.produce(topic, value=b"x", partition=0)
         assert writer.flush(20) == 0
     commit(house, group, (topic, 0, 15))
     first.close()
-    second = Collector(house, serving, store)
+    second = Collector(house, options, store)
     try:
-        (partition, _) = found(second.round(began + 620), group).partitions
+        (partition, _) = group_reading(second.poll(began + 620), group).partitions
         # Record 15 was written after look 15 (300 s) and before look 16 (320 s).
         assert (partition.lag, partition.time_lag_from) == (16, "table")
         assert partition.time_lag_s == pytest.approx(310, abs=1)
@@ -225,35 +225,35 @@ def test_time_lag_outlives_a_restart_in_redis(house: Settings, topic: str, redis
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_a_topic_made_anew_is_another_one(house: Settings, topic: str, redis_url: str, restarted: bool) -> None:
-    """Deleted and created again under its name while its time tables stay in Redis: the age of a record is its own."""
+def test_a_recreated_topic_has_its_own_ages(house: Settings, topic: str, redis_url: str, restarted: bool) -> None:
+    """A recreated topic, whose time tables are still in Redis, has ages of its own."""
     import redis
 
     store = RedisTables(redis.Redis.from_url(redis_url))
-    group, serving = group_name(), GaugeOptions("127.0.0.1", 1, 10.0, LagLimits())
+    group, options = group_name(), GaugeOptions("127.0.0.1", 1, 10.0, LagLimits())
     commit(house, group, (topic, 0, 0))
-    # The old topic's records were written over two days; the clock is ours.
-    now, collector = time.time(), Collector(house, serving, store)
+    # The old topic's records were written over two days; the clock is injected.
+    now, collector = time.time(), Collector(house, options, store)
     for look in range(12):
-        collector.round(now - 172_800 + 20 * look)
+        collector.poll(now - 172_800 + 20 * look)
         produce(house, topic, 0, 10)
     if restarted:
         collector.close()
-    make_anew(house, topic)
+    recreate_topic(house, topic)
     commit(house, group, (topic, 0, 20))
     # More records than the old topic had: by offsets alone it has only grown.
     produce(house, topic, 0, 200, round((now - 60) * 1000))
     if restarted:
-        collector = Collector(house, serving, store)
+        collector = Collector(house, options, store)
     try:
-        partition = found(collector.round(now), group).partitions[0]
+        partition = group_reading(collector.poll(now), group).partitions[0]
         assert (partition.lag, partition.time_lag_from, partition.state) == (180, "record", LagState.STOPPED)
         assert partition.time_lag_s == pytest.approx(60, abs=1)
     finally:
         collector.close()
 
 
-def make_anew(house: Settings, topic: str) -> None:
+def recreate_topic(house: Settings, topic: str) -> None:
     """Delete a topic and create it again."""
     client, before = admin(house), topic_ids(house, [topic])
     client.delete_topics([topic])[topic].result(20)
@@ -262,30 +262,30 @@ def make_anew(house: Settings, topic: str) -> None:
     assert topic_ids(house, [topic]) != before
 
 
-def test_kafka_away_is_said_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No answer is Retryable, never a hang and never an empty house."""
+def test_an_unreachable_kafka_is_retryable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unreachable Kafka raises Retryable; it neither hangs nor gives empty facts."""
     monkeypatch.setattr("consumers.gauge.cluster.TIMEOUT_S", 1.0)
     alone = Cluster(load_settings(kafka="127.0.0.1:9", state_dir=tmp_path))
     with pytest.raises(Retryable, match="Kafka does not answer"):
-        alone.facts(0)
+        alone.fetch_facts(0)
     alone.close()
 
 
 def test_side_topics_are_read_back(house: Settings, contracts_dir: Path) -> None:
-    """Dead letters by reason, counts of the last hour, newest snapshots; what is unreadable is skipped."""
+    """Dead letters by reason, counts of the last hour, newest snapshots; unreadable records are skipped."""
     make_topics(
         house, *(NewTopic(name, 1, 1) for name in ("events.dead", "stream.counts", "bandit.snapshots", "identity.deferred"))
     )
     registry, now = Registry(contracts_dir), time.time()
     minute = int(now // 60) * 60_000
-    where = {"source_topic": "events.raw", "source_partition": 0, "source_offset": 1, "source": "web"}
-    why = {"stage": "consent", "reason": "unreadable", "detail": ""}
-    letter = {**why, **where, "dead_ts": round(now * 1000), "key_day": "2026-01-01", "payload": b"x"}
+    source = {"source_topic": "events.raw", "source_partition": 0, "source_offset": 1, "source": "web"}
+    cause = {"stage": "consent", "reason": "unreadable", "detail": ""}
+    letter = {**cause, **source, "dead_ts": round(now * 1000), "key_day": "2026-01-01", "payload": b"x"}
     count = {"stage": "consent", "source": "web", "event_name": "page_view", "outcome": "pass", "n": 5}
     unmapped = count | {"event_name": "", "outcome": "unmapped", "dimensions": {"name": "partners"}}
-    shot = {"experiment": "hero", "version": 1, "config_version": "1", "published_ts": round(now * 1000), "checksum": ""}
-    shot |= {"arms": ["a", "b"], "posterior": [[1.0, 3.0], [1.0, 1.0]]}
-    due = {"topic": "events.consented", "first": 10}
+    published = {"experiment": "hero", "version": 1, "config_version": "1", "published_ts": round(now * 1000), "checksum": ""}
+    published |= {"arms": ["a", "b"], "posterior": [[1.0, 3.0], [1.0, 1.0]]}
+    deferred = {"topic": "events.consented", "first": 10}
     records = [
         ("events.dead", letter),
         ("events.dead", letter | {"dead_ts": 0}),
@@ -296,25 +296,25 @@ def test_side_topics_are_read_back(house: Settings, contracts_dir: Path) -> None
         ("stream.counts", unmapped | {"minute": minute, "source": "app", "n": 7}),
         ("stream.counts", unmapped | {"minute": minute - 3_600_000}),
         ("stream.counts", unmapped | {"minute": minute, "outcome": "fingerprint"}),
-        ("bandit.snapshots", shot | {"probabilities": [0.5, 0.5]}),
-        ("bandit.snapshots", shot | {"probabilities": [0.2, 0.8]}),
-        ("identity.deferred", due | {"partition": 0, "end": 40}),
-        ("identity.deferred", due | {"partition": 1, "end": 90}),
-        ("identity.deferred", due | {"partition": 0, "end": 10}),
+        ("bandit.snapshots", published | {"probabilities": [0.5, 0.5]}),
+        ("bandit.snapshots", published | {"probabilities": [0.2, 0.8]}),
+        ("identity.deferred", deferred | {"partition": 0, "end": 40}),
+        ("identity.deferred", deferred | {"partition": 1, "end": 90}),
+        ("identity.deferred", deferred | {"partition": 0, "end": 10}),
     ]
-    made = producer(house)
-    made.produce("stream.counts", value=b"no record at all")
+    client = producer(house)
+    client.produce("stream.counts", value=b"no record at all")
     for name, record in records:
-        made.produce(name, value=encode(registry.latest(name), record))
-    assert made.flush(20) == 0
-    side = SideTopicState(registry)
-    tail = SideTopicConsumer(house, side)
-    tail.start()
+        client.produce(name, value=encode(registry.latest(name), record))
+    assert client.flush(20) == 0
+    side_state = SideTopicState(registry)
+    side_consumer = SideTopicConsumer(house, side_state)
+    side_consumer.start()
     try:
-        eventually(lambda: tail.complete)
-        recent = side.recent(now, True)
+        eventually(lambda: side_consumer.complete)
+        recent = side_state.recent(now, True)
     finally:
-        tail.stop()
+        side_consumer.stop()
     assert dict(recent.dead)["consent", "unreadable", "web"] >= 1
     assert [(cell, total, series[-1]) for cell, total, series in recent.volumes] == [(("consent", "pass"), 10, 10)]
     assert recent.unmapped == ((("app", "partners"), 7), (("web", "partners"), 5))
@@ -323,7 +323,7 @@ def test_side_topics_are_read_back(house: Settings, contracts_dir: Path) -> None
 
 
 def test_the_command_serves_and_prints(house: Settings, topic: str) -> None:
-    """`headwater gauge` answers on its port and stops on SIGTERM; `--once --json` prints what scripts wait for."""
+    """`headwater gauge` answers on its port and stops on SIGTERM; `--once --json` prints the lag."""
     produce(house, topic, 0, 3)
     group = group_name()
     commit(house, group, (topic, 0, 1), (topic, 1, 0))
@@ -334,8 +334,8 @@ def test_the_command_serves_and_prints(house: Settings, topic: str) -> None:
     printed = subprocess.run(
         [*command, "--once", "--json"], env=environment, cwd=root, capture_output=True, check=True, timeout=60
     )
-    (seen,) = [g for g in json.loads(printed.stdout)["groups"] if g["group"] == group]
-    assert (seen["lag"], seen["state"]) == (2, "STOPPED")
+    (printed_group,) = [g for g in json.loads(printed.stdout)["groups"] if g["group"] == group]
+    assert (printed_group["lag"], printed_group["state"]) == (2, "STOPPED")
     port = free_port()
     server = subprocess.Popen([*command, "--port", str(port), "--interval", "0.5"], env=environment, cwd=root)
     try:

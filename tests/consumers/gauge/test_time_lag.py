@@ -1,4 +1,4 @@
-"""Time lag against the truth: simulated traffic whose every record's time is known, five ways in which lag gets hard."""
+"""Time lag against simulated traffic whose record times are known, in five hard situations."""
 
 import random
 from bisect import bisect_right
@@ -16,7 +16,7 @@ HERE = GaugePartition("t", 0)
 
 @dataclass(frozen=True)
 class Scenario:
-    """`rate(t)`: records a second; `pace(t)`: what the reader can read a second; `looks(t)`: whether the gauge runs."""
+    """`rate(t)`: records a second; `pace(t)`: records a second that the group can read; `looks(t)`: whether the gauge runs."""
 
     rate: Callable[[float], float]
     pace: Callable[[float], float]
@@ -40,7 +40,7 @@ SCENARIOS = {
 
 
 def written(scenario: Scenario, seed: int) -> list[float]:
-    """Times of all records: each second's records at random moments of it."""
+    """Return the times of all records, at random moments of each second."""
     rng, times, owed = random.Random(seed), [], 0.0
     for second in range(int(scenario.hours * HOUR)):
         owed += scenario.rate(second) * rng.uniform(0.8, 1.2)
@@ -50,32 +50,32 @@ def written(scenario: Scenario, seed: int) -> list[float]:
 
 
 def looks(scenario: Scenario, times: list[float]) -> Iterator[tuple[float, int, int]]:
-    """(time, end of the partition, committed offset) at each look, every 10 s."""
-    read = 0.0
+    """Yield (time, end of the partition, committed offset) of each round, every 10 s."""
+    committed = 0.0
     for second in range(1, int(scenario.hours * HOUR)):
         end = bisect_right(times, second)
-        read = min(float(end), read + scenario.pace(second))
+        committed = min(float(end), committed + scenario.pace(second))
         if second % 10 == 0 and scenario.looks(second):
-            yield float(second), end, int(read)
+            yield float(second), end, int(committed)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_time_lag_is_the_truth_within_three_seconds(name: str) -> None:
-    """p95 of the error over all looks at which something waited; ages from records count as they come."""
+def test_time_lag_is_right_within_three_seconds(name: str) -> None:
+    """The p95 of the error over all rounds with waiting records is at most 3 s; ages from records count as they are."""
     scenario = SCENARIOS[name]
     times = written(scenario, 11)
     watch, errors, asked_at = LagWatch(), [], []
     for now, end, committed in looks(scenario, times):
         group = GroupFacts("headwater.g", 1, False, frozenset(), {HERE: committed})
         facts = KafkaFacts(now, {HERE: PartitionEnds(0, end, end)}, (group,))
-        wanted = watch.take(facts)
-        asked_at += [now] * len(wanted)
-        reading = watch.read(facts, {key: round(times[key[1]] * 1000) for key in wanted})
+        offsets = watch.update_tables(facts)
+        asked_at += [now] * len(offsets)
+        reading = watch.build_reading(facts, {key: round(times[key[1]] * 1000) for key in offsets})
         if committed < end:
-            found = reading.groups[0].time_lag_s
-            assert found is not None
-            errors.append(abs(found - (now - times[committed])))
+            time_lag_s = reading.groups[0].time_lag_s
+            assert time_lag_s is not None
+            errors.append(abs(time_lag_s - (now - times[committed])))
     assert len(errors) > 100
     assert sorted(errors)[int(0.95 * len(errors))] <= 3.0
-    # Records are read only where the table cannot know: what was written before the first look, or in a pause of the gauge.
+    # Records are read only where the table cannot know: from before the first round, or within a pause of the gauge.
     assert any(now > 300 for now in asked_at) == ("gauge is away" in name)

@@ -1,4 +1,4 @@
-"""Experiments: what a person may publish, and what is refused with a sentence that helps."""
+"""Experiments: what may be published, and what is refused with a helpful message."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ EXAMPLE = json.loads(experiments_app.EXAMPLE.read_text())
 
 
 def changed(**changes: Any) -> Experiment:
-    """The packaged example with changes."""
+    """Return the packaged example with changes."""
     return parse(json.dumps(EXAMPLE | changes))
 
 
@@ -27,7 +27,7 @@ def test_the_packaged_example_is_valid_and_keeps_its_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"control": {"share": 0, "arm": "calm"}}, "control.share"),
         ({"control": {"share": 0.04, "arm": "calm"}}, "control.share"),
@@ -49,9 +49,9 @@ def test_the_packaged_example_is_valid_and_keeps_its_version() -> None:
         ({"mode": "pause"}, "mode"),
     ],
 )
-def test_what_could_not_be_judged_is_refused(changes: dict[str, Any], said: str) -> None:
+def test_a_broken_experiment_is_refused(changes: dict[str, Any], message: str) -> None:
     """Each broken experiment is refused with a message that names the field or the reason."""
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         changed(**changes)
 
 
@@ -62,7 +62,7 @@ def test_broken_json_is_a_sentence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "context", "met"),
+    ("rule", "context", "allowed"),
     [
         ({}, {}, True),
         ({"stock": "left"}, {"left": 3}, True),
@@ -74,9 +74,9 @@ def test_broken_json_is_a_sentence() -> None:
         ({"device": ["mobile"]}, {}, False),
     ],
 )
-def test_eligibility_fails_closed(rule: dict[str, Any], context: dict[str, Any], met: bool) -> None:
+def test_eligibility_fails_closed(rule: dict[str, Any], context: dict[str, Any], allowed: bool) -> None:
     """A condition is met by the right context value only; a missing value does not meet it."""
-    assert Eligibility.model_validate(rule).met(context) is met
+    assert Eligibility.model_validate(rule).allows(context) is allowed
 
 
 @pytest.mark.parametrize(
@@ -90,13 +90,13 @@ def test_eligibility_fails_closed(rule: dict[str, Any], context: dict[str, Any],
 )
 def test_what_changes_the_meaning_of_statistics_needs_a_new_epoch(changes: dict[str, Any]) -> None:
     """Arms, reward, salt and control may change with the epoch only; the epoch never goes back."""
-    known = changed()
+    current = changed()
     with pytest.raises(ConfigError, match="set epoch to 2"):
-        experiments_app.refuse_mixture(known, changed(**changes))
-    experiments_app.refuse_mixture(known, changed(epoch=2, **changes))
-    experiments_app.refuse_mixture(known, changed(mode="freeze", floor=0.02))
+        experiments_app.check_epoch(current, changed(**changes))
+    experiments_app.check_epoch(current, changed(epoch=2, **changes))
+    experiments_app.check_epoch(current, changed(mode="freeze", floor=0.02))
     with pytest.raises(ConfigError, match="is over"):
-        experiments_app.refuse_mixture(changed(epoch=2), known)
+        experiments_app.check_epoch(changed(epoch=2), current)
 
 
 def test_the_example_is_packaged() -> None:

@@ -1,4 +1,4 @@
-"""The stage: conserves, replays, keeps order, counts each decision once, and publishes what follows."""
+"""The stage conserves, replays, keeps order, counts each decision once, and publishes."""
 
 from typing import Any
 from uuid import UUID
@@ -15,7 +15,7 @@ from streams.bandit.commands.experiments import EXAMPLE
 from streams.bandit.experiment import Experiment, parse
 from streams.bandit.snapshots.kernel import InvalidDistribution
 from streams.bandit.snapshots.publisher import Publisher
-from streams.bandit.snapshots.snapshot import REFRESH_MS, follow, from_record
+from streams.bandit.snapshots.snapshot import REFRESH_MS, from_record, next_snapshot
 from streams.bandit.snapshots.store import MemorySnapshotStore
 from streams.bandit.stage import EXPERIMENTS, OUTCOMES, RESOLVED, SNAPSHOTS, STATS, UNITS, BanditStage
 from streams.bandit.statistics import Sums
@@ -30,13 +30,13 @@ REGISTRY = Registry(PACKAGED_CONTRACTS)
 
 
 def token(unit: int, arm: str = "bold", group: str = "bandit", **changes: Any) -> str:
-    """The token of decision `unit`."""
+    """Return the token of decision `unit`."""
     ref = DecisionRef(str(UUID(int=unit)), "hero-banner", 1, arm, group, 0.5, T0)
     return sign(KEY, ref._replace(**changes))
 
 
 def event(name: str, decision_token: str = "", **changes: Any) -> bytes:
-    """A record of events.resolved."""
+    """Return a record of events.resolved."""
     record = {
         "profile_id": "2" + "a" * 32, "node": "2" + "a" * 32, "identity_state": "resolved", "consent_outcome": "pass",
         "consent_purposes": 7, "consent_reasons": "", "consent_policy": "", "consent_evidence": "", "event_id": "e",
@@ -48,31 +48,31 @@ def event(name: str, decision_token: str = "", **changes: Any) -> bytes:
 
 
 def batch(topic: str, values: list[bytes | None], first: int = 0, partition: int = 0) -> Batch:
-    """A batch of these values."""
+    """Return a batch of these values."""
     return Batch(topic, partition, [b"k"] * len(values), values, range(first, first + len(values)))
 
 
 def stage(store: MemorySnapshotStore | None = None, experiment: Experiment = HERO) -> BanditStage:
-    """A stage that knows one experiment."""
-    made = BanditStage(REGISTRY, KEY, Publisher(REGISTRY, store or MemorySnapshotStore(), Metrics()), Metrics())
-    publish(made, experiment)
-    return made
+    """Build a stage that knows one experiment."""
+    bandit = BanditStage(REGISTRY, KEY, Publisher(REGISTRY, store or MemorySnapshotStore(), Metrics()), Metrics())
+    publish(bandit, experiment)
+    return bandit
 
 
-def publish(made: BanditStage, experiment: Experiment) -> None:
-    """Tell a stage of an experiment."""
+def publish(bandit: BanditStage, experiment: Experiment) -> None:
+    """Give a stage an experiment by broadcast."""
     record = {"experiment": experiment.key, "config_version": experiment.version, "config": experiment.text()}
-    made.on_broadcast(EXPERIMENTS, [(experiment.key.encode(), encode(REGISTRY.latest(EXPERIMENTS), record))])
+    bandit.on_broadcast(EXPERIMENTS, [(experiment.key.encode(), encode(REGISTRY.latest(EXPERIMENTS), record))])
 
 
 def records(outputs: list[Output]) -> list[dict[str, Any]]:
-    """The outputs, decoded."""
+    """Decode the outputs."""
     return [decode(REGISTRY, value)[1] for _, value, _ in outputs if value is not None]
 
 
-def outcomes_of(made: BanditStage, values: list[bytes | None]) -> list[bytes | None]:
-    """What joining these events writes to bandit.outcomes."""
-    return [value for _, value, _ in made.handle(batch(RESOLVED, values, partition=1), NOW).out[OUTCOMES]]
+def outcomes_of(bandit: BanditStage, values: list[bytes | None]) -> list[bytes | None]:
+    """Return the values that joining these events writes to bandit.outcomes."""
+    return [value for _, value, _ in bandit.handle(batch(RESOLVED, values, partition=1), NOW).out[OUTCOMES]]
 
 
 MIXED: list[bytes | None] = [
@@ -90,7 +90,7 @@ MIXED: list[bytes | None] = [
 ]
 
 
-def test_joining_conserves_and_says_what_became_of_each() -> None:
+def test_joining_conserves_and_gives_each_event_a_verdict() -> None:
     """Every record is passed or dead, each non-heartbeat has one verdict, and only exposures and rewards are outcomes."""
     outcome = stage().handle(batch(RESOLVED, MIXED), NOW)
     assert outcome.passed + outcome.dropped.total() + len(outcome.dead) == len(MIXED)
@@ -101,18 +101,21 @@ def test_joining_conserves_and_says_what_became_of_each() -> None:
     assert verdicts == {
         "no_decision": 1, "exposure": 1, "reward": 1, "forged": 2, "unknown_experiment": 1, "other": 1, "out_of_window": 1,
     }  # fmt: skip
-    found = records(outcome.out[OUTCOMES])
-    assert [(one["kind"], one["reward"], one["arm"]) for one in found] == [("exposure", 0, "bold"), ("reward", 1, "bold")]
-    assert all(key == one["decision_id"].encode() for (key, _, _), one in zip(outcome.out[OUTCOMES], found, strict=True))
+    joined = records(outcome.out[OUTCOMES])
+    assert [(record["kind"], record["reward"], record["arm"]) for record in joined] == [
+        ("exposure", 0, "bold"),
+        ("reward", 1, "bold"),
+    ]
+    assert all(key == record["decision_id"].encode() for (key, _, _), record in zip(outcome.out[OUTCOMES], joined, strict=True))
 
 
 def test_a_replay_gives_the_same_and_leaves_its_input_alone() -> None:
-    """Two fresh stages make the same of the same batches, and the batch is unchanged."""
+    """Two fresh stages give equal outcomes for the same batches and leave them unchanged."""
     values = list(MIXED)
     results = []
-    for made in (stage(), stage()):
-        joined = made.handle(batch(RESOLVED, values), NOW)
-        counted = made.handle(batch(OUTCOMES, [value for _, value, _ in joined.out[OUTCOMES]]), NOW)
+    for bandit in (stage(), stage()):
+        joined = bandit.handle(batch(RESOLVED, values), NOW)
+        counted = bandit.handle(batch(OUTCOMES, [value for _, value, _ in joined.out[OUTCOMES]]), NOW)
         results.append((joined, counted))
     assert results[0] == results[1]
     assert values == MIXED
@@ -123,56 +126,56 @@ def test_order_is_kept_per_decision() -> None:
     values: list[bytes | None] = []
     for n in range(5):
         values += [event("widget_viewed", token(1), event_id=f"a{n}"), event("purchase", token(2), event_id=f"b{n}")]
-    found = [decode(REGISTRY, value or b"")[1] for value in outcomes_of(stage(), values)]
-    assert [one["event_id"] for one in found if one["kind"] == "exposure"] == [f"a{n}" for n in range(5)]
-    assert [one["event_id"] for one in found if one["kind"] == "reward"] == [f"b{n}" for n in range(5)]
+    joined = [decode(REGISTRY, value or b"")[1] for value in outcomes_of(stage(), values)]
+    assert [record["event_id"] for record in joined if record["kind"] == "exposure"] == [f"a{n}" for n in range(5)]
+    assert [record["event_id"] for record in joined if record["kind"] == "reward"] == [f"b{n}" for n in range(5)]
 
 
 def test_the_devices_clock_cannot_move_an_event_before_its_decision_or_behind_its_arrival() -> None:
-    """The time of an outcome lies between the decision and the collector's time."""
+    """The time of an outcome lies between the decision's and the collector's time."""
     values: list[bytes | None] = [
         event("purchase", token(1), event_ts=T0 - 10**9),
         event("purchase", token(2), event_ts=T0 + 10**9),
     ]
-    found = [decode(REGISTRY, value or b"")[1] for value in outcomes_of(stage(), values)]
-    assert [one["event_ts"] for one in found] == [T0, T0 + 5_000]
+    joined = [decode(REGISTRY, value or b"")[1] for value in outcomes_of(stage(), values)]
+    assert [record["event_ts"] for record in joined] == [T0, T0 + 5_000]
 
 
-def counted(made: BanditStage, values: list[bytes | None], first: int = 0) -> Outcome:
+def counted(bandit: BanditStage, values: list[bytes | None], first: int = 0) -> Outcome:
     """Join and count these events on partition 1."""
-    return made.handle(batch(OUTCOMES, outcomes_of(made, values), first, 1), NOW)
+    return bandit.handle(batch(OUTCOMES, outcomes_of(bandit, values), first, 1), NOW)
 
 
-def test_counting_writes_cumulative_lines_on_its_own_partition() -> None:
-    """Views and purchases count once a decision; lines carry the batch's last offset and go where they are restored from."""
-    made = stage()
+def test_counting_writes_cumulative_sums_on_its_own_partition() -> None:
+    """Views and purchases count once per decision; records carry the batch's last offset and stay on its partition."""
+    bandit = stage()
     values: list[bytes | None] = [event("widget_viewed", token(n)) for n in range(1, 5)]
     values += [event("purchase", token(1)), event("purchase", token(1)), event("purchase", token(9, group="control"))]
-    outcome = counted(made, values, first=100)
+    outcome = counted(bandit, values, first=100)
     assert outcome.passed == 7
-    assert {partition for tray in outcome.out.values() for _, _, partition in tray} == {1}
-    found = {one["group"]: one for one in records(outcome.out[STATS])}
-    assert (found["bandit"]["exposures"], found["bandit"]["conversions"]) == (4, 1)
-    assert (found["control"]["exposures"], found["control"]["conversions"]) == (1, 1)
-    assert found["bandit"]["applied_offset"] == 106
-    assert all(key is not None and key.isascii() for tray in outcome.out.values() for key, _, _ in tray)
+    assert {partition for outputs in outcome.out.values() for _, _, partition in outputs} == {1}
+    by_group = {record["group"]: record for record in records(outcome.out[STATS])}
+    assert (by_group["bandit"]["exposures"], by_group["bandit"]["conversions"]) == (4, 1)
+    assert (by_group["control"]["exposures"], by_group["control"]["conversions"]) == (1, 1)
+    assert by_group["bandit"]["applied_offset"] == 106
+    assert all(key is not None and key.isascii() for outputs in outcome.out.values() for key, _, _ in outputs)
 
 
 def restored_from(outcomes: list[Outcome]) -> BanditStage:
-    """A new stage with partition 1 restored from what was committed, compacted as Kafka does."""
-    made = stage()
+    """Restore partition 1 of a new stage from committed outputs, compacted as Kafka does."""
+    bandit = stage()
     for topic in (STATS, UNITS):
-        kept: dict[bytes | None, bytes | None] = {}
+        compacted: dict[bytes | None, bytes | None] = {}
         for outcome in outcomes:
             for key, value, _ in outcome.out[topic]:
-                kept.pop(key, None)
-                kept[key] = value
-        made.on_restore(topic, 1, list(kept.items()))
-    return made
+                compacted.pop(key, None)
+                compacted[key] = value
+        bandit.on_restore(topic, 1, list(compacted.items()))
+    return bandit
 
 
 def test_a_restart_anywhere_counts_the_same() -> None:
-    """Whatever is restored, the next batch gives the totals of a stage that never stopped."""
+    """After a restore the next batch gives the totals of a stage that never stopped."""
     first: list[bytes | None] = [*(event("widget_viewed", token(n)) for n in range(1, 6)), event("purchase", token(2))]
     second: list[bytes | None] = [event("purchase", token(n)) for n in range(1, 8)]
     steady = stage()
@@ -185,14 +188,14 @@ def test_a_restart_anywhere_counts_the_same() -> None:
 
 
 def test_forgetting_is_written_as_tombstones_and_survives_a_restart() -> None:
-    """When a much newer decision comes, old ones are forgotten on the topic too, and their late events are dropped."""
-    made = stage()
-    before = counted(made, [event("widget_viewed", token(1))])
+    """A much newer decision makes old ones be forgotten on the topic too, and their late events are dropped."""
+    bandit = stage()
+    before = counted(bandit, [event("widget_viewed", token(1))])
     day = 86_400_000
     newer: bytes | None = event(
         "widget_viewed", token(2, decided_ts=T0 + 3 * day), collector_ts=T0 + 3 * day, event_ts=T0 + 3 * day
     )
-    after = counted(made, [newer], first=10)
+    after = counted(bandit, [newer], first=10)
     assert [key for key, value, _ in after.out[UNITS] if value is None] == [str(UUID(int=1)).encode()]
     late = counted(restored_from([before, after]), [event("purchase", token(1))], first=20)
     assert dict(late.dropped) == {"late": 1}
@@ -200,129 +203,129 @@ def test_forgetting_is_written_as_tombstones_and_survives_a_restart() -> None:
 
 
 def test_an_unknown_contract_holds_the_partition_before_anything_is_counted() -> None:
-    """A batch with a record of an unknown contract raises Retryable, and counting it later counts it once."""
-    made = stage()
-    values = outcomes_of(made, [event("widget_viewed", token(1))])
+    """A batch with an unknown contract raises Retryable, and counting it later counts it once."""
+    bandit = stage()
+    values = outcomes_of(bandit, [event("widget_viewed", token(1))])
     with pytest.raises(Retryable):
-        made.handle(batch(OUTCOMES, [*values, b"\x00\x00\x01\x00\x00rest"]), NOW)
+        bandit.handle(batch(OUTCOMES, [*values, b"\x00\x00\x01\x00\x00rest"]), NOW)
     with pytest.raises(Retryable):
-        made.handle(batch(RESOLVED, [b"\x00\x00\x01\x00\x00rest"]), NOW)
-    (line,) = records(made.handle(batch(OUTCOMES, values), NOW).out[STATS])
+        bandit.handle(batch(RESOLVED, [b"\x00\x00\x01\x00\x00rest"]), NOW)
+    (line,) = records(bandit.handle(batch(OUTCOMES, values), NOW).out[STATS])
     assert line["exposures"] == 1
 
 
 def test_unreadable_outcomes_are_dead() -> None:
-    """A record that is no outcome is a dead letter, and the rest of its batch is counted."""
-    made = stage()
-    values = [*outcomes_of(made, [event("widget_viewed", token(1))]), b"x", None]
-    outcome = made.handle(batch(OUTCOMES, values), NOW)
+    """An undecodable record is a dead letter, and the rest of its batch is counted."""
+    bandit = stage()
+    values = [*outcomes_of(bandit, [event("widget_viewed", token(1))]), b"x", None]
+    outcome = bandit.handle(batch(OUTCOMES, values), NOW)
     assert (outcome.passed, [dead.reason for dead in outcome.dead]) == (1, ["UNDECODABLE", "UNDECODABLE"])
 
 
 # -- publishing
 
 
-def tick(made: BanditStage, now: float, *, commit: bool = True) -> list[dict[str, Any]]:
-    """What is published now; it comes back as a broadcast once committed."""
-    outputs = made.on_tick(now).out.get(SNAPSHOTS, [])
+def tick(bandit: BanditStage, now: float, *, commit: bool = True) -> list[dict[str, Any]]:
+    """Return what a tick publishes, and broadcast it back as committed."""
+    outputs = bandit.on_tick(now).out.get(SNAPSHOTS, [])
     if commit:
-        made.on_broadcast(SNAPSHOTS, [(key, value) for key, value, _ in outputs])
+        bandit.on_broadcast(SNAPSHOTS, [(key, value) for key, value, _ in outputs])
     return records(outputs)
 
 
 def test_the_first_snapshot_needs_no_statistics_and_no_election() -> None:
-    """A new experiment is published at once, with equal chances, by whoever ticks first."""
+    """A new experiment is published at once, with equal chances, by any worker."""
     (first,) = tick(stage(), NOW)
     assert (first["version"], first["probabilities"]) == (1, pytest.approx([1 / 3] * 3))
     assert from_record(first).checksum == first["checksum"]
 
 
 def test_a_snapshot_is_in_redis_only_after_its_commit() -> None:
-    """The store gets a version when its record came back committed, not when it was handed over."""
+    """The store gets a version when its record comes back committed, not when it is produced."""
     store = MemorySnapshotStore()
-    made = stage(store)
-    outputs = made.on_tick(NOW).out[SNAPSHOTS]
-    made.on_tick(NOW + 1)
+    bandit = stage(store)
+    outputs = bandit.on_tick(NOW).out[SNAPSHOTS]
+    bandit.on_tick(NOW + 1)
     assert store.pointers == {}
-    made.on_broadcast(SNAPSHOTS, [(key, value) for key, value, _ in outputs])
-    made.on_tick(NOW + 2)
+    bandit.on_broadcast(SNAPSHOTS, [(key, value) for key, value, _ in outputs])
+    bandit.on_tick(NOW + 2)
     assert store.pointers == {"hero-banner": 1}
     assert store.blobs["hero-banner", 1] == outputs[0][1]
 
 
-def learned(made: BanditStage, conversions: dict[str, int], views: int = 400) -> None:
-    """Count views and conversions an arm on partition 1, and let the publisher know of them."""
+def learned(bandit: BanditStage, conversions: dict[str, int], views: int = 400) -> None:
+    """Count views and conversions per arm on partition 1, and broadcast the statistics."""
     values: list[bytes | None] = []
     for at, (arm, converted) in enumerate(conversions.items()):
         units = range(at * 10_000 + 1, at * 10_000 + 1 + views)
         values += [event("widget_viewed", token(unit, arm)) for unit in units]
         values += [event("purchase", token(unit, arm)) for unit in units[:converted]]
-    outputs = counted(made, values).out[STATS]
-    made.on_broadcast(STATS, [(key, value) for key, value, _ in outputs])
+    outputs = counted(bandit, values).out[STATS]
+    bandit.on_broadcast(STATS, [(key, value) for key, value, _ in outputs])
 
 
 def test_the_elected_worker_publishes_what_was_learned_step_by_step() -> None:
-    """The better arm gains, by a quarter of total variation a step at the most, until the model's own vector is out."""
-    made = stage()
-    made.on_restore(STATS, 0, [])
-    tick(made, NOW)
-    learned(made, {"calm": 20, "bold": 60, "seasonal": 20})
-    published = [one for second in range(1, 60) for one in tick(made, NOW + second)]
-    bold = [one["probabilities"][1] for one in published]
+    """The better arm gains at most a quarter of total variation per step, until the model's own vector is published."""
+    bandit = stage()
+    bandit.on_restore(STATS, 0, [])
+    tick(bandit, NOW)
+    learned(bandit, {"calm": 20, "bold": 60, "seasonal": 20})
+    published = [record for second in range(1, 60) for record in tick(bandit, NOW + second)]
+    bold = [record["probabilities"][1] for record in published]
     assert bold == sorted(bold)
-    assert [one["clipped"] for one in published] == [True, True, False]
+    assert [record["clipped"] for record in published] == [True, True, False]
     assert bold[-1] == pytest.approx(1 - 2 * HERO.floor, abs=1e-3)
-    assert [one["version"] for one in published] == [2, 3, 4]
+    assert [record["version"] for record in published] == [2, 3, 4]
 
 
-def test_who_does_not_hold_partition_zero_does_not_publish_what_was_learned() -> None:
-    """A worker without partition 0 follows along only; after taking it over it goes on where the other one stopped."""
-    made = stage()
-    tick(made, NOW)
-    learned(made, {"calm": 20, "bold": 60, "seasonal": 20})
-    assert tick(made, NOW + 60) == []
-    made.on_restore(STATS, 0, [])
-    assert [one["version"] for one in tick(made, NOW + 61)] == [2]
-    made.on_revoke(0)
-    assert tick(made, NOW + 120) == []
+def test_only_the_holder_of_partition_zero_publishes_statistics() -> None:
+    """A worker publishes statistics only while it holds partition 0."""
+    bandit = stage()
+    tick(bandit, NOW)
+    learned(bandit, {"calm": 20, "bold": 60, "seasonal": 20})
+    assert tick(bandit, NOW + 60) == []
+    bandit.on_restore(STATS, 0, [])
+    assert [record["version"] for record in tick(bandit, NOW + 61)] == [2]
+    bandit.on_revoke(0)
+    assert tick(bandit, NOW + 120) == []
 
 
 def test_control_is_not_learned_from() -> None:
-    """Outcomes of the control group move no probability."""
-    made = stage()
-    made.on_restore(STATS, 0, [])
-    tick(made, NOW)
+    """Outcomes of the control group change no probability."""
+    bandit = stage()
+    bandit.on_restore(STATS, 0, [])
+    tick(bandit, NOW)
     values: list[bytes | None] = [event("purchase", token(unit, "calm", "control")) for unit in range(1, 200)]
-    made.on_broadcast(STATS, [(key, value) for key, value, _ in counted(made, values).out[STATS]])
-    assert tick(made, NOW + 30) == []
+    bandit.on_broadcast(STATS, [(key, value) for key, value, _ in counted(bandit, values).out[STATS]])
+    assert tick(bandit, NOW + 30) == []
 
 
-def test_nothing_new_is_published_again_only_to_show_a_sign_of_life() -> None:
-    """Without new statistics the same probabilities get a new version every five minutes, not every few seconds."""
-    made = stage()
-    made.on_restore(STATS, 0, [])
-    (first,) = tick(made, NOW)
-    assert tick(made, NOW + REFRESH_MS / 1_000 - 1) == []
-    (again,) = tick(made, NOW + REFRESH_MS / 1_000)
+def test_an_unchanged_snapshot_is_published_every_five_minutes() -> None:
+    """Without new statistics the same probabilities get a new version every five minutes only."""
+    bandit = stage()
+    bandit.on_restore(STATS, 0, [])
+    (first,) = tick(bandit, NOW)
+    assert tick(bandit, NOW + REFRESH_MS / 1_000 - 1) == []
+    (again,) = tick(bandit, NOW + REFRESH_MS / 1_000)
     assert (again["version"], again["probabilities"]) == (2, first["probabilities"])
 
 
 @pytest.mark.parametrize("mode", ["freeze", "control", "off"])
 def test_a_stopped_experiment_keeps_its_probabilities(mode: str) -> None:
-    """Outside `run` statistics move nothing; the new configuration is acknowledged with the old vector."""
-    made = stage()
-    made.on_restore(STATS, 0, [])
-    (first,) = tick(made, NOW)
+    """Outside `run` statistics change nothing; the new configuration is published with the old vector."""
+    bandit = stage()
+    bandit.on_restore(STATS, 0, [])
+    (first,) = tick(bandit, NOW)
     stopped = HERO.model_copy(update={"mode": mode})
-    publish(made, stopped)
-    learned(made, {"calm": 0, "bold": 300})
-    (second,) = tick(made, NOW + 1)
+    publish(bandit, stopped)
+    learned(bandit, {"calm": 0, "bold": 300})
+    (second,) = tick(bandit, NOW + 1)
     assert (second["config_version"], second["probabilities"]) == (stopped.version, first["probabilities"])
-    assert tick(made, NOW + 60) == []
+    assert tick(bandit, NOW + 60) == []
 
 
 def test_redis_away_delays_publishing_and_not_learning() -> None:
-    """While the store raises, ticks raise Retryable and counting goes on; then the newest version is moved."""
+    """While the store raises, ticks raise Retryable and counting goes on; afterwards the newest version is stored."""
 
     class Away(MemorySnapshotStore):
         away = True
@@ -333,33 +336,33 @@ def test_redis_away_delays_publishing_and_not_learning() -> None:
             return super().publish(experiment, version, blob)
 
     store = Away()
-    made = stage(store)
-    tick(made, NOW)
+    bandit = stage(store)
+    tick(bandit, NOW)
     with pytest.raises(Retryable):
-        made.on_tick(NOW + 1)
-    assert records(counted(made, [event("widget_viewed", token(1))]).out[STATS])
+        bandit.on_tick(NOW + 1)
+    assert records(counted(bandit, [event("widget_viewed", token(1))]).out[STATS])
     store.away = False
-    made.on_tick(NOW + 2)
+    bandit.on_tick(NOW + 2)
     assert store.pointers == {"hero-banner": 1}
 
 
 def test_a_store_that_is_ahead_is_overtaken() -> None:
-    """Where Redis kept a higher version from before Kafka began anew, the next publication is above it."""
+    """Where Redis has a higher version from before Kafka was recreated, the next publication exceeds it."""
     store = MemorySnapshotStore()
     store.publish("hero-banner", 57, b"old")
-    made = stage(store)
-    made.on_restore(STATS, 0, [])
-    tick(made, NOW)
-    assert [one["version"] for one in tick(made, NOW + 1)] == [58]
-    made.on_tick(NOW + 2)
+    bandit = stage(store)
+    bandit.on_restore(STATS, 0, [])
+    tick(bandit, NOW)
+    assert [record["version"] for record in tick(bandit, NOW + 1)] == [58]
+    bandit.on_tick(NOW + 2)
     assert store.pointers["hero-banner"] == 58
 
 
-def test_a_vector_that_is_none_is_refused() -> None:
-    """NaN in the statistics raises before anything is published, and the stage goes on with what is in force."""
+def test_a_vector_that_is_no_distribution_is_refused() -> None:
+    """NaN in the statistics raises before anything is published."""
     with pytest.raises(InvalidDistribution):
-        follow(HERO, {"calm": Sums(float("nan"), 1.0)}, None, T0)
-    record = follow(HERO, {}, None, T0)
+        next_snapshot(HERO, {"calm": Sums(float("nan"), 1.0)}, None, T0)
+    record = next_snapshot(HERO, {}, None, T0)
     assert record is not None
     forged = record.record() | {"probabilities": [0.5, 0.5, 0.5]}
     with pytest.raises(InvalidDistribution):

@@ -1,66 +1,66 @@
-"""Statistics: lines may come in any order and any number of times."""
+"""Statistics: records may come in any order and any number of times."""
 
 import random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.bandit.statistics import CellKey, MergedStats, StatsRecord, Sums, line
+from streams.bandit.statistics import CellKey, MergedStats, StatsRecord, Sums
 
 cells = st.builds(
     CellKey, st.just("hero"), st.integers(1, 2), st.sampled_from([0, 3_600_000]), st.sampled_from(["bandit", "control"]),
     st.sampled_from(["a", "b"]),
 )  # fmt: skip
-lines = st.lists(
+record_lists = st.lists(
     st.builds(StatsRecord, cells, st.integers(0, 2), st.integers(0, 6), st.builds(Sums, *[st.integers(0, 50).map(float)] * 4)),
     max_size=30,
-    unique_by=lambda found: (found.cell, found.partition, found.applied_offset),
+    unique_by=lambda record: (record.cell, record.partition, record.applied_offset),
 )
 
 
 def totals(order: list[StatsRecord]) -> dict[tuple[int, str], dict[str, Sums]]:
-    """All totals after taking in these lines."""
+    """Merge these records and return all totals."""
     merged = MergedStats()
-    for found in order:
-        merged.take(found)
+    for record in order:
+        merged.add(record)
     return {(epoch, group): merged.totals("hero", epoch, group) for epoch in (1, 2) for group in ("bandit", "control")}
 
 
-@given(lines, st.randoms(use_true_random=False))
-def test_order_and_repetition_do_not_matter(given_lines: list[StatsRecord], rng: random.Random) -> None:
-    """Shuffled and doubled lines give the same totals: the furthest line of each partition counts."""
-    again = given_lines * 2
+@given(record_lists, st.randoms(use_true_random=False))
+def test_order_and_repetition_do_not_matter(records: list[StatsRecord], rng: random.Random) -> None:
+    """Shuffled and doubled records give the same totals: the furthest record of each partition counts."""
+    again = records * 2
     rng.shuffle(again)
-    assert totals(again) == totals(given_lines)
+    assert totals(again) == totals(records)
 
 
-@given(lines)
-def test_totals_are_the_sum_of_the_last_line_of_each_partition(given_lines: list[StatsRecord]) -> None:
-    """The merge agrees with a recount that keeps, of a cell and partition, the line that has counted most."""
+@given(record_lists)
+def test_totals_are_the_sum_of_the_furthest_record_of_each_partition(records: list[StatsRecord]) -> None:
+    """The merge agrees with a recount of the furthest record per cell and partition."""
     last: dict[tuple[CellKey, int], StatsRecord] = {}
-    for found in sorted(given_lines, key=lambda one: (one.sums.exposures + one.sums.conversions, one.applied_offset)):
-        last[found.cell, found.partition] = found
-    exposures = sum(found.sums.exposures for found in last.values())
-    assert sum(sums.exposures for arms in totals(given_lines).values() for sums in arms.values()) == exposures
+    for record in sorted(records, key=lambda record: (record.sums.exposures + record.sums.conversions, record.applied_offset)):
+        last[record.cell, record.partition] = record
+    exposures = sum(record.sums.exposures for record in last.values())
+    assert sum(sums.exposures for arms in totals(records).values() for sums in arms.values()) == exposures
 
 
-def test_lines_count_on_where_offsets_begin_again() -> None:
-    """The outcomes' topic was made anew and the sums were kept: a lower offset is not an older line."""
+def test_counting_continues_where_offsets_begin_again() -> None:
+    """After the outcomes' topic was recreated and the sums were kept, a lower offset is not an older record."""
     cell, merged = CellKey("hero", 1, 0, "bandit", "a"), MergedStats()
     for offset, sums in ((900, Sums(40.0, 3.0)), (2, Sums(41.0, 3.0)), (5, Sums(41.0, 4.0, 9.0)), (900, Sums(40.0, 3.0))):
-        merged.take(StatsRecord(cell, 0, offset, sums))
+        merged.add(StatsRecord(cell, 0, offset, sums))
     assert merged.totals("hero", 1, "bandit") == {"a": Sums(41.0, 4.0, 9.0)}
 
 
-@given(lines)
-def test_a_line_survives_its_record(given_lines: list[StatsRecord]) -> None:
-    """What is written to the topic reads back as the same line."""
-    for found in given_lines:
-        assert line(found.record()) == found
+@given(record_lists)
+def test_a_record_round_trips(records: list[StatsRecord]) -> None:
+    """A record decodes to what was encoded."""
+    for record in records:
+        assert StatsRecord.of(record.record()) == record
 
 
-def test_lines_from_before_groups_are_the_bandits() -> None:
-    """A record without a group counts for the bandit."""
+def test_records_without_a_group_belong_to_the_bandit() -> None:
+    """A record without a group counts for the group `bandit`."""
     record = StatsRecord(CellKey("hero", 1, 0, "bandit", "a"), 0, 5, Sums(1.0)).record()
     del record["group"]
-    assert line(record).cell.group == "bandit"
+    assert StatsRecord.of(record).cell.group == "bandit"

@@ -1,4 +1,4 @@
-"""The outbox's own time limits: librdkafka's do not always hold."""
+"""The outbox's own time limits, because librdkafka's do not always hold."""
 
 import asyncio
 import time
@@ -14,12 +14,12 @@ from streams.runtime.outbox import Outbox
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """No broker answers."""
+    """Settings with a broker that does not answer."""
     return Settings(kafka="127.0.0.1:1", state_dir=tmp_path, secret="for tests only, forty characters long...")
 
 
 def test_a_call_that_does_not_keep_its_limit_is_given_up(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A little after its own limit it is taken for lost; one that keeps it is waited for."""
+    """A call is abandoned a little after its limit; one within it is waited for."""
     monkeypatch.setattr(outbox, "GRACE_S", 0.2)
     box, calls = Outbox(settings, "headwater.t", dict), list[float]()
 
@@ -30,11 +30,11 @@ def test_a_call_that_does_not_keep_its_limit_is_given_up(settings: Settings, mon
     with pytest.raises(TimeoutError):
         asyncio.run(box._call(0.1, slow, 1.0))
     asyncio.run(box._call(2.0, slow, 0.1))
-    assert calls == [0.1, 2.0], "the first one went on, and nobody waited for it"
+    assert calls == [0.1, 2.0], "the first call went on in its thread"
 
 
 def test_a_commit_that_nobody_answers_ends_the_worker(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a refused one does: the next start aborts the transaction."""
+    """An unanswered commit ends the worker like a refused one: the next start aborts the transaction."""
     ends = list[int]()
 
     class Ended(Exception):

@@ -1,4 +1,4 @@
-"""A poll brings what can be done in time: rebalances wait for it, and small polls make each record dearer."""
+"""The size of polls adapts to the processing time: large polls delay rebalances, small ones cost more per record."""
 
 import pytest
 
@@ -8,10 +8,10 @@ MOST = 20_000
 
 
 def paced(rate: float, polls: int = 20, most: int = MOST) -> PollSize:
-    """After so many full polls of a stage that works on `rate` records a second."""
+    """Return the poll size after full polls of a stage that processes `rate` records a second."""
     pace = PollSize(most)
     for _ in range(polls):
-        pace.went(pace.records, pace.records / rate)
+        pace.record(pace.records, pace.records / rate)
     return pace
 
 
@@ -19,28 +19,28 @@ def paced(rate: float, polls: int = 20, most: int = MOST) -> PollSize:
     ("rate", "records"), [(100, FEWEST), (15_000, int(15_000 * ROUND_S)), (1e6, MOST)], ids=["slow", "middling", "fast"]
 )
 def test_it_settles_at_what_is_done_in_time(rate: float, records: int) -> None:
-    """Between the fewest and the most."""
+    """The size settles at what fits into `ROUND_S`, within its bounds."""
     assert paced(rate).records == pytest.approx(records, abs=1)
 
 
 def test_it_rises_step_by_step_and_falls_at_once() -> None:
-    """One quick poll proves little; one slow poll has held up a rebalance already."""
+    """The size at most doubles after a fast poll, and falls at once after a slow one."""
     pace = PollSize(MOST)
-    pace.went(FEWEST, 0.0)
+    pace.record(FEWEST, 0.0)
     assert pace.records == 2 * FEWEST
     pace = paced(1e6)
-    pace.went(MOST, 10 * ROUND_S)
+    pace.record(MOST, 10 * ROUND_S)
     assert pace.records == FEWEST
 
 
 def test_a_poll_that_brought_little_tells_nothing() -> None:
-    """Overhead is most of it; and nothing takes no time at all."""
+    """A poll of few records does not change the size."""
     pace = paced(1e6)
-    pace.went(10, 1.0)
-    pace.went(0, 0.0)
+    pace.record(10, 1.0)
+    pace.record(0, 0.0)
     assert pace.records == MOST
 
 
 def test_what_the_operator_allows_is_never_exceeded() -> None:
-    """Be it less than the fewest."""
+    """The operator's limit holds even below `FEWEST`."""
     assert [paced(1e6, most=7).records, paced(1, most=7).records] == [7, 7]

@@ -1,4 +1,4 @@
-"""What a worker does between batches, where the world is away and no batch comes."""
+"""What a worker does between batches while a service is away."""
 
 import asyncio
 from pathlib import Path
@@ -13,8 +13,8 @@ from streams.runtime.worker import Worker
 from tests.streams.consent.room import Room
 
 
-def test_a_wait_that_a_tick_began_ends_with_the_next_tick_that_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The metric must not say that a quiet stage waits for what has long come back."""
+def test_a_successful_tick_ends_the_wait_of_a_failed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A successful tick ends the wait that a failed one began, so that the metric of an idle stage is right."""
     metrics, stage = Metrics(), Room().stage
     answers = iter((Outcome(), Retryable("away"), Retryable("away"), Outcome()))
 
@@ -26,7 +26,7 @@ def test_a_wait_that_a_tick_began_ends_with_the_next_tick_that_is_done(tmp_path:
 
     monkeypatch.setattr(stage, "on_tick", on_tick)
     worker = Worker(load_settings(secret="s" * 32, state_dir=tmp_path), stage, metrics)
-    worker._progress["events.raw", 0] = 0.0
+    worker._progress.record([("events.raw", 0)])
 
     async def waits_after_each_tick() -> list[float | None]:
         waits = []

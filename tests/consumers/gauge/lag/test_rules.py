@@ -1,4 +1,4 @@
-"""The states, as tables: these tables are the proof that the rules are right."""
+"""The states as a table of situations."""
 
 from dataclasses import replace
 
@@ -13,36 +13,36 @@ TIMES = tuple(float(at) for at in range(0, 401, 10))
 
 def case(
     head: tuple[float, float],
-    read: tuple[float, float],
+    committed_range: tuple[float, float],
     behind: tuple[float, float] = (0.0, 0.0),
     *,
     start: int = 0,
-    held: int = 0,
+    blocked: int = 0,
     members: int | None = 1,
     rebalanced_at: float | None = None,
     sibling_moved: bool = False,
     since: float = START,
 ) -> LagCase:
-    """Forty 10-second samples; head, committed offset and age run on straight lines from their first to their last value."""
+    """Build a case from forty 10-second samples whose end, committed offset and age are linear between two values."""
     samples = []
     for at in TIMES:
         share = at / NOW
-        stable, committed, age = (round(a + (b - a) * share) for a, b in (head, read, behind))
+        stable, committed, age = (round(a + (b - a) * share) for a, b in (head, committed_range, behind))
         if at >= since:
-            samples.append(Sample(at, start, stable, stable + held, committed, float(age)))
+            samples.append(Sample(at, start, stable, stable + blocked, committed, float(age)))
     return LagCase(tuple(samples), members, rebalanced_at, sibling_moved, LIMITS)
 
 
-def jump(made: LagCase, at: float, **changed: int) -> LagCase:
-    """The same, but from `at` on something is otherwise."""
-    samples = tuple(s._replace(**changed) if s.at >= at else s for s in made.samples)
-    return replace(made, samples=samples)
+def jump(lag_case: LagCase, at: float, **changed: int) -> LagCase:
+    """Return the case with other fields from `at` on."""
+    samples = tuple(s._replace(**changed) if s.at >= at else s for s in lag_case.samples)
+    return replace(lag_case, samples=samples)
 
 
 IDLE, BUSY = (1000, 1000), (1000, 5000)
 
 TABLE = [
-    # (what happens, case, state, words that the detail must hold)
+    # (situation, case, state, words that the detail must contain)
     ("idle topic, all read", case(IDLE, IDLE), LagState.OK, "up to date"),
     ("idle and empty topic", case((0, 0), (0, 0)), LagState.OK, "up to date"),
     ("idle topic whose records are all deleted", case(IDLE, IDLE, start=1000), LagState.OK, "up to date"),
@@ -79,67 +79,67 @@ TABLE = [
     ("retention has taken everything unread", case(IDLE, (900, 900), start=1000), LagState.DATA_LOSS_RISK, "100 records"),
     ("a young topic, first reader", case((1000, 5000), (0, 4000), (20, 20)), LagState.OK, "within"),
     ("a fifth of it unread", case(BUSY, (0, 4200), start=10), LagState.OK, ""),
-    ("open transaction, all read up to it", case(IDLE, IDLE, held=7), LagState.HUNG_TXN, "holds back 7 records"),
-    ("open transactions come and go", case(BUSY, BUSY, held=7), LagState.OK, "up to date"),
-    ("open transaction for half a minute", case(IDLE, IDLE, held=7, since=370), LagState.OK, "up to date"),
+    ("open transaction, all read up to it", case(IDLE, IDLE, blocked=7), LagState.HUNG_TXN, "holds back 7 records"),
+    ("open transactions come and go", case(BUSY, BUSY, blocked=7), LagState.OK, "up to date"),
+    ("open transaction for half a minute", case(IDLE, IDLE, blocked=7, since=370), LagState.OK, "up to date"),
     ("age unknown", case(BUSY, (0, 3000), since=390), LagState.OK, ""),
 ]
 
 
-@pytest.mark.parametrize(("made", "state", "words"), [pytest.param(*row[1:], id=row[0]) for row in TABLE])
-def test_each_situation_has_its_state(made: LagCase, state: LagState, words: str) -> None:
-    """Every row of the table: what happened over 400 s, and what a person should think of it."""
-    verdict = judge(made)
+@pytest.mark.parametrize(("lag_case", "state", "words"), [pytest.param(*row[1:], id=row[0]) for row in TABLE])
+def test_each_situation_has_its_state(lag_case: LagCase, state: LagState, words: str) -> None:
+    """Each row describes 400 s and the state that they lead to."""
+    verdict = judge(lag_case)
     assert verdict.state is state, verdict
     assert words in verdict.detail
 
 
-def test_an_unknown_age_is_not_called_in_order() -> None:
-    """Records wait and nobody knows for how long: that is no OK."""
-    made = case(BUSY, (0, 3000), since=390)
-    samples = tuple(s._replace(behind_s=None) for s in made.samples)
-    assert judge(replace(made, samples=samples)).state is LagState.CATCHING_UP
+def test_an_unknown_age_is_not_ok() -> None:
+    """Waiting records of unknown age are not OK."""
+    lag_case = case(BUSY, (0, 3000), since=390)
+    samples = tuple(s._replace(behind_s=None) for s in lag_case.samples)
+    assert judge(replace(lag_case, samples=samples)).state is LagState.CATCHING_UP
 
 
-def test_the_estimate_is_lag_over_what_is_gained_on_the_writers() -> None:
-    """Reading 20/s against 10/s written, 1,000 waiting: 100 s."""
-    made = case((1000, 5000), (-4000, 4000), (900, 100))
-    verdict = judge(made)
+def test_the_estimate_is_lag_over_the_difference_of_the_rates() -> None:
+    """Reading 20/s against 10/s written, 1,000 waiting, takes 100 s."""
+    lag_case = case((1000, 5000), (-4000, 4000), (900, 100))
+    verdict = judge(lag_case)
     assert verdict.eta_s == pytest.approx(100, rel=0.05)
-    written, read = rates(made.samples, 60)
-    assert written == pytest.approx(10)
-    assert read == pytest.approx(20)
+    written_rate, read_rate = rates(lag_case.samples, 60)
+    assert written_rate == pytest.approx(10)
+    assert read_rate == pytest.approx(20)
 
 
 def test_a_pause_of_the_gauge_is_not_a_pause_of_the_worker() -> None:
-    """After a laptop's sleep the clock is hours on, but nobody has looked: no alarm until we have watched again."""
+    """After a laptop's sleep the clock is hours on without samples: there is no alarm until there are new ones."""
     before = [s for s in case(BUSY, (900, 900), (30, 430)).samples if s.at <= 30]
     after = [s._replace(at=s.at + 30_000) for s in case(BUSY, (900, 900), (30, 430)).samples if 30 < s.at <= 60]
-    made = LagCase((*before, *after), 1, None, False, LIMITS)
-    assert judge(made).state is LagState.CATCHING_UP
+    lag_case = LagCase((*before, *after), 1, None, False, LIMITS)
+    assert judge(lag_case).state is LagState.CATCHING_UP
 
 
 @pytest.mark.parametrize(
-    ("times", "seconds", "found"),
+    ("times", "seconds", "samples"),
     [
         ((0, 10, 20, 30), 20, 3),
         ((0, 10, 20, 30), 30, 4),
         ((0, 10, 20, 30), 31, None),  # not watched long enough
-        ((0, 30), 30, None),  # two looks are no watch
+        ((0, 30), 30, None),  # two samples are not enough
         ((0, 20, 30), 30, None),  # a gap of two thirds of it
         ((0, 9.5, 20, 30.2), 30, 4),  # rounds are never exactly on time
         ((0,), 30, None),
     ],
 )
-def test_a_window_must_have_been_watched(times: tuple[float, ...], seconds: float, found: int | None) -> None:
-    """Windows are wall-clock time that we really looked at."""
+def test_a_window_must_be_covered_by_samples(times: tuple[float, ...], seconds: float, samples: int | None) -> None:
+    """A window exists only where samples cover it."""
     watched = window([Sample(at, 0, 0, 0, 0) for at in times], seconds)
-    assert (watched and len(watched)) == found
+    assert (watched and len(watched)) == samples
 
 
-def test_without_a_window_every_rule_still_speaks() -> None:
-    """One sample is enough for a verdict, whatever is in it."""
+def test_one_sample_is_enough_for_a_verdict() -> None:
+    """One sample is enough for a verdict, whatever its values."""
     for lag in (0, 1, 1_000_000):
         for members in (None, 0, 1):
-            made = LagCase((Sample(0, 5, 1_000_005, 1_000_006, 1_000_005 - lag, None),), members, None, True, LIMITS)
-            assert judge(made).state in SEVERITY
+            lag_case = LagCase((Sample(0, 5, 1_000_005, 1_000_006, 1_000_005 - lag, None),), members, None, True, LIMITS)
+            assert judge(lag_case).state in SEVERITY

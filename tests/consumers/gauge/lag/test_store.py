@@ -24,38 +24,38 @@ def store(request: pytest.FixtureRequest, redis_url: str) -> TableStore:
 
 
 def table(points: int) -> TimeTable:
-    """A table of some points."""
-    made = TimeTable()
+    """Return a table with this number of points."""
+    filled = TimeTable()
     for i in range(points):
-        made.add(i * 7, i * 10_000, 30_000)
-    return made
+        filled.add(i * 7, i * 10_000, 30_000)
+    return filled
 
 
 def test_what_was_saved_is_loaded(store: TableStore) -> None:
-    """Per partition; the newest save counts; what was never saved is absent."""
+    """Each partition has its newest saved table; one that was never saved is absent."""
     store.save({HERE: table(3)})
     store.save({HERE: table(5)})
     assert store.load([HERE, THERE]) == {HERE: table(5)}
 
 
 def test_a_saved_table_is_a_copy(store: TableStore) -> None:
-    """Adding to it afterwards changes nothing that is kept."""
+    """Changes after the save do not reach the store."""
     mine = table(3)
     store.save({HERE: mine})
     mine.add(10_000, 1_000_000, 30_000)
     assert store.load([HERE])[HERE] == table(3)
 
 
-def test_a_broken_value_in_redis_is_as_good_as_none(redis_url: str) -> None:
-    """The gauge starts, and begins that table anew."""
+def test_a_broken_value_in_redis_is_left_out(redis_url: str) -> None:
+    """An unreadable table is left out."""
     client = redis.Redis.from_url(redis_url, db=7)
     client.set(f"{PREFIX}events.raw:0", b"half a val")
     assert RedisTables(client).load([HERE]) == {}
 
 
 @pytest.mark.parametrize("call", [lambda s: s.load([HERE]), lambda s: s.save({HERE: table(1)})])
-def test_redis_away_is_said(call: Callable[[TableStore], object]) -> None:
-    """The room goes on without it; only the app decides that."""
+def test_an_unreachable_redis_is_retryable(call: Callable[[TableStore], object]) -> None:
+    """A Redis that does not answer raises Retryable."""
     away = RedisTables(redis.Redis.from_url("redis://127.0.0.1:9/0", socket_connect_timeout=0.2))
     with pytest.raises(Retryable, match="Redis is away"):
         call(away)

@@ -1,4 +1,4 @@
-"""When was the record at this offset written: against traffic whose times are known."""
+"""Time tables against traffic whose record times are known."""
 
 import math
 import random
@@ -11,7 +11,7 @@ PAUSE = 30_000
 
 
 def traffic(hours: float, rate: float, night: float, seed: int = 7) -> list[float]:
-    """Times (seconds) of records: `rate` a second by day, a `night`th of it after half of the time."""
+    """Return times (seconds) of records: `rate` a second in the first half, `night` times that in the second."""
     rng, at, times = random.Random(seed), 0.0, []
     while at < hours * 3600:
         now = rate if at < hours * 1800 else rate * night
@@ -21,12 +21,12 @@ def traffic(hours: float, rate: float, night: float, seed: int = 7) -> list[floa
 
 
 def watched(times: list[float], interval: float, limit: int) -> TimeTable:
-    """A table fed every `interval` seconds from those records."""
-    table, seen, at = TimeTable(), 0, 0.0
-    while seen < len(times):
-        while seen < len(times) and times[seen] <= at:
-            seen += 1
-        table.add(seen, round(at * 1000), PAUSE, limit)
+    """Build a table from a round every `interval` seconds."""
+    table, end, at = TimeTable(), 0, 0.0
+    while end < len(times):
+        while end < len(times) and times[end] <= at:
+            end += 1
+        table.add(end, round(at * 1000), PAUSE, limit)
         at += interval
     return table
 
@@ -37,25 +37,25 @@ def watched(times: list[float], interval: float, limit: int) -> TimeTable:
         (20, 1.0, 4_096, 1.0),
         (20, 0.02, 4_096, 3.0),  # traffic falls at night
         (2, 0.001, 4_096, 3.0),  # and nearly stops
-        (20, 1.0, 300, 3.0),  # a table thinned to a seventh of its looks still knows the day
-        (20, 0.02, 300, 12.0),  # and the minute, where traffic is thin and random
+        (20, 1.0, 300, 3.0),  # a table thinned to a seventh of its points keeps the day
+        (20, 0.02, 300, 12.0),  # and is less exact where traffic is thin and random
     ],
 )
 def test_the_time_of_a_record_is_right_within_seconds(rate: float, night: float, limit: int, p95_s: float) -> None:
-    """p95 of the error over all records, looking every 10 s for six hours, is within the row's bound."""
+    """The p95 of the error over all records, with a round every 10 s for six hours, is within the bound."""
     times = traffic(6, rate, night)
     table = watched(times, 10.0, limit)
     assert len(table) <= limit
     errors = []
     for offset in range(0, len(times), max(1, len(times) // 2000)):
-        found = table.time_of(offset)
-        assert found is not None
-        errors.append(abs(found / 1000 - times[offset]))
+        estimated = table.time_of(offset)
+        assert estimated is not None
+        errors.append(abs(estimated / 1000 - times[offset]))
     assert sorted(errors)[int(0.95 * len(errors))] <= p95_s
 
 
 def test_an_idle_stretch_does_not_smear_over_what_follows() -> None:
-    """Nothing for an hour, then a burst: its first record was written after the hour, not half-way into it."""
+    """After an idle hour the first record of a burst is dated after the hour, not half-way into it."""
     table = TimeTable()
     for at in range(0, 3_600_000, 10_000):
         table.add(100, at, PAUSE)
@@ -64,8 +64,8 @@ def test_an_idle_stretch_does_not_smear_over_what_follows() -> None:
     assert 3_590_000 <= (table.time_of(100) or 0) <= 3_600_000
 
 
-def test_what_happened_while_nobody_looked_is_unknown() -> None:
-    """A restart after an hour: records written in between have no time here, those around it have."""
+def test_times_within_a_pause_are_unknown() -> None:
+    """After a pause of an hour, records within it have no time; those around it have."""
     table = TimeTable()
     table.add(0, 0, PAUSE)
     table.add(100, 10_000, PAUSE)
@@ -78,7 +78,7 @@ def test_what_happened_while_nobody_looked_is_unknown() -> None:
 
 
 def test_a_pause_in_which_nothing_was_written_is_no_gap() -> None:
-    """The end is where it was: nothing was missed."""
+    """When the end has not moved during a pause, nothing was missed."""
     table = TimeTable()
     table.add(100, 0, PAUSE)
     table.add(100, 3_600_000, PAUSE)
@@ -87,7 +87,7 @@ def test_a_pause_in_which_nothing_was_written_is_no_gap() -> None:
 
 
 def test_older_than_the_table_is_unknown() -> None:
-    """The table began after that record was written."""
+    """A record older than the table has no time."""
     table = TimeTable()
     table.add(500, 1_000, PAUSE)
     assert table.time_of(499) is None
@@ -95,7 +95,7 @@ def test_older_than_the_table_is_unknown() -> None:
 
 
 def test_what_the_slowest_group_has_passed_is_dropped() -> None:
-    """The bracket around its offset stays."""
+    """The points around the slowest group's offset stay."""
     table = TimeTable()
     for i in range(100):
         table.add(i * 10, i * 1_000, PAUSE)
@@ -106,8 +106,8 @@ def test_what_the_slowest_group_has_passed_is_dropped() -> None:
     assert table.time_of(899) is None
 
 
-def test_a_topic_made_anew_starts_a_new_table() -> None:
-    """Offsets that fall mean another topic of the same name."""
+def test_a_recreated_topic_starts_a_new_table() -> None:
+    """A falling offset means another topic of the same name."""
     table = TimeTable()
     table.add(5_000, 0, PAUSE)
     table.add(3, 10_000, PAUSE)
@@ -115,7 +115,7 @@ def test_a_topic_made_anew_starts_a_new_table() -> None:
 
 
 def test_thinning_keeps_gaps_and_order() -> None:
-    """However often it is thinned, the table grows in both columns and never interpolates over a gap."""
+    """After any number of thinnings both columns ascend, and gaps are not interpolated."""
     rng, table, offset, at = random.Random(3), TimeTable(), 0, 0
     gaps = []
     for i in range(3_000):
@@ -131,7 +131,7 @@ def test_thinning_keeps_gaps_and_order() -> None:
 
 
 def test_pack_and_unpack_are_inverse() -> None:
-    """What Redis gives back is what was put there."""
+    """Unpacking returns the packed table."""
     table = TimeTable()
     for i in range(50):
         table.add(int(100 * math.sqrt(i)), i * 45_000, PAUSE)
@@ -144,6 +144,6 @@ def test_pack_and_unpack_are_inverse() -> None:
     "broken", [b"", b"{}", b"[]", b'{"offsets":[2,1],"times":[1,2],"gaps":[]}', b'{"offsets":[1],"times":[],"gaps":[]}']
 )
 def test_broken_bytes_are_refused(broken: bytes) -> None:
-    """Half a value is no table."""
+    """Bytes that are no table raise ValueError."""
     with pytest.raises(ValueError):
         unpack(broken)

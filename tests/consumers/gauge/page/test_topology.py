@@ -1,4 +1,4 @@
-"""The drawings show the house as it is."""
+"""The drawings match the pipeline."""
 
 import re
 
@@ -23,7 +23,7 @@ def test_a_drawing_stays_on_its_paper_and_names_real_topics(drawing: Drawing) ->
 
 
 def test_both_drawings_show_the_same_streams() -> None:
-    """The narrow one leaves out only the way of dead letters into the warehouse, which the table has."""
+    """The narrow one leaves out only the path of dead letters into the warehouse, which the table has."""
     wide = {(edge.group, edge.topics) for edge in WIDE.edges}
     narrow = {(edge.group, edge.topics) for edge in NARROW.edges}
     assert wide - narrow == {("headwater.warehouse", ("events.dead",))}
@@ -32,7 +32,7 @@ def test_both_drawings_show_the_same_streams() -> None:
 
 
 def test_an_edge_is_as_bad_as_its_worst_partition() -> None:
-    """Rates and lags add up; state and age are the worst; an edge that nobody reads has no state."""
+    """Rates and lags add up; state and age are the worst; an edge without a group has no state."""
     rows = [(0, LagState.OK, 5, 1.0), (1, LagState.STALLED, 70, 200.0)]
     parts = tuple(
         PartitionReading("events.raw", p, s, "why", None, 0, 0, 9, 9, lag, age, "table", 10, 9) for p, s, lag, age in rows

@@ -19,6 +19,7 @@ from infra.ops.simulator.reconcile.drain import GROUPS, end_offsets
 from infra.ops.simulator.reconcile.layers import ranges
 from infra.payload_keyring import PayloadKeyring
 from infra.settings import Settings
+from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, encode
 from schemas.registry import Registry
 from streams.consent.redaction.reference import random_id
@@ -44,8 +45,8 @@ class SmallHouse:
         self.registry = Registry(self.settings.contracts)
         self._producer = producer(self.settings)
         keyring = PayloadKeyring(self.settings.keyring_dir, self.settings.master)
-        self._door = DeadLetters(self.registry, keyring, "collector")
-        self._gate = DeadLetters(self.registry, keyring, "consent")
+        self._door = DeadLetters(self.registry, keyring, "collector", Metrics())
+        self._gate = DeadLetters(self.registry, keyring, "consent", Metrics())
         self.letters: list[RecordPosition] = []
         self.anonymous_id = ""
         """What event 2 is called behind the gate."""
@@ -121,7 +122,7 @@ class SmallHouse:
         """Write a dead letter: of the collector, or of the consent stage about a record of `topic`."""
         place = RecordPosition(topic, 0 if topic else -1, offset)
         letters = self._gate if topic else self._door
-        key, written, _ = letters.letter(DeadLetterCause("TEST", "", place), None, value, self.now / 1000)
+        key, written, _ = letters.build(DeadLetterCause("TEST", "", place), None, value, self.now / 1000)
         self._producer.produce("events.dead", written, key)
         assert self._producer.flush(20) == 0
         self.letters.append(place)

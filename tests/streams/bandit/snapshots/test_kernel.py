@@ -1,4 +1,4 @@
-"""The kernel: exact probabilities, floors, caps, and a hash that draws what was published."""
+"""The kernel: exact probabilities, floors, caps, and a hash that draws the published vector."""
 
 import numpy as np
 import pytest
@@ -9,13 +9,13 @@ from scipy.stats import chisquare
 from streams.bandit.snapshots.kernel import (
     MAX_MOVE,
     InvalidDistribution,
+    apply_caps,
+    apply_floor,
     choose,
     in_control,
-    limited,
+    limit_move,
     probability_best,
     uniform,
-    with_caps,
-    with_floor,
 )
 
 POSTERIORS = [
@@ -65,7 +65,7 @@ def test_a_posterior_that_is_none_is_refused(bad: tuple[float, float]) -> None:
 @given(vectors, st.floats(0.001, 0.04))
 def test_the_floor_holds(weights: np.ndarray, floor: float) -> None:
     """Every arm gets at least the floor and the sum stays 1."""
-    floored = with_floor(weights, floor)
+    floored = apply_floor(weights, floor)
     assert floored.min() >= floor - 1e-12
     assert floored.sum() == pytest.approx(1)
 
@@ -76,7 +76,7 @@ def test_caps_hold_and_nothing_is_lost(weights: np.ndarray, data: st.DataObject)
     caps = np.array(data.draw(st.lists(st.floats(0.05, 1), min_size=len(weights), max_size=len(weights))))
     if caps.sum() < 1:
         caps = caps / caps.sum()
-    capped = with_caps(weights, caps)
+    capped = apply_caps(weights, caps)
     assert (capped <= caps + 1e-9).all()
     assert capped.sum() == pytest.approx(1)
     assert (capped >= np.minimum(weights, caps) - 1e-9).all()
@@ -87,7 +87,7 @@ def test_a_step_is_cut_to_a_quarter(weights: np.ndarray, data: st.DataObject) ->
     """The published vector never moves by more than .25 in total variation, and says when it was cut."""
     other = np.array(data.draw(st.lists(st.floats(0.001, 1), min_size=len(weights), max_size=len(weights))))
     other = other / other.sum()
-    step, clipped = limited(weights, other)
+    step, clipped = limit_move(weights, other)
     assert 0.5 * np.abs(step - other).sum() <= MAX_MOVE + 1e-12
     assert step.sum() == pytest.approx(1)
     assert clipped == (0.5 * np.abs(weights - other).sum() > MAX_MOVE)

@@ -8,12 +8,12 @@ import redis
 from infra.errors import Retryable
 from streams.bandit.snapshots.store import KEPT, MemorySnapshotStore, RedisSnapshotStore, SnapshotStore, blob_key, pointer_key
 
-Look = Callable[[str, int], bytes | None]
+ReadBlob = Callable[[str, int], bytes | None]
 
 
 @pytest.fixture(params=["memory", "redis"])
-def store(request: pytest.FixtureRequest) -> Iterator[tuple[SnapshotStore, Look]]:
-    """A store and a way to look at its blobs."""
+def store(request: pytest.FixtureRequest) -> Iterator[tuple[SnapshotStore, ReadBlob]]:
+    """A store and a function that reads its blobs."""
     if request.param == "memory":
         memory = MemorySnapshotStore()
         yield memory, lambda experiment, version: memory.blobs.get((experiment, version))
@@ -23,32 +23,32 @@ def store(request: pytest.FixtureRequest) -> Iterator[tuple[SnapshotStore, Look]
         yield RedisSnapshotStore(client), lambda experiment, version: client.get(blob_key(experiment, version))
 
 
-def test_the_pointer_only_moves_forward(store: tuple[SnapshotStore, Look]) -> None:
+def test_the_pointer_only_moves_forward(store: tuple[SnapshotStore, ReadBlob]) -> None:
     """An older version, in any order, never replaces a newer one; each experiment has its own pointer."""
-    kept, _ = store
-    assert [kept.publish("hero", version, b"x") for version in (1, 3, 2, 3, 10, 9)] == [1, 3, 3, 3, 10, 10]
-    assert kept.publish("other", 2, b"y") == 2
+    snapshots, _ = store
+    assert [snapshots.publish("hero", version, b"x") for version in (1, 3, 2, 3, 10, 9)] == [1, 3, 3, 3, 10, 10]
+    assert snapshots.publish("other", 2, b"y") == 2
 
 
-def test_a_version_is_immutable(store: tuple[SnapshotStore, Look]) -> None:
+def test_a_version_is_immutable(store: tuple[SnapshotStore, ReadBlob]) -> None:
     """Publishing a version again keeps the bytes it was first published with."""
-    kept, look = store
-    kept.publish("hero", 1, b"first")
-    kept.publish("hero", 1, b"second")
+    snapshots, look = store
+    snapshots.publish("hero", 1, b"first")
+    snapshots.publish("hero", 1, b"second")
     assert look("hero", 1) == b"first"
 
 
-def test_only_the_last_versions_stay(store: tuple[SnapshotStore, Look]) -> None:
-    """Fifty versions are kept, the one before is gone."""
-    kept, look = store
+def test_only_the_last_versions_stay(store: tuple[SnapshotStore, ReadBlob]) -> None:
+    """Fifty versions stay, the one before is deleted."""
+    snapshots, look = store
     for version in range(1, KEPT + 2):
-        kept.publish("hero", version, b"x")
+        snapshots.publish("hero", version, b"x")
     assert look("hero", 1) is None
     assert look("hero", 2) == b"x"
 
 
 def test_a_redis_that_is_away_is_retryable() -> None:
-    """No answer is the world's fault."""
+    """An unreachable Redis raises Retryable."""
     with redis.Redis.from_url("redis://127.0.0.1:1", socket_connect_timeout=0.2) as client, pytest.raises(Retryable):
         RedisSnapshotStore(client).publish("hero", 1, b"x")
 

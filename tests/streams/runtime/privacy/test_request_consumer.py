@@ -12,6 +12,7 @@ from infra.clients.kafka import producer
 from infra.clients.topic_ids import offset_metadata
 from infra.ops.topics import apply
 from infra.settings import load_settings
+from infra.telemetry.metrics import Metrics
 from schemas.codec import encode
 from schemas.registry import Registry
 from streams.runtime.privacy.request_consumer import ACKS, ERASURES, REQUESTS, PrivacyRequestConsumer, asks
@@ -46,7 +47,7 @@ def test_a_clerk_that_has_answered_everything_has_no_lag(kafka: str, tmp_path: P
     pen.begin_transaction()
     pen.produce(REQUESTS, encode(registry.latest(REQUESTS), request), b"k", 0)
     pen.commit_transaction(30)
-    clerk = PrivacyRequestConsumer(settings, "warehouse", lambda _: "done", lambda _: "done")
+    clerk = PrivacyRequestConsumer(settings, "warehouse", lambda _: "done", lambda _: "done", Metrics())
     clerk.start()
     reading = ck.Consumer({"bootstrap.servers": kafka, "group.id": "headwater.warehouse-privacy"})
     place, deadline = ck.TopicPartition(REQUESTS, 0), time.monotonic() + 60
@@ -91,7 +92,7 @@ def test_requests_of_a_topic_made_anew_are_all_answered(kafka: str, tmp_path: Pa
         answered.append(one["request_id"])
         return "done"
 
-    clerk = PrivacyRequestConsumer(settings, "decisions", answer, lambda _: "done")
+    clerk = PrivacyRequestConsumer(settings, "decisions", answer, lambda _: "done", Metrics())
     clerk.start()
     try:
         while not asked.issubset(answered):

@@ -1,4 +1,4 @@
-"""Kafka made anew, its data folder gone, while Redis stays: what the stages remember of the old one's places."""
+"""Kafka with a new, empty data folder while Redis keeps its data: what the stages remember of the old topics' offsets."""
 
 import json
 import os
@@ -32,7 +32,7 @@ REFUSER, VISITOR, OTHER, SILENT = ("2" + two * 16 for two in ("a1", "b2", "c3", 
 
 
 class House:
-    """The consent and the identity room on one Kafka; the folder and Redis outlive it."""
+    """The consent and identity stages on one Kafka; the state folder and Redis outlive it."""
 
     def __init__(self, kafka: str, redis: str, folder: Path) -> None:
         self.settings = Settings(kafka=kafka, redis=redis, state_dir=folder, secret=SECRET, partitions=1)
@@ -41,7 +41,7 @@ class House:
 
     @contextmanager
     def work(self) -> Iterator[None]:
-        """Run both workers meanwhile."""
+        """Run both workers within the `with` statement."""
         environment = {**os.environ, "HEADWATER_SECRET": SECRET, "HEADWATER_STATE_DIR": str(self.settings.state_dir)}
         environment |= {"HEADWATER_KAFKA": self.settings.kafka, "HEADWATER_REDIS": self.settings.redis}
         words = [sys.executable, "-c", "from infra.ops.cli import main; main()", "worker"]
@@ -58,20 +58,20 @@ class House:
                 worker.wait(30)
 
     def send(self, event_id: str, subject: str, signals: dict[str, str]) -> None:
-        """One event, collected now; where it says nothing, from a region where silence passes."""
+        """Produce one event, collected now. Without signals it comes from a region where that passes."""
         now = int(time.time() * 1000)
-        said = {"event_id": event_id, "identifiers": [subject], "signals": signals, "region": "DE" if signals else "US"}
-        record = raw(**said, collector_ts=now, event_ts=now)
+        fields = {"event_id": event_id, "identifiers": [subject], "signals": signals, "region": "DE" if signals else "US"}
+        record = raw(**fields, collector_ts=now, event_ts=now)
         self._producer.produce("events.raw", encode(REGISTRY.latest("events.raw"), record), subject.encode())
         assert self._producer.flush(20) == 0
 
     def resolved(self) -> list[Record]:
-        """What left the identity room, in its order."""
+        """Return the records of events.resolved in order."""
         values = [value for records in read_topic(self.settings, "events.resolved") for _, value in records]
         return [decode(REGISTRY, value or b"")[1] for value in values]
 
     def run(self, *events: tuple[str, str, dict[str, str]]) -> list[Record]:
-        """What comes of these events."""
+        """Produce these events and return the resulting records."""
         for event in events:
             self.send(*event)
         with self.work():
@@ -81,24 +81,24 @@ class House:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """What outlives Kafka, Redis aside."""
-    made = tmp_path / "state"
-    made.mkdir()
-    return made
+    """The state folder, which outlives Kafka."""
+    path = tmp_path / "state"
+    path.mkdir()
+    return path
 
 
 def shown(record: Record) -> dict[str, Any]:
-    """What a decision left of an event."""
+    """Return the fields of a record that show its decision."""
     return {name: record[name] for name in ("event_id", "consent_outcome", "identity_state") if name in record}
 
 
-def test_kafka_made_anew_meets_a_redis_that_remembers(redis_url: str, tmp_path: Path, folder: Path) -> None:
-    """No event of the new topics is dropped as done already, ids of anonymised ones are new, and a refusal stays known."""
+def test_a_recreated_kafka_works_with_the_old_redis(redis_url: str, tmp_path: Path, folder: Path) -> None:
+    """No event of the new topics is dropped as a duplicate, anonymised ids are new, and a refusal still holds."""
     with EmbeddedKafka(tmp_path / "first") as broker:
         events = [("e-0", REFUSER, DENIED), ("e-1", VISITOR, GRANTED), ("e-2", VISITOR, GRANTED)]
         before = House(broker.address, redis_url, folder).run(*events)
     with EmbeddedKafka(tmp_path / "second") as broker:
-        # An anonymised event at the place of the old one, the same event ids at other places, and two that say nothing.
+        # An anonymised event at the offset of the old one, the same event ids at other offsets, and two without signals.
         events = [
             ("e-3", OTHER, DENIED),
             ("e-2", VISITOR, GRANTED),
