@@ -87,19 +87,19 @@ def measure(world: IdentityWorld, progress: Progress, batch: int = BATCH) -> dic
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """A column for each contender, a row for each figure."""
-    made = Table("", *rows, title="identities, against the truth")
+    rendered = Table("", *rows, title="identities, against the truth")
     for figure, (heading, how) in COLUMNS.items():
-        made.add_row(heading, *(_shown(row.get(figure), how) for row in rows.values()))
-    return made
+        rendered.add_row(heading, *(_shown(row.get(figure), how) for row in rows.values()))
+    return rendered
 
 
 def causes(rows: Mapping[str, Mapping[str, Any]], which: str, title: str) -> Table:
     """The same for causes: percentages of all events, or of all pairs."""
     compared = {name: row[which] for name, row in rows.items() if which in row}
-    made = Table("", *compared, title=title)
+    rendered = Table("", *compared, title=title)
     for cause in sorted({cause for row in compared.values() for cause in row}):
-        made.add_row(cause, *(_shown(row.get(cause), "100") for row in compared.values()))
-    return made
+        rendered.add_row(cause, *(_shown(row.get(cause), "100") for row in compared.values()))
+    return rendered
 
 
 def _shown(figure: float | None, how: str) -> str:
@@ -110,15 +110,15 @@ def _shown(figure: float | None, how: str) -> str:
 
 def constants_table(figures: identity_constants.Figures) -> Table:
     """What the stage makes of the world of constants, a row for each figure."""
-    made = Table("", "identity stage, tidied daily", title="constants, against the truth")
-    made.add_row("wrong events %", f"{100 * figures.wrong:.4f}")
-    made.add_row("of it after the first day, n", f"{figures.wrong_later:,}")
-    made.add_row("stamped wrongly after the first day, n", f"{figures.stamped_wrong_later:,}")
-    made.add_row("wrong by slow constants, n", f"{figures.wrong_slow:,}")
-    made.add_row("events of nobody %", f"{100 * figures.unattributed:.3f}")
+    rendered = Table("", "identity stage, tidied daily", title="constants, against the truth")
+    rendered.add_row("wrong events %", f"{100 * figures.wrong:.4f}")
+    rendered.add_row("of it after the first day, n", f"{figures.wrong_later:,}")
+    rendered.add_row("stamped wrongly after the first day, n", f"{figures.stamped_wrong_later:,}")
+    rendered.add_row("wrong by slow constants, n", f"{figures.wrong_slow:,}")
+    rendered.add_row("events of nobody %", f"{100 * figures.unattributed:.3f}")
     for case, n in sorted(figures.merged.items()):
-        made.add_row(f"persons merged, {case}", f"{n:,}")
-    return made
+        rendered.add_row(f"persons merged, {case}", f"{n:,}")
+    return rendered
 
 
 def run_constants(events: int, seed: int, batch: int, as_json: bool) -> None:
@@ -135,14 +135,14 @@ def run_constants(events: int, seed: int, batch: int, as_json: bool) -> None:
 
 def rates_of(name: str, events: int, changes: Sequence[str]) -> Rates:
     """The rates of a world with changes `NAME=NUMBER`. ValueError where there is no such rate."""
-    found = replace(WORLDS[name], events=events)
-    kinds = {field.name: type(getattr(found, field.name)) for field in fields(found)}
+    rates = replace(WORLDS[name], events=events)
+    kinds = {field.name: type(getattr(rates, field.name)) for field in fields(rates)}
     for change in changes:
         rate, _, number = change.partition("=")
         if kinds.get(rate) not in (int, float):
             raise ValueError(f"{rate!r} is none of the rates that are numbers; see bench/identity/rates.py")
-        found = replace(found, **{rate: kinds[rate](number)})
-    return found
+        rates = replace(rates, **{rate: kinds[rate](number)})
+    return rates
 
 
 def main() -> None:
@@ -163,38 +163,38 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=BATCH, help="events that are resolved together (default %(default)s)")
     parser.add_argument("--causes", action="store_true", help="also tell why events are wrong and why pairs are lost")
     parser.add_argument("--json", action="store_true", help="one JSON object, causes included")
-    given = parser.parse_args()
-    if given.world == CONSTANTS:
-        if given.rate:
+    arguments = parser.parse_args()
+    if arguments.world == CONSTANTS:
+        if arguments.rate:
             parser.error("the world of constants has no rates")
-        run_constants(given.events or identity_constants.EVENTS, given.seed, given.batch, given.json)
+        run_constants(arguments.events or identity_constants.EVENTS, arguments.seed, arguments.batch, arguments.json)
         return
     try:
-        rates = rates_of(given.world, given.events or Rates.events, given.rate)
+        rates = rates_of(arguments.world, arguments.events or Rates.events, arguments.rate)
     except ValueError as error:
         parser.error(str(error))
-    console = Console(stderr=given.json)
+    console = Console(stderr=arguments.json)
     bar = (TextColumn("{task.description:>16}"), BarColumn(), TextColumn("{task.completed:,.0f} events"), TimeElapsedColumn())
     with Progress(*bar, console=Console(stderr=True), transient=True, disable=not Console(stderr=True).is_terminal) as progress:
         making = progress.add_task("making the world", total=None)
-        world = make_world(rates, given.seed)
+        world = make_world(rates, arguments.seed)
         progress.update(making, total=len(world.events), completed=len(world.events))
-        rows = measure(world, progress, given.batch)
+        rows = measure(world, progress, arguments.batch)
     about = {
-        "world": given.world,
-        "changed": given.rate,
+        "world": arguments.world,
+        "changed": arguments.rate,
         "events": len(world.events),
         "persons": len(world.users),
-        "seed": given.seed,
+        "seed": arguments.seed,
         "load": os.getloadavg()[0],
     }
-    if given.json:
+    if arguments.json:
         print(json.dumps({**about, "rows": rows}))
         return
     size = f"{len(world.events):,} events of {len(world.users):,} persons, {world.blocked:,} values blocked"
-    console.print(f"world {given.world!r}, seed {given.seed}: {size}; batches of {given.batch}", highlight=False)
+    console.print(f"world {arguments.world!r}, seed {arguments.seed}: {size}; batches of {arguments.batch}", highlight=False)
     console.print(table(rows))
-    if given.causes:
+    if arguments.causes:
         console.print(causes(rows, "wrong_by_cause", "wrong events, % of all"))
         console.print(causes(rows, "lost_by_cause", "pairs of one person not brought together, % of all"))
     console.print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", highlight=False)

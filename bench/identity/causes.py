@@ -62,11 +62,11 @@ def lost_by_cause(world: IdentityWorld, events: Sequence[WorldEvent], canonicals
 
 def _lost(counts: Counter[tuple[str | int, str]], places: Iterable[str]) -> int:
     """Pairs of events at these places that are in different canonicals."""
-    found: Counter[str | int] = Counter()
+    by_canonical: Counter[str | int] = Counter()
     for (canonical, place), n in counts.items():
         if place in places:
-            found[canonical] += n
-    return pairs(sum(found.values())) - sum(pairs(n) for n in found.values())
+            by_canonical[canonical] += n
+    return pairs(sum(by_canonical.values())) - sum(pairs(n) for n in by_canonical.values())
 
 
 def _reasons(world: IdentityWorld, events: Sequence[WorldEvent], groups: Canonicals) -> defaultdict[str | int, set[str]]:

@@ -147,9 +147,9 @@ class _ConstantWorldMaker:
             elif kind == "phone":
                 person = value.removeprefix("phone-")
                 spelt = f"+4930{20_000_000 + int(person) if person.isdecimal() else 99_000_000 + len(self._known) % 10**6}"
-            made = node(self._keys, kind, spelt)
-            assert made is not None
-            self._known[kind, value] = made
+            spelt_node = node(self._keys, kind, spelt)
+            assert spelt_node is not None
+            self._known[kind, value] = spelt_node
         return self._known[kind, value]
 
 

@@ -28,8 +28,8 @@ from streams.identity.graph.store import MemoryGraphStore
 from streams.identity.graph.union_find import USER, Slot
 from streams.identity.nodes import alias
 from streams.identity.reading import CONSENTED, DAY_MS, RESOLVED
-from streams.identity.repair.splitting import Log, SplitJournal
-from streams.identity.repair.tidying import hubs, tidy
+from streams.identity.repair.splitting import SlotLogger, SplitJournal
+from streams.identity.repair.tidying import find_hubs, tidy
 from streams.identity.stage import IdentityDependencies, IdentityStage
 from streams.runtime.stage import Batch
 
@@ -109,16 +109,16 @@ class ContenderStage:
     def tidy(self, since: int, rows: Sequence[tuple[WorldEvent, str]]) -> list[str]:
         """What `headwater identity tidy` makes of the graph and of past rows (event, profile): their profiles. `since`: of ids
         that were demoted from that record on."""
-        said = MemoryLinkLog([nodes for nodes, _ in self.evidence.values()])
+        log = MemoryLinkLog([nodes for nodes, _ in self.evidence.values()])
         members = dict[str, dict[str, int]]()
         for nodes, day in self.evidence.values():
             collect(members, nodes, day, nodes)
         lately = [node for node, at in self.demoted.items() if at >= since]
-        over = dict.fromkeys([*lately, *hubs(self.store, members, said)])
-        journals = tidy(self.store, list(over), said, ALIAS, self._hear)
+        over = dict.fromkeys([*lately, *find_hubs(self.store, members, log)])
+        journals = tidy(self.store, list(over), log, ALIAS, self._hear)
         return _rewritten({node: journal for node, journal in journals if journal is not None}, rows, self.nobodys)
 
-    def _hear(self, _node: str) -> Log:
+    def _hear(self, _node: str) -> SlotLogger:
         def log(_kept: str, slots: Sequence[tuple[str, Slot]]) -> None:
             records = [self._slots.output(node, slot, "", 0)[:2] for node, slot in slots]
             self._stage.on_broadcast(MERGES, records)
@@ -160,28 +160,30 @@ class MemoryLinkLog:
         return ()
 
 
-def _rewritten(done: Mapping[str, SplitJournal], rows: Sequence[tuple[WorldEvent, str]], nobodys: set[str]) -> list[str]:
+def _rewritten(journals: Mapping[str, SplitJournal], rows: Sequence[tuple[WorldEvent, str]], nobodys: set[str]) -> list[str]:
     """Profiles of past rows as `consumers/warehouse/history/restamping.py` rewrites them, once these nodes were taken out."""
     events, profiles = zip(*rows, strict=True)
-    found, taken = list(profiles), together(done)
-    concerned = {node for journal in done.values() for said in journal.restamps for node in said.nodes}.union(*taken.values())
+    rewritten, shared = list(profiles), together(journals)
+    concerned = {node for journal in journals.values() for rewrite in journal.restamps for node in rewrite.nodes}.union(
+        *shared.values()
+    )
     places = defaultdict[str, list[int]](list)
     for at, event in enumerate(events):
         if event.nodes[0] in concerned:
             places[event.nodes[0]].append(at)
-    for node, journal in done.items():
-        part = {one: said for said in journal.restamps for one in said.nodes}
-        for at in {at for one in {*part, *taken[node]} for at in places[one]}:
-            event, profile = events[at], found[at]
-            others = (other for other in event.nodes if other not in taken[node])
-            who = next(others, event.nodes[0]) if event.nodes[0] in taken[node] else event.nodes[0]
-            said = part.get(who)
-            if said is None or profile not in journal.once or profile == said.profile:
+    for node, journal in journals.items():
+        part = {member: rewrite for rewrite in journal.restamps for member in rewrite.nodes}
+        for at in {at for member in {*part, *shared[node]} for at in places[member]}:
+            event, profile = events[at], rewritten[at]
+            others = (other for other in event.nodes if other not in shared[node])
+            owner = next(others, event.nodes[0]) if event.nodes[0] in shared[node] else event.nodes[0]
+            rewrite = part.get(owner)
+            if rewrite is None or profile not in journal.once or profile == rewrite.profile:
                 continue
-            if profile in taken[node] or part.get(profile) is not said:
-                found[at] = said.profile
-                nobodys.update([said.profile] if who in taken[node] else ())
-    return found
+            if profile in shared[node] or part.get(profile) is not rewrite:
+                rewritten[at] = rewrite.profile
+                nobodys.update([rewrite.profile] if owner in shared[node] else ())
+    return rewritten
 
 
 def consented(registry: Registry, event: WorldEvent) -> bytes:
@@ -225,8 +227,8 @@ def capped_union(events: Sequence[WorldEvent], advance: Advance, size: int = BAT
     others: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
 
     def fits(node: str, other: str) -> bool:
-        known = others[node, other[0]]
-        return other in known or len(known) < CAPS.get((node[0], other[0]), len(known) + 1)
+        linked = others[node, other[0]]
+        return other in linked or len(linked) < CAPS.get((node[0], other[0]), len(linked) + 1)
 
     for part in _batches(events, advance, size):
         for strong, weak in (pair for event in part for pair in combinations(event.nodes, 2)):
@@ -240,13 +242,13 @@ def capped_union(events: Sequence[WorldEvent], advance: Advance, size: int = BAT
 
 def _batches(events: Sequence[WorldEvent], advance: Advance, size: int) -> Iterator[Sequence[WorldEvent]]:
     """The events, `size` at a time; progress is told now and then, so that telling takes no time."""
-    told = 0
+    reported = 0
     for start in range(0, len(events), size):
         yield events[start : start + size]
-        done = min(start + size, len(events))
-        if done - told >= BATCH or done == len(events):
-            advance(done - told)
-            told = done
+        end = min(start + size, len(events))
+        if end - reported >= BATCH or end == len(events):
+            advance(end - reported)
+            reported = end
 
 
 def _ended(unions: Unions, events: Sequence[WorldEvent], stamped: Canonicals, began: float) -> ContenderResult:

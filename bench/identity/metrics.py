@@ -85,7 +85,7 @@ def score(
         merged_people=sum(len(counts) > 1 for counts in people.values()),
         merged_accounts=sum(sum(world.users[person] is not None for person in counts) > 1 for counts in people.values()),
         merged_households=sum(len({world.households[person] for person in counts}) > 1 for counts in people.values()),
-        two_users=sum(len(found) > 1 for found in users.values()),
+        two_users=sum(len(carried) > 1 for carried in users.values()),
         **_staleness(canonicals, stamped),
     )
 
@@ -145,7 +145,7 @@ def conflicting(events: Sequence[WorldEvent], canonicals: Canonicals) -> set[str
         if event.nodes[0][0] == USER:
             for node in event.nodes[1:]:
                 users[node].add(event.nodes[0])
-    shared = {node for node, found in users.items() if len(found) > 1}
+    shared = {node for node, carriers in users.items() if len(carriers) > 1}
     return {canonical for event, canonical in zip(events, canonicals, strict=True) if not shared.isdisjoint(event.nodes)}
 
 
@@ -156,10 +156,10 @@ def pairs(n: int) -> int:
 
 def first_deliveries(events: Iterable[WorldEvent]) -> list[WorldEvent]:
     """Events without their duplicates, in order."""
-    kept: dict[str, WorldEvent] = {}
+    firsts: dict[str, WorldEvent] = {}
     for event in events:
-        kept.setdefault(event.event_id, event)
-    return list(kept.values())
+        firsts.setdefault(event.event_id, event)
+    return list(firsts.values())
 
 
 def same_nodes(events: Sequence[WorldEvent]) -> list[str]:
@@ -174,5 +174,5 @@ def _share(part: int, whole: int) -> float:
 def _staleness(canonicals: Canonicals, stamped: Canonicals | None) -> dict[str, float | None]:
     if stamped is None:
         return {"stale": None, "overrides": None}
-    differ = [one for one, final in zip(stamped, canonicals, strict=True) if one != final]
+    differ = [first for first, final in zip(stamped, canonicals, strict=True) if first != final]
     return {"stale": len(differ) / len(canonicals), "overrides": len(set(differ)) / len(canonicals)}

@@ -12,10 +12,10 @@ class Unions:
 
     def number(self, thing: Hashable) -> int:
         """The thing's own number."""
-        found = self._numbers.setdefault(thing, len(self._parents))
-        if found == len(self._parents):
-            self._parents.append(found)
-        return found
+        number = self._numbers.setdefault(thing, len(self._parents))
+        if number == len(self._parents):
+            self._parents.append(number)
+        return number
 
     def find(self, number: int) -> int:
         """The root of a number."""
@@ -24,7 +24,7 @@ class Unions:
             parents[number] = number = parents[parents[number]]
         return number
 
-    def join(self, one: int, other: int) -> None:
+    def join(self, first: int, second: int) -> None:
         """Make one component of two; the older root stays."""
-        one, other = self.find(one), self.find(other)
-        self._parents[max(one, other)] = min(one, other)
+        first, second = self.find(first), self.find(second)
+        self._parents[max(first, second)] = min(first, second)

@@ -97,9 +97,9 @@ class _WorldMaker:
         world.events.sort()
         people: defaultdict[str, set[int]] = defaultdict(set)
         for event in world.events:
-            for one in event.nodes:
-                people[one].add(event.person)
-        world.several = {one: why for one, why in world.several.items() if len(people[one]) > 1}
+            for member in event.nodes:
+                people[member].add(event.person)
+        world.several = {member: why for member, why in world.several.items() if len(people[member]) > 1}
         return world
 
     # -- visits
@@ -248,15 +248,15 @@ class _WorldMaker:
         return f"{self._made}{address}" if rng.random() < self._rates.misspelt else address
 
     def _node(self, kind: str, value: str) -> str | None:
-        known = self._known.get((kind, value), "")
-        if known == "":
-            known = self._known[kind, value] = node(self._keys, kind, value)
-        return known
+        result = self._known.get((kind, value), "")
+        if result == "":
+            result = self._known[kind, value] = node(self._keys, kind, value)
+        return result
 
     def _several(self, kind: str, value: str, why: str) -> None:
-        found = self._node(kind, value)
-        if found is not None:
-            self._world.several.setdefault(found, why)
+        shared = self._node(kind, value)
+        if shared is not None:
+            self._world.several.setdefault(shared, why)
 
     # -- events
 
@@ -265,9 +265,9 @@ class _WorldMaker:
         rates, rng, world = self._rates, self._rng, self._world
         late = min(self._late, rates.late_most_days * DAY_MS)
         for page in ids:
-            found = [self._node(kind, value) for kind, value in page]
-            nodes = tuple(sorted({one for one in found if one is not None}))
-            world.blocked += found.count(None)
+            page_nodes = [self._node(kind, value) for kind, value in page]
+            nodes = tuple(sorted({member for member in page_nodes if member is not None}))
+            world.blocked += page_nodes.count(None)
             ts = START_TS + int(at)
             arrived = ts + int(late + rng.expovariate(1 / SECOND_MS))
             event = WorldEvent(arrived, ts, f"{self._made:032x}", nodes, person.number, place)

@@ -174,7 +174,7 @@ def _relinked(office: PrivacyContext, pen: TransactionalWriter, struck: Sequence
 def _without(pen: TransactionalWriter, unseen: InactiveNodes, key: bytes, record: Mapping[str, Any]) -> Iterator[WriterRecord]:
     """Evidence struck out; what it says of others is said anew."""
     yield WriterRecord(LINKS, key, None)
-    others = graph.without(record, unseen.among(record["nodes"]))
+    others = graph.strip_nodes(record, unseen.among(record["nodes"]))
     if others is not None:
         yield pen.output(LINKS, others["link_id"].encode(), others)
 

@@ -21,7 +21,7 @@ from streams.collector.fields.json_cut import cut_text
 from streams.collector.masking import EventMask
 from streams.collector.masking.field_names import Category
 from streams.collector.signals.signals import with_objection
-from streams.identity.nodes import NodeKeys, named, normalise
+from streams.identity.nodes import NodeKeys, event_nodes, normalise
 
 FUTURE_MS = 23 * 3_600_000
 MAX_TEXT = 4_096
@@ -69,7 +69,7 @@ class Normaliser:
     def record(self, event: ProtocolEvent, request: RequestContext, on_masked: Masked) -> tuple[str, Record]:
         """(Kafka key, record)."""
         region = event.region if request.region is None else request.region
-        subject, nodes = named(self._keys, event.identifiers, region)
+        subject, nodes = event_nodes(self._keys, event.identifiers, region)
         agent = (event.user_agent or request.user_agent)[:MAX_TEXT]
         mask = EventMask(event, request.ip, on_masked, agent)
         event_id = self._event_id(event, mask)

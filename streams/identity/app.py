@@ -16,7 +16,7 @@ from streams.identity.graph.fence import FencedStore, RebuiltStore
 from streams.identity.graph.guard import RebuildGuard
 from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.nodes import NodeKeys, alias
-from streams.identity.repair.log import mend
+from streams.identity.repair.log import rebuild_if_stale
 from streams.identity.stage import IdentityDependencies, IdentityStage
 from streams.runtime.follow import read_range
 from streams.runtime.stage import Batch
@@ -28,12 +28,12 @@ CLUSTER = "cluster+"
 
 def connect(settings: Settings, **options: Any) -> redis.Redis | redis.RedisCluster:
     """A client of the graph's Redis, or of its Redis Cluster."""
-    url, given = _address(settings), {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S, **options}
+    url, arguments = _address(settings), {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S, **options}
     if not url.startswith(CLUSTER):
-        return redis.Redis.from_url(url, **given)
-    seed, nodes = seeds(url.removeprefix(CLUSTER))
+        return redis.Redis.from_url(url, **arguments)
+    seed, nodes = parse_seeds(url.removeprefix(CLUSTER))
     others = [ClusterNode(*node) for node in nodes]  # type: ignore[no-untyped-call] # redis-py gives it no types
-    return redis.RedisCluster.from_url(seed, startup_nodes=others, **given)
+    return redis.RedisCluster.from_url(seed, startup_nodes=others, **arguments)
 
 
 def _address(settings: Settings) -> str:
@@ -45,7 +45,7 @@ def open_store(settings: Settings) -> RedisGraphStore:
     return RedisGraphStore(partial(connect, settings))
 
 
-def open_mended(settings: Settings) -> RebuiltStore:
+def open_rebuilt(settings: Settings) -> RebuiltStore:
     """The graph as it is, and its marks."""
     return RebuiltStore(partial(connect, settings))
 
@@ -66,12 +66,12 @@ def open_fenced(settings: Settings) -> FencedStore:
 def read_back(settings: Settings, topic: str, partition: int, first: int, end: int) -> Batch:
     """See `ReadBack`."""
     topic_id = topic_ids(settings, [topic]).get(topic, "")
-    found = read_range(settings, topic, partition, first, end)
-    keys, values = [message.key() for message in found], [message.value() for message in found]
-    return Batch(topic, partition, keys, values, [message.offset() for message in found], topic_id)
+    messages = read_range(settings, topic, partition, first, end)
+    keys, values = [message.key() for message in messages], [message.value() for message in messages]
+    return Batch(topic, partition, keys, values, [message.offset() for message in messages], topic_id)
 
 
-def seeds(url: str) -> tuple[str, list[tuple[str, int]]]:
+def parse_seeds(url: str) -> tuple[str, list[tuple[str, int]]]:
     """Address of the first of the nodes that an address names, and the others. ConfigError for one without a port."""
     parts = urlsplit(url)
     login, at, hosts = parts.netloc.rpartition("@")
@@ -86,7 +86,7 @@ def build(settings: Settings, metrics: Metrics) -> IdentityStage:
     """The stage of one worker; a Redis that may evict keys ends it with the first batch."""
     kit = IdentityDependencies(
         alias(settings.master),
-        RebuildGuard(partial(mend, settings, open_mended(settings), settings.slot), metrics),
+        RebuildGuard(partial(rebuild_if_stale, settings, open_rebuilt(settings), settings.slot), metrics),
         partial(read_back, settings),
         int(settings.privacy_sla_s * 1000),
         NodeKeys.of(settings).renamed,

@@ -28,10 +28,10 @@ def link_record(nodes: Nodes, event_id: str, evidence_ts: int, purposes: int) ->
     }  # fmt: skip
 
 
-def conflict_record(write: Write, kept: str, event_id: str, evidence_ts: int) -> Record:
+def conflict_record(write: Write, root: str, event_id: str, evidence_ts: int) -> Record:
     """The record of `identity.conflicts`; `kept`: root that the demoted node hung under."""
     return {
-        "node": write.node, "rule": write.rule, "kept": kept, "refused": write.refused, "epoch": write.slot.epoch,
+        "node": write.node, "rule": write.rule, "kept": root, "refused": write.refused, "epoch": write.slot.epoch,
         "event_id": event_id, "evidence_ts": evidence_ts,
     }  # fmt: skip
 
@@ -53,18 +53,18 @@ class LinkEvidence:
         self, outcome: Outcome, events: Mapping[IdentifierSet, IdentityEvent], stamps: Mapping[IdentifierSet, ResolvedColumns]
     ) -> None:
         """Put what is new among these, each with its first event, out, and remember it once that is committed."""
-        new = [found for found in events if found.said < self._since]
+        new = [identifiers for identifiers in events if identifiers.said < self._since]
         if not new:
             return
         out = outcome.out.setdefault(LINKS, [])
-        for found in new:
-            live, event = stamps[found].live, events[found]
+        for identifiers in new:
+            live, event = stamps[identifiers].live, events[identifiers]
             if len(live) > 1:
                 record = link_record(live, event.event_id.decode(), event.collector_ts, event.purposes)
                 out.append((record["link_id"].encode(), self._encode(*record.values()), BY_KEY))
         outcome.after_commit.append(partial(_remember, new, self._since))
 
 
-def _remember(said: Iterable[IdentifierSet], since: int) -> None:
-    for found in said:
-        found.said = since
+def _remember(combinations: Iterable[IdentifierSet], since: int) -> None:
+    for identifiers in combinations:
+        identifiers.said = since

@@ -132,8 +132,8 @@ def spellings() -> frozenset[str]:
     }
     nil = "00000000-0000-0000-0000-000000000000"
     words = {form for word in WORDS for form in (word, word.upper(), word.capitalize())}
-    given = {f"{box}@{domain}" for box in ("test", "user", "noreply", "info") for domain in ("example.com", "test.com")}
-    return frozenset({*phrases, *words, "NaN", "noReply", nil, nil.replace("-", ""), *SAMPLES, *ADDRESSES, *given})
+    addresses = {f"{box}@{domain}" for box in ("test", "user", "noreply", "info") for domain in ("example.com", "test.com")}
+    return frozenset({*phrases, *words, "NaN", "noReply", nil, nil.replace("-", ""), *SAMPLES, *ADDRESSES, *addresses})
 
 
 LITERALS = SAMPLES | ADDRESSES | digests(spellings())

@@ -201,24 +201,26 @@ class NodeKeys:
     def renamed(self, combinations: Iterable[Sequence[str]]) -> dict[str, str]:
         """Former node -> the newer one of the same identifier, where a combination (strongest first) has both; of whatever
         versions, because what was sent while both were in use may come later."""
-        found: dict[str, str] = {}
+        newer_names: dict[str, str] = {}
         for nodes in combinations if self.later else ():
             for tier in {node[0] for node, other in pairwise(nodes) if node[0] == other[0]}:
                 among = {node for node in nodes if node[0] == tier}
                 steps = [keys[tier] for keys in self.later]
-                found.update((one, newer) for one in among for key in steps if (newer := _cut(key, one)) in among)
-        return found
+                newer_names.update(
+                    (former, newer) for former in among for key in steps if (newer := _cut(key, former)) in among
+                )
+        return newer_names
 
     def later_nodes(self, nodes: Iterable[str]) -> set[str]:
         """What these become under later versions of the keys; of a node it is not known which version made it."""
-        found = set[str]()
+        result = set[str]()
         for node in nodes:
             for first in range(len(self.later)):
                 at = node
                 for keys in self.later[first:]:
                     at = _cut(keys[at[0]], at)
-                    found.add(at)
-        return found
+                    result.add(at)
+        return result
 
     def newer(self, former: str) -> str:
         """What a node of the version before the newest becomes in that one. LookupError where there is only one version."""
@@ -231,16 +233,16 @@ def versions(keys: NodeKeys, kind: str, value: str, region: str = "") -> list[st
     if normal is None:
         return []
     tier = TIERS[kind]
-    found = [tier + hmac.digest(keys.first[kind], kind.encode() + normal.encode(), "sha256")[:16].hex()]
+    nodes = [tier + hmac.digest(keys.first[kind], kind.encode() + normal.encode(), "sha256")[:16].hex()]
     for later in keys.later:
-        found.append(_cut(later[tier], found[-1]))
-    return found
+        nodes.append(_cut(later[tier], nodes[-1]))
+    return nodes
 
 
 def node(keys: NodeKeys, kind: str, value: str, region: str = "") -> str | None:
     """The node of one identifier, or None where the value is blocked or no identifier of its kind."""
-    found = versions(keys, kind, value, region)
-    return found[-1] if found else None
+    nodes = versions(keys, kind, value, region)
+    return nodes[-1] if nodes else None
 
 
 class EventNodes(NamedTuple):
@@ -253,15 +255,20 @@ class EventNodes(NamedTuple):
     """Strongest first; a node of each version that is in use."""
 
 
-def named(keys: NodeKeys, identifiers: Iterable[tuple[str, str]], region: str = "") -> EventNodes:
+def event_nodes(keys: NodeKeys, identifiers: Iterable[tuple[str, str]], region: str = "") -> EventNodes:
     """Identifiers (type, value) as the door passes them on; `region` as for `normalise`."""
-    found = [some[keys.since - 1 :] for kind, value in identifiers if (some := versions(keys, kind, value, region))]
-    return EventNodes(min((some[0] for some in found), default=None), sorted({one for some in found for one in some}))
+    nodes_by_identifier = [
+        some[keys.since - 1 :] for kind, value in identifiers if (some := versions(keys, kind, value, region))
+    ]
+    return EventNodes(
+        min((some[0] for some in nodes_by_identifier), default=None),
+        sorted({name for some in nodes_by_identifier for name in some}),
+    )
 
 
 def all_nodes(keys: NodeKeys, identifiers: Iterable[tuple[str, str]], region: str = "") -> list[str]:
     """Their nodes under all versions, those too that are no longer in use; strongest first."""
-    return sorted({found for kind, value in identifiers for found in versions(keys, kind, value, region)})
+    return sorted({name for kind, value in identifiers for name in versions(keys, kind, value, region)})
 
 
 def _cut(key: bytes, former: str) -> str:

@@ -29,7 +29,7 @@ from schemas.codec import (
 from schemas.columns import FEW, HeadColumns
 from schemas.registry import Registry
 from streams.identity.graph.identifier_set import IdentifierSet
-from streams.identity.graph.store import LONGEST_CLAIM, shortened
+from streams.identity.graph.store import LONGEST_CLAIM, shorten_claim
 from streams.runtime.stage import Batch, CountCell, Outcome
 
 CONSENTED, RESOLVED = "events.consented", "events.resolved"
@@ -37,10 +37,10 @@ ANALYTICS = 1
 """Bit of `consent_purposes` without which nothing is linked."""
 MINUTE_MS = 60_000
 DAY_MS = 86_400_000
-AT_ONCE = 1_000
+COLUMN_BATCH = 1_000
 """Records whose heads are read together: about as many as a processor keeps at hand until they are looked at one by one."""
-KEPT_TEXTS = 10_000
-KEPT_COMBINATIONS = 50_000
+MAX_CACHED_TEXTS = 10_000
+MAX_CACHED_SETS = 50_000
 """Of one of two generations; about 1 KB each."""
 LAST_FIELD = "identifiers"
 
@@ -73,10 +73,10 @@ class EventOrigin:
 class IdentityEvent(NamedTuple):
     """One record of a batch, as far as identity reads it."""
 
-    at: int
+    position: int
     value: bytes
-    combination: IdentifierSet
-    where: EventOrigin
+    identifiers: IdentifierSet
+    origin: EventOrigin
     purposes: int
     collector_ts: int
     """Milliseconds UTC."""
@@ -84,14 +84,14 @@ class IdentityEvent(NamedTuple):
     claim: bytes
     """Name in claims; empty where duplicates cannot be told."""
 
-    def cell(self, what: str) -> CountCell:
+    def cell(self, outcome: str) -> CountCell:
         """Where it is counted."""
-        return CountCell(self.collector_ts // MINUTE_MS * MINUTE_MS, self.where.source, self.where.event_name, what)
+        return CountCell(self.collector_ts // MINUTE_MS * MINUTE_MS, self.origin.source, self.origin.event_name, outcome)
 
 
 _as_event: Callable[[Any], IdentityEvent] = partial(tuple.__new__, IdentityEvent)
 
-Failed = Callable[[int, Undecodable], None]
+OnUndecodable = Callable[[int, Undecodable], None]
 """Told which record of a batch is none, and why."""
 
 
@@ -109,20 +109,20 @@ class BatchReader:
         def failed(at: int, error: Undecodable) -> None:
             outcome.bury(at, str(error), now)
 
-        for start in range(0, len(batch), AT_ONCE):
-            values = batch.values[start : start + AT_ONCE]
+        for start in range(0, len(batch), COLUMN_BATCH):
+            values = batch.values[start : start + COLUMN_BATCH]
             heads = self._heads.get((values[0] or b"")[:HEADER_BYTES])
             odd: Iterable[int] = range(len(values))
             if heads is not None and len(values) >= FEW:
-                found, odd = heads.together(start, values, failed)
-                events += found
+                batch_events, odd = heads.together(start, values, failed)
+                events += batch_events
             for at in odd:
                 events += self._alone(start + at, values[at], failed)
             if odd:
                 events.sort(key=itemgetter(0))
         return events
 
-    def _alone(self, at: int, value: bytes | None, failed: Failed) -> list[IdentityEvent]:
+    def _alone(self, at: int, value: bytes | None, failed: OnUndecodable) -> list[IdentityEvent]:
         try:
             if value is None:
                 raise Undecodable("a tombstone")
@@ -134,8 +134,8 @@ class BatchReader:
         return []
 
     def _open(self, value: bytes) -> "_Heads":
-        found = self._heads[value[:HEADER_BYTES]] = _Heads(self._registry, value)
-        return found
+        heads = self._heads[value[:HEADER_BYTES]] = _Heads(self._registry, value)
+        return heads
 
 
 class _Heads:
@@ -154,26 +154,28 @@ class _Heads:
         self._reader = HeadReader(registry, LAST_FIELD)
         self._stamps = flat_encoder(resolved.columns(), resolved.header)
         self._consents: OrderedDict[bytes, Consent] = OrderedDict()
-        self._wheres: OrderedDict[bytes, EventOrigin] = OrderedDict()
-        self._combinations: dict[bytes, IdentifierSet] = {}
+        self._origins: OrderedDict[bytes, EventOrigin] = OrderedDict()
+        self._younger: dict[bytes, IdentifierSet] = {}
         self._older: dict[bytes, IdentifierSet] = {}
         self._nobody = IdentifierSet((), self._stamps)
 
-    def together(self, start: int, values: Sequence[bytes | None], failed: Failed) -> tuple[list[IdentityEvent], list[int]]:
+    def together(
+        self, start: int, values: Sequence[bytes | None], failed: OnUndecodable
+    ) -> tuple[list[IdentityEvent], list[int]]:
         """The events of most records from place `start` on; and which of the values are to be read alone."""
-        read = self._columns.read([value or b"" for value in values])
+        heads = self._columns.read([value or b"" for value in values])
         purposes, event_id, heartbeat, clock, nodes = self._places
         columns = (
-            read.ends[purposes], read.begins[event_id], read.ends[event_id], read.ends[heartbeat], read.numbers[clock],
-            read.begins[nodes], read.ends[nodes],
+            heads.ends[purposes], heads.begins[event_id], heads.ends[event_id], heads.ends[heartbeat], heads.numbers[clock],
+            heads.begins[nodes], heads.ends[nodes],
         )  # fmt: skip
         rows: Iterable[Any] = enumerate(zip(values, *(column.tolist() for column in columns), strict=True), start)
-        odd = np.flatnonzero(~read.sound).tolist()
+        odd = np.flatnonzero(~heads.sound).tolist()
         if odd:
-            rows = compress(rows, read.sound.tolist())
+            rows = compress(rows, heads.sound.tolist())
         return self._events(rows, failed), odd
 
-    def alone(self, at: int, value: bytes, failed: Failed) -> list[IdentityEvent]:
+    def alone(self, at: int, value: bytes, failed: OnUndecodable) -> list[IdentityEvent]:
         """The event of one record, whatever it looks like, if it is one. Undecodable."""
         ends = self._slicer.ends(value)
         purposes, event_id, heartbeat, clock, nodes = self._places
@@ -184,60 +186,63 @@ class _Heads:
         row = (value, ends[purposes], id_at + 1, ends[event_id], ends[heartbeat], read_long(value, clock_at), ends[nodes - 1])
         return self._events([(at, (*row, ends[nodes]))], failed)
 
-    def _events(self, rows: Iterable[tuple[int, tuple[Any, ...]]], failed: Failed) -> list[IdentityEvent]:
+    def _events(self, rows: Iterable[tuple[int, tuple[Any, ...]]], failed: OnUndecodable) -> list[IdentityEvent]:
         events: list[IdentityEvent] = []
-        consents, wheres, combinations = self._consents.get, self._wheres.get, self._combinations.get
+        consents, origins, identifier_sets = self._consents.get, self._origins.get, self._younger.get
         for at, (value, purposes_end, id_at, id_end, where_end, clock, nodes_at, nodes_end) in rows:
             try:
-                said = value[:purposes_end]
-                purposes, anonymised, linkable = consents(said) or self._consent(said, value)
-                said = value[id_end:where_end]
-                where = wheres(said) or self._where(said, value)
+                text = value[:purposes_end]
+                purposes, anonymised, linkable = consents(text) or self._decode_consent(text, value)
+                text = value[id_end:where_end]
+                origin = origins(text) or self._origin(text, value)
                 event_id = value[id_at:id_end]
                 if not event_id.isascii():
                     event_id = self._head(value)["event_id"].encode()
-                if linkable and not where.heartbeat:
-                    said = value[nodes_at:nodes_end]
-                    combination = combinations(said) or self._combination(said, value)
+                if linkable and not origin.heartbeat:
+                    text = value[nodes_at:nodes_end]
+                    identifiers = identifier_sets(text) or self._identifiers(text, value)
                 else:
-                    combination = self._nobody
+                    identifiers = self._nobody
             except Undecodable as error:
                 failed(at, error)
                 continue
             # Ids of heartbeats are new, and anonymised ones are nobody's.
-            claim = b"" if where.heartbeat or anonymised else where.claims + event_id
+            claim = b"" if origin.heartbeat or anonymised else origin.claims + event_id
             if len(claim) > LONGEST_CLAIM:
-                claim = shortened(claim)
-            events.append(_as_event((at, value, combination, where, purposes, clock, event_id, claim)))
+                claim = shorten_claim(claim)
+            events.append(_as_event((at, value, identifiers, origin, purposes, clock, event_id, claim)))
         return events
 
     def _head(self, value: bytes) -> Record:
         return self._reader.read(value)[1]
 
-    def _consent(self, said: bytes, value: bytes) -> Consent:
+    def _decode_consent(self, text: bytes, value: bytes) -> Consent:
         head = self._head(value)
         purposes = head["consent_purposes"]
-        found = Consent(purposes, head["consent_outcome"] == "anonymise", bool(purposes & ANALYTICS))
-        return _keep(self._consents, KEPT_TEXTS, said, found)
+        consent = Consent(purposes, head["consent_outcome"] == "anonymise", bool(purposes & ANALYTICS))
+        return _keep(self._consents, MAX_CACHED_TEXTS, text, consent)
 
-    def _where(self, said: bytes, value: bytes) -> EventOrigin:
+    def _origin(self, text: bytes, value: bytes) -> EventOrigin:
         head = self._head(value)
         source = head["source"]
         return _keep(
-            self._wheres, KEPT_TEXTS, said, EventOrigin(head["event_name"], source, head["heartbeat"], source.encode() + b":")
+            self._origins,
+            MAX_CACHED_TEXTS,
+            text,
+            EventOrigin(head["event_name"], source, head["heartbeat"], source.encode() + b":"),
         )
 
-    def _combination(self, said: bytes, value: bytes) -> IdentifierSet:
+    def _identifiers(self, text: bytes, value: bytes) -> IdentifierSet:
         """One that is not among the younger ones."""
-        found = self._combinations.get(said) or self._older.get(said) or self._combined(said, value)
-        if len(self._combinations) >= KEPT_COMBINATIONS:
-            self._older, self._combinations = self._combinations, {}
-        self._combinations[said] = found
-        return found
+        identifiers = self._younger.get(text) or self._older.get(text) or self._decode_identifiers(text, value)
+        if len(self._younger) >= MAX_CACHED_SETS:
+            self._older, self._younger = self._younger, {}
+        self._younger[text] = identifiers
+        return identifiers
 
-    def _combined(self, said: bytes, value: bytes) -> IdentifierSet:
-        if _plain(said) and said[0] == 2 * (len(said) // 34):
-            text = said.decode("ascii")
+    def _decode_identifiers(self, encoded: bytes, value: bytes) -> IdentifierSet:
+        if _plain(encoded) and encoded[0] == 2 * (len(encoded) // 34):
+            text = encoded.decode("ascii")
             nodes = [text[at : at + 33] for at in range(2, len(text) - 1, 34)]
         else:
             nodes = self._head(value)[LAST_FIELD]
@@ -246,8 +251,8 @@ class _Heads:
         return IdentifierSet(tuple(nodes), self._stamps) if nodes else self._nobody
 
 
-def _keep(kept: OrderedDict[bytes, T], most: int, said: bytes, found: T) -> T:
-    if len(kept) >= most:
-        kept.popitem(last=False)
-    kept[said] = found
-    return found
+def _keep(cache: OrderedDict[bytes, T], most: int, text: bytes, value: T) -> T:
+    if len(cache) >= most:
+        cache.popitem(last=False)
+    cache[text] = value
+    return value

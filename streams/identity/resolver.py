@@ -8,12 +8,12 @@ from infra.telemetry.metrics import Metrics
 from schemas.codec import HEADER_BYTES, encode
 from schemas.registry import Registry
 from streams.identity.evidence import CONFLICTS, LinkEvidence, conflict_record
-from streams.identity.graph.graph import Graph, Met
-from streams.identity.graph.identifier_set import SHARED_IDS, STAMPED, UNRESOLVED, IdentifierSet, ResolvedColumns
+from streams.identity.graph.graph import Graph, SlotReads
+from streams.identity.graph.identifier_set import RESOLVED_IDS, SHARED_IDS, UNRESOLVED, IdentifierSet, ResolvedColumns
 from streams.identity.graph.recent import RecentEvents
 from streams.identity.graph.slots import MERGES, SlotLog
 from streams.identity.graph.store import first_places
-from streams.identity.graph.union_find import ERASED, GraphView, Slot, Write, home, live, unlogged
+from streams.identity.graph.union_find import ERASED, GraphView, Slot, Write, home_root, live_nodes, unlogged_nodes
 from streams.identity.nodes import Alias
 from streams.identity.reading import DAY_MS, MINUTE_MS, RESOLVED, BatchReader, EventOrigin, IdentityEvent
 from streams.identity.refusals.handover import Handover
@@ -40,26 +40,28 @@ class Resolver:
         """Everything. Away while the graph is; Retryable while a contract is unknown."""
         outcome = Outcome()
         events = self._reader.read(outcome, batch, now)
-        claims, held = _claims(batch, events)
+        claims, holders = _claims(batch, events)
         claimed = self._graph.store.claim(claims, now, batch.topic_id)  # it is answered while the graph is looked up
-        view, met = GraphView(), Met()
+        view, reads = GraphView(), SlotReads()
         firsts = _firsts(events)
-        closer = self._graph.look_up(view, met, firsts)
-        held |= self._recent.held(claims)
-        held |= claimed()
-        self._recent.remember(claims, held)
-        alive = self._without_erased(outcome, view.slots, closer, _without_duplicates(outcome, batch, events, held))
+        uncached = self._graph.look_up(view, reads, firsts)
+        holders |= self._recent.find_duplicates(claims)
+        holders |= claimed()
+        self._recent.remember(claims, holders)
+        alive = self._without_erased(outcome, view.slots, uncached, _without_duplicates(outcome, batch, events, holders))
         firsts = firsts if len(alive) == len(events) else _firsts(alive)
-        asking = {found: event.at for found, event in firsts.items() if found.nodes}
+        asking = {identifiers: event.position for identifiers, event in firsts.items() if identifiers.nodes}
         # By the clock of the events that ask: a backlog of days is not one day's.
-        day = max((event.collector_ts for found, event in firsts.items() if found in closer), default=0) // DAY_MS
-        won = self._graph.settle(view, met, asking, closer, day)
+        day = max((event.collector_ts for identifiers, event in firsts.items() if identifiers in uncached), default=0) // DAY_MS
+        own_writes = self._graph.settle(view, reads, asking, uncached, day)
         self._graph.keep(view)
         stamps: dict[IdentifierSet, ResolvedColumns] = {}
-        for found in firsts:
-            stamps[found] = found.stamp if found.stamp and found not in closer else self._looked_up(view, found)
+        for identifiers in firsts:
+            stamps[identifiers] = (
+                identifiers.stamp if identifiers.stamp and identifiers not in uncached else self._looked_up(view, identifiers)
+            )
         self._stamp(outcome, alive, stamps)
-        self._log(outcome, view, met, won, events)
+        self._log(outcome, view, reads, own_writes, events)
         self.evidence.add(outcome, firsts, stamps)
         return outcome
 
@@ -67,12 +69,12 @@ class Resolver:
         """Nothing but a stamp: the strongest node that is not known to be shared. Erased ones are known here, and retries."""
         outcome = Outcome()
         events = self._reader.read(outcome, batch, now)
-        claims, held = _claims(batch, events)
-        held |= self._recent.held(claims)
-        self._recent.remember(claims, held)
-        events = _without_duplicates(outcome, batch, events, held)
+        claims, holders = _claims(batch, events)
+        holders |= self._recent.find_duplicates(claims)
+        self._recent.remember(claims, holders)
+        events = _without_duplicates(outcome, batch, events, holders)
         alive = self._without_erased(outcome, self._graph.erased, _firsts(events), events)
-        self._stamp(outcome, alive, {found: self._alone(found) for found in _firsts(alive)})
+        self._stamp(outcome, alive, {identifiers: self._alone(identifiers) for identifiers in _firsts(alive)})
         return outcome
 
     def _without_erased(
@@ -84,16 +86,16 @@ class Resolver:
     ) -> list[IdentityEvent]:
         """Events that no erased person can have sent before she was erased: a replay does not bring her back."""
         until: dict[IdentifierSet, int] = {}
-        for found in combinations:
-            for node in found.nodes:
+        for identifiers in combinations:
+            for node in identifiers.nodes:
                 slot = slots.get(node)
                 if slot is not None and slot.state == ERASED:
-                    until[found] = max(slot.since, until.get(found, 0))
+                    until[identifiers] = max(slot.since, until.get(identifiers, 0))
         if not until:
             return events
         alive = []
         for event in events:
-            if event.combination in until and event.collector_ts <= until[event.combination]:
+            if event.identifiers in until and event.collector_ts <= until[event.identifiers]:
                 _drop(outcome, event, ERASURE)
             else:
                 alive.append(event)
@@ -101,58 +103,60 @@ class Resolver:
 
     # -- what leaves
 
-    def _looked_up(self, view: GraphView, found: IdentifierSet) -> ResolvedColumns:
+    def _looked_up(self, view: GraphView, identifiers: IdentifierSet) -> ResolvedColumns:
         """What a combination that was looked at closer is stamped with."""
-        nodes = found.nodes
-        alive = live(view, nodes)
+        nodes = identifiers.nodes
+        alive = live_nodes(view, nodes)
         if not alive:
-            return found.stamped(self._alias(nodes[0], view.epoch(nodes[0])), SHARED_IDS, ())
-        root = home(view, alive)
+            return identifiers.stamped(self._alias(nodes[0], view.epoch(nodes[0])), SHARED_IDS, ())
+        root = home_root(view, alive)
         slot = view.slots.get(root)
         if slot is not None and slot.state == ERASED:
-            return found.stamped(self._alias(root, slot.epoch), SHARED_IDS, alive)
-        return found.stamped(view.label(root) or "", STAMPED, alive)
+            return identifiers.stamped(self._alias(root, slot.epoch), SHARED_IDS, alive)
+        return identifiers.stamped(view.label(root) or "", RESOLVED_IDS, alive)
 
-    def _alone(self, found: IdentifierSet) -> ResolvedColumns:
+    def _alone(self, identifiers: IdentifierSet) -> ResolvedColumns:
         """What it is stamped with while the graph is away."""
-        nodes = found.nodes
-        if not nodes and found.stamp:
-            return found.stamp
+        nodes = identifiers.nodes
+        if not nodes and identifiers.stamp:
+            return identifiers.stamp
         view = GraphView(self._graph.known(nodes))
-        alive = live(view, nodes)
-        return found.stamped(alive[0] if alive else self._alias(nodes[0], view.epoch(nodes[0])), UNRESOLVED, alive)
+        alive = live_nodes(view, nodes)
+        return identifiers.stamped(alive[0] if alive else self._alias(nodes[0], view.epoch(nodes[0])), UNRESOLVED, alive)
 
     def _stamp(
         self, outcome: Outcome, events: Sequence[IdentityEvent], stamps: Mapping[IdentifierSet, ResolvedColumns]
     ) -> None:
         rows: list[Output] = []
         cells: list[tuple[int, EventOrigin, str]] = []
-        for _, value, combination, where, _, collector_ts, event_id, _ in events:
-            key, columns, state, _ = stamps[combination]
+        for _, value, identifiers, origin, _, collector_ts, event_id, _ in events:
+            key, columns, state, _ = stamps[identifiers]
             rows.append((key or event_id, columns + value[HEADER_BYTES:], BY_KEY))
-            cells.append((collector_ts // MINUTE_MS, where, state))
+            cells.append((collector_ts // MINUTE_MS, origin, state))
         outcome.out.setdefault(RESOLVED, []).extend(rows)
-        for (minute, where, state), n in Counter(cells).items():
-            if not where.heartbeat:
-                outcome.counts[CountCell(minute * MINUTE_MS, where.source, where.event_name, state)] += n
+        for (minute, origin, state), n in Counter(cells).items():
+            if not origin.heartbeat:
+                outcome.counts[CountCell(minute * MINUTE_MS, origin.source, origin.event_name, state)] += n
         outcome.passed = len(rows)
 
-    def _log(self, outcome: Outcome, view: GraphView, met: Met, won: dict[str, Write], events: Sequence[IdentityEvent]) -> None:
+    def _log(
+        self, outcome: Outcome, view: GraphView, reads: SlotReads, own_writes: dict[str, Write], events: Sequence[IdentityEvent]
+    ) -> None:
         """Put every slot that may not be in the log into it, and mark it once that is committed."""
-        nodes = unlogged(view, met)
+        nodes = unlogged_nodes(view, reads)
         if not nodes:
             return
-        by_place = {event.at: event for event in events}
+        by_place = {event.position: event for event in events}
         slots = [(node, slot) for node in nodes if (slot := view.slots[node]) is not None]
         logged = outcome.out.setdefault(MERGES, [])
-        met_ts = max(event.collector_ts for event in events)
+        latest_ts = max(event.collector_ts for event in events)
         for node, slot in slots:
-            write = won.get(node)
+            write = own_writes.get(node)
             if write is None or write.slot != slot:
                 # Met and not made here: whoever made it had the evidence, so no event is named.
-                logged.append(self._slots.output(node, slot, "", met_ts))
+                logged.append(self._slots.output(node, slot, "", latest_ts))
                 continue
-            event = by_place[write.at]
+            event = by_place[write.position]
             if write.rule:
                 self._demoted(outcome, view, write, event)
             logged.append(self._slots.output(node, slot, event.event_id.decode(), event.collector_ts))
@@ -181,15 +185,15 @@ def _claims(batch: Batch, events: Iterable[IdentityEvent]) -> tuple[dict[bytes, 
 
 
 def _without_duplicates(
-    outcome: Outcome, batch: Batch, events: list[IdentityEvent], held: Mapping[bytes, bytes]
+    outcome: Outcome, batch: Batch, events: list[IdentityEvent], holders: Mapping[bytes, bytes]
 ) -> list[IdentityEvent]:
     """Events whose id belongs to their own record; the same record read again is no duplicate."""
-    if not held:
+    if not holders:
         return events
     alive = []
     for event in events:
-        holder = held.get(event.claim)
-        if holder is None or holder == b"%d:%d" % (batch.partition, batch.offsets[event.at]):
+        holder = holders.get(event.claim)
+        if holder is None or holder == b"%d:%d" % (batch.partition, batch.offsets[event.position]):
             alive.append(event)
         else:
             _drop(outcome, event, DUPLICATE)

@@ -14,14 +14,21 @@ from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, Undecodable, UnknownContract, decode, encode
 from schemas.registry import Registry
 from streams.identity.graph.deferred import DEFERRED, DeferredRanges, OffsetSpan, ReadBack
-from streams.identity.graph.graph import Graph, Renamed, no_names
+from streams.identity.graph.graph import Graph, RenameLookup, no_renames
 from streams.identity.graph.guard import GraphGuard, NoGuard
 from streams.identity.graph.slots import MERGES, SlotLog
 from streams.identity.graph.store import GraphStore, StoreUnavailable
 from streams.identity.nodes import Alias
 from streams.identity.reading import CONSENTED, DAY_MS, RESOLVED, is_node
 from streams.identity.refusals.handover import Handover, expand
-from streams.identity.refusals.revocation import REQUESTS, REVOCATIONS, SIGNALS, outlived, request, signals
+from streams.identity.refusals.revocation import (
+    REQUESTS,
+    REVOCATIONS,
+    SIGNALS,
+    request_record,
+    signal_records,
+    superseded_by_erasure,
+)
 from streams.identity.resolver import ERASURE, Resolver
 from streams.runtime.stage import BY_KEY, Batch, Outcome
 
@@ -46,7 +53,7 @@ class IdentityDependencies:
     read_back: ReadBack = _nothing_to_read
     sla_ms: int = DAY_MS
     """Within which every room must have answered a privacy request."""
-    renamed: Renamed = no_names
+    renamed: RenameLookup = no_renames
 
 
 class IdentityStage:
@@ -121,27 +128,27 @@ class IdentityStage:
             outcome.after_commit.append(partial(self._graph.store.confirm, slots))
 
     def _catch_up(self, outcome: Outcome, now: float) -> None:
-        read = 0
-        while read < CATCH_UP and (due := self._deferred.next()) is not None:
+        records_read = 0
+        while records_read < CATCH_UP and (due := self._deferred.next()) is not None:
             try:
                 batch = self._kit.read_back(*due)
             except Retryable:
-                if read:
+                if records_read:
                     break  # what was done until here is to leave
                 raise
-            read += len(batch)
+            records_read += len(batch)
             self._link(batch, due, outcome, now)
         self._metrics.set("headwater_identity_deferred", len(self._deferred))
 
     def _link(self, batch: Batch, due: OffsetSpan, outcome: Outcome, now: float) -> None:
         """Records that passed unresolved: all that they ask for but the events themselves."""
         if len(batch):
-            found = self._work(batch, now)
+            late = self._work(batch, now)
             # What left once does not leave again, nor is it counted again; dead letters of it were written then.
-            found.out.pop(RESOLVED, None)
-            for topic, outputs in found.out.items():
+            late.out.pop(RESOLVED, None)
+            for topic, outputs in late.out.items():
                 outcome.out.setdefault(topic, []).extend(outputs)
-            outcome.after_commit += found.after_commit
+            outcome.after_commit += late.after_commit
         until = batch.offsets[-1] + 1 if len(batch) else due.end
         outcome.out.setdefault(DEFERRED, []).append(self._deferred.done(due, until))
 
@@ -156,11 +163,11 @@ class IdentityStage:
         for revocation, linked in zip(revocations, expansion.components, strict=True):
             if not linked.whole:
                 get_logger().warning("a refusal is linked to too many ids, not all are expanded", nodes=len(linked.nodes))
-            for record in signals(revocation, linked):
+            for record in signal_records(revocation, linked):
                 self._say(outcome, SIGNALS, record["subject"], record)
             if revocation.get("withdrawal", True):  # the oldest records do not say
-                asked = request(revocation, linked, self._kit.sla_ms)
-                self._say(outcome, REQUESTS, asked["request_id"], asked)
+                privacy_request = request_record(revocation, linked, self._kit.sla_ms)
+                self._say(outcome, REQUESTS, privacy_request["request_id"], privacy_request)
             self._metrics.count("headwater_revocations_total", whole=str(linked.whole).lower())
             outcome.passed += 1
         if expansion.pending:
@@ -187,7 +194,7 @@ class IdentityStage:
         """Those whose subject was not erased since."""
         slots = self._graph.store.read([revocation["subject"] for revocation in revocations])
         pairs = zip(revocations, slots, strict=True)
-        alive = [revocation for revocation, slot in pairs if not outlived(revocation, slot)]
+        alive = [revocation for revocation, slot in pairs if not superseded_by_erasure(revocation, slot)]
         if len(alive) < len(revocations):
             outcome.dropped[ERASURE] += len(revocations) - len(alive)
         return alive

@@ -8,7 +8,7 @@ import redis
 
 from infra.errors import ConfigError, Retryable
 from streams.identity.graph.redis_store import REFUSAL_S, RedisGraphStore
-from streams.identity.graph.store import GraphStore, MemoryGraphStore, first_places, shortened
+from streams.identity.graph.store import GraphStore, MemoryGraphStore, first_places, shorten_claim
 from streams.identity.graph.union_find import Limit, Pair, Slot, Write
 from streams.identity.refusals.refusals import MOST_REFUSALS, Refusal, RememberedRefusal, Scope
 from streams.identity.repair.splitting import SplitStore
@@ -326,8 +326,8 @@ def test_many_keys_come_back_in_order(store: GraphStore) -> None:
 
 def test_long_claims_are_shortened() -> None:
     """Whatever their length, they are told apart."""
-    assert len(shortened(b"a:" + b"x" * 10_000)) <= 80
-    assert shortened(b"a:" + b"x" * 10_000) != shortened(b"a:" + b"x" * 10_001)
+    assert len(shorten_claim(b"a:" + b"x" * 10_000)) <= 80
+    assert shorten_claim(b"a:" + b"x" * 10_000) != shorten_claim(b"a:" + b"x" * 10_001)
 
 
 def test_claims_are_forgotten_in_redis(redis_url: str) -> None:

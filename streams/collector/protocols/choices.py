@@ -17,7 +17,7 @@ from infra.parsing.times import parse_time
 from streams.collector.event import InvalidField, InvalidItem, text
 from streams.collector.protocols.own import identifiers_of
 from streams.collector.signals.signals import MAX_NAME, SignalBuilder
-from streams.identity.nodes import NodeKeys, all_nodes, named
+from streams.identity.nodes import NodeKeys, all_nodes, event_nodes
 
 PURPOSES = ("analytics", "marketing", "personalization")
 UNDATED = 0
@@ -109,7 +109,7 @@ def records(choice: SentChoice, keys: NodeKeys, site: str, now: int) -> list[tup
     """(Kafka key, record of `consent.signals`) for each of its subjects; none where nobody is named that can be told apart."""
     # A withdrawal holds under every name that she ever had, whatever versions of the keys are in use.
     chosen = now if choice.chosen is None or (choice.chosen == UNDATED and choice.kind == "withdrawal") else choice.chosen
-    nodes = all_nodes(keys, choice.identifiers) if choice.kind == "withdrawal" else named(keys, choice.identifiers).nodes
+    nodes = all_nodes(keys, choice.identifiers) if choice.kind == "withdrawal" else event_nodes(keys, choice.identifiers).nodes
     return [
         (
             subject,

@@ -22,10 +22,10 @@ from streams.identity.commands.identifier_args import HELP, nodes_of
 from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.union_find import ERASED, SHARED, USER
 from streams.identity.nodes import alias
-from streams.identity.refusals.revocation import MOST_NODES, climb, component
-from streams.identity.repair.log import LogIndex, diff, read_log, rebuild, recall_refusals, why
-from streams.identity.repair.splitting import SplitJournal, log_to, prepare, said_on, split
-from streams.identity.repair.tidying import TopicEvidence, demoted, over_limits, planned, tidy
+from streams.identity.refusals.revocation import MOST_NODES, find_component, find_root
+from streams.identity.repair.log import LogIndex, compare_with_log, find_link_path, read_log, rebuild, restore_refusals
+from streams.identity.repair.splitting import SplitJournal, evidence_reader, plan_next_split, slot_logger, split_node
+from streams.identity.repair.tidying import TopicEvidence, find_over_limits, plan_tidy, read_demoted, tidy
 
 app = typer.Typer(
     add_completion=False,
@@ -35,7 +35,7 @@ app = typer.Typer(
 
 NAMES = {"0": "user", "1": "device", "2": "cookie", "3": "e-mail or phone"}
 """Tier digit -> what such a node is."""
-WHAT = {SHARED: "  shared: nobody's, because several persons had it", ERASED: "  erased"}
+STATE_TEXTS = {SHARED: "  shared: nobody's, because several persons had it", ERASED: "  erased"}
 """State of a slot -> what that means."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -47,8 +47,8 @@ def identity() -> None:
 
 
 @contextmanager
-def opened(
-    what: str, quiet: bool, settings: Settings | None = None
+def open_graph(
+    description: str, quiet: bool, settings: Settings | None = None
 ) -> Iterator[tuple[Settings, RedisGraphStore, Callable[[int], None]]]:
     """Settings, the graph, and how to tell progress (standard error). ConfigError where Redis is away, or Kafka, unless
     `settings` are given."""
@@ -61,15 +61,19 @@ def opened(
     )
     try:
         with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:
-            task = bar.add_task(what, total=None)
+            task = bar.add_task(description, total=None)
             yield settings, open_store(settings), lambda n: bar.advance(task, n)
     except Retryable as error:
         raise ConfigError(no_house(error)) from error
 
 
-def known(store: RedisGraphStore, names: Sequence[str]) -> list[str]:
+def linked_names(store: RedisGraphStore, names: Sequence[str]) -> list[str]:
     """Those of an identifier's nodes that are linked and not erased; the first where none is. Retryable."""
-    linked = [found for found in zip(names, store.read(names), store.children(names), strict=True) if found[1] or found[2]]
+    linked = [
+        candidate
+        for candidate in zip(names, store.read(names), store.children(names), strict=True)
+        if candidate[1] or candidate[2]
+    ]
     alive = [name for name, slot, _ in linked if slot is None or slot.state != ERASED]
     return alive or [name for name, *_ in linked] or [*names[:1]]
 
@@ -81,18 +85,20 @@ def rebuild_command(as_json: AsJson = False) -> None:
     For a Redis that was lost or restored from a backup. Stop the identity workers before: one that meets an id whose slot was
     lost links it anew, and the newer link would stand.
     """
-    read = 0
-    with opened("rebuilding the graph from its log", as_json) as (settings, store, advance):
+    records_read = 0
+    with open_graph("rebuilding the graph from its log", as_json) as (settings, store, advance):
 
         def count(n: int) -> None:
-            nonlocal read
-            read += n
+            nonlocal records_read
+            records_read += n
             advance(n)
 
         written = rebuild(read_log(settings), store, count)
-        recall_refusals(settings, store, advance)
+        restore_refusals(settings, store, advance)
     typer.echo(
-        json.dumps({"records": read, "written": written}) if as_json else f"{read:,} records read, {written:,} slots written"
+        json.dumps({"records": records_read, "written": written})
+        if as_json
+        else f"{records_read:,} records read, {written:,} slots written"
     )
 
 
@@ -103,69 +109,72 @@ def diff_command(as_json: AsJson = False) -> None:
     Stop the identity workers for an exact answer: what they write meanwhile may show up. Slots that are not known to be logged
     yet are counted apart, and are no difference.
     """
-    with opened("comparing the graph with its log", as_json) as (settings, store, advance):
-        found = diff(read_log(settings), store, advance)
+    with open_graph("comparing the graph with its log", as_json) as (settings, store, advance):
+        difference = compare_with_log(read_log(settings), store, advance)
     if as_json:
-        typer.echo(json.dumps({**found._asdict(), "same": found.same}))
+        typer.echo(json.dumps({**difference._asdict(), "same": difference.same}))
     else:
         typer.echo(
-            f"{found.logged:,} slots in the log: {found.missing:,} missing in Redis, {found.other:,} others there, "
-            f"{found.unlogged:,} there that the log does not have, {found.pending:,} not yet logged"
+            f"{difference.logged:,} slots in the log: {difference.missing:,} missing in Redis, "
+            f"{difference.other:,} others there, {difference.unlogged:,} there that the log does not have, "
+            f"{difference.pending:,} not yet logged"
         )
-        for example in found.examples:
+        for example in difference.examples:
             typer.echo(f"  {example}")
-        typer.echo("the same" if found.same else "NOT the same: `headwater identity rebuild` writes what is missing or older")
-    if not found.same:
+        typer.echo(
+            "the same" if difference.same else "NOT the same: `headwater identity rebuild` writes what is missing or older"
+        )
+    if not difference.same:
         raise typer.Exit(1)
 
 
 @app.command("show", epilog="Example: headwater identity show user=jo@shop.example")
 def show_command(
-    who: Annotated[str, typer.Argument(help=HELP)],
+    identifier: Annotated[str, typer.Argument(help=HELP)],
     as_json: AsJson = False,
 ) -> None:
     """What is linked to an id: its root, what its events are stamped with, and every other node; whether it is anybody's."""
-    with opened("looking", quiet=True, settings=load_settings()) as (settings, store, _):
-        asked = known(store, nodes_of(settings, who))[0]
-        linked = component(store, asked)
-        root, slot = asked, store.read([asked])[0]
+    with open_graph("looking", quiet=True, settings=load_settings()) as (settings, store, _):
+        node = linked_names(store, nodes_of(settings, identifier))[0]
+        linked = find_component(store, node)
+        root, slot = node, store.read([node])[0]
         state = slot.state if slot is not None else ""
         if slot is not None and state:  # nobody's, whatever it hangs under
-            profile = alias(settings.master)(asked, slot.epoch)
+            profile = alias(settings.master)(node, slot.epoch)
         else:
-            root, slot = climb(store, asked, slot)
+            root, slot = find_root(store, node, slot)
             profile = slot.parent if root[0] == USER and slot is not None else root
     if as_json:
-        told = {"node": asked, "state": state, "root": root, "profile": profile, "nodes": linked.nodes}
-        typer.echo(json.dumps({**told, "whole": linked.whole}))
+        shown = {"node": node, "state": state, "root": root, "profile": profile, "nodes": linked.nodes}
+        typer.echo(json.dumps({**shown, "whole": linked.whole}))
         return
-    typer.echo(f"node     {asked}  {NAMES.get(asked[0], '')}{WHAT.get(state, '')}")
+    typer.echo(f"node     {node}  {NAMES.get(node[0], '')}{STATE_TEXTS.get(state, '')}")
     typer.echo(f"profile  {profile}{'  what events that have nothing else are stamped with' if state else ''}")
-    if not state and linked.nodes == (asked,):
+    if not state and linked.nodes == (node,):
         typer.echo("nothing is linked to it: it always came alone, or never")
-    for one in linked.nodes:
-        typer.echo(f"linked   {one}  {NAMES.get(one[0], '')}{'  root' if one == root else ''}")
+    for linked_node in linked.nodes:
+        typer.echo(f"linked   {linked_node}  {NAMES.get(linked_node[0], '')}{'  root' if linked_node == root else ''}")
     if not linked.whole:
         typer.echo(f"more than {MOST_NODES:,} nodes, which is no person: the rest is not shown")
 
 
 @app.command("why", epilog="Example: headwater identity why user=jo@shop.example cookie=1234567890.1234567890")
 def why_command(
-    one: Annotated[str, typer.Argument(help="A node, or KIND=VALUE.")],
-    other: Annotated[str, typer.Argument(help="Another.")],
+    first: Annotated[str, typer.Argument(help="A node, or KIND=VALUE.")],
+    second: Annotated[str, typer.Argument(help="Another.")],
     as_json: AsJson = False,
 ) -> None:
     """The chain of evidence that links two ids, by the log: each link with the event it was made for; exits 1 without one."""
     with (
-        opened("reading the log", as_json) as (settings, _, advance),
+        open_graph("reading the log", as_json) as (settings, _, advance),
         TemporaryDirectory() as folder,
         LogIndex(Path(folder)) as index,
     ):
-        ends = [nodes_of(settings, who) for who in (one, other)]
+        ends = [nodes_of(settings, identifier) for identifier in (first, second)]
         for records in read_log(settings):
             index.add(records)
             advance(len(records))
-        ways = (why(index, first, second) for first, second in product(*ends))
+        ways = (find_link_path(index, from_node, to_node) for from_node, to_node in product(*ends))
         chain = next((way for way in ways if way is not None), None)
     if as_json:
         links = [
@@ -187,7 +196,7 @@ def why_command(
 
 @app.command("split", epilog="Example: headwater identity split cookie=1234567890.1234567890 --dry-run")
 def split_command(
-    who: Annotated[str, typer.Argument(help="The node that links what does not belong together, or KIND=VALUE.")],
+    identifier: Annotated[str, typer.Argument(help="The node that links what does not belong together, or KIND=VALUE.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -196,20 +205,20 @@ def split_command(
     For a tester's cookie or a shared device found by hand. Past rows in ClickHouse are rewritten; exits 1 where that has to be
     done by a second run, which also completes one that was cut short.
     """
-    with opened("reading the evidence", as_json) as (settings, store, _):
-        names = known(store, nodes_of(settings, who))
-        done = {asked: _split(settings, store, asked, dry_run) for asked in names}
-    rows = None if dry_run else _restamp(settings, done)
-    written = {write.node: write.slot._asdict() for journal in done.values() for write in journal.writes}
-    restamps = [restamp for journal in done.values() for restamp in journal.restamps]
+    with open_graph("reading the evidence", as_json) as (settings, store, _):
+        names = linked_names(store, nodes_of(settings, identifier))
+        journals = {node: _split(settings, store, node, dry_run) for node in names}
+    rows = None if dry_run else _restamp(settings, journals)
+    written = {write.node: write.slot._asdict() for journal in journals.values() for write in journal.writes}
+    restamps = [restamp for journal in journals.values() for restamp in journal.restamps]
     if as_json:
         profiles = [{"profile": profile, "nodes": nodes} for profile, nodes in restamps]
-        once = sorted({node for journal in done.values() for node in journal.once})
-        told = {"node": names[0], "dry_run": dry_run, "slots": written, "profiles": profiles, "once": once, "rows": rows}
-        typer.echo(json.dumps(told))
+        once = sorted({node for journal in journals.values() for node in journal.once})
+        shown = {"node": names[0], "dry_run": dry_run, "slots": written, "profiles": profiles, "once": once, "rows": rows}
+        typer.echo(json.dumps(shown))
     else:
-        for asked in names:
-            typer.echo(f"{asked}  {'would be' if dry_run else 'is'} nobody's")
+        for node in names:
+            typer.echo(f"{node}  {'would be' if dry_run else 'is'} nobody's")
         typer.echo(f"{len(written):,} slots {_rewritten(dry_run)}")
         for profile, nodes in restamps:
             typer.echo(f"profile  {profile}  {len(nodes):,} ids, {nodes[0]} first")
@@ -222,10 +231,10 @@ def split_command(
 
 def _split(settings: Settings, store: RedisGraphStore, node: str, dry_run: bool) -> SplitJournal:
     """All that is written for one node, or would be."""
-    said, stamp = said_on(settings), alias(settings.master)
+    evidence, stamp = evidence_reader(settings), alias(settings.master)
     if dry_run:
-        return SplitJournal.read(store.noted(node)).add(prepare(store, node, said, stamp))
-    return split(store, node, said, stamp, log_to(settings, node, int(time.time() * 1000)))
+        return SplitJournal.read(store.noted(node)).add(plan_next_split(store, node, evidence, stamp))
+    return split_node(store, node, evidence, stamp, slot_logger(settings, node, int(time.time() * 1000)))
 
 
 @app.command("tidy", epilog="Example: headwater identity tidy --hours 48")
@@ -240,43 +249,43 @@ def tidy_command(
     that id had linked; an id that joins strangers slowly is found by the log and demoted too. Past rows in ClickHouse are
     rewritten; exits 1 where the next run has to do that.
     """
-    now_ms, left, done = int(time.time() * 1000), list[str](), dict[str, SplitJournal]()
-    with opened("reading the evidence", as_json) as (settings, store, advance):
-        lately, stamp = demoted(settings, now_ms - int(hours * 3_600_000)), alias(settings.master)
+    now_ms, postponed, journals = int(time.time() * 1000), list[str](), dict[str, SplitJournal]()
+    with open_graph("reading the evidence", as_json) as (settings, store, advance):
+        lately, stamp = read_demoted(settings, now_ms - int(hours * 3_600_000)), alias(settings.master)
         evidence = TopicEvidence(settings, advance)
-        over = over_limits(settings, store, evidence, advance)
+        over = find_over_limits(settings, store, evidence, advance)
         nodes = list(dict.fromkeys([*lately, *over]))
         if dry_run:
-            done = {node: SplitJournal().add(plan) for node, plan in planned(store, nodes, evidence, stamp)}
+            journals = {node: SplitJournal().add(plan) for node, plan in plan_tidy(store, nodes, evidence, stamp)}
         else:
             # All of them first: rewriting rows may take long, and what was read would be old.
-            for node, journal in tidy(store, nodes, evidence, stamp, lambda node: log_to(settings, node, now_ms)):
+            for node, journal in tidy(store, nodes, evidence, stamp, lambda node: slot_logger(settings, node, now_ms)):
                 if journal is None:
-                    left.append(node)
+                    postponed.append(node)
                 else:
-                    done[node] = journal
-    written, rows = sum(len(journal.writes) for journal in done.values()), None if dry_run else _restamp(settings, done)
+                    journals[node] = journal
+    written, rows = sum(len(journal.writes) for journal in journals.values()), None if dry_run else _restamp(settings, journals)
     if as_json:
-        told = {
+        shown = {
             "demoted": len(lately),
             "over_limits": len(over),
             "dry_run": dry_run,
             "slots": written,
             "rows": rows,
-            "left": left,
+            "left": postponed,
         }
-        typer.echo(json.dumps(told))
+        typer.echo(json.dumps(shown))
     else:
         typer.echo(f"{len(lately):>10,}  ids were demoted in the last {hours:g} hours")
         typer.echo(f"{len(over):>10,}  others join more than one person has")
         typer.echo(f"{written:>10,}  slots {_rewritten(dry_run)}, those of earlier runs among them")
         if rows is not None:
             typer.echo(f"{rows:>10,}  past rows rewritten")
-    if left:
-        typer.echo(f"{len(left):,} of them are left for the next run: workers link them all the time", err=True)
+    if postponed:
+        typer.echo(f"{len(postponed):,} of them are left for the next run: workers link them all the time", err=True)
     if rows is None and not dry_run:
         typer.echo("past rows are NOT rewritten, ClickHouse does not answer: run the same command again", err=True)
-    if left or (rows is None and not dry_run):
+    if postponed or (rows is None and not dry_run):
         raise typer.Exit(1)
 
 
@@ -284,15 +293,15 @@ def _rewritten(dry_run: bool) -> str:
     return "would be rewritten" if dry_run else "rewritten"
 
 
-def _restamp(settings: Settings, done: Mapping[str, SplitJournal]) -> int | None:
+def _restamp(settings: Settings, journals: Mapping[str, SplitJournal]) -> int | None:
     """Past rows, rewritten; how many, None where ClickHouse is away."""
     from consumers.warehouse.history.restamping import restamp, together
     from consumers.warehouse.store import Store
 
     warehouse = Store(settings)
-    taken = together(done)
+    shared = together(journals)
     try:
-        return sum(restamp(warehouse, taken[node], journal) for node, journal in done.items())
+        return sum(restamp(warehouse, shared[node], journal) for node, journal in journals.items())
     except Retryable:
         return None
     finally:

@@ -42,9 +42,9 @@ class DeferredRanges:
 
     def add(self, batch: Batch) -> Output:
         """A batch passes unresolved; the record that says so."""
-        known = self._ranges.get((batch.topic, batch.partition))
-        first = batch.offsets[0] if known is None else min(known.first, batch.offsets[0])
-        end = batch.offsets[-1] + 1 if known is None else max(known.end, batch.offsets[-1] + 1)
+        current = self._ranges.get((batch.topic, batch.partition))
+        first = batch.offsets[0] if current is None else min(current.first, batch.offsets[0])
+        end = batch.offsets[-1] + 1 if current is None else max(current.end, batch.offsets[-1] + 1)
         return self._set(OffsetSpan(batch.topic, batch.partition, first, end))
 
     @property

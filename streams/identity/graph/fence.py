@@ -16,7 +16,7 @@ from streams.identity.graph.store import StoreUnavailable
 
 LOCK_S = 60
 """How long a worker that mends may be silent before another one takes over."""
-MENDING = "g:mending:{00}"
+REBUILD_LOCK = "g:mending:{00}"
 
 
 class StaleStore(StoreUnavailable):
@@ -53,25 +53,25 @@ class RebuiltStore(RedisGraphStore):
         self._run([(tag, ("SET", key, run)) for tag, key, run in self.marks()])
 
     @contextmanager
-    def mending(self, who: str) -> Iterator[Callable[[], None]]:
+    def mending(self, worker: str) -> Iterator[Callable[[], None]]:
         """Be the only one who mends; gives what says that one still does. Away while somebody else mends.
 
         Who was cut short by an end of Redis, or by its own, finds itself as the one who mends and begins again.
         """
 
         def still() -> None:
-            (holder,) = self._run([(0, ("GET", MENDING))])
-            if holder != who.encode():
+            (holder,) = self._run([(0, ("GET", REBUILD_LOCK))])
+            if holder != worker.encode():
                 raise StoreUnavailable("another worker reads the log back into it, or this one was silent for too long")
-            self._run([(0, ("EXPIRE", MENDING, LOCK_S))])
+            self._run([(0, ("EXPIRE", REBUILD_LOCK, LOCK_S))])
 
-        self._run([(0, ("SET", MENDING, who, "NX", "EX", LOCK_S))])
+        self._run([(0, ("SET", REBUILD_LOCK, worker, "NX", "EX", LOCK_S))])
         still()
         try:
             yield still
         finally:
             still()
-            self._run([(0, ("DEL", MENDING))])
+            self._run([(0, ("DEL", REBUILD_LOCK))])
 
 
 class FencedStore(RebuiltStore):
@@ -104,8 +104,8 @@ class FencedStore(RebuiltStore):
 
     def _mget(self, keys: Sequence[tuple[int, str]]) -> list[bytes | None]:
         marks = self._whole
-        found = super()._mget([*keys, *marks])
-        values, marked = found[: len(keys)], found[len(keys) :]
+        answers = super()._mget([*keys, *marks])
+        values, marked = answers[: len(keys)], answers[len(keys) :]
         if None in marked:
             self.close()
             raise StaleStore("the identity graph's Redis was emptied: its log must be read back first")

@@ -13,21 +13,32 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from infra.errors import Retryable
 from streams.identity.graph.identifier_set import IdentifierSet
 from streams.identity.graph.store import GraphStore
-from streams.identity.graph.union_find import ERASED, NOTHING, GraphView, Nodes, Pair, Slot, Write, plan, plan_labels, undo
+from streams.identity.graph.union_find import (
+    ERASED,
+    NOTHING,
+    GraphView,
+    Nodes,
+    Pair,
+    Slot,
+    Write,
+    plan,
+    plan_labels,
+    undo_writes,
+)
 
-KEPT_SLOTS = 200_000
+MAX_CACHED_SLOTS = 200_000
 ROUNDS = 50
 """How often a batch starts its links anew because other workers were faster, before it waits a little."""
 
-Met = dict[str, Slot | None]
+SlotReads = dict[str, Slot | None]
 """What a batch has read or written of the graph, and not remembered."""
 
 
-Renamed = Callable[[Iterable[Nodes]], Mapping[str, str]]
+RenameLookup = Callable[[Iterable[Nodes]], Mapping[str, str]]
 """Combinations -> nodes that are former ones, and the newer nodes of the same identifiers, both in one of them."""
 
 
-def no_names(_combinations: Iterable[Nodes]) -> Mapping[str, str]:
+def no_renames(_combinations: Iterable[Nodes]) -> Mapping[str, str]:
     """Where no keys are rotated."""
     return NOTHING
 
@@ -35,7 +46,7 @@ def no_names(_combinations: Iterable[Nodes]) -> Mapping[str, str]:
 class Graph:
     """A store, and a bounded memory of slots that are in the log: other workers' rewrites reach it by broadcast."""
 
-    def __init__(self, store: GraphStore, renamed: Renamed = no_names) -> None:
+    def __init__(self, store: GraphStore, renamed: RenameLookup = no_renames) -> None:
         self.store = store
         self._renamed = renamed
         self._kept: OrderedDict[str, Slot] = OrderedDict()
@@ -48,54 +59,61 @@ class Graph:
         """What is remembered of nodes."""
         return {node: self._kept.get(node) for node in nodes}
 
-    def look_up(self, view: GraphView, met: Met, combinations: Iterable[IdentifierSet]) -> set[IdentifierSet]:
+    def look_up(self, view: GraphView, reads: SlotReads, combinations: Iterable[IdentifierSet]) -> set[IdentifierSet]:
         """Read all that these hang on, level by level, into `view`, the store being asked at least once. Those whose stamp is
         not sure come back."""
-        sure, closer, wanted = list[IdentifierSet](), set[IdentifierSet](), set[str]()
-        for found in combinations:
-            known = found.stamp is not None and (found.age == self._age or not found.nodes)
-            if known or found.settle(self._kept, self._age):
-                sure.append(found)
-                wanted.add(found.root)
+        cached, uncached, nodes = list[IdentifierSet](), set[IdentifierSet](), set[str]()
+        for identifiers in combinations:
+            valid = identifiers.stamp is not None and (identifiers.age == self._age or not identifiers.nodes)
+            if valid or identifiers.settle(self._kept, self._age):
+                cached.append(identifiers)
+                nodes.add(identifiers.root)
             else:
-                closer.add(found)
-                wanted.update(found.nodes)
-        wanted.discard("")
-        self._read(view, met, wanted)
-        self._look_closer(view, met, closer, self._moved(view, sure))
-        return {found for found in closer if not found.settle(view.slots, self._age)}
+                uncached.add(identifiers)
+                nodes.update(identifiers.nodes)
+        nodes.discard("")
+        self._read(view, reads, nodes)
+        self._look_closer(view, reads, uncached, self._moved(view, cached))
+        return {identifiers for identifiers in uncached if not identifiers.settle(view.slots, self._age)}
 
-    def _moved(self, view: GraphView, sure: Iterable[IdentifierSet]) -> list[IdentifierSet]:
+    def _moved(self, view: GraphView, cached: Iterable[IdentifierSet]) -> list[IdentifierSet]:
         """Those whose root has a slot by now."""
         slots = view.slots
-        return [found for found in sure if found.root and slots.get(found.root) is not None]
+        return [identifiers for identifiers in cached if identifiers.root and slots.get(identifiers.root) is not None]
 
-    def _look_closer(self, view: GraphView, met: Met, closer: set[IdentifierSet], more: Sequence[IdentifierSet]) -> None:
+    def _look_closer(
+        self, view: GraphView, reads: SlotReads, uncached: set[IdentifierSet], more: Sequence[IdentifierSet]
+    ) -> None:
         if more:
-            closer.update(more)
-            self._read(view, met, {node for found in more for node in found.nodes})
+            uncached.update(more)
+            self._read(view, reads, {node for identifiers in more for node in identifiers.nodes})
 
-    def _read(self, view: GraphView, met: Met, nodes: Iterable[str]) -> None:
-        wanted = self._climb(view, nodes)
+    def _read(self, view: GraphView, reads: SlotReads, nodes: Iterable[str]) -> None:
+        missing = self._climb(view, nodes)
         while True:
-            read = list(wanted)
-            found = dict(zip(read, self.store.read(read), strict=True))
-            view.slots.update(found)
-            met.update(found)
-            wanted = self._climb(view, read)
-            if not wanted:
+            batch = list(missing)
+            slots = dict(zip(batch, self.store.read(batch), strict=True))
+            view.slots.update(slots)
+            reads.update(slots)
+            missing = self._climb(view, batch)
+            if not missing:
                 return
 
     def _climb(self, view: GraphView, nodes: Iterable[str]) -> set[str]:
         """Follow `nodes` up through what is kept; what must be asked for comes back."""
         missing = view.missing(nodes)
-        while known := {node: slot for node in missing if (slot := self._kept.get(node)) is not None}:
-            view.slots.update(known)
+        while cached := {node: slot for node in missing if (slot := self._kept.get(node)) is not None}:
+            view.slots.update(cached)
             missing = view.missing(missing)
         return missing
 
     def settle(
-        self, view: GraphView, met: Met, combinations: Mapping[IdentifierSet, int], closer: set[IdentifierSet], day: int
+        self,
+        view: GraphView,
+        reads: SlotReads,
+        combinations: Mapping[IdentifierSet, int],
+        uncached: set[IdentifierSet],
+        day: int,
     ) -> dict[str, Write]:
         """Win every link, demotion and label that the combinations (each with its first event) ask for; node -> its last
         write of ours. Those of `closer` ask; those that their writes touch are added to it. `day`, since 1970, counts for
@@ -105,35 +123,37 @@ class Graph:
         admitted: set[tuple[str, str]] = set()
         for _ in range(ROUNDS):
             events: dict[Nodes, int] = {}
-            for found, at in combinations.items():
-                if found in closer:
-                    events.setdefault(found.nodes, at)
+            for identifiers, at in combinations.items():
+                if identifiers in uncached:
+                    events.setdefault(identifiers.nodes, at)
             writes, pairs = plan(view, events, full, self._renamed(events))
-            sure = [found for found in combinations if found not in closer] if writes else []
-            if touched := self._touched(view, writes, sure):
-                undo(view, writes)
-                self._look_closer(view, met, closer, touched)
+            cached = [identifiers for identifiers in combinations if identifiers not in uncached] if writes else []
+            if touched := self._touched(view, writes, cached):
+                undo_writes(view, writes)
+                self._look_closer(view, reads, uncached, touched)
             elif refused := self._refused(pairs, admitted, day):
                 full |= refused
-                undo(view, writes)
-            elif self._write(view, met, writes, won) and self._write(view, met, plan_labels(view, events), won):
+                undo_writes(view, writes)
+            elif self._write(view, reads, writes, won) and self._write(view, reads, plan_labels(view, events), won):
                 return won
             else:
-                self._look_closer(view, met, closer, [found for found in combinations if found not in closer])
+                self._look_closer(
+                    view, reads, uncached, [identifiers for identifiers in combinations if identifiers not in uncached]
+                )
         raise Retryable("other workers link the same nodes all the time")
 
     def _refused(self, pairs: Iterable[Pair], admitted: set[tuple[str, str]], day: int) -> dict[str, str]:
         """Holder -> rule, of those without room for what they are to be linked with; nothing of `admitted` is asked again."""
-        asked = [pair for pair in dict.fromkeys(pairs) if pair[:2] not in admitted]
-        answers = self.store.admit(asked, day) if asked else ()
-        admitted.update(pair[:2] for pair in asked)
-        return {pair.holder: pair.limit.rule for pair, room in zip(asked, answers, strict=True) if not room}
+        requested = [pair for pair in dict.fromkeys(pairs) if pair[:2] not in admitted]
+        answers = self.store.admit(requested, day) if requested else ()
+        admitted.update(pair[:2] for pair in requested)
+        return {pair.holder: pair.limit.rule for pair, room in zip(requested, answers, strict=True) if not room}
 
-    def _touched(self, view: GraphView, writes: Sequence[Write], sure: Sequence[IdentifierSet]) -> Sequence[IdentifierSet]:
+    def _touched(self, view: GraphView, writes: Sequence[Write], cached: Sequence[IdentifierSet]) -> Sequence[IdentifierSet]:
         """Those that planned writes may change: a link those under its root, a rewrite whoever has the node."""
-        return sure if any(write.held is not None for write in writes) else self._moved(view, sure)
+        return cached if any(write.expected is not None for write in writes) else self._moved(view, cached)
 
-    def _write(self, view: GraphView, met: Met, writes: Sequence[Write], won: dict[str, Write]) -> bool:
+    def _write(self, view: GraphView, reads: SlotReads, writes: Sequence[Write], won: dict[str, Write]) -> bool:
         """Whether all of these were won. What others have written instead is read, with all that it leads to."""
         if not writes:
             return True
@@ -141,24 +161,24 @@ class Graph:
         for write, mine in zip(writes, self.store.write(writes), strict=True):
             if mine:
                 won[write.node] = write
-                view.slots[write.node] = met[write.node] = write.slot
+                view.slots[write.node] = reads[write.node] = write.slot
             else:
                 lost.append(write.node)
         for node in lost:
             view.slots.pop(node, None)
             self._kept.pop(node, None)
         if lost:
-            self._read(view, met, lost)
+            self._read(view, reads, lost)
         return not lost
 
     # -- memory
 
     def keep(self, view: GraphView) -> None:
         """Remember slots that are in the log. One that was forgotten meanwhile is none that was rewritten: broadcasts tell."""
-        kept = self._kept
+        cached = self._kept
         for node, slot in view.slots.items():
-            if slot is not None and slot.logged and (known := kept.get(node)) is not slot:
-                self._replace(node, known, slot)
+            if slot is not None and slot.logged and (current := cached.get(node)) is not slot:
+                self._replace(node, current, slot)
 
     def keep_slot(self, node: str, slot: Slot) -> None:
         """Take in what any worker has committed."""
@@ -168,20 +188,20 @@ class Graph:
 
     def drop(self, node: str) -> None:
         """It was not seen for long, and what it pointed to is forgotten."""
-        known = self._kept.get(node)
-        if known is None or not known.epoch:
+        current = self._kept.get(node)
+        if current is None or not current.epoch:
             self._kept.pop(node, None)
             self._age += 1  # also where it was no longer remembered: a stamp may hang on it still
 
-    def _replace(self, node: str, known: Slot | None, slot: Slot) -> None:
+    def _replace(self, node: str, current: Slot | None, slot: Slot) -> None:
         """Remember a slot, unless a newer one is remembered."""
         if slot.state == ERASED:
             self.erased[node] = slot
-        if known is None:
-            if len(self._kept) >= KEPT_SLOTS:
+        if current is None:
+            if len(self._kept) >= MAX_CACHED_SLOTS:
                 self._kept.popitem(last=False)
-        elif known.epoch > slot.epoch:
+        elif current.epoch > slot.epoch:
             return
-        elif known != slot:
+        elif current != slot:
             self._age += 1
         self._kept[node] = slot

@@ -72,15 +72,15 @@ class RebuildGuard:
         get_logger().warning("events pass unresolved until the identity graph is back", error=why)
 
     def _run(self) -> None:
-        began, (pause, most), told = time.monotonic(), BACK_OFF_S, ""
+        began, (pause, most), logged = time.monotonic(), BACK_OFF_S, ""
         while True:
             try:
                 self._mend()
                 break
             except Retryable as error:
-                if str(error) != told:
-                    told = str(error)
-                    get_logger().warning("the identity graph cannot be mended yet", error=told)
+                if str(error) != logged:
+                    logged = str(error)
+                    get_logger().warning("the identity graph cannot be mended yet", error=logged)
                 time.sleep(pause)
                 pause = min(most, pause * 2)
             except ConfigError:

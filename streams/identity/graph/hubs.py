@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from enum import Enum
 
 from streams.identity.graph.union_find import LIMITS, Limit, Nodes
-from streams.identity.repair.split import parts
+from streams.identity.repair.split import connected_parts
 
 
 class LimitRules(Enum):
@@ -55,17 +55,17 @@ class DegreeSketch:
         return (int(node[1:9], 16) * 4 + int(tier)) % len(self._counts)
 
 
-def collect(members: dict[str, dict[str, int]], nodes: Nodes, day: int, wanted: Collection[str]) -> None:
+def collect(members: dict[str, dict[str, int]], nodes: Nodes, day: int, holders: Collection[str]) -> None:
     """Enter a combination for those of its nodes that are wanted, each as a holder of the others."""
     for node in nodes:
-        if node in wanted:
-            known = members.setdefault(node, {})
+        if node in holders:
+            members_of_node = members.setdefault(node, {})
             for other in nodes:
-                if other != node and (other in known or len(known) < MOST_MEMBERS):
-                    known[other] = min(day, known.get(other, day))
+                if other != node and (other in members_of_node or len(members_of_node) < MOST_MEMBERS):
+                    members_of_node[other] = min(day, members_of_node.get(other, day))
 
 
-def breach(
+def exceeded_limit(
     holder: str, members: Members, part_of: Mapping[str, int] | None = None, *, rules: LimitRules = LimitRules.ALL
 ) -> Limit | None:
     """A limit that the holder exceeds. `part_of`: of members that are linked with it now; those of one part count once. All
@@ -86,9 +86,9 @@ def breach(
     return None
 
 
-def suspects(members: Mapping[str, Members]) -> list[str]:
+def find_suspects(members: Mapping[str, Members]) -> list[str]:
     """Holders that exceed a limit if all of their members are independent."""
-    return sorted(node for node, some in members.items() if breach(node, some) is not None)
+    return sorted(node for node, some in members.items() if exceeded_limit(node, some) is not None)
 
 
 def joins_strangers(
@@ -101,10 +101,10 @@ def joins_strangers(
     what is independent they do there too, or user and e-mail of somebody with three browsers would not.
     """
     strict = _part_of(set(linked).difference(over), evidence)
-    if breach(node, members, strict, rules=LimitRules.PLAIN) is not None:
+    if exceeded_limit(node, members, strict, rules=LimitRules.PLAIN) is not None:
         return True
-    return breach(node, members, _part_of(linked, evidence), rules=LimitRules.INDEPENDENT) is not None
+    return exceeded_limit(node, members, _part_of(linked, evidence), rules=LimitRules.INDEPENDENT) is not None
 
 
 def _part_of(linked: Collection[str], evidence: Collection[Nodes]) -> dict[str, int]:
-    return {member: n for n, part in enumerate(parts(linked, evidence)) for member in part}
+    return {member: n for n, part in enumerate(connected_parts(linked, evidence)) for member in part}

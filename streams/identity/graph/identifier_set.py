@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from streams.identity.graph.union_find import USER, Nodes, Slot
 
-ANONYMOUS, STAMPED, SHARED_IDS, UNRESOLVED = "anonymous", "resolved", "shared", "unresolved"
+ANONYMOUS, RESOLVED_IDS, SHARED_IDS, UNRESOLVED = "anonymous", "resolved", "shared", "unresolved"
 """Values of `identity_state`."""
 NEVER, ALWAYS = -1, 1 << 62
 
@@ -67,5 +67,5 @@ class IdentifierSet:
             home = at
         if home[0] == USER and not label:
             return False
-        self.stamp, self.root, self.age = self.stamped(label or home, STAMPED, self.nodes), "" if label else home, age
+        self.stamp, self.root, self.age = self.stamped(label or home, RESOLVED_IDS, self.nodes), "" if label else home, age
         return True

@@ -3,7 +3,7 @@ after it lost its last second."""
 
 from collections.abc import Mapping
 
-MOST = 50_000
+MAX_EVENTS = 50_000
 """Events of one of two generations; about 200 bytes each."""
 
 Claims = Mapping[bytes, bytes]
@@ -13,26 +13,26 @@ Claims = Mapping[bytes, bytes]
 class RecentEvents:
     """Two generations of events: when the younger one is full, the older one is forgotten."""
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MAX_EVENTS) -> None:
         self._most = most
         self._young: dict[bytes, bytes] = {}
         self._old: dict[bytes, bytes] = {}
 
-    def held(self, claims: Claims) -> dict[bytes, bytes]:
+    def find_duplicates(self, claims: Claims) -> dict[bytes, bytes]:
         """Events that are known from another place, and that place."""
         young, old = self._young, self._old
         if young.keys().isdisjoint(claims.keys()) and old.keys().isdisjoint(claims.keys()):
             return {}
         return {
-            event: known
+            event: holder
             for event, place in claims.items()
-            if (known := young.get(event) or old.get(event)) is not None and known != place
+            if (holder := young.get(event) or old.get(event)) is not None and holder != place
         }
 
-    def remember(self, claims: Claims, held: Mapping[bytes, bytes]) -> None:
+    def remember(self, claims: Claims, holders: Mapping[bytes, bytes]) -> None:
         """Where these stand now; `held`: those that stand elsewhere, and where."""
         self._young.update(claims)
-        self._young.update(held)
+        self._young.update(holders)
         self._age()
 
     def _age(self) -> None:

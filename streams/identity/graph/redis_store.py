@@ -11,9 +11,9 @@ from redis.exceptions import RedisClusterException
 
 from infra.errors import ConfigError, Retryable
 from streams.identity.graph import scripts
-from streams.identity.graph.store import Held, StoreUnavailable
+from streams.identity.graph.store import ClaimHolders, StoreUnavailable
 from streams.identity.graph.union_find import LIMITS, Pair, Slot, Write, is_root
-from streams.identity.refusals.refusals import NONE, Refusals, confirmed, from_text, merged, to_text
+from streams.identity.refusals.refusals import NONE, Refusals, confirm_signalled, from_text, merge_refusals, to_text
 
 DAY_S = 86_400
 """How long a duplicate is recognised at least, seconds; twice as long at most."""
@@ -102,26 +102,26 @@ class RedisGraphStore:
 
     def _send(self, commands: Sequence[Command]) -> Callable[[], list[Any]]:
         """Send commands, all of them before any answer is read; what waits for the answers, in their order. Retryable, both."""
-        sent: list[tuple[Any, Any, list[int]]] = []
+        pending: list[tuple[Any, Any, list[int]]] = []
 
         def away(error: Exception) -> StoreUnavailable:
-            for pool, connection, _ in sent:
+            for pool, connection, _ in pending:
                 connection.disconnect()  # or somebody would read answers that are not his
                 pool.release(connection)
             return self._away(error)
 
         def answers() -> list[Any]:
-            found: list[Any] = [None] * len(commands)
+            responses: list[Any] = [None] * len(commands)
             try:
-                while sent:
-                    pool, connection, places = sent[0]
+                while pending:
+                    pool, connection, places = pending[0]
                     for at in places:
-                        found[at] = connection.read_response()
+                        responses[at] = connection.read_response()
                     pool.release(connection)
-                    del sent[0]
+                    del pending[0]
             except AWAY as error:
                 raise away(error) from error
-            return found
+            return responses
 
         self._connected()
         by_shard: dict[int, list[int]] = {}
@@ -131,7 +131,7 @@ class RedisGraphStore:
             for places in by_shard.values():
                 pool = self._shards[commands[places[0]][0]].connection_pool
                 connection = pool.get_connection()
-                sent.append((pool, connection, places))
+                pending.append((pool, connection, places))
                 # Packed here: the client would look at each word's type before, which takes as long again.
                 packed = [hiredis.pack_command(commands[at][1]) for at in places]
                 connection.send_packed_command([b"".join(packed)])
@@ -160,8 +160,8 @@ class RedisGraphStore:
                 parts.append(places)
                 commands.append((tag, ("EVALSHA", scripts.DIGESTS[script], len(keys), *keys, *arguments)))
         answers = [0] * len(names)
-        for places, said in zip(parts, self._run(commands), strict=True):
-            for at, answer in zip(places, said, strict=True):
+        for places, responses in zip(parts, self._run(commands), strict=True):
+            for at, answer in zip(places, responses, strict=True):
                 answers[at] = answer
         return answers
 
@@ -178,9 +178,9 @@ class RedisGraphStore:
         parts = [
             (tag, places[start : start + CHUNK]) for tag, places in groups.items() for start in range(0, len(places), CHUNK)
         ]
-        told = self._run([(tag, ("MGET", *(keys[at][1] for at in places))) for tag, places in parts])
+        responses = self._run([(tag, ("MGET", *(keys[at][1] for at in places))) for tag, places in parts])
         values: list[bytes | None] = [None] * len(keys)
-        for (_, places), some in zip(parts, told, strict=True):
+        for (_, places), some in zip(parts, responses, strict=True):
             for at, value in zip(places, some, strict=True):
                 values[at] = value
         return values
@@ -191,7 +191,7 @@ class RedisGraphStore:
         """See `GraphStore`. ConfigError where this Redis may forget slots on its own."""
         return list(map(_slot, self._mget([(_TAG[node[1:3]], _KEYS[node[1:3]] + node) for node in nodes])))
 
-    def claim(self, claims: Mapping[bytes, bytes], now: float, topic_id: str = "") -> Held:
+    def claim(self, claims: Mapping[bytes, bytes], now: float, topic_id: str = "") -> ClaimHolders:
         """See `GraphStore`."""
         by_tag: list[list[bytes]] = [[] for _ in range(TAGS)]
         for event, place in claims.items():
@@ -199,31 +199,31 @@ class RedisGraphStore:
             of_tag.append(event)
             of_tag.append(place)
         day = int(now // DAY_S)
-        asked, commands = list[list[bytes]](), list[Command]()
+        chunks, commands = list[list[bytes]](), list[Command]()
         for tag, of_tag in enumerate(by_tag):
             prefix = f"e:{_BRACED[tag]}:{topic_id}:"
             keys = [f"{prefix}{n}" for n in (day, day - 1, day + 1, day - 2)]
             for start in range(0, len(of_tag), 2 * SCRIPT_CHUNK):
                 pairs = of_tag[start : start + 2 * SCRIPT_CHUNK]
-                asked.append(pairs)
+                chunks.append(pairs)
                 commands.append((tag, ("EVALSHA", scripts.DIGESTS[scripts.CLAIM], len(keys), *keys, *pairs)))
         answers = self._send(commands)
 
-        def held() -> dict[bytes, bytes]:
-            found: dict[bytes, bytes] = {}
-            for pairs, lost in zip(asked, answers(), strict=True):
-                found.update((pairs[2 * number - 2], place) for number, place in zip(lost[::2], lost[1::2], strict=True))
-            return found
+        def claim_holders() -> dict[bytes, bytes]:
+            holders: dict[bytes, bytes] = {}
+            for pairs, lost in zip(chunks, answers(), strict=True):
+                holders.update((pairs[2 * number - 2], place) for number, place in zip(lost[::2], lost[1::2], strict=True))
+            return holders
 
-        return held
+        return claim_holders
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
         """See `GraphStore`."""
         # Children first: what ends in between leaves one too many there, and never one too few.
-        self._adopt((node, slot) for node, held, slot, *_ in writes if held is None or held.parent != slot.parent)
-        held = ["" if write.held is None else _text(write.held)[1:] for write in writes]
+        self._adopt((node, slot) for node, expected, slot, *_ in writes if expected is None or expected.parent != slot.parent)
+        expected = ["" if write.expected is None else _text(write.expected)[1:] for write in writes]
         texts = [_text(write.slot) for write in writes]
-        written = self._each(scripts.WRITE, "n", [write.node for write in writes], held, texts)
+        written = self._each(scripts.WRITE, "n", [write.node for write in writes], expected, texts)
         return [won == 1 for won in written]
 
     def _adopt(self, slots: Iterable[tuple[str, Slot]]) -> None:
@@ -246,13 +246,13 @@ class RedisGraphStore:
 
     def rewritten(self) -> list[str]:
         """See `GraphStore`."""
-        found = self._run([(tag, ("SMEMBERS", f"r:{braced}")) for tag, braced in enumerate(_BRACED)])
-        return sorted(node.decode() for some in found for node in some)
+        members = self._run([(tag, ("SMEMBERS", f"r:{braced}")) for tag, braced in enumerate(_BRACED)])
+        return sorted(node.decode() for some in members for node in some)
 
     def children(self, nodes: Sequence[str]) -> list[set[str]]:
         """See `GraphStore`."""
-        found = self._run([(tag_of(node), ("SMEMBERS", _key("c", node))) for node in nodes])
-        return [{child.decode() for child in some} for some in found]
+        members = self._run([(tag_of(node), ("SMEMBERS", _key("c", node))) for node in nodes])
+        return [{child.decode() for child in some} for some in members]
 
     # -- refusals
 
@@ -262,11 +262,11 @@ class RedisGraphStore:
 
     def refuse(self, refusals: Mapping[str, Refusals]) -> None:
         """See `GraphStore`."""
-        self._revise(refusals, merged)
+        self._revise(refusals, merge_refusals)
 
     def confirm_refusals(self, refusals: Mapping[str, Refusals]) -> None:
         """See `GraphStore`."""
-        self._revise(refusals, confirmed)
+        self._revise(refusals, confirm_signalled)
 
     def _refusal_texts(self, nodes: Sequence[str]) -> list[bytes | None]:
         # Texts and not hashes: most nodes have none, and one MGET says so of all nodes of a batch.
@@ -280,9 +280,9 @@ class RedisGraphStore:
                 return
             replaced: dict[str, tuple[bytes, str]] = {}
             for node, text in zip(waiting, self._refusal_texts(waiting), strict=True):
-                held = from_text(text)
-                revised = revise(held, refusals[node])
-                if revised is not held:
+                current = from_text(text)
+                revised = revise(current, refusals[node])
+                if revised is not current:
                     replaced[node] = text or b"", to_text(revised)
             before, after = [text for text, _ in replaced.values()], [text for _, text in replaced.values()]
             answers = self._each(scripts.REPLACE, "f", list(replaced), before, after, [REFUSAL_S] * len(replaced))
@@ -310,21 +310,21 @@ class RedisGraphStore:
 
     def holding(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
         """See `GraphStore`."""
-        found: int = sum(self._run([(tag_of(node), ("EXISTS", *_sets(node))) for node in nodes]))
-        found += sum(self._run([(tag_of(node), ("EXISTS", _key("f", node))) for node in nodes]))
+        count: int = sum(self._run([(tag_of(node), ("EXISTS", *_sets(node))) for node in nodes]))
+        count += sum(self._run([(tag_of(node), ("EXISTS", _key("f", node))) for node in nodes]))
         members = list(_memberships(nodes, holders))
-        asked = [(tag_of(at), ("SMISMEMBER" if kind == "S" else "ZMSCORE", key, *some)) for at, kind, key, some in members]
-        found += sum(held not in (0, None) for answers in self._run(asked) for held in answers)
-        return found + len(self._noted(nodes, holders))
+        commands = [(tag_of(at), ("SMISMEMBER" if kind == "S" else "ZMSCORE", key, *some)) for at, kind, key, some in members]
+        count += sum(answer not in (0, None) for answers in self._run(commands) for answer in answers)
+        return count + len(self._noted(nodes, holders))
 
     def _noted(self, nodes: Sequence[str], holders: Sequence[str]) -> list[str]:
         """Nodes for which a text is kept that is theirs or names them."""
-        asked = sorted({*nodes, *holders})
-        texts = self._mget([(tag_of(at), _key("s", at)) for at in asked])
+        candidates = sorted({*nodes, *holders})
+        texts = self._mget([(tag_of(at), _key("s", at)) for at in candidates])
         names = [node.encode() for node in nodes]
         return [
             at
-            for at, text in zip(asked, texts, strict=True)
+            for at, text in zip(candidates, texts, strict=True)
             if text is not None and (at in nodes or any(name in text for name in names))
         ]
 
@@ -343,26 +343,26 @@ class RedisGraphStore:
         answers = self._each(scripts.RESTORE, "n", nodes, texts, [slot.epoch for slot in newest.values()])
         # Not of what is older than what is there: the log has that for long, also of who was erased since.
         self._adopt((node, newest[node]) for node, answer in zip(nodes, answers, strict=True) if answer)
-        gone = [
-            (held.parent, node)
-            for node, held, answer in zip(nodes, before, answers, strict=True)
-            if answer == 1 and held is not None and held.parent not in (node, newest[node].parent)
+        stale_links = [
+            (current.parent, node)
+            for node, current, answer in zip(nodes, before, answers, strict=True)
+            if answer == 1 and current is not None and current.parent not in (node, newest[node].parent)
         ]
-        self._run([(tag_of(parent), ("SREM", _key("c", parent), node)) for parent, node in gone])
+        self._run([(tag_of(parent), ("SREM", _key("c", parent), node)) for parent, node in stale_links])
         return answers.count(1)
 
     def expire(self, slots: Sequence[tuple[str, Slot | None]]) -> list[bool]:
         """Forget slots that are still these, or, for None, that were never rewritten; whether each is gone. Retryable."""
         nodes = [node for node, _ in slots]
-        held = [said or found for (_, said), found in zip(slots, self.read(nodes), strict=True)]
-        above = [(node, slot) for node, slot in zip(nodes, held, strict=True) if slot is not None]
+        slots_before = [expected or current for (_, expected), current in zip(slots, self.read(nodes), strict=True)]
+        above = [(node, slot) for node, slot in zip(nodes, slots_before, strict=True) if slot is not None]
         # Out of their parents' sets first: whoever links them anew enters them again, once the slot is gone.
         self._run([(tag_of(slot.parent), ("SREM", _key("c", slot.parent), node)) for node, slot in above])
         texts = ["" if slot is None else _text(slot)[1:] for _, slot in slots]
-        gone = [answer == 1 for answer in self._each(scripts.EXPIRE, "n", nodes, texts)]
-        still = {node for node, went in zip(nodes, gone, strict=True) if not went}
+        expired = [answer == 1 for answer in self._each(scripts.EXPIRE, "n", nodes, texts)]
+        still = {node for node, went in zip(nodes, expired, strict=True) if not went}
         self._adopt([pair for pair in above if pair[0] in still])
-        return gone
+        return expired
 
     def uncount(self, nodes: Sequence[str]) -> None:
         """Forget what was counted of nodes for their limits, and what is noted for them. Retryable."""

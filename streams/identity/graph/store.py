@@ -11,11 +11,11 @@ from typing import Protocol
 
 from infra.errors import Retryable
 from streams.identity.graph.union_find import LIMITS, Pair, Slot, Write, is_root
-from streams.identity.refusals.refusals import NONE, Refusals, confirmed, merged
+from streams.identity.refusals.refusals import NONE, Refusals, confirm_signalled, merge_refusals
 
 LONGEST_CLAIM = 80
 
-Held = Callable[[], dict[bytes, bytes]]
+ClaimHolders = Callable[[], dict[bytes, bytes]]
 """Waits; events -> the places that hold them. Away."""
 
 
@@ -30,7 +30,7 @@ class GraphStore(Protocol):
         """Slots of nodes, None where there is none."""
         ...
 
-    def claim(self, claims: Mapping[bytes, bytes], now: float, topic_id: str = "") -> Held:
+    def claim(self, claims: Mapping[bytes, bytes], now: float, topic_id: str = "") -> ClaimHolders:
         """Claim events (by source and id), each for its place on the topic of this id; what waits for those that another place
         holds. A place on another topic, of the same name or not, holds nothing."""
         ...
@@ -78,7 +78,7 @@ class GraphStore(Protocol):
         ...
 
 
-def shortened(claim: bytes) -> bytes:
+def shorten_claim(claim: bytes) -> bytes:
     """What stands for a name in claims that is too long."""
     return sha256(claim).hexdigest().encode()
 
@@ -103,7 +103,7 @@ class MemoryGraphStore:
         self.claims: dict[str, dict[bytes, bytes]] = {}
         """By topic id."""
         self.below: dict[str, set[str]] = {}
-        self.held: dict[tuple[str, str], dict[str, int]] = {}
+        self.memberships: dict[tuple[str, str], dict[str, int]] = {}
         """(Holder, rule) -> what it holds, and since which day."""
         self.notes: dict[str, str] = {}
         self.refused: dict[str, Refusals] = {}
@@ -112,18 +112,18 @@ class MemoryGraphStore:
         """See `GraphStore`."""
         return [self.slots.get(node) for node in nodes]
 
-    def claim(self, claims: Mapping[bytes, bytes], now: float, topic_id: str = "") -> Held:  # noqa: ARG002 - they stay
+    def claim(self, claims: Mapping[bytes, bytes], now: float, topic_id: str = "") -> ClaimHolders:  # noqa: ARG002 - they stay
         """See `GraphStore`."""
-        known = self.claims.setdefault(topic_id, {})
-        held = {event: held for event, place in claims.items() if (held := known.setdefault(event, place)) != place}
-        return lambda: held
+        current = self.claims.setdefault(topic_id, {})
+        holders = {event: holder for event, place in claims.items() if (holder := current.setdefault(event, place)) != place}
+        return lambda: holders
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
         """See `GraphStore`."""
         won = []
         for write in writes:
-            found = self.slots.get(write.node)
-            mine = found is None if write.held is None else found is not None and _same(found, write.held)
+            current = self.slots.get(write.node)
+            mine = current is None if write.expected is None else current is not None and _same(current, write.expected)
             won.append(mine)
             if not is_root(write.node, write.slot):
                 self.below.setdefault(write.slot.parent, set()).add(write.node)
@@ -135,11 +135,11 @@ class MemoryGraphStore:
         """See `GraphStore`."""
         admitted = []
         for holder, member, (rule, most, days, _) in pairs:
-            before = self.held.get((holder, rule), {})
-            held = self.held[holder, rule] = {one: since for one, since in before.items() if since > day - days}
-            admitted.append(member in held or len(held) < most)
+            before = self.memberships.get((holder, rule), {})
+            members = self.memberships[holder, rule] = {node: since for node, since in before.items() if since > day - days}
+            admitted.append(member in members or len(members) < most)
             if admitted[-1]:
-                held.setdefault(member, day)
+                members.setdefault(member, day)
         return admitted
 
     def confirm(self, slots: Iterable[tuple[str, Slot]]) -> None:
@@ -164,13 +164,13 @@ class MemoryGraphStore:
         """See `GraphStore`."""
         for node, new in refusals.items():
             if new:
-                self.refused[node] = merged(self.refused.get(node, NONE), new)
+                self.refused[node] = merge_refusals(self.refused.get(node, NONE), new)
 
     def confirm_refusals(self, refusals: Mapping[str, Refusals]) -> None:
         """See `GraphStore`."""
         for node, signalled in refusals.items():
             if node in self.refused:
-                self.refused[node] = confirmed(self.refused[node], signalled)
+                self.refused[node] = confirm_signalled(self.refused[node], signalled)
 
     def note(self, node: str, text: str) -> None:
         """Keep a text for a node, in place of an earlier one."""
@@ -182,29 +182,29 @@ class MemoryGraphStore:
 
     def forget(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
         """See `GraphStore`."""
-        gone = self.holding(nodes, holders)
+        count = self.holding(nodes, holders)
         for node in nodes:
             self.below.pop(node, None)
             self.refused.pop(node, None)
             for limit in chain.from_iterable(LIMITS.values()):
-                self.held.pop((node, limit.rule), None)
+                self.memberships.pop((node, limit.rule), None)
         for holder, below in self.below.items():
             if holder in holders:
                 below.difference_update(nodes)
-        for (holder, _), held in self.held.items():
+        for (holder, _), members in self.memberships.items():
             if holder in holders:
                 for node in nodes:
-                    held.pop(node, None)
-        return gone
+                    members.pop(node, None)
+        return count
 
     def holding(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
         """See `GraphStore`."""
         others = set(holders) - set(nodes)
-        sets = [*self.below.items(), *((at, set(some)) for (at, _), some in self.held.items())]
+        sets = [*self.below.items(), *((at, set(some)) for (at, _), some in self.memberships.items())]
         refused = sum(node in self.refused for node in nodes)
-        held = sum(at in nodes for at, some in sets if some)
-        return refused + held + sum(len(some & set(nodes)) for at, some in sets if at in others)
+        holder_count = sum(at in nodes for at, some in sets if some)
+        return refused + holder_count + sum(len(some & set(nodes)) for at, some in sets if at in others)
 
 
-def _same(one: Slot, other: Slot) -> bool:
-    return one[0] == other[0] and one[2:] == other[2:]
+def _same(first: Slot, second: Slot) -> bool:
+    return first[0] == second[0] and first[2:] == second[2:]

@@ -103,10 +103,10 @@ class Write(NamedTuple):
     """A slot to be written, if nobody has written it meanwhile."""
 
     node: str
-    held: Slot | None
+    expected: Slot | None
     """What the slot was when this was planned."""
     slot: Slot
-    at: int
+    position: int
     """The event of the batch that gives the evidence."""
     rule: str = ""
     """Why a node is demoted; empty for links and labels."""
@@ -136,14 +136,14 @@ class GraphView:
 
     def missing(self, nodes: Iterable[str]) -> set[str]:
         """Nodes on the ways from `nodes` to their roots that have not been read yet; of each way only the next one."""
-        wanted = set()
+        unread = set()
         for node in nodes:
             at: str = node
             while (slot := self.slots.get(at)) is not None and not is_root(at, slot):
                 at = slot.parent
             if at not in self.slots:
-                wanted.add(at)
-        return wanted
+                unread.add(at)
+        return unread
 
     def find(self, node: str) -> str:
         """The root of a node, by what was read."""
@@ -179,7 +179,7 @@ class GraphView:
         return slot.parent if slot is not None else None
 
 
-def live(view: GraphView, nodes: Nodes) -> Nodes:
+def live_nodes(view: GraphView, nodes: Nodes) -> Nodes:
     """Those that link and attribute; none where the event's own user does not: it is not somebody else's either."""
     slots = view.slots
     for node in nodes:
@@ -191,7 +191,7 @@ def live(view: GraphView, nodes: Nodes) -> Nodes:
     return nodes
 
 
-def home(view: GraphView, nodes: Nodes) -> str:
+def home_root(view: GraphView, nodes: Nodes) -> str:
     """The root that an event with these nodes (live, strongest first, at least one) belongs to.
 
     The event's own user if it has one; else the user that one of its nodes belongs to; else the smallest root. A root that
@@ -220,14 +220,14 @@ def plan(
         names = [(node, renamed[node]) for node in nodes if renamed.get(node) in nodes] if renamed else []
         _demote(view, writes, nodes, full, at)
         _pass_on(view, writes, nodes, names, at)
-        alive = live(view, nodes)
+        alive = live_nodes(view, nodes)
         if not alive:
             continue
         for node in alive:
             _release(view, writes, node, at)
         _rename(view, writes, alive, names, at)
         roots = {node: view.find(node) for node in alive}
-        target = home(view, alive)
+        target = home_root(view, alive)
         before = len(writes)
         for node in alive:
             root = view.find(node)
@@ -239,21 +239,25 @@ def plan(
                 _write(view, writes, Write(node, view.slots[node], _demoted(view, node), at, TWO_USERS, target))
             else:
                 # A split has left a slot that points at itself; any other root has none.
-                held = view.slots.get(root)
-                _write(view, writes, Write(root, held, Slot(target, logged=False, epoch=held.epoch + 1 if held else 0), at))
+                current = view.slots.get(root)
+                _write(
+                    view,
+                    writes,
+                    Write(root, current, Slot(target, logged=False, epoch=current.epoch + 1 if current else 0), at),
+                )
         if len(writes) > before:
             _pass_on(view, writes, nodes, names, at)
-            pairs += limited(alive, dict(names), roots)
+            pairs += limited_pairs(alive, dict(names), roots)
     return writes, pairs
 
 
 def _demote(view: GraphView, writes: list[Write], nodes: Nodes, full: Mapping[str, str], at: int) -> None:
     """Those that have no room for what they are to be linked with; of a user that hangs under another node of hers, both."""
     if full:
-        for node in live(view, tuple(node for node in nodes if node in full)):
+        for node in live_nodes(view, tuple(node for node in nodes if node in full)):
             root = view.find(node)
-            for one in (node, root) if root != node and node[0] == USER and not view.marked(root) else (node,):
-                _write(view, writes, Write(one, view.slots.get(one), _demoted(view, one), at, full[node]))
+            for demoted in (node, root) if root != node and node[0] == USER and not view.marked(root) else (node,):
+                _write(view, writes, Write(demoted, view.slots.get(demoted), _demoted(view, demoted), at, full[node]))
 
 
 def _rename(view: GraphView, writes: list[Write], alive: Nodes, names: Iterable[tuple[str, str]], at: int) -> None:
@@ -264,19 +268,21 @@ def _rename(view: GraphView, writes: list[Write], alive: Nodes, names: Iterable[
         smaller, larger = sorted((view.find(former), view.find(newer)))
         if smaller == larger or view.marked(smaller) or view.marked(larger):
             continue
-        held = view.slots.get(larger)
-        if held is None or view.slots.get(smaller) is not None:
+        current = view.slots.get(larger)
+        if current is None or view.slots.get(smaller) is not None:
             parent, child = smaller, larger
         else:
-            parent, child, held = larger, smaller, None
-        _write(view, writes, Write(child, held, Slot(parent, logged=False, epoch=held.epoch + 1 if held else 0), at))
+            parent, child, current = larger, smaller, None
+        _write(view, writes, Write(child, current, Slot(parent, logged=False, epoch=current.epoch + 1 if current else 0), at))
 
 
 def _pass_on(view: GraphView, writes: list[Write], nodes: Nodes, names: Iterable[tuple[str, str]], at: int) -> None:
     """Mark what is another name of a marked node: it is no more one person's than that, or as erased as that."""
     pairs = [pair for former, newer in names for pair in ((former, newer), (newer, former))]
-    while found := next(((one, other) for one, other in pairs if view.marked(one) and not view.marked(other)), None):
-        _mark(view, writes, *found, at)
+    while unmarked_pair := next(
+        ((marked_name, other) for marked_name, other in pairs if view.marked(marked_name) and not view.marked(other)), None
+    ):
+        _mark(view, writes, *unmarked_pair, at)
     for node in nodes:
         if node[0] != USER:
             break
@@ -286,12 +292,12 @@ def _pass_on(view: GraphView, writes: list[Write], nodes: Nodes, names: Iterable
 
 
 def _mark(view: GraphView, writes: list[Write], marked: str, other: str, at: int) -> None:
-    slot, held = view.slots[marked], view.slots.get(other)
+    slot, current = view.slots[marked], view.slots.get(other)
     assert slot is not None  # noqa: S101 - it is marked
-    if slot.state == ERASED and held is None:  # what hangs under one that is linked is not all of the time before
+    if slot.state == ERASED and current is None:  # what hangs under one that is linked is not all of the time before
         _write(view, writes, Write(other, None, Slot(other, False, 1, ERASED, slot.since), at))
     else:
-        _write(view, writes, Write(other, held, _demoted(view, other), at, RENAMED, view.find(marked)))
+        _write(view, writes, Write(other, current, _demoted(view, other), at, RENAMED, view.find(marked)))
 
 
 def _release(view: GraphView, writes: list[Write], node: str, at: int) -> None:
@@ -299,16 +305,16 @@ def _release(view: GraphView, writes: list[Write], node: str, at: int) -> None:
     root, top = view.find(node), view.below_users(node)
     slot = view.slots.get(root)
     if root[0] == USER and slot is not None and slot.state == SHARED and top[0] != USER and top != slot.parent:
-        held = view.slots[top]
-        assert held is not None  # noqa: S101 - it is no root
-        _write(view, writes, Write(top, held, Slot(top, logged=False, epoch=held.epoch + 1, state=held.state), at))
+        current = view.slots[top]
+        assert current is not None  # noqa: S101 - it is no root
+        _write(view, writes, Write(top, current, Slot(top, logged=False, epoch=current.epoch + 1, state=current.state), at))
 
 
 def _demoted(view: GraphView, node: str) -> Slot:
-    held = view.slots.get(node)
-    if held is None:
+    current = view.slots.get(node)
+    if current is None:
         return Slot(node, logged=False, epoch=1, state=SHARED)
-    return Slot(held.parent, logged=False, epoch=held.epoch + 1, state=SHARED)
+    return Slot(current.parent, logged=False, epoch=current.epoch + 1, state=SHARED)
 
 
 def _write(view: GraphView, writes: list[Write], write: Write) -> None:
@@ -316,7 +322,7 @@ def _write(view: GraphView, writes: list[Write], write: Write) -> None:
     view.slots[write.node] = write.slot
 
 
-def limited(
+def limited_pairs(
     nodes: Sequence[str], renamed: Mapping[str, str] = NOTHING, roots: Mapping[str, str] | None = None
 ) -> Iterable[Pair]:
     """What these nodes, which belong together, put under a limit, each as a holder and as a member. A former node does not
@@ -338,15 +344,15 @@ def _vouched(holder: str, member: str, renamed: Mapping[str, str], roots: Mappin
     """Whether something else than the holder links the member with the holder's component, in this event or before."""
     root = roots[holder]
     return (root == roots[member] != "") or any(
-        found == root and other not in (holder, member) and other not in renamed and renamed.get(holder) != other
-        for other, found in roots.items()
+        other_root == root and other not in (holder, member) and other not in renamed and renamed.get(holder) != other
+        for other, other_root in roots.items()
     )
 
 
-def undo(view: GraphView, writes: Sequence[Write]) -> None:
+def undo_writes(view: GraphView, writes: Sequence[Write]) -> None:
     """Take back what was entered into the view for writes that do not come about."""
     for write in reversed(writes):
-        view.slots[write.node] = write.held
+        view.slots[write.node] = write.expected
 
 
 def plan_labels(view: GraphView, events: Events) -> list[Write]:
@@ -357,20 +363,20 @@ def plan_labels(view: GraphView, events: Events) -> list[Write]:
     """
     labels: dict[str, Write] = {}
     for nodes, at in events.items():
-        alive = live(view, nodes)
+        alive = live_nodes(view, nodes)
         if not alive:
             continue
-        root = home(view, alive)
+        root = home_root(view, alive)
         if root[0] != USER or view.slots.get(root) is not None:
             continue
         below = (view.below_users(node) for node in alive if view.find(node) == root)
         anonymous = min((node for node in below if node[0] != USER), default=root)
-        known = labels.get(root)
-        if known is None or (known.slot.parent == root and anonymous != root):
+        planned = labels.get(root)
+        if planned is None or (planned.slot.parent == root and anonymous != root):
             labels[root] = Write(root, None, Slot(anonymous, logged=False), at)
     return list(labels.values())
 
 
-def unlogged(view: GraphView, read: Mapping[str, Slot | None]) -> list[str]:
+def unlogged_nodes(view: GraphView, reads: Mapping[str, Slot | None]) -> list[str]:
     """Nodes whose slots were met and are not known to be in the log."""
-    return [node for node in read if (slot := view.slots.get(node)) is not None and not slot.logged]
+    return [node for node in reads if (slot := view.slots.get(node)) is not None and not slot.logged]

@@ -26,13 +26,13 @@ from streams.identity.refusals.refusals import (
     Refusals,
     RememberedRefusal,
     Scope,
-    lacking,
-    merged,
-    newest,
+    merge_refusals,
+    missing_refusals,
+    newest_refusals,
+    refusal_signals,
     refusals_of,
-    signals,
 )
-from streams.identity.refusals.revocation import SIGNALS, Component, components
+from streams.identity.refusals.revocation import SIGNALS, Component, find_components
 from streams.runtime.stage import BY_KEY, Outcome
 
 ROUNDS = 50
@@ -40,7 +40,7 @@ ROUNDS = 50
 
 Pending = dict[str, dict[Scope, RememberedRefusal]]
 """Node -> what it remembers and what may not have been signalled."""
-Wanted = Callable[[Component, Sequence[Refusals]], Mapping[Scope, Refusal]]
+RefusalChoice = Callable[[Component, Sequence[Refusals]], Mapping[Scope, Refusal]]
 """A component and what its live nodes remember -> what every one of them is to remember."""
 
 
@@ -60,13 +60,13 @@ def expand(store: GraphStore, revocations: Sequence[Mapping[str, Any]]) -> Expan
     own: dict[str, Refusals] = {}
     for subject, revocation in zip(subjects, revocations, strict=True):
         if subject not in marked:
-            own[subject] = merged(own.get(subject, NONE), refusals_of(revocation))
+            own[subject] = merge_refusals(own.get(subject, NONE), refusals_of(revocation))
     store.refuse(own)
 
-    def wanted(linked: Component, _memories: Sequence[Refusals]) -> Mapping[Scope, Refusal]:
-        return newest(own.get(node, NONE) for node in linked.live)
+    def own_refusals(linked: Component, _memories: Sequence[Refusals]) -> Mapping[Scope, Refusal]:
+        return newest_refusals(own.get(node, NONE) for node in linked.live)
 
-    return Expansion(*_spread(store, subjects, wanted))
+    return Expansion(*_spread(store, subjects, own_refusals))
 
 
 def hand_over(store: GraphStore, links: Iterable[tuple[str, str]]) -> Pending:
@@ -78,26 +78,26 @@ def hand_over(store: GraphStore, links: Iterable[tuple[str, str]]) -> Pending:
     if not refusing:
         return {}
     joined = sorted({end for pair in pairs if not refusing.isdisjoint(pair) for end in pair})
-    return _spread(store, joined, lambda _linked, memories: newest(memories))[1]
+    return _spread(store, joined, lambda _linked, memories: newest_refusals(memories))[1]
 
 
-def _spread(store: GraphStore, nodes: Sequence[str], wanted: Wanted) -> tuple[list[Component], Pending]:
+def _spread(store: GraphStore, nodes: Sequence[str], wanted_refusals: RefusalChoice) -> tuple[list[Component], Pending]:
     """Let all that is linked to each node remember what is wanted, until an enumeration finds nobody who does not."""
     added: Pending = {}
     for _ in range(ROUNDS):
-        linked = components(store, nodes)
+        linked = find_components(store, nodes)
         by_members = {component.live: component for component in linked}
         everybody = [node for members in by_members for node in members]
         memories = dict(zip(everybody, store.refusals(everybody), strict=True))
         new, pending = Pending(), Pending()
         for members, component in by_members.items():
-            refusals = wanted(component, [memories[node] for node in members])
+            refusals = wanted_refusals(component, [memories[node] for node in members])
             for node in members if refusals else ():
                 # Of one that remembers too much already, the oldest ones do not stay: they are signalled all the same.
-                known = {**added.get(node, NONE), **memories[node]}
-                if missing := lacking(known, refusals):
+                remembered = {**added.get(node, NONE), **memories[node]}
+                if missing := missing_refusals(remembered, refusals):
                     new[node] = missing
-                if unsignalled := {at: memory for at, memory in known.items() if memory == (refusals.get(at), False)}:
+                if unsignalled := {at: memory for at, memory in remembered.items() if memory == (refusals.get(at), False)}:
                     pending[node] = unsignalled
         if not new:
             return linked, pending
@@ -127,7 +127,7 @@ class Handover:
         out = outcome.out.setdefault(SIGNALS, [])
         latest = self._registry.latest(SIGNALS)
         for node, memories in sorted(pending.items()):
-            records = signals(node, {scope: refusal for scope, (refusal, _) in memories.items()})
+            records = refusal_signals(node, {scope: refusal for scope, (refusal, _) in memories.items()})
             out += [(node.encode(), encode(latest, record), BY_KEY) for record in records]
         self._metrics.count("headwater_refusals_handed_over_total", len(pending))
         outcome.after_commit.append(partial(self._store.confirm_refusals, pending))

@@ -58,34 +58,36 @@ def refusals_of(revocation: Mapping[str, Any]) -> dict[Scope, RememberedRefusal]
     return {scope: RememberedRefusal(refusal, True) for scope in scopes}
 
 
-def newest(memories: Iterable[Refusals]) -> dict[Scope, Refusal]:
+def newest_refusals(memories: Iterable[Refusals]) -> dict[Scope, Refusal]:
     """Of each scope, the refusal that counts."""
     union: dict[Scope, Refusal] = {}
     for memory in memories:
         for scope, (refusal, _) in memory.items():
-            known = union.get(scope)
-            if known is None or refusal > known:
+            current = union.get(scope)
+            if current is None or refusal > current:
                 union[scope] = refusal
     return union
 
 
-def lacking(held: Refusals, wanted: Mapping[Scope, Refusal]) -> dict[Scope, RememberedRefusal]:
+def missing_refusals(memory: Refusals, refusals: Mapping[Scope, Refusal]) -> dict[Scope, RememberedRefusal]:
     """What a node does not remember of these, or only in an older form; pending."""
-    missing = ((scope, refusal) for scope, refusal in wanted.items() if scope not in held or held[scope].refusal < refusal)
+    missing = (
+        (scope, refusal) for scope, refusal in refusals.items() if scope not in memory or memory[scope].refusal < refusal
+    )
     return {scope: RememberedRefusal(refusal, False) for scope, refusal in missing}
 
 
-def merged(held: Refusals, new: Refusals) -> Refusals:
+def merge_refusals(memory: Refusals, new: Refusals) -> Refusals:
     """Both as one, bounded; `held` itself where it knows all of `new`. A pending refusal stays pending: see `confirmed`."""
-    news = {scope: memory for scope, memory in new.items() if scope not in held or held[scope].refusal < memory.refusal}
-    return _bounded({**held, **news}) if news else held
+    news = {scope: entry for scope, entry in new.items() if scope not in memory or memory[scope].refusal < entry.refusal}
+    return _bounded({**memory, **news}) if news else memory
 
 
-def confirmed(held: Refusals, signalled: Refusals) -> Refusals:
+def confirm_signalled(memory: Refusals, signalled: Refusals) -> Refusals:
     """`held` with those marked that were signalled; what was replaced or forgotten meanwhile stays as it is."""
-    same = (scope for scope, memory in signalled.items() if scope in held and held[scope] == (memory.refusal, False))
-    marked = {scope: RememberedRefusal(held[scope].refusal, True) for scope in same}
-    return {**held, **marked} if marked else held
+    same = (scope for scope, entry in signalled.items() if scope in memory and memory[scope] == (entry.refusal, False))
+    marked = {scope: RememberedRefusal(memory[scope].refusal, True) for scope in same}
+    return {**memory, **marked} if marked else memory
 
 
 def _bounded(memories: Refusals) -> Refusals:
@@ -107,7 +109,7 @@ def from_text(text: bytes | None) -> dict[Scope, RememberedRefusal]:
     return {Scope(*row[:3]): RememberedRefusal(Refusal(*row[3:6]), bool(row[6])) for row in rows}
 
 
-def signals(node: str, refusals: Mapping[Scope, Refusal]) -> list[Record]:
+def refusal_signals(node: str, refusals: Mapping[Scope, Refusal]) -> list[Record]:
     """The records of `consent.signals` that say these of a node: one for what was refused together."""
     together: dict[tuple[str, str, Refusal], list[str]] = {}
     for (site, regulation, purpose), refusal in sorted(refusals.items()):

@@ -25,27 +25,27 @@ class Component(NamedTuple):
     """Those of the nodes that are neither shared nor erased: they get and give refusals."""
 
 
-def climb(store: GraphStore, node: str, slot: Slot | None) -> tuple[str, Slot | None]:
+def find_root(store: GraphStore, node: str, slot: Slot | None) -> tuple[str, Slot | None]:
     """The root above a node, whose slot was read, and the root's slot. Retryable while the store is away."""
     while slot is not None and not is_root(node, slot):
         node, (slot,) = slot.parent, store.read([slot.parent])
     return node, slot
 
 
-def hanging(store: GraphStore, level: Sequence[str], seen: Container[str]) -> dict[str, Slot]:
+def find_children(store: GraphStore, level: Sequence[str], excluded: Container[str]) -> dict[str, Slot]:
     """Nodes whose slot holds them under one of these, those of `seen` left out. Retryable while the store is away."""
     below = [(child, parent) for parent, children in zip(level, store.children(level), strict=True) for child in children]
-    new = sorted({child for child, _ in below if child not in seen})
+    new = sorted({child for child, _ in below if child not in excluded})
     slots = dict(zip(new, store.read(new), strict=True))
     return {child: slot for child, parent in below if (slot := slots.get(child)) is not None and slot.parent == parent}
 
 
-def component(store: GraphStore, node: str) -> Component:
+def find_component(store: GraphStore, node: str) -> Component:
     """Of one node; see `components`. Retryable while the store is away."""
-    return components(store, [node])[0]
+    return find_components(store, [node])[0]
 
 
-def components(store: GraphStore, nodes: Sequence[str]) -> list[Component]:
+def find_components(store: GraphStore, nodes: Sequence[str]) -> list[Component]:
     """For each node, up to the root by slots, then down by children whose slot holds: as many round trips as the deepest takes.
     Retryable while the store is away.
 
@@ -53,8 +53,8 @@ def components(store: GraphStore, nodes: Sequence[str]) -> list[Component]:
     demoted user is free, each branch by itself (see `rules.plan`).
     """
     view = GraphView()
-    while wanted := sorted(view.missing(nodes)):
-        view.slots.update(zip(wanted, store.read(wanted), strict=True))
+    while unread := sorted(view.missing(nodes)):
+        view.slots.update(zip(unread, store.read(unread), strict=True))
     tops = {node: _top(view, node) for node in nodes if not view.marked(node)}
     trees = {top: _Tree(top, view.slots.get(top)) for top in tops.values()}
     _descend(store, trees)
@@ -99,7 +99,7 @@ def _descend(store: GraphStore, trees: Mapping[str, _Tree]) -> None:
     """Level by level, the branches of all at once."""
     tops, level = {top: top for top in trees}, sorted(trees)
     while level:
-        below, level = hanging(store, level, tops), []
+        below, level = find_children(store, level, tops), []
         for child, slot in sorted(below.items()):
             top = tops[slot.parent]
             if len(trees[top]) < MOST_NODES:
@@ -108,7 +108,7 @@ def _descend(store: GraphStore, trees: Mapping[str, _Tree]) -> None:
                 level.append(child)
 
 
-def outlived(revocation: Mapping[str, Any], slot: Slot | None) -> bool:
+def superseded_by_erasure(revocation: Mapping[str, Any], slot: Slot | None) -> bool:
     """Whether who withdrew, and has this slot, was erased since: read again, her withdrawal names nobody any more."""
     return slot is not None and slot.state == ERASED and revocation["received_ts"] <= slot.since
 
@@ -122,7 +122,7 @@ def request_id(revocation: Mapping[str, Any]) -> str:
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]
 
 
-def request(revocation: Mapping[str, Any], linked: Component, sla_ms: int) -> dict[str, Any]:
+def request_record(revocation: Mapping[str, Any], linked: Component, sla_ms: int) -> dict[str, Any]:
     """The record of `privacy.requests`."""
     return {
         "request_id": request_id(revocation), "kind": "withdrawal", "subject": revocation["subject"],
@@ -132,7 +132,7 @@ def request(revocation: Mapping[str, Any], linked: Component, sla_ms: int) -> di
     }  # fmt: skip
 
 
-def signals(revocation: Mapping[str, Any], linked: Component) -> Sequence[dict[str, Any]]:
+def signal_records(revocation: Mapping[str, Any], linked: Component) -> Sequence[dict[str, Any]]:
     """The records of `consent.signals`: the same withdrawal, said of every other node."""
     return [
         {

@@ -19,11 +19,11 @@ from streams.identity.evidence import LINKS
 from streams.identity.graph.fence import RebuiltStore
 from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.slots import MERGES, slot_of
-from streams.identity.graph.union_find import ERASED, LIMITS, Pair, Slot, is_root, limited
+from streams.identity.graph.union_find import ERASED, LIMITS, Pair, Slot, is_root, limited_pairs
 from streams.identity.nodes import NodeKeys
 from streams.identity.reading import DAY_MS, is_node
 from streams.identity.refusals.handover import expand
-from streams.identity.refusals.revocation import REVOCATIONS, outlived
+from streams.identity.refusals.revocation import REVOCATIONS, superseded_by_erasure
 from streams.runtime.follow import read_topic
 
 EXAMPLES = 20
@@ -84,15 +84,15 @@ def rebuild(log: Iterator[Sequence[LogRecord]], store: RedisGraphStore, progress
     return written
 
 
-def readmit(settings: Settings, store: RedisGraphStore) -> None:
+def recount_limits(settings: Settings, store: RedisGraphStore) -> None:
     """Count again what each holder was linked with lately, from the evidence. Retryable."""
     registry, keys, today = Registry(settings.contracts), NodeKeys.of(settings), int(time.time() * 1_000) // DAY_MS
     longest = max(limit.days for limit in chain.from_iterable(LIMITS.values()))
     for records in read_topic(settings, LINKS, (today - longest) * DAY_MS):
         by_day: dict[int, list[Pair]] = {}
-        for said in (decode(registry, value)[1] for _, value in records if value is not None):
-            day = said["evidence_ts"] // DAY_MS
-            pairs = limited(said["nodes"], keys.renamed([said["nodes"]]))
+        for record in (decode(registry, value)[1] for _, value in records if value is not None):
+            day = record["evidence_ts"] // DAY_MS
+            pairs = limited_pairs(record["nodes"], keys.renamed([record["nodes"]]))
             by_day.setdefault(day, []).extend(pair for pair in pairs if day > today - pair.limit.days)
         nodes = sorted({node for pairs in by_day.values() for pair in pairs for node in pair[:2]})
         # A tombstone may stand behind evidence that is not compacted yet.
@@ -101,7 +101,7 @@ def readmit(settings: Settings, store: RedisGraphStore) -> None:
             store.admit([pair for pair in pairs if erased.isdisjoint(pair[:2])], day)
 
 
-def recall_refusals(settings: Settings, store: RedisGraphStore, progress: Progress) -> None:
+def restore_refusals(settings: Settings, store: RedisGraphStore, progress: Progress) -> None:
     """Let ids remember again what they, and what is linked to them, refused, as far back as `consent.revocations` reaches. What
     the linked ones remember is pending: the next link signals it once more. Retryable."""
     registry = Registry(settings.contracts)
@@ -109,7 +109,7 @@ def recall_refusals(settings: Settings, store: RedisGraphStore, progress: Progre
         revocations = list(_revocations(registry, (value for _, value in records)))
         slots = store.read([revocation["subject"] for revocation in revocations])
         pairs = zip(revocations, slots, strict=True)
-        expand(store, [revocation for revocation, slot in pairs if not outlived(revocation, slot)])
+        expand(store, [revocation for revocation, slot in pairs if not superseded_by_erasure(revocation, slot)])
         progress(len(records))
 
 
@@ -124,14 +124,14 @@ def _revocations(registry: Registry, values: Iterable[bytes | None]) -> Iterator
             yield record
 
 
-def mend(settings: Settings, store: RebuiltStore, who: str) -> None:
+def rebuild_if_stale(settings: Settings, store: RebuiltStore, worker: str) -> None:
     """See that Redis is what the log says, unless it is known to be so already. Retryable."""
     if store.whole():
         return
-    with store.mending(who) as still:
+    with store.mending(worker) as still:
         written = rebuild(read_log(settings), store, lambda _records: still())
-        readmit(settings, store)
-        recall_refusals(settings, store, lambda _records: still())
+        recount_limits(settings, store)
+        restore_refusals(settings, store, lambda _records: still())
         store.declare_whole()
     get_logger().info("identity graph read back from its log", slots_written=written)
 
@@ -212,12 +212,12 @@ class LogIndex:
         return None if row is None else LogRecord(node, Slot(row[0], True, *row[1:4]), *row[4:])
 
 
-def why(index: LogIndex, one: str, other: str) -> list[LogRecord] | None:
+def find_link_path(index: LogIndex, first: str, second: str) -> list[LogRecord] | None:
     """The links between two nodes: from the one up to what both hang under, then down to the other. None without any."""
-    up, down = _way(index, one), _way(index, other)
-    above = {other, *(record.parent for record in down)}
-    first = [one, *(record.parent for record in up)]
-    meeting = next((node for node in first if node in above), None)
+    up, down = _way(index, first), _way(index, second)
+    above = {second, *(record.parent for record in down)}
+    upward = [first, *(record.parent for record in up)]
+    meeting = next((node for node in upward if node in above), None)
     if meeting is None:
         return None
     ways = [next((at for at, record in enumerate(way) if record.node == meeting), len(way)) for way in (up, down)]
@@ -226,14 +226,14 @@ def why(index: LogIndex, one: str, other: str) -> list[LogRecord] | None:
 
 def _way(index: LogIndex, node: str) -> list[LogRecord]:
     """The links from a node to its root."""
-    found: list[LogRecord] = []
+    links: list[LogRecord] = []
     while (record := index.record(node)) is not None and record.slot is not None and not is_root(node, record.slot):
-        found.append(record)
+        links.append(record)
         node = record.parent
-    return found
+    return links
 
 
-def diff(log: Iterator[Sequence[LogRecord]], store: RedisGraphStore, progress: Progress) -> GraphDiff:
+def compare_with_log(log: Iterator[Sequence[LogRecord]], store: RedisGraphStore, progress: Progress) -> GraphDiff:
     """Compare both, each way. What is written meanwhile may show up: stop the identity workers for an exact answer."""
     logged = missing = other = unlogged = pending = 0
     examples: list[str] = []
@@ -243,10 +243,12 @@ def diff(log: Iterator[Sequence[LogRecord]], store: RedisGraphStore, progress: P
             progress(len(records))
         for slots in index.chunks(5_000):
             logged += len(slots)
-            for (node, said), held in zip(slots, store.read([node for node, _ in slots]), strict=True):
-                if held is None:
+            for (node, logged_slot), slot in zip(slots, store.read([node for node, _ in slots]), strict=True):
+                if slot is None:
                     missing += 1
-                elif held.epoch < said.epoch or (held.epoch == said.epoch and held._replace(logged=True) != said):
+                elif slot.epoch < logged_slot.epoch or (
+                    slot.epoch == logged_slot.epoch and slot._replace(logged=True) != logged_slot
+                ):
                     other += 1
                 else:
                     continue
@@ -264,4 +266,13 @@ def diff(log: Iterator[Sequence[LogRecord]], store: RedisGraphStore, progress: P
     return GraphDiff(logged, missing, other, unlogged, pending, tuple(examples))
 
 
-__all__ = ["GraphDiff", "LogIndex", "LogRecord", "diff", "read_log", "rebuild", "recall_refusals", "why"]
+__all__ = [
+    "GraphDiff",
+    "LogIndex",
+    "LogRecord",
+    "compare_with_log",
+    "find_link_path",
+    "read_log",
+    "rebuild",
+    "restore_refusals",
+]

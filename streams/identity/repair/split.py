@@ -36,7 +36,7 @@ class ProfileRewrite(NamedTuple):
 class SplitPlan(NamedTuple):
     """What a split writes."""
 
-    kept: str
+    former_root: str
     """Root that the node hung under."""
     writes: tuple[Write, ...]
     """The node first, then a label, then the others."""
@@ -46,7 +46,7 @@ class SplitPlan(NamedTuple):
     """The node's own, then each part's, the largest first."""
 
 
-def parts(members: Iterable[str], evidence: Iterable[Nodes], names: Iterable[tuple[str, str]] = ()) -> list[Nodes]:
+def connected_parts(members: Iterable[str], evidence: Iterable[Nodes], names: Iterable[tuple[str, str]] = ()) -> list[Nodes]:
     """What the evidence links of these nodes, each part sorted; of two users in one event the stronger one takes it, but for
     those that are `names` of the same user."""
     parent = {node: node for node in members}
@@ -56,40 +56,40 @@ def parts(members: Iterable[str], evidence: Iterable[Nodes], names: Iterable[tup
             parent[node] = node = parent[parent[node]]
         return node
 
-    for one, other in names:
-        if one in parent and other in parent:
-            first, second = sorted((find(one), find(other)))
+    for former, other in names:
+        if former in parent and other in parent:
+            first, second = sorted((find(former), find(other)))
             parent[second] = first
     for nodes in evidence:
         first, *others = sorted({find(node) for node in nodes if node in parent}) or [""]
         for root in others:
             if root[0] != USER:
                 parent[root] = first
-    found: dict[str, list[str]] = {}
+    members_by_root: dict[str, list[str]] = {}
     for node in sorted(parent):
-        found.setdefault(find(node), []).append(node)
-    return sorted(map(tuple, found.values()), key=lambda part: (-len(part), part))
+        members_by_root.setdefault(find(node), []).append(node)
+    return sorted(map(tuple, members_by_root.values()), key=lambda part: (-len(part), part))
 
 
 def plan_split(tree: ComponentTree, evidence: Iterable[Nodes], alias: Alias) -> SplitPlan:
     """What takes a node out of its component; no writes where that was done."""
     node, slots = tree.node, tree.slots
     top = GraphView(dict(slots)).find(node)
-    held = slots[node]
-    alone = Slot(node, logged=False, epoch=held.epoch + 1 if held else 1, state=SHARED)
-    done = held is not None and held.state == SHARED and held.parent == node
-    writes = [] if done else [Write(node, held, alone, 0, SPLIT)]
-    members = {one for one, slot in slots.items() if one != node and (slot is None or slot.state != ERASED)}
-    users = ((one, slot) for one, slot in slots.items() if one[0] == USER and slot is not None)
-    found = parts(members, evidence, [(one, slot.parent) for one, slot in users if not is_root(one, slot)])
-    label = next((write for part in found if top in part if (write := _label(tree, top, part)) is not None), None)
+    current = slots[node]
+    alone = Slot(node, logged=False, epoch=current.epoch + 1 if current else 1, state=SHARED)
+    is_split = current is not None and current.state == SHARED and current.parent == node
+    writes = [] if is_split else [Write(node, current, alone, 0, SPLIT)]
+    members = {name for name, slot in slots.items() if name != node and (slot is None or slot.state != ERASED)}
+    users = ((name, slot) for name, slot in slots.items() if name[0] == USER and slot is not None)
+    components = connected_parts(members, evidence, [(name, slot.parent) for name, slot in users if not is_root(name, slot)])
+    label = next((write for part in components if top in part if (write := _label(tree, top, part)) is not None), None)
     writes += [] if label is None else [label]
-    heads = [_head(slots, top, part) for part in found]
-    for head, part in zip(heads, found, strict=True):
+    heads = [_head(slots, top, part) for part in components]
+    for head, part in zip(heads, components, strict=True):
         writes += _pointers(slots, head, part)
     labels = {slot.parent} if top[0] == USER and (slot := slots[top]) is not None else set()
-    restamps = [ProfileRewrite(alias(node, held.epoch if done and held else alone.epoch), (node,))]
-    restamps += [ProfileRewrite(_profile(slots, head, label), part) for head, part in zip(heads, found, strict=True)]
+    restamps = [ProfileRewrite(alias(node, current.epoch if is_split and current else alone.epoch), (node,))]
+    restamps += [ProfileRewrite(_profile(slots, head, label), part) for head, part in zip(heads, components, strict=True)]
     return SplitPlan(top, tuple(writes), tuple(sorted({node, *members} | labels)), tuple(restamps))
 
 
@@ -103,34 +103,34 @@ def _head(slots: Mapping[str, Slot | None], top: str, part: Collection[str]) -> 
 def _pointers(slots: Mapping[str, Slot | None], head: str, part: Nodes) -> Iterable[Write]:
     """Slots that lead out of a part, or past its root. What hangs under one of its nodes leads to the root already."""
     for node in part:
-        held = slots[node]
-        if held is None:
+        current = slots[node]
+        if current is None:
             continue  # the root that it was
         if node[0] == USER:
-            if not is_root(node, held) and held.parent not in part:
-                yield Write(node, held, Slot(node, logged=False, epoch=held.epoch + 1, state=held.state), 0)
+            if not is_root(node, current) and current.parent not in part:
+                yield Write(node, current, Slot(node, logged=False, epoch=current.epoch + 1, state=current.state), 0)
             continue
         if node <= head:
             parent = node
-        elif held.parent in part and head <= held.parent < node:
+        elif current.parent in part and head <= current.parent < node:
             continue
         else:
             parent = head
-        if held.parent != parent:
-            yield Write(node, held, Slot(parent, logged=False, epoch=held.epoch + 1, state=held.state), 0)
+        if current.parent != parent:
+            yield Write(node, current, Slot(parent, logged=False, epoch=current.epoch + 1, state=current.state), 0)
 
 
 def _label(tree: ComponentTree, top: str, part: Nodes) -> Write | None:
     """A user's label where it can no longer be: two users never share one."""
     if top[0] != USER:
         return None
-    held = tree.slots[top]
-    if held is None:
+    current = tree.slots[top]
+    if current is None:
         return Write(top, None, Slot(top, logged=False), 0)
-    label = held.parent
+    label = current.parent
     if label in (top, tree.node) or label in part or _marked(tree.slots.get(label, tree.label)):
         return None
-    return Write(top, held, Slot(top, logged=False, epoch=held.epoch + 1, state=held.state), 0)
+    return Write(top, current, Slot(top, logged=False, epoch=current.epoch + 1, state=current.state), 0)
 
 
 def _profile(slots: Mapping[str, Slot | None], head: str, label: Write | None) -> str:

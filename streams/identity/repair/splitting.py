@@ -21,7 +21,7 @@ from streams.identity.graph.slots import MERGES, log_key, slot_record
 from streams.identity.graph.store import GraphStore
 from streams.identity.graph.union_find import ERASED, USER, Nodes, Slot, Write
 from streams.identity.nodes import Alias
-from streams.identity.refusals.revocation import climb, hanging
+from streams.identity.refusals.revocation import find_children, find_root
 from streams.identity.repair.split import SPLIT, ComponentTree, ProfileRewrite, SplitPlan, plan_split
 from streams.runtime.follow import read_topic
 
@@ -45,7 +45,7 @@ class SplitStore(GraphStore, Protocol):
 class SplitJournal(NamedTuple):
     """What a split has to write: all of it, over all its rounds. `SplitPlan` says what the fields are."""
 
-    kept: str = ""
+    former_root: str = ""
     writes: tuple[Write, ...] = ()
     once: Nodes = ()
     restamps: tuple[ProfileRewrite, ...] = ()
@@ -55,7 +55,9 @@ class SplitJournal(NamedTuple):
     def add(self, plan: SplitPlan, at_ms: int = 0) -> "SplitJournal":
         """With one more round; what it says of a node replaces what was said before."""
         once = tuple(sorted({*self.once, *plan.once}))
-        return SplitJournal(self.kept or plan.kept, (*self.writes, *plan.writes), once, (*self.restamps, *plan.restamps), at_ms)
+        return SplitJournal(
+            self.former_root or plan.former_root, (*self.writes, *plan.writes), once, (*self.restamps, *plan.restamps), at_ms
+        )
 
     def text(self) -> str:
         """As it is noted."""
@@ -66,60 +68,60 @@ class SplitJournal(NamedTuple):
         """From a note; empty where there is none."""
         if text is None:
             return cls()
-        kept, writes, once, restamps, *at_ms = json.loads(text)
+        former_root, writes, once, restamps, *at_ms = json.loads(text)
         stamps = (ProfileRewrite(profile, tuple(nodes)) for profile, nodes in restamps)
-        return cls(kept, tuple(map(_write, writes)), tuple(once), tuple(stamps), *at_ms)
+        return cls(former_root, tuple(map(_write, writes)), tuple(once), tuple(stamps), *at_ms)
 
 
 def _write(fields: Sequence[Any]) -> Write:
-    node, held, slot, *others = fields
-    return Write(node, None if held is None else Slot(*held), Slot(*slot), *others)
+    node, expected, slot, *others = fields
+    return Write(node, None if expected is None else Slot(*expected), Slot(*slot), *others)
 
 
-Said = Callable[[Collection[str]], Iterable[Nodes]]
+EvidenceReader = Callable[[Collection[str]], Iterable[Nodes]]
 """Nodes -> the combinations on `identity.links` that link two of them."""
-Log = Callable[[str, Sequence[tuple[str, Slot]]], None]
+SlotLogger = Callable[[str, Sequence[tuple[str, Slot]]], None]
 """Root that the split node hung under, slots -> they are in the log; Retryable where that is not sure."""
 
 
 def read_tree(store: GraphStore, node: str) -> ComponentTree:
     """Everything under a node's root, demoted nodes and what hangs under them too. Retryable while the store is away."""
-    top, slot = climb(store, node, *store.read([node]))
-    found: dict[str, Slot | None] = {top: slot}
+    top, slot = find_root(store, node, *store.read([node]))
+    slots: dict[str, Slot | None] = {top: slot}
     level = [top]
     while level:
-        below = hanging(store, level, found)
-        found.update(below)
+        below = find_children(store, level, slots)
+        slots.update(below)
         level = sorted(below)
     label = slot.parent if top[0] == USER and slot is not None else top
-    return ComponentTree(node, found, found[label] if label in found else store.read([label])[0])
+    return ComponentTree(node, slots, slots[label] if label in slots else store.read([label])[0])
 
 
-def prepare(store: SplitStore, node: str, said: Said, alias: Alias) -> SplitPlan:
+def plan_next_split(store: SplitStore, node: str, evidence: EvidenceReader, alias: Alias) -> SplitPlan:
     """What a split would write now. ConfigError for a node that was erased."""
     tree = read_tree(store, node)
     slot = tree.slots[node]
     if slot is not None and slot.state == ERASED:
         raise ConfigError("this id was erased: there is nothing to split")
     others = tree.slots.keys() - {node}
-    return plan_split(tree, said(others) if len(others) > 1 else (), alias)
+    return plan_split(tree, evidence(others) if len(others) > 1 else (), alias)
 
 
-def split(store: SplitStore, node: str, said: Said, alias: Alias, log: Log) -> SplitJournal:
+def split_node(store: SplitStore, node: str, evidence: EvidenceReader, alias: Alias, log: SlotLogger) -> SplitJournal:
     """Take a node out of its component; everything that this and earlier runs have done for it. Retryable: run it again."""
     journal = SplitJournal.read(store.noted(node))
-    _carry_out(store, journal.kept, journal.writes, log)
+    _carry_out(store, journal.former_root, journal.writes, log)
     for _ in range(ROUNDS):
-        plan = prepare(store, node, said, alias)
+        plan = plan_next_split(store, node, evidence, alias)
         if not plan.writes:
             return journal
         journal = journal.add(plan, int(time.time() * 1000))
         store.note(node, journal.text())
-        _carry_out(store, journal.kept, plan.writes, log)
+        _carry_out(store, journal.former_root, plan.writes, log)
     raise Retryable("workers link this id all the time: stop the identity workers")
 
 
-def _carry_out(store: SplitStore, kept: str, writes: Sequence[Write], log: Log) -> None:
+def _carry_out(store: SplitStore, former_root: str, writes: Sequence[Write], log: SlotLogger) -> None:
     """Write what has not been written, log what may not be in the log."""
     # The node first, so that nothing is linked through it any more; labels before their nodes are free to become others'.
     for some in (
@@ -129,15 +131,15 @@ def _carry_out(store: SplitStore, kept: str, writes: Sequence[Write], log: Log) 
     ):
         if some:
             store.write(some)
-    ours = {write.node: write.slot for write in writes}
-    found = zip(ours.items(), store.read(list(ours)), strict=True)
-    unlogged = [(node, slot) for (node, slot), now in found if now == slot]
+    planned = {write.node: write.slot for write in writes}
+    current = zip(planned.items(), store.read(list(planned)), strict=True)
+    unlogged = [(node, slot) for (node, slot), now in current if now == slot]
     for start in range(0, len(unlogged), CHUNK):
-        log(kept, unlogged[start : start + CHUNK])
+        log(former_root, unlogged[start : start + CHUNK])
         store.confirm(unlogged[start : start + CHUNK])
 
 
-def said_on(settings: Settings) -> Said:
+def evidence_reader(settings: Settings) -> EvidenceReader:
     """The evidence on `identity.links`. Retryable while Kafka is away."""
     return lambda nodes: read_evidence(settings, nodes, lambda _n: None)
 
@@ -146,23 +148,23 @@ def read_evidence(
     settings: Settings, nodes: Collection[str], progress: Callable[[int], None], since_ms: int = 0
 ) -> Iterable[Nodes]:
     """What `identity.links` says of two or more of these nodes; `since_ms`: from then on, milliseconds UTC. Retryable."""
-    registry, wanted = Registry(settings.contracts), set(nodes)
-    found: dict[bytes | None, Nodes] = {}
+    registry, requested = Registry(settings.contracts), set(nodes)
+    links: dict[bytes | None, Nodes] = {}
     for records in read_topic(settings, LINKS, since_ms):
         for key, value in records:
             combination = () if value is None else tuple(decode(registry, value)[1]["nodes"])
-            if len(wanted.intersection(combination)) > 1:
-                found[key] = combination
+            if len(requested.intersection(combination)) > 1:
+                links[key] = combination
             else:
-                found.pop(key, None)  # erased
+                links.pop(key, None)  # erased
         progress(len(records))
-    return found.values()
+    return links.values()
 
 
-def log_to(settings: Settings, node: str, at_ms: int) -> Log:
+def slot_logger(settings: Settings, node: str, at_ms: int) -> SlotLogger:
     """Write slots of a split to `identity.merges`, and of its node to `identity.conflicts`, with this time."""
 
-    def log(kept: str, slots: Sequence[tuple[str, Slot]]) -> None:
+    def log(former_root: str, slots: Sequence[tuple[str, Slot]]) -> None:
         registry, client, failed = Registry(settings.contracts), producer(settings), list[str]()
 
         def send(topic: str, key: bytes, record: Record) -> None:
@@ -173,10 +175,10 @@ def log_to(settings: Settings, node: str, at_ms: int) -> Log:
                 on_delivery=lambda error, _: failed.append(error.name()) if error else None,
             )
 
-        for one, slot in slots:
-            send(MERGES, log_key(one, slot), slot_record(one, slot, "", at_ms))
-            if one == node:
-                send(CONFLICTS, node.encode(), conflict_record(Write(node, None, slot, 0, SPLIT), kept, "", at_ms))
+        for slot_node, slot in slots:
+            send(MERGES, log_key(slot_node, slot), slot_record(slot_node, slot, "", at_ms))
+            if slot_node == node:
+                send(CONFLICTS, node.encode(), conflict_record(Write(node, None, slot, 0, SPLIT), former_root, "", at_ms))
         if client.flush(FLUSH_S) or failed:
             raise Retryable(f"Kafka did not take the slots of a split: {', '.join(sorted(set(failed))) or 'no answer'}")
 

@@ -15,13 +15,22 @@ from infra.settings import Settings
 from schemas.codec import decode
 from schemas.registry import Registry
 from streams.identity.evidence import CONFLICTS, LINKS
-from streams.identity.graph.hubs import DegreeSketch, Members, collect, joins_strangers, suspects
+from streams.identity.graph.hubs import DegreeSketch, Members, collect, find_suspects, joins_strangers
 from streams.identity.graph.store import StoreUnavailable
 from streams.identity.graph.union_find import ERASED, Nodes
 from streams.identity.nodes import Alias
 from streams.identity.reading import DAY_MS
 from streams.identity.repair.split import SPLIT, SplitPlan
-from streams.identity.repair.splitting import Log, Said, SplitJournal, SplitStore, prepare, read_evidence, read_tree, split
+from streams.identity.repair.splitting import (
+    EvidenceReader,
+    SlotLogger,
+    SplitJournal,
+    SplitStore,
+    plan_next_split,
+    read_evidence,
+    read_tree,
+    split_node,
+)
 from streams.runtime.follow import read_topic
 
 MARGIN_MS = 60_000
@@ -61,25 +70,25 @@ class TopicEvidence:
         return read_evidence(self._settings, nodes, self._progress, since_ms)
 
 
-def demoted(settings: Settings, since_ms: int) -> list[str]:
+def read_demoted(settings: Settings, since_ms: int) -> list[str]:
     """Nodes that a conflict or a limit demoted since then (milliseconds UTC). Retryable."""
-    registry, found = Registry(settings.contracts), dict[str, None]()
+    registry, nodes = Registry(settings.contracts), dict[str, None]()
     for records in read_topic(settings, CONFLICTS, since_ms):
-        said = (decode(registry, value)[1] for _, value in records if value is not None)
-        found.update((record["node"], None) for record in said if record["rule"] != SPLIT)
-    return list(found)
+        conflicts = (decode(registry, value)[1] for _, value in records if value is not None)
+        nodes.update((record["node"], None) for record in conflicts if record["rule"] != SPLIT)
+    return list(nodes)
 
 
-def over_limits(settings: Settings, store: SplitStore, evidence: LinkLog, progress: Callable[[int], None]) -> list[str]:
+def find_over_limits(settings: Settings, store: SplitStore, evidence: LinkLog, progress: Callable[[int], None]) -> list[str]:
     """Nodes that are over a limit by all that the log says, and were not demoted; in two readings of `identity.links`, so that
     only of those that may be over one the members are kept. Retryable."""
     sketch, members = DegreeSketch(), dict[str, dict[str, int]]()
     for nodes, _ in _links(settings, progress):
         sketch.add(nodes)
     for nodes, day in _links(settings, progress):
-        if wanted := [node for node in nodes if sketch.may_exceed(node)]:
-            collect(members, nodes, day, wanted)
-    return hubs(store, members, evidence)
+        if holders := [node for node in nodes if sketch.may_exceed(node)]:
+            collect(members, nodes, day, holders)
+    return find_hubs(store, members, evidence)
 
 
 def _links(settings: Settings, progress: Callable[[int], None]) -> Iterator[tuple[Nodes, int]]:
@@ -91,56 +100,56 @@ def _links(settings: Settings, progress: Callable[[int], None]) -> Iterator[tupl
         progress(len(records))
 
 
-def hubs(store: SplitStore, members: Mapping[str, Members], evidence: LinkLog) -> list[str]:
+def find_hubs(store: SplitStore, members: Mapping[str, Members], evidence: LinkLog) -> list[str]:
     """Those of the holders that exceed a limit by what is independent, and link and attribute still. Retryable."""
-    over = suspects(members)
+    over = find_suspects(members)
     slots = zip(over, store.read(over), strict=True)
-    alive, said = _read(store, [node for node, slot in slots if slot is None or not slot.state], evidence)
-    found = list[str]()
+    alive, evidence_of = _read(store, [node for node, slot in slots if slot is None or not slot.state], evidence)
+    result = list[str]()
     for node in alive:
         linked = read_tree(store, node).slots.keys() - {node}
-        if joins_strangers(node, members[node], linked, over, list(said(linked)) if len(linked) > 1 else ()):
-            found.append(node)
-    return found
+        if joins_strangers(node, members[node], linked, over, list(evidence_of(linked)) if len(linked) > 1 else ()):
+            result.append(node)
+    return result
 
 
 def tidy(
-    store: SplitStore, nodes: Sequence[str], evidence: LinkLog, alias: Alias, log: Callable[[str], Log]
+    store: SplitStore, nodes: Sequence[str], evidence: LinkLog, alias: Alias, log: Callable[[str], SlotLogger]
 ) -> Iterator[tuple[str, SplitJournal | None]]:
     """Each node that was taken out, and what has been done for it; None where workers link it all the time.
 
     Done already is done again, which changes nothing. Retryable while something is away.
     """
-    alive, said = _read(store, nodes, evidence)
+    alive, evidence_of = _read(store, nodes, evidence)
     for node in alive:
         try:
-            yield node, split(store, node, said, alias, log(node))
+            yield node, split_node(store, node, evidence_of, alias, log(node))
         except StoreUnavailable:
             raise
         except (ConfigError, Retryable):  # she was erased meanwhile, or more is linked each time
             yield node, None
 
 
-def planned(store: SplitStore, nodes: Sequence[str], evidence: LinkLog, alias: Alias) -> Iterator[tuple[str, SplitPlan]]:
+def plan_tidy(store: SplitStore, nodes: Sequence[str], evidence: LinkLog, alias: Alias) -> Iterator[tuple[str, SplitPlan]]:
     """What `tidy` would begin with."""
-    alive, said = _read(store, nodes, evidence)
+    alive, evidence_of = _read(store, nodes, evidence)
     for node in alive:
-        yield node, prepare(store, node, said, alias)
+        yield node, plan_next_split(store, node, evidence_of, alias)
 
 
-def _read(store: SplitStore, nodes: Sequence[str], evidence: LinkLog) -> tuple[list[str], Said]:
+def _read(store: SplitStore, nodes: Sequence[str], evidence: LinkLog) -> tuple[list[str], EvidenceReader]:
     """Those that were not erased, and what the evidence says of all that is linked to them."""
-    alive, known = list[str](), set[str]()
+    alive, linked = list[str](), set[str]()
     for node in nodes:
         slots = read_tree(store, node).slots
         slot = slots[node]
         if slot is None or slot.state != ERASED:
             alive.append(node)
-            known.update(slots)
-    return alive, _said(evidence, known)
+            linked.update(slots)
+    return alive, _said(evidence, linked)
 
 
-def _said(evidence: LinkLog, known: set[str]) -> Said:
+def _said(evidence: LinkLog, covered: set[str]) -> EvidenceReader:
     """Read for all at once; before each use, what has come since, and all that there is of nodes that have joined."""
     combinations: defaultdict[str, set[Nodes]] = defaultdict(set)
 
@@ -149,14 +158,14 @@ def _said(evidence: LinkLog, known: set[str]) -> Said:
             for node in combination:
                 combinations[node].add(combination)
 
-    if known:
-        add(evidence.read(known))
+    if covered:
+        add(evidence.read(covered))
 
-    def said(nodes: Collection[str]) -> Iterable[Nodes]:
-        wanted = set(nodes)
-        add(evidence.news(known) if wanted.issubset(known) else evidence.read(known | wanted))
-        known.update(wanted)
-        found = {combination for node in wanted for combination in combinations[node]}
-        return sorted(combination for combination in found if len(wanted.intersection(combination)) > 1)
+    def evidence_of(nodes: Collection[str]) -> Iterable[Nodes]:
+        requested = set(nodes)
+        add(evidence.news(covered) if requested.issubset(covered) else evidence.read(covered | requested))
+        covered.update(requested)
+        matched = {combination for node in requested for combination in combinations[node]}
+        return sorted(combination for combination in matched if len(requested.intersection(combination)) > 1)
 
-    return said
+    return evidence_of

@@ -25,13 +25,13 @@ def run(*more: str) -> str:
 
 def test_json_has_every_figure_of_everybody() -> None:
     """The bound, ours and four others, with causes."""
-    told = json.loads(run("--json", "--seed", "4"))
-    assert told["seed"] == 4
-    assert list(told["rows"]) == [
+    report = json.loads(run("--json", "--seed", "4"))
+    assert report["seed"] == 4
+    assert list(report["rows"]) == [
         "bound", "identity stage", "and tidied", "union of all", "capped union", "unique only", "labels in SQL",
     ]  # fmt: skip
-    assert told["rows"]["identity stage"]["two_users"] == 0
-    for name, row in told["rows"].items():
+    assert report["rows"]["identity stage"]["two_users"] == 0
+    for name, row in report["rows"].items():
         assert {"wrong", "avoidable", "canonicals", "precision", "recall", "stale", "overrides"} <= row.keys()
         assert name == "bound" or {"seconds", "wrong_by_cause", "lost_by_cause"} <= row.keys()
 
@@ -65,8 +65,8 @@ def test_constants_do_not_merge_people() -> None:
 
 def test_the_world_of_constants_is_a_world() -> None:
     """By its name, as JSON; it has no rates."""
-    told = json.loads(run("--world", "constants", "--json"))
-    assert told["persons"] == 100
-    assert told["events"] == 2_000
+    report = json.loads(run("--world", "constants", "--json"))
+    assert report["persons"] == 100
+    assert report["events"] == 2_000
     with pytest.raises(subprocess.CalledProcessError):
         run("--world", "constants", "--rate", "kiosks=1")

@@ -28,36 +28,36 @@ EVENTS = [
 
 def test_figures_are_those_counted_by_hand() -> None:
     """Canonical x has three events of person 0 and one of person 1; y one of each of two persons."""
-    found = score(WORLD, EVENTS, ["x", "x", "x", "y", "x", "y"], ["x", "z", "x", "y", "z", "w"])
-    assert found.wrong == 2 / 6
+    figures = score(WORLD, EVENTS, ["x", "x", "x", "y", "x", "y"], ["x", "z", "x", "y", "z", "w"])
+    assert figures.wrong == 2 / 6
     # Event 4 has the nodes of event 5 too and came first, so by its nodes it is person 1's: it could have been right.
-    assert (found.avoidable, found.given_away) == (1 / 6, 0.0)
-    assert found.wrong_known == 2 / 6
-    assert found.canonicals == (1 + 2 + 1) / 3
-    assert found.precision == 3 / (6 + 1)
-    assert found.recall == 3 / (3 + 1)
-    assert (found.merged_people, found.merged_accounts, found.merged_households) == (2, 1, 1)
-    assert found.two_users == 0
-    assert found.stale == 3 / 6
-    assert found.overrides == 2 / 6
+    assert (figures.avoidable, figures.given_away) == (1 / 6, 0.0)
+    assert figures.wrong_known == 2 / 6
+    assert figures.canonicals == (1 + 2 + 1) / 3
+    assert figures.precision == 3 / (6 + 1)
+    assert figures.recall == 3 / (3 + 1)
+    assert (figures.merged_people, figures.merged_accounts, figures.merged_households) == (2, 1, 1)
+    assert figures.two_users == 0
+    assert figures.stale == 3 / 6
+    assert figures.overrides == 2 / 6
 
 
 def test_two_users_are_counted_by_what_events_carry() -> None:
     """One canonical for all has both user ids; without stamps there is no staleness."""
-    found = score(WORLD, EVENTS, [0] * 6, None)
-    assert (found.two_users, found.stale, found.overrides) == (1, None, None)
-    assert found.wrong == 3 / 6
-    assert found.precision == (3 + 1) / 15
-    assert found.recall == 1.0
+    figures = score(WORLD, EVENTS, [0] * 6, None)
+    assert (figures.two_users, figures.stale, figures.overrides) == (1, None, None)
+    assert figures.wrong == 3 / 6
+    assert figures.precision == (3 + 1) / 15
+    assert figures.recall == 1.0
 
 
 def test_the_bound_is_what_nodes_can_tell() -> None:
     """Two persons who are anonymous at one kiosk cannot be told apart; person 1's kiosk event cannot be known as hers."""
-    found = bound(WORLD, EVENTS)
-    assert found.wrong == 1 / 6
-    assert found.wrong_known == 0.0
-    assert found.canonicals == (1 + 2 + 1) / 3
-    assert found.recall == 3 / 4
+    figures = bound(WORLD, EVENTS)
+    assert figures.wrong == 1 / 6
+    assert figures.wrong_known == 0.0
+    assert figures.canonicals == (1 + 2 + 1) / 3
+    assert figures.recall == 3 / 4
 
 
 def test_the_bound_is_reached_by_who_knows_the_truth() -> None:
@@ -77,11 +77,11 @@ def test_wrong_events_have_causes() -> None:
     merged = [event(0, 0, U0, C2), event(1, 0, U0, C2), event(2, 1, U1)]
     assert wrong_by_cause(WORLD, merged, ["x"] * 3) == {"hidden, own, merged by: junk e-mail": 1 / 3}
     assert score(WORLD, merged, ["x"] * 3, None).given_away == 0
-    seen = [*merged, event(3, 1, U1, C2)]
-    assert score(WORLD, seen, ["x", "x", "x", "y"], None).given_away == 1 / 4
-    assert score(WORLD, seen, ["x", "x", "x", "y"], None, nobodys={"x"}).given_away == 0
-    assert wrong_by_cause(WORLD, seen, ["x", "x", "x", "y"]) == {"own, merged by: junk e-mail": 1 / 4}
-    assert wrong_by_cause(WORLD, seen, ["x", "x", "x", "y"], {"x"}) == {}
+    conflicted = [*merged, event(3, 1, U1, C2)]
+    assert score(WORLD, conflicted, ["x", "x", "x", "y"], None).given_away == 1 / 4
+    assert score(WORLD, conflicted, ["x", "x", "x", "y"], None, nobodys={"x"}).given_away == 0
+    assert wrong_by_cause(WORLD, conflicted, ["x", "x", "x", "y"]) == {"own, merged by: junk e-mail": 1 / 4}
+    assert wrong_by_cause(WORLD, conflicted, ["x", "x", "x", "y"], {"x"}) == {}
 
 
 def test_lost_pairs_have_causes() -> None:

@@ -37,9 +37,11 @@ def test_a_seed_is_a_world() -> None:
     """The same seed gives the same world in another process, whatever its hash seed; another seed gives another one."""
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     root = Path(__file__).parents[3]
-    done = subprocess.run([sys.executable, "-c", DIGEST], cwd=root, env=environment, capture_output=True, text=True, check=True)
+    process = subprocess.run(
+        [sys.executable, "-c", DIGEST], cwd=root, env=environment, capture_output=True, text=True, check=True
+    )
     small = Rates(events=3_000)
-    assert done.stdout.strip() == hashlib.sha256(repr(make_world(small, 5)).encode()).hexdigest()
+    assert process.stdout.strip() == hashlib.sha256(repr(make_world(small, 5)).encode()).hexdigest()
     assert make_world(small, 5).events != make_world(small, 6).events
 
 
@@ -71,7 +73,7 @@ def test_nodes_are_what_the_door_makes(world: IdentityWorld) -> None:
     for event in world.events:
         assert event.nodes == tuple(sorted(set(event.nodes)))
         assert event.nodes
-        assert all(len(one) == 33 and one[0] in "0123" for one in event.nodes)
+        assert all(len(member) == 33 and member[0] in "0123" for member in event.nodes)
     assert world.blocked > 0
     assert node(KEYS, "email", "n/a") is None
     junk = node(KEYS, "device", JUNK_DEVICE)
@@ -93,9 +95,9 @@ def test_only_what_is_marked_is_several_persons(world: IdentityWorld) -> None:
     """A node that two persons have is shared, a kiosk's or junk, or it was carried in a session that was left open."""
     people: dict[str, set[int]] = defaultdict(set)
     for event in world.events:
-        for one in event.nodes if event.place != LEFT_OPEN else ():
-            people[one].add(event.person)
-    assert {one for one, found in people.items() if len(found) > 1} <= world.several.keys()
+        for member in event.nodes if event.place != LEFT_OPEN else ():
+            people[member].add(event.person)
+    assert {member for member, persons in people.items() if len(persons) > 1} <= world.several.keys()
     assert set(world.several.values()) >= {"shared device", "kiosk", "household e-mail", "junk e-mail"}
 
 
@@ -111,9 +113,9 @@ def test_shares_are_near_the_rates(world: IdentityWorld) -> None:
     assert places[KIOSK] / len(events) == pytest.approx(RATES.kiosk_visits * 3 / 4, rel=0.4)
     visitors: defaultdict[str, set[int]] = defaultdict(set)
     for event in events:
-        for one in event.nodes:
-            if world.several.get(one) == "kiosk":
-                visitors[one].add(event.person)
+        for member in event.nodes:
+            if world.several.get(member) == "kiosk":
+                visitors[member].add(event.person)
     assert len(visitors) == RATES.kiosks
     assert min(map(len, visitors.values())) > 20
 
@@ -134,6 +136,6 @@ def test_cookies_die(world: IdentityWorld) -> None:
     for event in world.events:
         if event.place == OWN:
             days[event.person].add(event.ts // DAY_MS)
-            cookies[event.person].update(one for one in event.nodes if one[0] == "2")
-    often = [person for person, found in days.items() if len(found) >= 15]
+            cookies[event.person].update(member for member in event.nodes if member[0] == "2")
+    often = [person for person, active_days in days.items() if len(active_days) >= 15]
     assert mean(len(cookies[person]) for person in often) > 3

@@ -30,7 +30,7 @@ from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.slots import MERGES, log_key, slot_record
 from streams.identity.graph.union_find import SHARED, Limit, Nodes, Pair, Slot, Write
 from streams.identity.nodes import alias
-from streams.identity.repair.log import diff, read_log, rebuild
+from streams.identity.repair.log import compare_with_log, read_log, rebuild
 from streams.identity.stage import IdentityDependencies, IdentityStage
 from streams.runtime.follow import read_topic
 from streams.runtime.stage import Batch
@@ -166,7 +166,7 @@ def assert_forgotten(plant: Plant, store: RedisGraphStore, gone: set[str], left:
     assert evidence(plant) == left
     assert store.holding([*gone, STRANGER], ()) == 0
     assert store.children([PHONE, USER, STRANGER, REGULAR]) == [set(), set(), set(), {SEEN}]
-    assert diff(read_log(plant.settings), store, nothing).same
+    assert compare_with_log(read_log(plant.settings), store, nothing).same
     with redis.Redis.from_url(plant.environment["HEADWATER_REDIS"]) as client:
         client.flushall()
     rebuild(read_log(plant.settings), store, nothing)
@@ -213,7 +213,7 @@ def test_whole_components_that_nobody_saw_are_forgotten(
         plant.wait_caught_up()
     rebuild(read_log(plant.settings), store, nothing)
     assert store.read([LAPTOP]) == [back._replace(logged=True)]
-    assert diff(read_log(plant.settings), store, nothing).same
+    assert compare_with_log(read_log(plant.settings), store, nothing).same
     assert LAPTOP in rows(plant)
     assert unseen.forget(plant.store, "ab" * 16, [LAPTOP], NOW_MS) == 0
     assert unseen.forget(plant.store, "cd" * 16, [LAPTOP], NOW_MS + 1) == 1
@@ -299,7 +299,7 @@ def test_what_comes_back_meanwhile_is_in_the_log(plant: Plant, store: RedisGraph
         assert run(plant, monkeypatch)[1]["slots"] == len(GONE)
     assert missing(store) == GONE - {LAPTOP}
     assert store.children([REGULAR]) == [{SEEN, LAPTOP}]
-    assert diff(read_log(plant.settings), store, nothing).same
+    assert compare_with_log(read_log(plant.settings), store, nothing).same
 
 
 def test_a_warehouse_that_cannot_tell_is_not_believed(

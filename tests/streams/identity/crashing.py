@@ -8,7 +8,7 @@ from infra.secrets import Secret
 from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, decode, encode
 from streams.identity.graph.slots import MERGES, slot_of
-from streams.identity.graph.store import Held, MemoryGraphStore
+from streams.identity.graph.store import ClaimHolders, MemoryGraphStore
 from streams.identity.graph.union_find import NOTHING, GraphView, Pair, Slot, Write
 from streams.identity.nodes import alias
 from streams.identity.reading import CONSENTED, RESOLVED
@@ -36,12 +36,12 @@ class InterruptedStore(MemoryGraphStore):
         super().__init__()
         self.before_write: Callable[[], None] = lambda: None
 
-    def claim(self, claims: Mapping[bytes, bytes], now: float, topic_id: str = "") -> Held:
+    def claim(self, claims: Mapping[bytes, bytes], now: float, topic_id: str = "") -> ClaimHolders:
         """See `GraphStore`."""
-        call, held = super().claim, dict[bytes, bytes]()
+        call, holders = super().claim, dict[bytes, bytes]()
         for claim in claims.items():
-            held |= self._one(lambda one: call(dict(one), now, topic_id)(), claim)
-        return lambda: held
+            holders |= self._one(lambda item: call(dict(item), now, topic_id)(), claim)
+        return lambda: holders
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
         """See `GraphStore`."""
@@ -51,7 +51,7 @@ class InterruptedStore(MemoryGraphStore):
     def admit(self, pairs: Sequence[Pair], day: int) -> list[bool]:
         """See `GraphStore`."""
         call = super().admit
-        return [self._one(lambda one: call(one, day), pair)[0] for pair in pairs]
+        return [self._one(lambda item: call(item, day), pair)[0] for pair in pairs]
 
     def confirm(self, slots: Iterable[tuple[str, Slot]]) -> None:
         """See `GraphStore`."""
@@ -61,12 +61,12 @@ class InterruptedStore(MemoryGraphStore):
     def refuse(self, refusals: Mapping[str, Refusals]) -> None:
         """See `GraphStore`."""
         for item in refusals.items():
-            self._one(lambda one: super(InterruptedStore, self).refuse(dict(one)), item)
+            self._one(lambda entry: super(InterruptedStore, self).refuse(dict(entry)), item)
 
     def confirm_refusals(self, refusals: Mapping[str, Refusals]) -> None:
         """See `GraphStore`."""
         for item in refusals.items():
-            self._one(lambda one: super(InterruptedStore, self).confirm_refusals(dict(one)), item)
+            self._one(lambda entry: super(InterruptedStore, self).confirm_refusals(dict(entry)), item)
 
     def _one(self, call: Callable[[Sequence[X]], Y], argument: X) -> Y:
         self.before_write()
@@ -128,8 +128,8 @@ class LabelFirstStore(InterruptedStore):
         """The label of each user that something is to be linked to, then what was asked for."""
         won = []
         for write in writes:
-            if write.held is None and write.node[0] != "0" and write.slot.parent[0] == "0":
-                super().write([Write(write.slot.parent, None, Slot(write.node, logged=False), write.at)])
+            if write.expected is None and write.node[0] != "0" and write.slot.parent[0] == "0":
+                super().write([Write(write.slot.parent, None, Slot(write.node, logged=False), write.position)])
             won += super().write([write])
         return won
 
@@ -263,12 +263,12 @@ class World:
 
     def logged(self) -> dict[str, Slot]:
         """The graph by nothing but its log, in whatever order that is read."""
-        found: dict[str, Slot] = {}
+        slots: dict[str, Slot] = {}
         for record in self.log:
-            slot, known = slot_of(record), found.get(record["node"])
-            if known is None or known.epoch <= slot.epoch:
-                found[record["node"]] = slot
-        return found
+            slot, current = slot_of(record), slots.get(record["node"])
+            if current is None or current.epoch <= slot.epoch:
+                slots[record["node"]] = slot
+        return slots
 
 
 def groups_of(slots: dict[str, Slot], nodes: Iterable[str]) -> set[frozenset[str]]:

@@ -23,21 +23,22 @@ REGISTRY = Registry(CONTRACTS)
 T = 1_764_000_123_456
 
 
-def event(n: int, nodes: Iterable[str], **said: object) -> bytes:
+def event(n: int, nodes: Iterable[str], **fields: object) -> bytes:
     """An event of events.consented with everything granted."""
     record = {
         "consent_outcome": "pass", "consent_purposes": 7, "consent_reasons": "", "consent_policy": "", "consent_evidence": "",
         "event_id": f"e{n}", "event_name": "page_view", "source": "web", "site": "x", "heartbeat": False, "collector_ts": T,
-        "region": "", "signals": {}, "identifiers": sorted(nodes), "event_ts": 0, "event_ts_source": "", "protocol": "", **said,
+        "region": "", "signals": {}, "identifiers": sorted(nodes), "event_ts": 0, "event_ts_source": "", "protocol": "",
+        **fields,
     }  # fmt: skip
     return encode(REGISTRY.latest(CONSENTED), record)
 
 
-def revocation(subject: str, **said: object) -> bytes:
+def revocation(subject: str, **fields: object) -> bytes:
     """A record of consent.revocations."""
     record = {
         "subject": subject, "site": "shop.example", "regulation": "opt-in", "purposes": ["analytics", "marketing"],
-        "withdrawn_ts": T, "received_ts": T + 9, "evidence": "e", "withdrawal": True, **said,
+        "withdrawn_ts": T, "received_ts": T + 9, "evidence": "e", "withdrawal": True, **fields,
     }  # fmt: skip
     return encode(REGISTRY.latest(REVOCATIONS), record)
 
@@ -78,8 +79,8 @@ class Line:
 
     def send(self, combinations: Sequence[Sequence[str]], worker: int = 0, ids: Sequence[str] = ()) -> list[Record]:
         """A batch of events on the worker's own partition of the input, and through it, committed; what left. `ids`: theirs."""
-        said = [{"event_id": one} for one in ids] or [{}] * len(combinations)
-        values = [event(self.events + n, nodes, collector_ts=self.now, **said[n]) for n, nodes in enumerate(combinations)]
+        fields = [{"event_id": event_id} for event_id in ids] or [{}] * len(combinations)
+        values = [event(self.events + n, nodes, collector_ts=self.now, **fields[n]) for n, nodes in enumerate(combinations)]
         offsets = range(self.ends[worker], self.ends[worker] + len(values))
         self.ends[worker] += len(values)
         self.events += len(values)
@@ -90,9 +91,9 @@ class Line:
         outcome = stage.handle(Batch(CONSENTED, worker, [b"k"] * len(values), values, offsets), 0)
         self.commit(outcome)
         assert outcome.passed + outcome.dropped["DUPLICATE"] == len(values)
-        left = [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out[RESOLVED]]
-        self.resolved += left
-        return left
+        records = [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out[RESOLVED]]
+        self.resolved += records
+        return records
 
     def withdraw(self, subject: str, worker: int = 0) -> list[Record]:
         """A withdrawal through a worker, committed; what the rooms are asked."""

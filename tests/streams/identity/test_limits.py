@@ -14,9 +14,9 @@ from streams.identity.graph.hubs import collect
 from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.store import GraphStore, MemoryGraphStore
 from streams.identity.graph.union_find import LIMITS, SHARED, USER
-from streams.identity.nodes import TIERS, NodeKeys, named
+from streams.identity.nodes import TIERS, NodeKeys, event_nodes
 from streams.identity.reading import DAY_MS
-from streams.identity.repair.tidying import hubs, tidy
+from streams.identity.repair.tidying import find_hubs, tidy
 from tests.streams.identity.line import REGISTRY, T, event
 from tests.streams.identity.repair.test_split import ALIAS
 from tests.streams.identity.repair.test_tidying import Said, ignored
@@ -63,8 +63,8 @@ class House:
 
     def send(self, some: Iterable[Ids], day: int = 0) -> list[str]:
         """A batch of events; their profiles."""
-        nodes = [named(KEYS, ids).nodes for ids in some]
-        values = [event(self._sent + n, found, collector_ts=T + day * DAY_MS) for n, found in enumerate(nodes)]
+        combinations = [event_nodes(KEYS, ids).nodes for ids in some]
+        values = [event(self._sent + n, names, collector_ts=T + day * DAY_MS) for n, names in enumerate(combinations)]
         outcome = self._room.handle(batch(values, self._sent), T / 1_000 + day * 86_400)
         commit(outcome)
         self._sent += len(values)
@@ -84,7 +84,7 @@ class House:
 
 def node_of(identifier: tuple[str, str]) -> str:
     """Its node."""
-    return named(KEYS, [identifier]).nodes[0]
+    return event_nodes(KEYS, [identifier]).nodes[0]
 
 
 @pytest.mark.parametrize("size", [1, 100])
@@ -113,7 +113,7 @@ def test_a_slow_constant_is_found_too(constant: tuple[str, str], kind: str) -> N
     widest = max(limit.most for limit in LIMITS[TIERS[constant[0]], TIERS[kind]])
     assert house.largest(kind, range(200), 200) <= widest
     evidence = Said([nodes for nodes, _ in house.evidence])
-    assert all(done is not None for _, done in tidy(store, [shared], evidence, ALIAS, ignored))
+    assert all(journal is not None for _, journal in tidy(store, [shared], evidence, ALIAS, ignored))
     assert House(store).largest(kind, range(200), 201) == 1
 
 
@@ -128,9 +128,9 @@ def test_a_constant_of_before_is_found_by_the_log(
         for day in range(150):
             house.send([[constant, own(kind, day)], [own(kind, day), own("cookie", 1_000 + day)]], day)
     assert house.largest(kind, range(150), 150) == 150
-    found = found_by_log(house, store)
-    assert found == [node_of(constant)]
-    list(tidy(store, found, Said([nodes for nodes, _ in house.evidence]), ALIAS, ignored))
+    over = found_by_log(house, store)
+    assert over == [node_of(constant)]
+    list(tidy(store, over, Said([nodes for nodes, _ in house.evidence]), ALIAS, ignored))
     assert found_by_log(house, store) == [], "nor is it looked at again"
     assert House(store).largest(kind, range(150), 151) == 1
 
@@ -218,4 +218,4 @@ def found_by_log(house: House, store: MemoryGraphStore) -> list[str]:
     members: dict[str, dict[str, int]] = {}
     for nodes, day in house.evidence:
         collect(members, nodes, day, nodes)
-    return hubs(store, members, Said([nodes for nodes, _ in house.evidence]))
+    return find_hubs(store, members, Said([nodes for nodes, _ in house.evidence]))

@@ -31,15 +31,15 @@ def test_events_are_what_decoding_says(head: dict[str, Any], nodes: list[str]) -
     """Whatever its texts and however many nodes, alone and among many; the same again is the same combination."""
     value = event(0, nodes, **head)
     first, second = READER.read(Outcome(), batch([value, value]), 0)
-    assert first.combination is second.combination
+    assert first.identifiers is second.identifiers
     many = READER.read(Outcome(), batch([value] * FEW), 0)
-    assert [one.at for one in many] == list(range(FEW))
-    assert {one._replace(at=0) for one in many} == {first}
+    assert [record.position for record in many] == list(range(FEW))
+    assert {record._replace(position=0) for record in many} == {first}
     linkable = head["consent_purposes"] & 1 and not head["heartbeat"]
-    assert first.combination.nodes == (tuple(sorted(nodes)) if linkable else ())
+    assert first.identifiers.nodes == (tuple(sorted(nodes)) if linkable else ())
     assert (first.event_id.decode(), first.collector_ts) == (head["event_id"], head["collector_ts"])
-    where = first.where
-    assert (where.event_name, where.source, where.heartbeat) == (head["event_name"], head["source"], head["heartbeat"])
+    origin = first.origin
+    assert (origin.event_name, origin.source, origin.heartbeat) == (head["event_name"], head["source"], head["heartbeat"])
     assert first.purposes == head["consent_purposes"]
     single = head["heartbeat"] or head["consent_outcome"] == "anonymise"
     claim = f"{head['source']}:{head['event_id']}".encode()
@@ -66,7 +66,9 @@ def test_odd_records_keep_their_place_among_many(kinds: list[str]) -> None:
     outcome = Outcome()
     events = READER.read(outcome, batch([values[kind] for kind in kinds]), 0)
     alive = ("fine", "long")
-    assert [(one.at, one.value) for one in events] == [(at, values[kind]) for at, kind in enumerate(kinds) if kind in alive]
+    assert [(record.position, record.value) for record in events] == [
+        (at, values[kind]) for at, kind in enumerate(kinds) if kind in alive
+    ]
     assert sorted(dead.at for dead in outcome.dead) == [at for at, kind in enumerate(kinds) if kind not in alive]
 
 

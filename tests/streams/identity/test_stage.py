@@ -184,12 +184,12 @@ def test_evidence_is_said_once_it_is_committed() -> None:
     room = stage(store)
     values = [event(1, [D1, C1]), event(2, [D1, C1]), event(3, [C1]), event(4, [U1, D1, C1], collector_ts=7)]
     first = room.handle(batch(values), 0)
-    said = [decode(REGISTRY, value or b"")[1] for _, value, _ in first.out[LINKS]]
-    assert [(one["nodes"], one["event_id"], one["evidence_ts"]) for one in said] == [
+    links = [decode(REGISTRY, value or b"")[1] for _, value, _ in first.out[LINKS]]
+    assert [(link["nodes"], link["event_id"], link["evidence_ts"]) for link in links] == [
         ([D1, C1], "e1", 1_764_000_123_456),
         ([U1, D1, C1], "e4", 7),
     ]
-    assert [key for key, _, _ in first.out[LINKS]] == [one["link_id"].encode() for one in said]
+    assert [key for key, _, _ in first.out[LINKS]] == [link["link_id"].encode() for link in links]
     assert room.handle(batch(values), 0).out[LINKS] == first.out[LINKS]
     commit(first)
     assert LINKS not in room.handle(batch(values), 0).out
@@ -323,9 +323,9 @@ def store(request: pytest.FixtureRequest) -> Iterator[RedisGraphStore]:
         cluster.empty()
         yield RedisGraphStore(cluster.connect)
         return
-    with redis.Redis.from_url(request.getfixturevalue("redis_url")) as found:
-        found.flushdb()
-        yield RedisGraphStore(lambda: found)
+    with redis.Redis.from_url(request.getfixturevalue("redis_url")) as client:
+        client.flushdb()
+        yield RedisGraphStore(lambda: client)
 
 
 def test_a_real_redis_gives_the_same(store: RedisGraphStore) -> None:

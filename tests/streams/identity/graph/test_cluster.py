@@ -12,13 +12,13 @@ import redis
 from infra.errors import ConfigError, Retryable
 from infra.secrets import Secret
 from infra.settings import Settings
-from streams.identity.app import open_store, seeds
+from streams.identity.app import open_store, parse_seeds
 from streams.identity.graph.redis_store import TAGS, RedisGraphStore, tag_of
 from streams.identity.graph.store import GraphStore, MemoryGraphStore
 from streams.identity.graph.union_find import SHARED, Slot, Write
 from streams.identity.nodes import alias as make_alias
-from streams.identity.repair.log import LogRecord, diff, rebuild
-from streams.identity.repair.splitting import split
+from streams.identity.repair.log import LogRecord, compare_with_log, rebuild
+from streams.identity.repair.splitting import split_node
 from tests.redis_cluster import LocalCluster, slot_of_tag
 
 T = TypeVar("T")
@@ -38,9 +38,9 @@ def cluster(redis_cluster: LocalCluster) -> LocalCluster:
 @pytest.fixture
 def store(cluster: LocalCluster) -> Iterator[RedisGraphStore]:
     """The graph in it, opened as a worker opens it."""
-    found = open_store(Settings(identity_redis=cluster.address))
-    yield found
-    found.close()
+    opened = open_store(Settings(identity_redis=cluster.address))
+    yield opened
+    opened.close()
 
 
 def links(nodes: Sequence[str]) -> list[Write]:
@@ -77,12 +77,12 @@ def test_a_lost_cluster_is_rebuilt(cluster: LocalCluster, store: RedisGraphStore
     """Every slot of the log comes back, on its primary; what differs is found."""
     log = [LogRecord(node, Slot(ROOT, logged=True), "e", 1) for node in NODES]
     assert rebuild(iter([log]), store, lambda _: None) == len(NODES)
-    assert diff(iter([log]), store, lambda _: None).same
+    assert compare_with_log(iter([log]), store, lambda _: None).same
     cluster.nodes[1].flushall()
-    missing = diff(iter([log]), store, lambda _: None).missing
+    missing = compare_with_log(iter([log]), store, lambda _: None).missing
     assert 0 < missing < len(NODES)
     assert rebuild(iter([log]), store, lambda _: None) == missing
-    assert diff(iter([log]), store, lambda _: None).same
+    assert compare_with_log(iter([log]), store, lambda _: None).same
 
 
 def test_a_split_reaches_every_primary(store: RedisGraphStore) -> None:
@@ -90,11 +90,11 @@ def test_a_split_reaches_every_primary(store: RedisGraphStore) -> None:
     store.write(links(NODES))
     log = dict[str, Slot]()
     alias = make_alias(Secret("for tests only, forty characters long..."))
-    split(store, ROOT, lambda _: [(NODES[0], NODES[70])], alias, lambda _, slots: log.update(slots))
+    split_node(store, ROOT, lambda _: [(NODES[0], NODES[70])], alias, lambda _, slots: log.update(slots))
     assert len(log) == len(NODES) + 1
-    found = dict(zip([ROOT, *NODES], store.read([ROOT, *NODES]), strict=True))
-    assert found == {node: slot._replace(logged=True) for node, slot in log.items()}
-    assert found[ROOT] == Slot(ROOT, logged=True, epoch=1, state=SHARED)
+    slots = dict(zip([ROOT, *NODES], store.read([ROOT, *NODES]), strict=True))
+    assert slots == {node: slot._replace(logged=True) for node, slot in log.items()}
+    assert slots[ROOT] == Slot(ROOT, logged=True, epoch=1, state=SHARED)
     assert (log[NODES[70]].parent, log[NODES[71]].parent) == (NODES[0], NODES[71])
 
 
@@ -154,10 +154,10 @@ def test_one_node_that_answers_is_enough(cluster: LocalCluster) -> None:
 
 def test_addresses_of_a_cluster() -> None:
     """Name and password go with the first; each node has a port."""
-    assert seeds("redis://:secret@a:1,b:2,c:3") == ("redis://:secret@a:1", [("b", 2), ("c", 3)])
-    assert seeds("rediss://a:1") == ("rediss://a:1", [])
+    assert parse_seeds("redis://:secret@a:1,b:2,c:3") == ("redis://:secret@a:1", [("b", 2), ("c", 3)])
+    assert parse_seeds("rediss://a:1") == ("rediss://a:1", [])
     with pytest.raises(ConfigError, match="host:port"):
-        seeds("redis://a:1,b")
+        parse_seeds("redis://a:1,b")
 
 
 def test_a_cluster_that_is_away_is_waited_for() -> None:

@@ -13,14 +13,14 @@ from infra.ops.embedded.servers.redis import EmbeddedRedis
 from infra.ops.topics import apply
 from infra.settings import Settings
 from schemas.codec import Record, decode
-from streams.identity.app import open_fenced, open_mended, open_store
+from streams.identity.app import open_fenced, open_rebuilt, open_store
 from streams.identity.graph.deferred import DEFERRED
 from streams.identity.graph.fence import StaleStore
 from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.store import StoreUnavailable
 from streams.identity.graph.union_find import ERASED, GraphView, Slot, Write
 from streams.identity.refusals.revocation import REQUESTS
-from streams.identity.repair.log import diff, mend, read_log, recall_refusals
+from streams.identity.repair.log import compare_with_log, read_log, rebuild_if_stale, restore_refusals
 from streams.runtime.follow import read_partition
 from tests.house.standing import wait_until
 from tests.streams.identity.line import REGISTRY, Line, T
@@ -29,8 +29,8 @@ from tests.streams.identity.line import REGISTRY, Line, T
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[EmbeddedRedis]:
     """A Redis of the test's own."""
-    with EmbeddedRedis(tmp_path / "redis") as found:
-        yield found
+    with EmbeddedRedis(tmp_path / "redis") as started:
+        yield started
 
 
 @pytest.fixture
@@ -50,14 +50,14 @@ def combinations(seed: int, n: int, of: str) -> list[list[str]]:
 
 def canonicals(store: RedisGraphStore, nodes: set[str]) -> dict[str, str]:
     """Node -> what it is stamped with, by the graph as it is."""
-    view, wanted = GraphView(), set(nodes)
-    while wanted := view.missing(wanted | nodes):
-        some = sorted(wanted)
+    view, unread = GraphView(), set(nodes)
+    while unread := view.missing(unread | nodes):
+        some = sorted(unread)
         view.slots.update(zip(some, store.read(some), strict=True))
     return {node: view.label(view.find(node)) or "" for node in nodes}
 
 
-def straight(asked: list[list[str]]) -> set[frozenset[str]]:
+def straight(events: list[list[str]]) -> set[frozenset[str]]:
     """The groups that these events make, by nothing but their nodes."""
     parent: dict[str, str] = {}
 
@@ -66,19 +66,19 @@ def straight(asked: list[list[str]]) -> set[frozenset[str]]:
             node = parent[node]
         return node
 
-    for nodes in asked:
+    for nodes in events:
         for node in nodes[1:]:
             parent[find(node)] = find(nodes[0])
     groups: dict[str, set[str]] = {}
-    for node in {node for nodes in asked for node in nodes}:
+    for node in {node for nodes in events for node in nodes}:
         groups.setdefault(find(node), set()).add(node)
     return {frozenset(group) for group in groups.values()}
 
 
-def groups_of(found: dict[str, str]) -> set[frozenset[str]]:
+def groups_of(canonical_of: dict[str, str]) -> set[frozenset[str]]:
     """Nodes by canonical."""
     groups: dict[str, set[str]] = {}
-    for node, canonical in found.items():
+    for node, canonical in canonical_of.items():
         groups.setdefault(canonical, set()).add(node)
     return {frozenset(group) for group in groups.values()}
 
@@ -90,10 +90,10 @@ def degraded(line: Line) -> list[float | None]:
 
 def due(line: Line) -> int:
     """Events whose links are due, by the log that a worker's end does not forget."""
-    held: dict[bytes | None, Record] = {}
+    newest: dict[bytes | None, Record] = {}
     for records in (some for worker in (0, 1) for some in read_partition(line.settings, DEFERRED, worker)):
-        held |= {key: decode(REGISTRY, value or b"")[1] for key, value in records}
-    return sum(record["end"] - record["first"] for record in held.values())
+        newest |= {key: decode(REGISTRY, value or b"")[1] for key, value in records}
+    return sum(record["end"] - record["first"] for record in newest.values())
 
 
 def caught_up(line: Line, *workers: int) -> bool:
@@ -106,23 +106,23 @@ def caught_up(line: Line, *workers: int) -> bool:
 def test_a_redis_that_is_killed(line: Line, server: EmbeddedRedis, tmp_path: Path, comes_back: str) -> None:
     """Events pass all the while, unresolved; then the graph is what it would be had nothing happened, and so is its log."""
     of = {"as it was": "a", "empty": "b", "as it was long ago": "c"}[comes_back]
-    asked = combinations(7, 240, of)
+    events = combinations(7, 240, of)
     data, copy = tmp_path / "redis", tmp_path / "long ago"
-    line.send(asked[:40])
+    line.send(events[:40])
     server.stop()
     shutil.copytree(data, copy)
     server.start()
-    wait_until(lambda: line.send([asked[0]], 1)[0]["identity_state"] == "resolved", 20, "the graph after a restart")
+    wait_until(lambda: line.send([events[0]], 1)[0]["identity_state"] == "resolved", 20, "the graph after a restart")
     for start in range(40, 120, 20):
-        line.send(asked[start : start + 20], start // 20 % 2)
+        line.send(events[start : start + 20], start // 20 % 2)
 
     server.kill()
     ids = [f"twice{n}" for n in range(10)]
-    assert len(line.send(asked[:10], 0, ids)) == 10
-    assert line.send(asked[:10], 0, ids) == [], "retries die while it is away"
-    away = [record for start in (120, 140) for record in line.send(asked[start : start + 20], start // 20 % 2)]
+    assert len(line.send(events[:10], 0, ids)) == 10
+    assert line.send(events[:10], 0, ids) == [], "retries die while it is away"
+    away = [record for start in (120, 140) for record in line.send(events[start : start + 20], start // 20 % 2)]
     assert {record["identity_state"] for record in away} == {"unresolved"}
-    assert [record["profile_id"] for record in away] == [nodes[0] for nodes in asked[120:160]]
+    assert [record["profile_id"] for record in away] == [nodes[0] for nodes in events[120:160]]
     assert degraded(line) == [1, 1]
     assert due(line) >= 40
     if comes_back != "as it was":
@@ -131,28 +131,28 @@ def test_a_redis_that_is_killed(line: Line, server: EmbeddedRedis, tmp_path: Pat
         shutil.copytree(copy, data)
     server.start()
     for start in range(160, 240, 10):  # nobody waits: some pass unresolved, some do not
-        line.send(asked[start : start + 10], start // 10 % 2)
+        line.send(events[start : start + 10], start // 10 % 2)
     wait_until(lambda: degraded(line) == [0, 0], 20, "the graph to be mended")
     wait_until(partial(caught_up, line, 0, 1), 20, "the links that are due")
 
     store = open_store(line.settings)
-    found = canonicals(store, {node for nodes in asked for node in nodes})
-    assert groups_of(found) == straight(asked)
-    assert diff(read_log(line.settings), store, lambda _n: None).same
-    wait_until(lambda: line.send(asked[:60], 1)[0]["identity_state"] == "resolved", 10, "the other worker")
-    again = line.send(asked[:60])
-    assert [record["profile_id"] for record in again] == [found[nodes[0]] for nodes in asked[:60]]
+    canonical_of = canonicals(store, {node for nodes in events for node in nodes})
+    assert groups_of(canonical_of) == straight(events)
+    assert compare_with_log(read_log(line.settings), store, lambda _n: None).same
+    wait_until(lambda: line.send(events[:60], 1)[0]["identity_state"] == "resolved", 10, "the other worker")
+    again = line.send(events[:60])
+    assert [record["profile_id"] for record in again] == [canonical_of[nodes[0]] for nodes in events[:60]]
 
 
 def test_a_redis_that_was_emptied_is_noticed(line: Line, server: EmbeddedRedis) -> None:
     """Without a restart too: the next batch passes unresolved, then the log is read back."""
-    asked = combinations(8, 60, "d")
-    before = line.send(asked)
+    events = combinations(8, 60, "d")
+    before = line.send(events)
     with redis.Redis.from_url(server.url) as client:
         client.flushall()
-    assert {record["identity_state"] for record in line.send(asked)} == {"unresolved"}
+    assert {record["identity_state"] for record in line.send(events)} == {"unresolved"}
     wait_until(lambda: degraded(line)[0] == 0, 20, "the graph to be mended")
-    after = line.send(asked)
+    after = line.send(events)
     assert {record["identity_state"] for record in after} == {"resolved"}
     assert [record["profile_id"] for record in after] == [record["profile_id"] for record in before]
     wait_until(partial(caught_up, line, 0), 20, "the links that are due")
@@ -160,18 +160,18 @@ def test_a_redis_that_was_emptied_is_noticed(line: Line, server: EmbeddedRedis) 
 
 def test_what_is_due_survives_the_worker(line: Line, server: EmbeddedRedis) -> None:
     """A worker that takes the partition over makes the links that its predecessor could not make."""
-    asked = combinations(9, 20, "e")
+    events = combinations(9, 20, "e")
     line.send(combinations(9, 1, "e"), 1)
     server.kill()
-    line.send(asked, 1)
+    line.send(events, 1)
     server.start()
     heir = line.fresh()
     for records in read_partition(line.settings, DEFERRED, 1):
         heir.on_restore(DEFERRED, 1, records)
     line.workers[1] = heir
     wait_until(partial(caught_up, line, 1), 20, "the heir")
-    found = canonicals(open_store(line.settings), {node for nodes in asked for node in nodes})
-    assert groups_of(found) == straight(asked)
+    canonical_of = canonicals(open_store(line.settings), {node for nodes in events for node in nodes})
+    assert groups_of(canonical_of) == straight(events)
 
 
 def test_a_withdrawal_that_comes_before_the_links_are_made(line: Line, server: EmbeddedRedis) -> None:
@@ -218,9 +218,9 @@ def test_a_login_while_redis_is_away_hears_of_the_refusal(
     wait_until(partial(caught_up, line, 0), 20, "the link that is due")
     assert account in {record["subject"] for record in line.signals}
     assert {(record["chosen_ts"], *record["purposes"]) for record in line.signals} == {(T, "personalization")}
-    told = len(line.signals)
+    signal_count = len(line.signals)
     line.send([[account, phone], [account, laptop]])
-    assert len(line.signals) == told, "nobody is told again"
+    assert len(line.signals) == signal_count, "nobody is told again"
 
 
 def test_refusals_of_who_was_erased_are_not_read_back(line: Line, server: EmbeddedRedis) -> None:
@@ -233,24 +233,24 @@ def test_refusals_of_who_was_erased_are_not_read_back(line: Line, server: Embedd
     store.write([Write(phone, None, Slot(phone, logged=True, epoch=1, state=ERASED, since=T), 0)])
     store.forget([phone, laptop], ())
     line.spoil()
-    recall_refusals(line.settings, store, lambda _records: None)
+    restore_refusals(line.settings, store, lambda _records: None)
     assert [len(memories) for memories in store.refusals([phone, laptop])] == [0, 1]
 
 
 def test_a_mender_that_is_cut_short_begins_again_at_once(line: Line, server: EmbeddedRedis) -> None:
     """A Redis that ends while the log is read back into it still holds its lock; the same worker takes it up again."""
-    with pytest.raises(StoreUnavailable), open_mended(line.settings).mending("0"):
+    with pytest.raises(StoreUnavailable), open_rebuilt(line.settings).mending("0"):
         server.stop()
     server.start()
     with pytest.raises(StoreUnavailable, match="another worker"):
-        mend(line.settings, open_mended(line.settings), "1")
-    mend(line.settings, open_mended(line.settings), "0")
-    assert open_mended(line.settings).whole()
+        rebuild_if_stale(line.settings, open_rebuilt(line.settings), "1")
+    rebuild_if_stale(line.settings, open_rebuilt(line.settings), "0")
+    assert open_rebuilt(line.settings).whole()
 
 
 def test_a_silent_reconnection_to_another_process_is_lost(line: Line, server: EmbeddedRedis) -> None:
     """The client's own retry meets a Redis that was started anew: it is refused before anything is written to it."""
-    mend(line.settings, open_mended(line.settings), "t")
+    rebuild_if_stale(line.settings, open_rebuilt(line.settings), "t")
     store = open_fenced(line.settings)
     node = "2" + "f" * 32
     assert store.read([node]) == [None]
@@ -260,5 +260,5 @@ def test_a_silent_reconnection_to_another_process_is_lost(line: Line, server: Em
         store.read([node])
     with pytest.raises(StaleStore):
         store.read([node])
-    mend(line.settings, open_mended(line.settings), "t")
+    rebuild_if_stale(line.settings, open_rebuilt(line.settings), "t")
     assert store.read([node]) == [None]

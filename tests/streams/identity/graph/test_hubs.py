@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.identity.graph.hubs import DegreeSketch, LimitRules, Members, breach, collect, joins_strangers, suspects
+from streams.identity.graph.hubs import (
+    DegreeSketch,
+    LimitRules,
+    Members,
+    collect,
+    exceeded_limit,
+    find_suspects,
+    joins_strangers,
+)
 from streams.identity.graph.union_find import LIMITS, Nodes
 
 NODES = [f"{tier}{n * 0x01010101:08x}{n:024x}" for tier in "0123" for n in range(40)]
@@ -21,20 +29,20 @@ def cookies(n: int) -> list[str]:
 
 def members(holder: str, evidence: Sequence[Nodes], every: int = 1) -> Members:
     """What came with a holder, a combination each `every` days."""
-    found: dict[str, dict[str, int]] = {}
+    by_holder: dict[str, dict[str, int]] = {}
     for n, nodes in enumerate(evidence):
-        collect(found, nodes, n * every, [holder])
-    return found[holder]
+        collect(by_holder, nodes, n * every, [holder])
+    return by_holder[holder]
 
 
 @given(st.lists(COMBINATION, max_size=80))
 def test_the_sketch_never_misses_one(world: list[Nodes]) -> None:
     """Counters that two nodes share count too much, never too little."""
-    sketch, found = DegreeSketch(1_000), dict[str, dict[str, int]]()
+    sketch, by_holder = DegreeSketch(1_000), dict[str, dict[str, int]]()
     for nodes in world:
         sketch.add(nodes)
-        collect(found, nodes, 0, nodes)
-    assert [node for node in suspects(found) if not sketch.may_exceed(node)] == []
+        collect(by_holder, nodes, 0, nodes)
+    assert [node for node in find_suspects(by_holder) if not sketch.may_exceed(node)] == []
 
 
 def test_the_sketch_tells_most_apart() -> None:
@@ -52,7 +60,7 @@ def test_the_sketch_tells_most_apart() -> None:
 def test_days_count_as_for_events(every: int, over: bool) -> None:
     """Nine cookies of an e-mail within thirty days are one too many, however long ago; slower ones are not."""
     evidence: list[Nodes] = [(cookie, EMAIL) for cookie in cookies(9)]
-    assert (breach(EMAIL, members(EMAIL, evidence, every)) is not None) == over
+    assert (exceeded_limit(EMAIL, members(EMAIL, evidence, every)) is not None) == over
 
 
 def test_a_part_counts_once() -> None:
@@ -61,7 +69,7 @@ def test_a_part_counts_once() -> None:
     evidence: list[Nodes] = [(cookie, EMAIL) for cookie in some]
     behind: list[Nodes] = [tuple(sorted((USER, cookie))) for cookie in some]
     of_email = members(EMAIL, evidence)
-    assert suspects({EMAIL: of_email}) == [EMAIL]
+    assert find_suspects({EMAIL: of_email}) == [EMAIL]
     assert not joins_strangers(EMAIL, of_email, [USER, *some], [EMAIL], behind)
     assert joins_strangers(EMAIL, of_email, [USER, *some], [EMAIL], behind[:2])
     assert joins_strangers(EMAIL, of_email, [USER, *some], [EMAIL, USER], behind), "a suspect vouches for nobody"
@@ -72,8 +80,8 @@ def test_a_suspect_vouches_where_independence_is_counted() -> None:
     some = cookies(150)
     evidence: list[Nodes] = [tuple(sorted((USER, cookie, EMAIL))) for cookie in some]
     of_user = {cookie: 365 * n // 150 for n, cookie in enumerate(some)} | {EMAIL: 0}
-    assert breach(USER, of_user, rules=LimitRules.PLAIN) is None
-    assert breach(USER, of_user, rules=LimitRules.INDEPENDENT) is not None
+    assert exceeded_limit(USER, of_user, rules=LimitRules.PLAIN) is None
+    assert exceeded_limit(USER, of_user, rules=LimitRules.INDEPENDENT) is not None
     assert not joins_strangers(USER, of_user, [EMAIL, *some], [USER, EMAIL], evidence)
     assert joins_strangers(USER, of_user, [EMAIL, *some], [USER], [])
 

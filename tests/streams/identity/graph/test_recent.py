@@ -7,11 +7,11 @@ def test_retries_are_known_and_replays_are_none() -> None:
     """Another place is a duplicate; the same place is not; what is another worker's is not taken from it."""
     recent = RecentEvents()
     recent.remember({b"a": b"0:1"}, {})
-    assert recent.held({b"a": b"0:1", b"x": b"0:3"}) == {}
-    assert recent.held({b"a": b"0:2", b"x": b"0:3"}) == {b"a": b"0:1"}
+    assert recent.find_duplicates({b"a": b"0:1", b"x": b"0:3"}) == {}
+    assert recent.find_duplicates({b"a": b"0:2", b"x": b"0:3"}) == {b"a": b"0:1"}
     recent.remember({b"d": b"0:5"}, {b"d": b"1:5"})
-    assert recent.held({b"d": b"0:5"}) == {b"d": b"1:5"}
-    assert recent.held({b"d": b"1:5"}) == {}
+    assert recent.find_duplicates({b"d": b"0:5"}) == {b"d": b"1:5"}
+    assert recent.find_duplicates({b"d": b"1:5"}) == {}
 
 
 def test_memory_is_bounded() -> None:
@@ -20,4 +20,4 @@ def test_memory_is_bounded() -> None:
     for n in range(100):
         recent.remember({b"%d" % n: b"0:%d" % n}, {})
     assert len(recent._young) + len(recent._old) <= 22
-    assert set(recent.held({b"%d" % n: b"x" for n in range(100)})) >= {b"%d" % n for n in range(90, 100)}
+    assert set(recent.find_duplicates({b"%d" % n: b"x" for n in range(100)})) >= {b"%d" % n for n in range(90, 100)}

@@ -14,7 +14,7 @@ from streams.identity.graph.slots import MERGES, SlotLog
 from streams.identity.graph.store import MemoryGraphStore
 from streams.identity.graph.union_find import ERASED, Limit, Nodes, Slot
 from streams.identity.reading import RESOLVED
-from streams.identity.repair.splitting import split
+from streams.identity.repair.splitting import split_node
 from streams.identity.stage import IdentityStage
 from streams.runtime.stage import Batch, Outcome
 from tests.streams.identity.line import REGISTRY, T, event
@@ -64,13 +64,13 @@ class World:
         for worker in self.workers.values():
             worker.on_broadcast(MERGES, records)
 
-    def rewrite(self, what: str, node: str) -> None:
+    def rewrite(self, action: str, node: str) -> None:
         """By the command that splits, or one that erases."""
-        held = self.store.slots.get(node)
-        if what == "split" and (held is None or held.state != ERASED):
-            split(self.store, node, lambda _: self.said, ALIAS, lambda _, slots: self.log(slots))
-        elif what == "erase":
-            parent, epoch = (held.parent, held.epoch) if held else (node, 0)
+        slot = self.store.slots.get(node)
+        if action == "split" and (slot is None or slot.state != ERASED):
+            split_node(self.store, node, lambda _: self.said, ALIAS, lambda _, slots: self.log(slots))
+        elif action == "erase":
+            parent, epoch = (slot.parent, slot.epoch) if slot else (node, 0)
             self.store.slots[node] = Slot(parent, True, epoch + 1, ERASED, T + 5)
             self.log([(node, self.store.slots[node])])
 
@@ -98,24 +98,28 @@ def test_what_is_remembered_changes_nothing(
     end = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rules, "LIMITS", LIMITS)
-        patch.setattr(graph, "KEPT_SLOTS", slots)
-        patch.setattr(reading, "KEPT_COMBINATIONS", combinations)
-        for what, of in steps:
-            if what in ("split", "erase"):
+        patch.setattr(graph, "MAX_CACHED_SLOTS", slots)
+        patch.setattr(reading, "MAX_CACHED_SETS", combinations)
+        for action, of in steps:
+            if action in ("split", "erase"):
                 for world in (old, new):
-                    world.rewrite(what, of)
+                    world.rewrite(action, of)
                 continue
-            if what != "same":
+            if action != "same":
                 last = [event(n, nodes, collector_ts=ts) for n, nodes, ts in of]
-                said = [tuple(nodes) for _, nodes, _ in of if len(nodes) > 1]
-                old.said += said
-                new.said += said
+                links = [tuple(nodes) for _, nodes, _ in of if len(nodes) > 1]
+                old.said += links
+                new.said += links
                 end += len(last)
             part = batch(last, end - len(last))
-            ours = old.run(old.workers["second" if what == "second" else "first"], part, confirmed=confirmed)
-            theirs = new.run(stage(new.store), part, confirmed=confirmed)
-            assert ours.out[RESOLVED] == theirs.out[RESOLVED]
-            assert (ours.dropped, ours.counts, ours.passed) == (theirs.dropped, theirs.counts, theirs.passed)
+            old_outcome = old.run(old.workers["second" if action == "second" else "first"], part, confirmed=confirmed)
+            new_outcome = new.run(stage(new.store), part, confirmed=confirmed)
+            assert old_outcome.out[RESOLVED] == new_outcome.out[RESOLVED]
+            assert (old_outcome.dropped, old_outcome.counts, old_outcome.passed) == (
+                new_outcome.dropped,
+                new_outcome.counts,
+                new_outcome.passed,
+            )
             assert old.graph() == new.graph()
 
 
@@ -138,7 +142,7 @@ def test_a_rewrite_of_a_forgotten_slot_reaches_what_is_remembered() -> None:
     """Another worker's split is heard of, whether the slot is still kept or not."""
     world = World()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph, "KEPT_SLOTS", 1)
+        patch.setattr(graph, "MAX_CACHED_SLOTS", 1)
         for at in (0, 10):
             assert profiles(world, "first", at, (D1, C1), (C1,), (D1, C2), (C2,)) == [D1] * 4
         assert profiles(world, "first", 18, (NODES[3], C3)) == [NODES[3]]  # the one slot that is kept from here on

@@ -17,7 +17,7 @@ from streams.identity.graph.store import GraphStore, MemoryGraphStore
 from streams.identity.graph.union_find import ERASED, SHARED, GraphView, Slot, Write
 from streams.identity.reading import CONSENTED
 from streams.identity.refusals.refusals import Refusals
-from streams.identity.refusals.revocation import REQUESTS, REVOCATIONS, SIGNALS, component
+from streams.identity.refusals.revocation import REQUESTS, REVOCATIONS, SIGNALS, find_component
 from streams.identity.stage import IdentityDependencies, IdentityStage
 from streams.runtime.stage import Batch, Outcome
 from tests.streams.identity.crashing import (
@@ -58,13 +58,13 @@ class Room:
         offsets = range(self._offset, self._offset + len(values))
         return self.stage.handle(Batch(topic, 0, [b"k"] * len(values), values, offsets), 0)
 
-    def visit(self, *nodes: str, **said: object) -> dict[str, list[Record]]:
+    def visit(self, *nodes: str, **fields: object) -> dict[str, list[Record]]:
         """An event, committed; node -> signals."""
-        return self.commit(self.handle(CONSENTED, event(self._offset, nodes, **said)))
+        return self.commit(self.handle(CONSENTED, event(self._offset, nodes, **fields)))
 
-    def withdraw(self, subject: str, **said: object) -> dict[str, list[Record]]:
+    def withdraw(self, subject: str, **fields: object) -> dict[str, list[Record]]:
         """A refusal, committed; node -> signals."""
-        return self.commit(self.handle(REVOCATIONS, revocation(subject, **said)))
+        return self.commit(self.handle(REVOCATIONS, revocation(subject, **fields)))
 
     def commit(self, outcome: Outcome) -> dict[str, list[Record]]:
         """Hooks and broadcast; node -> signals."""
@@ -165,7 +165,7 @@ def test_a_refusal_where_nothing_was_granted_asks_no_room() -> None:
 def test_records_of_the_first_version_are_withdrawals() -> None:
     """They do not say whether something was granted: every room is asked, as before."""
     room = Room()
-    first = next(found for n in range(1, 99) if (found := REGISTRY.by_id(n)).topic == REVOCATIONS)
+    first = next(contract for n in range(1, 99) if (contract := REGISTRY.by_id(n)).topic == REVOCATIONS)
     assert "withdrawal" not in first.names
     record = decode(REGISTRY, revocation(PHONE))[1]
     del record["withdrawal"]
@@ -177,7 +177,7 @@ def test_a_shared_id_gets_and_gives_nothing() -> None:
     room = Room()
     room.visit(USER, KIOSK)
     room.visit(OTHER_USER, KIOSK)
-    assert component(room.store, KIOSK).nodes == (KIOSK,)
+    assert find_component(room.store, KIOSK).nodes == (KIOSK,)
     assert room.withdraw(KIOSK) == {}
     assert room.withdraw(USER) == {}
     assert set(room.visit(USER, KIOSK, LAPTOP)) == {LAPTOP}
@@ -206,7 +206,7 @@ def test_a_shared_root_is_left_out() -> None:
     (before,) = room.store.read([device])
     room.store.write([Write(device, before, Slot(device, logged=True, epoch=1, state=SHARED), 0)])
     assert set(room.withdraw(PHONE)) == {LAPTOP}
-    assert device in component(room.store, PHONE).profiles
+    assert device in find_component(room.store, PHONE).profiles
 
 
 def test_what_may_not_be_linked_hears_nothing() -> None:
@@ -232,11 +232,11 @@ def test_an_erased_id_remembers_nothing() -> None:
 class CountingStore(MemoryGraphStore):
     """How often it is asked for refusals."""
 
-    asked = 0
+    lookups = 0
 
     def refusals(self, nodes: Sequence[str]) -> list[Refusals]:
         """See `GraphStore`."""
-        self.asked += 1
+        self.lookups += 1
         return super().refusals(nodes)
 
 
@@ -245,14 +245,14 @@ def test_no_link_costs_nothing() -> None:
     store = CountingStore()
     room = Room(store)
     room.visit(USER, PHONE)
-    assert store.asked == 1
+    assert store.lookups == 1
     room.visit(USER, PHONE)
     room.visit(LAPTOP)
     room.start()
     room.visit(USER, PHONE)
-    assert store.asked == 1
+    assert store.lookups == 1
     room.visit(USER, LAPTOP)
-    assert store.asked == 2
+    assert store.lookups == 2
 
 
 # -- crashes and interleavings
@@ -266,8 +266,8 @@ def unheard(world: World, withdrawals: Sequence[Withdrawal], alike: Callable[[st
     own: dict[str, int] = {}
     for subject, at in withdrawals:
         own[subject] = max(at, own.get(subject, 0))
-    heard = {node: max(signalled.get(node, 0), own.get(node, 0)) for node in {*signalled, *own}}
-    return [(subject, node) for subject, at in withdrawals for node in alike(subject) if heard.get(node, 0) < at]
+    newest = {node: max(signalled.get(node, 0), own.get(node, 0)) for node in {*signalled, *own}}
+    return [(subject, node) for subject, at in withdrawals for node in alike(subject) if newest.get(node, 0) < at]
 
 
 @st.composite
@@ -275,24 +275,24 @@ def refusing(
     draw: st.DrawFn, events: st.SearchStrategy[list[Nodes]], store: Callable[[], InterruptedStore]
 ) -> tuple[list[Nodes], list[Withdrawal], World]:
     """Events and withdrawals on one to three partitions each, with a plan of what happens; run to the end."""
-    asked = draw(events)
-    subjects = draw(st.lists(st.sampled_from(sorted({node for nodes in asked for node in nodes})), min_size=1, max_size=6))
+    drawn = draw(events)
+    subjects = draw(st.lists(st.sampled_from(sorted({node for nodes in drawn for node in nodes})), min_size=1, max_size=6))
     withdrawals = [Withdrawal(subject, T + draw(st.integers(0, 5))) for subject in subjects]
-    order = draw(st.permutations(range(len(asked))))
-    partitions: list[Sequence[tuple[int, Nodes] | Withdrawal]] = [*spread(asked, draw(st.integers(1, 3)), order)]
+    order = draw(st.permutations(range(len(drawn))))
+    partitions: list[Sequence[tuple[int, Nodes] | Withdrawal]] = [*spread(drawn, draw(st.integers(1, 3)), order)]
     cut = draw(st.integers(0, len(withdrawals)))
     partitions += [some for some in (withdrawals[:cut], withdrawals[cut:]) if some]
     world = World(store(), draw(st.permutations(partitions)), draw(PLANS))
     world.run()
-    return asked, withdrawals, world
+    return drawn, withdrawals, world
 
 
 @given(refusing(PEACEFUL, InterruptedStore) | refusing(PEACEFUL, WatchedStore))
 @settings(deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow])
-def test_whoever_is_linked_in_the_end_has_heard(made: tuple[list[Nodes], list[Withdrawal], World]) -> None:
+def test_whoever_is_linked_in_the_end_has_heard(case: tuple[list[Nodes], list[Withdrawal], World]) -> None:
     """Whoever ends wherever, whoever overtakes whom: every node of the oracle's component was signalled, and nobody else."""
-    asked, withdrawals, world = made
-    groups = {node: group for group in oracle(asked) for node in group}
+    events, withdrawals, world = case
+    groups = {node: group for group in oracle(events) for node in group}
     assert unheard(world, withdrawals, lambda subject: sorted(groups[subject])) == []
     refused = {node for subject, _ in withdrawals for node in groups[subject]}
     assert {record["subject"] for record in world.signals} <= refused
@@ -301,23 +301,23 @@ def test_whoever_is_linked_in_the_end_has_heard(made: tuple[list[Nodes], list[Wi
 
 @given(refusing(CONFLICTED, InterruptedStore) | refusing(CONFLICTED, TightStore))
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
-def test_demotions_hide_nothing(made: tuple[list[Nodes], list[Withdrawal], World]) -> None:
+def test_demotions_hide_nothing(case: tuple[list[Nodes], list[Withdrawal], World]) -> None:
     """Where ids conflict too, whoever is linked in the end has heard; what was shared from the start is told nothing."""
-    _, withdrawals, world = made
+    _, withdrawals, world = case
     view = GraphView({**dict.fromkeys(NODES), **world.store.slots})
 
     def alike(subject: str) -> Sequence[str]:
-        return () if view.marked(view.find(subject)) else component(world.store, subject).live
+        return () if view.marked(view.find(subject)) else find_component(world.store, subject).live
 
     assert unheard(world, withdrawals, alike) == []
-    never = set(NODES) - {node for n, records in world.stamps.items() if records for node in made[0][n]}
+    never = set(NODES) - {node for n, records in world.stamps.items() if records for node in case[0][n]}
     assert never.isdisjoint(record["subject"] for record in world.signals)
 
 
 def test_every_single_step_may_be_the_last() -> None:
     """The worker ended before its first read or write, its second, and so on; or overtaken there by the other one."""
-    asked: list[Nodes] = [(PHONE, LAPTOP), (USER, PHONE), (TABLET, EMAIL), (USER, TABLET)]
-    events = [(n, tuple(sorted(nodes))) for n, nodes in enumerate(asked)]
+    links: list[Nodes] = [(PHONE, LAPTOP), (USER, PHONE), (TABLET, EMAIL), (USER, TABLET)]
+    events = [(n, tuple(sorted(nodes))) for n, nodes in enumerate(links)]
     withdrawals = [Withdrawal(LAPTOP, T + 1), Withdrawal(EMAIL, T + 2)]
 
     def run(ends: dict[int, bool], uncommitted: frozenset[int] = frozenset()) -> World:
@@ -338,7 +338,7 @@ def test_who_takes_what_it_remembered_for_signalled_loses_refusals() -> None:
     """The negative control: a crash between the graph and the commit leaves an id that is never told."""
     *_, world = find(
         refusing(PEACEFUL, SureStore),
-        lambda made: bool(unheard(made[2], made[1], lambda at: component(made[2].store, at).live)),
+        lambda case: bool(unheard(case[2], case[1], lambda at: find_component(case[2].store, at).live)),
         settings=settings(deadline=None, max_examples=2_000, suppress_health_check=[HealthCheck.too_slow]),
     )
     assert world.store.refused
@@ -392,8 +392,8 @@ class Turns(MemoryGraphStore):
 
     def _next(self) -> int:
         waiting = sorted(self._waiting)
-        wanted = self._schedule(self._step)
-        return wanted if wanted in self._waiting else waiting[0]
+        scheduled = self._schedule(self._step)
+        return scheduled if scheduled in self._waiting else waiting[0]
 
     def read(self, nodes: Sequence[str]) -> list[Slot | None]:
         """See `GraphStore`."""
@@ -450,7 +450,7 @@ def test_a_refusal_and_a_link_in_any_turns() -> None:
     for first in range(steps + 1):
         for second in range(first, steps + 1):
             for begins in (0, 1):
-                turns = lambda step, at=(first, second), one=begins: one if at[0] <= step < at[1] else 1 - one  # noqa: E731
+                turns = lambda step, at=(first, second), starter=begins: starter if at[0] <= step < at[1] else 1 - starter  # noqa: E731
                 signalled, _ = in_turns(turns, REFUSED, JOINED)
                 assert signalled >= {PHONE, TABLET, EMAIL}, (first, second, begins)
 

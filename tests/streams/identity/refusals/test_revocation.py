@@ -17,7 +17,7 @@ from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.store import GraphStore, MemoryGraphStore
 from streams.identity.graph.union_find import GraphView, Slot, Write, plan, plan_labels
 from streams.identity.nodes import alias
-from streams.identity.refusals.revocation import REQUESTS, REVOCATIONS, SIGNALS, component, request_id
+from streams.identity.refusals.revocation import REQUESTS, REVOCATIONS, SIGNALS, find_component, request_id
 from streams.identity.stage import IdentityDependencies, IdentityStage
 from streams.runtime.stage import Batch
 from tests.streams.identity.line import revocation
@@ -42,8 +42,8 @@ def linked(store: GraphStore, *events: list[str]) -> None:
     view = GraphView()
     for n, nodes in enumerate(events):
         event = {tuple(sorted(set(nodes))): n}
-        known = {node: slot for node in (made(t, i) for t in range(4) for i in range(9)) for slot in store.read([node])}
-        view.slots.update(known)
+        slots = {node: slot for node in (made(t, i) for t in range(4) for i in range(9)) for slot in store.read([node])}
+        view.slots.update(slots)
         for writes in (plan(view, event)[0], plan_labels(view, event)):
             store.write(writes)
 
@@ -61,11 +61,11 @@ def test_the_whole_component_and_nothing_else(events: list[list[str]], node: str
         view.slots.setdefault(other, None)
     same = {other for other in view.slots if view.find(other) == view.find(node)}
     expected = {node} if view.marked(node) else {other for other in same if not view.marked(other)}
-    found = component(store, node)
-    assert set(found.nodes) == expected
-    assert all(component(store, other).nodes == found.nodes for other in found.nodes)
+    component = find_component(store, node)
+    assert set(component.nodes) == expected
+    assert all(find_component(store, other).nodes == component.nodes for other in component.nodes)
     label = view.label(view.find(node))
-    assert view.marked(node) or label is None or label in found.profiles
+    assert view.marked(node) or label is None or label in component.profiles
 
 
 def test_an_id_in_the_middle_of_the_tree_reaches_those_below_it() -> None:
@@ -73,7 +73,7 @@ def test_an_id_in_the_middle_of_the_tree_reaches_those_below_it() -> None:
     store, user, cookie, other = MemoryGraphStore(), made(0, 0), made(1, 0), made(1, 1)
     linked(store, [cookie, other], [user, cookie])
     for node in (user, cookie, other):
-        assert component(store, node).nodes == (user, cookie, other)
+        assert find_component(store, node).nodes == (user, cookie, other)
 
 
 @pytest.fixture
@@ -90,9 +90,9 @@ def test_on_redis_a_link_that_was_lost_is_no_link(graph: RedisGraphStore) -> Non
     """A child whose slot points elsewhere is not expanded: another worker was faster."""
     assert graph.write([link(made(2, 1), made(0, 1))]) == [True]
     assert graph.write([link(made(2, 1), made(0, 2)), link(made(2, 2), made(0, 2))]) == [False, True]
-    assert component(graph, made(2, 1)).nodes == (made(0, 1), made(2, 1))
-    assert component(graph, made(0, 2)).nodes == (made(0, 2), made(2, 2))
-    assert component(graph, made(3, 7)).nodes == (made(3, 7),)
+    assert find_component(graph, made(2, 1)).nodes == (made(0, 1), made(2, 1))
+    assert find_component(graph, made(0, 2)).nodes == (made(0, 2), made(2, 2))
+    assert find_component(graph, made(3, 7)).nodes == (made(3, 7),)
 
 
 def test_the_stage_expands_and_asks(graph: RedisGraphStore) -> None:
@@ -102,16 +102,16 @@ def test_the_stage_expands_and_asks(graph: RedisGraphStore) -> None:
     stage = IdentityStage(REGISTRY, graph, Metrics(), IdentityDependencies(ALIAS, sla_ms=60_000))
     batch = Batch(REVOCATIONS, 0, [cookie.encode()], [revocation(cookie)], [4])
     outcome = stage.handle(batch, 0)
-    said = {key: decode(REGISTRY, value or b"")[1] for key, value, _ in outcome.out[SIGNALS]}
-    assert set(said) == {other.encode(), user.encode()}
-    for key, record in said.items():
+    signalled = {key: decode(REGISTRY, value or b"")[1] for key, value, _ in outcome.out[SIGNALS]}
+    assert set(signalled) == {other.encode(), user.encode()}
+    for key, record in signalled.items():
         assert record["subject"].encode() == key
         assert (record["kind"], record["via"], record["chosen_ts"]) == ("withdrawal", "linked", T)
         assert record["purposes"] == ["analytics", "marketing"]
-    (asked,) = [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out[REQUESTS]]
-    assert asked["nodes"] == sorted([cookie, other, user])
-    assert (asked["requested_ts"], asked["deadline_ts"]) == (T + 9, T + 9 + 60_000)
-    assert set(asked["profiles"]) >= {cookie, user}
+    (request,) = [decode(REGISTRY, value or b"")[1] for _, value, _ in outcome.out[REQUESTS]]
+    assert request["nodes"] == sorted([cookie, other, user])
+    assert (request["requested_ts"], request["deadline_ts"]) == (T + 9, T + 9 + 60_000)
+    assert set(request["profiles"]) >= {cookie, user}
     assert stage.handle(batch, 99).out == outcome.out
     assert outcome.passed == 1
 

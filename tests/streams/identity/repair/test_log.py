@@ -20,8 +20,8 @@ from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.slots import MERGES
 from streams.identity.graph.union_find import ERASED, SHARED, Slot
 from streams.identity.nodes import NodeKeys, alias, node
-from streams.identity.refusals.revocation import component
-from streams.identity.repair.log import diff, read_log, rebuild
+from streams.identity.refusals.revocation import find_component
+from streams.identity.repair.log import compare_with_log, read_log, rebuild
 
 NODES = [f"{1 + n % 2}{n:032x}" for n in range(60)]
 USER = "0" + "f" * 32
@@ -67,12 +67,12 @@ def store(house: Settings) -> Iterator[RedisGraphStore]:
 
 def test_an_empty_redis_is_rebuilt_and_then_the_same(house: Settings, store: RedisGraphStore) -> None:
     """Every slot comes back, logged, with the sets that a withdrawal is expanded by; a second time writes nothing."""
-    assert diff(read_log(house), store, done).missing == len(NODES) + 1
+    assert compare_with_log(read_log(house), store, done).missing == len(NODES) + 1
     assert rebuild(read_log(house), store, done) == len(NODES) + 1
-    found = diff(read_log(house), store, done)
-    assert found.same
-    assert (found.logged, found.pending) == (len(NODES) + 1, 0)
-    assert component(store, NODES[37]).nodes == tuple(sorted([*NODES, USER]))
+    difference = compare_with_log(read_log(house), store, done)
+    assert difference.same
+    assert (difference.logged, difference.pending) == (len(NODES) + 1, 0)
+    assert find_component(store, NODES[37]).nodes == tuple(sorted([*NODES, USER]))
     assert rebuild(read_log(house), store, done) == 0
 
 
@@ -87,12 +87,12 @@ def test_each_difference_is_found_and_mended(house: Settings, store: RedisGraphS
         client.set(by_node[NODES[6]], f"P|{SLOTS[NODES[6]]}|0")
         client.set(by_node[NODES[7]], f"P|{stranger}|0")
     store.restore([(stranger, Slot(NODES[0], logged=True))])
-    found = diff(read_log(house), store, done)
-    assert (found.missing, found.other, found.unlogged, found.pending) == (1, 1, 1, 2)
-    assert not found.same
-    assert set(found.examples) == {NODES[5], NODES[7], stranger}
+    difference = compare_with_log(read_log(house), store, done)
+    assert (difference.missing, difference.other, difference.unlogged, difference.pending) == (1, 1, 1, 2)
+    assert not difference.same
+    assert set(difference.examples) == {NODES[5], NODES[7], stranger}
     assert rebuild(read_log(house), store, done) == 3
-    mended = diff(read_log(house), store, done)
+    mended = compare_with_log(read_log(house), store, done)
     assert (mended.missing, mended.other, mended.pending) == (0, 0, 0)
     assert store.read([NODES[7]])[0] != Slot(stranger, logged=True)
 
@@ -102,8 +102,8 @@ def test_a_newer_slot_is_not_replaced(house: Settings, store: RedisGraphStore) -
     assert store.restore([(NODES[9], Slot(NODES[1], logged=True, epoch=3))]) == 1
     rebuild(read_log(house), store, done)
     assert store.read([NODES[9]]) == [Slot(NODES[1], logged=True, epoch=3)]
-    found = diff(read_log(house), store, done)
-    assert (found.unlogged, found.examples) == (1, (NODES[9],))
+    difference = compare_with_log(read_log(house), store, done)
+    assert (difference.unlogged, difference.examples) == (1, (NODES[9],))
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
@@ -113,11 +113,11 @@ def test_whom_an_erased_id_was_linked_with_is_not_brought_back(
 ) -> None:
     """Its older slot may lie on the log for some time, before or behind the one that says that it is erased."""
     child, parent = "2" + "e" * 32, "1" + "e" * 32
-    said = [(child, Slot(parent, logged=True)), (child, Slot(child, logged=True, epoch=1, state=ERASED, since=5))]
-    records = [said[n] for n in order]
+    slots = [(child, Slot(parent, logged=True)), (child, Slot(child, logged=True, epoch=1, state=ERASED, since=5))]
+    records = [slots[n] for n in order]
     for some in [records] if together else [[record] for record in records]:
         store.restore(some)
-    assert store.read([child])[0] == said[1][1]
+    assert store.read([child])[0] == slots[1][1]
     assert store.children([parent]) == [set()]
     store.restore([("2" + "f" * 32, Slot(parent, logged=True))])
     for _ in range(2):
@@ -142,8 +142,8 @@ def test_the_commands(house: Settings, store: RedisGraphStore, monkeypatch: pyte
     shown = json.loads(runner.invoke(app, ["show", NODES[20], "--json"]).stdout)
     assert (shown["root"], shown["profile"], len(shown["nodes"])) == (USER, NODES[0], len(NODES) + 1)
     assert f"linked   {USER}  user  root" in runner.invoke(app, ["show", NODES[20]]).output
-    said = runner.invoke(app, ["why", NODES[20], NODES[0]])
-    assert f"{NODES[20]} -> {SLOTS[NODES[20]]}  by event event-{NODES[20]}, 2026-11-18 11:06:40Z" in said.output
+    explained = runner.invoke(app, ["why", NODES[20], NODES[0]])
+    assert f"{NODES[20]} -> {SLOTS[NODES[20]]}  by event event-{NODES[20]}, 2026-11-18 11:06:40Z" in explained.output
     assert runner.invoke(app, ["why", NODES[20], "2" + "e" * 32]).exit_code == 1
     assert json.loads(runner.invoke(app, ["why", NODES[1], NODES[0], "--json"]).stdout)["links"][0]["parent"] == NODES[0]
     alone = json.loads(runner.invoke(app, ["show", "user=jo@shop.example", "--json"]).stdout)
@@ -157,12 +157,12 @@ def test_the_commands(house: Settings, store: RedisGraphStore, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("who", "says"), [("jo", "neither a node nor KIND=VALUE"), ("email=none", "never linked"), ("x=1", "user")]
+    ("identifier", "says"), [("jo", "neither a node nor KIND=VALUE"), ("email=none", "never linked"), ("x=1", "user")]
 )
-def test_what_is_no_id_is_said(house: Settings, monkeypatch: pytest.MonkeyPatch, who: str, says: str) -> None:
+def test_what_is_no_id_is_said(house: Settings, monkeypatch: pytest.MonkeyPatch, identifier: str, says: str) -> None:
     """A clear error, and no value of a person in it beyond what was typed."""
     monkeypatch.setenv("HEADWATER_SECRET", "for tests only, forty characters long...")
     monkeypatch.setenv("HEADWATER_STATE_DIR", str(Path(house.state_dir)))
-    result = CliRunner().invoke(app, ["show", who])
+    result = CliRunner().invoke(app, ["show", identifier])
     assert isinstance(result.exception, ConfigError)
     assert says in str(result.exception)

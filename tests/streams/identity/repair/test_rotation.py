@@ -21,17 +21,17 @@ from infra.secrets import Secret
 from infra.settings import load_settings
 from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, decode
-from streams.identity.app import open_mended, open_store
+from streams.identity.app import open_rebuilt, open_store
 from streams.identity.commands.identity import app
 from streams.identity.evidence import CONFLICTS
 from streams.identity.graph.store import MemoryGraphStore
 from streams.identity.graph.union_find import ERASED, LIMITS, SHARED, GraphView, Slot
-from streams.identity.nodes import TIERS, NodeKeys, alias, named, versions
+from streams.identity.nodes import TIERS, NodeKeys, alias, event_nodes, versions
 from streams.identity.reading import CONSENTED, RESOLVED
-from streams.identity.refusals.revocation import REVOCATIONS, SIGNALS, component
-from streams.identity.repair.erasing import NotErasable, members_of, suppress
-from streams.identity.repair.log import mend
-from streams.identity.repair.splitting import split
+from streams.identity.refusals.revocation import REVOCATIONS, SIGNALS, find_component
+from streams.identity.repair.erasing import NotErasable, find_all_members, suppress
+from streams.identity.repair.log import rebuild_if_stale
+from streams.identity.repair.splitting import split_node
 from streams.identity.stage import IdentityDependencies, IdentityStage
 from streams.runtime.stage import Batch, Outcome
 from tests.streams.identity.crashing import InterruptedStore, Nodes, Plan, World, groups_of
@@ -47,7 +47,7 @@ NEWER = {person: f"0{person if person % 2 else 16 + person:032x}" for person in 
 """Of every second person it is the smaller one."""
 THINGS = {person: [f"{tier}{person * 8 + n:02x}{'e' * 30}" for tier in "123" for n in range(2)] for person in range(PEOPLE)}
 NEWER_OF = {FORMER[person]: NEWER[person] for person in range(PEOPLE)} | {
-    one: other for things in THINGS.values() for one, other in zip(things[::2], things[1::2], strict=True)
+    first: other for things in THINGS.values() for first, other in zip(things[::2], things[1::2], strict=True)
 }
 """Her two devices, cookies and addresses are names of one another too."""
 NODES = [*FORMER.values(), *NEWER.values(), *(thing for things in THINGS.values() for thing in things)]
@@ -66,23 +66,23 @@ ASKED = st.lists(st.integers(0, PEOPLE - 1).flatmap(asked_of), min_size=1, max_s
 
 @given(ASKED, st.integers(1, 4), PLANS, st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=400)
-def test_both_names_of_a_user_are_one_profile(asked: list[Nodes], workers: int, plan: Plan, rng: random.Random) -> None:
+def test_both_names_of_a_user_are_one_profile(events: list[Nodes], workers: int, plan: Plan, rng: random.Random) -> None:
     """On any number of workers that end at any write: what an event with both names has shown holds, for good, and nobody else
     is merged; pointers never go in a circle; the log alone says the same."""
-    order = list(range(len(asked)))
+    order = list(range(len(events)))
     rng.shuffle(order)
-    world = World(InterruptedStore(), spread(asked, workers, order), plan, NEWER_OF)
+    world = World(InterruptedStore(), spread(events, workers, order), plan, NEWER_OF)
     world.run()
     assert world.live() == world.logged()
     view = GraphView({**dict.fromkeys(NODES), **world.store.slots})
     groups = groups_of(world.store.slots, NODES)
     for person in range(PEOPLE):
-        shown = any({FORMER[person], NEWER[person]} <= set(nodes) for nodes in asked)
+        shown = any({FORMER[person], NEWER[person]} <= set(nodes) for nodes in events)
         together = view.find(FORMER[person]) == view.find(NEWER[person])
         assert together == shown, "a cookie that came with one name and then the other is demoted, but merges nobody"
     owned = [{FORMER[person], NEWER[person], *THINGS[person]} for person in range(PEOPLE)]
     assert all(any(group <= mine for mine in owned) for group in groups)
-    labels = {view.find(name): view.label(view.find(name)) for nodes in asked for name in nodes[:1] if name[0] == "0"}
+    labels = {view.find(name): view.label(view.find(name)) for nodes in events for name in nodes[:1] if name[0] == "0"}
     assert len(set(labels.values())) == len(labels)
     assert all(label is not None and (label[0] != "0" or label == root) for root, label in labels.items())
 
@@ -98,7 +98,7 @@ class Room:
 
     def send(self, keys: NodeKeys, **ids: str) -> Record:
         """One event, through the door's keys; what left."""
-        return self.pass_through(named(keys, ids.items()).nodes)
+        return self.pass_through(event_nodes(keys, ids.items()).nodes)
 
     def refuse(self, subject: str) -> None:
         """A refusal, committed."""
@@ -113,8 +113,8 @@ class Room:
         self.outcome = self._stage.handle(Batch(CONSENTED, 0, [b"k"], [event(self._n, nodes)], range(self._n, self._n + 1)), 0)
         for hook in self.outcome.after_commit:
             hook()
-        ((_, left, _),) = self.outcome.out[RESOLVED]
-        return decode(REGISTRY, left or b"")[1]
+        ((_, value, _),) = self.outcome.out[RESOLVED]
+        return decode(REGISTRY, value or b"")[1]
 
 
 @pytest.mark.parametrize("name", [f"user-{n}" for n in range(6)])
@@ -126,19 +126,19 @@ def test_who_is_seen_while_both_are_in_use_keeps_her_profile(name: str) -> None:
     assert room.send(BOTH, user=name, cookie="c1")["profile_id"] == before
     assert [room.send(NEW, user=name, cookie=cookie)["profile_id"] for cookie in ("c1", "c2")] == [before, before]
     assert room.send(NEW, cookie="c2")["profile_id"] == before
-    everything = {node for keys in (OLD, NEW) for node in named(keys, [("user", name), ("cookie", "c1")]).nodes}
-    assert set(component(room.store, versions(NEW, "user", name)[0]).nodes) > everything
+    everything = {node for keys in (OLD, NEW) for node in event_nodes(keys, [("user", name), ("cookie", "c1")]).nodes}
+    assert set(find_component(room.store, versions(NEW, "user", name)[0]).nodes) > everything
 
 
 @pytest.mark.parametrize("name", [f"user-{n}" for n in range(6)])
 def test_who_was_somebody_new_already_is_joined(name: str) -> None:
     """A door that had the newer keys alone for a while: both histories are one again, under one of the two labels."""
     room = Room()
-    one = room.send(OLD, user=name, cookie="c1")["profile_id"]
+    first = room.send(OLD, user=name, cookie="c1")["profile_id"]
     other = room.send(NEW, user=name, cookie="c9")["profile_id"]
-    assert one != other
+    assert first != other
     label = room.send(BOTH, user=name)["profile_id"]
-    assert label in {one, other}
+    assert label in {first, other}
     assert {room.send(keys, user=name)["profile_id"] for keys in (OLD, BOTH, NEW)} == {label}
     assert room.send(OLD, cookie="c1")["profile_id"] == room.send(NEW, cookie="c9")["profile_id"] == label
 
@@ -175,7 +175,7 @@ def test_what_was_nobodys_stays_nobodys() -> None:
     assert (conflict["node"], conflict["rule"]) == (newer, "renamed")
     assert room.send(NEW, cookie="shared")["identity_state"] == "shared"
     assert room.send(NEW, user="ann", cookie="shared")["profile_id"] != jo["profile_id"]
-    assert component(room.store, former).nodes == (former,)
+    assert find_component(room.store, former).nodes == (former,)
 
 
 def test_a_constant_that_a_tag_sends_as_user_is_demoted_under_both_keys() -> None:
@@ -254,17 +254,17 @@ def test_who_was_erased_is_so_under_the_newer_keys() -> None:
     room = Room()
     room.send(OLD, user="jo", cookie="c1")
     former, newer = versions(NEW, "user", "jo")
-    suppress(room.store, members_of(room.store, [former], ALIAS, NEW.later_nodes), T - 1)
+    suppress(room.store, find_all_members(room.store, [former], ALIAS, NEW.later_nodes), T - 1)
     slots = [room.store.slots[node] for node in versions(NEW, "cookie", "c1")]
     assert [slot.state for slot in slots] == [ERASED, ERASED], (
         "what her ids are called under the newer keys is erased with them"
     )
     del room.store.slots[newer]  # as if it had not been erased by name
-    left = [room.send(keys, user="jo", cookie="c2") for keys in (BOTH, NEW)]
-    assert {record["identity_state"] for record in left} == {"shared"}
+    records = [room.send(keys, user="jo", cookie="c2") for keys in (BOTH, NEW)]
+    assert {record["identity_state"] for record in records} == {"shared"}
     assert room.store.slots[newer][3:] == (ERASED, T - 1)
-    again = members_of(room.store, [newer, former], ALIAS, NEW.later_nodes)
-    assert {record["profile_id"] for record in left} <= set(again.profiles)
+    again = find_all_members(room.store, [newer, former], ALIAS, NEW.later_nodes)
+    assert {record["profile_id"] for record in records} <= set(again.profiles)
 
 
 def test_who_came_anew_before_is_demoted_and_lets_her_cookies_go() -> None:
@@ -272,7 +272,7 @@ def test_who_came_anew_before_is_demoted_and_lets_her_cookies_go() -> None:
     room = Room()
     room.send(OLD, user="jo", cookie="c1")
     former, newer = versions(NEW, "user", "jo")
-    suppress(room.store, members_of(room.store, [former], ALIAS, lambda _: set()), T - 1)
+    suppress(room.store, find_all_members(room.store, [former], ALIAS, lambda _: set()), T - 1)
     for cookie in ("c8", "c9"):
         room.send(NEW, user="jo", cookie=cookie)
     room.send(BOTH, user="jo", cookie="c9")
@@ -287,7 +287,7 @@ def test_nobody_is_erased_by_a_name_that_was_not_met_yet() -> None:
     room.send(OLD, user="jo", cookie="kiosk")
     room.send(OLD, user="ann", cookie="kiosk")
     with pytest.raises(NotErasable, match="several persons"):
-        members_of(room.store, versions(NEW, "cookie", "kiosk")[::-1], ALIAS, NEW.later_nodes)
+        find_all_members(room.store, versions(NEW, "cookie", "kiosk")[::-1], ALIAS, NEW.later_nodes)
 
 
 def test_another_ones_newer_cookie_is_not_erased() -> None:
@@ -296,25 +296,25 @@ def test_another_ones_newer_cookie_is_not_erased() -> None:
     room.send(OLD, user="jo", cookie="c1")
     room.send(NEW, user="ann", cookie="c1")
     former, newer = versions(NEW, "cookie", "c1")
-    found = members_of(room.store, versions(NEW, "user", "jo"), ALIAS, NEW.later_nodes)
-    assert (former in found.nodes, newer in found.nodes) == (True, False)
+    members = find_all_members(room.store, versions(NEW, "user", "jo"), ALIAS, NEW.later_nodes)
+    assert (former in members.nodes, newer in members.nodes) == (True, False)
 
 
 @pytest.mark.parametrize("name", [f"user-{n}" for n in range(4)])
-@pytest.mark.parametrize("taken", ["former", "newer", "cookie"])
-def test_a_split_takes_one_of_the_names_out(name: str, taken: str) -> None:
+@pytest.mark.parametrize("split_name", ["former", "newer", "cookie"])
+def test_a_split_takes_one_of_the_names_out(name: str, split_name: str) -> None:
     """Whichever it is: the other one keeps what the evidence links with it, and nobody hangs under who was taken out."""
-    room, said = Room(), list[Nodes]()
+    room, links = Room(), list[Nodes]()
     for keys in (OLD, BOTH, NEW):
         for ids in ({"user": name, "cookie": "c1"}, {"user": name, "cookie": "c2"}):
             room.send(keys, **ids)
-            said.append(tuple(named(keys, ids.items()).nodes))
+            links.append(tuple(event_nodes(keys, ids.items()).nodes))
     former, newer = versions(NEW, "user", name)
-    out = {"former": former, "newer": newer, "cookie": versions(NEW, "cookie", "c1")[1]}[taken]
-    split(room.store, out, lambda _nodes: said, ALIAS, lambda _kept, _slots: None)
+    out = {"former": former, "newer": newer, "cookie": versions(NEW, "cookie", "c1")[1]}[split_name]
+    split_node(room.store, out, lambda _nodes: links, ALIAS, lambda _kept, _slots: None)
     view = GraphView(dict(room.store.slots))
     assert room.store.slots[out] == Slot(out, logged=True, epoch=room.store.slots[out].epoch, state=SHARED)
-    rest = {node for nodes in said for node in nodes} - {out}
+    rest = {node for nodes in links for node in nodes} - {out}
     assert len({view.find(node) for node in rest}) == 1
     assert out not in {view.find(node) for node in rest}
     assert view.label(view.find(min(rest))) in rest
@@ -331,23 +331,23 @@ def test_rotated_in_a_real_graph(kafka: str, tmp_path: Path, monkeypatch: pytest
         apply(settings)
         line = Line(settings, 2)
         line.now = int(time.time() * 1_000)  # what is counted for limits is what came lately
-        sent = [
-            named(keys, ids.items()).nodes
+        combinations = [
+            event_nodes(keys, ids.items()).nodes
             for keys in map(partial(NodeKeys.derive, settings.master), (1, 2, 2), (1, 1, 2))
             for n in range(30)
             for ids in ({"user": f"u{n}", "cookie": f"c{n}"}, {"user": f"u{n}", "device": f"d{n}"})
         ]
-        for start in range(0, len(sent), 10):
-            line.send(sent[start : start + 10], worker=start // 10 % 2)
+        for start in range(0, len(combinations), 10):
+            line.send(combinations[start : start + 10], worker=start // 10 % 2)
         profiles: dict[str, set[str]] = {}
         for record in line.resolved:
             (user,) = [node for node in record["identifiers"] if node[0] == "0"][:1]
-            profiles.setdefault(min(component(open_store(settings), user).nodes), set()).add(record["profile_id"])
+            profiles.setdefault(min(find_component(open_store(settings), user).nodes), set()).add(record["profile_id"])
         assert len(profiles) == 30
-        assert {len(found) for found in profiles.values()} == {1}, "nobody was stamped with two ids"
+        assert {len(stamps) for stamps in profiles.values()} == {1}, "nobody was stamped with two ids"
         former, newer = versions(NodeKeys.of(settings), "user", "u7")
-        (asked,) = line.withdraw(newer)
-        assert {former, newer, *versions(NodeKeys.of(settings), "cookie", "c7")} < set(asked["nodes"])
+        (request,) = line.withdraw(newer)
+        assert {former, newer, *versions(NodeKeys.of(settings), "cookie", "c7")} < set(request["nodes"])
         for name in ("kafka", "redis", "state_dir", "node_key_version"):
             monkeypatch.setenv(f"HEADWATER_{name.upper()}", str(getattr(settings, name)))
         monkeypatch.setenv("HEADWATER_SECRET", "rotated for a test, forty characters long...")
@@ -356,14 +356,16 @@ def test_rotated_in_a_real_graph(kafka: str, tmp_path: Path, monkeypatch: pytest
             return json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
 
         shown = ask("show", "user=u7")
-        assert (shown["root"], set(shown["nodes"])) == (former, set(asked["nodes"]))
+        assert (shown["root"], set(shown["nodes"])) == (former, set(request["nodes"]))
         assert [link["node"] for link in ask("why", "user=u7", former)["links"]] == [newer]
         with redis.Redis.from_url(server.url) as client:
             counted = {key: client.zrange(key, 0, -1, withscores=True) for key in client.scan_iter(match="w:*")}
             assert len(counted) > 30
             client.flushall()
             newest = load_settings(**{**settings.model_dump(), "node_key_since": None, "secret": settings.secret})
-            mend(newest, open_mended(newest), "test")  # evidence of the time when both were in use still counts once
+            rebuild_if_stale(
+                newest, open_rebuilt(newest), "test"
+            )  # evidence of the time when both were in use still counts once
             assert {key: client.zrange(key, 0, -1, withscores=True) for key in client.scan_iter(match="w:*")} == counted
         assert ask("diff")["same"]
         assert ask("show", "user=u7") == shown

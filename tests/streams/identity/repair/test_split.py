@@ -14,8 +14,8 @@ from infra.secrets import Secret
 from streams.identity.graph.store import MemoryGraphStore
 from streams.identity.graph.union_find import SHARED, Events, GraphView, Nodes, Slot, Write, plan, plan_labels
 from streams.identity.nodes import alias
-from streams.identity.repair.split import ComponentTree, ProfileRewrite, parts, plan_split
-from streams.identity.repair.splitting import Log, SplitJournal, prepare, read_tree, split
+from streams.identity.repair.split import ComponentTree, ProfileRewrite, connected_parts, plan_split
+from streams.identity.repair.splitting import SlotLogger, SplitJournal, plan_next_split, read_tree, split_node
 
 ALIAS = alias(Secret("for tests only, forty characters long..."))
 U1, U2 = "0" + "1" * 32, "0" + "2" * 32
@@ -48,7 +48,7 @@ def said_by(events: Iterable[Nodes]) -> Callable[[Collection[str]], list[Nodes]]
     return lambda nodes: [event for event in events if len(set(event) & set(nodes)) > 1]
 
 
-def into(log: dict[str, Slot]) -> Log:
+def into(log: dict[str, Slot]) -> SlotLogger:
     """A log in memory."""
     return lambda _kept, slots: log.update(slots)
 
@@ -72,9 +72,9 @@ def oracle(members: Sequence[str], evidence: Iterable[Nodes]) -> dict[str, int]:
 def test_parts_are_the_oracles(world: list[Nodes], members: set[str]) -> None:
     """Two anonymous nodes are in one part exactly when a chain of events between these nodes connects them."""
     component = oracle(sorted(members), world)
-    found = parts(members, world)
-    assert sorted(node for part in found for node in part) == sorted(members)
-    assert {frozenset(part) for part in found} == {
+    components = connected_parts(members, world)
+    assert sorted(node for part in components for node in part) == sorted(members)
+    assert {frozenset(part) for part in components} == {
         frozenset(node for node in members if component[node] == number) for number in component.values()
     }
 
@@ -82,7 +82,7 @@ def test_parts_are_the_oracles(world: list[Nodes], members: set[str]) -> None:
 @given(WORLD)
 def test_users_are_in_parts_of_their_own(world: list[Nodes]) -> None:
     """Whatever the evidence says, no part has two users."""
-    assert all(sum(node[0] == "0" for node in part) < 2 for part in parts(NODES, world))
+    assert all(sum(node[0] == "0" for node in part) < 2 for part in connected_parts(NODES, world))
 
 
 @given(WORLD, st.sampled_from(NODES))
@@ -92,29 +92,31 @@ def test_the_rest_is_what_other_evidence_links(world: list[Nodes], node: str) ->
     store, log = linked(*world), dict[str, Slot]()
     before, tree = view_of(store), read_tree(store, node)
     members = sorted(tree.slots.keys() - {node})
-    split(store, node, said_by(world), ALIAS, into(log))
+    split_node(store, node, said_by(world), ALIAS, into(log))
     after = view_of(store)
     assert (store.slots[node].state, store.slots[node].parent) == (SHARED, node)
     component = oracle(members, world)
-    live = [one for one in members if not after.marked(one)]
+    live = [member for member in members if not after.marked(member)]
     assert all((after.find(a) == after.find(b)) == (component[a] == component[b]) for a in live for b in live)
-    assert all(after.slots[one] == before.slots[one] for one in NODES if one not in tree.slots)
-    assert all(slot.parent <= one for one, slot in store.slots.items() if one[0] != "0")
-    assert all(slot.state == (was.state if (was := before.slots[one]) else "") for one, slot in log.items() if one != node)
-    changed = {one: slot for one, slot in store.slots.items() if slot != before.slots[one]}
-    assert {one: slot._replace(logged=True) for one, slot in log.items()} == changed, "what was rewritten is in the log"
+    assert all(after.slots[member] == before.slots[member] for member in NODES if member not in tree.slots)
+    assert all(slot.parent <= member for member, slot in store.slots.items() if member[0] != "0")
+    assert all(
+        slot.state == (was.state if (was := before.slots[member]) else "") for member, slot in log.items() if member != node
+    )
+    changed = {member: slot for member, slot in store.slots.items() if slot != before.slots[member]}
+    assert {member: slot._replace(logged=True) for member, slot in log.items()} == changed, "what was rewritten is in the log"
     again = dict[str, Slot]()
-    split(store, node, said_by(world), ALIAS, into(again))
+    split_node(store, node, said_by(world), ALIAS, into(again))
     assert again == {}
 
 
 @given(WORLD, st.sampled_from(NODES), st.sampled_from(NODES))
 @settings(deadline=None, max_examples=200)
-def test_two_users_never_share_a_label(world: list[Nodes], one: str, other: str) -> None:
+def test_two_users_never_share_a_label(world: list[Nodes], first: str, second: str) -> None:
     """After two splits, and after everything has come in once more, each label is one user's."""
     store = linked(*world)
-    for node in (one, other):
-        split(store, node, said_by(world), ALIAS, into({}))
+    for node in (first, second):
+        split_node(store, node, said_by(world), ALIAS, into({}))
     view = view_of(store)
     for n, nodes in enumerate(world):
         for make in (links, plan_labels):
@@ -128,18 +130,18 @@ def test_a_label_goes_with_its_node() -> None:
     """A user's label that is another's now becomes the user itself; one that is demoted, or still hers, stays."""
     store = linked((D1, C1), (U1, C1), (U1, C2))
     assert store.slots[U1] == Slot(D1, logged=True)
-    found = prepare(store, C1, said_by([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
-    assert [(write.node, write.slot.parent, write.slot.epoch) for write in found.writes] == [
+    split_plan = plan_next_split(store, C1, said_by([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
+    assert [(write.node, write.slot.parent, write.slot.epoch) for write in split_plan.writes] == [
         (C1, C1, 1),
         (U1, U1, 1),
         (D1, D1, 1),
     ]
-    assert found.restamps == (ProfileRewrite(ALIAS(C1, 1), (C1,)), ProfileRewrite(U1, (U1, C2)), ProfileRewrite(D1, (D1,)))
-    assert found.once == (U1, D1, C1, C2)
-    kept = prepare(store, D1, said_by([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
-    assert [write.node for write in kept.writes] == [D1, C1], "C1 hung under D1"
-    assert kept.restamps == (ProfileRewrite(ALIAS(D1, 1), (D1,)), ProfileRewrite(D1, (U1, C1, C2)))
-    hers = prepare(store, C2, said_by([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
+    assert split_plan.restamps == (ProfileRewrite(ALIAS(C1, 1), (C1,)), ProfileRewrite(U1, (U1, C2)), ProfileRewrite(D1, (D1,)))
+    assert split_plan.once == (U1, D1, C1, C2)
+    unmoved = plan_next_split(store, D1, said_by([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
+    assert [write.node for write in unmoved.writes] == [D1, C1], "C1 hung under D1"
+    assert unmoved.restamps == (ProfileRewrite(ALIAS(D1, 1), (D1,)), ProfileRewrite(D1, (U1, C1, C2)))
+    hers = plan_next_split(store, C2, said_by([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
     assert [write.node for write in hers.writes] == [C2]
 
 
@@ -147,7 +149,7 @@ def test_a_user_can_be_a_tester() -> None:
     """A user's id that is taken out leaves her devices to themselves, and her label to its node."""
     world = [(D1, C1), (U1, C1), (U1, C2)]
     store = linked(*world)
-    split(store, U1, said_by(world), ALIAS, into({}))
+    split_node(store, U1, said_by(world), ALIAS, into({}))
     assert store.slots[U1] == Slot(U1, logged=True, epoch=1, state=SHARED)
     view = view_of(store)
     assert [view.find(node) for node in (D1, C1, C2)] == [D1, D1, C2]
@@ -156,20 +158,20 @@ def test_a_user_can_be_a_tester() -> None:
 def test_what_hung_under_a_demoted_node_stays() -> None:
     """A demotion has left nodes under the demoted one: taking a third node out does not take them apart."""
     store = linked((D1, C1), (D1, C2), (D1, C3))
-    held = store.slots.get(D1)
-    store.write([Write(D1, held, Slot(D1, logged=False, epoch=1, state=SHARED), 0)])
-    found = prepare(store, C3, said_by([(D1, C1), (D1, C2), (D1, C3)]), ALIAS)
-    assert [write.node for write in found.writes] == [C3]
+    slot = store.slots.get(D1)
+    store.write([Write(D1, slot, Slot(D1, logged=False, epoch=1, state=SHARED), 0)])
+    split_plan = plan_next_split(store, C3, said_by([(D1, C1), (D1, C2), (D1, C3)]), ALIAS)
+    assert [write.node for write in split_plan.writes] == [C3]
 
 
 def test_an_id_that_was_never_linked_is_demoted() -> None:
     """A tester's cookie that comes alone from now on; an id that was erased is left alone."""
     store, log = MemoryGraphStore(), dict[str, Slot]()
-    split(store, C1, said_by([]), ALIAS, into(log))
+    split_node(store, C1, said_by([]), ALIAS, into(log))
     assert log == {C1: Slot(C1, logged=False, epoch=1, state=SHARED)}
     store.slots[C2] = Slot(C2, logged=True, epoch=1, state="erased", since=1)
     with pytest.raises(ConfigError, match="erased"):
-        split(store, C2, said_by([]), ALIAS, into(log))
+        split_node(store, C2, said_by([]), ALIAS, into(log))
 
 
 class Crash(Exception):
@@ -179,16 +181,16 @@ class Crash(Exception):
 class Dying(MemoryGraphStore):
     """A store that writes one slot at a time, and whose process is killed before one of them."""
 
-    def __init__(self, store: MemoryGraphStore, left: int) -> None:
+    def __init__(self, store: MemoryGraphStore, steps: int) -> None:
         super().__init__()
         self.slots, self.below, self.notes = store.slots, store.below, store.notes
-        self.left = left
+        self.steps = steps
 
     def step(self) -> None:
         """One more thing that is done, or not."""
-        if self.left == 0:
+        if self.steps == 0:
             raise Crash
-        self.left -= 1
+        self.steps -= 1
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
         """One by one."""
@@ -215,22 +217,22 @@ class Dying(MemoryGraphStore):
 def test_a_split_that_was_killed_is_completed(world: list[Nodes], node: str) -> None:
     """Killed before each of its writes in turn, the second run ends where an undisturbed one does, and logs the same."""
     straight, expected = linked(*world), dict[str, Slot]()
-    journal = split(straight, node, said_by(world), ALIAS, into(expected))
-    for left in range(3 * len(expected) + 2):
+    journal = split_node(straight, node, said_by(world), ALIAS, into(expected))
+    for steps in range(3 * len(expected) + 2):
         store, log = linked(*world), dict[str, Slot]()
-        dying = Dying(store, left)
+        dying = Dying(store, steps)
 
         def killed_in_the_log(
-            kept: str, slots: Sequence[tuple[str, Slot]], dying: Dying = dying, log: dict[str, Slot] = log
+            former_root: str, slots: Sequence[tuple[str, Slot]], dying: Dying = dying, log: dict[str, Slot] = log
         ) -> None:
             for slot in slots:
                 dying.step()
                 log.update([slot])
 
         try:
-            split(dying, node, said_by(world), ALIAS, killed_in_the_log)
+            split_node(dying, node, said_by(world), ALIAS, killed_in_the_log)
         except Crash:
-            completed = split(store, node, said_by(world), ALIAS, into(log))
+            completed = split_node(store, node, said_by(world), ALIAS, into(log))
             assert (completed.once, completed.restamps) == (journal.once, journal.restamps)
         assert store.slots == straight.slots
         assert log == expected
@@ -245,7 +247,7 @@ def test_what_workers_link_meanwhile_is_taken_out_too() -> None:
         if C3 not in store.slots:
             store.write([Write(C3, None, Slot(D1, logged=True), 0)])
 
-    journal = split(store, D1, said_by(world), ALIAS, meanwhile)
+    journal = split_node(store, D1, said_by(world), ALIAS, meanwhile)
     assert store.slots[C3] == Slot(C3, logged=True, epoch=1)
     assert ProfileRewrite(C3, (C3,)) in journal.restamps
 
@@ -253,9 +255,9 @@ def test_what_workers_link_meanwhile_is_taken_out_too() -> None:
 @given(WORLD, st.sampled_from(NODES))
 def test_a_journal_is_read_as_it_was_noted(world: list[Nodes], node: str) -> None:
     """Nothing is lost in the note."""
-    found = plan_split(read_tree(linked(*world), node), world, ALIAS)
-    assume(found.writes)
-    journal = SplitJournal().add(found)
+    split_plan = plan_split(read_tree(linked(*world), node), world, ALIAS)
+    assume(split_plan.writes)
+    journal = SplitJournal().add(split_plan)
     assert SplitJournal.read(journal.text()) == journal
     assert SplitJournal.read(None) == SplitJournal()
 

@@ -21,7 +21,7 @@ from streams.identity.evidence import CONFLICTS, conflict_record
 from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.store import MemoryGraphStore
 from streams.identity.graph.union_find import ERASED, SHARED, TWO_USERS, Nodes, Slot, Write
-from streams.identity.repair.splitting import Log, split
+from streams.identity.repair.splitting import SlotLogger, split_node
 from streams.identity.repair.tidying import tidy
 from tests.streams.identity.repair.test_split import ALIAS, C1, C2, C3, D1, D2, U1, U2, WORLD, linked, said_by
 from tests.streams.identity.repair.test_split_command import SECRET, SEEN, insert, settle
@@ -45,7 +45,7 @@ class Said:
         return said_by(new)(nodes)
 
 
-def ignored(_node: str) -> Log:
+def ignored(_node: str) -> SlotLogger:
     """A log that nobody reads."""
     return lambda _kept, _slots: None
 
@@ -61,13 +61,13 @@ def test_many_at_once_are_as_one_by_one(world: list[Nodes]) -> None:
     """Whatever was demoted, wherever it stands; and a second time changes nothing."""
     together, one_by_one = linked(*world), linked(*world)
     nodes = marked(together)
-    assert [node for node, done in tidy(together, nodes, Said(world), ALIAS, ignored) if done is not None] == nodes
+    assert [node for node, journal in tidy(together, nodes, Said(world), ALIAS, ignored) if journal is not None] == nodes
     for node in nodes:
-        split(one_by_one, node, said_by(world), ALIAS, lambda _kept, _slots: None)
+        split_node(one_by_one, node, said_by(world), ALIAS, lambda _kept, _slots: None)
     assert together.slots == one_by_one.slots
     assert all(together.slots[node].parent == node for node in nodes)
     before = dict(together.slots)
-    assert all(done is not None for _, done in tidy(together, nodes, Said(world), ALIAS, ignored))
+    assert all(journal is not None for _, journal in tidy(together, nodes, Said(world), ALIAS, ignored))
     assert together.slots == before
 
 
@@ -77,10 +77,10 @@ def test_what_only_a_shared_device_linked_is_free() -> None:
     store = linked(*world)
     assert marked(store) == [D1]
     assert store.slots[C1].parent == U1
-    ((node, done),) = tidy(store, [D1], Said(world), ALIAS, ignored)
+    ((node, journal),) = tidy(store, [D1], Said(world), ALIAS, ignored)
     assert (node, store.slots[C1].parent, store.slots[C2].parent) == (D1, C1, U1)
-    assert done is not None
-    assert {restamp.nodes: restamp.profile for restamp in done.restamps} == {
+    assert journal is not None
+    assert {restamp.nodes: restamp.profile for restamp in journal.restamps} == {
         (D1,): ALIAS(D1, store.slots[D1].epoch), (U1, C2): store.slots[U1].parent, (C1,): C1,
     }  # fmt: skip
 
@@ -95,8 +95,8 @@ def test_what_is_linked_meanwhile_stays(joins: str) -> None:
         store.write([Write(C3, None, Slot(U1, logged=True), 0)] if joins == C3 else [])
         return [(U1, joins)]
 
-    ((_, done),) = tidy(store, [D1], Said(world, later), ALIAS, ignored)
-    assert done is not None
+    ((_, journal),) = tidy(store, [D1], Said(world, later), ALIAS, ignored)
+    assert journal is not None
     assert store.slots[joins].parent == U1
     assert store.slots[D1].parent == D1
 
@@ -119,13 +119,13 @@ def test_what_cannot_be_split_does_not_keep_the_others() -> None:
 @pytest.fixture
 def house(kafka: str, redis_url: str, clickhouse_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Topics and tables; commands find them."""
-    made = Settings(kafka=kafka, redis=redis_url, clickhouse=clickhouse_url, state_dir=tmp_path, secret=SECRET)
-    apply(made)
-    migrate(made)
+    house_settings = Settings(kafka=kafka, redis=redis_url, clickhouse=clickhouse_url, state_dir=tmp_path, secret=SECRET)
+    apply(house_settings)
+    migrate(house_settings)
     for name in ("kafka", "redis", "clickhouse", "state_dir"):
-        monkeypatch.setenv(f"HEADWATER_{name.upper()}", str(getattr(made, name)))
+        monkeypatch.setenv(f"HEADWATER_{name.upper()}", str(getattr(house_settings, name)))
     monkeypatch.setenv("HEADWATER_SECRET", SECRET)
-    return made
+    return house_settings
 
 
 @pytest.fixture
@@ -163,20 +163,20 @@ def test_the_command(house: Settings, store: RedisGraphStore, monkeypatch: pytes
         insert(warehouse, f"tidied-{name}", stamped.parent, nodes[0], nodes)
 
     def run(*words: str) -> tuple[int, dict[str, object]]:
-        done = CliRunner().invoke(app, ["tidy", "--json", *words])
-        return done.exit_code, json.loads(done.stdout)
+        result = CliRunner().invoke(app, ["tidy", "--json", *words])
+        return result.exit_code, json.loads(result.stdout)
 
     before = store.read([tablet, other])
-    code, told = run("--dry-run")
-    assert (code, told["rows"], store.read([tablet, other])) == (0, None, before)
-    assert isinstance(told["slots"], int)
-    assert told["slots"] >= 2
+    code, report = run("--dry-run")
+    assert (code, report["rows"], store.read([tablet, other])) == (0, None, before)
+    assert isinstance(report["slots"], int)
+    assert report["slots"] >= 2
     with monkeypatch.context() as patched:
         patched.setenv("HEADWATER_CLICKHOUSE", "http://127.0.0.1:1")
-        code, told = run()
-        assert (code, told["left"], told["rows"]) == (1, [], None)
-    code, told = run()
-    assert (code, told["left"], told["rows"]) == (0, [], 4)
+        code, report = run()
+        assert (code, report["left"], report["rows"]) == (1, [], None)
+    code, report = run()
+    assert (code, report["left"], report["rows"]) == (0, [], 4)
     (split_, free) = store.read([tablet, other])
     assert (split_ and split_.parent, free and free.parent) == (tablet, other)
     query = "SELECT event_id, profile_id FROM headwater.events WHERE startsWith(event_id, 'tidied') ORDER BY event_id"
@@ -197,11 +197,11 @@ def test_an_id_that_was_never_demoted_is_found(house: Settings, store: RedisGrap
     assert {slot and slot.state for slot in store.read([phone, *emails])} <= {"", None}
 
     def run(*words: str) -> dict[str, object]:
-        told: dict[str, object] = json.loads(CliRunner().invoke(app, ["tidy", "--json", *words]).stdout)
-        return told
+        report: dict[str, object] = json.loads(CliRunner().invoke(app, ["tidy", "--json", *words]).stdout)
+        return report
 
-    assert (told := run("--dry-run"))["over_limits"] == 1
-    assert told["slots"] != 0
+    assert (report := run("--dry-run"))["over_limits"] == 1
+    assert report["slots"] != 0
     assert run()["over_limits"] == 1
     (shared, *free) = store.read([phone, *emails])
     assert shared is not None
