@@ -3,7 +3,15 @@
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
-from bench.identity.metrics import Canonicals, conflicting, contents, evidence, owned, pairs, same_nodes
+from bench.identity.metrics import (
+    Canonicals,
+    conflicting_canonicals,
+    main_owners,
+    pair_count,
+    people_by_canonical,
+    person_components,
+    same_nodes,
+)
 from bench.identity.world import KIOSK, OWN, IdentityWorld, WorldEvent
 
 WORST_FIRST = (
@@ -22,10 +30,10 @@ def wrong_by_cause(
     Unavoidable: most events with the very same nodes are another's. Hidden: no identifier in the canonical was ever seen in
     events of two users, so that no conflict gave it away; a cap still may.
     """
-    likeliest = owned(contents(events, same_nodes(events)))
-    owners = owned(contents(events, canonicals))
+    likeliest = main_owners(people_by_canonical(events, same_nodes(events)))
+    owners = main_owners(people_by_canonical(events, canonicals))
     reasons = _reasons(world, events, canonicals)
-    conflicts = conflicting(events, canonicals)
+    conflicts = conflicting_canonicals(events, canonicals)
     causes: Counter[str] = Counter()
     for event, canonical, alike in zip(events, canonicals, same_nodes(events), strict=True):
         if event.person != owners[canonical] and canonical not in nobodys:
@@ -44,13 +52,13 @@ def lost_by_cause(world: IdentityWorld, events: Sequence[WorldEvent], canonicals
     Pairs that nothing connects are nobody's fault. Of the others, those with an event at a shared place are that place's; the
     rest is put down to what the component has that several persons have.
     """
-    components = evidence(events)
+    components = person_components(events)
     reasons = _reasons(world, events, components)
     tally: defaultdict[int, Counter[tuple[str | int, str]]] = defaultdict(Counter)
     for event, component, canonical in zip(events, components, canonicals, strict=True):
         tally[component][canonical, event.place] += 1
-    whole = sum(pairs(n) for n in Counter(event.person for event in events).values())
-    lost: Counter[str] = Counter({NO_EVIDENCE: whole - sum(pairs(sum(counts.values())) for counts in tally.values())})
+    whole = sum(pair_count(n) for n in Counter(event.person for event in events).values())
+    lost: Counter[str] = Counter({NO_EVIDENCE: whole - sum(pair_count(sum(counts.values())) for counts in tally.values())})
     for component, counts in tally.items():
         at_home = _lost(counts, {OWN})
         anywhere_but_kiosks = _lost(counts, {place for _, place in counts} - {KIOSK})
@@ -66,14 +74,14 @@ def _lost(counts: Counter[tuple[str | int, str]], places: Iterable[str]) -> int:
     for (canonical, place), n in counts.items():
         if place in places:
             by_canonical[canonical] += n
-    return pairs(sum(by_canonical.values())) - sum(pairs(n) for n in by_canonical.values())
+    return pair_count(sum(by_canonical.values())) - sum(pair_count(n) for n in by_canonical.values())
 
 
 def _reasons(world: IdentityWorld, events: Sequence[WorldEvent], groups: Canonicals) -> defaultdict[str | int, set[str]]:
     """Group -> why nodes of its events are several persons'."""
     reasons: defaultdict[str | int, set[str]] = defaultdict(set)
     for event, group in zip(events, groups, strict=True):
-        reasons[group].update(world.several[node] for node in event.nodes if node in world.several)
+        reasons[group].update(world.shared_nodes[node] for node in event.nodes if node in world.shared_nodes)
     return reasons
 
 

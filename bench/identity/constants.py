@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from bench.identity.contenders import Advance, ContenderStage, follow
-from bench.identity.metrics import contents, owned
+from bench.identity.metrics import main_owners, people_by_canonical
 from bench.identity.rates import DAY_MS
 from bench.identity.world import OWN, SECRET, START_TS, WorldEvent
 from infra.secrets import Secret
@@ -160,7 +160,7 @@ def measure(rows: Sequence[Occurrence], advance: Advance, size: int = BATCH) -> 
     for _, today in groupby(events, lambda event: (event.arrived - START_TS) // DAY_MS):
         start, some = len(profiles), list(today)
         for at in range(0, len(some), size):
-            room.take(some[at : at + size])
+            room.resolve_batch(some[at : at + size])
             advance(len(some[at : at + size]))
         profiles += [room.stamped[event.event_id] for event in some]
         profiles = room.tidy(start, list(zip(events[: len(profiles)], profiles, strict=True)))
@@ -169,13 +169,13 @@ def measure(rows: Sequence[Occurrence], advance: Advance, size: int = BATCH) -> 
 
 def _figures(rows: Sequence[Occurrence], canonicals: Sequence[str], room: ContenderStage) -> Figures:
     events = [row.event for row in rows]
-    people = contents(events, canonicals)
-    owners = owned(people)
+    people = people_by_canonical(events, canonicals)
+    owners = main_owners(people)
     slow = {row.event.person for row in rows if row.case in SLOW}
     first_day = START_TS + DAY_MS
     stamped = [room.stamped[event.event_id] for event in events]
     later = [(event, profile) for event, profile in zip(events, stamped, strict=True) if event.arrived >= first_day]
-    stamp_owners = owned(contents([event for event, _ in later], [profile for _, profile in later]))
+    stamp_owners = main_owners(people_by_canonical([event for event, _ in later], [profile for _, profile in later]))
     wrong = [
         event for event, canonical in zip(events, canonicals, strict=True)
         if canonical not in room.nobodys and owners[canonical] != event.person

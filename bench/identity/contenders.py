@@ -81,7 +81,7 @@ class ContenderStage:
         """Node -> the first record (its number in the order of arrival) of the batch that demoted it."""
         self.seconds = 0.0
 
-    def take(self, part: Sequence[WorldEvent]) -> None:
+    def resolve_batch(self, part: Sequence[WorldEvent]) -> None:
         """Resolve a batch."""
         registry, room = self._registry, self._stage
         values = [consented(registry, event) for event in part]
@@ -115,12 +115,12 @@ class ContenderStage:
             collect(members, nodes, day, nodes)
         lately = [node for node, at in self.demoted.items() if at >= since]
         over = dict.fromkeys([*lately, *find_hubs(self.store, members, log)])
-        journals = tidy(self.store, list(over), log, ALIAS, self._hear)
+        journals = tidy(self.store, list(over), log, ALIAS, self._log_writer)
         return _rewritten({node: journal for node, journal in journals if journal is not None}, rows, self.nobodys)
 
-    def _hear(self, _node: str) -> SlotLogger:
+    def _log_writer(self, _node: str) -> SlotLogger:
         def log(_kept: str, slots: Sequence[tuple[str, Slot]]) -> None:
-            records = [self._slots.output(node, slot, "", 0)[:2] for node, slot in slots]
+            records = [self._slots.encode_slot(node, slot, "", 0)[:2] for node, slot in slots]
             self._stage.on_broadcast(MERGES, records)
 
         return log
@@ -131,7 +131,7 @@ def stage(events: Sequence[WorldEvent], advance: Advance, size: int = BATCH) -> 
     rows."""
     room = ContenderStage()
     for part in _batches(events, advance, size):
-        room.take(part)
+        room.resolve_batch(part)
     first = first_deliveries(events)
     profiles = [room.stamped[event.event_id] for event in first]
     as_stamped = _followed(room.store, profiles, room.seconds, room.nobodys)
@@ -155,7 +155,7 @@ class MemoryLinkLog:
         """All of it."""
         return self._evidence
 
-    def news(self, _nodes: Collection[str]) -> Iterable[tuple[str, ...]]:
+    def read_new(self, _nodes: Collection[str]) -> Iterable[tuple[str, ...]]:
         """None."""
         return ()
 
@@ -164,7 +164,7 @@ def _rewritten(journals: Mapping[str, SplitJournal], rows: Sequence[tuple[WorldE
     """Profiles of past rows as `consumers/warehouse/history/restamping.py` rewrites them, once these nodes were taken out."""
     events, profiles = zip(*rows, strict=True)
     rewritten, shared = list(profiles), together(journals)
-    concerned = {node for journal in journals.values() for rewrite in journal.restamps for node in rewrite.nodes}.union(
+    concerned = {node for journal in journals.values() for rewrite in journal.rewrites for node in rewrite.nodes}.union(
         *shared.values()
     )
     places = defaultdict[str, list[int]](list)
@@ -172,13 +172,13 @@ def _rewritten(journals: Mapping[str, SplitJournal], rows: Sequence[tuple[WorldE
         if event.nodes[0] in concerned:
             places[event.nodes[0]].append(at)
     for node, journal in journals.items():
-        part = {member: rewrite for rewrite in journal.restamps for member in rewrite.nodes}
+        part = {member: rewrite for rewrite in journal.rewrites for member in rewrite.nodes}
         for at in {at for member in {*part, *shared[node]} for at in places[member]}:
             event, profile = events[at], rewritten[at]
             others = (other for other in event.nodes if other not in shared[node])
             owner = next(others, event.nodes[0]) if event.nodes[0] in shared[node] else event.nodes[0]
             rewrite = part.get(owner)
-            if rewrite is None or profile not in journal.once or profile == rewrite.profile:
+            if rewrite is None or profile not in journal.former_profiles or profile == rewrite.profile:
                 continue
             if profile in shared[node] or part.get(profile) is not rewrite:
                 rewritten[at] = rewrite.profile

@@ -57,22 +57,22 @@ def score(
     nobodys: Collection[str | int] = (),
 ) -> Score:
     """Figures of a contender; `nobodys` are the canonicals that it says are no person's."""
-    people = contents(events, canonicals)
+    people = people_by_canonical(events, canonicals)
     wrong = {
         canonical: sum(counts.values()) - max(counts.values())
         for canonical, counts in people.items()
         if canonical not in nobodys
     }
-    users = carried_users(events, canonicals)
-    owners, likeliest = owned(people), owned(contents(events, same_nodes(events)))
-    conflicts = conflicting(events, canonicals)
+    users = users_by_canonical(events, canonicals)
+    owners, likeliest = main_owners(people), main_owners(people_by_canonical(events, same_nodes(events)))
+    conflicts = conflicting_canonicals(events, canonicals)
     avoidable = [
         canonical
         for event, canonical, alike in zip(events, canonicals, same_nodes(events), strict=True)
         if canonical not in nobodys and owners[canonical] != event.person == likeliest[alike]
     ]
     whole = Counter(event.person for event in events)
-    together = sum(pairs(n) for counts in people.values() for n in counts.values())
+    together = sum(pair_count(n) for counts in people.values() for n in counts.values())
     return Score(
         wrong=sum(wrong.values()) / len(events),
         unattributed=sum(canonical in nobodys for canonical in canonicals) / len(events),
@@ -80,8 +80,8 @@ def score(
         given_away=sum(canonical in conflicts for canonical in avoidable) / len(events),
         wrong_known=sum(n for canonical, n in wrong.items() if canonical in users) / len(events),
         canonicals=sum(len(counts) for counts in people.values()) / len(whole),
-        precision=_share(together, sum(pairs(sum(counts.values())) for counts in people.values())),
-        recall=_share(together, sum(pairs(n) for n in whole.values())),
+        precision=_share(together, sum(pair_count(sum(counts.values())) for counts in people.values())),
+        recall=_share(together, sum(pair_count(n) for n in whole.values())),
         merged_people=sum(len(counts) > 1 for counts in people.values()),
         merged_accounts=sum(sum(world.users[person] is not None for person in counts) > 1 for counts in people.values()),
         merged_households=sum(len({world.households[person] for person in counts}) > 1 for counts in people.values()),
@@ -97,7 +97,7 @@ def bound(world: IdentityWorld, events: Sequence[WorldEvent]) -> Score:
     Canonicals and recall: a person's events whose nodes are nowhere connected, not even in hers alone, cannot be known as hers.
     """
     same = score(world, events, same_nodes(events), None)
-    connected = score(world, events, evidence(events), None)
+    connected = score(world, events, person_components(events), None)
     return Score(
         wrong=same.wrong, unattributed=0.0, avoidable=0.0, given_away=0.0,
         wrong_known=same.wrong_known,
@@ -106,7 +106,7 @@ def bound(world: IdentityWorld, events: Sequence[WorldEvent]) -> Score:
     )  # fmt: skip
 
 
-def evidence(events: Sequence[WorldEvent]) -> list[int]:
+def person_components(events: Sequence[WorldEvent]) -> list[int]:
     """For each event the connected component that it is in, of the graph of its person's events only."""
     unions = Unions()
     for event in events:
@@ -116,7 +116,7 @@ def evidence(events: Sequence[WorldEvent]) -> list[int]:
     return [unions.find(unions.number((event.person, event.nodes[0]))) for event in events]
 
 
-def contents(events: Sequence[WorldEvent], canonicals: Canonicals) -> Mapping[str | int, Counter[int]]:
+def people_by_canonical(events: Sequence[WorldEvent], canonicals: Canonicals) -> Mapping[str | int, Counter[int]]:
     """Canonical -> how many events of each person it has."""
     people: defaultdict[str | int, Counter[int]] = defaultdict(Counter)
     for (canonical, person), n in Counter(zip(canonicals, (event.person for event in events), strict=True)).items():
@@ -124,12 +124,12 @@ def contents(events: Sequence[WorldEvent], canonicals: Canonicals) -> Mapping[st
     return people
 
 
-def owned(people: Mapping[str | int, Counter[int]]) -> dict[str | int, int]:
+def main_owners(people: Mapping[str | int, Counter[int]]) -> dict[str | int, int]:
     """Canonical -> the person with most of its events; of several the one who came first."""
     return {canonical: counts.most_common(1)[0][0] for canonical, counts in people.items()}
 
 
-def carried_users(events: Sequence[WorldEvent], canonicals: Canonicals) -> Mapping[str | int, set[str]]:
+def users_by_canonical(events: Sequence[WorldEvent], canonicals: Canonicals) -> Mapping[str | int, set[str]]:
     """Canonical -> the user ids that its events carry; only of those with any."""
     users: defaultdict[str | int, set[str]] = defaultdict(set)
     for event, canonical in zip(events, canonicals, strict=True):
@@ -138,7 +138,7 @@ def carried_users(events: Sequence[WorldEvent], canonicals: Canonicals) -> Mappi
     return users
 
 
-def conflicting(events: Sequence[WorldEvent], canonicals: Canonicals) -> set[str | int]:
+def conflicting_canonicals(events: Sequence[WorldEvent], canonicals: Canonicals) -> set[str | int]:
     """Canonicals with a node that was seen in events of several users, there or elsewhere."""
     users: defaultdict[str, set[str]] = defaultdict(set)
     for event in events:
@@ -149,7 +149,7 @@ def conflicting(events: Sequence[WorldEvent], canonicals: Canonicals) -> set[str
     return {canonical for event, canonical in zip(events, canonicals, strict=True) if not shared.isdisjoint(event.nodes)}
 
 
-def pairs(n: int) -> int:
+def pair_count(n: int) -> int:
     """Unordered pairs of `n` things."""
     return n * (n - 1) // 2
 

@@ -19,7 +19,7 @@ class Carrier:
     shared: bool = False
     junk: bool = False
     value: str = ""
-    dies: float = 0.0
+    expires_ms: float = 0.0
     """When the value is replaced, milliseconds."""
     generation: int = 0
     session: int | None = None
@@ -29,19 +29,19 @@ class Carrier:
 
     def renew(self, now: float, rng: random.Random, rates: Rates) -> None:
         """Replace an id that has died, which also ends the session; begin its life where it has none."""
-        if self.value and now < self.dies:
+        if self.value and now < self.expires_ms:
             if self.short_lived:
-                self.dies = now + rates.short_life_days * DAY_MS
+                self.expires_ms = now + rates.short_life_days * DAY_MS
             return
         self.session = None
         self.generation += 1
         self.value = f"{self.name}.{self.generation}"
         if self.kind == "cookie":
             mean = rates.cookie_life_days * DAY_MS
-            self.dies = now + (rates.short_life_days * DAY_MS if self.short_lived else rng.expovariate(1 / mean))
+            self.expires_ms = now + (rates.short_life_days * DAY_MS if self.short_lived else rng.expovariate(1 / mean))
         else:
             again = self.generation == 1 and rng.random() < rates.reinstalls
-            self.dies = now + rng.random() * rates.days * DAY_MS if again else float("inf")
+            self.expires_ms = now + rng.random() * rates.days * DAY_MS if again else float("inf")
 
 
 @dataclass(slots=True)

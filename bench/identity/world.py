@@ -57,7 +57,7 @@ class IdentityWorld:
     """Person -> household."""
     users: list[str | None] = field(default_factory=list)
     """Person -> user node."""
-    several: dict[str, str] = field(default_factory=dict)
+    shared_nodes: dict[str, str] = field(default_factory=dict)
     """Node that events of several persons carry -> why."""
     blocked: int = 0
     """Values that were no identifiers."""
@@ -75,21 +75,21 @@ class _WorldMaker:
         self._rates, self._rng = rates, rng
         self._world = IdentityWorld()
         self._keys = NodeKeys.derive(Secret(SECRET))
-        self._known: dict[tuple[str, str], str | None] = {}
-        self._made = 0
-        self._late = 0.0
+        self._node_by_value: dict[tuple[str, str], str | None] = {}
+        self._event_count = 0
+        self._delay_ms = 0.0
         self._broken_from = rng.random() * (rates.days * DAY_MS - rates.broken_hours * HOUR_MS)
 
     def make(self) -> IdentityWorld:
         """Households until there are enough events."""
         world, number = self._world, 0
-        while self._made < self._rates.events:
+        while self._event_count < self._rates.events:
             household = draw_household(number, len(world.households), self._rng, self._rates)
             for person in household.people:
                 world.households.append(number)
                 world.users.append(None if person.user is None else self._node("user", person.user))
             if household.email is not None:
-                self._several("email", household.email, "household e-mail")
+                self._mark_shared("email", household.email, "household e-mail")
             visits = [(at, person) for person in household.people for at in person.visits]
             for at, person in sorted(visits, key=lambda visit: visit[0]):
                 self._visit(household, person, at)
@@ -99,7 +99,7 @@ class _WorldMaker:
         for event in world.events:
             for member in event.nodes:
                 people[member].add(event.person)
-        world.several = {member: why for member, why in world.several.items() if len(people[member]) > 1}
+        world.shared_nodes = {member: why for member, why in world.shared_nodes.items() if len(people[member]) > 1}
         return world
 
     # -- visits
@@ -111,14 +111,14 @@ class _WorldMaker:
             return
         carrier = self._choose(household, person)
         share = rates.late_web if carrier.kind == "cookie" else rates.late_app
-        self._late = 0.0
+        self._delay_ms = 0.0
         if rng.random() < share:
-            self._late = rng.lognormvariate(0, rates.late_sigma) * rates.late_median_minutes * MINUTE_MS
+            self._delay_ms = rng.lognormvariate(0, rates.late_sigma) * rates.late_median_minutes * MINUTE_MS
         if carrier.kind == "cookie" and rng.random() < rates.private:
-            carrier = Carrier(f"private{self._made}", "cookie")
+            carrier = Carrier(f"private{self._event_count}", "cookie")
         carrier.renew(at, rng, rates)
         if carrier.shared:
-            self._several(carrier.kind, self._value(carrier), "shared device")
+            self._mark_shared(carrier.kind, self._value(carrier), "shared device")
         pages = self._pages(rates.pages)
         ids: list[list[tuple[str, str]]] = [[(carrier.kind, self._value(carrier))] for _ in range(pages)]
         place = self._log_in(person, carrier, at, ids)
@@ -179,13 +179,13 @@ class _WorldMaker:
             address = self._email(person)
             if rng.random() < rates.forwarded:
                 address = f"p{rng.randrange(person.number + 1)}@mail.example"
-                self._several("email", address, "forwarded newsletter")
+                self._mark_shared("email", address, "forwarded newsletter")
             ids[0].append(("email", address))
         if all(kind != "user" for page in ids for kind, _ in page):
             if rng.random() < rates.typed:
                 ids[-1].append(("email", self._type(person)))
             if 0 <= at - self._broken_from < rates.broken_hours * HOUR_MS and rng.random() < rates.broken_visits:
-                self._several("user", JUNK_USER, "junk user id")
+                self._mark_shared("user", JUNK_USER, "junk user id")
                 for page in ids:
                     page.append(("user", JUNK_USER))
 
@@ -195,7 +195,7 @@ class _WorldMaker:
         if rng.random() < rates.web_views and app.jar is not None:
             app.jar.renew(at, rng, rates)
             if app.shared:
-                self._several("cookie", app.jar.value, "shared device")
+                self._mark_shared("cookie", app.jar.value, "shared device")
             for page in ids[len(ids) // 2 :]:
                 page.append(("cookie", app.jar.value))
         elif rng.random() < rates.hand_overs:
@@ -207,8 +207,8 @@ class _WorldMaker:
         rates, rng = self._rates, self._rng
         number = rng.randrange(rates.kiosks)
         kind = "cookie" if number % 2 else "device"
-        self._several(kind, f"kiosk{number}", "kiosk")
-        self._late = 0.0
+        self._mark_shared(kind, f"kiosk{number}", "kiosk")
+        self._delay_ms = 0.0
         ids = [[(kind, f"kiosk{number}")] for _ in range(self._pages(KIOSK_PAGES))]
         if person.user is not None and at >= person.account_from and rng.random() < rates.kiosk_logins:
             for page in ids[rng.randrange(len(ids)) :]:
@@ -226,7 +226,7 @@ class _WorldMaker:
 
     def _value(self, carrier: Carrier) -> str:
         if carrier.junk:
-            self._several("device", JUNK_DEVICE, "junk device id")
+            self._mark_shared("device", JUNK_DEVICE, "junk device id")
             return JUNK_DEVICE
         return carrier.value
 
@@ -242,38 +242,38 @@ class _WorldMaker:
             if rng.random() < 0.5:
                 return rng.choice(NO_EMAILS)
             address = rng.choices(JUNK_EMAILS, JUNK_WEIGHTS)[0]
-            self._several("email", address, "junk e-mail")
+            self._mark_shared("email", address, "junk e-mail")
             return address
         address = self._email(person)
-        return f"{self._made}{address}" if rng.random() < self._rates.misspelt else address
+        return f"{self._event_count}{address}" if rng.random() < self._rates.misspelt else address
 
     def _node(self, kind: str, value: str) -> str | None:
-        result = self._known.get((kind, value), "")
+        result = self._node_by_value.get((kind, value), "")
         if result == "":
-            result = self._known[kind, value] = node(self._keys, kind, value)
+            result = self._node_by_value[kind, value] = node(self._keys, kind, value)
         return result
 
-    def _several(self, kind: str, value: str, why: str) -> None:
+    def _mark_shared(self, kind: str, value: str, why: str) -> None:
         shared = self._node(kind, value)
         if shared is not None:
-            self._world.several.setdefault(shared, why)
+            self._world.shared_nodes.setdefault(shared, why)
 
     # -- events
 
     def _emit(self, person: WorldPerson, at: float, ids: list[list[tuple[str, str]]], place: str) -> None:
         """The events of a visit, and now and then one twice."""
         rates, rng, world = self._rates, self._rng, self._world
-        late = min(self._late, rates.late_most_days * DAY_MS)
+        late = min(self._delay_ms, rates.late_most_days * DAY_MS)
         for page in ids:
             page_nodes = [self._node(kind, value) for kind, value in page]
             nodes = tuple(sorted({member for member in page_nodes if member is not None}))
             world.blocked += page_nodes.count(None)
             ts = START_TS + int(at)
             arrived = ts + int(late + rng.expovariate(1 / SECOND_MS))
-            event = WorldEvent(arrived, ts, f"{self._made:032x}", nodes, person.number, place)
+            event = WorldEvent(arrived, ts, f"{self._event_count:032x}", nodes, person.number, place)
             world.events.append(event)
             if rng.random() < rates.duplicates:
                 again = arrived + int(rng.lognormvariate(2.5, 1.5) * SECOND_MS)
                 world.events.append(event._replace(arrived=again))
-            self._made += 1
+            self._event_count += 1
             at += rng.expovariate(1 / PAGE_MS)

@@ -70,7 +70,7 @@ class PrivacyContext:
     def left(self, who: Members, until: int, traces: PersonTraces) -> dict[str, int]:
         """Place -> how many slots, keys, records and rows there are of a person. Retryable."""
         found = {SLOTS: graph.count_unsuppressed(self.graph, who)}
-        found[SETS] = self.graph.holding(who.nodes, graph.find_holders(self.graph, who, traces.met))
+        found[SETS] = self.graph.count_memberships(who.nodes, graph.find_holders(self.graph, who, traces.met))
         found[VIEW] = sum(len(keys) for _, keys in self.view(who, until, traces))
         found |= {topic: len(held) for topic, held in traces.held.items()}
         person = rows.ErasedPerson(*who, until=until)

@@ -150,7 +150,7 @@ def expire(office: PrivacyContext, pen: TransactionalWriter, unseen: InactiveNod
     rows = sum(warehouse.forget(office.warehouse, uuid.uuid4().hex, nodes, since_ms) for nodes in unseen.nodes(ROWS_OF))
     tell("removing what was counted of them")
     for nodes in unseen.nodes(CHUNK):
-        office.graph.uncount(nodes)
+        office.graph.reset_limits(nodes)
     tell("removing slots from Redis, and striking them out of the log")
     slots = kept = 0
     for pairs in unseen.slots():

@@ -54,12 +54,12 @@ def open_fenced(settings: Settings) -> FencedStore:
     """The graph as long as it is whole."""
     store: FencedStore
 
-    def met(connection: Any) -> None:
+    def check_connection(connection: Any) -> None:
         if not _address(settings).startswith(CLUSTER):  # a cluster's client has done this
             connection.on_connect()
-        store.met(connection)
+        store.check_connection(connection)
 
-    store = FencedStore(partial(connect, settings, redis_connect_func=met))
+    store = FencedStore(partial(connect, settings, redis_connect_func=check_connection))
     return store
 
 

@@ -45,20 +45,23 @@ class LinkEvidence:
         self._since = 0
         """Grows when evidence was struck out: what was said before may be missing."""
 
-    def struck_out(self) -> None:
+    def invalidate(self) -> None:
         """Some of what was said is no longer there."""
         self._since += 1
 
     def add(
-        self, outcome: Outcome, events: Mapping[IdentifierSet, IdentityEvent], stamps: Mapping[IdentifierSet, ResolvedColumns]
+        self,
+        outcome: Outcome,
+        events: Mapping[IdentifierSet, IdentityEvent],
+        columns_by_set: Mapping[IdentifierSet, ResolvedColumns],
     ) -> None:
         """Put what is new among these, each with its first event, out, and remember it once that is committed."""
-        new = [identifiers for identifiers in events if identifiers.said < self._since]
+        new = [identifiers for identifiers in events if identifiers.evidence_since < self._since]
         if not new:
             return
         out = outcome.out.setdefault(LINKS, [])
         for identifiers in new:
-            live, event = stamps[identifiers].live, events[identifiers]
+            live, event = columns_by_set[identifiers].live, events[identifiers]
             if len(live) > 1:
                 record = link_record(live, event.event_id.decode(), event.collector_ts, event.purposes)
                 out.append((record["link_id"].encode(), self._encode(*record.values()), BY_KEY))
@@ -67,4 +70,4 @@ class LinkEvidence:
 
 def _remember(combinations: Iterable[IdentifierSet], since: int) -> None:
     for identifiers in combinations:
-        identifiers.said = since
+        identifiers.evidence_since = since

@@ -43,29 +43,34 @@ class Resolver:
         claims, holders = _claims(batch, events)
         claimed = self._graph.store.claim(claims, now, batch.topic_id)  # it is answered while the graph is looked up
         view, reads = GraphView(), SlotReads()
-        firsts = _firsts(events)
-        uncached = self._graph.look_up(view, reads, firsts)
+        first_events = _first_events(events)
+        uncached = self._graph.look_up(view, reads, first_events)
         holders |= self._recent.find_duplicates(claims)
         holders |= claimed()
         self._recent.remember(claims, holders)
         alive = self._without_erased(outcome, view.slots, uncached, _without_duplicates(outcome, batch, events, holders))
-        firsts = firsts if len(alive) == len(events) else _firsts(alive)
-        asking = {identifiers: event.position for identifiers, event in firsts.items() if identifiers.nodes}
+        first_events = first_events if len(alive) == len(events) else _first_events(alive)
+        asking = {identifiers: event.position for identifiers, event in first_events.items() if identifiers.nodes}
         # By the clock of the events that ask: a backlog of days is not one day's.
-        day = max((event.collector_ts for identifiers, event in firsts.items() if identifiers in uncached), default=0) // DAY_MS
-        own_writes = self._graph.settle(view, reads, asking, uncached, day)
-        self._graph.keep(view)
-        stamps: dict[IdentifierSet, ResolvedColumns] = {}
-        for identifiers in firsts:
-            stamps[identifiers] = (
-                identifiers.stamp if identifiers.stamp and identifiers not in uncached else self._looked_up(view, identifiers)
+        day = (
+            max((event.collector_ts for identifiers, event in first_events.items() if identifiers in uncached), default=0)
+            // DAY_MS
+        )
+        own_writes = self._graph.apply_links(view, reads, asking, uncached, day)
+        self._graph.remember(view)
+        columns_by_set: dict[IdentifierSet, ResolvedColumns] = {}
+        for identifiers in first_events:
+            columns_by_set[identifiers] = (
+                identifiers.resolved
+                if identifiers.resolved and identifiers not in uncached
+                else self._resolved_columns(view, identifiers)
             )
-        self._stamp(outcome, alive, stamps)
-        self._log(outcome, view, reads, own_writes, events)
-        self.evidence.add(outcome, firsts, stamps)
+        self._emit_resolved(outcome, alive, columns_by_set)
+        self._emit_slots(outcome, view, reads, own_writes, events)
+        self.evidence.add(outcome, first_events, columns_by_set)
         return outcome
 
-    def pass_on(self, batch: Batch, now: float) -> Outcome:
+    def pass_unresolved(self, batch: Batch, now: float) -> Outcome:
         """Nothing but a stamp: the strongest node that is not known to be shared. Erased ones are known here, and retries."""
         outcome = Outcome()
         events = self._reader.read(outcome, batch, now)
@@ -73,8 +78,10 @@ class Resolver:
         holders |= self._recent.find_duplicates(claims)
         self._recent.remember(claims, holders)
         events = _without_duplicates(outcome, batch, events, holders)
-        alive = self._without_erased(outcome, self._graph.erased, _firsts(events), events)
-        self._stamp(outcome, alive, {identifiers: self._alone(identifiers) for identifiers in _firsts(alive)})
+        alive = self._without_erased(outcome, self._graph.erased, _first_events(events), events)
+        self._emit_resolved(
+            outcome, alive, {identifiers: self._unresolved_columns(identifiers) for identifiers in _first_events(alive)}
+        )
         return outcome
 
     def _without_erased(
@@ -103,34 +110,34 @@ class Resolver:
 
     # -- what leaves
 
-    def _looked_up(self, view: GraphView, identifiers: IdentifierSet) -> ResolvedColumns:
+    def _resolved_columns(self, view: GraphView, identifiers: IdentifierSet) -> ResolvedColumns:
         """What a combination that was looked at closer is stamped with."""
         nodes = identifiers.nodes
         alive = live_nodes(view, nodes)
         if not alive:
-            return identifiers.stamped(self._alias(nodes[0], view.epoch(nodes[0])), SHARED_IDS, ())
+            return identifiers.build_columns(self._alias(nodes[0], view.epoch(nodes[0])), SHARED_IDS, ())
         root = home_root(view, alive)
         slot = view.slots.get(root)
         if slot is not None and slot.state == ERASED:
-            return identifiers.stamped(self._alias(root, slot.epoch), SHARED_IDS, alive)
-        return identifiers.stamped(view.label(root) or "", RESOLVED_IDS, alive)
+            return identifiers.build_columns(self._alias(root, slot.epoch), SHARED_IDS, alive)
+        return identifiers.build_columns(view.label(root) or "", RESOLVED_IDS, alive)
 
-    def _alone(self, identifiers: IdentifierSet) -> ResolvedColumns:
+    def _unresolved_columns(self, identifiers: IdentifierSet) -> ResolvedColumns:
         """What it is stamped with while the graph is away."""
         nodes = identifiers.nodes
-        if not nodes and identifiers.stamp:
-            return identifiers.stamp
-        view = GraphView(self._graph.known(nodes))
+        if not nodes and identifiers.resolved:
+            return identifiers.resolved
+        view = GraphView(self._graph.cached_slots(nodes))
         alive = live_nodes(view, nodes)
-        return identifiers.stamped(alive[0] if alive else self._alias(nodes[0], view.epoch(nodes[0])), UNRESOLVED, alive)
+        return identifiers.build_columns(alive[0] if alive else self._alias(nodes[0], view.epoch(nodes[0])), UNRESOLVED, alive)
 
-    def _stamp(
-        self, outcome: Outcome, events: Sequence[IdentityEvent], stamps: Mapping[IdentifierSet, ResolvedColumns]
+    def _emit_resolved(
+        self, outcome: Outcome, events: Sequence[IdentityEvent], columns_by_set: Mapping[IdentifierSet, ResolvedColumns]
     ) -> None:
         rows: list[Output] = []
         cells: list[tuple[int, EventOrigin, str]] = []
         for _, value, identifiers, origin, _, collector_ts, event_id, _ in events:
-            key, columns, state, _ = stamps[identifiers]
+            key, columns, state, _ = columns_by_set[identifiers]
             rows.append((key or event_id, columns + value[HEADER_BYTES:], BY_KEY))
             cells.append((collector_ts // MINUTE_MS, origin, state))
         outcome.out.setdefault(RESOLVED, []).extend(rows)
@@ -139,7 +146,7 @@ class Resolver:
                 outcome.counts[CountCell(minute * MINUTE_MS, origin.source, origin.event_name, state)] += n
         outcome.passed = len(rows)
 
-    def _log(
+    def _emit_slots(
         self, outcome: Outcome, view: GraphView, reads: SlotReads, own_writes: dict[str, Write], events: Sequence[IdentityEvent]
     ) -> None:
         """Put every slot that may not be in the log into it, and mark it once that is committed."""
@@ -154,28 +161,28 @@ class Resolver:
             write = own_writes.get(node)
             if write is None or write.slot != slot:
                 # Met and not made here: whoever made it had the evidence, so no event is named.
-                logged.append(self._slots.output(node, slot, "", latest_ts))
+                logged.append(self._slots.encode_slot(node, slot, "", latest_ts))
                 continue
             event = by_place[write.position]
             if write.rule:
-                self._demoted(outcome, view, write, event)
-            logged.append(self._slots.output(node, slot, event.event_id.decode(), event.collector_ts))
-        self._handover.add(outcome, slots)
+                self._emit_conflict(outcome, view, write, event)
+            logged.append(self._slots.encode_slot(node, slot, event.event_id.decode(), event.collector_ts))
+        self._handover.add_signals(outcome, slots)
         outcome.after_commit.append(partial(self._graph.store.confirm, slots))
 
-    def _demoted(self, outcome: Outcome, view: GraphView, write: Write, event: IdentityEvent) -> None:
+    def _emit_conflict(self, outcome: Outcome, view: GraphView, write: Write, event: IdentityEvent) -> None:
         self._metrics.count("headwater_identity_conflicts_total", rule=write.rule)
         record = conflict_record(write, view.find(write.node), event.event_id.decode(), event.collector_ts)
         value = encode(self._registry.latest(CONFLICTS), record)
         outcome.out.setdefault(CONFLICTS, []).append((write.node.encode(), value, BY_KEY))
 
 
-def _firsts(events: Iterable[IdentityEvent]) -> dict[IdentifierSet, IdentityEvent]:
+def _first_events(events: Iterable[IdentityEvent]) -> dict[IdentifierSet, IdentityEvent]:
     """Each combination, in the order of their first events."""
-    firsts: dict[IdentifierSet, IdentityEvent] = {}
+    first_events: dict[IdentifierSet, IdentityEvent] = {}
     for event in events:
-        firsts.setdefault(event[2], event)  # its combination; by name that takes half as long again
-    return firsts
+        first_events.setdefault(event[2], event)  # its combination; by name that takes half as long again
+    return first_events
 
 
 def _claims(batch: Batch, events: Iterable[IdentityEvent]) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:

@@ -64,16 +64,16 @@ class IdentityStage:
     broadcast: tuple[str, ...] = (MERGES, DEFERRED)
     restore: tuple[str, ...] = (DEFERRED,)
 
-    def __init__(self, registry: Registry, store: GraphStore, metrics: Metrics, kit: IdentityDependencies) -> None:
+    def __init__(self, registry: Registry, store: GraphStore, metrics: Metrics, dependencies: IdentityDependencies) -> None:
         self._registry = registry
         self._metrics = metrics
-        self._kit = kit
-        self._graph = Graph(store, kit.renamed)
+        self._dependencies = dependencies
+        self._graph = Graph(store, dependencies.renamed)
         self._handover = Handover(registry, store, metrics)
-        self._resolver = Resolver(registry, self._graph, metrics, kit.alias, self._handover)
+        self._resolver = Resolver(registry, self._graph, metrics, dependencies.alias, self._handover)
         self._slots = SlotLog(registry)
         self._deferred = DeferredRanges(registry, REVOCATIONS)
-        self._looked = 0.0
+        self._rewrites_checked_at = 0.0
 
     # -- batches
 
@@ -81,76 +81,76 @@ class IdentityStage:
         """One batch. Retryable while a contract is unknown."""
         outcome = self._attempt(batch, now)
         if outcome is None:
-            outcome = Outcome(passed=len(batch)) if batch.topic == REVOCATIONS else self._resolver.pass_on(batch, now)
-        elif batch.topic != REVOCATIONS or not self._deferred.linking:
+            outcome = Outcome(passed=len(batch)) if batch.topic == REVOCATIONS else self._resolver.pass_unresolved(batch, now)
+        elif batch.topic != REVOCATIONS or not self._deferred.links_due:
             return outcome
         # A withdrawal that came while links are due reaches more ids once they are made: it is expanded at once and then again.
-        outcome.out.setdefault(DEFERRED, []).append(self._deferred.add(batch))
+        outcome.out.setdefault(DEFERRED, []).append(self._deferred.defer(batch))
         self._metrics.set("headwater_identity_deferred", len(self._deferred))
         return outcome
 
     def _attempt(self, batch: Batch, now: float) -> Outcome | None:
         """What comes of a batch; None while the graph is away."""
-        if self._kit.guard.usable():
+        if self._dependencies.guard.is_usable():
             try:
-                return self._work(batch, now)
+                return self._process(batch, now)
             except StoreUnavailable as error:
-                self._kit.guard.lost(error)
+                self._dependencies.guard.report_loss(error)
         return None
 
-    def _work(self, batch: Batch, now: float) -> Outcome:
+    def _process(self, batch: Batch, now: float) -> Outcome:
         return self._expand(batch, now) if batch.topic == REVOCATIONS else self._resolver.resolve(batch, now)
 
     def on_tick(self, now: float) -> Outcome:
         """Log what a worker that ended has rewritten; make some of the links that are due. Retryable if they cannot be read."""
         outcome = Outcome()
-        if self._kit.guard.usable():
+        if self._dependencies.guard.is_usable():
             try:
                 self._log_rewrites(outcome, now)
                 self._catch_up(outcome, now)
             except StoreUnavailable as error:
-                self._kit.guard.lost(error)
+                self._dependencies.guard.report_loss(error)
         return outcome
 
     def _log_rewrites(self, outcome: Outcome, now: float) -> None:
         """A slot that was rewritten is not met by who remembers the older one: so it is looked for."""
-        if now - self._looked < REWRITES_S:
+        if now - self._rewrites_checked_at < REWRITES_S:
             return
-        self._looked = now
-        nodes = self._graph.store.rewritten()
+        self._rewrites_checked_at = now
+        nodes = self._graph.store.unlogged_rewrites()
         slots = [(node, slot) for node, slot in zip(nodes, self._graph.store.read(nodes), strict=True) if slot is not None]
         unlogged = [(node, slot) for node, slot in slots if not slot.logged]
         for node, slot in unlogged:
-            outcome.out.setdefault(MERGES, []).append(self._slots.output(node, slot, "", int(now * 1000)))
+            outcome.out.setdefault(MERGES, []).append(self._slots.encode_slot(node, slot, "", int(now * 1000)))
         # One of them may be a link whose worker ended: once it is marked as logged, nobody else hands over what it has joined.
-        self._handover.add(outcome, unlogged)
+        self._handover.add_signals(outcome, unlogged)
         if slots:
             outcome.after_commit.append(partial(self._graph.store.confirm, slots))
 
     def _catch_up(self, outcome: Outcome, now: float) -> None:
         records_read = 0
-        while records_read < CATCH_UP and (due := self._deferred.next()) is not None:
+        while records_read < CATCH_UP and (due := self._deferred.next_due()) is not None:
             try:
-                batch = self._kit.read_back(*due)
+                batch = self._dependencies.read_back(*due)
             except Retryable:
                 if records_read:
                     break  # what was done until here is to leave
                 raise
             records_read += len(batch)
-            self._link(batch, due, outcome, now)
+            self._link_deferred(batch, due, outcome, now)
         self._metrics.set("headwater_identity_deferred", len(self._deferred))
 
-    def _link(self, batch: Batch, due: OffsetSpan, outcome: Outcome, now: float) -> None:
+    def _link_deferred(self, batch: Batch, due: OffsetSpan, outcome: Outcome, now: float) -> None:
         """Records that passed unresolved: all that they ask for but the events themselves."""
         if len(batch):
-            late = self._work(batch, now)
+            late = self._process(batch, now)
             # What left once does not leave again, nor is it counted again; dead letters of it were written then.
             late.out.pop(RESOLVED, None)
             for topic, outputs in late.out.items():
                 outcome.out.setdefault(topic, []).extend(outputs)
             outcome.after_commit += late.after_commit
         until = batch.offsets[-1] + 1 if len(batch) else due.end
-        outcome.out.setdefault(DEFERRED, []).append(self._deferred.done(due, until))
+        outcome.out.setdefault(DEFERRED, []).append(self._deferred.complete(due, until))
 
     # -- withdrawals
 
@@ -158,16 +158,16 @@ class IdentityStage:
         """Signal each refusal of every linked id to the consent room; of a withdrawal, ask the rooms that hold data to do their
         part."""
         outcome = Outcome()
-        revocations = self._alive(outcome, self._revocations(outcome, batch, now))
+        revocations = self._drop_outlived(outcome, self._revocations(outcome, batch, now))
         expansion = expand(self._graph.store, revocations)
         for revocation, linked in zip(revocations, expansion.components, strict=True):
             if not linked.whole:
                 get_logger().warning("a refusal is linked to too many ids, not all are expanded", nodes=len(linked.nodes))
             for record in signal_records(revocation, linked):
-                self._say(outcome, SIGNALS, record["subject"], record)
+                self._emit(outcome, SIGNALS, record["subject"], record)
             if revocation.get("withdrawal", True):  # the oldest records do not say
-                privacy_request = request_record(revocation, linked, self._kit.sla_ms)
-                self._say(outcome, REQUESTS, privacy_request["request_id"], privacy_request)
+                privacy_request = request_record(revocation, linked, self._dependencies.sla_ms)
+                self._emit(outcome, REQUESTS, privacy_request["request_id"], privacy_request)
             self._metrics.count("headwater_revocations_total", whole=str(linked.whole).lower())
             outcome.passed += 1
         if expansion.pending:
@@ -190,7 +190,7 @@ class IdentityStage:
                 revocations.append(revocation)
         return revocations
 
-    def _alive(self, outcome: Outcome, revocations: list[Record]) -> list[Record]:
+    def _drop_outlived(self, outcome: Outcome, revocations: list[Record]) -> list[Record]:
         """Those whose subject was not erased since."""
         slots = self._graph.store.read([revocation["subject"] for revocation in revocations])
         pairs = zip(revocations, slots, strict=True)
@@ -199,7 +199,7 @@ class IdentityStage:
             outcome.dropped[ERASURE] += len(revocations) - len(alive)
         return alive
 
-    def _say(self, outcome: Outcome, topic: str, key: str, record: Record) -> None:
+    def _emit(self, outcome: Outcome, topic: str, key: str, record: Record) -> None:
         value = encode(self._registry.latest(topic), record)
         outcome.out.setdefault(topic, []).append((key.encode(), value, BY_KEY))
 
@@ -211,18 +211,18 @@ class IdentityStage:
         for key, value in records:
             if value is None:
                 if topic == MERGES and key is not None:
-                    self._graph.drop(key.decode())
+                    self._graph.forget(key.decode())
                     dropped = True
             elif topic == DEFERRED:
-                self._deferred.follow(decode(self._registry, value)[1])
+                self._deferred.observe(decode(self._registry, value)[1])
             else:
-                self._graph.keep_slot(*self._slots.read(value))
+                self._graph.apply_committed(*self._slots.decode_slot(value))
         if dropped:
-            self._resolver.evidence.struck_out()
+            self._resolver.evidence.invalidate()
 
     def on_restore(self, topic: str, partition: int, records: KeyValues) -> None:  # noqa: ARG002 - it restores one topic
         """What passed unresolved and is due."""
-        self._deferred.hold(partition)
+        self._deferred.assign(partition)
         for _, value in records:
             if value is not None:
                 self._deferred.restore(decode(self._registry, value)[1])

@@ -210,17 +210,17 @@ def split_command(
         journals = {node: _split(settings, store, node, dry_run) for node in names}
     rows = None if dry_run else _restamp(settings, journals)
     written = {write.node: write.slot._asdict() for journal in journals.values() for write in journal.writes}
-    restamps = [restamp for journal in journals.values() for restamp in journal.restamps]
+    rewrites = [rewrite for journal in journals.values() for rewrite in journal.rewrites]
     if as_json:
-        profiles = [{"profile": profile, "nodes": nodes} for profile, nodes in restamps]
-        once = sorted({node for journal in journals.values() for node in journal.once})
+        profiles = [{"profile": profile, "nodes": nodes} for profile, nodes in rewrites]
+        once = sorted({node for journal in journals.values() for node in journal.former_profiles})
         shown = {"node": names[0], "dry_run": dry_run, "slots": written, "profiles": profiles, "once": once, "rows": rows}
         typer.echo(json.dumps(shown))
     else:
         for node in names:
             typer.echo(f"{node}  {'would be' if dry_run else 'is'} nobody's")
         typer.echo(f"{len(written):,} slots {_rewritten(dry_run)}")
-        for profile, nodes in restamps:
+        for profile, nodes in rewrites:
             typer.echo(f"profile  {profile}  {len(nodes):,} ids, {nodes[0]} first")
         if rows is not None:
             typer.echo(f"{rows:,} past rows rewritten")
@@ -233,7 +233,7 @@ def _split(settings: Settings, store: RedisGraphStore, node: str, dry_run: bool)
     """All that is written for one node, or would be."""
     evidence, stamp = evidence_reader(settings), alias(settings.master)
     if dry_run:
-        return SplitJournal.read(store.noted(node)).add(plan_next_split(store, node, evidence, stamp))
+        return SplitJournal.from_text(store.load_note(node)).add(plan_next_split(store, node, evidence, stamp))
     return split_node(store, node, evidence, stamp, slot_logger(settings, node, int(time.time() * 1000)))
 
 

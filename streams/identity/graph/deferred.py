@@ -35,12 +35,12 @@ class DeferredRanges:
     def __init__(self, registry: Registry, last: str) -> None:
         self._registry = registry
         self._last = last
-        self._held: set[int] = set()
+        self._assigned: set[int] = set()
         self._ranges: dict[tuple[str, int], OffsetSpan] = {}
-        self._said: dict[tuple[str, int], OffsetSpan] = {}
+        self._logged: dict[tuple[str, int], OffsetSpan] = {}
         """What the log says of all workers' partitions; of those that are held here, `_ranges` is newer."""
 
-    def add(self, batch: Batch) -> Output:
+    def defer(self, batch: Batch) -> Output:
         """A batch passes unresolved; the record that says so."""
         current = self._ranges.get((batch.topic, batch.partition))
         first = batch.offsets[0] if current is None else min(current.first, batch.offsets[0])
@@ -48,41 +48,41 @@ class DeferredRanges:
         return self._set(OffsetSpan(batch.topic, batch.partition, first, end))
 
     @property
-    def linking(self) -> bool:
+    def links_due(self) -> bool:
         """Whether links are due, here or in another worker."""
-        elsewhere = (due for due in self._said.values() if due.partition not in self._held)
+        elsewhere = (due for due in self._logged.values() if due.partition not in self._assigned)
         return any(due.topic != self._last for due in chain(self._ranges.values(), elsewhere))
 
-    def next(self) -> OffsetSpan | None:
+    def next_due(self) -> OffsetSpan | None:
         """One that is due and whose turn it is."""
         due = sorted(self._ranges.values(), key=lambda due: due.topic == self._last)
-        return due[0] if due and (due[0].topic != self._last or not self.linking) else None
+        return due[0] if due and (due[0].topic != self._last or not self.links_due) else None
 
-    def done(self, due: OffsetSpan, until: int) -> Output:
+    def complete(self, due: OffsetSpan, until: int) -> Output:
         """Links of `due` are made up to this offset; the record that says so."""
         return self._set(due._replace(first=until))
 
     def _set(self, due: OffsetSpan) -> Output:
-        _take(self._ranges, due)
+        _update(self._ranges, due)
         # What is done is said as an empty range and not as a tombstone: a reader that looks on sees it too.
         value = encode(self._registry.latest(DEFERRED), due._asdict())
         return f"{due.topic}:{due.partition}".encode(), value, due.partition
 
-    def follow(self, record: Mapping[str, Any]) -> None:
+    def observe(self, record: Mapping[str, Any]) -> None:
         """Take in a record of the topic that any worker has written."""
-        _take(self._said, _range(record))
+        _update(self._logged, _range(record))
 
-    def hold(self, partition: int) -> None:
+    def assign(self, partition: int) -> None:
         """This worker's from now on; `restore` says what is due of it."""
-        self._held.add(partition)
+        self._assigned.add(partition)
 
     def restore(self, record: Mapping[str, Any]) -> None:
         """Take in a record of a partition that is held."""
-        _take(self._ranges, _range(record))
+        _update(self._ranges, _range(record))
 
     def revoke(self, partition: int) -> None:
         """Somebody else's from now on."""
-        self._held.discard(partition)
+        self._assigned.discard(partition)
         for key in [key for key in self._ranges if key[1] == partition]:
             del self._ranges[key]
 
@@ -94,7 +94,7 @@ def _range(record: Mapping[str, Any]) -> OffsetSpan:
     return OffsetSpan(record["topic"], record["partition"], record["first"], record["end"])
 
 
-def _take(ranges: dict[tuple[str, int], OffsetSpan], due: OffsetSpan) -> None:
+def _update(ranges: dict[tuple[str, int], OffsetSpan], due: OffsetSpan) -> None:
     if due.first < due.end:
         ranges[due.topic, due.partition] = due
     else:

@@ -11,7 +11,7 @@ from typing import Any
 import redis
 
 from infra.clients.redis import run_of
-from streams.identity.graph.redis_store import AWAY, TAGS, RedisGraphStore
+from streams.identity.graph.redis_store import CONNECTION_ERRORS, TAGS, RedisGraphStore
 from streams.identity.graph.store import StoreUnavailable
 
 LOCK_S = 60
@@ -26,13 +26,13 @@ class StaleStore(StoreUnavailable):
 class RebuiltStore(RedisGraphStore):
     """The graph of a Redis whatever it holds, and the marks that say that it is whole."""
 
-    def marks(self) -> list[tuple[int, str, str]]:
+    def shard_marks(self) -> list[tuple[int, str, str]]:
         """(tag, key of the mark, run id) of each shard. Away."""
         self._connected()
         try:
             return self._marks()
-        except AWAY as error:
-            raise self._away(error) from error
+        except CONNECTION_ERRORS as error:
+            raise self._unavailable(error) from error
 
     def _marks(self) -> list[tuple[int, str, str]]:
         first: dict[int, int] = {}
@@ -41,36 +41,36 @@ class RebuiltStore(RedisGraphStore):
         runs = ((tag, self._shards[tag].info("server")["run_id"]) for tag in first.values())
         return [(tag, f"g:{{{tag:02x}}}:whole", run) for tag, run in runs]
 
-    def whole(self) -> bool:
+    def is_whole(self) -> bool:
         """Whether every shard is marked. Away."""
-        return self._marked(self.marks())
+        return self._marked(self.shard_marks())
 
-    def _marked(self, marks: Sequence[tuple[int, str, str]]) -> bool:
-        return self._mget([(tag, key) for tag, key, _ in marks]) == [run.encode() for _, _, run in marks]
+    def _marked(self, shard_marks: Sequence[tuple[int, str, str]]) -> bool:
+        return self._mget([(tag, key) for tag, key, _ in shard_marks]) == [run.encode() for _, _, run in shard_marks]
 
-    def declare_whole(self) -> None:
+    def mark_whole(self) -> None:
         """Mark every shard. Away."""
-        self._run([(tag, ("SET", key, run)) for tag, key, run in self.marks()])
+        self._run([(tag, ("SET", key, run)) for tag, key, run in self.shard_marks()])
 
     @contextmanager
-    def mending(self, worker: str) -> Iterator[Callable[[], None]]:
+    def rebuild_lock(self, worker: str) -> Iterator[Callable[[], None]]:
         """Be the only one who mends; gives what says that one still does. Away while somebody else mends.
 
         Who was cut short by an end of Redis, or by its own, finds itself as the one who mends and begins again.
         """
 
-        def still() -> None:
+        def renew() -> None:
             (holder,) = self._run([(0, ("GET", REBUILD_LOCK))])
             if holder != worker.encode():
                 raise StoreUnavailable("another worker reads the log back into it, or this one was silent for too long")
             self._run([(0, ("EXPIRE", REBUILD_LOCK, LOCK_S))])
 
         self._run([(0, ("SET", REBUILD_LOCK, worker, "NX", "EX", LOCK_S))])
-        still()
+        renew()
         try:
-            yield still
+            yield renew
         finally:
-            still()
+            renew()
             self._run([(0, ("DEL", REBUILD_LOCK))])
 
 
@@ -84,27 +84,27 @@ class FencedStore(RebuiltStore):
 
     def _open(self) -> None:
         super()._open()
-        marks = self._marks()
-        if not self._marked(marks):
+        shard_marks = self._marks()
+        if not self._marked(shard_marks):
             self.close()
             raise StaleStore("the identity graph's Redis was started anew, or emptied: its log must be read back first")
-        self._runs = {run for _, _, run in marks}
-        self._whole = [(tag, key) for tag, key, _ in marks]
+        self._runs = {run for _, _, run in shard_marks}
+        self._whole = [(tag, key) for tag, key, _ in shard_marks]
 
     def close(self) -> None:
         """See `RedisGraphStore`."""
         super().close()
         self._runs, self._whole = set(), []
 
-    def met(self, connection: Any) -> None:
+    def check_connection(self, connection: Any) -> None:
         """For each new connection: a client connects again in silence, and then perhaps to another process."""
         run = run_of(connection)
         if self._runs and run not in self._runs:
             raise redis.ConnectionError("another process than before")
 
     def _mget(self, keys: Sequence[tuple[int, str]]) -> list[bytes | None]:
-        marks = self._whole
-        answers = super()._mget([*keys, *marks])
+        shard_marks = self._whole
+        answers = super()._mget([*keys, *shard_marks])
         values, marked = answers[: len(keys)], answers[len(keys) :]
         if None in marked:
             self.close()

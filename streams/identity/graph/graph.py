@@ -49,23 +49,23 @@ class Graph:
     def __init__(self, store: GraphStore, renamed: RenameLookup = no_renames) -> None:
         self.store = store
         self._renamed = renamed
-        self._kept: OrderedDict[str, Slot] = OrderedDict()
-        self._age = 0
+        self._cache: OrderedDict[str, Slot] = OrderedDict()
+        self._generation = 0
         """Grows with each slot that was rewritten, here or elsewhere: no stamp from before holds any more."""
         self.erased: dict[str, Slot] = {}
         """All there are: what was erased must be known even while the store is away. Few are."""
 
-    def known(self, nodes: Iterable[str]) -> dict[str, Slot | None]:
+    def cached_slots(self, nodes: Iterable[str]) -> dict[str, Slot | None]:
         """What is remembered of nodes."""
-        return {node: self._kept.get(node) for node in nodes}
+        return {node: self._cache.get(node) for node in nodes}
 
     def look_up(self, view: GraphView, reads: SlotReads, combinations: Iterable[IdentifierSet]) -> set[IdentifierSet]:
         """Read all that these hang on, level by level, into `view`, the store being asked at least once. Those whose stamp is
         not sure come back."""
         cached, uncached, nodes = list[IdentifierSet](), set[IdentifierSet](), set[str]()
         for identifiers in combinations:
-            valid = identifiers.stamp is not None and (identifiers.age == self._age or not identifiers.nodes)
-            if valid or identifiers.settle(self._kept, self._age):
+            valid = identifiers.resolved is not None and (identifiers.generation == self._generation or not identifiers.nodes)
+            if valid or identifiers.cache_columns(self._cache, self._generation):
                 cached.append(identifiers)
                 nodes.add(identifiers.root)
             else:
@@ -73,15 +73,15 @@ class Graph:
                 nodes.update(identifiers.nodes)
         nodes.discard("")
         self._read(view, reads, nodes)
-        self._look_closer(view, reads, uncached, self._moved(view, cached))
-        return {identifiers for identifiers in uncached if not identifiers.settle(view.slots, self._age)}
+        self._read_uncached(view, reads, uncached, self._with_linked_root(view, cached))
+        return {identifiers for identifiers in uncached if not identifiers.cache_columns(view.slots, self._generation)}
 
-    def _moved(self, view: GraphView, cached: Iterable[IdentifierSet]) -> list[IdentifierSet]:
+    def _with_linked_root(self, view: GraphView, cached: Iterable[IdentifierSet]) -> list[IdentifierSet]:
         """Those whose root has a slot by now."""
         slots = view.slots
         return [identifiers for identifiers in cached if identifiers.root and slots.get(identifiers.root) is not None]
 
-    def _look_closer(
+    def _read_uncached(
         self, view: GraphView, reads: SlotReads, uncached: set[IdentifierSet], more: Sequence[IdentifierSet]
     ) -> None:
         if more:
@@ -89,25 +89,25 @@ class Graph:
             self._read(view, reads, {node for identifiers in more for node in identifiers.nodes})
 
     def _read(self, view: GraphView, reads: SlotReads, nodes: Iterable[str]) -> None:
-        missing = self._climb(view, nodes)
+        missing = self._follow_cached(view, nodes)
         while True:
             batch = list(missing)
             slots = dict(zip(batch, self.store.read(batch), strict=True))
             view.slots.update(slots)
             reads.update(slots)
-            missing = self._climb(view, batch)
+            missing = self._follow_cached(view, batch)
             if not missing:
                 return
 
-    def _climb(self, view: GraphView, nodes: Iterable[str]) -> set[str]:
+    def _follow_cached(self, view: GraphView, nodes: Iterable[str]) -> set[str]:
         """Follow `nodes` up through what is kept; what must be asked for comes back."""
         missing = view.missing(nodes)
-        while cached := {node: slot for node in missing if (slot := self._kept.get(node)) is not None}:
+        while cached := {node: slot for node in missing if (slot := self._cache.get(node)) is not None}:
             view.slots.update(cached)
             missing = view.missing(missing)
         return missing
 
-    def settle(
+    def apply_links(
         self,
         view: GraphView,
         reads: SlotReads,
@@ -118,7 +118,7 @@ class Graph:
         """Win every link, demotion and label that the combinations (each with its first event) ask for; node -> its last
         write of ours. Those of `closer` ask; those that their writes touch are added to it. `day`, since 1970, counts for
         limits. Retryable."""
-        won: dict[str, Write] = {}
+        own_writes: dict[str, Write] = {}
         full: dict[str, str] = {}
         admitted: set[tuple[str, str]] = set()
         for _ in range(ROUNDS):
@@ -128,80 +128,82 @@ class Graph:
                     events.setdefault(identifiers.nodes, at)
             writes, pairs = plan(view, events, full, self._renamed(events))
             cached = [identifiers for identifiers in combinations if identifiers not in uncached] if writes else []
-            if touched := self._touched(view, writes, cached):
+            if affected := self._affected(view, writes, cached):
                 undo_writes(view, writes)
-                self._look_closer(view, reads, uncached, touched)
-            elif refused := self._refused(pairs, admitted, day):
-                full |= refused
+                self._read_uncached(view, reads, uncached, affected)
+            elif full_holders := self._find_full(pairs, admitted, day):
+                full |= full_holders
                 undo_writes(view, writes)
-            elif self._write(view, reads, writes, won) and self._write(view, reads, plan_labels(view, events), won):
-                return won
+            elif self._write(view, reads, writes, own_writes) and self._write(
+                view, reads, plan_labels(view, events), own_writes
+            ):
+                return own_writes
             else:
-                self._look_closer(
+                self._read_uncached(
                     view, reads, uncached, [identifiers for identifiers in combinations if identifiers not in uncached]
                 )
         raise Retryable("other workers link the same nodes all the time")
 
-    def _refused(self, pairs: Iterable[Pair], admitted: set[tuple[str, str]], day: int) -> dict[str, str]:
+    def _find_full(self, pairs: Iterable[Pair], admitted: set[tuple[str, str]], day: int) -> dict[str, str]:
         """Holder -> rule, of those without room for what they are to be linked with; nothing of `admitted` is asked again."""
         requested = [pair for pair in dict.fromkeys(pairs) if pair[:2] not in admitted]
         answers = self.store.admit(requested, day) if requested else ()
         admitted.update(pair[:2] for pair in requested)
         return {pair.holder: pair.limit.rule for pair, room in zip(requested, answers, strict=True) if not room}
 
-    def _touched(self, view: GraphView, writes: Sequence[Write], cached: Sequence[IdentifierSet]) -> Sequence[IdentifierSet]:
+    def _affected(self, view: GraphView, writes: Sequence[Write], cached: Sequence[IdentifierSet]) -> Sequence[IdentifierSet]:
         """Those that planned writes may change: a link those under its root, a rewrite whoever has the node."""
-        return cached if any(write.expected is not None for write in writes) else self._moved(view, cached)
+        return cached if any(write.expected is not None for write in writes) else self._with_linked_root(view, cached)
 
-    def _write(self, view: GraphView, reads: SlotReads, writes: Sequence[Write], won: dict[str, Write]) -> bool:
+    def _write(self, view: GraphView, reads: SlotReads, writes: Sequence[Write], own_writes: dict[str, Write]) -> bool:
         """Whether all of these were won. What others have written instead is read, with all that it leads to."""
         if not writes:
             return True
-        lost = []
-        for write, mine in zip(writes, self.store.write(writes), strict=True):
-            if mine:
-                won[write.node] = write
+        lost_nodes = []
+        for write, applied in zip(writes, self.store.write(writes), strict=True):
+            if applied:
+                own_writes[write.node] = write
                 view.slots[write.node] = reads[write.node] = write.slot
             else:
-                lost.append(write.node)
-        for node in lost:
+                lost_nodes.append(write.node)
+        for node in lost_nodes:
             view.slots.pop(node, None)
-            self._kept.pop(node, None)
-        if lost:
-            self._read(view, reads, lost)
-        return not lost
+            self._cache.pop(node, None)
+        if lost_nodes:
+            self._read(view, reads, lost_nodes)
+        return not lost_nodes
 
     # -- memory
 
-    def keep(self, view: GraphView) -> None:
+    def remember(self, view: GraphView) -> None:
         """Remember slots that are in the log. One that was forgotten meanwhile is none that was rewritten: broadcasts tell."""
-        cached = self._kept
+        cached = self._cache
         for node, slot in view.slots.items():
             if slot is not None and slot.logged and (current := cached.get(node)) is not slot:
                 self._replace(node, current, slot)
 
-    def keep_slot(self, node: str, slot: Slot) -> None:
+    def apply_committed(self, node: str, slot: Slot) -> None:
         """Take in what any worker has committed."""
         if slot.epoch:
-            self._age += 1  # a first slot is no rewrite: who hangs on a node without one reads it each time
-        self._replace(node, self._kept.get(node), slot)
+            self._generation += 1  # a first slot is no rewrite: who hangs on a node without one reads it each time
+        self._replace(node, self._cache.get(node), slot)
 
-    def drop(self, node: str) -> None:
+    def forget(self, node: str) -> None:
         """It was not seen for long, and what it pointed to is forgotten."""
-        current = self._kept.get(node)
+        current = self._cache.get(node)
         if current is None or not current.epoch:
-            self._kept.pop(node, None)
-            self._age += 1  # also where it was no longer remembered: a stamp may hang on it still
+            self._cache.pop(node, None)
+            self._generation += 1  # also where it was no longer remembered: a stamp may hang on it still
 
     def _replace(self, node: str, current: Slot | None, slot: Slot) -> None:
         """Remember a slot, unless a newer one is remembered."""
         if slot.state == ERASED:
             self.erased[node] = slot
         if current is None:
-            if len(self._kept) >= MAX_CACHED_SLOTS:
-                self._kept.popitem(last=False)
+            if len(self._cache) >= MAX_CACHED_SLOTS:
+                self._cache.popitem(last=False)
         elif current.epoch > slot.epoch:
             return
         elif current != slot:
-            self._age += 1
-        self._kept[node] = slot
+            self._generation += 1
+        self._cache[node] = slot

@@ -17,11 +17,11 @@ PATIENCE_S = 30.0
 class GraphGuard(Protocol):
     """What the stage asks."""
 
-    def usable(self) -> bool:
+    def is_usable(self) -> bool:
         """Whether the graph may be asked."""
         ...
 
-    def lost(self, error: Exception) -> None:
+    def report_loss(self, error: Exception) -> None:
         """It could not be."""
         ...
 
@@ -29,11 +29,11 @@ class GraphGuard(Protocol):
 class NoGuard:
     """For a graph that nothing stands guard over: a failure is the caller's, who comes again."""
 
-    def usable(self) -> bool:
+    def is_usable(self) -> bool:
         """Always."""
         return True
 
-    def lost(self, error: Exception) -> None:
+    def report_loss(self, error: Exception) -> None:
         """Pass it on."""
         raise error
 
@@ -41,33 +41,33 @@ class NoGuard:
 class RebuildGuard:
     """Mends the graph whenever it is lost: `mend` returns once it is whole, and raises Retryable while that is impossible."""
 
-    def __init__(self, mend: Callable[[], None], metrics: Metrics, patience_s: float = PATIENCE_S) -> None:
-        self._mend = mend
+    def __init__(self, rebuild: Callable[[], None], metrics: Metrics, patience_s: float = PATIENCE_S) -> None:
+        self._rebuild = rebuild
         self._metrics = metrics
         self._patience_s = patience_s
         self._whole = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def usable(self) -> bool:
+    def is_usable(self) -> bool:
         """See `GraphGuard`. The first call waits a while for the graph: what is only starting is not away."""
         if self._thread is None:
             self._begin()
             if not self._whole.wait(self._patience_s):
-                self._say("it does not answer, or its log is long")
+                self._report_degraded("it does not answer, or its log is long")
         return self._whole.is_set()
 
-    def lost(self, error: Exception) -> None:
+    def report_loss(self, error: Exception) -> None:
         """See `GraphGuard`."""
         if self._whole.is_set():
             self._whole.clear()
-            self._say(str(error))
+            self._report_degraded(str(error))
             self._begin()
 
     def _begin(self) -> None:
         self._thread = threading.Thread(target=self._run, name="mender", daemon=True)
         self._thread.start()
 
-    def _say(self, why: str) -> None:
+    def _report_degraded(self, why: str) -> None:
         self._metrics.set("headwater_identity_degraded", 1)
         get_logger().warning("events pass unresolved until the identity graph is back", error=why)
 
@@ -75,7 +75,7 @@ class RebuildGuard:
         began, (pause, most), logged = time.monotonic(), BACK_OFF_S, ""
         while True:
             try:
-                self._mend()
+                self._rebuild()
                 break
             except Retryable as error:
                 if str(error) != logged:

@@ -25,27 +25,27 @@ class ResolvedColumns(NamedTuple):
 class IdentifierSet:
     """Compared by identity: there is one for each spelling that is remembered."""
 
-    __slots__ = ("_columns", "age", "nodes", "root", "said", "stamp")
+    __slots__ = ("_encode", "evidence_since", "generation", "nodes", "resolved", "root")
 
     def __init__(self, nodes: Nodes, columns: Callable[..., bytes]) -> None:
         self.nodes = nodes
         """Strongest first; empty where nothing may be linked."""
-        self._columns = columns
-        self.stamp: ResolvedColumns | None = None if nodes else self.stamped("", ANONYMOUS, ())
+        self._encode = columns
+        self.resolved: ResolvedColumns | None = None if nodes else self.build_columns("", ANONYMOUS, ())
         """None: to be looked at closer."""
         self.root = ""
         """The stamp holds as long as this node has no slot; empty where its root has one."""
-        self.age = 0
+        self.generation = 0
         """The stamp holds as long as no slot is rewritten: `Graph.age`."""
-        self.said = NEVER if len(nodes) > 1 else ALWAYS
+        self.evidence_since = NEVER if len(nodes) > 1 else ALWAYS
         """Since when (see `Evidence`) the log says that its nodes belong together. A single one needs no evidence."""
 
-    def stamped(self, profile: str, state: str, live: Nodes) -> ResolvedColumns:
+    def build_columns(self, profile: str, state: str, live: Nodes) -> ResolvedColumns:
         """With this profile."""
-        columns = self._columns(profile, self.nodes[0] if self.nodes else "", state)
+        columns = self._encode(profile, self.nodes[0] if self.nodes else "", state)
         return ResolvedColumns(profile.encode(), columns, state, live)
 
-    def settle(self, slots: Mapping[str, Slot | None], age: int) -> bool:
+    def cache_columns(self, slots: Mapping[str, Slot | None], generation: int) -> bool:
         """Remember the stamp if all that it hangs on is in the log: one root, and every slot on the ways to it, none marked.
 
         Then nothing is to be linked, and only two things can change that: a first slot of a root that has none, or a slot
@@ -67,5 +67,9 @@ class IdentifierSet:
             home = at
         if home[0] == USER and not label:
             return False
-        self.stamp, self.root, self.age = self.stamped(label or home, RESOLVED_IDS, self.nodes), "" if label else home, age
+        self.resolved, self.root, self.generation = (
+            self.build_columns(label or home, RESOLVED_IDS, self.nodes),
+            "" if label else home,
+            generation,
+        )
         return True

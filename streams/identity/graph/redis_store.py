@@ -40,7 +40,7 @@ SCRIPT_CHUNK = 1_000
 """Keys, or claims, of one script; Lua bounds what it takes apart at once."""
 Command = tuple[int, tuple[Any, ...]]
 """The hash tag whose shard it is for, and its words."""
-AWAY = (redis.RedisError, RedisClusterException)
+CONNECTION_ERRORS = (redis.RedisError, RedisClusterException)
 """What a Redis that is away, or a cluster that is not whole, raises; the second is no kind of the first."""
 
 
@@ -86,10 +86,10 @@ class RedisGraphStore:
         if not self._shards:
             try:
                 self._open()
-            except AWAY as error:
-                raise self._away(error) from error
+            except CONNECTION_ERRORS as error:
+                raise self._unavailable(error) from error
 
-    def _away(self, error: Exception) -> StoreUnavailable:
+    def _unavailable(self, error: Exception) -> StoreUnavailable:
         """What an error means. The next call opens anew: shards may have moved, and a new Redis has no scripts."""
         self.close()
         return StoreUnavailable(f"the identity graph's Redis: {type(error).__name__}")
@@ -104,11 +104,11 @@ class RedisGraphStore:
         """Send commands, all of them before any answer is read; what waits for the answers, in their order. Retryable, both."""
         pending: list[tuple[Any, Any, list[int]]] = []
 
-        def away(error: Exception) -> StoreUnavailable:
+        def unavailable(error: Exception) -> StoreUnavailable:
             for pool, connection, _ in pending:
                 connection.disconnect()  # or somebody would read answers that are not his
                 pool.release(connection)
-            return self._away(error)
+            return self._unavailable(error)
 
         def answers() -> list[Any]:
             responses: list[Any] = [None] * len(commands)
@@ -119,8 +119,8 @@ class RedisGraphStore:
                         responses[at] = connection.read_response()
                     pool.release(connection)
                     del pending[0]
-            except AWAY as error:
-                raise away(error) from error
+            except CONNECTION_ERRORS as error:
+                raise unavailable(error) from error
             return responses
 
         self._connected()
@@ -135,15 +135,15 @@ class RedisGraphStore:
                 # Packed here: the client would look at each word's type before, which takes as long again.
                 packed = [hiredis.pack_command(commands[at][1]) for at in places]
                 connection.send_packed_command([b"".join(packed)])
-        except AWAY as error:
-            raise away(error) from error
+        except CONNECTION_ERRORS as error:
+            raise unavailable(error) from error
         return answers
 
     def _run(self, commands: Sequence[Command]) -> list[Any]:
         """The answers to commands, one round trip a shard. Retryable."""
         return self._send(commands)()
 
-    def _each(self, script: str, kind: str, names: Sequence[str], *columns: Sequence[Any]) -> list[int]:
+    def _run_script(self, script: str, kind: str, names: Sequence[str], *columns: Sequence[Any]) -> list[int]:
         """A script's answers for each name's key of a kind, with its arguments (one of each column), in their order; a call
         for each tag. Retryable."""
         by_tag: list[list[int]] = [[] for _ in range(TAGS)]
@@ -189,7 +189,7 @@ class RedisGraphStore:
 
     def read(self, nodes: Sequence[str]) -> list[Slot | None]:
         """See `GraphStore`. ConfigError where this Redis may forget slots on its own."""
-        return list(map(_slot, self._mget([(_TAG[node[1:3]], _KEYS[node[1:3]] + node) for node in nodes])))
+        return list(map(_decode_slot, self._mget([(_TAG[node[1:3]], _KEYS[node[1:3]] + node) for node in nodes])))
 
     def claim(self, claims: Mapping[bytes, bytes], now: float, topic_id: str = "") -> ClaimHolders:
         """See `GraphStore`."""
@@ -221,30 +221,30 @@ class RedisGraphStore:
         """See `GraphStore`."""
         # Children first: what ends in between leaves one too many there, and never one too few.
         self._adopt((node, slot) for node, expected, slot, *_ in writes if expected is None or expected.parent != slot.parent)
-        expected = ["" if write.expected is None else _text(write.expected)[1:] for write in writes]
-        texts = [_text(write.slot) for write in writes]
-        written = self._each(scripts.WRITE, "n", [write.node for write in writes], expected, texts)
+        expected = ["" if write.expected is None else _encode_slot(write.expected)[1:] for write in writes]
+        texts = [_encode_slot(write.slot) for write in writes]
+        written = self._run_script(scripts.WRITE, "n", [write.node for write in writes], expected, texts)
         return [won == 1 for won in written]
 
     def _adopt(self, slots: Iterable[tuple[str, Slot]]) -> None:
         """Let the parent of each slot that has one know its child. Retryable."""
         new = [(slot.parent, node) for node, slot in slots if not is_root(node, slot)]
-        self._each(scripts.ADOPT, "c", [parent for parent, _ in new], [node for _, node in new])
+        self._run_script(scripts.ADOPT, "c", [parent for parent, _ in new], [node for _, node in new])
 
     def admit(self, pairs: Sequence[Pair], day: int) -> list[bool]:
         """See `GraphStore`. A member is remembered by a part of its name."""
         names = [f"{holder}:{limit.rule}" for holder, _, limit in pairs]
         members = [member[1:13] for _, member, _ in pairs]
         most, days = [limit.most for *_, limit in pairs], [limit.days for *_, limit in pairs]
-        answers = self._each(scripts.ADMIT, "w", names, members, most, [day] * len(pairs), days)
+        answers = self._run_script(scripts.ADMIT, "w", names, members, most, [day] * len(pairs), days)
         return [answer == 1 for answer in answers]
 
     def confirm(self, slots: Iterable[tuple[str, Slot]]) -> None:
         """See `GraphStore`."""
         pairs = list(slots)
-        self._each(scripts.CONFIRM, "n", [node for node, _ in pairs], [_text(slot)[1:] for _, slot in pairs])
+        self._run_script(scripts.CONFIRM, "n", [node for node, _ in pairs], [_encode_slot(slot)[1:] for _, slot in pairs])
 
-    def rewritten(self) -> list[str]:
+    def unlogged_rewrites(self) -> list[str]:
         """See `GraphStore`."""
         members = self._run([(tag, ("SMEMBERS", f"r:{braced}")) for tag, braced in enumerate(_BRACED)])
         return sorted(node.decode() for some in members for node in some)
@@ -260,7 +260,7 @@ class RedisGraphStore:
         """See `GraphStore`."""
         return [from_text(text) if text else NONE for text in self._refusal_texts(nodes)]
 
-    def refuse(self, refusals: Mapping[str, Refusals]) -> None:
+    def add_refusals(self, refusals: Mapping[str, Refusals]) -> None:
         """See `GraphStore`."""
         self._revise(refusals, merge_refusals)
 
@@ -285,17 +285,17 @@ class RedisGraphStore:
                 if revised is not current:
                     replaced[node] = text or b"", to_text(revised)
             before, after = [text for text, _ in replaced.values()], [text for _, text in replaced.values()]
-            answers = self._each(scripts.REPLACE, "f", list(replaced), before, after, [REFUSAL_S] * len(replaced))
+            answers = self._run_script(scripts.REPLACE, "f", list(replaced), before, after, [REFUSAL_S] * len(replaced))
             waiting = [node for node, answer in zip(replaced, answers, strict=True) if not answer]
         raise Retryable("other workers change the refusals of the same nodes all the time")
 
     # -- notes
 
-    def note(self, node: str, text: str) -> None:
+    def save_note(self, node: str, text: str) -> None:
         """Keep a text for a node for a month, in place of an earlier one. Retryable."""
         self._run([(tag_of(node), ("SET", _key("s", node), text, "EX", NOTE_S))])
 
-    def noted(self, node: str) -> str | None:
+    def load_note(self, node: str) -> str | None:
         """What is kept for it. Retryable."""
         (text,) = self._mget([(tag_of(node), _key("s", node))])
         return None if text is None else text.decode()
@@ -305,19 +305,19 @@ class RedisGraphStore:
         commands = [(tag_of(node), ("DEL", *_sets(node))) for node in nodes]
         commands += [(tag_of(node), ("DEL", _key("f", node))) for node in nodes]
         commands += [(tag_of(at), (f"{kind}REM", key, *some)) for at, kind, key, some in _memberships(nodes, holders)]
-        commands += [(tag_of(at), ("DEL", _key("s", at))) for at in self._noted(nodes, holders)]
+        commands += [(tag_of(at), ("DEL", _key("s", at))) for at in self._nodes_with_notes(nodes, holders)]
         return sum(self._run(commands))
 
-    def holding(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
+    def count_memberships(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
         """See `GraphStore`."""
         count: int = sum(self._run([(tag_of(node), ("EXISTS", *_sets(node))) for node in nodes]))
         count += sum(self._run([(tag_of(node), ("EXISTS", _key("f", node))) for node in nodes]))
         members = list(_memberships(nodes, holders))
         commands = [(tag_of(at), ("SMISMEMBER" if kind == "S" else "ZMSCORE", key, *some)) for at, kind, key, some in members]
         count += sum(answer not in (0, None) for answers in self._run(commands) for answer in answers)
-        return count + len(self._noted(nodes, holders))
+        return count + len(self._nodes_with_notes(nodes, holders))
 
-    def _noted(self, nodes: Sequence[str], holders: Sequence[str]) -> list[str]:
+    def _nodes_with_notes(self, nodes: Sequence[str], holders: Sequence[str]) -> list[str]:
         """Nodes for which a text is kept that is theirs or names them."""
         candidates = sorted({*nodes, *holders})
         texts = self._mget([(tag_of(at), _key("s", at)) for at in candidates])
@@ -339,8 +339,8 @@ class RedisGraphStore:
                 newest[node] = slot
         nodes = list(newest)
         before = self.read(nodes)
-        texts = [_text(slot._replace(logged=True)) for slot in newest.values()]
-        answers = self._each(scripts.RESTORE, "n", nodes, texts, [slot.epoch for slot in newest.values()])
+        texts = [_encode_slot(slot._replace(logged=True)) for slot in newest.values()]
+        answers = self._run_script(scripts.RESTORE, "n", nodes, texts, [slot.epoch for slot in newest.values()])
         # Not of what is older than what is there: the log has that for long, also of who was erased since.
         self._adopt((node, newest[node]) for node, answer in zip(nodes, answers, strict=True) if answer)
         stale_links = [
@@ -358,17 +358,17 @@ class RedisGraphStore:
         above = [(node, slot) for node, slot in zip(nodes, slots_before, strict=True) if slot is not None]
         # Out of their parents' sets first: whoever links them anew enters them again, once the slot is gone.
         self._run([(tag_of(slot.parent), ("SREM", _key("c", slot.parent), node)) for node, slot in above])
-        texts = ["" if slot is None else _text(slot)[1:] for _, slot in slots]
-        expired = [answer == 1 for answer in self._each(scripts.EXPIRE, "n", nodes, texts)]
+        texts = ["" if slot is None else _encode_slot(slot)[1:] for _, slot in slots]
+        expired = [answer == 1 for answer in self._run_script(scripts.EXPIRE, "n", nodes, texts)]
         still = {node for node, went in zip(nodes, expired, strict=True) if not went}
         self._adopt([pair for pair in above if pair[0] in still])
         return expired
 
-    def uncount(self, nodes: Sequence[str]) -> None:
+    def reset_limits(self, nodes: Sequence[str]) -> None:
         """Forget what was counted of nodes for their limits, and what is noted for them. Retryable."""
         self._run([(tag_of(node), ("DEL", *_sets(node)[1:], _key("s", node))) for node in nodes])
 
-    def scan(self) -> Iterator[list[str]]:
+    def scan_nodes(self) -> Iterator[list[str]]:
         """The nodes of all slots, some at a time; one that is written meanwhile may be missing or there twice. Retryable."""
         nodes: list[str] = []
         self._connected()
@@ -379,8 +379,8 @@ class RedisGraphStore:
                     if len(nodes) == CHUNK:
                         yield nodes
                         nodes = []
-        except AWAY as error:
-            raise self._away(error) from error
+        except CONNECTION_ERRORS as error:
+            raise self._unavailable(error) from error
         if nodes:
             yield nodes
 
@@ -409,14 +409,14 @@ def _memberships(nodes: Sequence[str], holders: Sequence[str]) -> Iterator[tuple
         yield from ((holder, "Z", key, [node[1:13] for node in nodes]) for key in limited)
 
 
-def _text(slot: Slot) -> str:
+def _encode_slot(slot: Slot) -> str:
     text = f"{'D' if slot.logged else 'P'}|{slot.parent}|{slot.epoch}"
     if not slot.state:
         return text
     return f"{text}|{slot.state}|{slot.since}" if slot.since else f"{text}|{slot.state}"
 
 
-def _slot(text: bytes | None) -> Slot | None:
+def _decode_slot(text: bytes | None) -> Slot | None:
     if text is None:
         return None
     if len(text) == FIRST_SLOT and text.endswith(b"|0"):

@@ -41,11 +41,11 @@ class SlotLog:
         self._encode = flat_encoder(latest.parsed, latest.header)
         self._ends: dict[bytes, Callable[[bytes], list[int]] | None] = {}
 
-    def output(self, node: str, slot: Slot, event_id: str, evidence_ts: int) -> Output:
+    def encode_slot(self, node: str, slot: Slot, event_id: str, evidence_ts: int) -> Output:
         """The record that says so."""
         return log_key(node, slot), self._encode(*slot_record(node, slot, event_id, evidence_ts).values()), BY_KEY
 
-    def read(self, value: bytes) -> tuple[str, Slot]:
+    def decode_slot(self, value: bytes) -> tuple[str, Slot]:
         """Node and slot. Undecodable; UnknownContract."""
         header = value[:HEADER_BYTES]
         ends = self._ends[header] if header in self._ends else self._open(value)

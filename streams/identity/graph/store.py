@@ -48,7 +48,7 @@ class GraphStore(Protocol):
         """Mark slots as logged, once the log has them for sure."""
         ...
 
-    def rewritten(self) -> list[str]:
+    def unlogged_rewrites(self) -> list[str]:
         """Nodes whose slot was rewritten and is not known to be in the log."""
         ...
 
@@ -60,7 +60,7 @@ class GraphStore(Protocol):
         """For each node, the refusals that it remembers."""
         ...
 
-    def refuse(self, refusals: Mapping[str, Refusals]) -> None:
+    def add_refusals(self, refusals: Mapping[str, Refusals]) -> None:
         """Let nodes remember refusals, beside those that they know; of one scope the newest stays."""
         ...
 
@@ -73,7 +73,7 @@ class GraphStore(Protocol):
         refusals are gone. Slots stay."""
         ...
 
-    def holding(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
+    def count_memberships(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
         """How many sets and members `forget` would take."""
         ...
 
@@ -102,11 +102,11 @@ class MemoryGraphStore:
         self.slots: dict[str, Slot] = {}
         self.claims: dict[str, dict[bytes, bytes]] = {}
         """By topic id."""
-        self.below: dict[str, set[str]] = {}
+        self.child_index: dict[str, set[str]] = {}
         self.memberships: dict[tuple[str, str], dict[str, int]] = {}
         """(Holder, rule) -> what it holds, and since which day."""
         self.notes: dict[str, str] = {}
-        self.refused: dict[str, Refusals] = {}
+        self.refusals_by_node: dict[str, Refusals] = {}
 
     def read(self, nodes: Sequence[str]) -> list[Slot | None]:
         """See `GraphStore`."""
@@ -123,10 +123,10 @@ class MemoryGraphStore:
         won = []
         for write in writes:
             current = self.slots.get(write.node)
-            mine = current is None if write.expected is None else current is not None and _same(current, write.expected)
+            mine = current is None if write.expected is None else current is not None and _same_content(current, write.expected)
             won.append(mine)
             if not is_root(write.node, write.slot):
-                self.below.setdefault(write.slot.parent, set()).add(write.node)
+                self.child_index.setdefault(write.slot.parent, set()).add(write.node)
             if mine:
                 self.slots[write.node] = write.slot
         return won
@@ -148,47 +148,47 @@ class MemoryGraphStore:
             if self.slots.get(node) == slot._replace(logged=False):
                 self.slots[node] = slot._replace(logged=True)
 
-    def rewritten(self) -> list[str]:
+    def unlogged_rewrites(self) -> list[str]:
         """See `GraphStore`."""
         return [node for node, slot in self.slots.items() if slot.epoch and not slot.logged]
 
     def children(self, nodes: Sequence[str]) -> list[set[str]]:
         """See `GraphStore`."""
-        return [set(self.below.get(node, ())) for node in nodes]
+        return [set(self.child_index.get(node, ())) for node in nodes]
 
     def refusals(self, nodes: Sequence[str]) -> list[Refusals]:
         """See `GraphStore`."""
-        return [self.refused.get(node, NONE) for node in nodes]
+        return [self.refusals_by_node.get(node, NONE) for node in nodes]
 
-    def refuse(self, refusals: Mapping[str, Refusals]) -> None:
+    def add_refusals(self, refusals: Mapping[str, Refusals]) -> None:
         """See `GraphStore`."""
         for node, new in refusals.items():
             if new:
-                self.refused[node] = merge_refusals(self.refused.get(node, NONE), new)
+                self.refusals_by_node[node] = merge_refusals(self.refusals_by_node.get(node, NONE), new)
 
     def confirm_refusals(self, refusals: Mapping[str, Refusals]) -> None:
         """See `GraphStore`."""
         for node, signalled in refusals.items():
-            if node in self.refused:
-                self.refused[node] = confirm_signalled(self.refused[node], signalled)
+            if node in self.refusals_by_node:
+                self.refusals_by_node[node] = confirm_signalled(self.refusals_by_node[node], signalled)
 
-    def note(self, node: str, text: str) -> None:
+    def save_note(self, node: str, text: str) -> None:
         """Keep a text for a node, in place of an earlier one."""
         self.notes[node] = text
 
-    def noted(self, node: str) -> str | None:
+    def load_note(self, node: str) -> str | None:
         """What is kept for it."""
         return self.notes.get(node)
 
     def forget(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
         """See `GraphStore`."""
-        count = self.holding(nodes, holders)
+        count = self.count_memberships(nodes, holders)
         for node in nodes:
-            self.below.pop(node, None)
-            self.refused.pop(node, None)
+            self.child_index.pop(node, None)
+            self.refusals_by_node.pop(node, None)
             for limit in chain.from_iterable(LIMITS.values()):
                 self.memberships.pop((node, limit.rule), None)
-        for holder, below in self.below.items():
+        for holder, below in self.child_index.items():
             if holder in holders:
                 below.difference_update(nodes)
         for (holder, _), members in self.memberships.items():
@@ -197,14 +197,14 @@ class MemoryGraphStore:
                     members.pop(node, None)
         return count
 
-    def holding(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
+    def count_memberships(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
         """See `GraphStore`."""
         others = set(holders) - set(nodes)
-        sets = [*self.below.items(), *((at, set(some)) for (at, _), some in self.memberships.items())]
-        refused = sum(node in self.refused for node in nodes)
+        sets = [*self.child_index.items(), *((at, set(some)) for (at, _), some in self.memberships.items())]
+        refused = sum(node in self.refusals_by_node for node in nodes)
         holder_count = sum(at in nodes for at, some in sets if some)
         return refused + holder_count + sum(len(some & set(nodes)) for at, some in sets if at in others)
 
 
-def _same(first: Slot, second: Slot) -> bool:
+def _same_content(first: Slot, second: Slot) -> bool:
     return first[0] == second[0] and first[2:] == second[2:]

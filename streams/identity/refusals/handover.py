@@ -61,7 +61,7 @@ def expand(store: GraphStore, revocations: Sequence[Mapping[str, Any]]) -> Expan
     for subject, revocation in zip(subjects, revocations, strict=True):
         if subject not in marked:
             own[subject] = merge_refusals(own.get(subject, NONE), refusals_of(revocation))
-    store.refuse(own)
+    store.add_refusals(own)
 
     def own_refusals(linked: Component, _memories: Sequence[Refusals]) -> Mapping[Scope, Refusal]:
         return newest_refusals(own.get(node, NONE) for node in linked.live)
@@ -101,7 +101,7 @@ def _spread(store: GraphStore, nodes: Sequence[str], wanted_refusals: RefusalCho
                     pending[node] = unsignalled
         if not new:
             return linked, pending
-        store.refuse(new)
+        store.add_refusals(new)
         for node, missing in new.items():
             added.setdefault(node, {}).update(missing)
     raise Retryable("other workers link the same nodes all the time")
@@ -115,7 +115,7 @@ class Handover:
         self._store = store
         self._metrics = metrics
 
-    def add(self, outcome: Outcome, slots: Iterable[tuple[str, Slot]]) -> None:
+    def add_signals(self, outcome: Outcome, slots: Iterable[tuple[str, Slot]]) -> None:
         """Put signals for what these slots, which are not known to be in the log, have linked into an outcome. Retryable.
 
         A demoted node gives nothing, but what hangs under it may have been joined by its link before that.

@@ -126,13 +126,13 @@ def _revocations(registry: Registry, values: Iterable[bytes | None]) -> Iterator
 
 def rebuild_if_stale(settings: Settings, store: RebuiltStore, worker: str) -> None:
     """See that Redis is what the log says, unless it is known to be so already. Retryable."""
-    if store.whole():
+    if store.is_whole():
         return
-    with store.mending(worker) as still:
-        written = rebuild(read_log(settings), store, lambda _records: still())
+    with store.rebuild_lock(worker) as renew:
+        written = rebuild(read_log(settings), store, lambda _records: renew())
         recount_limits(settings, store)
-        restore_refusals(settings, store, lambda _records: still())
-        store.declare_whole()
+        restore_refusals(settings, store, lambda _records: renew())
+        store.mark_whole()
     get_logger().info("identity graph read back from its log", slots_written=written)
 
 
@@ -253,7 +253,7 @@ def compare_with_log(log: Iterator[Sequence[LogRecord]], store: RedisGraphStore,
                 else:
                     continue
                 examples += [node] * (len(examples) < EXAMPLES)
-        for nodes in store.scan():
+        for nodes in store.scan_nodes():
             for node, slot in zip(nodes, store.read(nodes), strict=True):
                 if slot is None:
                     continue

@@ -40,9 +40,9 @@ class SplitPlan(NamedTuple):
     """Root that the node hung under."""
     writes: tuple[Write, ...]
     """The node first, then a label, then the others."""
-    once: Nodes
+    former_profiles: Nodes
     """What events of all these nodes can have been stamped with."""
-    restamps: tuple[ProfileRewrite, ...]
+    rewrites: tuple[ProfileRewrite, ...]
     """The node's own, then each part's, the largest first."""
 
 
@@ -88,9 +88,9 @@ def plan_split(tree: ComponentTree, evidence: Iterable[Nodes], alias: Alias) -> 
     for head, part in zip(heads, components, strict=True):
         writes += _pointers(slots, head, part)
     labels = {slot.parent} if top[0] == USER and (slot := slots[top]) is not None else set()
-    restamps = [ProfileRewrite(alias(node, current.epoch if is_split and current else alone.epoch), (node,))]
-    restamps += [ProfileRewrite(_profile(slots, head, label), part) for head, part in zip(heads, components, strict=True)]
-    return SplitPlan(top, tuple(writes), tuple(sorted({node, *members} | labels)), tuple(restamps))
+    rewrites = [ProfileRewrite(alias(node, current.epoch if is_split and current else alone.epoch), (node,))]
+    rewrites += [ProfileRewrite(_profile(slots, head, label), part) for head, part in zip(heads, components, strict=True)]
+    return SplitPlan(top, tuple(writes), tuple(sorted({node, *members} | labels)), tuple(rewrites))
 
 
 def _head(slots: Mapping[str, Slot | None], top: str, part: Collection[str]) -> str:

@@ -33,11 +33,11 @@ FLUSH_S = 30.0
 class SplitStore(GraphStore, Protocol):
     """A graph that keeps notes of splits for a while."""
 
-    def note(self, node: str, text: str) -> None:
+    def save_note(self, node: str, to_text: str) -> None:
         """Keep a text for a node, in place of an earlier one."""
         ...
 
-    def noted(self, node: str) -> str | None:
+    def load_note(self, node: str) -> str | None:
         """What is kept for it."""
         ...
 
@@ -47,30 +47,34 @@ class SplitJournal(NamedTuple):
 
     former_root: str = ""
     writes: tuple[Write, ...] = ()
-    once: Nodes = ()
-    restamps: tuple[ProfileRewrite, ...] = ()
+    former_profiles: Nodes = ()
+    rewrites: tuple[ProfileRewrite, ...] = ()
     at_ms: int = 0
     """When the last round was, milliseconds UTC: events that came much later were stamped by who knew of it. 0 = unknown."""
 
     def add(self, plan: SplitPlan, at_ms: int = 0) -> "SplitJournal":
         """With one more round; what it says of a node replaces what was said before."""
-        once = tuple(sorted({*self.once, *plan.once}))
+        former_profiles = tuple(sorted({*self.former_profiles, *plan.former_profiles}))
         return SplitJournal(
-            self.former_root or plan.former_root, (*self.writes, *plan.writes), once, (*self.restamps, *plan.restamps), at_ms
+            self.former_root or plan.former_root,
+            (*self.writes, *plan.writes),
+            former_profiles,
+            (*self.rewrites, *plan.rewrites),
+            at_ms,
         )
 
-    def text(self) -> str:
+    def to_text(self) -> str:
         """As it is noted."""
         return json.dumps(self)
 
     @classmethod
-    def read(cls, text: str | None) -> "SplitJournal":
+    def from_text(cls, to_text: str | None) -> "SplitJournal":
         """From a note; empty where there is none."""
-        if text is None:
+        if to_text is None:
             return cls()
-        former_root, writes, once, restamps, *at_ms = json.loads(text)
-        stamps = (ProfileRewrite(profile, tuple(nodes)) for profile, nodes in restamps)
-        return cls(former_root, tuple(map(_write, writes)), tuple(once), tuple(stamps), *at_ms)
+        former_root, writes, former_profiles, rewrites, *at_ms = json.loads(to_text)
+        stamps = (ProfileRewrite(profile, tuple(nodes)) for profile, nodes in rewrites)
+        return cls(former_root, tuple(map(_write, writes)), tuple(former_profiles), tuple(stamps), *at_ms)
 
 
 def _write(fields: Sequence[Any]) -> Write:
@@ -109,14 +113,14 @@ def plan_next_split(store: SplitStore, node: str, evidence: EvidenceReader, alia
 
 def split_node(store: SplitStore, node: str, evidence: EvidenceReader, alias: Alias, log: SlotLogger) -> SplitJournal:
     """Take a node out of its component; everything that this and earlier runs have done for it. Retryable: run it again."""
-    journal = SplitJournal.read(store.noted(node))
+    journal = SplitJournal.from_text(store.load_note(node))
     _carry_out(store, journal.former_root, journal.writes, log)
     for _ in range(ROUNDS):
         plan = plan_next_split(store, node, evidence, alias)
         if not plan.writes:
             return journal
         journal = journal.add(plan, int(time.time() * 1000))
-        store.note(node, journal.text())
+        store.save_note(node, journal.to_text())
         _carry_out(store, journal.former_root, plan.writes, log)
     raise Retryable("workers link this id all the time: stop the identity workers")
 

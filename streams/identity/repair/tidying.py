@@ -44,7 +44,7 @@ class LinkLog(Protocol):
         """Everything that links two of these. Retryable."""
         ...
 
-    def news(self, nodes: Collection[str]) -> Iterable[Nodes]:
+    def read_new(self, nodes: Collection[str]) -> Iterable[Nodes]:
         """The same, since it was read last. Retryable."""
         ...
 
@@ -61,7 +61,7 @@ class TopicEvidence:
         """See `LinkLog`."""
         return self._from(nodes, 0)
 
-    def news(self, nodes: Collection[str]) -> Iterable[Nodes]:
+    def read_new(self, nodes: Collection[str]) -> Iterable[Nodes]:
         """See `LinkLog`."""
         return self._from(nodes, self._since_ms)
 
@@ -146,10 +146,10 @@ def _read(store: SplitStore, nodes: Sequence[str], evidence: LinkLog) -> tuple[l
         if slot is None or slot.state != ERASED:
             alive.append(node)
             linked.update(slots)
-    return alive, _said(evidence, linked)
+    return alive, _cached_reader(evidence, linked)
 
 
-def _said(evidence: LinkLog, covered: set[str]) -> EvidenceReader:
+def _cached_reader(evidence: LinkLog, covered: set[str]) -> EvidenceReader:
     """Read for all at once; before each use, what has come since, and all that there is of nodes that have joined."""
     combinations: defaultdict[str, set[Nodes]] = defaultdict(set)
 
@@ -163,7 +163,7 @@ def _said(evidence: LinkLog, covered: set[str]) -> EvidenceReader:
 
     def evidence_of(nodes: Collection[str]) -> Iterable[Nodes]:
         requested = set(nodes)
-        add(evidence.news(covered) if requested.issubset(covered) else evidence.read(covered | requested))
+        add(evidence.read_new(covered) if requested.issubset(covered) else evidence.read(covered | requested))
         covered.update(requested)
         matched = {combination for node in requested for combination in combinations[node]}
         return sorted(combination for combination in matched if len(requested.intersection(combination)) > 1)

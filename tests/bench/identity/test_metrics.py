@@ -3,12 +3,12 @@
 import pytest
 
 from bench.identity.causes import lost_by_cause, wrong_by_cause
-from bench.identity.metrics import bound, evidence, first_deliveries, score
+from bench.identity.metrics import bound, first_deliveries, person_components, score
 from bench.identity.world import KIOSK, OWN, SHARED, IdentityWorld, WorldEvent
 
 U0, U1 = "0" + "0" * 32, "0" + "1" * 32
 C0, C1, C2, KEPT = (f"2{name * 32}" for name in "abcd")
-WORLD = IdentityWorld(households=[0, 0, 1], users=[U0, U1, None], several={KEPT: "kiosk", C2: "junk e-mail"})
+WORLD = IdentityWorld(households=[0, 0, 1], users=[U0, U1, None], shared_nodes={KEPT: "kiosk", C2: "junk e-mail"})
 
 
 def event(n: int, person: int, *nodes: str, place: str = OWN) -> WorldEvent:
@@ -62,7 +62,7 @@ def test_the_bound_is_what_nodes_can_tell() -> None:
 
 def test_the_bound_is_reached_by_who_knows_the_truth() -> None:
     """Its components connect what one person's own events connect, and nothing else."""
-    components = evidence(EVENTS)
+    components = person_components(EVENTS)
     assert components[0] == components[1] == components[2]
     assert len(set(components)) == 4
     assert score(WORLD, EVENTS, components, None).wrong == 0

@@ -78,14 +78,14 @@ def test_nodes_are_what_the_door_makes(world: IdentityWorld) -> None:
     assert node(KEYS, "email", "n/a") is None
     junk = node(KEYS, "device", JUNK_DEVICE)
     assert junk is not None
-    assert world.several[junk] == "junk device id"
+    assert world.shared_nodes[junk] == "junk device id"
 
 
 def test_a_user_id_is_its_persons(world: IdentityWorld) -> None:
     """But for sessions that were left open, and for the broken release's constant."""
     for event in world.events:
         user = event.nodes[0]
-        if user[0] == "0" and user not in world.several and event.place != LEFT_OPEN:
+        if user[0] == "0" and user not in world.shared_nodes and event.place != LEFT_OPEN:
             assert user == world.users[event.person]
         if event.place == LEFT_OPEN:
             assert user != world.users[event.person]
@@ -97,8 +97,8 @@ def test_only_what_is_marked_is_several_persons(world: IdentityWorld) -> None:
     for event in world.events:
         for member in event.nodes if event.place != LEFT_OPEN else ():
             people[member].add(event.person)
-    assert {member for member, persons in people.items() if len(persons) > 1} <= world.several.keys()
-    assert set(world.several.values()) >= {"shared device", "kiosk", "household e-mail", "junk e-mail"}
+    assert {member for member, persons in people.items() if len(persons) > 1} <= world.shared_nodes.keys()
+    assert set(world.shared_nodes.values()) >= {"shared device", "kiosk", "household e-mail", "junk e-mail"}
 
 
 def test_shares_are_near_the_rates(world: IdentityWorld) -> None:
@@ -114,7 +114,7 @@ def test_shares_are_near_the_rates(world: IdentityWorld) -> None:
     visitors: defaultdict[str, set[int]] = defaultdict(set)
     for event in events:
         for member in event.nodes:
-            if world.several.get(member) == "kiosk":
+            if world.shared_nodes.get(member) == "kiosk":
                 visitors[member].add(event.person)
     assert len(visitors) == RATES.kiosks
     assert min(map(len, visitors.values())) > 20

@@ -106,7 +106,7 @@ def live(office: PrivacyContext, she: Person) -> None:
     limit = Limit("cookies_per_device", 12, 30)
     office.graph.admit([Pair(she.device, she.cookie, limit), Pair(she.kiosk, she.cookie, limit)], 20_000)
     refusal = RememberedRefusal(Refusal(T, T, "e"), signalled=True)
-    office.graph.refuse({at: {Scope("s", "opt-in", "marketing"): refusal} for at in (she.cookie, she.device, STRANGER)})
+    office.graph.add_refusals({at: {Scope("s", "opt-in", "marketing"): refusal} for at in (she.cookie, she.device, STRANGER)})
     for at, slot in [*slots.items(), (she.kiosk, demoted)]:
         say(MERGES, log_key(at, slot).decode(), slot_record(at, slot, "e", T))
     for others in ((she.kiosk,), (STRANGER, she.kiosk)):

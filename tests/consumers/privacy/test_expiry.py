@@ -164,7 +164,7 @@ def assert_forgotten(plant: Plant, store: RedisGraphStore, gone: set[str], left:
     assert missing(store) == gone
     assert rows(plant) == SLOTS.keys() - gone
     assert evidence(plant) == left
-    assert store.holding([*gone, STRANGER], ()) == 0
+    assert store.count_memberships([*gone, STRANGER], ()) == 0
     assert store.children([PHONE, USER, STRANGER, REGULAR]) == [set(), set(), set(), {SEEN}]
     assert compare_with_log(read_log(plant.settings), store, nothing).same
     with redis.Redis.from_url(plant.environment["HEADWATER_REDIS"]) as client:
@@ -336,7 +336,7 @@ def test_a_worker_hears_of_it(plant: Plant, store: RedisGraphStore) -> None:
     for n in range(4):
         if n == 2:
             stage.on_broadcast(MERGES, [(SEEN.encode(), None), (KIOSK.encode(), None)])
-            assert stage._graph.known([SEEN, KIOSK]) == {SEEN: None, KIOSK: SLOTS[KIOSK][0]}
+            assert stage._graph.cached_slots([SEEN, KIOSK]) == {SEEN: None, KIOSK: SLOTS[KIOSK][0]}
         value = event(contract, n, identifiers=[SEEN, LONE], consent_purposes=7, consent_outcome="pass")
         outcome = stage.handle(Batch("events.consented", 0, [b"k"], [value], [n]), NOW_MS / 1000)
         for hook in outcome.after_commit:

@@ -58,10 +58,10 @@ class InterruptedStore(MemoryGraphStore):
         for slot in slots:
             self._one(super().confirm, slot)
 
-    def refuse(self, refusals: Mapping[str, Refusals]) -> None:
+    def add_refusals(self, refusals: Mapping[str, Refusals]) -> None:
         """See `GraphStore`."""
         for item in refusals.items():
-            self._one(lambda entry: super(InterruptedStore, self).refuse(dict(entry)), item)
+            self._one(lambda entry: super(InterruptedStore, self).add_refusals(dict(entry)), item)
 
     def confirm_refusals(self, refusals: Mapping[str, Refusals]) -> None:
         """See `GraphStore`."""
@@ -95,9 +95,9 @@ class WatchedStore(InterruptedStore):
 class SureStore(InterruptedStore):
     """A worker that takes for signalled what it has only remembered: a negative control."""
 
-    def refuse(self, refusals: Mapping[str, Refusals]) -> None:
+    def add_refusals(self, refusals: Mapping[str, Refusals]) -> None:
         """Nothing is pending."""
-        super().refuse(
+        super().add_refusals(
             {
                 node: {scope: memory._replace(signalled=True) for scope, memory in memories.items()}
                 for node, memories in refusals.items()

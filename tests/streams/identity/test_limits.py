@@ -19,7 +19,7 @@ from streams.identity.reading import DAY_MS
 from streams.identity.repair.tidying import find_hubs, tidy
 from tests.streams.identity.line import REGISTRY, T, event
 from tests.streams.identity.repair.test_split import ALIAS
-from tests.streams.identity.repair.test_tidying import Said, ignored
+from tests.streams.identity.repair.test_tidying import MemoryEvidence, ignored
 from tests.streams.identity.test_stage import batch, commit, resolved, stage
 
 KEYS = NodeKeys.derive(Secret("for tests only, forty characters long..."))
@@ -112,7 +112,7 @@ def test_a_slow_constant_is_found_too(constant: tuple[str, str], kind: str) -> N
     assert [node for node, _ in house.conflicts] == [shared]
     widest = max(limit.most for limit in LIMITS[TIERS[constant[0]], TIERS[kind]])
     assert house.largest(kind, range(200), 200) <= widest
-    evidence = Said([nodes for nodes, _ in house.evidence])
+    evidence = MemoryEvidence([nodes for nodes, _ in house.evidence])
     assert all(journal is not None for _, journal in tidy(store, [shared], evidence, ALIAS, ignored))
     assert House(store).largest(kind, range(200), 201) == 1
 
@@ -130,7 +130,7 @@ def test_a_constant_of_before_is_found_by_the_log(
     assert house.largest(kind, range(150), 150) == 150
     over = found_by_log(house, store)
     assert over == [node_of(constant)]
-    list(tidy(store, over, Said([nodes for nodes, _ in house.evidence]), ALIAS, ignored))
+    list(tidy(store, over, MemoryEvidence([nodes for nodes, _ in house.evidence]), ALIAS, ignored))
     assert found_by_log(house, store) == [], "nor is it looked at again"
     assert House(store).largest(kind, range(150), 151) == 1
 
@@ -218,4 +218,4 @@ def found_by_log(house: House, store: MemoryGraphStore) -> list[str]:
     members: dict[str, dict[str, int]] = {}
     for nodes, day in house.evidence:
         collect(members, nodes, day, nodes)
-    return find_hubs(store, members, Said([nodes for nodes, _ in house.evidence]))
+    return find_hubs(store, members, MemoryEvidence([nodes for nodes, _ in house.evidence]))

@@ -76,7 +76,7 @@ def test_odd_records_keep_their_place_among_many(kinds: list[str]) -> None:
 def test_slots_are_what_decoding_says(node: str, parent: str, epoch: int, state: str, event_id: str) -> None:
     """On their way to the log and back."""
     slot = Slot(parent, True, epoch, state, T if state == "erased" else 0)
-    _, value, _ = SLOTS.output(node, slot, event_id, T + 1)
+    _, value, _ = SLOTS.encode_slot(node, slot, event_id, T + 1)
     record = decode(REGISTRY, value or b"")[1]
     assert record == slot_record(node, slot, event_id, T + 1)
-    assert SLOTS.read(value or b"") == (node, slot) == (record["node"], slot_of(record))
+    assert SLOTS.decode_slot(value or b"") == (node, slot) == (record["node"], slot_of(record))

@@ -69,7 +69,7 @@ def test_every_primary_holds_a_part(cluster: LocalCluster, store: RedisGraphStor
     assert all(store.write(links(NODES)))
     assert all(node.dbsize() > 50 for node in cluster.nodes)
     assert store.read([*NODES, ROOT]) == [*[Slot(ROOT, logged=False)] * len(NODES), None]
-    assert sorted(node for some in store.scan() for node in some) == NODES
+    assert sorted(node for some in store.scan_nodes() for node in some) == NODES
     assert store.children([ROOT]) == [set(NODES)]
 
 

@@ -239,13 +239,13 @@ def test_refusals_of_who_was_erased_are_not_read_back(line: Line, server: Embedd
 
 def test_a_mender_that_is_cut_short_begins_again_at_once(line: Line, server: EmbeddedRedis) -> None:
     """A Redis that ends while the log is read back into it still holds its lock; the same worker takes it up again."""
-    with pytest.raises(StoreUnavailable), open_rebuilt(line.settings).mending("0"):
+    with pytest.raises(StoreUnavailable), open_rebuilt(line.settings).rebuild_lock("0"):
         server.stop()
     server.start()
     with pytest.raises(StoreUnavailable, match="another worker"):
         rebuild_if_stale(line.settings, open_rebuilt(line.settings), "1")
     rebuild_if_stale(line.settings, open_rebuilt(line.settings), "0")
-    assert open_rebuilt(line.settings).whole()
+    assert open_rebuilt(line.settings).is_whole()
 
 
 def test_a_silent_reconnection_to_another_process_is_lost(line: Line, server: EmbeddedRedis) -> None:

@@ -25,7 +25,7 @@ def test_a_graph_that_is_only_starting_is_not_away() -> None:
 
     metrics = Metrics()
     guard = RebuildGuard(mend, metrics)
-    assert guard.usable()
+    assert guard.is_usable()
     assert degraded(metrics) == 0
     assert next(tries, "all were used") == "all were used"
 
@@ -38,10 +38,10 @@ def test_a_long_mending_does_not_hold_events_back() -> None:
         over.wait(30)
 
     guard = RebuildGuard(mend, metrics, patience_s=0.05)
-    assert not guard.usable()
+    assert not guard.is_usable()
     assert degraded(metrics) == 1
     over.set()
-    wait_until(guard.usable, 5, "the mender")
+    wait_until(guard.is_usable, 5, "the mender")
     assert degraded(metrics) == 0
 
 
@@ -53,10 +53,10 @@ def test_a_lost_graph_is_mended_once() -> None:
         mended.append(threading.current_thread().name)
 
     guard = RebuildGuard(mend, metrics)
-    assert guard.usable()
+    assert guard.is_usable()
     for _ in range(3):
-        guard.lost(Retryable("away"))
-    wait_until(guard.usable, 5, "the mender")
+        guard.report_loss(Retryable("away"))
+    wait_until(guard.is_usable, 5, "the mender")
     assert 2 <= len(mended) <= 4
     assert set(mended) == {"mender"}
 
@@ -67,11 +67,11 @@ def test_a_wrong_setting_is_the_stages_to_meet() -> None:
     def mend() -> None:
         raise ConfigError("noeviction")
 
-    assert RebuildGuard(mend, Metrics()).usable()
+    assert RebuildGuard(mend, Metrics()).is_usable()
 
 
 def test_without_a_guard_the_caller_comes_again() -> None:
     """A failure is passed on."""
-    assert NoGuard().usable()
+    assert NoGuard().is_usable()
     with pytest.raises(Retryable):
-        NoGuard().lost(Retryable("away"))
+        NoGuard().report_loss(Retryable("away"))

@@ -76,7 +76,7 @@ class World:
 
     def log(self, slots: Sequence[tuple[str, Slot]]) -> None:
         """As the commands do."""
-        outputs = [SlotLog(REGISTRY).output(node, slot, "", T) for node, slot in slots]
+        outputs = [SlotLog(REGISTRY).encode_slot(node, slot, "", T) for node, slot in slots]
         self.tell([(key, value) for key, value, _ in outputs])
 
     def graph(self) -> dict[str, Any]:

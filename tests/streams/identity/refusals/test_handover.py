@@ -296,7 +296,7 @@ def test_whoever_is_linked_in_the_end_has_heard(case: tuple[list[Nodes], list[Wi
     assert unheard(world, withdrawals, lambda subject: sorted(groups[subject])) == []
     refused = {node for subject, _ in withdrawals for node in groups[subject]}
     assert {record["subject"] for record in world.signals} <= refused
-    assert {node for node, memories in world.store.refused.items() if memories} <= refused
+    assert {node for node, memories in world.store.refusals_by_node.items() if memories} <= refused
 
 
 @given(refusing(CONFLICTED, InterruptedStore) | refusing(CONFLICTED, TightStore))
@@ -341,7 +341,7 @@ def test_who_takes_what_it_remembered_for_signalled_loses_refusals() -> None:
         lambda case: bool(unheard(case[2], case[1], lambda at: find_component(case[2].store, at).live)),
         settings=settings(deadline=None, max_examples=2_000, suppress_health_check=[HealthCheck.too_slow]),
     )
-    assert world.store.refused
+    assert world.store.refusals_by_node
 
 
 class Turns(MemoryGraphStore):
@@ -418,7 +418,7 @@ class Turns(MemoryGraphStore):
     def refuse(self, refusals: Mapping[str, Refusals]) -> None:
         """See `GraphStore`."""
         self.turn()
-        super().refuse(refusals)
+        super().add_refusals(refusals)
 
 
 def in_turns(schedule: Callable[[int], int], *batches: tuple[str, Sequence[bytes]]) -> tuple[set[str], int]:

@@ -136,11 +136,11 @@ def test_a_label_goes_with_its_node() -> None:
         (U1, U1, 1),
         (D1, D1, 1),
     ]
-    assert split_plan.restamps == (ProfileRewrite(ALIAS(C1, 1), (C1,)), ProfileRewrite(U1, (U1, C2)), ProfileRewrite(D1, (D1,)))
-    assert split_plan.once == (U1, D1, C1, C2)
+    assert split_plan.rewrites == (ProfileRewrite(ALIAS(C1, 1), (C1,)), ProfileRewrite(U1, (U1, C2)), ProfileRewrite(D1, (D1,)))
+    assert split_plan.former_profiles == (U1, D1, C1, C2)
     unmoved = plan_next_split(store, D1, said_by([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
     assert [write.node for write in unmoved.writes] == [D1, C1], "C1 hung under D1"
-    assert unmoved.restamps == (ProfileRewrite(ALIAS(D1, 1), (D1,)), ProfileRewrite(D1, (U1, C1, C2)))
+    assert unmoved.rewrites == (ProfileRewrite(ALIAS(D1, 1), (D1,)), ProfileRewrite(D1, (U1, C1, C2)))
     hers = plan_next_split(store, C2, said_by([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
     assert [write.node for write in hers.writes] == [C2]
 
@@ -183,7 +183,7 @@ class Dying(MemoryGraphStore):
 
     def __init__(self, store: MemoryGraphStore, steps: int) -> None:
         super().__init__()
-        self.slots, self.below, self.notes = store.slots, store.below, store.notes
+        self.slots, self.child_index, self.notes = store.slots, store.child_index, store.notes
         self.steps = steps
 
     def step(self) -> None:
@@ -200,10 +200,10 @@ class Dying(MemoryGraphStore):
             won += super().write([write])
         return won
 
-    def note(self, node: str, text: str) -> None:
+    def save_note(self, node: str, text: str) -> None:
         """At once or not at all."""
         self.step()
-        super().note(node, text)
+        super().save_note(node, text)
 
     def confirm(self, slots: Iterable[tuple[str, Slot]]) -> None:
         """One by one."""
@@ -233,7 +233,7 @@ def test_a_split_that_was_killed_is_completed(world: list[Nodes], node: str) -> 
             split_node(dying, node, said_by(world), ALIAS, killed_in_the_log)
         except Crash:
             completed = split_node(store, node, said_by(world), ALIAS, into(log))
-            assert (completed.once, completed.restamps) == (journal.once, journal.restamps)
+            assert (completed.former_profiles, completed.rewrites) == (journal.former_profiles, journal.rewrites)
         assert store.slots == straight.slots
         assert log == expected
 
@@ -249,7 +249,7 @@ def test_what_workers_link_meanwhile_is_taken_out_too() -> None:
 
     journal = split_node(store, D1, said_by(world), ALIAS, meanwhile)
     assert store.slots[C3] == Slot(C3, logged=True, epoch=1)
-    assert ProfileRewrite(C3, (C3,)) in journal.restamps
+    assert ProfileRewrite(C3, (C3,)) in journal.rewrites
 
 
 @given(WORLD, st.sampled_from(NODES))
@@ -258,8 +258,8 @@ def test_a_journal_is_read_as_it_was_noted(world: list[Nodes], node: str) -> Non
     split_plan = plan_split(read_tree(linked(*world), node), world, ALIAS)
     assume(split_plan.writes)
     journal = SplitJournal().add(split_plan)
-    assert SplitJournal.read(journal.text()) == journal
-    assert SplitJournal.read(None) == SplitJournal()
+    assert SplitJournal.from_text(journal.to_text()) == journal
+    assert SplitJournal.from_text(None) == SplitJournal()
 
 
 def test_a_tree_is_the_whole_component() -> None:

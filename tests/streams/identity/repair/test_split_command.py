@@ -224,7 +224,7 @@ def test_only_nodes_reach_a_statement(house: Settings) -> None:
     warehouse = Store(house)
     node = "1" + "a" * 32
     with pytest.raises(ValueError, match="neither"):
-        restamp(warehouse, [node], SplitJournal(once=(node,), restamps=(ProfileRewrite("x' OR '1", ("y') --",)),)))
+        restamp(warehouse, [node], SplitJournal(former_profiles=(node,), rewrites=(ProfileRewrite("x' OR '1", ("y') --",)),)))
     warehouse.close()
 
 

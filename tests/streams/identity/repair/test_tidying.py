@@ -27,7 +27,7 @@ from tests.streams.identity.repair.test_split import ALIAS, C1, C2, C3, D1, D2, 
 from tests.streams.identity.repair.test_split_command import SECRET, SEEN, insert, settle
 
 
-class Said:
+class MemoryEvidence:
     """Evidence in memory; some of it is said after it was read."""
 
     def __init__(self, world: Iterable[Nodes], later: Callable[[], Iterable[Nodes]] = tuple) -> None:
@@ -38,7 +38,7 @@ class Said:
         """See `Evidence`."""
         return said_by(self._world)(nodes)
 
-    def news(self, nodes: Collection[str]) -> Iterable[Nodes]:
+    def read_new(self, nodes: Collection[str]) -> Iterable[Nodes]:
         """See `Evidence`."""
         new = list(self._later())
         self._world += new
@@ -61,13 +61,15 @@ def test_many_at_once_are_as_one_by_one(world: list[Nodes]) -> None:
     """Whatever was demoted, wherever it stands; and a second time changes nothing."""
     together, one_by_one = linked(*world), linked(*world)
     nodes = marked(together)
-    assert [node for node, journal in tidy(together, nodes, Said(world), ALIAS, ignored) if journal is not None] == nodes
+    assert [
+        node for node, journal in tidy(together, nodes, MemoryEvidence(world), ALIAS, ignored) if journal is not None
+    ] == nodes
     for node in nodes:
         split_node(one_by_one, node, said_by(world), ALIAS, lambda _kept, _slots: None)
     assert together.slots == one_by_one.slots
     assert all(together.slots[node].parent == node for node in nodes)
     before = dict(together.slots)
-    assert all(journal is not None for _, journal in tidy(together, nodes, Said(world), ALIAS, ignored))
+    assert all(journal is not None for _, journal in tidy(together, nodes, MemoryEvidence(world), ALIAS, ignored))
     assert together.slots == before
 
 
@@ -77,10 +79,10 @@ def test_what_only_a_shared_device_linked_is_free() -> None:
     store = linked(*world)
     assert marked(store) == [D1]
     assert store.slots[C1].parent == U1
-    ((node, journal),) = tidy(store, [D1], Said(world), ALIAS, ignored)
+    ((node, journal),) = tidy(store, [D1], MemoryEvidence(world), ALIAS, ignored)
     assert (node, store.slots[C1].parent, store.slots[C2].parent) == (D1, C1, U1)
     assert journal is not None
-    assert {restamp.nodes: restamp.profile for restamp in journal.restamps} == {
+    assert {restamp.nodes: restamp.profile for restamp in journal.rewrites} == {
         (D1,): ALIAS(D1, store.slots[D1].epoch), (U1, C2): store.slots[U1].parent, (C1,): C1,
     }  # fmt: skip
 
@@ -95,7 +97,7 @@ def test_what_is_linked_meanwhile_stays(joins: str) -> None:
         store.write([Write(C3, None, Slot(U1, logged=True), 0)] if joins == C3 else [])
         return [(U1, joins)]
 
-    ((_, journal),) = tidy(store, [D1], Said(world, later), ALIAS, ignored)
+    ((_, journal),) = tidy(store, [D1], MemoryEvidence(world, later), ALIAS, ignored)
     assert journal is not None
     assert store.slots[joins].parent == U1
     assert store.slots[D1].parent == D1
@@ -111,7 +113,7 @@ def test_what_cannot_be_split_does_not_keep_the_others() -> None:
         store.slots[D1] = Slot(D1, logged=True, epoch=9, state=ERASED, since=1)
         return ()
 
-    (first, second) = tidy(store, [D1, D2], Said(world, later), ALIAS, ignored)
+    (first, second) = tidy(store, [D1, D2], MemoryEvidence(world, later), ALIAS, ignored)
     assert (first[1], second[1] is not None) == (None, True)
     assert (store.slots[D1].state, store.slots[D2].parent) == (ERASED, D2)
 
