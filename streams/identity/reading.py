@@ -1,6 +1,6 @@
-"""What identity reads of an event: slices of its head. A slice that was met before is not decoded again.
+"""Reads events of a batch from slices of their heads; a slice that was read before is not decoded again.
 
-Only what is decoded is checked to be UTF-8; other texts of the head pass as they are, as everything after the head does.
+Only what is decoded is checked to be UTF-8; other texts of the head pass unchanged, as everything after the head does.
 """
 
 import re
@@ -38,7 +38,7 @@ ANALYTICS = 1
 MINUTE_MS = 60_000
 DAY_MS = 86_400_000
 COLUMN_BATCH = 1_000
-"""Records whose heads are read together: about as many as a processor keeps at hand until they are looked at one by one."""
+"""Records whose heads are read together: about what fits in a processor's cache until each is handled."""
 MAX_CACHED_TEXTS = 10_000
 MAX_CACHED_SETS = 50_000
 """Of one of two generations; about 1 KB each."""
@@ -48,11 +48,11 @@ T = TypeVar("T")
 
 is_node = re.compile(r"[0-3][0-9a-f]{32}").fullmatch
 _plain = re.compile(rb"[\x02-\x7e](?:\x42[0-3][0-9a-f]{32})+\x00").fullmatch
-"""An Avro array of nodes as every writer encodes it: one block (twice its count), texts of 33 bytes (twice that), the end."""
+"""Matches an Avro array of nodes in the usual encoding: one block (twice its count), 33-byte texts (twice 33), the end."""
 
 
 class Consent(NamedTuple):
-    """What was consented to."""
+    """What an event's consent allows."""
 
     purposes: int
     anonymised: bool
@@ -67,11 +67,11 @@ class EventOrigin:
     source: str
     heartbeat: bool
     claims: bytes
-    """What names in claims begin with: the source."""
+    """Prefix of the claim names: the source."""
 
 
 class IdentityEvent(NamedTuple):
-    """One record of a batch, as far as identity reads it."""
+    """The fields of one record that identity reads."""
 
     position: int
     value: bytes
@@ -82,28 +82,28 @@ class IdentityEvent(NamedTuple):
     """Milliseconds UTC."""
     event_id: bytes
     claim: bytes
-    """Name in claims; empty where duplicates cannot be told."""
+    """Claim name; empty for events that cannot be deduplicated."""
 
     def cell(self, outcome: str) -> CountCell:
-        """Where it is counted."""
+        """Return the cell that counts this event with an outcome."""
         return CountCell(self.collector_ts // MINUTE_MS * MINUTE_MS, self.origin.source, self.origin.event_name, outcome)
 
 
 _as_event: Callable[[Any], IdentityEvent] = partial(tuple.__new__, IdentityEvent)
 
 OnUndecodable = Callable[[int, Undecodable], None]
-"""Told which record of a batch is none, and why."""
+"""Called with the position of a record that cannot be decoded, and the error."""
 
 
 class BatchReader:
-    """Reads batches, whatever versions their records have."""
+    """Reads batches of records of any contract version."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._heads: dict[bytes, _Heads] = {}
 
     def read(self, outcome: Outcome, batch: Batch, now: float) -> list[IdentityEvent]:
-        """Its events; what is none goes to the dead tray. Retryable while a contract is unknown."""
+        """Return the events of a batch; undecodable records are dead letters. Retryable while a contract is unknown."""
         events: list[IdentityEvent] = []
 
         def failed(at: int, error: Undecodable) -> None:
@@ -139,7 +139,7 @@ class BatchReader:
 
 
 class _Heads:
-    """Records of one contract, and slices of them that were met before."""
+    """Reads records of one contract, with caches of decoded slices."""
 
     def __init__(self, registry: Registry, value: bytes) -> None:
         contract = registry.by_id(schema_id(value))
@@ -162,7 +162,7 @@ class _Heads:
     def together(
         self, start: int, values: Sequence[bytes | None], failed: OnUndecodable
     ) -> tuple[list[IdentityEvent], list[int]]:
-        """The events of most records from place `start` on; and which of the values are to be read alone."""
+        """Return the events of most records from position `start` on, and the indexes of those to read one by one."""
         heads = self._columns.read([value or b"" for value in values])
         purposes, event_id, heartbeat, clock, nodes = self._places
         columns = (
@@ -176,7 +176,7 @@ class _Heads:
         return self._events(rows, failed), odd
 
     def alone(self, at: int, value: bytes, failed: OnUndecodable) -> list[IdentityEvent]:
-        """The event of one record, whatever it looks like, if it is one. Undecodable."""
+        """Return the event of one record, whatever its encoding. Raises Undecodable."""
         ends = self._slicer.ends(value)
         purposes, event_id, heartbeat, clock, nodes = self._places
         id_at = ends[event_id - 1]
@@ -233,7 +233,7 @@ class _Heads:
         )
 
     def _identifiers(self, text: bytes, value: bytes) -> IdentifierSet:
-        """One that is not among the younger ones."""
+        """Return a set that is not in the younger generation of the cache, and move it there."""
         identifiers = self._younger.get(text) or self._older.get(text) or self._decode_identifiers(text, value)
         if len(self._younger) >= MAX_CACHED_SETS:
             self._older, self._younger = self._younger, {}

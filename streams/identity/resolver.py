@@ -1,4 +1,4 @@
-"""Events to profiles: duplicates dropped, links won, each event stamped, and what was found out on its way to the log."""
+"""Resolves events to profiles: drops duplicates, links nodes, writes the resolved columns, and emits slots and evidence."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ DUPLICATE, ERASURE = "DUPLICATE", "ERASED"
 
 
 class Resolver:
-    """Works on batches of events with a graph, or without it while it is away."""
+    """Resolves batches of events with a graph, or without it while it is unavailable."""
 
     def __init__(self, registry: Registry, graph: Graph, metrics: Metrics, alias: Alias, handover: Handover) -> None:
         self._registry = registry
@@ -37,7 +37,7 @@ class Resolver:
         self._recent = RecentEvents()
 
     def resolve(self, batch: Batch, now: float) -> Outcome:
-        """Everything. Away while the graph is; Retryable while a contract is unknown."""
+        """Resolve a batch. Raises StoreUnavailable; Retryable while a contract is unknown."""
         outcome = Outcome()
         events = self._reader.read(outcome, batch, now)
         claims, holders = _claims(batch, events)
@@ -71,7 +71,10 @@ class Resolver:
         return outcome
 
     def pass_unresolved(self, batch: Batch, now: float) -> Outcome:
-        """Nothing but a stamp: the strongest node that is not known to be shared. Erased ones are known here, and retries."""
+        """Pass a batch without the graph: the profile is the strongest node that is not known to be shared.
+
+        Erased nodes and recent duplicates are recognised without the store.
+        """
         outcome = Outcome()
         events = self._reader.read(outcome, batch, now)
         claims, holders = _claims(batch, events)
@@ -91,7 +94,7 @@ class Resolver:
         combinations: Iterable[IdentifierSet],
         events: list[IdentityEvent],
     ) -> list[IdentityEvent]:
-        """Events that no erased person can have sent before she was erased: a replay does not bring her back."""
+        """Drop events of erased persons that were collected before the erasure, so that a replay does not restore them."""
         until: dict[IdentifierSet, int] = {}
         for identifiers in combinations:
             for node in identifiers.nodes:
@@ -111,7 +114,7 @@ class Resolver:
     # -- what leaves
 
     def _resolved_columns(self, view: GraphView, identifiers: IdentifierSet) -> ResolvedColumns:
-        """What a combination that was looked at closer is stamped with."""
+        """Return the columns of a set that was read from the graph."""
         nodes = identifiers.nodes
         alive = live_nodes(view, nodes)
         if not alive:
@@ -123,7 +126,7 @@ class Resolver:
         return identifiers.build_columns(view.label(root) or "", RESOLVED_IDS, alive)
 
     def _unresolved_columns(self, identifiers: IdentifierSet) -> ResolvedColumns:
-        """What it is stamped with while the graph is away."""
+        """Return the columns of a set while the graph is unavailable."""
         nodes = identifiers.nodes
         if not nodes and identifiers.resolved:
             return identifiers.resolved
@@ -149,7 +152,7 @@ class Resolver:
     def _emit_slots(
         self, outcome: Outcome, view: GraphView, reads: SlotReads, own_writes: dict[str, Write], events: Sequence[IdentityEvent]
     ) -> None:
-        """Put every slot that may not be in the log into it, and mark it once that is committed."""
+        """Emit every slot that may be missing in the log, and confirm it after the commit."""
         nodes = unlogged_nodes(view, reads)
         if not nodes:
             return
@@ -178,7 +181,7 @@ class Resolver:
 
 
 def _first_events(events: Iterable[IdentityEvent]) -> dict[IdentifierSet, IdentityEvent]:
-    """Each combination, in the order of their first events."""
+    """Map each identifier set to its first event, in order."""
     first_events: dict[IdentifierSet, IdentityEvent] = {}
     for event in events:
         first_events.setdefault(event[2], event)  # its combination; by name that takes half as long again
@@ -186,7 +189,7 @@ def _first_events(events: Iterable[IdentityEvent]) -> dict[IdentifierSet, Identi
 
 
 def _claims(batch: Batch, events: Iterable[IdentityEvent]) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
-    """The place of each event whose id can be told apart; and of those that come again in this batch, the first place."""
+    """Return the position of each event that can be deduplicated, and the first position of ids that repeat in this batch."""
     offsets, partition = batch.offsets, batch.partition
     return first_places([(claim, b"%d:%d" % (partition, offsets[at])) for at, *_, claim in events if claim])
 
@@ -194,7 +197,7 @@ def _claims(batch: Batch, events: Iterable[IdentityEvent]) -> tuple[dict[bytes, 
 def _without_duplicates(
     outcome: Outcome, batch: Batch, events: list[IdentityEvent], holders: Mapping[bytes, bytes]
 ) -> list[IdentityEvent]:
-    """Events whose id belongs to their own record; the same record read again is no duplicate."""
+    """Drop events whose id another record has claimed; the same record read again is a replay and passes."""
     if not holders:
         return events
     alive = []

@@ -1,7 +1,7 @@
-"""The identity stage: one stable profile per event, prepended; duplicates die here; withdrawals are expanded to all linked ids.
+"""The identity stage: prepends one stable profile to each event, drops duplicates, expands withdrawals to all linked ids.
 
-While the graph is away, events pass under their strongest node, marked as unresolved, and what their links and withdrawals
-ask for is done once it is back.
+While the graph is unavailable, events pass with their strongest node as profile and are marked as unresolved. Their links and
+withdrawals are processed once the graph is back.
 """
 
 from collections.abc import Iterable
@@ -33,7 +33,7 @@ from streams.identity.resolver import ERASURE, Resolver
 from streams.runtime.stage import BY_KEY, Batch, Outcome
 
 REWRITES_S = 5.0
-"""How often rewritten slots that are not in the log are looked for."""
+"""Seconds between two searches for rewritten slots that are missing in the log."""
 CATCH_UP = 5_000
 """Deferred records after which a tick ends."""
 
@@ -52,12 +52,12 @@ class IdentityDependencies:
     guard: GraphGuard = field(default_factory=NoGuard)
     read_back: ReadBack = _nothing_to_read
     sla_ms: int = DAY_MS
-    """Within which every room must have answered a privacy request."""
+    """Milliseconds within which every room must have answered a privacy request."""
     renamed: RenameLookup = no_renames
 
 
 class IdentityStage:
-    """See the module."""
+    """Implements the stage contract; see the module."""
 
     name = "identity"
     inputs: tuple[str, ...] = (CONSENTED, REVOCATIONS)
@@ -78,7 +78,7 @@ class IdentityStage:
     # -- batches
 
     def handle(self, batch: Batch, now: float) -> Outcome:
-        """One batch. Retryable while a contract is unknown."""
+        """Process a batch. Retryable while a contract is unknown."""
         outcome = self._attempt(batch, now)
         if outcome is None:
             outcome = Outcome(passed=len(batch)) if batch.topic == REVOCATIONS else self._resolver.pass_unresolved(batch, now)
@@ -90,7 +90,7 @@ class IdentityStage:
         return outcome
 
     def _attempt(self, batch: Batch, now: float) -> Outcome | None:
-        """What comes of a batch; None while the graph is away."""
+        """Process a batch; return None while the graph is unavailable."""
         if self._dependencies.guard.is_usable():
             try:
                 return self._process(batch, now)
@@ -102,7 +102,7 @@ class IdentityStage:
         return self._expand(batch, now) if batch.topic == REVOCATIONS else self._resolver.resolve(batch, now)
 
     def on_tick(self, now: float) -> Outcome:
-        """Log what a worker that ended has rewritten; make some of the links that are due. Retryable if they cannot be read."""
+        """Log rewrites of workers that stopped, and process deferred records. Retryable if those cannot be read."""
         outcome = Outcome()
         if self._dependencies.guard.is_usable():
             try:
@@ -113,7 +113,7 @@ class IdentityStage:
         return outcome
 
     def _log_rewrites(self, outcome: Outcome, now: float) -> None:
-        """A slot that was rewritten is not met by who remembers the older one: so it is looked for."""
+        """Emit rewritten slots that are not in the log: workers that cached the older slot would never read the newer one."""
         if now - self._rewrites_checked_at < REWRITES_S:
             return
         self._rewrites_checked_at = now
@@ -141,7 +141,7 @@ class IdentityStage:
         self._metrics.set("headwater_identity_deferred", len(self._deferred))
 
     def _link_deferred(self, batch: Batch, due: OffsetSpan, outcome: Outcome, now: float) -> None:
-        """Records that passed unresolved: all that they ask for but the events themselves."""
+        """Process records that passed unresolved: emit everything except the events themselves."""
         if len(batch):
             late = self._process(batch, now)
             # What left once does not leave again, nor is it counted again; dead letters of it were written then.
@@ -155,8 +155,7 @@ class IdentityStage:
     # -- withdrawals
 
     def _expand(self, batch: Batch, now: float) -> Outcome:
-        """Signal each refusal of every linked id to the consent room; of a withdrawal, ask the rooms that hold data to do their
-        part."""
+        """Emit a signal for every linked id of each refusal, and a request to the other rooms for each withdrawal."""
         outcome = Outcome()
         revocations = self._drop_outlived(outcome, self._revocations(outcome, batch, now))
         expansion = expand(self._graph.store, revocations)
@@ -175,7 +174,7 @@ class IdentityStage:
         return outcome
 
     def _revocations(self, outcome: Outcome, batch: Batch, now: float) -> list[Record]:
-        """The records of a batch that are refusals of an identity node; the others are dead."""
+        """Return the refusals of identity nodes in a batch; other records are dead letters."""
         revocations: list[Record] = []
         for at, value in enumerate(batch.values):
             try:
@@ -191,7 +190,7 @@ class IdentityStage:
         return revocations
 
     def _drop_outlived(self, outcome: Outcome, revocations: list[Record]) -> list[Record]:
-        """Those whose subject was not erased since."""
+        """Drop refusals of subjects that were erased since."""
         slots = self._graph.store.read([revocation["subject"] for revocation in revocations])
         pairs = zip(revocations, slots, strict=True)
         alive = [revocation for revocation, slot in pairs if not superseded_by_erasure(revocation, slot)]
@@ -206,7 +205,7 @@ class IdentityStage:
     # -- memory
 
     def on_broadcast(self, topic: str, records: KeyValues) -> None:
-        """What any worker has linked, committed: the newest slot of a node replaces the one that is kept. And what is due."""
+        """Apply slots that any worker has committed, and ranges that any worker has deferred."""
         dropped = False
         for key, value in records:
             if value is None:
@@ -221,7 +220,7 @@ class IdentityStage:
             self._resolver.evidence.invalidate()
 
     def on_restore(self, topic: str, partition: int, records: KeyValues) -> None:  # noqa: ARG002 - it restores one topic
-        """What passed unresolved and is due."""
+        """Load the deferred ranges of a partition."""
         self._deferred.assign(partition)
         for _, value in records:
             if value is not None:
@@ -229,5 +228,5 @@ class IdentityStage:
         self._metrics.set("headwater_identity_deferred", len(self._deferred))
 
     def on_revoke(self, partition: int) -> None:
-        """What is due of a partition is somebody else's."""
+        """Forget the deferred ranges of a partition that another worker owns now."""
         self._deferred.revoke(partition)

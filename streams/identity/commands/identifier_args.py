@@ -1,4 +1,4 @@
-"""Whom somebody who types a command means: a node, or an identifier that becomes one as at the door. Pure."""
+"""Resolves a command's argument to nodes: a node, or an identifier that is normalised as in the collector. Pure."""
 
 import re
 
@@ -11,8 +11,10 @@ HELP = f"A node (33 characters), or KIND=VALUE; kinds: {', '.join(TIERS)}."
 
 
 def nodes_of(settings: Settings, identifier: str) -> list[str]:
-    """The node; of an identifier those of all versions of the keys, the newest first. ConfigError where it is none; the message
-    repeats no more than what was typed."""
+    """Return the node, or an identifier's nodes under all key versions, newest first.
+
+    ConfigError where it is neither; the message repeats at most 40 characters of the argument.
+    """
     if NODE.fullmatch(identifier):
         return [identifier]
     kind, equals, value = identifier.partition("=")

@@ -1,4 +1,4 @@
-"""`headwater identity`: the graph looked at, compared with its log, built again from it, split and tidied."""
+"""`headwater identity`: inspect the graph, compare it with its log, rebuild it, split and tidy it."""
 
 import json
 import time
@@ -34,9 +34,9 @@ app = typer.Typer(
 )
 
 NAMES = {"0": "user", "1": "device", "2": "cookie", "3": "e-mail or phone"}
-"""Tier digit -> what such a node is."""
+"""Tier digit -> kind of identifier."""
 STATE_TEXTS = {SHARED: "  shared: nobody's, because several persons had it", ERASED: "  erased"}
-"""State of a slot -> what that means."""
+"""State of a slot -> text for the terminal."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -50,8 +50,10 @@ def identity() -> None:
 def open_graph(
     description: str, quiet: bool, settings: Settings | None = None
 ) -> Iterator[tuple[Settings, RedisGraphStore, Callable[[int], None]]]:
-    """Settings, the graph, and how to tell progress (standard error). ConfigError where Redis is away, or Kafka, unless
-    `settings` are given."""
+    """Yield settings, the graph, and a function that reports progress on standard error.
+
+    ConfigError where Redis or Kafka is unavailable; Kafka is not needed where `settings` are given.
+    """
     settings = settings or settings_with_kafka()
     columns = (
         SpinnerColumn(),
@@ -68,7 +70,7 @@ def open_graph(
 
 
 def linked_names(store: RedisGraphStore, names: Sequence[str]) -> list[str]:
-    """Those of an identifier's nodes that are linked and not erased; the first where none is. Retryable."""
+    """Return an identifier's nodes that are linked and not erased; the first node where none is. Retryable."""
     linked = [
         candidate
         for candidate in zip(names, store.read(names), store.children(names), strict=True)
@@ -230,7 +232,7 @@ def split_command(
 
 
 def _split(settings: Settings, store: RedisGraphStore, node: str, dry_run: bool) -> SplitJournal:
-    """All that is written for one node, or would be."""
+    """Split one node, or plan to; return everything that is written for it."""
     evidence, stamp = evidence_reader(settings), alias(settings.master)
     if dry_run:
         return SplitJournal.from_text(store.load_note(node)).add(plan_next_split(store, node, evidence, stamp))
@@ -294,7 +296,7 @@ def _rewritten(dry_run: bool) -> str:
 
 
 def _restamp(settings: Settings, journals: Mapping[str, SplitJournal]) -> int | None:
-    """Past rows, rewritten; how many, None where ClickHouse is away."""
+    """Rewrite past rows in ClickHouse; return how many, None where ClickHouse is unavailable."""
     from consumers.warehouse.history.restamping import restamp, together
     from consumers.warehouse.store import Store
 

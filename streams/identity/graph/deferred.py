@@ -1,6 +1,6 @@
-"""What passed while the graph was away: ranges of offsets whose links are made once it is back.
+"""Offset ranges of records that passed while the graph was unavailable and whose links are still to be made.
 
-They are kept on a compacted topic, in the same transaction as the events themselves, so that no worker's end forgets them.
+The ranges are stored on a compacted topic, in the transaction of the events themselves, so they survive a worker's crash.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,11 +14,11 @@ from streams.runtime.stage import Batch, Output
 DEFERRED = "identity.deferred"
 
 ReadBack = Callable[[str, int, int, int], Batch]
-"""(topic, partition, first, end) -> committed records from `first` on, before `end`, as many as come in one go."""
+"""(topic, partition, first, end) -> a batch of committed records from `first` on, before `end`."""
 
 
 class OffsetSpan(NamedTuple):
-    """Offsets of one partition."""
+    """A range of offsets of one partition; `end` is exclusive."""
 
     topic: str
     partition: int
@@ -27,9 +27,9 @@ class OffsetSpan(NamedTuple):
 
 
 class DeferredRanges:
-    """The ranges of this worker's partitions; one a partition, which may cover some that were resolved.
+    """The deferred ranges of this worker's partitions, one a partition; a range may cover resolved records too.
 
-    Ranges of `last` have their turn when nobody, in any worker, has a range of another topic.
+    Ranges of topic `last` are processed once no worker has a range of another topic.
     """
 
     def __init__(self, registry: Registry, last: str) -> None:
@@ -38,10 +38,10 @@ class DeferredRanges:
         self._assigned: set[int] = set()
         self._ranges: dict[tuple[str, int], OffsetSpan] = {}
         self._logged: dict[tuple[str, int], OffsetSpan] = {}
-        """What the log says of all workers' partitions; of those that are held here, `_ranges` is newer."""
+        """Ranges of all workers' partitions by the log; for partitions assigned here `_ranges` is newer."""
 
     def defer(self, batch: Batch) -> Output:
-        """A batch passes unresolved; the record that says so."""
+        """Add a batch that passes unresolved; return the record that stores the range."""
         current = self._ranges.get((batch.topic, batch.partition))
         first = batch.offsets[0] if current is None else min(current.first, batch.offsets[0])
         end = batch.offsets[-1] + 1 if current is None else max(current.end, batch.offsets[-1] + 1)
@@ -49,17 +49,17 @@ class DeferredRanges:
 
     @property
     def links_due(self) -> bool:
-        """Whether links are due, here or in another worker."""
+        """Whether any worker has links to make."""
         elsewhere = (due for due in self._logged.values() if due.partition not in self._assigned)
         return any(due.topic != self._last for due in chain(self._ranges.values(), elsewhere))
 
     def next_due(self) -> OffsetSpan | None:
-        """One that is due and whose turn it is."""
+        """Return the next range to process, or None."""
         due = sorted(self._ranges.values(), key=lambda due: due.topic == self._last)
         return due[0] if due and (due[0].topic != self._last or not self.links_due) else None
 
     def complete(self, due: OffsetSpan, until: int) -> Output:
-        """Links of `due` are made up to this offset; the record that says so."""
+        """Mark a range as processed before this offset; return the record that stores the rest."""
         return self._set(due._replace(first=until))
 
     def _set(self, due: OffsetSpan) -> Output:
@@ -69,19 +69,19 @@ class DeferredRanges:
         return f"{due.topic}:{due.partition}".encode(), value, due.partition
 
     def observe(self, record: Mapping[str, Any]) -> None:
-        """Take in a record of the topic that any worker has written."""
+        """Apply a record of the topic that any worker has written."""
         _update(self._logged, _range(record))
 
     def assign(self, partition: int) -> None:
-        """This worker's from now on; `restore` says what is due of it."""
+        """Own a partition from now on; `restore` loads its ranges."""
         self._assigned.add(partition)
 
     def restore(self, record: Mapping[str, Any]) -> None:
-        """Take in a record of a partition that is held."""
+        """Load a range of an assigned partition."""
         _update(self._ranges, _range(record))
 
     def revoke(self, partition: int) -> None:
-        """Somebody else's from now on."""
+        """Forget a partition that another worker owns now."""
         self._assigned.discard(partition)
         for key in [key for key in self._ranges if key[1] == partition]:
             del self._ranges[key]

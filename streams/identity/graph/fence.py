@@ -1,7 +1,7 @@
-"""A Redis that was started again may have lost what it held. It is not used before the graph's log was read back into it.
+"""Fences a Redis that may have lost data: it is used only after the graph's log was read back into it.
 
-Each shard carries a mark: the run id of the process in which the graph is known to be whole. A process that was started anew
-has another run id, an empty one no mark, and a failover leads to a process that the mark does not name.
+Each shard stores the run id of the Redis process in which the graph is known to be complete. A restarted process has another
+run id, an emptied one has no mark, and a failover leads to a process whose run id differs from the mark.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,19 +15,19 @@ from streams.identity.graph.redis_store import CONNECTION_ERRORS, TAGS, RedisGra
 from streams.identity.graph.store import StoreUnavailable
 
 LOCK_S = 60
-"""How long a worker that mends may be silent before another one takes over."""
+"""Seconds that a rebuilding worker may be silent before another one takes over."""
 REBUILD_LOCK = "g:mending:{00}"
 
 
 class StaleStore(StoreUnavailable):
-    """This Redis is not the one in which the graph is known to be whole."""
+    """This Redis is not known to hold the complete graph."""
 
 
 class RebuiltStore(RedisGraphStore):
-    """The graph of a Redis whatever it holds, and the marks that say that it is whole."""
+    """The graph whatever its Redis holds, with the marks that declare it complete."""
 
     def shard_marks(self) -> list[tuple[int, str, str]]:
-        """(tag, key of the mark, run id) of each shard. Away."""
+        """Return (tag, key of the mark, run id) of each shard. StoreUnavailable."""
         self._connected()
         try:
             return self._marks()
@@ -42,21 +42,21 @@ class RebuiltStore(RedisGraphStore):
         return [(tag, f"g:{{{tag:02x}}}:whole", run) for tag, run in runs]
 
     def is_whole(self) -> bool:
-        """Whether every shard is marked. Away."""
+        """Return whether every shard is marked as complete. StoreUnavailable."""
         return self._marked(self.shard_marks())
 
     def _marked(self, shard_marks: Sequence[tuple[int, str, str]]) -> bool:
         return self._mget([(tag, key) for tag, key, _ in shard_marks]) == [run.encode() for _, _, run in shard_marks]
 
     def mark_whole(self) -> None:
-        """Mark every shard. Away."""
+        """Mark every shard as complete. StoreUnavailable."""
         self._run([(tag, ("SET", key, run)) for tag, key, run in self.shard_marks()])
 
     @contextmanager
     def rebuild_lock(self, worker: str) -> Iterator[Callable[[], None]]:
-        """Be the only one who mends; gives what says that one still does. Away while somebody else mends.
+        """Hold the lock of the only rebuilding worker; yields a function that renews it. StoreUnavailable while it is taken.
 
-        Who was cut short by an end of Redis, or by its own, finds itself as the one who mends and begins again.
+        A worker that was interrupted finds itself as the holder and starts over.
         """
 
         def renew() -> None:
@@ -75,7 +75,7 @@ class RebuiltStore(RedisGraphStore):
 
 
 class FencedStore(RebuiltStore):
-    """The graph, as long as it is known to be whole; Lost as soon as it may not be."""
+    """The graph while it is known to be complete; raises StaleStore otherwise."""
 
     def __init__(self, connect: Callable[[], redis.Redis | redis.RedisCluster]) -> None:
         super().__init__(connect)
@@ -97,7 +97,7 @@ class FencedStore(RebuiltStore):
         self._runs, self._whole = set(), []
 
     def check_connection(self, connection: Any) -> None:
-        """For each new connection: a client connects again in silence, and then perhaps to another process."""
+        """Check each new connection: a client reconnects silently, possibly to another process."""
         run = run_of(connection)
         if self._runs and run not in self._runs:
             raise redis.ConnectionError("another process than before")

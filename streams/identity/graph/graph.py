@@ -1,10 +1,10 @@
-"""The graph as one worker sees it: read level by level, written until every link that a batch asks for is won.
+"""One worker's view of the graph: reads slots level by level and retries until every link of a batch is written.
 
-One round trip for all nodes of a batch, one more for each step up that is not remembered; then links and demotions, then
-labels, each in one round trip. Everything written is safe to write again.
+A batch takes one round trip for all of its nodes and one more for each level of parents that is not cached; then links and
+demotions, then labels, each in one round trip. Every write is idempotent.
 
-Combinations whose stamp is known to hold are not looked at again. What a batch writes, or finds written by others, may touch
-them: those are then looked at like the others.
+Identifier sets whose resolved columns are cached and still valid are not read again. If the writes of a batch, or writes of
+other workers that it reads, may affect them, they are read like the others.
 """
 
 from collections import OrderedDict
@@ -28,40 +28,42 @@ from streams.identity.graph.union_find import (
 
 MAX_CACHED_SLOTS = 200_000
 ROUNDS = 50
-"""How often a batch starts its links anew because other workers were faster, before it waits a little."""
+"""Attempts to write the links of a batch while other workers write the same slots; then the batch is retried later."""
 
 SlotReads = dict[str, Slot | None]
-"""What a batch has read or written of the graph, and not remembered."""
+"""Slots that a batch has read from the store or written to it, cached ones aside; None: the node has no slot."""
 
 
 RenameLookup = Callable[[Iterable[Nodes]], Mapping[str, str]]
-"""Combinations -> nodes that are former ones, and the newer nodes of the same identifiers, both in one of them."""
+"""Node tuples -> former nodes and the newer nodes of the same identifiers, where a tuple has both."""
 
 
 def no_renames(_combinations: Iterable[Nodes]) -> Mapping[str, str]:
-    """Where no keys are rotated."""
+    """Return no renames, for deployments that do not rotate keys."""
     return NOTHING
 
 
 class Graph:
-    """A store, and a bounded memory of slots that are in the log: other workers' rewrites reach it by broadcast."""
+    """A store with a bounded cache of slots that are in the log; rewrites of other workers arrive by broadcast."""
 
     def __init__(self, store: GraphStore, renamed: RenameLookup = no_renames) -> None:
         self.store = store
         self._renamed = renamed
         self._cache: OrderedDict[str, Slot] = OrderedDict()
         self._generation = 0
-        """Grows with each slot that was rewritten, here or elsewhere: no stamp from before holds any more."""
+        """Incremented by each rewritten slot, here or in another worker; invalidates all cached resolved columns."""
         self.erased: dict[str, Slot] = {}
-        """All there are: what was erased must be known even while the store is away. Few are."""
+        """All erased nodes: they must be recognised while the store is unavailable too. There are few."""
 
     def cached_slots(self, nodes: Iterable[str]) -> dict[str, Slot | None]:
-        """What is remembered of nodes."""
+        """Return the cached slots of nodes, None for those that are not cached."""
         return {node: self._cache.get(node) for node in nodes}
 
     def look_up(self, view: GraphView, reads: SlotReads, combinations: Iterable[IdentifierSet]) -> set[IdentifierSet]:
-        """Read all that these hang on, level by level, into `view`, the store being asked at least once. Those whose stamp is
-        not sure come back."""
+        """Read every slot that these depend on into `view`, level by level; return the sets without valid cached columns.
+
+        The store is read at least once.
+        """
         cached, uncached, nodes = list[IdentifierSet](), set[IdentifierSet](), set[str]()
         for identifiers in combinations:
             valid = identifiers.resolved is not None and (identifiers.generation == self._generation or not identifiers.nodes)
@@ -77,7 +79,7 @@ class Graph:
         return {identifiers for identifiers in uncached if not identifiers.cache_columns(view.slots, self._generation)}
 
     def _with_linked_root(self, view: GraphView, cached: Iterable[IdentifierSet]) -> list[IdentifierSet]:
-        """Those whose root has a slot by now."""
+        """Return the sets whose root, which had no slot, has one now."""
         slots = view.slots
         return [identifiers for identifiers in cached if identifiers.root and slots.get(identifiers.root) is not None]
 
@@ -100,7 +102,7 @@ class Graph:
                 return
 
     def _follow_cached(self, view: GraphView, nodes: Iterable[str]) -> set[str]:
-        """Follow `nodes` up through what is kept; what must be asked for comes back."""
+        """Follow `nodes` upwards through cached slots; return the nodes that must be read from the store."""
         missing = view.missing(nodes)
         while cached := {node: slot for node in missing if (slot := self._cache.get(node)) is not None}:
             view.slots.update(cached)
@@ -115,9 +117,12 @@ class Graph:
         uncached: set[IdentifierSet],
         day: int,
     ) -> dict[str, Write]:
-        """Win every link, demotion and label that the combinations (each with its first event) ask for; node -> its last
-        write of ours. Those of `closer` ask; those that their writes touch are added to it. `day`, since 1970, counts for
-        limits. Retryable."""
+        """Write every link, demotion and label that these sets require; return the last own write of each node.
+
+        `combinations` maps each set to its first event. Only sets in `uncached` are planned; sets that their writes may affect
+        are added to it. `day` (since 1970) counts towards limits. Raises Retryable when other workers keep changing the same
+        slots.
+        """
         own_writes: dict[str, Write] = {}
         full: dict[str, str] = {}
         admitted: set[tuple[str, str]] = set()
@@ -145,18 +150,18 @@ class Graph:
         raise Retryable("other workers link the same nodes all the time")
 
     def _find_full(self, pairs: Iterable[Pair], admitted: set[tuple[str, str]], day: int) -> dict[str, str]:
-        """Holder -> rule, of those without room for what they are to be linked with; nothing of `admitted` is asked again."""
+        """Return holder -> rule for holders without room for a new member; pairs in `admitted` are not requested again."""
         requested = [pair for pair in dict.fromkeys(pairs) if pair[:2] not in admitted]
         answers = self.store.admit(requested, day) if requested else ()
         admitted.update(pair[:2] for pair in requested)
         return {pair.holder: pair.limit.rule for pair, room in zip(requested, answers, strict=True) if not room}
 
     def _affected(self, view: GraphView, writes: Sequence[Write], cached: Sequence[IdentifierSet]) -> Sequence[IdentifierSet]:
-        """Those that planned writes may change: a link those under its root, a rewrite whoever has the node."""
+        """Return the sets that planned writes may affect: a link affects those under its root, a rewrite affects all."""
         return cached if any(write.expected is not None for write in writes) else self._with_linked_root(view, cached)
 
     def _write(self, view: GraphView, reads: SlotReads, writes: Sequence[Write], own_writes: dict[str, Write]) -> bool:
-        """Whether all of these were won. What others have written instead is read, with all that it leads to."""
+        """Write slots and return whether all writes were applied; slots that other workers wrote instead are read anew."""
         if not writes:
             return True
         lost_nodes = []
@@ -176,27 +181,27 @@ class Graph:
     # -- memory
 
     def remember(self, view: GraphView) -> None:
-        """Remember slots that are in the log. One that was forgotten meanwhile is none that was rewritten: broadcasts tell."""
+        """Cache slots that are in the log. Rewrites of slots that left the cache meanwhile arrive by broadcast."""
         cached = self._cache
         for node, slot in view.slots.items():
             if slot is not None and slot.logged and (current := cached.get(node)) is not slot:
                 self._replace(node, current, slot)
 
     def apply_committed(self, node: str, slot: Slot) -> None:
-        """Take in what any worker has committed."""
+        """Apply a slot that any worker has committed."""
         if slot.epoch:
             self._generation += 1  # a first slot is no rewrite: who hangs on a node without one reads it each time
         self._replace(node, self._cache.get(node), slot)
 
     def forget(self, node: str) -> None:
-        """It was not seen for long, and what it pointed to is forgotten."""
+        """Remove an expired node from the cache."""
         current = self._cache.get(node)
         if current is None or not current.epoch:
             self._cache.pop(node, None)
             self._generation += 1  # also where it was no longer remembered: a stamp may hang on it still
 
     def _replace(self, node: str, current: Slot | None, slot: Slot) -> None:
-        """Remember a slot, unless a newer one is remembered."""
+        """Cache a slot unless a newer one is cached."""
         if slot.state == ERASED:
             self.erased[node] = slot
         if current is None:

@@ -1,4 +1,4 @@
-"""Whether the graph can be used; while it cannot, a thread tries to mend it, and events pass unresolved."""
+"""Decides whether the graph can be used; rebuilds it in a thread while events pass unresolved."""
 
 import threading
 import time
@@ -11,35 +11,35 @@ from infra.telemetry.metrics import Metrics
 
 BACK_OFF_S = (0.2, 5.0)
 PATIENCE_S = 30.0
-"""How long a worker that starts waits for the graph before it lets events pass unresolved."""
+"""Seconds that a starting worker waits for the graph before it passes events unresolved."""
 
 
 class GraphGuard(Protocol):
-    """What the stage asks."""
+    """What the stage asks before it uses the graph."""
 
     def is_usable(self) -> bool:
-        """Whether the graph may be asked."""
+        """Return whether the graph can be used."""
         ...
 
     def report_loss(self, error: Exception) -> None:
-        """It could not be."""
+        """Report that a call to the graph failed."""
         ...
 
 
 class NoGuard:
-    """For a graph that nothing stands guard over: a failure is the caller's, who comes again."""
+    """Always usable; failures are raised to the caller, who retries."""
 
     def is_usable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def report_loss(self, error: Exception) -> None:
-        """Pass it on."""
+        """Raise the error."""
         raise error
 
 
 class RebuildGuard:
-    """Mends the graph whenever it is lost: `mend` returns once it is whole, and raises Retryable while that is impossible."""
+    """Rebuilds the graph whenever it was lost; `rebuild` returns once it is complete, and raises Retryable until then."""
 
     def __init__(self, rebuild: Callable[[], None], metrics: Metrics, patience_s: float = PATIENCE_S) -> None:
         self._rebuild = rebuild
@@ -49,7 +49,7 @@ class RebuildGuard:
         self._thread: threading.Thread | None = None
 
     def is_usable(self) -> bool:
-        """See `GraphGuard`. The first call waits a while for the graph: what is only starting is not away."""
+        """See `GraphGuard`. The first call waits up to `patience_s` for a graph that is starting."""
         if self._thread is None:
             self._begin()
             if not self._whole.wait(self._patience_s):

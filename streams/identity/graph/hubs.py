@@ -1,9 +1,8 @@
-"""Ids that join more than one person has, by the evidence: what no limit has caught while it came.
+"""Finds nodes that link more than one person by all evidence, though no limit demoted them as events came.
 
-Because it came slowly, or before there was that limit, or because counts were lost with a Redis. The limits are those of events
-(`rules.LIMITS`), but over all that `identity.links` holds, and of members that are linked without the holder only one counts:
-they are one person's. A browser that drops its cookies weekly behind one login is one part, a constant's visitors are many.
-Pure.
+Because it grew slowly, before the limit existed, or while counts were lost with a Redis. The limits are those of events
+(`union_find.LIMITS`), applied to all evidence on `identity.links`; members that are linked with each other without the holder
+count as one. A browser that drops its cookies weekly behind one login counts once, a constant's visitors count each. Pure.
 """
 
 from collections import Counter, defaultdict
@@ -15,17 +14,17 @@ from streams.identity.repair.split import connected_parts
 
 
 class LimitRules(Enum):
-    """Which limits are looked at: all, those that count every member, those that count what is independent."""
+    """Which limits are checked: all, those that count every member, or those that count independent members."""
 
     ALL, PLAIN, INDEPENDENT = range(3)
 
 
 Members = Mapping[str, int]
-"""What came with a holder -> the day (since 1970) of the evidence."""
+"""Member of a holder -> first day of the evidence, since 1970."""
 COUNTERS = 1 << 25
-"""Of the sketch, a byte each."""
+"""Counters of the sketch, a byte each."""
 MOST_MEMBERS = 10_000
-"""Of one holder that are looked at: far more than any limit."""
+"""Members of one holder that are kept: far more than any limit."""
 
 
 _LEAST = {
@@ -35,20 +34,20 @@ _LEAST = {
 
 
 class DegreeSketch:
-    """With how many nodes of each tier a node came at most, in bounded memory: hashed counters, so some are too high."""
+    """Counts with how many nodes of each tier a node came, in bounded memory: hashed counters, so some are too high."""
 
     def __init__(self, counters: int = COUNTERS) -> None:
         self._counts = bytearray(counters)
 
     def add(self, nodes: Nodes) -> None:
-        """Count a combination for each of its nodes; one that is given twice counts twice."""
+        """Count an identifier set for each of its nodes; one added twice counts twice."""
         for node in nodes:
             for tier, n in Counter(other[0] for other in nodes if other != node).items():
                 at = self._counter(node, tier)
                 self._counts[at] = min(self._counts[at] + n, 255)
 
     def may_exceed(self, node: str) -> bool:
-        """Whether the node may be over one of its limits."""
+        """Return whether the node may be over one of its limits."""
         return any(self._counts[self._counter(node, tier)] > most for tier, most in _LEAST[node[0]])
 
     def _counter(self, node: str, tier: str) -> int:
@@ -56,7 +55,7 @@ class DegreeSketch:
 
 
 def collect(members: dict[str, dict[str, int]], nodes: Nodes, day: int, holders: Collection[str]) -> None:
-    """Enter a combination for those of its nodes that are wanted, each as a holder of the others."""
+    """Add an identifier set to the members of those of its nodes that are in `holders`."""
     for node in nodes:
         if node in holders:
             members_of_node = members.setdefault(node, {})
@@ -68,8 +67,10 @@ def collect(members: dict[str, dict[str, int]], nodes: Nodes, day: int, holders:
 def exceeded_limit(
     holder: str, members: Members, part_of: Mapping[str, int] | None = None, *, rules: LimitRules = LimitRules.ALL
 ) -> Limit | None:
-    """A limit that the holder exceeds. `part_of`: of members that are linked with it now; those of one part count once. All
-    count without it."""
+    """Return a limit that the holder exceeds, or None.
+
+    `part_of` numbers the parts of members that are linked now; members of one part count once. Without it every member counts.
+    """
     firsts: defaultdict[str, dict[str | int, int]] = defaultdict(dict)
     for member, day in members.items():
         part = member if part_of is None else part_of.get(member)
@@ -87,18 +88,18 @@ def exceeded_limit(
 
 
 def find_suspects(members: Mapping[str, Members]) -> list[str]:
-    """Holders that exceed a limit if all of their members are independent."""
+    """Return holders that exceed a limit if all of their members are independent."""
     return sorted(node for node, some in members.items() if exceeded_limit(node, some) is not None)
 
 
 def joins_strangers(
     node: str, members: Members, linked: Collection[str], over: Collection[str], evidence: Collection[Nodes]
 ) -> bool:
-    """Whether a node exceeds a limit by what is independent. `linked`: its component without it; `evidence`: what links that;
-    `over`: suspects.
+    """Return whether a node exceeds a limit by independent members.
 
-    Suspects vouch for nobody, or a kiosk's device and its cookie would vouch for each other; but where an event's limit counts
-    what is independent they do there too, or user and e-mail of somebody with three browsers would not.
+    `linked`: its component without the node; `evidence`: links within that; `over`: suspects. Suspects make no members
+    dependent under plain limits, or a kiosk's device and its cookie would excuse each other. Under independent limits they do,
+    or the user and the e-mail of somebody with three browsers would be found.
     """
     strict = _part_of(set(linked).difference(over), evidence)
     if exceeded_limit(node, members, strict, rules=LimitRules.PLAIN) is not None:

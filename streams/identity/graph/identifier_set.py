@@ -1,4 +1,4 @@
-"""Nodes that come together in events, and what such events are stamped with as long as nothing that it hangs on has changed."""
+"""Nodes that occur together in events, with the columns that resolve such events, cached while nothing they depend on changes."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -11,19 +11,19 @@ NEVER, ALWAYS = -1, 1 << 62
 
 
 class ResolvedColumns(NamedTuple):
-    """What events of a combination leave with."""
+    """What resolved events of an identifier set are written with."""
 
     key: bytes
-    """Of their records; empty: their own ids."""
+    """Key of their records; empty: each event's own id."""
     columns: bytes
-    """What stands before their bytes."""
+    """Encoded columns that precede the bytes of the event."""
     state: str
     live: Nodes
-    """Those of the nodes that link and attribute."""
+    """Nodes of the set that link and attribute."""
 
 
 class IdentifierSet:
-    """Compared by identity: there is one for each spelling that is remembered."""
+    """Compared by identity: one instance for each encoded form that is cached."""
 
     __slots__ = ("_encode", "evidence_since", "generation", "nodes", "resolved", "root")
 
@@ -32,24 +32,24 @@ class IdentifierSet:
         """Strongest first; empty where nothing may be linked."""
         self._encode = columns
         self.resolved: ResolvedColumns | None = None if nodes else self.build_columns("", ANONYMOUS, ())
-        """None: to be looked at closer."""
+        """None: must be read from the graph."""
         self.root = ""
-        """The stamp holds as long as this node has no slot; empty where its root has one."""
+        """`resolved` is valid as long as this node has no slot; empty where the root has a slot."""
         self.generation = 0
-        """The stamp holds as long as no slot is rewritten: `Graph.age`."""
+        """`resolved` is valid only in this generation of the `Graph`."""
         self.evidence_since = NEVER if len(nodes) > 1 else ALWAYS
-        """Since when (see `Evidence`) the log says that its nodes belong together. A single one needs no evidence."""
+        """Generation of `LinkEvidence` in which these nodes were last logged as linked. One node needs no evidence."""
 
     def build_columns(self, profile: str, state: str, live: Nodes) -> ResolvedColumns:
-        """With this profile."""
+        """Encode the columns for this profile."""
         columns = self._encode(profile, self.nodes[0] if self.nodes else "", state)
         return ResolvedColumns(profile.encode(), columns, state, live)
 
     def cache_columns(self, slots: Mapping[str, Slot | None], generation: int) -> bool:
-        """Remember the stamp if all that it hangs on is in the log: one root, and every slot on the ways to it, none marked.
+        """Cache the columns and return True if every slot they depend on is logged and unmarked and leads to one root.
 
-        Then nothing is to be linked, and only two things can change that: a first slot of a root that has none, or a slot
-        that is rewritten.
+        Then there is nothing to link, and only two events invalidate the cache: the root, which has no slot, gets one; or a
+        slot is rewritten.
         """
         home = label = ""
         for node in self.nodes:

@@ -1,5 +1,5 @@
-"""Where the newest events of a worker stood, so that retries die while the graph, which knows of a whole day, is away, and
-after it lost its last second."""
+"""Positions of the newest events of a worker: they deduplicate retries while the store, which knows a whole day, is
+unavailable."""
 
 from collections.abc import Mapping
 
@@ -7,11 +7,11 @@ MAX_EVENTS = 50_000
 """Events of one of two generations; about 200 bytes each."""
 
 Claims = Mapping[bytes, bytes]
-"""Name of an event -> its place."""
+"""Claim name of an event -> its position."""
 
 
 class RecentEvents:
-    """Two generations of events: when the younger one is full, the older one is forgotten."""
+    """Two generations of events: when the younger one is full, the older one is dropped."""
 
     def __init__(self, most: int = MAX_EVENTS) -> None:
         self._most = most
@@ -19,7 +19,7 @@ class RecentEvents:
         self._old: dict[bytes, bytes] = {}
 
     def find_duplicates(self, claims: Claims) -> dict[bytes, bytes]:
-        """Events that are known from another place, and that place."""
+        """Return events known from another position, with that position."""
         young, old = self._young, self._old
         if young.keys().isdisjoint(claims.keys()) and old.keys().isdisjoint(claims.keys()):
             return {}
@@ -30,7 +30,7 @@ class RecentEvents:
         }
 
     def remember(self, claims: Claims, holders: Mapping[bytes, bytes]) -> None:
-        """Where these stand now; `held`: those that stand elsewhere, and where."""
+        """Add these events; `holders`: positions of those that another record has claimed."""
         self._young.update(claims)
         self._young.update(holders)
         self._age()

@@ -1,4 +1,4 @@
-"""What identity remembers, in Redis or in a Redis Cluster: keys, round trips, and what an error of it means."""
+"""The graph's store in Redis or in a Redis Cluster: keys, round trips, errors."""
 
 from binascii import crc32
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,54 +16,52 @@ from streams.identity.graph.union_find import LIMITS, Pair, Slot, Write, is_root
 from streams.identity.refusals.refusals import NONE, Refusals, confirm_signalled, from_text, merge_refusals, to_text
 
 DAY_S = 86_400
-"""How long a duplicate is recognised at least, seconds; twice as long at most."""
+"""Seconds within which a duplicate is recognised at least; at most twice as long."""
 NOTE_S = 30 * 86_400
-"""How long a split can be completed, seconds."""
+"""Seconds within which a split can be completed."""
 REFUSAL_S = 395 * DAY_S
-"""How long a node's refusals are kept after the last one that was new, seconds: as long as the consent policy remembers choices
-(`memory.max_age_days`, as delivered)."""
+"""Seconds that a node's refusals are kept after the last new one: as the consent policy's default `memory.max_age_days`."""
 REVISIONS = 50
-"""How often refusals are merged anew because another worker was faster, before the batch waits a little."""
+"""Attempts to merge refusals while other workers write the same nodes; then the batch is retried later."""
 TAGS = 64
-"""Redis Cluster hash tags: as many groups of keys that can be read by one MGET each."""
+"""Redis Cluster hash tags: groups of keys that one MGET can read."""
 _TAG = {f"{n:02x}": n % TAGS for n in range(256)}
 _BRACED = [f"{{{tag:02x}}}" for tag in range(TAGS)]
 _KEYS = {two: f"n:{_BRACED[tag]}:" for two, tag in _TAG.items()}
-"""What keys of slots begin with, by a node's first two letters behind its tier."""
+"""Key prefix of slots, by the first two characters after a node's tier."""
 _REFUSAL_KEYS = {two: f"f:{_BRACED[tag]}:" for two, tag in _TAG.items()}
-"""The same of keys of refusals."""
+"""Key prefix of refusals, likewise."""
 CHUNK = 5_000
-"""Keys of one MGET: Redis answers nobody else meanwhile."""
+"""Keys of one MGET; Redis serves nobody else meanwhile."""
 FIRST_SLOT = 37
-"""Bytes of a slot that was never rewritten: its letter, its parent's 33, its epoch of 0, and what divides them."""
+"""Bytes of a slot that was never rewritten: letter, 33 characters of the parent, epoch 0, separators."""
 SCRIPT_CHUNK = 1_000
-"""Keys, or claims, of one script; Lua bounds what it takes apart at once."""
+"""Keys or claims of one script call; Lua's `unpack` is bounded."""
 Command = tuple[int, tuple[Any, ...]]
-"""The hash tag whose shard it is for, and its words."""
+"""Hash tag of the target shard, and the words of the command."""
 CONNECTION_ERRORS = (redis.RedisError, RedisClusterException)
-"""What a Redis that is away, or a cluster that is not whole, raises; the second is no kind of the first."""
+"""Errors of an unavailable Redis or an incomplete cluster; the second does not derive from the first."""
 
 
 class RedisGraphStore:
     """The graph in Redis, or in a Redis Cluster.
 
-    `n:{tag}:<node>` = state (P pending, D in the log), parent, epoch, and what the node is marked as; `c:{tag}:<node>` = set
-    of nodes whose slot may point at it; `w:{tag}:<node>:<rule>` = sorted set of what it was linked with lately, by day, under a
-    limit; `s:{tag}:<node>` = what its split has to write; `f:{tag}:<node>` = its refusals; `r:{tag}` = set of nodes that were
-    rewritten and not confirmed since; `e:{tag}:<topic id>:<day>` = hash of event -> place. Every shard is spoken to by a client
-    of its own: what a batch needs of it is one round trip.
+    `n:{tag}:<node>` = slot: letter (P pending, D logged), parent, epoch, state; `c:{tag}:<node>` = set of nodes whose slot may
+    point at it; `w:{tag}:<node>:<rule>` = sorted set of its recent members by day, under a limit; `s:{tag}:<node>` = journal of
+    its split; `f:{tag}:<node>` = its refusals; `r:{tag}` = set of rewritten nodes that are not confirmed; `e:{tag}:<topic
+    id>:<day>` = hash of event -> position. Each shard has its own client: what a batch needs from it takes one round trip.
     """
 
     def __init__(self, connect: Callable[[], redis.Redis | redis.RedisCluster]) -> None:
         self._connect = connect
         self._client: redis.Redis | redis.RedisCluster | None = None
         self._shards: list[Any] = []
-        """The client of each tag."""
+        """Client of each tag."""
 
     # -- shards
 
     def _open(self) -> None:
-        """Find the shards. ConfigError where one may forget slots on its own."""
+        """Connect to the shards. ConfigError where one may evict keys."""
         client = self._client = self._connect()
         if isinstance(client, redis.RedisCluster):
             nodes = [client.nodes_manager.get_node_from_slot(key_slot(f"{{{tag:02x}}}".encode())) for tag in range(TAGS)]
@@ -82,7 +80,7 @@ class RedisGraphStore:
         self._shards = shards
 
     def _connected(self) -> None:
-        """Find the shards unless they are known. Retryable; ConfigError."""
+        """Connect to the shards unless connected. Retryable; ConfigError."""
         if not self._shards:
             try:
                 self._open()
@@ -90,18 +88,18 @@ class RedisGraphStore:
                 raise self._unavailable(error) from error
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
-        """What an error means. The next call opens anew: shards may have moved, and a new Redis has no scripts."""
+        """Close and return the error to raise. The next call reconnects: shards may have moved, a new Redis has no scripts."""
         self.close()
         return StoreUnavailable(f"the identity graph's Redis: {type(error).__name__}")
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         if self._client is not None:
             self._client.close()
         self._client, self._shards = None, []
 
     def _send(self, commands: Sequence[Command]) -> Callable[[], list[Any]]:
-        """Send commands, all of them before any answer is read; what waits for the answers, in their order. Retryable, both."""
+        """Send all commands before any answer is read; the returned function reads the answers, in order. Both raise Retryable."""
         pending: list[tuple[Any, Any, list[int]]] = []
 
         def unavailable(error: Exception) -> StoreUnavailable:
@@ -140,12 +138,14 @@ class RedisGraphStore:
         return answers
 
     def _run(self, commands: Sequence[Command]) -> list[Any]:
-        """The answers to commands, one round trip a shard. Retryable."""
+        """Return the answers of commands, one round trip a shard. Retryable."""
         return self._send(commands)()
 
     def _run_script(self, script: str, kind: str, names: Sequence[str], *columns: Sequence[Any]) -> list[int]:
-        """A script's answers for each name's key of a kind, with its arguments (one of each column), in their order; a call
-        for each tag. Retryable."""
+        """Return a script's answer for each name's key of a kind, in order; one call for each tag. Retryable.
+
+        `columns`: the arguments, one sequence for each argument of the script.
+        """
         by_tag: list[list[int]] = [[] for _ in range(TAGS)]
         for at, name in enumerate(names):
             by_tag[_TAG[name[1:3]]].append(at)
@@ -166,7 +166,7 @@ class RedisGraphStore:
         return answers
 
     def _mget(self, keys: Sequence[tuple[int, str]]) -> list[bytes | None]:
-        """Values of (tag, key) pairs, in few round trips. Retryable."""
+        """Return the values of (tag, key) pairs, in few round trips. Retryable."""
         self._connected()
         # Where all tags are on one shard they need not be told apart.
         groups: dict[int, list[int]] = {}
@@ -188,7 +188,7 @@ class RedisGraphStore:
     # -- the graph
 
     def read(self, nodes: Sequence[str]) -> list[Slot | None]:
-        """See `GraphStore`. ConfigError where this Redis may forget slots on its own."""
+        """See `GraphStore`. ConfigError where this Redis may evict slots."""
         return list(map(_decode_slot, self._mget([(_TAG[node[1:3]], _KEYS[node[1:3]] + node) for node in nodes])))
 
     def claim(self, claims: Mapping[bytes, bytes], now: float, topic_id: str = "") -> ClaimHolders:
@@ -227,12 +227,12 @@ class RedisGraphStore:
         return [won == 1 for won in written]
 
     def _adopt(self, slots: Iterable[tuple[str, Slot]]) -> None:
-        """Let the parent of each slot that has one know its child. Retryable."""
+        """Add each slot's node to the children of its parent. Retryable."""
         new = [(slot.parent, node) for node, slot in slots if not is_root(node, slot)]
         self._run_script(scripts.ADOPT, "c", [parent for parent, _ in new], [node for _, node in new])
 
     def admit(self, pairs: Sequence[Pair], day: int) -> list[bool]:
-        """See `GraphStore`. A member is remembered by a part of its name."""
+        """See `GraphStore`. A member is stored by a part of its name."""
         names = [f"{holder}:{limit.rule}" for holder, _, limit in pairs]
         members = [member[1:13] for _, member, _ in pairs]
         most, days = [limit.most for *_, limit in pairs], [limit.days for *_, limit in pairs]
@@ -273,7 +273,7 @@ class RedisGraphStore:
         return self._mget([(_TAG[node[1:3]], _REFUSAL_KEYS[node[1:3]] + node) for node in nodes])
 
     def _revise(self, refusals: Mapping[str, Refusals], revise: Callable[[Refusals, Refusals], Refusals]) -> None:
-        """Replace what each node remembers by what `revise` makes of it and of the new ones. Retryable."""
+        """Replace what each node remembers by `revise(current, new)`. Retryable."""
         waiting = list(refusals)
         for _ in range(REVISIONS):
             if not waiting:
@@ -292,11 +292,11 @@ class RedisGraphStore:
     # -- notes
 
     def save_note(self, node: str, text: str) -> None:
-        """Keep a text for a node for a month, in place of an earlier one. Retryable."""
+        """Save a text for a node for a month, replacing an earlier one. Retryable."""
         self._run([(tag_of(node), ("SET", _key("s", node), text, "EX", NOTE_S))])
 
     def load_note(self, node: str) -> str | None:
-        """What is kept for it. Retryable."""
+        """Return the text saved for a node, or None. Retryable."""
         (text,) = self._mget([(tag_of(node), _key("s", node))])
         return None if text is None else text.decode()
 
@@ -318,7 +318,7 @@ class RedisGraphStore:
         return count + len(self._nodes_with_notes(nodes, holders))
 
     def _nodes_with_notes(self, nodes: Sequence[str], holders: Sequence[str]) -> list[str]:
-        """Nodes for which a text is kept that is theirs or names them."""
+        """Return nodes whose note belongs to `nodes` or names one of them."""
         candidates = sorted({*nodes, *holders})
         texts = self._mget([(tag_of(at), _key("s", at)) for at in candidates])
         names = [node.encode() for node in nodes]
@@ -331,8 +331,7 @@ class RedisGraphStore:
     # -- the whole of it
 
     def restore(self, slots: Sequence[tuple[str, Slot]]) -> int:
-        """Write slots as the log has them where they are missing or older; how many were. Cut short, it is to be done again.
-        Retryable."""
+        """Write slots of the log where they are missing or older; return how many were written. Idempotent. Retryable."""
         newest: dict[str, Slot] = {}
         for node, slot in slots:
             if node not in newest or slot.epoch >= newest[node].epoch:
@@ -352,7 +351,8 @@ class RedisGraphStore:
         return answers.count(1)
 
     def expire(self, slots: Sequence[tuple[str, Slot | None]]) -> list[bool]:
-        """Forget slots that are still these, or, for None, that were never rewritten; whether each is gone. Retryable."""
+        """Delete slots that still have these values, or, for None, that were never rewritten; return whether each is gone.
+        Retryable."""
         nodes = [node for node, _ in slots]
         slots_before = [expected or current for (_, expected), current in zip(slots, self.read(nodes), strict=True)]
         above = [(node, slot) for node, slot in zip(nodes, slots_before, strict=True) if slot is not None]
@@ -365,11 +365,11 @@ class RedisGraphStore:
         return expired
 
     def reset_limits(self, nodes: Sequence[str]) -> None:
-        """Forget what was counted of nodes for their limits, and what is noted for them. Retryable."""
+        """Delete the members counted for limits of nodes, and their notes. Retryable."""
         self._run([(tag_of(node), ("DEL", *_sets(node)[1:], _key("s", node))) for node in nodes])
 
     def scan_nodes(self) -> Iterator[list[str]]:
-        """The nodes of all slots, some at a time; one that is written meanwhile may be missing or there twice. Retryable."""
+        """Yield the nodes of all slots in chunks; slots written meanwhile may be missing or occur twice. Retryable."""
         nodes: list[str] = []
         self._connected()
         try:
@@ -386,7 +386,7 @@ class RedisGraphStore:
 
 
 def tag_of(node: str) -> int:
-    """The hash tag of a node's keys."""
+    """Return the hash tag of a node's keys."""
     return _TAG[node[1:3]]
 
 
@@ -395,14 +395,13 @@ def _key(kind: str, node: str) -> str:
 
 
 def _sets(node: str) -> list[str]:
-    """The keys of what a node holds."""
+    """Return the keys of the sets that a node holds."""
     limits = [limit for (tier, _), some in LIMITS.items() if tier == node[0] for limit in some]
     return [_key("c", node), *(f"{_key('w', node)}:{limit.rule}" for limit in limits)]
 
 
 def _memberships(nodes: Sequence[str], holders: Sequence[str]) -> Iterator[tuple[str, str, str, Sequence[str]]]:
-    """Each other holder, a key of what it holds, the first letter of what Redis does with such sets, and as what it holds these
-    nodes."""
+    """Yield for each other holder: holder, set type letter (S, Z), key of a set it holds, members that stand for `nodes`."""
     for holder in sorted(set(holders) - set(nodes)):
         children, *limited = _sets(holder)
         yield holder, "S", children, nodes

@@ -1,6 +1,7 @@
-"""What Redis does in one step: Lua scripts, each over many keys of one hash tag.
+"""Lua scripts for what Redis must do atomically, each over many keys of one hash tag.
 
-All but the claims have one form: so many arguments for each key, in the keys' order; one answer for each, in the same order.
+Except for CLAIM, each script takes a fixed number of arguments for each key, in the order of the keys, and returns one answer
+for each key in the same order.
 """
 
 import hashlib
@@ -154,4 +155,4 @@ return done
 
 ALL = (CLAIM, WRITE, ADOPT, ADMIT, CONFIRM, RESTORE, EXPIRE, REPLACE)
 DIGESTS = {text: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for text in ALL}
-"""What Redis calls them."""
+"""Script -> SHA-1 that Redis stores it under."""

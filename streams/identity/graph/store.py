@@ -1,7 +1,7 @@
-"""What identity remembers: one slot per linked node, and for a day which record an event id belongs to.
+"""The store of the graph: a slot for each linked node, and for a day the record that claimed an event id.
 
-Each slot and each claim is written in one step that is safe to do again: a slot is replaced only by who has seen what it
-replaces, a claim never, and being logged is never taken back. A replayed batch changes nothing.
+Every write is atomic and idempotent: a slot is replaced only if it still has the value that the writer read, a claim is never
+replaced, and a slot that is logged stays logged. A replayed batch changes nothing.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,75 +16,82 @@ from streams.identity.refusals.refusals import NONE, Refusals, confirm_signalled
 LONGEST_CLAIM = 80
 
 ClaimHolders = Callable[[], dict[bytes, bytes]]
-"""Waits; events -> the places that hold them. Away."""
+"""Waits for the answer; returns event -> position of the record that had claimed it before. StoreUnavailable."""
 
 
 class StoreUnavailable(Retryable):
-    """The graph cannot be reached."""
+    """The graph's store does not answer."""
 
 
 class GraphStore(Protocol):
-    """Away while it cannot be reached, from every call."""
+    """Every call raises StoreUnavailable while the store does not answer."""
 
     def read(self, nodes: Sequence[str]) -> list[Slot | None]:
-        """Slots of nodes, None where there is none."""
+        """Return the slots of nodes, None where there is none."""
         ...
 
     def claim(self, claims: Mapping[bytes, bytes], now: float, topic_id: str = "") -> ClaimHolders:
-        """Claim events (by source and id), each for its place on the topic of this id; what waits for those that another place
-        holds. A place on another topic, of the same name or not, holds nothing."""
+        """Claim events (by source and id), each for its position on the topic of this id.
+
+        The returned function waits for those that another position had claimed. A position on another topic, even one of the
+        same name, claims nothing.
+        """
         ...
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
-        """Write slots, in order, where each is still what was held; for each, whether it was this call that wrote it."""
+        """Write slots in order, each only if it still has the expected value; return for each whether it was written."""
         ...
 
     def admit(self, pairs: Sequence[Pair], day: int) -> list[bool]:
-        """Whether each holder has room for its member on that day (since 1970), or holds it already; it holds it from then on,
-        for the days of its limit."""
+        """Return for each pair whether the holder has or had room for its member on that day (since 1970).
+
+        An admitted member counts from then on, for the days of its limit.
+        """
         ...
 
     def confirm(self, slots: Iterable[tuple[str, Slot]]) -> None:
-        """Mark slots as logged, once the log has them for sure."""
+        """Mark slots as logged, after the log has committed them."""
         ...
 
     def unlogged_rewrites(self) -> list[str]:
-        """Nodes whose slot was rewritten and is not known to be in the log."""
+        """Return nodes whose slot was rewritten and not confirmed."""
         ...
 
     def children(self, nodes: Sequence[str]) -> list[set[str]]:
-        """For each node, those whose slot may point at it: all that do, and some whose link was never won."""
+        """Return for each node the nodes whose slot may point at it; some may never have been linked."""
         ...
 
     def refusals(self, nodes: Sequence[str]) -> list[Refusals]:
-        """For each node, the refusals that it remembers."""
+        """Return for each node the refusals that it remembers."""
         ...
 
     def add_refusals(self, refusals: Mapping[str, Refusals]) -> None:
-        """Let nodes remember refusals, beside those that they know; of one scope the newest stays."""
+        """Add refusals to those that nodes remember; the newest of each scope is kept."""
         ...
 
     def confirm_refusals(self, refusals: Mapping[str, Refusals]) -> None:
-        """Mark refusals as signalled, once their signals are committed for sure; those that are gone stay gone."""
+        """Mark refusals as signalled, after their signals were committed; forgotten ones stay forgotten."""
         ...
 
     def forget(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
-        """Forget what these nodes hold, what they refused, and that `holders` hold them; how many sets, members and memories of
-        refusals are gone. Slots stay."""
+        """Delete members, refusals and notes of nodes, and the nodes from what `holders` hold; return the number deleted.
+
+        Slots are kept.
+        """
         ...
 
     def count_memberships(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
-        """How many sets and members `forget` would take."""
+        """Return how many sets, members and refusals `forget` would delete."""
         ...
 
 
 def shorten_claim(claim: bytes) -> bytes:
-    """What stands for a name in claims that is too long."""
+    """Return a digest that replaces a claim name that is too long."""
     return sha256(claim).hexdigest().encode()
 
 
 def first_places(claims: Sequence[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
-    """The first place of each event that is claimed; and of those that are claimed for several places, that first one."""
+    """Return the first position of each claimed event, and that position for events claimed more than once."""
     places = dict(claims)
     if len(places) == len(claims):
         return places, {}
@@ -96,7 +103,7 @@ def first_places(claims: Sequence[tuple[bytes, bytes]]) -> tuple[dict[bytes, byt
 
 
 class MemoryGraphStore:
-    """For tests and walks without Redis; claims never expire."""
+    """For tests and benchmarks without Redis; claims never expire."""
 
     def __init__(self) -> None:
         self.slots: dict[str, Slot] = {}
@@ -104,7 +111,7 @@ class MemoryGraphStore:
         """By topic id."""
         self.child_index: dict[str, set[str]] = {}
         self.memberships: dict[tuple[str, str], dict[str, int]] = {}
-        """(Holder, rule) -> what it holds, and since which day."""
+        """(Holder, rule) -> member -> day since 1970 on which it was admitted."""
         self.notes: dict[str, str] = {}
         self.refusals_by_node: dict[str, Refusals] = {}
 
@@ -173,11 +180,11 @@ class MemoryGraphStore:
                 self.refusals_by_node[node] = confirm_signalled(self.refusals_by_node[node], signalled)
 
     def save_note(self, node: str, text: str) -> None:
-        """Keep a text for a node, in place of an earlier one."""
+        """Save a text for a node, replacing an earlier one."""
         self.notes[node] = text
 
     def load_note(self, node: str) -> str | None:
-        """What is kept for it."""
+        """Return the text saved for a node, or None."""
         return self.notes.get(node)
 
     def forget(self, nodes: Sequence[str], holders: Sequence[str]) -> int:

@@ -1,14 +1,14 @@
-"""Union-find on what a batch has read of the graph: who is whose root, what is to be written, what is stamped. Pure.
+"""Union-find on the part of the graph that a batch has read: roots, planned writes, labels. Pure.
 
-Jayanti & Tarjan, "A randomized concurrent algorithm for disjoint set union" (PODC 2016), with the nodes' own order as
-priority: a link always hangs the larger root under the smaller one. So every parent is strictly smaller than its child, and no
-cycle can form, under stale reads, lost writes or replay. User nodes (tier 0) never get a parent: two users can never merge.
+Jayanti & Tarjan, "A randomized concurrent algorithm for disjoint set union" (PODC 2016), with the nodes' own order as priority:
+a link always hangs the larger root under the smaller one. So every parent is strictly smaller than its child, and no cycle can
+form under stale reads, lost writes or replay. User nodes (tier 0) never get a parent: two users never merge.
 
-But for one case: while keys are rotated, an event carries both nodes of its user id, which the keys attest. The one that has no
-slot yet then hangs under the other, once and for all, so that none of the two loses its label; where both have one, the larger.
-No cycle can form there either: who hangs has no slot, and who is hung under has one, or is smaller.
+One exception: while keys are rotated, an event carries both nodes of its user id, as the keys prove. The node without a slot is
+then hung under the other one for good, so that neither loses its label; where both have a slot, the larger one is hung under
+the smaller. No cycle can form there either: the child has no slot, or the parent is smaller.
 
-A node that cannot be one person's is demoted: its slot is marked as shared, and from then on it neither links nor attributes.
+A node that cannot belong to one person is demoted: its slot is marked as shared, and it no longer links or attributes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,20 +16,20 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 USER = "0"
-"""Tier digit of user nodes. What stands in their slot is no parent but a label: what their events are stamped with."""
+"""Tier digit of user nodes. The parent in their slot is a label: the profile id of their events."""
 SHARED, ERASED = "shared", "erased"
-"""States of a slot; linked ones have none."""
+"""States of a slot; linked slots have none."""
 
 
 class Limit(NamedTuple):
-    """How many new ones a node may be linked with in some days, and still be one person's."""
+    """How many new members a node may be linked with in some days and still belong to one person."""
 
     rule: str
     most: int
     days: int
     independent: bool = False
-    """Count only members that nothing but the holder links with the holder's component: not the cookie that a browser gets
-    each week where the login names user and e-mail."""
+    """Count only members that nothing except the holder links with the holder's component; a cookie that is new each week does
+    not count where the login names user and e-mail."""
 
 
 LIMITS: Mapping[tuple[str, str], Sequence[Limit]] = {
@@ -66,48 +66,47 @@ LIMITS: Mapping[tuple[str, str], Sequence[Limit]] = {
     ),
     ("3", "3"): (Limit("contacts_per_contact", 6, 365),),
 }
-"""(Tier of a holder, tier of what it holds) -> limits. Contacts are e-mails and phones. Pairs with a user as member have none:
-an id of two users is demoted at once.
+"""(Tier of a holder, tier of its members) -> limits. Contacts are e-mails and phones. Users as members have none: an id of two
+users is demoted at once.
 
-A backstop where nobody logs in, and for constants: what a tag sends as the user of everybody who is not logged in, a web view's
-cookie, a shop's phone. Cookies by days, because a browser that drops its cookies every week takes whoever comes often past any
-limit there is for ever; what is independent over a year too, because a constant that joins one visitor a day stays under a
-month's limit. Contacts and devices of one person are few in a year.
+Limits find constants where nobody logs in: a placeholder user id, a web view's cookie, a shop's phone number. Cookies are
+limited by days, because a browser that drops its cookies weekly would pass any lifetime limit; independent members also over a
+year, because a constant that joins one visitor a day stays under a month's limit. One person's contacts and devices are few in
+a year.
 """
 TWO_USERS, RENAMED = "two_users", "renamed"
 
 NOTHING: Mapping[str, str] = {}
 
 Nodes = tuple[str, ...]
-"""Of one event, strongest first."""
+"""Nodes of one event, strongest first."""
 Events = Mapping[Nodes, int]
-"""Each different combination of nodes in a batch, and the first event (its position) that had it."""
+"""Each different node tuple of a batch, and the position of its first event."""
 
 
 class Slot(NamedTuple):
-    """What the graph holds for a node. A node without one is a root."""
+    """What the graph holds for a node. A node without a slot is a root."""
 
     parent: str
-    """The node it hangs under; for a user node its label, or the other node of the same user; the node itself where it is a
-    root."""
+    """The node above; for a user node its label or the other node of the same user; the node itself where it is a root."""
     logged: bool
-    """Whether `identity.merges` is known to have it; whoever meets one that is not logs it again."""
+    """Whether `identity.merges` is known to hold it; a worker that reads a slot that is not logged logs it again."""
     epoch: int = 0
-    """Grows with each rewrite."""
+    """Incremented by each rewrite."""
     state: str = ""
     since: int = 0
-    """Of an erased node: milliseconds UTC; events collected until then are hers, and are erased too."""
+    """Erased nodes: milliseconds UTC; events collected until then are erased too."""
 
 
 class Write(NamedTuple):
-    """A slot to be written, if nobody has written it meanwhile."""
+    """A compare-and-set of a slot."""
 
     node: str
     expected: Slot | None
-    """What the slot was when this was planned."""
+    """The slot when this was planned; the write applies only if it is unchanged."""
     slot: Slot
     position: int
-    """The event of the batch that gives the evidence."""
+    """Position in the batch of the event that gives the evidence."""
     rule: str = ""
     """Why a node is demoted; empty for links and labels."""
     refused: str = ""
@@ -115,7 +114,7 @@ class Write(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Something that a holder is about to be linked with; how many it may hold is limited."""
+    """A holder and a new member, under a limit."""
 
     holder: str
     member: str
@@ -123,19 +122,19 @@ class Pair(NamedTuple):
 
 
 def is_root(node: str, slot: Slot) -> bool:
-    """Whether nothing is above a node that has this slot: it marks a root, or is the label of a user."""
+    """Return whether a node with this slot is a root: the slot marks a root, or is the label of a user."""
     return slot.parent == node or (node[0] == USER and slot.parent[0] != USER)
 
 
 @dataclass(slots=True)
 class GraphView:
-    """The part of the graph that a batch has seen."""
+    """The part of the graph that a batch has read."""
 
     slots: dict[str, Slot | None] = field(default_factory=dict)
-    """None: read, and not there."""
+    """None: read, and there is no slot."""
 
     def missing(self, nodes: Iterable[str]) -> set[str]:
-        """Nodes on the ways from `nodes` to their roots that have not been read yet; of each way only the next one."""
+        """Return the next node to read on each path from `nodes` to their roots."""
         unread = set()
         for node in nodes:
             at: str = node
@@ -146,7 +145,7 @@ class GraphView:
         return unread
 
     def find(self, node: str) -> str:
-        """The root of a node, by what was read."""
+        """Return the root of a node by what was read."""
         slots = self.slots
         while (slot := slots.get(node)) is not None:
             parent = slot.parent
@@ -156,23 +155,23 @@ class GraphView:
         return node
 
     def below_users(self, node: str) -> str:
-        """The last node on the way to the root that is no user; a user itself."""
+        """Return the last node on the path to the root that is no user; a user itself."""
         while (slot := self.slots.get(node)) is not None and slot.parent[0] != USER and not is_root(node, slot):
             node = slot.parent
         return node
 
     def marked(self, node: str) -> bool:
-        """Whether a node is shared or erased."""
+        """Return whether a node is shared or erased."""
         slot = self.slots.get(node)
         return slot is not None and slot.state != ""
 
     def epoch(self, node: str) -> int:
-        """Of a node's slot; 0 where it has none."""
+        """Return the epoch of a node's slot; 0 where it has none."""
         slot = self.slots.get(node)
         return 0 if slot is None else slot.epoch
 
     def label(self, root: str) -> str | None:
-        """What events of a root are stamped with; None for a user that nobody has stamped yet."""
+        """Return the profile id of a root's events; None for a user without a label."""
         if root[0] != USER:
             return root
         slot = self.slots.get(root)
@@ -180,7 +179,7 @@ class GraphView:
 
 
 def live_nodes(view: GraphView, nodes: Nodes) -> Nodes:
-    """Those that link and attribute; none where the event's own user does not: it is not somebody else's either."""
+    """Return the nodes that link and attribute; none where the event's own user does not."""
     slots = view.slots
     for node in nodes:
         slot = slots.get(node)
@@ -192,10 +191,10 @@ def live_nodes(view: GraphView, nodes: Nodes) -> Nodes:
 
 
 def home_root(view: GraphView, nodes: Nodes) -> str:
-    """The root that an event with these nodes (live, strongest first, at least one) belongs to.
+    """Return the root that an event with these nodes (live, strongest first, at least one) belongs to.
 
-    The event's own user if it has one; else the user that one of its nodes belongs to; else the smallest root. A root that
-    was demoted is a home only for what hangs under it already.
+    The event's own user if it has one; else the user that one of its nodes belongs to; else the smallest root. A demoted root
+    is chosen only where all nodes hang under it.
     """
     strongest = view.find(nodes[0])
     if strongest[0] == USER or len(nodes) == 1:
@@ -208,11 +207,11 @@ def home_root(view: GraphView, nodes: Nodes) -> str:
 def plan(
     view: GraphView, events: Events, full: Mapping[str, str] = NOTHING, renamed: Mapping[str, str] = NOTHING
 ) -> tuple[list[Write], list[Pair]]:
-    """Links that these events ask for, and demotions, entered into `view` as if they held; and what they put under a limit.
+    """Plan the links and demotions that these events require; return the writes and the pairs that count towards limits.
 
-    A node that belongs to another user already cannot be one person's and is demoted. So are the nodes of `full` (node ->
-    rule). What a demoted user had taken is free again as soon as it is met. `renamed`: former nodes and the newer ones of the
-    same identifiers.
+    The writes are applied to `view`. A node that comes with another user than its own cannot belong to one person and is
+    demoted, as are the nodes of `full` (node -> rule). Nodes under a demoted user are released when they are read next.
+    `renamed`: former nodes and the newer nodes of the same identifiers.
     """
     writes: list[Write] = []
     pairs: list[Pair] = []
@@ -252,7 +251,7 @@ def plan(
 
 
 def _demote(view: GraphView, writes: list[Write], nodes: Nodes, full: Mapping[str, str], at: int) -> None:
-    """Those that have no room for what they are to be linked with; of a user that hangs under another node of hers, both."""
+    """Demote nodes without room for new members; of a user that hangs under another node of the same user, both."""
     if full:
         for node in live_nodes(view, tuple(node for node in nodes if node in full)):
             root = view.find(node)
@@ -261,7 +260,7 @@ def _demote(view: GraphView, writes: list[Write], nodes: Nodes, full: Mapping[st
 
 
 def _rename(view: GraphView, writes: list[Write], alive: Nodes, names: Iterable[tuple[str, str]], at: int) -> None:
-    """Hang one of the two nodes that an event's user has under the other."""
+    """Hang one of the two nodes of an event's user under the other."""
     for former, newer in names:
         if former[0] != USER or former not in alive or newer not in alive:
             continue
@@ -277,7 +276,7 @@ def _rename(view: GraphView, writes: list[Write], alive: Nodes, names: Iterable[
 
 
 def _pass_on(view: GraphView, writes: list[Write], nodes: Nodes, names: Iterable[tuple[str, str]], at: int) -> None:
-    """Mark what is another name of a marked node: it is no more one person's than that, or as erased as that."""
+    """Mark the other name of a marked node: one identifier's nodes are shared or erased together."""
     pairs = [pair for former, newer in names for pair in ((former, newer), (newer, former))]
     while unmarked_pair := next(
         ((marked_name, other) for marked_name, other in pairs if view.marked(marked_name) and not view.marked(other)), None
@@ -301,7 +300,7 @@ def _mark(view: GraphView, writes: list[Write], marked: str, other: str, at: int
 
 
 def _release(view: GraphView, writes: list[Write], node: str, at: int) -> None:
-    """Make a root of what hangs under a demoted user, but for that user's label: two users must never share one."""
+    """Make a root of what hangs under a demoted user, except the user's label: two users must never share one."""
     root, top = view.find(node), view.below_users(node)
     slot = view.slots.get(root)
     if root[0] == USER and slot is not None and slot.state == SHARED and top[0] != USER and top != slot.parent:
@@ -325,9 +324,11 @@ def _write(view: GraphView, writes: list[Write], write: Write) -> None:
 def limited_pairs(
     nodes: Sequence[str], renamed: Mapping[str, str] = NOTHING, roots: Mapping[str, str] | None = None
 ) -> Iterable[Pair]:
-    """What these nodes, which belong together, put under a limit, each as a holder and as a member. A former node does not
-    count beside the newer one, and of the two only users have limits both: one of them is the root. `roots`: of each node
-    before it was linked with the others; without them whatever comes along counts as linked with the holder."""
+    """Yield the pairs of these linked nodes that count towards limits, each node as holder and as member.
+
+    A former node does not count beside the newer one, and only users have limits under both names: one of them is the root.
+    `roots`: root of each node before it was linked with the others; without it every member counts as linked with the holder.
+    """
     for holder in nodes:
         if holder in renamed and holder[0] != USER:
             continue
@@ -341,7 +342,7 @@ def limited_pairs(
 
 
 def _vouched(holder: str, member: str, renamed: Mapping[str, str], roots: Mapping[str, str]) -> bool:
-    """Whether something else than the holder links the member with the holder's component, in this event or before."""
+    """Return whether another node links the member with the holder's component, in this event or before."""
     root = roots[holder]
     return (root == roots[member] != "") or any(
         other_root == root and other not in (holder, member) and other not in renamed and renamed.get(holder) != other
@@ -350,16 +351,16 @@ def _vouched(holder: str, member: str, renamed: Mapping[str, str], roots: Mappin
 
 
 def undo_writes(view: GraphView, writes: Sequence[Write]) -> None:
-    """Take back what was entered into the view for writes that do not come about."""
+    """Revert planned writes in the view."""
     for write in reversed(writes):
         view.slots[write.node] = write.expected
 
 
 def plan_labels(view: GraphView, events: Events) -> list[Write]:
-    """Labels that users among these events still need. Only to be called once the links before them are won.
+    """Plan the labels that users among these events still need; call it after the links were applied.
 
-    The anonymous root that came to the user first, because its events are stamped with it already; the user itself if
-    there is none. Found by its slot and not by memory, so that a replay after a crash finds it too.
+    The label is the anonymous root that came to the user first, because its events carry that profile id already; the user
+    itself if there is none. It is read from the slot and not from memory, so that a replay after a crash finds it too.
     """
     labels: dict[str, Write] = {}
     for nodes, at in events.items():
@@ -378,5 +379,5 @@ def plan_labels(view: GraphView, events: Events) -> list[Write]:
 
 
 def unlogged_nodes(view: GraphView, reads: Mapping[str, Slot | None]) -> list[str]:
-    """Nodes whose slots were met and are not known to be in the log."""
+    """Return the nodes that were read and whose slots are not known to be logged."""
     return [node for node in reads if (slot := view.slots.get(node)) is not None and not slot.logged]

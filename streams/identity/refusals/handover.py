@@ -1,12 +1,12 @@
-"""Refusals on their way to every linked id, also to those that are linked later.
+"""Hands refusals over to every linked id, including ids that are linked later.
 
-Two writers may meet: one that expands a refusal, and one that makes a link. Each does its own part first and then looks for the
-other's: who expands lets nodes remember the refusal and then enumerates the component, again until it has not grown; who
-links writes the slot and then reads what both ends of it have refused. So whichever link is missing in the last enumeration was
-written after it, and whoever wrote it reads the refusal at that end.
+Two writers may race: one that expands a refusal, and one that makes a link. Each writes first and then looks for the other's
+write: the expanding one stores the refusal at nodes and then enumerates the component, again until it stops growing; the
+linking one writes the slot and then reads the refusals at both ends. So a link that is missing in the last enumeration was
+written after it, and its writer reads the refusal.
 
-What is remembered lies in the store before the signals are committed. It is pending until then, and so is the slot of the
-link: a replay meets both, and signals again what may never have left.
+Refusals are stored before their signals are committed. Until then they are pending, as is the slot of the link: a replay reads
+both and signals again what may be lost.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,25 +36,25 @@ from streams.identity.refusals.revocation import SIGNALS, Component, find_compon
 from streams.runtime.stage import BY_KEY, Outcome
 
 ROUNDS = 50
-"""How often a component is enumerated anew because it has grown, before the batch waits a little."""
+"""Enumerations of a component that keeps growing; then the batch is retried later."""
 
 Pending = dict[str, dict[Scope, RememberedRefusal]]
-"""Node -> what it remembers and what may not have been signalled."""
+"""Node -> remembered refusals that may not be signalled."""
 RefusalChoice = Callable[[Component, Sequence[Refusals]], Mapping[Scope, Refusal]]
-"""A component and what its live nodes remember -> what every one of them is to remember."""
+"""(Component, refusals of its live nodes) -> refusals that every live node must remember."""
 
 
 class Expansion(NamedTuple):
-    """Refusals of a batch, expanded."""
+    """The expanded refusals of a batch."""
 
     components: list[Component]
-    """What each reaches."""
+    """The component that each refusal reaches."""
     pending: Pending
-    """To be confirmed once the signals of all of them are committed."""
+    """To be confirmed once all signals are committed."""
 
 
 def expand(store: GraphStore, revocations: Sequence[Mapping[str, Any]]) -> Expansion:
-    """Let every linked id remember these records of `consent.revocations`. Retryable."""
+    """Store these records of `consent.revocations` at every linked node. Retryable."""
     subjects = [revocation["subject"] for revocation in revocations]
     marked = {node for node, slot in zip(subjects, store.read(subjects), strict=True) if slot is not None and slot.state}
     own: dict[str, Refusals] = {}
@@ -70,8 +70,10 @@ def expand(store: GraphStore, revocations: Sequence[Mapping[str, Any]]) -> Expan
 
 
 def hand_over(store: GraphStore, links: Iterable[tuple[str, str]]) -> Pending:
-    """What the nodes of components that these links (child, parent) have joined refused, as far as others of them may not have
-    heard of it. One round trip where none of the ends has refused anything. Retryable."""
+    """Return refusals that nodes joined by these links (child, parent) lack. Retryable.
+
+    One round trip where neither end has refused anything.
+    """
     pairs = list(links)
     ends = list(dict.fromkeys(chain.from_iterable(pairs)))
     refusing = {end for end, memory in zip(ends, store.refusals(ends), strict=True) if memory}
@@ -82,7 +84,7 @@ def hand_over(store: GraphStore, links: Iterable[tuple[str, str]]) -> Pending:
 
 
 def _spread(store: GraphStore, nodes: Sequence[str], wanted_refusals: RefusalChoice) -> tuple[list[Component], Pending]:
-    """Let all that is linked to each node remember what is wanted, until an enumeration finds nobody who does not."""
+    """Store the wanted refusals at all that is linked to each node, until every node of the component has them."""
     added: Pending = {}
     for _ in range(ROUNDS):
         linked = find_components(store, nodes)
@@ -108,7 +110,7 @@ def _spread(store: GraphStore, nodes: Sequence[str], wanted_refusals: RefusalCho
 
 
 class Handover:
-    """Says what is handed over, and marks it once that is committed."""
+    """Signals handed-over refusals, and marks them after the commit."""
 
     def __init__(self, registry: Registry, store: GraphStore, metrics: Metrics) -> None:
         self._registry = registry
@@ -116,9 +118,9 @@ class Handover:
         self._metrics = metrics
 
     def add_signals(self, outcome: Outcome, slots: Iterable[tuple[str, Slot]]) -> None:
-        """Put signals for what these slots, which are not known to be in the log, have linked into an outcome. Retryable.
+        """Add signals for what these unlogged slots have linked to an outcome. Retryable.
 
-        A demoted node gives nothing, but what hangs under it may have been joined by its link before that.
+        A demoted node hands nothing over, but what hangs under it may have been joined by its link before.
         """
         links = [(node, slot.parent) for node, slot in slots if not is_root(node, slot)]
         pending = hand_over(self._store, links) if links else {}

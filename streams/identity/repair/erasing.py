@@ -1,6 +1,6 @@
-"""A person taken out of the graph: all that is linked to her, marked as erased, so that no replay brings her back.
+"""Takes a person out of the graph: all linked nodes are marked as erased, so that no replay restores them.
 
-Every step may be done again: a crash anywhere is completed by the next run.
+Every step is idempotent: the next run completes one that was interrupted.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,33 +15,33 @@ from streams.identity.nodes import Alias
 from streams.identity.refusals.revocation import Component, find_component
 
 ROUNDS = 20
-"""How often a slot is written anew because a worker was faster."""
+"""Attempts to write a slot while workers change it."""
 CHUNK = 1_000
 
 Record = Mapping[str, Any]
 
 
 class Members(NamedTuple):
-    """Who is erased."""
+    """The nodes of an erased person."""
 
     nodes: tuple[str, ...]
-    """Hers, sorted."""
+    """The person's own nodes, sorted."""
     profiles: tuple[str, ...]
-    """What her events can have been stamped with."""
+    """Profile ids that the person's events may carry."""
     shared: tuple[str, ...]
-    """Of those, nodes that several persons use: they are nobody's, and stay."""
+    """Nodes among the profiles that several persons use; they are kept."""
 
 
 Later = Callable[[Iterable[str]], set[str]]
-"""Nodes -> what they are called under later versions of the keys."""
+"""Nodes -> the nodes that they become under later versions of the keys."""
 
 
 class NotErasable(ValueError):
-    """This cannot be erased; the message says why, and holds no id."""
+    """This cannot be erased; the message gives the reason and contains no id."""
 
 
 def find_members(store: GraphStore, node: str, alias: Alias) -> Members:
-    """All that is linked to a node. Refused for a node that several persons use, and for more nodes than a person has."""
+    """Return all that is linked to a node. NotErasable for a shared node, and for more nodes than one person has."""
     linked = find_component(store, node)
     if not linked.whole:
         raise NotErasable(f"more than {len(linked.nodes):,} ids are linked to it, which is no person: split them first")
@@ -52,8 +52,10 @@ def find_members(store: GraphStore, node: str, alias: Alias) -> Members:
 
 
 def find_all_members(store: GraphStore, names: Sequence[str], alias: Alias, later: Later) -> Members:
-    """All that is linked to any of the nodes that one identifier has under several versions of the keys, and what those nodes
-    are called under later versions, where that is linked to nobody else. Refused where one of them is refused."""
+    """Return all that is linked to any of the nodes of one identifier under several versions of the keys.
+
+    Includes their nodes under later versions where those are linked to nobody else. NotErasable if one of them is not erasable.
+    """
     components: list[Members] = []
     for name in names:
         if not any(name in component.nodes for component in components):
@@ -66,7 +68,7 @@ def find_all_members(store: GraphStore, names: Sequence[str], alias: Alias, late
 
 
 def extend_members(store: GraphStore, members: Members, alias: Alias) -> Members:
-    """The same and whatever a worker has linked to them before it knew that they are erased. Retryable."""
+    """Add what workers have linked to these nodes before they knew of the erasure. Retryable."""
     nodes, profiles, shared = (set(some) for some in members)
     children = set[str]().union(*store.children([*members.nodes, *members.shared]))
     for child, slot in zip(new := sorted(children - nodes - shared), _read(store, new), strict=True):
@@ -92,7 +94,7 @@ def _members(store: GraphStore, linked: Component, alias: Alias) -> Members:
 
 
 def suppress(store: GraphStore, members: Members, since: int) -> list[tuple[str, Slot]]:
-    """Mark every node as erased, take shared ones from under them; the slots that the log must have. Retryable."""
+    """Mark every node as erased and detach shared ones; return the slots that must be logged. Retryable."""
     for _ in range(ROUNDS):
         nodes = [*members.nodes, *members.shared]
         slots = dict(zip(nodes, _read(store, nodes), strict=True))
@@ -117,7 +119,7 @@ def _erased(node: str, current: Slot | None, since: int) -> Slot:
 
 
 def count_unsuppressed(store: GraphStore, members: Members) -> int:
-    """Nodes that are not marked, and shared ones that hang under one of hers still."""
+    """Return how many nodes are not marked, or shared and still attached to one of the person's nodes."""
     slots = zip([*members.nodes, *members.shared], _read(store, [*members.nodes, *members.shared]), strict=True)
     return sum(
         slot is None or slot.state != ERASED if node in members.nodes else slot is not None and slot.parent in members.nodes
@@ -126,34 +128,34 @@ def count_unsuppressed(store: GraphStore, members: Members) -> int:
 
 
 def log_records(slots: Iterable[tuple[str, Slot]], now_ms: int) -> list[tuple[bytes, dict[str, Any]]]:
-    """Keys and records of `identity.merges` that say so."""
+    """Return keys and records of `identity.merges` for these slots."""
     return [(log_key(node, slot), slot_record(node, slot, "", now_ms)) for node, slot in slots]
 
 
 def is_outdated(record: Record, epochs: Mapping[str, int]) -> bool:
-    """Whether a record of `identity.merges` is older than its node's slot; `epochs` of slots by node."""
+    """Return whether a record of `identity.merges` is older than its node's slot; `epochs`: node -> epoch."""
     return bool(record["epoch"] < epochs.get(record["node"], 0))
 
 
 def reveals_links(record: Record, nodes: frozenset[str], epochs: Mapping[str, int]) -> bool:
-    """Whether a record of `identity.merges` that names her says more than that she is erased."""
+    """Return whether a record of `identity.merges` that names the person says more than that a node is erased."""
     return record["state"] != ERASED or record["node"] not in nodes or is_outdated(record, epochs)
 
 
 def slot_epochs(store: GraphStore, nodes: Sequence[str]) -> dict[str, int]:
-    """Epochs of the slots that there are."""
+    """Return node -> epoch of the slots that exist."""
     slots = zip(nodes, _read(store, nodes), strict=True)
     return {node: slot.epoch for node, slot in slots if slot is not None}
 
 
 def strip_nodes(record: Record, nodes: frozenset[str]) -> dict[str, Any] | None:
-    """A record of `identity.links` without her nodes; None where it links nothing then."""
+    """Return a record of `identity.links` without these nodes; None where it links nothing then."""
     rest = tuple(node for node in record["nodes"] if node not in nodes)
     return {**record, "link_id": link_id(rest), "nodes": list(rest)} if len(rest) > 1 else None
 
 
 def find_holders(store: GraphStore, members: Members, nodes: Iterable[str]) -> tuple[str, ...]:
-    """Who else may hold her nodes: what they were met with in events, and what hangs above that."""
+    """Return other nodes that may hold the person's nodes: those of the same events (`nodes`) and everything above them."""
     result, level = set(members.shared), sorted({*nodes, *members.shared} - set(members.nodes))
     while level:
         result.update(level)

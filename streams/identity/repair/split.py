@@ -1,7 +1,7 @@
-"""A node taken out of its component: what the rest of the evidence still links, and what is to be rewritten. Pure.
+"""Plans to take a node out of its component by the remaining evidence. Pure.
 
-The node is demoted. Every other node stays with those that the remaining evidence links it with; a slot is rewritten only
-where it leads out of that part. A demoted node holds together what hung under it before, and an erased one nothing.
+The node is demoted. Other nodes stay with those that the remaining evidence links them with; a slot is rewritten only where it
+points out of that part. A demoted node keeps together what hung under it before, an erased node does not.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -11,44 +11,46 @@ from streams.identity.graph.union_find import ERASED, SHARED, USER, GraphView, N
 from streams.identity.nodes import Alias
 
 SPLIT = "split"
-"""The rule that a conflict names."""
+"""Rule of the conflict record."""
 
 
 class ComponentTree(NamedTuple):
     """A component as the graph holds it."""
 
     node: str
-    """The one to be taken out."""
+    """The node to take out."""
     slots: Mapping[str, Slot | None]
-    """Every node of it."""
+    """Every node of the component."""
     label: Slot | None = None
-    """The slot of the label, where the root is a user and its label lies elsewhere."""
+    """Slot of the label, where the root is a user and its label is in another component."""
 
 
 class ProfileRewrite(NamedTuple):
-    """What past events of some nodes are to be stamped with, where they are stamped with what is others' now."""
+    """The profile id that past events of some nodes are to carry, where they carry one that belongs to others now."""
 
     profile: str
     nodes: Nodes
-    """A part; or the node that was taken out, for those of its events that name nobody else."""
+    """A part; or the node that was taken out, for events that name no other node."""
 
 
 class SplitPlan(NamedTuple):
     """What a split writes."""
 
     former_root: str
-    """Root that the node hung under."""
+    """Root of the node before the split."""
     writes: tuple[Write, ...]
     """The node first, then a label, then the others."""
     former_profiles: Nodes
-    """What events of all these nodes can have been stamped with."""
+    """Profile ids that events of these nodes may carry."""
     rewrites: tuple[ProfileRewrite, ...]
-    """The node's own, then each part's, the largest first."""
+    """The node's own, then each part's, the largest part first."""
 
 
 def connected_parts(members: Iterable[str], evidence: Iterable[Nodes], names: Iterable[tuple[str, str]] = ()) -> list[Nodes]:
-    """What the evidence links of these nodes, each part sorted; of two users in one event the stronger one takes it, but for
-    those that are `names` of the same user."""
+    """Return the parts that the evidence links among these nodes, each sorted, the largest first.
+
+    Of two users in one event the stronger one counts, except for `names`: pairs of nodes of the same user.
+    """
     parent = {node: node for node in members}
 
     def find(node: str) -> str:
@@ -72,7 +74,7 @@ def connected_parts(members: Iterable[str], evidence: Iterable[Nodes], names: It
 
 
 def plan_split(tree: ComponentTree, evidence: Iterable[Nodes], alias: Alias) -> SplitPlan:
-    """What takes a node out of its component; no writes where that was done."""
+    """Plan to take a node out of its component; no writes where that is done already."""
     node, slots = tree.node, tree.slots
     top = GraphView(dict(slots)).find(node)
     current = slots[node]
@@ -94,14 +96,14 @@ def plan_split(tree: ComponentTree, evidence: Iterable[Nodes], alias: Alias) -> 
 
 
 def _head(slots: Mapping[str, Slot | None], top: str, part: Collection[str]) -> str:
-    """The root of a part: the one it has, else the smallest node that links and attributes."""
+    """Return the root of a part: its present one, else the smallest node that links and attributes."""
     if top in part:
         return top
     return min((node for node in part if not _marked(slots[node])), default=min(part))
 
 
 def _pointers(slots: Mapping[str, Slot | None], head: str, part: Nodes) -> Iterable[Write]:
-    """Slots that lead out of a part, or past its root. What hangs under one of its nodes leads to the root already."""
+    """Yield writes for slots that point out of a part, or past its root."""
     for node in part:
         current = slots[node]
         if current is None:
@@ -121,7 +123,7 @@ def _pointers(slots: Mapping[str, Slot | None], head: str, part: Nodes) -> Itera
 
 
 def _label(tree: ComponentTree, top: str, part: Nodes) -> Write | None:
-    """A user's label where it can no longer be: two users never share one."""
+    """Return a write that replaces a user's label that belongs to another part: two users never share one."""
     if top[0] != USER:
         return None
     current = tree.slots[top]
@@ -134,7 +136,7 @@ def _label(tree: ComponentTree, top: str, part: Nodes) -> Write | None:
 
 
 def _profile(slots: Mapping[str, Slot | None], head: str, label: Write | None) -> str:
-    """What events of a part are stamped with from now on."""
+    """Return the profile id of a part's future events."""
     if head[0] != USER:
         return head
     slot = slots[head] if label is None else label.slot

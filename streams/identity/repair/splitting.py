@@ -1,8 +1,7 @@
-"""A split carried out on the graph and its log, so that one that was cut short anywhere is completed by the next run.
+"""Executes a split on the graph and its log; the next run completes one that was interrupted.
 
-What is to be written is noted in the store before the first write, and carried out again from that note: each slot is replaced
-only where it still is what was planned for, so doing it twice changes nothing. Then the component is looked at again, for what
-workers have linked meanwhile, until there is nothing left to do.
+The plan is saved in the store before the first write and executed from there: each slot is replaced only if it still is what
+was planned for, so repetition changes nothing. Then the component is read again, until workers have linked nothing new.
 """
 
 import json
@@ -26,34 +25,34 @@ from streams.identity.repair.split import SPLIT, ComponentTree, ProfileRewrite, 
 from streams.runtime.follow import read_topic
 
 ROUNDS = 20
-"""How often what workers link meanwhile is taken out too, before they are to be stopped."""
+"""Rounds in which links that workers make meanwhile are taken out too; then the workers must be stopped."""
 FLUSH_S = 30.0
 
 
 class SplitStore(GraphStore, Protocol):
-    """A graph that keeps notes of splits for a while."""
+    """A graph store that keeps notes of splits for some time."""
 
     def save_note(self, node: str, to_text: str) -> None:
-        """Keep a text for a node, in place of an earlier one."""
+        """Save a text for a node, replacing an earlier one."""
         ...
 
     def load_note(self, node: str) -> str | None:
-        """What is kept for it."""
+        """Return the text saved for a node, or None."""
         ...
 
 
 class SplitJournal(NamedTuple):
-    """What a split has to write: all of it, over all its rounds. `SplitPlan` says what the fields are."""
+    """Everything that a split has to write, over all its rounds; fields as in `SplitPlan`."""
 
     former_root: str = ""
     writes: tuple[Write, ...] = ()
     former_profiles: Nodes = ()
     rewrites: tuple[ProfileRewrite, ...] = ()
     at_ms: int = 0
-    """When the last round was, milliseconds UTC: events that came much later were stamped by who knew of it. 0 = unknown."""
+    """Time of the last round, milliseconds UTC; 0 = unknown. Events long after it were resolved with knowledge of the split."""
 
     def add(self, plan: SplitPlan, at_ms: int = 0) -> "SplitJournal":
-        """With one more round; what it says of a node replaces what was said before."""
+        """Return the journal with one more round; later entries of a node replace earlier ones."""
         former_profiles = tuple(sorted({*self.former_profiles, *plan.former_profiles}))
         return SplitJournal(
             self.former_root or plan.former_root,
@@ -64,12 +63,12 @@ class SplitJournal(NamedTuple):
         )
 
     def to_text(self) -> str:
-        """As it is noted."""
+        """Serialise for the store."""
         return json.dumps(self)
 
     @classmethod
     def from_text(cls, to_text: str | None) -> "SplitJournal":
-        """From a note; empty where there is none."""
+        """Parse a note; empty where there is none."""
         if to_text is None:
             return cls()
         former_root, writes, former_profiles, rewrites, *at_ms = json.loads(to_text)
@@ -83,13 +82,13 @@ def _write(fields: Sequence[Any]) -> Write:
 
 
 EvidenceReader = Callable[[Collection[str]], Iterable[Nodes]]
-"""Nodes -> the combinations on `identity.links` that link two of them."""
+"""Nodes -> node tuples on `identity.links` that link two of them."""
 SlotLogger = Callable[[str, Sequence[tuple[str, Slot]]], None]
-"""Root that the split node hung under, slots -> they are in the log; Retryable where that is not sure."""
+"""Logs slots; arguments: former root of the split node, slots. Retryable unless Kafka acknowledges all."""
 
 
 def read_tree(store: GraphStore, node: str) -> ComponentTree:
-    """Everything under a node's root, demoted nodes and what hangs under them too. Retryable while the store is away."""
+    """Return everything under a node's root, demoted nodes included. Retryable while the store is unavailable."""
     top, slot = find_root(store, node, *store.read([node]))
     slots: dict[str, Slot | None] = {top: slot}
     level = [top]
@@ -102,7 +101,7 @@ def read_tree(store: GraphStore, node: str) -> ComponentTree:
 
 
 def plan_next_split(store: SplitStore, node: str, evidence: EvidenceReader, alias: Alias) -> SplitPlan:
-    """What a split would write now. ConfigError for a node that was erased."""
+    """Plan what a split would write now. ConfigError for an erased node."""
     tree = read_tree(store, node)
     slot = tree.slots[node]
     if slot is not None and slot.state == ERASED:
@@ -112,7 +111,7 @@ def plan_next_split(store: SplitStore, node: str, evidence: EvidenceReader, alia
 
 
 def split_node(store: SplitStore, node: str, evidence: EvidenceReader, alias: Alias, log: SlotLogger) -> SplitJournal:
-    """Take a node out of its component; everything that this and earlier runs have done for it. Retryable: run it again."""
+    """Take a node out of its component; return everything that this and earlier runs have written. Retryable: run it again."""
     journal = SplitJournal.from_text(store.load_note(node))
     _carry_out(store, journal.former_root, journal.writes, log)
     for _ in range(ROUNDS):
@@ -126,7 +125,7 @@ def split_node(store: SplitStore, node: str, evidence: EvidenceReader, alias: Al
 
 
 def _carry_out(store: SplitStore, former_root: str, writes: Sequence[Write], log: SlotLogger) -> None:
-    """Write what has not been written, log what may not be in the log."""
+    """Write what is not written yet, log what may not be logged."""
     # The node first, so that nothing is linked through it any more; labels before their nodes are free to become others'.
     for some in (
         [write for write in writes if write.rule == SPLIT],
@@ -144,14 +143,17 @@ def _carry_out(store: SplitStore, former_root: str, writes: Sequence[Write], log
 
 
 def evidence_reader(settings: Settings) -> EvidenceReader:
-    """The evidence on `identity.links`. Retryable while Kafka is away."""
+    """Return a reader of `identity.links`. Retryable while Kafka is unavailable."""
     return lambda nodes: read_evidence(settings, nodes, lambda _n: None)
 
 
 def read_evidence(
     settings: Settings, nodes: Collection[str], progress: Callable[[int], None], since_ms: int = 0
 ) -> Iterable[Nodes]:
-    """What `identity.links` says of two or more of these nodes; `since_ms`: from then on, milliseconds UTC. Retryable."""
+    """Return node tuples on `identity.links` with two or more of these nodes. Retryable.
+
+    `since_ms`: only records from then on, milliseconds UTC.
+    """
     registry, requested = Registry(settings.contracts), set(nodes)
     links: dict[bytes | None, Nodes] = {}
     for records in read_topic(settings, LINKS, since_ms):
@@ -166,7 +168,7 @@ def read_evidence(
 
 
 def slot_logger(settings: Settings, node: str, at_ms: int) -> SlotLogger:
-    """Write slots of a split to `identity.merges`, and of its node to `identity.conflicts`, with this time."""
+    """Return a function that writes slots of a split to `identity.merges`, and its node to `identity.conflicts`."""
 
     def log(former_root: str, slots: Sequence[tuple[str, Slot]]) -> None:
         registry, client, failed = Registry(settings.contracts), producer(settings), list[str]()

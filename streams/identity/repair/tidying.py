@@ -1,8 +1,7 @@
-"""Ids that were demoted lately or join more than one person has, taken out of their components: what was linked by nothing but
-them is set free.
+"""Takes nodes that were demoted lately, or that link more than one person, out of their components.
 
-A demotion is quick and local: the id links nothing from then on, and what hangs under it stays. This is the thorough half, for
-many ids at once: the evidence is read once.
+A demotion is quick and local: the node stops linking, and what hangs under it stays. This sets free what only such nodes had
+linked, for many nodes at once: the evidence is read once.
 """
 
 import time
@@ -34,23 +33,23 @@ from streams.identity.repair.splitting import (
 from streams.runtime.follow import read_topic
 
 MARGIN_MS = 60_000
-"""Longer than a record may take to its topic, and than clocks differ."""
+"""Longer than a record takes to its topic, and than clocks differ."""
 
 
 class LinkLog(Protocol):
-    """What the log says of links."""
+    """Evidence of links."""
 
     def read(self, nodes: Collection[str]) -> Iterable[Nodes]:
-        """Everything that links two of these. Retryable."""
+        """Return everything that links two of these nodes. Retryable."""
         ...
 
     def read_new(self, nodes: Collection[str]) -> Iterable[Nodes]:
-        """The same, since it was read last. Retryable."""
+        """Return what was added since the last read. Retryable."""
         ...
 
 
 class TopicEvidence:
-    """On `identity.links`."""
+    """Evidence on `identity.links`."""
 
     def __init__(self, settings: Settings, progress: Callable[[int], None]) -> None:
         self._settings = settings
@@ -71,7 +70,7 @@ class TopicEvidence:
 
 
 def read_demoted(settings: Settings, since_ms: int) -> list[str]:
-    """Nodes that a conflict or a limit demoted since then (milliseconds UTC). Retryable."""
+    """Return nodes that a conflict or a limit demoted since then (milliseconds UTC). Retryable."""
     registry, nodes = Registry(settings.contracts), dict[str, None]()
     for records in read_topic(settings, CONFLICTS, since_ms):
         conflicts = (decode(registry, value)[1] for _, value in records if value is not None)
@@ -80,8 +79,10 @@ def read_demoted(settings: Settings, since_ms: int) -> list[str]:
 
 
 def find_over_limits(settings: Settings, store: SplitStore, evidence: LinkLog, progress: Callable[[int], None]) -> list[str]:
-    """Nodes that are over a limit by all that the log says, and were not demoted; in two readings of `identity.links`, so that
-    only of those that may be over one the members are kept. Retryable."""
+    """Return nodes that exceed a limit by all evidence and were not demoted. Retryable.
+
+    Reads `identity.links` twice: counters first, then the members of those nodes that may exceed a limit.
+    """
     sketch, members = DegreeSketch(), dict[str, dict[str, int]]()
     for nodes, _ in _links(settings, progress):
         sketch.add(nodes)
@@ -92,7 +93,7 @@ def find_over_limits(settings: Settings, store: SplitStore, evidence: LinkLog, p
 
 
 def _links(settings: Settings, progress: Callable[[int], None]) -> Iterator[tuple[Nodes, int]]:
-    """Each combination on the log, and the day of its evidence."""
+    """Yield each node tuple on the log, and the day of its evidence."""
     registry = Registry(settings.contracts)
     for records in read_topic(settings, LINKS):
         for record in (decode(registry, value)[1] for _, value in records if value is not None):
@@ -101,7 +102,7 @@ def _links(settings: Settings, progress: Callable[[int], None]) -> Iterator[tupl
 
 
 def find_hubs(store: SplitStore, members: Mapping[str, Members], evidence: LinkLog) -> list[str]:
-    """Those of the holders that exceed a limit by what is independent, and link and attribute still. Retryable."""
+    """Return holders that exceed a limit by independent members and still link and attribute. Retryable."""
     over = find_suspects(members)
     slots = zip(over, store.read(over), strict=True)
     alive, evidence_of = _read(store, [node for node, slot in slots if slot is None or not slot.state], evidence)
@@ -116,9 +117,9 @@ def find_hubs(store: SplitStore, members: Mapping[str, Members], evidence: LinkL
 def tidy(
     store: SplitStore, nodes: Sequence[str], evidence: LinkLog, alias: Alias, log: Callable[[str], SlotLogger]
 ) -> Iterator[tuple[str, SplitJournal | None]]:
-    """Each node that was taken out, and what has been done for it; None where workers link it all the time.
+    """Split nodes; yield each with its journal, or with None where workers keep linking it or it was erased meanwhile.
 
-    Done already is done again, which changes nothing. Retryable while something is away.
+    Repetition changes nothing. Retryable while a service is unavailable.
     """
     alive, evidence_of = _read(store, nodes, evidence)
     for node in alive:
@@ -131,7 +132,7 @@ def tidy(
 
 
 def plan_tidy(store: SplitStore, nodes: Sequence[str], evidence: LinkLog, alias: Alias) -> Iterator[tuple[str, SplitPlan]]:
-    """What `tidy` would begin with."""
+    """Yield what `tidy` would write first."""
     alive, evidence_of = _read(store, nodes, evidence)
     for node in alive:
         yield node, plan_next_split(store, node, evidence_of, alias)
@@ -150,7 +151,7 @@ def _read(store: SplitStore, nodes: Sequence[str], evidence: LinkLog) -> tuple[l
 
 
 def _cached_reader(evidence: LinkLog, covered: set[str]) -> EvidenceReader:
-    """Read for all at once; before each use, what has come since, and all that there is of nodes that have joined."""
+    """Return a reader that reads all evidence once, then before each use only new evidence, and all of new nodes."""
     combinations: defaultdict[str, set[Nodes]] = defaultdict(set)
 
     def add(some: Iterable[Nodes]) -> None:

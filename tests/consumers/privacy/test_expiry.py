@@ -247,7 +247,7 @@ def test_whatever_cuts_it_short_the_next_run_completes_it(
     for owner, name in (
         (TransactionalWriter, "write"),
         (RedisGraphStore, "expire"),
-        (RedisGraphStore, "uncount"),
+        (RedisGraphStore, "reset_limits"),
         (unseen, "forget"),
         (unseen, "remove"),
     ):
