@@ -1,6 +1,6 @@
-"""`python -m bench.identity`: the identity stage beside four other ways, on one made-up world of which the truth is known.
+"""`python -m bench.identity`: compares the identity stage with four other methods on a generated world with known truth.
 
-The first row is what nobody can beat who goes by identifiers alone: two persons at one kiosk who do not log in look the same.
+The first column is the bound for every method that uses identifiers alone: two persons who do not log in at a kiosk look alike.
 """
 
 import argparse
@@ -41,7 +41,7 @@ BOUND, OURS, TIDIED, ALL, CAPPED, UNIQUE, SQL = (
 )
 ONLINE = {ALL: union_of_all, CAPPED: capped_union}
 ANEW = {UNIQUE: unique_only, SQL: labels_in_sql}
-"""Beside ours: those that stamp events as they come, and those that compute everything anew."""
+"""Methods besides the stage: those that resolve events as they arrive, and those that recompute everything."""
 COLUMNS: Mapping[str, tuple[str, str]] = {
     "wrong": ("wrong events %", "100"), "unattributed": ("events of nobody %", "100"),
     "avoidable": ("of it avoidable %", "100"),
@@ -52,7 +52,7 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
     "merged_households": ("of several households", "n"), "two_users": ("with two user ids", "n"),
     "stale": ("stale stamps %", "100"), "overrides": ("override rows %", "100"), "seconds": ("seconds", "s"),
 }  # fmt: skip
-"""Figure -> its heading, and how it is shown: as a percentage, as it is, as a count, as seconds."""
+"""Figure -> heading, and format: percentage, number, count, seconds."""
 
 
 CONSTANTS = "constants"
@@ -60,33 +60,33 @@ CONSTANTS = "constants"
 
 
 def measure(world: IdentityWorld, progress: Progress, batch: int = BATCH) -> dict[str, dict[str, Any]]:
-    """Figures and causes of every contender, and the bound."""
+    """Return the figures and causes of every contender, and the bound."""
     events = first_deliveries(world.events)
     rows: dict[str, dict[str, Any]] = {BOUND: asdict(bound(world, events))}
 
-    def told(name: str, of: Sequence[WorldEvent]) -> Advance:
+    def report_progress(name: str, of: Sequence[WorldEvent]) -> Advance:
         task = progress.add_task(name, total=len(of))
         return lambda n: progress.advance(task, n)
 
     def keep(name: str, result: ContenderResult) -> None:
-        figures: Score = score(world, events, result.canonicals, result.stamped, result.nobodys)
+        figures: Score = score(world, events, result.canonicals, result.at_arrival, result.nobodys)
         causes = {
             "wrong_by_cause": wrong_by_cause(world, events, result.canonicals, result.nobodys),
             "lost_by_cause": lost_by_cause(world, events, result.canonicals),
         }
         rows[name] = {**asdict(figures), "seconds": round(result.seconds, 2), **causes}
 
-    for name, result in zip((OURS, TIDIED), stage(world.events, told(OURS, world.events), batch), strict=True):
+    for name, result in zip((OURS, TIDIED), stage(world.events, report_progress(OURS, world.events), batch), strict=True):
         keep(name, result)
-    for name, stamp in ONLINE.items():
-        keep(name, stamp(events, told(name, events), batch))
+    for name, resolve_online in ONLINE.items():
+        keep(name, resolve_online(events, report_progress(name, events), batch))
     for name, resolve in ANEW.items():
-        keep(name, resolve(events, told(name, events)))
+        keep(name, resolve(events, report_progress(name, events)))
     return rows
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    """A column for each contender, a row for each figure."""
+    """Return a table with a column for each contender and a row for each figure."""
     rendered = Table("", *rows, title="identities, against the truth")
     for figure, (heading, how) in COLUMNS.items():
         rendered.add_row(heading, *(_shown(row.get(figure), how) for row in rows.values()))
@@ -94,7 +94,7 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def causes(rows: Mapping[str, Mapping[str, Any]], which: str, title: str) -> Table:
-    """The same for causes: percentages of all events, or of all pairs."""
+    """Return a table of causes, in percent of all events or of all pairs."""
     compared = {name: row[which] for name, row in rows.items() if which in row}
     rendered = Table("", *compared, title=title)
     for cause in sorted({cause for row in compared.values() for cause in row}):
@@ -109,7 +109,7 @@ def _shown(figure: float | None, how: str) -> str:
 
 
 def constants_table(figures: identity_constants.Figures) -> Table:
-    """What the stage makes of the world of constants, a row for each figure."""
+    """Return a table of the stage's figures in the world of constants."""
     rendered = Table("", "identity stage, tidied daily", title="constants, against the truth")
     rendered.add_row("wrong events %", f"{100 * figures.wrong:.4f}")
     rendered.add_row("of it after the first day, n", f"{figures.wrong_later:,}")
@@ -122,7 +122,7 @@ def constants_table(figures: identity_constants.Figures) -> Table:
 
 
 def run_constants(events: int, seed: int, batch: int, as_json: bool) -> None:
-    """Make the world of constants, run the stage over it, report."""
+    """Generate the world of constants, run the stage on it, report."""
     persons = max(1, events // identity_constants.EVENTS_PER_PERSON)
     figures = identity_constants.measure(identity_constants.make(persons, seed=seed), lambda _done: None, batch)
     if as_json:
@@ -134,7 +134,7 @@ def run_constants(events: int, seed: int, batch: int, as_json: bool) -> None:
 
 
 def rates_of(name: str, events: int, changes: Sequence[str]) -> Rates:
-    """The rates of a world with changes `NAME=NUMBER`. ValueError where there is no such rate."""
+    """Return the rates of a world with changes `NAME=NUMBER`. ValueError for an unknown rate."""
     rates = replace(WORLDS[name], events=events)
     kinds = {field.name: type(getattr(rates, field.name)) for field in fields(rates)}
     for change in changes:
@@ -146,7 +146,33 @@ def rates_of(name: str, events: int, changes: Sequence[str]) -> Rates:
 
 
 def main() -> None:
-    """Make the world, run everybody, report."""
+    """Generate a world, run all contenders on it, report."""
+    parser = make_parser()
+    arguments = parser.parse_args()
+    if arguments.world == CONSTANTS:
+        if arguments.rate:
+            parser.error("the world of constants has no rates")
+        run_constants(arguments.events or identity_constants.EVENTS, arguments.seed, arguments.batch, arguments.json)
+        return
+    try:
+        rates = rates_of(arguments.world, arguments.events or Rates.events, arguments.rate)
+    except ValueError as error:
+        parser.error(str(error))
+    bar = (TextColumn("{task.description:>16}"), BarColumn(), TextColumn("{task.completed:,.0f} events"), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*bar, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("making the world", total=None)
+        world = make_world(rates, arguments.seed)
+        progress.update(task, total=len(world.events), completed=len(world.events))
+        rows = measure(world, progress, arguments.batch)
+    if arguments.json:
+        print(json.dumps({**parameters(arguments, world), "rows": rows}))
+    else:
+        print_report(arguments, world, rows)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.identity",
         description=__doc__,
@@ -163,24 +189,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=BATCH, help="events that are resolved together (default %(default)s)")
     parser.add_argument("--causes", action="store_true", help="also tell why events are wrong and why pairs are lost")
     parser.add_argument("--json", action="store_true", help="one JSON object, causes included")
-    arguments = parser.parse_args()
-    if arguments.world == CONSTANTS:
-        if arguments.rate:
-            parser.error("the world of constants has no rates")
-        run_constants(arguments.events or identity_constants.EVENTS, arguments.seed, arguments.batch, arguments.json)
-        return
-    try:
-        rates = rates_of(arguments.world, arguments.events or Rates.events, arguments.rate)
-    except ValueError as error:
-        parser.error(str(error))
-    console = Console(stderr=arguments.json)
-    bar = (TextColumn("{task.description:>16}"), BarColumn(), TextColumn("{task.completed:,.0f} events"), TimeElapsedColumn())
-    with Progress(*bar, console=Console(stderr=True), transient=True, disable=not Console(stderr=True).is_terminal) as progress:
-        making = progress.add_task("making the world", total=None)
-        world = make_world(rates, arguments.seed)
-        progress.update(making, total=len(world.events), completed=len(world.events))
-        rows = measure(world, progress, arguments.batch)
-    about = {
+    return parser
+
+
+def parameters(arguments: argparse.Namespace, world: IdentityWorld) -> dict[str, Any]:
+    """Return the parameters of a run as its JSON report names them."""
+    return {
         "world": arguments.world,
         "changed": arguments.rate,
         "events": len(world.events),
@@ -188,9 +202,11 @@ def main() -> None:
         "seed": arguments.seed,
         "load": os.getloadavg()[0],
     }
-    if arguments.json:
-        print(json.dumps({**about, "rows": rows}))
-        return
+
+
+def print_report(arguments: argparse.Namespace, world: IdentityWorld, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print the tables of a run."""
+    console = Console()
     size = f"{len(world.events):,} events of {len(world.users):,} persons, {world.blocked:,} values blocked"
     console.print(f"world {arguments.world!r}, seed {arguments.seed}: {size}; batches of {arguments.batch}", highlight=False)
     console.print(table(rows))

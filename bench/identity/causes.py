@@ -1,4 +1,4 @@
-"""Why events are wrong, and why pairs of a person's events were not brought together. Reads the truth; contenders never do."""
+"""Attributes wrong events and lost pairs to causes. Uses the truth, which contenders never see."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -17,18 +17,18 @@ from bench.identity.world import KIOSK, OWN, IdentityWorld, WorldEvent
 WORST_FIRST = (
     "junk user id", "junk e-mail", "junk device id", "kiosk", "forwarded newsletter", "household e-mail", "shared device",
 )  # fmt: skip
-"""Reasons why several persons have a node; of several in one canonical the first is held responsible."""
+"""Reasons why several persons have a node; the first that applies to a canonical counts."""
 NO_EVIDENCE = "no evidence"
 
 
 def wrong_by_cause(
     world: IdentityWorld, events: Sequence[WorldEvent], canonicals: Canonicals, nobodys: Collection[str | int] = ()
 ) -> dict[str, float]:
-    """Share of all events that are wrong, by cause: where it happened, or by what its own device was merged with another's.
-    Events in canonicals that are said to be nobody's are not wrong.
+    """Return the share of all events that are wrong, by cause: place of the event, or what merged the person's own device.
 
-    Unavoidable: most events with the very same nodes are another's. Hidden: no identifier in the canonical was ever seen in
-    events of two users, so that no conflict gave it away; a cap still may.
+    Events in canonicals that are declared to be nobody's are not wrong. Unavoidable: most events with the same nodes are
+    another person's. Hidden: no identifier in the canonical occurs in events of two users, so no conflict reveals it; a limit
+    may.
     """
     likeliest = main_owners(people_by_canonical(events, same_nodes(events)))
     owners = main_owners(people_by_canonical(events, canonicals))
@@ -47,10 +47,10 @@ def wrong_by_cause(
 
 
 def lost_by_cause(world: IdentityWorld, events: Sequence[WorldEvent], canonicals: Canonicals) -> dict[str, float]:
-    """Share of all pairs of one person's events that are in different canonicals, by cause.
+    """Return the share of all pairs of one person's events in different canonicals, by cause.
 
-    Pairs that nothing connects are nobody's fault. Of the others, those with an event at a shared place are that place's; the
-    rest is put down to what the component has that several persons have.
+    Pairs without any connecting evidence count apart. Of the others, those with an event at a shared place count there; the
+    rest is attributed to the worst shared node of their component.
     """
     components = person_components(events)
     reasons = _reasons(world, events, components)
@@ -69,7 +69,7 @@ def lost_by_cause(world: IdentityWorld, events: Sequence[WorldEvent], canonicals
 
 
 def _lost(counts: Counter[tuple[str | int, str]], places: Iterable[str]) -> int:
-    """Pairs of events at these places that are in different canonicals."""
+    """Return the pairs of events at these places that are in different canonicals."""
     by_canonical: Counter[str | int] = Counter()
     for (canonical, place), n in counts.items():
         if place in places:
@@ -78,7 +78,7 @@ def _lost(counts: Counter[tuple[str | int, str]], places: Iterable[str]) -> int:
 
 
 def _reasons(world: IdentityWorld, events: Sequence[WorldEvent], groups: Canonicals) -> defaultdict[str | int, set[str]]:
-    """Group -> why nodes of its events are several persons'."""
+    """Map each group to the reasons why its nodes are shared."""
     reasons: defaultdict[str | int, set[str]] = defaultdict(set)
     for event, group in zip(events, groups, strict=True):
         reasons[group].update(world.shared_nodes[node] for node in event.nodes if node in world.shared_nodes)

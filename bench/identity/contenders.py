@@ -1,7 +1,7 @@
-"""Who competes: the identity stage, and four ways in which others resolve identities.
+"""The contenders: the identity stage, and four methods that others use to resolve identities.
 
-All see the same events in the same order, and the same filter of blocked literals has passed over them. The stage meets the
-duplicates and drops them itself; to the others they are not shown.
+All see the same events in the same order, after the same filter of blocked literals. Duplicates are shown to the stage only,
+which drops them itself.
 """
 
 import sqlite3
@@ -34,37 +34,37 @@ from streams.identity.stage import IdentityDependencies, IdentityStage
 from streams.runtime.stage import Batch
 
 BATCH = 500
-"""Events that are resolved together: what a batch learns, all of its events are stamped by, whoever resolves it.
+"""Events that are resolved together; all events of a batch profit from what the batch reveals.
 
-Two months pass here in so few events that 500 are two hours, which leaves fewer stamps stale than in a busy stream; with 1,
-everything is learnt as late as it can be.
+Two months pass here in so few events that 500 are two hours, so fewer profiles are stale than in a busy stream; with 1,
+everything is learnt as late as possible.
 """
 EMAIL = "3"
 ALIAS = alias(Secret("a benchmark has nothing to hide, but forty characters"))
 CAPS: Mapping[tuple[str, str], int] = {
     ("1", "2"): 12, ("1", "0"): 3, ("2", "0"): 3, ("3", "0"): 1, ("3", "1"): 8, ("3", "2"): 8,
 }  # fmt: skip
-"""(tier, tier of others) -> with how many others it may be linked. A cookie counts as a device, except on a device."""
+"""(Tier, tier of others) -> how many others it may be linked with. A cookie counts as a device, except on a device."""
 
 Advance = Callable[[int], None]
-"""Told how many events were done."""
+"""Called with the number of events that were processed."""
 
 
 @dataclass(frozen=True)
 class ContenderResult:
-    """What a contender made of the events, duplicates left out."""
+    """Result of a contender, without duplicates."""
 
     canonicals: Canonicals
-    stamped: Canonicals | None
-    """What each event was stamped with when it came; None for those that compute everything anew."""
+    at_arrival: Canonicals | None
+    """Profile of each event on arrival; None for methods that recompute everything."""
     seconds: float
-    """For the resolution alone; encoding, decoding of what left, and scoring are not in it."""
+    """For the resolution alone, without encoding, decoding and scoring."""
     nobodys: frozenset[str] = frozenset()
-    """Canonicals that are said to be no person's: events of nodes that were found to be shared."""
+    """Canonicals that are declared to be no person's: events of shared nodes."""
 
 
 class ContenderStage:
-    """The identity stage over the memory store, one worker, committed batch by batch; it hears its log, as any does."""
+    """The identity stage on the memory store: one worker, a commit for each batch, with its own log as broadcast."""
 
     def __init__(self) -> None:
         self._registry = Registry(PACKAGED_CONTRACTS)
@@ -72,17 +72,17 @@ class ContenderStage:
         self._stage = IdentityStage(self._registry, self.store, Metrics(), IdentityDependencies(ALIAS))
         self._slots = SlotLog(self._registry)
         self._start = 0
-        self.stamped: dict[str, str] = {}
-        """Event id -> profile."""
+        self.profile_by_event: dict[str, str] = {}
+        """Event id -> profile id."""
         self.nobodys: set[str] = set()
         self.evidence: dict[bytes | None, tuple[tuple[str, ...], int]] = {}
-        """What `identity.links` holds: nodes, and the day."""
+        """Content of `identity.links`: nodes, and day of the evidence."""
         self.demoted: dict[str, int] = {}
-        """Node -> the first record (its number in the order of arrival) of the batch that demoted it."""
+        """Node -> number of the first record of the batch that demoted it."""
         self.seconds = 0.0
 
     def resolve_batch(self, part: Sequence[WorldEvent]) -> None:
-        """Resolve a batch."""
+        """Resolve a batch and commit it."""
         registry, room = self._registry, self._stage
         values = [consented(registry, event) for event in part]
         places = range(self._start, self._start + len(part))
@@ -96,7 +96,7 @@ class ContenderStage:
         self.seconds += time.perf_counter() - began
         for _, value, _ in outcome.out[RESOLVED]:
             record = decode(registry, value or b"")[1]
-            self.stamped[record["event_id"]] = record["profile_id"]
+            self.profile_by_event[record["event_id"]] = record["profile_id"]
             if record["identity_state"] == SHARED_IDS:
                 self.nobodys.add(record["profile_id"])
         for key, value, _ in outcome.out.get(LINKS, ()):
@@ -107,8 +107,8 @@ class ContenderStage:
         self._start += len(part)
 
     def tidy(self, since: int, rows: Sequence[tuple[WorldEvent, str]]) -> list[str]:
-        """What `headwater identity tidy` makes of the graph and of past rows (event, profile): their profiles. `since`: of ids
-        that were demoted from that record on."""
+        """Run `headwater identity tidy` for nodes demoted since record `since`; return the profiles of past rows (event,
+        profile)."""
         log = MemoryLinkLog([nodes for nodes, _ in self.evidence.values()])
         members = dict[str, dict[str, int]]()
         for nodes, day in self.evidence.values():
@@ -116,7 +116,7 @@ class ContenderStage:
         lately = [node for node, at in self.demoted.items() if at >= since]
         over = dict.fromkeys([*lately, *find_hubs(self.store, members, log)])
         journals = tidy(self.store, list(over), log, ALIAS, self._log_writer)
-        return _rewritten({node: journal for node, journal in journals if journal is not None}, rows, self.nobodys)
+        return _rewrite_profiles({node: journal for node, journal in journals if journal is not None}, rows, self.nobodys)
 
     def _log_writer(self, _node: str) -> SlotLogger:
         def log(_kept: str, slots: Sequence[tuple[str, Slot]]) -> None:
@@ -127,41 +127,42 @@ class ContenderStage:
 
 
 def stage(events: Sequence[WorldEvent], advance: Advance, size: int = BATCH) -> tuple[ContenderResult, ContenderResult]:
-    """The identity stage: as it stamped the events, and what `headwater identity tidy` then makes of the graph and of past
-    rows."""
+    """Run the identity stage; return its result, and the result after `headwater identity tidy`."""
     room = ContenderStage()
     for part in _batches(events, advance, size):
         room.resolve_batch(part)
     first = first_deliveries(events)
-    profiles = [room.stamped[event.event_id] for event in first]
-    as_stamped = _followed(room.store, profiles, room.seconds, room.nobodys)
+    profiles = [room.profile_by_event[event.event_id] for event in first]
+    unsplit = _canonicals_of(room.store, profiles, room.seconds, room.nobodys)
     began = time.perf_counter()
     tidied = room.tidy(0, list(zip(first, profiles, strict=True)))
-    return as_stamped, _followed(room.store, tidied, time.perf_counter() - began, room.nobodys)
+    return unsplit, _canonicals_of(room.store, tidied, time.perf_counter() - began, room.nobodys)
 
 
-def _followed(store: MemoryGraphStore, profiles: Sequence[str], seconds: float, nobodys: Iterable[str]) -> ContenderResult:
-    finals = {profile: follow(store.slots, profile) for profile in set(profiles)}
+def _canonicals_of(store: MemoryGraphStore, profiles: Sequence[str], seconds: float, nobodys: Iterable[str]) -> ContenderResult:
+    finals = {profile: follow_profile(store.slots, profile) for profile in set(profiles)}
     return ContenderResult([finals[profile] for profile in profiles], profiles, seconds, frozenset(nobodys))
 
 
 class MemoryLinkLog:
-    """Evidence that is all there."""
+    """Complete evidence in memory."""
 
     def __init__(self, evidence: Iterable[tuple[str, ...]]) -> None:
         self._evidence = evidence
 
     def read(self, _nodes: Collection[str]) -> Iterable[tuple[str, ...]]:
-        """All of it."""
+        """Return all evidence."""
         return self._evidence
 
     def read_new(self, _nodes: Collection[str]) -> Iterable[tuple[str, ...]]:
-        """None."""
+        """Return nothing."""
         return ()
 
 
-def _rewritten(journals: Mapping[str, SplitJournal], rows: Sequence[tuple[WorldEvent, str]], nobodys: set[str]) -> list[str]:
-    """Profiles of past rows as `consumers/warehouse/history/restamping.py` rewrites them, once these nodes were taken out."""
+def _rewrite_profiles(
+    journals: Mapping[str, SplitJournal], rows: Sequence[tuple[WorldEvent, str]], nobodys: set[str]
+) -> list[str]:
+    """Return the profiles of past rows after splits, as `consumers/warehouse/history/restamping.py` rewrites them."""
     events, profiles = zip(*rows, strict=True)
     rewritten, shared = list(profiles), together(journals)
     concerned = {node for journal in journals.values() for rewrite in journal.rewrites for node in rewrite.nodes}.union(
@@ -187,7 +188,7 @@ def _rewritten(journals: Mapping[str, SplitJournal], rows: Sequence[tuple[WorldE
 
 
 def consented(registry: Registry, event: WorldEvent) -> bytes:
-    """The event as the consent room lets it pass, everything granted."""
+    """Encode the event as the consent room passes it, with everything granted."""
     record = {
         "consent_outcome": "pass", "consent_purposes": 7, "consent_reasons": "", "consent_policy": "", "consent_evidence": "",
         "event_id": event.event_id, "event_name": "page_view", "source": "web", "site": "shop.example", "heartbeat": False,
@@ -197,8 +198,8 @@ def consented(registry: Registry, event: WorldEvent) -> bytes:
     return encode(registry.latest(CONSENTED), record)
 
 
-def follow(slots: Mapping[str, Slot], profile: str) -> str:
-    """The canonical that a stamped profile leads to by now."""
+def follow_profile(slots: Mapping[str, Slot], profile: str) -> str:
+    """Return the canonical that a profile leads to now."""
     while (slot := slots.get(profile)) is not None and slot.parent != profile:
         if profile[0] == USER:
             return slot.parent
@@ -207,23 +208,23 @@ def follow(slots: Mapping[str, Slot], profile: str) -> str:
 
 
 def union_of_all(events: Sequence[WorldEvent], advance: Advance, size: int = BATCH) -> ContenderResult:
-    """Whatever is seen in one event is one person, for ever."""
-    began, unions, stamped = time.perf_counter(), Unions(), list[int]()
+    """Union-find without limits: all nodes of one event are one person for ever."""
+    began, unions, at_arrival = time.perf_counter(), Unions(), list[int]()
     for part in _batches(events, advance, size):
         for event in part:
             first, *others = map(unions.number, event.nodes)
             for other in others:
                 unions.join(first, other)
-        stamped += (unions.find(unions.number(event.nodes[0])) for event in part)
-    return _ended(unions, events, stamped, began)
+        at_arrival += (unions.find(unions.number(event.nodes[0])) for event in part)
+    return _union_result(unions, events, at_arrival, began)
 
 
 def capped_union(events: Sequence[WorldEvent], advance: Advance, size: int = BATCH) -> ContenderResult:
-    """As the union of all, but a link is refused that would give one of its ends more others than `CAPS` allows.
+    """As the union of all, without links that would give an end more others than `CAPS` allows.
 
     An event belongs to its strongest node.
     """
-    began, unions, stamped = time.perf_counter(), Unions(), list[int]()
+    began, unions, at_arrival = time.perf_counter(), Unions(), list[int]()
     others: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
 
     def fits(node: str, other: str) -> bool:
@@ -236,12 +237,12 @@ def capped_union(events: Sequence[WorldEvent], advance: Advance, size: int = BAT
                 others[strong, weak[0]].add(weak)
                 others[weak, strong[0]].add(strong)
                 unions.join(unions.number(strong), unions.number(weak))
-        stamped += (unions.find(unions.number(event.nodes[0])) for event in part)
-    return _ended(unions, events, stamped, began)
+        at_arrival += (unions.find(unions.number(event.nodes[0])) for event in part)
+    return _union_result(unions, events, at_arrival, began)
 
 
 def _batches(events: Sequence[WorldEvent], advance: Advance, size: int) -> Iterator[Sequence[WorldEvent]]:
-    """The events, `size` at a time; progress is told now and then, so that telling takes no time."""
+    """Yield the events, `size` at a time; progress is reported every `BATCH` events, so that it costs no time."""
     reported = 0
     for start in range(0, len(events), size):
         yield events[start : start + size]
@@ -251,19 +252,18 @@ def _batches(events: Sequence[WorldEvent], advance: Advance, size: int) -> Itera
             reported = end
 
 
-def _ended(unions: Unions, events: Sequence[WorldEvent], stamped: Canonicals, began: float) -> ContenderResult:
+def _union_result(unions: Unions, events: Sequence[WorldEvent], at_arrival: Canonicals, began: float) -> ContenderResult:
     finals = [unions.find(unions.number(event.nodes[0])) for event in events]
-    return ContenderResult(finals, stamped, time.perf_counter() - began)
+    return ContenderResult(finals, at_arrival, time.perf_counter() - began)
 
 
 def unique_only(events: Sequence[WorldEvent], advance: Advance) -> ContenderResult:
     """Only user ids and e-mails make a person; computed over the whole history at once.
 
-    1. An e-mail that was seen with exactly one user belongs to that user; any other is a person of its own.
-    2. A device or cookie that was seen with exactly one user belongs to that user; if it was seen with none, but with
-       exactly one e-mail, to that e-mail. Any other is a person of its own. Devices and cookies never link each other.
-    3. An event belongs to its user; without one to whom its strongest node that belongs to somebody belongs; else to its
-       strongest node.
+    1. An e-mail that occurs with exactly one user belongs to that user; any other is a person of its own.
+    2. A device or cookie that occurs with exactly one user belongs to that user; if it occurs with none, but with exactly one
+       e-mail, to that e-mail. Any other is a person of its own. Devices and cookies never link each other.
+    3. An event belongs to its user; without one to the owner of its strongest node that has one; else to its strongest node.
     """
     began = time.perf_counter()
     users: defaultdict[str, set[str]] = defaultdict(set)
@@ -289,7 +289,7 @@ def unique_only(events: Sequence[WorldEvent], advance: Advance) -> ContenderResu
 
 
 def labels_in_sql(events: Sequence[WorldEvent], advance: Advance) -> ContenderResult:
-    """A batch job in a warehouse: the smallest label among neighbours, again and again until nothing changes. In SQLite."""
+    """A warehouse's batch job: propagate the smallest label to neighbours until nothing changes. In SQLite."""
     began, unions = time.perf_counter(), Unions()
     rows = set[tuple[int, int]]()
     for event in chain.from_iterable(_batches(events, advance, BATCH)):

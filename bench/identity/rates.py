@@ -1,7 +1,7 @@
-"""How often things happen in the identity world, each with the reason for its default.
+"""Rates of the identity world, each with the reason for its default.
 
 No public data set has cookies, devices and logins of the same people over time together with the truth, so the defaults are a
-retailer's orders of magnitude. They are meant to be argued with: change one, run again.
+retailer's orders of magnitude. Change one and run again.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ MINUTE_MS = 60_000
 
 @dataclass(frozen=True)
 class Rates:
-    """Shares are 0 to 1; what they are shares of stands with each."""
+    """Shares are 0 to 1; each comment names the whole."""
 
     events: int = 400_000
     """At least so many different events: households are added until there are."""

@@ -1,7 +1,7 @@
-"""A seeded world with ground truth: what people did over two months, as the identity room gets to see it, and who it was.
+"""A seeded world with known truth: what people did over two months, as identity reads it, and who they were.
 
-Values pass through the door's own normalisation and hashing, so literals that it blocks are no nodes here either. Everybody has
-consented, so that the graph is measured and not the gate.
+Values pass the collector's normalisation and hashing, so blocked literals are no nodes. Everybody has consented, so the graph
+is measured and not the consent gate.
 """
 
 import random
@@ -22,25 +22,25 @@ PAGE_MS = 40_000
 KIOSK_PAGES = 3.0
 
 OWN, SHARED, LEFT_OPEN, KIOSK = "own", "shared", "left open", "kiosk"
-"""Where an event happened. Left open: on a shared one, in the session of somebody else."""
+"""Where an event happened. Left open: on a shared device, in another person's session."""
 JUNK_EMAILS = ("sdfg@hjkl.com", "nix@nirgends.example", "info@shop.example", "b@bb.bb", "max@mustermann.example")
-"""Such that no list of literals knows: those that it knows never get into the graph."""
+"""Junk that no list of literals contains; literals of the lists never reach the graph."""
 JUNK_WEIGHTS = (8, 4, 2, 1, 1)
 NO_EMAILS = ("null", "none", "n/a", "test", "abc", "-", "undefined")
 LITERALS = ("null", "undefined", "(not set)", "guest", "0", "[object Object]")
 JUNK_DEVICE = "12345-abcde-unset"
-"""The id that a bug gave to a whole generation of phones, and that emulators still have."""
+"""The id that a bug gave to a generation of phones, and that emulators still have."""
 JUNK_USER = "visitor_0"
-"""What a broken release sends for visitors who are not logged in, and no list of literals knows."""
+"""What a broken release sends for anonymous visitors; in no list of literals."""
 
 
 class WorldEvent(NamedTuple):
-    """One event, and the truth about it."""
+    """One event and its truth."""
 
     arrived: int
     """Milliseconds UTC."""
     ts: int
-    """When it happened, milliseconds UTC."""
+    """Event time, milliseconds UTC."""
     event_id: str
     nodes: tuple[str, ...]
     """Strongest first; never empty."""
@@ -50,7 +50,7 @@ class WorldEvent(NamedTuple):
 
 @dataclass
 class IdentityWorld:
-    """Events in the order they arrive, duplicates among them, and the truth about persons and nodes."""
+    """Events in the order of arrival, duplicates included, and the truth about persons and nodes."""
 
     events: list[WorldEvent] = field(default_factory=list)
     households: list[int] = field(default_factory=list)
@@ -58,18 +58,18 @@ class IdentityWorld:
     users: list[str | None] = field(default_factory=list)
     """Person -> user node."""
     shared_nodes: dict[str, str] = field(default_factory=dict)
-    """Node that events of several persons carry -> why."""
+    """Node that events of several persons carry -> reason."""
     blocked: int = 0
     """Values that were no identifiers."""
 
 
 def make_world(rates: Rates, seed: int = 1) -> IdentityWorld:
-    """The world of a seed; the same on every machine. 400,000 events take some five seconds."""
+    """Generate the world of a seed; the same on every machine. 400,000 events take about five seconds."""
     return _WorldMaker(rates, random.Random(seed)).make()
 
 
 class _WorldMaker:
-    """Lets households live one after another; what they did is put in the order of arrival at the end."""
+    """Generates households one after another, and sorts their events by arrival at the end."""
 
     def __init__(self, rates: Rates, rng: random.Random) -> None:
         self._rates, self._rng = rates, rng
@@ -81,7 +81,7 @@ class _WorldMaker:
         self._broken_from = rng.random() * (rates.days * DAY_MS - rates.broken_hours * HOUR_MS)
 
     def make(self) -> IdentityWorld:
-        """Households until there are enough events."""
+        """Generate households until there are enough events."""
         world, number = self._world, 0
         while self._event_count < self._rates.events:
             household = draw_household(number, len(world.households), self._rng, self._rates)
@@ -134,7 +134,7 @@ class _WorldMaker:
         self._emit(person, at, ids, place)
 
     def _choose(self, household: Household, person: WorldPerson) -> Carrier:
-        """One of hers, or a shared one of somebody else in the household."""
+        """Choose one of the person's carriers, or a shared one of the household."""
         rates = self._rates
         pool, weights = list(person.browsers), [1.0] * len(person.browsers)
         if person.app is not None:
@@ -149,7 +149,7 @@ class _WorldMaker:
         return self._rng.choices(pool, weights)[0]
 
     def _log_in(self, person: WorldPerson, carrier: Carrier, at: float, ids: list[list[tuple[str, str]]]) -> str:
-        """Put user ids where somebody is logged in; the place."""
+        """Add user ids from the login on; return the place of the visit."""
         rates, rng = self._rates, self._rng
         place = SHARED if carrier.shared else OWN
         if carrier.session is not None and carrier.session != person.number:
@@ -173,7 +173,7 @@ class _WorldMaker:
         return place
 
     def _browse(self, person: WorldPerson, at: float, ids: list[list[tuple[str, str]]]) -> None:
-        """What happens in browsers only: newsletter clicks, typed e-mails, the broken release."""
+        """Add what happens in browsers only: newsletter clicks, typed e-mails, the broken release."""
         rates, rng = self._rates, self._rng
         if person.subscriber and rng.random() < rates.clicks:
             address = self._email(person)
@@ -190,7 +190,7 @@ class _WorldMaker:
                     page.append(("user", JUNK_USER))
 
     def _join_cookies(self, person: WorldPerson, app: Carrier, at: float, ids: list[list[tuple[str, str]]]) -> None:
-        """What an app shares with browsers: a web view with its own cookies, and links that open the phone's browser."""
+        """Add what an app shares with browsers: a web view with its own cookies, links that open the phone's browser."""
         rates, rng = self._rates, self._rng
         if rng.random() < rates.web_views and app.jar is not None:
             app.jar.renew(at, rng, rates)
@@ -218,7 +218,7 @@ class _WorldMaker:
     # -- values
 
     def _pages(self, mean: float) -> int:
-        """Geometric from 1."""
+        """Draw a geometric number from 1."""
         number = 1
         while self._rng.random() > 1 / mean:
             number += 1
@@ -231,12 +231,12 @@ class _WorldMaker:
         return carrier.value
 
     def _email(self, person: WorldPerson) -> str:
-        """One of hers."""
+        """Draw one of the person's addresses."""
         second = len(person.emails) > 1 and self._rng.random() < self._rates.second_share
         return person.emails[1 if second else 0]
 
     def _type(self, person: WorldPerson) -> str:
-        """What she types where an e-mail is asked for."""
+        """Draw what the person types where an e-mail is required."""
         rng = self._rng
         if rng.random() < self._rates.junk_typed:
             if rng.random() < 0.5:
@@ -261,7 +261,7 @@ class _WorldMaker:
     # -- events
 
     def _emit(self, person: WorldPerson, at: float, ids: list[list[tuple[str, str]]], place: str) -> None:
-        """The events of a visit, and now and then one twice."""
+        """Append the events of a visit, some of them twice."""
         rates, rng, world = self._rates, self._rng, self._world
         late = min(self._delay_ms, rates.late_most_days * DAY_MS)
         for page in ids:

@@ -55,7 +55,7 @@ def open_fenced(settings: Settings) -> FencedStore:
     store: FencedStore
 
     def check_connection(connection: Any) -> None:
-        if not _address(settings).startswith(CLUSTER):  # a cluster's client has done this
+        if not _address(settings).startswith(CLUSTER):  # the cluster's client calls it itself
             connection.on_connect()
         store.check_connection(connection)
 

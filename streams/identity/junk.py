@@ -11,14 +11,14 @@ from collections.abc import Iterable
 
 WORDS = frozenset(
     {
-        # no value, by language and by tool
+        # no value, in several languages and tools
         "empty", "false", "inf", "infinity", "missing", "na", "nan", "nat", "nil", "no", "none", "nonetype", "notapplicable",
         "notavailable", "notdefined", "notfound", "notset", "novalue", "null", "nullptr", "off", "on", "optionalnil", "ref",
         "true", "undef", "undefined", "unset", "void", "yes", "unavailable", "unassigned", "unidentified",
-        # nobody in particular
+        # placeholders for persons
         "anon", "anonym", "anonymous", "anonymoususer", "anonymus", "guest", "guestuser", "nobody", "noname", "notloggedin",
         "loggedout", "public", "someone", "unknown", "unknownuser", "visitor", "gast", "inconnu", "unbekannt", "desconocido",
-        # names of fields in place of their values
+        # field names instead of values
         "anonymousid", "clientid", "cookieid", "customer", "customerid", "deviceid", "distinctid", "email", "emailaddress",
         "externalid", "ga", "guid", "id", "mail", "phone", "phonenumber", "sessionid", "string", "uid", "user", "useremail",
         "userid", "username", "uuid", "visitorid", "youremail", "yourid",
@@ -26,22 +26,22 @@ WORDS = frozenset(
         "abc123", "asdf", "asdfasdf", "bar", "blank", "changeme", "default", "demo", "dummy", "error", "example", "fake", "foo",
         "foobar", "placeholder", "qwerty", "replaceme", "sample", "tba", "tbd", "test", "test123", "tester", "testid",
         "testing", "testuser", "todo", "value", "xyz", "your", "xxxxxxxxxxyyyyyyyyyy",
-        # objects written as text
+        # serialised objects
         "object", "objectobject", "objectnull", "objectundefined", "objectpromise", "functionobject", "promise",
-        # numbers that stand for none, zero aside
+        # placeholder numbers, except zero
         "1", "01", "123456789", "1234567890", "0123456789", "0123456789abcdef",
     }
 )  # fmt: skip
 """Lower case, letters and digits only: `Not-Set`, `(not set)` and `"not_set"` all become `notset`."""
 SAMPLES = frozenset(
     {
-        "9774d56d682e549c",  # the Android emulator's id, and that of a series of telephones
-        "35009a79-1a05-49d7-b876-2b884d0f825b",  # the client id in the Measurement Protocol's documentation
-        "123456.7654321",  # the same, of its successor
+        "9774d56d682e549c",  # id of the Android emulator and of one phone model
+        "35009a79-1a05-49d7-b876-2b884d0f825b",  # client id in the documentation of the Measurement Protocol
+        "123456.7654321",  # client id in the documentation of its successor
         "00000000-0000-0000-0000-000000000001",
         "12345678-1234-1234-1234-123456789012",
         "12345678-1234-1234-1234-123456789abc",
-        "12345678-1234-5678-1234-567812345678",  # in the documentation of Python's uuid
+        "12345678-1234-5678-1234-567812345678",  # documentation of Python's uuid module
         "01234567-89ab-cdef-0123-456789abcdef",
     }
 )

@@ -83,7 +83,7 @@ def _opaque(value: str) -> str | None:
     if value.startswith("GA") and (client := _ANALYTICS.match(value)):
         value = client[1]
     elif value.endswith("0") and (number := _INTEGRAL.match(value)):
-        value = number[1]  # a data frame's column of numbers in which one is missing
+        value = number[1]  # data frames turn integers into floats where a value is missing
     elif len(value) >= 32:
         if form := _UUID.match(value):
             value = form[2].lower()
@@ -118,7 +118,7 @@ def _email(value: str) -> str | None:
         value = value.rstrip(_CLOSING)
     local, at, domain = value.partition("@")
     if "?" in domain:
-        domain = domain.partition("?")[0].rstrip(_CLOSING)  # the fields of a `mailto:`, RFC 6068
+        domain = domain.partition("?")[0].rstrip(_CLOSING)  # header fields of a `mailto:` URI, RFC 6068
     ascii_domain = domain if domain.isascii() else _ascii_domain(domain)
     if ascii_domain is None or not _EMAIL.match(value := local + at + ascii_domain) or is_junk_address(local, ascii_domain):
         return None
@@ -130,7 +130,7 @@ def _ascii_domain(domain: str) -> str | None:
     try:
         return idna.encode(domain, uts46=True).decode("ascii")
     except idna.IDNAError:
-        try:  # symbols, which registries sold before RFC 5891
+        try:  # symbols, which registries allowed before RFC 5891
             return domain.encode("idna").decode("ascii")
         except UnicodeError:
             return None
@@ -155,7 +155,7 @@ def _phone(value: str, region: str) -> str | None:
         return _e164(number) if number is not None and phonenumbers.is_valid_number(number) else None
     number = _number(value, None)
     if "(0)" in value and (number is None or not phonenumbers.is_valid_number(number)):
-        # Of countries without a trunk prefix too, somebody writes one.
+        # Some people write a trunk prefix even for countries without one.
         number = _number(value.replace("(0)", "", 1), None) or number
     return _e164(number) if number is not None and phonenumbers.is_possible_number(number) else None
 

@@ -152,12 +152,12 @@ class _Heads:
         self._slicer = HeadSlicer(contract, LAST_FIELD)
         self._columns = HeadColumns(contract, LAST_FIELD)
         self._reader = HeadReader(registry, LAST_FIELD)
-        self._stamps = flat_encoder(resolved.columns(), resolved.header)
+        self._column_encoder = flat_encoder(resolved.columns(), resolved.header)
         self._consents: OrderedDict[bytes, Consent] = OrderedDict()
         self._origins: OrderedDict[bytes, EventOrigin] = OrderedDict()
         self._younger: dict[bytes, IdentifierSet] = {}
         self._older: dict[bytes, IdentifierSet] = {}
-        self._nobody = IdentifierSet((), self._stamps)
+        self._nobody = IdentifierSet((), self._column_encoder)
 
     def together(
         self, start: int, values: Sequence[bytes | None], failed: OnUndecodable
@@ -180,7 +180,7 @@ class _Heads:
         ends = self._slicer.ends(value)
         purposes, event_id, heartbeat, clock, nodes = self._places
         id_at = ends[event_id - 1]
-        while value[id_at] > 127:  # its length takes more than a byte
+        while value[id_at] > 127:  # a length of more than one byte
             id_at += 1
         clock_at = ends[clock - 1]
         row = (value, ends[purposes], id_at + 1, ends[event_id], ends[heartbeat], read_long(value, clock_at), ends[nodes - 1])
@@ -206,7 +206,7 @@ class _Heads:
             except Undecodable as error:
                 failed(at, error)
                 continue
-            # Ids of heartbeats are new, and anonymised ones are nobody's.
+            # Ids of heartbeats are always new; anonymised events have no id of their own.
             claim = b"" if origin.heartbeat or anonymised else origin.claims + event_id
             if len(claim) > LONGEST_CLAIM:
                 claim = shorten_claim(claim)
@@ -248,7 +248,7 @@ class _Heads:
             nodes = self._head(value)[LAST_FIELD]
             if not all(map(is_node, nodes)):
                 raise Undecodable("an identifier that is no identity node")
-        return IdentifierSet(tuple(nodes), self._stamps) if nodes else self._nobody
+        return IdentifierSet(tuple(nodes), self._column_encoder) if nodes else self._nobody
 
 
 def _keep(cache: OrderedDict[bytes, T], most: int, text: bytes, value: T) -> T:

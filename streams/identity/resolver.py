@@ -41,22 +41,21 @@ class Resolver:
         outcome = Outcome()
         events = self._reader.read(outcome, batch, now)
         claims, holders = _claims(batch, events)
-        claimed = self._graph.store.claim(claims, now, batch.topic_id)  # it is answered while the graph is looked up
+        claim_holders = self._graph.store.claim(claims, now, batch.topic_id)  # Redis answers while the graph is read
         view, reads = GraphView(), SlotReads()
         first_events = _first_events(events)
         uncached = self._graph.look_up(view, reads, first_events)
         holders |= self._recent.find_duplicates(claims)
-        holders |= claimed()
+        holders |= claim_holders()
         self._recent.remember(claims, holders)
-        alive = self._without_erased(outcome, view.slots, uncached, _without_duplicates(outcome, batch, events, holders))
-        first_events = first_events if len(alive) == len(events) else _first_events(alive)
-        asking = {identifiers: event.position for identifiers, event in first_events.items() if identifiers.nodes}
-        # By the clock of the events that ask: a backlog of days is not one day's.
-        day = (
-            max((event.collector_ts for identifiers, event in first_events.items() if identifiers in uncached), default=0)
-            // DAY_MS
+        remaining = self._without_erased(outcome, view.slots, uncached, _without_duplicates(outcome, batch, events, holders))
+        first_events = first_events if len(remaining) == len(events) else _first_events(remaining)
+        linking = {identifiers: event.position for identifiers, event in first_events.items() if identifiers.nodes}
+        # By the events' clock, so that a backlog of several days does not count as one day.
+        latest_ts = max(
+            (event.collector_ts for identifiers, event in first_events.items() if identifiers in uncached), default=0
         )
-        own_writes = self._graph.apply_links(view, reads, asking, uncached, day)
+        own_writes = self._graph.apply_links(view, reads, linking, uncached, latest_ts // DAY_MS)
         self._graph.remember(view)
         columns_by_set: dict[IdentifierSet, ResolvedColumns] = {}
         for identifiers in first_events:
@@ -65,7 +64,7 @@ class Resolver:
                 if identifiers.resolved and identifiers not in uncached
                 else self._resolved_columns(view, identifiers)
             )
-        self._emit_resolved(outcome, alive, columns_by_set)
+        self._emit_resolved(outcome, remaining, columns_by_set)
         self._emit_slots(outcome, view, reads, own_writes, events)
         self.evidence.add(outcome, first_events, columns_by_set)
         return outcome
@@ -163,7 +162,7 @@ class Resolver:
         for node, slot in slots:
             write = own_writes.get(node)
             if write is None or write.slot != slot:
-                # Met and not made here: whoever made it had the evidence, so no event is named.
+                # Another worker wrote it and had the evidence, so no event is named.
                 logged.append(self._slots.encode_slot(node, slot, "", latest_ts))
                 continue
             event = by_place[write.position]
@@ -184,7 +183,7 @@ def _first_events(events: Iterable[IdentityEvent]) -> dict[IdentifierSet, Identi
     """Map each identifier set to its first event, in order."""
     first_events: dict[IdentifierSet, IdentityEvent] = {}
     for event in events:
-        first_events.setdefault(event[2], event)  # its combination; by name that takes half as long again
+        first_events.setdefault(event[2], event)  # its identifiers; access by name takes half as long again
     return first_events
 
 

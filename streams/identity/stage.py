@@ -84,7 +84,7 @@ class IdentityStage:
             outcome = Outcome(passed=len(batch)) if batch.topic == REVOCATIONS else self._resolver.pass_unresolved(batch, now)
         elif batch.topic != REVOCATIONS or not self._deferred.links_due:
             return outcome
-        # A withdrawal that came while links are due reaches more ids once they are made: it is expanded at once and then again.
+        # Links that are due may join more ids to a withdrawal: it is expanded now, and again after them.
         outcome.out.setdefault(DEFERRED, []).append(self._deferred.defer(batch))
         self._metrics.set("headwater_identity_deferred", len(self._deferred))
         return outcome
@@ -122,7 +122,7 @@ class IdentityStage:
         unlogged = [(node, slot) for node, slot in slots if not slot.logged]
         for node, slot in unlogged:
             outcome.out.setdefault(MERGES, []).append(self._slots.encode_slot(node, slot, "", int(now * 1000)))
-        # One of them may be a link whose worker ended: once it is marked as logged, nobody else hands over what it has joined.
+        # It may be a link whose worker crashed: once it is confirmed, no other worker would hand over its refusals.
         self._handover.add_signals(outcome, unlogged)
         if slots:
             outcome.after_commit.append(partial(self._graph.store.confirm, slots))
@@ -134,7 +134,7 @@ class IdentityStage:
                 batch = self._dependencies.read_back(*due)
             except Retryable:
                 if records_read:
-                    break  # what was done until here is to leave
+                    break  # emit what was processed so far
                 raise
             records_read += len(batch)
             self._link_deferred(batch, due, outcome, now)
@@ -144,7 +144,7 @@ class IdentityStage:
         """Process records that passed unresolved: emit everything except the events themselves."""
         if len(batch):
             late = self._process(batch, now)
-            # What left once does not leave again, nor is it counted again; dead letters of it were written then.
+            # The events themselves left before, with their counts and dead letters.
             late.out.pop(RESOLVED, None)
             for topic, outputs in late.out.items():
                 outcome.out.setdefault(topic, []).extend(outputs)
@@ -164,7 +164,7 @@ class IdentityStage:
                 get_logger().warning("a refusal is linked to too many ids, not all are expanded", nodes=len(linked.nodes))
             for record in signal_records(revocation, linked):
                 self._emit(outcome, SIGNALS, record["subject"], record)
-            if revocation.get("withdrawal", True):  # the oldest records do not say
+            if revocation.get("withdrawal", True):  # records of the first contract version lack the field
                 privacy_request = request_record(revocation, linked, self._dependencies.sla_ms)
                 self._emit(outcome, REQUESTS, privacy_request["request_id"], privacy_request)
             self._metrics.count("headwater_revocations_total", whole=str(linked.whole).lower())

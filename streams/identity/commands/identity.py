@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 from rich.console import Console
@@ -141,7 +141,7 @@ def show_command(
         linked = find_component(store, node)
         root, slot = node, store.read([node])[0]
         state = slot.state if slot is not None else ""
-        if slot is not None and state:  # nobody's, whatever it hangs under
+        if slot is not None and state:  # marked: attributes nothing, whatever its root
             profile = alias(settings.master)(node, slot.epoch)
         else:
             root, slot = find_root(store, node, slot)
@@ -226,17 +226,15 @@ def split_command(
             typer.echo(f"profile  {profile}  {len(nodes):,} ids, {nodes[0]} first")
         if rows is not None:
             typer.echo(f"{rows:,} past rows rewritten")
-    if rows is None and not dry_run:
-        typer.echo("past rows are NOT rewritten, ClickHouse does not answer: run the same command again", err=True)
-        raise typer.Exit(1)
+    _exit_unless_rewritten(rows, dry_run)
 
 
 def _split(settings: Settings, store: RedisGraphStore, node: str, dry_run: bool) -> SplitJournal:
     """Split one node, or plan to; return everything that is written for it."""
-    evidence, stamp = evidence_reader(settings), alias(settings.master)
+    evidence, make_alias = evidence_reader(settings), alias(settings.master)
     if dry_run:
-        return SplitJournal.from_text(store.load_note(node)).add(plan_next_split(store, node, evidence, stamp))
-    return split_node(store, node, evidence, stamp, slot_logger(settings, node, int(time.time() * 1000)))
+        return SplitJournal.from_text(store.load_note(node)).add(plan_next_split(store, node, evidence, make_alias))
+    return split_node(store, node, evidence, make_alias, slot_logger(settings, node, int(time.time() * 1000)))
 
 
 @app.command("tidy", epilog="Example: headwater identity tidy --hours 48")
@@ -251,43 +249,61 @@ def tidy_command(
     that id had linked; an id that joins strangers slowly is found by the log and demoted too. Past rows in ClickHouse are
     rewritten; exits 1 where the next run has to do that.
     """
-    now_ms, postponed, journals = int(time.time() * 1000), list[str](), dict[str, SplitJournal]()
     with open_graph("reading the evidence", as_json) as (settings, store, advance):
-        lately, stamp = read_demoted(settings, now_ms - int(hours * 3_600_000)), alias(settings.master)
-        evidence = TopicEvidence(settings, advance)
-        over = find_over_limits(settings, store, evidence, advance)
-        nodes = list(dict.fromkeys([*lately, *over]))
-        if dry_run:
-            journals = {node: SplitJournal().add(plan) for node, plan in plan_tidy(store, nodes, evidence, stamp)}
-        else:
-            # All of them first: rewriting rows may take long, and what was read would be old.
-            for node, journal in tidy(store, nodes, evidence, stamp, lambda node: slot_logger(settings, node, now_ms)):
-                if journal is None:
-                    postponed.append(node)
-                else:
-                    journals[node] = journal
-    written, rows = sum(len(journal.writes) for journal in journals.values()), None if dry_run else _restamp(settings, journals)
+        tidying = _tidy(settings, store, advance, hours, dry_run)
+    rows = None if dry_run else _restamp(settings, tidying.journals)
+    written = sum(len(journal.writes) for journal in tidying.journals.values())
     if as_json:
-        shown = {
-            "demoted": len(lately),
-            "over_limits": len(over),
-            "dry_run": dry_run,
-            "slots": written,
-            "rows": rows,
-            "left": postponed,
-        }
-        typer.echo(json.dumps(shown))
+        report = {
+            "demoted": tidying.demoted, "over_limits": tidying.over_limits, "dry_run": dry_run, "slots": written, "rows": rows,
+            "left": tidying.postponed,
+        }  # fmt: skip
+        typer.echo(json.dumps(report))
     else:
-        typer.echo(f"{len(lately):>10,}  ids were demoted in the last {hours:g} hours")
-        typer.echo(f"{len(over):>10,}  others join more than one person has")
+        typer.echo(f"{tidying.demoted:>10,}  ids were demoted in the last {hours:g} hours")
+        typer.echo(f"{tidying.over_limits:>10,}  others join more than one person has")
         typer.echo(f"{written:>10,}  slots {_rewritten(dry_run)}, those of earlier runs among them")
         if rows is not None:
             typer.echo(f"{rows:>10,}  past rows rewritten")
-    if postponed:
-        typer.echo(f"{len(postponed):,} of them are left for the next run: workers link them all the time", err=True)
+    if tidying.postponed:
+        typer.echo(f"{len(tidying.postponed):,} of them are left for the next run: workers link them all the time", err=True)
+    _exit_unless_rewritten(rows, dry_run)
+    if tidying.postponed:
+        raise typer.Exit(1)
+
+
+class Tidying(NamedTuple):
+    """What `tidy` has found and split, or would split."""
+
+    demoted: int
+    """Nodes that were demoted lately."""
+    over_limits: int
+    """Nodes that exceed a limit by all evidence."""
+    journals: dict[str, SplitJournal]
+    """Split node -> what is written for it."""
+    postponed: list[str]
+    """Nodes that workers link all the time."""
+
+
+def _tidy(settings: Settings, store: RedisGraphStore, advance: Callable[[int], None], hours: float, dry_run: bool) -> Tidying:
+    now_ms = int(time.time() * 1000)
+    make_alias, evidence = alias(settings.master), TopicEvidence(settings, advance)
+    lately = read_demoted(settings, now_ms - int(hours * 3_600_000))
+    over = find_over_limits(settings, store, evidence, advance)
+    nodes = list(dict.fromkeys([*lately, *over]))
+    if dry_run:
+        journals = {node: SplitJournal().add(plan) for node, plan in plan_tidy(store, nodes, evidence, make_alias)}
+        return Tidying(len(lately), len(over), journals, [])
+    # Split all nodes before rows are rewritten: that may take long, and the evidence would be stale.
+    results = list(tidy(store, nodes, evidence, make_alias, lambda node: slot_logger(settings, node, now_ms)))
+    journals = {node: journal for node, journal in results if journal is not None}
+    return Tidying(len(lately), len(over), journals, [node for node, journal in results if journal is None])
+
+
+def _exit_unless_rewritten(rows: int | None, dry_run: bool) -> None:
+    """Exit 1 where past rows have to be rewritten by another run."""
     if rows is None and not dry_run:
         typer.echo("past rows are NOT rewritten, ClickHouse does not answer: run the same command again", err=True)
-    if postponed or (rows is None and not dry_run):
         raise typer.Exit(1)
 
 

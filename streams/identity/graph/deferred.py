@@ -64,7 +64,7 @@ class DeferredRanges:
 
     def _set(self, due: OffsetSpan) -> Output:
         _update(self._ranges, due)
-        # What is done is said as an empty range and not as a tombstone: a reader that looks on sees it too.
+        # An empty range instead of a tombstone, so that other workers, which follow the topic, see it.
         value = encode(self._registry.latest(DEFERRED), due._asdict())
         return f"{due.topic}:{due.partition}".encode(), value, due.partition
 

@@ -190,7 +190,7 @@ class Graph:
     def apply_committed(self, node: str, slot: Slot) -> None:
         """Apply a slot that any worker has committed."""
         if slot.epoch:
-            self._generation += 1  # a first slot is no rewrite: who hangs on a node without one reads it each time
+            self._generation += 1  # a first slot is no rewrite: sets whose root has no slot read the root with every batch
         self._replace(node, self._cache.get(node), slot)
 
     def forget(self, node: str) -> None:
@@ -198,7 +198,7 @@ class Graph:
         current = self._cache.get(node)
         if current is None or not current.epoch:
             self._cache.pop(node, None)
-            self._generation += 1  # also where it was no longer remembered: a stamp may hang on it still
+            self._generation += 1  # even where the node is not cached: cached columns may depend on it
 
     def _replace(self, node: str, current: Slot | None, slot: Slot) -> None:
         """Cache a slot unless a newer one is cached."""

@@ -67,9 +67,9 @@ class RebuildGuard:
         self._thread = threading.Thread(target=self._run, name="mender", daemon=True)
         self._thread.start()
 
-    def _report_degraded(self, why: str) -> None:
+    def _report_degraded(self, reason: str) -> None:
         self._metrics.set("headwater_identity_degraded", 1)
-        get_logger().warning("events pass unresolved until the identity graph is back", error=why)
+        get_logger().warning("events pass unresolved until the identity graph is back", error=reason)
 
     def _run(self) -> None:
         began, (pause, most), logged = time.monotonic(), BACK_OFF_S, ""
@@ -84,8 +84,8 @@ class RebuildGuard:
                 time.sleep(pause)
                 pause = min(most, pause * 2)
             except ConfigError:
-                break  # the stage meets it too, and ends the worker as any wrong setting does
-            except BaseException as error:  # nothing may die here unseen; the graph stays away, and says so
+                break  # the stage raises it too and stops the worker, as with any wrong setting
+            except BaseException as error:  # the thread must not die silently; the graph stays unavailable
                 get_logger().error("the identity graph cannot be mended", exc_info=error)
                 time.sleep(most)
         get_logger().info("the identity graph is whole", seconds=round(time.monotonic() - began, 1))

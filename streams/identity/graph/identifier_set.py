@@ -1,4 +1,4 @@
-"""Nodes that occur together in events, with the columns that resolve such events, cached while nothing they depend on changes."""
+"""Nodes that occur together in events, and the resolved columns of such events, cached until a slot they depend on changes."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple

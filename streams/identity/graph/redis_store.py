@@ -99,12 +99,12 @@ class RedisGraphStore:
         self._client, self._shards = None, []
 
     def _send(self, commands: Sequence[Command]) -> Callable[[], list[Any]]:
-        """Send all commands before any answer is read; the returned function reads the answers, in order. Both raise Retryable."""
+        """Send all commands, then read answers by the returned function, in order. Both raise Retryable."""
         pending: list[tuple[Any, Any, list[int]]] = []
 
         def unavailable(error: Exception) -> StoreUnavailable:
             for pool, connection, _ in pending:
-                connection.disconnect()  # or somebody would read answers that are not his
+                connection.disconnect()  # unread answers would go to the next user of the connection
                 pool.release(connection)
             return self._unavailable(error)
 
@@ -130,7 +130,7 @@ class RedisGraphStore:
                 pool = self._shards[commands[places[0]][0]].connection_pool
                 connection = pool.get_connection()
                 pending.append((pool, connection, places))
-                # Packed here: the client would look at each word's type before, which takes as long again.
+                # Packed here: the client's own packing checks the type of each word and takes twice as long.
                 packed = [hiredis.pack_command(commands[at][1]) for at in places]
                 connection.send_packed_command([b"".join(packed)])
         except CONNECTION_ERRORS as error:
@@ -168,7 +168,7 @@ class RedisGraphStore:
     def _mget(self, keys: Sequence[tuple[int, str]]) -> list[bytes | None]:
         """Return the values of (tag, key) pairs, in few round trips. Retryable."""
         self._connected()
-        # Where all tags are on one shard they need not be told apart.
+        # Tags matter only where there are several shards.
         groups: dict[int, list[int]] = {}
         if isinstance(self._client, redis.RedisCluster):
             for at, (tag, _) in enumerate(keys):
@@ -219,7 +219,7 @@ class RedisGraphStore:
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
         """See `GraphStore`."""
-        # Children first: what ends in between leaves one too many there, and never one too few.
+        # Children first: a crash in between leaves a child too many, never one too few.
         self._adopt((node, slot) for node, expected, slot, *_ in writes if expected is None or expected.parent != slot.parent)
         expected = ["" if write.expected is None else _encode_slot(write.expected)[1:] for write in writes]
         texts = [_encode_slot(write.slot) for write in writes]
@@ -269,7 +269,7 @@ class RedisGraphStore:
         self._revise(refusals, confirm_signalled)
 
     def _refusal_texts(self, nodes: Sequence[str]) -> list[bytes | None]:
-        # Texts and not hashes: most nodes have none, and one MGET says so of all nodes of a batch.
+        # Texts, not hashes: one MGET reads all nodes of a batch, most of which have none.
         return self._mget([(_TAG[node[1:3]], _REFUSAL_KEYS[node[1:3]] + node) for node in nodes])
 
     def _revise(self, refusals: Mapping[str, Refusals], revise: Callable[[Refusals, Refusals], Refusals]) -> None:
@@ -340,7 +340,7 @@ class RedisGraphStore:
         before = self.read(nodes)
         texts = [_encode_slot(slot._replace(logged=True)) for slot in newest.values()]
         answers = self._run_script(scripts.RESTORE, "n", nodes, texts, [slot.epoch for slot in newest.values()])
-        # Not of what is older than what is there: the log has that for long, also of who was erased since.
+        # Only for slots that were written: the log keeps older records for long, also of nodes erased since.
         self._adopt((node, newest[node]) for node, answer in zip(nodes, answers, strict=True) if answer)
         stale_links = [
             (current.parent, node)
@@ -356,7 +356,7 @@ class RedisGraphStore:
         nodes = [node for node, _ in slots]
         slots_before = [expected or current for (_, expected), current in zip(slots, self.read(nodes), strict=True)]
         above = [(node, slot) for node, slot in zip(nodes, slots_before, strict=True) if slot is not None]
-        # Out of their parents' sets first: whoever links them anew enters them again, once the slot is gone.
+        # Leave the parents' sets first: a worker that links them again re-adds them once the slot is gone.
         self._run([(tag_of(slot.parent), ("SREM", _key("c", slot.parent), node)) for node, slot in above])
         texts = ["" if slot is None else _encode_slot(slot)[1:] for _, slot in slots]
         expired = [answer == 1 for answer in self._run_script(scripts.EXPIRE, "n", nodes, texts)]

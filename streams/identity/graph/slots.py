@@ -28,7 +28,7 @@ def slot_of(record: Mapping[str, Any]) -> Slot:
 
 
 def log_key(node: str, slot: Slot) -> bytes:
-    """Return the record key of a slot. Each epoch has its own key, so an older slot that is logged late replaces nothing newer."""
+    """Return the record key of a slot; each epoch has its own, so an older slot that is logged late replaces nothing newer."""
     return f"{node}|{slot.epoch}".encode() if slot.epoch else node.encode()
 
 
@@ -63,7 +63,7 @@ class SlotLog:
 
     def _open(self, value: bytes) -> Callable[[bytes], list[int]] | None:
         contract = self._registry.by_id(schema_id(value))
-        # The first version knew of no states.
+        # The first contract version has no state.
         ends = HeadSlicer(contract, "state").ends if "state" in contract.names else None
         self._ends[value[:HEADER_BYTES]] = ends
         return ends

@@ -149,7 +149,8 @@ class GraphView:
         slots = self.slots
         while (slot := slots.get(node)) is not None:
             parent = slot.parent
-            if parent == node or (node[0] == USER and parent[0] != USER):  # `is_root`: a call costs more than all of this
+            # Inlines `is_root`: the call costs more than the loop.
+            if parent == node or (node[0] == USER and parent[0] != USER):
                 break
             node = parent
         return node
@@ -233,11 +234,11 @@ def plan(
             if root == target or view.marked(root) or view.marked(target):
                 continue
             if node[0] == USER:
-                continue  # a second user in one event: never demoted, only not believed
+                continue  # a second user in one event is ignored, never demoted
             if root[0] == USER:
                 _write(view, writes, Write(node, view.slots[node], _demoted(view, node), at, TWO_USERS, target))
             else:
-                # A split has left a slot that points at itself; any other root has none.
+                # A root that a split has left has a slot that points at itself; any other root has none.
                 current = view.slots.get(root)
                 _write(
                     view,
@@ -293,7 +294,7 @@ def _pass_on(view: GraphView, writes: list[Write], nodes: Nodes, names: Iterable
 def _mark(view: GraphView, writes: list[Write], marked: str, other: str, at: int) -> None:
     slot, current = view.slots[marked], view.slots.get(other)
     assert slot is not None  # noqa: S101 - it is marked
-    if slot.state == ERASED and current is None:  # what hangs under one that is linked is not all of the time before
+    if slot.state == ERASED and current is None:  # a linked node may have belonged to somebody else before
         _write(view, writes, Write(other, None, Slot(other, False, 1, ERASED, slot.since), at))
     else:
         _write(view, writes, Write(other, current, _demoted(view, other), at, RENAMED, view.find(marked)))

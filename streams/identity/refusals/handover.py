@@ -95,7 +95,7 @@ def _spread(store: GraphStore, nodes: Sequence[str], wanted_refusals: RefusalCho
         for members, component in by_members.items():
             refusals = wanted_refusals(component, [memories[node] for node in members])
             for node in members if refusals else ():
-                # Of one that remembers too much already, the oldest ones do not stay: they are signalled all the same.
+                # A full memory drops the oldest refusals; those are signalled nevertheless.
                 remembered = {**added.get(node, NONE), **memories[node]}
                 if missing := missing_refusals(remembered, refusals):
                     new[node] = missing

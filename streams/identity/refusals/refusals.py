@@ -50,8 +50,8 @@ NONE: Refusals = {}
 
 
 def refusals_of(revocation: Mapping[str, Any]) -> dict[Scope, RememberedRefusal]:
-    """Return what a record of `consent.revocations` makes its subject remember. The consent room wrote it, so it is signalled."""
-    # A refusal whose time is unknown was made when it arrived, as the consent room has it.
+    """Return what a record of `consent.revocations` makes its subject remember; the consent room knows of it already."""
+    # As in the consent room, a refusal without a time was made when it arrived.
     withdrawn_ts = revocation["withdrawn_ts"] or revocation["received_ts"]
     refusal = Refusal(withdrawn_ts, revocation["received_ts"], revocation["evidence"])
     scopes = (Scope(revocation["site"], revocation["regulation"], purpose) for purpose in revocation["purposes"] or [""])

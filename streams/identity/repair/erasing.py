@@ -88,7 +88,7 @@ def _members(store: GraphStore, linked: Component, alias: Alias) -> Members:
     shared = [at for at, slot in zip(others, _read(store, others), strict=True) if slot is not None and slot.state == SHARED]
     profiles = set(linked.profiles)
     for node, slot in zip(linked.nodes, _read(store, linked.nodes), strict=True):
-        # What she left since an earlier erasure is stamped with an alias of the epoch.
+        # Events after an earlier erasure carry an alias of that epoch.
         profiles.update(alias(node, epoch) for epoch in range(1, 1 + (0 if slot is None else slot.epoch)))
     return Members(linked.nodes, tuple(sorted(profiles)), tuple(shared))
 

@@ -95,7 +95,7 @@ def recount_limits(settings: Settings, store: RedisGraphStore) -> None:
             pairs = limited_pairs(record["nodes"], keys.renamed([record["nodes"]]))
             by_day.setdefault(day, []).extend(pair for pair in pairs if day > today - pair.limit.days)
         nodes = sorted({node for pairs in by_day.values() for pair in pairs for node in pair[:2]})
-        # A tombstone may stand behind evidence that is not compacted yet.
+        # Evidence may precede its tombstone where the topic is not compacted yet.
         erased = {node for node, slot in zip(nodes, store.read(nodes), strict=True) if slot and slot.state == ERASED}
         for day, pairs in sorted(by_day.items()):
             store.admit([pair for pair in pairs if erased.isdisjoint(pair[:2])], day)

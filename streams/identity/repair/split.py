@@ -107,7 +107,7 @@ def _pointers(slots: Mapping[str, Slot | None], head: str, part: Nodes) -> Itera
     for node in part:
         current = slots[node]
         if current is None:
-            continue  # the root that it was
+            continue  # it stays a root
         if node[0] == USER:
             if not is_root(node, current) and current.parent not in part:
                 yield Write(node, current, Slot(node, logged=False, epoch=current.epoch + 1, state=current.state), 0)

@@ -71,9 +71,9 @@ class SplitJournal(NamedTuple):
         """Parse a note; empty where there is none."""
         if to_text is None:
             return cls()
-        former_root, writes, former_profiles, rewrites, *at_ms = json.loads(to_text)
-        stamps = (ProfileRewrite(profile, tuple(nodes)) for profile, nodes in rewrites)
-        return cls(former_root, tuple(map(_write, writes)), tuple(former_profiles), tuple(stamps), *at_ms)
+        former_root, writes, former_profiles, raw_rewrites, *at_ms = json.loads(to_text)
+        parsed_rewrites = (ProfileRewrite(profile, tuple(nodes)) for profile, nodes in raw_rewrites)
+        return cls(former_root, tuple(map(_write, writes)), tuple(former_profiles), tuple(parsed_rewrites), *at_ms)
 
 
 def _write(fields: Sequence[Any]) -> Write:
@@ -126,7 +126,7 @@ def split_node(store: SplitStore, node: str, evidence: EvidenceReader, alias: Al
 
 def _carry_out(store: SplitStore, former_root: str, writes: Sequence[Write], log: SlotLogger) -> None:
     """Write what is not written yet, log what may not be logged."""
-    # The node first, so that nothing is linked through it any more; labels before their nodes are free to become others'.
+    # The node first, so that nothing is linked through it any more; labels before their nodes become free for other users.
     for some in (
         [write for write in writes if write.rule == SPLIT],
         [write for write in writes if write.node[0] == USER and write.rule != SPLIT],

@@ -127,7 +127,7 @@ def tidy(
             yield node, split_node(store, node, evidence_of, alias, log(node))
         except StoreUnavailable:
             raise
-        except (ConfigError, Retryable):  # she was erased meanwhile, or more is linked each time
+        except (ConfigError, Retryable):  # erased meanwhile, or linked anew in every round
             yield node, None
 
 
@@ -139,7 +139,7 @@ def plan_tidy(store: SplitStore, nodes: Sequence[str], evidence: LinkLog, alias:
 
 
 def _read(store: SplitStore, nodes: Sequence[str], evidence: LinkLog) -> tuple[list[str], EvidenceReader]:
-    """Those that were not erased, and what the evidence says of all that is linked to them."""
+    """Return the nodes that were not erased, and a reader of the evidence of their components."""
     alive, linked = list[str](), set[str]()
     for node in nodes:
         slots = read_tree(store, node).slots

@@ -11,7 +11,7 @@ from bench.identity.contenders import (
     Advance,
     ContenderResult,
     capped_union,
-    follow,
+    follow_profile,
     labels_in_sql,
     stage,
     union_of_all,
@@ -51,8 +51,8 @@ def test_the_stage_stamps_and_follows() -> None:
     """An id that was stamped before it was known to be another's is followed there; a duplicate counts once."""
     world_events = events([C1], [C2], [C2, U1], [C1, U1], [C2])
     result, tidied = stage([*world_events, world_events[0]._replace(arrived=9)], quiet, size=1)
-    assert (tidied.canonicals, tidied.stamped) == (result.canonicals, result.stamped), "nothing was demoted"
-    assert result.stamped == [C1, C2, C2, C2, C2]
+    assert (tidied.canonicals, tidied.at_arrival) == (result.canonicals, result.at_arrival), "nothing was demoted"
+    assert result.at_arrival == [C1, C2, C2, C2, C2]
     assert result.canonicals == [C2] * 5
 
 
@@ -69,7 +69,7 @@ def test_tidied_rows_are_whose_the_rest_of_the_evidence_says() -> None:
 def test_following_ends() -> None:
     """At a user's label, at a node that stands under itself, at one without a slot."""
     slots = {C1: Slot(U1, True), U1: Slot(C2, True), C2: Slot(U1, True), C3: Slot(C3, True), D1: Slot(C3, True)}
-    assert [follow(slots, profile) for profile in (C1, U1, C2, C3, D1, U2)] == [C2, C2, C2, C3, C3, U2]
+    assert [follow_profile(slots, profile) for profile in (C1, U1, C2, C3, D1, U2)] == [C2, C2, C2, C3, C3, U2]
 
 
 def test_the_union_of_all_merges_users() -> None:
@@ -77,8 +77,8 @@ def test_the_union_of_all_merges_users() -> None:
     world_events = events([C1], [U1], [C1, U1], [C1, U2], [U3])
     result = union_of_all(world_events, quiet, size=1)
     assert groups(result.canonicals) == [0, 0, 0, 0, 1]
-    assert groups(result.stamped or ()) == [0, 1, 0, 0, 2]
-    assert groups(union_of_all(world_events, quiet, size=3).stamped or ()) == [0, 0, 0, 0, 1]
+    assert groups(result.at_arrival or ()) == [0, 1, 0, 0, 2]
+    assert groups(union_of_all(world_events, quiet, size=3).at_arrival or ()) == [0, 0, 0, 0, 1]
 
 
 def test_caps_refuse_the_link_that_is_too_many() -> None:
@@ -126,7 +126,7 @@ def test_everybody_is_scored_on_a_small_world(world: IdentityWorld, resolve: Cal
     result = resolve(shown, progress.append)
     assert sum(progress) == len(shown)
     assert resolve(shown, quiet).canonicals == result.canonicals
-    figures = score(world, deliveries, result.canonicals, result.stamped)
+    figures = score(world, deliveries, result.canonicals, result.at_arrival)
     for name in ("wrong", "avoidable", "wrong_known", "precision", "recall"):
         assert 0 <= asdict(figures)[name] <= 1
     assert figures.canonicals >= 1
@@ -137,4 +137,4 @@ def test_everybody_is_scored_on_a_small_world(world: IdentityWorld, resolve: Cal
 def test_the_stage_never_has_two_users_in_one(world: IdentityWorld) -> None:
     """Its first invariant, seen from outside."""
     for result in stage(world.events, quiet):
-        assert score(world, first_deliveries(world.events), result.canonicals, result.stamped).two_users == 0
+        assert score(world, first_deliveries(world.events), result.canonicals, result.at_arrival).two_users == 0
