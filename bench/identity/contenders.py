@@ -21,13 +21,14 @@ from infra.telemetry.metrics import Metrics
 from schemas.codec import decode, encode
 from schemas.registry import Registry
 from streams.identity.evidence import CONFLICTS, LINKS
-from streams.identity.graph.hubs import collect
 from streams.identity.graph.identifier_set import SHARED_IDS
+from streams.identity.graph.limits import USER
 from streams.identity.graph.slots import MERGES, SlotLog
 from streams.identity.graph.store import MemoryGraphStore
-from streams.identity.graph.union_find import USER, Slot
+from streams.identity.graph.union_find import Slot
 from streams.identity.nodes import alias
 from streams.identity.reading import CONSENTED, DAY_MS, RESOLVED
+from streams.identity.repair.hubs import collect
 from streams.identity.repair.splitting import SlotLogger, SplitJournal
 from streams.identity.repair.tidying import find_hubs, tidy
 from streams.identity.stage import IdentityDependencies, IdentityStage

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bench.identity.unions import Unions
 from bench.identity.world import IdentityWorld, WorldEvent
-from streams.identity.graph.union_find import USER
+from streams.identity.graph.limits import USER
 
 Canonicals = Sequence[str | int]
 """Canonical of each event, in order."""

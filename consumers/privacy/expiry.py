@@ -17,7 +17,7 @@ from consumers.privacy.erasure import CONSENTED, IDENTITY, Tell, await_passage
 from consumers.privacy.topics import LINKS, TransactionalWriter, WriterRecord
 from consumers.warehouse.history import inactive as warehouse
 from consumers.warehouse.loader.loop import GROUP
-from streams.identity.graph.redis_store import CHUNK
+from streams.identity.graph.redis_shards import CHUNK
 from streams.identity.graph.slots import MERGES, log_key, slot_record
 from streams.identity.graph.union_find import Slot
 from streams.identity.reading import RESOLVED

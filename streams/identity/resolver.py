@@ -10,12 +10,12 @@ from schemas.registry import Registry
 from streams.identity.evidence import CONFLICTS, LinkEvidence, conflict_record
 from streams.identity.graph.graph import Graph, SlotReads
 from streams.identity.graph.identifier_set import RESOLVED_IDS, SHARED_IDS, UNRESOLVED, IdentifierSet, ResolvedColumns
-from streams.identity.graph.recent import RecentEvents
 from streams.identity.graph.slots import MERGES, SlotLog
 from streams.identity.graph.store import first_places
 from streams.identity.graph.union_find import ERASED, GraphView, Slot, Write, home_root, live_nodes, unlogged_nodes
 from streams.identity.nodes import Alias
 from streams.identity.reading import DAY_MS, MINUTE_MS, RESOLVED, BatchReader, EventOrigin, IdentityEvent
+from streams.identity.recent import RecentEvents
 from streams.identity.refusals.handover import Handover
 from streams.runtime.stage import BY_KEY, Batch, CountCell, Outcome, Output
 

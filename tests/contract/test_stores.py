@@ -7,9 +7,11 @@ import pytest
 import redis
 
 from infra.errors import ConfigError, Retryable
+from streams.identity.graph.limits import Limit, Pair
+from streams.identity.graph.redis_shards import RedisShards
 from streams.identity.graph.redis_store import REFUSAL_S, RedisGraphStore
 from streams.identity.graph.store import GraphStore, MemoryGraphStore, first_places, shorten_claim
-from streams.identity.graph.union_find import Limit, Pair, Slot, Write
+from streams.identity.graph.union_find import Slot, Write
 from streams.identity.refusals.refusals import MOST_REFUSALS, Refusal, RememberedRefusal, Scope
 from streams.identity.repair.splitting import SplitStore
 
@@ -239,20 +241,21 @@ def test_refusals_of_many_workers_are_merged(redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         client.flushdb()
 
-        class Overtaken(RedisGraphStore):
+        class Overtaken(RedisShards):
             """Another worker is faster, three times."""
 
             times = 3
 
-            def _run_script(self, script: str, kind: str, names: Sequence[str], *columns: Sequence[Any]) -> list[int]:
+            def run_script(self, script: str, kind: str, names: Sequence[str], *columns: Sequence[Any]) -> list[int]:
                 if self.times:
                     self.times -= 1
                     RedisGraphStore(lambda: client).add_refusals(
                         {C: {Scope("", "", str(self.times)): RememberedRefusal(OLD, False)}}
                     )
-                return super()._run_script(script, kind, names, *columns)
+                return super().run_script(script, kind, names, *columns)
 
-        store = Overtaken(lambda: client)
+        store = RedisGraphStore(lambda: client)
+        store._shards = Overtaken(lambda: client)
         store.add_refusals({C: {SCOPE: RememberedRefusal(OLD, False)}, B: {SCOPE: RememberedRefusal(OLD, False)}})
         assert [len(memories) for memories in store.refusals([B, C])] == [1, 4]
 

@@ -19,8 +19,9 @@ from infra.errors import ConfigError, Retryable, no_house
 from infra.settings import Settings, load_settings
 from streams.identity.app import open_store
 from streams.identity.commands.identifier_args import HELP, nodes_of
+from streams.identity.graph.limits import USER
 from streams.identity.graph.redis_store import RedisGraphStore
-from streams.identity.graph.union_find import ERASED, SHARED, USER
+from streams.identity.graph.union_find import ERASED, SHARED
 from streams.identity.nodes import alias
 from streams.identity.refusals.revocation import MOST_NODES, find_component, find_root
 from streams.identity.repair.log import LogIndex, compare_with_log, find_link_path, read_log, rebuild, restore_refusals

@@ -12,19 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from infra.errors import Retryable
 from streams.identity.graph.identifier_set import IdentifierSet
+from streams.identity.graph.limits import NOTHING, Pair
 from streams.identity.graph.store import GraphStore
-from streams.identity.graph.union_find import (
-    ERASED,
-    NOTHING,
-    GraphView,
-    Nodes,
-    Pair,
-    Slot,
-    Write,
-    plan,
-    plan_labels,
-    undo_writes,
-)
+from streams.identity.graph.union_find import ERASED, GraphView, Nodes, Slot, Write, plan, plan_labels, undo_writes
 
 MAX_CACHED_SLOTS = 200_000
 ROUNDS = 50

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from streams.identity.graph.union_find import USER, Nodes, Slot
+from streams.identity.graph.limits import USER
+from streams.identity.graph.union_find import Nodes, Slot
 
 ANONYMOUS, RESOLVED_IDS, SHARED_IDS, UNRESOLVED = "anonymous", "resolved", "shared", "unresolved"
 """Values of `identity_state`."""

@@ -1,18 +1,26 @@
-"""The graph's store in Redis or in a Redis Cluster: keys, round trips, errors."""
+"""The graph's store in Redis or in a Redis Cluster: its keys, and what is written to them."""
 
 from binascii import crc32
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from itertools import islice
 
-import hiredis
 import redis
-from redis.crc import key_slot
-from redis.exceptions import RedisClusterException
 
-from infra.errors import ConfigError, Retryable
+from infra.errors import Retryable
 from streams.identity.graph import scripts
-from streams.identity.graph.store import ClaimHolders, StoreUnavailable
-from streams.identity.graph.union_find import LIMITS, Pair, Slot, Write, is_root
+from streams.identity.graph.limits import LIMITS, Pair
+from streams.identity.graph.redis_shards import (
+    BRACED_TAGS,
+    CHUNK,
+    SCRIPT_CHUNK,
+    TAG_OF_PREFIX,
+    TAGS,
+    Command,
+    RedisShards,
+    tag_of,
+)
+from streams.identity.graph.store import ClaimHolders
+from streams.identity.graph.union_find import Slot, Write, is_root
 from streams.identity.refusals.refusals import NONE, Refusals, confirm_signalled, from_text, merge_refusals, to_text
 
 DAY_S = 86_400
@@ -23,24 +31,12 @@ REFUSAL_S = 395 * DAY_S
 """Seconds that a node's refusals are kept after the last new one: as the consent policy's default `memory.max_age_days`."""
 REVISIONS = 50
 """Attempts to merge refusals while other workers write the same nodes; then the batch is retried later."""
-TAGS = 64
-"""Redis Cluster hash tags: groups of keys that one MGET can read."""
-_TAG = {f"{n:02x}": n % TAGS for n in range(256)}
-_BRACED = [f"{{{tag:02x}}}" for tag in range(TAGS)]
-_KEYS = {two: f"n:{_BRACED[tag]}:" for two, tag in _TAG.items()}
+_KEYS = {two: f"n:{BRACED_TAGS[tag]}:" for two, tag in TAG_OF_PREFIX.items()}
 """Key prefix of slots, by the first two characters after a node's tier."""
-_REFUSAL_KEYS = {two: f"f:{_BRACED[tag]}:" for two, tag in _TAG.items()}
+_REFUSAL_KEYS = {two: f"f:{BRACED_TAGS[tag]}:" for two, tag in TAG_OF_PREFIX.items()}
 """Key prefix of refusals, likewise."""
-CHUNK = 5_000
-"""Keys of one MGET; Redis serves nobody else meanwhile."""
 FIRST_SLOT = 37
 """Bytes of a slot that was never rewritten: letter, 33 characters of the parent, epoch 0, separators."""
-SCRIPT_CHUNK = 1_000
-"""Keys or claims of one script call; Lua's `unpack` is bounded."""
-Command = tuple[int, tuple[Any, ...]]
-"""Hash tag of the target shard, and the words of the command."""
-CONNECTION_ERRORS = (redis.RedisError, RedisClusterException)
-"""Errors of an unavailable Redis or an incomplete cluster; the second does not derive from the first."""
 
 
 class RedisGraphStore:
@@ -53,143 +49,19 @@ class RedisGraphStore:
     """
 
     def __init__(self, connect: Callable[[], redis.Redis | redis.RedisCluster]) -> None:
-        self._connect = connect
-        self._client: redis.Redis | redis.RedisCluster | None = None
-        self._shards: list[Any] = []
-        """Client of each tag."""
-
-    # -- shards
-
-    def _open(self) -> None:
-        """Connect to the shards. ConfigError where one may evict keys."""
-        client = self._client = self._connect()
-        if isinstance(client, redis.RedisCluster):
-            nodes = [client.nodes_manager.get_node_from_slot(key_slot(f"{{{tag:02x}}}".encode())) for tag in range(TAGS)]
-            shards = [client.get_redis_connection(node) for node in nodes]
-        else:
-            shards = [client] * TAGS
-        for shard in {id(shard): shard for shard in shards}.values():
-            policy = shard.info("memory").get("maxmemory_policy", "noeviction")
-            if policy != "noeviction":
-                raise ConfigError(
-                    f"Redis has maxmemory-policy {policy}: it would forget links of the identity graph in silence. Set "
-                    "`maxmemory-policy noeviction` there, or give it a Redis of its own (HEADWATER_IDENTITY_REDIS)"
-                )
-            for text in scripts.ALL:
-                shard.script_load(text)
-        self._shards = shards
-
-    def _connected(self) -> None:
-        """Connect to the shards unless connected. Retryable; ConfigError."""
-        if not self._shards:
-            try:
-                self._open()
-            except CONNECTION_ERRORS as error:
-                raise self._unavailable(error) from error
-
-    def _unavailable(self, error: Exception) -> StoreUnavailable:
-        """Close and return the error to raise. The next call reconnects: shards may have moved, a new Redis has no scripts."""
-        self.close()
-        return StoreUnavailable(f"the identity graph's Redis: {type(error).__name__}")
+        self._shards = RedisShards(connect)
 
     def close(self) -> None:
         """Close the connections."""
-        if self._client is not None:
-            self._client.close()
-        self._client, self._shards = None, []
-
-    def _send(self, commands: Sequence[Command]) -> Callable[[], list[Any]]:
-        """Send all commands, then read answers by the returned function, in order. Both raise Retryable."""
-        pending: list[tuple[Any, Any, list[int]]] = []
-
-        def unavailable(error: Exception) -> StoreUnavailable:
-            for pool, connection, _ in pending:
-                connection.disconnect()  # unread answers would go to the next user of the connection
-                pool.release(connection)
-            return self._unavailable(error)
-
-        def answers() -> list[Any]:
-            responses: list[Any] = [None] * len(commands)
-            try:
-                while pending:
-                    pool, connection, places = pending[0]
-                    for at in places:
-                        responses[at] = connection.read_response()
-                    pool.release(connection)
-                    del pending[0]
-            except CONNECTION_ERRORS as error:
-                raise unavailable(error) from error
-            return responses
-
-        self._connected()
-        by_shard: dict[int, list[int]] = {}
-        for at, (tag, _) in enumerate(commands):
-            by_shard.setdefault(id(self._shards[tag]), []).append(at)
-        try:
-            for places in by_shard.values():
-                pool = self._shards[commands[places[0]][0]].connection_pool
-                connection = pool.get_connection()
-                pending.append((pool, connection, places))
-                # Packed here: the client's own packing checks the type of each word and takes twice as long.
-                packed = [hiredis.pack_command(commands[at][1]) for at in places]
-                connection.send_packed_command([b"".join(packed)])
-        except CONNECTION_ERRORS as error:
-            raise unavailable(error) from error
-        return answers
-
-    def _run(self, commands: Sequence[Command]) -> list[Any]:
-        """Return the answers of commands, one round trip a shard. Retryable."""
-        return self._send(commands)()
-
-    def _run_script(self, script: str, kind: str, names: Sequence[str], *columns: Sequence[Any]) -> list[int]:
-        """Return a script's answer for each name's key of a kind, in order; one call for each tag. Retryable.
-
-        `columns`: the arguments, one sequence for each argument of the script.
-        """
-        by_tag: list[list[int]] = [[] for _ in range(TAGS)]
-        for at, name in enumerate(names):
-            by_tag[_TAG[name[1:3]]].append(at)
-        parts: list[list[int]] = []
-        commands: list[Command] = []
-        for tag, all_places in enumerate(by_tag):
-            prefix = f"{kind}:{_BRACED[tag]}:"
-            for start in range(0, len(all_places), SCRIPT_CHUNK):
-                places = all_places[start : start + SCRIPT_CHUNK]
-                keys = [prefix + names[at] for at in places]
-                arguments = [column[at] for at in places for column in columns]
-                parts.append(places)
-                commands.append((tag, ("EVALSHA", scripts.DIGESTS[script], len(keys), *keys, *arguments)))
-        answers = [0] * len(names)
-        for places, responses in zip(parts, self._run(commands), strict=True):
-            for at, answer in zip(places, responses, strict=True):
-                answers[at] = answer
-        return answers
-
-    def _mget(self, keys: Sequence[tuple[int, str]]) -> list[bytes | None]:
-        """Return the values of (tag, key) pairs, in few round trips. Retryable."""
-        self._connected()
-        # Tags matter only where there are several shards.
-        groups: dict[int, list[int]] = {}
-        if isinstance(self._client, redis.RedisCluster):
-            for at, (tag, _) in enumerate(keys):
-                groups.setdefault(tag, []).append(at)
-        else:
-            groups[0] = list(range(len(keys)))
-        parts = [
-            (tag, places[start : start + CHUNK]) for tag, places in groups.items() for start in range(0, len(places), CHUNK)
-        ]
-        responses = self._run([(tag, ("MGET", *(keys[at][1] for at in places))) for tag, places in parts])
-        values: list[bytes | None] = [None] * len(keys)
-        for (_, places), some in zip(parts, responses, strict=True):
-            for at, value in zip(places, some, strict=True):
-                values[at] = value
-        return values
+        self._shards.close()
 
     # -- the graph
 
     def read(self, nodes: Sequence[str]) -> list[Slot | None]:
         """See `GraphStore`. ConfigError where this Redis may evict slots."""
-        return list(map(_decode_slot, self._mget([(_TAG[node[1:3]], _KEYS[node[1:3]] + node) for node in nodes])))
+        return list(
+            map(_decode_slot, self._shards.mget([(TAG_OF_PREFIX[node[1:3]], _KEYS[node[1:3]] + node) for node in nodes]))
+        )
 
     def claim(self, claims: Mapping[bytes, bytes], now: float, topic_id: str = "") -> ClaimHolders:
         """See `GraphStore`."""
@@ -201,13 +73,13 @@ class RedisGraphStore:
         day = int(now // DAY_S)
         chunks, commands = list[list[bytes]](), list[Command]()
         for tag, of_tag in enumerate(by_tag):
-            prefix = f"e:{_BRACED[tag]}:{topic_id}:"
+            prefix = f"e:{BRACED_TAGS[tag]}:{topic_id}:"
             keys = [f"{prefix}{n}" for n in (day, day - 1, day + 1, day - 2)]
             for start in range(0, len(of_tag), 2 * SCRIPT_CHUNK):
                 pairs = of_tag[start : start + 2 * SCRIPT_CHUNK]
                 chunks.append(pairs)
                 commands.append((tag, ("EVALSHA", scripts.DIGESTS[scripts.CLAIM], len(keys), *keys, *pairs)))
-        answers = self._send(commands)
+        answers = self._shards.send(commands)
 
         def claim_holders() -> dict[bytes, bytes]:
             holders: dict[bytes, bytes] = {}
@@ -223,35 +95,37 @@ class RedisGraphStore:
         self._adopt((node, slot) for node, expected, slot, *_ in writes if expected is None or expected.parent != slot.parent)
         expected = ["" if write.expected is None else _encode_slot(write.expected)[1:] for write in writes]
         texts = [_encode_slot(write.slot) for write in writes]
-        written = self._run_script(scripts.WRITE, "n", [write.node for write in writes], expected, texts)
+        written = self._shards.run_script(scripts.WRITE, "n", [write.node for write in writes], expected, texts)
         return [won == 1 for won in written]
 
     def _adopt(self, slots: Iterable[tuple[str, Slot]]) -> None:
         """Add each slot's node to the children of its parent. Retryable."""
         new = [(slot.parent, node) for node, slot in slots if not is_root(node, slot)]
-        self._run_script(scripts.ADOPT, "c", [parent for parent, _ in new], [node for _, node in new])
+        self._shards.run_script(scripts.ADOPT, "c", [parent for parent, _ in new], [node for _, node in new])
 
     def admit(self, pairs: Sequence[Pair], day: int) -> list[bool]:
         """See `GraphStore`. A member is stored by a part of its name."""
         names = [f"{holder}:{limit.rule}" for holder, _, limit in pairs]
         members = [member[1:13] for _, member, _ in pairs]
         most, days = [limit.most for *_, limit in pairs], [limit.days for *_, limit in pairs]
-        answers = self._run_script(scripts.ADMIT, "w", names, members, most, [day] * len(pairs), days)
+        answers = self._shards.run_script(scripts.ADMIT, "w", names, members, most, [day] * len(pairs), days)
         return [answer == 1 for answer in answers]
 
     def confirm(self, slots: Iterable[tuple[str, Slot]]) -> None:
         """See `GraphStore`."""
         pairs = list(slots)
-        self._run_script(scripts.CONFIRM, "n", [node for node, _ in pairs], [_encode_slot(slot)[1:] for _, slot in pairs])
+        self._shards.run_script(
+            scripts.CONFIRM, "n", [node for node, _ in pairs], [_encode_slot(slot)[1:] for _, slot in pairs]
+        )
 
     def unlogged_rewrites(self) -> list[str]:
         """See `GraphStore`."""
-        members = self._run([(tag, ("SMEMBERS", f"r:{braced}")) for tag, braced in enumerate(_BRACED)])
+        members = self._shards.run([(tag, ("SMEMBERS", f"r:{braced}")) for tag, braced in enumerate(BRACED_TAGS)])
         return sorted(node.decode() for some in members for node in some)
 
     def children(self, nodes: Sequence[str]) -> list[set[str]]:
         """See `GraphStore`."""
-        members = self._run([(tag_of(node), ("SMEMBERS", _key("c", node))) for node in nodes])
+        members = self._shards.run([(tag_of(node), ("SMEMBERS", _key("c", node))) for node in nodes])
         return [{child.decode() for child in some} for some in members]
 
     # -- refusals
@@ -270,7 +144,7 @@ class RedisGraphStore:
 
     def _refusal_texts(self, nodes: Sequence[str]) -> list[bytes | None]:
         # Texts, not hashes: one MGET reads all nodes of a batch, most of which have none.
-        return self._mget([(_TAG[node[1:3]], _REFUSAL_KEYS[node[1:3]] + node) for node in nodes])
+        return self._shards.mget([(TAG_OF_PREFIX[node[1:3]], _REFUSAL_KEYS[node[1:3]] + node) for node in nodes])
 
     def _revise(self, refusals: Mapping[str, Refusals], revise: Callable[[Refusals, Refusals], Refusals]) -> None:
         """Replace what each node remembers by `revise(current, new)`. Retryable."""
@@ -285,7 +159,7 @@ class RedisGraphStore:
                 if revised is not current:
                     replaced[node] = text or b"", to_text(revised)
             before, after = [text for text, _ in replaced.values()], [text for _, text in replaced.values()]
-            answers = self._run_script(scripts.REPLACE, "f", list(replaced), before, after, [REFUSAL_S] * len(replaced))
+            answers = self._shards.run_script(scripts.REPLACE, "f", list(replaced), before, after, [REFUSAL_S] * len(replaced))
             waiting = [node for node, answer in zip(replaced, answers, strict=True) if not answer]
         raise Retryable("other workers change the refusals of the same nodes all the time")
 
@@ -293,11 +167,11 @@ class RedisGraphStore:
 
     def save_note(self, node: str, text: str) -> None:
         """Save a text for a node for a month, replacing an earlier one. Retryable."""
-        self._run([(tag_of(node), ("SET", _key("s", node), text, "EX", NOTE_S))])
+        self._shards.run([(tag_of(node), ("SET", _key("s", node), text, "EX", NOTE_S))])
 
     def load_note(self, node: str) -> str | None:
         """Return the text saved for a node, or None. Retryable."""
-        (text,) = self._mget([(tag_of(node), _key("s", node))])
+        (text,) = self._shards.mget([(tag_of(node), _key("s", node))])
         return None if text is None else text.decode()
 
     def forget(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
@@ -306,21 +180,21 @@ class RedisGraphStore:
         commands += [(tag_of(node), ("DEL", _key("f", node))) for node in nodes]
         commands += [(tag_of(at), (f"{kind}REM", key, *some)) for at, kind, key, some in _memberships(nodes, holders)]
         commands += [(tag_of(at), ("DEL", _key("s", at))) for at in self._nodes_with_notes(nodes, holders)]
-        return sum(self._run(commands))
+        return sum(self._shards.run(commands))
 
     def count_memberships(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
         """See `GraphStore`."""
-        count: int = sum(self._run([(tag_of(node), ("EXISTS", *_sets(node))) for node in nodes]))
-        count += sum(self._run([(tag_of(node), ("EXISTS", _key("f", node))) for node in nodes]))
+        count: int = sum(self._shards.run([(tag_of(node), ("EXISTS", *_sets(node))) for node in nodes]))
+        count += sum(self._shards.run([(tag_of(node), ("EXISTS", _key("f", node))) for node in nodes]))
         members = list(_memberships(nodes, holders))
         commands = [(tag_of(at), ("SMISMEMBER" if kind == "S" else "ZMSCORE", key, *some)) for at, kind, key, some in members]
-        count += sum(answer not in (0, None) for answers in self._run(commands) for answer in answers)
+        count += sum(answer not in (0, None) for answers in self._shards.run(commands) for answer in answers)
         return count + len(self._nodes_with_notes(nodes, holders))
 
     def _nodes_with_notes(self, nodes: Sequence[str], holders: Sequence[str]) -> list[str]:
         """Return nodes whose note belongs to `nodes` or names one of them."""
         candidates = sorted({*nodes, *holders})
-        texts = self._mget([(tag_of(at), _key("s", at)) for at in candidates])
+        texts = self._shards.mget([(tag_of(at), _key("s", at)) for at in candidates])
         names = [node.encode() for node in nodes]
         return [
             at
@@ -339,7 +213,7 @@ class RedisGraphStore:
         nodes = list(newest)
         before = self.read(nodes)
         texts = [_encode_slot(slot._replace(logged=True)) for slot in newest.values()]
-        answers = self._run_script(scripts.RESTORE, "n", nodes, texts, [slot.epoch for slot in newest.values()])
+        answers = self._shards.run_script(scripts.RESTORE, "n", nodes, texts, [slot.epoch for slot in newest.values()])
         # Only for slots that were written: the log keeps older records for long, also of nodes erased since.
         self._adopt((node, newest[node]) for node, answer in zip(nodes, answers, strict=True) if answer)
         stale_links = [
@@ -347,7 +221,7 @@ class RedisGraphStore:
             for node, current, answer in zip(nodes, before, answers, strict=True)
             if answer == 1 and current is not None and current.parent not in (node, newest[node].parent)
         ]
-        self._run([(tag_of(parent), ("SREM", _key("c", parent), node)) for parent, node in stale_links])
+        self._shards.run([(tag_of(parent), ("SREM", _key("c", parent), node)) for parent, node in stale_links])
         return answers.count(1)
 
     def expire(self, slots: Sequence[tuple[str, Slot | None]]) -> list[bool]:
@@ -357,41 +231,26 @@ class RedisGraphStore:
         slots_before = [expected or current for (_, expected), current in zip(slots, self.read(nodes), strict=True)]
         above = [(node, slot) for node, slot in zip(nodes, slots_before, strict=True) if slot is not None]
         # Leave the parents' sets first: a worker that links them again re-adds them once the slot is gone.
-        self._run([(tag_of(slot.parent), ("SREM", _key("c", slot.parent), node)) for node, slot in above])
+        self._shards.run([(tag_of(slot.parent), ("SREM", _key("c", slot.parent), node)) for node, slot in above])
         texts = ["" if slot is None else _encode_slot(slot)[1:] for _, slot in slots]
-        expired = [answer == 1 for answer in self._run_script(scripts.EXPIRE, "n", nodes, texts)]
+        expired = [answer == 1 for answer in self._shards.run_script(scripts.EXPIRE, "n", nodes, texts)]
         still = {node for node, went in zip(nodes, expired, strict=True) if not went}
         self._adopt([pair for pair in above if pair[0] in still])
         return expired
 
     def reset_limits(self, nodes: Sequence[str]) -> None:
         """Delete the members counted for limits of nodes, and their notes. Retryable."""
-        self._run([(tag_of(node), ("DEL", *_sets(node)[1:], _key("s", node))) for node in nodes])
+        self._shards.run([(tag_of(node), ("DEL", *_sets(node)[1:], _key("s", node))) for node in nodes])
 
     def scan_nodes(self) -> Iterator[list[str]]:
         """Yield the nodes of all slots in chunks; slots written meanwhile may be missing or occur twice. Retryable."""
-        nodes: list[str] = []
-        self._connected()
-        try:
-            for shard in {id(shard): shard for shard in self._shards}.values():
-                for key in shard.scan_iter(match="n:*", count=1_000):
-                    nodes.append(key.decode().rpartition(":")[2])
-                    if len(nodes) == CHUNK:
-                        yield nodes
-                        nodes = []
-        except CONNECTION_ERRORS as error:
-            raise self._unavailable(error) from error
-        if nodes:
-            yield nodes
-
-
-def tag_of(node: str) -> int:
-    """Return the hash tag of a node's keys."""
-    return _TAG[node[1:3]]
+        nodes = (key.rpartition(":")[2] for key in self._shards.scan("n:*"))
+        while chunk := list(islice(nodes, CHUNK)):
+            yield chunk
 
 
 def _key(kind: str, node: str) -> str:
-    return f"{kind}:{_BRACED[_TAG[node[1:3]]]}:{node}"
+    return f"{kind}:{BRACED_TAGS[TAG_OF_PREFIX[node[1:3]]]}:{node}"
 
 
 def _sets(node: str) -> list[str]:

@@ -10,7 +10,8 @@ from itertools import chain
 from typing import Protocol
 
 from infra.errors import Retryable
-from streams.identity.graph.union_find import LIMITS, Pair, Slot, Write, is_root
+from streams.identity.graph.limits import LIMITS, Pair
+from streams.identity.graph.union_find import Slot, Write, is_root
 from streams.identity.refusals.refusals import NONE, Refusals, confirm_signalled, merge_refusals
 
 LONGEST_CLAIM = 80

@@ -4,8 +4,9 @@ import hashlib
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from streams.identity.graph.limits import USER
 from streams.identity.graph.store import GraphStore
-from streams.identity.graph.union_find import ERASED, USER, GraphView, Slot, is_root
+from streams.identity.graph.union_find import ERASED, GraphView, Slot, is_root
 
 REVOCATIONS, SIGNALS, REQUESTS = "consent.revocations", "consent.signals", "privacy.requests"
 MOST_NODES = 10_000

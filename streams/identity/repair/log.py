@@ -17,9 +17,10 @@ from schemas.codec import Record, Undecodable, decode
 from schemas.registry import Registry
 from streams.identity.evidence import LINKS
 from streams.identity.graph.fence import RebuiltStore
+from streams.identity.graph.limits import LIMITS, Pair, limited_pairs
 from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.slots import MERGES, slot_of
-from streams.identity.graph.union_find import ERASED, LIMITS, Pair, Slot, is_root, limited_pairs
+from streams.identity.graph.union_find import ERASED, Slot, is_root
 from streams.identity.nodes import NodeKeys
 from streams.identity.reading import DAY_MS, is_node
 from streams.identity.refusals.handover import expand

@@ -7,7 +7,8 @@ points out of that part. A demoted node keeps together what hung under it before
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from streams.identity.graph.union_find import ERASED, SHARED, USER, GraphView, Nodes, Slot, Write, is_root
+from streams.identity.graph.limits import USER
+from streams.identity.graph.union_find import ERASED, SHARED, GraphView, Nodes, Slot, Write, is_root
 from streams.identity.nodes import Alias
 
 SPLIT = "split"

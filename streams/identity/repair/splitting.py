@@ -15,10 +15,11 @@ from infra.settings import Settings
 from schemas.codec import Record, decode, encode
 from schemas.registry import Registry
 from streams.identity.evidence import CONFLICTS, LINKS, conflict_record
-from streams.identity.graph.redis_store import CHUNK
+from streams.identity.graph.limits import USER
+from streams.identity.graph.redis_shards import CHUNK
 from streams.identity.graph.slots import MERGES, log_key, slot_record
 from streams.identity.graph.store import GraphStore
-from streams.identity.graph.union_find import ERASED, USER, Nodes, Slot, Write
+from streams.identity.graph.union_find import ERASED, Nodes, Slot, Write
 from streams.identity.nodes import Alias
 from streams.identity.refusals.revocation import find_children, find_root
 from streams.identity.repair.split import SPLIT, ComponentTree, ProfileRewrite, SplitPlan, plan_split

@@ -14,11 +14,11 @@ from infra.settings import Settings
 from schemas.codec import decode
 from schemas.registry import Registry
 from streams.identity.evidence import CONFLICTS, LINKS
-from streams.identity.graph.hubs import DegreeSketch, Members, collect, find_suspects, joins_strangers
 from streams.identity.graph.store import StoreUnavailable
 from streams.identity.graph.union_find import ERASED, Nodes
 from streams.identity.nodes import Alias
 from streams.identity.reading import DAY_MS
+from streams.identity.repair.hubs import DegreeSketch, Members, collect, find_suspects, joins_strangers
 from streams.identity.repair.split import SPLIT, SplitPlan
 from streams.identity.repair.splitting import (
     EvidenceReader,

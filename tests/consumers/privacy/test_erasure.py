@@ -27,9 +27,10 @@ from schemas.codec import encode
 from schemas.registry import Registry
 from streams.consent.ledger.store import RedisStateStore
 from streams.identity.evidence import link_record
+from streams.identity.graph.limits import Limit, Pair
 from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.slots import log_key, slot_record
-from streams.identity.graph.union_find import Limit, Pair, Slot, Write
+from streams.identity.graph.union_find import Slot, Write
 from streams.identity.nodes import NodeKeys, alias, versions
 from streams.identity.refusals.refusals import Refusal, RememberedRefusal, Scope
 from streams.identity.repair import erasing as graph

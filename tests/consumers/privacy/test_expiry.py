@@ -26,9 +26,10 @@ from infra.ops.embedded.servers.kafka import EmbeddedKafka
 from infra.telemetry.metrics import Metrics
 from schemas.codec import decode, encode
 from streams.identity.evidence import LINKS, link_id, link_record
+from streams.identity.graph.limits import Limit, Pair
 from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.slots import MERGES, log_key, slot_record
-from streams.identity.graph.union_find import SHARED, Limit, Nodes, Pair, Slot, Write
+from streams.identity.graph.union_find import SHARED, Nodes, Slot, Write
 from streams.identity.nodes import alias
 from streams.identity.repair.log import compare_with_log, read_log, rebuild
 from streams.identity.stage import IdentityDependencies, IdentityStage

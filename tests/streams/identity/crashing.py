@@ -7,9 +7,10 @@ from typing import NamedTuple, TypeVar
 from infra.secrets import Secret
 from infra.telemetry.metrics import Metrics
 from schemas.codec import Record, decode, encode
+from streams.identity.graph.limits import NOTHING, Pair
 from streams.identity.graph.slots import MERGES, slot_of
 from streams.identity.graph.store import ClaimHolders, MemoryGraphStore
-from streams.identity.graph.union_find import NOTHING, GraphView, Pair, Slot, Write
+from streams.identity.graph.union_find import GraphView, Slot, Write
 from streams.identity.nodes import alias
 from streams.identity.reading import CONSENTED, RESOLVED
 from streams.identity.refusals.refusals import Refusals

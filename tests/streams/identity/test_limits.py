@@ -10,12 +10,13 @@ import redis
 from infra.secrets import Secret
 from schemas.codec import decode
 from streams.identity.evidence import CONFLICTS, LINKS
-from streams.identity.graph.hubs import collect
+from streams.identity.graph.limits import LIMITS, USER
 from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.store import GraphStore, MemoryGraphStore
-from streams.identity.graph.union_find import LIMITS, SHARED, USER
+from streams.identity.graph.union_find import SHARED
 from streams.identity.nodes import TIERS, NodeKeys, event_nodes
 from streams.identity.reading import DAY_MS
+from streams.identity.repair.hubs import collect
 from streams.identity.repair.tidying import find_hubs, tidy
 from tests.streams.identity.line import REGISTRY, T, event
 from tests.streams.identity.repair.test_split import ALIAS
@@ -124,7 +125,7 @@ def test_a_constant_of_before_is_found_by_the_log(
     """What was merged while there was no limit: the evidence gives the constant away, and nobody else."""
     house = House(store := MemoryGraphStore())
     with monkeypatch.context() as patched:
-        patched.setattr("streams.identity.graph.union_find.LIMITS", {})
+        patched.setattr("streams.identity.graph.limits.LIMITS", {})
         for day in range(150):
             house.send([[constant, own(kind, day)], [own(kind, day), own("cookie", 1_000 + day)]], day)
     assert house.largest(kind, range(150), 150) == 150
@@ -144,7 +145,7 @@ def test_the_ids_of_one_kiosk_do_not_vouch_for_each_other(monkeypatch: pytest.Mo
     assert sorted(node for node, _ in house.conflicts) == sorted(map(node_of, kiosk))
     before = House(store := MemoryGraphStore())
     with monkeypatch.context() as patched:
-        patched.setattr("streams.identity.graph.union_find.LIMITS", {})
+        patched.setattr("streams.identity.graph.limits.LIMITS", {})
         for person in range(30):
             before.send([[*kiosk, own("email", person)]], 3 * person)
     assert found_by_log(before, store) == sorted(map(node_of, kiosk))

@@ -13,7 +13,8 @@ from infra.errors import ConfigError, Retryable
 from infra.secrets import Secret
 from infra.settings import Settings
 from streams.identity.app import open_store, parse_seeds
-from streams.identity.graph.redis_store import TAGS, RedisGraphStore, tag_of
+from streams.identity.graph.redis_shards import TAGS, tag_of
+from streams.identity.graph.redis_store import RedisGraphStore
 from streams.identity.graph.store import GraphStore, MemoryGraphStore
 from streams.identity.graph.union_find import SHARED, Slot, Write
 from streams.identity.nodes import alias as make_alias

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from streams.identity import reading
 from streams.identity.graph import graph
-from streams.identity.graph import union_find as rules
+from streams.identity.graph import limits as limit_table
+from streams.identity.graph.limits import Limit
 from streams.identity.graph.slots import MERGES, SlotLog
 from streams.identity.graph.store import MemoryGraphStore
-from streams.identity.graph.union_find import ERASED, Limit, Nodes, Slot
+from streams.identity.graph.union_find import ERASED, Nodes, Slot
 from streams.identity.reading import RESOLVED
 from streams.identity.repair.splitting import split_node
 from streams.identity.stage import IdentityStage
@@ -97,7 +98,7 @@ def test_what_is_remembered_changes_nothing(
     last: list[bytes | None] = []
     end = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rules, "LIMITS", LIMITS)
+        patch.setattr(limit_table, "LIMITS", LIMITS)
         patch.setattr(graph, "MAX_CACHED_SLOTS", slots)
         patch.setattr(reading, "MAX_CACHED_SETS", combinations)
         for action, of in steps:

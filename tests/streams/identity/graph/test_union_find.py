@@ -6,13 +6,12 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from streams.identity.graph.limits import Limit, Pair
 from streams.identity.graph.union_find import (
     SHARED,
     TWO_USERS,
     Events,
     GraphView,
-    Limit,
-    Pair,
     Slot,
     Write,
     home_root,

@@ -24,8 +24,9 @@ from schemas.codec import Record, decode
 from streams.identity.app import open_rebuilt, open_store
 from streams.identity.commands.identity import app
 from streams.identity.evidence import CONFLICTS
+from streams.identity.graph.limits import LIMITS
 from streams.identity.graph.store import MemoryGraphStore
-from streams.identity.graph.union_find import ERASED, LIMITS, SHARED, GraphView, Slot
+from streams.identity.graph.union_find import ERASED, SHARED, GraphView, Slot
 from streams.identity.nodes import TIERS, NodeKeys, alias, event_nodes, versions
 from streams.identity.reading import CONSENTED, RESOLVED
 from streams.identity.refusals.revocation import REVOCATIONS, SIGNALS, find_component

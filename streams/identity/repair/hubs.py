@@ -9,7 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from enum import Enum
 
-from streams.identity.graph.union_find import LIMITS, Limit, Nodes
+from streams.identity.graph.limits import LIMITS, Limit
+from streams.identity.graph.union_find import Nodes
 from streams.identity.repair.split import connected_parts
 
 

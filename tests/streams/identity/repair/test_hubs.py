@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.identity.graph.hubs import (
+from streams.identity.graph.limits import LIMITS
+from streams.identity.graph.union_find import Nodes
+from streams.identity.repair.hubs import (
     DegreeSketch,
     LimitRules,
     Members,
@@ -15,7 +17,6 @@ from streams.identity.graph.hubs import (
     find_suspects,
     joins_strangers,
 )
-from streams.identity.graph.union_find import LIMITS, Nodes
 
 NODES = [f"{tier}{n * 0x01010101:08x}{n:024x}" for tier in "0123" for n in range(40)]
 COMBINATION = st.lists(st.sampled_from(NODES), min_size=2, max_size=5, unique=True).map(lambda some: tuple(sorted(some)))
@@ -98,7 +99,7 @@ def test_contacts_that_nothing_else_links_are_strangers() -> None:
 
 def test_memory_of_one_holder_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A constant that joined millions is known after a few."""
-    monkeypatch.setattr("streams.identity.graph.hubs.MOST_MEMBERS", 20)
+    monkeypatch.setattr("streams.identity.repair.hubs.MOST_MEMBERS", 20)
     assert len(members(DEVICE, [(DEVICE, cookie) for cookie in cookies(100)])) == 20
     assert members(DEVICE, [(DEVICE, COOKIE), (DEVICE, COOKIE)]) == {COOKIE: 0}
 

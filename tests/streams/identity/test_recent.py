@@ -1,6 +1,6 @@
 """What a worker remembers of its own events while the graph is away."""
 
-from streams.identity.graph.recent import RecentEvents
+from streams.identity.recent import RecentEvents
 
 
 def test_retries_are_known_and_replays_are_none() -> None:
