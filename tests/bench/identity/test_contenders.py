@@ -1,4 +1,4 @@
-"""Who competes in the identity bench: what each does on a few events, and all of them on a small world."""
+"""Contenders of the identity bench: each on a few events, and all on a small world."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -27,28 +27,28 @@ D1, C1, C2, C3, M1 = "1" + "a" * 32, "2" + "b" * 32, "2" + "c" * 32, "2" + "d" *
 
 
 def events(*rows: Sequence[str]) -> list[WorldEvent]:
-    """Events with these nodes, one after another."""
+    """Build events with these nodes, in order."""
     return [WorldEvent(n, n, f"e{n}", tuple(sorted(nodes)), 0, OWN) for n, nodes in enumerate(rows)]
 
 
 def quiet(n: int) -> None:
-    """Nobody watches."""
+    """Ignore progress."""
 
 
 def groups(canonicals: Canonicals) -> list[int]:
-    """Canonicals by the place at which each came first."""
+    """Number canonicals in the order they first appear."""
     first: dict[str | int, int] = {}
     return [first.setdefault(canonical, len(first)) for canonical in canonicals]
 
 
 @pytest.fixture(scope="module")
 def world() -> IdentityWorld:
-    """A small one."""
+    """A small world."""
     return make_world(Rates(events=6_000), 2)
 
 
 def test_the_stage_stamps_and_follows() -> None:
-    """An id that was stamped before it was known to be another's is followed there; a duplicate counts once."""
+    """A profile that was assigned before its id was linked to another is followed there; a duplicate counts once."""
     world_events = events([C1], [C2], [C2, U1], [C1, U1], [C2])
     result, tidied = stage([*world_events, world_events[0]._replace(arrived=9)], quiet, size=1)
     assert (tidied.canonicals, tidied.at_arrival) == (result.canonicals, result.at_arrival), "nothing was demoted"
@@ -57,7 +57,7 @@ def test_the_stage_stamps_and_follows() -> None:
 
 
 def test_tidied_rows_are_whose_the_rest_of_the_evidence_says() -> None:
-    """What only a shared device had linked is free, and its own events are nobody's; who has other evidence keeps it."""
+    """After tidying, ids linked by a shared device alone are free, its own events are nobody's, and other evidence holds."""
     world_events = events([U1, D1], [D1, C1], [C1], [U1, C2], [D1], [U2, D1], [D1])
     as_stamped, tidied = stage(world_events, quiet, size=1)
     assert groups(as_stamped.canonicals) == [0, 0, 0, 0, 0, 1, 2]
@@ -67,13 +67,13 @@ def test_tidied_rows_are_whose_the_rest_of_the_evidence_says() -> None:
 
 
 def test_following_ends() -> None:
-    """At a user's label, at a node that stands under itself, at one without a slot."""
+    """Following a profile ends at a user's label, at a node that points at itself, and at one without a slot."""
     slots = {C1: Slot(U1, True), U1: Slot(C2, True), C2: Slot(U1, True), C3: Slot(C3, True), D1: Slot(C3, True)}
     assert [follow_profile(slots, profile) for profile in (C1, U1, C2, C3, D1, U2)] == [C2, C2, C2, C3, C3, U2]
 
 
 def test_the_union_of_all_merges_users() -> None:
-    """Two users on one cookie become one; stamps are what was known when they were made."""
+    """Two users on one cookie become one person; events keep the profile that was known on arrival."""
     world_events = events([C1], [U1], [C1, U1], [C1, U2], [U3])
     result = union_of_all(world_events, quiet, size=1)
     assert groups(result.canonicals) == [0, 0, 0, 0, 1]
@@ -82,7 +82,7 @@ def test_the_union_of_all_merges_users() -> None:
 
 
 def test_caps_refuse_the_link_that_is_too_many() -> None:
-    """An e-mail has one user; a device three."""
+    """An e-mail may have one user, a device three."""
     result = capped_union(events([U1, M1], [U2, M1], [M1]), quiet)
     assert groups(result.canonicals) == [0, 1, 0]
     result = capped_union(events([U1, D1], [U2, D1], [U3, D1], [U4, D1], [D1]), quiet)
@@ -90,7 +90,7 @@ def test_caps_refuse_the_link_that_is_too_many() -> None:
 
 
 def test_unique_only_gives_a_cookie_to_its_only_user() -> None:
-    """Also its events of before; a cookie of two users is nobody's; an e-mail stands in where there is no user."""
+    """Earlier events included; a cookie of two users is nobody's; an e-mail owns it where there is no user."""
     result = unique_only(events([C1], [C1, U1], [C2, U1], [C2, U2], [C2], [C3, M1], [C3], [M1, U2], [C1, C3]), quiet)
     assert result.canonicals == [U1, U1, U1, U2, C2, U2, U2, U2, U1]
 
@@ -108,18 +108,18 @@ def test_components_are_those_of_scipy(world: IdentityWorld, resolve: Callable[.
 
 
 def as_stamped(deliveries: Sequence[WorldEvent], advance: Advance) -> ContenderResult:
-    """The stage alone."""
+    """Return the result of the stage alone."""
     return stage(deliveries, advance)[0]
 
 
 def tidied(deliveries: Sequence[WorldEvent], advance: Advance) -> ContenderResult:
-    """The stage, and what was put right afterwards."""
+    """Return the result of the stage after tidying."""
     return stage(deliveries, advance)[1]
 
 
 @pytest.mark.parametrize("resolve", [as_stamped, tidied, union_of_all, capped_union, unique_only, labels_in_sql])
 def test_everybody_is_scored_on_a_small_world(world: IdentityWorld, resolve: Callable[..., ContenderResult]) -> None:
-    """One canonical an event, the same again in a second run, shares between 0 and 1, no recall above the bound by much."""
+    """Each contender is deterministic, with shares between 0 and 1 and a recall near or below the bound."""
     deliveries = first_deliveries(world.events)
     progress: list[int] = []
     shown = world.events if resolve in (as_stamped, tidied) else deliveries
@@ -135,6 +135,6 @@ def test_everybody_is_scored_on_a_small_world(world: IdentityWorld, resolve: Cal
 
 
 def test_the_stage_never_has_two_users_in_one(world: IdentityWorld) -> None:
-    """Its first invariant, seen from outside."""
+    """No profile of the stage has two users."""
     for result in stage(world.events, quiet):
         assert score(world, first_deliveries(world.events), result.canonicals, result.at_arrival).two_users == 0

@@ -1,4 +1,4 @@
-"""Figures of the identity bench, against examples that are counted by hand."""
+"""Scores of the identity bench, against examples counted by hand."""
 
 import pytest
 
@@ -12,7 +12,7 @@ WORLD = IdentityWorld(households=[0, 0, 1], users=[U0, U1, None], shared_nodes={
 
 
 def event(n: int, person: int, *nodes: str, place: str = OWN) -> WorldEvent:
-    """One event."""
+    """Build one event."""
     return WorldEvent(n, n, f"e{n}", nodes, person, place)
 
 
@@ -43,7 +43,7 @@ def test_figures_are_those_counted_by_hand() -> None:
 
 
 def test_two_users_are_counted_by_what_events_carry() -> None:
-    """One canonical for all has both user ids; without stamps there is no staleness."""
+    """One canonical for all has both user ids; without profiles on arrival there is no staleness."""
     figures = score(WORLD, EVENTS, [0] * 6, None)
     assert (figures.two_users, figures.stale, figures.overrides) == (1, None, None)
     assert figures.wrong == 3 / 6
@@ -52,7 +52,7 @@ def test_two_users_are_counted_by_what_events_carry() -> None:
 
 
 def test_the_bound_is_what_nodes_can_tell() -> None:
-    """Two persons who are anonymous at one kiosk cannot be told apart; person 1's kiosk event cannot be known as hers."""
+    """Two anonymous persons at one kiosk cannot be told apart, and person 1's kiosk event cannot be attributed."""
     figures = bound(WORLD, EVENTS)
     assert figures.wrong == 1 / 6
     assert figures.wrong_known == 0.0
@@ -61,7 +61,7 @@ def test_the_bound_is_what_nodes_can_tell() -> None:
 
 
 def test_the_bound_is_reached_by_who_knows_the_truth() -> None:
-    """Its components connect what one person's own events connect, and nothing else."""
+    """Components of the truth connect what one person's own events connect, and nothing else."""
     components = person_components(EVENTS)
     assert components[0] == components[1] == components[2]
     assert len(set(components)) == 4
@@ -69,7 +69,7 @@ def test_the_bound_is_reached_by_who_knows_the_truth() -> None:
 
 
 def test_wrong_events_have_causes() -> None:
-    """By place, or by what merged one's own device with another's; and whether a conflict gave it away."""
+    """The cause is the place, or what merged the own device with another's; conflicts that reveal it are counted."""
     assert wrong_by_cause(WORLD, EVENTS, ["x", "x", "x", "y", "x", "y"]) == {
         f"hidden, at: {KIOSK}": 1 / 6,
         f"unavoidable, at: {KIOSK}": 1 / 6,
@@ -85,7 +85,7 @@ def test_wrong_events_have_causes() -> None:
 
 
 def test_lost_pairs_have_causes() -> None:
-    """Six pairs of person 0, one of them at home, all apart; two of person 1 that nothing connects."""
+    """Six pairs of person 0, one of them at home, all apart; two of person 1 without evidence."""
     events = [
         event(0, 0, U0, C0),
         event(1, 0, C0),
@@ -104,6 +104,6 @@ def test_lost_pairs_have_causes() -> None:
 
 
 def test_the_first_delivery_keeps_its_place() -> None:
-    """A duplicate is left out, and what came between stays between."""
+    """Duplicates are left out and the order is kept."""
     again = EVENTS[0]._replace(arrived=9)
     assert first_deliveries([*EVENTS[:3], again, *EVENTS[3:], again]) == EVENTS

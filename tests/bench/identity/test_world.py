@@ -1,4 +1,4 @@
-"""The identity world: one for each seed, and as it was asked for."""
+"""The identity world is reproducible and follows its rates."""
 
 import hashlib
 import os
@@ -29,12 +29,12 @@ print(hashlib.sha256(repr(make_world(Rates(events=3_000), 5)).encode()).hexdiges
 
 @pytest.fixture(scope="module")
 def world() -> IdentityWorld:
-    """One that is large enough for its shares to be near the rates."""
+    """A world large enough for its shares to be near the rates."""
     return make_world(RATES, 3)
 
 
 def test_a_seed_is_a_world() -> None:
-    """The same seed gives the same world in another process, whatever its hash seed; another seed gives another one."""
+    """One seed gives the same world in another process, whatever its hash seed; another seed gives another world."""
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     root = Path(__file__).parents[3]
     process = subprocess.run(
@@ -46,7 +46,7 @@ def test_a_seed_is_a_world() -> None:
 
 
 def test_as_many_events_as_asked_and_some_twice(world: IdentityWorld) -> None:
-    """Duplicates come on top, have the same id, content and time, and come later."""
+    """Duplicates come on top, with the same id, content and time, and arrive later."""
     events = first_deliveries(world.events)
     assert RATES.events <= len(events) < RATES.events * 1.01
     assert (len(world.events) - len(events)) / len(events) == pytest.approx(RATES.duplicates, rel=0.25)
@@ -57,7 +57,7 @@ def test_as_many_events_as_asked_and_some_twice(world: IdentityWorld) -> None:
 
 
 def test_events_stand_in_the_order_they_arrive(world: IdentityWorld) -> None:
-    """Most arrive within seconds, some late by hours or days, none before it happened, none later than the cap."""
+    """Most events arrive within seconds, some hours or days late, none before it happened or after the cap."""
     arrived = [event.arrived for event in world.events]
     assert arrived == sorted(arrived)
     late = [event.arrived - event.ts for event in first_deliveries(world.events)]
@@ -69,7 +69,7 @@ def test_events_stand_in_the_order_they_arrive(world: IdentityWorld) -> None:
 
 
 def test_nodes_are_what_the_door_makes(world: IdentityWorld) -> None:
-    """Strongest first, none twice, never none; blocked literals vanish, one junk device id does not."""
+    """Nodes are sorted, unique and never empty; blocked literals vanish, one junk device id does not."""
     for event in world.events:
         assert event.nodes == tuple(sorted(set(event.nodes)))
         assert event.nodes
@@ -82,7 +82,7 @@ def test_nodes_are_what_the_door_makes(world: IdentityWorld) -> None:
 
 
 def test_a_user_id_is_its_persons(world: IdentityWorld) -> None:
-    """But for sessions that were left open, and for the broken release's constant."""
+    """User ids belong to their person, except in sessions left open and for the broken release's constant."""
     for event in world.events:
         user = event.nodes[0]
         if user[0] == "0" and user not in world.shared_nodes and event.place != LEFT_OPEN:
@@ -92,7 +92,7 @@ def test_a_user_id_is_its_persons(world: IdentityWorld) -> None:
 
 
 def test_only_what_is_marked_is_several_persons(world: IdentityWorld) -> None:
-    """A node that two persons have is shared, a kiosk's or junk, or it was carried in a session that was left open."""
+    """A node of two persons is marked as shared, or came in a session left open."""
     people: dict[str, set[int]] = defaultdict(set)
     for event in world.events:
         for member in event.nodes if event.place != LEFT_OPEN else ():
@@ -102,7 +102,7 @@ def test_only_what_is_marked_is_several_persons(world: IdentityWorld) -> None:
 
 
 def test_shares_are_near_the_rates(world: IdentityWorld) -> None:
-    """Persons, kiosks and shared devices are as frequent as asked for."""
+    """Persons, kiosks and shared devices are as frequent as the rates say."""
     events = first_deliveries(world.events)
     sizes = Counter(Counter(world.households).values())
     assert sizes[1] / sum(sizes.values()) == pytest.approx(RATES.household_sizes[0], abs=0.03)
@@ -121,7 +121,7 @@ def test_shares_are_near_the_rates(world: IdentityWorld) -> None:
 
 
 def test_one_in_twenty_is_shared() -> None:
-    """Of all browsers and devices, though only households of several share any."""
+    """One in twenty carriers is shared, though only households of several persons share any."""
     rng = random.Random(4)
     drawn = [draw_household(n, n * 9, rng, RATES) for n in range(4_000)]
     mine = [carrier for household in drawn for person in household.people for carrier in carriers(person)]
@@ -130,7 +130,7 @@ def test_one_in_twenty_is_shared() -> None:
 
 
 def test_cookies_die(world: IdentityWorld) -> None:
-    """Who comes often has more cookies than browsers."""
+    """Frequent visitors have more cookies than browsers."""
     cookies: defaultdict[int, set[str]] = defaultdict(set)
     days: defaultdict[int, set[int]] = defaultdict(set)
     for event in world.events:

@@ -1,4 +1,4 @@
-"""Whoever ends wherever, whoever is faster: the graph is the oracle's, and its log alone says the same."""
+"""Whichever worker crashes or overtakes, the graph is the oracle's, and the log alone says the same."""
 
 import numpy as np
 import pytest
@@ -28,12 +28,12 @@ NODES = [node for nodes in OWN.values() for node in nodes]
 
 
 def some(nodes: list[str]) -> st.SearchStrategy[Nodes]:
-    """An event with one to four of these."""
+    """Strategy for an event with one to four of these nodes."""
     return st.lists(st.sampled_from(nodes), min_size=1, max_size=4, unique=True).map(lambda nodes: tuple(sorted(nodes)))
 
 
 PEACEFUL = st.lists(st.integers(0, PEOPLE - 1).flatmap(lambda person: some(OWN[person])), min_size=1, max_size=24)
-"""Nobody uses what is another one's."""
+"""Events without conflicts."""
 CONFLICTED = st.lists(some(NODES), min_size=1, max_size=24)
 PLANS = st.builds(
     Plan,
@@ -45,7 +45,7 @@ PLANS = st.builds(
 
 
 def spread(events: list[Nodes], workers: int, order: list[int]) -> list[list[tuple[int, Nodes]]]:
-    """Events in this order, each a second time at the end, over partitions."""
+    """Spread events, each a second time at the end, over partitions."""
     partitions: list[list[tuple[int, Nodes]]] = [[] for _ in range(workers)]
     for place, n in enumerate([*order, *order[: len(order) // 2]]):
         partitions[place % workers].append((n, events[n]))
@@ -54,7 +54,7 @@ def spread(events: list[Nodes], workers: int, order: list[int]) -> list[list[tup
 
 @st.composite
 def worlds(draw: st.DrawFn, events: st.SearchStrategy[list[Nodes]], store: type[InterruptedStore]) -> tuple[list[Nodes], World]:
-    """Shuffled events with duplicates, on one to four workers, with a plan of what happens; run to the end."""
+    """Draw shuffled events with duplicates, one to four workers and a plan of interruptions, and run to the end."""
     drawn = draw(events)
     order = draw(st.permutations(range(len(drawn))))
     world = World(store(), spread(drawn, draw(st.integers(1, 4)), order), draw(PLANS))
@@ -63,7 +63,7 @@ def worlds(draw: st.DrawFn, events: st.SearchStrategy[list[Nodes]], store: type[
 
 
 def oracle(events: list[Nodes]) -> set[frozenset[str]]:
-    """Components by scipy."""
+    """Return the components, by scipy."""
     index = {node: at for at, node in enumerate(NODES)}
     rows, columns = zip(*[(index[nodes[0]], index[node]) for nodes in events for node in nodes], strict=True)
     size = len(NODES)
@@ -77,7 +77,7 @@ def oracle(events: list[Nodes]) -> set[frozenset[str]]:
 @given(worlds(PEACEFUL, InterruptedStore))
 @settings(deadline=None, max_examples=300)
 def test_the_graph_is_the_oracles_and_so_is_its_log(case: tuple[list[Nodes], World]) -> None:
-    """Partition and roots, live and by the log alone; the smallest node of each group is its root."""
+    """Components and roots are right in the store and by the log; the smallest node is the root."""
     events, world = case
     expected = oracle(events)
     assert groups_of(world.store.slots, NODES) == expected
@@ -90,7 +90,7 @@ def test_the_graph_is_the_oracles_and_so_is_its_log(case: tuple[list[Nodes], Wor
 @given(worlds(CONFLICTED, InterruptedStore) | worlds(CONFLICTED, TightStore))
 @settings(deadline=None, max_examples=500)
 def test_no_profile_has_two_users(case: tuple[list[Nodes], World]) -> None:
-    """Whatever conflicts: users keep profiles of their own, the log says what is live, and nothing is lost."""
+    """With conflicts too, no profile has two users, the log equals the store, and no event is lost."""
     events, world = case
     assert world.live() == world.logged()
     view = GraphView({**dict.fromkeys(NODES), **world.store.slots})
@@ -116,7 +116,7 @@ def test_no_profile_has_two_users(case: tuple[list[Nodes], World]) -> None:
 @given(worlds(CONFLICTED, InterruptedStore))
 @settings(deadline=None, max_examples=100)
 def test_an_event_passes_once(case: tuple[list[Nodes], World]) -> None:
-    """Of an id that came twice, on whichever partitions, exactly one passes, though workers end between the two."""
+    """Of a duplicate pair exactly one event passes, on any partitions and with any crash."""
     _, world = case
     assert {n: len(records) for n, records in world.stamps.items() if len(records) != 1} == {}
 
@@ -124,7 +124,7 @@ def test_an_event_passes_once(case: tuple[list[Nodes], World]) -> None:
 @given(worlds(CONFLICTED, InterruptedStore))
 @settings(deadline=None, max_examples=100)
 def test_a_rebuilt_graph_goes_on_as_the_old_one(case: tuple[list[Nodes], World]) -> None:
-    """An empty store filled from the log stamps every event as the live one would."""
+    """A store filled from the log resolves every event as the live one."""
     events, world = case
     again = [(len(events) + n, nodes) for n, nodes in enumerate(events)]
     rebuilt = InterruptedStore()
@@ -139,7 +139,7 @@ def test_a_rebuilt_graph_goes_on_as_the_old_one(case: tuple[list[Nodes], World])
 
 
 def test_who_logs_only_what_it_wrote_loses_links() -> None:
-    """The negative control: emitted on transition, a link of a worker that ended before its commit never gets into the log."""
+    """Negative control: without logging pending slots again, a crash before the commit loses a link."""
     _, world = find(
         worlds(PEACEFUL, TransitionStore), lambda case: case[1].live() != case[1].logged(), settings=settings(deadline=None)
     )
@@ -147,7 +147,7 @@ def test_who_logs_only_what_it_wrote_loses_links() -> None:
 
 
 def test_who_claims_labels_before_links_merges_users() -> None:
-    """The other one: two workers that want the same cookie both take it as their user's label."""
+    """Negative control: two workers that claim one cookie as label before the link merge two users."""
     cookie = "2" + "c" * 32
     partitions = [[(0, (OWN[0][0], cookie))], [(1, (OWN[1][0], cookie))]]
 
@@ -171,7 +171,7 @@ PEACE: list[Nodes] = [nodes for nodes in CONFLICT if nodes != (NODES[10], NODES[
 
 @pytest.mark.parametrize("events", [CONFLICT, PEACE], ids=["conflict", "peace"])
 def test_every_single_write_may_be_the_last(events: list[Nodes]) -> None:
-    """The worker ended before its first write, its second, and so on, until there are no more: the log says what is live."""
+    """A crash before each write in turn leaves a log that equals the store."""
 
     def run(ends: dict[int, bool]) -> World:
         world = World(InterruptedStore(), spread(events, 2, list(range(len(events)))), Plan(2, ends))

@@ -1,4 +1,4 @@
-"""Events read by slices say what decoding says, met before or not."""
+"""Events read by slices equal decoded events, cached or not."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ READER, SLOTS = BatchReader(REGISTRY), SlotLog(REGISTRY)
 
 @given(HEADS, st.lists(st.one_of(NODE, st.just("1" + "a" * 32)), max_size=70))
 def test_events_are_what_decoding_says(head: dict[str, Any], nodes: list[str]) -> None:
-    """Whatever its texts and however many nodes, alone and among many; the same again is the same combination."""
+    """With any texts and number of nodes, alone and in a batch; equal slices share one identifier set."""
     value = event(0, nodes, **head)
     first, second = READER.read(Outcome(), batch([value, value]), 0)
     assert first.identifiers is second.identifiers
@@ -49,7 +49,7 @@ def test_events_are_what_decoding_says(head: dict[str, Any], nodes: list[str]) -
 
 @given(st.lists(st.one_of(NODE, st.text(max_size=40)), min_size=1, max_size=4))
 def test_what_is_no_node_is_dead(identifiers: list[str]) -> None:
-    """One of them is enough."""
+    """One invalid node makes the record a dead letter."""
     outcome = Outcome()
     events = READER.read(outcome, batch([event(0, identifiers)]), 0)
     wrong = any(len(text) != 33 or text[0] not in "0123" or set(text[1:]) - set("0123456789abcdef") for text in identifiers)
@@ -58,7 +58,7 @@ def test_what_is_no_node_is_dead(identifiers: list[str]) -> None:
 
 @given(st.lists(st.sampled_from(["fine", "long", "rubbish", "nothing", "no node"]), min_size=FEW, max_size=FEW))
 def test_odd_records_keep_their_place_among_many(kinds: list[str]) -> None:
-    """What is read alone stands where it came; what is no event is dead, each with its place."""
+    """Records read alone keep their position; undecodable ones are dead letters with their position."""
     values = {
         "fine": event(1, ["2" + "a" * 32]), "long": event(2, ["2" + "b" * 32], event_id="x" * 9_000),
         "rubbish": event(3, [])[:9], "nothing": None, "no node": event(4, ["a text"]),
@@ -74,7 +74,7 @@ def test_odd_records_keep_their_place_among_many(kinds: list[str]) -> None:
 
 @given(NODE, NODE, st.integers(0, 300), st.sampled_from(["", "shared", "erased"]), TEXT)
 def test_slots_are_what_decoding_says(node: str, parent: str, epoch: int, state: str, event_id: str) -> None:
-    """On their way to the log and back."""
+    """Slots survive the round trip through the log."""
     slot = Slot(parent, True, epoch, state, T if state == "erased" else 0)
     _, value, _ = SLOTS.encode_slot(node, slot, event_id, T + 1)
     record = decode(REGISTRY, value or b"")[1]

@@ -1,10 +1,10 @@
-"""What a worker remembers of its own events while the graph is away."""
+"""What a worker remembers of its own events while the store is unavailable."""
 
 from streams.identity.recent import RecentEvents
 
 
 def test_retries_are_known_and_replays_are_none() -> None:
-    """Another place is a duplicate; the same place is not; what is another worker's is not taken from it."""
+    """Another position is a duplicate, the same position is not; holders by other workers are kept."""
     recent = RecentEvents()
     recent.remember({b"a": b"0:1"}, {})
     assert recent.find_duplicates({b"a": b"0:1", b"x": b"0:3"}) == {}
@@ -15,7 +15,7 @@ def test_retries_are_known_and_replays_are_none() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    """The oldest generation goes once a younger one is full; at least so many are always known."""
+    """The older generation is dropped once the younger one is full."""
     recent = RecentEvents(most=10)
     for n in range(100):
         recent.remember({b"%d" % n: b"0:%d" % n}, {})

@@ -1,4 +1,4 @@
-"""The graph in a Redis Cluster: found by its setting, whole over all primaries, and right while slots move between them."""
+"""The graph in a Redis Cluster: spread over all primaries, and correct while slots move between them."""
 
 import random
 import time
@@ -25,37 +25,37 @@ from tests.redis_cluster import LocalCluster, slot_of_tag
 T = TypeVar("T")
 
 NODES = [f"2{n:02x}" + f"{n:030x}" for n in range(4 * TAGS)]
-"""Four of each hash tag."""
+"""Four nodes of each hash tag."""
 ROOT = "1" + "0" * 32
 
 
 @pytest.fixture
 def cluster(redis_cluster: LocalCluster) -> LocalCluster:
-    """An empty one."""
+    """An empty cluster."""
     redis_cluster.empty()
     return redis_cluster
 
 
 @pytest.fixture
 def store(cluster: LocalCluster) -> Iterator[RedisGraphStore]:
-    """The graph in it, opened as a worker opens it."""
+    """The graph in the cluster, opened as by a worker."""
     opened = open_store(Settings(identity_redis=cluster.address))
     yield opened
     opened.close()
 
 
 def links(nodes: Sequence[str]) -> list[Write]:
-    """First links of nodes to the root."""
+    """Build first links of nodes to the root."""
     return [Write(node, None, Slot(ROOT, logged=False), 0) for node in nodes]
 
 
 def held(graph: GraphStore, claims: dict[bytes, bytes]) -> dict[bytes, bytes]:
-    """Claims that another place holds."""
+    """Return claims that another position holds."""
     return graph.claim(claims, 0)()
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """What a call gives once it is no longer to be repeated: primaries may take a moment to agree on who has a slot."""
+    """Repeat a call while it is Retryable: primaries take a moment to agree on the owner of a slot."""
     deadline = time.monotonic() + 10
     while True:
         try:
@@ -66,7 +66,7 @@ def patiently(call: Callable[[], T]) -> T:
 
 
 def test_every_primary_holds_a_part(cluster: LocalCluster, store: RedisGraphStore) -> None:
-    """Slots of all tags are spread over the primaries, and found again, scanned too."""
+    """Slots of all tags are spread over the primaries, read back and scanned."""
     assert all(store.write(links(NODES)))
     assert all(node.dbsize() > 50 for node in cluster.nodes)
     assert store.read([*NODES, ROOT]) == [*[Slot(ROOT, logged=False)] * len(NODES), None]
@@ -75,7 +75,7 @@ def test_every_primary_holds_a_part(cluster: LocalCluster, store: RedisGraphStor
 
 
 def test_a_lost_cluster_is_rebuilt(cluster: LocalCluster, store: RedisGraphStore) -> None:
-    """Every slot of the log comes back, on its primary; what differs is found."""
+    """Every slot of the log is restored on its primary; differences are found."""
     log = [LogRecord(node, Slot(ROOT, logged=True), "e", 1) for node in NODES]
     assert rebuild(iter([log]), store, lambda _: None) == len(NODES)
     assert compare_with_log(iter([log]), store, lambda _: None).same
@@ -87,7 +87,7 @@ def test_a_lost_cluster_is_rebuilt(cluster: LocalCluster, store: RedisGraphStore
 
 
 def test_a_split_reaches_every_primary(store: RedisGraphStore) -> None:
-    """Everything that hung under the node is free, wherever it lies; what was written is in the log once."""
+    """Everything under the node is free, on every primary; each slot is logged once."""
     store.write(links(NODES))
     log = dict[str, Slot]()
     alias = make_alias(Secret("for tests only, forty characters long..."))
@@ -100,7 +100,7 @@ def test_a_split_reaches_every_primary(store: RedisGraphStore) -> None:
 
 
 def test_slots_that_have_moved_are_found(cluster: LocalCluster, store: RedisGraphStore) -> None:
-    """A slot on another primary between two calls costs a repetition, whatever the call is; nothing is written twice."""
+    """A slot that moves between two calls costs one repetition; nothing is written twice."""
     memory, chance = MemoryGraphStore(), random.Random(3)
     claims = {b"s:%d" % n: b"0:%d" % n for n in range(200)}
     calls: list[Callable[[RedisGraphStore | MemoryGraphStore], object]] = [
@@ -122,7 +122,7 @@ def test_slots_that_have_moved_are_found(cluster: LocalCluster, store: RedisGrap
 
 
 def test_a_slot_that_moves_is_waited_for(cluster: LocalCluster, store: RedisGraphStore) -> None:
-    """While half of a tag's keys are on either primary its calls are to be repeated; then all of them are there."""
+    """Calls are Retryable while half of a tag's keys are on either primary."""
     store.write(links(NODES))
     tag = tag_of(NODES[5])
     slot, nodes = slot_of_tag(tag), [node for node in NODES if tag_of(node) == tag]
@@ -143,7 +143,7 @@ def test_a_slot_that_moves_is_waited_for(cluster: LocalCluster, store: RedisGrap
 
 
 def test_one_node_that_answers_is_enough(cluster: LocalCluster) -> None:
-    """The others that an address names may be away."""
+    """One answering node of the address suffices."""
     for hosts in (
         f"127.0.0.1:1,{cluster.address.removeprefix('cluster+redis://')}",
         f"127.0.0.1:{cluster.ports[1]},127.0.0.1:1",
@@ -154,7 +154,7 @@ def test_one_node_that_answers_is_enough(cluster: LocalCluster) -> None:
 
 
 def test_addresses_of_a_cluster() -> None:
-    """Name and password go with the first; each node has a port."""
+    """Name and password belong to the first node; each node has a port."""
     assert parse_seeds("redis://:secret@a:1,b:2,c:3") == ("redis://:secret@a:1", [("b", 2), ("c", 3)])
     assert parse_seeds("rediss://a:1") == ("rediss://a:1", [])
     with pytest.raises(ConfigError, match="host:port"):
@@ -162,6 +162,6 @@ def test_addresses_of_a_cluster() -> None:
 
 
 def test_a_cluster_that_is_away_is_waited_for() -> None:
-    """One that does not answer is the world's fault."""
+    """An unavailable cluster is Retryable."""
     with pytest.raises(Retryable):
         RedisGraphStore(lambda: redis.RedisCluster(host="127.0.0.1", port=1, socket_connect_timeout=0.2)).read([ROOT])

@@ -1,4 +1,4 @@
-"""A Redis that goes away, comes back empty, or comes back with what it held long ago, while events flow."""
+"""A Redis that goes away, comes back empty, or comes back with old data, while events flow."""
 
 import random
 import shutil
@@ -28,28 +28,28 @@ from tests.streams.identity.line import REGISTRY, Line, T
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[EmbeddedRedis]:
-    """A Redis of the test's own."""
+    """The test's own Redis."""
     with EmbeddedRedis(tmp_path / "redis") as started:
         yield started
 
 
 @pytest.fixture
 def line(kafka: str, server: EmbeddedRedis, tmp_path: Path) -> Line:
-    """Two workers on a broker whose log other tests have written to."""
+    """Two workers on a broker whose log has records of other tests."""
     settings = Settings(kafka=kafka, redis=server.url, state_dir=tmp_path, secret="for tests only, forty characters long...")
     apply(settings)
     return Line(settings, 2)
 
 
 def combinations(seed: int, n: int, of: str) -> list[list[str]]:
-    """Events with one to three nodes, of nodes that no other test has."""
+    """Build events with one to three nodes that no other test has."""
     chance = random.Random(seed)
     nodes = [f"{tier}{n:02x}{of * 30}" for tier in "12" for n in range(40)]
     return [sorted(chance.sample(nodes, chance.randint(1, 3))) for _ in range(n)]
 
 
 def canonicals(store: RedisGraphStore, nodes: set[str]) -> dict[str, str]:
-    """Node -> what it is stamped with, by the graph as it is."""
+    """Return node -> profile by the graph."""
     view, unread = GraphView(), set(nodes)
     while unread := view.missing(unread | nodes):
         some = sorted(unread)
@@ -58,7 +58,7 @@ def canonicals(store: RedisGraphStore, nodes: set[str]) -> dict[str, str]:
 
 
 def straight(events: list[list[str]]) -> set[frozenset[str]]:
-    """The groups that these events make, by nothing but their nodes."""
+    """Return the groups of nodes that these events connect."""
     parent: dict[str, str] = {}
 
     def find(node: str) -> str:
@@ -76,7 +76,7 @@ def straight(events: list[list[str]]) -> set[frozenset[str]]:
 
 
 def groups_of(canonical_of: dict[str, str]) -> set[frozenset[str]]:
-    """Nodes by canonical."""
+    """Group nodes by canonical."""
     groups: dict[str, set[str]] = {}
     for node, canonical in canonical_of.items():
         groups.setdefault(canonical, set()).add(node)
@@ -84,12 +84,12 @@ def groups_of(canonical_of: dict[str, str]) -> set[frozenset[str]]:
 
 
 def degraded(line: Line) -> list[float | None]:
-    """What each worker's metric says."""
+    """Return the metric of each worker."""
     return [metrics.registry.get_sample_value("headwater_identity_degraded") for metrics in line.metrics]
 
 
 def due(line: Line) -> int:
-    """Events whose links are due, by the log that a worker's end does not forget."""
+    """Return the number of deferred events by the log."""
     newest: dict[bytes | None, Record] = {}
     for records in (some for worker in (0, 1) for some in read_partition(line.settings, DEFERRED, worker)):
         newest |= {key: decode(REGISTRY, value or b"")[1] for key, value in records}
@@ -97,14 +97,14 @@ def due(line: Line) -> int:
 
 
 def caught_up(line: Line, *workers: int) -> bool:
-    """Whether nothing is due any more, after one more tick."""
+    """Tick once and return whether nothing is deferred any more."""
     line.tick(*workers)
     return due(line) == 0
 
 
 @pytest.mark.parametrize("comes_back", ["as it was", "empty", "as it was long ago"])
 def test_a_redis_that_is_killed(line: Line, server: EmbeddedRedis, tmp_path: Path, comes_back: str) -> None:
-    """Events pass all the while, unresolved; then the graph is what it would be had nothing happened, and so is its log."""
+    """Events pass unresolved meanwhile; then the graph and its log are as if nothing had happened."""
     of = {"as it was": "a", "empty": "b", "as it was long ago": "c"}[comes_back]
     events = combinations(7, 240, of)
     data, copy = tmp_path / "redis", tmp_path / "long ago"
@@ -145,7 +145,7 @@ def test_a_redis_that_is_killed(line: Line, server: EmbeddedRedis, tmp_path: Pat
 
 
 def test_a_redis_that_was_emptied_is_noticed(line: Line, server: EmbeddedRedis) -> None:
-    """Without a restart too: the next batch passes unresolved, then the log is read back."""
+    """Without a restart too, the next batch passes unresolved and the log is read back."""
     events = combinations(8, 60, "d")
     before = line.send(events)
     with redis.Redis.from_url(server.url) as client:
@@ -159,7 +159,7 @@ def test_a_redis_that_was_emptied_is_noticed(line: Line, server: EmbeddedRedis) 
 
 
 def test_what_is_due_survives_the_worker(line: Line, server: EmbeddedRedis) -> None:
-    """A worker that takes the partition over makes the links that its predecessor could not make."""
+    """The next owner of the partition makes the links that its predecessor deferred."""
     events = combinations(9, 20, "e")
     line.send(combinations(9, 1, "e"), 1)
     server.kill()
@@ -175,7 +175,7 @@ def test_what_is_due_survives_the_worker(line: Line, server: EmbeddedRedis) -> N
 
 
 def test_a_withdrawal_that_comes_before_the_links_are_made(line: Line, server: EmbeddedRedis) -> None:
-    """Of another worker's events at that: it is expanded to what is linked by then, and again once nobody's links are due."""
+    """It is expanded to what is linked, and again after the deferred links of all workers."""
     phone, laptop, account = (f"{tier}{of * 32}" for tier, of in (("2", "a"), ("2", "b"), ("0", "c")))
     other = combinations(10, 1, "f")
     for worker in (0, 1):
@@ -204,7 +204,7 @@ def test_a_withdrawal_that_comes_before_the_links_are_made(line: Line, server: E
 def test_a_login_while_redis_is_away_hears_of_the_refusal(
     line: Line, server: EmbeddedRedis, tmp_path: Path, comes_back: str
 ) -> None:
-    """Its link is made later, and hands over what was refused before, also where Redis has lost what it remembered."""
+    """Its deferred link hands over earlier refusals, also where Redis has lost them."""
     of = {"as it was": "3", "empty": "4"}[comes_back]
     phone, laptop, account = (f"{tier}{n}{of * 31}" for tier, n in (("2", "0"), ("2", "1"), ("0", "0")))
     line.send([[phone, laptop]])
@@ -224,7 +224,7 @@ def test_a_login_while_redis_is_away_hears_of_the_refusal(
 
 
 def test_refusals_of_who_was_erased_are_not_read_back(line: Line, server: EmbeddedRedis) -> None:
-    """A rebuild remembers the refusals of whoever is left, and what no refusal is does not stop it."""
+    """A rebuild restores refusals except those of erased subjects; undecodable records do not stop it."""
     phone, laptop = (f"2{n}{'5' * 31}" for n in "01")
     for node in (phone, laptop):
         line.send([[node]])
@@ -238,7 +238,7 @@ def test_refusals_of_who_was_erased_are_not_read_back(line: Line, server: Embedd
 
 
 def test_a_mender_that_is_cut_short_begins_again_at_once(line: Line, server: EmbeddedRedis) -> None:
-    """A Redis that ends while the log is read back into it still holds its lock; the same worker takes it up again."""
+    """A worker whose rebuild was interrupted finds itself as the holder of the lock and continues."""
     with pytest.raises(StoreUnavailable), open_rebuilt(line.settings).rebuild_lock("0"):
         server.stop()
     server.start()
@@ -249,7 +249,7 @@ def test_a_mender_that_is_cut_short_begins_again_at_once(line: Line, server: Emb
 
 
 def test_a_silent_reconnection_to_another_process_is_lost(line: Line, server: EmbeddedRedis) -> None:
-    """The client's own retry meets a Redis that was started anew: it is refused before anything is written to it."""
+    """A reconnection to a restarted Redis is rejected before anything is written."""
     rebuild_if_stale(line.settings, open_rebuilt(line.settings), "t")
     store = open_fenced(line.settings)
     node = "2" + "f" * 32

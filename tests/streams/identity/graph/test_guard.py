@@ -1,4 +1,4 @@
-"""Who stands guard over the graph: waits for it at the start, lets events pass while it is away, and mends it."""
+"""The guard waits for the graph at the start, lets events pass while it is unavailable, and rebuilds it."""
 
 import threading
 
@@ -11,12 +11,12 @@ from tests.house.standing import wait_until
 
 
 def degraded(metrics: Metrics) -> float | None:
-    """What the metric says."""
+    """Return the metric."""
     return metrics.registry.get_sample_value("headwater_identity_degraded")
 
 
 def test_a_graph_that_is_only_starting_is_not_away() -> None:
-    """The first call waits for it, so that nothing passes unresolved because a house starts in some order."""
+    """The first call waits, so that nothing passes unresolved while services start."""
     tries = iter([Retryable("not yet"), Retryable("not yet"), None])
 
     def mend() -> None:
@@ -31,7 +31,7 @@ def test_a_graph_that_is_only_starting_is_not_away() -> None:
 
 
 def test_a_long_mending_does_not_hold_events_back() -> None:
-    """Past its patience the worker lets events pass, and says so; once the graph is whole it is used."""
+    """After its patience the worker lets events pass and reports it; once the graph is complete it is used."""
     over, metrics = threading.Event(), Metrics()
 
     def mend() -> None:
@@ -46,7 +46,7 @@ def test_a_long_mending_does_not_hold_events_back() -> None:
 
 
 def test_a_lost_graph_is_mended_once() -> None:
-    """However many batches meet its loss, one thread mends it; what is unforeseen does not end that thread."""
+    """One thread rebuilds the graph however many batches fail; unexpected errors do not end it."""
     mended, metrics = list[str](), Metrics()
 
     def mend() -> None:
@@ -62,7 +62,7 @@ def test_a_lost_graph_is_mended_once() -> None:
 
 
 def test_a_wrong_setting_is_the_stages_to_meet() -> None:
-    """A Redis that may evict keys is not waited for: the stage asks it, and its error ends the worker."""
+    """A Redis that may evict keys is not waited for: the stage raises the error."""
 
     def mend() -> None:
         raise ConfigError("noeviction")
@@ -71,7 +71,7 @@ def test_a_wrong_setting_is_the_stages_to_meet() -> None:
 
 
 def test_without_a_guard_the_caller_comes_again() -> None:
-    """A failure is passed on."""
+    """A failure is raised."""
     assert NoGuard().is_usable()
     with pytest.raises(Retryable):
         NoGuard().report_loss(Retryable("away"))

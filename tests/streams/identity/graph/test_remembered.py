@@ -1,4 +1,4 @@
-"""A worker that remembers stamps, slots and slices gives what one gives that has only just started."""
+"""A worker with warm caches writes the same bytes as one that has just started."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -45,7 +45,7 @@ LIMITS = {("1", "2"): [Limit("cookies_per_device", 2, 30)], ("3", "2"): [Limit("
 
 
 class World:
-    """A graph, and what was said on its log."""
+    """A graph, and what was logged for it."""
 
     def __init__(self) -> None:
         self.store = MemoryGraphStore()
@@ -53,7 +53,7 @@ class World:
         self.workers = {name: stage(self.store) for name in ("first", "second")}
 
     def run(self, worker: IdentityStage, part: Batch, *, confirmed: bool) -> Outcome:
-        """A batch, its commit, and what everybody hears of it; the hooks after it may be lost."""
+        """Run a batch, commit it and broadcast its records; the hooks may be lost."""
         outcome = worker.handle(part, 0)
         if confirmed:
             commit(outcome)
@@ -61,12 +61,12 @@ class World:
         return outcome
 
     def tell(self, records: Sequence[tuple[bytes | None, bytes | None]]) -> None:
-        """To every worker."""
+        """Broadcast to every worker."""
         for worker in self.workers.values():
             worker.on_broadcast(MERGES, records)
 
     def rewrite(self, action: str, node: str) -> None:
-        """By the command that splits, or one that erases."""
+        """Rewrite a slot as the split or the erasure does."""
         slot = self.store.slots.get(node)
         if action == "split" and (slot is None or slot.state != ERASED):
             split_node(self.store, node, lambda _: self.said, ALIAS, lambda _, slots: self.log(slots))
@@ -76,12 +76,12 @@ class World:
             self.log([(node, self.store.slots[node])])
 
     def log(self, slots: Sequence[tuple[str, Slot]]) -> None:
-        """As the commands do."""
+        """Log slots as the commands do."""
         outputs = [SlotLog(REGISTRY).encode_slot(node, slot, "", T) for node, slot in slots]
         self.tell([(key, value) for key, value, _ in outputs])
 
     def graph(self) -> dict[str, Any]:
-        """Slots, whether they are known to be logged or not."""
+        """Return slots regardless of whether they are logged."""
         return {node: slot._replace(logged=True) for node, slot in self.store.slots.items()}
 
 
@@ -90,9 +90,9 @@ class World:
 def test_what_is_remembered_changes_nothing(
     steps: Sequence[tuple[str, Any]], confirmed: bool, slots: int, combinations: int
 ) -> None:
-    """Conflicts, duplicates, demotions, splits and erasures, by it or another worker: the same bytes leave at each step.
+    """Conflicts, duplicates, demotions, splits and erasures, by any worker: the same bytes leave at each step.
 
-    Whatever is forgotten for want of room, and whether the hooks after a commit have run.
+    Whatever the caches evict, and whether the hooks after a commit have run.
     """
     old, new = World(), World()
     last: list[bytes | None] = []
@@ -125,13 +125,13 @@ def test_what_is_remembered_changes_nothing(
 
 
 def profiles(world: World, worker: str, at: int, *combinations: Nodes) -> list[str]:
-    """What events of these, in one batch, are stamped with."""
+    """Return the profiles of events with these nodes, in one batch."""
     values: list[bytes | None] = [event(at + n, nodes) for n, nodes in enumerate(combinations)]
     return [record["profile_id"] for record in resolved(world.run(world.workers[worker], batch(values, at), confirmed=True))]
 
 
 def test_a_demotion_reaches_what_is_remembered_in_its_batch() -> None:
-    """A cookie that has been one user's for long is nobody's from the event on that shows it with another one."""
+    """A cached cookie of one user is nobody's from the event on that shows another user."""
     world = World()
     for at in (0, 10):
         assert profiles(world, "first", at, (U1, C1), (C1,), (C2,)) == [C1, C1, C2]
@@ -140,7 +140,7 @@ def test_a_demotion_reaches_what_is_remembered_in_its_batch() -> None:
 
 
 def test_a_rewrite_of_a_forgotten_slot_reaches_what_is_remembered() -> None:
-    """Another worker's split is heard of, whether the slot is still kept or not."""
+    """Another worker's split invalidates cached columns, whether its slot is cached or not."""
     world = World()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graph, "MAX_CACHED_SLOTS", 1)
@@ -153,7 +153,7 @@ def test_a_rewrite_of_a_forgotten_slot_reaches_what_is_remembered() -> None:
 
 
 def test_a_link_reaches_what_is_remembered_in_its_batch() -> None:
-    """A user who logs in takes along what hung under her root, also where its events come before hers."""
+    """A login moves all cached ids under the root to the user, also for earlier events of the batch."""
     world = World()
     for at in (0, 10):
         assert profiles(world, "first", at, (D1, C1), (C1,), (C2,)) == [D1, D1, C2]

@@ -1,4 +1,4 @@
-"""Union-find on a view: partitions equal an oracle's, users never merge, parents are always smaller."""
+"""Union-find on a view: components equal an oracle's, users never merge, parents are always smaller."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -28,18 +28,18 @@ NODES = ANONYMOUS + USERS
 
 
 def events(nodes: list[str], most: int) -> st.SearchStrategy[Events]:
-    """What a batch may ask for."""
+    """Strategy for the events of a batch."""
     event = st.lists(st.sampled_from(nodes), min_size=1, max_size=most, unique=True).map(lambda some: tuple(sorted(some)))
     return st.lists(event, max_size=40).map(lambda some: {event: at for at, event in enumerate(dict.fromkeys(some))})
 
 
 def seen_all() -> GraphView:
-    """A view that has read every node of an empty graph."""
+    """Return a view that has read every node of an empty graph."""
     return GraphView(dict.fromkeys(NODES))
 
 
 def oracle(events: Events) -> dict[str, int]:
-    """Node -> component, by scipy."""
+    """Return node -> component, by scipy."""
     index = {node: at for at, node in enumerate(NODES)}
     pairs = [(index[event[0]], index[node]) for event in events for node in event]
     rows, columns = zip(*pairs, strict=True) if pairs else ((), ())
@@ -62,7 +62,7 @@ def test_partition_is_the_oracles(events: Events) -> None:
 
 @given(events(NODES, 4))
 def test_every_parent_is_smaller_and_users_have_none(events: Events) -> None:
-    """Whatever is asked for, links go to strictly smaller nodes, users are never linked, so there is no cycle."""
+    """Links go to strictly smaller nodes and users are never linked, so there is no cycle."""
     view = seen_all()
     writes, _ = plan(view, events)
     links = [write for write in writes if not write.rule]
@@ -81,7 +81,7 @@ def test_an_event_with_a_user_is_the_users(events: Events) -> None:
 
 @given(events(NODES, 4))
 def test_what_is_undone_was_never_there(events: Events) -> None:
-    """A plan taken back leaves the view as it was."""
+    """Undone writes leave the view as it was."""
     view = seen_all()
     writes, _ = plan(view, events)
     undo_writes(view, writes)
@@ -89,7 +89,7 @@ def test_what_is_undone_was_never_there(events: Events) -> None:
 
 
 def test_a_nodes_second_user_demotes_it() -> None:
-    """A cookie that appears with another user than its own is nobody's: it keeps its place, and speaks for nobody."""
+    """A cookie that comes with another user than its own is demoted, keeps its parent and attributes nothing."""
     view = seen_all()
     cookie, other = ANONYMOUS[8], ANONYMOUS[9]
     events = {(USERS[0], cookie): 0, (cookie, other): 1, (USERS[1], cookie): 2, (cookie,): 3}
@@ -104,7 +104,7 @@ def test_a_nodes_second_user_demotes_it() -> None:
 
 
 def test_what_holds_too_much_is_demoted() -> None:
-    """A device with too many cookies: it takes no more, it goes where it is, a cookie of its own remains its child."""
+    """A device with too many cookies is demoted; its former cookies remain its children."""
     view = seen_all()
     device, first, second = ANONYMOUS[0], ANONYMOUS[8], ANONYMOUS[9]
     _, pairs = plan(view, {(device, first): 0})
@@ -122,7 +122,7 @@ def test_what_holds_too_much_is_demoted() -> None:
 
 
 def test_a_root_that_a_split_left_is_linked_again() -> None:
-    """A slot that points at itself is a root's: it takes others in, and it is linked by replacing what it holds."""
+    """A root whose slot points at itself takes children and is linked by replacing its slot."""
     view = seen_all()
     device, cookie, other = ANONYMOUS[0], ANONYMOUS[8], ANONYMOUS[9]
     alone = view.slots[cookie] = Slot(cookie, logged=True, epoch=3)
@@ -140,7 +140,7 @@ def test_a_root_that_a_split_left_is_linked_again() -> None:
 
 @given(events(NODES, 4), st.sets(st.sampled_from(ANONYMOUS)))
 def test_roots_with_a_slot_link_as_roots_without(events: Events, split: set[str]) -> None:
-    """Whichever roots a split has left, the same events give the same components, written over what was held."""
+    """Whichever roots a split has left, the same events give the same components."""
     plain, view = seen_all(), seen_all()
     view.slots |= {node: Slot(node, logged=True, epoch=2) for node in split}
     plan(plain, events)
@@ -151,7 +151,7 @@ def test_roots_with_a_slot_link_as_roots_without(events: Events, split: set[str]
 
 
 def test_a_user_of_everybody_is_nobody() -> None:
-    """A user with too many cookies is demoted; what it had taken is free again when it comes next, but for its label."""
+    """A user with too many cookies is demoted; its nodes are free when they come next, except for its label."""
     view = seen_all()
     first, second, third = ANONYMOUS[8:11]
     events: Events = {(USERS[0], first): 0, (USERS[0], second): 1}
@@ -171,7 +171,7 @@ def test_a_user_of_everybody_is_nobody() -> None:
 
 
 def test_a_users_label_is_the_root_that_came_first() -> None:
-    """The anonymous root already stamped, by the first event that leads to the user; the user itself where there is none."""
+    """The label is the anonymous root of the first event that leads to the user; the user itself without one."""
     view = seen_all()
     device, cookie = ANONYMOUS[0], ANONYMOUS[8]
     events = {(device, cookie): 0, (USERS[0], cookie): 1, (USERS[1],): 2}
@@ -184,7 +184,7 @@ def test_a_users_label_is_the_root_that_came_first() -> None:
 
 
 def test_missing_asks_level_by_level() -> None:
-    """Of each way up, the next node that was not read is asked for; a root that was demoted ends it."""
+    """`missing` returns the next unread node on each path; a demoted root ends the path."""
     a, b, c = ANONYMOUS[:3]
     view = GraphView()
     assert view.missing([c, b]) == {c, b}
@@ -200,7 +200,7 @@ def test_missing_asks_level_by_level() -> None:
 
 
 def test_only_what_is_not_logged_is_logged_again() -> None:
-    """Slots that were met and may be missing from the log are named; others are not."""
+    """Only slots that were read and may be missing from the log are returned."""
     a, b, c = ANONYMOUS[:3]
     view = GraphView({a: None, b: Slot(a, logged=True), c: Slot(a, logged=False)})
     assert unlogged_nodes(view, view.slots) == [c]

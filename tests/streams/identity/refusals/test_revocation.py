@@ -1,4 +1,4 @@
-"""Withdrawals reach every linked id: pure on a memory graph, and on a real Redis."""
+"""Withdrawals reach every linked id, on a memory graph and on a real Redis."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -28,17 +28,17 @@ T = 1_764_000_123_456
 
 
 def made(tier: int, n: int) -> str:
-    """A node."""
+    """Build a node."""
     return f"{tier}{n:032x}"
 
 
 def link(node: str, parent: str) -> Write:
-    """A first link."""
+    """Build a first link."""
     return Write(node, None, Slot(parent, logged=False), 0)
 
 
 def linked(store: GraphStore, *events: list[str]) -> None:
-    """Let these events link their nodes, as the stage does."""
+    """Link the nodes of these events, as the stage does."""
     view = GraphView()
     for n, nodes in enumerate(events):
         event = {tuple(sorted(set(nodes))): n}
@@ -53,7 +53,7 @@ EVENTS = st.lists(st.lists(st.builds(made, st.integers(0, 3), st.integers(0, 3))
 
 @given(EVENTS, st.builds(made, st.integers(0, 3), st.integers(0, 3)))
 def test_the_whole_component_and_nothing_else(events: list[list[str]], node: str) -> None:
-    """What is found from any node is exactly what has the same root and was not demoted, asked from whichever of its nodes."""
+    """From any of its nodes, the component is what has the same root and was not demoted."""
     store = MemoryGraphStore()
     linked(store, *events)
     view = GraphView(dict(store.slots))
@@ -69,7 +69,7 @@ def test_the_whole_component_and_nothing_else(events: list[list[str]], node: str
 
 
 def test_an_id_in_the_middle_of_the_tree_reaches_those_below_it() -> None:
-    """A cookie that another cookie hangs under, and that hangs under a user, speaks for all three."""
+    """A cookie below a user and above another cookie reaches all three."""
     store, user, cookie, other = MemoryGraphStore(), made(0, 0), made(1, 0), made(1, 1)
     linked(store, [cookie, other], [user, cookie])
     for node in (user, cookie, other):
@@ -87,7 +87,7 @@ def graph(redis_url: str) -> Iterator[RedisGraphStore]:
 
 
 def test_on_redis_a_link_that_was_lost_is_no_link(graph: RedisGraphStore) -> None:
-    """A child whose slot points elsewhere is not expanded: another worker was faster."""
+    """A child whose slot points elsewhere is not expanded."""
     assert graph.write([link(made(2, 1), made(0, 1))]) == [True]
     assert graph.write([link(made(2, 1), made(0, 2)), link(made(2, 2), made(0, 2))]) == [False, True]
     assert find_component(graph, made(2, 1)).nodes == (made(0, 1), made(2, 1))
@@ -96,7 +96,7 @@ def test_on_redis_a_link_that_was_lost_is_no_link(graph: RedisGraphStore) -> Non
 
 
 def test_the_stage_expands_and_asks(graph: RedisGraphStore) -> None:
-    """One signal for each other node under its own key, one request with all of them; again, the same bytes."""
+    """One signal for each other node under its own key and one request with all nodes; a replay gives the same bytes."""
     cookie, other, user = made(2, 1), made(2, 2), made(0, 1)
     linked(graph, [cookie, user], [other, user])
     stage = IdentityStage(REGISTRY, graph, Metrics(), IdentityDependencies(ALIAS, sla_ms=60_000))
@@ -117,7 +117,7 @@ def test_the_stage_expands_and_asks(graph: RedisGraphStore) -> None:
 
 
 def test_a_withdrawal_of_who_was_erased_since_asks_nobody() -> None:
-    """Read again, it would name her again; one that she makes later is expanded."""
+    """A replayed withdrawal of an erased subject is dropped; a later one is expanded."""
     store, node = MemoryGraphStore(), made(2, 1)
     store.write([Write(node, None, Slot(node, logged=False, epoch=1, state="erased", since=T + 9), 0)])
     stage = IdentityStage(REGISTRY, store, Metrics(), IdentityDependencies(ALIAS))
@@ -127,7 +127,7 @@ def test_a_withdrawal_of_who_was_erased_since_asks_nobody() -> None:
 
 
 def test_broken_revocations_are_dead() -> None:
-    """Rubbish, a tombstone, a subject that is no node: dead letters; the others are expanded."""
+    """Broken bytes, tombstones and subjects that are no node are dead letters; the others are expanded."""
     stage = IdentityStage(REGISTRY, MemoryGraphStore(), Metrics(), IdentityDependencies(ALIAS))
     values = [b"rubbish", None, revocation("nobody"), revocation(made(2, 1))]
     outcome = stage.handle(Batch(REVOCATIONS, 0, [b"k"] * 4, values, range(4)), 0)
@@ -135,7 +135,7 @@ def test_broken_revocations_are_dead() -> None:
 
 
 def test_request_ids_tell_withdrawals_apart() -> None:
-    """The same withdrawal has the same id; another subject, site, time or purpose another one."""
+    """Equal withdrawals have one id; another subject, site, time or purpose another."""
     first = {"subject": "a", "site": "s", "regulation": "opt-in", "purposes": ["x", "y"], "withdrawn_ts": 1}
     assert request_id(first) == request_id({**first, "purposes": ["y", "x"]})
     others: list[dict[str, Any]] = [

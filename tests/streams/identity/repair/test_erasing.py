@@ -1,4 +1,4 @@
-"""A person taken out of the graph: every step is safe to do again, and what is linked to her meanwhile is found."""
+"""A person taken out of the graph: every step is idempotent, and links made meanwhile are found."""
 
 import pytest
 
@@ -26,14 +26,14 @@ USER, PHONE, LAPTOP, KIOSK, BELOW, OTHER = (f"{tier}{n:032x}" for n, tier in enu
 
 
 def put(store: MemoryGraphStore, node: str, parent: str, state: str = "") -> None:
-    """A slot that is in the log."""
+    """Store a logged slot."""
     store.write([Write(node, None, Slot(parent, logged=False, epoch=1 if state else 0, state=state), 0)])
     store.confirm([(node, Slot(parent, logged=False, epoch=1 if state else 0, state=state))])
 
 
 @pytest.fixture
 def store() -> MemoryGraphStore:
-    """Phone and laptop of a user, and a cookie under a kiosk that was hers until somebody else used it."""
+    """Phone and laptop of a user, and a cookie under a kiosk that belonged to the user until somebody else used it."""
     filled = MemoryGraphStore()
     for node, parent in ((PHONE, USER), (LAPTOP, PHONE), (BELOW, KIOSK), (USER, PHONE)):
         put(filled, node, parent)
@@ -42,7 +42,7 @@ def store() -> MemoryGraphStore:
 
 
 def test_all_that_is_hers_is_marked_and_the_kiosk_let_go(store: MemoryGraphStore) -> None:
-    """Also what hangs under the kiosk; the kiosk itself stays shared, under nobody. Twice is as good as once."""
+    """All nodes are marked, also under the kiosk; the kiosk stays shared, under nobody. Idempotent."""
     members = find_members(store, LAPTOP, ALIAS)
     assert members == Members((USER, PHONE, LAPTOP, BELOW), tuple(sorted((USER, PHONE, LAPTOP, BELOW, KIOSK))), (KIOSK,))
     assert count_unsuppressed(store, members) == 5
@@ -60,7 +60,7 @@ def test_all_that_is_hers_is_marked_and_the_kiosk_let_go(store: MemoryGraphStore
 
 
 def test_what_was_linked_meanwhile_is_found(store: MemoryGraphStore) -> None:
-    """A worker that had not heard of it hangs another cookie under her phone: it is hers too."""
+    """A cookie that a worker links meanwhile is erased too."""
     members = find_members(store, LAPTOP, ALIAS)
     suppress(store, members, NOW)
     assert extend_members(store, members, ALIAS) == members
@@ -69,7 +69,7 @@ def test_what_was_linked_meanwhile_is_found(store: MemoryGraphStore) -> None:
 
 
 def test_a_second_time_takes_what_was_stamped_since(store: MemoryGraphStore) -> None:
-    """An erased node is alone; its alias of each epoch is among what its events were stamped with."""
+    """An erased node is alone; its aliases of all epochs are among its profiles."""
     suppress(store, find_members(store, LAPTOP, ALIAS), NOW)
     again = find_members(store, LAPTOP, ALIAS)
     assert again == Members((LAPTOP,), tuple(sorted((LAPTOP, ALIAS(LAPTOP, 1)))), ())
@@ -77,20 +77,20 @@ def test_a_second_time_takes_what_was_stamped_since(store: MemoryGraphStore) -> 
 
 
 def test_what_is_nobodys_is_refused(store: MemoryGraphStore) -> None:
-    """The kiosk, by itself."""
+    """A shared node cannot be erased."""
     with pytest.raises(NotErasable, match="several persons"):
         find_members(store, KIOSK, ALIAS)
 
 
 def test_a_slot_that_changes_all_the_time_is_waited_for(store: MemoryGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The world's fault: the command may be run again."""
+    """A slot that changes in every round is Retryable."""
     monkeypatch.setattr(store, "write", lambda writes: [False] * len(writes))
     with pytest.raises(Retryable):
         suppress(store, find_members(store, LAPTOP, ALIAS), NOW)
 
 
 def test_what_the_topics_keep(store: MemoryGraphStore) -> None:
-    """Of her merges, that she is erased; of links, what they say of two others."""
+    """Merges keep that a node is erased, links keep what they say of other nodes."""
     hers, epochs = frozenset({USER, PHONE}), {PHONE: 2, KIOSK: 2}
     record = {"node": PHONE, "parent": PHONE, "epoch": 2, "state": "erased"}
     assert not reveals_links(record, hers, epochs)

@@ -1,4 +1,4 @@
-"""The log is the truth: the graph in Redis is built again from it, and a difference between the two is found."""
+"""The graph in Redis is rebuilt from its log, and differences between the two are found."""
 
 import json
 import random
@@ -27,11 +27,11 @@ NODES = [f"{1 + n % 2}{n:032x}" for n in range(60)]
 USER = "0" + "f" * 32
 CHANCE = random.Random(1)
 SLOTS = {NODES[n]: NODES[CHANCE.randrange(n)] for n in range(1, len(NODES))} | {NODES[0]: USER, USER: NODES[0]}
-"""59 nodes hang under the first or under one another, the first under a user, whose label it is."""
+"""59 nodes under the first or under one another; the first under a user, whose label it is."""
 
 
 def done(_records: int) -> None:
-    """Nobody watches."""
+    """Ignore progress."""
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def store(house: Settings) -> Iterator[RedisGraphStore]:
 
 
 def test_an_empty_redis_is_rebuilt_and_then_the_same(house: Settings, store: RedisGraphStore) -> None:
-    """Every slot comes back, logged, with the sets that a withdrawal is expanded by; a second time writes nothing."""
+    """Every slot is restored as logged, with the sets of children; a second rebuild writes nothing."""
     assert compare_with_log(read_log(house), store, done).missing == len(NODES) + 1
     assert rebuild(read_log(house), store, done) == len(NODES) + 1
     difference = compare_with_log(read_log(house), store, done)
@@ -77,7 +77,7 @@ def test_an_empty_redis_is_rebuilt_and_then_the_same(house: Settings, store: Red
 
 
 def test_each_difference_is_found_and_mended(house: Settings, store: RedisGraphStore, redis_url: str) -> None:
-    """Slots that are gone, that say something else, that nobody logged, and that wait to be logged."""
+    """Missing, other, unlogged and pending slots are counted, and a rebuild repairs them."""
     rebuild(read_log(house), store, done)
     stranger = "2" + "e" * 32
     with redis.Redis.from_url(redis_url) as client:
@@ -98,7 +98,7 @@ def test_each_difference_is_found_and_mended(house: Settings, store: RedisGraphS
 
 
 def test_a_newer_slot_is_not_replaced(house: Settings, store: RedisGraphStore) -> None:
-    """A split has written a later epoch: the log's older record changes nothing, and the difference is told."""
+    """A slot of a later epoch than the log's is kept, and counted as a difference."""
     assert store.restore([(NODES[9], Slot(NODES[1], logged=True, epoch=3))]) == 1
     rebuild(read_log(house), store, done)
     assert store.read([NODES[9]]) == [Slot(NODES[1], logged=True, epoch=3)]
@@ -111,7 +111,7 @@ def test_a_newer_slot_is_not_replaced(house: Settings, store: RedisGraphStore) -
 def test_whom_an_erased_id_was_linked_with_is_not_brought_back(
     store: RedisGraphStore, order: tuple[int, int], together: bool
 ) -> None:
-    """Its older slot may lie on the log for some time, before or behind the one that says that it is erased."""
+    """Its older slot on the log, before or behind the erased one, restores no link."""
     child, parent = "2" + "e" * 32, "1" + "e" * 32
     slots = [(child, Slot(parent, logged=True)), (child, Slot(child, logged=True, epoch=1, state=ERASED, since=5))]
     records = [slots[n] for n in order]
@@ -126,7 +126,7 @@ def test_whom_an_erased_id_was_linked_with_is_not_brought_back(
 
 
 def test_the_commands(house: Settings, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`diff` exits 1 while they differ, `rebuild` mends it, `show` names all that is linked; `--json` for machines."""
+    """`diff` exits 1 while they differ, `rebuild` repairs, `show` lists all that is linked; `--json` for machines."""
     for name in ("kafka", "redis", "state_dir"):
         monkeypatch.setenv(f"HEADWATER_{name.upper()}", str(getattr(house, name)))
     monkeypatch.setenv("HEADWATER_SECRET", "for tests only, forty characters long...")
@@ -160,7 +160,7 @@ def test_the_commands(house: Settings, store: RedisGraphStore, monkeypatch: pyte
     ("identifier", "says"), [("jo", "neither a node nor KIND=VALUE"), ("email=none", "never linked"), ("x=1", "user")]
 )
 def test_what_is_no_id_is_said(house: Settings, monkeypatch: pytest.MonkeyPatch, identifier: str, says: str) -> None:
-    """A clear error, and no value of a person in it beyond what was typed."""
+    """The error is clear and contains no personal value beyond the argument."""
     monkeypatch.setenv("HEADWATER_SECRET", "for tests only, forty characters long...")
     monkeypatch.setenv("HEADWATER_STATE_DIR", str(Path(house.state_dir)))
     result = CliRunner().invoke(app, ["show", identifier])

@@ -1,4 +1,4 @@
-"""Keys are rotated: while both versions are in use everybody stays who they are, whoever ends wherever."""
+"""While two versions of the keys are in use everybody keeps their profile, whichever worker crashes."""
 
 import json
 import random
@@ -45,18 +45,18 @@ OLD, BOTH, NEW = NodeKeys.derive(SECRET), NodeKeys.derive(SECRET, 2, 1), NodeKey
 PEOPLE = 4
 FORMER = {person: f"0{8 + person:032x}" for person in range(PEOPLE)}
 NEWER = {person: f"0{person if person % 2 else 16 + person:032x}" for person in range(PEOPLE)}
-"""Of every second person it is the smaller one."""
+"""Smaller than the former node for every second person."""
 THINGS = {person: [f"{tier}{person * 8 + n:02x}{'e' * 30}" for tier in "123" for n in range(2)] for person in range(PEOPLE)}
 NEWER_OF = {FORMER[person]: NEWER[person] for person in range(PEOPLE)} | {
     first: other for things in THINGS.values() for first, other in zip(things[::2], things[1::2], strict=True)
 }
-"""Her two devices, cookies and addresses are names of one another too."""
+"""Two devices, cookies and addresses of a person are names of one another too."""
 NODES = [*FORMER.values(), *NEWER.values(), *(thing for things in THINGS.values() for thing in things)]
 
 
 @st.composite
 def asked_of(draw: st.DrawFn, person: int) -> Nodes:
-    """An event of this person: her user under none, one or both of the keys, and some of her things."""
+    """Draw an event of this person: the user under none, one or both of the keys, and some other ids."""
     names = draw(st.sampled_from([[], [FORMER[person]], [NEWER[person]], [FORMER[person], NEWER[person]]]))
     things = draw(st.lists(st.sampled_from(THINGS[person]), min_size=0 if names else 1, max_size=3, unique=True))
     return tuple(sorted([*names, *things]))
@@ -68,8 +68,10 @@ ASKED = st.lists(st.integers(0, PEOPLE - 1).flatmap(asked_of), min_size=1, max_s
 @given(ASKED, st.integers(1, 4), PLANS, st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=400)
 def test_both_names_of_a_user_are_one_profile(events: list[Nodes], workers: int, plan: Plan, rng: random.Random) -> None:
-    """On any number of workers that end at any write: what an event with both names has shown holds, for good, and nobody else
-    is merged; pointers never go in a circle; the log alone says the same."""
+    """With any number of workers that crash at any write, events with both names join them for good, and nobody else is merged.
+
+    Pointers form no cycle, and the log alone says the same.
+    """
     order = list(range(len(events)))
     rng.shuffle(order)
     world = World(InterruptedStore(), spread(events, workers, order), plan, NEWER_OF)
@@ -89,7 +91,7 @@ def test_both_names_of_a_user_are_one_profile(events: list[Nodes], workers: int,
 
 
 class Room:
-    """A worker on a store, told of events by what their senders know."""
+    """A worker on a store, with events given by identifiers."""
 
     def __init__(self) -> None:
         self.store = MemoryGraphStore()
@@ -98,18 +100,18 @@ class Room:
         self.outcome = Outcome()
 
     def send(self, keys: NodeKeys, **ids: str) -> Record:
-        """One event, through the door's keys; what left."""
+        """Process one event with these keys; return the record that left."""
         return self.pass_through(event_nodes(keys, ids.items()).nodes)
 
     def refuse(self, subject: str) -> None:
-        """A refusal, committed."""
+        """Process and commit a refusal."""
         self._n += 1
         outcome = self._stage.handle(Batch(REVOCATIONS, 0, [b"k"], [revocation(subject)], range(self._n, self._n + 1)), 0)
         for hook in outcome.after_commit:
             hook()
 
     def pass_through(self, nodes: Sequence[str]) -> Record:
-        """One event with these nodes."""
+        """Process one event with these nodes."""
         self._n += 1
         self.outcome = self._stage.handle(Batch(CONSENTED, 0, [b"k"], [event(self._n, nodes)], range(self._n, self._n + 1)), 0)
         for hook in self.outcome.after_commit:
@@ -120,7 +122,7 @@ class Room:
 
 @pytest.mark.parametrize("name", [f"user-{n}" for n in range(6)])
 def test_who_is_seen_while_both_are_in_use_keeps_her_profile(name: str) -> None:
-    """Before, meanwhile and after, on a new browser too: one profile, though an event of that time has only the newer ids."""
+    """Before, during and after a rotation, on a new browser too, the profile stays."""
     room = Room()
     room.send(OLD, cookie="c1")
     before = room.send(OLD, user=name, cookie="c1")["profile_id"]
@@ -133,7 +135,7 @@ def test_who_is_seen_while_both_are_in_use_keeps_her_profile(name: str) -> None:
 
 @pytest.mark.parametrize("name", [f"user-{n}" for n in range(6)])
 def test_who_was_somebody_new_already_is_joined(name: str) -> None:
-    """A door that had the newer keys alone for a while: both histories are one again, under one of the two labels."""
+    """If a collector used the newer keys alone, both histories are joined under one of the two labels."""
     room = Room()
     first = room.send(OLD, user=name, cookie="c1")["profile_id"]
     other = room.send(NEW, user=name, cookie="c9")["profile_id"]
@@ -145,7 +147,7 @@ def test_who_was_somebody_new_already_is_joined(name: str) -> None:
 
 
 def test_the_newer_name_gets_what_the_older_one_refused() -> None:
-    """As soon as an event carries both, whatever kind of id it is: of a user too, who otherwise never merges with another."""
+    """As soon as an event carries both names, for every kind of id."""
     for kind in ("cookie", "user", "email"):
         room = Room()
         value = "jo@shop.example" if kind == "email" else "c1"
@@ -156,7 +158,7 @@ def test_the_newer_name_gets_what_the_older_one_refused() -> None:
 
 
 def test_two_users_in_one_event_are_not_taken_for_names() -> None:
-    """The keys attest which nodes are one identifier's; a sender cannot."""
+    """Only the keys prove that two nodes belong to one identifier."""
     room = Room()
     first, second = versions(OLD, "user", "jo")[0], versions(NEW, "user", "ann")[1]
     room.pass_through(sorted([first, second]))
@@ -165,7 +167,7 @@ def test_two_users_in_one_event_are_not_taken_for_names() -> None:
 
 
 def test_what_was_nobodys_stays_nobodys() -> None:
-    """A cookie that two users shared under the older keys neither links nor attributes under the newer ones."""
+    """A cookie that was shared under the older keys is shared under the newer ones."""
     room = Room()
     room.send(OLD, user="jo", cookie="shared")
     room.send(OLD, user="ann", cookie="shared")
@@ -180,7 +182,7 @@ def test_what_was_nobodys_stays_nobodys() -> None:
 
 
 def test_a_constant_that_a_tag_sends_as_user_is_demoted_under_both_keys() -> None:
-    """It reached its limit under the older keys; under the newer ones it does not begin anew."""
+    """A limit reached under the older keys holds under the newer ones."""
     room = Room()
     most = LIMITS["0", "2"][0].most
     for n in range(most + 1):
@@ -190,7 +192,7 @@ def test_a_constant_that_a_tag_sends_as_user_is_demoted_under_both_keys() -> Non
 
 
 def test_names_do_not_count_twice_under_a_limit() -> None:
-    """A device with as many cookies as it may have keeps them all: each has two names for a while."""
+    """A device with as many cookies as allowed keeps them while each has two names."""
     room = Room()
     most = LIMITS["1", "2"][0].most
     profiles = {room.send(keys, device="d", cookie=f"c{n}")["profile_id"] for keys in (OLD, BOTH, NEW) for n in range(most)}
@@ -204,7 +206,7 @@ def test_names_do_not_count_twice_under_a_limit() -> None:
 )
 @pytest.mark.parametrize("name", ["a@b.de", "c@d.de", "e@f.de"])
 def test_a_limit_holds_while_both_are_in_use(kind: str, other: str, name: str) -> None:
-    """Whichever name is the smaller one: as many are kept apart as without a rotation."""
+    """Whichever name is smaller, as many are kept apart as without a rotation."""
 
     def roots(keys: NodeKeys) -> int:
         room = Room()
@@ -219,7 +221,7 @@ def test_a_limit_holds_while_both_are_in_use(kind: str, other: str, name: str) -
 
 @pytest.mark.parametrize("name", [f"visitor_{n}" for n in range(4)])
 def test_a_constant_that_is_full_after_the_rotation_lets_everybody_go(name: str) -> None:
-    """Both of its nodes are demoted, and whom it had merged is free as soon as she is met."""
+    """Both of its nodes are demoted, and its members are free when they come next."""
     room = Room()
     room.send(BOTH, user=name, cookie="first")
     most = LIMITS["0", "2"][0].most
@@ -235,7 +237,7 @@ def test_a_constant_that_is_full_after_the_rotation_lets_everybody_go(name: str)
 
 
 def test_what_is_let_go_stays_demoted_where_it_was() -> None:
-    """A shared device under a constant becomes a root, not somebody's again."""
+    """A shared device under a constant becomes a root and stays shared."""
     room = Room()
     room.send(NEW, user="visitor_0", device="tablet")
     room.send(NEW, device="tablet", cookie="c")
@@ -251,7 +253,7 @@ def test_what_is_let_go_stays_demoted_where_it_was() -> None:
 
 
 def test_who_was_erased_is_so_under_the_newer_keys() -> None:
-    """Her late events are nobody's under the newer name too, and a second erasure reaches all that she left."""
+    """Late events of an erased user are nobody's under the newer name too, and a second erasure covers them."""
     room = Room()
     room.send(OLD, user="jo", cookie="c1")
     former, newer = versions(NEW, "user", "jo")
@@ -269,7 +271,7 @@ def test_who_was_erased_is_so_under_the_newer_keys() -> None:
 
 
 def test_who_came_anew_before_is_demoted_and_lets_her_cookies_go() -> None:
-    """A door that had the newer keys alone took her for somebody new: what was linked to that is free again, not erased."""
+    """A newer name that was used before is demoted, and its cookies are free, not erased."""
     room = Room()
     room.send(OLD, user="jo", cookie="c1")
     former, newer = versions(NEW, "user", "jo")
@@ -283,7 +285,7 @@ def test_who_came_anew_before_is_demoted_and_lets_her_cookies_go() -> None:
 
 
 def test_nobody_is_erased_by_a_name_that_was_not_met_yet() -> None:
-    """What several persons use is refused under whatever version is asked for."""
+    """A shared id cannot be erased under any version."""
     room = Room()
     room.send(OLD, user="jo", cookie="kiosk")
     room.send(OLD, user="ann", cookie="kiosk")
@@ -292,7 +294,7 @@ def test_nobody_is_erased_by_a_name_that_was_not_met_yet() -> None:
 
 
 def test_another_ones_newer_cookie_is_not_erased() -> None:
-    """A browser that was hers under the older keys, and somebody else's since: only what nobody has goes with her."""
+    """A cookie that belongs to another person under the newer keys is not erased."""
     room = Room()
     room.send(OLD, user="jo", cookie="c1")
     room.send(NEW, user="ann", cookie="c1")
@@ -304,7 +306,7 @@ def test_another_ones_newer_cookie_is_not_erased() -> None:
 @pytest.mark.parametrize("name", [f"user-{n}" for n in range(4)])
 @pytest.mark.parametrize("split_name", ["former", "newer", "cookie"])
 def test_a_split_takes_one_of_the_names_out(name: str, split_name: str) -> None:
-    """Whichever it is: the other one keeps what the evidence links with it, and nobody hangs under who was taken out."""
+    """The other name keeps what the evidence links with it, and nothing hangs under the split name."""
     room, links = Room(), list[Nodes]()
     for keys in (OLD, BOTH, NEW):
         for ids in ({"user": name, "cookie": "c1"}, {"user": name, "cookie": "c2"}):
@@ -322,8 +324,8 @@ def test_a_split_takes_one_of_the_names_out(name: str, split_name: str) -> None:
 
 
 def test_rotated_in_a_real_graph(kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two workers whose settings say so; a withdrawal under the newest name reaches the others; a Redis that was lost is built
-    again from the log, limits too; `show` finds an identifier under whichever version it is known."""
+    """Two workers with both versions: withdrawals reach both names, a lost Redis is rebuilt with its limits, `show` finds any
+    name."""
     with EmbeddedRedis(tmp_path / "redis") as server:
         settings = load_settings(
             kafka=kafka, redis=server.url, state_dir=tmp_path, secret="rotated for a test, forty characters long...",
@@ -378,7 +380,7 @@ def test_rotated_in_a_real_graph(kafka: str, tmp_path: Path, monkeypatch: pytest
 
 
 def test_keys_of_a_version_that_does_not_exist_are_refused() -> None:
-    """What is in use beside the newest version is older."""
+    """The older version in use must be older than the newest."""
     assert NodeKeys.of(load_settings(secret="x" * 40, node_key_version=3, node_key_since=2)).since == 2
     with pytest.raises(ConfigError, match="NODE_KEY_SINCE"):
         load_settings(node_key_version=2, node_key_since=3)

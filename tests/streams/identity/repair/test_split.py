@@ -1,4 +1,4 @@
-"""A node taken out of its component: the rest is what the other evidence links, whatever ends in between."""
+"""A node taken out of its component: the rest is what the other evidence links, whatever crashes in between."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 
@@ -26,12 +26,12 @@ WORLD = st.lists(EVENT, min_size=1, max_size=25)
 
 
 def links(view: GraphView, events: Events) -> list[Write]:
-    """Links and demotions that they ask for."""
+    """Return the links and demotions that events require."""
     return plan(view, events)[0]
 
 
 def linked(*events: Nodes) -> MemoryGraphStore:
-    """A graph in which these events have linked their nodes, one after the other, as the stage does."""
+    """Return a graph in which these events were linked one after the other, as by the stage."""
     store, view = MemoryGraphStore(), GraphView(dict.fromkeys(NODES))
     for n, nodes in enumerate(events):
         view.slots.update(dict.fromkeys(set(nodes) - view.slots.keys()))
@@ -44,22 +44,22 @@ def linked(*events: Nodes) -> MemoryGraphStore:
 
 
 def said_by(events: Iterable[Nodes]) -> Callable[[Collection[str]], list[Nodes]]:
-    """The evidence of these events."""
+    """Return a reader of these events' evidence."""
     return lambda nodes: [event for event in events if len(set(event) & set(nodes)) > 1]
 
 
 def into(log: dict[str, Slot]) -> SlotLogger:
-    """A log in memory."""
+    """Return a logger into memory."""
     return lambda _kept, slots: log.update(slots)
 
 
 def view_of(store: MemoryGraphStore) -> GraphView:
-    """Everything."""
+    """Return a view of the whole store."""
     return GraphView({**dict.fromkeys(NODES), **store.slots})
 
 
 def oracle(members: Sequence[str], evidence: Iterable[Nodes]) -> dict[str, int]:
-    """Node -> component of these nodes alone, by scipy."""
+    """Return node -> component among these nodes alone, by scipy."""
     index = {node: at for at, node in enumerate(members)}
     here = [[index[node] for node in event if node in index] for event in evidence]
     pairs = [(event[0], other) for event in here if event for other in event]
@@ -81,14 +81,14 @@ def test_parts_are_the_oracles(world: list[Nodes], members: set[str]) -> None:
 
 @given(WORLD)
 def test_users_are_in_parts_of_their_own(world: list[Nodes]) -> None:
-    """Whatever the evidence says, no part has two users."""
+    """No part has two users."""
     assert all(sum(node[0] == "0" for node in part) < 2 for part in connected_parts(NODES, world))
 
 
 @given(WORLD, st.sampled_from(NODES))
 @settings(deadline=None, max_examples=300)
 def test_the_rest_is_what_other_evidence_links(world: list[Nodes], node: str) -> None:
-    """The node is nobody's; the others are linked as the oracle says, everybody else as before; a second run does nothing."""
+    """The node is demoted, the others are linked as the oracle says; a second run does nothing."""
     store, log = linked(*world), dict[str, Slot]()
     before, tree = view_of(store), read_tree(store, node)
     members = sorted(tree.slots.keys() - {node})
@@ -113,7 +113,7 @@ def test_the_rest_is_what_other_evidence_links(world: list[Nodes], node: str) ->
 @given(WORLD, st.sampled_from(NODES), st.sampled_from(NODES))
 @settings(deadline=None, max_examples=200)
 def test_two_users_never_share_a_label(world: list[Nodes], first: str, second: str) -> None:
-    """After two splits, and after everything has come in once more, each label is one user's."""
+    """After two splits and a replay of all events each label belongs to one user."""
     store = linked(*world)
     for node in (first, second):
         split_node(store, node, said_by(world), ALIAS, into({}))
@@ -127,7 +127,7 @@ def test_two_users_never_share_a_label(world: list[Nodes], first: str, second: s
 
 
 def test_a_label_goes_with_its_node() -> None:
-    """A user's label that is another's now becomes the user itself; one that is demoted, or still hers, stays."""
+    """A user whose label belongs to another part becomes its own label; other labels stay."""
     store = linked((D1, C1), (U1, C1), (U1, C2))
     assert store.slots[U1] == Slot(D1, logged=True)
     split_plan = plan_next_split(store, C1, said_by([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
@@ -146,7 +146,7 @@ def test_a_label_goes_with_its_node() -> None:
 
 
 def test_a_user_can_be_a_tester() -> None:
-    """A user's id that is taken out leaves her devices to themselves, and her label to its node."""
+    """Splitting a user id frees its devices, and its label's node."""
     world = [(D1, C1), (U1, C1), (U1, C2)]
     store = linked(*world)
     split_node(store, U1, said_by(world), ALIAS, into({}))
@@ -156,7 +156,7 @@ def test_a_user_can_be_a_tester() -> None:
 
 
 def test_what_hung_under_a_demoted_node_stays() -> None:
-    """A demotion has left nodes under the demoted one: taking a third node out does not take them apart."""
+    """Splitting a third node keeps together what hangs under a demoted one."""
     store = linked((D1, C1), (D1, C2), (D1, C3))
     slot = store.slots.get(D1)
     store.write([Write(D1, slot, Slot(D1, logged=False, epoch=1, state=SHARED), 0)])
@@ -165,7 +165,7 @@ def test_what_hung_under_a_demoted_node_stays() -> None:
 
 
 def test_an_id_that_was_never_linked_is_demoted() -> None:
-    """A tester's cookie that comes alone from now on; an id that was erased is left alone."""
+    """A node without links is demoted; an erased one cannot be split."""
     store, log = MemoryGraphStore(), dict[str, Slot]()
     split_node(store, C1, said_by([]), ALIAS, into(log))
     assert log == {C1: Slot(C1, logged=False, epoch=1, state=SHARED)}
@@ -175,11 +175,11 @@ def test_an_id_that_was_never_linked_is_demoted() -> None:
 
 
 class Crash(Exception):
-    """The command is killed."""
+    """The command was killed."""
 
 
 class Dying(MemoryGraphStore):
-    """A store that writes one slot at a time, and whose process is killed before one of them."""
+    """A store that writes one slot at a time and is killed before one of them."""
 
     def __init__(self, store: MemoryGraphStore, steps: int) -> None:
         super().__init__()
@@ -187,13 +187,13 @@ class Dying(MemoryGraphStore):
         self.steps = steps
 
     def step(self) -> None:
-        """One more thing that is done, or not."""
+        """Count one step, or crash."""
         if self.steps == 0:
             raise Crash
         self.steps -= 1
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
-        """One by one."""
+        """Write one by one."""
         won = []
         for write in writes:
             self.step()
@@ -201,12 +201,12 @@ class Dying(MemoryGraphStore):
         return won
 
     def save_note(self, node: str, text: str) -> None:
-        """At once or not at all."""
+        """Save at once or not at all."""
         self.step()
         super().save_note(node, text)
 
     def confirm(self, slots: Iterable[tuple[str, Slot]]) -> None:
-        """One by one."""
+        """Confirm one by one."""
         for slot in slots:
             self.step()
             super().confirm([slot])
@@ -215,7 +215,7 @@ class Dying(MemoryGraphStore):
 @given(WORLD, st.sampled_from(NODES))
 @settings(deadline=None, max_examples=60)
 def test_a_split_that_was_killed_is_completed(world: list[Nodes], node: str) -> None:
-    """Killed before each of its writes in turn, the second run ends where an undisturbed one does, and logs the same."""
+    """Killed before each write in turn, the second run ends as an undisturbed one and logs the same."""
     straight, expected = linked(*world), dict[str, Slot]()
     journal = split_node(straight, node, said_by(world), ALIAS, into(expected))
     for steps in range(3 * len(expected) + 2):
@@ -239,7 +239,7 @@ def test_a_split_that_was_killed_is_completed(world: list[Nodes], node: str) -> 
 
 
 def test_what_workers_link_meanwhile_is_taken_out_too() -> None:
-    """A node that is linked under the split one before workers know is freed by the next round."""
+    """A node that is linked under the split one meanwhile is freed by the next round."""
     world = [(D1, C1), (D1, C2)]
     store = linked(*world)
 
@@ -254,7 +254,7 @@ def test_what_workers_link_meanwhile_is_taken_out_too() -> None:
 
 @given(WORLD, st.sampled_from(NODES))
 def test_a_journal_is_read_as_it_was_noted(world: list[Nodes], node: str) -> None:
-    """Nothing is lost in the note."""
+    """A journal survives the round trip."""
     split_plan = plan_split(read_tree(linked(*world), node), world, ALIAS)
     assume(split_plan.writes)
     journal = SplitJournal().add(split_plan)
@@ -263,7 +263,7 @@ def test_a_journal_is_read_as_it_was_noted(world: list[Nodes], node: str) -> Non
 
 
 def test_a_tree_is_the_whole_component() -> None:
-    """Everything under a node's root, from whichever node it is asked."""
+    """From each of its nodes, the tree is everything under the root."""
     store = linked((D1, C1), (U1, C1), (U1, C2), (U2, D2))
     for node in (U1, D1, C1, C2):
         assert read_tree(store, node) == ComponentTree(node, {n: store.slots[n] for n in (U1, D1, C1, C2)}, store.slots[D1])

@@ -35,12 +35,12 @@ SEEN = 1_795_000_000_000
 
 
 def person(n: int) -> list[str]:
-    """Of one house: a user, a kiosk's device, three cookies; the user's label is the kiosk, and she is known by two cookies."""
+    """Nodes of one household: a user, a kiosk's device, three cookies; the kiosk is the user's label."""
     return [f"{tier}{n:04x}" + digit * 28 for tier, digit in ("01", "1a", "2b", "2c", "2d")]
 
 
 def world(n: int) -> list[Nodes]:
-    """Their events: the third cookie is linked by the kiosk alone."""
+    """Events of the household: the kiosk alone links the third cookie."""
     user, kiosk, first, second, third = person(n)
     return [(kiosk, first), (kiosk, third), (user, first), (user, second)]
 
@@ -64,7 +64,7 @@ def store(house: Settings) -> Iterator[RedisGraphStore]:
 
 
 def settle(settings: Settings, store: RedisGraphStore, events: Sequence[Nodes]) -> None:
-    """Let the events link their nodes in Redis, in the log, and as evidence."""
+    """Link the nodes of events in Redis, in the log, and as evidence."""
     registry, client = Registry(settings.contracts), producer(settings)
     view = GraphView(dict.fromkeys(node for nodes in events for node in nodes))
     for n, nodes in enumerate(events):
@@ -81,7 +81,7 @@ def settle(settings: Settings, store: RedisGraphStore, events: Sequence[Nodes]) 
 
 
 def conflicts(settings: Settings, node: str) -> list[Any]:
-    """What was said of a node."""
+    """Return the conflict records of a node."""
     registry = Registry(settings.contracts)
     records = [
         decode(registry, value)[1]
@@ -94,7 +94,7 @@ def conflicts(settings: Settings, node: str) -> list[Any]:
 
 
 def insert(warehouse: Store, name: str, profile: str, node: str, identifiers: list[str]) -> None:
-    """A past event."""
+    """Insert a past event."""
     warehouse.command(
         "INSERT INTO headwater.events (event_id, profile_id, node, identifiers, collector_ts) "
         f"VALUES ('{name}', '{profile}', '{node}', {identifiers}, now64(3))"
@@ -102,11 +102,11 @@ def insert(warehouse: Store, name: str, profile: str, node: str, identifiers: li
 
 
 def nothing(_records: int) -> None:
-    """Nobody watches."""
+    """Ignore progress."""
 
 
 def test_a_kiosk_is_taken_out(house: Settings, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """First said, then done; without ClickHouse the graph is split, the next run rewrites the rows, later ones late rows."""
+    """A dry run writes nothing; without ClickHouse the graph is split; later runs rewrite the rows, late ones too."""
     user, kiosk, first, second, third = person(1)
     settle(house, store, world(1))
     rows = [
@@ -165,22 +165,22 @@ def test_a_kiosk_is_taken_out(house: Settings, store: RedisGraphStore, monkeypat
 
 
 class Killed(Exception):
-    """The process is."""
+    """The process was killed."""
 
 
 class Dying(RedisGraphStore):
-    """One write at a time to a real Redis, and killed before one of them."""
+    """One write at a time to a real Redis, killed before one of them."""
 
     steps = 0
 
     def step(self) -> None:
-        """One more thing that is done, or not."""
+        """Count one step, or be killed."""
         if self.steps == 0:
             raise Killed
         self.steps -= 1
 
     def write(self, writes: Sequence[Write]) -> list[bool]:
-        """One by one."""
+        """Write one by one."""
         won = []
         for write in writes:
             self.step()
@@ -189,7 +189,7 @@ class Dying(RedisGraphStore):
 
 
 def test_killed_before_each_of_its_writes(house: Settings, store: RedisGraphStore) -> None:
-    """Redis and Kafka end the same wherever the first run was killed: before a slot, before the log, before it is marked."""
+    """Redis and Kafka end the same wherever the first run was killed."""
     for steps in range(5):
         user, kiosk, first, second, third = person(100 + steps)
         settle(house, store, world(100 + steps))
@@ -220,7 +220,7 @@ def test_killed_before_each_of_its_writes(house: Settings, store: RedisGraphStor
 
 
 def test_only_nodes_reach_a_statement(house: Settings) -> None:
-    """What is no node is no part of SQL."""
+    """Text that is no node never reaches an SQL statement."""
     warehouse = Store(house)
     node = "1" + "a" * 32
     with pytest.raises(ValueError, match="neither"):
@@ -229,7 +229,7 @@ def test_only_nodes_reach_a_statement(house: Settings) -> None:
 
 
 def test_a_warehouse_without_tables_has_no_rows(house: Settings, tmp_path: Path) -> None:
-    """Nothing was loaded yet: there is nothing to rewrite."""
+    """Without tables there is nothing to rewrite."""
     warehouse = Store(house.model_copy(update={"clickhouse_database": "empty"}))
     assert restamp(warehouse, ["1" + "a" * 32], SplitJournal()) == 0
     warehouse.close()

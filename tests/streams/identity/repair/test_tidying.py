@@ -1,4 +1,4 @@
-"""Demoted ids are taken out of their components, many at once: as one by one, on a real Redis, Kafka and ClickHouse."""
+"""Many demoted nodes are split at once, as one by one; on a real Redis, Kafka and ClickHouse too."""
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -28,37 +28,37 @@ from tests.streams.identity.repair.test_split_command import SECRET, SEEN, inser
 
 
 class MemoryEvidence:
-    """Evidence in memory; some of it is said after it was read."""
+    """Evidence in memory; some of it comes after the first read."""
 
     def __init__(self, world: Iterable[Nodes], later: Callable[[], Iterable[Nodes]] = tuple) -> None:
         self._world = list(world)
         self._later = later
 
     def read(self, nodes: Collection[str]) -> Iterable[Nodes]:
-        """See `Evidence`."""
+        """See `LinkLog`."""
         return said_by(self._world)(nodes)
 
     def read_new(self, nodes: Collection[str]) -> Iterable[Nodes]:
-        """See `Evidence`."""
+        """See `LinkLog`."""
         new = list(self._later())
         self._world += new
         return said_by(new)(nodes)
 
 
 def ignored(_node: str) -> SlotLogger:
-    """A log that nobody reads."""
+    """Return a logger that drops everything."""
     return lambda _kept, _slots: None
 
 
 def marked(store: MemoryGraphStore) -> list[str]:
-    """What was demoted."""
+    """Return the demoted nodes."""
     return sorted(node for node, slot in store.slots.items() if slot.state == SHARED)
 
 
 @given(WORLD)
 @settings(deadline=None, max_examples=300)
 def test_many_at_once_are_as_one_by_one(world: list[Nodes]) -> None:
-    """Whatever was demoted, wherever it stands; and a second time changes nothing."""
+    """The result equals single splits, and a second run changes nothing."""
     together, one_by_one = linked(*world), linked(*world)
     nodes = marked(together)
     assert [
@@ -74,7 +74,7 @@ def test_many_at_once_are_as_one_by_one(world: list[Nodes]) -> None:
 
 
 def test_what_only_a_shared_device_linked_is_free() -> None:
-    """A cookie that came to a user by a device of two is nobody's; one that came with the user herself stays hers."""
+    """A cookie linked by the shared device alone is free; one that came with the user stays."""
     world: list[Nodes] = [(U1, D1), (D1, C1), (U1, C2), (U2, D1)]
     store = linked(*world)
     assert marked(store) == [D1]
@@ -89,7 +89,7 @@ def test_what_only_a_shared_device_linked_is_free() -> None:
 
 @pytest.mark.parametrize("joins", [C1, C3])
 def test_what_is_linked_meanwhile_stays(joins: str) -> None:
-    """The evidence is read once and news of it before each use: of ids that were there, and of one that joins only then."""
+    """New evidence is read before each split, of known nodes and of nodes that join meanwhile."""
     world: list[Nodes] = [(U1, D1), (D1, C1), (U2, D1)]
     store = linked(*world)
 
@@ -104,7 +104,7 @@ def test_what_is_linked_meanwhile_stays(joins: str) -> None:
 
 
 def test_what_cannot_be_split_does_not_keep_the_others() -> None:
-    """Somebody was erased meanwhile: the rest is done."""
+    """A node that is erased meanwhile does not stop the others."""
     world: list[Nodes] = [(U1, D1), (U2, D1), (U1, D2), (U2, D2)]
     store = linked(*world)
     assert marked(store) == [D1, D2]
@@ -120,7 +120,7 @@ def test_what_cannot_be_split_does_not_keep_the_others() -> None:
 
 @pytest.fixture
 def house(kafka: str, redis_url: str, clickhouse_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Topics and tables; commands find them."""
+    """Topics and tables, set in the environment of commands."""
     house_settings = Settings(kafka=kafka, redis=redis_url, clickhouse=clickhouse_url, state_dir=tmp_path, secret=SECRET)
     apply(house_settings)
     migrate(house_settings)
@@ -132,14 +132,14 @@ def house(kafka: str, redis_url: str, clickhouse_url: str, tmp_path: Path, monke
 
 @pytest.fixture
 def store(house: Settings) -> Iterator[RedisGraphStore]:
-    """What the log says, in an empty Redis."""
+    """An empty Redis."""
     with redis.Redis.from_url(house.redis) as client:
         client.flushall()
         yield RedisGraphStore(lambda: client)
 
 
 def conflict(house: Settings, node: str, rule: str) -> None:
-    """What a worker says when it demotes a node."""
+    """Log a conflict as a worker does."""
     record = conflict_record(Write(node, None, Slot(node, False, 1, SHARED), 0, rule), "", "e", SEEN)
     kafka = producer(house)
     kafka.produce(CONFLICTS, encode(Registry(house.contracts).latest(CONFLICTS), record), node.encode())
@@ -147,7 +147,7 @@ def conflict(house: Settings, node: str, rule: str) -> None:
 
 
 def test_the_command(house: Settings, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted, then done; without ClickHouse the next run rewrites the rows; what somebody split by hand is not touched."""
+    """A dry run counts; without ClickHouse the next run rewrites the rows; nodes split by hand are not touched."""
 
     def ids(user: str) -> Sequence[str]:
         return [f"{tier}{user}{digit}" + "5a" * 15 for tier, digit in ("00", "10", "20", "21")]
@@ -193,7 +193,7 @@ def test_the_command(house: Settings, store: RedisGraphStore, monkeypatch: pytes
 
 
 def test_an_id_that_was_never_demoted_is_found(house: Settings, store: RedisGraphStore) -> None:
-    """A shop's phone that had joined everybody before there was a limit: the command takes it out, once."""
+    """A shop's phone that was linked with everybody before the limit existed is split, once."""
     phone, emails = "3" + "f" * 32, [f"3{n:02x}" + "7c" * 15 for n in range(16, 30)]
     settle(house, store, [(email, phone) for email in emails])
     assert {slot and slot.state for slot in store.read([phone, *emails])} <= {"", None}
