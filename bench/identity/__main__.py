@@ -88,24 +88,24 @@ def measure(world: IdentityWorld, progress: Progress, batch: int = BATCH) -> dic
 def table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return a table with a column for each contender and a row for each figure."""
     rendered = Table("", *rows, title="identities, against the truth")
-    for figure, (heading, how) in COLUMNS.items():
-        rendered.add_row(heading, *(_shown(row.get(figure), how) for row in rows.values()))
+    for figure, (heading, unit) in COLUMNS.items():
+        rendered.add_row(heading, *(_shown(row.get(figure), unit) for row in rows.values()))
     return rendered
 
 
-def causes(rows: Mapping[str, Mapping[str, Any]], which: str, title: str) -> Table:
+def causes(rows: Mapping[str, Mapping[str, Any]], kind: str, title: str) -> Table:
     """Return a table of causes, in percent of all events or of all pairs."""
-    compared = {name: row[which] for name, row in rows.items() if which in row}
+    compared = {name: row[kind] for name, row in rows.items() if kind in row}
     rendered = Table("", *compared, title=title)
     for cause in sorted({cause for row in compared.values() for cause in row}):
         rendered.add_row(cause, *(_shown(row.get(cause), "100") for row in compared.values()))
     return rendered
 
 
-def _shown(figure: float | None, how: str) -> str:
+def _shown(figure: float | None, unit: str) -> str:
     if figure is None:
         return "-"
-    return {"100": f"{100 * figure:.3f}", "1": f"{figure:.4f}", "n": f"{figure:,.0f}", "s": f"{figure:.1f}"}[how]
+    return {"100": f"{100 * figure:.3f}", "1": f"{figure:.4f}", "n": f"{figure:,.0f}", "s": f"{figure:.1f}"}[unit]
 
 
 def constants_table(figures: identity_constants.Figures) -> Table:

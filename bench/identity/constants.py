@@ -158,11 +158,11 @@ def measure(rows: Sequence[Occurrence], advance: Advance, size: int = BATCH) -> 
     room, profiles = ContenderStage(), list[str]()
     events = [row.event for row in rows]
     for _, today in groupby(events, lambda event: (event.arrived - START_TS) // DAY_MS):
-        start, some = len(profiles), list(today)
-        for at in range(0, len(some), size):
-            room.resolve_batch(some[at : at + size])
-            advance(len(some[at : at + size]))
-        profiles += [room.profile_by_event[event.event_id] for event in some]
+        start, day_events = len(profiles), list(today)
+        for at in range(0, len(day_events), size):
+            room.resolve_batch(day_events[at : at + size])
+            advance(len(day_events[at : at + size]))
+        profiles += [room.profile_by_event[event.event_id] for event in day_events]
         profiles = room.tidy(start, list(zip(events[: len(profiles)], profiles, strict=True)))
     return _figures(rows, [follow_profile(room.store.slots, profile) for profile in profiles], room)
 

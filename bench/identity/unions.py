@@ -10,9 +10,9 @@ class Unions:
         self._numbers: dict[Hashable, int] = {}
         self._parents: list[int] = []
 
-    def number(self, thing: Hashable) -> int:
+    def number(self, value: Hashable) -> int:
         """Return the value's own number."""
-        number = self._numbers.setdefault(thing, len(self._parents))
+        number = self._numbers.setdefault(value, len(self._parents))
         if number == len(self._parents):
             self._parents.append(number)
         return number

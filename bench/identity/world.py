@@ -99,7 +99,7 @@ class _WorldMaker:
         for event in world.events:
             for member in event.nodes:
                 people[member].add(event.person)
-        world.shared_nodes = {member: why for member, why in world.shared_nodes.items() if len(people[member]) > 1}
+        world.shared_nodes = {member: reason for member, reason in world.shared_nodes.items() if len(people[member]) > 1}
         return world
 
     # -- visits
@@ -253,10 +253,10 @@ class _WorldMaker:
             result = self._node_by_value[kind, value] = node(self._keys, kind, value)
         return result
 
-    def _mark_shared(self, kind: str, value: str, why: str) -> None:
+    def _mark_shared(self, kind: str, value: str, reason: str) -> None:
         shared = self._node(kind, value)
         if shared is not None:
-            self._world.shared_nodes.setdefault(shared, why)
+            self._world.shared_nodes.setdefault(shared, reason)
 
     # -- events
 

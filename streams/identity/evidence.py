@@ -68,6 +68,6 @@ class LinkEvidence:
         outcome.after_commit.append(partial(_remember, new, self._since))
 
 
-def _remember(combinations: Iterable[IdentifierSet], since: int) -> None:
-    for identifiers in combinations:
+def _remember(identifier_sets: Iterable[IdentifierSet], since: int) -> None:
+    for identifiers in identifier_sets:
         identifiers.evidence_since = since

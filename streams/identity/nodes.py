@@ -260,11 +260,11 @@ class EventNodes(NamedTuple):
 def event_nodes(keys: NodeKeys, identifiers: Iterable[tuple[str, str]], region: str = "") -> EventNodes:
     """Return the nodes of an event's identifiers (type, value); `region` as in `normalise`."""
     nodes_by_identifier = [
-        some[keys.since - 1 :] for kind, value in identifiers if (some := versions(keys, kind, value, region))
+        names[keys.since - 1 :] for kind, value in identifiers if (names := versions(keys, kind, value, region))
     ]
     return EventNodes(
-        min((some[0] for some in nodes_by_identifier), default=None),
-        sorted({name for some in nodes_by_identifier for name in some}),
+        min((names[0] for names in nodes_by_identifier), default=None),
+        sorted({name for names in nodes_by_identifier for name in names}),
     )
 
 

@@ -106,7 +106,7 @@ class BatchReader:
         """Return the events of a batch; undecodable records are dead letters. Retryable while a contract is unknown."""
         events: list[IdentityEvent] = []
 
-        def failed(at: int, error: Undecodable) -> None:
+        def on_error(at: int, error: Undecodable) -> None:
             outcome.bury(at, str(error), now)
 
         for start in range(0, len(batch), COLUMN_BATCH):
@@ -114,21 +114,21 @@ class BatchReader:
             heads = self._heads.get((values[0] or b"")[:HEADER_BYTES])
             odd: Iterable[int] = range(len(values))
             if heads is not None and len(values) >= FEW:
-                batch_events, odd = heads.together(start, values, failed)
+                batch_events, odd = heads.read_columns(start, values, on_error)
                 events += batch_events
             for at in odd:
-                events += self._alone(start + at, values[at], failed)
+                events += self._read_one(start + at, values[at], on_error)
             if odd:
                 events.sort(key=itemgetter(0))
         return events
 
-    def _alone(self, at: int, value: bytes | None, failed: OnUndecodable) -> list[IdentityEvent]:
+    def _read_one(self, at: int, value: bytes | None, on_error: OnUndecodable) -> list[IdentityEvent]:
         try:
             if value is None:
                 raise Undecodable("a tombstone")
-            return (self._heads.get(value[:HEADER_BYTES]) or self._open(value)).alone(at, value, failed)
+            return (self._heads.get(value[:HEADER_BYTES]) or self._open(value)).read_one(at, value, on_error)
         except Undecodable as error:
-            failed(at, error)
+            on_error(at, error)
         except UnknownContract as error:
             raise Retryable(str(error)) from error
         return []
@@ -159,8 +159,8 @@ class _Heads:
         self._older: dict[bytes, IdentifierSet] = {}
         self._nobody = IdentifierSet((), self._column_encoder)
 
-    def together(
-        self, start: int, values: Sequence[bytes | None], failed: OnUndecodable
+    def read_columns(
+        self, start: int, values: Sequence[bytes | None], on_error: OnUndecodable
     ) -> tuple[list[IdentityEvent], list[int]]:
         """Return the events of most records from position `start` on, and the indexes of those to read one by one."""
         heads = self._columns.read([value or b"" for value in values])
@@ -173,9 +173,9 @@ class _Heads:
         odd = np.flatnonzero(~heads.sound).tolist()
         if odd:
             rows = compress(rows, heads.sound.tolist())
-        return self._events(rows, failed), odd
+        return self._events(rows, on_error), odd
 
-    def alone(self, at: int, value: bytes, failed: OnUndecodable) -> list[IdentityEvent]:
+    def read_one(self, at: int, value: bytes, on_error: OnUndecodable) -> list[IdentityEvent]:
         """Return the event of one record, whatever its encoding. Raises Undecodable."""
         ends = self._slicer.ends(value)
         purposes, event_id, heartbeat, clock, nodes = self._places
@@ -184,9 +184,9 @@ class _Heads:
             id_at += 1
         clock_at = ends[clock - 1]
         row = (value, ends[purposes], id_at + 1, ends[event_id], ends[heartbeat], read_long(value, clock_at), ends[nodes - 1])
-        return self._events([(at, (*row, ends[nodes]))], failed)
+        return self._events([(at, (*row, ends[nodes]))], on_error)
 
-    def _events(self, rows: Iterable[tuple[int, tuple[Any, ...]]], failed: OnUndecodable) -> list[IdentityEvent]:
+    def _events(self, rows: Iterable[tuple[int, tuple[Any, ...]]], on_error: OnUndecodable) -> list[IdentityEvent]:
         events: list[IdentityEvent] = []
         consents, origins, identifier_sets = self._consents.get, self._origins.get, self._younger.get
         for at, (value, purposes_end, id_at, id_end, where_end, clock, nodes_at, nodes_end) in rows:
@@ -204,7 +204,7 @@ class _Heads:
                 else:
                     identifiers = self._nobody
             except Undecodable as error:
-                failed(at, error)
+                on_error(at, error)
                 continue
             # Ids of heartbeats are always new; anonymised events have no id of their own.
             claim = b"" if origin.heartbeat or anonymised else origin.claims + event_id
@@ -220,12 +220,12 @@ class _Heads:
         head = self._head(value)
         purposes = head["consent_purposes"]
         consent = Consent(purposes, head["consent_outcome"] == "anonymise", bool(purposes & ANALYTICS))
-        return _keep(self._consents, MAX_CACHED_TEXTS, text, consent)
+        return _remember(self._consents, MAX_CACHED_TEXTS, text, consent)
 
     def _origin(self, text: bytes, value: bytes) -> EventOrigin:
         head = self._head(value)
         source = head["source"]
-        return _keep(
+        return _remember(
             self._origins,
             MAX_CACHED_TEXTS,
             text,
@@ -251,8 +251,8 @@ class _Heads:
         return IdentifierSet(tuple(nodes), self._column_encoder) if nodes else self._nobody
 
 
-def _keep(cache: OrderedDict[bytes, T], most: int, text: bytes, value: T) -> T:
-    if len(cache) >= most:
+def _remember(cache: OrderedDict[bytes, T], limit: int, text: bytes, value: T) -> T:
+    if len(cache) >= limit:
         cache.popitem(last=False)
     cache[text] = value
     return value

@@ -90,12 +90,12 @@ class Resolver:
         self,
         outcome: Outcome,
         slots: Mapping[str, Slot | None],
-        combinations: Iterable[IdentifierSet],
+        identifier_sets: Iterable[IdentifierSet],
         events: list[IdentityEvent],
     ) -> list[IdentityEvent]:
         """Drop events of erased persons that were collected before the erasure, so that a replay does not restore them."""
         until: dict[IdentifierSet, int] = {}
-        for identifiers in combinations:
+        for identifiers in identifier_sets:
             for node in identifiers.nodes:
                 slot = slots.get(node)
                 if slot is not None and slot.state == ERASED:

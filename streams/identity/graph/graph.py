@@ -28,7 +28,7 @@ RenameLookup = Callable[[Iterable[Nodes]], Mapping[str, str]]
 """Node tuples -> former nodes and the newer nodes of the same identifiers, where a tuple has both."""
 
 
-def no_renames(_combinations: Iterable[Nodes]) -> Mapping[str, str]:
+def no_renames(_node_tuples: Iterable[Nodes]) -> Mapping[str, str]:
     """Return no renames, for deployments that do not rotate keys."""
     return NOTHING
 
@@ -49,13 +49,13 @@ class Graph:
         """Return the cached slots of nodes, None for those that are not cached."""
         return {node: self._cache.get(node) for node in nodes}
 
-    def look_up(self, view: GraphView, reads: SlotReads, combinations: Iterable[IdentifierSet]) -> set[IdentifierSet]:
+    def look_up(self, view: GraphView, reads: SlotReads, identifier_sets: Iterable[IdentifierSet]) -> set[IdentifierSet]:
         """Read every slot that these depend on into `view`, level by level; return the sets without valid cached columns.
 
         The store is read at least once.
         """
         cached, uncached, nodes = list[IdentifierSet](), set[IdentifierSet](), set[str]()
-        for identifiers in combinations:
+        for identifiers in identifier_sets:
             valid = identifiers.resolved is not None and (identifiers.generation == self._generation or not identifiers.nodes)
             if valid or identifiers.cache_columns(self._cache, self._generation):
                 cached.append(identifiers)
@@ -103,7 +103,7 @@ class Graph:
         self,
         view: GraphView,
         reads: SlotReads,
-        combinations: Mapping[IdentifierSet, int],
+        identifier_sets: Mapping[IdentifierSet, int],
         uncached: set[IdentifierSet],
         day: int,
     ) -> dict[str, Write]:
@@ -118,11 +118,11 @@ class Graph:
         admitted: set[tuple[str, str]] = set()
         for _ in range(ROUNDS):
             events: dict[Nodes, int] = {}
-            for identifiers, at in combinations.items():
+            for identifiers, at in identifier_sets.items():
                 if identifiers in uncached:
                     events.setdefault(identifiers.nodes, at)
             writes, pairs = plan(view, events, full, self._renamed(events))
-            cached = [identifiers for identifiers in combinations if identifiers not in uncached] if writes else []
+            cached = [identifiers for identifiers in identifier_sets if identifiers not in uncached] if writes else []
             if affected := self._affected(view, writes, cached):
                 undo_writes(view, writes)
                 self._read_uncached(view, reads, uncached, affected)
@@ -135,7 +135,7 @@ class Graph:
                 return own_writes
             else:
                 self._read_uncached(
-                    view, reads, uncached, [identifiers for identifiers in combinations if identifiers not in uncached]
+                    view, reads, uncached, [identifiers for identifiers in identifier_sets if identifiers not in uncached]
                 )
         raise Retryable("other workers link the same nodes all the time")
 

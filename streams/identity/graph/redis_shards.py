@@ -155,8 +155,8 @@ class RedisShards:
         ]
         responses = self.run([(tag, ("MGET", *(keys[at][1] for at in places))) for tag, places in parts])
         values: list[bytes | None] = [None] * len(keys)
-        for (_, places), some in zip(parts, responses, strict=True):
-            for at, value in zip(places, some, strict=True):
+        for (_, places), part_values in zip(parts, responses, strict=True):
+            for at, value in zip(places, part_values, strict=True):
                 values[at] = value
         return values
 

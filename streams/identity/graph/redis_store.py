@@ -3,6 +3,7 @@
 from binascii import crc32
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from typing import NamedTuple
 
 import redis
 
@@ -121,12 +122,12 @@ class RedisGraphStore:
     def unlogged_rewrites(self) -> list[str]:
         """See `GraphStore`."""
         members = self._shards.run([(tag, ("SMEMBERS", f"r:{braced}")) for tag, braced in enumerate(BRACED_TAGS)])
-        return sorted(node.decode() for some in members for node in some)
+        return sorted(node.decode() for shard_nodes in members for node in shard_nodes)
 
     def children(self, nodes: Sequence[str]) -> list[set[str]]:
         """See `GraphStore`."""
         members = self._shards.run([(tag_of(node), ("SMEMBERS", _key("c", node))) for node in nodes])
-        return [{child.decode() for child in some} for some in members]
+        return [{child.decode() for child in children} for children in members]
 
     # -- refusals
 
@@ -178,28 +179,30 @@ class RedisGraphStore:
         """See `GraphStore`."""
         commands = [(tag_of(node), ("DEL", *_sets(node))) for node in nodes]
         commands += [(tag_of(node), ("DEL", _key("f", node))) for node in nodes]
-        commands += [(tag_of(at), (f"{kind}REM", key, *some)) for at, kind, key, some in _memberships(nodes, holders)]
-        commands += [(tag_of(at), ("DEL", _key("s", at))) for at in self._nodes_with_notes(nodes, holders)]
+        commands += [
+            (tag_of(entry.holder), (entry.removal, entry.key, *entry.members)) for entry in _memberships(nodes, holders)
+        ]
+        commands += [(tag_of(node), ("DEL", _key("s", node))) for node in self._nodes_with_notes(nodes, holders)]
         return sum(self._shards.run(commands))
 
     def count_memberships(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
         """See `GraphStore`."""
         count: int = sum(self._shards.run([(tag_of(node), ("EXISTS", *_sets(node))) for node in nodes]))
         count += sum(self._shards.run([(tag_of(node), ("EXISTS", _key("f", node))) for node in nodes]))
-        members = list(_memberships(nodes, holders))
-        commands = [(tag_of(at), ("SMISMEMBER" if kind == "S" else "ZMSCORE", key, *some)) for at, kind, key, some in members]
+        entries = _memberships(nodes, holders)
+        commands = [(tag_of(entry.holder), (entry.lookup, entry.key, *entry.members)) for entry in entries]
         count += sum(answer not in (0, None) for answers in self._shards.run(commands) for answer in answers)
         return count + len(self._nodes_with_notes(nodes, holders))
 
     def _nodes_with_notes(self, nodes: Sequence[str], holders: Sequence[str]) -> list[str]:
         """Return nodes whose note belongs to `nodes` or names one of them."""
         candidates = sorted({*nodes, *holders})
-        texts = self._shards.mget([(tag_of(at), _key("s", at)) for at in candidates])
-        names = [node.encode() for node in nodes]
+        texts = self._shards.mget([(tag_of(node), _key("s", node)) for node in candidates])
+        names = [named_node.encode() for named_node in nodes]
         return [
-            at
-            for at, text in zip(candidates, texts, strict=True)
-            if text is not None and (at in nodes or any(name in text for name in names))
+            node
+            for node, text in zip(candidates, texts, strict=True)
+            if text is not None and (node in nodes or any(name in text for name in names))
         ]
 
     # -- the whole of it
@@ -255,16 +258,29 @@ def _key(kind: str, node: str) -> str:
 
 def _sets(node: str) -> list[str]:
     """Return the keys of the sets that a node holds."""
-    limits = [limit for (tier, _), some in LIMITS.items() if tier == node[0] for limit in some]
+    limits = [limit for (tier, _), tier_limits in LIMITS.items() if tier == node[0] for limit in tier_limits]
     return [_key("c", node), *(f"{_key('w', node)}:{limit.rule}" for limit in limits)]
 
 
-def _memberships(nodes: Sequence[str], holders: Sequence[str]) -> Iterator[tuple[str, str, str, Sequence[str]]]:
-    """Yield for each other holder: holder, set type letter (S, Z), key of a set it holds, members that stand for `nodes`."""
+class Membership(NamedTuple):
+    """A set of a holder, and the members of it that stand for some nodes."""
+
+    holder: str
+    key: str
+    members: Sequence[str]
+    lookup: str
+    """Redis command that looks members up in the set."""
+    removal: str
+    """Redis command that removes members from the set."""
+
+
+def _memberships(nodes: Sequence[str], holders: Sequence[str]) -> Iterator[Membership]:
+    """Yield the sets of the other holders that may hold these nodes."""
+    parts = [node[1:13] for node in nodes]
     for holder in sorted(set(holders) - set(nodes)):
         children, *limited = _sets(holder)
-        yield holder, "S", children, nodes
-        yield from ((holder, "Z", key, [node[1:13] for node in nodes]) for key in limited)
+        yield Membership(holder, children, nodes, "SMISMEMBER", "SREM")
+        yield from (Membership(holder, key, parts, "ZMSCORE", "ZREM") for key in limited)
 
 
 def _encode_slot(slot: Slot) -> str:

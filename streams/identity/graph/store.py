@@ -208,10 +208,10 @@ class MemoryGraphStore:
     def count_memberships(self, nodes: Sequence[str], holders: Sequence[str]) -> int:
         """See `GraphStore`."""
         others = set(holders) - set(nodes)
-        sets = [*self.child_index.items(), *((at, set(some)) for (at, _), some in self.memberships.items())]
+        sets = [*self.child_index.items(), *((holder, set(members)) for (holder, _), members in self.memberships.items())]
         refused = sum(node in self.refusals_by_node for node in nodes)
-        holder_count = sum(at in nodes for at, some in sets if some)
-        return refused + holder_count + sum(len(some & set(nodes)) for at, some in sets if at in others)
+        set_count = sum(holder in nodes for holder, members in sets if members)
+        return refused + set_count + sum(len(members & set(nodes)) for holder, members in sets if holder in others)
 
 
 def _same_content(first: Slot, second: Slot) -> bool:

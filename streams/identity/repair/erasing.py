@@ -60,7 +60,7 @@ def find_all_members(store: GraphStore, names: Sequence[str], alias: Alias, late
     for name in names:
         if not any(name in component.nodes for component in components):
             components.append(find_members(store, name, alias))
-    nodes, profiles, shared = (set[str]().union(*some) for some in zip(*components, strict=True))
+    nodes, profiles, shared = (set[str]().union(*sets) for sets in zip(*components, strict=True))
     others = sorted(later(nodes) - nodes)
     linked = zip(others, _read(store, others), store.children(others), strict=True)
     unknown = {node for node, slot, children in linked if slot is None and not children}
@@ -69,7 +69,7 @@ def find_all_members(store: GraphStore, names: Sequence[str], alias: Alias, late
 
 def extend_members(store: GraphStore, members: Members, alias: Alias) -> Members:
     """Add what workers have linked to these nodes before they knew of the erasure. Retryable."""
-    nodes, profiles, shared = (set(some) for some in members)
+    nodes, profiles, shared = (set(group) for group in members)
     children = set[str]().union(*store.children([*members.nodes, *members.shared]))
     for child, slot in zip(new := sorted(children - nodes - shared), _read(store, new), strict=True):
         if slot is not None and slot.parent in nodes and not slot.state:
@@ -80,12 +80,14 @@ def extend_members(store: GraphStore, members: Members, alias: Alias) -> Members
         elif slot is not None and slot.parent in nodes and slot.state == SHARED:
             profiles.add(child)
             shared.add(child)
-    return Members(*(tuple(sorted(some)) for some in (nodes, profiles, shared)))
+    return Members(*(tuple(sorted(group)) for group in (nodes, profiles, shared)))
 
 
 def _members(store: GraphStore, linked: Component, alias: Alias) -> Members:
     others = sorted(set(linked.profiles) - set(linked.nodes))
-    shared = [at for at, slot in zip(others, _read(store, others), strict=True) if slot is not None and slot.state == SHARED]
+    shared = [
+        node for node, slot in zip(others, _read(store, others), strict=True) if slot is not None and slot.state == SHARED
+    ]
     profiles = set(linked.profiles)
     for node, slot in zip(linked.nodes, _read(store, linked.nodes), strict=True):
         # Events after an earlier erasure carry an alias of that epoch.

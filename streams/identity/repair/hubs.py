@@ -90,7 +90,7 @@ def exceeded_limit(
 
 def find_suspects(members: Mapping[str, Members]) -> list[str]:
     """Return holders that exceed a limit if all of their members are independent."""
-    return sorted(node for node, some in members.items() if exceeded_limit(node, some) is not None)
+    return sorted(node for node, node_members in members.items() if exceeded_limit(node, node_members) is not None)
 
 
 def joins_strangers(

@@ -205,8 +205,8 @@ class LogIndex:
     def chunks(self, n: int) -> Iterator[Slots]:
         """Yield all slots, ordered by node, `n` at a time."""
         rows = self.db.execute("SELECT node, parent, epoch, state, since FROM slots")
-        while some := rows.fetchmany(n):
-            yield [(node, Slot(parent, True, epoch, state, since)) for node, parent, epoch, state, since in some]
+        while chunk := rows.fetchmany(n):
+            yield [(node, Slot(parent, True, epoch, state, since)) for node, parent, epoch, state, since in chunk]
 
     def record(self, node: str) -> LogRecord | None:
         """Return the newest record of a node, or None."""

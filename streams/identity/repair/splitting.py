@@ -128,13 +128,13 @@ def split_node(store: SplitStore, node: str, evidence: EvidenceReader, alias: Al
 def _carry_out(store: SplitStore, former_root: str, writes: Sequence[Write], log: SlotLogger) -> None:
     """Write what is not written yet, log what may not be logged."""
     # The node first, so that nothing is linked through it any more; labels before their nodes become free for other users.
-    for some in (
+    for batch in (
         [write for write in writes if write.rule == SPLIT],
         [write for write in writes if write.node[0] == USER and write.rule != SPLIT],
         [write for write in writes if write.node[0] != USER and write.rule != SPLIT],
     ):
-        if some:
-            store.write(some)
+        if batch:
+            store.write(batch)
     planned = {write.node: write.slot for write in writes}
     current = zip(planned.items(), store.read(list(planned)), strict=True)
     unlogged = [(node, slot) for (node, slot), now in current if now == slot]

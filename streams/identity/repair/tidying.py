@@ -152,12 +152,12 @@ def _read(store: SplitStore, nodes: Sequence[str], evidence: LinkLog) -> tuple[l
 
 def _cached_reader(evidence: LinkLog, covered: set[str]) -> EvidenceReader:
     """Return a reader that reads all evidence once, then before each use only new evidence, and all of new nodes."""
-    combinations: defaultdict[str, set[Nodes]] = defaultdict(set)
+    links_of: defaultdict[str, set[Nodes]] = defaultdict(set)
 
-    def add(some: Iterable[Nodes]) -> None:
-        for combination in some:
-            for node in combination:
-                combinations[node].add(combination)
+    def add(links: Iterable[Nodes]) -> None:
+        for nodes in links:
+            for node in nodes:
+                links_of[node].add(nodes)
 
     if covered:
         add(evidence.read(covered))
@@ -166,7 +166,7 @@ def _cached_reader(evidence: LinkLog, covered: set[str]) -> EvidenceReader:
         requested = set(nodes)
         add(evidence.read_new(covered) if requested.issubset(covered) else evidence.read(covered | requested))
         covered.update(requested)
-        matched = {combination for node in requested for combination in combinations[node]}
-        return sorted(combination for combination in matched if len(requested.intersection(combination)) > 1)
+        matched = {nodes for node in requested for nodes in links_of[node]}
+        return sorted(nodes for nodes in matched if len(requested.intersection(nodes)) > 1)
 
     return evidence_of
