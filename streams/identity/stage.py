@@ -157,7 +157,7 @@ class IdentityStage:
     def _expand(self, batch: Batch, now: float) -> Outcome:
         """Emit a signal for every linked id of each refusal, and a request to the other rooms for each withdrawal."""
         outcome = Outcome()
-        revocations = self._drop_outlived(outcome, self._revocations(outcome, batch, now))
+        revocations = self._drop_erased_subjects(outcome, self._revocations(outcome, batch, now))
         expansion = expand(self._graph.store, revocations)
         for revocation, linked in zip(revocations, expansion.components, strict=True):
             if not linked.whole:
@@ -176,20 +176,20 @@ class IdentityStage:
     def _revocations(self, outcome: Outcome, batch: Batch, now: float) -> list[Record]:
         """Return the refusals of identity nodes in a batch; other records are dead letters."""
         revocations: list[Record] = []
-        for at, value in enumerate(batch.values):
+        for position, value in enumerate(batch.values):
             try:
                 contract, revocation = decode(self._registry, value or b"")
                 if contract.topic != REVOCATIONS or not is_node(revocation["subject"]):
                     raise Undecodable(f"a record of {contract.topic}, or a subject that is no identity node")
             except Undecodable as error:
-                outcome.bury(at, str(error), now)
+                outcome.bury(position, str(error), now)
             except UnknownContract as error:
                 raise Retryable(str(error)) from error
             else:
                 revocations.append(revocation)
         return revocations
 
-    def _drop_outlived(self, outcome: Outcome, revocations: list[Record]) -> list[Record]:
+    def _drop_erased_subjects(self, outcome: Outcome, revocations: list[Record]) -> list[Record]:
         """Drop refusals of subjects that were erased since."""
         slots = self._graph.store.read([revocation["subject"] for revocation in revocations])
         pairs = zip(revocations, slots, strict=True)
@@ -206,17 +206,17 @@ class IdentityStage:
 
     def on_broadcast(self, topic: str, records: KeyValues) -> None:
         """Apply slots that any worker has committed, and ranges that any worker has deferred."""
-        dropped = False
+        evidence_deleted = False
         for key, value in records:
             if value is None:
                 if topic == MERGES and key is not None:
                     self._graph.forget(key.decode())
-                    dropped = True
+                    evidence_deleted = True
             elif topic == DEFERRED:
                 self._deferred.observe(decode(self._registry, value)[1])
             else:
                 self._graph.apply_committed(*self._slots.decode_slot(value))
-        if dropped:
+        if evidence_deleted:
             self._resolver.evidence.invalidate()
 
     def on_restore(self, topic: str, partition: int, records: KeyValues) -> None:  # noqa: ARG002 - it restores one topic

@@ -446,15 +446,19 @@ REFUSED = (REVOCATIONS, [revocation(LAPTOP)])
 """By a node that is no root, so that the root, which is linked, receives it later."""
 
 
+def switching(first: int, second: int, worker: int) -> Callable[[int], int]:
+    """Return a schedule that gives the calls from `first` to `second` to this worker, the others to the other one."""
+    return lambda step: worker if first <= step < second else 1 - worker
+
+
 def test_a_refusal_and_a_link_in_any_turns() -> None:
     """Every interleaving with up to two switches signals the other side."""
     _, steps = in_turns(lambda _: 0, REFUSED, JOINED)
     for first in range(steps + 1):
         for second in range(first, steps + 1):
-            for begins in (0, 1):
-                turns = lambda step, at=(first, second), starter=begins: starter if at[0] <= step < at[1] else 1 - starter  # noqa: E731
-                signalled, _ = in_turns(turns, REFUSED, JOINED)
-                assert signalled >= {PHONE, TABLET, EMAIL}, (first, second, begins)
+            for worker in (0, 1):
+                signalled, _ = in_turns(switching(first, second, worker), REFUSED, JOINED)
+                assert signalled >= {PHONE, TABLET, EMAIL}, (first, second, worker)
 
 
 @given(st.lists(st.integers(0, 2), max_size=60), st.sampled_from([PHONE, LAPTOP]))
