@@ -31,7 +31,7 @@ def events(*rows: Sequence[str]) -> list[WorldEvent]:
     return [WorldEvent(n, n, f"e{n}", tuple(sorted(nodes)), 0, OWN) for n, nodes in enumerate(rows)]
 
 
-def quiet(n: int) -> None:
+def ignore_progress(n: int) -> None:
     """Ignore progress."""
 
 
@@ -50,7 +50,7 @@ def world() -> IdentityWorld:
 def test_the_stage_stamps_and_follows() -> None:
     """A profile that was assigned before its id was linked to another is followed there; a duplicate counts once."""
     world_events = events([C1], [C2], [C2, U1], [C1, U1], [C2])
-    result, tidied = stage([*world_events, world_events[0]._replace(arrived=9)], quiet, size=1)
+    result, tidied = stage([*world_events, world_events[0]._replace(arrived=9)], ignore_progress, size=1)
     assert (tidied.canonicals, tidied.at_arrival) == (result.canonicals, result.at_arrival), "nothing was demoted"
     assert result.at_arrival == [C1, C2, C2, C2, C2]
     assert result.canonicals == [C2] * 5
@@ -59,7 +59,7 @@ def test_the_stage_stamps_and_follows() -> None:
 def test_tidied_rows_are_whose_the_rest_of_the_evidence_says() -> None:
     """After tidying, ids linked by a shared device alone are free, its own events are nobody's, and other evidence holds."""
     world_events = events([U1, D1], [D1, C1], [C1], [U1, C2], [D1], [U2, D1], [D1])
-    as_stamped, tidied = stage(world_events, quiet, size=1)
+    as_stamped, tidied = stage(world_events, ignore_progress, size=1)
     assert groups(as_stamped.canonicals) == [0, 0, 0, 0, 0, 1, 2]
     assert groups(tidied.canonicals) == [0, 1, 1, 0, 2, 3, 4]
     assert {tidied.canonicals[4], tidied.canonicals[6]} <= tidied.nobodys
@@ -75,23 +75,23 @@ def test_following_ends() -> None:
 def test_the_union_of_all_merges_users() -> None:
     """Two users on one cookie become one person; events keep the profile that was known on arrival."""
     world_events = events([C1], [U1], [C1, U1], [C1, U2], [U3])
-    result = union_of_all(world_events, quiet, size=1)
+    result = union_of_all(world_events, ignore_progress, size=1)
     assert groups(result.canonicals) == [0, 0, 0, 0, 1]
     assert groups(result.at_arrival or ()) == [0, 1, 0, 0, 2]
-    assert groups(union_of_all(world_events, quiet, size=3).at_arrival or ()) == [0, 0, 0, 0, 1]
+    assert groups(union_of_all(world_events, ignore_progress, size=3).at_arrival or ()) == [0, 0, 0, 0, 1]
 
 
 def test_caps_refuse_the_link_that_is_too_many() -> None:
     """An e-mail may have one user, a device three."""
-    result = capped_union(events([U1, M1], [U2, M1], [M1]), quiet)
+    result = capped_union(events([U1, M1], [U2, M1], [M1]), ignore_progress)
     assert groups(result.canonicals) == [0, 1, 0]
-    result = capped_union(events([U1, D1], [U2, D1], [U3, D1], [U4, D1], [D1]), quiet)
+    result = capped_union(events([U1, D1], [U2, D1], [U3, D1], [U4, D1], [D1]), ignore_progress)
     assert groups(result.canonicals) == [0, 0, 0, 1, 0]
 
 
 def test_unique_only_gives_a_cookie_to_its_only_user() -> None:
     """Earlier events included; a cookie of two users is nobody's; an e-mail owns it where there is no user."""
-    result = unique_only(events([C1], [C1, U1], [C2, U1], [C2, U2], [C2], [C3, M1], [C3], [M1, U2], [C1, C3]), quiet)
+    result = unique_only(events([C1], [C1, U1], [C2, U1], [C2, U2], [C2], [C3, M1], [C3], [M1, U2], [C1, C3]), ignore_progress)
     assert result.canonicals == [U1, U1, U1, U2, C2, U2, U2, U2, U1]
 
 
@@ -104,7 +104,7 @@ def test_components_are_those_of_scipy(world: IdentityWorld, resolve: Callable[.
     matrix = coo_array(([1] * len(rows), tuple(zip(*rows, strict=True))), shape=(len(numbers), len(numbers)))
     _, components = connected_components(matrix, directed=False)
     expected = groups([int(components[numbers[event.nodes[0]]]) for event in deliveries])
-    assert groups(resolve(deliveries, quiet).canonicals) == expected
+    assert groups(resolve(deliveries, ignore_progress).canonicals) == expected
 
 
 def as_stamped(deliveries: Sequence[WorldEvent], advance: Advance) -> ContenderResult:
@@ -125,7 +125,7 @@ def test_everybody_is_scored_on_a_small_world(world: IdentityWorld, resolve: Cal
     shown = world.events if resolve in (as_stamped, tidied) else deliveries
     result = resolve(shown, progress.append)
     assert sum(progress) == len(shown)
-    assert resolve(shown, quiet).canonicals == result.canonicals
+    assert resolve(shown, ignore_progress).canonicals == result.canonicals
     figures = score(world, deliveries, result.canonicals, result.at_arrival)
     for name in ("wrong", "avoidable", "wrong_known", "precision", "recall"):
         assert 0 <= asdict(figures)[name] <= 1
@@ -136,5 +136,5 @@ def test_everybody_is_scored_on_a_small_world(world: IdentityWorld, resolve: Cal
 
 def test_the_stage_never_has_two_users_in_one(world: IdentityWorld) -> None:
     """No profile of the stage has two users."""
-    for result in stage(world.events, quiet):
+    for result in stage(world.events, ignore_progress):
         assert score(world, first_deliveries(world.events), result.canonicals, result.at_arrival).two_users == 0

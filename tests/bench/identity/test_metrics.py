@@ -30,7 +30,7 @@ def test_figures_are_those_counted_by_hand() -> None:
     """Canonical x has three events of person 0 and one of person 1; y one of each of two persons."""
     figures = score(WORLD, EVENTS, ["x", "x", "x", "y", "x", "y"], ["x", "z", "x", "y", "z", "w"])
     assert figures.wrong == 2 / 6
-    # Event 4 has the nodes of event 5 too and came first, so by its nodes it is person 1's: it could have been right.
+    # Event 4 has the nodes of event 5 and came first, so by its nodes it belongs to person 1: it is avoidable.
     assert (figures.avoidable, figures.given_away) == (1 / 6, 0.0)
     assert figures.wrong_known == 2 / 6
     assert figures.canonicals == (1 + 2 + 1) / 3

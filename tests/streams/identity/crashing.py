@@ -173,7 +173,7 @@ class World:
         self.log: list[Record] = []
         self.signals: list[Record] = []
         """Committed signals to the consent room."""
-        self.stamps: dict[int, list[Record]] = {}
+        self.outputs: dict[int, list[Record]] = {}
         """Number of an event -> records that left for it."""
         self._partitions = partitions
         self._plan = plan
@@ -245,7 +245,7 @@ class World:
             self._next[worker] = first + len(values)
             for _, value, _ in outcome.out.get(RESOLVED, ()):
                 record = decode(REGISTRY, value or b"")[1]
-                self.stamps.setdefault(int(record["event_id"][1:]), []).append(record)
+                self.outputs.setdefault(int(record["event_id"][1:]), []).append(record)
             self._append(outcome)
             if number in self._plan.unconfirmed:
                 raise Ended
@@ -256,7 +256,7 @@ class World:
         finally:
             self._busy.discard(worker)
 
-    # -- what came of it
+    # -- results
 
     def live(self) -> dict[str, Slot]:
         """Return the graph in the store."""

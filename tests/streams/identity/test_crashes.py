@@ -95,20 +95,20 @@ def test_no_profile_has_two_users(case: tuple[list[Nodes], World]) -> None:
     assert world.live() == world.logged()
     view = GraphView({**dict.fromkeys(NODES), **world.store.slots})
     users: dict[str, set[str]] = {}
-    for n, records in world.stamps.items():
+    for n, records in world.outputs.items():
         for record in records:
             if events[n][0][0] == "0" and record["identity_state"] == "resolved":
                 users.setdefault(record["profile_id"], set()).add(events[n][0])
-    # Of two users in one event the second is believed once the first has been demoted: then two speak for one event.
+    # Once the first of two users in an event is demoted, the second one counts: two users attribute one event.
     alone = {nodes[0] for nodes in events} - {node for nodes in events for node in nodes[1:]}
     assert {profile: profile_users for profile, profile_users in users.items() if len(profile_users & alone) > 1} == {}
     strongest = {node for nodes in events for node in nodes if node[0] == "0" and node == nodes[0]}
     labels = {user: view.label(user) for user in strongest}
     assert None not in labels.values()
     assert len(set(labels.values())) == len(labels)
-    assert set(world.stamps) == set(range(len(events))), "each event left"
+    assert set(world.outputs) == set(range(len(events))), "each event left"
     alone = {
-        record["profile_id"] for records in world.stamps.values() for record in records if record["identity_state"] == SHARED
+        record["profile_id"] for records in world.outputs.values() for record in records if record["identity_state"] == SHARED
     }
     assert not alone & set(NODES)
 
@@ -118,7 +118,7 @@ def test_no_profile_has_two_users(case: tuple[list[Nodes], World]) -> None:
 def test_an_event_passes_once(case: tuple[list[Nodes], World]) -> None:
     """Of a duplicate pair exactly one event passes, on any partitions and with any crash."""
     _, world = case
-    assert {n: len(records) for n, records in world.stamps.items() if len(records) != 1} == {}
+    assert {n: len(records) for n, records in world.outputs.items() if len(records) != 1} == {}
 
 
 @given(worlds(CONFLICTED, InterruptedStore))
@@ -134,7 +134,7 @@ def test_a_rebuilt_graph_goes_on_as_the_old_one(case: tuple[list[Nodes], World])
     for store in (world.store, rebuilt):
         late = World(store, [again], Plan(5))
         late.run()
-        stamps.append({n: [record["profile_id"] for record in records] for n, records in late.stamps.items()})
+        stamps.append({n: [record["profile_id"] for record in records] for n, records in late.outputs.items()})
     assert stamps[0] == stamps[1]
 
 

@@ -20,7 +20,7 @@ from streams.identity.repair.hubs import collect
 from streams.identity.repair.tidying import find_hubs, tidy
 from tests.streams.identity.line import REGISTRY, T, event
 from tests.streams.identity.repair.test_split import ALIAS
-from tests.streams.identity.repair.test_tidying import MemoryEvidence, ignored
+from tests.streams.identity.repair.test_tidying import MemoryEvidence, drop_slots
 from tests.streams.identity.test_stage import batch, commit, resolved, stage
 
 KEYS = NodeKeys.derive(Secret("for tests only, forty characters long..."))
@@ -99,7 +99,7 @@ def test_a_constant_does_not_make_one_of_many(constant: tuple[str, str], kind: s
     assert store.slots[shared].state == SHARED
     assert [node for node, _ in house.conflicts] == [shared], "and nobody else"
     least = min(limit.most for limit in LIMITS[TIERS[constant[0]], TIERS[kind]])
-    # Whom a demoted user had taken is free as soon as she is met.
+    # Nodes under a demoted user are free when they come next.
     assert house.largest(kind, range(300), 0) == (least if size == 1 and shared[0] != USER else 1)
 
 
@@ -114,7 +114,7 @@ def test_a_slow_constant_is_found_too(constant: tuple[str, str], kind: str) -> N
     widest = max(limit.most for limit in LIMITS[TIERS[constant[0]], TIERS[kind]])
     assert house.largest(kind, range(200), 200) <= widest
     evidence = MemoryEvidence([nodes for nodes, _ in house.evidence])
-    assert all(journal is not None for _, journal in tidy(store, [shared], evidence, ALIAS, ignored))
+    assert all(journal is not None for _, journal in tidy(store, [shared], evidence, ALIAS, drop_slots))
     assert House(store).largest(kind, range(200), 201) == 1
 
 
@@ -131,7 +131,7 @@ def test_a_constant_of_before_is_found_by_the_log(
     assert house.largest(kind, range(150), 150) == 150
     over = found_by_log(house, store)
     assert over == [node_of(constant)]
-    list(tidy(store, over, MemoryEvidence([nodes for nodes, _ in house.evidence]), ALIAS, ignored))
+    list(tidy(store, over, MemoryEvidence([nodes for nodes, _ in house.evidence]), ALIAS, drop_slots))
     assert found_by_log(house, store) == [], "nor is it looked at again"
     assert House(store).largest(kind, range(150), 151) == 1
 

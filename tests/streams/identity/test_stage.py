@@ -80,7 +80,7 @@ def test_any_order_batching_and_worker_gives_one_partition(world: list[list[str]
     for start in range(0, len(values), size):
         part = batch(values[start : start + size], start)
         if rng.random() < 0.3:
-            rng.choice(workers).handle(part, 0)  # crashed before its commit: nothing of it left
+            rng.choice(workers).handle(part, 0)  # crashed before its commit: nothing left
         outcome = rng.choice(workers).handle(part, 0)
         log.update(merges(outcome))
         if rng.random() < 0.7:
@@ -253,7 +253,7 @@ def test_a_link_is_logged_until_a_commit_is_known() -> None:
     other = stage(store).handle(batch([event(2, [C1])], 7), 0)
     assert merges(other) == {C1: D1}
     (again,) = [decode(REGISTRY, value or b"")[1] for _, value, _ in other.out[MERGES]]
-    # Its evidence is not known here, but a row without a time would be older than any time to live.
+    # Its evidence is unknown here, but a row without a time would be older than any time to live.
     assert (again["event_id"], again["evidence_ts"]) == ("", 1_764_000_123_456)
     commit(other)
     assert merges(stage(store).handle(batch([event(3, [C1])], 8), 0)) == {}

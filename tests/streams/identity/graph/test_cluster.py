@@ -49,12 +49,12 @@ def links(nodes: Sequence[str]) -> list[Write]:
     return [Write(node, None, Slot(ROOT, logged=False), 0) for node in nodes]
 
 
-def held(graph: GraphStore, claims: dict[bytes, bytes]) -> dict[bytes, bytes]:
+def duplicate_claims(graph: GraphStore, claims: dict[bytes, bytes]) -> dict[bytes, bytes]:
     """Return claims that another position holds."""
     return graph.claim(claims, 0)()
 
 
-def patiently(call: Callable[[], T]) -> T:
+def retry_until_answered(call: Callable[[], T]) -> T:
     """Repeat a call while it is Retryable: primaries take a moment to agree on the owner of a slot."""
     deadline = time.monotonic() + 10
     while True:
@@ -105,7 +105,7 @@ def test_slots_that_have_moved_are_found(cluster: LocalCluster, store: RedisGrap
     claims = {b"s:%d" % n: b"0:%d" % n for n in range(200)}
     calls: list[Callable[[RedisGraphStore | MemoryGraphStore], object]] = [
         lambda graph: graph.write(links(NODES[::2])),
-        lambda graph: held(graph, claims),
+        lambda graph: duplicate_claims(graph, claims),
         lambda graph: graph.confirm([(node, Slot(ROOT, logged=False)) for node in NODES[::4]]),
         lambda graph: graph.read(NODES),
         lambda graph: graph.children([ROOT, NODES[0]]),
@@ -114,11 +114,11 @@ def test_slots_that_have_moved_are_found(cluster: LocalCluster, store: RedisGrap
         for tag in chance.sample(range(TAGS), 3):
             slot = slot_of_tag(tag)
             cluster.move(slot, (cluster.owner(slot) + 1) % len(cluster.nodes))
-        patiently(partial(call, store))
+        retry_until_answered(partial(call, store))
         call(memory)
-    assert patiently(lambda: store.read(NODES)) == memory.read(NODES)
+    assert retry_until_answered(lambda: store.read(NODES)) == memory.read(NODES)
     others = dict.fromkeys(claims, b"1:1")
-    assert patiently(lambda: held(store, others)) == held(memory, others) == claims
+    assert retry_until_answered(lambda: duplicate_claims(store, others)) == duplicate_claims(memory, others) == claims
 
 
 def test_a_slot_that_moves_is_waited_for(cluster: LocalCluster, store: RedisGraphStore) -> None:
@@ -137,8 +137,8 @@ def test_a_slot_that_moves_is_waited_for(cluster: LocalCluster, store: RedisGrap
     while cluster.carry(slot, target, 2):
         pass
     cluster.end(slot, target)
-    patiently(lambda: store.write(swaps))
-    patiently(lambda: store.write(swaps))
+    retry_until_answered(lambda: store.write(swaps))
+    retry_until_answered(lambda: store.write(swaps))
     assert store.read(nodes) == [Slot(ROOT, logged=False, epoch=1)] * len(nodes)
 
 

@@ -57,7 +57,7 @@ def canonicals(store: RedisGraphStore, nodes: set[str]) -> dict[str, str]:
     return {node: view.label(view.find(node)) or "" for node in nodes}
 
 
-def straight(events: list[list[str]]) -> set[frozenset[str]]:
+def connected_groups(events: list[list[str]]) -> set[frozenset[str]]:
     """Return the groups of nodes that these events connect."""
     parent: dict[str, str] = {}
 
@@ -88,7 +88,7 @@ def degraded(line: Line) -> list[float | None]:
     return [metrics.registry.get_sample_value("headwater_identity_degraded") for metrics in line.metrics]
 
 
-def due(line: Line) -> int:
+def deferred_count(line: Line) -> int:
     """Return the number of deferred events by the log."""
     newest: dict[bytes | None, Record] = {}
     for records in (some for worker in (0, 1) for some in read_partition(line.settings, DEFERRED, worker)):
@@ -99,7 +99,7 @@ def due(line: Line) -> int:
 def caught_up(line: Line, *workers: int) -> bool:
     """Tick once and return whether nothing is deferred any more."""
     line.tick(*workers)
-    return due(line) == 0
+    return deferred_count(line) == 0
 
 
 @pytest.mark.parametrize("comes_back", ["as it was", "empty", "as it was long ago"])
@@ -124,20 +124,20 @@ def test_a_redis_that_is_killed(line: Line, server: EmbeddedRedis, tmp_path: Pat
     assert {record["identity_state"] for record in away} == {"unresolved"}
     assert [record["profile_id"] for record in away] == [nodes[0] for nodes in events[120:160]]
     assert degraded(line) == [1, 1]
-    assert due(line) >= 40
+    assert deferred_count(line) >= 40
     if comes_back != "as it was":
         shutil.rmtree(data)
     if comes_back == "as it was long ago":
         shutil.copytree(copy, data)
     server.start()
-    for start in range(160, 240, 10):  # nobody waits: some pass unresolved, some do not
+    for start in range(160, 240, 10):  # without waiting: some pass unresolved, some do not
         line.send(events[start : start + 10], start // 10 % 2)
     wait_until(lambda: degraded(line) == [0, 0], 20, "the graph to be mended")
     wait_until(partial(caught_up, line, 0, 1), 20, "the links that are due")
 
     store = open_store(line.settings)
     canonical_of = canonicals(store, {node for nodes in events for node in nodes})
-    assert groups_of(canonical_of) == straight(events)
+    assert groups_of(canonical_of) == connected_groups(events)
     assert compare_with_log(read_log(line.settings), store, lambda _n: None).same
     wait_until(lambda: line.send(events[:60], 1)[0]["identity_state"] == "resolved", 10, "the other worker")
     again = line.send(events[:60])
@@ -171,7 +171,7 @@ def test_what_is_due_survives_the_worker(line: Line, server: EmbeddedRedis) -> N
     line.workers[1] = heir
     wait_until(partial(caught_up, line, 1), 20, "the heir")
     canonical_of = canonicals(open_store(line.settings), {node for nodes in events for node in nodes})
-    assert groups_of(canonical_of) == straight(events)
+    assert groups_of(canonical_of) == connected_groups(events)
 
 
 def test_a_withdrawal_that_comes_before_the_links_are_made(line: Line, server: EmbeddedRedis) -> None:
@@ -185,10 +185,10 @@ def test_a_withdrawal_that_comes_before_the_links_are_made(line: Line, server: E
     server.start()
     wait_until(lambda: line.send(other)[0]["identity_state"] == "resolved", 20, "the graph to be mended")
     line.tick(0)
-    assert due(line) == 2
+    assert deferred_count(line) == 2
     assert [request["nodes"] for request in line.withdraw(phone)] == [[phone]]
     line.tick(0)
-    assert due(line) == 3, "the withdrawal waits for the other worker's links"
+    assert deferred_count(line) == 3, "the withdrawal waits for the other worker's links"
 
     def expanded() -> list[Record]:
         line.tick(1)
@@ -197,7 +197,7 @@ def test_a_withdrawal_that_comes_before_the_links_are_made(line: Line, server: E
 
     (request,) = wait_until(expanded, 20, "the links, and the withdrawal after them")
     assert request["nodes"] == sorted([account, phone, laptop])
-    assert due(line) == 0
+    assert deferred_count(line) == 0
 
 
 @pytest.mark.parametrize("comes_back", ["as it was", "empty"])

@@ -49,7 +49,7 @@ class World:
 
     def __init__(self) -> None:
         self.store = MemoryGraphStore()
-        self.said: list[Nodes] = []
+        self.links: list[Nodes] = []
         self.workers = {name: stage(self.store) for name in ("first", "second")}
 
     def run(self, worker: IdentityStage, part: Batch, *, confirmed: bool) -> Outcome:
@@ -69,7 +69,7 @@ class World:
         """Rewrite a slot as the split or the erasure does."""
         slot = self.store.slots.get(node)
         if action == "split" and (slot is None or slot.state != ERASED):
-            split_node(self.store, node, lambda _: self.said, ALIAS, lambda _, slots: self.log(slots))
+            split_node(self.store, node, lambda _: self.links, ALIAS, lambda _, slots: self.log(slots))
         elif action == "erase":
             parent, epoch = (slot.parent, slot.epoch) if slot else (node, 0)
             self.store.slots[node] = Slot(parent, True, epoch + 1, ERASED, T + 5)
@@ -109,8 +109,8 @@ def test_what_is_remembered_changes_nothing(
             if action != "same":
                 last = [event(n, nodes, collector_ts=ts) for n, nodes, ts in of]
                 links = [tuple(nodes) for _, nodes, _ in of if len(nodes) > 1]
-                old.said += links
-                new.said += links
+                old.links += links
+                new.links += links
                 end += len(last)
             part = batch(last, end - len(last))
             old_outcome = old.run(old.workers["second" if action == "second" else "first"], part, confirmed=confirmed)
@@ -146,8 +146,8 @@ def test_a_rewrite_of_a_forgotten_slot_reaches_what_is_remembered() -> None:
         patch.setattr(graph, "MAX_CACHED_SLOTS", 1)
         for at in (0, 10):
             assert profiles(world, "first", at, (D1, C1), (C1,), (D1, C2), (C2,)) == [D1] * 4
-        assert profiles(world, "first", 18, (NODES[3], C3)) == [NODES[3]]  # the one slot that is kept from here on
-        world.said.append((D1, C2))
+        assert profiles(world, "first", 18, (NODES[3], C3)) == [NODES[3]]  # the only cached slot from here on
+        world.links.append((D1, C2))
         world.rewrite("split", C1)
         assert profiles(world, "first", 20, (C1,), (C2,), (D1,)) == [ALIAS(C1, 1), D1, D1]
 

@@ -33,7 +33,7 @@ def events(nodes: list[str], most: int) -> st.SearchStrategy[Events]:
     return st.lists(event, max_size=40).map(lambda some: {event: at for at, event in enumerate(dict.fromkeys(some))})
 
 
-def seen_all() -> GraphView:
+def unlinked_view() -> GraphView:
     """Return a view that has read every node of an empty graph."""
     return GraphView(dict.fromkeys(NODES))
 
@@ -52,7 +52,7 @@ def oracle(events: Events) -> dict[str, int]:
 @settings(deadline=None)
 def test_partition_is_the_oracles(events: Events) -> None:
     """Without users, two nodes share a root exactly when a chain of events connects them."""
-    view = seen_all()
+    view = unlinked_view()
     plan(view, events)
     component = oracle(events)
     roots = {node: view.find(node) for node in NODES}
@@ -63,7 +63,7 @@ def test_partition_is_the_oracles(events: Events) -> None:
 @given(events(NODES, 4))
 def test_every_parent_is_smaller_and_users_have_none(events: Events) -> None:
     """Links go to strictly smaller nodes and users are never linked, so there is no cycle."""
-    view = seen_all()
+    view = unlinked_view()
     writes, _ = plan(view, events)
     links = [write for write in writes if not write.rule]
     assert all(write.slot.parent < write.node and write.node[0] != "0" for write in links)
@@ -74,7 +74,7 @@ def test_every_parent_is_smaller_and_users_have_none(events: Events) -> None:
 @given(events(NODES, 4))
 def test_an_event_with_a_user_is_the_users(events: Events) -> None:
     """An event that names a user belongs to that user, whoever its other nodes belong to."""
-    view = seen_all()
+    view = unlinked_view()
     plan(view, events)
     assert all(home_root(view, live_nodes(view, event)) == event[0] for event in events if event[0][0] == "0")
 
@@ -82,15 +82,15 @@ def test_an_event_with_a_user_is_the_users(events: Events) -> None:
 @given(events(NODES, 4))
 def test_what_is_undone_was_never_there(events: Events) -> None:
     """Undone writes leave the view as it was."""
-    view = seen_all()
+    view = unlinked_view()
     writes, _ = plan(view, events)
     undo_writes(view, writes)
-    assert view.slots == seen_all().slots
+    assert view.slots == unlinked_view().slots
 
 
 def test_a_nodes_second_user_demotes_it() -> None:
     """A cookie that comes with another user than its own is demoted, keeps its parent and attributes nothing."""
-    view = seen_all()
+    view = unlinked_view()
     cookie, other = ANONYMOUS[8], ANONYMOUS[9]
     events = {(USERS[0], cookie): 0, (cookie, other): 1, (USERS[1], cookie): 2, (cookie,): 3}
     writes, _ = plan(view, events)
@@ -105,7 +105,7 @@ def test_a_nodes_second_user_demotes_it() -> None:
 
 def test_what_holds_too_much_is_demoted() -> None:
     """A device with too many cookies is demoted; its former cookies remain its children."""
-    view = seen_all()
+    view = unlinked_view()
     device, first, second = ANONYMOUS[0], ANONYMOUS[8], ANONYMOUS[9]
     _, pairs = plan(view, {(device, first): 0})
     assert [pair for pair in pairs if pair.holder == device] == [
@@ -123,7 +123,7 @@ def test_what_holds_too_much_is_demoted() -> None:
 
 def test_a_root_that_a_split_left_is_linked_again() -> None:
     """A root whose slot points at itself takes children and is linked by replacing its slot."""
-    view = seen_all()
+    view = unlinked_view()
     device, cookie, other = ANONYMOUS[0], ANONYMOUS[8], ANONYMOUS[9]
     alone = view.slots[cookie] = Slot(cookie, logged=True, epoch=3)
     assert (view.find(cookie), view.below_users(cookie), view.missing([cookie])) == (cookie, cookie, set())
@@ -141,7 +141,7 @@ def test_a_root_that_a_split_left_is_linked_again() -> None:
 @given(events(NODES, 4), st.sets(st.sampled_from(ANONYMOUS)))
 def test_roots_with_a_slot_link_as_roots_without(events: Events, split: set[str]) -> None:
     """Whichever roots a split has left, the same events give the same components."""
-    plain, view = seen_all(), seen_all()
+    plain, view = unlinked_view(), unlinked_view()
     view.slots |= {node: Slot(node, logged=True, epoch=2) for node in split}
     plan(plain, events)
     for write in plan(view, events)[0]:
@@ -152,7 +152,7 @@ def test_roots_with_a_slot_link_as_roots_without(events: Events, split: set[str]
 
 def test_a_user_of_everybody_is_nobody() -> None:
     """A user with too many cookies is demoted; its nodes are free when they come next, except for its label."""
-    view = seen_all()
+    view = unlinked_view()
     first, second, third = ANONYMOUS[8:11]
     events: Events = {(USERS[0], first): 0, (USERS[0], second): 1}
     plan(view, events)
@@ -172,7 +172,7 @@ def test_a_user_of_everybody_is_nobody() -> None:
 
 def test_a_users_label_is_the_root_that_came_first() -> None:
     """The label is the anonymous root of the first event that leads to the user; the user itself without one."""
-    view = seen_all()
+    view = unlinked_view()
     device, cookie = ANONYMOUS[0], ANONYMOUS[8]
     events = {(device, cookie): 0, (USERS[0], cookie): 1, (USERS[1],): 2}
     plan(view, events)

@@ -258,7 +258,9 @@ def test_no_link_costs_nothing() -> None:
 # -- crashes and interleavings
 
 
-def unheard(world: World, withdrawals: Sequence[Withdrawal], alike: Callable[[str], Sequence[str]]) -> list[tuple[str, str]]:
+def missing_signals(
+    world: World, withdrawals: Sequence[Withdrawal], linked: Callable[[str], Sequence[str]]
+) -> list[tuple[str, str]]:
     """Return (subject, node) pairs that are linked in the end without a signal for the node."""
     signalled: dict[str, int] = {}
     for record in world.signals:
@@ -267,11 +269,11 @@ def unheard(world: World, withdrawals: Sequence[Withdrawal], alike: Callable[[st
     for subject, at in withdrawals:
         own[subject] = max(at, own.get(subject, 0))
     newest = {node: max(signalled.get(node, 0), own.get(node, 0)) for node in {*signalled, *own}}
-    return [(subject, node) for subject, at in withdrawals for node in alike(subject) if newest.get(node, 0) < at]
+    return [(subject, node) for subject, at in withdrawals for node in linked(subject) if newest.get(node, 0) < at]
 
 
 @st.composite
-def refusing(
+def refusal_worlds(
     draw: st.DrawFn, events: st.SearchStrategy[list[Nodes]], store: Callable[[], InterruptedStore]
 ) -> tuple[list[Nodes], list[Withdrawal], World]:
     """Draw events and withdrawals on one to three partitions each with a plan of interruptions, and run to the end."""
@@ -287,19 +289,19 @@ def refusing(
     return drawn, withdrawals, world
 
 
-@given(refusing(PEACEFUL, InterruptedStore) | refusing(PEACEFUL, WatchedStore))
+@given(refusal_worlds(PEACEFUL, InterruptedStore) | refusal_worlds(PEACEFUL, WatchedStore))
 @settings(deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow])
 def test_whoever_is_linked_in_the_end_has_heard(case: tuple[list[Nodes], list[Withdrawal], World]) -> None:
     """Whatever crashes or overtakes, exactly the nodes of the oracle's component are signalled."""
     events, withdrawals, world = case
     groups = {node: group for group in oracle(events) for node in group}
-    assert unheard(world, withdrawals, lambda subject: sorted(groups[subject])) == []
+    assert missing_signals(world, withdrawals, lambda subject: sorted(groups[subject])) == []
     refused = {node for subject, _ in withdrawals for node in groups[subject]}
     assert {record["subject"] for record in world.signals} <= refused
     assert {node for node, memories in world.store.refusals_by_node.items() if memories} <= refused
 
 
-@given(refusing(CONFLICTED, InterruptedStore) | refusing(CONFLICTED, TightStore))
+@given(refusal_worlds(CONFLICTED, InterruptedStore) | refusal_worlds(CONFLICTED, TightStore))
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 def test_demotions_hide_nothing(case: tuple[list[Nodes], list[Withdrawal], World]) -> None:
     """With conflicts too, all that is linked in the end is signalled; ids shared from the start are not."""
@@ -309,8 +311,8 @@ def test_demotions_hide_nothing(case: tuple[list[Nodes], list[Withdrawal], World
     def alike(subject: str) -> Sequence[str]:
         return () if view.marked(view.find(subject)) else find_component(world.store, subject).live
 
-    assert unheard(world, withdrawals, alike) == []
-    never = set(NODES) - {node for n, records in world.stamps.items() if records for node in case[0][n]}
+    assert missing_signals(world, withdrawals, alike) == []
+    never = set(NODES) - {node for n, records in world.outputs.items() if records for node in case[0][n]}
     assert never.isdisjoint(record["subject"] for record in world.signals)
 
 
@@ -323,7 +325,7 @@ def test_every_single_step_may_be_the_last() -> None:
     def run(ends: dict[int, bool], uncommitted: frozenset[int] = frozenset()) -> World:
         world = World(WatchedStore(), [events[:2], withdrawals, events[2:]], Plan(2, ends, uncommitted))
         world.run()
-        assert unheard(world, withdrawals, lambda _: [USER, PHONE, LAPTOP, TABLET, EMAIL]) == [], ends
+        assert missing_signals(world, withdrawals, lambda _: [USER, PHONE, LAPTOP, TABLET, EMAIL]) == [], ends
         return world
 
     whole = run({})
@@ -337,8 +339,8 @@ def test_every_single_step_may_be_the_last() -> None:
 def test_who_takes_what_it_remembered_for_signalled_loses_refusals() -> None:
     """Negative control: without pending refusals a crash before the commit loses a signal."""
     *_, world = find(
-        refusing(PEACEFUL, SureStore),
-        lambda case: bool(unheard(case[2], case[1], lambda at: find_component(case[2].store, at).live)),
+        refusal_worlds(PEACEFUL, SureStore),
+        lambda case: bool(missing_signals(case[2], case[1], lambda at: find_component(case[2].store, at).live)),
         settings=settings(deadline=None, max_examples=2_000, suppress_health_check=[HealthCheck.too_slow]),
     )
     assert world.store.refusals_by_node
@@ -372,7 +374,7 @@ class Turns(MemoryGraphStore):
         self._me.number = me
         try:
             work()
-        except BaseException as error:  # told by the test's own thread
+        except BaseException as error:  # raised again in the test's thread
             self.ended.append(error)
         with self._lock:
             self._running -= 1
@@ -477,7 +479,7 @@ def test_a_rewritten_link_whose_worker_ended_is_handed_over() -> None:
     store.confirm([(PHONE, Slot(PHONE, logged=False, epoch=1))])
     room = Room(store)
     room.withdraw(PHONE)
-    room.handle(CONSENTED, event(1, [USER, PHONE]))  # its worker ends before the commit
+    room.handle(CONSENTED, event(1, [USER, PHONE]))  # its worker crashes before the commit
     room.start()
     assert set(room.commit(room.stage.on_tick(1e9))) == {USER}
     (slot,) = store.read([PHONE])

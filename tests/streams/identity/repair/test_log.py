@@ -30,7 +30,7 @@ SLOTS = {NODES[n]: NODES[CHANCE.randrange(n)] for n in range(1, len(NODES))} | {
 """59 nodes under the first or under one another; the first under a user, whose label it is."""
 
 
-def done(_records: int) -> None:
+def ignore_progress(_records: int) -> None:
     """Ignore progress."""
 
 
@@ -67,18 +67,18 @@ def store(house: Settings) -> Iterator[RedisGraphStore]:
 
 def test_an_empty_redis_is_rebuilt_and_then_the_same(house: Settings, store: RedisGraphStore) -> None:
     """Every slot is restored as logged, with the sets of children; a second rebuild writes nothing."""
-    assert compare_with_log(read_log(house), store, done).missing == len(NODES) + 1
-    assert rebuild(read_log(house), store, done) == len(NODES) + 1
-    difference = compare_with_log(read_log(house), store, done)
+    assert compare_with_log(read_log(house), store, ignore_progress).missing == len(NODES) + 1
+    assert rebuild(read_log(house), store, ignore_progress) == len(NODES) + 1
+    difference = compare_with_log(read_log(house), store, ignore_progress)
     assert difference.same
     assert (difference.logged, difference.pending) == (len(NODES) + 1, 0)
     assert find_component(store, NODES[37]).nodes == tuple(sorted([*NODES, USER]))
-    assert rebuild(read_log(house), store, done) == 0
+    assert rebuild(read_log(house), store, ignore_progress) == 0
 
 
 def test_each_difference_is_found_and_mended(house: Settings, store: RedisGraphStore, redis_url: str) -> None:
     """Missing, other, unlogged and pending slots are counted, and a rebuild repairs them."""
-    rebuild(read_log(house), store, done)
+    rebuild(read_log(house), store, ignore_progress)
     stranger = "2" + "e" * 32
     with redis.Redis.from_url(redis_url) as client:
         keys = sorted(client.scan_iter(match="n:*"))
@@ -87,12 +87,12 @@ def test_each_difference_is_found_and_mended(house: Settings, store: RedisGraphS
         client.set(by_node[NODES[6]], f"P|{SLOTS[NODES[6]]}|0")
         client.set(by_node[NODES[7]], f"P|{stranger}|0")
     store.restore([(stranger, Slot(NODES[0], logged=True))])
-    difference = compare_with_log(read_log(house), store, done)
+    difference = compare_with_log(read_log(house), store, ignore_progress)
     assert (difference.missing, difference.other, difference.unlogged, difference.pending) == (1, 1, 1, 2)
     assert not difference.same
     assert set(difference.examples) == {NODES[5], NODES[7], stranger}
-    assert rebuild(read_log(house), store, done) == 3
-    mended = compare_with_log(read_log(house), store, done)
+    assert rebuild(read_log(house), store, ignore_progress) == 3
+    mended = compare_with_log(read_log(house), store, ignore_progress)
     assert (mended.missing, mended.other, mended.pending) == (0, 0, 0)
     assert store.read([NODES[7]])[0] != Slot(stranger, logged=True)
 
@@ -100,9 +100,9 @@ def test_each_difference_is_found_and_mended(house: Settings, store: RedisGraphS
 def test_a_newer_slot_is_not_replaced(house: Settings, store: RedisGraphStore) -> None:
     """A slot of a later epoch than the log's is kept, and counted as a difference."""
     assert store.restore([(NODES[9], Slot(NODES[1], logged=True, epoch=3))]) == 1
-    rebuild(read_log(house), store, done)
+    rebuild(read_log(house), store, ignore_progress)
     assert store.read([NODES[9]]) == [Slot(NODES[1], logged=True, epoch=3)]
-    difference = compare_with_log(read_log(house), store, done)
+    difference = compare_with_log(read_log(house), store, ignore_progress)
     assert (difference.unlogged, difference.examples) == (1, (NODES[9],))
 
 

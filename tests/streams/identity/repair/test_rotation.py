@@ -55,17 +55,17 @@ NODES = [*FORMER.values(), *NEWER.values(), *(thing for things in THINGS.values(
 
 
 @st.composite
-def asked_of(draw: st.DrawFn, person: int) -> Nodes:
+def event_of(draw: st.DrawFn, person: int) -> Nodes:
     """Draw an event of this person: the user under none, one or both of the keys, and some other ids."""
     names = draw(st.sampled_from([[], [FORMER[person]], [NEWER[person]], [FORMER[person], NEWER[person]]]))
     things = draw(st.lists(st.sampled_from(THINGS[person]), min_size=0 if names else 1, max_size=3, unique=True))
     return tuple(sorted([*names, *things]))
 
 
-ASKED = st.lists(st.integers(0, PEOPLE - 1).flatmap(asked_of), min_size=1, max_size=20)
+EVENTS = st.lists(st.integers(0, PEOPLE - 1).flatmap(event_of), min_size=1, max_size=20)
 
 
-@given(ASKED, st.integers(1, 4), PLANS, st.randoms(use_true_random=False))
+@given(EVENTS, st.integers(1, 4), PLANS, st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=400)
 def test_both_names_of_a_user_are_one_profile(events: list[Nodes], workers: int, plan: Plan, rng: random.Random) -> None:
     """With any number of workers that crash at any write, events with both names join them for good, and nobody else is merged.
@@ -333,7 +333,7 @@ def test_rotated_in_a_real_graph(kafka: str, tmp_path: Path, monkeypatch: pytest
         )  # fmt: skip
         apply(settings)
         line = Line(settings, 2)
-        line.now = int(time.time() * 1_000)  # what is counted for limits is what came lately
+        line.now = int(time.time() * 1_000)  # limits count recent events only
         combinations = [
             event_nodes(keys, ids.items()).nodes
             for keys in map(partial(NodeKeys.derive, settings.master), (1, 2, 2), (1, 1, 2))
@@ -366,9 +366,7 @@ def test_rotated_in_a_real_graph(kafka: str, tmp_path: Path, monkeypatch: pytest
             assert len(counted) > 30
             client.flushall()
             newest = load_settings(**{**settings.model_dump(), "node_key_since": None, "secret": settings.secret})
-            rebuild_if_stale(
-                newest, open_rebuilt(newest), "test"
-            )  # evidence of the time when both were in use still counts once
+            rebuild_if_stale(newest, open_rebuilt(newest), "test")  # evidence with both names counts once
             assert {key: client.zrange(key, 0, -1, withscores=True) for key in client.scan_iter(match="w:*")} == counted
         assert ask("diff")["same"]
         assert ask("show", "user=u7") == shown

@@ -43,12 +43,12 @@ def linked(*events: Nodes) -> MemoryGraphStore:
     return store
 
 
-def said_by(events: Iterable[Nodes]) -> Callable[[Collection[str]], list[Nodes]]:
+def memory_reader(events: Iterable[Nodes]) -> Callable[[Collection[str]], list[Nodes]]:
     """Return a reader of these events' evidence."""
     return lambda nodes: [event for event in events if len(set(event) & set(nodes)) > 1]
 
 
-def into(log: dict[str, Slot]) -> SlotLogger:
+def log_into(log: dict[str, Slot]) -> SlotLogger:
     """Return a logger into memory."""
     return lambda _kept, slots: log.update(slots)
 
@@ -92,7 +92,7 @@ def test_the_rest_is_what_other_evidence_links(world: list[Nodes], node: str) ->
     store, log = linked(*world), dict[str, Slot]()
     before, tree = view_of(store), read_tree(store, node)
     members = sorted(tree.slots.keys() - {node})
-    split_node(store, node, said_by(world), ALIAS, into(log))
+    split_node(store, node, memory_reader(world), ALIAS, log_into(log))
     after = view_of(store)
     assert (store.slots[node].state, store.slots[node].parent) == (SHARED, node)
     component = oracle(members, world)
@@ -106,7 +106,7 @@ def test_the_rest_is_what_other_evidence_links(world: list[Nodes], node: str) ->
     changed = {member: slot for member, slot in store.slots.items() if slot != before.slots[member]}
     assert {member: slot._replace(logged=True) for member, slot in log.items()} == changed, "what was rewritten is in the log"
     again = dict[str, Slot]()
-    split_node(store, node, said_by(world), ALIAS, into(again))
+    split_node(store, node, memory_reader(world), ALIAS, log_into(again))
     assert again == {}
 
 
@@ -116,7 +116,7 @@ def test_two_users_never_share_a_label(world: list[Nodes], first: str, second: s
     """After two splits and a replay of all events each label belongs to one user."""
     store = linked(*world)
     for node in (first, second):
-        split_node(store, node, said_by(world), ALIAS, into({}))
+        split_node(store, node, memory_reader(world), ALIAS, log_into({}))
     view = view_of(store)
     for n, nodes in enumerate(world):
         for make in (links, plan_labels):
@@ -130,7 +130,7 @@ def test_a_label_goes_with_its_node() -> None:
     """A user whose label belongs to another part becomes its own label; other labels stay."""
     store = linked((D1, C1), (U1, C1), (U1, C2))
     assert store.slots[U1] == Slot(D1, logged=True)
-    split_plan = plan_next_split(store, C1, said_by([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
+    split_plan = plan_next_split(store, C1, memory_reader([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
     assert [(write.node, write.slot.parent, write.slot.epoch) for write in split_plan.writes] == [
         (C1, C1, 1),
         (U1, U1, 1),
@@ -138,10 +138,10 @@ def test_a_label_goes_with_its_node() -> None:
     ]
     assert split_plan.rewrites == (ProfileRewrite(ALIAS(C1, 1), (C1,)), ProfileRewrite(U1, (U1, C2)), ProfileRewrite(D1, (D1,)))
     assert split_plan.former_profiles == (U1, D1, C1, C2)
-    unmoved = plan_next_split(store, D1, said_by([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
+    unmoved = plan_next_split(store, D1, memory_reader([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
     assert [write.node for write in unmoved.writes] == [D1, C1], "C1 hung under D1"
     assert unmoved.rewrites == (ProfileRewrite(ALIAS(D1, 1), (D1,)), ProfileRewrite(D1, (U1, C1, C2)))
-    hers = plan_next_split(store, C2, said_by([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
+    hers = plan_next_split(store, C2, memory_reader([(D1, C1), (U1, C1), (U1, C2)]), ALIAS)
     assert [write.node for write in hers.writes] == [C2]
 
 
@@ -149,7 +149,7 @@ def test_a_user_can_be_a_tester() -> None:
     """Splitting a user id frees its devices, and its label's node."""
     world = [(D1, C1), (U1, C1), (U1, C2)]
     store = linked(*world)
-    split_node(store, U1, said_by(world), ALIAS, into({}))
+    split_node(store, U1, memory_reader(world), ALIAS, log_into({}))
     assert store.slots[U1] == Slot(U1, logged=True, epoch=1, state=SHARED)
     view = view_of(store)
     assert [view.find(node) for node in (D1, C1, C2)] == [D1, D1, C2]
@@ -160,18 +160,18 @@ def test_what_hung_under_a_demoted_node_stays() -> None:
     store = linked((D1, C1), (D1, C2), (D1, C3))
     slot = store.slots.get(D1)
     store.write([Write(D1, slot, Slot(D1, logged=False, epoch=1, state=SHARED), 0)])
-    split_plan = plan_next_split(store, C3, said_by([(D1, C1), (D1, C2), (D1, C3)]), ALIAS)
+    split_plan = plan_next_split(store, C3, memory_reader([(D1, C1), (D1, C2), (D1, C3)]), ALIAS)
     assert [write.node for write in split_plan.writes] == [C3]
 
 
 def test_an_id_that_was_never_linked_is_demoted() -> None:
     """A node without links is demoted; an erased one cannot be split."""
     store, log = MemoryGraphStore(), dict[str, Slot]()
-    split_node(store, C1, said_by([]), ALIAS, into(log))
+    split_node(store, C1, memory_reader([]), ALIAS, log_into(log))
     assert log == {C1: Slot(C1, logged=False, epoch=1, state=SHARED)}
     store.slots[C2] = Slot(C2, logged=True, epoch=1, state="erased", since=1)
     with pytest.raises(ConfigError, match="erased"):
-        split_node(store, C2, said_by([]), ALIAS, into(log))
+        split_node(store, C2, memory_reader([]), ALIAS, log_into(log))
 
 
 class Crash(Exception):
@@ -217,7 +217,7 @@ class Dying(MemoryGraphStore):
 def test_a_split_that_was_killed_is_completed(world: list[Nodes], node: str) -> None:
     """Killed before each write in turn, the second run ends as an undisturbed one and logs the same."""
     straight, expected = linked(*world), dict[str, Slot]()
-    journal = split_node(straight, node, said_by(world), ALIAS, into(expected))
+    journal = split_node(straight, node, memory_reader(world), ALIAS, log_into(expected))
     for steps in range(3 * len(expected) + 2):
         store, log = linked(*world), dict[str, Slot]()
         dying = Dying(store, steps)
@@ -230,9 +230,9 @@ def test_a_split_that_was_killed_is_completed(world: list[Nodes], node: str) -> 
                 log.update([slot])
 
         try:
-            split_node(dying, node, said_by(world), ALIAS, killed_in_the_log)
+            split_node(dying, node, memory_reader(world), ALIAS, killed_in_the_log)
         except Crash:
-            completed = split_node(store, node, said_by(world), ALIAS, into(log))
+            completed = split_node(store, node, memory_reader(world), ALIAS, log_into(log))
             assert (completed.former_profiles, completed.rewrites) == (journal.former_profiles, journal.rewrites)
         assert store.slots == straight.slots
         assert log == expected
@@ -247,7 +247,7 @@ def test_what_workers_link_meanwhile_is_taken_out_too() -> None:
         if C3 not in store.slots:
             store.write([Write(C3, None, Slot(D1, logged=True), 0)])
 
-    journal = split_node(store, D1, said_by(world), ALIAS, meanwhile)
+    journal = split_node(store, D1, memory_reader(world), ALIAS, meanwhile)
     assert store.slots[C3] == Slot(C3, logged=True, epoch=1)
     assert ProfileRewrite(C3, (C3,)) in journal.rewrites
 

@@ -63,7 +63,7 @@ def store(house: Settings) -> Iterator[RedisGraphStore]:
         yield RedisGraphStore(lambda: client)
 
 
-def settle(settings: Settings, store: RedisGraphStore, events: Sequence[Nodes]) -> None:
+def link_events(settings: Settings, store: RedisGraphStore, events: Sequence[Nodes]) -> None:
     """Link the nodes of events in Redis, in the log, and as evidence."""
     registry, client = Registry(settings.contracts), producer(settings)
     view = GraphView(dict.fromkeys(node for nodes in events for node in nodes))
@@ -101,16 +101,16 @@ def insert(warehouse: Store, name: str, profile: str, node: str, identifiers: li
     )
 
 
-def nothing(_records: int) -> None:
+def ignore_progress(_records: int) -> None:
     """Ignore progress."""
 
 
 def test_a_kiosk_is_taken_out(house: Settings, store: RedisGraphStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dry run writes nothing; without ClickHouse the graph is split; later runs rewrite the rows, late ones too."""
     user, kiosk, first, second, third = person(1)
-    settle(house, store, world(1))
+    link_events(house, store, world(1))
     rows = [
-        # stamped, node, identifiers, what it is to be
+        # profile, node, identifiers, expected profile
         (kiosk, first, [first], kiosk),
         (kiosk, user, [user, second], kiosk),
         (kiosk, kiosk, [kiosk, first], kiosk),
@@ -150,7 +150,7 @@ def test_a_kiosk_is_taken_out(house: Settings, store: RedisGraphStore, monkeypat
     stamped = warehouse.rows("SELECT event_id, profile_id FROM headwater.events ORDER BY event_id")
     assert stamped == [(f"e{n}", row[3]) for n, row in enumerate(rows)]
     assert json.loads(runner.invoke(app, ["split", kiosk, "--json"]).stdout)["rows"] == 0
-    insert(warehouse, "late", kiosk, third, [third])  # stamped by a worker that did not know yet
+    insert(warehouse, "late", kiosk, third, [third])  # resolved by a worker that did not know of the split yet
     assert json.loads(runner.invoke(app, ["split", kiosk, "--json"]).stdout)["rows"] == 1
     assert warehouse.rows("SELECT profile_id FROM headwater.events WHERE event_id = 'late'") == [(third,)]
     warehouse.command(
@@ -160,7 +160,7 @@ def test_a_kiosk_is_taken_out(house: Settings, store: RedisGraphStore, monkeypat
     assert json.loads(runner.invoke(app, ["split", kiosk, "--json"]).stdout)["rows"] == 0, "stamped by who knew of the split"
     (conflict,) = conflicts(house, kiosk)
     assert (conflict["rule"], conflict["kept"], conflict["epoch"]) == ("split", user, 1)
-    assert compare_with_log(read_log(house), store, nothing).same
+    assert compare_with_log(read_log(house), store, ignore_progress).same
     warehouse.close()
 
 
@@ -192,7 +192,7 @@ def test_killed_before_each_of_its_writes(house: Settings, store: RedisGraphStor
     """Redis and Kafka end the same wherever the first run was killed."""
     for steps in range(5):
         user, kiosk, first, second, third = person(100 + steps)
-        settle(house, store, world(100 + steps))
+        link_events(house, store, world(100 + steps))
         evidence, log = evidence_reader(house), slot_logger(house, kiosk, SEEN + 1)
         with redis.Redis.from_url(house.redis) as client:
             dying = Dying(lambda client=client: client)  # type: ignore[misc] # a lambda's default has no type
@@ -211,11 +211,11 @@ def test_killed_before_each_of_its_writes(house: Settings, store: RedisGraphStor
             (kiosk, 0, True), (kiosk, 1, True), (user, 1, True), (user, 0, True), (third, 1, True),
         ]  # fmt: skip
         assert {conflict["epoch"] for conflict in conflicts(house, kiosk)} == {1}
-    assert compare_with_log(read_log(house), store, nothing).same
+    assert compare_with_log(read_log(house), store, ignore_progress).same
     with redis.Redis.from_url(house.redis) as client:
         client.flushall()
-    rebuild(read_log(house), store, nothing)
-    assert compare_with_log(read_log(house), store, nothing).same
+    rebuild(read_log(house), store, ignore_progress)
+    assert compare_with_log(read_log(house), store, ignore_progress).same
     assert store.read([third]) == [Slot(third, logged=True, epoch=1)]
 
 

@@ -23,8 +23,8 @@ from streams.identity.graph.store import MemoryGraphStore
 from streams.identity.graph.union_find import ERASED, SHARED, TWO_USERS, Nodes, Slot, Write
 from streams.identity.repair.splitting import SlotLogger, split_node
 from streams.identity.repair.tidying import tidy
-from tests.streams.identity.repair.test_split import ALIAS, C1, C2, C3, D1, D2, U1, U2, WORLD, linked, said_by
-from tests.streams.identity.repair.test_split_command import SECRET, SEEN, insert, settle
+from tests.streams.identity.repair.test_split import ALIAS, C1, C2, C3, D1, D2, U1, U2, WORLD, linked, memory_reader
+from tests.streams.identity.repair.test_split_command import SECRET, SEEN, insert, link_events
 
 
 class MemoryEvidence:
@@ -36,21 +36,21 @@ class MemoryEvidence:
 
     def read(self, nodes: Collection[str]) -> Iterable[Nodes]:
         """See `LinkLog`."""
-        return said_by(self._world)(nodes)
+        return memory_reader(self._world)(nodes)
 
     def read_new(self, nodes: Collection[str]) -> Iterable[Nodes]:
         """See `LinkLog`."""
         new = list(self._later())
         self._world += new
-        return said_by(new)(nodes)
+        return memory_reader(new)(nodes)
 
 
-def ignored(_node: str) -> SlotLogger:
+def drop_slots(_node: str) -> SlotLogger:
     """Return a logger that drops everything."""
     return lambda _kept, _slots: None
 
 
-def marked(store: MemoryGraphStore) -> list[str]:
+def demoted_nodes(store: MemoryGraphStore) -> list[str]:
     """Return the demoted nodes."""
     return sorted(node for node, slot in store.slots.items() if slot.state == SHARED)
 
@@ -60,16 +60,16 @@ def marked(store: MemoryGraphStore) -> list[str]:
 def test_many_at_once_are_as_one_by_one(world: list[Nodes]) -> None:
     """The result equals single splits, and a second run changes nothing."""
     together, one_by_one = linked(*world), linked(*world)
-    nodes = marked(together)
+    nodes = demoted_nodes(together)
     assert [
-        node for node, journal in tidy(together, nodes, MemoryEvidence(world), ALIAS, ignored) if journal is not None
+        node for node, journal in tidy(together, nodes, MemoryEvidence(world), ALIAS, drop_slots) if journal is not None
     ] == nodes
     for node in nodes:
-        split_node(one_by_one, node, said_by(world), ALIAS, lambda _kept, _slots: None)
+        split_node(one_by_one, node, memory_reader(world), ALIAS, lambda _kept, _slots: None)
     assert together.slots == one_by_one.slots
     assert all(together.slots[node].parent == node for node in nodes)
     before = dict(together.slots)
-    assert all(journal is not None for _, journal in tidy(together, nodes, MemoryEvidence(world), ALIAS, ignored))
+    assert all(journal is not None for _, journal in tidy(together, nodes, MemoryEvidence(world), ALIAS, drop_slots))
     assert together.slots == before
 
 
@@ -77,9 +77,9 @@ def test_what_only_a_shared_device_linked_is_free() -> None:
     """A cookie linked by the shared device alone is free; one that came with the user stays."""
     world: list[Nodes] = [(U1, D1), (D1, C1), (U1, C2), (U2, D1)]
     store = linked(*world)
-    assert marked(store) == [D1]
+    assert demoted_nodes(store) == [D1]
     assert store.slots[C1].parent == U1
-    ((node, journal),) = tidy(store, [D1], MemoryEvidence(world), ALIAS, ignored)
+    ((node, journal),) = tidy(store, [D1], MemoryEvidence(world), ALIAS, drop_slots)
     assert (node, store.slots[C1].parent, store.slots[C2].parent) == (D1, C1, U1)
     assert journal is not None
     assert {restamp.nodes: restamp.profile for restamp in journal.rewrites} == {
@@ -97,7 +97,7 @@ def test_what_is_linked_meanwhile_stays(joins: str) -> None:
         store.write([Write(C3, None, Slot(U1, logged=True), 0)] if joins == C3 else [])
         return [(U1, joins)]
 
-    ((_, journal),) = tidy(store, [D1], MemoryEvidence(world, later), ALIAS, ignored)
+    ((_, journal),) = tidy(store, [D1], MemoryEvidence(world, later), ALIAS, drop_slots)
     assert journal is not None
     assert store.slots[joins].parent == U1
     assert store.slots[D1].parent == D1
@@ -107,13 +107,13 @@ def test_what_cannot_be_split_does_not_keep_the_others() -> None:
     """A node that is erased meanwhile does not stop the others."""
     world: list[Nodes] = [(U1, D1), (U2, D1), (U1, D2), (U2, D2)]
     store = linked(*world)
-    assert marked(store) == [D1, D2]
+    assert demoted_nodes(store) == [D1, D2]
 
     def later() -> Iterable[Nodes]:
         store.slots[D1] = Slot(D1, logged=True, epoch=9, state=ERASED, since=1)
         return ()
 
-    (first, second) = tidy(store, [D1, D2], MemoryEvidence(world, later), ALIAS, ignored)
+    (first, second) = tidy(store, [D1, D2], MemoryEvidence(world, later), ALIAS, drop_slots)
     assert (first[1], second[1] is not None) == (None, True)
     assert (store.slots[D1].state, store.slots[D2].parent) == (ERASED, D2)
 
@@ -153,7 +153,7 @@ def test_the_command(house: Settings, store: RedisGraphStore, monkeypatch: pytes
         return [f"{tier}{user}{digit}" + "5a" * 15 for tier, digit in ("00", "10", "20", "21")]
 
     (ann, tablet, hers, other), (bob, jar, *_) = ids("a"), ids("b")
-    settle(house, store, [(ann, tablet), (ann, jar), (tablet, jar, other), (ann, hers), (bob, tablet), (bob, jar)])
+    link_events(house, store, [(ann, tablet), (ann, jar), (tablet, jar, other), (ann, hers), (bob, tablet), (bob, jar)])
     assert [slot and slot.state for slot in store.read([tablet, jar])] == [SHARED, SHARED]
     for node in (tablet, jar):
         conflict(house, node, TWO_USERS)
@@ -195,7 +195,7 @@ def test_the_command(house: Settings, store: RedisGraphStore, monkeypatch: pytes
 def test_an_id_that_was_never_demoted_is_found(house: Settings, store: RedisGraphStore) -> None:
     """A shop's phone that was linked with everybody before the limit existed is split, once."""
     phone, emails = "3" + "f" * 32, [f"3{n:02x}" + "7c" * 15 for n in range(16, 30)]
-    settle(house, store, [(email, phone) for email in emails])
+    link_events(house, store, [(email, phone) for email in emails])
     assert {slot and slot.state for slot in store.read([phone, *emails])} <= {"", None}
 
     def run(*words: str) -> dict[str, object]:
