@@ -88,6 +88,16 @@ def make(persons: int = PERSONS, days: int = DAYS, seed: int = 1) -> list[Occurr
     return _ConstantWorldMaker(random.Random(seed), persons, days).make()
 
 
+class ConstantVisit(NamedTuple):
+    """A visit, before it becomes an event."""
+
+    at: float
+    """Milliseconds since the start of the world."""
+    person: int
+    nodes: tuple[str, ...]
+    case: ConstantCase | None
+
+
 class _ConstantWorldMaker:
     def __init__(self, rng: random.Random, persons: int, days: int) -> None:
         self._rng, self._persons, self._days = rng, persons, days
@@ -100,24 +110,25 @@ class _ConstantWorldMaker:
         ]
 
     def make(self) -> list[Occurrence]:
-        rng, rows = self._rng, list[tuple[float, int, tuple[str, ...], ConstantCase | None]]()
+        rng, visits = self._rng, list[ConstantVisit]()
         total = self._persons * EVENTS_PER_PERSON
         for case in CASES:
             for _ in range(int(total * SHARE)):
                 at, person = rng.random() * self._days * DAY_MS, rng.randrange(self._persons)
                 own = () if rng.random() < ALONE else (self._own(person, case.member, at),)
-                rows.append((at, person, (self._node(case.kind, case.name), *own), case))
+                visits.append(ConstantVisit(at, person, (self._node(case.kind, case.name), *own), case))
         for case in SLOW:
             for day in range(self._days):
                 at, person = (day + rng.random()) * DAY_MS, rng.randrange(self._persons)
-                rows.append((at, person, (self._node(case.kind, case.name), self._own(person, case.member, at)), case))
-        for _ in range(total - len(rows)):
+                own = (self._own(person, case.member, at),)
+                visits.append(ConstantVisit(at, person, (self._node(case.kind, case.name), *own), case))
+        for _ in range(total - len(visits)):
             at, person = rng.random() * self._days * DAY_MS, rng.randrange(self._persons)
-            rows.append((at, person, self._ordinary(person, at), None))
-        rows.sort()
+            visits.append(ConstantVisit(at, person, self._ordinary(person, at), None))
+        visits.sort()
         return [
             Occurrence(WorldEvent(START_TS + int(at), START_TS + int(at), f"{n:032x}", tuple(sorted(nodes)), person, OWN), case)
-            for n, (at, person, nodes, case) in enumerate(rows)
+            for n, (at, person, nodes, case) in enumerate(visits)
         ]  # fmt: skip
 
     def _ordinary(self, person: int, at: float) -> tuple[str, ...]:

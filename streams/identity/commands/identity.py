@@ -31,7 +31,7 @@ from streams.identity.repair.tidying import TopicEvidence, find_over_limits, pla
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Look at the identity graph, ask why ids are one person's, take one out; compare it with its log, rebuild it.",
+    help="Inspect the identity graph, explain why ids are linked, take an id out; compare the graph with its log, rebuild it.",
 )
 
 NAMES = {"0": "user", "1": "device", "2": "cookie", "3": "e-mail or phone"}
@@ -44,7 +44,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.callback(epilog="Example: headwater identity show user=jo@shop.example")
 def identity() -> None:
-    """Look at the identity graph, ask why ids are one person's, take one out; compare it with its log, rebuild it."""
+    """Inspect the identity graph, explain why ids are linked, take an id out; compare the graph with its log, rebuild it."""
 
 
 @contextmanager
@@ -85,8 +85,8 @@ def linked_names(store: RedisGraphStore, names: Sequence[str]) -> list[str]:
 def rebuild_command(as_json: AsJson = False) -> None:
     """Write every slot of `identity.merges` that is missing or older in Redis, and the refusals of `consent.revocations`.
 
-    For a Redis that was lost or restored from a backup. Stop the identity workers before: one that meets an id whose slot was
-    lost links it anew, and the newer link would stand.
+    For a Redis that was lost or restored from a backup. Stop the identity workers first: a worker that reads an id whose slot
+    was lost links it anew, and the newer link would stay.
     """
     records_read = 0
     with open_graph("rebuilding the graph from its log", as_json) as (settings, store, advance):
@@ -107,10 +107,10 @@ def rebuild_command(as_json: AsJson = False) -> None:
 
 @app.command("diff", epilog="Example: headwater identity diff --json")
 def diff_command(as_json: AsJson = False) -> None:
-    """Compare the graph in Redis with its log; exits 1 where they differ.
+    """Compare the graph in Redis with its log; exit 1 where they differ.
 
-    Stop the identity workers for an exact answer: what they write meanwhile may show up. Slots that are not known to be logged
-    yet are counted apart, and are no difference.
+    Stop the identity workers for an exact answer: slots that they write meanwhile may count as differences. Slots that are not
+    confirmed as logged yet are counted apart, and are no difference.
     """
     with open_graph("comparing the graph with its log", as_json) as (settings, store, advance):
         difference = compare_with_log(read_log(settings), store, advance)
@@ -136,7 +136,7 @@ def show_command(
     identifier: Annotated[str, typer.Argument(help=HELP)],
     as_json: AsJson = False,
 ) -> None:
-    """What is linked to an id: its root, what its events are stamped with, and every other node; whether it is anybody's."""
+    """Show what is linked to an id: its root, its profile id, and every other node; whether it is shared or erased."""
     with open_graph("looking", quiet=True, settings=load_settings()) as (settings, store, _):
         node = linked_names(store, nodes_of(settings, identifier))[0]
         linked = find_component(store, node)
@@ -152,7 +152,7 @@ def show_command(
         typer.echo(json.dumps({**shown, "whole": linked.whole}))
         return
     typer.echo(f"node     {node}  {NAMES.get(node[0], '')}{STATE_TEXTS.get(state, '')}")
-    typer.echo(f"profile  {profile}{'  what events that have nothing else are stamped with' if state else ''}")
+    typer.echo(f"profile  {profile}{'  profile of events that have no other id' if state else ''}")
     if not state and linked.nodes == (node,):
         typer.echo("nothing is linked to it: it always came alone, or never")
     for linked_node in linked.nodes:
@@ -167,7 +167,7 @@ def why_command(
     second: Annotated[str, typer.Argument(help="Another.")],
     as_json: AsJson = False,
 ) -> None:
-    """The chain of evidence that links two ids, by the log: each link with the event it was made for; exits 1 without one."""
+    """Show the chain of evidence that links two ids by the log, with the event of each link; exit 1 without one."""
     with (
         open_graph("reading the log", as_json) as (settings, _, advance),
         TemporaryDirectory() as folder,
@@ -203,10 +203,10 @@ def split_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take an id out of its component: it neither links nor attributes any more, and the rest is what other events link.
+    """Take an id out of its component: it no longer links or attributes, and the rest is what other events link.
 
-    For a tester's cookie or a shared device found by hand. Past rows in ClickHouse are rewritten; exits 1 where that has to be
-    done by a second run, which also completes one that was cut short.
+    For a tester's cookie or a shared device found by hand. Past rows in ClickHouse are rewritten; exits 1 where a second run
+    has to do that, which also completes one that was interrupted.
     """
     with open_graph("reading the evidence", as_json) as (settings, store, _):
         names = linked_names(store, nodes_of(settings, identifier))
@@ -246,9 +246,9 @@ def tidy_command(
 ) -> None:
     """Take every id that was demoted lately, or is over a limit, out of its component, as `split` does with one.
 
-    `headwater upkeep` does so once a day: a conflict or a limit demotes an id at once, and this sets free what nothing but
-    that id had linked; an id that joins strangers slowly is found by the log and demoted too. Past rows in ClickHouse are
-    rewritten; exits 1 where the next run has to do that.
+    `headwater upkeep` does so once a day: a conflict or a limit demotes an id at once, and this frees what only that id had
+    linked; an id that links strangers slowly is found by the log and demoted too. Past rows in ClickHouse are rewritten; exits
+    1 where the next run has to do that.
     """
     with open_graph("reading the evidence", as_json) as (settings, store, advance):
         tidying = _tidy(settings, store, advance, hours, dry_run)
