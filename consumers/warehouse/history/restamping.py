@@ -26,7 +26,7 @@ def restamp(store: Store, taken: Collection[str], done: SplitJournal, patience_s
     """Rewrite the profile of past events after a split; how many rows were stale. Retryable.
 
     `taken`: every node that was taken out of this component, by this split or another. An event of them belongs to whom its
-    other nodes belong to. `former_profiles`: what any of these events can have been stamped with; a profile among an event's own
+    other nodes belong to. `former_profiles`: profile ids that these events may carry; a profile among an event's own
     part is mapped to the part's root by its readers, and stays. So do events that came long after the split.
     """
     if not store.rows(f"SELECT 1 FROM system.tables WHERE database = '{store.database}' AND name = 'events'"):  # noqa: S608 - ours
