@@ -74,11 +74,11 @@ class GraphView:
         """Return the next node to read on each path from `nodes` to their roots."""
         unread = set()
         for node in nodes:
-            at: str = node
-            while (slot := self.slots.get(at)) is not None and not is_root(at, slot):
-                at = slot.parent
-            if at not in self.slots:
-                unread.add(at)
+            ancestor: str = node
+            while (slot := self.slots.get(ancestor)) is not None and not is_root(ancestor, slot):
+                ancestor = slot.parent
+            if ancestor not in self.slots:
+                unread.add(ancestor)
         return unread
 
     def find(self, node: str) -> str:
@@ -131,8 +131,8 @@ def live_nodes(view: GraphView, nodes: Nodes) -> Nodes:
 def home_root(view: GraphView, nodes: Nodes) -> str:
     """Return the root that an event with these nodes (live, strongest first, at least one) belongs to.
 
-    The event's own user if it has one; else the user that one of its nodes belongs to; else the smallest root. A demoted root
-    is chosen only where all nodes hang under it.
+    The event's own user if it has one; else the user that one of its nodes belongs to; else the smallest root. A demoted
+    root is chosen only where there is no other.
     """
     strongest = view.find(nodes[0])
     if strongest[0] == USER or len(nodes) == 1:
@@ -153,16 +153,16 @@ def plan(
     """
     writes: list[Write] = []
     pairs: list[Pair] = []
-    for nodes, at in events.items():
+    for nodes, position in events.items():
         names = [(node, renamed[node]) for node in nodes if renamed.get(node) in nodes] if renamed else []
-        _demote(view, writes, nodes, full, at)
-        _pass_on(view, writes, nodes, names, at)
+        _demote(view, writes, nodes, full, position)
+        _mark_other_names(view, writes, nodes, names, position)
         alive = live_nodes(view, nodes)
         if not alive:
             continue
         for node in alive:
-            _release(view, writes, node, at)
-        _rename(view, writes, alive, names, at)
+            _release(view, writes, node, position)
+        _link_names(view, writes, alive, names, position)
         roots = {node: view.find(node) for node in alive}
         target = home_root(view, alive)
         before = len(writes)
@@ -173,31 +173,29 @@ def plan(
             if node[0] == USER:
                 continue  # a second user in one event is ignored, never demoted
             if root[0] == USER:
-                _write(view, writes, Write(node, view.slots[node], _demoted(view, node), at, TWO_USERS, target))
+                _plan_write(view, writes, Write(node, view.slots[node], _demoted_slot(view, node), position, TWO_USERS, target))
             else:
                 # A root that a split has left has a slot that points at itself; any other root has none.
                 current = view.slots.get(root)
-                _write(
-                    view,
-                    writes,
-                    Write(root, current, Slot(target, logged=False, epoch=current.epoch + 1 if current else 0), at),
-                )
+                _plan_write(view, writes, Write(root, current, _linked_slot(current, target), position))
         if len(writes) > before:
-            _pass_on(view, writes, nodes, names, at)
+            _mark_other_names(view, writes, nodes, names, position)
             pairs += limited_pairs(alive, dict(names), roots)
     return writes, pairs
 
 
-def _demote(view: GraphView, writes: list[Write], nodes: Nodes, full: Mapping[str, str], at: int) -> None:
+def _demote(view: GraphView, writes: list[Write], nodes: Nodes, full: Mapping[str, str], position: int) -> None:
     """Demote nodes without room for new members; of a user that hangs under another node of the same user, both."""
     if full:
         for node in live_nodes(view, tuple(node for node in nodes if node in full)):
             root = view.find(node)
             for demoted in (node, root) if root != node and node[0] == USER and not view.marked(root) else (node,):
-                _write(view, writes, Write(demoted, view.slots.get(demoted), _demoted(view, demoted), at, full[node]))
+                _plan_write(
+                    view, writes, Write(demoted, view.slots.get(demoted), _demoted_slot(view, demoted), position, full[node])
+                )
 
 
-def _rename(view: GraphView, writes: list[Write], alive: Nodes, names: Iterable[tuple[str, str]], at: int) -> None:
+def _link_names(view: GraphView, writes: list[Write], alive: Nodes, names: Iterable[tuple[str, str]], position: int) -> None:
     """Hang one of the two nodes of an event's user under the other."""
     for former, newer in names:
         if former[0] != USER or former not in alive or newer not in alive:
@@ -210,51 +208,61 @@ def _rename(view: GraphView, writes: list[Write], alive: Nodes, names: Iterable[
             parent, child = smaller, larger
         else:
             parent, child, current = larger, smaller, None
-        _write(view, writes, Write(child, current, Slot(parent, logged=False, epoch=current.epoch + 1 if current else 0), at))
+        _plan_write(view, writes, Write(child, current, _linked_slot(current, parent), position))
 
 
-def _pass_on(view: GraphView, writes: list[Write], nodes: Nodes, names: Iterable[tuple[str, str]], at: int) -> None:
+def _mark_other_names(
+    view: GraphView, writes: list[Write], nodes: Nodes, names: Iterable[tuple[str, str]], position: int
+) -> None:
     """Mark the other name of a marked node: one identifier's nodes are shared or erased together."""
     pairs = [pair for former, newer in names for pair in ((former, newer), (newer, former))]
-    while unmarked_pair := next(
-        ((marked_name, other) for marked_name, other in pairs if view.marked(marked_name) and not view.marked(other)), None
+    while pair := next(
+        ((node, other_node) for node, other_node in pairs if view.marked(node) and not view.marked(other_node)), None
     ):
-        _mark(view, writes, *unmarked_pair, at)
-    for node in nodes:
-        if node[0] != USER:
+        _mark(view, writes, *pair, position)
+    for own_node in nodes:
+        if own_node[0] != USER:
             break
-        root = view.find(node)
-        if root != node and view.marked(root) and not view.marked(node):
-            _mark(view, writes, root, node, at)
+        root = view.find(own_node)
+        if root != own_node and view.marked(root) and not view.marked(own_node):
+            _mark(view, writes, root, own_node, position)
 
 
-def _mark(view: GraphView, writes: list[Write], marked: str, other: str, at: int) -> None:
-    slot, current = view.slots[marked], view.slots.get(other)
+def _mark(view: GraphView, writes: list[Write], marked_node: str, other_node: str, position: int) -> None:
+    slot, current = view.slots[marked_node], view.slots.get(other_node)
     assert slot is not None  # noqa: S101 - it is marked
     if slot.state == ERASED and current is None:  # a linked node may have belonged to somebody else before
-        _write(view, writes, Write(other, None, Slot(other, False, 1, ERASED, slot.since), at))
+        _plan_write(view, writes, Write(other_node, None, Slot(other_node, False, 1, ERASED, slot.since), position))
     else:
-        _write(view, writes, Write(other, current, _demoted(view, other), at, RENAMED, view.find(marked)))
+        _plan_write(
+            view, writes, Write(other_node, current, _demoted_slot(view, other_node), position, RENAMED, view.find(marked_node))
+        )
 
 
-def _release(view: GraphView, writes: list[Write], node: str, at: int) -> None:
+def _release(view: GraphView, writes: list[Write], node: str, position: int) -> None:
     """Make a root of what hangs under a demoted user, except the user's label: two users must never share one."""
     root, top = view.find(node), view.below_users(node)
     slot = view.slots.get(root)
     if root[0] == USER and slot is not None and slot.state == SHARED and top[0] != USER and top != slot.parent:
         current = view.slots[top]
         assert current is not None  # noqa: S101 - it is no root
-        _write(view, writes, Write(top, current, Slot(top, logged=False, epoch=current.epoch + 1, state=current.state), at))
+        _plan_write(
+            view, writes, Write(top, current, Slot(top, logged=False, epoch=current.epoch + 1, state=current.state), position)
+        )
 
 
-def _demoted(view: GraphView, node: str) -> Slot:
+def _demoted_slot(view: GraphView, node: str) -> Slot:
     current = view.slots.get(node)
     if current is None:
         return Slot(node, logged=False, epoch=1, state=SHARED)
     return Slot(current.parent, logged=False, epoch=current.epoch + 1, state=SHARED)
 
 
-def _write(view: GraphView, writes: list[Write], write: Write) -> None:
+def _linked_slot(current: Slot | None, parent: str) -> Slot:
+    return Slot(parent, logged=False, epoch=current.epoch + 1 if current else 0)
+
+
+def _plan_write(view: GraphView, writes: list[Write], write: Write) -> None:
     writes.append(write)
     view.slots[write.node] = write.slot
 
@@ -272,7 +280,7 @@ def plan_labels(view: GraphView, events: Events) -> list[Write]:
     itself if there is none. It is read from the slot and not from memory, so that a replay after a crash finds it too.
     """
     labels: dict[str, Write] = {}
-    for nodes, at in events.items():
+    for nodes, position in events.items():
         alive = live_nodes(view, nodes)
         if not alive:
             continue
@@ -283,7 +291,7 @@ def plan_labels(view: GraphView, events: Events) -> list[Write]:
         anonymous = min((node for node in below if node[0] != USER), default=root)
         planned = labels.get(root)
         if planned is None or (planned.slot.parent == root and anonymous != root):
-            labels[root] = Write(root, None, Slot(anonymous, logged=False), at)
+            labels[root] = Write(root, None, Slot(anonymous, logged=False), position)
     return list(labels.values())
 
 

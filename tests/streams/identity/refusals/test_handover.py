@@ -417,7 +417,7 @@ class Turns(MemoryGraphStore):
         self.turn()
         return super().refusals(nodes)
 
-    def refuse(self, refusals: Mapping[str, Refusals]) -> None:
+    def add_refusals(self, refusals: Mapping[str, Refusals]) -> None:
         """See `GraphStore`."""
         self.turn()
         super().add_refusals(refusals)
