@@ -100,14 +100,14 @@ class BatchReader:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._heads: dict[bytes, _Heads] = {}
+        self._heads: dict[bytes, _HeadDecoder] = {}
 
     def read(self, outcome: Outcome, batch: Batch, now: float) -> list[IdentityEvent]:
         """Return the events of a batch; undecodable records are dead letters. Retryable while a contract is unknown."""
         events: list[IdentityEvent] = []
 
-        def on_error(at: int, error: Undecodable) -> None:
-            outcome.bury(at, str(error), now)
+        def on_error(position: int, error: Undecodable) -> None:
+            outcome.bury(position, str(error), now)
 
         for start in range(0, len(batch), COLUMN_BATCH):
             values = batch.values[start : start + COLUMN_BATCH]
@@ -116,29 +116,29 @@ class BatchReader:
             if heads is not None and len(values) >= FEW:
                 batch_events, odd = heads.read_columns(start, values, on_error)
                 events += batch_events
-            for at in odd:
-                events += self._read_one(start + at, values[at], on_error)
+            for position in odd:
+                events += self._read_one(start + position, values[position], on_error)
             if odd:
                 events.sort(key=itemgetter(0))
         return events
 
-    def _read_one(self, at: int, value: bytes | None, on_error: OnUndecodable) -> list[IdentityEvent]:
+    def _read_one(self, position: int, value: bytes | None, on_error: OnUndecodable) -> list[IdentityEvent]:
         try:
             if value is None:
                 raise Undecodable("a tombstone")
-            return (self._heads.get(value[:HEADER_BYTES]) or self._open(value)).read_one(at, value, on_error)
+            return (self._heads.get(value[:HEADER_BYTES]) or self._open(value)).read_one(position, value, on_error)
         except Undecodable as error:
-            on_error(at, error)
+            on_error(position, error)
         except UnknownContract as error:
             raise Retryable(str(error)) from error
         return []
 
-    def _open(self, value: bytes) -> "_Heads":
-        heads = self._heads[value[:HEADER_BYTES]] = _Heads(self._registry, value)
+    def _open(self, value: bytes) -> "_HeadDecoder":
+        heads = self._heads[value[:HEADER_BYTES]] = _HeadDecoder(self._registry, value)
         return heads
 
 
-class _Heads:
+class _HeadDecoder:
     """Reads records of one contract, with caches of decoded slices."""
 
     def __init__(self, registry: Registry, value: bytes) -> None:
@@ -146,7 +146,7 @@ class _Heads:
         if contract.topic != CONSENTED:
             raise Undecodable(f"a record of {contract.topic}")
         resolved = registry.derived(contract.id, RESOLVED)
-        self._places = [
+        self._field_indexes = [
             contract.names.index(name) for name in ("consent_purposes", "event_id", "heartbeat", "collector_ts", LAST_FIELD)
         ]
         self._slicer = HeadSlicer(contract, LAST_FIELD)
@@ -164,7 +164,7 @@ class _Heads:
     ) -> tuple[list[IdentityEvent], list[int]]:
         """Return the events of most records from position `start` on, and the indexes of those to read one by one."""
         heads = self._columns.read([value or b"" for value in values])
-        purposes, event_id, heartbeat, clock, nodes = self._places
+        purposes, event_id, heartbeat, clock, nodes = self._field_indexes
         columns = (
             heads.ends[purposes], heads.begins[event_id], heads.ends[event_id], heads.ends[heartbeat], heads.numbers[clock],
             heads.begins[nodes], heads.ends[nodes],
@@ -175,69 +175,69 @@ class _Heads:
             rows = compress(rows, heads.sound.tolist())
         return self._events(rows, on_error), odd
 
-    def read_one(self, at: int, value: bytes, on_error: OnUndecodable) -> list[IdentityEvent]:
+    def read_one(self, position: int, value: bytes, on_error: OnUndecodable) -> list[IdentityEvent]:
         """Return the event of one record, whatever its encoding. Raises Undecodable."""
         ends = self._slicer.ends(value)
-        purposes, event_id, heartbeat, clock, nodes = self._places
+        purposes, event_id, heartbeat, clock, nodes = self._field_indexes
         id_at = ends[event_id - 1]
         while value[id_at] > 127:  # a length of more than one byte
             id_at += 1
         clock_at = ends[clock - 1]
         row = (value, ends[purposes], id_at + 1, ends[event_id], ends[heartbeat], read_long(value, clock_at), ends[nodes - 1])
-        return self._events([(at, (*row, ends[nodes]))], on_error)
+        return self._events([(position, (*row, ends[nodes]))], on_error)
 
     def _events(self, rows: Iterable[tuple[int, tuple[Any, ...]]], on_error: OnUndecodable) -> list[IdentityEvent]:
         events: list[IdentityEvent] = []
         consents, origins, identifier_sets = self._consents.get, self._origins.get, self._younger.get
-        for at, (value, purposes_end, id_at, id_end, where_end, clock, nodes_at, nodes_end) in rows:
+        for position, (value, purposes_end, id_at, id_end, origin_end, clock, nodes_at, nodes_end) in rows:
             try:
-                text = value[:purposes_end]
-                purposes, anonymised, linkable = consents(text) or self._decode_consent(text, value)
-                text = value[id_end:where_end]
-                origin = origins(text) or self._origin(text, value)
+                encoded = value[:purposes_end]
+                purposes, anonymised, linkable = consents(encoded) or self._decode_consent(encoded, value)
+                encoded = value[id_end:origin_end]
+                origin = origins(encoded) or self._decode_origin(encoded, value)
                 event_id = value[id_at:id_end]
                 if not event_id.isascii():
                     event_id = self._head(value)["event_id"].encode()
                 if linkable and not origin.heartbeat:
-                    text = value[nodes_at:nodes_end]
-                    identifiers = identifier_sets(text) or self._identifiers(text, value)
+                    encoded = value[nodes_at:nodes_end]
+                    identifiers = identifier_sets(encoded) or self._cached_identifiers(encoded, value)
                 else:
                     identifiers = self._nobody
             except Undecodable as error:
-                on_error(at, error)
+                on_error(position, error)
                 continue
-            # Ids of heartbeats are always new; anonymised events have no id of their own.
+            # Heartbeats have fresh ids; ids of anonymised events identify nothing.
             claim = b"" if origin.heartbeat or anonymised else origin.claims + event_id
             if len(claim) > LONGEST_CLAIM:
                 claim = shorten_claim(claim)
-            events.append(_as_event((at, value, identifiers, origin, purposes, clock, event_id, claim)))
+            events.append(_as_event((position, value, identifiers, origin, purposes, clock, event_id, claim)))
         return events
 
     def _head(self, value: bytes) -> Record:
         return self._reader.read(value)[1]
 
-    def _decode_consent(self, text: bytes, value: bytes) -> Consent:
+    def _decode_consent(self, encoded: bytes, value: bytes) -> Consent:
         head = self._head(value)
         purposes = head["consent_purposes"]
         consent = Consent(purposes, head["consent_outcome"] == "anonymise", bool(purposes & ANALYTICS))
-        return _remember(self._consents, MAX_CACHED_TEXTS, text, consent)
+        return _remember(self._consents, MAX_CACHED_TEXTS, encoded, consent)
 
-    def _origin(self, text: bytes, value: bytes) -> EventOrigin:
+    def _decode_origin(self, encoded: bytes, value: bytes) -> EventOrigin:
         head = self._head(value)
         source = head["source"]
         return _remember(
             self._origins,
             MAX_CACHED_TEXTS,
-            text,
+            encoded,
             EventOrigin(head["event_name"], source, head["heartbeat"], source.encode() + b":"),
         )
 
-    def _identifiers(self, text: bytes, value: bytes) -> IdentifierSet:
+    def _cached_identifiers(self, encoded: bytes, value: bytes) -> IdentifierSet:
         """Return a set that is not in the younger generation of the cache, and move it there."""
-        identifiers = self._younger.get(text) or self._older.get(text) or self._decode_identifiers(text, value)
+        identifiers = self._younger.get(encoded) or self._older.get(encoded) or self._decode_identifiers(encoded, value)
         if len(self._younger) >= MAX_CACHED_SETS:
             self._older, self._younger = self._younger, {}
-        self._younger[text] = identifiers
+        self._younger[encoded] = identifiers
         return identifiers
 
     def _decode_identifiers(self, encoded: bytes, value: bytes) -> IdentifierSet:
@@ -251,8 +251,8 @@ class _Heads:
         return IdentifierSet(tuple(nodes), self._column_encoder) if nodes else self._nobody
 
 
-def _remember(cache: OrderedDict[bytes, T], limit: int, text: bytes, value: T) -> T:
+def _remember(cache: OrderedDict[bytes, T], limit: int, encoded: bytes, value: T) -> T:
     if len(cache) >= limit:
         cache.popitem(last=False)
-    cache[text] = value
+    cache[encoded] = value
     return value

@@ -68,16 +68,16 @@ class SplitJournal(NamedTuple):
         return json.dumps(self)
 
     @classmethod
-    def from_text(cls, to_text: str | None) -> "SplitJournal":
+    def from_text(cls, text: str | None) -> "SplitJournal":
         """Parse a note; empty where there is none."""
-        if to_text is None:
+        if text is None:
             return cls()
-        former_root, writes, former_profiles, raw_rewrites, *at_ms = json.loads(to_text)
+        former_root, writes, former_profiles, raw_rewrites, *at_ms = json.loads(text)
         parsed_rewrites = (ProfileRewrite(profile, tuple(nodes)) for profile, nodes in raw_rewrites)
-        return cls(former_root, tuple(map(_write, writes)), tuple(former_profiles), tuple(parsed_rewrites), *at_ms)
+        return cls(former_root, tuple(map(_parse_write, writes)), tuple(former_profiles), tuple(parsed_rewrites), *at_ms)
 
 
-def _write(fields: Sequence[Any]) -> Write:
+def _parse_write(fields: Sequence[Any]) -> Write:
     node, expected, slot, *others = fields
     return Write(node, None if expected is None else Slot(*expected), Slot(*slot), *others)
 
@@ -114,18 +114,18 @@ def plan_next_split(store: SplitStore, node: str, evidence: EvidenceReader, alia
 def split_node(store: SplitStore, node: str, evidence: EvidenceReader, alias: Alias, log: SlotLogger) -> SplitJournal:
     """Take a node out of its component; return everything that this and earlier runs have written. Retryable: run it again."""
     journal = SplitJournal.from_text(store.load_note(node))
-    _carry_out(store, journal.former_root, journal.writes, log)
+    _apply_writes(store, journal.former_root, journal.writes, log)
     for _ in range(ROUNDS):
         plan = plan_next_split(store, node, evidence, alias)
         if not plan.writes:
             return journal
         journal = journal.add(plan, int(time.time() * 1000))
         store.save_note(node, journal.to_text())
-        _carry_out(store, journal.former_root, plan.writes, log)
+        _apply_writes(store, journal.former_root, plan.writes, log)
     raise Retryable("workers link this id all the time: stop the identity workers")
 
 
-def _carry_out(store: SplitStore, former_root: str, writes: Sequence[Write], log: SlotLogger) -> None:
+def _apply_writes(store: SplitStore, former_root: str, writes: Sequence[Write], log: SlotLogger) -> None:
     """Write what is not written yet, log what may not be logged."""
     # The node first, so that nothing is linked through it any more; labels before their nodes become free for other users.
     for batch in (
@@ -159,9 +159,9 @@ def read_evidence(
     links: dict[bytes | None, Nodes] = {}
     for records in read_topic(settings, LINKS, since_ms):
         for key, value in records:
-            combination = () if value is None else tuple(decode(registry, value)[1]["nodes"])
-            if len(requested.intersection(combination)) > 1:
-                links[key] = combination
+            linked = () if value is None else tuple(decode(registry, value)[1]["nodes"])
+            if len(requested.intersection(linked)) > 1:
+                links[key] = linked
             else:
                 links.pop(key, None)  # erased
         progress(len(records))
