@@ -70,11 +70,11 @@ def measure(world: IdentityWorld, progress: Progress, batch: int = BATCH) -> dic
 
     def keep(name: str, result: ContenderResult) -> None:
         figures: Score = score(world, events, result.canonicals, result.at_arrival, result.nobodys)
-        causes = {
+        cause_shares = {
             "wrong_by_cause": wrong_by_cause(world, events, result.canonicals, result.nobodys),
             "lost_by_cause": lost_by_cause(world, events, result.canonicals),
         }
-        rows[name] = {**asdict(figures), "seconds": round(result.seconds, 2), **causes}
+        rows[name] = {**asdict(figures), "seconds": round(result.seconds, 2), **cause_shares}
 
     for name, result in zip((OURS, TIDIED), stage(world.events, report_progress(OURS, world.events), batch), strict=True):
         keep(name, result)

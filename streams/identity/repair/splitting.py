@@ -33,7 +33,7 @@ FLUSH_S = 30.0
 class SplitStore(GraphStore, Protocol):
     """A graph store that keeps notes of splits for some time."""
 
-    def save_note(self, node: str, to_text: str) -> None:
+    def save_note(self, node: str, text: str) -> None:
         """Save a text for a node, replacing an earlier one."""
         ...
 
